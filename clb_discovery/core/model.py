@@ -1,0 +1,108 @@
+"""The terms everything else speaks in: virtual servers, real servers, pools and what discovery answers.
+
+All of them are immutable values. Names are LVS's own; a *pool* is the set of real servers of one virtual server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from clb_discovery.core.address import Address, format_endpoint, is_ipv4
+
+MAX_PORT: Final = 65535
+MAX_WEIGHT: Final = 65535
+MAX_PRIORITY: Final = 65535
+MAX_POOL: Final = 65536
+MAX_NAME: Final = 255
+"""Longest service name in bytes of UTF-8; also the longest DNS name (RFC 1035 section 2.3.4)."""
+
+
+class Protocol(IntEnum):
+    """Transport protocol, by its IP protocol number."""
+
+    TCP = 6
+    UDP = 17
+
+
+class Algorithm(IntEnum):
+    """Scheduler of a virtual server."""
+
+    RANDOM = 0
+
+
+class Vip(NamedTuple):
+    """Where applications connect to: the key of a virtual server."""
+
+    address: Address
+    port: int
+    """1 to 65535, or 0 for every port of the address."""
+    protocol: Protocol
+
+    def __str__(self) -> str:
+        """Return the text that the command line takes: `10.64.0.1:6379`, `[fd00::1]:53/udp`."""
+        suffix = "" if self.protocol is Protocol.TCP else "/udp"
+        return format_endpoint(self.address, self.port) + suffix
+
+
+class RealServer(NamedTuple):
+    """One member of a pool. Sorts by priority, then address, then port."""
+
+    priority: int
+    """Tier, 0 to 65535; the lowest is used first (RFC 2782)."""
+    address: Address
+    port: int
+    """1 to 65535."""
+    weight: int
+    """0 to 65535, relative to the other servers of the tier (RFC 2782)."""
+
+    def __str__(self) -> str:
+        """Return `10.0.0.7:31001`."""
+        return format_endpoint(self.address, self.port)
+
+
+Pool = tuple[RealServer, ...]
+"""The real servers of one virtual server: one family, sorted, no two with the same address and port."""
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualServer:
+    """A virtual server as it should be, or as the kernel holds it."""
+
+    vip: Vip
+    service: str
+    source: str
+    """Name of the source that feeds it, such as `srv:_redis._tcp.example`."""
+    algorithm: Algorithm
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the operator configured: one name in discovery behind one or more virtual servers."""
+
+    name: str
+    source: str
+    vips: tuple[Vip, ...]
+    algorithm: Algorithm = Algorithm.RANDOM
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What discovery says now, complete: an empty tuple means that there really are no real servers."""
+
+    servers: tuple[RealServer, ...]
+    """Both families, any order, duplicates allowed; `desired` sorts, merges and checks them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Discovery could not say. The last known good answer stays."""
+
+    reason: str
+
+
+def same_family(one: Address, other: Address) -> bool:
+    """Tell whether both are IPv4 or both are IPv6."""
+    return is_ipv4(one) == is_ipv4(other)

@@ -1,0 +1,57 @@
+"""What a source is, and the one loop that follows any of them with retries.
+
+A source only knows how to wait for its next complete answer. Backoff lives here, so that every source gets the same:
+unlimited retries, exponential with full jitter, capped, and a fresh state after each success.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from clb_discovery.core.model import Answer, Failure
+from clb_discovery.errors import SourceError
+
+BACKOFF_FIRST: Final = 0.5
+"""Upper bound of the first pause, in seconds; it doubles with every failure."""
+BACKOFF_CAP: Final = 30.0
+"""Longest pause between two tries, in seconds."""
+
+Emit = Callable[[Answer | Failure], None]
+
+
+class Source(Protocol):
+    """One name in Consul or DNS."""
+
+    @property
+    def name(self) -> str:
+        """Name in status, logs and metrics, such as `consul:redis`."""
+
+    async def next(self) -> Answer:
+        """Wait for the next complete answer and return it, whether or not it differs from the last.
+
+        The first call answers at once; later ones wait for a change (Consul) or for the TTL (DNS).
+
+        :raises SourceError: when discovery could not say. The next call tries again, at once.
+        """
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+async def follow(source: Source, emit: Emit) -> None:
+    """Hand every answer and every failure of a source to `emit`, for ever; ends only by cancellation."""
+
+    def failed(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        emit(Failure(str(error)))
+
+    while True:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(SourceError),
+            wait=wait_random_exponential(multiplier=BACKOFF_FIRST, max=BACKOFF_CAP),
+            before_sleep=failed,
+        )
+        emit(await retrying(source.next))
