@@ -1,0 +1,1 @@
+"""Pure tests: no I/O, hypothesis where there is an invariant."""

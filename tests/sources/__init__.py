@@ -1,0 +1,1 @@
+"""Sources against real Consul and real DNS servers; their parsers against bytes."""
