@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The maps; clb.h says what is in them. Elements are allocated as they are needed, so an idle host pays for buckets only. */
+#ifndef CLB_MAPS_H
+#define CLB_MAPS_H
+
+#include "dialect.h"
+
+#include "clb.h"
+
+struct clb_address {
+	__be32 address[4];
+};
+
+CLB_MAP(clb_addresses, BPF_MAP_TYPE_HASH, "hash", struct clb_address, __u32, CLB_MAX_VIRTUAL_SERVERS,
+	BPF_F_NO_PREALLOC);
+CLB_MAP(clb_virtual, BPF_MAP_TYPE_HASH, "hash", struct clb_vip, struct clb_virtual, CLB_MAX_VIRTUAL_SERVERS,
+	BPF_F_NO_PREALLOC);
+CLB_MAP(clb_slots, BPF_MAP_TYPE_HASH, "hash", struct clb_place, struct clb_slot, CLB_MAX_SLOTS, BPF_F_NO_PREALLOC);
+CLB_MAP(clb_counters, BPF_MAP_TYPE_PERCPU_HASH, "percpu_hash", struct clb_member, __u64, CLB_MAX_SLOTS,
+	BPF_F_NO_PREALLOC);
+CLB_MAP(clb_labels, BPF_MAP_TYPE_HASH, "hash", struct clb_vip, struct clb_label, CLB_MAX_VIRTUAL_SERVERS,
+	BPF_F_NO_PREALLOC);
+CLB_MAP(clb_info, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_info, 1, 0);
+
+#endif

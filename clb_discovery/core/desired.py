@@ -1,0 +1,122 @@
+"""Desired state: which virtual servers there should be, rebuilt from nothing each time.
+
+Discovery is not trusted to name any address: what may never be a real server is left out here, whoever says so, and is
+reported with the reason.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from clb_discovery.core.address import Address, Network, format_address, in_network, is_ipv4
+from clb_discovery.core.model import MAX_POOL, Pool, RealServer, Service, Vip, VirtualServer
+
+
+class Rejected(NamedTuple):
+    """A real server that discovery named and that is not used."""
+
+    service: str
+    server: RealServer
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the kernel should hold, and what was left out."""
+
+    virtual: Mapping[Vip, VirtualServer]
+    rejected: tuple[Rejected, ...]
+
+
+def desired(
+    services: Iterable[Service], known: Mapping[str, Sequence[RealServer]], real_ranges: Sequence[Network]
+) -> Desired:
+    """Build the virtual servers of all services that are known.
+
+    :param known: the real servers of each source, by its name, as the guard lets them through. A service whose source
+        is not in it has never been answered for, and is left out.
+    :param real_ranges: `--real-range`: where not empty, no other address is used; loopback needs it in any case.
+    """
+    services = list(services)
+    vips = frozenset(vip.address for service in services for vip in service.vips)
+    virtual: dict[Vip, VirtualServer] = {}
+    rejected: list[Rejected] = []
+    for service in services:
+        if service.source not in known:
+            continue
+        usable = []
+        for server in known[service.source]:
+            reason = objection(server.address, vips, real_ranges)
+            if reason:
+                rejected.append(Rejected(service.name, server, reason))
+            else:
+                usable.append(server)
+        for vip in service.vips:
+            pool, surplus = _pool(vip, usable)
+            rejected += (Rejected(service.name, server, f"more than {MAX_POOL} in the pool") for server in surplus)
+            virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool)
+    return Desired(virtual, tuple(rejected))
+
+
+def objection(address: Address, vips: frozenset[Address], real_ranges: Sequence[Network]) -> str | None:
+    """Return why this address may not be a real server, or None if it may.
+
+    :param vips: the addresses of all virtual servers: a real server there would send a connect round in a circle.
+    """
+    if address in vips:
+        return "it is a VIP"
+    never = _never(address)
+    if never:
+        return never
+    listed = any(in_network(address, network) for network in real_ranges)
+    if listed:
+        return None
+    if _is_loopback(address):
+        return f"it is loopback; --real-range {format_address(address)} allows it"
+    return "it is in no --real-range" if real_ranges else None
+
+
+_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
+_THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 1122 section 3.2.1.3
+
+
+def _never(address: Address) -> str | None:
+    parsed = _parsed(address)
+    if parsed.is_unspecified or parsed in _THIS_NETWORK:
+        return "it is unspecified"
+    if parsed.is_multicast:
+        return "it is multicast"
+    if parsed == _BROADCAST:
+        return "it is broadcast"
+    if parsed.is_link_local:
+        return "it is link-local"
+    return None
+
+
+def _is_loopback(address: Address) -> bool:
+    return _parsed(address).is_loopback
+
+
+def _parsed(address: Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.IPv4Address(address[12:]) if is_ipv4(address) else ipaddress.IPv6Address(address)
+
+
+def _pool(vip: Vip, servers: Iterable[RealServer]) -> tuple[Pool, Pool]:
+    """Return the pool of the VIP's family, and what is past its greatest size.
+
+    Of two entries with one address and port the lower priority wins, then the higher weight.
+    """
+    ipv4 = is_ipv4(vip.address)
+    merged: dict[tuple[Address, int], RealServer] = {}
+    for server in servers:
+        if is_ipv4(server.address) is not ipv4:
+            continue
+        endpoint = (server.address, server.port)
+        other = merged.get(endpoint)
+        if other is None or (server.priority, -server.weight) < (other.priority, -other.weight):
+            merged[endpoint] = server
+    pool = tuple(sorted(merged.values()))
+    return pool[:MAX_POOL], pool[MAX_POOL:]

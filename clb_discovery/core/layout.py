@@ -1,0 +1,231 @@
+"""The mirror of bpf/clb.h: what the elements of the maps look like as bytes.
+
+The header is the contract and says what each field means; a test compares this file with the compiled object's BTF.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from clb_discovery.core.address import Address
+from clb_discovery.core.model import Algorithm, Protocol, RealServer, Vip
+
+LAYOUT: Final = 1
+MAX_VIRTUAL_SERVERS: Final = 65536
+MAX_SLOTS: Final = 524288
+FEATURE_ERRNO: Final = 1
+
+
+class Map(StrEnum):
+    """The maps, by the name of their pin."""
+
+    ADDRESSES = "clb_addresses"
+    VIRTUAL = "clb_virtual"
+    SLOTS = "clb_slots"
+    COUNTERS = "clb_counters"
+    LABELS = "clb_labels"
+    INFO = "clb_info"
+
+
+class Record:
+    """One struct of the header: its fields in order, and the packing that follows from them."""
+
+    def __init__(self, name: str, *fields: tuple[str, str]) -> None:
+        """Describe a struct.
+
+        :param fields: name and struct-module format of each field. Fields in network byte order and nested structs
+            are byte strings, "16s"; everything else is in the host's byte order; "x" is padding.
+        """
+        self.name = name
+        self.fields = fields
+        self.struct = struct.Struct("=" + "".join(form for _, form in fields))
+        self.size = self.struct.size
+
+    def offsets(self) -> dict[str, tuple[int, int]]:
+        """Return offset and size of each field, in bytes."""
+        placed = {}
+        offset = 0
+        for name, form in self.fields:
+            size = struct.calcsize("=" + form)
+            placed[name] = (offset, size)
+            offset += size
+        return placed
+
+
+VIP: Final = Record("clb_vip", ("address", "16s"), ("port", "2s"), ("protocol", "B"), ("zero", "x"))
+VIRTUAL: Final = Record(
+    "clb_virtual", ("generation", "Q"), ("servers", "I"), ("tier", "I"), ("algorithm", "I"), ("zero", "4x")
+)
+PLACE: Final = Record("clb_place", ("generation", "Q"), ("index", "I"), ("zero", "4x"))
+MEMBER: Final = Record("clb_member", ("vip", "20s"), ("address", "16s"), ("port", "2s"), ("zero", "2x"))
+SLOT: Final = Record(
+    "clb_slot", ("member", "40s"), ("keep", "I"), ("out_of", "I"), ("alias", "I"), ("weight", "H"), ("priority", "H")
+)
+LABEL: Final = Record("clb_label", ("service", "256s"), ("source", "272s"))
+INFO: Final = Record(
+    "clb_info", ("layout", "I"), ("features", "I"), ("loader", "16s"), ("build", "72s"), ("cgroup", "1024s")
+)
+RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, LABEL, INFO)
+
+COUNTER_SIZE: Final = 8
+"""Bytes of one CPU's value in `clb_counters`."""
+SIZES: Final = {
+    Map.ADDRESSES: (16, 4),
+    Map.VIRTUAL: (VIP.size, VIRTUAL.size),
+    Map.SLOTS: (PLACE.size, SLOT.size),
+    Map.COUNTERS: (MEMBER.size, COUNTER_SIZE),
+    Map.LABELS: (VIP.size, LABEL.size),
+    Map.INFO: (4, INFO.size),
+}
+"""Key and value size of each map, in bytes."""
+
+PRESENT: Final = (1).to_bytes(4, "little")
+"""Value of every element of `clb_addresses`; programs only ask whether it is there."""
+INFO_KEY: Final = bytes(4)
+
+
+class Virtual(NamedTuple):
+    """Decoded `struct clb_virtual`."""
+
+    generation: int
+    servers: int
+    tier: int
+    algorithm: int
+
+
+class Slot(NamedTuple):
+    """Decoded `struct clb_slot`; the member stays bytes, since it is the key of the counters as it stands."""
+
+    member: bytes
+    keep: int
+    out_of: int
+    alias: int
+    weight: int
+    priority: int
+
+
+class Label(NamedTuple):
+    """Decoded `struct clb_label`."""
+
+    service: str
+    source: str
+
+
+class Info(NamedTuple):
+    """Decoded `struct clb_info`."""
+
+    layout: int
+    features: int
+    loader: str
+    build: str
+    cgroup: str
+
+
+def pack_vip(vip: Vip) -> bytes:
+    """Return the key of a virtual server."""
+    return VIP.struct.pack(vip.address, vip.port.to_bytes(2, "big"), vip.protocol)
+
+
+def unpack_vip(data: bytes) -> Vip:
+    """Read the key of a virtual server.
+
+    :raises ValueError: if the protocol is unknown.
+    """
+    address, port, protocol = VIP.struct.unpack(data)
+    return Vip(Address(address), int.from_bytes(port, "big"), Protocol(protocol))
+
+
+def pack_member(vip: bytes, server: RealServer) -> bytes:
+    """Return the identity of a real server of a virtual server."""
+    return MEMBER.struct.pack(vip, server.address, server.port.to_bytes(2, "big"))
+
+
+def refusal(vip: bytes) -> bytes:
+    """Return the member that stands for the refusal of an empty pool."""
+    return MEMBER.struct.pack(vip, bytes(16), bytes(2))
+
+
+def unpack_member(data: bytes) -> tuple[bytes, Address, int]:
+    """Return the packed VIP, the address and the port (0 for the refusal) of a member."""
+    vip, address, port = MEMBER.struct.unpack(data)
+    return vip, Address(address), int.from_bytes(port, "big")
+
+
+def is_refusal(member: bytes) -> bool:
+    """Tell whether the member stands for the refusal of an empty pool."""
+    return member[36:38] == b"\0\0"
+
+
+def pack_virtual(virtual: Virtual) -> bytes:
+    """Return the published state of a virtual server."""
+    return VIRTUAL.struct.pack(*virtual)
+
+
+def unpack_virtual(data: bytes) -> Virtual:
+    """Read the published state of a virtual server."""
+    return Virtual(*VIRTUAL.struct.unpack(data))
+
+
+def pack_place(generation: int, index: int) -> bytes:
+    """Return the key of a slot."""
+    return PLACE.struct.pack(generation, index)
+
+
+def unpack_place(data: bytes) -> tuple[int, int]:
+    """Return generation and index of a slot's key."""
+    generation, index = PLACE.struct.unpack(data)
+    return generation, index
+
+
+def pack_slot(slot: Slot) -> bytes:
+    """Return the value of a slot."""
+    return SLOT.struct.pack(*slot)
+
+
+def unpack_slot(data: bytes) -> Slot:
+    """Read the value of a slot."""
+    return Slot(*SLOT.struct.unpack(data))
+
+
+def pack_label(label: Label) -> bytes:
+    """Return the names of a virtual server; what does not fit is cut at a character."""
+    return LABEL.struct.pack(_text(label.service, 256), _text(label.source, 272))
+
+
+def unpack_label(data: bytes) -> Label:
+    """Read the names of a virtual server."""
+    service, source = LABEL.struct.unpack(data)
+    return Label(_untext(service), _untext(source))
+
+
+def pack_info(info: Info) -> bytes:
+    """Return what the loader tells about itself."""
+    return INFO.struct.pack(
+        info.layout, info.features, _text(info.loader, 16), _text(info.build, 72), _text(info.cgroup, 1024)
+    )
+
+
+def unpack_info(data: bytes) -> Info:
+    """Read what the loader told about itself."""
+    layout, features, loader, build, cgroup = INFO.struct.unpack(data)
+    return Info(layout, features, _untext(loader), _untext(build), _untext(cgroup))
+
+
+def sum_counter(per_cpu: bytes) -> int:
+    """Add up the values of all CPUs."""
+    return sum(value for (value,) in struct.iter_unpack("=Q", per_cpu))
+
+
+def algorithm_of(number: int) -> Algorithm | None:
+    """Return the scheduler with this number, or None for one of a newer version."""
+    return Algorithm(number) if number in Algorithm.__members__.values() else None
+
+
+def _text(text: str, size: int) -> bytes:
+    return text.encode()[: size - 1].decode(errors="ignore").encode()
+
+
+def _untext(data: bytes) -> str:
+    return data.split(b"\0", 1)[0].decode(errors="replace")
