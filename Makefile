@@ -1,0 +1,32 @@
+# Every target does its own set-up, and can be repeated.
+
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+.PHONY: help demo test lint build test-fresh clean
+
+help: ## print this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+demo: ## show the whole thing at work on this machine (root, or through sudo)
+	@scripts/setup run
+	@$(AS_ROOT) .venv/bin/clb-discovery demo
+
+test: lint ## run every check and every test (root, or through sudo)
+	@$(AS_ROOT) .venv/bin/pytest $(PYTEST_ARGS)
+
+lint: ## run ruff and mypy
+	@scripts/setup test
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+build: ## build the wheel and the sdist into dist/
+	@scripts/setup run
+	@.venv/bin/python -m hatchling build
+
+test-fresh: ## run demo and test in bare Debian 12 and 13 roots (root, or through sudo)
+	@$(AS_ROOT) scripts/test-fresh
+
+clean: ## remove everything that the targets made, .venv included
+	@$(AS_ROOT) rm -rf .venv .cache dist clb_discovery/_bpf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -prune -exec $(AS_ROOT) rm -rf {} +
