@@ -1,0 +1,277 @@
+"""bpf(2) as far as a map writer needs it: thin calls that take and return bytes and file descriptors.
+
+The system call is made directly, so that the sidecar needs no library to write maps; only loading does. Structures are
+those of `union bpf_attr` in linux/bpf.h. Every function raises OSError with the kernel's errno.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Final, TypeVar
+
+_SYSCALLS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+"""The number of bpf(2) by machine."""
+_BATCH: Final = 4096
+_ATTR_SIZE: Final = 128
+_MAP_TYPE_ARRAY: Final = 2
+_MAP_TYPE_ARRAY_OF_MAPS: Final = 12
+
+_T = TypeVar("_T")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Command(IntEnum):
+    """`enum bpf_cmd`."""
+
+    MAP_CREATE = 0
+    MAP_LOOKUP_ELEM = 1
+    MAP_UPDATE_ELEM = 2
+    MAP_DELETE_ELEM = 3
+    PROG_LOAD = 5
+    OBJ_PIN = 6
+    OBJ_GET = 7
+    OBJ_GET_INFO_BY_FD = 15
+    PROG_QUERY = 16
+    MAP_LOOKUP_BATCH = 24
+    MAP_UPDATE_BATCH = 26
+    MAP_DELETE_BATCH = 27
+    LINK_CREATE = 28
+    LINK_UPDATE = 29
+
+
+class AttachType(IntEnum):
+    """`enum bpf_attach_type`, the hooks of ours."""
+
+    CGROUP_INET4_CONNECT = 10
+    CGROUP_INET6_CONNECT = 11
+
+
+PROG_TYPE_CGROUP_SOCK_ADDR: Final = 18
+
+
+def pin(fd: int, path: Path) -> None:
+    """Give an object a name in the BPF file system."""
+    _named(Command.OBJ_PIN, path, fd)
+
+
+def open_pin(path: Path) -> int:
+    """Open a pinned map, program or link; the caller closes the descriptor."""
+    return _named(Command.OBJ_GET, path, 0)
+
+
+def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
+    """Return the value of a key, or None if it is not there.
+
+    :param value_size: in bytes; of a per-CPU map, that of all possible CPUs.
+    """
+    value = ctypes.create_string_buffer(value_size)
+    try:
+        _bpf(Command.MAP_LOOKUP_ELEM, struct.pack("=IxxxxQQQ", fd, _address(key), ctypes.addressof(value), 0))
+    except FileNotFoundError:
+        return None
+    return value.raw
+
+
+def update(fd: int, key: bytes, value: bytes) -> None:
+    """Insert or replace one element."""
+    _bpf(Command.MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, _address(key), _address(value), 0))
+
+
+def update_all(fd: int, items: Sequence[tuple[bytes, bytes]]) -> None:
+    """Insert or replace elements, in order, in batches."""
+    for chunk in _chunks(items):
+        keys = b"".join(key for key, _ in chunk)
+        values = b"".join(value for _, value in chunk)
+        _bpf(Command.MAP_UPDATE_BATCH, _batch(fd, len(chunk), keys=_address(keys), values=_address(values)))
+
+
+def delete_all(fd: int, keys: Sequence[bytes]) -> None:
+    """Delete elements, in order, in batches; one that is not there ends it with FileNotFoundError."""
+    for chunk in _chunks(keys):
+        joined = b"".join(chunk)
+        _bpf(Command.MAP_DELETE_BATCH, _batch(fd, len(chunk), keys=_address(joined)))
+
+
+def items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Read all elements of a hash map.
+
+    :param value_size: in bytes; of a per-CPU map, that of all possible CPUs.
+    """
+    count = _BATCH
+    position = ctypes.create_string_buffer(max(8, key_size))
+    started = finished = False
+    while not finished:
+        keys = ctypes.create_string_buffer(count * key_size)
+        values = ctypes.create_string_buffer(count * value_size)
+        attr = ctypes.create_string_buffer(
+            _batch(
+                fd,
+                count,
+                keys=ctypes.addressof(keys),
+                values=ctypes.addressof(values),
+                position_in=ctypes.addressof(position) if started else 0,
+                position_out=ctypes.addressof(position),
+            ),
+            _ATTR_SIZE,
+        )
+        try:
+            _call(Command.MAP_LOOKUP_BATCH, attr)
+        except FileNotFoundError:  # the end; what was read until there is valid
+            finished = True
+        except OSError as error:
+            if error.errno != errno.ENOSPC:  # one bucket alone holds more than was asked for
+                raise
+            count *= 2
+            continue
+        started = True
+        (read,) = struct.unpack_from("=I", attr, 32)
+        yield from zip(_cut(keys.raw, key_size, read), _cut(values.raw, value_size, read), strict=True)
+
+
+def load_program(instructions: bytes, attach_type: AttachType) -> int:
+    """Load a connect-hook program from raw instructions, only to learn whether the kernel takes it.
+
+    :returns: its descriptor, which the caller closes.
+    """
+    licence = b"Dual BSD/GPL\0"
+    attr = struct.pack(
+        "=IIQQIIQII16sII",
+        PROG_TYPE_CGROUP_SOCK_ADDR,
+        len(instructions) // 8,
+        _address(instructions),
+        _address(licence),
+        0,  # log level
+        0,  # log size
+        0,  # log buffer
+        0,  # kernel version
+        0,  # flags
+        b"clb_probe",
+        0,  # interface
+        attach_type,
+    )
+    return _bpf(Command.PROG_LOAD, attr)
+
+
+def link_create(program: int, cgroup: int, attach_type: AttachType) -> int:
+    """Attach a program to a cgroup beside the others that are there; the caller closes the link's descriptor."""
+    return _bpf(Command.LINK_CREATE, struct.pack("=IIII", program, cgroup, attach_type, 0))
+
+
+def link_update(link: int, program: int) -> None:
+    """Put another program in a link's place, atomically for those that connect meanwhile."""
+    _bpf(Command.LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
+
+
+def link_cgroup(link: int) -> int:
+    """Return the id (inode number) of the cgroup that a link is attached to; 0 once that cgroup is gone."""
+    info = _info(link, 64)
+    (cgroup,) = struct.unpack_from("=Q", info, 16)
+    return int(cgroup)
+
+
+def program_id(program: int) -> int:
+    """Return the kernel's id of a program."""
+    (number,) = struct.unpack_from("=I", _info(program, 64), 4)
+    return int(number)
+
+
+def map_sizes(map_: int) -> tuple[int, int]:
+    """Return key size and value size of a map, in bytes."""
+    _, _, key_size, value_size = struct.unpack_from("=IIII", _info(map_, 64), 0)
+    return key_size, value_size
+
+
+def possible_cpus() -> int:
+    """Return how many values an element of a per-CPU map has."""
+    text = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii").strip()
+    return sum(
+        int(last or first) - int(first) + 1 for first, _, last in (part.partition("-") for part in text.split(","))
+    )
+
+
+class GracePeriod:
+    """Waits until every program that runs now has ended.
+
+    Updating a map of maps does that: the kernel waits for an RCU grace period before the call returns (kernel commit
+    1ae80cf31938, 5.0). Unlike membarrier(MEMBARRIER_CMD_GLOBAL) it also works on one CPU and with nohz_full.
+    """
+
+    def __init__(self) -> None:
+        """Create the map of maps that is updated; private to this process."""
+        self._inner = _create_map(_MAP_TYPE_ARRAY)
+        self._outer = _create_map(_MAP_TYPE_ARRAY_OF_MAPS, self._inner)
+
+    def wait(self) -> None:
+        """Return when no program that ran at the call runs any more; takes some milliseconds."""
+        update(self._outer, bytes(4), struct.pack("=I", self._inner))
+
+    def close(self) -> None:
+        """Let go of the maps."""
+        os.close(self._outer)
+        os.close(self._inner)
+
+
+def _create_map(map_type: int, inner: int = 0) -> int:
+    # type, key size, value size, entries, flags, inner map
+    return _bpf(Command.MAP_CREATE, struct.pack("=IIIIII", map_type, 4, 4, 1, 0, inner))
+
+
+def _syscall_number() -> int:
+    machine = platform.machine()
+    if machine not in _SYSCALLS:
+        raise OSError(errno.ENOSYS, f"the number of the bpf system call on {machine} is not known")
+    return _SYSCALLS[machine]
+
+
+def _bpf(command: Command, attr: bytes) -> int:
+    return _call(command, ctypes.create_string_buffer(attr, max(_ATTR_SIZE, len(attr))))
+
+
+def _call(command: Command, attr: ctypes.Array[ctypes.c_char]) -> int:
+    result: int = _libc.syscall(ctypes.c_long(_syscall_number()), command, attr, len(attr))
+    if result < 0:
+        _raise()
+    return result
+
+
+def _raise() -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))
+
+
+def _named(command: Command, path: Path, fd: int) -> int:
+    name = os.fsencode(path) + b"\0"
+    return _bpf(command, struct.pack("=QII", _address(name), fd, 0))
+
+
+def _info(fd: int, size: int) -> bytes:
+    info = ctypes.create_string_buffer(size)
+    _bpf(Command.OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, size, ctypes.addressof(info)))
+    return info.raw
+
+
+def _batch(  # noqa: PLR0913 - the fields of the kernel's structure
+    fd: int, count: int, *, keys: int, values: int = 0, position_in: int = 0, position_out: int = 0
+) -> bytes:
+    return struct.pack("=QQQQIIQQ", position_in, position_out, keys, values, count, fd, 0, 0)
+
+
+def _cut(data: bytes, size: int, count: int) -> Iterator[bytes]:
+    return (data[index * size : (index + 1) * size] for index in range(count))
+
+
+def _address(data: bytes) -> int:
+    """Return where the bytes are; the caller keeps them alive during the call."""
+    return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
+
+
+def _chunks(things: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(things), _BATCH):
+        yield things[start : start + _BATCH]

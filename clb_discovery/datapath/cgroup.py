@@ -1,0 +1,75 @@
+"""Finding the cgroup v2 hierarchy, and telling cgroups apart."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from clb_discovery.errors import HostError
+
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_OWN: Final = Path("/proc/self/cgroup")
+
+
+def find_root(mountinfo: str | None = None) -> Path:
+    """Return where the cgroup v2 hierarchy is mounted, pure (/sys/fs/cgroup) or hybrid (/sys/fs/cgroup/unified).
+
+    :param mountinfo: text of proc_pid_mountinfo(5), for tests; read from the kernel by default.
+    :raises HostError: if it is mounted nowhere.
+    """
+    text = _MOUNTS.read_text(encoding="utf-8") if mountinfo is None else mountinfo
+    for line in text.splitlines():
+        mount, _, file_system = line.partition(" - ")
+        if file_system.split(" ", 1)[0] == "cgroup2":
+            return Path(_unescape(mount.split(" ")[4]))
+    raise HostError("no cgroup v2 hierarchy is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")
+
+
+def resolve(path: str | None) -> Path:
+    """Return the cgroup that `--cgroup` means, the root of the hierarchy by default.
+
+    :raises HostError: if there is no cgroup v2, or the path is not a cgroup in it.
+    """
+    root = find_root()
+    cgroup = Path(path) if path else root
+    if not (cgroup / "cgroup.procs").is_file() or not cgroup.is_relative_to(root):
+        raise HostError(f"{str(cgroup)!r} is not a cgroup; --cgroup takes a directory below {root}")
+    return cgroup
+
+
+def identity(cgroup: Path) -> int | None:
+    """Return the kernel's id of a cgroup, which is its inode number, or None if it is gone."""
+    try:
+        return cgroup.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def contains_self(cgroup: Path) -> bool:
+    """Tell whether this process is in the cgroup or below it."""
+    for line in _OWN.read_text(encoding="utf-8").splitlines():
+        number, _, path = line.split(":", 2)
+        if number == "0":
+            own = find_root() / path.lstrip("/")
+            return own == cgroup or own.is_relative_to(cgroup)
+    return False
+
+
+@contextlib.contextmanager
+def temporary_child(parent: Path, name: str) -> Iterator[Path]:
+    """Make a cgroup below another for as long as the block runs; whatever entered it must have ended by then."""
+    child = parent / f"{name}-{os.getpid()}"
+    child.mkdir()
+    try:
+        yield child
+    finally:
+        child.rmdir()
+
+
+def _unescape(path: str) -> str:
+    for octal, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        path = path.replace(octal, character)
+    return path

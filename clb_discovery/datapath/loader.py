@@ -1,0 +1,119 @@
+"""Bringing the data plane of an instance up and down: maps and programs pinned, programs attached to a cgroup.
+
+Loading is repeatable: what is there and current stays untouched, programs of another build are replaced in their links
+without a moment in which a connect meets none, and maps of the same layout keep what they hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clb_discovery.core import selftest
+from clb_discovery.core.layout import FEATURE_ERRNO, LAYOUT, Info
+from clb_discovery.core.plan import plan
+from clb_discovery.datapath import bpf, cgroup, libbpf, probe
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import PROGRAMS, Pins
+from clb_discovery.errors import HostError
+
+
+def load(pins: Pins, target: Path) -> None:
+    """Make sure that the current programs run on connects in the cgroup; the caller holds the instance.
+
+    :raises HostError: naming what the kernel, a file system or a privilege lacks.
+    """
+    if is_current(pins, target):
+        return
+    probe.raise_memlock_limit()
+    probe.require_hooks()
+    pins.create_directory()
+    features = probe.features()
+    programs = libbpf.load_object(pins, can_set_errno=bool(features & FEATURE_ERRNO))
+    try:
+        with Maps(pins) as maps:
+            maps.apply(plan(maps.read(), selftest.virtual_servers(pins.instance), complete=False).steps)
+            for name, program in programs.items():
+                _attach(pins, name, program, target)
+            maps.write_info(Info(LAYOUT, features, "object", _build(), str(target)))
+    finally:
+        for program in programs.values():
+            os.close(program)
+
+
+def is_current(pins: Pins, target: Path) -> bool:
+    """Tell whether this build of the programs is loaded and attached to the cgroup, which may have been made anew."""
+    if not pins.are_there():
+        return False
+    with Maps(pins) as maps:
+        info = maps.info()
+    return info is not None and info.build == _build() and is_attached(pins, target)
+
+
+def is_attached(pins: Pins, target: Path) -> bool:
+    """Tell whether every link is attached to the cgroup as it is now."""
+    wanted = cgroup.identity(target)
+    return wanted is not None and all(_attached_to(pins.link(name)) == wanted for name in PROGRAMS)
+
+
+def unload(pins: Pins) -> None:
+    """Detach the programs and remove every pin of the instance; the kernel frees the rest."""
+    pins.remove()
+
+
+def _build() -> str:
+    return hashlib.sha256(libbpf.OBJECT.read_bytes()).hexdigest()
+
+
+def _attached_to(link: Path) -> int | None:
+    try:
+        with _opened(link) as fd:
+            return bpf.link_cgroup(fd)
+    except FileNotFoundError:
+        return None
+
+
+def _attach(pins: Pins, name: str, program: int, target: Path) -> None:
+    link = pins.link(name)
+    if _attached_to(link) == cgroup.identity(target):
+        with _opened(link) as fd:
+            bpf.link_update(fd, program)
+    else:
+        _replace_pin(_create_link(program, name, target), link)
+    _replace_pin(os.dup(program), pins.program(name))
+
+
+def _create_link(program: int, name: str, target: Path) -> int:
+    directory = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return bpf.link_create(program, directory, PROGRAMS[name])
+    except OSError as error:
+        raise HostError(
+            f"cannot attach {name} to {target}: {error.strerror}; is a program there that allows no other? "
+            f"see: bpftool cgroup show {target}"
+        ) from error
+    finally:
+        os.close(directory)
+
+
+def _replace_pin(fd: int, path: Path) -> None:
+    """Pin under a temporary name and rename, so that an old object holds its place until the new one has it."""
+    temporary = path.with_name(path.name + "_new")
+    temporary.unlink(missing_ok=True)
+    try:
+        bpf.pin(fd, temporary)
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+
+
+@contextmanager
+def _opened(pin: Path) -> Iterator[int]:
+    fd = bpf.open_pin(pin)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

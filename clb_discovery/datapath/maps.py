@@ -1,0 +1,120 @@
+"""The pinned maps of an instance: read as a whole, and written by carrying out the steps of a plan."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from clb_discovery.core import held, layout
+from clb_discovery.core.held import Held
+from clb_discovery.core.layout import Info, Map
+from clb_discovery.core.plan import Delete, Step, Write
+from clb_discovery.datapath import bpf, probe
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.errors import ClbError, HostError
+
+
+class Maps:
+    """Open maps of one instance. One writer at a time: see `runtime.Instance`."""
+
+    def __init__(self, pins: Pins) -> None:
+        """Open the pinned maps.
+
+        :raises HostError: if they are not there, or not ours to open.
+        """
+        probe.raise_memlock_limit()
+        self._cpus = bpf.possible_cpus()
+        self._grace_period: bpf.GracePeriod | None = None
+        self._fds: dict[Map, int] = {}
+        try:
+            for map_ in Map:
+                self._fds[map_] = bpf.open_pin(pins.map(map_))
+                if bpf.map_sizes(self._fds[map_]) != layout.SIZES[map_]:
+                    raise HostError(f"{pins.map(map_)} is not a map of this version; run: clb-discovery unload")
+        except FileNotFoundError as error:
+            self.close()
+            raise HostError(
+                f"the data plane of instance {pins.instance!r} is not loaded; run: clb-discovery load"
+            ) from error
+        except PermissionError as error:
+            self.close()
+            raise HostError("not allowed to open BPF maps; run as root, or with CAP_BPF") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the maps; they stay pinned."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+        if self._grace_period:
+            self._grace_period.close()
+            self._grace_period = None
+
+    def read(self) -> Held:
+        """Read and decode everything that a plan starts from."""
+        return held.decode({map_: list(self._items(map_)) for map_ in held.DECODED})
+
+    def counters(self) -> dict[bytes, int]:
+        """Return the connects of each packed member, over all CPUs."""
+        return {member: layout.sum_counter(value) for member, value in self._items(Map.COUNTERS)}
+
+    def info(self) -> Info | None:
+        """Return what the loader wrote, or None where a load was cut off before it did."""
+        data = bpf.lookup(self._fds[Map.INFO], layout.INFO_KEY, layout.INFO.size)
+        info = layout.unpack_info(data) if data else None
+        return info if info and info.layout else None
+
+    def write_info(self, info: Info) -> None:
+        """Write what was loaded."""
+        bpf.update(self._fds[Map.INFO], layout.INFO_KEY, layout.pack_info(info))
+
+    def apply(self, steps: Iterable[Step]) -> None:
+        """Carry out the steps of a plan in their order.
+
+        :raises ClbError: if the kernel refuses one; what was published before it stays right, and `read` tells.
+        """
+        for step in steps:
+            try:
+                self.carry_out(step)
+            except OSError as error:
+                what = (
+                    f"{type(step).__name__.lower()} in {step.map}" if isinstance(step, Write | Delete) else "RCU wait"
+                )
+                raise ClbError(
+                    f"the kernel refuses a {what}: {error.strerror}; connects keep using what was published before"
+                ) from error
+
+    def carry_out(self, step: Step) -> None:
+        """Carry out one step.
+
+        :raises OSError: if the kernel refuses it.
+        """
+        match step:
+            case Write(map_, items):
+                copies = self._cpus if map_ is Map.COUNTERS else 1
+                bpf.update_all(self._fds[map_], [(key, value * copies) for key, value in items])
+            case Delete(map_, keys):
+                try:
+                    bpf.delete_all(self._fds[map_], keys)
+                except FileNotFoundError:  # a foreign hand was there before: what is gone is gone
+                    for key in keys:
+                        with contextlib.suppress(FileNotFoundError):
+                            bpf.delete_all(self._fds[map_], [key])
+            case _:
+                if self._grace_period is None:
+                    self._grace_period = bpf.GracePeriod()
+                self._grace_period.wait()
+
+    def _items(self, map_: Map) -> Iterable[tuple[bytes, bytes]]:
+        key_size, value_size = layout.SIZES[map_]
+        return bpf.items(self._fds[map_], key_size, value_size * (self._cpus if map_ is Map.COUNTERS else 1))

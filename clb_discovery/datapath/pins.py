@@ -1,0 +1,108 @@
+"""Where the objects of an instance are named in the BPF file system.
+
+Maps and programs have the names that they have in bpf/, links that of their program with `_link`, all of them below
+`/sys/fs/bpf/clb-discovery/<instance>/v<layout>/`. A program is attached for as long as its link has a pin. The file
+system allows no dot in a name.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from clb_discovery.core.layout import LAYOUT, Map
+from clb_discovery.datapath.bpf import AttachType
+from clb_discovery.errors import HostError, UsageError
+
+BPFFS: Final = Path("/sys/fs/bpf")
+PROGRAMS: Final = {
+    "clb_connect4": AttachType.CGROUP_INET4_CONNECT,
+    "clb_connect6": AttachType.CGROUP_INET6_CONNECT,
+}
+"""Every program of the object and the hook that it belongs on."""
+
+_INSTANCE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """The pins of one instance and layout."""
+
+    instance: str
+
+    def __post_init__(self) -> None:
+        """Check the name, which becomes part of paths.
+
+        :raises UsageError: if it cannot be one.
+        """
+        if not _INSTANCE.fullmatch(self.instance):
+            raise UsageError(f"{self.instance!r} is no instance name; use up to 64 letters, digits, _ and -")
+
+    @property
+    def home(self) -> Path:
+        """Directory of the instance, with every layout in it."""
+        return BPFFS / "clb-discovery" / self.instance
+
+    @property
+    def directory(self) -> Path:
+        """Directory of the instance's objects of this layout."""
+        return self.home / f"v{LAYOUT}"
+
+    def map(self, map_: Map) -> Path:
+        """Return the pin of a map."""
+        return self.directory / map_
+
+    def program(self, name: str) -> Path:
+        """Return the pin of a program."""
+        return self.directory / name
+
+    def link(self, name: str) -> Path:
+        """Return the pin of a program's link."""
+        return self.directory / f"{name}_link"
+
+    def are_there(self) -> bool:
+        """Tell whether every map, program and link has its pin."""
+        names = (*Map, *PROGRAMS, *(f"{name}_link" for name in PROGRAMS))
+        return all((self.directory / name).exists() for name in names)
+
+    def create_directory(self) -> None:
+        """Make the directory, and mount the BPF file system where that has not been done.
+
+        :raises HostError: if either cannot be.
+        """
+        try:
+            if not _is_bpffs(BPFFS):
+                _mount_bpffs()
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(
+                f"cannot use the BPF file system at {BPFFS}: {error.strerror}; mount it (mount -t bpf bpf {BPFFS}) and "
+                "run as root"
+            ) from error
+
+    def remove(self) -> None:
+        """Remove every pin of the instance, of any layout; links first, so that nothing runs on vanishing maps."""
+        for link in self.home.glob("*/*_link"):
+            link.unlink()
+        shutil.rmtree(self.home, ignore_errors=True)
+        if self.home.parent.is_dir() and not any(self.home.parent.iterdir()):
+            self.home.parent.rmdir()
+
+
+def _is_bpffs(path: Path) -> bool:
+    return any(
+        line.split(" - ", 1)[1].startswith("bpf ") and line.split(" ")[4] == str(path)
+        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    )
+
+
+def _mount_bpffs() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"bpf", os.fsencode(BPFFS), b"bpf", ctypes.c_ulong(0), None) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,66 @@
+"""What this kernel can do, found out by loading tiny programs of the real type."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import struct
+from typing import Final
+
+from clb_discovery.core.layout import FEATURE_ERRNO
+from clb_discovery.datapath import bpf
+from clb_discovery.errors import HostError
+
+_SET_RETVAL: Final = 187  # BPF_FUNC_set_retval, linux/bpf.h
+
+
+def _instruction(code: int, destination: int = 0, immediate: int = 0) -> bytes:
+    return struct.pack("=BBhi", code, destination, 0, immediate)
+
+
+_MOVE, _CALL, _EXIT = 0xB7, 0x85, 0x95
+_ALLOW: Final = _instruction(_MOVE, 0, 1) + _instruction(_EXIT)
+_REFUSE_WITH_ERRNO: Final = (
+    _instruction(_MOVE, 1, -errno.ECONNREFUSED)
+    + _instruction(_CALL, 0, _SET_RETVAL)
+    + _instruction(_MOVE, 0, 0)
+    + _instruction(_EXIT)
+)
+
+
+def raise_memlock_limit() -> None:
+    """Lift RLIMIT_MEMLOCK where that is allowed: kernels before 5.11 count BPF memory against it."""
+    unlimited = resource.RLIM_INFINITY
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (unlimited, unlimited))
+    except (ValueError, OSError):
+        return
+
+
+def require_hooks() -> None:
+    """Make sure that connect hooks of both families exist and that we may use them.
+
+    :raises HostError: naming what is missing.
+    """
+    for attach_type in bpf.AttachType:
+        try:
+            os.close(bpf.load_program(_ALLOW, attach_type))
+        except PermissionError as error:
+            raise HostError(
+                "not allowed to load BPF programs; run as root, or with CAP_BPF and CAP_NET_ADMIN"
+            ) from error
+        except OSError as error:
+            raise HostError(
+                f"this kernel ({os.uname().release}) has no {attach_type.name} hook: {error.strerror}; "
+                "it needs CONFIG_CGROUP_BPF and version 5.10 or later"
+            ) from error
+
+
+def features() -> int:
+    """Return the CLB_FEATURE_* bits that this kernel has."""
+    try:
+        os.close(bpf.load_program(_REFUSE_WITH_ERRNO, bpf.AttachType.CGROUP_INET4_CONNECT))
+    except OSError:  # before 6.1: the helper is unknown in connect hooks
+        return 0
+    return FEATURE_ERRNO

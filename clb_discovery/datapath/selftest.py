@@ -1,0 +1,70 @@
+"""Proof that connects in a cgroup meet our programs: a UDP connect to a virtual server that is always empty.
+
+A link that exists proves nothing: its cgroup may have died, or another hierarchy may be in use. The connect is made by
+a short-lived child (this module as a program) in a cgroup of its own below the one in question, unless this process is
+inside already.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from clb_discovery.core import selftest
+from clb_discovery.core.address import format_address, is_ipv4
+from clb_discovery.core.model import Vip
+from clb_discovery.datapath import cgroup as cgroups
+
+_TIMEOUT: Final = 10.0
+_NOT_REFUSED: Final = 3
+
+
+def run(instance: str, cgroup: Path) -> str | None:
+    """Make the self-test connects of both families.
+
+    :returns: None if the programs are effective in the cgroup, else the reason why they are not.
+    """
+    try:
+        refused = _are_refused(instance) if cgroups.contains_self(cgroup) else _are_refused_inside(cgroup, instance)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"the self-test could not run in {cgroup}: {error}"
+    return None if refused else f"connects in {cgroup} do not meet the programs; run: clb-discovery load"
+
+
+def _are_refused_inside(cgroup: Path, instance: str) -> bool:
+    with cgroups.temporary_child(cgroup, "clb-discovery-selftest") as child:
+        command = [sys.executable, "-m", __name__, str(child), instance]
+        result = subprocess.run(  # noqa: S603 - our own interpreter and code
+            command, check=False, capture_output=True, timeout=_TIMEOUT
+        )
+    if result.returncode not in {0, _NOT_REFUSED}:
+        raise OSError(result.stderr.decode(errors="replace").strip().splitlines()[-1])
+    return result.returncode == 0
+
+
+def _are_refused(instance: str) -> bool:
+    return all(map(_is_refused, selftest.virtual_servers(instance)))
+
+
+def _is_refused(vip: Vip) -> bool:
+    try:
+        sock = socket.socket(socket.AF_INET if is_ipv4(vip.address) else socket.AF_INET6, socket.SOCK_DGRAM)
+    except OSError:  # a kernel without this family has nothing to balance in it
+        return True
+    with sock:
+        try:
+            sock.connect((format_address(vip.address), vip.port))
+        except (ConnectionRefusedError, PermissionError):
+            return True
+        except OSError:
+            return False
+    return False
+
+
+if __name__ == "__main__":
+    (Path(sys.argv[1]) / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
+    sys.exit(0 if _are_refused(sys.argv[2]) else _NOT_REFUSED)
