@@ -1,0 +1,143 @@
+"""Follow one service of Consul: the health endpoint, by blocking queries, over the connection all services share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from clb_discovery.core.model import MAX_NAME, Answer
+from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.sources import consul_environment
+from clb_discovery.sources.blocking import FIRST, WAIT, Bucket, next_index
+from clb_discovery.sources.consul_address import ConsulAddress
+from clb_discovery.sources.consul_answer import parse_entries
+from clb_discovery.sources.consul_client import Client
+from clb_discovery.sources.consul_http import Tls, Transport
+
+RATE: Final = 10.0
+"""Queries a second for one service in the long run."""
+BURST: Final = 20.0
+"""Queries for one service at once after a quiet time."""
+
+_LONGEST_WAIT: Final = 600.0
+_SHOWN: Final = 80
+
+
+class ConsulServer:
+    """One Consul agent, or the cluster behind it; every source of it shares its connections."""
+
+    def __init__(
+        self,
+        address: str,
+        token: str | None = None,
+        datacenter: str | None = None,
+        *,
+        tls: Tls | None = None,
+        wait: float = WAIT,
+    ) -> None:
+        """Prepare; nothing is connected yet. The environment is not read.
+
+        :param address: `127.0.0.1:8500`, `http://…`, `https://…`, `[::1]:8500` or `unix:///path`.
+        :param token: ACL token, sent with every query; `None` for the agent's own.
+        :param datacenter: another datacenter than the agent's.
+        :param tls: settings for https; `None` for the system's authorities and the address's host.
+        :param wait: how long Consul holds a query without news, in seconds, at most 600.
+        :raises UsageError: if the address is none, or the token cannot be one.
+        """
+        self._address = ConsulAddress.parse(address)
+        if token is not None and not (token.isascii() and token.isprintable() and token):
+            raise UsageError("the Consul token is empty or holds characters that no token has; set CONSUL_HTTP_TOKEN")
+        if not 0 < wait <= _LONGEST_WAIT:
+            raise UsageError(f"a Consul query cannot wait for {wait:g} s; at most {_LONGEST_WAIT:g}")
+        self._wait = wait
+        self._transport = Transport(self._address, tls)
+        self._client = Client(self._transport, token, datacenter)
+
+    def __str__(self) -> str:
+        """Return `Consul at http://127.0.0.1:8500`."""
+        return str(self._address)
+
+    @property
+    def url(self) -> str:
+        """The address in full."""
+        return self._address.url
+
+    async def read(self, service: str, index: int) -> tuple[int, Answer]:
+        """Ask who serves now.
+
+        :param index: what the last `read` returned, to wait for something newer; `FIRST` answers at once.
+        :return: the index to ask with next, and the complete answer.
+        :raises SourceError: when Consul could not say.
+        """
+        header, entries = await self._client.entries(service, index, self._wait)
+        try:
+            return next_index(header, index), parse_entries(entries)
+        except SourceError as error:
+            raise SourceError(f"{self}: {error}") from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._transport.close()
+
+
+class ConsulSource:
+    """One service of a Consul: a `sources.base.Source`."""
+
+    def __init__(self, server: ConsulServer, service: str) -> None:
+        """Prepare; nothing is asked yet.
+
+        :param server: shared; whoever made it closes it.
+        :raises UsageError: if Consul's HTTP interface cannot be asked for such a name.
+        """
+        _check_service(service)
+        self._server = server
+        self._service = service
+        self._index = FIRST
+        self._bucket = Bucket.full(RATE, BURST, time.monotonic())
+
+    @property
+    def name(self) -> str:
+        """Name in status, logs and metrics: `consul:redis`."""
+        return f"consul:{self._service}"
+
+    async def next(self) -> Answer:
+        """Wait for the next complete answer and return it, whether or not it differs from the last.
+
+        :raises SourceError: when Consul could not say.
+        """
+        self._bucket, pause = self._bucket.take(time.monotonic())
+        if pause:
+            await asyncio.sleep(pause)
+        # Whatever interrupts this query, the next one reads everything afresh.
+        index, self._index = self._index, FIRST
+        self._index, answer = await self._server.read(self._service, index)
+        return answer
+
+    async def close(self) -> None:
+        """Let go of nothing: the connections are the server's."""
+
+
+def server_from_environment(address: str | None, environ: Mapping[str, str]) -> ConsulServer:
+    """Return the Consul that the arguments and the consul command line's variables name.
+
+    :param address: wins over CONSUL_HTTP_ADDR; `None` where the command line names none.
+    :param environ: usually `os.environ`.
+    :raises UsageError: if a value cannot be used.
+    """
+    return ConsulServer(
+        consul_environment.address(environ, address),
+        token=consul_environment.token(environ),
+        tls=consul_environment.tls(environ),
+    )
+
+
+def _check_service(service: str) -> None:
+    """Refuse names that Consul's HTTP interface would read as another path, or that are no names."""
+    segments = service.split("/")
+    if not service.isprintable() or len(service.encode()) > MAX_NAME or not {"", ".", ".."}.isdisjoint(segments):
+        raise UsageError(
+            f"{service[:_SHOWN]!r} cannot be a Consul service: give 1 to {MAX_NAME} bytes of printable text, without"
+            " an empty, '.' or '..' part between slashes"
+        )

@@ -1,0 +1,223 @@
+"""Our transport under python-consul2: one aiohttp session with keep-alive for every query to one Consul.
+
+python-consul2 builds the requests and reads the answers; everything about the connection is decided here. Its own
+asyncio client opens a session per request and knows no timeouts. Whatever is not a complete good answer leaves here
+as a `SourceError`, so that an error can never be mistaken for an empty list.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+
+import aiohttp
+from consul import base
+from yarl import URL
+
+from clb_discovery.errors import SourceError
+from clb_discovery.sources.blocking import MARGIN, client_timeout
+from clb_discovery.sources.consul_address import ConsulAddress
+
+MAX_BODY: Final = 64 << 20
+"""Largest answer that is read, in bytes."""
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds until a connection that is not accepted counts as failed."""
+MAX_STALE: Final = 10.0
+"""Seconds without its leader after which a server's answer is asked for again, from the leader."""
+
+INDEX: Final = "X-Consul-Index"
+_LAST_CONTACT: Final = "X-Consul-LastContact"  # milliseconds since the answering server heard its leader
+_KNOWN_LEADER: Final = "X-Consul-KnownLeader"
+_FILTERED: Final = "X-Consul-Results-Filtered-By-ACLs"  # Consul 1.11 and later
+_TOKEN: Final = "X-Consul-Token"  # noqa: S105  # the header's name
+
+_SHOWN: Final = 200
+RIGHTS: Final = "it needs service:read and node:read; set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE"
+_AGAIN: Final = "it is asked again"
+_ADVICE: Final = {
+    401: "set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE if it wants a token",
+    403: f"the token is refused: {RIGHTS}",
+    429: "does it take no more connections from this host? Look at its limits.http_max_conns_per_client",
+}
+
+Callback = Callable[[base.Response], Any]
+Params = Sequence[tuple[str, object]]
+
+
+class Tls(NamedTuple):
+    """Settings for https."""
+
+    context: ssl.SSLContext
+    name: str | None
+    """Name expected in the certificate where it is not the address's host."""
+
+
+class StatusError(SourceError):
+    """Consul answered with another status than 200."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships no types
+    """The connection to one Consul agent, as python-consul2 wants it: `get` and friends return `callback(response)`.
+
+    Paths arrive escaped. Use it from one event loop; the session opens with the first request.
+    """
+
+    def __init__(self, address: ConsulAddress, tls: Tls | None) -> None:
+        """Prepare the transport; nothing is connected yet.
+
+        :param tls: settings for https; `None` for the system's authorities and the address's host.
+        """
+        super().__init__()
+        self._address = address
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+
+    def __str__(self) -> str:
+        return str(self._address)
+
+    def uri(self, path: str, params: Params | None = None) -> str:
+        """Return the URL of an escaped path."""
+        return f"{self._address.base}{path}" + (f"?{urlencode(params)}" if params else "")
+
+    async def get(
+        self, callback: Callback, path: str, params: Params | None = None, headers: Mapping[str, str] | None = None
+    ) -> Any:  # noqa: ANN401  # whatever the callback makes of it
+        """Read from any server (`stale`), and once more from the leader if that server was out of touch.
+
+        :raises SourceError: when there is no complete good answer, or one that ACLs have emptied.
+        """
+        wait = dict(params or ()).get("wait")
+        limit = MARGIN if wait is None else client_timeout(float(str(wait).removesuffix("s")))
+        response = await self._request("GET", self.uri(path, [*(params or ()), ("stale", "")]), headers, limit)
+        if self._out_of_touch(response.headers):
+            # Without the index: the answer is wanted now, whether or not it is newer.
+            now = [(name, value) for name, value in params or () if name not in {"index", "wait"}]
+            response = await self._request("GET", self.uri(path, now), headers, MARGIN)
+        if response.headers.get(_FILTERED) == "true" and not response.content.strip(b"[] \r\n"):
+            raise SourceError(f"{self._address} filtered the whole answer by ACLs: the token lacks rights; {RIGHTS}")
+        # python-consul2 raises a bare KeyError for a missing index; None goes through, and is refused with the rest.
+        response.headers.setdefault(INDEX, None)
+        return self._read(callback, response)
+
+    async def post(
+        self,
+        callback: Callback,
+        path: str,
+        params: Params | None = None,
+        data: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:  # noqa: ANN401  # whatever the callback makes of it
+        """Send a body, and return what the callback makes of the answer.
+
+        :raises SourceError: when there is no complete good answer.
+        """
+        response = await self._request("POST", self.uri(path, params), headers, MARGIN, data)
+        return self._read(callback, response)
+
+    def put(self, *_arguments: object, **_options: object) -> Any:  # noqa: ANN401  # python-consul2's signature
+        """Never: discovery only reads."""
+        raise NotImplementedError
+
+    delete = put
+
+    async def close(self) -> None:
+        """Close every connection. A later request opens a new session."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # Every watch holds a connection, so a limit here would let some watches starve the others.
+            connector: aiohttp.BaseConnector
+            if self._address.socket is not None:
+                connector = aiohttp.UnixConnector(self._address.socket, limit=0)
+            else:
+                connector = aiohttp.TCPConnector(limit=0, ssl=self._tls.context if self._tls else True)
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"Accept-Encoding": "identity"},  # bounds what a body can grow to
+                auto_decompress=False,
+            )
+        return self._session
+
+    async def _request(
+        self, method: str, uri: str, headers: Mapping[str, str] | None, limit: float, data: str | None = None
+    ) -> base.Response:
+        """Return the answer, which is a 200, read to its end.
+
+        :param limit: seconds for the whole of it.
+        :raises SourceError: for everything else.
+        """
+        try:
+            async with self._open().request(
+                method,
+                URL(uri, encoded=True),
+                headers=headers,
+                data=data,
+                timeout=aiohttp.ClientTimeout(total=limit, sock_connect=CONNECT_TIMEOUT),
+                allow_redirects=False,
+                server_hostname=self._tls.name if self._tls else None,
+            ) as answer:
+                body = await self._body(answer)
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            raise SourceError(f"{self._address} {_trouble(error, limit)}") from error
+        if answer.status != 200:
+            said = _excerpt(body, (headers or {}).get(_TOKEN))
+            advice = _ADVICE.get(answer.status, _AGAIN)
+            raise StatusError(f"{self._address} answered {answer.status} {said}; {advice}", answer.status)
+        return base.Response(answer.status, answer.headers.copy(), "", body)
+
+    async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for chunk in answer.content.iter_any():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise SourceError(f"{self._address} answered more than {MAX_BODY >> 20} MiB; is this Consul?")
+        return bytes(body)
+
+    def _out_of_touch(self, headers: Mapping[str, str]) -> bool:
+        """Tell whether a server answered that has not heard its leader for too long.
+
+        Without the headers it was in touch: agents that stream from the servers do not send them.
+        """
+        since = headers.get(_LAST_CONTACT, "0")
+        number = int(since) if since.isascii() and since.isdigit() and len(since) <= _SHOWN else None
+        return number is None or number > MAX_STALE * 1000 or headers.get(_KNOWN_LEADER) == "false"
+
+    def _read(self, callback: Callback, response: base.Response) -> Any:  # noqa: ANN401  # the callback's
+        try:
+            return callback(response._replace(body=response.content.decode()))
+        except (ValueError, RecursionError) as error:
+            said = _excerpt(response.content)
+            raise SourceError(f"{self._address} answered what is no JSON: {said}; is this Consul?") from error
+
+
+def _excerpt(body: bytes, token: str | None = None) -> str:
+    """Return the start of a body, escaped, without the token that a server may repeat."""
+    text = body[: 4 * _SHOWN].decode(errors="replace").strip()
+    return repr((text.replace(token, "<token>") if token else text)[:_SHOWN])
+
+
+def _trouble(error: aiohttp.ClientError | OSError, limit: float) -> str:
+    """Say what went wrong with a connection, and what to look at."""
+    if isinstance(error, aiohttp.ServerTimeoutError):
+        return f"did not accept a connection within {CONNECT_TIMEOUT:g} s; is the agent running, and a firewall open?"
+    if isinstance(error, TimeoutError):
+        return f"did not answer within {limit:g} s; is the agent overloaded?"
+    cause = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+    if isinstance(error, aiohttp.ClientSSLError):
+        return f"failed in TLS: {cause}; look at CONSUL_CACERT and at the agent's certificate"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        cause = os.strerror(error.errno)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot be reached: {cause}; is the agent running there?"
+    return f"broke off: {cause}; {_ADVICE[429] if isinstance(error, aiohttp.ServerDisconnectedError) else _AGAIN}"

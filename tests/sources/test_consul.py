@@ -1,0 +1,455 @@
+"""The Consul source against a server that misbehaves on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.model import RealServer
+from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.sources.consul import BURST, RATE, ConsulServer, ConsulSource, server_from_environment
+from tests.support.fake_consul import FakeConsul, Reply, instance
+from tests.support.process import free_port
+
+TOKEN = "5d1c2b7e-very-secret"  # noqa: S105  # nobody's
+
+
+async def failure(source: ConsulSource) -> str:
+    """Return the message of the SourceError that the next answer is."""
+    with pytest.raises(SourceError) as caught:
+        await source.next()
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 600
+    return message
+
+
+async def _for_ever(source: ConsulSource) -> None:
+    while True:
+        await source.next()
+
+
+BAD_REPLIES = [
+    (Reply(status=500, body=b"No cluster leader"), "answered 500 'No cluster leader'"),
+    (Reply(status=503, entries=[]), "answered 503"),
+    (Reply(status=429, body=b"Your IP is issuing too many concurrent connections"), "http_max_conns_per_client"),
+    (Reply(status=403, body=b"ACL not found"), "service:read and node:read"),
+    (Reply(status=401, body=b"unauthorized"), "CONSUL_HTTP_TOKEN"),
+    (Reply(status=404, body=b""), "answered 404"),
+    (Reply(status=301, headers={"Location": "/elsewhere"}), "answered 301"),
+    (Reply(status=204, body=b""), "answered 204"),
+    (Reply(body=b"<html>\n\x1b[31m"), "no JSON"),
+    (Reply(body=b'[{"Node": '), "no JSON"),
+    (Reply(body=b"\xff\xfe"), "no JSON"),
+    (Reply(body=b""), "no JSON"),
+    (Reply(body=b"[" * 200_000), "no JSON"),
+    (Reply(body=b"null"), "is this Consul"),
+    (Reply(body=b"{}"), "is this Consul"),
+    (Reply(index=None), "no X-Consul-Index"),
+    (Reply(index="soon"), "no index"),
+    (Reply(entries=[instance(), instance(address="redis.example")]), "no IP address"),
+    (Reply(entries=[], headers={"X-Consul-Results-Filtered-By-ACLs": "true"}), "by ACLs"),
+    (Reply(body=b"[\n]\n", headers={"X-Consul-Results-Filtered-By-ACLs": "true"}), "by ACLs"),
+]
+
+
+@pytest.mark.parametrize(("bad", "complaint"), BAD_REPLIES, ids=[complaint for _, complaint in BAD_REPLIES])
+async def test_a_bad_answer_is_an_error_and_then_everything_is_read_afresh(bad: Reply, complaint: str) -> None:
+    """Nothing but a complete good answer counts, and the query after a bad one does not wait for an index."""
+    async with FakeConsul(Reply(index="5"), bad, Reply(index="4")) as fake:
+        server = ConsulServer(fake.url)
+        source = ConsulSource(server, "redis")
+        await source.next()
+        message = await failure(source)
+        assert complaint in message
+        assert message.startswith(f"Consul at {fake.url}")
+        answer = await source.next()
+        await server.close()
+    assert answer.servers == (RealServer(0, parse_address("10.0.0.1"), 80, 1),)
+    assert [query.get("index") for query in fake.queries] == [None, "5", None]
+
+
+async def test_later_queries_wait_for_news() -> None:
+    """The first query answers at once; the next carry the index and the wait; all of them are stale."""
+    async with FakeConsul(Reply(index="5"), Reply(index="5"), Reply(index="9"), Reply(index="9")) as fake:
+        server = ConsulServer(fake.url, datacenter="dc 2")
+        source = ConsulSource(server, "redis")
+        assert source.name == "consul:redis"
+        for _ in range(4):
+            await source.next()
+        await server.close()
+    common = {"dc": "dc 2", "stale": ""}
+    assert fake.queries == [
+        common,
+        common | {"index": "5", "wait": "300s"},
+        common | {"index": "5", "wait": "300s"},
+        common | {"index": "9", "wait": "300s"},
+    ]
+
+
+async def test_an_index_that_goes_back_is_dropped() -> None:
+    """After a restore of the servers the answer counts, and the next query starts from nothing."""
+    async with FakeConsul(Reply(index="900"), Reply(index="3"), Reply(index="0"), Reply(index="8")) as fake:
+        server = ConsulServer(fake.url)
+        source = ConsulSource(server, "redis")
+        for _ in range(4):
+            assert (await source.next()).servers
+        await server.close()
+    assert [query.get("index") for query in fake.queries] == [None, "900", None, "1"]
+
+
+async def test_an_empty_list_is_an_answer() -> None:
+    """Consul may say that there is nobody, where it has no means to tell about rights, or ACLs are off."""
+    async with FakeConsul(Reply(entries=[])) as fake:
+        server = ConsulServer(fake.url)
+        for status in (401, 404, 405):
+            fake.grants = Reply(status=status, body=b"")
+            assert (await ConsulSource(server, "redis").next()).servers == ()
+        await server.close()
+
+
+def grant(resource: str, *, allow: bool) -> dict[str, object]:
+    """Return one line of Consul's answer to what a token may do."""
+    return {"Resource": resource, "Access": "read", "Allow": allow}
+
+
+NEW = {"X-Consul-Default-ACL-Policy": "deny"}
+
+
+@pytest.mark.parametrize(
+    ("grants", "complaint"),
+    [
+        (Reply([grant("service", allow=False), grant("node", allow=True)]), "every service that"),
+        (Reply([grant("service", allow=True), grant("node", allow=False)]), "every node that"),
+        (Reply([grant("service", allow=False), grant("node", allow=False)]), "every service and node that"),
+        (Reply([grant("service", allow=False), grant("node", allow=False)], headers=NEW), "every service that"),
+        (Reply(status=500, body=b"No cluster leader"), "answered 500"),
+        (Reply(body=b"7"), "no JSON"),
+    ],
+)
+async def test_an_empty_list_without_rights_is_an_error(grants: Reply, complaint: str) -> None:
+    """Where the token may not read the service or its nodes, or nobody can say, an empty list proves nothing."""
+    async with FakeConsul(Reply(entries=[])) as fake:
+        fake.grants = grants
+        server = ConsulServer(fake.url, token=TOKEN)
+        assert complaint in await failure(ConsulSource(server, "redis"))
+        await server.close()
+
+
+@pytest.mark.parametrize("headers", [{}, NEW])
+async def test_an_empty_list_with_rights_is_an_answer(headers: Mapping[str, str]) -> None:
+    """A token that may read the service proves an empty list; a newer Consul says itself when it hid nodes."""
+    async with FakeConsul(Reply(entries=[])) as fake:
+        fake.grants = Reply([grant("service", allow=True), grant("node", allow=bool(not headers))], headers=headers)
+        server = ConsulServer(fake.url, token=TOKEN)
+        assert (await ConsulSource(server, "redis").next()).servers == ()
+        await server.close()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X-Consul-LastContact": "10001"}, {"X-Consul-LastContact": "soon"}, {"X-Consul-KnownLeader": "false"}],
+)
+async def test_a_server_out_of_touch_is_overruled_by_the_leader(headers: Mapping[str, str]) -> None:
+    """One query without stale and without waiting follows; its answer and its index count."""
+    replies = (Reply(index="5"), Reply(entries=[], index="6", headers=headers), Reply(index="7"), Reply(index="7"))
+    async with FakeConsul(*replies) as fake:
+        server = ConsulServer(fake.url)
+        source = ConsulSource(server, "redis")
+        await source.next()
+        assert (await source.next()).servers
+        await source.next()
+        await server.close()
+    assert [("stale" in query, query.get("index")) for query in fake.queries] == [
+        (True, None),
+        (True, "5"),
+        (False, None),
+        (True, "7"),
+    ]
+
+
+async def test_a_server_in_touch_is_believed() -> None:
+    """Up to ten seconds without the leader are fine."""
+    async with FakeConsul(Reply(headers={"X-Consul-LastContact": "10000", "X-Consul-KnownLeader": "true"})) as fake:
+        server = ConsulServer(fake.url)
+        await ConsulSource(server, "redis").next()
+        await server.close()
+    assert len(fake.asked) == 1
+
+
+async def test_all_sources_share_the_connections() -> None:
+    """Queries one after another, of several services, use one connection."""
+    async with FakeConsul(Reply()) as fake:
+        server = ConsulServer(fake.url)
+        for service in ("redis", "ldap", "mail", "redis"):
+            await ConsulSource(server, service).next()
+        await server.close()
+    assert len(fake.connections) == 1
+
+
+async def test_a_query_that_hangs_is_given_up() -> None:
+    """Past the wait, its sixteenth and the margin a query has failed, however the server behaves."""
+    async with FakeConsul(Reply(), Reply(hang=True)) as fake:
+        server = ConsulServer(fake.url, wait=0.05)
+        source = ConsulSource(server, "redis")
+        await source.next()
+        started = time.monotonic()
+        assert "did not answer within 10.0531 s" in await failure(source)
+        assert 10 < time.monotonic() - started < 12
+        await server.close()
+
+
+async def test_cancelling_leaves_nothing_behind() -> None:
+    """A query may be cancelled at any time; the next one reads everything afresh."""
+    async with FakeConsul(Reply(), Reply(hang=True), Reply()) as fake:
+        server = ConsulServer(fake.url)
+        source = ConsulSource(server, "redis")
+        await source.next()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(source.next(), 0.1)
+        await source.next()
+        await source.close()
+        await server.close()
+    assert [query.get("index") for query in fake.queries] == [None, "7", None]
+
+
+async def test_a_hot_loop_is_braked() -> None:
+    """A server that always has news is asked no more than the burst and then the rate allow."""
+    async with FakeConsul(Reply()) as fake:
+        server = ConsulServer(fake.url)
+        source = ConsulSource(server, "redis")
+        asking = asyncio.create_task(_for_ever(source))
+        await asyncio.sleep(1.5)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await server.close()
+    assert BURST <= len(fake.asked) <= BURST + RATE * 1.5 + 1
+
+
+async def test_a_refused_connection_is_an_error() -> None:
+    """Nobody listening gives the address, the cause and what to look at."""
+    port = free_port()
+    server = ConsulServer(f"127.0.0.1:{port}")
+    message = await failure(ConsulSource(server, "redis"))
+    assert message == (
+        f"Consul at http://127.0.0.1:{port} cannot be reached: Connection refused; is the agent running there?"
+    )
+    await server.close()
+
+
+async def test_a_name_that_does_not_resolve_is_an_error() -> None:
+    """A host name nobody knows is a failure of discovery, not of the configuration."""
+    server = ConsulServer("http://consul.invalid:8500")
+    assert "Consul at http://consul.invalid:8500 cannot be reached" in await failure(ConsulSource(server, "redis"))
+    await server.close()
+
+
+async def test_no_tls_where_it_was_expected_is_an_error() -> None:
+    """An https address of a plain server is told apart from a server that is not there."""
+    async with FakeConsul(Reply()) as fake:
+        server = ConsulServer(fake.url.replace("http", "https"))
+        assert "failed in TLS" in await failure(ConsulSource(server, "redis"))
+        await server.close()
+
+
+async def test_a_body_without_end_is_an_error() -> None:
+    """Reading stops at 64 MiB."""
+    async with FakeConsul(Reply(body=b" " * (64 << 20) + b"[]")) as fake:
+        server = ConsulServer(fake.url)
+        assert "more than 64 MiB" in await failure(ConsulSource(server, "redis"))
+        await server.close()
+
+
+async def test_a_connection_that_breaks_off_is_an_error() -> None:
+    """A server that goes away in the middle of an answer has not answered."""
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nContent-Length: 100\r\n\r\n[]")
+        await writer.drain()
+        writer.close()
+
+    listener = await asyncio.start_server(cut, "127.0.0.1", 0)
+    async with listener:
+        server = ConsulServer(f"127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+        assert "broke off" in await failure(ConsulSource(server, "redis"))
+        await server.close()
+
+
+async def test_a_connection_closed_unanswered_hints_at_the_limit() -> None:
+    """Past its limit of connections per client the agent just closes them; the message says where to look."""
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    listener = await asyncio.start_server(cut, "127.0.0.1", 0)
+    async with listener:
+        server = ConsulServer(f"127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+        assert "http_max_conns_per_client" in await failure(ConsulSource(server, "redis"))
+        await server.close()
+
+
+async def test_the_token_is_sent_and_never_shown() -> None:
+    """The token travels in its header, and stays out of messages even if the server repeats it."""
+    async with FakeConsul(Reply(status=403, body=f"token {TOKEN} not found".encode())) as fake:
+        server = ConsulServer(fake.url, token=TOKEN)
+        message = await failure(ConsulSource(server, "redis"))
+        await server.close()
+    assert fake.asked[0].headers["X-Consul-Token"] == TOKEN
+    assert "token <token> not found" in message
+    assert TOKEN not in message
+    assert TOKEN not in f"{server} {server!r} {server.url}"
+
+
+@pytest.mark.parametrize("service", ["a b", "a/b", "a?stale=1#x", "a%2Fb", "käse", "...", "a;b&c=d"])
+async def test_a_service_name_is_escaped(service: str) -> None:
+    """Whatever a name holds, Consul sees exactly that name."""
+    async with FakeConsul(Reply()) as fake:
+        server = ConsulServer(fake.url)
+        await ConsulSource(server, service).next()
+        await server.close()
+    assert fake.asked[0].url.raw_path.startswith("/v1/health/service/")
+    assert fake.asked[0].path == f"/v1/health/service/{service}"
+    assert fake.queries == [{"stale": ""}]
+
+
+@pytest.mark.parametrize("service", ["", ".", "..", "a/../b", "a//b", "/a", "a\n", "\x00", "x" * 256, "\udcff"])
+async def test_a_name_that_cannot_be_asked_for_is_refused(service: str) -> None:
+    """What would be another path of Consul's interface, or no text, is wrong usage."""
+    with pytest.raises(UsageError, match="cannot be a Consul service") as caught:
+        ConsulSource(ConsulServer("127.0.0.1:8500"), service)
+    assert str(caught.value).isprintable()
+
+
+async def test_the_environment_does_not_override_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONSUL_HTTP_* of the process change nothing for a server made of explicit arguments, and stay as they are."""
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", "[::1]:1")
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", "another")
+    monkeypatch.setenv("CONSUL_HTTP_SSL", "true")
+    async with FakeConsul(Reply()) as fake:
+        server = ConsulServer(fake.url)
+        await ConsulSource(server, "redis").next()
+        await server.close()
+    assert "X-Consul-Token" not in fake.asked[0].headers
+    assert os.environ["CONSUL_HTTP_TOKEN"] == "another"  # noqa: S105  # nobody's
+
+
+async def test_a_unix_socket_serves(tmp_path: Path) -> None:
+    """An agent can be asked over its Unix socket."""
+
+    async def answer(_request: web.BaseRequest) -> web.Response:
+        return web.json_response([instance()], headers={"X-Consul-Index": "1"})
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "consul.sock")).start()
+    server = ConsulServer(f"unix://{tmp_path}/consul.sock")
+    assert (await ConsulSource(server, "redis").next()).servers
+    await server.close()
+    await runner.cleanup()
+    assert "cannot be reached: " in await failure(ConsulSource(server, "redis"))
+    await server.close()
+
+
+@pytest.mark.parametrize(
+    ("environ", "explicit", "url"),
+    [
+        ({}, None, "http://127.0.0.1:8500"),
+        ({"CONSUL_HTTP_ADDR": "10.0.0.1:80"}, None, "http://10.0.0.1:80"),
+        ({"CONSUL_HTTP_ADDR": "10.0.0.1:80"}, "10.0.0.2:80", "http://10.0.0.2:80"),
+        ({"CONSUL_HTTP_ADDR": "10.0.0.1:80", "CONSUL_HTTP_SSL": "1"}, None, "https://10.0.0.1:80"),
+        ({"CONSUL_HTTP_ADDR": "http://10.0.0.1:80", "CONSUL_HTTP_SSL": "true"}, None, "http://10.0.0.1:80"),
+        ({"CONSUL_HTTP_ADDR": "unix:///run/c.sock", "CONSUL_HTTP_SSL": "true"}, None, "unix:///run/c.sock"),
+        ({"CONSUL_HTTP_ADDR": "[::1]:8500", "CONSUL_HTTP_SSL": "false"}, "", "http://[::1]:8500"),
+    ],
+)
+def test_the_address_comes_from_the_argument_or_the_environment(
+    environ: Mapping[str, str], explicit: str | None, url: str
+) -> None:
+    """An explicit address wins, then CONSUL_HTTP_ADDR, then the agent on this host."""
+    assert server_from_environment(explicit, environ).url == url
+
+
+async def test_the_token_comes_from_the_environment_or_a_file(tmp_path: Path) -> None:
+    """CONSUL_HTTP_TOKEN_FILE wins over CONSUL_HTTP_TOKEN, as with the consul command line."""
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n", encoding="utf-8")
+    environments = ({"CONSUL_HTTP_TOKEN": "plain"}, {"CONSUL_HTTP_TOKEN": "plain", "CONSUL_HTTP_TOKEN_FILE": str(file)})
+    async with FakeConsul(Reply()) as fake:
+        for environ in environments:
+            server = server_from_environment(fake.url, environ)
+            await ConsulSource(server, "redis").next()
+            await server.close()
+    assert [request.headers["X-Consul-Token"] for request in fake.asked] == ["plain", TOKEN]
+
+
+@pytest.mark.parametrize(
+    ("environ", "complaint"),
+    [
+        ({"CONSUL_HTTP_TOKEN_FILE": "/nonexistent"}, "CONSUL_HTTP_TOKEN_FILE '/nonexistent': No such file"),
+        ({"CONSUL_HTTP_TOKEN_FILE": "/dev/null"}, "is empty"),
+        ({"CONSUL_HTTP_TOKEN": "a\nb"}, "characters that no token has"),
+        ({"CONSUL_HTTP_SSL": "yes"}, "CONSUL_HTTP_SSL is 'yes'"),
+        ({"CONSUL_CACERT": "/nonexistent"}, "CONSUL_CACERT '/nonexistent': No such file"),
+        ({"CONSUL_CACERT": "/dev/null"}, "CONSUL_CACERT '/dev/null'"),
+        ({"CONSUL_CLIENT_CERT": "/nonexistent"}, "set both or none"),
+    ],
+)
+def test_an_environment_that_cannot_be_used_is_refused(environ: Mapping[str, str], complaint: str) -> None:
+    """A bad value is wrong usage; the message names the variable."""
+    with pytest.raises(UsageError, match=re.escape(complaint)):
+        server_from_environment(None, environ)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        "::1:8500",
+        "host:0",
+        "host:70000",
+        "host:port",
+        "http://",
+        "http://:8500",
+        "ftp://host:1",
+        "unix://relative",
+        "unix:///a b",
+        "http://host:1?x=1",
+        "http://host:1#x",
+        "http://[::1:8500",
+        "http://a\nb:1",
+        "x" * 2000 + ":1",
+    ],
+)
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    """The message names the value in bounded form and shows how to write it."""
+    with pytest.raises(UsageError, match="write it like") as caught:
+        ConsulServer(address)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+
+
+def test_a_password_in_the_address_is_refused_unseen() -> None:
+    """Secrets have no place in an address, nor in the message about it."""
+    with pytest.raises(UsageError, match="user name or password") as caught:
+        ConsulServer("http://user:hunter2@host:8500")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wait", [0.0, -1.0, 601.0, float("nan")])
+def test_a_wait_that_consul_does_not_take_is_refused(wait: float) -> None:
+    """Consul holds a query for ten minutes at most."""
+    with pytest.raises(UsageError, match="cannot wait"):
+        ConsulServer("127.0.0.1:8500", wait=wait)

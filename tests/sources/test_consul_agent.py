@@ -1,0 +1,269 @@
+"""The Consul source against the real consul."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.model import Answer, RealServer
+from clb_discovery.errors import SourceError
+from clb_discovery.sources.consul import ConsulServer, ConsulSource, server_from_environment
+from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
+from tests.support.process import free_port, wait_until
+
+SOON = 5.0
+"""Seconds within which news must have arrived."""
+
+
+def real_server(address: str, port: int, weight: int = 1) -> RealServer:
+    """Return a real server of the first tier."""
+    return RealServer(0, parse_address(address), port, weight)
+
+
+async def until(source: ConsulSource, *expected: RealServer) -> None:
+    """Follow the source until it answers exactly these real servers."""
+
+    async def follow() -> None:
+        while sorted((await source.next()).servers) != sorted(expected):
+            pass
+
+    await asyncio.wait_for(follow(), SOON)
+
+
+async def refusal(source: ConsulSource) -> str:
+    """Return the message of the SourceError that the next answer is."""
+    with pytest.raises(SourceError) as caught:
+        await asyncio.wait_for(source.next(), SOON)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    """One agent in development mode for all tests that only register services of their own."""
+    with ConsulAgent(tmp_path_factory.mktemp("consul")) as running:
+        yield running
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Callable[..., ConsulServer]]:
+    """Return a function like ConsulServer; what it made is closed at the end."""
+    made: list[ConsulServer] = []
+
+    def make(
+        address: str, token: str | None = None, datacenter: str | None = None, wait: float = 300.0
+    ) -> ConsulServer:
+        made.append(ConsulServer(address, token, datacenter, wait=wait))
+        return made[-1]
+
+    yield make
+    for server in made:
+        await server.close()
+
+
+async def test_instances_of_both_families_with_their_weights(
+    agent: ConsulAgent, connect: Callable[..., ConsulServer]
+) -> None:
+    """Address, port and weight arrive as registered; without an address of its own an instance has the node's."""
+    agent.register("plain", 31001, "10.0.0.1", weights=(10, 1))
+    agent.register("plain", 31002, "fd00::2", weights=(3, 1))
+    agent.register("plain", 31003, "10.0.0.3")
+    agent.register("plain", 31004)
+    agent.register_external("far", "10.7.7.7", {"Service": "plain", "Port": 31005})
+    await until(
+        ConsulSource(connect(agent.url), "plain"),
+        real_server("10.0.0.1", 31001, 10),
+        real_server("fd00::2", 31002, 3),
+        real_server("10.0.0.3", 31003),
+        real_server("127.0.0.1", 31004),
+        real_server("10.7.7.7", 31005),
+    )
+
+
+async def test_health_decides_who_serves(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
+    """Warning has its own weight, 0 included; critical and maintenance take out; passing brings back."""
+    one = agent.register("health", 1, "10.0.0.1", weights=(10, 2))
+    two = agent.register("health", 2, "10.0.0.2", weights=(5, 0))
+    source = ConsulSource(connect(agent.url), "health")
+    await until(source, real_server("10.0.0.1", 1, 10), real_server("10.0.0.2", 2, 5))
+    agent.set_status(one, "warning")
+    await until(source, real_server("10.0.0.1", 1, 2), real_server("10.0.0.2", 2, 5))
+    agent.set_status(two, "warning")
+    await until(source, real_server("10.0.0.1", 1, 2))
+    agent.set_status(one, "critical")
+    await until(source)
+    agent.set_status(one, "passing")
+    agent.set_status(two, "passing")
+    await until(source, real_server("10.0.0.1", 1, 10), real_server("10.0.0.2", 2, 5))
+    agent.set_maintenance(two, enable=True)
+    await until(source, real_server("10.0.0.1", 1, 10))
+    agent.set_maintenance(two, enable=False)
+    await until(source, real_server("10.0.0.1", 1, 10), real_server("10.0.0.2", 2, 5))
+    agent.request("PUT", "/v1/agent/maintenance?enable=true")
+    await until(source)
+    agent.request("PUT", "/v1/agent/maintenance?enable=false")
+    await until(source, real_server("10.0.0.1", 1, 10), real_server("10.0.0.2", 2, 5))
+
+
+async def test_a_deregistered_instance_is_gone(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
+    """Deregistering takes one instance out; the last one leaves a real empty answer."""
+    one, two = agent.register("leaving", 1, "10.0.0.1"), agent.register("leaving", 2, "10.0.0.2")
+    source = ConsulSource(connect(agent.url), "leaving")
+    await until(source, real_server("10.0.0.1", 1), real_server("10.0.0.2", 2))
+    agent.deregister(one)
+    await until(source, real_server("10.0.0.2", 2))
+    agent.deregister(two)
+    await until(source)
+
+
+async def test_news_arrive_at_once_and_silence_is_waited_out(
+    agent: ConsulAgent, connect: Callable[..., ConsulServer]
+) -> None:
+    """A blocking query returns with the change, not at the end of its wait; without news it stays for its wait."""
+    agent.register("news", 1, "10.0.0.1")
+    source = ConsulSource(connect(agent.url), "news")
+    await until(source, real_server("10.0.0.1", 1))
+    waiting = asyncio.create_task(until(source, real_server("10.0.0.1", 1), real_server("10.0.0.2", 2)))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    agent.register("news", 2, "10.0.0.2")
+    started = time.monotonic()
+    await waiting
+    assert time.monotonic() - started < 1.0
+
+    quiet = ConsulSource(connect(agent.url, wait=0.5), "quiet")
+    agent.register("quiet", 1, "10.0.0.1")
+    await until(quiet, real_server("10.0.0.1", 1))
+    await asyncio.sleep(0.2)
+    await quiet.next()
+    started = time.monotonic()
+    await quiet.next()
+    assert time.monotonic() - started >= 0.45
+
+
+@pytest.mark.parametrize("service", ["we ird", "sla/sh", "que?ry", "per%cent", "käse", "..."])
+async def test_strange_service_names_are_found(
+    agent: ConsulAgent, connect: Callable[..., ConsulServer], service: str
+) -> None:
+    """Every name that Consul accepts is asked for by exactly that name."""
+    agent.register(service, 1, "10.0.0.1", service_id=f"strange-{service.encode().hex()}")
+    await until(ConsulSource(connect(agent.url), service), real_server("10.0.0.1", 1))
+
+
+async def test_a_host_name_as_address_is_an_error(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
+    """An instance that cannot be used refuses the whole answer and is named."""
+    agent.register("named", 1, "10.0.0.1")
+    agent.register("named", 2, "redis.example", service_id="by-name")
+    wait_until(lambda: len(agent.request("GET", "/v1/health/service/named")) == 2, "both are in the catalog")
+    message = await refusal(ConsulSource(connect(agent.url), "named"))
+    assert "instance 'by-name' on node 'test': the address 'redis.example' is no IP address" in message
+
+
+async def test_another_datacenter_that_nobody_knows_is_an_error(
+    agent: ConsulAgent, connect: Callable[..., ConsulServer]
+) -> None:
+    """A datacenter without a path to it is no empty answer."""
+    assert "No path to datacenter" in await refusal(ConsulSource(connect(agent.url, None, "nowhere"), "plain"))
+
+
+async def test_a_restart_loses_nothing(tmp_path: Path, connect: Callable[..., ConsulServer]) -> None:
+    """While the agent is down there are errors and no answer; when it is back, the first answer is complete."""
+    with ConsulAgent(tmp_path, persistent=True) as own:
+        own.register("redis", 1, "10.0.0.1")
+        own.register("redis", 2, "10.0.0.2")
+        both = {real_server("10.0.0.1", 1), real_server("10.0.0.2", 2)}
+        source = ConsulSource(connect(own.url), "redis")
+        await until(source, *both)
+        seen: list[Answer | str] = []
+
+        async def watch() -> None:
+            while not seen or isinstance(seen[-1], str) or len(seen[-1].servers) < 3:
+                try:
+                    seen.append(await source.next())
+                except SourceError as error:
+                    seen.append(str(error))
+                    await asyncio.sleep(0.02)
+
+        watching = asyncio.create_task(watch())
+        await asyncio.to_thread(own.restart)
+        back = len(seen)
+        own.register("redis", 3, "10.0.0.3")
+        await asyncio.wait_for(watching, SOON)
+    assert any("cannot be reached: Connection refused" in str(one) for one in seen[:back])
+    assert all(both <= set(one.servers) for one in seen if isinstance(one, Answer))
+
+
+async def test_a_token_without_rights_is_an_error(tmp_path: Path, connect: Callable[..., ConsulServer]) -> None:
+    """Consul 1.8 answers an empty list to a token without rights; that, and an unknown token, are errors."""
+    with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as own:
+        own.register("redis", 1, "10.0.0.1")
+        good = ConsulSource(connect(own.url, MASTER_TOKEN), "redis")
+        await until(good, real_server("10.0.0.1", 1))
+        assert (await ConsulSource(connect(own.url, MASTER_TOKEN), "nobody").next()).servers == ()
+
+        message = await refusal(ConsulSource(connect(own.url), "redis"))
+        assert "may not read every service and node" in message
+        assert "service:read and node:read" in message
+
+        message = await refusal(ConsulSource(connect(own.url, "0f0e0d0c-unknown"), "redis"))
+        assert "answered 403 'ACL not found'" in message
+        assert "0f0e0d0c" not in message
+
+        rules = 'service "redis" { policy = "read" }'
+        own.request("PUT", "/v1/acl/policy", {"Name": "service-only", "Rules": rules})
+        token = own.request("PUT", "/v1/acl/token", {"Policies": [{"Name": "service-only"}]})["SecretID"]
+        narrow = ConsulSource(connect(own.url, token), "redis")
+        assert "may not read every node" in await refusal(narrow)
+        policy = own.request("GET", "/v1/acl/policy/name/service-only")
+        policy["Rules"] = rules + ' node_prefix "" { policy = "read" }'
+        own.request("PUT", f"/v1/acl/policy/{policy['ID']}", policy)
+        await until(ConsulSource(connect(own.url, token), "redis"), real_server("10.0.0.1", 1))
+
+
+async def test_https_with_client_certificates(tmp_path: Path) -> None:
+    """Authority, client certificate and server name come from the variables of the consul command line."""
+
+    def make(*command: str) -> None:
+        subprocess.run(["consul", "tls", *command], cwd=tmp_path, check=True, capture_output=True)
+
+    make("ca", "create")
+    make("cert", "create", "-server")
+    make("cert", "create", "-client")
+    port, authority = free_port(), str(tmp_path / "consul-agent-ca.pem")
+    config: dict[str, object] = {
+        "ports": {"https": port},
+        "ca_file": authority,
+        "cert_file": str(tmp_path / "dc1-server-consul-0.pem"),
+        "key_file": str(tmp_path / "dc1-server-consul-0-key.pem"),
+        "verify_incoming_https": True,
+    }
+    good = {
+        "CONSUL_HTTP_ADDR": f"127.0.0.1:{port}",
+        "CONSUL_HTTP_SSL": "true",
+        "CONSUL_CACERT": authority,
+        "CONSUL_CLIENT_CERT": str(tmp_path / "dc1-client-consul-0.pem"),
+        "CONSUL_CLIENT_KEY": str(tmp_path / "dc1-client-consul-0-key.pem"),
+        "CONSUL_TLS_SERVER_NAME": "server.dc1.consul",
+    }
+    without = {
+        "CONSUL_CACERT": {"CONSUL_CACERT": ""},
+        "a client certificate": {"CONSUL_CLIENT_CERT": "", "CONSUL_CLIENT_KEY": ""},
+        "the server's name": {"CONSUL_TLS_SERVER_NAME": "other.example"},
+    }
+    with ConsulAgent(tmp_path, config=config) as own:
+        own.register("redis", 1, "10.0.0.1")
+        server = server_from_environment(None, good)
+        await until(ConsulSource(server, "redis"), real_server("10.0.0.1", 1))
+        await server.close()
+        for change in without.values():
+            server = server_from_environment(None, good | change)
+            assert f"Consul at https://127.0.0.1:{port} " in await refusal(ConsulSource(server, "redis"))
+            await server.close()
+        server = server_from_environment(None, good | without["CONSUL_CACERT"] | {"CONSUL_HTTP_SSL_VERIFY": "false"})
+        await until(ConsulSource(server, "redis"), real_server("10.0.0.1", 1))
+        await server.close()

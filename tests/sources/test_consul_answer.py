@@ -1,0 +1,151 @@
+"""From the health endpoint's JSON to real servers."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.model import MAX_WEIGHT, Answer, RealServer
+from clb_discovery.errors import SourceError
+from clb_discovery.sources.consul_answer import parse_entries
+
+STATUSES = st.lists(st.sampled_from(["passing", "warning", "critical"]), max_size=6)
+
+
+def entry(*statuses: str, node: object = "10.9.9.9", **service: object) -> dict[str, object]:
+    """Return an entry whose Service has these fields beside an id, a port and an address."""
+    return {
+        "Node": {"Node": "n1", "Address": node},
+        "Service": {"ID": "s1", "Address": "10.0.0.1", "Port": 80} | service,
+        "Checks": [{"CheckID": f"c{number}", "Status": status} for number, status in enumerate(statuses)],
+    }
+
+
+def server(address: str = "10.0.0.1", port: int = 80, weight: int = 1) -> RealServer:
+    """Return a real server of the first tier."""
+    return RealServer(0, parse_address(address), port, weight)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (entry(), server()),
+        (entry(Address="fd00::1"), server("fd00::1")),
+        (entry(Address="::ffff:10.0.0.3"), server("10.0.0.3")),
+        (entry(Address=""), server("10.9.9.9")),
+        (entry(Address=None), server("10.9.9.9")),
+        (entry(Port=1), server(port=1)),
+        (entry(Port=65535), server(port=65535)),
+        (entry(Weights=None), server()),
+        (entry(Weights={}), server()),
+        (entry(Weights={"Passing": 7}), server(weight=7)),
+        (entry("warning", Weights={"Passing": 7, "Warning": 2}), server(weight=2)),
+        (entry("passing", "warning", Weights={"Passing": 7}), server(weight=1)),
+        (entry(Weights={"Passing": 10**9}), server(weight=MAX_WEIGHT)),
+        (entry() | {"Checks": None}, server()),
+    ],
+)
+def test_an_instance_becomes_a_real_server(given: object, expected: RealServer) -> None:
+    """Service address, else the node's; the weight of its health; 1 where nothing is said."""
+    assert parse_entries([given]) == Answer((expected,))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        entry("critical"),
+        entry("passing", "critical", "warning"),
+        entry("warning", Weights={"Passing": 1, "Warning": 0}),
+        entry(Weights={"Passing": 0, "Warning": 1}),
+        entry(Weights={"Passing": -5}),
+        entry("critical", Address="no address", Port=0, Weights="none"),
+    ],
+)
+def test_an_instance_that_must_not_serve_is_out(given: object) -> None:
+    """A critical check or a weight below 1 takes an instance out, whatever else it says."""
+    assert parse_entries([entry(), given]) == Answer((server(),))
+
+
+@given(statuses=STATUSES, passing=st.integers(-2, 100_000), warning=st.integers(-2, 100_000))
+def test_health_and_weight_follow_consuls_rule(statuses: list[str], passing: int, warning: int) -> None:
+    """Any critical check is out; any warning gives the warning weight; below 1 is out; the rest is clamped."""
+    answer = parse_entries([entry(*statuses, Weights={"Passing": passing, "Warning": warning})])
+    weight = warning if "warning" in statuses else passing
+    out = "critical" in statuses or weight < 1
+    assert answer.servers == (() if out else (server(weight=min(weight, MAX_WEIGHT)),))
+
+
+def test_an_empty_list_is_an_empty_answer() -> None:
+    """No instances is what Consul may say."""
+    assert parse_entries([]) == Answer(())
+
+
+def test_duplicates_are_left_to_the_desired_state() -> None:
+    """Two ids with one address and port stay two entries."""
+    assert parse_entries([entry(ID="a"), entry(ID="b")]).servers == (server(), server())
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (entry(Port=0), "the port is 0"),
+        (entry(Port=65536), "the port is 65536"),
+        (entry(Port=True), "the port is True"),
+        (entry(Port="80"), "the port is '80'"),
+        (entry(Address="redis.example"), "'redis.example' is no IP address"),
+        (entry(Address="fe80::1%eth0"), "'fe80::1%eth0' is no IP address"),
+        (entry(Address="", node=""), "'' is no IP address"),
+        (entry(Address=["10.0.0.1"]), "['10.0.0.1'] is no IP address"),
+        (entry(Weights={"Passing": 1.5}), "Weights.Passing is 1.5"),
+        (entry(Weights=3), "Weights is 3"),
+        (entry("fine"), "a check is 'fine'"),
+        (entry() | {"Checks": "passing"}, "Checks is 'passing'"),
+        (entry() | {"Checks": [1]}, "a check is 1"),
+    ],
+)
+def test_an_instance_that_cannot_be_used_is_an_error(given: object, complaint: str) -> None:
+    """The whole answer is refused, and the message names node, service id and value."""
+    with pytest.raises(SourceError, match=re.escape(complaint)) as caught:
+        parse_entries([entry(), given])
+    assert "instance 's1' on node 'n1': " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given", [None, {}, "text", 1, [None], [[]], [{}], [{"Node": {}}], [{"Node": {}, "Service": 1}]]
+)
+def test_another_shape_is_an_error(given: object) -> None:
+    """JSON that is no list of instances is refused."""
+    with pytest.raises(SourceError, match="is this Consul"):
+        parse_entries(given)
+
+
+def test_untrusted_text_is_bounded_and_escaped() -> None:
+    """A long or hostile name, address or nest of lists gives one short printable line."""
+    nest: object = []
+    for _ in range(900):
+        nest = [nest]
+    for value in ("x" * 10**6, "\x1b[2J\n", nest, {"k": "v" * 10**6}):
+        with pytest.raises(SourceError) as caught:
+            parse_entries([entry(ID=value, Address=value)])
+        assert len(str(caught.value)) < 500
+        assert str(caught.value).isprintable()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(entries=st.lists(JSON | st.fixed_dictionaries({"Node": JSON, "Service": JSON, "Checks": JSON})) | JSON)
+def test_no_json_breaks_the_parser(entries: object) -> None:
+    """Any JSON gives an answer or a SourceError, nothing else."""
+    try:
+        answer = parse_entries(entries)
+    except SourceError:
+        return
+    assert isinstance(answer, Answer)
