@@ -1,0 +1,204 @@
+"""DNS SRV as a source: one record name, asked again when the first of its TTLs runs out.
+
+dnspython resolves; what is ours is the stance around it. An answer is whole or it is an error: SERVFAIL, REFUSED, a
+time-out or a malformed message for the SRV records or for any one target fails the round, and the last known answer
+stays (RFC 8767 section 4). Only NXDOMAIN and NODATA say "none".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+import dns.name
+from dns.exception import DNSException
+from dns.rdataclass import IN
+from dns.rdatatype import AAAA, SRV, A, RdataType
+
+from clb_discovery.core.model import Answer
+from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.sources.srv_answer import (
+    AddressSet,
+    SrvRecord,
+    SrvSet,
+    build_answer,
+    refresh_after,
+    smallest_ttl,
+    targets,
+)
+from clb_discovery.sources.srv_lookup import Found, Lookup, plain, to_text
+from clb_discovery.sources.srv_resolvers import EDNS_PAYLOAD, Resolvers
+
+__all__ = ["Resolvers", "SrvSource"]
+
+CONCURRENCY: Final = 32
+"""Questions under way at once for the targets of one name."""
+ROUND_TIMEOUT: Final = 60.0
+"""Seconds for the SRV records and all their targets."""
+
+_TRIMMED_FROM: Final = EDNS_PAYLOAD * 2 // 3
+"""Bytes. What Consul trims ends within one record and its addresses of the buffer size."""
+_TCP_TRIMMED_FROM: Final = 64_000
+"""Bytes, likewise; over TCP Consul trims to 65,523."""
+
+
+class SrvSource:
+    """One SRV record name, such as `_redis._tcp.example`."""
+
+    def __init__(
+        self,
+        name: str,
+        resolvers: Resolvers,
+        min_ttl: float = 1.0,
+        max_ttl: float = 60.0,
+        *,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Check the name; nothing is sent yet.
+
+        :param name: the owner of the SRV records; unless it ends in a dot, search domains of resolv.conf apply.
+        :param min_ttl: least seconds between two rounds.
+        :param max_ttl: most seconds between two rounds.
+        :param rng: where jitter comes from.
+        :raises UsageError: if the name is not a DNS name, or the bounds cross.
+        """
+        self.name: Final = f"srv:{name}"
+        self._qname: Final = _parse_name(name)
+        if not 0 < min_ttl <= max_ttl:
+            raise UsageError(
+                f"--min-ttl {min_ttl:g} and --max-ttl {max_ttl:g}: give seconds above 0, the first not above the second"
+            )
+        self._bounds: Final = (min_ttl, max_ttl)
+        self._resolvers: Final = resolvers
+        self._rng: Final = rng or random.Random()  # noqa: S311 -- jitter, nothing secret
+        self._due: float | None = None
+        self._tcp_first = False
+
+    async def next(self) -> Answer:
+        """Wait until the TTL of the last answer is over, then ask; at once the first time and after an error.
+
+        :raises SourceError: if the SRV records or the addresses of any target could not be had.
+        """
+        clock = asyncio.get_running_loop().time
+        if self._due is not None:
+            await asyncio.sleep(self._due - clock())
+        self._due = None
+        started = clock()
+        lookup = Lookup(self.name, self._resolvers.current())
+        try:
+            async with asyncio.timeout(ROUND_TIMEOUT):
+                srv = await self._find_srv(lookup)
+                records = _records(srv)
+                addresses = await _find_addresses(lookup, targets(records), srv)
+        except TimeoutError:
+            raise SourceError(
+                f"{self.name}: no complete answer in {ROUND_TIMEOUT:g} s; the DNS server is slow, look at its load"
+            ) from None
+        answer = build_answer(records, addresses)
+        wait = refresh_after(smallest_ttl(records, addresses), lookup.questions, self._bounds, self._rng.random())
+        # TTLs count from when the answers left the server, so the round itself is part of the wait.
+        self._due = max(started + wait, clock() + self._bounds[0])
+        return answer
+
+    async def close(self) -> None:
+        """Do nothing: every question opens and closes its own socket, whose port is part of its forgery protection."""
+
+    async def _find_srv(self, lookup: Lookup) -> Found:
+        """Find the SRV records, over TCP where UDP may have cut them short without saying so.
+
+        Consul trims an answer over UDP to the buffer size, keeping a random subset, and sets TC only with
+        `dns_config.enable_truncate`, which is off by default (Consul's agent/dns.go, trimUDPResponse; HAProxy #1160 is
+        what that does to a pool). Its marks are TTL 0, unless `service_ttl` is set, and a size near the buffer's. With
+        either we ask again over TCP, and from then on TCP first while the mark is there, so that pools do not flap.
+
+        :raises SourceError: also if the answer over TCP looks trimmed: DNS cannot carry it whole.
+        """
+        srv = await lookup.find(self._qname, SRV, tcp=self._tcp_first)
+        if not self._tcp_first and _may_be_trimmed(srv):
+            srv = await lookup.find(self._qname, SRV, tcp=True)
+        self._tcp_first = _may_be_trimmed(srv)
+        if self._tcp_first and _size(srv) > _TCP_TRIMMED_FROM:
+            raise SourceError(
+                f"{self.name}: an answer of {_size(srv)} bytes is at the limit of DNS and may lack servers; "
+                "use --consul, or split the service"
+            )
+        return srv
+
+
+def _parse_name(text: str) -> dns.name.Name:
+    """Read a record name.
+
+    :raises UsageError: if it is empty, or not a DNS name (RFC 1035 section 2.3.4).
+    """
+    try:
+        name = dns.name.from_text(text, None)
+        absolute = name.derelativize(dns.name.root)
+    except (DNSException, ValueError) as error:
+        reason = plain(str(error))
+        raise UsageError(f"--srv {text[:300]!r}: {reason}; give a record name such as _redis._tcp.example") from None
+    if absolute == dns.name.root:
+        raise UsageError(f"--srv {text!r}: names no record; give a record name such as _redis._tcp.example")
+    return name
+
+
+def _records(srv: Found) -> SrvSet:
+    """Return the SRV records as plain values."""
+    records = tuple(
+        SrvRecord(record.priority, record.weight, record.port, to_text(record.target)) for record in srv.records or ()
+    )
+    return SrvSet(to_text(srv.name), records, srv.ttl)
+
+
+async def _find_addresses(lookup: Lookup, names: tuple[str, ...], srv: Found) -> dict[str, list[AddressSet]]:
+    """Return the addresses of every target in both families, from the SRV answer's additional section or by asking.
+
+    :raises SourceError: if one of the questions failed; the others are given up.
+    """
+    addresses: dict[str, list[AddressSet]] = {name: [] for name in names}
+    places = asyncio.Semaphore(CONCURRENCY)
+    bailiwick = _bailiwick(srv.name)
+
+    async def ask(name: str, rdtype: RdataType) -> None:
+        async with places:
+            found = await lookup.find(dns.name.from_text(name), rdtype)
+        addresses[name].append(AddressSet(tuple(record.address for record in found.records or ()), found.ttl))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name in names:
+                target = dns.name.from_text(name)
+                believed = bailiwick is not None and target.is_subdomain(bailiwick)
+                for rdtype in (A, AAAA):
+                    given = srv.response.get_rrset(srv.response.additional, target, IN, rdtype) if believed else None
+                    if given:
+                        addresses[name].append(AddressSet(tuple(record.address for record in given), given.ttl))
+                    else:
+                        group.create_task(ask(name, rdtype))
+    except ExceptionGroup as failures:
+        expected, unexpected = failures.split(SourceError)
+        if expected is None or unexpected is not None:
+            raise
+        raise expected.exceptions[0] from None
+    return addresses
+
+
+def _bailiwick(owner: dns.name.Name) -> dns.name.Name | None:
+    """Return the domain whose addresses an answer for this owner may carry along; None where that is the root.
+
+    Addresses of other domains are not the answering zone's to give (RFC 2181 section 5.4.1), so they are asked for.
+    """
+    labels = list(owner.labels)
+    while labels[0].startswith(b"_"):
+        labels.pop(0)
+    return dns.name.Name(labels) if len(labels) > 1 else None
+
+
+def _may_be_trimmed(srv: Found) -> bool:
+    """Tell whether an answer bears a mark of what Consul trims; see `SrvSource._find_srv`."""
+    return srv.records is not None and (srv.records.ttl == 0 or _size(srv) > _TRIMMED_FROM)
+
+
+def _size(srv: Found) -> int:
+    """Return the bytes of the message on the wire."""
+    return len(srv.response.wire or b"")

@@ -1,0 +1,172 @@
+"""One round of DNS questions: each is followed through CNAMEs to its records, or to a certain "none", or fails."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, cast
+
+import dns.name
+from dns.asyncresolver import Resolver
+from dns.exception import DNSException, Timeout
+from dns.flags import TC
+from dns.message import ChainingResult, QueryMessage
+from dns.nameserver import Do53Nameserver
+from dns.rdatatype import SOA, RdataType
+from dns.resolver import NXDOMAIN
+from dns.rrset import RRset
+
+from clb_discovery.errors import SourceError
+
+MAX_CNAMES: Final = 8
+"""CNAMEs followed from one name, in one answer or over several."""
+
+_SHOWN_CAUSES: Final = 4
+_SHOWN_LENGTH: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where the search for records of one type ended."""
+
+    name: dns.name.Name
+    """Owner of the records, or the name that has none."""
+    records: RRset | None
+    """None after NXDOMAIN and NODATA."""
+    response: QueryMessage
+    """The last one, with its additional section."""
+    ttl: int
+    """Seconds; the smallest on the way."""
+
+
+class Lookup:
+    """The questions of one round; prefers the server that answered last, counts, and words the errors."""
+
+    def __init__(self, label: str, resolver: Resolver) -> None:
+        """Ask nothing yet.
+
+        :param label: what errors begin with: the name of the source.
+        """
+        self.questions = 0
+        self._label = label
+        self._resolver = resolver
+
+    async def find(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
+        """Follow CNAMEs to the records asked for, or to the name that does not have them.
+
+        An authoritative server returns the CNAME alone when its target lies in another zone, so an answer that ends in
+        a CNAME is asked on.
+
+        :param name: absolute, or relative to the search domains where the resolver has any.
+        :param tcp: ask over TCP only; else over UDP, and over TCP when the answer is marked as truncated.
+        :raises SourceError: if a question got no proper answer, or there are more than `MAX_CNAMES`.
+        """
+        asked, ttl, hops = name, None, 0
+        while True:
+            response, chain = await self._ask(asked, rdtype, tcp=tcp)
+            hops += len(chain.cnames)
+            if hops > MAX_CNAMES:
+                raise SourceError(
+                    f"{self._label}: {rdtype.name} of {to_text(name)} is behind more than {MAX_CNAMES} CNAMEs; "
+                    "shorten the chain, or break the loop"
+                )
+            unfinished = chain.answer is None and chain.cnames and response.rcode() == 0
+            here = _ttl(chain, response, negative=chain.answer is None and not unfinished)
+            ttl = here if ttl is None else min(ttl, here)
+            if not unfinished:
+                return Found(chain.canonical_name, chain.answer, response, ttl)
+            asked = chain.canonical_name
+
+    async def _ask(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool) -> tuple[QueryMessage, ChainingResult]:
+        """Ask one question (several with search domains); NXDOMAIN and NODATA are answers.
+
+        :raises SourceError: if no server gave a proper answer.
+        """
+        self.questions += 1
+        try:
+            answer = await self._resolver.resolve(name, rdtype, tcp=tcp, raise_on_no_answer=False)
+        except NXDOMAIN as nothing:
+            responses = cast("dict[dns.name.Name, QueryMessage]", nothing.kwargs["responses"])
+            # With search domains there are several; the one that may change first stands for all.
+            response = min(responses.values(), key=lambda one: _ttl(one.resolve_chaining(), one, negative=True))
+            chain = response.resolve_chaining()
+        except DNSException as error:
+            raise self._failed(name, rdtype, _causes(error)) from None
+        else:
+            self._resolver = _preferring(self._resolver, answer.nameserver, answer.port)
+            response, chain = answer.response, answer.chaining_result
+        if response.flags & TC:
+            # dnspython goes from UDP to TCP by itself, and takes what it gets there.
+            raise self._failed(name, rdtype, "truncated even over TCP")
+        return response, chain
+
+    def _failed(self, name: dns.name.Name, rdtype: RdataType, causes: str) -> SourceError:
+        by_hand = _by_hand(self._resolver, name, rdtype)
+        return SourceError(f"{self._label}: {rdtype.name} of {to_text(name)}: {causes}; ask by hand: {by_hand}")
+
+
+def to_text(name: dns.name.Name) -> str:
+    """Return the form that `srv_answer` speaks: lower case, odd bytes escaped (RFC 1035 section 5.1)."""
+    return name.canonicalize().to_text()
+
+
+def _ttl(chain: ChainingResult, response: QueryMessage, *, negative: bool) -> int:
+    """Return the seconds one response holds: its CNAMEs, its records, and where negative RFC 2308 section 5.
+
+    A negative answer without a SOA record must not be kept, so it holds 0 seconds.
+    """
+    ttls = [part.ttl for part in (*chain.cnames, chain.answer) if part is not None]
+    if negative:
+        soas = [rrset for rrset in response.authority if rrset.rdtype == SOA]
+        ttls.append(min((min(soa.ttl, soa[0].minimum) for soa in soas), default=0))
+    return min(ttls)
+
+
+def _preferring(resolver: Resolver, address: str | None, port: int | None) -> Resolver:
+    """Return a resolver that asks this server first, so that a dead one before it costs its time-out once a round."""
+
+    def is_other(server: object) -> bool:
+        return not isinstance(server, Do53Nameserver) or (server.address, server.port) != (address, port)
+
+    servers = resolver.nameservers
+    if not is_other(servers[0]):
+        return resolver
+    preferring = copy.copy(resolver)
+    preferring.nameservers = sorted(servers, key=is_other)
+    preferring.rotate = False
+    return preferring
+
+
+def _causes(error: DNSException) -> str:
+    """Return what each server did, shortly: `SERVFAIL from 10.0.0.53@53 (UDP)`."""
+    causes = list(dict.fromkeys(_each_cause(error)))
+    if not causes:
+        return plain(str(error))
+    return ", ".join(causes[:_SHOWN_CAUSES]) + (", ..." if len(causes) > _SHOWN_CAUSES else "")
+
+
+def _each_cause(error: DNSException) -> Iterator[str]:
+    for server, tcp, _port, cause, _response in error.kwargs.get("errors", ()):
+        if isinstance(cause, Timeout):
+            what = "no answer"
+        elif isinstance(cause, OSError):
+            what = cause.strerror or type(cause).__name__
+        elif isinstance(cause, EOFError):
+            what = "connection closed"
+        else:
+            what = plain(str(cause) or type(cause).__name__)
+        yield f"{what} from {str(server).removeprefix('Do53:')} ({'TCP' if tcp else 'UDP'})"
+
+
+def plain(text: str) -> str:
+    """Return text that is safe in one line of a log: printable ASCII, bounded, without the full stop at its end."""
+    return ascii(text[:_SHOWN_LENGTH])[1:-1].removesuffix(".")
+
+
+def _by_hand(resolver: Resolver, name: dns.name.Name, rdtype: RdataType) -> str:
+    """Return the command that asks the same; names come from DNS, so they are quoted for a shell."""
+    server = next((server for server in resolver.nameservers if isinstance(server, Do53Nameserver)), None)
+    at = f"@{server.address} -p {server.port} " if server else ""
+    return f"dig {at}{shlex.quote(to_text(name))} {rdtype.name}"

@@ -1,0 +1,105 @@
+"""Which DNS servers to ask: those of the command line, else those of resolv.conf as it is now."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from dns.asyncresolver import Resolver
+from dns.exception import DNSException
+from dns.nameserver import Do53Nameserver
+
+from clb_discovery.errors import SourceError, UsageError
+
+RESOLV_CONF: Final = Path("/etc/resolv.conf")
+DNS_PORT: Final = 53
+EDNS_PAYLOAD: Final = 1232
+"""Bytes of UDP answer we take: one packet on every IPv6 path, so that nothing hangs on fragments (flag day 2020)."""
+LIFETIME: Final = 5.0
+"""Seconds for one question over all servers and tries."""
+
+_SHOWN_LENGTH: Final = 80
+_FORMS: Final = "write IP, IP:PORT or [IPV6]:PORT"
+
+
+class Resolvers:
+    """The DNS servers that every SRV source of this sidecar asks."""
+
+    def __init__(
+        self, nameservers: Sequence[str] = (), *, resolv_conf: Path = RESOLV_CONF, lifetime: float = LIFETIME
+    ) -> None:
+        """Check the servers; nothing is sent or read yet.
+
+        :param nameservers: `IP`, `IP:PORT` or `[IPV6]:PORT`, asked in this order. Names are then absolute: search
+            domains belong to resolv.conf.
+        :param resolv_conf: read when `nameservers` is empty, and again whenever the file has changed.
+        :param lifetime: seconds for one question over all servers and tries.
+        :raises UsageError: if one is not an address.
+        """
+        self._resolv_conf = resolv_conf
+        self._lifetime = lifetime
+        self._seen: tuple[int, ...] = ()
+        self._from_file = not nameservers
+        self._resolver = Resolver(configure=False)
+        self._set_up(self._resolver, [_parse_server(text) for text in nameservers])
+
+    def current(self) -> Resolver:
+        """Return the resolver to use for the next round of questions.
+
+        :raises SourceError: if resolv.conf cannot be used. The next call looks again.
+        """
+        if not self._from_file:
+            return self._resolver
+        try:
+            stat = os.stat(self._resolv_conf)  # noqa: PTH116 -- follows the link of systemd-resolved, as open does
+            seen = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if seen != self._seen:
+                self._resolver = self._read()
+                self._seen = seen
+        except OSError as error:
+            raise self._unusable(error.strerror or type(error).__name__) from None
+        except (DNSException, ValueError) as error:
+            raise self._unusable(ascii(str(error))[1:-1]) from None
+        return self._resolver
+
+    def _read(self) -> Resolver:
+        resolver = Resolver(str(self._resolv_conf))
+        self._set_up(resolver, [(str(server), DNS_PORT) for server in resolver.nameservers])
+        resolver.use_search_by_default = True
+        return resolver
+
+    def _set_up(self, resolver: Resolver, servers: Sequence[tuple[str, int]]) -> None:
+        resolver.nameservers = [Do53Nameserver(host, port) for host, port in servers]
+        resolver.use_edns(0, payload=EDNS_PAYLOAD)
+        resolver.lifetime = self._lifetime
+
+    def _unusable(self, cause: str) -> SourceError:
+        return SourceError(f"{self._resolv_conf}: {cause}; correct it, or name a DNS server with --resolver IP[:PORT]")
+
+
+def _parse_server(text: str) -> tuple[str, int]:
+    """Read one `--resolver` value.
+
+    :raises UsageError: if it is not an address with or without a port.
+    """
+    shown = repr(text[:_SHOWN_LENGTH])
+    host, port = text, str(DNS_PORT)
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise UsageError(f"--resolver {shown}: the bracket is not closed before the port; {_FORMS}")
+        port = rest[1:] if rest else port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise UsageError(f"--resolver {shown}: {host[:_SHOWN_LENGTH]!r} is not an IP address; {_FORMS}") from None
+    if text.startswith("[") and address.version == 4:
+        raise UsageError(f"--resolver {shown}: brackets are for IPv6; {_FORMS}")
+    if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535):
+        raise UsageError(f"--resolver {shown}: the port {port[:_SHOWN_LENGTH]!r} is not 1 to 65535; {_FORMS}")
+    return str(address), int(port)

@@ -1,0 +1,459 @@
+"""The SRV source against a server that misbehaves on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import dns.name
+import pytest
+
+from clb_discovery.core.model import Answer, Failure
+from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.sources.base import follow
+from clb_discovery.sources.srv import Resolvers, SrvSource
+from clb_discovery.sources.srv_lookup import MAX_CNAMES
+from tests.support.fake_dns import FakeDns, Reply
+from tests.support.process import free_port
+
+NAME = "_redis._tcp.example"
+SRV = (f"{NAME}.", "SRV")
+SOA = "example. 60 SOA ns. admin. 1 3600 600 86400 30"
+
+
+class Always(random.Random):
+    """Gives the same number every time."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__(0)
+        self._number = number
+
+    def random(self) -> float:
+        """Return the number."""
+        return self._number
+
+
+def source(server: FakeDns, name: str = NAME, *, min_ttl: float = 1.0, chance: float = 0.0) -> SrvSource:
+    """Build a source that gives up early and has known jitter."""
+    return SrvSource(name, Resolvers([server.address], lifetime=0.4), min_ttl, rng=Always(chance))
+
+
+def records(*data: str, ttl: int = 60) -> list[str]:
+    """Return SRV lines for the name under test."""
+    return [f"{NAME}. {ttl} SRV {one}" for one in data]
+
+
+def shown(answer: Answer) -> list[str]:
+    """Return the servers as text: priority, weight, address and port."""
+    return [f"{server.priority} {server.weight} {server}" for server in answer.servers]
+
+
+async def failure(from_source: SrvSource) -> str:
+    """Return the message of the SourceError that the next answer is."""
+    with pytest.raises(SourceError) as caught:
+        await from_source.next()
+    message = str(caught.value)
+    assert message.startswith(f"{from_source.name}: ")
+    assert message.isascii()
+    assert message.isprintable()
+    assert len(message) < 600
+    return message
+
+
+BAD_REPLIES = [
+    (Reply(rcode="SERVFAIL"), "SERVFAIL"),
+    (Reply(rcode="REFUSED"), "REFUSED"),
+    (Reply(rcode="FORMERR"), "FORMERR"),
+    (Reply(rcode="NOTIMP"), "NOTIMP"),
+    (Reply(rcode="YXDOMAIN"), "DNAME"),
+    (Reply(wrong_id=True), "no answer"),
+    (Reply(garbage=True), "no answer"),
+    (Reply(silent=True), "no answer"),
+    (Reply(truncated=True, truncated_tcp=True), "truncated even over TCP"),
+    (Reply(truncated=True, silent=True), "no answer"),
+]
+
+
+@pytest.mark.parametrize(("reply", "cause"), BAD_REPLIES)
+async def test_bad_reply_for_the_records_is_a_failure(reply: Reply, cause: str) -> None:
+    """An error, a silence or a malformed message for the SRV records fails, with cause, server and command."""
+    async with FakeDns() as server:
+        server.replies[SRV] = reply
+
+        message = await failure(source(server))
+
+    assert cause in message
+    assert f"dig @127.0.0.1 -p {server.port} {NAME} SRV" in message
+
+
+@pytest.mark.parametrize(("reply", "cause"), BAD_REPLIES)
+@pytest.mark.parametrize("kind", ["A", "AAAA"])
+async def test_bad_reply_for_one_target_is_a_failure(reply: Reply, cause: str, kind: str) -> None:
+    """An error for one family of one target fails the whole answer: it is never partial."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", "0 1 80 b.example."))
+        server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
+        server.replies["b.example.", kind] = reply
+
+        message = await failure(source(server))
+
+    assert cause in message
+    assert f"{kind} of b.example." in message
+
+
+async def test_truncated_without_tcp_is_a_failure() -> None:
+    """Truncation on a server without TCP is a failure, not a short pool."""
+    async with FakeDns(tcp=False) as server:
+        server.replies[SRV] = Reply(truncated=True)
+
+        message = await failure(source(server))
+
+    assert "(TCP)" in message
+
+
+async def test_recovers_at_once() -> None:
+    """After a failure the next call asks without waiting, and a good answer ends the trouble."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(rcode="SERVFAIL")
+        one = source(server, min_ttl=30.0)
+        await failure(one)
+        server.replies[SRV] = Reply(records("0 1 80 a.example."))
+        server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
+
+        async with asyncio.timeout(5):
+            answer = await one.next()
+
+    assert shown(answer) == ["0 1 10.0.0.1:80"]
+
+
+async def test_follow_hands_failures_and_answers_on() -> None:
+    """Under the common loop a failing server is a series of failures, then an answer, and never an empty one."""
+    seen: list[Answer | Failure] = []
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(rcode="REFUSED")
+
+        def emit(outcome: Answer | Failure) -> None:
+            seen.append(outcome)
+            server.replies[SRV] = Reply(records("0 1 80 a.example."))
+            server.replies["a.example.", "AAAA"] = Reply(["a.example. 60 AAAA fd00::1"])
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(follow(source(server), emit), 1.0)
+
+    assert isinstance(seen[0], Failure)
+    assert isinstance(seen[-1], Answer)
+    assert [len(one.servers) for one in seen if isinstance(one, Answer)] == [1]
+
+
+@pytest.mark.parametrize("reply", [Reply(rcode="NXDOMAIN", authority=[SOA]), Reply(authority=[SOA])])
+async def test_no_records_is_an_answer(reply: Reply) -> None:
+    """NXDOMAIN and NODATA of the name say that there are no servers."""
+    async with FakeDns() as server:
+        server.replies[SRV] = reply
+
+        answer = await source(server).next()
+
+    assert answer == Answer(())
+
+
+@pytest.mark.parametrize("reply", [Reply(rcode="NXDOMAIN", authority=[SOA]), Reply(authority=[SOA])])
+async def test_target_without_addresses_adds_nothing(reply: Reply) -> None:
+    """NXDOMAIN and NODATA of a target leave that target out, and the others in."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", "0 1 80 b.example."))
+        server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
+        server.replies["b.example.", "A"] = reply
+        server.replies["b.example.", "AAAA"] = reply
+
+        answer = await source(server).next()
+
+    assert shown(answer) == ["0 1 10.0.0.1:80"]
+
+
+async def test_additional_in_bailiwick_spares_questions() -> None:
+    """Addresses that come along for targets of the zone are used, family by family; only the missing ones are asked."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(
+            records("0 1 80 a.example.", "0 1 80 B.sub.Example."),
+            additional=["a.example. 60 A 10.0.0.1", "a.example. 60 AAAA fd00::1", "b.SUB.example. 60 A 10.0.0.2"],
+        )
+
+        answer = await source(server).next()
+
+    assert shown(answer) == ["0 1 10.0.0.1:80", "0 1 10.0.0.2:80", "0 1 [fd00::1]:80"]
+    assert server.asked[1:] == [("b.sub.example.", "AAAA", "udp")]
+
+
+async def test_additional_out_of_bailiwick_is_not_believed() -> None:
+    """Addresses that come along for targets of other zones are ignored, and asked for."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(
+            records("0 1 80 a.other.", "0 1 80 a.notexample."),
+            additional=["a.other. 60 A 10.6.6.6", "a.notexample. 60 A 10.6.6.6"],
+        )
+        server.replies["a.other.", "A"] = Reply(["a.other. 60 A 10.0.0.1"])
+
+        answer = await source(server).next()
+
+    assert shown(answer) == ["0 1 10.0.0.1:80"]
+    assert ("a.notexample.", "A", "udp") in server.asked
+
+
+async def test_top_level_owner_makes_nothing_believed() -> None:
+    """An owner right under the root does not make every domain its bailiwick."""
+    async with FakeDns() as server:
+        server.replies["_redis._tcp.", "SRV"] = Reply(
+            ["_redis._tcp. 60 SRV 0 1 80 a.other."], additional=["a.other. 60 A 10.6.6.6"]
+        )
+
+        answer = await source(server, "_redis._tcp.").next()
+
+    assert answer.servers == ()
+
+
+async def test_unfinished_cname_of_target_is_asked_on() -> None:
+    """A server that returns the CNAME alone is asked for what it points to, over several such answers."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example."))
+        for kind in ("A", "AAAA"):
+            server.replies["a.example.", kind] = Reply(["a.example. 60 CNAME b.other."])
+            server.replies["b.other.", kind] = Reply(["b.other. 60 CNAME c.third."])
+        server.replies["c.third.", "A"] = Reply(["c.third. 60 A 10.0.0.1"])
+        server.replies["c.third.", "AAAA"] = Reply(rcode="NXDOMAIN", authority=[SOA.replace("example.", "third.", 1)])
+
+        answer = await source(server).next()
+
+    assert shown(answer) == ["0 1 10.0.0.1:80"]
+
+
+async def test_unfinished_cname_of_owner_is_asked_on() -> None:
+    """The SRV name itself may be a CNAME, complete in the answer or not; the bailiwick is where the records are."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply([f"{NAME}. 60 CNAME _redis._tcp.other."])
+        server.replies["_redis._tcp.other.", "SRV"] = Reply(
+            ["_redis._tcp.other. 60 SRV 0 1 80 a.other.", "_redis._tcp.other. 60 SRV 0 1 80 b.example."],
+            additional=["a.other. 60 A 10.0.0.1", "b.example. 60 A 10.6.6.6"],
+        )
+
+        answer = await source(server).next()
+
+    assert shown(answer) == ["0 1 10.0.0.1:80"]
+
+
+@pytest.mark.parametrize("looped", [False, True])
+async def test_endless_cnames_are_a_failure(looped: bool) -> None:
+    """A chain of more than eight CNAMEs, or a loop of them, ends in a failure that says so."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 c0.example."))
+        for i in range(100):
+            for kind in ("A", "AAAA"):
+                follower = (i + 1) % 3 if looped else i + 1
+                server.replies[f"c{i}.example.", kind] = Reply([f"c{i}.example. 60 CNAME c{follower}.example."])
+
+        message = await failure(source(server))
+
+    assert f"more than {MAX_CNAMES} CNAMEs" in message
+    assert Counter(kind for _, kind, _ in server.asked)["A"] <= MAX_CNAMES + 1
+
+
+async def test_loop_inside_one_answer_is_a_failure() -> None:
+    """A CNAME loop inside one message is a failure."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example."))
+        loop = Reply(["a.example. 60 CNAME b.example.", "b.example. 60 CNAME a.example."])
+        server.replies["a.example.", "A"] = loop
+
+        message = await failure(source(server))
+
+    assert "chain" in message
+
+
+async def test_silently_trimmed_answer_is_asked_over_tcp() -> None:
+    """TTL 0 over UDP is asked again over TCP, and from then on TCP comes first, so that each answer is whole."""
+    async with FakeDns() as server:
+        every = records(*(f"0 1 {port} a.example." for port in range(1, 31)), ttl=0)
+        server.replies[SRV] = Reply(every, additional=["a.example. 60 A 10.0.0.1"], udp_keeps=16)
+        one = source(server, min_ttl=0.01)
+
+        answers = [await one.next() for _ in range(3)]
+
+    assert [len(answer.servers) for answer in answers] == [30, 30, 30]
+    assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == ["udp", "tcp", "tcp", "tcp"]
+
+
+async def test_big_answer_over_udp_is_asked_over_tcp() -> None:
+    """An answer near the buffer size may be trimmed although its TTL is not 0; a small one ends the precaution."""
+    async with FakeDns() as server:
+        every = records(*(f"0 1 {port} a.example." for port in range(1, 101)), ttl=1)
+        server.replies[SRV] = Reply(every, additional=["a.example. 1 A 10.0.0.1"], udp_keeps=38)
+        one = source(server, min_ttl=0.01)
+        first = await one.next()
+        server.replies[SRV] = Reply(every[:3], additional=["a.example. 1 A 10.0.0.1"])
+        later = [await one.next() for _ in range(2)]
+
+    assert len(first.servers) == 100
+    assert [len(answer.servers) for answer in later] == [3, 3]
+    assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == ["udp", "tcp", "tcp", "udp"]
+
+
+async def test_suspect_answer_without_tcp_is_a_failure() -> None:
+    """Where an answer may be trimmed and TCP does not work, nobody knows the whole, and that is a failure."""
+    async with FakeDns(tcp=False) as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=0))
+
+        message = await failure(source(server))
+
+    assert "(TCP)" in message
+
+
+async def test_answer_at_the_limit_of_dns_is_a_failure() -> None:
+    """An answer that fills a DNS message may lack servers without saying so; the error names the way out."""
+    async with FakeDns() as server:
+        every = records(*(f"0 1 {port} {'x' * 44}.{port}.example." for port in range(1, 856)))
+        server.replies[SRV] = Reply(every, truncated=True)
+
+        message = await failure(source(server))
+
+    assert "--consul" in message
+
+
+async def test_port_zero_is_a_failure() -> None:
+    """A record with port 0 fails the answer before any target is asked for."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 0 a.example."))
+
+        with pytest.raises(SourceError, match=r"'0 1 0 a\.example\.'"):
+            await source(server).next()
+
+    assert len(server.asked) == 1
+
+
+async def test_strange_names_are_escaped() -> None:
+    """A target made of control characters and shell syntax shows up escaped and quoted in the one-line error."""
+    async with FakeDns() as server:
+        target = r"\027[31m\010$\(reboot\)\;`id`.example."
+        server.replies[SRV] = Reply(records(f"0 1 80 {target}"))
+        server.replies[dns.name.from_text(target).to_text(), "A"] = Reply(rcode="SERVFAIL")
+
+        message = await failure(source(server))
+
+    assert r"\027[31m\010" in message
+    assert "'\\027" in message
+
+
+async def test_server_on_ipv6() -> None:
+    """A server may be reached over IPv6, over UDP and TCP."""
+    async with FakeDns(host="::1") as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example."), truncated=True)
+        server.replies["a.example.", "AAAA"] = Reply(["a.example. 60 AAAA fd00::1"])
+
+        answer = await source(server).next()
+
+    assert shown(answer) == ["0 1 [fd00::1]:80"]
+
+
+async def test_dead_server_costs_its_timeout_once() -> None:
+    """With a dead server first in the list, the many questions of a round go to the one that answered."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records(*(f"0 1 80 a{i}.example." for i in range(200))))
+        for i in range(200):
+            server.replies[f"a{i}.example.", "A"] = Reply([f"a{i}.example. 60 A 10.0.0.{i}"])
+        one = SrvSource(NAME, Resolvers([f"127.0.0.1:{free_port()}", server.address]))
+
+        async with asyncio.timeout(8):
+            answer = await one.next()
+
+    assert len(answer.servers) == 200
+
+
+@pytest.mark.parametrize(
+    ("srv_ttl", "cname_ttl", "a_ttl", "negative", "expected"),
+    [(1, 60, 60, 60, 1.0), (60, 1, 60, 60, 1.0), (60, 60, 1, 60, 1.0), (60, 60, 60, 1, 1.0), (60, 60, 60, 60, 60.0)],
+)
+async def test_smallest_ttl_sets_the_wait(
+    srv_ttl: int, cname_ttl: int, a_ttl: int, negative: int, expected: float
+) -> None:
+    """The next question comes when the first of SRV, CNAME, address or negative answer (SOA minimum) runs out."""
+    async with FakeDns() as server:
+        soa = f"example. 60 SOA ns. admin. 1 3600 600 86400 {negative}"
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=srv_ttl))
+        alias = f"a.example. {cname_ttl} CNAME b.example."
+        server.replies["a.example.", "A"] = Reply([alias, f"b.example. {a_ttl} A 10.0.0.1"])
+        server.replies["a.example.", "AAAA"] = Reply([alias], authority=[soa])
+        server.replies["b.example.", "AAAA"] = Reply(authority=[soa])
+        one = source(server, min_ttl=0.1)
+        await one.next()
+
+        waited = await waits(one, expected)
+
+    assert waited
+
+
+async def waits(one: SrvSource, seconds: float, at_most: float = 1.0) -> bool:
+    """Tell whether the next answer takes so long, and not `at_most` seconds more; 60 s are taken as given after 2 s."""
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    try:
+        async with asyncio.timeout(2.0 if seconds == 60.0 else seconds + at_most):
+            await one.next()
+    except TimeoutError:
+        return seconds == 60.0
+    return clock() - start > seconds - 0.1
+
+
+async def test_jitter_asks_early() -> None:
+    """The full jitter takes a tenth off the wait."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(rcode="NXDOMAIN", authority=[SOA.replace("86400 30", "86400 4")])
+        one = source(server, chance=0.999)
+        await one.next()
+
+        assert await waits(one, 3.6, at_most=0.35)
+
+
+async def test_negative_answer_without_soa_is_not_kept() -> None:
+    """NXDOMAIN without a SOA record is asked again after the shortest wait (RFC 2308 section 5)."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(rcode="NXDOMAIN")
+        one = source(server, min_ttl=0.2)
+        await one.next()
+
+        assert await waits(one, 0.2)
+
+
+async def test_cancelled_wait_is_resumed() -> None:
+    """Giving up waiting and calling again does not ask early."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(rcode="NXDOMAIN", authority=[SOA])
+        one = source(server)
+        await one.next()
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(one.next(), 0.05)
+        await one.close()
+
+    assert len(server.asked) == 1
+
+
+def test_name_shows_what_was_given() -> None:
+    """The source is called as the operator wrote it."""
+    assert SrvSource("_Redis._tcp.Example", Resolvers(["127.0.0.1"])).name == "srv:_Redis._tcp.Example"
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a..b", "x" * 64 + ".example", ".".join(["x" * 63] * 4), "a\\", "\\999"]
+)
+def test_bad_name_is_wrong_usage(name: str) -> None:
+    """What is no DNS name is refused with its value and an example."""
+    with pytest.raises(UsageError, match=r"give a record name such as _redis\._tcp\.example") as caught:
+        SrvSource(name, Resolvers(["127.0.0.1"]))
+
+    assert repr(name)[:50] in str(caught.value)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 60.0), (-1.0, 60.0), (61.0, 60.0), (float("nan"), 60.0)])
+def test_crossed_bounds_are_wrong_usage(bounds: tuple[float, float]) -> None:
+    """A least wait that is not above 0, or above the most, is refused."""
+    with pytest.raises(UsageError, match="--min-ttl"):
+        SrvSource(NAME, Resolvers(["127.0.0.1"]), *bounds)

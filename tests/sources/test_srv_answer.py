@@ -1,0 +1,163 @@
+"""The pure half of the SRV source: records and addresses in, answer and waiting time out."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clb_discovery.core.address import format_address, is_ipv4, parse_address
+from clb_discovery.core.model import MAX_POOL, RealServer
+from clb_discovery.errors import SourceError
+from clb_discovery.sources.srv_answer import (
+    JITTER,
+    MAX_RECORDS,
+    QUESTIONS_PER_SECOND,
+    AddressSet,
+    SrvRecord,
+    SrvSet,
+    build_answer,
+    refresh_after,
+    smallest_ttl,
+    targets,
+)
+
+OWNER = "_redis._tcp.example."
+U16 = st.integers(0, 65535)
+TTL = st.integers(0, 2**31 - 1)
+NAMES = st.sampled_from(["a.example.", "b.example.", "c.other.", "."])
+RECORDS = st.lists(st.builds(SrvRecord, U16, U16, st.integers(1, 65535), NAMES), max_size=12)
+V4 = st.lists(st.ip_addresses(v=4).map(str), max_size=4)
+V6 = st.lists(st.ip_addresses(v=6).map(str).filter(lambda text: not text.startswith("::ffff:")), max_size=4)
+SETS = st.tuples(st.builds(AddressSet, V4.map(tuple), TTL), st.builds(AddressSet, V6.map(tuple), TTL)).map(list)
+ADDRESSES = st.fixed_dictionaries({"a.example.": SETS, "b.example.": SETS, "c.other.": SETS})
+
+
+def srv(*records: SrvRecord, ttl: int = 30) -> SrvSet:
+    """Build the set of one owner."""
+    return SrvSet(OWNER, records, ttl)
+
+
+def addresses(*literals: str, ttl: int = 30) -> list[AddressSet]:
+    """Build one set of addresses."""
+    return [AddressSet(literals, ttl)]
+
+
+@given(RECORDS, ADDRESSES)
+def test_each_record_meets_each_address(records: list[SrvRecord], found: dict[str, list[AddressSet]]) -> None:
+    """An answer is each record with each distinct address of its target, in both families, and nothing else."""
+    servers = build_answer(srv(*records), found).servers
+
+    assert list(servers) == sorted(
+        RealServer(record.priority, address, record.port, record.weight)
+        for record in records
+        if record.target != "."
+        for address in {parse_address(text) for one in found[record.target] for text in one.addresses}
+    )
+
+
+@given(RECORDS, ADDRESSES, st.randoms(use_true_random=False))
+def test_order_does_not_matter(records: list[SrvRecord], found: dict[str, list[AddressSet]], random: Random) -> None:
+    """A server that rotates its records gives equal answers."""
+    rotated = list(records)
+    random.shuffle(rotated)
+
+    assert build_answer(srv(*rotated), found) == build_answer(srv(*records), found)
+
+
+@given(RECORDS, ADDRESSES, TTL)
+def test_smallest_ttl_is_of_everything_used(
+    records: list[SrvRecord], found: dict[str, list[AddressSet]], ttl: int
+) -> None:
+    """No part of an answer is older than its own TTL when the next question is due."""
+    smallest = smallest_ttl(srv(*records, ttl=ttl), found)
+
+    every = [ttl] + [one.ttl for sets in found.values() for one in sets]
+    assert smallest in every
+    assert all(smallest <= other for other in every)
+
+
+def test_families_and_fields_are_carried() -> None:
+    """Priority, weight (0 too) and port of a record go to every address of its target."""
+    found = {"a.example.": addresses("10.0.0.7", "fd00::7")}
+
+    servers = build_answer(srv(SrvRecord(7, 0, 31001, "a.example.")), found).servers
+
+    assert [(server.priority, server.weight, server.port) for server in servers] == [(7, 0, 31001)] * 2
+    assert {format_address(server.address) for server in servers} == {"10.0.0.7", "fd00::7"}
+    assert [is_ipv4(server.address) for server in servers].count(True) == 1
+
+
+def test_dot_target_is_none() -> None:
+    """The target "." needs no address, whatever its port, and yields no server (RFC 2782)."""
+    only = srv(SrvRecord(0, 0, 0, "."))
+
+    assert targets(only) == ()
+    assert build_answer(only, {}).servers == ()
+
+
+def test_targets_are_named_once() -> None:
+    """A target of several records is looked up once."""
+    several = srv(*(SrvRecord(0, 0, port, "a.example.") for port in range(1, 9)), SrvRecord(0, 0, 1, "b.example."))
+
+    assert targets(several) == ("a.example.", "b.example.")
+
+
+def test_port_zero_names_the_record() -> None:
+    """A record with port 0 fails the answer, and the error shows the record as it stands in the zone."""
+    with pytest.raises(SourceError, match=r"'10 5 0 a\.example\.'"):
+        targets(srv(SrvRecord(0, 0, 1, "b.example."), SrvRecord(10, 5, 0, "a.example.")))
+
+
+@pytest.mark.parametrize("literal", ["10.0.0", "", "host", "fe80::1%eth0"])
+def test_bad_address_fails(literal: str) -> None:
+    """An address that is none fails the answer, and the error names the target."""
+    with pytest.raises(SourceError, match=r"a\.example\."):
+        build_answer(srv(SrvRecord(0, 0, 1, "a.example.")), {"a.example.": addresses(literal)})
+
+
+def test_mapped_aaaa_fails() -> None:
+    """An AAAA record that holds an IPv4-mapped address is refused: it would join the IPv4 pool from the IPv6 side."""
+    with pytest.raises(SourceError, match=r"::ffff:10\.0\.0\.1"):
+        build_answer(srv(SrvRecord(0, 0, 1, "a.example.")), {"a.example.": addresses("::ffff:10.0.0.1")})
+
+
+def test_too_many_records_fail() -> None:
+    """More records than a pool can hold are refused before any lookup."""
+    with pytest.raises(SourceError, match="65537"):
+        targets(srv(*[SrvRecord(0, 0, 1, "a.example.")] * (MAX_RECORDS + 1)))
+
+
+def test_too_many_servers_fail() -> None:
+    """Records times addresses are counted before they are built, so that a small message cannot fill the memory."""
+    records = [SrvRecord(0, 0, port, "a.example.") for port in range(1, 1 + 60_000)]
+    literals = [f"10.0.{i // 256}.{i % 256}" for i in range(4_000)]
+
+    with pytest.raises(SourceError, match=rf"more than {MAX_POOL}"):
+        build_answer(srv(*records), {"a.example.": addresses(*literals)})
+
+
+@given(
+    TTL,
+    st.integers(0, 10_000),
+    st.floats(0.1, 60),
+    st.floats(1, 10),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_refresh_stays_in_its_bounds(ttl: int, questions: int, least: float, factor: float, chance: float) -> None:
+    """The wait lies within the bounds, is early by a tenth at most, and late only for the bounds or many questions."""
+    most = least * factor
+
+    wait = refresh_after(ttl, questions, (least, most), chance)
+
+    assert least <= wait <= most
+    assert wait <= max(ttl, least, questions / QUESTIONS_PER_SECOND)
+    assert wait >= min(ttl, most) * (1 - JITTER)
+
+
+def test_many_questions_stretch_the_wait() -> None:
+    """With TTL 0 an answer that takes 1,200 questions is asked for every 6 s, not every second."""
+    assert refresh_after(0, 1200, (1.0, 60.0), 0.5) == 6.0
+    assert refresh_after(0, 41, (1.0, 60.0), 0.5) == 1.0

@@ -1,0 +1,140 @@
+"""Which DNS servers are asked, and what happens when resolv.conf changes or breaks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dns.nameserver import Do53Nameserver
+
+from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.sources.srv import Resolvers, SrvSource
+from tests.support.fake_dns import FakeDns, Reply
+
+
+def asked(resolvers: Resolvers) -> list[tuple[str, int]]:
+    """Return the servers that would be asked."""
+    return [
+        (server.address, server.port)
+        for server in resolvers.current().nameservers
+        if isinstance(server, Do53Nameserver)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "server"),
+    [
+        ("127.0.0.1", ("127.0.0.1", 53)),
+        ("127.0.0.1:8600", ("127.0.0.1", 8600)),
+        ("fd00::53", ("fd00::53", 53)),
+        ("[fd00::53]", ("fd00::53", 53)),
+        ("[fd00::53]:8600", ("fd00::53", 8600)),
+        ("[fe80::1%eth0]:53", ("fe80::1%eth0", 53)),
+    ],
+)
+def test_forms_of_a_server(text: str, server: tuple[str, int]) -> None:
+    """A server is an address of either family, with or without a port."""
+    assert asked(Resolvers([text])) == [server]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "dns.example",
+        "10.0.0",
+        "10.0.0.1:",
+        "10.0.0.1:0",
+        "10.0.0.1:65536",
+        "10.0.0.1:5x",
+        "10.0.0.1:٣",
+        "10.0.0.1:" + "9" * 5000,
+        "[fd00::1",
+        "[fd00::1]53",
+        "[10.0.0.1]:53",
+    ],
+)
+def test_bad_server_is_wrong_usage(text: str) -> None:
+    """Anything else is refused with the value and the forms that are taken, in one short line."""
+    with pytest.raises(UsageError, match="write IP, IP:PORT or") as caught:
+        Resolvers([text])
+
+    assert repr(text)[1:40].rstrip("'") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_servers_with_one_address_and_two_ports() -> None:
+    """Two servers may share an address."""
+    assert asked(Resolvers(["127.0.0.1:1", "127.0.0.1:2"])) == [("127.0.0.1", 1), ("127.0.0.1", 2)]
+
+
+def test_resolv_conf_is_read_again(tmp_path: Path) -> None:
+    """A change of resolv.conf, in place or by replacement, counts from the next round on; else it is not parsed."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 10.0.0.53\n")
+    resolvers = Resolvers(resolv_conf=conf)
+    assert asked(resolvers) == [("10.0.0.53", 53)]
+    assert resolvers.current() is resolvers.current()
+
+    conf.write_text("nameserver 10.0.0.54\nnameserver fd00::53\n")
+    assert asked(resolvers) == [("10.0.0.54", 53), ("fd00::53", 53)]
+
+    fresh = tmp_path / "fresh"
+    fresh.write_text("nameserver 10.0.0.55\nnameserver fd00::53\n")
+    fresh.replace(conf)
+    assert asked(resolvers) == [("10.0.0.55", 53), ("fd00::53", 53)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"# nothing\n",
+        b"nameserver host.example\n",
+        b"nameserver 10.0.0.1\nsearch " + b"x" * 64 + b"\n",
+        b"nameserver \xff\xfe\n",
+    ],
+)
+async def test_bad_resolv_conf_is_a_failure_that_heals(tmp_path: Path, content: bytes | None) -> None:
+    """A missing or bad resolv.conf is a failure of the source with the way out, and over once the file is good."""
+    conf = tmp_path / "resolv.conf"
+    if content is not None:
+        conf.write_bytes(content)
+    resolvers = Resolvers(resolv_conf=conf)
+
+    with pytest.raises(SourceError, match=r"resolv\.conf: .*--resolver") as caught:
+        await SrvSource("_redis._tcp.example", resolvers).next()
+
+    assert "\n" not in str(caught.value)
+    conf.write_text("nameserver 10.0.0.53\n")
+    assert asked(resolvers) == [("10.0.0.53", 53)]
+
+
+async def test_search_domains_are_tried(tmp_path: Path) -> None:
+    """With resolv.conf, a name without a dot at its end is also looked for in the search domains."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 127.0.0.1\nsearch one.test two.test\n")
+    async with FakeDns() as server:
+        for owner in ("_redis._tcp.", "_redis._tcp.one.test."):
+            server.replies[owner, "SRV"] = Reply(rcode="NXDOMAIN")
+        server.replies["_redis._tcp.two.test.", "SRV"] = Reply(["_redis._tcp.two.test. 9 SRV 0 1 6379 a.two.test."])
+        server.replies["a.two.test.", "A"] = Reply(["a.two.test. 9 A 10.0.0.1"])
+        resolvers = Resolvers(resolv_conf=conf)
+        resolvers.current().nameservers = [Do53Nameserver("127.0.0.1", server.port)]
+
+        answer = await SrvSource("_redis._tcp", resolvers).next()
+
+    assert len(answer.servers) == 1
+
+
+async def test_named_servers_know_no_search_domains() -> None:
+    """With `--resolver`, a name is absolute."""
+    async with FakeDns() as server:
+        server.replies["_redis._tcp.", "SRV"] = Reply(rcode="NXDOMAIN")
+
+        answer = await SrvSource("_redis._tcp", Resolvers([server.address])).next()
+
+        assert answer.servers == ()
+        assert [owner for owner, _, _ in server.asked] == ["_redis._tcp."]

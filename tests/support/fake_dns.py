@@ -1,0 +1,142 @@
+"""A DNS server that can be told to misbehave, over UDP and TCP on one port of the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, cast
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+import dns.rrset
+from dns.message import Message
+
+from tests.support.process import free_port
+
+
+@dataclass
+class Reply:
+    """What to say to one question; every knob is off by default."""
+
+    answer: list[str] = field(default_factory=list)
+    """Zone file lines: `owner ttl type data`."""
+    authority: list[str] = field(default_factory=list)
+    additional: list[str] = field(default_factory=list)
+    rcode: str = "NOERROR"
+    truncated: bool = False
+    """Set TC and leave out the records, over UDP."""
+    truncated_tcp: bool = False
+    """The same over TCP."""
+    udp_keeps: int | None = None
+    """Trim the answer over UDP to so many records without setting TC, as Consul does."""
+    wrong_id: bool = False
+    garbage: bool = False
+    """Send bytes that are no DNS message."""
+    silent: bool = False
+
+
+class FakeDns:
+    """Answers from `replies`; a question without a reply gets NODATA.
+
+    :ivar replies: by owner (absolute, lower case) and type, such as `("a.example.", "A")`.
+    :ivar asked: every question as it came: owner, type, and `udp` or `tcp`.
+    """
+
+    def __init__(self, *, tcp: bool = True, host: str = "127.0.0.1") -> None:
+        """Choose a port.
+
+        :param tcp: whether to listen on TCP too.
+        :param host: the address to listen on.
+        """
+        self.replies: dict[tuple[str, str], Reply] = {}
+        self.asked: list[tuple[str, str, str]] = []
+        self.port = free_port()
+        self._tcp = tcp
+        self._host = host
+        self._transport: asyncio.DatagramTransport | None = None
+        self._server: asyncio.Server | None = None
+
+    @property
+    def address(self) -> str:
+        """What `--resolver` takes."""
+        return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
+
+    def respond(self, wire: bytes, protocol: str) -> bytes | None:
+        """Return the message to send back; None for nothing."""
+        query = dns.message.from_wire(wire)
+        question = query.question[0]
+        owner, kind = question.name.canonicalize().to_text(), question.rdtype.name
+        self.asked.append((owner, kind, protocol))
+        reply = self.replies.get((owner, kind), Reply())
+        if reply.silent:
+            return None
+        if reply.garbage:
+            return wire[:2] + b"\x80\x00" + b"\xff" * 9
+        response = dns.message.make_response(query)
+        response.set_rcode(dns.rcode.from_text(reply.rcode))
+        if reply.wrong_id:
+            response.id ^= 1
+        if reply.truncated_tcp if protocol == "tcp" else reply.truncated:
+            response.flags |= dns.flags.TC
+        else:
+            answer = reply.answer[: reply.udp_keeps] if protocol == "udp" else reply.answer
+            _fill(response, response.answer, answer)
+            _fill(response, response.authority, reply.authority)
+            _fill(response, response.additional, reply.additional)
+        return response.to_wire(max_size=65535)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        (size,) = struct.unpack("!H", await reader.readexactly(2))
+        wire = self.respond(await reader.readexactly(size), "tcp")
+        if wire is not None:
+            writer.write(struct.pack("!H", len(wire)) + wire)
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        where = (self._host, self.port)
+        self._transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), where)
+        if self._tcp:
+            self._server = await asyncio.start_server(self._serve, *where)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._transport is not None:
+            self._transport.close()
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+        await asyncio.sleep(0)
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, server: FakeDns) -> None:
+        self._fake = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        wire = self._fake.respond(data, "udp")
+        if wire is not None:
+            self._transport.sendto(wire, addr)
+
+
+def _fill(response: Message, section: list[dns.rrset.RRset], lines: list[str]) -> None:
+    for line in lines:
+        owner, ttl, kind, data = line.split(None, 3)
+        rdtype = dns.rdatatype.from_text(kind)
+        rdata = dns.rdata.from_text(dns.rdataclass.IN, rdtype, data)
+        rrset = response.find_rrset(section, dns.name.from_text(owner), dns.rdataclass.IN, rdtype, create=True)
+        rrset.add(rdata, int(ttl))
