@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import struct
 from typing import Final
 
 import dns.name
@@ -129,12 +130,14 @@ class SrvSource:
 def _parse_name(text: str) -> dns.name.Name:
     """Read a record name.
 
-    :raises UsageError: if it is empty, or not a DNS name (RFC 1035 section 2.3.4).
+    :raises UsageError: if it is empty, not a DNS name (RFC 1035 section 2.3.4), or would break a line of the log.
     """
     try:
+        if not text.isprintable():
+            raise ValueError("A character is not printable.")  # noqa: TRY301  -- worded below, with the others
         name = dns.name.from_text(text, None)
         absolute = name.derelativize(dns.name.root)
-    except (DNSException, ValueError) as error:
+    except (DNSException, ValueError, struct.error) as error:  # struct.error: an escape above \255, to dnspython 2.7
         reason = plain(str(error))
         raise UsageError(f"--srv {text[:300]!r}: {reason}; give a record name such as _redis._tcp.example") from None
     if absolute == dns.name.root:

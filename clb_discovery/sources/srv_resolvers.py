@@ -12,6 +12,7 @@ from dns.asyncresolver import Resolver
 from dns.exception import DNSException
 from dns.nameserver import Do53Nameserver
 
+from clb_discovery.core.model import MAX_PORT
 from clb_discovery.errors import SourceError, UsageError
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
@@ -100,6 +101,6 @@ def _parse_server(text: str) -> tuple[str, int]:
         raise UsageError(f"--resolver {shown}: {host[:_SHOWN_LENGTH]!r} is not an IP address; {_FORMS}") from None
     if text.startswith("[") and address.version == 4:
         raise UsageError(f"--resolver {shown}: brackets are for IPv6; {_FORMS}")
-    if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535):
-        raise UsageError(f"--resolver {shown}: the port {port[:_SHOWN_LENGTH]!r} is not 1 to 65535; {_FORMS}")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= MAX_PORT):
+        raise UsageError(f"--resolver {shown}: the port {port[:_SHOWN_LENGTH]!r} is not 1 to {MAX_PORT}; {_FORMS}")
     return str(address), int(port)
