@@ -1,8 +1,8 @@
 """The run-time directory of an instance: the lock of its one writer, and what the sidecar says about itself.
 
-`/run/clb-discovery/<instance>/lock` carries a POSIX record lock (fcntl(2)) for as long as somebody may write the maps, so
-that anybody can ask who without taking it; `state.json` is replaced whenever the sidecar's knowledge changes, and stays
-when it ends.
+`/run/clb-discovery/<instance>/lock` carries a POSIX record lock (fcntl(2)) for as long as somebody may write the maps,
+so that anybody can ask who without taking it; `state.json` is replaced whenever the sidecar's knowledge changes, and
+stays when it ends.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ Address = NewType("Address", bytes)
 """16 bytes, network byte order; IPv4 as `::ffff:a.b.c.d`."""
 
 MAPPED_PREFIX: Final = bytes(10) + b"\xff\xff"
-_MAPPED_PREFIX_BITS: Final = 96
-_CACHED_ADDRESSES: Final = 1 << 17  # two full pools of 65,536
+CACHED_ADDRESSES: Final = 1 << 17
+"""Entries of every cache by address: two full pools of 65,536."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-@lru_cache(maxsize=_CACHED_ADDRESSES)
+@lru_cache(maxsize=CACHED_ADDRESSES)
 def parse_address(text: str) -> Address:
     """Read an IPv4 or IPv6 literal.
 
@@ -37,7 +37,7 @@ def parse_address(text: str) -> Address:
     return Address(address.packed)
 
 
-@lru_cache(maxsize=_CACHED_ADDRESSES)
+@lru_cache(maxsize=CACHED_ADDRESSES)
 def format_address(address: Address) -> str:
     """Return the usual text: dotted for IPv4, compressed (RFC 5952) for IPv6."""
     if is_ipv4(address):

@@ -9,10 +9,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
-from clb_discovery.core.address import Address, Network, format_address, in_network, is_ipv4
+from clb_discovery.core.address import CACHED_ADDRESSES, Address, Network, format_address, in_network, is_ipv4
 from clb_discovery.core.model import MAX_POOL, Pool, RealServer, Service, Vip, VirtualServer
+
+_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
+_THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 1122 section 3.2.1.3
 
 
 class Rejected(NamedTuple):
@@ -68,7 +72,7 @@ def objection(address: Address, vips: frozenset[Address], real_ranges: Sequence[
     """
     if address in vips:
         return "it is a VIP"
-    never = _never(address)
+    never = never_usable(address)
     if never:
         return never
     listed = any(in_network(address, network) for network in real_ranges)
@@ -79,11 +83,9 @@ def objection(address: Address, vips: frozenset[Address], real_ranges: Sequence[
     return "it is in no --real-range" if real_ranges else None
 
 
-_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
-_THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 1122 section 3.2.1.3
-
-
-def _never(address: Address) -> str | None:
+@lru_cache(maxsize=CACHED_ADDRESSES)
+def never_usable(address: Address) -> str | None:
+    """Return why no server can be reached at this address, whoever says so, or None if one may."""
     parsed = _parsed(address)
     if parsed.is_unspecified or parsed in _THIS_NETWORK:
         return "it is unspecified"
@@ -96,6 +98,7 @@ def _never(address: Address) -> str | None:
     return None
 
 
+@lru_cache(maxsize=CACHED_ADDRESSES)
 def _is_loopback(address: Address) -> bool:
     return _parsed(address).is_loopback
 

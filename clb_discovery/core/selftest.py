@@ -13,11 +13,12 @@ from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import MAX_PORT, Algorithm, Protocol, Vip, VirtualServer
 
 _ADDRESSES: Final = (parse_address("192.0.2.1"), parse_address("100::1"))
-_SOURCE: Final = "selftest"
+SOURCE: Final = "selftest"
+"""Name of the source in their labels."""
 
 
 def virtual_servers(instance: str) -> dict[Vip, VirtualServer]:
     """Return the virtual servers that every desired state of the instance contains."""
     port = 1 + crc32(instance.encode()) % MAX_PORT
     vips = [Vip(address, port, Protocol.UDP) for address in _ADDRESSES]
-    return {vip: VirtualServer(vip, "", _SOURCE, Algorithm.RANDOM, ()) for vip in vips}
+    return {vip: VirtualServer(vip, "", SOURCE, Algorithm.RANDOM, ()) for vip in vips}

@@ -55,6 +55,19 @@ def load_object(pins: Pins, *, can_set_errno: bool) -> dict[str, int]:
         library.libbpf_set_print(None)
 
 
+def require() -> str:
+    """Make sure that libbpf and the object are there; return libbpf's version.
+
+    :raises HostError: naming what is missing.
+    """
+    library = _library()
+    if not OBJECT.is_file():
+        raise HostError(f"{OBJECT} is missing; reinstall clb-discovery")
+    library.libbpf_version_string.restype = ctypes.c_char_p
+    version: bytes = library.libbpf_version_string()
+    return version.decode()
+
+
 def _library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)

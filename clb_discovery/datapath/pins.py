@@ -76,7 +76,7 @@ class Pins:
         :raises HostError: if either cannot be.
         """
         try:
-            if not _is_bpffs(BPFFS):
+            if not is_bpffs(BPFFS):
                 _mount_bpffs()
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -94,7 +94,8 @@ class Pins:
             self.home.parent.rmdir()
 
 
-def _is_bpffs(path: Path) -> bool:
+def is_bpffs(path: Path) -> bool:
+    """Tell whether a BPF file system is mounted there."""
     return any(
         line.split(" - ", 1)[1].startswith("bpf ") and line.split(" ")[4] == str(path)
         for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()

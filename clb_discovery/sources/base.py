@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from clb_discovery.core.model import Answer, Failure
@@ -20,6 +21,8 @@ BACKOFF_CAP: Final = 30.0
 """Longest pause between two tries, in seconds."""
 
 Emit = Callable[[Answer | Failure], None]
+
+_log = structlog.stdlib.get_logger()
 
 
 class Source(Protocol):
@@ -37,20 +40,21 @@ class Source(Protocol):
         :raises SourceError: when discovery could not say. The next call tries again, at once.
         """
 
-    async def close(self) -> None:
-        """Let go of connections."""
-
 
 async def follow(source: Source, emit: Emit) -> None:
     """Hand every answer and every failure of a source to `emit`, for ever; ends only by cancellation."""
 
     def failed(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        emit(Failure(str(error)))
+        if isinstance(error, SourceError):
+            emit(Failure(str(error)))
+        else:  # a bug of ours must not end the watch
+            _log.error("source failed in an unknown way", source=source.name, exc_info=error)
+            emit(Failure(f"internal error: {error!r}; please report it"))
 
     while True:
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(SourceError),
+            retry=retry_if_exception_type(Exception),
             wait=wait_random_exponential(multiplier=BACKOFF_FIRST, max=BACKOFF_CAP),
             before_sleep=failed,
         )

@@ -115,9 +115,6 @@ class ConsulSource:
         self._index, answer = await self._server.read(self._service, index)
         return answer
 
-    async def close(self) -> None:
-        """Let go of nothing: the connections are the server's."""
-
 
 def server_from_environment(address: str | None, environ: Mapping[str, str]) -> ConsulServer:
     """Return the Consul that the arguments and the consul command line's variables name.

@@ -1,0 +1,75 @@
+"""The log lines of the sidecar: one for each change, saying what changed; nothing where nothing did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from clb_discovery.core.changes import changes
+from clb_discovery.core.desired import Rejected
+from clb_discovery.core.held import Held
+from clb_discovery.core.model import RealServer
+from clb_discovery.core.plan import Plan
+from clb_discovery.core.selftest import SOURCE
+from clb_discovery.following import Following
+
+_SHOWN: Final = 8
+"""Real servers named in one line."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class Announcer:
+    """Remembers what it said, so that it says it once."""
+
+    def __init__(self) -> None:
+        self._rejected: frozenset[Rejected] = frozenset()
+
+    def heard(self, now: Following, state: str, error: str | None) -> None:
+        """Report how a source's health changed.
+
+        :param state: before.
+        :param error: before.
+        """
+        source = now.service.source
+        if now.error and now.error != error:
+            _log.warning("source fails", source=source, error=now.error)
+        elif error and not now.error:
+            _log.info("source answers again", source=source)
+        if now.state == "held" != state:
+            _log.warning("removal held", source=source, seconds=now.policy.hold)
+
+    def published(self, before: Held, carried_out: Plan) -> None:
+        """Report the pools that changed."""
+        for vip in carried_out.changed:
+            old, new = before.virtual.get(vip), carried_out.result.virtual[vip]
+            if new.label and new.label.source == SOURCE:
+                continue
+            difference = changes((old.pool if old else None) or (), new.pool or ())
+            _log.info(
+                "pool published",
+                vip=str(vip),
+                service=new.label.service if new.label else None,
+                change=str(difference),
+                added=_names(difference.added),
+                removed=_names(difference.removed),
+                changed=_names(difference.changed),
+                servers=len(new.pool or ()),
+                generation=new.generation,
+            )
+        for vip in carried_out.removed:
+            _log.info("virtual server removed", vip=str(vip))
+
+    def rejected(self, rejected: Sequence[Rejected]) -> None:
+        """Report real servers that may not be used, when they appear."""
+        for item in rejected:
+            if item not in self._rejected:
+                _log.warning("real server refused", service=item.service, server=str(item.server), reason=item.reason)
+        self._rejected = frozenset(rejected)
+
+
+def _names(servers: Sequence[RealServer]) -> list[str]:
+    names = [str(server) for server in servers[:_SHOWN]]
+    return [*names, f"and {len(servers) - _SHOWN} more"] if len(servers) > _SHOWN else names

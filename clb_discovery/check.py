@@ -1,0 +1,95 @@
+"""`check`: what works on this host, and what to do about the rest."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from clb_discovery.core.layout import FEATURE_ERRNO
+from clb_discovery.datapath import cgroup, libbpf, loader, probe, selftest
+from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
+from clb_discovery.discovery import open_sources, read_services
+from clb_discovery.errors import ClbError, HostError, SourceError
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    what: str
+    error: ClbError | None
+    detail: str = ""
+
+
+def report(options: argparse.Namespace) -> int:
+    """Print a line for each thing that was looked at.
+
+    :returns: 0 if all of them work, else the exit code of the first that does not.
+    """
+    failed: ClbError | None = None
+    for finding in _findings(options):
+        mark = "ok  " if finding.error is None else "FAIL"
+        detail = finding.detail if finding.error is None else str(finding.error)
+        print(f"{mark}  {finding.what}{': ' if detail else ''}{detail}")  # noqa: T201 - this is the output
+        failed = failed or finding.error
+    return failed.exit_code if failed else 0
+
+
+def _findings(options: argparse.Namespace) -> Iterator[Finding]:
+    probe.raise_memlock_limit()
+    yield _look("connect hooks", _hooks)
+    yield _look("errno of an empty pool", _errno)
+    yield _look("cgroup v2", lambda: str(cgroup.resolve(options.cgroup)))
+    yield _look("BPF file system", _bpffs)
+    yield _look("libbpf", libbpf.require)
+    pins = Pins(options.instance)
+    if pins.are_there():
+        yield _look(f"data plane of instance {pins.instance}", lambda: _effective(pins, options.cgroup))
+    if options.consul is not None or options.srv:
+        yield from asyncio.run(_ask(options))
+
+
+def _look(what: str, look: Callable[[], str | None]) -> Finding:
+    try:
+        return Finding(what, None, look() or "")
+    except ClbError as error:
+        return Finding(what, error)
+
+
+def _hooks() -> str:
+    probe.require_hooks()
+    return f"kernel {os.uname().release}"
+
+
+def _errno() -> str:
+    return "ECONNREFUSED" if probe.features() & FEATURE_ERRNO else "EPERM, since the kernel is older than 6.1"
+
+
+def _bpffs() -> str:
+    return f"mounted at {BPFFS}" if is_bpffs(BPFFS) else f"not mounted at {BPFFS}; load mounts it"
+
+
+def _effective(pins: Pins, path: str | None) -> str:
+    target = cgroup.resolve(path)
+    if not loader.is_attached(pins, target):
+        raise HostError(f"not attached to {target}; run: clb-discovery load --cgroup {target}")
+    reason = selftest.run(pins.instance, Path(target))
+    if reason:
+        raise HostError(reason)
+    return f"effective in {target}"
+
+
+async def _ask(options: argparse.Namespace) -> list[Finding]:
+    """Ask each source once."""
+    findings = []
+    async with open_sources(options, read_services(options)) as sources:
+        for name, source in sources.items():
+            try:
+                answer = await source.next()
+                findings.append(Finding(name, None, f"{len(answer.servers)} real servers"))
+            except SourceError as error:
+                findings.append(Finding(name, error))
+    return findings

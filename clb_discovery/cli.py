@@ -1,0 +1,198 @@
+"""The command line: what operators type, turned into settings; errors turned into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final, NoReturn, TypeVar
+
+from clb_discovery import __version__, commands
+from clb_discovery.core import guard, spec
+from clb_discovery.core.address import parse_network
+from clb_discovery.errors import ClbError, UsageError
+from clb_discovery.log import FORMATS, LEVELS
+
+PROGRAM: Final = "clb-discovery"
+
+_T = TypeVar("_T")
+
+_DESCRIPTION: Final = """\
+Balance connect(2) over the real servers that Consul or DNS SRV names, in the kernel, without a proxy.
+
+Without a command it runs in the foreground, and keeps following discovery until it gets SIGTERM."""
+
+_EPILOG: Final = """\
+A VIP is 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00:64::1]:6379, with /udp for UDP.
+Exit codes: 0 done, 1 failed while running, 2 wrong usage, 3 kernel or privilege missing, 4 instance is held."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    :param arguments: without the program's name; the process's own by default.
+    :returns: the exit code.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = _parser().parse_args(_with_command(given))
+        result: int = options.command(options)
+    except ClbError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)  # noqa: T201 - the command line's own voice
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130  # as a shell reports SIGINT
+    except BrokenPipeError:  # the reader of our output has had enough
+        sys.stderr.close()
+        return 0
+    return result
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def _with_command(arguments: list[str]) -> list[str]:
+    """Put `run` in front where no command is named."""
+    first = arguments[0] if arguments else ""
+    if first in {"-h", "--help", "--version"} or (first and not first.startswith("-")):
+        return arguments
+    return ["run", *arguments]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(
+            name,
+            help=text,
+            description=text.capitalize() + ".",
+            epilog=_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(command=run)
+        return sub
+
+    run = command("run", commands.run, "follow discovery and keep the kernel's pools up to date (default)")
+    _source_options(run)
+    _datapath_options(run)
+    _policy_options(run)
+    _log_options(run)
+    run.add_argument("--once", action="store_true", help="sync once, leave the data plane in place, and exit")
+
+    status = command("status", commands.status, "show what the kernel does now; works with the sidecar dead")
+    _instance_option(status)
+    status.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
+
+    load = command("load", commands.load, "load and attach the data plane only")
+    _datapath_options(load)
+
+    unload = command("unload", commands.unload, "detach and remove the data plane of an instance")
+    _instance_option(unload)
+
+    check = command("check", commands.check, "say what works on this host, and what to do about the rest")
+    _source_options(check)
+    _datapath_options(check)
+
+    demo = command("demo", commands.demo, "show it at work on an embedded DNS server and local real servers")
+    demo.add_argument("--no-color", action="store_true", help="print plain text")
+    return parser
+
+
+def _source_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("discovery")
+    group.add_argument(
+        "--consul",
+        metavar="URL",
+        nargs="?",
+        const="",
+        help="follow services in Consul; default URL: CONSUL_HTTP_ADDR, else http://127.0.0.1:8500",
+    )
+    group.add_argument(
+        "--service",
+        metavar="NAME=VIP,...",
+        action="append",
+        default=[],
+        help="a Consul service and the VIPs that reach it; repeatable",
+    )
+    group.add_argument(
+        "--srv",
+        metavar="NAME=VIP,...",
+        action="append",
+        default=[],
+        help="an SRV record such as _redis._tcp.example and the VIPs that reach its targets; repeatable",
+    )
+    group.add_argument(
+        "--resolver",
+        metavar="IP[:PORT]",
+        action="append",
+        default=[],
+        help="DNS server to ask; repeatable; default: those of /etc/resolv.conf",
+    )
+    group.add_argument("--min-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=1.0, help="default 1s")
+    group.add_argument("--max-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=60.0, help="default 60s")
+
+
+def _policy_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what discovery may do")
+    group.add_argument(
+        "--real-range",
+        metavar="CIDR",
+        type=_typed(parse_network),
+        action="append",
+        default=[],
+        help="accept real servers only from these networks; loopback only where one names it; repeatable",
+    )
+    group.add_argument(
+        "--max-removal",
+        metavar="SHARE",
+        type=_typed(spec.parse_share),
+        default=guard.DEFAULT_MAX_REMOVAL,
+        help="hold an answer that removes more than this share of a pool, or all of it; default 0.5",
+    )
+    group.add_argument(
+        "--hold",
+        metavar="TIME",
+        type=_typed(spec.parse_duration),
+        default=guard.DEFAULT_HOLD,
+        help="how long such an answer has to stand before it counts; default 30s",
+    )
+
+
+def _datapath_options(parser: argparse.ArgumentParser) -> None:
+    _instance_option(parser)
+    parser.add_argument("--cgroup", metavar="PATH", help="balance connects in this cgroup; default: the cgroup v2 root")
+    parser.add_argument(
+        "--loader", choices=("auto", "object"), default="auto", help="how programs get into the kernel; default auto"
+    )
+
+
+def _instance_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--instance", metavar="NAME", default="default", help="which data plane; default: default")
+
+
+def _log_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("logs")
+    group.add_argument("--log-format", choices=FORMATS, default="auto", help="default auto: console on a terminal")
+    group.add_argument("--log-level", choices=LEVELS, default="info", help="default info")
+
+
+def _typed(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+    """Let a parser's message through to argparse, which would otherwise replace it."""
+
+    def convert(text: str) -> _T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert

@@ -1,0 +1,118 @@
+"""What each command does; the command line is parsed in `cli`.
+
+Modules that only one command needs are imported there, so that `status` does not wait for the Consul client.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from clb_discovery import __version__, log
+from clb_discovery.core import selftest
+from clb_discovery.core.guard import Policy
+from clb_discovery.core.status import Datapath, document
+from clb_discovery.datapath import cgroup, loader
+from clb_discovery.datapath import selftest as proof
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.discovery import open_sources, read_services
+from clb_discovery.errors import HostError
+from clb_discovery.runtime import Instance
+
+
+def run(options: argparse.Namespace) -> int:
+    """Follow discovery in the foreground."""
+    from clb_discovery.daemon import Daemon, Settings  # noqa: PLC0415 - see above
+
+    log.configure(options.log_format, options.log_level)
+    services = read_services(options)
+    settings = Settings(
+        pins=Pins(options.instance),
+        cgroup=cgroup.resolve(options.cgroup),
+        services=services,
+        policy=Policy(options.max_removal, options.hold),
+        real_ranges=options.real_range,
+        once=options.once,
+    )
+
+    async def live() -> None:
+        async with open_sources(options, services) as sources:
+            await Daemon(settings, sources).run()
+
+    asyncio.run(live())
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print what the kernel does now."""
+    from clb_discovery.table import render  # noqa: PLC0415 - see above
+
+    found = read_status(options.instance)
+    print(json.dumps(found, indent=2) if options.json else render(found))  # noqa: T201 - this is the output
+    return 0
+
+
+def read_status(name: str) -> dict[str, Any]:
+    """Return the document of `status --json` for an instance."""
+    pins, instance = Pins(name), Instance(name)
+    return document(
+        instance=name,
+        version=__version__,
+        kernel=os.uname().release,
+        datapath=_read_datapath(pins),
+        pid=instance.holder(),
+        state=instance.read_state(),
+        hidden=frozenset(selftest.virtual_servers(name)),
+    )
+
+
+def load(options: argparse.Namespace) -> int:
+    """Load and attach the data plane."""
+    pins = Pins(options.instance)
+    target = cgroup.resolve(options.cgroup)
+    with Instance(options.instance).held():
+        loader.load(pins, target)
+        ineffective = proof.run(options.instance, target)
+    if ineffective:
+        raise HostError(ineffective)
+    return 0
+
+
+def unload(options: argparse.Namespace) -> int:
+    """Detach and remove the data plane."""
+    pins, instance = Pins(options.instance), Instance(options.instance)
+    with instance.held():
+        loader.unload(pins)
+        instance.forget()
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Say what works on this host."""
+    from clb_discovery.check import report  # noqa: PLC0415 - see above
+
+    return report(options)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Show the whole thing."""
+    from clb_discovery.demo.show import show  # noqa: PLC0415 - see above
+
+    return show(color=not options.no_color)
+
+
+def _read_datapath(pins: Pins) -> Datapath | None:
+    if not pins.are_there():
+        if os.geteuid() != 0 and not os.access(pins.home.parent.parent, os.R_OK | os.X_OK):
+            raise HostError(f"not allowed to look into {pins.home.parent.parent}; run as root")
+        return None
+    with Maps(pins) as maps:
+        info = maps.info()
+        if info is None:
+            return None
+        return Datapath(info, maps.read(), maps.counters(), proof.run(pins.instance, Path(info.cgroup)))

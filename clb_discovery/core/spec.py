@@ -1,0 +1,115 @@
+"""Reading what operators write: VIPs, `NAME=VIP`, durations and shares.
+
+Everything raises ValueError with a message that names the value and the way out; the command line adds the option.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from clb_discovery.core.address import Address, is_ipv4, parse_address
+from clb_discovery.core.desired import never_usable
+from clb_discovery.core.model import MAX_NAME, MAX_PORT, Protocol, Service, Vip
+
+_VIP: Final = re.compile(
+    r"""(?: \[ (?P<ipv6> [^][]* ) \] | (?P<ipv4> [^][:/]* ) )
+    (?: : (?P<port> [0-9]{1,5} ) )?
+    (?: / (?P<protocol> [a-z]+ ) )?""",
+    re.VERBOSE,
+)
+_DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h)?")
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_FORMS: Final = "write 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00::1]:6379, with /udp for UDP"
+
+
+def parse_vip(text: str, default: Protocol = Protocol.TCP) -> Vip:
+    """Read one VIP: `10.64.0.1:6379`, `10.64.0.1` (every port), `[fd00::1]:53/udp`.
+
+    :param default: the protocol where the text names none.
+    """
+    match = _VIP.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a VIP: {_FORMS}")
+    address = _vip_address(text, match["ipv4"], match["ipv6"])
+    port = int(match["port"]) if match["port"] else 0
+    if match["port"] and not 1 <= port <= MAX_PORT:
+        raise ValueError(f"{text!r} has a port outside 1 to {MAX_PORT}; leave it out for every port")
+    protocol = match["protocol"]
+    if protocol is not None and protocol.upper() not in Protocol.__members__:
+        raise ValueError(f"{text!r} has the protocol {protocol!r}; use /tcp or /udp")
+    return Vip(address, port, Protocol[protocol.upper()] if protocol else default)
+
+
+def parse_assignment(text: str, default: Protocol = Protocol.TCP) -> tuple[str, tuple[Vip, ...]]:
+    """Read `NAME=VIP[,VIP...]`.
+
+    :returns: the name and its VIPs.
+    """
+    name, equals, vips = text.rpartition("=")
+    if not equals:
+        raise ValueError(f"{text!r} has no VIP: write NAME=VIP, such as redis=10.64.0.1:6379,[fd00:64::1]:6379")
+    if not name or len(name.encode()) > MAX_NAME:
+        raise ValueError(f"{text!r} has no name of 1 to {MAX_NAME} bytes before the '='")
+    return name, tuple(parse_vip(vip, default) for vip in vips.split(","))
+
+
+def srv_protocol(record: str) -> Protocol:
+    """Return the protocol that an SRV record name says (RFC 2782): UDP for `_dns._udp.example`, else TCP."""
+    labels = record.lower().split(".")
+    return Protocol.UDP if "_udp" in labels[1:2] else Protocol.TCP
+
+
+def srv_service(record: str) -> str:
+    """Return the service that an SRV record name says (RFC 2782): `redis` for `_redis._tcp.example`."""
+    return record.split(".", 1)[0].removeprefix("_") or record
+
+
+def merge_services(services: Iterable[Service]) -> tuple[Service, ...]:
+    """Join services of one source, whose VIPs add up, and refuse a VIP that two of them claim."""
+    merged: dict[str, Service] = {}
+    holders: dict[Vip, str] = {}
+    for service in services:
+        for vip in service.vips:
+            holder = holders.setdefault(vip, service.source)
+            if holder != service.source:
+                raise ValueError(f"{vip} is claimed by {holder} and by {service.source}; give each its own")
+        other = merged.get(service.source)
+        vips = tuple(dict.fromkeys((other.vips if other else ()) + service.vips))
+        merged[service.source] = Service(service.name, service.source, vips, service.algorithm)
+    return tuple(merged.values())
+
+
+def parse_duration(text: str) -> float:
+    """Read `30s`, `1.5m`, `200ms`, `1h` or a plain number of seconds; return seconds."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration: write 30s, 500ms, 2m or 1h")
+    return float(match["number"]) * _UNITS[match["unit"] or "s"]
+
+
+def parse_share(text: str) -> float:
+    """Read a share from 0 to 1."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise ValueError(f"{text!r} is not a share: write a number from 0 to 1, such as 0.5")
+    return share
+
+
+def _vip_address(text: str, ipv4: str | None, ipv6: str | None) -> Address:
+    """Read the address and make sure that the brackets fit its family and that it can be a VIP."""
+    try:
+        address = parse_address(ipv4 if ipv6 is None else ipv6)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a VIP: {_FORMS}") from None
+    if is_ipv4(address) is (ipv4 is None):
+        raise ValueError(f"{text!r} mixes the families: brackets are for IPv6, and only for IPv6")
+    reason = never_usable(address)
+    if reason:
+        raise ValueError(f"{text!r} cannot be a VIP: {reason}; take an unused private address, such as 10.64.0.1")
+    return address

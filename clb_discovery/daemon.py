@@ -1,0 +1,250 @@
+"""The life of the sidecar, in the order in which it happens: run, start up, main loop, tick, shut down.
+
+Sources run as tasks of one event loop and hand their outcomes to `_heard`; everything that touches the kernel happens
+in `_tick`, one at a time, in a thread, so that the loop never waits for it. Signals only set a flag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from clb_discovery import __version__
+from clb_discovery.announce import Announcer
+from clb_discovery.core import selftest
+from clb_discovery.core.address import Network
+from clb_discovery.core.desired import Desired, desired
+from clb_discovery.core.guard import Policy
+from clb_discovery.core.held import Held
+from clb_discovery.core.model import Answer, Failure, RealServer, Service
+from clb_discovery.core.plan import Plan, plan
+from clb_discovery.datapath import loader
+from clb_discovery.datapath import selftest as proof
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.errors import ClbError, SourceError
+from clb_discovery.following import Following, timestamp
+from clb_discovery.notify import notify
+from clb_discovery.runtime import Instance
+from clb_discovery.sources.base import Source, follow
+
+QUIET: Final = 0.05
+"""Seconds without a further change after which a burst is taken as over."""
+QUIET_LIMIT: Final = 0.5
+"""Seconds after which a burst is applied although it goes on."""
+CHECK_EVERY: Final = 2.0
+"""Seconds between looks at whether the programs are still attached."""
+
+_log = structlog.stdlib.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line asks for."""
+
+    pins: Pins
+    cgroup: Path
+    services: Sequence[Service]
+    policy: Policy
+    real_ranges: Sequence[Network]
+    once: bool
+
+
+class Daemon:
+    """One sidecar: the single writer of one instance's maps."""
+
+    def __init__(self, settings: Settings, sources: Mapping[str, Source]) -> None:
+        """Take the settings, and the source of each service by its name."""
+        self._settings = settings
+        self._sources = sources
+        self._instance = Instance(settings.pins.instance)
+        self._following = {service.source: Following(service, settings.policy) for service in settings.services}
+        self._held = Held()
+        self._woken = asyncio.Event()
+        self._news = False  # something that may change what the kernel should hold
+        self._stopping = False
+        self._ready = False
+        self._last_sync: datetime | None = None
+        self._announcer = Announcer()
+        self._said: object = None  # the state file's content
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT, or with `once` until everything is in place.
+
+        :raises ClbError: when starting fails; with `once` also when a source does.
+        """
+        with self._instance.held():
+            loader.load(self._settings.pins, self._settings.cgroup)
+            async with AsyncExitStack() as stack:
+                maps = stack.enter_context(Maps(self._settings.pins))
+                self._start_up(maps)
+                watches = [asyncio.create_task(self._watch(source)) for source in self._sources.values()]
+                stack.push_async_callback(self._shut_down, watches)
+                await self._main_loop(maps)
+
+    def _start_up(self, maps: Maps) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        self._held = maps.read()
+        for source, servers in _held_servers(self._held, self._settings.services).items():
+            self._following[source].seed(servers)
+        ineffective = proof.run(self._settings.pins.instance, self._settings.cgroup)
+        if ineffective:
+            _log.error("programs are not effective", reason=ineffective)
+        _log.info(
+            "started",
+            version=__version__,
+            instance=self._settings.pins.instance,
+            cgroup=str(self._settings.cgroup),
+            services=len(self._following),
+        )
+        self._write_state()
+
+    async def _main_loop(self, maps: Maps) -> None:
+        while not self._stopping:
+            await self._wait_for_news()
+            await self._tick(maps)
+            if self._settings.once:
+                self._finish_once()
+
+    async def _wait_for_news(self) -> None:
+        """Wait until something happened, a held answer is due, or it is time to look at the links."""
+        now = asyncio.get_running_loop().time()
+        deadlines = [deadline for following in self._following.values() if (deadline := following.deadline) is not None]
+        timeout = max(0.0, min([now + CHECK_EVERY, *deadlines]) - now)
+        if not await self._woken_within(timeout):
+            return
+        limit = asyncio.get_running_loop().time() + QUIET_LIMIT
+        while not self._stopping and asyncio.get_running_loop().time() < limit and await self._woken_within(QUIET):
+            pass
+
+    async def _woken_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        woken = self._woken.is_set()
+        self._woken.clear()
+        return woken
+
+    async def _tick(self, maps: Maps) -> None:
+        """Bring the kernel to where it should be, and say so."""
+        now = asyncio.get_running_loop().time()
+        for following in self._following.values():
+            before = following.guarded
+            following.elapse(now)
+            self._news |= following.guarded is not before
+        if self._news:
+            try:
+                await self._sync(maps)
+                self._news = False
+            except ClbError as error:
+                _log.error("cannot publish", error=str(error))
+                if self._settings.once:
+                    raise
+                self._held = await asyncio.to_thread(maps.read)
+        await self._keep_attached()
+        self._write_state()
+
+    async def _sync(self, maps: Maps) -> None:
+        complete = all(following.answered for following in self._following.values())
+        known = {source: following.guarded.good for source, following in self._following.items() if following.known}
+        wanted, steps = await asyncio.to_thread(self._publish, maps, known, complete=complete)
+        self._announcer.published(self._held, steps)
+        self._announcer.rejected(wanted.rejected)
+        self._held = steps.result
+        if complete:
+            self._last_sync = datetime.now(UTC)
+        if complete and not self._ready:
+            self._ready = True
+            notify("READY=1")
+            _log.info("ready", virtual_servers=len(wanted.virtual))
+
+    def _publish(
+        self, maps: Maps, known: Mapping[str, Sequence[RealServer]], *, complete: bool
+    ) -> tuple[Desired, Plan]:
+        wanted = desired(self._settings.services, known, self._settings.real_ranges)
+        virtual = {**selftest.virtual_servers(self._settings.pins.instance), **wanted.virtual}
+        steps = plan(self._held, virtual, complete=complete)
+        maps.apply(steps.steps)
+        return wanted, steps
+
+    async def _keep_attached(self) -> None:
+        """Attach again where the cgroup was removed and made anew, as service managers do."""
+        pins, cgroup = self._settings.pins, self._settings.cgroup
+        if loader.is_attached(pins, cgroup) or not cgroup.exists():
+            return
+        try:
+            await asyncio.to_thread(loader.load, pins, cgroup)
+            _log.warning("attached again", cgroup=str(cgroup))
+        except ClbError as error:
+            _log.error("cannot attach again", error=str(error))
+
+    async def _watch(self, source: Source) -> None:
+        await follow(source, partial(self._heard, source.name))
+
+    def _heard(self, source: str, outcome: Answer | Failure) -> None:
+        following = self._following[source]
+        good, answered, state, error = following.guarded.good, following.answered, following.state, following.error
+        following.take(outcome, asyncio.get_running_loop().time())
+        self._announcer.heard(following, state, error)
+        self._news |= (following.guarded.good, following.answered) != (good, answered)
+        if self._news or (following.state, following.error) != (state, error):
+            self._woken.set()
+
+    def _finish_once(self) -> None:
+        failed = [following for following in self._following.values() if following.error]
+        if failed:
+            raise SourceError(failed[0].error)
+        if self._ready and not any(following.guarded.held for following in self._following.values()):
+            self._stopping = True
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._woken.set()
+
+    async def _shut_down(self, watches: Sequence[asyncio.Task[None]]) -> None:
+        notify("STOPPING=1")
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+        self._write_state()
+        _log.info("stopped; connects go on over what was published last")
+
+    def _write_state(self) -> None:
+        state = {
+            "pid": os.getpid(),
+            "last_sync": timestamp(self._last_sync),
+            "sources": [following.document() for following in self._following.values()],
+        }
+        if state != self._said:
+            self._instance.write_state(state)
+            self._said = state
+
+
+def _held_servers(held: Held, services: Sequence[Service]) -> dict[str, list[RealServer]]:
+    """Return the real servers that the kernel holds for each source, over all VIPs of its service."""
+    servers: defaultdict[str, dict[RealServer, None]] = defaultdict(dict)
+    for service in services:
+        for vip in service.vips:
+            published = held.virtual.get(vip)
+            # A VIP that another source fed before says nothing about this one.
+            if (
+                published
+                and published.pool is not None
+                and published.label
+                and published.label.source == service.source
+            ):
+                servers[service.source].update(dict.fromkeys(published.pool))
+    return {source: list(found) for source, found in servers.items()}

@@ -1,0 +1,83 @@
+"""From the command line's words to services and to the sources that answer for them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, TypeVar
+
+from clb_discovery.core import spec
+from clb_discovery.core.model import Service
+from clb_discovery.errors import UsageError
+from clb_discovery.sources.base import Source
+
+CONSUL: Final = "consul:"
+SRV: Final = "srv:"
+
+_Given = TypeVar("_Given")
+_Parsed = TypeVar("_Parsed")
+
+
+def read_services(options: argparse.Namespace) -> tuple[Service, ...]:
+    """Read which services to follow, and behind which VIPs.
+
+    :raises UsageError: naming the option, the value and the way out.
+    """
+    if options.service and options.consul is None:
+        raise UsageError("--service names a service in Consul; add --consul [URL]")
+    services = [_parsed("--service", _consul_service, text) for text in options.service]
+    services += [_parsed("--srv", _srv_service, text) for text in options.srv]
+    if not services:
+        raise UsageError(
+            "no service to follow; add --consul --service NAME=VIP, or --srv NAME=VIP such as "
+            "--srv _redis._tcp.example=10.64.0.1:6379"
+        )
+    return _parsed("--service and --srv", spec.merge_services, services)
+
+
+@asynccontextmanager
+async def open_sources(options: argparse.Namespace, services: Sequence[Service]) -> AsyncIterator[Mapping[str, Source]]:
+    """Make the source of each service, by its name; what they share is closed when the block is left.
+
+    Clients that are not needed are not imported: they are most of the start-up time.
+
+    :raises UsageError: if a name, an address or a resolver cannot be used.
+    """
+    sources: dict[str, Source] = {}
+    async with AsyncExitStack() as stack:
+        consul = [service for service in services if service.source.startswith(CONSUL)]
+        if consul:
+            from clb_discovery.sources.consul import ConsulSource, server_from_environment  # noqa: PLC0415
+
+            server = server_from_environment(options.consul or None, os.environ)
+            stack.push_async_callback(server.close)
+            sources |= {service.source: ConsulSource(server, service.source.removeprefix(CONSUL)) for service in consul}
+        srv = [service for service in services if service.source.startswith(SRV)]
+        if srv:
+            from clb_discovery.sources.srv import SrvSource  # noqa: PLC0415
+            from clb_discovery.sources.srv_resolvers import Resolvers  # noqa: PLC0415
+
+            resolvers = Resolvers(options.resolver)
+            for service in srv:
+                record = service.source.removeprefix(SRV)
+                sources[service.source] = SrvSource(record, resolvers, options.min_ttl, options.max_ttl)
+        yield sources
+
+
+def _consul_service(text: str) -> Service:
+    name, vips = spec.parse_assignment(text)
+    return Service(name, CONSUL + name, vips)
+
+
+def _srv_service(text: str) -> Service:
+    record, vips = spec.parse_assignment(text, spec.srv_protocol(text))
+    return Service(spec.srv_service(record), SRV + record, vips)
+
+
+def _parsed(option: str, parse: Callable[[_Given], _Parsed], given: _Given) -> _Parsed:
+    try:
+        return parse(given)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
