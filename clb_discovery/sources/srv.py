@@ -102,9 +102,6 @@ class SrvSource:
         self._due = max(started + wait, clock() + self._bounds[0])
         return answer
 
-    async def close(self) -> None:
-        """Do nothing: every question opens and closes its own socket, whose port is part of its forgery protection."""
-
     async def _find_srv(self, lookup: Lookup) -> Found:
         """Find the SRV records, over TCP where UDP may have cut them short without saying so.
 

@@ -216,7 +216,6 @@ async def test_cancelling_leaves_nothing_behind() -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(source.next(), 0.1)
         await source.next()
-        await source.close()
         await server.close()
     assert [query.get("index") for query in fake.queries] == [None, "7", None]
 

@@ -431,7 +431,6 @@ async def test_cancelled_wait_is_resumed() -> None:
         for _ in range(3):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(one.next(), 0.05)
-        await one.close()
 
     assert len(server.asked) == 1
 

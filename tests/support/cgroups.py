@@ -1,0 +1,51 @@
+"""A cgroup of its own for a test, and programs in it that know nothing of us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from clb_discovery.datapath.cgroup import find_root
+from tests.support.process import wait_until
+
+_ENTER = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+
+
+@contextmanager
+def made_cgroup(parent: Path | None = None) -> Iterator[Path]:
+    """Make a cgroup, below the root by default; whoever is in it at the end is killed."""
+    cgroup = (parent or find_root()) / f"clb-test-{uuid4().hex[:8]}"
+    cgroup.mkdir()
+    try:
+        yield cgroup
+    finally:
+        remove(cgroup)
+
+
+def remove(cgroup: Path) -> None:
+    """Kill whoever is in the cgroup and remove it."""
+    if not cgroup.exists():
+        return
+
+    def is_empty() -> bool:
+        for process in (cgroup / "cgroup.procs").read_text().split():
+            os.kill(int(process), signal.SIGKILL)
+        return "populated 0" in (cgroup / "cgroup.events").read_text()
+
+    wait_until(is_empty, f"{cgroup} is empty")
+    cgroup.rmdir()
+
+
+def inside(cgroup: Path, command: Sequence[str | Path]) -> list[str]:
+    """Return the command that runs another in the cgroup."""
+    return ["/bin/sh", "-c", _ENTER, str(cgroup), *map(str, command)]
+
+
+def run_inside(cgroup: Path, *command: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run an ordinary program in the cgroup and wait for it."""
+    return subprocess.run(inside(cgroup, command), check=False, capture_output=True, text=True, timeout=timeout)

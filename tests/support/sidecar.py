@@ -1,0 +1,112 @@
+"""The real sidecar as a process of its own, as systemd would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from tests.support.process import running, wait_until
+
+COMMAND = (sys.executable, "-m", "clb_discovery")
+
+
+def clb(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one `clb-discovery` command and wait for it."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def status(instance: str) -> dict[str, Any]:
+    """Return the document of `status --json`."""
+    result = clb("status", "--json", "--instance", instance)
+    assert result.returncode == 0, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def pool(instance: str, address: str) -> dict[str, int]:
+    """Return the weights of the real servers behind a VIP by `address:port`, as the kernel holds them."""
+    for server in status(instance)["virtual_servers"]:
+        if server["address"] == address:
+            return {f"{real['address']}:{real['port']}": real["weight"] for real in server["real_servers"]}
+    raise AssertionError(f"{address} is no virtual server")
+
+
+def wait_for_pool(instance: str, address: str, expected: Mapping[str, int]) -> None:
+    """Wait until the kernel holds exactly these real servers and weights behind a VIP."""
+    wait_until(lambda: pool(instance, address) == expected, f"the pool of {address} is {expected}")
+
+
+class Sidecar:
+    """A running `clb-discovery run`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], instance: str, log: Path) -> None:
+        self.process = process
+        self.instance = instance
+        self.log = log
+
+    def stop(self) -> int:
+        """Send SIGTERM and return the exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout=10)
+
+    def kill(self) -> None:
+        """Kill it as the kernel does when memory is short."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return what it has logged."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for something, and show the log when it does not come."""
+        try:
+            wait_until(condition, what)
+        except AssertionError as error:
+            error.add_note(self.log.read_text())
+            raise
+
+
+@contextmanager
+def sidecar(
+    instance: str, cgroup: Path, directory: Path, options: Sequence[str], *, ready: bool = True
+) -> Iterator[Sidecar]:
+    """Run a sidecar while the block runs.
+
+    :param ready: wait until it has told systemd so.
+    """
+    name = str(directory / f"notify-{uuid4().hex[:8]}")
+    log = directory / f"sidecar-{instance}.log"
+    command = [*COMMAND, "run", "--instance", instance, "--cgroup", str(cgroup), "--log-format", "json", *options]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
+        notifications.bind(name)
+        notifications.settimeout(20)
+        with running(command, log, {**os.environ, "NOTIFY_SOCKET": name}) as process:
+            found = Sidecar(process, instance, log)
+            if ready:
+                _wait_until_ready(notifications, found)
+            yield found
+
+
+def _wait_until_ready(notifications: socket.socket, found: Sidecar) -> None:
+    try:
+        message = notifications.recv(4096)
+    except TimeoutError:
+        raise AssertionError(f"the sidecar is not ready; it said:\n{found.log.read_text()}") from None
+    assert message == b"READY=1"
