@@ -1,0 +1,50 @@
+"""The real sidecar, killed by SIGKILL before one operation on the maps.
+
+Usage: fatal_sidecar.py OPERATION ARGUMENT... Every element that a step writes or deletes counts as an operation, and so
+does a grace period. If the sidecar gets by with fewer, it prints how many they were.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import ClassVar
+
+from clb_discovery import cli, daemon
+from clb_discovery.core.plan import Delete, Step, Write
+from clb_discovery.datapath.maps import Maps
+
+
+class FatalMaps(Maps):
+    """Maps that carry out one element at a time, and end the process before a chosen one."""
+
+    fatal: ClassVar[int]
+    done: ClassVar[int] = 0
+
+    def carry_out(self, step: Step) -> None:
+        """Carry out a step unless the time has come."""
+        for operation in _operations(step):
+            if FatalMaps.done == FatalMaps.fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            super().carry_out(operation)
+            FatalMaps.done += 1
+
+
+def _operations(step: Step) -> Iterator[Step]:
+    match step:
+        case Write(map_, items):
+            yield from (Write(map_, (item,)) for item in items)
+        case Delete(map_, keys):
+            yield from (Delete(map_, (key,)) for key in keys)
+        case _:
+            yield step
+
+
+if __name__ == "__main__":
+    FatalMaps.fatal = int(sys.argv[1])
+    daemon.Maps = FatalMaps  # type: ignore[attr-defined,misc]
+    code = cli.main(sys.argv[2:])
+    print(FatalMaps.done)
+    sys.exit(code)

@@ -1,0 +1,46 @@
+"""A server on every address of the loopback that tells each client which address it reached, as 16 bytes.
+
+Usage: where.py PORT. The client closes first, so that no TIME_WAIT is left on the server's side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import sys
+from functools import partial
+
+from clb_discovery.core.address import parse_address
+
+
+def main(port: int) -> None:
+    """Serve for ever."""
+    selector = selectors.DefaultSelector()
+    for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        listener = socket.create_server((host, port), family=family, backlog=4096)
+        listener.setblocking(False)
+        selector.register(listener, selectors.EVENT_READ, partial(accept, selector, listener))
+    while True:
+        for key, _ in selector.select():
+            key.data()
+
+
+def accept(selector: selectors.BaseSelector, listener: socket.socket) -> None:
+    """Tell every client that waits where it is."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            client, _ = listener.accept()
+            client.setblocking(False)
+            client.sendall(parse_address(client.getsockname()[0]))
+            selector.register(client, selectors.EVENT_READ, partial(close, selector, client))
+
+
+def close(selector: selectors.BaseSelector, client: socket.socket) -> None:
+    """Let a client go that has closed."""
+    selector.unregister(client)
+    client.close()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
