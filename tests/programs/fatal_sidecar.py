@@ -44,7 +44,7 @@ def _operations(step: Step) -> Iterator[Step]:
 
 if __name__ == "__main__":
     FatalMaps.fatal = int(sys.argv[1])
-    daemon.Maps = FatalMaps  # type: ignore[attr-defined,misc]
+    daemon.Maps = FatalMaps  # type: ignore[attr-defined]  # the one knob the daemon has not
     code = cli.main(sys.argv[2:])
     print(FatalMaps.done)
     sys.exit(code)
