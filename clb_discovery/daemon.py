@@ -146,13 +146,14 @@ class Daemon:
             following.elapse(now)
             self._news |= following.guarded is not before
         if self._news:
+            self._news = False  # before, since sources go on answering while a thread publishes
             try:
                 await self._sync(maps)
-                self._news = False
             except ClbError as error:
                 _log.error("cannot publish", error=str(error))
                 if self._settings.once:
                     raise
+                self._news = True
                 self._held = await asyncio.to_thread(maps.read)
         await self._keep_attached()
         self._write_state()
