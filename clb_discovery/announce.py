@@ -26,6 +26,18 @@ class Announcer:
 
     def __init__(self) -> None:
         self._rejected: frozenset[Rejected] = frozenset()
+        self._troubles: dict[str, str] = {}
+
+    def trouble(self, what: str, reason: str | None) -> None:
+        """Report what goes wrong, when it begins or its reason changes.
+
+        :param reason: None once it is over.
+        """
+        if reason is None:
+            self._troubles.pop(what, None)
+        elif self._troubles.get(what) != reason:
+            self._troubles[what] = reason
+            _log.error(what, error=reason)
 
     def heard(self, now: Following, state: str, error: str | None) -> None:
         """Report how a source's health changed.

@@ -84,6 +84,9 @@ class Daemon:
 
         :raises ClbError: when starting fails; with `once` also when a source does.
         """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
         with self._instance.held():
             loader.load(self._settings.pins, self._settings.cgroup)
             async with AsyncExitStack() as stack:
@@ -94,9 +97,6 @@ class Daemon:
                 await self._main_loop(maps)
 
     def _start_up(self, maps: Maps) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
         self._held = maps.read()
         for source, servers in _held_servers(self._held, self._settings.services).items():
             self._following[source].seed(servers)
@@ -149,13 +149,14 @@ class Daemon:
             self._news = False  # before, since sources go on answering while a thread publishes
             try:
                 await self._sync(maps)
+                self._announcer.trouble("cannot publish", None)
             except ClbError as error:
-                _log.error("cannot publish", error=str(error))
                 if self._settings.once:
                     raise
+                self._announcer.trouble("cannot publish", str(error))
                 self._news = True
                 self._held = await asyncio.to_thread(maps.read)
-        await self._keep_attached()
+        await self._keep_attached(maps)
         self._write_state()
 
     async def _sync(self, maps: Maps) -> None:
@@ -181,16 +182,26 @@ class Daemon:
         maps.apply(steps.steps)
         return wanted, steps
 
-    async def _keep_attached(self) -> None:
+    async def _keep_attached(self, maps: Maps) -> None:
         """Attach again where the cgroup was removed and made anew, as service managers do."""
         pins, cgroup = self._settings.pins, self._settings.cgroup
-        if loader.is_attached(pins, cgroup) or not cgroup.exists():
+        if not cgroup.exists():
+            self._announcer.trouble("not attached", f"{cgroup} is gone; it is attached again when it is back")
+            return
+        if loader.is_attached(pins, cgroup):
+            self._announcer.trouble("not attached", None)
             return
         try:
             await asyncio.to_thread(loader.load, pins, cgroup)
-            _log.warning("attached again", cgroup=str(cgroup))
+            await asyncio.to_thread(maps.reopen)
+            self._held = await asyncio.to_thread(maps.read)
         except ClbError as error:
-            _log.error("cannot attach again", error=str(error))
+            self._announcer.trouble("not attached", str(error))
+            return
+        self._announcer.trouble("not attached", None)
+        _log.warning("attached again", cgroup=str(cgroup))
+        self._news = True  # where the pins had gone, too, the maps are new and empty
+        self._woken.set()
 
     async def _watch(self, source: Source) -> None:
         await follow(source, partial(self._heard, source.name))
@@ -229,8 +240,14 @@ class Daemon:
             "last_sync": timestamp(self._last_sync),
             "sources": [following.document() for following in self._following.values()],
         }
-        if state != self._said:
+        if state == self._said:
+            return
+        try:
             self._instance.write_state(state)
+        except OSError as error:  # such as a full disk, which is no reason to stop following
+            self._announcer.trouble("cannot write the state that status shows", str(error))
+        else:
+            self._announcer.trouble("cannot write the state that status shows", None)
             self._said = state
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import socket
 
+import structlog
+
+_log = structlog.stdlib.get_logger()
+
 
 def notify(state: str) -> None:
     """Send one message, such as `READY=1`; nothing happens where no service manager asked for it."""
@@ -12,6 +16,9 @@ def notify(state: str) -> None:
     if not address:
         return
     # A leading @ stands for the NUL of the abstract namespace, unix(7).
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.connect("\0" + address[1:] if address.startswith("@") else address)
-        sock.sendall(state.encode())
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect("\0" + address[1:] if address.startswith("@") else address)
+            sock.sendall(state.encode())
+    except OSError as error:  # following discovery matters more than who is told
+        _log.warning("cannot notify the service manager", state=state, socket=address, error=str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -26,22 +26,10 @@ class Maps:
         :raises HostError: if they are not there, or not ours to open.
         """
         probe.raise_memlock_limit()
+        self._pins = pins
         self._cpus = bpf.possible_cpus()
         self._grace_period: bpf.GracePeriod | None = None
-        self._fds: dict[Map, int] = {}
-        try:
-            for map_ in Map:
-                self._fds[map_] = bpf.open_pin(pins.map(map_))
-                if bpf.map_sizes(self._fds[map_]) != layout.SIZES[map_]:
-                    raise HostError(f"{pins.map(map_)} is not a map of this version; run: clb-discovery unload")
-        except FileNotFoundError as error:
-            self.close()
-            raise HostError(
-                f"the data plane of instance {pins.instance!r} is not loaded; run: clb-discovery load"
-            ) from error
-        except PermissionError as error:
-            self.close()
-            raise HostError("not allowed to open BPF maps; run as root, or with CAP_BPF") from error
+        self._fds = _opened(pins)
 
     def __enter__(self) -> Self:
         return self
@@ -53,12 +41,19 @@ class Maps:
 
     def close(self) -> None:
         """Close the maps; they stay pinned."""
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
+        _close(self._fds)
+        self._fds = {}
         if self._grace_period:
             self._grace_period.close()
             self._grace_period = None
+
+    def reopen(self) -> None:
+        """Open the maps that are pinned now: after a load they may be others.
+
+        :raises HostError: as at first; the maps that were open stay so.
+        """
+        fds, self._fds = self._fds, _opened(self._pins)
+        _close(fds)
 
     def read(self) -> Held:
         """Read and decode everything that a plan starts from."""
@@ -118,3 +113,32 @@ class Maps:
     def _items(self, map_: Map) -> Iterable[tuple[bytes, bytes]]:
         key_size, value_size = layout.SIZES[map_]
         return bpf.items(self._fds[map_], key_size, value_size * (self._cpus if map_ is Map.COUNTERS else 1))
+
+
+def _opened(pins: Pins) -> dict[Map, int]:
+    with contextlib.ExitStack() as stack:
+        fds = {}
+        for map_ in Map:
+            try:
+                fds[map_] = bpf.open_pin(pins.map(map_))
+                stack.callback(os.close, fds[map_])
+                sizes = bpf.map_sizes(fds[map_])
+            except OSError as error:
+                raise _cannot_open(pins, error) from error
+            if sizes != layout.SIZES[map_]:
+                raise HostError(f"{pins.map(map_)} is not a map of this version; run: clb-discovery unload")
+        stack.pop_all()
+        return fds
+
+
+def _cannot_open(pins: Pins, error: OSError) -> HostError:
+    if isinstance(error, FileNotFoundError):
+        return HostError(f"the data plane of instance {pins.instance!r} is not loaded; run: clb-discovery load")
+    if isinstance(error, PermissionError):
+        return HostError("not allowed to open BPF maps; run as root, or with CAP_BPF")
+    return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}; run: clb-discovery unload")
+
+
+def _close(fds: Mapping[Map, int]) -> None:
+    for fd in fds.values():
+        os.close(fd)
