@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from clb_discovery.core import layout
-from clb_discovery.core.layout import Label, Map, Slot
+from clb_discovery.core.layout import Label, Map, Slot, Virtual
 from clb_discovery.core.model import Algorithm, Pool, RealServer, Vip
+from clb_discovery.core.slots import lowest_tier, pool_slots
 
 Elements = Sequence[tuple[bytes, bytes]]
 """Raw keys and values of one map."""
@@ -27,15 +28,15 @@ class Published:
     """A virtual server as the kernel holds it."""
 
     generation: int
-    slots: int
-    """How many slots of the generation there are, from index 0 on."""
+    slots: Sequence[int]
+    """The indexes of the generation's slots that are there: from 0 on, unless a foreign hand was there too."""
     algorithm: Algorithm | None
     """None for a scheduler of a newer version."""
     pool: Pool | None
     """None where the elements are not a whole pool, as only a foreign hand leaves them."""
     label: Label | None
     counters: frozenset[bytes]
-    """The packed members that have a counter."""
+    """The packed members that have a counter: those of the pool and the refusal, or all there are where it is None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Held:
     addresses: frozenset[bytes] = frozenset()
     """Keys of `clb_addresses`."""
     orphans: Mapping[Map, tuple[bytes, ...]] = field(default_factory=dict)
-    """Keys that no virtual server refers to."""
+    """Keys that no virtual server refers to, and of virtual servers that no connect can ask for."""
     last_generation: int = 0
     """The highest generation of any slot or virtual server."""
 
@@ -64,20 +65,31 @@ def decode(elements: Mapping[Map, Elements]) -> Held:
     last_generation = max(slots, default=0)
 
     virtual = {}
+    strange = []
     for key, value in elements[Map.VIRTUAL]:
+        vip = _vip(key)
+        if vip is None:
+            strange.append(key)
+            continue
         published = layout.unpack_virtual(value)
         last_generation = max(last_generation, published.generation)
         own = slots.pop(published.generation, {})
         own_counters = frozenset(counters.pop(key, ()))
-        virtual[layout.unpack_vip(key)] = Published(
+        pool = _pool(key, published, own, own_counters)
+        if pool is not None:
+            members = frozenset((layout.refusal(key), *(slot.member for slot in own.values())))
+            counters[key] = set(own_counters - members)  # of a pool before it, or of one that never came to be
+            own_counters = members
+        virtual[vip] = Published(
             generation=published.generation,
-            slots=max(own, default=-1) + 1,
+            slots=range(len(own)) if own.keys() == set(range(len(own))) else sorted(own),
             algorithm=layout.algorithm_of(published.algorithm),
-            pool=_pool(key, published.servers, own, own_counters),
+            pool=pool,
             label=labels.pop(key, None),
             counters=own_counters,
         )
     orphans = {
+        Map.VIRTUAL: tuple(strange),
         Map.SLOTS: tuple(layout.pack_place(generation, index) for generation in slots for index in slots[generation]),
         Map.COUNTERS: tuple(member for members in counters.values() for member in members),
         Map.LABELS: tuple(labels),
@@ -90,16 +102,23 @@ def decode(elements: Mapping[Map, Elements]) -> Held:
     )
 
 
-def _pool(vip: bytes, servers: int, slots: Mapping[int, Slot], counters: frozenset[bytes]) -> Pool | None:
-    """Put a pool together from its slots; None where they are not what a publication leaves."""
-    if len(slots) != servers or set(slots) != set(range(servers)) or layout.refusal(vip) not in counters:
+def _vip(key: bytes) -> Vip | None:
+    """Read the key of a virtual server; None where no connect could ask for it, as only a foreign hand writes it."""
+    try:
+        vip = layout.unpack_vip(key)
+    except ValueError:
         return None
-    pool = []
-    for index in range(servers):
-        slot = slots[index]
-        owner, address, port = layout.unpack_member(slot.member)
-        if owner != vip or slot.member not in counters:
-            return None
-        if port:
-            pool.append(RealServer(slot.priority, address, port, slot.weight))
-    return tuple(pool)
+    return vip if layout.pack_vip(vip) == key else None
+
+
+def _pool(vip: bytes, published: Virtual, slots: Mapping[int, Slot], counters: frozenset[bytes]) -> Pool | None:
+    """Put a pool together from its slots; None where they are not exactly what a publication leaves."""
+    if len(slots) != published.servers or slots.keys() != set(range(published.servers)):
+        return None
+    in_order = [slots[index] for index in range(published.servers)]
+    members = ((slot, *layout.unpack_member(slot.member)) for slot in in_order)
+    pool = tuple(RealServer(slot.priority, address, port, slot.weight) for slot, _, address, port in members if port)
+    if in_order != pool_slots(vip, pool) or published.tier != lowest_tier(pool):
+        return None
+    whole = layout.refusal(vip) in counters and all(slot.member in counters for slot in in_order)
+    return pool if whole else None

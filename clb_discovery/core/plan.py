@@ -6,6 +6,8 @@ server that is in both states finds all of its old pool or all of its new one:
 
 - what is written before `clb_virtual` is under a generation that nothing refers to yet;
 - replacing an element of `clb_virtual` is atomic for readers and moves all connects at once;
+- exact ports come before and go after the wildcard of their address, which would serve them meanwhile; where an exact
+  port takes over from a wildcard that goes, a grace period lies between, since a program looks for one after the other;
 - what is deleted after the grace period was last referred to before it.
 
 A crash leaves at worst elements that nothing refers to; they are orphans at the next start and are deleted then.
@@ -15,13 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 from clb_discovery.core import layout
-from clb_discovery.core.alias import alias_table
 from clb_discovery.core.held import Held, Published
-from clb_discovery.core.layout import Label, Map, Slot, Virtual
-from clb_discovery.core.model import Pool, Vip, VirtualServer
+from clb_discovery.core.layout import Label, Map
+from clb_discovery.core.model import Vip, VirtualServer
+from clb_discovery.core.slots import pool_slots, pool_virtual
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,10 @@ def plan(held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool) ->
     labels: list[tuple[bytes, bytes]] = []
     slots: list[tuple[bytes, bytes]] = []
     elements: list[tuple[bytes, bytes]] = []
-    stale = {map_: list(held.orphans.get(map_, ())) if complete else [] for map_ in _COLLECTED}
+    stale: dict[Map, list[bytes]] = {map_: [] for map_ in _COLLECTED}
     generation = held.last_generation
 
-    for vip, server in desired.items():
+    for vip, server in sorted(desired.items(), key=lambda item: item[0].port == 0):
         old = virtual.get(vip)
         label = _label(server)
         if old is None or old.label != label:
@@ -88,17 +89,17 @@ def plan(held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool) ->
         key = layout.pack_vip(vip)
         columns = pool_slots(key, server.pool)
         slots += ((layout.pack_place(generation, index), layout.pack_slot(slot)) for index, slot in enumerate(columns))
-        elements.append((key, layout.pack_virtual(_virtual(generation, server))))
+        elements.append((key, layout.pack_virtual(pool_virtual(generation, server.algorithm, server.pool))))
         members = frozenset((layout.refusal(key), *(slot.member for slot in columns)))
         had = old.counters if old else frozenset()
         counters += ((member, bytes(layout.COUNTER_SIZE)) for member in sorted(members - had))
         if old:
             stale[Map.SLOTS] += _places(old)
             stale[Map.COUNTERS] += sorted(had - members)
-        virtual[vip] = Published(generation, len(columns), server.algorithm, server.pool, label, members)
+        virtual[vip] = Published(generation, range(len(columns)), server.algorithm, server.pool, label, members)
         changed.append(vip)
 
-    gone = tuple(vip for vip in held.virtual if vip not in desired) if complete else ()
+    gone = tuple(sorted(held.virtual.keys() - desired.keys(), key=lambda vip: (vip.port != 0, vip))) if complete else ()
     for vip in gone:
         old = virtual.pop(vip)
         stale[Map.SLOTS] += _places(old)
@@ -106,53 +107,36 @@ def plan(held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool) ->
         if old.label:
             stale[Map.LABELS].append(layout.pack_vip(vip))
 
+    orphans = _without(held.orphans, {Map.COUNTERS: dict(counters), Map.LABELS: dict(labels)})
+    if complete:
+        for map_, keys in orphans.items():
+            stale[map_] += keys
     addresses = frozenset(vip.address for vip in virtual)
-    before = _present(
+    writes = _present(
         Write(Map.COUNTERS, tuple(counters)),
         Write(Map.LABELS, tuple(labels)),
         Write(Map.SLOTS, tuple(slots)),
         Write(Map.VIRTUAL, tuple(elements)),
         Write(Map.ADDRESSES, tuple((address, layout.PRESENT) for address in sorted(addresses - held.addresses))),
+    )
+    deletes = _present(
         Delete(Map.ADDRESSES, tuple(sorted(held.addresses - addresses)) if complete else ()),
         Delete(Map.VIRTUAL, tuple(map(layout.pack_vip, gone))),
     )
-    after = _present(*(Delete(map_, tuple(keys)) for map_, keys in stale.items()))
+    taken_over = {vip._replace(port=0) for vip in changed if vip.port}
+    between = (GracePeriod(),) if not taken_over.isdisjoint(gone) else ()
+    collected = _present(*(Delete(map_, tuple(keys)) for map_, keys in stale.items()))
     result = Held(
         virtual=virtual,
         addresses=addresses if complete else addresses | held.addresses,
-        orphans={} if complete else held.orphans,
+        orphans={} if complete else orphans,
         last_generation=generation,
     )
-    return Plan(before + ((GracePeriod(), *after) if after else ()), result, tuple(changed), gone)
+    after = (GracePeriod(), *collected) if collected else ()
+    return Plan((*writes, *between, *deletes, *after), result, tuple(changed), gone)
 
 
-def pool_slots(vip: bytes, pool: Pool) -> list[Slot]:
-    """Return the slots of a pool in the order of their index; one that refuses where the pool is empty.
-
-    :param vip: the virtual server's key, packed.
-    """
-    if not pool:
-        return [Slot(layout.refusal(vip), keep=1, out_of=1, alias=0, weight=0, priority=0)]
-    slots: list[Slot] = []
-    for priority, tier in groupby(pool, key=lambda server: server.priority):
-        servers = list(tier)
-        table = alias_table([server.weight for server in servers])
-        first = len(slots)
-        slots += (
-            Slot(
-                member=layout.pack_member(vip, server),
-                keep=column.keep,
-                out_of=table.out_of,
-                alias=first + column.alias,
-                weight=server.weight,
-                priority=priority,
-            )
-            for server, column in zip(servers, table.columns, strict=True)
-        )
-    return slots
-
-
-_COLLECTED = (Map.SLOTS, Map.COUNTERS, Map.LABELS)
+_COLLECTED = (Map.VIRTUAL, Map.SLOTS, Map.COUNTERS, Map.LABELS)
 
 
 def _label(server: VirtualServer) -> Label:
@@ -160,13 +144,16 @@ def _label(server: VirtualServer) -> Label:
     return layout.unpack_label(layout.pack_label(Label(server.service, server.source)))
 
 
-def _virtual(generation: int, server: VirtualServer) -> Virtual:
-    lowest = sum(1 for real in server.pool if real.priority == server.pool[0].priority)
-    return Virtual(generation, max(1, len(server.pool)), max(1, lowest), server.algorithm)
+def _without(
+    orphans: Mapping[Map, Iterable[bytes]], written: Mapping[Map, Mapping[bytes, bytes]]
+) -> dict[Map, tuple[bytes, ...]]:
+    """Return the orphans but for those that are needed now: a crash may have left just what comes next."""
+    left = {map_: tuple(key for key in keys if key not in written.get(map_, {})) for map_, keys in orphans.items()}
+    return {map_: keys for map_, keys in left.items() if keys}
 
 
 def _places(published: Published) -> Iterable[bytes]:
-    return (layout.pack_place(published.generation, index) for index in range(published.slots))
+    return (layout.pack_place(published.generation, index) for index in published.slots)
 
 
 def _present(*steps: Write | Delete) -> tuple[Step, ...]:
