@@ -94,7 +94,7 @@ def _admit(family: Family, answer: Servers, policy: Policy, now: float) -> Famil
 
 
 def _elapse(family: Family, policy: Policy, now: float) -> Family:
-    if family.pending and now - family.pending.since >= policy.hold:
+    if family.pending and now >= family.pending.since + policy.hold:  # the sum that `deadline` gives
         return Family(family.pending.servers)
     return family
 
