@@ -224,7 +224,7 @@ def algorithm_of(number: int) -> Algorithm | None:
 
 
 def _text(text: str, size: int) -> bytes:
-    return text.encode()[: size - 1].decode(errors="ignore").encode()
+    return text.encode(errors="replace")[: size - 1].decode(errors="ignore").encode()
 
 
 def _untext(data: bytes) -> str:
