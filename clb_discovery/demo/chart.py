@@ -1,0 +1,69 @@
+"""A bar chart in plain text: what was measured against what was expected. Pure: rows in, lines out.
+
+    10.64.0.1:6379              weight  2,114 connects         expected  measured
+      redis-1  127.0.0.11:7001      60  ############|             60.0%     59.1%
+
+The bar is what was measured, the mark is where it should end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+WIDTH: Final = 20
+"""Cells of a bar of 100 %."""
+_ADDRESS: Final = 15
+"""Least cells of an address, so that charts of both families have their bars in one column."""
+
+
+class Glyphs(NamedTuple):
+    """The characters of a bar."""
+
+    parts: str
+    """Parts of a cell, from the smallest to the whole one."""
+    mark: str
+
+
+UNICODE: Final = Glyphs("▏▎▍▌▋▊▉█", "┃")
+ASCII: Final = Glyphs("#", "|")
+
+
+class Row(NamedTuple):
+    """One bar and what stands around it."""
+
+    name: str
+    address: str
+    weight: str
+    expected: float
+    """Share, 0 to 1."""
+    measured: int
+    """How often."""
+
+
+def chart(title: str, rows: Sequence[Row], glyphs: Glyphs = ASCII) -> list[str]:
+    """Draw a chart with a head; shares are of the sum of what was measured."""
+    total = sum(row.measured for row in rows)
+    name = max(len(row.name) for row in rows)
+    address = max(_ADDRESS, len(title) - 2 - name - 2, *(len(row.address) for row in rows))
+    weight = max(len("weight"), *(len(row.weight) for row in rows))
+    head = f"{title:<{2 + name + 2 + address}}  {'weight':>{weight}}  {f'{total:,} connects':<{WIDTH + 1}}"
+    lines = [f"{head}  expected  measured"]
+    for row in rows:
+        share = row.measured / total if total else 0.0
+        lines.append(
+            f"  {row.name:<{name}}  {row.address:<{address}}  {row.weight:>{weight}}  "
+            f"{bar(share, row.expected, glyphs):<{WIDTH + 1}}  {row.expected:>8.1%}  {share:>8.1%}"
+        )
+    return lines
+
+
+def bar(measured: float, expected: float, glyphs: Glyphs = ASCII) -> str:
+    """Draw one bar with the mark of what was expected; nothing marks an expectation of nothing."""
+    steps = len(glyphs.parts)
+    whole, rest = divmod(round(measured * WIDTH * steps), steps)
+    cells = glyphs.parts[-1] * whole + (glyphs.parts[rest - 1] if rest else "")
+    if expected == 0:
+        return cells
+    end = round(expected * WIDTH)
+    return f"{cells[:end]:<{end}}{glyphs.mark}{cells[end + 1 :]}"

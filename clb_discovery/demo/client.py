@@ -1,0 +1,66 @@
+"""An ordinary client: connects to one address, again and again, and counts who answers.
+
+It is what any application is, and knows of no virtual servers: `python -m clb_discovery.demo.client 10.64.0.1 6379`.
+A few times a second it prints what it has seen since its start, as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from typing import Final
+
+REPORT_EVERY: Final = 0.1
+"""Seconds between two lines."""
+
+
+def ask(host: str, port: int) -> str:
+    """Connect, and return the name of the server that answers.
+
+    :raises OSError: if the connect fails, or the connection ends without an answer.
+    """
+    with socket.create_connection((host, port)) as connection:
+        connection.sendall(b"PING\r\n")
+        answer = b""
+        while not answer.endswith(b"\r\n"):
+            data = connection.recv(256)
+            if not data:
+                raise ConnectionError("closed without an answer")
+            answer += data
+    return answer.decode().removeprefix("+PONG ").rstrip()
+
+
+def main(host: str, port: int) -> None:
+    """Connect until SIGTERM."""
+    answers: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    stopping = False
+
+    def stop(_number: int, _frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    next_report = 0.0
+    while not stopping:
+        try:
+            answers[ask(host, port)] += 1
+        except OSError as error:
+            failures[error.strerror or str(error)] += 1
+        if time.monotonic() >= next_report:
+            _report(answers, failures)
+            next_report = time.monotonic() + REPORT_EVERY
+    _report(answers, failures)
+
+
+def _report(answers: Counter[str], failures: Counter[str]) -> None:
+    line = json.dumps({"at": time.monotonic(), "answers": answers, "failures": failures})
+    print(line, flush=True)  # noqa: T201 - this is the output
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,143 @@
+"""An authoritative DNS server for one zone that can be edited while it answers, over UDP and TCP on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import Iterable
+from typing import Final, cast
+
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rrset
+from dns.exception import DNSException, TooBig
+from dns.message import Message
+from dns.rdataclass import IN
+from dns.rdatatype import AAAA, SOA, SRV, A, RdataType
+
+_PLAIN_UDP: Final = 512  # RFC 1035 section 2.3.4, without EDNS
+_MAX_TCP: Final = 65535
+
+
+class Zone:
+    """The records of one domain; an edit counts from the next answer on."""
+
+    def __init__(self, origin: str, ttl: int) -> None:
+        """Start empty.
+
+        :param origin: the domain, such as `example.`
+        :param ttl: seconds, of all records and of negative answers.
+        """
+        self._origin = dns.name.from_text(origin)
+        self._ttl = ttl
+        self._serial = 1
+        self._records: dict[tuple[dns.name.Name, RdataType], dns.rrset.RRset] = {}
+
+    def replace(self, owner: str, kind: RdataType, data: Iterable[str]) -> None:
+        """Put these records in the place of all that the owner has of this type; no data removes them.
+
+        :param data: in zone file form, such as `0 60 7001 redis-1.example.`
+        """
+        name = dns.name.from_text(owner, self._origin)
+        self._records.pop((name, kind), None)
+        texts = list(data)
+        if texts:
+            self._records[name, kind] = dns.rrset.from_text_list(name, self._ttl, IN, kind, texts)
+        self._serial += 1
+
+    def respond(self, query: Message) -> Message:
+        """Answer one question with authority, with the addresses of SRV targets that are of this zone."""
+        question = query.question[0]
+        response = dns.message.make_response(query)
+        if not question.name.is_subdomain(self._origin):
+            response.set_rcode(dns.rcode.REFUSED)
+            return response
+        response.flags |= dns.flags.AA
+        found = self._records.get((question.name, question.rdtype))
+        if found:
+            response.answer.append(found)
+            response.additional += self._addresses(found)
+            return response
+        if not any(owner.is_subdomain(question.name) for owner, _ in self._records):
+            response.set_rcode(dns.rcode.NXDOMAIN)
+        response.authority.append(self._soa())
+        return response
+
+    def _addresses(self, found: dns.rrset.RRset) -> list[dns.rrset.RRset]:
+        targets = dict.fromkeys(record.target for record in found) if found.rdtype == SRV else ()
+        wanted = (self._records.get((target, kind)) for target in targets for kind in (A, AAAA))
+        return [rrset for rrset in wanted if rrset]
+
+    def _soa(self) -> dns.rrset.RRset:
+        data = f"ns.{self._origin} hostmaster.{self._origin} {self._serial} 60 60 3600 {self._ttl}"
+        return dns.rrset.from_text(self._origin, self._ttl, IN, SOA, data)
+
+
+class DnsServer:
+    """Serves a zone on one address.
+
+    :ivar failing: answer everything with SERVFAIL.
+    """
+
+    def __init__(self, zone: Zone) -> None:
+        self.failing = False
+        self._zone = zone
+        self._udp: asyncio.DatagramTransport | None = None
+        self._tcp: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; the port is free for both protocols."""
+        loop = asyncio.get_running_loop()
+        self._tcp = await asyncio.start_server(self._serve, host, port)
+        self._udp, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), (host, port))
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._udp:
+            self._udp.close()
+        if self._tcp:
+            self._tcp.close()
+
+    def respond(self, wire: bytes, *, over_tcp: bool) -> bytes | None:
+        """Return the answer to one message, cut short over UDP where it is too large; None to what is no question."""
+        try:
+            query = dns.message.from_wire(wire)
+            if not query.question:
+                return None
+            response = dns.message.make_response(query) if self.failing else self._zone.respond(query)
+        except DNSException:
+            return None
+        if self.failing:
+            response.set_rcode(dns.rcode.SERVFAIL)
+        try:
+            return response.to_wire(max_size=_MAX_TCP if over_tcp else max(_PLAIN_UDP, query.payload))
+        except TooBig:
+            response = dns.message.make_response(query)
+            response.flags |= dns.flags.TC
+            return response.to_wire()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
+            while True:
+                (size,) = struct.unpack("!H", await reader.readexactly(2))
+                answer = self.respond(await reader.readexactly(size), over_tcp=True)
+                if answer is None:
+                    return
+                writer.write(struct.pack("!H", len(answer)) + answer)
+                await writer.drain()
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, server: DnsServer) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        answer = self._server.respond(data, over_tcp=False)
+        if answer is not None:
+            self._transport.sendto(answer, addr)

@@ -1,0 +1,66 @@
+"""The real servers of the demo as values: what DNS says about them, and what the kernel should make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dns.rdatatype import AAAA, SRV, A
+
+from clb_discovery.core.address import format_endpoint, is_ipv4, parse_address
+from clb_discovery.core.alias import effective_weights
+from clb_discovery.core.model import Pool, RealServer, Vip
+from clb_discovery.demo.dns import Zone
+
+DOMAIN: Final = "example"
+RECORD: Final = f"_redis._tcp.{DOMAIN}"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One real server: a name with an address of each family, and a port of its own."""
+
+    name: str
+    ipv4: str
+    port: int
+    weight: int
+    priority: int = 0
+    ipv6: str = "::1"
+
+    @property
+    def srv(self) -> str:
+        """The data of its SRV record (RFC 2782): priority, weight, port, target."""
+        return f"{self.priority} {self.weight} {self.port} {self.name}.{DOMAIN}."
+
+    def behind(self, vip: Vip) -> RealServer:
+        """Return what it is in the pool of a virtual server."""
+        address = parse_address(self.ipv4 if is_ipv4(vip.address) else self.ipv6)
+        return RealServer(self.priority, address, self.port, self.weight)
+
+    def endpoint(self, vip: Vip) -> str:
+        """Return the address and port that connects to the virtual server end at."""
+        return format_endpoint(self.behind(vip).address, self.port)
+
+
+def publish(servers: Iterable[Server], zone: Zone) -> None:
+    """Make the zone say that the service is these servers; the zone keeps addresses of servers that left."""
+    servers = list(servers)
+    for server in servers:
+        zone.replace(f"{server.name}.{DOMAIN}.", A, [server.ipv4])
+        zone.replace(f"{server.name}.{DOMAIN}.", AAAA, [server.ipv6])
+    zone.replace(f"{RECORD}.", SRV, [server.srv for server in servers])
+
+
+def pool(servers: Iterable[Server], vip: Vip) -> Pool:
+    """Return the pool that these servers make."""
+    return tuple(sorted(server.behind(vip) for server in servers))
+
+
+def shares(servers: Sequence[Server]) -> dict[str, float]:
+    """Return the share of connects of each server by its name: the lowest priority has them all, by weight."""
+    lowest = min(server.priority for server in servers)
+    tier = [server for server in servers if server.priority == lowest]
+    parts = effective_weights([server.weight for server in tier])
+    shares = {server.name: part / sum(parts) for server, part in zip(tier, parts, strict=True)}
+    return {server.name: shares.get(server.name, 0.0) for server in servers}

@@ -1,0 +1,88 @@
+"""The demo's own corner of the machine: a cgroup, and the data plane of an instance that is attached to nothing else.
+
+Everything here is synchronous, so that a signal cannot cut a clean-up short: the event loop acts on it afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from clb_discovery import runtime
+from clb_discovery.datapath import cgroup, loader
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.errors import HostError
+
+_PATIENCE: Final = 5.0
+"""Seconds for a process to end, and for the kernel to let go of its cgroup."""
+_POLL: Final = 0.01
+
+
+class Sandbox:
+    """A cgroup and an instance, named after this process.
+
+    :ivar cgroup: where the clients live.
+    :ivar pins: of the instance.
+    """
+
+    def __init__(self, directory: Path, pins: Pins) -> None:
+        self.cgroup: Final = directory
+        self.pins: Final = pins
+
+
+@contextlib.contextmanager
+def sandbox() -> Iterator[Sandbox]:
+    """Make a sandbox, and leave nothing of it behind when the block ends.
+
+    :raises HostError: if there is no cgroup v2, or no right to make a cgroup.
+    """
+    pins = Pins(f"demo-{os.getpid()}")
+    directory = cgroup.find_root() / f"clb-{pins.instance}"
+    with ExitStack() as stack:
+        try:
+            directory.mkdir()
+        except OSError as error:
+            raise HostError(f"cannot make a cgroup below {directory.parent}: {error.strerror}; run as root") from error
+        stack.callback(_remove_cgroup, directory)
+        stack.callback(shutil.rmtree, runtime.RUN / pins.instance, ignore_errors=True)
+        stack.callback(loader.unload, pins)
+        yield Sandbox(directory, pins)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Make sure that a child of ours has ended: ask it first, then insist."""
+    process.terminate()
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _remove_cgroup(directory: Path) -> None:
+    for below in directory.iterdir():
+        if below.is_dir():
+            _remove_cgroup(below)
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        for pid in (directory / "cgroup.procs").read_text(encoding="ascii").split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        try:
+            directory.rmdir()
+        except OSError as error:
+            # The kernel is a moment late with processes that have just ended.
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise HostError(f"cannot remove {directory}: {error.strerror}; remove it with rmdir") from error
+            time.sleep(_POLL)
+        else:
+            return

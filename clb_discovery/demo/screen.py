@@ -1,0 +1,62 @@
+"""Where the demo speaks: a terminal, or anything else that takes lines of text."""
+
+from __future__ import annotations
+
+import os
+from typing import Final, TextIO
+
+from clb_discovery.demo.chart import ASCII, UNICODE, Glyphs
+
+_CLEAR_LINE: Final = "\r\x1b[K"
+
+
+class Screen:
+    """Lines for people; colour and progress only where somebody can see them."""
+
+    def __init__(self, stream: TextIO, *, color: bool) -> None:
+        """Look at what the stream can show.
+
+        :param color: whether colour is wanted where a terminal can show it.
+        """
+        self._stream = stream
+        self._is_terminal = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._color = color and self._is_terminal and not os.environ.get("NO_COLOR")
+        self._under_way = ""
+        self.glyphs: Final = UNICODE if _can_show(stream, UNICODE) else ASCII
+
+    def say(self, text: str = "") -> None:
+        """Print a line for good."""
+        self.end_progress()
+        print(text, file=self._stream, flush=True)
+
+    def title(self, text: str) -> None:
+        """Print the heading of a step."""
+        self.say()
+        self.say(f"\x1b[1m{text}\x1b[0m" if self._color else text)
+
+    def figure(self, lines: list[str]) -> None:
+        """Print a chart: its head dim, its bars green."""
+        self.say()
+        for number, line in enumerate(lines):
+            shade = 2 if number == 0 else 32
+            self.say(f"   \x1b[{shade}m{line}\x1b[0m" if self._color else f"   {line}")
+
+    def progress(self, text: str) -> None:
+        """Show what is going on until the next line; only on a terminal."""
+        if self._is_terminal and text != self._under_way:
+            self._under_way = text
+            print(f"{_CLEAR_LINE}   {text}", end="", file=self._stream, flush=True)
+
+    def end_progress(self) -> None:
+        """Take back what `progress` showed last."""
+        if self._under_way:
+            self._under_way = ""
+            print(_CLEAR_LINE, end="", file=self._stream, flush=True)
+
+
+def _can_show(stream: TextIO, glyphs: Glyphs) -> bool:
+    try:
+        "".join(glyphs).encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

@@ -1,0 +1,93 @@
+"""The real sidecar, run as anybody runs it, and looked at from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from clb_discovery import runtime
+from clb_discovery.core.model import Pool, Vip
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.demo.sandbox import end
+from clb_discovery.errors import ClbError, HostError
+
+
+class Sidecar:
+    """A running `clb-discovery run`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], pins: Pins, log: Path) -> None:
+        self._process = process
+        self._pins = pins
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Kill it, without a chance to tidy up."""
+        self._process.kill()
+        self._process.wait()
+
+    def check(self) -> None:
+        """Make sure that it runs.
+
+        :raises ClbError: with the reason that it gave, of the kind that its exit code says.
+        """
+        code = self._process.poll()
+        if code is None:
+            return
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() or ["it said nothing"]
+        reason = lines[-1].removeprefix("clb-discovery: ")
+        if code == HostError.exit_code:
+            raise HostError(reason)
+        raise ClbError(f"the sidecar ended with {code}: {reason}")
+
+    def error(self) -> str | None:
+        """Return why its source cannot answer now, as `status` has it; None while all is well."""
+        sources = runtime.Instance(self._pins.instance).read_state().get("sources", [])
+        return next((str(source["error"]) for source in sources if source["error"]), None)
+
+    def pools(self) -> Mapping[Vip, Pool | None]:
+        """Return the pools in the kernel."""
+        if not self._pins.are_there():
+            return {}
+        with Maps(self._pins) as maps:
+            return {vip: published.pool for vip, published in maps.read().virtual.items()}
+
+
+@contextlib.contextmanager
+def running(arguments: Sequence[str], pins: Pins) -> Iterator[Sidecar]:
+    """Run the sidecar while the block runs."""
+    with tempfile.TemporaryDirectory(prefix="clb-demo-") as directory:
+        path = Path(directory) / "log"
+        with path.open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+                [sys.executable, "-m", "clb_discovery", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,  # Ctrl-C is for the demo, which then ends its children in order
+            )
+        try:
+            yield Sidecar(process, pins, path)
+        finally:
+            end(process)
+
+
+def as_typed(arguments: Sequence[str]) -> list[str]:
+    """Return the command as somebody would type it, an option a line."""
+    lines = ["clb-discovery"]
+    for argument in arguments:
+        if argument.startswith("--"):
+            lines.append(f"  {argument}")
+        else:
+            lines[-1] += f" {shlex.quote(argument)}"
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]

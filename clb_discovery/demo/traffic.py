@@ -1,0 +1,161 @@
+"""The clients under way, and what they have reported."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from clb_discovery.core.address import format_address
+from clb_discovery.core.model import Vip
+from clb_discovery.errors import ClbError
+
+_ENTER_CGROUP: Final = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
+
+
+class Report(NamedTuple):
+    """What one client has seen since its start."""
+
+    at: float = 0.0
+    """When, on the clock that all processes share (CLOCK_MONOTONIC)."""
+    answers: Mapping[str, int] = {}
+    """Connects by the name of the server that answered."""
+    failures: Mapping[str, int] = {}
+    """Failed connects by their reason."""
+
+    @property
+    def connects(self) -> int:
+        """Return the connects, failed ones too."""
+        return sum(self.answers.values()) + sum(self.failures.values())
+
+
+class Client:
+    """One client process, and its last report."""
+
+    def __init__(self, vip: Vip, cgroup: Path) -> None:
+        """Start it inside the cgroup."""
+        self.vip: Final = vip
+        self.report = Report()
+        command = [sys.executable, "-m", "clb_discovery.demo.client", format_address(vip.address), str(vip.port)]
+        self.process: Final = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+            ["/bin/sh", "-c", _ENTER_CGROUP, str(cgroup), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            process_group=0,  # Ctrl-C is for the demo, which then ends its children in order
+        )
+        assert self.process.stdout is not None  # noqa: S101 - a pipe, as asked for
+        self._output: Final = self.process.stdout.fileno()
+        self._partial = b""
+        self.finished = False
+        os.set_blocking(self._output, False)
+        asyncio.get_running_loop().add_reader(self._output, self._read)
+
+    def _read(self) -> None:
+        data = os.read(self._output, 65536)
+        if not data:
+            self.finished = True
+            asyncio.get_running_loop().remove_reader(self._output)
+            return
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        if lines:
+            self.report = Report(**json.loads(lines[-1]))
+
+    def check(self) -> None:
+        """Make sure that it still connects.
+
+        :raises ClbError: if it has ended.
+        """
+        if self.finished:
+            raise ClbError(f"the client of {self.vip} ended with {self.process.wait()}")
+
+    def close(self) -> None:
+        """End it at once."""
+        asyncio.get_running_loop().remove_reader(self._output)
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None  # noqa: S101 - a pipe, as asked for
+        self.process.stdout.close()
+
+
+class Traffic:
+    """All clients."""
+
+    def __init__(self, clients: Sequence[Client]) -> None:
+        self.clients: Final = clients
+
+    @property
+    def connects(self) -> int:
+        """Connects since the start, failed ones too."""
+        return sum(client.report.connects for client in self.clients)
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Failed connects since the start by their reason."""
+        total: Counter[str] = Counter()
+        for client in self.clients:
+            total.update(client.report.failures)
+        return total
+
+    @property
+    def finished(self) -> bool:
+        """Whether every client has made its last report."""
+        return all(client.finished for client in self.clients)
+
+    def check(self) -> None:
+        """Make sure that all clients still connect.
+
+        :raises ClbError: if one has ended.
+        """
+        for client in self.clients:
+            client.check()
+
+    def stop(self) -> None:
+        """Ask the clients to finish the connect in hand, report, and end."""
+        for client in self.clients:
+            client.process.terminate()
+
+
+class Window:
+    """The connects since a moment: whatever it counts was begun after that moment."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        """Begin now; the first reports made from now on are where counting starts."""
+        self._traffic = traffic
+        self._begin = time.monotonic()
+        self._first: dict[Vip, Report] = {}
+
+    def has_begun(self) -> bool:
+        """Take first reports that have come, and tell whether every client has made one."""
+        for client in self._traffic.clients:
+            if client.vip not in self._first and client.report.at >= self._begin:
+                self._first[client.vip] = client.report
+        return len(self._first) == len(self._traffic.clients)
+
+    def answers(self, vip: Vip) -> Counter[str]:
+        """Return the connects to a virtual server by who answered."""
+        report = next(client.report for client in self._traffic.clients if client.vip == vip)
+        return Counter(report.answers) - Counter(self._first[vip].answers)
+
+    def fewest(self) -> int:
+        """Return the connects, failed ones too, to the virtual server that has fewest."""
+        return min(client.report.connects - self._first[client.vip].connects for client in self._traffic.clients)
+
+
+@contextlib.contextmanager
+def running(vips: Sequence[Vip], cgroup: Path) -> Iterator[Traffic]:
+    """Run a client for each virtual server while the block runs."""
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for vip in vips:
+            client = Client(vip, cgroup)
+            stack.callback(client.close)
+            clients.append(client)
+        yield Traffic(clients)
