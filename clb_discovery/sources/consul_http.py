@@ -20,6 +20,7 @@ from yarl import URL
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.blocking import MARGIN, client_timeout
 from clb_discovery.sources.consul_address import ConsulAddress
+from clb_discovery.sources.host_names import HostNames
 
 MAX_BODY: Final = 64 << 20
 """Largest answer that is read, in bytes."""
@@ -140,7 +141,9 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             if self._address.socket is not None:
                 connector = aiohttp.UnixConnector(self._address.socket, limit=0)
             else:
-                connector = aiohttp.TCPConnector(limit=0, ssl=self._tls.context if self._tls else True)
+                connector = aiohttp.TCPConnector(
+                    limit=0, ssl=self._tls.context if self._tls else True, resolver=HostNames()
+                )
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
