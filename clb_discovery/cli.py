@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, TypeVar
 
@@ -37,15 +39,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(_with_command(given))
         result: int = options.command(options)
+        sys.stdout.flush()
     except ClbError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)  # noqa: T201 - the command line's own voice
-        return error.exit_code
+        return _failed(str(error), error.exit_code)
     except KeyboardInterrupt:
         return 130  # as a shell reports SIGINT
-    except BrokenPipeError:  # the reader of our output has had enough
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader of our output has had enough; nor is it to hear what is still buffered
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:  # noqa: BLE001 - a bug of ours is one line, too
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        return _failed(f"internal error: {error!r} at {frame.filename}:{frame.lineno}; please report it", 1)
     return result
+
+
+def _failed(message: str, exit_code: int) -> int:
+    # What was typed, or what a server said, may be in the message.
+    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in message)
+    print(f"{PROGRAM}: {line}", file=sys.stderr)  # noqa: T201 - the command line's own voice
+    return exit_code
 
 
 class _Parser(argparse.ArgumentParser):
