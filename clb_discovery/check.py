@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from clb_discovery.core.layout import FEATURE_ERRNO
+from clb_discovery.core.model import Service
 from clb_discovery.datapath import cgroup, libbpf, loader, probe, selftest
 from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
 from clb_discovery.discovery import open_sources, read_services
@@ -30,7 +31,9 @@ def report(options: argparse.Namespace) -> int:
     :returns: 0 if all of them work, else the exit code of the first that does not.
     """
     failed: ClbError | None = None
-    for finding in _findings(options):
+    named = options.consul is not None or options.service or options.srv
+    services = read_services(options) if named else ()
+    for finding in _findings(options, services):
         mark = "ok  " if finding.error is None else "FAIL"
         detail = finding.detail if finding.error is None else str(finding.error)
         print(f"{mark}  {finding.what}{': ' if detail else ''}{detail}")  # noqa: T201 - this is the output
@@ -38,18 +41,21 @@ def report(options: argparse.Namespace) -> int:
     return failed.exit_code if failed else 0
 
 
-def _findings(options: argparse.Namespace) -> Iterator[Finding]:
+def _findings(options: argparse.Namespace, services: Sequence[Service]) -> Iterator[Finding]:
+    pins = Pins(options.instance)
     probe.raise_memlock_limit()
-    yield _look("connect hooks", _hooks)
-    yield _look("errno of an empty pool", _errno)
+    hooks = _look("connect hooks", _hooks)
+    yield hooks
+    if hooks.error is None:
+        yield _look("errno of an empty pool", _errno)
     yield _look("cgroup v2", lambda: str(cgroup.resolve(options.cgroup)))
     yield _look("BPF file system", _bpffs)
     yield _look("libbpf", libbpf.require)
-    pins = Pins(options.instance)
-    if pins.are_there():
-        yield _look(f"data plane of instance {pins.instance}", lambda: _effective(pins, options.cgroup))
-    if options.consul is not None or options.srv:
-        yield from asyncio.run(_ask(options))
+    plane = _look(f"data plane of instance {pins.instance}", lambda: _effective(pins, options.cgroup))
+    if plane.error or plane.detail:
+        yield plane
+    if services:
+        yield from asyncio.run(_ask(options, services))
 
 
 def _look(what: str, look: Callable[[], str | None]) -> Finding:
@@ -72,7 +78,9 @@ def _bpffs() -> str:
     return f"mounted at {BPFFS}" if is_bpffs(BPFFS) else f"not mounted at {BPFFS}; load mounts it"
 
 
-def _effective(pins: Pins, path: str | None) -> str:
+def _effective(pins: Pins, path: str | None) -> str | None:
+    if not pins.are_there():
+        return None
     target = cgroup.resolve(path)
     if not loader.is_attached(pins, target):
         raise HostError(f"not attached to {target}; run: clb-discovery load --cgroup {target}")
@@ -82,10 +90,10 @@ def _effective(pins: Pins, path: str | None) -> str:
     return f"effective in {target}"
 
 
-async def _ask(options: argparse.Namespace) -> list[Finding]:
+async def _ask(options: argparse.Namespace, services: Sequence[Service]) -> list[Finding]:
     """Ask each source once."""
     findings = []
-    async with open_sources(options, read_services(options)) as sources:
+    async with open_sources(options, services) as sources:
         for name, source in sources.items():
             try:
                 answer = await source.next()

@@ -72,7 +72,7 @@ def _consul_service(text: str) -> Service:
 
 
 def _srv_service(text: str) -> Service:
-    record, vips = spec.parse_assignment(text, spec.srv_protocol(text))
+    record, vips = spec.parse_assignment(text, spec.srv_protocol(text.rpartition("=")[0]))
     return Service(spec.srv_service(record), SRV + record, vips)
 
 
