@@ -108,8 +108,6 @@ def demo(options: argparse.Namespace) -> int:
 
 def _read_datapath(pins: Pins) -> Datapath | None:
     if not pins.are_there():
-        if os.geteuid() != 0 and not os.access(pins.home.parent.parent, os.R_OK | os.X_OK):
-            raise HostError(f"not allowed to look into {pins.home.parent.parent}; run as root")
         return None
     with Maps(pins) as maps:
         info = maps.info()

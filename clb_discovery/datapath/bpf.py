@@ -200,7 +200,8 @@ class GracePeriod:
     """Waits until every program that runs now has ended.
 
     Updating a map of maps does that: the kernel waits for an RCU grace period before the call returns (kernel commit
-    1ae80cf31938; its own selftest btf_map_in_map relies on it). Unlike membarrier(MEMBARRIER_CMD_GLOBAL) it also works on one CPU and with nohz_full.
+    1ae80cf31938; its own selftest btf_map_in_map relies on it). Unlike membarrier(MEMBARRIER_CMD_GLOBAL) it also works
+    on one CPU and with nohz_full.
     """
 
     def __init__(self) -> None:

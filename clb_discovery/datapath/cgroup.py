@@ -34,9 +34,10 @@ def resolve(path: str | None) -> Path:
     :raises HostError: if there is no cgroup v2, or the path is not a cgroup in it.
     """
     root = find_root()
-    cgroup = Path(path) if path else root
+    # A path is what it leads to: through .. or a link it may leave the hierarchy.
+    cgroup = Path(path).resolve() if path else root
     if not (cgroup / "cgroup.procs").is_file() or not cgroup.is_relative_to(root):
-        raise HostError(f"{str(cgroup)!r} is not a cgroup; --cgroup takes a directory below {root}")
+        raise HostError(f"{path!r} is not a cgroup of version 2; --cgroup takes a directory below {root}")
     return cgroup
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from clb_discovery.core import selftest
@@ -24,24 +24,38 @@ from clb_discovery.errors import HostError
 def load(pins: Pins, target: Path) -> None:
     """Make sure that the current programs run on connects in the cgroup; the caller holds the instance.
 
+    What was attached stays so until everything that replaces it is there; a first load that fails leaves nothing.
+
     :raises HostError: naming what the kernel, a file system or a privilege lacks.
     """
     if is_current(pins, target):
         return
     probe.raise_memlock_limit()
     probe.require_hooks()
+    is_first = not pins.home.exists()
+    try:
+        _load(pins, target)
+    except BaseException:
+        if is_first:
+            pins.remove()
+        raise
+
+
+def _load(pins: Pins, target: Path) -> None:
     pins.create_directory()
     features = probe.features()
     programs = libbpf.load_object(pins, can_set_errno=bool(features & FEATURE_ERRNO))
-    try:
-        with Maps(pins) as maps:
-            maps.apply(plan(maps.read(), selftest.virtual_servers(pins.instance), complete=False).steps)
-            for name, program in programs.items():
-                _attach(pins, name, program, target)
-            maps.write_info(Info(LAYOUT, features, "object", _build(), str(target)))
-    finally:
+    with ExitStack() as stack, Maps(pins) as maps:
         for program in programs.values():
-            os.close(program)
+            stack.callback(os.close, program)
+        maps.apply(plan(maps.read(), selftest.virtual_servers(pins.instance), complete=False).steps)
+        try:
+            _attach(pins, programs, target)
+            maps.write_info(Info(LAYOUT, features, "object", _build(), str(target)))
+        except OSError as error:
+            raise HostError(
+                f"cannot pin the programs in {pins.directory}: {error.strerror}; is the BPF file system writable?"
+            ) from error
 
 
 def is_current(pins: Pins, target: Path) -> bool:
@@ -65,7 +79,10 @@ def unload(pins: Pins) -> None:
 
 
 def _build() -> str:
-    return hashlib.sha256(libbpf.OBJECT.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(libbpf.OBJECT.read_bytes()).hexdigest()
+    except OSError as error:
+        raise HostError(f"cannot read {libbpf.OBJECT}: {error.strerror}; reinstall clb-discovery") from error
 
 
 def _attached_to(link: Path) -> int | None:
@@ -74,20 +91,32 @@ def _attached_to(link: Path) -> int | None:
             return bpf.link_cgroup(fd)
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise HostError(f"not allowed to open {link}; run as root, or with CAP_BPF") from error
 
 
-def _attach(pins: Pins, name: str, program: int, target: Path) -> None:
-    link = pins.link(name)
-    if _attached_to(link) == cgroup.identity(target):
-        with _opened(link) as fd:
-            bpf.link_update(fd, program)
-    else:
-        _replace_pin(_create_link(program, name, target), link)
-    _replace_pin(os.dup(program), pins.program(name))
+def _attach(pins: Pins, programs: Mapping[str, int], target: Path) -> None:
+    here = cgroup.identity(target)
+    elsewhere = [name for name in programs if _attached_to(pins.link(name)) != here]
+    with ExitStack() as stack:
+        links = {}  # all of them before the first is pinned: one that cannot be made takes the others with it
+        for name in elsewhere:
+            links[name] = _create_link(programs[name], name, target)
+            stack.callback(os.close, links[name])
+        for name, program in programs.items():
+            if name in links:
+                _replace_pin(links[name], pins.link(name))
+            else:
+                with _opened(pins.link(name)) as link:
+                    bpf.link_update(link, program)
+            _replace_pin(program, pins.program(name))
 
 
 def _create_link(program: int, name: str, target: Path) -> int:
-    directory = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        directory = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise HostError(f"cannot open {target}: {error.strerror}; --cgroup takes a cgroup that exists") from error
     try:
         return bpf.link_create(program, directory, PROGRAMS[name])
     except OSError as error:
@@ -103,10 +132,7 @@ def _replace_pin(fd: int, path: Path) -> None:
     """Pin under a temporary name and rename, so that an old object holds its place until the new one has it."""
     temporary = path.with_name(path.name + "_new")
     temporary.unlink(missing_ok=True)
-    try:
-        bpf.pin(fd, temporary)
-    finally:
-        os.close(fd)
+    bpf.pin(fd, temporary)
     temporary.rename(path)
 
 

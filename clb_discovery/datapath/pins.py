@@ -11,6 +11,7 @@ import ctypes
 import os
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -66,9 +67,15 @@ class Pins:
         return self.directory / f"{name}_link"
 
     def are_there(self) -> bool:
-        """Tell whether every map, program and link has its pin."""
+        """Tell whether every map, program and link has its pin.
+
+        :raises HostError: if one may not look there.
+        """
         names = (*Map, *PROGRAMS, *(f"{name}_link" for name in PROGRAMS))
-        return all((self.directory / name).exists() for name in names)
+        try:
+            return all((self.directory / name).exists() for name in names)
+        except PermissionError as error:
+            raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
 
     def create_directory(self) -> None:
         """Make the directory, and mount the BPF file system where that has not been done.
@@ -86,11 +93,20 @@ class Pins:
             ) from error
 
     def remove(self) -> None:
-        """Remove every pin of the instance, of any layout; links first, so that nothing runs on vanishing maps."""
-        for link in self.home.glob("*/*_link"):
-            link.unlink()
-        shutil.rmtree(self.home, ignore_errors=True)
-        if self.home.parent.is_dir() and not any(self.home.parent.iterdir()):
+        """Remove every pin of the instance, of any layout; links first, so that nothing runs on vanishing maps.
+
+        :raises HostError: if the file system does not allow it.
+        """
+        try:
+            for link in self.home.glob("*/*_link"):
+                link.unlink()
+            if self.home.exists():
+                shutil.rmtree(self.home)
+        except OSError as error:
+            raise HostError(
+                f"cannot remove {self.home}: {error.strerror}; is the BPF file system writable? Run as root"
+            ) from error
+        with suppress(OSError):  # in use by another instance
             self.home.parent.rmdir()
 
 

@@ -18,6 +18,7 @@ from clb_discovery.core import selftest
 from clb_discovery.core.address import format_address, is_ipv4
 from clb_discovery.core.model import Vip
 from clb_discovery.datapath import cgroup as cgroups
+from clb_discovery.errors import HostError
 
 _TIMEOUT: Final = 10.0
 _NOT_REFUSED: Final = 3
@@ -30,7 +31,7 @@ def run(instance: str, cgroup: Path) -> str | None:
     """
     try:
         refused = _are_refused(instance) if cgroups.contains_self(cgroup) else _are_refused_inside(cgroup, instance)
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, subprocess.SubprocessError, HostError) as error:
         return f"the self-test could not run in {cgroup}: {error}"
     return None if refused else f"connects in {cgroup} do not meet the programs; run: clb-discovery load"
 
@@ -42,7 +43,8 @@ def _are_refused_inside(cgroup: Path, instance: str) -> bool:
             command, check=False, capture_output=True, timeout=_TIMEOUT
         )
     if result.returncode not in {0, _NOT_REFUSED}:
-        raise OSError(result.stderr.decode(errors="replace").strip().splitlines()[-1])
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        raise OSError(said[-1] if said else f"it ended with {result.returncode}")
     return result.returncode == 0
 
 
