@@ -144,13 +144,15 @@ class Show:
     async def _set_the_scene(self) -> None:
         self._screen.title("1. The scene")
         self._screen.say(f"   DNS, at {DNS[0]}:{DNS[1]}, names real servers by priority, weight, port and target:")
+        self._stack.callback(self._dns.close)
         await self._dns.start(*DNS)
         self._servers = _FIRST
         for server in self._servers:
             await self._listen(server)
             self._screen.say(f"     {RECORD}. {TTL} IN SRV {server.srv}")
         publish(self._servers, self._zone)
-        self._screen.say("   Each listens on IPv4 and on IPv6, at its own port. The one of priority 1 is a")
+        families = " and ".join("IPv4" if is_ipv4(vip.address) else "IPv6" for vip in self._vips)
+        self._screen.say(f"   Each listens on {families}, at its own port. The one of priority 1 is a")
         self._screen.say("   backup, which gets nothing while there is any of priority 0.")
         self._screen.say(f"   Clients will connect to {' and '.join(map(str, self._vips))}. No machine has")
         self._screen.say(f"   these addresses; what a connect there gets without us: {_try(self._vips[0])}.")
@@ -218,6 +220,7 @@ class Show:
 
     async def _listen(self, server: Server) -> None:
         listener = Listener(server.name)
+        self._stack.callback(listener.close)
         hosts = [server.ipv4 if is_ipv4(vip.address) else server.ipv6 for vip in self._vips]
         await listener.start(hosts, server.port)
         self._listeners[server.name] = listener
