@@ -1,0 +1,93 @@
+"""Damage to the maps that no publication and no crash does, but a foreign hand could."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from hypothesis import strategies as st
+
+from clb_discovery.core import layout
+from clb_discovery.core.layout import Map
+from clb_discovery.core.model import Protocol, RealServer, Vip
+from tests.core.simulator import Put, Remove, State, carry_out
+from tests.core.strategies import ADDRESS, FEW_VIPS, few_real_servers
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+_KEYS: Final = st.sampled_from(FEW_VIPS).map(layout.pack_vip)
+_GENERATION: Final = st.integers(0, 12)
+_INDEX: Final = st.integers(0, 5)
+
+
+@st.composite
+def damaged(draw: Draw, states: st.SearchStrategy[State]) -> State:
+    """Return states with up to eight elements lost, made up or overwritten."""
+    state: State = draw(states)
+    for damage in draw(st.lists(st.sampled_from(_DAMAGES), max_size=8)):
+        operation = damage(draw, state)
+        if operation is not None:
+            state = carry_out(state, operation)
+    return state
+
+
+def _lost(draw: Draw, state: State) -> Remove | None:
+    map_ = draw(st.sampled_from(sorted(state)))
+    return Remove(map_, draw(st.sampled_from(sorted(state[map_])))) if state[map_] else None
+
+
+def _address(draw: Draw, _state: State) -> Put:
+    return Put(Map.ADDRESSES, draw(ADDRESS), draw(st.binary(min_size=4, max_size=4)))
+
+
+def _label(draw: Draw, _state: State) -> Put:
+    text = draw(st.binary(max_size=20))
+    return Put(Map.LABELS, draw(_KEYS), text.ljust(layout.LABEL.size, b"\0"))
+
+
+def _counter(draw: Draw, _state: State) -> Put:
+    return Put(Map.COUNTERS, _member(draw), draw(st.binary(min_size=8, max_size=8)))
+
+
+def _virtual(draw: Draw, _state: State) -> Put:
+    virtual = layout.Virtual(draw(_GENERATION), draw(_INDEX), draw(_INDEX), draw(st.integers(0, 3)))
+    return Put(Map.VIRTUAL, draw(_KEYS), layout.pack_virtual(virtual))
+
+
+def _slot(draw: Draw, _state: State) -> Put:
+    small = st.integers(0, 3)
+    slot = layout.Slot(_member(draw), draw(small), draw(small), draw(small), draw(small), draw(small))
+    return Put(Map.SLOTS, layout.pack_place(draw(_GENERATION), draw(_INDEX)), layout.pack_slot(slot))
+
+
+def _member(draw: Draw) -> bytes:
+    key = draw(_KEYS)
+    server: RealServer = draw(few_real_servers(ipv4=draw(st.booleans())))
+    return layout.refusal(key) if draw(st.booleans()) else layout.pack_member(key, server)
+
+
+def _unheard_of(draw: Draw, _state: State) -> Put:
+    vip = Vip(draw(ADDRESS), draw(st.integers(0, 65535)), draw(st.sampled_from(Protocol)))
+    return Put(Map.VIRTUAL, layout.pack_vip(vip), layout.pack_virtual(layout.Virtual(draw(_GENERATION), 1, 1, 0)))
+
+
+def _senseless(draw: Draw, state: State) -> Put:
+    """Write a virtual server whose protocol or padding no program ever asks for."""
+    key = draw(_KEYS)[:18] + draw(st.binary(min_size=2, max_size=2).filter(lambda end: end not in _SENSIBLE))
+    return _virtual(draw, state)._replace(key=key)
+
+
+def _skewed(draw: Draw, state: State) -> Put | None:
+    """Change four bytes of a slot or of a virtual server that is there."""
+    map_ = draw(st.sampled_from([Map.SLOTS, Map.VIRTUAL]))
+    if not state[map_]:
+        return None
+    key = draw(st.sampled_from(sorted(state[map_])))
+    value = state[map_][key]
+    # Generations stay small, so that there is one left to be the next.
+    at = draw(st.sampled_from(range(8 if map_ is Map.VIRTUAL else 0, len(value), 4)))
+    return Put(map_, key, value[:at] + draw(st.binary(min_size=4, max_size=4)) + value[at + 4 :])
+
+
+_SENSIBLE: Final = tuple(bytes([protocol, 0]) for protocol in Protocol)
+_DAMAGES: Final = (_lost, _address, _label, _counter, _virtual, _slot, _unheard_of, _senseless, _skewed)

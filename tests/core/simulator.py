@@ -1,0 +1,172 @@
+"""The kernel in miniature: the maps as dictionaries of bytes, and what the connect programs would do with them.
+
+A state is never changed; each operation on one element gives the next state, so that what a program can see between any
+two operations can be looked at. The program's look-up is the one of bpf/schedule.h, with every random draw carried
+out: the outcome is not one real server but the exact probability of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Final, NamedTuple
+
+from clb_discovery.core import layout
+from clb_discovery.core.held import DECODED, Held, decode
+from clb_discovery.core.layout import Map
+from clb_discovery.core.model import Pool, RealServer, Vip
+from clb_discovery.core.plan import Delete, GracePeriod, Step, Write
+from tests.core.rfc2782 import shares
+
+TRIES: Final = 2
+"""`CLB_TRIES` of bpf/schedule.h."""
+
+State = Mapping[Map, Mapping[bytes, bytes]]
+Outcome = bytes | None
+"""The packed member that a connect is sent to (or the refusal), or None where it passes through."""
+Outcomes = Mapping[Outcome, Fraction]
+"""The probability of each outcome that is possible."""
+
+EMPTY: Final[State] = {map_: {} for map_ in DECODED}
+PASSES_THROUGH: Final[Outcomes] = {None: Fraction(1)}
+
+
+class Put(NamedTuple):
+    """One element is inserted or replaced."""
+
+    map: Map
+    key: bytes
+    value: bytes
+
+
+class Remove(NamedTuple):
+    """One element is deleted; it has to be there."""
+
+    map: Map
+    key: bytes
+
+
+Operation = Put | Remove | GracePeriod
+
+
+def operations(steps: Iterable[Step]) -> Iterator[Operation]:
+    """Take steps apart into what happens to one element at a time: a batch is not atomic."""
+    for step in steps:
+        match step:
+            case Write(map_, items):
+                yield from (Put(map_, key, value) for key, value in items)
+            case Delete(map_, keys):
+                yield from (Remove(map_, key) for key in keys)
+            case GracePeriod():
+                yield step
+
+
+def carry_out(state: State, operation: Operation) -> State:
+    """Return the state after one operation.
+
+    :raises KeyError: if it deletes what is not there.
+    :raises ValueError: if a key or value has not the size that the map is made for.
+    """
+    if isinstance(operation, GracePeriod):
+        return state
+    elements = dict(state[operation.map])
+    if isinstance(operation, Put):
+        if (len(operation.key), len(operation.value)) != layout.SIZES[operation.map]:
+            raise ValueError(f"wrong size for {operation.map}")
+        elements[operation.key] = operation.value
+    else:
+        del elements[operation.key]
+    return {**state, operation.map: elements}
+
+
+def history(state: State, steps: Iterable[Step]) -> list[State]:
+    """Return all states from before the first operation to after the last."""
+    states = [state]
+    for operation in operations(steps):
+        states.append(carry_out(states[-1], operation))
+    return states
+
+
+def apply(state: State, steps: Iterable[Step]) -> State:
+    """Return the state after all steps."""
+    return history(state, steps)[-1]
+
+
+def read(state: State) -> Held:
+    """Decode a state as a start does."""
+    return decode({map_: list(state[map_].items()) for map_ in DECODED})
+
+
+def connect(state: State, wanted: Vip) -> Outcomes:
+    """Return where a connect to `wanted` goes: `clb_schedule`."""
+    if wanted.address not in state[Map.ADDRESSES]:
+        return PASSES_THROUGH
+    keys = [layout.pack_vip(wanted)] * TRIES + [layout.pack_vip(wanted._replace(port=0))] * TRIES
+    total: dict[Outcome, Fraction] = {}
+    undecided = Fraction(1)
+    for key in keys:
+        published = state[Map.VIRTUAL].get(key)
+        found = scheduled(state, key, published) if published else PASSES_THROUGH
+        for outcome, probability in found.items():
+            if outcome is not None:
+                total[outcome] = total.get(outcome, Fraction(0)) + undecided * probability
+        undecided *= found.get(None, Fraction(0))
+        if not undecided:
+            return total
+    return {**total, None: undecided}
+
+
+def scheduled(state: State, key: bytes, published: bytes) -> Outcomes:
+    """Return where a program goes that has read this element of `clb_virtual`, now or earlier: `clb_random`.
+
+    None stands for no slot: there is none, or it belongs to another virtual server.
+    """
+    virtual = layout.unpack_virtual(published)
+    found: dict[Outcome, Fraction] = {}
+    for index in range(virtual.tier):
+        for member, probability in _draw(state, key, virtual.generation, index):
+            found[member] = found.get(member, Fraction(0)) + probability / virtual.tier
+    return found
+
+
+def expected(pools: Mapping[Vip, Pool], wanted: Vip) -> Outcomes:
+    """Return where a connect has to go when these are the virtual servers, without any of the core's own tables."""
+    for vip in (wanted, wanted._replace(port=0)):
+        if vip in pools:
+            return served_by(vip, pools[vip])
+    return PASSES_THROUGH
+
+
+def served_by(vip: Vip, pool: Pool) -> Outcomes:
+    """Return the share of each real server of a pool's lowest tier; the refusal where it is empty."""
+    key = layout.pack_vip(vip)
+    if not pool:
+        return {layout.refusal(key): Fraction(1)}
+    tier = lowest_tier(pool)
+    members = (layout.pack_member(key, server) for server in tier)
+    return dict(zip(members, shares([server.weight for server in tier]), strict=True))
+
+
+def lowest_tier(pool: Sequence[RealServer]) -> list[RealServer]:
+    """Return the real servers with the lowest priority (RFC 2782)."""
+    lowest = min(server.priority for server in pool)
+    return [server for server in pool if server.priority == lowest]
+
+
+def _draw(state: State, key: bytes, generation: int, index: int) -> Iterator[tuple[Outcome, Fraction]]:
+    slot = _slot_of(state, key, generation, index)
+    if slot is None:
+        yield None, Fraction(1)
+        return
+    kept = min(Fraction(slot.keep, slot.out_of), Fraction(1))
+    if kept:
+        yield slot.member, kept
+    if kept < 1:
+        alias = _slot_of(state, key, generation, slot.alias)
+        yield (alias.member if alias else None), 1 - kept
+
+
+def _slot_of(state: State, key: bytes, generation: int, index: int) -> layout.Slot | None:
+    value = state[Map.SLOTS].get(layout.pack_place(generation, index))
+    slot = layout.unpack_slot(value) if value else None
+    return slot if slot and layout.unpack_member(slot.member)[0] == key else None

@@ -1,0 +1,295 @@
+"""The mirror of bpf/clb.h: byte by byte, and against the type information of the compiled object."""
+
+from __future__ import annotations
+
+import re
+import struct
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clb_discovery.core import layout
+from clb_discovery.core.address import Address, parse_address
+from clb_discovery.core.layout import Info, Label, Map, Record, Slot, Virtual
+from clb_discovery.core.model import Algorithm, Protocol, RealServer, Vip
+from tests.core.btf import Btf, Struct, section
+from tests.core.strategies import REAL_SERVER, VIP
+
+ROOT: Final = Path(__file__).parents[2]
+HEADER: Final = ROOT / "bpf" / "clb.h"
+OBJECT: Final = ROOT / "clb_discovery" / "_bpf" / "clb.bpf.o"
+
+MAPPED: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
+PLAIN: Final = Vip(parse_address("fd00:64::1"), 53, Protocol.UDP)
+MAPPED_BYTES: Final = bytes.fromhex("00000000 00000000 0000ffff 0a400001 18eb 06 00")
+PLAIN_BYTES: Final = bytes.fromhex("fd000064 00000000 00000000 00000001 0035 11 00")
+SERVER: Final = RealServer(2, parse_address("10.0.0.7"), 31001, 10)
+MEMBER_BYTES: Final = MAPPED_BYTES + bytes.fromhex("00000000 00000000 0000ffff 0a000007 7919 0000")
+
+U16: Final = st.integers(0, 2**16 - 1)
+U32: Final = st.integers(0, 2**32 - 1)
+U64: Final = st.integers(0, 2**64 - 1)
+TEXT: Final = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
+
+
+def host(size: int, *numbers: int) -> bytes:
+    """Return numbers of this many bytes each in the byte order of the host."""
+    return b"".join(number.to_bytes(size, sys.byteorder) for number in numbers)
+
+
+def fitting(size: int) -> st.SearchStrategy[str]:
+    """Return texts that fit a field of this size with its NUL."""
+    return TEXT.filter(lambda text: len(text.encode()) < size)
+
+
+def differences(record: Record, compiled: Struct) -> list[str]:
+    """Return in which ways the mirror of a struct is not what the compiler made of it."""
+    mirror = {(name, *place) for name, place in record.offsets().items()}
+    wrong = sorted(mirror ^ {tuple(field) for field in compiled.fields})
+    found = [f"{record.name}.{name} at {offset}, {size} bytes" for name, offset, size in wrong]
+    if record.size != compiled.size:
+        found.append(f"{record.name} has {record.size} bytes here and {compiled.size} there")
+    return found
+
+
+@pytest.fixture(scope="module")
+def btf() -> Btf:
+    """Read the type information of the compiled object."""
+    assert OBJECT.exists(), "the object is not built; run: make build"
+    return Btf(section(OBJECT.read_bytes(), ".BTF"))
+
+
+def test_the_examples_of_the_header() -> None:
+    """The keys of the header's two addresses are the bytes that it shows."""
+    assert layout.pack_vip(MAPPED) == MAPPED_BYTES
+    assert layout.pack_vip(MAPPED._replace(address=parse_address("::ffff:10.64.0.1"))) == MAPPED_BYTES
+    assert layout.pack_vip(PLAIN) == PLAIN_BYTES
+    assert layout.pack_vip(MAPPED._replace(port=0))[16:] == bytes.fromhex("0000 06 00")
+
+
+def test_a_virtual_server_in_bytes() -> None:
+    """Generation, servers, tier and scheduler, then padding."""
+    virtual = Virtual(generation=0x0102030405060708, servers=3, tier=2, algorithm=Algorithm.RANDOM)
+    assert layout.pack_virtual(virtual) == host(8, 0x0102030405060708) + host(4, 3, 2, 0, 0)
+
+
+def test_a_place_in_bytes() -> None:
+    """Generation and index, then padding."""
+    assert layout.pack_place(5, 70000) == host(8, 5) + host(4, 70000, 0)
+
+
+def test_a_member_in_bytes() -> None:
+    """The virtual server's key, then the address and port in network byte order, then padding."""
+    assert layout.pack_member(MAPPED_BYTES, SERVER) == MEMBER_BYTES
+
+
+def test_the_refusal_in_bytes() -> None:
+    """The virtual server's key, and nothing but zeros."""
+    assert layout.refusal(PLAIN_BYTES) == PLAIN_BYTES + bytes(20)
+
+
+def test_a_slot_in_bytes() -> None:
+    """The member, its column of the alias table, and what discovery said."""
+    slot = Slot(MEMBER_BYTES, keep=2, out_of=4, alias=1, weight=10, priority=7)
+    assert layout.pack_slot(slot) == MEMBER_BYTES + host(4, 2, 4, 1) + host(2, 10, 7)
+
+
+def test_a_label_in_bytes() -> None:
+    """Two texts, each padded with NUL to its size."""
+    data = layout.pack_label(Label("größe", "srv:_redis._tcp.example"))
+    assert data == b"gr\xc3\xb6\xc3\x9fe".ljust(256, b"\0") + b"srv:_redis._tcp.example".ljust(272, b"\0")
+
+
+def test_what_was_loaded_in_bytes() -> None:
+    """Layout and features, then three texts padded with NUL to their sizes."""
+    data = layout.pack_info(Info(1, layout.FEATURE_ERRNO, "object", "ab" * 32, "/sys/fs/cgroup"))
+    texts = b"object".ljust(16, b"\0") + (b"ab" * 32).ljust(72, b"\0") + b"/sys/fs/cgroup".ljust(1024, b"\0")
+    assert data == host(4, 1, 1) + texts
+
+
+@given(VIP)
+def test_a_vip_reads_back(vip: Vip) -> None:
+    """Every key is 20 bytes and is read as the virtual server that it was written for."""
+    data = layout.pack_vip(vip)
+    assert len(data) == layout.VIP.size
+    assert layout.unpack_vip(data) == vip
+
+
+@given(VIP, REAL_SERVER)
+def test_a_member_reads_back(vip: Vip, server: RealServer) -> None:
+    """A member tells its virtual server, address and port, and is no refusal."""
+    key = layout.pack_vip(vip)
+    member = layout.pack_member(key, server)
+    assert layout.unpack_member(member) == (key, server.address, server.port)
+    assert not layout.is_refusal(member)
+    assert layout.is_refusal(layout.refusal(key))
+    assert layout.unpack_member(layout.refusal(key)) == (key, Address(bytes(16)), 0)
+
+
+@given(st.builds(Virtual, U64, U32, U32, U32))
+def test_a_virtual_server_reads_back(virtual: Virtual) -> None:
+    """All values of all fields survive."""
+    assert layout.unpack_virtual(layout.pack_virtual(virtual)) == virtual
+
+
+@given(U64, U32)
+def test_a_place_reads_back(generation: int, index: int) -> None:
+    """All values of all fields survive."""
+    assert layout.unpack_place(layout.pack_place(generation, index)) == (generation, index)
+
+
+@given(st.builds(Slot, st.binary(min_size=40, max_size=40), U32, U32, U32, U16, U16))
+def test_a_slot_reads_back(slot: Slot) -> None:
+    """All values of all fields survive."""
+    assert layout.unpack_slot(layout.pack_slot(slot)) == slot
+
+
+@given(st.builds(Label, fitting(256), fitting(272)))
+def test_a_label_reads_back(label: Label) -> None:
+    """Texts that fit survive."""
+    assert layout.unpack_label(layout.pack_label(label)) == label
+
+
+@given(st.builds(Info, U32, U32, fitting(16), fitting(72), fitting(1024)))
+def test_what_was_loaded_reads_back(info: Info) -> None:
+    """Numbers, and texts that fit, survive."""
+    assert layout.unpack_info(layout.pack_info(info)) == info
+
+
+@given(st.text(), st.text(min_size=300))
+def test_any_text_can_be_written(service: str, source: str) -> None:
+    """What does not fit is cut at a character, never inside one, and what was cut is cut no further."""
+    data = layout.pack_label(Label(service, source))
+    assert len(data) == layout.LABEL.size
+    assert data[255] == data[-1] == 0
+    label = layout.unpack_label(data)
+    assert "\ufffd" not in label.service or "\ufffd" in service
+    assert source.encode().startswith(label.source.encode())
+    assert layout.pack_label(label) == layout.pack_label(layout.unpack_label(layout.pack_label(label)))
+
+
+def test_half_of_a_surrogate_pair_can_be_written() -> None:
+    """JSON can carry text that UTF-8 cannot; it is written with a mark in its place."""
+    assert layout.unpack_label(layout.pack_label(Label("a\ud800b", ""))).service == "a?b"
+
+
+@given(st.binary(min_size=528, max_size=528))
+def test_any_bytes_can_be_read_as_a_label(data: bytes) -> None:
+    """A foreign hand's bytes are no error, and end at the first NUL."""
+    label = layout.unpack_label(data)
+    assert "\0" not in label.service + label.source
+
+
+@given(st.lists(U32, min_size=1, max_size=16))
+def test_a_counter_is_the_sum_over_all_cpus(values: list[int]) -> None:
+    """The value of a per-CPU element is one number per CPU, side by side."""
+    assert layout.sum_counter(host(8, *values)) == sum(values)
+
+
+def test_an_unknown_scheduler_is_none() -> None:
+    """A number of a newer version is told from those of this one."""
+    assert layout.algorithm_of(0) is Algorithm.RANDOM
+    assert layout.algorithm_of(2**32 - 1) is None
+
+
+def test_an_unknown_protocol_is_an_error() -> None:
+    """A key with another protocol is not ours."""
+    with pytest.raises(ValueError, match="132"):
+        layout.unpack_vip(MAPPED_BYTES[:18] + bytes([132, 0]))
+
+
+@pytest.mark.parametrize("record", layout.RECORDS, ids=lambda record: str(record.name))
+def test_the_mirror_is_what_the_compiler_made_of_the_header(btf: Btf, record: Record) -> None:
+    """Size of each struct, and name, offset and size of each of its fields, padding included."""
+    assert differences(record, btf.struct(record.name)) == []
+
+
+@pytest.mark.parametrize("map_", Map)
+def test_keys_and_values_have_the_sizes_of_the_maps(btf: Btf, map_: Map) -> None:
+    """What is written has exactly the size that the map is declared with."""
+    definition = btf.map(map_)
+    assert (definition.key_size, definition.value_size) == layout.SIZES[map_]
+
+
+@pytest.mark.parametrize(
+    ("map_", "limit"),
+    [
+        (Map.ADDRESSES, layout.MAX_VIRTUAL_SERVERS),
+        (Map.VIRTUAL, layout.MAX_VIRTUAL_SERVERS),
+        (Map.LABELS, layout.MAX_VIRTUAL_SERVERS),
+        (Map.SLOTS, layout.MAX_SLOTS),
+        (Map.COUNTERS, layout.MAX_SLOTS),
+        (Map.INFO, 1),
+    ],
+)
+def test_maps_hold_as_many_elements_as_the_mirror_says(btf: Btf, map_: Map, limit: int) -> None:
+    """The limits that plans go by are the ones that the kernel enforces."""
+    assert btf.map(map_).max_entries == limit
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LAYOUT", layout.LAYOUT),
+        ("MAX_VIRTUAL_SERVERS", layout.MAX_VIRTUAL_SERVERS),
+        ("MAX_SLOTS", layout.MAX_SLOTS),
+        ("FEATURE_ERRNO", layout.FEATURE_ERRNO),
+        ("RANDOM", Algorithm.RANDOM),
+    ],
+)
+def test_numbers_are_those_of_the_header(name: str, value: int) -> None:
+    """Constants leave no trace in the object, so they are compared with the header's text."""
+    found = re.findall(rf"^#define CLB_{name} (\d+)\b", HEADER.read_text(), re.MULTILINE)
+    assert found == [str(int(value))]
+
+
+def test_every_number_of_the_header_is_compared() -> None:
+    """A constant that is new in the header has to be in the mirror too."""
+    found = set(re.findall(r"^#define CLB_(\w+) \d", HEADER.read_text(), re.MULTILINE))
+    assert found == {"LAYOUT", "MAX_VIRTUAL_SERVERS", "MAX_SLOTS", "FEATURE_ERRNO", "RANDOM"}
+
+
+def test_every_struct_of_the_header_is_compared() -> None:
+    """A struct that is new in the header has to be in the mirror too."""
+    found = re.findall(r"^struct (\w+) \{", HEADER.read_text(), re.MULTILINE)
+    assert sorted(found) == sorted(record.name for record in layout.RECORDS)
+
+
+@pytest.mark.parametrize("record", layout.RECORDS, ids=lambda record: str(record.name))
+def test_a_shifted_field_is_noticed(btf: Btf, record: Record) -> None:
+    """Exchanging, widening, renaming or leaving out any field of the mirror is found."""
+    compiled = btf.struct(record.name)
+    fields = list(record.fields)
+    for at, (name, form) in enumerate(fields):
+        changes = [
+            [*fields[:at], *fields[at + 1 :]],
+            [*fields[:at], (name, form), ("more", "x"), *fields[at + 1 :]],
+            [*fields[:at], ("other", form), *fields[at + 1 :]],
+            [*fields[:at], (name, f"{struct.calcsize('=' + form) + 1}s"), *fields[at + 1 :]],
+        ]
+        if at:
+            changes.append([*fields[: at - 1], fields[at], fields[at - 1], *fields[at + 1 :]])
+        for changed in changes:
+            assert differences(Record(record.name, *changed), compiled)
+
+
+def test_a_struct_that_is_not_there_is_an_error(btf: Btf) -> None:
+    """Asking for an unknown struct or map does not pass for an empty one."""
+    with pytest.raises(KeyError):
+        btf.struct("clb_nothing")
+    with pytest.raises(KeyError):
+        btf.map("clb_nothing")
+
+
+def test_what_is_no_object_is_an_error() -> None:
+    """Bytes that are not ELF, or not BTF, are refused."""
+    with pytest.raises(ValueError, match="ELF"):
+        section(b"#!/bin/sh\n", ".BTF")
+    with pytest.raises(ValueError, match="BTF"):
+        Btf(bytes(64))
+    with pytest.raises(ValueError, match="no section"):
+        section(OBJECT.read_bytes(), ".nothing")

@@ -1,0 +1,508 @@
+"""Plans lead from any state of the maps to the desired one, and every prefix of them is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import combinations, pairwise
+from typing import Final, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clb_discovery.core import layout
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.held import Held, Published
+from clb_discovery.core.layout import Label, Map, Slot
+from clb_discovery.core.model import Algorithm, Pool, Protocol, RealServer, Vip, VirtualServer
+from clb_discovery.core.plan import Delete, GracePeriod, Plan, Write, plan
+from clb_discovery.core.slots import pool_slots
+from tests.core.junk import damaged
+from tests.core.simulator import (
+    EMPTY,
+    PASSES_THROUGH,
+    Put,
+    Remove,
+    State,
+    apply,
+    carry_out,
+    connect,
+    expected,
+    history,
+    operations,
+    read,
+    scheduled,
+    served_by,
+)
+from tests.core.strategies import DESIRED, FEW_VIPS, pools
+
+Desired = Mapping[Vip, VirtualServer]
+
+TARGETS: Final = tuple({vip for few in FEW_VIPS for vip in (few, few._replace(port=6379), few._replace(port=9))})
+"""What applications ask for: every virtual server, and ports that only a wildcard takes."""
+
+MAPPED: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
+OTHER: Final = Vip(parse_address("fd00:64::1"), 53, Protocol.UDP)
+ONE: Final = RealServer(0, parse_address("10.0.0.1"), 31001, 1)
+THREE: Final = RealServer(0, parse_address("10.0.0.3"), 31003, 3)
+BACKUP: Final = RealServer(7, parse_address("10.0.0.9"), 31009, 5)
+NEIGHBOURS: Final = (MAPPED, MAPPED._replace(port=0), MAPPED._replace(port=53, protocol=Protocol.UDP))
+"""An exact port, the wildcard beside it, and another protocol that keeps their address known."""
+SUBSETS: Final = [vips for size in range(4) for vips in combinations(NEIGHBOURS, size)]
+
+
+class Publication(NamedTuple):
+    """One try to reach a desired state, cut off by a crash after a share of its operations (1: not at all)."""
+
+    desired: Desired
+    complete: bool
+    until: float
+
+
+PUBLICATION: Final = st.builds(
+    Publication, DESIRED, st.booleans(), st.just(1.0) | st.integers(1, 31).map(lambda part: part / 32)
+)
+PRIOR: Final = st.just(EMPTY) | st.lists(PUBLICATION, min_size=1, max_size=3).map(lambda past: after(EMPTY, past))
+"""Everything that publications and crashes can leave behind."""
+
+
+def after(state: State, past: Iterable[Publication]) -> State:
+    """Return what the publications leave, each of which starts from what the one before left."""
+    for publication in past:
+        states = history(state, plan(read(state), publication.desired, complete=publication.complete).steps)
+        state = states[round(publication.until * (len(states) - 1))]
+    return state
+
+
+def virtual_server(vip: Vip, *pool: RealServer, service: str = "redis") -> VirtualServer:
+    """Build a virtual server fed by an SRV source."""
+    return VirtualServer(vip, service, "srv:_redis._tcp.example", Algorithm.RANDOM, tuple(sorted(pool)))
+
+
+def desired_of(*servers: VirtualServer) -> Desired:
+    """Build a desired state."""
+    return {server.vip: server for server in servers}
+
+
+def pools_of(desired: Desired) -> dict[Vip, Pool]:
+    """Return the pools of a desired state."""
+    return {vip: server.pool for vip, server in desired.items()}
+
+
+def without_generation(held: Held) -> Held:
+    """Return held but for the highest generation, which only the process that deleted its slots still knows."""
+    orphans = {map_: tuple(sorted(keys)) for map_, keys in held.orphans.items()}
+    return replace(held, orphans=orphans, last_generation=0)
+
+
+def shape(state: State) -> dict[Map, object]:
+    """Return a state without the numbers of its generations, which differ with its past."""
+    virtual = {key: layout.unpack_virtual(value) for key, value in state[Map.VIRTUAL].items()}
+    owners = {value.generation: key for key, value in virtual.items()}
+    slots = {layout.unpack_place(key): layout.unpack_slot(value) for key, value in state[Map.SLOTS].items()}
+    return {
+        Map.VIRTUAL: {key: value._replace(generation=0) for key, value in virtual.items()},
+        Map.SLOTS: {(owners.get(generation), index): slot for (generation, index), slot in slots.items()},
+        Map.COUNTERS: set(state[Map.COUNTERS]),
+        Map.LABELS: dict(state[Map.LABELS]),
+        Map.ADDRESSES: dict(state[Map.ADDRESSES]),
+    }
+
+
+def fresh(desired: Desired) -> State:
+    """Return the state that a publication into empty maps gives."""
+    return apply(EMPTY, plan(Held(), desired, complete=True).steps)
+
+
+def overlaid(held: Held, desired: Desired) -> dict[Vip, Pool | None]:
+    """Return the pools of what is held, and over them of what is desired."""
+    return {vip: published.pool for vip, published in held.virtual.items()} | pools_of(desired)
+
+
+@given(DESIRED)
+def test_a_publication_into_empty_maps_serves_what_is_desired(desired: Desired) -> None:
+    """Each connect gets exactly the shares that RFC 2782 gives in the desired pools, or passes through."""
+    state = fresh(desired)
+    for target in TARGETS:
+        assert connect(state, target) == expected(pools_of(desired), target)
+
+
+@given(PRIOR | damaged(PRIOR), DESIRED, st.booleans())
+def test_the_result_of_a_plan_is_what_decoding_the_maps_says(state: State, desired: Desired, complete: bool) -> None:
+    """A plan tells what will be held after it, so that the next one need not read the maps."""
+    made = plan(read(state), desired, complete=complete)
+    decoded = read(apply(state, made.steps))
+    assert without_generation(decoded) == without_generation(made.result)
+    assert decoded.last_generation <= made.result.last_generation
+
+
+@given(st.lists(PUBLICATION, max_size=4).map(lambda past: [one.desired for one in past]), st.booleans())
+def test_plans_follow_from_results_without_reading_again(past: list[Desired], complete: bool) -> None:
+    """A sidecar that never reads the maps again serves what is desired, and leaves what a fresh start leaves."""
+    state, held = EMPTY, Held()
+    for desired in past:
+        made = plan(held, desired, complete=complete)
+        state, held = apply(state, made.steps), made.result
+        for target in TARGETS if complete else desired:
+            assert connect(state, target) == expected(pools_of(desired), target)
+    if complete and past:
+        assert shape(state) == shape(fresh(past[-1]))
+
+
+@given(st.lists(PUBLICATION, min_size=1, max_size=3), DESIRED, DESIRED)
+def test_a_plan_before_everything_is_known_is_followed_by_a_complete_one(
+    past: list[Publication], first: Desired, second: Desired
+) -> None:
+    """After a crash, an incomplete plan and then a complete one, without reading between, leave nothing over."""
+    state = after(EMPTY, past)
+    incomplete = plan(read(state), first, complete=False)
+    complete = plan(incomplete.result, second, complete=True)
+    assert shape(apply(apply(state, incomplete.steps), complete.steps)) == shape(fresh(second))
+
+
+@given(damaged(PRIOR), DESIRED)
+def test_any_state_leads_to_the_desired_one(state: State, desired: Desired) -> None:
+    """Whatever crashes and foreign hands left, one complete plan gives exactly the desired state and nothing beside."""
+    state = apply(state, plan(read(state), desired, complete=True).steps)
+    assert shape(state) == shape(fresh(desired))
+    assert plan(read(state), desired, complete=True).steps == ()
+
+
+@given(damaged(PRIOR), DESIRED)
+def test_any_state_leads_to_what_is_known_so_far(state: State, desired: Desired) -> None:
+    """An incomplete plan serves what it desires from any prior state, and a second one has nothing to do."""
+    state = apply(state, plan(read(state), desired, complete=False).steps)
+    for target in desired:
+        assert connect(state, target) == expected(pools_of(desired), target)
+    assert plan(read(state), desired, complete=False).steps == ()
+
+
+@given(PRIOR, DESIRED)
+def test_nothing_is_taken_away_before_everything_is_known(state: State, desired: Desired) -> None:
+    """An incomplete plan leaves all other virtual servers as they are, and orphans alone."""
+    held = read(state)
+    states = history(state, plan(held, desired, complete=False).steps)
+    others = set(held.virtual) - set(desired)
+    for later in states:
+        assert state[Map.ADDRESSES].keys() <= later[Map.ADDRESSES].keys()
+        assert state[Map.VIRTUAL].keys() <= later[Map.VIRTUAL].keys()
+        assert state[Map.LABELS].keys() <= later[Map.LABELS].keys()
+        for map_, keys in held.orphans.items():
+            assert set(keys) <= later[map_].keys()
+    result = read(states[-1])
+    assert {vip: result.virtual[vip] for vip in others} == {vip: held.virtual[vip] for vip in others}
+
+
+@given(PRIOR, DESIRED, st.booleans())
+def test_an_unchanged_pool_costs_nothing(state: State, desired: Desired, complete: bool) -> None:
+    """Planning again for what is held gives no step, no new generation and the same result."""
+    first = plan(read(state), desired, complete=complete)
+    again = plan(first.result, desired, complete=complete)
+    assert again == Plan((), first.result, (), ())
+    decoded = read(apply(state, first.steps))
+    assert plan(decoded, desired, complete=complete).steps == ()
+
+
+@given(PRIOR, DESIRED)
+def test_only_pools_that_differ_are_written(state: State, desired: Desired) -> None:
+    """A virtual server whose pool and scheduler are as held keeps its generation, its slots and its counters."""
+    held = read(state)
+    made = plan(held, desired, complete=True)
+    for vip, server in desired.items():
+        old = held.virtual.get(vip)
+        same = old is not None and (old.pool, old.algorithm) == (server.pool, server.algorithm)
+        assert (vip in made.changed) is not same
+        if same and old:
+            assert made.result.virtual[vip].generation == old.generation
+    assert set(made.removed) == set(held.virtual) - set(desired)
+    touched = {
+        key for step in made.steps if isinstance(step, Write) for key, _ in step.items if step.map is Map.VIRTUAL
+    }
+    assert touched == {layout.pack_vip(vip) for vip in made.changed}
+
+
+@given(PRIOR, DESIRED)
+def test_counters_of_servers_that_stay_are_never_touched(state: State, desired: Desired) -> None:
+    """A real server that is in the old and in the new pool goes on counting where it was."""
+    held = read(state)
+    made = plan(held, desired, complete=True)
+    stay = {
+        member
+        for vip in desired
+        if vip in held.virtual
+        for member in held.virtual[vip].counters & made.result.virtual[vip].counters
+    }
+    touched = {operation.key for operation in operations(made.steps) if not isinstance(operation, GracePeriod)}
+    assert not stay & touched
+
+
+@given(PRIOR, DESIRED)
+def test_generations_are_never_reused(state: State, desired: Desired) -> None:
+    """Whatever is changed gets a generation above all that the maps know."""
+    held = read(state)
+    made = plan(held, desired, complete=True)
+    new = [made.result.virtual[vip].generation for vip in made.changed]
+    assert all(generation > held.last_generation for generation in new)
+    assert len(set(new)) == len(new)
+    assert made.result.last_generation == max([held.last_generation, *new])
+
+
+@settings(max_examples=150)
+@given(PRIOR, DESIRED, st.booleans())
+def test_every_prefix_is_safe(state: State, desired: Desired, complete: bool) -> None:
+    """After each single operation a connect has the whole old pool or the whole new one, never a mix, never a hole.
+
+    A virtual server in only one of the two states is wholly there, or is passed through.
+    """
+    held = read(state)
+    old = {vip: published.pool for vip, published in held.virtual.items() if published.pool is not None}
+    made = plan(held, desired, complete=complete)
+    states = history(state, made.steps)
+    new = pools_of(desired) if complete else {**old, **pools_of(desired)}
+    for target in TARGETS:
+        before, then = connect(state, target), expected(new, target)
+        # An old virtual server that a crash kept hidden may come to light on its way out.
+        allowed = [before, then, expected(old, target)]
+        for later in states:
+            assert connect(later, target) in allowed
+        assert connect(states[-1], target) == then
+        if PASSES_THROUGH not in (before, then):
+            assert PASSES_THROUGH not in [connect(later, target) for later in states]
+
+
+@settings(max_examples=150)
+@given(PRIOR, DESIRED, st.booleans())
+def test_a_slow_reader_finds_what_it_was_sent_to(state: State, desired: Desired, complete: bool) -> None:
+    """A program that has read an element of `clb_virtual` finds all slots of that pool until a grace period has passed.
+
+    It may read the element at any point and the slots at any later one, as long as no grace period lies between.
+    """
+    for run in between_grace_periods(state, plan(read(state), desired, complete=complete)):
+        for start, first in enumerate(run):
+            for key, published in first[Map.VIRTUAL].items():
+                found = scheduled(first, key, published)
+                assert None not in found
+                assert all(scheduled(later, key, published) == found for later in run[start:])
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("after", SUBSETS)
+@pytest.mark.parametrize("before", SUBSETS)
+def test_no_reader_falls_between_exact_port_and_wildcard(
+    before: tuple[Vip, ...], after: tuple[Vip, ...], complete: bool
+) -> None:
+    """A program that misses the exact port early and looks for the wildcard late still finds one of the two.
+
+    This holds for all that is served before and after, whether by the exact port or by the wildcard.
+    """
+    old = desired_of(*(virtual_server(vip, ONE) for vip in before))
+    new = desired_of(*(virtual_server(vip, THREE) for vip in after))
+    state = fresh(old)
+    made = plan(read(state), new, complete=complete)
+    for run in between_grace_periods(state, made):
+        for target in NEIGHBOURS:
+            if PASSES_THROUGH in (
+                expected(pools_of(old), target),
+                expected({**pools_of(old), **pools_of(new)}, target),
+            ):
+                continue
+            if complete and expected(pools_of(new), target) == PASSES_THROUGH:
+                continue
+            exact, wildcard = layout.pack_vip(target), layout.pack_vip(target._replace(port=0))
+            assert all(target.address in one[Map.ADDRESSES] for one in run)
+            missed = [at for at, one in enumerate(run) if exact not in one[Map.VIRTUAL]]
+            assert not missed or all(wildcard in one[Map.VIRTUAL] for one in run[missed[0] :])
+
+
+@pytest.mark.parametrize("after", SUBSETS)
+@pytest.mark.parametrize("before", SUBSETS)
+def test_a_wildcard_never_serves_an_exact_port_in_passing(before: tuple[Vip, ...], after: tuple[Vip, ...]) -> None:
+    """Where virtual servers of one address come and go together, no connect is sent to a neighbour's pool meanwhile."""
+    old = desired_of(*(virtual_server(vip, ONE) for vip in before))
+    new = desired_of(*(virtual_server(vip, THREE) for vip in after))
+    state = fresh(old)
+    for later in history(state, plan(read(state), new, complete=True).steps):
+        for target in NEIGHBOURS:
+            assert connect(later, target) in (expected(pools_of(old), target), expected(pools_of(new), target))
+
+
+@settings(max_examples=150)
+@given(PRIOR, DESIRED, DESIRED, st.floats(0, 1))
+def test_a_crash_after_any_prefix_is_repaired(state: State, first: Desired, second: Desired, until: float) -> None:
+    """Starting again from what a crash left gives exactly the desired state, and no orphan stays."""
+    crashed = after(state, [Publication(first, complete=True, until=until)])
+    for desired in (first, second):
+        repaired = apply(crashed, plan(read(crashed), desired, complete=True).steps)
+        assert shape(repaired) == shape(fresh(desired))
+        assert read(repaired).orphans == {}
+
+
+def test_a_crash_after_each_operation_in_turn_is_repaired() -> None:
+    """No single point of a publication that changes, adds and removes leaves anything that the next start keeps."""
+    before = desired_of(virtual_server(MAPPED, ONE, BACKUP), virtual_server(OTHER._replace(port=9)))
+    target = desired_of(virtual_server(MAPPED, ONE, THREE), virtual_server(OTHER))
+    start = fresh(before)
+    states = history(start, plan(read(start), target, complete=True).steps)
+    assert len(states) > 15
+    for crashed in states:
+        for desired in (before, target):
+            assert shape(apply(crashed, plan(read(crashed), desired, complete=True).steps)) == shape(fresh(desired))
+
+
+@given(PRIOR, DESIRED)
+def test_the_order_is_that_of_the_header(state: State, desired: Desired) -> None:
+    """What a generation needs comes before the element that refers to it, addresses after; deletions wait for RCU."""
+    steps = plan(read(state), desired, complete=True).steps
+    writes = [step.map for step in steps if isinstance(step, Write)]
+    order = [Map.COUNTERS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.ADDRESSES]
+    assert writes == [map_ for map_ in order if map_ in writes]
+    waits = [at for at, step in enumerate(steps) if isinstance(step, GracePeriod)]
+    for at, step in enumerate(steps):
+        if isinstance(step, Delete) and step.map in (Map.SLOTS, Map.COUNTERS):
+            assert waits
+            assert at > waits[-1]
+    assert not steps or not isinstance(steps[-1], GracePeriod)
+    assert all(not isinstance(one, GracePeriod) or not isinstance(other, GracePeriod) for one, other in pairwise(steps))
+
+
+@given(PRIOR, DESIRED, st.booleans())
+def test_no_step_is_empty(state: State, desired: Desired, complete: bool) -> None:
+    """Every step of a plan has something to do, and no operation is done twice."""
+    steps = plan(read(state), desired, complete=complete).steps
+    assert all(step.items for step in steps if isinstance(step, Write))
+    assert all(step.keys for step in steps if isinstance(step, Delete))
+    done = [operation[:2] for operation in operations(steps) if not isinstance(operation, GracePeriod)]
+    assert len(set(done)) == len(done)
+
+
+@given(pools(ipv4=True).filter(bool))
+def test_slots_are_a_table_for_each_tier(pool: Pool) -> None:
+    """Slots follow the pool's order; an alias stays in its own tier, so that each tier is a table of its own."""
+    key = layout.pack_vip(MAPPED)
+    slots = pool_slots(key, pool)
+    assert [layout.unpack_member(slot.member)[1:] for slot in slots] == [(one.address, one.port) for one in pool]
+    assert [(slot.priority, slot.weight) for slot in slots] == [(one.priority, one.weight) for one in pool]
+    assert all(slots[slot.alias].priority == slot.priority for slot in slots)
+
+
+def test_an_empty_pool_has_one_slot_that_refuses() -> None:
+    """Its slot has the refusal for a member, and every draw stays with it."""
+    key = layout.pack_vip(MAPPED)
+    assert pool_slots(key, ()) == [Slot(layout.refusal(key), keep=1, out_of=1, alias=0, weight=0, priority=0)]
+    assert connect(fresh(desired_of(virtual_server(MAPPED))), MAPPED) == {layout.refusal(key): 1}
+
+
+def test_only_the_lowest_tier_is_used() -> None:
+    """A real server of a higher priority number is published and never picked while the lowest tier is there."""
+    state = fresh(desired_of(virtual_server(MAPPED, ONE, THREE, BACKUP)))
+    assert len(state[Map.SLOTS]) == 3
+    assert connect(state, MAPPED) == served_by(MAPPED, (ONE, THREE))
+
+
+def test_a_plan_in_full() -> None:
+    """Replacing one pool and removing another virtual server gives these steps, in this order."""
+    first = plan(Held(), desired_of(virtual_server(MAPPED, ONE), virtual_server(OTHER)), complete=True)
+    made = plan(first.result, desired_of(virtual_server(MAPPED, THREE, service="cache")), complete=True)
+    mapped, other = layout.pack_vip(MAPPED), layout.pack_vip(OTHER)
+    one, three = layout.pack_member(mapped, ONE), layout.pack_member(mapped, THREE)
+    assert made.changed == (MAPPED,)
+    assert made.removed == (OTHER,)
+    steps = [
+        (type(step).__name__, getattr(step, "map", None)) for step in made.steps if not isinstance(step, GracePeriod)
+    ]
+    assert steps == [
+        ("Write", Map.COUNTERS),
+        ("Write", Map.LABELS),
+        ("Write", Map.SLOTS),
+        ("Write", Map.VIRTUAL),
+        ("Delete", Map.ADDRESSES),
+        ("Delete", Map.VIRTUAL),
+        ("Delete", Map.SLOTS),
+        ("Delete", Map.COUNTERS),
+        ("Delete", Map.LABELS),
+    ]
+    assert made.steps[0] == Write(Map.COUNTERS, ((three, bytes(8)),))
+    assert made.steps[-2:] == (
+        Delete(Map.COUNTERS, (one, layout.refusal(other))),
+        Delete(Map.LABELS, (other,)),
+    )
+    assert made.result.virtual == {
+        MAPPED: Published(
+            generation=3,
+            slots=range(1),
+            algorithm=Algorithm.RANDOM,
+            pool=(THREE,),
+            label=Label("cache", "srv:_redis._tcp.example"),
+            counters=frozenset({three, layout.refusal(mapped)}),
+        )
+    }
+
+
+def test_a_new_name_alone_writes_the_label_alone() -> None:
+    """Renaming a service touches neither its pool nor its counters."""
+    first = plan(Held(), desired_of(virtual_server(MAPPED, ONE)), complete=True)
+    made = plan(first.result, desired_of(virtual_server(MAPPED, ONE, service="cache")), complete=True)
+    (step,) = made.steps
+    assert isinstance(step, Write)
+    assert step.map is Map.LABELS
+    assert made.changed == ()
+
+
+def test_a_name_too_long_for_the_map_is_no_change_for_ever() -> None:
+    """A name is compared as the map can hold it."""
+    desired = desired_of(virtual_server(MAPPED, ONE, service="ü" * 200))
+    first = plan(Held(), desired, complete=True)
+    assert plan(first.result, desired, complete=True).steps == ()
+
+
+def test_a_weight_alone_is_a_new_generation_without_new_counters() -> None:
+    """Weights are part of the table, so they are published like members; counters stay."""
+    first = plan(Held(), desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
+    made = plan(first.result, desired_of(virtual_server(MAPPED, ONE, THREE._replace(weight=4))), complete=True)
+    assert {step.map for step in made.steps if not isinstance(step, GracePeriod)} == {Map.SLOTS, Map.VIRTUAL}
+    assert made.changed == (MAPPED,)
+
+
+def test_an_address_is_there_as_long_as_one_virtual_server_needs_it() -> None:
+    """The last virtual server of an address takes the address with it, and no other does."""
+    wildcard = MAPPED._replace(port=0)
+    both = plan(Held(), desired_of(virtual_server(MAPPED, ONE), virtual_server(wildcard, THREE)), complete=True)
+    one = plan(both.result, desired_of(virtual_server(wildcard, THREE)), complete=True)
+    assert one.result.addresses == {MAPPED.address}
+    assert plan(one.result, {}, complete=True).result.addresses == frozenset()
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_scheduler_of_a_newer_version_is_replaced(complete: bool) -> None:
+    """A virtual server with a scheduler that this version does not know is published anew."""
+    desired = desired_of(virtual_server(MAPPED, ONE))
+    state = fresh(desired)
+    ((key, value),) = state[Map.VIRTUAL].items()
+    newer = layout.pack_virtual(layout.unpack_virtual(value)._replace(algorithm=99))
+    state = carry_out(state, Put(Map.VIRTUAL, key, newer))
+    made = plan(read(state), desired, complete=complete)
+    assert made.changed == (MAPPED,)
+    assert shape(apply(state, made.steps)) == shape(fresh(desired))
+
+
+def test_the_simulator_sees_a_mix() -> None:
+    """The check of every prefix would notice slots that change under their element, and one that leads nowhere."""
+    state = fresh(desired_of(virtual_server(MAPPED, ONE, THREE)))
+    place = layout.pack_place(1, 0)
+    slot = layout.unpack_slot(state[Map.SLOTS][place])
+    foreign = slot._replace(member=layout.pack_member(layout.pack_vip(MAPPED), BACKUP))
+    mixed = connect(carry_out(state, Put(Map.SLOTS, place, layout.pack_slot(foreign))), MAPPED)
+    assert mixed not in (served_by(MAPPED, (ONE, THREE)), served_by(MAPPED, (BACKUP, THREE)))
+    assert connect(carry_out(state, Remove(Map.SLOTS, place)), MAPPED).keys() > {None}
+
+
+def between_grace_periods(state: State, made: Plan) -> list[list[State]]:
+    """Return the states of a plan in runs that one program may live through."""
+    runs: list[list[State]] = [[state]]
+    for operation in operations(made.steps):
+        if isinstance(operation, GracePeriod):
+            runs.append([runs[-1][-1]])
+        else:
+            runs[-1].append(carry_out(runs[-1][-1], operation))
+    return runs
