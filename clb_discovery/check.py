@@ -79,7 +79,7 @@ def _bpffs() -> str:
 
 
 def _effective(pins: Pins, path: str | None) -> str | None:
-    if not pins.are_there():
+    if not pins.have_maps():
         return None
     target = cgroup.resolve(path)
     if not loader.is_attached(pins, target):

@@ -107,7 +107,7 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def _read_datapath(pins: Pins) -> Datapath | None:
-    if not pins.are_there():
+    if not pins.have_maps():
         return None
     with Maps(pins) as maps:
         info = maps.info()

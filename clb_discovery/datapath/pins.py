@@ -71,7 +71,16 @@ class Pins:
 
         :raises HostError: if one may not look there.
         """
-        names = (*Map, *PROGRAMS, *(f"{name}_link" for name in PROGRAMS))
+        return self.have_maps() and self._exist(*PROGRAMS, *(f"{name}_link" for name in PROGRAMS))
+
+    def have_maps(self) -> bool:
+        """Tell whether every map has its pin.
+
+        :raises HostError: if one may not look there.
+        """
+        return self._exist(*Map)
+
+    def _exist(self, *names: str) -> bool:
         try:
             return all((self.directory / name).exists() for name in names)
         except PermissionError as error:
