@@ -74,6 +74,10 @@ class Sidecar:
         """Return what it has logged."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
+    def events(self) -> list[str]:
+        """Return what happened by the names that the log gives it."""
+        return [line["event"] for line in self.lines()]
+
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Wait for something, and show the log when it does not come."""
         try:
@@ -85,15 +89,33 @@ class Sidecar:
 
 @contextmanager
 def sidecar(
-    instance: str, cgroup: Path, directory: Path, options: Sequence[str], *, ready: bool = True
+    instance: str,
+    cgroup: Path,
+    directory: Path,
+    options: Sequence[str],
+    *,
+    ready: bool = True,
+    wrapper: Sequence[str | Path] = (),
 ) -> Iterator[Sidecar]:
     """Run a sidecar while the block runs.
 
     :param ready: wait until it has told systemd so.
+    :param wrapper: a program, with its arguments, that becomes the sidecar, such as setpriv(1).
     """
     name = str(directory / f"notify-{uuid4().hex[:8]}")
     log = directory / f"sidecar-{instance}.log"
-    command = [*COMMAND, "run", "--instance", instance, "--cgroup", str(cgroup), "--log-format", "json", *options]
+    command = [
+        *wrapper,
+        *COMMAND,
+        "run",
+        "--instance",
+        instance,
+        "--cgroup",
+        str(cgroup),
+        "--log-format",
+        "json",
+        *options,
+    ]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
         notifications.bind(name)
         notifications.settimeout(20)

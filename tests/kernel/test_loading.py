@@ -1,0 +1,360 @@
+"""Loading and unloading: what stays, what is replaced, what is left, and what others on the same hooks notice of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from clb_discovery.core.layout import FEATURE_ERRNO, Map
+from clb_discovery.datapath import bpf, libbpf, loader, probe
+from clb_discovery.datapath.bpf import AttachType
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import PROGRAMS, Pins
+from clb_discovery.runtime import RUN
+from tests.programs.connector import RECORD, Connect, read_connects
+from tests.support.cgroups import inside, made_cgroup, remove
+from tests.support.contract import assert_is_status
+from tests.support.dataplane import dial, publish, snapshot
+from tests.support.kernel_objects import KernelObject, detach, foreign_exclusive, foreign_rewrite, pinned, used_maps
+from tests.support.knot import KnotServer
+from tests.support.listeners import listening
+from tests.support.process import accepts, free_port, running, wait_until
+from tests.support.sidecar import Sidecar, clb, pool, sidecar, status
+
+VIP4: Final = "10.64.0.1"
+VIP6: Final = "fd00:64::1"
+FOREIGN_VIP: Final = "10.99.0.1"
+NOT_OURS: Final = "ENETUNREACH"
+"""How a connect to a VIP ends in a network without any route, when nobody rewrites it."""
+
+
+def load(instance: str, cgroup: Path) -> None:
+    """Load from the command line."""
+    result = clb("load", "--instance", instance, "--cgroup", cgroup)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def unload(instance: str) -> None:
+    """Unload from the command line."""
+    result = clb("unload", "--instance", instance)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@contextmanager
+def connecting(cgroup: Path, port: int, address: str, directory: Path) -> Iterator[list[Connect]]:
+    """Connect without pause to the server that says where it is, while the block runs; then fill the list."""
+    file, connects = directory / "connects", list[Connect]()
+    program: list[str | Path] = [sys.executable, "-m", "tests.programs.connector", file, "60", str(port), address]
+    with running([sys.executable, "-m", "tests.programs.where", str(port)], directory / "where.log"):
+        wait_until(lambda: accepts(port), "the server accepts")
+        with running(inside(cgroup, program), directory / "connector.log"):
+            wait_until(lambda: file.exists() and file.stat().st_size > 0, "the client connects")
+            yield connects
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // RECORD.size * RECORD.size])  # it was ended in the middle of its work
+    connects += read_connects(file)
+
+
+def test_loading_again_touches_nothing(instance: str, cgroup: Path) -> None:
+    """A second load leaves programs, maps, links and what the maps hold as they are."""
+    load(instance, cgroup)
+    publish(instance, {f"{VIP4}:80": ["127.0.0.1:8080"]})
+    before = snapshot(instance)
+    load(instance, cgroup)
+    assert snapshot(instance) == before
+    assert set(before.objects) == {*Map, *PROGRAMS, *(f"{name}_link" for name in PROGRAMS)}
+
+
+def test_other_build_is_replaced_in_place(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Programs of another build are replaced in their links, over the same maps, and no connect fails meanwhile."""
+    load(instance, cgroup)
+    port = free_port()
+    publish(instance, {f"{VIP4}:{port}": [f"127.0.0.1:{port}"]})
+    before = snapshot(instance)
+    with connecting(cgroup, port, VIP4, tmp_path) as connects:
+        for number in range(3):
+            with Maps(Pins(instance)) as maps:
+                info = maps.info()
+                assert info is not None
+                maps.write_info(info._replace(build=f"build {number}"))
+            load(instance, cgroup)
+    after = snapshot(instance)
+    assert [connect for connect in connects if connect.error] == []
+    assert len(connects) > 50
+    assert (after.held, after.info) == (before.held, before.info)
+    for name in before.objects:
+        assert (after.objects[name] == before.objects[name]) is (name not in PROGRAMS), name
+    wait_until(lambda: not any(before.objects[name].exists() for name in PROGRAMS), "the old programs are gone")
+
+
+def test_loading_onto_another_cgroup_moves_the_links(instance: str, cgroup: Path) -> None:
+    """A load with another --cgroup balances connects there and no longer where it did before."""
+    with made_cgroup() as other, listening("127.0.0.1") as (server,):
+        load(instance, cgroup)
+        publish(instance, {f"{VIP4}:80": [server.name]})
+        assert (dial(cgroup, VIP4, 80), dial(other, VIP4, 80)) == (["ok"], [NOT_OURS])
+        load(instance, other)
+        assert (dial(cgroup, VIP4, 80), dial(other, VIP4, 80)) == ([NOT_OURS], ["ok"])
+        assert status(instance)["datapath"]["cgroup"] == str(other)
+        assert server.taken() == 2
+
+
+def test_cgroup_below_is_balanced_too(instance: str, cgroup: Path) -> None:
+    """Connects in a cgroup below the one in question are balanced, those beside it are not."""
+    with made_cgroup(cgroup) as below, made_cgroup() as beside, listening("127.0.0.1") as (server,):
+        load(instance, cgroup)
+        publish(instance, {f"{VIP4}:80": [server.name]})
+        assert (dial(below, VIP4, 80), dial(beside, VIP4, 80)) == (["ok"], [NOT_OURS])
+
+
+@contextmanager
+def following(instance: str, cgroup: Path, directory: Path, name: str) -> Iterator[Sidecar]:
+    """Run a sidecar that balances one real server."""
+    with KnotServer() as knot:
+        host, port = name.split(":")
+        knot.write(f"_web._tcp SRV 0 1 {port} t\nt A {host}")
+        options = ["--srv", f"_web._tcp.example={VIP4}:80", "--resolver", knot.address, "--real-range", "127.0.0.0/8"]
+        with sidecar(instance, cgroup, directory, options) as found:
+            yield found
+
+
+def test_cgroup_that_is_made_anew_is_attached_again(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """When its cgroup is removed the sidecar says so once, and attaches again when there is a new one of that name."""
+    with listening("127.0.0.1") as (server,), following(instance, cgroup, tmp_path, server.name) as found:
+        assert dial(cgroup, VIP4, 80) == ["ok"]
+        remove(cgroup)
+        found.wait_for(lambda: "not attached" in found.events(), "the sidecar notices that the cgroup is gone")
+        lost = status(instance)["datapath"]
+        assert not lost["effective"]
+        assert str(cgroup) in lost["reason"]
+        cgroup.mkdir()
+        found.wait_for(lambda: "attached again" in found.events(), "the sidecar attaches again")
+        assert dial(cgroup, VIP4, 80) == ["ok"]
+        assert status(instance)["datapath"]["effective"]
+        assert found.events().count("not attached") == 1
+
+
+def test_pins_that_were_taken_away_are_made_anew(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """A sidecar whose pins somebody removed loads again and publishes into the new maps what it knows."""
+    with listening("127.0.0.1") as (server,), following(instance, cgroup, tmp_path, server.name) as found:
+        shutil.rmtree(Pins(instance).home)
+        found.wait_for(lambda: "attached again" in found.events(), "the sidecar loads again")
+        found.wait_for(lambda: bool(status(instance)["virtual_servers"]), "the pool is published again")
+        assert pool(instance, VIP4) == {server.name: 1}
+        assert dial(cgroup, VIP4, 80) == ["ok"]
+
+
+def test_unload_leaves_nothing(instance: str, cgroup: Path) -> None:
+    """After unload no pin, program, map or link of the instance exists, and of its state only the lock file."""
+    load(instance, cgroup)
+    publish(instance, {f"{VIP4}:80": ["127.0.0.1:8080"], f"[{VIP6}]:80": []})
+    pins = Pins(instance)
+    objects = set(pinned(pins.home).values())
+    programs = [found for found in objects if found.kind == "prog"]
+    objects |= {found for program in programs for found in used_maps(program)}
+    assert len(objects) > len(Map) + 2 * len(PROGRAMS), "the constants have no pin"
+    assert all(map(KernelObject.exists, objects))
+    unload(instance)
+    assert not pins.home.exists()
+    assert [path.name for path in (RUN / instance).iterdir()] == ["lock"]
+    wait_until(lambda: not any(map(KernelObject.exists, objects)), "the kernel has freed everything")
+    assert dial(cgroup, VIP4, 80) == [NOT_OURS]
+    unload(instance)  # and again
+
+
+def test_foreign_program_keeps_running(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Somebody else's connect4 program on the same cgroup works before, during and after load and unload."""
+    port = free_port()
+    with (
+        foreign_rewrite(cgroup, FOREIGN_VIP, "127.0.0.7"),
+        connecting(cgroup, port, FOREIGN_VIP, tmp_path) as connects,
+        listening("127.0.0.1") as (server,),
+    ):
+        for _ in range(3):
+            load(instance, cgroup)
+            publish(instance, {f"{VIP4}:80": [server.name]})
+            assert dial(cgroup, VIP4, 80) == ["ok"]
+            unload(instance)
+    assert len(connects) > 50
+    assert {(connect.error, connect.reached[12:]) for connect in connects} == {(0, bytes([127, 0, 0, 7]))}
+
+
+@pytest.mark.parametrize("hook", list(AttachType))
+def test_foreign_program_that_allows_no_other_is_named(instance: str, cgroup: Path, hook: AttachType) -> None:
+    """Where a foreign program excludes all others, load fails with one line and leaves neither half of itself."""
+    before = snapshot(instance)
+    with foreign_exclusive(cgroup, hook):
+        result = clb("load", "--instance", instance, "--cgroup", cgroup)
+    assert result.returncode == 3
+    (line,) = result.stderr.splitlines()
+    assert all(word in line for word in (str(cgroup), "allows no other", "bpftool cgroup show")), line
+    assert snapshot(instance)._replace(files={}) == before
+    load(instance, cgroup)
+
+
+@pytest.mark.parametrize("hook", list(AttachType))
+def test_failed_move_leaves_the_links_where_they_were(instance: str, cgroup: Path, hook: AttachType) -> None:
+    """A load onto a cgroup that a foreign program keeps for itself leaves everything attached where it was."""
+    load(instance, cgroup)
+    before = snapshot(instance)
+    with made_cgroup() as other, foreign_exclusive(other, hook):
+        result = clb("load", "--instance", instance, "--cgroup", other)
+        assert (result.returncode, str(other) in result.stderr) == (3, True)
+    assert snapshot(instance) == before
+    assert status(instance)["datapath"]["effective"]
+
+
+def test_two_instances_share_a_cgroup(instance: str, cgroup: Path) -> None:
+    """Two instances on one cgroup each serve their own virtual servers, and the second goes without the first."""
+    second = f"{instance}-two"
+    try:
+        with listening("127.0.0.1", "127.0.0.2") as (one, two):
+            for name, vip, server in ((instance, VIP4, one), (second, "10.64.0.2", two)):
+                load(name, cgroup)
+                publish(name, {f"{vip}:80": [server.name]})
+            assert dial(cgroup, VIP4, 80, 3) + dial(cgroup, "10.64.0.2", 80, 5) == ["ok"] * 8
+            assert (one.taken(), two.taken()) == (3, 5)
+            assert [status(name)["datapath"]["effective"] for name in (instance, second)] == [True, True]
+            unload(instance)
+            assert dial(cgroup, VIP4, 80) + dial(cgroup, "10.64.0.2", 80) == [NOT_OURS, "ok"]
+    finally:
+        loader.unload(Pins(second))
+
+
+def test_wildcard_takes_every_port_that_has_no_server_of_its_own(instance: str, cgroup: Path) -> None:
+    """A VIP without a port serves every port, each connect going to the real server's own; the exact port wins."""
+    load(instance, cgroup)
+    with listening("127.0.0.1", "127.0.0.2", "::1") as (every, exact, six):
+        publish(instance, {VIP4: [every.name], f"{VIP4}:443": [exact.name], f"[{VIP6}]": [six.name]})
+        for port in (1, 80, 65535):
+            assert dial(cgroup, VIP4, port) + dial(cgroup, VIP6, port) == ["ok", "ok"]
+        assert dial(cgroup, VIP4, 443, 4) == ["ok"] * 4
+        assert (every.taken(), exact.taken(), six.taken()) == (3, 4, 3)
+
+
+def test_exact_port_that_is_empty_does_not_fall_back(instance: str, cgroup: Path) -> None:
+    """An exact port without real servers refuses, although a wildcard beside it would serve."""
+    load(instance, cgroup)
+    with listening("127.0.0.1") as (every,):
+        publish(instance, {VIP4: [every.name], f"{VIP4}:443": []})
+        assert dial(cgroup, VIP4, 443) + dial(cgroup, VIP4, 442) == ["ECONNREFUSED", "ok"]
+
+
+@pytest.mark.parametrize(("vip", "hosts"), [(VIP4, ("127.0.0.1", "127.0.0.2")), (VIP6, ("::1", "::1"))])
+def test_connected_udp_is_balanced(instance: str, cgroup: Path, vip: str, hosts: tuple[str, str]) -> None:
+    """A connected UDP socket stays with one real server, and several are spread over all of them."""
+    load(instance, cgroup)
+    written = f"[{vip}]" if ":" in vip else vip
+    with listening(*hosts, udp=True) as servers:
+        publish(instance, {f"{written}:53/udp": [server.name for server in servers]})
+        assert dial(cgroup, vip, 53, 200, udp=True) == ["ok"] * 200
+        counts = [server.taken() for server in servers]
+    assert sum(counts) == 200
+    assert min(counts) > 50  # one in 10^13 by chance
+
+
+def test_tcp_and_udp_of_one_vip_are_apart(instance: str, cgroup: Path) -> None:
+    """One address and port has a pool for each protocol; where only one is a virtual server the other is not ours."""
+    load(instance, cgroup)
+    with listening("127.0.0.1") as (tcp,), listening("127.0.0.2", udp=True) as (udp,):
+        publish(instance, {f"{VIP4}:53": [tcp.name], f"{VIP4}:53/udp": [udp.name], f"{VIP4}:54/udp": [udp.name]})
+        assert dial(cgroup, VIP4, 53, 2) + dial(cgroup, VIP4, 53, 3, udp=True) == ["ok"] * 5
+        assert (tcp.taken(), udp.taken()) == (2, 3)
+        assert dial(cgroup, VIP4, 54) == [NOT_OURS]
+
+
+def test_counters_say_where_connects_went(instance: str, cgroup: Path) -> None:
+    """Connects and refusals in status are what the servers and the clients saw, over republications too."""
+    load(instance, cgroup)
+    with listening("127.0.0.1", "127.0.0.2", "127.0.0.3") as servers:
+        for weights in ((1, 2, 5), (5, 1, 1)):
+            weighted = [f"{server.name}*{weight}" for server, weight in zip(servers, weights, strict=True)]
+            publish(instance, {f"{VIP4}:80": weighted, f"{VIP4}:81": []})
+            assert dial(cgroup, VIP4, 80, 500) == ["ok"] * 500
+        assert dial(cgroup, VIP4, 81, 7) == ["ECONNREFUSED"] * 7
+        seen = {server.name: server.taken() for server in servers}
+    found = status(instance)
+    assert_is_status(found)
+    served, refused = found["virtual_servers"]
+    counted = {f"{real['address']}:{real['port']}": real["connects"] for real in served["real_servers"]}
+    assert counted == seen
+    assert (served["connects"], served["refused"]) == (1000, 0)
+    assert (refused["connects"], refused["refused"]) == (0, 7)
+
+
+def test_errno_of_an_empty_pool_is_what_status_says(instance: str, cgroup: Path) -> None:
+    """An empty pool refuses with ECONNREFUSED where the kernel can choose, else with EPERM; status says which."""
+    load(instance, cgroup)
+    publish(instance, {f"{VIP4}:80": [], f"[{VIP6}]:80": []})
+    can_choose = status(instance)["datapath"]["features"]["errno"]
+    assert can_choose is bool(probe.features() & FEATURE_ERRNO)
+    expected = "ECONNREFUSED" if can_choose else "EPERM"
+    assert [*dial(cgroup, VIP4, 80), *dial(cgroup, VIP6, 80), *dial(cgroup, f"::ffff:{VIP4}", 80)] == [expected] * 3
+
+
+def test_kernel_that_cannot_choose_the_errno_gets_eperm(instance: str, cgroup: Path) -> None:
+    """Programs as they are loaded on a kernel before 6.1 refuse with EPERM, which is all that it can do."""
+    load(instance, cgroup)
+    publish(instance, {f"{VIP4}:80": [], f"[{VIP6}]:80": []})
+    pins = Pins(instance)
+    for name, program in libbpf.load_object(pins, can_set_errno=False).items():
+        link = bpf.open_pin(pins.link(name))
+        bpf.link_update(link, program)
+        os.close(link)
+        os.close(program)
+    assert dial(cgroup, VIP4, 80) + dial(cgroup, VIP6, 80) == ["EPERM"] * 2
+    assert status(instance)["datapath"]["effective"]
+
+
+@pytest.mark.parametrize("lose", [detach, Path.unlink])
+@pytest.mark.parametrize("name", list(PROGRAMS))
+def test_lost_link_is_reported(instance: str, cgroup: Path, name: str, lose: Callable[[Path], None]) -> None:
+    """When one of the links is gone status and check say that connects are not balanced, and load heals it."""
+    load(instance, cgroup)
+    lose(Pins(instance).link(name))
+    wait_until(lambda: not status(instance)["datapath"]["effective"], "status tells")
+    found = status(instance)
+    assert_is_status(found)
+    assert found["datapath"]["loaded"]
+    assert "clb-discovery load" in found["datapath"]["reason"]
+    check = clb("check", "--instance", instance, "--cgroup", cgroup)
+    assert check.returncode == 3
+    assert "FAIL  data plane" in check.stdout
+    load(instance, cgroup)
+    assert status(instance)["datapath"]["effective"]
+    assert clb("check", "--instance", instance, "--cgroup", cgroup).returncode == 0
+
+
+def test_status_of_a_cgroup_that_is_gone(instance: str, cgroup: Path) -> None:
+    """Status still works when the cgroup has been removed, and says that nothing is effective there."""
+    load(instance, cgroup)
+    remove(cgroup)
+    found = status(instance)["datapath"]
+    assert (found["loaded"], found["effective"]) == (True, False)
+    assert str(cgroup) in found["reason"]
+    cgroup.mkdir()
+    load(instance, cgroup)
+    assert status(instance)["datapath"]["effective"]
+
+
+def test_maps_of_another_shape_are_refused(instance: str, cgroup: Path) -> None:
+    """Maps that are not what their names say are not written to; unload, which the message names, removes them."""
+    load(instance, cgroup)
+    pins = Pins(instance)
+    aside = pins.directory / "aside"
+    for old, new in ((pins.map(Map.SLOTS), aside), (pins.map(Map.LABELS), pins.map(Map.SLOTS))):
+        old.rename(new)
+    aside.rename(pins.map(Map.LABELS))
+    for command in (("status",), ("load", "--cgroup", cgroup)):
+        result = clb(*command, "--instance", instance)
+        assert (result.returncode, len(result.stderr.splitlines())) == (3, 1)
+        assert "run: clb-discovery unload" in result.stderr
+    unload(instance)
+    load(instance, cgroup)

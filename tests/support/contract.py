@@ -1,0 +1,88 @@
+"""The shape of `status --json`, which scripts rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+_Types = Mapping[str, type | tuple[type, ...]]
+
+_TEXT: Final = (str, type(None))
+_DOCUMENT: Final[_Types] = {
+    "instance": str,
+    "version": str,
+    "datapath": dict,
+    "sidecar": dict,
+    "sources": list,
+    "virtual_servers": list,
+}
+_DATAPATH: Final[_Types] = {
+    "loaded": bool,
+    "loader": _TEXT,
+    "cgroup": _TEXT,
+    "kernel": str,
+    "effective": bool,
+    "reason": _TEXT,  # beyond the contract: why it is not effective
+    "features": dict,
+}
+_SIDECAR: Final[_Types] = {"running": bool, "pid": (int, type(None)), "last_sync": _TEXT}
+_SOURCE: Final[_Types] = {"name": str, "state": str, "last_success": _TEXT, "error": _TEXT}
+_VIRTUAL_SERVER: Final[_Types] = {
+    "service": str,
+    "source": str,
+    "address": str,
+    "port": int,
+    "protocol": str,
+    "algorithm": str,
+    "generation": int,
+    "connects": int,
+    "refused": int,
+    "real_servers": list,
+}
+_REAL_SERVER: Final[_Types] = {
+    "address": str,
+    "port": int,
+    "weight": int,
+    "priority": int,
+    "state": str,
+    "connects": int,
+    "active": int,
+    "failures": int,
+}
+
+
+def assert_is_status(document: Mapping[str, Any]) -> None:
+    """Compare keys, types and words with the contract."""
+    _assert_has(document, _DOCUMENT)
+    datapath, sidecar = document["datapath"], document["sidecar"]
+    _assert_has(datapath, _DATAPATH)
+    assert set(datapath["features"]) == ({"errno"} if datapath["loaded"] else set())
+    assert all(type(feature) is bool for feature in datapath["features"].values())
+    assert (datapath["reason"] is None) is datapath["effective"]
+    _assert_has(sidecar, _SIDECAR)
+    assert (sidecar["pid"] is not None) is sidecar["running"]
+    _assert_time(sidecar["last_sync"])
+    for source in document["sources"]:
+        _assert_has(source, _SOURCE)
+        assert source["state"] in {"fresh", "retrying", "held"}
+        _assert_time(source["last_success"])
+    for server in document["virtual_servers"]:
+        _assert_has(server, _VIRTUAL_SERVER)
+        assert server["protocol"] in {"tcp", "udp"}
+        for real in server["real_servers"]:
+            _assert_has(real, _REAL_SERVER)
+            assert real["state"] in {"active", "ejected"}
+
+
+def _assert_has(found: Mapping[str, Any], types: _Types) -> None:
+    assert list(found) == list(types)
+    for name, expected in types.items():
+        several = expected if isinstance(expected, tuple) else (expected,)
+        assert type(found[name]) in several, f"{name} is {found[name]!r}"
+
+
+def _assert_time(text: str | None) -> None:
+    if text is not None:
+        assert text.endswith("Z")
+        datetime.fromisoformat(text)

@@ -1,0 +1,73 @@
+"""The data plane of an instance as a test sees it: publish without a sidecar, connect in a cgroup, compare moments."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from clb_discovery.core import selftest
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.held import Held
+from clb_discovery.core.layout import Info
+from clb_discovery.core.model import Algorithm, RealServer, Vip, VirtualServer
+from clb_discovery.core.plan import plan
+from clb_discovery.core.spec import parse_vip
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.runtime import RUN, Instance
+from tests.support.cgroups import run_inside
+from tests.support.kernel_objects import KernelObject, pinned
+
+
+def publish(instance: str, pools: Mapping[str, Sequence[str]]) -> None:
+    """Make these the virtual servers of a loaded instance.
+
+    :param pools: by VIP, as the command line takes it, the real servers: `127.0.0.1:6379`, with `*3` for weight 3.
+    """
+    virtual = {vip: _virtual_server(vip, servers) for vip, servers in _parsed(pools).items()}
+    with Instance(instance).held(), Maps(Pins(instance)) as maps:
+        maps.apply(plan(maps.read(), selftest.virtual_servers(instance) | virtual, complete=True).steps)
+
+
+def dial(cgroup: Path, address: str, port: int, times: int = 1, *, udp: bool = False) -> list[str]:
+    """Connect from inside the cgroup with an ordinary program; return how each connect ended, ok or its errno."""
+    program = [sys.executable, "-m", "tests.programs.dial", "udp" if udp else "tcp"]
+    result = run_inside(cgroup, *program, str(times), address, str(port))
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+class Snapshot(NamedTuple):
+    """Everything of ours in the kernel and in /run; the counters are not, since connects go on."""
+
+    objects: Mapping[str, KernelObject]
+    held: Held | None
+    info: Info | None
+    files: Mapping[str, str]
+
+
+def snapshot(instance: str) -> Snapshot:
+    """Look at an instance, loaded or not."""
+    pins, held, info = Pins(instance), None, None
+    if pins.are_there():
+        with Maps(pins) as maps:
+            held, info = maps.read(), maps.info()
+    directory = RUN / instance
+    files = {file.name: file.read_text() for file in directory.iterdir()} if directory.exists() else {}
+    return Snapshot(pinned(pins.home), held, info, files)
+
+
+def _parsed(pools: Mapping[str, Sequence[str]]) -> dict[Vip, list[RealServer]]:
+    return {parse_vip(vip): [_real_server(server) for server in servers] for vip, servers in pools.items()}
+
+
+def _virtual_server(vip: Vip, servers: Sequence[RealServer]) -> VirtualServer:
+    return VirtualServer(vip, "test", "test:by-hand", Algorithm.RANDOM, tuple(sorted(servers)))
+
+
+def _real_server(text: str) -> RealServer:
+    endpoint, _, weight = text.partition("*")
+    host, _, port = endpoint.rpartition(":")
+    return RealServer(0, parse_address(host.strip("[]")), int(port), int(weight or 1))

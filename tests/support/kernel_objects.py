@@ -1,0 +1,126 @@
+"""Programs, maps and links as the kernel numbers them, ours and foreign ones, through libbpf."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from clb_discovery.core.layout import Map
+from clb_discovery.datapath import bpf
+from clb_discovery.datapath.bpf import AttachType
+from clb_discovery.datapath.pins import PROGRAMS
+
+_libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
+_PROGRAM_INFO: Final = 80
+_MAP_IDS_COUNT, _MAP_IDS = 52, 56  # offsets in struct bpf_prog_info
+
+
+class KernelObject(NamedTuple):
+    """One object of the kernel."""
+
+    kind: str
+    """`prog`, `map` or `link`."""
+    id: int
+
+    def exists(self) -> bool:
+        """Tell whether the kernel still has it."""
+        fd: int = getattr(_libbpf, f"bpf_{self.kind}_get_fd_by_id")(ctypes.c_uint(self.id))
+        if fd >= 0:
+            os.close(fd)
+        return fd >= 0
+
+
+def pinned(directory: Path) -> dict[str, KernelObject]:
+    """Return everything that is pinned below a directory, by the name of its pin."""
+    found = {}
+    for path in sorted(directory.glob("*/*")):
+        kind = "prog" if path.name in PROGRAMS else "map" if path.name in list(Map) else "link"
+        fd = bpf.open_pin(path)
+        found[path.name] = KernelObject(kind, _id(fd))
+        os.close(fd)
+    return found
+
+
+def detach(pin: Path) -> None:
+    """Detach a pinned link by force; it stays as a link to nothing."""
+    link = bpf.open_pin(pin)
+    assert _libbpf.bpf_link_detach(link) == 0
+    os.close(link)
+
+
+def used_maps(program: KernelObject) -> set[KernelObject]:
+    """Return the maps of a program, those without a pin included."""
+    fd = _libbpf.bpf_prog_get_fd_by_id(ctypes.c_uint(program.id))
+    ids = (ctypes.c_uint32 * 64)()
+    request = ctypes.create_string_buffer(_PROGRAM_INFO)
+    struct.pack_into("=I", request, _MAP_IDS_COUNT, len(ids))
+    struct.pack_into("=Q", request, _MAP_IDS, ctypes.addressof(ids))
+    _fill_info(fd, request)
+    os.close(fd)
+    (count,) = struct.unpack_from("=I", request, _MAP_IDS_COUNT)
+    return {KernelObject("map", number) for number in ids[:count]}
+
+
+def _id(fd: int) -> int:
+    info = ctypes.create_string_buffer(_PROGRAM_INFO)
+    _fill_info(fd, info)
+    (number,) = struct.unpack_from("=I", info, 4)  # in the same place for all kinds
+    return int(number)
+
+
+def _fill_info(fd: int, info: ctypes.Array[ctypes.c_char]) -> None:
+    size = ctypes.c_uint32(len(info))
+    assert _libbpf.bpf_obj_get_info_by_fd(fd, info, ctypes.byref(size)) == 0
+
+
+def _instruction(code: int, registers: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
+    return struct.pack("=BBhi", code, registers, offset, immediate)
+
+
+_ALLOW: Final = _instruction(0xB7, 0, 0, 1) + _instruction(0x95)  # r0 = 1; exit
+_USER_IP4: Final = 4  # offset in struct bpf_sock_addr
+
+
+def _rewriting(old: str, new: str) -> bytes:
+    """Return a connect4 program that sends one address to another."""
+    old_word, new_word = (struct.unpack("=i", IPv4Address(address).packed)[0] for address in (old, new))
+    return (
+        _instruction(0x61, 0x12, _USER_IP4)  # r2 = *(u32 *)(r1 + user_ip4)
+        + _instruction(0x56, 0x02, 2, old_word)  # if w2 != old skip 2
+        + _instruction(0xB4, 0x03, 0, new_word)  # w3 = new
+        + _instruction(0x63, 0x31, _USER_IP4)  # *(u32 *)(r1 + user_ip4) = r3
+        + _ALLOW
+    )
+
+
+@contextmanager
+def foreign_rewrite(cgroup: Path, old: str, new: str) -> Iterator[None]:
+    """Attach somebody else's program, beside others: it sends connects to one IPv4 address to another."""
+    program = bpf.load_program(_rewriting(old, new), AttachType.CGROUP_INET4_CONNECT)
+    directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    link = bpf.link_create(program, directory, AttachType.CGROUP_INET4_CONNECT)
+    try:
+        yield
+    finally:
+        for fd in (link, directory, program):
+            os.close(fd)
+
+
+@contextmanager
+def foreign_exclusive(cgroup: Path, attach_type: AttachType) -> Iterator[None]:
+    """Attach somebody else's program that allows no other on its hook, as the oldest tools do."""
+    program = bpf.load_program(_ALLOW, attach_type)
+    directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert _libbpf.bpf_prog_attach(program, directory, ctypes.c_int(attach_type), ctypes.c_uint(0)) == 0
+        yield
+    finally:
+        _libbpf.bpf_prog_detach2(program, directory, ctypes.c_int(attach_type))
+        os.close(directory)
+        os.close(program)
