@@ -35,8 +35,8 @@ def resolve(path: str | None) -> Path:
     """
     root = find_root()
     # A path is what it leads to: through .. or a link it may leave the hierarchy.
-    cgroup = Path(path).resolve() if path else root
-    if not (cgroup / "cgroup.procs").is_file() or not cgroup.is_relative_to(root):
+    cgroup = root if path is None else Path(path).resolve()
+    if path == "" or not (cgroup / "cgroup.procs").is_file() or not cgroup.is_relative_to(root):
         raise HostError(f"{path!r} is not a cgroup of version 2; --cgroup takes a directory below {root}")
     return cgroup
 
