@@ -1,0 +1,339 @@
+"""What goes wrong at the command line: one line that helps, the right exit code, and nothing touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import pytest
+
+from clb_discovery.datapath import cgroup as cgroups
+from clb_discovery.datapath import loader
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import BPFFS, Pins
+from clb_discovery.errors import UsageError
+from tests.support.cgroups import made_cgroup
+from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
+from tests.support.dataplane import Snapshot, publish, snapshot
+from tests.support.knot import KnotServer
+from tests.support.process import free_port
+from tests.support.sidecar import COMMAND, clb, sidecar
+
+SRV: Final = ("--srv", "_web._tcp.example=10.64.0.1:80")
+CONSUL: Final = ("--consul", "--service", "web=10.64.0.1:80")
+NOBODY: Final = (sys.executable, "-m", "tests.programs.as_nobody")
+
+
+class Plane:
+    """A loaded data plane that serves, and that nothing here may change."""
+
+    def __init__(self, instance: str, cgroup: Path) -> None:
+        self.instance = instance
+        self.cgroup = cgroup
+        self.before: Snapshot = snapshot(instance)
+
+    @property
+    def here(self) -> tuple[str, ...]:
+        """The options that name it."""
+        return ("--instance", self.instance, "--cgroup", str(self.cgroup))
+
+    def assert_fails(
+        self, code: int, *arguments: str | Path, words: Sequence[str] = (), env: Mapping[str, str] | None = None
+    ) -> str:
+        """Run a command that has to fail, with one line that holds the words, and touch nothing; return the line."""
+        return self.assert_failed(clb(*arguments, env=env), code, words)
+
+    def assert_failed(self, result: subprocess.CompletedProcess[str], code: int, words: Sequence[str] = ()) -> str:
+        """Check what a command left that had to fail. Log lines, which are JSON, are not counted."""
+        lines = [line for line in result.stderr.splitlines() if not line.startswith("{")]
+        assert result.returncode == code, result.stderr
+        assert len(lines) == 1, result.stderr
+        assert lines[0].startswith("clb-discovery: "), lines
+        assert "internal error" not in lines[0]
+        assert all(word in lines[0] for word in words), (lines[0], words)
+        assert result.stdout == ""
+        after = snapshot(self.instance)
+        assert after._replace(files={}) == self.before._replace(files={})
+        return lines[0]
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[Plane]:
+    """Load a data plane for all tests here."""
+    instance = f"test-{uuid4().hex[:8]}"
+    with made_cgroup() as cgroup:
+        try:
+            loader.load(Pins(instance), cgroup)
+            publish(instance, {"10.64.0.1:80": ["10.0.0.1:8080", "10.0.0.2:8080*3"]})
+            yield Plane(instance, cgroup)
+        finally:
+            loader.unload(Pins(instance))
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run any command."""
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+
+def in_own_mounts(script: str, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command after a shell script has changed the mounts, which nobody else sees."""
+    return run("unshare", "--mount", "sh", "-ec", f'{script}; exec "$@"', "sh", *command)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--no-such-option"], ["--no-such-option", "--help"]),
+        (["--srv"], ["--srv", "--help"]),
+        (["--bad\nline"], ["--bad\\nline"]),
+        (["no-such-command"], ["no-such-command", "run", "status", "unload"]),
+        (["status", "--consul"], ["--consul"]),
+        (["--srv", "_web._tcp.example"], ["--srv", "_web._tcp.example", "NAME=VIP"]),
+        (["--srv", "=10.64.0.1:80"], ["--srv", "no name"]),
+        (["--srv", "_web._tcp.example=10.64.0.300:80"], ["--srv", "10.64.0.300:80", "10.64.0.1:6379"]),
+        (["--srv", "_web._tcp.example=10.64.0.1:99999"], ["10.64.0.1:99999", "65535"]),
+        (["--srv", "_web._tcp.example=10.64.0.1:80/sctp"], ["sctp", "/tcp", "/udp"]),
+        (["--srv", "_web._tcp.example=224.0.0.1:80"], ["224.0.0.1:80", "multicast", "10.64.0.1"]),
+        (["--srv", "_web._tcp.example=[10.64.0.1]:80"], ["[10.64.0.1]:80", "brackets are for IPv6"]),
+        (["--srv", "_web._tcp.example=fd00::1:80"], ["fd00::1:80", "[fd00::1]:6379"]),
+        (["--srv", f"{'a' * 64}.example=10.64.0.1:80"], ["--srv", "_redis._tcp.example"]),
+        (["--consul", "--service", "a//b=10.64.0.1:80"], ["a//b", "part between slashes"]),
+        ([*SRV, "--srv", "_other._tcp.example=10.64.0.1:80"], ["10.64.0.1:80", "_web", "_other", "each its own"]),
+        ([*SRV, *CONSUL], ["10.64.0.1:80", "srv:_web", "consul:web", "each its own"]),
+        (["--service", "web=10.64.0.1:80"], ["--service", "--consul"]),
+        ([], ["no service", "--consul", "--srv"]),
+        (["--consul"], ["no service", "--service"]),
+        (["--consul", "ftp://127.0.0.1", "--service", "web=10.64.0.1:80"], ["ftp://127.0.0.1", "http://"]),
+        ([*SRV, "--resolver", "dns.example"], ["--resolver", "dns.example", "IP:PORT"]),
+        ([*SRV, "--resolver", "127.0.0.1:0"], ["--resolver", "127.0.0.1:0", "65535"]),
+        ([*SRV, "--real-range", "10.0.0.0/33"], ["--real-range", "10.0.0.0/33", "--help"]),
+        ([*SRV, "--max-removal", "50%"], ["--max-removal", "50%", "0.5"]),
+        ([*SRV, "--max-removal", "1.5"], ["--max-removal", "1.5", "0.5"]),
+        ([*SRV, "--hold", "half a minute"], ["--hold", "half a minute", "30s"]),
+        ([*SRV, "--min-ttl", "0s"], ["--min-ttl", "above 0"]),
+        ([*SRV, "--min-ttl", "5s", "--max-ttl", "1s"], ["--min-ttl", "--max-ttl"]),
+        ([*SRV, "--loader", "magic"], ["--loader", "magic", "auto"]),
+        ([*SRV, "--log-level", "loud"], ["--log-level", "loud", "info"]),
+    ],
+)
+def test_wrong_usage_is_one_line(plane: Plane, arguments: list[str], words: list[str]) -> None:
+    """What was typed wrong is named with the way to type it right, exit code 2."""
+    plane.assert_fails(2, *arguments, *([] if arguments[:1] == ["status"] else plane.here), words=words)
+
+
+@pytest.mark.parametrize("command", [["run", *SRV], ["status"], ["load"], ["unload"], ["check"]])
+def test_bad_instance_name_is_refused(plane: Plane, command: list[str]) -> None:
+    """An instance name that would lead out of its directory is refused by every command."""
+    plane.assert_fails(2, *command, "--instance", "../other", words=["'../other'", "instance name", "letters, digits"])
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a.b", "x" * 65, "na\u00efve", "a\n", "a\0"])
+def test_instance_name_is_safe_in_a_path(name: str) -> None:
+    """An instance name is letters, digits, _ and - of limited number."""
+    with pytest.raises(UsageError, match="letters, digits"):
+        Pins(name)
+
+
+def test_check_refuses_wrong_usage_before_it_looks(plane: Plane) -> None:
+    """Check says what is wrong with its own command line and nothing else."""
+    plane.assert_fails(2, "check", "--service", "web=10.64.0.1:80", words=["--consul"])
+    plane.assert_fails(2, "check", "--srv", "web", words=["NAME=VIP"])
+
+
+def test_help_and_version_are_no_errors() -> None:
+    """--help and --version print to stdout and end with 0, for the program and for each command."""
+    for arguments in (["--help"], ["--version"], *([name, "--help"] for name in ("run", "status", "check", "demo"))):
+        result = clb(*arguments)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "clb-discovery" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["load", "check", "run"])
+def test_cgroup_that_is_none(plane: Plane, command: str, tmp_path: Path) -> None:
+    """A --cgroup that is no cgroup of version 2, however it is written, is named with where one is found."""
+    root = cgroups.find_root()
+    paths = ["/no/such/cgroup", str(tmp_path), f"{root}/no-such-cgroup", f"{root}/../../../tmp", ""]
+    paths += [str(path.parent) for path in root.parent.glob("*/cgroup.procs") if path.parent != root][:1]  # version 1
+    for path in paths:
+        arguments = (command, "--instance", plane.instance, "--cgroup", path, *(SRV if command == "run" else ()))
+        if command == "check":
+            result = clb(*arguments)
+            assert result.returncode == 3
+            assert f"FAIL  cgroup v2: {path!r} is not a cgroup" in result.stdout
+        else:
+            plane.assert_fails(3, *arguments, words=[repr(path), "not a cgroup", str(root)])
+
+
+@pytest.mark.parametrize("command", [["run", *SRV], ["load"], ["unload"], ["status"]])
+def test_ordinary_user_is_told_to_be_root(plane: Plane, command: list[str]) -> None:
+    """Without privileges every command that needs them says so."""
+    where = plane.here[:2] if command[0] in {"unload", "status"} else plane.here
+    plane.assert_failed(run(*NOBODY, *command, *where), 3, ["run as root"])
+
+
+def test_check_tells_an_ordinary_user_what_is_missing(plane: Plane) -> None:
+    """Check goes on without privileges, names what is not allowed, and claims nothing that it could not find out."""
+    result = run(*NOBODY, "check", *plane.here)
+    assert result.returncode == 3
+    assert result.stderr == ""
+    assert "FAIL  connect hooks: not allowed to load BPF programs; run as root" in result.stdout
+    assert "older than" not in result.stdout
+    assert "FAIL  data plane" in result.stdout
+
+
+def test_status_of_a_closed_bpf_file_system(plane: Plane) -> None:
+    """An ordinary user who may not look into the BPF file system is told so, rather than that nothing is loaded."""
+    closed = in_own_mounts(f"mount -t bpf -o mode=700 bpf {BPFFS}", *NOBODY, "status", "--instance", plane.instance)
+    plane.assert_failed(closed, 3, [str(BPFFS), "run as root"])
+
+
+@pytest.mark.parametrize("command", [["run", *SRV], ["load"]])
+def test_host_without_cgroup_v2(plane: Plane, command: list[str]) -> None:
+    """Without a cgroup v2 hierarchy the command says how to get one."""
+    result = in_own_mounts("umount --lazy --all --types cgroup2", *COMMAND, *command, "--instance", plane.instance)
+    plane.assert_failed(result, 3, ["no cgroup v2", "mount -t cgroup2"])
+
+
+def test_status_without_cgroup_v2(plane: Plane) -> None:
+    """Status shows the maps although the self-test has no cgroup to run in, and says why it is not effective."""
+    status = (*COMMAND, "status", "--json", "--instance", plane.instance)
+    result = in_own_mounts("umount --lazy --all --types cgroup2", *status)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert "no cgroup v2" in found["datapath"]["reason"]
+    assert len(found["virtual_servers"]) == 1
+
+
+def test_no_bpf_file_system_and_no_right_to_mount_it(plane: Plane) -> None:
+    """Where the BPF file system is not mounted and cannot be, the line says what to mount."""
+    unprivileged = ("setpriv", "--bounding-set", "-sys_admin", *COMMAND)
+    result = in_own_mounts("umount --lazy --all --types bpf", *unprivileged, "load", *plane.here)
+    plane.assert_failed(result, 3, [str(BPFFS), f"mount -t bpf bpf {BPFFS}", "root"])
+
+
+def test_bpf_file_system_is_mounted_where_it_is_not(plane: Plane) -> None:
+    """Load mounts the BPF file system itself where it may."""
+    script = 'umount --lazy --all --types bpf; "$@"; test -e /sys/fs/bpf/clb-discovery; set -- true'
+    result = in_own_mounts(script, *COMMAND, "load", *plane.here)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert snapshot(plane.instance) == plane.before
+
+
+def test_read_only_bpf_file_system(plane: Plane) -> None:
+    """Nothing is half removed or half loaded where the BPF file system is read-only, as under ProtectKernelTunables."""
+    read_only = f"mount -o remount,bind,ro {BPFFS}"
+    unload = in_own_mounts(read_only, *COMMAND, "unload", "--instance", plane.instance)
+    plane.assert_failed(unload, 3, [str(BPFFS), "Read-only file system", "writable"])
+    fresh = f"{plane.instance}-fresh"
+    load = in_own_mounts(read_only, *COMMAND, "load", "--instance", fresh, "--cgroup", plane.cgroup)
+    plane.assert_failed(load, 3, [str(BPFFS), "Read-only file system"])
+    with Maps(Pins(plane.instance)) as maps:
+        info = maps.info()
+        assert info is not None
+        maps.write_info(info._replace(build="another"))
+    try:
+        other = in_own_mounts(read_only, *COMMAND, "load", *plane.here)
+        assert other.returncode == 3
+        assert "writable" in other.stderr
+    finally:
+        with Maps(Pins(plane.instance)) as maps:
+            maps.write_info(info)
+    assert snapshot(plane.instance)._replace(files={}) == plane.before._replace(files={})
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        ("EINVAL", [os.uname().release, "no CGROUP_INET4_CONNECT hook", "5.10", "CONFIG_CGROUP_BPF"]),
+        ("ENOSYS", [os.uname().release, "Function not implemented", "5.10"]),
+        ("EPERM", ["not allowed to load BPF programs", "CAP_BPF"]),
+    ],
+)
+def test_kernel_that_does_not_take_the_programs(plane: Plane, number: str, words: list[str]) -> None:
+    """A kernel without the hooks, without bpf(2), or that forbids it is named, and nothing is left of the attempt.
+
+    A seccomp filter answers as such kernels do when a program is loaded; the rest of bpf(2) is real.
+    """
+    kernel = (sys.executable, "-m", "tests.programs.without_bpf", "PROG_LOAD", number)
+    fresh = f"{plane.instance}-fresh"
+    for command in (("load",), ("run", *SRV)):
+        result = run(*kernel, *COMMAND, *command, "--instance", fresh, "--cgroup", plane.cgroup)
+        plane.assert_failed(result, 3, words)
+    assert not Pins(fresh).home.exists()
+    check = run(*kernel, *COMMAND, "check", *plane.here)
+    assert check.returncode == 3
+    assert "FAIL  connect hooks" in check.stdout
+
+
+def test_missing_libbpf_is_named_with_its_package(plane: Plane) -> None:
+    """Without libbpf.so.1 the line names the packages that bring it."""
+    libraries = {line.split()[-1] for line in run("/sbin/ldconfig", "-p").stdout.splitlines() if "libbpf.so.1 " in line}
+    assert libraries
+    hidden = "; ".join(f"mount --bind /dev/null {library}" for library in sorted(libraries))
+    command = (*COMMAND, "load", "--instance", f"{plane.instance}-fresh", "--cgroup", plane.cgroup)
+    plane.assert_failed(in_own_mounts(hidden, *command), 3, ["libbpf.so.1 is missing", "libbpf1"])
+    assert not Pins(f"{plane.instance}-fresh").home.exists()
+
+
+@pytest.mark.parametrize("token", [None, "00000000-0000-0000-0000-000000000000"])
+def test_consul_that_refuses_the_token(plane: Plane, tmp_path: Path, token: str | None) -> None:
+    """Missing rights are an error of the source, and never an empty pool."""
+    env = {"CONSUL_HTTP_TOKEN": token} if token else {}
+    with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as agent:
+        agent.register("web", 8080, "10.0.0.1")
+        once = ("run", "--once", "--consul", agent.url, "--service", "web=10.64.0.1:80", *plane.here)
+        line = plane.assert_fails(1, *once, words=[agent.url, "CONSUL_HTTP_TOKEN"], env=env)
+    assert token is None or token not in line
+
+
+@pytest.mark.parametrize("command", [("run", "--once"), ("check",)])
+def test_consul_that_is_down(plane: Plane, command: tuple[str, ...]) -> None:
+    """A Consul that does not answer is named with its address."""
+    url = f"http://127.0.0.1:{free_port()}"
+    arguments = (*command, "--consul", url, "--service", "web=10.64.0.1:80", *plane.here)
+    if command == ("check",):
+        result = clb(*arguments)
+        assert (result.returncode, result.stderr) == (1, "")
+        assert f"FAIL  consul:web: Consul at {url}" in result.stdout
+    else:
+        plane.assert_fails(1, *arguments, words=[url])
+
+
+def test_dns_that_is_down(plane: Plane) -> None:
+    """A DNS server that does not answer, or that answers SERVFAIL, is named with the question."""
+    with KnotServer() as knot:
+        source = (*SRV, "--resolver", knot.address, *plane.here)
+        knot.purge()
+        plane.assert_fails(1, "run", "--once", *source, words=["_web._tcp.example", "SERVFAIL", str(knot.port)])
+        check = clb("check", *source)
+        assert (check.returncode, check.stderr) == (1, "")
+        assert "FAIL  srv:_web._tcp.example: " in check.stdout
+        knot.stop()
+        plane.assert_fails(1, "run", "--once", *source, words=["_web._tcp.example", str(knot.port)])
+
+
+def test_second_sidecar_is_told_who_holds_the_instance(plane: Plane, tmp_path: Path) -> None:
+    """Whatever wants to write while a sidecar runs ends with exit code 4 and names its process."""
+    with sidecar(plane.instance, plane.cgroup, tmp_path, [*SRV, "--resolver", "127.0.0.1:1"], ready=False) as found:
+        found.wait_for(lambda: "started" in found.events(), "the sidecar holds the instance")
+        for command in (("run", *SRV, *plane.here), ("load", *plane.here), ("unload", *plane.here[:2])):
+            plane.assert_fails(4, *command, words=[plane.instance, f"process {found.process.pid};", "--instance"])
+        assert found.stop() == 0
+
+
+def test_reader_that_has_had_enough_is_no_error(plane: Plane) -> None:
+    """A closed pipe ends the output without a complaint."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        command = [*COMMAND, "status", "--json", "--instance", plane.instance]
+        result = subprocess.run(command, check=False, stdout=write, stderr=subprocess.PIPE, timeout=60)
+    finally:
+        os.close(write)
+    assert (result.returncode, result.stderr) == (0, b"")
