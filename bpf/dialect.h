@@ -1,17 +1,71 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The two dialects that these sources are compiled in: libbpf's (clang, at build time) and BCC's (on the host, CLB_BCC).
- * They differ in how a map is declared and looked up, how a program is named, and how the loader passes a constant.
+ * The two dialects that these sources are compiled in: libbpf's (clang, when the package is built) and BCC's (on the
+ * host, CLB_BCC). They differ in how maps are declared and used, how programs are named, and how the loader passes a
+ * constant.
+ *
+ * Programs for BCC keep to less than C, and to what its optimizer (LLVM's at level 3) leaves provable:
+ *
+ *  - A map is named in the call, clb_lookup(clb_slots, key), never reached through a variable. BCC knows map functions
+ *    only as map.lookup(key) and not inside macros, so its loader expands the macros below whose body starts with "map."
+ *    before the compiler sees them; such a call may not stand in the body of another macro.
+ *  - Helpers that take no map (bpf_spin_lock, bpf_set_retval, bpf_ringbuf_discard) are called as they are. Updates have
+ *    no other flags than clb_update (BPF_ANY) and clb_insert (BPF_NOEXIST).
+ *  - No function calls another: static functions are inlined, and every other function is a program. So a program has
+ *    512 bytes of stack with everything that it calls, and no helper can be given a function (bpf_loop).
+ *  - Maps are the only data: no variables outside of functions, no tables of constants, no const volatile; what the loader
+ *    decides is a macro that it defines. __builtin_memcmp and large __builtin_memcpy become calls, so they are out.
+ *  - A pointer of the context is read once: struct bpf_sock *sk = ctx->sk. Read again after a test it may be null.
+ *  - A loop with a constant bound and another way out hides its index from the optimizer by clb_opaque(index) before that
+ *    test, or the two bounds become one that the verifier does not see. What is counted in a loop is counted by
+ *    __sync_fetch_and_add on a local variable: the verifier then forgets its value instead of following each.
+ *  - bpf_htonl and its like are functions, so no initializer outside of functions can use them.
+ *
+ * Tried with BCC 0.26 and 0.31: spin locks in values of hashes and of sockets, sock_addr programs of every kind, sock_ops,
+ * sock_release, bounded loops, switch, division, atomics with and without a result, a part of a map's value as a key.
  */
 #ifndef CLB_DIALECT_H
 #define CLB_DIALECT_H
 
+/* The value is the same, but the optimizer no longer knows anything about it. */
+#define clb_opaque(variable) asm volatile("" : "+r"(variable))
+
 #ifdef CLB_BCC
 
+#define __always_inline inline __attribute__((always_inline))
+
+/* BCC creates and pins a map that has no pin, with BTF of its key and value, and uses one that has. The loader defines
+ * CLB_PINS as the directory of the pins. */
 #define CLB_MAP(name, libbpf_type, bcc_type, key_type, value_type, entries, flags)                                     \
-	BPF_F_TABLE(bcc_type, key_type, value_type, name, entries, flags)
+	BPF_F_TABLE(bcc_type ":" CLB_PINS "/" #name, key_type, value_type, name, entries, flags)
+#define CLB_SOCKET_MAP(name, value_type)                                                                               \
+	BPF_F_TABLE("sk_storage:" CLB_PINS "/" #name, int, value_type, name, 0, BPF_F_NO_PREALLOC)
+#define CLB_RING(name, bytes)                                                                                          \
+	struct name##_table_t {                                                                                        \
+		int key; /* BCC wants it; the kernel's map has neither key nor value */                                \
+		__u32 leaf;                                                                                            \
+		int (*ringbuf_output)(void *, __u64, __u64);                                                           \
+		void *(*ringbuf_reserve)(__u64);                                                                       \
+		void (*ringbuf_discard)(void *, __u64);                                                                \
+		void (*ringbuf_submit)(void *, __u64);                                                                 \
+		__u32 max_entries;                                                                                     \
+	};                                                                                                             \
+	__attribute__((section("maps/ringbuf:" CLB_PINS "/" #name))) struct name##_table_t name = {                    \
+		.max_entries = bytes                                                                                   \
+	}
+
 #define clb_lookup(map, key) map.lookup(key)
+#define clb_update(map, key, value) map.update(key, value)
+#define clb_insert(map, key, value) map.insert(key, value)
+#define clb_delete(map, key) map.delete(key)
+#define clb_of_socket(map, sk, flags) map.sk_storage_get(sk, 0, flags)
+#define clb_off_socket(map, sk) map.sk_storage_delete(sk)
+#define clb_reserve(map, size) map.ringbuf_reserve(size)
+#define clb_submit(map, record) map.ringbuf_submit(record, 0)
+#define clb_output(map, record, size) map.ringbuf_output(record, size, 0)
+
 #define CLB_PROGRAM(section)
+#define CLB_FUNCTION static __always_inline
 /* The loader defines CLB_CAN_SET_ERRNO as 0 or 1. */
 
 #else
@@ -28,8 +82,32 @@
 		__uint(max_entries, entries);                                                                          \
 		__uint(map_flags, flags);                                                                              \
 	} name SEC(".maps")
+#define CLB_SOCKET_MAP(name, value_type)                                                                               \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_SK_STORAGE);                                                                 \
+		__type(key, int);                                                                                      \
+		__type(value, value_type);                                                                             \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                                                  \
+	} name SEC(".maps")
+#define CLB_RING(name, bytes)                                                                                          \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_RINGBUF);                                                                    \
+		__uint(max_entries, bytes);                                                                            \
+	} name SEC(".maps")
+
 #define clb_lookup(map, key) bpf_map_lookup_elem(&map, key)
+#define clb_update(map, key, value) bpf_map_update_elem(&map, key, value, BPF_ANY)
+#define clb_insert(map, key, value) bpf_map_update_elem(&map, key, value, BPF_NOEXIST)
+#define clb_delete(map, key) bpf_map_delete_elem(&map, key)
+#define clb_of_socket(map, sk, flags) bpf_sk_storage_get(&map, sk, 0, flags)
+#define clb_off_socket(map, sk) bpf_sk_storage_delete(&map, sk)
+#define clb_reserve(map, size) bpf_ringbuf_reserve(&map, size, 0)
+#define clb_submit(map, record) bpf_ringbuf_submit(record, 0)
+#define clb_output(map, record, size) bpf_ringbuf_output(&map, record, size, 0)
+
 #define CLB_PROGRAM(section) SEC(section)
+/* A function of its own, verified once for each call: keeps programs small for the verifier. */
+#define CLB_FUNCTION static __attribute__((noinline))
 
 #endif
 #endif
