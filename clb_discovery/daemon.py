@@ -45,6 +45,7 @@ QUIET_LIMIT: Final = 0.5
 """Seconds after which a burst is applied although it goes on."""
 CHECK_EVERY: Final = 2.0
 """Seconds between looks at whether the programs are still attached."""
+_CANCEL_EVERY: Final = 0.1
 
 _log = structlog.stdlib.get_logger()
 
@@ -228,9 +229,11 @@ class Daemon:
 
     async def _shut_down(self, watches: Sequence[asyncio.Task[None]]) -> None:
         notify("STOPPING=1")
-        for watch in watches:
-            watch.cancel()
-        await asyncio.gather(*watches, return_exceptions=True)
+        remaining = set(watches)
+        while remaining:  # asyncio.wait_for before Python 3.12 swallows a cancellation that meets a result
+            for watch in remaining:
+                watch.cancel()
+            _, remaining = await asyncio.wait(remaining, timeout=_CANCEL_EVERY)
         self._write_state()
         _log.info("stopped; connects go on over what was published last")
 
