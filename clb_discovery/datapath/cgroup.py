@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from clb_discovery.datapath.mountinfo import mounts
 from clb_discovery.errors import HostError
 
-_MOUNTS: Final = Path("/proc/self/mountinfo")
 _OWN: Final = Path("/proc/self/cgroup")
 
 
@@ -20,11 +20,9 @@ def find_root(mountinfo: str | None = None) -> Path:
     :param mountinfo: text of proc_pid_mountinfo(5), for tests; read from the kernel by default.
     :raises HostError: if it is mounted nowhere.
     """
-    text = _MOUNTS.read_text(encoding="utf-8") if mountinfo is None else mountinfo
-    for line in text.splitlines():
-        mount, _, file_system = line.partition(" - ")
-        if file_system.split(" ", 1)[0] == "cgroup2":
-            return Path(_unescape(mount.split(" ")[4]))
+    for mount in mounts(mountinfo):
+        if mount.file_system == "cgroup2":
+            return mount.path
     raise HostError("no cgroup v2 hierarchy is mounted; mount one: mount -t cgroup2 none /sys/fs/cgroup")
 
 
@@ -68,9 +66,3 @@ def temporary_child(parent: Path, name: str) -> Iterator[Path]:
         yield child
     finally:
         child.rmdir()
-
-
-def _unescape(path: str) -> str:
-    for octal, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        path = path.replace(octal, character)
-    return path

@@ -18,6 +18,7 @@ from typing import Final
 
 from clb_discovery.core.layout import LAYOUT, Map
 from clb_discovery.datapath.bpf import AttachType
+from clb_discovery.datapath.mountinfo import mounts
 from clb_discovery.errors import HostError, UsageError
 
 BPFFS: Final = Path("/sys/fs/bpf")
@@ -121,10 +122,7 @@ class Pins:
 
 def is_bpffs(path: Path) -> bool:
     """Tell whether a BPF file system is mounted there."""
-    return any(
-        line.split(" - ", 1)[1].startswith("bpf ") and line.split(" ")[4] == str(path)
-        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
-    )
+    return any(mount.file_system == "bpf" and mount.path == path for mount in mounts())
 
 
 def _mount_bpffs() -> None:
