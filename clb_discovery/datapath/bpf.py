@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 _SYSCALLS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 """The number of bpf(2) by machine."""
@@ -39,11 +39,13 @@ class Command(IntEnum):
     OBJ_GET = 7
     OBJ_GET_INFO_BY_FD = 15
     PROG_QUERY = 16
+    BTF_LOAD = 18
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
     MAP_DELETE_BATCH = 27
     LINK_CREATE = 28
     LINK_UPDATE = 29
+    ITER_CREATE = 33
 
 
 class AttachType(IntEnum):
@@ -54,6 +56,43 @@ class AttachType(IntEnum):
 
 
 PROG_TYPE_CGROUP_SOCK_ADDR: Final = 18
+_PROG_TYPE_TRACING: Final = 26
+_TRACE_ITER: Final = 28
+
+
+class Types(NamedTuple):
+    """What a map's keys and values are, which some kinds of map insist on: type ids in loaded BTF."""
+
+    btf: int
+    """Descriptor of what `load_btf` loaded."""
+    key: int
+    value: int
+
+
+def create_map(  # noqa: PLR0913 - the fields of the kernel's structure
+    kind: int,
+    key_size: int,
+    value_size: int,
+    entries: int,
+    *,
+    flags: int = 0,
+    inner: int = 0,
+    types: Types | None = None,
+) -> int:
+    """Make a map; the caller closes its descriptor.
+
+    :param kind: of `enum bpf_map_type`.
+    :param inner: descriptor of the pattern for the elements of a map of maps.
+    """
+    # Between the inner map and the types: NUMA node, name, network device.
+    attr = struct.pack("=IIIIII24xIII", kind, key_size, value_size, entries, flags, inner, *(types or (0, 0, 0)))
+    return _bpf(Command.MAP_CREATE, attr)
+
+
+def load_btf(data: bytes) -> int:
+    """Load type information; the caller closes its descriptor."""
+    # Data, log buffer, sizes of both, log level.
+    return _bpf(Command.BTF_LOAD, struct.pack("=QQIII", _address(data), 0, len(data), 0, 0))
 
 
 def pin(fd: int, path: Path) -> None:
@@ -140,10 +179,23 @@ def load_program(instructions: bytes, attach_type: AttachType) -> int:
 
     :returns: its descriptor, which the caller closes.
     """
+    return _load(PROG_TYPE_CGROUP_SOCK_ADDR, instructions, attach_type)
+
+
+def load_iterator(instructions: bytes, function: int) -> int:
+    """Load a program that the kernel runs for each object of a kind.
+
+    :param function: the number of the function in the kernel's BTF that stands for the kind.
+    :returns: its descriptor, which the caller closes.
+    """
+    return _load(_PROG_TYPE_TRACING, instructions, _TRACE_ITER, function)
+
+
+def _load(kind: int, instructions: bytes, attach_type: int, function: int = 0) -> int:
     licence = b"Dual BSD/GPL\0"
     attr = struct.pack(
-        "=IIQQIIQII16sII",
-        PROG_TYPE_CGROUP_SOCK_ADDR,
+        "=IIQQIIQII16sII36xI",
+        kind,
         len(instructions) // 8,
         _address(instructions),
         _address(licence),
@@ -155,6 +207,7 @@ def load_program(instructions: bytes, attach_type: AttachType) -> int:
         b"clb_probe",
         0,  # interface
         attach_type,
+        function,  # behind the program's own type information, which it does not have
     )
     return _bpf(Command.PROG_LOAD, attr)
 
@@ -162,6 +215,18 @@ def load_program(instructions: bytes, attach_type: AttachType) -> int:
 def link_create(program: int, cgroup: int, attach_type: AttachType) -> int:
     """Attach a program to a cgroup beside the others that are there; the caller closes the link's descriptor."""
     return _bpf(Command.LINK_CREATE, struct.pack("=IIII", program, cgroup, attach_type, 0))
+
+
+def link_iterator(program: int, map_: int) -> int:
+    """Bind an iterator to the map whose elements it goes through; the caller closes the link's descriptor."""
+    which = struct.pack("=I", map_)  # union bpf_iter_link_info
+    attr = struct.pack("=IIIIQI", program, 0, _TRACE_ITER, 0, _address(which), len(which))
+    return _bpf(Command.LINK_CREATE, attr)
+
+
+def iterate(link: int) -> int:
+    """Return a descriptor from which one run of an iterator is read, like a file; the caller closes it."""
+    return _bpf(Command.ITER_CREATE, struct.pack("=II", link, 0))
 
 
 def link_update(link: int, program: int) -> None:
@@ -206,8 +271,8 @@ class GracePeriod:
 
     def __init__(self) -> None:
         """Create the map of maps that is updated; private to this process."""
-        self._inner = _create_map(_MAP_TYPE_ARRAY)
-        self._outer = _create_map(_MAP_TYPE_ARRAY_OF_MAPS, self._inner)
+        self._inner = create_map(_MAP_TYPE_ARRAY, 4, 4, 1)
+        self._outer = create_map(_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, inner=self._inner)
 
     def wait(self) -> None:
         """Return when no program that ran at the call runs any more; takes some milliseconds."""
@@ -217,11 +282,6 @@ class GracePeriod:
         """Let go of the maps."""
         os.close(self._outer)
         os.close(self._inner)
-
-
-def _create_map(map_type: int, inner: int = 0) -> int:
-    # type, key size, value size, entries, flags, inner map
-    return _bpf(Command.MAP_CREATE, struct.pack("=IIIIII", map_type, 4, 4, 1, 0, inner))
 
 
 def _syscall_number() -> int:

@@ -49,3 +49,14 @@ def inside(cgroup: Path, command: Sequence[str | Path]) -> list[str]:
 def run_inside(cgroup: Path, *command: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """Run an ordinary program in the cgroup and wait for it."""
     return subprocess.run(inside(cgroup, command), check=False, capture_output=True, text=True, timeout=timeout)
+
+
+@contextmanager
+def entered(cgroup: Path) -> Iterator[None]:
+    """Have this process in the cgroup while the block runs; a socket made there belongs to it from then on."""
+    own = Path("/proc/self/cgroup").read_text().split("0::", 1)[1].splitlines()[0]
+    (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        (find_root() / own.lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))

@@ -1,0 +1,54 @@
+"""Reading the kernel's type information (BTF), as far as it takes to name one of its functions in bpf(2).
+
+The format is that of Documentation/bpf/btf.rst and linux/btf.h: a header, types numbered from 1 in the order in which
+they stand, and NUL-terminated names; numbers are in the byte order of the host.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+_HEADER: Final = struct.Struct("=HBBIIIII")  # magic, version, flags, and offsets and sizes of header, types and names
+_TYPE: Final = struct.Struct("=III")  # struct btf_type: name, info, size or type
+_MAGIC: Final = 0xEB9F
+_KIND_FUNC: Final = 12
+_FIXED: Final = {1: 4, 3: 12, 14: 4, 17: 4}
+"""Bytes behind `struct btf_type` by kind: INT, ARRAY, VAR, DECL_TAG."""
+_EACH: Final = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
+"""Bytes for each member by kind: STRUCT, UNION, ENUM, FUNC_PROTO, DATASEC, ENUM64."""
+_BARE: Final = frozenset({2, 7, 8, 9, 10, 11, 12, 16, 18})
+"""Kinds without either: PTR, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FLOAT, TYPE_TAG."""
+
+
+def function_id(data: bytes, name: str) -> int | None:
+    """Return the number of a function, or None if there is none of this name.
+
+    :raises ValueError: if the data is not BTF, or has types of a kind that is not known.
+    """
+    try:
+        magic, _, _, header, types, types_size, names, names_size = _HEADER.unpack_from(data)
+        if magic != _MAGIC:
+            raise ValueError("not BTF")
+        wanted = data.find(f"\0{name}\0".encode(), header + names, header + names + names_size) + 1 - header - names
+        return _find(data, header + types, header + types + types_size, wanted) if wanted > 0 else None
+    except struct.error as error:
+        raise ValueError("BTF is cut off") from error
+
+
+def _find(data: bytes, position: int, end: int, wanted: int) -> int | None:
+    number = 0
+    while position < end:
+        number += 1
+        name, info, _ = _TYPE.unpack_from(data, position)
+        kind = info >> 24 & 0x1F
+        if kind == _KIND_FUNC and name == wanted:
+            return number
+        position += _TYPE.size
+        if kind in _EACH:
+            position += _EACH[kind] * (info & 0xFFFF)
+        elif kind not in _BARE:
+            if kind not in _FIXED:
+                raise ValueError(f"BTF with types of kind {kind}")
+            position += _FIXED[kind]
+    return None

@@ -1,0 +1,100 @@
+"""The network namespaces of this host: finding them, and opening sockets inside them.
+
+A namespace is found by a process that is in it, or by a mount that names it, as `ip netns` makes them; one that only a
+thread or an open descriptor holds is not. Seeing the namespaces of processes with more privileges than ours takes
+CAP_SYS_PTRACE, entering a namespace CAP_SYS_ADMIN.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from clb_discovery.datapath.mountinfo import mounts
+
+_CLONE_NEWNET: Final = 0x40000000
+_OWN: Final = Path("/proc/thread-self/ns/net")
+_NAME: Final = re.compile(r"net:\[(\d+)\]")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Namespaces:
+    """Every network namespace that can be found, each once, that of the calling thread first."""
+
+    def __init__(self) -> None:
+        self.hidden = 0
+        """How many processes do not let us see their namespace."""
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Yield the inode number and a descriptor of each namespace, open until the next one is asked for."""
+        self.hidden = 0
+        seen: set[int] = set()
+        for inode, path in self._candidates():
+            if inode in seen:
+                continue
+            try:
+                fd = os.open(path, os.O_RDONLY)
+            except OSError:  # the process has ended, the mount is gone
+                continue
+            try:
+                if os.fstat(fd).st_ino == inode:  # else the process has moved, the mount is covered by another
+                    seen.add(inode)
+                    yield inode, fd
+            finally:
+                os.close(fd)
+
+    def _candidates(self) -> Iterator[tuple[int, Path]]:
+        yield _OWN.stat().st_ino, _OWN
+        for process in Path("/proc").glob("[0-9]*"):
+            path = process / "ns/net"
+            try:
+                yield from _named(str(path.readlink()), path)
+            except PermissionError:
+                self.hidden += 1
+            except OSError:  # the process has ended
+                continue
+        for mount in mounts():
+            yield from _named(mount.root, mount.path)
+
+
+def open_inside(namespace: int, kind: tuple[int, int, int], count: int) -> list[socket.socket]:
+    """Open sockets in a network namespace, where they stay whoever uses them.
+
+    :param namespace: its descriptor.
+    :param kind: family, type and protocol of socket(2).
+    :raises OSError: if we may not enter it.
+    """
+
+    def open_here() -> list[socket.socket]:
+        return [socket.socket(*kind) for _ in range(count)]
+
+    def enter_and_open() -> list[socket.socket]:
+        enter(namespace)
+        return open_here()
+
+    if os.fstat(namespace).st_ino == _OWN.stat().st_ino:
+        return open_here()
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(enter_and_open).result()
+
+
+def enter(namespace: int) -> None:
+    """Move the calling thread, and no other, into a network namespace.
+
+    :raises OSError: if we may not.
+    """
+    if _libc.setns(namespace, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot enter it: {os.strerror(number)}; it takes CAP_SYS_ADMIN")
+
+
+def _named(name: str, path: Path) -> Iterator[tuple[int, Path]]:
+    if match := _NAME.fullmatch(name):
+        yield int(match[1]), path

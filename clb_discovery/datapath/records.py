@@ -1,0 +1,124 @@
+"""Which UDP sockets our programs keep a record with, over all network namespaces.
+
+sock_diag(7) shows records of TCP sockets only, so those of UDP are read by a BPF iterator over the storage map: a tiny
+program that the kernel runs for each socket in it. That takes CAP_BPF and CAP_PERFMON, a kernel with its own type
+information (CONFIG_DEBUG_INFO_BTF), and version 5.12, whose iterators can ask for a socket's cookie.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from clb_discovery.core import btf, layout
+from clb_discovery.core.model import Protocol
+from clb_discovery.datapath import bpf
+from clb_discovery.errors import HostError
+
+_KERNEL_TYPES: Final = Path("/sys/kernel/btf/vmlinux")
+_ITERATED: Final = "bpf_iter_bpf_sk_storage_map"
+_RECORD: Final = struct.Struct(f"=Q{layout.MEMBER.size}s")
+"""What the program writes for each socket: its cookie, and the member that starts its record."""
+_BUFFER: Final = _RECORD.size * 1024
+
+
+def udp_records(storage_map: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the cookie and the packed member of every UDP socket with a record.
+
+    :param storage_map: descriptor of the SK_STORAGE map whose values start with a `struct clb_member`.
+    :raises HostError: if the kernel or our privileges do not allow it.
+    """
+    data = b""
+    try:
+        for chunk in _read(storage_map):
+            data += chunk
+            whole = len(data) - len(data) % _RECORD.size
+            yield from _RECORD.iter_unpack(data[:whole])
+            data = data[whole:]
+    except OSError as error:
+        raise HostError(_reason(error)) from error
+
+
+def _read(storage_map: int) -> Iterator[bytes]:
+    """Yield what the program writes, cut anywhere."""
+    with ExitStack() as stack:
+        program = bpf.load_iterator(_PROGRAM, _iterated())
+        stack.callback(os.close, program)
+        link = bpf.link_iterator(program, storage_map)
+        stack.callback(os.close, link)
+        records = bpf.iterate(link)
+        stack.callback(os.close, records)
+        chunk = b"first"
+        while chunk:
+            try:
+                chunk = os.read(records, _BUFFER)
+            except BlockingIOError:  # a million sockets without a record of UDP: go on from there
+                continue
+            yield chunk
+
+
+@lru_cache(maxsize=1)
+def _iterated() -> int:
+    """Return the number of the function that stands for this kind of iterator."""
+    try:
+        number = btf.function_id(_KERNEL_TYPES.read_bytes(), _ITERATED)
+    except ValueError as error:
+        raise OSError(errno.EOPNOTSUPP, str(error)) from error
+    if number is None:
+        raise OSError(errno.EOPNOTSUPP, f"no {_ITERATED}")
+    return number
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EPERM:
+        return "not allowed to read the records of UDP sockets; run as root, or with CAP_BPF and CAP_PERFMON"
+    return (
+        f"this kernel ({os.uname().release}) cannot show the records of UDP sockets: {error.strerror}; it needs "
+        "version 5.12 or later and CONFIG_DEBUG_INFO_BTF"
+    )
+
+
+def _instruction(code: int, destination: int = 0, *, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
+    return struct.pack("=BBhi", code, source << 4 | destination, offset, immediate)
+
+
+# Instructions and helpers of linux/bpf.h; the context is meta, map, sk and value, each a pointer.
+_MOVE, _MOVE_REGISTER, _ADD, _CALL, _EXIT = 0xB7, 0xBF, 0x07, 0x85, 0x95
+_LOAD, _LOAD_BYTE, _STORE = 0x79, 0x71, 0x7B
+_IF_EQUAL, _IF_NOT_EQUAL = 0x15, 0x55
+_GET_SOCKET_COOKIE, _SEQ_WRITE = 46, 127
+_COPY: Final = b"".join(
+    _instruction(_LOAD, 1, source=8, offset=offset) + _instruction(_STORE, 10, source=1, offset=offset - 40)
+    for offset in range(0, layout.MEMBER.size, 8)
+)
+_WRITE: Final = (
+    _instruction(_MOVE_REGISTER, 1, source=7)
+    + _instruction(_CALL, immediate=_GET_SOCKET_COOKIE)
+    + _instruction(_STORE, 10, source=0, offset=-_RECORD.size)
+    + _COPY
+    + _instruction(_LOAD, 1, source=6, offset=0)  # meta
+    + _instruction(_LOAD, 1, source=1, offset=0)  # meta->seq
+    + _instruction(_MOVE_REGISTER, 2, source=10)
+    + _instruction(_ADD, 2, immediate=-_RECORD.size)
+    + _instruction(_MOVE, 3, immediate=_RECORD.size)
+    + _instruction(_CALL, immediate=_SEQ_WRITE)
+)
+_AHEAD: Final = len(_WRITE) // 8
+_PROGRAM: Final = (
+    _instruction(_MOVE_REGISTER, 6, source=1)
+    + _instruction(_LOAD, 7, source=6, offset=16)  # sk, null at the end
+    + _instruction(_IF_EQUAL, 7, immediate=0, offset=_AHEAD + 4)
+    + _instruction(_LOAD, 8, source=6, offset=24)  # value
+    + _instruction(_IF_EQUAL, 8, immediate=0, offset=_AHEAD + 2)
+    + _instruction(_LOAD_BYTE, 1, source=8, offset=layout.VIP.offsets()["protocol"][0])
+    + _instruction(_IF_NOT_EQUAL, 1, immediate=Protocol.UDP, offset=_AHEAD)
+    + _WRITE
+    + _instruction(_MOVE, 0)
+    + _instruction(_EXIT)
+)

@@ -1,0 +1,222 @@
+"""Closing sockets that are connected to a removed real server, in every network namespace, by sock_diag(7).
+
+The application learns at once. A read, also one that waits, fails with ECONNABORTED; a write on TCP likewise, and the
+peer gets a reset; a write on UDP fails with EDESTADDRREQ, since the socket is disconnected, and works again after its
+next connect. An MPTCP connection loses its subflow, which its application learns after net.mptcp.close_timeout.
+
+What may be closed is decided by `core.sockdiag.is_due`, from our own record with the socket and its real peer. The
+order to close names the socket by both ends and its cookie, so that one that was reconnected or recycled meanwhile is
+never met.
+
+Reading records of TCP sockets takes CAP_BPF (of UDP sockets: see `records`), closing CAP_NET_ADMIN, reaching into other
+network namespaces what `namespaces` says, and all of it a kernel with CONFIG_INET_DIAG_DESTROY.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from clb_discovery.core import sockdiag
+from clb_discovery.core.address import is_ipv4
+from clb_discovery.core.model import Protocol
+from clb_discovery.core.sockdiag import Family, FoundSocket, Peer
+from clb_discovery.datapath.namespaces import Namespaces, open_inside
+from clb_discovery.datapath.records import udp_records
+from clb_discovery.errors import HostError
+
+_NETLINK_SOCK_DIAG: Final = 4  # linux/netlink.h
+_BUFFER: Final = 1 << 16
+"""Bytes of a read; the kernel fills at most 32 KiB."""
+_PASSES: Final = 64
+_GONE: Final = frozenset({errno.ENOENT, errno.ESTALE})
+
+
+@dataclass(frozen=True, slots=True)
+class Destroyed:
+    """What closing brought."""
+
+    count: int
+    failures: frozenset[str]
+    """Why sockets may be left, for people, each reason once."""
+    hidden: int
+    """Processes whose network namespace we may not see; without CAP_SYS_PTRACE that can be most of them."""
+
+
+class Diag:
+    """Lists and closes the sockets of one network namespace."""
+
+    def __init__(self, namespace: int) -> None:
+        """Open netlink sockets there: dumps are read from one while the other closes what they show.
+
+        :param namespace: descriptor of the namespace; it may be closed afterwards.
+        :raises OSError: if we may not enter it.
+        """
+        kind = (socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+        self._dumps, self._orders = open_inside(namespace, kind, 2)
+        for sock in (self._dumps, self._orders):
+            sock.connect((0, 0))  # to the kernel, and no process may send to it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the netlink sockets."""
+        self._dumps.close()
+        self._orders.close()
+
+    def find(self, protocol: Protocol, peers: Collection[Peer], storage_map: int) -> Iterator[FoundSocket]:
+        """Yield the sockets that are connected to one of the peers, of both families, and perhaps others.
+
+        Read it to its end, or close this. What comes or goes meanwhile can be missed, and make another be missed or
+        shown twice.
+
+        :param storage_map: descriptor of the SK_STORAGE map with our records.
+        :raises HostError: if the kernel cannot list them, or we may not see the records.
+        """
+        for family in Family:
+            reachable = [peer for peer in peers if family is Family.IPV6 or is_ipv4(peer.address)]
+            if reachable:
+                yield from self._dump(family, protocol, reachable, storage_map)
+
+    def destroy(self, found: FoundSocket) -> bool:
+        """Close a socket.
+
+        :returns: whether it was there; one that is gone, or is connected elsewhere, is left alone.
+        :raises HostError: if the kernel cannot close sockets, or we may not.
+        :raises OSError: if it refuses to close this one.
+        """
+        self._orders.send(sockdiag.destroy_request(found))
+        error = sockdiag.parse(self._orders.recv(_BUFFER), Protocol(found.protocol)).error
+        if error == errno.EOPNOTSUPP:
+            raise HostError(
+                f"this kernel ({os.uname().release}) cannot close sockets of others; it needs CONFIG_INET_DIAG_DESTROY"
+            )
+        if error == errno.EPERM:
+            raise HostError("not allowed to close sockets of others; run as root, or with CAP_NET_ADMIN")
+        if error and error not in _GONE:
+            raise OSError(error, os.strerror(error))
+        return error == 0
+
+    def _dump(
+        self, family: Family, protocol: Protocol, peers: Collection[Peer], storage_map: int
+    ) -> Iterator[FoundSocket]:
+        request = sockdiag.dump_request(family, protocol, peers, storage_map)
+        for _ in range(_PASSES):
+            self._dumps.send(request)
+            part, interrupted = None, False
+            while part is None or part.error is None:
+                part = sockdiag.parse(self._dumps.recv(_BUFFER), protocol)
+                interrupted |= part.interrupted
+                yield from part.sockets
+            if part.error:
+                raise _cannot_list(protocol, part.error)
+            if not interrupted:
+                return
+
+
+def close_sockets(members: Collection[bytes], storage_map: int, *, protocols: Collection[Protocol]) -> Destroyed:
+    """Close every socket that is connected to a removed real server, in every network namespace.
+
+    Nothing is raised: what cannot be closed does not keep the rest open, and is told. New connects must not lead to the
+    removed servers any more.
+
+    :param members: packed `struct clb_member` of each removed real server.
+    :param storage_map: descriptor of the SK_STORAGE map whose values start with the `struct clb_member` that a socket
+        was connected to.
+    :param protocols: those whose sockets are to be closed.
+    """
+    removed = frozenset(members)
+    failures: set[str] = set()
+    searches = []
+    for protocol in sorted(protocols):
+        try:
+            searches += _search(protocol, removed, storage_map)
+        except HostError as error:
+            failures.add(str(error))
+    count = 0
+    namespaces = Namespaces()
+    for inode, namespace in namespaces if searches else ():
+        for search in searches.copy():
+            try:
+                with Diag(namespace) as diag:
+                    count += _close(diag, search, failures)
+            except HostError as error:  # it would be the same in the next namespace
+                failures.add(str(error))
+                searches.remove(search)
+            except OSError as error:
+                failures.add(f"network namespace {inode}: {error.strerror}")
+    return Destroyed(count, frozenset(failures), namespaces.hidden)
+
+
+class _Search(NamedTuple):
+    """What to close of one protocol."""
+
+    protocol: Protocol
+    peers: Collection[Peer]
+    members: Collection[bytes]
+    storage_map: int
+    records: Mapping[int, bytes]
+    """Of UDP sockets, by cookie."""
+
+    def finds(self, found: FoundSocket) -> bool:
+        """Tell whether a socket is to be closed."""
+        if self.protocol is Protocol.UDP:
+            found = found._replace(record=self.records.get(found.cookie))
+        return sockdiag.is_due(found, self.members)
+
+
+def _search(protocol: Protocol, members: Collection[bytes], storage_map: int) -> list[_Search]:
+    """Return what there is to look for, if anything.
+
+    :raises HostError: if the kernel or our privileges do not allow it.
+    """
+    peers = sockdiag.peers_of(members, protocol)
+    records: dict[int, bytes] = {}
+    if peers and protocol is Protocol.UDP:
+        records = {cookie: member for cookie, member in udp_records(storage_map) if member in members}
+    exists = records if protocol is Protocol.UDP else peers
+    return [_Search(protocol, peers, members, storage_map, records)] if exists else []
+
+
+def _close(diag: Diag, search: _Search, failures: set[str]) -> int:
+    """Close what is due in one namespace; return how many, and add why others could not be.
+
+    A dump keeps its place by counting, so closing while it is read makes it skip some, and of several UDP sockets with
+    the same two ends (SO_REUSEPORT) the kernel finds one at a time. So it is repeated until there is nothing to close.
+    """
+    count = 0
+    for _ in range(_PASSES):
+        closed = 0
+        for found in diag.find(search.protocol, search.peers, search.storage_map):
+            if search.finds(found):
+                try:
+                    closed += diag.destroy(found)
+                except OSError as error:
+                    failures.add(f"cannot close a {search.protocol.name} socket: {error.strerror}")
+        count += closed
+        if not closed:
+            return count
+    failures.add(f"{search.protocol.name} sockets keep connecting to what was removed")
+    return count
+
+
+def _cannot_list(protocol: Protocol, error: int) -> HostError:
+    if error == errno.ENOENT:
+        return HostError(
+            f"this kernel ({os.uname().release}) cannot list {protocol.name} sockets; it needs "
+            f"CONFIG_INET_{protocol.name}_DIAG, as a module {protocol.name.lower()}_diag on most distributions"
+        )
+    if error == errno.EPERM:
+        return HostError("not allowed to read the records of sockets; run as root, or with CAP_BPF")
+    return HostError(f"the kernel refuses to list {protocol.name} sockets: {os.strerror(error)}")

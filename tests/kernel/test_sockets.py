@@ -1,0 +1,483 @@
+"""Real sockets of an application, closed from outside: those of a removed real server, and no other."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from socket import socket as Socket  # noqa: N812 - a method of Application is called socket
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from clb_discovery.core import layout, sockdiag
+from clb_discovery.core.address import Address, parse_address
+from clb_discovery.core.model import Protocol, RealServer, Vip
+from clb_discovery.core.sockdiag import FoundSocket, Peer, State
+from clb_discovery.datapath.namespaces import Namespaces
+from clb_discovery.datapath.sockets import Diag, close_sockets
+from clb_discovery.errors import HostError
+from tests.support import namespaces
+from tests.support.cgroups import entered
+from tests.support.process import wait_until
+from tests.support.recorder import RECORD_SIZE, recording, storage_map
+
+VIPS: Final = {socket.AF_INET: parse_address("10.64.0.1"), socket.AF_INET6: parse_address("fd00:64::1")}
+CLOSER: Final = Path(__file__).parents[1] / "programs" / "closer.py"
+NOTHING: Final = (0, frozenset[str]())
+
+
+class Way(NamedTuple):
+    """How an application reaches a server."""
+
+    protocol: Protocol
+    family: socket.AddressFamily
+    """Of the application's socket."""
+    server: str
+    """Where the server is bound."""
+    dialled: str
+    """What the application passes to connect, as its family writes it."""
+
+    def __str__(self) -> str:
+        return f"{self.protocol.name.lower()}-{self.dialled}"
+
+    @property
+    def kind(self) -> socket.SocketKind:
+        """Type of the socket."""
+        return socket.SOCK_STREAM if self.protocol is Protocol.TCP else socket.SOCK_DGRAM
+
+
+WAYS: Final = [
+    Way(protocol, family, server, dialled)
+    for protocol in Protocol
+    for family, server, dialled in [
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+        (socket.AF_INET6, "::1", "::1"),
+        (socket.AF_INET6, "127.0.0.1", "::ffff:127.0.0.1"),
+    ]
+]
+TCP: Final = WAYS[0]
+UDP: Final = next(way for way in WAYS if way.protocol is Protocol.UDP)
+KERNEL: Final = tuple(map(int, os.uname().release.split(".")[:2]))
+needs_udp_records = pytest.mark.skipif(
+    KERNEL < (5, 12), reason="before 5.12 the kernel shows no records of UDP sockets"
+)
+
+
+def ways(*some: Way) -> pytest.MarkDecorator:
+    """Run a test once for each way that this kernel can close."""
+    marks = {Protocol.TCP: (), Protocol.UDP: (needs_udp_records,)}
+    return pytest.mark.parametrize("way", [pytest.param(way, id=str(way), marks=marks[way.protocol]) for way in some])
+
+
+any_way = ways(*WAYS)
+
+
+class Server:
+    """A real server on a port of its own."""
+
+    def __init__(self, way: Way, backlog: int = 4096) -> None:
+        """Bind, in the network namespace of the calling thread."""
+        self.way = way
+        self.sock = socket.socket(socket.AF_INET6 if ":" in way.server else socket.AF_INET, way.kind)
+        self.sock.bind((way.server, 0))
+        if way.protocol is Protocol.TCP:
+            self.sock.listen(backlog)
+        self.port: int = self.sock.getsockname()[1]
+        self.address: Address = parse_address(way.server)
+
+    @property
+    def dialled(self) -> tuple[str, int]:
+        """What the application connects to."""
+        return self.way.dialled, self.port
+
+    def member(self, port: int = 6379, protocol: Protocol | None = None) -> bytes:
+        """Return the packed member of a virtual server of this port that this server belongs to."""
+        vip = Vip(VIPS[self.sock.family], port, protocol or self.way.protocol)
+        return layout.pack_member(layout.pack_vip(vip), RealServer(0, self.address, self.port, 1))
+
+
+class Application:
+    """Connects sockets in a cgroup, with or without a record, and holds them."""
+
+    def __init__(self, cgroup: Path, storage: int) -> None:
+        self.cgroup = cgroup
+        self.storage = storage
+        self.sockets = contextlib.ExitStack()
+
+    def socket(self, way: Way) -> Socket:
+        """Open a socket that belongs to the cgroup, in the network namespace of the calling thread."""
+        with entered(self.cgroup):
+            return self.sockets.enter_context(socket.socket(way.family, way.kind))
+
+    def connect(self, server: Server, record: bytes | None = None) -> Socket:
+        """Connect a socket and leave a record with it, by default that of the server."""
+        sock = self.socket(server.way)
+        with recording(self.cgroup, self.storage, record or server.member()):
+            sock.connect(server.dialled)
+        return sock
+
+    def serve(self, way: Way, backlog: int = 4096) -> Server:
+        """Start a server."""
+        server = Server(way, backlog)
+        self.sockets.enter_context(server.sock)
+        return server
+
+    def accept(self, server: Server) -> Socket:
+        """Return the server's end of the next connection."""
+        accepted, _ = server.sock.accept()
+        return self.sockets.enter_context(accepted)
+
+    def close(self, *members: bytes, protocols: tuple[Protocol, ...] = tuple(Protocol)) -> tuple[int, frozenset[str]]:
+        """Close the sockets of removed members; return how many, and what failed."""
+        closed = close_sockets(members, self.storage, protocols=protocols)
+        return closed.count, closed.failures
+
+
+@pytest.fixture
+def app(cgroup: Path) -> Iterator[Application]:
+    """Return an application whose sockets and servers are closed at the end."""
+    with storage_map() as storage:
+        application = Application(cgroup, storage)
+        with application.sockets:
+            yield application
+
+
+def works(sock: Socket) -> bool:
+    """Tell whether an application can still send."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0 and sock.send(b"x") == 1
+
+
+def state(sock: Socket) -> int:
+    """Return the state of a TCP socket."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+def disconnect(sock: Socket) -> None:
+    """Undo a connect by connecting to AF_UNSPEC, as connect(2) says; Python has no address of that family."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.connect(sock.fileno(), bytes(16), 16) == 0, os.strerror(ctypes.get_errno())
+
+
+@any_way
+def test_an_application_that_waits_learns_at_once(app: Application, way: Way) -> None:
+    """A read that blocks on a removed server ends with an error when the socket is closed."""
+    server = app.serve(way)
+    sock = app.connect(server)
+    sock.settimeout(20)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(sock.recv, 1)
+        assert app.close(server.member()) == (1, frozenset())
+        with pytest.raises(ConnectionAbortedError):
+            waiting.result()
+    with pytest.raises(OSError, match=r"Broken pipe|Destination address required"):
+        sock.send(b"x")
+
+
+@any_way
+def test_a_connection_of_somebody_else_survives(app: Application, way: Way) -> None:
+    """Who connects to the removed server without us keeps the connection, whoever else loses theirs."""
+    server = app.serve(way)
+    foreign = app.socket(way)
+    foreign.connect(server.dialled)
+    assert app.close(server.member()) == NOTHING
+    app.connect(server)
+    assert app.close(server.member()) == (1, frozenset())
+    assert works(foreign)
+
+
+@any_way
+def test_a_stale_record_closes_nothing(app: Application, way: Way) -> None:
+    """A socket that has moved to another server keeps its connection, although its record still names the old one."""
+    removed, other = app.serve(way), app.serve(way)
+    sock = app.connect(removed)
+    disconnect(sock)
+    sock.connect(other.dialled)
+    assert app.close(removed.member(), other.member()) == NOTHING
+    assert works(sock)
+
+
+@any_way
+def test_a_server_removed_from_one_virtual_server_keeps_another_s_connections(app: Application, way: Way) -> None:
+    """The record says through which virtual server a socket came to the real server."""
+    server = app.serve(way)
+    kept, lost = app.connect(server, server.member(6380)), app.connect(server, server.member(6379))
+    assert app.close(server.member(6379)) == (1, frozenset())
+    assert works(kept)
+    assert not works(lost)
+
+
+@any_way
+def test_a_record_of_the_other_protocol_closes_nothing(app: Application, way: Way) -> None:
+    """A virtual server is of one protocol; a record that says another is not the socket's own."""
+    server = app.serve(way)
+    other = Protocol.UDP if way.protocol is Protocol.TCP else Protocol.TCP
+    sock = app.connect(server, server.member(protocol=other))
+    assert app.close(server.member(protocol=other)) == NOTHING
+    assert works(sock)
+
+
+@needs_udp_records
+def test_only_the_protocols_asked_for_are_closed(app: Application) -> None:
+    """Draining TCP while UDP is closed is a matter of what is asked for."""
+    servers = [app.serve(TCP), app.serve(UDP)]
+    tcp, udp = map(app.connect, servers)
+    members = [server.member() for server in servers]
+    assert app.close(*members, protocols=(Protocol.UDP,)) == (1, frozenset())
+    assert works(tcp)
+    assert not works(udp)
+    assert app.close(*members, protocols=()) == NOTHING
+    assert app.close(protocols=tuple(Protocol)) == NOTHING
+
+
+def test_a_kernel_that_cannot_show_records_of_udp_is_named(app: Application) -> None:
+    """TCP is closed all the same, and the UDP socket is left, for nobody can tell whose it is."""
+    servers = [app.serve(TCP), app.serve(UDP)]
+    tcp, udp = map(app.connect, servers)
+    without_btf = ["unshare", "--mount", "sh", "-c", 'mount --bind /dev/null /sys/kernel/btf/vmlinux; exec "$@"', "sh"]
+    result = close_by(app, without_btf, *servers)
+    assert result["count"] == 1
+    (failure,) = result["failures"]
+    assert os.uname().release in failure
+    assert "5.12 or later and CONFIG_DEBUG_INFO_BTF" in failure
+    assert works(udp)
+    assert not works(tcp)
+
+
+def test_the_server_sees_a_reset(app: Application) -> None:
+    """The other end of a closed TCP connection is told, and need not time out."""
+    server = app.serve(TCP)
+    app.connect(server)
+    accepted = app.accept(server)
+    app.close(server.member())
+    with pytest.raises(ConnectionResetError):
+        accepted.recv(1)
+
+
+@needs_udp_records
+def test_a_udp_socket_works_again_after_its_next_connect(app: Application) -> None:
+    """The application has only to do what it does after any error."""
+    removed, other = app.serve(UDP), app.serve(UDP)
+    sock = app.connect(removed)
+    app.close(removed.member())
+    with pytest.raises(ConnectionAbortedError):
+        sock.recv(1)
+    sock.connect(other.dialled)
+    sock.send(b"again")
+    assert other.sock.recv(16) == b"again"
+
+
+def test_a_connect_under_way_fails_at_once(app: Application) -> None:
+    """An application that waits for a removed server to accept need not wait for the time-out."""
+    server = app.serve(TCP, backlog=0)
+    sockets = [app.socket(TCP) for _ in range(4)]  # more than the server's queue takes
+    with recording(app.cgroup, app.storage, server.member()):
+        for sock in sockets:
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.connect(server.dialled)
+    connecting = [sock for sock in sockets if state(sock) == State.SYN_SENT]
+    assert connecting
+    assert app.close(server.member()) == (len(sockets), frozenset())
+    for sock in connecting:
+        assert select.select([], [sock], [], 20)[1]
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 103, "ECONNABORTED"
+
+
+def test_half_closed_connections_are_closed(app: Application) -> None:
+    """Who has sent everything and waits for the answer, or still sends to a server that will not answer, learns too."""
+    server = app.serve(TCP)
+    waiting, sending = app.connect(server), app.connect(server)
+    waiting.shutdown(socket.SHUT_WR)
+    app.accept(server)
+    app.accept(server).close()
+    wait_until(lambda: [state(waiting), state(sending)] == [State.FIN_WAIT2, State.CLOSE_WAIT], "both are half closed")
+    assert app.close(server.member()) == (2, frozenset())
+
+
+def test_what_an_application_sent_before_it_closed_still_arrives(app: Application) -> None:
+    """A socket that its application has closed is left to the kernel, which delivers the rest."""
+    server = app.serve(TCP)
+    sock = app.connect(server)
+    accepted = app.accept(server)
+    sock.setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += sock.send(bytes(1 << 16))
+    sock.close()
+    assert app.close(server.member()) == NOTHING
+    received = 0
+    while data := accepted.recv(1 << 20):
+        received += len(data)
+    assert received == sent
+
+
+@pytest.mark.parametrize("made", [namespaces.by_process, namespaces.by_mount])
+@any_way
+def test_sockets_in_other_network_namespaces_are_closed(
+    app: Application, way: Way, made: Callable[[], AbstractContextManager[Path]]
+) -> None:
+    """A container's sockets are found, whether a process or only a mount holds its namespace."""
+    with made() as namespace:
+        server = namespaces.inside(namespace, lambda: app.serve(way))
+        sock = namespaces.inside(namespace, lambda: app.connect(server))
+        foreign = namespaces.inside(namespace, lambda: app.socket(way))
+        foreign.connect(server.dialled)
+        assert app.close(server.member()) == (1, frozenset())
+        assert not works(sock)
+        assert works(foreign)
+        app.sockets.close()
+
+
+@needs_udp_records
+def test_udp_sockets_that_share_both_ends_are_all_closed(app: Application) -> None:
+    """With SO_REUSEPORT several sockets have the same two ends, of which the kernel finds one at a time."""
+    server = app.serve(UDP)
+    sockets = [app.socket(UDP) for _ in range(5)]
+    with recording(app.cgroup, app.storage, server.member()):
+        for sock in sockets:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(("127.0.0.1", sockets[0].getsockname()[1]))
+            sock.connect(server.dialled)
+    assert app.close(server.member()) == (5, frozenset())
+    assert not any(map(works, sockets))
+
+
+@ways(TCP, UDP)
+def test_very_many_sockets_are_closed_and_no_other(app: Application, way: Way) -> None:
+    """Dumps of many parts lose nothing while what they show is being closed."""
+    removed, kept = app.serve(way), app.serve(way)
+    with entered(app.cgroup):
+        sockets = [app.sockets.enter_context(socket.socket(way.family, way.kind)) for _ in range(2000)]
+    for server, mine in ((removed, sockets[::2]), (kept, sockets[1::2])):
+        with recording(app.cgroup, app.storage, server.member()):
+            for sock in mine:
+                sock.connect(server.dialled)
+    assert app.close(removed.member()) == (1000, frozenset())
+    assert not any(map(works, sockets[::2]))
+    assert all(map(works, sockets[1::2]))
+
+
+@any_way
+def test_more_removed_servers_than_a_filter_holds(app: Application, way: Way) -> None:
+    """Without the kernel's filter the same sockets are closed and the same survive."""
+    removed, kept = app.serve(way), app.serve(way)
+    lost, held = app.connect(removed), app.connect(kept)
+    vip = layout.pack_vip(Vip(parse_address("10.64.0.1"), 6379, way.protocol))
+    more = [
+        layout.pack_member(vip, RealServer(0, parse_address("10.0.0.7"), port, 1))
+        for port in range(1, sockdiag.MAX_FILTERED + 1)
+    ]
+    assert app.close(removed.member(), *more) == (1, frozenset())
+    assert not works(lost)
+    assert works(held)
+
+
+@ways(TCP, UDP)
+def test_a_socket_in_the_place_of_another_is_not_closed(app: Application, way: Way) -> None:
+    """The cookie tells a recycled socket from the one that was found, and what is gone is gone."""
+    server = app.serve(way)
+    sock = app.connect(server)
+    with own_namespace() as diag:
+        (found,) = find(diag, server, app.storage)
+        if way is TCP:
+            assert found.record == server.member() + bytes(RECORD_SIZE - len(server.member()))
+        assert not diag.destroy(found._replace(identity=found.identity[:-1] + bytes([found.identity[-1] ^ 1])))
+        assert works(sock)
+        assert diag.destroy(found)
+        assert not diag.destroy(found)
+
+
+def test_a_kernel_that_cannot_close_sockets_is_named(app: Application) -> None:
+    """Where the kernel lacks the operation (here for AF_UNIX, which has none), the message says what to build in."""
+    unix = FoundSocket(socket.AF_UNIX, Protocol.TCP, State.ESTABLISHED, 1, bytes(48), None)
+    with own_namespace() as diag, pytest.raises(HostError, match="CONFIG_INET_DIAG_DESTROY"):
+        diag.destroy(unix)
+    assert app.close() == NOTHING
+
+
+def test_a_map_without_records_is_refused(app: Application) -> None:
+    """A descriptor that is no SK_STORAGE map is a mistake, and not an empty answer."""
+    server = app.serve(TCP)
+    closed = close_sockets([server.member()], server.sock.fileno(), protocols=[Protocol.TCP])
+    (failure,) = closed.failures
+    assert "refuses to list TCP sockets" in failure
+
+
+def close_by(app: Application, launcher: list[str], *servers: Server) -> dict[str, Any]:
+    """Close the sockets of removed servers from a process that another program starts."""
+    closer = [sys.executable, str(CLOSER), str(app.storage), *(server.member().hex() for server in servers)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [*launcher, *closer],
+        check=True,
+        capture_output=True,
+        text=True,
+        pass_fds=[app.storage],
+        env=environment,
+        timeout=60,
+    )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def close_without(app: Application, server: Server, *capabilities: str) -> dict[str, Any]:
+    """Close a server's sockets from a process of root without some capabilities."""
+    drop = ",".join(f"-{name}" for name in capabilities)
+    return close_by(app, ["setpriv", f"--bounding-set={drop}"], server)
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"), [(["net_admin"], "CAP_NET_ADMIN"), (["bpf", "sys_admin"], "CAP_BPF")], ids=["close", "read"]
+)
+@ways(TCP, UDP)
+def test_a_missing_privilege_is_named(app: Application, way: Way, missing: list[str], named: str) -> None:
+    """Without the right to close sockets, or to see records, nothing is closed and the message says what is missing."""
+    server = app.serve(way)
+    sock = app.connect(server)
+    result = close_without(app, server, *missing)
+    assert result["count"] == 0
+    assert any(named in failure for failure in result["failures"])
+    assert works(sock)
+
+
+def test_without_the_right_to_enter_namespaces_the_own_one_is_served(app: Application) -> None:
+    """What can be closed is closed, and what could not be looked at is told."""
+    server = app.serve(TCP)
+    sock = app.connect(server)
+    with namespaces.by_mount() as namespace:
+        result = close_without(app, server, "sys_admin")
+        assert result["count"] == 1
+        (failure,) = [text for text in result["failures"] if str(namespace.stat().st_ino) in text]
+        assert "CAP_SYS_ADMIN" in failure
+    assert not works(sock)
+
+
+def test_processes_that_hide_their_namespace_are_counted(app: Application) -> None:
+    """Without the right to look into other processes the answer says how many are hidden."""
+    server = app.serve(TCP)
+    assert close_without(app, server, "sys_ptrace")["hidden"] > 0
+
+
+@contextlib.contextmanager
+def own_namespace() -> Iterator[Diag]:
+    """Open the sockets of this process's network namespace."""
+    for _, fd in Namespaces():
+        with Diag(fd) as diag:
+            yield diag
+        break
+
+
+def find(diag: Diag, server: Server, storage: int) -> list[FoundSocket]:
+    """Return the sockets that are connected to a server."""
+    return list(diag.find(server.way.protocol, [Peer(server.address, server.port)], storage))

@@ -1,0 +1,56 @@
+"""Network namespaces for a test, found by a process in them or by a mount, and work done inside them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+from clb_discovery.datapath.namespaces import enter
+
+_T = TypeVar("_T")
+
+
+@contextmanager
+def by_process() -> Iterator[Path]:
+    """Make a namespace with its loopback up that nothing but a process is in; return its file."""
+    command = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo ready && exec sleep 600"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield Path(f"/proc/{process.pid}/ns/net")
+        finally:
+            process.kill()
+
+
+@contextmanager
+def by_mount() -> Iterator[Path]:
+    """Make a namespace with its loopback up that no process is in; return the mount that names it."""
+    name = f"clb-test-{uuid4().hex[:8]}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        yield Path("/run/netns") / name
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def inside(namespace: Path, work: Callable[[], _T]) -> _T:
+    """Do something in a namespace; sockets that it opens stay there."""
+
+    def enter_and_work() -> _T:
+        fd = os.open(namespace, os.O_RDONLY)
+        try:
+            enter(fd)
+        finally:
+            os.close(fd)
+        return work()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(enter_and_work).result()
