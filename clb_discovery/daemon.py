@@ -143,9 +143,10 @@ class Daemon:
         """Bring the kernel to where it should be, and say so."""
         now = asyncio.get_running_loop().time()
         for following in self._following.values():
-            before = following.guarded
-            following.elapse(now)
-            self._news |= following.guarded is not before
+            if following.deadline is not None:
+                before = following.guarded
+                following.elapse(now)
+                self._news |= following.guarded != before
         if self._news:
             self._news = False  # before, since sources go on answering while a thread publishes
             try:
@@ -159,6 +160,10 @@ class Daemon:
                 self._held = await asyncio.to_thread(maps.read)
         await self._keep_attached(maps)
         self._write_state()
+        if self._last_sync and not self._ready:  # when status says so, too
+            self._ready = True
+            _log.info("ready", virtual_servers=sum(len(service.vips) for service in self._settings.services))
+            notify("READY=1")
 
     async def _sync(self, maps: Maps) -> None:
         complete = all(following.answered for following in self._following.values())
@@ -169,10 +174,6 @@ class Daemon:
         self._held = steps.result
         if complete:
             self._last_sync = datetime.now(UTC)
-        if complete and not self._ready:
-            self._ready = True
-            notify("READY=1")
-            _log.info("ready", virtual_servers=len(wanted.virtual))
 
     def _publish(
         self, maps: Maps, known: Mapping[str, Sequence[RealServer]], *, complete: bool
