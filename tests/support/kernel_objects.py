@@ -54,6 +54,14 @@ def detach(pin: Path) -> None:
     os.close(link)
 
 
+def freeze(directory: Path) -> None:
+    """Let the kernel refuse every write to the pinned maps from user space, for good."""
+    for map_ in Map:
+        fd = bpf.open_pin(directory / map_)
+        assert _libbpf.bpf_map_freeze(fd) == 0
+        os.close(fd)
+
+
 def used_maps(program: KernelObject) -> set[KernelObject]:
     """Return the maps of a program, those without a pin included."""
     fd = _libbpf.bpf_prog_get_fd_by_id(ctypes.c_uint(program.id))
