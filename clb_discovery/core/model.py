@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from clb_discovery.core.address import Address, format_endpoint, is_ipv4
+from clb_discovery.core.address import Address, format_address, format_endpoint, is_ipv4
 
 MAX_PORT: Final = 65535
 MAX_WEIGHT: Final = 65535
@@ -43,7 +43,9 @@ class Vip(NamedTuple):
     def __str__(self) -> str:
         """Return the text that the command line takes: `10.64.0.1:6379`, `[fd00::1]:53/udp`."""
         suffix = "" if self.protocol is Protocol.TCP else "/udp"
-        return format_endpoint(self.address, self.port) + suffix
+        if self.port or is_ipv4(self.address):
+            return format_endpoint(self.address, self.port) + suffix
+        return f"[{format_address(self.address)}]{suffix}"
 
 
 class RealServer(NamedTuple):
