@@ -1,0 +1,163 @@
+"""The document of `status --json`, put together without a kernel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from clb_discovery.core import layout, selftest
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.held import Held, Published
+from clb_discovery.core.layout import FEATURE_ERRNO, LAYOUT, Info, Label
+from clb_discovery.core.model import Algorithm, Pool, RealServer, Vip
+from clb_discovery.core.spec import parse_vip
+from clb_discovery.core.status import Datapath, document
+from clb_discovery.table import render
+from tests.support.contract import assert_is_status
+
+INFO = Info(LAYOUT, FEATURE_ERRNO, "object", "build", "/sys/fs/cgroup/web")
+VIP4, VIP6, EVERY = parse_vip("10.64.0.1:6379"), parse_vip("[fd00::1]:53/udp"), parse_vip("10.64.0.2")
+ONE = RealServer(0, parse_address("10.0.0.7"), 31001, 10)
+TWO = RealServer(1, parse_address("10.0.0.8"), 31002, 0)
+SIX = RealServer(0, parse_address("fd00::7"), 53, 1)
+STATE = {
+    "pid": 99,
+    "last_sync": "2026-01-02T03:04:05Z",
+    "sources": [
+        {"name": "srv:_redis._tcp.example", "state": "held", "last_success": "2026-01-02T03:04:05Z", "error": None},
+        {"name": "consul:dns", "state": "retrying", "last_success": None, "error": "Consul answered 500"},
+    ],
+}
+
+
+def published(
+    pool: Pool | None, generation: int = 12, algorithm: Algorithm | None = Algorithm.RANDOM, *, named: bool = True
+) -> Published:
+    """Return a virtual server as the kernel holds it."""
+    label = Label("redis", "srv:_redis._tcp.example") if named else None
+    return Published(generation, range(len(pool or ())), algorithm, pool, label, frozenset())
+
+
+def status(
+    virtual: Mapping[Vip, Published] | None, *, ineffective: str | None = None, pid: int | None = None
+) -> dict[str, Any]:
+    """Return the document for these virtual servers, of an instance that is not loaded where there is None."""
+    key = layout.pack_vip(VIP4)
+    counters = {layout.pack_member(key, ONE): 5, layout.pack_member(key, TWO): 2, layout.refusal(key): 3}
+    return document(
+        instance="default",
+        version="1.2.3",
+        kernel="6.1.0",
+        datapath=None if virtual is None else Datapath(INFO, Held(virtual=virtual), counters, ineffective),
+        pid=pid,
+        state=STATE,
+        hidden=frozenset(selftest.virtual_servers("default")),
+    )
+
+
+def test_document_says_everything_in_the_words_of_the_contract() -> None:
+    """What is loaded, who follows, what sources said, and each virtual server with its real servers' counts."""
+    found = status({VIP4: published((ONE, TWO))}, pid=99)
+    assert_is_status(found)
+    assert found == {
+        "instance": "default",
+        "version": "1.2.3",
+        "datapath": {
+            "loaded": True,
+            "loader": "object",
+            "cgroup": "/sys/fs/cgroup/web",
+            "kernel": "6.1.0",
+            "effective": True,
+            "reason": None,
+            "features": {"errno": True},
+        },
+        "sidecar": {"running": True, "pid": 99, "last_sync": "2026-01-02T03:04:05Z"},
+        "sources": STATE["sources"],
+        "virtual_servers": [
+            {
+                "service": "redis",
+                "source": "srv:_redis._tcp.example",
+                "address": "10.64.0.1",
+                "port": 6379,
+                "protocol": "tcp",
+                "algorithm": "random",
+                "generation": 12,
+                "connects": 7,
+                "refused": 3,
+                "real_servers": [
+                    real_server("10.0.0.7", 31001, weight=10, priority=0, connects=5),
+                    real_server("10.0.0.8", 31002, weight=0, priority=1, connects=2),
+                ],
+            }
+        ],
+    }
+    assert json.loads(json.dumps(found)) == found
+
+
+def real_server(address: str, port: int, *, weight: int, priority: int, connects: int) -> dict[str, Any]:
+    """Return how a real server is shown."""
+    counts = {"state": "active", "connects": connects, "active": 0, "failures": 0}
+    return {"address": address, "port": port, "weight": weight, "priority": priority} | counts
+
+
+def test_every_kind_of_virtual_server_has_the_shape() -> None:
+    """IPv6, UDP, wildcard ports and empty pools are shown like the rest."""
+    found = status({VIP6: published((SIX,)), EVERY: published(())})
+    assert_is_status(found)
+    every, six = found["virtual_servers"]
+    assert (every["port"], every["real_servers"]) == (0, [])
+    assert (six["address"], six["protocol"], six["real_servers"][0]["address"]) == ("fd00::1", "udp", "fd00::7")
+
+
+def test_what_is_not_loaded_and_not_running_has_the_shape() -> None:
+    """Nothing loaded is told with the reason, and what the sidecar said last stays."""
+    found = status(None)
+    assert_is_status(found)
+    assert (found["datapath"]["loaded"], found["datapath"]["effective"]) == (False, False)
+    assert found["sidecar"] == {"running": False, "pid": None, "last_sync": "2026-01-02T03:04:05Z"}
+    assert found["sources"] == STATE["sources"]
+    assert found["virtual_servers"] == []
+
+
+def test_reason_why_it_is_not_effective_is_told() -> None:
+    """Loaded is not effective."""
+    datapath = status({}, ineffective="the cgroup is gone")["datapath"]
+    assert (datapath["loaded"], datapath["effective"], datapath["reason"]) == (True, False, "the cgroup is gone")
+
+
+def test_selftest_is_not_shown() -> None:
+    """The virtual servers of the self-test are nobody's business."""
+    virtual = dict.fromkeys(selftest.virtual_servers("default"), published(()))
+    assert status(virtual)["virtual_servers"] == []
+
+
+def test_foreign_elements_do_not_break_the_document() -> None:
+    """A virtual server that a newer version or a foreign hand wrote is shown as far as it is known."""
+    (found,) = status({VIP4: published(None, algorithm=None, named=False)})["virtual_servers"]
+    assert (found["service"], found["source"], found["algorithm"], found["real_servers"]) == (None, None, None, [])
+    assert found["refused"] == 3
+
+
+@pytest.mark.parametrize("pid", [None, 99])
+@pytest.mark.parametrize("ineffective", [None, "the cgroup is gone"])
+def test_table_shows_the_document(pid: int | None, ineffective: str | None) -> None:
+    """The text for people has a line for everything in the document, the shares included."""
+    virtual = {VIP4: published((ONE, TWO)), VIP6: published((SIX,)), EVERY: published(())}
+    text = render(status(virtual, ineffective=ineffective, pid=pid))
+    assert ("running, process 99" if pid else "not running") in text
+    assert ("NOT EFFECTIVE: the cgroup is gone" if ineffective else "/sys/fs/cgroup/web, effective") in text
+    assert "consul:dns  retrying, last answer never; Consul answered 500" in text
+    assert "redis  10.64.0.1:6379/tcp  random  connects 7  refused 3" in text
+    assert "10.0.0.7:31001  0         10      71.4%  active  5" in text
+    assert "redis  10.64.0.2:*/tcp" in text
+    assert "no real servers: connects are refused" in text
+    assert "[fd00::1]:53/udp" in text
+    assert "[fd00::7]:53" in text
+
+
+def test_table_of_nothing() -> None:
+    """An instance that is not loaded has a table, too."""
+    assert "not loaded" in render(status(None))
