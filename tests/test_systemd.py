@@ -15,12 +15,10 @@ from uuid import uuid4
 import pytest
 
 from clb_discovery.cli import main
-from clb_discovery.datapath import loader
-from clb_discovery.datapath.pins import Pins
 from clb_discovery.runtime import RUN
 from tests.programs.as_unit import read_unit
 from tests.support.cgroups import made_cgroup
-from tests.support.dataplane import dial
+from tests.support.dataplane import dial, wipe
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
 from tests.support.sidecar import COMMAND, sidecar
@@ -36,7 +34,7 @@ def instance() -> Iterator[str]:
     assert os.geteuid() == 0, "loading programs needs root: run the tests through sudo"
     name = f"test-{uuid4().hex[:8]}"
     yield name
-    loader.unload(Pins(name))
+    wipe(name)
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from clb_discovery.datapath import loader
-from clb_discovery.datapath.pins import Pins
 from tests.support.cgroups import made_cgroup
+from tests.support.dataplane import wipe
 
 
 @pytest.fixture(autouse=True)
@@ -31,4 +30,4 @@ def instance() -> Iterator[str]:
     """Return the name of an instance that nobody else has; its data plane is removed at the end."""
     name = f"test-{uuid4().hex[:8]}"
     yield name
-    loader.unload(Pins(name))
+    wipe(name)

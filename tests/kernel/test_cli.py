@@ -20,7 +20,7 @@ from clb_discovery.datapath.pins import BPFFS, Pins
 from clb_discovery.errors import UsageError
 from tests.support.cgroups import made_cgroup
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
-from tests.support.dataplane import Snapshot, publish, snapshot
+from tests.support.dataplane import Snapshot, publish, snapshot, wipe
 from tests.support.knot import KnotServer
 from tests.support.process import free_port
 from tests.support.sidecar import COMMAND, clb, sidecar
@@ -73,7 +73,8 @@ def plane() -> Iterator[Plane]:
             publish(instance, {"10.64.0.1:80": ["10.0.0.1:8080", "10.0.0.2:8080*3"]})
             yield Plane(instance, cgroup)
         finally:
-            loader.unload(Pins(instance))
+            wipe(instance)
+            wipe(f"{instance}-fresh")
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from clb_discovery.core.layout import FEATURE_ERRNO, Map
-from clb_discovery.datapath import bpf, libbpf, loader, probe
+from clb_discovery.datapath import bpf, libbpf, probe
 from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import PROGRAMS, Pins
@@ -21,7 +21,7 @@ from clb_discovery.runtime import RUN
 from tests.programs.connector import RECORD, Connect, read_connects
 from tests.support.cgroups import inside, made_cgroup, remove
 from tests.support.contract import assert_is_status
-from tests.support.dataplane import dial, publish, snapshot
+from tests.support.dataplane import dial, publish, snapshot, wipe
 from tests.support.kernel_objects import KernelObject, detach, foreign_exclusive, foreign_rewrite, pinned, used_maps
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
@@ -225,7 +225,7 @@ def test_two_instances_share_a_cgroup(instance: str, cgroup: Path) -> None:
             unload(instance)
             assert dial(cgroup, VIP4, 80) + dial(cgroup, "10.64.0.2", 80) == [NOT_OURS, "ok"]
     finally:
-        loader.unload(Pins(second))
+        wipe(second)
 
 
 def test_wildcard_takes_every_port_that_has_no_server_of_its_own(instance: str, cgroup: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,18 @@ from clb_discovery.core.layout import Info
 from clb_discovery.core.model import Algorithm, RealServer, Vip, VirtualServer
 from clb_discovery.core.plan import plan
 from clb_discovery.core.spec import parse_vip
+from clb_discovery.datapath import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.runtime import RUN, Instance
 from tests.support.cgroups import run_inside
 from tests.support.kernel_objects import KernelObject, pinned
+
+
+def wipe(instance: str) -> None:
+    """Remove everything of an instance, its lock file included; nobody may hold it."""
+    loader.unload(Pins(instance))
+    shutil.rmtree(RUN / instance, ignore_errors=True)
 
 
 def publish(instance: str, pools: Mapping[str, Sequence[str]]) -> None:
