@@ -44,7 +44,8 @@ static __always_inline void clb_count(const struct clb_slot *slot)
 /* connect(2). Returns the slot that the socket is sent to, 0 where it is none of ours. */
 static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, struct clb_search *search)
 {
-	struct clb_socket *socket = clb_of_socket(clb_sockets, ctx->sk, 0);
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_socket *socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
 	__be16 asked = search->vip.port;
 	struct clb_slot *slot;
 
@@ -59,8 +60,8 @@ static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, s
 			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
 		return slot;
 	}
-	if (!socket)
-		socket = clb_of_socket(clb_sockets, ctx->sk, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!socket && sk)
+		socket = clb_of_socket(clb_sockets, sk, BPF_SK_STORAGE_GET_F_CREATE);
 	if (socket)
 		clb_remember(socket, slot, search, asked);
 	if (clb_somebody_listens()) {
@@ -110,13 +111,14 @@ int clb_connect6(struct bpf_sock_addr *ctx)
 static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search *search, struct clb_member *server)
 {
 	struct clb_vip asked = search->vip;
+	struct bpf_sock *sk = ctx->sk;
 	struct clb_peers *peers;
 	struct clb_server *known;
 	struct clb_slot *slot;
 
 	if (!clb_is_balanced(ctx) || !clb_lookup(clb_addresses, asked.address))
 		return 0;
-	peers = clb_of_socket(clb_peers, ctx->sk, BPF_SK_STORAGE_GET_F_CREATE);
+	peers = sk ? clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 	if (peers && clb_known_peer(peers, &asked, server)) {
 		known = clb_lookup(clb_servers, server);
 		if (known && !known->ejected_until)
@@ -168,7 +170,8 @@ int clb_sendmsg6(struct bpf_sock_addr *ctx)
  * really the one that the record says, else of the peers it sends to. Returns whether there is one. */
 static __always_inline int clb_seen_as(struct bpf_sock_addr *ctx, const struct clb_vip *real, struct clb_vip *vip)
 {
-	struct clb_socket *socket = clb_of_socket(clb_sockets, ctx->sk, 0);
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_socket *socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
 	struct clb_peers *peers;
 
 	if (socket && clb_same_peer(&socket->member, real->address, real->port)) {
@@ -176,9 +179,9 @@ static __always_inline int clb_seen_as(struct bpf_sock_addr *ctx, const struct c
 		vip->port = socket->asked;
 		return 1;
 	}
-	if (ctx->protocol != CLB_PROTOCOL_UDP)
+	if (ctx->protocol != CLB_PROTOCOL_UDP || !sk)
 		return 0;
-	peers = clb_of_socket(clb_peers, ctx->sk, 0);
+	peers = clb_of_socket(clb_peers, sk, 0);
 	return peers && clb_peer_at(peers, real, vip);
 }
 
@@ -229,7 +232,8 @@ int clb_getpeername6(struct bpf_sock_addr *ctx)
 /* A TCP connect leaves with its SYN: follow its changes of state, where anybody wants to know. */
 static __always_inline void clb_leaves(struct bpf_sock_ops *ctx)
 {
-	struct clb_socket *socket = ctx->sk ? clb_of_socket(clb_sockets, ctx->sk, 0) : 0;
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_socket *socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
 
 	if (!socket || !socket->member.port || !(socket->counts || socket->watched || socket->traced))
 		return;
@@ -275,11 +279,12 @@ CLB_FUNCTION int clb_fails(struct bpf_sock_ops *ctx, struct clb_socket *socket)
 static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx)
 {
 	__u32 before = ctx->args[0], after = ctx->args[1];
+	struct bpf_sock *sk = ctx->sk;
 	struct clb_socket *socket;
 
 	if (before != BPF_TCP_SYN_SENT && before != BPF_TCP_ESTABLISHED && after != BPF_TCP_ESTABLISHED)
 		return;
-	socket = ctx->sk ? clb_of_socket(clb_sockets, ctx->sk, 0) : 0;
+	socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
 	if (!socket)
 		return;
 	if (after == BPF_TCP_ESTABLISHED) {

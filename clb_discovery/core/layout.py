@@ -24,9 +24,14 @@ class Map(StrEnum):
     ADDRESSES = "clb_addresses"
     VIRTUAL = "clb_virtual"
     SLOTS = "clb_slots"
-    COUNTERS = "clb_counters"
+    SERVERS = "clb_servers"
+    TURNS = "clb_turns"
     LABELS = "clb_labels"
     INFO = "clb_info"
+    SOCKETS = "clb_sockets"
+    PEERS = "clb_peers"
+    LISTENER = "clb_listener"
+    EVENTS = "clb_events"
 
 
 class Record:
