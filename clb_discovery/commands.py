@@ -113,4 +113,4 @@ def _read_datapath(pins: Pins) -> Datapath | None:
         info = maps.info()
         if info is None:
             return None
-        return Datapath(info, maps.read(), maps.counters(), proof.run(pins.instance, Path(info.cgroup)))
+        return Datapath(info, maps.read(), maps.servers(), proof.run(pins.instance, Path(info.cgroup)))

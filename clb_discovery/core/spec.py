@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from clb_discovery.core.address import Address, is_ipv4, parse_address
@@ -78,7 +79,7 @@ def merge_services(services: Iterable[Service]) -> tuple[Service, ...]:
                 raise ValueError(f"{vip} is claimed by {holder} and by {service.source}; give each its own")
         other = merged.get(service.source)
         vips = tuple(dict.fromkeys((other.vips if other else ()) + service.vips))
-        merged[service.source] = Service(service.name, service.source, vips, service.algorithm)
+        merged[service.source] = replace(service, vips=vips)
     return tuple(merged.values())
 
 
