@@ -35,7 +35,7 @@ class Published:
     pool: Pool | None
     """None where the elements are not a whole pool, as only a foreign hand leaves them."""
     tracking: Tracking | None
-    """None where the pool is."""
+    """None where the pool is, and for flags of a newer version."""
     label: Label | None
     has_turn: bool
     """Whether it has an element in `clb_turns`."""

@@ -53,8 +53,10 @@ def pool_virtual(generation: int, server: VirtualServer) -> Virtual:
     )
 
 
-def tracking_of(virtual: Virtual) -> Tracking:
-    """Read back what the kernel keeps track of."""
+def tracking_of(virtual: Virtual) -> Tracking | None:
+    """Read back what the kernel keeps track of; None where a newer version's flags say more."""
+    if virtual.flags & ~layout.COUNT_ACTIVE:
+        return None
     active = bool(virtual.flags & layout.COUNT_ACTIVE)
     return Tracking(active, virtual.eject_after, virtual.eject_first_ms, virtual.eject_most_ms)
 
