@@ -62,7 +62,8 @@ static __always_inline struct clb_slot *clb_round_robin(struct clb_search *searc
 	return slot;
 }
 
-/* Active connections per weight of a would be at most b's with one more each. */
+/* Active connections per weight of a are at most b's. Of two that are equal the first drawn wins, so that where all are
+ * idle the draw alone decides, which follows the weights. */
 static __always_inline int clb_is_less_loaded(struct clb_slot *a, struct clb_slot *b)
 {
 	struct clb_server *load_a = clb_server_of(a), *load_b = clb_server_of(b);
@@ -72,8 +73,8 @@ static __always_inline int clb_is_less_loaded(struct clb_slot *a, struct clb_slo
 	if (load_a->ejected_until)
 		return 0;
 	/* A weight of 0 is a very small one (RFC 2782). */
-	return (__u64)(load_a->active + 1) * (b->weight ? b->weight * 256 : 1) <=
-	       (__u64)(load_b->active + 1) * (a->weight ? a->weight * 256 : 1);
+	return (__u64)load_a->active * (b->weight ? b->weight * 256 : 1) <=
+	       (__u64)load_b->active * (a->weight ? a->weight * 256 : 1);
 }
 
 /* The power of two choices (Mitzenmacher 2001), drawn by weight. */
