@@ -269,10 +269,10 @@ CLB_FUNCTION int clb_fails(struct bpf_sock_ops *ctx, struct clb_socket *socket)
 {
 	__u32 kind = socket->closing ? CLB_EVENT_GIVEN_UP : CLB_EVENT_FAILED;
 
-	if (socket->watched && !socket->closing && clb_failed(socket) && socket->traced)
-		clb_report_outcome(ctx, socket, CLB_EVENT_EJECTED);
 	if (socket->traced)
 		clb_report_outcome(ctx, socket, kind);
+	if (socket->watched && !socket->closing && clb_failed(socket) && socket->traced)
+		clb_report_outcome(ctx, socket, CLB_EVENT_EJECTED);
 	return 0;
 }
 
@@ -282,19 +282,18 @@ static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx)
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_socket *socket;
 
-	if (before != BPF_TCP_SYN_SENT && before != BPF_TCP_ESTABLISHED && after != BPF_TCP_ESTABLISHED)
+	if (before != BPF_TCP_SYN_SENT && before != BPF_TCP_SYN_RECV && before != BPF_TCP_ESTABLISHED)
 		return;
 	socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
-	if (!socket)
+	if (!socket || after == BPF_TCP_SYN_RECV) /* both ends have connected to each other at once */
 		return;
 	if (after == BPF_TCP_ESTABLISHED) {
 		clb_arrives(ctx, socket);
-	} else if (before == BPF_TCP_ESTABLISHED) {
-		clb_ends(socket);
-	} else if (after == BPF_TCP_CLOSE) {
-		clb_ends(socket);
-		clb_fails(ctx, socket);
+		return;
 	}
+	clb_ends(socket);
+	if (before != BPF_TCP_ESTABLISHED && after == BPF_TCP_CLOSE)
+		clb_fails(ctx, socket);
 }
 
 CLB_PROGRAM("sockops")

@@ -33,6 +33,12 @@ static __always_inline int clb_takes(struct clb_server *server, __u32 hold_ms)
 	return takes;
 }
 
+/* Whether a server is kept away from connects now: one whose time is up waits for its probe, and is not. */
+static __always_inline int clb_is_out(const struct clb_server *server)
+{
+	return server->ejected_until && bpf_ktime_get_ns() < server->ejected_until;
+}
+
 /* A walk over a tier that counts who is ejected. */
 struct clb_count {
 	const struct clb_vip *vip;

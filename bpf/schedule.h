@@ -68,9 +68,9 @@ static __always_inline int clb_is_less_loaded(struct clb_slot *a, struct clb_slo
 {
 	struct clb_server *load_a = clb_server_of(a), *load_b = clb_server_of(b);
 
-	if (!load_a || !load_b || load_b->ejected_until)
+	if (!load_a || !load_b || clb_is_out(load_b))
 		return 1;
-	if (load_a->ejected_until)
+	if (clb_is_out(load_a))
 		return 0;
 	/* A weight of 0 is a very small one (RFC 2782). */
 	return (__u64)load_a->active * (b->weight ? b->weight * 256 : 1) <=
@@ -194,7 +194,8 @@ static __always_inline struct clb_slot *clb_schedule(struct clb_search *search)
 			search->vip.port = 0;
 		slot = clb_draw_from(search);
 	}
-	if (!slot || clb_takes(clb_server_of(slot), search->eject_first_ms))
+	/* Where ejection has been switched off nobody would learn what became of a probe. */
+	if (!slot || !search->eject_after || clb_takes(clb_server_of(slot), search->eject_first_ms))
 		return slot;
 	return clb_elsewhere(search);
 }

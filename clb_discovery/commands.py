@@ -92,6 +92,14 @@ def unload(options: argparse.Namespace) -> int:
     return 0
 
 
+def trace(options: argparse.Namespace) -> int:
+    """Print decisions and outcomes until interrupted."""
+    from clb_discovery.trace import follow  # noqa: PLC0415 - see above
+
+    follow(Pins(options.instance), as_json=options.json)
+    return 0
+
+
 def check(options: argparse.Namespace) -> int:
     """Say what works on this host."""
     from clb_discovery.check import report  # noqa: PLC0415 - see above

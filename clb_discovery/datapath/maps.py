@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
@@ -62,6 +63,14 @@ class Maps:
     def servers(self) -> dict[bytes, Server]:
         """Return what became of connects to each packed member."""
         return {member: layout.unpack_server(value) for member, value in self._items(Map.SERVERS)}
+
+    def events(self) -> int:
+        """Return the descriptor of the ring buffer, which stays ours."""
+        return self._fds[Map.EVENTS]
+
+    def listen_until(self, moment: int) -> None:
+        """Let programs report connects until then: nanoseconds of CLOCK_MONOTONIC, 0 for no longer."""
+        bpf.update(self._fds[Map.LISTENER], layout.INFO_KEY, struct.pack("=Q", moment))
 
     def info(self) -> Info | None:
         """Return what the loader wrote, or None where a load was cut off before it did."""
