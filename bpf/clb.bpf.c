@@ -1,25 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Programs on the connect hooks of a cgroup: a connect(2) to a VIP is sent to a real server of its pool, before the
- * kernel has looked at the address. Afterwards nothing of this is on the path.
+ * Programs on the socket hooks of a cgroup. A connect(2) or an unconnected datagram to a VIP is sent to a real server of
+ * its pool, before the kernel has looked at the address; getpeername(2) and recvmsg(2) answer the VIP. What becomes of a
+ * TCP connect is seen at its changes of state. Nothing runs per packet or per message of an established connection.
  */
-#include "schedule.h"
-
-#define CLB_ECONNREFUSED 111
-#define CLB_PROTOCOL_TCP 6
-#define CLB_PROTOCOL_UDP 17
+#include "dialect.h"
 
 #ifndef CLB_BCC
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #endif
 
-/* Whether a connect hook may choose the errno (kernel 6.1); set by the loader, so that an older verifier never meets the
- * call. */
-#ifdef CLB_BCC
-#define clb_can_set_errno CLB_CAN_SET_ERRNO
-#else
-const volatile __u32 clb_can_set_errno = 0;
-#endif
+#include "context.h"
+#include "peers.h"
+
+#define CLB_ECONNREFUSED 111
 
 enum clb_verdict {
 	CLB_DENY = 0,
@@ -28,9 +22,10 @@ enum clb_verdict {
 
 static __always_inline enum clb_verdict clb_refuse(void)
 {
-	if (clb_can_set_errno)
-		bpf_set_retval(-CLB_ECONNREFUSED);
-	return CLB_DENY;
+#if CLB_CAN_SET_ERRNO
+	bpf_set_retval(-CLB_ECONNREFUSED);
+#endif
+	return CLB_DENY; /* EPERM, unless it was set */
 }
 
 static __always_inline int clb_is_balanced(const struct bpf_sock_addr *ctx)
@@ -40,78 +35,287 @@ static __always_inline int clb_is_balanced(const struct bpf_sock_addr *ctx)
 
 static __always_inline void clb_count(const struct clb_slot *slot)
 {
-	__u64 *connects = clb_lookup(clb_counters, &slot->member);
+	struct clb_server *server = clb_server_of(slot);
 
-	/* Atomic although per CPU: a preemptible kernel may run two programs on one CPU at a time. */
-	if (connects)
-		__sync_fetch_and_add(connects, 1);
+	if (server)
+		__sync_fetch_and_add(&server->connects, 1);
 }
 
-/* One per family: how the context says where the application wants to go, and where it is sent instead. user_port is 32
- * bits wide with the port, in network byte order, in the lower half. */
-
-static __always_inline struct clb_vip clb_wanted4(const struct bpf_sock_addr *ctx)
+/* connect(2). Returns the slot that the socket is sent to, 0 where it is none of ours. */
+static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, struct clb_search *search)
 {
-	struct clb_vip vip = {
-		.address = { 0, 0, bpf_htonl(0xffff), ctx->user_ip4 },
-		.port = (__be16)ctx->user_port,
-		.protocol = (__u8)ctx->protocol,
-	};
-	return vip;
-}
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_socket *socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
+	__be16 asked = search->vip.port;
+	struct clb_slot *slot;
 
-static __always_inline struct clb_vip clb_wanted6(const struct bpf_sock_addr *ctx)
-{
-	struct clb_vip vip = {
-		.address = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] },
-		.port = (__be16)ctx->user_port,
-		.protocol = (__u8)ctx->protocol,
-	};
-	return vip;
-}
-
-static __always_inline void clb_redirect4(struct bpf_sock_addr *ctx, const struct clb_member *server)
-{
-	ctx->user_ip4 = server->address[3];
-	ctx->user_port = server->port;
-}
-
-static __always_inline void clb_redirect6(struct bpf_sock_addr *ctx, const struct clb_member *server)
-{
-	ctx->user_ip6[0] = server->address[0];
-	ctx->user_ip6[1] = server->address[1];
-	ctx->user_ip6[2] = server->address[2];
-	ctx->user_ip6[3] = server->address[3];
-	ctx->user_port = server->port;
+	if (socket && socket->member.port)
+		clb_forget(socket);
+	slot = clb_is_balanced(ctx) ? clb_schedule(search) : 0;
+	if (!slot)
+		return 0;
+	clb_count(slot);
+	if (clb_refuses(slot)) {
+		if (clb_somebody_listens())
+			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
+		return slot;
+	}
+	if (!socket && sk)
+		socket = clb_of_socket(clb_sockets, sk, BPF_SK_STORAGE_GET_F_CREATE);
+	if (socket)
+		clb_remember(socket, slot, search, asked);
+	if (clb_somebody_listens()) {
+		clb_report_decision(ctx, &slot->member, CLB_EVENT_SENT);
+		if (socket) {
+			socket->started = bpf_ktime_get_ns();
+			socket->traced = 1;
+		}
+	}
+	return slot;
 }
 
 CLB_PROGRAM("cgroup/connect4")
 int clb_connect4(struct bpf_sock_addr *ctx)
 {
-	struct clb_vip wanted = clb_wanted4(ctx);
-	struct clb_slot *slot = clb_is_balanced(ctx) ? clb_schedule(&wanted) : 0;
+	struct clb_search search = {};
+	struct clb_slot *slot;
 
+	clb_read4(ctx, &search.vip);
+	slot = clb_connect(ctx, &search);
 	if (!slot)
 		return CLB_ALLOW;
-	clb_count(slot);
 	if (clb_refuses(slot))
 		return clb_refuse();
-	clb_redirect4(ctx, &slot->member);
+	clb_write4(ctx, slot->member.address, slot->member.port);
 	return CLB_ALLOW;
 }
 
-/* Dual-stack sockets come here with IPv4-mapped addresses, which are looked up and written back as they are. */
 CLB_PROGRAM("cgroup/connect6")
 int clb_connect6(struct bpf_sock_addr *ctx)
 {
-	struct clb_vip wanted = clb_wanted6(ctx);
-	struct clb_slot *slot = clb_is_balanced(ctx) ? clb_schedule(&wanted) : 0;
+	struct clb_search search = {};
+	struct clb_slot *slot;
 
+	clb_read6(ctx, &search.vip);
+	slot = clb_connect(ctx, &search);
 	if (!slot)
 		return CLB_ALLOW;
-	clb_count(slot);
 	if (clb_refuses(slot))
 		return clb_refuse();
-	clb_redirect6(ctx, &slot->member);
+	clb_write6(ctx, slot->member.address, slot->member.port);
+	return CLB_ALLOW;
+}
+
+/* sendto(2) and sendmsg(2) with an address, on UDP. A socket goes on to the server that it was sent to first, for as long
+ * as that is in the pool and takes connects. Returns whether server says where to; its port is 0 for a refusal. */
+static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search *search, struct clb_member *server)
+{
+	struct clb_vip asked = search->vip;
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_peers *peers;
+	struct clb_server *known;
+	struct clb_slot *slot;
+
+	if (!clb_is_balanced(ctx) || !clb_lookup(clb_addresses, asked.address))
+		return 0;
+	peers = sk ? clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE) : 0;
+	if (peers && clb_known_peer(peers, &asked, server)) {
+		known = clb_lookup(clb_servers, server);
+		if (known && !known->ejected_until)
+			return 1;
+	}
+	slot = clb_schedule(search);
+	if (!slot)
+		return 0;
+	clb_count(slot);
+	*server = slot->member;
+	if (peers && !clb_refuses(slot))
+		clb_add_peer(peers, &asked, server);
+	if (clb_somebody_listens())
+		clb_report_decision(ctx, &slot->member, clb_refuses(slot) ? CLB_EVENT_REFUSED : CLB_EVENT_SENT);
+	return 1;
+}
+
+CLB_PROGRAM("cgroup/sendmsg4")
+int clb_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	struct clb_search search = {};
+	struct clb_member server = {};
+
+	clb_read4(ctx, &search.vip);
+	if (!clb_send(ctx, &search, &server))
+		return CLB_ALLOW;
+	if (!server.port)
+		return clb_refuse();
+	clb_write4(ctx, server.address, server.port);
+	return CLB_ALLOW;
+}
+
+CLB_PROGRAM("cgroup/sendmsg6")
+int clb_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	struct clb_search search = {};
+	struct clb_member server = {};
+
+	clb_read6(ctx, &search.vip);
+	if (!clb_send(ctx, &search, &server))
+		return CLB_ALLOW;
+	if (!server.port)
+		return clb_refuse();
+	clb_write6(ctx, server.address, server.port);
+	return CLB_ALLOW;
+}
+
+/* The VIP that an application sees in the place of a real server: of a connected socket its record's, if the address is
+ * really the one that the record says, else of the peers it sends to. Returns whether there is one. */
+static __always_inline int clb_seen_as(struct bpf_sock_addr *ctx, const struct clb_vip *real, struct clb_vip *vip)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_socket *socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
+	struct clb_peers *peers;
+
+	if (socket && clb_same_peer(&socket->member, real->address, real->port)) {
+		*vip = socket->member.vip;
+		vip->port = socket->asked;
+		return 1;
+	}
+	if (ctx->protocol != CLB_PROTOCOL_UDP || !sk)
+		return 0;
+	peers = clb_of_socket(clb_peers, sk, 0);
+	return peers && clb_peer_at(peers, real, vip);
+}
+
+static __always_inline int clb_show4(struct bpf_sock_addr *ctx)
+{
+	struct clb_vip real, vip = {};
+
+	clb_read4(ctx, &real);
+	if (clb_seen_as(ctx, &real, &vip))
+		clb_write4(ctx, vip.address, vip.port);
+	return CLB_ALLOW;
+}
+
+static __always_inline int clb_show6(struct bpf_sock_addr *ctx)
+{
+	struct clb_vip real, vip = {};
+
+	clb_read6(ctx, &real);
+	if (clb_seen_as(ctx, &real, &vip))
+		clb_write6(ctx, vip.address, vip.port);
+	return CLB_ALLOW;
+}
+
+CLB_PROGRAM("cgroup/recvmsg4")
+int clb_recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return clb_show4(ctx);
+}
+
+CLB_PROGRAM("cgroup/recvmsg6")
+int clb_recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return clb_show6(ctx);
+}
+
+CLB_PROGRAM("cgroup/getpeername4")
+int clb_getpeername4(struct bpf_sock_addr *ctx)
+{
+	return clb_show4(ctx);
+}
+
+CLB_PROGRAM("cgroup/getpeername6")
+int clb_getpeername6(struct bpf_sock_addr *ctx)
+{
+	return clb_show6(ctx);
+}
+
+/* A TCP connect leaves with its SYN: follow its changes of state, where anybody wants to know. */
+static __always_inline void clb_leaves(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_socket *socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
+
+	if (!socket || !socket->member.port || !(socket->counts || socket->watched || socket->traced))
+		return;
+	if (socket->counts) {
+		clb_add_active(&socket->member, 1);
+		socket->active = 1;
+	}
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static __always_inline void clb_ends(struct clb_socket *socket)
+{
+	if (!socket->active)
+		return;
+	socket->active = 0;
+	clb_add_active(&socket->member, -1);
+}
+
+CLB_FUNCTION int clb_arrives(struct bpf_sock_ops *ctx, struct clb_socket *socket)
+{
+	struct clb_server *server = socket->watched ? clb_lookup(clb_servers, &socket->member) : 0;
+
+	if (server)
+		clb_succeeded(server);
+	if (socket->traced)
+		clb_report_outcome(ctx, socket, CLB_EVENT_ESTABLISHED);
+	return 0;
+}
+
+/* A connect ended before it was established. The kernel closes such a socket itself when the server refuses or stays
+ * silent; where the application has closed it first, that says nothing about the server. */
+CLB_FUNCTION int clb_fails(struct bpf_sock_ops *ctx, struct clb_socket *socket)
+{
+	__u32 kind = socket->closing ? CLB_EVENT_GIVEN_UP : CLB_EVENT_FAILED;
+
+	if (socket->traced)
+		clb_report_outcome(ctx, socket, kind);
+	if (socket->watched && !socket->closing && clb_failed(socket) && socket->traced)
+		clb_report_outcome(ctx, socket, CLB_EVENT_EJECTED);
+	return 0;
+}
+
+static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx)
+{
+	__u32 before = ctx->args[0], after = ctx->args[1];
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_socket *socket;
+
+	if (before != BPF_TCP_SYN_SENT && before != BPF_TCP_SYN_RECV && before != BPF_TCP_ESTABLISHED)
+		return;
+	socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
+	if (!socket || after == BPF_TCP_SYN_RECV) /* both ends have connected to each other at once */
+		return;
+	if (after == BPF_TCP_ESTABLISHED) {
+		clb_arrives(ctx, socket);
+		return;
+	}
+	clb_ends(socket);
+	if (before != BPF_TCP_ESTABLISHED && after == BPF_TCP_CLOSE)
+		clb_fails(ctx, socket);
+}
+
+CLB_PROGRAM("sockops")
+int clb_sock_ops(struct bpf_sock_ops *ctx)
+{
+	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		clb_leaves(ctx);
+	else if (ctx->op == BPF_SOCK_OPS_STATE_CB)
+		clb_changes_state(ctx);
+	return 1;
+}
+
+/* close(2) by the last who holds the socket, or the end of its process; before TCP's final states. */
+CLB_PROGRAM("cgroup/sock_release")
+int clb_sock_release(struct bpf_sock *ctx)
+{
+	struct clb_socket *socket = clb_of_socket(clb_sockets, ctx, 0);
+
+	if (!socket)
+		return CLB_ALLOW;
+	socket->closing = 1;
+	if (socket->member.vip.protocol == CLB_PROTOCOL_UDP)
+		clb_forget(socket);
 	return CLB_ALLOW;
 }

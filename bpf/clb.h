@@ -21,24 +21,32 @@
  *     clb_addresses   address            -> 1                    is this address a VIP of ours at all?
  *     clb_virtual     struct clb_vip     -> struct clb_virtual   the current generation of the pool, and its scheduler
  *     clb_slots       struct clb_place   -> struct clb_slot      the real servers of a generation, 0 to servers - 1
- *     clb_counters    struct clb_member  -> __u64 per CPU        connects that were sent there
+ *     clb_servers     struct clb_member  -> struct clb_server    what became of connects that were sent there
+ *     clb_turns       struct clb_vip     -> __u64 per CPU        whose turn it is, for CLB_ROUND_ROBIN
  *     clb_labels      struct clb_vip     -> struct clb_label     names for people; no program reads them
  *     clb_info        0                  -> struct clb_info      what was loaded; no program reads it
+ *     clb_sockets     socket             -> struct clb_socket    where a connected socket was sent; freed with it
+ *     clb_peers       socket             -> struct clb_peers     where an unconnected UDP socket sends
+ *     clb_listener    0                  -> __u64                until when somebody listens to clb_events
+ *     clb_events      ring buffer of struct clb_event            decisions and outcomes, only while somebody listens
  *
  * The order in which a pool is published, so that a connect sees the whole old pool or the whole new one:
  *
- *  1. counters and labels of what is new, then all slots of a fresh generation;
+ *  1. servers, turns and labels of what is new, then all slots of a fresh generation;
  *  2. the one element of clb_virtual, replaced: from here on connects use the new generation;
  *  3. the VIP's address in clb_addresses, where it is new;
  *  4. an RCU grace period: no program that read the old generation runs any more;
- *  5. the slots of the old generation, and counters and labels that nothing refers to, deleted.
+ *  5. the slots of the old generation, and what nothing refers to any more, deleted.
  *
  * What a reader has to know: a hash element that is replaced or deleted may be recycled for another key while a
  * program still holds a pointer to it. Elements of clb_virtual are replaced, so what is read through one is believed
- * only if the slot that it leads to names the virtual server that was asked for. Slots and counters are only deleted
+ * only if the slot that it leads to names the virtual server that was asked for. Slots and servers are only deleted
  * after a grace period, so they cannot change under a reader. An element that is replaced can also be missed once by
  * a lookup that is walking its bucket at that moment; elements of clb_addresses are therefore never replaced, and a
  * look-up in clb_virtual that fails behind a known address is repeated.
+ *
+ * What a socket's record says is never trusted alone: it is cleared at each connect, and what it says of the peer is
+ * compared with the real peer.
  */
 #ifndef CLB_H
 #define CLB_H
@@ -48,11 +56,28 @@
 #define CLB_MAX_VIRTUAL_SERVERS 65536 /* elements of clb_virtual, clb_addresses and clb_labels */
 #define CLB_MAX_SLOTS 524288          /* old and new generation of a pool exist side by side for a moment */
 
+#define CLB_EVENTS_BYTES 262144       /* of clb_events; what does not fit while nobody reads is dropped */
+
 /* Schedulers: clb_virtual.algorithm */
-#define CLB_RANDOM 0 /* weighted random by alias table */
+#define CLB_RANDOM 0      /* weighted random by alias table */
+#define CLB_ROUND_ROBIN 1 /* weighted, each CPU for itself */
+#define CLB_LEAST_CONN 2  /* the better of two weighted random servers by active connections per weight */
 
 /* Bits of clb_info.features */
 #define CLB_FEATURE_ERRNO 1 /* an empty pool fails with ECONNREFUSED; without it, with EPERM */
+
+#define CLB_FEATURE_LOOP 2  /* all servers of a tier are looked at where it matters; without it, 16 */
+
+/* Bits of clb_virtual.flags */
+#define CLB_COUNT_ACTIVE 1 /* keep clb_server.active; CLB_LEAST_CONN needs it */
+
+/* clb_event.kind */
+#define CLB_EVENT_SENT 1        /* a connect or first datagram was sent to a real server */
+#define CLB_EVENT_REFUSED 2     /* the pool is empty */
+#define CLB_EVENT_ESTABLISHED 3 /* the real server accepted */
+#define CLB_EVENT_FAILED 4      /* the real server refused, or did not answer in time */
+#define CLB_EVENT_GIVEN_UP 5    /* the application closed before there was an answer */
+#define CLB_EVENT_EJECTED 6     /* the failure was one too many */
 
 /* Where an application connects to. Example: 10.64.0.1:6379/tcp is mapped address, 18 eb, 06, 00. */
 struct clb_vip {
@@ -64,11 +89,14 @@ struct clb_vip {
 
 /* The published state of a virtual server: one element, replaced as a whole. */
 struct clb_virtual {
-	__u64 generation; /* of the pool's slots; never reused, starts at 1 */
-	__u32 servers;    /* slots of this generation, at least 1: an empty pool has one slot that refuses */
-	__u32 tier;       /* the first this many slots are the lowest tier (RFC 2782 priority); only they are picked */
-	__u32 algorithm;  /* CLB_RANDOM */
-	__u32 zero;
+	__u64 generation;    /* of the pool's slots; never reused, starts at 1 */
+	__u32 servers;       /* slots of this generation, at least 1: an empty pool has one slot that refuses */
+	__u32 tier;          /* the first this many slots are the lowest tier (RFC 2782 priority) */
+	__u16 algorithm;     /* CLB_RANDOM, CLB_ROUND_ROBIN or CLB_LEAST_CONN */
+	__u16 flags;         /* CLB_COUNT_ACTIVE */
+	__u32 eject_after;   /* failed connects in a row that eject a server; 0: never */
+	__u32 eject_first_ms; /* how long the first time; doubles with each repetition */
+	__u32 eject_most_ms;  /* how long at most */
 };
 
 /* Where a slot is. */
@@ -89,15 +117,72 @@ struct clb_member {
 
 /* One column of the alias table (Walker 1977, Vose 1991), and the real server it belongs to: draw r below out_of; if r is
  * below keep it is this server, else the one in slot alias. Example, weights 1 and 3: slot 0 keeps 2 of 4 and has alias
- * 1, slot 1 keeps 4 of 4; together 2/8 and 6/8. Outside the lowest tier keep and out_of describe the table of the
- * slot's own tier, and alias lies in it. */
+ * 1, slot 1 keeps 4 of 4; together 2/8 and 6/8. Each tier has a table of its own. */
 struct clb_slot {
 	struct clb_member member;
 	__u32 keep;
 	__u32 out_of;
 	__u32 alias;
+	__u32 first;    /* index of the first slot of its tier */
+	__u32 tier;     /* slots of its tier */
 	__u16 weight;   /* as discovery gave it, for people */
 	__u16 priority; /* as discovery gave it: slots are sorted by it */
+};
+
+/* What became of connects to a real server. It outlives generations, and is zero for a new one. Times are in nanoseconds
+ * of CLOCK_MONOTONIC. */
+struct clb_server {
+	__u64 connects;      /* connects and first datagrams that were sent there; of a refusal, that were refused */
+	__u64 failures;      /* connects that it refused, or did not answer in time */
+	__u64 ejected_until; /* when it may be probed; 0: it is not ejected */
+	__u64 recovered_at;  /* when it last came back from an ejection; 0: never */
+	__u32 active;        /* TCP connections from SYN_SENT until they leave ESTABLISHED, and connected UDP sockets */
+	__u32 in_row;        /* failures since the last success */
+	__u32 ejections;     /* in close succession: ejected_until doubles with each */
+	__u32 probing;       /* 1: a connect has been sent to find out whether it works again */
+	struct bpf_spin_lock lock; /* of ejected_until, recovered_at, ejections and probing */
+	__u32 zero;
+};
+
+/* Where a connected socket was sent. */
+struct clb_socket {
+	struct clb_member member; /* port 0: it is none of ours */
+	__u64 started;            /* when, if it is traced */
+	__be16 asked;             /* the port that the application asked for, which a wildcard VIP lacks */
+	__u16 priority;           /* of the slot, to find its tier again */
+	__u8 counts;              /* 1: its virtual server has CLB_COUNT_ACTIVE */
+	__u8 watched;             /* 1: its virtual server ejects */
+	__u8 traced;              /* 1: its outcome is wanted in clb_events */
+	__u8 active;              /* 1: it is counted in its server's active */
+	__u8 closing;             /* 1: the application has closed it */
+	__u8 zero[3];
+	struct bpf_spin_lock lock; /* of a UDP socket, which two threads may connect at once */
+};
+
+/* Where an unconnected UDP socket sends: the last few VIPs, so that each goes on to the same real server, and what comes
+ * back from one is seen as coming from its VIP. */
+#define CLB_PEERS 4
+struct clb_peer {
+	struct clb_member member; /* port 0: free */
+	__be16 asked;             /* as in clb_socket */
+	__u16 zero[3];
+};
+struct clb_peers {
+	struct clb_peer peer[CLB_PEERS];
+	__u32 next; /* which one is replaced next, modulo CLB_PEERS */
+	struct bpf_spin_lock lock;
+};
+
+/* One decision or outcome. */
+struct clb_event {
+	__u64 time;    /* CLOCK_MONOTONIC nanoseconds */
+	__u64 latency; /* nanoseconds from the decision to the outcome; 0 in a decision */
+	__u64 socket;  /* cookie */
+	__u64 cgroup;  /* id of the process's cgroup; 0 in an outcome */
+	__u32 process; /* 0 in an outcome, which has none */
+	__u32 kind;    /* CLB_EVENT_* */
+	struct clb_member member;
+	char command[16];
 };
 
 /* Names for people, NUL-terminated UTF-8. */
@@ -116,10 +201,14 @@ struct clb_info {
 };
 
 _Static_assert(sizeof(struct clb_vip) == 20, "clb_vip");
-_Static_assert(sizeof(struct clb_virtual) == 24, "clb_virtual");
+_Static_assert(sizeof(struct clb_virtual) == 32, "clb_virtual");
 _Static_assert(sizeof(struct clb_place) == 16, "clb_place");
 _Static_assert(sizeof(struct clb_member) == 40, "clb_member");
-_Static_assert(sizeof(struct clb_slot) == 56, "clb_slot");
+_Static_assert(sizeof(struct clb_slot) == 64, "clb_slot");
+_Static_assert(sizeof(struct clb_server) == 56, "clb_server");
+_Static_assert(sizeof(struct clb_socket) == 64, "clb_socket");
+_Static_assert(sizeof(struct clb_peers) == 200, "clb_peers");
+_Static_assert(sizeof(struct clb_event) == 96, "clb_event");
 _Static_assert(sizeof(struct clb_label) == 528, "clb_label");
 _Static_assert(sizeof(struct clb_info) == 1120, "clb_info");
 

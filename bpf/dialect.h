@@ -27,6 +27,10 @@
 #ifndef CLB_DIALECT_H
 #define CLB_DIALECT_H
 
+/* What the kernel can do is decided when the sources are compiled, by macros that are 0 or 1: CLB_CAN_SET_ERRNO (hooks
+ * choose the errno, 6.1) and CLB_CAN_LOOP (bpf_loop, 5.17; never with BCC). The package holds an object with both and one
+ * with neither, for 5.10. */
+
 /* The value is the same, but the optimizer no longer knows anything about it. */
 #define clb_opaque(variable) asm volatile("" : "+r"(variable))
 
@@ -66,7 +70,6 @@
 
 #define CLB_PROGRAM(section)
 #define CLB_FUNCTION static __always_inline
-/* The loader defines CLB_CAN_SET_ERRNO as 0 or 1. */
 
 #else
 

@@ -16,10 +16,16 @@ CLB_MAP(clb_addresses, BPF_MAP_TYPE_HASH, "hash", struct clb_address, __u32, CLB
 CLB_MAP(clb_virtual, BPF_MAP_TYPE_HASH, "hash", struct clb_vip, struct clb_virtual, CLB_MAX_VIRTUAL_SERVERS,
 	BPF_F_NO_PREALLOC);
 CLB_MAP(clb_slots, BPF_MAP_TYPE_HASH, "hash", struct clb_place, struct clb_slot, CLB_MAX_SLOTS, BPF_F_NO_PREALLOC);
-CLB_MAP(clb_counters, BPF_MAP_TYPE_PERCPU_HASH, "percpu_hash", struct clb_member, __u64, CLB_MAX_SLOTS,
+CLB_MAP(clb_servers, BPF_MAP_TYPE_HASH, "hash", struct clb_member, struct clb_server, CLB_MAX_SLOTS,
+	BPF_F_NO_PREALLOC);
+CLB_MAP(clb_turns, BPF_MAP_TYPE_PERCPU_HASH, "percpu_hash", struct clb_vip, __u64, CLB_MAX_VIRTUAL_SERVERS,
 	BPF_F_NO_PREALLOC);
 CLB_MAP(clb_labels, BPF_MAP_TYPE_HASH, "hash", struct clb_vip, struct clb_label, CLB_MAX_VIRTUAL_SERVERS,
 	BPF_F_NO_PREALLOC);
 CLB_MAP(clb_info, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_info, 1, 0);
+CLB_MAP(clb_listener, BPF_MAP_TYPE_ARRAY, "array", __u32, __u64, 1, 0);
+CLB_SOCKET_MAP(clb_sockets, struct clb_socket);
+CLB_SOCKET_MAP(clb_peers, struct clb_peers);
+CLB_RING(clb_events, CLB_EVENTS_BYTES);
 
 #endif

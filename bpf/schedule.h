@@ -3,11 +3,27 @@
 #ifndef CLB_SCHEDULE_H
 #define CLB_SCHEDULE_H
 
-#include "maps.h"
+#include "health.h"
 
 /* How often each of the exact and the wildcard port is looked up behind a known address: an element that is being
  * replaced can be missed once (see clb.h), and twice in a row would take two replacements within one look-up. */
 #define CLB_TRIES 2
+/* Draws in a tier before it is looked through. */
+#define CLB_DRAWS 4
+
+/* A look-up on its way: the VIP that slots have to name, and its virtual server as it was read once. */
+struct clb_search {
+	struct clb_vip vip;
+	__u16 algorithm;
+	__u16 flags;
+	struct clb_place place;
+	__u32 servers;
+	__u32 first; /* the tier in question: its first slot and its size */
+	__u32 tier;
+	__u32 eject_after;
+	__u32 eject_first_ms;
+	__u32 zero;
+};
 
 /* A uniform number below bound, from 32 random bits, without a division. */
 static __always_inline __u32 clb_below(__u32 bound)
@@ -15,67 +31,173 @@ static __always_inline __u32 clb_below(__u32 bound)
 	return (__u32)(((__u64)bpf_get_prandom_u32() * bound) >> 32);
 }
 
-static __always_inline int clb_same_vip(const struct clb_vip *a, const struct clb_vip *b)
+/* The column's own server or its alias: weighted random. */
+static __always_inline struct clb_slot *clb_random(struct clb_search *search)
 {
-	return a->address[3] == b->address[3] && a->port == b->port && a->protocol == b->protocol &&
-	       a->address[0] == b->address[0] && a->address[1] == b->address[1] && a->address[2] == b->address[2];
-}
-
-static __always_inline int clb_refuses(const struct clb_slot *slot)
-{
-	return slot->member.port == 0;
-}
-
-/* The slot with this index, provided that it belongs to the VIP. */
-static __always_inline struct clb_slot *clb_slot_of(const struct clb_vip *vip, struct clb_place *place, __u32 index)
-{
-	struct clb_slot *slot;
-
-	place->index = index;
-	slot = clb_lookup(clb_slots, place);
-	return slot && clb_same_vip(&slot->member.vip, vip) ? slot : 0;
-}
-
-/* Weighted random by alias table: one look-up, two where the alias is drawn. */
-static __always_inline struct clb_slot *clb_random(const struct clb_vip *vip, struct clb_place *place, __u32 tier)
-{
-	struct clb_slot *slot = clb_slot_of(vip, place, clb_below(tier));
+	struct clb_slot *slot = clb_slot_of(&search->vip, &search->place, search->first + clb_below(search->tier));
 
 	if (slot && slot->keep < slot->out_of && clb_below(slot->out_of) >= slot->keep)
-		slot = clb_slot_of(vip, place, slot->alias);
+		slot = clb_slot_of(&search->vip, &search->place, slot->alias);
 	return slot;
 }
 
-/* The slot that serves this very VIP; 0 if there is no such virtual server, or if it was replaced while being read. */
-static __always_inline struct clb_slot *clb_slot_for(const struct clb_vip *vip)
+/* The columns in turn. In out_of rounds a column keeps its own server keep times, evenly spread (Bresenham's line), so
+ * that out_of times tier connects follow the weights exactly. */
+static __always_inline struct clb_slot *clb_round_robin(struct clb_search *search)
 {
-	struct clb_virtual *published = clb_lookup(clb_virtual, vip);
-	struct clb_place place = {};
+	__u64 *turn = clb_lookup(clb_turns, &search->vip);
+	struct clb_slot *slot;
+	__u64 now, round;
+	__u32 column;
+
+	if (!turn || !search->tier)
+		return clb_random(search);
+	now = *turn;
+	*turn = now + 1;
+	column = now % search->tier;
+	round = now / search->tier + column;
+	slot = clb_slot_of(&search->vip, &search->place, search->first + column);
+	if (slot && slot->out_of && (round * slot->keep) % slot->out_of >= slot->keep)
+		slot = clb_slot_of(&search->vip, &search->place, slot->alias);
+	return slot;
+}
+
+/* Active connections per weight of a are at most b's. Of two that are equal the first drawn wins, so that where all are
+ * idle the draw alone decides, which follows the weights. */
+static __always_inline int clb_is_less_loaded(struct clb_slot *a, struct clb_slot *b)
+{
+	struct clb_server *load_a = clb_server_of(a), *load_b = clb_server_of(b);
+
+	if (!load_a || !load_b || clb_is_out(load_b))
+		return 1;
+	if (clb_is_out(load_a))
+		return 0;
+	/* A weight of 0 is a very small one (RFC 2782). */
+	return (__u64)load_a->active * (b->weight ? b->weight * 256 : 1) <=
+	       (__u64)load_b->active * (a->weight ? a->weight * 256 : 1);
+}
+
+/* The power of two choices (Mitzenmacher 2001), drawn by weight. */
+static __always_inline struct clb_slot *clb_least_conn(struct clb_search *search)
+{
+	struct clb_slot *a = clb_random(search), *b = clb_random(search);
+
+	if (!a || !b)
+		return a;
+	return clb_is_less_loaded(a, b) ? a : b;
+}
+
+CLB_FUNCTION struct clb_slot *clb_draw(struct clb_search *search)
+{
+	if (search->algorithm == CLB_ROUND_ROBIN)
+		return clb_round_robin(search);
+	if (search->algorithm == CLB_LEAST_CONN)
+		return clb_least_conn(search);
+	return clb_random(search);
+}
+
+/* A walk over a tier, from a random slot on, for one that takes connects. */
+struct clb_walk {
+	struct clb_search *search;
+	__u32 start;
+	__u32 found; /* its index */
+};
+
+static long clb_find_taker(__u32 index, struct clb_walk *walk)
+{
+	struct clb_search *search = walk->search;
+	struct clb_slot *slot;
+
+	if (!search->tier)
+		return 1;
+	index = search->first + (walk->start + index) % search->tier;
+	slot = clb_slot_of(&search->vip, &search->place, index);
+	if (!slot || !clb_takes(clb_server_of(slot), search->eject_first_ms))
+		return 0;
+	walk->found = index;
+	return 1;
+}
+
+#define CLB_NOBODY 0xffffffff
+
+/* The server of a tier that takes the connect: drawing again keeps the shares of the rest, looking through the tier finds
+ * the last one. */
+static __always_inline struct clb_slot *clb_from_tier(struct clb_search *search)
+{
+	struct clb_walk walk = { .search = search, .start = clb_below(search->tier), .found = CLB_NOBODY };
+	struct clb_slot *slot;
+	int draw;
+
+	for (draw = 0; draw < CLB_DRAWS; draw++) {
+		slot = clb_draw(search);
+		if (slot && clb_takes(clb_server_of(slot), search->eject_first_ms))
+			return slot;
+	}
+	clb_for_each(search->tier, clb_find_taker, &walk);
+	return walk.found == CLB_NOBODY ? 0 : clb_slot_of(&search->vip, &search->place, walk.found);
+}
+
+/* The server that was drawn is ejected: look for another, in its tier, then in the next ones. */
+CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
+{
+	__u32 lowest = search->tier;
+	struct clb_slot *slot;
+	int tier;
+
+	for (tier = 0; tier < CLB_TIERS; tier++) {
+		slot = clb_from_tier(search);
+		if (slot)
+			return slot;
+		if (search->first + search->tier >= search->servers)
+			break;
+		slot = clb_slot_of(&search->vip, &search->place, search->first + search->tier);
+		if (!slot)
+			break;
+		search->first = slot->first;
+		search->tier = slot->tier;
+	}
+	/* Nobody is left: better to try than to refuse. */
+	search->first = 0;
+	search->tier = lowest;
+	return clb_random(search);
+}
+
+/* Draw a slot of this very VIP; 0 if there is no such virtual server, or if it was replaced while being read. */
+CLB_FUNCTION struct clb_slot *clb_draw_from(struct clb_search *search)
+{
+	struct clb_virtual *published = clb_lookup(clb_virtual, &search->vip);
 
 	if (!published)
 		return 0;
-	place.generation = published->generation;
-	return clb_random(vip, &place, published->tier);
+	search->place.generation = published->generation;
+	search->servers = published->servers;
+	search->algorithm = published->algorithm;
+	search->flags = published->flags;
+	search->eject_after = published->eject_after;
+	search->eject_first_ms = published->eject_first_ms;
+	search->first = 0;
+	search->tier = published->tier;
+	return clb_draw(search);
 }
 
-/* The slot that serves a connect to wanted: the exact port wins over the wildcard. 0: not ours, leave it alone.
- * Where wanted is answered by a wildcard, its port is 0 afterwards. */
-static __always_inline struct clb_slot *clb_schedule(struct clb_vip *wanted)
+/* The slot that serves a connect to search->vip: the exact port wins over the wildcard. 0: not ours, leave it alone.
+ * Where the wildcard answers, the port of search->vip is 0 afterwards. */
+static __always_inline struct clb_slot *clb_schedule(struct clb_search *search)
 {
-	struct clb_slot *slot;
+	struct clb_slot *slot = 0;
 	int try;
 
-	if (!clb_lookup(clb_addresses, wanted->address))
+	if (!clb_lookup(clb_addresses, search->vip.address))
 		return 0;
-#pragma unroll
-	for (try = 0; try < 2 * CLB_TRIES; try++) {
+	for (try = 0; try < 2 * CLB_TRIES && !slot; try++) {
 		if (try == CLB_TRIES)
-			wanted->port = 0;
-		slot = clb_slot_for(wanted);
-		if (slot)
-			return slot;
+			search->vip.port = 0;
+		slot = clb_draw_from(search);
 	}
-	return 0;
+	/* Where ejection has been switched off nobody would learn what became of a probe. */
+	if (!slot || !search->eject_after || clb_takes(clb_server_of(slot), search->eject_first_ms))
+		return slot;
+	return clb_elsewhere(search);
 }
 
 #endif

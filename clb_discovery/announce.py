@@ -13,6 +13,7 @@ from clb_discovery.core.held import Held
 from clb_discovery.core.model import RealServer
 from clb_discovery.core.plan import Plan
 from clb_discovery.core.selftest import SOURCE
+from clb_discovery.datapath.sockets import Destroyed
 from clb_discovery.following import Following
 
 _SHOWN: Final = 8
@@ -73,6 +74,14 @@ class Announcer:
             )
         for vip in carried_out.removed:
             _log.info("virtual server removed", vip=str(vip))
+
+    def closed(self, closed: Destroyed | None) -> None:
+        """Report sockets that were closed since their real server is gone, and why some may not have been."""
+        if closed and closed.count:
+            _log.info("sockets closed", count=closed.count)
+        self.trouble(
+            "cannot close sockets of removed real servers", "; ".join(sorted(closed.failures)) if closed else None
+        )
 
     def rejected(self, rejected: Sequence[Rejected]) -> None:
         """Report real servers that may not be used, when they appear."""

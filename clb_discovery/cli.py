@@ -12,6 +12,7 @@ from typing import Final, NoReturn, TypeVar
 from clb_discovery import __version__, commands
 from clb_discovery.core import guard, spec
 from clb_discovery.core.address import parse_network
+from clb_discovery.core.model import Algorithm, Tracking
 from clb_discovery.errors import ClbError, UsageError
 from clb_discovery.log import FORMATS, LEVELS
 
@@ -98,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     _source_options(run)
     _datapath_options(run)
     _policy_options(run)
+    _scheduling_options(run)
+    _removal_options(run)
     _log_options(run)
     run.add_argument("--once", action="store_true", help="sync once, leave the data plane in place, and exit")
 
@@ -111,8 +114,13 @@ def _parser() -> argparse.ArgumentParser:
     unload = command("unload", commands.unload, "detach and remove the data plane of an instance")
     _instance_option(unload)
 
+    trace = command("trace", commands.trace, "show each connect live: whose, where it is sent, what becomes of it")
+    _instance_option(trace)
+    trace.add_argument("--json", action="store_true", help="print one JSON object per line")
+
     check = command("check", commands.check, "say what works on this host, and what to do about the rest")
     _source_options(check)
+    _scheduling_options(check)
     _datapath_options(check)
 
     demo = command("demo", commands.demo, "show it at work on an embedded DNS server and local real servers")
@@ -177,6 +185,55 @@ def _policy_options(parser: argparse.ArgumentParser) -> None:
         type=_typed(spec.parse_duration),
         default=guard.DEFAULT_HOLD,
         help="how long such an answer has to stand before it counts; default 30s",
+    )
+
+
+def _removal_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on-remove",
+        choices=("drain", "reset"),
+        default="drain",
+        help="TCP connections to a removed real server: drain (default) leaves them, reset closes them; "
+        "UDP sockets are always closed",
+    )
+
+
+def _scheduling_options(parser: argparse.ArgumentParser) -> None:
+    default = Tracking()
+    group = parser.add_argument_group("scheduling and passive health")
+    group.add_argument(
+        "--algorithm",
+        metavar="NAME",
+        type=_typed(spec.parse_algorithm),
+        default=Algorithm.RANDOM,
+        help="random (default), round-robin or least-conn; all follow weights",
+    )
+    group.add_argument(
+        "--eject-after",
+        metavar="N",
+        type=_typed(spec.parse_count),
+        default=default.eject_after,
+        help="failed connects in a row that eject a real server; 0 for never; default 3",
+    )
+    group.add_argument(
+        "--eject-time",
+        metavar="TIME",
+        type=_typed(spec.parse_milliseconds),
+        default=default.eject_first_ms,
+        help="how long the first time; doubles with each repetition; default 5s",
+    )
+    group.add_argument(
+        "--eject-max",
+        metavar="TIME",
+        type=_typed(spec.parse_milliseconds),
+        default=default.eject_most_ms,
+        help="how long at most; default 60s",
+    )
+    group.add_argument(
+        "--no-active",
+        dest="active",
+        action="store_false",
+        help="do not count active connections, for a little less work per connect; least-conn counts them anyway",
     )
 
 

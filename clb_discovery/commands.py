@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
         services=services,
         policy=Policy(options.max_removal, options.hold),
         real_ranges=options.real_range,
+        reset=options.on_remove == "reset",
         once=options.once,
     )
 
@@ -92,6 +93,14 @@ def unload(options: argparse.Namespace) -> int:
     return 0
 
 
+def trace(options: argparse.Namespace) -> int:
+    """Print decisions and outcomes until interrupted."""
+    from clb_discovery.trace import follow  # noqa: PLC0415 - see above
+
+    follow(Pins(options.instance), as_json=options.json)
+    return 0
+
+
 def check(options: argparse.Namespace) -> int:
     """Say what works on this host."""
     from clb_discovery.check import report  # noqa: PLC0415 - see above
@@ -113,4 +122,4 @@ def _read_datapath(pins: Pins) -> Datapath | None:
         info = maps.info()
         if info is None:
             return None
-        return Datapath(info, maps.read(), maps.counters(), proof.run(pins.instance, Path(info.cgroup)))
+        return Datapath(info, maps.read(), maps.servers(), proof.run(pins.instance, Path(info.cgroup)))

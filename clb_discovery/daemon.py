@@ -27,12 +27,14 @@ from clb_discovery.core.address import Network
 from clb_discovery.core.desired import Desired, desired
 from clb_discovery.core.guard import Policy
 from clb_discovery.core.held import Held
-from clb_discovery.core.model import Answer, Failure, RealServer, Service
+from clb_discovery.core.layout import protocol_of
+from clb_discovery.core.model import Answer, Failure, Protocol, RealServer, Service
 from clb_discovery.core.plan import Plan, plan
 from clb_discovery.datapath import loader
 from clb_discovery.datapath import selftest as proof
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.sockets import Destroyed, close_sockets
 from clb_discovery.errors import ClbError, SourceError
 from clb_discovery.following import Following, timestamp
 from clb_discovery.notify import notify
@@ -59,6 +61,8 @@ class Settings:
     services: Sequence[Service]
     policy: Policy
     real_ranges: Sequence[Network]
+    reset: bool
+    """Whether TCP connections to a removed real server are closed, instead of left to end by themselves."""
     once: bool
 
 
@@ -168,8 +172,9 @@ class Daemon:
     async def _sync(self, maps: Maps) -> None:
         complete = all(following.answered for following in self._following.values())
         known = {source: following.guarded.good for source, following in self._following.items() if following.known}
-        wanted, steps = await asyncio.to_thread(self._publish, maps, known, complete=complete)
+        wanted, steps, closed = await asyncio.to_thread(self._publish, maps, known, complete=complete)
         self._announcer.published(self._held, steps)
+        self._announcer.closed(closed)
         self._announcer.rejected(wanted.rejected)
         self._held = steps.result
         if complete:
@@ -177,12 +182,16 @@ class Daemon:
 
     def _publish(
         self, maps: Maps, known: Mapping[str, Sequence[RealServer]], *, complete: bool
-    ) -> tuple[Desired, Plan]:
+    ) -> tuple[Desired, Plan, Destroyed | None]:
         wanted = desired(self._settings.services, known, self._settings.real_ranges)
         virtual = {**selftest.virtual_servers(self._settings.pins.instance), **wanted.virtual}
         steps = plan(self._held, virtual, complete=complete)
         maps.apply(steps.steps)
-        return wanted, steps
+        # A UDP socket would go on sending to a server that is gone, and never know.
+        protocols = (Protocol.TCP, Protocol.UDP) if self._settings.reset else (Protocol.UDP,)
+        dropped = frozenset(member for member in steps.dropped if protocol_of(member) in protocols)
+        closed = close_sockets(dropped, maps.sockets(), protocols=protocols) if dropped else None
+        return wanted, steps, closed
 
     async def _keep_attached(self, maps: Maps) -> None:
         """Attach again where the cgroup was removed and made anew, as service managers do."""

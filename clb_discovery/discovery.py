@@ -6,10 +6,11 @@ import argparse
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from clb_discovery.core import spec
-from clb_discovery.core.model import Service
+from clb_discovery.core.model import Algorithm, Service, Tracking
 from clb_discovery.errors import UsageError
 from clb_discovery.sources.base import Source
 
@@ -34,6 +35,7 @@ def read_services(options: argparse.Namespace) -> tuple[Service, ...]:
             "no service to follow; add --consul --service NAME=VIP, or --srv NAME=VIP such as "
             "--srv _redis._tcp.example=10.64.0.1:6379"
         )
+    services = [replace(service, algorithm=options.algorithm, tracking=_tracking(options)) for service in services]
     return _parsed("--service and --srv", spec.merge_services, services)
 
 
@@ -64,6 +66,15 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
                 record = service.source.removeprefix(SRV)
                 sources[service.source] = SrvSource(record, resolvers, options.min_ttl, options.max_ttl)
         yield sources
+
+
+def _tracking(options: argparse.Namespace) -> Tracking:
+    if options.eject_time > options.eject_max:
+        raise UsageError(
+            f"--eject-time {options.eject_time}ms is more than --eject-max {options.eject_max}ms; raise the second"
+        )
+    active = options.active or options.algorithm is Algorithm.LEAST_CONN
+    return Tracking(active, options.eject_after, options.eject_time, options.eject_max)
 
 
 def _consul_service(text: str) -> Service:

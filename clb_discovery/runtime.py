@@ -43,18 +43,27 @@ class Instance:
         :raises BusyError: if another process holds it.
         :raises HostError: if the directory cannot be used.
         """
+        with self._locked(self._lock, "stop it, or use another --instance"):
+            yield
+
+    @contextmanager
+    def tracing(self) -> Iterator[None]:
+        """Be the only one who traces the instance while the block runs; raises as `held`."""
+        with self._locked(self._directory / "trace", "it is the one that traces"):
+            yield
+
+    @contextmanager
+    def _locked(self, path: Path, way_out: str) -> Iterator[None]:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise HostError(f"cannot use {self._directory}: {error.strerror}; run as root") from error
         try:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise BusyError(
-                    f"instance {self.name!r} is held by process {_holder(lock)}; stop it, or use another --instance"
-                ) from error
+                raise BusyError(f"instance {self.name!r} is held by process {_holder(lock)}; {way_out}") from error
             yield
         finally:
             os.close(lock)

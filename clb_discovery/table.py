@@ -44,7 +44,9 @@ def _virtual_servers(servers: Sequence[Mapping[str, Any]]) -> list[str]:
         address = f"[{server['address']}]" if ":" in server["address"] else server["address"]
         title = f"{server['service']}  {address}:{port}/{server['protocol']}  {server['algorithm']}"
         lines += ["", f"{title}  connects {server['connects']}  refused {server['refused']}"]
-        rows: list[tuple[str, ...]] = [("real server", "priority", "weight", "share", "state", "connects")]
+        rows: list[tuple[str, ...]] = [
+            ("real server", "priority", "weight", "share", "state", "connects", "active", "failures")
+        ]
         rows += [_row(real, server) for real in server["real_servers"]]
         lines += _aligned(rows) if server["real_servers"] else ["  no real servers: connects are refused"]
     return lines
@@ -60,6 +62,8 @@ def _row(real: Mapping[str, Any], server: Mapping[str, Any]) -> tuple[str, ...]:
         share,
         real["state"],
         str(real["connects"]),
+        str(real["active"]),
+        str(real["failures"]),
     )
 
 

@@ -1,6 +1,6 @@
-"""Compile bpf/clb.bpf.c into the package: a hatchling build hook, and a script that prints where the object is.
+"""Compile bpf/clb.bpf.c into the package: a hatchling build hook, and a script that prints where the objects are.
 
-The object is the same on every little-endian host, whatever its processor: BPF is a machine of its own and the sources
+An object is the same on every little-endian host, whatever its processor: BPF is a machine of its own and the sources
 rest on the kernel's user API alone. So the wheel keeps the tag py3-none-any; build it again for a big-endian host.
 """
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,14 +21,17 @@ from hatchling.builders.config import BuilderConfig
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE: Final = Path("bpf/clb.bpf.c")
-OBJECT: Final = Path("clb_discovery/_bpf/clb.bpf.o")
+OBJECTS: Final = {
+    Path("clb_discovery/_bpf/clb.bpf.o"): ("-DCLB_CAN_SET_ERRNO=1", "-DCLB_CAN_LOOP=1"),  # kernel 6.1 and later
+    Path("clb_discovery/_bpf/clb-floor.bpf.o"): ("-DCLB_CAN_SET_ERRNO=0", "-DCLB_CAN_LOOP=0"),  # 5.10 and later
+}
 
 CFLAGS: Final = (
     "-target", "bpf",
     "-mcpu=v2",  # every kernel from 5.10 on runs it
     "-O2",
     "-g",  # BTF is made from the debug information
-    "-Wall", "-Wextra", "-Werror",
+    "-Wall", "-Wextra", "-Wundef", "-Werror",
 )  # fmt: skip
 
 
@@ -52,18 +56,22 @@ def find_tool(name: str, package: str) -> str:
     return found
 
 
-def compile_bpf(root: Path) -> Path:
-    """Compile the programs of the checkout at `root`; return the object, which appears whole or not at all."""
+def compile_bpf(root: Path) -> list[Path]:
+    """Compile the programs of the checkout at `root`; return the objects, each of which appears whole or not at all."""
+    return [compile_object(root, root / target, macros) for target, macros in OBJECTS.items()]
+
+
+def compile_object(root: Path, target: Path, macros: Sequence[str]) -> Path:
+    """Compile one object with these macros."""
     clang = find_tool("clang", "clang")
     strip = find_tool("llvm-strip", "llvm")
-    target = root / OBJECT
     target.parent.mkdir(parents=True, exist_ok=True)
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""  # where Debian keeps asm/types.h
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        fresh = Path(folder) / OBJECT.name
+        fresh = Path(folder) / target.name
         include = f"/usr/include/{multiarch}"
         relocatable = f"-ffile-prefix-map={root}=."
-        run([clang, *CFLAGS, "-idirafter", include, relocatable, "-c", str(root / SOURCE), "-o", str(fresh)])
+        run([clang, *CFLAGS, *macros, "-idirafter", include, relocatable, "-c", str(root / SOURCE), "-o", str(fresh)])
         run([strip, "--strip-debug", str(fresh)])  # drops DWARF; BTF stays
         fresh.chmod(0o644)
         fresh.replace(target)
@@ -78,21 +86,21 @@ def run(command: list[str]) -> None:
 
 
 class BpfBuildHook(BuildHookInterface[BuilderConfig]):
-    """Put the object into the wheel, standard or editable."""
+    """Put the objects into the wheel, standard or editable."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Build the object and name it as an artifact, for git ignores it."""
+        """Build the objects and name them as artifacts, for git ignores them."""
         try:
             compile_bpf(Path(self.root))
         except BuildError as error:
             sys.exit(f"clb-discovery: {error}")
-        build_data["artifacts"].append(f"/{OBJECT}")
+        build_data["artifacts"] += [f"/{target}" for target in OBJECTS]
 
 
 def main() -> None:
     """Compile for this checkout."""
     try:
-        print(compile_bpf(Path(__file__).resolve().parent.parent))
+        print(*compile_bpf(Path(__file__).resolve().parent.parent), sep="\n")
     except BuildError as error:
         sys.exit(f"build_bpf: {error}")
 

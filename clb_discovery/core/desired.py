@@ -61,7 +61,7 @@ def desired(
         for vip in service.vips:
             pool, surplus = _pool(vip, usable)
             rejected += (Rejected(service.name, server, f"more than {MAX_POOL} in the pool") for server in surplus)
-            virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool)
+            virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool, service.tracking)
     return Desired(virtual, tuple(rejected))
 
 

@@ -13,13 +13,13 @@ from typing import Final
 
 from clb_discovery.core import layout
 from clb_discovery.core.layout import Label, Map, Slot, Virtual
-from clb_discovery.core.model import Algorithm, Pool, RealServer, Vip
-from clb_discovery.core.slots import lowest_tier, pool_slots
+from clb_discovery.core.model import Algorithm, Pool, RealServer, Tracking, Vip
+from clb_discovery.core.slots import lowest_tier, pool_slots, tracking_of
 
 Elements = Sequence[tuple[bytes, bytes]]
 """Raw keys and values of one map."""
 
-DECODED: Final = (Map.ADDRESSES, Map.VIRTUAL, Map.SLOTS, Map.COUNTERS, Map.LABELS)
+DECODED: Final = (Map.ADDRESSES, Map.VIRTUAL, Map.SLOTS, Map.SERVERS, Map.TURNS, Map.LABELS)
 """The maps that `decode` wants."""
 
 
@@ -34,9 +34,13 @@ class Published:
     """None for a scheduler of a newer version."""
     pool: Pool | None
     """None where the elements are not a whole pool, as only a foreign hand leaves them."""
+    tracking: Tracking | None
+    """None where the pool is, and for flags of a newer version."""
     label: Label | None
-    counters: frozenset[bytes]
-    """The packed members that have a counter: those of the pool and the refusal, or all there are where it is None."""
+    has_turn: bool
+    """Whether it has an element in `clb_turns`."""
+    members: frozenset[bytes]
+    """The packed members in `clb_servers`: those of the pool and the refusal, or all there are where it is None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,10 @@ def decode(elements: Mapping[Map, Elements]) -> Held:
     for key, value in elements[Map.SLOTS]:
         generation, index = layout.unpack_place(key)
         slots[generation][index] = layout.unpack_slot(value)
-    counters: defaultdict[bytes, set[bytes]] = defaultdict(set)
-    for member, _ in elements[Map.COUNTERS]:
-        counters[layout.unpack_member(member)[0]].add(member)
+    servers: defaultdict[bytes, set[bytes]] = defaultdict(set)
+    for member, _ in elements[Map.SERVERS]:
+        servers[layout.unpack_member(member)[0]].add(member)
+    turns = {key for key, _ in elements[Map.TURNS]}
     labels = {key: layout.unpack_label(value) for key, value in elements[Map.LABELS]}
     last_generation = max(slots, default=0)
 
@@ -74,24 +79,28 @@ def decode(elements: Mapping[Map, Elements]) -> Held:
         published = layout.unpack_virtual(value)
         last_generation = max(last_generation, published.generation)
         own = slots.pop(published.generation, {})
-        own_counters = frozenset(counters.pop(key, ()))
-        pool = _pool(key, published, own, own_counters)
+        members = frozenset(servers.pop(key, ()))
+        pool = _pool(key, published, own, members)
         if pool is not None:
-            members = frozenset((layout.refusal(key), *(slot.member for slot in own.values())))
-            counters[key] = set(own_counters - members)  # of a pool before it, or of one that never came to be
-            own_counters = members
+            needed = frozenset((layout.refusal(key), *(slot.member for slot in own.values())))
+            servers[key] = set(members - needed)  # of a pool before it, or of one that never came to be
+            members = needed
         virtual[vip] = Published(
             generation=published.generation,
             slots=range(len(own)) if own.keys() == set(range(len(own))) else sorted(own),
             algorithm=layout.algorithm_of(published.algorithm),
             pool=pool,
+            tracking=tracking_of(published) if pool is not None else None,
             label=labels.pop(key, None),
-            counters=own_counters,
+            has_turn=key in turns,
+            members=members,
         )
+        turns.discard(key)
     orphans = {
         Map.VIRTUAL: tuple(strange),
         Map.SLOTS: tuple(layout.pack_place(generation, index) for generation in slots for index in slots[generation]),
-        Map.COUNTERS: tuple(member for members in counters.values() for member in members),
+        Map.SERVERS: tuple(member for members in servers.values() for member in members),
+        Map.TURNS: tuple(turns),
         Map.LABELS: tuple(labels),
     }
     return Held(
@@ -111,14 +120,14 @@ def _vip(key: bytes) -> Vip | None:
     return vip if layout.pack_vip(vip) == key else None
 
 
-def _pool(vip: bytes, published: Virtual, slots: Mapping[int, Slot], counters: frozenset[bytes]) -> Pool | None:
+def _pool(vip: bytes, published: Virtual, slots: Mapping[int, Slot], members: frozenset[bytes]) -> Pool | None:
     """Put a pool together from its slots; None where they are not exactly what a publication leaves."""
     if len(slots) != published.servers or slots.keys() != set(range(published.servers)):
         return None
     in_order = [slots[index] for index in range(published.servers)]
-    members = ((slot, *layout.unpack_member(slot.member)) for slot in in_order)
-    pool = tuple(RealServer(slot.priority, address, port, slot.weight) for slot, _, address, port in members if port)
+    decoded = ((slot, *layout.unpack_member(slot.member)) for slot in in_order)
+    pool = tuple(RealServer(slot.priority, address, port, slot.weight) for slot, _, address, port in decoded if port)
     if in_order != pool_slots(vip, pool) or published.tier != lowest_tier(pool):
         return None
-    whole = layout.refusal(vip) in counters and all(slot.member in counters for slot in in_order)
+    whole = layout.refusal(vip) in members and all(slot.member in members for slot in in_order)
     return pool if whole else None

@@ -16,6 +16,8 @@ LAYOUT: Final = 1
 MAX_VIRTUAL_SERVERS: Final = 65536
 MAX_SLOTS: Final = 524288
 FEATURE_ERRNO: Final = 1
+FEATURE_LOOP: Final = 2
+COUNT_ACTIVE: Final = 1
 
 
 class Map(StrEnum):
@@ -24,9 +26,14 @@ class Map(StrEnum):
     ADDRESSES = "clb_addresses"
     VIRTUAL = "clb_virtual"
     SLOTS = "clb_slots"
-    COUNTERS = "clb_counters"
+    SERVERS = "clb_servers"
+    TURNS = "clb_turns"
     LABELS = "clb_labels"
     INFO = "clb_info"
+    SOCKETS = "clb_sockets"
+    PEERS = "clb_peers"
+    LISTENER = "clb_listener"
+    EVENTS = "clb_events"
 
 
 class Record:
@@ -56,30 +63,94 @@ class Record:
 
 VIP: Final = Record("clb_vip", ("address", "16s"), ("port", "2s"), ("protocol", "B"), ("zero", "x"))
 VIRTUAL: Final = Record(
-    "clb_virtual", ("generation", "Q"), ("servers", "I"), ("tier", "I"), ("algorithm", "I"), ("zero", "4x")
+    "clb_virtual",
+    ("generation", "Q"),
+    ("servers", "I"),
+    ("tier", "I"),
+    ("algorithm", "H"),
+    ("flags", "H"),
+    ("eject_after", "I"),
+    ("eject_first_ms", "I"),
+    ("eject_most_ms", "I"),
 )
 PLACE: Final = Record("clb_place", ("generation", "Q"), ("index", "I"), ("zero", "4x"))
 MEMBER: Final = Record("clb_member", ("vip", "20s"), ("address", "16s"), ("port", "2s"), ("zero", "2x"))
 SLOT: Final = Record(
-    "clb_slot", ("member", "40s"), ("keep", "I"), ("out_of", "I"), ("alias", "I"), ("weight", "H"), ("priority", "H")
+    "clb_slot",
+    ("member", "40s"),
+    ("keep", "I"),
+    ("out_of", "I"),
+    ("alias", "I"),
+    ("first", "I"),
+    ("tier", "I"),
+    ("weight", "H"),
+    ("priority", "H"),
+)
+SERVER: Final = Record(
+    "clb_server",
+    ("connects", "Q"),
+    ("failures", "Q"),
+    ("ejected_until", "Q"),
+    ("recovered_at", "Q"),
+    ("active", "I"),
+    ("in_row", "I"),
+    ("ejections", "I"),
+    ("probing", "I"),
+    ("lock", "4x"),
+    ("zero", "4x"),
+)
+SOCKET: Final = Record(
+    "clb_socket",
+    ("member", "40s"),
+    ("started", "Q"),
+    ("asked", "2s"),
+    ("priority", "H"),
+    ("counts", "B"),
+    ("watched", "B"),
+    ("traced", "B"),
+    ("active", "B"),
+    ("closing", "B"),
+    ("zero", "3x"),
+    ("lock", "4x"),
+)
+EVENT: Final = Record(
+    "clb_event",
+    ("time", "Q"),
+    ("latency", "Q"),
+    ("socket", "Q"),
+    ("cgroup", "Q"),
+    ("process", "I"),
+    ("kind", "I"),
+    ("member", "40s"),
+    ("command", "16s"),
 )
 LABEL: Final = Record("clb_label", ("service", "256s"), ("source", "272s"))
 INFO: Final = Record(
     "clb_info", ("layout", "I"), ("features", "I"), ("loader", "16s"), ("build", "72s"), ("cgroup", "1024s")
 )
-RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, LABEL, INFO)
+RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, SERVER, SOCKET, EVENT, LABEL, INFO)
 
-COUNTER_SIZE: Final = 8
-"""Bytes of one CPU's value in `clb_counters`."""
+PEERS_SIZE: Final = 200
+EVENTS_BYTES: Final = 262144
+TURN_SIZE: Final = 8
+"""Bytes of one CPU's value in `clb_turns`."""
 SIZES: Final = {
     Map.ADDRESSES: (16, 4),
     Map.VIRTUAL: (VIP.size, VIRTUAL.size),
     Map.SLOTS: (PLACE.size, SLOT.size),
-    Map.COUNTERS: (MEMBER.size, COUNTER_SIZE),
+    Map.SERVERS: (MEMBER.size, SERVER.size),
+    Map.TURNS: (VIP.size, TURN_SIZE),
     Map.LABELS: (VIP.size, LABEL.size),
     Map.INFO: (4, INFO.size),
+    Map.SOCKETS: (4, SOCKET.size),
+    Map.PEERS: (4, PEERS_SIZE),
+    Map.LISTENER: (4, 8),
+    Map.EVENTS: (0, 0),
 }
-"""Key and value size of each map, in bytes."""
+"""Key and value size of each map, in bytes; of `clb_turns`, for each CPU."""
+
+NEW_SERVER: Final = bytes(SERVER.size)
+NEW_TURN: Final = bytes(TURN_SIZE)
 
 PRESENT: Final = (1).to_bytes(4, "little")
 """Value of every element of `clb_addresses`; programs only ask whether it is there."""
@@ -93,17 +164,49 @@ class Virtual(NamedTuple):
     servers: int
     tier: int
     algorithm: int
+    flags: int
+    eject_after: int
+    eject_first_ms: int
+    eject_most_ms: int
 
 
 class Slot(NamedTuple):
-    """Decoded `struct clb_slot`; the member stays bytes, since it is the key of the counters as it stands."""
+    """Decoded `struct clb_slot`; the member stays bytes, since it is the key of `clb_servers` as it stands."""
 
     member: bytes
     keep: int
     out_of: int
     alias: int
+    first: int
+    tier: int
     weight: int
     priority: int
+
+
+class Server(NamedTuple):
+    """Decoded `struct clb_server`."""
+
+    connects: int
+    failures: int
+    ejected_until: int
+    recovered_at: int
+    active: int
+    in_row: int
+    ejections: int
+    probing: int
+
+
+class Event(NamedTuple):
+    """Decoded `struct clb_event`."""
+
+    time: int
+    latency: int
+    socket: int
+    cgroup: int
+    process: int
+    kind: int
+    member: bytes
+    command: str
 
 
 class Label(NamedTuple):
@@ -151,6 +254,11 @@ def unpack_member(data: bytes) -> tuple[bytes, Address, int]:
     """Return the packed VIP, the address and the port (0 for the refusal) of a member."""
     vip, address, port = MEMBER.struct.unpack(data)
     return vip, Address(address), int.from_bytes(port, "big")
+
+
+def protocol_of(member: bytes) -> Protocol:
+    """Return the protocol of a packed member's virtual server."""
+    return unpack_vip(member[: VIP.size]).protocol
 
 
 def is_refusal(member: bytes) -> bool:
@@ -213,9 +321,15 @@ def unpack_info(data: bytes) -> Info:
     return Info(layout, features, _untext(loader), _untext(build), _untext(cgroup))
 
 
-def sum_counter(per_cpu: bytes) -> int:
-    """Add up the values of all CPUs."""
-    return sum(value for (value,) in struct.iter_unpack("=Q", per_cpu))
+def unpack_server(data: bytes) -> Server:
+    """Read what became of connects to a server."""
+    return Server(*SERVER.struct.unpack(data))
+
+
+def unpack_event(data: bytes) -> Event:
+    """Read a decision or an outcome."""
+    time, latency, socket, cgroup, process, kind, member, command = EVENT.struct.unpack(data)
+    return Event(time, latency, socket, cgroup, process, kind, member, _untext(command))
 
 
 def algorithm_of(number: int) -> Algorithm | None:

@@ -30,6 +30,12 @@ class Algorithm(IntEnum):
     """Scheduler of a virtual server."""
 
     RANDOM = 0
+    ROUND_ROBIN = 1
+    LEAST_CONN = 2
+
+    def __str__(self) -> str:
+        """Return the name that options and status use: `round-robin`."""
+        return self.name.lower().replace("_", "-")
 
 
 class Vip(NamedTuple):
@@ -69,6 +75,20 @@ Pool = tuple[RealServer, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Tracking:
+    """What the kernel keeps track of for a virtual server's connects, and when it ejects a real server."""
+
+    active: bool = True
+    """Count active connections; least-conn needs it."""
+    eject_after: int = 3
+    """Failed connects in a row that eject a real server; 0 for never."""
+    eject_first_ms: int = 5_000
+    """How long the first time, in milliseconds; doubles with each repetition."""
+    eject_most_ms: int = 60_000
+    """How long at most, in milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualServer:
     """A virtual server as it should be, or as the kernel holds it."""
 
@@ -78,6 +98,7 @@ class VirtualServer:
     """Name of the source that feeds it, such as `srv:_redis._tcp.example`."""
     algorithm: Algorithm
     pool: Pool
+    tracking: Tracking = Tracking()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +109,7 @@ class Service:
     source: str
     vips: tuple[Vip, ...]
     algorithm: Algorithm = Algorithm.RANDOM
+    tracking: Tracking = Tracking()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The difference between desired and held, as steps in an order that is safe after every one of them.
 
-The order is bpf/clb.h's: counters and labels, the slots of a fresh generation, the virtual server's one element, its
-address; then what is gone; a grace period; then what nothing refers to any more. At each point a connect to a virtual
-server that is in both states finds all of its old pool or all of its new one:
+The order is bpf/clb.h's: servers, turns and labels, the slots of a fresh generation, the virtual server's one element,
+its address; then what is gone; a grace period; then what nothing refers to any more. At each point a connect to a
+virtual server that is in both states finds all of its old pool or all of its new one:
 
 - what is written before `clb_virtual` is under a generation that nothing refers to yet;
 - replacing an element of `clb_virtual` is atomic for readers and moves all connects at once;
@@ -59,6 +59,8 @@ class Plan:
     """Virtual servers that get a new generation."""
     removed: tuple[Vip, ...]
     """Virtual servers that go."""
+    dropped: tuple[bytes, ...]
+    """Packed members that leave their pool."""
 
 
 def plan(held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool) -> Plan:
@@ -67,76 +69,102 @@ def plan(held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool) ->
     :param complete: whether desired says everything. Until every source has answered once it does not; then virtual
         servers that it lacks stay, and so does everything that seems to belong to nobody.
     """
-    virtual = dict(held.virtual)
-    changed: list[Vip] = []
-    counters: list[tuple[bytes, bytes]] = []
-    labels: list[tuple[bytes, bytes]] = []
-    slots: list[tuple[bytes, bytes]] = []
-    elements: list[tuple[bytes, bytes]] = []
-    stale: dict[Map, list[bytes]] = {map_: [] for map_ in _COLLECTED}
-    generation = held.last_generation
-
-    for vip, server in sorted(desired.items(), key=lambda item: item[0].port == 0):
-        old = virtual.get(vip)
-        label = _label(server)
-        if old is None or old.label != label:
-            labels.append((layout.pack_vip(vip), layout.pack_label(label)))
-        if old is not None and old.pool == server.pool and old.algorithm == server.algorithm:
-            if old.label != label:
-                virtual[vip] = replace(old, label=label)
-            continue
-        generation += 1
-        key = layout.pack_vip(vip)
-        columns = pool_slots(key, server.pool)
-        slots += ((layout.pack_place(generation, index), layout.pack_slot(slot)) for index, slot in enumerate(columns))
-        elements.append((key, layout.pack_virtual(pool_virtual(generation, server.algorithm, server.pool))))
-        members = frozenset((layout.refusal(key), *(slot.member for slot in columns)))
-        had = old.counters if old else frozenset()
-        counters += ((member, bytes(layout.COUNTER_SIZE)) for member in sorted(members - had))
-        if old:
-            stale[Map.SLOTS] += _places(old)
-            stale[Map.COUNTERS] += sorted(had - members)
-        virtual[vip] = Published(generation, range(len(columns)), server.algorithm, server.pool, label, members)
-        changed.append(vip)
-
+    draft = _Draft(held)
+    for server in sorted(desired.values(), key=lambda server: server.vip.port == 0):
+        draft.publish(server)
     gone = tuple(sorted(held.virtual.keys() - desired.keys(), key=lambda vip: (vip.port != 0, vip))) if complete else ()
     for vip in gone:
-        old = virtual.pop(vip)
-        stale[Map.SLOTS] += _places(old)
-        stale[Map.COUNTERS] += sorted(old.counters)
-        if old.label:
-            stale[Map.LABELS].append(layout.pack_vip(vip))
-
-    orphans = _without(held.orphans, {Map.COUNTERS: dict(counters), Map.LABELS: dict(labels)})
+        draft.withdraw(vip)
+    orphans = _without(held.orphans, draft.writes)
     if complete:
         for map_, keys in orphans.items():
-            stale[map_] += keys
-    addresses = frozenset(vip.address for vip in virtual)
-    writes = _present(
-        Write(Map.COUNTERS, tuple(counters)),
-        Write(Map.LABELS, tuple(labels)),
-        Write(Map.SLOTS, tuple(slots)),
-        Write(Map.VIRTUAL, tuple(elements)),
-        Write(Map.ADDRESSES, tuple((address, layout.PRESENT) for address in sorted(addresses - held.addresses))),
-    )
+            draft.stale[map_] += keys
+
+    addresses = frozenset(vip.address for vip in draft.virtual)
+    draft.writes[Map.ADDRESSES] = dict.fromkeys(sorted(addresses - held.addresses), layout.PRESENT)
     deletes = _present(
         Delete(Map.ADDRESSES, tuple(sorted(held.addresses - addresses)) if complete else ()),
         Delete(Map.VIRTUAL, tuple(map(layout.pack_vip, gone))),
     )
-    taken_over = {vip._replace(port=0) for vip in changed if vip.port}
+    taken_over = {vip._replace(port=0) for vip in draft.changed if vip.port}
     between = (GracePeriod(),) if not taken_over.isdisjoint(gone) else ()
-    collected = _present(*(Delete(map_, tuple(keys)) for map_, keys in stale.items()))
+    collected = _present(*(Delete(map_, tuple(keys)) for map_, keys in draft.stale.items()))
+    after = (GracePeriod(), *collected) if collected else ()
+    writes = _present(*(Write(map_, tuple(items.items())) for map_, items in draft.writes.items()))
     result = Held(
-        virtual=virtual,
+        virtual=draft.virtual,
         addresses=addresses if complete else addresses | held.addresses,
         orphans={} if complete else orphans,
-        last_generation=generation,
+        last_generation=draft.generation,
     )
-    after = (GracePeriod(), *collected) if collected else ()
-    return Plan((*writes, *between, *deletes, *after), result, tuple(changed), gone)
+    return Plan((*writes, *between, *deletes, *after), result, tuple(draft.changed), gone, tuple(draft.dropped))
 
 
-_COLLECTED = (Map.VIRTUAL, Map.SLOTS, Map.COUNTERS, Map.LABELS)
+class _Draft:
+    """What is written before, and deleted after, the virtual servers are replaced."""
+
+    def __init__(self, held: Held) -> None:
+        self.virtual = dict(held.virtual)
+        self.generation = held.last_generation
+        self.changed: list[Vip] = []
+        self.dropped: list[bytes] = []
+        # In the order in which they are carried out.
+        self.writes: dict[Map, dict[bytes, bytes]] = {map_: {} for map_ in _WRITTEN}
+        self.stale: dict[Map, list[bytes]] = {map_: [] for map_ in _COLLECTED}
+
+    def publish(self, server: VirtualServer) -> None:
+        """Bring a virtual server to what is desired."""
+        old = self.virtual.get(server.vip)
+        key, label = layout.pack_vip(server.vip), _label(server)
+        if old is None or old.label != label:
+            self.writes[Map.LABELS][key] = layout.pack_label(label)
+        if old is None or not old.has_turn:
+            self.writes[Map.TURNS][key] = layout.NEW_TURN
+        if old is not None and _is_published(old, server):
+            self.virtual[server.vip] = replace(old, label=label, has_turn=True)
+            return
+        self.generation += 1
+        slots = pool_slots(key, server.pool)
+        members = frozenset((layout.refusal(key), *(slot.member for slot in slots)))
+        had = old.members if old else frozenset()
+        self.writes[Map.SERVERS].update(dict.fromkeys(sorted(members - had), layout.NEW_SERVER))
+        for index, slot in enumerate(slots):
+            self.writes[Map.SLOTS][layout.pack_place(self.generation, index)] = layout.pack_slot(slot)
+        self.writes[Map.VIRTUAL][key] = layout.pack_virtual(pool_virtual(self.generation, server))
+        if old:
+            self.stale[Map.SLOTS] += _places(old)
+            self._drop(had - members)
+        self.virtual[server.vip] = Published(
+            generation=self.generation,
+            slots=range(len(slots)),
+            algorithm=server.algorithm,
+            pool=server.pool,
+            tracking=server.tracking,
+            label=label,
+            has_turn=True,
+            members=members,
+        )
+        self.changed.append(server.vip)
+
+    def withdraw(self, vip: Vip) -> None:
+        """Let a virtual server go."""
+        old, key = self.virtual.pop(vip), layout.pack_vip(vip)
+        self.stale[Map.SLOTS] += _places(old)
+        self._drop(old.members)
+        self.stale[Map.TURNS] += [key] if old.has_turn else []
+        self.stale[Map.LABELS] += [key] if old.label else []
+
+    def _drop(self, members: Iterable[bytes]) -> None:
+        self.stale[Map.SERVERS] += sorted(members)
+        self.dropped += sorted(member for member in members if not layout.is_refusal(member))
+
+
+_WRITTEN = (Map.SERVERS, Map.TURNS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.ADDRESSES)
+_COLLECTED = (Map.VIRTUAL, Map.SLOTS, Map.SERVERS, Map.TURNS, Map.LABELS)
+
+
+def _is_published(old: Published, server: VirtualServer) -> bool:
+    return (old.pool, old.algorithm, old.tracking) == (server.pool, server.algorithm, server.tracking)
 
 
 def _label(server: VirtualServer) -> Label:

@@ -7,7 +7,7 @@ from itertools import groupby
 from clb_discovery.core import layout
 from clb_discovery.core.alias import alias_table
 from clb_discovery.core.layout import Slot, Virtual
-from clb_discovery.core.model import Algorithm, Pool
+from clb_discovery.core.model import Pool, Tracking, VirtualServer
 
 
 def pool_slots(vip: bytes, pool: Pool) -> list[Slot]:
@@ -16,7 +16,7 @@ def pool_slots(vip: bytes, pool: Pool) -> list[Slot]:
     :param vip: the virtual server's key, packed.
     """
     if not pool:
-        return [Slot(layout.refusal(vip), keep=1, out_of=1, alias=0, weight=0, priority=0)]
+        return [Slot(layout.refusal(vip), keep=1, out_of=1, alias=0, first=0, tier=1, weight=0, priority=0)]
     slots: list[Slot] = []
     for priority, tier in groupby(pool, key=lambda server: server.priority):
         servers = list(tier)
@@ -28,6 +28,8 @@ def pool_slots(vip: bytes, pool: Pool) -> list[Slot]:
                 keep=column.keep,
                 out_of=table.out_of,
                 alias=first + column.alias,
+                first=first,
+                tier=len(servers),
                 weight=server.weight,
                 priority=priority,
             )
@@ -36,9 +38,27 @@ def pool_slots(vip: bytes, pool: Pool) -> list[Slot]:
     return slots
 
 
-def pool_virtual(generation: int, algorithm: Algorithm, pool: Pool) -> Virtual:
-    """Return the element that refers to the slots of a pool."""
-    return Virtual(generation, max(1, len(pool)), lowest_tier(pool), algorithm)
+def pool_virtual(generation: int, server: VirtualServer) -> Virtual:
+    """Return the element that refers to the slots of a virtual server's pool."""
+    tracking = server.tracking
+    return Virtual(
+        generation,
+        max(1, len(server.pool)),
+        lowest_tier(server.pool),
+        server.algorithm,
+        layout.COUNT_ACTIVE if tracking.active else 0,
+        tracking.eject_after,
+        tracking.eject_first_ms,
+        tracking.eject_most_ms,
+    )
+
+
+def tracking_of(virtual: Virtual) -> Tracking | None:
+    """Read back what the kernel keeps track of; None where a newer version's flags say more."""
+    if virtual.flags & ~layout.COUNT_ACTIVE:
+        return None
+    active = bool(virtual.flags & layout.COUNT_ACTIVE)
+    return Tracking(active, virtual.eject_after, virtual.eject_first_ms, virtual.eject_most_ms)
 
 
 def lowest_tier(pool: Pool) -> int:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from clb_discovery.core.address import Address, is_ipv4, parse_address
 from clb_discovery.core.desired import never_usable
-from clb_discovery.core.model import MAX_NAME, MAX_PORT, Protocol, Service, Vip
+from clb_discovery.core.model import MAX_NAME, MAX_PORT, Algorithm, Protocol, Service, Vip
 
 _VIP: Final = re.compile(
     r"""(?: \[ (?P<ipv6> [^][]* ) \] | (?P<ipv4> [^][:/]* ) )
@@ -78,7 +79,7 @@ def merge_services(services: Iterable[Service]) -> tuple[Service, ...]:
                 raise ValueError(f"{vip} is claimed by {holder} and by {service.source}; give each its own")
         other = merged.get(service.source)
         vips = tuple(dict.fromkeys((other.vips if other else ()) + service.vips))
-        merged[service.source] = Service(service.name, service.source, vips, service.algorithm)
+        merged[service.source] = replace(service, vips=vips)
     return tuple(merged.values())
 
 
@@ -88,6 +89,29 @@ def parse_duration(text: str) -> float:
     if match is None:
         raise ValueError(f"{text!r} is not a duration: write 30s, 500ms, 2m or 1h")
     return float(match["number"]) * _UNITS[match["unit"] or "s"]
+
+
+def parse_milliseconds(text: str) -> int:
+    """Read a duration of 1 ms to 24 h; return milliseconds."""
+    milliseconds = round(1000 * parse_duration(text))
+    if not 1 <= milliseconds <= 24 * 3600 * 1000:
+        raise ValueError(f"{text!r} is not from 1ms to 24h")
+    return milliseconds
+
+
+def parse_count(text: str) -> int:
+    """Read a number from 0 to 1,000,000."""
+    if not text.isascii() or not text.isdigit() or int(text) > 1_000_000:
+        raise ValueError(f"{text!r} is not a number from 0 to 1000000")
+    return int(text)
+
+
+def parse_algorithm(text: str) -> Algorithm:
+    """Read the name of a scheduler."""
+    for algorithm in Algorithm:
+        if str(algorithm) == text:
+            return algorithm
+    raise ValueError(f"{text!r} is no scheduler: use {', '.join(map(str, Algorithm))}")
 
 
 def parse_share(text: str) -> float:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from clb_discovery.core import layout
 from clb_discovery.core.address import format_address
 from clb_discovery.core.held import Held, Published
-from clb_discovery.core.layout import FEATURE_ERRNO, Info
+from clb_discovery.core.layout import FEATURE_ERRNO, FEATURE_LOOP, Info, Server
 from clb_discovery.core.model import RealServer, Vip
 
 
@@ -17,8 +17,8 @@ class Datapath(NamedTuple):
 
     info: Info
     held: Held
-    counters: Mapping[bytes, int]
-    """Connects by packed member."""
+    servers: Mapping[bytes, Server]
+    """What became of connects, by packed member."""
     ineffective: str | None
     """Why connects do not meet the programs, or None if they do."""
 
@@ -47,7 +47,7 @@ def document(  # noqa: PLR0913 - the parts of the document
         "sidecar": {"running": pid is not None, "pid": pid, "last_sync": state.get("last_sync")},
         "sources": state.get("sources", []),
         "virtual_servers": [
-            _virtual_server(vip, published, datapath.counters)
+            _virtual_server(vip, published, datapath.servers)
             for vip, published in sorted(datapath.held.virtual.items())
             if vip not in hidden
         ]
@@ -65,11 +65,16 @@ def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
         "kernel": kernel,
         "effective": datapath is not None and datapath.ineffective is None,
         "reason": datapath.ineffective if datapath else "the data plane is not loaded",
-        "features": {"errno": bool(info.features & FEATURE_ERRNO)} if info else {},
+        "features": features(info.features) if info else {},
     }
 
 
-def _virtual_server(vip: Vip, published: Published, counters: Mapping[bytes, int]) -> dict[str, Any]:
+def features(bits: int) -> dict[str, bool]:
+    """Return the CLB_FEATURE_* bits by the names of the contract."""
+    return {"errno": bool(bits & FEATURE_ERRNO), "loop": bool(bits & FEATURE_LOOP)}
+
+
+def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Server]) -> dict[str, Any]:
     key = layout.pack_vip(vip)
     return {
         "service": published.label.service if published.label else None,
@@ -77,22 +82,28 @@ def _virtual_server(vip: Vip, published: Published, counters: Mapping[bytes, int
         "address": format_address(vip.address),
         "port": vip.port,
         "protocol": vip.protocol.name.lower(),
-        "algorithm": published.algorithm.name.lower().replace("_", "-") if published.algorithm is not None else None,
+        "algorithm": str(published.algorithm) if published.algorithm is not None else None,
         "generation": published.generation,
-        "connects": sum(counters.get(layout.pack_member(key, server), 0) for server in published.pool or ()),
-        "refused": counters.get(layout.refusal(key), 0),
-        "real_servers": [_real_server(key, server, counters) for server in published.pool or ()],
+        "connects": sum(_of(servers, layout.pack_member(key, server)).connects for server in published.pool or ()),
+        "refused": _of(servers, layout.refusal(key)).connects,
+        "real_servers": [
+            _real_server(server, _of(servers, layout.pack_member(key, server))) for server in published.pool or ()
+        ],
     }
 
 
-def _real_server(key: bytes, server: RealServer, counters: Mapping[bytes, int]) -> dict[str, Any]:
+def _of(servers: Mapping[bytes, Server], member: bytes) -> Server:
+    return servers.get(member) or layout.unpack_server(layout.NEW_SERVER)
+
+
+def _real_server(server: RealServer, found: Server) -> dict[str, Any]:
     return {
         "address": format_address(server.address),
         "port": server.port,
         "weight": server.weight,
         "priority": server.priority,
-        "state": "active",
-        "connects": counters.get(layout.pack_member(key, server), 0),
-        "active": 0,
-        "failures": 0,
+        "state": "ejected" if found.ejected_until else "active",
+        "connects": found.connects,
+        "active": found.active,
+        "failures": found.failures,
     }

@@ -51,11 +51,26 @@ class Command(IntEnum):
 class AttachType(IntEnum):
     """`enum bpf_attach_type`, the hooks of ours."""
 
+    CGROUP_SOCK_OPS = 3
     CGROUP_INET4_CONNECT = 10
     CGROUP_INET6_CONNECT = 11
+    CGROUP_UDP4_SENDMSG = 14
+    CGROUP_UDP6_SENDMSG = 15
+    CGROUP_UDP4_RECVMSG = 19
+    CGROUP_UDP6_RECVMSG = 20
+    CGROUP_INET4_GETPEERNAME = 29
+    CGROUP_INET6_GETPEERNAME = 30
+    CGROUP_INET_SOCK_RELEASE = 34
+
+    @property
+    def program_type(self) -> int:
+        """The `enum bpf_prog_type` of programs on this hook."""
+        return {
+            AttachType.CGROUP_SOCK_OPS: 13,  # BPF_PROG_TYPE_SOCK_OPS
+            AttachType.CGROUP_INET_SOCK_RELEASE: 9,  # BPF_PROG_TYPE_CGROUP_SOCK
+        }.get(self, 18)  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
 
 
-PROG_TYPE_CGROUP_SOCK_ADDR: Final = 18
 _PROG_TYPE_TRACING: Final = 26
 _TRACE_ITER: Final = 28
 
@@ -179,7 +194,7 @@ def load_program(instructions: bytes, attach_type: AttachType) -> int:
 
     :returns: its descriptor, which the caller closes.
     """
-    return _load(PROG_TYPE_CGROUP_SOCK_ADDR, instructions, attach_type)
+    return _load(attach_type.program_type, instructions, attach_type)
 
 
 def load_iterator(instructions: bytes, function: int) -> int:

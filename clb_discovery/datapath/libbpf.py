@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -17,14 +16,15 @@ from clb_discovery.core.layout import Map
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.errors import HostError
 
-OBJECT: Final = Path(__file__).parent.parent / "_bpf" / "clb.bpf.o"
-"""The compiled programs, as they ship inside the package."""
+_SHIPPED: Final = Path(__file__).parent.parent / "_bpf"
+OBJECTS: Final = {True: _SHIPPED / "clb.bpf.o", False: _SHIPPED / "clb-floor.bpf.o"}
+"""The compiled programs, as they ship inside the package: for kernels with all features, and for the others."""
 
 _LIBBPF_WARN: Final = 0
 _PRINT: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
-def load_object(pins: Pins, *, can_set_errno: bool) -> dict[str, int]:
+def load_object(pins: Pins, *, full: bool) -> dict[str, int]:
     """Load the shipped object; its maps end up pinned, those that were pinned before are used as they are.
 
     :returns: a file descriptor of each program by name, which the caller closes.
@@ -34,16 +34,14 @@ def load_object(pins: Pins, *, can_set_errno: bool) -> dict[str, int]:
     messages: list[str] = []
     printer = _PRINT(_collector(messages))
     library.libbpf_set_print(printer)
-    opened = library.bpf_object__open_file(os.fsencode(OBJECT), None)
+    shipped = OBJECTS[full]
+    opened = library.bpf_object__open_file(os.fsencode(shipped), None)
     if not opened:
-        raise HostError(_failure(f"cannot open {OBJECT}", messages, "reinstall clb-discovery"))
+        raise HostError(_failure(f"cannot open {shipped}", messages, "reinstall clb-discovery"))
     try:
         for map_ in Map:
             handle = library.bpf_object__find_map_by_name(opened, map_.encode())
             library.bpf_map__set_pin_path(handle, os.fsencode(pins.map(map_)))
-        constants = library.bpf_object__find_map_by_name(opened, b".rodata")
-        value = struct.pack("=I", can_set_errno)
-        library.bpf_map__set_initial_value(constants, value, ctypes.c_size_t(len(value)))
         if library.bpf_object__load(opened) != 0:
             raise HostError(_failure("the kernel refuses the programs", messages, "run: clb-discovery check"))
         return {
@@ -61,8 +59,9 @@ def require() -> str:
     :raises HostError: naming what is missing.
     """
     library = _library()
-    if not OBJECT.is_file():
-        raise HostError(f"{OBJECT} is missing; reinstall clb-discovery")
+    for shipped in OBJECTS.values():
+        if not shipped.is_file():
+            raise HostError(f"{shipped} is missing; reinstall clb-discovery")
     library.libbpf_version_string.restype = ctypes.c_char_p
     version: bytes = library.libbpf_version_string()
     return version.decode()
@@ -81,7 +80,6 @@ def _library() -> ctypes.CDLL:
         ("bpf_object__open_file", pointer, [ctypes.c_char_p, pointer]),
         ("bpf_object__find_map_by_name", pointer, [pointer, ctypes.c_char_p]),
         ("bpf_map__set_pin_path", ctypes.c_int, [pointer, ctypes.c_char_p]),
-        ("bpf_map__set_initial_value", ctypes.c_int, [pointer, ctypes.c_char_p, ctypes.c_size_t]),
         ("bpf_object__load", ctypes.c_int, [pointer]),
         ("bpf_object__find_program_by_name", pointer, [pointer, ctypes.c_char_p]),
         ("bpf_program__fd", ctypes.c_int, [pointer]),

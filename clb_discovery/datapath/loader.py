@@ -44,7 +44,7 @@ def load(pins: Pins, target: Path) -> None:
 def _load(pins: Pins, target: Path) -> None:
     pins.create_directory()
     features = probe.features()
-    programs = libbpf.load_object(pins, can_set_errno=bool(features & FEATURE_ERRNO))
+    programs = libbpf.load_object(pins, full=bool(features & FEATURE_ERRNO))
     with ExitStack() as stack, Maps(pins) as maps:
         for program in programs.values():
             stack.callback(os.close, program)
@@ -80,9 +80,9 @@ def unload(pins: Pins) -> None:
 
 def _build() -> str:
     try:
-        return hashlib.sha256(libbpf.OBJECT.read_bytes()).hexdigest()
+        return hashlib.sha256(b"".join(shipped.read_bytes() for shipped in libbpf.OBJECTS.values())).hexdigest()
     except OSError as error:
-        raise HostError(f"cannot read {libbpf.OBJECT}: {error.strerror}; reinstall clb-discovery") from error
+        raise HostError(f"cannot read {error.filename}: {error.strerror}; reinstall clb-discovery") from error
 
 
 def _attached_to(link: Path) -> int | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
 from clb_discovery.core import held, layout
 from clb_discovery.core.held import Held
-from clb_discovery.core.layout import Info, Map
+from clb_discovery.core.layout import Info, Map, Server
 from clb_discovery.core.plan import Delete, Step, Write
 from clb_discovery.datapath import bpf, probe
 from clb_discovery.datapath.pins import Pins
@@ -59,9 +60,21 @@ class Maps:
         """Read and decode everything that a plan starts from."""
         return held.decode({map_: list(self._items(map_)) for map_ in held.DECODED})
 
-    def counters(self) -> dict[bytes, int]:
-        """Return the connects of each packed member, over all CPUs."""
-        return {member: layout.sum_counter(value) for member, value in self._items(Map.COUNTERS)}
+    def servers(self) -> dict[bytes, Server]:
+        """Return what became of connects to each packed member."""
+        return {member: layout.unpack_server(value) for member, value in self._items(Map.SERVERS)}
+
+    def sockets(self) -> int:
+        """Return the descriptor of the records of connected sockets, which stays ours."""
+        return self._fds[Map.SOCKETS]
+
+    def events(self) -> int:
+        """Return the descriptor of the ring buffer, which stays ours."""
+        return self._fds[Map.EVENTS]
+
+    def listen_until(self, moment: int) -> None:
+        """Let programs report connects until then: nanoseconds of CLOCK_MONOTONIC, 0 for no longer."""
+        bpf.update(self._fds[Map.LISTENER], layout.INFO_KEY, struct.pack("=Q", moment))
 
     def info(self) -> Info | None:
         """Return what the loader wrote, or None where a load was cut off before it did."""
@@ -96,7 +109,7 @@ class Maps:
         """
         match step:
             case Write(map_, items):
-                copies = self._cpus if map_ is Map.COUNTERS else 1
+                copies = self._cpus if map_ is Map.TURNS else 1
                 bpf.update_all(self._fds[map_], [(key, value * copies) for key, value in items])
             case Delete(map_, keys):
                 try:
@@ -112,7 +125,7 @@ class Maps:
 
     def _items(self, map_: Map) -> Iterable[tuple[bytes, bytes]]:
         key_size, value_size = layout.SIZES[map_]
-        return bpf.items(self._fds[map_], key_size, value_size * (self._cpus if map_ is Map.COUNTERS else 1))
+        return bpf.items(self._fds[map_], key_size, value_size * (self._cpus if map_ is Map.TURNS else 1))
 
 
 def _opened(pins: Pins) -> dict[Map, int]:

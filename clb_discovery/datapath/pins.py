@@ -25,6 +25,14 @@ BPFFS: Final = Path("/sys/fs/bpf")
 PROGRAMS: Final = {
     "clb_connect4": AttachType.CGROUP_INET4_CONNECT,
     "clb_connect6": AttachType.CGROUP_INET6_CONNECT,
+    "clb_sendmsg4": AttachType.CGROUP_UDP4_SENDMSG,
+    "clb_sendmsg6": AttachType.CGROUP_UDP6_SENDMSG,
+    "clb_recvmsg4": AttachType.CGROUP_UDP4_RECVMSG,
+    "clb_recvmsg6": AttachType.CGROUP_UDP6_RECVMSG,
+    "clb_getpeername4": AttachType.CGROUP_INET4_GETPEERNAME,
+    "clb_getpeername6": AttachType.CGROUP_INET6_GETPEERNAME,
+    "clb_sock_ops": AttachType.CGROUP_SOCK_OPS,
+    "clb_sock_release": AttachType.CGROUP_INET_SOCK_RELEASE,
 }
 """Every program of the object and the hook that it belongs on."""
 

@@ -8,7 +8,7 @@ import resource
 import struct
 from typing import Final
 
-from clb_discovery.core.layout import FEATURE_ERRNO
+from clb_discovery.core.layout import FEATURE_ERRNO, FEATURE_LOOP
 from clb_discovery.datapath import bpf
 from clb_discovery.errors import HostError
 
@@ -63,4 +63,4 @@ def features() -> int:
         os.close(bpf.load_program(_REFUSE_WITH_ERRNO, bpf.AttachType.CGROUP_INET4_CONNECT))
     except OSError:  # before 6.1: the helper is unknown in connect hooks
         return 0
-    return FEATURE_ERRNO
+    return FEATURE_ERRNO | FEATURE_LOOP  # bpf_loop is older: 5.17

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Decisions and outcomes for `clb-discovery trace`; nothing but one array look-up while nobody listens. */
+#ifndef CLB_EVENT_H
+#define CLB_EVENT_H
+
+#include "maps.h"
+
+static __always_inline int clb_somebody_listens(void)
+{
+	__u32 zero = 0;
+	__u64 *until = clb_lookup(clb_listener, &zero);
+
+	return until && *until && bpf_ktime_get_ns() < *until;
+}
+
+/* What decisions and outcomes have in common; started is 0 in a decision. */
+CLB_FUNCTION int clb_describe(struct clb_event *event, const struct clb_member *member, __u32 kind, __u64 started)
+{
+	event->time = bpf_ktime_get_ns();
+	event->latency = started ? event->time - started : 0;
+	event->kind = kind;
+	event->member = *member;
+	return 0;
+}
+
+/* Report what was decided for the process that runs now. */
+CLB_FUNCTION int clb_report_decision(struct bpf_sock_addr *ctx, const struct clb_member *member, __u32 kind)
+{
+	struct clb_event *event = clb_reserve(clb_events, sizeof(*event));
+
+	if (!event)
+		return 0;
+	clb_describe(event, member, kind, 0);
+	event->socket = bpf_get_socket_cookie(ctx);
+	event->cgroup = bpf_get_current_cgroup_id();
+	event->process = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(event->command, sizeof(event->command));
+	clb_submit(clb_events, event);
+	return 0;
+}
+
+/* Report what became of it. */
+CLB_FUNCTION int clb_report_outcome(struct bpf_sock_ops *ctx, const struct clb_socket *socket, __u32 kind)
+{
+	struct clb_event *event = clb_reserve(clb_events, sizeof(*event));
+
+	if (!event)
+		return 0;
+	clb_describe(event, &socket->member, kind, socket->started);
+	event->socket = bpf_get_socket_cookie(ctx);
+	event->cgroup = 0;
+	event->process = 0;
+	__builtin_memset(event->command, 0, sizeof(event->command));
+	clb_submit(clb_events, event);
+	return 0;
+}
+
+#endif

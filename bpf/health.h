@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Passive health: servers that fail connects in a row are left out for a while, then probed with one connect. */
+#ifndef CLB_HEALTH_H
+#define CLB_HEALTH_H
+
+#include "event.h"
+#include "slot.h"
+
+#define CLB_NS_PER_MS 1000000ULL
+#define CLB_MOST_DOUBLINGS 16
+
+/* Whether a server takes connects. When its ejection is over the first who asks gets to probe it, and the others are
+ * kept away for hold_ms more. */
+static __always_inline int clb_takes(struct clb_server *server, __u32 hold_ms)
+{
+	int takes = 0;
+	__u64 now;
+
+	if (!server || !server->ejected_until)
+		return 1;
+	now = bpf_ktime_get_ns();
+	if (now < server->ejected_until)
+		return 0;
+	bpf_spin_lock(&server->lock);
+	if (!server->ejected_until) {
+		takes = 1;
+	} else if (now >= server->ejected_until) {
+		server->ejected_until = now + hold_ms * CLB_NS_PER_MS;
+		server->probing = 1;
+		takes = 1;
+	}
+	bpf_spin_unlock(&server->lock);
+	return takes;
+}
+
+/* Whether a server is kept away from connects now: one whose time is up waits for its probe, and is not. */
+static __always_inline int clb_is_out(const struct clb_server *server)
+{
+	return server->ejected_until && bpf_ktime_get_ns() < server->ejected_until;
+}
+
+/* A walk over a tier that counts who is ejected. */
+struct clb_count {
+	const struct clb_vip *vip;
+	struct clb_place place;
+	__u32 first;
+	__u32 ejected;
+};
+
+static long clb_count_ejected(__u32 index, struct clb_count *count)
+{
+	struct clb_slot *slot = clb_slot_of(count->vip, &count->place, count->first + index);
+	struct clb_server *server = slot ? clb_server_of(slot) : 0;
+
+	if (server && server->ejected_until)
+		count->ejected++;
+	return 0;
+}
+
+/* Whether one more server of a tier may be ejected: always where another tier is there to take over, else as long as no
+ * more than half of the tier is left out. */
+CLB_FUNCTION int clb_may_eject(const struct clb_vip *vip, const struct clb_virtual *published, __u16 priority)
+{
+	struct clb_count count = { .vip = vip, .place = { .generation = published->generation }, .ejected = 1 };
+	__u32 servers = published->servers, tier = 0, index;
+	struct clb_slot *slot;
+
+	for (index = 0; index < CLB_TIERS; index++) {
+		slot = clb_slot_of(vip, &count.place, count.first);
+		if (!slot)
+			return 0;
+		tier = slot->tier;
+		if (slot->priority == priority)
+			break;
+		count.first += tier;
+	}
+	if (count.first + tier < servers)
+		return 1;
+	if (tier > CLB_SCAN)
+		tier = CLB_SCAN;
+	clb_for_each(tier, clb_count_ejected, &count);
+	return count.ejected * 2 <= tier;
+}
+
+/* Eject a server, for longer each time in close succession. Failures of connects that were on their way when it was
+ * ejected, or is left out already, change nothing. */
+static __always_inline int clb_eject(struct clb_server *server, __u32 first_ms, __u32 most_ms)
+{
+	__u64 now = bpf_ktime_get_ns(), most = most_ms * CLB_NS_PER_MS, duration = first_ms * CLB_NS_PER_MS;
+	int ejected = 0;
+
+	bpf_spin_lock(&server->lock);
+	if (!server->ejected_until || server->probing) {
+		if (!server->probing && now - server->recovered_at > most)
+			server->ejections = 0;
+		duration <<= server->ejections < CLB_MOST_DOUBLINGS ? server->ejections : CLB_MOST_DOUBLINGS;
+		server->ejected_until = now + (duration < most ? duration : most);
+		server->ejections++;
+		server->probing = 0;
+		ejected = 1;
+	}
+	bpf_spin_unlock(&server->lock);
+	return ejected;
+}
+
+/* A connect failed. Returns whether the server was ejected for it. */
+CLB_FUNCTION int clb_failed(const struct clb_socket *socket)
+{
+	struct clb_virtual *published = clb_lookup(clb_virtual, &socket->member.vip);
+	struct clb_server *server = clb_lookup(clb_servers, &socket->member);
+
+	if (!server)
+		return 0;
+	__sync_fetch_and_add(&server->failures, 1);
+	__sync_fetch_and_add(&server->in_row, 1);
+	if (!published || !published->eject_after || server->in_row < published->eject_after)
+		return 0;
+	if (!server->ejected_until && !clb_may_eject(&socket->member.vip, published, socket->priority))
+		return 0;
+	return clb_eject(server, published->eject_first_ms, published->eject_most_ms);
+}
+
+/* A connect succeeded. */
+static __always_inline void clb_succeeded(struct clb_server *server)
+{
+	__u64 now;
+
+	if (!server->in_row && !server->ejected_until)
+		return;
+	now = bpf_ktime_get_ns();
+	bpf_spin_lock(&server->lock);
+	if (server->ejected_until) {
+		server->ejected_until = 0;
+		server->recovered_at = now;
+		server->probing = 0;
+	}
+	bpf_spin_unlock(&server->lock);
+	server->in_row = 0;
+}
+
+#endif

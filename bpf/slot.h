@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Slots, and the servers that they stand for. */
+#ifndef CLB_SLOT_H
+#define CLB_SLOT_H
+
+#include "maps.h"
+
+/* How many tiers are tried. */
+#define CLB_TIERS 4
+
+#if CLB_CAN_LOOP
+/* How many slots of a tier are looked at where all of them would have to be. */
+#define CLB_SCAN CLB_MAX_SLOTS
+
+/* Call a function of struct walk's kind for each of these slots until it returns 1. */
+#define clb_for_each(count, function, walk) bpf_loop(count, function, walk, 0)
+#else
+/* Every turn is verified on its own before bpf_loop (5.17). */
+#define CLB_SCAN 16
+
+#define clb_for_each(count, function, walk)                                                                            \
+	for (__u32 clb_turn = 0; clb_turn < CLB_SCAN; clb_turn++)                                                      \
+		if (clb_turn >= (count) || function(clb_turn, walk))                                                   \
+			break
+#endif
+
+/* Without a branch for each word: the verifier follows every one. */
+static __always_inline int clb_same_vip(const struct clb_vip *a, const struct clb_vip *b)
+{
+	return !((a->address[0] ^ b->address[0]) | (a->address[1] ^ b->address[1]) | (a->address[2] ^ b->address[2]) |
+		 (a->address[3] ^ b->address[3]) | (__u32)(a->port ^ b->port) | (__u32)(a->protocol ^ b->protocol));
+}
+
+static __always_inline int clb_refuses(const struct clb_slot *slot)
+{
+	return slot->member.port == 0;
+}
+
+/* The slot with this index, provided that it belongs to the VIP. */
+static __always_inline struct clb_slot *clb_slot_of(const struct clb_vip *vip, struct clb_place *place, __u32 index)
+{
+	struct clb_slot *slot;
+
+	place->index = index;
+	slot = clb_lookup(clb_slots, place);
+	return slot && clb_same_vip(&slot->member.vip, vip) ? slot : 0;
+}
+
+static __always_inline struct clb_server *clb_server_of(const struct clb_slot *slot)
+{
+	return clb_lookup(clb_servers, &slot->member);
+}
+
+#endif

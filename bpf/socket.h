@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The record of a connected socket: made at connect, cleared at the next one, freed with the socket. */
+#ifndef CLB_SOCKET_H
+#define CLB_SOCKET_H
+
+#include "schedule.h"
+
+#define CLB_PROTOCOL_TCP 6
+#define CLB_PROTOCOL_UDP 17
+
+static __always_inline void clb_add_active(const struct clb_member *member, int change)
+{
+	struct clb_server *server = clb_lookup(clb_servers, member);
+
+	if (server)
+		__sync_fetch_and_add(&server->active, change);
+}
+
+static __always_inline int clb_same_peer(const struct clb_member *member, const __be32 *address, __be16 port)
+{
+	return member->port && member->port == port && member->address[3] == address[3] &&
+	       member->address[0] == address[0] && member->address[1] == address[1] && member->address[2] == address[2];
+}
+
+/* Forget where a socket was sent, because it connects anew or is closed. Of a UDP socket this also ends its count, which
+ * for TCP the state of the connection does. */
+CLB_FUNCTION int clb_forget(struct clb_socket *socket)
+{
+	struct clb_member old;
+	int was_active = 0;
+
+	bpf_spin_lock(&socket->lock);
+	old = socket->member;
+	if (old.vip.protocol == CLB_PROTOCOL_UDP) {
+		was_active = socket->active;
+		socket->active = 0;
+	}
+	socket->member.port = 0;
+	bpf_spin_unlock(&socket->lock);
+	if (was_active)
+		clb_add_active(&old, -1);
+	return 0;
+}
+
+/* Remember where a socket is sent. */
+CLB_FUNCTION int clb_remember(struct clb_socket *socket, const struct clb_slot *slot, const struct clb_search *search,
+			      __be16 asked)
+{
+	int counts = (search->flags & CLB_COUNT_ACTIVE) != 0;
+	int is_udp = search->vip.protocol == CLB_PROTOCOL_UDP;
+
+	bpf_spin_lock(&socket->lock);
+	socket->member = slot->member;
+	socket->asked = asked;
+	socket->priority = slot->priority;
+	socket->counts = counts;
+	socket->watched = search->eject_after != 0;
+	socket->closing = 0;
+	socket->traced = 0;
+	socket->active = is_udp && counts;
+	bpf_spin_unlock(&socket->lock);
+	if (is_udp && counts)
+		clb_add_active(&slot->member, 1);
+	return 0;
+}
+
+#endif

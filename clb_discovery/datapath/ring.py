@@ -1,0 +1,74 @@
+"""Reading a BPF ring buffer: memory that is shared with the kernel (Documentation/bpf/ringbuf.rst)."""
+
+from __future__ import annotations
+
+import mmap
+import select
+import struct
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Final, Self
+
+_BUSY: Final = 1 << 31
+_DISCARDED: Final = 1 << 30
+_HEADER: Final = 8
+_POSITION: Final = struct.Struct("=Q")
+_LENGTH: Final = struct.Struct("=I")
+
+
+class Ring:
+    """The one reader of a ring buffer.
+
+    The first page holds how far we have read, the second how far programs have written; the data follow, mapped twice
+    in a row so that no record is broken at the end.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        """Map a ring buffer.
+
+        :param fd: of the map; it has to stay open.
+        :param size: bytes of data, a power of two.
+        """
+        page = mmap.PAGESIZE
+        self._size = size
+        self._read = mmap.mmap(fd, page)
+        self._written = mmap.mmap(fd, page + 2 * size, prot=mmap.PROT_READ, offset=page)
+        self._poll = select.epoll()
+        self._poll.register(fd, select.EPOLLIN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._poll.close()
+        self._read.close()
+        self._written.close()
+
+    def skip(self) -> None:
+        """Pass over everything that was written until now."""
+        for _ in self._records():
+            pass
+
+    def records(self, timeout: float) -> Iterator[bytes]:
+        """Wait for records, and return those that are there.
+
+        :param timeout: seconds to wait at most.
+        """
+        self._poll.poll(timeout)
+        yield from self._records()
+
+    def _records(self) -> Iterator[bytes]:
+        position = _POSITION.unpack_from(self._read)[0]
+        while position < _POSITION.unpack_from(self._written)[0]:
+            start = mmap.PAGESIZE + position % self._size
+            length = _LENGTH.unpack_from(self._written, start)[0]
+            if length & _BUSY:
+                return
+            size = length & ~_DISCARDED
+            data = self._written[start + _HEADER : start + _HEADER + size]
+            position += _HEADER + (size + 7) // 8 * 8
+            _POSITION.pack_into(self._read, 0, position)
+            if not length & _DISCARDED:
+                yield data

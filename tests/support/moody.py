@@ -1,0 +1,61 @@
+"""Servers that accept, refuse or stay silent, as the test tells them, without ever giving up their port."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+
+class MoodyServer:
+    """A TCP server on one address that accepts at first."""
+
+    def __init__(self, host: str) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._held = ExitStack()
+        self._sock = self._held.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        with socket.socket(family, socket.SOCK_STREAM) as scout:
+            scout.bind((host, 0))
+            self.target: tuple[str, int] = scout.getsockname()[:2]
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or its own connections would keep it out
+        self._sock.bind(self.target)  # by number, or the kernel would give the port up with the listening
+        self.name = f"[{host}]:{self.target[1]}" if ":" in host else f"{host}:{self.target[1]}"
+        self.accept()
+
+    def close(self) -> None:
+        """Close the server and every connection that it has accepted."""
+        self._held.close()
+
+    def accept(self) -> None:
+        """Let the kernel accept from now on."""
+        self._sock.listen(4096)
+
+    def refuse(self) -> None:
+        """Answer with a reset from now on, since nothing listens; connections that nobody has taken are reset too."""
+        self._sock.shutdown(socket.SHUT_RDWR)
+
+    def fall_silent(self) -> None:
+        """Answer nothing from now on: the kernel drops each SYN while the queue of those to be accepted is full."""
+        self._sock.listen(0)
+        self._sock.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                self._held.enter_context(self._sock.accept()[0])
+        self._held.enter_context(socket.create_connection(self.target, timeout=5))
+
+    def take(self) -> socket.socket:
+        """Return the connection that has waited longest; it is closed with the server."""
+        self._sock.settimeout(5)
+        return self._held.enter_context(self._sock.accept()[0])
+
+
+@contextmanager
+def moody_servers(*hosts: str) -> Iterator[list[MoodyServer]]:
+    """Run a server on each host, on a port of its own."""
+    with ExitStack() as stack:
+        servers = []
+        for host in hosts:
+            server = MoodyServer(host)
+            stack.callback(server.close)
+            servers.append(server)
+        yield servers

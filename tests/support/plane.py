@@ -1,0 +1,118 @@
+"""A loaded data plane under the test's own hand: publish virtual servers, and read what the kernel counts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from clb_discovery.core import layout, selftest
+from clb_discovery.core.address import format_endpoint, parse_address
+from clb_discovery.core.layout import FEATURE_LOOP, Server
+from clb_discovery.core.model import Algorithm, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.core.plan import plan
+from clb_discovery.core.spec import parse_vip
+from clb_discovery.datapath import bpf, libbpf, loader, probe
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.runtime import Instance
+from tests.support.cgroups import made_cgroup
+from tests.support.sockets import SocketMaker, socket_maker
+
+OBJECTS: Final = ("full", "floor") if probe.features() & FEATURE_LOOP else ("floor",)
+"""The shipped objects that this kernel can load, the one that it loads by itself first."""
+
+NO_TRACKING: Final = Tracking(active=False, eject_after=0)
+
+
+class Plane:
+    """The data plane of an instance, attached to one cgroup, and a client in that cgroup."""
+
+    def __init__(self, instance: str, cgroup: Path, maps: Maps, client: SocketMaker) -> None:
+        self.instance = instance
+        self.pins = Pins(instance)
+        self.cgroup = cgroup
+        self.client = client
+        self._maps = maps
+
+    def clear(self) -> None:
+        """Close the client's sockets and forget all virtual servers with what was counted of them."""
+        self.client.close()
+        self.publish()
+
+    def publish(self, *desired: VirtualServer) -> None:
+        """Make these the only virtual servers."""
+        wanted = selftest.virtual_servers(self.instance) | {server.vip: server for server in desired}
+        with Instance(self.instance).held():
+            self._maps.apply(plan(self._maps.read(), wanted, complete=True).steps)
+
+    def servers(self, vip: str) -> dict[str, Server]:
+        """Return what the kernel has counted of each real server of a virtual server, by name."""
+        key = layout.pack_vip(parse_vip(vip))
+        members = ((layout.unpack_member(member), server) for member, server in self._maps.servers().items())
+        return {format_endpoint(address, port): server for (of, address, port), server in members if of == key and port}
+
+    def connects(self, vip: str) -> dict[str, int]:
+        """Return how many connects each real server was sent."""
+        return {name: server.connects for name, server in self.servers(vip).items()}
+
+    def active(self, vip: str) -> dict[str, int]:
+        """Return how many connections each real server has."""
+        return {name: server.active for name, server in self.servers(vip).items()}
+
+    def ejected(self, vip: str) -> set[str]:
+        """Return the real servers that are left out, or wait for a probe."""
+        return {name for name, server in self.servers(vip).items() if server.ejected_until}
+
+
+@contextmanager
+def loaded_plane(which: str) -> Iterator[Plane]:
+    """Load one of `OBJECTS` for an instance and a cgroup that nobody else has; nothing is left of them in the end."""
+    instance = f"test-{uuid4().hex[:8]}"
+    pins = Pins(instance)
+    with ExitStack() as stack:
+        cgroup = stack.enter_context(made_cgroup())
+        stack.callback(loader.unload, pins)
+        loader.load(pins, cgroup)
+        if which != OBJECTS[0]:
+            _replace_programs(pins)
+        maps = stack.enter_context(Maps(pins))
+        yield Plane(instance, cgroup, maps, stack.enter_context(socket_maker(cgroup)))
+
+
+def _replace_programs(pins: Pins) -> None:
+    for name, program in libbpf.load_object(pins, full=False).items():
+        link = bpf.open_pin(pins.link(name))
+        bpf.link_update(link, program)
+        os.close(link)
+        os.close(program)
+
+
+def virtual_server(
+    vip: str,
+    servers: Sequence[str | RealServer],
+    algorithm: Algorithm = Algorithm.RANDOM,
+    tracking: Tracking = NO_TRACKING,
+) -> VirtualServer:
+    """Return a virtual server with these real servers.
+
+    :param servers: each by name, for weight 1 and priority 0, or as `real` makes it.
+    """
+    pool = tuple(sorted(real(server) if isinstance(server, str) else server for server in servers))
+    return VirtualServer(parse_vip(vip), "test", "test:by-hand", algorithm, pool, tracking)
+
+
+def real(name: str, weight: int = 1, priority: int = 0) -> RealServer:
+    """Return a real server by name, `127.0.0.1:80` or `[::1]:80`."""
+    host, _, port = name.rpartition(":")
+    return RealServer(priority, parse_address(host.strip("[]")), int(port), weight)
+
+
+def target_of(vip: str) -> tuple[str, int]:
+    """Return what an application connects to."""
+    parsed: Vip = parse_vip(vip)
+    host, _, _ = format_endpoint(parsed.address, parsed.port).rpartition(":")
+    return host.strip("[]"), parsed.port

@@ -1,0 +1,111 @@
+"""Sockets that belong to a cgroup, in the hands of the test itself.
+
+The kernel runs a cgroup's programs for the sockets that were made in it, whoever uses them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.programs.socket_maker import MOST, REQUEST
+from tests.support.cgroups import inside
+
+Target = tuple[str, int]
+"""Address and port to connect to."""
+
+RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER: a close is a reset."""
+
+
+class SocketMaker:
+    """Makes sockets in a cgroup; those that are still open at the end are closed then."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._made = ExitStack()
+
+    def close(self) -> None:
+        """Close every socket that is still open."""
+        self._made.close()
+
+    def make(self, target: Target, count: int = 1, *, udp: bool = False) -> list[socket.socket]:
+        """Make sockets of the target's family, which block for five seconds at most."""
+        family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+        kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
+        made: list[socket.socket] = []
+        while len(made) < count:
+            self._control.send(REQUEST.pack(family, kind, min(MOST, count - len(made))))
+            message, fds, _, _ = socket.recv_fds(self._control, 16, MOST)
+            assert (message, self._control.recv(16)) == (b"made", b"yours")
+            made += [self._made.enter_context(socket.socket(fileno=fd)) for fd in fds]
+        for sock in made:
+            sock.settimeout(5)
+        return made
+
+    def connected(self, target: Target, count: int = 1, *, udp: bool = False) -> list[socket.socket]:
+        """Make sockets and connect one after the other, each of which has to succeed."""
+        made = self.make(target, count, udp=udp)
+        for sock in made:
+            sock.connect(target)
+        return made
+
+    def dial(self, target: Target, times: int = 1) -> list[str]:
+        """Connect and reset some times, over TCP; return how each connect ended, as `outcome` does."""
+        outcomes = []
+        for sock in self.make(target, times):
+            outcomes.append(outcome(sock, target))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            sock.close()
+        return outcomes
+
+
+@contextmanager
+def socket_maker(cgroup: Path) -> Iterator[SocketMaker]:
+    """Make sockets in the cgroup while the block runs."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here, there:
+        here.settimeout(20)
+        command = inside(cgroup, [sys.executable, "-m", "tests.programs.socket_maker", str(there.fileno())])
+        process = subprocess.Popen(command, pass_fds=[there.fileno()])
+        there.close()
+        maker = SocketMaker(here)
+        try:
+            yield maker
+        finally:
+            maker.close()
+            here.close()
+            assert process.wait(timeout=20) == 0
+
+
+def outcome(sock: socket.socket, target: Target) -> str:
+    """Connect; return how it ended, `ok` or the errno's name."""
+    try:
+        sock.connect(target)
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, str(error))
+    return "ok"
+
+
+@contextmanager
+def on_one_cpu() -> Iterator[None]:
+    """Keep this process on one CPU while the block runs."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def names(targets: Sequence[Target]) -> list[str]:
+    """Return the targets as people write them."""
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in targets]
