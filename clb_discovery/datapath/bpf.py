@@ -262,6 +262,12 @@ def program_id(program: int) -> int:
     return int(number)
 
 
+def program_time(program: int) -> int:
+    """Return the nanoseconds that a program has run for, while kernel.bpf_stats_enabled was on."""
+    (nanoseconds,) = struct.unpack_from("=Q", _info(program, 224), 192)  # bpf_prog_info.run_time_ns
+    return int(nanoseconds)
+
+
 def map_sizes(map_: int) -> tuple[int, int]:
     """Return key size and value size of a map, in bytes."""
     _, _, key_size, value_size = struct.unpack_from("=IIII", _info(map_, 64), 0)

@@ -20,7 +20,7 @@ def _instruction(code: int, destination: int = 0, immediate: int = 0) -> bytes:
 
 
 _MOVE, _CALL, _EXIT = 0xB7, 0x85, 0x95
-_ALLOW: Final = _instruction(_MOVE, 0, 1) + _instruction(_EXIT)
+ALLOW: Final = _instruction(_MOVE, 0, 1) + _instruction(_EXIT)
 _REFUSE_WITH_ERRNO: Final = (
     _instruction(_MOVE, 1, -errno.ECONNREFUSED)
     + _instruction(_CALL, 0, _SET_RETVAL)
@@ -45,7 +45,7 @@ def require_hooks() -> None:
     """
     for attach_type in bpf.AttachType:
         try:
-            os.close(bpf.load_program(_ALLOW, attach_type))
+            os.close(bpf.load_program(ALLOW, attach_type))
         except PermissionError as error:
             raise HostError(
                 "not allowed to load BPF programs; run as root, or with CAP_BPF and CAP_NET_ADMIN"
