@@ -28,8 +28,8 @@ from clb_discovery.runtime import Instance
 from tests.support.cgroups import made_cgroup
 
 INSTANCE: Final = "bench-hooks"
-CONNECTS: Final = 2_000
-ROUNDS: Final = 15
+CONNECTS: Final = 100
+ROUNDS: Final = 200
 STATS: Final = Path("/proc/sys/kernel/bpf_stats_enabled")
 LINGER: Final = struct.pack("ii", 1, 0)
 LEAN: Final = Tracking(active=False, eject_after=0)

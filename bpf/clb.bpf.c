@@ -33,10 +33,8 @@ static __always_inline int clb_is_balanced(const struct bpf_sock_addr *ctx)
 	return ctx->protocol == CLB_PROTOCOL_TCP || ctx->protocol == CLB_PROTOCOL_UDP;
 }
 
-static __always_inline void clb_count(const struct clb_slot *slot)
+static __always_inline void clb_count(struct clb_server *server)
 {
-	struct clb_server *server = clb_server_of(slot);
-
 	if (server)
 		__sync_fetch_and_add(&server->connects, 1);
 }
@@ -54,7 +52,7 @@ static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, s
 	slot = clb_is_balanced(ctx) ? clb_schedule(search) : 0;
 	if (!slot)
 		return 0;
-	clb_count(slot);
+	clb_count(search->server);
 	if (clb_refuses(slot)) {
 		if (clb_somebody_listens())
 			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
@@ -127,7 +125,7 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 	slot = clb_schedule(search);
 	if (!slot)
 		return 0;
-	clb_count(slot);
+	clb_count(search->server);
 	*server = slot->member;
 	if (peers && !clb_refuses(slot))
 		clb_add_peer(peers, &asked, server);

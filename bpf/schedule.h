@@ -23,6 +23,7 @@ struct clb_search {
 	__u32 eject_after;
 	__u32 eject_first_ms;
 	__u32 zero;
+	struct clb_server *server; /* of the slot that was chosen */
 };
 
 /* A uniform number below bound, from 32 random bits, without a division. */
@@ -194,10 +195,15 @@ static __always_inline struct clb_slot *clb_schedule(struct clb_search *search)
 			search->vip.port = 0;
 		slot = clb_draw_from(search);
 	}
+	if (!slot)
+		return 0;
+	search->server = clb_server_of(slot);
 	/* Where ejection has been switched off nobody would learn what became of a probe. */
-	if (!slot || !search->eject_after || clb_takes(clb_server_of(slot), search->eject_first_ms))
+	if (!search->eject_after || clb_takes(search->server, search->eject_first_ms))
 		return slot;
-	return clb_elsewhere(search);
+	slot = clb_elsewhere(search);
+	search->server = slot ? clb_server_of(slot) : 0;
+	return slot;
 }
 
 #endif
