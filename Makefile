@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test lint build test-fresh clean
+.PHONY: help demo test lint build test-fresh bench-hooks clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -26,6 +26,10 @@ build: ## build the wheel and the sdist into dist/
 
 test-fresh: ## run demo and test in bare Debian 12 and 13 roots (root, or through sudo)
 	@$(AS_ROOT) scripts/test-fresh
+
+bench-hooks: ## measure what the programs cost a connect (root, or through sudo)
+	@scripts/setup test
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.hooks
 
 clean: ## remove everything that the targets made, .venv included
 	@$(AS_ROOT) rm -rf .venv .cache dist clb_discovery/_bpf .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,8 +1,8 @@
 """What the programs cost: nanoseconds of all hooks for a TCP connect, from connect to close.
 
-The kernel's own statistics (kernel.bpf_stats_enabled) give the time of every program; its clock reads cost about 25 ns a
-run, so an empty program on each hook, measured in the same rounds, is taken off. Cases are interleaved, and the median
-of the rounds is printed with its quartiles. Run as root: python -m benchmarks.hooks
+The kernel's own statistics (kernel.bpf_stats_enabled) give the time of every program; its clock reads cost about 25 ns
+a run, so an empty program on each hook, measured in the same rounds, is taken off. Cases are interleaved, and the median
+of the rounds is printed with its quartiles. Run as root: make bench-hooks
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def empty_programs(cgroup: Path) -> Iterator[list[int]]:
     """Attach an empty program to every hook; yield their descriptors."""
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     programs = [bpf.load_program(probe.ALLOW, hook) for hook in PROGRAMS.values()]
-    links = [bpf.link_create(program, directory, hook) for program, hook in zip(programs, PROGRAMS.values(), strict=True)]
+    links = [
+        bpf.link_create(program, directory, hook) for program, hook in zip(programs, PROGRAMS.values(), strict=True)
+    ]
     try:
         yield programs
     finally:

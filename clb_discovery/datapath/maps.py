@@ -76,6 +76,10 @@ class Maps:
         """Let programs report connects until then: nanoseconds of CLOCK_MONOTONIC, 0 for no longer."""
         bpf.update(self._fds[Map.LISTENER], layout.INFO_KEY, struct.pack("=Q", moment))
 
+    def is_heard(self) -> bool:
+        """Tell whether programs have somebody to report to, unless that has ended without a word."""
+        return bpf.lookup(self._fds[Map.LISTENER], layout.INFO_KEY, 8) != bytes(8)
+
     def info(self) -> Info | None:
         """Return what the loader wrote, or None where a load was cut off before it did."""
         data = bpf.lookup(self._fds[Map.INFO], layout.INFO_KEY, layout.INFO.size)

@@ -1,0 +1,102 @@
+"""`trace` on the real kernel: every connect with whose it is and what became of it, and no cost without a listener."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clb_discovery.datapath.maps import Maps
+from tests.support.cgroups import run_inside
+from tests.support.listeners import listening
+from tests.support.plane import OBJECTS, Plane, loaded_plane, virtual_server
+from tests.support.process import free_port, running, wait_until
+from tests.support.sidecar import COMMAND, clb
+
+
+@pytest.fixture
+def plane() -> Iterator[Plane]:
+    """Load the data plane."""
+    with loaded_plane(OBJECTS[0]) as loaded:
+        yield loaded
+
+
+@contextmanager
+def tracing(plane: Plane, output: Path, *options: str) -> Iterator[None]:
+    """Run `trace` until the block is left, and wait until programs report."""
+    with (
+        running([*COMMAND, "trace", "--instance", plane.instance, *options], output) as process,
+        Maps(plane.pins) as maps,
+    ):
+        wait_until(maps.is_heard, "somebody listens")
+        yield
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=10)
+
+
+def lines(output: Path) -> list[dict[str, Any]]:
+    """Return what `trace --json` has printed."""
+    return [json.loads(line) for line in output.read_text().splitlines() if line.endswith("}")]
+
+
+def dial(plane: Plane, address: str, port: int) -> None:
+    """Connect with an ordinary program, whatever comes of it."""
+    run_inside(plane.cgroup, "redis-cli", "-h", address, "-p", str(port), "ping")
+
+
+def test_every_connect_is_told(plane: Plane, tmp_path: Path) -> None:
+    """A success, a failure and a refusal come with process, command, cgroup, VIP, real server and latency."""
+    output = tmp_path / "trace"
+    dead = free_port()
+    with listening("127.0.0.1") as (server,), tracing(plane, output, "--json"):
+        plane.publish(
+            virtual_server("10.64.0.1:80", [server.name]),
+            virtual_server("10.64.0.2:80", [f"127.0.0.1:{dead}"]),
+            virtual_server("10.64.0.3:80", []),
+        )
+        run_inside(plane.cgroup, "/bin/sh", "-c", "timeout 1 redis-cli -h 10.64.0.1 -p 80 ping")
+        dial(plane, "10.64.0.2", 80)
+        dial(plane, "10.64.0.3", 80)
+        wait_until(lambda: len({line["outcome"] for line in lines(output)}) == 3, "all three outcomes are told")
+    told = {line["outcome"]: line for line in lines(output)}
+    assert told["established"]["real_server"] == server.name
+    assert told["failed"]["real_server"] == f"127.0.0.1:{dead}"
+    assert told["refused"]["real_server"] is None
+    assert {line["virtual_server"] for line in told.values()} == {"10.64.0.1:80", "10.64.0.2:80", "10.64.0.3:80"}
+    for line in told.values():
+        assert line["command"] == "redis-cli"
+        assert line["pid"] > 0
+        assert line["cgroup"] == f"/{plane.cgroup.name}"
+    assert told["established"]["latency_ms"] > 0
+    assert told["failed"]["latency_ms"] > 0
+    assert told["refused"]["latency_ms"] is None
+
+
+def test_only_one_traces(plane: Plane, tmp_path: Path) -> None:
+    """A second trace is told who the first is, and the first goes on."""
+    with tracing(plane, tmp_path / "trace"):
+        second = clb("trace", "--instance", plane.instance)
+    assert second.returncode == 4
+    assert second.stderr.count("\n") == 1
+    assert "it is the one that traces" in second.stderr
+
+
+def test_nothing_is_reported_to_nobody(plane: Plane, tmp_path: Path) -> None:
+    """Without a listener, and after one has ended, connects leave nothing in the ring buffer."""
+    with tracing(plane, tmp_path / "trace"):
+        pass
+    with listening("127.0.0.1") as (server,):
+        plane.publish(virtual_server("10.64.0.1:80", [server.name]))
+        run_inside(plane.cgroup, "/bin/sh", "-c", "timeout 1 redis-cli -h 10.64.0.1 -p 80 ping")
+    with Maps(plane.pins) as maps:
+        assert not maps.is_heard()
+    output = tmp_path / "later"
+    with tracing(plane, output, "--json"):
+        dial(plane, "10.64.0.1", 80)
+        wait_until(lambda: bool(lines(output)), "the new connect is told")
+    assert all(line["outcome"] == "failed" for line in lines(output))
