@@ -33,12 +33,13 @@ static __always_inline int clb_is_balanced(const struct bpf_sock_addr *ctx)
 	return ctx->protocol == CLB_PROTOCOL_TCP || ctx->protocol == CLB_PROTOCOL_UDP;
 }
 
-static __always_inline void clb_count(const struct clb_slot *slot)
+static __always_inline struct clb_server *clb_count(const struct clb_slot *slot)
 {
 	struct clb_server *server = clb_server_of(slot);
 
 	if (server)
 		__sync_fetch_and_add(&server->connects, 1);
+	return server;
 }
 
 /* connect(2). Returns the slot that the socket is sent to, 0 where it is none of ours. */
@@ -47,6 +48,7 @@ static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, s
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_socket *socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
 	__be16 asked = search->vip.port;
+	struct clb_server *server;
 	struct clb_slot *slot;
 
 	if (socket && socket->member.port)
@@ -54,7 +56,7 @@ static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, s
 	slot = clb_is_balanced(ctx) ? clb_schedule(search) : 0;
 	if (!slot)
 		return 0;
-	clb_count(slot);
+	server = clb_count(slot);
 	if (clb_refuses(slot)) {
 		if (clb_somebody_listens())
 			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
@@ -63,7 +65,7 @@ static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, s
 	if (!socket && sk)
 		socket = clb_of_socket(clb_sockets, sk, BPF_SK_STORAGE_GET_F_CREATE);
 	if (socket)
-		clb_remember(socket, slot, search, asked);
+		clb_remember(socket, slot, server, search, asked);
 	if (clb_somebody_listens()) {
 		clb_report_decision(ctx, &slot->member, CLB_EVENT_SENT);
 		if (socket) {
@@ -237,10 +239,8 @@ static __always_inline void clb_leaves(struct bpf_sock_ops *ctx)
 
 	if (!socket || !socket->member.port || !(socket->counts || socket->watched || socket->traced))
 		return;
-	if (socket->counts) {
-		clb_add_active(&socket->member, 1);
-		socket->active = 1;
-	}
+	if (socket->counts)
+		socket->active = clb_add_active(&socket->member, socket->began, 1);
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
@@ -249,7 +249,7 @@ static __always_inline void clb_ends(struct clb_socket *socket)
 	if (!socket->active)
 		return;
 	socket->active = 0;
-	clb_add_active(&socket->member, -1);
+	clb_add_active(&socket->member, socket->began, -1);
 }
 
 CLB_FUNCTION int clb_arrives(struct bpf_sock_ops *ctx, struct clb_socket *socket)
