@@ -1,8 +1,8 @@
 """What the programs cost: nanoseconds of all hooks for a TCP connect, from connect to close.
 
 The kernel's own statistics (kernel.bpf_stats_enabled) give the time of every program; its clock reads cost about 25 ns
-a run, so an empty program on each hook, measured in the same rounds, is taken off. Cases are interleaved, and the median
-of the rounds is printed with its quartiles. Run as root: make bench-hooks
+a run, so an empty program on each hook, measured in the same rounds, is taken off. Cases are interleaved, and the
+median of the rounds is printed with its quartiles. Run as root: make bench-hooks
 """
 
 from __future__ import annotations

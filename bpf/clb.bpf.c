@@ -235,10 +235,8 @@ static __always_inline void clb_leaves(struct bpf_sock_ops *ctx)
 
 	if (!socket || !socket->member.port || !(socket->counts || socket->watched || socket->traced))
 		return;
-	if (socket->counts) {
-		clb_add_active(&socket->member, 1);
-		socket->active = 1;
-	}
+	if (socket->counts)
+		socket->active = clb_add_active(&socket->member, socket->began, 1);
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
@@ -247,7 +245,7 @@ static __always_inline void clb_ends(struct clb_socket *socket)
 	if (!socket->active)
 		return;
 	socket->active = 0;
-	clb_add_active(&socket->member, -1);
+	clb_add_active(&socket->member, socket->began, -1);
 }
 
 CLB_FUNCTION int clb_arrives(struct bpf_sock_ops *ctx, struct clb_socket *socket)

@@ -136,17 +136,19 @@ struct clb_server {
 	__u64 failures;      /* connects that it refused, or did not answer in time */
 	__u64 ejected_until; /* when it may be probed; 0: it is not ejected */
 	__u64 recovered_at;  /* when it last came back from an ejection; 0: never */
+	__u64 began;         /* when it was first sent a connection that counts as active; 0: never */
 	__u32 active;        /* TCP connections from SYN_SENT until they leave ESTABLISHED, and connected UDP sockets */
 	__u32 in_row;        /* failures since the last success */
 	__u32 ejections;     /* in close succession: ejected_until doubles with each */
 	__u32 probing;       /* 1: a connect has been sent to find out whether it works again */
-	struct bpf_spin_lock lock; /* of ejected_until, recovered_at, ejections and probing */
+	struct bpf_spin_lock lock; /* of ejected_until, recovered_at, began, ejections and probing */
 	__u32 zero;
 };
 
 /* Where a connected socket was sent. */
 struct clb_socket {
 	struct clb_member member; /* port 0: it is none of ours */
+	__u64 began;              /* of its server: another server of the same member does not know this connection */
 	__u64 started;            /* when, if it is traced */
 	__be16 asked;             /* the port that the application asked for, which a wildcard VIP lacks */
 	__u16 priority;           /* of the slot, to find its tier again */
@@ -205,8 +207,8 @@ _Static_assert(sizeof(struct clb_virtual) == 32, "clb_virtual");
 _Static_assert(sizeof(struct clb_place) == 16, "clb_place");
 _Static_assert(sizeof(struct clb_member) == 40, "clb_member");
 _Static_assert(sizeof(struct clb_slot) == 64, "clb_slot");
-_Static_assert(sizeof(struct clb_server) == 56, "clb_server");
-_Static_assert(sizeof(struct clb_socket) == 64, "clb_socket");
+_Static_assert(sizeof(struct clb_server) == 64, "clb_server");
+_Static_assert(sizeof(struct clb_socket) == 72, "clb_socket");
 _Static_assert(sizeof(struct clb_peers) == 200, "clb_peers");
 _Static_assert(sizeof(struct clb_event) == 96, "clb_event");
 _Static_assert(sizeof(struct clb_label) == 528, "clb_label");

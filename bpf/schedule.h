@@ -8,6 +8,9 @@
 /* How often each of the exact and the wildcard port is looked up behind a known address: an element that is being
  * replaced can be missed once (see clb.h), and twice in a row would take two replacements within one look-up. */
 #define CLB_TRIES 2
+/* The load of a server that is kept away: above any real one, and within 64 bits times any weight. */
+#define CLB_OVERLOADED (1ULL << 39)
+
 /* Draws in a tier before it is looked through. */
 #define CLB_DRAWS 4
 
@@ -63,19 +66,22 @@ static __always_inline struct clb_slot *clb_round_robin(struct clb_search *searc
 	return slot;
 }
 
+/* Active connections of a slot's server, which are beyond compare while it is kept away. */
+static __always_inline __u64 clb_load(const struct clb_slot *slot)
+{
+	struct clb_server *server = clb_server_of(slot);
+
+	if (!server)
+		return 0;
+	return clb_is_out(server) ? CLB_OVERLOADED : server->active;
+}
+
 /* Active connections per weight of a are at most b's. Of two that are equal the first drawn wins, so that where all are
  * idle the draw alone decides, which follows the weights. */
-static __always_inline int clb_is_less_loaded(struct clb_slot *a, struct clb_slot *b)
+static __always_inline int clb_is_less_loaded(const struct clb_slot *a, const struct clb_slot *b)
 {
-	struct clb_server *load_a = clb_server_of(a), *load_b = clb_server_of(b);
-
-	if (!load_a || !load_b || clb_is_out(load_b))
-		return 1;
-	if (clb_is_out(load_a))
-		return 0;
 	/* A weight of 0 is a very small one (RFC 2782). */
-	return (__u64)load_a->active * (b->weight ? b->weight * 256 : 1) <=
-	       (__u64)load_b->active * (a->weight ? a->weight * 256 : 1);
+	return clb_load(a) * (b->weight ? b->weight * 256 : 1) <= clb_load(b) * (a->weight ? a->weight * 256 : 1);
 }
 
 /* The power of two choices (Mitzenmacher 2001), drawn by weight. */
@@ -130,7 +136,7 @@ static __always_inline struct clb_slot *clb_from_tier(struct clb_search *search)
 	int draw;
 
 	for (draw = 0; draw < CLB_DRAWS; draw++) {
-		slot = clb_draw(search);
+		slot = clb_random(search); /* by weight, whatever the scheduler: less to verify */
 		if (slot && clb_takes(clb_server_of(slot), search->eject_first_ms))
 			return slot;
 	}

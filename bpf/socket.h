@@ -8,12 +8,31 @@
 #define CLB_PROTOCOL_TCP 6
 #define CLB_PROTOCOL_UDP 17
 
-static __always_inline void clb_add_active(const struct clb_member *member, int change)
+/* When a server was first sent a connection. It tells the server from an earlier one of the same member, which has been
+ * removed since, and whose connections were never added to this one's. */
+static __always_inline __u64 clb_began(struct clb_server *server)
+{
+	__u64 now;
+
+	if (!server->began) {
+		now = bpf_ktime_get_ns();
+		bpf_spin_lock(&server->lock);
+		if (!server->began)
+			server->began = now;
+		bpf_spin_unlock(&server->lock);
+	}
+	return server->began;
+}
+
+/* Change the count of the server that began then. Returns whether it is still there. */
+static __always_inline int clb_add_active(const struct clb_member *member, __u64 began, int change)
 {
 	struct clb_server *server = clb_lookup(clb_servers, member);
 
-	if (server)
-		__sync_fetch_and_add(&server->active, change);
+	if (!server || server->began != began)
+		return 0;
+	__sync_fetch_and_add(&server->active, change);
+	return 1;
 }
 
 static __always_inline int clb_same_peer(const struct clb_member *member, const __be32 *address, __be16 port)
@@ -28,9 +47,11 @@ CLB_FUNCTION int clb_forget(struct clb_socket *socket)
 {
 	struct clb_member old;
 	int was_active = 0;
+	__u64 began;
 
 	bpf_spin_lock(&socket->lock);
 	old = socket->member;
+	began = socket->began;
 	if (old.vip.protocol == CLB_PROTOCOL_UDP) {
 		was_active = socket->active;
 		socket->active = 0;
@@ -38,7 +59,7 @@ CLB_FUNCTION int clb_forget(struct clb_socket *socket)
 	socket->member.port = 0;
 	bpf_spin_unlock(&socket->lock);
 	if (was_active)
-		clb_add_active(&old, -1);
+		clb_add_active(&old, began, -1);
 	return 0;
 }
 
@@ -46,11 +67,14 @@ CLB_FUNCTION int clb_forget(struct clb_socket *socket)
 CLB_FUNCTION int clb_remember(struct clb_socket *socket, const struct clb_slot *slot, const struct clb_search *search,
 			      __be16 asked)
 {
-	int counts = (search->flags & CLB_COUNT_ACTIVE) != 0;
+	struct clb_server *server = search->server;
+	int counts = server && (search->flags & CLB_COUNT_ACTIVE);
+	__u64 began = server && counts ? clb_began(server) : 0;
 	int is_udp = search->vip.protocol == CLB_PROTOCOL_UDP;
 
 	bpf_spin_lock(&socket->lock);
 	socket->member = slot->member;
+	socket->began = began;
 	socket->asked = asked;
 	socket->priority = slot->priority;
 	socket->counts = counts;
@@ -59,8 +83,8 @@ CLB_FUNCTION int clb_remember(struct clb_socket *socket, const struct clb_slot *
 	socket->traced = 0;
 	socket->active = is_udp && counts;
 	bpf_spin_unlock(&socket->lock);
-	if (is_udp && counts)
-		clb_add_active(&slot->member, 1);
+	if (server && counts && is_udp)
+		__sync_fetch_and_add(&server->active, 1);
 	return 0;
 }
 

@@ -92,6 +92,7 @@ SERVER: Final = Record(
     ("failures", "Q"),
     ("ejected_until", "Q"),
     ("recovered_at", "Q"),
+    ("began", "Q"),
     ("active", "I"),
     ("in_row", "I"),
     ("ejections", "I"),
@@ -102,6 +103,7 @@ SERVER: Final = Record(
 SOCKET: Final = Record(
     "clb_socket",
     ("member", "40s"),
+    ("began", "Q"),
     ("started", "Q"),
     ("asked", "2s"),
     ("priority", "H"),
@@ -190,6 +192,7 @@ class Server(NamedTuple):
     failures: int
     ejected_until: int
     recovered_at: int
+    began: int
     active: int
     in_row: int
     ejections: int
