@@ -10,6 +10,7 @@ from typing import Final
 
 from clb_discovery.core.layout import FEATURE_ERRNO, FEATURE_LOOP
 from clb_discovery.datapath import bpf
+from clb_discovery.datapath.pins import PROGRAMS
 from clb_discovery.errors import HostError
 
 _SET_RETVAL: Final = 187  # BPF_FUNC_set_retval, linux/bpf.h
@@ -39,11 +40,11 @@ def raise_memlock_limit() -> None:
 
 
 def require_hooks() -> None:
-    """Make sure that connect hooks of both families exist and that we may use them.
+    """Make sure that every hook exists and that we may use it.
 
     :raises HostError: naming what is missing.
     """
-    for attach_type in bpf.AttachType:
+    for attach_type in PROGRAMS.values():
         try:
             os.close(bpf.load_program(ALLOW, attach_type))
         except PermissionError as error:

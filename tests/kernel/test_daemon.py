@@ -154,18 +154,18 @@ class Interrupting:
         if self._asked == 1:
             return Answer(tuple(self._servers[:-1]))
         if self._asked == 2:
-            await asyncio.to_thread(self._wait_for_a_counter)
+            await asyncio.to_thread(self._wait_for_a_server)
             return Answer(tuple(self._servers))
         await asyncio.Event().wait()
         return Answer(())
 
-    def _wait_for_a_counter(self) -> None:
-        """Counters are what a publication begins with, from the lowest address on."""
+    def _wait_for_a_server(self) -> None:
+        """Servers are what a publication begins with, from the lowest address on."""
         member = layout.pack_member(layout.pack_vip(parse_vip(f"{VIP}:80")), self._servers[0])
-        counters = bpf.open_pin(self._pins.map(Map.COUNTERS))
-        while bpf.lookup(counters, member, layout.COUNTER_SIZE * bpf.possible_cpus()) is None:
+        servers = bpf.open_pin(self._pins.map(Map.SERVERS))
+        while bpf.lookup(servers, member, layout.SERVER.size) is None:
             time.sleep(0.0005)
-        os.close(counters)
+        os.close(servers)
 
 
 async def test_answer_during_a_publication_is_not_lost(instance: str, cgroup: Path) -> None:
@@ -188,7 +188,7 @@ async def test_answer_during_a_publication_is_not_lost(instance: str, cgroup: Pa
 async def running_daemon(instance: str, cgroup: Path, source: Source) -> AsyncIterator[asyncio.Task[None]]:
     """Run the daemon in this process, over a source that is a fake; end it with SIGTERM."""
     service = Service("fake", source.name, (parse_vip(f"{VIP}:80"),))
-    settings = Settings(Pins(instance), cgroup, [service], Policy(), [], once=False)
+    settings = Settings(Pins(instance), cgroup, [service], Policy(), [], reset=False, once=False)
     task = asyncio.create_task(Daemon(settings, {source.name: source}).run())
     try:
         yield task

@@ -57,7 +57,7 @@ def assert_is_status(document: Mapping[str, Any]) -> None:
     _assert_has(document, _DOCUMENT)
     datapath, sidecar = document["datapath"], document["sidecar"]
     _assert_has(datapath, _DATAPATH)
-    assert set(datapath["features"]) == ({"errno"} if datapath["loaded"] else set())
+    assert set(datapath["features"]) == ({"errno", "loop"} if datapath["loaded"] else set())
     assert all(type(feature) is bool for feature in datapath["features"].values())
     assert (datapath["reason"] is None) is datapath["effective"]
     _assert_has(sidecar, _SIDECAR)
