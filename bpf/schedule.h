@@ -25,7 +25,7 @@ struct clb_search {
 	__u32 tier;
 	__u32 eject_after;
 	__u32 eject_first_ms;
-	__u32 zero;
+	__u32 turns; /* taken for this connect, for CLB_ROUND_ROBIN */
 };
 
 /* A uniform number below bound, from 32 random bits, without a division. */
@@ -57,6 +57,7 @@ static __always_inline struct clb_slot *clb_round_robin(struct clb_search *searc
 		return clb_random(search);
 	now = *turn;
 	*turn = now + 1;
+	__sync_fetch_and_add(&search->turns, 1);
 	column = now % search->tier;
 	round = now / search->tier + column;
 	slot = clb_slot_of(&search->vip, &search->place, search->first + column);
@@ -143,6 +144,17 @@ static __always_inline struct clb_slot *clb_from_tier(struct clb_search *search)
 	return walk.found == CLB_NOBODY ? 0 : clb_slot_of(&search->vip, &search->place, walk.found);
 }
 
+/* Give back the turns that found nobody in a tier: a connect takes one in the tier that serves it, or it would always meet
+ * the same servers there. */
+static __always_inline void clb_give_back_turns(struct clb_search *search)
+{
+	__u64 *turn = clb_lookup(clb_turns, &search->vip);
+
+	if (turn)
+		*turn -= search->turns;
+	search->turns = 0;
+}
+
 /* The server that was drawn is ejected: look for another, in its tier, then in the next ones. */
 CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 {
@@ -161,6 +173,7 @@ CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 			break;
 		search->first = slot->first;
 		search->tier = slot->tier;
+		clb_give_back_turns(search);
 	}
 	/* Nobody is left: better to try than to refuse. */
 	search->first = 0;
