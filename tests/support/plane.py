@@ -1,4 +1,4 @@
-"""A loaded data plane under the test's own hand: publish virtual servers as they are, and read what the kernel counts."""
+"""A loaded data plane in the test's own hands: publish virtual servers as they are, and read what the kernel counts."""
 
 from __future__ import annotations
 
