@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The record of a connected socket: made at connect, cleared at the next one, freed with the socket. */
+/* The record of a connected socket: made at connect, cleared at the next one that is not refused, freed with the socket. */
 #ifndef CLB_SOCKET_H
 #define CLB_SOCKET_H
 
