@@ -6,7 +6,6 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +17,9 @@ from tests.support.cgroups import inside
 from tests.support.chisquare import p_value
 from tests.support.listeners import Listener, listening
 from tests.support.moody import MoodyServer, moody_servers
-from tests.support.plane import OBJECTS, Plane, loaded_plane, real, target_of, virtual_server
+from tests.support.plane import HOST, Plane, real, target_of, virtual_server
 from tests.support.process import accepts, free_port, running, wait_until
 from tests.support.sockets import on_one_cpu
-
-VIP4: Final = "10.64.0.1:80"
-VIP6: Final = "[fd00:64::1]:80"
-HOST: Final = {VIP4: "127.0.0.1", VIP6: "::1"}
 
 LEAST_CONN_BOUND: Final = 10
 """How far from ideal least-conn may leave a server, in connections, however many there are.
@@ -36,27 +31,6 @@ times as rare: beyond 10 is less likely than one in 100,000. Random choice is of
 
 FOR_GOOD: Final = Tracking(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
 BRIEFLY: Final = Tracking(eject_first_ms=200, eject_most_ms=200)
-
-
-@pytest.fixture(scope="module", params=OBJECTS)
-def loaded(request: pytest.FixtureRequest) -> Iterator[Plane]:
-    """Load each of the objects that ship."""
-    with loaded_plane(request.param) as found:
-        yield found
-
-
-@pytest.fixture
-def plane(loaded: Plane) -> Iterator[Plane]:
-    """Return a data plane without virtual servers."""
-    yield loaded
-    loaded.clear()
-
-
-@pytest.fixture(params=[VIP4, VIP6])
-def vip(request: pytest.FixtureRequest) -> str:
-    """Return a virtual server of each family."""
-    found: str = request.param
-    return found
 
 
 def taken(servers: list[Listener]) -> list[int]:
