@@ -33,10 +33,13 @@ static __always_inline int clb_is_balanced(const struct bpf_sock_addr *ctx)
 	return ctx->protocol == CLB_PROTOCOL_TCP || ctx->protocol == CLB_PROTOCOL_UDP;
 }
 
-static __always_inline void clb_count(struct clb_server *server)
+static __always_inline struct clb_server *clb_count(const struct clb_search *search)
 {
+	struct clb_server *server = search->server;
+
 	if (server)
 		__sync_fetch_and_add(&server->connects, 1);
+	return server;
 }
 
 /* connect(2). Returns the slot that the socket is sent to, 0 where it is none of ours. */
@@ -45,23 +48,25 @@ static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, s
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_socket *socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
 	__be16 asked = search->vip.port;
+	struct clb_server *server;
 	struct clb_slot *slot;
 
-	if (socket && socket->member.port)
-		clb_forget(socket);
 	slot = clb_is_balanced(ctx) ? clb_schedule(search) : 0;
-	if (!slot)
-		return 0;
-	clb_count(search->server);
-	if (clb_refuses(slot)) {
+	if (slot && clb_refuses(slot)) { /* the socket stays what it is: UDP's may be connected */
+		clb_count(search);
 		if (clb_somebody_listens())
 			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
 		return slot;
 	}
+	if (socket && socket->member.port)
+		clb_forget(socket);
+	if (!slot)
+		return 0;
+	server = clb_count(search);
 	if (!socket && sk)
 		socket = clb_of_socket(clb_sockets, sk, BPF_SK_STORAGE_GET_F_CREATE);
 	if (socket)
-		clb_remember(socket, slot, search, asked);
+		clb_remember(socket, slot, server, search, asked);
 	if (clb_somebody_listens()) {
 		clb_report_decision(ctx, &slot->member, CLB_EVENT_SENT);
 		if (socket) {
@@ -114,8 +119,14 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 	struct clb_server *known;
 	struct clb_slot *slot;
 
-	if (!clb_is_balanced(ctx) || !clb_lookup(clb_addresses, asked.address))
+	if (!clb_is_balanced(ctx))
 		return 0;
+	if (!clb_lookup(clb_addresses, asked.address)) {
+		peers = sk ? clb_of_socket(clb_peers, sk, 0) : 0;
+		if (peers)
+			clb_sends_direct(peers, &asked);
+		return 0;
+	}
 	peers = sk ? clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 	if (peers && clb_known_peer(peers, &asked, server)) {
 		known = clb_lookup(clb_servers, server);
@@ -125,7 +136,7 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 	slot = clb_schedule(search);
 	if (!slot)
 		return 0;
-	clb_count(search->server);
+	clb_count(search);
 	*server = slot->member;
 	if (peers && !clb_refuses(slot))
 		clb_add_peer(peers, &asked, server);
@@ -164,67 +175,74 @@ int clb_sendmsg6(struct bpf_sock_addr *ctx)
 	return CLB_ALLOW;
 }
 
-/* The VIP that an application sees in the place of a real server: of a connected socket its record's, if the address is
- * really the one that the record says, else of the peers it sends to. Returns whether there is one. */
-static __always_inline int clb_seen_as(struct bpf_sock_addr *ctx, const struct clb_vip *real, struct clb_vip *vip)
+/* The VIP that an application sees in the place of a connected socket's peer, if that is really the one that the record
+ * says. Returns whether there is one. */
+static __always_inline int clb_peer_seen_as(struct bpf_sock *sk, const struct clb_vip *real, struct clb_vip *vip)
 {
-	struct bpf_sock *sk = ctx->sk;
 	struct clb_socket *socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
+
+	if (!socket || !clb_same_peer(&socket->member, real->address, real->port))
+		return 0;
+	*vip = socket->member.vip;
+	vip->port = socket->asked;
+	return 1;
+}
+
+/* The VIP that an application sees in the place of where a datagram comes from. Returns whether there is one. */
+static __always_inline int clb_sender_seen_as(struct bpf_sock *sk, const struct clb_vip *real, struct clb_vip *vip)
+{
 	struct clb_peers *peers;
 
-	if (socket && clb_same_peer(&socket->member, real->address, real->port)) {
-		*vip = socket->member.vip;
-		vip->port = socket->asked;
-		return 1;
-	}
-	if (ctx->protocol != CLB_PROTOCOL_UDP || !sk)
+	if (!sk)
 		return 0;
+	if (sk->state == BPF_TCP_ESTABLISHED) /* which is what a connected UDP socket is, too */
+		return clb_peer_seen_as(sk, real, vip);
 	peers = clb_of_socket(clb_peers, sk, 0);
 	return peers && clb_peer_at(peers, real, vip);
-}
-
-static __always_inline int clb_show4(struct bpf_sock_addr *ctx)
-{
-	struct clb_vip real, vip = {};
-
-	clb_read4(ctx, &real);
-	if (clb_seen_as(ctx, &real, &vip))
-		clb_write4(ctx, vip.address, vip.port);
-	return CLB_ALLOW;
-}
-
-static __always_inline int clb_show6(struct bpf_sock_addr *ctx)
-{
-	struct clb_vip real, vip = {};
-
-	clb_read6(ctx, &real);
-	if (clb_seen_as(ctx, &real, &vip))
-		clb_write6(ctx, vip.address, vip.port);
-	return CLB_ALLOW;
 }
 
 CLB_PROGRAM("cgroup/recvmsg4")
 int clb_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return clb_show4(ctx);
+	struct clb_vip real, vip = {};
+
+	clb_read4(ctx, &real);
+	if (clb_sender_seen_as(ctx->sk, &real, &vip))
+		clb_write4(ctx, vip.address, vip.port);
+	return CLB_ALLOW;
 }
 
 CLB_PROGRAM("cgroup/recvmsg6")
 int clb_recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return clb_show6(ctx);
+	struct clb_vip real, vip = {};
+
+	clb_read6(ctx, &real);
+	if (clb_sender_seen_as(ctx->sk, &real, &vip))
+		clb_write6(ctx, vip.address, vip.port);
+	return CLB_ALLOW;
 }
 
 CLB_PROGRAM("cgroup/getpeername4")
 int clb_getpeername4(struct bpf_sock_addr *ctx)
 {
-	return clb_show4(ctx);
+	struct clb_vip real, vip = {};
+
+	clb_read4(ctx, &real);
+	if (clb_peer_seen_as(ctx->sk, &real, &vip))
+		clb_write4(ctx, vip.address, vip.port);
+	return CLB_ALLOW;
 }
 
 CLB_PROGRAM("cgroup/getpeername6")
 int clb_getpeername6(struct bpf_sock_addr *ctx)
 {
-	return clb_show6(ctx);
+	struct clb_vip real, vip = {};
+
+	clb_read6(ctx, &real);
+	if (clb_peer_seen_as(ctx->sk, &real, &vip))
+		clb_write6(ctx, vip.address, vip.port);
+	return CLB_ALLOW;
 }
 
 /* A TCP connect leaves with its SYN: follow its changes of state, where anybody wants to know. */

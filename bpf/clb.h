@@ -45,8 +45,8 @@
  * a lookup that is walking its bucket at that moment; elements of clb_addresses are therefore never replaced, and a
  * look-up in clb_virtual that fails behind a known address is repeated.
  *
- * What a socket's record says is never trusted alone: it is cleared at each connect, and what it says of the peer is
- * compared with the real peer.
+ * What a socket's record says is never trusted alone: it is cleared at each connect that is not refused, and what it says
+ * of the peer is compared with the real peer.
  */
 #ifndef CLB_H
 #define CLB_H
@@ -167,11 +167,12 @@ struct clb_socket {
 struct clb_peer {
 	struct clb_member member; /* port 0: free */
 	__be16 asked;             /* as in clb_socket */
-	__u16 zero[3];
+	__u16 direct;             /* 1: the socket has since sent to the real server by its own address */
+	__u32 used;               /* clb_peers.uses when it was last sent to */
 };
 struct clb_peers {
 	struct clb_peer peer[CLB_PEERS];
-	__u32 next; /* which one is replaced next, modulo CLB_PEERS */
+	__u32 uses; /* grows with each datagram to a VIP */
 	struct bpf_spin_lock lock;
 };
 

@@ -5,6 +5,17 @@
 
 #include "socket.h"
 
+/* Whether a peer stands for this VIP and port, be it through the wildcard. */
+static __always_inline int clb_stands_for(const struct clb_peer *peer, const struct clb_vip *asked)
+{
+	const __be32 *address = peer->member.vip.address;
+
+	return peer->member.port &&
+	       !((address[0] ^ asked->address[0]) | (address[1] ^ asked->address[1]) |
+		 (address[2] ^ asked->address[2]) | (address[3] ^ asked->address[3]) |
+		 (__u32)(peer->asked ^ asked->port));
+}
+
 /* Find the real server that the socket sends to for this VIP and port. Returns whether there is one. */
 CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *asked, struct clb_member *found)
 {
@@ -15,48 +26,77 @@ CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *a
 	for (index = 0; index < CLB_PEERS; index++) {
 		struct clb_peer *peer = &peers->peer[index];
 
-		if (peer->member.port && peer->asked == asked->port &&
-		    peer->member.vip.address[3] == asked->address[3] &&
-		    peer->member.vip.address[0] == asked->address[0] &&
-		    peer->member.vip.address[1] == asked->address[1] &&
-		    peer->member.vip.address[2] == asked->address[2])
+		if (clb_stands_for(peer, asked)) {
 			*found = peer->member;
+			peer->direct = 0;
+			peer->used = ++peers->uses;
+		}
 	}
 	bpf_spin_unlock(&peers->lock);
 	return found->port != 0;
 }
 
-/* Take up a peer, in the place of an older one for the same VIP and port, else of the oldest. */
+/* Take up a peer: in the place of an older one for the same VIP and port, else in a free one, else of the one whose last
+ * use is longest ago. */
 CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *asked, const struct clb_member *member)
 {
-	__u32 place, index;
+	__u32 place = 0, oldest = 0, index;
+	struct clb_peer *peer;
 
 	bpf_spin_lock(&peers->lock);
-	place = peers->next % CLB_PEERS;
 	for (index = 0; index < CLB_PEERS; index++) {
-		struct clb_peer *peer = &peers->peer[index];
+		__u32 age;
 
-		if (peer->asked == asked->port && peer->member.port && clb_same_vip(&peer->member.vip, &member->vip))
+		peer = &peers->peer[index];
+		age = peers->uses - peer->used;
+		if (!peer->member.port)
+			age = 0xfffffffe;
+		if (clb_stands_for(peer, asked))
+			age = 0xffffffff;
+		if (age >= oldest) {
+			oldest = age;
 			place = index;
+		}
 	}
-	if (place == peers->next % CLB_PEERS)
-		peers->next++;
-	peers->peer[place & (CLB_PEERS - 1)].member = *member;
-	peers->peer[place & (CLB_PEERS - 1)].asked = asked->port;
+	peer = &peers->peer[place & (CLB_PEERS - 1)];
+	peer->member = *member;
+	peer->asked = asked->port;
+	peer->direct = 0;
+	peer->used = ++peers->uses;
 	bpf_spin_unlock(&peers->lock);
 	return 0;
 }
 
-/* Find the VIP and port that a datagram from this address is seen as coming from. Returns whether there is one. */
+/* The socket sends to a real server by its own address: until it asks the VIP again, what comes from there is left alone. */
+CLB_FUNCTION int clb_sends_direct(struct clb_peers *peers, const struct clb_vip *to)
+{
+	int index;
+
+	bpf_spin_lock(&peers->lock);
+	for (index = 0; index < CLB_PEERS; index++) {
+		struct clb_peer *peer = &peers->peer[index];
+
+		if (clb_same_peer(&peer->member, to->address, to->port))
+			peer->direct = 1;
+	}
+	bpf_spin_unlock(&peers->lock);
+	return 0;
+}
+
+/* Find the VIP and port that a datagram from this address is seen as coming from: of several with that real server, the
+ * one that was asked last. Returns whether there is one. */
 CLB_FUNCTION int clb_peer_at(struct clb_peers *peers, const struct clb_vip *from, struct clb_vip *vip)
 {
+	__u32 youngest = 0xffffffff, age;
 	int index, found = 0;
 
 	bpf_spin_lock(&peers->lock);
 	for (index = 0; index < CLB_PEERS; index++) {
 		struct clb_peer *peer = &peers->peer[index];
 
-		if (clb_same_peer(&peer->member, from->address, from->port)) {
+		age = peers->uses - peer->used;
+		if (age <= youngest && !peer->direct && clb_same_peer(&peer->member, from->address, from->port)) {
+			youngest = age;
 			*vip = peer->member.vip;
 			vip->port = peer->asked;
 			found = 1;

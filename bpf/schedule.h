@@ -25,7 +25,7 @@ struct clb_search {
 	__u32 tier;
 	__u32 eject_after;
 	__u32 eject_first_ms;
-	__u32 zero;
+	__u32 turns; /* taken for this connect, for CLB_ROUND_ROBIN */
 	struct clb_server *server; /* of the slot that was chosen */
 };
 
@@ -58,6 +58,7 @@ static __always_inline struct clb_slot *clb_round_robin(struct clb_search *searc
 		return clb_random(search);
 	now = *turn;
 	*turn = now + 1;
+	__sync_fetch_and_add(&search->turns, 1);
 	column = now % search->tier;
 	round = now / search->tier + column;
 	slot = clb_slot_of(&search->vip, &search->place, search->first + column);
@@ -136,12 +137,24 @@ static __always_inline struct clb_slot *clb_from_tier(struct clb_search *search)
 	int draw;
 
 	for (draw = 0; draw < CLB_DRAWS; draw++) {
-		slot = clb_random(search); /* by weight, whatever the scheduler: less to verify */
+		/* After the scheduler's own draw by weight alone, which is less to verify. */
+		slot = draw ? clb_random(search) : clb_draw(search);
 		if (slot && clb_takes(clb_server_of(slot), search->eject_first_ms))
 			return slot;
 	}
 	clb_for_each(search->tier, clb_find_taker, &walk);
 	return walk.found == CLB_NOBODY ? 0 : clb_slot_of(&search->vip, &search->place, walk.found);
+}
+
+/* Give back the turns that found nobody in a tier: a connect takes one in the tier that serves it, or it would always meet
+ * the same servers there. */
+static __always_inline void clb_give_back_turns(struct clb_search *search)
+{
+	__u64 *turn = clb_lookup(clb_turns, &search->vip);
+
+	if (turn)
+		*turn -= search->turns;
+	search->turns = 0;
 }
 
 /* The server that was drawn is ejected: look for another, in its tier, then in the next ones. */
@@ -162,6 +175,7 @@ CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 			break;
 		search->first = slot->first;
 		search->tier = slot->tier;
+		clb_give_back_turns(search);
 	}
 	/* Nobody is left: better to try than to refuse. */
 	search->first = 0;

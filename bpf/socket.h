@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The record of a connected socket: made at connect, cleared at the next one, freed with the socket. */
+/* The record of a connected socket: made at connect, cleared at the next one that is not refused, freed with the socket. */
 #ifndef CLB_SOCKET_H
 #define CLB_SOCKET_H
 
@@ -64,10 +64,9 @@ CLB_FUNCTION int clb_forget(struct clb_socket *socket)
 }
 
 /* Remember where a socket is sent. */
-CLB_FUNCTION int clb_remember(struct clb_socket *socket, const struct clb_slot *slot, const struct clb_search *search,
-			      __be16 asked)
+CLB_FUNCTION int clb_remember(struct clb_socket *socket, const struct clb_slot *slot, struct clb_server *server,
+			      const struct clb_search *search, __be16 asked)
 {
-	struct clb_server *server = search->server;
 	int counts = server && (search->flags & CLB_COUNT_ACTIVE);
 	__u64 began = server && counts ? clb_began(server) : 0;
 	int is_udp = search->vip.protocol == CLB_PROTOCOL_UDP;

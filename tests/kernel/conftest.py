@@ -9,8 +9,10 @@ from uuid import uuid4
 
 import pytest
 
+from clb_discovery.datapath import loader
+from clb_discovery.datapath.pins import Pins
 from tests.support.cgroups import made_cgroup
-from tests.support.dataplane import wipe
+from tests.support.plane import OBJECTS, VIP4, VIP6, Plane, loaded_plane
 
 
 @pytest.fixture(autouse=True)
@@ -30,4 +32,24 @@ def instance() -> Iterator[str]:
     """Return the name of an instance that nobody else has; its data plane is removed at the end."""
     name = f"test-{uuid4().hex[:8]}"
     yield name
-    wipe(name)
+    loader.unload(Pins(name))
+
+
+@pytest.fixture(scope="module", params=OBJECTS)
+def _plane_of_module(request: pytest.FixtureRequest) -> Iterator[Plane]:
+    with loaded_plane(request.param) as found:
+        yield found
+
+
+@pytest.fixture
+def plane(_plane_of_module: Plane) -> Iterator[Plane]:
+    """Return a data plane without virtual servers, of each of the objects that ship."""
+    yield _plane_of_module
+    _plane_of_module.clear()
+
+
+@pytest.fixture(params=[VIP4, VIP6])
+def vip(request: pytest.FixtureRequest) -> str:
+    """Return a virtual server of each family."""
+    found: str = request.param
+    return found

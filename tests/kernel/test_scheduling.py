@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import random
+import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from clb_discovery.core.model import Algorithm, Tracking
+from tests.programs.connector import RECORD, read_connects
+from tests.support.cgroups import inside
 from tests.support.chisquare import p_value
 from tests.support.listeners import Listener, listening
-from tests.support.plane import OBJECTS, Plane, loaded_plane, real, target_of, virtual_server
+from tests.support.moody import MoodyServer, moody_servers
+from tests.support.plane import HOST, Plane, real, target_of, virtual_server
+from tests.support.process import accepts, free_port, running, wait_until
 from tests.support.sockets import on_one_cpu
-
-VIP4: Final = "10.64.0.1:80"
-VIP6: Final = "[fd00:64::1]:80"
-HOST: Final = {VIP4: "127.0.0.1", VIP6: "::1"}
 
 LEAST_CONN_BOUND: Final = 10
 """How far from ideal least-conn may leave a server, in connections, however many there are.
@@ -29,27 +31,6 @@ times as rare: beyond 10 is less likely than one in 100,000. Random choice is of
 
 FOR_GOOD: Final = Tracking(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
 BRIEFLY: Final = Tracking(eject_first_ms=200, eject_most_ms=200)
-
-
-@pytest.fixture(scope="module", params=OBJECTS)
-def loaded(request: pytest.FixtureRequest) -> Iterator[Plane]:
-    """Load each of the objects that ship."""
-    with loaded_plane(request.param) as found:
-        yield found
-
-
-@pytest.fixture
-def plane(loaded: Plane) -> Iterator[Plane]:
-    """Return a data plane without virtual servers."""
-    yield loaded
-    loaded.clear()
-
-
-@pytest.fixture(params=[VIP4, VIP6])
-def vip(request: pytest.FixtureRequest) -> str:
-    """Return a virtual server of each family."""
-    found: str = request.param
-    return found
 
 
 def taken(servers: list[Listener]) -> list[int]:
@@ -126,3 +107,109 @@ def assert_near_ideal(plane: Plane, vip: str, weights: tuple[int, ...], servers:
     assert sum(active.values()) == total
     for server, weight in zip(servers, weights, strict=True):
         assert abs(active[server.name] - total * weight / sum(weights)) <= LEAST_CONN_BOUND, active
+
+
+def test_weight_0_beside_others_is_a_very_small_share(plane: Plane, vip: str) -> None:
+    """Servers of weight 0 share one part beside the sum of the other weights (RFC 2782; chi-square, p > 0.001)."""
+    weights = [0, 0, 3, 5]
+    with listening(*[HOST[vip]] * 4) as servers:
+        pool = [real(server.name, weight) for server, weight in zip(servers, weights, strict=True)]
+        plane.publish(virtual_server(vip, pool))
+        assert Counter(plane.client.dial(target_of(vip), 3000)) == {"ok": 3000}
+        counts = taken(servers)
+    assert p_value(counts, [0.5, 0.5, 3, 5]) > 0.001, counts
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_weights_that_are_all_0_are_equal(plane: Plane, vip: str, algorithm: Algorithm) -> None:
+    """Where every weight is 0 all servers have the same share (RFC 2782; chi-square, p > 0.001)."""
+    with listening(*[HOST[vip]] * 4) as servers:
+        plane.publish(virtual_server(vip, [real(server.name, 0) for server in servers], algorithm, Tracking()))
+        assert Counter(plane.client.dial(target_of(vip), 1000)) == {"ok": 1000}
+        counts = taken(servers)
+    assert p_value(counts, [1] * 4) > 0.001, counts
+
+
+def test_least_conn_spares_a_server_of_weight_0(plane: Plane, vip: str) -> None:
+    """Beside servers with a weight one of weight 0 holds next to no long-lived connections."""
+    with listening(*[HOST[vip]] * 3) as servers:
+        pool = [real(server.name, weight) for server, weight in zip(servers, (0, 100, 100), strict=True)]
+        plane.publish(virtual_server(vip, pool, Algorithm.LEAST_CONN, Tracking()))
+        plane.client.connected(target_of(vip), 300)
+        spared, *others = (plane.active(vip)[server.name] for server in servers)
+    assert spared <= LEAST_CONN_BOUND
+    assert all(abs(active - 150) <= LEAST_CONN_BOUND for active in others)
+
+
+def eject(plane: Plane, vip: str, servers: list[MoodyServer]) -> None:
+    """Let servers refuse, and connect until they have been ejected for it."""
+    for server in servers:
+        server.refuse()
+    names = {server.name for server in servers}
+    wait_until(lambda: bool(plane.client.dial(target_of(vip))) and plane.ejected(vip) >= names, f"{names} are ejected")
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_higher_tier_gets_nothing_while_the_lower_has_somebody(plane: Plane, vip: str, algorithm: Algorithm) -> None:
+    """With all, some, or one of the lowest tier usable every connect goes there; with none all go to the next."""
+    with moody_servers(*[HOST[vip]] * 9) as servers:
+        tiers = servers[:5], servers[5:7], servers[7:]
+        pool = [real(server.name, 1, priority) for priority, tier in enumerate(tiers) for server in tier]
+        plane.publish(virtual_server(vip, pool, algorithm, FOR_GOOD))
+        for priority, tier in enumerate(tiers[:2]):
+            for usable in range(len(tier), 0, -1):
+                before = plane.connects(vip)
+                assert plane.client.dial(target_of(vip), 200) == ["ok"] * 200
+                sent = {name: count - before[name] for name, count in plane.connects(vip).items()}
+                chosen = {name for name, count in sent.items() if count}
+                assert chosen == {server.name for server in tier[-usable:]}, (priority, usable)
+                eject(plane, vip, [tier[-usable]])
+        assert plane.client.dial(target_of(vip), 200) == ["ok"] * 200
+
+
+def test_lower_tier_is_used_again_when_one_of_it_recovers(plane: Plane, vip: str) -> None:
+    """The next tier takes over while all of a tier are ejected, and gets nothing more once one of them answers."""
+    with moody_servers(*[HOST[vip]] * 3) as servers:
+        first, second, spare = servers
+        pool = [real(first.name), real(second.name), real(spare.name, 1, 1)]
+        plane.publish(virtual_server(vip, pool, tracking=BRIEFLY))
+        eject(plane, vip, [first, second])
+        second.accept()
+        wait_until(
+            lambda: bool(plane.client.dial(target_of(vip))) and second.name not in plane.ejected(vip), "one is back"
+        )
+        before = plane.connects(vip)[spare.name]
+        assert before > 0
+        # The other one is still probed now and then, which its application sees.
+        assert set(plane.client.dial(target_of(vip), 300)) <= {"ok", "ECONNREFUSED"}
+        assert plane.connects(vip)[spare.name] == before
+
+
+def test_algorithm_is_changed_under_connects(plane: Plane, tmp_path: Path) -> None:
+    """No connect fails while the algorithm of a virtual server is changed again and again, and the last one is used."""
+    port, file = free_port(), tmp_path / "connects"
+    names = [f"127.0.0.{number}:{port}" for number in (1, 2, 3)]
+    pool = [real(name, weight) for name, weight in zip(names, (1, 2, 3), strict=True)]
+    client: list[str | Path] = [sys.executable, "-m", "tests.programs.connector", file, "60", str(port), "10.64.0.1"]
+    vip = f"10.64.0.1:{port}"
+    with running([sys.executable, "-m", "tests.programs.where", str(port)], tmp_path / "where.log"):
+        wait_until(lambda: accepts(port), "the server accepts")
+        plane.publish(virtual_server(vip, pool))
+        with running(inside(plane.cgroup, client), tmp_path / "connector.log"):
+            wait_until(lambda: file.exists() and file.stat().st_size > 0, "the client connects")
+            changes = 0
+            deadline = time.monotonic() + 2
+            while time.monotonic() < deadline:
+                for algorithm in Algorithm:
+                    plane.publish(virtual_server(vip, pool, algorithm, Tracking()))
+                    changes += 1
+        plane.publish(virtual_server(vip, pool, Algorithm.ROUND_ROBIN, Tracking()))
+        before = plane.connects(vip)
+        with on_one_cpu():
+            assert plane.client.dial(("10.64.0.1", port), 18) == ["ok"] * 18
+        assert [plane.connects(vip)[name] - before[name] for name in names] == [3, 6, 9]
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // RECORD.size * RECORD.size])  # it was ended in the middle of its work
+    connects = read_connects(file)
+    assert [connect for connect in connects if connect.error] == []
+    assert (changes > 30, len(connects) > 100) == (True, True)

@@ -1,8 +1,10 @@
-"""A loaded data plane under the test's own hand: publish virtual servers, and read what the kernel counts."""
+"""A loaded data plane in the test's own hands: publish virtual servers as they are, and read what the kernel counts."""
 
 from __future__ import annotations
 
 import os
+import socket
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ from uuid import uuid4
 
 from clb_discovery.core import layout, selftest
 from clb_discovery.core.address import format_endpoint, parse_address
-from clb_discovery.core.layout import FEATURE_LOOP, Server
+from clb_discovery.core.layout import FEATURE_LOOP, Map, Server
 from clb_discovery.core.model import Algorithm, RealServer, Tracking, Vip, VirtualServer
 from clb_discovery.core.plan import plan
 from clb_discovery.core.spec import parse_vip
@@ -24,6 +26,11 @@ from tests.support.sockets import SocketMaker, socket_maker
 
 OBJECTS: Final = ("full", "floor") if probe.features() & FEATURE_LOOP else ("floor",)
 """The shipped objects that this kernel can load, the one that it loads by itself first."""
+
+VIP4: Final = "10.64.0.1:80"
+VIP6: Final = "[fd00:64::1]:80"
+HOST: Final = {VIP4: "127.0.0.1", VIP6: "::1"}
+"""Virtual servers of both families, and where their real servers listen."""
 
 NO_TRACKING: Final = Tracking(active=False, eject_after=0)
 
@@ -67,6 +74,14 @@ class Plane:
         """Return the real servers that are left out, or wait for a probe."""
         return {name for name, server in self.servers(vip).items() if server.ejected_until}
 
+    def has_record(self, sock: socket.socket) -> bool:
+        """Tell whether the programs keep anything about a socket."""
+        records = bpf.open_pin(self.pins.map(Map.SOCKETS))
+        try:
+            return bpf.lookup(records, sock.fileno().to_bytes(4, sys.byteorder), layout.SOCKET.size) is not None
+        finally:
+            os.close(records)
+
 
 @contextmanager
 def loaded_plane(which: str) -> Iterator[Plane]:
@@ -87,6 +102,8 @@ def _replace_programs(pins: Pins) -> None:
     for name, program in libbpf.load_object(pins, full=False).items():
         link = bpf.open_pin(pins.link(name))
         bpf.link_update(link, program)
+        pins.program(name).unlink()
+        bpf.pin(program, pins.program(name))
         os.close(link)
         os.close(program)
 
