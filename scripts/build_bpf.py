@@ -1,5 +1,7 @@
 """Compile bpf/clb.bpf.c into the package: a hatchling build hook, and a script that prints where the objects are.
 
+The sources go into the package, too, for BCC to compile on hosts without libbpf.
+
 An object is the same on every little-endian host, whatever its processor: BPF is a machine of its own and the sources
 rest on the kernel's user API alone. So the wheel keeps the tag py3-none-any; build it again for a big-endian host.
 """
@@ -25,6 +27,7 @@ OBJECTS: Final = {
     Path("clb_discovery/_bpf/clb.bpf.o"): ("-DCLB_CAN_SET_ERRNO=1", "-DCLB_CAN_LOOP=1"),  # kernel 6.1 and later
     Path("clb_discovery/_bpf/clb-floor.bpf.o"): ("-DCLB_CAN_SET_ERRNO=0", "-DCLB_CAN_LOOP=0"),  # 5.10 and later
 }
+SOURCES: Final = Path("clb_discovery/_bpf/src")
 
 CFLAGS: Final = (
     "-target", "bpf",
@@ -78,6 +81,18 @@ def compile_object(root: Path, target: Path, macros: Sequence[str]) -> Path:
     return target
 
 
+def copy_sources(root: Path) -> None:
+    """Copy the sources of the checkout at `root`, nothing that is not there any more staying behind."""
+    target = root / SOURCES
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        fresh, old = Path(folder) / "fresh", Path(folder) / "old"
+        shutil.copytree(root / SOURCE.parent, fresh, ignore=shutil.ignore_patterns("LICENSE.*"))
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+
+
 def run(command: list[str]) -> None:
     """Run a tool, whose own words about a failure go to stderr."""
     status = subprocess.run(command, check=False).returncode
@@ -86,23 +101,26 @@ def run(command: list[str]) -> None:
 
 
 class BpfBuildHook(BuildHookInterface[BuilderConfig]):
-    """Put the objects into the wheel, standard or editable."""
+    """Put the objects and the sources into the wheel, standard or editable."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Build the objects and name them as artifacts, for git ignores them."""
+        """Make both and name them as artifacts, for git ignores them."""
         try:
             compile_bpf(Path(self.root))
         except BuildError as error:
             sys.exit(f"clb-discovery: {error}")
-        build_data["artifacts"] += [f"/{target}" for target in OBJECTS]
+        copy_sources(Path(self.root))
+        build_data["artifacts"] += [*(f"/{target}" for target in OBJECTS), f"/{SOURCES}/"]
 
 
 def main() -> None:
     """Compile for this checkout."""
+    root = Path(__file__).resolve().parent.parent
     try:
-        print(*compile_bpf(Path(__file__).resolve().parent.parent), sep="\n")
+        print(*compile_bpf(root), sep="\n")
     except BuildError as error:
         sys.exit(f"build_bpf: {error}")
+    copy_sources(root)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ whose API is stable within 1.x.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,17 @@ def load_object(pins: Pins, *, full: bool) -> dict[str, int]:
     finally:
         library.bpf_object__close(opened)
         library.libbpf_set_print(None)
+
+
+def build() -> str:
+    """Return what identifies the shipped objects: SHA-256 over both.
+
+    :raises HostError: if it cannot be read.
+    """
+    try:
+        return hashlib.sha256(b"".join(shipped.read_bytes() for shipped in OBJECTS.values())).hexdigest()
+    except OSError as error:
+        raise HostError(f"cannot read {error.filename}: {error.strerror}; reinstall clb-discovery") from error
 
 
 def require() -> str:
