@@ -109,39 +109,51 @@ int clb_connect6(struct bpf_sock_addr *ctx)
 	return CLB_ALLOW;
 }
 
-/* sendto(2) and sendmsg(2) with an address, on UDP. A socket goes on to the server that it was sent to first, for as long
- * as that is in the pool and takes connects. Returns whether server says where to; its port is 0 for a refusal. */
+/* Whether a socket goes on to the server that it was sent to before, for as long as that is in the pool and takes connects. */
+CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, struct clb_member *server)
+{
+	struct clb_peers *peers = clb_of_socket(clb_peers, sk, 0);
+	struct clb_server *known;
+
+	if (!peers || !clb_known_peer(peers, asked, server))
+		return 0;
+	known = clb_lookup(clb_servers, server);
+	return known && !known->ejected_until;
+}
+
+/* sendto(2) and sendmsg(2) with an address, on UDP. Returns whether server says where to; its port is 0 for a refusal. */
 static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search *search, struct clb_member *server)
 {
 	struct clb_vip asked = search->vip;
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_peers *peers;
-	struct clb_server *known;
 	struct clb_slot *slot;
 
-	if (!clb_is_balanced(ctx))
+	if (!sk || !clb_is_balanced(ctx))
 		return 0;
 	if (!clb_lookup(clb_addresses, asked.address)) {
-		peers = sk ? clb_of_socket(clb_peers, sk, 0) : 0;
+		peers = clb_of_socket(clb_peers, sk, 0);
 		if (peers)
 			clb_sends_direct(peers, &asked);
 		return 0;
 	}
-	peers = sk ? clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE) : 0;
-	if (peers && clb_known_peer(peers, &asked, server)) {
-		known = clb_lookup(clb_servers, server);
-		if (known && !known->ejected_until)
-			return 1;
-	}
+	if (clb_goes_on(sk, &asked, server))
+		return 1;
 	slot = clb_schedule(search);
 	if (!slot)
 		return 0;
 	clb_count(search);
 	*server = slot->member;
-	if (peers && !clb_refuses(slot))
+	if (clb_refuses(slot)) {
+		if (clb_somebody_listens())
+			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
+		return 1;
+	}
+	peers = clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE);
+	if (peers)
 		clb_add_peer(peers, &asked, server);
 	if (clb_somebody_listens())
-		clb_report_decision(ctx, &slot->member, clb_refuses(slot) ? CLB_EVENT_REFUSED : CLB_EVENT_SENT);
+		clb_report_decision(ctx, &slot->member, CLB_EVENT_SENT);
 	return 1;
 }
 

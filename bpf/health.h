@@ -53,15 +53,16 @@ static long clb_count_ejected(__u32 index, struct clb_count *count)
 	struct clb_server *server = slot ? clb_server_of(slot) : 0;
 
 	if (server && server->ejected_until)
-		count->ejected++;
+		__sync_fetch_and_add(&count->ejected, 1); /* of which the verifier does not follow every value */
 	return 0;
 }
 
-/* Whether one more server of a tier may be ejected: always where another tier is there to take over, else as long as no
- * more than half of the tier is left out. */
-CLB_FUNCTION int clb_may_eject(const struct clb_vip *vip, const struct clb_virtual *published, __u16 priority)
+/* Whether so many more servers of a tier may be ejected: always where another tier is there to take over, else as long as
+ * no more than half of the tier is left out. */
+CLB_FUNCTION int clb_may_eject(const struct clb_vip *vip, const struct clb_virtual *published, __u16 priority,
+			       __u32 more)
 {
-	struct clb_count count = { .vip = vip, .place = { .generation = published->generation }, .ejected = 1 };
+	struct clb_count count = { .vip = vip, .place = { .generation = published->generation }, .ejected = more };
 	__u32 servers = published->servers, tier = 0, index;
 	struct clb_slot *slot;
 
@@ -103,6 +104,14 @@ static __always_inline int clb_eject(struct clb_server *server, __u32 first_ms, 
 	return ejected;
 }
 
+static __always_inline void clb_take_back(struct clb_server *server)
+{
+	bpf_spin_lock(&server->lock);
+	server->ejected_until = 0;
+	server->ejections--;
+	bpf_spin_unlock(&server->lock);
+}
+
 /* A connect failed. Returns whether the server was ejected for it. */
 CLB_FUNCTION int clb_failed(const struct clb_socket *socket)
 {
@@ -115,9 +124,16 @@ CLB_FUNCTION int clb_failed(const struct clb_socket *socket)
 	__sync_fetch_and_add(&server->in_row, 1);
 	if (!published || !published->eject_after || server->in_row < published->eject_after)
 		return 0;
-	if (!server->ejected_until && !clb_may_eject(&socket->member.vip, published, socket->priority))
+	if (server->ejected_until)
+		return clb_eject(server, published->eject_first_ms, published->eject_most_ms);
+	if (!clb_may_eject(&socket->member.vip, published, socket->priority, 1) ||
+	    !clb_eject(server, published->eject_first_ms, published->eject_most_ms))
 		return 0;
-	return clb_eject(server, published->eject_first_ms, published->eject_most_ms);
+	/* Of two that fail at once neither has counted the other. */
+	if (clb_may_eject(&socket->member.vip, published, socket->priority, 0))
+		return 1;
+	clb_take_back(server);
+	return 0;
 }
 
 /* A connect succeeded. */

@@ -93,10 +93,10 @@ def parse_duration(text: str) -> float:
 
 def parse_milliseconds(text: str) -> int:
     """Read a duration of 1 ms to 24 h; return milliseconds."""
-    milliseconds = round(1000 * parse_duration(text))
+    milliseconds = 1000 * parse_duration(text)
     if not 1 <= milliseconds <= 24 * 3600 * 1000:
         raise ValueError(f"{text!r} is not from 1ms to 24h")
-    return milliseconds
+    return round(milliseconds)
 
 
 def parse_count(text: str) -> int:

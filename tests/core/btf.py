@@ -42,11 +42,13 @@ class Struct:
 
 @dataclass(frozen=True, slots=True)
 class MapDefinition:
-    """A map as the object declares it."""
+    """A map as the object declares it; what it leaves out is 0."""
 
     key_size: int
     value_size: int
     max_entries: int
+    kind: int
+    """`BPF_MAP_TYPE_*`."""
 
 
 class _Type(NamedTuple):
@@ -106,6 +108,15 @@ class Btf:
                 return Struct(name, type_.size_or_type, members)
         raise KeyError(name)
 
+    def maps(self) -> set[str]:
+        """Return the names of all maps."""
+        sections = (type_ for type_ in self._types if type_.kind == _DATASEC and type_.name == ".maps")
+        return {
+            self._types[number].name
+            for type_ in sections
+            for number, _, _ in struct.iter_unpack(f"{self._order}III", type_.trailer)
+        }
+
     def map(self, name: str) -> MapDefinition:
         """Return the map with this name, declared the way libbpf reads it: numbers as array lengths, types as pointers.
 
@@ -116,9 +127,10 @@ class Btf:
                 definition = self._types[self._strip(type_.size_or_type)]
                 members = {member: self._pointed(number) for member, _, number in self._members(definition)}
                 return MapDefinition(
-                    key_size=self._size(members["key"]),
-                    value_size=self._size(members["value"]),
-                    max_entries=self._array(self._types[members["max_entries"]])[1],
+                    key_size=self._size(members["key"]) if "key" in members else 0,
+                    value_size=self._size(members["value"]) if "value" in members else 0,
+                    max_entries=self._number(members.get("max_entries")),
+                    kind=self._number(members["type"]),
                 )
         raise KeyError(name)
 
@@ -139,6 +151,9 @@ class Btf:
     def _array(self, type_: _Type) -> tuple[int, int]:
         element, _, length = struct.unpack(f"{self._order}III", type_.trailer)
         return element, length
+
+    def _number(self, number: int | None) -> int:
+        return 0 if number is None else self._array(self._types[number])[1]
 
     def _pointed(self, number: int) -> int:
         return self._strip(self._types[number].size_or_type)

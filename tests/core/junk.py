@@ -45,18 +45,24 @@ def _label(draw: Draw, _state: State) -> Put:
     return Put(Map.LABELS, draw(_KEYS), text.ljust(layout.LABEL.size, b"\0"))
 
 
-def _counter(draw: Draw, _state: State) -> Put:
-    return Put(Map.COUNTERS, _member(draw), draw(st.binary(min_size=8, max_size=8)))
+def _server(draw: Draw, _state: State) -> Put:
+    return Put(Map.SERVERS, _member(draw), draw(st.binary(min_size=layout.SERVER.size, max_size=layout.SERVER.size)))
+
+
+def _turn(draw: Draw, _state: State) -> Put:
+    return Put(Map.TURNS, draw(_KEYS), draw(st.binary(min_size=layout.TURN_SIZE, max_size=layout.TURN_SIZE)))
 
 
 def _virtual(draw: Draw, _state: State) -> Put:
-    virtual = layout.Virtual(draw(_GENERATION), draw(_INDEX), draw(_INDEX), draw(st.integers(0, 3)))
+    small = st.integers(0, 3)
+    rest = (draw(small) for _ in layout.Virtual._fields[3:])
+    virtual = layout.Virtual(draw(_GENERATION), draw(_INDEX), draw(_INDEX), *rest)
     return Put(Map.VIRTUAL, draw(_KEYS), layout.pack_virtual(virtual))
 
 
 def _slot(draw: Draw, _state: State) -> Put:
     small = st.integers(0, 3)
-    slot = layout.Slot(_member(draw), draw(small), draw(small), draw(small), draw(small), draw(small))
+    slot = layout.Slot(_member(draw), *(draw(small) for _ in layout.Slot._fields[1:]))
     return Put(Map.SLOTS, layout.pack_place(draw(_GENERATION), draw(_INDEX)), layout.pack_slot(slot))
 
 
@@ -68,7 +74,8 @@ def _member(draw: Draw) -> bytes:
 
 def _unheard_of(draw: Draw, _state: State) -> Put:
     vip = Vip(draw(ADDRESS), draw(st.integers(0, 65535)), draw(st.sampled_from(Protocol)))
-    return Put(Map.VIRTUAL, layout.pack_vip(vip), layout.pack_virtual(layout.Virtual(draw(_GENERATION), 1, 1, 0)))
+    virtual = layout.Virtual(draw(_GENERATION), 1, 1, 0, 0, 0, 0, 0)
+    return Put(Map.VIRTUAL, layout.pack_vip(vip), layout.pack_virtual(virtual))
 
 
 def _senseless(draw: Draw, state: State) -> Put:
@@ -90,4 +97,4 @@ def _skewed(draw: Draw, state: State) -> Put | None:
 
 
 _SENSIBLE: Final = tuple(bytes([protocol, 0]) for protocol in Protocol)
-_DAMAGES: Final = (_lost, _address, _label, _counter, _virtual, _slot, _unheard_of, _senseless, _skewed)
+_DAMAGES: Final = (_lost, _address, _label, _server, _turn, _virtual, _slot, _unheard_of, _senseless, _skewed)

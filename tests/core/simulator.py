@@ -1,8 +1,10 @@
 """The kernel in miniature: the maps as dictionaries of bytes, and what the connect programs would do with them.
 
 A state is never changed; each operation on one element gives the next state, so that what a program can see between any
-two operations can be looked at. The program's look-up is the one of bpf/schedule.h, with every random draw carried
-out: the outcome is not one real server but the exact probability of each.
+two operations can be looked at. The program's look-up is the one of bpf/schedule.h, with every weighted draw carried
+out: the outcome is not one real server but the exact probability of each. All schedulers choose by such draws:
+random takes one, round-robin comes to the same shares in turn, least-conn takes the better of two, or the first where
+all are idle.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from clb_discovery.core.layout import Map
 from clb_discovery.core.model import Pool, RealServer, Vip
 from clb_discovery.core.plan import Delete, GracePeriod, Step, Write
 from tests.core.rfc2782 import shares
+from tests.core.scheduler import TIERS, Tier
 
 TRIES: Final = 2
 """`CLB_TRIES` of bpf/schedule.h."""
@@ -117,16 +120,35 @@ def connect(state: State, wanted: Vip) -> Outcomes:
 
 
 def scheduled(state: State, key: bytes, published: bytes) -> Outcomes:
-    """Return where a program goes that has read this element of `clb_virtual`, now or earlier: `clb_random`.
+    """Return where a program goes that has read this element of `clb_virtual`, now or earlier: `clb_draw_from`.
 
     None stands for no slot: there is none, or it belongs to another virtual server.
     """
     virtual = layout.unpack_virtual(published)
-    found: dict[Outcome, Fraction] = {}
-    for index in range(virtual.tier):
-        for member, probability in _draw(state, key, virtual.generation, index):
-            found[member] = found.get(member, Fraction(0)) + probability / virtual.tier
+    return _drawn(state, key, virtual.generation, Tier(0, virtual.tier))
+
+
+def failover(state: State, key: bytes, published: bytes) -> list[Outcomes]:
+    """Return where such a program goes tier by tier, while all before are ejected: `clb_elsewhere`."""
+    virtual = layout.unpack_virtual(published)
+    tier = Tier(0, virtual.tier)
+    found = []
+    for _ in range(TIERS):
+        found.append(_drawn(state, key, virtual.generation, tier))
+        start = tier.first + tier.size
+        slot = _slot_of(state, key, virtual.generation, start) if start < virtual.servers else None
+        if slot is None:
+            break
+        tier = Tier(slot.first, slot.tier)
     return found
+
+
+def lacking(state: State, key: bytes, published: bytes) -> list[tuple[Map, bytes]]:
+    """Return what such a program looks for beside the slots and does not find: its turn, and records of the servers."""
+    virtual = layout.unpack_virtual(published)
+    slots = [_slot_of(state, key, virtual.generation, index) for index in range(virtual.servers)]
+    wanted = [(Map.TURNS, key), *((Map.SERVERS, slot.member) for slot in slots if slot)]
+    return [(map_, element) for map_, element in wanted if element not in state[map_]]
 
 
 def expected(pools: Mapping[Vip, Pool], wanted: Vip) -> Outcomes:
@@ -147,10 +169,25 @@ def served_by(vip: Vip, pool: Pool) -> Outcomes:
     return dict(zip(members, shares([server.weight for server in tier]), strict=True))
 
 
+def served_in_turn(vip: Vip, pool: Pool) -> list[Outcomes]:
+    """Return the shares within each tier of a pool, for as many tiers as are tried."""
+    priorities = sorted({server.priority for server in pool})[:TIERS]
+    tiers = [tuple(server for server in pool if server.priority == priority) for priority in priorities]
+    return [served_by(vip, tier) for tier in tiers or [()]]
+
+
 def lowest_tier(pool: Sequence[RealServer]) -> list[RealServer]:
     """Return the real servers with the lowest priority (RFC 2782)."""
     lowest = min(server.priority for server in pool)
     return [server for server in pool if server.priority == lowest]
+
+
+def _drawn(state: State, key: bytes, generation: int, tier: Tier) -> Outcomes:
+    found: dict[Outcome, Fraction] = {}
+    for index in range(tier.first, tier.first + tier.size):
+        for member, probability in _draw(state, key, generation, index):
+            found[member] = found.get(member, Fraction(0)) + probability / tier.size
+    return found
 
 
 def _draw(state: State, key: bytes, generation: int, index: int) -> Iterator[tuple[Outcome, Fraction]]:

@@ -11,7 +11,7 @@ from typing import Final
 from hypothesis import strategies as st
 
 from clb_discovery.core.address import MAPPED_PREFIX, Address, is_ipv4, parse_address
-from clb_discovery.core.model import MAX_WEIGHT, Algorithm, Pool, Protocol, RealServer, Vip, VirtualServer
+from clb_discovery.core.model import MAX_WEIGHT, Algorithm, Pool, Protocol, RealServer, Tracking, Vip, VirtualServer
 
 ADDRESS: Final = st.builds(
     lambda packed: Address(MAPPED_PREFIX + packed), st.binary(min_size=4, max_size=4)
@@ -44,7 +44,7 @@ def few_real_servers(*, ipv4: bool) -> st.SearchStrategy[RealServer]:
     """Return real servers of one family that often share an endpoint."""
     return st.builds(
         RealServer,
-        priority=st.sampled_from([0, 0, 7]),
+        priority=st.sampled_from([0, 0, 7, 9]),
         address=st.sampled_from(_FEW_IPV4 if ipv4 else _FEW_IPV6),
         port=st.sampled_from([80, 31001]),
         weight=st.sampled_from([0, 1, 2, 3, 10, MAX_WEIGHT]),
@@ -57,6 +57,12 @@ def pools(*, ipv4: bool) -> st.SearchStrategy[Pool]:
     return unique.map(lambda servers: tuple(sorted(servers)))
 
 
+TRACKING: Final = st.builds(
+    Tracking, st.booleans(), st.sampled_from([0, 3]), st.sampled_from([1, 5_000]), st.sampled_from([60_000, 2**32 - 1])
+)
+"""What virtual servers keep track of, in a few ways."""
+
+
 def virtual_servers(vip: Vip) -> st.SearchStrategy[VirtualServer]:
     """Return virtual servers on this VIP."""
     return st.builds(
@@ -66,6 +72,7 @@ def virtual_servers(vip: Vip) -> st.SearchStrategy[VirtualServer]:
         source=st.sampled_from(["consul:redis", "srv:_redis._tcp.example"]),
         algorithm=st.sampled_from(Algorithm),
         pool=pools(ipv4=is_ipv4(vip.address)),
+        tracking=TRACKING,
     )
 
 

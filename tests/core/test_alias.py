@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from clb_discovery.core.alias import MAX_OUT_OF, AliasTable, Column, alias_table, effective_weights
 from clb_discovery.core.model import MAX_POOL, MAX_WEIGHT
 from tests.core.rfc2782 import shares
+from tests.core.scheduler import below
 
 WEIGHT = st.integers(0, MAX_WEIGHT) | st.sampled_from([0, 1, MAX_WEIGHT])
 WEIGHTS = st.lists(WEIGHT, min_size=1, max_size=60)
@@ -26,11 +27,6 @@ def masses(table: AliasTable) -> list[int]:
     for column in table.columns:
         mass[column.alias] += table.out_of - column.keep
     return mass
-
-
-def below(bound: int, random: int, bits: int = 32) -> int:
-    """Mirror `clb_below` of bpf/schedule.h."""
-    return (random * bound) >> bits
 
 
 def awkward_weights() -> list[int]:

@@ -1,4 +1,4 @@
-"""The mirror of bpf/clb.h: byte by byte, and against the type information of the compiled object."""
+"""The mirror of bpf/clb.h: byte by byte, and against the type information of both compiled objects."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import struct
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -14,14 +14,17 @@ from hypothesis import strategies as st
 
 from clb_discovery.core import layout
 from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.layout import Info, Label, Map, Record, Slot, Virtual
+from clb_discovery.core.layout import Event, Info, Label, Map, Record, Server, Slot, Virtual
 from clb_discovery.core.model import Algorithm, Protocol, RealServer, Vip
+from clb_discovery.core.trace import Kind
 from tests.core.btf import Btf, Struct, section
 from tests.core.strategies import REAL_SERVER, VIP
 
 ROOT: Final = Path(__file__).parents[2]
 HEADER: Final = ROOT / "bpf" / "clb.h"
-OBJECT: Final = ROOT / "clb_discovery" / "_bpf" / "clb.bpf.o"
+OBJECTS: Final = tuple(ROOT / "clb_discovery" / "_bpf" / name for name in ("clb.bpf.o", "clb-floor.bpf.o"))
+UNMIRRORED: Final = {"clb_peer", "clb_peers"}
+"""Structs that only programs read and write."""
 
 MAPPED: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
 PLAIN: Final = Vip(parse_address("fd00:64::1"), 53, Protocol.UDP)
@@ -29,6 +32,11 @@ MAPPED_BYTES: Final = bytes.fromhex("00000000 00000000 0000ffff 0a400001 18eb 06
 PLAIN_BYTES: Final = bytes.fromhex("fd000064 00000000 00000000 00000001 0035 11 00")
 SERVER: Final = RealServer(2, parse_address("10.0.0.7"), 31001, 10)
 MEMBER_BYTES: Final = MAPPED_BYTES + bytes.fromhex("00000000 00000000 0000ffff 0a000007 7919 0000")
+
+BPF_MAP_TYPE_HASH: Final = 1
+BPF_MAP_TYPE_PERCPU_HASH: Final = 5
+BPF_MAP_TYPE_SK_STORAGE: Final = 24
+BPF_MAP_TYPE_RINGBUF: Final = 27
 
 U16: Final = st.integers(0, 2**16 - 1)
 U32: Final = st.integers(0, 2**32 - 1)
@@ -56,11 +64,12 @@ def differences(record: Record, compiled: Struct) -> list[str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def btf() -> Btf:
-    """Read the type information of the compiled object."""
-    assert OBJECT.exists(), "the object is not built; run: make build"
-    return Btf(section(OBJECT.read_bytes(), ".BTF"))
+@pytest.fixture(scope="module", params=OBJECTS, ids=lambda path: str(path.name))
+def btf(request: pytest.FixtureRequest) -> Btf:
+    """Read the type information of each compiled object."""
+    path: Path = request.param
+    assert path.exists(), "the object is not built; run: make build"
+    return Btf(section(path.read_bytes(), ".BTF"))
 
 
 def test_the_examples_of_the_header() -> None:
@@ -72,9 +81,19 @@ def test_the_examples_of_the_header() -> None:
 
 
 def test_a_virtual_server_in_bytes() -> None:
-    """Generation, servers, tier and scheduler, then padding."""
-    virtual = Virtual(generation=0x0102030405060708, servers=3, tier=2, algorithm=Algorithm.RANDOM)
-    assert layout.pack_virtual(virtual) == host(8, 0x0102030405060708) + host(4, 3, 2, 0, 0)
+    """Generation, servers, tier, scheduler and flags, then when servers are ejected and for how long."""
+    virtual = Virtual(
+        generation=0x0102030405060708,
+        servers=3,
+        tier=2,
+        algorithm=Algorithm.LEAST_CONN,
+        flags=layout.COUNT_ACTIVE,
+        eject_after=4,
+        eject_first_ms=5_000,
+        eject_most_ms=60_000,
+    )
+    numbers = host(4, 3, 2) + host(2, 2, 1) + host(4, 4, 5_000, 60_000)
+    assert layout.pack_virtual(virtual) == host(8, 0x0102030405060708) + numbers
 
 
 def test_a_place_in_bytes() -> None:
@@ -93,9 +112,33 @@ def test_the_refusal_in_bytes() -> None:
 
 
 def test_a_slot_in_bytes() -> None:
-    """The member, its column of the alias table, and what discovery said."""
-    slot = Slot(MEMBER_BYTES, keep=2, out_of=4, alias=1, weight=10, priority=7)
-    assert layout.pack_slot(slot) == MEMBER_BYTES + host(4, 2, 4, 1) + host(2, 10, 7)
+    """The member, its column of the alias table, its tier, and what discovery said."""
+    slot = Slot(MEMBER_BYTES, keep=2, out_of=4, alias=6, first=5, tier=3, weight=10, priority=7)
+    assert layout.pack_slot(slot) == MEMBER_BYTES + host(4, 2, 4, 6, 5, 3) + host(2, 10, 7)
+
+
+def test_a_server_in_bytes() -> None:
+    """Counters and times, then active connections and failures, then what is nobody's but the programs'."""
+    data = host(8, 9, 8, 7, 6, 10) + host(4, 5, 4, 3, 1) + b"\xff" * 8
+    found = layout.unpack_server(data)
+    assert found == Server(
+        connects=9, failures=8, ejected_until=7, recovered_at=6, began=10, active=5, in_row=4, ejections=3, probing=1
+    )
+    assert layout.unpack_server(layout.NEW_SERVER) == Server(*[0] * 9)
+
+
+def test_an_event_in_bytes() -> None:
+    """Times and identities, then what happened and to whom, and the command up to its NUL."""
+    data = host(8, 9, 8, 7, 6) + host(4, 5, Kind.EJECTED) + MEMBER_BYTES + b"redis-cli\0junk\0\0"
+    assert layout.unpack_event(data) == Event(
+        time=9, latency=8, socket=7, cgroup=6, process=5, kind=6, member=MEMBER_BYTES, command="redis-cli"
+    )
+
+
+@given(st.binary(min_size=96, max_size=96))
+def test_any_bytes_can_be_read_as_an_event(data: bytes) -> None:
+    """A command can have any name, for processes choose it themselves."""
+    assert "\0" not in layout.unpack_event(data).command
 
 
 def test_a_label_in_bytes() -> None:
@@ -130,7 +173,7 @@ def test_a_member_reads_back(vip: Vip, server: RealServer) -> None:
     assert layout.unpack_member(layout.refusal(key)) == (key, Address(bytes(16)), 0)
 
 
-@given(st.builds(Virtual, U64, U32, U32, U32))
+@given(st.builds(Virtual, U64, U32, U32, U16, U16, U32, U32, U32))
 def test_a_virtual_server_reads_back(virtual: Virtual) -> None:
     """All values of all fields survive."""
     assert layout.unpack_virtual(layout.pack_virtual(virtual)) == virtual
@@ -142,7 +185,7 @@ def test_a_place_reads_back(generation: int, index: int) -> None:
     assert layout.unpack_place(layout.pack_place(generation, index)) == (generation, index)
 
 
-@given(st.builds(Slot, st.binary(min_size=40, max_size=40), U32, U32, U32, U16, U16))
+@given(st.builds(Slot, st.binary(min_size=40, max_size=40), U32, U32, U32, U32, U32, U16, U16))
 def test_a_slot_reads_back(slot: Slot) -> None:
     """All values of all fields survive."""
     assert layout.unpack_slot(layout.pack_slot(slot)) == slot
@@ -184,15 +227,9 @@ def test_any_bytes_can_be_read_as_a_label(data: bytes) -> None:
     assert "\0" not in label.service + label.source
 
 
-@given(st.lists(U32, min_size=1, max_size=16))
-def test_a_counter_is_the_sum_over_all_cpus(values: list[int]) -> None:
-    """The value of a per-CPU element is one number per CPU, side by side."""
-    assert layout.sum_counter(host(8, *values)) == sum(values)
-
-
 def test_an_unknown_scheduler_is_none() -> None:
     """A number of a newer version is told from those of this one."""
-    assert layout.algorithm_of(0) is Algorithm.RANDOM
+    assert [layout.algorithm_of(number) for number in range(4)] == [*Algorithm, None]
     assert layout.algorithm_of(2**32 - 1) is None
 
 
@@ -221,9 +258,12 @@ def test_keys_and_values_have_the_sizes_of_the_maps(btf: Btf, map_: Map) -> None
         (Map.ADDRESSES, layout.MAX_VIRTUAL_SERVERS),
         (Map.VIRTUAL, layout.MAX_VIRTUAL_SERVERS),
         (Map.LABELS, layout.MAX_VIRTUAL_SERVERS),
+        (Map.TURNS, layout.MAX_VIRTUAL_SERVERS),
         (Map.SLOTS, layout.MAX_SLOTS),
-        (Map.COUNTERS, layout.MAX_SLOTS),
+        (Map.SERVERS, layout.MAX_SLOTS),
         (Map.INFO, 1),
+        (Map.LISTENER, 1),
+        (Map.EVENTS, layout.EVENTS_BYTES),
     ],
 )
 def test_maps_hold_as_many_elements_as_the_mirror_says(btf: Btf, map_: Map, limit: int) -> None:
@@ -231,32 +271,75 @@ def test_maps_hold_as_many_elements_as_the_mirror_says(btf: Btf, map_: Map, limi
     assert btf.map(map_).max_entries == limit
 
 
+def test_the_maps_are_those_of_the_mirror(btf: Btf) -> None:
+    """A map that is new in the objects has to be in the mirror too."""
+    assert btf.maps() == set(Map)
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("map_", "kind"),
     [
-        ("LAYOUT", layout.LAYOUT),
-        ("MAX_VIRTUAL_SERVERS", layout.MAX_VIRTUAL_SERVERS),
-        ("MAX_SLOTS", layout.MAX_SLOTS),
-        ("FEATURE_ERRNO", layout.FEATURE_ERRNO),
-        ("RANDOM", Algorithm.RANDOM),
+        (Map.TURNS, BPF_MAP_TYPE_PERCPU_HASH),
+        (Map.SERVERS, BPF_MAP_TYPE_HASH),
+        (Map.SOCKETS, BPF_MAP_TYPE_SK_STORAGE),
+        (Map.PEERS, BPF_MAP_TYPE_SK_STORAGE),
+        (Map.EVENTS, BPF_MAP_TYPE_RINGBUF),
     ],
 )
+def test_maps_are_of_their_kind(btf: Btf, map_: Map, kind: int) -> None:
+    """Turns are each CPU's own, servers are everybody's, and what is known of a socket goes with it."""
+    assert btf.map(map_).kind == kind
+
+
+NUMBERS: Final = {
+    "LAYOUT": layout.LAYOUT,
+    "MAX_VIRTUAL_SERVERS": layout.MAX_VIRTUAL_SERVERS,
+    "MAX_SLOTS": layout.MAX_SLOTS,
+    "EVENTS_BYTES": layout.EVENTS_BYTES,
+    "COUNT_ACTIVE": layout.COUNT_ACTIVE,
+    "FEATURE_ERRNO": layout.FEATURE_ERRNO,
+    "FEATURE_LOOP": layout.FEATURE_LOOP,
+    **{algorithm.name: algorithm.value for algorithm in Algorithm},
+    **{f"EVENT_{kind.name}": kind.value for kind in Kind},
+}
+
+
+@pytest.mark.parametrize(("name", "value"), NUMBERS.items())
 def test_numbers_are_those_of_the_header(name: str, value: int) -> None:
     """Constants leave no trace in the object, so they are compared with the header's text."""
     found = re.findall(rf"^#define CLB_{name} (\d+)\b", HEADER.read_text(), re.MULTILINE)
-    assert found == [str(int(value))]
+    assert found == [str(value)]
 
 
 def test_every_number_of_the_header_is_compared() -> None:
     """A constant that is new in the header has to be in the mirror too."""
-    found = set(re.findall(r"^#define CLB_(\w+) \d", HEADER.read_text(), re.MULTILINE))
-    assert found == {"LAYOUT", "MAX_VIRTUAL_SERVERS", "MAX_SLOTS", "FEATURE_ERRNO", "RANDOM"}
+    found = set(re.findall(r"^#define CLB_(\w+)[ \t]+\S", HEADER.read_text(), re.MULTILINE))
+    assert found == NUMBERS.keys() | {"PEERS"}
 
 
 def test_every_struct_of_the_header_is_compared() -> None:
     """A struct that is new in the header has to be in the mirror too."""
     found = re.findall(r"^struct (\w+) \{", HEADER.read_text(), re.MULTILINE)
-    assert sorted(found) == sorted(record.name for record in layout.RECORDS)
+    assert sorted(found) == sorted({record.name for record in layout.RECORDS} | UNMIRRORED)
+
+
+@pytest.mark.parametrize("record", layout.RECORDS, ids=lambda record: str(record.name))
+def test_padding_and_locks_are_never_values(record: Record) -> None:
+    """What is called zero or lock is passed over when reading, is zero when writing, and nothing else is."""
+    assert [name for name, form in record.fields if form.endswith("x")] == [
+        name for name, _ in record.fields if name in {"zero", "lock"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("record", "decoded"),
+    [(layout.VIRTUAL, Virtual), (layout.SLOT, Slot), (layout.SERVER, Server), (layout.EVENT, Event),
+     (layout.LABEL, Label), (layout.INFO, Info)],
+    ids=lambda one: str(getattr(one, "name", getattr(one, "__name__", one))),
+)  # fmt: skip
+def test_decoded_fields_have_the_names_of_the_header(record: Record, decoded: type[NamedTuple]) -> None:
+    """What is decoded by position is called what the header calls it, in the same order."""
+    assert decoded._fields == tuple(name for name, form in record.fields if not form.endswith("x"))
 
 
 @pytest.mark.parametrize("record", layout.RECORDS, ids=lambda record: str(record.name))
@@ -292,4 +375,4 @@ def test_what_is_no_object_is_an_error() -> None:
     with pytest.raises(ValueError, match="BTF"):
         Btf(bytes(64))
     with pytest.raises(ValueError, match="no section"):
-        section(OBJECT.read_bytes(), ".nothing")
+        section(OBJECTS[0].read_bytes(), ".nothing")

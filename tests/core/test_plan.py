@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import combinations, pairwise
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from clb_discovery.core import layout
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.held import Held, Published
-from clb_discovery.core.layout import Label, Map, Slot
-from clb_discovery.core.model import Algorithm, Pool, Protocol, RealServer, Vip, VirtualServer
+from clb_discovery.core.layout import Label, Map, Slot, Virtual
+from clb_discovery.core.model import Algorithm, Pool, Protocol, RealServer, Tracking, Vip, VirtualServer
 from clb_discovery.core.plan import Delete, GracePeriod, Plan, Write, plan
 from clb_discovery.core.slots import pool_slots
 from tests.core.junk import damaged
@@ -29,13 +29,15 @@ from tests.core.simulator import (
     carry_out,
     connect,
     expected,
+    failover,
     history,
+    lacking,
     operations,
     read,
-    scheduled,
     served_by,
+    served_in_turn,
 )
-from tests.core.strategies import DESIRED, FEW_VIPS, pools
+from tests.core.strategies import DESIRED, FEW_VIPS, TRACKING, pools
 
 Desired = Mapping[Vip, VirtualServer]
 
@@ -104,7 +106,8 @@ def shape(state: State) -> dict[Map, object]:
     return {
         Map.VIRTUAL: {key: value._replace(generation=0) for key, value in virtual.items()},
         Map.SLOTS: {(owners.get(generation), index): slot for (generation, index), slot in slots.items()},
-        Map.COUNTERS: set(state[Map.COUNTERS]),
+        Map.SERVERS: set(state[Map.SERVERS]),
+        Map.TURNS: set(state[Map.TURNS]),
         Map.LABELS: dict(state[Map.LABELS]),
         Map.ADDRESSES: dict(state[Map.ADDRESSES]),
     }
@@ -188,6 +191,7 @@ def test_nothing_is_taken_away_before_everything_is_known(state: State, desired:
         assert state[Map.ADDRESSES].keys() <= later[Map.ADDRESSES].keys()
         assert state[Map.VIRTUAL].keys() <= later[Map.VIRTUAL].keys()
         assert state[Map.LABELS].keys() <= later[Map.LABELS].keys()
+        assert state[Map.TURNS].keys() <= later[Map.TURNS].keys()
         for map_, keys in held.orphans.items():
             assert set(keys) <= later[map_].keys()
     result = read(states[-1])
@@ -206,12 +210,13 @@ def test_an_unchanged_pool_costs_nothing(state: State, desired: Desired, complet
 
 @given(PRIOR, DESIRED)
 def test_only_pools_that_differ_are_written(state: State, desired: Desired) -> None:
-    """A virtual server whose pool and scheduler are as held keeps its generation, its slots and its counters."""
+    """A virtual server whose pool, scheduler and tracking are as held keeps its generation and all that hangs on it."""
     held = read(state)
     made = plan(held, desired, complete=True)
     for vip, server in desired.items():
         old = held.virtual.get(vip)
-        same = old is not None and (old.pool, old.algorithm) == (server.pool, server.algorithm)
+        wanted = (server.pool, server.algorithm, server.tracking)
+        same = old is not None and (old.pool, old.algorithm, old.tracking) == wanted
         assert (vip in made.changed) is not same
         if same and old:
             assert made.result.virtual[vip].generation == old.generation
@@ -223,15 +228,15 @@ def test_only_pools_that_differ_are_written(state: State, desired: Desired) -> N
 
 
 @given(PRIOR, DESIRED)
-def test_counters_of_servers_that_stay_are_never_touched(state: State, desired: Desired) -> None:
-    """A real server that is in the old and in the new pool goes on counting where it was."""
+def test_records_of_servers_that_stay_are_never_touched(state: State, desired: Desired) -> None:
+    """A real server that is in the old and in the new pool keeps its counters and its ejection."""
     held = read(state)
     made = plan(held, desired, complete=True)
     stay = {
         member
         for vip in desired
         if vip in held.virtual
-        for member in held.virtual[vip].counters & made.result.virtual[vip].counters
+        for member in held.virtual[vip].members & made.result.virtual[vip].members
     }
     touched = {operation.key for operation in operations(made.steps) if not isinstance(operation, GracePeriod)}
     assert not stay & touched
@@ -274,16 +279,18 @@ def test_every_prefix_is_safe(state: State, desired: Desired, complete: bool) ->
 @settings(max_examples=150)
 @given(PRIOR, DESIRED, st.booleans())
 def test_a_slow_reader_finds_what_it_was_sent_to(state: State, desired: Desired, complete: bool) -> None:
-    """A program that has read an element of `clb_virtual` finds all slots of that pool until a grace period has passed.
+    """A program that has read an element of `clb_virtual` finds all that belongs to it until a grace period has passed.
 
-    It may read the element at any point and the slots at any later one, as long as no grace period lies between.
+    It may read the element at any point and slots, servers and turn at any later one, as long as no grace period lies
+    between.
     """
     for run in between_grace_periods(state, plan(read(state), desired, complete=complete)):
         for start, first in enumerate(run):
             for key, published in first[Map.VIRTUAL].items():
-                found = scheduled(first, key, published)
-                assert None not in found
-                assert all(scheduled(later, key, published) == found for later in run[start:])
+                found = failover(first, key, published)
+                assert all(None not in outcomes for outcomes in found)
+                assert all(failover(later, key, published) == found for later in run[start:])
+                assert not any(lacking(later, key, published) for later in run[start:])
 
 
 @pytest.mark.parametrize("complete", [True, False])
@@ -355,11 +362,11 @@ def test_the_order_is_that_of_the_header(state: State, desired: Desired) -> None
     """What a generation needs comes before the element that refers to it, addresses after; deletions wait for RCU."""
     steps = plan(read(state), desired, complete=True).steps
     writes = [step.map for step in steps if isinstance(step, Write)]
-    order = [Map.COUNTERS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.ADDRESSES]
+    order = [Map.SERVERS, Map.TURNS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.ADDRESSES]
     assert writes == [map_ for map_ in order if map_ in writes]
     waits = [at for at, step in enumerate(steps) if isinstance(step, GracePeriod)]
     for at, step in enumerate(steps):
-        if isinstance(step, Delete) and step.map in (Map.SLOTS, Map.COUNTERS):
+        if isinstance(step, Delete) and step.map in (Map.SLOTS, Map.SERVERS, Map.TURNS, Map.LABELS):
             assert waits
             assert at > waits[-1]
     assert not steps or not isinstance(steps[-1], GracePeriod)
@@ -384,12 +391,49 @@ def test_slots_are_a_table_for_each_tier(pool: Pool) -> None:
     assert [layout.unpack_member(slot.member)[1:] for slot in slots] == [(one.address, one.port) for one in pool]
     assert [(slot.priority, slot.weight) for slot in slots] == [(one.priority, one.weight) for one in pool]
     assert all(slots[slot.alias].priority == slot.priority for slot in slots)
+    for index, slot in enumerate(slots):
+        own = range(slot.first, slot.first + slot.tier)
+        assert index in own
+        assert slot.alias in own
+        assert [one for one, server in enumerate(pool) if server.priority == slot.priority] == list(own)
+
+
+@given(pools(ipv4=True))
+def test_the_table_of_a_tier_does_not_depend_on_the_others(pool: Pool) -> None:
+    """The slots of a tier are those of a pool of its own, only further back."""
+    key = layout.pack_vip(MAPPED)
+    alone: list[Slot] = []
+    for priority in sorted({server.priority for server in pool}):
+        first = len(alone)
+        tier = pool_slots(key, tuple(server for server in pool if server.priority == priority))
+        alone += [slot._replace(first=first, alias=first + slot.alias) for slot in tier]
+    assert pool_slots(key, pool) == (alone or pool_slots(key, ()))
+
+
+@given(pools(ipv4=True), st.sampled_from(Algorithm), TRACKING)
+def test_tiers_take_over_from_each_other(pool: Pool, algorithm: Algorithm, tracking: Tracking) -> None:
+    """A walk from tier to tier meets each once, by rising priority, with exactly the shares of its own servers."""
+    server = replace(virtual_server(MAPPED, *pool), algorithm=algorithm, tracking=tracking)
+    state = fresh({MAPPED: server})
+    key = layout.pack_vip(MAPPED)
+    assert failover(state, key, state[Map.VIRTUAL][key]) == served_in_turn(MAPPED, pool)
+
+
+def test_a_pool_may_have_more_tiers_than_are_tried() -> None:
+    """All are published; programs walk over the first four and then go back to the lowest."""
+    pool = tuple(ONE._replace(priority=priority, port=1 + priority) for priority in range(6))
+    state, key = fresh(desired_of(virtual_server(MAPPED, *pool))), layout.pack_vip(MAPPED)
+    assert len(state[Map.SLOTS]) == 6
+    found = failover(state, key, state[Map.VIRTUAL][key])
+    assert found == [{layout.pack_member(key, server): 1} for server in pool[:4]]
 
 
 def test_an_empty_pool_has_one_slot_that_refuses() -> None:
     """Its slot has the refusal for a member, and every draw stays with it."""
     key = layout.pack_vip(MAPPED)
-    assert pool_slots(key, ()) == [Slot(layout.refusal(key), keep=1, out_of=1, alias=0, weight=0, priority=0)]
+    assert pool_slots(key, ()) == [
+        Slot(layout.refusal(key), keep=1, out_of=1, alias=0, first=0, tier=1, weight=0, priority=0)
+    ]
     assert connect(fresh(desired_of(virtual_server(MAPPED))), MAPPED) == {layout.refusal(key): 1}
 
 
@@ -412,19 +456,21 @@ def test_a_plan_in_full() -> None:
         (type(step).__name__, getattr(step, "map", None)) for step in made.steps if not isinstance(step, GracePeriod)
     ]
     assert steps == [
-        ("Write", Map.COUNTERS),
+        ("Write", Map.SERVERS),
         ("Write", Map.LABELS),
         ("Write", Map.SLOTS),
         ("Write", Map.VIRTUAL),
         ("Delete", Map.ADDRESSES),
         ("Delete", Map.VIRTUAL),
         ("Delete", Map.SLOTS),
-        ("Delete", Map.COUNTERS),
+        ("Delete", Map.SERVERS),
+        ("Delete", Map.TURNS),
         ("Delete", Map.LABELS),
     ]
-    assert made.steps[0] == Write(Map.COUNTERS, ((three, bytes(8)),))
-    assert made.steps[-2:] == (
-        Delete(Map.COUNTERS, (one, layout.refusal(other))),
+    assert made.steps[0] == Write(Map.SERVERS, ((three, layout.NEW_SERVER),))
+    assert made.steps[-3:] == (
+        Delete(Map.SERVERS, (one, layout.refusal(other))),
+        Delete(Map.TURNS, (other,)),
         Delete(Map.LABELS, (other,)),
     )
     assert made.result.virtual == {
@@ -433,14 +479,16 @@ def test_a_plan_in_full() -> None:
             slots=range(1),
             algorithm=Algorithm.RANDOM,
             pool=(THREE,),
+            tracking=Tracking(),
             label=Label("cache", "srv:_redis._tcp.example"),
-            counters=frozenset({three, layout.refusal(mapped)}),
+            has_turn=True,
+            members=frozenset({three, layout.refusal(mapped)}),
         )
     }
 
 
 def test_a_new_name_alone_writes_the_label_alone() -> None:
-    """Renaming a service touches neither its pool nor its counters."""
+    """Renaming a service touches neither its pool nor its servers."""
     first = plan(Held(), desired_of(virtual_server(MAPPED, ONE)), complete=True)
     made = plan(first.result, desired_of(virtual_server(MAPPED, ONE, service="cache")), complete=True)
     (step,) = made.steps
@@ -456,12 +504,58 @@ def test_a_name_too_long_for_the_map_is_no_change_for_ever() -> None:
     assert plan(first.result, desired, complete=True).steps == ()
 
 
-def test_a_weight_alone_is_a_new_generation_without_new_counters() -> None:
-    """Weights are part of the table, so they are published like members; counters stay."""
+def test_a_weight_alone_is_a_new_generation_of_the_same_servers() -> None:
+    """Weights are part of the table, so they are published like members; the servers' records stay."""
     first = plan(Held(), desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
     made = plan(first.result, desired_of(virtual_server(MAPPED, ONE, THREE._replace(weight=4))), complete=True)
     assert {step.map for step in made.steps if not isinstance(step, GracePeriod)} == {Map.SLOTS, Map.VIRTUAL}
     assert made.changed == (MAPPED,)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"algorithm": Algorithm.ROUND_ROBIN},
+        {"algorithm": Algorithm.LEAST_CONN},
+        {"tracking": Tracking(active=False)},
+        {"tracking": Tracking(eject_after=0)},
+        {"tracking": Tracking(eject_first_ms=1)},
+        {"tracking": Tracking(eject_most_ms=2**32 - 1)},
+        {"pool": (ONE, BACKUP._replace(priority=0), THREE)},
+    ],
+    ids=str,
+)
+def test_counters_and_ejections_outlive_a_change_of_how_servers_are_chosen(
+    change: dict[str, Any], complete: bool
+) -> None:
+    """Another scheduler, tracking or tier is a new generation with the same members, whose records stay as they are."""
+    before = virtual_server(MAPPED, ONE, THREE, BACKUP)
+    after = replace(before, **change)
+    state = fresh({MAPPED: before})
+    for at, member in enumerate(sorted(state[Map.SERVERS])):
+        state = carry_out(state, Put(Map.SERVERS, member, bytes([at + 1]) * layout.SERVER.size))
+    state = carry_out(state, Put(Map.TURNS, layout.pack_vip(MAPPED), bytes([9]) * layout.TURN_SIZE))
+    made = plan(read(state), {MAPPED: after}, complete=complete)
+    old, new = read(state).virtual[MAPPED], made.result.virtual[MAPPED]
+    assert made.changed == (MAPPED,)
+    assert new.generation == old.generation + 1
+    assert new.members == old.members
+    assert (new.pool, new.algorithm, new.tracking) == (after.pool, after.algorithm, after.tracking)
+    later = apply(state, made.steps)
+    assert later[Map.SERVERS] == state[Map.SERVERS]
+    assert later[Map.TURNS] == state[Map.TURNS]
+    assert shape(later) == shape(fresh({MAPPED: after}))
+
+
+def test_a_missing_turn_alone_is_written_alone() -> None:
+    """A turn that a foreign hand deleted comes back without a new generation."""
+    desired = desired_of(virtual_server(MAPPED, ONE))
+    state, key = fresh(desired), layout.pack_vip(MAPPED)
+    made = plan(read(carry_out(state, Remove(Map.TURNS, key))), desired, complete=False)
+    assert made.steps == (Write(Map.TURNS, ((key, layout.NEW_TURN),)),)
+    assert made.changed == ()
+    assert plan(made.result, desired, complete=False).steps == ()
 
 
 def test_an_address_is_there_as_long_as_one_virtual_server_needs_it() -> None:
@@ -474,13 +568,14 @@ def test_an_address_is_there_as_long_as_one_virtual_server_needs_it() -> None:
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_a_scheduler_of_a_newer_version_is_replaced(complete: bool) -> None:
-    """A virtual server with a scheduler that this version does not know is published anew."""
+@pytest.mark.parametrize("newer", [{"algorithm": 99}, {"flags": layout.COUNT_ACTIVE | 2}], ids=str)
+def test_what_a_newer_version_published_is_replaced(newer: dict[str, int], complete: bool) -> None:
+    """A virtual server with a scheduler or a flag that this version does not know is published anew."""
     desired = desired_of(virtual_server(MAPPED, ONE))
     state = fresh(desired)
     ((key, value),) = state[Map.VIRTUAL].items()
-    newer = layout.pack_virtual(layout.unpack_virtual(value)._replace(algorithm=99))
-    state = carry_out(state, Put(Map.VIRTUAL, key, newer))
+    changed = Virtual(**layout.unpack_virtual(value)._asdict() | newer)
+    state = carry_out(state, Put(Map.VIRTUAL, key, layout.pack_virtual(changed)))
     made = plan(read(state), desired, complete=complete)
     assert made.changed == (MAPPED,)
     assert shape(apply(state, made.steps)) == shape(fresh(desired))

@@ -189,9 +189,7 @@ async def test_answer_during_a_publication_is_not_lost(instance: str, cgroup: Pa
 async def running_daemon(instance: str, cgroup: Path, source: Source) -> AsyncIterator[asyncio.Task[None]]:
     """Run the daemon in this process, over a source that is a fake; end it with SIGTERM."""
     service = Service("fake", source.name, (parse_vip(f"{VIP}:80"),))
-    settings = Settings(
-        Pins(instance), cgroup, Loader.AUTO, [service], Policy(), [], reset=False, once=False
-    )
+    settings = Settings(Pins(instance), cgroup, Loader.AUTO, [service], Policy(), [], reset=False, once=False)
     task = asyncio.create_task(Daemon(settings, {source.name: source}).run())
     try:
         yield task

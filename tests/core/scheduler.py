@@ -1,0 +1,67 @@
+"""The schedulers of bpf/schedule.h, formula by formula, on the slots of one generation.
+
+Random bits, the CPU's turn and the servers' loads are handed in; what comes out is the index of a slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from clb_discovery.core.layout import Slot
+
+TIERS: Final = 4
+"""`CLB_TIERS` of bpf/slot.h."""
+OVERLOADED: Final = 1 << 39
+"""`CLB_OVERLOADED`: the load of a server that is kept away."""
+_WORD: Final = 1 << 64
+
+
+class Tier(NamedTuple):
+    """Where the slots of a tier are."""
+
+    first: int
+    size: int
+
+
+def below(bound: int, random: int, bits: int = 32) -> int:
+    """Mirror `clb_below`."""
+    return (random * bound) >> bits
+
+
+def weighted_random(slots: Sequence[Slot], tier: Tier, pick: int, share: int) -> int:
+    """Mirror `clb_random`.
+
+    :param pick: the 32 random bits that choose a column.
+    :param share: those that choose between its own server and its alias.
+    """
+    index = tier.first + below(tier.size, pick)
+    slot = slots[index]
+    passes_on = slot.keep < slot.out_of and below(slot.out_of, share) >= slot.keep
+    return slot.alias if passes_on else index
+
+
+def round_robin(slots: Sequence[Slot], tier: Tier, turn: int) -> int:
+    """Mirror `clb_round_robin`.
+
+    :param turn: what `clb_turns` holds for this CPU.
+    """
+    column = turn % tier.size
+    index = tier.first + column
+    slot = slots[index]
+    passes_on = (turn // tier.size + column) * slot.keep % _WORD % slot.out_of >= slot.keep
+    return slot.alias if passes_on else index
+
+
+def is_less_loaded(a: Slot, load_a: int, b: Slot, load_b: int) -> bool:
+    """Mirror `clb_is_less_loaded`.
+
+    :param load_a: active connections, or `OVERLOADED`; load_b as well.
+    """
+    return load_a * (b.weight * 256 or 1) <= load_b * (a.weight * 256 or 1)
+
+
+def next_tier(slots: Sequence[Slot], tier: Tier) -> Tier | None:
+    """Return the tier that takes over from this one: the step of `clb_elsewhere`."""
+    start = tier.first + tier.size
+    return Tier(slots[start].first, slots[start].tier) if start < len(slots) else None
