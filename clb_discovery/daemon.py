@@ -59,13 +59,13 @@ class Settings:
 
     pins: Pins
     cgroup: Path
-    loader: Loader
     services: Sequence[Service]
     policy: Policy
     real_ranges: Sequence[Network]
     reset: bool
     """Whether TCP connections to a removed real server are closed, instead of left to end by themselves."""
     once: bool
+    loader: Loader = Loader.AUTO
 
 
 class Daemon:

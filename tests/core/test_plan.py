@@ -203,7 +203,7 @@ def test_an_unchanged_pool_costs_nothing(state: State, desired: Desired, complet
     """Planning again for what is held gives no step, no new generation and the same result."""
     first = plan(read(state), desired, complete=complete)
     again = plan(first.result, desired, complete=complete)
-    assert again == Plan((), first.result, (), ())
+    assert again == Plan((), first.result, (), (), ())
     decoded = read(apply(state, first.steps))
     assert plan(decoded, desired, complete=complete).steps == ()
 

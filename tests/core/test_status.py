@@ -12,12 +12,13 @@ from clb_discovery.core import layout, selftest
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.held import Held, Published
 from clb_discovery.core.layout import FEATURE_ERRNO, LAYOUT, Info, Label
-from clb_discovery.core.model import Algorithm, Pool, RealServer, Vip
+from clb_discovery.core.model import Algorithm, Pool, RealServer, Tracking, Vip
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.core.status import Datapath, document
 from clb_discovery.table import render
 from tests.support.contract import assert_is_status
 
+NEW = layout.unpack_server(layout.NEW_SERVER)
 INFO = Info(LAYOUT, FEATURE_ERRNO, "object", "build", "/sys/fs/cgroup/web")
 VIP4, VIP6, EVERY = parse_vip("10.64.0.1:6379"), parse_vip("[fd00::1]:53/udp"), parse_vip("10.64.0.2")
 ONE = RealServer(0, parse_address("10.0.0.7"), 31001, 10)
@@ -38,7 +39,16 @@ def published(
 ) -> Published:
     """Return a virtual server as the kernel holds it."""
     label = Label("redis", "srv:_redis._tcp.example") if named else None
-    return Published(generation, range(len(pool or ())), algorithm, pool, label, frozenset())
+    return Published(
+        generation=generation,
+        slots=range(len(pool or ())),
+        algorithm=algorithm,
+        pool=pool,
+        tracking=None if pool is None else Tracking(),
+        label=label,
+        has_turn=True,
+        members=frozenset(),
+    )
 
 
 def status(
@@ -46,12 +56,16 @@ def status(
 ) -> dict[str, Any]:
     """Return the document for these virtual servers, of an instance that is not loaded where there is None."""
     key = layout.pack_vip(VIP4)
-    counters = {layout.pack_member(key, ONE): 5, layout.pack_member(key, TWO): 2, layout.refusal(key): 3}
+    servers = {
+        layout.pack_member(key, ONE): NEW._replace(connects=5, active=4),
+        layout.pack_member(key, TWO): NEW._replace(connects=2, failures=1, ejected_until=1),
+        layout.refusal(key): NEW._replace(connects=3),
+    }
     return document(
         instance="default",
         version="1.2.3",
         kernel="6.1.0",
-        datapath=None if virtual is None else Datapath(INFO, Held(virtual=virtual), counters, ineffective),
+        datapath=None if virtual is None else Datapath(INFO, Held(virtual=virtual), servers, ineffective),
         pid=pid,
         state=STATE,
         hidden=frozenset(selftest.virtual_servers("default")),
@@ -72,7 +86,7 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
             "kernel": "6.1.0",
             "effective": True,
             "reason": None,
-            "features": {"errno": True},
+            "features": {"errno": True, "loop": False},
         },
         "sidecar": {"running": True, "pid": 99, "last_sync": "2026-01-02T03:04:05Z"},
         "sources": STATE["sources"],
@@ -88,8 +102,9 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
                 "connects": 7,
                 "refused": 3,
                 "real_servers": [
-                    real_server("10.0.0.7", 31001, weight=10, priority=0, connects=5),
-                    real_server("10.0.0.8", 31002, weight=0, priority=1, connects=2),
+                    real_server("10.0.0.7", 31001, weight=10, priority=0) | {"connects": 5, "active": 4},
+                    real_server("10.0.0.8", 31002, weight=0, priority=1)
+                    | {"connects": 2, "failures": 1, "state": "ejected"},
                 ],
             }
         ],
@@ -97,9 +112,9 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-def real_server(address: str, port: int, *, weight: int, priority: int, connects: int) -> dict[str, Any]:
-    """Return how a real server is shown."""
-    counts = {"state": "active", "connects": connects, "active": 0, "failures": 0}
+def real_server(address: str, port: int, *, weight: int, priority: int) -> dict[str, Any]:
+    """Return how a new real server is shown."""
+    counts = {"state": "active", "connects": 0, "active": 0, "failures": 0}
     return {"address": address, "port": port, "weight": weight, "priority": priority} | counts
 
 
@@ -151,7 +166,7 @@ def test_table_shows_the_document(pid: int | None, ineffective: str | None) -> N
     assert ("NOT EFFECTIVE: the cgroup is gone" if ineffective else "/sys/fs/cgroup/web, effective") in text
     assert "consul:dns  retrying, last answer never; Consul answered 500" in text
     assert "redis  10.64.0.1:6379/tcp  random  connects 7  refused 3" in text
-    assert "10.0.0.7:31001  0         10      71.4%  active  5" in text
+    assert "10.0.0.7:31001  0         10      71.4%  active   5         4       0" in text
     assert "redis  10.64.0.2:*/tcp" in text
     assert "no real servers: connects are refused" in text
     assert "[fd00::1]:53/udp" in text
