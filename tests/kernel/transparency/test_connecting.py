@@ -1,0 +1,167 @@
+"""Other ways to connect: non-blocking, TCP Fast Open, MPTCP."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.moody import moody_servers
+from tests.support.plane import Plane, virtual_server
+from tests.support.process import wait_until
+from tests.support.sockets import Target, outcome
+from tests.support.tellers import tellers
+from tests.support.transparency import (
+    COUNTED,
+    PORT,
+    WATCHED,
+    Side,
+    as_seen_by,
+    ask,
+    entered,
+    heard,
+    names,
+    peer,
+)
+
+IPPROTO_MPTCP: Final = 262
+TCP_FASTOPEN_CONNECT: Final = 30
+SYN_DATA: Final = 32
+"""TCPI_OPT_SYN_DATA of struct tcp_info: data in the SYN was accepted."""
+
+
+def test_non_blocking_connect(plane: Plane, side: Side, refused: str) -> None:
+    """A non-blocking connect ends as any other: in progress, then writable with the VIP as peer, or refused at once."""
+    with tellers(side.real) as servers:
+        plane.publish(
+            virtual_server(side.at(PORT, 1), names(servers), tracking=WATCHED), virtual_server(side.at(PORT, 2), [])
+        )
+        for _ in range(20):
+            (sock,) = plane.client.make(side.target(PORT, 1))
+            sock.setblocking(False)
+            assert outcome(sock, side.target(PORT, 1)) in {"EINPROGRESS", "ok"}
+            assert select.select([], [sock], [], 5)[1] == [sock]
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            assert peer(sock) == side.target(PORT, 1)
+            assert outcome(sock, side.target(PORT, 1)) in {"EISCONN", "ok"}
+            sock.settimeout(5)
+            assert ask(sock) == servers[0].name
+        (sock,) = plane.client.make(side.target(PORT, 2))
+        sock.setblocking(False)
+        assert outcome(sock, side.target(PORT, 2)) == refused
+
+
+def test_non_blocking_connect_that_fails(plane: Plane, side: Side) -> None:
+    """A non-blocking connect that the real server refuses says so, counts as a failure, and can be repeated."""
+    with tellers(side.real) as (server,), moody_servers(side.real) as (dead,):
+        dead.refuse()
+        plane.publish(virtual_server(side.at(PORT), [dead.name], tracking=WATCHED))
+        (sock,) = plane.client.make(side.target(PORT))
+        sock.setblocking(False)
+        assert outcome(sock, side.target(PORT)) in {"EINPROGRESS", "ECONNREFUSED"}
+        select.select([], [sock], [], 5)
+        assert plane.servers(side.at(PORT))[dead.name].failures == 1
+        assert outcome(sock, side.target(PORT)) == "ECONNREFUSED"
+        plane.publish(virtual_server(side.at(PORT), [server.name], tracking=WATCHED))
+        sock.settimeout(5)
+        sock.connect(side.target(PORT))
+        assert (peer(sock), ask(sock)) == (side.target(PORT), server.name)
+
+
+def test_fast_open(plane: Plane, side: Side) -> None:
+    """TCP Fast Open, by connect and by sendto, carries its data in the SYN to a real server and sees the VIP."""
+    with fast_open_allowed(), tellers(side.real) as servers:
+        plane.publish(virtual_server(side.at(PORT), names(servers), tracking=COUNTED))
+
+        def by_connect(sock: socket.socket) -> None:
+            sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+            sock.connect(side.target(PORT))
+            sock.sendall(b"hello")
+
+        def by_sendto(sock: socket.socket) -> None:
+            assert sock.sendto(b"hello", socket.MSG_FASTOPEN, side.target(PORT)) == 5
+
+        for open_fast in (by_connect, by_sendto):
+            (sock,) = plane.client.make(side.target(PORT))
+            open_fast(sock)
+            assert heard(sock.recv(100), b"hello") == servers[0].name
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5] & SYN_DATA
+            assert peer(sock) == side.target(PORT)
+            assert plane.active(side.at(PORT)) == {servers[0].name: 1}
+            sock.close()
+            assert plane.active(side.at(PORT)) == {servers[0].name: 0}
+
+
+@contextmanager
+def fast_open_allowed() -> Iterator[None]:
+    """Let clients and servers of this network namespace use TCP Fast Open, at once and without a cookie."""
+    setting = Path("/proc/sys/net/ipv4/tcp_fastopen")
+    before = setting.read_text()
+    setting.write_text(str(0x1 | 0x2 | 0x4 | 0x200))
+    try:
+        yield
+    finally:
+        setting.write_text(before)
+
+
+def test_fast_open_that_is_never_sent_is_not_counted(plane: Plane, side: Side) -> None:
+    """A Fast Open connect that is closed before anything was sent leaves no count and no failure behind."""
+    with fast_open_allowed(), tellers(side.real) as servers:
+        plane.publish(virtual_server(side.at(PORT), names(servers), tracking=WATCHED))
+        (sock,) = plane.client.make(side.target(PORT))
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+        sock.connect(side.target(PORT))
+        sock.close()
+        counted = plane.servers(side.at(PORT))[servers[0].name]
+        assert (counted.connects, counted.active, counted.failures) == (1, 0, 0)
+        assert servers[0].heard == 0
+
+
+def multipath(plane: Plane, target: Target) -> socket.socket:
+    """Make an MPTCP socket in the cgroup."""
+    assert Path("/proc/sys/net/mptcp/enabled").read_text().strip() == "1", "the kernel has no MPTCP"
+    with entered(plane.cgroup):
+        family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
+    sock.settimeout(5)
+    return sock
+
+
+@pytest.mark.parametrize("protocol", [0, IPPROTO_MPTCP], ids=["tcp", "mptcp"])
+def test_multipath_socket_is_balanced(plane: Plane, side: Side, protocol: int) -> None:
+    """An MPTCP socket's connect reaches the real server, with or without MPTCP there, and is counted until it closes.
+
+    What it sees as its peer is the real server: the socket that connects is not the one that the application has.
+    """
+    with tellers(side.real, protocol=protocol) as (server,):
+        plane.publish(virtual_server(side.at(PORT), [server.name], tracking=WATCHED))
+        with multipath(plane, side.target(PORT)) as sock:
+            sock.connect(side.target(PORT))
+            assert ask(sock) == server.name
+            assert peer(sock) == as_seen_by(side, server.target)
+            assert plane.active(side.at(PORT)) == {server.name: 1}
+        wait_until(lambda: plane.active(side.at(PORT)) == {server.name: 0}, "the connection is no longer counted")
+
+
+def test_multipath_socket_of_an_empty_pool_is_refused(plane: Plane, side: Side, refused: str) -> None:
+    """An MPTCP socket's connect to an empty pool fails at once."""
+    plane.publish(virtual_server(side.at(PORT), []))
+    with multipath(plane, side.target(PORT)) as sock:
+        assert outcome(sock, side.target(PORT)) == refused
+
+
+def test_multipath_connect_that_is_given_up_is_not_counted_on(plane: Plane, side: Side) -> None:
+    """An MPTCP socket that is closed while its connect is on its way is no longer counted."""
+    with moody_servers(side.real) as (server,):
+        server.fall_silent()
+        plane.publish(virtual_server(side.at(PORT), [server.name], tracking=COUNTED))
+        with multipath(plane, side.target(PORT)) as sock:
+            sock.setblocking(False)
+            assert outcome(sock, side.target(PORT)) == "EINPROGRESS"
+            assert plane.active(side.at(PORT)) == {server.name: 1}
+        wait_until(lambda: plane.active(side.at(PORT)) == {server.name: 0}, "the connection is no longer counted")

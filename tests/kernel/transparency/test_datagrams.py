@@ -1,0 +1,216 @@
+"""Unconnected UDP: datagrams go to a real server, and answers come from the VIP."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tests.support.chisquare import p_value
+from tests.support.plane import Plane, virtual_server
+from tests.support.process import wait_until
+from tests.support.tellers import tellers
+from tests.support.transparency import (
+    PORT,
+    Side,
+    as_seen_by,
+    ask_at,
+    ask_at_peer,
+    error_of,
+    hear_from,
+    names,
+    peer,
+)
+
+
+def test_answer_to_a_datagram_comes_from_the_vip(plane: Plane, side: Side) -> None:
+    """A plain sendto and recvfrom client sees the answer come from the VIP that it asked."""
+    with tellers(side.real, udp=True) as servers:
+        plane.publish(virtual_server(side.at(PORT, udp=True), names(servers)))
+        (sock,) = plane.client.make(side.target(PORT), udp=True)
+        assert ask_at(sock, side.target(PORT)) == (servers[0].name, side.target(PORT))
+
+
+def test_answer_to_a_connected_socket_comes_from_the_vip(plane: Plane, side: Side) -> None:
+    """Recvfrom on a connected UDP socket says that the answer comes from the VIP."""
+    with tellers(side.real, udp=True) as servers:
+        plane.publish(virtual_server(side.at(PORT, udp=True), names(servers)))
+        (sock,) = plane.client.connected(side.target(PORT), udp=True)
+        assert ask_at_peer(sock) == (servers[0].name, side.target(PORT))
+
+
+def test_datagrams_of_one_socket_go_to_one_server(plane: Plane, side: Side) -> None:
+    """Every datagram of a socket reaches the server of its first; sockets are spread evenly (chi-square, p > 0.001)."""
+    with tellers(*[side.real] * 3, udp=True) as servers:
+        plane.publish(virtual_server(side.at(PORT, udp=True), names(servers)))
+        counts: Counter[str] = Counter()
+        for sock in plane.client.make(side.target(PORT), 300, udp=True):
+            answers = {ask_at(sock, side.target(PORT)) for _ in range(3)}
+            ((server, source),) = answers
+            assert source == side.target(PORT)
+            counts[server] += 1
+    assert p_value([counts[server.name] for server in servers], [1, 1, 1]) > 0.001, counts
+
+
+def test_quic_like_client_stays_with_its_server(plane: Plane, side: Side) -> None:
+    """A client with one unconnected socket and many datagrams on their way, which drops what comes from elsewhere."""
+    target = side.target(443)
+    with tellers(*[side.real] * 4, udp=True) as servers:
+        plane.publish(virtual_server(side.at(443, udp=True), names(servers)))
+        (sock,) = plane.client.make(target, udp=True)
+        waiting, server = set(range(1000)), set[str]()
+        for first in range(0, 1000, 20):
+            flight = range(first, first + 20)
+            for number in flight:
+                sock.sendmsg([number.to_bytes(4, "big"), bytes(1196)], [], 0, target)
+            for _ in flight:
+                answer, _, _, source = sock.recvmsg(2048)
+                name, _, packet = answer.partition(b" ")
+                assert (source[0], source[1]) == target
+                waiting.remove(int.from_bytes(packet[:4], "big"))
+                server.add(name.decode())
+    assert (waiting, len(server)) == (set(), 1)
+
+
+def test_one_socket_asks_several_vips(plane: Plane, side: Side) -> None:
+    """A socket that asks four VIPs in turn sees each answer come from the VIP that it asked."""
+    with tellers(*[side.real] * 8, udp=True) as servers:
+        pools = [names(servers[2 * number : 2 * number + 2]) for number in range(4)]
+        plane.publish(*(virtual_server(side.at(PORT, n + 1, udp=True), pool) for n, pool in enumerate(pools)))
+        (sock,) = plane.client.make(side.target(PORT), udp=True)
+        chosen: list[set[str]] = [set(), set(), set(), set()]
+        for _ in range(10):
+            for number, pool in enumerate(pools):
+                name, source = ask_at(sock, side.target(PORT, number + 1))
+                assert source == side.target(PORT, number + 1)
+                assert name in pool
+                chosen[number].add(name)
+        assert [len(found) for found in chosen] == [1, 1, 1, 1]
+        for number in range(4):  # and all of them before the first answer
+            sock.sendto(b"hello", side.target(PORT, number + 1))
+        answers = {hear_from(sock) for _ in range(4)}
+        assert answers == {(*found, side.target(PORT, number + 1)) for number, found in enumerate(chosen)}
+
+
+def test_vip_that_was_not_asked_for_long_makes_room(plane: Plane, side: Side) -> None:
+    """A socket that asks more VIPs than are remembered keeps those that it has asked last."""
+    with tellers(*[side.real] * 6, udp=True) as servers:
+        plane.publish(
+            *(
+                virtual_server(side.at(PORT, number, udp=True), [server.name])
+                for number, server in enumerate(servers, 1)
+            )
+        )
+        (sock,) = plane.client.make(side.target(PORT), udp=True)
+        for number in (1, 2, 3, 4, 1, 5, 1, 6, 1, 2, 1):
+            assert ask_at(sock, side.target(PORT, number)) == (servers[number - 1].name, side.target(PORT, number))
+        # Six were asked; what was asked again and again was never drawn anew.
+        connects = [plane.connects(side.at(PORT, number, udp=True))[servers[number - 1].name] for number in range(1, 7)]
+        assert connects == [1, 2, 1, 1, 1, 1]
+
+
+def test_answer_of_a_server_of_two_vips_comes_from_the_one_asked_last(plane: Plane, side: Side) -> None:
+    """Where two VIPs lead to one real server, its answer is seen as that of the VIP that the socket asked last."""
+    with tellers(side.real, udp=True) as servers:
+        plane.publish(*(virtual_server(side.at(PORT, number, udp=True), names(servers)) for number in (1, 2)))
+        (sock,) = plane.client.make(side.target(PORT), udp=True)
+        for number in (1, 2, 1, 1, 2, 1):
+            assert ask_at(sock, side.target(PORT, number)) == (servers[0].name, side.target(PORT, number))
+
+
+def test_answer_of_a_server_that_was_asked_by_its_own_name_comes_from_there(plane: Plane, side: Side) -> None:
+    """A socket that asks a VIP and its real server directly sees the answer come from the one that it asked last."""
+    with tellers(side.real, udp=True) as (server,):
+        plane.publish(virtual_server(side.at(PORT, udp=True), [server.name]))
+        (sock,) = plane.client.make(side.target(PORT), udp=True)
+        for target in (side.target(PORT), as_seen_by(side, server.target)) * 3:
+            assert ask_at(sock, target) == (server.name, target)
+
+
+def test_unconnected_socket_that_connects_sees_its_peer(plane: Plane, side: Side) -> None:
+    """A UDP socket that sent to a VIP and then connects to the real server itself sees that, not the VIP."""
+    with tellers(side.real, udp=True) as (server,):
+        plane.publish(virtual_server(side.at(PORT, udp=True), [server.name]))
+        (sock,) = plane.client.make(side.target(PORT), udp=True)
+        assert ask_at(sock, side.target(PORT)) == (server.name, side.target(PORT))
+        sock.connect(as_seen_by(side, server.target))
+        assert peer(sock) == as_seen_by(side, server.target)
+        assert ask_at_peer(sock) == (server.name, as_seen_by(side, server.target))
+
+
+def test_datagrams_leave_a_server_that_was_removed(plane: Plane, side: Side) -> None:
+    """The datagram after a server's removal goes to another one, where the socket stays; others stay where they are."""
+    with tellers(*[side.real] * 3, udp=True) as servers:
+        vip, target = side.at(PORT, udp=True), side.target(PORT)
+        plane.publish(virtual_server(vip, names(servers)))
+        socks = plane.client.make(target, 30, udp=True)
+        before = [ask_at(sock, target) for sock in socks]
+        gone, _ = before[0]
+        plane.publish(virtual_server(vip, [name for name in names(servers) if name != gone]))
+        after = [ask_at(sock, target) for sock in socks]
+        assert {source for _, source in after} == {target}
+        assert [a == b for a, b in zip(before, after, strict=True)] == [name != gone for name, _ in before]
+        assert gone not in {name for name, _ in after}
+        assert [ask_at(sock, target) for sock in socks] == after
+
+
+def test_datagrams_to_an_empty_pool_are_refused(plane: Plane, side: Side, refused: str) -> None:
+    """Sendto to an empty pool fails at once, before and after the pool had servers."""
+    with tellers(side.real, udp=True) as servers:
+        vip, target = side.at(PORT, udp=True), side.target(PORT)
+        (sock,) = plane.client.make(target, udp=True)
+        for _ in range(2):
+            plane.publish(virtual_server(vip, []))
+            assert error_of(sock.sendto, b"hello", target) == refused
+            plane.publish(virtual_server(vip, names(servers)))
+            assert ask_at(sock, target) == (servers[0].name, target)
+
+
+def test_datagrams_to_a_vip_that_is_gone_are_not_ours(plane: Plane, side: Side) -> None:
+    """Once its virtual server has been taken away, a datagram to a VIP takes the usual way, here to no route."""
+    with tellers(side.real, udp=True) as servers:
+        (sock,) = plane.client.make(side.target(PORT), udp=True)
+        plane.publish(virtual_server(side.at(PORT, udp=True), names(servers)))
+        assert ask_at(sock, side.target(PORT)) == (servers[0].name, side.target(PORT))
+        assert error_of(sock.sendto, b"hello", side.target(PORT + 1)) == "ENETUNREACH"
+        plane.publish()
+        assert error_of(sock.sendto, b"hello", side.target(PORT)) == "ENETUNREACH"
+
+
+def test_answers_behind_a_wildcard_come_from_the_port_that_was_asked(plane: Plane, side: Side) -> None:
+    """Datagrams of one socket to several ports of a wildcard VIP are answered from those ports."""
+    with tellers(*[side.real] * 8, udp=True) as servers:
+        plane.publish(virtual_server(side.at(None, udp=True), names(servers)))
+        (sock,) = plane.client.make(side.target(PORT), udp=True)
+        for port in (1, 53, 65535, 1, 53):
+            name, source = ask_at(sock, side.target(port))
+            assert source == side.target(port)
+            assert name in names(servers)
+
+
+def test_socket_moves_on_from_a_wildcard_to_the_exact_port(plane: Plane, side: Side) -> None:
+    """A socket whose server behind the wildcard is gone goes to the exact port's pool that came, and stays there."""
+    with tellers(*[side.real] * 5, udp=True) as (old, other, *exact):
+        target = side.target(PORT)
+        plane.publish(virtual_server(side.at(None, udp=True), [old.name]))
+        (sock,) = plane.client.make(target, udp=True)
+        assert ask_at(sock, target) == (old.name, target)
+        plane.publish(
+            virtual_server(side.at(None, udp=True), [other.name]), virtual_server(side.at(PORT, udp=True), names(exact))
+        )
+        answers = {ask_at(sock, target) for _ in range(20)}
+        ((name, source),) = answers
+        assert source == target
+        assert name in names(exact)
+
+
+def test_datagrams_with_an_address_on_a_connected_socket(plane: Plane, side: Side) -> None:
+    """A connected UDP socket may still send elsewhere by sendto, to a VIP too, and stays connected where it is."""
+    with tellers(side.real, side.real, udp=True) as (one, two):
+        plane.publish(
+            virtual_server(side.at(PORT, 1, udp=True), [one.name]),
+            virtual_server(side.at(PORT, 2, udp=True), [two.name]),
+        )
+        (sock,) = plane.client.connected(side.target(PORT, 1), udp=True)
+        sock.sendto(b"other", side.target(PORT, 2))
+        wait_until(lambda: two.heard == 1, "the other server has got it")
+        assert peer(sock) == side.target(PORT, 1)
+        assert ask_at_peer(sock) == (one.name, side.target(PORT, 1))

@@ -1,0 +1,130 @@
+"""What an application does with its sockets, and what it sees."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from clb_discovery.core.model import Tracking
+from clb_discovery.datapath.cgroup import find_root
+from tests.support.sockets import Target
+from tests.support.tellers import Teller
+
+COUNTED: Final = Tracking(active=True, eject_after=0)
+WATCHED: Final = Tracking(active=True, eject_after=3)
+PORT: Final = 53
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_OWN: Final = Path("/proc/self/cgroup")
+
+
+class Side(NamedTuple):
+    """One of the ways in which applications address virtual servers."""
+
+    name: str
+    host: str
+    """What the application connects to; N stands for the number of the VIP."""
+    vip: str
+    """What it is called where it is published."""
+    real: str
+    """Where its real servers are."""
+
+    def target(self, port: int, number: int = 1) -> Target:
+        """Return what an application connects to."""
+        return self.host.replace("N", str(number)), port
+
+    def at(self, port: int | None, number: int = 1, *, udp: bool = False) -> str:
+        """Return the VIP as it is published."""
+        suffix = "" if port is None else f":{port}"
+        return self.vip.replace("N", str(number)) + suffix + ("/udp" if udp else "")
+
+
+SIDES: Final = (
+    Side("ipv4", "10.64.0.N", "10.64.0.N", "127.0.0.1"),
+    Side("ipv6", "fd00:64::N", "[fd00:64::N]", "::1"),
+    Side("mapped", "::ffff:10.64.0.N", "10.64.0.N", "127.0.0.1"),
+)
+
+
+def peer(sock: socket.socket) -> Target:
+    """Return address and port of getpeername(2)."""
+    host, port = sock.getpeername()[:2]
+    return host, port
+
+
+def as_seen_by(side: Side, target: Target) -> Target:
+    """Return a real server's address as a socket of this side sees it."""
+    host, port = target
+    return (f"::ffff:{host}" if side.name == "mapped" else host), port
+
+
+def ask(sock: socket.socket, message: bytes = b"hello") -> str:
+    """Ask the peer; return the name of the server that answers."""
+    sock.sendall(message)
+    return heard(sock.recv(65536), message)
+
+
+def ask_at(sock: socket.socket, target: Target, message: bytes = b"hello") -> tuple[str, Target]:
+    """Ask there by a datagram; return who answers, and where the answer is seen to come from."""
+    sock.sendto(message, target)
+    return hear_from(sock, message)
+
+
+def hear_from(sock: socket.socket, message: bytes = b"hello") -> tuple[str, Target]:
+    """Receive the answer to a message; return who sent it, and where it is seen to come from."""
+    answer, source = sock.recvfrom(65536)
+    return heard(answer, message), (source[0], source[1])
+
+
+def heard(answer: bytes, message: bytes) -> str:
+    """Return the name of the server that gave an answer to this message."""
+    name, _, echo = answer.partition(b" ")
+    assert echo == message
+    return name.decode()
+
+
+def names(servers: Sequence[Teller]) -> list[str]:
+    """Return what the servers are called."""
+    return [server.name for server in servers]
+
+
+def error_of(call: Callable[..., object], *arguments: object) -> str:
+    """Return the name of the errno that a call ends with, `ok` without one."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "ok"
+
+
+def ask_at_peer(sock: socket.socket) -> tuple[str, Target]:
+    """Ask the peer of a connected socket; return who answers, and where the answer is seen to come from."""
+    sock.send(b"hello")
+    return hear_from(sock)
+
+
+def dissolve(sock: socket.socket) -> None:
+    """Connect to AF_UNSPEC, which undoes the connect before."""
+    nowhere = bytes(28)
+    assert _libc.connect(sock.fileno(), nowhere, len(nowhere)) == 0, os.strerror(ctypes.get_errno())
+
+
+@contextmanager
+def entered(cgroup: Path) -> Iterator[None]:
+    """Be in a cgroup oneself while the block runs: sockets that are made there stay its own."""
+    (own,) = [line.split(":", 2)[2] for line in _OWN.read_text().splitlines() if line.startswith("0:")]
+    _move_to(cgroup)
+    try:
+        yield
+    finally:
+        _move_to(find_root() / own.lstrip("/"))
+
+
+def _move_to(cgroup: Path) -> None:
+    (cgroup / "cgroup.procs").write_text(str(os.getpid()))
