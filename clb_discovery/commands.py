@@ -38,11 +38,7 @@ def run(options: argparse.Namespace) -> int:
         services=services,
         policy=Policy(options.max_removal, options.hold),
         real_ranges=options.real_range,
-<<<<<<< ours
         reset=options.on_remove == "reset",
-        loader=Loader(options.loader),
-=======
->>>>>>> theirs
         once=options.once,
         loader=Loader(options.loader),
     )

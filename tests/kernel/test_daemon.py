@@ -24,7 +24,6 @@ from clb_discovery.core.plan import Write
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.daemon import Daemon, Settings
 from clb_discovery.datapath import bpf, loader
-from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.runtime import RUN
@@ -190,11 +189,9 @@ async def test_answer_during_a_publication_is_not_lost(instance: str, cgroup: Pa
 async def running_daemon(instance: str, cgroup: Path, source: Source) -> AsyncIterator[asyncio.Task[None]]:
     """Run the daemon in this process, over a source that is a fake; end it with SIGTERM."""
     service = Service("fake", source.name, (parse_vip(f"{VIP}:80"),))
-<<<<<<< ours
-    settings = Settings(Pins(instance), cgroup, Loader.AUTO, [service], Policy(), [], reset=False, once=False)
-=======
-    settings = Settings(Pins(instance), cgroup, [service], Policy(), [], once=False, loader=loader_of_tests())
->>>>>>> theirs
+    settings = Settings(
+        Pins(instance), cgroup, [service], Policy(), [], reset=False, once=False, loader=loader_of_tests()
+    )
     task = asyncio.create_task(Daemon(settings, {source.name: source}).run())
     try:
         yield task
