@@ -49,7 +49,7 @@ def require_hooks() -> None:
             os.close(bpf.load_program(ALLOW, attach_type))
         except PermissionError as error:
             raise HostError(
-                "not allowed to load BPF programs; run as root, or with CAP_BPF and CAP_NET_ADMIN"
+                "not allowed to load BPF programs; run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
             ) from error
         except OSError as error:
             raise HostError(
