@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc lint build test-fresh bench-hooks clean
+.PHONY: help demo test test-bcc test-clients lint build test-fresh bench-hooks clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -17,6 +17,10 @@ test: lint ## run every check and every test (root, or through sudo)
 test-bcc: ## run the tests of the kernel's side over programs that BCC compiles here (root, or through sudo)
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/pytest --loader bcc tests/kernel $(PYTEST_ARGS)
+
+test-clients: ## run the tests with a JDK, Node, nginx and HAProxy (root, or through sudo)
+	@scripts/setup clients
+	@$(AS_ROOT) .venv/bin/pytest -m clients $(PYTEST_ARGS)
 
 lint: ## run ruff and mypy
 	@scripts/setup test

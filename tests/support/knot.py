@@ -14,7 +14,7 @@ from tests.support.process import accepts, free_port, running, wait_until
 _CONFIG = """\
 server:
     rundir: "{folder}"
-    listen: 127.0.0.1@{port}
+    listen: [ 127.0.0.1@{port}, ::1@{port} ]
     tcp-workers: 2
     udp-workers: 2
     background-workers: 1
@@ -38,7 +38,7 @@ zone:
 
 
 class KnotServer:
-    """`knotd` on 127.0.0.1, UDP and TCP, in a temporary folder.
+    """`knotd` on 127.0.0.1 and ::1, UDP and TCP, in a temporary folder.
 
     As a context manager it is started on entry, and on exit stopped and its folder removed. The port stays the same
     over `stop` and `start`.

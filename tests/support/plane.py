@@ -38,11 +38,12 @@ NO_TRACKING: Final = Tracking(active=False, eject_after=0)
 class Plane:
     """The data plane of an instance, attached to one cgroup, and a client in that cgroup."""
 
-    def __init__(self, instance: str, cgroup: Path, maps: Maps, client: SocketMaker) -> None:
+    def __init__(self, instance: str, cgroup: Path, which: str, maps: Maps, client: SocketMaker) -> None:
         self.instance = instance
         self.pins = Pins(instance)
         self.cgroup = cgroup
         self.client = client
+        self._which = which
         self._maps = maps
 
     def clear(self) -> None:
@@ -55,6 +56,10 @@ class Plane:
         wanted = selftest.virtual_servers(self.instance) | {server.vip: server for server in desired}
         with Instance(self.instance).held():
             self._maps.apply(plan(self._maps.read(), wanted, complete=True).steps)
+
+    def load_again(self) -> None:
+        """Replace the programs by the same ones, over the same maps, as an upgrade does."""
+        _replace_programs(self.pins, self._which)
 
     def servers(self, vip: str) -> dict[str, Server]:
         """Return what the kernel has counted of each real server of a virtual server, by name."""
@@ -93,13 +98,13 @@ def loaded_plane(which: str) -> Iterator[Plane]:
         stack.callback(loader.unload, pins)
         loader.load(pins, cgroup)
         if which != OBJECTS[0]:
-            _replace_programs(pins)
+            _replace_programs(pins, which)
         maps = stack.enter_context(Maps(pins))
-        yield Plane(instance, cgroup, maps, stack.enter_context(socket_maker(cgroup)))
+        yield Plane(instance, cgroup, which, maps, stack.enter_context(socket_maker(cgroup)))
 
 
-def _replace_programs(pins: Pins) -> None:
-    for name, program in libbpf.load_object(pins, full=False).items():
+def _replace_programs(pins: Pins, which: str) -> None:
+    for name, program in libbpf.load_object(pins, full=which == "full").items():
         link = bpf.open_pin(pins.link(name))
         bpf.link_update(link, program)
         pins.program(name).unlink()

@@ -35,6 +35,11 @@ class Side(NamedTuple):
     real: str
     """Where its real servers are."""
 
+    @property
+    def real_host(self) -> str:
+        """Return where its real servers are, as it stands before a port."""
+        return f"[{self.real}]" if ":" in self.real else self.real
+
     def target(self, port: int, number: int = 1) -> Target:
         """Return what an application connects to."""
         return self.host.replace("N", str(number)), port

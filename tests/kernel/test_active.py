@@ -1,0 +1,407 @@
+"""Active connections of each real server, as the kernel counts them: right after every ending, and never below zero."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from clb_discovery.core.model import Algorithm, Tracking
+from tests.programs import churn
+from tests.support.cgroups import inside
+from tests.support.moody import MoodyServer, moody_servers
+from tests.support.plane import HOST, Plane, real, target_of, virtual_server
+from tests.support.process import accepts, free_port, running, wait_until
+from tests.support.sockets import RESET, outcome
+
+COUNTED: Final = Tracking(eject_after=0)
+HOLDER: Final = (sys.executable, "-m", "tests.programs.holder")
+VIPS: Final = ("10.64.0.1", "[fd00:64::1]")
+PROCESSES: Final = 8
+CRASHES: Final = (10, 15, 20)
+"""After how many publications one of them is killed."""
+
+
+def publish(plane: Plane, vip: str, *servers: MoodyServer, tracking: Tracking = COUNTED) -> None:
+    """Let these servers be the pool of the one virtual server, by turns."""
+    names = [server.name for server in servers]
+    plane.publish(virtual_server(vip, names, Algorithm.ROUND_ROBIN, tracking))
+
+
+def active(plane: Plane, vip: str) -> int:
+    """Return how many connections a virtual server has."""
+    return sum(plane.active(vip).values())
+
+
+def wait_for(plane: Plane, vip: str, count: int) -> None:
+    """Wait until a virtual server has so many connections."""
+    wait_until(lambda: active(plane, vip) == count, f"{vip} has {count} connections")
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    sock.close()
+
+
+def disconnect(sock: socket.socket) -> None:
+    """Dissolve the connection and keep the socket: connect(2) with AF_UNSPEC, which Python has no words for."""
+    assert ctypes.CDLL(None).connect(sock.fileno(), bytes(16), 16) == 0
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        socket.socket.close,
+        reset,
+        disconnect,
+        lambda sock: sock.shutdown(socket.SHUT_WR),
+        lambda sock: sock.shutdown(socket.SHUT_RDWR),
+    ],
+    ids=["close", "reset", "disconnect", "half-close", "shutdown"],
+)
+def test_client_ends_its_connections(plane: Plane, vip: str, end: Callable[[socket.socket], None]) -> None:
+    """Connections count from their connect on until the client ends them, in whichever way, and not a moment longer."""
+    with moody_servers(*[HOST[vip]] * 2) as servers:
+        publish(plane, vip, *servers)
+        clients = plane.client.connected(target_of(vip), 10)
+        for left in range(10, 0, -1):
+            assert active(plane, vip) == left
+            end(clients[left - 1])
+            assert active(plane, vip) == left - 1
+        for client in clients:
+            client.close()
+        assert set(plane.active(vip).values()) == {0}
+
+
+@pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["half-close", "reset"])
+def test_server_ends_the_connections(plane: Plane, vip: str, end: Callable[[socket.socket], None]) -> None:
+    """A connection that its server closes or resets is not active any more; the client's close then changes nothing."""
+    with moody_servers(HOST[vip]) as (server,):
+        publish(plane, vip, server)
+        clients = plane.client.connected(target_of(vip), 5)
+        assert active(plane, vip) == 5
+        for _ in clients:
+            end(server.take())
+        wait_for(plane, vip, 0)
+        for client in clients:
+            client.close()
+        assert active(plane, vip) == 0
+
+
+@pytest.mark.parametrize("crash", [signal.SIGKILL, signal.SIGTERM])
+def test_application_crashes(plane: Plane, vip: str, crash: signal.Signals) -> None:
+    """What a process that is killed had open is not counted any more once it is gone."""
+    with moody_servers(HOST[vip]) as (server,):
+        publish(plane, vip, server)
+        clients = plane.client.connected(target_of(vip), 7)
+        with heir(*clients) as process:
+            for client in clients:
+                client.close()
+            assert active(plane, vip) == 7
+            process.send_signal(crash)
+            process.wait()
+            assert active(plane, vip) == 0
+
+
+@contextmanager
+def heir(*sockets: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that has inherited sockets, and does nothing with them."""
+    with subprocess.Popen(["sleep", "60"], pass_fds=[sock.fileno() for sock in sockets]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_connection_ends_with_the_last_process_that_has_it(plane: Plane, vip: str) -> None:
+    """After a fork a connection is active until both processes have closed it."""
+    with moody_servers(HOST[vip]) as (server,):
+        publish(plane, vip, server)
+        (client,) = plane.client.connected(target_of(vip))
+        with heir(client) as one, heir(client) as other:
+            client.close()
+            for process, left in ((one, 1), (other, 0)):
+                process.kill()
+                process.wait()
+                assert active(plane, vip) == left
+
+
+def test_connection_is_passed_to_another_process(plane: Plane, vip: str) -> None:
+    """A connection that is passed over a UNIX socket is active on the way and there, until it is closed there."""
+    with moody_servers(HOST[vip]) as (server,):
+        publish(plane, vip, server)
+        (client,) = plane.client.connected(target_of(vip))
+        here, there = socket.socketpair()
+        with here, there:
+            socket.send_fds(here, [b"yours"], [client.fileno()])
+            client.close()
+            assert active(plane, vip) == 1
+            command = [*HOLDER, "passed", str(there.fileno())]
+            with subprocess.Popen(
+                command, pass_fds=[there.fileno()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ) as process:
+                assert process.stdout
+                assert process.stdout.readline(), "it has the connection"
+                assert active(plane, vip) == 1
+                process.kill()
+                process.wait()
+                assert active(plane, vip) == 0
+
+
+def test_connection_that_is_passed_to_nobody_ends(plane: Plane, vip: str) -> None:
+    """A connection that nobody takes out of a UNIX socket ends with that."""
+    with moody_servers(HOST[vip]) as (server,):
+        publish(plane, vip, server)
+        (client,) = plane.client.connected(target_of(vip))
+        here, there = socket.socketpair()
+        socket.send_fds(here, [b"yours"], [client.fileno()])
+        client.close()
+        here.close()
+        assert active(plane, vip) == 1
+        there.close()
+        wait_for(plane, vip, 0)
+
+
+def test_connects_that_fail_are_not_active(plane: Plane, vip: str) -> None:
+    """A connect counts while it waits for its server, and no longer once it has failed or was given up."""
+    with moody_servers(*[HOST[vip]] * 2) as (silent, dead):
+        publish(plane, vip, silent)
+        silent.fall_silent()
+        waiting = plane.client.begun(target_of(vip), 8)
+        assert active(plane, vip) == 8
+        for sock in waiting[:4]:
+            sock.close()
+        assert active(plane, vip) == 4
+        silent.refuse()  # which the repeated SYNs learn
+        wait_for(plane, vip, 0)
+        dead.refuse()
+        publish(plane, vip, dead)
+        assert plane.client.dial(target_of(vip), 10) == ["ECONNREFUSED"] * 10
+        assert active(plane, vip) == 0
+
+
+def test_silent_server_times_out(plane: Plane, vip: str) -> None:
+    """A connect that times out is not active afterwards."""
+    with moody_servers(HOST[vip]) as (silent,):
+        publish(plane, vip, silent)
+        silent.fall_silent()
+        (client,) = plane.client.make(target_of(vip))
+        assert outcome(client, target_of(vip)) == "ETIMEDOUT"
+        assert active(plane, vip) == 0
+
+
+def test_socket_connects_again(plane: Plane, vip: str) -> None:
+    """One socket that fails, connects, is disconnected and connects elsewhere counts where it is, once."""
+    other = vip.replace(":80", ":81")
+    with moody_servers(*[HOST[vip]] * 2) as (one, two):
+        plane.publish(*(virtual_server(*pair, tracking=COUNTED) for pair in ((vip, [one.name]), (other, [two.name]))))
+        (client,) = plane.client.make(target_of(vip))
+        client.setblocking(True)  # else the kernel answers the next connect with ECONNABORTED
+        one.refuse()
+        assert outcome(client, target_of(vip)) == "ECONNREFUSED"
+        one.accept()
+        client.connect(target_of(vip))
+        assert (active(plane, vip), active(plane, other)) == (1, 0)
+        disconnect(client)
+        client.connect(target_of(other))
+        assert (active(plane, vip), active(plane, other)) == (0, 1)
+        reset(two.take())
+        wait_for(plane, other, 0)
+        disconnect(client)
+        client.connect(one.target)  # which is none of ours
+        client.close()
+        assert (active(plane, vip), active(plane, other)) == (0, 0)
+
+
+def test_socket_that_meets_itself(plane: Plane, vip: str) -> None:
+    """A connect whose real server is its own socket (simultaneous open, RFC 9293) counts once, and ends."""
+    port = free_port()
+    host = HOST[vip]
+    plane.publish(virtual_server(vip, [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"], tracking=COUNTED))
+    (client,) = plane.client.make(target_of(vip))
+    client.bind((host, port))
+    client.connect(target_of(vip))
+    assert active(plane, vip) == 1
+    client.send(b"echo")
+    assert client.recv(16) == b"echo"
+    client.close()
+    assert active(plane, vip) == 0
+
+
+def test_connected_udp_sockets_count(plane: Plane, vip: str) -> None:
+    """A UDP socket counts at the server that it is connected to, until it connects elsewhere or is closed."""
+    here, there = f"{vip}/udp", vip.replace(":80", ":81/udp")
+    with moody_servers(*[HOST[vip]] * 2) as (one, two):
+        plane.publish(*(virtual_server(*pair, tracking=COUNTED) for pair in ((here, [one.name]), (there, [two.name]))))
+        first, second, third = plane.client.connected(target_of(vip), 3, udp=True)
+        assert (active(plane, here), active(plane, there)) == (3, 0)
+        first.connect(target_of(vip))
+        assert (active(plane, here), active(plane, there)) == (3, 0)
+        first.connect((target_of(vip)[0], 81))
+        assert (active(plane, here), active(plane, there)) == (2, 1)
+        second.connect(two.target)  # which is none of ours
+        assert (active(plane, here), active(plane, there)) == (1, 1)
+        disconnect(third)  # which no hook sees, so it counts until the next connect
+        third.connect((target_of(vip)[0], 81))
+        assert (active(plane, here), active(plane, there)) == (0, 2)
+        third.close()
+        with heir(first) as process:
+            first.close()
+            assert (active(plane, here), active(plane, there)) == (0, 1)
+            process.kill()
+            process.wait()
+        assert (active(plane, here), active(plane, there)) == (0, 0)
+
+
+def test_threads_connect_one_udp_socket_at_once(plane: Plane, vip: str) -> None:
+    """However many threads connect a UDP socket at once, it counts once, and not at all when it is closed."""
+    here, there = f"{vip}/udp", vip.replace(":80", ":81/udp")
+    with moody_servers(*[HOST[vip]] * 4) as servers:
+        names = [server.name for server in servers]
+        plane.publish(virtual_server(here, names[:2], tracking=COUNTED), virtual_server(there, names[2:]))
+        (client,) = plane.client.make(target_of(vip), udp=True)
+        deadline = time.monotonic() + 1
+
+        def connect() -> None:
+            while time.monotonic() < deadline:
+                client.connect(target_of(vip))
+                client.connect((target_of(vip)[0], 81))
+
+        threads = [threading.Thread(target=connect) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        client.connect(target_of(vip))
+        assert active(plane, here) == 1
+        client.close()
+        assert sorted(plane.active(here).values()) == [0, 0]
+
+
+def test_counts_survive_publication(plane: Plane, vip: str) -> None:
+    """Counts stay when weights, algorithm and other servers change, and ends of connections are seen in between."""
+    with moody_servers(*[HOST[vip]] * 3) as servers:
+        publish(plane, vip, *servers[:2])
+        clients = plane.client.connected(target_of(vip), 10)
+        before = plane.active(vip)
+        for algorithm in Algorithm:
+            plane.publish(virtual_server(vip, [real(server.name, 3) for server in servers], algorithm, COUNTED))
+            assert plane.active(vip) == {**before, servers[2].name: 0}
+            clients.pop().close()
+            assert active(plane, vip) == len(clients)
+            before = {name: count for name, count in plane.active(vip).items() if name != servers[2].name}
+        for client in clients:
+            client.close()
+        assert set(plane.active(vip).values()) == {0}
+
+
+def test_counts_survive_other_programs(plane: Plane, vip: str) -> None:
+    """Connections from before the programs were replaced, as an upgrade does, end in the count that they are in."""
+    with moody_servers(HOST[vip]) as (server,):
+        publish(plane, vip, server)
+        clients = plane.client.connected(target_of(vip), 6)
+        for sock in clients[:2]:
+            sock.close()
+        plane.load_again()
+        assert active(plane, vip) == 4
+        clients += plane.client.connected(target_of(vip), 3)
+        for left, client in enumerate(clients[:1:-1]):
+            client.close()
+            assert active(plane, vip) == 6 - left
+        assert active(plane, vip) == 0
+
+
+@pytest.mark.parametrize("udp", [False, True], ids=["tcp", "udp"])
+def test_connections_of_a_removed_server_take_nothing_from_its_successor(plane: Plane, vip: str, *, udp: bool) -> None:
+    """When a server comes back to the pool it counts from zero, whatever is left of the connections from before."""
+    name = f"{vip}/udp" if udp else vip
+    with moody_servers(HOST[vip], HOST[vip]) as (server, other):
+        publish(plane, name, server)
+        old = plane.client.connected(target_of(vip), 5, udp=udp)
+        publish(plane, name, other)
+        old.pop().close()
+        publish(plane, name, server)
+        old.pop().close()
+        assert active(plane, name) == 0
+        new = plane.client.connected(target_of(vip), 2, udp=udp)
+        for sock in old:
+            sock.close()
+        assert active(plane, name) == 2
+        for sock in new:
+            sock.close()
+        assert active(plane, name) == 0
+
+
+def test_counting_is_switched_on_and_off(plane: Plane, vip: str) -> None:
+    """A connection counts if counting was on when it began, and then ends in the count though it is off by now."""
+    with moody_servers(HOST[vip]) as (server,):
+        publish(plane, vip, server, tracking=replace(COUNTED, active=False))
+        uncounted = plane.client.connected(target_of(vip), 3)
+        publish(plane, vip, server)
+        counted = plane.client.connected(target_of(vip), 2)
+        assert active(plane, vip) == 2
+        publish(plane, vip, server, tracking=replace(COUNTED, active=False))
+        for sock in (*uncounted, *plane.client.connected(target_of(vip), 2)):
+            sock.close()
+        assert active(plane, vip) == 2
+        for sock in counted:
+            sock.close()
+        assert active(plane, vip) == 0
+
+
+def test_random_churn_leaves_nothing(plane: Plane, tmp_path: Path) -> None:
+    """Eight processes open and close at random on both families, while pools change: counts stay true, and end at 0."""
+    port, gone = free_port(), free_port()
+    tracking = Tracking(eject_first_ms=20, eject_most_ms=100)
+    vips = [f"{host}:{number}{kind}" for host in VIPS for number in churn.PORTS for kind in ("", "/udp")]
+
+    def published(round_: int) -> None:
+        fours = [f"127.0.0.{number}:{port}" for number in range(1, 4 + round_ % 2)] + [f"127.0.0.1:{gone}"]
+        sixes = [f"[::1]:{port}", f"[::1]:{gone}"]
+        plane.publish(
+            *(
+                virtual_server(
+                    vip,
+                    [real(name, 1 + round_ % 3) for name in (sixes if vip.startswith("[") else fours)],
+                    list(Algorithm)[round_ // 5 % 3],
+                    tracking,
+                )
+                for vip in vips
+            )
+        )
+
+    published(0)
+    command: list[str | Path] = [sys.executable, "-m", "tests.programs.churn", "5", *(vip.strip("[]") for vip in VIPS)]
+    with ExitStack() as stack:
+        stack.enter_context(running([sys.executable, "-m", "tests.programs.where", str(port)], tmp_path / "where.log"))
+        wait_until(lambda: accepts(port), "the server accepts")
+        logs = [tmp_path / f"churn-{number}.log" for number in range(PROCESSES)]
+        processes = [stack.enter_context(running(inside(plane.cgroup, command), log)) for log in logs]
+        rounds, most = 0, 0
+        while any(process.poll() is None for process in processes):
+            counts = [active(plane, vip) for vip in vips]
+            most = max(most, sum(counts))
+            assert sum(counts) <= PROCESSES * churn.MOST, counts
+            rounds += 1
+            published(rounds)
+            if rounds in CRASHES:
+                processes[CRASHES.index(rounds)].kill()
+        for log in logs:
+            assert log.read_text() == ""
+    assert most > PROCESSES
+    assert rounds > 20
+    assert {count for vip in vips for count in plane.active(vip).values()} == {0}
+    connects = sum(sum(plane.connects(vip).values()) for vip in vips)
+    print(f"{connects} connects to servers that stayed, {rounds} publications, at most {most} active")

@@ -1,0 +1,66 @@
+"""An application that opens and closes sockets at random without pause, in every way there is.
+
+Usage: churn.py SECONDS HOST.... Each host has TCP and UDP on ports 80 and 81. It never has more than `MOST` sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+MOST: Final = 20
+PORTS: Final = (80, 81)
+_RESET: Final = struct.pack("ii", 1, 0)
+
+_chance = random.Random()  # noqa: S311 - what to do next
+
+
+def opened(host: str, kind: socket.SocketKind) -> socket.socket:
+    """Return a new socket; half of them do not wait for what they do."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind)
+    sock.settimeout(_chance.choice((0, 1)))
+    return sock
+
+
+def reset(sock: socket.socket) -> None:
+    """Let the close be a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    sock.close()
+
+
+def half_close(sock: socket.socket) -> None:
+    """Say that nothing more will come, and close."""
+    sock.shutdown(socket.SHUT_WR)
+    sock.close()
+
+
+_ENDS: Final[tuple[Callable[[socket.socket], None], ...]] = (socket.socket.close, reset, half_close)
+
+
+def main(seconds: float, hosts: list[str]) -> None:
+    """Open, connect anew and close until time is up."""
+    deadline = time.monotonic() + seconds
+    sockets: list[tuple[socket.socket, str]] = []
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if len(sockets) < MOST and _chance.random() < 0.6:
+                host, kind = _chance.choice(hosts), _chance.choice((socket.SOCK_STREAM, socket.SOCK_DGRAM))
+                sockets.append((opened(host, kind), host))
+                sockets[-1][0].connect((host, _chance.choice(PORTS)))
+            elif sockets and _chance.random() < 0.3:
+                sock, host = _chance.choice(sockets)
+                sock.connect((host, _chance.choice(PORTS)))
+            elif sockets:
+                sock, _ = sockets.pop(_chance.randrange(len(sockets)))
+                with sock:
+                    _chance.choice(_ENDS)(sock)
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), sys.argv[2:])
