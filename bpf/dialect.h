@@ -4,7 +4,7 @@
  * host, CLB_BCC). They differ in how maps are declared and used, how programs are named, and how the loader passes a
  * constant.
  *
- * Programs for BCC keep to less than C, and to what its optimizer (LLVM's at level 3) leaves provable:
+ * Programs for BCC keep to less than C, and to what its optimizer leaves provable to the verifier:
  *
  *  - A map is named in the call, clb_lookup(clb_slots, key), never reached through a variable. BCC knows map functions
  *    only as map.lookup(key) and not inside macros, so its loader expands the macros below whose body starts with "map."
