@@ -103,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     _scheduling_options(run)
     _removal_options(run)
     _log_options(run)
+    run.add_argument(
+        "--metrics",
+        metavar="ADDR:PORT",
+        type=_typed(spec.parse_listener),
+        help="serve /metrics for Prometheus and /healthz there",
+    )
     run.add_argument("--once", action="store_true", help="sync once, leave the data plane in place, and exit")
 
     status = command("status", commands.status, "show what the kernel does now; works with the sidecar dead")

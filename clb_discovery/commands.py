@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
         real_ranges=options.real_range,
         reset=options.on_remove == "reset",
         once=options.once,
+        metrics=options.metrics,
         loader=Loader(options.loader),
     )
 

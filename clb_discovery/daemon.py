@@ -38,6 +38,7 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets import Destroyed, close_sockets
 from clb_discovery.errors import ClbError, SourceError
 from clb_discovery.following import Following, timestamp
+from clb_discovery.metrics import Snapshot, listen, serving
 from clb_discovery.notify import notify
 from clb_discovery.runtime import Instance
 from clb_discovery.sources.base import Source, follow
@@ -66,6 +67,8 @@ class Settings:
     """Whether TCP connections to a removed real server are closed, instead of left to end by themselves."""
     once: bool
     loader: Loader = Loader.AUTO
+    metrics: tuple[str, int] | None = None
+    """Address and port to serve metrics on."""
 
 
 class Daemon:
@@ -94,14 +97,20 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
-        with self._instance.held():
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._instance.held())
+            listener = stack.enter_context(listen(*self._settings.metrics)) if self._settings.metrics else None
             loader.load(self._settings.pins, self._settings.cgroup, self._settings.loader)
-            async with AsyncExitStack() as stack:
-                maps = stack.enter_context(Maps(self._settings.pins))
-                self._start_up(maps)
-                watches = [asyncio.create_task(self._watch(source)) for source in self._sources.values()]
-                stack.push_async_callback(self._shut_down, watches)
-                await self._main_loop(maps)
+            maps = stack.enter_context(Maps(self._settings.pins))
+            self._start_up(maps)
+            if listener:
+                await stack.enter_async_context(serving(listener, partial(self._snapshot, maps), lambda: self._ready))
+            watches = [asyncio.create_task(self._watch(source)) for source in self._sources.values()]
+            stack.push_async_callback(self._shut_down, watches)
+            await self._main_loop(maps)
+
+    def _snapshot(self, maps: Maps) -> Snapshot:
+        return Snapshot(self._held, maps.servers(), tuple(self._following.values()))
 
     def _start_up(self, maps: Maps) -> None:
         self._held = maps.read()

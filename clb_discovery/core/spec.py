@@ -83,6 +83,21 @@ def merge_services(services: Iterable[Service]) -> tuple[Service, ...]:
     return tuple(merged.values())
 
 
+def parse_listener(text: str) -> tuple[str, int]:
+    """Read where to listen, `127.0.0.1:9100` or `[::1]:9100`; return address and port."""
+    host, colon, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    bracketed = host != bare
+    number = int(port) if colon and port.isascii() and port.isdigit() and len(port) <= len(str(MAX_PORT)) else 0
+    try:
+        family_fits = is_ipv4(parse_address(bare)) is not bracketed
+    except ValueError:
+        family_fits = False
+    if not family_fits or not 1 <= number <= MAX_PORT:
+        raise ValueError(f"{text!r} is not ADDR:PORT; write 127.0.0.1:9100 or [::1]:9100")
+    return bare, number
+
+
 def parse_duration(text: str) -> float:
     """Read `30s`, `1.5m`, `200ms`, `1h` or a plain number of seconds; return seconds."""
     match = _DURATION.fullmatch(text)

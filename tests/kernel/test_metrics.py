@@ -1,0 +1,73 @@
+"""`--metrics` of a running sidecar, read as Prometheus and a probe read it."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.cgroups import run_inside
+from tests.support.knot import KnotServer
+from tests.support.process import free_port
+from tests.support.redis import redis_servers
+from tests.support.sidecar import clb, sidecar, status
+
+VIP = "10.64.0.1"
+
+
+def get(port: int, path: str) -> str:
+    """Fetch a page of the sidecar."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def test_metrics_say_what_status_says(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Connects, failures and the source's state carry service, VIP, protocol and real server; /healthz is ready."""
+    port, dead = free_port(), free_port()
+    with KnotServer() as knot, redis_servers(tmp_path, "127.0.0.1") as (server,):
+        knot.write(f"_redis._tcp SRV 0 1 {server.port} one\n_redis._tcp SRV 0 1 {dead} one\none A 127.0.0.1")
+        options = ["--srv", f"_redis._tcp.example={VIP}:6379", "--resolver", knot.address]
+        options += ["--real-range", "127.0.0.0/8", "--metrics", f"127.0.0.1:{port}"]
+        with sidecar(instance, cgroup, tmp_path, options):
+            assert get(port, "/healthz") == "ready\n"
+            for _ in range(20):
+                run_inside(cgroup, "redis-cli", "-h", VIP, "ping")
+            samples = {
+                (sample.name, sample.labels.get("real_server")): sample
+                for family in text_string_to_metric_families(get(port, "/metrics"))
+                for sample in family.samples
+            }
+            (virtual,) = status(instance)["virtual_servers"]
+            for real in virtual["real_servers"]:
+                name = f"{real['address']}:{real['port']}"
+                connects = samples["clb_connects_total", name]
+                assert connects.value == real["connects"] > 0
+                labels = {"service": "redis", "vip": f"{VIP}:6379", "protocol": "tcp", "real_server": name}
+                assert connects.labels == labels
+                assert samples["clb_failures_total", name].value == real["failures"]
+                assert samples["clb_ejected", name].value == (real["state"] == "ejected")
+            assert samples["clb_failures_total", f"127.0.0.1:{dead}"].value >= 1
+            assert samples["clb_source_fresh", None].value == 1
+
+
+def test_port_in_use_is_one_line_and_nothing_is_touched(instance: str, cgroup: Path) -> None:
+    """Where somebody else listens the sidecar does not start, says where, and loads nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        options = ["--srv", f"_redis._tcp.example={VIP}:6379", "--instance", instance, "--cgroup", str(cgroup)]
+        result = clb("run", *options, "--metrics", address)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert f"cannot listen on {address} for --metrics: Address already in use" in result.stderr
+    assert not status(instance)["datapath"]["loaded"]
+
+
+def test_bad_listener_is_refused(instance: str) -> None:
+    """What is not an address and a port is wrong usage."""
+    for text in ("9100", "localhost:9100", "127.0.0.1:0", "::1:9100", "[127.0.0.1]:9100"):
+        result = clb("run", "--srv", f"a={VIP}", "--instance", instance, "--metrics", text)
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+        assert "is not ADDR:PORT" in result.stderr
