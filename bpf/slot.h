@@ -19,9 +19,11 @@
 #define CLB_SCAN 16
 
 #define clb_for_each(count, function, walk)                                                                            \
-	for (__u32 clb_turn = 0; clb_turn < CLB_SCAN; clb_turn++)                                                      \
+	for (__u32 clb_turn = 0; clb_turn < CLB_SCAN; clb_turn++) {                                                    \
+		clb_opaque(clb_turn);                                                                                  \
 		if (clb_turn >= (count) || function(clb_turn, walk))                                                   \
-			break
+			break;                                                                                         \
+	}
 #endif
 
 /* Without a branch for each word: the verifier follows every one. */
