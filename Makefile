@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test lint build test-fresh clean
+.PHONY: help demo test test-bcc lint build test-fresh clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -13,6 +13,10 @@ demo: ## show the whole thing at work on this machine (root, or through sudo)
 
 test: lint ## run every check and every test (root, or through sudo)
 	@$(AS_ROOT) .venv/bin/pytest $(PYTEST_ARGS)
+
+test-bcc: ## run the tests of the kernel's side over programs that BCC compiles here (root, or through sudo)
+	@scripts/setup test
+	@$(AS_ROOT) .venv/bin/pytest --loader bcc tests/kernel $(PYTEST_ARGS)
 
 lint: ## run ruff and mypy
 	@scripts/setup test

@@ -4,7 +4,7 @@
  * host, CLB_BCC). They differ in how maps are declared and used, how programs are named, and how the loader passes a
  * constant.
  *
- * Programs for BCC keep to less than C, and to what its optimizer (LLVM's at level 3) leaves provable:
+ * Programs for BCC keep to less than C, and to what its optimizer leaves provable to the verifier:
  *
  *  - A map is named in the call, clb_lookup(clb_slots, key), never reached through a variable. BCC knows map functions
  *    only as map.lookup(key) and not inside macros, so its loader expands the macros below whose body starts with "map."
@@ -34,25 +34,10 @@
 
 #define __always_inline inline __attribute__((always_inline))
 
-/* BCC creates and pins a map that has no pin, with BTF of its key and value, and uses one that has. The loader defines
- * CLB_PINS as the directory of the pins. */
 #define CLB_MAP(name, libbpf_type, bcc_type, key_type, value_type, entries, flags)                                     \
-	BPF_F_TABLE(bcc_type ":" CLB_PINS "/" #name, key_type, value_type, name, entries, flags)
-#define CLB_SOCKET_MAP(name, value_type)                                                                               \
-	BPF_F_TABLE("sk_storage:" CLB_PINS "/" #name, int, value_type, name, 0, BPF_F_NO_PREALLOC)
-#define CLB_RING(name, bytes)                                                                                          \
-	struct name##_table_t {                                                                                        \
-		int key; /* BCC wants it; the kernel's map has neither key nor value */                                \
-		__u32 leaf;                                                                                            \
-		int (*ringbuf_output)(void *, __u64, __u64);                                                           \
-		void *(*ringbuf_reserve)(__u64);                                                                       \
-		void (*ringbuf_discard)(void *, __u64);                                                                \
-		void (*ringbuf_submit)(void *, __u64);                                                                 \
-		__u32 max_entries;                                                                                     \
-	};                                                                                                             \
-	__attribute__((section("maps/ringbuf:" CLB_PINS "/" #name))) struct name##_table_t name = {                    \
-		.max_entries = bytes                                                                                   \
-	}
+	BPF_F_TABLE(bcc_type, key_type, value_type, name, entries, flags)
+#define CLB_SOCKET_MAP(name, value_type) BPF_SK_STORAGE(name, value_type)
+#define CLB_RING(name, bytes) BPF_RINGBUF_OUTPUT(name, (bytes) / PAGE_SIZE)
 
 #define clb_lookup(map, key) map.lookup(key)
 #define clb_update(map, key, value) map.update(key, value)

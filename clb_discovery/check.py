@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from clb_discovery.core.layout import FEATURE_ERRNO
 from clb_discovery.core.model import Service
-from clb_discovery.datapath import cgroup, libbpf, loader, probe, selftest
+from clb_discovery.datapath import bcc, cgroup, libbpf, loader, probe, selftest
+from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
 from clb_discovery.discovery import open_sources, read_services
 from clb_discovery.errors import ClbError, HostError, SourceError
@@ -50,12 +51,25 @@ def _findings(options: argparse.Namespace, services: Sequence[Service]) -> Itera
         yield _look("errno of an empty pool", _errno)
     yield _look("cgroup v2", lambda: str(cgroup.resolve(options.cgroup)))
     yield _look("BPF file system", _bpffs)
-    yield _look("libbpf", libbpf.require)
+    yield from _loaders(options.loader)
     plane = _look(f"data plane of instance {pins.instance}", lambda: _effective(pins, options.cgroup))
     if plane.error or plane.detail:
         yield plane
     if services:
         yield from asyncio.run(_ask(options, services))
+
+
+def _loaders(wanted: str) -> Iterator[Finding]:
+    """Look at the loaders: what is missing is a fault where it is wanted, or where the other cannot stand in for it."""
+    by_object, by_bcc = _look("libbpf", libbpf.require), _look("BCC", bcc.require)
+    if wanted == Loader.AUTO and by_object.error is None and by_bcc.error:
+        by_bcc = Finding(by_bcc.what, None, f"not needed beside libbpf: {by_bcc.error}")
+    elif wanted == Loader.AUTO and by_object.error and by_bcc.error is None:
+        by_object = Finding(by_object.what, None, f"BCC stands in for it: {by_object.error}")
+    if wanted != Loader.BCC:
+        yield by_object
+    if wanted != Loader.OBJECT:
+        yield by_bcc
 
 
 def _look(what: str, look: Callable[[], str | None]) -> Finding:

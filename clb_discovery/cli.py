@@ -12,6 +12,7 @@ from typing import Final, NoReturn, TypeVar
 from clb_discovery import __version__, commands
 from clb_discovery.core import guard, spec
 from clb_discovery.core.address import parse_network
+from clb_discovery.datapath.loader import Loader
 from clb_discovery.errors import ClbError, UsageError
 from clb_discovery.log import FORMATS, LEVELS
 
@@ -184,7 +185,10 @@ def _datapath_options(parser: argparse.ArgumentParser) -> None:
     _instance_option(parser)
     parser.add_argument("--cgroup", metavar="PATH", help="balance connects in this cgroup; default: the cgroup v2 root")
     parser.add_argument(
-        "--loader", choices=("auto", "object"), default="auto", help="how programs get into the kernel; default auto"
+        "--loader",
+        choices=[*map(str, Loader)],
+        default=str(Loader.AUTO),
+        help="object: the shipped programs, by libbpf; bcc: compiled here by BCC; default auto: object, else bcc",
     )
 
 

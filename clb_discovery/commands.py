@@ -18,6 +18,7 @@ from clb_discovery.core.guard import Policy
 from clb_discovery.core.status import Datapath, document
 from clb_discovery.datapath import cgroup, loader
 from clb_discovery.datapath import selftest as proof
+from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.discovery import open_sources, read_services
@@ -38,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
         policy=Policy(options.max_removal, options.hold),
         real_ranges=options.real_range,
         once=options.once,
+        loader=Loader(options.loader),
     )
 
     async def live() -> None:
@@ -76,7 +78,7 @@ def load(options: argparse.Namespace) -> int:
     pins = Pins(options.instance)
     target = cgroup.resolve(options.cgroup)
     with Instance(options.instance).held():
-        loader.load(pins, target)
+        loader.load(pins, target, Loader(options.loader))
         ineffective = proof.run(options.instance, target)
     if ineffective:
         raise HostError(ineffective)

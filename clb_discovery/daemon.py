@@ -31,6 +31,7 @@ from clb_discovery.core.model import Answer, Failure, RealServer, Service
 from clb_discovery.core.plan import Plan, plan
 from clb_discovery.datapath import loader
 from clb_discovery.datapath import selftest as proof
+from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import ClbError, SourceError
@@ -60,6 +61,7 @@ class Settings:
     policy: Policy
     real_ranges: Sequence[Network]
     once: bool
+    loader: Loader = Loader.AUTO
 
 
 class Daemon:
@@ -89,7 +91,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         with self._instance.held():
-            loader.load(self._settings.pins, self._settings.cgroup)
+            loader.load(self._settings.pins, self._settings.cgroup, self._settings.loader)
             async with AsyncExitStack() as stack:
                 maps = stack.enter_context(Maps(self._settings.pins))
                 self._start_up(maps)
@@ -194,7 +196,7 @@ class Daemon:
             self._announcer.trouble("not attached", None)
             return
         try:
-            await asyncio.to_thread(loader.load, pins, cgroup)
+            await asyncio.to_thread(loader.load, pins, cgroup, self._settings.loader)
             await asyncio.to_thread(maps.reopen)
             self._held = await asyncio.to_thread(maps.read)
         except ClbError as error:

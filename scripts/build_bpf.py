@@ -1,5 +1,7 @@
 """Compile bpf/clb.bpf.c into the package: a hatchling build hook, and a script that prints where the object is.
 
+The sources go into the package, too, for BCC to compile on hosts without libbpf.
+
 The object is the same on every little-endian host, whatever its processor: BPF is a machine of its own and the sources
 rest on the kernel's user API alone. So the wheel keeps the tag py3-none-any; build it again for a big-endian host.
 """
@@ -21,6 +23,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE: Final = Path("bpf/clb.bpf.c")
 OBJECT: Final = Path("clb_discovery/_bpf/clb.bpf.o")
+SOURCES: Final = Path("clb_discovery/_bpf/src")
 
 CFLAGS: Final = (
     "-target", "bpf",
@@ -70,6 +73,18 @@ def compile_bpf(root: Path) -> Path:
     return target
 
 
+def copy_sources(root: Path) -> None:
+    """Copy the sources of the checkout at `root`, nothing that is not there any more staying behind."""
+    target = root / SOURCES
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        fresh, old = Path(folder) / "fresh", Path(folder) / "old"
+        shutil.copytree(root / SOURCE.parent, fresh, ignore=shutil.ignore_patterns("LICENSE.*"))
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+
+
 def run(command: list[str]) -> None:
     """Run a tool, whose own words about a failure go to stderr."""
     status = subprocess.run(command, check=False).returncode
@@ -78,23 +93,26 @@ def run(command: list[str]) -> None:
 
 
 class BpfBuildHook(BuildHookInterface[BuilderConfig]):
-    """Put the object into the wheel, standard or editable."""
+    """Put the object and the sources into the wheel, standard or editable."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Build the object and name it as an artifact, for git ignores it."""
+        """Make both and name them as artifacts, for git ignores them."""
         try:
             compile_bpf(Path(self.root))
         except BuildError as error:
             sys.exit(f"clb-discovery: {error}")
-        build_data["artifacts"].append(f"/{OBJECT}")
+        copy_sources(Path(self.root))
+        build_data["artifacts"] += [f"/{OBJECT}", f"/{SOURCES}/"]
 
 
 def main() -> None:
     """Compile for this checkout."""
+    root = Path(__file__).resolve().parent.parent
     try:
-        print(compile_bpf(Path(__file__).resolve().parent.parent))
+        print(compile_bpf(root))
     except BuildError as error:
         sys.exit(f"build_bpf: {error}")
+    copy_sources(root)
 
 
 if __name__ == "__main__":

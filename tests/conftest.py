@@ -1,13 +1,26 @@
-"""Put the whole session into a private network namespace, so that no test can send a packet off the machine."""
+"""Put the whole session into a private network namespace, so that no test can send a packet off the machine.
+
+`--loader bcc` makes every test load the data plane with that loader; without it they take the default.
+"""
 
 from __future__ import annotations
 
 import os
 
+import pytest
+
+from clb_discovery.datapath.loader import Loader
 from clb_discovery.netns import enter_private_network
+from tests.support.loading import LOADER_VARIABLE
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the loader that tests use."""
+    parser.addoption("--loader", choices=[*map(str, Loader)], default=str(Loader.AUTO), help="load the data plane so")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Enter the namespace before any thread or child exists; tests that need root fail by themselves without it."""
+    os.environ[LOADER_VARIABLE] = config.getoption("--loader")
     if os.geteuid() == 0:
         enter_private_network()

@@ -54,6 +54,11 @@ class AttachType(IntEnum):
     CGROUP_INET4_CONNECT = 10
     CGROUP_INET6_CONNECT = 11
 
+    @property
+    def program_type(self) -> int:
+        """The `enum bpf_prog_type` of programs for the hook."""
+        return PROG_TYPE_CGROUP_SOCK_ADDR
+
 
 PROG_TYPE_CGROUP_SOCK_ADDR: Final = 18
 _PROG_TYPE_TRACING: Final = 26
@@ -179,7 +184,7 @@ def load_program(instructions: bytes, attach_type: AttachType) -> int:
 
     :returns: its descriptor, which the caller closes.
     """
-    return _load(PROG_TYPE_CGROUP_SOCK_ADDR, instructions, attach_type)
+    return _load(attach_type.program_type, instructions, attach_type)
 
 
 def load_iterator(instructions: bytes, function: int) -> int:

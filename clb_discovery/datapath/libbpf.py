@@ -7,6 +7,7 @@ whose API is stable within 1.x.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import struct
 from collections.abc import Callable
@@ -53,6 +54,17 @@ def load_object(pins: Pins, *, can_set_errno: bool) -> dict[str, int]:
     finally:
         library.bpf_object__close(opened)
         library.libbpf_set_print(None)
+
+
+def build() -> str:
+    """Return what identifies the shipped object: its SHA-256.
+
+    :raises HostError: if it cannot be read.
+    """
+    try:
+        return hashlib.sha256(OBJECT.read_bytes()).hexdigest()
+    except OSError as error:
+        raise HostError(f"cannot read {OBJECT}: {error.strerror}; reinstall clb-discovery") from error
 
 
 def require() -> str:

@@ -1,70 +1,106 @@
 """Bringing the data plane of an instance up and down: maps and programs pinned, programs attached to a cgroup.
 
-Loading is repeatable: what is there and current stays untouched, programs of another build are replaced in their links
-without a moment in which a connect meets none, and maps of the same layout keep what they hold.
+There are two loaders, the shipped object by libbpf and the shipped sources by BCC; both end in programs over the same
+pinned maps. Loading is repeatable: what is there and current stays untouched, programs of another build or loader are
+replaced in their links without a moment in which a connect meets none, and maps of the same layout keep what they hold.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from enum import StrEnum
 from pathlib import Path
 
 from clb_discovery.core import selftest
 from clb_discovery.core.layout import FEATURE_ERRNO, LAYOUT, Info
 from clb_discovery.core.plan import plan
-from clb_discovery.datapath import bpf, cgroup, libbpf, probe
+from clb_discovery.datapath import bcc, bpf, cgroup, libbpf, probe
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.errors import HostError
 
 
-def load(pins: Pins, target: Path) -> None:
+class Loader(StrEnum):
+    """How programs get into the kernel, as `--loader` and `clb_info` say it."""
+
+    AUTO = "auto"
+    """By the object; by BCC where that does not do. What is loaded and current stays, whichever loaded it."""
+    OBJECT = "object"
+    BCC = "bcc"
+
+
+def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> None:
     """Make sure that the current programs run on connects in the cgroup; the caller holds the instance.
 
     What was attached stays so until everything that replaces it is there; a first load that fails leaves nothing.
 
     :raises HostError: naming what the kernel, a file system or a privilege lacks.
     """
-    if is_current(pins, target):
+    if is_current(pins, target, loader):
         return
     probe.raise_memlock_limit()
     probe.require_hooks()
     is_first = not pins.home.exists()
     try:
-        _load(pins, target)
+        _load(pins, target, loader)
     except BaseException:
         if is_first:
             pins.remove()
         raise
 
 
-def _load(pins: Pins, target: Path) -> None:
+def _load(pins: Pins, target: Path, loader: Loader) -> None:
     pins.create_directory()
     features = probe.features()
-    programs = libbpf.load_object(pins, can_set_errno=bool(features & FEATURE_ERRNO))
+    used, descriptors = programs(pins, loader, features)
     with ExitStack() as stack, Maps(pins) as maps:
-        for program in programs.values():
+        for program in descriptors.values():
             stack.callback(os.close, program)
         maps.apply(plan(maps.read(), selftest.virtual_servers(pins.instance), complete=False).steps)
         try:
-            _attach(pins, programs, target)
-            maps.write_info(Info(LAYOUT, features, "object", _build(), str(target)))
+            _attach(pins, descriptors, target)
+            maps.write_info(Info(LAYOUT, features, used, _build(used), str(target)))
         except OSError as error:
             raise HostError(
                 f"cannot pin the programs in {pins.directory}: {error.strerror}; is the BPF file system writable?"
             ) from error
 
 
-def is_current(pins: Pins, target: Path) -> bool:
+def programs(pins: Pins, loader: Loader, features: int) -> tuple[Loader, dict[str, int]]:
+    """Load the programs over the pinned maps, which are made where there are none, and attach nothing.
+
+    :param features: CLB_FEATURE_* bits that the programs may use.
+    :returns: the loader that did it, and a descriptor of each program by name, which the caller closes.
+    :raises HostError: naming what is missing, or what the kernel refuses.
+    """
+    can_set_errno = bool(features & FEATURE_ERRNO)
+    if loader is Loader.BCC:
+        return Loader.BCC, bcc.load_sources(pins, can_set_errno=can_set_errno)
+    try:
+        return Loader.OBJECT, libbpf.load_object(pins, can_set_errno=can_set_errno)
+    except HostError as error:
+        if loader is Loader.OBJECT:
+            raise
+        try:
+            return Loader.BCC, bcc.load_sources(pins, can_set_errno=can_set_errno)
+        except HostError as other:
+            raise HostError(f"{error}; nor does --loader bcc do it: {other}") from error
+
+
+def is_current(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> bool:
     """Tell whether this build of the programs is loaded and attached to the cgroup, which may have been made anew."""
     if not pins.are_there():
         return False
     with Maps(pins) as maps:
         info = maps.info()
-    return info is not None and info.build == _build() and is_attached(pins, target)
+    return (
+        info is not None
+        and loader in {Loader.AUTO, info.loader}
+        and info.build == _build(info.loader)
+        and is_attached(pins, target)
+    )
 
 
 def is_attached(pins: Pins, target: Path) -> bool:
@@ -78,11 +114,8 @@ def unload(pins: Pins) -> None:
     pins.remove()
 
 
-def _build() -> str:
-    try:
-        return hashlib.sha256(libbpf.OBJECT.read_bytes()).hexdigest()
-    except OSError as error:
-        raise HostError(f"cannot read {libbpf.OBJECT}: {error.strerror}; reinstall clb-discovery") from error
+def _build(loader: str) -> str:
+    return bcc.build() if loader == Loader.BCC else libbpf.build()
 
 
 def _attached_to(link: Path) -> int | None:

@@ -22,6 +22,8 @@ from tests.support.cgroups import made_cgroup
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
 from tests.support.dataplane import Snapshot, publish, snapshot, wipe
 from tests.support.knot import KnotServer
+from tests.support.loading import loader_of_tests
+from tests.support.mounts import in_own_mounts
 from tests.support.process import free_port
 from tests.support.sidecar import COMMAND, clb, sidecar
 
@@ -69,7 +71,7 @@ def plane() -> Iterator[Plane]:
     instance = f"test-{uuid4().hex[:8]}"
     with made_cgroup() as cgroup:
         try:
-            loader.load(Pins(instance), cgroup)
+            loader.load(Pins(instance), cgroup, loader_of_tests())
             publish(instance, {"10.64.0.1:80": ["10.0.0.1:8080", "10.0.0.2:8080*3"]})
             yield Plane(instance, cgroup)
         finally:
@@ -80,11 +82,6 @@ def plane() -> Iterator[Plane]:
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run any command."""
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-
-
-def in_own_mounts(script: str, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a command after a shell script has changed the mounts, which nobody else sees."""
-    return run("unshare", "--mount", "sh", "-ec", f'{script}; exec "$@"', "sh", *command)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +274,8 @@ def test_missing_libbpf_is_named_with_its_package(plane: Plane) -> None:
     libraries = {line.split()[-1] for line in run("/sbin/ldconfig", "-p").stdout.splitlines() if "libbpf.so.1 " in line}
     assert libraries
     hidden = "; ".join(f"mount --bind /dev/null {library}" for library in sorted(libraries))
-    command = (*COMMAND, "load", "--instance", f"{plane.instance}-fresh", "--cgroup", plane.cgroup)
+    where = ("--instance", f"{plane.instance}-fresh", "--cgroup", plane.cgroup)
+    command = (*COMMAND, "load", "--loader", "object", *where)
     plane.assert_failed(in_own_mounts(hidden, *command), 3, ["libbpf.so.1 is missing", "libbpf1"])
     assert not Pins(f"{plane.instance}-fresh").home.exists()
 

@@ -34,6 +34,7 @@ from tests.support.dataplane import dial, publish, snapshot
 from tests.support.kernel_objects import freeze
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
+from tests.support.loading import loader_of_tests, loading
 from tests.support.process import running, wait_until
 from tests.support.sidecar import COMMAND, Sidecar, clb, pool, sidecar, status, wait_for_pool
 
@@ -188,7 +189,7 @@ async def test_answer_during_a_publication_is_not_lost(instance: str, cgroup: Pa
 async def running_daemon(instance: str, cgroup: Path, source: Source) -> AsyncIterator[asyncio.Task[None]]:
     """Run the daemon in this process, over a source that is a fake; end it with SIGTERM."""
     service = Service("fake", source.name, (parse_vip(f"{VIP}:80"),))
-    settings = Settings(Pins(instance), cgroup, [service], Policy(), [], once=False)
+    settings = Settings(Pins(instance), cgroup, [service], Policy(), [], once=False, loader=loader_of_tests())
     task = asyncio.create_task(Daemon(settings, {source.name: source}).run())
     try:
         yield task
@@ -268,7 +269,7 @@ def test_nothing_is_removed_before_the_first_complete_sync(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
     """While one of two sources has not answered, what nobody asks for any more and what a crash left both stay."""
-    loader.load(Pins(instance), cgroup)
+    loader.load(Pins(instance), cgroup, loader_of_tests())
     publish(instance, {f"{VIP}:80": ["127.0.0.9:9"], "10.64.0.9:80": ["127.0.0.9:9"]})
     orphan = (layout.pack_place(1000, 0), bytes(layout.SLOT.size))
     with Maps(Pins(instance)) as maps:
@@ -315,7 +316,7 @@ def test_systemd_is_told_when_it_is_ready_and_when_it_stops(
     """READY=1 comes after the first complete sync and not before, STOPPING=1 on SIGTERM, and nothing else."""
     knot.purge()
     name = str(tmp_path / "notify")
-    command = [*COMMAND, "run", "--instance", instance, "--cgroup", str(cgroup), *WEB, *resolver(knot)]
+    command = [*COMMAND, "run", *loading(), "--instance", instance, "--cgroup", str(cgroup), *WEB, *resolver(knot)]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(name)
         systemd.settimeout(20)
@@ -338,7 +339,7 @@ def test_service_manager_that_does_not_listen_is_no_reason_to_end(
     """A NOTIFY_SOCKET that leads nowhere is logged; the sidecar follows on."""
     serve(knot, "127.0.0.1:8080")
     log = tmp_path / "log"
-    command = [*COMMAND, "run", "--instance", instance, "--cgroup", str(cgroup), *WEB, *resolver(knot)]
+    command = [*COMMAND, "run", *loading(), "--instance", instance, "--cgroup", str(cgroup), *WEB, *resolver(knot)]
     with running(command, log, os.environ | {"NOTIFY_SOCKET": str(tmp_path / "nobody")}) as process:
         found = Sidecar(process, instance, log)
         found.wait_for(lambda: "ready" in found.events(), "the sidecar is ready")

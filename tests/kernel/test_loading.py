@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +12,20 @@ from typing import Final
 import pytest
 
 from clb_discovery.core.layout import FEATURE_ERRNO, Map
-from clb_discovery.datapath import bpf, libbpf, probe
+from clb_discovery.datapath import bpf, loader, probe
 from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.runtime import RUN
-from tests.programs.connector import RECORD, Connect, read_connects
-from tests.support.cgroups import inside, made_cgroup, remove
+from tests.support.cgroups import made_cgroup, remove
+from tests.support.clients import connecting
 from tests.support.contract import assert_is_status
 from tests.support.dataplane import dial, publish, snapshot, wipe
 from tests.support.kernel_objects import KernelObject, detach, foreign_exclusive, foreign_rewrite, pinned, used_maps
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
-from tests.support.process import accepts, free_port, running, wait_until
+from tests.support.loading import loader_of_tests
+from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, clb, pool, sidecar, status
 
 VIP4: Final = "10.64.0.1"
@@ -47,21 +47,6 @@ def unload(instance: str) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-@contextmanager
-def connecting(cgroup: Path, port: int, address: str, directory: Path) -> Iterator[list[Connect]]:
-    """Connect without pause to the server that says where it is, while the block runs; then fill the list."""
-    file, connects = directory / "connects", list[Connect]()
-    program: list[str | Path] = [sys.executable, "-m", "tests.programs.connector", file, "60", str(port), address]
-    with running([sys.executable, "-m", "tests.programs.where", str(port)], directory / "where.log"):
-        wait_until(lambda: accepts(port), "the server accepts")
-        with running(inside(cgroup, program), directory / "connector.log"):
-            wait_until(lambda: file.exists() and file.stat().st_size > 0, "the client connects")
-            yield connects
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // RECORD.size * RECORD.size])  # it was ended in the middle of its work
-    connects += read_connects(file)
-
-
 def test_loading_again_touches_nothing(instance: str, cgroup: Path) -> None:
     """A second load leaves programs, maps, links and what the maps hold as they are."""
     load(instance, cgroup)
@@ -78,7 +63,7 @@ def test_other_build_is_replaced_in_place(instance: str, cgroup: Path, tmp_path:
     port = free_port()
     publish(instance, {f"{VIP4}:{port}": [f"127.0.0.1:{port}"]})
     before = snapshot(instance)
-    with connecting(cgroup, port, VIP4, tmp_path) as connects:
+    with connecting(cgroup, port, tmp_path, VIP4) as connects:
         for number in range(3):
             with Maps(Pins(instance)) as maps:
                 info = maps.info()
@@ -159,7 +144,8 @@ def test_unload_leaves_nothing(instance: str, cgroup: Path) -> None:
     objects = set(pinned(pins.home).values())
     programs = [found for found in objects if found.kind == "prog"]
     objects |= {found for program in programs for found in used_maps(program)}
-    assert len(objects) > len(Map) + 2 * len(PROGRAMS), "the constants have no pin"
+    with_constants = status(instance)["datapath"]["loader"] == "object"  # which have no pin
+    assert len(objects) == len(Map) + 2 * len(PROGRAMS) + with_constants
     assert all(map(KernelObject.exists, objects))
     unload(instance)
     assert not pins.home.exists()
@@ -174,7 +160,7 @@ def test_foreign_program_keeps_running(instance: str, cgroup: Path, tmp_path: Pa
     port = free_port()
     with (
         foreign_rewrite(cgroup, FOREIGN_VIP, "127.0.0.7"),
-        connecting(cgroup, port, FOREIGN_VIP, tmp_path) as connects,
+        connecting(cgroup, port, tmp_path, FOREIGN_VIP) as connects,
         listening("127.0.0.1") as (server,),
     ):
         for _ in range(3):
@@ -304,7 +290,8 @@ def test_kernel_that_cannot_choose_the_errno_gets_eperm(instance: str, cgroup: P
     load(instance, cgroup)
     publish(instance, {f"{VIP4}:80": [], f"[{VIP6}]:80": []})
     pins = Pins(instance)
-    for name, program in libbpf.load_object(pins, can_set_errno=False).items():
+    _, programs = loader.programs(pins, loader_of_tests(), features=0)
+    for name, program in programs.items():
         link = bpf.open_pin(pins.link(name))
         bpf.link_update(link, program)
         os.close(link)

@@ -23,6 +23,7 @@ from tests.programs import publisher
 from tests.programs.connector import Connect, read_connects
 from tests.support.cgroups import inside, run_inside
 from tests.support.knot import KnotServer
+from tests.support.loading import loader_of_tests, loading
 from tests.support.process import accepts, free_port, running, wait_until
 from tests.support.sidecar import clb
 
@@ -56,7 +57,7 @@ def port(tmp_path: Path) -> Iterator[int]:
 @pytest.fixture
 def loaded(instance: str, cgroup: Path) -> str:
     """Load the data plane of the instance."""
-    loader.load(Pins(instance), cgroup)
+    loader.load(Pins(instance), cgroup, loader_of_tests())
     return instance
 
 
@@ -170,7 +171,7 @@ def sync_once(knot: KnotServer, instance: str, cgroup: Path, *vips: str) -> list
     """Return the command line that makes the sidecar sync once onto these VIPs."""
     srv = "_swap._tcp.example=" + ",".join(vips)
     where = ["--instance", instance, "--cgroup", str(cgroup), "--resolver", knot.address]
-    return ["run", "--once", "--srv", srv, *where, "--real-range", "127.0.0.0/8", "--hold", "0s"]
+    return ["run", *loading(), "--once", "--srv", srv, *where, "--real-range", "127.0.0.0/8", "--hold", "0s"]
 
 
 def reached_through(cgroup: Path, vip: str, port: int, directory: Path) -> set[str | int]:

@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from tests.support.loading import loading
 from tests.support.process import running, wait_until
 
 COMMAND = (sys.executable, "-m", "clb_discovery")
 
 
 def clb(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one `clb-discovery` command and wait for it."""
+    """Run one `clb-discovery` command and wait for it; one that loads does so with the loader of the tests."""
+    command, rest = arguments[:1], arguments[1:]
+    if command and command[0] in {"load", "run"}:
+        command = (*command, *loading())
     return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
+        [*COMMAND, *map(str, command), *map(str, rest)],
         check=False,
         capture_output=True,
         text=True,
@@ -108,6 +112,7 @@ def sidecar(
         *wrapper,
         *COMMAND,
         "run",
+        *loading(),
         "--instance",
         instance,
         "--cgroup",

@@ -1,3 +1,3 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Only BCC's macro for ring buffers uses it, which these programs do not. */
+/* The unit in which BPF_RINGBUF_OUTPUT counts; CLB_RING multiplies it away again. */
 #define PAGE_SIZE 4096

@@ -1,0 +1,255 @@
+"""Programs that BCC compiles on this host: they do what the object's do, and what is missing is named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from clb_discovery.core.layout import Map
+from clb_discovery.datapath import bcc, bpf, libbpf
+from clb_discovery.datapath.pins import PROGRAMS, Pins
+from tests.support.cgroups import made_cgroup
+from tests.support.clients import connecting
+from tests.support.dataplane import dial, publish, snapshot
+from tests.support.knot import KnotServer
+from tests.support.listeners import listening
+from tests.support.mounts import in_own_mounts
+from tests.support.process import free_port
+from tests.support.sidecar import COMMAND, clb, sidecar, status
+
+VIP4: Final = "10.64.0.1"
+VIP6: Final = "fd00:64::1"
+UNIT: Final = Path(__file__).parents[2] / "contrib" / "systemd" / "clb-discovery.service"
+PACKAGES: Final = ("python3-bpfcc", "python3-bcc")
+FOREIGN: Final = '"""Lattices: what PyPI calls bcc."""\n\n\nclass Lattice:\n    pass\n'
+
+
+def load(instance: str, cgroup: Path, loader: str) -> None:
+    """Load from the command line."""
+    result = clb("load", "--loader", loader, "--instance", instance, "--cgroup", cgroup)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def loader_of(instance: str) -> str:
+    """Return who loaded the data plane, which has to be effective."""
+    found = status(instance)["datapath"]
+    assert found["effective"]
+    loader: str = found["loader"]
+    return loader
+
+
+def assert_fails(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Check that something is missing on this host, in one line with these words."""
+    assert result.returncode == 3, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert all(word in line for word in words), (line, words)
+
+
+def loading(loader: str, instance: str, cgroup: Path) -> tuple[str, ...]:
+    """Return the command that loads."""
+    return (*COMMAND, "load", "--loader", loader, "--instance", instance, "--cgroup", str(cgroup))
+
+
+def without_bcc() -> str:
+    """Return the shell script that takes BCC away from the system's Python."""
+    find = "import importlib.util as u; print(u.find_spec('bcc').submodule_search_locations[0])"
+    found = subprocess.run(["/usr/bin/python3", "-c", find], check=True, capture_output=True, text=True)
+    return f"mount -t tmpfs none {found.stdout.strip()}"
+
+
+def test_connects_are_balanced(instance: str, cgroup: Path) -> None:
+    """Connects of both families and of dual-stack sockets reach the pool by its weights and are counted."""
+    load(instance, cgroup, "bcc")
+    assert loader_of(instance) == "bcc"
+    with listening("127.0.0.1", "127.0.0.2", "::1") as (one, three, six):
+        publish(instance, {f"{VIP4}:80": [one.name, f"{three.name}*3"], f"[{VIP6}]": [six.name]})
+        assert dial(cgroup, VIP4, 80, 200) + dial(cgroup, f"::ffff:{VIP4}", 80, 200) == ["ok"] * 400
+        assert dial(cgroup, VIP6, 443, 7) == ["ok"] * 7
+        counts = [one.taken(), three.taken(), six.taken()]
+    assert counts[0] + counts[1] == 400
+    assert 50 < counts[0] < 150  # one in 10^8 by chance
+    assert counts[2] == 7
+    assert [found["connects"] for found in status(instance)["virtual_servers"]] == [400, 7]
+
+
+def test_empty_pool_refuses(instance: str, cgroup: Path) -> None:
+    """An empty pool refuses with the errno that status names, as the object's programs do."""
+    load(instance, cgroup, "bcc")
+    publish(instance, {f"{VIP4}:80": [], f"[{VIP6}]:80": []})
+    expected = "ECONNREFUSED" if status(instance)["datapath"]["features"]["errno"] else "EPERM"
+    assert dial(cgroup, VIP4, 80) + dial(cgroup, VIP6, 80) == [expected] * 2
+
+
+def test_loaders_replace_each_other_under_connects(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Switching to the other loader and back replaces the programs over the same maps, and no connect fails."""
+    load(instance, cgroup, "object")
+    port = free_port()
+    publish(instance, {f"{VIP4}:{port}": [f"127.0.0.1:{port}"], f"[{VIP6}]:{port}": [f"[::1]:{port}"]})
+    before = snapshot(instance)
+    with connecting(cgroup, port, tmp_path, VIP4, VIP6) as connects:
+        for loader in ("bcc", "object", "bcc"):
+            last = snapshot(instance)
+            load(instance, cgroup, loader)
+            assert loader_of(instance) == loader
+            after = snapshot(instance)
+            kept = {name for name in after.objects if after.objects[name] == last.objects[name]}
+            assert kept == set(after.objects) - set(PROGRAMS)
+    assert [connect for connect in connects if connect.error] == []
+    assert len(connects) > 50
+    assert {connect.reached[-4:] for connect in connects} == {bytes([127, 0, 0, 1]), bytes([0, 0, 0, 1])}
+    assert after.held == before.held
+
+
+def test_loading_again_touches_nothing(instance: str, cgroup: Path) -> None:
+    """What BCC has loaded and what is current stays as it is, for the default loader too."""
+    load(instance, cgroup, "bcc")
+    before = snapshot(instance)
+    load(instance, cgroup, "bcc")
+    load(instance, cgroup, "auto")
+    assert snapshot(instance) == before
+
+
+def test_auto_takes_the_object_first(instance: str, cgroup: Path) -> None:
+    """Where both loaders can, the default is the shipped object."""
+    load(instance, cgroup, "auto")
+    assert loader_of(instance) == "object"
+
+
+def test_auto_falls_back_to_bcc(instance: str, cgroup: Path) -> None:
+    """Where the object cannot be loaded the default is BCC; where that cannot either, both are named."""
+    no_object = f"mount --bind /dev/null {libbpf.OBJECT}"
+    neither = in_own_mounts(f"{no_object}; {without_bcc()}", *loading("auto", instance, cgroup))
+    assert_fails(neither, str(libbpf.OBJECT), "--loader bcc", *PACKAGES)
+    assert not Pins(instance).home.exists()
+    result = in_own_mounts(no_object, *loading("auto", instance, cgroup))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert loader_of(instance) == "bcc"
+
+
+def test_compiler_does_not_stay(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """A sidecar that has loaded by BCC has neither BCC nor LLVM in its memory, and no child."""
+    with KnotServer() as knot:
+        knot.write("_web._tcp SRV 0 1 80 t\nt A 10.0.0.1")
+        options = ["--loader", "bcc", "--srv", f"_web._tcp.example={VIP4}:80", "--resolver", knot.address]
+        with sidecar(instance, cgroup, tmp_path, options) as found:
+            number = found.process.pid
+            libraries = Path(f"/proc/{number}/maps").read_text()
+            children = Path(f"/proc/{number}/task/{number}/children").read_text()
+    assert loader_of(instance) == "bcc"
+    assert "libc.so" in libraries
+    assert not any(name in libraries for name in ("libbcc", "libLLVM", "libbpf"))
+    assert children == ""
+
+
+def test_powers_of_the_unit_are_enough(instance: str, cgroup: Path) -> None:
+    """With no more than the systemd unit leaves of root's powers BCC loads, first and over maps that are there."""
+    as_unit = (sys.executable, "-m", "tests.programs.as_unit", str(UNIT))
+    for loader in ("bcc", "object", "bcc"):
+        command = [*as_unit, *loading(loader, instance, cgroup)]
+        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert loader_of(instance) == loader
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (FOREIGN, ["another package of that name"]),
+        ("import no_such_module\n", ["cannot be imported", "no_such_module"]),
+        ("raise SystemError('bad\\nday')\n", ["cannot be imported", "bad"]),
+    ],
+)
+def test_wrong_module_is_named(instance: str, cgroup: Path, tmp_path: Path, module: str, words: list[str]) -> None:
+    """A module bcc that is something else is named by its file, with the package that has the right one."""
+    file = tmp_path / "bcc.py"
+    file.write_text(module)
+    where = ("--instance", instance, "--cgroup", cgroup)
+    result = clb("load", "--loader", "bcc", *where, env={"PYTHONPATH": str(tmp_path)})
+    assert_fails(result, str(file), *words, *PACKAGES)
+    assert not Pins(instance).home.exists()
+
+
+def test_wrong_module_of_ours_is_passed_over(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Where only our own environment has the wrong module, the system's interpreter compiles."""
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = environment / "lib" / version / "site-packages"
+    (packages / "bcc.py").write_text(FOREIGN)
+    ours = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "ours.pth").write_text("\n".join([*ours, str(UNIT.parents[2])]))
+    python = str(environment / "bin" / "python")
+    subprocess.run([python, "-c", "import bcc; bcc.Lattice"], check=True)
+    command = [python, *loading("bcc", instance, cgroup)[1:]]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert loader_of(instance) == "bcc"
+
+
+def test_missing_bcc_is_named_with_its_package(instance: str, cgroup: Path) -> None:
+    """Where no interpreter has BCC the line names the packages that bring it, and check says so."""
+    result = in_own_mounts(without_bcc(), *loading("bcc", instance, cgroup))
+    assert_fails(result, "no Python here has BCC", *PACKAGES)
+    assert not Pins(instance).home.exists()
+    check = in_own_mounts(without_bcc(), *COMMAND, "check", "--instance", instance, "--cgroup", str(cgroup))
+    assert check.returncode == 0, check.stdout
+    assert "ok    BCC: not needed beside libbpf: no Python here has BCC" in check.stdout
+    check = in_own_mounts(without_bcc(), *COMMAND, "check", "--loader", "bcc", "--cgroup", str(cgroup))
+    assert check.returncode == 3
+    assert "FAIL  BCC: no Python here has BCC" in check.stdout
+
+
+def test_check_names_bcc() -> None:
+    """Check says which BCC would load, and of which interpreter."""
+    found = {line[6:].partition(": ")[0]: line[:4] for line in clb("check").stdout.splitlines()}
+    assert (found["libbpf"], found["BCC"]) == ("ok  ", "ok  ")
+    lines = clb("check", "--loader", "bcc").stdout.splitlines()
+    assert [line for line in lines if line.startswith("ok    BCC: 0.") and " in /" in line]
+    assert not [line for line in lines if "libbpf" in line]
+
+
+def test_first_error_of_the_compiler_is_told(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Sources that do not compile end in one line: the first error, with its file and line."""
+    header = bcc.SOURCES / "maps.h"
+    broken = tmp_path / "maps.h"
+    broken.write_text(header.read_text() + "\n#line 1000\nint broken = nonsense;\nint more = rubbish;\n")
+    result = in_own_mounts(f"mount --bind {broken} {header}", *loading("bcc", instance, cgroup))
+    assert_fails(result, "BCC cannot compile", "maps.h:1000", "nonsense")
+    assert not Pins(instance).home.exists()
+
+
+def test_verdict_of_the_verifier_is_told(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Programs that the kernel refuses end in one line: which, and why; what was loaded before stays attached."""
+    load(instance, cgroup, "object")
+    before = snapshot(instance)
+    source = bcc.SOURCES / "clb.bpf.c"
+    bad = tmp_path / source.name
+    signature = "int clb_connect6(struct bpf_sock_addr *ctx)\n{\n"
+    wild = "\tif (ctx->user_ip4 == 1)\n\t\treturn 0;\n"
+    assert signature in source.read_text()
+    bad.write_text(source.read_text().replace(signature, signature + wild))
+    result = in_own_mounts(f"mount --bind {bad} {source}", *loading("bcc", instance, cgroup))
+    assert_fails(result, "the kernel refuses", "clb_connect6: invalid bpf_context access")
+    assert snapshot(instance) == before
+    assert status(instance)["datapath"]["effective"]
+
+
+def test_map_of_another_shape_is_refused(instance: str, cgroup: Path) -> None:
+    """A map that is pinned with other properties than the sources declare is not used."""
+    load(instance, cgroup, "bcc")
+    pin = Pins(instance).map(Map.SLOTS)
+    map_ = bpf.open_pin(pin)
+    key_size, value_size = bpf.map_sizes(map_)
+    os.close(map_)
+    pin.unlink()
+    map_ = bpf.create_map(1, key_size, value_size, 16, flags=1)  # a hash without preallocation
+    bpf.pin(map_, pin)
+    os.close(map_)
+    with made_cgroup() as other:
+        result = clb("load", "--loader", "bcc", "--instance", instance, "--cgroup", other)
+    assert_fails(result, "clb_slots", "max_entries", "16", "clb-discovery unload")

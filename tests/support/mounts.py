@@ -1,0 +1,12 @@
+"""Commands that see the file systems of this machine changed, while nobody else does."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def in_own_mounts(script: str, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command after a shell script has changed the mounts, which nobody else sees."""
+    own = ["unshare", "--mount", "sh", "-ec", f'{script}; exec "$@"', "sh", *command]
+    return subprocess.run(own, check=False, capture_output=True, text=True, timeout=60)
