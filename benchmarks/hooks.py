@@ -26,6 +26,7 @@ from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.netns import enter_private_network
 from clb_discovery.runtime import Instance
 from tests.support.cgroups import made_cgroup
+from tests.support.dataplane import wipe
 
 INSTANCE: Final = "bench-hooks"
 CONNECTS: Final = 100
@@ -95,7 +96,7 @@ def main() -> None:
     with ExitStack() as stack:
         cgroup = stack.enter_context(made_cgroup())
         stack.enter_context(Instance(INSTANCE).held())
-        stack.callback(loader.unload, pins)
+        stack.callback(wipe, INSTANCE)
         loader.load(pins, cgroup)
         listener = stack.enter_context(socket.create_server(("0.0.0.0", 0), backlog=4096))
         port = listener.getsockname()[1]

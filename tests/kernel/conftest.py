@@ -9,9 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from clb_discovery.datapath import loader
-from clb_discovery.datapath.pins import Pins
 from tests.support.cgroups import made_cgroup
+from tests.support.dataplane import wipe
 from tests.support.plane import OBJECTS, VIP4, VIP6, Plane, loaded_plane
 
 
@@ -32,7 +31,7 @@ def instance() -> Iterator[str]:
     """Return the name of an instance that nobody else has; its data plane is removed at the end."""
     name = f"test-{uuid4().hex[:8]}"
     yield name
-    loader.unload(Pins(name))
+    wipe(name)
 
 
 @pytest.fixture(scope="module", params=OBJECTS)

@@ -22,6 +22,7 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.runtime import Instance
 from tests.support.cgroups import made_cgroup
+from tests.support.dataplane import wipe
 from tests.support.sockets import SocketMaker, socket_maker
 
 OBJECTS: Final = ("full", "floor") if probe.features() & FEATURE_LOOP else ("floor",)
@@ -95,7 +96,7 @@ def loaded_plane(which: str) -> Iterator[Plane]:
     pins = Pins(instance)
     with ExitStack() as stack:
         cgroup = stack.enter_context(made_cgroup())
-        stack.callback(loader.unload, pins)
+        stack.callback(wipe, instance)
         loader.load(pins, cgroup)
         if which != OBJECTS[0]:
             _replace_programs(pins, which)
