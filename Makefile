@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc lint build test-fresh clean
+.PHONY: help demo test test-bcc lint build test-fresh test-kernels clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -30,6 +30,10 @@ build: ## build the wheel and the sdist into dist/
 
 test-fresh: ## run demo and test in bare Debian 12 and 13 roots (root, or through sudo)
 	@$(AS_ROOT) scripts/test-fresh
+
+test-kernels: ## run the kernel tests on Debian's 5.10, 6.1 and 6.12 in QEMU (root, or through sudo)
+	@scripts/setup kernels
+	@$(AS_ROOT) scripts/test-kernels
 
 clean: ## remove everything that the targets made, .venv included
 	@$(AS_ROOT) rm -rf .venv .cache dist clb_discovery/_bpf .hypothesis .mypy_cache .pytest_cache .ruff_cache
