@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients lint build test-fresh bench-hooks clean
+.PHONY: help demo test test-bcc test-clients lint build test-fresh test-kernels bench-hooks clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -38,6 +38,10 @@ test-fresh: ## run demo and test in bare Debian 12 and 13 roots (root, or throug
 bench-hooks: ## measure what the programs cost a connect (root, or through sudo)
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.hooks
+
+test-kernels: ## run the kernel tests on Debian's 5.10, 6.1 and 6.12 in QEMU (root, or through sudo)
+	@scripts/setup kernels
+	@$(AS_ROOT) scripts/test-kernels
 
 clean: ## remove everything that the targets made, .venv included
 	@$(AS_ROOT) rm -rf .venv .cache dist clb_discovery/_bpf .hypothesis .mypy_cache .pytest_cache .ruff_cache

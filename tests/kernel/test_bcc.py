@@ -19,6 +19,7 @@ from tests.support.dataplane import dial, publish, snapshot
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
 from tests.support.mounts import in_own_mounts
+from tests.support.pace import patient
 from tests.support.process import free_port
 from tests.support.sidecar import COMMAND, clb, sidecar, status
 
@@ -151,7 +152,7 @@ def test_powers_of_the_unit_are_enough(instance: str, cgroup: Path) -> None:
     as_unit = (sys.executable, "-m", "tests.programs.as_unit", str(UNIT))
     for loader in ("bcc", "object", "bcc"):
         command = [*as_unit, *loading(loader, instance, cgroup)]
-        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60))
         assert (result.returncode, result.stderr) == (0, "")
         assert loader_of(instance) == loader
 
@@ -186,7 +187,7 @@ def test_wrong_module_of_ours_is_passed_over(instance: str, cgroup: Path, tmp_pa
     python = str(environment / "bin" / "python")
     subprocess.run([python, "-c", "import bcc; bcc.Lattice"], check=True)
     command = [python, *loading("bcc", instance, cgroup)[1:]]
-    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60))
     assert (result.returncode, result.stderr) == (0, "")
     assert loader_of(instance) == "bcc"
 

@@ -24,6 +24,7 @@ from tests.support.dataplane import Snapshot, publish, snapshot, wipe
 from tests.support.knot import KnotServer
 from tests.support.loading import loader_of_tests
 from tests.support.mounts import in_own_mounts
+from tests.support.pace import patient
 from tests.support.process import free_port
 from tests.support.sidecar import COMMAND, clb, sidecar
 
@@ -81,7 +82,7 @@ def plane() -> Iterator[Plane]:
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run any command."""
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +333,7 @@ def test_reader_that_has_had_enough_is_no_error(plane: Plane) -> None:
     os.close(read)
     try:
         command = [*COMMAND, "status", "--json", "--instance", plane.instance]
-        result = subprocess.run(command, check=False, stdout=write, stderr=subprocess.PIPE, timeout=60)
+        result = subprocess.run(command, check=False, stdout=write, stderr=subprocess.PIPE, timeout=patient(60))
     finally:
         os.close(write)
     assert (result.returncode, result.stderr) == (0, b"")

@@ -20,7 +20,7 @@ from clb_discovery.runtime import RUN
 from tests.support.cgroups import made_cgroup, remove
 from tests.support.clients import connecting
 from tests.support.contract import assert_is_status
-from tests.support.dataplane import dial, publish, snapshot, wipe
+from tests.support.dataplane import dial, publish, refusal, snapshot, wipe
 from tests.support.kernel_objects import KernelObject, detach, foreign_exclusive, foreign_rewrite, pinned, used_maps
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
@@ -229,7 +229,7 @@ def test_exact_port_that_is_empty_does_not_fall_back(instance: str, cgroup: Path
     load(instance, cgroup)
     with listening("127.0.0.1") as (every,):
         publish(instance, {VIP4: [every.name], f"{VIP4}:443": []})
-        assert dial(cgroup, VIP4, 443) + dial(cgroup, VIP4, 442) == ["ECONNREFUSED", "ok"]
+        assert dial(cgroup, VIP4, 443) + dial(cgroup, VIP4, 442) == [refusal(), "ok"]
 
 
 @pytest.mark.parametrize(("vip", "hosts"), [(VIP4, ("127.0.0.1", "127.0.0.2")), (VIP6, ("::1", "::1"))])
@@ -263,7 +263,7 @@ def test_counters_say_where_connects_went(instance: str, cgroup: Path) -> None:
             weighted = [f"{server.name}*{weight}" for server, weight in zip(servers, weights, strict=True)]
             publish(instance, {f"{VIP4}:80": weighted, f"{VIP4}:81": []})
             assert dial(cgroup, VIP4, 80, 500) == ["ok"] * 500
-        assert dial(cgroup, VIP4, 81, 7) == ["ECONNREFUSED"] * 7
+        assert dial(cgroup, VIP4, 81, 7) == [refusal()] * 7
         seen = {server.name: server.taken() for server in servers}
     found = status(instance)
     assert_is_status(found)

@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,6 +25,7 @@ from tests.programs.connector import Connect, read_connects
 from tests.support.cgroups import inside, run_inside
 from tests.support.knot import KnotServer
 from tests.support.loading import loader_of_tests, loading
+from tests.support.pace import STRIDE, effort, patient
 from tests.support.process import accepts, free_port, running, wait_until
 from tests.support.sidecar import clb
 
@@ -86,7 +88,7 @@ def connecting(cgroup: Path, port: int, directory: Path) -> Iterator[list[Connec
         wait_until(lambda: all(file.exists() for file in files), "the clients connect")
         yield connects
         for client in clients:
-            assert client.wait(timeout=SECONDS + 30) == 0, log.read_text()
+            assert client.wait(timeout=patient(SECONDS + 30)) == 0, log.read_text()
     for file in files:
         connects += read_connects(file)
 
@@ -133,9 +135,9 @@ def test_no_connect_is_lost_while_pools_are_replaced(loaded: str, cgroup: Path, 
         pass
     assert_all_came_out_right(connects, log)
     reached = {publisher.decode(connect.reached)[0] for connect in connects}
-    assert len(connects) > 1000
-    assert swaps(log) > 100
-    assert len(reached) > 100
+    assert len(connects) > effort(1000, 0)
+    assert swaps(log) > effort(100, 0)
+    assert len(reached) > effort(100, 0)
     print(f"{len(connects)} connects over {2 * swaps(log)} publications, none failed")
 
 
@@ -143,17 +145,17 @@ def test_no_connect_is_lost_while_the_writer_is_killed(loaded: str, cgroup: Path
     """Four clients connect while the writer is killed at a random moment again and again, and started anew."""
     log = tmp_path / "publications"
     chance = random.Random()  # noqa: S311 - when to kill
-    kills = 0
+    kills, wanted = 0, effort(12, 3)
     with publishing(loaded, port, log):
         pass
     with connecting(cgroup, port, tmp_path) as connects:
-        for _ in range(12):
+        for _ in range(wanted):
             with publishing(loaded, port, log, first=int(log.read_text().split()[-2]) + 1) as process:
                 with pytest.raises(subprocess.TimeoutExpired):
                     process.wait(chance.uniform(0.05, 0.8))
                 kills += 1
     assert_all_came_out_right(connects, log)
-    assert kills == 12
+    assert kills == wanted
 
 
 OLD: Final = {"127.1.0.1": 1, "127.1.0.2": 3}
@@ -188,12 +190,12 @@ def test_writer_may_be_killed_before_every_operation(instance: str, cgroup: Path
     with KnotServer() as knot:
         before = sync_once(knot, instance, cgroup, f"{STAYS}:{port}", f"{GOES}:{port}")
         after = sync_once(knot, instance, cgroup, f"{STAYS}:{port}", f"{COMES}:{port}")
-        operation, finished = 0, False
-        while not finished:
+        for operation in count(random.randrange(STRIDE), STRIDE):  # noqa: S311 - which ones, where not all
             write_zone(knot, OLD, port)
             assert clb(*before).returncode == 0
             write_zone(knot, NEW, port)
-            result = subprocess.run([*fatal, str(operation), *after], check=False, capture_output=True, timeout=60)
+            command = [*fatal, str(operation), *after]
+            result = subprocess.run(command, check=False, capture_output=True, timeout=patient(60))
             finished = result.returncode == 0
             assert finished or result.returncode == -signal.SIGKILL, result.stderr
 
@@ -209,5 +211,7 @@ def test_writer_may_be_killed_before_every_operation(instance: str, cgroup: Path
             assert {format_address(vip.address) for vip in held.virtual if vip.port == port} == {STAYS, COMES}
             assert held.addresses == {vip.address for vip in held.virtual}
             assert reached_through(cgroup, STAYS, port, tmp_path) <= set(NEW), operation
-            operation += 1
-    assert operation == int(result.stdout) + 1 > 30
+            if finished:
+                break
+    operations = int(result.stdout)
+    assert 30 <= operations <= operation < operations + STRIDE

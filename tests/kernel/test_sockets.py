@@ -28,6 +28,7 @@ from clb_discovery.datapath.sockets import Diag, close_sockets
 from clb_discovery.errors import HostError
 from tests.support import namespaces
 from tests.support.cgroups import entered
+from tests.support.pace import patient
 from tests.support.process import wait_until
 from tests.support.recorder import RECORD_SIZE, recording, storage_map
 
@@ -68,9 +69,7 @@ WAYS: Final = [
 TCP: Final = WAYS[0]
 UDP: Final = next(way for way in WAYS if way.protocol is Protocol.UDP)
 KERNEL: Final = tuple(map(int, os.uname().release.split(".")[:2]))
-needs_udp_records = pytest.mark.skipif(
-    KERNEL < (5, 12), reason="before 5.12 the kernel shows no records of UDP sockets"
-)
+needs_udp_records = pytest.mark.skipif(KERNEL < (5, 12), reason="lacks records of UDP sockets")
 
 
 def ways(*some: Way) -> pytest.MarkDecorator:
@@ -173,7 +172,7 @@ def test_an_application_that_waits_learns_at_once(app: Application, way: Way) ->
     """A read that blocks on a removed server ends with an error when the socket is closed."""
     server = app.serve(way)
     sock = app.connect(server)
-    sock.settimeout(20)
+    sock.settimeout(patient(20))
     with ThreadPoolExecutor(1) as thread:
         waiting = thread.submit(sock.recv, 1)
         assert app.close(server.member()) == (1, frozenset())
@@ -425,7 +424,7 @@ def close_by(app: Application, launcher: list[str], *servers: Server) -> dict[st
         text=True,
         pass_fds=[app.storage],
         env=environment,
-        timeout=60,
+        timeout=patient(60),
     )
     result: dict[str, Any] = json.loads(done.stdout)
     return result

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.support.pace import patient
+
 RECORD: Final = struct.Struct("=QQ16si")
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: reset instead of TIME_WAIT, which would use up the ports
 
@@ -35,7 +37,7 @@ def connect(address: str, port: int) -> Connect:
     start = time.monotonic_ns()
     reached, error = bytes(16), 0
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
-        sock.settimeout(5)
+        sock.settimeout(patient(5))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         try:
             sock.connect((address, port))

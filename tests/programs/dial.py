@@ -9,13 +9,15 @@ import errno
 import socket
 import sys
 
+from tests.support.pace import patient
+
 
 def main(protocol: str, times: int, address: str, port: int) -> None:
     """Connect."""
     kind = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}[protocol]
     for _ in range(times):
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as sock:
-            sock.settimeout(5)
+            sock.settimeout(patient(5))
             try:
                 sock.connect((address, port))
                 if protocol == "udp":

@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from clb_discovery.datapath.cgroup import find_root
+from tests.support.pace import patient
 from tests.support.process import wait_until
 
 _ENTER = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
@@ -46,7 +47,7 @@ def inside(cgroup: Path, command: Sequence[str | Path]) -> list[str]:
     return ["/bin/sh", "-c", _ENTER, str(cgroup), *map(str, command)]
 
 
-def run_inside(cgroup: Path, *command: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def run_inside(cgroup: Path, *command: str | Path, timeout: float = patient(60)) -> subprocess.CompletedProcess[str]:
     """Run an ordinary program in the cgroup and wait for it."""
     return subprocess.run(inside(cgroup, command), check=False, capture_output=True, text=True, timeout=timeout)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.pace import patient
 from tests.support.process import free_port, running, wait_until
 
 MASTER_TOKEN = "1ebf7f9a-93c8-4f1c-a1d6-6d2a9d7f0a11"  # noqa: S105  # for agents that live for a test
@@ -155,7 +156,7 @@ class ConsulAgent:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310  # our own URL
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # as above
+            with urllib.request.urlopen(request, timeout=patient(10)) as answer:  # noqa: S310  # as above
                 text = answer.read()
         except urllib.error.HTTPError as error:
             with error:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from clb_discovery.core import selftest
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.held import Held
-from clb_discovery.core.layout import Info
+from clb_discovery.core.layout import FEATURE_ERRNO, Info
 from clb_discovery.core.model import Algorithm, RealServer, Vip, VirtualServer
 from clb_discovery.core.plan import plan
 from clb_discovery.core.spec import parse_vip
-from clb_discovery.datapath import loader
+from clb_discovery.datapath import loader, probe
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.runtime import RUN, Instance
@@ -45,6 +45,11 @@ def dial(cgroup: Path, address: str, port: int, times: int = 1, *, udp: bool = F
     result = run_inside(cgroup, *program, str(times), address, str(port))
     assert result.returncode == 0, result.stderr
     return result.stdout.split()
+
+
+def refusal() -> str:
+    """Return how a connect to an empty pool ends, by what the kernel's probed features are."""
+    return "ECONNREFUSED" if probe.features() & FEATURE_ERRNO else "EPERM"
 
 
 class Snapshot(NamedTuple):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.pace import patient
 from tests.support.process import accepts, free_port, running, wait_until
 
 _CONFIG = """\
@@ -111,7 +112,7 @@ class KnotServer:
 
     def _knotc(self, *command: str) -> subprocess.CompletedProcess[str]:
         run = ["knotc", "-c", str(self._path / "knot.conf"), *command]
-        return subprocess.run(run, check=False, capture_output=True, text=True, timeout=20)
+        return subprocess.run(run, check=False, capture_output=True, text=True, timeout=patient(20))
 
     def __enter__(self) -> Self:
         self.start()

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-START_TIMEOUT = 20.0
+from tests.support.pace import patient
+
+START_TIMEOUT = patient(20)
 
 
 def free_port() -> int:
@@ -50,7 +52,7 @@ def running(
         finally:
             process.terminate()
             try:
-                process.wait(timeout=5)
+                process.wait(timeout=patient(5))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

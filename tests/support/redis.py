@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+from tests.support.pace import patient
 from tests.support.process import accepts, free_port, running, wait_until
 
 
@@ -25,7 +26,7 @@ class RedisServer:
 
     def take_connections(self) -> int:
         """Return how many connections it has accepted since the last call, without ours."""
-        with socket.create_connection((self.host, self.port), timeout=5) as sock:
+        with socket.create_connection((self.host, self.port), timeout=patient(5)) as sock:
             sock.sendall(b"INFO stats\r\n")
             text = b""
             while not text.endswith(b"\r\n\r\n") and b"total_connections_received:" not in text:

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests.support.loading import loading
+from tests.support.pace import patient
 from tests.support.process import running, wait_until
 
 COMMAND = (sys.executable, "-m", "clb_discovery")
@@ -30,7 +31,7 @@ def clb(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subproc
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patient(60),
         env={**os.environ, **(env or {})},
     )
 
@@ -67,7 +68,7 @@ class Sidecar:
     def stop(self) -> int:
         """Send SIGTERM and return the exit code."""
         self.process.terminate()
-        return self.process.wait(timeout=10)
+        return self.process.wait(timeout=patient(10))
 
     def kill(self) -> None:
         """Kill it as the kernel does when memory is short."""
@@ -123,7 +124,7 @@ def sidecar(
     ]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
         notifications.bind(name)
-        notifications.settimeout(20)
+        notifications.settimeout(patient(20))
         with running(command, log, {**os.environ, "NOTIFY_SOCKET": name}) as process:
             found = Sidecar(process, instance, log)
             if ready:

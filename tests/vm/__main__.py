@@ -1,0 +1,164 @@
+"""`make test-kernels`: run the kernel tests on each kernel, compare, and write docs/kernels.md.
+
+Usage: python -m tests.vm [-h] [--only KERNEL] [--jobs N] [-- PYTEST-ARGUMENT...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from tests.vm import kernels, machine, root, table
+from tests.vm.debian import run
+from tests.vm.errors import VmError
+from tests.vm.kernels import KERNELS, Kernel, Parts
+from tests.vm.machine import Found, Job
+
+CHECKOUT: Final = Path(__file__).parents[2]
+CACHE: Final = CHECKOUT / ".cache" / "kernels"
+DOCUMENT: Final = CHECKOUT / "docs" / "kernels.md"
+WEEK: Final = 7 * 86400
+LIMIT: Final = 3600.0
+LEFT_OUT: Final = {
+    "tests/kernel/test_demo.py": "paced for people to watch; what it shows is what the other tests test",
+    "tests/kernel/test_bcc.py": "about BCC on the host, which takes minutes here; that it loads is a feature",
+    "tests/kernel/test_cli.py": "about arguments and privileges, which are the same on every kernel",
+    "tests/kernel/test_daemon.py": "about the process, its sources and its seconds",
+    "tests/kernel/test_discovery.py::test_consul_changes_are_followed": "about Consul",
+    "tests/kernel/test_discovery.py::test_stopped_and_restarted_consul_changes_nothing": "about Consul",
+    "tests/kernel/test_discovery.py::test_srv_targets_are_reached_in_proportion": "as with Consul, and about DNS",
+    "tests/kernel/test_discovery.py::test_large_srv_answer_is_complete": "about DNS",
+    "tests/kernel/test_discovery.py::test_consul_dns_is_followed": "about Consul",
+}
+"""Tests that an emulated machine would be slow at and that meet nothing of the kernel that others do not."""
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="scripts/test-kernels", description=__doc__.split(":")[1].split("\n")[0])
+    names = [kernel.name for kernel in KERNELS]
+    parser.add_argument("--only", choices=names, action="append", help="this kernel; repeatable; writes no document")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="so many machines at a time")
+    parser.add_argument("tests", nargs="*", help="arguments for pytest instead of the usual ones; writes no document")
+    return parser.parse_args(arguments)
+
+
+def cached_root() -> Path:
+    """Return the image of the root, made anew when its parts have changed or it is a week old."""
+    image = CACHE / f"root-{root.recipe(CHECKOUT)}.img"
+    if not _is_young(image):
+        say("making the root of the machines")
+        for old in CACHE.glob("root-*.img"):
+            old.unlink()
+        root.make(CHECKOUT, image)
+    return image
+
+
+def cached_parts(kernel: Kernel) -> Parts:
+    """Return the parts of a kernel, fetched anew when they are a week old."""
+    parts = Parts(CACHE / kernel.name)
+    if not _is_young(parts.folder):
+        say(f"{kernel.name}: fetching it from Debian's {kernel.suite}")
+        kernels.fetch(kernel, parts.folder)
+    return parts
+
+
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel that all machines get."""
+    run([sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder])
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def surprises(kernel: Kernel, found: Found) -> list[str]:
+    """Return what is not as it should be.
+
+    A test may be skipped only for something that the kernel is known to lack, with the reason `lacks FEATURE`.
+    """
+    lacking = {name for name, finding in found.features.items() if not finding.has}
+    wrong = [f"lacks {name!r}: {found.features[name].detail}" for name in sorted(lacking - kernel.lacks)]
+    wrong += [f"is said to lack {name!r}, and does not" for name in sorted(kernel.lacks - lacking)]
+    wrong += [f"failed: {name}" for name in found.tests.failed]
+    excused = {f"lacks {name}" for name in kernel.lacks}
+    wrong += [f"skipped: {name}, {reason!r}" for name, reason in found.tests.skipped.items() if reason not in excused]
+    return wrong if found.tests.passed or wrong else ["ran no test"]
+
+
+def say(text: str) -> None:
+    """Tell a person."""
+    print(f"test-kernels: {text}", flush=True)
+
+
+async def run_tests(kernel: Kernel, job: Job, work: Path) -> Found | None:
+    """Run one machine, and say how it went; return what it found if that is as it should be."""
+    console, files = CACHE / f"{kernel.name}.log", work / kernel.name
+    files.mkdir()
+    parts = Parts(CACHE / kernel.name)
+    say(f"{kernel.name}: Debian's {parts.version} boots; its console is {console}")
+    try:
+        found = await machine.boot(parts, job, files, console)
+    except VmError as error:
+        say(f"{kernel.name}: {error}")
+        return None
+    finally:
+        shutil.rmtree(files)
+    tests = found.tests
+    counts = f"{tests.passed} passed, {len(tests.failed)} failed, {len(tests.skipped)} skipped"
+    say(f"{kernel.name}: {counts} in {found.seconds:.0f} s")
+    wrong = surprises(kernel, found)
+    for line in wrong:
+        say(f"{kernel.name}: {line}")
+    return None if wrong else found
+
+
+async def main(options: argparse.Namespace, work: Path) -> int:
+    """Run the machines, as many at a time as there are processors: each keeps about one busy."""
+    chosen = [kernel for kernel in KERNELS if not options.only or kernel.name in options.only]
+    usual = ["tests/kernel", *(f"--deselect={name}" for name in LEFT_OUT)]
+    job = Job(cached_root(), work / "stage", ",".join(options.tests or usual), LIMIT)
+    machine.install(CHECKOUT, build_wheel(work / "dist"), job.stage)
+    versions = {kernel: cached_parts(kernel).version for kernel in chosen}
+    room = asyncio.Semaphore(options.jobs)
+
+    async def in_turn(kernel: Kernel) -> Found | None:
+        async with room:
+            return await run_tests(kernel, job, work)
+
+    results = await asyncio.gather(*map(in_turn, chosen))
+    found = {kernel: result for kernel, result in zip(chosen, results, strict=True) if result}
+    if len(found) < len(chosen):
+        return 1
+    if not options.only and not options.tests:
+        DOCUMENT.write_text(table.document(versions, found))
+        say(f"wrote {DOCUMENT.relative_to(CHECKOUT)}")
+    return 0
+
+
+def _is_young(path: Path) -> bool:
+    return path.exists() and time.time() - path.stat().st_mtime < WEEK
+
+
+if __name__ == "__main__":
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)  # they end it as Ctrl-C does, with everything cleaned up
+    parsed = parse(sys.argv[1:])
+    if os.geteuid() != 0:
+        sys.exit("test-kernels: root is needed to make the root of the machines: run it as root or through sudo")
+    if subprocess.run(["dpkg", "--print-architecture"], check=False, capture_output=True).stdout != b"amd64\n":
+        sys.exit("test-kernels: the machines are amd64, made from this host's packages: run it on an amd64 Debian")
+    try:
+        with tempfile.TemporaryDirectory(prefix="clb-discovery-kernels.") as folder:
+            sys.exit(asyncio.run(main(parsed, Path(folder))))
+    except VmError as error:
+        sys.exit(f"test-kernels: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

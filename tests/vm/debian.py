@@ -1,0 +1,96 @@
+"""Debian's packages from the mirror that this machine uses itself, of any suite, without touching its own apt."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tests.vm.errors import VmError
+
+_KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+def run(command: Sequence[str | Path], env: dict[str, str] | None = None, text: str | None = None) -> str:
+    """Run a tool, and return what it printed.
+
+    :param text: its standard input.
+    :raises VmError: if it fails, with the end of what it said.
+    """
+    result = subprocess.run(
+        command, check=False, capture_output=True, text=True, input=text or "", env={**os.environ, **(env or {})}
+    )
+    if result.returncode != 0:
+        said = "\n".join((result.stdout + result.stderr).strip().splitlines()[-20:])
+        raise VmError(f"`{' '.join(map(str, command))}` failed: {said}")
+    return result.stdout
+
+
+def mirror() -> str:
+    """Return the Debian mirror; DEBIAN_MIRROR names another.
+
+    :raises VmError: if apt knows none.
+    """
+    named = os.environ.get("DEBIAN_MIRROR")
+    if named:
+        return named
+    formatted = "$(ORIGIN)\t$(LABEL)\t$(REPO_URI)"
+    for line in run(["apt-get", "indextargets", "--format", formatted, "Created-By: Packages"]).splitlines():
+        origin, label, uri = line.split("\t")
+        if (origin, label) == ("Debian", "Debian"):
+            return uri
+    raise VmError("apt has no Debian mirror here: name one, DEBIAN_MIRROR=http://... make test-kernels")
+
+
+class Suite:
+    """The packages of one suite, with apt lists of its own in a folder."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        """Read the lists.
+
+        :raises VmError: if they cannot be had.
+        """
+        state, cache = folder / "state", folder / "cache"
+        for directory in (state / "lists" / "partial", cache / "archives" / "partial"):
+            directory.mkdir(parents=True)
+        (folder / "sources").write_text(f"deb [signed-by={_KEYRING}] {mirror()} {name} main\n")
+        settings = {
+            "Dir::State": state,
+            "Dir::State::status": "/dev/null",
+            "Dir::Cache": cache,
+            "Dir::Etc::SourceList": folder / "sources",
+            "Dir::Etc::SourceParts": "/dev/null",
+            "Dir::Etc::Preferences": "/dev/null",
+            "Dir::Etc::PreferencesParts": "/dev/null",
+            "APT::Sandbox::User": "root",
+            "Acquire::Languages": "none",
+        }
+        (folder / "apt.conf").write_text("".join(f'{key} "{value}";\n' for key, value in settings.items()))
+        self._folder = folder
+        self._env = {"APT_CONFIG": str(folder / "apt.conf")}
+        run(["apt-get", "update"], self._env)
+
+    def dependency(self, package: str) -> str:
+        """Return what a package is for: the one package that it depends on.
+
+        :raises VmError: if it is not in the suite.
+        """
+        for line in run(["apt-cache", "depends", "--important", package], self._env).splitlines():
+            if line.startswith("  Depends: "):
+                return line.split()[1]
+        raise VmError(f"{package} depends on nothing")
+
+    def extract(self, package: str, target: Path) -> str:
+        """Unpack a package below a directory, without installing it; return its version.
+
+        :raises VmError: if it cannot be had.
+        """
+        command = ["sh", "-ec", 'cd "$0" && apt-get -qq download "$1"', str(self._folder), package]
+        run(command, self._env)
+        (archive,) = self._folder.glob(f"{package}_*.deb")
+        run(["dpkg-deb", "--extract", archive, target])
+        version = run(["dpkg-deb", "--field", archive, "Version"]).strip()
+        archive.unlink()
+        return version

@@ -1,0 +1,175 @@
+"""What a kernel can do that matters here: found out inside a machine, and explained in docs/kernels.md.
+
+As a program it prints, for each feature, whether the kernel has it and what that looks like, as JSON. A feature is
+added by adding it to `FEATURES`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import socket
+import sys
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from clb_discovery.core import layout
+from clb_discovery.core import selftest as virtual
+from clb_discovery.core.address import format_address, is_ipv4
+from clb_discovery.core.layout import Map
+from clb_discovery.core.model import Protocol
+from clb_discovery.datapath import bpf, cgroup, loader, selftest
+from clb_discovery.datapath.loader import Loader
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.records import udp_records
+from clb_discovery.datapath.sockets import close_sockets
+from tests.support.recorder import storage_map
+
+INSTANCE: Final = "features"
+
+
+class Finding(NamedTuple):
+    """What was found out about one feature."""
+
+    has: bool
+    detail: str = ""
+
+
+class Feature(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    meaning: str
+    """What the sidecar does with it, and without it."""
+    probe: Callable[[Pins], Finding]
+
+
+def programs(pins: Pins) -> Finding:
+    """Load everything onto the root cgroup, and make the self-test connects."""
+    target = cgroup.find_root()
+    loader.load(pins, target, Loader.OBJECT)
+    reason = selftest.run(INSTANCE, target)
+    return Finding(reason is None, reason or "")
+
+
+def programs_of_bcc(pins: Pins) -> Finding:
+    """Load the programs as BCC compiles them in place of the shipped ones, and make the self-test connects."""
+    target = cgroup.find_root()
+    loader.load(pins, target, Loader.BCC)
+    reason = selftest.run(INSTANCE, target)
+    return Finding(reason is None, reason or "")
+
+
+def error_of_an_empty_pool(pins: Pins) -> Finding:
+    """Connect to virtual servers without real servers."""
+    errors = set()
+    for vip in virtual.virtual_servers(pins.instance):
+        with socket.socket(socket.AF_INET if is_ipv4(vip.address) else socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            number = sock.connect_ex((format_address(vip.address), vip.port))
+            errors.add(errno.errorcode.get(number, str(number)))
+    return Finding(errors == {"ECONNREFUSED"}, " and ".join(sorted(errors)))
+
+
+def replacing_in_place(pins: Pins) -> Finding:
+    """Put a program into the place of another in its link."""
+    link, program = bpf.open_pin(pins.link("clb_connect4")), bpf.open_pin(pins.program("clb_connect4"))
+    try:
+        bpf.link_update(link, program)
+    finally:
+        os.close(link)
+        os.close(program)
+    return Finding(has=True)
+
+
+def batches(pins: Pins) -> Finding:
+    """Write, read and delete several elements with one call each."""
+    addresses = bpf.open_pin(pins.map(Map.ADDRESSES))
+    keys = [bytes([0xFE, number] * 8) for number in range(3)]
+    try:
+        bpf.update_all(addresses, [(key, bytes(4)) for key in keys])
+        found = {key for key, _ in bpf.items(addresses, 16, 4)}
+        bpf.delete_all(addresses, keys)
+    finally:
+        os.close(addresses)
+    return Finding(found >= set(keys))
+
+
+def memory_by_cgroup(_: Pins) -> Finding:
+    """Make a map where no locked memory is allowed."""
+    process = os.fork()
+    if process == 0:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
+        try:
+            bpf.GracePeriod().close()
+        except PermissionError:
+            os._exit(1)
+        os._exit(0)
+    counted = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 1
+    return Finding(not counted, "RLIMIT_MEMLOCK" if counted else "memory cgroup")
+
+
+def records_of_tcp(_: Pins) -> Finding:
+    """List TCP sockets with their records."""
+    with storage_map() as storage:
+        closed = close_sockets([bytes(layout.MEMBER.size)], storage, protocols=[Protocol.TCP])
+    return Finding(not closed.failures, "; ".join(closed.failures))
+
+
+def records_of_udp(_: Pins) -> Finding:
+    """List the records of UDP sockets."""
+    with storage_map() as storage:
+        return Finding(list(udp_records(storage)) == [])
+
+
+FEATURES: Final = (
+    Feature("programs load and connects meet them", "The floor: without it nothing works.", programs),
+    Feature("programs of BCC load", "`--loader bcc` does the same without the shipped object.", programs_of_bcc),
+    Feature(
+        "errno of an empty pool",
+        "A connect to a virtual server without real servers fails with ECONNREFUSED. Kernels before 6.1 cannot choose "
+        "the errno in connect hooks: it fails with EPERM there, just as fast, and `status` has `errno` false.",
+        error_of_an_empty_pool,
+    ),
+    Feature(
+        "programs are replaced in their links",
+        "An upgrade puts new programs into the place of the old without a connect that meets none.",
+        replacing_in_place,
+    ),
+    Feature(
+        "records of TCP sockets",
+        "Connections to a removed server can be told from others, and closed.",
+        records_of_tcp,
+    ),
+    Feature(
+        "records of UDP sockets",
+        "So can UDP sockets that are connected to a removed server. Before 5.12 they stay as they are until their "
+        "application connects them again.",
+        records_of_udp,
+    ),
+    Feature("batches of map elements", "Large pools are written, read and deleted with a few calls.", batches),
+    Feature(
+        "memory is counted by cgroup",
+        "Kernels before 5.11 count maps and programs against RLIMIT_MEMLOCK, which the systemd unit lifts, "
+        "and the sidecar itself where it has CAP_SYS_RESOURCE.",
+        memory_by_cgroup,
+    ),
+)
+
+
+def main() -> None:
+    """Probe every feature; what raises is lacking, for that reason."""
+    pins = Pins(INSTANCE)
+    found = {}
+    for feature in FEATURES:
+        try:
+            found[feature.name] = feature.probe(pins)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what the kernel says
+            found[feature.name] = Finding(has=False, detail=str(error))
+    loader.unload(pins)
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

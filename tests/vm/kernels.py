@@ -1,0 +1,111 @@
+"""Debian's kernels: which ones, what they are known to lack, and where their parts are."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tests.vm.debian import Suite, run
+
+
+class Kernel(NamedTuple):
+    """One column of the table."""
+
+    name: str
+    suite: str
+    lacks: frozenset[str] = frozenset()
+    """Names of the features that it has to lack; it has to have all others."""
+
+
+KERNELS: Final = (
+    Kernel(
+        "5.10",
+        "bullseye",
+        frozenset({"errno of an empty pool", "records of UDP sockets", "memory is counted by cgroup"}),
+    ),
+    Kernel("6.1", "bookworm"),
+    Kernel("6.12", "trixie"),
+)
+MODULES: Final = ("virtio_pci", "virtio_blk", "ext4", "overlay", "tcp_diag", "udp_diag", "unix_diag")
+"""What is in Debian's kernels only as a module, and used by the machine or the tests; dependencies follow."""
+
+
+class Parts(NamedTuple):
+    """What a machine needs of a kernel, unpacked in one directory."""
+
+    folder: Path
+
+    @property
+    def image(self) -> Path:
+        """The kernel itself."""
+        return self.folder / "vmlinuz"
+
+    @property
+    def modules(self) -> Path:
+        """The directory that becomes /lib/modules."""
+        return self.folder / "lib" / "modules"
+
+    @property
+    def busybox(self) -> Path:
+        """A static busybox of the same suite."""
+        return self.folder / "busybox"
+
+    @property
+    def version(self) -> str:
+        """The version of Debian's package."""
+        return (self.folder / "version").read_text()
+
+
+def fetch(kernel: Kernel, folder: Path) -> Parts:
+    """Get the parts of a kernel into a directory, which appears whole or not at all.
+
+    :raises VmError: if they cannot be had.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        work, fresh = Path(name), Path(name) / "fresh"
+        fresh.mkdir()
+        suite = Suite(kernel.suite, work / "apt")
+        version = suite.extract(suite.dependency("linux-image-amd64"), work / "package")
+        suite.extract("busybox-static", work / "package")
+        (fresh / "version").write_text(version)
+        for pattern, target in (("boot/vmlinuz-*", "vmlinuz"), ("**/bin/busybox", "busybox")):
+            (found,) = (work / "package").glob(pattern)
+            shutil.move(found, fresh / target)
+        (modules,) = (work / "package").glob("**/lib/modules/*")
+        _choose_modules(modules, fresh)
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+    return Parts(folder)
+
+
+def _choose_modules(tree: Path, target: Path) -> None:
+    """Copy the modules with everything that they need, unpacked, since busybox and old kernels know no compression."""
+    base, release = tree.parents[2], tree.name
+    run(["depmod", "--basedir", base, release])
+    command: list[str | Path] = [
+        "modprobe",
+        "--dirname",
+        base,
+        "--set-version",
+        release,
+        "--show-depends",
+        "--all",
+        *MODULES,
+    ]
+    chosen = {Path(line.split()[1]) for line in run(command).splitlines() if line.startswith("insmod ")}
+    copy = target / "lib" / "modules" / release
+    for module in sorted(chosen):
+        place = copy / module.relative_to(tree)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if module.suffix == ".xz":
+            place.with_suffix("").write_bytes(lzma.decompress(module.read_bytes()))
+        else:
+            shutil.copy(module, place)
+    for index in tree.glob("modules.*"):
+        if index.name.startswith(("modules.builtin", "modules.order")):
+            shutil.copy(index, copy)
+    run(["depmod", "--basedir", target, release])

@@ -1,0 +1,150 @@
+"""One emulated machine: its initramfs, its run, and what it found."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import tarfile
+import time
+from asyncio.subprocess import DEVNULL
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+from xml.etree import ElementTree as ET
+
+from tests.vm.debian import run
+from tests.vm.errors import VmError
+from tests.vm.features import Finding
+from tests.vm.kernels import Parts
+
+FOUND_SIZE: Final = 32 * 2**20
+MEMORY: Final = "2G"
+CHECKOUT: Final = ("tests", "bpf", "contrib", "pyproject.toml")
+"""What the tests read, beside the wheel."""
+
+
+class Job(NamedTuple):
+    """What every machine is to do."""
+
+    root: Path
+    stage: Path
+    """What `install` made."""
+    arguments: str
+    """For pytest, separated by commas."""
+    limit: float
+    """Seconds until it is switched off."""
+
+
+class Outcome(NamedTuple):
+    """How the tests ended."""
+
+    passed: int
+    failed: tuple[str, ...]
+    skipped: Mapping[str, str]
+    """Reasons by name."""
+
+
+class Found(NamedTuple):
+    """What a machine found out."""
+
+    features: Mapping[str, Finding]
+    tests: Outcome
+    seconds: float
+
+
+def install(checkout: Path, wheel: Path, stage: Path) -> None:
+    """Put the wheel and the tests where every machine takes them from.
+
+    :raises VmError: if the wheel cannot be installed.
+    """
+    pip = [shutil.which("python3", path=checkout / ".venv" / "bin") or "python3", "-m", "pip", "install", "--quiet"]
+    run([*pip, "--disable-pip-version-check", "--no-deps", "--no-index", "--target", stage / "site", wheel])
+    for name in CHECKOUT:
+        source = checkout / name
+        if source.is_dir():
+            shutil.copytree(source, stage / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, stage)
+
+
+async def boot(parts: Parts, job: Job, work: Path, console: Path) -> Found:
+    """Run the tests in a machine.
+
+    :param work: an empty directory, for the machine's files.
+    :param console: the file for what it says meanwhile.
+    :raises VmError: if it did not get to the end.
+    """
+    disk = work / "found"
+    disk.touch()
+    os.truncate(disk, FOUND_SIZE)
+    command = [
+        *("setpriv", "--pdeathsig", "KILL"),  # the machine must not outlive this process, however that ends
+        *("qemu-system-x86_64", "-accel", os.environ.get("QEMU_ACCEL", "tcg"), "-cpu", "max"),
+        *("-smp", "2", "-m", MEMORY, "-nic", "none", "-no-reboot"),
+        *("-display", "none", "-monitor", "none", "-serial", "stdio"),
+        *("-kernel", str(parts.image), "-initrd", str(_initramfs(parts, job.stage, work))),
+        *("-append", f"console=ttyS0 quiet panic=-1 clb_tests={job.arguments}"),
+        *("-drive", f"file={job.root},if=virtio,format=raw,readonly=on"),
+        *("-drive", f"file={disk},if=virtio,format=raw"),
+    ]
+    started = time.monotonic()
+    with console.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=output, stderr=output)
+        try:
+            async with asyncio.timeout(job.limit):
+                status = await process.wait()
+        except TimeoutError:
+            raise VmError(f"switched off after {job.limit:.0f} s; its console: {console}") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    if status != 0:
+        raise VmError(f"QEMU ended with {status}; its console: {console}")
+    return read_found(disk, console, time.monotonic() - started)
+
+
+def _initramfs(parts: Parts, stage: Path, work: Path) -> Path:
+    """Make the first root: busybox, the modules, and what becomes /checkout."""
+    tree = work / "initramfs"
+    for name in ("bin", "sbin", "lib", "proc", "sys", "dev", "image", "memory", "root"):
+        (tree / name).mkdir(parents=True)
+    shutil.copy(parts.busybox, tree / "bin" / "busybox")
+    shutil.copytree(parts.modules, tree / "lib" / "modules")
+    shutil.copytree(stage, tree / "checkout")
+    shutil.copy(stage / "tests" / "vm" / "guest" / "init", tree / "init")
+    (tree / "init").chmod(0o755)
+    archive = work / "initramfs.cpio"
+    pack = 'cd "$0" && find . | "$1" cpio -o -H newc >"$2"'
+    run(["sh", "-ec", pack, tree, parts.busybox, archive])
+    return archive
+
+
+def read_found(disk: Path, console: Path, seconds: float) -> Found:
+    """Return what a machine wrote on its disk.
+
+    :raises VmError: if that is not all that it should have.
+    """
+    try:
+        with tarfile.open(disk) as archive:
+            files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
+            texts = {name: file.read() for name, file in files.items() if file}
+        features = {name: Finding(*found) for name, found in json.loads(texts["./features.json"]).items()}
+        return Found(features, _tests(texts["./tests.xml"]), seconds)
+    except (tarfile.TarError, KeyError, ValueError, ET.ParseError) as error:
+        raise VmError(f"it ended without results ({error}); its console: {console}") from error
+
+
+def _tests(report: bytes) -> Outcome:
+    passed, failed, skipped = 0, [], {}
+    for case in ET.fromstring(report).iter("testcase"):  # noqa: S314 - pytest's own, from our own machine
+        name, skip = f"{case.get('classname')}::{case.get('name')}", case.find("skipped")
+        if any(case.find(kind) is not None for kind in ("failure", "error")):
+            failed.append(name)
+        elif skip is not None:
+            skipped[name] = skip.get("message", "")
+        else:
+            passed += 1
+    return Outcome(passed, tuple(failed), skipped)

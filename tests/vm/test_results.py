@@ -1,0 +1,113 @@
+"""What is made of the results of machines, without a machine."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.vm.__main__ import LEFT_OUT, surprises
+from tests.vm.errors import VmError
+from tests.vm.features import FEATURES, Finding
+from tests.vm.kernels import KERNELS, Kernel
+from tests.vm.machine import Found, Outcome, read_found
+from tests.vm.table import document
+
+ERRNO = "errno of an empty pool"
+OLD = Kernel("5.10", "bullseye", frozenset({ERRNO}))
+NEW = Kernel("6.1", "bookworm")
+REPORT = b"""<testsuites><testsuite>
+<testcase classname="a" name="good"/>
+<testcase classname="a" name="bad"><failure message=""/></testcase>
+<testcase classname="a" name="broken"><error message=""/></testcase>
+<testcase classname="a" name="left"><skipped message="lacks x"/></testcase>
+</testsuite></testsuites>"""
+
+
+THREE = Outcome(3, (), {})
+
+
+def found(*lacks: str, tests: Outcome = THREE) -> Found:
+    """Return what a machine with these gaps finds out."""
+    return Found({feature.name: Finding(feature.name not in lacks, "so") for feature in FEATURES}, tests, 1.0)
+
+
+def write_disk(disk: Path, **files: bytes) -> Path:
+    """Write files as a machine does, on a disk that is larger than they are."""
+    with tarfile.open(disk, "w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(f"./{name.replace('_', '.')}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    with disk.open("ab") as file:
+        file.write(bytes(4096))
+    return disk
+
+
+def test_expected_gaps_are_no_surprise() -> None:
+    """A kernel that lacks what it is known to lack, and passes its tests, is as it should be."""
+    assert surprises(OLD, found(ERRNO)) == []
+    assert surprises(NEW, found()) == []
+
+
+def test_other_gaps_are_surprises() -> None:
+    """A kernel that lacks more than it is known to, or less, fails the run."""
+    assert surprises(NEW, found(ERRNO)) == [f"lacks '{ERRNO}': so"]
+    assert surprises(OLD, found()) == [f"is said to lack '{ERRNO}', and does not"]
+
+
+def test_failed_and_missing_tests_are_surprises() -> None:
+    """A test that failed fails the run, and so does a run without tests."""
+    assert surprises(NEW, found(tests=Outcome(2, ("a::bad",), {}))) == ["failed: a::bad"]
+    assert surprises(NEW, found(tests=Outcome(0, (), {}))) == ["ran no test"]
+
+
+def test_skips_need_an_expected_gap() -> None:
+    """A test may be skipped for something that the kernel is known to lack, and for nothing else."""
+    skipped = Outcome(2, (), {"a::left": f"lacks {ERRNO}"})
+    assert surprises(OLD, found(ERRNO, tests=skipped)) == []
+    assert surprises(NEW, found(tests=skipped)) == [f"skipped: a::left, 'lacks {ERRNO}'"]
+
+
+def test_results_are_read_from_the_disk(tmp_path: Path) -> None:
+    """Features and the outcome of each test come back from the disk that the machine wrote."""
+    disk = write_disk(tmp_path / "disk", features_json=b'{"x": [false, "EPERM"]}', tests_xml=REPORT)
+    read = read_found(disk, tmp_path / "console", 2.0)
+    outcome = Outcome(1, ("a::bad", "a::broken"), {"a::left": "lacks x"})
+    assert read == Found({"x": Finding(has=False, detail="EPERM")}, outcome, 2.0)
+
+
+@pytest.mark.parametrize("files", [{}, {"features_json": b"{}"}, {"features_json": b"{}", "tests_xml": b"<tests"}])
+def test_machine_that_did_not_finish_is_an_error(tmp_path: Path, files: dict[str, bytes]) -> None:
+    """Without complete results there is an error that names the console."""
+    with pytest.raises(VmError, match=r"without results.*console"):
+        read_found(write_disk(tmp_path / "disk", **files), tmp_path / "console", 2.0)
+
+
+def test_empty_disk_is_an_error(tmp_path: Path) -> None:
+    """A disk that nobody wrote to is no result."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(65536))
+    with pytest.raises(VmError, match="without results"):
+        read_found(disk, tmp_path / "console", 2.0)
+
+
+def test_document_shows_every_feature_of_every_kernel() -> None:
+    """The table has a column for each kernel and a row for each feature, and says what is lacking and why."""
+    text = document({OLD: "5.10.1-1", NEW: "6.1.1-1"}, {OLD: found(ERRNO), NEW: found()})
+    lines = text.splitlines()
+    assert "|  | 5.10 | 6.1 |" in lines
+    assert f"| {ERRNO} | lacks: so | yes: so |" in lines
+    assert "| tests | 3 passed | 3 passed |" in lines
+    assert all(f"- **{feature.name}**: " in text for feature in FEATURES)
+    assert max(map(len, lines)) <= 120
+
+
+def test_names_that_are_kept_by_hand_exist() -> None:
+    """What kernels are known to lack are features, and what is left out are tests."""
+    assert {name for kernel in KERNELS for name in kernel.lacks} <= {feature.name for feature in FEATURES}
+    for name in LEFT_OUT:
+        path, _, test = name.partition("::")
+        assert f"def {test}(" in Path(path).read_text() if test else Path(path).exists(), name
