@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
 
@@ -187,6 +188,21 @@ def test_half_of_the_only_tier_stays(plane: Plane, vip: str, size: int, most: in
             assert plane.client.dial(target_of(vip), 5 * size) == ["ECONNREFUSED"] * 5 * size
             assert len(plane.ejected(vip)) <= most
         assert len(plane.ejected(vip)) == most
+
+
+def test_half_of_the_only_tier_stays_when_several_fail_at_once(plane: Plane, vip: str) -> None:
+    """No more than half are ejected by failures on several CPUs in the same moment, neither of which saw the other."""
+    with moody_servers(*[HOST[vip]] * 10) as servers, ThreadPoolExecutor(4) as threads:
+        for server in servers:
+            server.refuse()
+        for _ in range(20):
+            plane.clear()
+            plane.publish(virtual_server(vip, names(servers), tracking=replace(FOR_GOOD, eject_after=1)))
+            sockets = plane.client.make(target_of(vip), 80)
+            for sock in sockets:
+                sock.setblocking(False)
+            list(threads.map(lambda sock: sock.connect_ex(target_of(vip)), sockets))
+            assert len(plane.ejected(vip)) == 5
 
 
 def test_whole_tier_is_ejected_where_another_takes_over(plane: Plane, vip: str) -> None:

@@ -38,6 +38,20 @@ def taken(servers: list[Listener]) -> list[int]:
     return [server.taken() for server in servers]
 
 
+def assert_follows(weights: list[float], plane: Plane, vip: str, servers: list[Listener], connects: int) -> None:
+    """Compare where connects go with the weights (chi-square, p > 0.001).
+
+    Of the many such comparisons in a run one in a thousand fails by chance, so a second sample may speak for the first.
+    """
+    for sample in range(2):
+        assert Counter(plane.client.dial(target_of(vip), connects)) == {"ok": connects}
+        counts = taken(servers)
+        if p_value(counts, weights) > 0.001:
+            return
+        print(f"sample {sample}: {counts} for {weights}")
+    raise AssertionError(f"{counts} does not follow {weights}")
+
+
 @pytest.mark.parametrize("algorithm", list(Algorithm))
 def test_shares_follow_weights(plane: Plane, vip: str, algorithm: Algorithm) -> None:
     """Each scheduler gives every server its weight's share of short connections (chi-square, p > 0.001)."""
@@ -45,10 +59,15 @@ def test_shares_follow_weights(plane: Plane, vip: str, algorithm: Algorithm) -> 
     with listening(*[HOST[vip]] * 5) as servers:
         pool = [real(server.name, weight) for server, weight in zip(servers, weights, strict=True)]
         plane.publish(virtual_server(vip, pool, algorithm, Tracking()))
-        assert Counter(plane.client.dial(target_of(vip), 3000)) == {"ok": 3000}
-        counts = taken(servers)
-    assert plane.connects(vip) == {server.name: count for server, count in zip(servers, counts, strict=True)}
-    assert p_value(counts, weights) > 0.001, counts
+        assert_follows([1, 2, 3, 5, 9], plane, vip, servers, 3000)
+
+
+def test_connects_are_counted_where_they_went(plane: Plane, vip: str) -> None:
+    """The kernel's counter of each real server is what that server saw."""
+    with listening(*[HOST[vip]] * 5) as servers:
+        plane.publish(virtual_server(vip, [server.name for server in servers], Algorithm.LEAST_CONN, Tracking()))
+        assert Counter(plane.client.dial(target_of(vip), 500)) == {"ok": 500}
+        assert plane.connects(vip) == {server.name: server.taken() for server in servers}
 
 
 def test_round_robin_of_equal_weights_takes_turns(plane: Plane, vip: str) -> None:
@@ -115,9 +134,7 @@ def test_weight_0_beside_others_is_a_very_small_share(plane: Plane, vip: str) ->
     with listening(*[HOST[vip]] * 4) as servers:
         pool = [real(server.name, weight) for server, weight in zip(servers, weights, strict=True)]
         plane.publish(virtual_server(vip, pool))
-        assert Counter(plane.client.dial(target_of(vip), 3000)) == {"ok": 3000}
-        counts = taken(servers)
-    assert p_value(counts, [0.5, 0.5, 3, 5]) > 0.001, counts
+        assert_follows([0.5, 0.5, 3, 5], plane, vip, servers, 3000)
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
@@ -125,9 +142,7 @@ def test_weights_that_are_all_0_are_equal(plane: Plane, vip: str, algorithm: Alg
     """Where every weight is 0 all servers have the same share (RFC 2782; chi-square, p > 0.001)."""
     with listening(*[HOST[vip]] * 4) as servers:
         plane.publish(virtual_server(vip, [real(server.name, 0) for server in servers], algorithm, Tracking()))
-        assert Counter(plane.client.dial(target_of(vip), 1000)) == {"ok": 1000}
-        counts = taken(servers)
-    assert p_value(counts, [1] * 4) > 0.001, counts
+        assert_follows([1] * 4, plane, vip, servers, 1000)
 
 
 def test_least_conn_spares_a_server_of_weight_0(plane: Plane, vip: str) -> None:
