@@ -6,12 +6,11 @@ import argparse
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from clb_discovery.core.layout import FEATURE_ERRNO
 from clb_discovery.core.model import Service
-from clb_discovery.datapath import bcc, cgroup, libbpf, loader, probe, selftest
+from clb_discovery.datapath import bcc, cgroup, libbpf, loader, probe
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
 from clb_discovery.discovery import open_sources, read_services
@@ -96,9 +95,7 @@ def _effective(pins: Pins, path: str | None) -> str | None:
     if not pins.have_maps():
         return None
     target = cgroup.resolve(path)
-    if not loader.is_attached(pins, target):
-        raise HostError(f"not attached to {target}; run: clb-discovery load --cgroup {target}")
-    reason = selftest.run(pins.instance, Path(target))
+    reason = loader.objection(pins, target)
     if reason:
         raise HostError(reason)
     return f"effective in {target}"

@@ -17,7 +17,6 @@ from clb_discovery.core import selftest
 from clb_discovery.core.guard import Policy
 from clb_discovery.core.status import Datapath, document
 from clb_discovery.datapath import cgroup, loader
-from clb_discovery.datapath import selftest as proof
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
@@ -81,7 +80,7 @@ def load(options: argparse.Namespace) -> int:
     target = cgroup.resolve(options.cgroup)
     with Instance(options.instance).held():
         loader.load(pins, target, Loader(options.loader))
-        ineffective = proof.run(options.instance, target)
+        ineffective = loader.objection(pins, target)
     if ineffective:
         raise HostError(ineffective)
     return 0
@@ -125,4 +124,4 @@ def _read_datapath(pins: Pins) -> Datapath | None:
         info = maps.info()
         if info is None:
             return None
-        return Datapath(info, maps.read(), maps.servers(), proof.run(pins.instance, Path(info.cgroup)))
+        return Datapath(info, maps.read(), maps.servers(), loader.objection(pins, Path(info.cgroup)))

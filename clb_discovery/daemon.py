@@ -31,7 +31,6 @@ from clb_discovery.core.layout import protocol_of
 from clb_discovery.core.model import Answer, Failure, Protocol, RealServer, Service
 from clb_discovery.core.plan import Plan, plan
 from clb_discovery.datapath import loader
-from clb_discovery.datapath import selftest as proof
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
@@ -116,7 +115,7 @@ class Daemon:
         self._held = maps.read()
         for source, servers in _held_servers(self._held, self._settings.services).items():
             self._following[source].seed(servers)
-        ineffective = proof.run(self._settings.pins.instance, self._settings.cgroup)
+        ineffective = loader.objection(self._settings.pins, self._settings.cgroup)
         if ineffective:
             _log.error("programs are not effective", reason=ineffective)
         _log.info(

@@ -17,6 +17,7 @@ from clb_discovery.core import selftest
 from clb_discovery.core.layout import FEATURE_ERRNO, FEATURE_LOOP, LAYOUT, Info
 from clb_discovery.core.plan import plan
 from clb_discovery.datapath import bcc, bpf, cgroup, libbpf, probe
+from clb_discovery.datapath import selftest as proof
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.errors import HostError
@@ -109,6 +110,17 @@ def is_attached(pins: Pins, target: Path) -> bool:
     """Tell whether every link is attached to the cgroup as it is now."""
     wanted = cgroup.identity(target)
     return wanted is not None and all(_attached_to(pins.link(name)) == wanted for name in PROGRAMS)
+
+
+def objection(pins: Pins, target: Path) -> str | None:
+    """Return why connects in the cgroup are not balanced as they should be, or None if they are.
+
+    A self-test connect tells about the connect hooks, the links about the others.
+    """
+    reason = proof.run(pins.instance, target)
+    if reason is None and not is_attached(pins, target):
+        return f"not every program is attached to {target}; run: clb-discovery load --cgroup {target}"
+    return reason
 
 
 def unload(pins: Pins) -> None:

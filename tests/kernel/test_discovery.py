@@ -91,16 +91,18 @@ def hammer(cgroup: Path, vip: str, connects: int) -> None:
 
 
 def assert_in_proportion(cgroup: Path, vip: str, servers: Sequence[RedisServer]) -> None:
-    """Make connects, and test where they went against the weights."""
+    """Make connects, and test where they went against the weights; one run in a thousand is given a second sample."""
     for server in servers:
         server.take_connections()
-    hammer(cgroup, vip, CONNECTS)
-    counts = [server.take_connections() for server in servers]
-    assert sum(counts) >= CONNECTS
-    assert p_value(counts, WEIGHTS) > 0.001, counts
+    samples: list[list[int]] = []
+    while not samples or (len(samples) < 2 and p_value(samples[-1], WEIGHTS) <= 0.001):
+        hammer(cgroup, vip, CONNECTS)
+        samples.append([server.take_connections() for server in servers])
+        assert sum(samples[-1]) >= CONNECTS
+    assert p_value(samples[-1], WEIGHTS) > 0.001, samples
 
 
-def ask_each(cgroup: Path, vip: str, times: int = 60) -> set[str]:
+def ask_each(cgroup: Path, vip: str, times: int = 120) -> set[str]:
     """Ask with redis-cli, a process for each connect; return the ports of the servers that answered."""
     script = f"for i in $(seq {times}); do redis-cli -h {vip} config get port; done"
     result = run_inside(cgroup, "/bin/sh", "-c", script)
@@ -256,4 +258,4 @@ def test_empty_family_refuses_while_the_other_serves(
             by_address = {server["address"]: server for server in status(instance)["virtual_servers"]}
             assert by_address[VIP4]["refused"] >= 1  # redis-cli tries again
             assert by_address[VIP4]["connects"] == 0
-            assert by_address[VIP6]["connects"] == 60
+            assert by_address[VIP6]["connects"] == 120
