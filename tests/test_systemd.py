@@ -81,8 +81,8 @@ def test_capabilities_and_filters_of_the_unit_are_in_force() -> None:
     """The wrapper of the next test really takes away what the unit forbids."""
     shown = subprocess.run([*AS_UNIT, "cat", "/proc/self/status"], check=True, capture_output=True, text=True).stdout
     fields = dict(line.split(":\t") for line in shown.splitlines() if ":\t" in line)
-    cap_net_admin, cap_bpf = 12, 39
-    assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 1 << cap_net_admin | 1 << cap_bpf
+    net_admin, perfmon, bpf = 12, 38, 39  # linux/capability.h
+    assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 1 << net_admin | 1 << perfmon | 1 << bpf
     assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
     for forbidden in ("import mmap; mmap.mmap(-1, 4096, prot=7)", "import socket; socket.socket(socket.AF_PACKET)"):
         assert subprocess.run([*AS_UNIT, sys.executable, "-c", forbidden], check=False, stderr=-3).returncode != 0
