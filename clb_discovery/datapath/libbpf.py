@@ -66,14 +66,12 @@ def build() -> str:
 
 
 def require() -> str:
-    """Make sure that libbpf and the object are there; return libbpf's version.
+    """Make sure that libbpf and the objects are there; return libbpf's version.
 
     :raises HostError: naming what is missing.
     """
     library = _library()
-    for shipped in OBJECTS.values():
-        if not shipped.is_file():
-            raise HostError(f"{shipped} is missing; reinstall clb-discovery")
+    build()
     library.libbpf_version_string.restype = ctypes.c_char_p
     version: bytes = library.libbpf_version_string()
     return version.decode()

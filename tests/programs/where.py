@@ -32,7 +32,11 @@ def accept(selector: selectors.BaseSelector, listener: socket.socket) -> None:
         while True:
             client, _ = listener.accept()
             client.setblocking(False)
-            client.sendall(parse_address(client.getsockname()[0]))
+            try:
+                client.sendall(parse_address(client.getsockname()[0]))
+            except ConnectionError:  # it was killed before it could hear
+                client.close()
+                continue
             selector.register(client, selectors.EVENT_READ, partial(close, selector, client))
 
 
