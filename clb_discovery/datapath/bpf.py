@@ -256,12 +256,6 @@ def link_cgroup(link: int) -> int:
     return int(cgroup)
 
 
-def program_id(program: int) -> int:
-    """Return the kernel's id of a program."""
-    (number,) = struct.unpack_from("=I", _info(program, 64), 4)
-    return int(number)
-
-
 def program_time(program: int) -> int:
     """Return the nanoseconds that a program has run for, while kernel.bpf_stats_enabled was on."""
     (nanoseconds,) = struct.unpack_from("=Q", _info(program, 224), 192)  # bpf_prog_info.run_time_ns
