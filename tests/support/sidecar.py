@@ -136,5 +136,5 @@ def _wait_until_ready(notifications: socket.socket, found: Sidecar) -> None:
     try:
         message = notifications.recv(4096)
     except TimeoutError:
-        raise AssertionError(f"the sidecar is not ready; it said:\n{found.log.read_text()}") from None
-    assert message == b"READY=1"
+        message = b""
+    assert message == b"READY=1", f"not ready but {message!r}; the sidecar said:\n{found.log.read_text()}"
