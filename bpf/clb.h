@@ -21,11 +21,12 @@
  *     clb_addresses   address            -> 1                    is this address a VIP of ours at all?
  *     clb_virtual     struct clb_vip     -> struct clb_virtual   the current generation of the pool, and its scheduler
  *     clb_slots       struct clb_place   -> struct clb_slot      the real servers of a generation, 0 to servers - 1
- *     clb_servers     struct clb_member  -> struct clb_server    what became of connects that were sent there
+ *     clb_servers     index              -> struct clb_server    what became of connects that were sent there
  *     clb_turns       struct clb_vip     -> __u64 per CPU        whose turn it is, for CLB_ROUND_ROBIN
  *     clb_labels      struct clb_vip     -> struct clb_label     names for people; no program reads them
  *     clb_info        0                  -> struct clb_info      what was loaded; no program reads it
- *     clb_sockets     socket             -> struct clb_socket    where a connected socket was sent; freed with it
+ *     clb_places      cookie's low bits  -> struct clb_socket    where a connected socket was sent
+ *     clb_sockets     socket             -> struct clb_socket    the same, of a socket whose place was taken; freed with it
  *     clb_peers       socket             -> struct clb_peers     where an unconnected UDP socket sends
  *     clb_listener    0                  -> __u64                until when somebody listens to clb_events
  *     clb_events      ring buffer of struct clb_event            decisions and outcomes, only while somebody listens
@@ -36,7 +37,10 @@
  *  2. the one element of clb_virtual, replaced: from here on connects use the new generation;
  *  3. the VIP's address in clb_addresses, where it is new;
  *  4. an RCU grace period: no program that read the old generation runs any more;
- *  5. the slots of the old generation, and what nothing refers to any more, deleted.
+ *  5. the slots of the old generation, and what nothing refers to any more, deleted; servers that have left set to zero.
+ *
+ * An index of clb_servers that was set to zero is used again after another grace period, so that a program which was
+ * just about to count on the server that has left does not count on the next one.
  *
  * What a reader has to know: a hash element that is replaced or deleted may be recycled for another key while a
  * program still holds a pointer to it. Elements of clb_virtual are replaced, so what is read through one is believed
@@ -45,8 +49,12 @@
  * a lookup that is walking its bucket at that moment; elements of clb_addresses are therefore never replaced, and a
  * look-up in clb_virtual that fails behind a known address is repeated.
  *
- * What a socket's record says is never trusted alone: it is cleared at each connect that is not refused, and what it says
- * of the peer is compared with the real peer.
+ * A socket's record is in the place that the low bits of its cookie name, or with the socket itself (SK_STORAGE) where
+ * another socket has that place. A place is claimed at connect and given back at close. Cookies are never reused, so one
+ * that is not given back (the kernel's own sockets see no close) keeps its place from others but never misleads them.
+ *
+ * What a record says is never trusted alone: it is cleared at each connect that is not refused, and what it says of the
+ * peer is compared with the real peer.
  */
 #ifndef CLB_H
 #define CLB_H
@@ -55,6 +63,8 @@
 
 #define CLB_MAX_VIRTUAL_SERVERS 65536 /* elements of clb_virtual, clb_addresses and clb_labels */
 #define CLB_MAX_SLOTS 524288          /* old and new generation of a pool exist side by side for a moment */
+#define CLB_MAX_SERVERS 262144        /* elements of clb_servers, the refusals of all virtual servers among them */
+#define CLB_PLACES 65536              /* elements of clb_places, a power of two; further sockets are slower, not worse off */
 
 #define CLB_EVENTS_BYTES 262144       /* of clb_events; what does not fit while nobody reads is dropped */
 
@@ -97,6 +107,8 @@ struct clb_virtual {
 	__u32 eject_after;   /* failed connects in a row that eject a server; 0: never */
 	__u32 eject_first_ms; /* how long the first time; doubles with each repetition */
 	__u32 eject_most_ms;  /* how long at most */
+	__u32 refusal;        /* index of the server that stands for the refusal of its empty pool */
+	__u32 zero;
 };
 
 /* Where a slot is. */
@@ -106,8 +118,8 @@ struct clb_place {
 	__u32 zero;
 };
 
-/* A real server of a virtual server, or with port 0 and the address all zero the refusal of an empty pool. Its identity
- * is the same in every generation, which is why counters hang on it. */
+/* A real server of a virtual server, or with port 0 and the address all zero the refusal of an empty pool. It has the same
+ * server in every generation, which is why counters hang on that. */
 struct clb_member {
 	struct clb_vip vip; /* whose pool this is */
 	__be32 address[4];
@@ -127,6 +139,8 @@ struct clb_slot {
 	__u32 tier;     /* slots of its tier */
 	__u16 weight;   /* as discovery gave it, for people */
 	__u16 priority; /* as discovery gave it: slots are sorted by it */
+	__u32 server;   /* index of the member's server */
+	__u32 zero;
 };
 
 /* What became of connects to a real server. It outlives generations, and is zero for a new one. Times are in nanoseconds
@@ -136,7 +150,7 @@ struct clb_server {
 	__u64 failures;      /* connects that it refused, or did not answer in time */
 	__u64 ejected_until; /* when it may be probed; 0: it is not ejected */
 	__u64 recovered_at;  /* when it last came back from an ejection; 0: never */
-	__u64 began;         /* when it was first sent a connection that counts as active; 0: never */
+	__u64 began;         /* when it was first sent a connection whose end counts; 0: never */
 	__u32 active;        /* TCP connections from SYN_SENT until they leave ESTABLISHED, and connected UDP sockets */
 	__u32 in_row;        /* failures since the last success */
 	__u32 ejections;     /* in close succession: ejected_until doubles with each */
@@ -147,18 +161,20 @@ struct clb_server {
 
 /* Where a connected socket was sent. */
 struct clb_socket {
+	__u64 cookie;    /* whose record this is; 0: nobody's */
+	__u64 began;     /* of its server: another server of the same index does not know this connection */
+	__u32 server;    /* index of its server */
+	__be16 asked;    /* the port that the application asked for, which a wildcard VIP lacks */
+	__u16 priority;  /* of the slot, to find its tier again */
+	__u8 counts;     /* 1: its virtual server has CLB_COUNT_ACTIVE */
+	__u8 watched;    /* 1: its virtual server ejects */
+	__u8 traced;     /* 1: its outcome is wanted in clb_events */
+	__u8 active;     /* 1: it is counted in its server's active */
+	__u32 crowded;   /* of a place: 1: a socket found it taken, and has its record with itself */
+	struct bpf_spin_lock lock; /* of whose it is, and of active */
+	__u32 zero;
+	__u64 started;   /* when, if it is traced */
 	struct clb_member member; /* port 0: it is none of ours */
-	__u64 began;              /* of its server: another server of the same member does not know this connection */
-	__u64 started;            /* when, if it is traced */
-	__be16 asked;             /* the port that the application asked for, which a wildcard VIP lacks */
-	__u16 priority;           /* of the slot, to find its tier again */
-	__u8 counts;              /* 1: its virtual server has CLB_COUNT_ACTIVE */
-	__u8 watched;             /* 1: its virtual server ejects */
-	__u8 traced;              /* 1: its outcome is wanted in clb_events */
-	__u8 active;              /* 1: it is counted in its server's active */
-	__u8 closing;             /* 1: the application has closed it */
-	__u8 zero[3];
-	struct bpf_spin_lock lock; /* of a UDP socket, which two threads may connect at once */
 };
 
 /* Where an unconnected UDP socket sends: the last few VIPs, so that each goes on to the same real server, and what comes
@@ -204,12 +220,12 @@ struct clb_info {
 };
 
 _Static_assert(sizeof(struct clb_vip) == 20, "clb_vip");
-_Static_assert(sizeof(struct clb_virtual) == 32, "clb_virtual");
+_Static_assert(sizeof(struct clb_virtual) == 40, "clb_virtual");
 _Static_assert(sizeof(struct clb_place) == 16, "clb_place");
 _Static_assert(sizeof(struct clb_member) == 40, "clb_member");
-_Static_assert(sizeof(struct clb_slot) == 64, "clb_slot");
+_Static_assert(sizeof(struct clb_slot) == 72, "clb_slot");
 _Static_assert(sizeof(struct clb_server) == 64, "clb_server");
-_Static_assert(sizeof(struct clb_socket) == 72, "clb_socket");
+_Static_assert(sizeof(struct clb_socket) == 88, "clb_socket");
 _Static_assert(sizeof(struct clb_peers) == 200, "clb_peers");
 _Static_assert(sizeof(struct clb_event) == 96, "clb_event");
 _Static_assert(sizeof(struct clb_label) == 528, "clb_label");
