@@ -33,40 +33,38 @@ static __always_inline int clb_is_balanced(const struct bpf_sock_addr *ctx)
 	return ctx->protocol == CLB_PROTOCOL_TCP || ctx->protocol == CLB_PROTOCOL_UDP;
 }
 
-static __always_inline struct clb_server *clb_count(const struct clb_search *search)
+static __always_inline void clb_count(const struct clb_search *search)
 {
 	struct clb_server *server = search->server;
 
 	if (server)
 		__sync_fetch_and_add(&server->connects, 1);
-	return server;
 }
 
 /* connect(2). Returns the slot that the socket is sent to, 0 where it is none of ours. */
 static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, struct clb_search *search)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct clb_socket *socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
-	__be16 asked = search->vip.port;
-	struct clb_server *server;
+	struct clb_socket *socket;
+	struct clb_sent before;
 	struct clb_slot *slot;
 
+	search->asked = search->vip.port;
+	search->cookie = bpf_get_socket_cookie(ctx);
 	slot = clb_is_balanced(ctx) ? clb_schedule(search) : 0;
-	if (slot && clb_refuses(slot)) { /* the socket stays what it is: UDP's may be connected */
+	if (slot)
 		clb_count(search);
+	if (slot && clb_refuses(slot)) { /* the socket stays what it is: UDP's may be connected */
 		if (clb_somebody_listens())
 			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
 		return slot;
 	}
-	if (socket && socket->member.port)
-		clb_forget(socket);
+	socket = sk ? clb_record_of(sk, search->cookie) : 0;
+	if (socket)
+		clb_take(socket, search->cookie, &before, 1);
 	if (!slot)
 		return 0;
-	server = clb_count(search);
-	if (!socket && sk)
-		socket = clb_of_socket(clb_sockets, sk, BPF_SK_STORAGE_GET_F_CREATE);
-	if (socket)
-		clb_remember(socket, slot, server, search, asked);
+	socket = sk ? clb_remember(sk, slot, search) : 0;
 	if (clb_somebody_listens()) {
 		clb_report_decision(ctx, &slot->member, CLB_EVENT_SENT);
 		if (socket) {
@@ -189,9 +187,10 @@ int clb_sendmsg6(struct bpf_sock_addr *ctx)
 
 /* The VIP that an application sees in the place of a connected socket's peer, if that is really the one that the record
  * says. Returns whether there is one. */
-static __always_inline int clb_peer_seen_as(struct bpf_sock *sk, const struct clb_vip *real, struct clb_vip *vip)
+static __always_inline int clb_peer_seen_as(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *real,
+					    struct clb_vip *vip)
 {
-	struct clb_socket *socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
+	struct clb_socket *socket = sk ? clb_record_of(sk, cookie) : 0;
 
 	if (!socket || !clb_same_peer(&socket->member, real->address, real->port))
 		return 0;
@@ -201,14 +200,16 @@ static __always_inline int clb_peer_seen_as(struct bpf_sock *sk, const struct cl
 }
 
 /* The VIP that an application sees in the place of where a datagram comes from. Returns whether there is one. */
-static __always_inline int clb_sender_seen_as(struct bpf_sock *sk, const struct clb_vip *real, struct clb_vip *vip)
+static __always_inline int clb_sender_seen_as(struct bpf_sock_addr *ctx, const struct clb_vip *real,
+					      struct clb_vip *vip)
 {
+	struct bpf_sock *sk = ctx->sk;
 	struct clb_peers *peers;
 
 	if (!sk)
 		return 0;
 	if (sk->state == BPF_TCP_ESTABLISHED) /* which is what a connected UDP socket is, too */
-		return clb_peer_seen_as(sk, real, vip);
+		return clb_peer_seen_as(sk, bpf_get_socket_cookie(ctx), real, vip);
 	peers = clb_of_socket(clb_peers, sk, 0);
 	return peers && clb_peer_at(peers, real, vip);
 }
@@ -219,7 +220,7 @@ int clb_recvmsg4(struct bpf_sock_addr *ctx)
 	struct clb_vip real, vip = {};
 
 	clb_read4(ctx, &real);
-	if (clb_sender_seen_as(ctx->sk, &real, &vip))
+	if (clb_sender_seen_as(ctx, &real, &vip))
 		clb_write4(ctx, vip.address, vip.port);
 	return CLB_ALLOW;
 }
@@ -230,7 +231,7 @@ int clb_recvmsg6(struct bpf_sock_addr *ctx)
 	struct clb_vip real, vip = {};
 
 	clb_read6(ctx, &real);
-	if (clb_sender_seen_as(ctx->sk, &real, &vip))
+	if (clb_sender_seen_as(ctx, &real, &vip))
 		clb_write6(ctx, vip.address, vip.port);
 	return CLB_ALLOW;
 }
@@ -241,7 +242,7 @@ int clb_getpeername4(struct bpf_sock_addr *ctx)
 	struct clb_vip real, vip = {};
 
 	clb_read4(ctx, &real);
-	if (clb_peer_seen_as(ctx->sk, &real, &vip))
+	if (clb_peer_seen_as(ctx->sk, bpf_get_socket_cookie(ctx), &real, &vip))
 		clb_write4(ctx, vip.address, vip.port);
 	return CLB_ALLOW;
 }
@@ -252,83 +253,81 @@ int clb_getpeername6(struct bpf_sock_addr *ctx)
 	struct clb_vip real, vip = {};
 
 	clb_read6(ctx, &real);
-	if (clb_peer_seen_as(ctx->sk, &real, &vip))
+	if (clb_peer_seen_as(ctx->sk, bpf_get_socket_cookie(ctx), &real, &vip))
 		clb_write6(ctx, vip.address, vip.port);
 	return CLB_ALLOW;
 }
 
 /* A TCP connect leaves with its SYN: follow its changes of state, where anybody wants to know. */
-static __always_inline void clb_leaves(struct bpf_sock_ops *ctx)
+static __always_inline void clb_leaves(struct bpf_sock_ops *ctx, struct clb_socket *socket)
 {
-	struct bpf_sock *sk = ctx->sk;
-	struct clb_socket *socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
+	struct clb_server *server;
 
-	if (!socket || !socket->member.port || !(socket->counts || socket->watched || socket->traced))
+	if (!socket->member.port || !(socket->counts || socket->watched || socket->traced))
 		return;
-	if (socket->counts)
-		socket->active = clb_add_active(&socket->member, socket->began, 1);
+	server = socket->counts ? clb_server_since(&socket->server, socket->began) : 0;
+	if (server) {
+		__sync_fetch_and_add(&server->active, 1);
+		socket->active = 1;
+	}
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
-static __always_inline void clb_ends(struct clb_socket *socket)
+static __always_inline void clb_arrives(struct clb_socket *socket, __u64 cookie)
 {
-	if (!socket->active)
-		return;
-	socket->active = 0;
-	clb_add_active(&socket->member, socket->began, -1);
-}
-
-CLB_FUNCTION int clb_arrives(struct bpf_sock_ops *ctx, struct clb_socket *socket)
-{
-	struct clb_server *server = socket->watched ? clb_lookup(clb_servers, &socket->member) : 0;
+	struct clb_server *server = socket->watched ? clb_server_since(&socket->server, socket->began) : 0;
 
 	if (server)
 		clb_succeeded(server);
-	if (socket->traced)
-		clb_report_outcome(ctx, socket, CLB_EVENT_ESTABLISHED);
-	return 0;
+	if (socket->traced) {
+		clb_report_outcome(cookie, &socket->member, socket->started, CLB_EVENT_ESTABLISHED);
+		socket->traced = 0;
+	}
 }
 
-/* A connect ended before it was established. The kernel closes such a socket itself when the server refuses or stays
- * silent; where the application has closed it first, that says nothing about the server. */
-CLB_FUNCTION int clb_fails(struct bpf_sock_ops *ctx, struct clb_socket *socket)
+/* A connect ended before it was established, and the application has not closed it: the server refused, or stayed silent. */
+CLB_FUNCTION int clb_fails(const struct clb_sent *sent, __u64 cookie)
 {
-	__u32 kind = socket->closing ? CLB_EVENT_GIVEN_UP : CLB_EVENT_FAILED;
-
-	if (socket->traced)
-		clb_report_outcome(ctx, socket, kind);
-	if (socket->watched && !socket->closing && clb_failed(socket) && socket->traced)
-		clb_report_outcome(ctx, socket, CLB_EVENT_EJECTED);
+	if (sent->traced)
+		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_FAILED);
+	if (sent->watched && clb_failed(sent) && sent->traced)
+		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_EJECTED);
 	return 0;
 }
 
-static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx)
+/* Nothing is left to follow once a socket is closed; the kernel's own sockets see no other end than this. */
+static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx, struct clb_socket *socket, __u64 cookie)
 {
 	__u32 before = ctx->args[0], after = ctx->args[1];
-	struct bpf_sock *sk = ctx->sk;
-	struct clb_socket *socket;
+	struct clb_sent sent;
 
-	if (before != BPF_TCP_SYN_SENT && before != BPF_TCP_SYN_RECV && before != BPF_TCP_ESTABLISHED)
+	if (after == BPF_TCP_SYN_RECV) /* both ends have connected to each other at once */
 		return;
-	socket = sk ? clb_of_socket(clb_sockets, sk, 0) : 0;
-	if (!socket || after == BPF_TCP_SYN_RECV) /* both ends have connected to each other at once */
-		return;
-	if (after == BPF_TCP_ESTABLISHED) {
-		clb_arrives(ctx, socket);
-		return;
-	}
-	clb_ends(socket);
-	if (before != BPF_TCP_ESTABLISHED && after == BPF_TCP_CLOSE)
-		clb_fails(ctx, socket);
+	if (after == BPF_TCP_ESTABLISHED)
+		clb_arrives(socket, cookie);
+	else if (clb_take(socket, cookie, &sent, after == BPF_TCP_CLOSE) && after == BPF_TCP_CLOSE &&
+		 (before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV))
+		clb_fails(&sent, cookie);
 }
 
 CLB_PROGRAM("sockops")
 int clb_sock_ops(struct bpf_sock_ops *ctx)
 {
+	struct clb_socket *socket;
+	struct bpf_sock *sk;
+	__u64 cookie;
+
+	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_STATE_CB)
+		return 1;
+	sk = ctx->sk;
+	cookie = bpf_get_socket_cookie(ctx);
+	socket = sk ? clb_record_of(sk, cookie) : 0;
+	if (!socket)
+		return 1;
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-		clb_leaves(ctx);
-	else if (ctx->op == BPF_SOCK_OPS_STATE_CB)
-		clb_changes_state(ctx);
+		clb_leaves(ctx, socket);
+	else
+		clb_changes_state(ctx, socket, cookie);
 	return 1;
 }
 
@@ -336,12 +335,12 @@ int clb_sock_ops(struct bpf_sock_ops *ctx)
 CLB_PROGRAM("cgroup/sock_release")
 int clb_sock_release(struct bpf_sock *ctx)
 {
-	struct clb_socket *socket = clb_of_socket(clb_sockets, ctx, 0);
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct clb_socket *socket = clb_record_of(ctx, cookie);
+	struct clb_sent sent;
 
-	if (!socket)
-		return CLB_ALLOW;
-	socket->closing = 1;
-	if (socket->member.vip.protocol == CLB_PROTOCOL_UDP)
-		clb_forget(socket);
+	if (socket && clb_take(socket, cookie, &sent, 1) && sent.traced &&
+	    sent.member.vip.protocol == CLB_PROTOCOL_TCP)
+		clb_report_outcome(cookie, &sent.member, sent.started, CLB_EVENT_GIVEN_UP);
 	return CLB_ALLOW;
 }

@@ -39,15 +39,15 @@ CLB_FUNCTION int clb_report_decision(struct bpf_sock_addr *ctx, const struct clb
 	return 0;
 }
 
-/* Report what became of it. */
-CLB_FUNCTION int clb_report_outcome(struct bpf_sock_ops *ctx, const struct clb_socket *socket, __u32 kind)
+/* Report what became of it, for the socket with this cookie. */
+CLB_FUNCTION int clb_report_outcome(__u64 cookie, const struct clb_member *member, __u64 started, __u32 kind)
 {
 	struct clb_event *event = clb_reserve(clb_events, sizeof(*event));
 
 	if (!event)
 		return 0;
-	clb_describe(event, &socket->member, kind, socket->started);
-	event->socket = bpf_get_socket_cookie(ctx);
+	clb_describe(event, member, kind, started);
+	event->socket = cookie;
 	event->cgroup = 0;
 	event->process = 0;
 	__builtin_memset(event->command, 0, sizeof(event->command));

@@ -7,6 +7,19 @@
 #include "slot.h"
 
 #define CLB_NS_PER_MS 1000000ULL
+
+/* A socket's connection, as its record said at one moment. */
+struct clb_sent {
+	struct clb_member member;
+	__u64 began;
+	__u64 started;
+	__u32 server;
+	__u16 priority;
+	__u8 watched;
+	__u8 traced;
+	__u8 active;
+};
+
 #define CLB_MOST_DOUBLINGS 16
 
 /* Whether a server takes connects. When its ejection is over the first who asks gets to probe it, and the others are
@@ -37,6 +50,30 @@ static __always_inline int clb_takes(struct clb_server *server, __u32 hold_ms)
 static __always_inline int clb_is_out(const struct clb_server *server)
 {
 	return server->ejected_until && bpf_ktime_get_ns() < server->ejected_until;
+}
+
+/* When a server was first sent a connection whose end counts. It tells the server from an earlier one of the same index,
+ * which has been removed since, and whose connections were never added to this one's. */
+static __always_inline __u64 clb_began(struct clb_server *server)
+{
+	__u64 now;
+
+	if (!server->began) {
+		now = bpf_ktime_get_ns();
+		bpf_spin_lock(&server->lock);
+		if (!server->began)
+			server->began = now;
+		bpf_spin_unlock(&server->lock);
+	}
+	return server->began;
+}
+
+/* The server of this index, if it is still the one that began then. */
+static __always_inline struct clb_server *clb_server_since(const __u32 *index, __u64 began)
+{
+	struct clb_server *server = clb_lookup(clb_servers, index);
+
+	return server && server->began == began ? server : 0;
 }
 
 /* A walk over a tier that counts who is ejected. */
@@ -113,10 +150,10 @@ static __always_inline void clb_take_back(struct clb_server *server)
 }
 
 /* A connect failed. Returns whether the server was ejected for it. */
-CLB_FUNCTION int clb_failed(const struct clb_socket *socket)
+CLB_FUNCTION int clb_failed(const struct clb_sent *sent)
 {
-	struct clb_virtual *published = clb_lookup(clb_virtual, &socket->member.vip);
-	struct clb_server *server = clb_lookup(clb_servers, &socket->member);
+	struct clb_virtual *published = clb_lookup(clb_virtual, &sent->member.vip);
+	struct clb_server *server = clb_server_since(&sent->server, sent->began);
 
 	if (!server)
 		return 0;
@@ -126,11 +163,11 @@ CLB_FUNCTION int clb_failed(const struct clb_socket *socket)
 		return 0;
 	if (server->ejected_until)
 		return clb_eject(server, published->eject_first_ms, published->eject_most_ms);
-	if (!clb_may_eject(&socket->member.vip, published, socket->priority, 1) ||
+	if (!clb_may_eject(&sent->member.vip, published, sent->priority, 1) ||
 	    !clb_eject(server, published->eject_first_ms, published->eject_most_ms))
 		return 0;
 	/* Of two that fail at once neither has counted the other. */
-	if (clb_may_eject(&socket->member.vip, published, socket->priority, 0))
+	if (clb_may_eject(&sent->member.vip, published, sent->priority, 0))
 		return 1;
 	clb_take_back(server);
 	return 0;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The maps; clb.h says what is in them. Elements are allocated as they are needed, so an idle host pays for buckets only. */
+/* The maps; clb.h says what is in them. Elements of hashes are allocated as they are needed. What each connect counts on is
+ * in arrays, where a look-up is a few instructions and never a call: 16 MiB of servers and 6 MiB of places. */
 #ifndef CLB_MAPS_H
 #define CLB_MAPS_H
 
@@ -16,14 +17,14 @@ CLB_MAP(clb_addresses, BPF_MAP_TYPE_HASH, "hash", struct clb_address, __u32, CLB
 CLB_MAP(clb_virtual, BPF_MAP_TYPE_HASH, "hash", struct clb_vip, struct clb_virtual, CLB_MAX_VIRTUAL_SERVERS,
 	BPF_F_NO_PREALLOC);
 CLB_MAP(clb_slots, BPF_MAP_TYPE_HASH, "hash", struct clb_place, struct clb_slot, CLB_MAX_SLOTS, BPF_F_NO_PREALLOC);
-CLB_MAP(clb_servers, BPF_MAP_TYPE_HASH, "hash", struct clb_member, struct clb_server, CLB_MAX_SLOTS,
-	BPF_F_NO_PREALLOC);
+CLB_MAP(clb_servers, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_server, CLB_MAX_SERVERS, 0);
 CLB_MAP(clb_turns, BPF_MAP_TYPE_PERCPU_HASH, "percpu_hash", struct clb_vip, __u64, CLB_MAX_VIRTUAL_SERVERS,
 	BPF_F_NO_PREALLOC);
 CLB_MAP(clb_labels, BPF_MAP_TYPE_HASH, "hash", struct clb_vip, struct clb_label, CLB_MAX_VIRTUAL_SERVERS,
 	BPF_F_NO_PREALLOC);
 CLB_MAP(clb_info, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_info, 1, 0);
 CLB_MAP(clb_listener, BPF_MAP_TYPE_ARRAY, "array", __u32, __u64, 1, 0);
+CLB_MAP(clb_places, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_socket, CLB_PLACES, 0);
 CLB_SOCKET_MAP(clb_sockets, struct clb_socket);
 CLB_SOCKET_MAP(clb_peers, struct clb_peers);
 CLB_RING(clb_events, CLB_EVENTS_BYTES);

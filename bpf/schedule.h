@@ -26,6 +26,8 @@ struct clb_search {
 	__u32 eject_after;
 	__u32 eject_first_ms;
 	__u32 turns; /* taken for this connect, for CLB_ROUND_ROBIN */
+	__be16 asked; /* the port that the application asked for */
+	__u64 cookie; /* of its socket */
 	struct clb_server *server; /* of the slot that was chosen */
 };
 
@@ -35,12 +37,16 @@ static __always_inline __u32 clb_below(__u32 bound)
 	return (__u32)(((__u64)bpf_get_prandom_u32() * bound) >> 32);
 }
 
-/* The column's own server or its alias: weighted random. */
+/* The column's own server or its alias: weighted random. The part of the draw that has not chosen the column chooses
+ * between the two; in a tier of 65,536 that is still 16 bits. */
 static __always_inline struct clb_slot *clb_random(struct clb_search *search)
 {
-	struct clb_slot *slot = clb_slot_of(&search->vip, &search->place, search->first + clb_below(search->tier));
+	__u64 draw = (__u64)bpf_get_prandom_u32() * search->tier;
+	struct clb_slot *slot = clb_slot_of(&search->vip, &search->place, search->first + (__u32)(draw >> 32));
 
-	if (slot && slot->keep < slot->out_of && clb_below(slot->out_of) >= slot->keep)
+	if (!slot || slot->keep >= slot->out_of)
+		return slot;
+	if ((((__u64)(__u32)draw * slot->out_of) >> 32) >= slot->keep)
 		slot = clb_slot_of(&search->vip, &search->place, slot->alias);
 	return slot;
 }
@@ -205,12 +211,12 @@ CLB_FUNCTION struct clb_slot *clb_draw_from(struct clb_search *search)
  * Where the wildcard answers, the port of search->vip is 0 afterwards. */
 static __always_inline struct clb_slot *clb_schedule(struct clb_search *search)
 {
-	struct clb_slot *slot = 0;
+	struct clb_slot *slot = clb_draw_from(search);
 	int try;
 
-	if (!clb_lookup(clb_addresses, search->vip.address))
+	if (!slot && !clb_lookup(clb_addresses, search->vip.address))
 		return 0;
-	for (try = 0; try < 2 * CLB_TRIES && !slot; try++) {
+	for (try = 1; try < 2 * CLB_TRIES && !slot; try++) {
 		if (try == CLB_TRIES)
 			search->vip.port = 0;
 		slot = clb_draw_from(search);

@@ -48,9 +48,10 @@ static __always_inline struct clb_slot *clb_slot_of(const struct clb_vip *vip, s
 	return slot && clb_same_vip(&slot->member.vip, vip) ? slot : 0;
 }
 
+/* What became of connects to the slot's server. */
 static __always_inline struct clb_server *clb_server_of(const struct clb_slot *slot)
 {
-	return clb_lookup(clb_servers, &slot->member);
+	return clb_lookup(clb_servers, &slot->server);
 }
 
 #endif
