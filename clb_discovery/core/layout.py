@@ -15,6 +15,7 @@ from clb_discovery.core.model import Algorithm, Protocol, RealServer, Vip
 LAYOUT: Final = 1
 MAX_VIRTUAL_SERVERS: Final = 65536
 MAX_SLOTS: Final = 524288
+PLACES: Final = 65536
 FEATURE_ERRNO: Final = 1
 FEATURE_LOOP: Final = 2
 COUNT_ACTIVE: Final = 1
@@ -30,6 +31,7 @@ class Map(StrEnum):
     TURNS = "clb_turns"
     LABELS = "clb_labels"
     INFO = "clb_info"
+    PLACES = "clb_places"
     SOCKETS = "clb_sockets"
     PEERS = "clb_peers"
     LISTENER = "clb_listener"
@@ -102,18 +104,20 @@ SERVER: Final = Record(
 )
 SOCKET: Final = Record(
     "clb_socket",
-    ("member", "40s"),
+    ("cookie", "Q"),
     ("began", "Q"),
-    ("started", "Q"),
+    ("server", "I"),
     ("asked", "2s"),
     ("priority", "H"),
     ("counts", "B"),
     ("watched", "B"),
     ("traced", "B"),
     ("active", "B"),
-    ("closing", "B"),
-    ("zero", "3x"),
+    ("crowded", "I"),
     ("lock", "4x"),
+    ("zero", "4x"),
+    ("started", "Q"),
+    ("member", "40s"),
 )
 EVENT: Final = Record(
     "clb_event",
@@ -144,6 +148,7 @@ SIZES: Final = {
     Map.TURNS: (VIP.size, TURN_SIZE),
     Map.LABELS: (VIP.size, LABEL.size),
     Map.INFO: (4, INFO.size),
+    Map.PLACES: (4, SOCKET.size),
     Map.SOCKETS: (4, SOCKET.size),
     Map.PEERS: (4, PEERS_SIZE),
     Map.LISTENER: (4, 8),
@@ -197,6 +202,23 @@ class Server(NamedTuple):
     in_row: int
     ejections: int
     probing: int
+
+
+class Socket(NamedTuple):
+    """Decoded `struct clb_socket`."""
+
+    cookie: int
+    began: int
+    server: int
+    asked: bytes
+    priority: int
+    counts: int
+    watched: int
+    traced: int
+    active: int
+    crowded: int
+    started: int
+    member: bytes
 
 
 class Event(NamedTuple):
@@ -327,6 +349,11 @@ def unpack_info(data: bytes) -> Info:
 def unpack_server(data: bytes) -> Server:
     """Read what became of connects to a server."""
     return Server(*SERVER.struct.unpack(data))
+
+
+def unpack_socket(data: bytes) -> Socket:
+    """Read the record of a connected socket."""
+    return Socket(*SOCKET.struct.unpack(data))
 
 
 def unpack_event(data: bytes) -> Event:

@@ -5,7 +5,8 @@ linux/inet_diag.h. Numbers are in the byte order of the host; addresses and port
 network byte order. `struct inet_diag_sockid`, the identity, stays bytes: it goes back to the kernel as it came.
 
 A dump can ask for the record that our programs keep with a TCP socket (SK_STORAGE, kernel 5.7), so the socket, its real
-peer and our record come from one look at it. For UDP the kernel leaves it out (inet_sk_diag_fill).
+peer and our record come from one look at it. For UDP the kernel leaves it out (inet_sk_diag_fill), and a record that is
+in a place instead is in no dump.
 """
 
 from __future__ import annotations
@@ -64,8 +65,11 @@ class FoundSocket(NamedTuple):
     """Of the application's descriptor; 0 once the application has closed it."""
     identity: bytes
     """`struct inet_diag_sockid`: both ends, and the cookie that no other socket gets until the next boot."""
-    record: bytes | None
-    """The value in the storage map, or None if our programs keep nothing with this socket. No dump of UDP has it."""
+    member: bytes | None
+    """The packed `struct clb_member` that our record says it was sent to, or None if we keep none.
+
+    As a dump shows it, it is of the record with the socket.
+    """
 
     @property
     def peer(self) -> Peer:
@@ -111,6 +115,7 @@ _REQ_BYTECODE, _REQ_SK_BPF_STORAGES = 1, 2  # INET_DIAG_REQ_*
 _REQ_MAP_FD: Final = 1  # SK_DIAG_BPF_STORAGE_REQ_MAP_FD
 _PATH_TO_VALUE: Final = (20, 1, 3)  # INET_DIAG_SK_BPF_STORAGES, SK_DIAG_BPF_STORAGE, SK_DIAG_BPF_STORAGE_MAP_VALUE
 _BC_JMP, _BC_D_COND = 1, 8  # INET_DIAG_BC_*
+_MEMBER_AT, _MEMBER_SIZE = layout.SOCKET.offsets()["member"]
 
 
 def is_due(found: FoundSocket, members: Collection[bytes]) -> bool:
@@ -121,9 +126,9 @@ def is_due(found: FoundSocket, members: Collection[bytes]) -> bool:
 
     :param members: packed `struct clb_member` of each removed real server.
     """
-    if found.record is None or (member := found.record[: layout.MEMBER.size]) not in members:
+    if found.member is None or found.member not in members:
         return False
-    vip, address, port = layout.unpack_member(member)
+    vip, address, port = layout.unpack_member(found.member)
     is_closed = found.inode == 0 and found.state in {State.FIN_WAIT1, State.FIN_WAIT2}
     return (
         port != 0
@@ -229,17 +234,17 @@ def _socket(data: bytes, start: int, end: int, protocol: Protocol) -> FoundSocke
     if end - start < _MESSAGE.size:
         raise ValueError("a socket in a netlink answer is cut off")
     family, state, identity, inode = _MESSAGE.unpack_from(data, start)
-    return FoundSocket(family, protocol, state, inode, identity, _record(data, start + _MESSAGE.size, end))
+    return FoundSocket(family, protocol, state, inode, identity, _member(data, start + _MESSAGE.size, end))
 
 
-def _record(data: bytes, start: int, end: int) -> bytes | None:
-    """Return the value of the one map that was asked for."""
+def _member(data: bytes, start: int, end: int) -> bytes | None:
+    """Return the member in the value of the one map that was asked for."""
     for kind in _PATH_TO_VALUE:
         place = _find_attribute(data, start, end, kind)
         if place is None:
             return None
         start, end = place
-    return data[start:end]
+    return data[start:end][_MEMBER_AT : _MEMBER_AT + _MEMBER_SIZE]
 
 
 def _find_attribute(data: bytes, start: int, end: int, wanted: int) -> tuple[int, int] | None:

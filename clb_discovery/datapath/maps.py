@@ -64,8 +64,12 @@ class Maps:
         """Return what became of connects to each packed member."""
         return {member: layout.unpack_server(value) for member, value in self._items(Map.SERVERS)}
 
+    def places(self) -> int:
+        """Return the descriptor of the places of records of connected sockets, which stays ours."""
+        return self._fds[Map.PLACES]
+
     def sockets(self) -> int:
-        """Return the descriptor of the records of connected sockets, which stays ours."""
+        """Return the descriptor of the records that found their place taken, which stays ours."""
         return self._fds[Map.SOCKETS]
 
     def events(self) -> int:

@@ -1,8 +1,10 @@
-"""Which UDP sockets our programs keep a record with, over all network namespaces.
+"""Which sockets our programs keep a record of, over all network namespaces.
 
-sock_diag(7) shows records of TCP sockets only, so those of UDP are read by a BPF iterator over the storage map: a tiny
-program that the kernel runs for each socket in it. That takes CAP_BPF and CAP_PERFMON, a kernel with its own type
-information (CONFIG_DEBUG_INFO_BTF), and version 5.12, whose iterators can ask for a socket's cookie.
+A record is in one of the places, which are read as a whole, or where its place was taken with the socket itself. Of the
+latter sock_diag(7) shows those of TCP sockets only, so those of UDP are read by a BPF iterator over the storage map: a
+tiny program that the kernel runs for each socket in it. That takes CAP_BPF and CAP_PERFMON, a kernel with its own type
+information (CONFIG_DEBUG_INFO_BTF), and version 5.12, whose iterators can ask for a socket's cookie. Reading the places
+takes CAP_BPF, too, where bpf(2) is not for everybody.
 """
 
 from __future__ import annotations
@@ -14,24 +16,59 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from clb_discovery.core import btf, layout
+from clb_discovery.core.layout import Map
 from clb_discovery.core.model import Protocol
 from clb_discovery.datapath import bpf
 from clb_discovery.errors import HostError
 
+NOT_ALLOWED: Final = "not allowed to read the records of sockets; run as root, or with CAP_BPF"
+
+_UNUSED: Final = bytes(layout.SOCKET.size)
 _KERNEL_TYPES: Final = Path("/sys/kernel/btf/vmlinux")
 _ITERATED: Final = "bpf_iter_bpf_sk_storage_map"
 _RECORD: Final = struct.Struct(f"=Q{layout.MEMBER.size}s")
-"""What the program writes for each socket: its cookie, and the member that starts its record."""
+"""What the program writes for each socket: its cookie, and the member of its record."""
 _BUFFER: Final = _RECORD.size * 1024
 
 
-def udp_records(storage_map: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the cookie and the packed member of every UDP socket with a record.
+class Placed(NamedTuple):
+    """What the places say."""
 
-    :param storage_map: descriptor of the SK_STORAGE map whose values start with a `struct clb_member`.
+    members: dict[int, bytes]
+    """The packed member that each socket was sent to, by its cookie; all zero where it is none of ours any more."""
+    crowded: bool
+    """Whether sockets that found their place taken have their records with themselves."""
+
+
+def placed_records(places_map: int) -> Placed:
+    """Read the places, those of sockets that are gone included.
+
+    :param places_map: descriptor of the array of `struct clb_socket`.
+    :raises HostError: if our privileges do not allow it.
+    """
+    members: dict[int, bytes] = {}
+    crowded = False
+    try:
+        for _, value in bpf.items(places_map, *layout.SIZES[Map.PLACES]):
+            if value != _UNUSED:
+                record = layout.unpack_socket(value)
+                members[record.cookie] = record.member
+                crowded |= record.crowded != 0
+    except OSError as error:
+        raise HostError(
+            NOT_ALLOWED if error.errno == errno.EPERM else f"cannot read the places of records: {error.strerror}"
+        ) from error
+    members.pop(0, None)  # nobody's
+    return Placed(members, crowded)
+
+
+def udp_records(storage_map: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the cookie and the packed member of every UDP socket that has its record with itself.
+
+    :param storage_map: descriptor of the SK_STORAGE map of `struct clb_socket`.
     :raises HostError: if the kernel or our privileges do not allow it.
     """
     data = b""
@@ -77,10 +114,10 @@ def _iterated() -> int:
 
 def _reason(error: OSError) -> str:
     if error.errno == errno.EPERM:
-        return "not allowed to read the records of UDP sockets; run as root, or with CAP_BPF and CAP_PERFMON"
+        return "not allowed to read the records that are with UDP sockets; run as root, or with CAP_BPF and CAP_PERFMON"
     return (
-        f"this kernel ({os.uname().release}) cannot show the records of UDP sockets: {error.strerror}; it needs "
-        "version 5.12 or later and CONFIG_DEBUG_INFO_BTF"
+        f"this kernel ({os.uname().release}) cannot show the records that are with UDP sockets: {error.strerror}; it "
+        "needs version 5.12 or later and CONFIG_DEBUG_INFO_BTF"
     )
 
 
@@ -93,9 +130,11 @@ _MOVE, _MOVE_REGISTER, _ADD, _CALL, _EXIT = 0xB7, 0xBF, 0x07, 0x85, 0x95
 _LOAD, _LOAD_BYTE, _STORE = 0x79, 0x71, 0x7B
 _IF_EQUAL, _IF_NOT_EQUAL = 0x15, 0x55
 _GET_SOCKET_COOKIE, _SEQ_WRITE = 46, 127
+_MEMBER_AT, _MEMBER_SIZE = layout.SOCKET.offsets()["member"]
 _COPY: Final = b"".join(
-    _instruction(_LOAD, 1, source=8, offset=offset) + _instruction(_STORE, 10, source=1, offset=offset - 40)
-    for offset in range(0, layout.MEMBER.size, 8)
+    _instruction(_LOAD, 1, source=8, offset=_MEMBER_AT + offset)
+    + _instruction(_STORE, 10, source=1, offset=offset - _MEMBER_SIZE)
+    for offset in range(0, _MEMBER_SIZE, 8)
 )
 _WRITE: Final = (
     _instruction(_MOVE_REGISTER, 1, source=7)
@@ -116,7 +155,7 @@ _PROGRAM: Final = (
     + _instruction(_IF_EQUAL, 7, immediate=0, offset=_AHEAD + 4)
     + _instruction(_LOAD, 8, source=6, offset=24)  # value
     + _instruction(_IF_EQUAL, 8, immediate=0, offset=_AHEAD + 2)
-    + _instruction(_LOAD_BYTE, 1, source=8, offset=layout.VIP.offsets()["protocol"][0])
+    + _instruction(_LOAD_BYTE, 1, source=8, offset=_MEMBER_AT + layout.VIP.offsets()["protocol"][0])
     + _instruction(_IF_NOT_EQUAL, 1, immediate=Protocol.UDP, offset=_AHEAD)
     + _WRITE
     + _instruction(_MOVE, 0)

@@ -4,11 +4,11 @@ The application learns at once. A read, also one that waits, fails with ECONNABO
 peer gets a reset; a write on UDP fails with EDESTADDRREQ, since the socket is disconnected, and works again after its
 next connect. An MPTCP connection loses its subflow, which its application learns after net.mptcp.close_timeout.
 
-What may be closed is decided by `core.sockdiag.is_due`, from our own record with the socket and its real peer. The
+What may be closed is decided by `core.sockdiag.is_due`, from our own record of the socket and its real peer. The
 order to close names the socket by both ends and its cookie, so that one that was reconnected or recycled meanwhile is
 never met.
 
-Reading records of TCP sockets takes CAP_BPF (of UDP sockets: see `records`), closing CAP_NET_ADMIN, reaching into other
+Reading records of TCP sockets takes CAP_BPF (of all others: see `records`), closing CAP_NET_ADMIN, reaching into other
 network namespaces what `namespaces` says, and all of it a kernel with CONFIG_INET_DIAG_DESTROY.
 """
 
@@ -27,7 +27,7 @@ from clb_discovery.core.address import is_ipv4
 from clb_discovery.core.model import Protocol
 from clb_discovery.core.sockdiag import Family, FoundSocket, Peer
 from clb_discovery.datapath.namespaces import Namespaces, open_inside
-from clb_discovery.datapath.records import udp_records
+from clb_discovery.datapath.records import NOT_ALLOWED, Placed, placed_records, udp_records
 from clb_discovery.errors import HostError
 
 _NETLINK_SOCK_DIAG: Final = 4  # linux/netlink.h
@@ -125,25 +125,28 @@ class Diag:
                 return
 
 
-def close_sockets(members: Collection[bytes], storage_map: int, *, protocols: Collection[Protocol]) -> Destroyed:
+def close_sockets(
+    members: Collection[bytes], places_map: int, storage_map: int, *, protocols: Collection[Protocol]
+) -> Destroyed:
     """Close every socket that is connected to a removed real server, in every network namespace.
 
     Nothing is raised: what cannot be closed does not keep the rest open, and is told. New connects must not lead to the
     removed servers any more.
 
     :param members: packed `struct clb_member` of each removed real server.
-    :param storage_map: descriptor of the SK_STORAGE map whose values start with the `struct clb_member` that a socket
-        was connected to.
+    :param places_map: descriptor of the array of `struct clb_socket` in which most sockets have their record.
+    :param storage_map: descriptor of the SK_STORAGE map of `struct clb_socket` with the records of the others.
     :param protocols: those whose sockets are to be closed.
     """
     removed = frozenset(members)
+    try:
+        placed = placed_records(places_map)
+    except HostError as error:
+        return Destroyed(0, frozenset({str(error)}), 0)
     failures: set[str] = set()
     searches = []
     for protocol in sorted(protocols):
-        try:
-            searches += _search(protocol, removed, storage_map)
-        except HostError as error:
-            failures.add(str(error))
+        searches += _search(protocol, removed, placed, storage_map, failures)
     count = 0
     namespaces = Namespaces()
     for inode, namespace in namespaces if searches else ():
@@ -164,29 +167,33 @@ class _Search(NamedTuple):
 
     protocol: Protocol
     peers: Collection[Peer]
-    members: Collection[bytes]
+    removed: Collection[bytes]
     storage_map: int
-    records: Mapping[int, bytes]
-    """Of UDP sockets, by cookie."""
+    members: Mapping[int, bytes]
+    """Where our records say that sockets were sent, by cookie; of other TCP sockets the dump says it."""
 
     def finds(self, found: FoundSocket) -> bool:
         """Tell whether a socket is to be closed."""
-        if self.protocol is Protocol.UDP:
-            found = found._replace(record=self.records.get(found.cookie))
-        return sockdiag.is_due(found, self.members)
+        member = self.members.get(found.cookie, found.member)
+        return sockdiag.is_due(found._replace(member=member), self.removed)
 
 
-def _search(protocol: Protocol, members: Collection[bytes], storage_map: int) -> list[_Search]:
-    """Return what there is to look for, if anything.
+def _search(
+    protocol: Protocol, removed: frozenset[bytes], placed: Placed, storage_map: int, failures: set[str]
+) -> list[_Search]:
+    """Return what there is to look for, if anything, and add why some of it cannot be found.
 
-    :raises HostError: if the kernel or our privileges do not allow it.
+    What a place says of a socket counts: with the socket there may still be a record from before it got the place.
     """
-    peers = sockdiag.peers_of(members, protocol)
-    records: dict[int, bytes] = {}
-    if peers and protocol is Protocol.UDP:
-        records = {cookie: member for cookie, member in udp_records(storage_map) if member in members}
-    exists = records if protocol is Protocol.UDP else peers
-    return [_Search(protocol, peers, members, storage_map, records)] if exists else []
+    peers = sockdiag.peers_of(removed, protocol)
+    members = placed.members
+    if peers and protocol is Protocol.UDP and placed.crowded:
+        try:
+            members = {cookie: member for cookie, member in udp_records(storage_map) if member in removed} | members
+        except HostError as error:
+            failures.add(f"some UDP sockets may be left: {error}")
+    exists = peers and (protocol is Protocol.TCP or not removed.isdisjoint(members.values()))
+    return [_Search(protocol, peers, removed, storage_map, members)] if exists else []
 
 
 def _close(diag: Diag, search: _Search, failures: set[str]) -> int:
@@ -218,5 +225,5 @@ def _cannot_list(protocol: Protocol, error: int) -> HostError:
             f"CONFIG_INET_{protocol.name}_DIAG, as a module {protocol.name.lower()}_diag on most distributions"
         )
     if error == errno.EPERM:
-        return HostError("not allowed to read the records of sockets; run as root, or with CAP_BPF")
+        return HostError(NOT_ALLOWED)
     return HostError(f"the kernel refuses to list {protocol.name} sockets: {os.strerror(error)}")

@@ -23,18 +23,35 @@ from clb_discovery.core import layout, sockdiag
 from clb_discovery.core.address import Address, parse_address
 from clb_discovery.core.model import Protocol, RealServer, Vip
 from clb_discovery.core.sockdiag import FoundSocket, Peer, State
+from clb_discovery.datapath import bpf
+from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.namespaces import Namespaces
 from clb_discovery.datapath.sockets import Diag, close_sockets
 from clb_discovery.errors import HostError
 from tests.support import namespaces
-from tests.support.cgroups import entered
+from tests.support.listeners import listening
 from tests.support.pace import patient
+from tests.support.plane import HOST, Plane, target_of, virtual_server
 from tests.support.process import wait_until
-from tests.support.recorder import RECORD_SIZE, recording, storage_map
+from tests.support.recorder import (
+    all_places_taken,
+    cookie_of,
+    place_of,
+    places_map,
+    storage_map,
+    write_place,
+    write_storage,
+)
 
 VIPS: Final = {socket.AF_INET: parse_address("10.64.0.1"), socket.AF_INET6: parse_address("fd00:64::1")}
 CLOSER: Final = Path(__file__).parents[1] / "programs" / "closer.py"
 NOTHING: Final = (0, frozenset[str]())
+WITHOUT_BTF: Final = [
+    *("unshare", "--mount", "sh", "-c"),
+    'mount --bind /dev/null /sys/kernel/btf/vmlinux; exec "$@"',
+    "sh",
+]
+"""What runs a program as on a kernel without its own type information."""
 
 
 class Way(NamedTuple):
@@ -68,14 +85,14 @@ WAYS: Final = [
 ]
 TCP: Final = WAYS[0]
 UDP: Final = next(way for way in WAYS if way.protocol is Protocol.UDP)
-KERNEL: Final = tuple(map(int, os.uname().release.split(".")[:2]))
-needs_udp_records = pytest.mark.skipif(KERNEL < (5, 12), reason="lacks records of UDP sockets")
+PLACE, STORAGE = "place", "storage"
+"""Where a socket's record is."""
+SHOWS_UDP: Final = tuple(map(int, os.uname().release.split(".")[:2])) >= (5, 12)
 
 
 def ways(*some: Way) -> pytest.MarkDecorator:
-    """Run a test once for each way that this kernel can close."""
-    marks = {Protocol.TCP: (), Protocol.UDP: (needs_udp_records,)}
-    return pytest.mark.parametrize("way", [pytest.param(way, id=str(way), marks=marks[way.protocol]) for way in some])
+    """Run a test once for each way."""
+    return pytest.mark.parametrize("way", some, ids=str)
 
 
 any_way = ways(*WAYS)
@@ -106,24 +123,35 @@ class Server:
 
 
 class Application:
-    """Connects sockets in a cgroup, with or without a record, and holds them."""
+    """Connects sockets, with or without a record, and holds them."""
 
-    def __init__(self, cgroup: Path, storage: int) -> None:
-        self.cgroup = cgroup
+    def __init__(self, where: str, places: int, storage: int) -> None:
+        self.where = where
+        self.places = places
         self.storage = storage
         self.sockets = contextlib.ExitStack()
 
     def socket(self, way: Way) -> Socket:
-        """Open a socket that belongs to the cgroup, in the network namespace of the calling thread."""
-        with entered(self.cgroup):
-            return self.sockets.enter_context(socket.socket(way.family, way.kind))
+        """Open a socket, in the network namespace of the calling thread."""
+        return self.sockets.enter_context(socket.socket(way.family, way.kind))
 
     def connect(self, server: Server, record: bytes | None = None) -> Socket:
-        """Connect a socket and leave a record with it, by default that of the server."""
+        """Connect a socket and leave a record of it, by default that of the server."""
         sock = self.socket(server.way)
-        with recording(self.cgroup, self.storage, record or server.member()):
-            sock.connect(server.dialled)
+        sock.connect(server.dialled)
+        self.record(sock, record or server.member())
         return sock
+
+    def record(self, sock: Socket, member: bytes) -> None:
+        """Leave the record that a connect to the member leaves, as the programs do where its place is free or taken."""
+        cookie = cookie_of(sock)
+        if self.where == PLACE:
+            write_place(self.places, cookie, member)
+            return
+        if sock.type == socket.SOCK_DGRAM and not SHOWS_UDP:
+            pytest.skip("this kernel cannot show the records that are with UDP sockets")
+        write_place(self.places, cookie + layout.PLACES, member, crowded=True)
+        write_storage(self.storage, sock, member)
 
     def serve(self, way: Way, backlog: int = 4096) -> Server:
         """Start a server."""
@@ -138,17 +166,21 @@ class Application:
 
     def close(self, *members: bytes, protocols: tuple[Protocol, ...] = tuple(Protocol)) -> tuple[int, frozenset[str]]:
         """Close the sockets of removed members; return how many, and what failed."""
-        closed = close_sockets(members, self.storage, protocols=protocols)
+        closed = close_sockets(members, self.places, self.storage, protocols=protocols)
         return closed.count, closed.failures
 
 
-@pytest.fixture
-def app(cgroup: Path) -> Iterator[Application]:
-    """Return an application whose sockets and servers are closed at the end."""
-    with storage_map() as storage:
-        application = Application(cgroup, storage)
+@pytest.fixture(params=[PLACE, STORAGE])
+def app(request: pytest.FixtureRequest) -> Iterator[Application]:
+    """Return an application of each kind of record, whose sockets and servers are closed at the end."""
+    with places_map() as places, storage_map() as storage:
+        application = Application(request.param, places, storage)
         with application.sockets:
             yield application
+
+
+records_in_places = pytest.mark.parametrize("app", [PLACE], indirect=True)
+records_with_sockets = pytest.mark.parametrize("app", [STORAGE], indirect=True)
 
 
 def works(sock: Socket) -> bool:
@@ -225,7 +257,6 @@ def test_a_record_of_the_other_protocol_closes_nothing(app: Application, way: Wa
     assert works(sock)
 
 
-@needs_udp_records
 def test_only_the_protocols_asked_for_are_closed(app: Application) -> None:
     """Draining TCP while UDP is closed is a matter of what is asked for."""
     servers = [app.serve(TCP), app.serve(UDP)]
@@ -238,18 +269,60 @@ def test_only_the_protocols_asked_for_are_closed(app: Application) -> None:
     assert app.close(protocols=tuple(Protocol)) == NOTHING
 
 
+@records_with_sockets
 def test_a_kernel_that_cannot_show_records_of_udp_is_named(app: Application) -> None:
-    """TCP is closed all the same, and the UDP socket is left, for nobody can tell whose it is."""
+    """What is in places is closed all the same, and TCP; the other UDP socket is left: nobody can tell whose it is."""
     servers = [app.serve(TCP), app.serve(UDP)]
     tcp, udp = map(app.connect, servers)
-    without_btf = ["unshare", "--mount", "sh", "-c", 'mount --bind /dev/null /sys/kernel/btf/vmlinux; exec "$@"', "sh"]
-    result = close_by(app, without_btf, *servers)
-    assert result["count"] == 1
+    placed = app.socket(UDP)
+    placed.connect(servers[1].dialled)
+    write_place(app.places, cookie_of(placed), servers[1].member())
+    result = close_by(app, WITHOUT_BTF, *servers)
+    assert result["count"] == 2
     (failure,) = result["failures"]
     assert os.uname().release in failure
     assert "5.12 or later and CONFIG_DEBUG_INFO_BTF" in failure
     assert works(udp)
     assert not works(tcp)
+    assert not works(placed)
+
+
+@records_in_places
+def test_where_every_record_is_in_a_place_no_kernel_leaves_a_udp_socket(app: Application) -> None:
+    """What the kernel cannot show is not missed, and not spoken of, where there is none."""
+    server = app.serve(UDP)
+    sock = app.connect(server)
+    result = close_by(app, WITHOUT_BTF, server)
+    assert (result["count"], result["failures"]) == (1, [])
+    assert not works(sock)
+
+
+@any_way
+def test_a_place_that_is_not_given_back_closes_nobody(app: Application, way: Way) -> None:
+    """The record of a socket that is gone is not that of the next one in the same place."""
+    server = app.serve(way)
+    gone = app.connect(server)
+    write_place(app.places, cookie_of(gone), server.member())
+    gone.close()
+    foreign = app.socket(way)
+    foreign.connect(server.dialled)
+    write_place(app.places, cookie_of(foreign) + layout.PLACES, server.member())
+    assert app.close(server.member()) == NOTHING
+    assert works(foreign)
+
+
+@records_with_sockets
+@any_way
+def test_a_place_counts_for_more_than_what_is_with_the_socket(app: Application, way: Way) -> None:
+    """A socket that gets a place at a later connect keeps the record of an earlier one with itself."""
+    server = app.serve(way)
+    first, second = server.member(6379), server.member(6380)
+    sock = app.connect(server, first)
+    app.connect(app.serve(way))  # whose place is crowded
+    write_place(app.places, cookie_of(sock), second)
+    assert app.close(first) == NOTHING
+    assert works(sock)
+    assert app.close(second) == (1, frozenset())
 
 
 def test_the_server_sees_a_reset(app: Application) -> None:
@@ -262,7 +335,6 @@ def test_the_server_sees_a_reset(app: Application) -> None:
         accepted.recv(1)
 
 
-@needs_udp_records
 def test_a_udp_socket_works_again_after_its_next_connect(app: Application) -> None:
     """The application has only to do what it does after any error."""
     removed, other = app.serve(UDP), app.serve(UDP)
@@ -279,11 +351,11 @@ def test_a_connect_under_way_fails_at_once(app: Application) -> None:
     """An application that waits for a removed server to accept need not wait for the time-out."""
     server = app.serve(TCP, backlog=0)
     sockets = [app.socket(TCP) for _ in range(4)]  # more than the server's queue takes
-    with recording(app.cgroup, app.storage, server.member()):
-        for sock in sockets:
-            sock.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                sock.connect(server.dialled)
+    for sock in sockets:
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            sock.connect(server.dialled)
+        app.record(sock, server.member())
     connecting = [sock for sock in sockets if state(sock) == State.SYN_SENT]
     assert connecting
     assert app.close(server.member()) == (len(sockets), frozenset())
@@ -338,16 +410,15 @@ def test_sockets_in_other_network_namespaces_are_closed(
         app.sockets.close()
 
 
-@needs_udp_records
 def test_udp_sockets_that_share_both_ends_are_all_closed(app: Application) -> None:
     """With SO_REUSEPORT several sockets have the same two ends, of which the kernel finds one at a time."""
     server = app.serve(UDP)
     sockets = [app.socket(UDP) for _ in range(5)]
-    with recording(app.cgroup, app.storage, server.member()):
-        for sock in sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind(("127.0.0.1", sockets[0].getsockname()[1]))
-            sock.connect(server.dialled)
+    for sock in sockets:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("127.0.0.1", sockets[0].getsockname()[1]))
+        sock.connect(server.dialled)
+        app.record(sock, server.member())
     assert app.close(server.member()) == (5, frozenset())
     assert not any(map(works, sockets))
 
@@ -356,12 +427,7 @@ def test_udp_sockets_that_share_both_ends_are_all_closed(app: Application) -> No
 def test_very_many_sockets_are_closed_and_no_other(app: Application, way: Way) -> None:
     """Dumps of many parts lose nothing while what they show is being closed."""
     removed, kept = app.serve(way), app.serve(way)
-    with entered(app.cgroup):
-        sockets = [app.sockets.enter_context(socket.socket(way.family, way.kind)) for _ in range(2000)]
-    for server, mine in ((removed, sockets[::2]), (kept, sockets[1::2])):
-        with recording(app.cgroup, app.storage, server.member()):
-            for sock in mine:
-                sock.connect(server.dialled)
+    sockets = [app.connect(server) for _ in range(1000) for server in (removed, kept)]
     assert app.close(removed.member()) == (1000, frozenset())
     assert not any(map(works, sockets[::2]))
     assert all(map(works, sockets[1::2]))
@@ -390,11 +456,42 @@ def test_a_socket_in_the_place_of_another_is_not_closed(app: Application, way: W
     with own_namespace() as diag:
         (found,) = find(diag, server, app.storage)
         if way is TCP:
-            assert found.record == server.member() + bytes(RECORD_SIZE - len(server.member()))
+            assert found.member == (server.member() if app.where == STORAGE else None)
         assert not diag.destroy(found._replace(identity=found.identity[:-1] + bytes([found.identity[-1] ^ 1])))
         assert works(sock)
         assert diag.destroy(found)
         assert not diag.destroy(found)
+
+
+@pytest.mark.parametrize("udp", [False, True], ids=["tcp", "udp"])
+@pytest.mark.parametrize("where", [PLACE, STORAGE])
+def test_what_the_programs_record_is_found(plane: Plane, vip: str, where: str, *, udp: bool) -> None:
+    """Who came through the virtual server loses the connection, wherever the record is; who came directly keeps it."""
+    name = f"{vip}/udp" if udp else vip
+    with (
+        Maps(plane.pins) as maps,
+        all_places_taken(maps.places()) if where == STORAGE else contextlib.nullcontext(),
+        contextlib.closing(plane.client),  # before the places are free again
+        listening(HOST[vip], udp=udp) as (server,),
+    ):
+        service = virtual_server(name, [server.name])
+        plane.publish(service)
+        (ours,) = plane.client.connected(target_of(name), udp=udp)
+        (direct,) = plane.client.connected((HOST[vip], server.port), udp=udp)
+        place = bpf.lookup(maps.places(), place_of(cookie_of(ours)), layout.SOCKET.size)
+        assert place is not None
+        assert (layout.unpack_socket(place).cookie == cookie_of(ours)) == (where == PLACE)
+        assert plane.has_record(ours)
+        members = [layout.pack_member(layout.pack_vip(service.vip), real) for real in service.pool]
+        closed = close_sockets(members, maps.places(), maps.sockets(), protocols=tuple(Protocol))
+        if udp and where == STORAGE and not SHOWS_UDP:
+            assert closed.count == 0
+            assert "5.12 or later" in "".join(closed.failures)
+            assert works(ours)
+        else:
+            assert (closed.count, closed.failures) == (1, frozenset())
+            assert not works(ours)
+        assert works(direct)
 
 
 def test_a_kernel_that_cannot_close_sockets_is_named(app: Application) -> None:
@@ -406,23 +503,28 @@ def test_a_kernel_that_cannot_close_sockets_is_named(app: Application) -> None:
 
 
 def test_a_map_without_records_is_refused(app: Application) -> None:
-    """A descriptor that is no SK_STORAGE map is a mistake, and not an empty answer."""
+    """A descriptor that is no map of records is a mistake, and not an empty answer."""
     server = app.serve(TCP)
-    closed = close_sockets([server.member()], server.sock.fileno(), protocols=[Protocol.TCP])
-    (failure,) = closed.failures
-    assert "refuses to list TCP sockets" in failure
+    wrong = server.sock.fileno()
+    for places, storage, reason in (
+        (wrong, app.storage, "cannot read the places of records"),
+        (app.places, wrong, "refuses to list TCP sockets"),
+    ):
+        (failure,) = close_sockets([server.member()], places, storage, protocols=[Protocol.TCP]).failures
+        assert reason in failure
 
 
 def close_by(app: Application, launcher: list[str], *servers: Server) -> dict[str, Any]:
     """Close the sockets of removed servers from a process that another program starts."""
-    closer = [sys.executable, str(CLOSER), str(app.storage), *(server.member().hex() for server in servers)]
+    maps = [app.places, app.storage]
+    closer = [sys.executable, str(CLOSER), *map(str, maps), *(server.member().hex() for server in servers)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [*launcher, *closer],
         check=True,
         capture_output=True,
         text=True,
-        pass_fds=[app.storage],
+        pass_fds=maps,
         env=environment,
         timeout=patient(60),
     )

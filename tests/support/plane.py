@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from clb_discovery.core import layout, selftest
 from clb_discovery.core.address import format_endpoint, parse_address
-from clb_discovery.core.layout import FEATURE_LOOP, Map, Server
+from clb_discovery.core.layout import FEATURE_LOOP, Server
 from clb_discovery.core.model import Algorithm, RealServer, Tracking, Vip, VirtualServer
 from clb_discovery.core.plan import plan
 from clb_discovery.core.spec import parse_vip
@@ -23,6 +23,7 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.runtime import Instance
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
+from tests.support.recorder import cookie_of, place_of
 from tests.support.sockets import SocketMaker, socket_maker
 
 OBJECTS: Final = ("full", "floor") if probe.features() & FEATURE_LOOP else ("floor",)
@@ -82,11 +83,11 @@ class Plane:
 
     def has_record(self, sock: socket.socket) -> bool:
         """Tell whether the programs keep anything about a socket."""
-        records = bpf.open_pin(self.pins.map(Map.SOCKETS))
-        try:
-            return bpf.lookup(records, sock.fileno().to_bytes(4, sys.byteorder), layout.SOCKET.size) is not None
-        finally:
-            os.close(records)
+        cookie = cookie_of(sock)
+        with Maps(self.pins) as maps:
+            place = bpf.lookup(maps.places(), place_of(cookie), layout.SOCKET.size)
+            own = bpf.lookup(maps.sockets(), sock.fileno().to_bytes(4, sys.byteorder), layout.SOCKET.size)
+        return own is not None or (place is not None and layout.unpack_socket(place).cookie == cookie)
 
 
 @contextmanager

@@ -1,26 +1,33 @@
-"""A stand-in for the data plane's record: programs that write one with every socket that connects in a cgroup.
+"""A stand-in for the data plane's records of connected sockets: maps like its own, and what its programs leave in them.
 
-They are written as instructions, so that they run wherever bpf(2) does, without a compiler. Numbers are those of
-linux/bpf.h and linux/btf.h.
+Numbers are those of linux/bpf.h, linux/btf.h and asm-generic/socket.h.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
+from clb_discovery.core import layout
 from clb_discovery.datapath import bpf, probe
 
-RECORD_SIZE = 56
-"""Bytes of a record: the 40 of `struct clb_member`, and more that only the data plane knows."""
+_ARRAY, _SK_STORAGE, _NO_PREALLOC = 2, 24, 1  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_SK_STORAGE, BPF_F_NO_PREALLOC
+_COOKIE = 57  # SO_COOKIE
 
-_SK_STORAGE, _NO_PREALLOC = 24, 1  # BPF_MAP_TYPE_SK_STORAGE, BPF_F_NO_PREALLOC
-_SK_STORAGE_GET, _CREATE = 107, 1  # BPF_FUNC_sk_storage_get, BPF_SK_STORAGE_GET_F_CREATE
-_SOCKET = 64  # offset of sk in struct bpf_sock_addr
-_MOV, _MOV_REGISTER, _LOAD, _STORE, _LOAD_MAP, _IF_ZERO, _CALL, _EXIT = 0xB7, 0xBF, 0x79, 0x62, 0x18, 0x15, 0x85, 0x95
+
+@contextmanager
+def places_map() -> Iterator[int]:
+    """Make an array of places for records, all free."""
+    probe.raise_memlock_limit()
+    made = bpf.create_map(_ARRAY, 4, layout.SOCKET.size, layout.PLACES)
+    try:
+        yield made
+    finally:
+        os.close(made)
 
 
 @contextmanager
@@ -30,49 +37,51 @@ def storage_map() -> Iterator[int]:
     with ExitStack() as stack:
         btf = bpf.load_btf(_types())
         stack.callback(os.close, btf)
-        made = bpf.create_map(_SK_STORAGE, 4, RECORD_SIZE, 0, flags=_NO_PREALLOC, types=bpf.Types(btf, 1, 3))
+        made = bpf.create_map(_SK_STORAGE, 4, layout.SOCKET.size, 0, flags=_NO_PREALLOC, types=bpf.Types(btf, 1, 3))
         stack.callback(os.close, made)
         yield made
 
 
+def cookie_of(sock: socket.socket) -> int:
+    """Return what tells a socket from every other until the next boot."""
+    return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _COOKIE, 8), sys.byteorder)
+
+
+def place_of(cookie: int) -> bytes:
+    """Return the key of the place where the socket with this cookie has its record, unless it is taken."""
+    return struct.pack("=I", cookie % layout.PLACES)
+
+
+def record(cookie: int, member: bytes, *, crowded: bool = False) -> bytes:
+    """Return the record of a socket.
+
+    :param member: packed `struct clb_member`.
+    :param crowded: in a place, whether another socket has found it taken.
+    """
+    return layout.SOCKET.struct.pack(cookie, 0, 0, bytes(2), 0, 0, 0, 0, 0, crowded, 0, member)
+
+
+def write_place(places: int, cookie: int, member: bytes, *, crowded: bool = False) -> None:
+    """Put a record into the place of its socket, whosever that is."""
+    bpf.update(places, place_of(cookie), record(cookie, member, crowded=crowded))
+
+
+def write_storage(storage: int, sock: socket.socket, member: bytes) -> None:
+    """Put a record with its socket."""
+    bpf.update(storage, struct.pack("=i", sock.fileno()), record(cookie_of(sock), member))
+
+
 @contextmanager
-def recording(cgroup: Path, storage: int, member: bytes) -> Iterator[None]:
-    """While the block runs, give every socket that connects in the cgroup a record that starts with the member."""
-    program_bytes = _program(storage, member)
-    with ExitStack() as stack:
-        directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
-        stack.callback(os.close, directory)
-        for hook in (bpf.AttachType.CGROUP_INET4_CONNECT, bpf.AttachType.CGROUP_INET6_CONNECT):
-            program = bpf.load_program(program_bytes, hook)
-            stack.callback(os.close, program)
-            stack.callback(os.close, bpf.link_create(program, directory, hook))
+def all_places_taken(places: int) -> Iterator[None]:
+    """While the block runs, let every socket find its place taken; all are free afterwards."""
+    keys = [place_of(index) for index in range(layout.PLACES)]
+    nobody = bytes(layout.MEMBER.size)
+    try:
+        # Cookies that no socket will ever have.
+        bpf.update_all(places, [(key, record(1 << 63 | index, nobody, crowded=True)) for index, key in enumerate(keys)])
         yield
-
-
-def _program(storage: int, member: bytes) -> bytes:
-    stores = [
-        _instruction(_STORE, 0, offset=offset, immediate=word)
-        for offset, (word,) in zip(range(0, len(member), 4), struct.iter_unpack("=i", member), strict=True)
-    ]
-    return b"".join(
-        [
-            _instruction(_LOAD, 2, source=1, offset=_SOCKET),
-            _instruction(_IF_ZERO, 2, offset=6 + len(stores)),
-            _instruction(_LOAD_MAP, 1, source=1, immediate=storage),  # two instructions long
-            _instruction(0),
-            _instruction(_MOV, 3),
-            _instruction(_MOV, 4, immediate=_CREATE),
-            _instruction(_CALL, immediate=_SK_STORAGE_GET),
-            _instruction(_IF_ZERO, 0, offset=len(stores)),
-            *stores,
-            _instruction(_MOV, 0, immediate=1),
-            _instruction(_EXIT),
-        ]
-    )
-
-
-def _instruction(code: int, destination: int = 0, *, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
-    return struct.pack("=BBhi", code, source << 4 | destination, offset, immediate)
+    finally:
+        bpf.update_all(places, [(key, bytes(layout.SOCKET.size)) for key in keys])
 
 
 def _types() -> bytes:
@@ -81,6 +90,6 @@ def _types() -> bytes:
     types = (
         struct.pack("=IIII", 1, 1 << 24, 4, 1 << 24 | 32)  # BTF_KIND_INT, signed, 32 bits
         + struct.pack("=IIII", 5, 1 << 24, 1, 8)
-        + struct.pack("=IIIIII", 0, 3 << 24, 0, 2, 1, RECORD_SIZE)  # BTF_KIND_ARRAY
+        + struct.pack("=IIIIII", 0, 3 << 24, 0, 2, 1, layout.SOCKET.size)  # BTF_KIND_ARRAY
     )
     return struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names)) + types + names
