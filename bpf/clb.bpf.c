@@ -112,10 +112,12 @@ CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, s
 {
 	struct clb_peers *peers = clb_of_socket(clb_peers, sk, 0);
 	struct clb_server *known;
+	struct clb_peer peer;
 
-	if (!peers || !clb_known_peer(peers, asked, server))
+	if (!peers || !clb_known_peer(peers, asked, &peer))
 		return 0;
-	known = clb_lookup(clb_servers, server);
+	*server = peer.member;
+	known = clb_server_since(&peer.server, peer.began);
 	return known && !known->ejected_until;
 }
 
@@ -148,8 +150,8 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 		return 1;
 	}
 	peers = clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE);
-	if (peers)
-		clb_add_peer(peers, &asked, server);
+	if (peers && search->server)
+		clb_add_peer(peers, &asked, slot, clb_began(search->server));
 	if (clb_somebody_listens())
 		clb_report_decision(ctx, &slot->member, CLB_EVENT_SENT);
 	return 1;

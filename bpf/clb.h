@@ -150,7 +150,7 @@ struct clb_server {
 	__u64 failures;      /* connects that it refused, or did not answer in time */
 	__u64 ejected_until; /* when it may be probed; 0: it is not ejected */
 	__u64 recovered_at;  /* when it last came back from an ejection; 0: never */
-	__u64 began;         /* when it was first sent a connection whose end counts; 0: never */
+	__u64 began;         /* when it was first sent anything that is remembered; 0: never */
 	__u32 active;        /* TCP connections from SYN_SENT until they leave ESTABLISHED, and connected UDP sockets */
 	__u32 in_row;        /* failures since the last success */
 	__u32 ejections;     /* in close succession: ejected_until doubles with each */
@@ -181,10 +181,13 @@ struct clb_socket {
  * back from one is seen as coming from its VIP. */
 #define CLB_PEERS 4
 struct clb_peer {
+	__u64 began;   /* as in clb_socket, like server and asked */
+	__u32 server;
+	__be16 asked;
+	__u16 direct;  /* 1: the socket has since sent to the real server by its own address */
+	__u32 used;    /* clb_peers.uses when it was last sent to */
+	__u32 zero;
 	struct clb_member member; /* port 0: free */
-	__be16 asked;             /* as in clb_socket */
-	__u16 direct;             /* 1: the socket has since sent to the real server by its own address */
-	__u32 used;               /* clb_peers.uses when it was last sent to */
 };
 struct clb_peers {
 	struct clb_peer peer[CLB_PEERS];
@@ -226,7 +229,7 @@ _Static_assert(sizeof(struct clb_member) == 40, "clb_member");
 _Static_assert(sizeof(struct clb_slot) == 72, "clb_slot");
 _Static_assert(sizeof(struct clb_server) == 64, "clb_server");
 _Static_assert(sizeof(struct clb_socket) == 88, "clb_socket");
-_Static_assert(sizeof(struct clb_peers) == 200, "clb_peers");
+_Static_assert(sizeof(struct clb_peers) == 264, "clb_peers");
 _Static_assert(sizeof(struct clb_event) == 96, "clb_event");
 _Static_assert(sizeof(struct clb_label) == 528, "clb_label");
 _Static_assert(sizeof(struct clb_info) == 1120, "clb_info");

@@ -52,7 +52,7 @@ static __always_inline int clb_is_out(const struct clb_server *server)
 	return server->ejected_until && bpf_ktime_get_ns() < server->ejected_until;
 }
 
-/* When a server was first sent a connection whose end counts. It tells the server from an earlier one of the same index,
+/* When a server was first sent anything that is remembered. It tells the server from an earlier one of the same index,
  * which has been removed since, and whose connections were never added to this one's. */
 static __always_inline __u64 clb_began(struct clb_server *server)
 {

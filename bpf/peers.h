@@ -17,28 +17,29 @@ static __always_inline int clb_stands_for(const struct clb_peer *peer, const str
 }
 
 /* Find the real server that the socket sends to for this VIP and port. Returns whether there is one. */
-CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *asked, struct clb_member *found)
+CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *asked, struct clb_peer *found)
 {
 	int index;
 
-	found->port = 0;
+	found->member.port = 0;
 	bpf_spin_lock(&peers->lock);
 	for (index = 0; index < CLB_PEERS; index++) {
 		struct clb_peer *peer = &peers->peer[index];
 
 		if (clb_stands_for(peer, asked)) {
-			*found = peer->member;
 			peer->direct = 0;
 			peer->used = ++peers->uses;
+			*found = *peer;
 		}
 	}
 	bpf_spin_unlock(&peers->lock);
-	return found->port != 0;
+	return found->member.port != 0;
 }
 
 /* Take up a peer: in the place of an older one for the same VIP and port, else in a free one, else of the one whose last
  * use is longest ago. */
-CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *asked, const struct clb_member *member)
+CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *asked, const struct clb_slot *slot,
+			      __u64 began)
 {
 	__u32 place = 0, oldest = 0, index;
 	struct clb_peer *peer;
@@ -59,7 +60,9 @@ CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *ask
 		}
 	}
 	peer = &peers->peer[place & (CLB_PEERS - 1)];
-	peer->member = *member;
+	peer->began = began;
+	peer->server = slot->server;
+	peer->member = slot->member;
 	peer->asked = asked->port;
 	peer->direct = 0;
 	peer->used = ++peers->uses;
