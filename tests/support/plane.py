@@ -34,6 +34,8 @@ VIP6: Final = "[fd00:64::1]:80"
 HOST: Final = {VIP4: "127.0.0.1", VIP6: "::1"}
 """Virtual servers of both families, and where their real servers listen."""
 
+"""Of asm-generic/socket.h; Python has no name for it."""
+
 NO_TRACKING: Final = Tracking(active=False, eject_after=0)
 
 
@@ -66,7 +68,8 @@ class Plane:
     def servers(self, vip: str) -> dict[str, Server]:
         """Return what the kernel has counted of each real server of a virtual server, by name."""
         key = layout.pack_vip(parse_vip(vip))
-        members = ((layout.unpack_member(member), server) for member, server in self._maps.servers().items())
+        found = self._maps.servers(self._maps.read())
+        members = ((layout.unpack_member(member), server) for member, server in found.items())
         return {format_endpoint(address, port): server for (of, address, port), server in members if of == key and port}
 
     def connects(self, vip: str) -> dict[str, int]:
