@@ -211,12 +211,12 @@ CLB_FUNCTION struct clb_slot *clb_draw_from(struct clb_search *search)
  * Where the wildcard answers, the port of search->vip is 0 afterwards. */
 static __always_inline struct clb_slot *clb_schedule(struct clb_search *search)
 {
-	struct clb_slot *slot = clb_draw_from(search);
+	struct clb_slot *slot = 0;
 	int try;
 
-	if (!slot && !clb_lookup(clb_addresses, search->vip.address))
+	if (!clb_lookup(clb_addresses, search->vip.address))
 		return 0;
-	for (try = 1; try < 2 * CLB_TRIES && !slot; try++) {
+	for (try = 0; try < 2 * CLB_TRIES && !slot; try++) {
 		if (try == CLB_TRIES)
 			search->vip.port = 0;
 		slot = clb_draw_from(search);
