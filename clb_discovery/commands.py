@@ -124,4 +124,5 @@ def _read_datapath(pins: Pins) -> Datapath | None:
         info = maps.info()
         if info is None:
             return None
-        return Datapath(info, maps.read(), maps.servers(), loader.objection(pins, Path(info.cgroup)))
+        held = maps.read()
+        return Datapath(info, held, maps.servers(held), loader.objection(pins, Path(info.cgroup)))

@@ -109,7 +109,8 @@ class Daemon:
             await self._main_loop(maps)
 
     def _snapshot(self, maps: Maps) -> Snapshot:
-        return Snapshot(self._held, maps.servers(), tuple(self._following.values()))
+        held = self._held
+        return Snapshot(held, maps.servers(held), tuple(self._following.values()))
 
     def _start_up(self, maps: Maps) -> None:
         self._held = maps.read()

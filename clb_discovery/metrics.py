@@ -113,7 +113,7 @@ class _Snapshots(Collector):
             if published.label is None or published.label.source == SOURCE:
                 continue
             names = [published.label.service, format_endpoint(vip.address, vip.port), vip.protocol.name.lower()]
-            for member in published.members:
+            for member in published.servers:
                 server = self._snapshot.servers.get(member)
                 if server is None:
                     continue

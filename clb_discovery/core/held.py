@@ -7,20 +7,23 @@ What no virtual server refers to (left by a crash between two steps) is kept apa
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from clb_discovery.core import layout
 from clb_discovery.core.layout import Label, Map, Slot, Virtual
 from clb_discovery.core.model import Algorithm, Pool, RealServer, Tracking, Vip
-from clb_discovery.core.slots import lowest_tier, pool_slots, tracking_of
+from clb_discovery.core.slots import lowest_tier, pool_members, pool_slots, tracking_of
 
-Elements = Sequence[tuple[bytes, bytes]]
+Elements = Iterable[tuple[bytes, bytes]]
 """Raw keys and values of one map."""
 
 DECODED: Final = (Map.ADDRESSES, Map.VIRTUAL, Map.SLOTS, Map.SERVERS, Map.TURNS, Map.LABELS)
 """The maps that `decode` wants."""
+
+READ_AHEAD: Final = 1024
+"""Elements of `clb_servers` that have to be zero, behind all that anything names, for the rest to count as zero too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,9 @@ class Published:
     label: Label | None
     has_turn: bool
     """Whether it has an element in `clb_turns`."""
-    members: frozenset[bytes]
-    """The packed members in `clb_servers`: those of the pool and the refusal, or all there are where it is None."""
+    servers: Mapping[bytes, int]
+    """The packed members and the indexes of their servers: those of the slots and the refusal. No two members have the
+    same index, in whatever virtual servers; it is empty where a foreign hand made it so, and then the pool is None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,61 +58,138 @@ class Held:
     """Keys that no virtual server refers to, and of virtual servers that no connect can ask for."""
     last_generation: int = 0
     """The highest generation of any slot or virtual server."""
+    free: tuple[int, ...] = ()
+    """Indexes of `clb_servers` that new servers may have."""
+    resting: tuple[int, ...] = ()
+    """Indexes of servers that have left, which are zero; new servers may have them after another grace period."""
+    top: int = 0
+    """New servers may have this index and all above: nothing of them is known, and a start takes longer than a rest."""
 
 
 def decode(elements: Mapping[Map, Elements]) -> Held:
-    """Decode all elements of the maps in `DECODED`, in any order."""
-    slots: defaultdict[int, dict[int, Slot]] = defaultdict(dict)
-    for key, value in elements[Map.SLOTS]:
-        generation, index = layout.unpack_place(key)
-        slots[generation][index] = layout.unpack_slot(value)
-    servers: defaultdict[bytes, set[bytes]] = defaultdict(set)
-    for member, _ in elements[Map.SERVERS]:
-        servers[layout.unpack_member(member)[0]].add(member)
+    """Decode all elements of the maps in `DECODED`.
+
+    Those of `clb_servers` are in the order of their indexes; they are taken as far as there may be something, and what
+    is missing at the end is zero. All others are in any order.
+    """
+    found, orphans = _found(elements)
     turns = {key for key, _ in elements[Map.TURNS]}
     labels = {key: layout.unpack_label(value) for key, value in elements[Map.LABELS]}
-    last_generation = max(slots, default=0)
+    misused = _misused(found)
+    virtual = {
+        one.vip: _published(one, misused, label=labels.pop(one.key, None), has_turn=one.key in turns) for one in found
+    }
+    turns -= {one.key for one in found}
 
-    virtual = {}
-    strange = []
-    for key, value in elements[Map.VIRTUAL]:
-        vip = _vip(key)
-        if vip is None:
-            strange.append(key)
-            continue
-        published = layout.unpack_virtual(value)
-        last_generation = max(last_generation, published.generation)
-        own = slots.pop(published.generation, {})
-        members = frozenset(servers.pop(key, ()))
-        pool = _pool(key, published, own, members)
-        if pool is not None:
-            needed = frozenset((layout.refusal(key), *(slot.member for slot in own.values())))
-            servers[key] = set(members - needed)  # of a pool before it, or of one that never came to be
-            members = needed
-        virtual[vip] = Published(
-            generation=published.generation,
-            slots=range(len(own)) if own.keys() == set(range(len(own))) else sorted(own),
-            algorithm=layout.algorithm_of(published.algorithm),
-            pool=pool,
-            tracking=tracking_of(published) if pool is not None else None,
-            label=labels.pop(key, None),
-            has_turn=key in turns,
-            members=members,
-        )
-        turns.discard(key)
-    orphans = {
-        Map.VIRTUAL: tuple(strange),
-        Map.SLOTS: tuple(layout.pack_place(generation, index) for generation in slots for index in slots[generation]),
-        Map.SERVERS: tuple(member for members in servers.values() for member in members),
+    named = {index for one in found for _, index in one.named() if index < layout.MAX_SERVERS}
+    left = {slot.server for own in orphans.slots.values() for slot in own.values() if slot.server < layout.MAX_SERVERS}
+    highest = max(named | left, default=-1)
+    used = _used(elements[Map.SERVERS], highest) | named
+    owned = {index for published in virtual.values() for index in published.servers.values()}
+    top = max(highest, max(used, default=-1)) + 1
+    keys = {
+        Map.VIRTUAL: tuple(orphans.virtual),
+        Map.SLOTS: tuple(layout.pack_place(number, index) for number, own in orphans.slots.items() for index in own),
+        Map.SERVERS: tuple(layout.pack_index(index) for index in sorted(used - owned)),
         Map.TURNS: tuple(turns),
         Map.LABELS: tuple(labels),
     }
     return Held(
         virtual=virtual,
         addresses=frozenset(address for address, _ in elements[Map.ADDRESSES]),
-        orphans={map_: keys for map_, keys in orphans.items() if keys},
-        last_generation=last_generation,
+        orphans={map_: orphaned for map_, orphaned in keys.items() if orphaned},
+        last_generation=max([*orphans.slots, *(one.element.generation for one in found)], default=0),
+        resting=tuple(index for index in range(top) if index not in owned and index not in used),
+        top=top,
     )
+
+
+class _Found(NamedTuple):
+    """A virtual server's own elements."""
+
+    vip: Vip
+    key: bytes
+    element: Virtual
+    slots: Mapping[int, Slot]
+
+    def named(self) -> Iterator[tuple[bytes, int]]:
+        """Yield packed members and the indexes of the servers that they are said to have."""
+        yield from ((slot.member, slot.server) for slot in self.slots.values())
+        yield layout.refusal(self.key), self.element.refusal
+
+
+class _Orphans(NamedTuple):
+    """Elements of no virtual server."""
+
+    virtual: Sequence[bytes]
+    """Keys that no connect can ask for."""
+    slots: Mapping[int, Mapping[int, Slot]]
+    """By generation and index."""
+
+
+def _found(elements: Mapping[Map, Elements]) -> tuple[list[_Found], _Orphans]:
+    """Tell what belongs to virtual servers from what does not."""
+    # First, since status reads while a sidecar may write: slots stay longer than the element that refers to them.
+    virtual = [(_vip(key), key, layout.unpack_virtual(value)) for key, value in elements[Map.VIRTUAL]]
+    slots: defaultdict[int, dict[int, Slot]] = defaultdict(dict)
+    for key, value in elements[Map.SLOTS]:
+        generation, index = layout.unpack_place(key)
+        slots[generation][index] = layout.unpack_slot(value)
+    found = [
+        _Found(vip, key, element, slots.pop(element.generation, {})) for vip, key, element in virtual if vip is not None
+    ]
+    return found, _Orphans([key for vip, key, _ in virtual if vip is None], slots)
+
+
+def _published(found: _Found, misused: set[int], *, label: Label | None, has_turn: bool) -> Published:
+    servers = _servers(found, misused)
+    pool = _pool(found, servers)
+    return Published(
+        generation=found.element.generation,
+        slots=range(len(found.slots)) if found.slots.keys() == set(range(len(found.slots))) else sorted(found.slots),
+        algorithm=layout.algorithm_of(found.element.algorithm),
+        pool=pool,
+        tracking=tracking_of(found.element) if pool is not None else None,
+        label=label,
+        has_turn=has_turn,
+        servers=servers,
+    )
+
+
+def _misused(found: Iterable[_Found]) -> set[int]:
+    """Return the indexes that no publication gives to members: one of two members, or one that is not there."""
+    members: dict[int, bytes] = {}
+    return {
+        index
+        for one in found
+        for member, index in one.named()
+        if index >= layout.MAX_SERVERS or members.setdefault(index, member) != member
+    }
+
+
+def _servers(found: _Found, misused: set[int]) -> dict[bytes, int]:
+    """Return the indexes of a virtual server's members; none where one of them cannot be right."""
+    named = set(found.named())
+    servers = dict(named)
+    whole = len(servers) == len(named) and misused.isdisjoint(servers.values())
+    return servers if whole and all(layout.unpack_member(member)[0] == found.key for member in servers) else {}
+
+
+def _used(servers: Elements, highest: int) -> set[int]:
+    """Return the indexes of servers that are not zero.
+
+    :param highest: the last index that is named by anything. A crash may leave some behind it, close by.
+    """
+    used = set()
+    last = highest
+    for key, value in servers:
+        index = layout.unpack_index(key)
+        if value != layout.NEW_SERVER:
+            used.add(index)
+            last = max(last, index)
+        elif index >= last + READ_AHEAD:
+            break
+    return used
 
 
 def _vip(key: bytes) -> Vip | None:
@@ -120,14 +201,15 @@ def _vip(key: bytes) -> Vip | None:
     return vip if layout.pack_vip(vip) == key else None
 
 
-def _pool(vip: bytes, published: Virtual, slots: Mapping[int, Slot], members: frozenset[bytes]) -> Pool | None:
+def _pool(found: _Found, servers: Mapping[bytes, int]) -> Pool | None:
     """Put a pool together from its slots; None where they are not exactly what a publication leaves."""
+    published, slots = found.element, found.slots
     if len(slots) != published.servers or slots.keys() != set(range(published.servers)):
         return None
     in_order = [slots[index] for index in range(published.servers)]
     decoded = ((slot, *layout.unpack_member(slot.member)) for slot in in_order)
     pool = tuple(RealServer(slot.priority, address, port, slot.weight) for slot, _, address, port in decoded if port)
-    if in_order != pool_slots(vip, pool) or published.tier != lowest_tier(pool):
+    if servers.keys() != set(pool_members(found.key, pool)):
         return None
-    whole = layout.refusal(vip) in members and all(slot.member in members for slot in in_order)
+    whole = in_order == pool_slots(found.key, pool, servers) and published.tier == lowest_tier(pool)
     return pool if whole else None

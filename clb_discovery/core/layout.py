@@ -15,6 +15,8 @@ from clb_discovery.core.model import Algorithm, Protocol, RealServer, Vip
 LAYOUT: Final = 1
 MAX_VIRTUAL_SERVERS: Final = 65536
 MAX_SLOTS: Final = 524288
+MAX_SERVERS: Final = 262144
+PLACES: Final = 65536
 FEATURE_ERRNO: Final = 1
 FEATURE_LOOP: Final = 2
 COUNT_ACTIVE: Final = 1
@@ -30,6 +32,7 @@ class Map(StrEnum):
     TURNS = "clb_turns"
     LABELS = "clb_labels"
     INFO = "clb_info"
+    PLACES = "clb_places"
     SOCKETS = "clb_sockets"
     PEERS = "clb_peers"
     LISTENER = "clb_listener"
@@ -72,6 +75,8 @@ VIRTUAL: Final = Record(
     ("eject_after", "I"),
     ("eject_first_ms", "I"),
     ("eject_most_ms", "I"),
+    ("refusal", "I"),
+    ("zero", "4x"),
 )
 PLACE: Final = Record("clb_place", ("generation", "Q"), ("index", "I"), ("zero", "4x"))
 MEMBER: Final = Record("clb_member", ("vip", "20s"), ("address", "16s"), ("port", "2s"), ("zero", "2x"))
@@ -85,6 +90,8 @@ SLOT: Final = Record(
     ("tier", "I"),
     ("weight", "H"),
     ("priority", "H"),
+    ("server", "I"),
+    ("zero", "4x"),
 )
 SERVER: Final = Record(
     "clb_server",
@@ -102,18 +109,20 @@ SERVER: Final = Record(
 )
 SOCKET: Final = Record(
     "clb_socket",
-    ("member", "40s"),
+    ("cookie", "Q"),
     ("began", "Q"),
-    ("started", "Q"),
+    ("server", "I"),
     ("asked", "2s"),
     ("priority", "H"),
     ("counts", "B"),
     ("watched", "B"),
     ("traced", "B"),
     ("active", "B"),
-    ("closing", "B"),
-    ("zero", "3x"),
+    ("crowded", "I"),
     ("lock", "4x"),
+    ("zero", "4x"),
+    ("started", "Q"),
+    ("member", "40s"),
 )
 EVENT: Final = Record(
     "clb_event",
@@ -140,10 +149,11 @@ SIZES: Final = {
     Map.ADDRESSES: (16, 4),
     Map.VIRTUAL: (VIP.size, VIRTUAL.size),
     Map.SLOTS: (PLACE.size, SLOT.size),
-    Map.SERVERS: (MEMBER.size, SERVER.size),
+    Map.SERVERS: (4, SERVER.size),
     Map.TURNS: (VIP.size, TURN_SIZE),
     Map.LABELS: (VIP.size, LABEL.size),
     Map.INFO: (4, INFO.size),
+    Map.PLACES: (4, SOCKET.size),
     Map.SOCKETS: (4, SOCKET.size),
     Map.PEERS: (4, PEERS_SIZE),
     Map.LISTENER: (4, 8),
@@ -152,11 +162,13 @@ SIZES: Final = {
 """Key and value size of each map, in bytes; of `clb_turns`, for each CPU."""
 
 NEW_SERVER: Final = bytes(SERVER.size)
+"""What the element of a new server holds, and one that stands for no server."""
 NEW_TURN: Final = bytes(TURN_SIZE)
 
 PRESENT: Final = (1).to_bytes(4, "little")
 """Value of every element of `clb_addresses`; programs only ask whether it is there."""
 INFO_KEY: Final = bytes(4)
+_INDEX: Final = struct.Struct("=I")
 
 
 class Virtual(NamedTuple):
@@ -170,10 +182,11 @@ class Virtual(NamedTuple):
     eject_after: int
     eject_first_ms: int
     eject_most_ms: int
+    refusal: int
 
 
 class Slot(NamedTuple):
-    """Decoded `struct clb_slot`; the member stays bytes, since it is the key of `clb_servers` as it stands."""
+    """Decoded `struct clb_slot`; the member stays bytes, since that is what members are told apart by."""
 
     member: bytes
     keep: int
@@ -183,6 +196,7 @@ class Slot(NamedTuple):
     tier: int
     weight: int
     priority: int
+    server: int
 
 
 class Server(NamedTuple):
@@ -298,6 +312,17 @@ def pack_slot(slot: Slot) -> bytes:
 def unpack_slot(data: bytes) -> Slot:
     """Read the value of a slot."""
     return Slot(*SLOT.struct.unpack(data))
+
+
+def pack_index(index: int) -> bytes:
+    """Return the key of an element of an array."""
+    return _INDEX.pack(index)
+
+
+def unpack_index(data: bytes) -> int:
+    """Read the key of an element of an array."""
+    (index,) = _INDEX.unpack(data)
+    return int(index)
 
 
 def pack_label(label: Label) -> bytes:

@@ -8,21 +8,22 @@ virtual server that is in both states finds all of its old pool or all of its ne
 - replacing an element of `clb_virtual` is atomic for readers and moves all connects at once;
 - exact ports come before and go after the wildcard of their address, which would serve them meanwhile; where an exact
   port takes over from a wildcard that goes, a grace period lies between, since a program looks for one after the other;
-- what is deleted after the grace period was last referred to before it.
+- what is deleted after the grace period was last referred to before it;
+- an index of `clb_servers` goes to another server only when a grace period has passed since it was set to zero.
 
 A crash leaves at worst elements that nothing refers to; they are orphans at the next start and are deleted then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from clb_discovery.core import layout
 from clb_discovery.core.held import Held, Published
 from clb_discovery.core.layout import Label, Map
-from clb_discovery.core.model import Vip, VirtualServer
-from clb_discovery.core.slots import pool_slots, pool_virtual
+from clb_discovery.core.model import Pool, Vip, VirtualServer
+from clb_discovery.core.slots import pool_members, pool_slots, pool_virtual
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +89,66 @@ def plan(held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool) ->
     )
     taken_over = {vip._replace(port=0) for vip in draft.changed if vip.port}
     between = (GracePeriod(),) if not taken_over.isdisjoint(gone) else ()
-    collected = _present(*(Delete(map_, tuple(keys)) for map_, keys in draft.stale.items()))
+    collected = _present(*(_collect(map_, keys) for map_, keys in draft.stale.items()))
     after = (GracePeriod(), *collected) if collected else ()
+    before = (GracePeriod(),) if draft.indexes.must_wait else ()
+    zeroed = tuple(map(layout.unpack_index, draft.stale[Map.SERVERS]))
+    free, resting = draft.indexes.left(zeroed, waited=bool(before or between or after))
     writes = _present(*(Write(map_, tuple(items.items())) for map_, items in draft.writes.items()))
     result = Held(
         virtual=draft.virtual,
         addresses=addresses if complete else addresses | held.addresses,
         orphans={} if complete else orphans,
         last_generation=draft.generation,
+        free=free,
+        resting=resting,
+        top=draft.indexes.top,
     )
-    return Plan((*writes, *between, *deletes, *after), result, tuple(draft.changed), gone, tuple(draft.dropped))
+    return Plan(
+        (*before, *writes, *between, *deletes, *after), result, tuple(draft.changed), gone, tuple(draft.dropped)
+    )
+
+
+class _Indexes:
+    """Gives indexes of `clb_servers` to new servers."""
+
+    def __init__(self, held: Held) -> None:
+        self._free = held.free
+        self._resting = held.resting
+        self._given = 0
+        self.top = held.top
+        self.must_wait = False
+        """Whether a grace period has to come before everything else."""
+
+    def give(self) -> int:
+        """Return the index of a new server; one that is too high where there are no more, which the kernel refuses."""
+        if self._given == len(self._free) and self.top >= layout.MAX_SERVERS and self._resting:
+            self._free, self._resting, self._given, self.must_wait = self._resting, (), 0, True
+        if self._given < len(self._free):
+            self._given += 1
+            return self._free[self._given - 1]
+        self.top += 1
+        return self.top - 1
+
+    def left(self, zeroed: tuple[int, ...], *, waited: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return what is free and what is resting in the end.
+
+        :param zeroed: indexes that are set to zero after the last grace period; none unless there is one.
+        :param waited: whether there is one.
+        """
+        free = self._free[self._given :]
+        return (free + self._resting, zeroed) if waited else (free, self._resting)
 
 
 class _Draft:
-    """What is written before, and deleted after, the virtual servers are replaced."""
+    """What is written before, and taken away after, the virtual servers are replaced."""
 
     def __init__(self, held: Held) -> None:
         self.virtual = dict(held.virtual)
         self.generation = held.last_generation
         self.changed: list[Vip] = []
         self.dropped: list[bytes] = []
+        self.indexes = _Indexes(held)
         # In the order in which they are carried out.
         self.writes: dict[Map, dict[bytes, bytes]] = {map_: {} for map_ in _WRITTEN}
         self.stale: dict[Map, list[bytes]] = {map_: [] for map_ in _COLLECTED}
@@ -124,16 +165,15 @@ class _Draft:
             self.virtual[server.vip] = replace(old, label=label, has_turn=True)
             return
         self.generation += 1
-        slots = pool_slots(key, server.pool)
-        members = frozenset((layout.refusal(key), *(slot.member for slot in slots)))
-        had = old.members if old else frozenset()
-        self.writes[Map.SERVERS].update(dict.fromkeys(sorted(members - had), layout.NEW_SERVER))
+        servers = self._servers(key, server.pool, old.servers if old else {})
+        slots = pool_slots(key, server.pool, servers)
         for index, slot in enumerate(slots):
             self.writes[Map.SLOTS][layout.pack_place(self.generation, index)] = layout.pack_slot(slot)
-        self.writes[Map.VIRTUAL][key] = layout.pack_virtual(pool_virtual(self.generation, server))
+        refusal = servers[layout.refusal(key)]
+        self.writes[Map.VIRTUAL][key] = layout.pack_virtual(pool_virtual(self.generation, server, refusal))
         if old:
             self.stale[Map.SLOTS] += _places(old)
-            self._drop(had - members)
+            self._drop({member: index for member, index in old.servers.items() if member not in servers})
         self.virtual[server.vip] = Published(
             generation=self.generation,
             slots=range(len(slots)),
@@ -142,7 +182,7 @@ class _Draft:
             tracking=server.tracking,
             label=label,
             has_turn=True,
-            members=members,
+            servers=servers,
         )
         self.changed.append(server.vip)
 
@@ -150,13 +190,23 @@ class _Draft:
         """Let a virtual server go."""
         old, key = self.virtual.pop(vip), layout.pack_vip(vip)
         self.stale[Map.SLOTS] += _places(old)
-        self._drop(old.members)
+        self._drop(old.servers)
         self.stale[Map.TURNS] += [key] if old.has_turn else []
         self.stale[Map.LABELS] += [key] if old.label else []
 
-    def _drop(self, members: Iterable[bytes]) -> None:
-        self.stale[Map.SERVERS] += sorted(members)
-        self.dropped += sorted(member for member in members if not layout.is_refusal(member))
+    def _servers(self, key: bytes, pool: Pool, had: Mapping[bytes, int]) -> dict[bytes, int]:
+        servers = {}
+        for member in pool_members(key, pool):
+            index = had.get(member)
+            if index is None:
+                index = self.indexes.give()
+                self.writes[Map.SERVERS][layout.pack_index(index)] = layout.NEW_SERVER
+            servers[member] = index
+        return servers
+
+    def _drop(self, servers: Mapping[bytes, int]) -> None:
+        self.stale[Map.SERVERS] += map(layout.pack_index, servers.values())
+        self.dropped += sorted(member for member in servers if not layout.is_refusal(member))
 
 
 _WRITTEN = (Map.SERVERS, Map.TURNS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.ADDRESSES)
@@ -182,6 +232,13 @@ def _without(
 
 def _places(published: Published) -> Iterable[bytes]:
     return (layout.pack_place(published.generation, index) for index in published.slots)
+
+
+def _collect(map_: Map, keys: Sequence[bytes]) -> Write | Delete:
+    """Return the step that takes elements away; those of an array can only be set to zero."""
+    if map_ is Map.SERVERS:
+        return Write(map_, tuple((key, layout.NEW_SERVER) for key in keys))
+    return Delete(map_, tuple(keys))
 
 
 def _present(*steps: Write | Delete) -> tuple[Step, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 
 from clb_discovery.core import layout
@@ -10,13 +11,25 @@ from clb_discovery.core.layout import Slot, Virtual
 from clb_discovery.core.model import Pool, Tracking, VirtualServer
 
 
-def pool_slots(vip: bytes, pool: Pool) -> list[Slot]:
-    """Return the slots of a pool in the order of their index; one that refuses where the pool is empty.
+def pool_members(vip: bytes, pool: Pool) -> Iterator[bytes]:
+    """Yield the packed members that have a server: the refusal, then the pool's in its order.
 
     :param vip: the virtual server's key, packed.
     """
+    yield layout.refusal(vip)
+    yield from (layout.pack_member(vip, server) for server in pool)
+
+
+def pool_slots(vip: bytes, pool: Pool, indexes: Mapping[bytes, int]) -> list[Slot]:
+    """Return the slots of a pool in the order of their index; one that refuses where the pool is empty.
+
+    :param vip: the virtual server's key, packed.
+    :param indexes: of the servers of `pool_members`.
+    """
     if not pool:
-        return [Slot(layout.refusal(vip), keep=1, out_of=1, alias=0, first=0, tier=1, weight=0, priority=0)]
+        member = layout.refusal(vip)
+        server = indexes[member]
+        return [Slot(member, keep=1, out_of=1, alias=0, first=0, tier=1, weight=0, priority=0, server=server)]
     slots: list[Slot] = []
     for priority, tier in groupby(pool, key=lambda server: server.priority):
         servers = list(tier)
@@ -24,7 +37,7 @@ def pool_slots(vip: bytes, pool: Pool) -> list[Slot]:
         first = len(slots)
         slots += (
             Slot(
-                member=layout.pack_member(vip, server),
+                member=member,
                 keep=column.keep,
                 out_of=table.out_of,
                 alias=first + column.alias,
@@ -32,14 +45,19 @@ def pool_slots(vip: bytes, pool: Pool) -> list[Slot]:
                 tier=len(servers),
                 weight=server.weight,
                 priority=priority,
+                server=indexes[member],
             )
             for server, column in zip(servers, table.columns, strict=True)
+            for member in (layout.pack_member(vip, server),)
         )
     return slots
 
 
-def pool_virtual(generation: int, server: VirtualServer) -> Virtual:
-    """Return the element that refers to the slots of a virtual server's pool."""
+def pool_virtual(generation: int, server: VirtualServer, refusal: int) -> Virtual:
+    """Return the element that refers to the slots of a virtual server's pool.
+
+    :param refusal: index of the server that stands for the refusal.
+    """
     tracking = server.tracking
     return Virtual(
         generation,
@@ -50,6 +68,7 @@ def pool_virtual(generation: int, server: VirtualServer) -> Virtual:
         tracking.eject_after,
         tracking.eject_first_ms,
         tracking.eject_most_ms,
+        refusal,
     )
 
 

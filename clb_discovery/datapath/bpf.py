@@ -154,7 +154,7 @@ def delete_all(fd: int, keys: Sequence[bytes]) -> None:
 
 
 def items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Read all elements of a hash map.
+    """Read all elements of a hash map, or of an array in the order of their indexes, batch by batch.
 
     :param value_size: in bytes; of a per-CPU map, that of all possible CPUs.
     """

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
-from clb_discovery.core import held, layout
-from clb_discovery.core.held import Held
+from clb_discovery.core import layout
+from clb_discovery.core.held import DECODED, Held, decode
 from clb_discovery.core.layout import Info, Map, Server
-from clb_discovery.core.plan import Delete, Step, Write
+from clb_discovery.core.plan import Delete, GracePeriod, Step, Write
 from clb_discovery.datapath import bpf, probe
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import ClbError, HostError
@@ -58,11 +60,17 @@ class Maps:
 
     def read(self) -> Held:
         """Read and decode everything that a plan starts from."""
-        return held.decode({map_: list(self._items(map_)) for map_ in held.DECODED})
+        return decode({map_: self._items(map_) for map_ in DECODED})
 
-    def servers(self) -> dict[bytes, Server]:
-        """Return what became of connects to each packed member."""
-        return {member: layout.unpack_server(value) for member, value in self._items(Map.SERVERS)}
+    def servers(self, held: Held) -> dict[bytes, Server]:
+        """Return what became of connects to each packed member.
+
+        :param held: what the maps hold, which says whose servers they are.
+        """
+        members = {index: member for one in held.virtual.values() for member, index in one.servers.items()}
+        elements = islice(self._items(Map.SERVERS), max(members, default=-1) + 1)
+        decoded = ((layout.unpack_index(key), value) for key, value in elements)
+        return {members[index]: layout.unpack_server(value) for index, value in decoded if index in members}
 
     def sockets(self) -> int:
         """Return the descriptor of the records of connected sockets, which stays ours."""
@@ -102,8 +110,11 @@ class Maps:
                 what = (
                     f"{type(step).__name__.lower()} in {step.map}" if isinstance(step, Write | Delete) else "RCU wait"
                 )
+                with contextlib.suppress(OSError):  # who reads the maps now may give away what was just set to zero
+                    self.carry_out(GracePeriod())
+                why = _reason(step, error)
                 raise ClbError(
-                    f"the kernel refuses a {what}: {error.strerror}; connects keep using what was published before"
+                    f"the kernel refuses a {what}: {why}; connects keep using what was published before"
                 ) from error
 
     def carry_out(self, step: Step) -> None:
@@ -154,6 +165,12 @@ def _cannot_open(pins: Pins, error: OSError) -> HostError:
     if isinstance(error, PermissionError):
         return HostError("not allowed to open BPF maps; run as root, or with CAP_BPF")
     return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}; run: clb-discovery unload")
+
+
+def _reason(step: Step, error: OSError) -> str | None:
+    if error.errno == errno.E2BIG and isinstance(step, Write) and step.map is Map.SERVERS:
+        return f"at most {layout.MAX_SERVERS} real and virtual servers together are possible"
+    return error.strerror
 
 
 def _close(fds: Mapping[Map, int]) -> None:

@@ -18,6 +18,7 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 _KEYS: Final = st.sampled_from(FEW_VIPS).map(layout.pack_vip)
 _GENERATION: Final = st.integers(0, 12)
 _INDEX: Final = st.integers(0, 5)
+_SERVER: Final = st.sampled_from([*range(12), layout.MAX_SERVERS - 1, layout.MAX_SERVERS, 2**32 - 1])
 
 
 @st.composite
@@ -32,7 +33,7 @@ def damaged(draw: Draw, states: st.SearchStrategy[State]) -> State:
 
 
 def _lost(draw: Draw, state: State) -> Remove | None:
-    map_ = draw(st.sampled_from(sorted(state)))
+    map_ = draw(st.sampled_from(sorted(state.keys() - {Map.SERVERS})))
     return Remove(map_, draw(st.sampled_from(sorted(state[map_])))) if state[map_] else None
 
 
@@ -46,7 +47,8 @@ def _label(draw: Draw, _state: State) -> Put:
 
 
 def _server(draw: Draw, _state: State) -> Put:
-    return Put(Map.SERVERS, _member(draw), draw(st.binary(min_size=layout.SERVER.size, max_size=layout.SERVER.size)))
+    element = draw(st.sampled_from([layout.NEW_SERVER, b"\xff" * layout.SERVER.size]))
+    return Put(Map.SERVERS, layout.pack_index(draw(_INDEX | st.integers(0, 30))), element)
 
 
 def _turn(draw: Draw, _state: State) -> Put:
@@ -56,13 +58,13 @@ def _turn(draw: Draw, _state: State) -> Put:
 def _virtual(draw: Draw, _state: State) -> Put:
     small = st.integers(0, 3)
     rest = (draw(small) for _ in layout.Virtual._fields[3:])
-    virtual = layout.Virtual(draw(_GENERATION), draw(_INDEX), draw(_INDEX), *rest)
+    virtual = layout.Virtual(draw(_GENERATION), draw(_INDEX), draw(_INDEX), *rest)._replace(refusal=draw(_SERVER))
     return Put(Map.VIRTUAL, draw(_KEYS), layout.pack_virtual(virtual))
 
 
 def _slot(draw: Draw, _state: State) -> Put:
     small = st.integers(0, 3)
-    slot = layout.Slot(_member(draw), *(draw(small) for _ in layout.Slot._fields[1:]))
+    slot = layout.Slot(_member(draw), *(draw(small) for _ in layout.Slot._fields[1:]))._replace(server=draw(_SERVER))
     return Put(Map.SLOTS, layout.pack_place(draw(_GENERATION), draw(_INDEX)), layout.pack_slot(slot))
 
 
@@ -74,7 +76,7 @@ def _member(draw: Draw) -> bytes:
 
 def _unheard_of(draw: Draw, _state: State) -> Put:
     vip = Vip(draw(ADDRESS), draw(st.integers(0, 65535)), draw(st.sampled_from(Protocol)))
-    virtual = layout.Virtual(draw(_GENERATION), 1, 1, 0, 0, 0, 0, 0)
+    virtual = layout.Virtual(draw(_GENERATION), 1, 1, 0, 0, 0, 0, 0, draw(_SERVER))
     return Put(Map.VIRTUAL, layout.pack_vip(vip), layout.pack_virtual(virtual))
 
 

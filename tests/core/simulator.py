@@ -1,5 +1,7 @@
 """The kernel in miniature: the maps as dictionaries of bytes, and what the connect programs would do with them.
 
+An array has all its elements at all times: those that are zero are left out of its dictionary.
+
 A state is never changed; each operation on one element gives the next state, so that what a program can see between any
 two operations can be looked at. The program's look-up is the one of bpf/schedule.h, with every weighted draw carried
 out: the outcome is not one real server but the exact probability of each. All schedulers choose by such draws:
@@ -18,6 +20,7 @@ from clb_discovery.core.held import DECODED, Held, decode
 from clb_discovery.core.layout import Map
 from clb_discovery.core.model import Pool, RealServer, Vip
 from clb_discovery.core.plan import Delete, GracePeriod, Step, Write
+from clb_discovery.core.slots import pool_members
 from tests.core.rfc2782 import shares
 from tests.core.scheduler import TIERS, Tier
 
@@ -68,7 +71,7 @@ def carry_out(state: State, operation: Operation) -> State:
     """Return the state after one operation.
 
     :raises KeyError: if it deletes what is not there.
-    :raises ValueError: if a key or value has not the size that the map is made for.
+    :raises ValueError: if a key or value has not the size that the map is made for, or the element is not to be had.
     """
     if isinstance(operation, GracePeriod):
         return state
@@ -77,6 +80,13 @@ def carry_out(state: State, operation: Operation) -> State:
         if (len(operation.key), len(operation.value)) != layout.SIZES[operation.map]:
             raise ValueError(f"wrong size for {operation.map}")
         elements[operation.key] = operation.value
+        if operation.map is Map.SERVERS:
+            if layout.unpack_index(operation.key) >= layout.MAX_SERVERS:
+                raise ValueError(f"no such element of {operation.map}")
+            if operation.value == layout.NEW_SERVER:
+                del elements[operation.key]
+    elif operation.map is Map.SERVERS:
+        raise ValueError(f"{operation.map} is an array")
     else:
         del elements[operation.key]
     return {**state, operation.map: elements}
@@ -97,7 +107,13 @@ def apply(state: State, steps: Iterable[Step]) -> State:
 
 def read(state: State) -> Held:
     """Decode a state as a start does."""
-    return decode({map_: list(state[map_].items()) for map_ in DECODED})
+    return decode({map_: state[map_].items() for map_ in DECODED} | {Map.SERVERS: array(state[Map.SERVERS])})
+
+
+def array(elements: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the elements of an array as the kernel does: all of them, in the order of their indexes."""
+    for key in map(layout.pack_index, range(layout.MAX_SERVERS)):
+        yield key, elements.get(key, layout.NEW_SERVER)
 
 
 def connect(state: State, wanted: Vip) -> Outcomes:
@@ -144,11 +160,44 @@ def failover(state: State, key: bytes, published: bytes) -> list[Outcomes]:
 
 
 def lacking(state: State, key: bytes, published: bytes) -> list[tuple[Map, bytes]]:
-    """Return what such a program looks for beside the slots and does not find: its turn, and records of the servers."""
+    """Return what such a program looks for beside the slots and does not find: its turn, and the elements of servers.
+
+    An element that other members count on is not found either.
+    """
+    turns = [] if key in state[Map.TURNS] else [(Map.TURNS, key)]
+    return turns + [
+        (Map.SERVERS, layout.pack_index(index))
+        for member, index in servers_of(state, key, published)
+        if state[Map.SERVERS].get(layout.pack_index(index), counted_for(member)) != counted_for(member)
+    ]
+
+
+def servers_of(state: State, key: bytes, published: bytes) -> list[tuple[bytes, int]]:
+    """Return the packed members that such a program may count on, with the indexes that it finds them by."""
     virtual = layout.unpack_virtual(published)
     slots = [_slot_of(state, key, virtual.generation, index) for index in range(virtual.servers)]
-    wanted = [(Map.TURNS, key), *((Map.SERVERS, slot.member) for slot in slots if slot)]
-    return [(map_, element) for map_, element in wanted if element not in state[map_]]
+    return [(layout.refusal(key), virtual.refusal), *((slot.member, slot.server) for slot in slots if slot)]
+
+
+def used_indexes(state: State) -> set[tuple[bytes, int]]:
+    """Return all packed members that programs may count on from now, with their indexes."""
+    return {one for key, published in state[Map.VIRTUAL].items() for one in servers_of(state, key, published)}
+
+
+def numbered(key: bytes, pool: Pool) -> dict[bytes, int]:
+    """Return the indexes that the servers of a pool and its refusal get where there are no others."""
+    return {member: index for index, member in enumerate(pool_members(key, pool))}
+
+
+def counted_for(member: bytes) -> bytes:
+    """Return an element that has counted: for whom can be told from it."""
+    return member.ljust(layout.SERVER.size, b"\0")
+
+
+def counted(state: State) -> State:
+    """Return the state after connects to every server, which leave something in all elements."""
+    servers = {layout.pack_index(index): counted_for(member) for member, index in used_indexes(state)}
+    return {**state, Map.SERVERS: {**state[Map.SERVERS], **servers}}
 
 
 def expected(pools: Mapping[Vip, Pool], wanted: Vip) -> Outcomes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -10,12 +12,12 @@ from hypothesis import strategies as st
 
 from clb_discovery.core import layout
 from clb_discovery.core.address import parse_address
-from clb_discovery.core.held import DECODED, Held, decode
+from clb_discovery.core.held import DECODED, READ_AHEAD, Held, decode
 from clb_discovery.core.layout import Label, Map, Slot, Virtual
 from clb_discovery.core.model import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
 from clb_discovery.core.plan import plan
 from tests.core.junk import damaged
-from tests.core.simulator import EMPTY, Put, Remove, State, apply, carry_out, read
+from tests.core.simulator import EMPTY, Put, Remove, State, apply, array, carry_out, numbered, read
 from tests.core.strategies import DESIRED
 
 VIP: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
@@ -28,6 +30,11 @@ POOL: Final = (ONE, THREE, BACKUP)
 TRACKING: Final = Tracking(active=True, eject_after=3, eject_first_ms=200, eject_most_ms=900)
 PUBLISHED: Final = VirtualServer(VIP, "redis", "consul:redis", Algorithm.LEAST_CONN, POOL, TRACKING)
 STATE: Final[State] = apply(EMPTY, plan(Held(), {VIP: PUBLISHED}, complete=True).steps)
+"""The refusal's index is 0, those of the pool follow."""
+OTHER: Final = replace(PUBLISHED, vip=VIP._replace(port=80))
+BOTH: Final[State] = apply(STATE, plan(read(STATE), {VIP: PUBLISHED, OTHER.vip: OTHER}, complete=True).steps)
+"""With a second virtual server, whose slots are of generation 2 and whose indexes begin with 4."""
+COUNTED: Final = b"\xff" * layout.SERVER.size
 
 
 def slot(index: int) -> Slot:
@@ -64,7 +71,8 @@ def test_a_publication_is_read_as_it_was_meant() -> None:
     assert published.label == Label("redis", "consul:redis")
     assert published.generation == held.last_generation == 1
     assert list(published.slots) == [0, 1, 2]
-    assert published.members == {layout.refusal(KEY), *(layout.pack_member(KEY, server) for server in POOL)}
+    assert published.servers == numbered(KEY, POOL)
+    assert (held.free, held.resting, held.top) == ((), (), 4)
     assert held.addresses == {VIP.address}
     assert held.orphans == {}
 
@@ -81,22 +89,28 @@ def test_any_desired_state_reads_back(desired: dict[Vip, VirtualServer]) -> None
 
 @given(damaged(st.just(STATE)))
 def test_every_element_is_told_by_exactly_one_name(state: State) -> None:
-    """Whatever is in the maps belongs to one virtual server or is an orphan, never both, never neither."""
+    """Whatever is in the maps belongs to one virtual server or is an orphan, never both, never neither.
+
+    What is zero in an array, and belongs to nobody, rests.
+    """
     held = read(state)
     places = [layout.pack_place(one.generation, index) for one in held.virtual.values() for index in one.slots]
-    members = [member for one in held.virtual.values() for member in one.members]
+    indexes = [index for one in held.virtual.values() for index in one.servers.values()]
     turns = [layout.pack_vip(vip) for vip, one in held.virtual.items() if one.has_turn]
     labels = [layout.pack_vip(vip) for vip, one in held.virtual.items() if one.label is not None]
     owned = {
         Map.VIRTUAL: [layout.pack_vip(vip) for vip in held.virtual],
         Map.SLOTS: places,
-        Map.SERVERS: members,
         Map.TURNS: turns,
         Map.LABELS: labels,
     }
     for map_, keys in owned.items():
         assert sorted([*keys, *held.orphans.get(map_, ())]) == sorted(state[map_])
     assert held.addresses == state[Map.ADDRESSES].keys()
+    orphans = list(map(layout.unpack_index, held.orphans.get(Map.SERVERS, ())))
+    assert sorted([*indexes, *orphans, *held.resting]) == list(range(held.top))
+    counted = set(map(layout.unpack_index, state[Map.SERVERS]))
+    assert counted <= {*indexes, *orphans}
 
 
 @given(damaged(st.just(STATE)))
@@ -121,9 +135,11 @@ DAMAGE: Final = {
     "a tier begins elsewhere": with_slot(2, slot(2)._replace(first=0)),
     "a tier ends elsewhere": with_slot(0, slot(0)._replace(tier=3)),
     "a priority is that of another tier": with_slot(1, slot(1)._replace(priority=7)),
-    "a server's record is missing": Remove(Map.SERVERS, layout.pack_member(KEY, ONE)),
-    "a server's record is missing in a higher tier": Remove(Map.SERVERS, layout.pack_member(KEY, BACKUP)),
-    "the refusal's record is missing": Remove(Map.SERVERS, layout.refusal(KEY)),
+    "a server has another's index": with_slot(0, slot(0)._replace(server=2)),
+    "a server has the refusal's index": with_slot(0, slot(0)._replace(server=0)),
+    "a server has an index that is not there": with_slot(2, slot(2)._replace(server=layout.MAX_SERVERS)),
+    "the refusal has a server's index": with_virtual(refusal=3),
+    "the refusal has an index that is not there": with_virtual(refusal=2**32 - 1),
     "the element has another generation": with_virtual(generation=9),
     "the element counts fewer": with_virtual(servers=2),
     "the element counts none": with_virtual(servers=0),
@@ -143,7 +159,7 @@ def test_a_pool_that_is_not_whole_is_none(damage: Put | Remove) -> None:
 
 def test_what_became_of_connects_is_nobodys_business_here() -> None:
     """Whatever counters and ejections a server's record holds, and whoever's turn it is, the pool is whole."""
-    state = carry_out(STATE, Put(Map.SERVERS, layout.pack_member(KEY, ONE), b"\xff" * layout.SERVER.size))
+    state = carry_out(STATE, Put(Map.SERVERS, layout.pack_index(1), COUNTED))
     state = carry_out(state, Put(Map.TURNS, KEY, b"\xff" * layout.TURN_SIZE))
     assert read(state) == read(STATE)
 
@@ -170,11 +186,60 @@ def test_a_missing_label_is_none() -> None:
 
 
 def test_servers_beside_the_pool_are_orphans() -> None:
-    """What counted for a former pool belongs to nobody once the pool is whole without it."""
-    gone = layout.pack_member(KEY, RealServer(0, parse_address("10.0.0.2"), 80, 1))
-    held = read(carry_out(STATE, Put(Map.SERVERS, gone, layout.NEW_SERVER)))
+    """What counted for a former pool belongs to nobody; what did not, or not any more, rests."""
+    gone = layout.pack_index(6)
+    held = read(carry_out(STATE, Put(Map.SERVERS, gone, COUNTED)))
     assert held.orphans == {Map.SERVERS: (gone,)}
-    assert gone not in held.virtual[VIP].members
+    assert held.virtual == read(STATE).virtual
+    assert (held.free, held.resting, held.top) == ((), (4, 5), 7)
+
+
+def test_a_server_that_an_orphan_names_rests() -> None:
+    """The index in a slot that no virtual server refers to is not given away as one that nobody had."""
+    orphan = slot(0)._replace(server=5)
+    held = read(carry_out(STATE, Put(Map.SLOTS, layout.pack_place(7, 0), layout.pack_slot(orphan))))
+    assert (held.resting, held.top) == ((4, 5), 6)
+
+
+def test_servers_are_read_as_far_as_there_may_be_some() -> None:
+    """Elements far behind all that anything names are not even asked for, and those that are missing are zero."""
+    far = {layout.pack_index(3 + READ_AHEAD): COUNTED, layout.pack_index(4 + 2 * READ_AHEAD): COUNTED}
+    state = {**STATE, Map.SERVERS: far}
+    asked: list[bytes] = []
+
+    def servers() -> Iterator[tuple[bytes, bytes]]:
+        for key, value in array(far):
+            asked.append(key)
+            yield key, value
+
+    elements = {map_: list(STATE[map_].items()) for map_ in DECODED}
+    held = decode(elements | {Map.SERVERS: servers()})
+    assert held == read(state)
+    assert held.orphans == {Map.SERVERS: (layout.pack_index(3 + READ_AHEAD),)}
+    assert asked == list(map(layout.pack_index, range(4 + 2 * READ_AHEAD)))
+    assert decode(elements) == read(STATE)
+
+
+@pytest.mark.parametrize("shared", [0, 1, 3])
+@pytest.mark.parametrize("damage", ["slot", "refusal"])
+def test_an_index_of_two_virtual_servers_is_neithers(shared: int, damage: str) -> None:
+    """Both are published anew, with indexes of their own; a third one stays as it is."""
+    desired = {one.vip: one for one in (PUBLISHED, OTHER, replace(PUBLISHED, vip=VIP._replace(port=53)))}
+    state = apply(BOTH, plan(read(BOTH), desired, complete=True).steps)
+    place = layout.pack_place(2, 1)
+    if damage == "slot":
+        changed = layout.unpack_slot(state[Map.SLOTS][place])._replace(server=shared)
+        state = carry_out(state, Put(Map.SLOTS, place, layout.pack_slot(changed)))
+    else:
+        virtual = layout.unpack_virtual(state[Map.VIRTUAL][OTHER_KEY])._replace(refusal=shared)
+        state = carry_out(state, Put(Map.VIRTUAL, OTHER_KEY, layout.pack_virtual(virtual)))
+    held = read(state)
+    assert [(held.virtual[vip].pool, held.virtual[vip].servers) for vip in (VIP, OTHER.vip)] == [(None, {})] * 2
+    made = plan(held, desired, complete=True)
+    assert made.changed == (VIP, OTHER.vip)
+    indexes = [index for one in made.result.virtual.values() for index in one.servers.values()]
+    assert sorted(indexes) == list(range(8, 20))
+    assert sorted(made.result.free + made.result.resting) == list(range(8))
 
 
 def test_a_turn_beside_the_virtual_servers_is_an_orphan() -> None:
@@ -195,8 +260,7 @@ def test_a_key_that_no_connect_can_ask_for_is_an_orphan(end: bytes) -> None:
 
 @given(st.permutations(range(3)))
 def test_the_order_of_the_elements_does_not_matter(order: list[int]) -> None:
-    """Maps hand out their elements in any order."""
+    """Hash maps hand out their elements in any order."""
     elements = {map_: list(STATE[map_].items()) for map_ in DECODED}
     elements[Map.SLOTS] = [elements[Map.SLOTS][index] for index in order]
-    elements[Map.SERVERS].reverse()
     assert decode(elements) == read(STATE)

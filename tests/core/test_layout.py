@@ -33,7 +33,7 @@ PLAIN_BYTES: Final = bytes.fromhex("fd000064 00000000 00000000 00000001 0035 11 
 SERVER: Final = RealServer(2, parse_address("10.0.0.7"), 31001, 10)
 MEMBER_BYTES: Final = MAPPED_BYTES + bytes.fromhex("00000000 00000000 0000ffff 0a000007 7919 0000")
 
-BPF_MAP_TYPE_HASH: Final = 1
+BPF_MAP_TYPE_ARRAY: Final = 2
 BPF_MAP_TYPE_PERCPU_HASH: Final = 5
 BPF_MAP_TYPE_SK_STORAGE: Final = 24
 BPF_MAP_TYPE_RINGBUF: Final = 27
@@ -81,7 +81,7 @@ def test_the_examples_of_the_header() -> None:
 
 
 def test_a_virtual_server_in_bytes() -> None:
-    """Generation, servers, tier, scheduler and flags, then when servers are ejected and for how long."""
+    """Generation, servers, tier, scheduler and flags, when and how long servers are ejected, the refusal's index."""
     virtual = Virtual(
         generation=0x0102030405060708,
         servers=3,
@@ -91,8 +91,9 @@ def test_a_virtual_server_in_bytes() -> None:
         eject_after=4,
         eject_first_ms=5_000,
         eject_most_ms=60_000,
+        refusal=70_000,
     )
-    numbers = host(4, 3, 2) + host(2, 2, 1) + host(4, 4, 5_000, 60_000)
+    numbers = host(4, 3, 2) + host(2, 2, 1) + host(4, 4, 5_000, 60_000, 70_000, 0)
     assert layout.pack_virtual(virtual) == host(8, 0x0102030405060708) + numbers
 
 
@@ -112,9 +113,14 @@ def test_the_refusal_in_bytes() -> None:
 
 
 def test_a_slot_in_bytes() -> None:
-    """The member, its column of the alias table, its tier, and what discovery said."""
-    slot = Slot(MEMBER_BYTES, keep=2, out_of=4, alias=6, first=5, tier=3, weight=10, priority=7)
-    assert layout.pack_slot(slot) == MEMBER_BYTES + host(4, 2, 4, 6, 5, 3) + host(2, 10, 7)
+    """The member, its column of the alias table, its tier, what discovery said, and the server's index."""
+    slot = Slot(MEMBER_BYTES, keep=2, out_of=4, alias=6, first=5, tier=3, weight=10, priority=7, server=70_000)
+    assert layout.pack_slot(slot) == MEMBER_BYTES + host(4, 2, 4, 6, 5, 3) + host(2, 10, 7) + host(4, 70_000, 0)
+
+
+def test_an_index_in_bytes() -> None:
+    """A number of four bytes."""
+    assert layout.pack_index(70_000) == host(4, 70_000)
 
 
 def test_a_server_in_bytes() -> None:
@@ -173,7 +179,7 @@ def test_a_member_reads_back(vip: Vip, server: RealServer) -> None:
     assert layout.unpack_member(layout.refusal(key)) == (key, Address(bytes(16)), 0)
 
 
-@given(st.builds(Virtual, U64, U32, U32, U16, U16, U32, U32, U32))
+@given(st.builds(Virtual, U64, U32, U32, U16, U16, U32, U32, U32, U32))
 def test_a_virtual_server_reads_back(virtual: Virtual) -> None:
     """All values of all fields survive."""
     assert layout.unpack_virtual(layout.pack_virtual(virtual)) == virtual
@@ -185,10 +191,16 @@ def test_a_place_reads_back(generation: int, index: int) -> None:
     assert layout.unpack_place(layout.pack_place(generation, index)) == (generation, index)
 
 
-@given(st.builds(Slot, st.binary(min_size=40, max_size=40), U32, U32, U32, U32, U32, U16, U16))
+@given(st.builds(Slot, st.binary(min_size=40, max_size=40), U32, U32, U32, U32, U32, U16, U16, U32))
 def test_a_slot_reads_back(slot: Slot) -> None:
     """All values of all fields survive."""
     assert layout.unpack_slot(layout.pack_slot(slot)) == slot
+
+
+@given(U32)
+def test_an_index_reads_back(index: int) -> None:
+    """All values survive."""
+    assert layout.unpack_index(layout.pack_index(index)) == index
 
 
 @given(st.builds(Label, fitting(256), fitting(272)))
@@ -260,7 +272,8 @@ def test_keys_and_values_have_the_sizes_of_the_maps(btf: Btf, map_: Map) -> None
         (Map.LABELS, layout.MAX_VIRTUAL_SERVERS),
         (Map.TURNS, layout.MAX_VIRTUAL_SERVERS),
         (Map.SLOTS, layout.MAX_SLOTS),
-        (Map.SERVERS, layout.MAX_SLOTS),
+        (Map.SERVERS, layout.MAX_SERVERS),
+        (Map.PLACES, layout.PLACES),
         (Map.INFO, 1),
         (Map.LISTENER, 1),
         (Map.EVENTS, layout.EVENTS_BYTES),
@@ -280,14 +293,15 @@ def test_the_maps_are_those_of_the_mirror(btf: Btf) -> None:
     ("map_", "kind"),
     [
         (Map.TURNS, BPF_MAP_TYPE_PERCPU_HASH),
-        (Map.SERVERS, BPF_MAP_TYPE_HASH),
+        (Map.SERVERS, BPF_MAP_TYPE_ARRAY),
+        (Map.PLACES, BPF_MAP_TYPE_ARRAY),
         (Map.SOCKETS, BPF_MAP_TYPE_SK_STORAGE),
         (Map.PEERS, BPF_MAP_TYPE_SK_STORAGE),
         (Map.EVENTS, BPF_MAP_TYPE_RINGBUF),
     ],
 )
 def test_maps_are_of_their_kind(btf: Btf, map_: Map, kind: int) -> None:
-    """Turns are each CPU's own, servers are everybody's, and what is known of a socket goes with it."""
+    """Turns are each CPU's own, servers and places are everybody's, and what else is known of a socket goes with it."""
     assert btf.map(map_).kind == kind
 
 
@@ -295,6 +309,8 @@ NUMBERS: Final = {
     "LAYOUT": layout.LAYOUT,
     "MAX_VIRTUAL_SERVERS": layout.MAX_VIRTUAL_SERVERS,
     "MAX_SLOTS": layout.MAX_SLOTS,
+    "MAX_SERVERS": layout.MAX_SERVERS,
+    "PLACES": layout.PLACES,
     "EVENTS_BYTES": layout.EVENTS_BYTES,
     "COUNT_ACTIVE": layout.COUNT_ACTIVE,
     "FEATURE_ERRNO": layout.FEATURE_ERRNO,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import combinations, pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from clb_discovery.core import layout
@@ -22,20 +22,24 @@ from tests.core.junk import damaged
 from tests.core.simulator import (
     EMPTY,
     PASSES_THROUGH,
+    Operation,
     Put,
     Remove,
     State,
     apply,
     carry_out,
     connect,
+    counted,
     expected,
     failover,
     history,
     lacking,
+    numbered,
     operations,
     read,
     served_by,
     served_in_turn,
+    used_indexes,
 )
 from tests.core.strategies import DESIRED, FEW_VIPS, TRACKING, pools
 
@@ -60,10 +64,12 @@ class Publication(NamedTuple):
     desired: Desired
     complete: bool
     until: float
+    counts: bool = False
+    """Whether there are connects then."""
 
 
 PUBLICATION: Final = st.builds(
-    Publication, DESIRED, st.booleans(), st.just(1.0) | st.integers(1, 31).map(lambda part: part / 32)
+    Publication, DESIRED, st.booleans(), st.just(1.0) | st.integers(1, 31).map(lambda part: part / 32), st.booleans()
 )
 PRIOR: Final = st.just(EMPTY) | st.lists(PUBLICATION, min_size=1, max_size=3).map(lambda past: after(EMPTY, past))
 """Everything that publications and crashes can leave behind."""
@@ -74,6 +80,7 @@ def after(state: State, past: Iterable[Publication]) -> State:
     for publication in past:
         states = history(state, plan(read(state), publication.desired, complete=publication.complete).steps)
         state = states[round(publication.until * (len(states) - 1))]
+        state = counted(state) if publication.counts else state
     return state
 
 
@@ -92,21 +99,33 @@ def pools_of(desired: Desired) -> dict[Vip, Pool]:
     return {vip: server.pool for vip, server in desired.items()}
 
 
-def without_generation(held: Held) -> Held:
-    """Return held but for the highest generation, which only the process that deleted its slots still knows."""
+def comparable(held: Held) -> Held:
+    """Return held but for the highest generation and the indexes of servers that have left.
+
+    Only the process that took them away still knows them.
+    """
     orphans = {map_: tuple(sorted(keys)) for map_, keys in held.orphans.items()}
-    return replace(held, orphans=orphans, last_generation=0)
+    return replace(held, orphans=orphans, last_generation=0, free=(), resting=(), top=0)
+
+
+def taken(held: Held) -> set[int]:
+    """Return the indexes that no new server may have, now or later."""
+    return set(range(held.top)) - set(held.free) - set(held.resting)
 
 
 def shape(state: State) -> dict[Map, object]:
-    """Return a state without the numbers of its generations, which differ with its past."""
+    """Return a state without the numbers of its generations and servers, which differ with its past."""
     virtual = {key: layout.unpack_virtual(value) for key, value in state[Map.VIRTUAL].items()}
     owners = {value.generation: key for key, value in virtual.items()}
     slots = {layout.unpack_place(key): layout.unpack_slot(value) for key, value in state[Map.SLOTS].items()}
+    used = used_indexes(state)
+    indexes = {layout.pack_index(index) for _, index in used}
     return {
-        Map.VIRTUAL: {key: value._replace(generation=0) for key, value in virtual.items()},
-        Map.SLOTS: {(owners.get(generation), index): slot for (generation, index), slot in slots.items()},
-        Map.SERVERS: set(state[Map.SERVERS]),
+        Map.VIRTUAL: {key: value._replace(generation=0, refusal=0) for key, value in virtual.items()},
+        Map.SLOTS: {
+            (owners.get(generation), index): slot._replace(server=0) for (generation, index), slot in slots.items()
+        },
+        Map.SERVERS: ({member for member, _ in used}, len(indexes), state[Map.SERVERS].keys() - indexes),
         Map.TURNS: set(state[Map.TURNS]),
         Map.LABELS: dict(state[Map.LABELS]),
         Map.ADDRESSES: dict(state[Map.ADDRESSES]),
@@ -118,9 +137,9 @@ def fresh(desired: Desired) -> State:
     return apply(EMPTY, plan(Held(), desired, complete=True).steps)
 
 
-def overlaid(held: Held, desired: Desired) -> dict[Vip, Pool | None]:
-    """Return the pools of what is held, and over them of what is desired."""
-    return {vip: published.pool for vip, published in held.virtual.items()} | pools_of(desired)
+def is_of_servers(operation: Operation) -> TypeGuard[Put]:
+    """Tell whether an operation is on an element of `clb_servers`."""
+    return isinstance(operation, Put) and operation.map is Map.SERVERS
 
 
 @given(DESIRED)
@@ -133,10 +152,16 @@ def test_a_publication_into_empty_maps_serves_what_is_desired(desired: Desired) 
 
 @given(PRIOR | damaged(PRIOR), DESIRED, st.booleans())
 def test_the_result_of_a_plan_is_what_decoding_the_maps_says(state: State, desired: Desired, complete: bool) -> None:
-    """A plan tells what will be held after it, so that the next one need not read the maps."""
-    made = plan(read(state), desired, complete=complete)
+    """A plan tells what will be held after it, so that the next one need not read the maps.
+
+    Only of two virtual servers with the same index, when it replaces one, it does not see that the other is right now.
+    """
+    held = read(state)
+    assume(complete or all(published.servers for published in held.virtual.values()))
+    made = plan(held, desired, complete=complete)
     decoded = read(apply(state, made.steps))
-    assert without_generation(decoded) == without_generation(made.result)
+    assert comparable(decoded) == comparable(made.result)
+    assert taken(decoded) == taken(made.result)
     assert decoded.last_generation <= made.result.last_generation
 
 
@@ -146,7 +171,7 @@ def test_plans_follow_from_results_without_reading_again(past: list[Desired], co
     state, held = EMPTY, Held()
     for desired in past:
         made = plan(held, desired, complete=complete)
-        state, held = apply(state, made.steps), made.result
+        state, held = counted(apply(state, made.steps)), made.result
         for target in TARGETS if complete else desired:
             assert connect(state, target) == expected(pools_of(desired), target)
     if complete and past:
@@ -232,14 +257,82 @@ def test_records_of_servers_that_stay_are_never_touched(state: State, desired: D
     """A real server that is in the old and in the new pool keeps its counters and its ejection."""
     held = read(state)
     made = plan(held, desired, complete=True)
-    stay = {
-        member
-        for vip in desired
-        if vip in held.virtual
-        for member in held.virtual[vip].members & made.result.virtual[vip].members
-    }
-    touched = {operation.key for operation in operations(made.steps) if not isinstance(operation, GracePeriod)}
-    assert not stay & touched
+    touched = {operation.key for operation in operations(made.steps) if is_of_servers(operation)}
+    for vip in desired.keys() & held.virtual.keys():
+        had, has = held.virtual[vip].servers, made.result.virtual[vip].servers
+        for member in had.keys() & has.keys():
+            assert had[member] == has[member]
+            assert layout.pack_index(had[member]) not in touched
+
+
+@given(PRIOR, DESIRED, st.booleans())
+def test_a_new_server_has_counted_nothing(state: State, desired: Desired, complete: bool) -> None:
+    """Whatever had its index before, what a new server counts begins at zero; all others go on from what they had."""
+    before = used_indexes(state)
+    later = apply(state, plan(read(state), desired, complete=complete).steps)
+    for member, index in used_indexes(later):
+        element = layout.pack_index(index)
+        kept = state[Map.SERVERS].get(element) if (member, index) in before else None
+        assert later[Map.SERVERS].get(element) == kept
+
+
+@settings(max_examples=150)
+@given(st.lists(DESIRED, max_size=6), st.booleans())
+def test_an_index_rests_before_another_server_has_it(past: list[Desired], complete: bool) -> None:
+    """It is set to zero a grace period after the last program could count on it, and used another one later.
+
+    At no time is it that of two members.
+    """
+    state, held, periods = EMPTY, Held(), 0
+    known: dict[int, tuple[bytes, int]] = {}
+    zeroed: dict[int, int] = {}
+    for desired in past:
+        made = plan(held, desired, complete=complete)
+        for operation in operations(made.steps):
+            periods += isinstance(operation, GracePeriod)
+            state = carry_out(state, operation)
+            if is_of_servers(operation) and (index := layout.unpack_index(operation.key)) in known:
+                assert operation.value == layout.NEW_SERVER
+                assert known[index][1] < periods
+                zeroed.setdefault(index, periods)
+            used = used_indexes(state)
+            assert len({index for _, index in used}) == len(used)
+            for member, index in used:
+                if index in zeroed:
+                    assert zeroed.pop(index) < periods
+                elif index in known:
+                    assert known[index][0] == member
+                known[index] = member, periods
+        held, state = made.result, counted(state)
+
+
+def test_an_index_is_used_again() -> None:
+    """That of a server that has left waits for the grace period of the next plan, and goes to the next new server."""
+    held, indexes = Held(), []
+    for server in (ONE, THREE, BACKUP, ONE, THREE):
+        held = plan(held, desired_of(virtual_server(MAPPED, server)), complete=True).result
+        indexes.append(held.virtual[MAPPED].servers[layout.pack_member(layout.pack_vip(MAPPED), server)])
+    assert indexes == [1, 2, 3, 1, 2]
+    assert (held.free, held.resting, held.top) == ((3,), (1,), 4)
+
+
+def test_an_index_may_have_to_rest_first() -> None:
+    """Where all indexes have been used, a plan waits for those that were set to zero last."""
+    held = Held(free=(4,), resting=(8, 6, 7), top=layout.MAX_SERVERS)
+    made = plan(held, desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
+    assert isinstance(made.steps[0], GracePeriod)
+    assert sorted(made.result.virtual[MAPPED].servers.values()) == [4, 6, 8]
+    assert (made.result.free, made.result.resting, made.result.top) == ((7,), (), layout.MAX_SERVERS)
+    assert connect(apply(EMPTY, made.steps), MAPPED) == served_by(MAPPED, (ONE, THREE))
+
+
+def test_more_servers_than_there_are_indexes_are_for_the_kernel_to_refuse() -> None:
+    """A plan for more servers than the map holds fails at its first step, before anything is changed."""
+    made = plan(Held(top=layout.MAX_SERVERS - 1), desired_of(virtual_server(MAPPED, ONE)), complete=True)
+    assert isinstance(made.steps[0], Write)
+    assert made.steps[0].map is Map.SERVERS
+    with pytest.raises(ValueError, match="no such element"):
+        apply(EMPTY, made.steps)
 
 
 @given(PRIOR, DESIRED)
@@ -361,12 +454,14 @@ def test_a_crash_after_each_operation_in_turn_is_repaired() -> None:
 def test_the_order_is_that_of_the_header(state: State, desired: Desired) -> None:
     """What a generation needs comes before the element that refers to it, addresses after; deletions wait for RCU."""
     steps = plan(read(state), desired, complete=True).steps
-    writes = [step.map for step in steps if isinstance(step, Write)]
+    waits = [at for at, step in enumerate(steps) if isinstance(step, GracePeriod)]
+    collected = steps[waits[-1] + 1 :] if waits else ()
+    writes = [step.map for step in steps if isinstance(step, Write) and step not in collected]
     order = [Map.SERVERS, Map.TURNS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.ADDRESSES]
     assert writes == [map_ for map_ in order if map_ in writes]
-    waits = [at for at, step in enumerate(steps) if isinstance(step, GracePeriod)]
+    assert all(step.map is Map.SERVERS for step in collected if isinstance(step, Write))
     for at, step in enumerate(steps):
-        if isinstance(step, Delete) and step.map in (Map.SLOTS, Map.SERVERS, Map.TURNS, Map.LABELS):
+        if isinstance(step, Delete) and step.map in (Map.SLOTS, Map.TURNS, Map.LABELS):
             assert waits
             assert at > waits[-1]
     assert not steps or not isinstance(steps[-1], GracePeriod)
@@ -387,7 +482,8 @@ def test_no_step_is_empty(state: State, desired: Desired, complete: bool) -> Non
 def test_slots_are_a_table_for_each_tier(pool: Pool) -> None:
     """Slots follow the pool's order; an alias stays in its own tier, so that each tier is a table of its own."""
     key = layout.pack_vip(MAPPED)
-    slots = pool_slots(key, pool)
+    slots = pool_slots(key, pool, numbered(key, pool))
+    assert [slot.server for slot in slots] == list(range(1, len(pool) + 1))
     assert [layout.unpack_member(slot.member)[1:] for slot in slots] == [(one.address, one.port) for one in pool]
     assert [(slot.priority, slot.weight) for slot in slots] == [(one.priority, one.weight) for one in pool]
     assert all(slots[slot.alias].priority == slot.priority for slot in slots)
@@ -402,12 +498,13 @@ def test_slots_are_a_table_for_each_tier(pool: Pool) -> None:
 def test_the_table_of_a_tier_does_not_depend_on_the_others(pool: Pool) -> None:
     """The slots of a tier are those of a pool of its own, only further back."""
     key = layout.pack_vip(MAPPED)
+    indexes = numbered(key, pool)
     alone: list[Slot] = []
     for priority in sorted({server.priority for server in pool}):
         first = len(alone)
-        tier = pool_slots(key, tuple(server for server in pool if server.priority == priority))
+        tier = pool_slots(key, tuple(server for server in pool if server.priority == priority), indexes)
         alone += [slot._replace(first=first, alias=first + slot.alias) for slot in tier]
-    assert pool_slots(key, pool) == (alone or pool_slots(key, ()))
+    assert pool_slots(key, pool, indexes) == (alone or pool_slots(key, (), indexes))
 
 
 @given(pools(ipv4=True), st.sampled_from(Algorithm), TRACKING)
@@ -431,8 +528,9 @@ def test_a_pool_may_have_more_tiers_than_are_tried() -> None:
 def test_an_empty_pool_has_one_slot_that_refuses() -> None:
     """Its slot has the refusal for a member, and every draw stays with it."""
     key = layout.pack_vip(MAPPED)
-    assert pool_slots(key, ()) == [
-        Slot(layout.refusal(key), keep=1, out_of=1, alias=0, first=0, tier=1, weight=0, priority=0)
+    refusal = layout.refusal(key)
+    assert pool_slots(key, (), {refusal: 5}) == [
+        Slot(refusal, keep=1, out_of=1, alias=0, first=0, tier=1, weight=0, priority=0, server=5)
     ]
     assert connect(fresh(desired_of(virtual_server(MAPPED))), MAPPED) == {layout.refusal(key): 1}
 
@@ -449,7 +547,6 @@ def test_a_plan_in_full() -> None:
     first = plan(Held(), desired_of(virtual_server(MAPPED, ONE), virtual_server(OTHER)), complete=True)
     made = plan(first.result, desired_of(virtual_server(MAPPED, THREE, service="cache")), complete=True)
     mapped, other = layout.pack_vip(MAPPED), layout.pack_vip(OTHER)
-    one, three = layout.pack_member(mapped, ONE), layout.pack_member(mapped, THREE)
     assert made.changed == (MAPPED,)
     assert made.removed == (OTHER,)
     steps = [
@@ -463,13 +560,13 @@ def test_a_plan_in_full() -> None:
         ("Delete", Map.ADDRESSES),
         ("Delete", Map.VIRTUAL),
         ("Delete", Map.SLOTS),
-        ("Delete", Map.SERVERS),
+        ("Write", Map.SERVERS),
         ("Delete", Map.TURNS),
         ("Delete", Map.LABELS),
     ]
-    assert made.steps[0] == Write(Map.SERVERS, ((three, layout.NEW_SERVER),))
+    assert made.steps[0] == Write(Map.SERVERS, ((layout.pack_index(3), layout.NEW_SERVER),))
     assert made.steps[-3:] == (
-        Delete(Map.SERVERS, (one, layout.refusal(other))),
+        Write(Map.SERVERS, tuple((layout.pack_index(index), layout.NEW_SERVER) for index in (1, 2))),
         Delete(Map.TURNS, (other,)),
         Delete(Map.LABELS, (other,)),
     )
@@ -482,9 +579,11 @@ def test_a_plan_in_full() -> None:
             tracking=Tracking(),
             label=Label("cache", "srv:_redis._tcp.example"),
             has_turn=True,
-            members=frozenset({three, layout.refusal(mapped)}),
+            servers={layout.refusal(mapped): 0, layout.pack_member(mapped, THREE): 3},
         )
     }
+    assert made.dropped == (layout.pack_member(mapped, ONE),)
+    assert (made.result.free, made.result.resting, made.result.top) == ((), (1, 2), 4)
 
 
 def test_a_new_name_alone_writes_the_label_alone() -> None:
@@ -533,14 +632,15 @@ def test_counters_and_ejections_outlive_a_change_of_how_servers_are_chosen(
     before = virtual_server(MAPPED, ONE, THREE, BACKUP)
     after = replace(before, **change)
     state = fresh({MAPPED: before})
-    for at, member in enumerate(sorted(state[Map.SERVERS])):
-        state = carry_out(state, Put(Map.SERVERS, member, bytes([at + 1]) * layout.SERVER.size))
+    for index in range(4):
+        element = layout.pack_index(index)
+        state = carry_out(state, Put(Map.SERVERS, element, bytes([index + 1]) * layout.SERVER.size))
     state = carry_out(state, Put(Map.TURNS, layout.pack_vip(MAPPED), bytes([9]) * layout.TURN_SIZE))
     made = plan(read(state), {MAPPED: after}, complete=complete)
     old, new = read(state).virtual[MAPPED], made.result.virtual[MAPPED]
     assert made.changed == (MAPPED,)
     assert new.generation == old.generation + 1
-    assert new.members == old.members
+    assert new.servers == old.servers
     assert (new.pool, new.algorithm, new.tracking) == (after.pool, after.algorithm, after.tracking)
     later = apply(state, made.steps)
     assert later[Map.SERVERS] == state[Map.SERVERS]
@@ -579,6 +679,18 @@ def test_what_a_newer_version_published_is_replaced(newer: dict[str, int], compl
     made = plan(read(state), desired, complete=complete)
     assert made.changed == (MAPPED,)
     assert shape(apply(state, made.steps)) == shape(fresh(desired))
+
+
+def test_the_simulator_sees_what_counts_for_another() -> None:
+    """The check of what a program finds would notice an index that stands for another member."""
+    desired = desired_of(virtual_server(MAPPED, ONE, THREE))
+    state = counted(fresh(desired))
+    key, place = layout.pack_vip(MAPPED), layout.pack_place(1, 0)
+    published = state[Map.VIRTUAL][key]
+    assert lacking(state, key, published) == []
+    changed = layout.unpack_slot(state[Map.SLOTS][place])._replace(server=2)
+    state = carry_out(state, Put(Map.SLOTS, place, layout.pack_slot(changed)))
+    assert lacking(state, key, published) == [(Map.SERVERS, layout.pack_index(2))]
 
 
 def test_the_simulator_sees_a_mix() -> None:

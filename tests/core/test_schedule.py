@@ -21,7 +21,7 @@ from clb_discovery.core.model import MAX_WEIGHT, Pool, Protocol, RealServer, Vip
 from clb_discovery.core.slots import pool_slots
 from tests.core.rfc2782 import shares
 from tests.core.scheduler import OVERLOADED, TIERS, Tier, is_less_loaded, next_tier, round_robin, weighted_random
-from tests.core.simulator import TRIES
+from tests.core.simulator import TRIES, numbered
 
 BPF: Final = Path(__file__).parents[2] / "bpf"
 KEY: Final = layout.pack_vip(Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP))
@@ -40,7 +40,7 @@ def tiered(*tiers: Sequence[int]) -> list[Slot]:
         for priority, weights in enumerate(tiers)
         for host, weight in enumerate(weights)
     )
-    return pool_slots(KEY, pool)
+    return pool_slots(KEY, pool, numbered(KEY, pool))
 
 
 def each_tier(slots: Sequence[Slot]) -> Iterator[Tier]:
@@ -96,7 +96,7 @@ def test_round_robin_is_never_far_from_the_weights(weights: list[int], start: in
 def test_a_column_keeps_its_turns_evenly_spread(keep: int, more: int, start: int) -> None:
     """In any number of consecutive rounds a column keeps within one of its share, so that no server waits for long."""
     out_of = max(1, keep + more)
-    slot = Slot(bytes(40), keep=keep, out_of=out_of, alias=1, first=0, tier=1, weight=1, priority=0)
+    slot = Slot(bytes(40), keep=keep, out_of=out_of, alias=1, first=0, tier=1, weight=1, priority=0, server=0)
     kept = 0
     for rounds in range(1, 2 * out_of + 1):
         kept += round_robin([slot], Tier(0, 1), start + rounds) == 0

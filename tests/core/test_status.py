@@ -47,7 +47,7 @@ def published(
         tracking=None if pool is None else Tracking(),
         label=label,
         has_turn=True,
-        members=frozenset(),
+        servers={},
     )
 
 

@@ -155,18 +155,17 @@ class Interrupting:
         if self._asked == 1:
             return Answer(tuple(self._servers[:-1]))
         if self._asked == 2:
-            await asyncio.to_thread(self._wait_for_a_server)
+            await asyncio.to_thread(self._wait_for_names)
             return Answer(tuple(self._servers))
         await asyncio.Event().wait()
         return Answer(())
 
-    def _wait_for_a_server(self) -> None:
-        """Servers are what a publication begins with, from the lowest address on."""
-        member = layout.pack_member(layout.pack_vip(parse_vip(f"{VIP}:80")), self._servers[0])
-        servers = bpf.open_pin(self._pins.map(Map.SERVERS))
-        while bpf.lookup(servers, member, layout.SERVER.size) is None:
+    def _wait_for_names(self) -> None:
+        """Return when the virtual server's names are there, which are written before its slots."""
+        labels = bpf.open_pin(self._pins.map(Map.LABELS))
+        while bpf.lookup(labels, layout.pack_vip(parse_vip(f"{VIP}:80")), layout.LABEL.size) is None:
             time.sleep(0.0005)
-        os.close(servers)
+        os.close(labels)
 
 
 async def test_answer_during_a_publication_is_not_lost(instance: str, cgroup: Path) -> None:

@@ -33,6 +33,9 @@ VIP6: Final = "[fd00:64::1]:80"
 HOST: Final = {VIP4: "127.0.0.1", VIP6: "::1"}
 """Virtual servers of both families, and where their real servers listen."""
 
+SO_COOKIE: Final = 57
+"""Of asm-generic/socket.h; Python has no name for it."""
+
 NO_TRACKING: Final = Tracking(active=False, eject_after=0)
 
 
@@ -65,7 +68,8 @@ class Plane:
     def servers(self, vip: str) -> dict[str, Server]:
         """Return what the kernel has counted of each real server of a virtual server, by name."""
         key = layout.pack_vip(parse_vip(vip))
-        members = ((layout.unpack_member(member), server) for member, server in self._maps.servers().items())
+        found = self._maps.servers(self._maps.read())
+        members = ((layout.unpack_member(member), server) for member, server in found.items())
         return {format_endpoint(address, port): server for (of, address, port), server in members if of == key and port}
 
     def connects(self, vip: str) -> dict[str, int]:
@@ -82,11 +86,18 @@ class Plane:
 
     def has_record(self, sock: socket.socket) -> bool:
         """Tell whether the programs keep anything about a socket."""
-        records = bpf.open_pin(self.pins.map(Map.SOCKETS))
+        cookie = sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
+        place = int.from_bytes(cookie, sys.byteorder) % layout.PLACES
+        records = (self._element(Map.PLACES, place), self._element(Map.SOCKETS, sock.fileno()))
+        return any(record is not None and record.startswith(cookie) for record in records)
+
+    def _element(self, map_: Map, index: int) -> bytes | None:
+        """Return an element of an array, or of a map of sockets by descriptor."""
+        fd = bpf.open_pin(self.pins.map(map_))
         try:
-            return bpf.lookup(records, sock.fileno().to_bytes(4, sys.byteorder), layout.SOCKET.size) is not None
+            return bpf.lookup(fd, layout.pack_index(index), layout.SOCKET.size)
         finally:
-            os.close(records)
+            os.close(fd)
 
 
 @contextmanager
