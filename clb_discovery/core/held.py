@@ -7,7 +7,7 @@ What no virtual server refers to (left by a crash between two steps) is kept apa
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -43,8 +43,8 @@ class Published:
     has_turn: bool
     """Whether it has an element in `clb_turns`."""
     servers: Mapping[bytes, int]
-    """The packed members and the indexes of their servers: those of the pool and the refusal, or what there is of them
-    where the pool is None. No two members have the same index, in whatever virtual servers."""
+    """The packed members and the indexes of their servers: those of the slots and the refusal. No two members have the
+    same index, in whatever virtual servers; it is empty where a foreign hand made it so, and then the pool is None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +81,10 @@ def decode(elements: Mapping[Map, Elements]) -> Held:
     }
     turns -= {one.key for one in found}
 
-    named = [index for one in found for _, index in one.named()]
-    named += (slot.server for own in orphans.slots.values() for slot in own.values())
-    highest = max((index for index in named if index < layout.MAX_SERVERS), default=-1)
-    used = _used(elements[Map.SERVERS], highest)
+    named = {index for one in found for _, index in one.named() if index < layout.MAX_SERVERS}
+    left = {slot.server for own in orphans.slots.values() for slot in own.values() if slot.server < layout.MAX_SERVERS}
+    highest = max(named | left, default=-1)
+    used = _used(elements[Map.SERVERS], highest) | named
     owned = {index for published in virtual.values() for index in published.servers.values()}
     top = max(highest, max(used, default=-1)) + 1
     keys = {
@@ -141,7 +141,7 @@ def _found(elements: Mapping[Map, Elements]) -> tuple[list[_Found], _Orphans]:
     return found, _Orphans([key for vip, key, _ in virtual if vip is None], slots)
 
 
-def _published(found: _Found, misused: Collection[int], *, label: Label | None, has_turn: bool) -> Published:
+def _published(found: _Found, misused: set[int], *, label: Label | None, has_turn: bool) -> Published:
     servers = _servers(found, misused)
     pool = _pool(found, servers)
     return Published(
@@ -167,12 +167,12 @@ def _misused(found: Iterable[_Found]) -> set[int]:
     }
 
 
-def _servers(found: _Found, misused: Collection[int]) -> dict[bytes, int]:
+def _servers(found: _Found, misused: set[int]) -> dict[bytes, int]:
     """Return the indexes of a virtual server's members; none where one of them cannot be right."""
-    named = list(found.named())
-    if any(index in misused for _, index in named):
-        return {}
-    return {member: index for member, index in named if layout.unpack_member(member)[0] == found.key}
+    named = set(found.named())
+    servers = dict(named)
+    whole = len(servers) == len(named) and misused.isdisjoint(servers.values())
+    return servers if whole and all(layout.unpack_member(member)[0] == found.key for member in servers) else {}
 
 
 def _used(servers: Elements, highest: int) -> set[int]:

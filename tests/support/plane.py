@@ -34,6 +34,9 @@ VIP6: Final = "[fd00:64::1]:80"
 HOST: Final = {VIP4: "127.0.0.1", VIP6: "::1"}
 """Virtual servers of both families, and where their real servers listen."""
 
+SO_COOKIE: Final = 57
+"""Of asm-generic/socket.h; Python has no name for it."""
+
 NO_TRACKING: Final = Tracking(active=False, eject_after=0)
 
 
