@@ -51,15 +51,15 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
     async with AsyncExitStack() as stack:
         consul = [service for service in services if service.source.startswith(CONSUL)]
         if consul:
-            from clb_discovery.sources.consul import ConsulSource, server_from_environment  # noqa: PLC0415
+            from clb_discovery.sources.consul.source import ConsulSource, server_from_environment  # noqa: PLC0415
 
             server = server_from_environment(options.consul or None, os.environ)
             stack.push_async_callback(server.close)
             sources |= {service.source: ConsulSource(server, service.source.removeprefix(CONSUL)) for service in consul}
         srv = [service for service in services if service.source.startswith(SRV)]
         if srv:
-            from clb_discovery.sources.srv import SrvSource  # noqa: PLC0415
-            from clb_discovery.sources.srv_resolvers import Resolvers  # noqa: PLC0415
+            from clb_discovery.sources.srv.resolvers import Resolvers  # noqa: PLC0415
+            from clb_discovery.sources.srv.source import SrvSource  # noqa: PLC0415
 
             resolvers = Resolvers(options.resolver)
             for service in srv:

@@ -1,1 +1,1 @@
-"""Where real servers come from: one module per kind of discovery, each with a pure parser beside it."""
+"""Where real servers come from: one package per kind of discovery, each with a pure parser."""

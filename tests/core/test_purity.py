@@ -14,9 +14,9 @@ PACKAGE: Final = "clb_discovery"
 PURE_OUTSIDE_CORE: Final = frozenset(
     {
         "clb_discovery.errors",
-        "clb_discovery.sources.blocking",
-        "clb_discovery.sources.consul_answer",
-        "clb_discovery.sources.srv_answer",
+        "clb_discovery.sources.consul.answer",
+        "clb_discovery.sources.consul.blocking",
+        "clb_discovery.sources.srv.answer",
     }
 )
 IMPURE: Final = (

@@ -13,7 +13,7 @@ import pytest
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import Answer, RealServer
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.consul import ConsulServer, ConsulSource, server_from_environment
+from clb_discovery.sources.consul.source import ConsulServer, ConsulSource, server_from_environment
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
 from tests.support.process import free_port, wait_until
 

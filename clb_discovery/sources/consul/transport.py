@@ -18,9 +18,9 @@ from consul import base
 from yarl import URL
 
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.blocking import MARGIN, client_timeout
-from clb_discovery.sources.consul_address import ConsulAddress
-from clb_discovery.sources.host_names import HostNames
+from clb_discovery.sources.consul.address import ConsulAddress
+from clb_discovery.sources.consul.blocking import MARGIN, client_timeout
+from clb_discovery.sources.consul.host_names import HostNames
 
 MAX_BODY: Final = 64 << 20
 """Largest answer that is read, in bytes."""

@@ -12,8 +12,9 @@ import pytest
 from clb_discovery.core.model import Answer, Failure
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.base import follow
-from clb_discovery.sources.srv import Resolvers, SrvSource
-from clb_discovery.sources.srv_lookup import MAX_CNAMES
+from clb_discovery.sources.srv.lookup import MAX_CNAMES
+from clb_discovery.sources.srv.resolvers import Resolvers
+from clb_discovery.sources.srv.source import SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.process import free_port
 

@@ -9,12 +9,12 @@ from typing import Final
 
 from clb_discovery.core.model import MAX_NAME, Answer
 from clb_discovery.errors import SourceError, UsageError
-from clb_discovery.sources import consul_environment
-from clb_discovery.sources.blocking import FIRST, WAIT, Bucket, next_index
-from clb_discovery.sources.consul_address import ConsulAddress
-from clb_discovery.sources.consul_answer import parse_entries
-from clb_discovery.sources.consul_client import Client
-from clb_discovery.sources.consul_http import Tls, Transport
+from clb_discovery.sources.consul import environment
+from clb_discovery.sources.consul.address import ConsulAddress
+from clb_discovery.sources.consul.answer import parse_entries
+from clb_discovery.sources.consul.blocking import FIRST, WAIT, Bucket, next_index
+from clb_discovery.sources.consul.client import Client
+from clb_discovery.sources.consul.transport import Tls, Transport
 
 RATE: Final = 10.0
 """Queries a second for one service in the long run."""
@@ -124,9 +124,9 @@ def server_from_environment(address: str | None, environ: Mapping[str, str]) -> 
     :raises UsageError: if a value cannot be used.
     """
     return ConsulServer(
-        consul_environment.address(environ, address),
-        token=consul_environment.token(environ),
-        tls=consul_environment.tls(environ),
+        environment.address(environ, address),
+        token=environment.token(environ),
+        tls=environment.tls(environ),
     )
 
 

@@ -108,7 +108,7 @@ class Lookup:
 
 
 def to_text(name: dns.name.Name) -> str:
-    """Return the form that `srv_answer` speaks: lower case, odd bytes escaped (RFC 1035 section 5.1)."""
+    """Return the form that `answer` speaks: lower case, odd bytes escaped (RFC 1035 section 5.1)."""
     return name.canonicalize().to_text()
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.blocking import FIRST, MARGIN, WAIT, Bucket, client_timeout, next_index
+from clb_discovery.sources.consul.blocking import FIRST, MARGIN, WAIT, Bucket, client_timeout, next_index
 
 UINT64 = st.integers(min_value=0, max_value=2**64 - 1)
 

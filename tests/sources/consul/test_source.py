@@ -15,7 +15,7 @@ from aiohttp import web
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import RealServer
 from clb_discovery.errors import SourceError, UsageError
-from clb_discovery.sources.consul import BURST, RATE, ConsulServer, ConsulSource, server_from_environment
+from clb_discovery.sources.consul.source import BURST, RATE, ConsulServer, ConsulSource, server_from_environment
 from tests.support.fake_consul import FakeConsul, Reply, instance
 from tests.support.process import free_port
 

@@ -8,7 +8,8 @@ import pytest
 
 from clb_discovery.core.model import Answer
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.srv import Resolvers, SrvSource
+from clb_discovery.sources.srv.resolvers import Resolvers
+from clb_discovery.sources.srv.source import SrvSource
 from tests.support.knot import KnotServer
 
 BOTH = "a A 10.0.0.1\na AAAA fd00::1\nb A 10.0.0.2\n"

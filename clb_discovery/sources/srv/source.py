@@ -19,7 +19,7 @@ from dns.rdatatype import AAAA, SRV, A, RdataType
 
 from clb_discovery.core.model import Answer
 from clb_discovery.errors import SourceError, UsageError
-from clb_discovery.sources.srv_answer import (
+from clb_discovery.sources.srv.answer import (
     AddressSet,
     SrvRecord,
     SrvSet,
@@ -28,10 +28,8 @@ from clb_discovery.sources.srv_answer import (
     smallest_ttl,
     targets,
 )
-from clb_discovery.sources.srv_lookup import Found, Lookup, plain, to_text
-from clb_discovery.sources.srv_resolvers import EDNS_PAYLOAD, Resolvers
-
-__all__ = ["Resolvers", "SrvSource"]
+from clb_discovery.sources.srv.lookup import Found, Lookup, plain, to_text
+from clb_discovery.sources.srv.resolvers import EDNS_PAYLOAD, Resolvers
 
 CONCURRENCY: Final = 32
 """Questions under way at once for the targets of one name."""

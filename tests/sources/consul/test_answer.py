@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import MAX_WEIGHT, Answer, RealServer
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.consul_answer import parse_entries
+from clb_discovery.sources.consul.answer import parse_entries
 
 STATUSES = st.lists(st.sampled_from(["passing", "warning", "critical"]), max_size=6)
 

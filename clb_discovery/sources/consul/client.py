@@ -13,7 +13,7 @@ from urllib.parse import quote
 from consul import base
 
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.consul_http import RIGHTS, StatusError, Transport
+from clb_discovery.sources.consul.transport import RIGHTS, StatusError, Transport
 
 _NOTHING_TO_ASK: Final = frozenset({401, 404, 405})  # ACLs are off, or the agent is too old to tell
 _STATES_POLICY: Final = "X-Consul-Default-ACL-Policy"  # Consul 1.9 and later

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clb_discovery.core.address import format_address, is_ipv4, parse_address
 from clb_discovery.core.model import MAX_POOL, RealServer
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.srv_answer import (
+from clb_discovery.sources.srv.answer import (
     JITTER,
     MAX_RECORDS,
     QUESTIONS_PER_SECOND,

@@ -8,7 +8,8 @@ import pytest
 from dns.nameserver import Do53Nameserver
 
 from clb_discovery.errors import SourceError, UsageError
-from clb_discovery.sources.srv import Resolvers, SrvSource
+from clb_discovery.sources.srv.resolvers import Resolvers
+from clb_discovery.sources.srv.source import SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from clb_discovery.errors import UsageError
-from clb_discovery.sources.consul_address import DEFAULT
-from clb_discovery.sources.consul_http import Tls
+from clb_discovery.sources.consul.address import DEFAULT
+from clb_discovery.sources.consul.transport import Tls
 
 _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False", ""})

@@ -10,7 +10,8 @@ import pytest
 
 from clb_discovery.core.address import format_address
 from clb_discovery.core.model import Answer
-from clb_discovery.sources.srv import Resolvers, SrvSource
+from clb_discovery.sources.srv.resolvers import Resolvers
+from clb_discovery.sources.srv.source import SrvSource
 from tests.support.consul import ConsulAgent
 
 NAME = "_redis._tcp.service.consul"

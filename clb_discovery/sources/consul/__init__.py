@@ -1,0 +1,1 @@
+"""Consul's health endpoint, followed by blocking queries."""

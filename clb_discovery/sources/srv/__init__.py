@@ -1,0 +1,1 @@
+"""DNS SRV records, asked again as their TTLs run out."""

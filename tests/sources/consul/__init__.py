@@ -1,0 +1,1 @@
+"""The Consul source against a fake and against the real consul."""

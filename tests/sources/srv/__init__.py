@@ -1,0 +1,1 @@
+"""The SRV source against a fake, Knot and Consul's own DNS."""
