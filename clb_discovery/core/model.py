@@ -125,8 +125,3 @@ class Failure:
     """Discovery could not say. The last known good answer stays."""
 
     reason: str
-
-
-def same_family(one: Address, other: Address) -> bool:
-    """Tell whether both are IPv4 or both are IPv6."""
-    return is_ipv4(one) == is_ipv4(other)

@@ -18,7 +18,7 @@ from clb_discovery.core.address import (
     parse_address,
     parse_network,
 )
-from clb_discovery.core.model import Protocol, RealServer, Vip, same_family
+from clb_discovery.core.model import Protocol, RealServer, Vip
 from tests.core.strategies import ADDRESS, PORT
 
 
@@ -101,12 +101,6 @@ def test_what_is_no_network_is_refused(text: str) -> None:
     """A network that cannot be read is an error, not an empty one."""
     with pytest.raises(ValueError, match=r"network|address"):
         parse_network(text)
-
-
-@given(ADDRESS, ADDRESS)
-def test_families_are_told_apart_everywhere_alike(one: Address, other: Address) -> None:
-    """Two addresses are of one family exactly if both are IPv4 or neither is."""
-    assert same_family(one, other) is (is_ipv4(one) is is_ipv4(other))
 
 
 def test_terms_print_as_the_command_line_takes_them() -> None:
