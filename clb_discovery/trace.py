@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -34,7 +35,11 @@ def follow(pins: Pins, *, as_json: bool) -> None:
     :raises BusyError: if somebody else reads the ring buffer, which has room for one.
     """
     joiner, cgroups = Joiner(), _Cgroups()
-    with Instance(pins.instance).tracing(), Maps(pins) as maps, Ring(maps.events(), layout.EVENTS_BYTES) as ring:
+    with (
+        Instance(pins.instance).tracing(),
+        Maps(pins) as maps,
+        closing(Ring(maps.events(), layout.EVENTS_BYTES)) as ring,
+    ):
         ring.skip()
         try:
             while True:

@@ -8,7 +8,6 @@ import os
 import struct
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from types import TracebackType
 from typing import Self
 
 from clb_discovery.core import layout
@@ -37,9 +36,7 @@ class Maps:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

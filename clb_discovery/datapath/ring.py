@@ -6,8 +6,7 @@ import mmap
 import select
 import struct
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 _BUSY: Final = 1 << 31
 _DISCARDED: Final = 1 << 30
@@ -36,12 +35,8 @@ class Ring:
         self._poll = select.epoll()
         self._poll.register(fd, select.EPOLLIN)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Unmap the ring buffer, which stays as it is."""
         self._poll.close()
         self._read.close()
         self._written.close()

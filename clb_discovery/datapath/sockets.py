@@ -18,9 +18,9 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from clb_discovery.core import sockdiag
 from clb_discovery.core.address import is_ipv4
@@ -61,14 +61,6 @@ class Diag:
         self._dumps, self._orders = open_inside(namespace, kind, 2)
         for sock in (self._dumps, self._orders):
             sock.connect((0, 0))  # to the kernel, and no process may send to it
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the netlink sockets."""
@@ -152,7 +144,7 @@ def close_sockets(
     for inode, namespace in namespaces if searches else ():
         for search in searches.copy():
             try:
-                with Diag(namespace) as diag:
+                with closing(Diag(namespace)) as diag:
                     count += _close(diag, search, failures)
             except HostError as error:  # it would be the same in the next namespace
                 failures.add(str(error))

@@ -574,7 +574,7 @@ def test_processes_that_hide_their_namespace_are_counted(app: Application) -> No
 def own_namespace() -> Iterator[Diag]:
     """Open the sockets of this process's network namespace."""
     for _, fd in Namespaces():
-        with Diag(fd) as diag:
+        with contextlib.closing(Diag(fd)) as diag:
             yield diag
         break
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import struct
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self, cast
 
 import dns.flags
@@ -109,9 +108,7 @@ class FakeDns:
             self._server = await asyncio.start_server(self._serve, *where)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._transport is not None:
             self._transport.close()
         if self._server is not None:
