@@ -69,7 +69,7 @@ CLB_FUNCTION int clb_take(struct clb_socket *socket, __u64 cookie, struct clb_se
 }
 
 /* Write where a socket is sent, unless the record is another's. Returns whether it is written. */
-CLB_FUNCTION int clb_write(struct clb_socket *socket, const struct clb_slot *slot, const struct clb_search *search)
+CLB_FUNCTION int clb_fill(struct clb_socket *socket, const struct clb_slot *slot, const struct clb_search *search)
 {
 	int counts = (search->flags & CLB_COUNT_ACTIVE) != 0, watched = search->eject_after != 0, is_free;
 	int is_active = counts && search->vip.protocol == CLB_PROTOCOL_UDP;
@@ -104,10 +104,10 @@ static __always_inline struct clb_socket *clb_remember(struct bpf_sock *sk, cons
 {
 	struct clb_socket *socket = clb_place_of(search->cookie);
 
-	if (socket && clb_write(socket, slot, search))
+	if (socket && clb_fill(socket, slot, search))
 		return socket;
 	socket = clb_of_socket(clb_sockets, sk, BPF_SK_STORAGE_GET_F_CREATE);
-	return socket && clb_write(socket, slot, search) ? socket : 0;
+	return socket && clb_fill(socket, slot, search) ? socket : 0;
 }
 
 #endif

@@ -29,15 +29,15 @@ def below(bound: int, random: int, bits: int = 32) -> int:
     return (random * bound) >> bits
 
 
-def weighted_random(slots: Sequence[Slot], tier: Tier, pick: int, share: int) -> int:
+def weighted_random(slots: Sequence[Slot], tier: Tier, bits: int) -> int:
     """Mirror `clb_random`.
 
-    :param pick: the 32 random bits that choose a column.
-    :param share: those that choose between its own server and its alias.
+    :param bits: 32 random ones.
     """
-    index = tier.first + below(tier.size, pick)
+    column, rest = divmod(bits * tier.size, 1 << 32)
+    index = tier.first + column
     slot = slots[index]
-    passes_on = slot.keep < slot.out_of and below(slot.out_of, share) >= slot.keep
+    passes_on = slot.keep < slot.out_of and rest * slot.out_of >> 32 >= slot.keep
     return slot.alias if passes_on else index
 
 

@@ -116,13 +116,24 @@ def test_round_robin_skips_nobody_when_drawn_again() -> None:
     assert Counter(taken) == {0: 100, 2: 100}
 
 
-@given(TIERED_WEIGHTS, BITS, BITS)
-def test_a_draw_stays_in_its_tier(tiers: list[list[int]], pick: int, share: int) -> None:
+@given(TIERED_WEIGHTS, BITS)
+def test_a_draw_stays_in_its_tier(tiers: list[list[int]], bits: int) -> None:
     """Whatever random bits come, random picks a server of the tier in question, and never one of another."""
     slots = tiered(*tiers)
     for tier in each_tier(slots):
-        index = weighted_random(slots, tier, pick, share)
+        index = weighted_random(slots, tier, bits)
         assert tier.first <= index < tier.first + tier.size
+
+
+@given(st.lists(st.integers(0, MAX_WEIGHT), min_size=1, max_size=8), st.integers(0, 2**20 - 1))
+def test_one_draw_is_enough_for_the_weights(weights: list[int], start: int) -> None:
+    """Over draws evenly spread each server is off its share by at most two for each column that leads to it."""
+    slots, tier = tiered(weights), Tier(0, len(weights))
+    draws = range(start, 2**32, 2**20)
+    count = Counter(weighted_random(slots, tier, bits) for bits in draws)
+    for index, share in enumerate(shares(weights)):
+        columns = sum(index in {at, slot.alias} for at, slot in enumerate(slots))
+        assert abs(count[index] - share * len(draws)) <= 2 * columns
 
 
 @given(TIERED_WEIGHTS)
@@ -138,9 +149,7 @@ def choices(servers: int, connections: int, weights: Sequence[int], seed: int) -
     """Return active connections by server after as many connects, none of which ends."""
     random, slots, active = Random(seed), tiered(weights), Counter[int]()  # noqa: S311
     for _ in range(connections):
-        a, b = (
-            weighted_random(slots, Tier(0, servers), random.getrandbits(32), random.getrandbits(32)) for _ in range(2)
-        )
+        a, b = (weighted_random(slots, Tier(0, servers), random.getrandbits(32)) for _ in range(2))
         active[a if is_less_loaded(slots[a], active[a], slots[b], active[b]) else b] += 1
     return active
 
@@ -209,7 +218,10 @@ FORMULAS: Final[Mapping[str, str]] = {
     "round": "round = now / search->tier + column;",
     "kept": "(round * slot->keep) % slot->out_of >= slot->keep",
     "below": "(__u32)(((__u64)bpf_get_prandom_u32() * bound) >> 32)",
-    "passes on": "slot->keep < slot->out_of && clb_below(slot->out_of) >= slot->keep",
+    "draw": "draw = (__u64)bpf_get_prandom_u32() * search->tier;",
+    "drawn column": "search->first + (__u32)(draw >> 32)",
+    "keeps all": "slot->keep >= slot->out_of",
+    "passes on": "(((__u64)(__u32)draw * slot->out_of) >> 32) >= slot->keep",
     "load of a": "clb_load(a) * (b->weight ? b->weight * 256 : 1) <=",
     "load of b": "<= clb_load(b) * (a->weight ? a->weight * 256 : 1);",
     "overload": "#define CLB_OVERLOADED (1ULL << 39)",

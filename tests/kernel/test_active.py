@@ -21,6 +21,7 @@ from clb_discovery.core.model import Algorithm, Tracking
 from tests.programs import churn
 from tests.support.cgroups import inside
 from tests.support.moody import MoodyServer, moody_servers
+from tests.support.pace import patient
 from tests.support.plane import HOST, Plane, real, target_of, virtual_server
 from tests.support.process import accepts, free_port, running, wait_until
 from tests.support.sockets import RESET, outcome
@@ -383,7 +384,13 @@ def test_random_churn_leaves_nothing(plane: Plane, tmp_path: Path) -> None:
         )
 
     published(0)
-    command: list[str | Path] = [sys.executable, "-m", "tests.programs.churn", "5", *(vip.strip("[]") for vip in VIPS)]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "tests.programs.churn",
+        str(patient(5)),
+        *(vip.strip("[]") for vip in VIPS),
+    ]
     with ExitStack() as stack:
         stack.enter_context(running([sys.executable, "-m", "tests.programs.where", str(port)], tmp_path / "where.log"))
         wait_until(lambda: accepts(port), "the server accepts")
