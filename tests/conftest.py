@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import os
+import resource
+from typing import Final
 
 import pytest
 
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.netns import enter_private_network
 from tests.support.loading import LOADER_VARIABLE
+
+FILES: Final = 8192
+"""Descriptors that tests have, for thousands of connections: most hosts give 1,024, and allow far more."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,7 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Enter the namespace before any thread or child exists; tests that need root fail by themselves without it."""
+    """Enter the namespace, with files to open, before any thread or child exists; tests that need root fail by themselves without it."""
     os.environ[LOADER_VARIABLE] = config.getoption("--loader")
     if os.geteuid() == 0:
         enter_private_network()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, most), most))

@@ -49,6 +49,7 @@ class SocketMaker:
             self._control.send(REQUEST.pack(family, kind, min(MOST, count - len(made))))
             message, fds, _, _ = socket.recv_fds(self._control, 16, MOST)
             assert (message, self._control.recv(16)) == (b"made", b"yours")
+            assert fds, "no descriptors have come: there is a limit on open files"
             made += [self._made.enter_context(socket.socket(fileno=fd)) for fd in fds]
         for sock in made:
             sock.settimeout(5)
