@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Enter the namespace, with files to open, before any thread or child exists; tests that need root fail by themselves without it."""
+    """Enter the namespace before any thread or child exists; tests that need root fail by themselves without it."""
     os.environ[LOADER_VARIABLE] = config.getoption("--loader")
     if os.geteuid() == 0:
         enter_private_network()

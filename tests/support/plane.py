@@ -23,11 +23,13 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.runtime import Instance
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
+from tests.support.pace import EFFORT
 from tests.support.recorder import cookie_of, place_of
 from tests.support.sockets import SocketMaker, socket_maker
 
-OBJECTS: Final = ("full", "floor") if probe.features() & FEATURE_LOOP else ("floor",)
-"""The shipped objects that this kernel can load, the one that it loads by itself first."""
+_LOADABLE: Final = ("full", "floor") if probe.features() & FEATURE_LOOP else ("floor",)
+OBJECTS: Final = _LOADABLE if EFFORT >= 1 else _LOADABLE[:1]
+"""The shipped objects that this kernel can load, the one that it loads by itself first; with less effort, only that."""
 
 VIP4: Final = "10.64.0.1:80"
 VIP6: Final = "[fd00:64::1]:80"
