@@ -101,7 +101,7 @@ static __always_inline struct clb_slot *clb_least_conn(struct clb_search *search
 	return clb_is_less_loaded(a, b) ? a : b;
 }
 
-CLB_FUNCTION struct clb_slot *clb_draw(struct clb_search *search)
+static __always_inline struct clb_slot *clb_draw(struct clb_search *search)
 {
 	if (search->algorithm == CLB_ROUND_ROBIN)
 		return clb_round_robin(search);
@@ -190,7 +190,7 @@ CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 }
 
 /* Draw a slot of this very VIP; 0 if there is no such virtual server, or if it was replaced while being read. */
-CLB_FUNCTION struct clb_slot *clb_draw_from(struct clb_search *search)
+static __always_inline struct clb_slot *clb_draw_from(struct clb_search *search)
 {
 	struct clb_virtual *published = clb_lookup(clb_virtual, &search->vip);
 
