@@ -69,7 +69,8 @@ CLB_FUNCTION int clb_take(struct clb_socket *socket, __u64 cookie, struct clb_se
 }
 
 /* Write where a socket is sent, unless the record is another's. Returns whether it is written. */
-static __always_inline int clb_fill(struct clb_socket *socket, const struct clb_slot *slot, const struct clb_search *search)
+static __always_inline int clb_fill(struct clb_socket *socket, const struct clb_slot *slot,
+				    const struct clb_search *search)
 {
 	int counts = (search->flags & CLB_COUNT_ACTIVE) != 0, watched = search->eject_after != 0, is_free;
 	int is_active = counts && search->vip.protocol == CLB_PROTOCOL_UDP;
