@@ -265,7 +265,7 @@ static __always_inline void clb_leaves(struct bpf_sock_ops *ctx, struct clb_sock
 {
 	struct clb_server *server;
 
-	if (!socket->member.port || !(socket->counts || socket->watched || socket->traced))
+	if (!(socket->counts || socket->watched || socket->traced))
 		return;
 	server = socket->counts ? clb_server_since(&socket->server, socket->began) : 0;
 	if (server) {
@@ -324,7 +324,7 @@ int clb_sock_ops(struct bpf_sock_ops *ctx)
 	sk = ctx->sk;
 	cookie = bpf_get_socket_cookie(ctx);
 	socket = sk ? clb_record_of(sk, cookie) : 0;
-	if (!socket)
+	if (!socket || !socket->member.port)
 		return 1;
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
 		clb_leaves(ctx, socket);

@@ -1,6 +1,7 @@
 """An application that opens and closes sockets at random without pause, in every way there is.
 
-Usage: churn.py SECONDS HOST.... Each host has TCP and UDP on ports 80 and 81. It never has more than `MOST` sockets.
+Usage: churn.py HOST.... It runs until it is ended. Each host has TCP and UDP on ports 80 and 81. It never has more than
+`MOST` sockets.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import random
 import socket
 import struct
 import sys
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -43,11 +43,10 @@ def half_close(sock: socket.socket) -> None:
 _ENDS: Final[tuple[Callable[[socket.socket], None], ...]] = (socket.socket.close, reset, half_close)
 
 
-def main(seconds: float, hosts: list[str]) -> None:
-    """Open, connect anew and close until time is up."""
-    deadline = time.monotonic() + seconds
+def main(hosts: list[str]) -> None:
+    """Open, connect anew and close for ever."""
     sockets: list[tuple[socket.socket, str]] = []
-    while time.monotonic() < deadline:
+    while True:
         with contextlib.suppress(OSError):
             if len(sockets) < MOST and _chance.random() < 0.6:
                 host, kind = _chance.choice(hosts), _chance.choice((socket.SOCK_STREAM, socket.SOCK_DGRAM))
@@ -63,4 +62,4 @@ def main(seconds: float, hosts: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), sys.argv[2:])
+    main(sys.argv[1:])
