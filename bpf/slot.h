@@ -15,8 +15,8 @@
 /* Call a function of struct walk's kind for each of these slots until it returns 1. */
 #define clb_for_each(count, function, walk) bpf_loop(count, function, walk, 0)
 #else
-/* Every turn is verified on its own before bpf_loop (5.17). */
-#define CLB_SCAN 16
+/* Before bpf_loop (5.17) every turn is verified on its own; with 16 of them 5.10 gives up after a million instructions. */
+#define CLB_SCAN 8
 
 #define clb_for_each(count, function, walk)                                                                            \
 	for (__u32 clb_turn = 0; clb_turn < CLB_SCAN; clb_turn++) {                                                    \
