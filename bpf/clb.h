@@ -76,7 +76,7 @@
 /* Bits of clb_info.features */
 #define CLB_FEATURE_ERRNO 1 /* an empty pool fails with ECONNREFUSED; without it, with EPERM */
 
-#define CLB_FEATURE_LOOP 2  /* all servers of a tier are looked at where it matters; without it, 8 */
+#define CLB_FEATURE_LOOP 2  /* all servers of a tier are looked at where it matters; without it, 8 or 16 */
 
 /* Bits of clb_virtual.flags */
 #define CLB_COUNT_ACTIVE 1 /* keep clb_server.active; CLB_LEAST_CONN needs it */

@@ -114,9 +114,9 @@ CLB_FUNCTION int clb_may_eject(const struct clb_vip *vip, const struct clb_virtu
 	}
 	if (count.first + tier < servers)
 		return 1;
-	if (tier > CLB_SCAN)
-		tier = CLB_SCAN;
-	clb_for_each(tier, clb_count_ejected, &count);
+	if (tier > CLB_COUNTED)
+		tier = CLB_COUNTED;
+	clb_for_each(tier, CLB_COUNTED, clb_count_ejected, &count);
 	return count.ejected * 2 <= tier;
 }
 

@@ -148,7 +148,7 @@ static __always_inline struct clb_slot *clb_from_tier(struct clb_search *search)
 		if (slot && clb_takes(clb_server_of(slot), search->eject_first_ms))
 			return slot;
 	}
-	clb_for_each(search->tier, clb_find_taker, &walk);
+	clb_for_each(search->tier, CLB_SOUGHT, clb_find_taker, &walk);
 	return walk.found == CLB_NOBODY ? 0 : clb_slot_of(&search->vip, &search->place, walk.found);
 }
 

@@ -9,17 +9,20 @@
 #define CLB_TIERS 4
 
 #if CLB_CAN_LOOP
-/* How many slots of a tier are looked at where all of them would have to be. */
-#define CLB_SCAN CLB_MAX_SLOTS
+/* How many slots of a tier are looked at where all of them would have to be: to find one that takes connects, and to
+ * count those that are ejected. */
+#define CLB_SOUGHT CLB_MAX_SLOTS
+#define CLB_COUNTED CLB_MAX_SLOTS
 
-/* Call a function of struct walk's kind for each of these slots until it returns 1. */
-#define clb_for_each(count, function, walk) bpf_loop(count, function, walk, 0)
+/* Call a function of struct walk's kind for each of these slots, at most so many, until it returns 1. */
+#define clb_for_each(count, most, function, walk) bpf_loop(count, function, walk, 0)
 #else
-/* Before bpf_loop (5.17) every turn is verified on its own; with 16 of them 5.10 gives up after a million instructions. */
-#define CLB_SCAN 8
+/* Before bpf_loop (5.17) every turn is verified on its own; 5.10 gives up when 16 are sought. */
+#define CLB_SOUGHT 8
+#define CLB_COUNTED 16
 
-#define clb_for_each(count, function, walk)                                                                            \
-	for (__u32 clb_turn = 0; clb_turn < CLB_SCAN; clb_turn++) {                                                    \
+#define clb_for_each(count, most, function, walk)                                                                      \
+	for (__u32 clb_turn = 0; clb_turn < (most); clb_turn++) {                                                      \
 		clb_opaque(clb_turn);                                                                                  \
 		if (clb_turn >= (count) || function(clb_turn, walk))                                                   \
 			break;                                                                                         \
