@@ -12,6 +12,7 @@ from typing import Final, NoReturn, TypeVar
 from clb_discovery import __version__, commands
 from clb_discovery.core import guard, spec
 from clb_discovery.core.address import parse_network
+from clb_discovery.core.automatic import DEFAULT_RANGES, parse_vip_range
 from clb_discovery.core.model import Algorithm, Tracking
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.errors import ClbError, UsageError
@@ -27,7 +28,8 @@ Balance connect(2) over the real servers that Consul or DNS SRV names, in the ke
 Without a command it runs in the foreground, and keeps following discovery until it gets SIGTERM."""
 
 _EPILOG: Final = """\
-A VIP is 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00:64::1]:6379, with /udp for UDP.
+A VIP is 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00:64::1]:6379, with /udp for UDP. A service without
+one gets one of each family from --vip-range by its name, for every port, the same on every host.
 Exit codes: 0 done, 1 failed while running, 2 wrong usage, 3 kernel or privilege missing, 4 instance is held."""
 
 
@@ -98,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", commands.run, "follow discovery and keep the kernel's pools up to date (default)")
     _source_options(run)
+    _vip_options(run)
     _datapath_options(run)
     _policy_options(run)
     _scheduling_options(run)
@@ -127,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = command("check", commands.check, "say what works on this host, and what to do about the rest")
     _source_options(check)
+    _vip_options(check)
     _scheduling_options(check)
     _datapath_options(check)
 
@@ -146,14 +150,14 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--service",
-        metavar="NAME=VIP,...",
+        metavar="NAME[=VIP,...]",
         action="append",
         default=[],
-        help="a Consul service and the VIPs that reach it; repeatable",
+        help="a Consul service and the VIPs that reach it, automatic ones by default; repeatable",
     )
     group.add_argument(
         "--srv",
-        metavar="NAME=VIP,...",
+        metavar="NAME[=VIP,...]",
         action="append",
         default=[],
         help="an SRV record such as _redis._tcp.example and the VIPs that reach its targets; repeatable",
@@ -167,6 +171,18 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--min-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=1.0, help="default 1s")
     group.add_argument("--max-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=60.0, help="default 60s")
+
+
+def _vip_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("virtual servers")
+    group.add_argument(
+        "--vip-range",
+        metavar="CIDR",
+        type=_typed(parse_vip_range),
+        action="append",
+        default=[],
+        help="where automatic VIPs come from; repeatable; default " + " and ".join(map(str, DEFAULT_RANGES)),
+    )
 
 
 def _policy_options(parser: argparse.ArgumentParser) -> None:

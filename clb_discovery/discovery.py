@@ -7,10 +7,12 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final, TypeVar
 
 from clb_discovery.core import spec
-from clb_discovery.core.model import Algorithm, Service, Tracking
+from clb_discovery.core.automatic import DEFAULT_RANGES, with_automatic_vips
+from clb_discovery.core.model import Algorithm, Protocol, Service, Tracking
 from clb_discovery.errors import UsageError
 from clb_discovery.sources.base import Source
 
@@ -32,10 +34,12 @@ def read_services(options: argparse.Namespace) -> tuple[Service, ...]:
     services += [_parsed("--srv", _srv_service, text) for text in options.srv]
     if not services:
         raise UsageError(
-            "no service to follow; add --consul --service NAME=VIP, or --srv NAME=VIP such as "
+            "no service to follow; add --consul --service NAME[=VIP], or --srv NAME[=VIP] such as "
             "--srv _redis._tcp.example=10.64.0.1:6379"
         )
     services = [replace(service, algorithm=options.algorithm, tracking=_tracking(options)) for service in services]
+    ranges = options.vip_range or DEFAULT_RANGES
+    services = _parsed("--vip-range", partial(with_automatic_vips, ranges=ranges), services)
     return _parsed("--service and --srv", spec.merge_services, services)
 
 
@@ -79,12 +83,13 @@ def _tracking(options: argparse.Namespace) -> Tracking:
 
 def _consul_service(text: str) -> Service:
     name, vips = spec.parse_assignment(text)
-    return Service(name, CONSUL + name, vips)
+    return Service(name, CONSUL + name, vips, automatic=None if vips else Protocol.TCP)
 
 
 def _srv_service(text: str) -> Service:
-    record, vips = spec.parse_assignment(text, spec.srv_protocol(text.rpartition("=")[0]))
-    return Service(spec.srv_service(record), SRV + record, vips)
+    protocol = spec.srv_protocol(text.rpartition("=")[0] or text)
+    record, vips = spec.parse_assignment(text, protocol)
+    return Service(spec.srv_service(record), SRV + record, vips, automatic=None if vips else protocol)
 
 
 def _parsed(option: str, parse: Callable[[_Given], _Parsed], given: _Given) -> _Parsed:

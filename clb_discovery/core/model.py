@@ -110,6 +110,8 @@ class Service:
     vips: tuple[Vip, ...]
     algorithm: Algorithm = Algorithm.RANDOM
     tracking: Tracking = Tracking()
+    automatic: Protocol | None = None
+    """Protocol of VIPs that are to be taken from `--vip-range`, by the name; None where there are to be none."""
 
 
 @dataclass(frozen=True, slots=True)
