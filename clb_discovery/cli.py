@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
 from clb_discovery import __version__, commands
@@ -106,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     _scheduling_options(run)
     _removal_options(run)
     _log_options(run)
+    run.add_argument(
+        "--hosts-file",
+        metavar="PATH",
+        type=Path,
+        help="publish NAME.clb for every service there, in a block of its own; /etc/hosts tells every program",
+    )
     run.add_argument(
         "--metrics",
         metavar="ADDR:PORT",

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.discovery import open_sources, read_services
 from clb_discovery.errors import HostError
+from clb_discovery.hosts_file import write_names
 from clb_discovery.runtime import Instance
 
 
@@ -41,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
         once=options.once,
         metrics=options.metrics,
         loader=Loader(options.loader),
+        hosts_file=options.hosts_file,
     )
 
     async def live() -> None:
@@ -89,9 +92,12 @@ def load(options: argparse.Namespace) -> int:
 def unload(options: argparse.Namespace) -> int:
     """Detach and remove the data plane."""
     pins, instance = Pins(options.instance), Instance(options.instance)
-    with instance.held():
-        loader.unload(pins)
-        instance.forget()
+    with instance.held(), ExitStack() as afterwards:
+        afterwards.callback(instance.forget)
+        afterwards.callback(loader.unload, pins)
+        named = instance.hosts_file()
+        if named:  # first, so that no name leads to an address that nobody serves
+            write_names(named, pins.instance, {})
     return 0
 
 

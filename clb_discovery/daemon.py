@@ -22,7 +22,7 @@ import structlog
 
 from clb_discovery import __version__
 from clb_discovery.announce import Announcer
-from clb_discovery.core import selftest
+from clb_discovery.core import hosts, selftest
 from clb_discovery.core.address import Network
 from clb_discovery.core.desired import Desired, desired
 from clb_discovery.core.guard import Policy
@@ -35,8 +35,9 @@ from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets import Destroyed, close_sockets
-from clb_discovery.errors import ClbError, SourceError
+from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.following import Following, timestamp
+from clb_discovery.hosts_file import write_names
 from clb_discovery.metrics import Snapshot, listen, serving
 from clb_discovery.notify import notify
 from clb_discovery.runtime import Instance
@@ -68,6 +69,8 @@ class Settings:
     loader: Loader = Loader.AUTO
     metrics: tuple[str, int] | None = None
     """Address and port to serve metrics on."""
+    hosts_file: Path | None = None
+    """Where the names of services are published."""
 
 
 class Daemon:
@@ -116,6 +119,7 @@ class Daemon:
         self._held = maps.read()
         for source, servers in _held_servers(self._held, self._settings.services).items():
             self._following[source].seed(servers)
+        self._names_of_before()
         ineffective = loader.objection(self._settings.pins, self._settings.cgroup)
         if ineffective:
             _log.error("programs are not effective", reason=ineffective)
@@ -174,6 +178,7 @@ class Daemon:
                 self._news = True
                 self._held = await asyncio.to_thread(maps.read)
         await self._keep_attached(maps)
+        await self._publish_names()
         self._write_state()
         if self._last_sync and not self._ready:  # when status says so, too
             self._ready = True
@@ -203,6 +208,32 @@ class Daemon:
         dropped = frozenset(member for member in steps.dropped if protocol_of(member) in protocols)
         closed = close_sockets(dropped, maps.places(), maps.sockets(), protocols=protocols) if dropped else None
         return wanted, steps, closed
+
+    async def _publish_names(self) -> None:
+        """Make the hosts file name what the kernel balances, also where another program has written it anew."""
+        path = self._settings.hosts_file
+        if path is None:
+            return
+        names = hosts.names(self._held.virtual, selftest.SOURCE)
+        self._announcer.nameless(names.left_out)
+        try:
+            if await asyncio.to_thread(write_names, path, self._settings.pins.instance, names.addresses):
+                _log.info("names published", file=str(path), names=len(names.addresses))
+            self._announcer.trouble("cannot publish names", None)
+        except HostError as error:
+            if self._settings.once:
+                raise
+            self._announcer.trouble("cannot publish names", str(error))
+
+    def _names_of_before(self) -> None:
+        """Take the names out of the file that the last sidecar wrote, if this one is to write another or none."""
+        before, wanted = self._instance.hosts_file(), self._settings.hosts_file
+        if before is None or (wanted and before == wanted.resolve()):
+            return
+        try:
+            write_names(before, self._settings.pins.instance, {})
+        except HostError as error:
+            _log.warning("cannot remove the names of before", error=str(error))
 
     async def _keep_attached(self, maps: Maps) -> None:
         """Attach again where the cgroup was removed and made anew, as service managers do."""
@@ -262,6 +293,7 @@ class Daemon:
         state = {
             "pid": os.getpid(),
             "last_sync": timestamp(self._last_sync),
+            "hosts_file": str(self._settings.hosts_file.resolve()) if self._settings.hosts_file else None,
             "sources": [following.document() for following in self._following.values()],
         }
         if state == self._said:
