@@ -53,7 +53,7 @@ class Announcer:
         elif error and not now.error:
             _log.info("source answers again", source=source)
         if now.state == "held" != state:
-            _log.warning("removal held", source=source, seconds=now.policy.hold)
+            _log.warning("removal held", source=source, seconds=now.service.policy.hold)
 
     def published(self, before: Held, carried_out: Plan) -> None:
         """Report the pools that changed."""

@@ -7,19 +7,24 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
 from clb_discovery import __version__, commands
-from clb_discovery.core import guard, spec
+from clb_discovery.core import spec
 from clb_discovery.core.address import parse_network
 from clb_discovery.core.automatic import DEFAULT_RANGES, parse_vip_range
-from clb_discovery.core.model import Algorithm, Tracking
+from clb_discovery.core.config import Config, Entry, decode
+from clb_discovery.core.model import Algorithm, Policy, Tracking
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.errors import ClbError, UsageError
 from clb_discovery.log import FORMATS, LEVELS
 
 PROGRAM: Final = "clb-discovery"
+
+_NOT_IN_A_FILE: Final = frozenset({"command", "config", "once", "service"})
+"""What `run` has that is no option, or that no file says; services are tables."""
 
 _T = TypeVar("_T")
 
@@ -31,7 +36,8 @@ Without a command it runs in the foreground, and keeps following discovery until
 _EPILOG: Final = """\
 A VIP is 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00:64::1]:6379, with /udp for UDP. A service without
 one gets one of each family from --vip-range by its name, for every port, the same on every host.
-Exit codes: 0 done, 1 failed while running, 2 wrong usage, 3 kernel or privilege missing, 4 instance is held."""
+Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 kernel or privilege
+missing, 4 instance is held."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parser().parse_args(_with_command(given))
+        options = _read_options(_with_command(given))
         result: int = options.command(options)
         sys.stdout.flush()
     except ClbError as error:
@@ -56,6 +62,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return _failed(f"internal error: {error!r} at {frame.filename}:{frame.lineno}; please report it", 1)
     return result
+
+
+def _read_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line, and the configuration file that it names.
+
+    :param arguments: with the command in front.
+    :returns: the options, with the `entries` of the file, and `reread`, which reads everything again.
+    :raises UsageError: naming the option, or the file and what is wrong in it.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    entries: Sequence[Entry] = ()
+    if getattr(options, "config", None):
+        config = _read_config(parser, options.config)
+        entries = config.entries
+        # What is typed comes last and wins. What can be repeated would add up, so it shuts out the file's.
+        typed = vars(options)
+        behind = [
+            argument
+            for name, argument in config.arguments
+            if (found := typed.get(_attribute(name), ...)) is not ... and not (isinstance(found, list) and found)
+        ]
+        options = parser.parse_args([arguments[0], *behind, *arguments[1:]])
+    options.entries = entries
+    options.reread = partial(_read_options, arguments)
+    return options
+
+
+def _read_config(parser: argparse.ArgumentParser, path: Path) -> Config:
+    """Read a file, and make sure that `run` takes each of its options, whichever command it is for."""
+    known = vars(parser.parse_args(["run"]))
+    names = {name.replace("_", "-"): isinstance(value, list) for name, value in known.items()}
+    try:
+        config = decode(path.read_bytes(), {name: many for name, many in names.items() if name not in _NOT_IN_A_FILE})
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}; --config takes a TOML file") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+    for _, argument in config.arguments:
+        try:
+            parser.parse_args(["run", argument])
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
+    return config
+
+
+def _attribute(name: str) -> str:
+    return name.replace("-", "_")
 
 
 def _failed(message: str, exit_code: int) -> int:
@@ -138,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", commands.check, "say what works on this host, and what to do about the rest")
     _source_options(check)
     _vip_options(check)
+    _policy_options(check)
     _scheduling_options(check)
     _datapath_options(check)
 
@@ -148,6 +203,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _source_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("discovery")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="TOML: these options by their names, which win over the file, and services as [[service]]",
+    )
     group.add_argument(
         "--consul",
         metavar="URL",
@@ -193,6 +254,7 @@ def _vip_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _policy_options(parser: argparse.ArgumentParser) -> None:
+    default = Policy()
     group = parser.add_argument_group("what discovery may do")
     group.add_argument(
         "--real-range",
@@ -206,14 +268,14 @@ def _policy_options(parser: argparse.ArgumentParser) -> None:
         "--max-removal",
         metavar="SHARE",
         type=_typed(spec.parse_share),
-        default=guard.DEFAULT_MAX_REMOVAL,
+        default=default.max_removal,
         help="hold an answer that removes more than this share of a pool, or all of it; default 0.5",
     )
     group.add_argument(
         "--hold",
         metavar="TIME",
         type=_typed(spec.parse_duration),
-        default=guard.DEFAULT_HOLD,
+        default=default.hold,
         help="how long such an answer has to stand before it counts; default 30s",
     )
 
@@ -261,8 +323,7 @@ def _scheduling_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--no-active",
-        dest="active",
-        action="store_false",
+        action="store_true",
         help="do not count active connections, for a little less work per connect; least-conn counts them anyway",
     )
 

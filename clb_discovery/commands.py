@@ -10,12 +10,12 @@ import asyncio
 import json
 import os
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from clb_discovery import __version__, log
 from clb_discovery.core import selftest
-from clb_discovery.core.guard import Policy
 from clb_discovery.core.status import Datapath, document
 from clb_discovery.datapath import cgroup, loader
 from clb_discovery.datapath.loader import Loader
@@ -29,28 +29,25 @@ from clb_discovery.runtime import Instance
 
 def run(options: argparse.Namespace) -> int:
     """Follow discovery in the foreground."""
-    from clb_discovery.daemon import Daemon, Settings  # noqa: PLC0415 - see above
+    from clb_discovery.daemon import Configured, Daemon, Settings  # noqa: PLC0415 - see above
+
+    def configured(options: argparse.Namespace) -> Configured:
+        services = read_services(options)
+        settings = Settings(
+            pins=Pins(options.instance),
+            cgroup=cgroup.resolve(options.cgroup),
+            services=services,
+            real_ranges=options.real_range,
+            reset=options.on_remove == "reset",
+            once=options.once,
+            metrics=options.metrics,
+            loader=Loader(options.loader),
+            hosts_file=options.hosts_file,
+        )
+        return Configured(settings, partial(open_sources, options, services))
 
     log.configure(options.log_format, options.log_level)
-    services = read_services(options)
-    settings = Settings(
-        pins=Pins(options.instance),
-        cgroup=cgroup.resolve(options.cgroup),
-        services=services,
-        policy=Policy(options.max_removal, options.hold),
-        real_ranges=options.real_range,
-        reset=options.on_remove == "reset",
-        once=options.once,
-        metrics=options.metrics,
-        loader=Loader(options.loader),
-        hosts_file=options.hosts_file,
-    )
-
-    async def live() -> None:
-        async with open_sources(options, services) as sources:
-            await Daemon(settings, sources).run()
-
-    asyncio.run(live())
+    asyncio.run(Daemon(configured(options), lambda: configured(options.reread())).run())
     return 0
 
 
