@@ -179,6 +179,14 @@ def _parser() -> argparse.ArgumentParser:
     _instance_option(status)
     status.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
 
+    plan = command("plan", commands.plan, "show what run would change, and change nothing; exit code 2 if anything")
+    _source_options(plan)
+    _vip_options(plan)
+    _policy_options(plan)
+    _scheduling_options(plan)
+    _instance_option(plan)
+    plan.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
+
     load = command("load", commands.load, "load and attach the data plane only")
     _datapath_options(load)
 

@@ -74,6 +74,17 @@ def read_status(name: str) -> dict[str, Any]:
     )
 
 
+def plan(options: argparse.Namespace) -> int:
+    """Print what would change; 2 tells scripts that something would."""
+    from clb_discovery.core.preview import render  # noqa: PLC0415 - see above
+    from clb_discovery.planning import look_ahead  # noqa: PLC0415 - see above
+
+    log.configure("auto", "error")
+    found = look_ahead(options)
+    print(json.dumps(found, indent=2) if options.json else render(found))  # noqa: T201 - this is the output
+    return 2 if found["changes"] else 0
+
+
 def load(options: argparse.Namespace) -> int:
     """Load and attach the data plane."""
     pins = Pins(options.instance)

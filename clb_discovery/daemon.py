@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from clb_discovery.announce import Announcer
 from clb_discovery.core import hosts, selftest
 from clb_discovery.core.address import Network
 from clb_discovery.core.desired import Desired, desired
-from clb_discovery.core.held import Held
+from clb_discovery.core.held import Held, held_servers
 from clb_discovery.core.layout import protocol_of
 from clb_discovery.core.model import Answer, Failure, Protocol, RealServer, Service
 from clb_discovery.core.plan import Plan, plan
@@ -356,7 +355,7 @@ class Daemon:
         _log.info("configuration read again", services=len(self._following))
 
     def _seed(self, sources: Collection[str]) -> None:
-        for source, servers in _held_servers(self._held, self._settings.services).items():
+        for source, servers in held_servers(self._held, self._settings.services).items():
             if source in sources:
                 self._following[source].seed(servers)
 
@@ -395,20 +394,3 @@ def _without_restart(settings: Settings, running: Settings) -> Settings:
         metrics=running.metrics,
         once=running.once,
     )
-
-
-def _held_servers(held: Held, services: Sequence[Service]) -> dict[str, list[RealServer]]:
-    """Return the real servers that the kernel holds for each source, over all VIPs of its service."""
-    servers: defaultdict[str, dict[RealServer, None]] = defaultdict(dict)
-    for service in services:
-        for vip in service.vips:
-            published = held.virtual.get(vip)
-            # A VIP that another source fed before says nothing about this one.
-            if (
-                published
-                and published.pool is not None
-                and published.label
-                and published.label.source == service.source
-            ):
-                servers[service.source].update(dict.fromkeys(published.pool))
-    return {source: list(found) for source, found in servers.items()}
