@@ -7,7 +7,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
@@ -15,16 +14,13 @@ from clb_discovery import __version__, commands
 from clb_discovery.core import spec
 from clb_discovery.core.address import parse_network
 from clb_discovery.core.automatic import DEFAULT_RANGES, parse_vip_range
-from clb_discovery.core.config import Config, Entry, decode
 from clb_discovery.core.model import Algorithm, Policy, Tracking
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.errors import ClbError, UsageError
 from clb_discovery.log import FORMATS, LEVELS
+from clb_discovery.options import read_options
 
 PROGRAM: Final = "clb-discovery"
-
-_NOT_IN_A_FILE: Final = frozenset({"command", "config", "once", "service"})
-"""What `run` has that is no option, or that no file says; services are tables."""
 
 _T = TypeVar("_T")
 
@@ -48,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _read_options(_with_command(given))
+        options = read_options(_parser, _with_command(given))
         result: int = options.command(options)
         sys.stdout.flush()
     except ClbError as error:
@@ -62,54 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return _failed(f"internal error: {error!r} at {frame.filename}:{frame.lineno}; please report it", 1)
     return result
-
-
-def _read_options(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line, and the configuration file that it names.
-
-    :param arguments: with the command in front.
-    :returns: the options, with the `entries` of the file, and `reread`, which reads everything again.
-    :raises UsageError: naming the option, or the file and what is wrong in it.
-    """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    entries: Sequence[Entry] = ()
-    if getattr(options, "config", None):
-        config = _read_config(parser, options.config)
-        entries = config.entries
-        # What is typed comes last and wins. What can be repeated would add up, so it shuts out the file's.
-        typed = vars(options)
-        behind = [
-            argument
-            for name, argument in config.arguments
-            if (found := typed.get(_attribute(name), ...)) is not ... and not (isinstance(found, list) and found)
-        ]
-        options = parser.parse_args([arguments[0], *behind, *arguments[1:]])
-    options.entries = entries
-    options.reread = partial(_read_options, arguments)
-    return options
-
-
-def _read_config(parser: argparse.ArgumentParser, path: Path) -> Config:
-    """Read a file, and make sure that `run` takes each of its options, whichever command it is for."""
-    known = vars(parser.parse_args(["run"]))
-    names = {name.replace("_", "-"): isinstance(value, list) for name, value in known.items()}
-    try:
-        config = decode(path.read_bytes(), {name: many for name, many in names.items() if name not in _NOT_IN_A_FILE})
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}; --config takes a TOML file") from None
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from None
-    for _, argument in config.arguments:
-        try:
-            parser.parse_args(["run", argument])
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from None
-    return config
-
-
-def _attribute(name: str) -> str:
-    return name.replace("-", "_")
 
 
 def _failed(message: str, exit_code: int) -> int:

@@ -22,7 +22,7 @@ import structlog
 
 from clb_discovery import __version__
 from clb_discovery.announce import Announcer
-from clb_discovery.core import hosts, selftest
+from clb_discovery.core import selftest
 from clb_discovery.core.address import Network
 from clb_discovery.core.desired import Desired, desired
 from clb_discovery.core.held import Held, held_servers
@@ -36,11 +36,12 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets import Destroyed, close_sockets
 from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.following import Following, timestamp
-from clb_discovery.hosts_file import write_names
+from clb_discovery.hosts_file import HostsFile
 from clb_discovery.metrics import Snapshot, listen, serving
 from clb_discovery.notify import notify
 from clb_discovery.runtime import Instance
-from clb_discovery.sources.base import Source, follow
+from clb_discovery.sources.base import Source
+from clb_discovery.watches import Watches
 
 QUIET: Final = 0.05
 """Seconds without a further change after which a burst is taken as over."""
@@ -48,7 +49,6 @@ QUIET_LIMIT: Final = 0.5
 """Seconds after which a burst is applied although it goes on."""
 CHECK_EVERY: Final = 2.0
 """Seconds between looks at whether the programs are still attached."""
-_CANCEL_EVERY: Final = 0.1
 
 _log = structlog.stdlib.get_logger()
 
@@ -89,12 +89,10 @@ class Daemon:
         """
         settings = configured.settings
         self._settings = settings
-        self._open_sources = configured.open_sources
+        self._watches = Watches(configured.open_sources)
         self._reread = reread
         self._instance = Instance(settings.pins.instance)
         self._following = {service.source: Following(service) for service in settings.services}
-        self._opened = AsyncExitStack()
-        self._watches: list[asyncio.Task[None]] = []
         self._reloading = False
         self._refused: str | None = None
         """Why the configuration was not taken when it was read last."""
@@ -105,6 +103,7 @@ class Daemon:
         self._ready = False
         self._last_sync: datetime | None = None
         self._announcer = Announcer()
+        self._names = HostsFile(self._instance, self._announcer)
         self._said: object = None  # the state file's content
 
     async def run(self) -> None:
@@ -117,7 +116,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         async with AsyncExitStack() as stack:
-            sources = await self._opened.enter_async_context(self._open_sources())
+            await self._watches.open()
             stack.push_async_callback(self._unwatch)
             stack.enter_context(self._instance.held())
             listener = stack.enter_context(listen(*self._settings.metrics)) if self._settings.metrics else None
@@ -126,7 +125,7 @@ class Daemon:
             self._start_up(maps)
             if listener:
                 await stack.enter_async_context(serving(listener, partial(self._snapshot, maps), lambda: self._ready))
-            self._watch(sources)
+            self._watches.start(self._heard)
             stack.push_async_callback(self._shut_down)
             await self._main_loop(maps)
 
@@ -137,7 +136,7 @@ class Daemon:
     def _start_up(self, maps: Maps) -> None:
         self._held = maps.read()
         self._seed(self._following.keys())
-        self._names_of_before()
+        self._names.leave(self._settings.hosts_file)
         ineffective = loader.objection(self._settings.pins, self._settings.cgroup)
         if ineffective:
             _log.error("programs are not effective", reason=ineffective)
@@ -230,30 +229,15 @@ class Daemon:
         return wanted, steps, closed
 
     async def _publish_names(self) -> None:
-        """Make the hosts file name what the kernel balances, also where another program has written it anew."""
-        path = self._settings.hosts_file
-        if path is None:
+        if self._settings.hosts_file is None:
             return
-        names = hosts.names(self._held.virtual, selftest.SOURCE)
-        self._announcer.nameless(names.left_out)
         try:
-            if await asyncio.to_thread(write_names, path, self._settings.pins.instance, names.addresses):
-                _log.info("names published", file=str(path), names=len(names.addresses))
+            await asyncio.to_thread(self._names.publish, self._settings.hosts_file, self._held)
             self._announcer.trouble("cannot publish names", None)
         except HostError as error:
             if self._settings.once:
                 raise
             self._announcer.trouble("cannot publish names", str(error))
-
-    def _names_of_before(self) -> None:
-        """Take the names out of the file that the last sidecar wrote, if this one is to write another or none."""
-        before, wanted = self._instance.hosts_file(), self._settings.hosts_file
-        if before is None or (wanted and before == wanted.resolve()):
-            return
-        try:
-            write_names(before, self._settings.pins.instance, {})
-        except HostError as error:
-            _log.warning("cannot remove the names of before", error=str(error))
 
     async def _keep_attached(self, maps: Maps) -> None:
         """Attach again where the cgroup was removed and made anew, as service managers do."""
@@ -276,20 +260,8 @@ class Daemon:
         self._news = True  # where the pins had gone, too, the maps are new and empty
         self._woken.set()
 
-    def _watch(self, sources: Mapping[str, Source]) -> None:
-        self._watches = [
-            asyncio.create_task(follow(source, partial(self._heard, source.name))) for source in sources.values()
-        ]
-
     async def _unwatch(self) -> None:
-        """End all watches, and close what their sources share."""
-        remaining = set(self._watches)
-        while remaining:  # asyncio.wait_for before Python 3.12 swallows a cancellation that meets a result
-            for watch in remaining:
-                watch.cancel()
-            _, remaining = await asyncio.wait(remaining, timeout=_CANCEL_EVERY)
-        self._watches = []
-        await self._opened.aclose()
+        await self._watches.end()
 
     def _heard(self, source: str, outcome: Answer | Failure) -> None:
         following = self._following[source]
@@ -320,18 +292,18 @@ class Daemon:
         self._reloading = False
         if self._ready:
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        async with AsyncExitStack() as opened:
-            try:
-                configured = await asyncio.to_thread(self._reread)
-                sources = await opened.enter_async_context(configured.open_sources())
-            except ClbError as error:
-                self._refused = str(error)
-                _log.error("configuration refused; the running one stays", error=self._refused)
-            else:
-                await self._unwatch()
-                self._opened = opened.pop_all()
-                self._adopt(configured.settings)
-                self._watch(sources)
+        try:
+            configured = await asyncio.to_thread(self._reread)
+            watches = Watches(configured.open_sources)
+            await watches.open()
+        except ClbError as error:
+            self._refused = str(error)
+            _log.error("configuration refused; the running one stays", error=self._refused)
+        else:
+            await self._unwatch()
+            self._watches = watches
+            self._adopt(configured.settings)
+            watches.start(self._heard)
         if self._ready:
             notify("READY=1")
 
@@ -350,7 +322,7 @@ class Daemon:
         }
         self._settings = fixed
         self._seed(self._following.keys() - known.keys())
-        self._names_of_before()
+        self._names.leave(self._settings.hosts_file)
         self._news = True
         _log.info("configuration read again", services=len(self._following))
 

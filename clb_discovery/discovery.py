@@ -32,8 +32,9 @@ def read_services(options: argparse.Namespace) -> tuple[Service, ...]:
     typed += [_parsed("--srv", srv_entry, text) for text in options.srv]
     sources = {entry.service.source for entry in typed}
     entries = [*typed, *(entry for entry in options.entries if entry.service.source not in sources)]
-    if options.consul is None and any(entry.service.source.startswith(CONSUL) for entry in entries):
-        raise UsageError("--service names a service in Consul; add --consul [URL]")
+    in_consul = [entry.service.name for entry in entries if entry.service.source.startswith(CONSUL)]
+    if in_consul and options.consul is None:
+        raise UsageError(f"{in_consul[0]} is a service in Consul; add --consul [URL], or consul = true to the file")
     if not entries:
         raise UsageError(
             "no service to follow; add --consul --service NAME[=VIP], or --srv NAME[=VIP] such as "

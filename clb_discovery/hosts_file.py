@@ -11,12 +11,49 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+import structlog
+
+from clb_discovery.announce import Announcer
+from clb_discovery.core import selftest
 from clb_discovery.core.address import Address
-from clb_discovery.core.hosts import with_block
+from clb_discovery.core.held import Held
+from clb_discovery.core.hosts import names, with_block
 from clb_discovery.errors import HostError
+from clb_discovery.runtime import Instance
 
 _MODE: Final = 0o644
 """Of a file that was not there."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class HostsFile:
+    """The names of an instance's services, in the file that the settings name."""
+
+    def __init__(self, instance: Instance, announcer: Announcer) -> None:
+        """Take where the file of the last sidecar is remembered, and who says what happens."""
+        self._instance = instance
+        self._announcer = announcer
+
+    def leave(self, path: Path | None) -> None:
+        """Take the names out of the file that was written last, if this is another, or none."""
+        before = self._instance.hosts_file()
+        if before is None or (path and before == path.resolve()):
+            return
+        try:
+            write_names(before, self._instance.name, {})
+        except HostError as error:
+            _log.warning("cannot remove the names of before", error=str(error))
+
+    def publish(self, path: Path, held: Held) -> None:
+        """Make the file name what the kernel balances, also where another program has written it anew.
+
+        :raises HostError: naming the file, the cause and the way out.
+        """
+        found = names(held.virtual, selftest.SOURCE)
+        self._announcer.nameless(found.left_out)
+        if write_names(path, self._instance.name, found.addresses):
+            _log.info("names published", file=str(path), names=len(found.addresses))
 
 
 def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> bool:

@@ -114,7 +114,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
         (["--consul", "--service", "a//b=10.64.0.1:80"], ["a//b", "part between slashes"]),
         ([*SRV, "--srv", "_other._tcp.example=10.64.0.1:80"], ["10.64.0.1:80", "_web", "_other", "each its own"]),
         ([*SRV, *CONSUL], ["10.64.0.1:80", "srv:_web", "consul:web", "each its own"]),
-        (["--service", "web=10.64.0.1:80"], ["--service", "--consul"]),
+        (["--service", "web=10.64.0.1:80"], ["web is a service in Consul", "--consul"]),
         ([], ["no service", "--consul", "--srv"]),
         (["--consul"], ["no service", "--service"]),
         (["--consul", "ftp://127.0.0.1", "--service", "web=10.64.0.1:80"], ["ftp://127.0.0.1", "http://"]),
