@@ -14,12 +14,13 @@ from typing import Final
 import pytest
 
 from tests.support import namespaces
+from tests.support.consul import ConsulAgent
 from tests.support.dataplane import dial, snapshot
 from tests.support.knot import KnotServer
 from tests.support.listeners import Listener, listening
 from tests.support.loading import loading
 from tests.support.pace import patient
-from tests.support.process import running, wait_until
+from tests.support.process import free_port, running, wait_until
 from tests.support.sidecar import COMMAND, Sidecar, clb, pool, sidecar, status
 
 LDAP, WEB = "10.64.0.2", "10.64.0.1"
@@ -112,6 +113,33 @@ def test_sighup_takes_what_has_changed(instance: str, cgroup: Path, config: Path
             config.write_text('real-range = ["10.0.0.0/8"]\n' + static("web", WEB, [two]))
             reload(found)
             wait_until(lambda: services(instance) == {WEB: "web"} and pool(instance, WEB) == {}, "options count, too")
+
+
+def test_sighup_reaches_discovery_anew(instance: str, cgroup: Path, config: Path, tmp_path: Path) -> None:
+    """Another Consul and another resolver count at once, also before the first answer; old questions are given up."""
+    tables = '[[service]]\nname = "web"\nsrv = "_web._tcp.example"\nvip = "10.64.0.1"\n'
+    tables += '[[service]]\nname = "api"\nconsul = "api"\nvip = "10.64.0.4"\n'
+    nobody = free_port()
+    with KnotServer() as knot, ConsulAgent(tmp_path) as agent:
+        knot.write("_web._tcp SRV 0 1 80 t\nt A 10.0.0.1")
+        agent.register("api", 80, "10.0.0.2")
+        config.write_text(f'consul = "http://127.0.0.1:{nobody}"\nresolver = ["127.0.0.1:{nobody}"]\n' + tables)
+        with sidecar(instance, cgroup, tmp_path, ["--config", str(config)], ready=False) as found:
+            found.wait_for(lambda: found.events().count("source fails") == 2, "both fail")
+            config.write_text(f'consul = "{agent.url}"\nresolver = ["{knot.address}"]\n' + tables)
+            reload(found)
+            found.wait_for(lambda: "ready" in found.events(), "both have answered")
+            assert pool(instance, WEB) == {"10.0.0.1:80": 1}
+            assert pool(instance, "10.64.0.4") == {"10.0.0.2:80": 1}
+            # None of them waits for the blocking query that is under way, nor for long for the service manager, which
+            # is this test and does not read.
+            for _ in range(8):
+                reload(found)
+            agent.register("api", 81, "10.0.0.3")
+            wait_until(lambda: len(pool(instance, "10.64.0.4")) == 2, "Consul is followed")
+            assert len(list(Path(f"/proc/{found.process.pid}/fd").iterdir())) < 60
+            assert found.stop() == 0
+        assert [line for line in found.lines() if line["level"] == "error"] == []
 
 
 def test_bad_file_changes_nothing(instance: str, cgroup: Path, config: Path) -> None:
