@@ -27,6 +27,7 @@ class Announcer:
 
     def __init__(self) -> None:
         self._rejected: frozenset[Rejected] = frozenset()
+        self._nameless: frozenset[str] = frozenset()
         self._troubles: dict[str, str] = {}
 
     def trouble(self, what: str, reason: str | None) -> None:
@@ -52,7 +53,7 @@ class Announcer:
         elif error and not now.error:
             _log.info("source answers again", source=source)
         if now.state == "held" != state:
-            _log.warning("removal held", source=source, seconds=now.policy.hold)
+            _log.warning("removal held", source=source, seconds=now.service.policy.hold)
 
     def published(self, before: Held, carried_out: Plan) -> None:
         """Report the pools that changed."""
@@ -89,6 +90,13 @@ class Announcer:
             if item not in self._rejected:
                 _log.warning("real server refused", service=item.service, server=str(item.server), reason=item.reason)
         self._rejected = frozenset(rejected)
+
+    def nameless(self, services: Sequence[str]) -> None:
+        """Report services whose names cannot be host names, when they appear."""
+        for service in services:
+            if service not in self._nameless:
+                _log.warning("no host name for a service", service=service, reason="use letters, digits and hyphens")
+        self._nameless = frozenset(services)
 
 
 def _names(servers: Sequence[RealServer]) -> list[str]:

@@ -31,7 +31,7 @@ def report(options: argparse.Namespace) -> int:
     :returns: 0 if all of them work, else the exit code of the first that does not.
     """
     failed: ClbError | None = None
-    named = options.consul is not None or options.service or options.srv
+    named = options.consul is not None or options.service or options.srv or options.config
     services = read_services(options) if named else ()
     for finding in _findings(options, services):
         mark = "ok  " if finding.error is None else "FAIL"

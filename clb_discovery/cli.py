@@ -7,15 +7,18 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
 from clb_discovery import __version__, commands
-from clb_discovery.core import guard, spec
+from clb_discovery.core import spec
 from clb_discovery.core.address import parse_network
-from clb_discovery.core.model import Algorithm, Tracking
+from clb_discovery.core.automatic import DEFAULT_RANGES, parse_vip_range
+from clb_discovery.core.model import Algorithm, Policy, Tracking
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.errors import ClbError, UsageError
 from clb_discovery.log import FORMATS, LEVELS
+from clb_discovery.options import read_options
 
 PROGRAM: Final = "clb-discovery"
 
@@ -27,8 +30,10 @@ Balance connect(2) over the real servers that Consul or DNS SRV names, in the ke
 Without a command it runs in the foreground, and keeps following discovery until it gets SIGTERM."""
 
 _EPILOG: Final = """\
-A VIP is 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00:64::1]:6379, with /udp for UDP.
-Exit codes: 0 done, 1 failed while running, 2 wrong usage, 3 kernel or privilege missing, 4 instance is held."""
+A VIP is 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00:64::1]:6379, with /udp for UDP. A service without
+one gets one of each family from --vip-range by its name, for every port, the same on every host.
+Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 kernel or privilege
+missing, 4 instance is held."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parser().parse_args(_with_command(given))
+        options = read_options(_parser, _with_command(given))
         result: int = options.command(options)
         sys.stdout.flush()
     except ClbError as error:
@@ -98,11 +103,18 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", commands.run, "follow discovery and keep the kernel's pools up to date (default)")
     _source_options(run)
+    _vip_options(run)
     _datapath_options(run)
     _policy_options(run)
     _scheduling_options(run)
     _removal_options(run)
     _log_options(run)
+    run.add_argument(
+        "--hosts-file",
+        metavar="PATH",
+        type=Path,
+        help="publish NAME.clb for every service there, in a block of its own; /etc/hosts tells every program",
+    )
     run.add_argument(
         "--metrics",
         metavar="ADDR:PORT",
@@ -114,6 +126,14 @@ def _parser() -> argparse.ArgumentParser:
     status = command("status", commands.status, "show what the kernel does now; works with the sidecar dead")
     _instance_option(status)
     status.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
+
+    plan = command("plan", commands.plan, "show what run would change, and change nothing; exit code 2 if anything")
+    _source_options(plan)
+    _vip_options(plan)
+    _policy_options(plan)
+    _scheduling_options(plan)
+    _instance_option(plan)
+    plan.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
 
     load = command("load", commands.load, "load and attach the data plane only")
     _datapath_options(load)
@@ -127,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
 
     check = command("check", commands.check, "say what works on this host, and what to do about the rest")
     _source_options(check)
+    _vip_options(check)
+    _policy_options(check)
     _scheduling_options(check)
     _datapath_options(check)
 
@@ -138,6 +160,12 @@ def _parser() -> argparse.ArgumentParser:
 def _source_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("discovery")
     group.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="TOML: these options by their names, which win over the file, and services as [[service]]",
+    )
+    group.add_argument(
         "--consul",
         metavar="URL",
         nargs="?",
@@ -146,14 +174,14 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--service",
-        metavar="NAME=VIP,...",
+        metavar="NAME[=VIP,...]",
         action="append",
         default=[],
-        help="a Consul service and the VIPs that reach it; repeatable",
+        help="a Consul service and the VIPs that reach it, automatic ones by default; repeatable",
     )
     group.add_argument(
         "--srv",
-        metavar="NAME=VIP,...",
+        metavar="NAME[=VIP,...]",
         action="append",
         default=[],
         help="an SRV record such as _redis._tcp.example and the VIPs that reach its targets; repeatable",
@@ -169,7 +197,20 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=60.0, help="default 60s")
 
 
+def _vip_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("virtual servers")
+    group.add_argument(
+        "--vip-range",
+        metavar="CIDR",
+        type=_typed(parse_vip_range),
+        action="append",
+        default=[],
+        help="where automatic VIPs come from; repeatable; default " + " and ".join(map(str, DEFAULT_RANGES)),
+    )
+
+
 def _policy_options(parser: argparse.ArgumentParser) -> None:
+    default = Policy()
     group = parser.add_argument_group("what discovery may do")
     group.add_argument(
         "--real-range",
@@ -183,14 +224,14 @@ def _policy_options(parser: argparse.ArgumentParser) -> None:
         "--max-removal",
         metavar="SHARE",
         type=_typed(spec.parse_share),
-        default=guard.DEFAULT_MAX_REMOVAL,
+        default=default.max_removal,
         help="hold an answer that removes more than this share of a pool, or all of it; default 0.5",
     )
     group.add_argument(
         "--hold",
         metavar="TIME",
         type=_typed(spec.parse_duration),
-        default=guard.DEFAULT_HOLD,
+        default=default.hold,
         help="how long such an answer has to stand before it counts; default 30s",
     )
 
@@ -238,8 +279,7 @@ def _scheduling_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--no-active",
-        dest="active",
-        action="store_false",
+        action="store_true",
         help="do not count active connections, for a little less work per connect; least-conn counts them anyway",
     )
 

@@ -9,12 +9,13 @@ import argparse
 import asyncio
 import json
 import os
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from clb_discovery import __version__, log
 from clb_discovery.core import selftest
-from clb_discovery.core.guard import Policy
 from clb_discovery.core.status import Datapath, document
 from clb_discovery.datapath import cgroup, loader
 from clb_discovery.datapath.loader import Loader
@@ -22,32 +23,31 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.discovery import open_sources, read_services
 from clb_discovery.errors import HostError
+from clb_discovery.hosts_file import write_names
 from clb_discovery.runtime import Instance
 
 
 def run(options: argparse.Namespace) -> int:
     """Follow discovery in the foreground."""
-    from clb_discovery.daemon import Daemon, Settings  # noqa: PLC0415 - see above
+    from clb_discovery.daemon import Configured, Daemon, Settings  # noqa: PLC0415 - see above
+
+    def configured(options: argparse.Namespace) -> Configured:
+        services = read_services(options)
+        settings = Settings(
+            pins=Pins(options.instance),
+            cgroup=cgroup.resolve(options.cgroup),
+            services=services,
+            real_ranges=options.real_range,
+            reset=options.on_remove == "reset",
+            once=options.once,
+            metrics=options.metrics,
+            loader=Loader(options.loader),
+            hosts_file=options.hosts_file,
+        )
+        return Configured(settings, partial(open_sources, options, services))
 
     log.configure(options.log_format, options.log_level)
-    services = read_services(options)
-    settings = Settings(
-        pins=Pins(options.instance),
-        cgroup=cgroup.resolve(options.cgroup),
-        services=services,
-        policy=Policy(options.max_removal, options.hold),
-        real_ranges=options.real_range,
-        reset=options.on_remove == "reset",
-        once=options.once,
-        metrics=options.metrics,
-        loader=Loader(options.loader),
-    )
-
-    async def live() -> None:
-        async with open_sources(options, services) as sources:
-            await Daemon(settings, sources).run()
-
-    asyncio.run(live())
+    asyncio.run(Daemon(configured(options), lambda: configured(options.reread())).run())
     return 0
 
 
@@ -74,6 +74,17 @@ def read_status(name: str) -> dict[str, Any]:
     )
 
 
+def plan(options: argparse.Namespace) -> int:
+    """Print what would change; 2 tells scripts that something would."""
+    from clb_discovery.core.preview import render  # noqa: PLC0415 - see above
+    from clb_discovery.planning import look_ahead  # noqa: PLC0415 - see above
+
+    log.configure("auto", "error")
+    found = look_ahead(options)
+    print(json.dumps(found, indent=2) if options.json else render(found))  # noqa: T201 - this is the output
+    return 2 if found["changes"] else 0
+
+
 def load(options: argparse.Namespace) -> int:
     """Load and attach the data plane."""
     pins = Pins(options.instance)
@@ -89,9 +100,12 @@ def load(options: argparse.Namespace) -> int:
 def unload(options: argparse.Namespace) -> int:
     """Detach and remove the data plane."""
     pins, instance = Pins(options.instance), Instance(options.instance)
-    with instance.held():
-        loader.unload(pins)
-        instance.forget()
+    with instance.held(), ExitStack() as afterwards:
+        afterwards.callback(instance.forget)
+        afterwards.callback(loader.unload, pins)
+        named = instance.hosts_file()
+        if named:  # first, so that no name leads to an address that nobody serves
+            write_names(named, pins.instance, {})
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The life of the sidecar, in the order in which it happens: run, start up, main loop, tick, shut down.
+"""The life of the sidecar, in the order in which it happens: run, start up, main loop, tick, reload, shut down.
 
 Sources run as tasks of one event loop and hand their outcomes to `_heard`; everything that touches the kernel happens
 in `_tick`, one at a time, in a thread, so that the loop never waits for it. Signals only set a flag.
@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -25,8 +25,7 @@ from clb_discovery.announce import Announcer
 from clb_discovery.core import selftest
 from clb_discovery.core.address import Network
 from clb_discovery.core.desired import Desired, desired
-from clb_discovery.core.guard import Policy
-from clb_discovery.core.held import Held
+from clb_discovery.core.held import Held, held_servers
 from clb_discovery.core.layout import protocol_of
 from clb_discovery.core.model import Answer, Failure, Protocol, RealServer, Service
 from clb_discovery.core.plan import Plan, plan
@@ -35,12 +34,14 @@ from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets import Destroyed, close_sockets
-from clb_discovery.errors import ClbError, SourceError
+from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.following import Following, timestamp
+from clb_discovery.hosts_file import HostsFile
 from clb_discovery.metrics import Snapshot, listen, serving
 from clb_discovery.notify import notify
 from clb_discovery.runtime import Instance
-from clb_discovery.sources.base import Source, follow
+from clb_discovery.sources.base import Source
+from clb_discovery.watches import Watches
 
 QUIET: Final = 0.05
 """Seconds without a further change after which a burst is taken as over."""
@@ -48,7 +49,6 @@ QUIET_LIMIT: Final = 0.5
 """Seconds after which a burst is applied although it goes on."""
 CHECK_EVERY: Final = 2.0
 """Seconds between looks at whether the programs are still attached."""
-_CANCEL_EVERY: Final = 0.1
 
 _log = structlog.stdlib.get_logger()
 
@@ -60,7 +60,6 @@ class Settings:
     pins: Pins
     cgroup: Path
     services: Sequence[Service]
-    policy: Policy
     real_ranges: Sequence[Network]
     reset: bool
     """Whether TCP connections to a removed real server are closed, instead of left to end by themselves."""
@@ -68,17 +67,35 @@ class Settings:
     loader: Loader = Loader.AUTO
     metrics: tuple[str, int] | None = None
     """Address and port to serve metrics on."""
+    hosts_file: Path | None = None
+    """Where the names of services are published."""
+
+
+class Configured(NamedTuple):
+    """What there is to do, and who is to be asked."""
+
+    settings: Settings
+    open_sources: Callable[[], AbstractAsyncContextManager[Mapping[str, Source]]]
+    """Makes the source of each service, by its name; nothing is sent yet."""
 
 
 class Daemon:
     """One sidecar: the single writer of one instance's maps."""
 
-    def __init__(self, settings: Settings, sources: Mapping[str, Source]) -> None:
-        """Take the settings, and the source of each service by its name."""
+    def __init__(self, configured: Configured, reread: Callable[[], Configured]) -> None:
+        """Prepare; nothing is touched yet.
+
+        :param reread: reads the configuration again, for SIGHUP.
+        """
+        settings = configured.settings
         self._settings = settings
-        self._sources = sources
+        self._watches = Watches(configured.open_sources)
+        self._reread = reread
         self._instance = Instance(settings.pins.instance)
-        self._following = {service.source: Following(service, settings.policy) for service in settings.services}
+        self._following = {service.source: Following(service) for service in settings.services}
+        self._reloading = False
+        self._refused: str | None = None
+        """Why the configuration was not taken when it was read last."""
         self._held = Held()
         self._woken = asyncio.Event()
         self._news = False  # something that may change what the kernel should hold
@@ -86,6 +103,7 @@ class Daemon:
         self._ready = False
         self._last_sync: datetime | None = None
         self._announcer = Announcer()
+        self._names = HostsFile(self._instance, self._announcer)
         self._said: object = None  # the state file's content
 
     async def run(self) -> None:
@@ -96,7 +114,10 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         async with AsyncExitStack() as stack:
+            await self._watches.open()
+            stack.push_async_callback(self._unwatch)
             stack.enter_context(self._instance.held())
             listener = stack.enter_context(listen(*self._settings.metrics)) if self._settings.metrics else None
             loader.load(self._settings.pins, self._settings.cgroup, self._settings.loader)
@@ -104,8 +125,8 @@ class Daemon:
             self._start_up(maps)
             if listener:
                 await stack.enter_async_context(serving(listener, partial(self._snapshot, maps), lambda: self._ready))
-            watches = [asyncio.create_task(self._watch(source)) for source in self._sources.values()]
-            stack.push_async_callback(self._shut_down, watches)
+            self._watches.start(self._heard)
+            stack.push_async_callback(self._shut_down)
             await self._main_loop(maps)
 
     def _snapshot(self, maps: Maps) -> Snapshot:
@@ -114,8 +135,8 @@ class Daemon:
 
     def _start_up(self, maps: Maps) -> None:
         self._held = maps.read()
-        for source, servers in _held_servers(self._held, self._settings.services).items():
-            self._following[source].seed(servers)
+        self._seed(self._following.keys())
+        self._names.leave(self._settings.hosts_file)
         ineffective = loader.objection(self._settings.pins, self._settings.cgroup)
         if ineffective:
             _log.error("programs are not effective", reason=ineffective)
@@ -131,6 +152,8 @@ class Daemon:
     async def _main_loop(self, maps: Maps) -> None:
         while not self._stopping:
             await self._wait_for_news()
+            if self._reloading:
+                await self._reload()
             await self._tick(maps)
             if self._settings.once:
                 self._finish_once()
@@ -174,6 +197,7 @@ class Daemon:
                 self._news = True
                 self._held = await asyncio.to_thread(maps.read)
         await self._keep_attached(maps)
+        await self._publish_names()
         self._write_state()
         if self._last_sync and not self._ready:  # when status says so, too
             self._ready = True
@@ -204,6 +228,17 @@ class Daemon:
         closed = close_sockets(dropped, maps.places(), maps.sockets(), protocols=protocols) if dropped else None
         return wanted, steps, closed
 
+    async def _publish_names(self) -> None:
+        if self._settings.hosts_file is None:
+            return
+        try:
+            await asyncio.to_thread(self._names.publish, self._settings.hosts_file, self._held)
+            self._announcer.trouble("cannot publish names", None)
+        except HostError as error:
+            if self._settings.once:
+                raise
+            self._announcer.trouble("cannot publish names", str(error))
+
     async def _keep_attached(self, maps: Maps) -> None:
         """Attach again where the cgroup was removed and made anew, as service managers do."""
         pins, cgroup = self._settings.pins, self._settings.cgroup
@@ -225,8 +260,8 @@ class Daemon:
         self._news = True  # where the pins had gone, too, the maps are new and empty
         self._woken.set()
 
-    async def _watch(self, source: Source) -> None:
-        await follow(source, partial(self._heard, source.name))
+    async def _unwatch(self) -> None:
+        await self._watches.end()
 
     def _heard(self, source: str, outcome: Answer | Failure) -> None:
         following = self._following[source]
@@ -248,13 +283,57 @@ class Daemon:
         self._stopping = True
         self._woken.set()
 
-    async def _shut_down(self, watches: Sequence[asyncio.Task[None]]) -> None:
+    def _reload_soon(self) -> None:
+        self._reloading = True
+        self._woken.set()
+
+    async def _reload(self) -> None:
+        """Read the configuration again and go on with it; one that is wrong changes nothing."""
+        self._reloading = False
+        if self._ready:
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            configured = await asyncio.to_thread(self._reread)
+            watches = Watches(configured.open_sources)
+            await watches.open()
+        except ClbError as error:
+            self._refused = str(error)
+            _log.error("configuration refused; the running one stays", error=self._refused)
+        else:
+            await self._unwatch()
+            self._watches = watches
+            self._adopt(configured.settings)
+            watches.start(self._heard)
+        if self._ready:
+            notify("READY=1")
+
+    def _adopt(self, settings: Settings) -> None:
+        """Go on with other settings, as a restart would; what is known of services that stay is kept."""
+        self._refused = None
+        fixed = _without_restart(settings, self._settings)
+        if fixed != settings:
+            _log.warning("instance, cgroup, loader and metrics change with a restart only")
+        known = self._following
+        self._following = {
+            service.source: replace(known[service.source], service=service)
+            if service.source in known
+            else Following(service)
+            for service in fixed.services
+        }
+        self._settings = fixed
+        self._seed(self._following.keys() - known.keys())
+        self._names.leave(self._settings.hosts_file)
+        self._news = True
+        _log.info("configuration read again", services=len(self._following))
+
+    def _seed(self, sources: Collection[str]) -> None:
+        for source, servers in held_servers(self._held, self._settings.services).items():
+            if source in sources:
+                self._following[source].seed(servers)
+
+    async def _shut_down(self) -> None:
         notify("STOPPING=1")
-        remaining = set(watches)
-        while remaining:  # asyncio.wait_for before Python 3.12 swallows a cancellation that meets a result
-            for watch in remaining:
-                watch.cancel()
-            _, remaining = await asyncio.wait(remaining, timeout=_CANCEL_EVERY)
+        await self._unwatch()
         self._write_state()
         _log.info("stopped; connects go on over what was published last")
 
@@ -262,6 +341,8 @@ class Daemon:
         state = {
             "pid": os.getpid(),
             "last_sync": timestamp(self._last_sync),
+            "config_error": self._refused,
+            "hosts_file": str(self._settings.hosts_file.resolve()) if self._settings.hosts_file else None,
             "sources": [following.document() for following in self._following.values()],
         }
         if state == self._said:
@@ -275,18 +356,13 @@ class Daemon:
             self._said = state
 
 
-def _held_servers(held: Held, services: Sequence[Service]) -> dict[str, list[RealServer]]:
-    """Return the real servers that the kernel holds for each source, over all VIPs of its service."""
-    servers: defaultdict[str, dict[RealServer, None]] = defaultdict(dict)
-    for service in services:
-        for vip in service.vips:
-            published = held.virtual.get(vip)
-            # A VIP that another source fed before says nothing about this one.
-            if (
-                published
-                and published.pool is not None
-                and published.label
-                and published.label.source == service.source
-            ):
-                servers[service.source].update(dict.fromkeys(published.pool))
-    return {source: list(found) for source, found in servers.items()}
+def _without_restart(settings: Settings, running: Settings) -> Settings:
+    """Return the settings, as far as a running sidecar can take them."""
+    return replace(
+        settings,
+        pins=running.pins,
+        cgroup=running.cgroup,
+        loader=running.loader,
+        metrics=running.metrics,
+        once=running.once,
+    )

@@ -1,4 +1,4 @@
-"""From the command line's words to services and to the sources that answer for them."""
+"""From the words of command line and configuration file to services, and to the sources that answer for them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Final, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from clb_discovery.core import spec
-from clb_discovery.core.model import Algorithm, Service, Tracking
+from clb_discovery.core.automatic import DEFAULT_RANGES, with_automatic_vips
+from clb_discovery.core.config import CONSUL, SRV, STATIC, Entry, consul_entry, srv_entry
+from clb_discovery.core.model import Algorithm, Policy, Service, Tracking
 from clb_discovery.errors import UsageError
 from clb_discovery.sources.base import Source
-
-CONSUL: Final = "consul:"
-SRV: Final = "srv:"
+from clb_discovery.sources.static import StaticSource
 
 _Given = TypeVar("_Given")
 _Parsed = TypeVar("_Parsed")
@@ -24,18 +25,24 @@ _Parsed = TypeVar("_Parsed")
 def read_services(options: argparse.Namespace) -> tuple[Service, ...]:
     """Read which services to follow, and behind which VIPs.
 
+    :param options: those of the command line, with the `entries` of the configuration file.
     :raises UsageError: naming the option, the value and the way out.
     """
-    if options.service and options.consul is None:
-        raise UsageError("--service names a service in Consul; add --consul [URL]")
-    services = [_parsed("--service", _consul_service, text) for text in options.service]
-    services += [_parsed("--srv", _srv_service, text) for text in options.srv]
-    if not services:
+    typed = [_parsed("--service", consul_entry, text) for text in options.service]
+    typed += [_parsed("--srv", srv_entry, text) for text in options.srv]
+    sources = {entry.service.source for entry in typed}
+    entries = [*typed, *(entry for entry in options.entries if entry.service.source not in sources)]
+    in_consul = [entry.service.name for entry in entries if entry.service.source.startswith(CONSUL)]
+    if in_consul and options.consul is None:
+        raise UsageError(f"{in_consul[0]} is a service in Consul; add --consul [URL], or consul = true to the file")
+    if not entries:
         raise UsageError(
-            "no service to follow; add --consul --service NAME=VIP, or --srv NAME=VIP such as "
+            "no service to follow; add --consul --service NAME[=VIP], or --srv NAME[=VIP] such as "
             "--srv _redis._tcp.example=10.64.0.1:6379"
         )
-    services = [replace(service, algorithm=options.algorithm, tracking=_tracking(options)) for service in services]
+    services = [_completed(entry, options) for entry in entries]
+    ranges = options.vip_range or DEFAULT_RANGES
+    services = _parsed("--vip-range", partial(with_automatic_vips, ranges=ranges), services)
     return _parsed("--service and --srv", spec.merge_services, services)
 
 
@@ -47,7 +54,11 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
 
     :raises UsageError: if a name, an address or a resolver cannot be used.
     """
-    sources: dict[str, Source] = {}
+    sources: dict[str, Source] = {
+        service.source: StaticSource(service.source, service.servers)
+        for service in services
+        if service.source.startswith(STATIC)
+    }
     async with AsyncExitStack() as stack:
         consul = [service for service in services if service.source.startswith(CONSUL)]
         if consul:
@@ -68,23 +79,23 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
         yield sources
 
 
+def _completed(entry: Entry, options: argparse.Namespace) -> Service:
+    """Give a service what it has no own of."""
+    own = argparse.Namespace(**{**vars(options), **entry.settings})
+    try:
+        tracking = _tracking(own)
+    except UsageError as error:
+        raise UsageError(f"{entry.service.name}: {error}") from None
+    return replace(entry.service, algorithm=own.algorithm, tracking=tracking, policy=Policy(own.max_removal, own.hold))
+
+
 def _tracking(options: argparse.Namespace) -> Tracking:
     if options.eject_time > options.eject_max:
         raise UsageError(
             f"--eject-time {options.eject_time}ms is more than --eject-max {options.eject_max}ms; raise the second"
         )
-    active = options.active or options.algorithm is Algorithm.LEAST_CONN
+    active = not options.no_active or options.algorithm is Algorithm.LEAST_CONN
     return Tracking(active, options.eject_after, options.eject_time, options.eject_max)
-
-
-def _consul_service(text: str) -> Service:
-    name, vips = spec.parse_assignment(text)
-    return Service(name, CONSUL + name, vips)
-
-
-def _srv_service(text: str) -> Service:
-    record, vips = spec.parse_assignment(text, spec.srv_protocol(text.rpartition("=")[0]))
-    return Service(spec.srv_service(record), SRV + record, vips)
 
 
 def _parsed(option: str, parse: Callable[[_Given], _Parsed], given: _Given) -> _Parsed:

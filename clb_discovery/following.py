@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clb_discovery.core import guard
-from clb_discovery.core.guard import Guarded, Policy
+from clb_discovery.core.guard import Guarded
 from clb_discovery.core.model import Answer, Failure, RealServer, Service
 
 
@@ -17,7 +17,6 @@ class Following:
     """One service and its source, as they are now."""
 
     service: Service
-    policy: Policy
     guarded: Guarded = field(default_factory=Guarded)
     answered: bool = False
     """Whether the source has answered since the start."""
@@ -42,16 +41,16 @@ class Following:
         self.error = None
         self.answered = self.known = True
         self.last_success = datetime.now(UTC)
-        self.guarded = guard.admit(self.guarded, outcome.servers, self.policy, now)
+        self.guarded = guard.admit(self.guarded, outcome.servers, self.service.policy, now)
 
     def elapse(self, now: float) -> None:
         """Let time pass for held answers."""
-        self.guarded = guard.elapse(self.guarded, self.policy, now)
+        self.guarded = guard.elapse(self.guarded, self.service.policy, now)
 
     @property
     def deadline(self) -> float | None:
         """When a held answer may count, or None."""
-        return self.guarded.deadline(self.policy)
+        return self.guarded.deadline(self.service.policy)
 
     @property
     def state(self) -> str:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Final
 
 import structlog
+
+_PATIENCE: Final = 1.0
+"""Seconds to wait for a service manager that does not read its messages."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -18,6 +22,7 @@ def notify(state: str) -> None:
     # A leading @ stands for the NUL of the abstract namespace, unix(7).
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.settimeout(_PATIENCE)
             sock.connect("\0" + address[1:] if address.startswith("@") else address)
             sock.sendall(state.encode())
     except OSError as error:  # following discovery matters more than who is told

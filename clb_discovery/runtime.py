@@ -93,6 +93,11 @@ class Instance:
             return {}
         return state if isinstance(state, dict) else {}
 
+    def hosts_file(self) -> Path | None:
+        """Return where the sidecar published names last, or None."""
+        path = self.read_state().get("hosts_file")
+        return Path(path) if isinstance(path, str) else None
+
     def forget(self) -> None:
         """Remove the state; the lock file stays, since a new one would let a second holder in."""
         self._state.unlink(missing_ok=True)

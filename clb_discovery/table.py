@@ -21,10 +21,12 @@ def _datapath(status: Mapping[str, Any]) -> list[str]:
     else:
         loaded = "not loaded"
     running = f"running, process {sidecar['pid']}" if sidecar["running"] else "not running"
+    refused = [f"            CONFIGURATION REFUSED: {sidecar['config_error']}"] if sidecar["config_error"] else []
     return [
         f"instance {status['instance']}, clb-discovery {status['version']}, kernel {datapath['kernel']}",
         f"data plane  {loaded}",
         f"sidecar     {running}; last sync {sidecar['last_sync'] or 'never'}",
+        *refused,
     ]
 
 

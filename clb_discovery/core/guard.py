@@ -8,25 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from clb_discovery.core.address import Address, is_ipv4
-from clb_discovery.core.model import RealServer
-
-DEFAULT_MAX_REMOVAL: Final = 0.5
-DEFAULT_HOLD: Final = 30.0
+from clb_discovery.core.model import Policy, RealServer
 
 Servers = tuple[RealServer, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """How much an answer may remove at once."""
-
-    max_removal: float = DEFAULT_MAX_REMOVAL
-    """Share of a pool, 0 to 1; removing more, or all of it, is held."""
-    hold: float = DEFAULT_HOLD
-    """Seconds that such an answer has to stand before it counts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from clb_discovery.core import layout
 from clb_discovery.core.layout import Label, Map, Slot, Virtual
-from clb_discovery.core.model import Algorithm, Pool, RealServer, Tracking, Vip
+from clb_discovery.core.model import Algorithm, Pool, RealServer, Service, Tracking, Vip
 from clb_discovery.core.slots import lowest_tier, pool_members, pool_slots, tracking_of
 
 Elements = Iterable[tuple[bytes, bytes]]
@@ -102,6 +102,23 @@ def decode(elements: Mapping[Map, Elements]) -> Held:
         resting=tuple(index for index in range(top) if index not in owned and index not in used),
         top=top,
     )
+
+
+def held_servers(held: Held, services: Sequence[Service]) -> dict[str, list[RealServer]]:
+    """Return the real servers that the kernel holds for each source, over all VIPs of its service."""
+    servers: defaultdict[str, dict[RealServer, None]] = defaultdict(dict)
+    for service in services:
+        for vip in service.vips:
+            published = held.virtual.get(vip)
+            # A VIP that another source fed before says nothing about this one.
+            if (
+                published
+                and published.pool is not None
+                and published.label
+                and published.label.source == service.source
+            ):
+                servers[service.source].update(dict.fromkeys(published.pool))
+    return {source: list(found) for source, found in servers.items()}
 
 
 class _Found(NamedTuple):

@@ -102,6 +102,16 @@ class VirtualServer:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """How much an answer of discovery may remove at once."""
+
+    max_removal: float = 0.5
+    """Share of a pool, 0 to 1; removing more, or all of it, is held."""
+    hold: float = 30.0
+    """Seconds that such an answer has to stand before it counts."""
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """What the operator configured: one name in discovery behind one or more virtual servers."""
 
@@ -110,6 +120,11 @@ class Service:
     vips: tuple[Vip, ...]
     algorithm: Algorithm = Algorithm.RANDOM
     tracking: Tracking = Tracking()
+    policy: Policy = Policy()
+    servers: Pool = ()
+    """Those of a static service; where discovery is asked there are none here."""
+    automatic: Protocol | None = None
+    """Protocol of VIPs that are to be taken from `--vip-range`, by the name; None where there are to be none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Reading what operators write: VIPs, `NAME=VIP`, durations and shares.
+"""Reading what operators write: VIPs, `NAME[=VIP]`, durations and shares.
 
 Everything raises ValueError with a message that names the value and the way out; the command line adds the option.
 """
@@ -45,16 +45,16 @@ def parse_vip(text: str, default: Protocol = Protocol.TCP) -> Vip:
 
 
 def parse_assignment(text: str, default: Protocol = Protocol.TCP) -> tuple[str, tuple[Vip, ...]]:
-    """Read `NAME=VIP[,VIP...]`.
+    """Read `NAME=VIP[,VIP...]`, or `NAME` for automatic VIPs.
 
-    :returns: the name and its VIPs.
+    :returns: the name and its VIPs; none where it is to get automatic ones.
     """
-    name, equals, vips = text.rpartition("=")
-    if not equals:
-        raise ValueError(f"{text!r} has no VIP: write NAME=VIP, such as redis=10.64.0.1:6379,[fd00:64::1]:6379")
+    name, equals, vips = text.rpartition("=") if "=" in text else (text, "", "")
     if not name or len(name.encode()) > MAX_NAME:
-        raise ValueError(f"{text!r} has no name of 1 to {MAX_NAME} bytes before the '='")
-    return name, tuple(parse_vip(vip, default) for vip in vips.split(","))
+        raise ValueError(
+            f"{text!r} has no name of 1 to {MAX_NAME} bytes: write NAME or NAME=VIP, such as redis=10.64.0.1"
+        )
+    return name, tuple(parse_vip(vip, default) for vip in vips.split(",")) if equals else ()
 
 
 def srv_protocol(record: str) -> Protocol:

@@ -37,14 +37,19 @@ def document(  # noqa: PLR0913 - the parts of the document
 
     :param datapath: None where nothing is loaded.
     :param pid: of the running sidecar, or None.
-    :param state: what the sidecar said last, with `last_sync` and `sources`.
+    :param state: what the sidecar said last, with `last_sync`, `config_error` and `sources`.
     :param hidden: virtual servers of our own that are nobody's business.
     """
     return {
         "instance": instance,
         "version": version,
         "datapath": _datapath(datapath, kernel),
-        "sidecar": {"running": pid is not None, "pid": pid, "last_sync": state.get("last_sync")},
+        "sidecar": {
+            "running": pid is not None,
+            "pid": pid,
+            "last_sync": state.get("last_sync"),
+            "config_error": state.get("config_error"),
+        },
         "sources": state.get("sources", []),
         "virtual_servers": [
             _virtual_server(vip, published, datapath.servers)

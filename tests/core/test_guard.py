@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from clb_discovery.core.address import Address, is_ipv4, parse_address
-from clb_discovery.core.guard import Guarded, Policy, admit, elapse, seed
-from clb_discovery.core.model import RealServer
+from clb_discovery.core.guard import Guarded, admit, elapse, seed
+from clb_discovery.core.model import Policy, RealServer
 
 Endpoints = frozenset[tuple[Address, int]]
 

@@ -144,11 +144,15 @@ def test_assignment_names_a_service_and_its_vips() -> None:
     assert spec.parse_assignment("a=10.64.0.1:53/tcp", UDP) == ("a", (spec.parse_vip("10.64.0.1:53"),))
 
 
+def test_assignment_without_a_vip_is_a_name_alone() -> None:
+    """A name alone has no VIPs: it gets automatic ones."""
+    assert spec.parse_assignment("redis") == ("redis", ())
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("redis", "has no VIP: write NAME=VIP"),
-        ("", "has no VIP"),
+        ("", "has no name of 1 to 255 bytes"),
         ("=10.64.0.1:80", "has no name of 1 to 255 bytes"),
         ("é" * 128 + "=10.64.0.1:80", "has no name of 1 to 255 bytes"),
         ("redis=", "is not a VIP"),

@@ -88,7 +88,7 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
             "reason": None,
             "features": {"errno": True, "loop": False},
         },
-        "sidecar": {"running": True, "pid": 99, "last_sync": "2026-01-02T03:04:05Z"},
+        "sidecar": {"running": True, "pid": 99, "last_sync": "2026-01-02T03:04:05Z", "config_error": None},
         "sources": STATE["sources"],
         "virtual_servers": [
             {
@@ -132,7 +132,12 @@ def test_what_is_not_loaded_and_not_running_has_the_shape() -> None:
     found = status(None)
     assert_is_status(found)
     assert (found["datapath"]["loaded"], found["datapath"]["effective"]) == (False, False)
-    assert found["sidecar"] == {"running": False, "pid": None, "last_sync": "2026-01-02T03:04:05Z"}
+    assert found["sidecar"] == {
+        "running": False,
+        "pid": None,
+        "last_sync": "2026-01-02T03:04:05Z",
+        "config_error": None,
+    }
     assert found["sources"] == STATE["sources"]
     assert found["virtual_servers"] == []
 

@@ -93,7 +93,16 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
         (["--bad\nline"], ["--bad\\nline"]),
         (["no-such-command"], ["no-such-command", "run", "status", "unload"]),
         (["status", "--consul"], ["--consul"]),
-        (["--srv", "_web._tcp.example"], ["--srv", "_web._tcp.example", "NAME=VIP"]),
+        (["--srv", "_web._tcp.example", "--vip-range", "10.0.0.0/33"], ["--vip-range", "10.0.0.0/33", "240.64.0.0/10"]),
+        (["--srv", "_web._tcp.example", "--vip-range", "224.0.0.0/4"], ["--vip-range", "224.0.0.0/4", "multicast"]),
+        (
+            ["--srv", "_a._tcp.x", "--srv", "_b._tcp.x", "--vip-range", "10.9.9.9/32"],
+            ["--vip-range", "finds no VIP", "10.9.9.9/32", "larger range"],
+        ),
+        (
+            ["--srv", "_web._tcp.a", "--srv", "_web._tcp.b"],
+            ["is claimed by", "_web._tcp.a", "_web._tcp.b", "each its own"],
+        ),
         (["--srv", "=10.64.0.1:80"], ["--srv", "no name"]),
         (["--srv", "_web._tcp.example=10.64.0.300:80"], ["--srv", "10.64.0.300:80", "10.64.0.1:6379"]),
         (["--srv", "_web._tcp.example=10.64.0.1:99999"], ["10.64.0.1:99999", "65535"]),
@@ -105,7 +114,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
         (["--consul", "--service", "a//b=10.64.0.1:80"], ["a//b", "part between slashes"]),
         ([*SRV, "--srv", "_other._tcp.example=10.64.0.1:80"], ["10.64.0.1:80", "_web", "_other", "each its own"]),
         ([*SRV, *CONSUL], ["10.64.0.1:80", "srv:_web", "consul:web", "each its own"]),
-        (["--service", "web=10.64.0.1:80"], ["--service", "--consul"]),
+        (["--service", "web=10.64.0.1:80"], ["web is a service in Consul", "--consul"]),
         ([], ["no service", "--consul", "--srv"]),
         (["--consul"], ["no service", "--service"]),
         (["--consul", "ftp://127.0.0.1", "--service", "web=10.64.0.1:80"], ["ftp://127.0.0.1", "http://"]),
@@ -142,7 +151,7 @@ def test_instance_name_is_safe_in_a_path(name: str) -> None:
 def test_check_refuses_wrong_usage_before_it_looks(plane: Plane) -> None:
     """Check says what is wrong with its own command line and nothing else."""
     plane.assert_fails(2, "check", "--service", "web=10.64.0.1:80", words=["--consul"])
-    plane.assert_fails(2, "check", "--srv", "web", words=["NAME=VIP"])
+    plane.assert_fails(2, "check", "--srv", "web=", words=["not a VIP"])
 
 
 def test_help_and_version_are_no_errors() -> None:

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +17,11 @@ import pytest
 
 from clb_discovery.core import layout
 from clb_discovery.core.address import parse_address
-from clb_discovery.core.guard import Policy
 from clb_discovery.core.layout import Map
 from clb_discovery.core.model import Answer, RealServer, Service
 from clb_discovery.core.plan import Write
 from clb_discovery.core.spec import parse_vip
-from clb_discovery.daemon import Daemon, Settings
+from clb_discovery.daemon import Configured, Daemon, Settings
 from clb_discovery.datapath import bpf, loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
@@ -188,10 +187,9 @@ async def test_answer_during_a_publication_is_not_lost(instance: str, cgroup: Pa
 async def running_daemon(instance: str, cgroup: Path, source: Source) -> AsyncIterator[asyncio.Task[None]]:
     """Run the daemon in this process, over a source that is a fake; end it with SIGTERM."""
     service = Service("fake", source.name, (parse_vip(f"{VIP}:80"),))
-    settings = Settings(
-        Pins(instance), cgroup, [service], Policy(), [], reset=False, once=False, loader=loader_of_tests()
-    )
-    task = asyncio.create_task(Daemon(settings, {source.name: source}).run())
+    settings = Settings(Pins(instance), cgroup, [service], [], reset=False, once=False, loader=loader_of_tests())
+    configured = Configured(settings, lambda: nullcontext({source.name: source}))
+    task = asyncio.create_task(Daemon(configured, lambda: configured).run())
     try:
         yield task
     finally:
@@ -233,7 +231,12 @@ def test_killed_sidecar_leaves_everything_as_it_was(
     assert alive["sidecar"]["running"]
     assert alive["sidecar"]["pid"] == found.process.pid
     assert alive["sidecar"]["last_sync"] is not None
-    assert dead["sidecar"] == {"running": False, "pid": None, "last_sync": alive["sidecar"]["last_sync"]}
+    assert dead["sidecar"] == {
+        "running": False,
+        "pid": None,
+        "last_sync": alive["sidecar"]["last_sync"],
+        "config_error": None,
+    }
     assert dead["sources"][0] | {"last_success": None} == alive["sources"][0] | {"last_success": None}
     assert dead["virtual_servers"] == alive["virtual_servers"]
 
@@ -243,7 +246,7 @@ def test_status_of_nothing(instance: str) -> None:
     found = status(instance)
     assert_is_status(found)
     assert found["datapath"]["loaded"] is False
-    assert found["sidecar"] == {"running": False, "pid": None, "last_sync": None}
+    assert found["sidecar"] == {"running": False, "pid": None, "last_sync": None, "config_error": None}
     assert (found["sources"], found["virtual_servers"]) == ([], [])
     text = clb("status", "--instance", instance)
     assert (text.returncode, "not loaded" in text.stdout) == (0, True)

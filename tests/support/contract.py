@@ -26,7 +26,7 @@ _DATAPATH: Final[_Types] = {
     "reason": _TEXT,  # beyond the contract: why it is not effective
     "features": dict,
 }
-_SIDECAR: Final[_Types] = {"running": bool, "pid": (int, type(None)), "last_sync": _TEXT}
+_SIDECAR: Final[_Types] = {"running": bool, "pid": (int, type(None)), "last_sync": _TEXT, "config_error": _TEXT}
 _SOURCE: Final[_Types] = {"name": str, "state": str, "last_success": _TEXT, "error": _TEXT}
 _VIRTUAL_SERVER: Final[_Types] = {
     "service": str,

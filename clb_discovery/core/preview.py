@@ -1,0 +1,108 @@
+"""What a plan would change, one virtual server at a time, for people and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
+
+from clb_discovery.core.address import format_address
+from clb_discovery.core.changes import Changes, changes
+from clb_discovery.core.desired import Rejected
+from clb_discovery.core.held import Held, Published
+from clb_discovery.core.model import RealServer, Tracking, Vip
+
+_SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
+
+
+def preview(
+    before: Held, after: Held, rejected: Iterable[Rejected], waiting: Collection[str], hidden: Collection[Vip]
+) -> dict[str, Any]:
+    """Build the document that `plan --json` prints.
+
+    :param after: the result of a plan.
+    :param waiting: sources whose answer has to stand for a while before it counts.
+    :param hidden: virtual servers of our own that are nobody's business.
+    """
+    vips = sorted((before.virtual.keys() | after.virtual.keys()) - set(hidden))
+    found = (_change(vip, before.virtual.get(vip), after.virtual.get(vip), waiting) for vip in vips)
+    return {
+        "changes": [change for change in found if change is not None],
+        "refused": [{"service": item.service, "server": str(item.server), "reason": item.reason} for item in rejected],
+    }
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """Return the document as text, a sign before each line: + is added, - removed, ~ changed."""
+    lines: list[str] = []
+    for change in document["changes"]:
+        vip = _endpoint(change)
+        settings = "".join(f"  {name} {old} -> {new}" for name, (old, new) in change["settings"].items())
+        held = "  (held first: it removes much)" if change["held"] else ""
+        title = f"{_SIGNS[change['action']]} {vip}/{change['protocol']}  {change['service']} ({change['source']})"
+        lines.append(title + settings + held)
+        lines += (f"    + {_endpoint(server)}{_share(server)}" for server in change["added"])
+        lines += (f"    - {_endpoint(server)}" for server in change["removed"])
+        lines += (f"    ~ {_endpoint(server)}{_share(server)}" for server in change["changed"])
+    lines += (f"! {item['service']}: {item['server']} is refused: {item['reason']}" for item in document["refused"])
+    actions = [change["action"] for change in document["changes"]]
+    counts = [f"{actions.count(action)} to {action}" for action in _SIGNS if action in actions]
+    return "\n".join([*lines, f"virtual servers: {', '.join(counts)}" if counts else "no changes"])
+
+
+def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Collection[str]) -> dict[str, Any] | None:
+    there = new or old
+    if there is None:
+        return None
+    pools = changes((old.pool if old else None) or (), (new.pool if new else None) or ())
+    before, after = _settings(old), _settings(new)
+    settings = {name: [before[name], after[name]] for name in after if old and before[name] != after[name]}
+    if old and new and pools == Changes((), (), ()) and not settings and old.pool is not None:
+        return None
+    source = there.label.source if there.label else None
+    return {
+        "action": "change" if old and new else "add" if new else "remove",
+        "service": there.label.service if there.label else None,
+        "source": source,
+        "address": format_address(vip.address),
+        "port": vip.port,
+        "protocol": vip.protocol.name.lower(),
+        "held": new is not None and source in waiting,
+        "settings": settings,
+        "added": [_server(server) for server in pools.added],
+        "removed": [_server(server) for server in pools.removed],
+        "changed": [_server(server) for server in pools.changed],
+    }
+
+
+def _settings(server: Published | None) -> dict[str, Any]:
+    """Return what a virtual server has beside its pool; nothing where there is none."""
+    if server is None:
+        return {}
+    tracking = server.tracking or Tracking()
+    return {
+        "service": server.label.service if server.label else None,
+        "source": server.label.source if server.label else None,
+        "algorithm": str(server.algorithm) if server.algorithm is not None else None,
+        "active": tracking.active,
+        "eject-after": tracking.eject_after,
+        "eject-time": f"{tracking.eject_first_ms}ms",
+        "eject-max": f"{tracking.eject_most_ms}ms",
+    }
+
+
+def _server(server: RealServer) -> dict[str, Any]:
+    return {
+        "address": format_address(server.address),
+        "port": server.port,
+        "weight": server.weight,
+        "priority": server.priority,
+    }
+
+
+def _endpoint(found: Mapping[str, Any]) -> str:
+    address = f"[{found['address']}]" if ":" in found["address"] else found["address"]
+    return f"{address}:{found['port'] or '*'}"
+
+
+def _share(server: Mapping[str, Any]) -> str:
+    return f"  weight {server['weight']}  priority {server['priority']}"

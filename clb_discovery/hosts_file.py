@@ -1,0 +1,153 @@
+"""Writing the names of services into a hosts file, which other programs read and write, too."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from clb_discovery.announce import Announcer
+from clb_discovery.core import selftest
+from clb_discovery.core.address import Address
+from clb_discovery.core.held import Held
+from clb_discovery.core.hosts import names, with_block
+from clb_discovery.errors import HostError
+from clb_discovery.runtime import Instance
+
+_MODE: Final = 0o644
+"""Of a file that was not there."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class HostsFile:
+    """The names of an instance's services, in the file that the settings name."""
+
+    def __init__(self, instance: Instance, announcer: Announcer) -> None:
+        """Take where the file of the last sidecar is remembered, and who says what happens."""
+        self._instance = instance
+        self._announcer = announcer
+
+    def leave(self, path: Path | None) -> None:
+        """Take the names out of the file that was written last, if this is another, or none."""
+        before = self._instance.hosts_file()
+        if before is None or (path and before == path.resolve()):
+            return
+        try:
+            write_names(before, self._instance.name, {})
+        except HostError as error:
+            _log.warning("cannot remove the names of before", error=str(error))
+
+    def publish(self, path: Path, held: Held) -> None:
+        """Make the file name what the kernel balances, also where another program has written it anew.
+
+        :raises HostError: naming the file, the cause and the way out.
+        """
+        found = names(held.virtual, selftest.SOURCE)
+        self._announcer.nameless(found.left_out)
+        if write_names(path, self._instance.name, found.addresses):
+            _log.info("names published", file=str(path), names=len(found.addresses))
+
+
+def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> bool:
+    """Make the block of an instance say these names; readers see the whole old file or the whole new one.
+
+    :param path: a link is followed; what is not there is made, unless there is nothing to say.
+    :param addresses: by host name; none removes the block.
+    :returns: whether the file had to be changed.
+    :raises HostError: naming the file, the cause and the way out.
+    """
+    try:
+        real = path.resolve()
+        with _locked(real.parent):
+            content = _read(real)
+            text = (content or b"").decode("utf-8", "surrogateescape")
+            wanted = with_block(text, instance, addresses).encode("utf-8", "surrogateescape")
+            if wanted == (content or b""):
+                return False
+            _replace(real, wanted)
+            return True
+    except BlockingIOError:
+        raise HostError(f"cannot write {path}: another program holds a lock on its directory; trying again") from None
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise HostError(
+                f"cannot replace {path}: it is a mount of its own, as in containers; name a file in a directory "
+                "that is mounted as a whole"
+            ) from error
+        raise HostError(f"cannot write {path}: {error.strerror}; --hosts-file needs a writable directory") from error
+    except ValueError as error:
+        raise HostError(f"cannot write {path}: it {error}") from None
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        # A FIFO would make us wait for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("is no regular file")
+        return file.read()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Replace a file by another with the same owner, mode and labels, which is on disk before it has the name."""
+    temporary = path.with_name(f".{path.name}.clb-discovery")
+    temporary.unlink(missing_ok=True)  # a crash left it; the lock is ours
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            _take_after(path, fd)
+            os.fsync(fd)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    with _opened(path.parent) as directory:
+        os.fsync(directory)
+
+
+def _take_after(path: Path, fd: int) -> None:
+    try:
+        old = path.stat()
+    except FileNotFoundError:
+        os.fchmod(fd, _MODE)
+        return
+    own = os.fstat(fd)
+    if (old.st_uid, old.st_gid) != (own.st_uid, own.st_gid):
+        os.fchown(fd, old.st_uid, old.st_gid)
+    os.fchmod(fd, stat.S_IMODE(old.st_mode))
+    for name in os.listxattr(path):
+        with suppress(OSError):  # a label may be as good as set already, and not ours to set
+            os.setxattr(fd, name, os.getxattr(path, name))
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep sidecars of other instances from writing at the same time.
+
+    :raises BlockingIOError: if one of them does.
+    """
+    with _opened(directory) as fd:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,62 @@
+"""The options of a command: what is typed, and behind it what the configuration file says."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from clb_discovery.core.config import Config, Entry, decode
+from clb_discovery.errors import UsageError
+
+_NOT_IN_A_FILE: Final = frozenset({"command", "config", "once", "service"})
+"""What `run` has that is no option, or that no file says; services are tables."""
+
+
+def read_options(make_parser: Callable[[], argparse.ArgumentParser], arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line, and the configuration file that it names.
+
+    :param arguments: with the command in front.
+    :returns: the options, with the `entries` of the file, and `reread`, which reads everything again.
+    :raises UsageError: naming the option, or the file and what is wrong in it.
+    """
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    entries: Sequence[Entry] = ()
+    if getattr(options, "config", None):
+        config = _read_config(parser, options.config)
+        entries = config.entries
+        behind = [argument for name, argument in config.arguments if _counts(name, options)]
+        options = parser.parse_args([arguments[0], *behind, *arguments[1:]])
+    options.entries = entries
+    options.reread = partial(read_options, make_parser, arguments)
+    return options
+
+
+def _read_config(parser: argparse.ArgumentParser, path: Path) -> Config:
+    """Read a file, and make sure that `run` takes each of its options, whichever command it is for."""
+    known = vars(parser.parse_args(["run"]))
+    names = {name.replace("_", "-"): isinstance(value, list) for name, value in known.items()}
+    try:
+        config = decode(path.read_bytes(), {name: many for name, many in names.items() if name not in _NOT_IN_A_FILE})
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}; --config takes a TOML file") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+    for _, argument in config.arguments:
+        try:
+            parser.parse_args(["run", argument])
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from None
+    return config
+
+
+def _counts(name: str, typed: argparse.Namespace) -> bool:
+    """Tell whether an option of the file counts for this command.
+
+    What is typed comes last and wins by that; but what can be repeated would add up, so it shuts out the file's.
+    """
+    attribute = name.replace("-", "_")
+    return hasattr(typed, attribute) and not (isinstance(found := getattr(typed, attribute), list) and found)

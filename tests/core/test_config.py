@@ -1,0 +1,144 @@
+"""The configuration file: every form that is taken; for every other the table, the key, the value and the way out."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.config import Config, Entry, consul_entry, decode, srv_entry
+from clb_discovery.core.model import Algorithm, Protocol, RealServer, Service
+from clb_discovery.core.spec import parse_vip
+
+OPTIONS: Final = {"consul": False, "real-range": True, "hold": False, "max-removal": False, "no-active": False}
+EXAMPLE: Final = """
+consul = "http://127.0.0.1:8500"
+real-range = ["10.0.0.0/8", "fd00::/8"]
+[[service]]
+name = "redis"
+consul = "redis"
+vip = "10.64.0.1:6379,[fd00:64::1]:6379"
+algorithm = "least-conn"
+[[service]]
+name = "ldap"
+vip = "10.64.0.2"
+servers = ["10.0.0.5:389", { address = "10.0.0.6:3389", weight = 3, priority = 0 }]
+"""
+
+
+def read(text: str) -> Config:
+    """Read a file of these options."""
+    return decode(text.encode(), OPTIONS)
+
+
+def test_the_example_of_the_contract_is_read() -> None:
+    """Options become arguments, tables become services, with servers where they are static."""
+    config = read(EXAMPLE)
+    assert config.arguments == (
+        ("consul", "--consul=http://127.0.0.1:8500"),
+        ("real-range", "--real-range=10.0.0.0/8"),
+        ("real-range", "--real-range=fd00::/8"),
+    )
+    redis, ldap = config.entries
+    vips = (parse_vip("10.64.0.1:6379"), parse_vip("[fd00:64::1]:6379"))
+    assert redis == Entry(Service("redis", "consul:redis", vips), {"algorithm": Algorithm.LEAST_CONN})
+    servers = (
+        RealServer(0, parse_address("10.0.0.5"), 389, 1),
+        RealServer(0, parse_address("10.0.0.6"), 3389, 3),
+    )
+    assert ldap == Entry(Service("ldap", "static:ldap", (parse_vip("10.64.0.2"),), servers=servers), {"hold": 0.0})
+
+
+def test_values_are_as_somebody_would_type_them() -> None:
+    """Numbers need no quotes, true is an option alone, and false is none."""
+    assert read("hold = 30\nmax-removal = 0.5\nconsul = true\nno-active = false").arguments == (
+        ("hold", "--hold=30"),
+        ("max-removal", "--max-removal=0.5"),
+        ("consul", "--consul"),
+    )
+
+
+def test_service_has_settings_of_its_own() -> None:
+    """A table may say what else the options say for all."""
+    keys = 'max-removal = 1\nhold = "5s"\neject-after = 0\neject-time = "1s"\neject-max = "2s"'
+    (entry,) = read(f'[[service]]\nname = "a"\nsrv = "_a._tcp.x"\n{keys}').entries
+    assert entry.settings == {"max_removal": 1, "hold": 5, "eject_after": 0, "eject_time": 1000, "eject_max": 2000}
+
+
+def test_service_without_a_vip_gets_automatic_ones() -> None:
+    """As on the command line, with the protocol that an SRV name says."""
+    tables = '[[service]]\nname = "dns"\nsrv = "_dns._udp.x"\n[[service]]\nname = "web"\nconsul = "web"'
+    assert [entry.service.automatic for entry in read(tables).entries] == [Protocol.UDP, Protocol.TCP]
+    assert consul_entry("web").service.automatic is Protocol.TCP
+    assert srv_entry("_dns._udp.x").service.automatic is Protocol.UDP
+    assert srv_entry("_dns._udp.x=10.64.0.1:53").service.vips == (parse_vip("10.64.0.1:53/udp"),)
+    (named,) = read('[[service]]\nname = "dns"\nsrv = "_dns._udp.x"\nvip = "10.64.0.1:53"').entries
+    assert named.service.vips == (parse_vip("10.64.0.1:53/udp"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("hold = ", ["is not TOML", "line 1"]),
+        ('a = 1\nhold = "x" y', ["is not TOML", "line 2"]),
+        ("hold = 1\nhold = 2", ["is not TOML", "line 2"]),
+        ("real_range = []", ["'real_range' is no key here", "did you mean real-range?"]),
+        ("zzz = 1", ["'zzz' is no key here", "use consul, real-range"]),
+        ('real-range = "10.0.0.0/8"', ["real-range = '10.0.0.0/8'", "write an array"]),
+        ('hold = ["1s"]', ["hold = ['1s']", "one value"]),
+        ("hold = 2020-01-01", ["hold = ", "neither text nor a number"]),
+        ("[hold]\nx = 1", ["hold = {'x': 1}", "neither text nor a number"]),
+        ("real-range = [true]", ["real-range = True", "neither text"]),
+        ('service = ["redis"]', ["service = ['redis']", "write [[service]]"]),
+        ('[service]\nname = "a"', ["a service is a table", "write [[service]]"]),
+        ("[[service]]", ["[[service]] 1", "has no name"]),
+        ('[[service]]\nname = "a"', ["[[service]] 'a'", "nobody to ask", "consul", "srv", "servers"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nsrv = "a"', ["[[service]] 'a'", "consul and srv", "give one of"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nvips = "x"', ["[[service]] 'a'", "'vips'", "did you mean vip?"]),
+        (
+            '[[service]]\nname = "a"\nconsul = "a"\nvip = "10.64.0.300"',
+            ["[[service]] 'a': vip: '10.64.0.300'", "write 10"],
+        ),
+        ('[[service]]\nname = "a"\nconsul = "a"\nalgorithm = "best"', ["'a': algorithm: 'best'", "least-conn"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nhold = true', ["'a': hold = True"]),
+        ('[[service]]\nname = "a"\nservers = "10.0.0.1:80"', ["'a': servers = '10.0.0.1:80'", "write an array"]),
+        ('[[service]]\nname = "a"\nservers = ["db:80"]', ["'a': servers: 'db:80'", "ADDR:PORT"]),
+        ('[[service]]\nname = "a"\nservers = ["10.0.0.1"]', ["'a': servers: '10.0.0.1'", "ADDR:PORT"]),
+        ('[[service]]\nname = "a"\nservers = [1]', ["'a': servers: '1'", "ADDR:PORT"]),
+        ('[[service]]\nname = "a"\nservers = [{weight = 1}]', ["'a': servers: ''", "ADDR:PORT"]),
+        ('[[service]]\nname = "a"\nservers = [{wait = 1}]', ["'a': servers: 'wait'", "did you mean weight?"]),
+        (
+            '[[service]]\nname = "a"\nservers = [{address = "10.0.0.1:80", weight = 65536}]',
+            ["'a': servers: weight = 65536", "0 to 65535"],
+        ),
+        (
+            '[[service]]\nname = "a"\nsrv = "x"\n[[service]]\nname = "b"\nsrv = "x"',
+            ["[[service]] 'b'", "srv:x is followed by 'a'", "vip"],
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, words: list[str]) -> None:
+    """The table, the key, the value and the way out are in one message; where TOML itself is wrong, the line."""
+    with pytest.raises(ValueError, match=r".") as error:
+        read(text)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_bytes_that_are_no_text_are_named_with_their_line() -> None:
+    """TOML is UTF-8."""
+    with pytest.raises(ValueError, match=r"not UTF-8 \(at line 2\)"):
+        decode(b"hold = 1\n\xff", OPTIONS)
+
+
+@given(
+    st.binary() | st.text().map(str.encode) | st.lists(st.sampled_from(EXAMPLE.split())).map(" ".join).map(str.encode)
+)
+def test_any_file_is_read_or_refused(content: bytes) -> None:
+    """Whatever is in it leads to a configuration or to a message."""
+    try:
+        decode(content, OPTIONS)
+    except ValueError as error:
+        assert str(error)  # noqa: PT017 - either is right

@@ -1,0 +1,240 @@
+"""`--config`: a file says what the command line says, and more; SIGHUP takes it again, a bad one changes nothing."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support import namespaces
+from tests.support.consul import ConsulAgent
+from tests.support.dataplane import dial, snapshot
+from tests.support.knot import KnotServer
+from tests.support.listeners import Listener, listening
+from tests.support.loading import loading
+from tests.support.pace import patient
+from tests.support.process import free_port, running, wait_until
+from tests.support.sidecar import COMMAND, Sidecar, clb, pool, sidecar, status
+
+LDAP, WEB = "10.64.0.2", "10.64.0.1"
+OPTIONS: Final = 'real-range = ["127.0.0.0/8"]\n'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Return where the file is to be."""
+    return tmp_path / "clb.toml"
+
+
+def static(name: str, vip: str, servers: Sequence[Listener | str], *more: str) -> str:
+    """Return a table of a service with static servers."""
+    names = ", ".join(f'"{server if isinstance(server, str) else server.name}"' for server in servers)
+    return "\n".join(["[[service]]", f'name = "{name}"', f'vip = "{vip}"', f"servers = [{names}]", *more, ""])
+
+
+def services(instance: str) -> dict[str, str]:
+    """Return the service behind each VIP."""
+    return {server["address"]: server["service"] for server in status(instance)["virtual_servers"]}
+
+
+@contextmanager
+def following(config: Path, instance: str, cgroup: Path, *options: str) -> Iterator[Sidecar]:
+    """Run a sidecar by the file."""
+    with sidecar(instance, cgroup, config.parent, ["--config", str(config), *options]) as found:
+        yield found
+
+
+def reload(found: Sidecar, *, refused: bool = False) -> None:
+    """Send SIGHUP and wait until it has been heard."""
+    event = "configuration refused; the running one stays" if refused else "configuration read again"
+    before = found.events().count(event)
+    found.process.send_signal(signal.SIGHUP)
+    found.wait_for(lambda: found.events().count(event) > before, event)
+
+
+def test_static_servers_beside_discovery(instance: str, cgroup: Path, config: Path) -> None:
+    """A file alone sets up a service by hand and one from DNS, each with what is its own."""
+    with KnotServer() as knot, listening("127.0.0.1", "127.0.0.2", "127.0.0.3") as (one, two, three):
+        knot.write(f"_web._tcp SRV 0 1 {three.port} t\nt A 127.0.0.3")
+        config.write_text(
+            f'{OPTIONS}resolver = ["{knot.address}"]\nhold = 5\nalgorithm = "round-robin"\n'
+            + static("ldap", LDAP, [one, two], 'algorithm = "least-conn"', "eject-after = 0")
+            + f'[[service]]\nname = "shop"\nsrv = "_web._tcp.example"\nvip = "{WEB}:80"\n'
+        )
+        with following(config, instance, cgroup):
+            assert dial(cgroup, LDAP, 389, 20) == dial(cgroup, WEB, 80, 20) == ["ok"] * 20
+            assert [min(server.taken(), 1) for server in (one, two, three)] == [1, 1, 1]
+            assert services(instance) == {LDAP: "ldap", WEB: "shop"}
+            found = {server["service"]: server["algorithm"] for server in status(instance)["virtual_servers"]}
+            assert found == {"ldap": "least-conn", "shop": "round-robin"}
+            sources = {source["name"]: source["state"] for source in status(instance)["sources"]}
+            assert sources == {"static:ldap": "fresh", "srv:_web._tcp.example": "fresh"}
+
+
+def test_command_line_wins(instance: str, cgroup: Path, config: Path) -> None:
+    """What is typed replaces what the file says: a value, what can be repeated, and a service of the same source."""
+    with KnotServer() as knot:
+        knot.write("_web._tcp SRV 0 1 80 t\nt A 127.0.0.1")
+        config.write_text(
+            'algorithm = "round-robin"\nreal-range = ["10.0.0.0/8"]\nresolver = ["127.0.0.1:1"]\n'
+            '[[service]]\nname = "web"\nsrv = "_web._tcp.example"\nvip = "10.64.0.9"\n'
+        )
+        typed = ["--algorithm", "random", "--real-range", "127.0.0.0/8", "--resolver", knot.address]
+        with following(config, instance, cgroup, *typed, "--srv", f"_web._tcp.example={WEB}"):
+            (server,) = status(instance)["virtual_servers"]
+        assert (server["address"], server["algorithm"]) == (WEB, "random")
+        assert [real["address"] for real in server["real_servers"]] == ["127.0.0.1"]
+
+
+def test_sighup_takes_what_has_changed(instance: str, cgroup: Path, config: Path) -> None:
+    """Services come, go and change with a signal; what stays is not touched, and its connects go on."""
+    with listening("127.0.0.1", "127.0.0.2", "127.0.0.3") as (one, two, three):
+        config.write_text(OPTIONS + static("web", WEB, [one]) + static("ldap", LDAP, [two]))
+        with following(config, instance, cgroup) as found:
+            assert dial(cgroup, WEB, 80, 5) == ["ok"] * 5
+            before = {server["address"]: server["generation"] for server in status(instance)["virtual_servers"]}
+            config.write_text(OPTIONS + static("web", WEB, [one]) + static("mail", "10.64.0.3", [three]))
+            reload(found)
+            wait_until(lambda: services(instance) == {WEB: "web", "10.64.0.3": "mail"}, "the new services are there")
+            assert dial(cgroup, "10.64.0.3", 25) == ["ok"]
+            web = next(server for server in status(instance)["virtual_servers"] if server["address"] == WEB)
+            assert (web["generation"], web["connects"]) == (before[WEB], 5)
+
+            config.write_text(OPTIONS + static("web", WEB, [two]) + static("mail", "10.64.0.3", [three]))
+            reload(found)
+            wait_until(lambda: pool(instance, WEB) == {two.name: 1}, "static servers count at once")
+            config.write_text('real-range = ["10.0.0.0/8"]\n' + static("web", WEB, [two]))
+            reload(found)
+            wait_until(lambda: services(instance) == {WEB: "web"} and pool(instance, WEB) == {}, "options count, too")
+
+
+def test_sighup_reaches_discovery_anew(instance: str, cgroup: Path, config: Path, tmp_path: Path) -> None:
+    """Another Consul and another resolver count at once, also before the first answer; old questions are given up."""
+    tables = '[[service]]\nname = "web"\nsrv = "_web._tcp.example"\nvip = "10.64.0.1"\n'
+    tables += '[[service]]\nname = "api"\nconsul = "api"\nvip = "10.64.0.4"\n'
+    nobody = free_port()
+    with KnotServer() as knot, ConsulAgent(tmp_path) as agent:
+        knot.write("_web._tcp SRV 0 1 80 t\nt A 10.0.0.1")
+        agent.register("api", 80, "10.0.0.2")
+        config.write_text(f'consul = "http://127.0.0.1:{nobody}"\nresolver = ["127.0.0.1:{nobody}"]\n' + tables)
+        with sidecar(instance, cgroup, tmp_path, ["--config", str(config)], ready=False) as found:
+            found.wait_for(lambda: found.events().count("source fails") == 2, "both fail")
+            config.write_text(f'consul = "{agent.url}"\nresolver = ["{knot.address}"]\n' + tables)
+            reload(found)
+            found.wait_for(lambda: "ready" in found.events(), "both have answered")
+            assert pool(instance, WEB) == {"10.0.0.1:80": 1}
+            assert pool(instance, "10.64.0.4") == {"10.0.0.2:80": 1}
+            # None of them waits for the blocking query that is under way, nor for long for the service manager, which
+            # is this test and does not read.
+            for _ in range(8):
+                reload(found)
+            agent.register("api", 81, "10.0.0.3")
+            wait_until(lambda: len(pool(instance, "10.64.0.4")) == 2, "Consul is followed")
+            assert len(list(Path(f"/proc/{found.process.pid}/fd").iterdir())) < 60
+            assert found.stop() == 0
+        assert [line for line in found.lines() if line["level"] == "error"] == []
+
+
+def test_bad_file_changes_nothing(instance: str, cgroup: Path, config: Path) -> None:
+    """A file that is wrong, or gone, is refused with line and reason in log and status; a good one ends that."""
+    with listening("127.0.0.1") as (server,):
+        config.write_text(OPTIONS + static("web", WEB, [server]))
+        with following(config, instance, cgroup) as found:
+            before = snapshot(instance)
+            for text, words in (
+                (OPTIONS + "[[service]\n", ["clb.toml: is not TOML", "line 2"]),
+                (OPTIONS + static("web", "10.64.0.300", [server]), ["[[service]] 'web': vip: '10.64.0.300'"]),
+                (OPTIONS + "[[service]]\nname = 'a'\nsrv = '..'\nvip = '10.64.0.5'\n", ["'..'", "record name"]),
+                (None, ["cannot read", "clb.toml", "No such file"]),
+            ):
+                config.write_text(text) if text is not None else config.unlink()
+                reload(found, refused=True)
+                line = found.lines()[-1]
+                wait_until(lambda: status(instance)["sidecar"]["config_error"] == line["error"], "status says so")  # noqa: B023
+                assert all(word in line["error"] for word in words), line
+                assert "CONFIGURATION REFUSED" in clb("status", "--instance", instance).stdout
+                after = snapshot(instance)
+                assert (after.objects, after.held) == (before.objects, before.held)
+                assert dial(cgroup, WEB, 80) == ["ok"]
+            config.write_text(OPTIONS + static("web", WEB, [server]))
+            reload(found)
+            wait_until(lambda: status(instance)["sidecar"]["config_error"] is None, "status has forgotten")
+            assert found.stop() == 0
+
+
+def test_what_needs_a_restart_is_told(instance: str, cgroup: Path, config: Path) -> None:
+    """An option that a running sidecar cannot change is named, and the others count."""
+    config.write_text(OPTIONS + static("web", WEB, ["127.0.0.1:1"]))
+    with following(config, instance, cgroup) as found:
+        config.write_text('metrics = "127.0.0.1:9100"\n' + OPTIONS + static("mail", WEB, ["127.0.0.1:1"]))
+        reload(found)
+        assert any("metrics change with a restart" in event for event in found.events())
+        wait_until(lambda: services(instance) == {WEB: "mail"}, "the rest has been taken")
+
+
+def test_systemd_is_told_of_a_reload(instance: str, cgroup: Path, config: Path, tmp_path: Path) -> None:
+    """RELOADING=1 with the time in one message, then READY=1, also where the file is refused."""
+    config.write_text(OPTIONS + static("web", WEB, ["127.0.0.1:1"]))
+    name = str(tmp_path / "notify")
+    where = ["--instance", instance, "--cgroup", str(cgroup), "--config", str(config)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(name)
+        systemd.settimeout(patient(20))
+        command = [*COMMAND, "run", *loading(), *where]
+        with running(command, tmp_path / "log", os.environ | {"NOTIFY_SOCKET": name}) as process:
+            assert systemd.recv(64) == b"READY=1"
+            for text in (config.read_text(), "nonsense"):
+                config.write_text(text)
+                process.send_signal(signal.SIGHUP)
+                reloading, _, since = systemd.recv(64).decode().partition("\n")
+                assert reloading == "RELOADING=1"
+                assert since.removeprefix("MONOTONIC_USEC=").isdigit()
+                assert systemd.recv(64) == b"READY=1"
+            assert select.select([systemd], [], [], 0)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("real_range = []", ["clb.toml: 'real_range'", "did you mean real-range?"]),
+        ('real-range = ["10.0.0.0/33"]', ["clb.toml: argument --real-range: '10.0.0.0/33'"]),
+        ('hold = "long"', ["clb.toml: argument --hold: 'long'", "30s"]),
+        ("instance =", ["clb.toml: is not TOML", "line 1"]),
+        ("once = true", ["'once' is no key here"]),
+        ("", ["no service to follow"]),
+        ('[[service]]\nname = "a"\nconsul = "a"', ["add --consul"]),
+        ('[[service]]\nname = "a"\nservers = []\neject-time = "2m"', ["a: --eject-time 120000ms", "raise the second"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_bad_file_is_wrong_usage(config: Path, command: str, text: str, words: list[str]) -> None:
+    """A file that is wrong at the start is one line and exit code 2."""
+    config.write_text(text)
+    result = clb(command, "--config", config)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert all(word in result.stderr for word in words), result.stderr
+
+
+def test_two_hosts_give_the_same_automatic_vips(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Sidecars in two network namespaces agree, whatever the order of services, also where names clash."""
+    names = [f"service-{number}" for number in range(12)]
+    found = []
+    with namespaces.by_mount() as one, namespaces.by_mount() as other:
+        for host, order in ((one, names), (other, names[::-1])):
+            config = tmp_path / f"{host.name}.toml"
+            tables = [f'[[service]]\nname = "{name}"\nservers = ["127.0.0.1:1"]\n' for name in order]
+            config.write_text(f'{OPTIONS}vip-range = ["10.9.0.0/28", "fd00:9::/64"]\n' + "".join(tables))
+            wrapper = ["nsenter", f"--net={host}"]
+            options = ["--config", str(config)]
+            with sidecar(instance, cgroup, tmp_path, options, wrapper=wrapper):
+                found.append(services(instance))
+            assert clb("unload", "--instance", instance).returncode == 0
+    assert found[0] == found[1]
+    assert len(found[0]) == 2 * len(names)

@@ -1,0 +1,163 @@
+"""`--hosts-file`: programs that know nothing of us find services by name, and the file stays everybody's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from clb_discovery.core.address import format_address
+from clb_discovery.core.automatic import DEFAULT_RANGES, automatic_addresses
+from tests.support.cgroups import run_inside
+from tests.support.knot import KnotServer
+from tests.support.redis import RedisServer, redis_servers
+from tests.support.sidecar import Sidecar, clb, sidecar, status
+
+VIP4, VIP6 = map(format_address, automatic_addresses(["redis"], DEFAULT_RANGES)["redis"])
+BEFORE: Final = "127.0.0.1 localhost\n10.0.0.9 printer # of the third floor"
+LOOPBACK: Final = ("--real-range", "127.0.0.0/8", "--real-range", "::1/128")
+HIDE: Final = 'mount --bind "$0" /etc/hosts; exec "$@"'
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Path:
+    """Return a hosts file with lines of others, which is nobody's business but its group's."""
+    path = tmp_path / "hosts"
+    path.write_text(BEFORE)
+    path.chmod(0o640)
+    os.chown(path, 12, 34)
+    return path
+
+
+@contextmanager
+def following(
+    knot: KnotServer, instance: str, cgroup: Path, directory: Path, *options: str | Path
+) -> Iterator[Sidecar]:
+    """Follow the SRV record of redis, without a VIP."""
+    rest = ["--resolver", knot.address, *LOOPBACK, *map(str, options)]
+    with sidecar(instance, cgroup, directory, ["--srv", "_redis._tcp.example", *rest]) as found:
+        yield found
+
+
+def zone(*servers: RedisServer) -> str:
+    """Return an SRV record for each server."""
+    lines = [f"_redis._tcp SRV 0 1 {server.port} s{number}" for number, server in enumerate(servers)]
+    kinds = ["AAAA" if ":" in server.host else "A" for server in servers]
+    lines += [f"s{number} {kinds[number]} {server.host}" for number, server in enumerate(servers)]
+    return "\n".join(lines)
+
+
+def ask(cgroup: Path, hosts: Path, *command: str) -> str:
+    """Run an ordinary program that sees this file as /etc/hosts; return what it prints."""
+    result = run_inside(cgroup, "unshare", "--mount", "sh", "-ec", HIDE, hosts, *command)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def reached(cgroup: Path, hosts: Path) -> set[str]:
+    """Ask redis.clb many times with redis-cli, which takes IPv4 where the name has it; return who answered, by port."""
+    script = "for i in $(seq 40); do redis-cli -h redis.clb config get port; done"
+    return set(ask(cgroup, hosts, "sh", "-c", script).split()) - {"port"}
+
+
+def test_application_that_resolves_the_name_is_balanced(
+    instance: str, cgroup: Path, tmp_path: Path, hosts: Path
+) -> None:
+    """Getent finds both addresses of redis.clb, and redis-cli reaches every server by that name, in either family."""
+    with redis_servers(tmp_path, "127.0.0.1", "127.0.0.2", "::1") as servers, KnotServer() as knot:
+        knot.write(zone(*servers))
+        with following(knot, instance, cgroup, tmp_path, "--hosts-file", hosts, "--hold", "0s") as found:
+            assert set(ask(cgroup, hosts, "getent", "ahosts", "redis.clb").split()) >= {VIP4, VIP6}
+            assert reached(cgroup, hosts) == {str(server.port) for server in servers[:2]}
+            knot.write(zone(servers[2]))
+            found.wait_for(lambda: VIP4 not in hosts.read_text(), "only the other family has a name")
+            assert reached(cgroup, hosts) == {str(servers[2].port)}
+
+
+def test_rest_of_the_file_stays(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
+    """Lines, mode and owner stay; nothing is written while nothing changes; what others do to the file is mended."""
+    with redis_servers(tmp_path, "127.0.0.1", "::1") as (one, six), KnotServer() as knot:
+        knot.write(zone(one))
+        options = ("--hosts-file", hosts, "--max-ttl", "1s", "--hold", "0s")
+        with following(knot, instance, cgroup, tmp_path, *options) as found:
+            block = f"10.0.0.9 printer # of the third floor\n# BEGIN clb-discovery {instance}: "
+            assert block in hosts.read_text()
+            assert hosts.read_text().endswith(f"\n{VIP4} redis.clb\n# END clb-discovery {instance}\n")
+            before = hosts.stat()
+            assert (before.st_mode & 0o7777, before.st_uid, before.st_gid) == (0o640, 12, 34)
+
+            knot.write(zone(one, six))
+            found.wait_for(lambda: f"{VIP6} redis.clb" in hosts.read_text(), "the other family has its name")
+            after = hosts.stat()
+            assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+            assert after.st_ino != before.st_ino
+
+            hosts.write_text("10.0.0.8 scanner\n")
+            found.wait_for(lambda: "redis.clb" in hosts.read_text(), "the block is back")
+            assert hosts.read_text().startswith("10.0.0.8 scanner\n# BEGIN")
+            assert sorted(path.name for path in tmp_path.iterdir() if "hosts" in path.name) == ["hosts"]
+
+
+def test_names_stay_as_long_as_the_data_plane(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
+    """They outlive the sidecar, as the balancing does; unload, or a sidecar without the option, takes them out."""
+    with redis_servers(tmp_path, "127.0.0.1") as servers, KnotServer() as knot:
+        knot.write(zone(*servers))
+        with following(knot, instance, cgroup, tmp_path, "--hosts-file", hosts) as found:
+            found.kill()
+        assert "PONG" in ask(cgroup, hosts, "redis-cli", "-h", "redis.clb", "ping")
+        with following(knot, instance, cgroup, tmp_path):
+            assert hosts.read_text() == f"{BEFORE}\n"
+        with following(knot, instance, cgroup, tmp_path, "--hosts-file", hosts):
+            inode = hosts.stat().st_ino
+        with following(knot, instance, cgroup, tmp_path, "--hosts-file", hosts):
+            assert hosts.stat().st_ino == inode
+        assert clb("unload", "--instance", instance).returncode == 0
+    assert hosts.read_text() == f"{BEFORE}\n"
+
+
+def test_file_that_cannot_be_replaced_is_no_reason_to_end(
+    instance: str, cgroup: Path, tmp_path: Path, hosts: Path
+) -> None:
+    """A file that is a mount of its own is named in one line; connects are balanced all the same."""
+    with redis_servers(tmp_path, "127.0.0.1") as servers, KnotServer() as knot:
+        knot.write(zone(*servers))
+        wrapper: list[str | Path] = ["unshare", "--mount", "sh", "-ec", HIDE, hosts]
+        options = ["--srv", f"_redis._tcp.example={VIP4}", "--resolver", knot.address, *LOOPBACK]
+        options += ["--hosts-file", "/etc/hosts"]
+        with sidecar(instance, cgroup, tmp_path, options, wrapper=wrapper) as found:
+            found.wait_for(lambda: "cannot publish names" in found.events(), "the file has been tried")
+            assert run_inside(cgroup, "redis-cli", "-h", VIP4, "ping").stdout == "PONG\n"
+            assert found.stop() == 0
+        (line,) = (line for line in found.lines() if line["event"] == "cannot publish names")
+        assert "/etc/hosts: it is a mount of its own" in line["error"]
+    assert hosts.read_text() == BEFORE
+
+
+def test_service_without_a_host_name_is_told(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
+    """A name that is none in hosts(5) is left out with a warning, and served."""
+    with redis_servers(tmp_path, "127.0.0.1") as (server,), KnotServer() as knot:
+        knot.write(zone(server).replace("_redis._tcp", "_re_dis._tcp"))
+        options = ["--srv", "_re_dis._tcp.example", "--resolver", knot.address, *LOOPBACK, "--hosts-file", str(hosts)]
+        with sidecar(instance, cgroup, tmp_path, options) as found:
+            assert [line["service"] for line in found.lines() if line["event"].startswith("no host name")] == ["re_dis"]
+            assert len(status(instance)["virtual_servers"]) == 2
+    assert hosts.read_text() == BEFORE
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("/no/such/directory/hosts", "No such file or directory"), ("/dev/null", "no regular file"), ("/proc/hosts", "")],
+)
+def test_file_that_is_none(instance: str, cgroup: Path, path: str, words: str) -> None:
+    """A path that cannot be written is one line and exit code 3 with --once."""
+    with KnotServer() as knot:
+        knot.write("_redis._tcp SRV 0 1 80 s\ns A 10.0.0.1")
+        where = ("--instance", instance, "--cgroup", cgroup, "--resolver", knot.address, "--log-level", "error")
+        result = clb("run", "--once", "--srv", "_redis._tcp.example", "--hosts-file", path, *where)
+    assert (result.returncode, len(result.stderr.splitlines())) == (3, 1)
+    assert f"cannot write {path}" in result.stderr
+    assert words in result.stderr

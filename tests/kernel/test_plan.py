@@ -1,0 +1,93 @@
+"""`plan`: what a sidecar would change, with and without a data plane, and nothing changed by asking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clb_discovery.datapath.pins import Pins
+from tests.support.dataplane import snapshot
+from tests.support.knot import KnotServer
+from tests.support.sidecar import clb, sidecar, status
+
+SRV = ("--srv", "_web._tcp.example=10.64.0.1:80")
+
+
+@pytest.fixture
+def knot() -> Iterator[KnotServer]:
+    """Run a DNS server with three servers of a service."""
+    with KnotServer() as server:
+        serve(server, 3)
+        yield server
+
+
+def serve(knot: KnotServer, count: int) -> None:
+    """Serve this many targets of one name."""
+    lines = [f"_web._tcp SRV 0 1 80 t{number}\nt{number} A 10.0.0.{number}" for number in range(1, count + 1)]
+    knot.write("\n".join(lines))
+
+
+def ahead(instance: str, knot: KnotServer, *options: str) -> tuple[int, list[dict[str, Any]]]:
+    """Return the exit code and the changes."""
+    result = clb("plan", "--json", "--instance", instance, "--resolver", knot.address, *options)
+    assert result.stderr == ""
+    changes: list[dict[str, Any]] = json.loads(result.stdout)["changes"]
+    return result.returncode, changes
+
+
+def test_without_a_data_plane_everything_is_new(instance: str, knot: KnotServer) -> None:
+    """Before the first start it names all that run would publish, and loads nothing."""
+    code, (change,) = ahead(instance, knot, *SRV)
+    assert (code, change["action"], change["address"], len(change["added"])) == (2, "add", "10.64.0.1", 3)
+    assert not Pins(instance).home.exists()
+    text = clb("plan", "--instance", instance, "--resolver", knot.address, *SRV)
+    assert (text.returncode, text.stderr) == (2, "")
+    assert text.stdout.splitlines()[0] == "+ 10.64.0.1:80/tcp  web (srv:_web._tcp.example)"
+    assert text.stdout.splitlines()[-1] == "virtual servers: 1 to add"
+
+
+def test_what_is_planned_is_what_run_does(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
+    """Beside a running sidecar there is nothing to do; new options show what they would do, and touch nothing."""
+    config = tmp_path / "clb.toml"
+    with sidecar(instance, cgroup, tmp_path, [*SRV, "--resolver", knot.address]):
+        before = snapshot(instance)
+        assert ahead(instance, knot, *SRV) == (0, [])
+        text = clb("plan", "--instance", instance, "--resolver", knot.address, *SRV)
+        assert (text.returncode, text.stdout) == (0, "no changes\n")
+
+        code, (change,) = ahead(instance, knot, *SRV, "--algorithm", "least-conn")
+        assert (code, change["settings"]) == (2, {"algorithm": ["random", "least-conn"]})
+        config.write_text('[[service]]\nname = "ldap"\nvip = "10.64.0.2"\nservers = ["10.0.0.5:389", "127.0.0.1:1"]\n')
+        code, changes = ahead(instance, knot, "--config", str(config))
+        assert [(change["action"], change["service"]) for change in changes] == [("remove", "web"), ("add", "ldap")]
+        refused = clb("plan", "--instance", instance, "--config", config).stdout
+        assert "! ldap: 127.0.0.1:1 is refused: it is loopback" in refused
+        after = snapshot(instance)
+        assert (after.objects, after.held) == (before.objects, before.held)
+    config.write_text(f'resolver = ["{knot.address}"]\n{config.read_text()}')
+    assert clb("run", "--once", "--config", config, "--instance", instance, "--cgroup", cgroup).returncode == 0
+    assert [server["service"] for server in status(instance)["virtual_servers"]] == ["ldap"]
+    assert ahead(instance, knot, "--config", str(config)) == (0, [])
+
+
+def test_answer_that_would_be_held_is_told(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
+    """An answer that removes much is shown, and that it has to stand first."""
+    with sidecar(instance, cgroup, tmp_path, [*SRV, "--resolver", knot.address]):
+        pass
+    serve(knot, 1)
+    code, (change,) = ahead(instance, knot, *SRV)
+    assert (code, change["held"]) == (2, True)
+    assert [server["address"] for server in change["removed"]] == ["10.0.0.2", "10.0.0.3"]
+    assert ahead(instance, knot, *SRV, "--hold", "0s")[1][0]["held"] is False
+
+
+def test_discovery_that_is_down_is_no_plan(instance: str, knot: KnotServer) -> None:
+    """Without an answer nobody knows what would change: one line, exit code 1."""
+    knot.purge()
+    result = clb("plan", "--instance", instance, "--resolver", knot.address, *SRV)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)
+    assert "SERVFAIL" in result.stderr
