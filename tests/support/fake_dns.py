@@ -35,6 +35,8 @@ class Reply:
     """The same over TCP."""
     udp_keeps: int | None = None
     """Trim the answer over UDP to so many records without setting TC, as Consul does."""
+    keeps: int | None = None
+    """Trim the answer to so many records over TCP too, to others each time, as Consul does."""
     wrong_id: bool = False
     garbage: bool = False
     """Send bytes that are no DNS message."""
@@ -86,6 +88,9 @@ class FakeDns:
             response.flags |= dns.flags.TC
         else:
             answer = reply.answer[: reply.udp_keeps] if protocol == "udp" else reply.answer
+            if reply.keeps is not None:
+                first = len(self.asked) % len(answer)
+                answer = (answer[first:] + answer[:first])[: reply.keeps]
             _fill(response, response.answer, answer)
             _fill(response, response.authority, reply.authority)
             _fill(response, response.additional, reply.additional)

@@ -108,18 +108,30 @@ class SrvSource:
         what that does to a pool). Its marks are TTL 0, unless `service_ttl` is set, and a size near the buffer's. With
         either we ask again over TCP, and from then on TCP first while the mark is there, so that pools do not flap.
 
-        :raises SourceError: also if the answer over TCP looks trimmed: DNS cannot carry it whole.
+        :raises SourceError: also if the answer over TCP may be trimmed: DNS cannot carry it whole.
         """
         srv = await lookup.find(self._qname, SRV, tcp=self._tcp_first)
         if not self._tcp_first and _may_be_trimmed(srv):
             srv = await lookup.find(self._qname, SRV, tcp=True)
         self._tcp_first = _may_be_trimmed(srv)
         if self._tcp_first and _size(srv) > _TCP_TRIMMED_FROM:
+            await self._ask_twice(lookup, srv)
+        return srv
+
+    async def _ask_twice(self, lookup: Lookup, srv: Found) -> None:
+        """Make sure that an answer which fills a message is whole.
+
+        Most servers fill it with addresses, which they may cut short (RFC 2181 section 9). What Consul leaves out is
+        another random part of the records each time, with TTL 0 as long as nobody sets another.
+
+        :raises SourceError: if the answer has TTL 0, or is another when asked for again.
+        """
+        again = await lookup.find(self._qname, SRV, tcp=True)
+        if srv.records is None or srv.records.ttl == 0 or again.records != srv.records:
             raise SourceError(
                 f"{self.name}: an answer of {_size(srv)} bytes is at the limit of DNS and may lack servers; "
-                "use --consul, or split the service"
+                "use --consul where it is Consul that answers, else a TTL above 0, or split the service"
             )
-        return srv
 
 
 def _parse_name(text: str) -> dns.name.Name:

@@ -131,6 +131,57 @@ async def test_search_domains_are_tried(tmp_path: Path) -> None:
     assert len(answer.servers) == 1
 
 
+@pytest.mark.parametrize(
+    ("ndots", "as_it_is"),
+    [("", 0), ("options ndots:1\n", 0), ("options ndots:2\n", 2), ("options ndots:5 timeout:1\n", 2)],
+)
+async def test_ndots_says_which_name_comes_first(tmp_path: Path, ndots: str, as_it_is: int) -> None:
+    """A name with fewer dots than `ndots` is looked for in the search domains first, any other as it is first."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text(f"nameserver 127.0.0.1\nsearch one.test two.test\n{ndots}")
+    async with FakeDns() as server:
+        every = ["_redis._tcp.one.test.", "_redis._tcp.two.test."]
+        every.insert(as_it_is, "_redis._tcp.")
+        for owner in every:
+            server.replies[owner, "SRV"] = Reply(rcode="NXDOMAIN")
+        resolvers = Resolvers(resolv_conf=conf)
+        resolvers.current().nameservers = [Do53Nameserver("127.0.0.1", server.port)]
+
+        answer = await SrvSource("_redis._tcp", resolvers).next()
+
+    assert answer.servers == ()
+    assert [owner for owner, _, _ in server.asked] == every
+
+
+@pytest.mark.parametrize("name", ["_redis._tcp.", "_redis._tcp.one.test."])
+async def test_absolute_name_is_not_searched_for(tmp_path: Path, name: str) -> None:
+    """A name with a dot at its end is asked for as it is."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 127.0.0.1\nsearch one.test\noptions ndots:5\n")
+    async with FakeDns() as server:
+        server.replies[name, "SRV"] = Reply(rcode="NXDOMAIN")
+        resolvers = Resolvers(resolv_conf=conf)
+        resolvers.current().nameservers = [Do53Nameserver("127.0.0.1", server.port)]
+
+        await SrvSource(name, resolvers).next()
+
+    assert [owner for owner, _, _ in server.asked] == [name]
+
+
+async def test_search_domain_that_fails_is_a_failure(tmp_path: Path) -> None:
+    """NXDOMAIN of one candidate and SERVFAIL of another do not say that there are no servers."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 127.0.0.1\nsearch one.test\n")
+    async with FakeDns() as server:
+        server.replies["_redis._tcp.", "SRV"] = Reply(rcode="NXDOMAIN")
+        server.replies["_redis._tcp.one.test.", "SRV"] = Reply(rcode="SERVFAIL")
+        resolvers = Resolvers(resolv_conf=conf)
+        resolvers.current().nameservers = [Do53Nameserver("127.0.0.1", server.port)]
+
+        with pytest.raises(SourceError, match="SERVFAIL"):
+            await SrvSource("_redis._tcp", resolvers).next()
+
+
 async def test_named_servers_know_no_search_domains() -> None:
     """With `--resolver`, a name is absolute."""
     async with FakeDns() as server:
