@@ -163,7 +163,8 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
         metavar="IP[:PORT]",
         action="append",
         default=[],
-        help="DNS server to ask; repeatable; default: those of /etc/resolv.conf",
+        help="DNS server to ask, or tcp://IP[:PORT], or tls://IP[:PORT][#NAME], whose certificate has to be good for "
+        "NAME or the IP; repeatable; default: those of /etc/resolv.conf",
     )
     group.add_argument("--min-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=1.0, help="default 1s")
     group.add_argument("--max-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=60.0, help="default 60s")

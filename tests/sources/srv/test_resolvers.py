@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dns.nameserver import Do53Nameserver
+from dns.nameserver import AddressAndPortNameserver, Do53Nameserver
 
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.srv.resolvers import Resolvers
@@ -18,7 +18,7 @@ def asked(resolvers: Resolvers) -> list[tuple[str, int]]:
     return [
         (server.address, server.port)
         for server in resolvers.current().nameservers
-        if isinstance(server, Do53Nameserver)
+        if isinstance(server, AddressAndPortNameserver)
     ]
 
 
@@ -31,11 +31,34 @@ def asked(resolvers: Resolvers) -> list[tuple[str, int]]:
         ("[fd00::53]", ("fd00::53", 53)),
         ("[fd00::53]:8600", ("fd00::53", 8600)),
         ("[fe80::1%eth0]:53", ("fe80::1%eth0", 53)),
+        ("tcp://127.0.0.1", ("127.0.0.1", 53)),
+        ("tcp://[fd00::53]:8600", ("fd00::53", 8600)),
+        ("tls://127.0.0.1", ("127.0.0.1", 853)),
+        ("tls://127.0.0.1:8853#dns.example", ("127.0.0.1", 8853)),
+        ("tls://fd00::53#dns.example", ("fd00::53", 853)),
+        ("tls://[fd00::53]:8853", ("fd00::53", 8853)),
     ],
 )
 def test_forms_of_a_server(text: str, server: tuple[str, int]) -> None:
-    """A server is an address of either family, with or without a port."""
+    """A server is an address of either family, with or without a port, a way to ask it, and a name to certify."""
     assert asked(Resolvers([text])) == [server]
+
+
+@pytest.mark.parametrize(
+    ("text", "how"),
+    [
+        ("127.0.0.1", "Do53"),
+        ("tcp://127.0.0.1", "tcp"),
+        ("tls://127.0.0.1", "tls 127.0.0.1"),
+        ("tls://[fe80::1%eth0]:853", "tls fe80::1"),
+        ("tls://127.0.0.1#dns.example", "tls dns.example"),
+    ],
+)
+def test_ways_to_ask_a_server(text: str, how: str) -> None:
+    """The certificate has to be good for the name after the #, or else for the address."""
+    (server,) = Resolvers([text]).current().nameservers
+    assert isinstance(server, AddressAndPortNameserver)
+    assert " ".join(filter(None, (server.kind(), getattr(server, "name", None)))) == how
 
 
 @pytest.mark.parametrize(
@@ -54,6 +77,20 @@ def test_forms_of_a_server(text: str, server: tuple[str, int]) -> None:
         "[fd00::1",
         "[fd00::1]53",
         "[10.0.0.1]:53",
+        "10.0.0.1#dns.example",
+        "udp://10.0.0.1",
+        "://10.0.0.1",
+        "tcp://",
+        "tcp://10.0.0.1#dns.example",
+        "tls://dns.example",
+        "tls://10.0.0.1#",
+        "tls://10.0.0.1#.",
+        "tls://10.0.0.1#a..b",
+        "tls://10.0.0.1#-a.b",
+        "tls://10.0.0.1#a b",
+        "tls://10.0.0.1#$(reboot)",
+        "tls://10.0.0.1#" + "a" * 64,
+        "tls://10.0.0.1#" + "a." * 150 + "a",
     ],
 )
 def test_bad_server_is_wrong_usage(text: str) -> None:
