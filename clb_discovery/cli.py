@@ -109,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_typed(spec.parse_listener),
         help="serve /metrics for Prometheus and /healthz there",
     )
+    run.add_argument(
+        "--state-dir",
+        metavar="PATH",
+        help="keep the last known sets there, to serve them after a reboot while discovery is down; "
+        "default: STATE_DIRECTORY, which systemd sets, else none",
+    )
     run.add_argument("--once", action="store_true", help="sync once, leave the data plane in place, and exit")
 
     status = command("status", commands.status, "show what the kernel does now; works with the sidecar dead")

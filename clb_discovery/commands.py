@@ -22,7 +22,7 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.discovery import open_sources, read_services
 from clb_discovery.errors import HostError
-from clb_discovery.runtime import Instance
+from clb_discovery.runtime import Instance, state_directory
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
         once=options.once,
         metrics=options.metrics,
         loader=Loader(options.loader),
+        state_dir=state_directory(options.state_dir, os.environ),
     )
 
     async def live() -> None:

@@ -27,6 +27,7 @@ from clb_discovery.core.address import Network
 from clb_discovery.core.desired import Desired, desired
 from clb_discovery.core.guard import Policy
 from clb_discovery.core.held import Held
+from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.layout import protocol_of
 from clb_discovery.core.model import Answer, Failure, Protocol, RealServer, Service
 from clb_discovery.core.plan import Plan, plan
@@ -37,6 +38,7 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets import Destroyed, close_sockets
 from clb_discovery.errors import ClbError, SourceError
 from clb_discovery.following import Following, timestamp
+from clb_discovery.lastgood import Store
 from clb_discovery.metrics import Snapshot, listen, serving
 from clb_discovery.notify import notify
 from clb_discovery.runtime import Instance
@@ -68,6 +70,8 @@ class Settings:
     loader: Loader = Loader.AUTO
     metrics: tuple[str, int] | None = None
     """Address and port to serve metrics on."""
+    state_dir: Path | None = None
+    """Where the last good sets are kept over a reboot."""
 
 
 class Daemon:
@@ -87,6 +91,8 @@ class Daemon:
         self._last_sync: datetime | None = None
         self._announcer = Announcer()
         self._said: object = None  # the state file's content
+        self._store = Store(settings.state_dir, settings.pins.instance)
+        self._applied: dict[str, LastGood] = {}  # what the kernel holds now, by source
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, or with `once` until everything is in place.
@@ -114,8 +120,7 @@ class Daemon:
 
     def _start_up(self, maps: Maps) -> None:
         self._held = maps.read()
-        for source, servers in _held_servers(self._held, self._settings.services).items():
-            self._following[source].seed(servers)
+        self._take_up()
         ineffective = loader.objection(self._settings.pins, self._settings.cgroup)
         if ineffective:
             _log.error("programs are not effective", reason=ineffective)
@@ -127,6 +132,20 @@ class Daemon:
             services=len(self._following),
         )
         self._write_state()
+
+    def _take_up(self) -> None:
+        """Serve what was known last until sources answer: what the kernel holds, else, as after a reboot, the disk."""
+        stored = self._store.read()
+        held = _held_servers(self._held, self._settings.services)
+        for source, following in self._following.items():
+            last = stored.get(source)
+            if source in held:
+                following.seed(held[source], last.answered if last else None)
+            elif last:
+                following.seed(last.servers, last.answered)
+                self._announcer.restored(following)
+                self._news = True
+                self._woken.set()
 
     async def _main_loop(self, maps: Maps) -> None:
         while not self._stopping:
@@ -175,6 +194,8 @@ class Daemon:
                 self._held = await asyncio.to_thread(maps.read)
         await self._keep_attached(maps)
         self._write_state()
+        if self._store.is_due(self._applied, now):
+            await self._write_last_good()
         if self._last_sync and not self._ready:  # when status says so, too
             self._ready = True
             _log.info("ready", virtual_servers=sum(len(service.vips) for service in self._settings.services))
@@ -182,8 +203,10 @@ class Daemon:
 
     async def _sync(self, maps: Maps) -> None:
         complete = all(following.answered for following in self._following.values())
-        known = {source: following.guarded.good for source, following in self._following.items() if following.known}
+        last_good = {source: following.last_good() for source, following in self._following.items() if following.known}
+        known = {source: one.servers for source, one in last_good.items()}
         wanted, steps, closed = await asyncio.to_thread(self._publish, maps, known, complete=complete)
+        self._applied = last_good
         self._announcer.published(self._held, steps)
         self._announcer.closed(closed)
         self._announcer.rejected(wanted.rejected)
@@ -256,6 +279,8 @@ class Daemon:
                 watch.cancel()
             _, remaining = await asyncio.wait(remaining, timeout=_CANCEL_EVERY)
         self._write_state()
+        if self._applied:  # else the disk may know more
+            await self._write_last_good()
         _log.info("stopped; connects go on over what was published last")
 
     def _write_state(self) -> None:
@@ -273,6 +298,20 @@ class Daemon:
         else:
             self._announcer.trouble("cannot write the state that status shows", None)
             self._said = state
+
+    async def _write_last_good(self) -> None:
+        """Keep what was applied on disk, with when each source last answered."""
+        what = "cannot keep the last known sets on disk"
+        sets = {
+            name: one._replace(answered=self._following[name].last_good().answered)
+            for name, one in self._applied.items()
+        }
+        try:
+            await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
+        except (OSError, ValueError) as error:  # such as a full disk, which is no reason to stop following
+            self._announcer.trouble(what, str(error))
+        else:
+            self._announcer.trouble(what, None)
 
 
 def _held_servers(held: Held, services: Sequence[Service]) -> dict[str, list[RealServer]]:
