@@ -8,12 +8,13 @@ import select
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from clb_discovery.core import layout
 from clb_discovery.core.address import parse_address
@@ -198,6 +199,47 @@ async def running_daemon(instance: str, cgroup: Path, source: Source) -> AsyncIt
         os.kill(os.getpid(), signal.SIGTERM)
         async with asyncio.timeout(STOPS_WITHIN):
             await task
+
+
+class Bursting:
+    """A source that answers again and again, with a real server more each time, up to 200 of them."""
+
+    name = "fake:bursting"
+
+    def __init__(self, most: int) -> None:
+        self.given = 0
+        self.most = most
+
+    async def next(self) -> Answer:
+        """Return the next answer after 5 ms, so that the quiet period never comes; nothing more after `most`."""
+        if self.given == self.most:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.005)
+        self.given += 1
+        servers = (RealServer(0, parse_address(f"10.1.0.{n + 1}"), 80, 1) for n in range(min(self.given, 200)))
+        return Answer(tuple(servers))
+
+
+def published(logs: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return how many real servers each publication had."""
+    return [line["servers"] for line in logs if line["event"] == "pool published"]
+
+
+async def test_burst_is_merged(instance: str, cgroup: Path) -> None:
+    """A hundred answers within half a second or so are published a few times, and the last of them for certain."""
+    with capture_logs() as logs:
+        async with running_daemon(instance, cgroup, Bursting(100)):
+            await asyncio.to_thread(wait_until, lambda: published(logs)[-1:] == [100], "the last answer is published")
+    assert len(published(logs)) <= 20
+
+
+async def test_burst_without_end_is_applied_meanwhile(instance: str, cgroup: Path) -> None:
+    """Where answers never pause for the quiet period, what they say is still published twice a second."""
+    source = Bursting(1_000_000)
+    with capture_logs() as logs:
+        async with running_daemon(instance, cgroup, source):
+            await asyncio.to_thread(wait_until, lambda: len(published(logs)) >= 2, "two of its states are published")
+            assert len(published(logs)) <= source.given / 4
 
 
 async def test_sigterm_ends_a_source_that_swallows_a_cancellation(instance: str, cgroup: Path) -> None:
