@@ -27,7 +27,8 @@ Balance connect(2) over the real servers that Consul or DNS SRV names, in the ke
 Without a command it runs in the foreground, and keeps following discovery until it gets SIGTERM."""
 
 _EPILOG: Final = """\
-A VIP is 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00:64::1]:6379, with /udp for UDP.
+A VIP is 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00:64::1]:6379, with /udp for UDP, or /tcp where an SRV name such
+as _dns._udp.example says UDP.
 Exit codes: 0 done, 1 failed while running, 2 wrong usage, 3 kernel or privilege missing, 4 instance is held."""
 
 

@@ -583,6 +583,16 @@ def test_log_is_one_json_object_a_line(instance: str, cgroup: Path, knot: KnotSe
     assert stopped["event"].startswith("stopped")
 
 
+def test_srv_name_says_the_protocol(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """The VIP of `_dns._udp` takes UDP and leaves TCP alone, unless it says otherwise."""
+    knot.write("_dns._udp SRV 0 1 5300 one\none A 10.0.0.1")
+    options = ["--srv", f"_dns._udp.example={VIP}:53,{OTHER_VIP}:53/tcp", "--resolver", knot.address]
+    with sidecar(instance, cgroup, tmp_path, options):
+        found = {server["address"]: server["protocol"] for server in status(instance)["virtual_servers"]}
+        assert found == {VIP: "udp", OTHER_VIP: "tcp"}
+        assert pool(instance, VIP) == pool(instance, OTHER_VIP) == {"10.0.0.1:5300": 1}
+
+
 def test_failing_source_is_logged_once(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
     """While a source goes on failing in the same way nothing more is logged, and the pool stays."""
     serve(knot, "127.0.0.1:1")
