@@ -6,9 +6,11 @@ import asyncio
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Final
+
+from tests.support.fake_dns import cancelled
 
 _DAYS: Final = ("-days", "2")
 _KEY: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -50,25 +52,25 @@ async def tls_front(port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
     :param port: where the DNS server listens.
     :returns: the port that takes TLS.
     """
+    serving: set[asyncio.Task[None] | None] = set()
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with closing(writer), suppress(ConnectionError):
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(carry(reader, inner_writer), carry(inner_reader, writer))
+        serving.add(asyncio.current_task())
+        with closing(writer):
+            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(carry(reader, inner_writer), carry(inner_reader, writer))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     async with server:
         found: int = server.sockets[0].getsockname()[1]
         yield found
+        await cancelled(serving)
 
 
 def _openssl(*arguments: str | Path) -> None:

@@ -7,7 +7,7 @@ import shlex
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Self, cast
 
 import dns.name
 from dns.asyncresolver import Resolver
@@ -53,7 +53,20 @@ class Lookup:
         """
         self.questions = 0
         self._label = label
-        self._resolver = resolver
+        self._resolver = copy.copy(resolver)
+        self._resolver.nameservers = [
+            server.opened() if isinstance(server, StreamNameserver) else server for server in resolver.nameservers
+        ]
+
+    async def __aenter__(self) -> Self:
+        """Begin the round."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End the round, and its connections."""
+        for server in self._resolver.nameservers:
+            if isinstance(server, StreamNameserver):
+                await server.close()
 
     async def find(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
         """Follow CNAMEs to the records asked for, or to the name that does not have them.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
+import socket
 import ssl
+from contextlib import suppress
 from typing import Final
 
 import dns.asyncquery
-from dns.asyncbackend import Backend  # type: ignore[attr-defined] # exported, but not by name
+import dns.inet
+from dns.asyncbackend import Backend, StreamSocket  # type: ignore[attr-defined] # exported, but not by name
 from dns.message import Message, QueryMessage
 from dns.nameserver import AddressAndPortNameserver, Do53Nameserver
 
@@ -26,10 +30,14 @@ _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORE
 
 
 class StreamNameserver(AddressAndPortNameserver):
-    """A server that is asked over TCP alone (RFC 7766) or over TLS (RFC 7858), a connection for each question."""
+    """A server that is asked over TCP alone or over TLS (RFC 7858).
+
+    Connections are used again (RFC 7766 section 6.2.1), since one over TLS costs more than its questions. Who asks
+    takes a server by `opened`, and closes it afterwards.
+    """
 
     def __init__(self, address: str, port: int, name: str | None = None, trust: ssl.SSLContext | None = None) -> None:
-        """Take where it is.
+        """Take where it is; nothing is connected yet.
 
         :param name: what its certificate has to be good for (RFC 8310), a host name or the address; with `trust` only.
         :param trust: asked over TLS, with the authorities that this trusts; None for TCP.
@@ -37,6 +45,16 @@ class StreamNameserver(AddressAndPortNameserver):
         super().__init__(address, port)
         self.name = name
         self._trust = trust
+        self._idle: list[StreamSocket] = []
+
+    def opened(self) -> StreamNameserver:
+        """Return the same server with connections of its own."""
+        return StreamNameserver(self.address, self.port, self.name, self._trust)
+
+    async def close(self) -> None:
+        """Close the connections that no question is using."""
+        while self._idle:
+            await self._idle.pop().close()  # type: ignore[no-untyped-call] # as all of dnspython's back ends
 
     def kind(self) -> str:
         """Return the scheme, for messages."""
@@ -50,20 +68,48 @@ class StreamNameserver(AddressAndPortNameserver):
         self,
         request: QueryMessage,
         timeout: float,  # noqa: ASYNC109 - as above
-        source: str | None,
-        source_port: int,
+        source: str | None,  # noqa: ARG002 - as above
+        source_port: int,  # noqa: ARG002 - as above
         max_size: bool,  # noqa: ARG002 - as above
         backend: Backend,
         one_rr_per_rrset: bool = False,  # noqa: FBT002 - as above
         ignore_trailing: bool = False,  # noqa: FBT002 - as above
     ) -> Message:
-        """Ask one question; raises what `dns.asyncquery` raises, such as `ssl.SSLCertVerificationError`."""
-        how = (timeout, self.port, source, source_port, one_rr_per_rrset, ignore_trailing)
-        if self._trust is None:
-            return await dns.asyncquery.tcp(request, self.address, *how, backend=backend)
-        return await dns.asyncquery.tls(
-            request, self.address, *how, backend=backend, ssl_context=self._trust, server_hostname=self.name
+        """Ask one question, over a connection that is open if there is one.
+
+        :raises Exception: what `dns.asyncquery.tls` raises, such as `ssl.SSLCertVerificationError`.
+        """
+        clock = asyncio.get_running_loop().time
+        end = clock() + timeout
+
+        async def ask(connection: StreamSocket) -> Message:
+            try:
+                response = await dns.asyncquery.tcp(
+                    request,
+                    self.address,
+                    max(0.0, end - clock()),
+                    one_rr_per_rrset=one_rr_per_rrset,
+                    ignore_trailing=ignore_trailing,
+                    sock=connection,
+                )
+            except BaseException:  # an answer that is still under way would be taken for the next one
+                await connection.close()  # type: ignore[no-untyped-call] # as above
+                raise
+            self._idle.append(connection)
+            return response
+
+        while self._idle:
+            with suppress(EOFError, OSError):  # the server may have closed it, which says nothing about the question
+                return await ask(self._idle.pop())
+        made = await backend.make_socket(  # type: ignore[no-untyped-call] # as above
+            dns.inet.af_for_address(self.address),
+            socket.SOCK_STREAM,
+            destination=(self.address, self.port),
+            timeout=timeout,
+            ssl_context=self._trust,
+            server_hostname=self.name,
         )
+        return await ask(made)
 
 
 Nameserver = Do53Nameserver | StreamNameserver

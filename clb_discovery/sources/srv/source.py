@@ -84,9 +84,8 @@ class SrvSource:
             await asyncio.sleep(self._due - clock())
         self._due = None
         started = clock()
-        lookup = Lookup(self.name, self._resolvers.current())
         try:
-            async with asyncio.timeout(ROUND_TIMEOUT):
+            async with asyncio.timeout(ROUND_TIMEOUT), Lookup(self.name, self._resolvers.current()) as lookup:
                 srv = await self._find_srv(lookup)
                 records = _records(srv)
                 addresses = await _find_addresses(lookup, targets(records), srv)

@@ -10,7 +10,7 @@ import pytest
 
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.srv.resolvers import Resolvers
-from clb_discovery.sources.srv.source import SrvSource
+from clb_discovery.sources.srv.source import CONCURRENCY, SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.knot import KnotServer
 from tests.support.tls import Authority, tls_front
@@ -139,9 +139,10 @@ async def test_refused_certificate_leads_to_the_next_server(knot: KnotServer, au
 
 
 @pytest.mark.usefixtures("_trusted")
-async def test_many_targets_over_tls(authority: Authority) -> None:
-    """Two hundred targets without additional addresses are asked for over TLS, too."""
-    async with FakeDns() as server, tls_front(server.port, authority.issue("IP:127.0.0.1")) as port:
+@pytest.mark.parametrize(("questions", "connections"), [(1_000_000, CONCURRENCY), (3, 402), (1, 402)])
+async def test_many_targets_over_tls(authority: Authority, questions: int, connections: int) -> None:
+    """The targets of 200 records share a few connections; a server that closes them early is asked over new ones."""
+    async with FakeDns(questions=questions) as server, tls_front(server.port, authority.issue("IP:127.0.0.1")) as port:
         server.replies[f"{NAME}.", "SRV"] = Reply([f"{NAME}. 9 SRV 0 1 80 a{i}.example." for i in range(200)])
         for i in range(200):
             server.replies[f"a{i}.example.", "A"] = Reply([f"a{i}.example. 60 A 10.0.0.{i}"])
@@ -149,6 +150,7 @@ async def test_many_targets_over_tls(authority: Authority) -> None:
         assert len(await servers(source(f"tls://127.0.0.1:{port}"))) == 200
 
     assert {protocol for _, _, protocol in server.asked} == {"tcp"}
+    assert 2 <= server.connections <= connections
 
 
 async def test_tcp_alone() -> None:
