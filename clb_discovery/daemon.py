@@ -92,7 +92,7 @@ class Daemon:
         self._announcer = Announcer()
         self._said: object = None  # the state file's content
         self._store = Store(settings.state_dir, settings.pins.instance)
-        self._applied: dict[str, LastGood] = {}  # what the kernel holds now, by source
+        self._applied: Mapping[str, Sequence[RealServer]] = {}  # what was published last, by source
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, or with `once` until everything is in place.
@@ -203,10 +203,9 @@ class Daemon:
 
     async def _sync(self, maps: Maps) -> None:
         complete = all(following.answered for following in self._following.values())
-        last_good = {source: following.last_good() for source, following in self._following.items() if following.known}
-        known = {source: one.servers for source, one in last_good.items()}
+        known = {source: following.guarded.good for source, following in self._following.items() if following.known}
         wanted, steps, closed = await asyncio.to_thread(self._publish, maps, known, complete=complete)
-        self._applied = last_good
+        self._applied = known
         self._announcer.published(self._held, steps)
         self._announcer.closed(closed)
         self._announcer.rejected(wanted.rejected)
@@ -303,8 +302,8 @@ class Daemon:
         """Keep what was applied on disk, with when each source last answered."""
         what = "cannot keep the last known sets on disk"
         sets = {
-            name: one._replace(answered=self._following[name].last_good().answered)
-            for name, one in self._applied.items()
+            source: LastGood(tuple(servers), self._following[source].answered_at)
+            for source, servers in self._applied.items()
         }
         try:
             await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from clb_discovery.core import guard
 from clb_discovery.core.guard import Guarded, Policy
-from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.model import Answer, Failure, RealServer, Service
 
 STATES: Final = ("fresh", "retrying", "held")
@@ -85,9 +84,10 @@ class Following:
         error = self.error or "no answer yet"
         return f"stale since {timestamp(self.last_success) or 'before the start'}: {error}" if self.known else error
 
-    def last_good(self) -> LastGood:
-        """Return what is worth keeping on disk."""
-        return LastGood(self.guarded.good, int(self.last_success.timestamp()) if self.last_success else None)
+    @property
+    def answered_at(self) -> int | None:
+        """When the source last answered, in seconds since 1970, or None if that is not known."""
+        return int(self.last_success.timestamp()) if self.last_success else None
 
     def document(self) -> dict[str, Any]:
         """Return what `status --json` says about the source."""

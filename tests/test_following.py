@@ -8,7 +8,6 @@ from typing import Final
 
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.guard import Policy
-from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.model import Answer, Failure, RealServer, Service
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.following import STATES, Following
@@ -38,12 +37,12 @@ def test_source_that_has_never_answered_is_retrying() -> None:
 
 
 def test_source_that_answers_is_fresh() -> None:
-    """A fresh source has no reason, and what is good is kept with the time of the answer."""
+    """A fresh source has no reason, and the time of its answer is known."""
     one = following()
     one.take(Answer(SERVERS), 0)
     assert shown(one) == ("fresh", False, None)
-    assert one.last_good().servers == SERVERS
-    assert one.last_good().answered is not None
+    assert one.guarded.good == SERVERS
+    assert one.answered_at is not None
 
 
 def test_source_that_fails_after_an_answer_is_stale() -> None:
@@ -54,7 +53,7 @@ def test_source_that_fails_after_an_answer_is_stale() -> None:
     state, stale, reason = shown(one)
     assert (state, stale) == ("retrying", True)
     assert re.fullmatch(r"stale since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ: SERVFAIL", reason or "")
-    assert one.last_good().servers == SERVERS
+    assert one.guarded.good == SERVERS
 
 
 def test_set_from_before_the_start_is_stale_until_the_source_answers() -> None:
@@ -62,7 +61,7 @@ def test_set_from_before_the_start_is_stale_until_the_source_answers() -> None:
     one = following()
     one.seed(SERVERS, 1_700_000_000)
     assert shown(one) == ("retrying", True, "stale since 2023-11-14T22:13:20Z: no answer yet")
-    assert one.last_good() == LastGood(SERVERS, 1_700_000_000)
+    assert (one.guarded.good, one.answered_at) == (SERVERS, 1_700_000_000)
     one.take(Answer(()), 0)
     assert shown(one) == ("held", False, "an answer without 3 of 3 real servers has to stand for 30 s")
     one.elapse(30)
@@ -74,7 +73,7 @@ def test_set_of_unknown_age_is_stale_since_before_the_start() -> None:
     one = following()
     one.seed(SERVERS, None)
     assert shown(one) == ("retrying", True, "stale since before the start: no answer yet")
-    assert one.last_good().answered is None
+    assert one.answered_at is None
 
 
 def test_held_answer_says_what_it_would_remove() -> None:
