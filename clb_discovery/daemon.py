@@ -302,8 +302,9 @@ class Daemon:
         """Keep what was applied on disk, with when each source last answered."""
         what = "cannot keep the last known sets on disk"
         sets = {
-            source: LastGood(tuple(servers), self._following[source].answered_at)
-            for source, servers in self._applied.items()
+            source: LastGood(tuple(self._applied[source]), following.answered_at)
+            for source, following in self._following.items()
+            if source in self._applied
         }
         try:
             await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
