@@ -33,6 +33,8 @@ from clb_discovery.sources.srv.resolvers import EDNS_PAYLOAD, Resolvers
 
 CONCURRENCY: Final = 32
 """Questions under way at once for the targets of one name."""
+MAX_READS: Final = 3
+"""How often a zone that changes while it is read is read again in one round, the first time included."""
 ROUND_TIMEOUT: Final = 60.0
 """Seconds for the SRV records and all their targets."""
 
@@ -73,6 +75,7 @@ class SrvSource:
         self._rng: Final = rng or random.Random()  # noqa: S311 -- jitter, nothing secret
         self._due: float | None = None
         self._tcp_first = False
+        self._last: Answer | None = None
 
     async def next(self) -> Answer:
         """Wait until the TTL of the last answer is over, then ask; at once the first time and after an error.
@@ -86,18 +89,36 @@ class SrvSource:
         started = clock()
         try:
             async with asyncio.timeout(ROUND_TIMEOUT), Lookup(self.name, self._resolvers.current()) as lookup:
-                srv = await self._find_srv(lookup)
-                records = _records(srv)
-                addresses = await _find_addresses(lookup, targets(records), srv)
+                records, addresses = await self._find(lookup)
         except TimeoutError:
             raise SourceError(
                 f"{self.name}: no complete answer in {ROUND_TIMEOUT:g} s; the DNS server is slow, look at its load"
             ) from None
-        answer = build_answer(records, addresses)
+        self._last = answer = build_answer(records, addresses)
         wait = refresh_after(smallest_ttl(records, addresses), lookup.questions, self._bounds, self._rng.random())
         # TTLs count from when the answers left the server, so the round itself is part of the wait.
         self._due = max(started + wait, clock() + self._bounds[0])
         return answer
+
+    async def _find(self, lookup: Lookup) -> tuple[SrvSet, dict[str, list[AddressSet]]]:
+        """Find the records and the addresses of their targets, all from one version of the zone.
+
+        Addresses that did not come along are asked for when the zone may be another, and the port of one server would
+        meet the address of the next. So what is news is read until the records are the same before and after.
+
+        :raises SourceError: if a question got no proper answer. Records that change all the time are taken as they are.
+        """
+        srv = await self._find_srv(lookup)
+        for _ in range(MAX_READS):
+            asked = lookup.questions
+            records = _records(srv)
+            addresses = await _find_addresses(lookup, targets(records), srv)
+            if lookup.questions == asked or build_answer(records, addresses) == self._last:
+                break
+            before, srv = srv, await self._find_srv(lookup)
+            if srv.records == before.records:
+                break
+        return records, addresses
 
     async def _find_srv(self, lookup: Lookup) -> Found:
         """Find the SRV records, over TCP where UDP may have cut them short without saying so.

@@ -14,7 +14,7 @@ from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.base import follow
 from clb_discovery.sources.srv.lookup import MAX_CNAMES
 from clb_discovery.sources.srv.resolvers import Resolvers
-from clb_discovery.sources.srv.source import SrvSource
+from clb_discovery.sources.srv.source import MAX_READS, SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.process import free_port
 
@@ -183,7 +183,57 @@ async def test_additional_in_bailiwick_spares_questions() -> None:
         answer = await source(server).next()
 
     assert shown(answer) == ["0 1 10.0.0.1:80", "0 1 10.0.0.2:80", "0 1 [fd00::1]:80"]
-    assert server.asked[1:] == [("b.sub.example.", "AAAA", "udp")]
+    assert [question for question in server.asked if question[0] != SRV[0]] == [("b.sub.example.", "AAAA", "udp")]
+
+
+class Moving(FakeDns):
+    """Serves another version of the zone after each answer for the SRV records: the next host has the name a."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.version = 0
+        self._most = most
+        self._move()
+
+    def respond(self, wire: bytes, protocol: str) -> bytes | None:
+        """Answer from this version, and go on to the next one."""
+        answer = super().respond(wire, protocol)
+        if self.asked[-1][:2] == SRV and self.version < self._most:
+            self._move()
+        return answer
+
+    def _move(self) -> None:
+        self.version += 1
+        self.replies[SRV] = Reply(records(f"0 1 {self.version} a.example."))
+        self.replies["a.example.", "A"] = Reply([f"a.example. 60 A 10.0.0.{self.version}"])
+
+
+async def test_zone_that_changes_while_it_is_read_is_read_again() -> None:
+    """The port of one version never meets the address of another, which would be somebody else's."""
+    async with Moving(2) as server:
+        assert shown(await source(server).next()) == ["0 1 10.0.0.2:2"]
+
+
+async def test_zone_that_always_changes_is_read_a_few_times() -> None:
+    """Where the records are others each time, the questions are bounded all the same."""
+    async with Moving(1000) as server:
+        answer = await source(server).next()
+
+    assert len(answer.servers) == 1
+    assert [question[:2] for question in server.asked].count(SRV) == MAX_READS + 1
+
+
+async def test_answer_that_is_no_news_is_read_once() -> None:
+    """As long as nothing changes each round asks for the SRV records once."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example."), additional=["a.example. 60 A 10.0.0.1"])
+        one = SrvSource(NAME, Resolvers([server.address]), 0.01, 0.01)
+        await one.next()
+        before = len(server.asked)
+
+        await one.next()
+
+    assert [question[:2] for question in server.asked[before:]] == [SRV, ("a.example.", "AAAA")]
 
 
 async def test_additional_out_of_bailiwick_is_not_believed() -> None:
@@ -280,7 +330,7 @@ async def test_silently_trimmed_answer_is_asked_over_tcp() -> None:
         answers = [await one.next() for _ in range(3)]
 
     assert [len(answer.servers) for answer in answers] == [30, 30, 30]
-    assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == ["udp", "tcp", "tcp", "tcp"]
+    assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == ["udp", *["tcp"] * 4]
 
 
 async def test_big_answer_over_udp_is_asked_over_tcp() -> None:
@@ -295,7 +345,11 @@ async def test_big_answer_over_udp_is_asked_over_tcp() -> None:
 
     assert len(first.servers) == 100
     assert [len(answer.servers) for answer in later] == [3, 3]
-    assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == ["udp", "tcp", "tcp", "udp"]
+    assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == [
+        *("udp", "tcp", "tcp"),  # twice, since the answer is news
+        *("tcp", "udp"),
+        "udp",
+    ]
 
 
 async def test_suspect_answer_without_tcp_is_a_failure() -> None:
@@ -352,7 +406,7 @@ async def test_next_server_is_asked_when_one_has_no_proper_answer(first: Reply) 
     assert shown(answer) == ["0 1 10.0.0.1:80"]
     assert bad.asked
     assert {owner for owner, _, _ in bad.asked} == {SRV[0]}
-    assert good.asked[-1][:2] == ("a.example.", "AAAA")
+    assert ("a.example.", "AAAA", "udp") in good.asked
 
 
 async def test_first_server_that_answers_is_believed() -> None:
