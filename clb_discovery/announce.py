@@ -14,7 +14,7 @@ from clb_discovery.core.model import RealServer
 from clb_discovery.core.plan import Plan
 from clb_discovery.core.selftest import SOURCE
 from clb_discovery.datapath.sockets import Destroyed
-from clb_discovery.following import Following
+from clb_discovery.following import Following, timestamp
 
 _SHOWN: Final = 8
 """Real servers named in one line."""
@@ -53,7 +53,17 @@ class Announcer:
         elif error and not now.error:
             _log.info("source answers again", source=source)
         if now.state == "held" != state:
-            _log.warning("removal held", source=source, seconds=now.service.policy.hold)
+            removed, of = now.guarded.withheld
+            _log.warning("removal held", source=source, removed=removed, of=of, seconds=now.service.policy.hold)
+
+    def restored(self, now: Following) -> None:
+        """Report that what is served until the source answers comes from the disk."""
+        _log.warning(
+            "serving the last known set",
+            source=now.service.source,
+            servers=len(now.guarded.good),
+            since=timestamp(now.last_success),
+        )
 
     def published(self, before: Held, carried_out: Plan) -> None:
         """Report the pools that changed."""

@@ -30,8 +30,9 @@ Balance connect(2) over the real servers that Consul or DNS SRV names, in the ke
 Without a command it runs in the foreground, and keeps following discovery until it gets SIGTERM."""
 
 _EPILOG: Final = """\
-A VIP is 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00:64::1]:6379, with /udp for UDP. A service without
-one gets one of each family from --vip-range by its name, for every port, the same on every host.
+A VIP is 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00:64::1]:6379, with /udp for UDP, or /tcp where an SRV
+name such as _dns._udp.example says UDP. A service without one gets one of each family from --vip-range by its
+name, for every port, the same on every host.
 Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 kernel or privilege
 missing, 4 instance is held."""
 
@@ -121,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_typed(spec.parse_listener),
         help="serve /metrics for Prometheus and /healthz there",
     )
+    run.add_argument(
+        "--state-dir",
+        metavar="PATH",
+        help="keep the last known sets there, to serve them after a reboot while discovery is down; "
+        "default: STATE_DIRECTORY, which systemd sets, else none",
+    )
     run.add_argument("--once", action="store_true", help="sync once, leave the data plane in place, and exit")
 
     status = command("status", commands.status, "show what the kernel does now; works with the sidecar dead")
@@ -191,7 +198,8 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
         metavar="IP[:PORT]",
         action="append",
         default=[],
-        help="DNS server to ask; repeatable; default: those of /etc/resolv.conf",
+        help="DNS server to ask, or tcp://IP[:PORT], or tls://IP[:PORT][#NAME], whose certificate has to be good for "
+        "NAME or the IP; repeatable; default: those of /etc/resolv.conf",
     )
     group.add_argument("--min-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=1.0, help="default 1s")
     group.add_argument("--max-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=60.0, help="default 60s")

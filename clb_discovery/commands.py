@@ -24,7 +24,7 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.discovery import open_sources, read_services
 from clb_discovery.errors import HostError
 from clb_discovery.hosts_file import write_names
-from clb_discovery.runtime import Instance
+from clb_discovery.runtime import Instance, state_directory
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
             metrics=options.metrics,
             loader=Loader(options.loader),
             hosts_file=options.hosts_file,
+            state_dir=state_directory(options.state_dir, os.environ),
         )
         return Configured(settings, partial(open_sources, options, services))
 

@@ -26,6 +26,7 @@ from clb_discovery.core import selftest
 from clb_discovery.core.address import Network
 from clb_discovery.core.desired import Desired, desired
 from clb_discovery.core.held import Held, held_servers
+from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.layout import protocol_of
 from clb_discovery.core.model import Answer, Failure, Protocol, RealServer, Service
 from clb_discovery.core.plan import Plan, plan
@@ -37,6 +38,7 @@ from clb_discovery.datapath.sockets import Destroyed, close_sockets
 from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.following import Following, timestamp
 from clb_discovery.hosts_file import HostsFile
+from clb_discovery.lastgood import Store
 from clb_discovery.metrics import Snapshot, listen, serving
 from clb_discovery.notify import notify
 from clb_discovery.runtime import Instance
@@ -69,6 +71,8 @@ class Settings:
     """Address and port to serve metrics on."""
     hosts_file: Path | None = None
     """Where the names of services are published."""
+    state_dir: Path | None = None
+    """Where the last good sets are kept over a reboot."""
 
 
 class Configured(NamedTuple):
@@ -105,6 +109,8 @@ class Daemon:
         self._announcer = Announcer()
         self._names = HostsFile(self._instance, self._announcer)
         self._said: object = None  # the state file's content
+        self._store = Store(settings.state_dir, settings.pins.instance)
+        self._applied: Mapping[str, Sequence[RealServer]] = {}  # what was published last, by source
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, or with `once` until everything is in place.
@@ -199,6 +205,8 @@ class Daemon:
         await self._keep_attached(maps)
         await self._publish_names()
         self._write_state()
+        if self._store.is_due(self._applied, now):
+            await self._write_last_good()
         if self._last_sync and not self._ready:  # when status says so, too
             self._ready = True
             _log.info("ready", virtual_servers=sum(len(service.vips) for service in self._settings.services))
@@ -208,6 +216,7 @@ class Daemon:
         complete = all(following.answered for following in self._following.values())
         known = {source: following.guarded.good for source, following in self._following.items() if following.known}
         wanted, steps, closed = await asyncio.to_thread(self._publish, maps, known, complete=complete)
+        self._applied = known
         self._announcer.published(self._held, steps)
         self._announcer.closed(closed)
         self._announcer.rejected(wanted.rejected)
@@ -312,7 +321,7 @@ class Daemon:
         self._refused = None
         fixed = _without_restart(settings, self._settings)
         if fixed != settings:
-            _log.warning("instance, cgroup, loader and metrics change with a restart only")
+            _log.warning("instance, cgroup, loader, state directory and metrics change with a restart only")
         known = self._following
         self._following = {
             service.source: replace(known[service.source], service=service)
@@ -327,14 +336,25 @@ class Daemon:
         _log.info("configuration read again", services=len(self._following))
 
     def _seed(self, sources: Collection[str]) -> None:
-        for source, servers in held_servers(self._held, self._settings.services).items():
-            if source in sources:
-                self._following[source].seed(servers)
+        """Serve what was known last until sources answer: what the kernel holds, else, as after a reboot, the disk."""
+        stored = self._store.read()
+        held = held_servers(self._held, self._settings.services)
+        for source in sources:
+            following, last = self._following[source], stored.get(source)
+            if source in held:
+                following.seed(held[source], last.answered if last else None)
+            elif last:
+                following.seed(last.servers, last.answered)
+                self._announcer.restored(following)
+                self._news = True
+                self._woken.set()
 
     async def _shut_down(self) -> None:
         notify("STOPPING=1")
         await self._unwatch()
         self._write_state()
+        if self._applied:  # else the disk may know more
+            await self._write_last_good()
         _log.info("stopped; connects go on over what was published last")
 
     def _write_state(self) -> None:
@@ -355,6 +375,21 @@ class Daemon:
             self._announcer.trouble("cannot write the state that status shows", None)
             self._said = state
 
+    async def _write_last_good(self) -> None:
+        """Keep what was applied on disk, with when each source last answered."""
+        what = "cannot keep the last known sets on disk"
+        sets = {
+            source: LastGood(tuple(self._applied[source]), following.answered_at)
+            for source, following in self._following.items()
+            if source in self._applied
+        }
+        try:
+            await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
+        except (OSError, ValueError) as error:  # such as a full disk, which is no reason to stop following
+            self._announcer.trouble(what, str(error))
+        else:
+            self._announcer.trouble(what, None)
+
 
 def _without_restart(settings: Settings, running: Settings) -> Settings:
     """Return the settings, as far as a running sidecar can take them."""
@@ -364,5 +399,6 @@ def _without_restart(settings: Settings, running: Settings) -> Settings:
         cgroup=running.cgroup,
         loader=running.loader,
         metrics=running.metrics,
+        state_dir=running.state_dir,
         once=running.once,
     )

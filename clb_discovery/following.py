@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from clb_discovery.core import guard
 from clb_discovery.core.guard import Guarded
 from clb_discovery.core.model import Answer, Failure, RealServer, Service
+
+STATES: Final = ("fresh", "retrying", "held")
+"""What `Following.state` may be."""
 
 
 @dataclass(slots=True)
@@ -21,14 +24,19 @@ class Following:
     answered: bool = False
     """Whether the source has answered since the start."""
     known: bool = False
-    """Whether there is anything to serve: an answer, or what the kernel held at the start."""
+    """Whether there is anything to serve: an answer, or what the kernel or the disk held at the start."""
     last_success: datetime | None = None
+    """When the source last answered, before the start, too."""
     error: str | None = None
 
-    def seed(self, held: Sequence[RealServer]) -> None:
-        """Start from what the kernel holds for the service."""
+    def seed(self, held: Sequence[RealServer], answered: int | None) -> None:
+        """Start from what the kernel or the disk holds for the service.
+
+        :param answered: when its source had last answered, in seconds since 1970, or None if that is not known.
+        """
         self.guarded = guard.seed(held)
         self.known = True
+        self.last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
 
     def take(self, outcome: Answer | Failure, now: float) -> None:
         """Take what the source came back with.
@@ -59,6 +67,27 @@ class Following:
             return "retrying"
         return "held" if self.guarded.held else "fresh"
 
+    @property
+    def stale(self) -> bool:
+        """Whether what is served is what was known last, and nobody can say whether it is still so."""
+        return self.known and self.state == "retrying"
+
+    @property
+    def reason(self) -> str | None:
+        """Why the source is not fresh, or None if it is."""
+        if self.state == "held":
+            removed, of = self.guarded.withheld
+            return f"an answer without {removed} of {of} real servers has to stand for {self.service.policy.hold:g} s"
+        if self.state == "fresh":
+            return None
+        error = self.error or "no answer yet"
+        return f"stale since {timestamp(self.last_success) or 'before the start'}: {error}" if self.known else error
+
+    @property
+    def answered_at(self) -> int | None:
+        """When the source last answered, in seconds since 1970, or None if that is not known."""
+        return int(self.last_success.timestamp()) if self.last_success else None
+
     def document(self) -> dict[str, Any]:
         """Return what `status --json` says about the source."""
         return {
@@ -66,6 +95,8 @@ class Following:
             "state": self.state,
             "last_success": timestamp(self.last_success),
             "error": self.error,
+            "stale": self.stale,
+            "reason": self.reason,
         }
 
 

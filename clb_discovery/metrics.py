@@ -22,7 +22,7 @@ from clb_discovery.core.held import Held
 from clb_discovery.core.layout import Server
 from clb_discovery.core.selftest import SOURCE
 from clb_discovery.errors import ClbError
-from clb_discovery.following import Following
+from clb_discovery.following import STATES, Following
 
 
 class Snapshot(NamedTuple):
@@ -93,13 +93,19 @@ class _Snapshots(Collector):
         fresh = GaugeMetricFamily(
             "clb_source_fresh", "Whether discovery is up and what it says served", labels=["source"]
         )
+        state = GaugeMetricFamily("clb_source_state", "Which state the source is in", labels=["source", "state"])
+        stale = GaugeMetricFamily(
+            "clb_source_stale", "Whether what is served may be out of date, since discovery is down", labels=["source"]
+        )
         last = GaugeMetricFamily("clb_source_last_success_seconds", "When the source last answered", labels=["source"])
         for following in self._snapshot.following:
             fresh.add_metric([following.service.source], following.state == "fresh")
+            stale.add_metric([following.service.source], following.stale)
+            for name in STATES:
+                state.add_metric([following.service.source, name], following.state == name)
             if following.last_success:
                 last.add_metric([following.service.source], following.last_success.timestamp())
-        yield fresh
-        yield last
+        yield from (fresh, state, stale, last)
 
     def _servers(self) -> Iterator[Metric]:
         virtual = ["service", "vip", "protocol"]

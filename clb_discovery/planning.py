@@ -55,7 +55,7 @@ def _waiting(services: Sequence[Service], answers: dict[str, Answer], held: Held
     found = set()
     for service in services:
         following = Following(service)
-        following.seed(before.get(service.source, ()))
+        following.seed(before.get(service.source, ()), None)
         following.take(answers[service.source], time.monotonic())
         if following.guarded.held:
             found.add(service.source)

@@ -23,6 +23,15 @@ RUN: Final = Path("/run/clb-discovery")
 _FLOCK: Final = struct.Struct("@hhqqi")  # struct flock: type, whence, start, length, process
 
 
+def state_directory(given: str | None, environment: Mapping[str, str]) -> Path | None:
+    """Return where to keep what has to outlive a reboot: what was given, else what systemd made, else None.
+
+    :param environment: with `STATE_DIRECTORY`, where `StateDirectory=` of the unit names one (systemd.exec(5)).
+    """
+    found = given or environment.get("STATE_DIRECTORY", "").split(":")[0]  # there may be several
+    return Path(found) if found else None
+
+
 class Instance:
     """The run-time directory of one instance."""
 

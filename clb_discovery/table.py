@@ -33,7 +33,7 @@ def _datapath(status: Mapping[str, Any]) -> list[str]:
 def _sources(sources: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         f"source      {source['name']}  {source['state']}, last answer {source['last_success'] or 'never'}"
-        + (f"; {source['error']}" if source["error"] else "")
+        + (f"; {source['reason']}" if source["reason"] else "")
         for source in sources
     ]
     return lines or ["source      none"]

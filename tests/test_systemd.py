@@ -69,6 +69,7 @@ def test_unit_fits_the_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
     assert settings["Restart"] == "always"
     assert f"/run/{settings['RuntimeDirectory']}" == str(RUN)
     assert settings["RuntimeDirectoryPreserve"] == "yes"
+    assert settings["StateDirectory"] == "clb-discovery"
 
 
 def test_unit_says_what_to_write_into_its_options() -> None:
@@ -96,8 +97,16 @@ def status_as_unit(instance: str) -> object:
     return found["datapath"]["effective"]
 
 
-def test_sidecar_works_as_the_unit_runs_it(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """With the unit's capabilities and filters alone the sidecar loads, proves itself, follows DNS, and stops."""
+def test_sidecar_works_as_the_unit_runs_it(
+    instance: str, cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the unit's capabilities and filters alone the sidecar loads, proves itself, follows DNS, and stops.
+
+    What it knows is then in the directory that systemd makes for it and names in STATE_DIRECTORY.
+    """
+    state_dir = tmp_path / "state"
+    state_dir.mkdir()
+    monkeypatch.setenv("STATE_DIRECTORY", str(state_dir))
     with KnotServer() as knot, listening("127.0.0.1", "127.0.0.2", "::1") as servers:
 
         def serve(*numbers: int) -> None:
@@ -120,6 +129,7 @@ def test_sidecar_works_as_the_unit_runs_it(instance: str, cgroup: Path, tmp_path
             assert servers[1].taken() > 0
             assert found.stop() == 0
         assert [line for line in found.lines() if line["level"] != "info"] == []
+        assert "127.0.0.2" in (state_dir / f"{instance}.json").read_text()
         assert_serves()
 
 

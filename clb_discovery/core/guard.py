@@ -48,6 +48,16 @@ class Guarded:
         """Tell whether an answer is being held back."""
         return self.ipv4.pending is not None or self.ipv6.pending is not None
 
+    @property
+    def withheld(self) -> tuple[int, int]:
+        """How many real servers the held answers would remove, and of how many; by address and port."""
+        held = [
+            (_endpoints(family.good), _endpoints(family.pending.servers))
+            for family in (self.ipv4, self.ipv6)
+            if family.pending
+        ]
+        return sum(len(good - answer) for good, answer in held), sum(len(good) for good, _ in held)
+
     def deadline(self, policy: Policy) -> float | None:
         """Return when a held answer may count, or None if none is held."""
         pending = [family.pending.since for family in (self.ipv4, self.ipv6) if family.pending]

@@ -257,3 +257,11 @@ def test_the_earlier_deadline_of_the_two_families_comes_first() -> None:
     state = elapse(state, DEFAULT, 30)
     assert state.good == tuple(servers(4))
     assert state.deadline(DEFAULT) == 40
+
+
+def test_what_is_withheld_is_counted_where_it_is_held() -> None:
+    """Of both families only those count whose answer is held, by address and port."""
+    both = servers(4) + servers(3, net="fd00::")
+    assert seed(both).withheld == (0, 0)
+    assert admit(seed(both), servers(1, weight=9) + servers(2, net="fd00::"), DEFAULT, 0).withheld == (3, 4)
+    assert admit(seed(both), [], DEFAULT, 0).withheld == (7, 7)

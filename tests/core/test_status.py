@@ -28,8 +28,22 @@ STATE = {
     "pid": 99,
     "last_sync": "2026-01-02T03:04:05Z",
     "sources": [
-        {"name": "srv:_redis._tcp.example", "state": "held", "last_success": "2026-01-02T03:04:05Z", "error": None},
-        {"name": "consul:dns", "state": "retrying", "last_success": None, "error": "Consul answered 500"},
+        {
+            "name": "srv:_redis._tcp.example",
+            "state": "held",
+            "last_success": "2026-01-02T03:04:05Z",
+            "error": None,
+            "stale": False,
+            "reason": "an answer without 2 of 3 real servers has to stand for 30 s",
+        },
+        {
+            "name": "consul:dns",
+            "state": "retrying",
+            "last_success": None,
+            "error": "Consul answered 500",
+            "stale": False,
+            "reason": "Consul answered 500",
+        },
     ],
 }
 
@@ -169,6 +183,7 @@ def test_table_shows_the_document(pid: int | None, ineffective: str | None) -> N
     text = render(status(virtual, ineffective=ineffective, pid=pid))
     assert ("running, process 99" if pid else "not running") in text
     assert ("NOT EFFECTIVE: the cgroup is gone" if ineffective else "/sys/fs/cgroup/web, effective") in text
+    assert "example  held, last answer 2026-01-02T03:04:05Z; an answer without 2 of 3 real servers has to" in text
     assert "consul:dns  retrying, last answer never; Consul answered 500" in text
     assert "redis  10.64.0.1:6379/tcp  random  connects 7  refused 3" in text
     assert "10.0.0.7:31001  0         10      71.4%  active   5         4       0" in text

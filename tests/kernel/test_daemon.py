@@ -8,12 +8,13 @@ import select
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from clb_discovery.core import layout
 from clb_discovery.core.address import parse_address
@@ -196,6 +197,47 @@ async def running_daemon(instance: str, cgroup: Path, source: Source) -> AsyncIt
         os.kill(os.getpid(), signal.SIGTERM)
         async with asyncio.timeout(STOPS_WITHIN):
             await task
+
+
+class Bursting:
+    """A source that answers again and again, with a real server more each time, up to 200 of them."""
+
+    name = "fake:bursting"
+
+    def __init__(self, most: int) -> None:
+        self.given = 0
+        self.most = most
+
+    async def next(self) -> Answer:
+        """Return the next answer after 5 ms, so that the quiet period never comes; nothing more after `most`."""
+        if self.given == self.most:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.005)
+        self.given += 1
+        servers = (RealServer(0, parse_address(f"10.1.0.{n + 1}"), 80, 1) for n in range(min(self.given, 200)))
+        return Answer(tuple(servers))
+
+
+def published(logs: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return how many real servers each publication had."""
+    return [line["servers"] for line in logs if line["event"] == "pool published"]
+
+
+async def test_burst_is_merged(instance: str, cgroup: Path) -> None:
+    """A hundred answers within half a second or so are published a few times, and the last of them for certain."""
+    with capture_logs() as logs:
+        async with running_daemon(instance, cgroup, Bursting(100)):
+            await asyncio.to_thread(wait_until, lambda: published(logs)[-1:] == [100], "the last answer is published")
+    assert len(published(logs)) <= 20
+
+
+async def test_burst_without_end_is_applied_meanwhile(instance: str, cgroup: Path) -> None:
+    """Where answers never pause for the quiet period, what they say is still published twice a second."""
+    source = Bursting(1_000_000)
+    with capture_logs() as logs:
+        async with running_daemon(instance, cgroup, source):
+            await asyncio.to_thread(wait_until, lambda: len(published(logs)) >= 2, "two of its states are published")
+            assert len(published(logs)) <= source.given / 4
 
 
 async def test_sigterm_ends_a_source_that_swallows_a_cancellation(instance: str, cgroup: Path) -> None:
@@ -384,6 +426,7 @@ def test_answer_that_removes_much_is_held(instance: str, cgroup: Path, knot: Kno
             for event in ("removal held", "pool published")
         )
     assert (held["source"], held["seconds"]) == ("srv:_web._tcp.example", 4.0)
+    assert (held["removed"], held["of"]) == (2, 3)
     assert (published["change"], published["removed"]) == ("+0 -2 ~0", ["127.0.0.2:2", "127.0.0.3:3"])
     assert found.events().count("removal held") == 1
 
@@ -425,6 +468,109 @@ def test_forbidden_real_servers_are_refused_and_logged_once(
     assert found.events().count("real server refused") == len(forbidden)
 
 
+def test_last_known_set_is_served_after_a_reboot_without_discovery(
+    instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
+) -> None:
+    """With the kernel's maps gone and DNS down, connects go to what was known last, marked stale, until DNS is back."""
+    state_dir = tmp_path / "state"
+    options = [*WEB, *resolver(knot), "--state-dir", str(state_dir)]
+    with listening("127.0.0.1", "127.0.0.2", "127.0.0.3") as servers:
+        one, two, three = servers
+        serve(knot, one.name, two.name)
+        with sidecar(instance, cgroup, tmp_path, options) as found:
+            assert found.stop() == 0
+        answered = status(instance)["sources"][0]["last_success"]
+        knot.stop()
+        assert clb("unload", "--instance", instance).returncode == 0
+        found.log.unlink()
+        with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:
+            found.wait_for(lambda: "source fails" in found.events(), "the source fails")
+            found.wait_for(lambda: "pool published" in found.events(), "the last known set is published")
+            assert dial(cgroup, VIP, 80, 40) == ["ok"] * 40
+            assert sorted(server.taken() > 0 for server in servers) == [False, True, True]
+            found.wait_for(lambda: status(instance)["sources"][0]["error"] is not None, "status tells the error")
+            document = status(instance)
+            assert_is_status(document)
+            (source,) = document["sources"]
+            assert (source["state"], source["stale"], source["last_success"]) == ("retrying", True, answered)
+            assert source["reason"] == f"stale since {answered}: {source['error']}"
+            assert document["sidecar"]["last_sync"] is None
+            assert source["reason"] in clb("status", "--instance", instance).stdout
+            (restored,) = (line for line in found.lines() if line["event"] == "serving the last known set")
+            assert (restored["level"], restored["servers"], restored["since"]) == ("warning", 2, answered)
+            assert "ready" not in found.events()
+
+            knot.start()
+            serve(knot, one.name, three.name)
+            wait_for_pool(instance, VIP, weighted(one.name, three.name))
+            found.wait_for(lambda: status(instance)["sources"][0]["state"] == "fresh", "the source is fresh")
+            assert "ready" in found.events()
+
+
+def test_first_answer_after_a_reboot_is_guarded(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """A DNS server that comes back without its records has to stand by that for --hold before they are given up."""
+    state_dir = tmp_path / "state"
+    options = [*WEB, *resolver(knot), "--state-dir", str(state_dir), "--hold", "4s"]
+    before = ("127.0.0.1:1", "127.0.0.2:2", "127.0.0.3:3")
+    serve(knot, *before)
+    with sidecar(instance, cgroup, tmp_path, options) as found:
+        assert found.stop() == 0
+    assert clb("unload", "--instance", instance).returncode == 0
+    serve(knot)
+    with sidecar(instance, cgroup, tmp_path, options):
+        assert pool(instance, VIP) == weighted(*before)
+        (source,) = status(instance)["sources"]
+        assert (source["state"], source["stale"]) == ("held", False)
+        assert source["reason"] == "an answer without 3 of 3 real servers has to stand for 4 s"
+        wait_for_pool(instance, VIP, {})
+        wait_until(
+            lambda: b"127.0.0.1" not in (state_dir / f"{instance}.json").read_bytes(), "the disk has the empty set, too"
+        )
+
+
+def test_kernel_knows_better_than_the_disk(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """Where the maps outlived the sidecar nothing is taken from the disk but when the source answered."""
+    state_dir = tmp_path / "state"
+    state_dir.mkdir()
+    options = [*WEB, *resolver(knot), "--state-dir", str(state_dir)]
+    serve(knot, "127.0.0.1:1")
+    with sidecar(instance, cgroup, tmp_path, options) as found:
+        assert found.stop() == 0
+    knot.stop()
+    file = state_dir / f"{instance}.json"
+    file.write_bytes(file.read_bytes().replace(b"127.0.0.1", b"127.0.0.9"))
+    with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:
+        found.wait_for(lambda: status(instance)["sources"][0]["error"] is not None, "the source fails")
+        assert pool(instance, VIP) == weighted("127.0.0.1:1")
+        assert status(instance)["sources"][0]["last_success"] is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"version":1,"sources":{"srv:_web._tcp.example":{"servers":[[0]]}}}'])
+def test_garbage_on_disk_is_no_reason_to_end(
+    instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path, content: bytes
+) -> None:
+    """A file that says nothing of use is one warning, and is replaced by what the source says."""
+    file = tmp_path / f"{instance}.json"
+    file.write_bytes(content)
+    serve(knot, "127.0.0.1:1")
+    with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot), "--state-dir", str(tmp_path)]) as found:
+        assert pool(instance, VIP) == weighted("127.0.0.1:1")
+        found.wait_for(lambda: b"127.0.0.1" in file.read_bytes(), "the file is good again")
+    assert found.events().count("last known sets on disk ignored") == 1
+
+
+def test_disk_that_takes_nothing_is_logged_once(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """Where the state directory cannot be written the sidecar says so once and follows on."""
+    (tmp_path / "file").touch()
+    serve(knot, "127.0.0.1:1")
+    options = [*WEB, *resolver(knot), "--state-dir", str(tmp_path / "file")]
+    with sidecar(instance, cgroup, tmp_path, options) as found:
+        serve(knot, "127.0.0.1:1", "127.0.0.2:2")
+        wait_for_pool(instance, VIP, weighted("127.0.0.1:1", "127.0.0.2:2"))
+        assert found.stop() == 0
+    assert found.events().count("cannot keep the last known sets on disk") == 1
+
+
 def test_log_is_one_json_object_a_line(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
     """Every line of the log is JSON with event, level and time, and tells the story in order."""
     serve(knot, "127.0.0.1:1", "127.0.0.2:2")
@@ -438,6 +584,16 @@ def test_log_is_one_json_object_a_line(instance: str, cgroup: Path, knot: KnotSe
     assert (published["vip"], published["change"], published["servers"]) == (f"{VIP}:80", "+2 -0 ~0", 2)
     assert (ready["event"], ready["virtual_servers"]) == ("ready", 1)
     assert stopped["event"].startswith("stopped")
+
+
+def test_srv_name_says_the_protocol(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """The VIP of `_dns._udp` takes UDP and leaves TCP alone, unless it says otherwise."""
+    knot.write("_dns._udp SRV 0 1 5300 one\none A 10.0.0.1")
+    options = ["--srv", f"_dns._udp.example={VIP}:53,{OTHER_VIP}:53/tcp", "--resolver", knot.address]
+    with sidecar(instance, cgroup, tmp_path, options):
+        found = {server["address"]: server["protocol"] for server in status(instance)["virtual_servers"]}
+        assert found == {VIP: "udp", OTHER_VIP: "tcp"}
+        assert pool(instance, VIP) == pool(instance, OTHER_VIP) == {"10.0.0.1:5300": 1}
 
 
 def test_failing_source_is_logged_once(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:

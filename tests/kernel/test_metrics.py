@@ -53,6 +53,37 @@ def test_metrics_say_what_status_says(instance: str, cgroup: Path, tmp_path: Pat
             assert samples["clb_source_fresh", None].value == 1
 
 
+def source_state(port: int) -> dict[str, float]:
+    """Return what the metrics say of the one source: its states, and whether it is fresh and stale."""
+    samples = [
+        sample
+        for family in text_string_to_metric_families(get(port, "/metrics"))
+        for sample in family.samples
+        if sample.name in {"clb_source_state", "clb_source_fresh", "clb_source_stale"}
+    ]
+    assert {sample.labels["source"] for sample in samples} == {"srv:_web._tcp.example"}
+    return {sample.labels.get("state", sample.name): sample.value for sample in samples}
+
+
+def test_metrics_say_which_state_a_source_is_in(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """A source is fresh, or held, or retrying, and stale when discovery is down."""
+    port = free_port()
+
+    def shown(state: str, *, stale: bool = False) -> dict[str, float]:
+        states = {name: float(name == state) for name in ("fresh", "retrying", "held")}
+        return {**states, "clb_source_fresh": states["fresh"], "clb_source_stale": float(stale)}
+
+    with KnotServer() as knot:
+        knot.write("_web._tcp SRV 0 1 80 one\none A 10.0.0.1")
+        options = ["--srv", f"_web._tcp.example={VIP}:80", "--resolver", knot.address]
+        with sidecar(instance, cgroup, tmp_path, [*options, "--metrics", f"127.0.0.1:{port}"]) as found:
+            assert source_state(port) == shown("fresh")
+            knot.write("")
+            found.wait_for(lambda: source_state(port) == shown("held"), "the empty answer is held")
+            knot.purge()
+            found.wait_for(lambda: source_state(port) == shown("retrying", stale=True), "the source is stale")
+
+
 def test_port_in_use_is_one_line_and_nothing_is_touched(instance: str, cgroup: Path) -> None:
     """Where somebody else listens the sidecar does not start, says where, and loads nothing."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -27,7 +27,14 @@ _DATAPATH: Final[_Types] = {
     "features": dict,
 }
 _SIDECAR: Final[_Types] = {"running": bool, "pid": (int, type(None)), "last_sync": _TEXT, "config_error": _TEXT}
-_SOURCE: Final[_Types] = {"name": str, "state": str, "last_success": _TEXT, "error": _TEXT}
+_SOURCE: Final[_Types] = {
+    "name": str,
+    "state": str,
+    "last_success": _TEXT,
+    "error": _TEXT,
+    "stale": bool,  # beyond the contract: whether what is served may be out of date
+    "reason": _TEXT,  # as above: why it is not fresh
+}
 _VIRTUAL_SERVER: Final[_Types] = {
     "service": str,
     "source": str,
@@ -66,6 +73,8 @@ def assert_is_status(document: Mapping[str, Any]) -> None:
     for source in document["sources"]:
         _assert_has(source, _SOURCE)
         assert source["state"] in {"fresh", "retrying", "held"}
+        assert (source["reason"] is None) is (source["state"] == "fresh")
+        assert source["state"] == "retrying" or not (source["stale"] or source["error"])
         _assert_time(source["last_success"])
     for server in document["virtual_servers"]:
         _assert_has(server, _VIRTUAL_SERVER)

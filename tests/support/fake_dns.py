@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Iterable
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Self, cast
 
@@ -35,6 +37,8 @@ class Reply:
     """The same over TCP."""
     udp_keeps: int | None = None
     """Trim the answer over UDP to so many records without setting TC, as Consul does."""
+    keeps: int | None = None
+    """Trim the answer to so many records over TCP too, to others each time, as Consul does."""
     wrong_id: bool = False
     garbage: bool = False
     """Send bytes that are no DNS message."""
@@ -46,14 +50,19 @@ class FakeDns:
 
     :ivar replies: by owner (absolute, lower case) and type, such as `("a.example.", "A")`.
     :ivar asked: every question as it came: owner, type, and `udp` or `tcp`.
+    :ivar connections: how many came over TCP.
     """
 
-    def __init__(self, *, tcp: bool = True, host: str = "127.0.0.1") -> None:
+    def __init__(self, *, tcp: bool = True, host: str = "127.0.0.1", questions: int = 1_000_000) -> None:
         """Choose a port.
 
         :param tcp: whether to listen on TCP too.
         :param host: the address to listen on.
+        :param questions: how many to answer over one TCP connection before it is closed.
         """
+        self.connections = 0
+        self._questions = questions
+        self._serving: set[asyncio.Task[None] | None] = set()
         self.replies: dict[tuple[str, str], Reply] = {}
         self.asked: list[tuple[str, str, str]] = []
         self.port = free_port()
@@ -86,19 +95,24 @@ class FakeDns:
             response.flags |= dns.flags.TC
         else:
             answer = reply.answer[: reply.udp_keeps] if protocol == "udp" else reply.answer
+            if reply.keeps is not None:
+                first = len(self.asked) % len(answer)
+                answer = (answer[first:] + answer[:first])[: reply.keeps]
             _fill(response, response.answer, answer)
             _fill(response, response.authority, reply.authority)
             _fill(response, response.additional, reply.additional)
         return response.to_wire(max_size=65535)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        (size,) = struct.unpack("!H", await reader.readexactly(2))
-        wire = self.respond(await reader.readexactly(size), "tcp")
-        if wire is not None:
-            writer.write(struct.pack("!H", len(wire)) + wire)
-            await writer.drain()
-        writer.close()
-        await writer.wait_closed()
+        self.connections += 1
+        self._serving.add(asyncio.current_task())
+        with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):
+            for _ in range(self._questions):
+                (size,) = struct.unpack("!H", await reader.readexactly(2))
+                wire = self.respond(await reader.readexactly(size), "tcp")
+                if wire is not None:
+                    writer.write(struct.pack("!H", len(wire)) + wire)
+                    await writer.drain()
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -113,8 +127,17 @@ class FakeDns:
             self._transport.close()
         if self._server is not None:
             self._server.close()
+            await cancelled(self._serving)
             await self._server.wait_closed()
         await asyncio.sleep(0)
+
+
+async def cancelled(tasks: Iterable[asyncio.Task[None] | None]) -> None:
+    """Cancel what still serves clients, and wait until it has closed its connections."""
+    present = [task for task in tasks if task]
+    for task in present:
+        task.cancel()
+    await asyncio.gather(*present, return_exceptions=True)
 
 
 class _Datagrams(asyncio.DatagramProtocol):

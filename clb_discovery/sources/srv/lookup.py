@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 import shlex
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Self, cast
 
 import dns.name
 from dns.asyncresolver import Resolver
 from dns.exception import DNSException, Timeout
 from dns.flags import TC
 from dns.message import ChainingResult, QueryMessage
-from dns.nameserver import Do53Nameserver
+from dns.nameserver import Nameserver
 from dns.rdatatype import SOA, RdataType
 from dns.resolver import NXDOMAIN
 from dns.rrset import RRset
 
 from clb_discovery.errors import SourceError
+from clb_discovery.sources.srv.nameservers import StreamNameserver
 
 MAX_CNAMES: Final = 8
 """CNAMEs followed from one name, in one answer or over several."""
@@ -51,7 +53,20 @@ class Lookup:
         """
         self.questions = 0
         self._label = label
-        self._resolver = resolver
+        self._resolver = copy.copy(resolver)
+        self._resolver.nameservers = [
+            server.opened() if isinstance(server, StreamNameserver) else server for server in resolver.nameservers
+        ]
+
+    async def __aenter__(self) -> Self:
+        """Begin the round."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End the round, and its connections."""
+        for server in self._resolver.nameservers:
+            if isinstance(server, StreamNameserver):
+                await server.close()
 
     async def find(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
         """Follow CNAMEs to the records asked for, or to the name that does not have them.
@@ -127,8 +142,11 @@ def _ttl(chain: ChainingResult, response: QueryMessage, *, negative: bool) -> in
 def _preferring(resolver: Resolver, address: str | None, port: int | None) -> Resolver:
     """Return a resolver that asks this server first, so that a dead one before it costs its time-out once a round."""
 
-    def is_other(server: object) -> bool:
-        return not isinstance(server, Do53Nameserver) or (server.address, server.port) != (address, port)
+    def is_other(server: Nameserver | str) -> bool:
+        return not isinstance(server, Nameserver) or (server.answer_nameserver(), server.answer_port()) != (
+            address,
+            port,
+        )
 
     servers = resolver.nameservers
     if not is_other(servers[0]):
@@ -151,13 +169,18 @@ def _each_cause(error: DNSException) -> Iterator[str]:
     for server, tcp, _port, cause, _response in error.kwargs.get("errors", ()):
         if isinstance(cause, Timeout):
             what = "no answer"
+        elif isinstance(cause, ssl.SSLCertVerificationError):
+            what = f"certificate refused ({plain(cause.verify_message)})"
+        elif isinstance(cause, ssl.SSLError):
+            what = f"TLS failed ({plain(cause.reason or str(cause))})"
+        elif isinstance(cause, EOFError | ConnectionResetError):
+            what = "connection closed"
         elif isinstance(cause, OSError):
             what = cause.strerror or type(cause).__name__
-        elif isinstance(cause, EOFError):
-            what = "connection closed"
         else:
             what = plain(str(cause) or type(cause).__name__)
-        yield f"{what} from {str(server).removeprefix('Do53:')} ({'TCP' if tcp else 'UDP'})"
+        kind, _, where = str(server).partition(":")
+        yield f"{what} from {where} ({kind.upper() if kind != 'Do53' else 'TCP' if tcp else 'UDP'})"
 
 
 def plain(text: str) -> str:
@@ -167,6 +190,9 @@ def plain(text: str) -> str:
 
 def _by_hand(resolver: Resolver, name: dns.name.Name, rdtype: RdataType) -> str:
     """Return the command that asks the same; names come from DNS, so they are quoted for a shell."""
-    server = next((server for server in resolver.nameservers if isinstance(server, Do53Nameserver)), None)
-    at = f"@{server.address} -p {server.port} " if server else ""
-    return f"dig {at}{shlex.quote(to_text(name))} {rdtype.name}"
+    server = resolver.nameservers[0]
+    options = ""
+    if isinstance(server, StreamNameserver):
+        options = f"+tls +tls-ca +tls-hostname={server.name} " if server.name else "+tcp "
+    at = f"@{server.answer_nameserver()} -p {server.answer_port()} " if isinstance(server, Nameserver) else ""
+    return f"dig {options}{at}{shlex.quote(to_text(name))} {rdtype.name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +11,14 @@ from dns.asyncresolver import Resolver
 from dns.exception import DNSException
 from dns.nameserver import Do53Nameserver
 
-from clb_discovery.core.model import MAX_PORT
-from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.errors import SourceError
+from clb_discovery.sources.srv.nameservers import DNS_PORT, Nameserver, parse_nameserver
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
-DNS_PORT: Final = 53
 EDNS_PAYLOAD: Final = 1232
 """Bytes of UDP answer we take: one packet on every IPv6 path, so that nothing hangs on fragments (flag day 2020)."""
 LIFETIME: Final = 5.0
 """Seconds for one question over all servers and tries."""
-
-_SHOWN_LENGTH: Final = 80
-_FORMS: Final = "write IP, IP:PORT or [IPV6]:PORT"
 
 
 class Resolvers:
@@ -34,18 +29,18 @@ class Resolvers:
     ) -> None:
         """Check the servers; nothing is sent or read yet.
 
-        :param nameservers: `IP`, `IP:PORT` or `[IPV6]:PORT`, asked in this order. Names are then absolute: search
+        :param nameservers: as `parse_nameserver` reads them, asked in this order. Names are then absolute: search
             domains belong to resolv.conf.
         :param resolv_conf: read when `nameservers` is empty, and again whenever the file has changed.
         :param lifetime: seconds for one question over all servers and tries.
-        :raises UsageError: if one is not an address.
+        :raises UsageError: if one is no server.
         """
         self._resolv_conf = resolv_conf
         self._lifetime = lifetime
         self._seen: tuple[int, ...] = ()
         self._from_file = not nameservers
         self._resolver = Resolver(configure=False)
-        self._set_up(self._resolver, [_parse_server(text) for text in nameservers])
+        self._set_up(self._resolver, [parse_nameserver(text) for text in nameservers])
 
     def current(self) -> Resolver:
         """Return the resolver to use for the next round of questions.
@@ -68,39 +63,14 @@ class Resolvers:
 
     def _read(self) -> Resolver:
         resolver = Resolver(str(self._resolv_conf))
-        self._set_up(resolver, [(str(server), DNS_PORT) for server in resolver.nameservers])
+        self._set_up(resolver, [Do53Nameserver(str(server), DNS_PORT) for server in resolver.nameservers])
         resolver.use_search_by_default = True
         return resolver
 
-    def _set_up(self, resolver: Resolver, servers: Sequence[tuple[str, int]]) -> None:
-        resolver.nameservers = [Do53Nameserver(host, port) for host, port in servers]
+    def _set_up(self, resolver: Resolver, servers: Sequence[Nameserver]) -> None:
+        resolver.nameservers = servers
         resolver.use_edns(0, payload=EDNS_PAYLOAD)
         resolver.lifetime = self._lifetime
 
     def _unusable(self, cause: str) -> SourceError:
         return SourceError(f"{self._resolv_conf}: {cause}; correct it, or name a DNS server with --resolver IP[:PORT]")
-
-
-def _parse_server(text: str) -> tuple[str, int]:
-    """Read one `--resolver` value.
-
-    :raises UsageError: if it is not an address with or without a port.
-    """
-    shown = repr(text[:_SHOWN_LENGTH])
-    host, port = text, str(DNS_PORT)
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise UsageError(f"--resolver {shown}: the bracket is not closed before the port; {_FORMS}")
-        port = rest[1:] if rest else port
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        raise UsageError(f"--resolver {shown}: {host[:_SHOWN_LENGTH]!r} is not an IP address; {_FORMS}") from None
-    if text.startswith("[") and address.version == 4:
-        raise UsageError(f"--resolver {shown}: brackets are for IPv6; {_FORMS}")
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= MAX_PORT):
-        raise UsageError(f"--resolver {shown}: the port {port[:_SHOWN_LENGTH]!r} is not 1 to {MAX_PORT}; {_FORMS}")
-    return str(address), int(port)

@@ -33,6 +33,8 @@ from clb_discovery.sources.srv.resolvers import EDNS_PAYLOAD, Resolvers
 
 CONCURRENCY: Final = 32
 """Questions under way at once for the targets of one name."""
+MAX_READS: Final = 3
+"""How often a zone that changes while it is read is read again in one round, the first time included."""
 ROUND_TIMEOUT: Final = 60.0
 """Seconds for the SRV records and all their targets."""
 
@@ -73,6 +75,7 @@ class SrvSource:
         self._rng: Final = rng or random.Random()  # noqa: S311 -- jitter, nothing secret
         self._due: float | None = None
         self._tcp_first = False
+        self._last: Answer | None = None
 
     async def next(self) -> Answer:
         """Wait until the TTL of the last answer is over, then ask; at once the first time and after an error.
@@ -84,21 +87,38 @@ class SrvSource:
             await asyncio.sleep(self._due - clock())
         self._due = None
         started = clock()
-        lookup = Lookup(self.name, self._resolvers.current())
         try:
-            async with asyncio.timeout(ROUND_TIMEOUT):
-                srv = await self._find_srv(lookup)
-                records = _records(srv)
-                addresses = await _find_addresses(lookup, targets(records), srv)
+            async with asyncio.timeout(ROUND_TIMEOUT), Lookup(self.name, self._resolvers.current()) as lookup:
+                records, addresses = await self._find(lookup)
         except TimeoutError:
             raise SourceError(
                 f"{self.name}: no complete answer in {ROUND_TIMEOUT:g} s; the DNS server is slow, look at its load"
             ) from None
-        answer = build_answer(records, addresses)
+        self._last = answer = build_answer(records, addresses)
         wait = refresh_after(smallest_ttl(records, addresses), lookup.questions, self._bounds, self._rng.random())
         # TTLs count from when the answers left the server, so the round itself is part of the wait.
         self._due = max(started + wait, clock() + self._bounds[0])
         return answer
+
+    async def _find(self, lookup: Lookup) -> tuple[SrvSet, dict[str, list[AddressSet]]]:
+        """Find the records and the addresses of their targets, all from one version of the zone.
+
+        Addresses that did not come along are asked for when the zone may be another, and the port of one server would
+        meet the address of the next. So what is news is read until the records are the same before and after.
+
+        :raises SourceError: if a question got no proper answer. Records that change all the time are taken as they are.
+        """
+        srv = await self._find_srv(lookup)
+        for _ in range(MAX_READS):
+            asked = lookup.questions
+            records = _records(srv)
+            addresses = await _find_addresses(lookup, targets(records), srv)
+            if lookup.questions == asked or build_answer(records, addresses) == self._last:
+                break
+            before, srv = srv, await self._find_srv(lookup)
+            if srv.records == before.records:
+                break
+        return records, addresses
 
     async def _find_srv(self, lookup: Lookup) -> Found:
         """Find the SRV records, over TCP where UDP may have cut them short without saying so.
@@ -108,18 +128,30 @@ class SrvSource:
         what that does to a pool). Its marks are TTL 0, unless `service_ttl` is set, and a size near the buffer's. With
         either we ask again over TCP, and from then on TCP first while the mark is there, so that pools do not flap.
 
-        :raises SourceError: also if the answer over TCP looks trimmed: DNS cannot carry it whole.
+        :raises SourceError: also if the answer over TCP may be trimmed: DNS cannot carry it whole.
         """
         srv = await lookup.find(self._qname, SRV, tcp=self._tcp_first)
         if not self._tcp_first and _may_be_trimmed(srv):
             srv = await lookup.find(self._qname, SRV, tcp=True)
         self._tcp_first = _may_be_trimmed(srv)
         if self._tcp_first and _size(srv) > _TCP_TRIMMED_FROM:
+            await self._ask_twice(lookup, srv)
+        return srv
+
+    async def _ask_twice(self, lookup: Lookup, srv: Found) -> None:
+        """Make sure that an answer which fills a message is whole.
+
+        Most servers fill it with addresses, which they may cut short (RFC 2181 section 9). What Consul leaves out is
+        another random part of the records each time, with TTL 0 as long as nobody sets another.
+
+        :raises SourceError: if the answer has TTL 0, or is another when asked for again.
+        """
+        again = await lookup.find(self._qname, SRV, tcp=True)
+        if srv.records is None or srv.records.ttl == 0 or again.records != srv.records:
             raise SourceError(
                 f"{self.name}: an answer of {_size(srv)} bytes is at the limit of DNS and may lack servers; "
-                "use --consul, or split the service"
+                "use --consul where it is Consul that answers, else a TTL above 0, or split the service"
             )
-        return srv
 
 
 def _parse_name(text: str) -> dns.name.Name:

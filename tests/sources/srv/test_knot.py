@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -67,6 +68,34 @@ async def test_answer_larger_than_4_kb(knot: KnotServer) -> None:
 
     assert len(set(answers[0].servers)) == 400
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("targets", [1000, 40])
+async def test_thousand_records(knot: KnotServer, targets: int) -> None:
+    """A thousand records are all there, although addresses of their targets overflow the largest DNS message."""
+    lines = [f"_redis._tcp SRV 0 1 {7000 + i} host-{i % targets}" for i in range(1000)]
+    lines += [f"host-{i} A 10.0.{i // 250}.{i % 250 + 1}\nhost-{i} AAAA fd00::1:{i:x}" for i in range(targets)]
+    knot.write("\n".join(lines), ttl=60)
+
+    answer = await SrvSource("_redis._tcp.example", Resolvers([knot.address])).next()
+
+    assert {server.port for server in answer.servers} == set(range(7000, 8000))
+    assert len(set(answer.servers)) == 2000
+
+
+async def test_negative_answer_lasts_as_the_zone_says(knot: KnotServer) -> None:
+    """A zone's negative TTL of two seconds is when an empty answer is asked for again."""
+    knot.write("", ttl=60, negative_ttl=2)
+    one = source(knot)
+    assert await one.next() == Answer(())
+    knot.write("_redis._tcp SRV 0 1 6379 a\n" + BOTH)
+    clock = asyncio.get_running_loop().time
+    start = clock()
+
+    after = await one.next()
+
+    assert clock() - start > 1.5
+    assert len(after.servers) == 2
 
 
 async def test_cname_targets(knot: KnotServer) -> None:

@@ -14,7 +14,7 @@ from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.base import follow
 from clb_discovery.sources.srv.lookup import MAX_CNAMES
 from clb_discovery.sources.srv.resolvers import Resolvers
-from clb_discovery.sources.srv.source import SrvSource
+from clb_discovery.sources.srv.source import MAX_READS, SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.process import free_port
 
@@ -183,7 +183,57 @@ async def test_additional_in_bailiwick_spares_questions() -> None:
         answer = await source(server).next()
 
     assert shown(answer) == ["0 1 10.0.0.1:80", "0 1 10.0.0.2:80", "0 1 [fd00::1]:80"]
-    assert server.asked[1:] == [("b.sub.example.", "AAAA", "udp")]
+    assert [question for question in server.asked if question[0] != SRV[0]] == [("b.sub.example.", "AAAA", "udp")]
+
+
+class Moving(FakeDns):
+    """Serves another version of the zone after each answer for the SRV records: the next host has the name a."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.version = 0
+        self._most = most
+        self._move()
+
+    def respond(self, wire: bytes, protocol: str) -> bytes | None:
+        """Answer from this version, and go on to the next one."""
+        answer = super().respond(wire, protocol)
+        if self.asked[-1][:2] == SRV and self.version < self._most:
+            self._move()
+        return answer
+
+    def _move(self) -> None:
+        self.version += 1
+        self.replies[SRV] = Reply(records(f"0 1 {self.version} a.example."))
+        self.replies["a.example.", "A"] = Reply([f"a.example. 60 A 10.0.0.{self.version}"])
+
+
+async def test_zone_that_changes_while_it_is_read_is_read_again() -> None:
+    """The port of one version never meets the address of another, which would be somebody else's."""
+    async with Moving(2) as server:
+        assert shown(await source(server).next()) == ["0 1 10.0.0.2:2"]
+
+
+async def test_zone_that_always_changes_is_read_a_few_times() -> None:
+    """Where the records are others each time, the questions are bounded all the same."""
+    async with Moving(1000) as server:
+        answer = await source(server).next()
+
+    assert len(answer.servers) == 1
+    assert [question[:2] for question in server.asked].count(SRV) == MAX_READS + 1
+
+
+async def test_answer_that_is_no_news_is_read_once() -> None:
+    """As long as nothing changes each round asks for the SRV records once."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example."), additional=["a.example. 60 A 10.0.0.1"])
+        one = SrvSource(NAME, Resolvers([server.address]), 0.01, 0.01)
+        await one.next()
+        before = len(server.asked)
+
+        await one.next()
+
+    assert [question[:2] for question in server.asked[before:]] == [SRV, ("a.example.", "AAAA")]
 
 
 async def test_additional_out_of_bailiwick_is_not_believed() -> None:
@@ -280,7 +330,7 @@ async def test_silently_trimmed_answer_is_asked_over_tcp() -> None:
         answers = [await one.next() for _ in range(3)]
 
     assert [len(answer.servers) for answer in answers] == [30, 30, 30]
-    assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == ["udp", "tcp", "tcp", "tcp"]
+    assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == ["udp", *["tcp"] * 4]
 
 
 async def test_big_answer_over_udp_is_asked_over_tcp() -> None:
@@ -295,7 +345,11 @@ async def test_big_answer_over_udp_is_asked_over_tcp() -> None:
 
     assert len(first.servers) == 100
     assert [len(answer.servers) for answer in later] == [3, 3]
-    assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == ["udp", "tcp", "tcp", "udp"]
+    assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == [
+        *("udp", "tcp", "tcp"),  # twice, since the answer is news
+        *("tcp", "udp"),
+        "udp",
+    ]
 
 
 async def test_suspect_answer_without_tcp_is_a_failure() -> None:
@@ -308,15 +362,74 @@ async def test_suspect_answer_without_tcp_is_a_failure() -> None:
     assert "(TCP)" in message
 
 
-async def test_answer_at_the_limit_of_dns_is_a_failure() -> None:
-    """An answer that fills a DNS message may lack servers without saying so; the error names the way out."""
+@pytest.mark.parametrize(("ttl", "keeps"), [(60, 850), (0, None)])
+async def test_answer_at_the_limit_of_dns_is_a_failure(ttl: int, keeps: int | None) -> None:
+    """An answer that fills a message and differs when asked for again, or has TTL 0, may lack servers: a failure."""
     async with FakeDns() as server:
-        every = records(*(f"0 1 {port} {'x' * 52}.{port}." for port in range(1, 856)))
-        server.replies[SRV] = Reply(every, truncated=True)
+        every = records(*(f"0 1 {port} {'x' * 52}.{port}." for port in range(1, 856)), ttl=ttl)
+        server.replies[SRV] = Reply(every, truncated=True, keeps=keeps)
 
         message = await failure(source(server))
 
     assert "--consul" in message
+
+
+async def test_answer_that_fills_a_message_and_stays_the_same_is_whole() -> None:
+    """An answer at the limit is asked for twice each time; when it has a TTL and stays the same nothing is missing."""
+    async with FakeDns() as server:
+        every = records(*(f"0 1 {port} {'x' * 52}.{port}." for port in range(1, 856)))
+        server.replies[SRV] = Reply(every, truncated=True, additional=[f"{'x' * 52}.1. 60 A 10.0.0.1"])
+        server.replies[f"{'x' * 52}.855.", "A"] = Reply([f"{'x' * 52}.855. 60 A 10.0.0.2"])
+        one = SrvSource(NAME, Resolvers([server.address]), 0.01, 0.01)
+        await one.next()
+        first = len(server.asked)
+
+        answer = await one.next()
+
+    assert [protocol for owner, _, protocol in server.asked[first:] if owner == SRV[0]] == ["tcp", "tcp"]
+    assert shown(answer) == ["0 1 10.0.0.2:855"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [Reply(rcode="SERVFAIL"), Reply(rcode="REFUSED"), Reply(rcode="FORMERR"), Reply(garbage=True), Reply(silent=True)],
+)
+async def test_next_server_is_asked_when_one_has_no_proper_answer(first: Reply) -> None:
+    """A server without an answer costs a question of each round, and the next one in the list is believed."""
+    async with FakeDns() as bad, FakeDns() as good:
+        bad.replies[SRV] = first
+        good.replies[SRV] = Reply(records("0 1 80 a.example."), additional=["a.example. 60 A 10.0.0.1"])
+        one = SrvSource(NAME, Resolvers([bad.address, good.address]))
+
+        answer = await one.next()
+
+    assert shown(answer) == ["0 1 10.0.0.1:80"]
+    assert bad.asked
+    assert {owner for owner, _, _ in bad.asked} == {SRV[0]}
+    assert ("a.example.", "AAAA", "udp") in good.asked
+
+
+async def test_first_server_that_answers_is_believed() -> None:
+    """Servers are asked in their order: the others hear nothing while the first answers, be it that there is none."""
+    async with FakeDns() as first, FakeDns() as second:
+        first.replies[SRV] = Reply(rcode="NXDOMAIN", authority=[SOA])
+        second.replies[SRV] = Reply(records("0 1 80 a.example."))
+
+        answer = await SrvSource(NAME, Resolvers([first.address, second.address])).next()
+
+    assert answer.servers == ()
+    assert second.asked == []
+
+
+async def test_all_servers_are_named_when_none_has_an_answer() -> None:
+    """When every server fails, the error says of each what it did."""
+    async with FakeDns() as one, FakeDns() as other:
+        one.replies[SRV] = Reply(rcode="SERVFAIL")
+        other.replies[SRV] = Reply(rcode="REFUSED")
+
+        message = await failure(SrvSource(NAME, Resolvers([one.address, other.address])))
+
+    assert f"SERVFAIL from 127.0.0.1@{one.port} (UDP), REFUSED from 127.0.0.1@{other.port} (UDP)" in message
 
 
 async def test_port_zero_is_a_failure() -> None:
@@ -411,6 +524,19 @@ async def test_jitter_asks_early() -> None:
         await one.next()
 
         assert await waits(one, 3.6, at_most=0.35)
+
+
+@pytest.mark.parametrize("rcode", ["NXDOMAIN", "NOERROR"])
+@pytest.mark.parametrize(("own", "minimum"), [(1, 60), (60, 1)])
+async def test_negative_answer_lasts_as_its_soa_says(rcode: str, own: int, minimum: int) -> None:
+    """A negative answer holds for the SOA record's own TTL or its minimum, the smaller one (RFC 2308 section 5)."""
+    async with FakeDns() as server:
+        soa = f"example. {own} SOA ns. admin. 1 3600 600 86400 {minimum}"
+        server.replies[SRV] = Reply(rcode=rcode, authority=[soa])
+        one = source(server, min_ttl=0.1)
+        await one.next()
+
+        assert await waits(one, 1.0)
 
 
 async def test_negative_answer_without_soa_is_not_kept() -> None:

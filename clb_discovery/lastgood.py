@@ -1,0 +1,75 @@
+"""The last good sets on disk: what a sidecar serves that starts while discovery is down, such as after a reboot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from clb_discovery.core.lastgood import MAX_BYTES, LastGood, decode, encode
+from clb_discovery.core.model import RealServer
+
+WRITE_EVERY: Final = 1.0
+"""Least seconds between two writes."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class Store:
+    """One instance's file in the state directory; without a directory nothing is read or written."""
+
+    def __init__(self, directory: Path | None, instance: str) -> None:
+        """Name the file; nothing is touched yet.
+
+        :param instance: checked by `Pins` before.
+        """
+        self._file = directory / f"{instance}.json" if directory else None
+        self._written: Mapping[str, Sequence[RealServer]] = {}
+        self._next = 0.0
+
+    def read(self) -> dict[str, LastGood]:
+        """Return what was written last, by the name of the source; a file that cannot be used is a warning."""
+        if self._file is None:
+            return {}
+        try:
+            with self._file.open("rb") as file:
+                return decode(file.read(MAX_BYTES + 1))
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+        except ValueError as error:
+            reason = str(error)
+        _log.warning("last known sets on disk ignored", file=str(self._file), reason=reason)
+        return {}
+
+    def is_due(self, applied: Mapping[str, Sequence[RealServer]], now: float) -> bool:
+        """Tell whether real servers have changed since they were written, and a write is not too soon.
+
+        :param applied: the real servers of each source.
+        :param now: seconds on a clock that does not go backwards.
+        """
+        return self._file is not None and now >= self._next and applied != self._written
+
+    def write(self, sets: Mapping[str, LastGood], now: float) -> None:
+        """Replace the file, atomically and for good.
+
+        :param now: as for `is_due`.
+        :raises OSError: if it cannot be written. The next try is due as usual.
+        :raises ValueError: if there is too much to write.
+        """
+        if self._file is None:
+            return
+        self._next = now + WRITE_EVERY
+        document = encode(sets)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._file.with_suffix(".new")
+        with temporary.open("wb") as file:
+            file.write(document)
+            file.flush()
+            os.fsync(file.fileno())  # or a crash could leave the new name with nothing behind it
+        temporary.replace(self._file)
+        self._written = {source: one.servers for source, one in sets.items()}

@@ -1,0 +1,77 @@
+"""Certificates of an authority that exists for one test, and a TLS server in front of a DNS server."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import Final
+
+from tests.support.fake_dns import cancelled
+
+_DAYS: Final = ("-days", "2")
+_KEY: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+
+class Authority:
+    """A certificate authority in a folder."""
+
+    def __init__(self, folder: Path, name: str = "authority") -> None:
+        """Make its key and certificate."""
+        self.certificate = folder / f"{name}.pem"
+        self._key = folder / f"{name}.key"
+        self._folder = folder
+        made = ("-subj", f"/CN={name}", "-keyout", self._key, "-out", self.certificate)
+        _openssl("req", "-x509", *_KEY, *_DAYS, *made)
+
+    def issue(self, name: str) -> ssl.SSLContext:
+        """Make a key and a certificate for a host name, `DNS:dns.example`, or an address, `IP:127.0.0.1`.
+
+        :returns: a server's context with both.
+        """
+        stem = name.replace(":", "-")
+        key, request, certificate, extension = (
+            self._folder / f"{stem}.{part}" for part in ("key", "csr", "pem", "cnf")
+        )
+        extension.write_text(f"subjectAltName={name}\n")
+        _openssl("req", "-new", *_KEY, "-subj", "/CN=server", "-keyout", key, "-out", request)
+        by = ("-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-extfile", extension)
+        _openssl("x509", "-req", "-in", request, *by, *_DAYS, "-out", certificate)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        return context
+
+
+@asynccontextmanager
+async def tls_front(port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
+    """Take TLS on a port of 127.0.0.1 while the block runs, and pass on what it carries to another, over TCP.
+
+    :param port: where the DNS server listens.
+    :returns: the port that takes TLS.
+    """
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        with closing(writer):
+            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(carry(reader, inner_writer), carry(inner_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with server:
+        found: int = server.sockets[0].getsockname()[1]
+        yield found
+        await cancelled(serving)
+
+
+def _openssl(*arguments: str | Path) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)

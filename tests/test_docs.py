@@ -1,0 +1,21 @@
+"""What the documents say about the tests is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parent.parent
+
+
+def test_tests_that_documents_name_exist() -> None:
+    """Every `test_...` that a document names as a proof is a test or a file of tests."""
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    known = {
+        name for file in files for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    known |= {file.stem for file in files}
+    named = {name for file in (ROOT / "docs").rglob("*.md") for name in re.findall(r"\btest_\w+", file.read_text())}
+    assert named
+    assert named <= known

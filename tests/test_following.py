@@ -1,0 +1,85 @@
+"""What is said of a source: its state, and why it is not fresh."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final
+
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.model import Answer, Failure, Policy, RealServer, Service
+from clb_discovery.core.spec import parse_vip
+from clb_discovery.following import STATES, Following
+
+SERVERS: Final = tuple(RealServer(0, parse_address(f"10.0.0.{host}"), 80, 1) for host in range(1, 4))
+
+
+def following() -> Following:
+    """Return a service that nothing is known of."""
+    return Following(Service("web", "srv:web", (parse_vip("10.64.0.1:80"),), policy=Policy(hold=30)))
+
+
+def shown(one: Following) -> tuple[str, bool, str | None]:
+    """Return state, staleness and reason, as status shows them."""
+    document = json.loads(json.dumps(one.document()))
+    assert document["state"] in STATES
+    return document["state"], document["stale"], document["reason"]
+
+
+def test_source_that_has_never_answered_is_retrying() -> None:
+    """Before the first answer there is nothing that could be stale; the reason is the error, once there is one."""
+    one = following()
+    assert shown(one) == ("retrying", False, "no answer yet")
+    one.take(Failure("SERVFAIL"), 0)
+    assert shown(one) == ("retrying", False, "SERVFAIL")
+    assert one.document()["error"] == "SERVFAIL"
+
+
+def test_source_that_answers_is_fresh() -> None:
+    """A fresh source has no reason, and the time of its answer is known."""
+    one = following()
+    one.take(Answer(SERVERS), 0)
+    assert shown(one) == ("fresh", False, None)
+    assert one.guarded.good == SERVERS
+    assert one.answered_at is not None
+
+
+def test_source_that_fails_after_an_answer_is_stale() -> None:
+    """An error keeps the last good set, and the reason says since when it may be out of date."""
+    one = following()
+    one.take(Answer(SERVERS), 0)
+    one.take(Failure("SERVFAIL"), 1)
+    state, stale, reason = shown(one)
+    assert (state, stale) == ("retrying", True)
+    assert re.fullmatch(r"stale since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ: SERVFAIL", reason or "")
+    assert one.guarded.good == SERVERS
+
+
+def test_set_from_before_the_start_is_stale_until_the_source_answers() -> None:
+    """What the disk or the kernel held is served, marked with when it was true, and guarded like any other set."""
+    one = following()
+    one.seed(SERVERS, 1_700_000_000)
+    assert shown(one) == ("retrying", True, "stale since 2023-11-14T22:13:20Z: no answer yet")
+    assert (one.guarded.good, one.answered_at) == (SERVERS, 1_700_000_000)
+    one.take(Answer(()), 0)
+    assert shown(one) == ("held", False, "an answer without 3 of 3 real servers has to stand for 30 s")
+    one.elapse(30)
+    assert shown(one) == ("fresh", False, None)
+
+
+def test_set_of_unknown_age_is_stale_since_before_the_start() -> None:
+    """What the kernel held without a word on disk has no time."""
+    one = following()
+    one.seed(SERVERS, None)
+    assert shown(one) == ("retrying", True, "stale since before the start: no answer yet")
+    assert one.answered_at is None
+
+
+def test_held_answer_says_what_it_would_remove() -> None:
+    """The reason of a held source counts what is missing, and does not change while time passes."""
+    one = following()
+    one.take(Answer(SERVERS), 0)
+    one.take(Answer(SERVERS[:1]), 1)
+    assert shown(one) == ("held", False, "an answer without 2 of 3 real servers has to stand for 30 s")
+    one.elapse(20)
+    assert shown(one) == ("held", False, "an answer without 2 of 3 real servers has to stand for 30 s")
