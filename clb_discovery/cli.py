@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", commands.run, "follow discovery and keep the kernel's pools up to date (default)")
     _source_options(run)
+    _consul_options(run)
     _datapath_options(run)
     _policy_options(run)
     _scheduling_options(run)
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 
     check = command("check", commands.check, "say what works on this host, and what to do about the rest")
     _source_options(check)
+    _consul_options(check)
     _scheduling_options(check)
     _datapath_options(check)
 
@@ -167,6 +169,34 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--min-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=1.0, help="default 1s")
     group.add_argument("--max-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=60.0, help="default 60s")
+
+
+def _consul_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "Consul", "The variables of Consul's own command line count, too; an option wins over its variable."
+    )
+    for option, metavar, text in (
+        (
+            "--consul-token-file",
+            "FILE",
+            "ACL token (CONSUL_HTTP_TOKEN_FILE, or the token itself in CONSUL_HTTP_TOKEN)",
+        ),
+        ("--consul-ca-file", "FILE", "authorities for https, in PEM form (CONSUL_CACERT); default: the system's"),
+        ("--consul-ca-path", "DIR", "directory of such files (CONSUL_CAPATH)"),
+        ("--consul-client-cert", "FILE", "client certificate, in PEM form (CONSUL_CLIENT_CERT)"),
+        ("--consul-client-key", "FILE", "its key, not encrypted (CONSUL_CLIENT_KEY)"),
+        ("--consul-tls-server-name", "NAME", "name in Consul's certificate (CONSUL_TLS_SERVER_NAME)"),
+        ("--datacenter", "NAME", "default: the agent's own"),
+        ("--namespace", "NAME", "Consul Enterprise (CONSUL_NAMESPACE)"),
+        ("--partition", "NAME", "Consul Enterprise (CONSUL_PARTITION)"),
+        ("--near", "NODE", "let Consul sort by the distance from this node; _agent for the agent's"),
+        ("--filter", "EXPRESSION", "only instances that fit, such as 'Service.Meta.version == \"2\"'"),
+        ("--tagged-address", "NAME", "use the tagged address of this name, such as wan, where an instance has it"),
+    ):
+        group.add_argument(option, metavar=metavar, help=text)
+    group.add_argument(
+        "--tag", metavar="TAG", action="append", default=[], help="only instances with this tag; repeatable: with all"
+    )
 
 
 def _policy_options(parser: argparse.ArgumentParser) -> None:

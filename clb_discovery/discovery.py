@@ -7,12 +7,15 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from clb_discovery.core import spec
 from clb_discovery.core.model import Algorithm, Service, Tracking
 from clb_discovery.errors import UsageError
 from clb_discovery.sources.base import Source
+
+if TYPE_CHECKING:
+    from clb_discovery.sources.consul.source import ConsulServer
 
 CONSUL: Final = "consul:"
 SRV: Final = "srv:"
@@ -51,9 +54,9 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
     async with AsyncExitStack() as stack:
         consul = [service for service in services if service.source.startswith(CONSUL)]
         if consul:
-            from clb_discovery.sources.consul.source import ConsulSource, server_from_environment  # noqa: PLC0415
+            from clb_discovery.sources.consul.source import ConsulSource  # noqa: PLC0415
 
-            server = server_from_environment(options.consul or None, os.environ)
+            server = _consul_server(options)
             stack.push_async_callback(server.close)
             sources |= {service.source: ConsulSource(server, service.source.removeprefix(CONSUL)) for service in consul}
         srv = [service for service in services if service.source.startswith(SRV)]
@@ -66,6 +69,22 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
                 record = service.source.removeprefix(SRV)
                 sources[service.source] = SrvSource(record, resolvers, options.min_ttl, options.max_ttl)
         yield sources
+
+
+def _consul_server(options: argparse.Namespace) -> ConsulServer:
+    from clb_discovery.sources.consul.client import Query  # noqa: PLC0415
+    from clb_discovery.sources.consul.environment import OPTIONS  # noqa: PLC0415
+    from clb_discovery.sources.consul.source import server_from_environment  # noqa: PLC0415
+
+    given = {variable: getattr(options, name[2:].replace("-", "_")) for variable, name in OPTIONS.items()}
+    query = Query(
+        datacenter=options.datacenter,
+        near=options.near,
+        filter=options.filter,
+        tags=tuple(options.tag),
+        tagged_address=options.tagged_address,
+    )
+    return server_from_environment(options.consul or None, os.environ, given, query)
 
 
 def _tracking(options: argparse.Namespace) -> Tracking:

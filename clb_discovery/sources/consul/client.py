@@ -6,42 +6,99 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 from urllib.parse import quote
 
 from consul import base
 
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.consul.transport import RIGHTS, StatusError, Transport
+from clb_discovery.sources.consul.transport import RIGHTS, STALE, Callback, Params, StatusError, Transport
 
 _NOTHING_TO_ASK: Final = frozenset({401, 404, 405})  # ACLs are off, or the agent is too old to tell
 _STATES_POLICY: Final = "X-Consul-Default-ACL-Policy"  # Consul 1.9 and later
+_NOT_PASSING: Final = 'Status != "passing"'
+
+Indexed = tuple[str | None, object]
+"""The index header (`None`: missing) and the decoded JSON."""
 
 
-class Client(base.Consul):  # type: ignore[misc]  # python-consul2 ships no types
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which part of Consul is asked, and which instances of a service are wanted; empty for Consul's defaults."""
+
+    datacenter: str | None = None
+    """Another datacenter than the agent's."""
+    namespace: str | None = None
+    """Consul Enterprise."""
+    partition: str | None = None
+    """Consul Enterprise."""
+    near: str | None = None
+    """Sort by the distance from this node (`_agent` for the agent's)."""
+    filter: str | None = None
+    """Consul's filter expression over instances."""
+    tags: tuple[str, ...] = ()
+    """Only instances that have all of them."""
+    tagged_address: str | None = None
+    """The tagged address that stands for an instance's own, where it has one of this name."""
+
+
+class Client:
     """What discovery asks one Consul."""
 
-    def __init__(self, transport: Transport, token: str | None, datacenter: str | None) -> None:
+    def __init__(self, transport: Transport, token: str | None, query: Query) -> None:
         self._transport = transport
-        with _without_consul_environment():
-            super().__init__(token=token, dc=datacenter)
+        self._token = token
+        scope = [("ns", query.namespace), ("partition", query.partition)]
+        wanted = [*scope, ("near", query.near), ("filter", query.filter), *(("tag", tag) for tag in query.tags)]
+        self._scope: Params = _given([("dc", query.datacenter), *scope])
+        self._any_server = _library(transport, token, query.datacenter, [*_given(wanted), STALE])
+        self._leader = _library(transport, token, query.datacenter, _given(wanted))
+        self._catalog = _library(transport, token, query.datacenter, [*_given(scope), STALE])
+        self._checks = _library(transport, token, query.datacenter, [*_given(scope), ("filter", _NOT_PASSING), STALE])
 
-    def http_connect(self, *_arguments: object, **_options: object) -> Transport:
-        """Return our transport, whatever host the library has in mind."""
-        return self._transport
+    def __str__(self) -> str:
+        """Return `Consul at http://127.0.0.1:8500`."""
+        return str(self._transport)
 
-    async def entries(self, service: str, index: int, wait: float) -> tuple[str | None, object]:
-        """Return the index header (`None`: missing) and the decoded JSON of `/v1/health/service/<service>`.
+    async def entries(self, service: str, index: int, wait: float, *, leader: bool = False) -> Indexed:
+        """Ask for `/v1/health/service/<service>`.
 
         :param index: of the last answer, to wait for a newer one; 0 answers at once.
         :param wait: seconds that Consul holds a query without news.
+        :param leader: whether the leader has to answer, instead of any server.
         :raises SourceError: when Consul does not say, or does not let us see.
         """
-        header, entries = await self.health.service(quote(service, safe=""), index=index, wait=f"{wait:g}s")
+        library = self._leader if leader else self._any_server
+        header, entries = await library.health.service(quote(service, safe=""), index=index, wait=_seconds(wait))
         if not entries:
             await self._check_rights(service)
         return header, entries
+
+    async def checks(self, index: int, wait: float) -> Indexed:
+        """Ask for all checks that are not passing; the index moves with every check.
+
+        :raises SourceError: when Consul does not say.
+        """
+        found: Indexed = await self._checks.health.state("any", index=index, wait=_seconds(wait))
+        return found
+
+    async def services(self, index: int, wait: float) -> Indexed:
+        """Ask for the names of all services; the index moves with every instance that is registered or goes.
+
+        :raises SourceError: when Consul does not say.
+        """
+        found: Indexed = await self._catalog.catalog.services(index=index, wait=_seconds(wait))
+        return found
+
+    async def nodes(self, index: int, wait: float) -> Indexed:
+        """Ask for all nodes; the index moves with the address of any.
+
+        :raises SourceError: when Consul does not say.
+        """
+        found: Indexed = await self._catalog.catalog.nodes(index=index, wait=_seconds(wait))
+        return found
 
     async def _check_rights(self, service: str) -> None:
         """Make sure that an empty list means "none", and not "none that this token may see".
@@ -59,9 +116,9 @@ class Client(base.Consul):  # type: ignore[misc]  # python-consul2 ships no type
             denied = await self._transport.post(
                 _denied,
                 "/v1/internal/acl/authorize",
-                params=[("dc", self.dc)] if self.dc else None,
+                params=self._scope or None,
                 data=json.dumps(wanted),
-                headers={"X-Consul-Token": self.token} if self.token else None,
+                headers={"X-Consul-Token": self._token} if self._token else None,
             )
         except StatusError as error:
             if error.status in _NOTHING_TO_ASK:
@@ -72,6 +129,51 @@ class Client(base.Consul):  # type: ignore[misc]  # python-consul2 ships no type
                 f"{self._transport} answered an empty list, but the token may not read every {' and '.join(denied)}"
                 f" that could be in it: {RIGHTS}"
             )
+
+
+class _Adding(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships no types
+    """Our transport, with parameters on each request that the library does not know."""
+
+    def __init__(self, transport: Transport, added: Params) -> None:
+        self._transport = transport
+        self._added = added
+
+    async def get(
+        self, callback: Callback, path: str, params: Params | None = None, headers: Mapping[str, str] | None = None
+    ) -> Any:  # noqa: ANN401  # whatever the callback makes of it
+        """Read with the parameters of both."""
+        return await self._transport.get(callback, path, [*(params or ()), *self._added], headers)
+
+    def put(self, *_arguments: object, **_options: object) -> Any:  # noqa: ANN401  # python-consul2's signature
+        """Never: discovery only reads."""
+        raise NotImplementedError
+
+    post = delete = put
+
+
+class _Library(base.Consul):  # type: ignore[misc]  # python-consul2 ships no types
+    """python-consul2 over a given connection, whatever host it has in mind."""
+
+    def __init__(self, connection: _Adding, token: str | None, datacenter: str | None) -> None:
+        self._connection = connection
+        with _without_consul_environment():
+            super().__init__(token=token, dc=datacenter)
+
+    def http_connect(self, *_arguments: object, **_options: object) -> _Adding:
+        """Return the connection."""
+        return self._connection
+
+
+def _library(transport: Transport, token: str | None, datacenter: str | None, added: Params) -> _Library:
+    return _Library(_Adding(transport, added), token, datacenter)
+
+
+def _given(params: list[tuple[str, str | None]]) -> Params:
+    return [(name, value) for name, value in params if value]
+
+
+def _seconds(wait: float) -> str:
+    return f"{wait:g}s"
 
 
 def _denied(response: base.Response) -> list[str]:

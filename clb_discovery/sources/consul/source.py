@@ -11,15 +11,28 @@ from clb_discovery.core.model import MAX_NAME, Answer
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.consul import environment
 from clb_discovery.sources.consul.address import ConsulAddress
-from clb_discovery.sources.consul.answer import parse_entries
+from clb_discovery.sources.consul.answer import host_names, parse_entries, to_answer
 from clb_discovery.sources.consul.blocking import FIRST, WAIT, Bucket, next_index
-from clb_discovery.sources.consul.client import Client
+from clb_discovery.sources.consul.catalog import Catalog
+from clb_discovery.sources.consul.client import Client, Query
+from clb_discovery.sources.consul.host_names import look_up
 from clb_discovery.sources.consul.transport import Tls, Transport
 
 RATE: Final = 10.0
 """Queries a second for one service in the long run."""
 BURST: Final = 20.0
 """Queries for one service at once after a quiet time."""
+
+DIRECT: Final = 32
+"""Services with a blocking query of their own.
+
+With the three of the catalog and `AT_ONCE` these are 43 connections. An agent takes 200 from one host by default, and
+counts a query whose client has gone until its wait ends, so that there is room for four restarts in a minute.
+"""
+AT_ONCE: Final = 8
+"""Most queries at a time that answer at once."""
+AFTER_FAILURE: Final = 0.1
+"""Seconds for which a query that failed keeps its place among those."""
 
 _LONGEST_WAIT: Final = 600.0
 _SHOWN: Final = 80
@@ -28,21 +41,23 @@ _SHOWN: Final = 80
 class ConsulServer:
     """One Consul agent, or the cluster behind it; every source of it shares its connections."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # one for each thing that the environment says
         self,
         address: str,
         token: str | None = None,
-        datacenter: str | None = None,
+        query: Query | None = None,
         *,
         tls: Tls | None = None,
+        auth: str | None = None,
         wait: float = WAIT,
     ) -> None:
         """Prepare; nothing is connected yet. The environment is not read.
 
         :param address: `127.0.0.1:8500`, `http://…`, `https://…`, `[::1]:8500` or `unix:///path`.
         :param token: ACL token, sent with every query; `None` for the agent's own.
-        :param datacenter: another datacenter than the agent's.
+        :param query: which part of Consul, and which instances; `None` for all of the agent's own datacenter.
         :param tls: settings for https; `None` for the system's authorities and the address's host.
+        :param auth: value of the Authorization header, for a proxy before the agent.
         :param wait: how long Consul holds a query without news, in seconds, at most 600.
         :raises UsageError: if the address is none, or the token cannot be one.
         """
@@ -52,8 +67,13 @@ class ConsulServer:
         if not 0 < wait <= _LONGEST_WAIT:
             raise UsageError(f"a Consul query cannot wait for {wait:g} s; at most {_LONGEST_WAIT:g}")
         self._wait = wait
-        self._transport = Transport(self._address, tls)
-        self._client = Client(self._transport, token, datacenter)
+        self._transport = Transport(self._address, tls, auth)
+        query = query or Query()
+        self._tagged_address = query.tagged_address
+        self._client = Client(self._transport, token, query)
+        self._catalog = Catalog(self._client, wait)
+        self._direct = asyncio.Semaphore(DIRECT)
+        self._at_once = asyncio.Semaphore(AT_ONCE)
 
     def __str__(self) -> str:
         """Return `Consul at http://127.0.0.1:8500`."""
@@ -67,18 +87,38 @@ class ConsulServer:
     async def read(self, service: str, index: int) -> tuple[int, Answer]:
         """Ask who serves now.
 
+        The first `DIRECT` services have a blocking query each; the others are asked for when the catalog has changed.
+
         :param index: what the last `read` returned, to wait for something newer; `FIRST` answers at once.
         :return: the index to ask with next, and the complete answer.
         :raises SourceError: when Consul could not say.
         """
-        header, entries = await self._client.entries(service, index, self._wait)
+        if index != FIRST and not self._direct.locked():
+            async with self._direct:
+                return await self._ask(service, index)
+        if index != FIRST:
+            await self._catalog.changed(service)
+        async with self._at_once:
+            # Any server may be behind the one that told of a change; the leader is not.
+            crowded = self._direct.locked()
+            self._catalog.asked(service, leader=crowded)
+            try:
+                return await self._ask(service, FIRST, leader=crowded)
+            except SourceError:
+                await asyncio.sleep(AFTER_FAILURE)  # where one fails, the others mostly do, too
+                raise
+
+    async def _ask(self, service: str, index: int, *, leader: bool = False) -> tuple[int, Answer]:
+        header, entries = await self._client.entries(service, index, self._wait, leader=leader)
         try:
-            return next_index(header, index), parse_entries(entries)
+            instances = parse_entries(entries, self._tagged_address)
+            return next_index(header, index), to_answer(instances, await look_up(host_names(instances)))
         except SourceError as error:
             raise SourceError(f"{self}: {error}") from None
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._catalog.close()
         await self._transport.close()
 
 
@@ -116,17 +156,27 @@ class ConsulSource:
         return answer
 
 
-def server_from_environment(address: str | None, environ: Mapping[str, str]) -> ConsulServer:
+def server_from_environment(
+    address: str | None,
+    environ: Mapping[str, str],
+    options: Mapping[str, str | None] | None = None,
+    query: Query | None = None,
+) -> ConsulServer:
     """Return the Consul that the arguments and the consul command line's variables name.
 
     :param address: wins over CONSUL_HTTP_ADDR; `None` where the command line names none.
     :param environ: usually `os.environ`.
+    :param options: values of the options in `environment.OPTIONS`, by the variable over which they win.
+    :param query: which instances; namespace and partition are added.
     :raises UsageError: if a value cannot be used.
     """
+    words = environment.Words(environ, options or {})
     return ConsulServer(
-        environment.address(environ, address),
-        token=environment.token(environ),
-        tls=environment.tls(environ),
+        environment.address(words, address),
+        token=environment.token(words),
+        query=environment.query(words, query or Query()),
+        tls=environment.tls(words),
+        auth=environment.auth(words),
     )
 
 

@@ -13,6 +13,8 @@ import pytest
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import Answer, RealServer
 from clb_discovery.errors import SourceError
+from clb_discovery.sources.consul.blocking import WAIT
+from clb_discovery.sources.consul.client import Query
 from clb_discovery.sources.consul.source import ConsulServer, ConsulSource, server_from_environment
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
 from tests.support.process import free_port, wait_until
@@ -55,10 +57,8 @@ async def connect() -> AsyncIterator[Callable[..., ConsulServer]]:
     """Return a function like ConsulServer; what it made is closed at the end."""
     made: list[ConsulServer] = []
 
-    def make(
-        address: str, token: str | None = None, datacenter: str | None = None, wait: float = 300.0
-    ) -> ConsulServer:
-        made.append(ConsulServer(address, token, datacenter, wait=wait))
+    def make(address: str, token: str | None = None, query: Query | None = None, wait: float = WAIT) -> ConsulServer:
+        made.append(ConsulServer(address, token, query, wait=wait))
         return made[-1]
 
     yield make
@@ -155,20 +155,25 @@ async def test_strange_service_names_are_found(
     await until(ConsulSource(connect(agent.url), service), real_server("10.0.0.1", 1))
 
 
-async def test_a_host_name_as_address_is_an_error(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
-    """An instance that cannot be used refuses the whole answer and is named."""
+async def test_a_host_name_as_address_is_looked_up(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
+    """An instance registered by host name has that name's addresses; a name that nobody knows refuses the answer."""
     agent.register("named", 1, "10.0.0.1")
-    agent.register("named", 2, "redis.example", service_id="by-name")
+    agent.register("named", 2, "localhost", service_id="by-name", weights=(4, 1))
     wait_until(lambda: len(agent.request("GET", "/v1/health/service/named")) == 2, "both are in the catalog")
+    answer = await asyncio.wait_for(ConsulSource(connect(agent.url), "named").next(), SOON)
+    assert real_server("10.0.0.1", 1) in answer.servers
+    assert real_server("127.0.0.1", 2, 4) in answer.servers
+    agent.register("named", 2, "redis.invalid", service_id="by-name")
+    wait_until(lambda: "redis.invalid" in str(agent.request("GET", "/v1/health/service/named")), "it is in the catalog")
     message = await refusal(ConsulSource(connect(agent.url), "named"))
-    assert "instance 'by-name' on node 'test': the address 'redis.example' is no IP address" in message
+    assert "cannot look up 'redis.invalid', which is registered as an address: " in message
 
 
 async def test_another_datacenter_that_nobody_knows_is_an_error(
     agent: ConsulAgent, connect: Callable[..., ConsulServer]
 ) -> None:
     """A datacenter without a path to it is no empty answer."""
-    assert "No path to datacenter" in await refusal(ConsulSource(connect(agent.url, None, "nowhere"), "plain"))
+    assert "No path to datacenter" in await refusal(ConsulSource(connect(agent.url, None, Query("nowhere")), "plain"))
 
 
 async def test_a_restart_loses_nothing(tmp_path: Path, connect: Callable[..., ConsulServer]) -> None:

@@ -15,6 +15,7 @@ from aiohttp import web
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import RealServer
 from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.sources.consul.client import Query
 from clb_discovery.sources.consul.source import BURST, RATE, ConsulServer, ConsulSource, server_from_environment
 from tests.support.fake_consul import FakeConsul, Reply, instance
 from tests.support.process import free_port
@@ -55,7 +56,8 @@ BAD_REPLIES = [
     (Reply(body=b"{}"), "is this Consul"),
     (Reply(index=None), "no X-Consul-Index"),
     (Reply(index="soon"), "no index"),
-    (Reply(entries=[instance(), instance(address="redis.example")]), "no IP address"),
+    (Reply(entries=[instance(), instance(address="redis example")]), "no IP address"),
+    (Reply(entries=[instance(), instance(address="redis.invalid")]), "cannot look up 'redis.invalid'"),
     (Reply(entries=[], headers={"X-Consul-Results-Filtered-By-ACLs": "true"}), "by ACLs"),
     (Reply(body=b"[\n]\n", headers={"X-Consul-Results-Filtered-By-ACLs": "true"}), "by ACLs"),
 ]
@@ -80,7 +82,7 @@ async def test_a_bad_answer_is_an_error_and_then_everything_is_read_afresh(bad: 
 async def test_later_queries_wait_for_news() -> None:
     """The first query answers at once; the next carry the index and the wait; all of them are stale."""
     async with FakeConsul(Reply(index="5"), Reply(index="5"), Reply(index="9"), Reply(index="9")) as fake:
-        server = ConsulServer(fake.url, datacenter="dc 2")
+        server = ConsulServer(fake.url, query=Query("dc 2"))
         source = ConsulSource(server, "redis")
         assert source.name == "consul:redis"
         for _ in range(4):
@@ -89,9 +91,9 @@ async def test_later_queries_wait_for_news() -> None:
     common = {"dc": "dc 2", "stale": ""}
     assert fake.queries == [
         common,
-        common | {"index": "5", "wait": "300s"},
-        common | {"index": "5", "wait": "300s"},
-        common | {"index": "9", "wait": "300s"},
+        common | {"index": "5", "wait": "60s"},
+        common | {"index": "5", "wait": "60s"},
+        common | {"index": "9", "wait": "60s"},
     ]
 
 
