@@ -43,7 +43,9 @@ _TOKEN: Final = "X-Consul-Token"  # noqa: S105  # the header's name
 _SHOWN: Final = 200
 RIGHTS: Final = "it needs service:read and node:read; set --consul-token-file or CONSUL_HTTP_TOKEN"
 _AGAIN: Final = "it is asked again"
+_BAD_FILTER: Final = b"Failed to create boolean expression"  # comes with status 500
 _ADVICE: Final = {
+    400: "is a --filter, --near, --namespace or --partition wrong?",
     401: "set --consul-token-file or CONSUL_HTTP_TOKEN, or CONSUL_HTTP_AUTH if a proxy asks",
     403: f"the token is refused: {RIGHTS}",
     429: "does it take no more connections from this host? Look at its limits.http_max_conns_per_client",
@@ -183,7 +185,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             raise SourceError(f"{self._address} {_trouble(error, limit)}") from error
         if answer.status != 200:
             said = _excerpt(body, (headers or {}).get(_TOKEN))
-            advice = _ADVICE.get(answer.status, _AGAIN)
+            advice = _ADVICE.get(400 if body.startswith(_BAD_FILTER) else answer.status, _AGAIN)
             raise StatusError(f"{self._address} answered {answer.status} {said}; {advice}", answer.status)
         return base.Response(answer.status, answer.headers.copy(), "", body)
 
