@@ -12,14 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import pytest
 
 from clb_discovery.core.model import Answer, Failure
 from clb_discovery.sources.base import follow
 from clb_discovery.sources.consul.source import AT_ONCE, DIRECT, ConsulServer, ConsulSource
+from tests.support.cgroups import made_cgroup
 from tests.support.consul import ConsulAgent
+from tests.support.dataplane import wipe
 from tests.support.pace import patient
+from tests.support.process import wait_until
+from tests.support.sidecar import sidecar as sidecar_process
 
 pytestmark = pytest.mark.discovery
 
@@ -194,3 +199,27 @@ async def test_past_the_limit_there_are_errors_and_no_storm(agent: ConsulAgent) 
     finally:
         for writer in others:
             writer.close()
+
+
+def test_the_sidecar_publishes_a_change_of_any_service(agent: ConsulAgent, tmp_path: Path) -> None:
+    """From Consul into the kernel's pools within 2 s, for 1,000 services behind 1,000 VIPs."""
+    instance = f"test-{uuid4().hex[:8]}"
+    vips = [f"10.64.{number >> 8}.{number & 255}:80" for number in range(SERVICES)]
+    options = ["--consul", agent.url]
+    options += [word for number, vip in enumerate(vips) for word in ("--service", f"service-{number}={vip}")]
+    waits = []
+    with made_cgroup() as cgroup:
+        try:
+            started = time.monotonic()
+            with sidecar_process(instance, cgroup, tmp_path, options) as found:
+                print(f"\nready after {time.monotonic() - started:.1f} s")
+                for number in random.Random(21).sample(range(SERVICES), ROUNDS):  # noqa: S311  # a test's dice
+                    said = f'"vip": "{vips[number]}"'
+                    before = found.log.read_text().count(said)
+                    put_instance(agent, number, 5, weight=3)
+                    changed = time.monotonic()
+                    wait_until(lambda: found.log.read_text().count(said) > before, f"{said} is published", WITHIN)  # noqa: B023
+                    waits.append(time.monotonic() - changed)
+                print(f"new instances are in the kernel within {max(waits):.2f} s")
+        finally:
+            wipe(instance)

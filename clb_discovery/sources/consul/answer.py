@@ -34,6 +34,7 @@ class Check(NamedTuple):
 
 
 _DEFAULT_WEIGHT: Final = 1
+_CHECK_KEYS: Final = ("Node", "CheckID", "ServiceName", "Status")
 _STATUSES: Final = frozenset({"passing", "warning", "critical"})
 _LONGEST_NAME: Final = 253
 _HOST_NAME: Final = re.compile(r"(?:[a-z0-9_][a-z0-9_-]{0,62}\.)*[a-z_][a-z0-9_-]{0,62}\.?", re.ASCII | re.IGNORECASE)
@@ -91,9 +92,11 @@ def parse_checks(checks: object) -> frozenset[Check]:
     if not isinstance(checks, list):
         raise SourceError(f"Consul answered {_SHOWN.repr(checks)} where a list of checks belongs; is this Consul?")
     objects = (_object(check, "a check") for check in checks)
-    return frozenset(
-        Check(*(str(check.get(key) or "") for key in ("Node", "CheckID", "ServiceName", "Status"))) for check in objects
-    )
+    return frozenset(Check(*(_text(check.get(key)) for key in _CHECK_KEYS)) for check in objects)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _instance(entry: Json, tagged: str | None) -> Instance | None:

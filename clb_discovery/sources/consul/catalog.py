@@ -30,8 +30,10 @@ WATCH_RATE: Final = 1.0
 """Queries a second for each of the three in the long run: most news are about services that nobody here follows."""
 WATCH_BURST: Final = 10.0
 """Queries for each of the three at once after a quiet time."""
-REFRESH: Final = 300.0
-"""Seconds after which a service is asked for again although nothing has been heard of it."""
+START_RATE: Final = 1 / 30
+"""Times a second that watching starts again after a failure, in the long run: each time every service is asked for."""
+START_BURST: Final = 5.0
+"""Times that it starts again without a pause after a quiet time."""
 
 _Take = Callable[[object], Awaitable[None]]
 
@@ -50,6 +52,7 @@ class Catalog:
         self._news: asyncio.Future[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._sweeps = Bucket.full(SWEEP_RATE, SWEEP_BURST, time.monotonic())
+        self._starts = Bucket.full(START_RATE, START_BURST, time.monotonic())
 
     def asked(self, service: str, *, leader: bool) -> None:
         """Note that a service is about to be asked for.
@@ -58,18 +61,17 @@ class Catalog:
         """
         (self._unchanged.add if leader else self._unchanged.discard)(_key(service))
 
-    async def changed(self, service: str) -> None:
-        """Wait until the service may have changed since it was last asked for, or that is `REFRESH` ago.
+    async def changed(self, service: str, deadline: float) -> None:
+        """Wait until the service may have changed since it was last asked for.
 
+        :param deadline: by `time.monotonic`, when to return in any case.
         :raises SourceError: when Consul could not say.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + REFRESH
-        while _key(service) in self._unchanged and (left := deadline - loop.time()) > 0:
+        while _key(service) in self._unchanged and (left := deadline - time.monotonic()) > 0:
             if self._watching is None:
                 self._watching = asyncio.create_task(self._watch())
             if self._news is None:
-                self._news = loop.create_future()
+                self._news = asyncio.get_running_loop().create_future()
             news = self._news
             await asyncio.wait([news], timeout=left)
             if news.done():
@@ -85,6 +87,8 @@ class Catalog:
 
     async def _watch(self) -> None:
         """Watch until one of the queries fails; everyone who waits hears of it, and whoever waits next starts again."""
+        self._starts, pause = self._starts.take(time.monotonic())
+        await asyncio.sleep(pause)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch_checks())

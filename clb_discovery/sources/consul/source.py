@@ -31,6 +31,8 @@ counts a query whose client has gone until its wait ends, so that there is room 
 """
 AT_ONCE: Final = 8
 """Most queries at a time that answer at once."""
+REFRESH: Final = 300.0
+"""Seconds after which a service without a query of its own is asked for although nothing has been heard of it."""
 AFTER_FAILURE: Final = 0.1
 """Seconds for which a query that failed keeps its place among those."""
 
@@ -84,20 +86,30 @@ class ConsulServer:
         """The address in full."""
         return self._address.url
 
-    async def read(self, service: str, index: int) -> tuple[int, Answer]:
+    async def read(self, service: str, index: int, last: Answer | None) -> tuple[int, Answer]:
         """Ask who serves now.
 
-        The first `DIRECT` services have a blocking query each; the others are asked for when the catalog has changed.
+        The first `DIRECT` services have a blocking query each. The others are asked for when the catalog has changed,
+        mostly elsewhere: an answer that is not new is only returned where nothing else has been for `REFRESH` seconds.
 
         :param index: what the last `read` returned, to wait for something newer; `FIRST` answers at once.
+        :param last: the answer that it returned.
         :return: the index to ask with next, and the complete answer.
         :raises SourceError: when Consul could not say.
         """
-        if index != FIRST and not self._direct.locked():
+        if index == FIRST:
+            return await self._ask_now(service)
+        if not self._direct.locked():
             async with self._direct:
                 return await self._ask(service, index)
-        if index != FIRST:
-            await self._catalog.changed(service)
+        deadline = time.monotonic() + REFRESH
+        while True:
+            await self._catalog.changed(service, deadline)
+            index, answer = await self._ask_now(service)
+            if answer != last or time.monotonic() >= deadline:
+                return index, answer
+
+    async def _ask_now(self, service: str) -> tuple[int, Answer]:
         async with self._at_once:
             # Any server may be behind the one that told of a change; the leader is not.
             crowded = self._direct.locked()
@@ -135,6 +147,7 @@ class ConsulSource:
         self._server = server
         self._service = service
         self._index = FIRST
+        self._last: Answer | None = None
         self._bucket = Bucket.full(RATE, BURST, time.monotonic())
 
     @property
@@ -152,8 +165,8 @@ class ConsulSource:
             await asyncio.sleep(pause)
         # Whatever interrupts this query, the next one reads everything afresh.
         index, self._index = self._index, FIRST
-        self._index, answer = await self._server.read(self._service, index)
-        return answer
+        self._index, self._last = await self._server.read(self._service, index, self._last)
+        return self._last
 
 
 def server_from_environment(

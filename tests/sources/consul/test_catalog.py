@@ -12,12 +12,13 @@ import pytest
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.blocking import WAIT
-from clb_discovery.sources.consul.catalog import WATCH_BURST, WATCH_RATE, Catalog
+from clb_discovery.sources.consul.catalog import START_BURST, WATCH_BURST, WATCH_RATE, Catalog
 from clb_discovery.sources.consul.client import Client, Query
 from clb_discovery.sources.consul.transport import Transport
 from tests.support.fake_consul import FakeConsul, Reply
 
 SOON = 5.0
+LATER = 1e9
 
 
 @asynccontextmanager
@@ -35,12 +36,21 @@ async def opened(fake: FakeConsul) -> AsyncIterator[Catalog]:
 async def test_what_was_not_read_from_the_leader_counts_as_changed() -> None:
     """Another server's answer may be older than the news, so the leader is to be asked at once."""
     async with FakeConsul(Reply(hang=True)) as fake, opened(fake) as catalog:
-        await asyncio.wait_for(catalog.changed("redis"), SOON)
+        await asyncio.wait_for(catalog.changed("redis", LATER), SOON)
         catalog.asked("redis", leader=False)
-        await asyncio.wait_for(catalog.changed("redis"), SOON)
+        await asyncio.wait_for(catalog.changed("redis", LATER), SOON)
         catalog.asked("redis", leader=True)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(catalog.changed("REDIS"), 0.2)
+            await asyncio.wait_for(catalog.changed("REDIS", LATER), 0.2)
+
+
+async def test_waiting_ends_at_its_deadline() -> None:
+    """A service is asked for again at times although nothing is heard of it."""
+    async with FakeConsul(Reply(hang=True)) as fake, opened(fake) as catalog:
+        catalog.asked("redis", leader=True)
+        started = time.monotonic()
+        await catalog.changed("redis", started + 0.3)
+        assert 0.25 < time.monotonic() - started < SOON
 
 
 @pytest.mark.parametrize(
@@ -52,12 +62,12 @@ async def test_a_failure_reaches_everyone_who_waits_and_then_all_starts_again(ba
         names = ["redis", "ldap", "mail"]
         for name in names:
             catalog.asked(name, leader=True)
-        waiting = [asyncio.create_task(catalog.changed(name)) for name in names]
+        waiting = [asyncio.create_task(catalog.changed(name, LATER)) for name in names]
         for one in waiting:
             with pytest.raises(SourceError, match=f"Consul at {fake.url}"):
                 await asyncio.wait_for(one, SOON)
         fake.replies = [Reply(entries=[])]
-        await asyncio.wait_for(catalog.changed("redis"), SOON)
+        await asyncio.wait_for(catalog.changed("redis", LATER), SOON)
         assert "index" not in fake.queries[-1]
 
 
@@ -68,8 +78,24 @@ async def test_a_server_that_always_has_news_is_asked_seldom() -> None:
         while time.monotonic() - started < 2:
             catalog.asked("redis", leader=True)
             try:
-                await asyncio.wait_for(catalog.changed("redis"), 0.2)
+                await asyncio.wait_for(catalog.changed("redis", LATER), 0.2)
             except TimeoutError:
                 continue
         took = time.monotonic() - started
         assert WATCH_BURST <= len(fake.asked) <= 3 * (WATCH_BURST + WATCH_RATE * took + 1)
+
+
+async def test_a_catalog_that_cannot_be_watched_is_asked_seldom() -> None:
+    """Where services can be asked for and the catalog cannot, failures are few, since each lets all be asked for."""
+    async with FakeConsul(Reply(status=403, body=b"not this path")) as fake, opened(fake) as catalog:
+        failures, started = 0, time.monotonic()
+        while time.monotonic() - started < 2:
+            catalog.asked("redis", leader=True)
+            try:
+                await asyncio.wait_for(catalog.changed("redis", LATER), 0.2)
+            except SourceError:
+                failures += 1
+            except TimeoutError:
+                continue
+        assert failures == START_BURST
+        assert len(fake.asked) <= 3 * START_BURST
