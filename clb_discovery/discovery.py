@@ -7,15 +7,12 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 from clb_discovery.core import spec
 from clb_discovery.core.model import Algorithm, Service, Tracking
 from clb_discovery.errors import UsageError
 from clb_discovery.sources.base import Source
-
-if TYPE_CHECKING:
-    from clb_discovery.sources.consul.source import ConsulServer
 
 CONSUL: Final = "consul:"
 SRV: Final = "srv:"
@@ -54,11 +51,16 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
     async with AsyncExitStack() as stack:
         consul = [service for service in services if service.source.startswith(CONSUL)]
         if consul:
-            from clb_discovery.sources.consul.source import ConsulSource  # noqa: PLC0415
+            from clb_discovery.sources.consul.client import Selection  # noqa: PLC0415
+            from clb_discovery.sources.consul.environment import OPTIONS  # noqa: PLC0415
+            from clb_discovery.sources.consul.source import ConsulSource, server_from_environment  # noqa: PLC0415
 
-            server = _consul_server(options)
+            given = {variable: getattr(options, name[2:].replace("-", "_")) for variable, name in OPTIONS.items()}
+            server = server_from_environment(options.consul or None, os.environ, given, options.datacenter)
             stack.push_async_callback(server.close)
-            sources |= {service.source: ConsulSource(server, service.source.removeprefix(CONSUL)) for service in consul}
+            selection = Selection(options.near, options.filter, tuple(options.tag), options.tagged_address)
+            for service in consul:
+                sources[service.source] = ConsulSource(server, service.source.removeprefix(CONSUL), selection)
         srv = [service for service in services if service.source.startswith(SRV)]
         if srv:
             from clb_discovery.sources.srv.resolvers import Resolvers  # noqa: PLC0415
@@ -69,22 +71,6 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
                 record = service.source.removeprefix(SRV)
                 sources[service.source] = SrvSource(record, resolvers, options.min_ttl, options.max_ttl)
         yield sources
-
-
-def _consul_server(options: argparse.Namespace) -> ConsulServer:
-    from clb_discovery.sources.consul.client import Query  # noqa: PLC0415
-    from clb_discovery.sources.consul.environment import OPTIONS  # noqa: PLC0415
-    from clb_discovery.sources.consul.source import server_from_environment  # noqa: PLC0415
-
-    given = {variable: getattr(options, name[2:].replace("-", "_")) for variable, name in OPTIONS.items()}
-    query = Query(
-        datacenter=options.datacenter,
-        near=options.near,
-        filter=options.filter,
-        tags=tuple(options.tag),
-        tagged_address=options.tagged_address,
-    )
-    return server_from_environment(options.consul or None, os.environ, given, query)
 
 
 def _tracking(options: argparse.Namespace) -> Tracking:

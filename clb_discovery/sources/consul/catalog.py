@@ -20,7 +20,7 @@ from typing import Final
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.answer import Check, parse_checks
 from clb_discovery.sources.consul.blocking import FIRST, Bucket, next_index
-from clb_discovery.sources.consul.client import Client, Indexed
+from clb_discovery.sources.consul.client import Client, Indexed, Selection
 
 SWEEP_RATE: Final = 500.0
 """Services asked for again a second, in the long run, because the catalog changed somewhere."""
@@ -35,6 +35,9 @@ START_RATE: Final = 1 / 30
 START_BURST: Final = 5.0
 """Times that it starts again without a pause after a quiet time."""
 
+Key = tuple[str, Selection]
+"""A service by its name, and which of its instances are wanted."""
+
 _Take = Callable[[object], Awaitable[None]]
 
 
@@ -48,26 +51,26 @@ class Catalog:
         """
         self._client = client
         self._wait = wait
-        self._unchanged: set[str] = set()
+        self._unchanged: set[Key] = set()
         self._news: asyncio.Future[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._sweeps = Bucket.full(SWEEP_RATE, SWEEP_BURST, time.monotonic())
         self._starts = Bucket.full(START_RATE, START_BURST, time.monotonic())
 
-    def asked(self, service: str, *, leader: bool) -> None:
+    def asked(self, service: Key, *, leader: bool) -> None:
         """Note that a service is about to be asked for.
 
         :param leader: of the leader, so that only what changes from now on counts; else the answer may be an old one.
         """
-        (self._unchanged.add if leader else self._unchanged.discard)(_key(service))
+        (self._unchanged.add if leader else self._unchanged.discard)(service)
 
-    async def changed(self, service: str, deadline: float) -> None:
+    async def changed(self, service: Key, deadline: float) -> None:
         """Wait until the service may have changed since it was last asked for.
 
         :param deadline: by `time.monotonic`, when to return in any case.
         :raises SourceError: when Consul could not say.
         """
-        while _key(service) in self._unchanged and (left := deadline - time.monotonic()) > 0:
+        while service in self._unchanged and (left := deadline - time.monotonic()) > 0:
             if self._watching is None:
                 self._watching = asyncio.create_task(self._watch())
             if self._news is None:
@@ -109,7 +112,8 @@ class Catalog:
             if "" in names:
                 await self._sweep(answer)
             elif names:
-                self._unchanged.difference_update(map(_key, names))
+                folded = set(map(str.lower, names))  # as Consul looks services up
+                self._unchanged = {key for key in self._unchanged if key[0].lower() not in folded}
                 self._wake()
 
         await self._follow(self._client.checks, compare)
@@ -147,7 +151,3 @@ class Catalog:
         else:
             news.set_exception(error)
             news.exception()  # those who waited may all have been cancelled
-
-
-def _key(service: str) -> str:
-    return service.lower()  # as Consul looks services up

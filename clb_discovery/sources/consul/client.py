@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -25,15 +25,20 @@ Indexed = tuple[str | None, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """Which part of Consul is asked, and which instances of a service are wanted; empty for Consul's defaults."""
+class Scope:
+    """Which part of Consul is asked; empty for the agent's own."""
 
     datacenter: str | None = None
-    """Another datacenter than the agent's."""
     namespace: str | None = None
     """Consul Enterprise."""
     partition: str | None = None
     """Consul Enterprise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which instances of a service are wanted, and what of them; empty for all, as they are registered."""
+
     near: str | None = None
     """Sort by the distance from this node (`_agent` for the agent's)."""
     filter: str | None = None
@@ -44,25 +49,29 @@ class Query:
     """The tagged address that stands for an instance's own, where it has one of this name."""
 
 
+OWN: Final = Scope()
+ALL: Final = Selection()
+
+
 class Client:
     """What discovery asks one Consul."""
 
-    def __init__(self, transport: Transport, token: str | None, query: Query) -> None:
+    def __init__(self, transport: Transport, token: str | None, scope: Scope) -> None:
         self._transport = transport
         self._token = token
-        scope = [("ns", query.namespace), ("partition", query.partition)]
-        wanted = [*scope, ("near", query.near), ("filter", query.filter), *(("tag", tag) for tag in query.tags)]
-        self._scope: Params = _given([("dc", query.datacenter), *scope])
-        self._any_server = _library(transport, token, query.datacenter, [*_given(wanted), STALE])
-        self._leader = _library(transport, token, query.datacenter, _given(wanted))
-        self._catalog = _library(transport, token, query.datacenter, [*_given(scope), STALE])
-        self._checks = _library(transport, token, query.datacenter, [*_given(scope), ("filter", _NOT_PASSING), STALE])
+        self._datacenter = scope.datacenter
+        self._scope = _given([("ns", scope.namespace), ("partition", scope.partition)])
+        self._catalog = self._library(STALE)
+        self._checks = self._library(("filter", _NOT_PASSING), STALE)
+        self._services: dict[tuple[Selection, bool], _Library] = {}
 
     def __str__(self) -> str:
         """Return `Consul at http://127.0.0.1:8500`."""
         return str(self._transport)
 
-    async def entries(self, service: str, index: int, wait: float, *, leader: bool = False) -> Indexed:
+    async def entries(
+        self, service: str, selection: Selection, index: int, wait: float, *, leader: bool = False
+    ) -> Indexed:
         """Ask for `/v1/health/service/<service>`.
 
         :param index: of the last answer, to wait for a newer one; 0 answers at once.
@@ -70,7 +79,11 @@ class Client:
         :param leader: whether the leader has to answer, instead of any server.
         :raises SourceError: when Consul does not say, or does not let us see.
         """
-        library = self._leader if leader else self._any_server
+        library = self._services.get((selection, leader))
+        if library is None:
+            wanted = [("near", selection.near), ("filter", selection.filter), *(("tag", tag) for tag in selection.tags)]
+            library = self._library(*_given(wanted), *([] if leader else [STALE]))
+            self._services[selection, leader] = library
         header, entries = await library.health.service(quote(service, safe=""), index=index, wait=_seconds(wait))
         if not entries:
             await self._check_rights(service)
@@ -100,6 +113,9 @@ class Client:
         found: Indexed = await self._catalog.catalog.nodes(index=index, wait=_seconds(wait))
         return found
 
+    def _library(self, *added: tuple[str, str]) -> _Library:
+        return _Library(_Adding(self._transport, [*self._scope, *added]), self._token, self._datacenter)
+
     async def _check_rights(self, service: str) -> None:
         """Make sure that an empty list means "none", and not "none that this token may see".
 
@@ -116,7 +132,7 @@ class Client:
             denied = await self._transport.post(
                 _denied,
                 "/v1/internal/acl/authorize",
-                params=self._scope or None,
+                params=[*_given([("dc", self._datacenter)]), *self._scope] or None,
                 data=json.dumps(wanted),
                 headers={"X-Consul-Token": self._token} if self._token else None,
             )
@@ -164,11 +180,7 @@ class _Library(base.Consul):  # type: ignore[misc]  # python-consul2 ships no ty
         return self._connection
 
 
-def _library(transport: Transport, token: str | None, datacenter: str | None, added: Params) -> _Library:
-    return _Library(_Adding(transport, added), token, datacenter)
-
-
-def _given(params: list[tuple[str, str | None]]) -> Params:
+def _given(params: Iterable[tuple[str, str | None]]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in params if value]
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import base64
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 from clb_discovery.errors import UsageError
 from clb_discovery.sources.consul.address import DEFAULT
-from clb_discovery.sources.consul.client import Query
+from clb_discovery.sources.consul.client import Scope
 from clb_discovery.sources.consul.transport import Tls
 
 OPTIONS: Final = {
@@ -111,9 +110,9 @@ def auth(words: Words) -> str | None:
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
-def query(words: Words, given: Query) -> Query:
-    """Return the query with its namespace and partition."""
-    return replace(given, namespace=words.get("CONSUL_NAMESPACE"), partition=words.get("CONSUL_PARTITION"))
+def scope(words: Words, datacenter: str | None) -> Scope:
+    """Return which part of Consul is asked."""
+    return Scope(datacenter, words.get("CONSUL_NAMESPACE"), words.get("CONSUL_PARTITION"))
 
 
 def tls(words: Words) -> Tls:

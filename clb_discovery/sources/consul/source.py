@@ -13,8 +13,8 @@ from clb_discovery.sources.consul import environment
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.answer import host_names, parse_entries, to_answer
 from clb_discovery.sources.consul.blocking import FIRST, WAIT, Bucket, next_index
-from clb_discovery.sources.consul.catalog import Catalog
-from clb_discovery.sources.consul.client import Client, Query
+from clb_discovery.sources.consul.catalog import Catalog, Key
+from clb_discovery.sources.consul.client import ALL, OWN, Client, Scope, Selection
 from clb_discovery.sources.consul.host_names import look_up
 from clb_discovery.sources.consul.transport import Tls, Transport
 
@@ -47,7 +47,7 @@ class ConsulServer:
         self,
         address: str,
         token: str | None = None,
-        query: Query | None = None,
+        scope: Scope = OWN,
         *,
         tls: Tls | None = None,
         auth: str | None = None,
@@ -57,7 +57,7 @@ class ConsulServer:
 
         :param address: `127.0.0.1:8500`, `http://…`, `https://…`, `[::1]:8500` or `unix:///path`.
         :param token: ACL token, sent with every query; `None` for the agent's own.
-        :param query: which part of Consul, and which instances; `None` for all of the agent's own datacenter.
+        :param scope: which part of Consul.
         :param tls: settings for https; `None` for the system's authorities and the address's host.
         :param auth: value of the Authorization header, for a proxy before the agent.
         :param wait: how long Consul holds a query without news, in seconds, at most 600.
@@ -70,9 +70,7 @@ class ConsulServer:
             raise UsageError(f"a Consul query cannot wait for {wait:g} s; at most {_LONGEST_WAIT:g}")
         self._wait = wait
         self._transport = Transport(self._address, tls, auth)
-        query = query or Query()
-        self._tagged_address = query.tagged_address
-        self._client = Client(self._transport, token, query)
+        self._client = Client(self._transport, token, scope)
         self._catalog = Catalog(self._client, wait)
         self._direct = asyncio.Semaphore(DIRECT)
         self._at_once = asyncio.Semaphore(AT_ONCE)
@@ -86,7 +84,7 @@ class ConsulServer:
         """The address in full."""
         return self._address.url
 
-    async def read(self, service: str, index: int, last: Answer | None) -> tuple[int, Answer]:
+    async def read(self, service: Key, index: int, last: Answer | None) -> tuple[int, Answer]:
         """Ask who serves now.
 
         The first `DIRECT` services have a blocking query each. The others are asked for when the catalog has changed,
@@ -109,7 +107,7 @@ class ConsulServer:
             if answer != last or time.monotonic() >= deadline:
                 return index, answer
 
-    async def _ask_now(self, service: str) -> tuple[int, Answer]:
+    async def _ask_now(self, service: Key) -> tuple[int, Answer]:
         async with self._at_once:
             # Any server may be behind the one that told of a change; the leader is not.
             crowded = self._direct.locked()
@@ -120,10 +118,11 @@ class ConsulServer:
                 await asyncio.sleep(AFTER_FAILURE)  # where one fails, the others mostly do, too
                 raise
 
-    async def _ask(self, service: str, index: int, *, leader: bool = False) -> tuple[int, Answer]:
-        header, entries = await self._client.entries(service, index, self._wait, leader=leader)
+    async def _ask(self, service: Key, index: int, *, leader: bool = False) -> tuple[int, Answer]:
+        name, selection = service
+        header, entries = await self._client.entries(name, selection, index, self._wait, leader=leader)
         try:
-            instances = parse_entries(entries, self._tagged_address)
+            instances = parse_entries(entries, selection.tagged_address)
             return next_index(header, index), to_answer(instances, await look_up(host_names(instances)))
         except SourceError as error:
             raise SourceError(f"{self}: {error}") from None
@@ -137,15 +136,16 @@ class ConsulServer:
 class ConsulSource:
     """One service of a Consul: a `sources.base.Source`."""
 
-    def __init__(self, server: ConsulServer, service: str) -> None:
+    def __init__(self, server: ConsulServer, service: str, selection: Selection = ALL) -> None:
         """Prepare; nothing is asked yet.
 
         :param server: shared; whoever made it closes it.
+        :param selection: which instances.
         :raises UsageError: if Consul's HTTP interface cannot be asked for such a name.
         """
         _check_service(service)
         self._server = server
-        self._service = service
+        self._service = service, selection
         self._index = FIRST
         self._last: Answer | None = None
         self._bucket = Bucket.full(RATE, BURST, time.monotonic())
@@ -153,7 +153,7 @@ class ConsulSource:
     @property
     def name(self) -> str:
         """Name in status, logs and metrics: `consul:redis`."""
-        return f"consul:{self._service}"
+        return f"consul:{self._service[0]}"
 
     async def next(self) -> Answer:
         """Wait for the next complete answer and return it, whether or not it differs from the last.
@@ -173,21 +173,21 @@ def server_from_environment(
     address: str | None,
     environ: Mapping[str, str],
     options: Mapping[str, str | None] | None = None,
-    query: Query | None = None,
+    datacenter: str | None = None,
 ) -> ConsulServer:
     """Return the Consul that the arguments and the consul command line's variables name.
 
     :param address: wins over CONSUL_HTTP_ADDR; `None` where the command line names none.
     :param environ: usually `os.environ`.
     :param options: values of the options in `environment.OPTIONS`, by the variable over which they win.
-    :param query: which instances; namespace and partition are added.
+    :param datacenter: another one than the agent's.
     :raises UsageError: if a value cannot be used.
     """
     words = environment.Words(environ, options or {})
     return ConsulServer(
         environment.address(words, address),
         token=environment.token(words),
-        query=environment.query(words, query or Query()),
+        scope=environment.scope(words, datacenter),
         tls=environment.tls(words),
         auth=environment.auth(words),
     )

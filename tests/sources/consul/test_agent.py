@@ -16,7 +16,7 @@ from clb_discovery.core.model import Answer, RealServer, Service
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.blocking import WAIT
-from clb_discovery.sources.consul.client import Query
+from clb_discovery.sources.consul.client import OWN, Scope, Selection
 from clb_discovery.sources.consul.source import DIRECT, ConsulServer, ConsulSource, server_from_environment
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
 from tests.support.process import free_port, wait_until
@@ -59,8 +59,8 @@ async def connect() -> AsyncIterator[Callable[..., ConsulServer]]:
     """Return a function like ConsulServer; what it made is closed at the end."""
     made: list[ConsulServer] = []
 
-    def make(address: str, token: str | None = None, query: Query | None = None, wait: float = WAIT) -> ConsulServer:
-        made.append(ConsulServer(address, token, query, wait=wait))
+    def make(address: str, token: str | None = None, scope: Scope = OWN, wait: float = WAIT) -> ConsulServer:
+        made.append(ConsulServer(address, token, scope, wait=wait))
         return made[-1]
 
     yield make
@@ -175,7 +175,7 @@ async def test_another_datacenter_that_nobody_knows_is_an_error(
     agent: ConsulAgent, connect: Callable[..., ConsulServer]
 ) -> None:
     """A datacenter without a path to it is no empty answer."""
-    assert "No path to datacenter" in await refusal(ConsulSource(connect(agent.url, None, Query("nowhere")), "plain"))
+    assert "No path to datacenter" in await refusal(ConsulSource(connect(agent.url, None, Scope("nowhere")), "plain"))
 
 
 async def test_services_without_a_query_of_their_own_are_followed(tmp_path: Path) -> None:
@@ -201,6 +201,9 @@ async def test_services_without_a_query_of_their_own_are_followed(tmp_path: Path
         await until(last, real_server("10.0.0.1", 1, 9), real_server("10.0.0.2", 2))
         own.deregister(two)
         await until(last, real_server("10.0.0.1", 1, 9))
+        own.register(name, 3, "10.0.0.3", Tags=["blue"])
+        await until(last, real_server("10.0.0.1", 1, 9), real_server("10.0.0.3", 3))
+        await until(ConsulSource(server, name, Selection(tags=("blue",))), real_server("10.0.0.3", 3))
         assert not any(task.done() for task in waiting)
         own.request("PUT", "/v1/agent/maintenance?enable=true")
         await until(last)
@@ -312,32 +315,32 @@ async def test_only_the_instances_asked_for(agent: ConsulAgent, connect: Callabl
     agent.register("chosen", 1, "10.0.0.1", Tags=["blue", "v1"], Meta={"zone": "a b"})
     agent.register("chosen", 2, "10.0.0.2", Tags=["blue"], Meta={"zone": "c"})
     agent.register("chosen", 3, "10.0.0.3", Tags=["v1"])
+    server = connect(agent.url, None, Scope("dc1"))
     first, second, third = (real_server(f"10.0.0.{number}", number) for number in (1, 2, 3))
-    for query, expected in (
-        (Query(), [first, second, third]),
-        (Query(tags=("blue",)), [first, second]),
-        (Query(tags=("blue", "v1")), [first]),
-        (Query(filter='Service.Meta.zone == "a b"'), [first]),
-        (Query(filter='"v1" in Service.Tags', near="_agent"), [first, third]),
-        (Query(tags=("green",)), []),
-        (Query("dc1"), [first, second, third]),
+    for selection, expected in (
+        (Selection(), [first, second, third]),
+        (Selection(tags=("blue",)), [first, second]),
+        (Selection(tags=("blue", "v1")), [first]),
+        (Selection(filter='Service.Meta.zone == "a b"'), [first]),
+        (Selection(filter='"v1" in Service.Tags', near="_agent"), [first, third]),
+        (Selection(tags=("green",)), []),
     ):
-        await until(ConsulSource(connect(agent.url, None, query), "chosen"), *expected)
+        await until(ConsulSource(server, "chosen", selection), *expected)
 
 
 @pytest.mark.parametrize(
-    ("query", "complaint"),
+    ("scope", "selection", "complaint"),
     [
-        (Query(filter="Nonsense =="), "Failed to create boolean expression evaluator"),
-        (Query(filter="Service.Colour == red"), "Selector"),
-        (Query(namespace="other"), "Enterprise"),
+        (Scope(), Selection(filter="Nonsense =="), "Failed to create boolean expression evaluator"),
+        (Scope(), Selection(filter="Service.Colour == red"), "Selector"),
+        (Scope(namespace="other"), Selection(), "Enterprise"),
     ],
 )
 async def test_a_query_that_consul_does_not_take_is_an_error(
-    agent: ConsulAgent, connect: Callable[..., ConsulServer], query: Query, complaint: str
+    agent: ConsulAgent, connect: Callable[..., ConsulServer], scope: Scope, selection: Selection, complaint: str
 ) -> None:
     """A bad filter, or a namespace without Consul Enterprise, is no empty answer; Consul's words are in the message."""
-    message = await refusal(ConsulSource(connect(agent.url, None, query), "plain"))
+    message = await refusal(ConsulSource(connect(agent.url, None, scope), "plain", selection))
     assert complaint in message
     assert "--filter" in message
 
@@ -349,9 +352,9 @@ async def test_tagged_addresses_on_request(agent: ConsulAgent, connect: Callable
     agent.register("tagged", 2, "10.0.0.2")
     plain = [real_server("10.0.0.1", 1), real_server("10.0.0.2", 2)]
     await until(ConsulSource(connect(agent.url), "tagged"), *plain)
-    wan = Query(tagged_address="wan")
+    wan = Selection(tagged_address="wan")
     public = [real_server("198.51.100.1", 8001), real_server("10.0.0.2", 2)]
-    await until(ConsulSource(connect(agent.url, None, wan), "tagged"), *public)
+    await until(ConsulSource(connect(agent.url), "tagged", wan), *public)
 
 
 async def test_two_ids_with_one_endpoint_are_one_real_server(

@@ -15,7 +15,7 @@ from aiohttp import web
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import RealServer
 from clb_discovery.errors import SourceError, UsageError
-from clb_discovery.sources.consul.client import Query
+from clb_discovery.sources.consul.client import Scope, Selection
 from clb_discovery.sources.consul.environment import OPTIONS
 from clb_discovery.sources.consul.source import BURST, RATE, ConsulServer, ConsulSource, server_from_environment
 from tests.support.fake_consul import FakeConsul, Reply, instance
@@ -83,7 +83,7 @@ async def test_a_bad_answer_is_an_error_and_then_everything_is_read_afresh(bad: 
 async def test_later_queries_wait_for_news() -> None:
     """The first query answers at once; the next carry the index and the wait; all of them are stale."""
     async with FakeConsul(Reply(index="5"), Reply(index="5"), Reply(index="9"), Reply(index="9")) as fake:
-        server = ConsulServer(fake.url, query=Query("dc 2"))
+        server = ConsulServer(fake.url, scope=Scope("dc 2"))
         source = ConsulSource(server, "redis")
         assert source.name == "consul:redis"
         for _ in range(4):
@@ -458,10 +458,10 @@ async def test_a_password_for_a_proxy_is_sent_and_never_shown() -> None:
 async def test_what_is_asked_for_stands_in_every_query() -> None:
     """Datacenter, namespace, partition, distance, filter and all tags go with the first and with later queries."""
     environ = {"CONSUL_NAMESPACE": "other", "CONSUL_PARTITION": "p 1"}
-    query = Query("dc2", near="_agent", filter='Service.Meta.a == "b c"', tags=("x", "y=1"))
+    wanted = Selection(near="_agent", filter='Service.Meta.a == "b c"', tags=("x", "y=1"))
     async with FakeConsul(Reply()) as fake:
-        server = server_from_environment(fake.url, environ, {"CONSUL_NAMESPACE": "n1"}, query)
-        source = ConsulSource(server, "redis")
+        server = server_from_environment(fake.url, environ, {"CONSUL_NAMESPACE": "n1"}, "dc2")
+        source = ConsulSource(server, "redis", wanted)
         await source.next()
         await source.next()
         await server.close()
