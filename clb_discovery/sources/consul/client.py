@@ -14,11 +14,20 @@ from urllib.parse import quote
 from consul import base
 
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.consul.transport import RIGHTS, STALE, Callback, Params, StatusError, Transport
+from clb_discovery.sources.consul.transport import ANY_SERVER, RIGHTS, Callback, Params, StatusError, Transport
 
 _NOTHING_TO_ASK: Final = frozenset({401, 404, 405})  # ACLs are off, or the agent is too old to tell
 _STATES_POLICY: Final = "X-Consul-Default-ACL-Policy"  # Consul 1.9 and later
 _NOT_PASSING: Final = 'Status != "passing"'
+
+Mode = tuple[tuple[str, str], ...]
+"""Who may answer, as a parameter of Consul's."""
+STALE: Final[Mode] = (ANY_SERVER,)
+"""Any server, whatever it has heard by now."""
+LEADER: Final[Mode] = ()
+"""The leader: it knows at least what any other has told us."""
+CONSISTENT: Final[Mode] = (("consistent", ""),)
+"""The leader, when the others agree that it is, and it has read all of its log; `LEADER` may answer before that."""
 
 Indexed = tuple[str | None, object]
 """The index header (`None`: missing) and the decoded JSON."""
@@ -61,29 +70,27 @@ class Client:
         self._token = token
         self._datacenter = scope.datacenter
         self._scope = _given([("ns", scope.namespace), ("partition", scope.partition)])
-        self._catalog = self._library(STALE)
-        self._checks = self._library(("filter", _NOT_PASSING), STALE)
-        self._services: dict[tuple[Selection, bool], _Library] = {}
+        self._catalog = self._library(*STALE)
+        self._checks = self._library(("filter", _NOT_PASSING), *STALE)
+        self._services: dict[tuple[Selection, Mode], _Library] = {}
 
     def __str__(self) -> str:
         """Return `Consul at http://127.0.0.1:8500`."""
         return str(self._transport)
 
-    async def entries(
-        self, service: str, selection: Selection, index: int, wait: float, *, leader: bool = False
-    ) -> Indexed:
+    async def entries(self, service: str, selection: Selection, index: int, wait: float, mode: Mode = STALE) -> Indexed:
         """Ask for `/v1/health/service/<service>`.
 
         :param index: of the last answer, to wait for a newer one; 0 answers at once.
         :param wait: seconds that Consul holds a query without news.
-        :param leader: whether the leader has to answer, instead of any server.
+        :param mode: who may answer.
         :raises SourceError: when Consul does not say, or does not let us see.
         """
-        library = self._services.get((selection, leader))
+        library = self._services.get((selection, mode))
         if library is None:
             wanted = [("near", selection.near), ("filter", selection.filter), *(("tag", tag) for tag in selection.tags)]
-            library = self._library(*_given(wanted), *([] if leader else [STALE]))
-            self._services[selection, leader] = library
+            library = self._library(*_given(wanted), *mode)
+            self._services[selection, mode] = library
         header, entries = await library.health.service(quote(service, safe=""), index=index, wait=_seconds(wait))
         if not entries:
             await self._check_rights(service)

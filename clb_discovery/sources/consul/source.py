@@ -14,7 +14,7 @@ from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.answer import host_names, parse_entries, to_answer
 from clb_discovery.sources.consul.blocking import FIRST, WAIT, Bucket, next_index
 from clb_discovery.sources.consul.catalog import Catalog, Key
-from clb_discovery.sources.consul.client import ALL, OWN, Client, Scope, Selection
+from clb_discovery.sources.consul.client import ALL, CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope, Selection
 from clb_discovery.sources.consul.host_names import look_up
 from clb_discovery.sources.consul.transport import Tls, Transport
 
@@ -91,12 +91,12 @@ class ConsulServer:
         mostly elsewhere: an answer that is not new is only returned where nothing else has been for `REFRESH` seconds.
 
         :param index: what the last `read` returned, to wait for something newer; `FIRST` answers at once.
-        :param last: the answer that it returned.
+        :param last: the last answer, if any. `FIRST` after one means that something failed, perhaps by a restart.
         :return: the index to ask with next, and the complete answer.
         :raises SourceError: when Consul could not say.
         """
         if index == FIRST:
-            return await self._ask_now(service)
+            return await self._ask_now(service, after_failure=last is not None)
         if not self._direct.locked():
             async with self._direct:
                 return await self._ask(service, index)
@@ -107,20 +107,20 @@ class ConsulServer:
             if answer != last or time.monotonic() >= deadline:
                 return index, answer
 
-    async def _ask_now(self, service: Key) -> tuple[int, Answer]:
+    async def _ask_now(self, service: Key, *, after_failure: bool = False) -> tuple[int, Answer]:
         async with self._at_once:
-            # Any server may be behind the one that told of a change; the leader is not.
-            crowded = self._direct.locked()
-            self._catalog.asked(service, leader=crowded)
+            # Any server may be behind the one that told of a change, or have just started; the leader is not.
+            mode = CONSISTENT if after_failure else LEADER if self._direct.locked() else STALE
+            self._catalog.asked(service, leader=mode is not STALE)
             try:
-                return await self._ask(service, FIRST, leader=crowded)
+                return await self._ask(service, FIRST, mode)
             except SourceError:
                 await asyncio.sleep(AFTER_FAILURE)  # where one fails, the others mostly do, too
                 raise
 
-    async def _ask(self, service: Key, index: int, *, leader: bool = False) -> tuple[int, Answer]:
+    async def _ask(self, service: Key, index: int, mode: Mode = STALE) -> tuple[int, Answer]:
         name, selection = service
-        header, entries = await self._client.entries(name, selection, index, self._wait, leader=leader)
+        header, entries = await self._client.entries(name, selection, index, self._wait, mode)
         try:
             instances = parse_entries(entries, selection.tagged_address)
             return next_index(header, index), to_answer(instances, await look_up(host_names(instances)))

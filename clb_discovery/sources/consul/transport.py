@@ -33,7 +33,7 @@ MAX_STALE: Final = 10.0
 SERVICE: Final = "/v1/health/service/"
 """Path of the instances of a service."""
 INDEX: Final = "X-Consul-Index"
-STALE: Final = ("stale", "")
+ANY_SERVER: Final = ("stale", "")
 """The parameter of a query that any server may answer."""
 _LAST_CONTACT: Final = "X-Consul-LastContact"  # milliseconds since the answering server heard its leader
 _KNOWN_LEADER: Final = "X-Consul-KnownLeader"
@@ -106,7 +106,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         wait = dict(params or ()).get("wait")
         limit = MARGIN if wait is None else client_timeout(float(str(wait).removesuffix("s")))
         response = await self._request("GET", self.uri(path, params), headers, limit)
-        if STALE in (params or ()) and self._out_of_touch(response.headers):
+        if ANY_SERVER in (params or ()) and self._out_of_touch(response.headers):
             # Without the index: the answer is wanted now, whether or not it is newer.
             now = [(name, value) for name, value in params or () if name not in {"index", "wait", "stale"}]
             response = await self._request("GET", self.uri(path, now), headers, MARGIN)

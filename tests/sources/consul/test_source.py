@@ -78,6 +78,8 @@ async def test_a_bad_answer_is_an_error_and_then_everything_is_read_afresh(bad: 
         await server.close()
     assert answer.servers == (RealServer(0, parse_address("10.0.0.1"), 80, 1),)
     assert [query.get("index") for query in fake.queries] == [None, "5", None]
+    assert ["consistent" in query for query in fake.queries] == [False, False, True]
+    assert ["stale" in query for query in fake.queries] == [True, True, False]
 
 
 async def test_later_queries_wait_for_news() -> None:
