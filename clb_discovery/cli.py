@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     run = command("run", commands.run, "follow discovery and keep the kernel's pools up to date (default)")
     _source_options(run)
     _vip_options(run)
+    _consul_options(run)
     _datapath_options(run)
     _policy_options(run)
     _scheduling_options(run)
@@ -136,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = command("plan", commands.plan, "show what run would change, and change nothing; exit code 2 if anything")
     _source_options(plan)
+    _consul_options(plan)
     _vip_options(plan)
     _policy_options(plan)
     _scheduling_options(plan)
@@ -156,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     _source_options(check)
     _vip_options(check)
     _policy_options(check)
+    _consul_options(check)
     _scheduling_options(check)
     _datapath_options(check)
 
@@ -214,6 +217,34 @@ def _vip_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="where automatic VIPs come from; repeatable; default " + " and ".join(map(str, DEFAULT_RANGES)),
+    )
+
+
+def _consul_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "Consul", "The variables of Consul's own command line count, too; an option wins over its variable."
+    )
+    for option, metavar, text in (
+        (
+            "--consul-token-file",
+            "FILE",
+            "ACL token (CONSUL_HTTP_TOKEN_FILE, or the token itself in CONSUL_HTTP_TOKEN)",
+        ),
+        ("--consul-ca-file", "FILE", "authorities for https, in PEM form (CONSUL_CACERT); default: the system's"),
+        ("--consul-ca-path", "DIR", "directory of such files (CONSUL_CAPATH)"),
+        ("--consul-client-cert", "FILE", "client certificate, in PEM form (CONSUL_CLIENT_CERT)"),
+        ("--consul-client-key", "FILE", "its key, not encrypted (CONSUL_CLIENT_KEY)"),
+        ("--consul-tls-server-name", "NAME", "name in Consul's certificate (CONSUL_TLS_SERVER_NAME)"),
+        ("--datacenter", "NAME", "default: the agent's own"),
+        ("--namespace", "NAME", "Consul Enterprise (CONSUL_NAMESPACE)"),
+        ("--partition", "NAME", "Consul Enterprise (CONSUL_PARTITION)"),
+        ("--near", "NODE", "let Consul sort by the distance from this node; _agent for the agent's"),
+        ("--filter", "EXPRESSION", "only instances that fit, such as 'Service.Meta.version == \"2\"'"),
+        ("--tagged-address", "NAME", "use the tagged address of this name, such as wan, where an instance has it"),
+    ):
+        group.add_argument(option, metavar=metavar, help=text)
+    group.add_argument(
+        "--tag", metavar="TAG", action="append", default=[], help="only instances with this tag; repeatable: with all"
     )
 
 

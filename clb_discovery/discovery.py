@@ -62,11 +62,16 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
     async with AsyncExitStack() as stack:
         consul = [service for service in services if service.source.startswith(CONSUL)]
         if consul:
+            from clb_discovery.sources.consul.client import Selection  # noqa: PLC0415
+            from clb_discovery.sources.consul.environment import OPTIONS  # noqa: PLC0415
             from clb_discovery.sources.consul.source import ConsulSource, server_from_environment  # noqa: PLC0415
 
-            server = server_from_environment(options.consul or None, os.environ)
+            given = {variable: getattr(options, name[2:].replace("-", "_")) for variable, name in OPTIONS.items()}
+            server = server_from_environment(options.consul or None, os.environ, given, options.datacenter)
             stack.push_async_callback(server.close)
-            sources |= {service.source: ConsulSource(server, service.source.removeprefix(CONSUL)) for service in consul}
+            selection = Selection(options.near, options.filter, tuple(options.tag), options.tagged_address)
+            for service in consul:
+                sources[service.source] = ConsulSource(server, service.source.removeprefix(CONSUL), selection)
         srv = [service for service in services if service.source.startswith(SRV)]
         if srv:
             from clb_discovery.sources.srv.resolvers import Resolvers  # noqa: PLC0415

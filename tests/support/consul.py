@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -49,6 +51,7 @@ class ConsulAgent:
         self.dns_port = dns_port or spare.pop()
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.log = directory / "consul.log"
+        self.data = directory / "consul-data"
         self._token = token
         self._persistent = persistent
         self._stack = contextlib.ExitStack()
@@ -62,7 +65,7 @@ class ConsulAgent:
             "performance": {"raft_multiplier": 1},
         }
         if persistent:
-            settings |= {"server": True, "bootstrap_expect": 1, "data_dir": str(directory / "consul-data")}
+            settings |= {"server": True, "bootstrap_expect": 1, "data_dir": str(self.data)}
         extra = dict(config or {})
         ports |= extra.pop("ports", {})  # type: ignore[call-overload]  # JSON
         file = directory / "consul.json"
@@ -90,12 +93,23 @@ class ConsulAgent:
         self.stop()
         self.start()
 
+    def lose_state(self) -> None:
+        """Stop a persistent agent and start it as if it had never run."""
+        self.stop()
+        shutil.rmtree(self.data)
+        self.start()
+
     def ready(self) -> bool:
         """Tell whether it answers from its catalog."""
         try:
             return bool(self.request("GET", "/v1/catalog/nodes"))
         except OSError:
             return False
+
+    def leads(self) -> bool:
+        """Tell whether this server is the leader."""
+        raft = self.request("GET", "/v1/agent/self")["Stats"]["raft"]
+        return bool(raft["state"] == "Leader")
 
     def register(
         self,
@@ -160,6 +174,41 @@ class ConsulAgent:
                 error.add_note(error.read().decode(errors="replace"))
             raise
         return json.loads(text) if text.strip() else None
+
+
+class ConsulCluster:
+    """Three servers on 127.0.0.1, each a `ConsulAgent`."""
+
+    def __init__(self, directory: Path) -> None:
+        """Choose ports; nothing is started yet."""
+        ports = [_free_ports(2) for _ in range(3)]
+        lans = [lan for lan, _ in map(sorted, ports)]
+        self.servers: list[ConsulAgent] = []
+        for number, (lan, server) in enumerate(map(sorted, ports)):
+            home = directory / str(number)
+            home.mkdir()
+            config: dict[str, object] = {
+                "node_name": f"server-{number}",
+                "bootstrap_expect": 3,
+                "retry_join": [f"127.0.0.1:{port}" for port in lans if port != lan],
+                "retry_interval": "1s",
+                "ports": {"serf_lan": lan, "server": server},
+            }
+            self.servers.append(ConsulAgent(home, config=config, persistent=True))
+
+    def __enter__(self) -> Self:
+        with ThreadPoolExecutor(3) as pool:  # none is ready before all are there
+            list(pool.map(ConsulAgent.start, self.servers))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self.servers:
+            server.stop()
+
+    def leader(self) -> ConsulAgent:
+        """Return the server that leads, by its own word."""
+        (leader,) = (server for server in self.servers if server.leads())
+        return leader
 
 
 def _free_ports(count: int) -> set[int]:

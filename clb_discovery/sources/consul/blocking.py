@@ -12,8 +12,12 @@ from typing import Final, Self
 
 from clb_discovery.errors import SourceError
 
-WAIT: Final = 300.0
-"""How long a query without news is held, in seconds: Consul's own default; it takes at most 600."""
+WAIT: Final = 60.0
+"""How long a query without news is held, in seconds.
+
+Consul's own default is 300. But a path that drops packets in silence is noticed only when the wait is over, and an
+agent keeps the place of a query whose client has gone until then.
+"""
 MARGIN: Final = 10.0
 """What a query may take beyond its wait, in seconds; also the limit of one that does not block."""
 FIRST: Final = 0
@@ -73,12 +77,13 @@ class Bucket:
         """Return a bucket in which nothing is used up."""
         return cls(rate=rate, burst=burst, tokens=burst, at=now)
 
-    def take(self, now: float) -> tuple[Self, float]:
-        """Count one query.
+    def take(self, now: float, count: int = 1) -> tuple[Self, float]:
+        """Count queries.
 
         :param now: in seconds of a clock that does not go backwards (if it does, no time has passed).
-        :return: the bucket from now on, and how many seconds this query has to pause first.
+        :param count: how many.
+        :return: the bucket from now on, and how many seconds to pause first.
         """
         earned = max(now - self.at, 0.0) * self.rate
-        tokens = min(self.tokens + earned, self.burst) - 1
+        tokens = min(self.tokens + earned, self.burst) - count
         return replace(self, tokens=tokens, at=max(now, self.at)), max(-tokens / self.rate, 0.0)

@@ -6,42 +6,122 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 from urllib.parse import quote
 
 from consul import base
 
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.consul.transport import RIGHTS, StatusError, Transport
+from clb_discovery.sources.consul.transport import ANY_SERVER, RIGHTS, Callback, Params, StatusError, Transport
 
 _NOTHING_TO_ASK: Final = frozenset({401, 404, 405})  # ACLs are off, or the agent is too old to tell
 _STATES_POLICY: Final = "X-Consul-Default-ACL-Policy"  # Consul 1.9 and later
+_NOT_PASSING: Final = 'Status != "passing"'
+
+Mode = tuple[tuple[str, str], ...]
+"""Who may answer, as a parameter of Consul's."""
+STALE: Final[Mode] = (ANY_SERVER,)
+"""Any server, whatever it has heard by now."""
+LEADER: Final[Mode] = ()
+"""The leader: it knows at least what any other has told us."""
+CONSISTENT: Final[Mode] = (("consistent", ""),)
+"""The leader, when the others agree that it is, and it has read all of its log; `LEADER` may answer before that."""
+
+Indexed = tuple[str | None, object]
+"""The index header (`None`: missing) and the decoded JSON."""
 
 
-class Client(base.Consul):  # type: ignore[misc]  # python-consul2 ships no types
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which part of Consul is asked; empty for the agent's own."""
+
+    datacenter: str | None = None
+    namespace: str | None = None
+    """Consul Enterprise."""
+    partition: str | None = None
+    """Consul Enterprise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which instances of a service are wanted, and what of them; empty for all, as they are registered."""
+
+    near: str | None = None
+    """Sort by the distance from this node (`_agent` for the agent's)."""
+    filter: str | None = None
+    """Consul's filter expression over instances."""
+    tags: tuple[str, ...] = ()
+    """Only instances that have all of them."""
+    tagged_address: str | None = None
+    """The tagged address that stands for an instance's own, where it has one of this name."""
+
+
+OWN: Final = Scope()
+ALL: Final = Selection()
+
+
+class Client:
     """What discovery asks one Consul."""
 
-    def __init__(self, transport: Transport, token: str | None, datacenter: str | None) -> None:
+    def __init__(self, transport: Transport, token: str | None, scope: Scope) -> None:
         self._transport = transport
-        with _without_consul_environment():
-            super().__init__(token=token, dc=datacenter)
+        self._token = token
+        self._datacenter = scope.datacenter
+        self._scope = _given([("ns", scope.namespace), ("partition", scope.partition)])
+        self._catalog = self._library(*STALE)
+        self._checks = self._library(("filter", _NOT_PASSING), *STALE)
+        self._services: dict[tuple[Selection, Mode], _Library] = {}
 
-    def http_connect(self, *_arguments: object, **_options: object) -> Transport:
-        """Return our transport, whatever host the library has in mind."""
-        return self._transport
+    def __str__(self) -> str:
+        """Return `Consul at http://127.0.0.1:8500`."""
+        return str(self._transport)
 
-    async def entries(self, service: str, index: int, wait: float) -> tuple[str | None, object]:
-        """Return the index header (`None`: missing) and the decoded JSON of `/v1/health/service/<service>`.
+    async def entries(self, service: str, selection: Selection, index: int, wait: float, mode: Mode = STALE) -> Indexed:
+        """Ask for `/v1/health/service/<service>`.
 
         :param index: of the last answer, to wait for a newer one; 0 answers at once.
         :param wait: seconds that Consul holds a query without news.
+        :param mode: who may answer.
         :raises SourceError: when Consul does not say, or does not let us see.
         """
-        header, entries = await self.health.service(quote(service, safe=""), index=index, wait=f"{wait:g}s")
+        library = self._services.get((selection, mode))
+        if library is None:
+            wanted = [("near", selection.near), ("filter", selection.filter), *(("tag", tag) for tag in selection.tags)]
+            library = self._library(*_given(wanted), *mode)
+            self._services[selection, mode] = library
+        header, entries = await library.health.service(quote(service, safe=""), index=index, wait=_seconds(wait))
         if not entries:
             await self._check_rights(service)
         return header, entries
+
+    async def checks(self, index: int, wait: float) -> Indexed:
+        """Ask for all checks that are not passing; the index moves with every check.
+
+        :raises SourceError: when Consul does not say.
+        """
+        found: Indexed = await self._checks.health.state("any", index=index, wait=_seconds(wait))
+        return found
+
+    async def services(self, index: int, wait: float) -> Indexed:
+        """Ask for the names of all services; the index moves with every instance that is registered or goes.
+
+        :raises SourceError: when Consul does not say.
+        """
+        found: Indexed = await self._catalog.catalog.services(index=index, wait=_seconds(wait))
+        return found
+
+    async def nodes(self, index: int, wait: float) -> Indexed:
+        """Ask for all nodes; the index moves with the address of any.
+
+        :raises SourceError: when Consul does not say.
+        """
+        found: Indexed = await self._catalog.catalog.nodes(index=index, wait=_seconds(wait))
+        return found
+
+    def _library(self, *added: tuple[str, str]) -> _Library:
+        return _Library(_Adding(self._transport, [*self._scope, *added]), self._token, self._datacenter)
 
     async def _check_rights(self, service: str) -> None:
         """Make sure that an empty list means "none", and not "none that this token may see".
@@ -59,9 +139,9 @@ class Client(base.Consul):  # type: ignore[misc]  # python-consul2 ships no type
             denied = await self._transport.post(
                 _denied,
                 "/v1/internal/acl/authorize",
-                params=[("dc", self.dc)] if self.dc else None,
+                params=[*_given([("dc", self._datacenter)]), *self._scope] or None,
                 data=json.dumps(wanted),
-                headers={"X-Consul-Token": self.token} if self.token else None,
+                headers={"X-Consul-Token": self._token} if self._token else None,
             )
         except StatusError as error:
             if error.status in _NOTHING_TO_ASK:
@@ -72,6 +152,47 @@ class Client(base.Consul):  # type: ignore[misc]  # python-consul2 ships no type
                 f"{self._transport} answered an empty list, but the token may not read every {' and '.join(denied)}"
                 f" that could be in it: {RIGHTS}"
             )
+
+
+class _Adding(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships no types
+    """Our transport, with parameters on each request that the library does not know."""
+
+    def __init__(self, transport: Transport, added: Params) -> None:
+        self._transport = transport
+        self._added = added
+
+    async def get(
+        self, callback: Callback, path: str, params: Params | None = None, headers: Mapping[str, str] | None = None
+    ) -> Any:  # noqa: ANN401  # whatever the callback makes of it
+        """Read with the parameters of both."""
+        return await self._transport.get(callback, path, [*(params or ()), *self._added], headers)
+
+    def put(self, *_arguments: object, **_options: object) -> Any:  # noqa: ANN401  # python-consul2's signature
+        """Never: discovery only reads."""
+        raise NotImplementedError
+
+    post = delete = put
+
+
+class _Library(base.Consul):  # type: ignore[misc]  # python-consul2 ships no types
+    """python-consul2 over a given connection, whatever host it has in mind."""
+
+    def __init__(self, connection: _Adding, token: str | None, datacenter: str | None) -> None:
+        self._connection = connection
+        with _without_consul_environment():
+            super().__init__(token=token, dc=datacenter)
+
+    def http_connect(self, *_arguments: object, **_options: object) -> _Adding:
+        """Return the connection."""
+        return self._connection
+
+
+def _given(params: Iterable[tuple[str, str | None]]) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in params if value]
+
+
+def _seconds(wait: float) -> str:
+    return f"{wait:g}s"
 
 
 def _denied(response: base.Response) -> list[str]:

@@ -1,73 +1,167 @@
-"""What the environment says about Consul, read as the consul command line reads it (its "Commands" page).
+"""What options and environment say about Consul, read as the consul command line reads it (its "Commands" page).
 
-Every function takes the environment as a mapping, and raises `UsageError` without repeating a secret.
+Every function raises `UsageError` that names where the value stands, and repeats no secret.
 """
 
 from __future__ import annotations
 
+import base64
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from clb_discovery.errors import UsageError
 from clb_discovery.sources.consul.address import DEFAULT
+from clb_discovery.sources.consul.client import Scope
 from clb_discovery.sources.consul.transport import Tls
 
+OPTIONS: Final = {
+    "CONSUL_HTTP_TOKEN_FILE": "--consul-token-file",
+    "CONSUL_CACERT": "--consul-ca-file",
+    "CONSUL_CAPATH": "--consul-ca-path",
+    "CONSUL_CLIENT_CERT": "--consul-client-cert",
+    "CONSUL_CLIENT_KEY": "--consul-client-key",
+    "CONSUL_TLS_SERVER_NAME": "--consul-tls-server-name",
+    "CONSUL_NAMESPACE": "--namespace",
+    "CONSUL_PARTITION": "--partition",
+}
+"""Options by the variable over which each wins."""
+
+_T = TypeVar("_T")
+
 _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False", ""})
+_FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _LARGEST_TOKEN: Final = 4096
 _SHOWN: Final = 80
 
 
-def flag(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
+class Words:
+    """What was said: the option's value, else the variable's. Empty is the same as not said, as in Consul's client."""
+
+    def __init__(self, environ: Mapping[str, str], options: Mapping[str, str | None]) -> None:
+        """Take the values.
+
+        :param options: by variable.
+        """
+        self._environ = environ
+        self._options = options
+
+    def get(self, variable: str) -> str | None:
+        """Return what was said, if anything."""
+        return self._options.get(variable) or self._environ.get(variable) or None
+
+    def label(self, variable: str) -> str:
+        """Return where it was said: `--consul-ca-file` or `CONSUL_CACERT`."""
+        return OPTIONS[variable] if self._options.get(variable) else variable
+
+    def shown(self, variable: str) -> str:
+        """Return where it was said, and what: `--consul-ca-file '/etc/ca.pem'`."""
+        return f"{self.label(variable)} {self.get(variable)!r}"
+
+
+def flag(words: Words, variable: str, *, default: bool) -> bool:
     """Return a boolean, in the spellings of Go's strconv.ParseBool; the default where it is unset or empty."""
-    value = environ.get(name) or ""
+    value = words.get(variable)
+    if value is None:
+        return default
     if value not in _TRUE | _FALSE:
-        raise UsageError(f"{name} is {value[:_SHOWN]!r}; set it to true or false")
-    return value in _TRUE if value else default
+        raise UsageError(f"{variable} is {value[:_SHOWN]!r}; set it to true or false")
+    return value in _TRUE
 
 
-def address(environ: Mapping[str, str], explicit: str | None = None) -> str:
+def address(words: Words, explicit: str | None = None) -> str:
     """Return the agent's address: the explicit one, else CONSUL_HTTP_ADDR, else Consul's default.
 
     CONSUL_HTTP_SSL says what an address without a scheme means.
     """
-    value = explicit or environ.get("CONSUL_HTTP_ADDR") or DEFAULT
-    https = flag(environ, "CONSUL_HTTP_SSL", default=False)
+    value = explicit or words.get("CONSUL_HTTP_ADDR") or DEFAULT
+    https = flag(words, "CONSUL_HTTP_SSL", default=False)
     return f"https://{value}" if https and "://" not in value else value
 
 
-def token(environ: Mapping[str, str]) -> str | None:
-    """Return the token; the file wins over CONSUL_HTTP_TOKEN, as in Consul's own client."""
-    file = environ.get("CONSUL_HTTP_TOKEN_FILE")
-    if not file:
-        return environ.get("CONSUL_HTTP_TOKEN") or None
+def token(words: Words) -> str | None:
+    """Return the token; a file wins over CONSUL_HTTP_TOKEN, as in Consul's own client."""
+    file = words.get("CONSUL_HTTP_TOKEN_FILE")
+    if file is None:
+        return words.get("CONSUL_HTTP_TOKEN")
+    shown = words.shown("CONSUL_HTTP_TOKEN_FILE")
     try:
         with Path(file).open(encoding="utf-8") as opened:
-            text = opened.read(_LARGEST_TOKEN).strip()
+            text = opened.read(_LARGEST_TOKEN + 1).strip()
     except (OSError, ValueError) as error:
         cause = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
-        raise UsageError(f"cannot read CONSUL_HTTP_TOKEN_FILE {file!r}: {cause}") from None
+        raise UsageError(f"cannot read {shown}: {cause}; it must be a readable file with the token") from None
     if not text:
-        raise UsageError(f"CONSUL_HTTP_TOKEN_FILE {file!r} is empty; put the token into it")
+        raise UsageError(f"{shown} is empty; put the token into it")
+    if len(text) > _LARGEST_TOKEN or not (text.isascii() and text.isprintable()) or " " in text:
+        raise UsageError(f"{shown} holds more than a token; put the token's SecretID into it, and nothing else")
     return text
 
 
-def tls(environ: Mapping[str, str]) -> Tls:
+def auth(words: Words) -> str | None:
+    """Return the Authorization header that CONSUL_HTTP_AUTH (`user:password`) asks for."""
+    value = words.get("CONSUL_HTTP_AUTH")
+    if value is None:
+        return None
+    if not value.isprintable():
+        raise UsageError("CONSUL_HTTP_AUTH holds characters that no password has; set it to user:password")
+    pair = value if ":" in value else f"{value}:"
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+def scope(words: Words, datacenter: str | None) -> Scope:
+    """Return which part of Consul is asked."""
+    return Scope(datacenter, words.get("CONSUL_NAMESPACE"), words.get("CONSUL_PARTITION"))
+
+
+def tls(words: Words) -> Tls:
     """Return the TLS settings: authorities, client certificate, and whether the agent's certificate is checked."""
-    files = {name: environ.get(f"CONSUL_{name}") or None for name in ("CACERT", "CAPATH", "CLIENT_CERT", "CLIENT_KEY")}
-    if (files["CLIENT_CERT"] is None) != (files["CLIENT_KEY"] is None):
-        raise UsageError("only one of CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY is set; set both or none")
-    try:
-        context = ssl.create_default_context(cafile=files["CACERT"], capath=files["CAPATH"])
-        if files["CLIENT_CERT"] is not None:
-            # An encrypted key is refused instead of asked for on a terminal.
-            context.load_cert_chain(files["CLIENT_CERT"], files["CLIENT_KEY"], password=lambda: "")
-    except OSError as error:  # ssl.SSLError is one
-        named = ", ".join(f"CONSUL_{name} {file!r}" for name, file in files.items() if file is not None)
-        raise UsageError(f"cannot use {named}: {error.strerror or error}; they must be readable PEM files") from None
-    if not flag(environ, "CONSUL_HTTP_SSL_VERIFY", default=True):
+    context = _authorities(words)
+    cert, key = words.get("CONSUL_CLIENT_CERT"), words.get("CONSUL_CLIENT_KEY")
+    if cert is not None and key is not None:
+        for variable in ("CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY"):
+            _use(words.shown(variable), Path(words.get(variable) or "").read_bytes)
+        both = f"{words.shown('CONSUL_CLIENT_CERT')} with {words.shown('CONSUL_CLIENT_KEY')}"
+        # An encrypted key is refused instead of asked for on a terminal.
+        _use(both, lambda: context.load_cert_chain(cert, key, password=lambda: ""))
+    elif cert is not None or key is not None:
+        raise UsageError(
+            "only one of --consul-client-cert (CONSUL_CLIENT_CERT) and --consul-client-key (CONSUL_CLIENT_KEY) is set; "
+            "set both or none"
+        )
+    if not flag(words, "CONSUL_HTTP_SSL_VERIFY", default=True):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    return Tls(context, environ.get("CONSUL_TLS_SERVER_NAME") or None)
+    return Tls(context, words.get("CONSUL_TLS_SERVER_NAME"))
+
+
+def _authorities(words: Words) -> ssl.SSLContext:
+    """Return a context that trusts the file, and every file of the directory; the system's only where none is named."""
+    files: list[tuple[str, Path]] = []
+    file, directory = words.get("CONSUL_CACERT"), words.get("CONSUL_CAPATH")
+    if file is not None:
+        files.append((words.shown("CONSUL_CACERT"), Path(file)))
+    if directory is not None:
+        shown = words.shown("CONSUL_CAPATH")
+        found = _use(shown, lambda: sorted(path for path in Path(directory).iterdir() if path.is_file()))
+        if not found:
+            raise UsageError(f"{shown} holds no file; put the authorities' certificates there, as PEM files")
+        files += ((f"{path.name!r} in {shown}", path) for path in found)
+    if not files:
+        return ssl.create_default_context()
+    context = _use(files[0][0], lambda: ssl.create_default_context(cafile=files[0][1]))
+    for shown, path in files[1:]:
+        _use(shown, lambda path=path: context.load_verify_locations(path))  # type: ignore[misc]
+    return context
+
+
+def _use(shown: str, use: Callable[[], _T]) -> _T:
+    try:
+        return use()
+    except OSError as error:  # ssl.SSLError is one
+        if isinstance(error, ssl.SSLError):
+            cause = f"{error.reason or error}".replace("_", " ").lower()
+        else:
+            cause = error.strerror or str(error)
+        raise UsageError(f"cannot use {shown}: {cause}; it must be readable, in PEM form") from None

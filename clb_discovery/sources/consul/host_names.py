@@ -1,4 +1,4 @@
-"""Looking up the host names of servers that we connect to, so that nobody has to wait for the answer.
+"""Looking up host names, Consul's own and those that stand for an instance's address, so that nobody has to wait.
 
 The system's resolver (getaddrinfo(3)) follows nsswitch.conf, as operators expect, but it blocks and cannot be
 cancelled. asyncio's own threads are joined at the end, so that a dead DNS server would hold up SIGTERM for seconds;
@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from threading import Thread
-from typing import Any
+from typing import Any, Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from clb_discovery.core.address import Address, parse_address
+from clb_discovery.errors import SourceError
+
+_AT_ONCE: Final = 16
+_TIMEOUT: Final = 5.0
 
 _Infos = list[tuple[Any, ...]]
 
@@ -37,14 +44,45 @@ class HostNames(AbstractResolver):
                 proto=protocol,
                 flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
             )
-            for found, _, protocol, _, address in await _look_up(host, port, family)
+            for found, _, protocol, _, address in await _look_up(host, port, family, socket.AI_ADDRCONFIG)
         ]
 
     async def close(self) -> None:
         """Nothing is kept open."""
 
 
-async def _look_up(host: str, port: int, family: socket.AddressFamily) -> _Infos:
+async def look_up(names: Iterable[str]) -> dict[str, list[Address]]:
+    """Return all addresses, of both families, of each name that stands where an instance's address belongs.
+
+    :raises SourceError: if one has none, or nobody can say in time.
+    """
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(name: str) -> list[Address]:
+        try:
+            async with gate, asyncio.timeout(_TIMEOUT):
+                infos = await _look_up(name, 0, socket.AF_UNSPEC, 0)
+        except TimeoutError:
+            raise _unknown(name, f"no answer within {_TIMEOUT:g} s") from None
+        except OSError as error:
+            raise _unknown(name, str(error.strerror)) from None
+        # An address with a zone means nothing beyond its link.
+        addresses = list(dict.fromkeys(parse_address(info[4][0]) for info in infos if "%" not in info[4][0]))
+        if not addresses:
+            raise _unknown(name, "it has link-local addresses only")
+        return addresses
+
+    asked = sorted(names)
+    return dict(zip(asked, await asyncio.gather(*map(one, asked)), strict=True))
+
+
+def _unknown(name: str, cause: str) -> SourceError:
+    return SourceError(
+        f"cannot look up {name!r}, which is registered as an address: {cause}; register an IP address, or mend DNS"
+    )
+
+
+async def _look_up(host: str, port: int, family: socket.AddressFamily, flags: int) -> _Infos:
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[_Infos] = loop.create_future()
 
@@ -60,7 +98,7 @@ async def _look_up(host: str, port: int, family: socket.AddressFamily) -> _Infos
         infos: _Infos = []
         failure: OSError | None = None
         try:
-            infos = list(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG))
+            infos = list(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=flags))
         except OSError as error:
             failure = error
         with suppress(RuntimeError):  # the loop is closed by now

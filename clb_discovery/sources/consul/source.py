@@ -11,15 +11,30 @@ from clb_discovery.core.model import MAX_NAME, Answer
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.consul import environment
 from clb_discovery.sources.consul.address import ConsulAddress
-from clb_discovery.sources.consul.answer import parse_entries
+from clb_discovery.sources.consul.answer import host_names, parse_entries, to_answer
 from clb_discovery.sources.consul.blocking import FIRST, WAIT, Bucket, next_index
-from clb_discovery.sources.consul.client import Client
+from clb_discovery.sources.consul.catalog import Catalog, Key
+from clb_discovery.sources.consul.client import ALL, CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope, Selection
+from clb_discovery.sources.consul.host_names import look_up
 from clb_discovery.sources.consul.transport import Tls, Transport
 
 RATE: Final = 10.0
 """Queries a second for one service in the long run."""
 BURST: Final = 20.0
 """Queries for one service at once after a quiet time."""
+
+DIRECT: Final = 32
+"""Services with a blocking query of their own.
+
+With the three of the catalog and `AT_ONCE` these are 43 connections. An agent takes 200 from one host by default, and
+counts a query whose client has gone until its wait ends, so that there is room for four restarts in a minute.
+"""
+AT_ONCE: Final = 8
+"""Most queries at a time that answer at once."""
+REFRESH: Final = 300.0
+"""Seconds after which a service without a query of its own is asked for although nothing has been heard of it."""
+AFTER_FAILURE: Final = 0.1
+"""Seconds for which a query that failed keeps its place among those."""
 
 _LONGEST_WAIT: Final = 600.0
 _SHOWN: Final = 80
@@ -28,21 +43,23 @@ _SHOWN: Final = 80
 class ConsulServer:
     """One Consul agent, or the cluster behind it; every source of it shares its connections."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # one for each thing that the environment says
         self,
         address: str,
         token: str | None = None,
-        datacenter: str | None = None,
+        scope: Scope = OWN,
         *,
         tls: Tls | None = None,
+        auth: str | None = None,
         wait: float = WAIT,
     ) -> None:
         """Prepare; nothing is connected yet. The environment is not read.
 
         :param address: `127.0.0.1:8500`, `http://…`, `https://…`, `[::1]:8500` or `unix:///path`.
         :param token: ACL token, sent with every query; `None` for the agent's own.
-        :param datacenter: another datacenter than the agent's.
+        :param scope: which part of Consul.
         :param tls: settings for https; `None` for the system's authorities and the address's host.
+        :param auth: value of the Authorization header, for a proxy before the agent.
         :param wait: how long Consul holds a query without news, in seconds, at most 600.
         :raises UsageError: if the address is none, or the token cannot be one.
         """
@@ -52,8 +69,11 @@ class ConsulServer:
         if not 0 < wait <= _LONGEST_WAIT:
             raise UsageError(f"a Consul query cannot wait for {wait:g} s; at most {_LONGEST_WAIT:g}")
         self._wait = wait
-        self._transport = Transport(self._address, tls)
-        self._client = Client(self._transport, token, datacenter)
+        self._transport = Transport(self._address, tls, auth)
+        self._client = Client(self._transport, token, scope)
+        self._catalog = Catalog(self._client, wait)
+        self._direct = asyncio.Semaphore(DIRECT)
+        self._at_once = asyncio.Semaphore(AT_ONCE)
 
     def __str__(self) -> str:
         """Return `Consul at http://127.0.0.1:8500`."""
@@ -64,43 +84,76 @@ class ConsulServer:
         """The address in full."""
         return self._address.url
 
-    async def read(self, service: str, index: int) -> tuple[int, Answer]:
+    async def read(self, service: Key, index: int, last: Answer | None) -> tuple[int, Answer]:
         """Ask who serves now.
 
+        The first `DIRECT` services have a blocking query each. The others are asked for when the catalog has changed,
+        mostly elsewhere: an answer that is not new is only returned where nothing else has been for `REFRESH` seconds.
+
         :param index: what the last `read` returned, to wait for something newer; `FIRST` answers at once.
+        :param last: the last answer, if any. `FIRST` after one means that something failed, perhaps by a restart.
         :return: the index to ask with next, and the complete answer.
         :raises SourceError: when Consul could not say.
         """
-        header, entries = await self._client.entries(service, index, self._wait)
+        if index == FIRST:
+            return await self._ask_now(service, after_failure=last is not None)
+        if not self._direct.locked():
+            async with self._direct:
+                return await self._ask(service, index)
+        deadline = time.monotonic() + REFRESH
+        while True:
+            await self._catalog.changed(service, deadline)
+            index, answer = await self._ask_now(service)
+            if answer != last or time.monotonic() >= deadline:
+                return index, answer
+
+    async def _ask_now(self, service: Key, *, after_failure: bool = False) -> tuple[int, Answer]:
+        async with self._at_once:
+            # Any server may be behind the one that told of a change, or have just started; the leader is not.
+            mode = CONSISTENT if after_failure else LEADER if self._direct.locked() else STALE
+            self._catalog.asked(service, leader=mode is not STALE)
+            try:
+                return await self._ask(service, FIRST, mode)
+            except SourceError:
+                await asyncio.sleep(AFTER_FAILURE)  # where one fails, the others mostly do, too
+                raise
+
+    async def _ask(self, service: Key, index: int, mode: Mode = STALE) -> tuple[int, Answer]:
+        name, selection = service
+        header, entries = await self._client.entries(name, selection, index, self._wait, mode)
         try:
-            return next_index(header, index), parse_entries(entries)
+            instances = parse_entries(entries, selection.tagged_address)
+            return next_index(header, index), to_answer(instances, await look_up(host_names(instances)))
         except SourceError as error:
             raise SourceError(f"{self}: {error}") from None
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._catalog.close()
         await self._transport.close()
 
 
 class ConsulSource:
     """One service of a Consul: a `sources.base.Source`."""
 
-    def __init__(self, server: ConsulServer, service: str) -> None:
+    def __init__(self, server: ConsulServer, service: str, selection: Selection = ALL) -> None:
         """Prepare; nothing is asked yet.
 
         :param server: shared; whoever made it closes it.
+        :param selection: which instances.
         :raises UsageError: if Consul's HTTP interface cannot be asked for such a name.
         """
         _check_service(service)
         self._server = server
-        self._service = service
+        self._service = service, selection
         self._index = FIRST
+        self._last: Answer | None = None
         self._bucket = Bucket.full(RATE, BURST, time.monotonic())
 
     @property
     def name(self) -> str:
         """Name in status, logs and metrics: `consul:redis`."""
-        return f"consul:{self._service}"
+        return f"consul:{self._service[0]}"
 
     async def next(self) -> Answer:
         """Wait for the next complete answer and return it, whether or not it differs from the last.
@@ -112,21 +165,31 @@ class ConsulSource:
             await asyncio.sleep(pause)
         # Whatever interrupts this query, the next one reads everything afresh.
         index, self._index = self._index, FIRST
-        self._index, answer = await self._server.read(self._service, index)
-        return answer
+        self._index, self._last = await self._server.read(self._service, index, self._last)
+        return self._last
 
 
-def server_from_environment(address: str | None, environ: Mapping[str, str]) -> ConsulServer:
+def server_from_environment(
+    address: str | None,
+    environ: Mapping[str, str],
+    options: Mapping[str, str | None] | None = None,
+    datacenter: str | None = None,
+) -> ConsulServer:
     """Return the Consul that the arguments and the consul command line's variables name.
 
     :param address: wins over CONSUL_HTTP_ADDR; `None` where the command line names none.
     :param environ: usually `os.environ`.
+    :param options: values of the options in `environment.OPTIONS`, by the variable over which they win.
+    :param datacenter: another one than the agent's.
     :raises UsageError: if a value cannot be used.
     """
+    words = environment.Words(environ, options or {})
     return ConsulServer(
-        environment.address(environ, address),
-        token=environment.token(environ),
-        tls=environment.tls(environ),
+        environment.address(words, address),
+        token=environment.token(words),
+        scope=environment.scope(words, datacenter),
+        tls=environment.tls(words),
+        auth=environment.auth(words),
     )
 
 

@@ -7,6 +7,7 @@ as a `SourceError`, so that an error can never be mistaken for an empty list.
 
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -29,17 +30,23 @@ CONNECT_TIMEOUT: Final = 5.0
 MAX_STALE: Final = 10.0
 """Seconds without its leader after which a server's answer is asked for again, from the leader."""
 
+SERVICE: Final = "/v1/health/service/"
+"""Path of the instances of a service."""
 INDEX: Final = "X-Consul-Index"
+ANY_SERVER: Final = ("stale", "")
+"""The parameter of a query that any server may answer."""
 _LAST_CONTACT: Final = "X-Consul-LastContact"  # milliseconds since the answering server heard its leader
 _KNOWN_LEADER: Final = "X-Consul-KnownLeader"
 _FILTERED: Final = "X-Consul-Results-Filtered-By-ACLs"  # Consul 1.11 and later
 _TOKEN: Final = "X-Consul-Token"  # noqa: S105  # the header's name
 
 _SHOWN: Final = 200
-RIGHTS: Final = "it needs service:read and node:read; set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE"
+RIGHTS: Final = "it needs service:read and node:read; set --consul-token-file or CONSUL_HTTP_TOKEN"
 _AGAIN: Final = "it is asked again"
+_BAD_FILTER: Final = b"Failed to create boolean expression"  # comes with status 500
 _ADVICE: Final = {
-    401: "set CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE if it wants a token",
+    400: "is a --filter, --near, --namespace or --partition wrong?",
+    401: "set --consul-token-file or CONSUL_HTTP_TOKEN, or CONSUL_HTTP_AUTH if a proxy asks",
     403: f"the token is refused: {RIGHTS}",
     429: "does it take no more connections from this host? Look at its limits.http_max_conns_per_client",
 }
@@ -70,14 +77,16 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
     Paths arrive escaped. Use it from one event loop; the session opens with the first request.
     """
 
-    def __init__(self, address: ConsulAddress, tls: Tls | None) -> None:
+    def __init__(self, address: ConsulAddress, tls: Tls | None, auth: str | None = None) -> None:
         """Prepare the transport; nothing is connected yet.
 
         :param tls: settings for https; `None` for the system's authorities and the address's host.
+        :param auth: value of the Authorization header.
         """
         super().__init__()
         self._address = address
         self._tls = tls
+        self._auth = {"Authorization": auth} if auth else {}
         self._session: aiohttp.ClientSession | None = None
 
     def __str__(self) -> str:
@@ -90,18 +99,19 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
     async def get(
         self, callback: Callback, path: str, params: Params | None = None, headers: Mapping[str, str] | None = None
     ) -> Any:  # noqa: ANN401  # whatever the callback makes of it
-        """Read from any server (`stale`), and once more from the leader if that server was out of touch.
+        """Read; a `stale` query that reached a server out of touch is repeated once, for the leader to answer.
 
-        :raises SourceError: when there is no complete good answer, or one that ACLs have emptied.
+        :raises SourceError: when there is no complete good answer, or instances that ACLs have filtered to none.
         """
         wait = dict(params or ()).get("wait")
         limit = MARGIN if wait is None else client_timeout(float(str(wait).removesuffix("s")))
-        response = await self._request("GET", self.uri(path, [*(params or ()), ("stale", "")]), headers, limit)
-        if self._out_of_touch(response.headers):
+        response = await self._request("GET", self.uri(path, params), headers, limit)
+        if ANY_SERVER in (params or ()) and self._out_of_touch(response.headers):
             # Without the index: the answer is wanted now, whether or not it is newer.
-            now = [(name, value) for name, value in params or () if name not in {"index", "wait"}]
+            now = [(name, value) for name, value in params or () if name not in {"index", "wait", "stale"}]
             response = await self._request("GET", self.uri(path, now), headers, MARGIN)
-        if response.headers.get(_FILTERED) == "true" and not response.content.strip(b"[] \r\n"):
+        filtered = path.startswith(SERVICE) and response.headers.get(_FILTERED) == "true"
+        if filtered and not response.content.strip(b"[] \r\n"):
             raise SourceError(f"{self._address} filtered the whole answer by ACLs: the token lacks rights; {RIGHTS}")
         # python-consul2 raises a bare KeyError for a missing index; None goes through, and is refused with the rest.
         response.headers.setdefault(INDEX, None)
@@ -147,7 +157,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"Accept-Encoding": "identity"},  # bounds what a body can grow to
+                headers={"Accept-Encoding": "identity"} | self._auth,  # bounds what a body can grow to
                 auto_decompress=False,
             )
         return self._session
@@ -175,7 +185,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             raise SourceError(f"{self._address} {_trouble(error, limit)}") from error
         if answer.status != 200:
             said = _excerpt(body, (headers or {}).get(_TOKEN))
-            advice = _ADVICE.get(answer.status, _AGAIN)
+            advice = _ADVICE.get(400 if body.startswith(_BAD_FILTER) else answer.status, _AGAIN)
             raise StatusError(f"{self._address} answered {answer.status} {said}; {advice}", answer.status)
         return base.Response(answer.status, answer.headers.copy(), "", body)
 
@@ -218,9 +228,13 @@ def _trouble(error: aiohttp.ClientError | OSError, limit: float) -> str:
         return f"did not answer within {limit:g} s; is the agent overloaded?"
     cause = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
     if isinstance(error, aiohttp.ClientSSLError):
-        return f"failed in TLS: {cause}; look at CONSUL_CACERT and at the agent's certificate"
+        return f"failed in TLS: {cause}; look at --consul-ca-file (CONSUL_CACERT) and at the agent's certificate"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         cause = os.strerror(error.errno)
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot be reached: {cause}; is the agent running there?"
-    return f"broke off: {cause}; {_ADVICE[429] if isinstance(error, aiohttp.ServerDisconnectedError) else _AGAIN}"
+    # Past its limit an agent closes a new connection, which is a reset if the question was on its way.
+    closed = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError) or (
+        isinstance(error, OSError) and error.errno == errno.ECONNRESET
+    )
+    return f"broke off: {cause}; {_ADVICE[429] if closed else _AGAIN}"

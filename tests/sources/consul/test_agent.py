@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 
 from clb_discovery.core.address import parse_address
-from clb_discovery.core.model import Answer, RealServer
+from clb_discovery.core.desired import desired
+from clb_discovery.core.model import Answer, RealServer, Service
+from clb_discovery.core.spec import parse_vip
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.consul.source import ConsulServer, ConsulSource, server_from_environment
+from clb_discovery.sources.consul.blocking import WAIT
+from clb_discovery.sources.consul.client import OWN, Scope, Selection
+from clb_discovery.sources.consul.source import DIRECT, ConsulServer, ConsulSource, server_from_environment
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
 from tests.support.process import free_port, wait_until
 
@@ -55,10 +59,8 @@ async def connect() -> AsyncIterator[Callable[..., ConsulServer]]:
     """Return a function like ConsulServer; what it made is closed at the end."""
     made: list[ConsulServer] = []
 
-    def make(
-        address: str, token: str | None = None, datacenter: str | None = None, wait: float = 300.0
-    ) -> ConsulServer:
-        made.append(ConsulServer(address, token, datacenter, wait=wait))
+    def make(address: str, token: str | None = None, scope: Scope = OWN, wait: float = WAIT) -> ConsulServer:
+        made.append(ConsulServer(address, token, scope, wait=wait))
         return made[-1]
 
     yield make
@@ -155,20 +157,59 @@ async def test_strange_service_names_are_found(
     await until(ConsulSource(connect(agent.url), service), real_server("10.0.0.1", 1))
 
 
-async def test_a_host_name_as_address_is_an_error(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
-    """An instance that cannot be used refuses the whole answer and is named."""
+async def test_a_host_name_as_address_is_looked_up(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
+    """An instance registered by host name has that name's addresses; a name that nobody knows refuses the answer."""
     agent.register("named", 1, "10.0.0.1")
-    agent.register("named", 2, "redis.example", service_id="by-name")
+    agent.register("named", 2, "localhost", service_id="by-name", weights=(4, 1))
     wait_until(lambda: len(agent.request("GET", "/v1/health/service/named")) == 2, "both are in the catalog")
+    answer = await asyncio.wait_for(ConsulSource(connect(agent.url), "named").next(), SOON)
+    assert real_server("10.0.0.1", 1) in answer.servers
+    assert real_server("127.0.0.1", 2, 4) in answer.servers
+    agent.register("named", 2, "redis.invalid", service_id="by-name")
+    wait_until(lambda: "redis.invalid" in str(agent.request("GET", "/v1/health/service/named")), "it is in the catalog")
     message = await refusal(ConsulSource(connect(agent.url), "named"))
-    assert "instance 'by-name' on node 'test': the address 'redis.example' is no IP address" in message
+    assert "cannot look up 'redis.invalid', which is registered as an address: " in message
 
 
 async def test_another_datacenter_that_nobody_knows_is_an_error(
     agent: ConsulAgent, connect: Callable[..., ConsulServer]
 ) -> None:
     """A datacenter without a path to it is no empty answer."""
-    assert "No path to datacenter" in await refusal(ConsulSource(connect(agent.url, None, "nowhere"), "plain"))
+    assert "No path to datacenter" in await refusal(ConsulSource(connect(agent.url, None, Scope("nowhere")), "plain"))
+
+
+async def test_services_without_a_query_of_their_own_are_followed(tmp_path: Path) -> None:
+    """Health, weights, new and gone instances, and the node's own checks arrive at once for one too many."""
+    with ConsulAgent(tmp_path) as own:
+        names = [f"service-{number}" for number in range(DIRECT + 1)]
+        ids = [own.register(name, 1, "10.0.0.1") for name in names]
+        server = ConsulServer(own.url)
+        sources = [ConsulSource(server, name) for name in names]
+        for source in sources:
+            await until(source, real_server("10.0.0.1", 1))
+        waiting = [asyncio.create_task(source.next()) for source in sources[:DIRECT]]
+        await asyncio.sleep(0.5)
+        last, name, one = sources[-1], names[-1], ids[-1]
+
+        own.set_status(one, "critical")
+        await until(last)
+        own.set_status(one, "passing")
+        await until(last, real_server("10.0.0.1", 1))
+        own.register(name, 1, "10.0.0.1", service_id=one, weights=(9, 1))
+        await until(last, real_server("10.0.0.1", 1, 9))
+        two = own.register(name, 2, "10.0.0.2")
+        await until(last, real_server("10.0.0.1", 1, 9), real_server("10.0.0.2", 2))
+        own.deregister(two)
+        await until(last, real_server("10.0.0.1", 1, 9))
+        own.register(name, 3, "10.0.0.3", Tags=["blue"])
+        await until(last, real_server("10.0.0.1", 1, 9), real_server("10.0.0.3", 3))
+        await until(ConsulSource(server, name, Selection(tags=("blue",))), real_server("10.0.0.3", 3))
+        assert not any(task.done() for task in waiting)
+        own.request("PUT", "/v1/agent/maintenance?enable=true")
+        await until(last)
+        answers = await asyncio.wait_for(asyncio.gather(*waiting), SOON)
+        assert not any(answer.servers for answer in answers)
+        await server.close()
 
 
 async def test_a_restart_loses_nothing(tmp_path: Path, connect: Callable[..., ConsulServer]) -> None:
@@ -267,3 +308,81 @@ async def test_https_with_client_certificates(tmp_path: Path) -> None:
         server = server_from_environment(None, good | without["CONSUL_CACERT"] | {"CONSUL_HTTP_SSL_VERIFY": "false"})
         await until(ConsulSource(server, "redis"), real_server("10.0.0.1", 1))
         await server.close()
+
+
+async def test_only_the_instances_asked_for(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
+    """A filter and tags choose instances; several tags have to be there together."""
+    agent.register("chosen", 1, "10.0.0.1", Tags=["blue", "v1"], Meta={"zone": "a b"})
+    agent.register("chosen", 2, "10.0.0.2", Tags=["blue"], Meta={"zone": "c"})
+    agent.register("chosen", 3, "10.0.0.3", Tags=["v1"])
+    server = connect(agent.url, None, Scope("dc1"))
+    first, second, third = (real_server(f"10.0.0.{number}", number) for number in (1, 2, 3))
+    for selection, expected in (
+        (Selection(), [first, second, third]),
+        (Selection(tags=("blue",)), [first, second]),
+        (Selection(tags=("blue", "v1")), [first]),
+        (Selection(filter='Service.Meta.zone == "a b"'), [first]),
+        (Selection(filter='"v1" in Service.Tags', near="_agent"), [first, third]),
+        (Selection(tags=("green",)), []),
+    ):
+        await until(ConsulSource(server, "chosen", selection), *expected)
+
+
+@pytest.mark.parametrize(
+    ("scope", "selection", "complaint"),
+    [
+        (Scope(), Selection(filter="Nonsense =="), "Failed to create boolean expression evaluator"),
+        (Scope(), Selection(filter="Service.Colour == red"), "Selector"),
+        (Scope(namespace="other"), Selection(), "Enterprise"),
+    ],
+)
+async def test_a_query_that_consul_does_not_take_is_an_error(
+    agent: ConsulAgent, connect: Callable[..., ConsulServer], scope: Scope, selection: Selection, complaint: str
+) -> None:
+    """A bad filter, or a namespace without Consul Enterprise, is no empty answer; Consul's words are in the message."""
+    message = await refusal(ConsulSource(connect(agent.url, None, scope), "plain", selection))
+    assert complaint in message
+    assert "--filter" in message
+
+
+async def test_tagged_addresses_on_request(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
+    """The tagged address of the name asked for, with its own port, stands for the instance's where it has one."""
+    tagged = {"wan": {"Address": "198.51.100.1", "Port": 8001}}
+    agent.register("tagged", 1, "10.0.0.1", TaggedAddresses=tagged)
+    agent.register("tagged", 2, "10.0.0.2")
+    plain = [real_server("10.0.0.1", 1), real_server("10.0.0.2", 2)]
+    await until(ConsulSource(connect(agent.url), "tagged"), *plain)
+    wan = Selection(tagged_address="wan")
+    public = [real_server("198.51.100.1", 8001), real_server("10.0.0.2", 2)]
+    await until(ConsulSource(connect(agent.url), "tagged", wan), *public)
+
+
+async def test_two_ids_with_one_endpoint_are_one_real_server(
+    agent: ConsulAgent, connect: Callable[..., ConsulServer]
+) -> None:
+    """Two ids may name one address and port; the desired state has it once, with the greater weight."""
+    agent.register("twice", 80, "10.0.0.1", service_id="twice-a", weights=(2, 1))
+    agent.register("twice", 80, "10.0.0.1", service_id="twice-b", weights=(5, 1))
+    source = ConsulSource(connect(agent.url), "twice")
+    await until(source, real_server("10.0.0.1", 80, 2), real_server("10.0.0.1", 80, 5))
+    vip = parse_vip("10.64.0.1:80")
+    known = {source.name: [real_server("10.0.0.1", 80, 2), real_server("10.0.0.1", 80, 5)]}
+    built = desired([Service("twice", source.name, (vip,))], known, [])
+    assert built.virtual[vip].pool == (real_server("10.0.0.1", 80, 5),)
+
+
+async def test_every_way_to_write_where_the_agent_is(tmp_path: Path) -> None:
+    """An IPv6 literal, a Unix socket and http:// from CONSUL_HTTP_ADDR reach the real agent."""
+    config: dict[str, object] = {"addresses": {"http": f"127.0.0.1 ::1 unix://{tmp_path}/consul.sock"}}
+    with ConsulAgent(tmp_path, config=config) as own:
+        own.register("redis", 1, "10.0.0.1")
+        for address in (
+            f"[::1]:{own.http_port}",
+            f"http://[::1]:{own.http_port}/",
+            f"unix://{tmp_path}/consul.sock",
+            f"localhost:{own.http_port}",
+            own.url,
+        ):
+            server = server_from_environment(None, {"CONSUL_HTTP_ADDR": address})
+            await until(ConsulSource(server, "redis"), real_server("10.0.0.1", 1))
+            await server.close()

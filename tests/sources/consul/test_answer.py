@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import MAX_WEIGHT, Answer, RealServer
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.consul.answer import parse_entries
+from clb_discovery.sources.consul.answer import Check, Instance, host_names, parse_checks, parse_entries, to_answer
 
 STATUSES = st.lists(st.sampled_from(["passing", "warning", "critical"]), max_size=6)
+
+
+def parse(entries: object, tagged: str | None = None) -> Answer:
+    """Return the answer of entries without host names."""
+    return to_answer(parse_entries(entries, tagged), {})
 
 
 def entry(*statuses: str, node: object = "10.9.9.9", **service: object) -> dict[str, object]:
@@ -51,7 +56,7 @@ def server(address: str = "10.0.0.1", port: int = 80, weight: int = 1) -> RealSe
 )
 def test_an_instance_becomes_a_real_server(given: object, expected: RealServer) -> None:
     """Service address, else the node's; the weight of its health; 1 where nothing is said."""
-    assert parse_entries([given]) == Answer((expected,))
+    assert parse([given]) == Answer((expected,))
 
 
 @pytest.mark.parametrize(
@@ -67,13 +72,13 @@ def test_an_instance_becomes_a_real_server(given: object, expected: RealServer) 
 )
 def test_an_instance_that_must_not_serve_is_out(given: object) -> None:
     """A critical check or a weight below 1 takes an instance out, whatever else it says."""
-    assert parse_entries([entry(), given]) == Answer((server(),))
+    assert parse([entry(), given]) == Answer((server(),))
 
 
 @given(statuses=STATUSES, passing=st.integers(-2, 100_000), warning=st.integers(-2, 100_000))
 def test_health_and_weight_follow_consuls_rule(statuses: list[str], passing: int, warning: int) -> None:
     """Any critical check is out; any warning gives the warning weight; below 1 is out; the rest is clamped."""
-    answer = parse_entries([entry(*statuses, Weights={"Passing": passing, "Warning": warning})])
+    answer = parse([entry(*statuses, Weights={"Passing": passing, "Warning": warning})])
     weight = warning if "warning" in statuses else passing
     out = "critical" in statuses or weight < 1
     assert answer.servers == (() if out else (server(weight=min(weight, MAX_WEIGHT)),))
@@ -81,12 +86,12 @@ def test_health_and_weight_follow_consuls_rule(statuses: list[str], passing: int
 
 def test_an_empty_list_is_an_empty_answer() -> None:
     """No instances is what Consul may say."""
-    assert parse_entries([]) == Answer(())
+    assert parse([]) == Answer(())
 
 
 def test_duplicates_are_left_to_the_desired_state() -> None:
     """Two ids with one address and port stay two entries."""
-    assert parse_entries([entry(ID="a"), entry(ID="b")]).servers == (server(), server())
+    assert parse([entry(ID="a"), entry(ID="b")]).servers == (server(), server())
 
 
 @pytest.mark.parametrize(
@@ -96,7 +101,11 @@ def test_duplicates_are_left_to_the_desired_state() -> None:
         (entry(Port=65536), "the port is 65536"),
         (entry(Port=True), "the port is True"),
         (entry(Port="80"), "the port is '80'"),
-        (entry(Address="redis.example"), "'redis.example' is no IP address"),
+        (entry(Address="redis example"), "'redis example' is no IP address"),
+        (entry(Address="10.0.0.300"), "'10.0.0.300' is no IP address"),
+        (entry(Address="a..b"), "'a..b' is no IP address"),
+        (entry(Address="a." * 127), "is no IP address"),
+        (entry(Address=f"{'a' * 64}.example"), "is no IP address"),
         (entry(Address="fe80::1%eth0"), "'fe80::1%eth0' is no IP address"),
         (entry(Address="", node=""), "'' is no IP address"),
         (entry(Address=["10.0.0.1"]), "['10.0.0.1'] is no IP address"),
@@ -135,6 +144,65 @@ def test_untrusted_text_is_bounded_and_escaped() -> None:
         assert str(caught.value).isprintable()
 
 
+def test_a_host_name_stands_for_all_its_addresses() -> None:
+    """Names are reported for a look-up, in lower case; each address becomes a real server of that weight and port."""
+    instances = parse_entries([entry(Address="Redis.example", Weights={"Passing": 3}), entry(), entry(Address="a_b-1")])
+    assert instances[0] == Instance("redis.example", 80, 3)
+    assert host_names(instances) == {"redis.example", "a_b-1"}
+    both = [parse_address("10.0.0.8"), parse_address("fd00::8")]
+    answer = to_answer(instances, {"redis.example": both, "a_b-1": []})
+    assert answer.servers == (server("10.0.0.8", weight=3), server("fd00::8", weight=3), server())
+
+
+WAN = {"wan": {"Address": "10.8.8.8", "Port": 8080}}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (entry(TaggedAddresses=WAN), server("10.8.8.8", 8080)),
+        (entry(TaggedAddresses={"wan": {"Address": "10.8.8.8"}}), server("10.8.8.8")),
+        (entry(TaggedAddresses={"lan": {"Address": "10.8.8.8", "Port": 1}}), server()),
+        (entry(TaggedAddresses=None), server()),
+        (
+            entry(Address="") | {"Node": {"Address": "10.9.9.9", "TaggedAddresses": {"wan": "10.7.7.7"}}},
+            server("10.7.7.7"),
+        ),
+        (entry() | {"Node": {"Address": "10.9.9.9", "TaggedAddresses": {"wan": "10.7.7.7"}}}, server()),
+        (entry(Address="") | {"Node": {"Address": "10.9.9.9", "TaggedAddresses": None}}, server("10.9.9.9")),
+    ],
+)
+def test_a_tagged_address_is_used_where_there_is_one(given: object, expected: RealServer) -> None:
+    """The service's, with its own port; else the service's plain address; else the node's tagged, then plain one."""
+    assert parse([given], "wan") == Answer((expected,))
+
+
+def test_a_tagged_address_is_not_used_unasked() -> None:
+    """Without a name the plain address counts."""
+    assert parse([entry(TaggedAddresses=WAN)]) == Answer((server(),))
+
+
+def test_a_tagged_address_of_another_shape_is_an_error() -> None:
+    """It is refused with node and service id."""
+    with pytest.raises(SourceError, match=r"instance 's1' on node 'n1': TaggedAddresses.wan is 'x'"):
+        parse([entry(TaggedAddresses={"wan": "x"})], "wan")
+
+
+def test_checks_say_who_may_have_changed() -> None:
+    """Node, check, service and status count; output and index do not."""
+    check = {"Node": "n1", "CheckID": "c1", "ServiceName": "redis", "Status": "critical"}
+    assert parse_checks([check | {"Output": "a"}]) == parse_checks([check | {"Output": "b", "ModifyIndex": 7}])
+    assert parse_checks([check]) == {Check("n1", "c1", "redis", "critical")}
+    assert parse_checks([{"Node": "n1"}]) == {Check("n1", "", "", "")}
+
+
+@pytest.mark.parametrize("given", [None, {}, [1]])
+def test_what_is_no_list_of_checks_is_an_error(given: object) -> None:
+    """JSON of another shape is refused."""
+    with pytest.raises(SourceError, match="is this Consul"):
+        parse_checks(given)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -145,7 +213,8 @@ JSON = st.recursive(
 def test_no_json_breaks_the_parser(entries: object) -> None:
     """Any JSON gives an answer or a SourceError, nothing else."""
     try:
-        answer = parse_entries(entries)
+        instances = parse_entries(entries, "wan")
+        parse_checks(entries)
     except SourceError:
         return
-    assert isinstance(answer, Answer)
+    assert isinstance(to_answer(instances, dict.fromkeys(host_names(instances), ())), Answer)

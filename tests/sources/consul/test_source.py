@@ -15,6 +15,8 @@ from aiohttp import web
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import RealServer
 from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.sources.consul.client import Scope, Selection
+from clb_discovery.sources.consul.environment import OPTIONS
 from clb_discovery.sources.consul.source import BURST, RATE, ConsulServer, ConsulSource, server_from_environment
 from tests.support.fake_consul import FakeConsul, Reply, instance
 from tests.support.process import free_port
@@ -55,7 +57,8 @@ BAD_REPLIES = [
     (Reply(body=b"{}"), "is this Consul"),
     (Reply(index=None), "no X-Consul-Index"),
     (Reply(index="soon"), "no index"),
-    (Reply(entries=[instance(), instance(address="redis.example")]), "no IP address"),
+    (Reply(entries=[instance(), instance(address="redis example")]), "no IP address"),
+    (Reply(entries=[instance(), instance(address="redis.invalid")]), "cannot look up 'redis.invalid'"),
     (Reply(entries=[], headers={"X-Consul-Results-Filtered-By-ACLs": "true"}), "by ACLs"),
     (Reply(body=b"[\n]\n", headers={"X-Consul-Results-Filtered-By-ACLs": "true"}), "by ACLs"),
 ]
@@ -75,12 +78,14 @@ async def test_a_bad_answer_is_an_error_and_then_everything_is_read_afresh(bad: 
         await server.close()
     assert answer.servers == (RealServer(0, parse_address("10.0.0.1"), 80, 1),)
     assert [query.get("index") for query in fake.queries] == [None, "5", None]
+    assert ["consistent" in query for query in fake.queries] == [False, False, True]
+    assert ["stale" in query for query in fake.queries] == [True, True, False]
 
 
 async def test_later_queries_wait_for_news() -> None:
     """The first query answers at once; the next carry the index and the wait; all of them are stale."""
     async with FakeConsul(Reply(index="5"), Reply(index="5"), Reply(index="9"), Reply(index="9")) as fake:
-        server = ConsulServer(fake.url, datacenter="dc 2")
+        server = ConsulServer(fake.url, scope=Scope("dc 2"))
         source = ConsulSource(server, "redis")
         assert source.name == "consul:redis"
         for _ in range(4):
@@ -89,9 +94,9 @@ async def test_later_queries_wait_for_news() -> None:
     common = {"dc": "dc 2", "stale": ""}
     assert fake.queries == [
         common,
-        common | {"index": "5", "wait": "300s"},
-        common | {"index": "5", "wait": "300s"},
-        common | {"index": "9", "wait": "300s"},
+        common | {"index": "5", "wait": "60s"},
+        common | {"index": "5", "wait": "60s"},
+        common | {"index": "9", "wait": "60s"},
     ]
 
 
@@ -400,13 +405,78 @@ async def test_the_token_comes_from_the_environment_or_a_file(tmp_path: Path) ->
         ({"CONSUL_HTTP_SSL": "yes"}, "CONSUL_HTTP_SSL is 'yes'"),
         ({"CONSUL_CACERT": "/nonexistent"}, "CONSUL_CACERT '/nonexistent': No such file"),
         ({"CONSUL_CACERT": "/dev/null"}, "CONSUL_CACERT '/dev/null'"),
+        ({"CONSUL_CAPATH": "/nonexistent"}, "CONSUL_CAPATH '/nonexistent': No such file"),
+        ({"CONSUL_CAPATH": "/dev/null"}, "CONSUL_CAPATH '/dev/null': Not a directory"),
+        ({"CONSUL_CAPATH": "/proc/self/fdinfo"}, "in CONSUL_CAPATH '/proc/self/fdinfo': "),
         ({"CONSUL_CLIENT_CERT": "/nonexistent"}, "set both or none"),
+        (
+            {"CONSUL_CLIENT_CERT": "/nonexistent", "CONSUL_CLIENT_KEY": "/dev/null"},
+            "CONSUL_CLIENT_CERT '/nonexistent': No such",
+        ),
+        (
+            {"CONSUL_CLIENT_CERT": "/dev/null", "CONSUL_CLIENT_KEY": "/nonexistent"},
+            "CONSUL_CLIENT_KEY '/nonexistent': No such",
+        ),
+        (
+            {"CONSUL_CLIENT_CERT": "/dev/null", "CONSUL_CLIENT_KEY": "/dev/null"},
+            "CONSUL_CLIENT_CERT '/dev/null' with CONSUL_CLIENT_KEY '/dev/null'",
+        ),
+        ({"CONSUL_HTTP_TOKEN_FILE": "/etc/passwd"}, "holds more than a token"),
+        ({"CONSUL_HTTP_AUTH": "user:a\nb"}, "set it to user:password"),
     ],
 )
 def test_an_environment_that_cannot_be_used_is_refused(environ: Mapping[str, str], complaint: str) -> None:
     """A bad value is wrong usage; the message names the variable."""
     with pytest.raises(UsageError, match=re.escape(complaint)):
         server_from_environment(None, environ)
+
+
+@pytest.mark.parametrize("variable", ["CONSUL_HTTP_TOKEN_FILE", "CONSUL_CACERT", "CONSUL_CAPATH"])
+def test_an_option_wins_over_its_variable_and_is_named(variable: str) -> None:
+    """Where the option's value cannot be used the message names the option; the variable's is not looked at."""
+    with pytest.raises(UsageError, match=re.escape(f"{OPTIONS[variable]} '/nonexistent': No such file")):
+        server_from_environment(None, {variable: "/from-the-environment"}, {variable: "/nonexistent"})
+
+
+async def test_a_password_for_a_proxy_is_sent_and_never_shown() -> None:
+    """CONSUL_HTTP_AUTH becomes basic authentication beside the token."""
+    environ = {"CONSUL_HTTP_AUTH": "wall:hunter2:x", "CONSUL_HTTP_TOKEN": TOKEN}
+    async with FakeConsul(Reply(status=401, body=b"no")) as fake:
+        server = server_from_environment(fake.url, environ)
+        message = await failure(ConsulSource(server, "redis"))
+        await server.close()
+        alone = server_from_environment(fake.url, {"CONSUL_HTTP_AUTH": "wall"})
+        await failure(ConsulSource(alone, "redis"))
+        await alone.close()
+    assert "hunter2" not in message
+    assert "CONSUL_HTTP_AUTH" in message
+    assert [request.headers["Authorization"] for request in fake.asked] == [
+        "Basic d2FsbDpodW50ZXIyOng=",
+        "Basic d2FsbDo=",
+    ]
+    assert fake.asked[0].headers["X-Consul-Token"] == TOKEN
+
+
+async def test_what_is_asked_for_stands_in_every_query() -> None:
+    """Datacenter, namespace, partition, distance, filter and all tags go with the first and with later queries."""
+    environ = {"CONSUL_NAMESPACE": "other", "CONSUL_PARTITION": "p 1"}
+    wanted = Selection(near="_agent", filter='Service.Meta.a == "b c"', tags=("x", "y=1"))
+    async with FakeConsul(Reply()) as fake:
+        server = server_from_environment(fake.url, environ, {"CONSUL_NAMESPACE": "n1"}, "dc2")
+        source = ConsulSource(server, "redis", wanted)
+        await source.next()
+        await source.next()
+        await server.close()
+    common = [
+        ("dc", "dc2"),
+        ("filter", 'Service.Meta.a == "b c"'),
+        ("near", "_agent"),
+        ("ns", "n1"),
+        ("partition", "p 1"),
+    ]
+    common += [("stale", ""), ("tag", "x"), ("tag", "y=1")]
+    assert sorted(fake.asked[0].query.items()) == common
+    assert sorted(fake.asked[1].query.items()) == sorted([*common, ("index", "7"), ("wait", "60s")])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,153 @@
+"""Which services may have changed, where they are too many to hold a blocking query for each.
+
+Three blocking queries cover the whole catalog: checks, services and nodes. Each wakes for every service of the
+datacenter, and says too little to be an answer itself, so what may have changed is asked for again:
+
+- The checks that are not passing name the services whose health changed. A node's own check concerns all services.
+- Services and nodes only say that something was registered, changed or removed: that concerns all services.
+
+docs/decisions/0013-many-services.md has the reasons and the measurements.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+from clb_discovery.errors import SourceError
+from clb_discovery.sources.consul.answer import Check, parse_checks
+from clb_discovery.sources.consul.blocking import FIRST, Bucket, next_index
+from clb_discovery.sources.consul.client import Client, Indexed, Selection
+
+SWEEP_RATE: Final = 500.0
+"""Services asked for again a second, in the long run, because the catalog changed somewhere."""
+SWEEP_BURST: Final = 20_000.0
+"""Services asked for again without a brake after a quiet time."""
+WATCH_RATE: Final = 1.0
+"""Queries a second for each of the three in the long run: most news are about services that nobody here follows."""
+WATCH_BURST: Final = 10.0
+"""Queries for each of the three at once after a quiet time."""
+START_RATE: Final = 1 / 30
+"""Times a second that watching starts again after a failure, in the long run: each time every service is asked for."""
+START_BURST: Final = 5.0
+"""Times that it starts again without a pause after a quiet time."""
+
+Key = tuple[str, Selection]
+"""A service by its name, and which of its instances are wanted."""
+
+_Take = Callable[[object], Awaitable[None]]
+
+
+class Catalog:
+    """Knows which services have not changed since they were last asked for. For one event loop."""
+
+    def __init__(self, client: Client, wait: float) -> None:
+        """Prepare; nothing is asked yet.
+
+        :param wait: how long Consul holds a query without news, in seconds.
+        """
+        self._client = client
+        self._wait = wait
+        self._unchanged: set[Key] = set()
+        self._news: asyncio.Future[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._sweeps = Bucket.full(SWEEP_RATE, SWEEP_BURST, time.monotonic())
+        self._starts = Bucket.full(START_RATE, START_BURST, time.monotonic())
+
+    def asked(self, service: Key, *, leader: bool) -> None:
+        """Note that a service is about to be asked for.
+
+        :param leader: of the leader, so that only what changes from now on counts; else the answer may be an old one.
+        """
+        (self._unchanged.add if leader else self._unchanged.discard)(service)
+
+    async def changed(self, service: Key, deadline: float) -> None:
+        """Wait until the service may have changed since it was last asked for.
+
+        :param deadline: by `time.monotonic`, when to return in any case.
+        :raises SourceError: when Consul could not say.
+        """
+        while service in self._unchanged and (left := deadline - time.monotonic()) > 0:
+            if self._watching is None:
+                self._watching = asyncio.create_task(self._watch())
+            if self._news is None:
+                self._news = asyncio.get_running_loop().create_future()
+            news = self._news
+            await asyncio.wait([news], timeout=left)
+            if news.done():
+                news.result()
+
+    async def close(self) -> None:
+        """Stop watching."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+
+    async def _watch(self) -> None:
+        """Watch until one of the queries fails; everyone who waits hears of it, and whoever waits next starts again."""
+        self._starts, pause = self._starts.take(time.monotonic())
+        await asyncio.sleep(pause)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch_checks())
+                group.create_task(self._follow(self._client.services, self._sweep))
+                group.create_task(self._follow(self._client.nodes, self._sweep))
+        except* Exception as failed:  # noqa: BLE001  # a bug of ours, too, is for those who wait, and not for this task
+            self._watching = None
+            self._wake(failed.exceptions[0])
+
+    async def _watch_checks(self) -> None:
+        before: frozenset[Check] | None = None
+
+        async def compare(answer: object) -> None:
+            nonlocal before
+            now = parse_checks(answer)
+            names = {check.service for check in now ^ before} if before is not None else {""}
+            before = now
+            if "" in names:
+                await self._sweep(answer)
+            elif names:
+                folded = set(map(str.lower, names))  # as Consul looks services up
+                self._unchanged = {key for key in self._unchanged if key[0].lower() not in folded}
+                self._wake()
+
+        await self._follow(self._client.checks, compare)
+
+    async def _follow(self, ask: Callable[[int, float], Awaitable[Indexed]], take: _Take) -> None:
+        """Hand every answer with another index to `take`, for ever.
+
+        :raises SourceError: when Consul could not say.
+        """
+        index, brake = FIRST, Bucket.full(WATCH_RATE, WATCH_BURST, time.monotonic())
+        while True:
+            brake, pause = brake.take(time.monotonic())
+            await asyncio.sleep(pause)
+            header, answer = await ask(index, self._wait)
+            try:
+                before, index = index, next_index(header, index)
+                if index != before:
+                    await take(answer)
+            except SourceError as error:
+                raise SourceError(f"{self._client}: {error}") from None
+
+    async def _sweep(self, _answer: object) -> None:
+        """Let every service be asked for again; return when there may be another sweep."""
+        self._sweeps, pause = self._sweeps.take(time.monotonic(), len(self._unchanged))
+        self._unchanged.clear()
+        self._wake()
+        await asyncio.sleep(pause)
+
+    def _wake(self, error: Exception | None = None) -> None:
+        news, self._news = self._news, None
+        if news is None:
+            return
+        if error is None:
+            news.set_result(None)
+        else:
+            news.set_exception(error)
+            news.exception()  # those who waited may all have been cancelled

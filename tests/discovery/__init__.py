@@ -1,0 +1,1 @@
+"""Slow tests of discovery, against real servers: `make test-discovery`."""

@@ -1,0 +1,291 @@
+"""The Consul source in the hard cases: ACLs, TLS, lost leaders, lost state, restarts, with the real consul."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.model import Answer, Failure, Policy, RealServer, Service
+from clb_discovery.following import Following
+from clb_discovery.sources.base import follow
+from clb_discovery.sources.consul.source import DIRECT, ConsulServer, ConsulSource, server_from_environment
+from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, ConsulCluster
+from tests.support.pace import patient
+from tests.support.process import free_port, wait_until
+
+pytestmark = pytest.mark.discovery
+
+DOCS: Final = Path(__file__).parents[2] / "docs/consul.md"
+SOON: Final = patient(5.0)
+AGAIN: Final = patient(45.0)
+"""Seconds until the longest backoff is over and an election has been held."""
+
+
+def real_server(number: int) -> RealServer:
+    """Return one of the real servers that tests register."""
+    return RealServer(0, parse_address(f"10.0.0.{number}"), number, 1)
+
+
+def register(agent: ConsulAgent, service: str, *numbers: int) -> None:
+    """Write instances into the catalog, whichever agent is asked."""
+    for number in numbers:
+        body = {"Service": service, "ID": f"{service}-{number}", "Address": f"10.0.0.{number}", "Port": number}
+        agent.register_external("outside", "10.0.0.254", body)
+
+
+class Heard:
+    """Everything that one source said, in order."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Answer | Failure] = []
+
+    def take(self, outcome: Answer | Failure) -> None:
+        """Keep an outcome."""
+        self.outcomes.append(outcome)
+
+    def servers(self) -> list[RealServer] | None:
+        """Return the last answer, unless a failure came after it."""
+        last = self.outcomes[-1] if self.outcomes else None
+        return sorted(last.servers) if isinstance(last, Answer) else None
+
+    def failed(self) -> bool:
+        """Tell whether the last outcome is a failure."""
+        return bool(self.outcomes) and isinstance(self.outcomes[-1], Failure)
+
+    def ever_empty(self) -> bool:
+        """Tell whether there was ever an empty answer."""
+        return any(isinstance(outcome, Answer) and not outcome.servers for outcome in self.outcomes)
+
+
+@asynccontextmanager
+async def following(server: ConsulServer, *services: str) -> AsyncIterator[dict[str, Heard]]:
+    """Follow services as the sidecar does, and close the server."""
+    heard = {service: Heard() for service in services}
+    tasks = [asyncio.create_task(follow(ConsulSource(server, name), one.take)) for name, one in heard.items()]
+    try:
+        yield heard
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.close()
+
+
+async def until(condition: Callable[[], bool], what: str, within: float = SOON) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {within:g} s in vain until {what}"
+        await asyncio.sleep(0.02)
+
+
+def documented_policy() -> str:
+    """Return the rules that docs/consul.md gives."""
+    (rules,) = re.findall(r"```hcl\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    return str(rules)
+
+
+@pytest.mark.parametrize(
+    "rules", [documented_policy(), 'service "redis" { policy = "read" }\nnode_prefix "" { policy = "read" }']
+)
+async def test_default_deny_with_the_policy_of_the_docs(tmp_path: Path, rules: str) -> None:
+    """The documented policies and commands give a token, in a file, with which services are followed, empty ones too.
+
+    When its rights are taken away there are errors, and never an empty answer.
+    """
+    with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as agent:
+
+        def acl(*words: str) -> str:
+            command = ["consul", "acl", *words, f"-http-addr={agent.url}", f"-token={MASTER_TOKEN}"]
+            return subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+
+        (tmp_path / "clb-discovery.hcl").write_text(rules, encoding="utf-8")
+        acl("policy", "create", "-name", "clb-discovery", "-rules", "@clb-discovery.hcl")
+        made = acl("token", "create", "-description", "clb-discovery", "-policy-name", "clb-discovery")
+        file = tmp_path / "token"
+        file.write_text(re.findall(r"SecretID: +(\S+)", made)[0] + "\n", encoding="utf-8")
+        register(agent, "redis", 1, 2)
+        server = server_from_environment(agent.url, {}, {"CONSUL_HTTP_TOKEN_FILE": str(file)})
+        async with following(server, "redis") as heard:
+            redis = heard["redis"]
+            await until(lambda: redis.servers() == [real_server(1), real_server(2)], "both are there")
+            register(agent, "redis", 3)
+            await until(lambda: len(redis.servers() or ()) == 3, "the third is there")
+            acl("policy", "update", "-name", "clb-discovery", "-rules", 'key_prefix "" { policy = "read" }')
+            register(agent, "redis", 4)
+            await until(redis.failed, "the token has no rights", AGAIN)
+            assert "may not read" in str(redis.outcomes[-1])
+            acl("policy", "update", "-name", "clb-discovery", "-rules", "@clb-discovery.hcl")
+            await until(lambda: len(redis.servers() or ()) == 4, "the rights are back", AGAIN)
+            assert not redis.ever_empty()
+            gone = [f"redis-{number}" for number in (1, 2, 3, 4)]
+            for service_id in gone:
+                agent.request("PUT", "/v1/catalog/deregister", {"Node": "outside", "ServiceID": service_id})
+            await until(lambda: redis.servers() == [], "an empty service is an answer")
+
+
+async def test_many_services_with_a_narrow_token(tmp_path: Path) -> None:
+    """Services beyond those with a query of their own follow the catalog although the token sees little of it."""
+    names = [f"narrow-{number}" for number in range(DIRECT + 4)]
+    with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as agent:
+        for name in [*names, "secret"]:
+            register(agent, name, 1)
+        rules = 'service_prefix "narrow-" { policy = "read" }\nnode_prefix "" { policy = "read" }'
+        agent.request("PUT", "/v1/acl/policy", {"Name": "narrow", "Rules": rules})
+        token = agent.request("PUT", "/v1/acl/token", {"Policies": [{"Name": "narrow"}]})["SecretID"]
+        async with following(ConsulServer(agent.url, token), *names) as heard:
+            await until(lambda: all(one.servers() for one in heard.values()), "all are there")
+            for name in names:
+                register(agent, name, 2)
+            await until(lambda: all(len(one.servers() or ()) == 2 for one in heard.values()), "all have two")
+            assert not any(one.failed() or one.ever_empty() for one in heard.values())
+
+
+async def test_tls_with_consuls_own_authority(tmp_path: Path) -> None:
+    """Files from `consul tls` serve as options, the authority also as a directory; each that is missing is an error."""
+
+    def make(*command: str) -> None:
+        subprocess.run(["consul", "tls", *command], cwd=tmp_path, check=True, capture_output=True)
+
+    make("ca", "create")
+    make("cert", "create", "-server")
+    make("cert", "create", "-client")
+    port, authority = free_port(), tmp_path / "consul-agent-ca.pem"
+    directory = tmp_path / "authorities"
+    directory.mkdir()
+    (directory / "ours.pem").write_bytes(authority.read_bytes())
+    config: dict[str, object] = {
+        "ports": {"https": port},
+        "ca_file": str(authority),
+        "cert_file": str(tmp_path / "dc1-server-consul-0.pem"),
+        "key_file": str(tmp_path / "dc1-server-consul-0-key.pem"),
+        "verify_incoming_https": True,
+    }
+    good: dict[str, str | None] = {
+        "CONSUL_CACERT": str(authority),
+        "CONSUL_CLIENT_CERT": str(tmp_path / "dc1-client-consul-0.pem"),
+        "CONSUL_CLIENT_KEY": str(tmp_path / "dc1-client-consul-0-key.pem"),
+        "CONSUL_TLS_SERVER_NAME": "server.dc1.consul",
+    }
+    environ: Mapping[str, str] = {"CONSUL_HTTP_ADDR": f"127.0.0.1:{port}", "CONSUL_HTTP_SSL": "true"}
+    cases: list[tuple[dict[str, str | None], bool]] = [
+        ({}, True),
+        ({"CONSUL_CACERT": None, "CONSUL_CAPATH": str(directory)}, True),
+        ({"CONSUL_TLS_SERVER_NAME": "localhost"}, True),
+        ({"CONSUL_CACERT": None}, False),
+        ({"CONSUL_CLIENT_CERT": None, "CONSUL_CLIENT_KEY": None}, False),
+        ({"CONSUL_TLS_SERVER_NAME": "client.dc1.consul"}, False),
+    ]
+    with ConsulAgent(tmp_path, config=config) as agent:
+        register(agent, "redis", 1)
+        for change, works in cases:
+            server = server_from_environment(None, environ, good | change)
+            async with following(server, "redis") as heard:
+                redis = heard["redis"]
+                await until(lambda redis=redis: bool(redis.outcomes), "there is an outcome")  # type: ignore[misc]
+                assert redis.failed() is not works, (change, redis.outcomes)
+
+
+def knows(agent: ConsulAgent, services: list[str]) -> bool:
+    """Tell whether a server's own copy of the catalog holds these services."""
+    return set(services) <= set(agent.request("GET", "/v1/catalog/services?stale"))
+
+
+async def test_a_cluster_that_loses_its_leader(tmp_path: Path) -> None:
+    """Whichever server is asked, losing the leader never empties a pool, and what the next leader learns arrives."""
+    names = [f"service-{number}" for number in range(DIRECT + 4)]
+    with ConsulCluster(tmp_path) as cluster:
+        leader = cluster.leader()
+        follower = next(server for server in cluster.servers if server is not leader)
+        for name in names:
+            register(follower, name, 1)
+        wait_until(lambda: knows(follower, names), "the follower has heard of all")
+        async with following(ConsulServer(follower.url), *names) as heard:
+            await until(lambda: all(one.servers() for one in heard.values()), "all are there")
+            await asyncio.to_thread(leader.stop)
+            started = time.monotonic()
+            rest = [server for server in cluster.servers if server is not leader]
+            await asyncio.to_thread(wait_until, lambda: any(server.leads() for server in rest), "there is a leader")
+            print(f"\na new leader after {time.monotonic() - started:.1f} s")
+            for name in names:
+                await asyncio.to_thread(register, cluster_leader(rest), name, 2)
+            await until(lambda: all(len(one.servers() or ()) == 2 for one in heard.values()), "all have two", AGAIN)
+            print(f"{sum(isinstance(o, Failure) for one in heard.values() for o in one.outcomes)} failures meanwhile")
+            await asyncio.to_thread(follower.stop)
+            await until(lambda: all(one.failed() for one in heard.values()), "all say so", AGAIN)
+            assert {name: one.outcomes for name, one in heard.items() if one.ever_empty()} == {}
+
+
+def cluster_leader(servers: list[ConsulAgent]) -> ConsulAgent:
+    """Return the leader among servers that run."""
+    return next(server for server in servers if server.leads())
+
+
+async def test_an_agent_that_restarts_under_many_services(tmp_path: Path) -> None:
+    """While the agent is down every source says so; when it is back all are answered, and none was ever empty."""
+    names = [f"service-{number}" for number in range(2 * DIRECT)]
+    with ConsulAgent(tmp_path, persistent=True) as agent:
+        for name in names:
+            register(agent, name, 1)
+        async with following(ConsulServer(agent.url), *names) as heard:
+            await until(lambda: all(one.servers() for one in heard.values()), "all are there")
+            await asyncio.to_thread(agent.stop)
+            await until(lambda: all(one.failed() for one in heard.values()), "all say so", AGAIN)
+            await asyncio.to_thread(agent.start)
+            for name in names:
+                await asyncio.to_thread(register, agent, name, 2)
+            await until(lambda: all(len(one.servers() or ()) == 2 for one in heard.values()), "all have two", AGAIN)
+            assert not any(one.ever_empty() for one in heard.values())
+
+
+async def test_a_server_that_lost_its_state(tmp_path: Path) -> None:
+    """It says in good faith that there is nobody; that is held, and forgotten when the services are there again."""
+    names = [f"service-{number}" for number in range(DIRECT + 4)]
+    policy = Policy(max_removal=0.5, hold=patient(120))
+    loop = asyncio.get_running_loop()
+    with ConsulAgent(tmp_path, persistent=True) as agent:
+        for name in names:
+            register(agent, name, 1, 2)
+        async with following(ConsulServer(agent.url), *names) as heard:
+            await until(lambda: all(one.servers() for one in heard.values()), "all are there")
+            guards = {name: Following(Service(name, f"consul:{name}", (), policy=policy)) for name in names}
+            await asyncio.to_thread(agent.lose_state)
+            await until(lambda: all(one.servers() == [] for one in heard.values()), "all are said to be empty", AGAIN)
+            for name in names:
+                for outcome in heard[name].outcomes:
+                    guards[name].take(outcome, loop.time())
+                assert guards[name].state == "held"
+                assert sorted(guards[name].guarded.good) == [real_server(1), real_server(2)]
+                await asyncio.to_thread(register, agent, name, 1, 2, 3)
+            await until(lambda: all(len(one.servers() or ()) == 3 for one in heard.values()), "all have three", AGAIN)
+            for name in names:
+                guards[name].take(heard[name].outcomes[-1], loop.time())
+                assert guards[name].state == "fresh"
+                assert len(guards[name].guarded.good) == 3
+
+
+async def test_a_sidecar_that_finds_its_predecessors_places_taken(tmp_path: Path) -> None:
+    """An agent counts queries of a sidecar that has gone until their wait ends: errors until then, nothing empty."""
+    names, wait = ["one", "two", "three"], 8.0
+    with ConsulAgent(tmp_path, config={"limits": {"http_max_conns_per_client": 5}}) as agent:
+        for name in names:
+            register(agent, name, 1)
+        async with following(ConsulServer(agent.url, wait=wait), *names) as heard:
+            await until(lambda: all(one.servers() for one in heard.values()), "all are there")
+            await asyncio.sleep(1)
+        async with following(ConsulServer(agent.url, wait=wait), *names) as heard:
+            await until(lambda: any(one.failed() for one in heard.values()), "the limit is met")
+            reasons = [str(one.outcomes[-1]) for one in heard.values() if one.failed()]
+            assert "http_max_conns_per_client" in reasons[0]
+            await asyncio.sleep(wait + wait / 16)
+            await until(lambda: all(one.servers() for one in heard.values()), "all are there", AGAIN)
+            assert not any(one.ever_empty() for one in heard.values())
