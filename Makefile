@@ -12,7 +12,7 @@ demo: ## show the whole thing at work on this machine (root, or through sudo)
 	@$(AS_ROOT) .venv/bin/clb-discovery demo
 
 test: lint ## run every check and every test (root, or through sudo)
-	@$(AS_ROOT) .venv/bin/pytest $(PYTEST_ARGS)
+	@$(AS_ROOT) .venv/bin/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 test-bcc: ## run the tests of the kernel's side over programs that BCC compiles here (root, or through sudo)
 	@scripts/setup test

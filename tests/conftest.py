@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -15,6 +16,7 @@ from clb_discovery.datapath.loader import Loader
 from clb_discovery.netns import enter_private_network
 from tests.support.loading import LOADER_VARIABLE
 
+HERE: Final = Path(__file__).parent
 FILES: Final = 8192
 """Descriptors that tests have, for thousands of connections: most hosts give 1,024, and allow far more."""
 
@@ -31,3 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
         enter_private_network()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, most), most))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process run what loads programs, one test after the other, and another all the rest beside it."""
+    for item in items:
+        if item.path.is_relative_to(HERE / "kernel") or item.path.name == "test_systemd.py":
+            item.add_marker(pytest.mark.xdist_group("kernel"))
