@@ -66,6 +66,7 @@ def test_open_sockets_of_a_removed_server(
             wait_for_pool(instance, VIP, {second.name: 1})
             if closed:
                 found.wait_for(lambda: "failed 103" in said.read_text(), "the client's read fails with ECONNABORTED")
+                found.wait_for(lambda: "sockets closed" in found.log.read_text(), "the sidecar says so")
                 assert [line["count"] for line in found.lines() if line["event"] == "sockets closed"] == [1]
             else:
                 found.wait_for(lambda: len(found.lines()) >= 4, "the removal is logged")

@@ -25,7 +25,9 @@ class Authority:
         self._key = folder / f"{name}.key"
         self._folder = folder
         made = ("-subj", f"/CN={name}", "-keyout", self._key, "-out", self.certificate)
-        _openssl("req", "-x509", *_KEY, *_DAYS, *made)
+        # Python verifies by RFC 5280 to the letter since 3.13.
+        usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+        _openssl("req", "-x509", *_KEY, *_DAYS, *made, *usage)
 
     def issue(self, name: str) -> ssl.SSLContext:
         """Make a key and a certificate for a host name, `DNS:dns.example`, or an address, `IP:127.0.0.1`.
@@ -36,7 +38,7 @@ class Authority:
         key, request, certificate, extension = (
             self._folder / f"{stem}.{part}" for part in ("key", "csr", "pem", "cnf")
         )
-        extension.write_text(f"subjectAltName={name}\n")
+        extension.write_text(f"subjectAltName={name}\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n")
         _openssl("req", "-new", *_KEY, "-subj", "/CN=server", "-keyout", key, "-out", request)
         by = ("-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-extfile", extension)
         _openssl("x509", "-req", "-in", request, *by, *_DAYS, "-out", certificate)
