@@ -6,7 +6,7 @@ import asyncio
 import re
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -16,11 +16,11 @@ import pytest
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import Answer, Failure, Policy, RealServer, Service
 from clb_discovery.following import Following
-from clb_discovery.sources.base import follow
-from clb_discovery.sources.consul.source import DIRECT, ConsulServer, ConsulSource, server_from_environment
-from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, ConsulCluster
+from clb_discovery.sources.consul.source import DIRECT, ConsulServer, server_from_environment
+from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, ConsulCluster, make_tls
+from tests.support.followed import followed
 from tests.support.pace import patient
-from tests.support.process import free_port, wait_until
+from tests.support.process import wait_until
 
 pytestmark = pytest.mark.discovery
 
@@ -70,14 +70,8 @@ class Heard:
 async def following(server: ConsulServer, *services: str) -> AsyncIterator[dict[str, Heard]]:
     """Follow services as the sidecar does, and close the server."""
     heard = {service: Heard() for service in services}
-    tasks = [asyncio.create_task(follow(ConsulSource(server, name), one.take)) for name, one in heard.items()]
-    try:
+    async with followed(server, services, lambda name, outcome: heard[name].take(outcome)):
         yield heard
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.close()
 
 
 async def until(condition: Callable[[], bool], what: str, within: float = SOON) -> None:
@@ -152,31 +146,11 @@ async def test_many_services_with_a_narrow_token(tmp_path: Path) -> None:
 
 async def test_tls_with_consuls_own_authority(tmp_path: Path) -> None:
     """Files from `consul tls` serve as options, the authority also as a directory; each that is missing is an error."""
-
-    def make(*command: str) -> None:
-        subprocess.run(["consul", "tls", *command], cwd=tmp_path, check=True, capture_output=True)
-
-    make("ca", "create")
-    make("cert", "create", "-server")
-    make("cert", "create", "-client")
-    port, authority = free_port(), tmp_path / "consul-agent-ca.pem"
+    tls = make_tls(tmp_path)
     directory = tmp_path / "authorities"
     directory.mkdir()
-    (directory / "ours.pem").write_bytes(authority.read_bytes())
-    config: dict[str, object] = {
-        "ports": {"https": port},
-        "ca_file": str(authority),
-        "cert_file": str(tmp_path / "dc1-server-consul-0.pem"),
-        "key_file": str(tmp_path / "dc1-server-consul-0-key.pem"),
-        "verify_incoming_https": True,
-    }
-    good: dict[str, str | None] = {
-        "CONSUL_CACERT": str(authority),
-        "CONSUL_CLIENT_CERT": str(tmp_path / "dc1-client-consul-0.pem"),
-        "CONSUL_CLIENT_KEY": str(tmp_path / "dc1-client-consul-0-key.pem"),
-        "CONSUL_TLS_SERVER_NAME": "server.dc1.consul",
-    }
-    environ: Mapping[str, str] = {"CONSUL_HTTP_ADDR": f"127.0.0.1:{port}", "CONSUL_HTTP_SSL": "true"}
+    (directory / "ours.pem").write_bytes(tls.authority.read_bytes())
+    environ = {"CONSUL_HTTP_ADDR": f"127.0.0.1:{tls.port}", "CONSUL_HTTP_SSL": "true"}
     cases: list[tuple[dict[str, str | None], bool]] = [
         ({}, True),
         ({"CONSUL_CACERT": None, "CONSUL_CAPATH": str(directory)}, True),
@@ -185,10 +159,10 @@ async def test_tls_with_consuls_own_authority(tmp_path: Path) -> None:
         ({"CONSUL_CLIENT_CERT": None, "CONSUL_CLIENT_KEY": None}, False),
         ({"CONSUL_TLS_SERVER_NAME": "client.dc1.consul"}, False),
     ]
-    with ConsulAgent(tmp_path, config=config) as agent:
+    with ConsulAgent(tmp_path, config=tls.config) as agent:
         register(agent, "redis", 1)
         for change, works in cases:
-            server = server_from_environment(None, environ, good | change)
+            server = server_from_environment(None, environ, {**tls.client, **change})
             async with following(server, "redis") as heard:
                 redis = heard["redis"]
                 await until(lambda redis=redis: bool(redis.outcomes), "there is an outcome")  # type: ignore[misc]

@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -17,11 +16,11 @@ from uuid import uuid4
 import pytest
 
 from clb_discovery.core.model import Answer, Failure
-from clb_discovery.sources.base import follow
-from clb_discovery.sources.consul.source import AT_ONCE, DIRECT, ConsulServer, ConsulSource
+from clb_discovery.sources.consul.source import AT_ONCE, DIRECT, ConsulServer
 from tests.support.cgroups import made_cgroup
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import wipe
+from tests.support.followed import followed
 from tests.support.pace import patient
 from tests.support.process import wait_until
 from tests.support.sidecar import sidecar as sidecar_process
@@ -84,10 +83,13 @@ def put_instance(agent: ConsulAgent, number: int, node: int, *, weight: int = 1,
     )
 
 
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
-    """One agent whose catalog holds `SERVICES` services with two instances each."""
-    with ConsulAgent(tmp_path_factory.mktemp("consul")) as running:
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[ConsulAgent]:
+    """Run an agent whose catalog holds `SERVICES` services with two instances each.
+
+    Each test has its own: for a minute an agent counts the queries of whoever has gone, of an earlier test, too.
+    """
+    with ConsulAgent(tmp_path) as running:
         with ThreadPoolExecutor(8) as pool:
             for node in (0, 1):
                 list(pool.map(lambda number, node=node: put_instance(running, number, node), range(SERVICES)))
@@ -99,14 +101,8 @@ async def sidecar(agent: ConsulAgent) -> AsyncIterator[Watched]:
     """Follow all services as a sidecar does."""
     watched, server = Watched(), ConsulServer(agent.url)
     names = [f"service-{number}" for number in range(SERVICES)]
-    tasks = [asyncio.create_task(follow(ConsulSource(server, name), partial(watched.take, name))) for name in names]
-    try:
+    async with followed(server, names, watched.take):
         yield watched
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.close()
 
 
 def requests(agent: ConsulAgent) -> int:

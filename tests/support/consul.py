@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from tests.support.pace import patient
 from tests.support.process import free_port, running, wait_until
@@ -21,6 +22,39 @@ ACL_DENY: Mapping[str, object] = {
     "acl": {"enabled": True, "default_policy": "deny", "tokens": {"master": MASTER_TOKEN, "agent": MASTER_TOKEN}}
 }
 """Extra configuration: nobody may do anything without `MASTER_TOKEN`."""
+
+
+class ConsulTls(NamedTuple):
+    """Files of `consul tls`, for an agent that wants client certificates."""
+
+    authority: Path
+    port: int
+    """For https; the server's name is server.dc1.consul."""
+    config: dict[str, object]
+    """Extra configuration of the agent."""
+    client: dict[str, str]
+    """Variables of a client that is let in."""
+
+
+def make_tls(folder: Path) -> ConsulTls:
+    """Make an authority, and a certificate of a server and of a client, by Consul's own tool."""
+    for command in (("ca", "create"), ("cert", "create", "-server"), ("cert", "create", "-client")):
+        subprocess.run(["consul", "tls", *command], cwd=folder, check=True, capture_output=True)
+    authority, port = folder / "consul-agent-ca.pem", free_port()
+    config: dict[str, object] = {
+        "ports": {"https": port},
+        "ca_file": str(authority),
+        "cert_file": str(folder / "dc1-server-consul-0.pem"),
+        "key_file": str(folder / "dc1-server-consul-0-key.pem"),
+        "verify_incoming_https": True,
+    }
+    client = {
+        "CONSUL_CACERT": str(authority),
+        "CONSUL_CLIENT_CERT": str(folder / "dc1-client-consul-0.pem"),
+        "CONSUL_CLIENT_KEY": str(folder / "dc1-client-consul-0-key.pem"),
+        "CONSUL_TLS_SERVER_NAME": "server.dc1.consul",
+    }
+    return ConsulTls(authority, port, config, client)
 
 
 class ConsulAgent:

@@ -49,7 +49,7 @@ def cookie_of(sock: socket.socket) -> int:
 
 def place_of(cookie: int) -> bytes:
     """Return the key of the place where the socket with this cookie has its record, unless it is taken."""
-    return struct.pack("=I", cookie % layout.PLACES)
+    return layout.pack_index(cookie % layout.PLACES)
 
 
 def record(cookie: int, member: bytes, *, crowded: bool = False) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,8 +17,8 @@ from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.blocking import WAIT
 from clb_discovery.sources.consul.client import OWN, Scope, Selection
 from clb_discovery.sources.consul.source import DIRECT, ConsulServer, ConsulSource, server_from_environment
-from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
-from tests.support.process import free_port, wait_until
+from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, make_tls
+from tests.support.process import wait_until
 
 SOON = 5.0
 """Seconds within which news must have arrived."""
@@ -268,42 +267,21 @@ async def test_a_token_without_rights_is_an_error(tmp_path: Path, connect: Calla
 
 async def test_https_with_client_certificates(tmp_path: Path) -> None:
     """Authority, client certificate and server name come from the variables of the consul command line."""
-
-    def make(*command: str) -> None:
-        subprocess.run(["consul", "tls", *command], cwd=tmp_path, check=True, capture_output=True)
-
-    make("ca", "create")
-    make("cert", "create", "-server")
-    make("cert", "create", "-client")
-    port, authority = free_port(), str(tmp_path / "consul-agent-ca.pem")
-    config: dict[str, object] = {
-        "ports": {"https": port},
-        "ca_file": authority,
-        "cert_file": str(tmp_path / "dc1-server-consul-0.pem"),
-        "key_file": str(tmp_path / "dc1-server-consul-0-key.pem"),
-        "verify_incoming_https": True,
-    }
-    good = {
-        "CONSUL_HTTP_ADDR": f"127.0.0.1:{port}",
-        "CONSUL_HTTP_SSL": "true",
-        "CONSUL_CACERT": authority,
-        "CONSUL_CLIENT_CERT": str(tmp_path / "dc1-client-consul-0.pem"),
-        "CONSUL_CLIENT_KEY": str(tmp_path / "dc1-client-consul-0-key.pem"),
-        "CONSUL_TLS_SERVER_NAME": "server.dc1.consul",
-    }
+    tls = make_tls(tmp_path)
+    good = {"CONSUL_HTTP_ADDR": f"127.0.0.1:{tls.port}", "CONSUL_HTTP_SSL": "true", **tls.client}
     without = {
         "CONSUL_CACERT": {"CONSUL_CACERT": ""},
         "a client certificate": {"CONSUL_CLIENT_CERT": "", "CONSUL_CLIENT_KEY": ""},
         "the server's name": {"CONSUL_TLS_SERVER_NAME": "other.example"},
     }
-    with ConsulAgent(tmp_path, config=config) as own:
+    with ConsulAgent(tmp_path, config=tls.config) as own:
         own.register("redis", 1, "10.0.0.1")
         server = server_from_environment(None, good)
         await until(ConsulSource(server, "redis"), real_server("10.0.0.1", 1))
         await server.close()
         for change in without.values():
             server = server_from_environment(None, good | change)
-            assert f"Consul at https://127.0.0.1:{port} " in await refusal(ConsulSource(server, "redis"))
+            assert f"Consul at https://127.0.0.1:{tls.port} " in await refusal(ConsulSource(server, "redis"))
             await server.close()
         server = server_from_environment(None, good | without["CONSUL_CACERT"] | {"CONSUL_HTTP_SSL_VERIFY": "false"})
         await until(ConsulSource(server, "redis"), real_server("10.0.0.1", 1))

@@ -6,7 +6,8 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -272,34 +273,33 @@ async def test_a_body_without_end_is_an_error() -> None:
         await server.close()
 
 
-async def test_a_connection_that_breaks_off_is_an_error() -> None:
-    """A server that goes away in the middle of an answer has not answered."""
+@asynccontextmanager
+async def closing_after(answer: bytes) -> AsyncIterator[ConsulServer]:
+    """Run a server that closes each connection after these bytes, whatever it is asked."""
 
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nContent-Length: 100\r\n\r\n[]")
+        writer.write(answer)
         await writer.drain()
         writer.close()
 
     listener = await asyncio.start_server(cut, "127.0.0.1", 0)
     async with listener:
         server = ConsulServer(f"127.0.0.1:{listener.sockets[0].getsockname()[1]}")
-        assert "broke off" in await failure(ConsulSource(server, "redis"))
+        yield server
         await server.close()
+
+
+async def test_a_connection_that_breaks_off_is_an_error() -> None:
+    """A server that goes away in the middle of an answer has not answered."""
+    async with closing_after(b"HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nContent-Length: 100\r\n\r\n[]") as server:
+        assert "broke off" in await failure(ConsulSource(server, "redis"))
 
 
 async def test_a_connection_closed_unanswered_hints_at_the_limit() -> None:
     """Past its limit of connections per client the agent just closes them; the message says where to look."""
-
-    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.close()
-
-    listener = await asyncio.start_server(cut, "127.0.0.1", 0)
-    async with listener:
-        server = ConsulServer(f"127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+    async with closing_after(b"") as server:
         assert "http_max_conns_per_client" in await failure(ConsulSource(server, "redis"))
-        await server.close()
 
 
 async def test_the_token_is_sent_and_never_shown() -> None:

@@ -1,0 +1,36 @@
+"""Services of Consul, followed as the sidecar does it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+
+from clb_discovery.core.model import Answer, Failure
+from clb_discovery.sources.base import Source
+from clb_discovery.sources.consul.source import ConsulServer, ConsulSource
+from clb_discovery.watches import Watches
+
+
+@asynccontextmanager
+async def followed(
+    server: ConsulServer, services: Iterable[str], heard: Callable[[str, Answer | Failure], None]
+) -> AsyncIterator[None]:
+    """Follow services while the block runs; the server is closed at its end.
+
+    :param heard: gets the name of a service and what its source came back with.
+    """
+
+    @asynccontextmanager
+    async def sources() -> AsyncIterator[Mapping[str, Source]]:
+        try:
+            yield {name: ConsulSource(server, name) for name in services}
+        finally:
+            await server.close()
+
+    watches = Watches(sources)
+    await watches.open()
+    watches.start(lambda source, outcome: heard(source.removeprefix("consul:"), outcome))
+    try:
+        yield
+    finally:
+        await watches.end()
