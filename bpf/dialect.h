@@ -9,8 +9,7 @@
  *  - A map is named in the call, clb_lookup(clb_slots, key), never reached through a variable. BCC knows map functions
  *    only as map.lookup(key) and not inside macros, so its loader expands the macros below whose body starts with "map."
  *    before the compiler sees them; such a call may not stand in the body of another macro.
- *  - Helpers that take no map (bpf_spin_lock, bpf_set_retval, bpf_ringbuf_discard) are called as they are. Updates have
- *    no other flags than clb_update (BPF_ANY) and clb_insert (BPF_NOEXIST).
+ *  - Helpers that take no map (bpf_spin_lock, bpf_set_retval, bpf_ringbuf_discard) are called as they are.
  *  - No function calls another: static functions are inlined, and every other function is a program. So a program has
  *    512 bytes of stack with everything that it calls, and no helper can be given a function (bpf_loop).
  *  - Maps are the only data: no variables outside of functions, no tables of constants, no const volatile; what the loader
@@ -44,14 +43,9 @@
 #define CLB_RING(name, bytes) BPF_RINGBUF_OUTPUT(name, (bytes) / PAGE_SIZE)
 
 #define clb_lookup(map, key) map.lookup(key)
-#define clb_update(map, key, value) map.update(key, value)
-#define clb_insert(map, key, value) map.insert(key, value)
-#define clb_delete(map, key) map.delete(key)
 #define clb_of_socket(map, sk, flags) map.sk_storage_get(sk, 0, flags)
-#define clb_off_socket(map, sk) map.sk_storage_delete(sk)
 #define clb_reserve(map, size) map.ringbuf_reserve(size)
 #define clb_submit(map, record) map.ringbuf_submit(record, 0)
-#define clb_output(map, record, size) map.ringbuf_output(record, size, 0)
 
 #define CLB_PROGRAM(section)
 #define CLB_FUNCTION static __always_inline
@@ -84,14 +78,9 @@
 	} name SEC(".maps")
 
 #define clb_lookup(map, key) bpf_map_lookup_elem(&map, key)
-#define clb_update(map, key, value) bpf_map_update_elem(&map, key, value, BPF_ANY)
-#define clb_insert(map, key, value) bpf_map_update_elem(&map, key, value, BPF_NOEXIST)
-#define clb_delete(map, key) bpf_map_delete_elem(&map, key)
 #define clb_of_socket(map, sk, flags) bpf_sk_storage_get(&map, sk, 0, flags)
-#define clb_off_socket(map, sk) bpf_sk_storage_delete(&map, sk)
 #define clb_reserve(map, size) bpf_ringbuf_reserve(&map, size, 0)
 #define clb_submit(map, record) bpf_ringbuf_submit(record, 0)
-#define clb_output(map, record, size) bpf_ringbuf_output(&map, record, size, 0)
 
 #define CLB_PROGRAM(section) SEC(section)
 /* A function of its own, verified once for each call: keeps programs small for the verifier. */

@@ -103,12 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     run = command("run", commands.run, "follow discovery and keep the kernel's pools up to date (default)")
-    _source_options(run)
-    _vip_options(run)
-    _consul_options(run)
+    _service_options(run)
     _datapath_options(run)
-    _policy_options(run)
-    _scheduling_options(run)
     _removal_options(run)
     _log_options(run)
     run.add_argument(
@@ -136,11 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
 
     plan = command("plan", commands.plan, "show what run would change, and change nothing; exit code 2 if anything")
-    _source_options(plan)
-    _consul_options(plan)
-    _vip_options(plan)
-    _policy_options(plan)
-    _scheduling_options(plan)
+    _service_options(plan)
     _instance_option(plan)
     plan.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
 
@@ -155,16 +147,21 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--json", action="store_true", help="print one JSON object per line")
 
     check = command("check", commands.check, "say what works on this host, and what to do about the rest")
-    _source_options(check)
-    _vip_options(check)
-    _policy_options(check)
-    _consul_options(check)
-    _scheduling_options(check)
+    _service_options(check)
     _datapath_options(check)
 
     demo = command("demo", commands.demo, "show it at work on an embedded DNS server and local real servers")
     demo.add_argument("--no-color", action="store_true", help="print plain text")
     return parser
+
+
+def _service_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `discovery.read_services` and `open_sources` read."""
+    _source_options(parser)
+    _vip_options(parser)
+    _consul_options(parser)
+    _policy_options(parser)
+    _scheduling_options(parser)
 
 
 def _source_options(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -57,7 +58,7 @@ def status(options: argparse.Namespace) -> int:
     from clb_discovery.table import render  # noqa: PLC0415 - see above
 
     found = read_status(options.instance)
-    print(json.dumps(found, indent=2) if options.json else render(found))  # noqa: T201 - this is the output
+    _show(found, render, as_json=options.json)
     return 0
 
 
@@ -82,7 +83,7 @@ def plan(options: argparse.Namespace) -> int:
 
     log.configure("auto", "error")
     found = look_ahead(options)
-    print(json.dumps(found, indent=2) if options.json else render(found))  # noqa: T201 - this is the output
+    _show(found, render, as_json=options.json)
     return 2 if found["changes"] else 0
 
 
@@ -130,6 +131,10 @@ def demo(options: argparse.Namespace) -> int:
     from clb_discovery.demo.show import show  # noqa: PLC0415 - see above
 
     return show(color=not options.no_color)
+
+
+def _show(found: dict[str, Any], render: Callable[[dict[str, Any]], str], *, as_json: bool) -> None:
+    print(json.dumps(found, indent=2) if as_json else render(found))  # noqa: T201 - this is the output
 
 
 def _read_datapath(pins: Pins) -> Datapath | None:

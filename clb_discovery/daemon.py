@@ -141,7 +141,7 @@ class Daemon:
 
     def _start_up(self, maps: Maps) -> None:
         self._held = maps.read()
-        self._seed(self._following.keys())
+        self._seed(self._following.keys(), self._store.read())
         self._names.leave(self._settings.hosts_file)
         ineffective = loader.objection(self._settings.pins, self._settings.cgroup)
         if ineffective:
@@ -311,12 +311,12 @@ class Daemon:
         else:
             await self._unwatch()
             self._watches = watches
-            self._adopt(configured.settings)
+            await self._adopt(configured.settings)
             watches.start(self._heard)
         if self._ready:
             notify("READY=1")
 
-    def _adopt(self, settings: Settings) -> None:
+    async def _adopt(self, settings: Settings) -> None:
         """Go on with other settings, as a restart would; what is known of services that stay is kept."""
         self._refused = None
         fixed = _without_restart(settings, self._settings)
@@ -330,14 +330,14 @@ class Daemon:
             for service in fixed.services
         }
         self._settings = fixed
-        self._seed(self._following.keys() - known.keys())
+        new = self._following.keys() - known.keys()
+        self._seed(new, await asyncio.to_thread(self._store.read) if new else {})
         self._names.leave(self._settings.hosts_file)
         self._news = True
         _log.info("configuration read again", services=len(self._following))
 
-    def _seed(self, sources: Collection[str]) -> None:
+    def _seed(self, sources: Collection[str], stored: Mapping[str, LastGood]) -> None:
         """Serve what was known last until sources answer: what the kernel holds, else, as after a reboot, the disk."""
-        stored = self._store.read()
         held = held_servers(self._held, self._settings.services)
         for source in sources:
             following, last = self._following[source], stored.get(source)

@@ -33,12 +33,10 @@ class Command(IntEnum):
     MAP_CREATE = 0
     MAP_LOOKUP_ELEM = 1
     MAP_UPDATE_ELEM = 2
-    MAP_DELETE_ELEM = 3
     PROG_LOAD = 5
     OBJ_PIN = 6
     OBJ_GET = 7
     OBJ_GET_INFO_BY_FD = 15
-    PROG_QUERY = 16
     BTF_LOAD = 18
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
