@@ -1,9 +1,10 @@
 """What the programs cost: nanoseconds of all hooks for a TCP connect, from connect to close.
 
 The kernel's own statistics (kernel.bpf_stats_enabled) give the time of every program, the reading of their clock
-included, so what empty programs on the same hooks took for the same connects is taken off. What one run of an empty
-program costs tells how fast the machine is: 25 ns where the design's limits were set. Cases are interleaved, and the
-median of the rounds is printed with its quartiles. Run as root: make bench-hooks
+included, so what empty programs on the same hooks took for the same connects is taken off: the mean of one that runs
+before ours, which finds caches cold, and one that runs after. What one run of an empty program costs tells how fast the
+machine is: 25 ns where the design's limits were set. The client is a loop in C. Cases are interleaved; medians of the
+rounds are printed, of the sum with its quartiles. Run as root: make bench-hooks
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import os
 import socket
 import statistics
-import struct
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from clb_discovery.core import selftest
 from clb_discovery.core.address import parse_address
@@ -33,7 +35,7 @@ INSTANCE: Final = "bench-hooks"
 CONNECTS: Final = 100
 ROUNDS: Final = 200
 STATS: Final = Path("/proc/sys/kernel/bpf_stats_enabled")
-LINGER: Final = struct.pack("ii", 1, 0)
+CLIENT: Final = Path(__file__).with_name("connects.c")
 LEAN: Final = Tracking(active=False, eject_after=0)
 
 CASES: Final[dict[str, tuple[str, Algorithm, Tracking]]] = {
@@ -72,12 +74,19 @@ def empty_programs(cgroup: Path) -> Iterator[list[int]]:
             os.close(fd)
 
 
-def connect(listener: socket.socket, address: str, port: int) -> None:
-    """Connect, accept, and close both ends."""
-    for _ in range(CONNECTS):
-        with socket.create_connection((address, port)) as client:
-            listener.accept()[0].close()
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
+@contextmanager
+def client_in(cgroup: Path, listener: socket.socket) -> Iterator[TextIO]:
+    """Run the client; yield its ear and mouth."""
+    ours, its = socket.socketpair()
+    with ours, its, tempfile.TemporaryDirectory() as folder, ours.makefile("rw") as conversation:
+        program = str(Path(folder) / "connects")
+        subprocess.run(["clang", "-O2", "-Wall", "-Werror", "-o", program, CLIENT], check=True)
+        joined = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(cgroup / "cgroup.procs"), program]
+        fd = listener.fileno()
+        with subprocess.Popen([*joined, str(fd)], stdin=its.fileno(), stdout=its.fileno(), pass_fds=[fd]):
+            its.close()
+            yield conversation
+            ours.shutdown(socket.SHUT_WR)
 
 
 def times(programs: list[int]) -> list[int]:
@@ -85,40 +94,58 @@ def times(programs: list[int]) -> list[int]:
     return [bpf.program_time(program) for program in programs]
 
 
+def table(results: dict[str, list[list[float]]]) -> Iterator[str]:
+    """Yield the lines of a table: for each case the median of every hook that costs anything, and of the sum."""
+    medians = {
+        case: [statistics.median(hook) for hook in zip(*rounds, strict=True)] for case, rounds in results.items()
+    }
+    shown = [hook for hook in range(len(PROGRAMS)) if any(abs(median[hook]) >= 1 for median in medians.values())]
+    names = [list(PROGRAMS)[hook].removeprefix("clb_") for hook in shown]
+    yield f"{'case':<14}" + "".join(f"{name:>14}" for name in [*names, "sum"]) + "     quartiles"
+    for case, rounds in results.items():
+        low, median, high = statistics.quantiles(map(sum, rounds), n=4)
+        columns = [*(medians[case][hook] for hook in shown), median]
+        yield f"{case:<14}" + "".join(f"{column:>14.0f}" for column in columns) + f"{low:>7.0f}{high:>7.0f}"
+
+
 def main() -> None:
     """Measure all cases, interleaved."""
     enter_private_network()
     pins = Pins(INSTANCE)
-    results: dict[str, list[float]] = {name: [] for name in CASES}
+    results: dict[str, list[list[float]]] = {name: [] for name in CASES}
     single: list[float] = []
     stats = STATS.read_text()
     with ExitStack() as stack:
         cgroup = stack.enter_context(made_cgroup())
         stack.enter_context(Instance(INSTANCE).held())
         stack.callback(wipe, INSTANCE)
+        first = stack.enter_context(empty_programs(cgroup))
         loader.load(pins, cgroup)
         listener = stack.enter_context(socket.create_server(("0.0.0.0", 0), backlog=4096))
         port = listener.getsockname()[1]
         publish(pins, port)
         ours = [bpf.open_pin(pins.program(name)) for name in PROGRAMS]
-        empty = stack.enter_context(empty_programs(cgroup))
-        home = cgroup.parent / "cgroup.procs"
-        stack.callback(home.write_text, str(os.getpid()))
-        (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+        last = stack.enter_context(empty_programs(cgroup))
+        client = stack.enter_context(client_in(cgroup, listener))
         STATS.write_text("1")
         stack.callback(STATS.write_text, stats)
         for _ in range(ROUNDS):
             for name, (address, _, _) in CASES.items():
-                before, empty_before = times(ours), times(empty)
-                connect(listener, address, port)
-                single.append((times(empty)[0] - empty_before[0]) / CONNECTS)  # connect4, which runs once
-                net = sum(times(ours)) - sum(before) - sum(times(empty)) + sum(empty_before)
-                results[name].append(net / CONNECTS)
+                before = [times(programs) for programs in (first, ours, last)]
+                print(address, port, CONNECTS, file=client, flush=True)
+                if client.readline() != "ok\n":
+                    raise SystemExit("hooks: the client has failed; it says why above")
+                after = [times(programs) for programs in (first, ours, last)]
+                cold, own, warm = (
+                    [(end - start) / CONNECTS for start, end in zip(*pair, strict=True)]
+                    for pair in zip(before, after, strict=True)
+                )
+                net = [mine - (one + other) / 2 for mine, one, other in zip(own, cold, warm, strict=True)]
+                results[name].append(net)
+                single.append((cold[0] + warm[0]) / 2)  # connect4, which runs once
     print(f"kernel {os.uname().release}; an empty program takes {statistics.median(single):.0f} ns a run")
-    print(f"{'case':<14}{'median':>8}{'quartiles':>14}   net ns a connect, {ROUNDS} rounds of {CONNECTS}")
-    for name, values in results.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        print(f"{name:<14}{median:>8.0f}{low:>7.0f}{high:>7.0f}")
+    print(f"net ns a connect, {ROUNDS} rounds of {CONNECTS}")
+    print(*table(results), sep="\n")
 
 
 if __name__ == "__main__":

@@ -45,9 +45,10 @@ static __always_inline void clb_count(const struct clb_search *search)
 static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, struct clb_search *search)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct clb_socket *socket;
+	struct clb_record record;
 	struct clb_sent before;
 	struct clb_slot *slot;
+	int remembered;
 
 	search->asked = search->vip.port;
 	search->cookie = bpf_get_socket_cookie(ctx);
@@ -59,18 +60,15 @@ static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, s
 			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
 		return slot;
 	}
-	socket = sk ? clb_record_of(sk, search->cookie) : 0;
-	if (socket)
-		clb_take(socket, search->cookie, &before, 1);
+	if (sk && clb_find_record(sk, search->cookie, &record))
+		clb_take(record.owner, record.socket, search->cookie, &before, 1);
 	if (!slot)
 		return 0;
-	socket = sk ? clb_remember(sk, slot, search) : 0;
+	remembered = sk && clb_remember(sk, slot, search, &record);
 	if (clb_somebody_listens()) {
 		clb_report_decision(ctx, &slot->member, CLB_EVENT_SENT);
-		if (socket) {
-			socket->started = bpf_ktime_get_ns();
-			socket->traced = 1;
-		}
+		if (remembered)
+			record.socket->started = bpf_ktime_get_ns();
 	}
 	return slot;
 }
@@ -131,7 +129,7 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 
 	if (!sk || !clb_is_balanced(ctx))
 		return 0;
-	if (!clb_lookup(clb_addresses, asked.address)) {
+	if (!clb_may_be_vip(asked.address)) {
 		peers = clb_of_socket(clb_peers, sk, 0);
 		if (peers)
 			clb_sends_direct(peers, &asked);
@@ -192,12 +190,13 @@ int clb_sendmsg6(struct bpf_sock_addr *ctx)
 static __always_inline int clb_peer_seen_as(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *real,
 					    struct clb_vip *vip)
 {
-	struct clb_socket *socket = sk ? clb_record_of(sk, cookie) : 0;
+	struct clb_record record;
 
-	if (!socket || !clb_same_peer(&socket->member, real->address, real->port))
+	if (!sk || !clb_find_record(sk, cookie, &record) ||
+	    !clb_same_peer(&record.socket->member, real->address, real->port))
 		return 0;
-	*vip = socket->member.vip;
-	vip->port = socket->asked;
+	*vip = record.socket->member.vip;
+	vip->port = record.socket->asked;
 	return 1;
 }
 
@@ -261,17 +260,13 @@ int clb_getpeername6(struct bpf_sock_addr *ctx)
 }
 
 /* A TCP connect leaves with its SYN: follow its changes of state, where anybody wants to know. */
-static __always_inline void clb_leaves(struct bpf_sock_ops *ctx, struct clb_socket *socket)
+static __always_inline void clb_leaves(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie)
 {
-	struct clb_server *server;
+	const struct clb_socket *socket = record->socket;
 
-	if (!(socket->counts || socket->watched || socket->traced))
+	if (!(socket->counts || socket->watched || socket->started))
 		return;
-	server = socket->counts ? clb_server_since(&socket->server, socket->began) : 0;
-	if (server) {
-		__sync_fetch_and_add(&server->active, 1);
-		socket->active = 1;
-	}
+	clb_count_in(record, cookie);
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
@@ -281,24 +276,24 @@ static __always_inline void clb_arrives(struct clb_socket *socket, __u64 cookie)
 
 	if (server)
 		clb_succeeded(server);
-	if (socket->traced) {
+	if (socket->started) {
 		clb_report_outcome(cookie, &socket->member, socket->started, CLB_EVENT_ESTABLISHED);
-		socket->traced = 0;
+		socket->started = 0;
 	}
 }
 
 /* A connect ended before it was established, and the application has not closed it: the server refused, or stayed silent. */
 CLB_FUNCTION int clb_fails(const struct clb_sent *sent, __u64 cookie)
 {
-	if (sent->traced)
+	if (sent->started)
 		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_FAILED);
-	if (sent->watched && clb_failed(sent) && sent->traced)
+	if (sent->watched && clb_failed(sent) && sent->started)
 		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_EJECTED);
 	return 0;
 }
 
 /* Nothing is left to follow once a socket is closed; the kernel's own sockets see no other end than this. */
-static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx, struct clb_socket *socket, __u64 cookie)
+static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie)
 {
 	__u32 before = ctx->args[0], after = ctx->args[1];
 	struct clb_sent sent;
@@ -306,16 +301,16 @@ static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx, struct c
 	if (after == BPF_TCP_SYN_RECV) /* both ends have connected to each other at once */
 		return;
 	if (after == BPF_TCP_ESTABLISHED)
-		clb_arrives(socket, cookie);
-	else if (clb_take(socket, cookie, &sent, after == BPF_TCP_CLOSE) && after == BPF_TCP_CLOSE &&
-		 (before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV))
+		clb_arrives(record->socket, cookie);
+	else if (clb_take(record->owner, record->socket, cookie, &sent, after == BPF_TCP_CLOSE) &&
+		 after == BPF_TCP_CLOSE && (before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV))
 		clb_fails(&sent, cookie);
 }
 
 CLB_PROGRAM("sockops")
 int clb_sock_ops(struct bpf_sock_ops *ctx)
 {
-	struct clb_socket *socket;
+	struct clb_record record;
 	struct bpf_sock *sk;
 	__u64 cookie;
 
@@ -323,13 +318,12 @@ int clb_sock_ops(struct bpf_sock_ops *ctx)
 		return 1;
 	sk = ctx->sk;
 	cookie = bpf_get_socket_cookie(ctx);
-	socket = sk ? clb_record_of(sk, cookie) : 0;
-	if (!socket || !socket->member.port)
+	if (!sk || !clb_find_record(sk, cookie, &record))
 		return 1;
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-		clb_leaves(ctx, socket);
+		clb_leaves(ctx, &record, cookie);
 	else
-		clb_changes_state(ctx, socket, cookie);
+		clb_changes_state(ctx, &record, cookie);
 	return 1;
 }
 
@@ -338,11 +332,11 @@ CLB_PROGRAM("cgroup/sock_release")
 int clb_sock_release(struct bpf_sock *ctx)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct clb_socket *socket = clb_record_of(ctx, cookie);
+	struct clb_record record;
 	struct clb_sent sent;
 
-	if (socket && clb_take(socket, cookie, &sent, 1) && sent.traced &&
-	    sent.member.vip.protocol == CLB_PROTOCOL_TCP)
+	if (clb_find_record(ctx, cookie, &record) && clb_take(record.owner, record.socket, cookie, &sent, 1) &&
+	    sent.started && sent.member.vip.protocol == CLB_PROTOCOL_TCP)
 		clb_report_outcome(cookie, &sent.member, sent.started, CLB_EVENT_GIVEN_UP);
 	return CLB_ALLOW;
 }

@@ -18,15 +18,17 @@
  *
  * How the maps hang together:
  *
- *     clb_addresses   address            -> 1                    is this address a VIP of ours at all?
+ *     clb_filter      64 bits' number    -> __u64                may this address be a VIP of ours at all?
  *     clb_virtual     struct clb_vip     -> struct clb_virtual   the current generation of the pool, and its scheduler
  *     clb_slots       struct clb_place   -> struct clb_slot      the real servers of a generation, 0 to servers - 1
  *     clb_servers     index              -> struct clb_server    what became of connects that were sent there
  *     clb_turns       struct clb_vip     -> __u64 per CPU        whose turn it is, for CLB_ROUND_ROBIN
  *     clb_labels      struct clb_vip     -> struct clb_label     names for people; no program reads them
  *     clb_info        0                  -> struct clb_info      what was loaded; no program reads it
- *     clb_places      cookie's low bits  -> struct clb_socket    where a connected socket was sent
- *     clb_sockets     socket             -> struct clb_socket    the same, of a socket whose place was taken; freed with it
+ *     clb_dice        0                  -> __u64 per CPU        state of the random numbers
+ *     clb_owners      cookie's low bits  -> struct clb_owner     which connected socket has the place of this number
+ *     clb_places      cookie's low bits  -> struct clb_socket    where it was sent
+ *     clb_sockets     socket             -> struct clb_stored    the same, of a socket whose place was taken; freed with it
  *     clb_peers       socket             -> struct clb_peers     where an unconnected UDP socket sends
  *     clb_listener    0                  -> __u64                until when somebody listens to clb_events
  *     clb_events      ring buffer of struct clb_event            decisions and outcomes, only while somebody listens
@@ -35,7 +37,7 @@
  *
  *  1. servers, turns and labels of what is new, then all slots of a fresh generation;
  *  2. the one element of clb_virtual, replaced: from here on connects use the new generation;
- *  3. the VIP's address in clb_addresses, where it is new;
+ *  3. the bit of the VIP's address in clb_filter, where it is not set;
  *  4. an RCU grace period: no program that read the old generation runs any more;
  *  5. the slots of the old generation, and what nothing refers to any more, deleted; servers that have left set to zero.
  *
@@ -46,12 +48,13 @@
  * program still holds a pointer to it. Elements of clb_virtual are replaced, so what is read through one is believed
  * only if the slot that it leads to names the virtual server that was asked for. Slots and servers are only deleted
  * after a grace period, so they cannot change under a reader. An element that is replaced can also be missed once by
- * a lookup that is walking its bucket at that moment; elements of clb_addresses are therefore never replaced, and a
- * look-up in clb_virtual that fails behind a known address is repeated.
+ * a lookup that is walking its bucket at that moment; so a look-up in clb_virtual that fails although the filter lets the
+ * address pass is repeated.
  *
  * A socket's record is in the place that the low bits of its cookie name, or with the socket itself (SK_STORAGE) where
  * another socket has that place. A place is claimed at connect and given back at close. Cookies are never reused, so one
  * that is not given back (the kernel's own sockets see no close) keeps its place from others but never misleads them.
+ * Owners are apart from what they own, and small: connects that are none of ours look there only.
  *
  * What a record says is never trusted alone: it is cleared at each connect that is not refused, and what it says of the
  * peer is compared with the real peer.
@@ -61,10 +64,16 @@
 
 #define CLB_LAYOUT 1
 
-#define CLB_MAX_VIRTUAL_SERVERS 65536 /* elements of clb_virtual, clb_addresses and clb_labels */
+#define CLB_MAX_VIRTUAL_SERVERS 65536 /* elements of clb_virtual and clb_labels */
 #define CLB_MAX_SLOTS 524288          /* old and new generation of a pool exist side by side for a moment */
 #define CLB_MAX_SERVERS 262144        /* elements of clb_servers, the refusals of all virtual servers among them */
-#define CLB_PLACES 65536              /* elements of clb_places, a power of two; further sockets are slower, not worse off */
+#define CLB_PLACES 16384 /* elements of clb_owners and clb_places, a power of two; further sockets are slower, not worse off */
+
+/* The filter of addresses, one bit for each hash: with 10,000 VIPs 4 of 100 other addresses pass, and are looked up in vain.
+ * hash(address) = the upper CLB_FILTER_BITS of (words 0 and 1 as 64 bits) * CLB_FILTER_HIGH + (2 and 3) * CLB_FILTER_LOW */
+#define CLB_FILTER_BITS 18
+#define CLB_FILTER_HIGH 0x9e3779b97f4a7c15ULL /* odd, without a pattern: 2^64 divided by the golden ratio */
+#define CLB_FILTER_LOW 0xd1342543de82ef95ULL  /* a multiplier of Steele and Vigna (2021) */
 
 #define CLB_EVENTS_BYTES 262144       /* of clb_events; what does not fit while nobody reads is dropped */
 
@@ -159,22 +168,32 @@ struct clb_server {
 	__u32 zero;
 };
 
+/* Whose a record is. */
+struct clb_owner {
+	__u64 socket;  /* twice its cookie, plus 1 while it is counted in its server's active; 0: nobody's */
+	__u32 crowded; /* 1: a socket found the place taken, and has its record with itself */
+	struct bpf_spin_lock lock; /* of socket, for programs that cannot compare and exchange */
+};
+
 /* Where a connected socket was sent. */
 struct clb_socket {
-	__u64 cookie;    /* whose record this is; 0: nobody's */
 	__u64 began;     /* of its server: another server of the same index does not know this connection */
+	__u64 started;   /* when, if its outcome is wanted in clb_events; else 0 */
 	__u32 server;    /* index of its server */
 	__be16 asked;    /* the port that the application asked for, which a wildcard VIP lacks */
 	__u16 priority;  /* of the slot, to find its tier again */
 	__u8 counts;     /* 1: its virtual server has CLB_COUNT_ACTIVE */
 	__u8 watched;    /* 1: its virtual server ejects */
-	__u8 traced;     /* 1: its outcome is wanted in clb_events */
-	__u8 active;     /* 1: it is counted in its server's active */
-	__u32 crowded;   /* of a place: 1: a socket found it taken, and has its record with itself */
-	struct bpf_spin_lock lock; /* of whose it is, and of active */
-	__u32 zero;
-	__u64 started;   /* when, if it is traced */
-	struct clb_member member; /* port 0: it is none of ours */
+	__u8 zero[6];
+	struct clb_member member;
+};
+
+/* A record with its owner in one. */
+struct clb_stored {
+	__u64 socket;  /* as in clb_owner, which this begins with */
+	__u32 crowded; /* 0 */
+	struct bpf_spin_lock lock;
+	struct clb_socket record;
 };
 
 /* Where an unconnected UDP socket sends: the last few VIPs, so that each goes on to the same real server, and what comes
@@ -228,7 +247,9 @@ _Static_assert(sizeof(struct clb_place) == 16, "clb_place");
 _Static_assert(sizeof(struct clb_member) == 40, "clb_member");
 _Static_assert(sizeof(struct clb_slot) == 72, "clb_slot");
 _Static_assert(sizeof(struct clb_server) == 64, "clb_server");
-_Static_assert(sizeof(struct clb_socket) == 88, "clb_socket");
+_Static_assert(sizeof(struct clb_owner) == 16, "clb_owner");
+_Static_assert(sizeof(struct clb_socket) == 72, "clb_socket");
+_Static_assert(sizeof(struct clb_stored) == 88, "clb_stored");
 _Static_assert(sizeof(struct clb_peers) == 264, "clb_peers");
 _Static_assert(sizeof(struct clb_event) == 96, "clb_event");
 _Static_assert(sizeof(struct clb_label) == 528, "clb_label");

@@ -12,12 +12,10 @@
 struct clb_sent {
 	struct clb_member member;
 	__u64 began;
-	__u64 started;
+	__u64 started; /* 0: its outcome is not wanted */
 	__u32 server;
 	__u16 priority;
 	__u8 watched;
-	__u8 traced;
-	__u8 active;
 };
 
 #define CLB_MOST_DOUBLINGS 16

@@ -5,7 +5,7 @@
 
 #include "health.h"
 
-/* How often each of the exact and the wildcard port is looked up behind a known address: an element that is being
+/* How often each of the exact and the wildcard port is looked up behind the filter: an element that is being
  * replaced can be missed once (see clb.h), and twice in a row would take two replacements within one look-up. */
 #define CLB_TRIES 2
 /* The load of a server that is kept away: above any real one, and within 64 bits times any weight. */
@@ -31,17 +31,44 @@ struct clb_search {
 	struct clb_server *server; /* of the slot that was chosen */
 };
 
+/* Whether an address may be a VIP; where not, it is none. */
+static __always_inline int clb_may_be_vip(const __be32 *address)
+{
+	__u64 hash = ((__u64)address[0] << 32 | address[1]) * CLB_FILTER_HIGH +
+		     ((__u64)address[2] << 32 | address[3]) * CLB_FILTER_LOW;
+	__u32 bit = hash >> (64 - CLB_FILTER_BITS), index = bit / 64;
+	__u64 *bits = clb_lookup(clb_filter, &index);
+
+	return bits && *bits >> (bit % 64) & 1;
+}
+
+/* 32 random bits: PCG-XSH-RS (O'Neill 2014), a state for each CPU, which the kernel's generator starts. At a tenth of what
+ * that one costs a connect. */
+static __always_inline __u32 clb_roll(void)
+{
+	__u32 zero = 0;
+	__u64 *dice = clb_lookup(clb_dice, &zero), state;
+
+	if (!dice)
+		return 0;
+	state = *dice;
+	if (!state)
+		state = (__u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32();
+	*dice = state * 6364136223846793005ULL + 1442695040888963407ULL;
+	return (__u32)((state ^ state >> 22) >> (22 + (state >> 61)));
+}
+
 /* A uniform number below bound, from 32 random bits, without a division. */
 static __always_inline __u32 clb_below(__u32 bound)
 {
-	return (__u32)(((__u64)bpf_get_prandom_u32() * bound) >> 32);
+	return (__u32)(((__u64)clb_roll() * bound) >> 32);
 }
 
 /* The column's own server or its alias: weighted random. The part of the draw that has not chosen the column chooses
  * between the two; in a tier of 65,536 that is still 16 bits. */
 static __always_inline struct clb_slot *clb_random(struct clb_search *search)
 {
-	__u64 draw = (__u64)bpf_get_prandom_u32() * search->tier;
+	__u64 draw = (__u64)clb_roll() * search->tier;
 	struct clb_slot *slot = clb_slot_of(&search->vip, &search->place, search->first + (__u32)(draw >> 32));
 
 	if (!slot || slot->keep >= slot->out_of)
@@ -214,7 +241,7 @@ static __always_inline struct clb_slot *clb_schedule(struct clb_search *search)
 	struct clb_slot *slot = 0;
 	int try;
 
-	if (!clb_lookup(clb_addresses, search->vip.address))
+	if (!clb_may_be_vip(search->vip.address))
 		return 0;
 	for (try = 0; try < 2 * CLB_TRIES && !slot; try++) {
 		if (try == CLB_TRIES)

@@ -2,8 +2,9 @@
 /* The record of a connected socket: made at connect, cleared at the next one that is not refused, gone with the socket.
  *
  * The kernel runs the connect hook of a socket under the socket's lock, and most of its changes of state; only close(2)
- * comes at any time, and other sockets that want the same place. So what takes a record away, or gives it to a socket,
- * does that under the record's lock, and a look without it is good for what belongs to a socket that is still held. */
+ * comes at any time, and other sockets that want the same place. So what takes a record away, counts its socket or gives
+ * it to one does that by one exchange of the owner's word; a look is good for what belongs to a socket that is still
+ * held. */
 #ifndef CLB_SOCKET_H
 #define CLB_SOCKET_H
 
@@ -12,21 +13,62 @@
 #define CLB_PROTOCOL_TCP 6
 #define CLB_PROTOCOL_UDP 17
 
-static __always_inline struct clb_socket *clb_place_of(__u64 cookie)
+/* An owner's word. */
+#define CLB_OWNS(cookie) ((cookie) << 1)
+#define CLB_OWNS_COUNTED(cookie) ((cookie) << 1 | 1)
+
+struct clb_record {
+	struct clb_owner *owner;
+	struct clb_socket *socket;
+};
+
+static __always_inline int clb_owns(const struct clb_owner *owner, __u64 cookie)
+{
+	return owner->socket >> 1 == cookie;
+}
+
+/* Change an owner's word. Returns whether it was what it was thought to be. */
+static __always_inline int clb_exchange(struct clb_owner *owner, __u64 from, __u64 to)
+{
+#if CLB_CAN_EXCHANGE
+	return __sync_val_compare_and_swap(&owner->socket, from, to) == from;
+#else
+	int was;
+
+	bpf_spin_lock(&owner->lock);
+	was = owner->socket == from;
+	if (was)
+		owner->socket = to;
+	bpf_spin_unlock(&owner->lock);
+	return was;
+#endif
+}
+
+/* The record with the socket itself. Returns whether there is one, whosever it is. */
+static __always_inline int clb_stored_record(struct bpf_sock *sk, __u64 flags, struct clb_record *record)
+{
+	struct clb_stored *stored = clb_of_socket(clb_sockets, sk, flags);
+
+	if (!stored)
+		return 0;
+	record->owner = (struct clb_owner *)stored;
+	record->socket = &stored->record;
+	return 1;
+}
+
+/* Find the record of a socket. Returns whether it has one. */
+static __always_inline int clb_find_record(struct bpf_sock *sk, __u64 cookie, struct clb_record *record)
 {
 	__u32 index = cookie & (CLB_PLACES - 1);
 
-	return clb_lookup(clb_places, &index);
-}
-
-/* The record of a socket, 0 where it has none. */
-static __always_inline struct clb_socket *clb_record_of(struct bpf_sock *sk, __u64 cookie)
-{
-	struct clb_socket *place = clb_place_of(cookie);
-
-	if (!place || place->cookie == cookie)
-		return place;
-	return place->crowded ? clb_of_socket(clb_sockets, sk, 0) : 0;
+	record->owner = clb_lookup(clb_owners, &index);
+	if (!record->owner)
+		return 0;
+	if (clb_owns(record->owner, cookie)) {
+		record->socket = clb_lookup(clb_places, &index);
+		return record->socket != 0;
+	}
+	return record->owner->crowded && clb_stored_record(sk, 0, record) && clb_owns(record->owner, cookie);
 }
 
 static __always_inline int clb_same_peer(const struct clb_member *member, const __be32 *address, __be16 port)
@@ -35,80 +77,80 @@ static __always_inline int clb_same_peer(const struct clb_member *member, const 
 	       member->address[0] == address[0] && member->address[1] == address[1] && member->address[2] == address[2];
 }
 
+/* Count a socket in its server's active connections, where its virtual server keeps count. */
+static __always_inline void clb_count_in(const struct clb_record *record, __u64 cookie)
+{
+	struct clb_socket *socket = record->socket;
+	struct clb_server *server = socket->counts ? clb_server_since(&socket->server, socket->began) : 0;
+
+	if (!server)
+		return;
+	__sync_fetch_and_add(&server->active, 1);
+	if (!clb_exchange(record->owner, CLB_OWNS(cookie), CLB_OWNS_COUNTED(cookie)))
+		__sync_fetch_and_add(&server->active, -1);
+}
+
 /* Read where a socket was sent, and end its count. Returns 0 where the record is not its any more.
  * With give_back the record is nobody's from here on. */
-CLB_FUNCTION int clb_take(struct clb_socket *socket, __u64 cookie, struct clb_sent *sent, int give_back)
+CLB_FUNCTION int clb_take(struct clb_owner *owner, struct clb_socket *socket, __u64 cookie, struct clb_sent *sent,
+			  int give_back)
 {
+	__u64 word = owner->socket, next = give_back ? 0 : CLB_OWNS(cookie);
 	struct clb_server *server;
-	int is_its;
 
-	bpf_spin_lock(&socket->lock);
-	is_its = socket->cookie == cookie;
-	if (is_its) {
-		sent->member = socket->member;
-		sent->began = socket->began;
-		sent->started = socket->started;
-		sent->server = socket->server;
-		sent->priority = socket->priority;
-		sent->watched = socket->watched;
-		sent->traced = socket->traced;
-		sent->active = socket->active;
-		socket->active = 0;
-		if (give_back) {
-			socket->cookie = 0;
-			socket->member.port = 0;
-		}
-	}
-	bpf_spin_unlock(&socket->lock);
-	if (!is_its)
+	if (word >> 1 != cookie)
 		return 0;
-	server = sent->active ? clb_server_since(&sent->server, sent->began) : 0;
+	sent->member = socket->member;
+	sent->began = socket->began;
+	sent->started = socket->started;
+	sent->server = socket->server;
+	sent->priority = socket->priority;
+	sent->watched = socket->watched;
+	if (!clb_exchange(owner, word, next)) /* both ends at once: the other one has ended the count */
+		return clb_exchange(owner, CLB_OWNS(cookie), next);
+	server = word & 1 ? clb_server_since(&sent->server, sent->began) : 0;
 	if (server)
 		__sync_fetch_and_add(&server->active, -1);
 	return 1;
 }
 
-/* Write where a socket is sent, unless the record is another's. Returns whether it is written. */
-static __always_inline int clb_fill(struct clb_socket *socket, const struct clb_slot *slot,
+/* Write where a socket is sent into a record that nobody has. Returns whether it was so. */
+static __always_inline int clb_fill(const struct clb_record *record, const struct clb_slot *slot,
 				    const struct clb_search *search)
 {
-	int counts = (search->flags & CLB_COUNT_ACTIVE) != 0, watched = search->eject_after != 0, is_free;
-	int is_active = counts && search->vip.protocol == CLB_PROTOCOL_UDP;
+	int counts = (search->flags & CLB_COUNT_ACTIVE) != 0, watched = search->eject_after != 0;
 	struct clb_server *server = search->server;
-	__u64 began = server && (counts || watched) ? clb_began(server) : 0;
+	struct clb_socket *socket = record->socket;
 
-	bpf_spin_lock(&socket->lock);
-	is_free = !socket->cookie || socket->cookie == search->cookie;
-	if (is_free) {
-		socket->cookie = search->cookie;
-		socket->began = began;
-		socket->server = slot->server;
-		socket->asked = search->asked;
-		socket->priority = slot->priority;
-		socket->counts = counts;
-		socket->watched = watched;
-		socket->traced = 0;
-		socket->active = is_active;
-		socket->member = slot->member;
-	} else {
-		socket->crowded = 1;
-	}
-	bpf_spin_unlock(&socket->lock);
-	if (is_free && is_active && server)
-		__sync_fetch_and_add(&server->active, 1);
-	return is_free;
+	if (!clb_exchange(record->owner, 0, CLB_OWNS(search->cookie)))
+		return 0;
+	socket->began = server && (counts || watched) ? clb_began(server) : 0;
+	socket->started = 0;
+	socket->server = slot->server;
+	socket->asked = search->asked;
+	socket->priority = slot->priority;
+	socket->counts = counts;
+	socket->watched = watched;
+	socket->member = slot->member;
+	if (search->vip.protocol == CLB_PROTOCOL_UDP) /* TCP is counted when its SYN leaves */
+		clb_count_in(record, search->cookie);
+	return 1;
 }
 
-/* Remember where a socket is sent. Returns its record, 0 where there is no memory for one. */
-static __always_inline struct clb_socket *clb_remember(struct bpf_sock *sk, const struct clb_slot *slot,
-						       const struct clb_search *search)
+/* Remember where a socket is sent. Returns whether there was memory for its record. */
+static __always_inline int clb_remember(struct bpf_sock *sk, const struct clb_slot *slot,
+					const struct clb_search *search, struct clb_record *record)
 {
-	struct clb_socket *socket = clb_place_of(search->cookie);
+	__u32 index = search->cookie & (CLB_PLACES - 1);
 
-	if (socket && clb_fill(socket, slot, search))
-		return socket;
-	socket = clb_of_socket(clb_sockets, sk, BPF_SK_STORAGE_GET_F_CREATE);
-	return socket && clb_fill(socket, slot, search) ? socket : 0;
+	record->owner = clb_lookup(clb_owners, &index);
+	record->socket = clb_lookup(clb_places, &index);
+	if (!record->owner || !record->socket)
+		return 0;
+	if (clb_fill(record, slot, search))
+		return 1;
+	record->owner->crowded = 1;
+	return clb_stored_record(sk, BPF_SK_STORAGE_GET_F_CREATE, record) && clb_fill(record, slot, search);
 }
 
 #endif

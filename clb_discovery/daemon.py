@@ -234,7 +234,7 @@ class Daemon:
         # A UDP socket would go on sending to a server that is gone, and never know.
         protocols = (Protocol.TCP, Protocol.UDP) if self._settings.reset else (Protocol.UDP,)
         dropped = frozenset(member for member in steps.dropped if protocol_of(member) in protocols)
-        closed = close_sockets(dropped, maps.places(), maps.sockets(), protocols=protocols) if dropped else None
+        closed = close_sockets(dropped, maps.records(), protocols=protocols) if dropped else None
         return wanted, steps, closed
 
     async def _publish_names(self) -> None:

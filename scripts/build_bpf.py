@@ -24,14 +24,25 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE: Final = Path("bpf/clb.bpf.c")
 OBJECTS: Final = {
-    Path("clb_discovery/_bpf/clb.bpf.o"): ("-DCLB_CAN_SET_ERRNO=1", "-DCLB_CAN_LOOP=1"),  # kernel 6.1 and later
-    Path("clb_discovery/_bpf/clb-floor.bpf.o"): ("-DCLB_CAN_SET_ERRNO=0", "-DCLB_CAN_LOOP=0"),  # 5.10 and later
+    # kernel 6.1 and later; v3 has atomics that return, and 32-bit arithmetic (5.12)
+    Path("clb_discovery/_bpf/clb.bpf.o"): (
+        "-mcpu=v3",
+        "-DCLB_CAN_SET_ERRNO=1",
+        "-DCLB_CAN_LOOP=1",
+        "-DCLB_CAN_EXCHANGE=1",
+    ),
+    # 5.10 and later
+    Path("clb_discovery/_bpf/clb-floor.bpf.o"): (
+        "-mcpu=v2",
+        "-DCLB_CAN_SET_ERRNO=0",
+        "-DCLB_CAN_LOOP=0",
+        "-DCLB_CAN_EXCHANGE=0",
+    ),
 }
 SOURCES: Final = Path("clb_discovery/_bpf/src")
 
 CFLAGS: Final = (
     "-target", "bpf",
-    "-mcpu=v2",  # every kernel from 5.10 on runs it
     "-O2",
     "-g",  # BTF is made from the debug information
     "-Wall", "-Wextra", "-Wundef", "-Werror",

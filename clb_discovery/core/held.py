@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from clb_discovery.core import layout
+from clb_discovery.core import address_filter, layout
 from clb_discovery.core.layout import Label, Map, Slot, Virtual
 from clb_discovery.core.model import Algorithm, Pool, RealServer, Service, Tracking, Vip
 from clb_discovery.core.slots import lowest_tier, pool_members, pool_slots, tracking_of
@@ -19,7 +19,7 @@ from clb_discovery.core.slots import lowest_tier, pool_members, pool_slots, trac
 Elements = Iterable[tuple[bytes, bytes]]
 """Raw keys and values of one map."""
 
-DECODED: Final = (Map.ADDRESSES, Map.VIRTUAL, Map.SLOTS, Map.SERVERS, Map.TURNS, Map.LABELS)
+DECODED: Final = (Map.FILTER, Map.VIRTUAL, Map.SLOTS, Map.SERVERS, Map.TURNS, Map.LABELS)
 """The maps that `decode` wants."""
 
 READ_AHEAD: Final = 1024
@@ -52,8 +52,8 @@ class Held:
     """What the kernel's maps hold."""
 
     virtual: Mapping[Vip, Published] = field(default_factory=dict)
-    addresses: frozenset[bytes] = frozenset()
-    """Keys of `clb_addresses`."""
+    filter: Mapping[int, int] = field(default_factory=dict)
+    """Elements of `clb_filter` that are not 0, by index."""
     orphans: Mapping[Map, tuple[bytes, ...]] = field(default_factory=dict)
     """Keys that no virtual server refers to, and of virtual servers that no connect can ask for."""
     last_generation: int = 0
@@ -96,7 +96,11 @@ def decode(elements: Mapping[Map, Elements]) -> Held:
     }
     return Held(
         virtual=virtual,
-        addresses=frozenset(address for address, _ in elements[Map.ADDRESSES]),
+        filter={
+            layout.unpack_index(key): address_filter.unpack_element(bits)
+            for key, bits in elements[Map.FILTER]
+            if any(bits)
+        },
         orphans={map_: orphaned for map_, orphaned in keys.items() if orphaned},
         last_generation=max([*orphans.slots, *(one.element.generation for one in found)], default=0),
         resting=tuple(index for index in range(top) if index not in owned and index not in used),

@@ -16,7 +16,10 @@ LAYOUT: Final = 1
 MAX_VIRTUAL_SERVERS: Final = 65536
 MAX_SLOTS: Final = 524288
 MAX_SERVERS: Final = 262144
-PLACES: Final = 65536
+PLACES: Final = 16384
+FILTER_BITS: Final = 18
+FILTER_HIGH: Final = 0x9E3779B97F4A7C15
+FILTER_LOW: Final = 0xD1342543DE82EF95
 FEATURE_ERRNO: Final = 1
 FEATURE_LOOP: Final = 2
 COUNT_ACTIVE: Final = 1
@@ -25,13 +28,15 @@ COUNT_ACTIVE: Final = 1
 class Map(StrEnum):
     """The maps, by the name of their pin."""
 
-    ADDRESSES = "clb_addresses"
+    FILTER = "clb_filter"
     VIRTUAL = "clb_virtual"
     SLOTS = "clb_slots"
     SERVERS = "clb_servers"
     TURNS = "clb_turns"
     LABELS = "clb_labels"
     INFO = "clb_info"
+    DICE = "clb_dice"
+    OWNERS = "clb_owners"
     PLACES = "clb_places"
     SOCKETS = "clb_sockets"
     PEERS = "clb_peers"
@@ -107,23 +112,20 @@ SERVER: Final = Record(
     ("lock", "4x"),
     ("zero", "4x"),
 )
+OWNER: Final = Record("clb_owner", ("socket", "Q"), ("crowded", "I"), ("lock", "4x"))
 SOCKET: Final = Record(
     "clb_socket",
-    ("cookie", "Q"),
     ("began", "Q"),
+    ("started", "Q"),
     ("server", "I"),
     ("asked", "2s"),
     ("priority", "H"),
     ("counts", "B"),
     ("watched", "B"),
-    ("traced", "B"),
-    ("active", "B"),
-    ("crowded", "I"),
-    ("lock", "4x"),
-    ("zero", "4x"),
-    ("started", "Q"),
+    ("zero", "6x"),
     ("member", "40s"),
 )
+STORED: Final = Record("clb_stored", ("socket", "Q"), ("crowded", "I"), ("lock", "4x"), ("record", "72s"))
 EVENT: Final = Record(
     "clb_event",
     ("time", "Q"),
@@ -139,34 +141,34 @@ LABEL: Final = Record("clb_label", ("service", "256s"), ("source", "272s"))
 INFO: Final = Record(
     "clb_info", ("layout", "I"), ("features", "I"), ("loader", "16s"), ("build", "72s"), ("cgroup", "1024s")
 )
-RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, SERVER, SOCKET, EVENT, LABEL, INFO)
+RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, SERVER, OWNER, SOCKET, STORED, EVENT, LABEL, INFO)
 
 PEERS_SIZE: Final = 264
 EVENTS_BYTES: Final = 262144
 TURN_SIZE: Final = 8
 """Bytes of one CPU's value in `clb_turns`."""
 SIZES: Final = {
-    Map.ADDRESSES: (16, 4),
+    Map.FILTER: (4, 8),
     Map.VIRTUAL: (VIP.size, VIRTUAL.size),
     Map.SLOTS: (PLACE.size, SLOT.size),
     Map.SERVERS: (4, SERVER.size),
     Map.TURNS: (VIP.size, TURN_SIZE),
     Map.LABELS: (VIP.size, LABEL.size),
     Map.INFO: (4, INFO.size),
+    Map.DICE: (4, 8),
+    Map.OWNERS: (4, OWNER.size),
     Map.PLACES: (4, SOCKET.size),
-    Map.SOCKETS: (4, SOCKET.size),
+    Map.SOCKETS: (4, STORED.size),
     Map.PEERS: (4, PEERS_SIZE),
     Map.LISTENER: (4, 8),
     Map.EVENTS: (0, 0),
 }
-"""Key and value size of each map, in bytes; of `clb_turns`, for each CPU."""
+"""Key and value size of each map, in bytes; of `clb_turns` and `clb_dice`, for each CPU."""
 
 NEW_SERVER: Final = bytes(SERVER.size)
 """What the element of a new server holds, and one that stands for no server."""
 NEW_TURN: Final = bytes(TURN_SIZE)
 
-PRESENT: Final = (1).to_bytes(4, "little")
-"""Value of every element of `clb_addresses`; programs only ask whether it is there."""
 INFO_KEY: Final = bytes(4)
 _INDEX: Final = struct.Struct("=I")
 
@@ -213,20 +215,28 @@ class Server(NamedTuple):
     probing: int
 
 
+class Owner(NamedTuple):
+    """Decoded `struct clb_owner`."""
+
+    socket: int
+    crowded: int
+
+    @property
+    def cookie(self) -> int:
+        """The socket's cookie; 0: nobody's."""
+        return self.socket >> 1
+
+
 class Socket(NamedTuple):
     """Decoded `struct clb_socket`."""
 
-    cookie: int
     began: int
+    started: int
     server: int
     asked: bytes
     priority: int
     counts: int
     watched: int
-    traced: int
-    active: int
-    crowded: int
-    started: int
     member: bytes
 
 
@@ -369,6 +379,11 @@ def unpack_info(data: bytes) -> Info:
 def unpack_server(data: bytes) -> Server:
     """Read what became of connects to a server."""
     return Server(*SERVER.struct.unpack(data))
+
+
+def unpack_owner(data: bytes) -> Owner:
+    """Read whose a record is."""
+    return Owner(*OWNER.struct.unpack(data))
 
 
 def unpack_socket(data: bytes) -> Socket:

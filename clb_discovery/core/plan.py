@@ -1,8 +1,8 @@
 """The difference between desired and held, as steps in an order that is safe after every one of them.
 
 The order is bpf/clb.h's: servers, turns and labels, the slots of a fresh generation, the virtual server's one element,
-its address; then what is gone; a grace period; then what nothing refers to any more. At each point a connect to a
-virtual server that is in both states finds all of its old pool or all of its new one:
+its address in the filter; then what is gone; a grace period; then what nothing refers to any more. At each point a
+connect to a virtual server that is in both states finds all of its old pool or all of its new one:
 
 - what is written before `clb_virtual` is under a generation that nothing refers to yet;
 - replacing an element of `clb_virtual` is atomic for readers and moves all connects at once;
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from clb_discovery.core import layout
+from clb_discovery.core import address_filter, layout
 from clb_discovery.core.held import Held, Published
 from clb_discovery.core.layout import Label, Map
 from clb_discovery.core.model import Pool, Vip, VirtualServer
@@ -81,10 +81,11 @@ def plan(held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool) ->
         for map_, keys in orphans.items():
             draft.stale[map_] += keys
 
-    addresses = frozenset(vip.address for vip in draft.virtual)
-    draft.writes[Map.ADDRESSES] = dict.fromkeys(sorted(addresses - held.addresses), layout.PRESENT)
+    wanted = address_filter.elements(frozenset(vip.address for vip in draft.virtual))
+    either = {index: held.filter.get(index, 0) | wanted.get(index, 0) for index in held.filter.keys() | wanted.keys()}
+    draft.writes[Map.FILTER] = _filter_changes(held.filter, either)
     deletes = _present(
-        Delete(Map.ADDRESSES, tuple(sorted(held.addresses - addresses)) if complete else ()),
+        Write(Map.FILTER, tuple(_filter_changes(either, wanted).items()) if complete else ()),
         Delete(Map.VIRTUAL, tuple(map(layout.pack_vip, gone))),
     )
     taken_over = {vip._replace(port=0) for vip in draft.changed if vip.port}
@@ -97,7 +98,7 @@ def plan(held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool) ->
     writes = _present(*(Write(map_, tuple(items.items())) for map_, items in draft.writes.items()))
     result = Held(
         virtual=draft.virtual,
-        addresses=addresses if complete else addresses | held.addresses,
+        filter=wanted if complete else either,
         orphans={} if complete else orphans,
         last_generation=draft.generation,
         free=free,
@@ -209,8 +210,14 @@ class _Draft:
         self.dropped += sorted(member for member in servers if not layout.is_refusal(member))
 
 
-_WRITTEN = (Map.SERVERS, Map.TURNS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.ADDRESSES)
+_WRITTEN = (Map.SERVERS, Map.TURNS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.FILTER)
 _COLLECTED = (Map.VIRTUAL, Map.SLOTS, Map.SERVERS, Map.TURNS, Map.LABELS)
+
+
+def _filter_changes(before: Mapping[int, int], after: Mapping[int, int]) -> dict[bytes, bytes]:
+    """Return the elements of `clb_filter` that differ, as they are afterwards."""
+    differ = (index for index in before.keys() | after.keys() if before.get(index, 0) != after.get(index, 0))
+    return {layout.pack_index(index): address_filter.pack_element(after.get(index, 0)) for index in sorted(differ)}
 
 
 def _is_published(old: Published, server: VirtualServer) -> bool:

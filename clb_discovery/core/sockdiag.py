@@ -115,7 +115,8 @@ _REQ_BYTECODE, _REQ_SK_BPF_STORAGES = 1, 2  # INET_DIAG_REQ_*
 _REQ_MAP_FD: Final = 1  # SK_DIAG_BPF_STORAGE_REQ_MAP_FD
 _PATH_TO_VALUE: Final = (20, 1, 3)  # INET_DIAG_SK_BPF_STORAGES, SK_DIAG_BPF_STORAGE, SK_DIAG_BPF_STORAGE_MAP_VALUE
 _BC_JMP, _BC_D_COND = 1, 8  # INET_DIAG_BC_*
-_MEMBER_AT, _MEMBER_SIZE = layout.SOCKET.offsets()["member"]
+_OWNER_AT, _OWNER_SIZE = layout.STORED.offsets()["socket"]
+_MEMBER_AT: Final = layout.STORED.offsets()["record"][0] + layout.SOCKET.offsets()["member"][0]
 
 
 def is_due(found: FoundSocket, members: Collection[bytes]) -> bool:
@@ -238,13 +239,15 @@ def _socket(data: bytes, start: int, end: int, protocol: Protocol) -> FoundSocke
 
 
 def _member(data: bytes, start: int, end: int) -> bytes | None:
-    """Return the member in the value of the one map that was asked for."""
+    """Return the member in the value of the one map that was asked for; None where the record was given back."""
     for kind in _PATH_TO_VALUE:
         place = _find_attribute(data, start, end, kind)
         if place is None:
             return None
         start, end = place
-    return data[start:end][_MEMBER_AT : _MEMBER_AT + _MEMBER_SIZE]
+    record = data[start:end]
+    is_owned = any(record[_OWNER_AT : _OWNER_AT + _OWNER_SIZE])
+    return record[_MEMBER_AT : _MEMBER_AT + layout.MEMBER.size] if is_owned else None
 
 
 def _find_attribute(data: bytes, start: int, end: int, wanted: int) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from clb_discovery.core.layout import Info, Map, Server
 from clb_discovery.core.plan import Delete, GracePeriod, Step, Write
 from clb_discovery.datapath import bpf, probe
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.records import RecordMaps
 from clb_discovery.errors import ClbError, HostError
 
 
@@ -69,13 +70,9 @@ class Maps:
         decoded = ((layout.unpack_index(key), value) for key, value in elements)
         return {members[index]: layout.unpack_server(value) for index, value in decoded if index in members}
 
-    def places(self) -> int:
-        """Return the descriptor of the places of records of connected sockets, which stays ours."""
-        return self._fds[Map.PLACES]
-
-    def sockets(self) -> int:
-        """Return the descriptor of the records that found their place taken, which stays ours."""
-        return self._fds[Map.SOCKETS]
+    def records(self) -> RecordMaps:
+        """Return the descriptors of what is known of connected sockets, which stay ours."""
+        return RecordMaps(self._fds[Map.OWNERS], self._fds[Map.PLACES], self._fds[Map.SOCKETS])
 
     def events(self) -> int:
         """Return the descriptor of the ring buffer, which stays ours."""

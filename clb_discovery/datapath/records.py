@@ -26,7 +26,7 @@ from clb_discovery.errors import HostError
 
 NOT_ALLOWED: Final = "not allowed to read the records of sockets; run as root, or with CAP_BPF"
 
-_UNUSED: Final = bytes(layout.SOCKET.size)
+_NEVER_USED: Final = bytes(layout.OWNER.size)
 _KERNEL_TYPES: Final = Path("/sys/kernel/btf/vmlinux")
 _ITERATED: Final = "bpf_iter_bpf_sk_storage_map"
 _RECORD: Final = struct.Struct(f"=Q{layout.MEMBER.size}s")
@@ -34,29 +34,42 @@ _RECORD: Final = struct.Struct(f"=Q{layout.MEMBER.size}s")
 _BUFFER: Final = _RECORD.size * 1024
 
 
+class RecordMaps(NamedTuple):
+    """Descriptors of the maps that hold records."""
+
+    owners: int
+    """The array of `struct clb_owner`."""
+    places: int
+    """The array of `struct clb_socket`."""
+    stored: int
+    """The SK_STORAGE map of `struct clb_stored`."""
+
+
 class Placed(NamedTuple):
     """What the places say."""
 
     members: dict[int, bytes]
-    """The packed member that each socket was sent to, by its cookie; all zero where it is none of ours any more."""
+    """The packed member that each socket was sent to, by its cookie."""
     crowded: bool
     """Whether sockets that found their place taken have their records with themselves."""
 
 
-def placed_records(places_map: int) -> Placed:
+def placed_records(maps: RecordMaps) -> Placed:
     """Read the places, those of sockets that are gone included.
 
-    :param places_map: descriptor of the array of `struct clb_socket`.
     :raises HostError: if our privileges do not allow it.
     """
     members: dict[int, bytes] = {}
     crowded = False
+    owners, places = (
+        bpf.items(fd, *layout.SIZES[map_]) for fd, map_ in ((maps.owners, Map.OWNERS), (maps.places, Map.PLACES))
+    )
     try:
-        for _, value in bpf.items(places_map, *layout.SIZES[Map.PLACES]):
-            if value != _UNUSED:
-                record = layout.unpack_socket(value)
-                members[record.cookie] = record.member
-                crowded |= record.crowded != 0
+        for (_, owner), (_, record) in zip(owners, places, strict=True):
+            if owner != _NEVER_USED:
+                found = layout.unpack_owner(owner)
+                members[found.cookie] = layout.unpack_socket(record).member
+                crowded |= found.crowded != 0
     except OSError as error:
         raise HostError(
             NOT_ALLOWED if error.errno == errno.EPERM else f"cannot read the places of records: {error.strerror}"
@@ -65,15 +78,14 @@ def placed_records(places_map: int) -> Placed:
     return Placed(members, crowded)
 
 
-def udp_records(storage_map: int) -> Iterator[tuple[int, bytes]]:
+def udp_records(maps: RecordMaps) -> Iterator[tuple[int, bytes]]:
     """Yield the cookie and the packed member of every UDP socket that has its record with itself.
 
-    :param storage_map: descriptor of the SK_STORAGE map of `struct clb_socket`.
     :raises HostError: if the kernel or our privileges do not allow it.
     """
     data = b""
     try:
-        for chunk in _read(storage_map):
+        for chunk in _read(maps.stored):
             data += chunk
             whole = len(data) - len(data) % _RECORD.size
             yield from _RECORD.iter_unpack(data[:whole])
@@ -130,7 +142,9 @@ _MOVE, _MOVE_REGISTER, _ADD, _CALL, _EXIT = 0xB7, 0xBF, 0x07, 0x85, 0x95
 _LOAD, _LOAD_BYTE, _STORE = 0x79, 0x71, 0x7B
 _IF_EQUAL, _IF_NOT_EQUAL = 0x15, 0x55
 _GET_SOCKET_COOKIE, _SEQ_WRITE = 46, 127
-_MEMBER_AT, _MEMBER_SIZE = layout.SOCKET.offsets()["member"]
+_OWNER_AT = layout.STORED.offsets()["socket"][0]
+_MEMBER_SIZE: Final = layout.MEMBER.size
+_MEMBER_AT: Final = layout.STORED.offsets()["record"][0] + layout.SOCKET.offsets()["member"][0]
 _COPY: Final = b"".join(
     _instruction(_LOAD, 1, source=8, offset=_MEMBER_AT + offset)
     + _instruction(_STORE, 10, source=1, offset=offset - _MEMBER_SIZE)
@@ -152,9 +166,11 @@ _AHEAD: Final = len(_WRITE) // 8
 _PROGRAM: Final = (
     _instruction(_MOVE_REGISTER, 6, source=1)
     + _instruction(_LOAD, 7, source=6, offset=16)  # sk, null at the end
-    + _instruction(_IF_EQUAL, 7, immediate=0, offset=_AHEAD + 4)
+    + _instruction(_IF_EQUAL, 7, immediate=0, offset=_AHEAD + 6)
     + _instruction(_LOAD, 8, source=6, offset=24)  # value
-    + _instruction(_IF_EQUAL, 8, immediate=0, offset=_AHEAD + 2)
+    + _instruction(_IF_EQUAL, 8, immediate=0, offset=_AHEAD + 4)
+    + _instruction(_LOAD, 1, source=8, offset=_OWNER_AT)
+    + _instruction(_IF_EQUAL, 1, immediate=0, offset=_AHEAD + 2)  # it was given back
     + _instruction(_LOAD_BYTE, 1, source=8, offset=_MEMBER_AT + layout.VIP.offsets()["protocol"][0])
     + _instruction(_IF_NOT_EQUAL, 1, immediate=Protocol.UDP, offset=_AHEAD)
     + _WRITE

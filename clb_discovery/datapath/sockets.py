@@ -27,7 +27,7 @@ from clb_discovery.core.address import is_ipv4
 from clb_discovery.core.model import Protocol
 from clb_discovery.core.sockdiag import Family, FoundSocket, Peer
 from clb_discovery.datapath.namespaces import Namespaces, open_inside
-from clb_discovery.datapath.records import NOT_ALLOWED, Placed, placed_records, udp_records
+from clb_discovery.datapath.records import NOT_ALLOWED, Placed, RecordMaps, placed_records, udp_records
 from clb_discovery.errors import HostError
 
 _NETLINK_SOCK_DIAG: Final = 4  # linux/netlink.h
@@ -117,28 +117,24 @@ class Diag:
                 return
 
 
-def close_sockets(
-    members: Collection[bytes], places_map: int, storage_map: int, *, protocols: Collection[Protocol]
-) -> Destroyed:
+def close_sockets(members: Collection[bytes], maps: RecordMaps, *, protocols: Collection[Protocol]) -> Destroyed:
     """Close every socket that is connected to a removed real server, in every network namespace.
 
     Nothing is raised: what cannot be closed does not keep the rest open, and is told. New connects must not lead to the
     removed servers any more.
 
     :param members: packed `struct clb_member` of each removed real server.
-    :param places_map: descriptor of the array of `struct clb_socket` in which most sockets have their record.
-    :param storage_map: descriptor of the SK_STORAGE map of `struct clb_socket` with the records of the others.
     :param protocols: those whose sockets are to be closed.
     """
     removed = frozenset(members)
     try:
-        placed = placed_records(places_map)
+        placed = placed_records(maps)
     except HostError as error:
         return Destroyed(0, frozenset({str(error)}), 0)
     failures: set[str] = set()
     searches = []
     for protocol in sorted(protocols):
-        searches += _search(protocol, removed, placed, storage_map, failures)
+        searches += _search(protocol, removed, placed, maps, failures)
     count = 0
     namespaces = Namespaces()
     for inode, namespace in namespaces if searches else ():
@@ -160,7 +156,8 @@ class _Search(NamedTuple):
     protocol: Protocol
     peers: Collection[Peer]
     removed: Collection[bytes]
-    storage_map: int
+    stored: int
+    """Descriptor of the map of records that are with sockets."""
     members: Mapping[int, bytes]
     """Where our records say that sockets were sent, by cookie; of other TCP sockets the dump says it."""
 
@@ -171,7 +168,7 @@ class _Search(NamedTuple):
 
 
 def _search(
-    protocol: Protocol, removed: frozenset[bytes], placed: Placed, storage_map: int, failures: set[str]
+    protocol: Protocol, removed: frozenset[bytes], placed: Placed, maps: RecordMaps, failures: set[str]
 ) -> list[_Search]:
     """Return what there is to look for, if anything, and add why some of it cannot be found.
 
@@ -181,11 +178,11 @@ def _search(
     members = placed.members
     if peers and protocol is Protocol.UDP and placed.crowded:
         try:
-            members = {cookie: member for cookie, member in udp_records(storage_map) if member in removed} | members
+            members = {cookie: member for cookie, member in udp_records(maps) if member in removed} | members
         except HostError as error:
             failures.add(f"some UDP sockets may be left: {error}")
     exists = peers and (protocol is Protocol.TCP or not removed.isdisjoint(members.values()))
-    return [_Search(protocol, peers, removed, storage_map, members)] if exists else []
+    return [_Search(protocol, peers, removed, maps.stored, members)] if exists else []
 
 
 def _close(diag: Diag, search: _Search, failures: set[str]) -> int:
@@ -197,7 +194,7 @@ def _close(diag: Diag, search: _Search, failures: set[str]) -> int:
     count = 0
     for _ in range(_PASSES):
         closed = 0
-        for found in diag.find(search.protocol, search.peers, search.storage_map):
+        for found in diag.find(search.protocol, search.peers, search.stored):
             if search.finds(found):
                 try:
                     closed += diag.destroy(found)

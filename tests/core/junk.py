@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from clb_discovery.core import layout
+from clb_discovery.core import address_filter, layout
 from clb_discovery.core.layout import Map
 from clb_discovery.core.model import Protocol, RealServer, Vip
-from tests.core.simulator import Put, Remove, State, carry_out
+from tests.core.simulator import ARRAYS, Put, Remove, State, carry_out
 from tests.core.strategies import ADDRESS, FEW_VIPS, few_real_servers
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -33,12 +33,13 @@ def damaged(draw: Draw, states: st.SearchStrategy[State]) -> State:
 
 
 def _lost(draw: Draw, state: State) -> Remove | None:
-    map_ = draw(st.sampled_from(sorted(state.keys() - {Map.SERVERS})))
+    map_ = draw(st.sampled_from(sorted(state.keys() - ARRAYS.keys())))
     return Remove(map_, draw(st.sampled_from(sorted(state[map_])))) if state[map_] else None
 
 
-def _address(draw: Draw, _state: State) -> Put:
-    return Put(Map.ADDRESSES, draw(ADDRESS), draw(st.binary(min_size=4, max_size=4)))
+def _filter(draw: Draw, _state: State) -> Put:
+    index, _ = divmod(address_filter.bit_of(draw(ADDRESS)), 64)
+    return Put(Map.FILTER, layout.pack_index(index), draw(st.binary(min_size=8, max_size=8)))
 
 
 def _label(draw: Draw, _state: State) -> Put:
@@ -99,4 +100,4 @@ def _skewed(draw: Draw, state: State) -> Put | None:
 
 
 _SENSIBLE: Final = tuple(bytes([protocol, 0]) for protocol in Protocol)
-_DAMAGES: Final = (_lost, _address, _label, _server, _turn, _virtual, _slot, _unheard_of, _senseless, _skewed)
+_DAMAGES: Final = (_lost, _filter, _label, _server, _turn, _virtual, _slot, _unheard_of, _senseless, _skewed)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Final, NamedTuple
 
-from clb_discovery.core import layout
+from clb_discovery.core import address_filter, layout
 from clb_discovery.core.held import DECODED, Held, decode
 from clb_discovery.core.layout import Map
 from clb_discovery.core.model import Pool, RealServer, Vip
@@ -26,6 +26,9 @@ from tests.core.scheduler import TIERS, Tier
 
 TRIES: Final = 2
 """`CLB_TRIES` of bpf/schedule.h."""
+
+ARRAYS: Final = {Map.SERVERS: layout.MAX_SERVERS, Map.FILTER: 2**layout.FILTER_BITS // 64}
+"""How many elements each of them has."""
 
 State = Mapping[Map, Mapping[bytes, bytes]]
 Outcome = bytes | None
@@ -80,12 +83,12 @@ def carry_out(state: State, operation: Operation) -> State:
         if (len(operation.key), len(operation.value)) != layout.SIZES[operation.map]:
             raise ValueError(f"wrong size for {operation.map}")
         elements[operation.key] = operation.value
-        if operation.map is Map.SERVERS:
-            if layout.unpack_index(operation.key) >= layout.MAX_SERVERS:
+        if operation.map in ARRAYS:
+            if layout.unpack_index(operation.key) >= ARRAYS[operation.map]:
                 raise ValueError(f"no such element of {operation.map}")
-            if operation.value == layout.NEW_SERVER:
+            if not any(operation.value):
                 del elements[operation.key]
-    elif operation.map is Map.SERVERS:
+    elif operation.map in ARRAYS:
         raise ValueError(f"{operation.map} is an array")
     else:
         del elements[operation.key]
@@ -118,7 +121,7 @@ def array(elements: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
 
 def connect(state: State, wanted: Vip) -> Outcomes:
     """Return where a connect to `wanted` goes: `clb_schedule`."""
-    if wanted.address not in state[Map.ADDRESSES]:
+    if not may_be_vip(state, wanted.address):
         return PASSES_THROUGH
     keys = [layout.pack_vip(wanted)] * TRIES + [layout.pack_vip(wanted._replace(port=0))] * TRIES
     total: dict[Outcome, Fraction] = {}
@@ -133,6 +136,13 @@ def connect(state: State, wanted: Vip) -> Outcomes:
         if not undecided:
             return total
     return {**total, None: undecided}
+
+
+def may_be_vip(state: State, address: bytes) -> bool:
+    """Tell whether the filter lets an address pass: `clb_may_be_vip`."""
+    index, bit = divmod(address_filter.bit_of(address), 64)
+    bits = state[Map.FILTER].get(layout.pack_index(index), bytes(8))
+    return bool(address_filter.unpack_element(bits) >> bit & 1)
 
 
 def scheduled(state: State, key: bytes, published: bytes) -> Outcomes:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.core import layout
+from clb_discovery.core import address_filter, layout
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.held import DECODED, READ_AHEAD, Held, decode
 from clb_discovery.core.layout import Label, Map, Slot, Virtual
@@ -73,7 +73,7 @@ def test_a_publication_is_read_as_it_was_meant() -> None:
     assert list(published.slots) == [0, 1, 2]
     assert published.servers == numbered(KEY, POOL)
     assert (held.free, held.resting, held.top) == ((), (), 4)
-    assert held.addresses == {VIP.address}
+    assert held.filter == address_filter.elements(frozenset({VIP.address}))
     assert held.orphans == {}
 
 
@@ -106,7 +106,10 @@ def test_every_element_is_told_by_exactly_one_name(state: State) -> None:
     }
     for map_, keys in owned.items():
         assert sorted([*keys, *held.orphans.get(map_, ())]) == sorted(state[map_])
-    assert held.addresses == state[Map.ADDRESSES].keys()
+    elements = {
+        layout.unpack_index(key): address_filter.unpack_element(bits) for key, bits in state[Map.FILTER].items()
+    }
+    assert held.filter == {index: bits for index, bits in elements.items() if bits}
     orphans = list(map(layout.unpack_index, held.orphans.get(Map.SERVERS, ())))
     assert sorted([*indexes, *orphans, *held.resting]) == list(range(held.top))
     counted = set(map(layout.unpack_index, state[Map.SERVERS]))

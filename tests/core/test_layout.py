@@ -267,13 +267,15 @@ def test_keys_and_values_have_the_sizes_of_the_maps(btf: Btf, map_: Map) -> None
 @pytest.mark.parametrize(
     ("map_", "limit"),
     [
-        (Map.ADDRESSES, layout.MAX_VIRTUAL_SERVERS),
+        (Map.FILTER, 2**layout.FILTER_BITS // 64),
         (Map.VIRTUAL, layout.MAX_VIRTUAL_SERVERS),
         (Map.LABELS, layout.MAX_VIRTUAL_SERVERS),
         (Map.TURNS, layout.MAX_VIRTUAL_SERVERS),
         (Map.SLOTS, layout.MAX_SLOTS),
         (Map.SERVERS, layout.MAX_SERVERS),
+        (Map.OWNERS, layout.PLACES),
         (Map.PLACES, layout.PLACES),
+        (Map.DICE, 1),
         (Map.INFO, 1),
         (Map.LISTENER, 1),
         (Map.EVENTS, layout.EVENTS_BYTES),
@@ -292,8 +294,10 @@ def test_the_maps_are_those_of_the_mirror(btf: Btf) -> None:
 @pytest.mark.parametrize(
     ("map_", "kind"),
     [
+        (Map.FILTER, BPF_MAP_TYPE_ARRAY),
         (Map.TURNS, BPF_MAP_TYPE_PERCPU_HASH),
         (Map.SERVERS, BPF_MAP_TYPE_ARRAY),
+        (Map.OWNERS, BPF_MAP_TYPE_ARRAY),
         (Map.PLACES, BPF_MAP_TYPE_ARRAY),
         (Map.SOCKETS, BPF_MAP_TYPE_SK_STORAGE),
         (Map.PEERS, BPF_MAP_TYPE_SK_STORAGE),
@@ -311,6 +315,9 @@ NUMBERS: Final = {
     "MAX_SLOTS": layout.MAX_SLOTS,
     "MAX_SERVERS": layout.MAX_SERVERS,
     "PLACES": layout.PLACES,
+    "FILTER_BITS": layout.FILTER_BITS,
+    "FILTER_HIGH": layout.FILTER_HIGH,
+    "FILTER_LOW": layout.FILTER_LOW,
     "EVENTS_BYTES": layout.EVENTS_BYTES,
     "COUNT_ACTIVE": layout.COUNT_ACTIVE,
     "FEATURE_ERRNO": layout.FEATURE_ERRNO,
@@ -323,8 +330,8 @@ NUMBERS: Final = {
 @pytest.mark.parametrize(("name", "value"), NUMBERS.items())
 def test_numbers_are_those_of_the_header(name: str, value: int) -> None:
     """Constants leave no trace in the object, so they are compared with the header's text."""
-    found = re.findall(rf"^#define CLB_{name} (\d+)\b", HEADER.read_text(), re.MULTILINE)
-    assert found == [str(value)]
+    found = re.findall(rf"^#define CLB_{name} (0x[0-9a-f]+|\d+)(?:ULL)?\b", HEADER.read_text(), re.MULTILINE)
+    assert [int(number, 0) for number in found] == [value]
 
 
 def test_every_number_of_the_header_is_compared() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import socket
 import subprocess
@@ -18,9 +17,8 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.layout import Map
 from clb_discovery.core.model import Algorithm, Tracking
-from clb_discovery.datapath import bpf
+from clb_discovery.datapath.maps import Maps
 from tests.programs import churn
 from tests.support.cgroups import inside
 from tests.support.moody import MoodyServer, moody_servers
@@ -43,9 +41,8 @@ def _records(request: pytest.FixtureRequest, plane: Plane) -> Iterator[None]:
     """Let records be in their places, or find those taken."""
     with ExitStack() as stack:
         if request.param == "with sockets":
-            places = bpf.open_pin(plane.pins.map(Map.PLACES))
-            stack.callback(os.close, places)
-            stack.enter_context(all_places_taken(places))
+            maps = stack.enter_context(Maps(plane.pins))
+            stack.enter_context(all_places_taken(maps.records()))
         yield
 
 

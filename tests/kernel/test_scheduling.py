@@ -31,6 +31,8 @@ times as rare: beyond 10 is less likely than one in 100,000. Random choice is of
 
 FOR_GOOD: Final = Tracking(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
 BRIEFLY: Final = Tracking(eject_first_ms=200, eject_most_ms=200)
+ROUNDS: Final = 10
+"""How often each scheduler is chosen at least, while clients connect."""
 
 
 def taken(servers: list[Listener]) -> list[int]:
@@ -212,12 +214,11 @@ def test_algorithm_is_changed_under_connects(plane: Plane, tmp_path: Path) -> No
         plane.publish(virtual_server(vip, pool))
         with running(inside(plane.cgroup, client), tmp_path / "connector.log"):
             wait_until(lambda: file.exists() and file.stat().st_size > 0, "the client connects")
-            changes = 0
-            deadline = time.monotonic() + 2
-            while time.monotonic() < deadline:
+            rounds, deadline = 0, time.monotonic() + 2
+            while rounds < ROUNDS or time.monotonic() < deadline:
                 for algorithm in Algorithm:
                     plane.publish(virtual_server(vip, pool, algorithm, Tracking()))
-                    changes += 1
+                rounds += 1
         plane.publish(virtual_server(vip, pool, Algorithm.ROUND_ROBIN, Tracking()))
         before = plane.connects(vip)
         with on_one_cpu():
@@ -227,4 +228,4 @@ def test_algorithm_is_changed_under_connects(plane: Plane, tmp_path: Path) -> No
     file.write_bytes(whole[: len(whole) // RECORD.size * RECORD.size])  # it was ended in the middle of its work
     connects = read_connects(file)
     assert [connect for connect in connects if connect.error] == []
-    assert (changes > 30, len(connects) > 100) == (True, True)
+    assert len(connects) > 100

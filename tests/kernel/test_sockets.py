@@ -23,9 +23,9 @@ from clb_discovery.core import layout, sockdiag
 from clb_discovery.core.address import Address, parse_address
 from clb_discovery.core.model import Protocol, RealServer, Vip
 from clb_discovery.core.sockdiag import FoundSocket, Peer, State
-from clb_discovery.datapath import bpf
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.namespaces import Namespaces
+from clb_discovery.datapath.records import RecordMaps
 from clb_discovery.datapath.sockets import Diag, close_sockets
 from clb_discovery.errors import HostError
 from tests.support import namespaces
@@ -36,11 +36,10 @@ from tests.support.process import wait_until
 from tests.support.recorder import (
     all_places_taken,
     cookie_of,
-    place_of,
-    places_map,
-    storage_map,
+    is_in_its_place,
+    record_maps,
     write_place,
-    write_storage,
+    write_stored,
 )
 
 VIPS: Final = {socket.AF_INET: parse_address("10.64.0.1"), socket.AF_INET6: parse_address("fd00:64::1")}
@@ -125,10 +124,9 @@ class Server:
 class Application:
     """Connects sockets, with or without a record, and holds them."""
 
-    def __init__(self, where: str, places: int, storage: int) -> None:
+    def __init__(self, where: str, maps: RecordMaps) -> None:
         self.where = where
-        self.places = places
-        self.storage = storage
+        self.maps = maps
         self.sockets = contextlib.ExitStack()
 
     def socket(self, way: Way) -> Socket:
@@ -146,12 +144,12 @@ class Application:
         """Leave the record that a connect to the member leaves, as the programs do where its place is free or taken."""
         cookie = cookie_of(sock)
         if self.where == PLACE:
-            write_place(self.places, cookie, member)
+            write_place(self.maps, cookie, member)
             return
         if sock.type == socket.SOCK_DGRAM and not SHOWS_UDP:
             pytest.skip("this kernel cannot show the records that are with UDP sockets")
-        write_place(self.places, cookie + layout.PLACES, member, crowded=True)
-        write_storage(self.storage, sock, member)
+        write_place(self.maps, cookie + layout.PLACES, member, crowded=True)
+        write_stored(self.maps, sock, member)
 
     def serve(self, way: Way, backlog: int = 4096) -> Server:
         """Start a server."""
@@ -166,15 +164,15 @@ class Application:
 
     def close(self, *members: bytes, protocols: tuple[Protocol, ...] = tuple(Protocol)) -> tuple[int, frozenset[str]]:
         """Close the sockets of removed members; return how many, and what failed."""
-        closed = close_sockets(members, self.places, self.storage, protocols=protocols)
+        closed = close_sockets(members, self.maps, protocols=protocols)
         return closed.count, closed.failures
 
 
 @pytest.fixture(params=[PLACE, STORAGE])
 def app(request: pytest.FixtureRequest) -> Iterator[Application]:
     """Return an application of each kind of record, whose sockets and servers are closed at the end."""
-    with places_map() as places, storage_map() as storage:
-        application = Application(request.param, places, storage)
+    with record_maps() as maps:
+        application = Application(request.param, maps)
         with application.sockets:
             yield application
 
@@ -276,7 +274,7 @@ def test_a_kernel_that_cannot_show_records_of_udp_is_named(app: Application) -> 
     tcp, udp = map(app.connect, servers)
     placed = app.socket(UDP)
     placed.connect(servers[1].dialled)
-    write_place(app.places, cookie_of(placed), servers[1].member())
+    write_place(app.maps, cookie_of(placed), servers[1].member())
     result = close_by(app, WITHOUT_BTF, *servers)
     assert result["count"] == 2
     (failure,) = result["failures"]
@@ -302,11 +300,11 @@ def test_a_place_that_is_not_given_back_closes_nobody(app: Application, way: Way
     """The record of a socket that is gone is not that of the next one in the same place."""
     server = app.serve(way)
     gone = app.connect(server)
-    write_place(app.places, cookie_of(gone), server.member())
+    write_place(app.maps, cookie_of(gone), server.member())
     gone.close()
     foreign = app.socket(way)
     foreign.connect(server.dialled)
-    write_place(app.places, cookie_of(foreign) + layout.PLACES, server.member())
+    write_place(app.maps, cookie_of(foreign) + layout.PLACES, server.member())
     assert app.close(server.member()) == NOTHING
     assert works(foreign)
 
@@ -319,7 +317,7 @@ def test_a_place_counts_for_more_than_what_is_with_the_socket(app: Application, 
     first, second = server.member(6379), server.member(6380)
     sock = app.connect(server, first)
     app.connect(app.serve(way))  # whose place is crowded
-    write_place(app.places, cookie_of(sock), second)
+    write_place(app.maps, cookie_of(sock), second)
     assert app.close(first) == NOTHING
     assert works(sock)
     assert app.close(second) == (1, frozenset())
@@ -454,7 +452,7 @@ def test_a_socket_in_the_place_of_another_is_not_closed(app: Application, way: W
     server = app.serve(way)
     sock = app.connect(server)
     with own_namespace() as diag:
-        (found,) = find(diag, server, app.storage)
+        (found,) = find(diag, server, app.maps.stored)
         if way is TCP:
             assert found.member == (server.member() if app.where == STORAGE else None)
         assert not diag.destroy(found._replace(identity=found.identity[:-1] + bytes([found.identity[-1] ^ 1])))
@@ -470,7 +468,7 @@ def test_what_the_programs_record_is_found(plane: Plane, vip: str, where: str, *
     name = f"{vip}/udp" if udp else vip
     with (
         Maps(plane.pins) as maps,
-        all_places_taken(maps.places()) if where == STORAGE else contextlib.nullcontext(),
+        all_places_taken(maps.records()) if where == STORAGE else contextlib.nullcontext(),
         contextlib.closing(plane.client),  # before the places are free again
         listening(HOST[vip], udp=udp) as (server,),
     ):
@@ -478,12 +476,10 @@ def test_what_the_programs_record_is_found(plane: Plane, vip: str, where: str, *
         plane.publish(service)
         (ours,) = plane.client.connected(target_of(name), udp=udp)
         (direct,) = plane.client.connected((HOST[vip], server.port), udp=udp)
-        place = bpf.lookup(maps.places(), place_of(cookie_of(ours)), layout.SOCKET.size)
-        assert place is not None
-        assert (layout.unpack_socket(place).cookie == cookie_of(ours)) == (where == PLACE)
+        assert is_in_its_place(maps.records(), ours) == (where == PLACE)
         assert plane.has_record(ours)
         members = [layout.pack_member(layout.pack_vip(service.vip), real) for real in service.pool]
-        closed = close_sockets(members, maps.places(), maps.sockets(), protocols=tuple(Protocol))
+        closed = close_sockets(members, maps.records(), protocols=tuple(Protocol))
         if udp and where == STORAGE and not SHOWS_UDP:
             assert closed.count == 0
             assert "5.12 or later" in "".join(closed.failures)
@@ -506,25 +502,26 @@ def test_a_map_without_records_is_refused(app: Application) -> None:
     """A descriptor that is no map of records is a mistake, and not an empty answer."""
     server = app.serve(TCP)
     wrong = server.sock.fileno()
-    for places, storage, reason in (
-        (wrong, app.storage, "cannot read the places of records"),
-        (app.places, wrong, "refuses to list TCP sockets"),
+    for maps, reason in (
+        (app.maps._replace(owners=wrong), "cannot read the places of records"),
+        (app.maps._replace(places=wrong), "cannot read the places of records"),
+        (app.maps._replace(stored=wrong), "refuses to list TCP sockets"),
     ):
-        (failure,) = close_sockets([server.member()], places, storage, protocols=[Protocol.TCP]).failures
+        (failure,) = close_sockets([server.member()], maps, protocols=[Protocol.TCP]).failures
         assert reason in failure
 
 
 def close_by(app: Application, launcher: list[str], *servers: Server) -> dict[str, Any]:
     """Close the sockets of removed servers from a process that another program starts."""
-    maps = [app.places, app.storage]
-    closer = [sys.executable, str(CLOSER), *map(str, maps), *(server.member().hex() for server in servers)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    closer = [sys.executable, str(CLOSER), *map(str, app.maps), *(server.member().hex() for server in servers)]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
         [*launcher, *closer],
         check=True,
         capture_output=True,
         text=True,
-        pass_fds=maps,
+        pass_fds=app.maps,
         env=environment,
         timeout=patient(60),
     )
@@ -579,6 +576,6 @@ def own_namespace() -> Iterator[Diag]:
         break
 
 
-def find(diag: Diag, server: Server, storage: int) -> list[FoundSocket]:
+def find(diag: Diag, server: Server, stored: int) -> list[FoundSocket]:
     """Return the sockets that are connected to a server."""
-    return list(diag.find(server.way.protocol, [Peer(server.address, server.port)], storage))
+    return list(diag.find(server.way.protocol, [Peer(server.address, server.port)], stored))

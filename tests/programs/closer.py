@@ -1,6 +1,6 @@
 """Close the sockets of removed real servers, and print what came of it as JSON.
 
-Usage: closer.py PLACES-MAP-DESCRIPTOR STORAGE-MAP-DESCRIPTOR MEMBER-IN-HEX...
+Usage: closer.py MAP-DESCRIPTORS-OF-RECORDS... MEMBER-IN-HEX...
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import json
 import sys
 
 from clb_discovery.core.model import Protocol
+from clb_discovery.datapath.records import RecordMaps
 from clb_discovery.datapath.sockets import close_sockets
 
-places, storage, *members = sys.argv[1:]
-closed = close_sockets([*map(bytes.fromhex, members)], int(places), int(storage), protocols=tuple(Protocol))
+owners, places, stored, *members = sys.argv[1:]
+maps = RecordMaps(int(owners), int(places), int(stored))
+closed = close_sockets([*map(bytes.fromhex, members)], maps, protocols=tuple(Protocol))
 print(json.dumps({"count": closed.count, "failures": sorted(closed.failures), "hidden": closed.hidden}))

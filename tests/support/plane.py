@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,7 +23,7 @@ from clb_discovery.runtime import Instance
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
 from tests.support.pace import EFFORT
-from tests.support.recorder import cookie_of, place_of
+from tests.support.recorder import is_in_its_place, is_stored
 from tests.support.sockets import SocketMaker, socket_maker
 
 _LOADABLE: Final = ("full", "floor") if probe.features() & FEATURE_LOOP else ("floor",)
@@ -89,11 +88,8 @@ class Plane:
 
     def has_record(self, sock: socket.socket) -> bool:
         """Tell whether the programs keep anything about a socket."""
-        cookie = cookie_of(sock)
         with Maps(self.pins) as maps:
-            place = bpf.lookup(maps.places(), place_of(cookie), layout.SOCKET.size)
-            own = bpf.lookup(maps.sockets(), sock.fileno().to_bytes(4, sys.byteorder), layout.SOCKET.size)
-        return own is not None or (place is not None and layout.unpack_socket(place).cookie == cookie)
+            return is_in_its_place(maps.records(), sock) or is_stored(maps.records(), sock)
 
 
 @contextmanager

@@ -14,31 +14,26 @@ from contextlib import ExitStack, contextmanager
 
 from clb_discovery.core import layout
 from clb_discovery.datapath import bpf, probe
+from clb_discovery.datapath.records import RecordMaps
 
 _ARRAY, _SK_STORAGE, _NO_PREALLOC = 2, 24, 1  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_SK_STORAGE, BPF_F_NO_PREALLOC
 _COOKIE = 57  # SO_COOKIE
 
 
 @contextmanager
-def places_map() -> Iterator[int]:
-    """Make an array of places for records, all free."""
-    probe.raise_memlock_limit()
-    made = bpf.create_map(_ARRAY, 4, layout.SOCKET.size, layout.PLACES)
-    try:
-        yield made
-    finally:
-        os.close(made)
-
-
-@contextmanager
-def storage_map() -> Iterator[int]:
-    """Make an SK_STORAGE map for records."""
+def record_maps() -> Iterator[RecordMaps]:
+    """Make maps for records, all of them nobody's."""
     probe.raise_memlock_limit()
     with ExitStack() as stack:
         btf = bpf.load_btf(_types())
         stack.callback(os.close, btf)
-        made = bpf.create_map(_SK_STORAGE, 4, layout.SOCKET.size, 0, flags=_NO_PREALLOC, types=bpf.Types(btf, 1, 3))
-        stack.callback(os.close, made)
+        made = RecordMaps(
+            bpf.create_map(_ARRAY, 4, layout.OWNER.size, layout.PLACES),
+            bpf.create_map(_ARRAY, 4, layout.SOCKET.size, layout.PLACES),
+            bpf.create_map(_SK_STORAGE, 4, layout.STORED.size, 0, flags=_NO_PREALLOC, types=bpf.Types(btf, 1, 3)),
+        )
+        for fd in made:
+            stack.callback(os.close, fd)
         yield made
 
 
@@ -52,36 +47,54 @@ def place_of(cookie: int) -> bytes:
     return layout.pack_index(cookie % layout.PLACES)
 
 
-def record(cookie: int, member: bytes, *, crowded: bool = False) -> bytes:
-    """Return the record of a socket.
+def record(member: bytes) -> bytes:
+    """Return the record of a socket that was sent to a packed `struct clb_member`."""
+    return layout.SOCKET.struct.pack(0, 0, 0, bytes(2), 0, 0, 0, member)
 
-    :param member: packed `struct clb_member`.
-    :param crowded: in a place, whether another socket has found it taken.
+
+def owner(cookie: int, *, crowded: bool = False) -> bytes:
+    """Return what says whose a place is.
+
+    :param crowded: whether another socket has found it taken.
     """
-    return layout.SOCKET.struct.pack(cookie, 0, 0, bytes(2), 0, 0, 0, 0, 0, crowded, 0, member)
+    return layout.OWNER.struct.pack(cookie << 1, crowded)
 
 
-def write_place(places: int, cookie: int, member: bytes, *, crowded: bool = False) -> None:
+def write_place(maps: RecordMaps, cookie: int, member: bytes, *, crowded: bool = False) -> None:
     """Put a record into the place of its socket, whosever that is."""
-    bpf.update(places, place_of(cookie), record(cookie, member, crowded=crowded))
+    bpf.update(maps.places, place_of(cookie), record(member))
+    bpf.update(maps.owners, place_of(cookie), owner(cookie, crowded=crowded))
 
 
-def write_storage(storage: int, sock: socket.socket, member: bytes) -> None:
+def write_stored(maps: RecordMaps, sock: socket.socket, member: bytes) -> None:
     """Put a record with its socket."""
-    bpf.update(storage, struct.pack("=i", sock.fileno()), record(cookie_of(sock), member))
+    stored = layout.STORED.struct.pack(cookie_of(sock) << 1, 0, record(member))
+    bpf.update(maps.stored, struct.pack("=i", sock.fileno()), stored)
+
+
+def is_in_its_place(maps: RecordMaps, sock: socket.socket) -> bool:
+    """Tell whether a socket has a record in its place."""
+    found = bpf.lookup(maps.owners, place_of(cookie_of(sock)), layout.OWNER.size)
+    assert found is not None
+    return layout.unpack_owner(found).cookie == cookie_of(sock)
+
+
+def is_stored(maps: RecordMaps, sock: socket.socket) -> bool:
+    """Tell whether a socket has a record with itself."""
+    found = bpf.lookup(maps.stored, struct.pack("=i", sock.fileno()), layout.STORED.size)
+    return found is not None and layout.STORED.struct.unpack(found)[0] != 0
 
 
 @contextmanager
-def all_places_taken(places: int) -> Iterator[None]:
+def all_places_taken(maps: RecordMaps) -> Iterator[None]:
     """While the block runs, let every socket find its place taken; all are free afterwards."""
     keys = [place_of(index) for index in range(layout.PLACES)]
-    nobody = bytes(layout.MEMBER.size)
     try:
         # Cookies that no socket will ever have.
-        bpf.update_all(places, [(key, record(1 << 63 | index, nobody, crowded=True)) for index, key in enumerate(keys)])
+        bpf.update_all(maps.owners, [(key, owner(1 << 62 | index, crowded=True)) for index, key in enumerate(keys)])
         yield
     finally:
-        bpf.update_all(places, [(key, bytes(layout.SOCKET.size)) for key in keys])
+        bpf.update_all(maps.owners, [(key, bytes(layout.OWNER.size)) for key in keys])
 
 
 def _types() -> bytes:
@@ -90,6 +103,6 @@ def _types() -> bytes:
     types = (
         struct.pack("=IIII", 1, 1 << 24, 4, 1 << 24 | 32)  # BTF_KIND_INT, signed, 32 bits
         + struct.pack("=IIII", 5, 1 << 24, 1, 8)
-        + struct.pack("=IIIIII", 0, 3 << 24, 0, 2, 1, layout.SOCKET.size)  # BTF_KIND_ARRAY
+        + struct.pack("=IIIIII", 0, 3 << 24, 0, 2, 1, layout.STORED.size)  # BTF_KIND_ARRAY
     )
     return struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names)) + types + names

@@ -25,7 +25,7 @@ from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.records import udp_records
 from clb_discovery.datapath.sockets import close_sockets
-from tests.support.recorder import places_map, storage_map
+from tests.support.recorder import record_maps
 
 INSTANCE: Final = "features"
 
@@ -85,14 +85,15 @@ def replacing_in_place(pins: Pins) -> Finding:
 
 def batches(pins: Pins) -> Finding:
     """Write, read and delete several elements with one call each."""
-    addresses = bpf.open_pin(pins.map(Map.ADDRESSES))
-    keys = [bytes([0xFE, number] * 8) for number in range(3)]
+    labels = bpf.open_pin(pins.map(Map.LABELS))
+    key_size, value_size = layout.SIZES[Map.LABELS]
+    keys = [bytes([0xFE, number] * (key_size // 2)) for number in range(3)]
     try:
-        bpf.update_all(addresses, [(key, bytes(4)) for key in keys])
-        found = {key for key, _ in bpf.items(addresses, 16, 4)}
-        bpf.delete_all(addresses, keys)
+        bpf.update_all(labels, [(key, bytes(value_size)) for key in keys])
+        found = {key for key, _ in bpf.items(labels, key_size, value_size)}
+        bpf.delete_all(labels, keys)
     finally:
-        os.close(addresses)
+        os.close(labels)
     return Finding(found >= set(keys))
 
 
@@ -114,15 +115,15 @@ def records_of_tcp(_: Pins) -> Finding:
     """List TCP sockets with their records."""
     vip = layout.pack_vip(Vip(parse_address("10.64.0.1"), 80, Protocol.TCP))
     member = layout.pack_member(vip, RealServer(0, parse_address("127.0.0.1"), 80, 1))
-    with places_map() as places, storage_map() as storage:
-        closed = close_sockets([member], places, storage, protocols=[Protocol.TCP])
+    with record_maps() as maps:
+        closed = close_sockets([member], maps, protocols=[Protocol.TCP])
     return Finding(not closed.failures, "; ".join(closed.failures))
 
 
 def records_of_udp(_: Pins) -> Finding:
     """List the records that are with UDP sockets."""
-    with storage_map() as storage:
-        return Finding(list(udp_records(storage)) == [])
+    with record_maps() as maps:
+        return Finding(list(udp_records(maps)) == [])
 
 
 FEATURES: Final = (
