@@ -110,7 +110,7 @@ SERVER: Final = Record(
     ("ejections", "I"),
     ("probing", "I"),
     ("lock", "4x"),
-    ("zero", "4x"),
+    ("times_ejected", "I"),
 )
 OWNER: Final = Record("clb_owner", ("socket", "Q"), ("crowded", "I"), ("lock", "4x"))
 SOCKET: Final = Record(
@@ -213,6 +213,7 @@ class Server(NamedTuple):
     in_row: int
     ejections: int
     probing: int
+    times_ejected: int
 
 
 class Owner(NamedTuple):
