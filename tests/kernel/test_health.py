@@ -13,6 +13,7 @@ import pytest
 
 from clb_discovery.core.model import Algorithm, Tracking
 from tests.support.moody import MoodyServer, moody_servers
+from tests.support.pace import effort
 from tests.support.plane import HOST, NO_TRACKING, VIP4, VIP6, Plane, real, target_of, virtual_server
 from tests.support.process import wait_until
 from tests.support.run_counts import counting_runs, run_counts
@@ -294,13 +295,13 @@ def test_least_conn_brings_back_who_has_no_connections(plane: Plane, vip: str) -
 
 @pytest.mark.parametrize("tracking", [Tracking(), NO_TRACKING], ids=["tracked", "untracked"])
 def test_established_connection_runs_no_program(plane: Plane, vip: str, tracking: Tracking) -> None:
-    """After 10,000 requests on one connection every program has run exactly as often as before them."""
+    """After 100,000 requests on one connection every program has run exactly as often as before them."""
     with moody_servers(HOST[vip]) as (server,), counting_runs():
         plane.publish(virtual_server(vip, [server.name], tracking=tracking))
         (client,) = plane.client.connected(target_of(vip))
         peer = server.take()
         before = run_counts(plane.pins)
-        for _ in range(10_000):
+        for _ in range(effort(100_000, least=10_000)):
             client.send(b"PING")
             peer.recv(16)
             peer.send(b"PONG")
