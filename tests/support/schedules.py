@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, Protocol, Self
 
@@ -68,11 +68,16 @@ def real_server(number: int) -> RealServer:
 
 
 def schedules(faults: st.SearchStrategy[object]) -> st.SearchStrategy[Schedule]:
-    """Return schedules of up to ten steps, of which the first comes before the sidecar starts."""
+    """Return schedules of up to twelve steps, of which the first comes before the sidecar starts."""
+    inject = st.builds(Inject, faults | st.none())
     publish = st.builds(Publish, st.frozensets(st.integers(1, 5)))
-    inject = st.builds(Inject, st.none() | faults)
-    later = st.lists(publish | inject | st.builds(Pass, st.sampled_from([HOLD / 2, HOLD])), max_size=9)
-    return st.builds(lambda first, rest: [first, *rest], inject, later)
+    step = inject | inject | publish | st.builds(Pass, st.sampled_from([HOLD / 2, HOLD]))
+    return st.tuples(inject, st.lists(step, min_size=2, max_size=11)).map(lambda found: [found[0], *found[1]])
+
+
+def one_after_the_other(faults: Iterable[object]) -> Schedule:
+    """Return the schedule in which everything goes wrong once, and each time for a while."""
+    return [step for fault in faults for step in (Inject(fault), Pass(HOLD / 2), Inject(None))]
 
 
 class Rules:
@@ -103,12 +108,14 @@ class Replica:
     """The sidecar from its source to the desired state, while the block runs; the clock of its guard is `now`.
 
     :ivar rounds: how often the source was asked for its next answer.
+    :ivar last: what it came back with last.
     """
 
     def __init__(self, source: Source) -> None:
         self.name = source.name
         self.now = 0.0
         self.rounds = 0
+        self.last: Answer | Failure | None = None
         self._ended = 0
         self._source = source
         self._service = Service("web", source.name, (_VIP,), policy=Policy(hold=HOLD))
@@ -135,6 +142,7 @@ class Replica:
     def _heard(self, outcome: Answer | Failure) -> None:
         self._following.take(outcome, self.now)
         self._ended = self.rounds
+        self.last = outcome
         self._pools.append(self.pool)
         self._changed.set()
 
@@ -185,9 +193,10 @@ async def play(schedule: Schedule, world: World, source: Source) -> Replica:
                     world.inject(faults)
                 case Pass(seconds):
                     replica.elapse(seconds)
-            await replica.settle()
+            if not isinstance(step, Pass):
+                await replica.settle()
             rules.hear(world.says(), replica.now)
             assert replica.pools() <= {before, rules.good}, step
-            assert (replica.pool, replica.state) == (rules.good, rules.state), step
+            assert (replica.pool, replica.state) == (rules.good, rules.state), (step, replica.last)
         assert replica.pool == {real_server(LAST)}
     return replica
