@@ -17,7 +17,7 @@ from clb_discovery.sources.consul.source import BURST, RATE, ConsulServer, Consu
 from tests.support.consul import ConsulAgent
 from tests.support.faulty_consul import Fault, FaultyConsul
 from tests.support.pace import effort, patient
-from tests.support.schedules import Schedule, one_after_the_other, play, schedules
+from tests.support.schedules import HOLD, Inject, Pass, Schedule, one_after_the_other, play, schedules
 
 SERVICES: Final = count(1)
 MOST: Final = 6
@@ -45,6 +45,7 @@ def test_consul_under_faults_keeps_to_the_rules(agent: ConsulAgent, most: int) -
 
     @settings(max_examples=most, report_multiple_bugs=False)
     @example(one_after_the_other(Fault))
+    @example([Inject(None), Inject(Fault.EMPTY), Inject(Fault.RESET), Pass(HOLD)])  # an agent that starts and dies
     @given(schedules(st.sampled_from(Fault)))
     def keeps_to_the_rules(schedule: Schedule) -> None:
         asyncio.run(_play(agent, schedule))
