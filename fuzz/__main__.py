@@ -24,9 +24,7 @@ def main() -> int:
         parser.error(f"the targets are {', '.join(TARGETS)}")
     failed = [name for name in chosen if not _clean(name, max(1, options.seconds // len(chosen)))]
     for name in failed:
-        print(
-            f"fuzz: {name} failed; the inputs are {FOUND / name}/found-*, and each becomes a case of tests/test_fuzz.py"
-        )
+        print(f"fuzz: {name} failed; mend it, and make {FOUND / name}/found-* seeds in fuzz/seeds.py")
     return 1 if failed else 0
 
 

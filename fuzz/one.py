@@ -55,7 +55,6 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
     signal.signal(signal.SIGPROF, too_slow)
-
     atheris.Setup([sys.argv[0], *(f"-{key}={value}" for key, value in options.items()), str(corpus)], once)
     atheris.Fuzz()
 
