@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients test-discovery lint build test-fresh test-kernels bench-hooks clean
+.PHONY: help demo test test-bcc test-clients test-discovery fuzz lint build test-fresh test-kernels bench-hooks clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -22,9 +22,13 @@ test-clients: ## run the tests with a JDK, Node, nginx and HAProxy (root, or thr
 	@scripts/setup clients
 	@$(AS_ROOT) .venv/bin/pytest -m clients $(PYTEST_ARGS)
 
-test-discovery: ## run the slow tests of discovery: clusters, ACLs, TLS, 1,000 services (root, or through sudo)
+test-discovery: ## run the slow tests of discovery: clusters, ACLs, TLS, 1,000 services, faults (root, or through sudo)
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/pytest -m discovery $(PYTEST_ARGS)
+
+fuzz: ## throw bytes at whoever reads what comes from outside, for ten minutes; FUZZ_ARGS="--seconds 60 srv"
+	@scripts/setup fuzz
+	@.venv/bin/python -m fuzz $(FUZZ_ARGS)
 
 lint: ## run ruff and mypy
 	@scripts/setup test

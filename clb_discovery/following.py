@@ -45,6 +45,7 @@ class Following:
         """
         if isinstance(outcome, Failure):
             self.error = outcome.reason
+            self.guarded = guard.interrupt(self.guarded)
             return
         self.error = None
         self.answered = self.known = True

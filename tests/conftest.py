@@ -1,5 +1,6 @@
 """Put the whole session into a private network namespace, so that no test can send a packet off the machine.
 
+A busy machine is no failure: hypothesis measures no time, neither of an example nor of making one.
 `--loader bcc` makes every test load the data plane with that loader; without it they take the default.
 """
 
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.netns import enter_private_network
@@ -19,6 +21,9 @@ from tests.support.loading import LOADER_VARIABLE
 HERE: Final = Path(__file__).parent
 FILES: Final = 8192
 """Descriptors that tests have, for thousands of connections: most hosts give 1,024, and allow far more."""
+
+settings.register_profile("clb", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("clb")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -83,3 +83,21 @@ def test_held_answer_says_what_it_would_remove() -> None:
     assert shown(one) == ("held", False, "an answer without 2 of 3 real servers has to stand for 30 s")
     one.elapse(20)
     assert shown(one) == ("held", False, "an answer without 2 of 3 real servers has to stand for 30 s")
+
+
+def test_failure_ends_the_standing_of_a_held_answer() -> None:
+    """Discovery that says "none" and then fails empties no pool, however long; it has to say so again, and stand by it.
+
+    An agent that starts again and again says "none" each time, before it knows its services.
+    """
+    one = following()
+    one.take(Answer(SERVERS), 0)
+    one.take(Answer(()), 1)
+    one.take(Failure("refused"), 2)
+    one.elapse(1000)
+    assert (one.deadline, one.guarded.good) == (None, SERVERS)
+    one.take(Answer(()), 1001)
+    one.elapse(1030)
+    assert one.guarded.good == SERVERS
+    one.elapse(1031)
+    assert one.guarded.good == ()

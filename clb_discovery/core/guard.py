@@ -76,6 +76,11 @@ def admit(state: Guarded, answer: Sequence[RealServer], policy: Policy, now: flo
     return Guarded(_admit(state.ipv4, ipv4, policy, now), _admit(state.ipv6, ipv6, policy, now))
 
 
+def interrupt(state: Guarded) -> Guarded:
+    """Take a failure: what was held does not stand any more, and has to be said again and stand anew."""
+    return Guarded(Family(state.ipv4.good), Family(state.ipv6.good))
+
+
 def elapse(state: Guarded, policy: Policy, now: float) -> Guarded:
     """Let time pass: what has stood long enough counts."""
     return Guarded(_elapse(state.ipv4, policy, now), _elapse(state.ipv6, policy, now))

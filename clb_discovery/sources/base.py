@@ -41,8 +41,12 @@ class Source(Protocol):
         """
 
 
-async def follow(source: Source, emit: Emit) -> None:
-    """Hand every answer and every failure of a source to `emit`, for ever; ends only by cancellation."""
+async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, cap: float = BACKOFF_CAP) -> None:
+    """Hand every answer and every failure of a source to `emit`, for ever; ends only by cancellation.
+
+    :param first: upper bound of the first pause after a failure, in seconds.
+    :param cap: longest pause, in seconds.
+    """
 
     def failed(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -55,7 +59,7 @@ async def follow(source: Source, emit: Emit) -> None:
     while True:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(Exception),
-            wait=wait_random_exponential(multiplier=BACKOFF_FIRST, max=BACKOFF_CAP),
+            wait=wait_random_exponential(multiplier=first, max=cap),
             before_sleep=failed,
         )
         emit(await retrying(source.next))

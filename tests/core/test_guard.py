@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from clb_discovery.core.address import Address, is_ipv4, parse_address
-from clb_discovery.core.guard import Guarded, admit, elapse, seed
+from clb_discovery.core.guard import Guarded, admit, elapse, interrupt, seed
 from clb_discovery.core.model import Policy, RealServer
 
 Endpoints = frozenset[tuple[Address, int]]
@@ -92,6 +92,15 @@ class Standing(RuleBasedStateMachine):
         self.state = elapse(before, self.policy, self.now)
         for ipv4 in (True, False):
             self.check(ipv4=ipv4, good=of_family(before.good, ipv4=ipv4))
+
+    @rule()
+    def discovery_fails(self) -> None:
+        """Change nothing that counts; whatever was held has stood in vain."""
+        good = self.state.good
+        self.state = interrupt(self.state)
+        assert self.state.good == good
+        assert not self.state.held
+        self.last.clear()
 
     @rule()
     def the_deadline_comes(self) -> None:

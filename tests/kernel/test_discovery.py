@@ -168,6 +168,22 @@ def test_stopped_and_restarted_consul_changes_nothing(
             assert ask_each(cgroup, VIP6) == ports(backends.ipv6)
 
 
+def test_forbidden_instances_in_consul_are_refused(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """What nobody may name as a real server stays out, and what is beside it in Consul serves.
+
+    Consul takes all of it but the unspecified address.
+    """
+    with ConsulAgent(tmp_path) as agent:
+        for address in ("224.0.0.1", "255.255.255.255", "169.254.0.1", VIP4, "127.0.0.1", "10.0.0.1"):
+            body = {"Service": "redis", "ID": address, "Address": address, "Port": 6379}
+            agent.register_external("outside", "10.0.0.254", body)
+        options = ["--consul", agent.url, "--service", f"redis={VIP4}:6379", "--real-range", "10.0.0.0/8"]
+        with sidecar(instance, cgroup, tmp_path, options) as found:
+            wait_for_pool(instance, VIP4, {"10.0.0.1:6379": 1})
+            refused = [line for line in found.lines() if line["event"] == "real server refused"]
+    assert len(refused) == 5
+
+
 def zone(servers: Sequence[tuple[RedisServer, int]]) -> str:
     """Return SRV records, every second target behind a CNAME."""
     lines = []

@@ -48,12 +48,12 @@ def next_index(header: str | None, previous: int) -> int:
     return index
 
 
-def client_timeout(wait: float) -> float:
+def client_timeout(wait: float, margin: float = MARGIN) -> float:
     """Return after how many seconds a query that waits for `wait` seconds is given up.
 
     Consul adds up to a sixteenth of the wait, so that its clients do not all wake up at once.
     """
-    return wait + wait / 16 + MARGIN
+    return wait + wait / 16 + margin
 
 
 @dataclass(frozen=True, slots=True)

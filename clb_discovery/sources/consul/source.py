@@ -12,7 +12,7 @@ from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.consul import environment
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.answer import host_names, parse_entries, to_answer
-from clb_discovery.sources.consul.blocking import FIRST, WAIT, Bucket, next_index
+from clb_discovery.sources.consul.blocking import FIRST, MARGIN, WAIT, Bucket, next_index
 from clb_discovery.sources.consul.catalog import Catalog, Key
 from clb_discovery.sources.consul.client import ALL, CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope, Selection
 from clb_discovery.sources.consul.host_names import look_up
@@ -52,6 +52,7 @@ class ConsulServer:
         tls: Tls | None = None,
         auth: str | None = None,
         wait: float = WAIT,
+        margin: float = MARGIN,
     ) -> None:
         """Prepare; nothing is connected yet. The environment is not read.
 
@@ -61,6 +62,7 @@ class ConsulServer:
         :param tls: settings for https; `None` for the system's authorities and the address's host.
         :param auth: value of the Authorization header, for a proxy before the agent.
         :param wait: how long Consul holds a query without news, in seconds, at most 600.
+        :param margin: what a query may take beyond its wait, in seconds.
         :raises UsageError: if the address is none, or the token cannot be one.
         """
         self._address = ConsulAddress.parse(address)
@@ -69,7 +71,7 @@ class ConsulServer:
         if not 0 < wait <= _LONGEST_WAIT:
             raise UsageError(f"a Consul query cannot wait for {wait:g} s; at most {_LONGEST_WAIT:g}")
         self._wait = wait
-        self._transport = Transport(self._address, tls, auth)
+        self._transport = Transport(self._address, tls, auth, margin=margin)
         self._client = Client(self._transport, token, scope)
         self._catalog = Catalog(self._client, wait)
         self._direct = asyncio.Semaphore(DIRECT)

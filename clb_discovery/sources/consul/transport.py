@@ -77,16 +77,20 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
     Paths arrive escaped. Use it from one event loop; the session opens with the first request.
     """
 
-    def __init__(self, address: ConsulAddress, tls: Tls | None, auth: str | None = None) -> None:
+    def __init__(
+        self, address: ConsulAddress, tls: Tls | None, auth: str | None = None, *, margin: float = MARGIN
+    ) -> None:
         """Prepare the transport; nothing is connected yet.
 
         :param tls: settings for https; `None` for the system's authorities and the address's host.
         :param auth: value of the Authorization header.
+        :param margin: what a query may take beyond its wait, in seconds.
         """
         super().__init__()
         self._address = address
         self._tls = tls
         self._auth = {"Authorization": auth} if auth else {}
+        self._margin = margin
         self._session: aiohttp.ClientSession | None = None
 
     def __str__(self) -> str:
@@ -104,12 +108,12 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         :raises SourceError: when there is no complete good answer, or instances that ACLs have filtered to none.
         """
         wait = dict(params or ()).get("wait")
-        limit = MARGIN if wait is None else client_timeout(float(str(wait).removesuffix("s")))
+        limit = self._margin if wait is None else client_timeout(float(str(wait).removesuffix("s")), self._margin)
         response = await self._request("GET", self.uri(path, params), headers, limit)
         if ANY_SERVER in (params or ()) and self._out_of_touch(response.headers):
             # Without the index: the answer is wanted now, whether or not it is newer.
             now = [(name, value) for name, value in params or () if name not in {"index", "wait", "stale"}]
-            response = await self._request("GET", self.uri(path, now), headers, MARGIN)
+            response = await self._request("GET", self.uri(path, now), headers, self._margin)
         filtered = path.startswith(SERVICE) and response.headers.get(_FILTERED) == "true"
         if filtered and not response.content.strip(b"[] \r\n"):
             raise SourceError(f"{self._address} filtered the whole answer by ACLs: the token lacks rights; {RIGHTS}")
@@ -129,7 +133,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
 
         :raises SourceError: when there is no complete good answer.
         """
-        response = await self._request("POST", self.uri(path, params), headers, MARGIN, data)
+        response = await self._request("POST", self.uri(path, params), headers, self._margin, data)
         return self._read(callback, response)
 
     def put(self, *_arguments: object, **_options: object) -> Any:  # noqa: ANN401  # python-consul2's signature

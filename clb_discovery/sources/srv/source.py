@@ -127,11 +127,12 @@ class SrvSource:
         `dns_config.enable_truncate`, which is off by default (Consul's agent/dns.go, trimUDPResponse; HAProxy #1160 is
         what that does to a pool). Its marks are TTL 0, unless `service_ttl` is set, and a size near the buffer's. With
         either we ask again over TCP, and from then on TCP first while the mark is there, so that pools do not flap.
+        An answer larger than the buffer came over TCP already, since the one over UDP was marked as truncated.
 
         :raises SourceError: also if the answer over TCP may be trimmed: DNS cannot carry it whole.
         """
         srv = await lookup.find(self._qname, SRV, tcp=self._tcp_first)
-        if not self._tcp_first and _may_be_trimmed(srv):
+        if not self._tcp_first and _may_be_trimmed(srv) and _size(srv) <= EDNS_PAYLOAD:
             srv = await lookup.find(self._qname, SRV, tcp=True)
         self._tcp_first = _may_be_trimmed(srv)
         if self._tcp_first and _size(srv) > _TCP_TRIMMED_FROM:

@@ -170,6 +170,14 @@ async def test_a_host_name_as_address_is_looked_up(agent: ConsulAgent, connect: 
     assert "cannot look up 'redis.invalid', which is registered as an address: " in message
 
 
+async def test_an_instance_without_a_port_is_an_error(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
+    """Consul takes instances without a port; nobody can connect to one, so the whole answer is refused."""
+    agent.register("portless", 1, "10.0.0.1")
+    agent.register("portless", 0, "10.0.0.2")
+    wait_until(lambda: len(agent.request("GET", "/v1/health/service/portless")) == 2, "both are in the catalog")
+    assert "the port is 0" in await refusal(ConsulSource(connect(agent.url), "portless"))
+
+
 async def test_another_datacenter_that_nobody_knows_is_an_error(
     agent: ConsulAgent, connect: Callable[..., ConsulServer]
 ) -> None:

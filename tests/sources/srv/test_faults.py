@@ -1,103 +1,90 @@
-"""The SRV source over random schedules of faults: what counts is always the last whole answer."""
+"""The SRV source over random schedules of faults, which a proxy in front of a real server plays."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import Final, NamedTuple
+import copy
+from collections.abc import Iterator
+from typing import Final
 
-from hypothesis import given, settings
+import pytest
+from dns.asyncresolver import Resolver
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.model import Failure, Policy, RealServer, Service
-from clb_discovery.core.spec import parse_vip
-from clb_discovery.errors import SourceError
-from clb_discovery.following import Following
+from clb_discovery.sources.base import follow
 from clb_discovery.sources.srv.resolvers import Resolvers
 from clb_discovery.sources.srv.source import SrvSource
-from tests.support.fake_dns import FakeDns, Reply
+from tests.support.faulty_dns import NAME, SLOW, Fault, FaultyDns
+from tests.support.knot import KnotServer
 from tests.support.pace import effort, patient
+from tests.support.schedules import Schedule, one_after_the_other, play, schedules
 
-NAME: Final = "_web._tcp.example"
-TARGETS: Final = ("a", "b", "c")
-
-WELL: Final = Reply()
-HARMLESS: Final = (WELL, WELL, WELL, Reply(truncated=True))
-"""What leaves an answer as it is: TCP brings what UDP could not."""
-AT_ONCE: Final = (
-    Reply(rcode="SERVFAIL"),
-    Reply(rcode="REFUSED"),
-    Reply(rcode="NOTIMP"),
-    Reply(truncated=True, truncated_tcp=True),
-)
-SLOW: Final = (Reply(silent=True), Reply(garbage=True), Reply(wrong_id=True))
-"""What costs a time-out."""
-FAULTS: Final = st.sampled_from([*HARMLESS * 5, *AT_ONCE, *SLOW])
+QUICK: Final = [fault for fault in Fault if fault not in SLOW]
+FAULTS: Final = st.sampled_from([*QUICK * 3, *SLOW])
+INJECTED: Final = st.dictionaries(st.just(NAME) | st.integers(1, 5), FAULTS, max_size=2)
+MOST: Final = 100
+"""Questions of one round: up to five targets in two families, each asked again after a time-out or over TCP."""
 
 
-class Round(NamedTuple):
-    """What the server says for a while."""
+class Patience(Resolvers):
+    """The proxy as the only server. Where an answer has to come a slow machine is waited for, and else nothing."""
 
-    targets: frozenset[str]
-    records: Reply
-    addresses: dict[str, Reply]
+    def __init__(self, server: FaultyDns) -> None:
+        super().__init__([server.address])
+        self._server = server
 
-    def is_whole(self) -> bool:
-        """Tell whether every question has a proper answer."""
-        return all(reply in HARMLESS for reply in (self.records, *(self.addresses[name] for name in self.targets)))
-
-    def servers(self) -> set[RealServer]:
-        """Return what an answer has to say."""
-        return {RealServer(0, address_of(name), 80, 1) for name in self.targets}
-
-    def play(self, server: FakeDns) -> None:
-        """Let the server say so from now on."""
-        records = [f"{NAME}. 9 SRV 0 1 80 {name}.example." for name in sorted(self.targets)]
-        server.replies[f"{NAME}.", "SRV"] = replace(self.records, answer=records)
-        for name, reply in self.addresses.items():
-            lines = [f"{name}.example. 9 A 10.0.0.{ord(name)}"]
-            server.replies[f"{name}.example.", "A"] = replace(reply, answer=lines)
+    def current(self) -> Resolver:
+        """Return the resolver for the next round."""
+        resolver = copy.copy(super().current())
+        resolver.lifetime = patient(0.15 if self._server.says() is None else 8.0)
+        return resolver
 
 
-def address_of(name: str) -> Address:
-    """Return the address of a target."""
-    return parse_address(f"10.0.0.{ord(name)}")
+@pytest.fixture(scope="module")
+def knot() -> Iterator[KnotServer]:
+    """Run a server with the zones of `FaultyDns`."""
+    addresses = "\n".join(f"s{number} A 10.0.0.{number}" for number in range(1, 10))
+    with KnotServer({"example": "", "other": addresses}) as server:
+        yield server
 
 
-ROUNDS: Final = st.lists(
-    st.builds(
-        Round,
-        st.frozensets(st.sampled_from(TARGETS)),
-        FAULTS,
-        st.fixed_dictionaries(dict.fromkeys(TARGETS, FAULTS)),
-    ),
-    min_size=1,
-    max_size=4,
-)
+@pytest.mark.parametrize("most", [effort(5, 2), pytest.param(effort(100, 10), marks=pytest.mark.discovery)])
+def test_srv_under_faults_keeps_to_the_rules(knot: KnotServer, most: int) -> None:
+    """Whatever fails in whatever order, errors change nothing, a lie is held, the truth counts, and watching goes on.
+
+    `tests/support/schedules.py` has the rules.
+    """
+
+    @settings(max_examples=most, report_multiple_bugs=False)
+    @example(one_after_the_other({name: fault} for fault in Fault for name in (NAME, 1)))
+    @given(schedules(INJECTED))
+    def keeps_to_the_rules(schedule: Schedule) -> None:
+        asyncio.run(_play(knot, schedule))
+
+    keeps_to_the_rules()
 
 
-@settings(max_examples=effort(60, 10), deadline=None)
-@given(ROUNDS)
-def test_last_whole_answer_counts(rounds: list[Round]) -> None:
-    """Whatever fails in whatever order, a round is whole or a failure, and what is good is what was whole last."""
-    asyncio.run(_play(rounds))
+async def _play(knot: KnotServer, schedule: Schedule) -> None:
+    async with FaultyDns(knot) as server:
+        await server.publish(frozenset({1, 2, 3, 4}))
+        source = SrvSource(NAME, Patience(server), 0.02, 0.02)
+        replica = await play(schedule, server, source)
+        assert len(server.asked) <= MOST * replica.rounds
 
 
-async def _play(rounds: list[Round]) -> None:
-    following = Following(Service("web", f"srv:{NAME}", (parse_vip("10.64.0.1:80"),), policy=Policy(hold=0)))
-    good: set[RealServer] = set()
-    async with FakeDns() as server:
-        source = SrvSource(NAME, Resolvers([server.address], lifetime=patient(0.8)), 0.001, 0.001)
-        for one in rounds:
-            one.play(server)
-            before = len(server.asked)
-            try:
-                following.take(await source.next(), 0)
-            except SourceError as error:
-                following.take(Failure(str(error)), 0)
-            assert (following.state == "fresh") is one.is_whole()
-            if one.is_whole():
-                good = one.servers()
-            assert set(following.guarded.good) == good
-            assert len(server.asked) - before < 100
+async def test_no_fault_of_dns_makes_it_spin(knot: KnotServer) -> None:
+    """While a fault lasts little is asked: rounds pause for their backoff or TTL, and are bounded themselves."""
+
+    async def watch(fault: Fault) -> None:
+        async with FaultyDns(knot) as server:
+            server.inject({NAME: fault})
+            source = SrvSource(NAME, Resolvers([server.address]))
+            following = asyncio.create_task(follow(source, lambda _: None))
+            await asyncio.sleep(2)
+            assert 1 <= len(server.asked) <= MOST, fault
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    knot.write("_web._tcp SRV 0 1 8001 s1.other.")
+    await asyncio.gather(*map(watch, Fault))

@@ -16,6 +16,7 @@ from clb_discovery.sources.srv.lookup import MAX_CNAMES
 from clb_discovery.sources.srv.resolvers import Resolvers
 from clb_discovery.sources.srv.source import MAX_READS, SrvSource
 from tests.support.fake_dns import FakeDns, Reply
+from tests.support.pace import patient
 from tests.support.process import free_port
 
 NAME = "_redis._tcp.example"
@@ -35,9 +36,11 @@ class Always(random.Random):
         return self._number
 
 
-def source(server: FakeDns, name: str = NAME, *, min_ttl: float = 1.0, chance: float = 0.0) -> SrvSource:
+def source(
+    server: FakeDns, name: str = NAME, *, min_ttl: float = 1.0, chance: float = 0.0, lifetime: float = 0.4
+) -> SrvSource:
     """Build a source that gives up early and has known jitter."""
-    return SrvSource(name, Resolvers([server.address], lifetime=0.4), min_ttl, rng=Always(chance))
+    return SrvSource(name, Resolvers([server.address], lifetime=lifetime), min_ttl, rng=Always(chance))
 
 
 def records(*data: str, ttl: int = 60) -> list[str]:
@@ -352,6 +355,22 @@ async def test_big_answer_over_udp_is_asked_over_tcp() -> None:
     ]
 
 
+@pytest.mark.parametrize("ttl", [0, 60])
+async def test_truncated_answer_is_asked_over_tcp_once(ttl: int) -> None:
+    """What came over TCP since UDP was marked as truncated is not asked for over TCP again, whatever its TTL."""
+    async with FakeDns() as server:
+        every = records(*(f"0 1 {port} a.example." for port in range(1, 101)), ttl=ttl)
+        server.replies[SRV] = Reply(every, additional=["a.example. 60 A 10.0.0.1"], truncated=True)
+
+        answer = await source(server).next()
+
+    assert len(answer.servers) == 100
+    assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == [
+        *("udp", "tcp"),
+        "tcp",  # again, since the answer is news
+    ]
+
+
 async def test_suspect_answer_without_tcp_is_a_failure() -> None:
     """Where an answer may be trimmed and TCP does not work, nobody knows the whole, and that is a failure."""
     async with FakeDns(tcp=False) as server:
@@ -369,7 +388,7 @@ async def test_answer_at_the_limit_of_dns_is_a_failure(ttl: int, keeps: int | No
         every = records(*(f"0 1 {port} {'x' * 52}.{port}." for port in range(1, 856)), ttl=ttl)
         server.replies[SRV] = Reply(every, truncated=True, keeps=keeps)
 
-        message = await failure(source(server))
+        message = await failure(source(server, lifetime=patient(10)))  # the fake takes its time for 64 kB
 
     assert "--consul" in message
 

@@ -1,0 +1,1 @@
+"""What comes from outside, thrown at whoever reads it: `make fuzz`, and a few examples in `make test`."""

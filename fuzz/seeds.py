@@ -1,0 +1,121 @@
+"""The inputs from which the others are made: well-formed ones, and what fuzzing has found."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import dns.message
+import dns.rrset
+
+_ENTRY: Final = {
+    "Node": {"Node": "n1", "Address": "10.9.9.9", "TaggedAddresses": {"wan": "10.7.7.7"}},
+    "Service": {
+        "ID": "s1",
+        "Address": "10.0.0.1",
+        "Port": 80,
+        "Weights": {"Passing": 7, "Warning": 2},
+        "TaggedAddresses": {"wan": {"Address": "198.51.100.1", "Port": 8001}},
+    },
+    "Checks": [{"Node": "n1", "CheckID": "c1", "ServiceName": "web", "Status": "warning"}],
+}
+_NAMED: Final = {"Node": {}, "Service": {"Address": "a.example", "Port": 1}, "Checks": None}
+_RIGHTS: Final = [{"Resource": "service", "Access": "read", "Allow": True}, {"Resource": "node", "Allow": True}]
+
+
+def _http(*lines: str, entries: object, rights: object = None) -> bytes:
+    return "\n".join([*lines, "", json.dumps(entries), "", json.dumps(rights)]).encode()
+
+
+CONSUL: Final = (
+    _http("X-Consul-Index: 8", "X-Consul-LastContact: 0", "X-Consul-KnownLeader: true", entries=[_ENTRY, _NAMED]),
+    _http("X-Consul-Index: 8", entries=[], rights=_RIGHTS),
+    _http("X-Consul-Results-Filtered-By-ACLs: true", entries=[]),
+    _http("X-Consul-Index: 1", "X-Consul-LastContact: 99999", entries=_ENTRY["Checks"]),
+)
+
+
+_Said = tuple[str, str, list[str], list[str]]
+"""Owner and type of a question, records of the answer and of the additional section."""
+
+
+def _answers(*answers: _Said) -> bytes:
+    """Return answers as `targets.srv` reads them."""
+    stream = b""
+    for owner, kind, records, more in answers:
+        query = dns.message.make_query(owner, kind)
+        response = dns.message.make_response(query)
+        for section, lines in ((response.answer, records), (response.additional, more)):
+            for line in lines:
+                name, ttl, rdtype, data = line.split(" ", 3)
+                section.append(dns.rrset.from_text(name, int(ttl), "IN", rdtype, data))
+        wire = response.to_wire()
+        said = wire[2:4] + wire[6:12] + wire[16 + len(query.question[0].name.to_wire() or b"") :]
+        stream += len(said).to_bytes(2, "big") + said
+    return stream
+
+
+_NAME: Final = "_web._tcp.example."
+_RECORDS: Final[_Said] = (_NAME, "SRV", [f"{_NAME} 60 SRV 1 2 80 a.example."], ["a.example. 60 A 10.0.0.1"])
+_ALIAS: Final[_Said] = (
+    "b.other.",
+    "A",
+    ["b.other. 60 CNAME c.other.", "c.other. 60 A 10.0.0.2"],
+    [],
+)
+_NONE: Final[_Said] = (_NAME, "SRV", [f"{_NAME} 60 SRV 0 0 0 ."], [])
+_OTHER: Final[_Said] = (_NAME, "SRV", [f"{_NAME} 0 SRV 1 2 80 b.other."], [])
+
+SRV: Final = (
+    _answers(_RECORDS, ("a.example.", "AAAA", ["a.example. 60 AAAA fd00::1"], []), _RECORDS),
+    _answers(_NONE),
+    _answers(_OTHER, _OTHER, _ALIAS, ("b.other.", "AAAA", [], []), _OTHER),
+)
+
+CONFIGURATION: Final = (
+    b"""consul = "http://127.0.0.1:8500"
+real-range = ["10.0.0.0/8", "fd00::/8"]
+hold = "30s"
+max-removal = 0.5
+[[service]]
+name = "redis"
+consul = "redis"
+vip = "10.64.0.1:6379,[fd00:64::1]:6379"
+algorithm = "least-conn"
+eject-time = "5s"
+[[service]]
+name = "ldap"
+vip = "10.64.0.2"
+servers = ["10.0.0.5:389", { address = "10.0.0.6:3389", weight = 3, priority = 0 }]
+""",
+    b'resolver = ["10.0.0.53"]\n[[service]]\nname = "dns"\nsrv = "_dns._udp.example"\n',
+)
+
+DISK: Final = (
+    b'{"version":1,"sources":{"srv:_web._tcp.example":{"answered":1700000000,"servers":[[0,"10.0.0.1",80,1]]}}}',
+    b'{"version":1,"sources":{"consul:web":{"answered":null,"servers":[[1,"fd00::1",80,0]]}}}',
+)
+
+HOSTS_FILE: Final = (
+    b"""127.0.0.1 localhost
+# BEGIN clb-discovery default: written by the sidecar, changes are lost
+10.64.0.1 web.clb
+# END clb-discovery default
+::1 localhost
+""",
+    b"127.0.0.1 localhost",
+)
+
+WORDS: Final = tuple(
+    text.encode()
+    for text in (
+        "10.64.0.1:6379/udp",
+        "redis=10.64.0.1,[fd00::1]:6379",
+        "1.5m",
+        "0.5",
+        "tls://10.0.0.53:853#dns.example",
+        "https://consul.example:8501/path",
+        "unix:///run/consul.sock",
+        "_redis._tcp.example",
+    )
+)

@@ -1,0 +1,214 @@
+"""The readers of what comes from outside, each as a function of bytes.
+
+It returns what it read, or None where the reader refused it by an error that it declares. Every other error is a
+finding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+import dns.message
+from consul import base
+from dns.asyncbackend import Backend  # type: ignore[attr-defined] # exported, but not by name
+from dns.asyncresolver import Resolver
+from dns.message import Message, QueryMessage
+from dns.nameserver import AddressAndPortNameserver
+from dns.query import BadResponse
+from multidict import CIMultiDict
+
+from clb_discovery.cli import make_parser
+from clb_discovery.core import hosts, lastgood, spec
+from clb_discovery.core.desired import desired
+from clb_discovery.core.model import Answer, Service
+from clb_discovery.discovery import read_services
+from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.options import read_options
+from clb_discovery.sources.consul.address import ConsulAddress
+from clb_discovery.sources.consul.answer import host_names, parse_checks, parse_entries, to_answer
+from clb_discovery.sources.consul.blocking import next_index
+from clb_discovery.sources.consul.client import ALL, OWN, Client
+from clb_discovery.sources.consul.transport import Transport
+from clb_discovery.sources.srv.nameservers import parse_nameserver
+from clb_discovery.sources.srv.resolvers import EDNS_PAYLOAD, Resolvers
+from clb_discovery.sources.srv.source import SrvSource
+from fuzz import seeds
+
+_VIP: Final = spec.parse_vip("10.64.0.1:80")
+_LIFETIME: Final = 0.2
+_PARSER: Final = make_parser()
+_FILE: Final = os.memfd_create("configuration")
+_loop: Final = asyncio.new_event_loop()
+
+
+class Target(NamedTuple):
+    """A reader, and well-formed inputs to start from."""
+
+    read: Callable[[bytes], object]
+    seeds: tuple[bytes, ...]
+
+
+class _Canned(Transport):
+    """A transport whose server says the same to everything."""
+
+    def __init__(self, said: bytes) -> None:
+        super().__init__(ConsulAddress.parse("127.0.0.1:8500"), None)
+        head, _, self._said = said.partition(b"\n\n")
+        lines = (line.partition(":") for line in head.decode("latin-1").split("\n"))
+        self._headers = CIMultiDict((name, value.strip()) for name, _, value in lines)
+
+    async def _request(
+        self,
+        method: str,
+        uri: str,  # noqa: ARG002 - the shape of its base class
+        headers: Mapping[str, str] | None,  # noqa: ARG002 - as above
+        limit: float,  # noqa: ARG002 - as above
+        data: str | None = None,  # noqa: ARG002 - as above
+    ) -> base.Response:
+        entries, _, rights = self._said.partition(b"\n\n")
+        return base.Response(200, self._headers.copy(), "", rights if method == "POST" else entries)
+
+
+def consul(data: bytes) -> Answer | None:
+    """Read an answer of the health endpoint: headers, an empty line, the body; and one about rights behind another."""
+    client = Client(_Canned(data), None, OWN)
+    with suppress(SourceError):
+        _, checks = _loop.run_until_complete(client.checks(7, 60))
+        parse_checks(checks)
+    with suppress(SourceError):
+        header, entries = _loop.run_until_complete(client.entries("web", ALL, 7, 60))
+        next_index(header, 7)
+        instances = parse_entries(entries, "wan")
+        return _used(to_answer(instances, dict.fromkeys(host_names(instances), ())))
+    return None
+
+
+class _CannedNameserver(AddressAndPortNameserver):
+    """A server with prepared answers: what of a message comes behind its id, without the question.
+
+    Each has its length in two bytes before it. When there are no more it closes the connection.
+    """
+
+    def __init__(self, said: bytes) -> None:
+        super().__init__("127.0.0.1", 53)
+        self._said = said
+
+    def kind(self) -> str:
+        """Return the kind of an ordinary server."""
+        return "Do53"
+
+    async def async_query(  # noqa: PLR0913, PLR0917 - the shape of its base class
+        self,
+        request: QueryMessage,
+        timeout: float,  # noqa: ARG002, ASYNC109 - as above
+        source: str | None,  # noqa: ARG002 - as above
+        source_port: int,  # noqa: ARG002 - as above
+        max_size: bool,
+        backend: Backend,  # noqa: ARG002 - as above
+        one_rr_per_rrset: bool = False,  # noqa: ARG002, FBT002 - as above
+        ignore_trailing: bool = False,  # noqa: ARG002, FBT002 - as above
+    ) -> Message:
+        """Read the next answer as dnspython does from a socket."""
+        if not self._said:
+            raise EOFError
+        size = int.from_bytes(self._said[:2], "big")
+        said, self._said = self._said[2 : 2 + size], self._said[2 + size :]
+        question = request.to_wire()[12 : 16 + len(request.question[0].name.to_wire() or b"")]
+        wire = request.id.to_bytes(2, "big") + said[:2] + b"\0\1" + said[2:8] + question + said[8:]
+        response = dns.message.from_wire(wire, raise_on_truncation=not max_size)
+        if not request.is_response(response):
+            raise BadResponse
+        return response
+
+
+class _Canned53(Resolvers):
+    """Resolvers that know a prepared server only."""
+
+    def __init__(self, said: bytes) -> None:
+        super().__init__(["127.0.0.1"])
+        self._only = Resolver(configure=False)
+        self._only.nameservers = [_CannedNameserver(said)]
+        self._only.use_edns(0, payload=EDNS_PAYLOAD)
+        self._only.lifetime = _LIFETIME
+
+    def current(self) -> Resolver:
+        """Return the resolver."""
+        return self._only
+
+
+def srv(data: bytes) -> Answer | None:
+    """Follow an SRV record over the answers of a server."""
+    source = SrvSource("_web._tcp.example", _Canned53(data), rng=random.Random(0))  # noqa: S311 - jitter
+    with suppress(SourceError):
+        return _used(_loop.run_until_complete(source.next()))
+    return None
+
+
+def _used(answer: Answer) -> Answer:
+    built = desired([Service("web", "web", (_VIP,))], {"web": answer.servers}, [])
+    assert len(built.virtual[_VIP].pool) <= len(answer.servers)
+    return answer
+
+
+def configuration(data: bytes) -> tuple[Service, ...] | None:
+    """Read a configuration file, its options, and the services that come of it."""
+    os.ftruncate(_FILE, 0)
+    os.pwrite(_FILE, data, 0)
+    with suppress(UsageError):
+        return read_services(read_options(lambda: _PARSER, ["run", "--config", f"/proc/self/fd/{_FILE}"]))
+    return None
+
+
+def disk(data: bytes) -> Mapping[str, lastgood.LastGood] | None:
+    """Read the last good sets."""
+    with suppress(ValueError):
+        sets = lastgood.decode(data)
+        assert lastgood.decode(lastgood.encode(sets)) == sets
+        return sets
+    return None
+
+
+def hosts_file(data: bytes) -> str | None:
+    """Put our block into a hosts file, and take it out again."""
+    with suppress(ValueError):
+        text = data.decode()
+        without = hosts.with_block(text, "default", {})
+        again = hosts.with_block(hosts.with_block(text, "default", {"web.clb": (_VIP.address,)}), "default", {})
+        assert again in {without, without + "\n"}
+        return without
+    return None
+
+
+def words(data: bytes) -> list[object]:
+    """Read what is typed: VIPs, assignments, durations, resolvers, addresses of Consul, SRV names."""
+    text, found = data.decode("utf-8", "surrogateescape"), list[object]()
+    for read in _WORDS:
+        with suppress(ValueError, UsageError):
+            found.append(read(text))
+    return found
+
+
+_WORDS: Final[tuple[Callable[[str], object], ...]] = (
+    spec.parse_vip,
+    spec.parse_assignment,
+    spec.parse_duration,
+    spec.parse_share,
+    spec.parse_listener,
+    parse_nameserver,
+    ConsulAddress.parse,
+    lambda name: SrvSource(name, Resolvers(["127.0.0.1"])),
+)
+
+TARGETS: Final[Mapping[str, Target]] = {
+    "consul": Target(consul, seeds.CONSUL),
+    "srv": Target(srv, seeds.SRV),
+    "configuration": Target(configuration, seeds.CONFIGURATION),
+    "disk": Target(disk, seeds.DISK),
+    "hosts-file": Target(hosts_file, seeds.HOSTS_FILE),
+    "words": Target(words, seeds.WORDS),
+}

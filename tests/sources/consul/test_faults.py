@@ -1,0 +1,87 @@
+"""The Consul source over random schedules of faults, which a proxy in front of the real consul plays."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from itertools import count
+from typing import Final
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from clb_discovery.sources.base import follow
+from clb_discovery.sources.consul.source import BURST, RATE, ConsulServer, ConsulSource
+from tests.support.consul import ConsulAgent
+from tests.support.faulty_consul import Fault, FaultyConsul
+from tests.support.pace import effort, patient
+from tests.support.schedules import HOLD, Inject, Pass, Schedule, one_after_the_other, play, schedules
+
+SERVICES: Final = count(1)
+MOST: Final = 6
+"""Requests of one round: the query, the same for the leader and what the token may do, each again after a reset."""
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    """Run an agent; each schedule has a service of its own."""
+    with ConsulAgent(tmp_path_factory.mktemp("consul")) as running:
+        yield running
+
+
+def bound(seconds: float) -> float:
+    """Return the most rounds in this time."""
+    return BURST + RATE * seconds + 1
+
+
+@pytest.mark.parametrize("most", [effort(4, 2), pytest.param(effort(100, 10), marks=pytest.mark.discovery)])
+def test_consul_under_faults_keeps_to_the_rules(agent: ConsulAgent, most: int) -> None:
+    """Whatever fails in whatever order, errors change nothing, a lie is held, the truth counts, and watching goes on.
+
+    `tests/support/schedules.py` has the rules.
+    """
+
+    @settings(max_examples=most, report_multiple_bugs=False)
+    @example(one_after_the_other(Fault))
+    @example([Inject(None), Inject(Fault.EMPTY), Inject(Fault.RESET), Pass(HOLD)])  # an agent that starts and dies
+    @given(schedules(st.sampled_from(Fault)))
+    def keeps_to_the_rules(schedule: Schedule) -> None:
+        asyncio.run(_play(agent, schedule))
+
+    keeps_to_the_rules()
+
+
+async def _play(agent: ConsulAgent, schedule: Schedule) -> None:
+    service = f"web-{next(SERVICES)}"
+    async with FaultyConsul(agent, service) as consul:
+        await consul.publish(frozenset({1, 2, 3, 4}))
+        server = ConsulServer(consul.url, wait=0.05, margin=patient(2.0))
+        started = time.monotonic()
+        try:
+            replica = await play(schedule, consul, ConsulSource(server, service))
+        finally:
+            await server.close()
+        assert replica.rounds <= bound(time.monotonic() - started)
+        assert consul.asked <= MOST * replica.rounds
+        await consul.publish(frozenset())
+
+
+async def test_no_fault_of_consul_makes_it_spin(agent: ConsulAgent) -> None:
+    """While a fault lasts no more is asked than the bucket lets pass, however short the pauses after failures."""
+
+    async def watch(fault: Fault) -> None:
+        async with FaultyConsul(agent, "spin") as consul:
+            consul.inject(fault)
+            server = ConsulServer(consul.url)
+            source = ConsulSource(server, "spin")
+            started = time.monotonic()
+            following = asyncio.create_task(follow(source, lambda _: None, first=0.001, cap=0.001))
+            await asyncio.sleep(2)
+            assert 1 <= consul.asked <= MOST * bound(time.monotonic() - started), fault
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await server.close()
+
+    await asyncio.gather(*map(watch, Fault))

@@ -1,0 +1,178 @@
+"""A real Consul behind a proxy that lets it misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from contextlib import suppress
+from enum import Enum
+from typing import Final, Self
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+from tests.support.consul import ConsulAgent
+from tests.support.schedules import Servers, real_server
+
+
+class Fault(Enum):
+    """What goes wrong with every query."""
+
+    INTERNAL_ERROR = 500
+    UNAVAILABLE = 503
+    TOO_MANY_REQUESTS = 429
+    FORBIDDEN = 403
+    RESET = "the connection is reset"
+    HALF = "the connection is reset in the middle of the answer"
+    SILENT = "no answer comes before the client gives up"
+    BAD_JSON = "the last byte of the answer is missing"
+    NO_INDEX = "the answer has no index"
+    FILTERED = "an empty list that ACLs have filtered"
+    EMPTY = "an empty list with a low index, as of a server that has lost its state"
+    EMPTY_AS_EVER = "an empty list with the right index"
+    BACKWARD = "the index has gone back"
+    OUT_OF_TOUCH = "an empty list from a server that knows no leader"
+
+
+LIES: Final = frozenset({Fault.EMPTY, Fault.EMPTY_AS_EVER})
+"""What a source has to believe."""
+HARMLESS: Final = frozenset({Fault.BACKWARD, Fault.OUT_OF_TOUCH})
+"""What a source has to see through."""
+_INDEX: Final = "X-Consul-Index"
+_KEPT: Final = (_INDEX, "X-Consul-KnownLeader", "X-Consul-LastContact", "Content-Type")
+_OTHERS: Final[dict[Fault, dict[str, str]]] = {
+    Fault.FILTERED: {"X-Consul-Results-Filtered-By-ACLs": "true"},
+    Fault.EMPTY: {_INDEX: "1"},
+    Fault.EMPTY_AS_EVER: {},
+    Fault.OUT_OF_TOUCH: {"X-Consul-KnownLeader": "false"},
+}
+"""Headers of an empty list that stands for the real answer."""
+
+
+class FaultyConsul:
+    """The instances of one service of an agent, over a proxy at `url`: a `schedules.World`.
+
+    Without a fault queries block as the agent lets them; one that comes meanwhile meets those that are under way.
+
+    :ivar asked: how many queries have come.
+    """
+
+    def __init__(self, agent: ConsulAgent, service: str) -> None:
+        self.asked = 0
+        self.url = ""
+        self._agent = agent
+        self._service = service
+        self._fault: Fault | None = None
+        self._numbers: frozenset[int] = frozenset()
+        self._turned = asyncio.Event()
+        self._session = aiohttp.ClientSession(headers={"Accept-Encoding": "identity"})
+        self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+        await self._session.close()
+
+    async def publish(self, numbers: frozenset[int]) -> None:
+        """Register these instances and no others, in one transaction."""
+        node = {"Node": {"Verb": "set", "Node": {"Node": "outside", "Address": "10.0.0.254"}}}
+        services = [
+            {"Service": {"Verb": verb, "Node": "outside", "Service": self._instance(number)}}
+            for verb, those in (("delete", self._numbers - numbers), ("set", numbers))
+            for number in those
+        ]
+        await asyncio.to_thread(self._agent.request, "PUT", "/v1/txn", [node, *services])
+        self._numbers = numbers
+
+    def inject(self, faults: object) -> None:
+        """Misbehave in this way from now on."""
+        assert faults is None or isinstance(faults, Fault)
+        self._fault = faults
+        self._turned.set()
+        self._turned = asyncio.Event()
+
+    def says(self) -> Servers | None:
+        """Return what a source has to make of it."""
+        if self._fault in LIES:
+            return frozenset()
+        return frozenset(map(real_server, self._numbers)) if self._fault in {None, *HARMLESS} else None
+
+    def _instance(self, number: int) -> dict[str, object]:
+        server = real_server(number)
+        return {
+            "ID": f"{self._service}-{number}",
+            "Service": self._service,
+            "Address": f"10.0.0.{number}",
+            "Port": server.port,
+            "Weights": {"Passing": server.weight, "Warning": 1},
+        }
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.asked += 1
+        asking = asyncio.create_task(self._ask(request)) if self._fault is None else None
+        try:
+            while asking and self._fault is None:
+                turned = asyncio.create_task(self._turned.wait())
+                await asyncio.wait({asking, turned}, return_when=asyncio.FIRST_COMPLETED)
+                turned.cancel()
+                if asking.done():
+                    return asking.result()
+        finally:
+            if asking:
+                asking.cancel()
+        return await self._misbehave(request)
+
+    async def _ask(self, request: web.BaseRequest, *, at_once: bool = False) -> web.Response:
+        url = URL(self._agent.url + request.raw_path, encoded=True)
+        if at_once:
+            url = url.without_query_params("index", "wait")
+        async with self._session.request(request.method, url, data=await request.read()) as answer:
+            headers = {name: answer.headers[name] for name in _KEPT if name in answer.headers}
+            return web.Response(status=answer.status, body=await answer.read(), headers=headers)
+
+    async def _misbehave(self, request: web.BaseRequest) -> web.StreamResponse:
+        fault = self._fault
+        assert fault is not None
+        if isinstance(fault.value, int):
+            return web.Response(status=fault.value, text="as the schedule says")
+        if fault is Fault.RESET:
+            return _reset(request)
+        if fault is Fault.SILENT:
+            await asyncio.Event().wait()
+        answer = await self._ask(request, at_once=True)
+        body = answer.body
+        assert isinstance(body, bytes)
+        if fault is Fault.HALF:
+            half = web.StreamResponse(headers={**answer.headers, "Content-Length": str(len(body))})
+            await half.prepare(request)
+            await half.write(body[: len(body) // 2])
+            return _reset(request)
+        if request.method == "GET":
+            if fault is Fault.BAD_JSON:
+                answer.body = body.rstrip()[:-1]
+            if fault is Fault.NO_INDEX:
+                del answer.headers[_INDEX]
+            if fault is Fault.BACKWARD:
+                answer.headers[_INDEX] = "1"
+            if fault in _OTHERS and (fault is not Fault.OUT_OF_TOUCH or "stale" in request.query):
+                answer.body = json.dumps([]).encode()
+                answer.headers.update(_OTHERS[fault])
+        return answer
+
+
+def _reset(request: web.BaseRequest) -> web.Response:
+    """Reset the connection; what is returned goes nowhere."""
+    if request.transport is not None:
+        sock = request.transport.get_extra_info("socket")
+        with suppress(OSError):  # the client may have gone
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
+    return web.Response()

@@ -1,0 +1,141 @@
+"""A real Knot behind a proxy that lets it misbehave, for each name in another way."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+
+from tests.support.fake_dns import FakeDns
+from tests.support.knot import KnotServer
+from tests.support.pace import patient
+from tests.support.schedules import Servers, real_server
+
+NAME: Final = "_web._tcp.example"
+_SOA: Final = "ns. admin. 1 3600 600 86400 1"
+
+
+class Fault(Enum):
+    """What goes wrong with every question for one name."""
+
+    SERVFAIL = "the server could not"
+    REFUSED = "the server does not want to"
+    NOTIMP = "the server cannot"
+    SILENT = "no answer comes before the client gives up"
+    WRONG_ID = "the answer is to another question"
+    HALF = "the second half of the message is missing"
+    GARBAGE = "the answer is no DNS message"
+    CLOSED = "UDP is truncated, and TCP is closed unanswered"
+    TRUNCATED_TOO = "truncated, over TCP as well"
+    TRUNCATED = "truncated over UDP"
+    NXDOMAIN = "the name does not exist"
+    NODATA = "the name has no such records"
+
+
+LIES: Final = frozenset({Fault.NXDOMAIN, Fault.NODATA})
+"""What a source has to believe."""
+SLOW: Final = frozenset({Fault.SILENT, Fault.WRONG_ID, Fault.HALF, Fault.GARBAGE})
+"""What costs a client its time-out."""
+_RCODES: Final = {
+    Fault.SERVFAIL: dns.rcode.SERVFAIL,
+    Fault.REFUSED: dns.rcode.REFUSED,
+    Fault.NOTIMP: dns.rcode.NOTIMP,
+    Fault.NXDOMAIN: dns.rcode.NXDOMAIN,
+    Fault.NODATA: dns.rcode.NOERROR,
+}
+
+
+class FaultyDns(FakeDns):
+    """The targets of one SRV name of a server, over a proxy at `address`: a `schedules.World`.
+
+    Their addresses lie in another zone, so that they are asked for one by one. What `inject` takes is the fault of each
+    name: `NAME`, or the number of a real server.
+    """
+
+    def __init__(self, knot: KnotServer) -> None:
+        """Take a server with the zones example and other."""
+        super().__init__()
+        self._knot = knot
+        self._numbers: frozenset[int] = frozenset()
+        self._faults: Mapping[object, Fault] = {}
+
+    async def publish(self, numbers: frozenset[int]) -> None:
+        """Let the SRV records name these, all at once."""
+        servers = [(number, real_server(number)) for number in sorted(numbers)]
+        records = [f"_web._tcp SRV 0 {one.weight} {one.port} s{number}.other." for number, one in servers]
+        await asyncio.to_thread(self._knot.write, "\n".join(records))
+        self._numbers = numbers
+
+    def inject(self, faults: object) -> None:
+        """Misbehave in this way from now on."""
+        assert faults is None or isinstance(faults, Mapping)
+        self._faults = faults or {}
+
+    def says(self) -> Servers | None:
+        """Return what a source has to make of it."""
+        believed = {None, Fault.TRUNCATED, *LIES}
+        if self._faults.get(NAME) in LIES:
+            return frozenset()
+        if not {self._faults.get(name) for name in (NAME, *self._numbers)} <= believed:
+            return None
+        return frozenset(real_server(number) for number in self._numbers if self._faults.get(number) not in LIES)
+
+    def respond(self, wire: bytes, protocol: str) -> bytes | None:
+        """Return the message to send back; None for nothing.
+
+        :raises ConnectionError: where the connection is to be closed.
+        """
+        question = dns.message.from_wire(wire).question[0]
+        owner = question.name.canonicalize().to_text().removesuffix(".")
+        self.asked.append((owner, question.rdtype.name, protocol))
+        fault = self._faults.get(NAME if owner == NAME else int(owner[1 : owner.index(".")]))
+        if fault is None:
+            return self._ask(wire, protocol)
+        return self._misbehave(wire, protocol, fault)
+
+    def _misbehave(self, wire: bytes, protocol: str, fault: Fault) -> bytes | None:
+        if fault is Fault.SILENT:
+            return None
+        if fault is Fault.GARBAGE:
+            return wire[:2] + b"\x80\x00" + b"\xff" * 9
+        response = dns.message.make_response(dns.message.from_wire(wire))
+        if fault in _RCODES:
+            response.set_rcode(_RCODES[fault])
+            if fault in LIES:
+                zone = ".".join(response.question[0].name.to_text().split(".")[-2:])
+                response.authority.append(dns.rrset.from_text(zone, 1, "IN", "SOA", _SOA))
+            return response.to_wire()
+        if fault in {Fault.TRUNCATED, Fault.TRUNCATED_TOO, Fault.CLOSED} and (
+            protocol == "udp" or fault is Fault.TRUNCATED_TOO
+        ):
+            response.flags |= dns.flags.TC
+            return response.to_wire()
+        if fault is Fault.CLOSED:
+            raise ConnectionResetError
+        answer = self._ask(wire, protocol)
+        if fault is Fault.WRONG_ID:
+            return bytes([answer[0] ^ 1]) + answer[1:]
+        return answer[: len(answer) // 2] if fault is Fault.HALF else answer
+
+    def _ask(self, wire: bytes, protocol: str) -> bytes:
+        """Ask the real server, which is near enough to wait for."""
+        where = ("127.0.0.1", self._knot.port)
+        if protocol == "udp":
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(patient(5))
+                sock.connect(where)
+                sock.send(wire)
+                return sock.recv(65535)
+        with socket.create_connection(where, timeout=patient(5)) as sock, sock.makefile("rwb") as stream:
+            stream.write(struct.pack("!H", len(wire)) + wire)
+            stream.flush()
+            (size,) = struct.unpack("!H", stream.read(2))
+            return stream.read(size)

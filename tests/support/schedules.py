@@ -1,0 +1,202 @@
+"""Random schedules of faults, and a sidecar without a kernel that has to keep to the rules after every step of one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple, Protocol, Self
+
+from hypothesis import strategies as st
+
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.desired import desired
+from clb_discovery.core.model import Answer, Failure, Policy, RealServer, Service
+from clb_discovery.core.spec import parse_vip
+from clb_discovery.following import Following
+from clb_discovery.sources.base import Source, follow
+from tests.support.pace import patient
+
+HOLD: Final = 30.0
+"""Seconds of the sidecar's clock, which goes on only where a schedule says so."""
+LAST: Final = 9
+"""The real server that a schedule ends with; it is in none of the steps before."""
+
+Servers = frozenset[RealServer]
+
+_VIP: Final = parse_vip("10.64.0.1:80")
+_SOON: Final = patient(20.0)
+
+
+class Publish(NamedTuple):
+    """The real server has these, by their numbers, from now on."""
+
+    numbers: frozenset[int]
+
+
+class Inject(NamedTuple):
+    """What goes wrong from now on: what the world's `inject` takes."""
+
+    faults: object
+
+
+class Pass(NamedTuple):
+    """The sidecar's clock goes on."""
+
+    seconds: float
+
+
+Schedule = Sequence[Publish | Inject | Pass]
+
+
+class World(Protocol):
+    """A real server behind a proxy that misbehaves."""
+
+    async def publish(self, numbers: frozenset[int]) -> None:
+        """Let the real server have these, all at once."""
+
+    def inject(self, faults: object) -> None:
+        """Misbehave in this way from now on; `None` for not at all."""
+
+    def says(self) -> Servers | None:
+        """Return what a source has to make of it, `None` for a failure."""
+
+
+def real_server(number: int) -> RealServer:
+    """Return the real server of this number."""
+    return RealServer(0, parse_address(f"10.0.0.{number}"), 8000 + number, number)
+
+
+def schedules(faults: st.SearchStrategy[object]) -> st.SearchStrategy[Schedule]:
+    """Return schedules of up to twelve steps, of which the first comes before the sidecar starts."""
+    inject = st.builds(Inject, faults | st.none())
+    publish = st.builds(Publish, st.frozensets(st.integers(1, 5)))
+    step = inject | inject | publish | st.builds(Pass, st.sampled_from([HOLD / 2, HOLD]))
+    return st.tuples(inject, st.lists(step, min_size=2, max_size=11)).map(lambda found: [found[0], *found[1]])
+
+
+def one_after_the_other(faults: Iterable[object]) -> Schedule:
+    """Return the schedule in which everything goes wrong once, and each time for a while."""
+    return [step for fault in faults for step in (Inject(fault), Pass(HOLD / 2), Inject(None))]
+
+
+class Rules:
+    """What counts by the rules alone, for one pool: the guard again, in other words."""
+
+    def __init__(self) -> None:
+        self.good: Servers = frozenset()
+        self.state = "retrying"
+        self._held: Servers | None = None
+        self._since = 0.0
+
+    def hear(self, said: Servers | None, now: float) -> None:
+        """Take what discovery says now; `None` for a failure, which changes nothing that counts."""
+        self.state = "fresh"
+        if said is None:
+            self.state, self._held = "retrying", None
+        elif self.good <= said or (said & self.good and 2 * len(self.good - said) <= len(self.good)):
+            self.good, self._held = said, None
+        elif said != self._held:
+            self._held, self._since = said, now
+        if self._held is not None and now >= self._since + HOLD:
+            self.good, self._held = self._held, None
+        if self._held is not None:
+            self.state = "held"
+
+
+class Replica:
+    """The sidecar from its source to the desired state, while the block runs; the clock of its guard is `now`.
+
+    :ivar rounds: how often the source was asked for its next answer.
+    :ivar last: what it came back with last.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self.now = 0.0
+        self.rounds = 0
+        self.last: Answer | Failure | None = None
+        self._ended = 0
+        self._source = source
+        self._service = Service("web", source.name, (_VIP,), policy=Policy(hold=HOLD))
+        self._following = Following(self._service)
+        self._pools: list[Servers] = []
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(follow(self, self._heard, first=0.01, cap=0.05))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def next(self) -> Answer:
+        """Ask the source, and count."""
+        self.rounds += 1
+        return await self._source.next()
+
+    def _heard(self, outcome: Answer | Failure) -> None:
+        self._following.take(outcome, self.now)
+        self._ended = self.rounds
+        self.last = outcome
+        self._pools.append(self.pool)
+        self._changed.set()
+
+    async def settle(self) -> None:
+        """Wait until a round that begins from now on has ended."""
+        begun = self.rounds
+        async with asyncio.timeout(_SOON):
+            while self._ended <= begun:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def elapse(self, seconds: float) -> None:
+        """Let time pass, as the sidecar's timer does."""
+        self.now += seconds
+        self._following.elapse(self.now)
+
+    @property
+    def state(self) -> str:
+        """The source's state, as in status."""
+        return self._following.state
+
+    @property
+    def pool(self) -> Servers:
+        """What the kernel would hold."""
+        known = {self.name: self._following.guarded.good} if self._following.known else {}
+        virtual = desired([self._service], known, []).virtual
+        return frozenset(virtual[_VIP].pool) if virtual else frozenset()
+
+    def pools(self) -> set[Servers]:
+        """Return what the kernel would have held since the last call."""
+        found, self._pools = {*self._pools, self.pool}, []
+        return found
+
+
+async def play(schedule: Schedule, world: World, source: Source) -> Replica:
+    """Play a schedule, compare with the rules after each step, and end the faults: then a change has to arrive.
+
+    :return: the sidecar as it was at the end.
+    """
+    rules = Rules()
+    async with Replica(source) as replica:
+        for step in [*schedule, Inject(None), Publish(frozenset({LAST})), Pass(HOLD)]:
+            before = rules.good
+            match step:
+                case Publish(numbers):
+                    await world.publish(numbers)
+                case Inject(faults):
+                    world.inject(faults)
+                case Pass(seconds):
+                    replica.elapse(seconds)
+            if not isinstance(step, Pass):
+                await replica.settle()
+            rules.hear(world.says(), replica.now)
+            assert replica.pools() <= {before, rules.good}, step
+            assert (replica.pool, replica.state) == (rules.good, rules.state), (step, replica.last)
+        assert replica.pool == {real_server(LAST)}
+    return replica
