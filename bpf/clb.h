@@ -156,7 +156,7 @@ struct clb_server {
 	__u32 ejections;     /* in close succession: ejected_until doubles with each */
 	__u32 probing;       /* 1: a connect has been sent to find out whether it works again */
 	struct bpf_spin_lock lock; /* of ejected_until, recovered_at, began, ejections and probing */
-	__u32 zero;
+	__u32 times_ejected; /* ever */
 };
 
 /* Where a connected socket was sent. */

@@ -161,14 +161,20 @@ CLB_FUNCTION int clb_failed(const struct clb_sent *sent)
 	__sync_fetch_and_add(&server->in_row, 1);
 	if (!published || !published->eject_after || server->in_row < published->eject_after)
 		return 0;
-	if (server->ejected_until)
-		return clb_eject(server, published->eject_first_ms, published->eject_most_ms);
+	if (server->ejected_until) {
+		if (!clb_eject(server, published->eject_first_ms, published->eject_most_ms))
+			return 0;
+		__sync_fetch_and_add(&server->times_ejected, 1);
+		return 1;
+	}
 	if (!clb_may_eject(&sent->member.vip, published, sent->priority, 1) ||
 	    !clb_eject(server, published->eject_first_ms, published->eject_most_ms))
 		return 0;
 	/* Of two that fail at once neither has counted the other. */
-	if (clb_may_eject(&sent->member.vip, published, sent->priority, 0))
+	if (clb_may_eject(&sent->member.vip, published, sent->priority, 0)) {
+		__sync_fetch_and_add(&server->times_ejected, 1);
 		return 1;
+	}
 	clb_take_back(server);
 	return 0;
 }

@@ -105,7 +105,7 @@ SERVER: Final = Record(
     ("ejections", "I"),
     ("probing", "I"),
     ("lock", "4x"),
-    ("zero", "4x"),
+    ("times_ejected", "I"),
 )
 SOCKET: Final = Record(
     "clb_socket",
@@ -211,6 +211,7 @@ class Server(NamedTuple):
     in_row: int
     ejections: int
     probing: int
+    times_ejected: int
 
 
 class Socket(NamedTuple):

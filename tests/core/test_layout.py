@@ -124,13 +124,22 @@ def test_an_index_in_bytes() -> None:
 
 
 def test_a_server_in_bytes() -> None:
-    """Counters and times, then active connections and failures, then what is nobody's but the programs'."""
-    data = host(8, 9, 8, 7, 6, 10) + host(4, 5, 4, 3, 1) + b"\xff" * 8
+    """Counters and times, then active connections and failures, then ejections; what is nobody's but the programs' is passed over."""
+    data = host(8, 9, 8, 7, 6, 10) + host(4, 5, 4, 3, 1) + b"\xff" * 4 + host(4, 2)
     found = layout.unpack_server(data)
     assert found == Server(
-        connects=9, failures=8, ejected_until=7, recovered_at=6, began=10, active=5, in_row=4, ejections=3, probing=1
+        connects=9,
+        failures=8,
+        ejected_until=7,
+        recovered_at=6,
+        began=10,
+        active=5,
+        in_row=4,
+        ejections=3,
+        probing=1,
+        times_ejected=2,
     )
-    assert layout.unpack_server(layout.NEW_SERVER) == Server(*[0] * 9)
+    assert layout.unpack_server(layout.NEW_SERVER) == Server(*[0] * 10)
 
 
 def test_an_event_in_bytes() -> None:

@@ -161,7 +161,7 @@ def test_one_connect_probes_while_the_others_keep_away(plane: Plane, vip: str) -
         plane.client.begun(target_of(vip), 60)
         assert plane.connects(vip)[moody.name] > before.connects + 4
         found = plane.servers(vip)[moody.name]
-        assert (found.in_row, found.probing, found.ejections) == (0, 0, 1)
+        assert (found.in_row, found.probing, found.ejections, found.times_ejected) == (0, 0, 1, 1)
 
 
 def test_probe_that_fails_ejects_for_longer(plane: Plane, vip: str) -> None:
@@ -174,7 +174,7 @@ def test_probe_that_fails_ejects_for_longer(plane: Plane, vip: str) -> None:
         wait_for_probe(plane, vip, servers[0])
         assert Counter(plane.client.dial(target_of(vip), 60)) == {"ok": 59, "ECONNREFUSED": 1}
         found = plane.servers(vip)[servers[0].name]
-    assert (found.ejections, found.probing) == (2, 0)
+    assert (found.ejections, found.times_ejected, found.probing) == (2, 2, 0)
 
 
 @pytest.mark.parametrize(("size", "most"), [(1, 0), (2, 1), (3, 1), (10, 5)])
