@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients test-discovery lint build test-fresh test-kernels bench-hooks clean
+.PHONY: help demo test test-bcc test-clients test-discovery test-page lint build test-fresh test-kernels bench-hooks clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -25,6 +25,10 @@ test-clients: ## run the tests with a JDK, Node, nginx and HAProxy (root, or thr
 test-discovery: ## run the slow tests of discovery: clusters, ACLs, TLS, 1,000 services (root, or through sudo)
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/pytest -m discovery $(PYTEST_ARGS)
+
+test-page: ## run the tests of the page of --metrics in Chromium (root, or through sudo)
+	@scripts/setup page
+	@$(AS_ROOT) .venv/bin/pytest -m page $(PYTEST_ARGS)
 
 lint: ## run ruff and mypy
 	@scripts/setup test

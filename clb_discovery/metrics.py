@@ -181,10 +181,7 @@ def _of_servers(report: Report) -> Iterator[bytes]:
     There may be 100,000 real servers, whose labels are therefore written only once, and without prometheus_client.
     """
     named = [
-        (
-            _labels(one.label.service, vip),
-            one,
-        )
+        (_labels(one.label.service, vip), one)
         for vip, one in report.held.virtual.items()
         if one.label is not None and one.label.source != SOURCE
     ]
