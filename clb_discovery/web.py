@@ -86,10 +86,10 @@ def _application(site: Site) -> web.Application:
     shared_metrics, shared_status = _Shared(write_metrics, one_at_a_time), _Shared(write_status, one_at_a_time)
 
     async def metrics(_request: web.Request) -> web.Response:
-        return web.Response(body=await shared_metrics.get(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return await _answer(shared_metrics, CONTENT_TYPE_LATEST)
 
     async def status(_request: web.Request) -> web.Response:
-        return web.Response(body=await shared_status.get(), content_type="application/json")
+        return await _answer(shared_status, "application/json")
 
     async def healthz(_request: web.Request) -> web.Response:
         return web.Response(text="ready\n") if site.is_ready() else web.Response(text="not ready\n", status=503)
@@ -129,6 +129,13 @@ class _Shared:
         async with self._lock:
             self._next = None  # whoever asks from here on is too late for this one
             return await self._work()
+
+
+async def _answer(shared: _Shared, content_type: str) -> web.Response:
+    try:
+        return web.Response(body=await shared.get(), headers={"Content-Type": content_type})
+    except (OSError, ClbError) as error:  # such as maps that somebody has unloaded
+        return web.Response(text=f"{error}\n", status=503)
 
 
 @web.middleware

@@ -99,7 +99,9 @@ def scene(instance: str, cgroup: Path, directory: Path) -> Iterator[Scene]:
         options = ["--config", str(config), "--resolver", knot.address, "--metrics", f"127.0.0.1:{port}"]
         found = stack.enter_context(sidecar(instance, cgroup, directory, options))
         stack.enter_context(_traffic(cgroup, servers))
-        yield Scene(f"http://127.0.0.1:{port}", knot, found)
+        there = Scene(f"http://127.0.0.1:{port}", knot, found)
+        found.wait_for(lambda: '"ejected"' in json.dumps(there.status()), "the server that refuses is ejected")
+        yield there
 
 
 def _records(service: str, servers: Sequence[tuple[str, int, int]], *, standby: bool = False) -> str:

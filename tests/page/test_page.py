@@ -27,6 +27,14 @@ def rows(tab: Tab, service: str) -> dict[str, list[str]]:
     return {cells[0]: cells[1:] for cells in dict(tab.evaluate(_ROWS))[service]}
 
 
+def filter_by(tab: Tab, text: str) -> None:
+    """Write into the box."""
+    tab.evaluate(
+        f"{{ const box = document.querySelector('#filter'); box.value = '{text}';"
+        "box.dispatchEvent(new Event('input')); }"
+    )
+
+
 def test_shows_what_the_kernel_holds(tab: Tab, scene: Scene) -> None:
     """Real servers stand there with their state, priority and weight, and shares come near to what weights ask for."""
     tab.wait_for(f"!({_UNSETTLED})")
@@ -99,10 +107,7 @@ def test_filter_and_problems(tab: Tab) -> None:
     """The box takes parts of names and addresses; the tick leaves those with problems; Pause stops it all."""
 
     def shown(text: str) -> list[str]:
-        tab.evaluate(
-            f"{{ const box = document.querySelector('#filter'); box.value = '{text}'; "
-            "box.dispatchEvent(new Event('input')); }"
-        )
+        filter_by(tab, text)
         titles: list[str] = tab.evaluate("Array.from(document.querySelectorAll('h2'), title => title.textContent)")
         return titles
 
@@ -159,12 +164,12 @@ def test_axe_finds_nothing(tab: Tab, scheme: str, width: int) -> None:
 
 def test_looks_right(tab: Tab, pictures: Path) -> None:
     """Screenshots for people; light and dark really differ, and a phone's is laid out anew."""
+    filter_by(tab, "tcp")
     tab.listen(60)
-    tab.evaluate("window.scrollTo(0, 0)")
     taken: dict[str, bytes] = {}
     for name, scheme, (width, height, scale) in (
-        ("light", "light", (1280, 1200, 1)),
-        ("dark", "dark", (1280, 1200, 1)),
+        ("light", "light", (1180, 756, 1)),
+        ("dark", "dark", (1180, 756, 1)),
         ("phone", "dark", (390, 1400, 2)),
     ):
         tab.prefer(scheme)
