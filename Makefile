@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients test-discovery fuzz lint build test-fresh test-kernels bench-hooks clean
+.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build test-fresh test-kernels bench-hooks clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -29,6 +29,10 @@ test-discovery: ## run the slow tests of discovery: clusters, ACLs, TLS, 1,000 s
 fuzz: ## throw bytes at whoever reads what comes from outside, for ten minutes; FUZZ_ARGS="--seconds 60 srv"
 	@scripts/setup fuzz
 	@.venv/bin/python -m fuzz $(FUZZ_ARGS)
+
+test-page: ## run the tests of the page of --metrics in Chromium (root, or through sudo)
+	@scripts/setup page
+	@$(AS_ROOT) .venv/bin/pytest -m page $(PYTEST_ARGS)
 
 lint: ## run ruff and mypy
 	@scripts/setup test

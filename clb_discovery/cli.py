@@ -118,7 +118,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--metrics",
         metavar="ADDR:PORT",
         type=_typed(spec.parse_listener),
-        help="serve /metrics for Prometheus and /healthz there",
+        help="serve a page of statistics, /status.json, /metrics for Prometheus and /healthz there; "
+        "none of it asks for a password",
     )
     run.add_argument(
         "--state-dir",

@@ -14,9 +14,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -39,11 +38,13 @@ from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.following import Following, timestamp
 from clb_discovery.hosts_file import HostsFile
 from clb_discovery.lastgood import Store
-from clb_discovery.metrics import Snapshot, listen, serving
+from clb_discovery.metrics import Meters
 from clb_discovery.notify import notify
+from clb_discovery.report import Proof, Report
 from clb_discovery.runtime import Instance
 from clb_discovery.sources.base import Source
 from clb_discovery.watches import Watches
+from clb_discovery.web import Site, listen, serving
 
 QUIET: Final = 0.05
 """Seconds without a further change after which a burst is taken as over."""
@@ -68,7 +69,7 @@ class Settings:
     once: bool
     loader: Loader = Loader.AUTO
     metrics: tuple[str, int] | None = None
-    """Address and port to serve metrics on."""
+    """Address and port to serve metrics and the page on."""
     hosts_file: Path | None = None
     """Where the names of services are published."""
     state_dir: Path | None = None
@@ -101,6 +102,9 @@ class Daemon:
         self._refused: str | None = None
         """Why the configuration was not taken when it was read last."""
         self._held = Held()
+        self._kernel = asyncio.Lock()  # while nobody has it, what is held is what the maps hold
+        self._meters = Meters()
+        self._proof = Proof(settings.pins, settings.cgroup)
         self._woken = asyncio.Event()
         self._news = False  # something that may change what the kernel should hold
         self._stopping = False
@@ -130,14 +134,25 @@ class Daemon:
             maps = stack.enter_context(Maps(self._settings.pins))
             self._start_up(maps)
             if listener:
-                await stack.enter_async_context(serving(listener, partial(self._snapshot, maps), lambda: self._ready))
+                site = Site(lambda: self._report(maps), lambda: self._ready, self._meters)
+                await stack.enter_async_context(serving(listener, site))
             self._watches.start(self._heard)
             stack.push_async_callback(self._shut_down)
             await self._main_loop(maps)
 
-    def _snapshot(self, maps: Maps) -> Snapshot:
-        held = self._held
-        return Snapshot(held, maps.servers(held), tuple(self._following.values()))
+    async def _report(self, maps: Maps) -> Report:
+        async with self._kernel:
+            held = self._held
+            servers, info = await asyncio.to_thread(lambda: (maps.servers(held), maps.info()))
+        return Report(
+            instance=self._settings.pins.instance,
+            info=info,
+            held=held,
+            servers=servers,
+            ineffective=await asyncio.to_thread(self._proof.objection),
+            following=tuple(self._following.values()),
+            state=self._state(),
+        )
 
     def _start_up(self, maps: Maps) -> None:
         self._held = maps.read()
@@ -160,7 +175,8 @@ class Daemon:
             await self._wait_for_news()
             if self._reloading:
                 await self._reload()
-            await self._tick(maps)
+            async with self._kernel:
+                await self._tick(maps)
             if self._settings.once:
                 self._finish_once()
 
@@ -200,6 +216,7 @@ class Daemon:
                 if self._settings.once:
                     raise
                 self._announcer.trouble("cannot publish", str(error))
+                self._meters.failed()
                 self._news = True
                 self._held = await asyncio.to_thread(maps.read)
         await self._keep_attached(maps)
@@ -215,7 +232,10 @@ class Daemon:
     async def _sync(self, maps: Maps) -> None:
         complete = all(following.answered for following in self._following.values())
         known = {source: following.guarded.good for source, following in self._following.items() if following.known}
+        began = time.monotonic()
         wanted, steps, closed = await asyncio.to_thread(self._publish, maps, known, complete=complete)
+        if steps.steps:
+            self._meters.published(len(steps.changed), time.monotonic() - began)
         self._applied = known
         self._announcer.published(self._held, steps)
         self._announcer.closed(closed)
@@ -357,14 +377,16 @@ class Daemon:
             await self._write_last_good()
         _log.info("stopped; connects go on over what was published last")
 
-    def _write_state(self) -> None:
-        state = {
+    def _state(self) -> dict[str, Any]:
+        return {  # but for the sources, which may be many
             "pid": os.getpid(),
             "last_sync": timestamp(self._last_sync),
             "config_error": self._refused,
             "hosts_file": str(self._settings.hosts_file.resolve()) if self._settings.hosts_file else None,
-            "sources": [following.document() for following in self._following.values()],
         }
+
+    def _write_state(self) -> None:
+        state = {**self._state(), "sources": [following.document() for following in self._following.values()]}
         if state == self._said:
             return
         try:

@@ -28,6 +28,8 @@ class Following:
     last_success: datetime | None = None
     """When the source last answered, before the start, too."""
     error: str | None = None
+    errors: int = 0
+    """How often the source could not say."""
 
     def seed(self, held: Sequence[RealServer], answered: int | None) -> None:
         """Start from what the kernel or the disk holds for the service.
@@ -46,6 +48,7 @@ class Following:
         if isinstance(outcome, Failure):
             self.error = outcome.reason
             self.guarded = guard.interrupt(self.guarded)
+            self.errors += 1
             return
         self.error = None
         self.answered = self.known = True

@@ -1,135 +1,224 @@
-"""`--metrics`: what the kernel counts and what the sidecar knows, for Prometheus; whether it is ready, for probes."""
+"""What the kernel counts and what the sidecar knows, in the words of Prometheus; docs/metrics.md has them all."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NoReturn
 
-from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from clb_discovery import __version__
 from clb_discovery.core import layout
 from clb_discovery.core.address import format_endpoint
-from clb_discovery.core.held import Held
-from clb_discovery.core.layout import Server
+from clb_discovery.core.layout import Map, Server
+from clb_discovery.core.model import Vip
 from clb_discovery.core.selftest import SOURCE
-from clb_discovery.errors import ClbError
 from clb_discovery.following import STATES, Following
+from clb_discovery.report import Report
+
+_LAG_EVERY: Final = 1.0
+"""Seconds between measurements of the event loop's lag."""
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds in seconds."""
+
+_OF_REAL_SERVERS: Final[tuple[tuple[str, str, str, Callable[[Server], int]], ...]] = (
+    ("clb_connects_total", "counter", "Connects sent to a real server", lambda server: server.connects),
+    ("clb_failures_total", "counter", "Connects that a real server failed", lambda server: server.failures),
+    ("clb_ejections_total", "counter", "How often a real server was ejected", lambda server: server.times_ejected),
+    ("clb_active_connections", "gauge", "Connections to a real server", lambda server: server.active),
+    ("clb_ejected", "gauge", "Whether a real server is left out", lambda server: int(server.ejected_until != 0)),
+)
+"""Names, types, meanings and values of the metrics that each real server has."""
 
 
-class Snapshot(NamedTuple):
-    """What there is to tell at one moment."""
+class Meters:
+    """What the sidecar counts and measures of itself."""
 
-    held: Held
-    servers: dict[bytes, Server]
-    following: Iterable[Following]
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # they double the series, and nobody asks
+        self.registry = CollectorRegistry()
+        self._publications = Counter("clb_publications", "Changes of the kernel's maps", registry=self.registry)
+        self._pools = Counter("clb_published_pools", "Pools that were new or changed", registry=self.registry)
+        self._failures = Counter(
+            "clb_publication_failures", "Changes of the kernel's maps that it refused", registry=self.registry
+        )
+        self._time = Histogram(
+            "clb_publication_seconds",
+            "Time to work out and to carry out a change of the kernel's maps",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._lag = Histogram(
+            "clb_loop_lag_seconds",
+            "How much later than asked the event loop comes back",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
 
+    def published(self, pools: int, seconds: float) -> None:
+        """Count a change of the maps.
 
-def listen(host: str, port: int) -> socket.socket:
-    """Take the port, before anything else is touched.
+        :param pools: how many were new or changed.
+        """
+        self._publications.inc()
+        self._pools.inc(pools)
+        self._time.observe(seconds)
 
-    :raises ClbError: if it is not to be had.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ClbError(f"cannot listen on {where} for --metrics: {reason}; name another ADDR:PORT") from error
+    def failed(self) -> None:
+        """Count a change that the kernel refused."""
+        self._failures.inc()
 
-
-@asynccontextmanager
-async def serving(
-    listener: socket.socket, snapshot: Callable[[], Snapshot], is_ready: Callable[[], bool]
-) -> AsyncIterator[None]:
-    """Answer `/metrics` and `/healthz` while the block runs.
-
-    :param snapshot: called in a thread for each scrape.
-    """
-
-    async def metrics(_request: web.Request) -> web.Response:
-        registry = CollectorRegistry()
-        registry.register(_Snapshots(await asyncio.to_thread(snapshot)))
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    async def healthz(_request: web.Request) -> web.Response:
-        return web.Response(text="ready\n") if is_ready() else web.Response(text="not ready\n", status=503)
-
-    application = web.Application()
-    application.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz)])
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.5)
-    await runner.setup()
-    try:
-        await web.SockSite(runner, listener).start()
-        yield
-    finally:
-        await runner.cleanup()
+    async def watch_lag(self) -> NoReturn:
+        """Measure the event loop's lag until cancelled."""
+        while True:
+            due = time.monotonic() + _LAG_EVERY
+            await asyncio.sleep(_LAG_EVERY)
+            self._lag.observe(max(0.0, time.monotonic() - due))
 
 
-class _Snapshots(Collector):
-    """One snapshot in the words of Prometheus."""
+def exposition(report: Report, meters: Meters) -> bytes:
+    """Return all metrics in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Reported(report))
+    return b"".join([generate_latest(registry), generate_latest(meters.registry), *_of_servers(report)])
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
+
+class _Reported(Collector):
+    """All of a report but its servers, in the words of Prometheus."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families of metrics."""
-        build = GaugeMetricFamily("clb_build_info", "Version of clb-discovery", labels=["version"])
-        build.add_metric([__version__], 1)
-        yield build
+        yield _gauge("clb_build_info", "Version of clb-discovery", ("version",), ((__version__,), 1))
+        yield from self._sidecar()
         yield from self._sources()
-        yield from self._servers()
+        yield from self._maps()
+
+    def _sidecar(self) -> Iterator[Metric]:
+        effective = self._report.info is not None and self._report.ineffective is None
+        yield _gauge("clb_datapath_effective", "Whether connects meet the programs", (), ((), effective))
+        refused = self._report.state["config_error"] is not None
+        yield _gauge(
+            "clb_config_refused", "Whether the configuration was refused when it was read last", (), ((), refused)
+        )
 
     def _sources(self) -> Iterator[Metric]:
-        fresh = GaugeMetricFamily(
-            "clb_source_fresh", "Whether discovery is up and what it says served", labels=["source"]
-        )
-        state = GaugeMetricFamily("clb_source_state", "Which state the source is in", labels=["source", "state"])
-        stale = GaugeMetricFamily(
-            "clb_source_stale", "Whether what is served may be out of date, since discovery is down", labels=["source"]
-        )
-        last = GaugeMetricFamily("clb_source_last_success_seconds", "When the source last answered", labels=["source"])
-        for following in self._snapshot.following:
-            fresh.add_metric([following.service.source], following.state == "fresh")
-            stale.add_metric([following.service.source], following.stale)
-            for name in STATES:
-                state.add_metric([following.service.source, name], following.state == name)
-            if following.last_success:
-                last.add_metric([following.service.source], following.last_success.timestamp())
-        yield from (fresh, state, stale, last)
+        following = self._report.following
+        now = time.time()
 
-    def _servers(self) -> Iterator[Metric]:
-        virtual = ["service", "vip", "protocol"]
-        real = [*virtual, "real_server"]
-        refused = CounterMetricFamily("clb_refused", "Connects refused since the pool is empty", labels=virtual)
-        connects = CounterMetricFamily("clb_connects", "Connects sent to a real server", labels=real)
-        failures = CounterMetricFamily("clb_failures", "Connects that a real server failed", labels=real)
-        active = GaugeMetricFamily("clb_active_connections", "Connections to a real server", labels=real)
-        ejected = GaugeMetricFamily("clb_ejected", "Whether a real server is left out", labels=real)
-        for vip, published in self._snapshot.held.virtual.items():
-            if published.label is None or published.label.source == SOURCE:
+        def each(value: Callable[[Following], float]) -> list[tuple[tuple[str, ...], float]]:
+            return [((one.service.source,), value(one)) for one in following]
+
+        answered = [(one, one.last_success.timestamp()) for one in following if one.last_success]
+        source = ("source",)
+        yield _gauge(
+            "clb_source_fresh",
+            "Whether discovery is up and what it says served",
+            source,
+            *each(lambda one: one.state == "fresh"),
+        )
+        yield _gauge(
+            "clb_source_state",
+            "Which state the source is in",
+            ("source", "state"),
+            *(((one.service.source, name), one.state == name) for one in following for name in STATES),
+        )
+        yield _gauge(
+            "clb_source_stale",
+            "Whether what is served may be out of date, since discovery is down",
+            source,
+            *each(lambda one: one.stale),
+        )
+        yield _gauge(
+            "clb_source_last_success_seconds",
+            "When the source last answered, in seconds since 1970",
+            source,
+            *(((one.service.source,), moment) for one, moment in answered),
+        )
+        yield _gauge(
+            "clb_source_age_seconds",
+            "How long ago the source last answered",
+            source,
+            *(((one.service.source,), max(0.0, now - moment)) for one, moment in answered),
+        )
+        yield _gauge(
+            "clb_source_held_removals",
+            "Real servers that a held answer would remove",
+            source,
+            *each(lambda one: one.guarded.withheld[0]),
+        )
+        errors = CounterMetricFamily("clb_source_errors", "Times that the source could not say", labels=source)
+        for labels, value in each(lambda one: one.errors):
+            errors.add_metric(labels, value)
+        yield errors
+
+    def _maps(self) -> Iterator[Metric]:
+        held = self._report.held
+        virtual = len(held.virtual)
+        used = {
+            Map.VIRTUAL: (virtual, layout.MAX_VIRTUAL_SERVERS),
+            Map.ADDRESSES: (len(held.addresses), layout.MAX_VIRTUAL_SERVERS),
+            Map.LABELS: (virtual, layout.MAX_VIRTUAL_SERVERS),
+            Map.SLOTS: (sum(len(one.slots) for one in held.virtual.values()), layout.MAX_SLOTS),
+            Map.SERVERS: (sum(len(one.servers) for one in held.virtual.values()), layout.MAX_SERVERS),
+        }
+        for name, text, column in (
+            ("clb_map_entries", "Elements of a map that are in use", 0),
+            ("clb_map_max_entries", "Elements that a map has room for", 1),
+        ):
+            yield _gauge(name, text, ("map",), *(((map_,), numbers[column]) for map_, numbers in used.items()))
+
+
+def _of_servers(report: Report) -> Iterator[bytes]:
+    """Yield the families of virtual and real servers.
+
+    There may be 100,000 real servers, whose labels are therefore written only once, and without prometheus_client.
+    """
+    named = [
+        (_labels(one.label.service, vip), one)
+        for vip, one in report.held.virtual.items()
+        if one.label is not None and one.label.source != SOURCE
+    ]
+    refusals: list[tuple[str, Server]] = []
+    rows: list[tuple[str, Server]] = []
+    for labels, one in named:
+        for member in one.servers:
+            server = report.servers.get(member)
+            if server is None:
                 continue
-            names = [published.label.service, format_endpoint(vip.address, vip.port), vip.protocol.name.lower()]
-            for member in published.servers:
-                server = self._snapshot.servers.get(member)
-                if server is None:
-                    continue
-                if layout.is_refusal(member):
-                    refused.add_metric(names, server.connects)
-                    continue
+            if layout.is_refusal(member):
+                refusals.append((labels, server))
+            else:
                 _, address, port = layout.unpack_member(member)
-                labels = [*names, format_endpoint(address, port)]
-                connects.add_metric(labels, server.connects)
-                failures.add_metric(labels, server.failures)
-                active.add_metric(labels, server.active)
-                ejected.add_metric(labels, server.ejected_until != 0)
-        yield from (refused, connects, failures, active, ejected)
+                rows.append((f'{labels},real_server="{format_endpoint(address, port)}"', server))
+    text = "Real servers in the pool, ejected ones among them"
+    yield _family("clb_pool_servers", "gauge", text, ((labels, len(one.pool or ())) for labels, one in named))
+    text = "Connects refused since the pool is empty"
+    yield _family("clb_refused_total", "counter", text, ((labels, server.connects) for labels, server in refusals))
+    for name, kind, text, value in _OF_REAL_SERVERS:
+        yield _family(name, kind, text, ((labels, value(server)) for labels, server in rows))
+
+
+def _family(name: str, kind: str, text: str, samples: Iterable[tuple[str, int]]) -> bytes:
+    head = f"# HELP {name} {text}\n# TYPE {name} {kind}\n".encode()
+    return b"".join([head, *(f"{name}{{{labels}}} {value}\n".encode() for labels, value in samples)])
+
+
+def _labels(service: str, vip: Vip) -> str:
+    """Return the labels of a virtual server as Prometheus' text format has them, which escapes just these three."""
+    escaped = service.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+    return f'service="{escaped}",vip="{format_endpoint(vip.address, vip.port)}",protocol="{vip.protocol.name.lower()}"'
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...], *samples: tuple[tuple[str, ...], float]) -> GaugeMetricFamily:
+    """Return a family with its samples: values of the labels, and the number."""
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, number in samples:
+        family.add_metric(values, number)
+    return family

@@ -124,7 +124,7 @@ def test_an_index_in_bytes() -> None:
 
 
 def test_a_server_in_bytes() -> None:
-    """Counters and times, then active connections and failures, then ejections; what is nobody's but the programs' is passed over."""
+    """Counters and times, then active connections, failures and ejections; the programs' lock is passed over."""
     data = host(8, 9, 8, 7, 6, 10) + host(4, 5, 4, 3, 1) + b"\xff" * 4 + host(4, 2)
     found = layout.unpack_server(data)
     assert found == Server(

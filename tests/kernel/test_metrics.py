@@ -9,7 +9,9 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.cgroups import run_inside
+from tests.support.dataplane import dial
 from tests.support.knot import KnotServer
+from tests.support.listeners import listening
 from tests.support.process import free_port
 from tests.support.redis import redis_servers
 from tests.support.sidecar import clb, sidecar, status
@@ -51,6 +53,61 @@ def test_metrics_say_what_status_says(instance: str, cgroup: Path, tmp_path: Pat
                 assert samples["clb_ejected", name].value == (real["state"] == "ejected")
             assert samples["clb_failures_total", f"127.0.0.1:{dead}"].value >= 1
             assert samples["clb_source_fresh", None].value == 1
+
+
+def values(port: int) -> dict[str, float]:
+    """Return all samples, by name and by what tells them apart here."""
+    return {
+        f"{sample.name} {sample.labels.get('real_server') or sample.labels.get('map') or ''}".strip(): sample.value
+        for family in text_string_to_metric_families(get(port, "/metrics"))
+        for sample in family.samples
+    }
+
+
+def test_counters_outlive_publications_and_end_with_their_server(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """New weights and a new neighbour change no counter; a removed server has no series; ejections are counted."""
+    port = free_port()
+    with KnotServer() as knot, listening("127.0.0.1", "127.0.0.2") as (one, two):
+        dead = f"127.0.0.3:{one.port}"
+
+        def serve(*servers: str) -> None:
+            records = [f"_web._tcp SRV 0 {server}" for server in servers]
+            knot.write("\n".join([*records, "one A 127.0.0.1", "two A 127.0.0.2", "dead A 127.0.0.3"]))
+
+        def after(*servers: str) -> dict[str, float]:
+            before = values(port)["clb_publications_total"]
+            serve(*servers)
+            found.wait_for(lambda: values(port)["clb_publications_total"] > before, "the change is published")
+            return values(port)
+
+        serve(f"1 {one.port} one", f"1 {one.port} dead")
+        options = ["--srv", f"_web._tcp.example={VIP}:80", "--resolver", knot.address, "--hold", "0s"]
+        options += ["--real-range", "127.0.0.0/8", "--metrics", f"127.0.0.1:{port}", "--eject-time", "60s"]
+        with sidecar(instance, cgroup, tmp_path, options) as found:
+            dial(cgroup, VIP, 80, 60)
+            first = values(port)
+            counted = [name for name in first if one.name in name or dead in name]
+            assert len(counted) == 10
+            assert (first[f"clb_ejections_total {dead}"], first[f"clb_ejected {dead}"]) == (1, 1)
+            assert first[f"clb_connects_total {one.name}"] + first[f"clb_connects_total {dead}"] == 60
+            assert first["clb_pool_servers"] == 2
+
+            second = after(f"5 {one.port} one", f"5 {one.port} dead", f"5 {two.port} two")
+            assert {name: second[name] for name in counted} == {name: first[name] for name in counted}
+            assert second["clb_published_pools_total"] == first["clb_published_pools_total"] + 1
+            assert second["clb_publication_seconds_count"] == second["clb_publications_total"]
+            assert second["clb_map_entries clb_servers"] == first["clb_map_entries clb_servers"] + 1
+            assert second[f"clb_connects_total {two.name}"] == 0
+
+            dial(cgroup, VIP, 80, 30)
+            third = after(f"5 {two.port} two")
+            assert [name for name in counted if name in third] == []
+            assert third[f"clb_connects_total {two.name}"] > 0
+            assert third["clb_datapath_effective"] == 1
+            assert third["clb_source_errors_total"] == 0
+            knot.purge()
+            found.wait_for(lambda: values(port)["clb_source_errors_total"] > 0, "the source fails")
+            assert values(port)["clb_source_age_seconds"] >= 0
 
 
 def source_state(port: int) -> dict[str, float]:

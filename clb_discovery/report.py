@@ -1,0 +1,67 @@
+"""What a running sidecar can tell at one moment, gathered for metrics and for its page."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from clb_discovery import __version__
+from clb_discovery.core import selftest
+from clb_discovery.core.held import Held
+from clb_discovery.core.layout import Info, Server
+from clb_discovery.core.status import Datapath, document
+from clb_discovery.datapath import loader
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.following import Following
+
+PROOF_LASTS: Final = 10.0
+"""Seconds for which the result of a self-test connect is told again: outside of its cgroup that takes a process."""
+
+
+class Report(NamedTuple):
+    """One moment."""
+
+    instance: str
+    info: Info | None
+    held: Held
+    servers: Mapping[bytes, Server]
+    """What became of connects, by packed member."""
+    ineffective: str | None
+    """Why connects do not meet the programs, or None if they do."""
+    following: Sequence[Following]
+    state: Mapping[str, Any]
+    """What the sidecar says of itself, without its sources."""
+
+    def status(self) -> bytes:
+        """Return the document of `status --json`."""
+        found = document(
+            instance=self.instance,
+            version=__version__,
+            kernel=os.uname().release,
+            datapath=Datapath(self.info, self.held, self.servers, self.ineffective) if self.info else None,
+            pid=os.getpid(),
+            state={**self.state, "sources": [one.document() for one in self.following]},
+            hidden=frozenset(selftest.virtual_servers(self.instance)),
+        )
+        return json.dumps(found).encode()
+
+
+class Proof:
+    """Whether the programs are effective, found out again only when that was a while ago."""
+
+    def __init__(self, pins: Pins, cgroup: Path) -> None:
+        self._pins = pins
+        self._cgroup = cgroup
+        self._objection: str | None = None
+        self._until = 0.0
+
+    def objection(self) -> str | None:
+        """Return why connects do not meet the programs, or None if they do. One thread at a time."""
+        if time.monotonic() >= self._until:
+            self._objection = loader.objection(self._pins, self._cgroup)
+            self._until = time.monotonic() + PROOF_LASTS
+        return self._objection

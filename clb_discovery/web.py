@@ -1,0 +1,169 @@
+"""`--metrics`: one small HTTP server for Prometheus, for probes and for people. It reads, and changes nothing.
+
+Everything costly happens in a thread, one piece of work at a time: those who ask while it goes on share the next one,
+so that however many ask, the event loop and discovery stay free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final, NamedTuple
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from clb_discovery.errors import ClbError
+from clb_discovery.metrics import Meters, exposition
+from clb_discovery.page import read_page
+from clb_discovery.report import Report
+
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Server": "clb-discovery",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Of every answer. Other origins cannot read them, since nothing grants that."""
+_HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
+
+
+class Site(NamedTuple):
+    """What is behind the pages."""
+
+    report: Callable[[], Awaitable[Report]]
+    is_ready: Callable[[], bool]
+    meters: Meters
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port, before anything else is touched.
+
+    :raises ClbError: if it is not to be had.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ClbError(f"cannot listen on {where} for --metrics: {reason}; name another ADDR:PORT") from error
+
+
+@asynccontextmanager
+async def serving(listener: socket.socket, site: Site) -> AsyncIterator[None]:
+    """Answer `/`, `/status.json`, `/metrics` and `/healthz` while the block runs."""
+    runner = web.AppRunner(_application(site), access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    lag = asyncio.create_task(site.meters.watch_lag())
+    try:
+        await web.SockSite(runner, listener).start()
+        yield
+    finally:
+        lag.cancel()
+        with suppress(asyncio.CancelledError):
+            await lag
+        await runner.cleanup()
+
+
+def _application(site: Site) -> web.Application:
+    one_at_a_time = asyncio.Lock()
+    page = read_page()
+
+    async def write_metrics() -> bytes:
+        return await asyncio.to_thread(exposition, await site.report(), site.meters)
+
+    async def write_status() -> bytes:
+        return await asyncio.to_thread((await site.report()).status)
+
+    shared_metrics, shared_status = _Shared(write_metrics, one_at_a_time), _Shared(write_status, one_at_a_time)
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return await _answer(shared_metrics, CONTENT_TYPE_LATEST)
+
+    async def status(_request: web.Request) -> web.Response:
+        return await _answer(shared_status, "application/json")
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.Response(text="ready\n") if site.is_ready() else web.Response(text="not ready\n", status=503)
+
+    async def stats_page(_request: web.Request) -> web.Response:
+        headers = {"Content-Security-Policy": page.policy}
+        return web.Response(body=page.body, content_type="text/html", charset="utf-8", headers=headers)
+
+    application = web.Application(middlewares=[_only_by_its_own_name])
+    application.add_routes(
+        [
+            web.get("/", stats_page),
+            web.get("/status.json", status),
+            web.get("/metrics", metrics),
+            web.get("/healthz", healthz),
+        ]
+    )
+    application.on_response_prepare.append(_add_headers)
+    return application
+
+
+class _Shared:
+    """Costly work for many who ask: what each gets was begun after it asked, and there is one piece at a time."""
+
+    def __init__(self, work: Callable[[], Awaitable[bytes]], one_at_a_time: asyncio.Lock) -> None:
+        self._work = work
+        self._lock = one_at_a_time
+        self._next: asyncio.Task[bytes] | None = None
+
+    async def get(self) -> bytes:
+        """Return the result of work that has not begun yet."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._run())
+        return await asyncio.shield(self._next)  # one who goes away takes nothing from the others
+
+    async def _run(self) -> bytes:
+        async with self._lock:
+            self._next = None  # whoever asks from here on is too late for this one
+            return await self._work()
+
+
+async def _answer(shared: _Shared, content_type: str) -> web.Response:
+    try:
+        return web.Response(body=await shared.get(), headers={"Content-Type": content_type})
+    except (OSError, ClbError) as error:  # such as maps that somebody has unloaded
+        return web.Response(text=f"{error}\n", status=503)
+
+
+@web.middleware
+async def _only_by_its_own_name(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what arrives at a loopback address under a foreign name.
+
+    A page of any site can make a browser send it here, by a name that its owner has resolve to 127.0.0.1 ("DNS
+    rebinding"), and may then read the answer. It cannot make the browser call that name an address, or localhost.
+    """
+    host = request.headers.get("Host")
+    transport = request.transport
+    arrived = transport.get_extra_info("sockname")[0] if transport else None
+    if host is not None and arrived and ipaddress.ip_address(arrived).is_loopback and not _is_own(host):
+        raise web.HTTPMisdirectedRequest(text="ask for this by address, or as localhost\n")
+    return await handler(request)
+
+
+def _is_own(host: str) -> bool:
+    """Tell whether a Host header names an address, or localhost."""
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    try:
+        ipaddress.ip_address(found["ipv6"] or found["name"])
+    except ValueError:
+        return found["ipv6"] is None and found["name"].lower() == "localhost"
+    return True
+
+
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)

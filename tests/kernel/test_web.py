@@ -1,0 +1,109 @@
+"""What `--metrics` serves beside the metrics: the page, its document, and to whom."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.process import free_port
+from tests.support.sidecar import sidecar, status
+
+OPTIONS: Final = ("--srv", "_web._tcp.example=10.64.0.1:80", "--resolver", "127.0.0.1:1")
+PAGES: Final = ("/", "/status.json", "/metrics", "/healthz", "/no-such-page")
+
+
+@contextmanager
+def served(instance: str, cgroup: Path, directory: Path, address: str = "127.0.0.1") -> Iterator[int]:
+    """Run a sidecar whose source never answers, and return its port."""
+    port = free_port()
+    where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    with sidecar(instance, cgroup, directory, [*OPTIONS, "--metrics", where], ready=False) as found:
+        found.wait_for(lambda: "source fails" in found.events(), "the sidecar runs")
+        yield port
+
+
+def ask(
+    port: int, path: str, host: str | None = None, *, method: str = "GET", address: str = "127.0.0.1"
+) -> tuple[int, http.client.HTTPMessage, str]:
+    """Send one request; return status, headers and body.
+
+    :param host: the Host header, if it is not to be what the address makes it.
+    """
+    connection = http.client.HTTPConnection(address, port, timeout=20)
+    connection.request(method, path, headers={} if host is None else {"Host": host})
+    answer = connection.getresponse()
+    body = answer.read().decode()
+    connection.close()
+    return answer.status, answer.headers, body
+
+
+def test_document_is_that_of_status(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """/status.json is what `status --json` prints, and /healthz is not ready while a source has not answered."""
+    with served(instance, cgroup, tmp_path) as port:
+        code, headers, body = ask(port, "/status.json")
+        assert (code, headers["Content-Type"]) == (200, "application/json")
+        found, expected = json.loads(body), status(instance)
+        assert found["sources"][0]["state"] == "retrying"
+        for document in (found, expected):
+            document["sources"][0].update(error=None, reason=None)  # it may have tried again meanwhile
+        assert found == expected
+        assert ask(port, "/healthz")[::2] == (503, "not ready\n")
+
+
+def test_page_may_do_nothing_but_what_it_does(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """The policy allows the page's own script and style and nothing else, and the page has no other code in it."""
+    with served(instance, cgroup, tmp_path) as port:
+        code, headers, body = ask(port, "/")
+    assert (code, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+    for kind in ("script", "style"):
+        (text,) = re.findall(f"<{kind}>(.*?)</{kind}>", body, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert policy[f"{kind}-src"] == f"'sha256-{digest}'"
+    for kind in ("default-src", "base-uri", "form-action", "frame-ancestors", "trusted-types"):
+        assert policy[kind] == "'none'"
+    assert policy["connect-src"] == "'self'"
+    assert not re.findall(r"<[^>]+\s(?:on\w+|style|src)=", body)
+    assert not re.findall(r"innerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", body)
+    assert len(body) < 40_000
+
+
+def test_every_answer_has_the_same_headers(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Also errors: nothing is cached, sniffed or embedded, no address is handed on, no other origin may read."""
+    with served(instance, cgroup, tmp_path) as port:
+        for path in PAGES:
+            _, headers, _ = ask(port, path)
+            assert (headers["Cache-Control"], headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
+            assert (headers["Referrer-Policy"], headers["Server"]) == ("no-referrer", "clb-discovery")
+            assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+            assert "Access-Control-Allow-Origin" not in headers
+        assert [ask(port, path, method="POST")[0] for path in PAGES] == [405, 405, 405, 405, 404]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "0.0.0.0"])
+def test_loopback_is_not_called_by_foreign_names(instance: str, cgroup: Path, tmp_path: Path, address: str) -> None:
+    """What arrives at a loopback address names an address or localhost; a page elsewhere cannot have its name asked."""
+    to = "127.0.0.1" if address == "0.0.0.0" else address
+    with served(instance, cgroup, tmp_path, address) as port:
+        for host in ("127.0.0.1", "10.0.0.7:80", "[::1]:9100", "[::1]", "localhost", "LocalHost:9100"):
+            assert ask(port, "/healthz", host, address=to)[0] == 503, host
+        for host in (
+            "evil.example",
+            "evil.example:9100",
+            "localhost.evil.example",
+            "[evil]",
+            "127.0.0.1.evil",
+            "",
+            "::1",
+        ):
+            for path in PAGES:
+                assert ask(port, path, host, address=to)[0] == 421, host

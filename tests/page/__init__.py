@@ -1,0 +1,1 @@
+"""`make test-page`: the page of `--metrics` in Chromium."""

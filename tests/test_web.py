@@ -1,0 +1,89 @@
+"""The server behind `--metrics` when many ask and answers take long."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+
+import aiohttp
+
+from clb_discovery.core.held import Held
+from clb_discovery.metrics import Meters
+from clb_discovery.report import Report
+from clb_discovery.web import Site, listen, serving
+
+
+class SlowReports:
+    """Reports that wait until the test lets them go."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.asked = asyncio.Event()
+        self.released = asyncio.Event()
+
+    async def report(self) -> Report:
+        """Be asked for one."""
+        self.begun += 1
+        self.asked.set()
+        await self.released.wait()
+        return Report("default", None, Held(), {}, None, (), {"config_error": str(self.begun), "last_sync": None})
+
+
+async def test_many_share_work_and_probes_wait_for_nobody() -> None:
+    """Fifty who ask at a time cost three reports at most, one at a time, and /healthz answers meanwhile."""
+    reports = SlowReports()
+    with listen("127.0.0.1", 0) as listener:
+        origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        site = Site(reports.report, lambda: True, Meters())
+        async with serving(listener, site), aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+            async def get(path: str) -> str:
+                async with session.get(origin + path) as answer:
+                    assert answer.status == 200
+                    return await answer.text()
+
+            first = asyncio.create_task(get("/metrics"))
+            await reports.asked.wait()
+            others = [asyncio.create_task(get(path)) for path in ("/metrics", "/status.json") * 25]
+            for _ in range(10):
+                assert await get("/healthz") == "ready\n"
+            assert reports.begun == 1
+            impatient = others.pop()
+            impatient.cancel()
+            reports.released.set()
+            answers = await asyncio.gather(first, *others)
+            assert reports.begun == 3
+            assert "clb_datapath_effective 0.0" in answers[0]
+            assert len({answer for answer in answers if answer.startswith("{")}) == 1
+
+
+async def test_a_report_that_fails_is_an_error_for_those_who_asked() -> None:
+    """They get 503 and the reason, and the next one is tried anew."""
+    failures = [OSError(errno.ENOENT, "No such file or directory")]
+
+    async def report() -> Report:
+        if failures:
+            raise failures.pop()
+        return Report("default", None, Held(), {}, None, (), {"config_error": None, "last_sync": None})
+
+    with listen("127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
+        async with serving(listener, Site(report, lambda: True, Meters())), aiohttp.ClientSession() as session:
+            async with session.get(url) as answer:
+                assert (answer.status, await answer.text()) == (503, "[Errno 2] No such file or directory\n")
+            async with session.get(url) as answer:
+                assert answer.status == 200
+
+
+async def test_lag_is_measured() -> None:
+    """A loop that is held up for a quarter of a second says so."""
+    meters = Meters()
+    watching = asyncio.create_task(meters.watch_lag())
+    try:
+        await asyncio.sleep(0)  # from here on it waits for a second
+        time.sleep(1.25)  # noqa: ASYNC251 - that is what goes wrong
+        await asyncio.sleep(0.01)  # what is due earlier comes first
+    finally:
+        watching.cancel()
+    assert (meters.registry.get_sample_value("clb_loop_lag_seconds_sum") or 0) >= 0.25
