@@ -7,9 +7,8 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 import structlog
 
@@ -19,10 +18,8 @@ from clb_discovery.core.address import Address
 from clb_discovery.core.held import Held
 from clb_discovery.core.hosts import names, with_block
 from clb_discovery.errors import HostError
+from clb_discovery.files import opened_directory, replace_file
 from clb_discovery.runtime import Instance
-
-_MODE: Final = 0o644
-"""Of a file that was not there."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -72,7 +69,7 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
             wanted = with_block(text, instance, addresses).encode("utf-8", "surrogateescape")
             if wanted == (content or b""):
                 return False
-            _replace(real, wanted)
+            replace_file(real, wanted, lasting=True)
             return True
     except BlockingIOError:
         raise HostError(f"cannot write {path}: another program holds a lock on its directory; trying again") from None
@@ -99,55 +96,12 @@ def _read(path: Path) -> bytes | None:
         return file.read()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Replace a file by another with the same owner, mode and labels, which is on disk before it has the name."""
-    temporary = path.with_name(f".{path.name}.clb-discovery")
-    temporary.unlink(missing_ok=True)  # a crash left it; the lock is ours
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            _take_after(path, fd)
-            os.fsync(fd)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    with _opened(path.parent) as directory:
-        os.fsync(directory)
-
-
-def _take_after(path: Path, fd: int) -> None:
-    try:
-        old = path.stat()
-    except FileNotFoundError:
-        os.fchmod(fd, _MODE)
-        return
-    own = os.fstat(fd)
-    if (old.st_uid, old.st_gid) != (own.st_uid, own.st_gid):
-        os.fchown(fd, old.st_uid, old.st_gid)
-    os.fchmod(fd, stat.S_IMODE(old.st_mode))
-    for name in os.listxattr(path):
-        with suppress(OSError):  # a label may be as good as set already, and not ours to set
-            os.setxattr(fd, name, os.getxattr(path, name))
-
-
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Keep sidecars of other instances from writing at the same time.
 
     :raises BlockingIOError: if one of them does.
     """
-    with _opened(directory) as fd:
+    with opened_directory(directory) as fd:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-
-
-@contextmanager
-def _opened(directory: Path) -> Iterator[int]:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
