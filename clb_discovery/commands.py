@@ -30,7 +30,8 @@ from clb_discovery.runtime import Instance, state_directory
 
 def run(options: argparse.Namespace) -> int:
     """Follow discovery in the foreground."""
-    from clb_discovery.daemon import Configured, Daemon, Settings  # noqa: PLC0415 - see above
+    from clb_discovery.daemon import Daemon  # noqa: PLC0415 - see above
+    from clb_discovery.settings import Configured, Settings  # noqa: PLC0415 - see above
 
     def configured(options: argparse.Namespace) -> Configured:
         services = read_services(options)
@@ -45,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
             loader=Loader(options.loader),
             hosts_file=options.hosts_file,
             state_dir=state_directory(options.state_dir, os.environ),
+            log_format=options.log_format,
+            log_level=options.log_level,
         )
         return Configured(settings, partial(open_sources, options, services))
 

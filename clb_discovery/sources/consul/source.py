@@ -84,28 +84,25 @@ class ConsulServer:
         """The address in full."""
         return self._address.url
 
-    async def read(self, service: Key, index: int, last: Answer | None) -> tuple[int, Answer]:
+    async def read(self, service: Key, index: int, *, answered: bool) -> tuple[int, Answer]:
         """Ask who serves now.
 
         The first `DIRECT` services have a blocking query each. The others are asked for when the catalog has changed,
-        mostly elsewhere: an answer that is not new is only returned where nothing else has been for `REFRESH` seconds.
+        mostly elsewhere, or has been silent for `REFRESH` seconds.
 
         :param index: what the last `read` returned, to wait for something newer; `FIRST` answers at once.
-        :param last: the last answer, if any. `FIRST` after one means that something failed, perhaps by a restart.
+        :param answered: whether there was an answer. `FIRST` after one means that something failed, perhaps by a
+            restart.
         :return: the index to ask with next, and the complete answer.
         :raises SourceError: when Consul could not say.
         """
         if index == FIRST:
-            return await self._ask_now(service, after_failure=last is not None)
+            return await self._ask_now(service, after_failure=answered)
         if not self._direct.locked():
             async with self._direct:
                 return await self._ask(service, index)
-        deadline = time.monotonic() + REFRESH
-        while True:
-            await self._catalog.changed(service, deadline)
-            index, answer = await self._ask_now(service)
-            if answer != last or time.monotonic() >= deadline:
-                return index, answer
+        await self._catalog.changed(service, time.monotonic() + REFRESH)
+        return await self._ask_now(service)
 
     async def _ask_now(self, service: Key, *, after_failure: bool = False) -> tuple[int, Answer]:
         async with self._at_once:
@@ -147,7 +144,7 @@ class ConsulSource:
         self._server = server
         self._service = service, selection
         self._index = FIRST
-        self._last: Answer | None = None
+        self._answered = False
         self._bucket = Bucket.full(RATE, BURST, time.monotonic())
 
     @property
@@ -165,8 +162,9 @@ class ConsulSource:
             await asyncio.sleep(pause)
         # Whatever interrupts this query, the next one reads everything afresh.
         index, self._index = self._index, FIRST
-        self._index, self._last = await self._server.read(self._service, index, self._last)
-        return self._last
+        self._index, answer = await self._server.read(self._service, index, answered=self._answered)
+        self._answered = True
+        return answer
 
 
 def server_from_environment(
