@@ -16,6 +16,7 @@ from clb_discovery.sources.consul.blocking import FIRST, WAIT, Bucket, next_inde
 from clb_discovery.sources.consul.catalog import Catalog, Key
 from clb_discovery.sources.consul.client import ALL, CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope, Selection
 from clb_discovery.sources.consul.host_names import look_up
+from clb_discovery.sources.consul.rotation import Rotated
 from clb_discovery.sources.consul.transport import Tls, Transport
 
 RATE: Final = 10.0
@@ -46,7 +47,7 @@ class ConsulServer:
     def __init__(  # noqa: PLR0913  # one for each thing that the environment says
         self,
         address: str,
-        token: str | None = None,
+        token: str | Rotated[str] | None = None,
         scope: Scope = OWN,
         *,
         tls: Tls | None = None,
@@ -56,7 +57,7 @@ class ConsulServer:
         """Prepare; nothing is connected yet. The environment is not read.
 
         :param address: `127.0.0.1:8500`, `http://…`, `https://…`, `[::1]:8500` or `unix:///path`.
-        :param token: ACL token, sent with every query; `None` for the agent's own.
+        :param token: ACL token, sent with every query, or where it is; `None` for the agent's own.
         :param scope: which part of Consul.
         :param tls: settings for https; `None` for the system's authorities and the address's host.
         :param auth: value of the Authorization header, for a proxy before the agent.
@@ -64,7 +65,7 @@ class ConsulServer:
         :raises UsageError: if the address is none, or the token cannot be one.
         """
         self._address = ConsulAddress.parse(address)
-        if token is not None and not (token.isascii() and token.isprintable() and token):
+        if isinstance(token, str) and not (token.isascii() and token.isprintable() and token):
             raise UsageError("the Consul token is empty or holds characters that no token has; set CONSUL_HTTP_TOKEN")
         if not 0 < wait <= _LONGEST_WAIT:
             raise UsageError(f"a Consul query cannot wait for {wait:g} s; at most {_LONGEST_WAIT:g}")
