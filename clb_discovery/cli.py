@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = read_options(_parser, _with_command(given))
+        options = read_options(make_parser, _with_command(given))
         result: int = options.command(options)
         sys.stdout.flush()
     except ClbError as error:
@@ -83,7 +83,8 @@ def _with_command(arguments: list[str]) -> list[str]:
     return ["run", *arguments]
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = _Parser(
         prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from clb_discovery.core.address import Network
 from clb_discovery.core.model import Service
+from clb_discovery.datapath import cgroup
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.discovery import open_sources, read_services
+from clb_discovery.runtime import state_directory
 from clb_discovery.sources.base import Source
 
 
@@ -45,15 +51,37 @@ class Configured(NamedTuple):
     """Makes the source of each service, by its name; nothing is sent yet."""
 
 
+def read_settings(options: argparse.Namespace) -> Configured:
+    """Return what the options ask for; nothing is touched but the files that they name.
+
+    :raises ClbError: naming the option, the value and the way out.
+    """
+    services = read_services(options)
+    settings = Settings(
+        pins=Pins(options.instance),
+        cgroup=cgroup.resolve(options.cgroup),
+        services=services,
+        real_ranges=options.real_range,
+        reset=options.on_remove == "reset",
+        once=options.once,
+        loader=Loader(options.loader),
+        metrics=options.metrics,
+        hosts_file=options.hosts_file,
+        state_dir=state_directory(options.state_dir, os.environ),
+        log_format=options.log_format,
+        log_level=options.log_level,
+    )
+    return Configured(settings, partial(open_sources, options, services))
+
+
 _FIXED: Final = {
     "pins": "instance",
     "cgroup": "cgroup",
     "loader": "loader",
     "metrics": "metrics",
     "state_dir": "state-dir",
-    "once": "once",
 }
-"""Settings that only a restart changes, and their options."""
+"""Settings that only a restart changes, and their options. `once` stands in no file, so it does not change."""
 
 
 def without_restart(wanted: Settings, running: Settings) -> tuple[Settings, tuple[str, ...]]:

@@ -10,8 +10,9 @@ from typing import Final
 
 import pytest
 
+from clb_discovery.sources.consul.environment import OPTIONS as OPTION_OF
 from tests.support import namespaces
-from tests.support.consul import ConsulAgent
+from tests.support.consul import ConsulAgent, make_tls
 from tests.support.dataplane import dial, snapshot
 from tests.support.knot import KnotServer
 from tests.support.listeners import Listener, listening
@@ -136,6 +137,31 @@ def test_sighup_reaches_discovery_anew(instance: str, cgroup: Path, config: Path
             assert found.stop() == 0
         errors = {line["event"] for line in found.lines() if line["level"] == "error"}
         assert errors <= {"cannot notify the service manager"}
+
+
+def test_sighup_reads_the_files_that_options_name(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Authorities that have been replaced count with SIGHUP; a file that is of no use is refused like any option."""
+    (theirs := tmp_path / "theirs").mkdir()
+    tls, authority, token = make_tls(tmp_path), tmp_path / "ca.pem", tmp_path / "token"
+    authority.write_bytes(make_tls(theirs).authority.read_bytes())
+    token.write_text("1ebf7f9a-93c8-4f1c-a1d6-6d2a9d7f0a11")
+    options = ["--consul", f"https://127.0.0.1:{tls.port}", "--service", f"api={WEB}:80", "--consul-ca-file"]
+    options += [str(authority), "--consul-token-file", str(token)]
+    for variable in ("CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY", "CONSUL_TLS_SERVER_NAME"):
+        options += [OPTION_OF[variable], tls.client[variable]]
+    with ConsulAgent(tmp_path, config=tls.config) as agent:
+        agent.register("api", 80, "10.0.0.2")
+        with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:
+            found.wait_for(lambda: "source fails" in found.events(), "the agent's certificate is not trusted")
+            assert "failed in TLS" in str(status(instance)["sources"][0]["error"])
+            authority.write_bytes(tls.authority.read_bytes())
+            token.unlink()
+            reload(found, refused=True)
+            assert f"--consul-token-file '{token}'" in found.lines()[-1]["error"]
+            token.write_text("1ebf7f9a-93c8-4f1c-a1d6-6d2a9d7f0a11")
+            reload(found)
+            found.wait_until_ready()
+            assert pool(instance, WEB) == {"10.0.0.2:80": 1}
 
 
 def test_bad_file_changes_nothing(instance: str, cgroup: Path, config: Path) -> None:
