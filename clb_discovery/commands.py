@@ -67,7 +67,7 @@ def plan(options: argparse.Namespace) -> int:
     log.configure("auto", "error")
     found = look_ahead(options)
     _show(found, render, as_json=options.json)
-    return 2 if found["changes"] else 0
+    return 2 if found["changes"] or found["names"] else 0
 
 
 def load(options: argparse.Namespace) -> int:

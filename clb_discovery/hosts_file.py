@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -61,16 +62,36 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
     :returns: whether the file had to be changed.
     :raises HostError: naming the file, the cause and the way out.
     """
-    try:
+    with _explained(path):
         real = path.resolve()
         with _locked(real.parent):
-            content = _read(real)
-            text = (content or b"").decode("utf-8", "surrogateescape")
-            wanted = with_block(text, instance, addresses).encode("utf-8", "surrogateescape")
-            if wanted == (content or b""):
+            content, wanted = _read_and_wanted(real, instance, addresses)
+            if wanted == content:
                 return False
             replace_file(real, wanted, lasting=True)
             return True
+
+
+def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> dict[str, Any] | None:
+    """Return what `write_names` would change, as `plan --json` prints it: the file, and the lines that come and go.
+
+    :returns: None for nothing.
+    :raises HostError: as `write_names`, as far as reading tells.
+    """
+    with _explained(path):
+        content, wanted = (_lines(one) for one in _read_and_wanted(path.resolve(), instance, addresses))
+    if content == wanted:
+        return None
+    added, removed = (
+        [line for line in one if line not in other] for one, other in ((wanted, content), (content, wanted))
+    )
+    return {"file": str(path), "added": added, "removed": removed}
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except BlockingIOError:
         raise HostError(f"cannot write {path}: another program holds a lock on its directory; trying again") from None
     except OSError as error:
@@ -84,12 +105,24 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
         raise HostError(f"cannot write {path}: it {error}") from None
 
 
-def _read(path: Path) -> bytes | None:
+def _read_and_wanted(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> tuple[bytes, bytes]:
+    content = _read(path)
+    text = content.decode("utf-8", "surrogateescape")
+    return content, with_block(text, instance, addresses).encode("utf-8", "surrogateescape")
+
+
+def _lines(content: bytes) -> list[str]:
+    """Return the lines that name something."""
+    lines = content.decode(errors="replace").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _read(path: Path) -> bytes:
     try:
         # A FIFO would make us wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        return None
+        return b""
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ValueError("is no regular file")
