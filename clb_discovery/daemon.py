@@ -7,6 +7,7 @@ in `_tick`, one at a time, in a thread, so that the loop never waits for it. Sig
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -72,6 +73,8 @@ class Daemon:
         self._applied: Mapping[str, Sequence[RealServer]] = {}  # what was published last, by source
         self._last_sync: datetime | None = None  # with an answer of every source
         self._ready = False
+        self._fresh_until = math.inf
+        """When what was known last has to do, in the loop's seconds."""
         self._said: object = None  # the state file's content
 
     async def run(self) -> None:
@@ -116,6 +119,7 @@ class Daemon:
             services=len(self._knowledge),
         )
         self._write_state()
+        self._fresh_until = asyncio.get_running_loop().time() + FRESH_WITHIN
         self._news.ring()
 
     def _seed(self, sources: Collection[str], held: Held, stored: Mapping[str, LastGood]) -> None:
@@ -123,7 +127,6 @@ class Daemon:
         self._knowledge.seed(sources, held_servers(held, self._settings.services), stored)
 
     async def _main_loop(self, publisher: Publisher) -> None:
-        fresh_until = asyncio.get_running_loop().time() + FRESH_WITHIN
         while not self._stopping:
             await self._news.wait(self._next_look())
             if self._reloading:
@@ -131,14 +134,14 @@ class Daemon:
             if self._stopping:
                 return
             await self._tick(publisher)
-            self._tell(patient=asyncio.get_running_loop().time() < fresh_until)
+            self._service_manager.alive()
             if self._settings.once:
                 self._finish_once()
 
     def _next_look(self) -> float:
         """Return in how many seconds to look, whatever happens: a held answer is due, or links and watchdog are."""
         now = asyncio.get_running_loop().time()
-        watchdog = (self._service_manager.patience or 2 * CHECK_EVERY) / 2
+        watchdog = (self._service_manager.watchdog or math.inf) / 2
         return max(0.0, min([CHECK_EVERY, watchdog, *(deadline - now for deadline in self._knowledge.deadlines)]))
 
     async def _tick(self, publisher: Publisher) -> None:
@@ -152,6 +155,7 @@ class Daemon:
             self._news.ring()
         await self._publish_names(publisher.held)
         self._write_state()
+        self._tell(patient=now < self._fresh_until)
         if self._store.is_due(self._applied, now):
             await self._write_last_good()
 
@@ -169,7 +173,7 @@ class Daemon:
                 self._last_sync = datetime.now(UTC)
 
     def _tell(self, *, patient: bool) -> None:
-        """Tell the service manager how we are; status tells it already.
+        """Tell the service manager how we are, which status tells already.
 
         :param patient: whether there is still time for sources to answer before what was known last has to do.
         """
@@ -181,7 +185,6 @@ class Daemon:
             virtual_servers = sum(len(service.vips) for service in self._settings.services)
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
         self._service_manager.status(knowledge.summary, ready=self._ready)
-        self._service_manager.alive()
 
     def _finish_once(self) -> None:
         failed = [following for following in self._knowledge if following.error]

@@ -24,14 +24,10 @@ class ServiceManager:
         """
         self._announcer = announcer
         self._address = environment.get("NOTIFY_SOCKET")
-        self._watchdog = _watchdog(environment)
+        self.watchdog = _watchdog(environment)
+        """Seconds within which `alive` has to be called again and again, or None."""
         self._is_ready = False
         self._status: str | None = None
-
-    @property
-    def patience(self) -> float | None:
-        """Seconds within which `alive` has to be called again and again, or None."""
-        return self._watchdog
 
     def status(self, summary: str, *, ready: bool) -> None:
         """Tell what people should know, and once, that what starts after us may start.
@@ -55,7 +51,7 @@ class ServiceManager:
 
     def alive(self) -> None:
         """Tell the watchdog that the main loop goes round."""
-        if self._watchdog is not None:
+        if self.watchdog is not None:
             self._tell("WATCHDOG=1")
 
     def stopping(self) -> None:

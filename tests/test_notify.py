@@ -25,4 +25,4 @@ from clb_discovery.notify import ServiceManager
 )
 def test_watchdog_is_for_whom_it_is_meant(environment: dict[str, str], seconds: float | None) -> None:
     """The time counts where it is a number above zero, and no other process is named."""
-    assert ServiceManager(Announcer(), environment).patience == seconds
+    assert ServiceManager(Announcer(), environment).watchdog == seconds
