@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -40,6 +41,16 @@ class Announcer:
         elif self._troubles.get(what) != reason:
             self._troubles[what] = reason
             _log.error(what, error=reason)
+
+    @contextmanager
+    def trying(self, what: str, *errors: type[Exception]) -> Iterator[None]:
+        """Report what goes wrong in the block as a trouble, where it is one of these errors, and go on behind it."""
+        try:
+            yield
+        except errors as error:
+            self.trouble(what, str(error))
+        else:
+            self.trouble(what, None)
 
     def heard(self, now: Following, state: str, error: str | None) -> None:
         """Report how a source's health changed.

@@ -108,12 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     _datapath_options(run)
     _removal_options(run)
     _log_options(run)
-    run.add_argument(
-        "--hosts-file",
-        metavar="PATH",
-        type=Path,
-        help="publish NAME.clb for every service there, in a block of its own; /etc/hosts tells every program",
-    )
+    _names_options(run)
     run.add_argument(
         "--metrics",
         metavar="ADDR:PORT",
@@ -136,6 +131,7 @@ def make_parser() -> argparse.ArgumentParser:
     plan = command("plan", commands.plan, "show what run would change, and change nothing; exit code 2 if anything")
     _service_options(plan)
     _instance_option(plan)
+    _names_options(plan)
     plan.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
 
     load = command("load", commands.load, "load and attach the data plane only")
@@ -271,6 +267,15 @@ def _policy_options(parser: argparse.ArgumentParser) -> None:
         type=_typed(spec.parse_duration),
         default=default.hold,
         help="how long such an answer has to stand before it counts; default 30s",
+    )
+
+
+def _names_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hosts-file",
+        metavar="PATH",
+        type=Path,
+        help="publish NAME.clb for every service there, in a block of its own; /etc/hosts tells every program",
     )
 
 

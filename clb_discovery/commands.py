@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +21,18 @@ from clb_discovery.datapath import cgroup, loader
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.discovery import open_sources, read_services
 from clb_discovery.errors import HostError
 from clb_discovery.hosts_file import write_names
-from clb_discovery.runtime import Instance, state_directory
+from clb_discovery.runtime import Instance
 
 
 def run(options: argparse.Namespace) -> int:
     """Follow discovery in the foreground."""
-    from clb_discovery.daemon import Configured, Daemon, Settings  # noqa: PLC0415 - see above
-
-    def configured(options: argparse.Namespace) -> Configured:
-        services = read_services(options)
-        settings = Settings(
-            pins=Pins(options.instance),
-            cgroup=cgroup.resolve(options.cgroup),
-            services=services,
-            real_ranges=options.real_range,
-            reset=options.on_remove == "reset",
-            once=options.once,
-            metrics=options.metrics,
-            loader=Loader(options.loader),
-            hosts_file=options.hosts_file,
-            state_dir=state_directory(options.state_dir, os.environ),
-        )
-        return Configured(settings, partial(open_sources, options, services))
+    from clb_discovery.daemon import Daemon  # noqa: PLC0415 - see above
+    from clb_discovery.settings import read_settings  # noqa: PLC0415 - see above
 
     log.configure(options.log_format, options.log_level)
-    asyncio.run(Daemon(configured(options), lambda: configured(options.reread())).run())
+    asyncio.run(Daemon(read_settings(options), lambda: read_settings(options.reread())).run())
     return 0
 
 
@@ -84,7 +67,7 @@ def plan(options: argparse.Namespace) -> int:
     log.configure("auto", "error")
     found = look_ahead(options)
     _show(found, render, as_json=options.json)
-    return 2 if found["changes"] else 0
+    return 2 if found["changes"] or found["names"] else 0
 
 
 def load(options: argparse.Namespace) -> int:

@@ -7,81 +7,45 @@ in `_tick`, one at a time, in a thread, so that the loop never waits for it. Sig
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final
 
 import structlog
 
-from clb_discovery import __version__
+from clb_discovery import __version__, log
 from clb_discovery.announce import Announcer
-from clb_discovery.core import selftest
-from clb_discovery.core.address import Network
-from clb_discovery.core.desired import Desired, desired
 from clb_discovery.core.held import Held, held_servers
 from clb_discovery.core.lastgood import LastGood
-from clb_discovery.core.layout import protocol_of
-from clb_discovery.core.model import Answer, Failure, Protocol, RealServer, Service
-from clb_discovery.core.plan import Plan, plan
+from clb_discovery.core.model import Answer, Failure, RealServer
 from clb_discovery.datapath import loader
-from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
-from clb_discovery.datapath.pins import Pins
-from clb_discovery.datapath.sockets import Destroyed, close_sockets
 from clb_discovery.errors import ClbError, HostError, SourceError
-from clb_discovery.following import Following, timestamp
+from clb_discovery.following import timestamp
 from clb_discovery.hosts_file import HostsFile
+from clb_discovery.knowledge import Knowledge
 from clb_discovery.lastgood import Store
 from clb_discovery.metrics import Meters
-from clb_discovery.notify import notify
+from clb_discovery.news import News
+from clb_discovery.notify import ServiceManager
+from clb_discovery.publishing import Publisher
 from clb_discovery.report import Proof, Report
 from clb_discovery.runtime import Instance
-from clb_discovery.sources.base import Source
+from clb_discovery.settings import Configured, Settings, without_restart
 from clb_discovery.watches import Watches
 from clb_discovery.web import Site, listen, serving
 
-QUIET: Final = 0.05
-"""Seconds without a further change after which a burst is taken as over."""
-QUIET_LIMIT: Final = 0.5
-"""Seconds after which a burst is applied although it goes on."""
 CHECK_EVERY: Final = 2.0
 """Seconds between looks at whether the programs are still attached."""
+FRESH_WITHIN: Final = 5.0
+"""Seconds that sources have to answer before a start with what was known last counts as ready."""
 
 _log = structlog.stdlib.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the command line asks for."""
-
-    pins: Pins
-    cgroup: Path
-    services: Sequence[Service]
-    real_ranges: Sequence[Network]
-    reset: bool
-    """Whether TCP connections to a removed real server are closed, instead of left to end by themselves."""
-    once: bool
-    loader: Loader = Loader.AUTO
-    metrics: tuple[str, int] | None = None
-    """Address and port to serve metrics and the page on."""
-    hosts_file: Path | None = None
-    """Where the names of services are published."""
-    state_dir: Path | None = None
-    """Where the last good sets are kept over a reboot."""
-
-
-class Configured(NamedTuple):
-    """What there is to do, and who is to be asked."""
-
-    settings: Settings
-    open_sources: Callable[[], AbstractAsyncContextManager[Mapping[str, Source]]]
-    """Makes the source of each service, by its name; nothing is sent yet."""
 
 
 class Daemon:
@@ -94,27 +58,28 @@ class Daemon:
         """
         settings = configured.settings
         self._settings = settings
-        self._watches = Watches(configured.open_sources)
         self._reread = reread
+        self._watches = Watches(configured.open_sources)
+        self._announcer = Announcer()
+        self._service_manager = ServiceManager(self._announcer)
+        self._knowledge = Knowledge(settings.services, self._announcer)
         self._instance = Instance(settings.pins.instance)
-        self._following = {service.source: Following(service) for service in settings.services}
-        self._reloading = False
-        self._refused: str | None = None
-        """Why the configuration was not taken when it was read last."""
-        self._held = Held()
-        self._kernel = asyncio.Lock()  # while nobody has it, what is held is what the maps hold
+        self._names = HostsFile(self._instance, self._announcer)
+        self._store = Store(settings.state_dir, settings.pins.instance)
         self._meters = Meters()
         self._proof = Proof(settings.pins, settings.cgroup)
-        self._woken = asyncio.Event()
-        self._news = False  # something that may change what the kernel should hold
+        self._news = News()
+        self._changed = True  # something that may change what the kernel should hold
+        self._reloading = False
         self._stopping = False
-        self._ready = False
-        self._last_sync: datetime | None = None
-        self._announcer = Announcer()
-        self._names = HostsFile(self._instance, self._announcer)
-        self._said: object = None  # the state file's content
-        self._store = Store(settings.state_dir, settings.pins.instance)
+        self._refused: str | None = None
+        """Why the configuration was not taken when it was read last."""
         self._applied: Mapping[str, Sequence[RealServer]] = {}  # what was published last, by source
+        self._last_sync: datetime | None = None  # with an answer of every source
+        self._ready = False
+        self._fresh_until = math.inf
+        """When what was known last has to do, in the loop's seconds."""
+        self._said: object = None  # the state file's content
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, or with `once` until everything is in place.
@@ -132,31 +97,29 @@ class Daemon:
             listener = stack.enter_context(listen(*self._settings.metrics)) if self._settings.metrics else None
             loader.load(self._settings.pins, self._settings.cgroup, self._settings.loader)
             maps = stack.enter_context(Maps(self._settings.pins))
-            self._start_up(maps)
+            publisher = Publisher(maps, self._announcer, self._meters)
+            self._start_up(publisher)
             if listener:
-                site = Site(lambda: self._report(maps), lambda: self._ready, self._meters)
+                site = Site(partial(self._report, publisher), lambda: self._ready, self._meters)
                 await stack.enter_async_context(serving(listener, site))
             self._watches.start(self._heard)
             stack.push_async_callback(self._shut_down)
-            await self._main_loop(maps)
+            await self._main_loop(publisher)
 
-    async def _report(self, maps: Maps) -> Report:
-        async with self._kernel:
-            held = self._held
-            servers, info = await asyncio.to_thread(lambda: (maps.servers(held), maps.info()))
+    async def _report(self, publisher: Publisher) -> Report:
+        counted = await publisher.counted()
         return Report(
             instance=self._settings.pins.instance,
-            info=info,
-            held=held,
-            servers=servers,
+            info=counted.info,
+            held=counted.held,
+            servers=counted.servers,
             ineffective=await asyncio.to_thread(self._proof.objection),
-            following=tuple(self._following.values()),
+            following=tuple(self._knowledge),
             state=self._state(),
         )
 
-    def _start_up(self, maps: Maps) -> None:
-        self._held = maps.read()
-        self._seed(self._following.keys(), self._store.read())
+    def _start_up(self, publisher: Publisher) -> None:
+        self._seed([following.service.source for following in self._knowledge], publisher.held, self._store.read())
         self._names.leave(self._settings.hosts_file)
         ineffective = loader.objection(self._settings.pins, self._settings.cgroup)
         if ineffective:
@@ -166,161 +129,101 @@ class Daemon:
             version=__version__,
             instance=self._settings.pins.instance,
             cgroup=str(self._settings.cgroup),
-            services=len(self._following),
+            services=len(self._knowledge),
         )
         self._write_state()
+        self._fresh_until = asyncio.get_running_loop().time() + FRESH_WITHIN
+        self._news.ring()
 
-    async def _main_loop(self, maps: Maps) -> None:
+    def _seed(self, sources: Collection[str], held: Held, stored: Mapping[str, LastGood]) -> None:
+        """Serve what was known last until these sources answer."""
+        self._knowledge.seed(sources, held_servers(held, self._settings.services), stored)
+
+    async def _main_loop(self, publisher: Publisher) -> None:
         while not self._stopping:
-            await self._wait_for_news()
+            await self._news.wait(self._next_look())
             if self._reloading:
-                await self._reload()
-            async with self._kernel:
-                await self._tick(maps)
+                await self._reload(publisher)
+            if self._stopping:
+                return
+            await self._tick(publisher)
+            self._service_manager.alive()
             if self._settings.once:
                 self._finish_once()
 
-    async def _wait_for_news(self) -> None:
-        """Wait until something happened, a held answer is due, or it is time to look at the links."""
+    def _next_look(self) -> float:
+        """Return in how many seconds to look, whatever happens: a held answer is due, or links and watchdog are."""
         now = asyncio.get_running_loop().time()
-        deadlines = [deadline for following in self._following.values() if (deadline := following.deadline) is not None]
-        timeout = max(0.0, min([now + CHECK_EVERY, *deadlines]) - now)
-        if not await self._woken_within(timeout):
-            return
-        limit = asyncio.get_running_loop().time() + QUIET_LIMIT
-        while not self._stopping and asyncio.get_running_loop().time() < limit and await self._woken_within(QUIET):
-            pass
+        watchdog = (self._service_manager.watchdog or math.inf) / 2
+        return max(0.0, min([CHECK_EVERY, watchdog, *(deadline - now for deadline in self._knowledge.deadlines)]))
 
-    async def _woken_within(self, seconds: float) -> bool:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        woken = self._woken.is_set()
-        self._woken.clear()
-        return woken
-
-    async def _tick(self, maps: Maps) -> None:
-        """Bring the kernel to where it should be, and say so."""
+    async def _tick(self, publisher: Publisher) -> None:
+        """Bring the kernel, and all that is written elsewhere, to where it should be."""
         now = asyncio.get_running_loop().time()
-        for following in self._following.values():
-            if following.deadline is not None:
-                before = following.guarded
-                following.elapse(now)
-                self._news |= following.guarded != before
-        if self._news:
-            self._news = False  # before, since sources go on answering while a thread publishes
-            try:
-                await self._sync(maps)
-                self._announcer.trouble("cannot publish", None)
-            except ClbError as error:
-                if self._settings.once:
-                    raise
-                self._announcer.trouble("cannot publish", str(error))
-                self._meters.failed()
-                self._news = True
-                self._held = await asyncio.to_thread(maps.read)
-        await self._keep_attached(maps)
-        await self._publish_names()
+        self._changed |= self._knowledge.elapse(now)
+        if self._changed:
+            await self._sync(publisher)
+        if await publisher.keep_attached(self._settings):
+            self._changed = True
+            self._news.ring()
+        await self._publish_names(publisher.held)
         self._write_state()
+        self._tell(patient=now < self._fresh_until)
         if self._store.is_due(self._applied, now):
             await self._write_last_good()
-        if self._last_sync and not self._ready:  # when status says so, too
-            self._ready = True
-            _log.info("ready", virtual_servers=sum(len(service.vips) for service in self._settings.services))
-            notify("READY=1")
 
-    async def _sync(self, maps: Maps) -> None:
-        complete = all(following.answered for following in self._following.values())
-        known = {source: following.guarded.good for source, following in self._following.items() if following.known}
-        began = time.monotonic()
-        wanted, steps, closed = await asyncio.to_thread(self._publish, maps, known, complete=complete)
-        if steps.steps:
-            self._meters.published(len(steps.changed), time.monotonic() - began)
-        self._applied = known
-        self._announcer.published(self._held, steps)
-        self._announcer.closed(closed)
-        self._announcer.rejected(wanted.rejected)
-        self._held = steps.result
-        if complete:
-            self._last_sync = datetime.now(UTC)
-
-    def _publish(
-        self, maps: Maps, known: Mapping[str, Sequence[RealServer]], *, complete: bool
-    ) -> tuple[Desired, Plan, Destroyed | None]:
-        wanted = desired(self._settings.services, known, self._settings.real_ranges)
-        virtual = {**selftest.virtual_servers(self._settings.pins.instance), **wanted.virtual}
-        steps = plan(self._held, virtual, complete=complete)
-        maps.apply(steps.steps)
-        # A UDP socket would go on sending to a server that is gone, and never know.
-        protocols = (Protocol.TCP, Protocol.UDP) if self._settings.reset else (Protocol.UDP,)
-        dropped = frozenset(member for member in steps.dropped if protocol_of(member) in protocols)
-        closed = close_sockets(dropped, maps.records(), protocols=protocols) if dropped else None
-        return wanted, steps, closed
-
-    async def _publish_names(self) -> None:
-        if self._settings.hosts_file is None:
-            return
-        try:
-            await asyncio.to_thread(self._names.publish, self._settings.hosts_file, self._held)
-            self._announcer.trouble("cannot publish names", None)
-        except HostError as error:
-            if self._settings.once:
+    async def _sync(self, publisher: Publisher) -> None:
+        known, complete = self._knowledge.known, self._knowledge.complete
+        self._changed = False  # before, since sources go on answering while a thread publishes
+        with self._announcer.trying("cannot publish", *self._bearable(ClbError)):
+            try:
+                await publisher.publish(self._settings, known, complete=complete)
+            except ClbError:
+                self._changed = True
                 raise
-            self._announcer.trouble("cannot publish names", str(error))
+            self._applied = known
+            if complete:
+                self._last_sync = datetime.now(UTC)
 
-    async def _keep_attached(self, maps: Maps) -> None:
-        """Attach again where the cgroup was removed and made anew, as service managers do."""
-        pins, cgroup = self._settings.pins, self._settings.cgroup
-        if not cgroup.exists():
-            self._announcer.trouble("not attached", f"{cgroup} is gone; it is attached again when it is back")
-            return
-        if loader.is_attached(pins, cgroup):
-            self._announcer.trouble("not attached", None)
-            return
-        try:
-            await asyncio.to_thread(loader.load, pins, cgroup, self._settings.loader)
-            await asyncio.to_thread(maps.reopen)
-            self._held = await asyncio.to_thread(maps.read)
-        except ClbError as error:
-            self._announcer.trouble("not attached", str(error))
-            return
-        self._announcer.trouble("not attached", None)
-        _log.warning("attached again", cgroup=str(cgroup))
-        self._news = True  # where the pins had gone, too, the maps are new and empty
-        self._woken.set()
+    def _tell(self, *, patient: bool) -> None:
+        """Tell the service manager how we are, which status tells already.
 
-    async def _unwatch(self) -> None:
-        await self._watches.end()
-
-    def _heard(self, source: str, outcome: Answer | Failure) -> None:
-        following = self._following[source]
-        good, answered, state, error = following.guarded.good, following.answered, following.state, following.error
-        following.take(outcome, asyncio.get_running_loop().time())
-        self._announcer.heard(following, state, error)
-        self._news |= (following.guarded.good, following.answered) != (good, answered)
-        if self._news or (following.state, following.error) != (state, error):
-            self._woken.set()
+        :param patient: whether there is still time for sources to answer before what was known last has to do.
+        """
+        knowledge = self._knowledge
+        served = all(following.service.source in self._applied for following in knowledge)
+        if served and not self._ready and (knowledge.tried or not patient):
+            self._ready = True
+            stale = sum(following.stale for following in knowledge)
+            virtual_servers = sum(len(service.vips) for service in self._settings.services)
+            _log.info("ready", virtual_servers=virtual_servers, stale=stale)
+        self._service_manager.status(knowledge.summary, ready=self._ready)
 
     def _finish_once(self) -> None:
-        failed = [following for following in self._following.values() if following.error]
+        failed = [following for following in self._knowledge if following.error]
         if failed:
             raise SourceError(failed[0].error)
-        if self._ready and not any(following.guarded.held for following in self._following.values()):
+        if self._last_sync and not any(following.guarded.held for following in self._knowledge):
             self._stopping = True
+
+    def _heard(self, source: str, outcome: Answer | Failure) -> None:
+        heard = self._knowledge.hear(source, outcome, asyncio.get_running_loop().time())
+        self._changed |= heard.counts
+        if any(heard):
+            self._news.ring()
 
     def _stop(self) -> None:
         self._stopping = True
-        self._woken.set()
+        self._news.ring()
 
     def _reload_soon(self) -> None:
         self._reloading = True
-        self._woken.set()
+        self._news.ring()
 
-    async def _reload(self) -> None:
+    async def _reload(self, publisher: Publisher) -> None:
         """Read the configuration again and go on with it; one that is wrong changes nothing."""
         self._reloading = False
-        if self._ready:
-            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._service_manager.reloading()
         try:
             configured = await asyncio.to_thread(self._reread)
             watches = Watches(configured.open_sources)
@@ -331,54 +234,43 @@ class Daemon:
         else:
             await self._unwatch()
             self._watches = watches
-            await self._adopt(configured.settings)
+            await self._adopt(configured.settings, publisher.held)
             watches.start(self._heard)
-        if self._ready:
-            notify("READY=1")
+        self._service_manager.reloaded()
 
-    async def _adopt(self, settings: Settings) -> None:
+    async def _adopt(self, wanted: Settings, held: Held) -> None:
         """Go on with other settings, as a restart would; what is known of services that stay is kept."""
         self._refused = None
-        fixed = _without_restart(settings, self._settings)
-        if fixed != settings:
-            _log.warning("instance, cgroup, loader, state directory and metrics change with a restart only")
-        known = self._following
-        self._following = {
-            service.source: replace(known[service.source], service=service)
-            if service.source in known
-            else Following(service)
-            for service in fixed.services
-        }
-        self._settings = fixed
-        new = self._following.keys() - known.keys()
-        self._seed(new, await asyncio.to_thread(self._store.read) if new else {})
+        self._settings, left_out = without_restart(wanted, self._settings)
+        log.configure(self._settings.log_format, self._settings.log_level)
+        if left_out:
+            _log.warning("changed options need a restart", options=left_out)
+        new = self._knowledge.adopt(self._settings.services)
+        self._seed(new, held, await asyncio.to_thread(self._store.read) if new else {})
         self._names.leave(self._settings.hosts_file)
-        self._news = True
-        _log.info("configuration read again", services=len(self._following))
+        self._changed = True
+        _log.info("configuration read again", services=len(self._knowledge))
 
-    def _seed(self, sources: Collection[str], stored: Mapping[str, LastGood]) -> None:
-        """Serve what was known last until sources answer: what the kernel holds, else, as after a reboot, the disk."""
-        held = held_servers(self._held, self._settings.services)
-        for source in sources:
-            following, last = self._following[source], stored.get(source)
-            if source in held:
-                following.seed(held[source], last.answered if last else None)
-            elif last:
-                following.seed(last.servers, last.answered)
-                self._announcer.restored(following)
-                self._news = True
-                self._woken.set()
+    async def _unwatch(self) -> None:
+        await self._watches.end()
 
     async def _shut_down(self) -> None:
-        notify("STOPPING=1")
+        self._service_manager.stopping()
         await self._unwatch()
         self._write_state()
         if self._applied:  # else the disk may know more
             await self._write_last_good()
         _log.info("stopped; connects go on over what was published last")
 
+    async def _publish_names(self, held: Held) -> None:
+        if self._settings.hosts_file is None:
+            return
+        with self._announcer.trying("cannot publish names", *self._bearable(HostError)):
+            await asyncio.to_thread(self._names.publish, self._settings.hosts_file, held)
+
     def _state(self) -> dict[str, Any]:
-        return {  # but for the sources, which may be many
+        """Return what we tell of ourselves, without the sources."""
+        return {
             "pid": os.getpid(),
             "last_sync": timestamp(self._last_sync),
             "config_error": self._refused,
@@ -386,41 +278,19 @@ class Daemon:
         }
 
     def _write_state(self) -> None:
-        state = {**self._state(), "sources": [following.document() for following in self._following.values()]}
+        state = {**self._state(), "sources": [following.document() for following in self._knowledge]}
         if state == self._said:
             return
-        try:
+        with self._announcer.trying("cannot write the state that status shows", OSError):  # such as a full disk
             self._instance.write_state(state)
-        except OSError as error:  # such as a full disk, which is no reason to stop following
-            self._announcer.trouble("cannot write the state that status shows", str(error))
-        else:
-            self._announcer.trouble("cannot write the state that status shows", None)
             self._said = state
 
     async def _write_last_good(self) -> None:
         """Keep what was applied on disk, with when each source last answered."""
-        what = "cannot keep the last known sets on disk"
-        sets = {
-            source: LastGood(tuple(self._applied[source]), following.answered_at)
-            for source, following in self._following.items()
-            if source in self._applied
-        }
-        try:
+        sets = self._knowledge.last_good(self._applied)
+        with self._announcer.trying("cannot keep the last known sets on disk", OSError, ValueError):
             await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
-        except (OSError, ValueError) as error:  # such as a full disk, which is no reason to stop following
-            self._announcer.trouble(what, str(error))
-        else:
-            self._announcer.trouble(what, None)
 
-
-def _without_restart(settings: Settings, running: Settings) -> Settings:
-    """Return the settings, as far as a running sidecar can take them."""
-    return replace(
-        settings,
-        pins=running.pins,
-        cgroup=running.cgroup,
-        loader=running.loader,
-        metrics=running.metrics,
-        state_dir=running.state_dir,
-        once=running.once,
-    )
+    def _bearable(self, *errors: type[Exception]) -> tuple[type[Exception], ...]:
+        """Return the errors that are no reason to stop following; with `once` there are none."""
+        return () if self._settings.once else errors

@@ -7,9 +7,9 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 import structlog
 
@@ -19,10 +19,8 @@ from clb_discovery.core.address import Address
 from clb_discovery.core.held import Held
 from clb_discovery.core.hosts import names, with_block
 from clb_discovery.errors import HostError
+from clb_discovery.files import opened_directory, replace_file
 from clb_discovery.runtime import Instance
-
-_MODE: Final = 0o644
-"""Of a file that was not there."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -64,16 +62,36 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
     :returns: whether the file had to be changed.
     :raises HostError: naming the file, the cause and the way out.
     """
-    try:
+    with _explained(path):
         real = path.resolve()
         with _locked(real.parent):
-            content = _read(real)
-            text = (content or b"").decode("utf-8", "surrogateescape")
-            wanted = with_block(text, instance, addresses).encode("utf-8", "surrogateescape")
-            if wanted == (content or b""):
+            content, wanted = _read_and_wanted(real, instance, addresses)
+            if wanted == content:
                 return False
-            _replace(real, wanted)
+            replace_file(real, wanted, lasting=True)
             return True
+
+
+def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> dict[str, Any] | None:
+    """Return what `write_names` would change, as `plan --json` prints it: the file, and the lines that come and go.
+
+    :returns: None for nothing.
+    :raises HostError: as `write_names`, as far as reading tells.
+    """
+    with _explained(path):
+        content, wanted = (_lines(one) for one in _read_and_wanted(path.resolve(), instance, addresses))
+    if content == wanted:
+        return None
+    added, removed = (
+        [line for line in one if line not in other] for one, other in ((wanted, content), (content, wanted))
+    )
+    return {"file": str(path), "added": added, "removed": removed}
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except BlockingIOError:
         raise HostError(f"cannot write {path}: another program holds a lock on its directory; trying again") from None
     except OSError as error:
@@ -87,50 +105,28 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
         raise HostError(f"cannot write {path}: it {error}") from None
 
 
-def _read(path: Path) -> bytes | None:
+def _read_and_wanted(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> tuple[bytes, bytes]:
+    content = _read(path)
+    text = content.decode("utf-8", "surrogateescape")
+    return content, with_block(text, instance, addresses).encode("utf-8", "surrogateescape")
+
+
+def _lines(content: bytes) -> list[str]:
+    """Return the lines that name something."""
+    lines = content.decode(errors="replace").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _read(path: Path) -> bytes:
     try:
         # A FIFO would make us wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        return None
+        return b""
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ValueError("is no regular file")
         return file.read()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Replace a file by another with the same owner, mode and labels, which is on disk before it has the name."""
-    temporary = path.with_name(f".{path.name}.clb-discovery")
-    temporary.unlink(missing_ok=True)  # a crash left it; the lock is ours
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            _take_after(path, fd)
-            os.fsync(fd)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    with _opened(path.parent) as directory:
-        os.fsync(directory)
-
-
-def _take_after(path: Path, fd: int) -> None:
-    try:
-        old = path.stat()
-    except FileNotFoundError:
-        os.fchmod(fd, _MODE)
-        return
-    own = os.fstat(fd)
-    if (old.st_uid, old.st_gid) != (own.st_uid, own.st_gid):
-        os.fchown(fd, old.st_uid, old.st_gid)
-    os.fchmod(fd, stat.S_IMODE(old.st_mode))
-    for name in os.listxattr(path):
-        with suppress(OSError):  # a label may be as good as set already, and not ours to set
-            os.setxattr(fd, name, os.getxattr(path, name))
 
 
 @contextmanager
@@ -139,15 +135,6 @@ def _locked(directory: Path) -> Iterator[None]:
 
     :raises BlockingIOError: if one of them does.
     """
-    with _opened(directory) as fd:
+    with opened_directory(directory) as fd:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-
-
-@contextmanager
-def _opened(directory: Path) -> Iterator[int]:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ import structlog
 
 from clb_discovery.core.lastgood import MAX_BYTES, LastGood, decode, encode
 from clb_discovery.core.model import RealServer
+from clb_discovery.files import replace_file
 
 WRITE_EVERY: Final = 1.0
 """Least seconds between two writes."""
@@ -55,7 +55,7 @@ class Store:
         return self._file is not None and now >= self._next and applied != self._written
 
     def write(self, sets: Mapping[str, LastGood], now: float) -> None:
-        """Replace the file, atomically and for good.
+        """Replace the file, for good.
 
         :param now: as for `is_due`.
         :raises OSError: if it cannot be written. The next try is due as usual.
@@ -66,10 +66,5 @@ class Store:
         self._next = now + WRITE_EVERY
         document = encode(sets)
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_suffix(".new")
-        with temporary.open("wb") as file:
-            file.write(document)
-            file.flush()
-            os.fsync(file.fileno())  # or a crash could leave the new name with nothing behind it
-        temporary.replace(self._file)
+        replace_file(self._file, document, lasting=True)
         self._written = {source: one.servers for source, one in sets.items()}

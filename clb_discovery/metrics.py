@@ -163,7 +163,6 @@ class _Reported(Collector):
         virtual = len(held.virtual)
         used = {
             Map.VIRTUAL: (virtual, layout.MAX_VIRTUAL_SERVERS),
-            Map.ADDRESSES: (len(held.addresses), layout.MAX_VIRTUAL_SERVERS),
             Map.LABELS: (virtual, layout.MAX_VIRTUAL_SERVERS),
             Map.SLOTS: (sum(len(one.slots) for one in held.virtual.values()), layout.MAX_SLOTS),
             Map.SERVERS: (sum(len(one.servers) for one in held.virtual.values()), layout.MAX_SERVERS),

@@ -35,12 +35,17 @@ def read_options(make_parser: Callable[[], argparse.ArgumentParser], arguments: 
     return options
 
 
-def _read_config(parser: argparse.ArgumentParser, path: Path) -> Config:
-    """Read a file, and make sure that `run` takes each of its options, whichever command it is for."""
+def file_options(parser: argparse.ArgumentParser) -> dict[str, bool]:
+    """Return the options that may stand in a file, by their names, and whether each is repeatable."""
     known = vars(parser.parse_args(["run"]))
     names = {name.replace("_", "-"): isinstance(value, list) for name, value in known.items()}
+    return {name: many for name, many in names.items() if name not in _NOT_IN_A_FILE}
+
+
+def _read_config(parser: argparse.ArgumentParser, path: Path) -> Config:
+    """Read a file, and make sure that `run` takes each of its options, whichever command it is for."""
     try:
-        config = decode(path.read_bytes(), {name: many for name, many in names.items() if name not in _NOT_IN_A_FILE})
+        config = decode(path.read_bytes(), file_options(parser))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}; --config takes a TOML file") from None
     except ValueError as error:

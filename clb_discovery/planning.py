@@ -6,11 +6,13 @@ import argparse
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from clb_discovery.core import selftest
 from clb_discovery.core.desired import desired
 from clb_discovery.core.held import Held, held_servers
+from clb_discovery.core.hosts import names
 from clb_discovery.core.model import Answer, Service
 from clb_discovery.core.plan import plan
 from clb_discovery.core.preview import preview
@@ -18,6 +20,8 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.discovery import open_sources, read_services
 from clb_discovery.following import Following
+from clb_discovery.hosts_file import names_ahead
+from clb_discovery.runtime import Instance
 
 
 def look_ahead(options: argparse.Namespace) -> dict[str, Any]:
@@ -33,7 +37,18 @@ def look_ahead(options: argparse.Namespace) -> dict[str, Any]:
     wanted = desired(services, known, options.real_range)
     own = selftest.virtual_servers(pins.instance)
     after = plan(held, {**own, **wanted.virtual}, complete=True).result
-    return preview(held, after, wanted.rejected, _waiting(services, answers, held), own.keys())
+    files = _names(Instance(pins.instance), options.hosts_file, after)
+    return preview(held, after, wanted.rejected, _waiting(services, answers, held), own.keys(), names=files)
+
+
+def _names(instance: Instance, path: Path | None, after: Held) -> list[dict[str, Any]]:
+    """Return what would change in hosts files: in the one that is named, and in another of before, which is left."""
+    before = instance.hosts_file()
+    files = {path.resolve(): names(after.virtual, selftest.SOURCE).addresses} if path else {}
+    if before:
+        files.setdefault(before, {})
+    found = (names_ahead(file, instance.name, addresses) for file, addresses in files.items())
+    return [change for change in found if change is not None]
 
 
 async def _ask(options: argparse.Namespace, services: Sequence[Service]) -> dict[str, Answer]:

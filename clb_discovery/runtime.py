@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clb_discovery.errors import BusyError, HostError
+from clb_discovery.files import replace_file
 
 RUN: Final = Path("/run/clb-discovery")
 
@@ -89,10 +90,11 @@ class Instance:
             os.close(lock)
 
     def write_state(self, state: Mapping[str, Any]) -> None:
-        """Replace what the sidecar says about itself, atomically."""
-        temporary = self._state.with_suffix(".new")
-        temporary.write_text(json.dumps(state), encoding="utf-8")
-        temporary.replace(self._state)
+        """Replace what the sidecar says about itself.
+
+        :raises OSError: if it cannot be written.
+        """
+        replace_file(self._state, json.dumps(state).encode(), lasting=False)  # no reboot leaves anything in /run
 
     def read_state(self) -> dict[str, Any]:
         """Return what the sidecar said last; empty if nothing, or nothing that can be read."""

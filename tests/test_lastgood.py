@@ -56,8 +56,8 @@ def test_failed_write_leaves_the_file_and_is_due_again(tmp_path: Path) -> None:
     """A disk that takes nothing keeps what it had, and is tried again, but not at once."""
     store = Store(tmp_path, "default")
     store.write(ONE, 0)
-    (tmp_path / "default.new").mkdir()  # in the way
-    with pytest.raises(OSError, match=r"default\.new"):
+    (tmp_path / ".default.json.clb-discovery").mkdir()  # in the way
+    with pytest.raises(OSError, match=r"default\.json"):
         store.write(TWO, 10)
     assert store.read() == ONE
     assert not store.is_due(servers(TWO), 10.9)

@@ -15,6 +15,7 @@ from uuid import uuid4
 import pytest
 
 from clb_discovery.cli import main
+from clb_discovery.daemon import CHECK_EVERY
 from clb_discovery.runtime import RUN
 from tests.programs.as_unit import read_unit
 from tests.support.cgroups import made_cgroup
@@ -70,6 +71,8 @@ def test_unit_fits_the_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"/run/{settings['RuntimeDirectory']}" == str(RUN)
     assert settings["RuntimeDirectoryPreserve"] == "yes"
     assert settings["StateDirectory"] == "clb-discovery"
+    seconds = int(settings["WatchdogSec"].removesuffix("s"))
+    assert seconds >= 20 * CHECK_EVERY
 
 
 def test_unit_says_what_to_write_into_its_options() -> None:

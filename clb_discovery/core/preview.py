@@ -14,20 +14,28 @@ from clb_discovery.core.model import RealServer, Tracking, Vip
 _SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
 
 
-def preview(
-    before: Held, after: Held, rejected: Iterable[Rejected], waiting: Collection[str], hidden: Collection[Vip]
+def preview(  # noqa: PLR0913 - one for each thing that is looked at
+    before: Held,
+    after: Held,
+    rejected: Iterable[Rejected],
+    waiting: Collection[str],
+    hidden: Collection[Vip],
+    *,
+    names: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Build the document that `plan --json` prints.
 
     :param after: the result of a plan.
     :param waiting: sources whose answer has to stand for a while before it counts.
     :param hidden: virtual servers of our own that are nobody's business.
+    :param names: hosts files that would change, each with the lines that are `added` and `removed`.
     """
     vips = sorted((before.virtual.keys() | after.virtual.keys()) - set(hidden))
     found = (_change(vip, before.virtual.get(vip), after.virtual.get(vip), waiting) for vip in vips)
     return {
         "changes": [change for change in found if change is not None],
         "refused": [{"service": item.service, "server": str(item.server), "reason": item.reason} for item in rejected],
+        "names": list(names),
     }
 
 
@@ -44,9 +52,14 @@ def render(document: Mapping[str, Any]) -> str:
         lines += (f"    - {_endpoint(server)}" for server in change["removed"])
         lines += (f"    ~ {_endpoint(server)}{_share(server)}" for server in change["changed"])
     lines += (f"! {item['service']}: {item['server']} is refused: {item['reason']}" for item in document["refused"])
+    for change in document["names"]:
+        lines.append(f"~ {change['file']}")
+        lines += (f"    {sign} {line}" for sign, key in (("+", "added"), ("-", "removed")) for line in change[key])
     actions = [change["action"] for change in document["changes"]]
     counts = [f"{actions.count(action)} to {action}" for action in _SIGNS if action in actions]
-    return "\n".join([*lines, f"virtual servers: {', '.join(counts)}" if counts else "no changes"])
+    totals = [f"virtual servers: {', '.join(counts)}"] if counts else []
+    totals += [f"hosts files: {len(document['names'])} to change"] if document["names"] else []
+    return "\n".join([*lines, "; ".join(totals) or "no changes"])
 
 
 def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Collection[str]) -> dict[str, Any] | None:

@@ -38,8 +38,8 @@ def servers(count: int, *, weight: int = 1, net: str = "10.0.0.") -> list[RealSe
 
 
 def of_family(answer: list[RealServer] | tuple[RealServer, ...], *, ipv4: bool) -> tuple[RealServer, ...]:
-    """Return the real servers of one family."""
-    return tuple(server for server in answer if is_ipv4(server.address) is ipv4)
+    """Return the real servers of one family, sorted, since their order says nothing."""
+    return tuple(sorted(server for server in answer if is_ipv4(server.address) is ipv4))
 
 
 def endpoints(answer: tuple[RealServer, ...]) -> Endpoints:
@@ -135,6 +135,13 @@ class Standing(RuleBasedStateMachine):
 
 TestStanding = Standing.TestCase
 TestStanding.settings = settings(max_examples=100, stateful_step_count=20)
+
+
+@given(ANSWERS.flatmap(lambda answer: st.tuples(st.just(answer), st.permutations(answer))), st.floats(0, 1e9))
+def test_another_order_is_no_change(orders: tuple[list[RealServer], list[RealServer]], now: float) -> None:
+    """Servers that come back in another order, as Consul and DNS give them, leave everything as it is."""
+    state = admit(Guarded(), orders[0], DEFAULT, now)
+    assert admit(state, orders[1], DEFAULT, now + 1) == state
 
 
 @given(ANSWERS, ANSWERS, st.floats(0, 1e9))

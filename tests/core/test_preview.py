@@ -63,3 +63,16 @@ def test_text_names_every_server() -> None:
 def test_own_virtual_servers_are_not_told() -> None:
     """Those of the self-test are nobody's business."""
     assert preview(Held(), held(WEB), (), (), [WEB.vip])["changes"] == []
+
+
+def test_text_names_hosts_files() -> None:
+    """Lines of hosts files are shown below their file, and counted apart."""
+    name = {"file": "/etc/hosts", "added": ["10.64.0.1 web.clb"], "removed": ["10.64.0.2 web.clb"]}
+    assert render(preview(held(WEB), held(WEB), (), (), (), names=[name])).splitlines() == [
+        "~ /etc/hosts",
+        "    + 10.64.0.1 web.clb",
+        "    - 10.64.0.2 web.clb",
+        "hosts files: 1 to change",
+    ]
+    both = render(preview(held(), held(WEB), (), (), (), names=[name]))
+    assert both.splitlines()[-1] == "virtual servers: 1 to add; hosts files: 1 to change"

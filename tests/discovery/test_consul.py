@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,7 @@ from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import Answer, Failure, Policy, RealServer, Service
 from clb_discovery.following import Following
 from clb_discovery.sources.consul.source import DIRECT, ConsulServer, server_from_environment
-from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, ConsulCluster, make_tls
+from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, ConsulCluster, ConsulTls, make_tls
 from tests.support.followed import followed
 from tests.support.pace import patient
 from tests.support.process import wait_until
@@ -127,6 +128,40 @@ async def test_default_deny_with_the_policy_of_the_docs(tmp_path: Path, rules: s
             await until(lambda: redis.servers() == [], "an empty service is an answer")
 
 
+async def test_a_token_that_is_replaced(tmp_path: Path) -> None:
+    """The file's new token counts without a restart: at once while all is well, and with the next try after a 403."""
+    file = tmp_path / "token"
+    with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as agent:
+        agent.request("PUT", "/v1/acl/policy", {"Name": "clb-discovery", "Rules": documented_policy()})
+
+        def new_token() -> str:
+            made = agent.request("PUT", "/v1/acl/token", {"Policies": [{"Name": "clb-discovery"}]})
+            file.with_suffix(".new").write_text(made["SecretID"] + "\n", encoding="utf-8")
+            file.with_suffix(".new").replace(file)
+            return str(made["AccessorID"])
+
+        first = new_token()
+        register(agent, "redis", 1)
+        server = server_from_environment(agent.url, {}, {"CONSUL_HTTP_TOKEN_FILE": str(file)})
+        async with following(server, "redis") as heard:
+            redis = heard["redis"]
+            await until(lambda: redis.servers() == [real_server(1)], "it is there")
+            second = new_token()
+            register(agent, "redis", 2)
+            await until(lambda: len(redis.servers() or ()) == 2, "the second is there")
+            agent.request("DELETE", f"/v1/acl/token/{first}")
+            register(agent, "redis", 3)
+            await until(lambda: len(redis.servers() or ()) == 3, "nobody misses the first token")
+            assert not any(isinstance(outcome, Failure) for outcome in redis.outcomes)
+            agent.request("DELETE", f"/v1/acl/token/{second}")
+            register(agent, "redis", 4)
+            await until(redis.failed, "the token is refused", AGAIN)
+            assert "403" in str(redis.outcomes[-1])
+            new_token()
+            await until(lambda: len(redis.servers() or ()) == 4, "the new token is taken", AGAIN)
+            assert not redis.ever_empty()
+
+
 async def test_many_services_with_a_narrow_token(tmp_path: Path) -> None:
     """Services beyond those with a query of their own follow the catalog although the token sees little of it."""
     names = [f"narrow-{number}" for number in range(DIRECT + 4)]
@@ -167,6 +202,35 @@ async def test_tls_with_consuls_own_authority(tmp_path: Path) -> None:
                 redis = heard["redis"]
                 await until(lambda redis=redis: bool(redis.outcomes), "there is an outcome")  # type: ignore[misc]
                 assert redis.failed() is not works, (change, redis.outcomes)
+
+
+async def test_a_client_certificate_that_is_replaced(tmp_path: Path) -> None:
+    """Certificate and key count when both have been replaced; until then the pair of before is shown."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    tls, other = make_tls(tmp_path), make_tls(theirs)
+    cert, key = tmp_path / "client.pem", tmp_path / "client-key.pem"
+    options = {**tls.client, "CONSUL_CLIENT_CERT": str(cert), "CONSUL_CLIENT_KEY": str(key)}
+
+    def replace(file: Path, variable: str, made: ConsulTls) -> None:
+        shutil.copy(made.client[variable], file.with_suffix(".new"))
+        file.with_suffix(".new").replace(file)
+
+    replace(cert, "CONSUL_CLIENT_CERT", other)
+    replace(key, "CONSUL_CLIENT_KEY", other)
+    with ConsulAgent(tmp_path, config=tls.config, persistent=True) as agent:
+        register(agent, "redis", 1)
+        environ = {"CONSUL_HTTP_ADDR": f"https://127.0.0.1:{tls.port}"}
+        async with following(server_from_environment(None, environ, options), "redis") as heard:
+            redis = heard["redis"]
+            await until(redis.failed, "a certificate of another authority is refused")
+            replace(cert, "CONSUL_CLIENT_CERT", tls)
+            replace(key, "CONSUL_CLIENT_KEY", tls)
+            await until(lambda: redis.servers() == [real_server(1)], "the new pair is shown", AGAIN)
+            replace(cert, "CONSUL_CLIENT_CERT", other)
+            await asyncio.to_thread(agent.restart)
+            await asyncio.to_thread(register, agent, "redis", 2)
+            await until(lambda: len(redis.servers() or ()) == 2, "the pair of before is shown again", AGAIN)
 
 
 def knows(agent: ConsulAgent, services: list[str]) -> bool:

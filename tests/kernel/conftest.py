@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
+from tests.support.knot import KnotServer
 from tests.support.plane import OBJECTS, VIP4, VIP6, Plane, loaded_plane
 
 
@@ -32,6 +33,13 @@ def instance() -> Iterator[str]:
     name = f"test-{uuid4().hex[:8]}"
     yield name
     wipe(name)
+
+
+@pytest.fixture
+def knot() -> Iterator[KnotServer]:
+    """Run a DNS server with the zones example and test."""
+    with KnotServer({"example": "", "test": ""}) as server:
+        yield server
 
 
 @pytest.fixture(scope="module", params=OBJECTS)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import select
 import signal
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +10,14 @@ from typing import Final
 
 import pytest
 
+from clb_discovery.sources.consul.environment import OPTIONS as OPTION_OF
 from tests.support import namespaces
-from tests.support.consul import ConsulAgent
+from tests.support.consul import ConsulAgent, make_tls
 from tests.support.dataplane import dial, snapshot
 from tests.support.knot import KnotServer
 from tests.support.listeners import Listener, listening
-from tests.support.loading import loading
-from tests.support.pace import patient
-from tests.support.process import free_port, running, wait_until
-from tests.support.sidecar import COMMAND, Sidecar, clb, pool, sidecar, status
+from tests.support.process import free_port, wait_until
+from tests.support.sidecar import Sidecar, clb, pool, sidecar, status
 
 LDAP, WEB = "10.64.0.2", "10.64.0.1"
 OPTIONS: Final = 'real-range = ["127.0.0.0/8"]\n'
@@ -139,7 +135,33 @@ def test_sighup_reaches_discovery_anew(instance: str, cgroup: Path, config: Path
             wait_until(lambda: len(pool(instance, "10.64.0.4")) == 2, "Consul is followed")
             assert len(list(Path(f"/proc/{found.process.pid}/fd").iterdir())) < 60
             assert found.stop() == 0
-        assert [line for line in found.lines() if line["level"] == "error"] == []
+        errors = {line["event"] for line in found.lines() if line["level"] == "error"}
+        assert errors <= {"cannot notify the service manager"}
+
+
+def test_sighup_reads_the_files_that_options_name(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Authorities that have been replaced count with SIGHUP; a file that is of no use is refused like any option."""
+    (theirs := tmp_path / "theirs").mkdir()
+    tls, authority, token = make_tls(tmp_path), tmp_path / "ca.pem", tmp_path / "token"
+    authority.write_bytes(make_tls(theirs).authority.read_bytes())
+    token.write_text("1ebf7f9a-93c8-4f1c-a1d6-6d2a9d7f0a11")
+    options = ["--consul", f"https://127.0.0.1:{tls.port}", "--service", f"api={WEB}:80", "--consul-ca-file"]
+    options += [str(authority), "--consul-token-file", str(token)]
+    for variable in ("CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY", "CONSUL_TLS_SERVER_NAME"):
+        options += [OPTION_OF[variable], tls.client[variable]]
+    with ConsulAgent(tmp_path, config=tls.config) as agent:
+        agent.register("api", 80, "10.0.0.2")
+        with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:
+            found.wait_for(lambda: "source fails" in found.events(), "the agent's certificate is not trusted")
+            assert "failed in TLS" in str(status(instance)["sources"][0]["error"])
+            authority.write_bytes(tls.authority.read_bytes())
+            token.unlink()
+            reload(found, refused=True)
+            assert f"--consul-token-file '{token}'" in found.lines()[-1]["error"]
+            token.write_text("1ebf7f9a-93c8-4f1c-a1d6-6d2a9d7f0a11")
+            reload(found)
+            found.wait_until_ready()
+            assert pool(instance, WEB) == {"10.0.0.2:80": 1}
 
 
 def test_bad_file_changes_nothing(instance: str, cgroup: Path, config: Path) -> None:
@@ -173,31 +195,25 @@ def test_what_needs_a_restart_is_told(instance: str, cgroup: Path, config: Path)
     """An option that a running sidecar cannot change is named, and the others count."""
     config.write_text(OPTIONS + static("web", WEB, ["127.0.0.1:1"]))
     with following(config, instance, cgroup) as found:
-        config.write_text('metrics = "127.0.0.1:9100"\n' + OPTIONS + static("mail", WEB, ["127.0.0.1:1"]))
+        options = 'metrics = "127.0.0.1:9100"\ninstance = "other"\n' + OPTIONS
+        config.write_text(options + static("mail", WEB, ["127.0.0.1:1"]))
         reload(found)
-        assert any("metrics change with a restart" in event for event in found.events())
+        (line,) = (line for line in found.lines() if line["event"] == "changed options need a restart")
+        assert line["options"] == ["metrics"]  # the instance is typed, and wins
         wait_until(lambda: services(instance) == {WEB: "mail"}, "the rest has been taken")
 
 
-def test_systemd_is_told_of_a_reload(instance: str, cgroup: Path, config: Path, tmp_path: Path) -> None:
-    """RELOADING=1 with the time in one message, then READY=1, also where the file is refused."""
-    config.write_text(OPTIONS + static("web", WEB, ["127.0.0.1:1"]))
-    name = str(tmp_path / "notify")
-    where = ["--instance", instance, "--cgroup", str(cgroup), "--config", str(config)]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(name)
-        systemd.settimeout(patient(20))
-        command = [*COMMAND, "run", *loading(), *where]
-        with running(command, tmp_path / "log", os.environ | {"NOTIFY_SOCKET": name}) as process:
-            assert systemd.recv(64) == b"READY=1"
-            for text in (config.read_text(), "nonsense"):
-                config.write_text(text)
-                process.send_signal(signal.SIGHUP)
-                reloading, _, since = systemd.recv(64).decode().partition("\n")
-                assert reloading == "RELOADING=1"
-                assert since.removeprefix("MONOTONIC_USEC=").isdigit()
-                assert systemd.recv(64) == b"READY=1"
-            assert select.select([systemd], [], [], 0)[0] == []
+def test_sighup_takes_the_level_of_the_log(instance: str, cgroup: Path, config: Path) -> None:
+    """What is logged from then on is of the new level, in the new form."""
+    text = OPTIONS + static("web", WEB, ["127.0.0.1:1"])
+    config.write_text(text)
+    with following(config, instance, cgroup) as found:
+        config.write_text('log-level = "error"\n' + text)
+        found.process.send_signal(signal.SIGHUP)
+        found.manager.until("READY=1")
+        assert found.events()[-1] == "ready"
+        assert found.stop() == 0
+        assert found.events()[-1] == "ready"
 
 
 @pytest.mark.parametrize(

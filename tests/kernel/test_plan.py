@@ -74,6 +74,31 @@ def test_what_is_planned_is_what_run_does(instance: str, cgroup: Path, tmp_path:
     assert ahead(instance, knot, "--config", str(config)) == (0, [])
 
 
+def test_names_are_planned_as_run_publishes_them(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
+    """Lines that would come into a hosts file, or leave the one of before, are shown; the files stay as they are."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    for file in (one, other):
+        file.write_text("127.0.0.1 localhost\n")
+    ask = ("plan", "--json", "--instance", instance, "--resolver", knot.address, *SRV)
+    coming = {"added": ["10.64.0.1 web.clb"], "removed": []}
+
+    def planned(*options: str | Path) -> tuple[int, object]:
+        result = clb(*ask, *options)
+        return result.returncode, json.loads(result.stdout)["names"]
+
+    assert planned("--hosts-file", one) == (2, [{"file": str(one), **coming}])
+    assert one.read_text() == "127.0.0.1 localhost\n"
+    with sidecar(instance, cgroup, tmp_path, [*SRV, "--resolver", knot.address, "--hosts-file", str(one)]):
+        assert "10.64.0.1 web.clb\n" in one.read_text()
+        assert planned("--hosts-file", one) == (0, [])
+        leaving = {"file": str(one), "added": [], "removed": ["10.64.0.1 web.clb"]}
+        assert planned("--hosts-file", other) == (2, [{"file": str(other), **coming}, leaving])
+        assert planned() == (2, [leaving])
+        assert "10.64.0.1 web.clb\n" in one.read_text()
+    code = clb(*ask, "--hosts-file", tmp_path)
+    assert (code.returncode, code.stdout, len(code.stderr.splitlines())) == (3, "", 1)
+
+
 def test_answer_that_would_be_held_is_told(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
     """An answer that removes much is shown, and that it has to stand first."""
     with sidecar(instance, cgroup, tmp_path, [*SRV, "--resolver", knot.address]):

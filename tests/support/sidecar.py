@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from tests.support.loading import loading
 from tests.support.pace import patient
 from tests.support.process import running, wait_until
+from tests.support.systemd import ServiceManager, service_manager
 
 COMMAND = (sys.executable, "-m", "clb_discovery")
 
@@ -60,10 +59,19 @@ def wait_for_pool(instance: str, address: str, expected: Mapping[str, int]) -> N
 class Sidecar:
     """A running `clb-discovery run`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], instance: str, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], instance: str, log: Path, manager: ServiceManager) -> None:
         self.process = process
         self.instance = instance
         self.log = log
+        self.manager = manager
+
+    def wait_until_ready(self) -> list[str]:
+        """Wait until it has told systemd that it is ready; return the lines of that message."""
+        try:
+            return self.manager.until("READY=1")
+        except AssertionError as error:
+            error.add_note(self.log.read_text())
+            raise
 
     def stop(self) -> int:
         """Send SIGTERM and return the exit code."""
@@ -101,13 +109,14 @@ def sidecar(
     *,
     ready: bool = True,
     wrapper: Sequence[str | Path] = (),
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Sidecar]:
     """Run a sidecar while the block runs.
 
     :param ready: wait until it has told systemd so.
     :param wrapper: a program, with its arguments, that becomes the sidecar, such as setpriv(1).
+    :param env: variables beside those of the test.
     """
-    name = str(directory / f"notify-{uuid4().hex[:8]}")
     log = directory / f"sidecar-{instance}.log"
     command = [
         *wrapper,
@@ -122,19 +131,11 @@ def sidecar(
         "json",
         *options,
     ]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
-        notifications.bind(name)
-        notifications.settimeout(patient(20))
-        with running(command, log, {**os.environ, "NOTIFY_SOCKET": name}) as process:
-            found = Sidecar(process, instance, log)
-            if ready:
-                _wait_until_ready(notifications, found)
-            yield found
-
-
-def _wait_until_ready(notifications: socket.socket, found: Sidecar) -> None:
-    try:
-        message = notifications.recv(4096)
-    except TimeoutError:
-        message = b""
-    assert message == b"READY=1", f"not ready but {message!r}; the sidecar said:\n{found.log.read_text()}"
+    with (
+        service_manager(directory) as manager,
+        running(command, log, {**os.environ, "NOTIFY_SOCKET": manager.address, **(env or {})}) as process,
+    ):
+        found = Sidecar(process, instance, log, manager)
+        if ready:
+            found.wait_until_ready()
+        yield found

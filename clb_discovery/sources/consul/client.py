@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -14,7 +14,8 @@ from urllib.parse import quote
 from consul import base
 
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.consul.transport import ANY_SERVER, RIGHTS, Callback, Params, StatusError, Transport
+from clb_discovery.sources.consul.rotation import Rotated
+from clb_discovery.sources.consul.transport import ANY_SERVER, RIGHTS, TOKEN, Callback, Params, StatusError, Transport
 
 _NOTHING_TO_ASK: Final = frozenset({401, 404, 405})  # ACLs are off, or the agent is too old to tell
 _STATES_POLICY: Final = "X-Consul-Default-ACL-Policy"  # Consul 1.9 and later
@@ -65,7 +66,11 @@ ALL: Final = Selection()
 class Client:
     """What discovery asks one Consul."""
 
-    def __init__(self, transport: Transport, token: str | None, scope: Scope) -> None:
+    def __init__(self, transport: Transport, token: str | Rotated[str] | None, scope: Scope) -> None:
+        """Prepare; nothing is asked yet.
+
+        :param token: ACL token, or where it is, or None for the agent's own.
+        """
         self._transport = transport
         self._token = token
         self._datacenter = scope.datacenter
@@ -121,7 +126,11 @@ class Client:
         return found
 
     def _library(self, *added: tuple[str, str]) -> _Library:
-        return _Library(_Adding(self._transport, [*self._scope, *added]), self._token, self._datacenter)
+        return _Library(_Adding(self._transport, [*self._scope, *added], self._headers), self._datacenter)
+
+    def _headers(self) -> dict[str, str]:
+        token = self._token.get() if isinstance(self._token, Rotated) else self._token
+        return {TOKEN: token} if token else {}
 
     async def _check_rights(self, service: str) -> None:
         """Make sure that an empty list means "none", and not "none that this token may see".
@@ -141,7 +150,7 @@ class Client:
                 "/v1/internal/acl/authorize",
                 params=[*_given([("dc", self._datacenter)]), *self._scope] or None,
                 data=json.dumps(wanted),
-                headers={"X-Consul-Token": self._token} if self._token else None,
+                headers=self._headers(),
             )
         except StatusError as error:
             if error.status in _NOTHING_TO_ASK:
@@ -155,17 +164,19 @@ class Client:
 
 
 class _Adding(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships no types
-    """Our transport, with parameters on each request that the library does not know."""
+    """Our transport, with parameters and headers on each request that the library does not know."""
 
-    def __init__(self, transport: Transport, added: Params) -> None:
+    def __init__(self, transport: Transport, added: Params, headers: Callable[[], Mapping[str, str]]) -> None:
         self._transport = transport
         self._added = added
+        self._headers = headers
 
     async def get(
         self, callback: Callback, path: str, params: Params | None = None, headers: Mapping[str, str] | None = None
     ) -> Any:  # noqa: ANN401  # whatever the callback makes of it
-        """Read with the parameters of both."""
-        return await self._transport.get(callback, path, [*(params or ()), *self._added], headers)
+        """Read with the parameters and headers of both."""
+        both = {**(headers or {}), **self._headers()}
+        return await self._transport.get(callback, path, [*(params or ()), *self._added], both)
 
     def put(self, *_arguments: object, **_options: object) -> Any:  # noqa: ANN401  # python-consul2's signature
         """Never: discovery only reads."""
@@ -177,10 +188,10 @@ class _Adding(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships no
 class _Library(base.Consul):  # type: ignore[misc]  # python-consul2 ships no types
     """python-consul2 over a given connection, whatever host it has in mind."""
 
-    def __init__(self, connection: _Adding, token: str | None, datacenter: str | None) -> None:
+    def __init__(self, connection: _Adding, datacenter: str | None) -> None:
         self._connection = connection
         with _without_consul_environment():
-            super().__init__(token=token, dc=datacenter)
+            super().__init__(dc=datacenter)
 
     def http_connect(self, *_arguments: object, **_options: object) -> _Adding:
         """Return the connection."""

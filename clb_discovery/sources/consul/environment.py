@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from clb_discovery.errors import UsageError
 from clb_discovery.sources.consul.address import DEFAULT
 from clb_discovery.sources.consul.client import Scope
+from clb_discovery.sources.consul.rotation import Rotated
 from clb_discovery.sources.consul.transport import Tls
 
 OPTIONS: Final = {
@@ -80,23 +81,12 @@ def address(words: Words, explicit: str | None = None) -> str:
     return f"https://{value}" if https and "://" not in value else value
 
 
-def token(words: Words) -> str | None:
-    """Return the token; a file wins over CONSUL_HTTP_TOKEN, as in Consul's own client."""
+def token(words: Words) -> str | Rotated[str] | None:
+    """Return the token; a file wins over CONSUL_HTTP_TOKEN, as in Consul's own client, and may be replaced."""
     file = words.get("CONSUL_HTTP_TOKEN_FILE")
     if file is None:
         return words.get("CONSUL_HTTP_TOKEN")
-    shown = words.shown("CONSUL_HTTP_TOKEN_FILE")
-    try:
-        with Path(file).open(encoding="utf-8") as opened:
-            text = opened.read(_LARGEST_TOKEN + 1).strip()
-    except (OSError, ValueError) as error:
-        cause = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
-        raise UsageError(f"cannot read {shown}: {cause}; it must be a readable file with the token") from None
-    if not text:
-        raise UsageError(f"{shown} is empty; put the token into it")
-    if len(text) > _LARGEST_TOKEN or not (text.isascii() and text.isprintable()) or " " in text:
-        raise UsageError(f"{shown} holds more than a token; put the token's SecretID into it, and nothing else")
-    return text
+    return Rotated("Consul token", [Path(file)], lambda: _token(Path(file), words.shown("CONSUL_HTTP_TOKEN_FILE")))
 
 
 def auth(words: Words) -> str | None:
@@ -118,22 +108,48 @@ def scope(words: Words, datacenter: str | None) -> Scope:
 def tls(words: Words) -> Tls:
     """Return the TLS settings: authorities, client certificate, and whether the agent's certificate is checked."""
     context = _authorities(words)
+    certificate = _client_certificate(words, context)
+    if not flag(words, "CONSUL_HTTP_SSL_VERIFY", default=True):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return Tls(context, words.get("CONSUL_TLS_SERVER_NAME"), certificate)
+
+
+def _token(file: Path, shown: str) -> str:
+    try:
+        with file.open(encoding="utf-8") as opened:
+            text = opened.read(_LARGEST_TOKEN + 1).strip()
+    except (OSError, ValueError) as error:
+        cause = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
+        raise UsageError(f"cannot read {shown}: {cause}; it must be a readable file with the token") from None
+    if not text:
+        raise UsageError(f"{shown} is empty; put the token into it")
+    if len(text) > _LARGEST_TOKEN or not (text.isascii() and text.isprintable()) or " " in text:
+        raise UsageError(f"{shown} holds more than a token; put the token's SecretID into it, and nothing else")
+    return text
+
+
+def _client_certificate(words: Words, context: ssl.SSLContext) -> Rotated[None] | None:
+    """Let the context show the client certificate that is named, if any; `get` lets it show another one."""
     cert, key = words.get("CONSUL_CLIENT_CERT"), words.get("CONSUL_CLIENT_KEY")
-    if cert is not None and key is not None:
-        for variable in ("CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY"):
-            _use(words.shown(variable), Path(words.get(variable) or "").read_bytes)
-        both = f"{words.shown('CONSUL_CLIENT_CERT')} with {words.shown('CONSUL_CLIENT_KEY')}"
-        # An encrypted key is refused instead of asked for on a terminal.
-        _use(both, lambda: context.load_cert_chain(cert, key, password=lambda: ""))
-    elif cert is not None or key is not None:
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
         raise UsageError(
             "only one of --consul-client-cert (CONSUL_CLIENT_CERT) and --consul-client-key (CONSUL_CLIENT_KEY) is set; "
             "set both or none"
         )
-    if not flag(words, "CONSUL_HTTP_SSL_VERIFY", default=True):
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return Tls(context, words.get("CONSUL_TLS_SERVER_NAME"))
+    both = f"{words.shown('CONSUL_CLIENT_CERT')} with {words.shown('CONSUL_CLIENT_KEY')}"
+
+    def read() -> None:
+        for variable, file in (("CONSUL_CLIENT_CERT", cert), ("CONSUL_CLIENT_KEY", key)):
+            _use(words.shown(variable), Path(file).read_bytes)
+        # Tried elsewhere first: a pair of which only half has been replaced would leave half of it in the context.
+        for one in (ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), context):
+            # An encrypted key is refused instead of asked for on a terminal.
+            _use(both, lambda one=one: one.load_cert_chain(cert, key, password=lambda: ""))  # type: ignore[misc]
+
+    return Rotated("Consul client certificate", [Path(cert), Path(key)], read)
 
 
 def _authorities(words: Words) -> ssl.SSLContext:

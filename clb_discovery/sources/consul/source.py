@@ -16,6 +16,7 @@ from clb_discovery.sources.consul.blocking import FIRST, MARGIN, WAIT, Bucket, n
 from clb_discovery.sources.consul.catalog import Catalog, Key
 from clb_discovery.sources.consul.client import ALL, CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope, Selection
 from clb_discovery.sources.consul.host_names import look_up
+from clb_discovery.sources.consul.rotation import Rotated
 from clb_discovery.sources.consul.transport import Tls, Transport
 
 RATE: Final = 10.0
@@ -46,7 +47,7 @@ class ConsulServer:
     def __init__(  # noqa: PLR0913  # one for each thing that the environment says
         self,
         address: str,
-        token: str | None = None,
+        token: str | Rotated[str] | None = None,
         scope: Scope = OWN,
         *,
         tls: Tls | None = None,
@@ -57,7 +58,7 @@ class ConsulServer:
         """Prepare; nothing is connected yet. The environment is not read.
 
         :param address: `127.0.0.1:8500`, `http://…`, `https://…`, `[::1]:8500` or `unix:///path`.
-        :param token: ACL token, sent with every query; `None` for the agent's own.
+        :param token: ACL token, sent with every query, or where it is; `None` for the agent's own.
         :param scope: which part of Consul.
         :param tls: settings for https; `None` for the system's authorities and the address's host.
         :param auth: value of the Authorization header, for a proxy before the agent.
@@ -66,7 +67,7 @@ class ConsulServer:
         :raises UsageError: if the address is none, or the token cannot be one.
         """
         self._address = ConsulAddress.parse(address)
-        if token is not None and not (token.isascii() and token.isprintable() and token):
+        if isinstance(token, str) and not (token.isascii() and token.isprintable() and token):
             raise UsageError("the Consul token is empty or holds characters that no token has; set CONSUL_HTTP_TOKEN")
         if not 0 < wait <= _LONGEST_WAIT:
             raise UsageError(f"a Consul query cannot wait for {wait:g} s; at most {_LONGEST_WAIT:g}")
@@ -86,28 +87,25 @@ class ConsulServer:
         """The address in full."""
         return self._address.url
 
-    async def read(self, service: Key, index: int, last: Answer | None) -> tuple[int, Answer]:
+    async def read(self, service: Key, index: int, *, answered: bool) -> tuple[int, Answer]:
         """Ask who serves now.
 
         The first `DIRECT` services have a blocking query each. The others are asked for when the catalog has changed,
-        mostly elsewhere: an answer that is not new is only returned where nothing else has been for `REFRESH` seconds.
+        mostly elsewhere, or has been silent for `REFRESH` seconds.
 
         :param index: what the last `read` returned, to wait for something newer; `FIRST` answers at once.
-        :param last: the last answer, if any. `FIRST` after one means that something failed, perhaps by a restart.
+        :param answered: whether there was an answer. `FIRST` after one means that something failed, perhaps by a
+            restart.
         :return: the index to ask with next, and the complete answer.
         :raises SourceError: when Consul could not say.
         """
         if index == FIRST:
-            return await self._ask_now(service, after_failure=last is not None)
+            return await self._ask_now(service, after_failure=answered)
         if not self._direct.locked():
             async with self._direct:
                 return await self._ask(service, index)
-        deadline = time.monotonic() + REFRESH
-        while True:
-            await self._catalog.changed(service, deadline)
-            index, answer = await self._ask_now(service)
-            if answer != last or time.monotonic() >= deadline:
-                return index, answer
+        await self._catalog.changed(service, time.monotonic() + REFRESH)
+        return await self._ask_now(service)
 
     async def _ask_now(self, service: Key, *, after_failure: bool = False) -> tuple[int, Answer]:
         async with self._at_once:
@@ -149,7 +147,7 @@ class ConsulSource:
         self._server = server
         self._service = service, selection
         self._index = FIRST
-        self._last: Answer | None = None
+        self._answered = False
         self._bucket = Bucket.full(RATE, BURST, time.monotonic())
 
     @property
@@ -167,8 +165,9 @@ class ConsulSource:
             await asyncio.sleep(pause)
         # Whatever interrupts this query, the next one reads everything afresh.
         index, self._index = self._index, FIRST
-        self._index, self._last = await self._server.read(self._service, index, self._last)
-        return self._last
+        self._index, answer = await self._server.read(self._service, index, answered=self._answered)
+        self._answered = True
+        return answer
 
 
 def server_from_environment(

@@ -22,6 +22,7 @@ from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.blocking import MARGIN, client_timeout
 from clb_discovery.sources.consul.host_names import HostNames
+from clb_discovery.sources.consul.rotation import Rotated
 
 MAX_BODY: Final = 64 << 20
 """Largest answer that is read, in bytes."""
@@ -33,12 +34,12 @@ MAX_STALE: Final = 10.0
 SERVICE: Final = "/v1/health/service/"
 """Path of the instances of a service."""
 INDEX: Final = "X-Consul-Index"
+TOKEN: Final = "X-Consul-Token"  # noqa: S105  # the header's name
 ANY_SERVER: Final = ("stale", "")
 """The parameter of a query that any server may answer."""
 _LAST_CONTACT: Final = "X-Consul-LastContact"  # milliseconds since the answering server heard its leader
 _KNOWN_LEADER: Final = "X-Consul-KnownLeader"
 _FILTERED: Final = "X-Consul-Results-Filtered-By-ACLs"  # Consul 1.11 and later
-_TOKEN: Final = "X-Consul-Token"  # noqa: S105  # the header's name
 
 _SHOWN: Final = 200
 RIGHTS: Final = "it needs service:read and node:read; set --consul-token-file or CONSUL_HTTP_TOKEN"
@@ -61,6 +62,8 @@ class Tls(NamedTuple):
     context: ssl.SSLContext
     name: str | None
     """Name expected in the certificate where it is not the address's host."""
+    certificate: Rotated[None] | None = None
+    """Brings the context to the client certificate of now; connections that are open keep theirs."""
 
 
 class StatusError(SourceError):
@@ -174,6 +177,8 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         :param limit: seconds for the whole of it.
         :raises SourceError: for everything else.
         """
+        if self._tls and self._tls.certificate:
+            self._tls.certificate.get()
         try:
             async with self._open().request(
                 method,
@@ -188,7 +193,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             raise SourceError(f"{self._address} {_trouble(error, limit)}") from error
         if answer.status != 200:
-            said = _excerpt(body, (headers or {}).get(_TOKEN))
+            said = _excerpt(body, (headers or {}).get(TOKEN))
             advice = _ADVICE.get(400 if body.startswith(_BAD_FILTER) else answer.status, _AGAIN)
             raise StatusError(f"{self._address} answered {answer.status} {said}; {advice}", answer.status)
         return base.Response(answer.status, answer.headers.copy(), "", body)

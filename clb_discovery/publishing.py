@@ -1,0 +1,114 @@
+"""The kernel's side of the sidecar: the maps are brought to what is desired, and the programs are kept attached.
+
+One thing at a time, each in a thread, so that the event loop never waits for the kernel, and no counter is read for
+another server's index.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from clb_discovery.announce import Announcer
+from clb_discovery.core import selftest
+from clb_discovery.core.desired import Desired, desired
+from clb_discovery.core.held import Held
+from clb_discovery.core.layout import Info, Server, protocol_of
+from clb_discovery.core.model import Protocol, RealServer
+from clb_discovery.core.plan import Plan, plan
+from clb_discovery.datapath import loader
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.sockets import Destroyed, close_sockets
+from clb_discovery.errors import ClbError
+from clb_discovery.metrics import Meters
+from clb_discovery.settings import Settings
+
+_log = structlog.stdlib.get_logger()
+
+
+class Counted(NamedTuple):
+    """What the maps say at one moment."""
+
+    held: Held
+    info: Info | None
+    servers: Mapping[bytes, Server]
+    """What became of connects, by packed member."""
+
+
+class Publisher:
+    """The one who writes an instance's maps, and so knows what they hold."""
+
+    def __init__(self, maps: Maps, announcer: Announcer, meters: Meters) -> None:
+        """Read what the maps hold."""
+        self.held = maps.read()
+        self._maps = maps
+        self._announcer = announcer
+        self._meters = meters
+        self._kernel = asyncio.Lock()  # while nobody has it, what is held is what the maps hold
+
+    async def counted(self) -> Counted:
+        """Read what became of connects."""
+        async with self._kernel:
+            held = self.held
+            return Counted(held, *await asyncio.to_thread(lambda: (self._maps.info(), self._maps.servers(held))))
+
+    async def publish(self, settings: Settings, known: Mapping[str, Sequence[RealServer]], *, complete: bool) -> None:
+        """Bring the maps to what follows from the real servers of each source.
+
+        :param complete: as for `plan`.
+        :raises ClbError: if the kernel refuses a step.
+        """
+        async with self._kernel:
+            began = time.monotonic()
+            try:
+                wanted, steps, closed = await asyncio.to_thread(self._publish, settings, known, complete=complete)
+            except ClbError:
+                self._meters.failed()
+                self.held = await asyncio.to_thread(self._maps.read)
+                raise
+            if steps.steps:
+                self._meters.published(len(steps.changed), time.monotonic() - began)
+            before, self.held = self.held, steps.result
+        self._announcer.published(before, steps)
+        self._announcer.closed(closed)
+        self._announcer.rejected(wanted.rejected)
+
+    def _publish(
+        self, settings: Settings, known: Mapping[str, Sequence[RealServer]], *, complete: bool
+    ) -> tuple[Desired, Plan, Destroyed | None]:
+        wanted = desired(settings.services, known, settings.real_ranges)
+        virtual = {**selftest.virtual_servers(settings.pins.instance), **wanted.virtual}
+        steps = plan(self.held, virtual, complete=complete)
+        self._maps.apply(steps.steps)
+        # A UDP socket would go on sending to a server that is gone, and never know.
+        protocols = (Protocol.TCP, Protocol.UDP) if settings.reset else (Protocol.UDP,)
+        dropped = frozenset(member for member in steps.dropped if protocol_of(member) in protocols)
+        closed = close_sockets(dropped, self._maps.records(), protocols=protocols) if dropped else None
+        return wanted, steps, closed
+
+    async def keep_attached(self, settings: Settings) -> bool:
+        """Attach again where the cgroup was removed and made anew, as service managers do.
+
+        :returns: whether that was so; where the pins had gone, too, the maps are new and empty.
+        """
+        pins, cgroup = settings.pins, settings.cgroup
+        if not cgroup.exists():
+            self._announcer.trouble("not attached", f"{cgroup} is gone; it is attached again when it is back")
+            return False
+        again = not loader.is_attached(pins, cgroup)
+        if again:
+            try:
+                async with self._kernel:
+                    await asyncio.to_thread(loader.load, pins, cgroup, settings.loader)
+                    await asyncio.to_thread(self._maps.reopen)
+                    self.held = await asyncio.to_thread(self._maps.read)
+            except ClbError as error:
+                self._announcer.trouble("not attached", str(error))
+                return False
+            _log.warning("attached again", cgroup=str(cgroup))
+        self._announcer.trouble("not attached", None)
+        return again

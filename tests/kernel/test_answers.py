@@ -1,0 +1,94 @@
+"""What becomes of answers: published, held or refused; and of failures: nothing but a word."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tests.support.knot import KnotServer
+from tests.support.sidecar import pool, sidecar, status, wait_for_pool
+from tests.support.srv_web import OTHER_VIP, VIP, WEB, generations, resolver, serve, weighted
+
+
+def test_answer_that_removes_much_is_held(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """An answer without more than half of the pool waits for --hold, as status tells, and then counts."""
+    before, after = ("127.0.0.1:1", "127.0.0.2:2", "127.0.0.3:3"), ("127.0.0.1:1",)
+    serve(knot, *before)
+    with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot), "--hold", "4s"]) as found:
+        serve(knot, *after)
+        found.wait_for(lambda: status(instance)["sources"][0]["state"] == "held", "the answer is held")
+        assert pool(instance, VIP) == weighted(*before)
+        wait_for_pool(instance, VIP, weighted(*after))
+        found.wait_for(lambda: status(instance)["sources"][0]["state"] == "fresh", "the source is fresh again")
+        held, published = (
+            next(line for line in found.lines() if line["event"] == event and line.get("change") != "+3 -0 ~0")
+            for event in ("removal held", "pool published")
+        )
+    assert (held["source"], held["seconds"]) == ("srv:_web._tcp.example", 4.0)
+    assert (held["removed"], held["of"]) == (2, 3)
+    assert (published["change"], published["removed"]) == ("+0 -2 ~0", ["127.0.0.2:2", "127.0.0.3:3"])
+    assert found.events().count("removal held") == 1
+
+
+def test_answer_that_comes_back_is_not_applied_late(
+    instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
+) -> None:
+    """An empty answer that does not stand for --hold never reaches the kernel."""
+    serve(knot, "127.0.0.1:1")
+    with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]) as found:
+        before = generations(instance)
+        serve(knot)
+        found.wait_for(lambda: status(instance)["sources"][0]["state"] == "held", "the empty answer is held")
+        serve(knot, "127.0.0.1:1")
+        found.wait_for(lambda: status(instance)["sources"][0]["state"] == "fresh", "the servers are back")
+        assert generations(instance) == before
+
+
+def test_forbidden_real_servers_are_refused_and_logged_once(
+    instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
+) -> None:
+    """Addresses that nobody may name as real servers stay out, each with one line that says why."""
+    forbidden = {
+        "0.0.0.0:80": "unspecified",
+        "224.0.0.1:80": "multicast",
+        "255.255.255.255:80": "broadcast",
+        "169.254.0.1:80": "link-local",
+        f"{VIP}:80": "a VIP",
+        "127.0.0.1:80": "--real-range 127.0.0.1",
+    }
+    serve(knot, *forbidden, "10.0.0.1:80")
+    with sidecar(instance, cgroup, tmp_path, [*WEB, "--resolver", knot.address]) as found:
+        assert pool(instance, VIP) == {"10.0.0.1:80": 7}
+        serve(knot, *forbidden, "10.0.0.1:80", "10.0.0.2:80")
+        wait_for_pool(instance, VIP, {"10.0.0.1:80": 7, "10.0.0.2:80": 8})
+    refused = {line["server"]: line["reason"] for line in found.lines() if line["event"] == "real server refused"}
+    assert refused.keys() == forbidden.keys()
+    assert all(reason in refused[server] for server, reason in forbidden.items())
+    assert found.events().count("real server refused") == len(forbidden)
+
+
+def test_srv_name_says_the_protocol(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """The VIP of `_dns._udp` takes UDP and leaves TCP alone, unless it says otherwise."""
+    knot.write("_dns._udp SRV 0 1 5300 one\none A 10.0.0.1")
+    options = ["--srv", f"_dns._udp.example={VIP}:53,{OTHER_VIP}:53/tcp", "--resolver", knot.address]
+    with sidecar(instance, cgroup, tmp_path, options):
+        found = {server["address"]: server["protocol"] for server in status(instance)["virtual_servers"]}
+        assert found == {VIP: "udp", OTHER_VIP: "tcp"}
+        assert pool(instance, VIP) == pool(instance, OTHER_VIP) == {"10.0.0.1:5300": 1}
+
+
+def test_failing_source_is_logged_once(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """While a source goes on failing in the same way nothing more is logged, and the pool stays."""
+    serve(knot, "127.0.0.1:1")
+    with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]) as found:
+        before = generations(instance)
+        knot.purge()
+        found.wait_for(lambda: "source fails" in found.events(), "the source fails")
+        time.sleep(4)  # several tries: the first pauses are at most 0.5, 1 and 2 s
+        assert found.events().count("source fails") == 1
+        serve(knot, "127.0.0.1:1")
+        found.wait_for(lambda: "source answers again" in found.events(), "the source answers")
+        assert generations(instance) == before
+    failure = next(line for line in found.lines() if line["event"] == "source fails")
+    assert (failure["source"], failure["level"]) == ("srv:_web._tcp.example", "warning")
+    assert "SERVFAIL" in failure["error"]

@@ -1,0 +1,156 @@
+"""SIGTERM, whatever is under way: exit code 0 in time, and the data plane stays."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from clb_discovery.core.model import MAX_POOL, Answer
+from clb_discovery.datapath import loader
+from clb_discovery.datapath.pins import Pins
+from tests.support.consul import ConsulAgent
+from tests.support.dataplane import dial, snapshot
+from tests.support.in_process import STOPS_WITHIN, real_servers, running_daemon, wait_for_names
+from tests.support.knot import KnotServer
+from tests.support.listeners import listening
+from tests.support.process import free_port, wait_until
+from tests.support.sidecar import Sidecar, sidecar
+from tests.support.srv_web import OTHER_VIP, VIP, WEB, resolver, serve
+
+
+def assert_ends(found: Sidecar, number: int = signal.SIGTERM) -> None:
+    """Send a signal; the sidecar has to end with 0, in the contract's time."""
+    start = time.monotonic()
+    found.process.send_signal(number)
+    assert found.process.wait(timeout=20) == 0, found.log.read_text()
+    assert time.monotonic() - start < STOPS_WITHIN
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_ends_it_and_leaves_the_data_plane(
+    instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path, number: int
+) -> None:
+    """With a blocking query and a DNS timer under way it ends within 2 s with 0, and connects go on."""
+    with listening("127.0.0.1") as (server,), ConsulAgent(tmp_path) as agent:
+        serve(knot, server.name)
+        agent.register("web", 8080, "10.0.0.1")
+        options = [*WEB, *resolver(knot), "--consul", agent.url, "--service", f"web={OTHER_VIP}:80"]
+        with sidecar(instance, cgroup, tmp_path, options) as found:
+            before = snapshot(instance)
+            assert_ends(found, number)
+            after = snapshot(instance)
+        assert (after.objects, after.held) == (before.objects, before.held)
+        assert dial(cgroup, VIP, 80, 5) == ["ok"] * 5
+        assert server.taken() == 5
+        assert found.events()[-1].startswith("stopped")
+
+
+def test_sigterm_does_not_wait_for_a_dead_resolver(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """While the system's resolver hangs on the name of the Consul server the sidecar still ends within 2 s."""
+    resolv_conf = tmp_path / "resolv.conf"
+    resolv_conf.write_text("nameserver 127.0.0.53\n")
+    own_mounts = ["unshare", "--mount", "sh", "-ec", f'mount --bind {resolv_conf} /etc/resolv.conf; exec "$@"', "sh"]
+    options = ["--consul", "http://consul.example:8500", "--service", f"web={VIP}:80"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.53", 53))
+        silent.settimeout(20)
+        with sidecar(instance, cgroup, tmp_path, options, ready=False, wrapper=own_mounts) as found:
+            assert b"consul" in silent.recv(512)
+            assert_ends(found)
+
+
+class Stubborn:
+    """A source whose first cancellation is swallowed, as by asyncio.wait_for when it meets a result."""
+
+    name = "fake:stubborn"
+
+    def __init__(self) -> None:
+        self.cancelled = 0
+        self.asked = asyncio.Event()
+
+    async def next(self) -> Answer:
+        """Wait for ever, or until the second cancellation."""
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            if self.cancelled > 1:
+                raise
+        return Answer(())
+
+
+async def test_sigterm_ends_a_source_that_swallows_a_cancellation(instance: str, cgroup: Path) -> None:
+    """A cancellation that gets lost on the way is repeated, so that SIGTERM always ends the sidecar."""
+    source = Stubborn()
+    async with running_daemon(instance, cgroup, source):
+        await source.asked.wait()
+    assert source.cancelled == 2
+
+
+def test_sigterm_while_starting_is_a_stop(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """SIGTERM during the load does not cut it off: the load is finished, and the sidecar ends with 0."""
+    with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)], ready=False) as found:
+        wait_until(Pins(instance).home.exists, "the load has begun")
+        assert_ends(found)
+    assert loader.is_current(Pins(instance), cgroup)
+
+
+def test_sigterm_during_backoff_is_a_stop(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """Sources that have never answered, and wait to be asked again, do not keep it."""
+    knot.purge()
+    options = [*WEB, *resolver(knot), "--consul", f"http://127.0.0.1:{free_port()}", "--service", "web"]
+    with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:
+        found.wait_for(lambda: found.events().count("source fails") == 2, "both fail")
+        time.sleep(3)  # the pauses have grown beyond the time that there is
+        assert_ends(found)
+
+
+def test_sigterm_during_a_reload_is_a_stop(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+    """With a reload under way, and the next one asked for, it ends; blocking queries are under way, too."""
+    serve(knot, "127.0.0.1:1")
+    config = tmp_path / "clb.toml"
+    with ConsulAgent(tmp_path) as agent:
+        agent.register("web", 8080, "10.0.0.1")
+        config.write_text(f'consul = "{agent.url}"\n[[service]]\nname = "web"\nconsul = "web"\n')
+        options = [*WEB, *resolver(knot), "--config", str(config)]
+        with sidecar(instance, cgroup, tmp_path, options) as found:
+            found.process.send_signal(signal.SIGHUP)
+            assert found.manager.next()[0] == "RELOADING=1"
+            found.process.send_signal(signal.SIGHUP)
+            assert_ends(found)
+
+
+class Large:
+    """A source with as many real servers as a pool may have."""
+
+    name = "fake:large"
+
+    def __init__(self) -> None:
+        self.is_asked_again = asyncio.Event()
+
+    async def next(self) -> Answer:
+        """Return them at once, and then nothing more."""
+        if not self.is_asked_again.is_set():
+            self.is_asked_again.set()
+            return Answer(real_servers(MAX_POOL))
+        await asyncio.Event().wait()
+        return Answer(())
+
+
+async def test_sigterm_during_a_large_publication_is_a_stop(instance: str, cgroup: Path) -> None:
+    """The publication under way is finished, in time, and the data plane is whole."""
+    source = Large()
+    async with running_daemon(instance, cgroup, source):
+        await source.is_asked_again.wait()
+        await asyncio.to_thread(wait_for_names, instance)
+        started = time.monotonic()
+    print(f"\nstopped after {time.monotonic() - started:.2f} s")
+    held = snapshot(instance).held
+    assert held is not None
+    assert max(len(one.pool or ()) for one in held.virtual.values()) == MAX_POOL

@@ -1,0 +1,56 @@
+"""The sidecar inside the test, over sources that are fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Final
+
+from clb_discovery.core import layout
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.layout import Map
+from clb_discovery.core.model import RealServer, Service
+from clb_discovery.core.spec import parse_vip
+from clb_discovery.daemon import Daemon
+from clb_discovery.datapath import bpf
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.settings import Configured, Settings
+from clb_discovery.sources.base import Source
+from tests.support.loading import loader_of_tests
+from tests.support.srv_web import VIP
+
+STOPS_WITHIN: Final = 5.0
+"""Seconds from SIGTERM to the end: 2 by the contract, and some for a test machine that is busy with other things."""
+
+
+@asynccontextmanager
+async def running_daemon(instance: str, cgroup: Path, source: Source) -> AsyncIterator[asyncio.Task[None]]:
+    """Run the daemon in this process, over a source that is a fake; end it with SIGTERM."""
+    service = Service("fake", source.name, (parse_vip(f"{VIP}:80"),))
+    settings = Settings(Pins(instance), cgroup, [service], [], reset=False, once=False, loader=loader_of_tests())
+    configured = Configured(settings, lambda: nullcontext({source.name: source}))
+    task = asyncio.create_task(Daemon(configured, lambda: configured).run())
+    try:
+        yield task
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(STOPS_WITHIN):
+            await task
+
+
+def real_servers(count: int) -> tuple[RealServer, ...]:
+    """Return this many real servers, at most 65,536."""
+    return tuple(RealServer(0, parse_address(f"10.1.{n >> 8}.{n & 255}"), 80, 1) for n in range(count))
+
+
+def wait_for_names(instance: str) -> None:
+    """Return when the virtual server's names are there, which are written before its slots."""
+    labels = bpf.open_pin(Pins(instance).map(Map.LABELS))
+    while bpf.lookup(labels, layout.pack_vip(parse_vip(f"{VIP}:80")), layout.LABEL.size) is None:
+        time.sleep(0.0005)
+    os.close(labels)

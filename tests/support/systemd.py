@@ -1,0 +1,55 @@
+"""What a service manager hears, by the protocol of sd_notify(3)."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from tests.support.pace import patient
+
+PATIENCE = patient(20)
+
+
+class ServiceManager:
+    """Listens where NOTIFY_SOCKET leads."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self.address: str = listener.getsockname()
+
+    def next(self) -> list[str]:
+        """Wait for the next message and return its lines.
+
+        :raises TimeoutError: if there is none.
+        """
+        return self._listener.recv(4096).decode().split("\n")
+
+    def until(self, line: str) -> list[str]:
+        """Pass over messages until one has this line; return that one."""
+        heard: list[list[str]] = []
+        while not heard or line not in heard[-1]:
+            try:
+                heard.append(self.next())
+            except TimeoutError:
+                raise AssertionError(f"waited in vain for {line!r}; there was {heard}") from None
+        return heard[-1]
+
+    def heard(self) -> list[list[str]]:
+        """Return all messages that are there already."""
+        messages = []
+        while select.select([self._listener], [], [], 0)[0]:
+            messages.append(self.next())
+        return messages
+
+
+@contextmanager
+def service_manager(directory: Path) -> Iterator[ServiceManager]:
+    """Listen on a socket in a directory while the block runs."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(directory / f"notify-{uuid4().hex[:8]}"))
+        listener.settimeout(PATIENCE)
+        yield ServiceManager(listener)
