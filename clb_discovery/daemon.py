@@ -276,7 +276,7 @@ class Daemon:
         following = self._following[source]
         good, answered, state, error = following.guarded.good, following.answered, following.state, following.error
         following.take(outcome, asyncio.get_running_loop().time())
-        self._announcer.heard(following, state, error)
+        self._announcer.heard(following, state)
         self._news |= (following.guarded.good, following.answered) != (good, answered)
         if self._news or (following.state, following.error) != (state, error):
             self._woken.set()
