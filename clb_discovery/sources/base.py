@@ -43,14 +43,19 @@ class Source(Protocol):
 
 async def follow(source: Source, emit: Emit) -> None:
     """Hand every answer and every failure of a source to `emit`, for ever; ends only by cancellation."""
+    traced = ""
 
     def failed(state: RetryCallState) -> None:
+        nonlocal traced
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, SourceError):
             emit(Failure(str(error)))
         else:  # a bug of ours must not end the watch
-            _log.error("source failed in an unknown way", source=source.name, exc_info=error)
-            emit(Failure(f"internal error: {error!r}; please report it"))
+            reason = f"internal error: {error!r}; please report it"
+            if reason != traced:  # which is long, and once is enough
+                traced = reason
+                _log.error("source failed in an unknown way", source=source.name, exc_info=error)
+            emit(Failure(reason))
 
     while True:
         retrying = AsyncRetrying(
