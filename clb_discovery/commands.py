@@ -56,17 +56,18 @@ def run(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Print what the kernel does now, once or until interrupted."""
-    from clb_discovery.terminal.screen import show  # noqa: PLC0415 - see above
-    from clb_discovery.terminal.status import Status  # noqa: PLC0415 - see above
-    from clb_discovery.terminal.watch import watch  # noqa: PLC0415 - see above
-
     if options.watch:
+        from clb_discovery.terminal.watch import watch  # noqa: PLC0415 - see above
+
         watch(partial(read_status, options.instance), options.interval / 1000, as_json=options.json)
     found = read_status(options.instance)
     if options.json:
         _print_json(found)
-    else:
-        show(Status(found, datetime.now(UTC)))
+        return 0
+    from clb_discovery.terminal.screen import show  # noqa: PLC0415 - see above
+    from clb_discovery.terminal.status import Status  # noqa: PLC0415 - see above
+
+    show(Status(found, datetime.now(UTC)))
     return 0
 
 
@@ -87,14 +88,15 @@ def read_status(name: str) -> dict[str, Any]:
 def plan(options: argparse.Namespace) -> int:
     """Print what would change; 2 tells scripts that something would."""
     from clb_discovery.planning import look_ahead  # noqa: PLC0415 - see above
-    from clb_discovery.terminal.plan import render  # noqa: PLC0415 - see above
-    from clb_discovery.terminal.screen import show  # noqa: PLC0415 - see above
 
     log.configure("auto", "error")
     found = look_ahead(options)
     if options.json:
         _print_json(found)
     else:
+        from clb_discovery.terminal.plan import render  # noqa: PLC0415 - see above
+        from clb_discovery.terminal.screen import show  # noqa: PLC0415 - see above
+
         show(render(found))
     return 2 if found["changes"] else 0
 

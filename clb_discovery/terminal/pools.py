@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from clb_discovery.core.rates import Key, Rate, key_of
 from clb_discovery.core.shares import Member, target_shares
 from clb_discovery.demo.chart import ASCII, UNICODE, Glyphs, bar
-from clb_discovery.terminal.screen import endpoint, grid, plain
+from clb_discovery.terminal.screen import endpoint, plain
 
 _INDENT: Final = 2
 _NARROWEST: Final = 12
-"""Cells that an address has at least, however it is folded then."""
+"""Characters that an address has at least; lines are folded as a whole then."""
 _STYLES: Final = {"active": "green", "probing": "yellow", "ejected": "red"}
 _TEXTS: Final = frozenset({"address", "state", "bar"})
 """Columns that are aligned at their left."""
@@ -63,19 +61,12 @@ class Pools:
         for server, pool in zip(self._virtual_servers, pools, strict=True):
             yield ""
             yield self._title(server)
-            if not pool:
-                yield Padding(plain("no real servers: connects are refused", "red"), (0, 0, 0, _INDENT))
-                continue
-            table = grid(gap=layout.gap)
-            for name, head in layout.heads.items():
-                table.add_column(
-                    Text(head, overflow="fold"),
-                    justify="left" if name in _TEXTS else "right",
-                    width=widths.get(name),
-                )
-            for row in pool:
-                table.add_row(*(_cell(name, row) for name in layout.heads))
-            yield Padding(table, (0, 0, 0, _INDENT), expand=False)
+            if pool:
+                yield from _lines(layout.heads, layout.gap, widths, head=True)
+                for row in pool:
+                    yield from _lines(row, layout.gap, widths)
+            else:
+                yield plain(f"{' ' * _INDENT}no real servers: connects are refused", "red")
 
     def _fit(self, room: int, glyphs: Glyphs | None) -> tuple[Layout, list[list[_Row]], Mapping[str, int]]:
         """Return the roomiest layout that fits, the rows in it, and the widths of its columns."""
@@ -86,8 +77,8 @@ class Pools:
             excess = sum(widths.values()) + layout.gap * (len(widths) - 1) - room
             if excess <= 0:
                 return layout, pools, widths
-        widths["address"] -= excess
-        return layout, pools, widths if widths["address"] >= _NARROWEST else {}
+        widths["address"] = max(_NARROWEST, widths["address"] - excess)
+        return layout, pools, widths
 
     def _rows(self, server: Mapping[str, Any], join: str, glyphs: Glyphs) -> list[_Row]:
         reals = server["real_servers"]
@@ -130,12 +121,24 @@ class Pools:
 
 
 def _width(cell: str) -> int:
-    return max(map(cell_len, cell.split("\n")))
+    return max(map(len, cell.split("\n")))
 
 
-def _cell(name: str, row: _Row) -> Text:
-    style = _style(name, row)
-    return Text("\n", overflow="fold").join(plain(line, style) for line in row[name].split("\n"))
+def _lines(row: _Row, gap: int, widths: Mapping[str, int], *, head: bool = False) -> Iterator[Text]:
+    """Yield the lines of a row, each cell folded by itself, as a rich.Table does in several times the time."""
+    cells = {name: _folded(row[name], width) for name, width in widths.items()}
+    for number in range(max(map(len, cells.values()))):
+        line = Text(" " * _INDENT, overflow="fold")
+        for name, width in widths.items():
+            text = cells[name][number] if number < len(cells[name]) else ""
+            text = text.ljust(width) if name in _TEXTS else text.rjust(width)
+            line.append(text, "dim" if head else _style(name, row)).append(" " * gap)
+        line.rstrip()
+        yield line
+
+
+def _folded(cell: str, width: int) -> list[str]:
+    return [line[start : start + width] for line in cell.split("\n") for start in range(0, len(line) or 1, width or 1)]
 
 
 def _style(name: str, row: _Row) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, TextIO
 
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from clb_discovery.core.text import printable
@@ -59,20 +58,6 @@ def endpoint(found: Mapping[str, Any]) -> str:
     """Return address and port of a virtual or real server of a document; a port of 0 is every port."""
     address = f"[{found['address']}]" if ":" in found["address"] else found["address"]
     return f"{address}:{found['port'] or '*'}"
-
-
-def grid(*heads: str, gap: int = 2) -> Table:
-    """Return a table without lines.
-
-    :param heads: above its columns; none where all are empty.
-    :param gap: blanks between columns.
-    """
-    table = Table(
-        box=None, show_header=not heads or any(heads), header_style="dim", pad_edge=False, padding=(0, gap, 0, 0)
-    )
-    for head in heads:
-        table.add_column(Text(head, overflow="fold"))
-    return table
 
 
 def _tolerant(stream: TextIO) -> TextIO:

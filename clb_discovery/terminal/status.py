@@ -10,17 +10,18 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from clb_discovery.core.rates import Key, Rate
 from clb_discovery.core.text import printable
 from clb_discovery.core.verdict import troubles
 from clb_discovery.terminal.pools import Pools
-from clb_discovery.terminal.screen import grid, plain
+from clb_discovery.terminal.screen import plain
 
 DEGRADATIONS: Final = {
     "errno": "connects to an empty pool fail with EPERM instead of ECONNREFUSED; kernel 6.1 can do better",
-    "loop": "at most 16 servers of a tier are looked at for one that is not ejected; kernel 6.1 can do better",
+    "loop": "of a large tier only 8 servers are tried for one that is not ejected; so before kernel 6.1, and with BCC",
 }
 """What it means that a feature is missing."""
 
@@ -67,7 +68,7 @@ class Status:
         status, datapath, sidecar = self._status, self._status["datapath"], self._status["sidecar"]
         yield plain(f"clb-discovery {status['version']}, instance {status['instance']}, kernel {datapath['kernel']}")
         yield ""
-        table = grid("", "")
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         if not datapath["loaded"]:
             table.add_row(plain("data plane"), plain("not loaded", "red"))
         else:
@@ -108,7 +109,7 @@ class Status:
                 ]
             )
             if source["reason"]:
-                yield Padding(plain(source["reason"]), (0, 0, 0, 2))
+                yield Padding(plain(source["reason"]), (0, 0, 0, 2), expand=False)
 
     def _age(self, moment: str | None) -> str:
         if moment is None:
