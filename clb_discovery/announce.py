@@ -1,8 +1,13 @@
-"""The log lines of the sidecar: one for each change, saying what changed; nothing where nothing did."""
+"""The log lines of the sidecar: one for each change, saying what changed; nothing where nothing did.
+
+What goes wrong in the same way again and again is said at once, and then at growing intervals with a count.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -13,7 +18,9 @@ from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held
 from clb_discovery.core.model import RealServer
 from clb_discovery.core.plan import Plan
+from clb_discovery.core.repeats import Repeats
 from clb_discovery.core.selftest import SOURCE
+from clb_discovery.core.text import some_of
 from clb_discovery.datapath.sockets import Destroyed
 from clb_discovery.following import Following, timestamp
 
@@ -24,23 +31,28 @@ _log = structlog.stdlib.get_logger()
 
 
 class Announcer:
-    """Remembers what it said, so that it says it once."""
+    """Remembers what it said, so that it does not say it all the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with nothing said.
+
+        :param clock: returns seconds, and does not go backwards.
+        """
+        self._clock = clock
         self._rejected: frozenset[Rejected] = frozenset()
         self._nameless: frozenset[str] = frozenset()
-        self._troubles: dict[str, str] = {}
+        self._repeats = Repeats()
+        self._troubles: dict[str, str] = {}  # what goes on, as far as it was said, and the reason that was given last
 
     def trouble(self, what: str, reason: str | None) -> None:
-        """Report what goes wrong, when it begins or its reason changes.
+        """Report what goes wrong.
 
-        :param reason: None once it is over.
+        :param reason: None while nothing does.
         """
         if reason is None:
             self._troubles.pop(what, None)
-        elif self._troubles.get(what) != reason:
-            self._troubles[what] = reason
-            _log.error(what, error=reason)
+        else:
+            self._say(_log.error, what, reason)
 
     @contextmanager
     def trying(self, what: str, *errors: type[Exception]) -> Iterator[None]:
@@ -52,20 +64,32 @@ class Announcer:
         else:
             self.trouble(what, None)
 
-    def heard(self, now: Following, state: str, error: str | None) -> None:
-        """Report how a source's health changed.
+    def heard(self, now: Following, state: str) -> None:
+        """Report how a source is.
 
         :param state: before.
-        :param error: before.
         """
         source = now.service.source
-        if now.error and now.error != error:
-            _log.warning("source fails", source=source, error=now.error)
-        elif error and not now.error:
+        if now.error:
+            self._say(_log.warning, "source fails", now.error, source=source)
+        elif self._troubles.pop(f"source fails {source}", None):
             _log.info("source answers again", source=source)
         if now.state == "held" != state:
             removed, of = now.guarded.withheld
             _log.warning("removal held", source=source, removed=removed, of=of, seconds=now.service.policy.hold)
+
+    def _say(self, log: Callable[..., None], what: str, reason: str, **of: str) -> None:
+        """Log what goes wrong, unless it was said only just now.
+
+        :param of: what it happens to, if that is not said by `what`.
+        """
+        thing = " ".join([what, *of.values()])
+        times = self._repeats.happened(thing, reason, self._clock())
+        if times is None:
+            return
+        event = f"{what} (repeated)" if self._troubles.get(thing) == reason else what
+        self._troubles[thing] = reason
+        log(event, **of, error=reason, **({"times": times} if times else {}))
 
     def restored(self, now: Following) -> None:
         """Report that what is served until the source answers comes from the disk."""
@@ -95,7 +119,8 @@ class Announcer:
                 generation=new.generation,
             )
         for vip in carried_out.removed:
-            _log.info("virtual server removed", vip=str(vip))
+            label = before.virtual[vip].label
+            _log.info("virtual server removed", vip=str(vip), service=label.service if label else None)
 
     def closed(self, closed: Destroyed | None) -> None:
         """Report sockets that were closed since their real server is gone, and why some may not have been."""
@@ -106,10 +131,16 @@ class Announcer:
         )
 
     def rejected(self, rejected: Sequence[Rejected]) -> None:
-        """Report real servers that may not be used, when they appear."""
+        """Report real servers that may not be used, when they appear: a few of each service, and how many more."""
+        new: defaultdict[str, list[Rejected]] = defaultdict(list)
         for item in rejected:
             if item not in self._rejected:
-                _log.warning("real server refused", service=item.service, server=str(item.server), reason=item.reason)
+                new[item.service].append(item)
+        for service, items in new.items():
+            for item in items[:_SHOWN]:
+                _log.warning("real server refused", service=service, server=str(item.server), reason=item.reason)
+            if len(items) > _SHOWN:
+                _log.warning("more real servers refused", service=service, count=len(items) - _SHOWN)
         self._rejected = frozenset(rejected)
 
     def nameless(self, services: Sequence[str]) -> None:
@@ -121,5 +152,4 @@ class Announcer:
 
 
 def _names(servers: Sequence[RealServer]) -> list[str]:
-    names = [str(server) for server in servers[:_SHOWN]]
-    return [*names, f"and {len(servers) - _SHOWN} more"] if len(servers) > _SHOWN else names
+    return some_of([str(server) for server in servers], _SHOWN)

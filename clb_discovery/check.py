@@ -6,15 +6,26 @@ import argparse
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rich.text import Text
 
 from clb_discovery.core.layout import FEATURE_ERRNO
 from clb_discovery.core.model import Service
+from clb_discovery.core.text import without_passwords
 from clb_discovery.datapath import bcc, cgroup, libbpf, loader, probe
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
 from clb_discovery.discovery import open_sources, read_services
 from clb_discovery.errors import ClbError, HostError, SourceError
+from clb_discovery.terminal.screen import plain, show
+
+_STATUS: Final = Path("/proc/self/status")
+_CAP_NET_ADMIN: Final = 12  # linux/capability.h, as all of these
+_CAP_SYS_ADMIN: Final = 21
+_CAPABILITIES: Final = {"CAP_PERFMON": 38, "CAP_BPF": 39}
+"""CAP_SYS_ADMIN stands for any of these."""
 
 
 class Finding(NamedTuple):
@@ -26,24 +37,31 @@ class Finding(NamedTuple):
 
 
 def report(options: argparse.Namespace) -> int:
-    """Print a line for each thing that was looked at.
+    """Print a line for each thing that was looked at, and a last one that counts.
 
     :returns: 0 if all of them work, else the exit code of the first that does not.
     """
-    failed: ClbError | None = None
     named = options.consul is not None or options.service or options.srv or options.config
     services = read_services(options) if named else ()
+    findings: list[Finding] = []
     for finding in _findings(options, services):
-        mark = "ok  " if finding.error is None else "FAIL"
-        detail = finding.detail if finding.error is None else str(finding.error)
-        print(f"{mark}  {finding.what}{': ' if detail else ''}{detail}")  # noqa: T201 - this is the output
-        failed = failed or finding.error
-    return failed.exit_code if failed else 0
+        show(_line(finding))
+        findings.append(finding)
+    failed = [finding for finding in findings if finding.error]
+    show(plain(f"{len(failed)} of {len(findings)} fail" if failed else f"all {len(findings)} work", "bold"))
+    return failed[0].error.exit_code if failed and failed[0].error else 0
+
+
+def _line(finding: Finding) -> Text:
+    detail = finding.detail if finding.error is None else without_passwords(str(finding.error))
+    mark = plain("ok    ", "green") if finding.error is None else plain("FAIL  ", "bold red")
+    return mark + plain(f"{finding.what}{': ' if detail else ''}{detail}")
 
 
 def _findings(options: argparse.Namespace, services: Sequence[Service]) -> Iterator[Finding]:
     pins = Pins(options.instance)
     probe.raise_memlock_limit()
+    yield _look("privileges", _privileges)
     hooks = _look("connect hooks", _hooks)
     yield hooks
     if hooks.error is None:
@@ -76,6 +94,18 @@ def _look(what: str, look: Callable[[], str | None]) -> Finding:
         return Finding(what, None, look() or "")
     except ClbError as error:
         return Finding(what, error)
+
+
+def _privileges() -> str:
+    """Look for what the kernel asks of who loads programs and attaches them (capabilities(7)); root has all of it."""
+    status = dict(line.split(":\t") for line in _STATUS.read_text(encoding="utf-8").splitlines() if ":\t" in line)
+    held = int(status["CapEff"], 16)
+    missing = [name for name, bit in _CAPABILITIES.items() if not held & (1 << bit | 1 << _CAP_SYS_ADMIN)]
+    if not held & 1 << _CAP_NET_ADMIN:
+        missing.append("CAP_NET_ADMIN")
+    if missing:
+        raise HostError(f"{', '.join(missing)} is missing; run as root")
+    return f"user {os.geteuid()} with {', '.join([*_CAPABILITIES, 'CAP_NET_ADMIN'])}"
 
 
 def _hooks() -> str:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
-from clb_discovery import __version__, commands
+from clb_discovery import __version__, commands, log
 from clb_discovery.core import spec
 from clb_discovery.core.address import parse_network
 from clb_discovery.core.automatic import DEFAULT_RANGES, parse_vip_range
 from clb_discovery.core.model import Algorithm, Policy, Tracking
+from clb_discovery.core.text import printable, without_passwords
+from clb_discovery.core.trace import OUTCOMES
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.errors import ClbError, UsageError
 from clb_discovery.log import FORMATS, LEVELS
@@ -63,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _failed(message: str, exit_code: int) -> int:
     # What was typed, or what a server said, may be in the message.
-    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in message)
-    print(f"{PROGRAM}: {line}", file=sys.stderr)  # noqa: T201 - the command line's own voice
+    line = f"{log.priority('error')}{PROGRAM}: {printable(without_passwords(message))}"
+    print(line, file=sys.stderr)  # noqa: T201 - the command line's own voice
     return exit_code
 
 
@@ -127,6 +129,14 @@ def make_parser() -> argparse.ArgumentParser:
     status = command("status", commands.status, "show what the kernel does now; works with the sidecar dead")
     _instance_option(status)
     status.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
+    status.add_argument(
+        "--watch",
+        action="store_true",
+        help="show it again and again, with rates, until interrupted; with --json a line each time, with the time",
+    )
+    status.add_argument(
+        "--interval", metavar="TIME", type=_typed(spec.parse_milliseconds), default=2000, help="for --watch; default 2s"
+    )
 
     plan = command("plan", commands.plan, "show what run would change, and change nothing; exit code 2 if anything")
     _service_options(plan)
@@ -143,6 +153,23 @@ def make_parser() -> argparse.ArgumentParser:
     trace = command("trace", commands.trace, "show each connect live: whose, where it is sent, what becomes of it")
     _instance_option(trace)
     trace.add_argument("--json", action="store_true", help="print one JSON object per line")
+    only = trace.add_argument_group("filters", "Repeatable: any of the same kind, and all kinds together.")
+    only.add_argument("--service", metavar="NAME", action="append", default=[], help="connects to this service")
+    only.add_argument(
+        "--command",
+        metavar="NAME",
+        action="append",
+        default=[],
+        dest="only_command",
+        help="connects of programs of this name, which the kernel cuts at 15 bytes",
+    )
+    only.add_argument(
+        "--outcome",
+        choices=OUTCOMES,
+        action="append",
+        default=[],
+        help="connects that ended so; sent is for datagrams, which have no other outcome",
+    )
 
     check = command("check", commands.check, "say what works on this host, and what to do about the rest")
     _service_options(check)

@@ -1,6 +1,7 @@
 """What each command does; the command line is parsed in `cli`.
 
-Modules that only one command needs are imported there, so that `status` does not wait for the Consul client.
+Modules that only one command needs are imported there, so that `status` does not wait for the Consul client, and the
+sidecar carries no tables.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import argparse
 import asyncio
 import json
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +39,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Print what the kernel does now."""
-    from clb_discovery.table import render  # noqa: PLC0415 - see above
+    """Print what the kernel does now, once or until interrupted."""
+    if options.watch:
+        from clb_discovery.terminal.watch import watch  # noqa: PLC0415 - see above
 
+        watch(partial(read_status, options.instance), options.interval / 1000, as_json=options.json)
     found = read_status(options.instance)
-    _show(found, render, as_json=options.json)
+    if options.json:
+        _print_json(found)
+        return 0
+    from clb_discovery.terminal.screen import show  # noqa: PLC0415 - see above
+    from clb_discovery.terminal.status import Status  # noqa: PLC0415 - see above
+
+    show(Status(found, datetime.now(UTC)))
     return 0
 
 
@@ -61,12 +71,17 @@ def read_status(name: str) -> dict[str, Any]:
 
 def plan(options: argparse.Namespace) -> int:
     """Print what would change; 2 tells scripts that something would."""
-    from clb_discovery.core.preview import render  # noqa: PLC0415 - see above
     from clb_discovery.planning import look_ahead  # noqa: PLC0415 - see above
 
     log.configure("auto", "error")
     found = look_ahead(options)
-    _show(found, render, as_json=options.json)
+    if options.json:
+        _print_json(found)
+    else:
+        from clb_discovery.terminal.plan import render  # noqa: PLC0415 - see above
+        from clb_discovery.terminal.screen import show  # noqa: PLC0415 - see above
+
+        show(render(found))
     return 2 if found["changes"] or found["names"] else 0
 
 
@@ -96,9 +111,11 @@ def unload(options: argparse.Namespace) -> int:
 
 def trace(options: argparse.Namespace) -> int:
     """Print decisions and outcomes until interrupted."""
+    from clb_discovery.core.trace import Wanted  # noqa: PLC0415 - see above
     from clb_discovery.trace import follow  # noqa: PLC0415 - see above
 
-    follow(Pins(options.instance), as_json=options.json)
+    wanted = Wanted(frozenset(options.service), frozenset(options.only_command), frozenset(options.outcome))
+    follow(Pins(options.instance), wanted, as_json=options.json)
     return 0
 
 
@@ -116,8 +133,8 @@ def demo(options: argparse.Namespace) -> int:
     return show(color=not options.no_color)
 
 
-def _show(found: dict[str, Any], render: Callable[[dict[str, Any]], str], *, as_json: bool) -> None:
-    print(json.dumps(found, indent=2) if as_json else render(found))  # noqa: T201 - this is the output
+def _print_json(found: dict[str, Any]) -> None:
+    print(json.dumps(found, indent=2))  # noqa: T201 - this is the output
 
 
 def _read_datapath(pins: Pins) -> Datapath | None:

@@ -51,7 +51,7 @@ class Knowledge:
         good, answered = following.guarded.good, following.answered
         state, error = following.state, following.error
         following.take(outcome, now)
-        self._announcer.heard(following, state, error)
+        self._announcer.heard(following, state)
         return Heard(
             counts=(following.guarded.good, following.answered) != (good, answered),
             shows=(following.state, following.error) != (state, error),

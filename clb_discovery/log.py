@@ -1,37 +1,105 @@
-"""Logs: lines for people on a terminal, one JSON object per line for a service. All of it goes to stderr."""
+"""Logs: lines for people on a terminal, one JSON object per line for a service. All of it goes to stderr.
+
+In the journal each line has its priority in front, as sd-daemon(3) describes; systemd takes it off again, so that the
+message is the JSON object alone, and `journalctl --priority` works. Passwords in URLs never get here, and are taken out
+all the same; local variables, which may hold a token, are in no traceback.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Final
 
-import structlog
+from clb_discovery.core.text import printable, without_passwords
+
+# structlog imports rich where it is installed, for tracebacks that nobody wants here: 5 MB and 60 ms of every sidecar.
+_HIDDEN = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # which is how an import is made to fail
+import structlog  # noqa: E402
+from structlog.tracebacks import ExceptionDictTransformer  # noqa: E402
+from structlog.typing import EventDict, Processor, WrappedLogger  # noqa: E402
+
+if _HIDDEN is None:
+    del sys.modules["rich"]
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("auto", "console", "json")
 
+_PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
+
 
 def configure(form: str, level: str) -> None:
-    """Set up structlog.
+    """Set up structlog, and hand it what libraries log, from warnings on.
 
     :param form: one of `FORMATS`; auto is console on a terminal, else json.
     :param level: one of `LEVELS`; what is below it is dropped.
     """
+    number = logging.getLevelNamesMapping()[level.upper()]
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
-    renderers = (
-        [structlog.dev.ConsoleRenderer()]
-        if console
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *renderers,
+            *(_for_people() if console else _for_programs()),
+            _finish,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Libraries()], force=True)
+
+
+def priority(level: str) -> str:
+    """Return what stands before a line of this level: `<3>` in the journal, else nothing."""
+    # Compared, since a child that has its stderr elsewhere inherits the variable (systemd.exec(5)).
+    try:
+        stderr = os.fstat(sys.stderr.fileno())
+    except OSError:
+        return ""
+    in_journal = os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
+    return f"<{_PRIORITIES[level]}>" if in_journal else ""
+
+
+def _for_people() -> list[Processor]:
+    return [
+        structlog.processors.format_exc_info,
+        _escape,
+        structlog.dev.ConsoleRenderer(
+            colors=not os.environ.get("NO_COLOR") and sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
+        ),
+    ]
+
+
+def _for_programs() -> list[Processor]:
+    return [
+        structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+        structlog.processors.JSONRenderer(),
+    ]
+
+
+def _escape(_logger: WrappedLogger, _level: str, event: EventDict) -> EventDict:
+    return {name: _escaped(value) for name, value in event.items()}
+
+
+def _escaped(value: object) -> object:
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return "\n".join(map(printable, value.split("\n"))) if isinstance(value, str) else value
+
+
+def _finish(_logger: WrappedLogger, level: str, line: EventDict | str) -> str:
+    return priority(level) + without_passwords(str(line))
+
+
+class _Libraries(logging.Handler):
+    """Lets what libraries log look like our own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record."""
+        log = structlog.stdlib.get_logger()
+        say = log.error if record.levelno >= logging.ERROR else log.warning
+        say(record.getMessage(), logger=record.name, exc_info=record.exc_info)

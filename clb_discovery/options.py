@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from clb_discovery.core.config import Config, Entry, decode
+from clb_discovery.core.text import without_passwords
 from clb_discovery.errors import UsageError
 
 _NOT_IN_A_FILE: Final = frozenset({"command", "config", "once", "service"})
@@ -49,12 +50,12 @@ def _read_config(parser: argparse.ArgumentParser, path: Path) -> Config:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}; --config takes a TOML file") from None
     except ValueError as error:
-        raise UsageError(f"{path}: {error}") from None
+        raise UsageError(without_passwords(f"{path}: {error}")) from None  # which status and the log repeat
     for _, argument in config.arguments:
         try:
             parser.parse_args(["run", argument])
         except UsageError as error:
-            raise UsageError(f"{path}: {error}") from None
+            raise UsageError(without_passwords(f"{path}: {error}")) from None
     return config
 
 

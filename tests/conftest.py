@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Enter the namespace before any thread or child exists; tests that need root fail by themselves without it."""
     os.environ[LOADER_VARIABLE] = config.getoption("--loader")
+    os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and output would be folded
     if os.geteuid() == 0:
         enter_private_network()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from clb_discovery.core.address import format_address
 from clb_discovery.core.changes import Changes, changes
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held, Published
 from clb_discovery.core.model import RealServer, Tracking, Vip
-
-_SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
 
 
 def preview(  # noqa: PLR0913 - one for each thing that is looked at
@@ -39,34 +37,13 @@ def preview(  # noqa: PLR0913 - one for each thing that is looked at
     }
 
 
-def render(document: Mapping[str, Any]) -> str:
-    """Return the document as text, a sign before each line: + is added, - removed, ~ changed."""
-    lines: list[str] = []
-    for change in document["changes"]:
-        vip = _endpoint(change)
-        settings = "".join(f"  {name} {old} -> {new}" for name, (old, new) in change["settings"].items())
-        held = "  (held first: it removes much)" if change["held"] else ""
-        title = f"{_SIGNS[change['action']]} {vip}/{change['protocol']}  {change['service']} ({change['source']})"
-        lines.append(title + settings + held)
-        lines += (f"    + {_endpoint(server)}{_share(server)}" for server in change["added"])
-        lines += (f"    - {_endpoint(server)}" for server in change["removed"])
-        lines += (f"    ~ {_endpoint(server)}{_share(server)}" for server in change["changed"])
-    lines += (f"! {item['service']}: {item['server']} is refused: {item['reason']}" for item in document["refused"])
-    for change in document["names"]:
-        lines.append(f"~ {change['file']}")
-        lines += (f"    {sign} {line}" for sign, key in (("+", "added"), ("-", "removed")) for line in change[key])
-    actions = [change["action"] for change in document["changes"]]
-    counts = [f"{actions.count(action)} to {action}" for action in _SIGNS if action in actions]
-    totals = [f"virtual servers: {', '.join(counts)}"] if counts else []
-    totals += [f"hosts files: {len(document['names'])} to change"] if document["names"] else []
-    return "\n".join([*lines, "; ".join(totals) or "no changes"])
-
-
 def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Collection[str]) -> dict[str, Any] | None:
     there = new or old
     if there is None:
         return None
-    pools = changes((old.pool if old else None) or (), (new.pool if new else None) or ())
+    pool = (old.pool if old else None) or ()
+    pools = changes(pool, (new.pool if new else None) or ())
+    was = {(server.address, server.port): _share(server) for server in pool}
     before, after = _settings(old), _settings(new)
     settings = {name: [before[name], after[name]] for name in after if old and before[name] != after[name]}
     if old and new and pools == Changes((), (), ()) and not settings and old.pool is not None:
@@ -83,7 +60,7 @@ def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Col
         "settings": settings,
         "added": [_server(server) for server in pools.added],
         "removed": [_server(server) for server in pools.removed],
-        "changed": [_server(server) for server in pools.changed],
+        "changed": [_server(server) | {"was": was[server.address, server.port]} for server in pools.changed],
     }
 
 
@@ -104,18 +81,8 @@ def _settings(server: Published | None) -> dict[str, Any]:
 
 
 def _server(server: RealServer) -> dict[str, Any]:
-    return {
-        "address": format_address(server.address),
-        "port": server.port,
-        "weight": server.weight,
-        "priority": server.priority,
-    }
+    return {"address": format_address(server.address), "port": server.port, **_share(server)}
 
 
-def _endpoint(found: Mapping[str, Any]) -> str:
-    address = f"[{found['address']}]" if ":" in found["address"] else found["address"]
-    return f"{address}:{found['port'] or '*'}"
-
-
-def _share(server: Mapping[str, Any]) -> str:
-    return f"  weight {server['weight']}  priority {server['priority']}"
+def _share(server: RealServer) -> dict[str, int]:
+    return {"weight": server.weight, "priority": server.priority}

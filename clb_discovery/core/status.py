@@ -108,6 +108,7 @@ def _real_server(server: RealServer, found: Server) -> dict[str, Any]:
         "weight": server.weight,
         "priority": server.priority,
         "state": "ejected" if found.ejected_until else "active",
+        "probing": bool(found.ejected_until and found.probing),
         "connects": found.connects,
         "active": found.active,
         "failures": found.failures,

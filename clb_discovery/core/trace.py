@@ -30,6 +30,14 @@ class Kind(IntEnum):
     EJECTED = 6
 
 
+OUTCOMES: Final = tuple(kind.name.lower().replace("_", "-") for kind in Kind)
+"""The words for them."""
+DROPPED: Final = "dropped"
+"""What stands in place of connects that came faster than they were read."""
+_LONGEST_COMMAND: Final = 15
+"""Bytes that the kernel keeps of a program's name (TASK_COMM_LEN)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One connect and what became of it."""
@@ -40,28 +48,62 @@ class Line:
     command: str | None
     cgroup: int | None
     """Id of the process's cgroup."""
-    vip: str
+    key: bytes | None
+    """The virtual server, packed."""
+    vip: str | None
     real_server: str | None
     outcome: str
     latency: int | None
     """Nanoseconds from the decision to the outcome, where there is a connect to wait for."""
 
-    def document(self, time: str, cgroup: str | None) -> dict[str, Any]:
+    def document(self, time: str, cgroup: str | None, service: str | None) -> dict[str, Any]:
         """Return the object that `trace --json` prints.
 
         :param time: as RFC 3339 text.
         :param cgroup: path of the cgroup.
+        :param service: whose virtual server it is.
         """
         return {
             "time": time,
             "pid": self.process,
             "command": self.command,
             "cgroup": cgroup,
+            "service": service,
             "virtual_server": self.vip,
             "real_server": self.real_server,
             "outcome": self.outcome,
             "latency_ms": None if self.latency is None else self.latency / 1e6,
         }
+
+
+def dropped(time: int) -> Line:
+    """Return what is told of connects that nobody could read in time.
+
+    :param time: nanoseconds of CLOCK_MONOTONIC.
+    """
+    return Line(time, None, None, None, None, None, None, DROPPED, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which connects are to be told: one of each kind; all where none is named."""
+
+    services: frozenset[str] = frozenset()
+    commands: frozenset[str] = frozenset()
+    outcomes: frozenset[str] = frozenset()
+
+    def takes(self, line: Line, service: str | None) -> bool:
+        """Tell whether a connect is wanted. That some were dropped always is.
+
+        :param service: whose virtual server it is.
+        """
+        if line.outcome == DROPPED:
+            return True
+        return (
+            (not self.outcomes or line.outcome in self.outcomes)
+            and (not self.services or service in self.services)
+            and (not self.commands or line.command in {_as_kept(command) for command in self.commands})
+        )
 
 
 class Joiner:
@@ -88,6 +130,7 @@ class Joiner:
             process=decision.process if decision else None,
             command=decision.command if decision else None,
             cgroup=decision.cgroup if decision else None,
+            key=vip,
             vip=str(asked),
             real_server=format_endpoint(address, port) if port else None,
             outcome=_name(event.kind),
@@ -96,4 +139,8 @@ class Joiner:
 
 
 def _name(kind: int) -> str:
-    return Kind(kind).name.lower().replace("_", "-") if kind in Kind.__members__.values() else f"unknown {kind}"
+    return OUTCOMES[kind - 1] if kind in Kind.__members__.values() else f"unknown {kind}"
+
+
+def _as_kept(command: str) -> str:
+    return command.encode()[:_LONGEST_COMMAND].decode(errors="replace")

@@ -12,7 +12,7 @@ from typing import Self
 
 from clb_discovery.core import layout
 from clb_discovery.core.held import DECODED, Held, decode
-from clb_discovery.core.layout import Info, Map, Server
+from clb_discovery.core.layout import Info, Label, Map, Server
 from clb_discovery.core.plan import Delete, GracePeriod, Step, Write
 from clb_discovery.datapath import bpf, probe
 from clb_discovery.datapath.pins import Pins
@@ -81,6 +81,14 @@ class Maps:
     def listen_until(self, moment: int) -> None:
         """Let programs report connects until then: nanoseconds of CLOCK_MONOTONIC, 0 for no longer."""
         bpf.update(self._fds[Map.LISTENER], layout.INFO_KEY, struct.pack("=Q", moment))
+
+    def label(self, vip: bytes) -> Label | None:
+        """Return the names of a virtual server.
+
+        :param vip: packed.
+        """
+        data = bpf.lookup(self._fds[Map.LABELS], vip, layout.LABEL.size)
+        return layout.unpack_label(data) if data else None
 
     def is_heard(self) -> bool:
         """Tell whether programs have somebody to report to, unless that has ended without a word."""

@@ -32,6 +32,7 @@ class Ring:
         self._size = size
         self._read = mmap.mmap(fd, page)
         self._written = mmap.mmap(fd, page + 2 * size, prot=mmap.PROT_READ, offset=page)
+        self._full = False
         self._poll = select.epoll()
         self._poll.register(fd, select.EPOLLIN)
 
@@ -45,6 +46,16 @@ class Ring:
         """Pass over everything that was written until now."""
         for _ in self._records():
             pass
+        self.was_full()
+
+    def was_full(self) -> bool:
+        """Tell whether there was no room for another record at some time since this was asked last.
+
+        Programs then go on without a word, and only a reader makes room: so what was dropped, was dropped while a full
+        buffer was read.
+        """
+        was, self._full = self._full, False
+        return was
 
     def records(self, timeout: float) -> Iterator[bytes]:
         """Wait for records, and return those that are there.
@@ -63,7 +74,10 @@ class Ring:
                 return
             size = length & ~_DISCARDED
             data = self._written[start + _HEADER : start + _HEADER + size]
-            position += _HEADER + (size + 7) // 8 * 8
+            length_in_all = _HEADER + (size + 7) // 8 * 8
+            # As the kernel's __bpf_ringbuf_reserve asks, for a record of the same size.
+            self._full |= _POSITION.unpack_from(self._written)[0] + length_in_all - position >= self._size
+            position += length_in_all
             _POSITION.pack_into(self._read, 0, position)
             if not length & _DISCARDED:
                 yield data

@@ -47,14 +47,19 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
     :param first: upper bound of the first pause after a failure, in seconds.
     :param cap: longest pause, in seconds.
     """
+    traced = ""
 
     def failed(state: RetryCallState) -> None:
+        nonlocal traced
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, SourceError):
             emit(Failure(str(error)))
         else:  # a bug of ours must not end the watch
-            _log.error("source failed in an unknown way", source=source.name, exc_info=error)
-            emit(Failure(f"internal error: {error!r}; please report it"))
+            reason = f"internal error: {error!r}; please report it"
+            if reason != traced:  # which is long, and once is enough
+                traced = reason
+                _log.error("source failed in an unknown way", source=source.name, exc_info=error)
+            emit(Failure(reason))
 
     while True:
         retrying = AsyncRetrying(

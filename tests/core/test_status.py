@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import pytest
-
 from clb_discovery.core import layout, selftest
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.held import Held, Published
@@ -15,7 +13,6 @@ from clb_discovery.core.layout import FEATURE_ERRNO, LAYOUT, Info, Label
 from clb_discovery.core.model import Algorithm, Pool, RealServer, Tracking, Vip
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.core.status import Datapath, document
-from clb_discovery.table import render
 from tests.support.contract import assert_is_status
 
 NEW = layout.unpack_server(layout.NEW_SERVER)
@@ -72,7 +69,7 @@ def status(
     key = layout.pack_vip(VIP4)
     servers = {
         layout.pack_member(key, ONE): NEW._replace(connects=5, active=4),
-        layout.pack_member(key, TWO): NEW._replace(connects=2, failures=1, ejected_until=1),
+        layout.pack_member(key, TWO): NEW._replace(connects=2, failures=1, ejected_until=1, probing=1),
         layout.refusal(key): NEW._replace(connects=3),
     }
     return document(
@@ -118,7 +115,7 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
                 "real_servers": [
                     real_server("10.0.0.7", 31001, weight=10, priority=0) | {"connects": 5, "active": 4},
                     real_server("10.0.0.8", 31002, weight=0, priority=1)
-                    | {"connects": 2, "failures": 1, "state": "ejected"},
+                    | {"connects": 2, "failures": 1, "state": "ejected", "probing": True},
                 ],
             }
         ],
@@ -128,7 +125,7 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
 
 def real_server(address: str, port: int, *, weight: int, priority: int) -> dict[str, Any]:
     """Return how a new real server is shown."""
-    counts = {"state": "active", "connects": 0, "active": 0, "failures": 0}
+    counts = {"state": "active", "probing": False, "connects": 0, "active": 0, "failures": 0}
     return {"address": address, "port": port, "weight": weight, "priority": priority} | counts
 
 
@@ -173,26 +170,3 @@ def test_foreign_elements_do_not_break_the_document() -> None:
     (found,) = status({VIP4: published(None, algorithm=None, named=False)})["virtual_servers"]
     assert (found["service"], found["source"], found["algorithm"], found["real_servers"]) == (None, None, None, [])
     assert found["refused"] == 3
-
-
-@pytest.mark.parametrize("pid", [None, 99])
-@pytest.mark.parametrize("ineffective", [None, "the cgroup is gone"])
-def test_table_shows_the_document(pid: int | None, ineffective: str | None) -> None:
-    """The text for people has a line for everything in the document, the shares included."""
-    virtual = {VIP4: published((ONE, TWO)), VIP6: published((SIX,)), EVERY: published(())}
-    text = render(status(virtual, ineffective=ineffective, pid=pid))
-    assert ("running, process 99" if pid else "not running") in text
-    assert ("NOT EFFECTIVE: the cgroup is gone" if ineffective else "/sys/fs/cgroup/web, effective") in text
-    assert "example  held, last answer 2026-01-02T03:04:05Z; an answer without 2 of 3 real servers has to" in text
-    assert "consul:dns  retrying, last answer never; Consul answered 500" in text
-    assert "redis  10.64.0.1:6379/tcp  random  connects 7  refused 3" in text
-    assert "10.0.0.7:31001  0         10      71.4%  active   5         4       0" in text
-    assert "redis  10.64.0.2:*/tcp" in text
-    assert "no real servers: connects are refused" in text
-    assert "[fd00::1]:53/udp" in text
-    assert "[fd00::7]:53" in text
-
-
-def test_table_of_nothing() -> None:
-    """An instance that is not loaded has a table, too."""
-    assert "not loaded" in render(status(None))

@@ -47,7 +47,7 @@ def test_without_a_data_plane_everything_is_new(instance: str, knot: KnotServer)
     text = clb("plan", "--instance", instance, "--resolver", knot.address, *SRV)
     assert (text.returncode, text.stderr) == (2, "")
     assert text.stdout.splitlines()[0] == "+ 10.64.0.1:80/tcp  web (srv:_web._tcp.example)"
-    assert text.stdout.splitlines()[-1] == "virtual servers: 1 to add"
+    assert text.stdout.splitlines()[-1] == "virtual servers: 1 to add; real servers: +3 ~0 -0"
 
 
 def test_what_is_planned_is_what_run_does(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:

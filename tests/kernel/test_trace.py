@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clb_discovery.core.layout import EVENT, EVENTS_BYTES
 from clb_discovery.datapath.maps import Maps
 from tests.support.cgroups import run_inside
 from tests.support.listeners import listening
-from tests.support.plane import OBJECTS, Plane, loaded_plane, virtual_server
+from tests.support.plane import OBJECTS, Plane, loaded_plane, target_of, virtual_server
 from tests.support.process import free_port, running, wait_until
 from tests.support.sidecar import COMMAND, clb
 
@@ -75,6 +78,83 @@ def test_every_connect_is_told(plane: Plane, tmp_path: Path) -> None:
     assert told["established"]["latency_ms"] > 0
     assert told["failed"]["latency_ms"] > 0
     assert told["refused"]["latency_ms"] is None
+
+
+def publish_three(plane: Plane, server: str, dead: str) -> None:
+    """Publish a service that answers, one that does not, and one without real servers."""
+    plane.publish(
+        replace(virtual_server("10.64.0.1:80", [server]), service="alive"),
+        replace(virtual_server("10.64.0.2:80", [dead]), service="dead"),
+        replace(virtual_server("10.64.0.3:80", []), service="empty"),
+    )
+
+
+def connect_to_three(plane: Plane) -> None:
+    """Connect once to each of them."""
+    run_inside(plane.cgroup, "/bin/sh", "-c", "timeout 1 redis-cli -h 10.64.0.1 -p 80 ping")
+    dial(plane, "10.64.0.2", 80)
+    dial(plane, "10.64.0.3", 80)
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (["--service", "dead"], {("dead", "failed")}),
+        (["--service", "alive", "--service", "empty"], {("alive", "established"), ("empty", "refused")}),
+        (["--outcome", "refused"], {("empty", "refused")}),
+        (["--outcome", "failed", "--outcome", "refused", "--service", "dead"], {("dead", "failed")}),
+        (["--command", "redis-cli"], {("alive", "established"), ("dead", "failed"), ("empty", "refused")}),
+        (["--command", "another"], set()),
+    ],
+)
+def test_filters(plane: Plane, tmp_path: Path, filters: list[str], expected: set[tuple[str, str]]) -> None:
+    """Only what each kind of filter lets through is told, as JSON and as text."""
+    json_output, text_output = tmp_path / "json", tmp_path / "text"
+    with listening("127.0.0.1") as (server,):
+        publish_three(plane, server.name, f"127.0.0.1:{free_port()}")
+        for output, options in ((json_output, ["--json"]), (text_output, [])):
+            with tracing(plane, output, *options, *filters):
+                connect_to_three(plane)
+                wait_until(lambda: len(output.read_text().splitlines()) >= len(expected), "they are told")  # noqa: B023
+                time.sleep(0.2)  # for what should not come
+    assert {(line["service"], line["outcome"]) for line in lines(json_output)} == expected
+    told = [line.split() for line in text_output.read_text().splitlines()]
+    assert {(words[3], words[7]) for words in told} == expected
+
+
+def test_text_stands_in_columns(plane: Plane, tmp_path: Path) -> None:
+    """What is of one kind stands one below the other."""
+    output = tmp_path / "text"
+    with listening("127.0.0.1") as (server,), tracing(plane, output):
+        publish_three(plane, server.name, f"127.0.0.1:{free_port()}")
+        connect_to_three(plane)
+        wait_until(lambda: len(output.read_text().splitlines()) == 3, "all three are told")
+    for sign in ("->", "10.64.0."):
+        assert len({line.index(sign) for line in output.read_text().splitlines()}) == 1
+
+
+@pytest.mark.parametrize("options", [["--json"], [], ["--service", "none"]])
+def test_connects_that_could_not_be_told_are_not_passed_over(plane: Plane, tmp_path: Path, options: list[str]) -> None:
+    """While nobody reads, the ring buffer runs full; the reader says where connects are missing, filtered or not."""
+    output = tmp_path / "trace"
+    missing = '"outcome": "dropped"' if "--json" in options else "connects are missing here"
+    with listening("127.0.0.1") as (server,):
+        plane.publish(virtual_server("10.64.0.1:80", [server.name]))
+        with (
+            running([*COMMAND, "trace", "--instance", plane.instance, *options], output) as process,
+            Maps(plane.pins) as maps,
+        ):
+            wait_until(maps.is_heard, "somebody listens")
+            process.send_signal(signal.SIGSTOP)
+            maps.listen_until(time.monotonic_ns() + 60_000_000_000)
+            plane.client.dial(target_of("10.64.0.1:80"), EVENTS_BYTES // EVENT.size)  # each leaves two records
+            process.send_signal(signal.SIGCONT)
+            wait_until(lambda: missing in output.read_text(), "it is told")
+            plane.client.dial(target_of("10.64.0.1:80"), 3)
+            time.sleep(2.5)  # longer than from one look to the next
+            assert output.read_text().count(missing) == 1
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=10)
 
 
 def test_only_one_traces(plane: Plane, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ _REAL_SERVER: Final[_Types] = {
     "weight": int,
     "priority": int,
     "state": str,
+    "probing": bool,  # beyond the contract: ejected, and a connect is on its way to find out whether it works again
     "connects": int,
     "active": int,
     "failures": int,
@@ -82,6 +83,7 @@ def assert_is_status(document: Mapping[str, Any]) -> None:
         for real in server["real_servers"]:
             _assert_has(real, _REAL_SERVER)
             assert real["state"] in {"active", "ejected"}
+            assert real["state"] == "ejected" or not real["probing"]
 
 
 def _assert_has(found: Mapping[str, Any], types: _Types) -> None:

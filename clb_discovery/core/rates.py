@@ -1,0 +1,41 @@
+"""How fast the counters of `status --json` move between two documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+Key = tuple[str, int, str, str, int]
+"""Address, port and protocol of a virtual server, address and port of a real server."""
+
+
+class Rate(NamedTuple):
+    """Per second."""
+
+    connects: float
+    failures: float
+
+
+def rates(before: Mapping[str, Any], after: Mapping[str, Any], seconds: float) -> dict[Key, Rate]:
+    """Compare two documents.
+
+    :param seconds: between them.
+    :returns: the rates of real servers that are in both. One that was counted anew in between has none.
+    """
+    then, found = dict(_counters(before)), {}
+    for key, (connects, failures) in _counters(after):
+        old = then.get(key)
+        if old and connects >= old[0] and failures >= old[1] and seconds > 0:
+            found[key] = Rate((connects - old[0]) / seconds, (failures - old[1]) / seconds)
+    return found
+
+
+def key_of(virtual: Mapping[str, Any], real: Mapping[str, Any]) -> Key:
+    """Return which real server of which virtual server this is."""
+    return virtual["address"], virtual["port"], virtual["protocol"], real["address"], real["port"]
+
+
+def _counters(document: Mapping[str, Any]) -> Iterator[tuple[Key, tuple[int, int]]]:
+    for virtual in document["virtual_servers"]:
+        for real in virtual["real_servers"]:
+            yield key_of(virtual, real), (real["connects"], real["failures"])

@@ -1,0 +1,67 @@
+"""`plan` for people: a sign before each line, as in a diff: + comes, - goes, ~ changes, ! is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from rich.console import Group
+from rich.text import Text
+
+from clb_discovery.terminal.screen import endpoint, plain
+
+_SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
+_STYLES: Final = {"+": "green", "~": "yellow", "-": "red", "!": "magenta"}
+_SERVERS: Final = {"added": "+", "changed": "~", "removed": "-"}
+
+
+def render(document: Mapping[str, Any]) -> Group:
+    """Return what is shown of the document of `plan --json`; the last line counts."""
+    return Group(*_lines(document))
+
+
+def _lines(document: Mapping[str, Any]) -> Iterator[Text]:
+    for change in document["changes"]:
+        yield _virtual_server(change)
+        for kind, sign in _SERVERS.items():
+            yield from (_signed(sign, f"{endpoint(server)}{_share(server, sign)}", "    ") for server in change[kind])
+    for item in document["refused"]:
+        yield _signed("!", f"{item['service']}: {item['server']} is refused: {item['reason']}")
+    for change in document["names"]:
+        yield _signed("~", change["file"])
+        yield from (_signed("+", line, "    ") for line in change["added"])
+        yield from (_signed("-", line, "    ") for line in change["removed"])
+    yield plain("; ".join(_counts(document)) or "no changes", "bold")
+
+
+def _virtual_server(change: Mapping[str, Any]) -> Text:
+    settings = "".join(f"  {name} {old} -> {new}" for name, (old, new) in change["settings"].items())
+    held = "  (held first: it removes much)" if change["held"] else ""
+    title = f"{endpoint(change)}/{change['protocol']}  {change['service']} ({change['source']})"
+    return _signed(_SIGNS[change["action"]], title + settings + held)
+
+
+def _counts(document: Mapping[str, Any]) -> Iterator[str]:
+    changes = document["changes"]
+    if changes:
+        actions = [change["action"] for change in changes]
+        virtual = ", ".join(f"{actions.count(action)} to {action}" for action in _SIGNS if action in actions)
+        real = " ".join(f"{sign}{sum(len(change[kind]) for change in changes)}" for kind, sign in _SERVERS.items())
+        yield f"virtual servers: {virtual}"
+        yield f"real servers: {real}"
+    if document["names"]:
+        yield f"hosts files: {len(document['names'])} to change"
+
+
+def _share(server: Mapping[str, Any], sign: str) -> str:
+    if sign == "-":
+        return ""
+    was = server.get("was", server)
+    return "".join(
+        f"  {name} {server[name]}" if was[name] == server[name] else f"  {name} {was[name]} -> {server[name]}"
+        for name in ("weight", "priority")
+    )
+
+
+def _signed(sign: str, text: str, indent: str = "") -> Text:
+    return plain(f"{indent}{sign} {text}", _STYLES[sign])

@@ -1,0 +1,147 @@
+"""The real servers of every virtual server, in columns that stand one below the other all the way down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.text import Text
+
+from clb_discovery.core.rates import Key, Rate, key_of
+from clb_discovery.core.shares import Member, target_shares
+from clb_discovery.demo.chart import ASCII, UNICODE, Glyphs, bar
+from clb_discovery.terminal.screen import endpoint, plain
+
+_INDENT: Final = 2
+_NARROWEST: Final = 12
+"""Characters that an address has at least; lines are folded as a whole then."""
+_STYLES: Final = {"active": "green", "probing": "yellow", "ejected": "red"}
+_TEXTS: Final = frozenset({"address", "state", "bar"})
+"""Columns that are aligned at their left."""
+
+
+class Layout(NamedTuple):
+    """One way to use the room there is."""
+
+    heads: Mapping[str, str]
+    """The columns in their order, and what stands above them."""
+    gap: int
+    """Blanks between columns."""
+    join: str
+    """What stands between a counter and its rate."""
+
+
+_ROOMY: Final = {
+    "address": "real server", "priority": "priority", "weight": "weight", "state": "state", "connects": "connects",
+    "bar": "", "share": "share", "target": "target", "active": "active", "failures": "failures",
+}  # fmt: skip
+_PLAIN: Final = {name: head for name, head in _ROOMY.items() if name != "bar"}
+_NARROW: Final = _PLAIN | {"priority": "prio", "failures": "failed"}
+_LAYOUTS: Final = (Layout(_ROOMY, 2, " "), Layout(_PLAIN, 2, " "), Layout(_NARROW, 1, "\n"))
+"""From the roomiest on; in the last one addresses are folded where they have to be."""
+
+_Row = Mapping[str, str]
+
+
+class Pools:
+    """Virtual servers with their real servers."""
+
+    def __init__(self, virtual_servers: Sequence[Mapping[str, Any]], rates: Mapping[Key, Rate] | None) -> None:
+        """Take what `status --json` has.
+
+        :param rates: None where there are none to show.
+        """
+        self._virtual_servers = virtual_servers
+        self._rates = rates
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        glyphs = (ASCII if options.ascii_only else UNICODE) if console.is_terminal else None
+        layout, pools, widths = self._fit(options.max_width - _INDENT, glyphs)
+        for server, pool in zip(self._virtual_servers, pools, strict=True):
+            yield ""
+            yield self._title(server)
+            if pool:
+                yield from _lines(layout.heads, layout.gap, widths, head=True)
+                for row in pool:
+                    yield from _lines(row, layout.gap, widths)
+            else:
+                yield plain(f"{' ' * _INDENT}no real servers: connects are refused", "red")
+
+    def _fit(self, room: int, glyphs: Glyphs | None) -> tuple[Layout, list[list[_Row]], Mapping[str, int]]:
+        """Return the roomiest layout that fits, the rows in it, and the widths of its columns."""
+        for layout in _LAYOUTS if glyphs else _LAYOUTS[1:]:
+            pools = [self._rows(server, layout.join, glyphs or ASCII) for server in self._virtual_servers]
+            rows = [layout.heads, *(row for pool in pools for row in pool)]
+            widths = {name: max(_width(row[name]) for row in rows) for name in layout.heads}
+            excess = sum(widths.values()) + layout.gap * (len(widths) - 1) - room
+            if excess <= 0:
+                return layout, pools, widths
+        widths["address"] = max(_NARROWEST, widths["address"] - excess)
+        return layout, pools, widths
+
+    def _rows(self, server: Mapping[str, Any], join: str, glyphs: Glyphs) -> list[_Row]:
+        reals = server["real_servers"]
+        targets = target_shares([Member(real["priority"], real["weight"], real["state"] != "active") for real in reals])
+        rows: list[_Row] = []
+        for real, target in zip(reals, targets, strict=True):
+            share = real["connects"] / server["connects"] if server["connects"] else None
+            rate = self._rates.get(key_of(server, real)) if self._rates is not None else None
+            rows.append(
+                {
+                    "address": endpoint(real),
+                    "priority": str(real["priority"]),
+                    "weight": str(real["weight"]),
+                    "state": "probing" if real["probing"] else real["state"],
+                    "connects": f"{real['connects']:,}" + (f"{join}{rate.connects:,.1f}/s" if rate else ""),
+                    "bar": bar(share or 0.0, target, glyphs),
+                    "share": f"{share:.1%}" if share is not None else "-",
+                    "target": f"{target:.1%}",
+                    "active": f"{real['active']:,}",
+                    "failures": f"{real['failures']:,}" + (f"{join}{rate.failures:,.1f}/s" if rate else ""),
+                }
+            )
+        return rows
+
+    def _title(self, server: Mapping[str, Any]) -> Text:
+        counts = f"{server['connects']:,} connects"
+        if self._rates is not None:
+            found = [rate for real in server["real_servers"] if (rate := self._rates.get(key_of(server, real)))]
+            counts += f" ({sum(rate.connects for rate in found):,.1f}/s)"
+        counts += f", {server['refused']:,} refused" if server["refused"] else ""
+        return Text("  ", overflow="fold").join(
+            [
+                plain(server["service"] or "unnamed", "bold"),
+                plain(f"{endpoint(server)}/{server['protocol']}", "cyan"),
+                plain(server["algorithm"] or "unknown scheduler"),
+                plain(counts),
+                plain(f"from {server['source']}" if server["source"] else "from nobody known", "dim"),
+            ]
+        )
+
+
+def _width(cell: str) -> int:
+    return max(map(len, cell.split("\n")))
+
+
+def _lines(row: _Row, gap: int, widths: Mapping[str, int], *, head: bool = False) -> Iterator[Text]:
+    """Yield the lines of a row, each cell folded by itself, as a rich.Table does in several times the time."""
+    cells = {name: _folded(row[name], width) for name, width in widths.items()}
+    for number in range(max(map(len, cells.values()))):
+        line = Text(" " * _INDENT, overflow="fold")
+        for name, width in widths.items():
+            text = cells[name][number] if number < len(cells[name]) else ""
+            text = text.ljust(width) if name in _TEXTS else text.rjust(width)
+            line.append(text, "dim" if head else _style(name, row)).append(" " * gap)
+        line.rstrip()
+        yield line
+
+
+def _folded(cell: str, width: int) -> list[str]:
+    return [line[start : start + width] for line in cell.split("\n") for start in range(0, len(line) or 1, width or 1)]
+
+
+def _style(name: str, row: _Row) -> str:
+    if name == "failures":
+        return "" if row[name].startswith("0") else "yellow"
+    return _STYLES.get(row[name], "") if name == "state" else "dim" if name in {"priority", "target"} else ""

@@ -1,0 +1,138 @@
+"""`status` for people: what is loaded, who follows, what sources say, who gets the connects, and what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from clb_discovery.core.rates import Key, Rate
+from clb_discovery.core.text import printable
+from clb_discovery.core.verdict import troubles
+from clb_discovery.terminal.pools import Pools
+from clb_discovery.terminal.screen import plain
+
+DEGRADATIONS: Final = {
+    "errno": "connects to an empty pool fail with EPERM instead of ECONNREFUSED; kernel 6.1 can do better",
+    "loop": "of a large tier only 8 servers are tried for one that is not ejected; so before kernel 6.1, and with BCC",
+}
+"""What it means that a feature is missing."""
+
+_STATES: Final = {"fresh": "green", "held": "yellow", "retrying": "red"}
+_LONGEST: Final = 40
+"""Cells of the name of a source for which the others make room."""
+_UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+class Status:
+    """The document of `status --json` as it is shown."""
+
+    def __init__(self, status: Mapping[str, Any], now: datetime, rates: Mapping[Key, Rate] | None = None) -> None:
+        """Take what there is to show.
+
+        :param now: with a time zone; what ages are told from.
+        :param rates: of real servers, where `--watch` knows them.
+        """
+        self._status = status
+        self._now = now
+        self._pools = Pools(status["virtual_servers"], rates)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        yield from self.body()
+        yield self.verdict()
+
+    def body(self) -> Iterator[RenderableType]:
+        """Yield everything but the last line."""
+        yield from self._head()
+        yield from self._sources()
+        yield self._pools
+        yield ""
+
+    def verdict(self) -> Text:
+        """Return the last line: what is wrong, if anything is."""
+        wrong = troubles(self._status)
+        if wrong:
+            return Text("wrong  ", style="bold red", overflow="fold") + plain("; ".join(wrong), "red")
+        virtual = self._status["virtual_servers"]
+        count = f"virtual servers {len(virtual)}, real servers {sum(len(server['real_servers']) for server in virtual)}"
+        return Text("ok     ", style="bold green") + plain(count)
+
+    def _head(self) -> Iterator[RenderableType]:
+        status, datapath, sidecar = self._status, self._status["datapath"], self._status["sidecar"]
+        yield plain(f"clb-discovery {status['version']}, instance {status['instance']}, kernel {datapath['kernel']}")
+        yield ""
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        if not datapath["loaded"]:
+            table.add_row(plain("data plane"), plain("not loaded", "red"))
+        else:
+            loaded = f"loaded ({datapath['loader']}) on {datapath['cgroup']}"
+            table.add_row(
+                plain("data plane"),
+                plain(f"{loaded}, effective", "green")
+                if datapath["effective"]
+                else plain(f"{loaded}, NOT EFFECTIVE: {datapath['reason']}", "red"),
+            )
+        for name, there in datapath["features"].items():
+            if not there:
+                table.add_row(plain("degraded"), plain(f"{name}: {DEGRADATIONS.get(name, 'missing')}", "yellow"))
+        last_sync = f"last sync {self._age(sidecar['last_sync'])}"
+        if sidecar["running"]:
+            table.add_row(plain("sidecar"), plain(f"running, process {sidecar['pid']}, {last_sync}", "green"))
+        else:
+            table.add_row(plain("sidecar"), plain(f"not running, {last_sync}", "red"))
+        if sidecar["config_error"]:
+            table.add_row(plain("config"), plain(f"REFUSED: {sidecar['config_error']}", "red"))
+        yield table
+
+    def _sources(self) -> Iterator[RenderableType]:
+        sources = self._status["sources"]
+        if not sources:
+            return
+        head = "source" if self._status["sidecar"]["running"] else "source, as last told"
+        name = min(_LONGEST, max(len(head), *(cell_len(printable(source["name"])) for source in sources)))
+        state = max(len(word) for word in _STATES)
+        yield ""
+        yield plain(f"{head:<{name}}  {'state':<{state}}  last answer", "dim")
+        for source in sources:
+            yield Text("  ", overflow="fold").join(
+                [
+                    plain(printable(source["name"]).ljust(name)),
+                    plain(source["state"].ljust(state), _STATES.get(source["state"], "")),
+                    plain(self._age(source["last_success"])),
+                ]
+            )
+            if source["reason"]:
+                yield Padding(plain(source["reason"]), (0, 0, 0, 2), expand=False)
+
+    def _age(self, moment: str | None) -> str:
+        if moment is None:
+            return "never"
+        seconds = max(0, int((self._now - datetime.fromisoformat(moment)).total_seconds()))
+        size, unit = next(((size, unit) for size, unit in _UNITS if seconds >= size), _UNITS[-1])
+        return f"{seconds // size} {unit} ago"
+
+
+class Frame:
+    """A status that fits on the screen: what does not is counted, and the last line is always there."""
+
+    def __init__(self, status: Status) -> None:
+        """Take what is to fit."""
+        self._status = status
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [line for part in self._status.body() for line in console.render_lines(part, options, pad=False)]
+        last = console.render_lines(self._status.verdict(), options, pad=False)
+        room = max(1, (options.height or console.height) - len(last))
+        if len(lines) > room:
+            more = plain(f"{len(lines) - room + 1} more lines: enlarge the window, or leave out --watch", "dim")
+            lines = lines[: room - 1] + console.render_lines(more, options, pad=False)
+        for line in [*lines, *last]:
+            yield from line
+            yield Segment.line()

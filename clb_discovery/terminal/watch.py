@@ -1,0 +1,58 @@
+"""`status --watch`: the status again and again, on one screen or as lines."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.live import Live
+
+from clb_discovery.core.rates import rates
+from clb_discovery.terminal.screen import is_terminal, show, terminal
+from clb_discovery.terminal.status import Frame, Status
+
+
+def watch(read: Callable[[], Mapping[str, Any]], seconds: float, *, as_json: bool) -> NoReturn:
+    """Show the status until interrupted; the terminal is left as it was.
+
+    :param read: returns the document of `status --json`.
+    :param seconds: between two looks.
+    :raises KeyboardInterrupt: by SIGINT.
+    :raises SystemExit: by SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, _end)
+    with _output(as_json=as_json) as output:
+        before, then = None, 0.0
+        while True:
+            document, now = read(), time.monotonic()
+            if as_json:
+                print(json.dumps({"time": _now().isoformat().replace("+00:00", "Z"), **document}), flush=True)  # noqa: T201 - this is the output
+            else:
+                found = rates(before, document, now - then) if before else None
+                output(Status(document, _now(), found))
+            before, then = document, now
+            time.sleep(seconds)
+
+
+@contextmanager
+def _output(*, as_json: bool) -> Iterator[Callable[[Status], None]]:
+    if as_json or not is_terminal(sys.stdout):
+        yield show
+        return
+    with Live(console=terminal(sys.stdout), screen=True, auto_refresh=False, redirect_stdout=False) as live:
+        yield lambda status: live.update(Frame(status), refresh=True)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # as a shell reports it, after the terminal has been restored

@@ -1,0 +1,64 @@
+"""What is wrong, in a few words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clb_discovery.core.verdict import troubles
+
+
+def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
+    """Return a document in which all is well but for what is given."""
+    return {
+        "datapath": {"loaded": True, "effective": True, "reason": None},
+        "sidecar": {"running": True, "config_error": None},
+        "sources": [{"name": "srv:web", "state": "fresh"}],
+        "virtual_servers": [virtual("web", "active"), virtual("web")],
+        **more,
+    }
+
+
+def virtual(service: str, *states: str) -> dict[str, Any]:
+    """Return a virtual server with real servers in these states."""
+    return {"service": service, "address": "10.64.0.1", "real_servers": [{"state": state} for state in states]}
+
+
+def test_nothing_is_wrong() -> None:
+    """Nor is a family without real servers, while the service has some of the other."""
+    assert troubles(status()) == []
+
+
+def test_what_is_not_loaded_needs_no_sidecar_to_blame() -> None:
+    """Where nothing is loaded that is all there is to say."""
+    (only,) = troubles(
+        status(
+            datapath={"loaded": False, "effective": False, "reason": "x"},
+            sidecar={"running": False, "config_error": None},
+            sources=[],
+            virtual_servers=[],
+        )
+    )
+    assert "not loaded" in only
+    assert "clb-discovery load" in only
+
+
+def test_everything_at_once() -> None:
+    """Each trouble has its remark, the worst first, and names only a few of many."""
+    found = troubles(
+        status(
+            datapath={"loaded": True, "effective": False, "reason": "the cgroup is gone"},
+            sidecar={"running": False, "config_error": "line 3"},
+            sources=[{"name": f"srv:{number}", "state": "retrying"} for number in range(5)]
+            + [{"name": "srv:held", "state": "held"}],
+            virtual_servers=[virtual("empty"), virtual("half", "active", "ejected")],
+        )
+    )
+    assert found == [
+        "connects do not meet the programs: the cgroup is gone",
+        "the configuration is refused, and the one before it goes on: line 3",
+        "no real servers, connects are refused: empty",
+        "ejected after failed connects: half (1 of 2)",
+        "no answer from srv:0, srv:1, srv:2, and 2 more",
+        "held, since it removes much: the answer of srv:held",
+        "no sidecar runs: pools stay as they are",
+    ]

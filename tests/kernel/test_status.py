@@ -1,0 +1,152 @@
+"""`status` on the real kernel: on a terminal, watched, in a pipe, and where there is nothing to show or to see."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from clb_discovery.core.model import Tracking
+from tests.support.contract import assert_is_status
+from tests.support.listeners import listening
+from tests.support.pace import patient
+from tests.support.plane import VIP4, Plane, target_of, virtual_server
+from tests.support.process import free_port
+from tests.support.sidecar import COMMAND, clb
+from tests.support.terminal import INTERRUPT, on_terminal
+
+TERM: Final = {"TERM": "xterm-256color"}
+ALTERNATE_SCREEN: Final = ("\x1b[?1049h", "\x1b[?1049l")
+CURSOR: Final = ("\x1b[?25l", "\x1b[?25h")
+
+
+def status_of(plane: Plane, *options: str) -> list[str]:
+    """Return the command."""
+    return [*COMMAND, "status", "--instance", plane.instance, *options]
+
+
+@pytest.mark.parametrize("end", ["Ctrl-C", "SIGTERM"])
+def test_watch_shows_rates_and_leaves_the_terminal_as_it_was(plane: Plane, end: str) -> None:
+    """It redraws one screen with rates, and Ctrl-C or SIGTERM gives back screen, cursor and settings."""
+    with listening("127.0.0.1") as (server,):
+        plane.publish(virtual_server(VIP4, [server.name]))
+        with on_terminal(status_of(plane, "--watch", "--interval", "200ms"), TERM) as terminal:
+            before = terminal.settings()
+            terminal.read_until(r"0 connects .*0\.0/s")
+            assert plane.client.dial(target_of(VIP4), 20) == ["ok"] * 20
+            terminal.read_until(r"20 connects \([1-9][0-9.]*/s\)")
+            terminal.read_until(r"20 connects \(0\.0/s\)")
+            if end == "Ctrl-C":
+                terminal.type(INTERRUPT)
+            else:
+                terminal.process.terminate()
+            assert terminal.end() == (130 if end == "Ctrl-C" else 128 + signal.SIGTERM)
+            assert terminal.settings() == before
+        for on, off in (ALTERNATE_SCREEN, CURSOR):
+            assert terminal.sent.count(on) >= 1
+            assert terminal.sent.rindex(off) > terminal.sent.rindex(on)
+        assert "Traceback" not in terminal.text()
+        after = terminal.sent.rpartition(ALTERNATE_SCREEN[1])[2]
+        assert after.strip() == ""
+
+
+def test_watch_follows_what_happens(plane: Plane) -> None:
+    """A real server that fails is seen to be ejected, and the last line says so."""
+    dead = f"127.0.0.1:{free_port()}"
+    with listening("127.0.0.1") as (server,):
+        plane.publish(virtual_server(VIP4, [server.name, dead], tracking=Tracking()))
+        with on_terminal(status_of(plane, "--watch", "--interval", "200ms"), TERM, columns=80) as terminal:
+            terminal.read_until("connects")
+            plane.client.dial(target_of(VIP4), 100)
+            terminal.read_until(r"ejected\s")
+            terminal.read_until(r"wrong +ejected after failed connects: test \(1 of 2\)")
+            terminal.type(INTERRUPT)
+            assert terminal.end() == 130
+
+
+def test_colours_are_for_terminals_that_want_them(plane: Plane) -> None:
+    """A terminal gets colours unless NO_COLOR is set, and a pipe never gets a control character."""
+    with on_terminal(status_of(plane), TERM) as terminal:
+        assert terminal.end() == 0
+    assert re.search(r"\x1b\[[0-9;]*3[0-9]", terminal.sent)
+    with on_terminal(status_of(plane), {**TERM, "NO_COLOR": "1"}) as terminal:
+        assert terminal.end() == 0
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]", terminal.sent)
+    piped = clb("status", "--instance", plane.instance, env={**TERM, "FORCE_COLOR": "1"})
+    assert (piped.returncode, piped.stderr) == (0, "")
+    assert piped.stdout.isascii()
+    assert "\x1b" not in piped.stdout
+
+
+def test_watch_in_a_pipe_is_lines(plane: Plane) -> None:
+    """Where nothing can be redrawn one status follows the other; with --json each is one line, with its time."""
+    plane.publish(virtual_server(VIP4, []))
+    with subprocess.Popen(
+        status_of(plane, "--watch", "--json", "--interval", "100ms"), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        found = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(patient(10)) == 130
+    times = [document.pop("time") for document in found]
+    assert times == sorted(set(times))
+    for document in found:
+        assert_is_status(document)
+    with subprocess.Popen(
+        status_of(plane, "--watch", "--interval", "100ms"), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        heads = 0
+        while heads < 3:
+            line = process.stdout.readline()
+            assert "\x1b" not in line
+            heads += line.startswith("clb-discovery ")
+        process.terminate()
+        assert process.wait(patient(10)) == 128 + signal.SIGTERM
+
+
+def test_nothing_loaded_is_no_error(instance: str) -> None:
+    """Status of an instance that is not loaded says so in its last line, and exits with 0, as its JSON does."""
+    text, document = clb("status", "--instance", instance), clb("status", "--json", "--instance", instance)
+    assert (text.returncode, text.stderr) == (0, "")
+    assert text.stdout.splitlines()[-1].startswith("wrong  the data plane is not loaded")
+    assert (document.returncode, document.stderr) == (0, "")
+    assert json.loads(document.stdout)["datapath"]["loaded"] is False
+
+
+def test_loaded_without_virtual_servers(plane: Plane) -> None:
+    """An empty data plane is shown, and that no sidecar runs."""
+    text = clb("status", "--instance", plane.instance)
+    assert (text.returncode, text.stderr) == (0, "")
+    assert ", effective\n" in text.stdout
+    assert text.stdout.splitlines()[-1] == "wrong  no sidecar runs: pools stay as they are"
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--watch"], ["--watch", "--json"]])
+def test_ordinary_user_is_told_to_be_root(plane: Plane, options: list[str]) -> None:
+    """Without privileges status is one line and exit code 3, watched or not."""
+    nobody = (sys.executable, "-m", "tests.programs.as_nobody")
+    command = [*nobody, "status", "--instance", plane.instance, *options]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60))
+    assert (result.returncode, result.stdout) == (3, "")
+    assert re.fullmatch(r"clb-discovery: .*run as root.*\n", result.stderr)
+
+
+def test_sidecar_does_not_import_rich(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """What draws tables costs the sidecar neither memory nor time."""
+    config = tmp_path / "clb.toml"
+    config.write_text('[[service]]\nname = "web"\nvip = "10.64.0.1:80"\nservers = ["10.0.0.1:80"]\n')
+    run = ["run", "--once", "--config", str(config), "--instance", instance, "--cgroup", str(cgroup)]
+    command = [sys.executable, "-X", "importtime", "-m", "clb_discovery", *run]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **TERM})
+    assert result.returncode == 0, result.stderr
+    imported = re.findall(r"^import time:.*\| +(\S+)$", result.stderr, re.MULTILINE)
+    assert "structlog" in imported
+    assert not [name for name in imported if name.startswith("rich.")]  # "rich" itself stands for attempts, too

@@ -1,0 +1,88 @@
+"""A real terminal (pty(7)) for a program, of a size that a test sets, and what the program sent to it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from tests.support.pace import patient
+
+_CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+INTERRUPT: Final = b"\x03"
+"""What Ctrl-C sends."""
+
+
+class Terminal:
+    """A program on a terminal."""
+
+    def __init__(self, process: subprocess.Popen[bytes], own: int, side: int) -> None:
+        self.process = process
+        self._own = own
+        self._side = side  # held open, so that what was sent can be read, and settings looked at, after the program
+        self.sent = ""
+
+    def read_until(self, pattern: str) -> None:
+        """Read until what was sent holds a match without control sequences."""
+        deadline = time.monotonic() + patient(30)
+        while not re.search(pattern, self.text()):
+            assert time.monotonic() < deadline, f"waited in vain for {pattern!r} in {self.sent!r}"
+            self._read(0.1)
+
+    def text(self) -> str:
+        """Return what was sent, without control sequences."""
+        return _CONTROL.sub("", self.sent)
+
+    def type(self, keys: bytes) -> None:
+        """Type something."""
+        os.write(self._own, keys)
+
+    def end(self) -> int:
+        """Wait for the end, read the rest, and return the exit code."""
+        deadline = time.monotonic() + patient(30)
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, "it does not end"
+            self._read(0.05)
+        while self._read(0):
+            pass
+        return self.process.returncode
+
+    def settings(self) -> object:
+        """Return the terminal's settings, as termios(3) has them."""
+        return termios.tcgetattr(self._side)
+
+    def _read(self, timeout: float) -> bool:
+        if not select.select([self._own], [], [], timeout)[0]:
+            return False
+        self.sent += os.read(self._own, 65536).decode()
+        return True
+
+
+@contextmanager
+def on_terminal(command: Sequence[str], env: Mapping[str, str], columns: int = 120) -> Iterator[Terminal]:
+    """Run a program on a terminal of 40 lines, as the leader of its session, while the block runs."""
+    own, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    # setsid(1) makes the terminal the one that Ctrl-C reaches the program by.
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *command], stdin=side, stdout=side, stderr=side, env={**os.environ, **env}
+    )
+    try:
+        yield Terminal(process, own, side)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        os.close(own)
+        os.close(side)

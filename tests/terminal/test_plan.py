@@ -1,0 +1,86 @@
+"""`plan` for people: a diff that names every server."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from clb_discovery.terminal.plan import render
+from clb_discovery.terminal.screen import as_text
+
+
+def server(address: str, port: int, weight: int = 1, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
+    """Return a real server of the document."""
+    return {"address": address, "port": port, "weight": weight, "priority": 0, **more}
+
+
+def change(action: str, address: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
+    """Return a change of the document."""
+    found = {"action": action, "service": "web", "source": "srv:web", "address": address, "port": 80, "protocol": "tcp"}
+    empty: dict[str, Any] = {"held": False, "settings": {}, "added": [], "removed": [], "changed": []}
+    return {**found, **empty, **more}
+
+
+DOCUMENT = {
+    "changes": [
+        change("remove", "10.64.0.1", port=0, removed=[server("10.0.0.9", 80)]),
+        change(
+            "change",
+            "10.64.0.2",
+            held=True,
+            settings={"algorithm": ["random", "least-conn"]},
+            added=[server("10.0.0.1", 82)],
+            removed=[server("10.0.0.1", 81)],
+            changed=[server("10.0.0.1", 80, 3, was={"weight": 1, "priority": 0})],
+        ),
+        change("add", "fd00:64::1", service="\x1b[2Jweb", added=[server("fd00::1", 80), server("fd00::2", 80)]),
+    ],
+    "refused": [{"service": "web", "server": "127.0.0.1:80", "reason": "it is loopback"}],
+    "names": [],
+}
+
+
+def test_every_server_has_a_line_and_the_last_line_counts() -> None:
+    """A person sees what comes, goes and changes, from what to what, what is held and what is refused."""
+    assert as_text(render(DOCUMENT), 1000).splitlines() == [
+        "- 10.64.0.1:*/tcp  web (srv:web)",
+        "    - 10.0.0.9:80",
+        "~ 10.64.0.2:80/tcp  web (srv:web)  algorithm random -> least-conn  (held first: it removes much)",
+        "    + 10.0.0.1:82  weight 1  priority 0",
+        "    ~ 10.0.0.1:80  weight 1 -> 3  priority 0",
+        "    - 10.0.0.1:81",
+        r"+ [fd00:64::1]:80/tcp  \x1b[2Jweb (srv:web)",
+        "    + [fd00::1]:80  weight 1  priority 0",
+        "    + [fd00::2]:80  weight 1  priority 0",
+        "! web: 127.0.0.1:80 is refused: it is loopback",
+        "virtual servers: 1 to add, 1 to change, 1 to remove; real servers: +3 ~1 -2",
+    ]
+
+
+def test_nothing_to_change() -> None:
+    """One line says so."""
+    assert as_text(render({"changes": [], "refused": [], "names": []}), 80) == "no changes\n"
+
+
+def test_lines_of_hosts_files_are_told() -> None:
+    """They are shown below their file, and counted apart."""
+    name = {"file": "/etc/hosts", "added": ["10.64.0.1 web.clb"], "removed": ["10.64.0.2 web.clb"]}
+    assert as_text(render({"changes": [], "refused": [], "names": [name]}), 80).splitlines() == [
+        "~ /etc/hosts",
+        "    + 10.64.0.1 web.clb",
+        "    - 10.64.0.2 web.clb",
+        "hosts files: 1 to change",
+    ]
+    both = as_text(render({**DOCUMENT, "names": [name]}), 200)
+    assert both.splitlines()[-1].endswith("real servers: +3 ~1 -2; hosts files: 1 to change")
+
+
+def test_signs_have_colours_on_a_terminal() -> None:
+    """What comes is green, what goes red; elsewhere there is no colour."""
+    output = io.StringIO()
+    Console(file=output, force_terminal=True, color_system="standard", width=200).print(render(DOCUMENT))
+    assert "\x1b[31m- 10.64.0.1:*/tcp" in output.getvalue()
+    assert "\x1b[32m    + 10.0.0.1:82" in output.getvalue()
+    assert "\x1b" not in as_text(render(DOCUMENT), 200)

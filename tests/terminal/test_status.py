@@ -1,0 +1,188 @@
+"""`status` for people, from a fixed document and clock. `golden/` has what it looks like, to the letter."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from rich.console import Console
+
+from clb_discovery.core.rates import rates
+from clb_discovery.terminal.screen import as_text, show, terminal
+from clb_discovery.terminal.status import Frame, Status
+from tests.support.contract import assert_is_status
+
+GOLDEN: Final = Path(__file__).parent / "golden"
+NOW: Final = datetime(2026, 1, 2, 3, 4, 30, tzinfo=UTC)
+DOCUMENT: Final[dict[str, Any]] = json.loads((GOLDEN / "status.json").read_text())
+CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
+
+
+def later(document: dict[str, Any], connects: int, failures: int) -> dict[str, Any]:
+    """Return the document after each real server has got this many more."""
+    after = copy.deepcopy(document)
+    for virtual in after["virtual_servers"]:
+        for real in virtual["real_servers"]:
+            real["connects"] += connects
+            real["failures"] += failures
+        virtual["connects"] += connects * len(virtual["real_servers"])
+    return after
+
+
+def words(text: str) -> str:
+    """Return the text without the blanks and line breaks that depend on its width."""
+    return "".join(text.split())
+
+
+def on_terminal(renderable: object, width: int, height: int = 100, **more: Any) -> str:  # noqa: ANN401 - as Console
+    """Return what a terminal of this size is sent."""
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=width, height=height, markup=False, **more)
+    console.print(renderable)
+    return output.getvalue()
+
+
+def test_the_document_is_one() -> None:
+    """What these tests show has the shape of `status --json`."""
+    assert_is_status(DOCUMENT)
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_status_looks_like_this(width: int) -> None:
+    """No line is longer than the screen is wide, and all is where it should be."""
+    text = as_text(Status(DOCUMENT, NOW), width)
+    assert text == (GOLDEN / f"status-{width}.txt").read_text()
+    assert max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_watched_status_looks_like_this(width: int) -> None:
+    """With rates it still fits: beside their counters where there is room, else below them."""
+    after = later(DOCUMENT, 231, 1)
+    text = as_text(Status(after, NOW, rates(DOCUMENT, after, 2.0)), width)
+    assert text == (GOLDEN / f"watch-{width}.txt").read_text()
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_nothing_is_lost_on_a_narrow_screen() -> None:
+    """At 80 columns every address, number and message of the document is there; what is too long is folded."""
+    text = words(as_text(Status(DOCUMENT, NOW), 80))
+    for source in DOCUMENT["sources"]:
+        assert words(source["name"]) in text
+        assert words(source["reason"] or "") in text
+    for virtual in DOCUMENT["virtual_servers"]:
+        assert f"{virtual['connects']:,}connects" in text
+    narrow = as_text(Status(DOCUMENT, NOW), 80).split("\n\n")[-2]
+    column = "".join(line[2:24].strip() for line in narrow.splitlines()[-5:])
+    assert "[fd00:1234:5678:9abc:def0:1234:5678:9abc]:31001" in column
+
+
+@pytest.mark.parametrize("width", [1, 10, 20, 40])
+def test_absurd_widths_do_no_harm(width: int) -> None:
+    """However narrow it is, it ends, and shows something."""
+    assert "wrong" in words(as_text(Status(DOCUMENT, NOW), width))
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_untrusted_names_are_not_obeyed(width: int) -> None:
+    """Escape sequences and characters that turn text around are shown as what they are, and markup as it stands."""
+    text = as_text(Status(DOCUMENT, NOW), width)
+    assert not CONTROL.search(text)
+    assert r"pg\x1b[31m[red]\u202e" in text.replace("\n", "")
+    sent = on_terminal(Status(DOCUMENT, NOW), width, color_system=None)
+    assert "\x1b[31m" not in sent
+
+
+def test_a_terminal_gets_colours_and_bars_and_others_get_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colours follow NO_COLOR; bars are drawn in what the terminal's encoding has."""
+    document = {**DOCUMENT, "virtual_servers": DOCUMENT["virtual_servers"][:1]}
+    sent = on_terminal(Status(document, NOW), 120, color_system="standard")
+    assert "\x1b[32m" in sent
+    assert "█" in sent
+    monkeypatch.setenv("NO_COLOR", "1")
+    sent = on_terminal(Status(document, NOW), 120, color_system="standard")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", sent)
+    assert "█" in sent
+    assert as_text(Status(document, NOW), 120).isascii()
+
+
+def test_pipes_get_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no terminal gets each line as long as it is, unless COLUMNS says otherwise, without blanks at the end."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    output = io.StringIO()
+    show(Status(DOCUMENT, NOW), output)
+    assert "stale since 2026-01-02T02:04:05Z: SERVFAIL from 10.0.0.53@53 (UDP)\n" in output.getvalue()
+    assert not [line for line in output.getvalue().splitlines() if line != line.rstrip()]
+    monkeypatch.setenv("COLUMNS", "80")
+    output = io.StringIO()
+    show(Status(DOCUMENT, NOW), output)
+    assert output.getvalue() == (GOLDEN / "status-80.txt").read_text()
+
+
+def test_a_stream_that_cannot_show_a_name_gets_it_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that ASCII has no letters for is no error where the locale is C."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    show(Status({**DOCUMENT, "instance": "größe"}, NOW), stream)
+    assert rb"gr\xf6\xdfe" in raw.getvalue()
+
+
+def test_what_does_not_fit_on_the_screen_is_counted() -> None:
+    """`--watch` never scrolls: it says how many lines are missing, and keeps the last one."""
+    sent = on_terminal(Frame(Status(DOCUMENT, NOW)), 80, 12, color_system=None).splitlines()
+    assert len(sent) <= 12
+    assert re.search(r"\d+ more lines", "\n".join(sent))
+    assert any(line.startswith("wrong") for line in sent)
+    whole = on_terminal(Frame(Status(DOCUMENT, NOW)), 80, 60, color_system=None)
+    assert "more lines" not in whole
+
+
+@pytest.mark.parametrize(
+    ("seconds", "age"),
+    [(-5, "0 s"), (0, "0 s"), (59, "59 s"), (60, "1 min"), (7199, "1 h"), (86400, "1 d"), (10 * 86400, "10 d")],
+)
+def test_ages(seconds: int, age: str) -> None:
+    """Ages are told in the largest unit that fits; a clock that was set back makes none negative."""
+    moment = datetime.fromtimestamp(NOW.timestamp() - seconds, UTC).isoformat().replace("+00:00", "Z")
+    document = copy.deepcopy(DOCUMENT)
+    document["sidecar"]["last_sync"] = moment
+    assert f"last sync {age} ago" in as_text(Status(document, NOW), 200)
+
+
+def test_what_is_not_loaded() -> None:
+    """An instance that is not loaded, of which nobody ever said anything, has a status, too."""
+    document = {
+        **DOCUMENT,
+        "datapath": {**DOCUMENT["datapath"], "loaded": False, "effective": False, "features": {}},
+        "sidecar": {"running": False, "pid": None, "last_sync": None, "config_error": "line 3\nis wrong"},
+        "sources": [],
+        "virtual_servers": [],
+    }
+    text = as_text(Status(document, NOW), 200)
+    assert "data plane  not loaded" in text
+    assert "sidecar     not running, last sync never" in text
+    assert r"config      REFUSED: line 3\nis wrong" in text
+    assert text.splitlines()[-1].startswith("wrong  the data plane is not loaded")
+
+
+def test_programs_that_connects_do_not_meet() -> None:
+    """Loaded is not effective, and the reason is told; what a sidecar said before it ended is marked as such."""
+    document = copy.deepcopy(DOCUMENT)
+    document["datapath"] |= {"effective": False, "reason": "the cgroup is gone"}
+    document["sidecar"]["running"] = False
+    text = as_text(Status(document, NOW), 200)
+    assert "NOT EFFECTIVE: the cgroup is gone" in text
+    assert "source, as last told" in text
+
+
+def test_terminal_follows_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The width is the terminal's, or what COLUMNS says."""
+    monkeypatch.setenv("COLUMNS", "97")
+    assert terminal(io.StringIO()).width == 97

@@ -1,0 +1,127 @@
+"""The sidecar's log lines: one for each change, and what goes on less and less often."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from structlog.testing import capture_logs
+
+from clb_discovery.announce import Announcer
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.desired import Rejected
+from clb_discovery.core.held import Held
+from clb_discovery.core.model import Algorithm, Answer, Failure, RealServer, Service, Vip, VirtualServer
+from clb_discovery.core.plan import plan
+from clb_discovery.core.spec import parse_vip
+from clb_discovery.following import Following
+
+VIP = parse_vip("10.64.0.1:80")
+SERVICE = Service("web", "srv:web", (VIP,))
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+def said(announcer: Announcer, clock: Clock, following: Following, *outcomes: tuple[float, str | None]) -> list[Any]:
+    """Return event, error and times of the lines for outcomes of a source: when, and the error or None."""
+    with capture_logs() as lines:
+        for moment, error in outcomes:
+            clock.now = moment
+            before = following.state
+            following.take(Failure(error) if error else Answer(()), moment)
+            announcer.heard(following, before)
+    return [(line["event"], line.get("error"), line.get("times")) for line in lines]
+
+
+def test_error_that_goes_on_is_counted() -> None:
+    """One line, then one with a count at growing intervals; that it is over is said once."""
+    clock, following = Clock(), Following(SERVICE)
+    announcer = Announcer(clock)
+    outcomes: list[tuple[float, str | None]] = [(second, "SERVFAIL") for second in range(40)]
+    assert said(announcer, clock, following, *outcomes, (40, None), (41, None)) == [
+        ("source fails", "SERVFAIL", None),
+        ("source fails (repeated)", "SERVFAIL", 10),
+        ("source fails (repeated)", "SERVFAIL", 20),
+        ("source answers again", None, None),
+    ]
+
+
+def test_errors_that_alternate_do_not_flood() -> None:
+    """Each of two errors is said once, however often one follows the other."""
+    clock, following = Clock(), Following(SERVICE)
+    outcomes: list[tuple[float, str | None]] = [(second / 10, "one" if second % 2 else "two") for second in range(90)]
+    assert said(Announcer(clock), clock, following, *outcomes) == [
+        ("source fails", "two", None),
+        ("source fails", "one", None),
+    ]
+
+
+def test_source_that_comes_and_goes_does_not_flood() -> None:
+    """Only what was said to fail is said to answer again, and the last word is true within seconds."""
+    clock, following = Clock(), Following(SERVICE)
+    outcomes = [(second / 2, "down" if second % 2 else None) for second in range(1, 30)]
+    found = said(Announcer(clock), clock, following, *outcomes)
+    assert found == [
+        ("source fails", "down", None),
+        ("source answers again", None, None),
+        ("source fails", "down", 10),
+        ("source answers again", None, None),
+    ]
+
+
+def test_trouble_is_repeated_with_a_count() -> None:
+    """Trouble that is met at each tick is said at growing intervals; once it is over it may begin again."""
+    clock = Clock()
+    announcer = Announcer(clock)
+    with capture_logs() as lines:
+        for second in range(15):
+            clock.now = float(second)
+            announcer.trouble("cannot publish", "no memory")
+        announcer.trouble("cannot publish", None)
+        clock.now = 100.0
+        announcer.trouble("cannot publish", "no memory")
+    assert [(line["event"], line.get("times")) for line in lines] == [
+        ("cannot publish", None),
+        ("cannot publish (repeated)", 10),
+        ("cannot publish", 5),
+    ]
+
+
+def published(*ports: int) -> dict[Vip, VirtualServer]:
+    """Return a virtual server whose real servers have these ports."""
+    pool = tuple(RealServer(0, parse_address("10.0.0.1"), port, 1) for port in ports)
+    return {VIP: VirtualServer(VIP, "web", "srv:web", Algorithm.RANDOM, pool)}
+
+
+def test_a_change_is_one_line_that_says_what_changed() -> None:
+    """How many came, went and changed, and the names of a few."""
+    before = plan(Held(), published(1, 2), complete=True).result
+    after = plan(before, published(2, *range(10, 30)), complete=True)
+    gone = plan(after.result, {}, complete=True)
+    with capture_logs() as lines:
+        Announcer().published(before, after)
+        Announcer().published(after.result, gone)
+    change, removal = lines
+    assert (change["event"], change["change"], change["service"]) == ("pool published", "+20 -1 ~0", "web")
+    assert change["removed"] == ["10.0.0.1:1"]
+    assert len(change["added"]) == 9
+    assert change["added"][-1] == "and 12 more"
+    assert (removal["event"], removal["service"], removal["vip"]) == ("virtual server removed", "web", "10.64.0.1:80")
+
+
+def test_servers_that_are_refused_are_bounded() -> None:
+    """An answer full of what may not be used takes a few lines, and only once."""
+    rejected = [Rejected("web", RealServer(0, parse_address("224.0.0.1"), port, 1), "no") for port in range(1, 1001)]
+    announcer = Announcer()
+    with capture_logs() as lines:
+        announcer.rejected(rejected)
+        announcer.rejected(rejected)
+    assert [line["event"] for line in lines] == ["real server refused"] * 8 + ["more real servers refused"]
+    assert lines[-1]["count"] == 992

@@ -1,0 +1,104 @@
+"""What a line of the log looks like where, and what is in none."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import logging, sys
+import structlog
+from clb_discovery import log
+log.configure(sys.argv[1], sys.argv[2])
+own = structlog.stdlib.get_logger()
+own.debug("a"); own.info("b"); own.warning("c", name="x\\x1b[2J", some=["\\x07"]); own.error("d", url="http://user:secret@host/")
+logging.getLogger("library").warning("of %s", "a library")
+logging.getLogger("library").info("chatter")
+def fail(token):
+    raise ValueError("broken")
+try:
+    fail("secret-token")
+except ValueError as error:
+    own.error("e", exc_info=error)
+"""
+
+
+def logged(path: Path, form: str, level: str = "debug", journal: str | None = None) -> list[str]:
+    """Return the lines that the program logs into a file.
+
+    :param journal: what JOURNAL_STREAM says; `{}` in it stands for what the file really is.
+    """
+    with path.open("wb") as output:
+        stat = os.fstat(output.fileno())
+        env = {name: value for name, value in os.environ.items() if name != "JOURNAL_STREAM"}
+        if journal is not None:
+            env["JOURNAL_STREAM"] = journal.format(f"{stat.st_dev}:{stat.st_ino}")
+        command = [sys.executable, "-c", PROGRAM, form, level]
+        subprocess.run(command, check=True, stderr=output, env=env)
+    return path.read_text().splitlines()
+
+
+def test_a_service_gets_one_json_object_a_line(tmp_path: Path) -> None:
+    """Where stderr is no terminal each line is an object, those of libraries and tracebacks, too."""
+    lines: list[dict[str, Any]] = [json.loads(line) for line in logged(tmp_path / "log", "auto")]
+    assert [(line["event"], line["level"]) for line in lines] == [
+        ("a", "debug"),
+        ("b", "info"),
+        ("c", "warning"),
+        ("d", "error"),
+        ("of a library", "warning"),
+        ("e", "error"),
+    ]
+    assert lines[4]["logger"] == "library"
+    assert lines[5]["exception"][0]["exc_value"] == "broken"
+
+
+@pytest.mark.parametrize(("level", "events"), [("info", "bcd"), ("warning", "cd"), ("error", "d")])
+def test_what_is_below_the_level_is_dropped(tmp_path: Path, level: str, events: str) -> None:
+    """The level counts for libraries, too."""
+    found = [json.loads(line)["event"] for line in logged(tmp_path / "log", "json", level)]
+    assert found == [*events, *([] if level == "error" else ["of a library"]), "e"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_the_journal_gets_priorities(tmp_path: Path, form: str) -> None:
+    """In the journal, which is where JOURNAL_STREAM says that stderr goes, each line says how bad it is."""
+    lines = logged(tmp_path / "log", form, journal="{}")
+    assert [line[:3] for line in lines[:5]] == ["<7>", "<6>", "<4>", "<3>", "<4>"]
+    if form == "json":
+        assert json.loads(lines[3].removeprefix("<3>"))["event"] == "d"
+
+
+@pytest.mark.parametrize("journal", ["8:1", "", "nonsense"])
+def test_elsewhere_there_are_none(tmp_path: Path, journal: str) -> None:
+    """A child that has its stderr elsewhere inherits the variable, and is not misled by it."""
+    assert not [line for line in logged(tmp_path / "log", "json", journal=journal) if line.startswith("<")]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_secret_and_nothing_that_a_terminal_obeys(tmp_path: Path, form: str) -> None:
+    """Passwords in URLs are taken out, tracebacks hold no variables, control characters are escaped."""
+    text = "\n".join(logged(tmp_path / "log", form))
+    assert "http://***@host/" in text
+    assert "secret" not in text.replace('fail("secret-token")', "")
+    assert "broken" in text
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)
+
+
+def test_the_last_words_have_a_priority_too(tmp_path: Path) -> None:
+    """The one line that a failing command ends with is an error in the journal."""
+    path = tmp_path / "log"
+    with path.open("wb") as output:
+        stat = os.fstat(output.fileno())
+        env = {**os.environ, "JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"}
+        command = [sys.executable, "-m", "clb_discovery", "run", "http://user:secret@host"]
+        assert subprocess.run(command, check=False, stderr=output, env=env).returncode == 2
+    assert path.read_text().startswith("<3>clb-discovery: ")
+    assert "secret" not in path.read_text()
