@@ -69,7 +69,7 @@ class Daemon:
         self._meters = Meters()
         self._proof = Proof(settings.pins, settings.cgroup)
         self._news = News()
-        self._changed = True  # something that may change what the kernel should hold
+        self._changed = False  # something that may change what the kernel should hold
         self._reloading = False
         self._stopping = False
         self._refused: str | None = None
@@ -137,7 +137,7 @@ class Daemon:
 
     def _seed(self, sources: Collection[str], held: Held, stored: Mapping[str, LastGood]) -> None:
         """Serve what was known last until these sources answer."""
-        self._knowledge.seed(sources, held_servers(held, self._settings.services), stored)
+        self._changed |= self._knowledge.seed(sources, held_servers(held, self._settings.services), stored)
 
     async def _main_loop(self, publisher: Publisher) -> None:
         while not self._stopping:
@@ -160,7 +160,10 @@ class Daemon:
     async def _tick(self, publisher: Publisher) -> None:
         """Bring the kernel, and all that is written elsewhere, to where it should be."""
         now = asyncio.get_running_loop().time()
-        self._changed |= self._knowledge.elapse(now)
+        # What the kernel holds is only published again, perhaps at other VIPs, when discovery has had its chance.
+        settled = self._knowledge.tried or now >= self._fresh_until
+        unpublished = not self._knowledge.known.keys() <= self._applied.keys()
+        self._changed |= self._knowledge.elapse(now) or (settled and unpublished)
         if self._changed:
             await self._sync(publisher)
         if await publisher.keep_attached(self._settings):
@@ -168,7 +171,7 @@ class Daemon:
             self._news.ring()
         await self._publish_names(publisher.held)
         self._write_state()
-        self._tell(patient=now < self._fresh_until)
+        self._tell(settled=settled)
         if self._store.is_due(self._applied, now):
             await self._write_last_good()
 
@@ -185,19 +188,17 @@ class Daemon:
             if complete:
                 self._last_sync = datetime.now(UTC)
 
-    def _tell(self, *, patient: bool) -> None:
+    def _tell(self, *, settled: bool) -> None:
         """Tell the service manager how we are, which status tells already.
 
-        :param patient: whether there is still time for sources to answer before what was known last has to do.
+        :param settled: whether discovery has had its chance, so that what was known last has to do.
         """
-        knowledge = self._knowledge
-        served = all(following.service.source in self._applied for following in knowledge)
-        if served and not self._ready and (knowledge.tried or not patient):
+        if settled and not self._ready and all(one.service.source in self._applied for one in self._knowledge):
             self._ready = True
-            stale = sum(following.stale for following in knowledge)
+            stale = sum(one.stale for one in self._knowledge)
             virtual_servers = sum(len(service.vips) for service in self._settings.services)
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
-        self._service_manager.status(knowledge.summary, ready=self._ready)
+        self._service_manager.status(self._knowledge.summary, ready=self._ready)
 
     def _finish_once(self) -> None:
         failed = [following for following in self._knowledge if following.error]

@@ -112,12 +112,14 @@ class Knowledge:
 
     def seed(
         self, sources: Iterable[str], held: Mapping[str, Sequence[RealServer]], stored: Mapping[str, LastGood]
-    ) -> None:
+    ) -> bool:
         """Start from what was known last: what the kernel holds, else, as after a reboot, the disk.
 
         :param held: real servers by source.
         :param stored: by source.
+        :returns: whether the disk knew what the kernel does not hold.
         """
+        restored = False
         for source in sources:
             following, last = self._following[source], stored.get(source)
             if source in held:
@@ -125,6 +127,8 @@ class Knowledge:
             elif last:
                 following.seed(last.servers, last.answered)
                 self._announcer.restored(following)
+                restored = True
+        return restored
 
     def last_good(self, applied: Mapping[str, Sequence[RealServer]]) -> Mapping[str, LastGood]:
         """Return what was applied, with when each source last answered."""

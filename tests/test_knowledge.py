@@ -68,7 +68,8 @@ def test_what_the_kernel_holds_goes_before_the_disk() -> None:
     """The disk is for what the kernel has lost; what neither has is not known."""
     found = knowledge("srv:a", "srv:b", "srv:c")
     disk = {"srv:a": LastGood(SERVERS[:1], 99), "srv:b": LastGood(SERVERS[:2], 100)}
-    found.seed(["srv:a", "srv:b", "srv:c"], {"srv:a": SERVERS}, disk)
+    assert not knowledge("srv:a").seed(["srv:a"], {"srv:a": SERVERS}, disk)
+    assert found.seed(["srv:a", "srv:b", "srv:c"], {"srv:a": SERVERS}, disk)
     assert found.known == {"srv:a": SERVERS, "srv:b": SERVERS[:2]}
     assert [following.answered_at for following in found] == [99, 100, None]
     assert not found.complete

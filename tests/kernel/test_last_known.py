@@ -164,6 +164,7 @@ def test_service_without_any_set_keeps_it_from_being_ready(
 ) -> None:
     """One service that is known is not enough: what starts after us may connect to the other."""
     serve(knot, "127.0.0.1:1")
+    serve(knot, "127.0.0.2:1", name="_late._tcp", zone="test")
     options = [*WEB, *resolver(knot), "--state-dir", str(tmp_path)]
     with sidecar(instance, cgroup, tmp_path, options):
         pass
@@ -177,8 +178,6 @@ def test_service_without_any_set_keeps_it_from_being_ready(
         assert "READY=1" not in message
         found.wait_for(lambda: found.events().count("source fails") == 2, "both fail")
         knot.start()
-        serve(knot, "127.0.0.1:1")
-        serve(knot, "127.0.0.2:1", name="_late._tcp", zone="test")
         found.wait_until_ready()
         assert pool(instance, OTHER_VIP) == weighted("127.0.0.2:1")
 
