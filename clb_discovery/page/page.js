@@ -156,7 +156,12 @@ function targets(servers) {
 
 // One real server: a row
 
-const LOOK = { active: ["●", "good", ""], standby: ["○", "", "idle"], ejected: ["▲", "bad", "out"] };
+const LOOK = {
+  active: ["●", "good", ""],
+  standby: ["○", "", "idle"],
+  probing: ["◐", "warn", "out"],
+  ejected: ["▲", "bad", "out"],
+};
 
 function realServer() {
   const name = h("th", { scope: "row", role: "rowheader" });
@@ -173,7 +178,8 @@ function realServer() {
     node,
     update({ server, history, all, most, target: wanted }) {
       put(name, nameOf(server));
-      const shown = server.state === "active" && !wanted ? "standby" : server.state;
+      const found = server.probing ? "probing" : server.state;
+      const shown = found === "active" && !wanted ? "standby" : found;
       const [glyph, color, row] = LOOK[shown] ?? ["◆", "warn", ""];
       put(sign, glyph);
       put(word, shown);
