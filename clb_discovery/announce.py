@@ -10,7 +10,7 @@ import structlog
 from clb_discovery.core.changes import changes
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held
-from clb_discovery.core.model import RealServer
+from clb_discovery.core.model import RealServer, Refused
 from clb_discovery.core.plan import Plan
 from clb_discovery.core.selftest import SOURCE
 from clb_discovery.datapath.sockets import Destroyed
@@ -100,6 +100,12 @@ class Announcer:
             if item not in self._rejected:
                 _log.warning("real server refused", service=item.service, server=str(item.server), reason=item.reason)
         self._rejected = frozenset(rejected)
+
+    def refused(self, service: str, before: Sequence[Refused], now: Sequence[Refused]) -> None:
+        """Report what is not applied of what a service of a catalog says, when it appears."""
+        for item in now:
+            if item not in before:
+                _log.warning("registration refused", service=service, value=item.value, reason=item.reason)
 
     def nameless(self, services: Sequence[str]) -> None:
         """Report services whose names cannot be host names, when they appear."""

@@ -22,7 +22,7 @@ from clb_discovery.datapath import cgroup, loader
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.discovery import open_sources, read_services
+from clb_discovery.discovery import open_sources, read_services, vip_ranges
 from clb_discovery.errors import HostError
 from clb_discovery.hosts_file import write_names
 from clb_discovery.runtime import Instance, state_directory
@@ -45,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
             loader=Loader(options.loader),
             hosts_file=options.hosts_file,
             state_dir=state_directory(options.state_dir, os.environ),
+            vip_ranges=vip_ranges(options),
         )
         return Configured(settings, partial(open_sources, options, services))
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, replace
@@ -20,15 +21,17 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from clb_discovery import __version__
+from clb_discovery import __version__, catalog
 from clb_discovery.announce import Announcer
 from clb_discovery.core import selftest
 from clb_discovery.core.address import Network
-from clb_discovery.core.desired import Desired, desired
+from clb_discovery.core.automatic import DEFAULT_RANGES
+from clb_discovery.core.claims import Resolved
+from clb_discovery.core.desired import Desired, Rejected, desired
 from clb_discovery.core.held import Held, held_servers
 from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.layout import protocol_of
-from clb_discovery.core.model import Answer, Failure, Protocol, RealServer, Service
+from clb_discovery.core.model import Listing, Protocol, Service
 from clb_discovery.core.plan import Plan, plan
 from clb_discovery.datapath import loader
 from clb_discovery.datapath.loader import Loader
@@ -42,7 +45,7 @@ from clb_discovery.lastgood import Store
 from clb_discovery.metrics import Snapshot, listen, serving
 from clb_discovery.notify import notify
 from clb_discovery.runtime import Instance
-from clb_discovery.sources.base import Source
+from clb_discovery.sources.base import Outcome, Source
 from clb_discovery.watches import Watches
 
 QUIET: Final = 0.05
@@ -73,6 +76,8 @@ class Settings:
     """Where the names of services are published."""
     state_dir: Path | None = None
     """Where the last good sets are kept over a reboot."""
+    vip_ranges: Sequence[Network] = DEFAULT_RANGES
+    """Where VIPs of services in a catalog have to lie, and where automatic ones come from."""
 
 
 class Configured(NamedTuple):
@@ -110,7 +115,7 @@ class Daemon:
         self._names = HostsFile(self._instance, self._announcer)
         self._said: object = None  # the state file's content
         self._store = Store(settings.state_dir, settings.pins.instance)
-        self._applied: Mapping[str, Sequence[RealServer]] = {}  # what was published last, by source
+        self._applied: Mapping[str, LastGood] = {}  # what was published last, by source, without the time
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, or with `once` until everything is in place.
@@ -132,6 +137,7 @@ class Daemon:
             if listener:
                 await stack.enter_async_context(serving(listener, partial(self._snapshot, maps), lambda: self._ready))
             self._watches.start(self._heard)
+            self._watches.adjust(self._following)
             stack.push_async_callback(self._shut_down)
             await self._main_loop(maps)
 
@@ -141,7 +147,7 @@ class Daemon:
 
     def _start_up(self, maps: Maps) -> None:
         self._held = maps.read()
-        self._seed(self._following.keys(), self._store.read())
+        self._seed(tuple(self._following), self._store.read())
         self._names.leave(self._settings.hosts_file)
         ineffective = loader.objection(self._settings.pins, self._settings.cgroup)
         if ineffective:
@@ -191,6 +197,7 @@ class Daemon:
                 before = following.guarded
                 following.elapse(now)
                 self._news |= following.guarded != before
+        self._leave()
         if self._news:
             self._news = False  # before, since sources go on answering while a thread publishes
             try:
@@ -209,14 +216,24 @@ class Daemon:
             await self._write_last_good()
         if self._last_sync and not self._ready:  # when status says so, too
             self._ready = True
-            _log.info("ready", virtual_servers=sum(len(service.vips) for service in self._settings.services))
+            instance = self._settings.pins.instance
+            _log.info("ready", virtual_servers=len(self._held.virtual) - len(selftest.virtual_servers(instance)))
             notify("READY=1")
 
     async def _sync(self, maps: Maps) -> None:
         complete = all(following.answered for following in self._following.values())
-        known = {source: following.guarded.good for source, following in self._following.items() if following.known}
-        wanted, steps, closed = await asyncio.to_thread(self._publish, maps, known, complete=complete)
-        self._applied = known
+        applied = {
+            source: LastGood(following.guarded.good, None, following.claims)
+            for source, following in self._following.items()
+            if following.known
+        }
+        settings = self._settings
+        resolved = catalog.resolved(settings.services, self._following, self._held, settings.vip_ranges)
+        wanted, steps, closed = await asyncio.to_thread(
+            self._publish, maps, resolved.services, applied, complete=complete
+        )
+        self._applied = applied
+        self._take_refusals(resolved, wanted)
         self._announcer.published(self._held, steps)
         self._announcer.closed(closed)
         self._announcer.rejected(wanted.rejected)
@@ -225,9 +242,10 @@ class Daemon:
             self._last_sync = datetime.now(UTC)
 
     def _publish(
-        self, maps: Maps, known: Mapping[str, Sequence[RealServer]], *, complete: bool
+        self, maps: Maps, services: Sequence[Service], applied: Mapping[str, LastGood], *, complete: bool
     ) -> tuple[Desired, Plan, Destroyed | None]:
-        wanted = desired(self._settings.services, known, self._settings.real_ranges)
+        known = {source: one.servers for source, one in applied.items()}
+        wanted = desired(services, known, self._settings.real_ranges)
         virtual = {**selftest.virtual_servers(self._settings.pins.instance), **wanted.virtual}
         steps = plan(self._held, virtual, complete=complete)
         maps.apply(steps.steps)
@@ -236,6 +254,18 @@ class Daemon:
         dropped = frozenset(member for member in steps.dropped if protocol_of(member) in protocols)
         closed = close_sockets(dropped, maps.places(), maps.sockets(), protocols=protocols) if dropped else None
         return wanted, steps, closed
+
+    def _take_refusals(self, resolved: Resolved, wanted: Desired) -> None:
+        """Let every source know, and say, what is not applied of what it says."""
+        rejected: defaultdict[str, list[Rejected]] = defaultdict(list)
+        for item in wanted.rejected:
+            rejected[item.source].append(item)
+        for source, following in self._following.items():
+            following.rejected = tuple(rejected[source])
+            if following.from_catalog:
+                refused = resolved.refused.get(source, ())
+                self._announcer.refused(following.service.name, following.refused, refused)
+                following.refused = refused
 
     async def _publish_names(self) -> None:
         if self._settings.hosts_file is None:
@@ -272,17 +302,33 @@ class Daemon:
     async def _unwatch(self) -> None:
         await self._watches.end()
 
-    def _heard(self, source: str, outcome: Answer | Failure) -> None:
-        following = self._following[source]
-        good, answered, state, error = following.guarded.good, following.answered, following.state, following.error
+    def _heard(self, source: str, outcome: Outcome) -> None:
+        following = self._following.get(source)
+        if following is None:  # it has left, and its watch is about to end
+            return
+        counted, state, error, refused = following.counted, following.state, following.error, following.refused
         following.take(outcome, asyncio.get_running_loop().time())
         self._announcer.heard(following, state, error)
-        self._news |= (following.guarded.good, following.answered) != (good, answered)
+        if isinstance(outcome, Listing):
+            self._announcer.refused(following.service.name, refused, following.refused)
+            joined = catalog.joined(self._settings.services, following.listed, self._following)
+            self._following |= joined
+            self._watches.adjust(self._following)
+        self._news |= following.counted != counted
         if self._news or (following.state, following.error) != (state, error):
             self._woken.set()
 
+    def _leave(self) -> None:
+        """Stop following services that no longer opt in; what they had is collected."""
+        left = catalog.left(self._following)
+        for source in left:
+            del self._following[source]
+        if left:
+            self._watches.adjust(self._following)
+            self._news = True
+
     def _finish_once(self) -> None:
-        failed = [following for following in self._following.values() if following.error]
+        failed = [following for following in self._following.values() if following.error and not following.answered]
         if failed:
             raise SourceError(failed[0].error)
         if self._ready and not any(following.guarded.held for following in self._following.values()):
@@ -313,6 +359,7 @@ class Daemon:
             self._watches = watches
             await self._adopt(configured.settings)
             watches.start(self._heard)
+            watches.adjust(self._following)
         if self._ready:
             notify("READY=1")
 
@@ -324,11 +371,16 @@ class Daemon:
             _log.warning("instance, cgroup, loader, state directory and metrics change with a restart only")
         known = self._following
         self._following = {
-            service.source: replace(known[service.source], service=service)
+            service.source: replace(
+                known[service.source], service=service, from_catalog=False, opt_in=None, leaving=False
+            )
             if service.source in known
             else Following(service)
             for service in fixed.services
         }
+        staying = (following.service.name for following in known.values() if following.from_catalog)
+        for source, following in catalog.joined(fixed.services, staying, self._following).items():
+            self._following[source] = replace(known[source], service=following.service)
         self._settings = fixed
         new = self._following.keys() - known.keys()
         self._seed(new, await asyncio.to_thread(self._store.read) if new else {})
@@ -338,8 +390,10 @@ class Daemon:
 
     def _seed(self, sources: Collection[str], stored: Mapping[str, LastGood]) -> None:
         """Serve what was known last until sources answer: what the kernel holds, else, as after a reboot, the disk."""
-        held = held_servers(self._held, self._settings.services)
-        for source in sources:
+        joined = catalog.restored(self._settings.services, self._held, stored, self._following)
+        self._following |= joined
+        held = held_servers(self._held, [*self._settings.services, *catalog.claimed(joined.values())])
+        for source in (*sources, *joined):
             following, last = self._following[source], stored.get(source)
             if source in held:
                 following.seed(held[source], last.answered if last else None)
@@ -379,7 +433,7 @@ class Daemon:
         """Keep what was applied on disk, with when each source last answered."""
         what = "cannot keep the last known sets on disk"
         sets = {
-            source: LastGood(tuple(self._applied[source]), following.answered_at)
+            source: self._applied[source]._replace(answered=following.answered_at)
             for source, following in self._following.items()
             if source in self._applied
         }

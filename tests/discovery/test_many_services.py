@@ -16,6 +16,7 @@ from uuid import uuid4
 import pytest
 
 from clb_discovery.core.model import Answer, Failure
+from clb_discovery.sources.base import Outcome
 from clb_discovery.sources.consul.source import AT_ONCE, DIRECT, ConsulServer
 from tests.support.cgroups import made_cgroup
 from tests.support.consul import ConsulAgent
@@ -43,11 +44,11 @@ class Watched:
         self.servers: dict[str, tuple[str, ...]] = {}
         self.failures: defaultdict[str, list[str]] = defaultdict(list)
 
-    def take(self, service: str, outcome: Answer | Failure) -> None:
+    def take(self, service: str, outcome: Outcome) -> None:
         """Keep what a source said."""
         if isinstance(outcome, Failure):
             self.failures[service].append(outcome.reason)
-        else:
+        elif isinstance(outcome, Answer):
             self.servers[service] = tuple(sorted(f"{server}*{server.weight}" for server in outcome.servers))
 
     def reasons(self) -> set[str]:

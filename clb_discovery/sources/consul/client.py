@@ -13,12 +13,15 @@ from urllib.parse import quote
 
 from consul import base
 
+from clb_discovery.core.optin import META_VIP
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.transport import ANY_SERVER, RIGHTS, Callback, Params, StatusError, Transport
 
 _NOTHING_TO_ASK: Final = frozenset({401, 404, 405})  # ACLs are off, or the agent is too old to tell
 _STATES_POLICY: Final = "X-Consul-Default-ACL-Policy"  # Consul 1.9 and later
 _NOT_PASSING: Final = 'Status != "passing"'
+_SUMMARIES: Final = "/v1/internal/ui/services"
+_OPTS_IN: Final = f'"{META_VIP}" in Service.Meta and Service.Kind == ""'
 
 Mode = tuple[tuple[str, str], ...]
 """Who may answer, as a parameter of Consul's."""
@@ -111,6 +114,18 @@ class Client:
         """
         found: Indexed = await self._catalog.catalog.services(index=index, wait=_seconds(wait))
         return found
+
+    async def summaries(self) -> object:
+        """Ask the leader for all services with an instance whose meta opts in; return decoded JSON.
+
+        No documented endpoint tells the meta of all services. This one is what Consul's web interface asks; its filter
+        is evaluated by the servers.
+
+        :raises SourceError: when Consul does not say.
+        """
+        wanted = [*_given([("dc", self._datacenter)]), *self._scope, ("filter", _OPTS_IN)]
+        headers = {"X-Consul-Token": self._token} if self._token else None
+        return await self._transport.get(lambda response: json.loads(response.body), _SUMMARIES, wanted, headers)
 
     async def nodes(self, index: int, wait: float) -> Indexed:
         """Ask for all nodes; the index moves with the address of any.
