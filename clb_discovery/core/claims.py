@@ -133,6 +133,7 @@ class _Owners:
     """Who has which VIP so far."""
 
     def __init__(self, configured: Iterable[Service], claims: Mapping[str, Claim], holders: Mapping[Vip, str]) -> None:
+        self._holders = holders
         self._ports: defaultdict[tuple[Address, Protocol], dict[int, str]] = defaultdict(dict)
         self._automatic: dict[Address, str] = {}
         """Addresses that a name alone gives to a service, and that nobody may claim any part of."""
@@ -162,7 +163,9 @@ class _Owners:
 
     def claimed(self, source: str, vip: Vip) -> str | None:
         """Return another source to which a VIP that somebody names belongs, or None."""
-        owner = self.overlapping(source, vip) or self._automatic.get(vip.address, source)
+        owner = self.overlapping(source, vip)
+        if owner is None and self._holders.get(vip) != source:
+            owner = self._automatic.get(vip.address)
         return owner if owner != source else None
 
 
