@@ -18,6 +18,8 @@ from clb_discovery.following import Following, timestamp
 
 _SHOWN: Final = 8
 """Real servers named in one line."""
+_REFUSALS: Final = 32
+"""Most lines about real servers that are refused at the same time, since discovery may name any number."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -96,9 +98,11 @@ class Announcer:
 
     def rejected(self, rejected: Sequence[Rejected]) -> None:
         """Report real servers that may not be used, when they appear."""
-        for item in rejected:
-            if item not in self._rejected:
-                _log.warning("real server refused", service=item.service, server=str(item.server), reason=item.reason)
+        new = [item for item in rejected if item not in self._rejected]
+        for item in new[:_REFUSALS]:
+            _log.warning("real server refused", service=item.service, server=str(item.server), reason=item.reason)
+        if len(new) > _REFUSALS:
+            _log.warning("more real servers refused", count=len(new) - _REFUSALS)
         self._rejected = frozenset(rejected)
 
     def refused(self, service: str, before: Sequence[Refused], now: Sequence[Refused]) -> None:

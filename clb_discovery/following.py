@@ -140,7 +140,7 @@ class Following:
         refusals = [*map(str, self.refused), *map(str, self.rejected)]
         reasons += refusals[:_SHOWN]
         if len(refusals) > _SHOWN:
-            reasons.append(f"and {len(refusals) - _SHOWN} more are refused")
+            reasons.append(f"and {len(refusals) - _SHOWN} more")
         return "; ".join(reasons) or None
 
     @property

@@ -163,7 +163,7 @@ def _selection(table: Mapping[str, object], kind: str) -> dict[str, Any]:
 def _words(key: str, value: object) -> str:
     text = _text(key, value)
     if not text or not text.isprintable() or len(text) > _LONGEST_TEXT:
-        raise ValueError(f"{key} = {value!r}: is empty, not printable or longer than {_LONGEST_TEXT} characters")
+        raise ValueError(f"{key} = {value!r}: write 1 to {_LONGEST_TEXT} printable characters")
     return text
 
 

@@ -262,3 +262,24 @@ def test_plan_and_once(instance: str, cgroup: Path, agent: ConsulAgent) -> None:
     (change,) = json.loads(clb("plan", "--json", *options).stdout)["changes"]
     assert (change["action"], change["settings"]["service"]) == ("change", ["web", "web2"])
     assert "services may opt in" in clb("check", *options, "--cgroup", cgroup).stdout
+
+
+def test_services_choose_their_instances(instance: str, cgroup: Path, tmp_path: Path, agent: ConsulAgent) -> None:
+    """Two services of a file follow one name by filter and tags of their own; a filter that is none is told."""
+    for host, version, tags in (("10.0.0.1", "1", ["a"]), ("10.0.0.2", "2", ["a", "b"]), ("10.0.0.3", "2", ["b"])):
+        agent.register("web", 80, host, Meta={"version": version}, Tags=tags)
+        agent.register("shop", 80, host, Meta={"version": version}, Tags=tags)
+    config = tmp_path / "clb.toml"
+    config.write_text(
+        "tag = ['a']\n"
+        '[[service]]\nname = "web"\nconsul = "web"\nvip = "10.64.0.1:80"\ntags = ["b"]\n'
+        "filter = 'Service.Meta.version == \"2\"'\n"
+        '[[service]]\nname = "shop"\nconsul = "shop"\nvip = "10.64.0.2:80"\n'
+    )
+    with following(agent, instance, cgroup, tmp_path, "--config", str(config)) as found:
+        assert pool(instance, "10.64.0.1") == {"10.0.0.2:80": 1, "10.0.0.3:80": 1}
+        assert pool(instance, "10.64.0.2") == {"10.0.0.1:80": 1, "10.0.0.2:80": 1}
+        config.write_text(config.read_text().replace('"2"', '"2'))
+        found.process.send_signal(signal.SIGHUP)
+        found.wait_for(lambda: told(instance, "consul:web", "is a --filter"), "the filter is told")
+        assert pool(instance, "10.64.0.1") == {"10.0.0.2:80": 1, "10.0.0.3:80": 1}

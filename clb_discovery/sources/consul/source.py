@@ -145,10 +145,10 @@ class ConsulServer:
         :raises SourceError: when Consul could not say, or does not let us see.
         """
         header, services = await self._client.services(index, self._wait)
-        async with self._at_once:
-            summaries = await self._client.summaries()
         if not services:  # there is always Consul's own
             raise SourceError(f"{self} showed no service at all: the token lacks rights; {RIGHTS}")
+        async with self._at_once:
+            summaries = await self._client.summaries()
         try:
             names = parse_names(services) | parse_summaries(summaries)
         except SourceError as error:
