@@ -371,9 +371,7 @@ class Daemon:
             _log.warning("instance, cgroup, loader, state directory and metrics change with a restart only")
         known = self._following
         self._following = {
-            service.source: replace(
-                known[service.source], service=service, from_catalog=False, opt_in=None, leaving=False
-            )
+            service.source: known[service.source].reconfigured(service)
             if service.source in known
             else Following(service)
             for service in fixed.services

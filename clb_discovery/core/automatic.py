@@ -85,9 +85,9 @@ def automatic_addresses(
 def settle_automatic(
     names: Iterable[str], ranges: Sequence[Network], taken: Collection[Address] = ()
 ) -> tuple[dict[str, tuple[Address, ...]], dict[str, str]]:
-    """Do the same where a name may find nothing.
+    """Give addresses as `automatic_addresses` does, as far as there are any.
 
-    :returns: the addresses of each name, and the ranges of the family in which one found none, by the name.
+    :returns: the addresses of each name; and by name, for those that found none in a family, its ranges as text.
     """
     names = list(names)
     families = [places for version in (4, 6) if (places := _Places(ranges, version)).count]

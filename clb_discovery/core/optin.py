@@ -55,11 +55,10 @@ def said(meta: object, tags: object) -> Said | None:
     if TAG in tags:
         vips.append(f"{TAG_VIP}{AUTOMATIC}")
     if META_VIP in meta:
-        vips.append(f"{META_VIP}={meta[META_VIP]}")
+        vips.append(f"{META_VIP}={_text(meta[META_VIP]) or ''}")
     if not vips:
         return None
-    algorithm, protocol = (None if value is None else str(value) for value in map(meta.get, _SETTINGS))
-    return Said(tuple(vips), algorithm, protocol)
+    return Said(tuple(vips), _text(meta.get(META_ALGORITHM)), _text(meta.get(META_PROTOCOL)))
 
 
 def opt_in(instances: Iterable[Said | None]) -> OptIn | None:
@@ -76,12 +75,9 @@ def opt_in(instances: Iterable[Said | None]) -> OptIn | None:
     algorithm = reading.elect(counts)
     vips = sorted(reading.vips)
     if len(vips) > MAX_VIPS:
-        reading.refuse(f"{len(vips)} VIPs", f"are more than {MAX_VIPS}; only the first count")
+        reading.refuse(f"{len(vips)} VIPs", f"are more than {MAX_VIPS}, of which the first count; register fewer")
     refused = sorted(reading.refused)
     return OptIn(tuple(vips[:MAX_VIPS]), tuple(sorted(reading.automatic)), algorithm, tuple(refused[:MAX_REFUSED]))
-
-
-_SETTINGS: Final = (META_ALGORITHM, META_PROTOCOL)
 
 
 class _Reading:
@@ -139,6 +135,10 @@ class _Reading:
                 f"is outvoted by instances that say {ranked[0]}; register all of them with one",
             )
         return ranked[0] if ranked else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _shown(name: str, value: str) -> str:
