@@ -11,7 +11,7 @@ import structlog
 from clb_discovery.core.changes import changes
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held
-from clb_discovery.core.model import RealServer
+from clb_discovery.core.model import RealServer, Refused
 from clb_discovery.core.plan import Plan
 from clb_discovery.core.selftest import SOURCE
 from clb_discovery.datapath.sockets import Destroyed
@@ -19,6 +19,8 @@ from clb_discovery.following import Following, timestamp
 
 _SHOWN: Final = 8
 """Real servers named in one line."""
+_REFUSALS: Final = 32
+"""Most lines about real servers that are refused at the same time, since discovery may name any number."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -52,20 +54,17 @@ class Announcer:
         else:
             self.trouble(what, None)
 
-    def heard(self, now: Following, state: str, error: str | None) -> None:
-        """Report how a source's health changed.
-
-        :param state: before.
-        :param error: before.
-        """
+    def heard(self, before: Following, now: Following) -> None:
+        """Report how a source's health changed."""
         source = now.service.source
-        if now.error and now.error != error:
+        if now.error and now.error != before.error:
             _log.warning("source fails", source=source, error=now.error)
-        elif error and not now.error:
+        elif before.error and not now.error:
             _log.info("source answers again", source=source)
-        if now.state == "held" != state:
+        if now.guarded.held and not before.guarded.held:
             removed, of = now.guarded.withheld
             _log.warning("removal held", source=source, removed=removed, of=of, seconds=now.service.policy.hold)
+        self.refused(now.service.name, before.refused, now.refused)
 
     def restored(self, now: Following) -> None:
         """Report that what is served until the source answers comes from the disk."""
@@ -107,10 +106,18 @@ class Announcer:
 
     def rejected(self, rejected: Sequence[Rejected]) -> None:
         """Report real servers that may not be used, when they appear."""
-        for item in rejected:
-            if item not in self._rejected:
-                _log.warning("real server refused", service=item.service, server=str(item.server), reason=item.reason)
+        new = [item for item in rejected if item not in self._rejected]
+        for item in new[:_REFUSALS]:
+            _log.warning("real server refused", service=item.service, server=str(item.server), reason=item.reason)
+        if len(new) > _REFUSALS:
+            _log.warning("more real servers refused", count=len(new) - _REFUSALS)
         self._rejected = frozenset(rejected)
+
+    def refused(self, service: str, before: Sequence[Refused], now: Sequence[Refused]) -> None:
+        """Report what is not applied of what a service of a catalog says, when it appears."""
+        for item in now:
+            if item not in before:
+                _log.warning("registration refused", service=service, value=item.value, reason=item.reason)
 
     def nameless(self, services: Sequence[str]) -> None:
         """Report services whose names cannot be host names, when they appear."""

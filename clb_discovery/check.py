@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from clb_discovery.core.layout import FEATURE_ERRNO
-from clb_discovery.core.model import Service
+from clb_discovery.core.model import Listing, Service
 from clb_discovery.datapath import bcc, cgroup, libbpf, loader, probe
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
@@ -108,7 +108,11 @@ async def _ask(options: argparse.Namespace, services: Sequence[Service]) -> list
         for name, source in sources.items():
             try:
                 answer = await source.next()
-                findings.append(Finding(name, None, f"{len(answer.servers)} real servers"))
+                if isinstance(answer, Listing):
+                    said = f"{len(answer.names)} services may opt in"
+                else:
+                    said = f"{len(answer.servers)} real servers"
+                findings.append(Finding(name, None, said))
             except SourceError as error:
                 findings.append(Finding(name, error))
     return findings

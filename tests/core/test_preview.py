@@ -44,7 +44,7 @@ def test_text_names_every_server() -> None:
     """A person sees what is added, removed and changed, what is held, and what is refused."""
     other = replace(WEB, algorithm=Algorithm.LEAST_CONN, pool=(ONE._replace(weight=3), TWO._replace(port=82)))
     new, gone = replace(WEB, vip=FEW_VIPS[4]), replace(WEB, vip=FEW_VIPS[0], pool=())
-    refused = Rejected("web", ONE, "it is a VIP")
+    refused = Rejected("web", ONE, "it is a VIP", "srv:web")
     document = preview(held(WEB, gone), held(other, new), [refused], ["srv:web"], ())
     assert render(document).splitlines() == [
         "- 10.64.0.1:*/tcp  web (srv:web)",
