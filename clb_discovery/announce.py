@@ -16,7 +16,7 @@ import structlog
 from clb_discovery.core.changes import changes
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held
-from clb_discovery.core.model import RealServer
+from clb_discovery.core.model import RealServer, Refused
 from clb_discovery.core.plan import Plan
 from clb_discovery.core.repeats import Repeats
 from clb_discovery.core.selftest import SOURCE
@@ -25,7 +25,9 @@ from clb_discovery.datapath.sockets import Destroyed
 from clb_discovery.following import Following, timestamp
 
 _SHOWN: Final = 8
-"""Real servers named in one line."""
+"""Real servers named in one line, or of one service in as many."""
+_REFUSALS: Final = 32
+"""Most lines about real servers that are refused at the same time, since discovery may name any number of services."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -64,19 +66,17 @@ class Announcer:
         else:
             self.trouble(what, None)
 
-    def heard(self, now: Following, state: str) -> None:
-        """Report how a source is.
-
-        :param state: before.
-        """
+    def heard(self, before: Following, now: Following) -> None:
+        """Report how a source is."""
         source = now.service.source
         if now.error:
             self._say(_log.warning, "source fails", now.error, source=source)
         elif self._troubles.pop(f"source fails {source}", None):
             _log.info("source answers again", source=source)
-        if now.state == "held" != state:
+        if now.guarded.held and not before.guarded.held:
             removed, of = now.guarded.withheld
             _log.warning("removal held", source=source, removed=removed, of=of, seconds=now.service.policy.hold)
+        self.refused(now.service.name, before.refused, now.refused)
 
     def _say(self, log: Callable[..., None], what: str, reason: str, **of: str) -> None:
         """Log what goes wrong, unless it was said only just now.
@@ -136,12 +136,19 @@ class Announcer:
         for item in rejected:
             if item not in self._rejected:
                 new[item.service].append(item)
-        for service, items in new.items():
-            for item in items[:_SHOWN]:
-                _log.warning("real server refused", service=service, server=str(item.server), reason=item.reason)
-            if len(items) > _SHOWN:
-                _log.warning("more real servers refused", service=service, count=len(items) - _SHOWN)
+        said = [item for items in new.values() for item in items[:_SHOWN]][:_REFUSALS]
+        for item in said:
+            _log.warning("real server refused", service=item.service, server=str(item.server), reason=item.reason)
+        left = sum(map(len, new.values())) - len(said)
+        if left:
+            _log.warning("more real servers refused", count=left)
         self._rejected = frozenset(rejected)
+
+    def refused(self, service: str, before: Sequence[Refused], now: Sequence[Refused]) -> None:
+        """Report what is not applied of what a service of a catalog says, when it appears."""
+        for item in now:
+            if item not in before:
+                _log.warning("registration refused", service=service, value=item.value, reason=item.reason)
 
     def nameless(self, services: Sequence[str]) -> None:
         """Report services whose names cannot be host names, when they appear."""

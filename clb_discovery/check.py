@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from rich.text import Text
 
 from clb_discovery.core.layout import FEATURE_ERRNO
-from clb_discovery.core.model import Service
+from clb_discovery.core.model import Listing, Service
 from clb_discovery.core.text import without_passwords
 from clb_discovery.datapath import bcc, cgroup, libbpf, loader, probe
 from clb_discovery.datapath.loader import Loader
@@ -138,7 +138,11 @@ async def _ask(options: argparse.Namespace, services: Sequence[Service]) -> list
         for name, source in sources.items():
             try:
                 answer = await source.next()
-                findings.append(Finding(name, None, f"{len(answer.servers)} real servers"))
+                if isinstance(answer, Listing):
+                    said = f"{len(answer.names)} services may opt in"
+                else:
+                    said = f"{len(answer.servers)} real servers"
+                findings.append(Finding(name, None, said))
             except SourceError as error:
                 findings.append(Finding(name, error))
     return findings

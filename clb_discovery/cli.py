@@ -202,8 +202,10 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         nargs="?",
         const="",
-        help="follow services in Consul; default URL: CONSUL_HTTP_ADDR, else http://127.0.0.1:8500",
+        help="follow services in Consul, without --service all that opt in by clb-vip in their meta or the tag clb; "
+        "default URL: CONSUL_HTTP_ADDR, else http://127.0.0.1:8500",
     )
+    group.add_argument("--catalog", action="store_true", help="follow those that opt in beside --service, too")
     group.add_argument(
         "--service",
         metavar="NAME[=VIP,...]",
@@ -238,7 +240,8 @@ def _vip_options(parser: argparse.ArgumentParser) -> None:
         type=_typed(parse_vip_range),
         action="append",
         default=[],
-        help="where automatic VIPs come from; repeatable; default " + " and ".join(map(str, DEFAULT_RANGES)),
+        help="where automatic VIPs come from, and where those of Consul's catalog have to lie; repeatable; default "
+        + " and ".join(map(str, DEFAULT_RANGES)),
     )
 
 

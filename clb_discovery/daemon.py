@@ -10,7 +10,7 @@ import asyncio
 import math
 import os
 import signal
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -20,9 +20,9 @@ import structlog
 
 from clb_discovery import __version__, log
 from clb_discovery.announce import Announcer
-from clb_discovery.core.held import Held, held_servers
+from clb_discovery.core import selftest
+from clb_discovery.core.held import Held
 from clb_discovery.core.lastgood import LastGood
-from clb_discovery.core.model import Answer, Failure, RealServer
 from clb_discovery.datapath import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.errors import ClbError, HostError, SourceError
@@ -37,6 +37,7 @@ from clb_discovery.publishing import Publisher
 from clb_discovery.report import Proof, Report
 from clb_discovery.runtime import Instance
 from clb_discovery.settings import Configured, Settings, without_restart
+from clb_discovery.sources.base import Outcome
 from clb_discovery.watches import Watches
 from clb_discovery.web import Site, listen, serving
 
@@ -74,7 +75,7 @@ class Daemon:
         self._stopping = False
         self._refused: str | None = None
         """Why the configuration was not taken when it was read last."""
-        self._applied: Mapping[str, Sequence[RealServer]] = {}  # what was published last, by source
+        self._applied: Mapping[str, LastGood] = {}  # what was published last, by source, without the time
         self._last_sync: datetime | None = None  # with an answer of every source
         self._ready = False
         self._fresh_until = math.inf
@@ -119,7 +120,8 @@ class Daemon:
         )
 
     def _start_up(self, publisher: Publisher) -> None:
-        self._seed([following.service.source for following in self._knowledge], publisher.held, self._store.read())
+        knowledge = self._knowledge
+        self._changed |= knowledge.recall(tuple(knowledge.sources), publisher.held, self._store.read())
         self._names.leave(self._settings.hosts_file)
         ineffective = loader.objection(self._settings.pins, self._settings.cgroup)
         if ineffective:
@@ -134,10 +136,6 @@ class Daemon:
         self._write_state()
         self._fresh_until = asyncio.get_running_loop().time() + FRESH_WITHIN
         self._news.ring()
-
-    def _seed(self, sources: Collection[str], held: Held, stored: Mapping[str, LastGood]) -> None:
-        """Serve what was known last until these sources answer."""
-        self._changed |= self._knowledge.seed(sources, held_servers(held, self._settings.services), stored)
 
     async def _main_loop(self, publisher: Publisher) -> None:
         while not self._stopping:
@@ -164,6 +162,7 @@ class Daemon:
         settled = self._knowledge.tried or now >= self._fresh_until
         unpublished = not self._knowledge.known.keys() <= self._applied.keys()
         self._changed |= self._knowledge.elapse(now) or (settled and unpublished)
+        self._watches.adjust(self._knowledge.sources)
         if self._changed:
             await self._sync(publisher)
         if await publisher.keep_attached(self._settings):
@@ -171,43 +170,46 @@ class Daemon:
             self._news.ring()
         await self._publish_names(publisher.held)
         self._write_state()
-        self._tell(settled=settled)
+        self._tell(publisher.held, settled=settled)
         if self._store.is_due(self._applied, now):
             await self._write_last_good()
 
     async def _sync(self, publisher: Publisher) -> None:
-        known, complete = self._knowledge.known, self._knowledge.complete
+        knowledge = self._knowledge
+        known, complete = knowledge.known, knowledge.complete
         self._changed = False  # before, since sources go on answering while a thread publishes
         with self._announcer.trying("cannot publish", *self._bearable(ClbError)):
             try:
-                await publisher.publish(self._settings, known, complete=complete)
+                refusals = await publisher.publish(self._settings, knowledge.claims, known, complete=complete)
             except ClbError:
                 self._changed = True
                 raise
             self._applied = known
+            knowledge.refuse(*refusals)
             if complete:
                 self._last_sync = datetime.now(UTC)
 
-    def _tell(self, *, settled: bool) -> None:
+    def _tell(self, held: Held, *, settled: bool) -> None:
         """Tell the service manager how we are, which status tells already.
 
         :param settled: whether discovery has had its chance, so that what was known last has to do.
         """
-        if settled and not self._ready and all(one.service.source in self._applied for one in self._knowledge):
+        knowledge = self._knowledge
+        if settled and not self._ready and knowledge.served(self._applied):
             self._ready = True
-            stale = sum(one.stale for one in self._knowledge)
-            virtual_servers = sum(len(service.vips) for service in self._settings.services)
+            stale = sum(following.stale for following in knowledge)
+            virtual_servers = len(held.virtual) - len(selftest.virtual_servers(self._settings.pins.instance))
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
-        self._service_manager.status(self._knowledge.summary, ready=self._ready)
+        self._service_manager.status(knowledge.summary, ready=self._ready)
 
     def _finish_once(self) -> None:
-        failed = [following for following in self._knowledge if following.error]
+        failed = [following for following in self._knowledge if following.error and not following.unusable]
         if failed:
             raise SourceError(failed[0].error)
         if self._last_sync and not any(following.guarded.held for following in self._knowledge):
             self._stopping = True
 
-    def _heard(self, source: str, outcome: Answer | Failure) -> None:
+    def _heard(self, source: str, outcome: Outcome) -> None:
         heard = self._knowledge.hear(source, outcome, asyncio.get_running_loop().time())
         self._changed |= heard.counts
         if any(heard):
@@ -247,7 +249,7 @@ class Daemon:
         if left_out:
             _log.warning("changed options need a restart", options=left_out)
         new = self._knowledge.adopt(self._settings.services)
-        self._seed(new, held, await asyncio.to_thread(self._store.read) if new else {})
+        self._knowledge.recall(new, held, await asyncio.to_thread(self._store.read) if new else {})
         self._names.leave(self._settings.hosts_file)
         self._changed = True
         _log.info("configuration read again", services=len(self._knowledge))

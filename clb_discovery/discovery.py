@@ -11,8 +11,9 @@ from functools import partial
 from typing import TypeVar
 
 from clb_discovery.core import spec
+from clb_discovery.core.address import Network
 from clb_discovery.core.automatic import DEFAULT_RANGES, with_automatic_vips
-from clb_discovery.core.config import CONSUL, SRV, STATIC, Entry, consul_entry, srv_entry
+from clb_discovery.core.config import CATALOG, CONSUL, SRV, STATIC, Entry, consul_entry, srv_entry
 from clb_discovery.core.model import Algorithm, Policy, Service, Tracking
 from clb_discovery.errors import UsageError
 from clb_discovery.sources.base import Source
@@ -25,6 +26,8 @@ _Parsed = TypeVar("_Parsed")
 def read_services(options: argparse.Namespace) -> tuple[Service, ...]:
     """Read which services to follow, and behind which VIPs.
 
+    In catalog mode the list of Consul's services is one of them, without VIPs; it has the settings of all that opt in.
+
     :param options: those of the command line, with the `entries` of the configuration file.
     :raises UsageError: naming the option, the value and the way out.
     """
@@ -35,15 +38,23 @@ def read_services(options: argparse.Namespace) -> tuple[Service, ...]:
     in_consul = [entry.service.name for entry in entries if entry.service.source.startswith(CONSUL)]
     if in_consul and options.consul is None:
         raise UsageError(f"{in_consul[0]} is a service in Consul; add --consul [URL], or consul = true to the file")
+    if options.catalog and options.consul is None:
+        raise UsageError("--catalog follows services in Consul; add --consul [URL], or consul = true to the file")
+    if options.catalog or (options.consul is not None and not in_consul):
+        entries.append(Entry(Service("catalog", CATALOG, ())))
     if not entries:
         raise UsageError(
-            "no service to follow; add --consul --service NAME[=VIP], or --srv NAME[=VIP] such as "
-            "--srv _redis._tcp.example=10.64.0.1:6379"
+            "no service to follow; add --consul for the services that opt in there, --consul --service NAME[=VIP], or "
+            "--srv NAME[=VIP] such as --srv _redis._tcp.example=10.64.0.1:6379"
         )
     services = [_completed(entry, options) for entry in entries]
-    ranges = options.vip_range or DEFAULT_RANGES
-    services = _parsed("--vip-range", partial(with_automatic_vips, ranges=ranges), services)
+    services = _parsed("--vip-range", partial(with_automatic_vips, ranges=vip_ranges(options)), services)
     return _parsed("--service and --srv", spec.merge_services, services)
+
+
+def vip_ranges(options: argparse.Namespace) -> Sequence[Network]:
+    """Return where automatic VIPs come from, and where those of a catalog have to lie."""
+    return options.vip_range or DEFAULT_RANGES
 
 
 @asynccontextmanager
@@ -60,18 +71,26 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
         if service.source.startswith(STATIC)
     }
     async with AsyncExitStack() as stack:
-        consul = [service for service in services if service.source.startswith(CONSUL)]
+        consul = [service for service in services if service.source == CATALOG or service.source.startswith(CONSUL)]
         if consul:
             from clb_discovery.sources.consul.client import Selection  # noqa: PLC0415
             from clb_discovery.sources.consul.environment import OPTIONS  # noqa: PLC0415
-            from clb_discovery.sources.consul.source import ConsulSource, server_from_environment  # noqa: PLC0415
+            from clb_discovery.sources.consul.source import (  # noqa: PLC0415
+                ConsulCatalog,
+                ConsulSource,
+                server_from_environment,
+            )
 
             given = {variable: getattr(options, name[2:].replace("-", "_")) for variable, name in OPTIONS.items()}
             server = server_from_environment(options.consul or None, os.environ, given, options.datacenter)
             stack.push_async_callback(server.close)
-            selection = Selection(options.near, options.filter, tuple(options.tag), options.tagged_address)
             for service in consul:
-                sources[service.source] = ConsulSource(server, service.source.removeprefix(CONSUL), selection)
+                selection = Selection(options.near, service.filter, service.tags, options.tagged_address)
+                sources[service.source] = (
+                    ConsulCatalog(server, selection)
+                    if service.source == CATALOG
+                    else ConsulSource(server, service.source.removeprefix(CONSUL), selection)
+                )
         srv = [service for service in services if service.source.startswith(SRV)]
         if srv:
             from clb_discovery.sources.srv.resolvers import Resolvers  # noqa: PLC0415
@@ -91,7 +110,14 @@ def _completed(entry: Entry, options: argparse.Namespace) -> Service:
         tracking = _tracking(own)
     except UsageError as error:
         raise UsageError(f"{entry.service.name}: {error}") from None
-    return replace(entry.service, algorithm=own.algorithm, tracking=tracking, policy=Policy(own.max_removal, own.hold))
+    return replace(
+        entry.service,
+        algorithm=own.algorithm,
+        tracking=tracking,
+        policy=Policy(own.max_removal, own.hold),
+        filter=own.filter,
+        tags=tuple(own.tag),
+    )
 
 
 def _tracking(options: argparse.Namespace) -> Tracking:

@@ -19,6 +19,10 @@ class SourceError(ClbError):
     """Discovery did not answer, or answered nonsense. Never means "there are no real servers"."""
 
 
+class UnusableError(SourceError):
+    """Discovery answered for one name with what cannot be used, and will do so again until somebody mends it."""
+
+
 class UsageError(ClbError):
     """The command line or a configured value is wrong (exit code 2)."""
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from clb_discovery.core import guard
+from clb_discovery.core.desired import Rejected
 from clb_discovery.core.guard import Guarded
-from clb_discovery.core.model import Answer, Failure, RealServer, Service
+from clb_discovery.core.model import Failure, Listing, OptIn, RealServer, Refused, Service
+from clb_discovery.core.spec import consul_objection
+from clb_discovery.sources.base import Outcome
 
 STATES: Final = ("fresh", "retrying", "held")
 """What `Following.state` may be."""
+
+_SHOWN: Final = 4
+"""Refusals named in one reason."""
+_LONGEST: Final = 80
+"""Characters shown of a name."""
 
 
 @dataclass(slots=True)
@@ -30,6 +38,20 @@ class Following:
     error: str | None = None
     errors: int = 0
     """How often the source could not say."""
+    refused: tuple[Refused, ...] = ()
+    """What the service says of itself in a catalog and is not applied."""
+    rejected: tuple[Rejected, ...] = ()
+    """Real servers that discovery names and that are not used."""
+    listed: frozenset[str] = frozenset()
+    """Of a catalog: the names of services that may opt in."""
+    from_catalog: bool = False
+    """Whether the service is followed for as long as it opts in, and has no VIPs but those that it then claims."""
+    opt_in: OptIn | None = None
+    """Of a service from a catalog: what it last said of itself."""
+    leaving: bool = False
+    """Of a service from a catalog: whether it no longer opts in."""
+    unusable: bool = False
+    """Of a service from a catalog: whether it last said what nobody can use, and no asking again will mend."""
 
     def seed(self, held: Sequence[RealServer], answered: int | None) -> None:
         """Start from what the kernel or the disk holds for the service.
@@ -40,24 +62,51 @@ class Following:
         self.known = True
         self.last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
 
-    def take(self, outcome: Answer | Failure, now: float) -> None:
+    def take(self, outcome: Outcome, now: float) -> None:
         """Take what the source came back with.
+
+        A service from a catalog that no longer opts in has no real servers, which has to stand for a while like any
+        other answer that removes much.
 
         :param now: seconds on a clock that does not go backwards.
         """
         if isinstance(outcome, Failure):
             self.error = outcome.reason
-            self.guarded = guard.interrupt(self.guarded)
             self.errors += 1
+            self.leaving &= not self.guarded.held  # it has to say so again, as below
+            self.guarded = guard.interrupt(self.guarded)
+            # Whoever registers nonsense must not keep the sidecars of all hosts from being ready.
+            self.unusable = outcome.unusable and self.from_catalog
+            self.answered |= self.unusable
             return
         self.error = None
+        self.unusable = False
         self.answered = self.known = True
         self.last_success = datetime.now(UTC)
-        self.guarded = guard.admit(self.guarded, outcome.servers, self.service.policy, now)
+        if isinstance(outcome, Listing):
+            objections = {name: objection for name in outcome.names if (objection := consul_objection(name))}
+            self.listed = outcome.names - objections.keys()
+            self.refused = tuple(
+                Refused(f"service {name[:_LONGEST]!r}", objection) for name, objection in sorted(objections.items())
+            )
+            return
+        servers = outcome.servers
+        if self.from_catalog:
+            self.leaving = outcome.opt_in is None
+            self.opt_in = outcome.opt_in or self.opt_in
+            servers = () if self.leaving else servers
+        self.guarded = guard.admit(self.guarded, servers, self.service.policy, now)
 
     def elapse(self, now: float) -> None:
         """Let time pass for held answers."""
         self.guarded = guard.elapse(self.guarded, self.service.policy, now)
+
+    def reconfigured(self, service: Service) -> Following:
+        """Return what is known when the configuration, read again, has this service of the same source."""
+        if not self.from_catalog:
+            return replace(self, service=service)
+        one = Following(service, self.guarded, known=True, last_success=self.last_success, errors=self.errors)
+        return one if self.claims else Following(service)  # what has left was emptied, which nobody said of this one
 
     @property
     def deadline(self) -> float | None:
@@ -69,7 +118,27 @@ class Following:
         """The state in words of the contract."""
         if self.error is not None or not self.answered:
             return "retrying"
-        return "held" if self.guarded.held else "fresh"
+        return "held" if self.guarded.held or self.refused else "fresh"
+
+    @property
+    def counted(self) -> tuple[object, ...]:
+        """What has to be published anew when it changes."""
+        return self.guarded.good, self.answered, self.claims
+
+    @property
+    def shown(self) -> tuple[object, ...]:
+        """What people should see soon when it changes."""
+        return self.state, self.error, self.listed, self.refused
+
+    @property
+    def claims(self) -> OptIn | None:
+        """What the service of a catalog has virtual servers by, or None if it has none or has gone."""
+        return None if self.leaving and not self.guarded.held else self.opt_in
+
+    @property
+    def useless(self) -> bool:
+        """Whether a service of a catalog has answered, but never with anything that could be served."""
+        return self.answered and not self.known
 
     @property
     def stale(self) -> bool:
@@ -78,14 +147,22 @@ class Following:
 
     @property
     def reason(self) -> str | None:
-        """Why the source is not fresh, or None if it is."""
-        if self.state == "held":
+        """Why the source is not fresh, and what is refused of what it says; None if there is nothing of either."""
+        reasons = []
+        if self.state == "retrying":
+            error = self.error or "no answer yet"
+            since = timestamp(self.last_success) or "before the start"
+            reasons.append(f"stale since {since}: {error}" if self.known else error)
+        elif self.guarded.held:
             removed, of = self.guarded.withheld
-            return f"an answer without {removed} of {of} real servers has to stand for {self.service.policy.hold:g} s"
-        if self.state == "fresh":
-            return None
-        error = self.error or "no answer yet"
-        return f"stale since {timestamp(self.last_success) or 'before the start'}: {error}" if self.known else error
+            reasons.append(
+                f"an answer without {removed} of {of} real servers has to stand for {self.service.policy.hold:g} s"
+            )
+        refusals = [*map(str, self.refused), *map(str, self.rejected)]
+        reasons += refusals[:_SHOWN]
+        if len(refusals) > _SHOWN:
+            reasons.append(f"and {len(refusals) - _SHOWN} more")
+        return "; ".join(reasons) or None
 
     @property
     def answered_at(self) -> int | None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+from clb_discovery import catalog
 from clb_discovery.announce import Announcer
+from clb_discovery.core.claims import Claim
+from clb_discovery.core.config import CATALOG
+from clb_discovery.core.desired import Rejected
+from clb_discovery.core.held import Held, held_servers
 from clb_discovery.core.lastgood import LastGood
-from clb_discovery.core.model import Answer, Failure, RealServer, Service
+from clb_discovery.core.model import RealServer, Refused, Service
 from clb_discovery.following import Following
+from clb_discovery.sources.base import Outcome
 
 _SHOWN: Final = 4
 """Sources named in one summary."""
@@ -26,14 +33,15 @@ class Heard(NamedTuple):
 
 
 class Knowledge:
-    """One `Following` for each service, by the name of its source."""
+    """One `Following` for each service, configured or of a catalog, by the name of its source."""
 
-    def __init__(self, services: Iterable[Service], announcer: Announcer) -> None:
+    def __init__(self, services: Sequence[Service], announcer: Announcer) -> None:
         """Start from knowing nothing of these services.
 
         :param announcer: says what becomes of sources.
         """
         self._announcer = announcer
+        self._services = services
         self._following = {service.source: Following(service) for service in services}
 
     def __iter__(self) -> Iterator[Following]:
@@ -42,27 +50,34 @@ class Knowledge:
     def __len__(self) -> int:
         return len(self._following)
 
-    def hear(self, source: str, outcome: Answer | Failure, now: float) -> Heard:
-        """Take what a source came back with.
+    @property
+    def sources(self) -> Collection[str]:
+        """The names of all sources to follow."""
+        return self._following.keys()
+
+    def hear(self, source: str, outcome: Outcome, now: float) -> Heard:
+        """Take what a source came back with; what a catalog lists is followed from now on.
 
         :param now: seconds on a clock that does not go backwards.
         """
-        following = self._following[source]
-        good, answered = following.guarded.good, following.answered
-        state, error = following.state, following.error
+        following = self._following.get(source)
+        if following is None:  # it has left, and its watch is about to end
+            return Heard(counts=False, shows=False)
+        before = replace(following)
         following.take(outcome, now)
-        self._announcer.heard(following, state)
-        return Heard(
-            counts=(following.guarded.good, following.answered) != (good, answered),
-            shows=(following.state, following.error) != (state, error),
-        )
+        self._announcer.heard(before, following)
+        self._following |= catalog.joined(self._services, following.listed, self._following)
+        return Heard(counts=following.counted != before.counted, shows=following.shown != before.shown)
 
     def elapse(self, now: float) -> bool:
-        """Let time pass for held answers; return whether one counts now."""
+        """Let time pass for held answers, and leave services that no longer opt in; return whether that counts."""
         before = [(following, following.guarded) for following in self if following.deadline is not None]
         for following, _ in before:
             following.elapse(now)
-        return any(following.guarded != guarded for following, guarded in before)
+        left = catalog.left(self._following)
+        for source in left:
+            del self._following[source]
+        return bool(left) or any(following.guarded != guarded for following, guarded in before)
 
     @property
     def deadlines(self) -> Iterator[float]:
@@ -70,9 +85,18 @@ class Knowledge:
         return (deadline for following in self if (deadline := following.deadline) is not None)
 
     @property
-    def known(self) -> Mapping[str, Sequence[RealServer]]:
-        """The real servers of each source that anything is known of."""
-        return {source: following.guarded.good for source, following in self._following.items() if following.known}
+    def known(self) -> Mapping[str, LastGood]:
+        """What counts of each source that anything is known of, without the time."""
+        return {
+            source: LastGood(following.guarded.good, None, following.claims)
+            for source, following in self._following.items()
+            if following.known
+        }
+
+    @property
+    def claims(self) -> Sequence[Claim]:
+        """What the services of a catalog want."""
+        return catalog.claims(self)
 
     @property
     def complete(self) -> bool:
@@ -84,31 +108,59 @@ class Knowledge:
         """Whether every source has come back with something since the start, be it a failure."""
         return all(following.answered or following.error is not None for following in self)
 
+    def served(self, applied: Collection[str]) -> bool:
+        """Tell whether everything is served; of a catalog, everything but what nobody could serve.
+
+        :param applied: the sources of which something was published.
+        """
+        return all(source in applied or following.useless for source, following in self._following.items())
+
     @property
     def summary(self) -> str:
         """One line about all sources; the names in it are bounded, and no sign in them breaks the line."""
-        waiting = [following.service.source for following in self if not following.known]
+        waiting = [following.service.source for following in self if not (following.known or following.answered)]
+        useless = [following.service.source for following in self if following.useless]
         stale = [following.service.source for following in self if following.stale]
         parts = [
             f"{len(sources)} of {len(self)} {what}: {_names(sources)}"
-            for sources, what in ((waiting, "without any answer"), (stale, "served from the last known set"))
+            for sources, what in (
+                (waiting, "without any answer"),
+                (useless, "with answers of no use"),
+                (stale, "served from the last known set"),
+            )
             if sources
         ]
         return "; ".join(parts) or f"following {len(self)}, all answered"
 
-    def adopt(self, services: Iterable[Service]) -> Collection[str]:
+    def adopt(self, services: Sequence[Service]) -> Collection[str]:
         """Go on with these services; what is known of those that stay is kept.
 
         :returns: the sources that are new.
         """
-        before = self._following
+        before, self._services = self._following, services
         self._following = {
-            service.source: replace(before[service.source], service=service)
+            service.source: before[service.source].reconfigured(service)
             if service.source in before
             else Following(service)
             for service in services
         }
+        staying = [following.service.name for following in before.values() if following.from_catalog]
+        for source, following in catalog.joined(services, staying, self._following).items():
+            self._following[source] = replace(before[source], service=following.service)
         return self._following.keys() - before.keys()
+
+    def recall(self, sources: Iterable[str], held: Held, stored: Mapping[str, LastGood]) -> bool:
+        """Start from what was known last of these sources, and follow what was then followed of a catalog.
+
+        :param stored: by source.
+        :returns: as for `seed`.
+        """
+        found = catalog.restored(self._services, held, stored, self._following)
+        self._following |= found
+        servers = held_servers(held, [*self._services, *catalog.claimed(found.values())])
+        if found:
+            servers[CATALOG] = []
+        return self.seed([*sources, *found], servers, stored)
 
     def seed(
         self, sources: Iterable[str], held: Mapping[str, Sequence[RealServer]], stored: Mapping[str, LastGood]
@@ -130,10 +182,26 @@ class Knowledge:
                 restored = True
         return restored
 
-    def last_good(self, applied: Mapping[str, Sequence[RealServer]]) -> Mapping[str, LastGood]:
+    def refuse(self, words: Mapping[str, Sequence[Refused]], servers: Iterable[Rejected]) -> None:
+        """Let every source know, and say, what is not applied of what it says.
+
+        :param words: of services of a catalog, by source.
+        :param servers: of all services.
+        """
+        rejected: defaultdict[str, list[Rejected]] = defaultdict(list)
+        for item in servers:
+            rejected[item.source].append(item)
+        for source, following in self._following.items():
+            following.rejected = tuple(rejected[source])
+            if following.from_catalog:
+                refused = tuple(words.get(source, ()))
+                self._announcer.refused(following.service.name, following.refused, refused)
+                following.refused = refused
+
+    def last_good(self, applied: Mapping[str, LastGood]) -> Mapping[str, LastGood]:
         """Return what was applied, with when each source last answered."""
         return {
-            source: LastGood(tuple(applied[source]), following.answered_at)
+            source: applied[source]._replace(answered=following.answered_at)
             for source, following in self._following.items()
             if source in applied
         }

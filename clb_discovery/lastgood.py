@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from clb_discovery.core.lastgood import MAX_BYTES, LastGood, decode, encode
-from clb_discovery.core.model import RealServer
 from clb_discovery.files import replace_file
 
 WRITE_EVERY: Final = 1.0
@@ -27,7 +26,7 @@ class Store:
         :param instance: checked by `Pins` before.
         """
         self._file = directory / f"{instance}.json" if directory else None
-        self._written: Mapping[str, Sequence[RealServer]] = {}
+        self._written: Mapping[str, LastGood] = {}
         self._next = 0.0
 
     def read(self) -> dict[str, LastGood]:
@@ -46,10 +45,10 @@ class Store:
         _log.warning("last known sets on disk ignored", file=str(self._file), reason=reason)
         return {}
 
-    def is_due(self, applied: Mapping[str, Sequence[RealServer]], now: float) -> bool:
-        """Tell whether real servers have changed since they were written, and a write is not too soon.
+    def is_due(self, applied: Mapping[str, LastGood], now: float) -> bool:
+        """Tell whether anything but a time has changed since it was written, and a write is not too soon.
 
-        :param applied: the real servers of each source.
+        :param applied: what counts of each source, without the time.
         :param now: seconds on a clock that does not go backwards.
         """
         return self._file is not None and now >= self._next and applied != self._written
@@ -67,4 +66,4 @@ class Store:
         document = encode(sets)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self._file, document, lasting=True)
-        self._written = {source: one.servers for source, one in sets.items()}
+        self._written = {source: one._replace(answered=None) for source, one in sets.items()}

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clb_discovery import catalog
 from clb_discovery.core import selftest
+from clb_discovery.core.claims import holders, resolve
+from clb_discovery.core.config import CATALOG
 from clb_discovery.core.desired import desired
 from clb_discovery.core.held import Held, held_servers
 from clb_discovery.core.hosts import names
-from clb_discovery.core.model import Answer, Service
+from clb_discovery.core.model import Failure, Service
 from clb_discovery.core.plan import plan
 from clb_discovery.core.preview import preview
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.discovery import open_sources, read_services
+from clb_discovery.discovery import open_sources, read_services, vip_ranges
+from clb_discovery.errors import UnusableError
 from clb_discovery.following import Following
 from clb_discovery.hosts_file import names_ahead
 from clb_discovery.runtime import Instance
+from clb_discovery.sources.base import CatalogSource, Source
 
 
 def look_ahead(options: argparse.Namespace) -> dict[str, Any]:
@@ -31,14 +37,26 @@ def look_ahead(options: argparse.Namespace) -> dict[str, Any]:
     """
     pins = Pins(options.instance)
     services = read_services(options)
-    answers = asyncio.run(_ask(options, services))
     held = _read(pins)
-    known = {source: answer.servers for source, answer in answers.items()}
-    wanted = desired(services, known, options.real_range)
+    following = {service.source: Following(service) for service in services}
+    following |= catalog.restored(services, held, {}, following)
+    asyncio.run(_ask(options, services, held, following))
+    waiting = {source for source, one in following.items() if one.guarded.held}
+    for one in following.values():
+        one.elapse(math.inf)
+    resolved = resolve(services, catalog.claims(following.values()), holders(held), vip_ranges(options))
+    known = {source: one.guarded.good for source, one in following.items() if one.known}
+    wanted = desired(resolved.services, known, options.real_range)
     own = selftest.virtual_servers(pins.instance)
     after = plan(held, {**own, **wanted.virtual}, complete=True).result
     files = _names(Instance(pins.instance), options.hosts_file, after)
-    return preview(held, after, wanted.rejected, _waiting(services, answers, held), own.keys(), names=files)
+    document = preview(held, after, wanted.rejected, waiting, own.keys(), names=files)
+    document["refused"] += [
+        {"service": following[source].service.name, "server": item.value, "reason": item.reason}
+        for source, refused in resolved.refused.items()
+        for item in refused
+    ]
+    return document
 
 
 def _names(instance: Instance, path: Path | None, after: Held) -> list[dict[str, Any]]:
@@ -51,10 +69,29 @@ def _names(instance: Instance, path: Path | None, after: Held) -> list[dict[str,
     return [change for change in found if change is not None]
 
 
-async def _ask(options: argparse.Namespace, services: Sequence[Service]) -> dict[str, Answer]:
+async def _ask(
+    options: argparse.Namespace, services: Sequence[Service], held: Held, following: dict[str, Following]
+) -> None:
+    """Let everyone answer as a sidecar would hear it, were it started now; services that opt in are added."""
+    before = held_servers(held, [*services, *catalog.claimed(following.values())])
+
+    async def ask(source: str, asked: Source) -> None:
+        one = following[source]
+        one.seed(before.get(source, ()), None)
+        try:
+            one.take(await asked.next(), time.monotonic())
+        except UnusableError as error:
+            if not one.from_catalog:
+                raise
+            one.take(Failure(str(error), unusable=True), time.monotonic())
+
     async with open_sources(options, services) as sources:
-        answers = await asyncio.gather(*(source.next() for source in sources.values()))
-        return dict(zip(sources, answers, strict=True))
+        await asyncio.gather(*(ask(source, asked) for source, asked in sources.items()))
+        listed = sources.get(CATALOG)
+        if isinstance(listed, CatalogSource):
+            following |= catalog.joined(services, following[CATALOG].listed, following)
+            opting = [one.service for one in following.values() if one.from_catalog]
+            await asyncio.gather(*(ask(service.source, listed.service(service.name)) for service in opting))
 
 
 def _read(pins: Pins) -> Held:
@@ -62,16 +99,3 @@ def _read(pins: Pins) -> Held:
         return Held()
     with Maps(pins) as maps:
         return maps.read()
-
-
-def _waiting(services: Sequence[Service], answers: dict[str, Answer], held: Held) -> set[str]:
-    """Return the sources whose answers a sidecar would hold back, were it started now."""
-    before = held_servers(held, services)
-    found = set()
-    for service in services:
-        following = Following(service)
-        following.seed(before.get(service.source, ()), None)
-        following.take(answers[service.source], time.monotonic())
-        if following.guarded.held:
-            found.add(service.source)
-    return found

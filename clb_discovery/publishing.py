@@ -15,10 +15,12 @@ import structlog
 
 from clb_discovery.announce import Announcer
 from clb_discovery.core import selftest
-from clb_discovery.core.desired import Desired, desired
+from clb_discovery.core.claims import Claim, Resolved, holders, resolve
+from clb_discovery.core.desired import Desired, Rejected, desired
 from clb_discovery.core.held import Held
+from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.layout import Info, Server, protocol_of
-from clb_discovery.core.model import Protocol, RealServer
+from clb_discovery.core.model import Protocol, Refused
 from clb_discovery.core.plan import Plan, plan
 from clb_discovery.datapath import loader
 from clb_discovery.datapath.maps import Maps
@@ -39,6 +41,14 @@ class Counted(NamedTuple):
     """What became of connects, by packed member."""
 
 
+class Refusals(NamedTuple):
+    """What was not published of what sources say."""
+
+    words: Mapping[str, Sequence[Refused]]
+    """Of services of a catalog, by source."""
+    servers: Sequence[Rejected]
+
+
 class Publisher:
     """The one who writes an instance's maps, and so knows what they hold."""
 
@@ -56,16 +66,21 @@ class Publisher:
             held = self.held
             return Counted(held, *await asyncio.to_thread(lambda: (self._maps.info(), self._maps.servers(held))))
 
-    async def publish(self, settings: Settings, known: Mapping[str, Sequence[RealServer]], *, complete: bool) -> None:
+    async def publish(
+        self, settings: Settings, claims: Sequence[Claim], known: Mapping[str, LastGood], *, complete: bool
+    ) -> Refusals:
         """Bring the maps to what follows from the real servers of each source.
 
+        :param claims: of services of a catalog, besides those of the settings.
         :param complete: as for `plan`.
         :raises ClbError: if the kernel refuses a step.
         """
         async with self._kernel:
             began = time.monotonic()
             try:
-                wanted, steps, closed = await asyncio.to_thread(self._publish, settings, known, complete=complete)
+                resolved, wanted, steps, closed = await asyncio.to_thread(
+                    self._publish, settings, claims, known, complete=complete
+                )
             except ClbError:
                 self._meters.failed()
                 self.held = await asyncio.to_thread(self._maps.read)
@@ -76,11 +91,14 @@ class Publisher:
         self._announcer.published(before, steps)
         self._announcer.closed(closed)
         self._announcer.rejected(wanted.rejected)
+        return Refusals(resolved.refused, wanted.rejected)
 
     def _publish(
-        self, settings: Settings, known: Mapping[str, Sequence[RealServer]], *, complete: bool
-    ) -> tuple[Desired, Plan, Destroyed | None]:
-        wanted = desired(settings.services, known, settings.real_ranges)
+        self, settings: Settings, claims: Sequence[Claim], known: Mapping[str, LastGood], *, complete: bool
+    ) -> tuple[Resolved, Desired, Plan, Destroyed | None]:
+        resolved = resolve(settings.services, claims, holders(self.held), settings.vip_ranges)
+        servers = {source: one.servers for source, one in known.items()}
+        wanted = desired(resolved.services, servers, settings.real_ranges)
         virtual = {**selftest.virtual_servers(settings.pins.instance), **wanted.virtual}
         steps = plan(self.held, virtual, complete=complete)
         self._maps.apply(steps.steps)
@@ -88,7 +106,7 @@ class Publisher:
         protocols = (Protocol.TCP, Protocol.UDP) if settings.reset else (Protocol.UDP,)
         dropped = frozenset(member for member in steps.dropped if protocol_of(member) in protocols)
         closed = close_sockets(dropped, self._maps.records(), protocols=protocols) if dropped else None
-        return wanted, steps, closed
+        return resolved, wanted, steps, closed
 
     async def keep_attached(self, settings: Settings) -> bool:
         """Attach again where the cgroup was removed and made anew, as service managers do.

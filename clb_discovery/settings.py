@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from clb_discovery.core.address import Network
+from clb_discovery.core.automatic import DEFAULT_RANGES
 from clb_discovery.core.model import Service
 from clb_discovery.datapath import cgroup
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.discovery import open_sources, read_services
+from clb_discovery.discovery import open_sources, read_services, vip_ranges
 from clb_discovery.runtime import state_directory
 from clb_discovery.sources.base import Source
 
@@ -39,6 +40,8 @@ class Settings:
     """Where the names of services are published."""
     state_dir: Path | None = None
     """Where the last good sets are kept over a reboot."""
+    vip_ranges: Sequence[Network] = DEFAULT_RANGES
+    """Where VIPs of services in a catalog have to lie, and where automatic ones come from."""
     log_format: str = "auto"
     log_level: str = "info"
 
@@ -68,6 +71,7 @@ def read_settings(options: argparse.Namespace) -> Configured:
         metrics=options.metrics,
         hosts_file=options.hosts_file,
         state_dir=state_directory(options.state_dir, os.environ),
+        vip_ranges=vip_ranges(options),
         log_format=options.log_format,
         log_level=options.log_level,
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import Final
 
-from clb_discovery.core.model import Answer, Failure
-from clb_discovery.sources.base import Source, follow
+from clb_discovery.core.config import CATALOG, CONSUL
+from clb_discovery.sources.base import CatalogSource, Outcome, Source, follow
 
 _CANCEL_EVERY: Final = 0.1
+
+Heard = Callable[[str, Outcome], None]
 
 
 class Watches:
@@ -22,7 +24,9 @@ class Watches:
         self._open_sources = open_sources
         self._opened = AsyncExitStack()
         self._sources: Mapping[str, Source] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._heard: Heard | None = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Make the sources; nothing is asked yet.
@@ -31,19 +35,47 @@ class Watches:
         """
         self._sources = await self._opened.enter_async_context(self._open_sources())
 
-    def start(self, heard: Callable[[str, Answer | Failure], None]) -> None:
+    def start(self, heard: Heard) -> None:
         """Follow all of them.
 
         :param heard: gets the name of a source and what it came back with.
         """
-        self._tasks = {
-            asyncio.create_task(follow(source, partial(heard, source.name))) for source in self._sources.values()
-        }
+        self._heard = heard
+        self.adjust(())
+
+    def adjust(self, names: Collection[str]) -> None:
+        """Follow, besides the sources of the configuration, these of its catalog and no others.
+
+        Before `start` and after `end` this does nothing.
+
+        :param names: of sources; those of the configuration may be among them.
+        :raises UsageError: if one cannot be asked for.
+        """
+        if self._heard is None:
+            return
+        wanted = {**dict.fromkeys(names), **self._sources}
+        for name in self._tasks.keys() - wanted.keys():
+            ending = self._tasks.pop(name)
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+        for task in self._ending:  # again, too: asyncio.wait_for before Python 3.12 swallows one that meets a result
+            task.cancel()
+        for name in wanted.keys() - self._tasks.keys():
+            source = wanted[name] or self._from_catalog(name)
+            if source:
+                self._tasks[name] = asyncio.create_task(follow(source, partial(self._heard, name)))
 
     async def end(self) -> None:
         """End all tasks, and close what the sources share; again does nothing."""
-        while self._tasks:  # asyncio.wait_for before Python 3.12 swallows a cancellation that meets a result
-            for task in self._tasks:
+        self._heard = None
+        tasks = {*self._tasks.values(), *self._ending}
+        self._tasks.clear()
+        while tasks:  # as above
+            for task in tasks:
                 task.cancel()
-            _, self._tasks = await asyncio.wait(self._tasks, timeout=_CANCEL_EVERY)
+            _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_EVERY)
         await self._opened.aclose()
+
+    def _from_catalog(self, name: str) -> Source | None:
+        catalog = self._sources.get(CATALOG)
+        return catalog.service(name.removeprefix(CONSUL)) if isinstance(catalog, CatalogSource) else None

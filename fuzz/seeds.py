@@ -14,6 +14,8 @@ _ENTRY: Final = {
         "ID": "s1",
         "Address": "10.0.0.1",
         "Port": 80,
+        "Meta": {"clb-vip": "10.64.0.1:80, [fd00:64::1]:53/udp, auto", "clb-algorithm": "least-conn"},
+        "Tags": ["v1", "clb", "clb.vip=10.64.0.2"],
         "Weights": {"Passing": 7, "Warning": 2},
         "TaggedAddresses": {"wan": {"Address": "198.51.100.1", "Port": 8001}},
     },
@@ -32,6 +34,8 @@ CONSUL: Final = (
     _http("X-Consul-Index: 8", entries=[], rights=_RIGHTS),
     _http("X-Consul-Results-Filtered-By-ACLs: true", entries=[]),
     _http("X-Consul-Index: 1", "X-Consul-LastContact: 99999", entries=_ENTRY["Checks"]),
+    _http("X-Consul-Index: 8", entries={"consul": [], "web": ["clb", "clb.vip=10.64.0.2"]}),
+    _http("X-Consul-Index: 8", entries=[{"Name": "web", "PeerName": ""}, {"Name": "far", "PeerName": "other"}]),
 )
 
 

@@ -30,7 +30,15 @@ from clb_discovery.discovery import read_services
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.options import read_options
 from clb_discovery.sources.consul.address import ConsulAddress
-from clb_discovery.sources.consul.answer import host_names, parse_checks, parse_entries, to_answer
+from clb_discovery.sources.consul.answer import (
+    host_names,
+    parse_checks,
+    parse_entries,
+    parse_names,
+    parse_summaries,
+    read_opt_in,
+    to_servers,
+)
 from clb_discovery.sources.consul.blocking import next_index
 from clb_discovery.sources.consul.client import ALL, OWN, Client
 from clb_discovery.sources.consul.transport import Transport
@@ -75,16 +83,21 @@ class _Canned(Transport):
 
 
 def consul(data: bytes) -> Answer | None:
-    """Read an answer of the health endpoint: headers, an empty line, the body; and one about rights behind another."""
+    """Read an answer as that of each endpoint: headers, an empty line, the body; one about rights behind another."""
     client = Client(_Canned(data), None, OWN)
     with suppress(SourceError):
         _, checks = _loop.run_until_complete(client.checks(7, 60))
         parse_checks(checks)
     with suppress(SourceError):
+        _, services = _loop.run_until_complete(client.services(7, 60))
+        parse_names(services)
+    with suppress(SourceError):
+        parse_summaries(_loop.run_until_complete(client.summaries()))
+    with suppress(SourceError):
         header, entries = _loop.run_until_complete(client.entries("web", ALL, 7, 60))
         next_index(header, 7)
         instances = parse_entries(entries, "wan")
-        return _used(to_answer(instances, dict.fromkeys(host_names(instances), ())))
+        return _used(Answer(to_servers(instances, dict.fromkeys(host_names(instances), ())), read_opt_in(entries)))
     return None
 
 

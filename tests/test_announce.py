@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -10,7 +11,7 @@ from clb_discovery.announce import Announcer
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held
-from clb_discovery.core.model import Algorithm, Answer, Failure, RealServer, Service, Vip, VirtualServer
+from clb_discovery.core.model import Algorithm, Answer, Failure, RealServer, Refused, Service, Vip, VirtualServer
 from clb_discovery.core.plan import plan
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.following import Following
@@ -34,9 +35,9 @@ def said(announcer: Announcer, clock: Clock, following: Following, *outcomes: tu
     with capture_logs() as lines:
         for moment, error in outcomes:
             clock.now = moment
-            before = following.state
+            before = replace(following)
             following.take(Failure(error) if error else Answer(()), moment)
-            announcer.heard(following, before)
+            announcer.heard(before, following)
     return [(line["event"], line.get("error"), line.get("times")) for line in lines]
 
 
@@ -118,10 +119,20 @@ def test_a_change_is_one_line_that_says_what_changed() -> None:
 
 def test_servers_that_are_refused_are_bounded() -> None:
     """An answer full of what may not be used takes a few lines, and only once."""
-    rejected = [Rejected("web", RealServer(0, parse_address("224.0.0.1"), port, 1), "no") for port in range(1, 1001)]
+    rejected = [
+        Rejected("web", RealServer(0, parse_address("224.0.0.1"), port, 1), "no", "srv:web") for port in range(1, 1001)
+    ]
     announcer = Announcer()
     with capture_logs() as lines:
         announcer.rejected(rejected)
         announcer.rejected(rejected)
     assert [line["event"] for line in lines] == ["real server refused"] * 8 + ["more real servers refused"]
     assert lines[-1]["count"] == 992
+
+
+def test_refused_words_of_a_catalog_are_said_when_they_appear() -> None:
+    """The service, the value and the way out are in one line."""
+    old, new = Refused("VIP 10.64.0.1", "belongs to consul:a"), Refused("clb-vip 'x'", "is not a VIP")
+    with capture_logs() as logs:
+        Announcer().refused("web", [old], [old, new])
+    assert [(line["service"], line["value"], line["reason"]) for line in logs] == [("web", *new)]

@@ -7,7 +7,8 @@ import re
 from typing import Final
 
 from clb_discovery.core.address import parse_address
-from clb_discovery.core.model import Answer, Failure, Policy, RealServer, Service
+from clb_discovery.core.desired import Rejected
+from clb_discovery.core.model import Answer, Failure, Listing, OptIn, Policy, RealServer, Refused, Service
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.following import STATES, Following
 
@@ -101,3 +102,70 @@ def test_failure_ends_the_standing_of_a_held_answer() -> None:
     assert one.guarded.good == SERVERS
     one.elapse(1031)
     assert one.guarded.good == ()
+
+
+VIP: Final = OptIn((parse_vip("10.64.0.1:80"),))
+
+
+def from_catalog() -> Following:
+    """Return a service that a catalog lists."""
+    return Following(Service("web", "consul:web", (), policy=Policy(hold=30)), from_catalog=True)
+
+
+def test_service_that_no_longer_opts_in_is_held_and_then_left() -> None:
+    """Its pool stays as it is for the hold, with its VIPs, whether it has gone or only says nothing any more."""
+    one = from_catalog()
+    one.take(Answer(SERVERS, VIP), 0)
+    assert (shown(one), one.claims) == (("fresh", False, None), VIP)
+    one.take(Answer(SERVERS), 1)
+    reason = "an answer without 3 of 3 real servers has to stand for 30 s"
+    assert (shown(one), one.claims, one.guarded.good) == (("held", False, reason), VIP, SERVERS)
+    one.elapse(31)
+    assert (one.claims, one.guarded.good, one.leaving) == (None, (), True)
+
+
+def test_service_that_opts_in_again_in_time_never_left() -> None:
+    """As a server does that lost its state and gets it back."""
+    one = from_catalog()
+    one.take(Answer(SERVERS, VIP), 0)
+    one.take(Answer(()), 1)
+    one.take(Answer(SERVERS, VIP), 2)
+    one.elapse(100)
+    assert (one.claims, one.guarded.good, one.leaving) == (VIP, SERVERS, False)
+
+
+def test_what_nobody_can_use_is_an_answer_of_a_catalog() -> None:
+    """Who registers nonsense keeps no sidecar from being ready; a service of the configuration does."""
+    unusable = Failure("the port is 0", unusable=True)
+    one, other = from_catalog(), following()
+    one.take(unusable, 0)
+    other.take(unusable, 0)
+    assert (one.answered, other.answered) == (True, False)
+    assert shown(one) == ("retrying", False, "the port is 0")
+    one.take(Failure("refused"), 0)
+    assert shown(one) == ("retrying", False, "refused")
+
+
+def test_refusals_are_in_the_reason() -> None:
+    """A VIP that is refused makes a source held; a real server that is refused does not; few are named."""
+    one = from_catalog()
+    one.take(Answer(SERVERS, VIP), 0)
+    one.rejected = tuple(Rejected("web", server, "it is a VIP; go away", "consul:web") for server in SERVERS)
+    assert shown(one)[0] == "fresh"
+    one.refused = (Refused("VIP 10.64.0.1:80", "belongs to consul:a; register another one"),) * 2
+    clash, server = str(one.refused[0]), "real server 10.0.0.{}:80 refused: it is a VIP; go away"
+    reason = "; ".join([clash, clash, server.format(1), server.format(2), "and 1 more"])
+    assert shown(one) == ("held", False, reason)
+
+
+def test_names_that_cannot_be_asked_for_are_refused() -> None:
+    """A catalog may list anything; what is no name of a service is told, bounded and escaped."""
+    one = Following(Service("catalog", "catalog:consul", ()))
+    one.take(Listing(frozenset({"web", "a/../b", "x\x1b[2J" + "y" * 300})), 0)
+    assert one.listed == {"web"}
+    state, _, reason = shown(one)
+    assert state == "held"
+    assert reason is not None
+    assert "service 'a/../b' cannot be a Consul service: give 1 to 255 bytes of printable text" in reason
+    assert r"service 'x\x1b[2J" in reason
+    assert len(reason) < 500

@@ -61,7 +61,7 @@ def test_held_answer_counts_when_its_time_has_come() -> None:
     assert list(found.deadlines) == [31]
     assert not found.elapse(30.9)
     assert found.elapse(31)
-    assert (list(found.deadlines), found.known["srv:web"]) == ([], SERVERS[:1])
+    assert (list(found.deadlines), found.known) == ([], {"srv:web": LastGood(SERVERS[:1])})
 
 
 def test_what_the_kernel_holds_goes_before_the_disk() -> None:
@@ -70,10 +70,10 @@ def test_what_the_kernel_holds_goes_before_the_disk() -> None:
     disk = {"srv:a": LastGood(SERVERS[:1], 99), "srv:b": LastGood(SERVERS[:2], 100)}
     assert not knowledge("srv:a").seed(["srv:a"], {"srv:a": SERVERS}, disk)
     assert found.seed(["srv:a", "srv:b", "srv:c"], {"srv:a": SERVERS}, disk)
-    assert found.known == {"srv:a": SERVERS, "srv:b": SERVERS[:2]}
+    assert found.known == {"srv:a": LastGood(SERVERS), "srv:b": LastGood(SERVERS[:2])}
     assert [following.answered_at for following in found] == [99, 100, None]
     assert not found.complete
-    assert found.last_good({"srv:b": SERVERS[:2]}) == {"srv:b": LastGood(SERVERS[:2], 100)}
+    assert found.last_good({"srv:b": LastGood(SERVERS[:2])}) == {"srv:b": LastGood(SERVERS[:2], 100)}
 
 
 def test_complete_is_more_than_tried() -> None:
@@ -92,7 +92,7 @@ def test_other_services_keep_what_is_known_of_those_that_stay() -> None:
     found = knowledge("srv:a", "srv:b")
     found.hear("srv:a", Answer(SERVERS), 0)
     assert found.adopt([service("srv:a"), service("srv:c")]) == {"srv:c"}
-    assert found.known == {"srv:a": SERVERS}
+    assert found.known == {"srv:a": LastGood(SERVERS)}
     assert [following.service.source for following in found] == ["srv:a", "srv:c"]
 
 

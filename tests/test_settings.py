@@ -24,6 +24,9 @@ RESTART: Final = {
 """Options that a running sidecar cannot take, with another value than the default's."""
 SETTINGS: Final = {
     "srv": '["_new._tcp.example"]',
+    "catalog": "true",
+    "filter": """\'Service.Meta.version == "2"\'""",
+    "tag": '["primary"]',
     "vip-range": '["10.9.0.0/24"]',
     "real-range": '["10.0.0.0/8"]',
     "max-removal": "0.1",
@@ -51,9 +54,7 @@ SOURCES: Final = {
     "namespace",
     "partition",
     "near",
-    "filter",
     "tagged-address",
-    "tag",
     "resolver",
     "min-ttl",
     "max-ttl",

@@ -72,10 +72,34 @@ def automatic_addresses(
     :param taken: addresses that are not to be given.
     :raises ValueError: naming one that finds no address.
     """
+    found, without = settle_automatic(names, ranges, taken)
+    if without:
+        name, network = min(without.items())
+        raise ValueError(
+            f"{name!r} finds no VIP: every address of {network} is taken; name a larger range, "
+            "or give it a VIP of its own, such as NAME=10.64.0.1"
+        )
+    return found
+
+
+def settle_automatic(
+    names: Iterable[str], ranges: Sequence[Network], taken: Collection[Address] = ()
+) -> tuple[dict[str, tuple[Address, ...]], dict[str, str]]:
+    """Give addresses as `automatic_addresses` does, as far as there are any.
+
+    :returns: the addresses of each name; and by name, for those that found none in a family, its ranges as text.
+    """
     names = list(names)
-    families = [_Places(ranges, version) for version in (4, 6)]
-    found = [_settle({name.lower() for name in names}, places, taken) for places in families if places.count]
-    return {name: tuple(addresses[name.lower()] for addresses in found) for name in names}
+    families = [places for version in (4, 6) if (places := _Places(ranges, version)).count]
+    found = [_settle({name.lower() for name in names}, places, taken) for places in families]
+    without = {
+        name: str(places)
+        for places, addresses in zip(families, found, strict=True)
+        for name in names
+        if name.lower() not in addresses
+    }
+    given = {name: tuple(addresses[name.lower()] for addresses in found if name.lower() in addresses) for name in names}
+    return given, without
 
 
 class _Places:
@@ -136,10 +160,4 @@ def _settle(names: Collection[str], places: _Places, taken: Collection[Address])
                 given.add(address)
                 found[name] = address
                 del homes[name]
-    if homes:
-        name = next(iter(homes))
-        raise ValueError(
-            f"{name!r} finds no VIP: every address of {places} is taken; name a larger range, "
-            "or give it a VIP of its own, such as NAME=10.64.0.1"
-        )
     return found

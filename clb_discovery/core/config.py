@@ -20,6 +20,8 @@ CONSUL: Final = "consul:"
 SRV: Final = "srv:"
 STATIC: Final = "static:"
 """What the names of sources begin with."""
+CATALOG: Final = "catalog:consul"
+"""Name of the source that lists which services of Consul opt in."""
 
 _SOURCES: Final = ("consul", "srv", "servers")
 _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
@@ -31,7 +33,10 @@ _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     "eject-max": spec.parse_milliseconds,
 }
 """What a service may have its own of, as the options of the same names read it."""
-_SERVICE: Final = ("name", *_SOURCES, "vip", *_SETTINGS)
+_SELECTION: Final = ("filter", "tags")
+"""Which of Consul's instances a service may have its own of."""
+_SERVICE: Final = ("name", *_SOURCES, "vip", *_SELECTION, *_SETTINGS)
+_LONGEST_TEXT: Final = 1024
 _SERVER: Final = ("address", "weight", "priority")
 
 
@@ -113,8 +118,8 @@ def _named(where: str, table: Mapping[str, object]) -> Entry:
 def _entry(table: Mapping[str, object]) -> Entry:
     _refuse_unknown(table, _SERVICE)
     name = _text("name", table.get("name", ""))
-    if not 1 <= len(name.encode()) <= MAX_NAME:
-        raise ValueError(f'has no name of 1 to {MAX_NAME} bytes; add name = "..."')
+    if not 1 <= len(name.encode()) <= MAX_NAME or not name.isprintable():
+        raise ValueError(f'has no name of 1 to {MAX_NAME} bytes of printable text; add name = "..."')
     kinds = [kind for kind in _SOURCES if kind in table]
     if len(kinds) != 1:
         raise ValueError(
@@ -124,6 +129,7 @@ def _entry(table: Mapping[str, object]) -> Entry:
     settings = {
         key.replace("-", "_"): _parsed(key, parse, table[key]) for key, parse in _SETTINGS.items() if key in table
     }
+    settings |= _selection(table, kinds[0])
     protocol = Protocol.TCP
     servers: tuple[RealServer, ...] = ()
     if kinds == ["servers"]:
@@ -136,6 +142,29 @@ def _entry(table: Mapping[str, object]) -> Entry:
             protocol = spec.srv_protocol(asked)
     vips = _vips(table["vip"], protocol) if "vip" in table else ()
     return Entry(Service(name, source, vips, servers=servers, automatic=None if vips else protocol), settings)
+
+
+def _selection(table: Mapping[str, object], kind: str) -> dict[str, Any]:
+    """Read which instances are wanted; values of the options `--filter` and `--tag`."""
+    given = [key for key in _SELECTION if key in table]
+    if given and kind != "consul":
+        raise ValueError(f"{given[0]} = {table[given[0]]!r}: only Consul's instances have it; use it beside consul")
+    found: dict[str, Any] = {}
+    if "filter" in table:
+        found["filter"] = _words("filter", table["filter"])
+    if "tags" in table:
+        tags = table["tags"]
+        if not isinstance(tags, list):
+            raise ValueError(f'tags = {tags!r}: write an array: tags = ["primary"]')
+        found["tag"] = [_words("tags", tag) for tag in tags]
+    return found
+
+
+def _words(key: str, value: object) -> str:
+    text = _text(key, value)
+    if not text or not text.isprintable() or len(text) > _LONGEST_TEXT:
+        raise ValueError(f"{key} = {value!r}: write 1 to {_LONGEST_TEXT} printable characters")
+    return text
 
 
 def _vips(value: object, protocol: Protocol) -> tuple[Vip, ...]:

@@ -16,6 +16,7 @@ from clb_discovery.core.address import CACHED_ADDRESSES, Address, Network, forma
 from clb_discovery.core.model import MAX_POOL, Pool, RealServer, Service, Vip, VirtualServer
 
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
+_WAY_OUT: Final = "register the address that the server itself listens on"
 _THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 1122 section 3.2.1.3
 
 
@@ -25,6 +26,12 @@ class Rejected(NamedTuple):
     service: str
     server: RealServer
     reason: str
+    """Why, and the way out."""
+    source: str
+
+    def __str__(self) -> str:
+        """Return `real server 127.0.0.1:80 refused: it is loopback; …`."""
+        return f"real server {self.server} refused: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,32 +62,33 @@ def desired(
         for server in known[service.source]:
             reason = objection(server.address, vips, real_ranges)
             if reason:
-                rejected.append(Rejected(service.name, server, reason))
+                rejected.append(Rejected(service.name, server, reason, service.source))
             else:
                 usable.append(server)
         for vip in service.vips:
             pool, surplus = _pool(vip, usable)
-            rejected += (Rejected(service.name, server, f"more than {MAX_POOL} in the pool") for server in surplus)
+            too_many = f"there are more than {MAX_POOL} in the pool; spread them over several services"
+            rejected += (Rejected(service.name, server, too_many, service.source) for server in surplus)
             virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool, service.tracking)
     return Desired(virtual, tuple(rejected))
 
 
 def objection(address: Address, vips: frozenset[Address], real_ranges: Sequence[Network]) -> str | None:
-    """Return why this address may not be a real server, or None if it may.
+    """Return why this address may not be a real server, and the way out; or None if it may.
 
     :param vips: the addresses of all virtual servers: a real server there would send a connect round in a circle.
     """
     if address in vips:
-        return "it is a VIP"
+        return f"it is a VIP; {_WAY_OUT}"
     never = never_usable(address)
     if never:
-        return never
+        return f"{never}; {_WAY_OUT}"
     listed = any(in_network(address, network) for network in real_ranges)
     if listed:
         return None
     if _is_loopback(address):
         return f"it is loopback; --real-range {format_address(address)} allows it"
-    return "it is in no --real-range" if real_ranges else None
+    return f"it is in no --real-range; --real-range {format_address(address)} allows it" if real_ranges else None
 
 
 @lru_cache(maxsize=CACHED_ADDRESSES)

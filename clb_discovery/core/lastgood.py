@@ -1,7 +1,8 @@
 """The last good sets as they are kept on disk, so that a start while discovery is down has something to serve.
 
 One JSON document: `{"version": 1, "sources": {NAME: {"answered": SECONDS, "servers": [[PRIORITY, ADDRESS, PORT,
-WEIGHT], ...]}}}`. What is read may be anything, since a disk may hold anything.
+WEIGHT], ...]}}}`. A service of a catalog also has `"opt_in": {"vips": [VIP, ...], "automatic": [PROTOCOL, ...],
+"algorithm": NAME}`. What is read may be anything, since a disk may hold anything.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.core.address import Address, format_address, parse_address
-from clb_discovery.core.model import MAX_PORT, MAX_PRIORITY, MAX_WEIGHT, RealServer
+from clb_discovery.core.model import MAX_PORT, MAX_PRIORITY, MAX_WEIGHT, OptIn, Protocol, RealServer
+from clb_discovery.core.spec import parse_algorithm, parse_vip
 
 VERSION: Final = 1
 MAX_BYTES: Final = 64 << 20
@@ -29,6 +31,8 @@ class LastGood(NamedTuple):
     """Both families, as the guard let them through."""
     answered: int | None = None
     """When the source last answered, in seconds since 1970 (UTC); None if that is not known."""
+    opt_in: OptIn | None = None
+    """Of a service from a catalog: what it said of itself, without what was refused."""
 
 
 def encode(sets: Mapping[str, LastGood]) -> bytes:
@@ -41,6 +45,7 @@ def encode(sets: Mapping[str, LastGood]) -> bytes:
         name: {
             "answered": one.answered,
             "servers": [[server.priority, format_address(server.address), *server[2:]] for server in one.servers],
+            **({"opt_in": _written(one.opt_in)} if one.opt_in else {}),
         }
         for name, one in sets.items()
     }
@@ -75,7 +80,27 @@ def _last_good(found: Any) -> LastGood:  # noqa: ANN401 - anything is what a dis
     answered = found.get("answered")
     if answered is not None and not _is_number(answered, 0, _LAST_SECOND):
         raise ValueError(f"{_shown(answered)} is no time")
-    return LastGood(tuple(_real_server(item) for item in found["servers"]), answered)
+    opt_in = _opt_in(found["opt_in"]) if "opt_in" in found else None
+    return LastGood(tuple(_real_server(item) for item in found["servers"]), answered, opt_in)
+
+
+def _written(opt_in: OptIn) -> dict[str, Any]:
+    return {
+        "vips": [str(vip) for vip in opt_in.vips],
+        "automatic": [protocol.name.lower() for protocol in opt_in.automatic],
+        "algorithm": None if opt_in.algorithm is None else str(opt_in.algorithm),
+    }
+
+
+def _opt_in(found: Any) -> OptIn:  # noqa: ANN401 - as above
+    try:
+        return OptIn(
+            tuple(parse_vip(text) for text in found["vips"]),
+            tuple(Protocol[name.upper()] for name in found["automatic"]),
+            None if found["algorithm"] is None else parse_algorithm(found["algorithm"]),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{_shown(found)} opts in to nothing") from None
 
 
 def _real_server(found: Any) -> RealServer:  # noqa: ANN401 - as above

@@ -125,6 +125,37 @@ class Service:
     """Those of a static service; where discovery is asked there are none here."""
     automatic: Protocol | None = None
     """Protocol of VIPs that are to be taken from `--vip-range`, by the name; None where there are to be none."""
+    filter: str | None = None
+    """Consul's filter expression over instances, where the service is Consul's."""
+    tags: tuple[str, ...] = ()
+    """Only instances that have all of them, likewise."""
+
+
+class Refused(NamedTuple):
+    """Something that a service in a catalog says of itself and that is not applied."""
+
+    value: str
+    """What was said, bounded and escaped: `clb-vip '10.64.0.300'`."""
+    reason: str
+    """Goes on from the value, and names the way out."""
+
+    def __str__(self) -> str:
+        """Return both as one sentence."""
+        return f"{self.value} {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class OptIn:
+    """What the instances of a service in a catalog say about its virtual servers."""
+
+    vips: tuple[Vip, ...] = ()
+    """Those of all instances, sorted."""
+    automatic: tuple[Protocol, ...] = ()
+    """Protocols of VIPs that are to be taken from `--vip-range`, by the name."""
+    algorithm: Algorithm | None = None
+    """None for that of the configuration."""
+    refused: tuple[Refused, ...] = ()
+    """What nobody could apply, whatever else there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +164,15 @@ class Answer:
 
     servers: tuple[RealServer, ...]
     """Both families, any order, duplicates allowed; `desired` sorts, merges and checks them."""
+    opt_in: OptIn | None = None
+    """What the service says of itself in a catalog; None where it does not opt in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which services of a catalog may opt in now; each is then asked for itself, and has the last word."""
+
+    names: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +180,5 @@ class Failure:
     """Discovery could not say. The last known good answer stays."""
 
     reason: str
+    unusable: bool = False
+    """It did say, but nothing that can be used: asking again does not help before somebody mends it."""

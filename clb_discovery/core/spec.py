@@ -50,11 +50,27 @@ def parse_assignment(text: str, default: Protocol = Protocol.TCP) -> tuple[str, 
     :returns: the name and its VIPs; none where it is to get automatic ones.
     """
     name, equals, vips = text.rpartition("=") if "=" in text else (text, "", "")
-    if not name or len(name.encode()) > MAX_NAME:
+    if not name or len(name.encode()) > MAX_NAME or not name.isprintable():
         raise ValueError(
-            f"{text!r} has no name of 1 to {MAX_NAME} bytes: write NAME or NAME=VIP, such as redis=10.64.0.1"
+            f"{text!r} has no name of 1 to {MAX_NAME} bytes of printable text: write NAME or NAME=VIP, such as "
+            "redis=10.64.0.1"
         )
     return name, tuple(parse_vip(vip, default) for vip in vips.split(",")) if equals else ()
+
+
+def consul_objection(service: str) -> str | None:
+    """Return why Consul's HTTP interface cannot be asked for a service of this name, or None if it can.
+
+    It would read some names as another path, and others are no names.
+
+    :returns: what goes on from the name.
+    """
+    if service.isprintable() and len(service.encode()) <= MAX_NAME and {"", ".", ".."}.isdisjoint(service.split("/")):
+        return None
+    return (
+        f"cannot be a Consul service: give 1 to {MAX_NAME} bytes of printable text, without an empty, '.' or '..' part "
+        "between slashes"
+    )
 
 
 def srv_protocol(record: str) -> Protocol:

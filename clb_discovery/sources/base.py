@@ -7,37 +7,50 @@ unlimited retries, exponential with full jitter, capped, and a fresh state after
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from clb_discovery.core.model import Answer, Failure
-from clb_discovery.errors import SourceError
+from clb_discovery.core.model import Answer, Failure, Listing
+from clb_discovery.errors import SourceError, UnusableError
 
 BACKOFF_FIRST: Final = 0.5
 """Upper bound of the first pause, in seconds; it doubles with every failure."""
 BACKOFF_CAP: Final = 30.0
 """Longest pause between two tries, in seconds."""
 
-Emit = Callable[[Answer | Failure], None]
+Outcome = Answer | Listing | Failure
+"""What a source comes back with."""
+Emit = Callable[[Outcome], None]
 
 _log = structlog.stdlib.get_logger()
 
 
 class Source(Protocol):
-    """One name in Consul or DNS."""
+    """One name in Consul or DNS, or the list of a catalog's names."""
 
     @property
     def name(self) -> str:
         """Name in status, logs and metrics, such as `consul:redis`."""
 
-    async def next(self) -> Answer:
+    async def next(self) -> Answer | Listing:
         """Wait for the next complete answer and return it, whether or not it differs from the last.
 
         The first call answers at once; later ones wait for a change (Consul) or for the TTL (DNS).
 
         :raises SourceError: when discovery could not say. The next call tries again, at once.
+        """
+
+
+@runtime_checkable
+class CatalogSource(Source, Protocol):
+    """The list of the names in a catalog that may opt in; its answers are `Listing`s."""
+
+    def service(self, name: str) -> Source:
+        """Return the source of one of them.
+
+        :raises UsageError: if it cannot be asked for.
         """
 
 
@@ -53,7 +66,7 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
         nonlocal traced
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, SourceError):
-            emit(Failure(str(error)))
+            emit(Failure(str(error), unusable=isinstance(error, UnusableError)))
         else:  # a bug of ours must not end the watch
             reason = f"internal error: {error!r}; please report it"
             if reason != traced:  # which is long, and once is enough

@@ -11,7 +11,17 @@ from typing import Final
 from hypothesis import strategies as st
 
 from clb_discovery.core.address import MAPPED_PREFIX, Address, is_ipv4, parse_address
-from clb_discovery.core.model import MAX_WEIGHT, Algorithm, Pool, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.core.model import (
+    MAX_WEIGHT,
+    Algorithm,
+    OptIn,
+    Pool,
+    Protocol,
+    RealServer,
+    Tracking,
+    Vip,
+    VirtualServer,
+)
 
 ADDRESS: Final = st.builds(
     lambda packed: Address(MAPPED_PREFIX + packed), st.binary(min_size=4, max_size=4)
@@ -35,6 +45,15 @@ FEW_VIPS: Final = tuple(
     ]
 )
 """Exact ports beside the wildcard on one address, both families, both protocols."""
+
+OPT_IN: Final = st.builds(
+    OptIn,
+    vips=st.lists(st.sampled_from(FEW_VIPS), max_size=3).map(tuple),
+    automatic=st.sets(st.sampled_from(Protocol)).map(lambda found: tuple(sorted(found))),
+    algorithm=st.none() | st.sampled_from(Algorithm),
+    refused=st.just(()),
+)
+"""What a service of a catalog says of itself, over the few VIPs."""
 
 _FEW_IPV4: Final = [parse_address(f"10.0.0.{host}") for host in range(1, 5)]
 _FEW_IPV6: Final = [parse_address(f"fd00::{host}") for host in range(1, 5)]

@@ -68,6 +68,12 @@ def test_service_has_settings_of_its_own() -> None:
     assert entry.settings == {"max_removal": 1, "hold": 5, "eject_after": 0, "eject_time": 1000, "eject_max": 2000}
 
 
+def test_service_of_consul_has_instances_of_its_own_choice() -> None:
+    """Filter and tags stand for the options --filter and --tag."""
+    (entry,) = read('[[service]]\nname = "a"\nconsul = "a"\nfilter = "Node.Node == x"\ntags = ["b", "c d"]').entries
+    assert entry.settings == {"filter": "Node.Node == x", "tag": ["b", "c d"]}
+
+
 def test_service_without_a_vip_gets_automatic_ones() -> None:
     """As on the command line, with the protocol that an SRV name says."""
     tables = '[[service]]\nname = "dns"\nsrv = "_dns._udp.x"\n[[service]]\nname = "web"\nconsul = "web"'
@@ -104,6 +110,21 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
         ),
         ('[[service]]\nname = "a"\nconsul = "a"\nalgorithm = "best"', ["'a': algorithm: 'best'", "least-conn"]),
         ('[[service]]\nname = "a"\nconsul = "a"\nhold = true', ["'a': hold = True"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\ntags = "b"', ["'a': tags = 'b'", "write an array"]),
+        (
+            '[[service]]\nname = "a"\nconsul = "a"\ntags = [""]',
+            ["'a': tags = ''", "write 1 to 1024 printable"],
+        ),
+        ('[[service]]\nname = "a"\nconsul = "a"\ntags = [true]', ["'a': tags = True", "neither text"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nfilter = "a\\nb"', ["'a': filter = 'a\\nb'", "printable characters"]),
+        (
+            f'[[service]]\nname = "a"\nconsul = "a"\nfilter = "{"x" * 1025}"',
+            ["'a': filter = ", "write 1 to 1024"],
+        ),
+        ('[[service]]\nname = "a"\nsrv = "a"\nfilter = "b"', ["'a': filter = 'b'", "use it beside consul"]),
+        ('[[service]]\nname = "a"\nservers = []\ntags = ["b"]', ["'a': tags = ['b']", "use it beside consul"]),
+        ('[[service]]\nname = "a\\u001b"\nsrv = "a"', ["has no name of 1 to 255 bytes of printable text"]),
+        (f'[[service]]\nname = "{"a" * 256}"\nsrv = "a"', ["has no name of 1 to 255 bytes"]),
         ('[[service]]\nname = "a"\nservers = "10.0.0.1:80"', ["'a': servers = '10.0.0.1:80'", "write an array"]),
         ('[[service]]\nname = "a"\nservers = ["db:80"]', ["'a': servers: 'db:80'", "ADDR:PORT"]),
         ('[[service]]\nname = "a"\nservers = ["10.0.0.1"]', ["'a': servers: '10.0.0.1'", "ADDR:PORT"]),

@@ -18,6 +18,7 @@ from tests.core.strategies import ADDRESS, REAL_SERVER, few_real_servers
 
 IPV4: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
 IPV6: Final = Vip(parse_address("fd00:64::1"), 6379, Protocol.TCP)
+WAY_OUT: Final = "register the address that the server itself listens on"
 REDIS: Final = Service("redis", "consul:redis", (IPV4, IPV6))
 
 SERVERS: Final = st.lists(few_real_servers(ipv4=True) | few_real_servers(ipv4=False), max_size=12)
@@ -116,7 +117,7 @@ def test_every_real_server_is_used_or_reported(servers: list[RealServer], ranges
 def test_what_may_never_be_a_real_server(address: str, reason: str, ranges: tuple[str, ...]) -> None:
     """These are refused with their reason, and no range allows them."""
     networks = [parse_network(text) for text in ranges]
-    assert objection(parse_address(address), frozenset(), networks) == f"it is {reason}"
+    assert objection(parse_address(address), frozenset(), networks) == f"it is {reason}; {WAY_OUT}"
     assert never_usable(parse_address(address)) == f"it is {reason}"
 
 
@@ -143,10 +144,16 @@ def test_ranges_are_an_allow_list(address: Address, ranges: list[Network]) -> No
         assert objection(address, frozenset(), ranges) is not None
 
 
+def test_an_address_outside_all_ranges_is_refused_with_the_way_out() -> None:
+    """The reason says which option would let it in."""
+    reason = objection(parse_address("10.0.0.7"), frozenset(), [parse_network("10.1.0.0/16")])
+    assert reason == "it is in no --real-range; --real-range 10.0.0.7 allows it"
+
+
 @given(ADDRESS, RANGES)
 def test_a_vip_is_never_a_real_server(address: Address, ranges: list[Network]) -> None:
     """A real server on a VIP would send connects round in a circle, whatever range it is in."""
-    assert objection(address, frozenset({address}), ranges) == "it is a VIP"
+    assert objection(address, frozenset({address}), ranges) == f"it is a VIP; {WAY_OUT}"
 
 
 def test_vips_of_every_service_are_refused() -> None:
@@ -155,7 +162,9 @@ def test_vips_of_every_service_are_refused() -> None:
     circle = server("10.64.0.9", 9999)
     state = desired([REDIS, other], {REDIS.source: [circle, server("10.0.0.1")]}, [])
     assert state.virtual[IPV4].pool == (server("10.0.0.1"),)
-    assert state.rejected == (Rejected("redis", circle, "it is a VIP"),)
+    (rejected,) = state.rejected
+    assert rejected == Rejected("redis", circle, f"it is a VIP; {WAY_OUT}", "consul:redis")
+    assert str(rejected) == f"real server 10.64.0.9:9999 refused: it is a VIP; {WAY_OUT}"
 
 
 def test_a_service_that_was_never_answered_for_is_left_out() -> None:
@@ -179,4 +188,5 @@ def test_a_pool_that_is_too_large_is_cut_where_it_matters_least() -> None:
     backups = [server("10.0.0.1", priority=9), server("10.0.0.2", priority=9)]
     state = desired([REDIS], {REDIS.source: backups + many}, [])
     assert state.virtual[IPV4].pool == tuple(many)
-    assert state.rejected == tuple(Rejected("redis", one, f"more than {MAX_POOL} in the pool") for one in backups)
+    assert [(one.server, one.source) for one in state.rejected] == [(one, "consul:redis") for one in backups]
+    assert state.rejected[0].reason == f"there are more than {MAX_POOL} in the pool; spread them over several services"

@@ -12,15 +12,22 @@ from hypothesis import strategies as st
 from clb_discovery.core import lastgood
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.lastgood import LastGood, decode, encode
-from clb_discovery.core.model import RealServer
-from tests.core.strategies import REAL_SERVER
+from clb_discovery.core.model import Algorithm, OptIn, Protocol, RealServer
+from clb_discovery.core.spec import parse_vip
+from tests.core.strategies import OPT_IN, REAL_SERVER
 
 SETS = st.dictionaries(
     st.text(max_size=20),
-    st.builds(LastGood, st.lists(REAL_SERVER, max_size=5).map(tuple), st.none() | st.integers(0, 253402300799)),
+    st.builds(
+        LastGood,
+        st.lists(REAL_SERVER, max_size=5).map(tuple),
+        st.none() | st.integers(0, 253402300799),
+        st.none() | OPT_IN,
+    ),
     max_size=4,
 )
 WEB = LastGood((RealServer(0, parse_address("10.0.0.1"), 80, 1), RealServer(7, parse_address("fd00::1"), 8080, 0)), 99)
+OPTED_IN: dict[str, Any] = {"vips": [], "automatic": [], "algorithm": None}
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -46,6 +53,12 @@ def test_what_is_written_is_read(sets: dict[str, LastGood]) -> None:
 
 def test_document() -> None:
     """The format is what files on disk have, so it changes with its version only."""
+    opt_in = OptIn((parse_vip("10.64.0.1:53/udp"),), (Protocol.TCP,), Algorithm.LEAST_CONN)
+    assert json.loads(encode({"consul:web": LastGood((), None, opt_in)}))["sources"]["consul:web"]["opt_in"] == {
+        "vips": ["10.64.0.1:53/udp"],
+        "automatic": ["tcp"],
+        "algorithm": "least-conn",
+    }
     document = (
         b'{"version":1,"sources":{"srv:web":{"answered":99,"servers":[[0,"10.0.0.1",80,1],[7,"fd00::1",8080,0]]}}}'
     )
@@ -70,6 +83,11 @@ def test_other_json_is_refused(found: Any) -> None:  # noqa: ANN401 - that is wh
         {"version": 1, "sources": {"a": {"answered": found, "servers": []}}},
         {"version": 1, "sources": {"a": {"answered": 1, "servers": found}}},
         {"version": 1, "sources": {"a": {"answered": 1, "servers": [found]}}},
+        {"version": 1, "sources": {"a": {"servers": [], "opt_in": found}}},
+        *(
+            {"version": 1, "sources": {"a": {"servers": [], "opt_in": OPTED_IN | {key: found}}}}
+            for key in ("vips", "automatic", "algorithm")
+        ),
         {"version": 1, "sources": {"a": {"answered": 1, "servers": [[found, "10.0.0.1", 80, 1]]}}},
         {"version": 1, "sources": {"a": {"answered": 1, "servers": [[0, found, 80, 1]]}}},
         {"version": 1, "sources": {"a": {"answered": 1, "servers": [[0, "10.0.0.1", found, found]]}}},

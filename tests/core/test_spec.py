@@ -154,6 +154,7 @@ def test_assignment_without_a_vip_is_a_name_alone() -> None:
     [
         ("", "has no name of 1 to 255 bytes"),
         ("=10.64.0.1:80", "has no name of 1 to 255 bytes"),
+        ("a\x1b[2J=10.64.0.1:80", "has no name of 1 to 255 bytes of printable text"),
         ("é" * 128 + "=10.64.0.1:80", "has no name of 1 to 255 bytes"),
         ("redis=", "is not a VIP"),
         ("redis=10.64.0.1:80,", "'' is not a VIP"),

@@ -17,6 +17,7 @@ import pytest
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import Answer, Failure, Policy, RealServer, Service
 from clb_discovery.following import Following
+from clb_discovery.sources.base import Outcome
 from clb_discovery.sources.consul.source import DIRECT, ConsulServer, server_from_environment
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, ConsulCluster, ConsulTls, make_tls
 from tests.support.followed import followed
@@ -47,9 +48,9 @@ class Heard:
     """Everything that one source said, in order."""
 
     def __init__(self) -> None:
-        self.outcomes: list[Answer | Failure] = []
+        self.outcomes: list[Outcome] = []
 
-    def take(self, outcome: Answer | Failure) -> None:
+    def take(self, outcome: Outcome) -> None:
         """Keep an outcome."""
         self.outcomes.append(outcome)
 

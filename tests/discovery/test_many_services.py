@@ -16,6 +16,7 @@ from uuid import uuid4
 import pytest
 
 from clb_discovery.core.model import Answer, Failure
+from clb_discovery.sources.base import Outcome
 from clb_discovery.sources.consul.source import AT_ONCE, DIRECT, ConsulServer
 from tests.support.cgroups import made_cgroup
 from tests.support.consul import ConsulAgent
@@ -43,11 +44,11 @@ class Watched:
         self.servers: dict[str, tuple[str, ...]] = {}
         self.failures: defaultdict[str, list[str]] = defaultdict(list)
 
-    def take(self, service: str, outcome: Answer | Failure) -> None:
+    def take(self, service: str, outcome: Outcome) -> None:
         """Keep what a source said."""
         if isinstance(outcome, Failure):
             self.failures[service].append(outcome.reason)
-        else:
+        elif isinstance(outcome, Answer):
             self.servers[service] = tuple(sorted(f"{server}*{server.weight}" for server in outcome.servers))
 
     def reasons(self) -> set[str]:
@@ -61,6 +62,11 @@ class Watched:
             assert time.monotonic() - started < within, f"{what} not seen within {within:g} s; {self.reasons()}"
             await asyncio.sleep(0.01)
         return time.monotonic() - started
+
+
+def vip_of(number: int) -> str:
+    """Return the VIP that a service opts in with."""
+    return f"10.64.{number >> 8}.{number & 255}:80"
 
 
 def put_instance(agent: ConsulAgent, number: int, node: int, *, weight: int = 1, status: str = "passing") -> None:
@@ -77,6 +83,7 @@ def put_instance(agent: ConsulAgent, number: int, node: int, *, weight: int = 1,
                 "ID": service,
                 "Port": 1000 + number,
                 "Weights": {"Passing": weight, "Warning": 1},
+                "Meta": {"clb-vip": vip_of(number)},
             },
             "Check": {"CheckID": f"check-{service}", "Name": "c", "ServiceID": service, "Status": status},
         },
@@ -197,25 +204,33 @@ async def test_past_the_limit_there_are_errors_and_no_storm(agent: ConsulAgent) 
             writer.close()
 
 
-def test_the_sidecar_publishes_a_change_of_any_service(agent: ConsulAgent, tmp_path: Path) -> None:
-    """From Consul into the kernel's pools within 2 s, for 1,000 services behind 1,000 VIPs."""
+@pytest.mark.parametrize("catalog", [False, True])
+def test_the_sidecar_publishes_a_change_of_any_service(agent: ConsulAgent, tmp_path: Path, *, catalog: bool) -> None:
+    """From Consul into the kernel's pools within 2 s, for 1,000 services behind 1,000 VIPs, named or opted in."""
     instance = f"test-{uuid4().hex[:8]}"
-    vips = [f"10.64.{number >> 8}.{number & 255}:80" for number in range(SERVICES)]
+    vips = [vip_of(number) for number in range(SERVICES)]
     options = ["--consul", agent.url]
-    options += [word for number, vip in enumerate(vips) for word in ("--service", f"service-{number}={vip}")]
+    if catalog:
+        options += ["--vip-range", "10.64.0.0/16"]
+    else:
+        options += [word for number, vip in enumerate(vips) for word in ("--service", f"service-{number}={vip}")]
     waits = []
     with made_cgroup() as cgroup:
         try:
             started = time.monotonic()
             with sidecar_process(instance, cgroup, tmp_path, options) as found:
                 print(f"\nready after {time.monotonic() - started:.1f} s")
-                for number in random.Random(21).sample(range(SERVICES), ROUNDS):  # noqa: S311  # a test's dice
-                    said = f'"vip": "{vips[number]}"'
+                chosen = random.Random(21).sample(range(SERVICES), ROUNDS)  # noqa: S311  # a test's dice
+                for number in [*chosen, *([SERVICES] if catalog else [])]:
+                    said = f'"vip": "{vip_of(number)}"'
                     before = found.log.read_text().count(said)
                     put_instance(agent, number, 5, weight=3)
                     changed = time.monotonic()
                     wait_until(lambda: found.log.read_text().count(said) > before, f"{said} is published", WITHIN)  # noqa: B023
                     waits.append(time.monotonic() - changed)
-                print(f"new instances are in the kernel within {max(waits):.2f} s")
+                print(
+                    f"new instances are in the kernel within {max(waits):.2f} s over {connections(agent)} connections"
+                )
+                assert connections(agent) <= DIRECT + AT_ONCE + 4
         finally:
             wipe(instance)

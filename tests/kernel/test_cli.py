@@ -116,7 +116,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
         ([*SRV, *CONSUL], ["10.64.0.1:80", "srv:_web", "consul:web", "each its own"]),
         (["--service", "web=10.64.0.1:80"], ["web is a service in Consul", "--consul"]),
         ([], ["no service", "--consul", "--srv"]),
-        (["--consul"], ["no service", "--service"]),
+        ([*SRV, "--catalog"], ["--catalog", "--consul"]),
         (["--consul", "ftp://127.0.0.1", "--service", "web=10.64.0.1:80"], ["ftp://127.0.0.1", "http://"]),
         ([*CONSUL, "--consul-token-file", "/none"], ["--consul-token-file", "'/none'", "No such file", "the token"]),
         ([*CONSUL, "--consul-ca-file", "/dev/null"], ["--consul-ca-file", "'/dev/null'", "PEM"]),

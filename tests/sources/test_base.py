@@ -10,7 +10,7 @@ import pytest
 
 from clb_discovery.core.model import Answer, Failure
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.base import BACKOFF_CAP, BACKOFF_FIRST, follow
+from clb_discovery.sources.base import BACKOFF_CAP, BACKOFF_FIRST, Outcome, follow
 
 NOBODY: Final = Answer(())
 
@@ -49,9 +49,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
-async def followed(script: Sequence[Answer | Exception]) -> list[Answer | Failure]:
+async def followed(script: Sequence[Answer | Exception]) -> list[Outcome]:
     """Follow a script to its end; return what was handed on."""
-    source, heard = Scripted(script), list[Answer | Failure]()
+    source, heard = Scripted(script), list[Outcome]()
     following = asyncio.create_task(follow(source, heard.append))
     await source.done.wait()
     following.cancel()

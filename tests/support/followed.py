@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
-from clb_discovery.core.model import Answer, Failure
-from clb_discovery.sources.base import Source
+from clb_discovery.sources.base import Outcome, Source
 from clb_discovery.sources.consul.source import ConsulServer, ConsulSource
 from clb_discovery.watches import Watches
 
 
 @asynccontextmanager
 async def followed(
-    server: ConsulServer, services: Iterable[str], heard: Callable[[str, Answer | Failure], None]
+    server: ConsulServer, services: Iterable[str], heard: Callable[[str, Outcome], None]
 ) -> AsyncIterator[None]:
     """Follow services while the block runs; the server is closed at its end.
 

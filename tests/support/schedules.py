@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.desired import desired
-from clb_discovery.core.model import Answer, Failure, Policy, RealServer, Service
+from clb_discovery.core.model import Answer, Listing, Policy, RealServer, Service
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.following import Following
-from clb_discovery.sources.base import Source, follow
+from clb_discovery.sources.base import Outcome, Source, follow
 from tests.support.pace import patient
 
 HOLD: Final = 30.0
@@ -115,7 +115,7 @@ class Replica:
         self.name = source.name
         self.now = 0.0
         self.rounds = 0
-        self.last: Answer | Failure | None = None
+        self.last: Outcome | None = None
         self._ended = 0
         self._source = source
         self._service = Service("web", source.name, (_VIP,), policy=Policy(hold=HOLD))
@@ -134,12 +134,12 @@ class Replica:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def next(self) -> Answer:
+    async def next(self) -> Answer | Listing:
         """Ask the source, and count."""
         self.rounds += 1
         return await self._source.next()
 
-    def _heard(self, outcome: Answer | Failure) -> None:
+    def _heard(self, outcome: Outcome) -> None:
         self._following.take(outcome, self.now)
         self._ended = self.rounds
         self.last = outcome

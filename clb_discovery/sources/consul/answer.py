@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeGuard
 
 from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.model import MAX_PORT, MAX_WEIGHT, Answer, RealServer
+from clb_discovery.core.model import MAX_PORT, MAX_WEIGHT, OptIn, RealServer
+from clb_discovery.core.optin import opt_in, said
 from clb_discovery.errors import SourceError
 
 Json = Mapping[str, object]
@@ -70,18 +71,50 @@ def host_names(instances: Iterable[Instance]) -> frozenset[str]:
     return frozenset(instance.host for instance in instances if isinstance(instance.host, str))
 
 
-def to_answer(instances: Iterable[Instance], addresses: Mapping[str, Sequence[Address]]) -> Answer:
+def to_servers(instances: Iterable[Instance], addresses: Mapping[str, Sequence[Address]]) -> tuple[RealServer, ...]:
     """Return the instances as real servers of one tier, one for each address of a host name.
 
     :param addresses: of each of `host_names`.
     """
-    return Answer(
-        tuple(
-            RealServer(0, address, instance.port, instance.weight)
-            for instance in instances
-            for address in (addresses[instance.host] if isinstance(instance.host, str) else (instance.host,))
-        )
+    return tuple(
+        RealServer(0, address, instance.port, instance.weight)
+        for instance in instances
+        for address in (addresses[instance.host] if isinstance(instance.host, str) else (instance.host,))
     )
+
+
+def read_opt_in(entries: object) -> OptIn | None:
+    """Return what the instances among the decoded JSON entries say about their service's virtual servers.
+
+    Those of Connect's proxies do not count: they take over meta and tags of the service that they stand before.
+
+    :returns: None if none of them opts in; whatever is there, nothing is raised.
+    """
+    found = (entry.get("Service") for entry in entries if isinstance(entry, dict)) if isinstance(entries, list) else ()
+    services = (service for service in found if isinstance(service, dict) and not service.get("Kind"))
+    return opt_in(said(service.get("Meta"), service.get("Tags")) for service in services)
+
+
+def parse_names(services: object) -> frozenset[str]:
+    """Return the services with a tag that opts in among the decoded JSON of `/v1/catalog/services`.
+
+    :raises SourceError: if it is no object.
+    """
+    tags = _object(services, "the list of services")
+    return frozenset(name for name, own in tags.items() if said(None, own) is not None)
+
+
+def parse_summaries(summaries: object) -> frozenset[str]:
+    """Return the names in the decoded JSON of `/v1/internal/ui/services`, without those of other clusters.
+
+    :raises SourceError: if it is no list of summaries.
+    """
+    if summaries is None:  # Go writes an empty list as null
+        return frozenset()
+    if not isinstance(summaries, list):
+        raise SourceError(f"Consul answered {_SHOWN.repr(summaries)} where a list of services belongs; is this Consul?")
+    objects = [_object(summary, "a service") for summary in summaries]
+    return frozenset(_text(one.get("Name")) for one in objects if not one.get("PeerName")) - {""}
 
 
 def parse_checks(checks: object) -> frozenset[Check]:

@@ -13,13 +13,25 @@ from urllib.parse import quote
 
 from consul import base
 
+from clb_discovery.core.optin import META_VIP
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.rotation import Rotated
-from clb_discovery.sources.consul.transport import ANY_SERVER, RIGHTS, TOKEN, Callback, Params, StatusError, Transport
+from clb_discovery.sources.consul.transport import (
+    ANY_SERVER,
+    RIGHTS,
+    SUMMARIES,
+    TOKEN,
+    Callback,
+    Params,
+    StatusError,
+    Transport,
+)
 
 _NOTHING_TO_ASK: Final = frozenset({401, 404, 405})  # ACLs are off, or the agent is too old to tell
 _STATES_POLICY: Final = "X-Consul-Default-ACL-Policy"  # Consul 1.9 and later
 _NOT_PASSING: Final = 'Status != "passing"'
+_NODES_RIGHT: Final = {"Resource": "node", "Segment": "", "Access": "read"}
+_OPTS_IN: Final = f'"{META_VIP}" in Service.Meta and Service.Kind == ""'
 
 Mode = tuple[tuple[str, str], ...]
 """Who may answer, as a parameter of Consul's."""
@@ -98,7 +110,7 @@ class Client:
             self._services[selection, mode] = library
         header, entries = await library.health.service(quote(service, safe=""), index=index, wait=_seconds(wait))
         if not entries:
-            await self._check_rights(service)
+            await self._check_rights(_service_right(service), _NODES_RIGHT)
         return header, entries
 
     async def checks(self, index: int, wait: float) -> Indexed:
@@ -117,6 +129,22 @@ class Client:
         found: Indexed = await self._catalog.catalog.services(index=index, wait=_seconds(wait))
         return found
 
+    async def summaries(self) -> object:
+        """Ask the leader for all services with an instance whose meta opts in; return decoded JSON.
+
+        No documented endpoint tells the meta of all services. This one is what Consul's web interface asks; its filter
+        is evaluated by the servers.
+
+        :raises SourceError: when Consul does not say.
+        """
+        wanted = [*_given([("dc", self._datacenter)]), *self._scope, ("filter", _OPTS_IN)]
+        found = await self._transport.get(
+            lambda response: json.loads(response.body), SUMMARIES, wanted, self._headers()
+        )
+        if not found:
+            await self._check_rights(_NODES_RIGHT)
+        return found
+
     async def nodes(self, index: int, wait: float) -> Indexed:
         """Ask for all nodes; the index moves with the address of any.
 
@@ -132,18 +160,15 @@ class Client:
         token = self._token.get() if isinstance(self._token, Rotated) else self._token
         return {TOKEN: token} if token else {}
 
-    async def _check_rights(self, service: str) -> None:
+    async def _check_rights(self, *wanted: Mapping[str, str]) -> None:
         """Make sure that an empty list means "none", and not "none that this token may see".
 
         Without rights Consul answers an empty list and status 200, and only since 1.11 a header that says so. The
         endpoint that its web interface asks (since 1.7) tells about the token itself.
 
-        :raises SourceError: if the token may not read the service, or its nodes.
+        :param wanted: what has to be allowed.
+        :raises SourceError: if the token may not do it.
         """
-        wanted = [
-            {"Resource": "service", "Segment": service, "Access": "read"},
-            {"Resource": "node", "Segment": "", "Access": "read"},
-        ]
         try:
             denied = await self._transport.post(
                 _denied,
@@ -196,6 +221,10 @@ class _Library(base.Consul):  # type: ignore[misc]  # python-consul2 ships no ty
     def http_connect(self, *_arguments: object, **_options: object) -> _Adding:
         """Return the connection."""
         return self._connection
+
+
+def _service_right(service: str) -> dict[str, str]:
+    return {"Resource": "service", "Segment": service, "Access": "read"}
 
 
 def _given(params: Iterable[tuple[str, str | None]]) -> list[tuple[str, str]]:

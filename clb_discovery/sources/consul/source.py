@@ -7,17 +7,26 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from clb_discovery.core.model import MAX_NAME, Answer
-from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.core.config import CATALOG
+from clb_discovery.core.model import Answer, Listing
+from clb_discovery.core.spec import consul_objection
+from clb_discovery.errors import SourceError, UnusableError, UsageError
 from clb_discovery.sources.consul import environment
 from clb_discovery.sources.consul.address import ConsulAddress
-from clb_discovery.sources.consul.answer import host_names, parse_entries, to_answer
+from clb_discovery.sources.consul.answer import (
+    host_names,
+    parse_entries,
+    parse_names,
+    parse_summaries,
+    read_opt_in,
+    to_servers,
+)
 from clb_discovery.sources.consul.blocking import FIRST, MARGIN, WAIT, Bucket, next_index
-from clb_discovery.sources.consul.catalog import Catalog, Key
+from clb_discovery.sources.consul.catalog import WATCH_BURST, WATCH_RATE, Catalog, Key
 from clb_discovery.sources.consul.client import ALL, CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope, Selection
 from clb_discovery.sources.consul.host_names import look_up
 from clb_discovery.sources.consul.rotation import Rotated
-from clb_discovery.sources.consul.transport import Tls, Transport
+from clb_discovery.sources.consul.transport import RIGHTS, Tls, Transport
 
 RATE: Final = 10.0
 """Queries a second for one service in the long run."""
@@ -123,7 +132,32 @@ class ConsulServer:
         header, entries = await self._client.entries(name, selection, index, self._wait, mode)
         try:
             instances = parse_entries(entries, selection.tagged_address)
-            return next_index(header, index), to_answer(instances, await look_up(host_names(instances)))
+            servers = to_servers(instances, await look_up(host_names(instances)))
+        except SourceError as error:
+            raise UnusableError(f"{self}: {error}") from None
+        return self._next_index(header, index), Answer(servers, read_opt_in(entries))
+
+    async def list_services(self, index: int) -> tuple[int, frozenset[str]]:
+        """Ask which services may opt in, by their tags and meta; a service that is not here does not.
+
+        :param index: as for `read`.
+        :return: the index to ask with next, and the names.
+        :raises SourceError: when Consul could not say, or does not let us see.
+        """
+        header, services = await self._client.services(index, self._wait)
+        if not services:  # there is always Consul's own
+            raise SourceError(f"{self} showed no service at all: the token lacks rights; {RIGHTS}")
+        async with self._at_once:
+            summaries = await self._client.summaries()
+        try:
+            names = parse_names(services) | parse_summaries(summaries)
+        except SourceError as error:
+            raise SourceError(f"{self}: {error}") from None
+        return self._next_index(header, index), names
+
+    def _next_index(self, header: str | None, index: int) -> int:
+        try:
+            return next_index(header, index)
         except SourceError as error:
             raise SourceError(f"{self}: {error}") from None
 
@@ -131,6 +165,41 @@ class ConsulServer:
         """Close the connections."""
         await self._catalog.close()
         await self._transport.close()
+
+
+class ConsulCatalog:
+    """The services of a Consul that may opt in: a `sources.base.CatalogSource`."""
+
+    name = CATALOG
+
+    def __init__(self, server: ConsulServer, selection: Selection = ALL) -> None:
+        """Prepare; nothing is asked yet.
+
+        :param server: shared; whoever made it closes it.
+        :param selection: which instances of each service.
+        """
+        self._server = server
+        self._selection = selection
+        self._index = FIRST
+        self._bucket = Bucket.full(WATCH_RATE, WATCH_BURST, time.monotonic())
+
+    async def next(self) -> Listing:
+        """Wait until anything is registered or goes, or a wait is over, and return the names.
+
+        :raises SourceError: when Consul could not say.
+        """
+        self._bucket, pause = self._bucket.take(time.monotonic())
+        await asyncio.sleep(pause)
+        index, self._index = self._index, FIRST
+        self._index, names = await self._server.list_services(index)
+        return Listing(names)
+
+    def service(self, name: str) -> ConsulSource:
+        """Return the source of one of the services.
+
+        :raises UsageError: if Consul's HTTP interface cannot be asked for such a name.
+        """
+        return ConsulSource(self._server, name, self._selection)
 
 
 class ConsulSource:
@@ -143,7 +212,9 @@ class ConsulSource:
         :param selection: which instances.
         :raises UsageError: if Consul's HTTP interface cannot be asked for such a name.
         """
-        _check_service(service)
+        objection = consul_objection(service)
+        if objection:
+            raise UsageError(f"{service[:_SHOWN]!r} {objection}")
         self._server = server
         self._service = service, selection
         self._index = FIRST
@@ -192,13 +263,3 @@ def server_from_environment(
         tls=environment.tls(words),
         auth=environment.auth(words),
     )
-
-
-def _check_service(service: str) -> None:
-    """Refuse names that Consul's HTTP interface would read as another path, or that are no names."""
-    segments = service.split("/")
-    if not service.isprintable() or len(service.encode()) > MAX_NAME or not {"", ".", ".."}.isdisjoint(segments):
-        raise UsageError(
-            f"{service[:_SHOWN]!r} cannot be a Consul service: give 1 to {MAX_NAME} bytes of printable text, without"
-            " an empty, '.' or '..' part between slashes"
-        )

@@ -33,6 +33,8 @@ MAX_STALE: Final = 10.0
 
 SERVICE: Final = "/v1/health/service/"
 """Path of the instances of a service."""
+SUMMARIES: Final = "/v1/internal/ui/services"
+"""Path of a summary of all services."""
 INDEX: Final = "X-Consul-Index"
 TOKEN: Final = "X-Consul-Token"  # noqa: S105  # the header's name
 ANY_SERVER: Final = ("stale", "")
@@ -117,7 +119,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             # Without the index: the answer is wanted now, whether or not it is newer.
             now = [(name, value) for name, value in params or () if name not in {"index", "wait", "stale"}]
             response = await self._request("GET", self.uri(path, now), headers, self._margin)
-        filtered = path.startswith(SERVICE) and response.headers.get(_FILTERED) == "true"
+        filtered = path.startswith((SERVICE, SUMMARIES)) and response.headers.get(_FILTERED) == "true"
         if filtered and not response.content.strip(b"[] \r\n"):
             raise SourceError(f"{self._address} filtered the whole answer by ACLs: the token lacks rights; {RIGHTS}")
         # python-consul2 raises a bare KeyError for a missing index; None goes through, and is refused with the rest.

@@ -11,12 +11,19 @@ import pytest
 
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.desired import desired
-from clb_discovery.core.model import Answer, RealServer, Service
+from clb_discovery.core.model import Answer, OptIn, RealServer, Service
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.errors import SourceError
+from clb_discovery.sources.base import Source
 from clb_discovery.sources.consul.blocking import WAIT
 from clb_discovery.sources.consul.client import OWN, Scope, Selection
-from clb_discovery.sources.consul.source import DIRECT, ConsulServer, ConsulSource, server_from_environment
+from clb_discovery.sources.consul.source import (
+    DIRECT,
+    ConsulCatalog,
+    ConsulServer,
+    ConsulSource,
+    server_from_environment,
+)
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, make_tls
 from tests.support.process import wait_until
 
@@ -39,7 +46,7 @@ async def until(source: ConsulSource, *expected: RealServer) -> None:
     await asyncio.wait_for(follow(), SOON)
 
 
-async def refusal(source: ConsulSource) -> str:
+async def refusal(source: Source) -> str:
     """Return the message of the SourceError that the next answer is."""
     with pytest.raises(SourceError) as caught:
         await asyncio.wait_for(source.next(), SOON)
@@ -271,6 +278,48 @@ async def test_a_token_without_rights_is_an_error(tmp_path: Path, connect: Calla
         policy["Rules"] = rules + ' node_prefix "" { policy = "read" }'
         own.request("PUT", f"/v1/acl/policy/{policy['ID']}", policy)
         await until(ConsulSource(connect(own.url, token), "redis"), real_server("10.0.0.1", 1))
+
+
+async def test_the_catalog_lists_what_may_opt_in(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
+    """Names come with meta and tags of any instance, at once, and go with them; proxies of Connect are told by Kind."""
+    catalog = ConsulCatalog(connect(agent.url))
+    before = (await catalog.next()).names
+    proxy: dict[str, object] = {"SidecarService": {}}
+
+    async def until_listed(*names: str) -> None:
+        async with asyncio.timeout(SOON):
+            while (await catalog.next()).names - before != set(names):
+                pass
+
+    agent.register("by-meta", 1, "10.0.0.1", Meta={"clb-vip": "auto"}, Connect=proxy)
+    await until_listed("by-meta")
+    agent.register("by-meta", 2, "10.0.0.2")
+    agent.register("by-tag", 1, "10.0.0.1", Tags=["x", "clb.vip=10.64.0.1"])
+    agent.register("bare", 1, "10.0.0.1", Tags=["clb"])
+    await until_listed("by-meta", "by-tag", "bare")
+    agent.deregister("by-meta-10.0.0.1-1")
+    agent.deregister("bare-10.0.0.1-1")
+    await until_listed("by-tag")
+    answer = await asyncio.wait_for(catalog.service("by-tag").next(), SOON)
+    assert answer == Answer((real_server("10.0.0.1", 1),), OptIn((parse_vip("10.64.0.1"),)))
+
+
+async def test_a_catalog_that_a_token_may_not_see_is_an_error(
+    tmp_path: Path, connect: Callable[..., ConsulServer]
+) -> None:
+    """Consul shows nothing at all to one token, and to another no meta: both would look as if nobody opted in."""
+    with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as own:
+        own.register("redis", 1, "10.0.0.1", Meta={"clb-vip": "auto"})
+        assert "showed no service at all: the token lacks rights" in await refusal(ConsulCatalog(connect(own.url)))
+        rules = 'service_prefix "" { policy = "read" }'
+        own.request("PUT", "/v1/acl/policy", {"Name": "services", "Rules": rules})
+        token = own.request("PUT", "/v1/acl/token", {"Policies": [{"Name": "services"}]})["SecretID"]
+        message = await refusal(ConsulCatalog(connect(own.url, token)))
+        assert "may not read every node" in message
+        policy = own.request("GET", "/v1/acl/policy/name/services")
+        policy["Rules"] = rules + ' node_prefix "" { policy = "read" }'
+        own.request("PUT", f"/v1/acl/policy/{policy['ID']}", policy)
+        assert (await ConsulCatalog(connect(own.url, token)).next()).names == {"redis"}
 
 
 async def test_https_with_client_certificates(tmp_path: Path) -> None:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.core.address import parse_address
-from clb_discovery.core.model import MAX_WEIGHT, Answer, RealServer
+from clb_discovery.core.model import MAX_WEIGHT, Answer, OptIn, Protocol, RealServer
+from clb_discovery.core.spec import parse_vip
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.consul.answer import Check, Instance, host_names, parse_checks, parse_entries, to_answer
+from clb_discovery.sources.consul.answer import (
+    Check,
+    Instance,
+    host_names,
+    parse_checks,
+    parse_entries,
+    parse_names,
+    parse_summaries,
+    read_opt_in,
+    to_servers,
+)
 
 STATUSES = st.lists(st.sampled_from(["passing", "warning", "critical"]), max_size=6)
 
 
 def parse(entries: object, tagged: str | None = None) -> Answer:
     """Return the answer of entries without host names."""
-    return to_answer(parse_entries(entries, tagged), {})
+    return Answer(to_servers(parse_entries(entries, tagged), {}))
 
 
 def entry(*statuses: str, node: object = "10.9.9.9", **service: object) -> dict[str, object]:
@@ -150,8 +162,8 @@ def test_a_host_name_stands_for_all_its_addresses() -> None:
     assert instances[0] == Instance("redis.example", 80, 3)
     assert host_names(instances) == {"redis.example", "a_b-1"}
     both = [parse_address("10.0.0.8"), parse_address("fd00::8")]
-    answer = to_answer(instances, {"redis.example": both, "a_b-1": []})
-    assert answer.servers == (server("10.0.0.8", weight=3), server("fd00::8", weight=3), server())
+    servers = to_servers(instances, {"redis.example": both, "a_b-1": []})
+    assert servers == (server("10.0.0.8", weight=3), server("fd00::8", weight=3), server())
 
 
 WAN = {"wan": {"Address": "10.8.8.8", "Port": 8080}}
@@ -212,10 +224,30 @@ JSON = st.recursive(
 
 @given(entries=st.lists(JSON | st.fixed_dictionaries({"Node": JSON, "Service": JSON, "Checks": JSON})) | JSON)
 def test_no_json_breaks_the_parser(entries: object) -> None:
-    """Any JSON gives an answer or a SourceError, nothing else."""
-    try:
+    """Any JSON gives an answer or a SourceError, nothing else; what opts in or not is no error at all."""
+    assert isinstance(read_opt_in(entries), OptIn | None)
+    for parse_one in (parse_checks, parse_names, parse_summaries):
+        with suppress(SourceError):
+            assert isinstance(parse_one(entries), frozenset)
+    with suppress(SourceError):
         instances = parse_entries(entries, "wan")
-        parse_checks(entries)
-    except SourceError:
-        return
-    assert isinstance(to_answer(instances, dict.fromkeys(host_names(instances), ())), Answer)
+        assert isinstance(to_servers(instances, dict.fromkeys(host_names(instances), ())), tuple)
+
+
+INSTANCE = {"Service": {"Kind": "", "Meta": {"clb-vip": "10.64.0.1:80"}, "Tags": ["clb"]}}
+PROXY = {"Service": {"Kind": "connect-proxy", "Meta": {"clb-vip": "10.64.0.2:80"}, "Tags": ["clb"]}}
+
+
+def test_opt_in_is_read_from_meta_and_tags() -> None:
+    """All instances count, whatever their checks say, but no proxy of Connect, which copies them from its service."""
+    assert read_opt_in([INSTANCE, PROXY, entry("critical")]) == OptIn((parse_vip("10.64.0.1:80"),), (Protocol.TCP,))
+    assert read_opt_in([PROXY, entry()]) is None
+    assert read_opt_in([]) is None
+
+
+def test_names_of_the_catalog_are_those_that_may_opt_in() -> None:
+    """Tags tell for themselves; the summaries are of services whose meta opts in, in this cluster or in another."""
+    tags = {"a": ["clb"], "b": ["x", "clb.vip=10.64.0.1"], "c": ["clbx", "clb.v"], "d": [], "e": None}
+    assert parse_names(tags) == {"a", "b"}
+    assert parse_summaries([{"Name": "m", "Tags": None}, {"Name": "far", "PeerName": "west"}, {}]) == {"m"}
+    assert parse_summaries(None) == frozenset()

@@ -16,16 +16,24 @@ from aiohttp import web
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import RealServer
 from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.sources.base import Source
 from clb_discovery.sources.consul.client import Scope, Selection
 from clb_discovery.sources.consul.environment import OPTIONS
-from clb_discovery.sources.consul.source import BURST, RATE, ConsulServer, ConsulSource, server_from_environment
+from clb_discovery.sources.consul.source import (
+    BURST,
+    RATE,
+    ConsulCatalog,
+    ConsulServer,
+    ConsulSource,
+    server_from_environment,
+)
 from tests.support.fake_consul import FakeConsul, Reply, instance
 from tests.support.process import free_port
 
 TOKEN = "5d1c2b7e-very-secret"  # noqa: S105  # nobody's
 
 
-async def failure(source: ConsulSource) -> str:
+async def failure(source: Source) -> str:
     """Return the message of the SourceError that the next answer is."""
     with pytest.raises(SourceError) as caught:
         await source.next()
@@ -270,6 +278,35 @@ async def test_a_body_without_end_is_an_error() -> None:
     async with FakeConsul(Reply(body=b" " * (64 << 20) + b"[]")) as fake:
         server = ConsulServer(fake.url)
         assert "more than 64 MiB" in await failure(ConsulSource(server, "redis"))
+        assert "more than 64 MiB" in await failure(ConsulCatalog(server))
+        await server.close()
+
+
+@pytest.mark.parametrize(
+    ("replies", "words"),
+    [
+        ([Reply(status=500, body=b"No cluster leader")], "answered 500 'No cluster leader'"),
+        ([Reply(entries={})], "showed no service at all: the token lacks rights"),
+        ([Reply(entries=["redis"])], "the list of services is"),
+        ([Reply(entries={"redis": ["clb"]}, index=None), Reply(entries=[])], "no X-Consul-Index"),
+        ([Reply(entries={"redis": ["clb"]}), Reply(status=404, body=b"")], "answered 404"),
+        ([Reply(entries={"redis": ["clb"]}), Reply(entries={"a": 1})], "where a list of services belongs"),
+        (
+            [Reply(entries={"redis": []}), Reply(entries=[], headers={"X-Consul-Results-Filtered-By-ACLs": "true"})],
+            "filtered the whole answer by ACLs",
+        ),
+    ],
+)
+async def test_a_catalog_that_does_not_say_is_an_error(replies: list[Reply], words: str) -> None:
+    """Half a list is none, and the next one is read afresh."""
+    async with FakeConsul(*replies) as fake:
+        server = ConsulServer(fake.url)
+        catalog = ConsulCatalog(server)
+        assert words in await failure(catalog)
+        fake.replies = [Reply(entries={"redis": ["clb"]}), Reply(entries=[{"Name": "web"}])]
+        assert (await catalog.next()).names == {"redis", "web"}
+        assert "index" not in fake.queries[-2]
+        assert fake.queries[-1]["filter"] == '"clb-vip" in Service.Meta and Service.Kind == ""'
         await server.close()
 
 

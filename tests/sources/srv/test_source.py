@@ -11,7 +11,7 @@ import pytest
 
 from clb_discovery.core.model import Answer, Failure
 from clb_discovery.errors import SourceError, UsageError
-from clb_discovery.sources.base import follow
+from clb_discovery.sources.base import Outcome, follow
 from clb_discovery.sources.srv.lookup import MAX_CNAMES
 from clb_discovery.sources.srv.resolvers import Resolvers
 from clb_discovery.sources.srv.source import MAX_READS, SrvSource
@@ -133,11 +133,11 @@ async def test_recovers_at_once() -> None:
 
 async def test_follow_hands_failures_and_answers_on() -> None:
     """Under the common loop a failing server is a series of failures, then an answer, and never an empty one."""
-    seen: list[Answer | Failure] = []
+    seen: list[Outcome] = []
     async with FakeDns() as server:
         server.replies[SRV] = Reply(rcode="REFUSED")
 
-        def emit(outcome: Answer | Failure) -> None:
+        def emit(outcome: Outcome) -> None:
             seen.append(outcome)
             server.replies[SRV] = Reply(records("0 1 80 a.example."))
             server.replies["a.example.", "AAAA"] = Reply(["a.example. 60 AAAA fd00::1"])

@@ -1,0 +1,78 @@
+"""Services that opt in: which ones are followed, where they come from at a start, and when they are left."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from clb_discovery.core.claims import Claim, holders
+from clb_discovery.core.config import CATALOG, CONSUL
+from clb_discovery.core.held import Held
+from clb_discovery.core.lastgood import LastGood
+from clb_discovery.core.model import OptIn, Service, Vip
+from clb_discovery.core.spec import consul_objection
+from clb_discovery.following import Following
+
+
+def template(services: Iterable[Service]) -> Service | None:
+    """Return what stands for the catalog, with the settings of all services that opt in; None without catalog mode."""
+    return next((service for service in services if service.source == CATALOG), None)
+
+
+def joined(services: Sequence[Service], names: Iterable[str], followed: Collection[str]) -> dict[str, Following]:
+    """Return what has to be followed, by the name of its source, for these names in the catalog.
+
+    :param services: those of the configuration, which go first.
+    :param followed: the sources that are followed already.
+    """
+    pattern = template(services)
+    if pattern is None:
+        return {}
+    found = (replace(pattern, name=name, source=CONSUL + name) for name in sorted(names))
+    return {
+        service.source: Following(service, from_catalog=True) for service in found if service.source not in followed
+    }
+
+
+def restored(
+    services: Sequence[Service], held: Held, stored: Mapping[str, LastGood], followed: Collection[str]
+) -> dict[str, Following]:
+    """Return what has to be followed since the kernel balances it, or else the disk remembers it.
+
+    :param services: as for `joined`, like `followed`.
+    """
+    vips: defaultdict[str, list[Vip]] = defaultdict(list)
+    for vip, source in holders(held).items():
+        if source.startswith(CONSUL):
+            vips[source].append(vip)
+    claims = {source: OptIn(tuple(sorted(own)), (), held.virtual[own[0]].algorithm) for source, own in vips.items()}
+    for source, last in stored.items():
+        if last.opt_in and source.startswith(CONSUL):
+            claims.setdefault(source, last.opt_in)
+    names = (source.removeprefix(CONSUL) for source in claims)
+    found = joined(services, (name for name in names if consul_objection(name) is None), followed)
+    for source, following in found.items():
+        following.opt_in = claims[source]
+    return found
+
+
+def claimed(following: Iterable[Following]) -> list[Service]:
+    """Return the services of a catalog with all VIPs that they claim, whether or not they get them."""
+    return [replace(one.service, vips=claims.vips) for one in following if (claims := one.claims)]
+
+
+def left(following: Mapping[str, Following]) -> list[str]:
+    """Return the sources that need not be followed any more: they neither opt in nor may do so."""
+    catalog = following.get(CATALOG)
+    listed = catalog.listed if catalog else frozenset()
+    return [
+        source
+        for source, one in following.items()
+        if one.from_catalog and one.leaving and not one.guarded.held and one.service.name not in listed
+    ]
+
+
+def claims(following: Iterable[Following]) -> list[Claim]:
+    """Return what the services of a catalog want, for `resolve`."""
+    return [Claim(one.service, one.claims) for one in following if one.from_catalog and one.claims]
