@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.__main__ import LEFT_OUT, surprises
+from tests.vm.__main__ import ABOUT_THE_SIDECAR, LEFT_OUT, TESTED, surprises
 from tests.vm.errors import VmError
 from tests.vm.features import FEATURES, Finding
 from tests.vm.kernels import KERNELS, Kernel
 from tests.vm.machine import Found, Outcome, read_found
 from tests.vm.table import document
 
+TESTS = Path(__file__).parents[1] / "kernel"
 ERRNO = "errno of an empty pool"
 OLD = Kernel("5.10", "bullseye", frozenset({ERRNO}))
 NEW = Kernel("6.1", "bookworm")
@@ -110,4 +111,10 @@ def test_names_that_are_kept_by_hand_exist() -> None:
     assert {name for kernel in KERNELS for name in kernel.lacks} <= {feature.name for feature in FEATURES}
     for name in LEFT_OUT:
         path, _, test = name.partition("::")
-        assert f"def {test}(" in Path(path).read_text() if test else Path(path).exists(), name
+        assert f"def {test}(" in (TESTS / path).read_text() if test else (TESTS / path).exists(), name
+
+
+def test_every_file_is_tested_or_left_out_on_purpose() -> None:
+    """Whoever adds tests of the kernel's side has to say whether they go into the machines."""
+    files = {path.name for path in TESTS.iterdir() if path.name.startswith("test_") or path.name == "transparency"}
+    assert sorted([*TESTED, *ABOUT_THE_SIDECAR, *(name for name in LEFT_OUT if "::" not in name)]) == sorted(files)
