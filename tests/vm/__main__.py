@@ -27,7 +27,7 @@ CHECKOUT: Final = Path(__file__).parents[2]
 CACHE: Final = CHECKOUT / ".cache" / "kernels"
 DOCUMENT: Final = CHECKOUT / "docs" / "kernels.md"
 WEEK: Final = 7 * 86400
-LIMIT: Final = 3600.0
+LIMIT: Final = 5400.0
 TESTED: Final = (
     "test_active.py",
     "test_clients.py",
