@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Final
 
 from clb_discovery.core.address import parse_address
@@ -107,9 +108,12 @@ def test_failure_ends_the_standing_of_a_held_answer() -> None:
 VIP: Final = OptIn((parse_vip("10.64.0.1:80"),))
 
 
+SERVICE: Final = Service("web", "consul:web", (), policy=Policy(hold=30))
+
+
 def from_catalog() -> Following:
     """Return a service that a catalog lists."""
-    return Following(Service("web", "consul:web", (), policy=Policy(hold=30)), from_catalog=True)
+    return Following(SERVICE, from_catalog=True)
 
 
 def test_service_that_no_longer_opts_in_is_held_and_then_left() -> None:
@@ -134,6 +138,33 @@ def test_service_that_opts_in_again_in_time_never_left() -> None:
     assert (one.claims, one.guarded.good, one.leaving) == (VIP, SERVERS, False)
 
 
+def test_failure_ends_the_standing_of_a_service_that_leaves() -> None:
+    """It keeps its VIPs until it has said again that it does not opt in, and has stood by it."""
+    one = from_catalog()
+    one.take(Answer(SERVERS, VIP), 0)
+    one.take(Answer(()), 1)
+    one.take(Failure("refused"), 2)
+    one.elapse(1000)
+    assert (one.claims, one.guarded.good, one.leaving) == (VIP, SERVERS, False)
+    one.take(Answer(()), 1001)
+    one.elapse(1031)
+    one.take(Failure("refused"), 1032)
+    assert (one.claims, one.guarded.good, one.leaving) == (None, (), True)
+
+
+def test_service_that_is_configured_now_keeps_its_servers() -> None:
+    """What a catalog had fed goes on until the service answers anew; what had left starts from nothing."""
+    wanted = replace(SERVICE, vips=(parse_vip("10.64.0.9:80"),))
+    one = from_catalog()
+    one.take(Answer(SERVERS, VIP), 0)
+    now = one.reconfigured(wanted)
+    assert (now.service, now.guarded.good, now.claims, now.known, now.answered) == (wanted, SERVERS, None, True, False)
+    assert not now.from_catalog
+    one.take(Answer(()), 1)
+    one.elapse(31)
+    assert one.reconfigured(wanted) == Following(wanted)
+
+
 def test_what_nobody_can_use_is_an_answer_of_a_catalog() -> None:
     """Who registers nonsense keeps no sidecar from being ready; a service of the configuration does."""
     unusable = Failure("the port is 0", unusable=True)
@@ -141,9 +172,13 @@ def test_what_nobody_can_use_is_an_answer_of_a_catalog() -> None:
     one.take(unusable, 0)
     other.take(unusable, 0)
     assert (one.answered, other.answered) == (True, False)
+    assert (one.useless, one.unusable, other.unusable) == (True, True, False)
     assert shown(one) == ("retrying", False, "the port is 0")
     one.take(Failure("refused"), 0)
     assert shown(one) == ("retrying", False, "refused")
+    assert (one.useless, one.unusable) == (True, False)
+    one.take(Answer(SERVERS, VIP), 0)
+    assert not one.useless
 
 
 def test_refusals_are_in_the_reason() -> None:

@@ -6,8 +6,11 @@ from typing import Final
 
 from clb_discovery.announce import Announcer
 from clb_discovery.core.address import parse_address
+from clb_discovery.core.config import CATALOG
+from clb_discovery.core.desired import Rejected
+from clb_discovery.core.held import Held
 from clb_discovery.core.lastgood import LastGood
-from clb_discovery.core.model import Answer, Failure, Policy, RealServer, Service
+from clb_discovery.core.model import Answer, Failure, Listing, OptIn, Policy, RealServer, Refused, Service
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.knowledge import Heard, Knowledge
 
@@ -108,3 +111,98 @@ def test_summary_is_one_short_line() -> None:
     assert len(waiting) < 120
     assert stale == "1 of 7 served from the last known set: srv:0"
     assert knowledge().summary == "following 0, all answered"
+
+
+OPT_IN: Final = OptIn((parse_vip("10.64.0.7:80"),))
+
+
+def of_catalog(*names: str) -> Knowledge:
+    """Return what is known when a catalog has listed these."""
+    found = Knowledge([Service("catalog", CATALOG, (), policy=Policy(hold=30))], Announcer())
+    found.hear(CATALOG, Listing(frozenset(names)), 0)
+    return found
+
+
+def test_what_a_catalog_lists_is_followed() -> None:
+    """It is waited for from then on; an equal list is no news, and one that only differs is for people alone."""
+    found = of_catalog("a")
+    assert (set(found.sources), found.complete, found.tried) == ({CATALOG, "consul:a"}, False, False)
+    assert found.hear(CATALOG, Listing(frozenset({"a"})), 1) == NOTHING
+    assert found.hear("consul:a", Answer(SERVERS, OPT_IN), 1) == BOTH
+    assert (found.complete, found.tried) == (True, True)
+    assert found.known == {CATALOG: LastGood(()), "consul:a": LastGood(SERVERS, None, OPT_IN)}
+    assert [claim.opt_in for claim in found.claims] == [OPT_IN]
+    assert found.hear(CATALOG, Listing(frozenset({"a", "b"})), 2) == HEALTH
+    assert (set(found.sources), found.complete) == ({CATALOG, "consul:a", "consul:b"}, False)
+
+
+def test_service_that_opts_in_anew_is_news() -> None:
+    """Other words of the same servers have to be published; the same words have not."""
+    found = of_catalog("a")
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1)
+    assert found.hear("consul:a", Answer(SERVERS[::-1], OPT_IN), 2) == NOTHING
+    assert found.hear("consul:a", Answer(SERVERS, OptIn((parse_vip("10.64.0.8:80"),))), 3) == CONTENT
+
+
+def test_service_that_has_left_is_forgotten() -> None:
+    """It is followed until it does not opt in and nobody lists it; an outcome that was on its way is nothing."""
+    found = of_catalog("a")
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1)
+    found.hear(CATALOG, Listing(frozenset()), 2)
+    assert found.hear("consul:a", Answer(()), 2) == HEALTH
+    assert not found.elapse(31.9)
+    assert found.elapse(32)
+    assert set(found.sources) == {CATALOG}
+    assert found.hear("consul:a", Answer(SERVERS), 33) == NOTHING
+
+
+def test_catalog_is_served_but_for_what_nobody_could_serve() -> None:
+    """An answer that is of no use is not waited for, also when its source fails later; no answer at all is."""
+    found = of_catalog("a", "b")
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1)
+    applied = {CATALOG, "consul:a"}
+    assert not found.served(applied)
+    found.hear("consul:b", Failure("the port is 0", unusable=True), 1)
+    assert (found.served(applied), found.served({CATALOG}), found.complete) == (True, False, True)
+    assert found.summary == "1 of 3 with answers of no use: consul:b"
+    found.hear("consul:b", Failure("refused"), 2)
+    assert found.served(applied)
+
+
+def test_catalog_is_known_last_with_its_services() -> None:
+    """From the disk, also where nobody opted in, so that a start without discovery is not in doubt about the list."""
+    disk = {"consul:a": LastGood(SERVERS, 99, OPT_IN)}
+    for stored in (disk, {CATALOG: LastGood((), 98)}, disk | {CATALOG: LastGood((), 98)}):
+        found = Knowledge([Service("catalog", CATALOG, ())], Announcer())
+        found.recall([CATALOG], Held(), stored)
+        assert found.known == {source: one._replace(answered=None) for source, one in stored.items()} | {
+            CATALOG: LastGood(())
+        }
+        assert all(following.stale for following in found)
+        assert [following.answered_at for following in found if CATALOG in stored][:1] in ([], [98])
+    unknown = Knowledge([Service("catalog", CATALOG, ())], Announcer())
+    unknown.recall([CATALOG], Held(), {})
+    assert unknown.known == {}
+
+
+def test_refusals_are_known_of_their_sources() -> None:
+    """Words of a catalog's service, and real servers of any; both are gone with the next publication without them."""
+    found = of_catalog("a")
+    clash = Refused("VIP 10.64.0.7:80", "belongs to consul:b")
+    rejected = Rejected("a", SERVERS[0], "it is a VIP", "consul:a")
+    found.refuse({"consul:a": (clash,)}, [rejected])
+    assert [(one.refused, one.rejected) for one in found] == [((), ()), ((clash,), (rejected,))]
+    found.refuse({}, [])
+    assert [(one.refused, one.rejected) for one in found] == [((), ()), ((), ())]
+
+
+def test_other_settings_of_a_catalog_are_taken_by_its_services() -> None:
+    """What is known of them stays; without the catalog they are left, but for those that are configured now."""
+    found = of_catalog("a", "b")
+    for name in ("a", "b"):
+        found.hear(f"consul:{name}", Answer(SERVERS, OPT_IN), 1)
+    assert found.adopt([Service("catalog", CATALOG, (), policy=Policy(hold=5))]) == set()
+    assert [following.service.policy.hold for following in found] == [5, 5, 5]
+    assert len(found.claims) == 2
+    assert found.adopt([service("consul:a")]) == set()
+    assert found.known == {"consul:a": LastGood(SERVERS)}

@@ -262,7 +262,7 @@ function service() {
   const source = h("p", { class: "source" }, sourceName, " ", state, " ", age);
   const why = h("p", { class: "reason warn" }, reason);
   const tables = h("div");
-  const nothing = h("p", { class: "nothing" }, "No virtual server yet.");
+  const nothing = h("p", { class: "nothing" });
   const node = h("section", { class: "service" }, h("header", {}, h("h2", {}, title), source, why), tables, nothing);
   return {
     node,
@@ -276,6 +276,7 @@ function service() {
       put(age, from.last_success === undefined ? "" : `answered ${ago(from.last_success, clock)}`);
       put(reason, from.reason ?? "");
       why.hidden = !from.reason;
+      put(nothing, from.name.startsWith("catalog:") ? "The list of services that opt in." : "No virtual server yet.");
       nothing.hidden = virtual.length > 0;
       sync(tables, virtual.map((one) => ({ virtual: one, now })), ({ virtual: one }) => vipOf(one), virtualServer);
     },

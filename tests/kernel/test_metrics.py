@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import urllib.request
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,15 +14,9 @@ from tests.support.listeners import listening
 from tests.support.process import free_port
 from tests.support.redis import redis_servers
 from tests.support.sidecar import clb, sidecar, status
+from tests.support.web import get
 
 VIP = "10.64.0.1"
-
-
-def get(port: int, path: str) -> str:
-    """Fetch a page of the sidecar."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-        text: str = answer.read().decode()
-    return text
 
 
 def test_metrics_say_what_status_says(instance: str, cgroup: Path, tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Final
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.kernel.test_metrics import get
 from tests.support.cgroups import run_inside
 from tests.support.knot import KnotServer
 from tests.support.process import free_port
 from tests.support.sidecar import sidecar
+from tests.support.web import get
 
 ROOT: Final = Path(__file__).parent.parent.parent
 RULES: Final = ROOT / "contrib" / "prometheus"

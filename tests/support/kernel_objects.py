@@ -61,7 +61,7 @@ def detach(pin: Path) -> None:
 def freeze(directory: Path) -> None:
     """Let the kernel refuse every write to the pinned maps from user space, for good."""
     # The kernel freezes no map whose values hold a lock, and nobody writes the ones that programs keep for themselves.
-    for map_ in set(Map) - {Map.SERVERS, Map.PLACES, Map.SOCKETS, Map.PEERS, Map.EVENTS}:
+    for map_ in set(Map) - {Map.SERVERS, Map.OWNERS, Map.PLACES, Map.SOCKETS, Map.PEERS, Map.EVENTS}:
         fd = bpf.open_pin(directory / map_)
         assert _libbpf.bpf_map_freeze(fd) == 0
         os.close(fd)

@@ -1,9 +1,10 @@
-"""HTTP servers inside the test whose pages say which server they come from."""
+"""HTTP servers inside the test whose pages say which server they come from, and a client."""
 
 from __future__ import annotations
 
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,6 +44,13 @@ class _Page(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
         """Log nothing."""
+
+
+def get(port: int, path: str) -> str:
+    """Fetch a page of a server on 127.0.0.1."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.consul.client import Scope, Selection
 from clb_discovery.sources.consul.environment import OPTIONS
+from clb_discovery.sources.consul.rotation import Rotated
 from clb_discovery.sources.consul.source import (
     BURST,
     RATE,
@@ -349,6 +350,26 @@ async def test_the_token_is_sent_and_never_shown() -> None:
     assert "token <token> not found" in message
     assert TOKEN not in message
     assert TOKEN not in f"{server} {server!r} {server.url}"
+
+
+async def test_every_query_of_a_catalog_has_the_token_of_now(tmp_path: Path) -> None:
+    """Names and meta are asked for by two queries; once the token's file is replaced both have the new one."""
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    async with FakeConsul(Reply(entries={"redis": ["clb"]}), Reply(entries=[{"Name": "web"}])) as fake:
+        server = ConsulServer(fake.url, Rotated("token", [file], file.read_text))
+        catalog = ConsulCatalog(server)
+        await catalog.next()
+        file.write_text(f"{TOKEN}-new")
+        fake.replies = [Reply(entries={"redis": ["clb"]}), Reply(entries=[{"Name": "web"}])]
+        await catalog.next()
+        await server.close()
+    assert [request.headers["X-Consul-Token"] for request in fake.asked] == [
+        TOKEN,
+        TOKEN,
+        f"{TOKEN}-new",
+        f"{TOKEN}-new",
+    ]
 
 
 @pytest.mark.parametrize("service", ["a b", "a/b", "a?stale=1#x", "a%2Fb", "käse", "...", "a;b&c=d"])
