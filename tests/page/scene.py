@@ -17,7 +17,7 @@ from tests.support.process import free_port
 from tests.support.sidecar import Sidecar, sidecar
 from tests.support.sockets import Target, socket_maker
 
-HOSTILE: Final = "</title><script>alert(1)</script><img src=x onerror=alert(1)>&amp;\u202e"
+HOSTILE: Final = "</title><script>alert(1)</script><img src=x onerror=alert(1)>&amp;\u05d0"
 """The name of a service, by somebody who wishes us ill."""
 REDIS: Final = "10.64.0.1"
 SERVERS: Final = {
