@@ -25,9 +25,11 @@ from clb_discovery.datapath.sockets import Destroyed
 from clb_discovery.following import Following, timestamp
 
 _SHOWN: Final = 8
-"""Real servers named in one line, or of one service in as many."""
+"""Real servers named in one line."""
+_REFUSALS_OF_ONE: Final = 16
+"""Most lines about real servers of one service that are refused at the same time."""
 _REFUSALS: Final = 32
-"""Most lines about real servers that are refused at the same time, since discovery may name any number of services."""
+"""The same over all services, since discovery may name any number."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -136,7 +138,7 @@ class Announcer:
         for item in rejected:
             if item not in self._rejected:
                 new[item.service].append(item)
-        said = [item for items in new.values() for item in items[:_SHOWN]][:_REFUSALS]
+        said = [item for items in new.values() for item in items[:_REFUSALS_OF_ONE]][:_REFUSALS]
         for item in said:
             _log.warning("real server refused", service=item.service, server=str(item.server), reason=item.reason)
         left = sum(map(len, new.values())) - len(said)

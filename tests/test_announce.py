@@ -126,8 +126,8 @@ def test_servers_that_are_refused_are_bounded() -> None:
     with capture_logs() as lines:
         announcer.rejected(rejected)
         announcer.rejected(rejected)
-    assert [line["event"] for line in lines] == ["real server refused"] * 8 + ["more real servers refused"]
-    assert lines[-1]["count"] == 992
+    assert [line["event"] for line in lines] == ["real server refused"] * 16 + ["more real servers refused"]
+    assert lines[-1]["count"] == 984
 
 
 def test_refused_words_of_a_catalog_are_said_when_they_appear() -> None:
