@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from clb_discovery.datapath import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import BPFFS, Pins
 from clb_discovery.errors import UsageError
+from clb_discovery.runtime import RUN, Instance
 from tests.support.cgroups import made_cgroup
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
 from tests.support.dataplane import Snapshot, publish, snapshot, wipe
@@ -337,6 +339,13 @@ def test_second_sidecar_is_told_who_holds_the_instance(plane: Plane, tmp_path: P
         for command in (("run", *SRV, *plane.here), ("load", *plane.here), ("unload", *plane.here[:2])):
             plane.assert_fails(4, *command, words=[plane.instance, f"process {found.process.pid};", "--instance"])
         assert found.stop() == 0
+
+
+def test_lock_is_not_for_others(instance: str) -> None:
+    """Nobody but root can open the lock, so that no ordinary user can hold it against the sidecar."""
+    with Instance(instance).held():
+        mode = (RUN / instance / "lock").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
 
 
 def test_reader_that_has_had_enough_is_no_error(plane: Plane) -> None:
