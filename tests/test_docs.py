@@ -21,7 +21,6 @@ from clb_discovery.options import file_options
 
 ROOT: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
-COMMANDS: Final = ("run", "status", "plan", "load", "unload", "trace", "check", "demo")
 FOREIGN_OPTIONS: Final = frozenset({"--now"})
 """Those of other programs: systemctl."""
 MADE_LATER: Final = frozenset({"docs/kernels.md"})
@@ -54,11 +53,12 @@ def command_lines(text: str) -> Iterator[list[str]]:
 @cache
 def known_options() -> set[str]:
     """Return every option that --help names."""
+    general = make_parser().format_help()
     told = StringIO()
-    for arguments in ([], *([command] for command in COMMANDS)):
+    for command in re.findall(r"^    ([a-z]+)  ", general, re.MULTILINE):
         with redirect_stdout(told), pytest.raises(SystemExit):
-            main([*arguments, "--help"])
-    return set(re.findall(r"--[a-z][a-z-]+", told.getvalue()))
+            main([command, "--help"])
+    return set(re.findall(r"--[a-z][a-z-]+", general + told.getvalue()))
 
 
 @cache
