@@ -66,7 +66,8 @@ class Instance:
     def _locked(self, path: Path, way_out: str) -> Iterator[None]:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # Whoever may read the file may take a lock of its own, and keep us from ours.
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise HostError(f"cannot use {self._directory}: {error.strerror}; run as root") from error
         try:

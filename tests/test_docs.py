@@ -1,12 +1,96 @@
-"""What the documents say about the tests is so."""
+"""What the documents say about tests, commands, options, files, metrics and log lines is so."""
 
 from __future__ import annotations
 
+import ast
 import re
+import shlex
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Final
 
+import pytest
+
+from clb_discovery.cli import main, make_parser
+from clb_discovery.core.config import decode
+from clb_discovery.discovery import read_services
+from clb_discovery.options import file_options
+
 ROOT: Final = Path(__file__).parent.parent
+DOCUMENTS: Final = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
+FOREIGN_OPTIONS: Final = frozenset({"--now"})
+"""Those of other programs: systemctl."""
+MADE_LATER: Final = frozenset({"docs/kernels.md"})
+"""Files that a target writes."""
+ASKS: Final = frozenset({"run", "plan", "check"})
+"""Commands that take services."""
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def blocks(text: str) -> Iterator[str]:
+    """Return the blocks of code of a document, indented or fenced."""
+    yield from re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    yield from re.findall(r"(?:^(?: {4}.*|\s*)\n)+", text, re.MULTILINE)
+
+
+def command_lines(text: str) -> Iterator[list[str]]:
+    """Return the arguments of each `clb-discovery` command line of a document, in blocks and in the text.
+
+    `…` in a line stands for options that are told elsewhere.
+    """
+    lines = [line.strip() for block in blocks(text) for line in block.splitlines()]
+    lines += re.findall(r"`(clb-discovery [^`]*)`", text)
+    for line in lines:
+        found = re.fullmatch(r"(?:sudo )?(?:\.venv/bin/)?clb-discovery(?!\S)(?! \d)(.*)", re.sub(r"\s#.*", "", line))
+        if found:
+            yield [word for word in shlex.split(found[1]) if word != "…"]
+
+
+@cache
+def known_options() -> set[str]:
+    """Return every option that --help names."""
+    general = make_parser().format_help()
+    told = StringIO()
+    for command in re.findall(r"^    ([a-z]+)  ", general, re.MULTILINE):
+        with redirect_stdout(told), pytest.raises(SystemExit):
+            main([command, "--help"])
+    return set(re.findall(r"--[a-z][a-z-]+", general + told.getvalue()))
+
+
+@cache
+def log_events() -> set[str]:
+    """Return every constant text that is handed to a function that logs."""
+    calls = (
+        node
+        for file in (ROOT / "clb_discovery").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    )
+    said = (
+        argument.value
+        for call in calls
+        if call.func.attr in {"info", "warning", "error", "trouble", "trying", "_say"}  # type: ignore[attr-defined]
+        for argument in call.args
+        if isinstance(argument, ast.Constant)
+    )
+    return {text for text in said if isinstance(text, str)}
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the headings of a document, as GitHub makes anchors of them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def expanded(path: str) -> Iterator[str]:
+    """Return what a shell makes of one pair of braces."""
+    before, brace, rest = path.partition("{")
+    inside, _, after = rest.partition("}")
+    yield from (before + word + after for word in inside.split(",")) if brace else (path,)
 
 
 def test_tests_that_documents_name_exist() -> None:
@@ -16,16 +100,87 @@ def test_tests_that_documents_name_exist() -> None:
         name for file in files for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
     }
     known |= {file.stem for file in files}
-    assert named_in_documents(r"\btest_\w+") <= known
-
-
-def test_paths_of_tests_that_documents_name_exist() -> None:
-    """Every `tests/...` that a document names is there."""
-    assert {path for path in named_in_documents(r"`(tests/[\w/.]+)`") if not (ROOT / path).exists()} == set()
-
-
-def named_in_documents(pattern: str) -> set[str]:
-    """Return what matches in any document, which is something."""
-    named = {name for file in (ROOT / "docs").rglob("*.md") for name in re.findall(pattern, file.read_text())}
+    named = {name for file in (ROOT / "docs").rglob("*.md") for name in re.findall(r"\btest_\w+", file.read_text())}
     assert named
-    return named
+    assert named <= known
+
+
+@each_document
+def test_command_lines_are_taken(document: Path) -> None:
+    """Each `clb-discovery` command line is one that the program takes, down to the names and addresses in it."""
+    for arguments in command_lines(document.read_text()):
+        words = arguments if arguments and not arguments[0].startswith("-") else ["run", *arguments]
+        options = make_parser().parse_args([word for word in words if word != "--help"])
+        options.entries = ()
+        is_example = not any(word in " ".join(words) for word in ("NAME", "VIP"))
+        if is_example and words[0] in ASKS and (options.service or options.srv):
+            assert read_services(options), words
+
+
+def test_command_lines_are_found() -> None:
+    """The test above looks at what people copy: of blocks and of text, with a comment or without."""
+    found = list(command_lines((ROOT / "README.md").read_text()))
+    assert ["unload"] in found
+    assert any("--srv" in words for words in found)
+    assert [*command_lines("    sudo .venv/bin/clb-discovery plan …  # later\n\n`clb-discovery check`")] == [
+        ["plan"],
+        ["check"],
+    ]
+
+
+@each_document
+def test_options_exist(document: Path) -> None:
+    """Each option that a document names is in the help of a command."""
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", document.read_text())) <= known_options() | FOREIGN_OPTIONS
+
+
+def test_configuration_files_are_taken() -> None:
+    """Each example of a configuration file is one that the program reads."""
+    options = file_options(make_parser())
+    examples = [
+        block for document in DOCUMENTS for block in blocks(document.read_text()) if "\n    [[service]]" in block
+    ]
+    assert examples
+    for example in examples:
+        assert decode(example.encode(), options).entries
+
+
+@each_document
+def test_links_lead_somewhere(document: Path) -> None:
+    """Each link to a file of this repository leads to one, and each anchor to a heading there."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if not link.startswith(("http://", "https://")):
+            path, _, anchor = link.partition("#")
+            target = (document.parent / path).resolve() if path else document
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+@each_document
+def test_files_exist(document: Path) -> None:
+    """Each path into this repository that a document names is there."""
+    tops = "|".join(re.escape(path.name) for path in ROOT.iterdir() if path.is_dir() and path.name[0] not in "._")
+    named = re.findall(rf"`((?:{tops})/[\w./{{}},-]*)`", document.read_text())
+    paths = {path for name in named for path in expanded(name)} - MADE_LATER
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+@each_document
+def test_metrics_and_maps_exist(document: Path) -> None:
+    """Each name that begins with clb_ is a metric of docs/metrics.md, or in the C."""
+    metrics = set(re.findall(r"^\| `(clb_\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    c_names = {name for file in (ROOT / "bpf").glob("*.[ch]") for name in re.findall(r"\bclb_\w+", file.read_text())}
+    assert set(re.findall(r"\bclb_\w+", document.read_text())) <= metrics | c_names | {"clb_discovery"}
+
+
+@each_document
+def test_alerts_exist(document: Path) -> None:
+    """Each alert that a document names is one of the rules."""
+    rules = (ROOT / "contrib" / "prometheus" / "clb-discovery.rules.yml").read_text()
+    assert set(re.findall(r"\bClb[A-Z]\w+", document.read_text())) <= set(re.findall(r"alert: (\w+)", rules))
+
+
+@each_document
+def test_log_events_exist(document: Path) -> None:
+    """Each event of the log, which documents write as `"source fails"`, is one that the program logs."""
+    assert set(re.findall(r'`"([^`"]+)"`', document.read_text())) <= log_events()

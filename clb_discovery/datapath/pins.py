@@ -135,6 +135,7 @@ def is_bpffs(path: Path) -> bool:
 
 def _mount_bpffs() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"bpf", os.fsencode(BPFFS), b"bpf", ctypes.c_ulong(0), None) != 0:
+    # As systemd mounts it; by default everybody may make directories there, ours before us among them.
+    if libc.mount(b"bpf", os.fsencode(BPFFS), b"bpf", ctypes.c_ulong(0), b"mode=700") != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from clb_discovery.datapath import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import BPFFS, Pins
 from clb_discovery.errors import UsageError
+from clb_discovery.runtime import RUN, Instance
 from tests.support.cgroups import made_cgroup
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
 from tests.support.dataplane import Snapshot, publish, snapshot, wipe
@@ -229,8 +231,9 @@ def test_no_bpf_file_system_and_no_right_to_mount_it(plane: Plane) -> None:
 
 
 def test_bpf_file_system_is_mounted_where_it_is_not(plane: Plane) -> None:
-    """Load mounts the BPF file system itself where it may."""
-    script = 'umount --lazy --all --types bpf; "$@"; test -e /sys/fs/bpf/clb-discovery; set -- true'
+    """Load mounts the BPF file system itself where it may, for root alone."""
+    look = f'test -e {BPFFS}/clb-discovery; test "$(stat --format %a {BPFFS})" = 1700'
+    script = f'umount --lazy --all --types bpf; "$@"; {look}; set -- true'
     result = in_own_mounts(script, *COMMAND, "load", *plane.here)
     assert (result.returncode, result.stderr) == (0, "")
     assert snapshot(plane.instance) == plane.before
@@ -337,6 +340,13 @@ def test_second_sidecar_is_told_who_holds_the_instance(plane: Plane, tmp_path: P
         for command in (("run", *SRV, *plane.here), ("load", *plane.here), ("unload", *plane.here[:2])):
             plane.assert_fails(4, *command, words=[plane.instance, f"process {found.process.pid};", "--instance"])
         assert found.stop() == 0
+
+
+def test_lock_is_not_for_others(instance: str) -> None:
+    """Nobody but root can open the lock, so that no ordinary user can hold it against the sidecar."""
+    with Instance(instance).held():
+        mode = (RUN / instance / "lock").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
 
 
 def test_reader_that_has_had_enough_is_no_error(plane: Plane) -> None:

@@ -21,7 +21,15 @@ from tests.support.cgroups import made_cgroup, remove
 from tests.support.clients import connecting
 from tests.support.contract import assert_is_status
 from tests.support.dataplane import dial, publish, refusal, snapshot, wipe
-from tests.support.kernel_objects import KernelObject, detach, foreign_exclusive, foreign_rewrite, pinned, used_maps
+from tests.support.kernel_objects import (
+    KernelObject,
+    detach,
+    foreign_denial,
+    foreign_exclusive,
+    foreign_rewrite,
+    pinned,
+    used_maps,
+)
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
 from tests.support.loading import loader_of_tests
@@ -169,6 +177,20 @@ def test_foreign_program_keeps_running(instance: str, cgroup: Path, tmp_path: Pa
             unload(instance)
     assert len(connects) > 50
     assert {(connect.error, connect.reached[12:]) for connect in connects} == {(0, bytes([127, 0, 0, 7]))}
+
+
+def test_foreign_program_that_denies_is_obeyed(instance: str, cgroup: Path) -> None:
+    """What somebody else forbids fails with EPERM although we have decided; nobody can tell that from status."""
+    load(instance, cgroup)
+    with listening("127.0.0.1") as (server,):
+        publish(instance, {f"{VIP4}:80": [server.name]})
+        with foreign_denial(cgroup):
+            assert dial(cgroup, VIP4, 80, 2) == ["EPERM"] * 2
+            found = status(instance)
+            assert found["datapath"]["effective"]
+            assert found["virtual_servers"][0]["connects"] == 2
+        assert dial(cgroup, VIP4, 80) == ["ok"]
+        assert server.taken() == 1
 
 
 @pytest.mark.parametrize("hook", list(AttachType))

@@ -7,7 +7,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -97,6 +97,7 @@ def _instruction(code: int, registers: int = 0, offset: int = 0, immediate: int 
 
 
 _ALLOW: Final = _instruction(0xB7, 0, 0, 1) + _instruction(0x95)  # r0 = 1; exit
+_DENY: Final = _instruction(0xB7, 0, 0, 0) + _instruction(0x95)  # r0 = 0; exit
 _USER_IP4: Final = 4  # offset in struct bpf_sock_addr
 
 
@@ -112,10 +113,19 @@ def _rewriting(old: str, new: str) -> bytes:
     )
 
 
-@contextmanager
-def foreign_rewrite(cgroup: Path, old: str, new: str) -> Iterator[None]:
+def foreign_rewrite(cgroup: Path, old: str, new: str) -> AbstractContextManager[None]:
     """Attach somebody else's program, beside others: it sends connects to one IPv4 address to another."""
-    program = bpf.load_program(_rewriting(old, new), AttachType.CGROUP_INET4_CONNECT)
+    return _foreign(cgroup, _rewriting(old, new))
+
+
+def foreign_denial(cgroup: Path) -> AbstractContextManager[None]:
+    """Attach somebody else's program, beside others: it denies every connect to an IPv4 address."""
+    return _foreign(cgroup, _DENY)
+
+
+@contextmanager
+def _foreign(cgroup: Path, instructions: bytes) -> Iterator[None]:
+    program = bpf.load_program(instructions, AttachType.CGROUP_INET4_CONNECT)
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     link = bpf.link_create(program, directory, AttachType.CGROUP_INET4_CONNECT)
     try:
