@@ -29,13 +29,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("_bpf", "__pycache__"))
     for path in (*ROOT.glob("*.md"), ROOT / "LICENSE", ROOT / "pyproject.toml"):
         shutil.copy(path, checkout)
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder]
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
     subprocess.run(build, check=True, cwd=checkout, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
     venv = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", venv, "--disable-pip-version-check", "--quiet"]
+    pip = [sys.executable, "-m", "pip", "--python", str(venv), "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "install", "--no-index", "--no-deps", wheel], check=True, capture_output=True)
     # Seen like this, the checkout that is installed there for editing stays out of sight.
     site = venv / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
@@ -61,7 +61,12 @@ def run(installed: Path, *arguments: str | Path) -> str:
 def test_wheel_runs_its_own_code(installed: Path) -> None:
     """The command says its version, and what runs is the installed package."""
     assert run(installed, "--version") == f"clb-discovery {__version__}\n"
-    where = [installed.with_name("python"), "-P", "-c", "import clb_discovery; print(clb_discovery.__file__)"]
+    where: list[str | Path] = [
+        installed.with_name("python"),
+        "-P",
+        "-c",
+        "import clb_discovery; print(clb_discovery.__file__)",
+    ]
     found = subprocess.run(where, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     assert Path(found).is_relative_to(installed.parent.parent)
 
