@@ -44,14 +44,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, *arguments: str | Path) -> str:
-    """Run the command where PATH leads to no tool at all, and no code lies about."""
+    """Run the command where PATH leads to no tool at all, and in a directory of code that it must not import."""
+    trap = installed.parent.with_name("trap")
+    trap.mkdir(exist_ok=True)
+    for name in ("socket.py", "clb_discovery.py"):
+        (trap / name).write_text("raise SystemExit('imported from the current directory')")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run(
         [installed, *arguments],
         check=False,
         capture_output=True,
         text=True,
-        cwd=installed.parent,
+        cwd=trap,
         env={**environment, "PATH": "/nowhere"},
     )
     assert (result.returncode, result.stderr) == (0, "")
