@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build test-fresh test-kernels bench-hooks clean
+.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels bench-hooks clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
@@ -43,6 +43,13 @@ lint: ## run ruff and mypy
 build: ## build the wheel and the sdist into dist/
 	@scripts/setup run
 	@.venv/bin/python -m hatchling build
+
+deb: ## build a Debian package, for 12 and 13, into dist/
+	@scripts/setup deb
+	@scripts/build-deb
+
+test-deb: deb ## install, use and purge the Debian package in bare Debian 12 and 13 roots (root, or through sudo)
+	@$(AS_ROOT) scripts/test-fresh --deb
 
 test-fresh: ## run demo and test in bare Debian 12 and 13 roots (root, or through sudo)
 	@$(AS_ROOT) scripts/test-fresh

@@ -97,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
             name,
             help=text,
-            description=text.capitalize() + ".",
+            description=text[0].upper() + text[1:] + ".",
             epilog=_EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

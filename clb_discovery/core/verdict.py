@@ -29,7 +29,7 @@ def _troubles(status: Mapping[str, Any]) -> Iterator[str]:
     if sidecar["config_error"]:
         yield f"the configuration is refused, and the one before it goes on: {sidecar['config_error']}"
     yield from _pools(status["virtual_servers"])
-    for state, words in (("retrying", "no answer from"), ("held", "held, since it removes much: the answer of")):
+    for state, words in (("retrying", "no answer from"), ("held", "held back, for the reason above:")):
         names = [source["name"] for source in status["sources"] if source["state"] == state]
         if names:
             yield f"{words} {_list(names)}"

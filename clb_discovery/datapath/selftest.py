@@ -38,7 +38,7 @@ def run(instance: str, cgroup: Path) -> str | None:
 
 def _are_refused_inside(cgroup: Path, instance: str) -> bool:
     with cgroups.temporary_child(cgroup, "clb-discovery-selftest") as child:
-        command = [sys.executable, "-m", __name__, str(child), instance]
+        command = [sys.executable, "-P", "-m", __name__, str(child), instance]  # -P: never from the current directory
         result = subprocess.run(  # noqa: S603 - our own interpreter and code
             command, check=False, capture_output=True, timeout=_TIMEOUT
         )

@@ -70,7 +70,7 @@ def running(arguments: Sequence[str], pins: Pins) -> Iterator[Sidecar]:
         path = Path(directory) / "log"
         with path.open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-                [sys.executable, "-m", "clb_discovery", *arguments],
+                [sys.executable, "-P", "-m", "clb_discovery", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

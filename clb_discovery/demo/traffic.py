@@ -44,7 +44,8 @@ class Client:
         """Start it inside the cgroup."""
         self.vip: Final = vip
         self.report = Report()
-        command = [sys.executable, "-m", "clb_discovery.demo.client", format_address(vip.address), str(vip.port)]
+        target = [format_address(vip.address), str(vip.port)]
+        command = [sys.executable, "-P", "-m", "clb_discovery.demo.client", *target]
         self.process: Final = subprocess.Popen(  # noqa: S603 - our own interpreter and code
             ["/bin/sh", "-c", _ENTER_CGROUP, str(cgroup), *command],
             stdin=subprocess.DEVNULL,

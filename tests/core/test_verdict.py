@@ -59,6 +59,6 @@ def test_everything_at_once() -> None:
         "no real servers, connects are refused: empty",
         "ejected after failed connects: half (1 of 2)",
         "no answer from srv:0, srv:1, srv:2, and 2 more",
-        "held, since it removes much: the answer of srv:held",
+        "held back, for the reason above: srv:held",
         "no sidecar runs: pools stay as they are",
     ]

@@ -1,0 +1,32 @@
+"""The parser of the command line as shtab is to see it: what completes, beyond what is accepted."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+import shtab
+
+from clb_discovery import cli
+
+_PATHS: Final = {"FILE": shtab.FILE, "PATH": shtab.FILE, "DIR": shtab.DIRECTORY}
+"""What an option takes, by its metavar."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser, with paths where options take paths; without a command it has the options of `run`."""
+    parser = cli.make_parser()
+    (commands,) = (action for action in _actions(parser) if isinstance(action.choices, dict))
+    assert isinstance(commands.choices, dict)  # noqa: S101 - for mypy
+    for command in commands.choices.values():
+        for action in _actions(command):
+            if action.metavar in _PATHS:
+                setattr(action, "complete", _PATHS[str(action.metavar)])  # noqa: B010 - shtab's, unknown to argparse
+    for action in _actions(commands.choices["run"]):
+        if "--help" not in action.option_strings:
+            parser._add_action(action)  # noqa: SLF001 - argparse's `parents` would need the options twice
+    return parser
+
+
+def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return parser._actions  # noqa: SLF001 - argparse has no other way to list them

@@ -1,0 +1,89 @@
+"""The wheel: installed on a host without a compiler it is the whole product."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import pytest
+
+from clb_discovery import __version__
+from tests.support.cgroups import made_cgroup
+from tests.support.dataplane import wipe
+
+ROOT: Final = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the command, from the wheel in a fresh environment that has nothing else but our dependencies."""
+    folder = tmp_path_factory.mktemp("wheel")
+    checkout = folder / "checkout"  # a copy: a build replaces the compiled programs, which other tests may be reading
+    for part in ("clb_discovery", "bpf", "scripts"):
+        shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("_bpf", "__pycache__"))
+    for path in (*ROOT.glob("*.md"), ROOT / "LICENSE", ROOT / "pyproject.toml"):
+        shutil.copy(path, checkout)
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(build, check=True, cwd=checkout, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    venv = folder / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(venv), "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "install", "--no-index", "--no-deps", wheel], check=True, capture_output=True)
+    # Seen like this, the checkout that is installed there for editing stays out of sight.
+    site = venv / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return venv / "bin" / "clb-discovery"
+
+
+def run(installed: Path, *arguments: str | Path) -> str:
+    """Run the command where PATH leads to no tool at all, and in a directory of code that it must not import."""
+    trap = installed.parent.with_name("trap")
+    trap.mkdir(exist_ok=True)
+    for name in ("socket.py", "clb_discovery.py"):
+        (trap / name).write_text("raise SystemExit('imported from the current directory')")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(
+        [installed, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=trap,
+        env={**environment, "PATH": "/nowhere"},
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+def test_wheel_runs_its_own_code(installed: Path) -> None:
+    """The command says its version, and what runs is the installed package."""
+    assert run(installed, "--version") == f"clb-discovery {__version__}\n"
+    where: list[str | Path] = [
+        installed.with_name("python"),
+        "-P",
+        "-c",
+        "import clb_discovery; print(clb_discovery.__file__)",
+    ]
+    found = subprocess.run(where, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert Path(found).is_relative_to(installed.parent.parent)
+
+
+def test_wheel_needs_no_compiler(installed: Path) -> None:
+    """The programs come with the wheel: they are loaded by libbpf, prove themselves, and go again."""
+    assert os.geteuid() == 0, "loading programs needs root: run the tests through sudo"
+    instance = f"test-{uuid4().hex[:8]}"
+    try:
+        with made_cgroup() as cgroup:
+            run(installed, "load", "--loader", "object", "--instance", instance, "--cgroup", cgroup)
+            assert "loaded (object)" in run(installed, "status", "--instance", instance)
+            run(installed, "unload", "--instance", instance)
+            assert not Path("/sys/fs/bpf/clb-discovery", instance).exists()
+    finally:
+        wipe(instance)
