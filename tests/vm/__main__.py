@@ -57,6 +57,7 @@ ABOUT_THE_SIDECAR: Final = (
     "test_metrics.py",
     "test_monitoring.py",
     "test_plan.py",
+    "test_readme.py",
     "test_secrets.py",
     "test_service_manager.py",
     "test_status.py",
