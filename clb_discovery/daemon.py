@@ -160,8 +160,7 @@ class Daemon:
         now = asyncio.get_running_loop().time()
         # What the kernel holds is only published again, perhaps at other VIPs, when discovery has had its chance.
         settled = self._knowledge.tried or now >= self._fresh_until
-        unpublished = not self._knowledge.known.keys() <= self._applied.keys()
-        self._changed |= self._knowledge.elapse(now) or (settled and unpublished)
+        self._changed |= self._knowledge.elapse(now) or (settled and not self._knowledge.published(self._applied))
         self._watches.adjust(self._knowledge.sources)
         if self._changed:
             await self._sync(publisher)

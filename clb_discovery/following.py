@@ -12,6 +12,7 @@ from clb_discovery.core.desired import Rejected
 from clb_discovery.core.guard import Guarded
 from clb_discovery.core.model import Failure, Listing, OptIn, RealServer, Refused, Service
 from clb_discovery.core.spec import consul_objection
+from clb_discovery.core.text import some_of
 from clb_discovery.sources.base import Outcome
 
 STATES: Final = ("fresh", "retrying", "held")
@@ -158,10 +159,7 @@ class Following:
             reasons.append(
                 f"an answer without {removed} of {of} real servers has to stand for {self.service.policy.hold:g} s"
             )
-        refusals = [*map(str, self.refused), *map(str, self.rejected)]
-        reasons += refusals[:_SHOWN]
-        if len(refusals) > _SHOWN:
-            reasons.append(f"and {len(refusals) - _SHOWN} more")
+        reasons += some_of([*map(str, self.refused), *map(str, self.rejected)], _SHOWN)
         return "; ".join(reasons) or None
 
     @property

@@ -15,6 +15,7 @@ from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held, held_servers
 from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.model import RealServer, Refused, Service
+from clb_discovery.core.text import some_of
 from clb_discovery.following import Following
 from clb_discovery.sources.base import Outcome
 
@@ -66,7 +67,8 @@ class Knowledge:
         before = replace(following)
         following.take(outcome, now)
         self._announcer.heard(before, following)
-        self._following |= catalog.joined(self._services, following.listed, self._following)
+        if following.listed:
+            self._following |= catalog.joined(self._services, following.listed, self._following)
         return Heard(counts=following.counted != before.counted, shows=following.shown != before.shown)
 
     def elapse(self, now: float) -> bool:
@@ -107,6 +109,13 @@ class Knowledge:
     def tried(self) -> bool:
         """Whether every source has come back with something since the start, be it a failure."""
         return all(following.answered or following.error is not None for following in self)
+
+    def published(self, applied: Collection[str]) -> bool:
+        """Tell whether something was published of every source that anything is known of.
+
+        :param applied: the sources of which something was published.
+        """
+        return all(source in applied for source, following in self._following.items() if following.known)
 
     def served(self, applied: Collection[str]) -> bool:
         """Tell whether everything is served; of a catalog, everything but what nobody could serve.
@@ -208,5 +217,4 @@ class Knowledge:
 
 
 def _names(sources: Sequence[str]) -> str:
-    names = [source.encode("unicode_escape").decode()[:_SHOWN_LENGTH] for source in sources[:_SHOWN]]
-    return ", ".join([*names, *([f"and {len(sources) - _SHOWN} more"] if len(sources) > _SHOWN else [])])
+    return ", ".join(name.encode("unicode_escape").decode()[:_SHOWN_LENGTH] for name in some_of(sources, _SHOWN))
