@@ -15,7 +15,7 @@ from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps, read_info
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets import Destroyed, close_sockets
-from clb_discovery.errors import HostError
+from clb_discovery.errors import HostError, RemovedError
 from clb_discovery.runtime import Instance
 
 
@@ -168,6 +168,8 @@ class LoadedPlane(Plane):
     def _require_maps(self) -> None:
         if self._pins.have_maps():
             return
+        if self._pins.are_removed():
+            raise RemovedError(f"{self._pins.home} was removed while it was mounted here; start the sidecar again")
         others = ", ".join(path.name for path in self._pins.other_layouts())
         found = f"is loaded with layout {others}, and this version takes v{LAYOUT}" if others else "is not loaded"
         raise HostError(f"the data plane of instance {self._pins.instance!r} {found}; run: {self._load}")
