@@ -56,6 +56,10 @@ class Plane(ABC):
     def objection(self) -> str | None:
         """Return why connects are not balanced as they should be, or None if they are."""
 
+    @abstractmethod
+    def settle(self) -> None:
+        """Take note that our maps serve every virtual server now; raises as `bring_up`."""
+
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
         """Close sockets of removed real servers; as `sockets.close_sockets`."""
         return close_sockets(members, maps.records(), protocols=protocols, pinned=maps.record_iterator())
@@ -90,6 +94,10 @@ class OwnPlane(Plane):
         if not self._cgroup.exists():
             raise HostError(f"{self._cgroup} is gone; it is attached again when it is back")
         return not loader.is_attached(self._pins, self._cgroup)
+
+    def settle(self) -> None:
+        """Remove what a version with another layout has left: its programs are in front, and have served until now."""
+        self._pins.remove_other_layouts()
 
     def objection(self) -> str | None:
         """Look at the links, and prove it by a connect inside the cgroup."""
@@ -147,6 +155,9 @@ class LoadedPlane(Plane):
         except HostError as error:
             return str(error)
         return selftest.run(self._pins.instance, self.cgroup) if inside else reason
+
+    def settle(self) -> None:
+        """Leave the rest to root: `clb-discovery unload --other-layouts`."""
 
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
         """Have them closed by the service for it; where that does not listen, as far as our own rights go."""

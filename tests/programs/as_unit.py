@@ -1,8 +1,8 @@
-"""Run a program as systemd would run it for a unit: as its user, with the file system, the capabilities and the seccomp
-filters that the unit leaves.
+"""Run a program as systemd would run it for a unit: with the user, files, capabilities and filters that it leaves.
 
-Usage: as_unit.py UNIT PROGRAM [ARGUMENT...], as root. The filters are those of systemd's own seccomp-util.c. Of what takes
-mounts, this does what a service that works could miss: what is read-only, hidden, or put in another's place.
+Usage: as_unit.py UNIT PROGRAM [ARGUMENT...], as root. The filters are those of systemd's own seccomp-util.c. Of what
+takes mounts, this does what a service that works could miss: what is read-only, hidden, or put in another's place.
+CLB_TEST_STATE names the directory that the unit has for its StateDirectory=.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Final
 
 USER: Final = 64998
 """The number of a unit's user and group where this host does not have them."""
+STATE: Final = "CLB_TEST_STATE"
 HERE: Final = Path("/mnt")
 """Where the program finds what it may not see in its own place: checkout, state, credentials."""
 
@@ -91,11 +92,12 @@ def main(unit: Path, program: list[str]) -> None:
     """Become the program."""
     settings = read_unit(unit)
     user = _number(settings.get("User", "root"))
+    group = _number(settings.get("Group", settings.get("User", "root")))
     environment = dict(os.environ)
     _enter_mounts(settings, user, environment)
     kept = [name.removeprefix("CAP_").lower() for name in settings["CapabilityBoundingSet"].split()]
     groups = ",".join(str(_number(name)) for name in settings.get("SupplementaryGroups", "").split())
-    limited = ["setpriv", "--no-new-privs", f"--reuid={user}", f"--regid={user}"]
+    limited = ["setpriv", "--no-new-privs", f"--reuid={user}", f"--regid={group}"]
     limited += [f"--groups={groups}" if groups else "--clear-groups"]
     limited += [f"--bounding-set=-all{''.join(f',+{name}' for name in kept)}", f"--inh-caps={_caps(settings)}"]
     if settings.get("AmbientCapabilities"):
@@ -170,7 +172,10 @@ def _given(settings: Mapping[str, str], user: int) -> dict[str, str]:
     found = {}
     if settings.get("StateDirectory"):
         found["STATE_DIRECTORY"] = str(HERE / "state")
-        (HERE / "state").mkdir(mode=0o700)
+        (HERE / "state").mkdir()
+        if STATE in os.environ:
+            _mount(os.environ[STATE], HERE / "state", "", _MS_BIND)
+            _mount("none", HERE / "state", "", _MS_REMOUNT | _MS_BIND)
         os.chown(HERE / "state", user, user)
     credentials = HERE / "credentials"
     credentials.mkdir()
@@ -225,16 +230,22 @@ def failing(number: int) -> int:
 
 def _system_calls(names: list[str]) -> set[str]:
     """Replace the groups, which may hold others, by what is in them."""
-    found = set()
     # systemd's programs tell whoever listens there how they ended, since 254.
     silent = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    for name in names:
+    listed = subprocess.run(
+        ["systemd-analyze", "syscall-filter", "--no-pager"], check=True, capture_output=True, text=True, env=silent
+    )
+    groups: dict[str, list[str]] = {}
+    for line in listed.stdout.splitlines():
+        if line.startswith("@"):
+            members = groups.setdefault(line.strip(), [])
+        elif line.startswith("    ") and not line.strip().startswith("#"):
+            members.append(line.strip())
+    found: set[str] = set()
+    while names:
+        name = names.pop()
         if name.startswith("@"):
-            listed = subprocess.run(
-                ["systemd-analyze", "syscall-filter", name], check=True, capture_output=True, text=True, env=silent
-            )
-            members = [line.strip() for line in listed.stdout.splitlines() if line.startswith("    ")]
-            found |= _system_calls([member for member in members if not member.startswith("#")])
+            names += groups[name]
         else:
             found.add(name)
     return found
