@@ -92,7 +92,7 @@ def main(unit: Path, program: list[str]) -> None:
     """Become the program."""
     settings = read_unit(unit)
     user = _number(settings.get("User", "root"))
-    group = _number(settings.get("Group", settings.get("User", "root")))
+    group = _number(settings.get("Group", settings.get("User", "root")) or "nobody")
     environment = dict(os.environ)
     _enter_mounts(settings, user, environment)
     kept = [name.removeprefix("CAP_").lower() for name in settings["CapabilityBoundingSet"].split()]
