@@ -138,8 +138,19 @@ def test_sockets_of_a_removed_server_are_closed_by_the_service_for_it(
             said = "with CAP_NET_ADMIN" if capability else "sockets closed"
             found.wait_for(lambda: said in found.log.read_text(), f"it says {said!r}")
             assert found.stop() == 0
-        assert ended == [0]
+        assert set(ended) == {0}
         client.close()
+
+
+def test_sidecar_follows_consul_by_name_as_the_unit_runs_it(loaded: str, directory: Path) -> None:
+    """Looking up Consul's host name is within the unit's restrictions, and so is being refused there."""
+    options = ["--consul", "http://localhost:9", "--service", f"web={VIP}:80"]
+    unit = without(BESIDE, directory, loaded)
+    with sidecar(loaded, None, directory, options, wrapper=as_unit(unit), ready=False) as found:
+        found.wait_for(lambda: "source fails" in found.events(), "the source fails")
+        (failure,) = (line for line in found.lines() if line["event"] == "source fails")
+        assert "refused" in failure["error"]
+        assert found.stop() == 0
 
 
 @pytest.mark.parametrize("right", RIGHTS, ids=lambda right: f"{right.setting}-{right.word}")
