@@ -72,7 +72,7 @@ def test_units_fit_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     """Every command line of a unit is one that the program takes, and a service without options is wrong usage."""
     for unit in STARTED_BY_SYSTEMD:
         for line in re.findall(
-            r"^Exec\w+=(?:\+/usr/bin/nsenter --target 1 --mount )?/usr/bin/clb-discovery (.*)$",
+            r"^Exec\w+=(?:-?\+/usr/bin/nsenter --target 1 --mount )?/usr/bin/clb-discovery (.*)$",
             unit.read_text(),
             re.MULTILINE,
         ):
