@@ -22,7 +22,6 @@
  *     clb_virtual     struct clb_vip     -> struct clb_virtual   the current generation of the pool, and its scheduler
  *     clb_slots       struct clb_place   -> struct clb_slot      the real servers of a generation, 0 to servers - 1
  *     clb_servers     index              -> struct clb_server    what became of connects that were sent there
- *     clb_turns       struct clb_vip     -> __u64 per CPU        whose turn it is, for CLB_ROUND_ROBIN
  *     clb_labels      struct clb_vip     -> struct clb_label     names for people; no program reads them
  *     clb_info        0                  -> struct clb_info      what was loaded; no program reads it
  *     clb_dice        0                  -> __u64 per CPU        state of the random numbers
@@ -35,7 +34,7 @@
  *
  * The order in which a pool is published, so that a connect sees the whole old pool or the whole new one:
  *
- *  1. servers, turns and labels of what is new, then all slots of a fresh generation;
+ *  1. servers and labels of what is new, then all slots of a fresh generation;
  *  2. the one element of clb_virtual, replaced: from here on connects use the new generation;
  *  3. the bit of the VIP's address in clb_filter, where it is not set;
  *  4. an RCU grace period: no program that read the old generation runs any more;
@@ -79,7 +78,7 @@
 
 /* Schedulers: clb_virtual.algorithm */
 #define CLB_RANDOM 0      /* weighted random by alias table */
-#define CLB_ROUND_ROBIN 1 /* weighted, each CPU for itself */
+#define CLB_ROUND_ROBIN 1 /* weighted, in one order for all CPUs */
 #define CLB_LEAST_CONN 2  /* the better of two weighted random servers by active connections per weight */
 
 /* Bits of clb_info.features */
@@ -116,7 +115,7 @@ struct clb_virtual {
 	__u32 eject_after;   /* failed connects in a row that eject a server; 0: never */
 	__u32 eject_first_ms; /* how long the first time; doubles with each repetition */
 	__u32 eject_most_ms;  /* how long at most */
-	__u32 refusal;        /* index of the server that stands for the refusal of its empty pool */
+	__u32 refusal;        /* index of the server that stands for the refusal of its empty pool, and knows whose turn it is */
 	__u32 zero;
 };
 
@@ -156,7 +155,7 @@ struct clb_slot {
  * of CLOCK_MONOTONIC. */
 struct clb_server {
 	__u64 connects;      /* connects and first datagrams that were sent there; of a refusal, that were refused */
-	__u64 failures;      /* connects that it refused, or did not answer in time */
+	__u64 failures;      /* connects that it refused, or did not answer in time; of a refusal, turns taken (CLB_ROUND_ROBIN) */
 	__u64 ejected_until; /* when it may be probed; 0: it is not ejected */
 	__u64 recovered_at;  /* when it last came back from an ejection; 0: never */
 	__u64 began;         /* when it was first sent anything that is remembered; 0: never */

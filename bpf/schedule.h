@@ -25,7 +25,8 @@ struct clb_search {
 	__u32 tier;
 	__u32 eject_after;
 	__u32 eject_first_ms;
-	__u32 turns; /* taken for this connect, for CLB_ROUND_ROBIN */
+	__u32 refusal; /* index of the server that knows whose turn it is, for CLB_ROUND_ROBIN */
+	__u32 turns;   /* taken for this connect */
 	__be16 asked; /* the port that the application asked for */
 	__u64 cookie; /* of its socket */
 	struct clb_server *server; /* of the slot that was chosen */
@@ -78,19 +79,33 @@ static __always_inline struct clb_slot *clb_random(struct clb_search *search)
 	return slot;
 }
 
+/* Take a turn. Returns how many were taken before. */
+static __always_inline __u64 clb_take_turn(struct clb_server *turns)
+{
+#if CLB_CAN_EXCHANGE
+	return __sync_fetch_and_add(&turns->failures, 1);
+#else
+	__u64 taken;
+
+	bpf_spin_lock(&turns->lock);
+	taken = turns->failures++;
+	bpf_spin_unlock(&turns->lock);
+	return taken;
+#endif
+}
+
 /* The columns in turn. In out_of rounds a column keeps its own server keep times, evenly spread (Bresenham's line), so
  * that out_of times tier connects follow the weights exactly. */
 static __always_inline struct clb_slot *clb_round_robin(struct clb_search *search)
 {
-	__u64 *turn = clb_lookup(clb_turns, &search->vip);
+	struct clb_server *turns = clb_lookup(clb_servers, &search->refusal);
 	struct clb_slot *slot;
 	__u64 now, round;
 	__u32 column;
 
-	if (!turn || !search->tier)
+	if (!turns || !search->tier)
 		return clb_random(search);
-	now = *turn;
-	*turn = now + 1;
+	now = clb_take_turn(turns);
 	__sync_fetch_and_add(&search->turns, 1);
 	column = now % search->tier;
 	round = now / search->tier + column;
@@ -183,10 +198,10 @@ static __always_inline struct clb_slot *clb_from_tier(struct clb_search *search)
  * the same servers there. */
 static __always_inline void clb_give_back_turns(struct clb_search *search)
 {
-	__u64 *turn = clb_lookup(clb_turns, &search->vip);
+	struct clb_server *turns = clb_lookup(clb_servers, &search->refusal);
 
-	if (turn)
-		*turn -= search->turns;
+	if (turns)
+		__sync_fetch_and_add(&turns->failures, -(__u64)search->turns);
 	search->turns = 0;
 }
 
@@ -229,6 +244,7 @@ static __always_inline struct clb_slot *clb_draw_from(struct clb_search *search)
 	search->flags = published->flags;
 	search->eject_after = published->eject_after;
 	search->eject_first_ms = published->eject_first_ms;
+	search->refusal = published->refusal;
 	search->first = 0;
 	search->tier = published->tier;
 	return clb_draw(search);

@@ -19,7 +19,7 @@ from clb_discovery.core.slots import lowest_tier, pool_members, pool_slots, trac
 Elements = Iterable[tuple[bytes, bytes]]
 """Raw keys and values of one map."""
 
-DECODED: Final = (Map.FILTER, Map.VIRTUAL, Map.SLOTS, Map.SERVERS, Map.TURNS, Map.LABELS)
+DECODED: Final = (Map.FILTER, Map.VIRTUAL, Map.SLOTS, Map.SERVERS, Map.LABELS)
 """The maps that `decode` wants."""
 
 READ_AHEAD: Final = 1024
@@ -40,8 +40,6 @@ class Published:
     tracking: Tracking | None
     """None where the pool is, and for flags of a newer version."""
     label: Label | None
-    has_turn: bool
-    """Whether it has an element in `clb_turns`."""
     servers: Mapping[bytes, int]
     """The packed members and the indexes of their servers: those of the slots and the refusal. No two members have the
     same index, in whatever virtual servers; it is empty where a foreign hand made it so, and then the pool is None."""
@@ -73,13 +71,9 @@ def decode(elements: Mapping[Map, Elements]) -> Held:
     is missing at the end is zero. All others are in any order.
     """
     found, orphans = _found(elements)
-    turns = {key for key, _ in elements[Map.TURNS]}
     labels = {key: layout.unpack_label(value) for key, value in elements[Map.LABELS]}
     misused = _misused(found)
-    virtual = {
-        one.vip: _published(one, misused, label=labels.pop(one.key, None), has_turn=one.key in turns) for one in found
-    }
-    turns -= {one.key for one in found}
+    virtual = {one.vip: _published(one, misused, label=labels.pop(one.key, None)) for one in found}
 
     named = {index for one in found for _, index in one.named() if index < layout.MAX_SERVERS}
     left = {slot.server for own in orphans.slots.values() for slot in own.values() if slot.server < layout.MAX_SERVERS}
@@ -91,7 +85,6 @@ def decode(elements: Mapping[Map, Elements]) -> Held:
         Map.VIRTUAL: tuple(orphans.virtual),
         Map.SLOTS: tuple(layout.pack_place(number, index) for number, own in orphans.slots.items() for index in own),
         Map.SERVERS: tuple(layout.pack_index(index) for index in sorted(used - owned)),
-        Map.TURNS: tuple(turns),
         Map.LABELS: tuple(labels),
     }
     return Held(
@@ -162,7 +155,7 @@ def _found(elements: Mapping[Map, Elements]) -> tuple[list[_Found], _Orphans]:
     return found, _Orphans([key for vip, key, _ in virtual if vip is None], slots)
 
 
-def _published(found: _Found, misused: set[int], *, label: Label | None, has_turn: bool) -> Published:
+def _published(found: _Found, misused: set[int], *, label: Label | None) -> Published:
     servers = _servers(found, misused)
     pool = _pool(found, servers)
     return Published(
@@ -172,7 +165,6 @@ def _published(found: _Found, misused: set[int], *, label: Label | None, has_tur
         pool=pool,
         tracking=tracking_of(found.element) if pool is not None else None,
         label=label,
-        has_turn=has_turn,
         servers=servers,
     )
 

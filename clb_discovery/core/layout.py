@@ -32,7 +32,6 @@ class Map(StrEnum):
     VIRTUAL = "clb_virtual"
     SLOTS = "clb_slots"
     SERVERS = "clb_servers"
-    TURNS = "clb_turns"
     LABELS = "clb_labels"
     INFO = "clb_info"
     DICE = "clb_dice"
@@ -145,14 +144,11 @@ RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, SERVER, OWNER, SOCKET, STOR
 
 PEERS_SIZE: Final = 264
 EVENTS_BYTES: Final = 262144
-TURN_SIZE: Final = 8
-"""Bytes of one CPU's value in `clb_turns`."""
 SIZES: Final = {
     Map.FILTER: (4, 8),
     Map.VIRTUAL: (VIP.size, VIRTUAL.size),
     Map.SLOTS: (PLACE.size, SLOT.size),
     Map.SERVERS: (4, SERVER.size),
-    Map.TURNS: (VIP.size, TURN_SIZE),
     Map.LABELS: (VIP.size, LABEL.size),
     Map.INFO: (4, INFO.size),
     Map.DICE: (4, 8),
@@ -163,11 +159,10 @@ SIZES: Final = {
     Map.LISTENER: (4, 8),
     Map.EVENTS: (0, 0),
 }
-"""Key and value size of each map, in bytes; of `clb_turns` and `clb_dice`, for each CPU."""
+"""Key and value size of each map, in bytes; of `clb_dice`, for each CPU."""
 
 NEW_SERVER: Final = bytes(SERVER.size)
 """What the element of a new server holds, and one that stands for no server."""
-NEW_TURN: Final = bytes(TURN_SIZE)
 
 INFO_KEY: Final = bytes(4)
 _INDEX: Final = struct.Struct("=I")

@@ -1,8 +1,8 @@
 """The difference between desired and held, as steps in an order that is safe after every one of them.
 
-The order is bpf/clb.h's: servers, turns and labels, the slots of a fresh generation, the virtual server's one element,
-its address in the filter; then what is gone; a grace period; then what nothing refers to any more. At each point a
-connect to a virtual server that is in both states finds all of its old pool or all of its new one:
+The order is bpf/clb.h's: servers and labels, the slots of a fresh generation, the virtual server's one element, its
+address in the filter; then what is gone; a grace period; then what nothing refers to any more. At each point a connect
+to a virtual server that is in both states finds all of its old pool or all of its new one:
 
 - what is written before `clb_virtual` is under a generation that nothing refers to yet;
 - replacing an element of `clb_virtual` is atomic for readers and moves all connects at once;
@@ -160,10 +160,8 @@ class _Draft:
         key, label = layout.pack_vip(server.vip), _label(server)
         if old is None or old.label != label:
             self.writes[Map.LABELS][key] = layout.pack_label(label)
-        if old is None or not old.has_turn:
-            self.writes[Map.TURNS][key] = layout.NEW_TURN
         if old is not None and _is_published(old, server):
-            self.virtual[server.vip] = replace(old, label=label, has_turn=True)
+            self.virtual[server.vip] = replace(old, label=label)
             return
         self.generation += 1
         servers = self._servers(key, server.pool, old.servers if old else {})
@@ -182,7 +180,6 @@ class _Draft:
             pool=server.pool,
             tracking=server.tracking,
             label=label,
-            has_turn=True,
             servers=servers,
         )
         self.changed.append(server.vip)
@@ -192,7 +189,6 @@ class _Draft:
         old, key = self.virtual.pop(vip), layout.pack_vip(vip)
         self.stale[Map.SLOTS] += _places(old)
         self._drop(old.servers)
-        self.stale[Map.TURNS] += [key] if old.has_turn else []
         self.stale[Map.LABELS] += [key] if old.label else []
 
     def _servers(self, key: bytes, pool: Pool, had: Mapping[bytes, int]) -> dict[bytes, int]:
@@ -210,8 +206,8 @@ class _Draft:
         self.dropped += sorted(member for member in servers if not layout.is_refusal(member))
 
 
-_WRITTEN = (Map.SERVERS, Map.TURNS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.FILTER)
-_COLLECTED = (Map.VIRTUAL, Map.SLOTS, Map.SERVERS, Map.TURNS, Map.LABELS)
+_WRITTEN = (Map.SERVERS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.FILTER)
+_COLLECTED = (Map.VIRTUAL, Map.SLOTS, Map.SERVERS, Map.LABELS)
 
 
 def _filter_changes(before: Mapping[int, int], after: Mapping[int, int]) -> dict[bytes, bytes]:

@@ -52,10 +52,6 @@ def _server(draw: Draw, _state: State) -> Put:
     return Put(Map.SERVERS, layout.pack_index(draw(_INDEX | st.integers(0, 30))), element)
 
 
-def _turn(draw: Draw, _state: State) -> Put:
-    return Put(Map.TURNS, draw(_KEYS), draw(st.binary(min_size=layout.TURN_SIZE, max_size=layout.TURN_SIZE)))
-
-
 def _virtual(draw: Draw, _state: State) -> Put:
     small = st.integers(0, 3)
     rest = (draw(small) for _ in layout.Virtual._fields[3:])
@@ -100,4 +96,4 @@ def _skewed(draw: Draw, state: State) -> Put | None:
 
 
 _SENSIBLE: Final = tuple(bytes([protocol, 0]) for protocol in Protocol)
-_DAMAGES: Final = (_lost, _filter, _label, _server, _turn, _virtual, _slot, _unheard_of, _senseless, _skewed)
+_DAMAGES: Final = (_lost, _filter, _label, _server, _virtual, _slot, _unheard_of, _senseless, _skewed)

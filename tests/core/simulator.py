@@ -170,12 +170,11 @@ def failover(state: State, key: bytes, published: bytes) -> list[Outcomes]:
 
 
 def lacking(state: State, key: bytes, published: bytes) -> list[tuple[Map, bytes]]:
-    """Return what such a program looks for beside the slots and does not find: its turn, and the elements of servers.
+    """Return what such a program looks for beside the slots and does not find: the elements of servers.
 
     An element that other members count on is not found either.
     """
-    turns = [] if key in state[Map.TURNS] else [(Map.TURNS, key)]
-    return turns + [
+    return [
         (Map.SERVERS, layout.pack_index(index))
         for member, index in servers_of(state, key, published)
         if state[Map.SERVERS].get(layout.pack_index(index), counted_for(member)) != counted_for(member)

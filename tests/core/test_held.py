@@ -67,7 +67,6 @@ def test_a_publication_is_read_as_it_was_meant() -> None:
     assert published.pool == POOL
     assert published.algorithm is Algorithm.LEAST_CONN
     assert published.tracking == TRACKING
-    assert published.has_turn
     assert published.label == Label("redis", "consul:redis")
     assert published.generation == held.last_generation == 1
     assert list(published.slots) == [0, 1, 2]
@@ -96,12 +95,10 @@ def test_every_element_is_told_by_exactly_one_name(state: State) -> None:
     held = read(state)
     places = [layout.pack_place(one.generation, index) for one in held.virtual.values() for index in one.slots]
     indexes = [index for one in held.virtual.values() for index in one.servers.values()]
-    turns = [layout.pack_vip(vip) for vip, one in held.virtual.items() if one.has_turn]
     labels = [layout.pack_vip(vip) for vip, one in held.virtual.items() if one.label is not None]
     owned = {
         Map.VIRTUAL: [layout.pack_vip(vip) for vip in held.virtual],
         Map.SLOTS: places,
-        Map.TURNS: turns,
         Map.LABELS: labels,
     }
     for map_, keys in owned.items():
@@ -161,17 +158,9 @@ def test_a_pool_that_is_not_whole_is_none(damage: Put | Remove) -> None:
 
 
 def test_what_became_of_connects_is_nobodys_business_here() -> None:
-    """Whatever counters and ejections a server's record holds, and whoever's turn it is, the pool is whole."""
+    """Whatever counters and ejections a server's record holds, the pool is whole."""
     state = carry_out(STATE, Put(Map.SERVERS, layout.pack_index(1), COUNTED))
-    state = carry_out(state, Put(Map.TURNS, KEY, b"\xff" * layout.TURN_SIZE))
     assert read(state) == read(STATE)
-
-
-def test_a_missing_turn_is_known() -> None:
-    """A virtual server without a turn is whole but for that."""
-    published = read(carry_out(STATE, Remove(Map.TURNS, KEY))).virtual[VIP]
-    assert not published.has_turn
-    assert published.pool == POOL
 
 
 def test_tracking_of_a_newer_version_is_none() -> None:
@@ -243,12 +232,6 @@ def test_an_index_of_two_virtual_servers_is_neithers(shared: int, damage: str) -
     indexes = [index for one in made.result.virtual.values() for index in one.servers.values()]
     assert sorted(indexes) == list(range(8, 20))
     assert sorted(made.result.free + made.result.resting) == list(range(8))
-
-
-def test_a_turn_beside_the_virtual_servers_is_an_orphan() -> None:
-    """A turn whose virtual server is gone belongs to nobody."""
-    held = read(carry_out(STATE, Put(Map.TURNS, OTHER_KEY, layout.NEW_TURN)))
-    assert held.orphans == {Map.TURNS: (OTHER_KEY,)}
 
 
 @pytest.mark.parametrize("end", [bytes([132, 0]), bytes([6, 1]), bytes([0, 0])])

@@ -34,7 +34,6 @@ SERVER: Final = RealServer(2, parse_address("10.0.0.7"), 31001, 10)
 MEMBER_BYTES: Final = MAPPED_BYTES + bytes.fromhex("00000000 00000000 0000ffff 0a000007 7919 0000")
 
 BPF_MAP_TYPE_ARRAY: Final = 2
-BPF_MAP_TYPE_PERCPU_HASH: Final = 5
 BPF_MAP_TYPE_SK_STORAGE: Final = 24
 BPF_MAP_TYPE_RINGBUF: Final = 27
 
@@ -279,7 +278,6 @@ def test_keys_and_values_have_the_sizes_of_the_maps(btf: Btf, map_: Map) -> None
         (Map.FILTER, 2**layout.FILTER_BITS // 64),
         (Map.VIRTUAL, layout.MAX_VIRTUAL_SERVERS),
         (Map.LABELS, layout.MAX_VIRTUAL_SERVERS),
-        (Map.TURNS, layout.MAX_VIRTUAL_SERVERS),
         (Map.SLOTS, layout.MAX_SLOTS),
         (Map.SERVERS, layout.MAX_SERVERS),
         (Map.OWNERS, layout.PLACES),
@@ -304,7 +302,6 @@ def test_the_maps_are_those_of_the_mirror(btf: Btf) -> None:
     ("map_", "kind"),
     [
         (Map.FILTER, BPF_MAP_TYPE_ARRAY),
-        (Map.TURNS, BPF_MAP_TYPE_PERCPU_HASH),
         (Map.SERVERS, BPF_MAP_TYPE_ARRAY),
         (Map.OWNERS, BPF_MAP_TYPE_ARRAY),
         (Map.PLACES, BPF_MAP_TYPE_ARRAY),

@@ -127,7 +127,6 @@ def shape(state: State) -> dict[Map, object]:
             (owners.get(generation), index): slot._replace(server=0) for (generation, index), slot in slots.items()
         },
         Map.SERVERS: ({member for member, _ in used}, len(indexes), state[Map.SERVERS].keys() - indexes),
-        Map.TURNS: set(state[Map.TURNS]),
         Map.LABELS: dict(state[Map.LABELS]),
         Map.FILTER: read(state).filter,
     }
@@ -217,7 +216,6 @@ def test_nothing_is_taken_away_before_everything_is_known(state: State, desired:
         assert all(read(later).filter.get(index, 0) & bits == bits for index, bits in held.filter.items())
         assert state[Map.VIRTUAL].keys() <= later[Map.VIRTUAL].keys()
         assert state[Map.LABELS].keys() <= later[Map.LABELS].keys()
-        assert state[Map.TURNS].keys() <= later[Map.TURNS].keys()
         for map_, keys in held.orphans.items():
             assert set(keys) <= later[map_].keys()
     result = read(states[-1])
@@ -458,11 +456,11 @@ def test_the_order_is_that_of_the_header(state: State, desired: Desired) -> None
     waits = [at for at, step in enumerate(steps) if isinstance(step, GracePeriod)]
     collected = steps[waits[-1] + 1 :] if waits else ()
     writes = [step.map for step in steps if isinstance(step, Write) and step not in collected]
-    order = [Map.SERVERS, Map.TURNS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.FILTER]
+    order = [Map.SERVERS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.FILTER]
     assert list(dict.fromkeys(writes)) == [map_ for map_ in order if map_ in writes]  # bits are set, then cleared
     assert all(step.map is Map.SERVERS for step in collected if isinstance(step, Write))
     for at, step in enumerate(steps):
-        if isinstance(step, Delete) and step.map in (Map.SLOTS, Map.TURNS, Map.LABELS):
+        if isinstance(step, Delete) and step.map in (Map.SLOTS, Map.LABELS):
             assert waits
             assert at > waits[-1]
     assert not steps or not isinstance(steps[-1], GracePeriod)
@@ -562,13 +560,11 @@ def test_a_plan_in_full() -> None:
         ("Delete", Map.VIRTUAL),
         ("Delete", Map.SLOTS),
         ("Write", Map.SERVERS),
-        ("Delete", Map.TURNS),
         ("Delete", Map.LABELS),
     ]
     assert made.steps[0] == Write(Map.SERVERS, ((layout.pack_index(3), layout.NEW_SERVER),))
-    assert made.steps[-3:] == (
+    assert made.steps[-2:] == (
         Write(Map.SERVERS, tuple((layout.pack_index(index), layout.NEW_SERVER) for index in (1, 2))),
-        Delete(Map.TURNS, (other,)),
         Delete(Map.LABELS, (other,)),
     )
     assert made.result.virtual == {
@@ -579,7 +575,6 @@ def test_a_plan_in_full() -> None:
             pool=(THREE,),
             tracking=Tracking(),
             label=Label("cache", "srv:_redis._tcp.example"),
-            has_turn=True,
             servers={layout.refusal(mapped): 0, layout.pack_member(mapped, THREE): 3},
         )
     }
@@ -636,7 +631,6 @@ def test_counters_and_ejections_outlive_a_change_of_how_servers_are_chosen(
     for index in range(4):
         element = layout.pack_index(index)
         state = carry_out(state, Put(Map.SERVERS, element, bytes([index + 1]) * layout.SERVER.size))
-    state = carry_out(state, Put(Map.TURNS, layout.pack_vip(MAPPED), bytes([9]) * layout.TURN_SIZE))
     made = plan(read(state), {MAPPED: after}, complete=complete)
     old, new = read(state).virtual[MAPPED], made.result.virtual[MAPPED]
     assert made.changed == (MAPPED,)
@@ -645,18 +639,7 @@ def test_counters_and_ejections_outlive_a_change_of_how_servers_are_chosen(
     assert (new.pool, new.algorithm, new.tracking) == (after.pool, after.algorithm, after.tracking)
     later = apply(state, made.steps)
     assert later[Map.SERVERS] == state[Map.SERVERS]
-    assert later[Map.TURNS] == state[Map.TURNS]
     assert shape(later) == shape(fresh({MAPPED: after}))
-
-
-def test_a_missing_turn_alone_is_written_alone() -> None:
-    """A turn that a foreign hand deleted comes back without a new generation."""
-    desired = desired_of(virtual_server(MAPPED, ONE))
-    state, key = fresh(desired), layout.pack_vip(MAPPED)
-    made = plan(read(carry_out(state, Remove(Map.TURNS, key))), desired, complete=False)
-    assert made.steps == (Write(Map.TURNS, ((key, layout.NEW_TURN),)),)
-    assert made.changed == ()
-    assert plan(made.result, desired, complete=False).steps == ()
 
 
 def test_an_address_is_there_as_long_as_one_virtual_server_needs_it() -> None:

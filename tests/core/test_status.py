@@ -57,7 +57,6 @@ def published(
         pool=pool,
         tracking=None if pool is None else Tracking(),
         label=label,
-        has_turn=True,
         servers={},
     )
 
