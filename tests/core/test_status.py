@@ -52,7 +52,7 @@ def published(
     label = Label("redis", "srv:_redis._tcp.example") if named else None
     return Published(
         generation=generation,
-        slots=range(len(pool or ())),
+        rows=range(layout.rows(len(pool or ()))),
         algorithm=algorithm,
         pool=pool,
         tracking=None if pool is None else Tracking(),
