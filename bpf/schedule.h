@@ -229,7 +229,7 @@ CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 	__u32 lowest;
 	int tier;
 
-	clb_forget(search->tier);
+	clb_forget(search->tier); /* here as below: or the verifier follows each value that an index was made of */
 	lowest = search->tier;
 	for (tier = 0; tier < CLB_TIERS; tier++) {
 		clb_forget(search->first);
