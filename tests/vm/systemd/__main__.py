@@ -75,6 +75,12 @@ def read_boot(disk: Path, console: Path, seconds: float) -> Boot:
         raise VmError(f"it ended without results ({error}); its console: {console}") from error
 
 
+def is_good(boot: Boot) -> bool:
+    """Tell whether a boot proves what it should."""
+    ran = boot.tests.passed and not boot.tests.failed and not boot.tests.skipped
+    return bool(ran and boot.connects and not boot.failed)
+
+
 async def run_machine(kernel: Kernel, packages: Packages, work: Path) -> bool:
     """Switch a machine on as often as there are boots; tell whether all went well."""
     suite = kernel.suite
@@ -96,7 +102,7 @@ async def run_machine(kernel: Kernel, packages: Packages, work: Path) -> bool:
         scenarios = f"{boot.tests.passed} scenarios passed, {len(boot.tests.failed)} failed"
         connects = f"{boot.failed} of {boot.connects} connects failed"
         say(f"{suite}: {name.replace('_', ' ')}: {scenarios}; {connects}; {boot.seconds:.0f} s")
-        good &= not boot.tests.failed and not boot.tests.skipped and bool(boot.tests.passed and boot.connects)
+        good &= is_good(boot)
     return good
 
 
