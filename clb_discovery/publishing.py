@@ -22,11 +22,11 @@ from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.layout import Info, Server, protocol_of
 from clb_discovery.core.model import Protocol, Refused
 from clb_discovery.core.plan import Plan, plan
-from clb_discovery.datapath import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.sockets import Destroyed, close_sockets
 from clb_discovery.errors import ClbError
 from clb_discovery.metrics import Meters
+from clb_discovery.plane import Plane
 from clb_discovery.settings import Settings
 
 _log = structlog.stdlib.get_logger()
@@ -105,28 +105,30 @@ class Publisher:
         # A UDP socket would go on sending to a server that is gone, and never know.
         protocols = (Protocol.TCP, Protocol.UDP) if settings.reset else (Protocol.UDP,)
         dropped = frozenset(member for member in steps.dropped if protocol_of(member) in protocols)
-        closed = close_sockets(dropped, self._maps.records(), protocols=protocols) if dropped else None
+        closed = None
+        if dropped:
+            records, pinned = self._maps.records(), self._maps.record_iterator()
+            closed = close_sockets(dropped, records, protocols=protocols, pinned=pinned)
         return resolved, wanted, steps, closed
 
-    async def keep_attached(self, settings: Settings) -> bool:
-        """Attach again where the cgroup was removed and made anew, as service managers do.
+    async def keep_up(self, plane: Plane) -> bool:
+        """Bring the data plane up again where its cgroup was made anew, as service managers do, or its pins were.
 
         :returns: whether that was so; where the pins had gone, too, the maps are new and empty.
         """
-        pins, cgroup = settings.pins, settings.cgroup
-        if not cgroup.exists():
-            self._announcer.trouble("not attached", f"{cgroup} is gone; it is attached again when it is back")
-            return False
-        again = not loader.is_attached(pins, cgroup)
-        if again:
-            try:
+        try:
+            lost = await asyncio.to_thread(plane.is_lost)
+            if lost:
                 async with self._kernel:
-                    await asyncio.to_thread(loader.load, pins, cgroup, settings.loader)
+                    await asyncio.to_thread(plane.bring_up)
                     await asyncio.to_thread(self._maps.reopen)
                     self.held = await asyncio.to_thread(self._maps.read)
-            except ClbError as error:
-                self._announcer.trouble("not attached", str(error))
-                return False
-            _log.warning("attached again", cgroup=str(cgroup))
+        except ClbError as error:
+            self._announcer.trouble("not attached", str(error))
+            return False
+        if lost and plane.loads:
+            _log.warning("attached again", cgroup=str(plane.cgroup))
+        elif lost:
+            _log.warning("maps were loaded anew", cgroup=str(plane.cgroup))
         self._announcer.trouble("not attached", None)
-        return again
+        return lost

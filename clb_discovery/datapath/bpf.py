@@ -16,12 +16,15 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-_SYSCALLS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+SYSCALLS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 """The number of bpf(2) by machine."""
 _BATCH: Final = 4096
 _ATTR_SIZE: Final = 128
 _MAP_TYPE_ARRAY: Final = 2
 _MAP_TYPE_ARRAY_OF_MAPS: Final = 12
+_READ_ONLY: Final = 8  # BPF_F_RDONLY
+_MAX_PROGRAMS: Final = 64
+"""Most programs on one hook of a cgroup, BPF_CGROUP_MAX_PROGS."""
 
 _T = TypeVar("_T")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -37,6 +40,7 @@ class Command(IntEnum):
     OBJ_PIN = 6
     OBJ_GET = 7
     OBJ_GET_INFO_BY_FD = 15
+    PROG_QUERY = 16
     BTF_LOAD = 18
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
@@ -113,9 +117,12 @@ def pin(fd: int, path: Path) -> None:
     _named(Command.OBJ_PIN, path, fd)
 
 
-def open_pin(path: Path) -> int:
-    """Open a pinned map, program or link; the caller closes the descriptor."""
-    return _named(Command.OBJ_GET, path, 0)
+def open_pin(path: Path, *, read_only: bool = False) -> int:
+    """Open a pinned map, program or link; the caller closes the descriptor.
+
+    :param read_only: for a map that this process may not, or does not want to, write.
+    """
+    return _named(Command.OBJ_GET, path, 0, _READ_ONLY if read_only else 0)
 
 
 def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
@@ -254,6 +261,26 @@ def link_cgroup(link: int) -> int:
     return int(cgroup)
 
 
+def program_id(program: int) -> int:
+    """Return the number that tells a program from every other until the next boot."""
+    (number,) = struct.unpack_from("=I", _info(program, 64), 4)  # bpf_prog_info.id
+    return int(number)
+
+
+def attached(cgroup: int, attach_type: AttachType) -> frozenset[int]:
+    """Return the numbers of the programs that are attached to a cgroup itself; takes CAP_NET_ADMIN.
+
+    :param cgroup: descriptor of its directory.
+    """
+    found = ctypes.create_string_buffer(4 * _MAX_PROGRAMS)
+    # Between the hook and the buffer: flags of the question and of the answer.
+    question = struct.pack("=II8xQI", cgroup, attach_type, ctypes.addressof(found), _MAX_PROGRAMS)
+    attr = ctypes.create_string_buffer(question, _ATTR_SIZE)
+    _call(Command.PROG_QUERY, attr)
+    (count,) = struct.unpack_from("=I", attr, 24)
+    return frozenset(struct.unpack_from(f"={count}I", found))
+
+
 def program_time(program: int) -> int:
     """Return the nanoseconds that a program has run for, while kernel.bpf_stats_enabled was on."""
     (nanoseconds,) = struct.unpack_from("=Q", _info(program, 224), 192)  # bpf_prog_info.run_time_ns
@@ -282,10 +309,21 @@ class GracePeriod:
     on one CPU and with nohz_full.
     """
 
-    def __init__(self) -> None:
-        """Create the map of maps that is updated; private to this process."""
-        self._inner = create_map(_MAP_TYPE_ARRAY, 4, 4, 1)
-        self._outer = create_map(_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, inner=self._inner)
+    def __init__(self, maps: tuple[int, int] | None = None) -> None:
+        """Take the maps, or make them, private to this process.
+
+        :param maps: descriptors of the outer and the inner map, as `maps` returns them, which are then ours to close.
+        """
+        if maps:
+            self._outer, self._inner = maps
+        else:
+            self._inner = create_map(_MAP_TYPE_ARRAY, 4, 4, 1)
+            self._outer = create_map(_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, inner=self._inner)
+
+    @property
+    def maps(self) -> tuple[int, int]:
+        """The outer and the inner map, which stay ours."""
+        return self._outer, self._inner
 
     def wait(self) -> None:
         """Return when no program that ran at the call runs any more; takes some milliseconds."""
@@ -299,9 +337,9 @@ class GracePeriod:
 
 def _syscall_number() -> int:
     machine = platform.machine()
-    if machine not in _SYSCALLS:
+    if machine not in SYSCALLS:
         raise OSError(errno.ENOSYS, f"the number of the bpf system call on {machine} is not known")
-    return _SYSCALLS[machine]
+    return SYSCALLS[machine]
 
 
 def _bpf(command: Command, attr: bytes) -> int:
@@ -320,9 +358,9 @@ def _raise() -> None:
     raise OSError(number, os.strerror(number))
 
 
-def _named(command: Command, path: Path, fd: int) -> int:
+def _named(command: Command, path: Path, fd: int, flags: int = 0) -> int:
     name = os.fsencode(path) + b"\0"
-    return _bpf(command, struct.pack("=QII", _address(name), fd, 0))
+    return _bpf(command, struct.pack("=QII", _address(name), fd, flags))
 
 
 def _info(fd: int, size: int) -> bytes:
