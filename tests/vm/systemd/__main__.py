@@ -1,6 +1,6 @@
 """`make test-systemd`: run the units under the systemd of Debian 12 and 13, while a client connects without pause.
 
-Usage: python -m tests.vm.systemd [-h] [bookworm] [trixie]
+Usage: python -m tests.vm.systemd [-h] [--only SUITE] [-- PYTEST-ARGUMENT...]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 from xml.etree import ElementTree as ET
@@ -81,21 +82,23 @@ def is_good(boot: Boot) -> bool:
     return bool(ran and boot.connects and not boot.failed)
 
 
-async def run_machine(kernel: Kernel, packages: Packages, work: Path) -> bool:
-    """Switch a machine on as often as there are boots; tell whether all went well."""
+async def run_machine(kernel: Kernel, packages: Packages, boots: Mapping[str, str], work: Path) -> bool:
+    """Switch a machine on as often as there are boots; tell whether all went well.
+
+    :param boots: their names, and what pytest is told in each of them.
+    """
     suite = kernel.suite
     parts = cached_parts(kernel)
     disk = work / "disk"
     root.make(CHECKOUT, suite, packages, CACHE, disk)
     initramfs = make_initramfs(parts, CHECKOUT / root.GUEST / "init", work / "initramfs")
     good = True
-    for name in BOOTS:
+    for name, arguments in boots.items():
         console = CACHE / f"{suite}-{name}.log"
         say(f"{suite}: {name.replace('_', ' ')} with Linux {parts.version}; its console is {console}")
         found = empty_disk(work)
         drives = [f"file={path},if=virtio,format=raw" for path in (disk, found)]
-        append = f"clb_tests={root.GUEST / name}.py"
-        seconds = await emulate(parts, initramfs, append, drives, limit=LIMIT, console=console)
+        seconds = await emulate(parts, initramfs, f"clb_tests={arguments}", drives, limit=LIMIT, console=console)
         boot = read_boot(found, console, seconds)
         for test in boot.tests.failed:
             say(f"{suite}: failed: {test}")
@@ -106,10 +109,11 @@ async def run_machine(kernel: Kernel, packages: Packages, work: Path) -> bool:
     return good
 
 
-async def main(suites: list[str], package: Path) -> int:
+async def main(suites: Sequence[str], package: Path, tests: Sequence[str]) -> int:
     """Run one machine after the other."""
     CACHE.mkdir(parents=True, exist_ok=True)
     results = []
+    boots = {"some": ",".join(tests)} if tests else {name: f"{root.GUEST / name}.py" for name in BOOTS}
     with tempfile.TemporaryDirectory(prefix="clb-discovery-systemd.", dir="/var/tmp") as name:
         work = Path(name)
         (work / "later").mkdir()
@@ -117,7 +121,7 @@ async def main(suites: list[str], package: Path) -> int:
         for kernel in KERNELS:
             if kernel.suite in suites:
                 (work / kernel.suite).mkdir()
-                results.append(await run_machine(kernel, packages, work / kernel.suite))
+                results.append(await run_machine(kernel, packages, boots, work / kernel.suite))
                 shutil.rmtree(work / kernel.suite)
     return 0 if all(results) else 1
 
@@ -125,14 +129,15 @@ async def main(suites: list[str], package: Path) -> int:
 if __name__ == "__main__":
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)  # they end it as Ctrl-C does, with everything cleaned up
-    parser = argparse.ArgumentParser(prog="scripts/test-systemd", description="run the units under a real systemd")
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all")
+    parser = argparse.ArgumentParser(prog="scripts/test-systemd", description=__doc__.split(":")[1].split("\n")[0])
+    parser.add_argument("--only", choices=SUITES, action="append", help="this Debian; repeatable")
+    parser.add_argument("tests", nargs="*", help="arguments for pytest, in one boot, instead of all scenarios")
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("test-systemd: root is needed to make the disks of the machines: run it as root or through sudo")
     try:
         (built,) = (CHECKOUT / "dist").glob("clb-discovery_*_all.deb")
-        sys.exit(asyncio.run(main(options.suites or list(SUITES), built)))
+        sys.exit(asyncio.run(main(options.only or list(SUITES), built, options.tests)))
     except VmError as error:
         sys.exit(f"test-systemd: {error}")
     except KeyboardInterrupt:

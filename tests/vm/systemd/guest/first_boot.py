@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from clb_discovery.datapath.pins import BPFFS
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
 from tests.support.process import wait_until
 from tests.vm.systemd.guest.host import (
     CONFIG,
+    DATAPATH,
     VIP4,
     VIP6,
     WRITER,
@@ -41,8 +43,10 @@ NEW_SERVICE: Final = '[[service]]\nname = "new"\nvip = "10.64.0.9:80"\nservers =
 
 
 def test_boot(client: Client) -> None:
-    """What is ordered after the sidecar starts when its virtual servers work, and its first connect succeeds."""
+    """The loader comes first, then the sidecar; what is ordered after it connects when it starts, and succeeds."""
     assert show("shop.service", "Result") == "success"
+    assert show(DATAPATH, "Result") == "success"
+    assert moment(DATAPATH, "ExecMainExit") <= moment(WRITER, "InactiveExit")
     assert moment(WRITER, "ActiveEnter") <= moment("shop.service", "InactiveExit")
     assert client.failures() == []
     assert status()["datapath"]["effective"]
@@ -107,6 +111,22 @@ def test_watchdog() -> None:
         wait_for_restart(WRITER, before)
         assert "Watchdog timeout" in journal(WRITER)
     systemctl("restart", WRITER)
+
+
+def test_upgrade_to_another_layout() -> None:
+    """Installing a version whose maps have another layout is all there is to do; nothing is left of the old ones."""
+
+    def layouts() -> set[str]:
+        return {path.name for path in BPFFS.glob("clb-discovery/default/v*")}
+
+    before = layouts()
+    run("dpkg", "--install", "/later.deb")
+    wait_until(lambda: is_active(WRITER), f"{WRITER} is up again")
+    assert run("dpkg-query", "--show", "--showformat=${Version}", "clb-discovery").endswith("+later")
+    assert len(before) == len(layouts()) == 1
+    assert layouts() != before
+    assert status()["datapath"]["effective"]
+    assert answers(VIP4) == {"127.0.0.1:7001", "127.0.0.2:7002"}
 
 
 def test_consul_with_a_token_by_credential(client: Client, tmp_path: Path) -> None:

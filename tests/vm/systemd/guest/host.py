@@ -13,6 +13,7 @@ from tests.support.pace import patient
 from tests.support.process import wait_until
 from tests.vm.systemd.guest.client import COUNTS, connect
 
+DATAPATH: Final = "clb-discovery-datapath.service"
 WRITER: Final = "clb-discovery.service"
 CONFIG: Final = Path("/etc/clb-discovery.toml")
 UNITS: Final = Path("/etc/systemd/system")

@@ -33,3 +33,9 @@ def test_nothing_is_left(client: Client) -> None:
     wait_until(lambda: not any(map(KernelObject.exists, objects)), "the kernel has freed everything")
     with pytest.raises(OSError, match="unreachable"):
         connect(VIP4, 80)
+
+
+def test_start_after_unload() -> None:
+    """The sidecar brings its data plane back when it is started after an `unload`."""
+    systemctl("start", WRITER)
+    assert answers(VIP4) == {"127.0.0.1:7001", "127.0.0.3:7003"}
