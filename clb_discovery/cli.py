@@ -188,6 +188,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="connects that ended so; sent is for datagrams, which have no other outcome",
     )
 
+    command("close", commands.close, "close sockets of removed real servers for a sidecar that may not; for its unit")
+
     check = command("check", commands.check, "say what works on this host, and what to do about the rest")
     _service_options(check)
     _datapath_options(check)

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -94,7 +95,7 @@ def load(options: argparse.Namespace) -> int:
     target = units.cgroup_of(options.unit) if options.unit else cgroup.resolve(options.cgroup)
     with instance.loading() as alone:
         loader.load(pins, target, Loader(options.loader), alone=alone)
-        instance.write_loaded(handover.program_ids(pins))
+        instance.write_loaded(cgroup.identity(target) or 0)
         if options.group is not None:
             handover.share(pins, options.group)
             instance.share(options.group)
@@ -118,6 +119,13 @@ def unload(options: argparse.Namespace) -> int:
         if named:  # first, so that no name leads to an address that nobody serves
             write_names(named, pins.instance, {})
     return 0
+
+
+def close(_: argparse.Namespace) -> int:
+    """Close sockets for a sidecar that may not."""
+    from clb_discovery import closing  # noqa: PLC0415 - see above
+
+    return closing.serve(sys.stdin.buffer, sys.stdout.buffer)
 
 
 def trace(options: argparse.Namespace) -> int:

@@ -26,9 +26,8 @@ ALLOWED: Final = (
     Command.MAP_DELETE_BATCH,
     Command.OBJ_GET,
     Command.OBJ_GET_INFO_BY_FD,
-    Command.PROG_QUERY,
 )
-"""What of bpf(2) is left: maps are opened, read and written, and a cgroup is asked what is attached to it."""
+"""What of bpf(2) is left: maps are opened, read and written."""
 
 
 class _Machine(NamedTuple):

@@ -97,7 +97,7 @@ class Daemon:
             listener = stack.enter_context(listen(*self._settings.metrics)) if self._settings.metrics else None
             self._plane.bring_up()
             maps = stack.enter_context(self._plane.open())
-            publisher = Publisher(maps, self._announcer, self._meters)
+            publisher = Publisher(self._plane, maps, self._announcer, self._meters)
             self._start_up(publisher)
             if listener:
                 site = Site(partial(self._report, publisher), lambda: self._ready, self._meters)
@@ -163,7 +163,7 @@ class Daemon:
         self._watches.adjust(self._knowledge.sources)
         if self._changed:
             await self._sync(publisher)
-        if await publisher.keep_up(self._plane):
+        if await publisher.keep_up():
             self._changed = True
             self._news.ring()
         await self._publish_names(publisher.held)

@@ -130,20 +130,20 @@ class Instance:
         finally:
             os.close(lock)
 
-    def write_loaded(self, programs: Mapping[str, int]) -> None:
-        """Leave the numbers of the programs that were attached, by their names.
+    def write_loaded(self, cgroup: int) -> None:
+        """Leave what tells the cgroup that the programs were attached to from one of the same name.
 
-        :raises OSError: if they cannot be written.
+        :raises OSError: if it cannot be written.
         """
-        replace_file(self._loaded, json.dumps({"programs": programs}).encode(), lasting=False)
+        replace_file(self._loaded, json.dumps({"cgroup": cgroup}).encode(), lasting=False)
 
-    def read_loaded(self) -> Mapping[str, int] | None:
+    def read_loaded(self) -> int | None:
         """Return what `load` left last; None if nothing."""
         try:
-            found = json.loads(self._loaded.read_text(encoding="utf-8"))["programs"]
+            found = json.loads(self._loaded.read_text(encoding="utf-8"))["cgroup"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return found if isinstance(found, dict) else None
+        return found if isinstance(found, int) else None
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Replace what the sidecar says about itself.

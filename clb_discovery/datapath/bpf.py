@@ -23,8 +23,6 @@ _ATTR_SIZE: Final = 128
 _MAP_TYPE_ARRAY: Final = 2
 _MAP_TYPE_ARRAY_OF_MAPS: Final = 12
 _READ_ONLY: Final = 8  # BPF_F_RDONLY
-_MAX_PROGRAMS: Final = 64
-"""Most programs on one hook of a cgroup, BPF_CGROUP_MAX_PROGS."""
 
 _T = TypeVar("_T")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,7 +38,6 @@ class Command(IntEnum):
     OBJ_PIN = 6
     OBJ_GET = 7
     OBJ_GET_INFO_BY_FD = 15
-    PROG_QUERY = 16
     BTF_LOAD = 18
     MAP_LOOKUP_BATCH = 24
     MAP_UPDATE_BATCH = 26
@@ -259,26 +256,6 @@ def link_cgroup(link: int) -> int:
     info = _info(link, 64)
     (cgroup,) = struct.unpack_from("=Q", info, 16)
     return int(cgroup)
-
-
-def program_id(program: int) -> int:
-    """Return the number that tells a program from every other until the next boot."""
-    (number,) = struct.unpack_from("=I", _info(program, 64), 4)  # bpf_prog_info.id
-    return int(number)
-
-
-def attached(cgroup: int, attach_type: AttachType) -> frozenset[int]:
-    """Return the numbers of the programs that are attached to a cgroup itself; takes CAP_NET_ADMIN.
-
-    :param cgroup: descriptor of its directory.
-    """
-    found = ctypes.create_string_buffer(4 * _MAX_PROGRAMS)
-    # Between the hook and the buffer: flags of the question and of the answer.
-    question = struct.pack("=II8xQI", cgroup, attach_type, ctypes.addressof(found), _MAX_PROGRAMS)
-    attr = ctypes.create_string_buffer(question, _ATTR_SIZE)
-    _call(Command.PROG_QUERY, attr)
-    (count,) = struct.unpack_from("=I", attr, 24)
-    return frozenset(struct.unpack_from(f"={count}I", found))
 
 
 def program_time(program: int) -> int:

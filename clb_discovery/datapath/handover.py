@@ -8,7 +8,6 @@ detach it.
 
 from __future__ import annotations
 
-import errno
 import grp
 import os
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Final
 from clb_discovery.core.layout import Map
 from clb_discovery.datapath import bpf, records
 from clb_discovery.datapath.bpf import GracePeriod
-from clb_discovery.datapath.pins import PROGRAMS, Pins
+from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import HostError
 
 
@@ -127,38 +126,3 @@ def grace_period(pins: Pins) -> GracePeriod:
     except OSError:
         os.close(opened)
         raise
-
-
-def program_ids(pins: Pins) -> dict[str, int]:
-    """Return what tells each loaded program from every other until the next boot, for `are_attached`.
-
-    :raises OSError: if we may not open the pins.
-    """
-    found = {}
-    for name in PROGRAMS:
-        program = bpf.open_pin(pins.program(name))
-        try:
-            found[name] = bpf.program_id(program)
-        finally:
-            os.close(program)
-    return found
-
-
-def are_attached(ids: Mapping[str, int], target: Path) -> bool:
-    """Tell whether these programs are all attached to the cgroup as it is now; takes CAP_NET_ADMIN.
-
-    :param ids: as `program_ids` returned them.
-    :raises HostError: if we may not ask.
-    """
-    try:
-        cgroup = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return all(ids.get(name) in bpf.attached(cgroup, hook) for name, hook in PROGRAMS.items())
-    except OSError as error:
-        if error.errno == errno.ENODEV:  # the cgroup has gone meanwhile
-            return False
-        raise HostError(f"cannot ask what is attached to {target}: {error.strerror}; it takes CAP_NET_ADMIN") from error
-    finally:
-        os.close(cgroup)
