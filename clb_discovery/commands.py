@@ -125,6 +125,7 @@ def close(_: argparse.Namespace) -> int:
     """Close sockets for a sidecar that may not."""
     from clb_discovery import closing  # noqa: PLC0415 - see above
 
+    confine.confine()
     return closing.serve(sys.stdin.buffer, sys.stdout.buffer)
 
 

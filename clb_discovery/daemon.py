@@ -198,6 +198,8 @@ class Daemon:
             stale = sum(following.stale for following in knowledge)
             virtual_servers = len(held.virtual) - len(selftest.virtual_servers(self._settings.pins.instance))
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
+            with self._announcer.trying("cannot remove what another version has loaded", HostError):
+                self._plane.settle()
         self._service_manager.status(knowledge.summary, ready=self._ready)
 
     def _finish_once(self) -> None:

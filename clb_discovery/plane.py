@@ -15,7 +15,7 @@ from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps, read_info
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets import Destroyed, close_sockets
-from clb_discovery.errors import HostError
+from clb_discovery.errors import HostError, RemovedError
 from clb_discovery.runtime import Instance
 
 
@@ -56,6 +56,10 @@ class Plane(ABC):
     def objection(self) -> str | None:
         """Return why connects are not balanced as they should be, or None if they are."""
 
+    @abstractmethod
+    def settle(self) -> None:
+        """Take note that our maps serve every virtual server now; raises as `bring_up`."""
+
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
         """Close sockets of removed real servers; as `sockets.close_sockets`."""
         return close_sockets(members, maps.records(), protocols=protocols, pinned=maps.record_iterator())
@@ -90,6 +94,10 @@ class OwnPlane(Plane):
         if not self._cgroup.exists():
             raise HostError(f"{self._cgroup} is gone; it is attached again when it is back")
         return not loader.is_attached(self._pins, self._cgroup)
+
+    def settle(self) -> None:
+        """Remove what a version with another layout has left: its programs are in front, and have served until now."""
+        self._pins.remove_other_layouts()
 
     def objection(self) -> str | None:
         """Look at the links, and prove it by a connect inside the cgroup."""
@@ -148,6 +156,9 @@ class LoadedPlane(Plane):
             return str(error)
         return selftest.run(self._pins.instance, self.cgroup) if inside else reason
 
+    def settle(self) -> None:
+        """Leave the rest to root: `clb-discovery unload --other-layouts`."""
+
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
         """Have them closed by the service for it; where that does not listen, as far as our own rights go."""
         if closing.SOCKET.exists():
@@ -168,6 +179,8 @@ class LoadedPlane(Plane):
     def _require_maps(self) -> None:
         if self._pins.have_maps():
             return
+        if self._pins.are_removed():
+            raise RemovedError(f"{self._pins.home} was removed while it was mounted here; start the sidecar again")
         others = ", ".join(path.name for path in self._pins.other_layouts())
         found = f"is loaded with layout {others}, and this version takes v{LAYOUT}" if others else "is not loaded"
         raise HostError(f"the data plane of instance {self._pins.instance!r} {found}; run: {self._load}")

@@ -24,7 +24,7 @@ from clb_discovery.core.model import Protocol, Refused
 from clb_discovery.core.plan import Plan, plan
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.sockets import Destroyed
-from clb_discovery.errors import ClbError
+from clb_discovery.errors import ClbError, RemovedError
 from clb_discovery.metrics import Meters
 from clb_discovery.plane import Plane
 from clb_discovery.settings import Settings
@@ -121,6 +121,8 @@ class Publisher:
                     await asyncio.to_thread(self._plane.bring_up)
                     await asyncio.to_thread(self._maps.reopen)
                     self.held = await asyncio.to_thread(self._maps.read)
+        except RemovedError:
+            raise
         except ClbError as error:
             self._announcer.trouble("not attached", str(error))
             return False

@@ -36,7 +36,7 @@ PROGRAMS: Final = {
 }
 """Every program of the object and the hook that it belongs on."""
 
-_INSTANCE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_INSTANCE: Final = re.compile(r"[A-Za-z0-9_@-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Pins:
         :raises UsageError: if it cannot be one.
         """
         if not _INSTANCE.fullmatch(self.instance):
-            raise UsageError(f"{self.instance!r} is no instance name; use up to 64 letters, digits, _ and -")
+            raise UsageError(f"{self.instance!r} is no instance name; use up to 64 letters, digits, _, - and @")
 
     @property
     def home(self) -> Path:
@@ -92,6 +92,13 @@ class Pins:
         """
         links = (f"{name}_link" for name in PROGRAMS)
         return self.have_maps() and self._exist(*PROGRAMS, *links, *(pin.name for pin in self.waiting))
+
+    def are_removed(self) -> bool:
+        """Tell whether the directory is still mounted here, as by `BindReadOnlyPaths=`, but has been removed."""
+        try:
+            return self.home.stat().st_nlink == 0
+        except OSError:
+            return False
 
     def other_layouts(self) -> list[Path]:
         """Return the directories that loaders of other layouts have left, with what is still attached there.
