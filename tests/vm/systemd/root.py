@@ -30,7 +30,7 @@ _FILES: Final = {
     "etc/systemd/system.conf.d/slow.conf": "[Manager]\nDefaultTimeoutStartSec=10min\nDefaultTimeoutStopSec=5min\n",
     "etc/systemd/journald.conf.d/all.conf": "[Journal]\nRateLimitIntervalSec=0\nStorage=persistent\n",
 }
-_MASKED: Final = ("serial-getty@ttyS0", "getty@tty1", "apt-daily.timer", "apt-daily-upgrade.timer", "consul")
+_MASKED: Final = ("getty.target", "e2scrub_reap", "apt-daily.timer", "apt-daily-upgrade.timer", "consul")
 
 
 class Packages(NamedTuple):

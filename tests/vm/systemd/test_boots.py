@@ -33,16 +33,15 @@ def write_disk(disk: Path, files: dict[str, bytes]) -> Path:
 
 
 def test_scenarios_and_connects_are_counted(tmp_path: Path) -> None:
-    """Scenarios and connects, and how many of either failed, come back from the disk; the journal is kept."""
-    disk = write_disk(tmp_path / "disk", {"tests.xml": REPORT, "journal.txt": b"said"})
+    """Scenarios and connects, and how many of either failed, come back from the disk."""
+    disk = write_disk(tmp_path / "disk", {"tests.xml": REPORT})
     boot = read_boot(disk, tmp_path / "console.log", 2.0)
     assert boot == Boot(Outcome(1, ("a::crash",), {}), connects=500, failed=2, seconds=2.0)
-    assert (tmp_path / "console.journal").read_bytes() == b"said"
 
 
 def test_machine_that_did_not_finish_is_an_error(tmp_path: Path) -> None:
     """Without complete results there is an error that names the console."""
-    for files in ({}, {"journal.txt": b""}, {"journal.txt": b"", "tests.xml": b"<tests"}):
+    for files in ({}, {"tests.xml": b"<tests"}):
         with pytest.raises(VmError, match=r"without results.*console"):
             read_boot(write_disk(tmp_path / "disk", files), tmp_path / "console.log", 2.0)
 

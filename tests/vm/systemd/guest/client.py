@@ -38,6 +38,7 @@ def main(directory: Path, port: int, addresses: list[str], *, once: bool) -> int
     """Connect until ended; return how many failed."""
     made = failed = 0
     counts = os.open(directory / "counts", os.O_WRONLY | os.O_CREAT, 0o644)
+    os.pwrite(counts, COUNTS.pack(made, failed), 0)
     with (directory / "failures").open("a", buffering=1) as failures:
         for address in addresses if once else itertools.cycle(addresses):
             try:

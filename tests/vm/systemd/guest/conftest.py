@@ -12,18 +12,25 @@ from tests.vm.systemd.guest.host import Client
 @pytest.fixture
 def client() -> Client:
     """Return the client that connects all the time."""
-    return Client()
+    return Client("client")
+
+
+@pytest.fixture
+def app() -> Client:
+    """Return the application that has a sidecar of its own, once it is started."""
+    return Client("app")
 
 
 @pytest.fixture(autouse=True)
-def _no_connect_fails(client: Client, record_property: Callable[[str, object], None]) -> Iterator[None]:
-    before, failures = client.counts(), client.failures()
+def _no_connect_fails(client: Client, app: Client, record_property: Callable[[str, object], None]) -> Iterator[None]:
+    before, failures = client.counts(), [*client.failures(), *app.failures()]
     yield
-    if client.is_running:
-        client.goes_on()
+    for connecting in (client, app):
+        if connecting.is_running:
+            connecting.goes_on()
     after = client.counts()
     record_property("connects", after.made - before.made)
     record_property("failed", after.failed - before.failed)
-    assert client.failures() == failures
+    assert [*client.failures(), *app.failures()] == failures
     assert after.failed == before.failed
     assert after.made > before.made

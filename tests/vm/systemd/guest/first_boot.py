@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from clb_discovery.datapath.pins import BPFFS
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
 from tests.support.process import wait_until
+from tests.vm.systemd.guest.client import connect
 from tests.vm.systemd.guest.host import (
     CONFIG,
     DATAPATH,
@@ -38,6 +41,15 @@ real-range = ["127.0.0.0/8", "::1/128"]
 name = "web"
 consul = "web"
 vip = "10.64.0.1:80,[fd00:64::1]:80"
+"""
+SIDECAR_OF_APP: Final = "clb-discovery@app.service"
+APP_CONFIG: Final = """\
+real-range = ["127.0.0.0/8", "::1/128"]
+
+[[service]]
+name = "own"
+vip = "10.64.0.7:80,[fd00:64::7]:80"
+servers = ["127.0.0.1:7001", "[::1]:7002"]
 """
 NEW_SERVICE: Final = '[[service]]\nname = "new"\nvip = "10.64.0.9:80"\nservers = ["127.0.0.3:7003"]\n'
 
@@ -113,20 +125,50 @@ def test_watchdog() -> None:
     systemctl("restart", WRITER)
 
 
-def test_upgrade_to_another_layout() -> None:
+def test_sidecar_of_one_application(app: Client) -> None:
+    """A sidecar beside an application balances its connects, the first one included, and nobody else's.
+
+    That holds after each of both was restarted, or crashed and was started again by systemd.
+    """
+    Path("/etc/default", "clb-discovery@app").write_text("CLB_DISCOVERY_OPTIONS=--config /etc/app.toml\n")
+    Path("/etc/app.toml").write_text(APP_CONFIG)
+    systemctl("enable", SIDECAR_OF_APP)
+    systemctl("start", app.unit)
+    assert moment(SIDECAR_OF_APP, "ActiveEnter") <= moment(app.unit, "InactiveExit")
+    app.goes_on()
+    assert status("app")["datapath"]["effective"]
+    with pytest.raises(OSError, match="unreachable"):
+        connect("10.64.0.7", 80)
+    systemctl("restart", app.unit)
+    app.goes_on()
+    for unit in (app.unit, SIDECAR_OF_APP):
+        before = show(unit, "MainPID")
+        run("kill", "-KILL", before)
+        wait_for_restart(unit, before)
+        app.goes_on()
+    assert status("app")["datapath"]["effective"]
+    systemctl("stop", app.unit)
+    assert not is_active(SIDECAR_OF_APP)
+    systemctl("start", app.unit)
+    app.goes_on()
+
+
+def test_upgrade_to_another_layout(app: Client) -> None:
     """Installing a version whose maps have another layout is all there is to do; nothing is left of the old ones."""
+    assert app.is_running
 
     def layouts() -> set[str]:
-        return {path.name for path in BPFFS.glob("clb-discovery/default/v*")}
+        return {path.name for path in BPFFS.glob("clb-discovery/*/v*")}
 
     before = layouts()
     run("dpkg", "--install", "/later.deb")
-    wait_until(lambda: is_active(WRITER), f"{WRITER} is up again")
+    wait_until(lambda: is_active(WRITER) and is_active(SIDECAR_OF_APP), "the sidecars are up again")
     assert run("dpkg-query", "--show", "--showformat=${Version}", "clb-discovery").endswith("+later")
     assert len(before) == len(layouts()) == 1
     assert layouts() != before
     assert status()["datapath"]["effective"]
     assert answers(VIP4) == {"127.0.0.1:7001", "127.0.0.2:7002"}
+    systemctl("stop", app.unit)
 
 
 def test_consul_with_a_token_by_credential(client: Client, tmp_path: Path) -> None:
