@@ -92,7 +92,7 @@ def main(unit: Path, program: list[str]) -> None:
     """Become the program."""
     settings = read_unit(unit)
     user = _number(settings.get("User", "root"))
-    group = _number(settings.get("Group", settings.get("User", "root")))
+    group = _number(settings.get("Group", settings.get("User", "root")) or "nobody")
     environment = dict(os.environ)
     _enter_mounts(settings, user, environment)
     kept = [name.removeprefix("CAP_").lower() for name in settings["CapabilityBoundingSet"].split()]
@@ -144,7 +144,10 @@ def _enter_mounts(settings: Mapping[str, str], user: int, environment: dict[str,
         assert _libc.syscall(*arguments, attributes, ctypes.c_size_t(len(attributes))) == 0, os.strerror(
             ctypes.get_errno()
         )
-    for path in ("/dev", "/proc", "/sys/fs/bpf", *_cgroup_mounts(), str(HERE)):
+    temporary = ["/tmp"] if settings.get("PrivateTmp") == "yes" else []  # noqa: S108 - not hidden, since tests listen there
+    for path in temporary:
+        _mount(path, path, "", _MS_BIND)
+    for path in ("/dev", "/proc", "/sys/fs/bpf", *_cgroup_mounts(), *temporary, str(HERE)):
         if not (path.startswith("/sys") and settings.get("ProtectKernelTunables") == "yes"):
             _mount("none", path, "", _MS_REMOUNT | _MS_BIND)
     for where in settings.get("TemporaryFileSystem", "").split():
