@@ -62,6 +62,7 @@ ABOUT_THE_SIDECAR: Final = (
     "test_service_manager.py",
     "test_status.py",
     "test_stopping.py",
+    "test_upgrades.py",
     "test_web.py",
 )
 """What an emulated machine would be slow at, and is the same on every kernel."""
