@@ -1,9 +1,9 @@
 """How the sidecar grows with the number of virtual and real servers: `make bench-scale`.
 
-For each size: processor time until everything is in the kernel for the first time; how long a change of one real server of
-one service takes from discovery's answer to the kernel, and its processor time; processor time while nothing changes;
-memory of the sidecar and of the maps. The sidecar is the real one, with a discovery inside that answers at once
-(benchmarks/synthetic.py). Run as root: python -m benchmarks.scale [--quick] [--sizes 1x1,100x10]
+For each size: processor time until everything is in the kernel for the first time; how long a change of one real server
+of one service takes from discovery's answer to the kernel, and its processor time; processor time while nothing
+changes; memory of the sidecar and of the maps. The sidecar is the real one, with a discovery inside that answers at
+once (benchmarks/synthetic.py). Run as root: python -m benchmarks.scale [--sizes 1x1,100x10]
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from uuid import uuid4
 
 from benchmarks import results
+from benchmarks.process import memory
 from benchmarks.synthetic import vip
 from clb_discovery.core import layout
 from clb_discovery.core.layout import Map
@@ -85,11 +86,9 @@ class Sidecar:
         """Wait until everything is in the kernel."""
         self._manager.until("READY=1")
 
-    def memory(self) -> tuple[float, float]:
-        """Return what it has now, and the most that it had, in MiB."""
-        lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-        found = {key: int(value.split()[0]) / 1024 for key, _, value in (line.partition(":") for line in lines) if key in _SIZES}
-        return found["VmRSS"], found["VmHWM"]
+    def memory(self, what: str) -> float:
+        """Return what it has now (`VmRSS`), or the most that it had (`VmHWM`), in MiB."""
+        return memory(self._process.pid, what)
 
     def maps(self) -> float:
         """Return what the maps take, in MiB."""
@@ -114,9 +113,6 @@ class Sidecar:
             return (time.monotonic() - began) * 1000
         finally:
             os.close(fd)
-
-
-_SIZES: Final = {"VmRSS", "VmHWM"}
 
 
 @contextmanager
@@ -163,14 +159,27 @@ def measure(virtual: int, real: int, folder: Path, *, idle: float) -> Cell:
             round(max(latencies), 1),
             round(max(0.0, changed) / CHANGES * 1000, 1),
             round((busy - quiet) / idle * 100, 2),
-            *(round(size, 1) for size in child.memory()),
+            round(child.memory("VmRSS"), 1),
+            round(child.memory("VmHWM"), 1),
             round(child.maps(), 1),
         )
 
 
 def table(cells: Sequence[Cell]) -> Iterator[str]:
     """Yield the lines of a table."""
-    heads = ("virtual", "real", "sync CPU s", "sync s", "change ms", "most", "its CPU ms", "idle %", "RSS MiB", "peak", "maps MiB")
+    heads = (
+        "virtual",
+        "real",
+        "sync CPU s",
+        "sync s",
+        "change ms",
+        "most",
+        "its CPU ms",
+        "idle %",
+        "RSS MiB",
+        "peak",
+        "maps MiB",
+    )
     yield "".join(f"{head:>11}" for head in heads)
     for cell in cells:
         yield "".join(f"{value:>11}" for value in cell)
@@ -190,7 +199,9 @@ def main() -> None:
     """Measure all sizes, one after the other."""
     parser = argparse.ArgumentParser(prog="scale", description=__doc__)
     parser.add_argument("--sizes", help="such as 1x1,100x10: virtual servers, and real servers of each")
-    parser.add_argument("--idle", type=float, default=IDLE, help="seconds to watch it doing nothing (default: %(default)s)")
+    parser.add_argument(
+        "--idle", type=float, default=IDLE, help="seconds to watch it doing nothing (default: %(default)s)"
+    )
     parser.add_argument("--save", action="store_true", help=f"keep the results in {results.FOLDER}")
     options = parser.parse_args()
     sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")] if options.sizes else SIZES

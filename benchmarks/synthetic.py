@@ -1,7 +1,8 @@
-"""The real sidecar over a discovery that is a part of it: `python -m benchmarks.synthetic VIRTUAL REAL INSTANCE CGROUP`.
+"""The real sidecar over a discovery that is a part of it.
 
-What it costs to ask Consul or DNS is not in it. Each line on standard input is a command: `change NUMBER` lets the source
-of this service answer anew, with its last real server replaced, and `cpu` tells the processor time so far.
+Usage: python -m benchmarks.synthetic VIRTUAL REAL INSTANCE CGROUP. What it costs to ask Consul or DNS is not in it.
+Each line on standard input is a command: `change NUMBER` lets the source of this service answer anew, with its last
+real server replaced, and `cpu` tells the processor time so far.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Synthetic:
 
     def __init__(self, number: int, real: int) -> None:
         self.name = f"synthetic:{number}"
-        self._servers = [RealServer(0, address(number % 64 * 10240 + one, 10), 8000, 1 + one % 5) for one in range(real)]
+        self._servers = [
+            RealServer(0, address(number % 64 * 10240 + one, 10), 8000, 1 + one % 5) for one in range(real)
+        ]
         self._changed = asyncio.Event()
         self._changed.set()
 

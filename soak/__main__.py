@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import json
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,6 +24,7 @@ from typing import Any, Final
 from clb_discovery.netns import enter_private_network
 from soak import leaks, traffic
 from soak.actors import EJECT_MOST, Stage
+from soak.counters import differences
 from soak.history import History
 from soak.judge import EJECT_SECONDS, Judge, Violation
 from soak.keeper import Keeper
@@ -58,7 +59,10 @@ def main() -> int:
     with (folder / "history.log").open("w") as log:
         run = Run(folder, History(log), options.seconds, options.seed)
         run.run()
-    return 0 if run.report() and not options.keep and not subprocess.run(["rm", "-r", folder], check=False).returncode else 1
+    well = run.report()
+    if well and not options.keep:
+        shutil.rmtree(folder)
+    return 0 if well else 1
 
 
 class Run:
@@ -131,7 +135,9 @@ class Run:
         """Wait until the kernel holds what discovery names."""
 
         def settled() -> bool:
-            found = {(one["address"], one["protocol"]): one["real_servers"] for one in status(instance)["virtual_servers"]}
+            found = {
+                (one["address"], one["protocol"]): one["real_servers"] for one in status(instance)["virtual_servers"]
+            }
             return all(
                 {(server["address"], server["port"]) for server in found.get((vip, "tcp"), ())}
                 == {(address(number), port(number)) for number in world.named[service.name]}
@@ -144,8 +150,9 @@ class Run:
     def _judge_end(self, keepers: list[Keeper], cgroups: Mapping[str, Path], before: Mapping[str, Any]) -> None:
         found = self._judge.violations
         self._judge.judge_refusals(SERVICES)
-        self._judge.judge_counters({instance: status(instance) for instance in INSTANCES}, SERVICES)
         for keeper in keepers:
+            document = status(keeper.instance)
+            found += [Violation(0, what) for what in differences(keeper.instance, document, self._judge)]
             found += [Violation(*violation) for violation in keeper.violations]
             found += [Violation(0, f"{keeper.instance}: {what}") for what in leaks.leftovers(keeper.instance)]
             if leaks.pins(keeper.instance) != before[keeper.instance]:
@@ -177,8 +184,9 @@ class Run:
         if samples:
             last = samples[-1]
             print(
-                f"the sidecar that runs all the time: {last.kib >> 10} MiB, {leaks.slope(samples):+.0f} KiB a minute in the "
-                f"second half; {samples[0].descriptors} and {last.descriptors} descriptors, {last.threads} threads"
+                f"the sidecar that runs all the time: {last.kib >> 10} MiB, {leaks.slope(samples):+.0f} KiB a minute "
+                f"in the second half; {samples[0].descriptors} and {last.descriptors} descriptors, "
+                f"{last.threads} threads"
             )
         for violation in judge.violations[:SHOWN]:
             print(f"\nVIOLATION {violation.what}")
@@ -238,12 +246,12 @@ def _small_disk(folder: Path) -> Iterator[Path]:
 
 
 def _compiled(folder: Path) -> dict[str, Path]:
-    found = {}
-    for name, more in (("client", []), ("server", []), ("clock", ["-shared", "-fPIC", "-ldl"])):
-        found[name] = folder / (f"{name}.so" if more else name)
-        command = ["clang", "-O2", "-Wall", "-Wextra", "-Werror", "-o", found[name], HERE / f"{name}.c", *more]
+    more: dict[str, tuple[str, ...]] = {"client": (), "server": (), "clock.so": ("-shared", "-fPIC", "-ldl")}
+    for name, options in more.items():
+        source = (HERE / name).with_suffix(".c")
+        command = ["clang", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(folder / name), str(source), *options]
         subprocess.run(command, check=True)
-    return found
+    return {name: folder / name for name in more}
 
 
 if __name__ == "__main__":

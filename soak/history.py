@@ -65,7 +65,7 @@ class Spans:
         return found[::-1]
 
     def ended_before(self, moment: int) -> int | None:
-        """Return when the last span that began by then ended, or None if none had begun; for spans that do not overlap."""
+        """Return when the last span that had begun by then ended, or None; for spans that do not overlap."""
         number = bisect.bisect_right(self._starts, moment)
         return self._ends[number - 1] if number else None
 

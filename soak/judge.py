@@ -2,9 +2,9 @@
 
 - A connect fails only where it may have met a real server that was dead then: servers of a service without mortal ones
   never refuse, so its connects never fail at all.
-- Failures end soon: passive health leaves a dead server out after three of them, and probes it with one from time to time.
+- Failures end soon: passive health leaves a dead server out after three of them, and probes it with one now and then.
 - A connect comes out at a real server that discovery named at that time, or had named until `LAG` before it; time in
-  which the soak itself keeps the news from the sidecar (a killed sidecar, a lost leader, a lying DNS server) does not count.
+  which the soak itself keeps the news from the sidecar (it was killed, a leader is lost, DNS lies) does not count.
 - The application sees the VIP as its peer.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from soak.history import SECOND, History, outside
@@ -98,7 +98,11 @@ class Judge:
         self.unanswered[key] += 1
         if record.error in _DIED and self._some_dead(target.service, record):
             return None
-        if target.protocol == "udp" and record.error == errno.ECONNABORTED and self._some_left(client, target.service, record):
+        if (
+            target.protocol == "udp"
+            and record.error == errno.ECONNABORTED
+            and self._some_left(client, target.service, record)
+        ):
             return None  # its server has left the pool, and the application is told to ask again
         return f"connected, and no answer: {error} with every server alive"
 
@@ -164,60 +168,6 @@ class Judge:
                     # Of each family, since each has a pool of its own.
                     allowed += 2 * (EJECT_AFTER + UNDER_WAY + 1 + seconds / EJECT_SECONDS)
             if len(moments) > allowed:
-                what = f"{name} ({instance}): {len(moments)} connects met dead servers; passive health allows {allowed:.0f}"
+                most = f"passive health allows {allowed:.0f}"
+                what = f"{name} ({instance}): {len(moments)} connects met dead servers; {most}"
                 self.violations.append(Violation(max(moments), what))
-
-    def judge_counters(self, kernel: Mapping[str, Mapping[str, object]], services: Iterable[Service]) -> None:
-        """Compare the clients' counts with those of the kernel.
-
-        :param kernel: the documents of `status --json` by instance, read after all clients have ended.
-        """
-        for instance, document in kernel.items():
-            for found in _virtual_servers(document):
-                service = next((one for one in services if found["address"] in {one.ipv4, one.ipv6}), None)
-                if service:
-                    key = Key(instance, found["address"], found["protocol"])
-                    self._compare(service, key, found, lambda what: self.violations.append(Violation(0, what)))
-
-    def _compare(self, service: Service, key: Key, found: dict[str, object], violate: Callable[[str], None]) -> None:
-        where = f"counters of {service.name} ({key.instance}) at {key.vip}/{key.protocol}"
-        servers = {_number(server): server for server in _servers(found)}
-        if found["refused"]:
-            violate(f"{where}: {found['refused']} connects were refused, and the pool was never empty")
-        for number in service.core:
-            server = servers.get(number)
-            if server is None:
-                violate(f"{where}: real server {number} is not in the pool")
-                continue
-            if server["active"]:
-                violate(f"{where}: {server['active']} active at real server {number}, and no client is left")
-            if number in service.mortal:
-                continue
-            if server["failures"]:
-                violate(f"{where}: {server['failures']} failures of real server {number}, which never died")
-            ours = self.reached[key, number]
-            if key.protocol == "tcp" and not service.mortal and server["connects"] != ours:
-                violate(f"{where}: the kernel counts {server['connects']} connects to real server {number}, clients {ours}")
-        if service.mortal:  # whose pools never change
-            connects = sum(int(str(server["connects"])) for server in servers.values())
-            failures = sum(int(str(server["failures"])) for server in servers.values())
-            if connects != self.tries[key]:
-                violate(f"{where}: the kernel counts {connects} connects, clients {self.tries[key]}")
-            if failures != self.failed[key]:
-                violate(f"{where}: the kernel counts {failures} failures, clients {self.failed[key]}")
-
-
-def _virtual_servers(document: Mapping[str, object]) -> list[dict[str, object]]:
-    found = document["virtual_servers"]
-    assert isinstance(found, list)
-    return found
-
-
-def _servers(found: dict[str, object]) -> list[dict[str, object]]:
-    servers = found["real_servers"]
-    assert isinstance(servers, list)
-    return servers
-
-
-def _number(server: dict[str, object]) -> int:
-    return int(str(server["port"])) - 7000

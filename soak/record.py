@@ -1,8 +1,7 @@
-"""What clients write down of each connect: client.c's `struct record`, in files that are complete once they are named so."""
+"""What clients write down of each connect: client.c's `struct record`, in files that are renamed when complete."""
 
 from __future__ import annotations
 
-import os
 import struct
 import time
 from collections.abc import Iterator
@@ -70,5 +69,5 @@ class Writer:
         """Complete the file at hand."""
         if self._file:
             self._file.close()
-            os.rename(self._path, self._path.with_suffix(".done"))  # noqa: PTH104 - replace would do as well
+            self._path.rename(self._path.with_suffix(".done"))
             self._file = None

@@ -40,7 +40,9 @@ def clients() -> dict[str, Client]:
 
 
 @contextmanager
-def connecting(folder: Path, program: Path, cgroups: Mapping[str, Path]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def connecting(
+    folder: Path, program: Path, cgroups: Mapping[str, Path]
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Let all clients connect while the block runs; then they end, and have written everything down.
 
     :param program: client.c, compiled.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from soak.history import History
 from soak.scene import SERVICES, Service, ipv4, ipv6, port, priority
@@ -78,7 +78,7 @@ class RealServers:
         process.kill()
         process.communicate()
 
-    def __enter__(self) -> RealServers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,7 +127,10 @@ class World:
 
         :raises OSError: if it is not known whether that has happened.
         """
-        for identity, address in ((f"{service.name}-{number}", ipv4(number)), (f"{service.name}-{number}-6", ipv6(number))):
+        for identity, address in (
+            (f"{service.name}-{number}", ipv4(number)),
+            (f"{service.name}-{number}-6", ipv6(number)),
+        ):
             found = {"ID": identity, "Service": service.name, "Address": address, "Port": port(number)}
             found |= {"Weights": {"Passing": number, "Warning": 1}}
             self.agent.register_external("outside", "10.1.255.254", found)

@@ -130,8 +130,9 @@ class Maps:
         """
         match step:
             case Write(map_, items):
-                copies = self._cpus if map_ is Map.TURNS else 1
-                bpf.update_all(self._fds[map_], [(key, value * copies) for key, value in items])
+                if map_ is Map.TURNS:
+                    items = tuple((key, value * self._cpus) for key, value in items)
+                bpf.update_all(self._fds[map_], items)
             case Delete(map_, keys):
                 try:
                     bpf.delete_all(self._fds[map_], keys)

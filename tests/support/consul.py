@@ -250,7 +250,9 @@ class ConsulCluster:
     def client(self, directory: Path) -> ConsulAgent:
         """Return an agent that is no server and asks them, as hosts have; it is not started yet."""
         config: dict[str, object] = {"node_name": "client", "server": False, "bootstrap_expect": 0}
-        return ConsulAgent(directory, config=config | {"retry_join": self._join, "retry_interval": "1s"}, persistent=True)
+        return ConsulAgent(
+            directory, config=config | {"retry_join": self._join, "retry_interval": "1s"}, persistent=True
+        )
 
     def leader(self) -> ConsulAgent:
         """Return the server that leads, by its own word."""
