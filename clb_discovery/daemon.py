@@ -46,7 +46,7 @@ CHECK_EVERY: Final = 2.0
 """Seconds between looks at whether the programs are still attached."""
 FRESH_WITHIN: Final = 5.0
 """Seconds that sources have to answer before a start with what was known last counts as ready."""
-YOUNG: Final = 50_000
+YOUNG: Final = 10_000
 """New objects after which garbage in cycles is looked for: with Python's 700 that took a third of the time in which
 10,000 services were published first."""
 

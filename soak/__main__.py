@@ -154,6 +154,7 @@ class Run:
             document = status(keeper.instance)
             found += [Violation(0, what) for what in differences(keeper.instance, document, self._judge)]
             found += [Violation(*violation) for violation in keeper.violations]
+            found += [Violation(0, objection) for objection in keeper.objections()]
             found += [Violation(0, f"{keeper.instance}: {what}") for what in leaks.leftovers(keeper.instance)]
             if leaks.pins(keeper.instance) != before[keeper.instance]:
                 found.append(Violation(0, f"{keeper.instance}: pins are not what they were"))

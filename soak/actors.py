@@ -234,7 +234,7 @@ def starve(stage: Stage, dice: Dice) -> None:
     """Leave the sidecar too little memory to start, or hardly more than it has."""
     keeper, memory = stage.killed, stage.memory
     with stage.history.trouble(keeper.instance, again=0, more=3.0):
-        keeper.may_end = True
+        keeper.may_end = keeper.starved = True
         if dice.random() < 0.5:
             keeper.kill()
             room = dice.randrange(8 << 20, 48 << 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import struct
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +41,8 @@ class Keeper:
         """Whether the BPF file system is to be read-only for the next one."""
         self.may_end = False
         """Whether it may end by itself, as where memory is short."""
+        self.starved = False
+        """Whether its memory has ever been short."""
         self.violations: list[tuple[int, str]] = []
         self.starts = 0
         self.clock = folder / f"clock-{self.name}"
@@ -78,6 +82,18 @@ class Keeper:
             self.process.terminate()
         self._thread.join(30)
         return self.process.returncode if self.process else -1
+
+    def objections(self) -> list[str]:
+        """Return what it has logged that it never should: bugs of its own, errors without a reason, tracebacks."""
+        found: Counter[str] = Counter()
+        for line in self.log.read_text(errors="replace").splitlines():
+            if not line.startswith("{"):
+                found[line] += not self.starved  # which may end Python anywhere
+                continue
+            said = json.loads(line)
+            if said.get("error") == "" or "internal error" in str(said.get("error")) or "exception" in said:
+                found[f"{said['event']}: {said.get('error')!r}"] += 1
+        return [f"{self.instance} logs {count} times: {what}" for what, count in found.items() if count]
 
     def _keep(self) -> None:
         while not self._stop.is_set():
