@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels soak bench-hooks bench-scale bench-sidecar clean
+.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels soak bench bench-hooks bench-scale bench-sidecar clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -57,6 +57,10 @@ test-fresh: ## run demo and test in bare Debian 12 and 13 roots (root, or throug
 soak: ## ten minutes of everything that goes wrong, with nothing lost (root, or through sudo); SOAK_ARGS="--seconds 60 --seed 1"
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m soak $(SOAK_ARGS)
+
+bench: ## measure a connect beside iptables, nftables and HAProxy (root, or through sudo); BENCH_ARGS="--save"
+	@scripts/setup bench
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.connect $(BENCH_ARGS)
 
 bench-hooks: ## measure what the programs cost a connect (root, or through sudo)
 	@scripts/setup test

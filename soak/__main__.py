@@ -1,7 +1,7 @@
 """Run the whole product under everything that goes wrong at once: `python -m soak [--seconds N] [--seed N]`.
 
 It runs in network and mount namespaces and cgroups of its own, as root. It prints what was done, how much, and every
-violation with the schedule around it; docs/soak.md says what has to hold. Exit code 1 where something did not.
+violation with what was done around it; docs/soak.md says what has to hold. Exit code 1 where something did not.
 """
 
 from __future__ import annotations
