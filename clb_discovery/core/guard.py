@@ -112,7 +112,8 @@ def _endpoints(servers: Servers) -> frozenset[tuple[Address, int]]:
 
 def _split(servers: Sequence[RealServer]) -> tuple[Servers, Servers]:
     """Return both families, sorted, so that an answer in another order is an equal one."""
-    servers = sorted(servers)
-    ipv4 = tuple(server for server in servers if is_ipv4(server.address))
-    ipv6 = tuple(server for server in servers if not is_ipv4(server.address))
-    return ipv4, ipv6
+    ipv4: list[RealServer] = []
+    ipv6: list[RealServer] = []
+    for server in sorted(servers):
+        (ipv4 if is_ipv4(server.address) else ipv6).append(server)
+    return tuple(ipv4), tuple(ipv6)
