@@ -69,7 +69,11 @@ def test_sidecar_is_little_exposed(installed: Path, unit: Path) -> None:
 def test_units_fit_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     """Every command line of a unit is one that the program takes, and a service without options is wrong usage."""
     for unit in STARTED_BY_SYSTEMD:
-        for line in re.findall(r"^Exec\w+=\+?/usr/bin/clb-discovery (.*)$", unit.read_text(), re.MULTILINE):
+        for line in re.findall(
+            r"^Exec\w+=(?:\+/usr/bin/nsenter --target 1 --mount )?/usr/bin/clb-discovery (.*)$",
+            unit.read_text(),
+            re.MULTILINE,
+        ):
             words = line.replace("%i", "shop").replace("--group clb-discovery", "--group root").split()
             assert make_parser().parse_args([word for word in words if not word.startswith("$")])
     settings = read_unit(SIDECAR)
@@ -112,7 +116,7 @@ def test_units_name_the_same_places() -> None:
     (user,) = re.findall(r"^u (\S+) ", (UNITS / "clb-discovery.sysusers").read_text(), re.MULTILINE)
     assert user == one["User"] == one["Group"] == loader["SupplementaryGroups"] == socket["SocketGroup"]
     assert f"/run/{loader['RuntimeDirectory']}" == str(RUN)
-    assert one["ReadWritePaths"] == f"{RUN}/default"
+    assert one["ReadWritePaths"] == f"-{RUN}/default"
     assert loader["RuntimeDirectoryPreserve"] == "yes"
     assert socket["ListenStream"] == str(SOCKET)
     assert one["StateDirectory"] == "clb-discovery"

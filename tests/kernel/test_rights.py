@@ -37,9 +37,9 @@ FAMILIES: Final = "RestrictAddressFamilies"
 PATHS: Final = "BindReadOnlyPaths"
 RIGHTS: Final = (
     Right("Group", "clb-discovery", "Permission denied"),
-    Right(PATHS, "/sys/fs/bpf/clb-discovery/%i", "is not loaded"),
+    Right(PATHS, "-/sys/fs/bpf/clb-discovery/%i", "is not loaded"),
     Right(PATHS, "/sys/fs/cgroup", "programs are not effective"),
-    Right("ReadWritePaths", "/run/clb-discovery/%i", "Read-only file system"),
+    Right("ReadWritePaths", "-/run/clb-discovery/%i", "Read-only file system"),
     Right(FAMILIES, "AF_INET", "source fails"),
     Right(FAMILIES, "AF_INET6", "source fails", "[::1]"),
     Right(FAMILIES, "AF_UNIX", "cannot notify the service manager"),
