@@ -13,7 +13,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -150,6 +150,9 @@ class Instance:
 
         :raises OSError: if it cannot be written.
         """
+        with suppress(OSError):
+            if self._state.stat().st_uid != os.geteuid():  # another user's, which it need not stay
+                self._state.unlink()
         replace_file(self._state, json.dumps(state).encode(), lasting=False)  # no reboot leaves anything in /run
 
     def read_state(self) -> dict[str, Any]:
