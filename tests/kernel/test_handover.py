@@ -184,6 +184,13 @@ def counted(instance: str) -> list[int]:
     return [server["connects"] for server in status(instance)["virtual_servers"]]
 
 
+def test_status_waits_for_nobody(instance: str, cgroup: Path) -> None:
+    """What the group may put in the place of the state, such as a FIFO, does not hold up root's status."""
+    load(instance, cgroup)
+    os.mkfifo(Path("/run/clb-discovery") / instance / "state.json")
+    assert status(instance)["sources"] == []
+
+
 def test_directory_of_an_instance_is_not_for_the_group_to_replace(instance: str, cgroup: Path) -> None:
     """The group may add files to it, and hold the lock, but not put another lock in the place of root's."""
     load(instance, cgroup, "--group", str(USER))
