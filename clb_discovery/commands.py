@@ -91,6 +91,7 @@ def plan(options: argparse.Namespace) -> int:
 
 def load(options: argparse.Namespace) -> int:
     """Load and attach the data plane, and leave it to who writes its maps."""
+    os.umask(0o022)  # the writer, and systemd's processes, look into what is made here, whatever the umask of a unit
     pins, instance = Pins(options.instance), Instance(options.instance)
     target = units.cgroup_of(options.unit) if options.unit else cgroup.resolve(options.cgroup)
     with instance.loading() as alone:

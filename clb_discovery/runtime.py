@@ -13,7 +13,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -133,16 +133,16 @@ class Instance:
     def write_loaded(self, cgroup: int) -> None:
         """Leave what tells the cgroup that the programs were attached to from one of the same name.
 
-        :raises OSError: if it cannot be written.
+        :raises HostError: if it cannot be written.
         """
-        replace_file(self._loaded, json.dumps({"cgroup": cgroup}).encode(), lasting=False)
+        try:
+            replace_file(self._loaded, json.dumps({"cgroup": cgroup}).encode(), lasting=False)
+        except OSError as error:
+            raise HostError(f"cannot write {self._loaded}: {error.strerror}; is there room?") from error
 
     def read_loaded(self) -> int | None:
         """Return what `load` left last; None if nothing."""
-        try:
-            found = json.loads(self._loaded.read_text(encoding="utf-8"))["cgroup"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        found = _read(self._loaded).get("cgroup")
         return found if isinstance(found, int) else None
 
     def write_state(self, state: Mapping[str, Any]) -> None:
@@ -150,15 +150,14 @@ class Instance:
 
         :raises OSError: if it cannot be written.
         """
+        with suppress(OSError):
+            if self._state.stat().st_uid != os.geteuid():  # another user's, which it need not stay
+                self._state.unlink()
         replace_file(self._state, json.dumps(state).encode(), lasting=False)  # no reboot leaves anything in /run
 
     def read_state(self) -> dict[str, Any]:
         """Return what the sidecar said last; empty if nothing, or nothing that can be read."""
-        try:
-            state = json.loads(self._state.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return state if isinstance(state, dict) else {}
+        return _read(self._state)
 
     def hosts_file(self) -> Path | None:
         """Return where the sidecar published names last, or None."""
@@ -169,6 +168,17 @@ class Instance:
         """Remove what was said; the lock file stays, since a new one would let a second holder in."""
         self._state.unlink(missing_ok=True)
         self._loaded.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return an object of JSON; empty if there is none. Who writes there may be less trusted than who reads."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # no FIFO is waited for
+        with os.fdopen(fd, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _lock_bytes(lock: int, part: _Bytes) -> bool:

@@ -22,6 +22,8 @@ from clb_discovery.errors import HostError, UsageError
 from clb_discovery.runtime import RUN
 from tests.programs.as_unit import read_unit
 from tests.support.cgroups import made_cgroup
+from tests.support.dataplane import wipe
+from tests.support.sidecar import clb
 from tests.support.units import BESIDE, CLOSE, CLOSE_SOCKET, DATAPATH, SIDECAR, UNITS, as_unit
 
 MOST_EXPOSURE: Final = 15
@@ -69,7 +71,11 @@ def test_sidecar_is_little_exposed(installed: Path, unit: Path) -> None:
 def test_units_fit_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     """Every command line of a unit is one that the program takes, and a service without options is wrong usage."""
     for unit in STARTED_BY_SYSTEMD:
-        for line in re.findall(r"^Exec\w+=\+?/usr/bin/clb-discovery (.*)$", unit.read_text(), re.MULTILINE):
+        for line in re.findall(
+            r"^Exec\w+=(?:-?\+/usr/bin/nsenter --target 1 --mount )?/usr/bin/clb-discovery (.*)$",
+            unit.read_text(),
+            re.MULTILINE,
+        ):
             words = line.replace("%i", "shop").replace("--group clb-discovery", "--group root").split()
             assert make_parser().parse_args([word for word in words if not word.startswith("$")])
     settings = read_unit(SIDECAR)
@@ -112,7 +118,7 @@ def test_units_name_the_same_places() -> None:
     (user,) = re.findall(r"^u (\S+) ", (UNITS / "clb-discovery.sysusers").read_text(), re.MULTILINE)
     assert user == one["User"] == one["Group"] == loader["SupplementaryGroups"] == socket["SocketGroup"]
     assert f"/run/{loader['RuntimeDirectory']}" == str(RUN)
-    assert one["ReadWritePaths"] == f"{RUN}/default"
+    assert one["ReadWritePaths"] == f"-{RUN}/default"
     assert loader["RuntimeDirectoryPreserve"] == "yes"
     assert socket["ListenStream"] == str(SOCKET)
     assert one["StateDirectory"] == "clb-discovery"
@@ -130,9 +136,12 @@ def test_every_line_has_its_reason(unit: Path) -> None:
 def test_unit_says_what_to_write_into_its_options(unit: Path) -> None:
     """The example of the unit's comment is a command line that `run` takes."""
     (example,) = re.findall(r"^#\s+CLB_DISCOVERY_OPTIONS=(.+)$", unit.read_text(), re.MULTILINE)
-    assert (
-        main(["run", *example.split(), "--loader", "none", "--instance", "no-such"]) == 3
-    )  # read, and then not loaded
+    instance = f"test-{uuid4().hex[:8]}"
+    try:
+        result = clb("run", *example.split(), "--loader", "none", "--instance", instance)  # which confines its process
+    finally:
+        wipe(instance)
+    assert result.returncode == 3, result.stderr  # read, and then not loaded
 
 
 def test_restrictions_of_the_unit_are_in_force() -> None:

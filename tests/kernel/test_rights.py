@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.programs.as_unit import STATE, read_unit
+from tests.programs.as_unit import HERE, STATE, read_unit
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import dial, wipe
 from tests.support.knot import KnotServer
@@ -37,9 +38,9 @@ FAMILIES: Final = "RestrictAddressFamilies"
 PATHS: Final = "BindReadOnlyPaths"
 RIGHTS: Final = (
     Right("Group", "clb-discovery", "Permission denied"),
-    Right(PATHS, "/sys/fs/bpf/clb-discovery/%i", "is not loaded"),
+    Right(PATHS, "-/sys/fs/bpf/clb-discovery/%i", "is not loaded"),
     Right(PATHS, "/sys/fs/cgroup", "programs are not effective"),
-    Right("ReadWritePaths", "/run/clb-discovery/%i", "Read-only file system"),
+    Right("ReadWritePaths", "-/run/clb-discovery/%i", "Read-only file system"),
     Right(FAMILIES, "AF_INET", "source fails"),
     Right(FAMILIES, "AF_INET6", "source fails", "[::1]"),
     Right(FAMILIES, "AF_UNIX", "cannot notify the service manager"),
@@ -50,6 +51,7 @@ RIGHTS: Final = (
     Right(CALLS, "@process", "cannot give up loading programs"),
     Right(CALLS, "@signal", "internal error"),
     Right(CALLS, "bpf", "not allowed to open BPF maps"),
+    Right(CALLS, "flock", "cannot publish names"),
     Right(CALLS, "fsync", "cannot keep the last known sets on disk"),
     Right(CALLS, "ioctl", "internal error"),
     Right(CALLS, "seccomp", "cannot give up loading programs"),
@@ -100,11 +102,12 @@ def follows(knot: KnotServer, directory: Path, address: str = "127.0.0.1") -> tu
     """Return the options and the variables of a sidecar that follows SRV records."""
     state = directory / "state"
     state.mkdir(exist_ok=True)
-    return [*WEB, "--resolver", f"{address}:{knot.port}", *LOOPBACK], {STATE: str(state)}
+    hosts = ["--hosts-file", str(HERE / "state" / "hosts")]
+    return [*WEB, "--resolver", f"{address}:{knot.port}", *LOOPBACK, *hosts], {STATE: str(state)}
 
 
 def test_sidecar_works_as_the_units_run_it(loaded: str, cgroup: Path, knot: KnotServer, directory: Path) -> None:
-    """Without any capability it follows DNS, publishes, keeps the last known sets, has sockets closed, and stops."""
+    """Without any capability it follows DNS, publishes pools and names, keeps the last known sets, and stops."""
     unit = without(BESIDE, directory, loaded)
     options, env = follows(knot, directory)
     with listening("127.0.0.1", "127.0.0.2") as servers:
@@ -115,6 +118,7 @@ def test_sidecar_works_as_the_units_run_it(loaded: str, cgroup: Path, knot: Knot
             assert found.stop() == 0
     assert [line for line in found.lines() if line["level"] != "info"] == []
     assert "127.0.0.2" in (directory / "state" / f"{loaded}.json").read_text()
+    assert VIP in (directory / "state" / "hosts").read_text()
 
 
 @pytest.mark.parametrize("capability", ["", "CAP_NET_ADMIN"])
@@ -173,6 +177,22 @@ def test_without_a_state_directory_nothing_is_kept(loaded: str, knot: KnotServer
     with sidecar(loaded, None, directory, options, wrapper=as_unit(unit), env=env) as found:
         assert found.stop() == 0
     assert list((directory / "state").iterdir()) == []
+
+
+def test_root_without_capabilities_writes_hosts_files(loaded: str, knot: KnotServer, directory: Path) -> None:
+    """With the drop-in of docs/systemd.md names are published where only root may write, and all else works."""
+    hosts = directory / "etc"
+    hosts.mkdir(mode=0o700)
+    unit = without(BESIDE, directory, loaded)
+    text = re.sub(r"^User=.*$", "User=root", unit.read_text(), flags=re.MULTILINE)
+    unit.write_text(re.sub(r"^(ReadWritePaths=.*)$", rf"\1 {hosts}", text, flags=re.MULTILINE))
+    options, env = follows(knot, directory)
+    options[-1] = str(hosts / "hosts")
+    with sidecar(loaded, None, directory, options, wrapper=as_unit(unit), env=env) as found:
+        found.wait_for(lambda: "names published" in found.events(), "names are published")
+        assert found.stop() == 0
+    assert [line for line in found.lines() if line["level"] != "info"] == []
+    assert VIP in (hosts / "hosts").read_text()
 
 
 def test_every_right_is_tested() -> None:

@@ -130,9 +130,9 @@ def _enter_mounts(settings: Mapping[str, str], user: int, environment: dict[str,
     _mount("none", HERE, "tmpfs", 0, "mode=755")
     (HERE / "checkout").mkdir()
     _mount(_CHECKOUT, HERE / "checkout", "", _MS_BIND | _MS_REC)
-    binds = settings.get("BindReadOnlyPaths", "").split()
+    binds = [path.removeprefix("-") for path in settings.get("BindReadOnlyPaths", "").split()]
     sources = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in binds}
-    paths = settings.get("ReadWritePaths", "").split()
+    paths = [path.removeprefix("-") for path in settings.get("ReadWritePaths", "").split()]
     if "RuntimeDirectory" in settings:
         paths.append(f"/run/{settings['RuntimeDirectory']}")
         Path(paths[-1]).mkdir(exist_ok=True)

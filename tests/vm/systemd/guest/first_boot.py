@@ -66,6 +66,16 @@ def test_boot(client: Client) -> None:
     assert answers(VIP6) == {"[::1]:7001"}
 
 
+def test_sidecar_has_no_rights() -> None:
+    """Who talks to the network is an ordinary user without any capability, and little exposed."""
+    text = Path("/proc", show(WRITER, "MainPID"), "status").read_text()
+    found = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    assert "0" not in found["Uid"].split()
+    assert [found[name].strip("0") for name in ("CapEff", "CapPrm", "CapAmb", "CapBnd")] == [""] * 4
+    assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+    run("systemd-analyze", "security", "--no-pager", "--threshold=15", WRITER)
+
+
 def test_restart() -> None:
     """`systemctl restart` costs no connect."""
     before = show(WRITER, "MainPID")

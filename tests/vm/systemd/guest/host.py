@@ -25,7 +25,7 @@ def run(*command: str) -> str:
 
     :raises AssertionError: if it fails.
     """
-    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(20))
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60))
     assert result.returncode == 0, f"{' '.join(command)}: {result.stdout}{result.stderr}"
     return result.stdout
 

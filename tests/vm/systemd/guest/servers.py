@@ -9,6 +9,7 @@ import os
 import selectors
 import socket
 import sys
+from contextlib import suppress
 
 
 def ready() -> None:
@@ -29,7 +30,7 @@ def main(names: list[str]) -> None:
         while True:
             for key, _ in selector.select():
                 server, name = key.data
-                with server.accept()[0] as connection:
+                with suppress(ConnectionError), server.accept()[0] as connection:  # who asked may have been killed
                     connection.send(name.encode())
 
 
