@@ -30,7 +30,6 @@ class Maps:
         """
         probe.raise_memlock_limit()
         self._pins = pins
-        self._cpus = bpf.possible_cpus()
         self._grace_period: bpf.GracePeriod | None = None
         self._fds = _opened(pins)
 
@@ -130,8 +129,6 @@ class Maps:
         """
         match step:
             case Write(map_, items):
-                if map_ is Map.TURNS:
-                    items = tuple((key, value * self._cpus) for key, value in items)
                 bpf.update_all(self._fds[map_], items)
             case Delete(map_, keys):
                 try:
@@ -146,8 +143,7 @@ class Maps:
                 self._grace_period.wait()
 
     def _items(self, map_: Map) -> Iterable[tuple[bytes, bytes]]:
-        key_size, value_size = layout.SIZES[map_]
-        return bpf.items(self._fds[map_], key_size, value_size * (self._cpus if map_ is Map.TURNS else 1))
+        return bpf.items(self._fds[map_], *layout.SIZES[map_])
 
 
 def _opened(pins: Pins) -> dict[Map, int]:
