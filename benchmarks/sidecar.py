@@ -56,7 +56,7 @@ def dns(_: Path) -> Iterator[list[str]]:
         f"_s{number}._tcp SRV 0 1 {8000 + number} s{server}" for number in range(SERVICES) for server in range(SERVERS)
     ]
     with KnotServer() as knot:
-        knot.write("\n".join(records), ttl=TTL)
+        knot.write("\n".join(records), ttl=TTL, negative_ttl=TTL)
         named = [word for number in range(SERVICES) for word in ("--srv", f"_s{number}._tcp.example={vip(number)}")]
         yield ["--resolver", knot.address, *named]
 

@@ -85,7 +85,7 @@ class Knowledge:
         for source, _ in before:
             self._following[source].elapse(now)
         changed = [source for source, guarded in before if self._following[source].guarded != guarded]
-        left = catalog.left(self._following) if catalog.template(self._services) else []
+        left = catalog.left(self._following) if CATALOG in self._following else []
         for source in left:
             del self._following[source]
         self._touch([*changed, *left])
@@ -127,12 +127,13 @@ class Knowledge:
         """Whether every source has come back with something since the start, be it a failure."""
         return all(following.answered or following.error is not None for following in self)
 
-    def published(self, applied: Collection[str]) -> bool:
+    def published(self, applied: Mapping[str, object]) -> bool:
         """Tell whether something was published of every source that anything is known of.
 
         :param applied: the sources of which something was published.
         """
-        return all(source in applied for source, following in self._following.items() if following.known)
+        self._refresh()
+        return applied.keys() >= self._known.keys()
 
     def served(self, applied: Collection[str]) -> bool:
         """Tell whether everything is served; of a catalog, everything but what nobody could serve.

@@ -7,7 +7,7 @@ reported with the reason.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -42,6 +42,7 @@ class Basis(NamedTuple):
     real_ranges: tuple[Network, ...]
     vips: frozenset[Address]
     """The addresses of all virtual servers."""
+    by_source: Mapping[str, Service]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Desired:
     virtual: Mapping[Vip, VirtualServer]
     rejected: tuple[Rejected, ...]
     basis: Basis = field(compare=False, repr=False)
+    anew: Mapping[Vip, VirtualServer] = field(compare=False, repr=False)
+    """Those that were not taken from an earlier result."""
 
 
 def desired(
@@ -61,6 +64,7 @@ def desired(
 ) -> Desired:
     """Build the virtual servers of all services that are known.
 
+    :param services: no two of one source.
     :param known: the real servers of each source, by its name, as the guard lets them through. A service whose source
         is not in it has never been answered for, and is left out.
     :param real_ranges: `--real-range`: where not empty, no other address is used; loopback needs it in any case.
@@ -74,19 +78,19 @@ def desired(
             changed = {source for source, servers in known.items() if old.get(source) is not servers}
             virtual, rejected = _built(basis, changed)
             kept = before.rejected and [item for item in before.rejected if item.source not in changed]
-            return Desired({**before.virtual, **virtual}, (*kept, *rejected), basis)
+            return Desired({**before.virtual, **virtual}, (*kept, *rejected), basis, virtual)
     vips = frozenset(vip.address for service in services for vip in service.vips)
-    basis = Basis(services, known, real_ranges, vips)
-    virtual, rejected = _built(basis, known.keys())
-    return Desired(virtual, tuple(rejected), basis)
+    basis = Basis(services, known, real_ranges, vips, {service.source: service for service in services})
+    virtual, rejected = _built(basis, basis.by_source)
+    return Desired(virtual, tuple(rejected), basis, virtual)
 
 
-def _built(basis: Basis, sources: Collection[str]) -> tuple[dict[Vip, VirtualServer], list[Rejected]]:
+def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServer], list[Rejected]]:
     """Return the virtual servers of these sources' services, and what was left out of what they say."""
     virtual: dict[Vip, VirtualServer] = {}
     rejected: list[Rejected] = []
-    for service in basis.services:
-        if service.source not in sources:
+    for service in (basis.by_source[source] for source in sources if source in basis.by_source):
+        if service.source not in basis.known:
             continue
         usable = []
         for server in basis.known[service.source]:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
 
 from clb_discovery.core.address import Address, is_ipv4
 from clb_discovery.core.model import Policy, RealServer
 
 Servers = tuple[RealServer, ...]
+
+_ENDPOINT: Final = attrgetter("address", "port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ def _removes_much(good: Servers, answer: Servers, policy: Policy) -> bool:
 
 
 def _endpoints(servers: Servers) -> frozenset[tuple[Address, int]]:
-    return frozenset((server.address, server.port) for server in servers)
+    return frozenset(map(_ENDPOINT, servers))
 
 
 def _split(servers: Sequence[RealServer]) -> tuple[Servers, Servers]:

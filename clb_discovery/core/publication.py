@@ -38,10 +38,8 @@ class Publication(NamedTuple):
 
     resolved: Resolved
     desired: Desired
-    virtual: Mapping[Vip, VirtualServer]
-    """All virtual servers that there should be, ours included."""
     plan: Plan
-    complete: bool
+    wanted: Wanted
 
 
 def publication(held: Held, wanted: Wanted, before: Publication | None = None) -> Publication:
@@ -51,20 +49,21 @@ def publication(held: Held, wanted: Wanted, before: Publication | None = None) -
     """
     resolved = resolve(wanted.configured, wanted.claims, holders(held) if wanted.claims else {}, wanted.vip_ranges)
     state = desired(resolved.services, wanted.known, wanted.real_ranges, before.desired if before else None)
-    virtual = {**wanted.own, **state.virtual}
-    return Publication(resolved, state, virtual, _plan(held, virtual, wanted, before), wanted.complete)
+    if before and _goes_on(held, wanted, before, state):
+        # What is as it was before needs no look; nothing goes, and nothing is left over from a crash.
+        steps = plan(held, {**wanted.own, **state.anew}, complete=False)
+    else:
+        steps = plan(held, {**wanted.own, **state.virtual}, complete=wanted.complete)
+    return Publication(resolved, state, steps, wanted)
 
 
-def _plan(held: Held, virtual: Mapping[Vip, VirtualServer], wanted: Wanted, before: Publication | None) -> Plan:
-    settled = (
-        before is not None
-        and before.plan.result is held
-        and before.complete
+def _goes_on(held: Held, wanted: Wanted, before: Publication, state: Desired) -> bool:
+    """Tell whether what is held is what was published before, with the same virtual servers as there should be now."""
+    return (
+        before.plan.result is held
+        and before.wanted.complete
         and wanted.complete
-        and before.virtual.keys() == virtual.keys()
+        and wanted.own.keys() == before.wanted.own.keys()
+        and state.anew is not state.virtual
+        and len(state.virtual) == len(before.desired.virtual)  # all of which are in it, then
     )
-    if before is None or not settled:
-        return plan(held, virtual, complete=wanted.complete)
-    # Nothing goes, and nothing is left over from a crash: what is the same as before needs no look.
-    old = before.virtual
-    return plan(held, {vip: one for vip, one in virtual.items() if old[vip] is not one}, complete=False)
