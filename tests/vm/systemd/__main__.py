@@ -13,7 +13,6 @@ import signal
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,7 +20,7 @@ from xml.etree import ElementTree as ET
 
 from tests.vm import kernels
 from tests.vm.errors import VmError
-from tests.vm.kernels import KERNELS, Kernel, Parts
+from tests.vm.kernels import KERNELS, Kernel
 from tests.vm.machine import Outcome, empty_disk, emulate, make_initramfs, outcome, read_disk
 from tests.vm.systemd import root
 from tests.vm.systemd.package import make_later
@@ -33,7 +32,6 @@ KERNEL_CACHE: Final = CHECKOUT / ".cache" / "kernels"
 SUITES: Final = ("bookworm", "trixie")
 BOOTS: Final = ("first_boot", "second_boot")
 LIMIT: Final = 3000.0
-WEEK: Final = 7 * 86400
 
 
 class Boot(NamedTuple):
@@ -48,15 +46,6 @@ class Boot(NamedTuple):
 def say(text: str) -> None:
     """Tell a person."""
     print(f"test-systemd: {text}", flush=True)
-
-
-def cached_parts(kernel: Kernel) -> Parts:
-    """Return the parts of a kernel, fetched anew when they are a week old."""
-    parts = Parts(KERNEL_CACHE / kernel.name)
-    if not parts.folder.exists() or time.time() - parts.folder.stat().st_mtime > WEEK:
-        say(f"fetching Linux {kernel.name} from Debian's {kernel.suite}")
-        kernels.fetch(kernel, parts.folder)
-    return parts
 
 
 def read_boot(disk: Path, console: Path, seconds: float) -> Boot:
@@ -86,7 +75,7 @@ async def run_machine(kernel: Kernel, packages: Packages, boots: Mapping[str, st
     :param boots: their names, and what pytest is told in each of them.
     """
     suite = kernel.suite
-    parts = cached_parts(kernel)
+    parts = kernels.cached(kernel, KERNEL_CACHE, say)
     disk = work / "disk"
     root.make(CHECKOUT, suite, packages, CACHE, disk)
     initramfs = make_initramfs(parts, CHECKOUT / root.GUEST / "init", work / "initramfs")

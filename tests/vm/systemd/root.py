@@ -6,11 +6,10 @@ import hashlib
 import re
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.vm.debian import mirror, run
+from tests.vm.debian import ISOLATED, bootstrap, is_young, run
 
 PACKAGES: Final = ("systemd", "kmod", "procps", "python3-pytest", "consul")
 """What the scenarios need beside the dependencies of the package."""
@@ -18,9 +17,6 @@ MORE_SUITES: Final = ("bullseye",)  # for Consul
 SERVICES: Final = ("servers", "client", "shop", "scenarios")
 GUEST: Final = Path("tests/vm/systemd/guest")
 ROOM: Final = 512 * 2**20  # for what is written in the machine
-WEEK: Final = 7 * 86400
-_SLIM: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
-_ISOLATED: Final = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")  # no mount outlives it
 _FILES: Final = {
     # There are no devices but disk and console, and nobody logs in.
     "etc/fstab": "",
@@ -53,7 +49,7 @@ def make(checkout: Path, suite: str, packages: Packages, cache: Path, disk: Path
         run(["tar", "--extract", "--numeric-owner", f"--file={base}", f"--directory={tree}"])
         shutil.copy(packages.installed, tree / "installed.deb")
         shutil.copy(packages.later, tree / "later.deb")
-        run([*_ISOLATED, "chroot", tree, "dpkg", "--install", "/installed.deb"])
+        run([*ISOLATED, "chroot", tree, "dpkg", "--install", "/installed.deb"])
         shutil.copytree(checkout / "tests", tree / "checkout/tests", ignore=shutil.ignore_patterns("__pycache__"))
         _furnish(checkout, tree)
         used = sum(path.lstat().st_size for path in tree.rglob("*") if not path.is_dir())
@@ -76,14 +72,11 @@ def _base(suite: str, package: Path, cache: Path) -> Path:
     packages = sorted({*PACKAGES, *re.findall(r"(?:^|, )([a-z0-9.+-]+)", depends)})
     recipe = hashlib.sha256("\n".join([*packages, *MORE_SUITES]).encode()).hexdigest()[:16]
     base = cache / f"{suite}-{recipe}.tar"
-    if not base.exists() or time.time() - base.stat().st_mtime > WEEK:
+    if not is_young(base):
         cache.mkdir(parents=True, exist_ok=True)
         for old in cache.glob(f"{suite}-*.tar"):
             old.unlink()
-        options = [f"--dpkgopt=path-exclude={pattern}" for pattern in _SLIM]
-        options += ['--aptopt=APT::Install-Recommends "false"', "--variant=minbase", "--quiet", "--format=tar"]
-        sources = [f"deb {mirror()} {name} main" for name in (suite, *MORE_SUITES)]
-        fresh = base.with_suffix(".part")
-        run([*_ISOLATED, "mmdebstrap", *options, f"--include={','.join(packages)}", suite, fresh, *sources])
+        fresh = cache / f"{suite}.tar"
+        bootstrap(fresh, packages, suite, *MORE_SUITES)
         fresh.rename(base)
     return base
