@@ -233,8 +233,9 @@ class Knowledge:
             if following.from_catalog:
                 refused = tuple(words.get(source, ()))
                 self._announcer.refused(following.service.name, following.refused, refused)
-                following.refused = refused
-                self._touch([source])
+                if following.refused != refused:
+                    following.refused = refused
+                    self._touch([source])
 
     def last_good(self, applied: Mapping[str, LastGood]) -> Mapping[str, LastGood]:
         """Return what was applied, with when each source last answered."""

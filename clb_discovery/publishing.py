@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import structlog
@@ -96,7 +97,8 @@ class Publisher:
                 raise
             if found.plan.steps:
                 self._meters.published(len(found.plan.changed), time.monotonic() - began)
-            before, self.held, self._before = self.held, found.plan.result, found
+            before, self.held = self.held, found.plan.result
+            self._before = found._replace(plan=replace(found.plan, steps=()))  # which may be large
         self._announcer.published(before, found.plan)
         self._announcer.closed(closed)
         self._announcer.rejected(found.desired.rejected)

@@ -5,7 +5,7 @@ Everything is rebuilt each time; of a publication before, which has been carried
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from clb_discovery.core.address import Network
@@ -21,7 +21,7 @@ class Wanted(NamedTuple):
 
     configured: Sequence[Service]
     """The services of the configuration."""
-    claims: Iterable[Claim]
+    claims: Sequence[Claim]
     """Those of a catalog, besides."""
     known: Mapping[str, Sequence[RealServer]]
     """The real servers of each source that has been answered for. Equal ones are best the same object as before."""
