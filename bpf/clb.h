@@ -20,9 +20,8 @@
  *
  *     clb_filter      64 bits' number    -> __u64                may this address be a VIP of ours at all?
  *     clb_virtual     struct clb_vip     -> struct clb_virtual   the current generation of the pool, and its scheduler
- *     clb_slots       struct clb_place   -> struct clb_slot      the real servers of a generation, 0 to servers - 1
+ *     clb_rows        struct clb_place   -> struct clb_row       the real servers of a generation, in slots 0 to servers - 1
  *     clb_servers     index              -> struct clb_server    what became of connects that were sent there
- *     clb_turns       struct clb_vip     -> __u64 per CPU        whose turn it is, for CLB_ROUND_ROBIN
  *     clb_labels      struct clb_vip     -> struct clb_label     names for people; no program reads them
  *     clb_info        0                  -> struct clb_info      what was loaded; no program reads it
  *     clb_dice        0                  -> __u64 per CPU        state of the random numbers
@@ -35,18 +34,18 @@
  *
  * The order in which a pool is published, so that a connect sees the whole old pool or the whole new one:
  *
- *  1. servers, turns and labels of what is new, then all slots of a fresh generation;
+ *  1. servers and labels of what is new, then all rows of slots of a fresh generation;
  *  2. the one element of clb_virtual, replaced: from here on connects use the new generation;
  *  3. the bit of the VIP's address in clb_filter, where it is not set;
  *  4. an RCU grace period: no program that read the old generation runs any more;
- *  5. the slots of the old generation, and what nothing refers to any more, deleted; servers that have left set to zero.
+ *  5. the rows of the old generation, and what nothing refers to any more, deleted; servers that have left set to zero.
  *
  * An index of clb_servers that was set to zero is used again after another grace period, so that a program which was
  * just about to count on the server that has left does not count on the next one.
  *
  * What a reader has to know: a hash element that is replaced or deleted may be recycled for another key while a
  * program still holds a pointer to it. Elements of clb_virtual are replaced, so what is read through one is believed
- * only if the slot that it leads to names the virtual server that was asked for. Slots and servers are only deleted
+ * only if the slot that it leads to names the virtual server that was asked for. Rows and servers are only deleted
  * after a grace period, so they cannot change under a reader. An element that is replaced can also be missed once by
  * a lookup that is walking its bucket at that moment; so a look-up in clb_virtual that fails although the filter lets the
  * address pass is repeated.
@@ -65,7 +64,8 @@
 #define CLB_LAYOUT 1
 
 #define CLB_MAX_VIRTUAL_SERVERS 65536 /* elements of clb_virtual and clb_labels */
-#define CLB_MAX_SLOTS 524288          /* old and new generation of a pool exist side by side for a moment */
+#define CLB_MAX_ROWS 262144           /* old and new generation of a pool exist side by side for a moment */
+#define CLB_ROW 8                     /* slots of a row, a power of two: most pools are in one look-up's reach */
 #define CLB_MAX_SERVERS 262144        /* elements of clb_servers, the refusals of all virtual servers among them */
 #define CLB_PLACES 16384 /* elements of clb_owners and clb_places, a power of two; further sockets are slower, not worse off */
 
@@ -79,7 +79,7 @@
 
 /* Schedulers: clb_virtual.algorithm */
 #define CLB_RANDOM 0      /* weighted random by alias table */
-#define CLB_ROUND_ROBIN 1 /* weighted, each CPU for itself */
+#define CLB_ROUND_ROBIN 1 /* weighted, in one order for all CPUs */
 #define CLB_LEAST_CONN 2  /* the better of two weighted random servers by active connections per weight */
 
 /* Bits of clb_info.features */
@@ -116,14 +116,14 @@ struct clb_virtual {
 	__u32 eject_after;   /* failed connects in a row that eject a server; 0: never */
 	__u32 eject_first_ms; /* how long the first time; doubles with each repetition */
 	__u32 eject_most_ms;  /* how long at most */
-	__u32 refusal;        /* index of the server that stands for the refusal of its empty pool */
+	__u32 refusal;        /* index of the server that stands for the refusal of its empty pool, and knows whose turn it is */
 	__u32 zero;
 };
 
-/* Where a slot is. */
+/* Where a row of slots is. */
 struct clb_place {
 	__u64 generation;
-	__u32 index; /* 0 to clb_virtual.servers - 1 */
+	__u32 row; /* of slots row * CLB_ROW to row * CLB_ROW + CLB_ROW - 1 */
 	__u32 zero;
 };
 
@@ -152,11 +152,16 @@ struct clb_slot {
 	__u32 zero;
 };
 
+/* Slots side by side; those behind the last one of a generation are zero, and name no virtual server. */
+struct clb_row {
+	struct clb_slot slot[CLB_ROW];
+};
+
 /* What became of connects to a real server. It outlives generations, and is zero for a new one. Times are in nanoseconds
  * of CLOCK_MONOTONIC. */
 struct clb_server {
 	__u64 connects;      /* connects and first datagrams that were sent there; of a refusal, that were refused */
-	__u64 failures;      /* connects that it refused, or did not answer in time */
+	__u64 failures;      /* connects that it refused, or did not answer in time; of a refusal, turns taken (CLB_ROUND_ROBIN) */
 	__u64 ejected_until; /* when it may be probed; 0: it is not ejected */
 	__u64 recovered_at;  /* when it last came back from an ejection; 0: never */
 	__u64 began;         /* when it was first sent anything that is remembered; 0: never */
@@ -246,6 +251,7 @@ _Static_assert(sizeof(struct clb_virtual) == 40, "clb_virtual");
 _Static_assert(sizeof(struct clb_place) == 16, "clb_place");
 _Static_assert(sizeof(struct clb_member) == 40, "clb_member");
 _Static_assert(sizeof(struct clb_slot) == 72, "clb_slot");
+_Static_assert(sizeof(struct clb_row) == 576, "clb_row");
 _Static_assert(sizeof(struct clb_server) == 64, "clb_server");
 _Static_assert(sizeof(struct clb_owner) == 16, "clb_owner");
 _Static_assert(sizeof(struct clb_socket) == 72, "clb_socket");

@@ -6,7 +6,7 @@
  *
  * Programs for BCC keep to less than C, and to what its optimizer leaves provable to the verifier:
  *
- *  - A map is named in the call, clb_lookup(clb_slots, key), never reached through a variable. BCC knows map functions
+ *  - A map is named in the call, clb_lookup(clb_rows, key), never reached through a variable. BCC knows map functions
  *    only as map.lookup(key) and not inside macros, so its loader expands the macros below whose body starts with "map."
  *    before the compiler sees them; such a call may not stand in the body of another macro.
  *  - Helpers that take no map (bpf_spin_lock, bpf_set_retval, bpf_ringbuf_discard) are called as they are.
@@ -28,10 +28,18 @@
 
 /* What the kernel can do is decided when the sources are compiled, by macros that are 0 or 1: CLB_CAN_SET_ERRNO (hooks
  * choose the errno, 6.1), CLB_CAN_LOOP (bpf_loop, 5.17; never with BCC) and CLB_CAN_EXCHANGE (atomic compare and exchange,
- * 5.12; never with BCC). The package holds an object with all of them and one with none, for 5.10. */
+ * 5.12, as is fetching what was added to; never with BCC). The package holds an object with all of them and one with none, for 5.10. */
 
 /* The value is the same, but the optimizer no longer knows anything about it. */
 #define clb_opaque(variable) asm volatile("" : "+r"(variable))
+
+/* The value of a variable in memory is the same, but the verifier no longer knows anything about it. */
+#define clb_forget(variable)                                                                                           \
+	do {                                                                                                           \
+		__u32 clb_nothing = 0;                                                                                 \
+		clb_opaque(clb_nothing);                                                                               \
+		__sync_fetch_and_add(&(variable), clb_nothing);                                                        \
+	} while (0)
 
 #ifdef CLB_BCC
 

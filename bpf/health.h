@@ -77,14 +77,14 @@ static __always_inline struct clb_server *clb_server_since(const __u32 *index, _
 /* A walk over a tier that counts who is ejected. */
 struct clb_count {
 	const struct clb_vip *vip;
-	struct clb_place place;
+	__u64 generation;
 	__u32 first;
 	__u32 ejected;
 };
 
 static long clb_count_ejected(__u32 index, struct clb_count *count)
 {
-	struct clb_slot *slot = clb_slot_of(count->vip, &count->place, count->first + index);
+	struct clb_slot *slot = clb_slot_of(count->vip, count->generation, count->first + index);
 	struct clb_server *server = slot ? clb_server_of(slot) : 0;
 
 	if (server && server->ejected_until)
@@ -97,12 +97,12 @@ static long clb_count_ejected(__u32 index, struct clb_count *count)
 CLB_FUNCTION int clb_may_eject(const struct clb_vip *vip, const struct clb_virtual *published, __u16 priority,
 			       __u32 more)
 {
-	struct clb_count count = { .vip = vip, .place = { .generation = published->generation }, .ejected = more };
+	struct clb_count count = { .vip = vip, .generation = published->generation, .ejected = more };
 	__u32 servers = published->servers, tier = 0, index;
 	struct clb_slot *slot;
 
 	for (index = 0; index < CLB_TIERS; index++) {
-		slot = clb_slot_of(vip, &count.place, count.first);
+		slot = clb_slot_of(vip, count.generation, count.first);
 		if (!slot)
 			return 0;
 		tier = slot->tier;

@@ -11,10 +11,8 @@
 CLB_MAP(clb_filter, BPF_MAP_TYPE_ARRAY, "array", __u32, __u64, 1 << (CLB_FILTER_BITS - 6), 0);
 CLB_MAP(clb_virtual, BPF_MAP_TYPE_HASH, "hash", struct clb_vip, struct clb_virtual, CLB_MAX_VIRTUAL_SERVERS,
 	BPF_F_NO_PREALLOC);
-CLB_MAP(clb_slots, BPF_MAP_TYPE_HASH, "hash", struct clb_place, struct clb_slot, CLB_MAX_SLOTS, BPF_F_NO_PREALLOC);
+CLB_MAP(clb_rows, BPF_MAP_TYPE_HASH, "hash", struct clb_place, struct clb_row, CLB_MAX_ROWS, BPF_F_NO_PREALLOC);
 CLB_MAP(clb_servers, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_server, CLB_MAX_SERVERS, 0);
-CLB_MAP(clb_turns, BPF_MAP_TYPE_PERCPU_HASH, "percpu_hash", struct clb_vip, __u64, CLB_MAX_VIRTUAL_SERVERS,
-	BPF_F_NO_PREALLOC);
 CLB_MAP(clb_labels, BPF_MAP_TYPE_HASH, "hash", struct clb_vip, struct clb_label, CLB_MAX_VIRTUAL_SERVERS,
 	BPF_F_NO_PREALLOC);
 CLB_MAP(clb_info, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_info, 1, 0);

@@ -19,13 +19,14 @@ struct clb_search {
 	struct clb_vip vip;
 	__u16 algorithm;
 	__u16 flags;
-	struct clb_place place;
+	__u64 generation;
 	__u32 servers;
 	__u32 first; /* the tier in question: its first slot and its size */
 	__u32 tier;
 	__u32 eject_after;
 	__u32 eject_first_ms;
-	__u32 turns; /* taken for this connect, for CLB_ROUND_ROBIN */
+	__u32 refusal; /* index of the server that knows whose turn it is, for CLB_ROUND_ROBIN */
+	__u32 turns;   /* taken for this connect */
 	__be16 asked; /* the port that the application asked for */
 	__u64 cookie; /* of its socket */
 	struct clb_server *server; /* of the slot that was chosen */
@@ -64,39 +65,69 @@ static __always_inline __u32 clb_below(__u32 bound)
 	return (__u32)(((__u64)clb_roll() * bound) >> 32);
 }
 
+/* The alias of a slot; in most pools it is in the same row, which saves a look-up. */
+static __always_inline struct clb_slot *clb_alias_of(const struct clb_search *search, struct clb_row *row,
+						     __u32 column, const struct clb_slot *slot)
+{
+	__u32 alias = slot->alias;
+
+	if (alias / CLB_ROW != column / CLB_ROW)
+		row = clb_row_of(search->generation, alias);
+	return clb_slot_in(row, &search->vip, alias);
+}
+
 /* The column's own server or its alias: weighted random. The part of the draw that has not chosen the column chooses
  * between the two; in a tier of 65,536 that is still 16 bits. */
-static __always_inline struct clb_slot *clb_random(struct clb_search *search)
+CLB_FUNCTION struct clb_slot *clb_random(struct clb_search *search)
 {
 	__u64 draw = (__u64)clb_roll() * search->tier;
-	struct clb_slot *slot = clb_slot_of(&search->vip, &search->place, search->first + (__u32)(draw >> 32));
+	__u32 column = search->first + (__u32)(draw >> 32);
+	struct clb_row *row = clb_row_of(search->generation, column);
+	struct clb_slot *slot = clb_slot_in(row, &search->vip, column);
 
 	if (!slot || slot->keep >= slot->out_of)
 		return slot;
 	if ((((__u64)(__u32)draw * slot->out_of) >> 32) >= slot->keep)
-		slot = clb_slot_of(&search->vip, &search->place, slot->alias);
+		slot = clb_alias_of(search, row, column, slot);
 	return slot;
+}
+
+/* Take a turn. Returns how many were taken before. */
+static __always_inline __u64 clb_take_turn(struct clb_server *turns)
+{
+#if CLB_CAN_EXCHANGE
+	return __sync_fetch_and_add(&turns->failures, 1);
+#else
+	__u64 taken;
+
+	bpf_spin_lock(&turns->lock);
+	taken = turns->failures++;
+	bpf_spin_unlock(&turns->lock);
+	return taken;
+#endif
 }
 
 /* The columns in turn. In out_of rounds a column keeps its own server keep times, evenly spread (Bresenham's line), so
  * that out_of times tier connects follow the weights exactly. */
-static __always_inline struct clb_slot *clb_round_robin(struct clb_search *search)
+CLB_FUNCTION struct clb_slot *clb_round_robin(struct clb_search *search)
 {
-	__u64 *turn = clb_lookup(clb_turns, &search->vip);
+	struct clb_server *turns = clb_lookup(clb_servers, &search->refusal);
 	struct clb_slot *slot;
+	struct clb_row *row;
 	__u64 now, round;
 	__u32 column;
 
-	if (!turn || !search->tier)
-		return clb_random(search);
-	now = *turn;
-	*turn = now + 1;
+	if (!turns || !search->tier)
+		return 0;
+	now = clb_take_turn(turns);
 	__sync_fetch_and_add(&search->turns, 1);
 	column = now % search->tier;
 	round = now / search->tier + column;
-	slot = clb_slot_of(&search->vip, &search->place, search->first + column);
+	column += search->first;
+	row = clb_row_of(search->generation, column);
+	slot = clb_slot_in(row, &search->vip, column);
 	if (slot && slot->out_of && (round * slot->keep) % slot->out_of >= slot->keep)
-		slot = clb_slot_of(&search->vip, &search->place, slot->alias);
+		slot = clb_alias_of(search, row, column, slot);
 	return slot;
 }
 
@@ -152,7 +183,7 @@ static long clb_find_taker(__u32 index, struct clb_walk *walk)
 	if (!search->tier)
 		return 1;
 	index = search->first + (walk->start + index) % search->tier;
-	slot = clb_slot_of(&search->vip, &search->place, index);
+	slot = clb_slot_of(&search->vip, search->generation, index);
 	if (!slot || !clb_takes(clb_server_of(slot), search->eject_first_ms))
 		return 0;
 	walk->found = index;
@@ -169,6 +200,7 @@ static __always_inline struct clb_slot *clb_from_tier(struct clb_search *search)
 	struct clb_slot *slot;
 	int draw;
 
+	clb_forget(walk.start);
 	for (draw = 0; draw < CLB_DRAWS; draw++) {
 		/* After the scheduler's own draw by weight alone, which is less to verify. */
 		slot = draw ? clb_random(search) : clb_draw(search);
@@ -176,34 +208,39 @@ static __always_inline struct clb_slot *clb_from_tier(struct clb_search *search)
 			return slot;
 	}
 	clb_for_each(search->tier, CLB_SOUGHT, clb_find_taker, &walk);
-	return walk.found == CLB_NOBODY ? 0 : clb_slot_of(&search->vip, &search->place, walk.found);
+	return walk.found == CLB_NOBODY ? 0 : clb_slot_of(&search->vip, search->generation, walk.found);
 }
 
 /* Give back the turns that found nobody in a tier: a connect takes one in the tier that serves it, or it would always meet
  * the same servers there. */
 static __always_inline void clb_give_back_turns(struct clb_search *search)
 {
-	__u64 *turn = clb_lookup(clb_turns, &search->vip);
+	struct clb_server *turns = clb_lookup(clb_servers, &search->refusal);
 
-	if (turn)
-		*turn -= search->turns;
+	if (turns)
+		__sync_fetch_and_add(&turns->failures, -(__u64)search->turns);
 	search->turns = 0;
 }
 
 /* The server that was drawn is ejected: look for another, in its tier, then in the next ones. */
 CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 {
-	__u32 lowest = search->tier;
 	struct clb_slot *slot;
+	__u32 lowest;
 	int tier;
 
+	clb_forget(search->tier); /* here as below: or the verifier follows each value that an index was made of */
+	lowest = search->tier;
 	for (tier = 0; tier < CLB_TIERS; tier++) {
+		clb_forget(search->first);
+		clb_forget(search->tier);
+		clb_forget(search->turns);
 		slot = clb_from_tier(search);
 		if (slot)
 			return slot;
 		if (search->first + search->tier >= search->servers)
 			break;
-		slot = clb_slot_of(&search->vip, &search->place, search->first + search->tier);
+		slot = clb_slot_of(&search->vip, search->generation, search->first + search->tier);
 		if (!slot)
 			break;
 		search->first = slot->first;
@@ -223,12 +260,13 @@ static __always_inline struct clb_slot *clb_draw_from(struct clb_search *search)
 
 	if (!published)
 		return 0;
-	search->place.generation = published->generation;
+	search->generation = published->generation;
 	search->servers = published->servers;
 	search->algorithm = published->algorithm;
 	search->flags = published->flags;
 	search->eject_after = published->eject_after;
 	search->eject_first_ms = published->eject_first_ms;
+	search->refusal = published->refusal;
 	search->first = 0;
 	search->tier = published->tier;
 	return clb_draw(search);

@@ -11,8 +11,8 @@
 #if CLB_CAN_LOOP
 /* How many slots of a tier are looked at where all of them would have to be: to find one that takes connects, and to
  * count those that are ejected. */
-#define CLB_SOUGHT CLB_MAX_SLOTS
-#define CLB_COUNTED CLB_MAX_SLOTS
+#define CLB_SOUGHT (CLB_MAX_ROWS * CLB_ROW)
+#define CLB_COUNTED CLB_SOUGHT
 
 /* Call a function of struct walk's kind for each of these slots, at most so many, until it returns 1. */
 #define clb_for_each(count, most, function, walk) bpf_loop(count, function, walk, 0)
@@ -41,20 +41,37 @@ static __always_inline int clb_refuses(const struct clb_slot *slot)
 	return slot->member.port == 0;
 }
 
-/* The slot with this index, provided that it belongs to the VIP. */
-static __always_inline struct clb_slot *clb_slot_of(const struct clb_vip *vip, struct clb_place *place, __u32 index)
+/* The slot with this index in its row, provided that it belongs to the VIP. */
+static __always_inline struct clb_slot *clb_slot_in(struct clb_row *row, const struct clb_vip *vip, __u32 index)
 {
 	struct clb_slot *slot;
 
-	place->index = index;
-	slot = clb_lookup(clb_slots, place);
-	return slot && clb_same_vip(&slot->member.vip, vip) ? slot : 0;
+	if (!row)
+		return 0;
+	slot = &row->slot[index % CLB_ROW];
+	return clb_same_vip(&slot->member.vip, vip) ? slot : 0;
+}
+
+/* The row of the slot with this index. */
+static __always_inline struct clb_row *clb_row_of(__u64 generation, __u32 index)
+{
+	struct clb_place place = { .generation = generation, .row = index / CLB_ROW };
+
+	return clb_lookup(clb_rows, &place);
+}
+
+/* The slot with this index, provided that it belongs to the VIP. */
+static __always_inline struct clb_slot *clb_slot_of(const struct clb_vip *vip, __u64 generation, __u32 index)
+{
+	return clb_slot_in(clb_row_of(generation, index), vip, index);
 }
 
 /* What became of connects to the slot's server. */
 static __always_inline struct clb_server *clb_server_of(const struct clb_slot *slot)
 {
-	return clb_lookup(clb_servers, &slot->server);
+	__u32 index = slot->server; /* a key in a row would be verified anew for each place of the slot */
+
+	return clb_lookup(clb_servers, &index);
 }
 
 #endif

@@ -164,7 +164,7 @@ class _Reported(Collector):
         used = {
             Map.VIRTUAL: (virtual, layout.MAX_VIRTUAL_SERVERS),
             Map.LABELS: (virtual, layout.MAX_VIRTUAL_SERVERS),
-            Map.SLOTS: (sum(len(one.slots) for one in held.virtual.values()), layout.MAX_SLOTS),
+            Map.ROWS: (sum(len(one.rows) for one in held.virtual.values()), layout.MAX_ROWS),
             Map.SERVERS: (sum(len(one.servers) for one in held.virtual.values()), layout.MAX_SERVERS),
         }
         for name, text, column in (

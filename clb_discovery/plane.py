@@ -60,9 +60,9 @@ class Plane(ABC):
     def settle(self) -> None:
         """Take note that our maps serve every virtual server now; raises as `bring_up`."""
 
+    @abstractmethod
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
         """Close sockets of removed real servers; as `sockets.close_sockets`."""
-        return close_sockets(members, maps.records(), protocols=protocols, pinned=maps.record_iterator())
 
 
 class OwnPlane(Plane):
@@ -98,6 +98,10 @@ class OwnPlane(Plane):
     def settle(self) -> None:
         """Remove what a version with another layout has left: its programs are in front, and have served until now."""
         self._pins.remove_other_layouts()
+
+    def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
+        """Close them."""
+        return close_sockets(members, maps.records(), protocols=protocols)
 
     def objection(self) -> str | None:
         """Look at the links, and prove it by a connect inside the cgroup."""
@@ -163,7 +167,7 @@ class LoadedPlane(Plane):
         """Have them closed by the service for it; where that does not listen, as far as our own rights go."""
         if closing.SOCKET.exists():
             return closing.ask(self._pins.instance, members, protocols)
-        return super().close_sockets(members, maps, protocols)
+        return close_sockets(members, maps.records(), protocols=protocols, pinned=maps.record_iterator())
 
     def _unattached(self) -> str | None:
         target, attached_to = self.cgroup, self._instance.read_loaded()

@@ -19,7 +19,7 @@ from clb_discovery.core.slots import lowest_tier, pool_members, pool_slots, trac
 Elements = Iterable[tuple[bytes, bytes]]
 """Raw keys and values of one map."""
 
-DECODED: Final = (Map.FILTER, Map.VIRTUAL, Map.SLOTS, Map.SERVERS, Map.TURNS, Map.LABELS)
+DECODED: Final = (Map.FILTER, Map.VIRTUAL, Map.ROWS, Map.SERVERS, Map.LABELS)
 """The maps that `decode` wants."""
 
 READ_AHEAD: Final = 1024
@@ -31,8 +31,8 @@ class Published:
     """A virtual server as the kernel holds it."""
 
     generation: int
-    slots: Sequence[int]
-    """The indexes of the generation's slots that are there: from 0 on, unless a foreign hand was there too."""
+    rows: Sequence[int]
+    """The generation's rows that are there: from 0 on, unless a foreign hand was there too."""
     algorithm: Algorithm | None
     """None for a scheduler of a newer version."""
     pool: Pool | None
@@ -40,8 +40,6 @@ class Published:
     tracking: Tracking | None
     """None where the pool is, and for flags of a newer version."""
     label: Label | None
-    has_turn: bool
-    """Whether it has an element in `clb_turns`."""
     servers: Mapping[bytes, int]
     """The packed members and the indexes of their servers: those of the slots and the refusal. No two members have the
     same index, in whatever virtual servers; it is empty where a foreign hand made it so, and then the pool is None."""
@@ -73,25 +71,20 @@ def decode(elements: Mapping[Map, Elements]) -> Held:
     is missing at the end is zero. All others are in any order.
     """
     found, orphans = _found(elements)
-    turns = {key for key, _ in elements[Map.TURNS]}
     labels = {key: layout.unpack_label(value) for key, value in elements[Map.LABELS]}
     misused = _misused(found)
-    virtual = {
-        one.vip: _published(one, misused, label=labels.pop(one.key, None), has_turn=one.key in turns) for one in found
-    }
-    turns -= {one.key for one in found}
+    virtual = {one.vip: _published(one, misused, label=labels.pop(one.key, None)) for one in found}
 
     named = {index for one in found for _, index in one.named() if index < layout.MAX_SERVERS}
-    left = {slot.server for own in orphans.slots.values() for slot in own.values() if slot.server < layout.MAX_SERVERS}
+    left = {slot.server for own in orphans.rows.values() for slot in _slots(own) if slot.server < layout.MAX_SERVERS}
     highest = max(named | left, default=-1)
     used = _used(elements[Map.SERVERS], highest) | named
     owned = {index for published in virtual.values() for index in published.servers.values()}
     top = max(highest, max(used, default=-1)) + 1
     keys = {
         Map.VIRTUAL: tuple(orphans.virtual),
-        Map.SLOTS: tuple(layout.pack_place(number, index) for number, own in orphans.slots.items() for index in own),
+        Map.ROWS: tuple(layout.pack_place(number, row) for number, own in orphans.rows.items() for row in own),
         Map.SERVERS: tuple(layout.pack_index(index) for index in sorted(used - owned)),
-        Map.TURNS: tuple(turns),
         Map.LABELS: tuple(labels),
     }
     return Held(
@@ -102,7 +95,7 @@ def decode(elements: Mapping[Map, Elements]) -> Held:
             if any(bits)
         },
         orphans={map_: orphaned for map_, orphaned in keys.items() if orphaned},
-        last_generation=max([*orphans.slots, *(one.element.generation for one in found)], default=0),
+        last_generation=max([*orphans.rows, *(one.element.generation for one in found)], default=0),
         resting=tuple(index for index in range(top) if index not in owned and index not in used),
         top=top,
     )
@@ -125,17 +118,27 @@ def held_servers(held: Held, services: Sequence[Service]) -> dict[str, list[Real
     return {source: list(found) for source, found in servers.items()}
 
 
+Rows = Mapping[int, Sequence[Slot]]
+"""The slots of one generation, by row."""
+
+
+def _slots(rows: Rows) -> Iterator[Slot]:
+    """Yield the slots of a generation in order."""
+    for row in sorted(rows):
+        yield from rows[row]
+
+
 class _Found(NamedTuple):
     """A virtual server's own elements."""
 
     vip: Vip
     key: bytes
     element: Virtual
-    slots: Mapping[int, Slot]
+    rows: Rows
 
     def named(self) -> Iterator[tuple[bytes, int]]:
         """Yield packed members and the indexes of the servers that they are said to have."""
-        yield from ((slot.member, slot.server) for slot in self.slots.values())
+        yield from ((slot.member, slot.server) for slot in _slots(self.rows))
         yield layout.refusal(self.key), self.element.refusal
 
 
@@ -144,35 +147,34 @@ class _Orphans(NamedTuple):
 
     virtual: Sequence[bytes]
     """Keys that no connect can ask for."""
-    slots: Mapping[int, Mapping[int, Slot]]
-    """By generation and index."""
+    rows: Mapping[int, Rows]
+    """By generation."""
 
 
 def _found(elements: Mapping[Map, Elements]) -> tuple[list[_Found], _Orphans]:
     """Tell what belongs to virtual servers from what does not."""
-    # First, since status reads while a sidecar may write: slots stay longer than the element that refers to them.
+    # First, since status reads while a sidecar may write: rows stay longer than the element that refers to them.
     virtual = [(_vip(key), key, layout.unpack_virtual(value)) for key, value in elements[Map.VIRTUAL]]
-    slots: defaultdict[int, dict[int, Slot]] = defaultdict(dict)
-    for key, value in elements[Map.SLOTS]:
-        generation, index = layout.unpack_place(key)
-        slots[generation][index] = layout.unpack_slot(value)
+    rows: defaultdict[int, dict[int, list[Slot]]] = defaultdict(dict)
+    for key, value in elements[Map.ROWS]:
+        generation, row = layout.unpack_place(key)
+        rows[generation][row] = layout.unpack_row(value)
     found = [
-        _Found(vip, key, element, slots.pop(element.generation, {})) for vip, key, element in virtual if vip is not None
+        _Found(vip, key, element, rows.pop(element.generation, {})) for vip, key, element in virtual if vip is not None
     ]
-    return found, _Orphans([key for vip, key, _ in virtual if vip is None], slots)
+    return found, _Orphans([key for vip, key, _ in virtual if vip is None], rows)
 
 
-def _published(found: _Found, misused: set[int], *, label: Label | None, has_turn: bool) -> Published:
+def _published(found: _Found, misused: set[int], *, label: Label | None) -> Published:
     servers = _servers(found, misused)
     pool = _pool(found, servers)
     return Published(
         generation=found.element.generation,
-        slots=range(len(found.slots)) if found.slots.keys() == set(range(len(found.slots))) else sorted(found.slots),
+        rows=range(len(found.rows)) if found.rows.keys() == set(range(len(found.rows))) else sorted(found.rows),
         algorithm=layout.algorithm_of(found.element.algorithm),
         pool=pool,
         tracking=tracking_of(found.element) if pool is not None else None,
         label=label,
-        has_turn=has_turn,
         servers=servers,
     )
 
@@ -224,10 +226,9 @@ def _vip(key: bytes) -> Vip | None:
 
 def _pool(found: _Found, servers: Mapping[bytes, int]) -> Pool | None:
     """Put a pool together from its slots; None where they are not exactly what a publication leaves."""
-    published, slots = found.element, found.slots
-    if len(slots) != published.servers or slots.keys() != set(range(published.servers)):
+    published, in_order = found.element, list(_slots(found.rows))
+    if len(in_order) != published.servers or found.rows.keys() != set(range(layout.rows(published.servers))):
         return None
-    in_order = [slots[index] for index in range(published.servers)]
     decoded = ((slot, *layout.unpack_member(slot.member)) for slot in in_order)
     pool = tuple(RealServer(slot.priority, address, port, slot.weight) for slot, _, address, port in decoded if port)
     if servers.keys() != set(pool_members(found.key, pool)):

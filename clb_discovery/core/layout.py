@@ -6,6 +6,7 @@ The header is the contract and says what each field means; a test compares this 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -14,7 +15,8 @@ from clb_discovery.core.model import Algorithm, Protocol, RealServer, Vip
 
 LAYOUT: Final = 1
 MAX_VIRTUAL_SERVERS: Final = 65536
-MAX_SLOTS: Final = 524288
+MAX_ROWS: Final = 262144
+ROW_SLOTS: Final = 8
 MAX_SERVERS: Final = 262144
 PLACES: Final = 16384
 FILTER_BITS: Final = 18
@@ -30,9 +32,8 @@ class Map(StrEnum):
 
     FILTER = "clb_filter"
     VIRTUAL = "clb_virtual"
-    SLOTS = "clb_slots"
+    ROWS = "clb_rows"
     SERVERS = "clb_servers"
-    TURNS = "clb_turns"
     LABELS = "clb_labels"
     INFO = "clb_info"
     DICE = "clb_dice"
@@ -83,7 +84,7 @@ VIRTUAL: Final = Record(
     ("refusal", "I"),
     ("zero", "4x"),
 )
-PLACE: Final = Record("clb_place", ("generation", "Q"), ("index", "I"), ("zero", "4x"))
+PLACE: Final = Record("clb_place", ("generation", "Q"), ("row", "I"), ("zero", "4x"))
 MEMBER: Final = Record("clb_member", ("vip", "20s"), ("address", "16s"), ("port", "2s"), ("zero", "2x"))
 SLOT: Final = Record(
     "clb_slot",
@@ -98,6 +99,7 @@ SLOT: Final = Record(
     ("server", "I"),
     ("zero", "4x"),
 )
+ROW: Final = Record("clb_row", ("slot", f"{ROW_SLOTS * SLOT.size}s"))
 SERVER: Final = Record(
     "clb_server",
     ("connects", "Q"),
@@ -141,18 +143,15 @@ LABEL: Final = Record("clb_label", ("service", "256s"), ("source", "272s"))
 INFO: Final = Record(
     "clb_info", ("layout", "I"), ("features", "I"), ("loader", "16s"), ("build", "72s"), ("cgroup", "1024s")
 )
-RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, SERVER, OWNER, SOCKET, STORED, EVENT, LABEL, INFO)
+RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, ROW, SERVER, OWNER, SOCKET, STORED, EVENT, LABEL, INFO)
 
 PEERS_SIZE: Final = 264
 EVENTS_BYTES: Final = 262144
-TURN_SIZE: Final = 8
-"""Bytes of one CPU's value in `clb_turns`."""
 SIZES: Final = {
     Map.FILTER: (4, 8),
     Map.VIRTUAL: (VIP.size, VIRTUAL.size),
-    Map.SLOTS: (PLACE.size, SLOT.size),
+    Map.ROWS: (PLACE.size, ROW.size),
     Map.SERVERS: (4, SERVER.size),
-    Map.TURNS: (VIP.size, TURN_SIZE),
     Map.LABELS: (VIP.size, LABEL.size),
     Map.INFO: (4, INFO.size),
     Map.DICE: (4, 8),
@@ -163,11 +162,10 @@ SIZES: Final = {
     Map.LISTENER: (4, 8),
     Map.EVENTS: (0, 0),
 }
-"""Key and value size of each map, in bytes; of `clb_turns` and `clb_dice`, for each CPU."""
+"""Key and value size of each map, in bytes; of `clb_dice`, for each CPU."""
 
 NEW_SERVER: Final = bytes(SERVER.size)
 """What the element of a new server holds, and one that stands for no server."""
-NEW_TURN: Final = bytes(TURN_SIZE)
 
 INFO_KEY: Final = bytes(4)
 _INDEX: Final = struct.Struct("=I")
@@ -199,6 +197,9 @@ class Slot(NamedTuple):
     weight: int
     priority: int
     server: int
+
+
+_NO_SLOT: Final = Slot(bytes(MEMBER.size), 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class Server(NamedTuple):
@@ -321,25 +322,39 @@ def unpack_virtual(data: bytes) -> Virtual:
     return Virtual(*VIRTUAL.struct.unpack(data))
 
 
-def pack_place(generation: int, index: int) -> bytes:
-    """Return the key of a slot."""
-    return PLACE.struct.pack(generation, index)
+def pack_place(generation: int, row: int) -> bytes:
+    """Return the key of a row of slots."""
+    return PLACE.struct.pack(generation, row)
 
 
 def unpack_place(data: bytes) -> tuple[int, int]:
-    """Return generation and index of a slot's key."""
-    generation, index = PLACE.struct.unpack(data)
-    return generation, index
+    """Return generation and row of a row's key."""
+    generation, row = PLACE.struct.unpack(data)
+    return generation, row
 
 
 def pack_slot(slot: Slot) -> bytes:
-    """Return the value of a slot."""
+    """Return a slot as it stands in its row."""
     return SLOT.struct.pack(*slot)
 
 
-def unpack_slot(data: bytes) -> Slot:
-    """Read the value of a slot."""
-    return Slot(*SLOT.struct.unpack(data))
+def pack_rows(slots: Sequence[Slot]) -> list[bytes]:
+    """Return the rows of a generation; the last one is filled up with zero."""
+    packed = b"".join(map(pack_slot, slots))
+    return [packed[at : at + ROW.size].ljust(ROW.size, b"\0") for at in range(0, len(packed), ROW.size)]
+
+
+def rows(slots: int) -> int:
+    """Return in how many rows so many slots are."""
+    return -(-slots // ROW_SLOTS)
+
+
+def unpack_row(data: bytes) -> list[Slot]:
+    """Read the slots of a row, without those that are zero at its end."""
+    slots = [Slot(*values) for values in SLOT.struct.iter_unpack(data)]
+    while slots and slots[-1] == _NO_SLOT:
+        slots.pop()
+    return slots
 
 
 def pack_index(index: int) -> bytes:

@@ -1,8 +1,8 @@
 """The difference between desired and held, as steps in an order that is safe after every one of them.
 
-The order is bpf/clb.h's: servers, turns and labels, the slots of a fresh generation, the virtual server's one element,
-its address in the filter; then what is gone; a grace period; then what nothing refers to any more. At each point a
-connect to a virtual server that is in both states finds all of its old pool or all of its new one:
+The order is bpf/clb.h's: servers and labels, the rows of a fresh generation, the virtual server's one element, its
+address in the filter; then what is gone; a grace period; then what nothing refers to any more. At each point a connect
+to a virtual server that is in both states finds all of its old pool or all of its new one:
 
 - what is written before `clb_virtual` is under a generation that nothing refers to yet;
 - replacing an element of `clb_virtual` is atomic for readers and moves all connects at once;
@@ -160,29 +160,26 @@ class _Draft:
         key, label = layout.pack_vip(server.vip), _label(server)
         if old is None or old.label != label:
             self.writes[Map.LABELS][key] = layout.pack_label(label)
-        if old is None or not old.has_turn:
-            self.writes[Map.TURNS][key] = layout.NEW_TURN
         if old is not None and _is_published(old, server):
-            self.virtual[server.vip] = replace(old, label=label, has_turn=True)
+            self.virtual[server.vip] = replace(old, label=label)
             return
         self.generation += 1
         servers = self._servers(key, server.pool, old.servers if old else {})
-        slots = pool_slots(key, server.pool, servers)
-        for index, slot in enumerate(slots):
-            self.writes[Map.SLOTS][layout.pack_place(self.generation, index)] = layout.pack_slot(slot)
+        rows = layout.pack_rows(pool_slots(key, server.pool, servers))
+        for number, row in enumerate(rows):
+            self.writes[Map.ROWS][layout.pack_place(self.generation, number)] = row
         refusal = servers[layout.refusal(key)]
         self.writes[Map.VIRTUAL][key] = layout.pack_virtual(pool_virtual(self.generation, server, refusal))
         if old:
-            self.stale[Map.SLOTS] += _places(old)
+            self.stale[Map.ROWS] += _places(old)
             self._drop({member: index for member, index in old.servers.items() if member not in servers})
         self.virtual[server.vip] = Published(
             generation=self.generation,
-            slots=range(len(slots)),
+            rows=range(len(rows)),
             algorithm=server.algorithm,
             pool=server.pool,
             tracking=server.tracking,
             label=label,
-            has_turn=True,
             servers=servers,
         )
         self.changed.append(server.vip)
@@ -190,9 +187,8 @@ class _Draft:
     def withdraw(self, vip: Vip) -> None:
         """Let a virtual server go."""
         old, key = self.virtual.pop(vip), layout.pack_vip(vip)
-        self.stale[Map.SLOTS] += _places(old)
+        self.stale[Map.ROWS] += _places(old)
         self._drop(old.servers)
-        self.stale[Map.TURNS] += [key] if old.has_turn else []
         self.stale[Map.LABELS] += [key] if old.label else []
 
     def _servers(self, key: bytes, pool: Pool, had: Mapping[bytes, int]) -> dict[bytes, int]:
@@ -210,8 +206,8 @@ class _Draft:
         self.dropped += sorted(member for member in servers if not layout.is_refusal(member))
 
 
-_WRITTEN = (Map.SERVERS, Map.TURNS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.FILTER)
-_COLLECTED = (Map.VIRTUAL, Map.SLOTS, Map.SERVERS, Map.TURNS, Map.LABELS)
+_WRITTEN = (Map.SERVERS, Map.LABELS, Map.ROWS, Map.VIRTUAL, Map.FILTER)
+_COLLECTED = (Map.VIRTUAL, Map.ROWS, Map.SERVERS, Map.LABELS)
 
 
 def _filter_changes(before: Mapping[int, int], after: Mapping[int, int]) -> dict[bytes, bytes]:
@@ -238,7 +234,7 @@ def _without(
 
 
 def _places(published: Published) -> Iterable[bytes]:
-    return (layout.pack_place(published.generation, index) for index in published.slots)
+    return (layout.pack_place(published.generation, row) for row in published.rows)
 
 
 def _collect(map_: Map, keys: Sequence[bytes]) -> Write | Delete:

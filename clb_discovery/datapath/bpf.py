@@ -123,10 +123,7 @@ def open_pin(path: Path, *, read_only: bool = False) -> int:
 
 
 def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
-    """Return the value of a key, or None if it is not there.
-
-    :param value_size: in bytes; of a per-CPU map, that of all possible CPUs.
-    """
+    """Return the value of a key, or None if it is not there."""
     value = ctypes.create_string_buffer(value_size)
     try:
         _bpf(Command.MAP_LOOKUP_ELEM, struct.pack("=IxxxxQQQ", fd, _address(key), ctypes.addressof(value), 0))
@@ -156,10 +153,7 @@ def delete_all(fd: int, keys: Sequence[bytes]) -> None:
 
 
 def items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Read all elements of a hash map, or of an array in the order of their indexes, batch by batch.
-
-    :param value_size: in bytes; of a per-CPU map, that of all possible CPUs.
-    """
+    """Read all elements of a hash map, or of an array in the order of their indexes, batch by batch."""
     count = _BATCH
     position = ctypes.create_string_buffer(max(8, key_size))
     started = finished = False
@@ -268,14 +262,6 @@ def map_sizes(map_: int) -> tuple[int, int]:
     """Return key size and value size of a map, in bytes."""
     _, _, key_size, value_size = struct.unpack_from("=IIII", _info(map_, 64), 0)
     return key_size, value_size
-
-
-def possible_cpus() -> int:
-    """Return how many values an element of a per-CPU map has."""
-    text = Path("/sys/devices/system/cpu/possible").read_text(encoding="ascii").strip()
-    return sum(
-        int(last or first) - int(first) + 1 for first, _, last in (part.partition("-") for part in text.split(","))
-    )
 
 
 class GracePeriod:

@@ -32,9 +32,8 @@ class Access(IntEnum):
 WRITER: Final[Mapping[Map, Access]] = {
     Map.FILTER: Access.WRITE,
     Map.VIRTUAL: Access.WRITE,
-    Map.SLOTS: Access.WRITE,
+    Map.ROWS: Access.WRITE,
     Map.SERVERS: Access.WRITE,
-    Map.TURNS: Access.WRITE,
     Map.LABELS: Access.WRITE,
     Map.INFO: Access.READ,
     Map.OWNERS: Access.READ,

@@ -35,7 +35,6 @@ class Maps:
         probe.raise_memlock_limit()
         self._pins = pins
         self._access = handover.WRITER if handed_over else handover.EVERYTHING
-        self._cpus = bpf.possible_cpus()
         self._grace_period: bpf.GracePeriod | None = None
         self._fds = self._opened()
 
@@ -137,8 +136,7 @@ class Maps:
         """
         match step:
             case Write(map_, items):
-                copies = self._cpus if map_ is Map.TURNS else 1
-                bpf.update_all(self._fds[map_], [(key, value * copies) for key, value in items])
+                bpf.update_all(self._fds[map_], items)
             case Delete(map_, keys):
                 try:
                     bpf.delete_all(self._fds[map_], keys)
@@ -168,8 +166,7 @@ class Maps:
             return fds
 
     def _items(self, map_: Map) -> Iterable[tuple[bytes, bytes]]:
-        key_size, value_size = layout.SIZES[map_]
-        return bpf.items(self._fds[map_], key_size, value_size * (self._cpus if map_ is Map.TURNS else 1))
+        return bpf.items(self._fds[map_], *layout.SIZES[map_])
 
 
 def read_info(pins: Pins) -> Info | None:

@@ -52,10 +52,6 @@ def _server(draw: Draw, _state: State) -> Put:
     return Put(Map.SERVERS, layout.pack_index(draw(_INDEX | st.integers(0, 30))), element)
 
 
-def _turn(draw: Draw, _state: State) -> Put:
-    return Put(Map.TURNS, draw(_KEYS), draw(st.binary(min_size=layout.TURN_SIZE, max_size=layout.TURN_SIZE)))
-
-
 def _virtual(draw: Draw, _state: State) -> Put:
     small = st.integers(0, 3)
     rest = (draw(small) for _ in layout.Virtual._fields[3:])
@@ -66,7 +62,7 @@ def _virtual(draw: Draw, _state: State) -> Put:
 def _slot(draw: Draw, _state: State) -> Put:
     small = st.integers(0, 3)
     slot = layout.Slot(_member(draw), *(draw(small) for _ in layout.Slot._fields[1:]))._replace(server=draw(_SERVER))
-    return Put(Map.SLOTS, layout.pack_place(draw(_GENERATION), draw(_INDEX)), layout.pack_slot(slot))
+    return Put(Map.ROWS, layout.pack_place(draw(_GENERATION), draw(_INDEX)), layout.pack_rows([slot])[0])
 
 
 def _member(draw: Draw) -> bytes:
@@ -88,8 +84,8 @@ def _senseless(draw: Draw, state: State) -> Put:
 
 
 def _skewed(draw: Draw, state: State) -> Put | None:
-    """Change four bytes of a slot or of a virtual server that is there."""
-    map_ = draw(st.sampled_from([Map.SLOTS, Map.VIRTUAL]))
+    """Change four bytes of a row or of a virtual server that is there."""
+    map_ = draw(st.sampled_from([Map.ROWS, Map.VIRTUAL]))
     if not state[map_]:
         return None
     key = draw(st.sampled_from(sorted(state[map_])))
@@ -100,4 +96,4 @@ def _skewed(draw: Draw, state: State) -> Put | None:
 
 
 _SENSIBLE: Final = tuple(bytes([protocol, 0]) for protocol in Protocol)
-_DAMAGES: Final = (_lost, _filter, _label, _server, _turn, _virtual, _slot, _unheard_of, _senseless, _skewed)
+_DAMAGES: Final = (_lost, _filter, _label, _server, _virtual, _slot, _unheard_of, _senseless, _skewed)

@@ -1,6 +1,6 @@
 """The schedulers of bpf/schedule.h, formula by formula, on the slots of one generation.
 
-Random bits, the CPU's turn and the servers' loads are handed in; what comes out is the index of a slot.
+Random bits, turns taken and the servers' loads are handed in; what comes out is the index of a slot.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def weighted_random(slots: Sequence[Slot], tier: Tier, bits: int) -> int:
 def round_robin(slots: Sequence[Slot], tier: Tier, turn: int) -> int:
     """Mirror `clb_round_robin`.
 
-    :param turn: what `clb_turns` holds for this CPU.
+    :param turn: how many were taken before.
     """
     column = turn % tier.size
     index = tier.first + column

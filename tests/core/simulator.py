@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from clb_discovery.core import address_filter, layout
 from clb_discovery.core.held import DECODED, Held, decode
-from clb_discovery.core.layout import Map
+from clb_discovery.core.layout import Map, Slot
 from clb_discovery.core.model import Pool, RealServer, Vip
 from clb_discovery.core.plan import Delete, GracePeriod, Step, Write
 from clb_discovery.core.slots import pool_members
@@ -170,12 +170,11 @@ def failover(state: State, key: bytes, published: bytes) -> list[Outcomes]:
 
 
 def lacking(state: State, key: bytes, published: bytes) -> list[tuple[Map, bytes]]:
-    """Return what such a program looks for beside the slots and does not find: its turn, and the elements of servers.
+    """Return what such a program looks for beside the slots and does not find: the elements of servers.
 
     An element that other members count on is not found either.
     """
-    turns = [] if key in state[Map.TURNS] else [(Map.TURNS, key)]
-    return turns + [
+    return [
         (Map.SERVERS, layout.pack_index(index))
         for member, index in servers_of(state, key, published)
         if state[Map.SERVERS].get(layout.pack_index(index), counted_for(member)) != counted_for(member)
@@ -187,6 +186,25 @@ def servers_of(state: State, key: bytes, published: bytes) -> list[tuple[bytes, 
     virtual = layout.unpack_virtual(published)
     slots = [_slot_of(state, key, virtual.generation, index) for index in range(virtual.servers)]
     return [(layout.refusal(key), virtual.refusal), *((slot.member, slot.server) for slot in slots if slot)]
+
+
+def slots_of(state: State, generation: int) -> dict[int, Slot]:
+    """Return the slots of a generation by index, whatever is in them."""
+    rows = {layout.unpack_place(key): layout.unpack_row(value) for key, value in state[Map.ROWS].items()}
+    return {
+        row * layout.ROW_SLOTS + column: slot
+        for (owner, row), slots in rows.items()
+        if owner == generation
+        for column, slot in enumerate(slots)
+    }
+
+
+def with_slot(state: State, generation: int, index: int, slot: Slot) -> State:
+    """Return the state with another slot in a row that is there."""
+    row, column = divmod(index, layout.ROW_SLOTS)
+    key, at = layout.pack_place(generation, row), column * layout.SLOT.size
+    value = state[Map.ROWS][key]
+    return carry_out(state, Put(Map.ROWS, key, value[:at] + layout.pack_slot(slot) + value[at + layout.SLOT.size :]))
 
 
 def used_indexes(state: State) -> set[tuple[bytes, int]]:
@@ -262,7 +280,6 @@ def _draw(state: State, key: bytes, generation: int, index: int) -> Iterator[tup
         yield (alias.member if alias else None), 1 - kept
 
 
-def _slot_of(state: State, key: bytes, generation: int, index: int) -> layout.Slot | None:
-    value = state[Map.SLOTS].get(layout.pack_place(generation, index))
-    slot = layout.unpack_slot(value) if value else None
+def _slot_of(state: State, key: bytes, generation: int, index: int) -> Slot | None:
+    slot = slots_of(state, generation).get(index)
     return slot if slot and layout.unpack_member(slot.member)[0] == key else None

@@ -6,11 +6,13 @@ mistakes live.
 
 from __future__ import annotations
 
+import operator
 from typing import Final
 
 from hypothesis import strategies as st
 
 from clb_discovery.core.address import MAPPED_PREFIX, Address, is_ipv4, parse_address
+from clb_discovery.core.layout import ROW_SLOTS
 from clb_discovery.core.model import (
     MAX_WEIGHT,
     Algorithm,
@@ -71,9 +73,12 @@ def few_real_servers(*, ipv4: bool) -> st.SearchStrategy[RealServer]:
 
 
 def pools(*, ipv4: bool) -> st.SearchStrategy[Pool]:
-    """Return pools of one family: sorted, no endpoint twice, often empty."""
+    """Return pools of one family: sorted, no endpoint twice, often empty, at times of more than one row."""
     unique = st.lists(few_real_servers(ipv4=ipv4), max_size=4, unique_by=lambda server: (server.address, server.port))
-    return unique.map(lambda servers: tuple(sorted(servers)))
+    first = (_FEW_IPV4 if ipv4 else _FEW_IPV6)[0]
+    row = [RealServer(0, first, port, 1) for port in range(1, ROW_SLOTS + 1)]
+    others = st.sampled_from([[], [], [], row])
+    return st.builds(operator.add, unique, others).map(lambda servers: tuple(sorted(servers)))
 
 
 TRACKING: Final = st.builds(

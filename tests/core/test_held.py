@@ -17,7 +17,19 @@ from clb_discovery.core.layout import Label, Map, Slot, Virtual
 from clb_discovery.core.model import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
 from clb_discovery.core.plan import plan
 from tests.core.junk import damaged
-from tests.core.simulator import EMPTY, Put, Remove, State, apply, array, carry_out, numbered, read
+from tests.core.simulator import (
+    EMPTY,
+    Put,
+    Remove,
+    State,
+    apply,
+    array,
+    carry_out,
+    numbered,
+    read,
+    slots_of,
+    with_slot,
+)
 from tests.core.strategies import DESIRED
 
 VIP: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
@@ -34,17 +46,19 @@ STATE: Final[State] = apply(EMPTY, plan(Held(), {VIP: PUBLISHED}, complete=True)
 OTHER: Final = replace(PUBLISHED, vip=VIP._replace(port=80))
 BOTH: Final[State] = apply(STATE, plan(read(STATE), {VIP: PUBLISHED, OTHER.vip: OTHER}, complete=True).steps)
 """With a second virtual server, whose slots are of generation 2 and whose indexes begin with 4."""
+ROW: Final = layout.pack_place(1, 0)
+NO_SLOT: Final = Slot(bytes(40), 0, 0, 0, 0, 0, 0, 0, 0)
 COUNTED: Final = b"\xff" * layout.SERVER.size
 
 
 def slot(index: int) -> Slot:
     """Return a slot of the published pool."""
-    return layout.unpack_slot(STATE[Map.SLOTS][layout.pack_place(1, index)])
+    return slots_of(STATE, 1)[index]
 
 
-def with_slot(index: int, changed: Slot) -> Put:
-    """Overwrite a slot of the published pool."""
-    return Put(Map.SLOTS, layout.pack_place(1, index), layout.pack_slot(changed))
+def in_row(index: int, changed: Slot) -> Put:
+    """Overwrite a slot of the published pool, which is in one row."""
+    return Put(Map.ROWS, ROW, with_slot(STATE, 1, index, changed)[Map.ROWS][ROW])
 
 
 def with_virtual(**changes: int) -> Put:
@@ -67,10 +81,9 @@ def test_a_publication_is_read_as_it_was_meant() -> None:
     assert published.pool == POOL
     assert published.algorithm is Algorithm.LEAST_CONN
     assert published.tracking == TRACKING
-    assert published.has_turn
     assert published.label == Label("redis", "consul:redis")
     assert published.generation == held.last_generation == 1
-    assert list(published.slots) == [0, 1, 2]
+    assert list(published.rows) == [0]
     assert published.servers == numbered(KEY, POOL)
     assert (held.free, held.resting, held.top) == ((), (), 4)
     assert held.filter == address_filter.elements(frozenset({VIP.address}))
@@ -94,14 +107,12 @@ def test_every_element_is_told_by_exactly_one_name(state: State) -> None:
     What is zero in an array, and belongs to nobody, rests.
     """
     held = read(state)
-    places = [layout.pack_place(one.generation, index) for one in held.virtual.values() for index in one.slots]
+    places = [layout.pack_place(one.generation, row) for one in held.virtual.values() for row in one.rows]
     indexes = [index for one in held.virtual.values() for index in one.servers.values()]
-    turns = [layout.pack_vip(vip) for vip, one in held.virtual.items() if one.has_turn]
     labels = [layout.pack_vip(vip) for vip, one in held.virtual.items() if one.label is not None]
     owned = {
         Map.VIRTUAL: [layout.pack_vip(vip) for vip in held.virtual],
-        Map.SLOTS: places,
-        Map.TURNS: turns,
+        Map.ROWS: places,
         Map.LABELS: labels,
     }
     for map_, keys in owned.items():
@@ -120,27 +131,31 @@ def test_every_element_is_told_by_exactly_one_name(state: State) -> None:
 def test_the_last_generation_is_above_everything(state: State) -> None:
     """No generation that is in use or left over is higher, so that the next one is fresh."""
     held = read(state)
-    known = [layout.unpack_place(key)[0] for key in state[Map.SLOTS]]
+    known = [layout.unpack_place(key)[0] for key in state[Map.ROWS]]
     known += [one.generation for one in held.virtual.values()]
     assert held.last_generation >= max(known, default=0)
 
 
 DAMAGE: Final = {
-    "a slot is missing": Remove(Map.SLOTS, layout.pack_place(1, 1)),
-    "a slot is too many": Put(Map.SLOTS, layout.pack_place(1, 3), layout.pack_slot(slot(0))),
-    "a slot is far away": Put(Map.SLOTS, layout.pack_place(1, 2**32 - 1), layout.pack_slot(slot(0))),
-    "a slot belongs to another": with_slot(0, slot(0)._replace(member=layout.pack_member(OTHER_KEY, ONE))),
-    "a slot refuses": with_slot(0, slot(0)._replace(member=layout.refusal(KEY))),
-    "a share is wrong": with_slot(0, slot(0)._replace(keep=slot(0).keep + 1)),
-    "a table cannot be drawn from": with_slot(0, slot(0)._replace(out_of=0)),
-    "an alias leads astray": with_slot(0, slot(0)._replace(alias=2)),
-    "an alias is counted from its tier": with_slot(2, slot(2)._replace(alias=0)),
-    "a tier begins elsewhere": with_slot(2, slot(2)._replace(first=0)),
-    "a tier ends elsewhere": with_slot(0, slot(0)._replace(tier=3)),
-    "a priority is that of another tier": with_slot(1, slot(1)._replace(priority=7)),
-    "a server has another's index": with_slot(0, slot(0)._replace(server=2)),
-    "a server has the refusal's index": with_slot(0, slot(0)._replace(server=0)),
-    "a server has an index that is not there": with_slot(2, slot(2)._replace(server=layout.MAX_SERVERS)),
+    "a slot is missing": in_row(1, NO_SLOT),
+    "a slot is too many": in_row(3, slot(0)),
+    "a slot is apart": in_row(7, slot(0)),
+    "the row is missing": Remove(Map.ROWS, ROW),
+    "a row is too many": Put(Map.ROWS, layout.pack_place(1, 1), STATE[Map.ROWS][ROW]),
+    "a row is empty": Put(Map.ROWS, layout.pack_place(1, 1), bytes(layout.ROW.size)),
+    "a row is far away": Put(Map.ROWS, layout.pack_place(1, 2**32 - 1), STATE[Map.ROWS][ROW]),
+    "a slot belongs to another": in_row(0, slot(0)._replace(member=layout.pack_member(OTHER_KEY, ONE))),
+    "a slot refuses": in_row(0, slot(0)._replace(member=layout.refusal(KEY))),
+    "a share is wrong": in_row(0, slot(0)._replace(keep=slot(0).keep + 1)),
+    "a table cannot be drawn from": in_row(0, slot(0)._replace(out_of=0)),
+    "an alias leads astray": in_row(0, slot(0)._replace(alias=2)),
+    "an alias is counted from its tier": in_row(2, slot(2)._replace(alias=0)),
+    "a tier begins elsewhere": in_row(2, slot(2)._replace(first=0)),
+    "a tier ends elsewhere": in_row(0, slot(0)._replace(tier=3)),
+    "a priority is that of another tier": in_row(1, slot(1)._replace(priority=7)),
+    "a server has another's index": in_row(0, slot(0)._replace(server=2)),
+    "a server has the refusal's index": in_row(0, slot(0)._replace(server=0)),
+    "a server has an index that is not there": in_row(2, slot(2)._replace(server=layout.MAX_SERVERS)),
     "the refusal has a server's index": with_virtual(refusal=3),
     "the refusal has an index that is not there": with_virtual(refusal=2**32 - 1),
     "the element has another generation": with_virtual(generation=9),
@@ -161,17 +176,9 @@ def test_a_pool_that_is_not_whole_is_none(damage: Put | Remove) -> None:
 
 
 def test_what_became_of_connects_is_nobodys_business_here() -> None:
-    """Whatever counters and ejections a server's record holds, and whoever's turn it is, the pool is whole."""
+    """Whatever counters and ejections a server's record holds, the pool is whole."""
     state = carry_out(STATE, Put(Map.SERVERS, layout.pack_index(1), COUNTED))
-    state = carry_out(state, Put(Map.TURNS, KEY, b"\xff" * layout.TURN_SIZE))
     assert read(state) == read(STATE)
-
-
-def test_a_missing_turn_is_known() -> None:
-    """A virtual server without a turn is whole but for that."""
-    published = read(carry_out(STATE, Remove(Map.TURNS, KEY))).virtual[VIP]
-    assert not published.has_turn
-    assert published.pool == POOL
 
 
 def test_tracking_of_a_newer_version_is_none() -> None:
@@ -200,7 +207,7 @@ def test_servers_beside_the_pool_are_orphans() -> None:
 def test_a_server_that_an_orphan_names_rests() -> None:
     """The index in a slot that no virtual server refers to is not given away as one that nobody had."""
     orphan = slot(0)._replace(server=5)
-    held = read(carry_out(STATE, Put(Map.SLOTS, layout.pack_place(7, 0), layout.pack_slot(orphan))))
+    held = read(carry_out(STATE, Put(Map.ROWS, layout.pack_place(7, 0), layout.pack_rows([orphan])[0])))
     assert (held.resting, held.top) == ((4, 5), 6)
 
 
@@ -229,10 +236,8 @@ def test_an_index_of_two_virtual_servers_is_neithers(shared: int, damage: str) -
     """Both are published anew, with indexes of their own; a third one stays as it is."""
     desired = {one.vip: one for one in (PUBLISHED, OTHER, replace(PUBLISHED, vip=VIP._replace(port=53)))}
     state = apply(BOTH, plan(read(BOTH), desired, complete=True).steps)
-    place = layout.pack_place(2, 1)
     if damage == "slot":
-        changed = layout.unpack_slot(state[Map.SLOTS][place])._replace(server=shared)
-        state = carry_out(state, Put(Map.SLOTS, place, layout.pack_slot(changed)))
+        state = with_slot(state, 2, 1, slots_of(state, 2)[1]._replace(server=shared))
     else:
         virtual = layout.unpack_virtual(state[Map.VIRTUAL][OTHER_KEY])._replace(refusal=shared)
         state = carry_out(state, Put(Map.VIRTUAL, OTHER_KEY, layout.pack_virtual(virtual)))
@@ -243,12 +248,6 @@ def test_an_index_of_two_virtual_servers_is_neithers(shared: int, damage: str) -
     indexes = [index for one in made.result.virtual.values() for index in one.servers.values()]
     assert sorted(indexes) == list(range(8, 20))
     assert sorted(made.result.free + made.result.resting) == list(range(8))
-
-
-def test_a_turn_beside_the_virtual_servers_is_an_orphan() -> None:
-    """A turn whose virtual server is gone belongs to nobody."""
-    held = read(carry_out(STATE, Put(Map.TURNS, OTHER_KEY, layout.NEW_TURN)))
-    assert held.orphans == {Map.TURNS: (OTHER_KEY,)}
 
 
 @pytest.mark.parametrize("end", [bytes([132, 0]), bytes([6, 1]), bytes([0, 0])])
@@ -263,7 +262,11 @@ def test_a_key_that_no_connect_can_ask_for_is_an_orphan(end: bytes) -> None:
 
 @given(st.permutations(range(3)))
 def test_the_order_of_the_elements_does_not_matter(order: list[int]) -> None:
-    """Hash maps hand out their elements in any order."""
-    elements = {map_: list(STATE[map_].items()) for map_ in DECODED}
-    elements[Map.SLOTS] = [elements[Map.SLOTS][index] for index in order]
-    assert decode(elements) == read(STATE)
+    """Hash maps hand out their elements in any order, also the rows of one pool."""
+    pool = tuple(ONE._replace(port=port) for port in range(1, 2 * layout.ROW_SLOTS + 2))
+    state = apply(EMPTY, plan(Held(), {VIP: replace(PUBLISHED, pool=pool)}, complete=True).steps)
+    elements = {map_: list(state[map_].items()) for map_ in DECODED}
+    elements[Map.ROWS] = [elements[Map.ROWS][index] for index in order]
+    held = decode(elements)
+    assert held == read(state)
+    assert held.virtual[VIP].pool == pool

@@ -32,9 +32,7 @@ def published(service: str, vips: list[str], *, servers: bool = True, source: st
     """Return virtual servers as the kernel holds them."""
     pool = (RealServer(0, ONE, 80, 1),) if servers else ()
     return {
-        parse_vip(vip): Published(
-            1, (), Algorithm.RANDOM, pool, Tracking(), Label(service, source), has_turn=False, servers={}
-        )
+        parse_vip(vip): Published(1, (), Algorithm.RANDOM, pool, Tracking(), Label(service, source), servers={})
         for vip in vips
     }
 

@@ -34,7 +34,6 @@ SERVER: Final = RealServer(2, parse_address("10.0.0.7"), 31001, 10)
 MEMBER_BYTES: Final = MAPPED_BYTES + bytes.fromhex("00000000 00000000 0000ffff 0a000007 7919 0000")
 
 BPF_MAP_TYPE_ARRAY: Final = 2
-BPF_MAP_TYPE_PERCPU_HASH: Final = 5
 BPF_MAP_TYPE_SK_STORAGE: Final = 24
 BPF_MAP_TYPE_RINGBUF: Final = 27
 
@@ -98,7 +97,7 @@ def test_a_virtual_server_in_bytes() -> None:
 
 
 def test_a_place_in_bytes() -> None:
-    """Generation and index, then padding."""
+    """Generation and row, then padding."""
     assert layout.pack_place(5, 70000) == host(8, 5) + host(4, 70000, 0)
 
 
@@ -195,15 +194,22 @@ def test_a_virtual_server_reads_back(virtual: Virtual) -> None:
 
 
 @given(U64, U32)
-def test_a_place_reads_back(generation: int, index: int) -> None:
+def test_a_place_reads_back(generation: int, row: int) -> None:
     """All values of all fields survive."""
-    assert layout.unpack_place(layout.pack_place(generation, index)) == (generation, index)
+    assert layout.unpack_place(layout.pack_place(generation, row)) == (generation, row)
 
 
-@given(st.builds(Slot, st.binary(min_size=40, max_size=40), U32, U32, U32, U32, U32, U16, U16, U32))
-def test_a_slot_reads_back(slot: Slot) -> None:
-    """All values of all fields survive."""
-    assert layout.unpack_slot(layout.pack_slot(slot)) == slot
+SLOTS: Final = st.builds(Slot, st.binary(min_size=40, max_size=40), U32, U32, U32, U32, U32, U16, U16, U32)
+
+
+@given(st.lists(SLOTS.filter(lambda slot: any(layout.pack_slot(slot))), min_size=1, max_size=20))
+def test_rows_read_back(slots: list[Slot]) -> None:
+    """All values of all fields survive, in order; rows are full but for the last, whose rest is zero."""
+    rows = layout.pack_rows(slots)
+    assert {len(row) for row in rows} == {layout.ROW.size}
+    assert [slot for row in rows for slot in layout.unpack_row(row)] == slots
+    assert [len(layout.unpack_row(row)) for row in rows[:-1]] == [8] * (len(rows) - 1)
+    assert b"".join(rows) == b"".join(map(layout.pack_slot, slots)).ljust(len(rows) * 576, b"\0")
 
 
 @given(U32)
@@ -279,8 +285,7 @@ def test_keys_and_values_have_the_sizes_of_the_maps(btf: Btf, map_: Map) -> None
         (Map.FILTER, 2**layout.FILTER_BITS // 64),
         (Map.VIRTUAL, layout.MAX_VIRTUAL_SERVERS),
         (Map.LABELS, layout.MAX_VIRTUAL_SERVERS),
-        (Map.TURNS, layout.MAX_VIRTUAL_SERVERS),
-        (Map.SLOTS, layout.MAX_SLOTS),
+        (Map.ROWS, layout.MAX_ROWS),
         (Map.SERVERS, layout.MAX_SERVERS),
         (Map.OWNERS, layout.PLACES),
         (Map.PLACES, layout.PLACES),
@@ -304,7 +309,6 @@ def test_the_maps_are_those_of_the_mirror(btf: Btf) -> None:
     ("map_", "kind"),
     [
         (Map.FILTER, BPF_MAP_TYPE_ARRAY),
-        (Map.TURNS, BPF_MAP_TYPE_PERCPU_HASH),
         (Map.SERVERS, BPF_MAP_TYPE_ARRAY),
         (Map.OWNERS, BPF_MAP_TYPE_ARRAY),
         (Map.PLACES, BPF_MAP_TYPE_ARRAY),
@@ -314,14 +318,15 @@ def test_the_maps_are_those_of_the_mirror(btf: Btf) -> None:
     ],
 )
 def test_maps_are_of_their_kind(btf: Btf, map_: Map, kind: int) -> None:
-    """Turns are each CPU's own, servers and places are everybody's, and what else is known of a socket goes with it."""
+    """Servers and places are everybody's, and what else is known of a socket goes with it."""
     assert btf.map(map_).kind == kind
 
 
 NUMBERS: Final = {
     "LAYOUT": layout.LAYOUT,
     "MAX_VIRTUAL_SERVERS": layout.MAX_VIRTUAL_SERVERS,
-    "MAX_SLOTS": layout.MAX_SLOTS,
+    "MAX_ROWS": layout.MAX_ROWS,
+    "ROW": layout.ROW_SLOTS,
     "MAX_SERVERS": layout.MAX_SERVERS,
     "PLACES": layout.PLACES,
     "FILTER_BITS": layout.FILTER_BITS,

@@ -24,7 +24,6 @@ from tests.core.simulator import (
     PASSES_THROUGH,
     Operation,
     Put,
-    Remove,
     State,
     apply,
     carry_out,
@@ -40,7 +39,9 @@ from tests.core.simulator import (
     read,
     served_by,
     served_in_turn,
+    slots_of,
     used_indexes,
+    with_slot,
 )
 from tests.core.strategies import DESIRED, FEW_VIPS, TRACKING, pools
 
@@ -118,16 +119,16 @@ def shape(state: State) -> dict[Map, object]:
     """Return a state without the numbers of its generations and servers, which differ with its past."""
     virtual = {key: layout.unpack_virtual(value) for key, value in state[Map.VIRTUAL].items()}
     owners = {value.generation: key for key, value in virtual.items()}
-    slots = {layout.unpack_place(key): layout.unpack_slot(value) for key, value in state[Map.SLOTS].items()}
     used = used_indexes(state)
     indexes = {layout.pack_index(index) for _, index in used}
     return {
         Map.VIRTUAL: {key: value._replace(generation=0, refusal=0) for key, value in virtual.items()},
-        Map.SLOTS: {
-            (owners.get(generation), index): slot._replace(server=0) for (generation, index), slot in slots.items()
+        Map.ROWS: {
+            (owners.get(generation), index): slot._replace(server=0)
+            for generation in {layout.unpack_place(key)[0] for key in state[Map.ROWS]}
+            for index, slot in slots_of(state, generation).items()
         },
         Map.SERVERS: ({member for member, _ in used}, len(indexes), state[Map.SERVERS].keys() - indexes),
-        Map.TURNS: set(state[Map.TURNS]),
         Map.LABELS: dict(state[Map.LABELS]),
         Map.FILTER: read(state).filter,
     }
@@ -217,7 +218,6 @@ def test_nothing_is_taken_away_before_everything_is_known(state: State, desired:
         assert all(read(later).filter.get(index, 0) & bits == bits for index, bits in held.filter.items())
         assert state[Map.VIRTUAL].keys() <= later[Map.VIRTUAL].keys()
         assert state[Map.LABELS].keys() <= later[Map.LABELS].keys()
-        assert state[Map.TURNS].keys() <= later[Map.TURNS].keys()
         for map_, keys in held.orphans.items():
             assert set(keys) <= later[map_].keys()
     result = read(states[-1])
@@ -445,7 +445,7 @@ def test_a_crash_after_each_operation_in_turn_is_repaired() -> None:
     target = desired_of(virtual_server(MAPPED, ONE, THREE), virtual_server(OTHER))
     start = fresh(before)
     states = history(start, plan(read(start), target, complete=True).steps)
-    assert len(states) > 15
+    assert len(states) > 12
     for crashed in states:
         for desired in (before, target):
             assert shape(apply(crashed, plan(read(crashed), desired, complete=True).steps)) == shape(fresh(desired))
@@ -458,11 +458,11 @@ def test_the_order_is_that_of_the_header(state: State, desired: Desired) -> None
     waits = [at for at, step in enumerate(steps) if isinstance(step, GracePeriod)]
     collected = steps[waits[-1] + 1 :] if waits else ()
     writes = [step.map for step in steps if isinstance(step, Write) and step not in collected]
-    order = [Map.SERVERS, Map.TURNS, Map.LABELS, Map.SLOTS, Map.VIRTUAL, Map.FILTER]
+    order = [Map.SERVERS, Map.LABELS, Map.ROWS, Map.VIRTUAL, Map.FILTER]
     assert list(dict.fromkeys(writes)) == [map_ for map_ in order if map_ in writes]  # bits are set, then cleared
     assert all(step.map is Map.SERVERS for step in collected if isinstance(step, Write))
     for at, step in enumerate(steps):
-        if isinstance(step, Delete) and step.map in (Map.SLOTS, Map.TURNS, Map.LABELS):
+        if isinstance(step, Delete) and step.map in (Map.ROWS, Map.LABELS):
             assert waits
             assert at > waits[-1]
     assert not steps or not isinstance(steps[-1], GracePeriod)
@@ -521,7 +521,7 @@ def test_a_pool_may_have_more_tiers_than_are_tried() -> None:
     """All are published; programs walk over the first four and then go back to the lowest."""
     pool = tuple(ONE._replace(priority=priority, port=1 + priority) for priority in range(6))
     state, key = fresh(desired_of(virtual_server(MAPPED, *pool))), layout.pack_vip(MAPPED)
-    assert len(state[Map.SLOTS]) == 6
+    assert len(slots_of(state, 1)) == 6
     found = failover(state, key, state[Map.VIRTUAL][key])
     assert found == [{layout.pack_member(key, server): 1} for server in pool[:4]]
 
@@ -539,7 +539,7 @@ def test_an_empty_pool_has_one_slot_that_refuses() -> None:
 def test_only_the_lowest_tier_is_used() -> None:
     """A real server of a higher priority number is published and never picked while the lowest tier is there."""
     state = fresh(desired_of(virtual_server(MAPPED, ONE, THREE, BACKUP)))
-    assert len(state[Map.SLOTS]) == 3
+    assert len(slots_of(state, 1)) == 3
     assert connect(state, MAPPED) == served_by(MAPPED, (ONE, THREE))
 
 
@@ -556,30 +556,27 @@ def test_a_plan_in_full() -> None:
     assert steps == [
         ("Write", Map.SERVERS),
         ("Write", Map.LABELS),
-        ("Write", Map.SLOTS),
+        ("Write", Map.ROWS),
         ("Write", Map.VIRTUAL),
         ("Write", Map.FILTER),
         ("Delete", Map.VIRTUAL),
-        ("Delete", Map.SLOTS),
+        ("Delete", Map.ROWS),
         ("Write", Map.SERVERS),
-        ("Delete", Map.TURNS),
         ("Delete", Map.LABELS),
     ]
     assert made.steps[0] == Write(Map.SERVERS, ((layout.pack_index(3), layout.NEW_SERVER),))
-    assert made.steps[-3:] == (
+    assert made.steps[-2:] == (
         Write(Map.SERVERS, tuple((layout.pack_index(index), layout.NEW_SERVER) for index in (1, 2))),
-        Delete(Map.TURNS, (other,)),
         Delete(Map.LABELS, (other,)),
     )
     assert made.result.virtual == {
         MAPPED: Published(
             generation=3,
-            slots=range(1),
+            rows=range(1),
             algorithm=Algorithm.RANDOM,
             pool=(THREE,),
             tracking=Tracking(),
             label=Label("cache", "srv:_redis._tcp.example"),
-            has_turn=True,
             servers={layout.refusal(mapped): 0, layout.pack_member(mapped, THREE): 3},
         )
     }
@@ -608,7 +605,7 @@ def test_a_weight_alone_is_a_new_generation_of_the_same_servers() -> None:
     """Weights are part of the table, so they are published like members; the servers' records stay."""
     first = plan(Held(), desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
     made = plan(first.result, desired_of(virtual_server(MAPPED, ONE, THREE._replace(weight=4))), complete=True)
-    assert {step.map for step in made.steps if not isinstance(step, GracePeriod)} == {Map.SLOTS, Map.VIRTUAL}
+    assert {step.map for step in made.steps if not isinstance(step, GracePeriod)} == {Map.ROWS, Map.VIRTUAL}
     assert made.changed == (MAPPED,)
 
 
@@ -636,7 +633,6 @@ def test_counters_and_ejections_outlive_a_change_of_how_servers_are_chosen(
     for index in range(4):
         element = layout.pack_index(index)
         state = carry_out(state, Put(Map.SERVERS, element, bytes([index + 1]) * layout.SERVER.size))
-    state = carry_out(state, Put(Map.TURNS, layout.pack_vip(MAPPED), bytes([9]) * layout.TURN_SIZE))
     made = plan(read(state), {MAPPED: after}, complete=complete)
     old, new = read(state).virtual[MAPPED], made.result.virtual[MAPPED]
     assert made.changed == (MAPPED,)
@@ -645,18 +641,7 @@ def test_counters_and_ejections_outlive_a_change_of_how_servers_are_chosen(
     assert (new.pool, new.algorithm, new.tracking) == (after.pool, after.algorithm, after.tracking)
     later = apply(state, made.steps)
     assert later[Map.SERVERS] == state[Map.SERVERS]
-    assert later[Map.TURNS] == state[Map.TURNS]
     assert shape(later) == shape(fresh({MAPPED: after}))
-
-
-def test_a_missing_turn_alone_is_written_alone() -> None:
-    """A turn that a foreign hand deleted comes back without a new generation."""
-    desired = desired_of(virtual_server(MAPPED, ONE))
-    state, key = fresh(desired), layout.pack_vip(MAPPED)
-    made = plan(read(carry_out(state, Remove(Map.TURNS, key))), desired, complete=False)
-    assert made.steps == (Write(Map.TURNS, ((key, layout.NEW_TURN),)),)
-    assert made.changed == ()
-    assert plan(made.result, desired, complete=False).steps == ()
 
 
 def test_an_address_is_there_as_long_as_one_virtual_server_needs_it() -> None:
@@ -686,23 +671,21 @@ def test_the_simulator_sees_what_counts_for_another() -> None:
     """The check of what a program finds would notice an index that stands for another member."""
     desired = desired_of(virtual_server(MAPPED, ONE, THREE))
     state = counted(fresh(desired))
-    key, place = layout.pack_vip(MAPPED), layout.pack_place(1, 0)
+    key = layout.pack_vip(MAPPED)
     published = state[Map.VIRTUAL][key]
     assert lacking(state, key, published) == []
-    changed = layout.unpack_slot(state[Map.SLOTS][place])._replace(server=2)
-    state = carry_out(state, Put(Map.SLOTS, place, layout.pack_slot(changed)))
+    state = with_slot(state, 1, 0, slots_of(state, 1)[0]._replace(server=2))
     assert lacking(state, key, published) == [(Map.SERVERS, layout.pack_index(2))]
 
 
 def test_the_simulator_sees_a_mix() -> None:
     """The check of every prefix would notice slots that change under their element, and one that leads nowhere."""
     state = fresh(desired_of(virtual_server(MAPPED, ONE, THREE)))
-    place = layout.pack_place(1, 0)
-    slot = layout.unpack_slot(state[Map.SLOTS][place])
-    foreign = slot._replace(member=layout.pack_member(layout.pack_vip(MAPPED), BACKUP))
-    mixed = connect(carry_out(state, Put(Map.SLOTS, place, layout.pack_slot(foreign))), MAPPED)
+    foreign = slots_of(state, 1)[0]._replace(member=layout.pack_member(layout.pack_vip(MAPPED), BACKUP))
+    mixed = connect(with_slot(state, 1, 0, foreign), MAPPED)
     assert mixed not in (served_by(MAPPED, (ONE, THREE)), served_by(MAPPED, (BACKUP, THREE)))
-    assert connect(carry_out(state, Remove(Map.SLOTS, place)), MAPPED).keys() > {None}
+    none = foreign._replace(member=layout.refusal(layout.pack_vip(OTHER)))
+    assert connect(with_slot(state, 1, 0, none), MAPPED).keys() > {None}
 
 
 def between_grace_periods(state: State, made: Plan) -> list[list[State]]:

@@ -33,7 +33,7 @@ def test_exactly_what_differs_is_told(first: dict[Vip, VirtualServer], second: d
 def _without_counts(found: Held, vip: Vip) -> object:
     """Return what a virtual server does, without where the kernel has it."""
     published = found.virtual.get(vip)
-    return published and replace(published, generation=0, slots=(), servers={})
+    return published and replace(published, generation=0, rows=(), servers={})
 
 
 def test_change_tells_what_a_server_had_before() -> None:

@@ -52,12 +52,11 @@ def published(
     label = Label("redis", "srv:_redis._tcp.example") if named else None
     return Published(
         generation=generation,
-        slots=range(len(pool or ())),
+        rows=range(layout.rows(len(pool or ()))),
         algorithm=algorithm,
         pool=pool,
         tracking=None if pool is None else Tracking(),
         label=label,
-        has_turn=True,
         servers={},
     )
 

@@ -83,9 +83,9 @@ def test_nothing_is_removed_before_the_first_complete_sync(
     """While one of two sources has not answered, what nobody asks for any more and what a crash left both stay."""
     loader.load(Pins(instance), cgroup, loader_of_tests())
     publish(instance, {f"{VIP}:80": ["127.0.0.9:9"], "10.64.0.9:80": ["127.0.0.9:9"]})
-    orphan = (layout.pack_place(1000, 0), bytes(layout.SLOT.size))
+    orphan = (layout.pack_place(1000, 0), bytes(layout.ROW.size))
     with Maps(Pins(instance)) as maps:
-        maps.carry_out(Write(Map.SLOTS, (orphan,)))
+        maps.carry_out(Write(Map.ROWS, (orphan,)))
     serve(knot, "127.0.0.1:8080")
     knot.purge("test")
     options = [*WEB, "--srv", f"_late._tcp.test={OTHER_VIP}:80", *resolver(knot), "--hold", "0s"]
@@ -94,7 +94,7 @@ def test_nothing_is_removed_before_the_first_complete_sync(
         found.wait_for(lambda: "source fails" in found.events(), "the second source fails")
         waiting = snapshot(instance).held
         assert waiting is not None
-        assert waiting.orphans == {Map.SLOTS: (orphan[0],)}
+        assert waiting.orphans == {Map.ROWS: (orphan[0],)}
         assert set(generations(instance)) == {VIP, "10.64.0.9"}
         assert "ready" not in found.events()
         assert status(instance)["sidecar"]["last_sync"] is None

@@ -140,14 +140,14 @@ def test_what_nobody_names_stays_until_discovery_is_back(
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot), *disk]):
         pass
     knot.stop()
-    orphan = (layout.pack_place(1000, 0), bytes(layout.SLOT.size))
+    orphan = (layout.pack_place(1000, 0), bytes(layout.ROW.size))
     with Maps(Pins(instance)) as maps:
-        maps.carry_out(Write(Map.SLOTS, (orphan,)))
+        maps.carry_out(Write(Map.ROWS, (orphan,)))
     options = ["--srv", f"_web._tcp.example={VIP}:81", *resolver(knot), *disk]
     with sidecar(instance, cgroup, tmp_path, options) as found:
         waiting = snapshot(instance).held
         assert waiting is not None
-        assert waiting.orphans == {Map.SLOTS: (orphan[0],)}
+        assert waiting.orphans == {Map.ROWS: (orphan[0],)}
         assert {server["port"] for server in status(instance)["virtual_servers"]} == {80, 81}
         assert pool(instance, VIP) == weighted("127.0.0.1:1")
         knot.start()

@@ -360,7 +360,7 @@ def test_maps_of_another_shape_are_refused(instance: str, cgroup: Path) -> None:
     load(instance, cgroup)
     pins = Pins(instance)
     aside = pins.directory / "aside"
-    for old, new in ((pins.map(Map.SLOTS), aside), (pins.map(Map.LABELS), pins.map(Map.SLOTS))):
+    for old, new in ((pins.map(Map.ROWS), aside), (pins.map(Map.LABELS), pins.map(Map.ROWS))):
         old.rename(new)
     aside.rename(pins.map(Map.LABELS))
     for command in (("status",), ("load", "--cgroup", cgroup)):

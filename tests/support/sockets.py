@@ -111,10 +111,10 @@ def outcome(sock: socket.socket, target: Target) -> str:
 
 
 @contextmanager
-def on_one_cpu() -> Iterator[None]:
-    """Keep this process on one CPU while the block runs."""
+def on_cpu(cpu: int) -> Iterator[None]:
+    """Keep this thread on one CPU while the block runs."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
+    os.sched_setaffinity(0, {cpu})
     try:
         yield
     finally:
