@@ -2,10 +2,10 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd bench-hooks clean
+.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-hooks bench-scale bench-sidecar clean
 
 help: ## print this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
 demo: ## show the whole thing at work on this machine (root, or through sudo)
 	@scripts/setup run
@@ -58,9 +58,25 @@ test-systemd: deb ## run the units under the systemd of Debian 12 and 13 in QEMU
 	@scripts/setup kernels
 	@$(AS_ROOT) scripts/test-systemd
 
+soak: ## ten minutes of everything that goes wrong, with nothing lost (root, or through sudo); SOAK_ARGS="--seconds 60 --seed 1"
+	@scripts/setup test
+	@$(AS_ROOT) .venv/bin/python -m soak $(SOAK_ARGS)
+
+bench: ## measure a connect beside iptables, nftables and HAProxy (root, or through sudo); BENCH_ARGS="--save"
+	@scripts/setup bench
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.connect $(BENCH_ARGS)
+
 bench-hooks: ## measure what the programs cost a connect (root, or through sudo)
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.hooks
+
+bench-scale: ## measure the sidecar with up to 10,000 virtual and real servers (root, or through sudo); BENCH_ARGS="--save"
+	@scripts/setup test
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.scale $(BENCH_ARGS)
+
+bench-sidecar: ## measure start, memory and idle time of the sidecar with 100 services (root, or through sudo)
+	@scripts/setup test
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.sidecar $(BENCH_ARGS)
 
 test-kernels: ## run the kernel tests on Debian's 5.10, 6.1 and 6.12 in QEMU (root, or through sudo)
 	@scripts/setup kernels

@@ -128,9 +128,8 @@ class Announcer:
         """Report sockets that were closed since their real server is gone, and why some may not have been."""
         if closed and closed.count:
             _log.info("sockets closed", count=closed.count)
-        self.trouble(
-            "cannot close sockets of removed real servers", "; ".join(sorted(closed.failures)) if closed else None
-        )
+        failures = "; ".join(sorted(closed.failures)) if closed else ""
+        self.trouble("cannot close sockets of removed real servers", failures or None)
 
     def rejected(self, rejected: Sequence[Rejected]) -> None:
         """Report real servers that may not be used, when they appear: a few of each service, and how many more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from clb_discovery import catalog
 from clb_discovery.announce import Announcer
@@ -44,6 +44,11 @@ class Knowledge:
         self._announcer = announcer
         self._services = services
         self._following = {service.source: Following(service) for service in services}
+        self._touched: set[str] = set(self._following)  # what is derived of them below may be out of date
+        self._known: dict[str, LastGood] = {}
+        self._documents: dict[str, dict[str, Any]] = {}
+        self._waiting: set[str] = set()  # whose answers are held
+        self._summary: str | None = None
 
     def __iter__(self) -> Iterator[Following]:
         return iter(self._following.values())
@@ -66,34 +71,46 @@ class Knowledge:
             return Heard(counts=False, shows=False)
         before = replace(following)
         following.take(outcome, now)
+        self._touch([source])
         self._announcer.heard(before, following)
         if following.listed:
-            self._following |= catalog.joined(self._services, following.listed, self._following)
+            joined = catalog.joined(self._services, following.listed, self._following)
+            self._following |= joined
+            self._touch(joined)
         return Heard(counts=following.counted != before.counted, shows=following.shown != before.shown)
 
     def elapse(self, now: float) -> bool:
         """Let time pass for held answers, and leave services that no longer opt in; return whether that counts."""
-        before = [(following, following.guarded) for following in self if following.deadline is not None]
-        for following, _ in before:
-            following.elapse(now)
-        left = catalog.left(self._following)
+        before = [(source, self._following[source].guarded) for source in self._waiting]
+        for source, _ in before:
+            self._following[source].elapse(now)
+        changed = [source for source, guarded in before if self._following[source].guarded != guarded]
+        left = catalog.left(self._following) if CATALOG in self._following else []
         for source in left:
             del self._following[source]
-        return bool(left) or any(following.guarded != guarded for following, guarded in before)
+        self._touch([*changed, *left])
+        return bool(left or changed)
 
     @property
     def deadlines(self) -> Iterator[float]:
         """When held answers may count."""
-        return (deadline for following in self if (deadline := following.deadline) is not None)
+        deadlines = (self._following[source].deadline for source in self._waiting)
+        return (deadline for deadline in deadlines if deadline is not None)
 
     @property
     def known(self) -> Mapping[str, LastGood]:
-        """What counts of each source that anything is known of, without the time."""
-        return {
-            source: LastGood(following.guarded.good, None, following.claims)
-            for source, following in self._following.items()
-            if following.known
-        }
+        """What counts of each source that anything is known of, without the time.
+
+        What counts as before is the same object as before.
+        """
+        self._refresh()
+        return dict(self._known)
+
+    @property
+    def documents(self) -> Sequence[Mapping[str, Any]]:
+        """What `status --json` says about each source."""
+        self._refresh()
+        return [self._documents[source] for source in self._following]
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -110,12 +127,13 @@ class Knowledge:
         """Whether every source has come back with something since the start, be it a failure."""
         return all(following.answered or following.error is not None for following in self)
 
-    def published(self, applied: Collection[str]) -> bool:
+    def published(self, applied: Mapping[str, object]) -> bool:
         """Tell whether something was published of every source that anything is known of.
 
         :param applied: the sources of which something was published.
         """
-        return all(source in applied for source, following in self._following.items() if following.known)
+        self._refresh()
+        return applied.keys() >= self._known.keys()
 
     def served(self, applied: Collection[str]) -> bool:
         """Tell whether everything is served; of a catalog, everything but what nobody could serve.
@@ -127,6 +145,11 @@ class Knowledge:
     @property
     def summary(self) -> str:
         """One line about all sources; the names in it are bounded, and no sign in them breaks the line."""
+        if self._summary is None:
+            self._summary = self._summarised()
+        return self._summary
+
+    def _summarised(self) -> str:
         waiting = [following.service.source for following in self if not (following.known or following.answered)]
         useless = [following.service.source for following in self if following.useless]
         stale = [following.service.source for following in self if following.stale]
@@ -156,6 +179,7 @@ class Knowledge:
         staying = [following.service.name for following in before.values() if following.from_catalog]
         for source, following in catalog.joined(services, staying, self._following).items():
             self._following[source] = replace(before[source], service=following.service)
+        self._touch([*before, *self._following])
         return self._following.keys() - before.keys()
 
     def recall(self, sources: Iterable[str], held: Held, stored: Mapping[str, LastGood]) -> bool:
@@ -189,6 +213,7 @@ class Knowledge:
                 following.seed(last.servers, last.answered)
                 self._announcer.restored(following)
                 restored = True
+            self._touch([source])
         return restored
 
     def refuse(self, words: Mapping[str, Sequence[Refused]], servers: Iterable[Rejected]) -> None:
@@ -201,11 +226,16 @@ class Knowledge:
         for item in servers:
             rejected[item.source].append(item)
         for source, following in self._following.items():
-            following.rejected = tuple(rejected[source])
+            now = tuple(rejected[source]) if source in rejected else ()
+            if following.rejected != now:
+                following.rejected = now
+                self._touch([source])
             if following.from_catalog:
                 refused = tuple(words.get(source, ()))
                 self._announcer.refused(following.service.name, following.refused, refused)
-                following.refused = refused
+                if following.refused != refused:
+                    following.refused = refused
+                    self._touch([source])
 
     def last_good(self, applied: Mapping[str, LastGood]) -> Mapping[str, LastGood]:
         """Return what was applied, with when each source last answered."""
@@ -214,6 +244,33 @@ class Knowledge:
             for source, following in self._following.items()
             if source in applied
         }
+
+    def _touch(self, sources: Iterable[str]) -> None:
+        """Note whose state may have changed."""
+        self._summary = None
+        for source in sources:
+            following = self._following.get(source)
+            if following and following.deadline is not None:
+                self._waiting.add(source)
+            else:
+                self._waiting.discard(source)
+            self._touched.add(source)
+
+    def _refresh(self) -> None:
+        """Derive again what follows from state that has changed: with thousands of services most of it has not."""
+        for source in self._touched:
+            following = self._following.get(source)
+            if following is None:
+                self._documents.pop(source, None)
+            else:
+                self._documents[source] = following.document()
+            if following is None or not following.known:
+                self._known.pop(source, None)
+                continue
+            last = LastGood(following.guarded.good, None, following.claims)
+            if self._known.get(source) != last:
+                self._known[source] = last
+        self._touched.clear()
 
 
 def _names(sources: Sequence[str]) -> str:

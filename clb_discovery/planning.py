@@ -12,14 +12,12 @@ from typing import Any
 
 from clb_discovery import catalog
 from clb_discovery.core import selftest
-from clb_discovery.core.claims import holders, resolve
 from clb_discovery.core.config import CATALOG
-from clb_discovery.core.desired import desired
 from clb_discovery.core.held import Held, held_servers
 from clb_discovery.core.hosts import names
 from clb_discovery.core.model import Failure, Service
-from clb_discovery.core.plan import plan
 from clb_discovery.core.preview import preview
+from clb_discovery.core.publication import Wanted, publication
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.discovery import open_sources, read_services, vip_ranges
@@ -44,16 +42,22 @@ def look_ahead(options: argparse.Namespace) -> dict[str, Any]:
     waiting = {source for source, one in following.items() if one.guarded.held}
     for one in following.values():
         one.elapse(math.inf)
-    resolved = resolve(services, catalog.claims(following.values()), holders(held), vip_ranges(options))
-    known = {source: one.guarded.good for source, one in following.items() if one.known}
-    wanted = desired(resolved.services, known, options.real_range)
-    own = selftest.virtual_servers(pins.instance)
-    after = plan(held, {**own, **wanted.virtual}, complete=True).result
+    wanted = Wanted(
+        services,
+        catalog.claims(following.values()),
+        {source: one.guarded.good for source, one in following.items() if one.known},
+        selftest.virtual_servers(pins.instance),
+        vip_ranges(options),
+        options.real_range,
+        complete=True,
+    )
+    found = publication(held, wanted)
+    after = found.plan.result
     files = _names(Instance(pins.instance), options.hosts_file, after)
-    document = preview(held, after, wanted.rejected, waiting, own.keys(), names=files)
+    document = preview(held, after, found.desired.rejected, waiting, wanted.own.keys(), names=files)
     document["refused"] += [
         {"service": following[source].service.name, "server": item.value, "reason": item.reason}
-        for source, refused in resolved.refused.items()
+        for source, refused in found.resolved.refused.items()
         for item in refused
     ]
     return document

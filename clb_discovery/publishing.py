@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import structlog
 
 from clb_discovery.announce import Announcer
 from clb_discovery.core import selftest
-from clb_discovery.core.claims import Claim, Resolved, holders, resolve
-from clb_discovery.core.desired import Desired, Rejected, desired
+from clb_discovery.core.claims import Claim
+from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held
 from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.layout import Info, Server, protocol_of
 from clb_discovery.core.model import Protocol, Refused
-from clb_discovery.core.plan import Plan, plan
+from clb_discovery.core.publication import Publication, Wanted, publication
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.sockets import Destroyed
 from clb_discovery.errors import ClbError, RemovedError
@@ -56,6 +57,7 @@ class Publisher:
         """Read what the maps of the plane hold."""
         self._plane = plane
         self.held = maps.read()
+        self._before: Publication | None = None
         self._maps = maps
         self._announcer = announcer
         self._meters = meters
@@ -78,36 +80,38 @@ class Publisher:
         """
         async with self._kernel:
             began = time.monotonic()
+            wanted = Wanted(
+                settings.services,
+                claims,
+                {source: one.servers for source, one in known.items()},
+                selftest.virtual_servers(settings.pins.instance),
+                settings.vip_ranges,
+                settings.real_ranges,
+                complete,
+            )
             try:
-                resolved, wanted, steps, closed = await asyncio.to_thread(
-                    self._publish, settings, claims, known, complete=complete
-                )
+                found, closed = await asyncio.to_thread(self._publish, wanted, reset=settings.reset)
             except ClbError:
                 self._meters.failed()
                 self.held = await asyncio.to_thread(self._maps.read)
                 raise
-            if steps.steps:
-                self._meters.published(len(steps.changed), time.monotonic() - began)
-            before, self.held = self.held, steps.result
-        self._announcer.published(before, steps)
+            if found.plan.steps:
+                self._meters.published(len(found.plan.changed), time.monotonic() - began)
+            before, self.held = self.held, found.plan.result
+            self._before = found._replace(plan=replace(found.plan, steps=()))  # which may be large
+        self._announcer.published(before, found.plan)
         self._announcer.closed(closed)
-        self._announcer.rejected(wanted.rejected)
-        return Refusals(resolved.refused, wanted.rejected)
+        self._announcer.rejected(found.desired.rejected)
+        return Refusals(found.resolved.refused, found.desired.rejected)
 
-    def _publish(
-        self, settings: Settings, claims: Sequence[Claim], known: Mapping[str, LastGood], *, complete: bool
-    ) -> tuple[Resolved, Desired, Plan, Destroyed | None]:
-        resolved = resolve(settings.services, claims, holders(self.held), settings.vip_ranges)
-        servers = {source: one.servers for source, one in known.items()}
-        wanted = desired(resolved.services, servers, settings.real_ranges)
-        virtual = {**selftest.virtual_servers(settings.pins.instance), **wanted.virtual}
-        steps = plan(self.held, virtual, complete=complete)
-        self._maps.apply(steps.steps)
+    def _publish(self, wanted: Wanted, *, reset: bool) -> tuple[Publication, Destroyed | None]:
+        found = publication(self.held, wanted, self._before)
+        self._maps.apply(found.plan.steps)
         # A UDP socket would go on sending to a server that is gone, and never know.
-        protocols = (Protocol.TCP, Protocol.UDP) if settings.reset else (Protocol.UDP,)
-        dropped = frozenset(member for member in steps.dropped if protocol_of(member) in protocols)
+        protocols = (Protocol.TCP, Protocol.UDP) if reset else (Protocol.UDP,)
+        dropped = frozenset(member for member in found.plan.dropped if protocol_of(member) in protocols)
         closed = self._plane.close_sockets(dropped, self._maps, protocols) if dropped else None
-        return resolved, wanted, steps, closed
+        return found, closed
 
     async def keep_up(self) -> bool:
         """Bring the data plane up again where its cgroup was made anew, as service managers do, or its pins were.

@@ -51,7 +51,7 @@ class Watches:
         :param names: of sources; those of the configuration may be among them.
         :raises UsageError: if one cannot be asked for.
         """
-        if self._heard is None:
+        if self._heard is None or (self._tasks and not self._ending and names == self._tasks.keys()):
             return
         wanted = {**dict.fromkeys(names), **self._sources}
         for name in self._tasks.keys() - wanted.keys():

@@ -14,6 +14,7 @@ from clb_discovery.core.held import Held
 from clb_discovery.core.model import Algorithm, Answer, Failure, RealServer, Refused, Service, Vip, VirtualServer
 from clb_discovery.core.plan import plan
 from clb_discovery.core.spec import parse_vip
+from clb_discovery.datapath.sockets import Destroyed
 from clb_discovery.following import Following
 
 VIP = parse_vip("10.64.0.1:80")
@@ -136,3 +137,17 @@ def test_refused_words_of_a_catalog_are_said_when_they_appear() -> None:
     with capture_logs() as logs:
         Announcer().refused("web", [old], [old, new])
     assert [(line["service"], line["value"], line["reason"]) for line in logs] == [("web", *new)]
+
+
+def test_closed_sockets_are_a_trouble_only_where_some_may_be_left() -> None:
+    """Where all that should be closed were, or there were none, nothing went wrong."""
+    announcer = Announcer()
+    with capture_logs() as lines:
+        announcer.closed(None)
+        announcer.closed(Destroyed(0, frozenset(), 0))
+        announcer.closed(Destroyed(2, frozenset(), 0))
+        announcer.closed(Destroyed(0, frozenset({"not allowed"}), 0))
+    assert [(line["event"], line.get("count"), line.get("error")) for line in lines] == [
+        ("sockets closed", 2, None),
+        ("cannot close sockets of removed real servers", None, "not allowed"),
+    ]

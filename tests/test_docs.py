@@ -21,9 +21,9 @@ from clb_discovery.options import file_options
 
 ROOT: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
-FOREIGN_OPTIONS: Final = frozenset({"--now"})
-"""Those of other programs: systemctl."""
-MADE_LATER: Final = frozenset({"docs/kernels.md"})
+FOREIGN_OPTIONS: Final = frozenset({"--now", "--seconds", "--seed", "--keep", "--save"})
+"""Those of other programs: systemctl, the soak, benchmarks."""
+MADE_LATER: Final = frozenset({"docs/kernels.md", "benchmarks/results/"})
 """Files that a target writes."""
 ASKS: Final = frozenset({"run", "plan", "check"})
 """Commands that take services."""

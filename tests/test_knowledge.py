@@ -206,3 +206,36 @@ def test_other_settings_of_a_catalog_are_taken_by_its_services() -> None:
     assert len(found.claims) == 2
     assert found.adopt([service("consul:a")]) == set()
     assert found.known == {"consul:a": LastGood(SERVERS)}
+
+
+def test_what_is_told_is_what_is_known() -> None:
+    """After every kind of news what is known, and said of sources, is derived from all of them as they are then."""
+    found = knowledge("srv:a", "srv:b", "srv:c")
+
+    def assert_up_to_date() -> None:
+        assert found.documents == [one.document() for one in found]
+        assert found.known == {
+            one.service.source: LastGood(one.guarded.good, None, one.claims) for one in found if one.known
+        }
+        assert set(found.deadlines) == {one.deadline for one in found if one.deadline is not None}
+
+    assert_up_to_date()
+    found.seed(["srv:c"], {"srv:c": SERVERS}, {})
+    assert_up_to_date()
+    for source in ("srv:a", "srv:b"):
+        found.hear(source, Answer(SERVERS), 0)
+        assert_up_to_date()
+    before = found.known["srv:a"]
+    found.hear("srv:b", Answer(()), 1)
+    assert_up_to_date()
+    found.hear("srv:c", Failure("SERVFAIL"), 2)
+    assert_up_to_date()
+    assert found.elapse(31)
+    assert_up_to_date()
+    found.refuse({}, [Rejected("b", SERVERS[0], "it is a VIP", "srv:b")])
+    assert_up_to_date()
+    found.refuse({}, [])
+    assert_up_to_date()
+    found.adopt([service("srv:a"), service("srv:d")])
+    assert_up_to_date()
+    assert found.known["srv:a"] is before

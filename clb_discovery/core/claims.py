@@ -47,6 +47,9 @@ def resolve(
     :param holders: the source of each VIP that the kernel balances.
     :param ranges: `--vip-range`, or its default.
     """
+    claims = tuple(claims)
+    if not claims:
+        return Resolved(tuple(configured), {})
     resolving = _Resolving(configured, claims, holders, ranges)
     resolving.claim_declared()
     resolving.keep_held()

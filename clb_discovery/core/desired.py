@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -34,33 +34,67 @@ class Rejected(NamedTuple):
         return f"real server {self.server} refused: {self.reason}"
 
 
+class Basis(NamedTuple):
+    """What a desired state follows from."""
+
+    services: tuple[Service, ...]
+    known: Mapping[str, Sequence[RealServer]]
+    real_ranges: tuple[Network, ...]
+    vips: frozenset[Address]
+    """The addresses of all virtual servers."""
+    by_source: Mapping[str, Service]
+
+
 @dataclass(frozen=True, slots=True)
 class Desired:
     """What the kernel should hold, and what was left out."""
 
     virtual: Mapping[Vip, VirtualServer]
     rejected: tuple[Rejected, ...]
+    basis: Basis = field(compare=False, repr=False)
+    anew: Mapping[Vip, VirtualServer] = field(compare=False, repr=False)
+    """Those that were not taken from an earlier result."""
 
 
 def desired(
-    services: Iterable[Service], known: Mapping[str, Sequence[RealServer]], real_ranges: Sequence[Network]
+    services: Iterable[Service],
+    known: Mapping[str, Sequence[RealServer]],
+    real_ranges: Sequence[Network],
+    before: Desired | None = None,
 ) -> Desired:
     """Build the virtual servers of all services that are known.
 
+    :param services: no two of one source.
     :param known: the real servers of each source, by its name, as the guard lets them through. A service whose source
         is not in it has never been answered for, and is left out.
     :param real_ranges: `--real-range`: where not empty, no other address is used; loopback needs it in any case.
+    :param before: an earlier result. Where only what some sources say has changed since, the rest is taken from it: the
+        very same objects, for the same state as without it.
     """
-    services = list(services)
+    services, real_ranges = tuple(services), tuple(real_ranges)
+    if before and (before.basis.services, before.basis.real_ranges) == (services, real_ranges):
+        old, basis = before.basis.known, before.basis._replace(known=known)
+        if old.keys() <= known.keys():
+            changed = {source for source, servers in known.items() if old.get(source) is not servers}
+            virtual, rejected = _built(basis, changed)
+            kept = before.rejected and [item for item in before.rejected if item.source not in changed]
+            return Desired({**before.virtual, **virtual}, (*kept, *rejected), basis, virtual)
     vips = frozenset(vip.address for service in services for vip in service.vips)
+    basis = Basis(services, known, real_ranges, vips, {service.source: service for service in services})
+    virtual, rejected = _built(basis, basis.by_source)
+    return Desired(virtual, tuple(rejected), basis, virtual)
+
+
+def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServer], list[Rejected]]:
+    """Return the virtual servers of these sources' services, and what was left out of what they say."""
     virtual: dict[Vip, VirtualServer] = {}
     rejected: list[Rejected] = []
-    for service in services:
-        if service.source not in known:
+    for service in (basis.by_source[source] for source in sources if source in basis.by_source):
+        if service.source not in basis.known:
             continue
         usable = []
-        for server in known[service.source]:
-            reason = objection(server.address, vips, real_ranges)
+        for server in basis.known[service.source]:
+            reason = objection(server.address, basis.vips, basis.real_ranges)
             if reason:
                 rejected.append(Rejected(service.name, server, reason, service.source))
             else:
@@ -70,7 +104,7 @@ def desired(
             too_many = f"there are more than {MAX_POOL} in the pool; spread them over several services"
             rejected += (Rejected(service.name, server, too_many, service.source) for server in surplus)
             virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool, service.tracking)
-    return Desired(virtual, tuple(rejected))
+    return virtual, rejected
 
 
 def objection(address: Address, vips: frozenset[Address], real_ranges: Sequence[Network]) -> str | None:
@@ -83,8 +117,7 @@ def objection(address: Address, vips: frozenset[Address], real_ranges: Sequence[
     never = never_usable(address)
     if never:
         return f"{never}; {_WAY_OUT}"
-    listed = any(in_network(address, network) for network in real_ranges)
-    if listed:
+    if real_ranges and any(in_network(address, network) for network in real_ranges):
         return None
     if _is_loopback(address):
         return f"it is loopback; --real-range {format_address(address)} allows it"

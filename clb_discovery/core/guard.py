@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
 
 from clb_discovery.core.address import Address, is_ipv4
 from clb_discovery.core.model import Policy, RealServer
 
 Servers = tuple[RealServer, ...]
+
+_ENDPOINT: Final = attrgetter("address", "port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +111,13 @@ def _removes_much(good: Servers, answer: Servers, policy: Policy) -> bool:
 
 
 def _endpoints(servers: Servers) -> frozenset[tuple[Address, int]]:
-    return frozenset((server.address, server.port) for server in servers)
+    return frozenset(map(_ENDPOINT, servers))
 
 
 def _split(servers: Sequence[RealServer]) -> tuple[Servers, Servers]:
     """Return both families, sorted, so that an answer in another order is an equal one."""
-    servers = sorted(servers)
-    ipv4 = tuple(server for server in servers if is_ipv4(server.address))
-    ipv6 = tuple(server for server in servers if not is_ipv4(server.address))
-    return ipv4, ipv6
+    ipv4: list[RealServer] = []
+    ipv6: list[RealServer] = []
+    for server in sorted(servers):
+        (ipv4 if is_ipv4(server.address) else ipv6).append(server)
+    return tuple(ipv4), tuple(ipv6)

@@ -25,6 +25,8 @@ class Protocol(IntEnum):
     TCP = 6
     UDP = 17
 
+    __hash__ = int.__hash__  # that of an enumeration takes longer than all else in the key of a virtual server
+
 
 class Algorithm(IntEnum):
     """Scheduler of a virtual server."""

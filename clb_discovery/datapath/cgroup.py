@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -59,10 +61,31 @@ def contains_self(cgroup: Path) -> bool:
 
 @contextlib.contextmanager
 def temporary_child(parent: Path, name: str) -> Iterator[Path]:
-    """Make a cgroup below another for as long as the block runs; whatever entered it must have ended by then."""
-    child = parent / f"{name}-{os.getpid()}"
-    child.mkdir()
+    """Make a cgroup below another for as long as the block runs; whatever entered it must have ended by then.
+
+    Whoever makes one holds a lock on it, so that what a killed process has left behind is known, and goes.
+    """
+    for left in parent.glob(f"{name}-*"):
+        with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):  # somebody's, or gone already
+            left.rmdir()
+    with contextlib.ExitStack() as stack:
+        child = None
+        while child is None or not child.exists():  # one that was not locked yet may have been taken for left behind
+            child = parent / f"{name}-{secrets.token_hex(8)}"
+            child.mkdir()
+            with contextlib.suppress(FileNotFoundError):
+                stack.enter_context(_locked(child))
+        try:
+            yield child
+        finally:
+            child.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, how: int = 0) -> Iterator[None]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield child
+        fcntl.flock(fd, fcntl.LOCK_EX | how)
+        yield
     finally:
-        child.rmdir()
+        os.close(fd)

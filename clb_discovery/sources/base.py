@@ -75,9 +75,27 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
             emit(Failure(reason))
 
     while True:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(Exception),
-            wait=wait_random_exponential(multiplier=first, max=cap),
-            before_sleep=failed,
-        )
-        emit(await retrying(source.next))
+        try:
+            outcome = await source.next()
+        except Exception as error:  # noqa: BLE001 - the retries tell one from another
+            outcome = await _retried(source, error, failed, first, cap)
+        emit(outcome)
+
+
+async def _retried(
+    source: Source, error: Exception, failed: Callable[[RetryCallState], None], first: float, cap: float
+) -> Answer | Listing:
+    """Go on from a first failure until there is an answer."""
+    errors = [error]
+
+    async def attempt() -> Answer | Listing:
+        if errors:
+            raise errors.pop()
+        return await source.next()
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(Exception),
+        wait=wait_random_exponential(multiplier=first, max=cap),
+        before_sleep=failed,
+    )
+    return await retrying(attempt)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -341,6 +343,27 @@ def test_lost_link_is_reported(instance: str, cgroup: Path, name: str, lose: Cal
     load(instance, cgroup)
     assert status(instance)["datapath"]["effective"]
     assert clb("check", "--instance", instance, "--cgroup", cgroup).returncode == 0
+
+
+def test_what_a_killed_self_test_leaves_behind_goes(instance: str, cgroup: Path) -> None:
+    """The cgroup of a self-test whose process was killed is removed by the next one; that of a living one stays."""
+    code = (
+        "import pathlib, sys, time\n"
+        "from clb_discovery.datapath.cgroup import temporary_child\n"
+        "with temporary_child(pathlib.Path(sys.argv[1]), 'clb-discovery-selftest'):\n"
+        "    print(flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    loader.load(Pins(instance), cgroup, loader_of_tests())
+    with subprocess.Popen([sys.executable, "-c", code, cgroup], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        (child,) = (path for path in cgroup.iterdir() if path.is_dir())
+        assert loader.objection(Pins(instance), cgroup) is None
+        assert child.exists()
+        process.kill()
+    assert loader.objection(Pins(instance), cgroup) is None
+    assert not [path for path in cgroup.iterdir() if path.is_dir()]
 
 
 def test_status_of_a_cgroup_that_is_gone(instance: str, cgroup: Path) -> None:

@@ -89,6 +89,7 @@ class ConsulAgent:
         self._token = token
         self._persistent = persistent
         self._stack = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
         ports = {"http": self.http_port, "dns": self.dns_port, "grpc": -1, "serf_wan": -1}
         ports |= {"server": spare.pop(), "serf_lan": spare.pop()}
         settings: dict[str, object] = {
@@ -115,11 +116,17 @@ class ConsulAgent:
 
     def start(self) -> None:
         """Start it, and wait until it has a leader and knows its own node."""
-        self._stack.enter_context(running(self._command, self.log))
+        self._process = self._stack.enter_context(running(self._command, self.log))
         wait_until(self.ready, f"Consul serves on {self.url} (see {self.log})")
 
     def stop(self) -> None:
         """End the process (SIGTERM); it does not deregister anything."""
+        self._stack.close()
+
+    def kill(self) -> None:
+        """End the process as a power cut does (SIGKILL)."""
+        if self._process:
+            self._process.kill()
         self._stack.close()
 
     def restart(self) -> None:
@@ -217,6 +224,7 @@ class ConsulCluster:
         """Choose ports; nothing is started yet."""
         ports = [_free_ports(2) for _ in range(3)]
         lans = [lan for lan, _ in map(sorted, ports)]
+        self._join = [f"127.0.0.1:{port}" for port in lans]
         self.servers: list[ConsulAgent] = []
         for number, (lan, server) in enumerate(map(sorted, ports)):
             home = directory / str(number)
@@ -238,6 +246,13 @@ class ConsulCluster:
     def __exit__(self, *_: object) -> None:
         for server in self.servers:
             server.stop()
+
+    def client(self, directory: Path) -> ConsulAgent:
+        """Return an agent that is no server and asks them, as hosts have; it is not started yet."""
+        config: dict[str, object] = {"node_name": "client", "server": False, "bootstrap_expect": 0}
+        return ConsulAgent(
+            directory, config=config | {"retry_join": self._join, "retry_interval": "1s"}, persistent=True
+        )
 
     def leader(self) -> ConsulAgent:
         """Return the server that leads, by its own word."""

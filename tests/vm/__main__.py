@@ -69,6 +69,7 @@ ABOUT_THE_SIDECAR: Final = (
 LEFT_OUT: Final = {
     "test_demo.py": "paced for people to watch; what it shows is what the other tests test",
     "test_bcc.py": "about BCC on the host, which takes minutes here; that it loads is a feature",
+    "test_documents.py": "about the documents, with Consul and DNS",
     "test_discovery.py::test_consul_changes_are_followed": "about Consul",
     "test_discovery.py::test_stopped_and_restarted_consul_changes_nothing": "about Consul",
     "test_discovery.py::test_srv_targets_are_reached_in_proportion": "as with Consul, and about DNS",

@@ -1,0 +1,220 @@
+"""How the sidecar grows with the number of virtual and real servers: `make bench-scale`.
+
+For each size: processor time until everything is in the kernel for the first time; how long a change of one real server
+of one service takes from discovery's answer to the kernel, and its processor time; processor time while nothing
+changes; memory of the sidecar and of the maps. The sidecar is the real one, with a discovery inside that answers at
+once (benchmarks/synthetic.py). Run as root: python -m benchmarks.scale [--sizes 1x1,100x10]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+from uuid import uuid4
+
+from benchmarks import results
+from benchmarks.process import memory
+from benchmarks.synthetic import vip
+from clb_discovery.core import layout
+from clb_discovery.core.layout import Map
+from clb_discovery.datapath import bpf
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.netns import enter_private_network
+from tests.support.cgroups import made_cgroup
+from tests.support.dataplane import wipe
+from tests.support.systemd import ServiceManager, service_manager
+
+SIZES: Final = ((1, 1), (1, 100), (1, 1000), (1, 10000), (100, 10), (1000, 10), (10000, 1), (10000, 10))
+CHANGES: Final = 20
+PAUSE: Final = 0.3
+"""Seconds between two changes, so that none is in the burst of another."""
+GIVEN_UP: Final = 60.0
+IDLE: Final = 10.0
+QUIET_MS: Final = 50.0
+"""What the sidecar waits for further words after a change, and is a part of its latency."""
+
+
+class Cell(NamedTuple):
+    """What one size costs."""
+
+    virtual: int
+    real: int
+    sync_cpu_s: float
+    sync_s: float
+    change_ms: float
+    change_ms_most: float
+    change_cpu_ms: float
+    idle_cpu_percent: float
+    rss_mib: float
+    peak_mib: float
+    maps_mib: float
+
+
+class Sidecar:
+    """The child."""
+
+    def __init__(self, process: subprocess.Popen[str], manager: ServiceManager, instance: str) -> None:
+        self._process = process
+        self._manager = manager
+        self._pins = Pins(instance)
+
+    def cpu(self) -> float:
+        """Return the processor seconds that it has taken."""
+        self.tell("cpu")
+        return self.read()
+
+    def tell(self, command: str) -> None:
+        """Give it a command."""
+        assert self._process.stdin
+        print(command, file=self._process.stdin, flush=True)
+
+    def read(self) -> float:
+        """Return the number that it says."""
+        assert self._process.stdout
+        return float(self._process.stdout.readline())
+
+    def wait_until_ready(self) -> None:
+        """Wait until everything is in the kernel."""
+        self._manager.until("READY=1")
+
+    def memory(self, what: str) -> float:
+        """Return what it has now (`VmRSS`), or the most that it had (`VmHWM`), in MiB."""
+        return memory(self._process.pid, what)
+
+    def maps(self) -> float:
+        """Return what the maps take, in MiB."""
+        total = 0
+        for map_ in Map:
+            fd = bpf.open_pin(self._pins.map(map_))
+            lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+            os.close(fd)
+            total += next(int(line.split()[1]) for line in lines if line.startswith("memlock:"))
+        return total / 2**20
+
+    def change(self, number: int) -> float:
+        """Let a service change; return after how many milliseconds it is in the kernel."""
+        key = layout.pack_vip(vip(number))
+        fd = bpf.open_pin(self._pins.map(Map.VIRTUAL))
+        try:
+            before = bpf.lookup(fd, key, layout.VIRTUAL.size)
+            began = time.monotonic()
+            self.tell(f"change {number}")
+            while bpf.lookup(fd, key, layout.VIRTUAL.size) == before and time.monotonic() < began + GIVEN_UP:
+                time.sleep(0.0005)
+            return (time.monotonic() - began) * 1000
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def sidecar(virtual: int, real: int, folder: Path) -> Iterator[Sidecar]:
+    """Run one of this size while the block runs."""
+    instance = f"bench-{uuid4().hex[:8]}"
+    with made_cgroup() as cgroup, service_manager(folder) as manager:
+        command = [sys.executable, "-m", "benchmarks.synthetic", str(virtual), str(real), instance, str(cgroup)]
+        environment = {**os.environ, "NOTIFY_SOCKET": manager.address}
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            try:
+                yield Sidecar(process, manager, instance)
+            finally:
+                process.terminate()
+                process.wait()
+                wipe(instance)
+
+
+def measure(virtual: int, real: int, folder: Path, *, idle: float) -> Cell:
+    """Measure one size."""
+    with sidecar(virtual, real, folder) as child:
+        before, began = child.read(), time.monotonic()
+        child.wait_until_ready()
+        sync = time.monotonic() - began
+        synced = child.cpu()
+        time.sleep(3)  # what comes after: the disk, the first look at links
+        quiet = child.cpu()
+        time.sleep(idle)
+        busy = child.cpu()
+        latencies = []
+        for turn in range(CHANGES):
+            time.sleep(PAUSE)
+            latencies.append(child.change(turn * 997 % virtual))
+        time.sleep(PAUSE)
+        changed = child.cpu() - busy - (busy - quiet) / idle * PAUSE * (CHANGES + 1)
+        return Cell(
+            virtual,
+            real,
+            round(synced - before, 3),
+            round(sync, 3),
+            round(statistics.median(latencies), 1),
+            round(max(latencies), 1),
+            round(max(0.0, changed) / CHANGES * 1000, 1),
+            round((busy - quiet) / idle * 100, 2),
+            round(child.memory("VmRSS"), 1),
+            round(child.memory("VmHWM"), 1),
+            round(child.maps(), 1),
+        )
+
+
+def table(cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield the lines of a table."""
+    heads = (
+        "virtual",
+        "real",
+        "sync CPU s",
+        "sync s",
+        "change ms",
+        "most",
+        "its CPU ms",
+        "idle %",
+        "RSS MiB",
+        "peak",
+        "maps MiB",
+    )
+    yield "".join(f"{head:>11}" for head in heads)
+    for cell in cells:
+        yield "".join(f"{value:>11}" for value in cell)
+
+
+def growth(cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield how cost grows: a straight line over the real servers of all pools together."""
+    if len(cells) < 3:
+        return
+    slots = [cell.virtual * cell.real + cell.virtual for cell in cells]
+    for what, scale, unit in (("sync_cpu_s", 1e6, "us"), ("rss_mib", 1024, "KiB")):
+        line = statistics.linear_regression(slots, [getattr(cell, what) for cell in cells])
+        yield f"{what}: {line.intercept:.3g} + {line.slope * scale:.3g} {unit} for each real or virtual server"
+
+
+def main() -> None:
+    """Measure all sizes, one after the other."""
+    parser = argparse.ArgumentParser(prog="scale", description=__doc__)
+    parser.add_argument("--sizes", help="such as 1x1,100x10: virtual servers, and real servers of each")
+    parser.add_argument(
+        "--idle", type=float, default=IDLE, help="seconds to watch it doing nothing (default: %(default)s)"
+    )
+    parser.add_argument("--save", action="store_true", help=f"keep the results in {results.FOLDER}")
+    options = parser.parse_args()
+    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")] if options.sizes else SIZES
+    enter_private_network()
+    cells = []
+    with tempfile.TemporaryDirectory() as folder:
+        for virtual, real in sizes:
+            cells.append(measure(virtual, real, Path(folder), idle=options.idle))
+            print(*table(cells) if len(cells) == 1 else list(table(cells))[-1:], sep="\n", flush=True)
+    print(*growth(cells), sep="\n")
+    if options.save:
+        results.save("scale", [cell._asdict() for cell in cells])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The real sidecar over a discovery that is a part of it.
+
+Usage: python -m benchmarks.synthetic VIRTUAL REAL INSTANCE CGROUP. What it costs to ask Consul or DNS is not in it.
+Each line on standard input is a command: `change NUMBER` lets the source of this service answer anew, with its last
+real server replaced, and `cpu` tells the processor time so far.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from clb_discovery import log
+from clb_discovery.core.address import Address, parse_address
+from clb_discovery.core.model import Answer, Policy, Protocol, RealServer, Service, Vip
+from clb_discovery.daemon import Daemon
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.settings import Configured, Settings
+from clb_discovery.sources.base import Source
+
+MAPPED = parse_address("0.0.0.0")[:12]
+
+
+def address(number: int, first: int) -> Address:
+    """Return an IPv4 address by its number in the network of this first byte."""
+    return Address(MAPPED + bytes([first]) + number.to_bytes(3, "big"))
+
+
+def vip(number: int) -> Vip:
+    """Return the VIP of a service."""
+    return Vip(address(number, 11), 80, Protocol.TCP)
+
+
+class Synthetic:
+    """A source that answers when it is told to."""
+
+    def __init__(self, number: int, real: int) -> None:
+        self.name = f"synthetic:{number}"
+        self._servers = [
+            RealServer(0, address(number % 64 * 10240 + one, 10), 8000, 1 + one % 5) for one in range(real)
+        ]
+        self._changed = asyncio.Event()
+        self._changed.set()
+
+    async def next(self) -> Answer:
+        """Wait for the next answer and return it."""
+        await self._changed.wait()
+        self._changed.clear()
+        return Answer(tuple(self._servers))
+
+    def change(self) -> None:
+        """Replace the last real server."""
+        last = self._servers[-1]
+        self._servers[-1] = last._replace(port=8000 + (last.port + 1) % 1000)
+        self._changed.set()
+
+
+async def main(virtual: int, real: int, instance: str, cgroup: Path) -> None:
+    """Run until SIGTERM."""
+    log.configure("json", "warning")
+    sources: dict[str, Source] = {}
+    services = []
+    for number in range(virtual):
+        source = Synthetic(number, real)
+        sources[source.name] = source
+        services.append(Service(f"service-{number}", source.name, (vip(number),), policy=Policy(hold=0.0)))
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Mapping[str, Source]]:
+        yield sources
+
+    def obey() -> None:
+        command, _, number = sys.stdin.readline().partition(" ")
+        if command == "change":
+            source = sources[f"synthetic:{int(number)}"]
+            assert isinstance(source, Synthetic)
+            source.change()
+        elif command.strip() == "cpu":
+            print(time.process_time(), flush=True)
+
+    settings = Settings(Pins(instance), cgroup, services, real_ranges=(), reset=False, once=False)
+    configured = Configured(settings, opened)
+    asyncio.get_running_loop().add_reader(sys.stdin, obey)
+    print(time.process_time(), flush=True)
+    await Daemon(configured, lambda: configured).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])))

@@ -1,0 +1,272 @@
+"""What changes and what goes wrong: each actor is a thread with its own dice, so that a seed repeats its schedule."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from soak.history import History
+from soak.keeper import Keeper
+from soak.memory import MemoryCgroup
+from soak.scene import MORTAL, STEADY, TIERS, ZONE, Service
+from soak.world import World
+from tests.support.faulty_dns import Fault
+
+CHURN: Final = 10.0
+"""Changes a second, in Consul and in the zone each."""
+SLOW: Final = 0.3
+"""Seconds from which on a write is taken as a trouble of the source."""
+EJECT_MOST: Final = 4.0
+"""Seconds for which a server that has returned may still be left out (`--eject-max`)."""
+YEARS: Final = 10 * 365 * 86400
+
+Dice = random.Random
+
+
+class Stage:
+    """Everything that actors act on."""
+
+    def __init__(self, world: World, keepers: Sequence[Keeper], memory: MemoryCgroup, disk: Path, seed: int) -> None:
+        self.world = world
+        self.history: History = world.history
+        self.killed, self.kept = keepers
+        self.memory = memory
+        self.disk = disk
+        self.stop = threading.Event()
+        self.failed: list[BaseException] = []
+        self._seed = seed
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Let all actors act while the block runs."""
+        actors: list[Callable[[Stage, Dice], None]] = [churn_consul, churn_zone, kill_sidecars, break_things]
+        actors += [die, die_in_tiers, lie, watch_machine]
+        threads = [threading.Thread(target=self._act, args=(actor,), daemon=True) for actor in actors]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.stop.set()
+            for thread in threads:
+                thread.join(180)
+
+    def _act(self, actor: Callable[[Stage, Dice], None]) -> None:
+        dice = random.Random(f"{self._seed} {actor.__name__}")  # noqa: S311 - a schedule that can be repeated
+        try:
+            while not self.stop.is_set():
+                actor(self, dice)
+        except BaseException as error:  # noqa: BLE001 - the run ends, and says so
+            self.failed.append(error)
+            self.stop.set()
+
+
+def churn_consul(stage: Stage, dice: Dice) -> None:
+    """Let an instance come or go in Consul's catalog."""
+    _toggle(stage, dice, STEADY, "consul")
+
+
+def churn_zone(stage: Stage, dice: Dice) -> None:
+    """Let a target come or go in the zone."""
+    _toggle(stage, dice, ZONE, "dns")
+
+
+def _toggle(stage: Stage, dice: Dice, service: Service, source: str) -> None:
+    world, history, began = stage.world, stage.history, time.monotonic()
+    number = dice.choice(service.rotating)
+    named = world.named[service.name]
+    joins = number not in named
+    history.note(source, f"{service.name} {'+' if joins else '-'}{number}")
+    (named.add if joins else named.remove)(number)
+    if joins:
+        history.join(service.name, number)
+    _until_done(stage, source, lambda: _write(world, service, number, joins=joins))
+    if not joins:
+        history.leave(service.name, number)
+    stage.stop.wait(max(0.0, dice.uniform(0.5, 1.5) / CHURN - (time.monotonic() - began)))
+
+
+def _write(world: World, service: Service, number: int, *, joins: bool) -> None:
+    if service.source == "dns":
+        world.write_zone()
+    elif joins:
+        world.register(service, number)
+    else:
+        world.deregister(service, number)
+
+
+def _until_done(stage: Stage, source: str, write: Callable[[], None]) -> None:
+    """Write until it is known to be done; what takes long is a trouble of the source."""
+    began = time.monotonic()
+    with suppress(OSError):
+        write()
+        if time.monotonic() - began < SLOW:
+            return
+    stage.history.note(source, "is slow to take a change")
+    with stage.history.trouble(source):
+        while True:
+            with suppress(OSError):
+                write()
+                break
+            time.sleep(0.1)
+    stage.history.note(source, "takes changes again")
+
+
+def kill_sidecars(stage: Stage, dice: Dice) -> None:
+    """Kill the one sidecar every few seconds."""
+    if not stage.stop.wait(dice.uniform(1.0, 8.0)):
+        stage.killed.kill()
+
+
+def die(stage: Stage, dice: Dice) -> None:
+    """Let a real server die and return; never more of them at once than passive health may leave out."""
+    _die(stage, dice, MORTAL)
+
+
+def die_in_tiers(stage: Stage, dice: Dice) -> None:
+    """Let one of the first tier die and return."""
+    _die(stage, dice, TIERS)
+
+
+def _die(stage: Stage, dice: Dice, service: Service) -> None:
+    history, real = stage.history, stage.world.real
+    number, seconds = dice.choice(service.mortal), dice.uniform(0.1, 6.0)
+    at = history.note("death", f"{service.name}: real server {number} dies for {seconds:.1f} s")
+    history.dead[number].open(at)
+    real.kill(number)
+    stage.stop.wait(seconds)
+    real.start(number)
+    history.dead[number].close(time.monotonic_ns())
+    history.note("death", f"{service.name}: real server {number} is back")
+    stage.stop.wait(EJECT_MOST + dice.uniform(0.0, 2.0))
+
+
+def lie(stage: Stage, dice: Dice) -> None:
+    """Let DNS misbehave for a while, shorter than an answer that removes everything has to stand."""
+    if stage.stop.wait(dice.uniform(3.0, 12.0)):
+        return
+    fault, seconds = dice.choice(list(Fault)), dice.uniform(0.2, 2.5)
+    stage.history.note("dns", f"lies for {seconds:.1f} s: {fault.value}")
+    with stage.history.trouble("dns"):
+        stage.world.dns.fault = fault
+        stage.stop.wait(seconds)
+        stage.world.dns.fault = None
+    stage.history.note("dns", "tells the truth")
+
+
+def break_things(stage: Stage, dice: Dice) -> None:
+    """Break something else, and mend it."""
+    if not stage.stop.wait(dice.uniform(1.0, 4.0)):
+        dice.choice(BREAKING)(stage, dice)
+
+
+def kill_leader(stage: Stage, dice: Dice) -> None:
+    """Kill the server that leads Consul, and start it again later."""
+    history, cluster = stage.history, stage.world.cluster
+    stage.world.wait_for_leader()
+    try:
+        leader = cluster.leader()
+    except (OSError, ValueError):
+        return  # an election is on
+    with history.trouble("consul"):
+        history.note("consul", f"the leader is killed: server {cluster.servers.index(leader)}")
+        leader.kill()
+        stage.stop.wait(dice.uniform(1.0, 5.0))
+        leader.start()
+        stage.world.wait_for_leader()
+    history.note("consul", "three servers again")
+
+
+def kill_agent(stage: Stage, dice: Dice) -> None:
+    """Kill the agent of this host, and start it again later."""
+    with stage.history.trouble("consul"):
+        stage.history.note("consul", "the agent is killed")
+        stage.world.agent.kill()
+        stage.stop.wait(dice.uniform(0.0, 2.0))
+        stage.world.agent.start()
+        stage.world.wait_for_leader()
+    stage.history.note("consul", "the agent is back")
+
+
+def fill_disk(stage: Stage, dice: Dice) -> None:
+    """Leave no room in the state directory, nor in the run-time directory."""
+    stage.history.note("disk", "is full")
+    filler = stage.disk / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    stage.stop.wait(dice.uniform(1.0, 6.0))
+    filler.unlink()
+    stage.history.note("disk", "has room again")
+
+
+def lock_disk(stage: Stage, dice: Dice) -> None:
+    """Let nobody write into them."""
+    stage.history.note("disk", "is read-only")
+    _remount(stage.disk, "ro")
+    stage.stop.wait(dice.uniform(1.0, 6.0))
+    _remount(stage.disk, "rw")
+    stage.history.note("disk", "is writable")
+
+
+def _remount(disk: Path, how: str) -> None:
+    # Not of the file system as a whole, which open files would keep from it.
+    subprocess.run(["mount", "-o", f"remount,bind,{how}", disk], check=True)
+
+
+def lock_pins(stage: Stage, dice: Dice) -> None:
+    """Start the sidecar with a BPF file system that is read-only."""
+    stage.history.note("bpffs", "is read-only for the sidecar")
+    stage.killed.read_only = True
+    stage.killed.kill()
+    stage.stop.wait(dice.uniform(2.0, 5.0))
+    stage.killed.read_only = False
+    stage.history.note("bpffs", "is writable from the next start on")
+
+
+def starve(stage: Stage, dice: Dice) -> None:
+    """Leave the sidecar too little memory to start, or hardly more than it has."""
+    keeper, memory = stage.killed, stage.memory
+    with stage.history.trouble(keeper.instance, again=0, more=3.0):
+        keeper.may_end = keeper.starved = True
+        if dice.random() < 0.5:
+            keeper.kill()
+            room = dice.randrange(8 << 20, 48 << 20)
+            stage.history.note("memory", f"is short: {room >> 20} MiB to start with")
+        else:
+            room = memory.usage() + dice.randrange(1 << 20)
+            stage.history.note("memory", f"is short: {room >> 20} MiB, which it has")
+        memory.limit(room)
+        stage.stop.wait(dice.uniform(2.0, 5.0))
+        memory.limit(None)
+        stage.history.note("memory", "is there again")
+        stage.stop.wait(1.0)
+    keeper.may_end = False
+
+
+def jump(stage: Stage, dice: Dice) -> None:
+    """Let the time of day jump, for both sidecars."""
+    seconds = dice.choice([0, 3600, -3600, dice.randrange(-YEARS, YEARS)])
+    stage.history.note("clock", f"is wrong by {seconds} s from now on")
+    for keeper in (stage.killed, stage.kept):
+        keeper.set_clock(seconds)
+
+
+BREAKING: Final = (kill_leader, kill_agent, fill_disk, lock_disk, lock_pins, starve, jump)
+
+
+def watch_machine(stage: Stage, _: Dice) -> None:
+    """Notice when this machine is too busy for anybody to be in time."""
+    began = time.monotonic()
+    stage.stop.wait(0.05)
+    late = time.monotonic() - began - 0.05
+    if late > 0.5:
+        stage.history.note("machine", f"has stood still for {late:.1f} s")
+        number = stage.history.troubled["machine"].open(time.monotonic_ns() - round(late * 1e9))
+        stage.history.troubled["machine"].close(time.monotonic_ns() + round(late * 1e9), number)

@@ -1,0 +1,140 @@
+"""Runs one sidecar, and runs it again whenever it was killed, as a service manager does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from soak.history import History
+from tests.support.sidecar import COMMAND
+
+ENTER: Final = 'echo $$ >"$0" && exec "$@"'
+READ_ONLY: Final = ("unshare", "--mount", "sh", "-c")
+_READ_ONLY: Final = 'mount --bind /sys/fs/bpf /sys/fs/bpf && mount -o remount,bind,ro /sys/fs/bpf && exec "$@"'
+SOON: Final = 0.3
+"""Seconds between two starts that fail."""
+
+
+class Keeper:
+    """One instance of the sidecar."""
+
+    def __init__(self, history: History, instance: str, folder: Path, options: Sequence[str], procs: Path) -> None:
+        """Prepare; nothing runs yet.
+
+        :param procs: the file `cgroup.procs` that it enters.
+        """
+        self.instance = instance
+        self.name = instance.split("-")[1]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.read_only = False
+        """Whether the BPF file system is to be read-only for the next one."""
+        self.may_end = False
+        """Whether it may end by itself, as where memory is short."""
+        self.starved = False
+        """Whether its memory has ever been short."""
+        self.violations: list[tuple[int, str]] = []
+        self.starts = 0
+        self.clock = folder / f"clock-{self.name}"
+        self.clock.write_bytes(bytes(8))
+        self.log = folder / f"sidecar-{self.name}.log"
+        self._history = history
+        self._preload = folder / "clock.so"
+        self._options = options
+        self._procs = procs
+        self._stop = threading.Event()
+        self._killed = threading.Event()
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(str(folder / f"notify-{self.name}"))
+        self._notify.settimeout(0.05)
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    def start(self) -> None:
+        """Run it from now on."""
+        self._thread.start()
+
+    def kill(self) -> None:
+        """Kill it; it is started again at once."""
+        if self.process and self.process.poll() is None:
+            self._history.note(self.name, "is killed")
+            self._killed.set()
+            self.process.kill()
+
+    def set_clock(self, seconds: int) -> None:
+        """Let its time of day be wrong by this from now on."""
+        with self.clock.open("r+b") as file:
+            file.write(struct.pack("=q", seconds))
+
+    def stop(self) -> int:
+        """End it as a service manager does, and return its exit code."""
+        self._stop.set()
+        if self.process:
+            self.process.terminate()
+        self._thread.join(30)
+        return self.process.returncode if self.process else -1
+
+    def objections(self) -> list[str]:
+        """Return what it has logged that it never should: bugs of its own, errors without a reason, tracebacks."""
+        found: Counter[str] = Counter()
+        for line in self.log.read_text(errors="replace").splitlines():
+            if not line.startswith("{"):
+                found[line] += not self.starved  # which may end Python anywhere
+                continue
+            said = json.loads(line)
+            if said.get("error") == "" or "internal error" in str(said.get("error")) or "exception" in said:
+                found[f"{said['event']}: {said.get('error')!r}"] += 1
+        return [f"{self.instance} logs {count} times: {what}" for what, count in found.items() if count]
+
+    def _keep(self) -> None:
+        while not self._stop.is_set():
+            with self._history.trouble(self.instance, again=0, more=0.5):
+                if not self._up():
+                    time.sleep(SOON)
+                    continue
+            assert self.process
+            while self.process.poll() is None:
+                self._heard()
+            self._judge_end()
+
+    def _up(self) -> bool:
+        """Start it; return whether it has become ready."""
+        environment = {**os.environ, "NOTIFY_SOCKET": self._notify.getsockname()}
+        environment |= {"LD_PRELOAD": str(self._preload), "CLB_SOAK_CLOCK": str(self.clock)}
+        command = [*COMMAND, "run", "--instance", self.instance, "--log-format", "json", *self._options]
+        if self.read_only:
+            command = [*READ_ONLY, _READ_ONLY, "sh", *command]
+        with self.log.open("ab") as log:
+            entering = ["sh", "-c", ENTER, str(self._procs), *command]
+            self.process = subprocess.Popen(entering, stdout=log, stderr=log, env=environment)
+        self.starts += 1
+        self._killed.clear()
+        started = time.monotonic()
+        while self.process.poll() is None:
+            if b"READY=1" in self._heard():
+                self._history.note(self.name, f"is ready after {time.monotonic() - started:.2f} s")
+                return True
+        self._judge_end()
+        return False
+
+    def _heard(self) -> bytes:
+        with suppress(TimeoutError):
+            return self._notify.recv(4096)
+        return b""
+
+    def _judge_end(self) -> None:
+        assert self.process
+        code = self.process.wait()
+        moment = self._history.note(self.name, f"has ended with {code}")
+        expected = self._stop.is_set() or self._killed.is_set() or self.may_end
+        if not expected or (code not in {0, -signal.SIGKILL} and not self.may_end):
+            self.violations.append((moment, f"the sidecar has ended by itself with {code}; see {self.log}"))

@@ -1,0 +1,81 @@
+"""What has to be there before, and no more of it after: pins, elements of maps, descriptors, threads, memory."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from clb_discovery.core import layout
+from clb_discovery.core.layout import Map
+from clb_discovery.datapath import bpf
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import Pins
+from tests.support.kernel_objects import KernelObject, pinned
+
+SPARE_FDS: Final = 12
+"""Connections to Consul that may be open at one time and not at another."""
+SPARE_KIB: Final = 16 << 10
+"""Memory that the second half of a run may take beyond what the first took at most."""
+
+
+class Sample(NamedTuple):
+    """What a process has."""
+
+    time: float
+    descriptors: int
+    threads: int
+    kib: int
+
+
+def sample(pid: int) -> Sample:
+    """Look at a process."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+    descriptors = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - only their number
+    return Sample(time.monotonic(), descriptors, int(status["Threads"]), int(status["VmRSS"].split()[0]))
+
+
+def slope(samples: list[Sample]) -> float:
+    """Return how fast memory grew in the second half, in KiB a minute."""
+    half = samples[len(samples) // 2 :]
+    if len(half) < 3:
+        return 0.0
+    return statistics.linear_regression([one.time for one in half], [one.kib for one in half]).slope * 60
+
+
+def grown(samples: list[Sample]) -> Iterator[str]:
+    """Say what a process has more of in the end than in the first half."""
+    first, second = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+    if len(first) < 3:
+        return
+    for what, spare in (("descriptors", SPARE_FDS), ("threads", SPARE_FDS), ("kib", SPARE_KIB)):
+        before, after = max(getattr(one, what) for one in first), min(getattr(one, what) for one in second[-3:])
+        if after > before + spare:
+            yield f"{after} {what} in the end, and at most {before} in the first half"
+
+
+def pins(instance: str) -> Mapping[str, KernelObject]:
+    """Return everything of an instance that is pinned."""
+    return pinned(Pins(instance).home)
+
+
+def leftovers(instance: str) -> Iterator[str]:
+    """Say what the maps hold that nobody needs, once all clients have ended and nothing changes."""
+    with Maps(Pins(instance)) as maps:
+        held = maps.read()
+    for map_, keys in held.orphans.items():
+        yield f"{len(keys)} elements of {map_} that belong to nobody"
+    for vip, published in held.virtual.items():
+        if len(published.servers) != len(published.pool or ()) + 1:
+            yield f"{vip} has {len(published.servers)} servers for {len(published.pool or ())} members"
+    for name, size in ((Map.OWNERS, layout.OWNER.size),):
+        fd = bpf.open_pin(Pins(instance).map(name))
+        try:
+            taken = sum(layout.unpack_owner(value).socket != 0 for _, value in bpf.items(fd, 4, size))
+        finally:
+            os.close(fd)
+        if taken:
+            yield f"{taken} places of sockets that are closed"

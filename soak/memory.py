@@ -1,0 +1,54 @@
+"""A limit to the memory of the processes in a cgroup of their own, in either version of cgroups."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+from clb_discovery.datapath.cgroup import find_root
+from tests.support.cgroups import remove
+from tests.support.process import wait_until
+
+_V1 = Path("/sys/fs/cgroup/memory")
+
+
+class MemoryCgroup:
+    """A cgroup whose memory may be made short."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._v1 = path.is_relative_to(_V1)
+
+    def limit(self, size: int | None) -> None:
+        """Let the processes have no more than this many bytes; None for as much as there is."""
+        file = self.path / ("memory.limit_in_bytes" if self._v1 else "memory.max")
+        with contextlib.suppress(OSError):  # less than cannot be taken away
+            file.write_text(str(size) if size else ("-1" if self._v1 else "max"))
+
+    def usage(self) -> int:
+        """Return how many bytes they have."""
+        return int((self.path / ("memory.usage_in_bytes" if self._v1 else "memory.current")).read_text())
+
+
+@contextlib.contextmanager
+def memory_cgroup() -> Iterator[MemoryCgroup]:
+    """Make one; whoever is in it at the end has to have ended."""
+    root = find_root()
+    if "memory" in (root / "cgroup.controllers").read_text().split():
+        (root / "cgroup.subtree_control").write_text("+memory")
+        cgroup = root / f"clb-soak-memory-{uuid4().hex[:8]}"
+        cgroup.mkdir()
+        try:
+            yield MemoryCgroup(cgroup)
+        finally:
+            remove(cgroup)
+        return
+    cgroup = _V1 / f"clb-soak-{uuid4().hex[:8]}"
+    cgroup.mkdir()
+    try:
+        yield MemoryCgroup(cgroup)
+    finally:
+        wait_until(lambda: not (cgroup / "cgroup.procs").read_text(), f"{cgroup} is empty")
+        cgroup.rmdir()

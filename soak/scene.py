@@ -1,0 +1,102 @@
+"""The services of a soak: who serves them, under which VIPs, and what becomes of their servers."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+PORT: Final = 80
+"""Of every virtual server."""
+
+
+class Service(NamedTuple):
+    """One service, behind a VIP of each family."""
+
+    name: str
+    number: int
+    source: str
+    """`consul` or `dns`."""
+    algorithm: str
+    core: range
+    """Numbers of the real servers that discovery always names."""
+    rotating: range = range(0)
+    """Those that come and go in discovery, and run all the time."""
+    mortal: range = range(0)
+    """Those of the core that die and return, which discovery is not told."""
+    udp: bool = False
+    every_port: bool = False
+
+    @property
+    def ipv4(self) -> str:
+        """The IPv4 VIP."""
+        return f"10.64.0.{self.number}"
+
+    @property
+    def ipv6(self) -> str:
+        """The IPv6 VIP."""
+        return f"fd00:64::{self.number}"
+
+    @property
+    def vips(self) -> str:
+        """All its VIPs as options take them."""
+        port4, port6 = ("", "") if self.every_port else (f":{PORT}", f":{PORT}")
+        both = [self.ipv4 + port4, f"[{self.ipv6}]" + port6]
+        return ",".join([*both, *(f"{vip}/udp" for vip in both if self.udp)])
+
+    @property
+    def servers(self) -> range:
+        """All that ever serve it."""
+        return range(self.core.start, max(self.core.stop, self.rotating.stop))
+
+
+STEADY: Final = Service("steady", 1, "consul", "random", range(1, 6), range(6, 11), udp=True)
+ZONE: Final = Service("zone", 2, "dns", "round-robin", range(11, 16), range(16, 21), udp=True, every_port=True)
+MORTAL: Final = Service("mortal", 3, "consul", "least-conn", range(21, 27), mortal=range(21, 27))
+TIERS: Final = Service("tiers", 4, "dns", "random", range(31, 35), mortal=range(31, 33))
+"""The mortal ones have the lower priority, and so come first."""
+SERVICES: Final = (STEADY, ZONE, MORTAL, TIERS)
+
+
+def ipv4(number: int) -> str:
+    """Return the IPv4 address of a real server."""
+    return f"10.1.0.{number}"
+
+
+def ipv6(number: int) -> str:
+    """Return the IPv6 address of a real server."""
+    return f"fd01::{number}"
+
+
+def port(number: int) -> int:
+    """Return the port of a real server."""
+    return 7000 + number
+
+
+def priority(service: Service, number: int) -> int:
+    """Return the SRV priority of a real server."""
+    return 1 if service.mortal and number not in service.mortal else 0
+
+
+class Target(NamedTuple):
+    """What a client connects to."""
+
+    service: Service
+    address: str
+    """As the client writes it; IPv4 also as `::ffff:10.64.0.1`."""
+    protocol: str = "tcp"
+
+    @property
+    def vip(self) -> str:
+        """The VIP that it means."""
+        return self.address.removeprefix("::ffff:")
+
+    def __str__(self) -> str:
+        return f"{self.service.name} at {self.address}/{self.protocol}"
+
+
+def targets(*services: Service, protocol: str = "tcp", mapped: bool = True) -> list[Target]:
+    """Return the targets of clients of these services: both families, and with `mapped` IPv4 over IPv6 sockets."""
+    found = []
+    for service in services:
+        addresses = [service.ipv4, service.ipv6, *([f"::ffff:{service.ipv4}"] if mapped else [])]
+        found += [Target(service, address, protocol) for address in addresses]
+    return found

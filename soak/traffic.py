@@ -1,0 +1,76 @@
+"""The clients: of several kinds, all at full rate, each a process in the cgroup of one sidecar."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from soak.judge import Client
+from soak.record import read
+from soak.scene import MORTAL, PORT, SERVICES, STEADY, ZONE, targets
+from tests.support.cgroups import inside
+
+KINDS_IN_C: Final = ("tcp", "poll", "udp", "sendto")
+KILLED: Final = "soak-killed"
+"""The instance whose sidecar is killed again and again."""
+KEPT: Final = "soak-kept"
+"""The one whose sidecar runs from the beginning to the end."""
+
+
+def clients() -> dict[str, Client]:
+    """Return the clients, by kind and number."""
+    everything, living = targets(*SERVICES), targets(STEADY, ZONE, mapped=False)
+    datagrams = targets(STEADY, ZONE, protocol="udp")
+    found = {
+        "tcp": (KILLED, everything),
+        "poll": (KILLED, everything),
+        "blocking": (KILLED, everything),
+        "asyncio": (KILLED, everything),
+        "curl": (KILLED, living),
+        "redis-cli": (KILLED, living),
+        "udp": (KILLED, datagrams),
+        "sendto": (KILLED, datagrams),
+        "tcp-kept": (KEPT, targets(STEADY, ZONE, MORTAL)),
+    }
+    return {name: Client(name, instance, aims) for name, (instance, aims) in found.items()}
+
+
+@contextmanager
+def connecting(
+    folder: Path, program: Path, cgroups: Mapping[str, Path]
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    """Let all clients connect while the block runs; then they end, and have written everything down.
+
+    :param program: client.c, compiled.
+    :param cgroups: by instance.
+    """
+    processes = {}
+    with (folder / "clients.log").open("ab") as log:
+        try:
+            for name, client in clients().items():
+                kind, home = name.removesuffix("-kept"), folder / "clients" / name
+                home.mkdir(parents=True)
+                start = [str(program)] if kind in KINDS_IN_C else [sys.executable, "-m", "soak.clients"]
+                aims = [f"{target.address},{PORT}" for target in client.targets]
+                command = inside(cgroups[client.instance], [*start, kind, home, *aims])
+                processes[name] = subprocess.Popen(command, stdout=log, stderr=log)
+            yield processes
+        finally:
+            for process in processes.values():
+                process.terminate()
+            for process in processes.values():
+                process.wait(60)
+
+
+def written(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the names of clients, and the files that they have completed, earliest first."""
+    for home in sorted((folder / "clients").iterdir()):
+        for file in sorted(home.glob("*.done")):
+            yield home.name, file
+
+
+__all__ = ["KEPT", "KILLED", "clients", "connecting", "read", "written"]

@@ -1,0 +1,171 @@
+"""What there is in a soak: a Consul cluster with an agent, a DNS server behind a proxy that lies, and real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+from soak.history import History
+from soak.scene import SERVICES, Service, ipv4, ipv6, port, priority
+from tests.support.consul import ConsulAgent, ConsulCluster
+from tests.support.faulty_dns import Fault, FaultyDns
+from tests.support.knot import KnotServer
+from tests.support.process import wait_until
+
+JUNK: Final = ("127.0.0.9", "169.254.1.1", "224.0.0.1", "10.64.0.2", "0.0.0.0", "fe80::1")
+"""Addresses that the zone always names beside the servers, and that may never be connected to."""
+
+
+class LyingDns(FaultyDns):
+    """The server's zones behind a proxy that misbehaves for every name alike."""
+
+    fault: Fault | None = None
+
+    def respond(self, wire: bytes, protocol: str) -> bytes | None:
+        """Return the message to send back; None for nothing."""
+        with contextlib.suppress(OSError):
+            return self._misbehave(wire, protocol, self.fault) if self.fault else self._ask(wire, protocol)
+        return None
+
+
+@contextmanager
+def in_thread(dns: LyingDns) -> Iterator[None]:
+    """Let the proxy serve in a thread of its own while the block runs."""
+    started, loop = threading.Event(), asyncio.new_event_loop()
+    ending = asyncio.Event()
+
+    async def serve() -> None:
+        async with dns:
+            started.set()
+            await ending.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread.start()
+    started.wait()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(ending.set)
+        thread.join()
+        loop.close()
+
+
+class RealServers:
+    """The real servers, each a process that may be killed."""
+
+    def __init__(self, program: Path) -> None:
+        self._program = program
+        self._processes: dict[int, subprocess.Popen[str]] = {}
+
+    def start(self, number: int) -> None:
+        """Start one, and wait until it serves."""
+        command = [str(self._program), str(number), str(port(number)), ipv4(number), ipv6(number)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        self._processes[number] = process
+        assert process.stdout.readline() == "serving\n", f"real server {number} does not start"
+
+    def kill(self, number: int) -> None:
+        """Kill one."""
+        process = self._processes.pop(number)
+        process.kill()
+        process.communicate()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in list(self._processes):
+            self.kill(number)
+
+
+class World:
+    """Everything outside the sidecars and the clients."""
+
+    def __init__(self, folder: Path, history: History, server: Path) -> None:
+        """Prepare; nothing runs yet.
+
+        :param server: the program of real servers.
+        """
+        self._folder = folder
+        self.history = history
+        self.cluster = ConsulCluster(_made(folder / "consul"))
+        self.agent: ConsulAgent = self.cluster.client(_made(folder / "consul/agent"))
+        self.knot = KnotServer({"example": "", "other": ""})
+        self.dns = LyingDns(self.knot)
+        self.real = RealServers(server)
+        self.named: dict[str, set[int]] = {service.name: set(service.core) for service in SERVICES}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Have all of it while the block runs."""
+        with ExitStack() as stack:
+            stack.enter_context(self.real)
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(self.real.start, [number for service in SERVICES for number in service.servers]))
+            stack.enter_context(self.cluster)
+            stack.enter_context(self.agent)
+            self.write_zone()
+            stack.enter_context(self.knot)
+            stack.enter_context(in_thread(self.dns))
+            for service in SERVICES:
+                for number in service.core:
+                    self.history.join(service.name, number)
+                    if service.source == "consul":
+                        self.register(service, number)
+            yield
+
+    def register(self, service: Service, number: int) -> None:
+        """Write an instance into Consul's catalog, both of its addresses.
+
+        :raises OSError: if it is not known whether that has happened.
+        """
+        for identity, address in (
+            (f"{service.name}-{number}", ipv4(number)),
+            (f"{service.name}-{number}-6", ipv6(number)),
+        ):
+            found = {"ID": identity, "Service": service.name, "Address": address, "Port": port(number)}
+            found |= {"Weights": {"Passing": number, "Warning": 1}}
+            self.agent.register_external("outside", "10.1.255.254", found)
+
+    def deregister(self, service: Service, number: int) -> None:
+        """Take it out again; raises as `register`."""
+        for identity in (f"{service.name}-{number}", f"{service.name}-{number}-6"):
+            body = {"Node": "outside", "ServiceID": identity}
+            self.agent.request("PUT", "/v1/catalog/deregister", body)
+
+    def write_zone(self) -> None:
+        """Let the zone say what is named now."""
+        records = [f"junk A{'AAA' if ':' in address else ''} {address}" for address in JUNK]
+        for service in SERVICES:
+            if service.source == "dns":
+                records.append(f"_{service.name}._tcp SRV 0 9 99 junk")
+                for number in sorted(self.named[service.name]):
+                    weight, where = number, f"{port(number)} s{number}"
+                    records.append(f"_{service.name}._tcp SRV {priority(service, number)} {weight} {where}")
+                    records += [f"s{number} A {ipv4(number)}", f"s{number} AAAA {ipv6(number)}"]
+        self.knot.write("\n".join(records))
+
+    def has_leader(self) -> bool:
+        """Tell whether the cluster takes writes."""
+        try:
+            self.agent.request("PUT", "/v1/kv/soak", {"a": 1})
+        except OSError:
+            return False
+        return True
+
+    def wait_for_leader(self) -> None:
+        """Wait until the cluster takes writes."""
+        wait_until(self.has_leader, "Consul has a leader", 120)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

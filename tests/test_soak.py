@@ -1,0 +1,150 @@
+"""The oracles of `make soak`: what they object to, and what they excuse."""
+
+from __future__ import annotations
+
+import errno
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soak.counters import differences
+from soak.history import SECOND, History, Spans, outside
+from soak.judge import LAG, Client, Judge, Key
+from soak.record import Record, Stage
+from soak.scene import MORTAL, STEADY, Target, port
+
+INSTANCE = "soak-killed"
+
+
+@pytest.fixture
+def history() -> History:
+    """Return the history of a run in which nothing has happened."""
+    return History(io.StringIO())
+
+
+def verdict(history: History, target: Target, **fields: int) -> str | None:
+    """Let a judge see one connect, from 100 to 101 s; return its objection."""
+    record = Record(100 * SECOND, 101 * SECOND, 0, 0, 0, Stage.REACHED)._replace(**fields)
+    judge = Judge(history)
+    judge.take(Client("tcp", INSTANCE, [target]), [record])
+    return judge.violations[0].what if judge.violations else None
+
+
+def member(history: History, number: int, start: float, end: float) -> None:
+    """Have a real server named for a while."""
+    spans = history.members[STEADY.name, number]
+    spans.open(round(start * SECOND))
+    spans.close(round(end * SECOND))
+
+
+TCP = Target(STEADY, STEADY.ipv4)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "objects"),
+    [(10, 200, False), (100.5, 200, False), (101.5, 200, True), (10, 99, False), (10, 97.5, True)],
+)
+def test_a_connect_comes_out_at_a_member(history: History, start: float, end: float, *, objects: bool) -> None:
+    """Named during the connect or at most `LAG` before it; neither later nor earlier."""
+    member(history, 7, start, end)
+    assert (verdict(history, TCP, reached=7) is not None) == objects
+
+
+def test_a_server_of_another_service_is_never_right(history: History) -> None:
+    """Whoever it is, and though discovery names it there."""
+    assert "another service" in (verdict(history, TCP, reached=21) or "")
+    assert "never was" in (verdict(history, TCP, reached=7) or "")
+
+
+@pytest.mark.parametrize(
+    ("what", "excuses"), [("consul", True), (INSTANCE, True), ("machine", True), ("dns", False), ("soak-kept", False)]
+)
+def test_time_in_which_news_are_kept_away_does_not_count(history: History, what: str, *, excuses: bool) -> None:
+    """Of this source and this sidecar; what troubles others is no excuse."""
+    member(history, 7, 10, 90)
+    history.troubled[what].open(91 * SECOND)
+    history.troubled[what].close(99 * SECOND + LAG // 2)
+    assert (verdict(history, TCP, reached=7) is None) == excuses
+
+
+def test_no_connect_to_living_servers_fails(history: History) -> None:
+    """Whatever the error, and though servers of other services are dead."""
+    history.dead[21].open(0)
+    for error in (errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EPERM):
+        assert verdict(history, TCP, stage=Stage.CONNECT_FAILED, error=error)
+        assert verdict(history, TCP, stage=Stage.NO_ANSWER, error=error)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "error", "excused"),
+    [
+        (90, 100.5, errno.ECONNREFUSED, True),
+        (100.5, 200, errno.ECONNREFUSED, True),
+        (90, 99, errno.ECONNREFUSED, False),
+        (90, 200, errno.ETIMEDOUT, False),
+    ],
+)
+def test_a_dead_server_may_refuse(history: History, start: float, end: float, error: int, *, excused: bool) -> None:
+    """One that was dead during the connect, and by the error that this gives."""
+    history.dead[21].open(round(start * SECOND))
+    history.dead[21].close(round(end * SECOND))
+    found = verdict(history, Target(MORTAL, MORTAL.ipv4), stage=Stage.CONNECT_FAILED, error=error)
+    assert (found is None) == excused
+
+
+def test_an_application_has_to_see_the_vip(history: History) -> None:
+    """Any other peer is a violation."""
+    member(history, 7, 10, 200)
+    assert "peer" in (verdict(history, TCP, reached=7, stage=Stage.WRONG_PEER) or "")
+
+
+def test_refusals_have_to_end(history: History) -> None:
+    """Passive health allows a few for each death, and not one for each connect."""
+    history.dead[21].open(0)
+    history.dead[21].close(10 * SECOND)
+    failure = Record(SECOND, SECOND, 0, errno.ECONNREFUSED, 0, Stage.CONNECT_FAILED)
+    for count, objects in ((20, False), (500, True)):
+        judge = Judge(history)
+        judge.take(Client("tcp", INSTANCE, [Target(MORTAL, MORTAL.ipv4)]), [failure] * count)
+        judge.judge_refusals([MORTAL])
+        assert bool(judge.violations) == objects
+
+
+def test_counters_have_to_add_up(history: History) -> None:
+    """The kernel's are the clients' own: connects of each server, and failures of those that die."""
+    judge = Judge(history)
+    key = Key(INSTANCE, STEADY.ipv4, "tcp")
+    judge.reached.update({(key, number): 3 for number in STEADY.core})
+
+    def document(**wrong: int) -> dict[str, object]:
+        servers = [
+            {"port": port(number), "connects": 3, "failures": 0, "active": 0} | (wrong if number == 1 else {})
+            for number in STEADY.core
+        ]
+        found = {"address": STEADY.ipv4, "protocol": "tcp", "refused": 0, "real_servers": servers}
+        return {"virtual_servers": [found]}
+
+    assert not list(differences(INSTANCE, document(), judge))
+    for wrong in ({"connects": 2}, {"connects": 4}, {"failures": 1}, {"active": 1}, {"port": port(9)}):
+        assert list(differences(INSTANCE, document(**wrong), judge))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 15) | st.none()), max_size=8),
+    st.integers(0, 50),
+    st.integers(0, 20),
+)
+def test_spans_are_what_they_are_moment_by_moment(those: list[tuple[int, int | None]], start: int, size: int) -> None:
+    """What is within a span of time, and how much of it is outside, is what looking at each moment says."""
+    spans, plain = Spans(), []
+    for first, length in sorted(those, key=lambda one: one[0]):
+        number = spans.open(first)
+        if length is not None:
+            spans.close(first + length, number)
+        plain.append((first, first + length if length is not None else 1 << 63))
+    end = start + size
+    assert sorted(spans.within(start, end)) == sorted(one for one in plain if one[0] <= end and one[1] >= start)
+    free = sum(not any(first <= moment < last for first, last in plain) for moment in range(start, end))
+    assert outside(start, end, spans) == free
