@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels soak bench bench-hooks bench-scale bench-sidecar clean
+.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-hooks bench-scale bench-sidecar clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -53,6 +53,10 @@ test-deb: deb ## install, use and purge the Debian package in bare Debian 12 and
 
 test-fresh: ## run demo and test in bare Debian 12 and 13 roots (root, or through sudo)
 	@$(AS_ROOT) scripts/test-fresh
+
+test-systemd: deb ## run the units under the systemd of Debian 12 and 13 in QEMU (root, or through sudo)
+	@scripts/setup kernels
+	@$(AS_ROOT) scripts/test-systemd
 
 soak: ## ten minutes of everything that goes wrong, with nothing lost (root, or through sudo); SOAK_ARGS="--seconds 60 --seed 1"
 	@scripts/setup test

@@ -79,6 +79,8 @@ def _findings(options: argparse.Namespace, services: Sequence[Service]) -> Itera
 def _loaders(wanted: str) -> Iterator[Finding]:
     """Look at the loaders: what is missing is a fault where it is wanted, or where the other cannot stand in for it."""
     by_object, by_bcc = _look("libbpf", libbpf.require), _look("BCC", bcc.require)
+    if wanted == Loader.NONE:  # for another to do, by whatever does
+        wanted = Loader.AUTO
     if wanted == Loader.AUTO and by_object.error is None and by_bcc.error:
         by_bcc = Finding(by_bcc.what, None, f"not needed beside libbpf: {by_bcc.error}")
     elif wanted == Loader.AUTO and by_object.error and by_bcc.error is None:

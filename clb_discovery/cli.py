@@ -17,6 +17,7 @@ from clb_discovery.core.automatic import DEFAULT_RANGES, parse_vip_range
 from clb_discovery.core.model import Algorithm, Policy, Tracking
 from clb_discovery.core.text import printable, without_passwords
 from clb_discovery.core.trace import OUTCOMES
+from clb_discovery.datapath.handover import parse_group
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.errors import ClbError, UsageError
 from clb_discovery.log import FORMATS, LEVELS
@@ -145,10 +146,26 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
 
     load = command("load", commands.load, "load and attach the data plane only")
-    _datapath_options(load)
+    cgroup = _datapath_options(load, Loader.NONE)
+    cgroup.add_argument(
+        "--unit",
+        metavar="NAME",
+        help="balance connects of this unit of systemd, which need not have been started: its cgroup is made for it",
+    )
+    load.add_argument(
+        "--group",
+        metavar="GROUP",
+        type=_typed(parse_group),
+        help="let this group write the maps and nothing else, for run --loader none as another user than root",
+    )
 
     unload = command("unload", commands.unload, "detach and remove the data plane of an instance")
     _instance_option(unload)
+    unload.add_argument(
+        "--other-layouts",
+        action="store_true",
+        help="only what versions with another layout of the maps have left attached; for after an upgrade",
+    )
 
     trace = command("trace", commands.trace, "show each connect live: whose, where it is sent, what becomes of it")
     _instance_option(trace)
@@ -170,6 +187,8 @@ def make_parser() -> argparse.ArgumentParser:
         default=[],
         help="connects that ended so; sent is for datagrams, which have no other outcome",
     )
+
+    command("close", commands.close, "close sockets of removed real servers for a sidecar that may not; for its unit")
 
     check = command("check", commands.check, "say what works on this host, and what to do about the rest")
     _service_options(check)
@@ -357,15 +376,23 @@ def _scheduling_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _datapath_options(parser: argparse.ArgumentParser) -> None:
+def _datapath_options(parser: argparse.ArgumentParser, *without: Loader) -> argparse._ActionsContainer:
+    """Add the options that say what is loaded and how.
+
+    :param without: the loaders that this command does not take.
+    :returns: where options go that exclude --cgroup.
+    """
     _instance_option(parser)
-    parser.add_argument("--cgroup", metavar="PATH", help="balance connects in this cgroup; default: the cgroup v2 root")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--cgroup", metavar="PATH", help="balance connects in this cgroup; default: the cgroup v2 root")
     parser.add_argument(
         "--loader",
-        choices=[*map(str, Loader)],
+        choices=[str(loader) for loader in Loader if loader not in without],
         default=str(Loader.AUTO),
-        help="object: the shipped programs, by libbpf; bcc: compiled here by BCC; default auto: object, else bcc",
+        help="object: the shipped programs, by libbpf; bcc: compiled here by BCC; default auto: object, else bcc"
+        + ("" if Loader.NONE in without else "; none: they are there by clb-discovery load, and only maps are written"),
     )
+    return target
 
 
 def _instance_option(parser: argparse.ArgumentParser) -> None:

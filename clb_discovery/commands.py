@@ -10,16 +10,17 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clb_discovery import __version__, log
+from clb_discovery import __version__, confine, log
 from clb_discovery.core import selftest
 from clb_discovery.core.status import Datapath, document
-from clb_discovery.datapath import cgroup, loader
+from clb_discovery.datapath import cgroup, handover, loader, units
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
@@ -34,7 +35,10 @@ def run(options: argparse.Namespace) -> int:
     from clb_discovery.settings import read_settings  # noqa: PLC0415 - see above
 
     log.configure(options.log_format, options.log_level)
-    asyncio.run(Daemon(read_settings(options), lambda: read_settings(options.reread())).run())
+    configured = read_settings(options)
+    if configured.settings.loader is Loader.NONE:
+        confine.confine()
+    asyncio.run(Daemon(configured, lambda: read_settings(options.reread())).run())
     return 0
 
 
@@ -86,11 +90,16 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def load(options: argparse.Namespace) -> int:
-    """Load and attach the data plane."""
-    pins = Pins(options.instance)
-    target = cgroup.resolve(options.cgroup)
-    with Instance(options.instance).held():
-        loader.load(pins, target, Loader(options.loader))
+    """Load and attach the data plane, and leave it to who writes its maps."""
+    os.umask(0o022)  # the writer, and systemd's processes, look into what is made here, whatever the umask of a unit
+    pins, instance = Pins(options.instance), Instance(options.instance)
+    target = units.cgroup_of(options.unit) if options.unit else cgroup.resolve(options.cgroup)
+    with instance.loading() as alone:
+        loader.load(pins, target, Loader(options.loader), alone=alone)
+        instance.write_loaded(cgroup.identity(target) or 0)
+        if options.group is not None:
+            handover.share(pins, options.group)
+            instance.share(options.group)
         ineffective = loader.objection(pins, target)
     if ineffective:
         raise HostError(ineffective)
@@ -100,6 +109,10 @@ def load(options: argparse.Namespace) -> int:
 def unload(options: argparse.Namespace) -> int:
     """Detach and remove the data plane."""
     pins, instance = Pins(options.instance), Instance(options.instance)
+    if options.other_layouts:
+        with instance.loading():
+            pins.remove_other_layouts()
+        return 0
     with instance.held(), ExitStack() as afterwards:
         afterwards.callback(instance.forget)
         afterwards.callback(loader.unload, pins)
@@ -107,6 +120,14 @@ def unload(options: argparse.Namespace) -> int:
         if named:  # first, so that no name leads to an address that nobody serves
             write_names(named, pins.instance, {})
     return 0
+
+
+def close(_: argparse.Namespace) -> int:
+    """Close sockets for a sidecar that may not."""
+    from clb_discovery import closing  # noqa: PLC0415 - see above
+
+    confine.confine()
+    return closing.serve(sys.stdin.buffer, sys.stdout.buffer)
 
 
 def trace(options: argparse.Namespace) -> int:

@@ -24,8 +24,6 @@ from clb_discovery.announce import Announcer
 from clb_discovery.core import selftest
 from clb_discovery.core.held import Held
 from clb_discovery.core.lastgood import LastGood
-from clb_discovery.datapath import loader
-from clb_discovery.datapath.maps import Maps
 from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.following import timestamp
 from clb_discovery.hosts_file import HostsFile
@@ -72,7 +70,8 @@ class Daemon:
         self._names = HostsFile(self._instance, self._announcer)
         self._store = Store(settings.state_dir, settings.pins.instance)
         self._meters = Meters()
-        self._proof = Proof(settings.pins, settings.cgroup)
+        self._plane = settings.plane()
+        self._proof = Proof(self._plane)
         self._news = News()
         self._changed = False  # something that may change what the kernel should hold
         self._reloading = False
@@ -99,11 +98,11 @@ class Daemon:
         async with AsyncExitStack() as stack:
             await self._watches.open()
             stack.push_async_callback(self._unwatch)
-            stack.enter_context(self._instance.held())
+            stack.enter_context(self._instance.held(loads=self._plane.loads))
             listener = stack.enter_context(listen(*self._settings.metrics)) if self._settings.metrics else None
-            loader.load(self._settings.pins, self._settings.cgroup, self._settings.loader)
-            maps = stack.enter_context(Maps(self._settings.pins))
-            publisher = Publisher(maps, self._announcer, self._meters)
+            self._plane.bring_up()
+            maps = stack.enter_context(self._plane.open())
+            publisher = Publisher(self._plane, maps, self._announcer, self._meters)
             self._start_up(publisher)
             if listener:
                 site = Site(partial(self._report, publisher), lambda: self._ready, self._meters)
@@ -128,14 +127,14 @@ class Daemon:
         knowledge = self._knowledge
         self._changed |= knowledge.recall(tuple(knowledge.sources), publisher.held, self._store.read())
         self._names.leave(self._settings.hosts_file)
-        ineffective = loader.objection(self._settings.pins, self._settings.cgroup)
+        ineffective = self._plane.objection()
         if ineffective:
             _log.error("programs are not effective", reason=ineffective)
         _log.info(
             "started",
             version=__version__,
             instance=self._settings.pins.instance,
-            cgroup=str(self._settings.cgroup),
+            cgroup=str(self._plane.cgroup),
             services=len(self._knowledge),
         )
         self._write_state()
@@ -169,7 +168,7 @@ class Daemon:
         self._watches.adjust(self._knowledge.sources)
         if self._changed:
             await self._sync(publisher)
-        if await publisher.keep_attached(self._settings):
+        if await publisher.keep_up():
             self._changed = True
             self._news.ring()
         await self._publish_names(publisher.held)
@@ -204,6 +203,8 @@ class Daemon:
             stale = sum(following.stale for following in knowledge)
             virtual_servers = len(held.virtual) - len(selftest.virtual_servers(self._settings.pins.instance))
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
+            with self._announcer.trying("cannot remove what another version has loaded", HostError):
+                self._plane.settle()
         self._service_manager.status(knowledge.summary, ready=self._ready)
 
     def _finish_once(self) -> None:

@@ -35,6 +35,10 @@ class HostError(ClbError):
     exit_code = 3
 
 
+class RemovedError(HostError):
+    """What is mounted for this process was removed; another one would see what is there now."""
+
+
 class BusyError(ClbError):
     """Another sidecar holds this instance (exit code 4)."""
 

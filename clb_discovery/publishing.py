@@ -23,11 +23,11 @@ from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.layout import Info, Server, protocol_of
 from clb_discovery.core.model import Protocol, Refused
 from clb_discovery.core.publication import Publication, Wanted, publication
-from clb_discovery.datapath import loader
 from clb_discovery.datapath.maps import Maps
-from clb_discovery.datapath.sockets import Destroyed, close_sockets
-from clb_discovery.errors import ClbError
+from clb_discovery.datapath.sockets import Destroyed
+from clb_discovery.errors import ClbError, RemovedError
 from clb_discovery.metrics import Meters
+from clb_discovery.plane import Plane
 from clb_discovery.settings import Settings
 
 _log = structlog.stdlib.get_logger()
@@ -53,8 +53,9 @@ class Refusals(NamedTuple):
 class Publisher:
     """The one who writes an instance's maps, and so knows what they hold."""
 
-    def __init__(self, maps: Maps, announcer: Announcer, meters: Meters) -> None:
-        """Read what the maps hold."""
+    def __init__(self, plane: Plane, maps: Maps, announcer: Announcer, meters: Meters) -> None:
+        """Read what the maps of the plane hold."""
+        self._plane = plane
         self.held = maps.read()
         self._before: Publication | None = None
         self._maps = maps
@@ -109,28 +110,29 @@ class Publisher:
         # A UDP socket would go on sending to a server that is gone, and never know.
         protocols = (Protocol.TCP, Protocol.UDP) if reset else (Protocol.UDP,)
         dropped = frozenset(member for member in found.plan.dropped if protocol_of(member) in protocols)
-        closed = close_sockets(dropped, self._maps.records(), protocols=protocols) if dropped else None
+        closed = self._plane.close_sockets(dropped, self._maps, protocols) if dropped else None
         return found, closed
 
-    async def keep_attached(self, settings: Settings) -> bool:
-        """Attach again where the cgroup was removed and made anew, as service managers do.
+    async def keep_up(self) -> bool:
+        """Bring the data plane up again where its cgroup was made anew, as service managers do, or its pins were.
 
         :returns: whether that was so; where the pins had gone, too, the maps are new and empty.
         """
-        pins, cgroup = settings.pins, settings.cgroup
-        if not cgroup.exists():
-            self._announcer.trouble("not attached", f"{cgroup} is gone; it is attached again when it is back")
-            return False
-        again = not loader.is_attached(pins, cgroup)
-        if again:
-            try:
+        try:
+            lost = await asyncio.to_thread(self._plane.is_lost)
+            if lost:
                 async with self._kernel:
-                    await asyncio.to_thread(loader.load, pins, cgroup, settings.loader)
+                    await asyncio.to_thread(self._plane.bring_up)
                     await asyncio.to_thread(self._maps.reopen)
                     self.held = await asyncio.to_thread(self._maps.read)
-            except ClbError as error:
-                self._announcer.trouble("not attached", str(error))
-                return False
-            _log.warning("attached again", cgroup=str(cgroup))
+        except RemovedError:
+            raise
+        except ClbError as error:
+            self._announcer.trouble("not attached", str(error))
+            return False
+        if lost and self._plane.loads:
+            _log.warning("attached again", cgroup=str(self._plane.cgroup))
+        elif lost:
+            _log.warning("maps were loaded anew", cgroup=str(self._plane.cgroup))
         self._announcer.trouble("not attached", None)
-        return again
+        return lost

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from clb_discovery import __version__
@@ -14,9 +13,8 @@ from clb_discovery.core import selftest
 from clb_discovery.core.held import Held
 from clb_discovery.core.layout import Info, Server
 from clb_discovery.core.status import Datapath, document
-from clb_discovery.datapath import loader
-from clb_discovery.datapath.pins import Pins
 from clb_discovery.following import Following
+from clb_discovery.plane import Plane
 
 PROOF_LASTS: Final = 10.0
 """Seconds for which the result of a self-test connect is told again: outside of its cgroup that takes a process."""
@@ -53,15 +51,14 @@ class Report(NamedTuple):
 class Proof:
     """Whether the programs are effective, found out again only when that was a while ago."""
 
-    def __init__(self, pins: Pins, cgroup: Path) -> None:
-        self._pins = pins
-        self._cgroup = cgroup
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
         self._objection: str | None = None
         self._until = 0.0
 
     def objection(self) -> str | None:
         """Return why connects do not meet the programs, or None if they do. One thread at a time."""
         if time.monotonic() >= self._until:
-            self._objection = loader.objection(self._pins, self._cgroup)
+            self._objection = self._plane.objection()
             self._until = time.monotonic() + PROOF_LASTS
         return self._objection

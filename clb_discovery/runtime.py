@@ -1,8 +1,9 @@
-"""The run-time directory of an instance: the lock of its one writer, and what the sidecar says about itself.
+"""The run-time directory of an instance: the locks of its one writer and its one loader, and what they say.
 
 `/run/clb-discovery/<instance>/lock` carries a POSIX record lock (fcntl(2)) for as long as somebody may write the maps,
-so that anybody can ask who without taking it; `state.json` is replaced whenever the sidecar's knowledge changes, and
-stays when it ends.
+so that anybody can ask who without taking it. Its first byte stands for writing them, its second for loading; a sidecar
+that loads by itself holds both. `state.json` is replaced whenever the sidecar's knowledge changes, and stays when it
+ends; `loaded.json` is what `load` leaves for a writer that may not look for itself.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from clb_discovery.errors import BusyError, HostError
 from clb_discovery.files import replace_file
@@ -22,6 +23,21 @@ from clb_discovery.files import replace_file
 RUN: Final = Path("/run/clb-discovery")
 
 _FLOCK: Final = struct.Struct("@hhqqi")  # struct flock: type, whence, start, length, process
+_STOP_IT: Final = "stop it, or use another --instance"
+_SHARED_DIRECTORY: Final = 0o1775  # sticky: of who is in the group nobody can replace what root has put there
+_SHARED_LOCK: Final = 0o660
+
+
+class _Bytes(NamedTuple):
+    """Part of a lock file."""
+
+    start: int
+    length: int
+
+
+_WRITING: Final = _Bytes(0, 1)
+_LOADING: Final = _Bytes(1, 1)
+_BOTH: Final = _Bytes(0, 0)  # to the end, wherever that is
 
 
 def state_directory(given: str | None, environment: Mapping[str, str]) -> Path | None:
@@ -45,39 +61,63 @@ class Instance:
         self._directory = RUN / name
         self._lock = self._directory / "lock"
         self._state = self._directory / "state.json"
+        self._loaded = self._directory / "loaded.json"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, *, loads: bool = True) -> Iterator[None]:
         """Hold the instance as its only writer while the block runs.
 
+        :param loads: also as the only one who loads; without, `load` may put the programs back meanwhile.
         :raises BusyError: if another process holds it.
         :raises HostError: if the directory cannot be used.
         """
-        with self._locked(self._lock, "stop it, or use another --instance"):
+        with self._locked(self._lock, _STOP_IT, _BOTH if loads else _WRITING):
             yield
+
+    @contextmanager
+    def loading(self) -> Iterator[bool]:
+        """Be the only one who loads while the block runs, and yield whether nobody else writes; raises as `held`."""
+        with self._locked(self._lock, _STOP_IT, _LOADING) as lock:
+            yield _lock_bytes(lock, _WRITING)
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
         """Be the only one who traces the instance while the block runs; raises as `held`."""
-        with self._locked(self._directory / "trace", "it is the one that traces"):
+        with self._locked(self._directory / "trace", "it is the one that traces", _BOTH):
             yield
 
     @contextmanager
-    def _locked(self, path: Path, way_out: str) -> Iterator[None]:
+    def _locked(self, path: Path, way_out: str, part: _Bytes) -> Iterator[int]:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             # Whoever may read the file may take a lock of its own, and keep us from ours.
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise HostError(f"cannot use {self._directory}: {error.strerror}; run as root") from error
+            raise HostError(
+                f"cannot use {self._directory}: {error.strerror}; run as root, or as who is in the group that "
+                "clb-discovery load --group has named"
+            ) from error
         try:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise BusyError(f"instance {self.name!r} is held by process {_holder(lock)}; {way_out}") from error
-            yield
+            if not _lock_bytes(lock, part):
+                raise BusyError(f"instance {self.name!r} is held by process {_holder(lock, part)}; {way_out}")
+            yield lock
         finally:
             os.close(lock)
+
+    def share(self, group: int) -> None:
+        """Let a group write the maps in this instance's name: hold the lock, and say how it is.
+
+        :param group: its number; root without CAP_CHOWN has to be in it.
+        :raises HostError: if the directory cannot be given to it.
+        """
+        try:
+            for path, mode in ((self._directory, _SHARED_DIRECTORY), (self._lock, _SHARED_LOCK)):
+                os.chown(path, -1, group)
+                path.chmod(mode)
+            if self._state.exists() and self._state.stat().st_uid == self._directory.stat().st_uid:
+                self._state.unlink()  # root's, which the group could not replace
+        except OSError as error:
+            raise HostError(f"cannot give {self._directory} to group {group}: {error.strerror}; run as root") from error
 
     def holder(self) -> int | None:
         """Return the process that holds the instance, or None. Not for the holder itself: it would lose the lock."""
@@ -86,24 +126,38 @@ class Instance:
         except OSError:
             return None
         try:
-            return _holder(lock)
+            return _holder(lock, _WRITING)
         finally:
             os.close(lock)
+
+    def write_loaded(self, cgroup: int) -> None:
+        """Leave what tells the cgroup that the programs were attached to from one of the same name.
+
+        :raises HostError: if it cannot be written.
+        """
+        try:
+            replace_file(self._loaded, json.dumps({"cgroup": cgroup}).encode(), lasting=False)
+        except OSError as error:
+            raise HostError(f"cannot write {self._loaded}: {error.strerror}; is there room?") from error
+
+    def read_loaded(self) -> int | None:
+        """Return what `load` left last; None if nothing."""
+        found = _read(self._loaded).get("cgroup")
+        return found if isinstance(found, int) else None
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Replace what the sidecar says about itself.
 
         :raises OSError: if it cannot be written.
         """
+        with suppress(OSError):
+            if self._state.stat().st_uid != os.geteuid():  # another user's, which it need not stay
+                self._state.unlink()
         replace_file(self._state, json.dumps(state).encode(), lasting=False)  # no reboot leaves anything in /run
 
     def read_state(self) -> dict[str, Any]:
         """Return what the sidecar said last; empty if nothing, or nothing that can be read."""
-        try:
-            state = json.loads(self._state.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return state if isinstance(state, dict) else {}
+        return _read(self._state)
 
     def hosts_file(self) -> Path | None:
         """Return where the sidecar published names last, or None."""
@@ -111,11 +165,32 @@ class Instance:
         return Path(path) if isinstance(path, str) else None
 
     def forget(self) -> None:
-        """Remove the state; the lock file stays, since a new one would let a second holder in."""
+        """Remove what was said; the lock file stays, since a new one would let a second holder in."""
         self._state.unlink(missing_ok=True)
+        self._loaded.unlink(missing_ok=True)
 
 
-def _holder(lock: int) -> int | None:
-    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+def _read(path: Path) -> dict[str, Any]:
+    """Return an object of JSON; empty if there is none. Who writes there may be less trusted than who reads."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # no FIFO is waited for
+        with os.fdopen(fd, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _lock_bytes(lock: int, part: _Bytes) -> bool:
+    """Take a lock; return whether that was possible."""
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, part.length, part.start)
+    except OSError:
+        return False
+    return True
+
+
+def _holder(lock: int, part: _Bytes) -> int | None:
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, part.start, part.length, 0)
     kind, _, _, _, process = _FLOCK.unpack(fcntl.fcntl(lock, fcntl.F_GETLK, question))
     return None if kind == fcntl.F_UNLCK else process

@@ -18,6 +18,8 @@ from clb_discovery.datapath import cgroup
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.discovery import open_sources, read_services, vip_ranges
+from clb_discovery.errors import UsageError
+from clb_discovery.plane import LoadedPlane, OwnPlane, Plane
 from clb_discovery.runtime import state_directory
 from clb_discovery.sources.base import Source
 
@@ -27,7 +29,8 @@ class Settings:
     """What the command line and the configuration file ask for."""
 
     pins: Pins
-    cgroup: Path
+    cgroup: Path | None
+    """Whose connects are balanced; None where somebody else loads, who knows."""
     services: Sequence[Service]
     real_ranges: Sequence[Network]
     reset: bool
@@ -44,6 +47,10 @@ class Settings:
     """Where VIPs of services in a catalog have to lie, and where automatic ones come from."""
     log_format: str = "auto"
     log_level: str = "info"
+
+    def plane(self) -> Plane:
+        """Return the data plane that these settings ask for; nothing is touched yet."""
+        return LoadedPlane(self.pins) if self.cgroup is None else OwnPlane(self.pins, self.cgroup, self.loader)
 
 
 class Configured(NamedTuple):
@@ -62,7 +69,7 @@ def read_settings(options: argparse.Namespace) -> Configured:
     services = read_services(options)
     settings = Settings(
         pins=Pins(options.instance),
-        cgroup=cgroup.resolve(options.cgroup),
+        cgroup=_cgroup(options),
         services=services,
         real_ranges=options.real_range,
         reset=options.on_remove == "reset",
@@ -76,6 +83,14 @@ def read_settings(options: argparse.Namespace) -> Configured:
         log_level=options.log_level,
     )
     return Configured(settings, partial(open_sources, options, services))
+
+
+def _cgroup(options: argparse.Namespace) -> Path | None:
+    if options.loader != Loader.NONE:
+        return cgroup.resolve(options.cgroup)
+    if options.cgroup is not None:
+        raise UsageError("--cgroup is for who loads, so not for --loader none; use: clb-discovery load --cgroup PATH")
+    return None
 
 
 _FIXED: Final = {

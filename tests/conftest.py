@@ -28,7 +28,8 @@ settings.load_profile("clb")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the loader that tests use."""
-    parser.addoption("--loader", choices=[*map(str, Loader)], default=str(Loader.AUTO), help="load the data plane so")
+    loaders = [str(loader) for loader in Loader if loader is not Loader.NONE]
+    parser.addoption("--loader", choices=loaders, default=str(Loader.AUTO), help="load the data plane so")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,10 +1,10 @@
-"""The systemd unit: systemd accepts it, and what it leaves of root's powers is enough."""
+"""The units of systemd: it accepts them, they fit the program and each other, and the sidecar is little exposed."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,133 +14,213 @@ from uuid import uuid4
 
 import pytest
 
-from clb_discovery.cli import main
+from clb_discovery.cli import main, make_parser
+from clb_discovery.closing import SOCKET
 from clb_discovery.daemon import CHECK_EVERY
+from clb_discovery.datapath.units import cgroup_of, path_below
+from clb_discovery.errors import HostError, UsageError
 from clb_discovery.runtime import RUN
 from tests.programs.as_unit import read_unit
 from tests.support.cgroups import made_cgroup
-from tests.support.dataplane import dial, wipe
-from tests.support.knot import KnotServer
-from tests.support.listeners import listening
-from tests.support.sidecar import COMMAND, sidecar
+from tests.support.dataplane import wipe
+from tests.support.sidecar import clb
+from tests.support.units import BESIDE, CLOSE, CLOSE_SOCKET, DATAPATH, SIDECAR, UNITS, as_unit
 
-UNIT: Final = Path(__file__).parent.parent / "contrib" / "systemd" / "clb-discovery.service"
-AS_UNIT: Final[tuple[str, ...]] = (sys.executable, "-m", "tests.programs.as_unit", str(UNIT))
-VIPS: Final = "10.64.0.1:80,[fd00:64::1]:80"
-
-
-@pytest.fixture
-def instance() -> Iterator[str]:
-    """Return the name of an instance that nobody else has; its data plane is removed at the end."""
-    assert os.geteuid() == 0, "loading programs needs root: run the tests through sudo"
-    name = f"test-{uuid4().hex[:8]}"
-    yield name
-    wipe(name)
+MOST_EXPOSURE: Final = 15
+"""Of the sidecar, in tenths, as `systemd-analyze security` counts."""
+STARTED_BY_SYSTEMD: Final = (SIDECAR, BESIDE, DATAPATH, CLOSE)
 
 
-@pytest.fixture
-def cgroup() -> Iterator[Path]:
-    """Return a cgroup for ordinary clients."""
-    with made_cgroup() as path:
-        yield path
-
-
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    """`systemd-analyze verify` has nothing to say about the unit, once its program is there."""
-    settings = read_unit(UNIT)
-    program = tmp_path / "clb-discovery"
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with the units as on a host that has the program, and an application shop.service."""
+    directory = tmp_path_factory.mktemp("units")
+    program = directory / "clb-discovery"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    copy = tmp_path / UNIT.name
-    copy.write_text(UNIT.read_text().replace(settings["ExecStart"].split()[0], str(program)))
-    verify = subprocess.run(["systemd-analyze", "verify", copy], check=False, capture_output=True, text=True)
+    for unit in (*STARTED_BY_SYSTEMD, CLOSE_SOCKET):
+        copy = directory / unit.name.replace("@.", "@shop.")
+        copy.write_text(unit.read_text().replace("/usr/bin/clb-discovery", str(program)))
+    shutil.copy(directory / "clb-discovery-close@shop.service", directory / CLOSE.name)
+    (directory / "shop.service").write_text("[Service]\nExecStart=/bin/true\n")
+    return directory
+
+
+@pytest.mark.parametrize("unit", [*STARTED_BY_SYSTEMD, CLOSE_SOCKET], ids=lambda unit: unit.name)
+def test_systemd_accepts_the_unit(installed: Path, unit: Path) -> None:
+    """`systemd-analyze verify` has nothing to say about the unit, once its program is there."""
+    verify = subprocess.run(
+        ["systemd-analyze", "verify", f"./{unit.name.replace('@.', '@shop.')}"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=installed,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{installed}:"},
+    )
     assert (verify.returncode, verify.stdout, verify.stderr) == (0, "", "")
 
 
-def test_unit_fits_the_sidecar(capsys: pytest.CaptureFixture[str]) -> None:
-    """The unit names the real command, waits for READY=1 without limit, and restarts unless the usage is wrong."""
-    settings = read_unit(UNIT)
-    program, command, options = settings["ExecStart"].split()
-    assert (Path(program).is_absolute(), Path(program).name) == (True, "clb-discovery")
-    assert options == "$CLB_DISCOVERY_OPTIONS"
-    assert main([command]) == int(settings["RestartPreventExitStatus"])
+@pytest.mark.parametrize("unit", [SIDECAR, BESIDE], ids=lambda unit: unit.name)
+def test_sidecar_is_little_exposed(installed: Path, unit: Path) -> None:
+    """`systemd-analyze security` counts at most 1.5 of 10 for who talks to the network."""
+    command = ["systemd-analyze", "security", "--no-pager", "--offline=true", f"--threshold={MOST_EXPOSURE}"]
+    path = installed / unit.name.replace("@.", "@shop.")
+    assert subprocess.run([*command, path], check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_units_fit_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command line of a unit is one that the program takes, and a service without options is wrong usage."""
+    for unit in STARTED_BY_SYSTEMD:
+        for line in re.findall(
+            r"^Exec\w+=(?:-?\+/usr/bin/nsenter --target 1 --mount )?/usr/bin/clb-discovery (.*)$",
+            unit.read_text(),
+            re.MULTILINE,
+        ):
+            words = line.replace("%i", "shop").replace("--group clb-discovery", "--group root").split()
+            assert make_parser().parse_args([word for word in words if not word.startswith("$")])
+    settings = read_unit(SIDECAR)
+    assert main(["run", "--loader", "none"]) == int(settings["RestartPreventExitStatus"])
     assert "no service to follow" in capsys.readouterr().err
-    assert settings["Type"] == "notify"
-    assert (settings["TimeoutStartSec"], settings["StartLimitIntervalSec"]) == ("infinity", "0")
-    assert settings["Restart"] == "always"
-    assert f"/run/{settings['RuntimeDirectory']}" == str(RUN)
-    assert settings["RuntimeDirectoryPreserve"] == "yes"
-    assert settings["StateDirectory"] == "clb-discovery"
-    seconds = int(settings["WatchdogSec"].removesuffix("s"))
-    assert seconds >= 20 * CHECK_EVERY
 
 
-def test_unit_says_what_to_write_into_its_options() -> None:
+def test_units_of_the_sidecar_are_patient() -> None:
+    """They wait for READY=1 without limit, start again without limit, and leave the main loop time."""
+    for unit in (SIDECAR, BESIDE):
+        settings = read_unit(unit)
+        assert settings["Type"] == "notify"
+        assert (settings["TimeoutStartSec"], settings["StartLimitIntervalSec"]) == ("infinity", "0")
+        assert settings["Restart"] == "always"
+        assert int(settings["WatchdogSec"].removesuffix("s")) >= 20 * CHECK_EVERY
+
+
+def test_stopping_takes_nothing_away() -> None:
+    """No unit unloads anything when it stops; only what other layouts have left, after a start."""
+    for unit in STARTED_BY_SYSTEMD:
+        assert "ExecStop" not in unit.read_text()
+        assert all(
+            "--other-layouts" in line for line in re.findall(r"^Exec.* unload.*$", unit.read_text(), re.MULTILINE)
+        )
+
+
+def test_both_units_of_the_sidecar_may_do_the_same() -> None:
+    """What stands in the one only by its value stands in the other with the reason; only the instance differs."""
+    one, other = (read_unit(unit) for unit in (SIDECAR, BESIDE))
+    start = list(one).index("User")
+    restrictions = dict(list(one.items())[start : list(one).index("WantedBy")])
+    assert {name: value.replace("default", "%i") for name, value in restrictions.items()} == {
+        name: other[name] for name in restrictions
+    }
+
+
+def test_units_name_the_same_places() -> None:
+    """Directories, sockets and the user are those of the program and of each other."""
+    loader, one, socket = (read_unit(unit) for unit in (DATAPATH, SIDECAR, CLOSE_SOCKET))
+    (user,) = re.findall(r"^u (\S+) ", (UNITS / "clb-discovery.sysusers").read_text(), re.MULTILINE)
+    assert user == one["User"] == one["Group"] == loader["SupplementaryGroups"] == socket["SocketGroup"]
+    assert f"/run/{loader['RuntimeDirectory']}" == str(RUN)
+    assert one["ReadWritePaths"] == f"-{RUN}/default"
+    assert loader["RuntimeDirectoryPreserve"] == "yes"
+    assert socket["ListenStream"] == str(SOCKET)
+    assert one["StateDirectory"] == "clb-discovery"
+
+
+@pytest.mark.parametrize("unit", [SIDECAR, DATAPATH, CLOSE_SOCKET, UNITS / "clb-discovery.sysusers"], ids=str)
+def test_every_line_has_its_reason(unit: Path) -> None:
+    """Behind each comment stand at most a few settings, and no block of settings is without one."""
+    _, *blocks = re.split(r"^#.*\n(?!#)", unit.read_text(), flags=re.MULTILINE)
+    assert blocks
+    assert max(len(re.findall(r"^\w+=", block, re.MULTILINE)) for block in blocks) <= 9
+
+
+@pytest.mark.parametrize("unit", [SIDECAR, BESIDE], ids=lambda unit: unit.name)
+def test_unit_says_what_to_write_into_its_options(unit: Path) -> None:
     """The example of the unit's comment is a command line that `run` takes."""
-    (example,) = re.findall(r"^#\s+CLB_DISCOVERY_OPTIONS=(.+)$", UNIT.read_text(), re.MULTILINE)
-    assert main(["run", *example.split(), "--cgroup", "/no/such/cgroup"]) == 3  # read, and then stopped by this
+    (example,) = re.findall(r"^#\s+CLB_DISCOVERY_OPTIONS=(.+)$", unit.read_text(), re.MULTILINE)
+    instance = f"test-{uuid4().hex[:8]}"
+    try:
+        result = clb("run", *example.split(), "--loader", "none", "--instance", instance)  # which confines its process
+    finally:
+        wipe(instance)
+    assert result.returncode == 3, result.stderr  # read, and then not loaded
 
 
-def test_capabilities_and_filters_of_the_unit_are_in_force() -> None:
-    """The wrapper of the next test really takes away what the unit forbids."""
-    shown = subprocess.run([*AS_UNIT, "cat", "/proc/self/status"], check=True, capture_output=True, text=True).stdout
+def test_restrictions_of_the_unit_are_in_force() -> None:
+    """The program that stands in for systemd in tests really takes away what the unit forbids."""
+    loader = as_unit(DATAPATH)
+    shown = subprocess.run([*loader, "cat", "/proc/self/status"], check=True, capture_output=True, text=True).stdout
     fields = dict(line.split(":\t") for line in shown.splitlines() if ":\t" in line)
     net_admin, perfmon, bpf = 12, 38, 39  # linux/capability.h
     assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 1 << net_admin | 1 << perfmon | 1 << bpf
     assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
-    for forbidden in ("import mmap; mmap.mmap(-1, 4096, prot=7)", "import socket; socket.socket(socket.AF_PACKET)"):
-        assert subprocess.run([*AS_UNIT, sys.executable, "-c", forbidden], check=False, stderr=-3).returncode != 0
-    assert subprocess.run([*AS_UNIT, "mount", "-t", "tmpfs", "none", "/mnt"], check=False).returncode < 0
+    for forbidden in (
+        "import mmap; mmap.mmap(-1, 4096, prot=7)",
+        "import socket; socket.socket(socket.AF_PACKET)",
+        "open('/etc/clb-test', 'w')",
+        "import os; os.mkdir('/run/clb-test')",
+    ):
+        assert subprocess.run([*loader, sys.executable, "-c", forbidden], check=False, stderr=-3).returncode != 0
+    assert subprocess.run([*loader, "mount", "-t", "tmpfs", "none", "/mnt"], check=False, stderr=-3).returncode != 0
 
 
-def status_as_unit(instance: str) -> object:
-    """Return what status says under the unit's restrictions."""
-    command = [*AS_UNIT, *COMMAND, "status", "--json", "--instance", instance]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return found["datapath"]["effective"]
+def test_token_is_given_as_a_credential(tmp_path: Path) -> None:
+    """What the unit has as a comment makes a token that only root may read known to the sidecar, by its file."""
+    token = tmp_path / "consul-token"
+    token.write_text("secret")
+    token.chmod(0o600)
+    text = BESIDE.read_text().replace("/etc/clb-discovery", str(tmp_path))
+    text, count = re.subn(
+        r"^#(LoadCredential=consul-token|Environment=CONSUL_HTTP_TOKEN)", r"\1", text, flags=re.MULTILINE
+    )
+    assert count == 2
+    unit = tmp_path / BESIDE.name
+    unit.write_text(re.sub(r"^(BindReadOnlyPaths|ReadWritePaths)=.*\n", "", text, flags=re.MULTILINE))
+    reads = "import os; print(open(os.environ['CONSUL_HTTP_TOKEN_FILE']).read(), os.geteuid() > 0)"
+    result = subprocess.run([*as_unit(unit), sys.executable, "-c", reads], check=True, capture_output=True, text=True)
+    assert result.stdout == "secret True\n"
 
 
-def test_sidecar_works_as_the_unit_runs_it(
-    instance: str, cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the unit's capabilities and filters alone the sidecar loads, proves itself, follows DNS, and stops.
-
-    What it knows is then in the directory that systemd makes for it and names in STATE_DIRECTORY.
-    """
-    state_dir = tmp_path / "state"
-    state_dir.mkdir()
-    monkeypatch.setenv("STATE_DIRECTORY", str(state_dir))
-    with KnotServer() as knot, listening("127.0.0.1", "127.0.0.2", "::1") as servers:
-
-        def serve(*numbers: int) -> None:
-            lines = [f"_web._tcp SRV 0 1 {servers[number].port} t{number}" for number in numbers]
-            knot.write("\n".join([*lines, "t0 A 127.0.0.1", "t1 A 127.0.0.2", "t2 AAAA ::1"]))
-
-        def assert_serves() -> None:
-            assert dial(cgroup, "10.64.0.1", 80, 20) == dial(cgroup, "fd00:64::1", 80, 20) == ["ok"] * 20
-
-        serve(0, 2)
-        loopback = ["--real-range", "127.0.0.0/8", "--real-range", "::1/128"]
-        options = ["--srv", f"_web._tcp.example={VIPS}", "--resolver", knot.address, *loopback]
-        with sidecar(instance, cgroup, tmp_path, options, wrapper=AS_UNIT) as found:
-            assert_serves()
-            assert [server.taken() for server in servers] == [20, 0, 20]
-            assert status_as_unit(instance) is True
-            serve(0, 1, 2)
-            found.wait_for(lambda: found.events().count("pool published") == 3, "the new server is published")
-            assert_serves()
-            assert servers[1].taken() > 0
-            assert found.stop() == 0
-        assert [line for line in found.lines() if line["level"] != "info"] == []
-        assert "127.0.0.2" in (state_dir / f"{instance}.json").read_text()
-        assert_serves()
+@pytest.mark.parametrize(
+    ("slice_", "unit", "path"),
+    [
+        ("system.slice", "shop.service", "system.slice/shop.service"),
+        ("app-web.slice", "shop.service", "app.slice/app-web.slice/shop.service"),
+        ("system-getty.slice", "getty@tty1.service", "system.slice/system-getty.slice/getty@tty1.service"),
+        ("-.slice", "shop.service", "shop.service"),
+        ("system.slice", "memory.service", "system.slice/_memory.service"),
+    ],
+)
+def test_cgroup_of_a_unit(slice_: str, unit: str, path: str) -> None:
+    """A unit is below its slice, a slice below that of the first parts of its name."""
+    assert path_below(slice_, unit) == Path(path)
 
 
-def test_sidecar_follows_consul_by_name_as_the_unit_runs_it(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Looking up Consul's host name is within the unit's restrictions, and so is being refused there."""
-    options = ["--consul", "http://localhost:9", "--service", f"web={VIPS}"]
-    with sidecar(instance, cgroup, tmp_path, options, wrapper=AS_UNIT, ready=False) as found:
-        found.wait_for(lambda: "source fails" in found.events(), "the source fails")
-        (failure,) = (line for line in found.lines() if line["event"] == "source fails")
-        assert "refused" in failure["error"]
-        assert found.stop() == 0
+@pytest.fixture
+def slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Have systemctl tell a slice of our own for every unit; return where it is."""
+    slice_ = f"clbtest{uuid4().hex[:8]}.slice"
+    (tmp_path / "systemctl").write_text(f"#!/bin/sh\ncase $* in *shop*) echo {slice_};; *bad*) exit 1;; esac\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with made_cgroup() as beside:
+        path = beside.parent / slice_
+        yield path
+        for cgroup in (*path.glob("*"), path):
+            if cgroup.is_dir():
+                cgroup.rmdir()
+
+
+def test_cgroup_is_made_before_the_unit_is_started(slices: Path) -> None:
+    """It is where systemd will look for it, and stays what it is if it is there."""
+    made = cgroup_of("shop.service")
+    assert made == slices / "shop.service"
+    before = made.stat().st_ino
+    assert cgroup_of("shop.service").stat().st_ino == before
+
+
+@pytest.mark.usefixtures("slices")
+def test_unit_without_a_cgroup_is_named() -> None:
+    """What systemd does not know, or has no cgroup, is an error that says what to do."""
+    with pytest.raises(UsageError, match="no unit with a cgroup"):
+        cgroup_of("other.mount")
+    with pytest.raises(HostError, match="--cgroup PATH"):
+        cgroup_of("bad.service")

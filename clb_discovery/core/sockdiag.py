@@ -147,17 +147,20 @@ def peers_of(members: Iterable[bytes], protocol: Protocol) -> frozenset[Peer]:
     )
 
 
-def dump_request(family: Family, protocol: Protocol, peers: Collection[Peer], storage_map: int) -> bytes:
-    """Return the question for all sockets in `STATES` that are connected to a peer, with our records.
+def dump_request(family: Family, protocol: Protocol, peers: Collection[Peer], storage_map: int | None) -> bytes:
+    """Return the question for all sockets in `STATES` that are connected to a peer, with the records that they keep.
 
     A socket of another peer may be in the answer.
 
     :param peers: not empty.
-    :param storage_map: descriptor of the SK_STORAGE map, in the process that asks.
+    :param storage_map: descriptor of the SK_STORAGE map, in the process that asks; None for no records.
     """
     states = sum(1 << state for state in STATES[protocol])
     request = _REQUEST.pack(family, protocol, 0, states, bytes(_IDENTITY.size))
-    wanted = _attribute(_NLA_F_NESTED | _REQ_SK_BPF_STORAGES, _attribute(_REQ_MAP_FD, struct.pack("=I", storage_map)))
+    wanted = b""
+    if storage_map is not None:
+        map_ = _attribute(_REQ_MAP_FD, struct.pack("=I", storage_map))
+        wanted += _attribute(_NLA_F_NESTED | _REQ_SK_BPF_STORAGES, map_)
     if len(peers) <= MAX_FILTERED:
         wanted += _attribute(_REQ_BYTECODE, _any_of(peers))
     return _message(_SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, request + wanted)

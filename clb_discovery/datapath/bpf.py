@@ -16,12 +16,13 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-_SYSCALLS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+SYSCALLS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 """The number of bpf(2) by machine."""
 _BATCH: Final = 4096
 _ATTR_SIZE: Final = 128
 _MAP_TYPE_ARRAY: Final = 2
 _MAP_TYPE_ARRAY_OF_MAPS: Final = 12
+_READ_ONLY: Final = 8  # BPF_F_RDONLY
 
 _T = TypeVar("_T")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -113,9 +114,12 @@ def pin(fd: int, path: Path) -> None:
     _named(Command.OBJ_PIN, path, fd)
 
 
-def open_pin(path: Path) -> int:
-    """Open a pinned map, program or link; the caller closes the descriptor."""
-    return _named(Command.OBJ_GET, path, 0)
+def open_pin(path: Path, *, read_only: bool = False) -> int:
+    """Open a pinned map, program or link; the caller closes the descriptor.
+
+    :param read_only: for a map that this process may not, or does not want to, write.
+    """
+    return _named(Command.OBJ_GET, path, 0, _READ_ONLY if read_only else 0)
 
 
 def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
@@ -268,10 +272,21 @@ class GracePeriod:
     on one CPU and with nohz_full.
     """
 
-    def __init__(self) -> None:
-        """Create the map of maps that is updated; private to this process."""
-        self._inner = create_map(_MAP_TYPE_ARRAY, 4, 4, 1)
-        self._outer = create_map(_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, inner=self._inner)
+    def __init__(self, maps: tuple[int, int] | None = None) -> None:
+        """Take the maps, or make them, private to this process.
+
+        :param maps: descriptors of the outer and the inner map, as `maps` returns them, which are then ours to close.
+        """
+        if maps:
+            self._outer, self._inner = maps
+        else:
+            self._inner = create_map(_MAP_TYPE_ARRAY, 4, 4, 1)
+            self._outer = create_map(_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, inner=self._inner)
+
+    @property
+    def maps(self) -> tuple[int, int]:
+        """The outer and the inner map, which stay ours."""
+        return self._outer, self._inner
 
     def wait(self) -> None:
         """Return when no program that ran at the call runs any more; takes some milliseconds."""
@@ -285,9 +300,9 @@ class GracePeriod:
 
 def _syscall_number() -> int:
     machine = platform.machine()
-    if machine not in _SYSCALLS:
+    if machine not in SYSCALLS:
         raise OSError(errno.ENOSYS, f"the number of the bpf system call on {machine} is not known")
-    return _SYSCALLS[machine]
+    return SYSCALLS[machine]
 
 
 def _bpf(command: Command, attr: bytes) -> int:
@@ -306,9 +321,9 @@ def _raise() -> None:
     raise OSError(number, os.strerror(number))
 
 
-def _named(command: Command, path: Path, fd: int) -> int:
+def _named(command: Command, path: Path, fd: int, flags: int = 0) -> int:
     name = os.fsencode(path) + b"\0"
-    return _bpf(command, struct.pack("=QII", _address(name), fd, 0))
+    return _bpf(command, struct.pack("=QII", _address(name), fd, flags))
 
 
 def _info(fd: int, size: int) -> bytes:

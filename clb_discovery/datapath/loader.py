@@ -16,7 +16,7 @@ from pathlib import Path
 from clb_discovery.core import selftest
 from clb_discovery.core.layout import FEATURE_ERRNO, FEATURE_LOOP, LAYOUT, Info
 from clb_discovery.core.plan import plan
-from clb_discovery.datapath import bcc, bpf, cgroup, libbpf, probe
+from clb_discovery.datapath import bcc, bpf, cgroup, handover, libbpf, probe
 from clb_discovery.datapath import selftest as proof
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import PROGRAMS, Pins
@@ -30,13 +30,16 @@ class Loader(StrEnum):
     """By the object; by BCC where that does not do. What is loaded and current stays, whichever loaded it."""
     OBJECT = "object"
     BCC = "bcc"
+    NONE = "none"
+    """Somebody else loads: see `datapath.handover` and `plane`. Of `run` alone."""
 
 
-def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> None:
-    """Make sure that the current programs run on connects in the cgroup; the caller holds the instance.
+def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO, *, alone: bool = True) -> None:
+    """Make sure that the current programs run on connects in the cgroup; the caller is the only one who loads.
 
     What was attached stays so until everything that replaces it is there; a first load that fails leaves nothing.
 
+    :param alone: whether nobody else writes the maps; who does keeps in them what every instance publishes.
     :raises HostError: naming what the kernel, a file system or a privilege lacks.
     """
     if is_current(pins, target, loader):
@@ -45,22 +48,24 @@ def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> None:
     probe.require_hooks()
     is_first = not pins.home.exists()
     try:
-        _load(pins, target, loader)
+        _load(pins, target, loader, alone=alone)
     except BaseException:
         if is_first:
             pins.remove()
         raise
 
 
-def _load(pins: Pins, target: Path, loader: Loader) -> None:
+def _load(pins: Pins, target: Path, loader: Loader, *, alone: bool) -> None:
     pins.create_directory()
     features = probe.features()
     used, descriptors = programs(pins, loader, features)
     with ExitStack() as stack, Maps(pins) as maps:
         for program in descriptors.values():
             stack.callback(os.close, program)
-        maps.apply(plan(maps.read(), selftest.virtual_servers(pins.instance), complete=False).steps)
+        if alone or maps.info() is None:  # a writer takes maps that are new when all is done
+            maps.apply(plan(maps.read(), selftest.virtual_servers(pins.instance), complete=False).steps)
         try:
+            handover.prepare(pins)
             _attach(pins, descriptors, target)
             # No helper can be given a function in what BCC compiles.
             granted = features if used is Loader.OBJECT else features & ~FEATURE_LOOP

@@ -8,13 +8,15 @@ import os
 import struct
 from collections.abc import Iterable, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Self
 
 from clb_discovery.core import layout
 from clb_discovery.core.held import DECODED, Held, decode
 from clb_discovery.core.layout import Info, Label, Map, Server
 from clb_discovery.core.plan import Delete, GracePeriod, Step, Write
-from clb_discovery.datapath import bpf, probe
+from clb_discovery.datapath import bpf, handover, probe
+from clb_discovery.datapath.handover import Access
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.records import RecordMaps
 from clb_discovery.errors import ClbError, HostError
@@ -23,15 +25,18 @@ from clb_discovery.errors import ClbError, HostError
 class Maps:
     """Open maps of one instance. One writer at a time: see `runtime.Instance`."""
 
-    def __init__(self, pins: Pins) -> None:
+    def __init__(self, pins: Pins, *, handed_over: bool = False) -> None:
         """Open the pinned maps.
 
+        :param handed_over: as a process whose rights are those that `handover.share` gives: only what a publication
+            needs.
         :raises HostError: if they are not there, or not ours to open.
         """
         probe.raise_memlock_limit()
         self._pins = pins
+        self._access = handover.WRITER if handed_over else handover.EVERYTHING
         self._grace_period: bpf.GracePeriod | None = None
-        self._fds = _opened(pins)
+        self._fds = self._opened()
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +57,7 @@ class Maps:
 
         :raises HostError: as at first; the maps that were open stay so.
         """
-        fds, self._fds = self._fds, _opened(self._pins)
+        fds, self._fds = self._fds, self._opened()
         _close(fds)
 
     def read(self) -> Held:
@@ -72,6 +77,10 @@ class Maps:
     def records(self) -> RecordMaps:
         """Return the descriptors of what is known of connected sockets, which stay ours."""
         return RecordMaps(self._fds[Map.OWNERS], self._fds[Map.PLACES], self._fds[Map.SOCKETS])
+
+    def record_iterator(self) -> Path | None:
+        """Return the pin from which the records are read that are with sockets, where there is one."""
+        return self._pins.records if self._pins.records.exists() else None
 
     def events(self) -> int:
         """Return the descriptor of the ring buffer, which stays ours."""
@@ -95,9 +104,7 @@ class Maps:
 
     def info(self) -> Info | None:
         """Return what the loader wrote, or None where a load was cut off before it did."""
-        data = bpf.lookup(self._fds[Map.INFO], layout.INFO_KEY, layout.INFO.size)
-        info = layout.unpack_info(data) if data else None
-        return info if info and info.layout else None
+        return _info(self._fds[Map.INFO])
 
     def write_info(self, info: Info) -> None:
         """Write what was loaded."""
@@ -139,34 +146,58 @@ class Maps:
                             bpf.delete_all(self._fds[map_], [key])
             case _:
                 if self._grace_period is None:
-                    self._grace_period = bpf.GracePeriod()
+                    self._grace_period = handover.grace_period(self._pins)
                 self._grace_period.wait()
+
+    def _opened(self) -> dict[Map, int]:
+        pins = self._pins
+        with contextlib.ExitStack() as stack:
+            fds = {}
+            for map_, access in self._access.items():
+                try:
+                    fds[map_] = bpf.open_pin(pins.map(map_), read_only=access is Access.READ)
+                    stack.callback(os.close, fds[map_])
+                    sizes = bpf.map_sizes(fds[map_])
+                except OSError as error:
+                    raise _cannot_open(pins, error) from error
+                if sizes != layout.SIZES[map_]:
+                    raise HostError(f"{pins.map(map_)} is not a map of this version; run: clb-discovery unload")
+            stack.pop_all()
+            return fds
 
     def _items(self, map_: Map) -> Iterable[tuple[bytes, bytes]]:
         return bpf.items(self._fds[map_], *layout.SIZES[map_])
 
 
-def _opened(pins: Pins) -> dict[Map, int]:
-    with contextlib.ExitStack() as stack:
-        fds = {}
-        for map_ in Map:
-            try:
-                fds[map_] = bpf.open_pin(pins.map(map_))
-                stack.callback(os.close, fds[map_])
-                sizes = bpf.map_sizes(fds[map_])
-            except OSError as error:
-                raise _cannot_open(pins, error) from error
-            if sizes != layout.SIZES[map_]:
-                raise HostError(f"{pins.map(map_)} is not a map of this version; run: clb-discovery unload")
-        stack.pop_all()
-        return fds
+def read_info(pins: Pins) -> Info | None:
+    """Return what `Maps.info` returns of the maps that are pinned now, without opening the others.
+
+    :raises HostError: as `Maps`.
+    """
+    try:
+        fd = bpf.open_pin(pins.map(Map.INFO), read_only=True)
+    except OSError as error:
+        raise _cannot_open(pins, error) from error
+    try:
+        return _info(fd)
+    finally:
+        os.close(fd)
+
+
+def _info(fd: int) -> Info | None:
+    data = bpf.lookup(fd, layout.INFO_KEY, layout.INFO.size)
+    info = layout.unpack_info(data) if data else None
+    return info if info and info.layout else None
 
 
 def _cannot_open(pins: Pins, error: OSError) -> HostError:
     if isinstance(error, FileNotFoundError):
         return HostError(f"the data plane of instance {pins.instance!r} is not loaded; run: clb-discovery load")
     if isinstance(error, PermissionError):
-        return HostError("not allowed to open BPF maps; run as root, or with CAP_BPF")
+        return HostError(
+            "not allowed to open BPF maps; run as root, or in the group of: clb-discovery load --group GROUP; "
+            "Linux before 5.19 also asks for CAP_BPF"
+        )
     return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}; run: clb-discovery unload")
 
 

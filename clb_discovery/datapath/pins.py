@@ -36,7 +36,7 @@ PROGRAMS: Final = {
 }
 """Every program of the object and the hook that it belongs on."""
 
-_INSTANCE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_INSTANCE: Final = re.compile(r"[A-Za-z0-9_@-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Pins:
         :raises UsageError: if it cannot be one.
         """
         if not _INSTANCE.fullmatch(self.instance):
-            raise UsageError(f"{self.instance!r} is no instance name; use up to 64 letters, digits, _ and -")
+            raise UsageError(f"{self.instance!r} is no instance name; use up to 64 letters, digits, _, - and @")
 
     @property
     def home(self) -> Path:
@@ -75,12 +75,40 @@ class Pins:
         """Return the pin of a program's link."""
         return self.directory / f"{name}_link"
 
+    @property
+    def waiting(self) -> tuple[Path, Path]:
+        """Pins of the outer and the inner map by which a writer waits for running programs, see `GracePeriod`."""
+        return self.directory / "clb_waiting", self.directory / "clb_waiting_inner"
+
+    @property
+    def records(self) -> Path:
+        """Pin of the iterator over the records that are with sockets; not every kernel can have one."""
+        return self.directory / "clb_records"
+
     def are_there(self) -> bool:
         """Tell whether every map, program and link has its pin.
 
         :raises HostError: if one may not look there.
         """
-        return self.have_maps() and self._exist(*PROGRAMS, *(f"{name}_link" for name in PROGRAMS))
+        links = (f"{name}_link" for name in PROGRAMS)
+        return self.have_maps() and self._exist(*PROGRAMS, *links, *(pin.name for pin in self.waiting))
+
+    def are_removed(self) -> bool:
+        """Tell whether the directory is still mounted here, as by `BindReadOnlyPaths=`, but has been removed."""
+        try:
+            return self.home.stat().st_nlink == 0
+        except OSError:
+            return False
+
+    def other_layouts(self) -> list[Path]:
+        """Return the directories that loaders of other layouts have left, with what is still attached there.
+
+        :raises HostError: if one may not look there.
+        """
+        try:
+            return sorted(path for path in self.home.glob("v*") if path != self.directory)
+        except PermissionError as error:
+            raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
 
     def have_maps(self) -> bool:
         """Tell whether every map has its pin.
@@ -115,17 +143,26 @@ class Pins:
 
         :raises HostError: if the file system does not allow it.
         """
-        try:
-            for link in self.home.glob("*/*_link"):
-                link.unlink()
-            if self.home.exists():
-                shutil.rmtree(self.home)
-        except OSError as error:
-            raise HostError(
-                f"cannot remove {self.home}: {error.strerror}; is the BPF file system writable? Run as root"
-            ) from error
+        _remove(self.home)
         with suppress(OSError):  # in use by another instance
             self.home.parent.rmdir()
+
+    def remove_other_layouts(self) -> None:
+        """Remove every pin of other layouts, links first; raises as `remove`."""
+        for directory in self.other_layouts():
+            _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    try:
+        for link in directory.rglob("*_link"):
+            link.unlink()
+        if directory.exists():
+            shutil.rmtree(directory)
+    except OSError as error:
+        raise HostError(
+            f"cannot remove {directory}: {error.strerror}; is the BPF file system writable? Run as root"
+        ) from error
 
 
 def is_bpffs(path: Path) -> bool:

@@ -1,10 +1,11 @@
 """Which sockets our programs keep a record of, over all network namespaces.
 
 A record is in one of the places, which are read as a whole, or where its place was taken with the socket itself. Of the
-latter sock_diag(7) shows those of TCP sockets only, so those of UDP are read by a BPF iterator over the storage map: a
-tiny program that the kernel runs for each socket in it. That takes CAP_BPF and CAP_PERFMON, a kernel with its own type
-information (CONFIG_DEBUG_INFO_BTF), and version 5.12, whose iterators can ask for a socket's cookie. Reading the places
-takes CAP_BPF, too, where bpf(2) is not for everybody.
+latter sock_diag(7) shows those of TCP sockets only, to who has CAP_BPF, so the others are read by a BPF iterator over
+the storage map: a tiny program that the kernel runs for each socket in it. Loading that takes CAP_BPF and CAP_PERFMON,
+a kernel with its own type information (CONFIG_DEBUG_INFO_BTF), and version 5.12, whose iterators can ask for a socket's
+cookie; reading one that is pinned takes the right to read a file. Reading the places takes CAP_BPF before 5.19, where
+bpf(2) is not for everybody.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from typing import Final, NamedTuple
 
 from clb_discovery.core import btf, layout
 from clb_discovery.core.layout import Map
-from clb_discovery.core.model import Protocol
 from clb_discovery.datapath import bpf
 from clb_discovery.errors import HostError
 
@@ -78,14 +78,16 @@ def placed_records(maps: RecordMaps) -> Placed:
     return Placed(members, crowded)
 
 
-def udp_records(maps: RecordMaps) -> Iterator[tuple[int, bytes]]:
-    """Yield the cookie and the packed member of every UDP socket that has its record with itself.
+def stored_records(stored: int, pinned: Path | None = None) -> Iterator[tuple[int, bytes]]:
+    """Yield the cookie and the packed member of every socket that has its record with itself.
 
+    :param stored: the SK_STORAGE map.
+    :param pinned: an iterator over it, as `make_iterator` makes it, to read instead of one of our own.
     :raises HostError: if the kernel or our privileges do not allow it.
     """
     data = b""
     try:
-        for chunk in _read(maps.stored):
+        for chunk in _read(stored, pinned):
             data += chunk
             whole = len(data) - len(data) % _RECORD.size
             yield from _RECORD.iter_unpack(data[:whole])
@@ -94,20 +96,33 @@ def udp_records(maps: RecordMaps) -> Iterator[tuple[int, bytes]]:
         raise HostError(_reason(error)) from error
 
 
-def _read(storage_map: int) -> Iterator[bytes]:
+def make_iterator(stored: int) -> int:
+    """Load the iterator over the SK_STORAGE map; the caller closes its link, or pins it for others to read.
+
+    :raises OSError: if the kernel or our privileges do not allow it.
+    """
+    program = bpf.load_iterator(_PROGRAM, _iterated())
+    try:
+        return bpf.link_iterator(program, stored)
+    finally:
+        os.close(program)
+
+
+def _read(stored: int, pinned: Path | None) -> Iterator[bytes]:
     """Yield what the program writes, cut anywhere."""
     with ExitStack() as stack:
-        program = bpf.load_iterator(_PROGRAM, _iterated())
-        stack.callback(os.close, program)
-        link = bpf.link_iterator(program, storage_map)
-        stack.callback(os.close, link)
-        records = bpf.iterate(link)
+        if pinned:
+            records = os.open(pinned, os.O_RDONLY | os.O_CLOEXEC)
+        else:
+            link = make_iterator(stored)
+            stack.callback(os.close, link)
+            records = bpf.iterate(link)
         stack.callback(os.close, records)
         chunk = b"first"
         while chunk:
             try:
                 chunk = os.read(records, _BUFFER)
-            except BlockingIOError:  # a million sockets without a record of UDP: go on from there
+            except BlockingIOError:  # a million sockets without a record: go on from there
                 continue
             yield chunk
 
@@ -125,10 +140,13 @@ def _iterated() -> int:
 
 
 def _reason(error: OSError) -> str:
-    if error.errno == errno.EPERM:
-        return "not allowed to read the records that are with UDP sockets; run as root, or with CAP_BPF and CAP_PERFMON"
+    if error.errno in {errno.EPERM, errno.EACCES}:
+        return (
+            "not allowed to read the records that are with sockets; run as root, or with CAP_BPF and CAP_PERFMON, or "
+            "load the data plane again on a kernel of version 5.12 or later with CONFIG_DEBUG_INFO_BTF"
+        )
     return (
-        f"this kernel ({os.uname().release}) cannot show the records that are with UDP sockets: {error.strerror}; it "
+        f"this kernel ({os.uname().release}) cannot show the records that are with sockets: {error.strerror}; it "
         "needs version 5.12 or later and CONFIG_DEBUG_INFO_BTF"
     )
 
@@ -139,8 +157,8 @@ def _instruction(code: int, destination: int = 0, *, source: int = 0, offset: in
 
 # Instructions and helpers of linux/bpf.h; the context is meta, map, sk and value, each a pointer.
 _MOVE, _MOVE_REGISTER, _ADD, _CALL, _EXIT = 0xB7, 0xBF, 0x07, 0x85, 0x95
-_LOAD, _LOAD_BYTE, _STORE = 0x79, 0x71, 0x7B
-_IF_EQUAL, _IF_NOT_EQUAL = 0x15, 0x55
+_LOAD, _STORE = 0x79, 0x7B
+_IF_EQUAL = 0x15
 _GET_SOCKET_COOKIE, _SEQ_WRITE = 46, 127
 _OWNER_AT = layout.STORED.offsets()["socket"][0]
 _MEMBER_SIZE: Final = layout.MEMBER.size
@@ -166,13 +184,11 @@ _AHEAD: Final = len(_WRITE) // 8
 _PROGRAM: Final = (
     _instruction(_MOVE_REGISTER, 6, source=1)
     + _instruction(_LOAD, 7, source=6, offset=16)  # sk, null at the end
-    + _instruction(_IF_EQUAL, 7, immediate=0, offset=_AHEAD + 6)
+    + _instruction(_IF_EQUAL, 7, immediate=0, offset=_AHEAD + 4)
     + _instruction(_LOAD, 8, source=6, offset=24)  # value
-    + _instruction(_IF_EQUAL, 8, immediate=0, offset=_AHEAD + 4)
+    + _instruction(_IF_EQUAL, 8, immediate=0, offset=_AHEAD + 2)
     + _instruction(_LOAD, 1, source=8, offset=_OWNER_AT)
-    + _instruction(_IF_EQUAL, 1, immediate=0, offset=_AHEAD + 2)  # it was given back
-    + _instruction(_LOAD_BYTE, 1, source=8, offset=_MEMBER_AT + layout.VIP.offsets()["protocol"][0])
-    + _instruction(_IF_NOT_EQUAL, 1, immediate=Protocol.UDP, offset=_AHEAD)
+    + _instruction(_IF_EQUAL, 1, immediate=0, offset=_AHEAD)  # it was given back
     + _WRITE
     + _instruction(_MOVE, 0)
     + _instruction(_EXIT)

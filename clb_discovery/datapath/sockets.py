@@ -8,8 +8,8 @@ What may be closed is decided by `core.sockdiag.is_due`, from our own record of 
 order to close names the socket by both ends and its cookie, so that one that was reconnected or recycled meanwhile is
 never met.
 
-Reading records of TCP sockets takes CAP_BPF (of all others: see `records`), closing CAP_NET_ADMIN, reaching into other
-network namespaces what `namespaces` says, and all of it a kernel with CONFIG_INET_DIAG_DESTROY.
+What reading records takes is in `records`; closing takes CAP_NET_ADMIN, reaching into other network namespaces what
+`namespaces` says, and all of it a kernel with CONFIG_INET_DIAG_DESTROY.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import socket
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from clb_discovery.core import sockdiag
@@ -27,7 +28,7 @@ from clb_discovery.core.address import is_ipv4
 from clb_discovery.core.model import Protocol
 from clb_discovery.core.sockdiag import Family, FoundSocket, Peer
 from clb_discovery.datapath.namespaces import Namespaces, open_inside
-from clb_discovery.datapath.records import NOT_ALLOWED, Placed, RecordMaps, placed_records, udp_records
+from clb_discovery.datapath.records import NOT_ALLOWED, Placed, RecordMaps, placed_records, stored_records
 from clb_discovery.errors import HostError
 
 _NETLINK_SOCK_DIAG: Final = 4  # linux/netlink.h
@@ -67,13 +68,13 @@ class Diag:
         self._dumps.close()
         self._orders.close()
 
-    def find(self, protocol: Protocol, peers: Collection[Peer], storage_map: int) -> Iterator[FoundSocket]:
+    def find(self, protocol: Protocol, peers: Collection[Peer], storage_map: int | None) -> Iterator[FoundSocket]:
         """Yield the sockets that are connected to one of the peers, of both families, and perhaps others.
 
         Read it to its end, or close this. What comes or goes meanwhile can be missed, and make another be missed or
         shown twice.
 
-        :param storage_map: descriptor of the SK_STORAGE map with our records.
+        :param storage_map: descriptor of the SK_STORAGE map with our records, or None to go without.
         :raises HostError: if the kernel cannot list them, or we may not see the records.
         """
         for family in Family:
@@ -101,7 +102,7 @@ class Diag:
         return error == 0
 
     def _dump(
-        self, family: Family, protocol: Protocol, peers: Collection[Peer], storage_map: int
+        self, family: Family, protocol: Protocol, peers: Collection[Peer], storage_map: int | None
     ) -> Iterator[FoundSocket]:
         request = sockdiag.dump_request(family, protocol, peers, storage_map)
         for _ in range(_PASSES):
@@ -117,7 +118,9 @@ class Diag:
                 return
 
 
-def close_sockets(members: Collection[bytes], maps: RecordMaps, *, protocols: Collection[Protocol]) -> Destroyed:
+def close_sockets(
+    members: Collection[bytes], maps: RecordMaps, *, protocols: Collection[Protocol], pinned: Path | None = None
+) -> Destroyed:
     """Close every socket that is connected to a removed real server, in every network namespace.
 
     Nothing is raised: what cannot be closed does not keep the rest open, and is told. New connects must not lead to the
@@ -125,6 +128,7 @@ def close_sockets(members: Collection[bytes], maps: RecordMaps, *, protocols: Co
 
     :param members: packed `struct clb_member` of each removed real server.
     :param protocols: those whose sockets are to be closed.
+    :param pinned: an iterator over the records that are with sockets, for who may not make one.
     """
     removed = frozenset(members)
     try:
@@ -134,7 +138,7 @@ def close_sockets(members: Collection[bytes], maps: RecordMaps, *, protocols: Co
     failures: set[str] = set()
     searches = []
     for protocol in sorted(protocols):
-        searches += _search(protocol, removed, placed, maps, failures)
+        searches += _search(protocol, removed, placed, failures, (maps.stored, pinned))
     count = 0
     namespaces = Namespaces()
     for inode, namespace in namespaces if searches else ():
@@ -156,8 +160,8 @@ class _Search(NamedTuple):
     protocol: Protocol
     peers: Collection[Peer]
     removed: Collection[bytes]
-    stored: int
-    """Descriptor of the map of records that are with sockets."""
+    stored: int | None
+    """Descriptor of the map of records that are with sockets, where the dump has to show them."""
     members: Mapping[int, bytes]
     """Where our records say that sockets were sent, by cookie; of other TCP sockets the dump says it."""
 
@@ -168,21 +172,29 @@ class _Search(NamedTuple):
 
 
 def _search(
-    protocol: Protocol, removed: frozenset[bytes], placed: Placed, maps: RecordMaps, failures: set[str]
+    protocol: Protocol, removed: frozenset[bytes], placed: Placed, failures: set[str], stored: tuple[int, Path | None]
 ) -> list[_Search]:
     """Return what there is to look for, if anything, and add why some of it cannot be found.
 
     What a place says of a socket counts: with the socket there may still be a record from before it got the place.
+
+    :param stored: the map with those records, and the pinned iterator over it, if there is one.
     """
+    map_, pinned = stored
     peers = sockdiag.peers_of(removed, protocol)
+    if not peers:
+        return []
+    is_shown = protocol is Protocol.TCP and pinned is None  # by the dump
     members = placed.members
-    if peers and protocol is Protocol.UDP and placed.crowded:
+    if placed.crowded and not is_shown:
         try:
-            members = {cookie: member for cookie, member in udp_records(maps) if member in removed} | members
+            found = stored_records(map_, pinned)
+            members = {cookie: member for cookie, member in found if member in removed} | members
         except HostError as error:
-            failures.add(f"some UDP sockets may be left: {error}")
-    exists = peers and (protocol is Protocol.TCP or not removed.isdisjoint(members.values()))
-    return [_Search(protocol, peers, removed, maps.stored, members)] if exists else []
+            failures.add(f"some {protocol.name} sockets may be left: {error}")
+    if not is_shown and removed.isdisjoint(members.values()):
+        return []
+    return [_Search(protocol, peers, removed, map_ if is_shown else None, members)]
 
 
 def _close(diag: Diag, search: _Search, failures: set[str]) -> int:

@@ -25,7 +25,7 @@ from tests.support.sidecar import COMMAND, clb, sidecar, status
 
 VIP4: Final = "10.64.0.1"
 VIP6: Final = "fd00:64::1"
-UNIT: Final = Path(__file__).parents[2] / "contrib" / "systemd" / "clb-discovery.service"
+UNIT: Final = Path(__file__).parents[2] / "contrib" / "systemd" / "clb-discovery-datapath.service"
 PACKAGES: Final = ("python3-bpfcc", "python3-bcc")
 FOREIGN: Final = '"""Lattices: what PyPI calls bcc."""\n\n\nclass Lattice:\n    pass\n'
 

@@ -236,7 +236,7 @@ def test_bpf_file_system_is_mounted_where_it_is_not(plane: Plane) -> None:
     script = f'umount --lazy --all --types bpf; "$@"; {look}; set -- true'
     result = in_own_mounts(script, *COMMAND, "load", *plane.here)
     assert (result.returncode, result.stderr) == (0, "")
-    assert snapshot(plane.instance) == plane.before
+    assert snapshot(plane.instance)._replace(files=plane.before.files) == plane.before
 
 
 def test_read_only_bpf_file_system(plane: Plane) -> None:

@@ -23,9 +23,11 @@ from clb_discovery.core import layout, sockdiag
 from clb_discovery.core.address import Address, parse_address
 from clb_discovery.core.model import Protocol, RealServer, Vip
 from clb_discovery.core.sockdiag import FoundSocket, Peer, State
+from clb_discovery.datapath import bpf
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.namespaces import Namespaces
-from clb_discovery.datapath.records import RecordMaps
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.records import RecordMaps, make_iterator
 from clb_discovery.datapath.sockets import Diag, close_sockets
 from clb_discovery.errors import HostError
 from tests.support import namespaces
@@ -86,7 +88,8 @@ TCP: Final = WAYS[0]
 UDP: Final = next(way for way in WAYS if way.protocol is Protocol.UDP)
 PLACE, STORAGE = "place", "storage"
 """Where a socket's record is."""
-SHOWS_UDP: Final = tuple(map(int, os.uname().release.split(".")[:2])) >= (5, 12)
+KERNEL: Final = tuple(map(int, os.uname().release.split(".")[:2]))
+SHOWS_UDP: Final = KERNEL >= (5, 12)
 
 
 def ways(*some: Way) -> pytest.MarkDecorator:
@@ -511,9 +514,13 @@ def test_a_map_without_records_is_refused(app: Application) -> None:
         assert reason in failure
 
 
-def close_by(app: Application, launcher: list[str], *servers: Server) -> dict[str, Any]:
-    """Close the sockets of removed servers from a process that another program starts."""
-    closer = [sys.executable, str(CLOSER), *map(str, app.maps), *(server.member().hex() for server in servers)]
+def close_by(app: Application, launcher: list[str], *servers: Server, pinned: Path | None = None) -> dict[str, Any]:
+    """Close the sockets of removed servers from a process that another program starts.
+
+    :param pinned: an iterator over the records that are with sockets.
+    """
+    members = (server.member().hex() for server in servers)
+    closer = [sys.executable, str(CLOSER), *map(str, app.maps), str(pinned or ""), *members]
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
@@ -529,24 +536,57 @@ def close_by(app: Application, launcher: list[str], *servers: Server) -> dict[st
     return result
 
 
-def close_without(app: Application, server: Server, *capabilities: str) -> dict[str, Any]:
+def close_without(app: Application, server: Server, *capabilities: str, pinned: Path | None = None) -> dict[str, Any]:
     """Close a server's sockets from a process of root without some capabilities."""
     drop = ",".join(f"-{name}" for name in capabilities)
-    return close_by(app, ["setpriv", f"--bounding-set={drop}"], server)
+    return close_by(app, ["setpriv", f"--bounding-set={drop}"], server, pinned=pinned)
 
 
-@pytest.mark.parametrize(
-    ("missing", "named"), [(["net_admin"], "CAP_NET_ADMIN"), (["bpf", "sys_admin"], "CAP_BPF")], ids=["close", "read"]
-)
-@ways(TCP, UDP)
-def test_a_missing_privilege_is_named(app: Application, way: Way, missing: list[str], named: str) -> None:
-    """Without the right to close sockets, or to see records, nothing is closed and the message says what is missing."""
+def assert_named(app: Application, way: Way, named: str, *missing: str) -> None:
+    """Nothing is closed without some capabilities, and the message names one."""
     server = app.serve(way)
     sock = app.connect(server)
     result = close_without(app, server, *missing)
     assert result["count"] == 0
     assert any(named in failure for failure in result["failures"])
     assert works(sock)
+
+
+@ways(TCP, UDP)
+def test_a_missing_right_to_close_is_named(app: Application, way: Way) -> None:
+    """Without the right to close sockets nothing is closed and the message says what is missing."""
+    assert_named(app, way, "CAP_NET_ADMIN", "net_admin")
+
+
+def test_a_missing_right_to_read_is_named(app: Application) -> None:
+    """Without the right to see the records of TCP sockets none is closed and the message says what is missing."""
+    assert_named(app, TCP, "CAP_BPF", "bpf", "sys_admin")
+
+
+@records_with_sockets
+def test_a_missing_right_to_look_for_udp_is_named(app: Application) -> None:
+    """The same for UDP, whose records are only looked for in other ways where they are with the sockets."""
+    assert_named(app, UDP, "CAP_BPF", "bpf", "sys_admin")
+
+
+@pytest.mark.skipif(KERNEL < (5, 19), reason="lacks maps are written without CAP_BPF")
+@ways(TCP, UDP)
+def test_who_may_only_close_sockets_reads_records_by_a_pin(app: Application, way: Way, instance: str) -> None:
+    """With the iterator that a loader has pinned, closing takes CAP_NET_ADMIN alone, wherever the record is."""
+    server = app.serve(way)
+    sock, other = app.connect(server), app.connect(server, app.serve(way).member())
+    pins = Pins(instance)
+    pins.create_directory()
+    link = make_iterator(app.maps.stored)
+    try:
+        bpf.pin(link, pins.records)
+    finally:
+        os.close(link)
+    result = close_without(app, server, "bpf", "perfmon", "sys_admin", pinned=pins.records)
+    assert result["count"] == 1
+    assert all("cannot enter" in failure for failure in result["failures"])  # namespaces of others
+    assert not works(sock)
+    assert works(other)
 
 
 def test_without_the_right_to_enter_namespaces_the_own_one_is_served(app: Application) -> None:

@@ -1,7 +1,8 @@
-"""Run a program as systemd would run it for a unit: with the capabilities and the seccomp filters that the unit leaves.
+"""Run a program as systemd would run it for a unit: with the user, files, capabilities and filters that it leaves.
 
-Usage: as_unit.py UNIT PROGRAM [ARGUMENT...], as root. The filters are those of systemd's own seccomp-util.c. What needs
-mounts (ProtectSystem and friends) is not done.
+Usage: as_unit.py UNIT PROGRAM [ARGUMENT...], as root. The filters are those of systemd's own seccomp-util.c. Of what
+takes mounts, this does what a service that works could miss: what is read-only, hidden, or put in another's place.
+CLB_TEST_STATE names the directory that the unit has for its StateDirectory=.
 """
 
 from __future__ import annotations
@@ -10,17 +11,38 @@ import ctypes
 import errno
 import mmap
 import os
+import pwd
+import re
+import shutil
 import socket
+import struct
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+USER: Final = 64998
+"""The number of a unit's user and group where this host does not have them."""
+STATE: Final = "CLB_TEST_STATE"
+HERE: Final = Path("/mnt")
+"""Where the program finds what it may not see in its own place: checkout, state, credentials."""
+
+_CHECKOUT: Final = Path(__file__).parents[2]
 _KILL_PROCESS: Final = 0x80000000
 ALLOW: Final = 0x7FFF0000
 EQUAL, _MASKED_EQUAL = 4, 7
 _NAMESPACES: Final = (0x80, 0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)  # CLONE_NEW*
 _FAMILIES: Final = range(46)
+_LISTS: Final = frozenset({"SystemCallFilter", "Environment", "LoadCredential"})
+"""Settings that add up."""
+
+_CLONE_NEWNS: Final = 0x20000
+_MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
+_MOUNT_SETATTR: Final = 442
+_AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = -100, 0x8000, 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Comparison(ctypes.Structure):
@@ -57,13 +79,128 @@ class Filter:
 
 
 def read_unit(path: Path) -> dict[str, str]:
-    """Return the settings of a unit that has each of them once."""
-    lines = (line.partition("=") for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
-    return {name: value for name, equals, value in lines if equals}
+    """Return the settings of a unit; those that add up with blanks between."""
+    settings: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            settings[name] = f"{settings[name]} {value}" if name in _LISTS and name in settings else value
+    return settings
 
 
 def main(unit: Path, program: list[str]) -> None:
     """Become the program."""
+    settings = read_unit(unit)
+    user = _number(settings.get("User", "root"))
+    group = _number(settings.get("Group", settings.get("User", "root")) or "nobody")
+    environment = dict(os.environ)
+    _enter_mounts(settings, user, environment)
+    kept = [name.removeprefix("CAP_").lower() for name in settings["CapabilityBoundingSet"].split()]
+    groups = ",".join(str(_number(name)) for name in settings.get("SupplementaryGroups", "").split())
+    limited = ["setpriv", "--no-new-privs", f"--reuid={user}", f"--regid={group}"]
+    limited += [f"--groups={groups}" if groups else "--clear-groups"]
+    limited += [f"--bounding-set=-all{''.join(f',+{name}' for name in kept)}", f"--inh-caps={_caps(settings)}"]
+    if settings.get("AmbientCapabilities"):
+        limited.append(f"--ambient-caps={_caps(settings)}")
+    here = HERE / "checkout"
+    mapped = [word.replace(str(_CHECKOUT), str(here)) for word in (sys.executable, *program)]
+    environment["PYTHONPATH"] = str(here)
+    os.chdir(here)
+    again = [*limited, mapped[0], "-m", "tests.programs.as_unit", "filtered", str(HERE / "unit"), *mapped[1:]]
+    shutil.copy(unit, HERE / "unit")
+    (HERE / "unit").chmod(0o644)
+    os.execvpe("setpriv", again, environment)  # noqa: S606 - that is what this is for
+
+
+def _caps(settings: Mapping[str, str]) -> str:
+    names = settings.get("AmbientCapabilities", "").split()
+    return ",".join(["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in names)])
+
+
+def _number(user: str) -> int:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return USER
+
+
+def _enter_mounts(settings: Mapping[str, str], user: int, environment: dict[str, str]) -> None:
+    assert _libc.unshare(_CLONE_NEWNS) == 0
+    _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
+    _mount("none", HERE, "tmpfs", 0, "mode=755")
+    (HERE / "checkout").mkdir()
+    _mount(_CHECKOUT, HERE / "checkout", "", _MS_BIND | _MS_REC)
+    binds = [path.removeprefix("-") for path in settings.get("BindReadOnlyPaths", "").split()]
+    sources = {path: os.open(path, os.O_PATH | os.O_DIRECTORY) for path in binds}
+    paths = [path.removeprefix("-") for path in settings.get("ReadWritePaths", "").split()]
+    if "RuntimeDirectory" in settings:
+        paths.append(f"/run/{settings['RuntimeDirectory']}")
+        Path(paths[-1]).mkdir(exist_ok=True)
+    writable = {path: os.open(path, os.O_PATH) for path in paths}
+    read_only = ["/"] if settings.get("ProtectSystem") == "strict" else []
+    for path in read_only:
+        attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+        arguments = (ctypes.c_long(_MOUNT_SETATTR), _AT_FDCWD, path.encode(), _AT_RECURSIVE)
+        assert _libc.syscall(*arguments, attributes, ctypes.c_size_t(len(attributes))) == 0, os.strerror(
+            ctypes.get_errno()
+        )
+    temporary = ["/tmp"] if settings.get("PrivateTmp") == "yes" else []  # noqa: S108 - not hidden, since tests listen there
+    for path in temporary:
+        _mount(path, path, "", _MS_BIND)
+    for path in ("/dev", "/proc", "/sys/fs/bpf", *_cgroup_mounts(), *temporary, str(HERE)):
+        if not (path.startswith("/sys") and settings.get("ProtectKernelTunables") == "yes"):
+            _mount("none", path, "", _MS_REMOUNT | _MS_BIND)
+    for where in settings.get("TemporaryFileSystem", "").split():
+        path, _, _ = where.partition(":")
+        _mount("none", path, "tmpfs", 0, "mode=755")
+    for path, fd in sources.items():
+        Path(path).mkdir(parents=True, exist_ok=True)
+        _mount(f"/proc/self/fd/{fd}", path, "", _MS_BIND | _MS_REC)
+        _mount("none", path, "", _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
+    for path, fd in writable.items():
+        _mount(f"/proc/self/fd/{fd}", path, "", _MS_BIND)
+        _mount("none", path, "", _MS_REMOUNT | _MS_BIND)
+    for fd in (*sources.values(), *writable.values()):
+        os.close(fd)
+    environment.update(_given(settings, user))
+
+
+def _cgroup_mounts() -> list[str]:
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+    return [where for _, where, kind, *_ in mounts if kind == "cgroup2"]
+
+
+def _given(settings: Mapping[str, str], user: int) -> dict[str, str]:
+    """Make what systemd makes for a unit, and return the variables that name it."""
+    found = {}
+    if settings.get("StateDirectory"):
+        found["STATE_DIRECTORY"] = str(HERE / "state")
+        (HERE / "state").mkdir()
+        if STATE in os.environ:
+            _mount(os.environ[STATE], HERE / "state", "", _MS_BIND)
+            _mount("none", HERE / "state", "", _MS_REMOUNT | _MS_BIND)
+        os.chown(HERE / "state", user, user)
+    credentials = HERE / "credentials"
+    credentials.mkdir()
+    for given in settings.get("LoadCredential", "").split():
+        name, _, path = given.partition(":")
+        copy = credentials / name
+        shutil.copyfile(path, copy)
+        copy.chmod(0o400)
+        os.chown(copy, user, user)
+    for assignment in settings.get("Environment", "").split():
+        name, _, value = assignment.partition("=")
+        found[name] = re.sub("%d", str(credentials), value)
+    return found
+
+
+def _mount(source: Path | str, target: Path | str, kind: str, flags: int, options: str = "") -> None:
+    arguments = (os.fsencode(source), os.fsencode(target), kind.encode(), ctypes.c_ulong(flags), options.encode())
+    assert _libc.mount(*arguments) == 0, f"{target}: {os.strerror(ctypes.get_errno())}"
+
+
+def filtered(unit: Path, program: list[str]) -> None:
+    """Become the program, behind the filters."""
     settings = read_unit(unit)
     denied = Filter(ALLOW)
     if settings["MemoryDenyWriteExecute"] == "yes":
@@ -80,8 +217,9 @@ def main(unit: Path, program: list[str]) -> None:
     families = {getattr(socket, name) for name in settings["RestrictAddressFamilies"].split()}
     for family in set(_FAMILIES) - families:
         denied.rule(failing(errno.EAFNOSUPPORT), "socket", (0, EQUAL, family, 0))
-    allowed = Filter(_KILL_PROCESS)
-    for name in _system_calls(settings["SystemCallFilter"].split()):
+    otherwise = settings.get("SystemCallErrorNumber")
+    allowed = Filter(failing(getattr(errno, otherwise)) if otherwise else _KILL_PROCESS)
+    for name in _system_calls(["@default", *settings["SystemCallFilter"].split()]):
         allowed.rule(ALLOW, name)
     denied.load()
     allowed.load()
@@ -95,16 +233,22 @@ def failing(number: int) -> int:
 
 def _system_calls(names: list[str]) -> set[str]:
     """Replace the groups, which may hold others, by what is in them."""
-    found = set()
     # systemd's programs tell whoever listens there how they ended, since 254.
     silent = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    for name in names:
+    listed = subprocess.run(
+        ["systemd-analyze", "syscall-filter", "--no-pager"], check=True, capture_output=True, text=True, env=silent
+    )
+    groups: dict[str, list[str]] = {}
+    for line in listed.stdout.splitlines():
+        if line.startswith("@"):
+            members = groups.setdefault(line.strip(), [])
+        elif line.startswith("    ") and not line.strip().startswith("#"):
+            members.append(line.strip())
+    found: set[str] = set()
+    while names:
+        name = names.pop()
         if name.startswith("@"):
-            listed = subprocess.run(
-                ["systemd-analyze", "syscall-filter", name], check=True, capture_output=True, text=True, env=silent
-            )
-            members = [line.strip() for line in listed.stdout.splitlines() if line.startswith("    ")]
-            found |= _system_calls([member for member in members if not member.startswith("#")])
+            names += groups[name]
         else:
             found.add(name)
     return found
@@ -112,10 +256,6 @@ def _system_calls(names: list[str]) -> set[str]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "filtered":
-        main(Path(sys.argv[2]), sys.argv[3:])
+        filtered(Path(sys.argv[2]), sys.argv[3:])
     else:
-        capabilities = read_unit(Path(sys.argv[1]))["CapabilityBoundingSet"].split()
-        kept = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in capabilities)
-        limited = ["setpriv", "--no-new-privs", f"--bounding-set=-all,{kept}"]
-        again = [*limited, sys.executable, "-m", "tests.programs.as_unit", "filtered", *sys.argv[1:]]
-        os.execvp("setpriv", again)  # noqa: S606 - as above
+        main(Path(sys.argv[1]), sys.argv[2:])

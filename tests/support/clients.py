@@ -1,10 +1,10 @@
-"""Clients that connect without pause while something happens to the data plane."""
+"""Clients that connect without pause, with what others leave of the processors, while something happens."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.programs.connector import RECORD, Connect, read_connects
@@ -13,15 +13,25 @@ from tests.support.process import accepts, running, wait_until
 
 
 @contextmanager
-def connecting(cgroup: Path, port: int, directory: Path, *addresses: str) -> Iterator[list[Connect]]:
-    """Connect without pause to the server that says where it is, while the block runs; then fill the list."""
-    file, connects = directory / "connects", list[Connect]()
-    program: list[str | Path] = [sys.executable, "-m", "tests.programs.connector", file, "60", str(port), *addresses]
-    with running([sys.executable, "-m", "tests.programs.where", str(port)], directory / "where.log"):
+def connecting(
+    cgroup: Path, port: int, directory: Path, *addresses: str, apart: bool = False
+) -> Iterator[list[Connect]]:
+    """Connect without pause to the server that says where it is, while the block runs; then fill the list.
+
+    :param apart: have a client for each address, all at once; else one takes the addresses in turn.
+    """
+    turns = [(address,) for address in addresses] if apart else [addresses]
+    files, connects = [directory / f"connects-{number}" for number in range(len(turns))], list[Connect]()
+    with ExitStack() as stack:
+        where = [sys.executable, "-m", "tests.programs.where", str(port)]
+        stack.enter_context(running(where, directory / "where.log"))
         wait_until(lambda: accepts(port), "the server accepts")
-        with running(inside(cgroup, program), directory / "connector.log"):
-            wait_until(lambda: file.exists() and file.stat().st_size > 0, "the client connects")
-            yield connects
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // RECORD.size * RECORD.size])  # it was ended in the middle of its work
-    connects += read_connects(file)
+        for file, turn in zip(files, turns, strict=True):
+            program = ["nice", sys.executable, "-m", "tests.programs.connector", str(file), "60", str(port), *turn]
+            stack.enter_context(running(inside(cgroup, program), directory / "connector.log"))
+        wait_until(lambda: all(file.exists() and file.stat().st_size for file in files), "the clients connect")
+        yield connects
+    for file in files:
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // RECORD.size * RECORD.size])  # it was ended in the middle of its work
+        connects += read_connects(file)

@@ -15,10 +15,11 @@ from typing import Final, NamedTuple
 from clb_discovery.core.layout import Map
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.bpf import AttachType
-from clb_discovery.datapath.pins import PROGRAMS
+from clb_discovery.datapath.pins import PROGRAMS, Pins
 
 _libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
 _PROGRAM_INFO: Final = 80
+MAPS: Final = frozenset({*Map, *(pin.name for pin in Pins("any").waiting)})
 _MAP_IDS_COUNT, _MAP_IDS = 52, 56  # offsets in struct bpf_prog_info
 
 
@@ -41,7 +42,7 @@ def pinned(directory: Path) -> dict[str, KernelObject]:
     """Return everything that is pinned below a directory, by the name of its pin."""
     found = {}
     for path in sorted(directory.glob("*/*")):
-        kind = "prog" if path.name in PROGRAMS else "map" if path.name in list(Map) else "link"
+        kind = "prog" if path.name in PROGRAMS else "map" if path.name in MAPS else "link"
         fd = bpf.open_pin(path)
         found[path.name] = KernelObject(kind, _id(fd))
         os.close(fd)

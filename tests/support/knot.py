@@ -44,12 +44,13 @@ class KnotServer:
     over `stop` and `start`.
     """
 
-    def __init__(self, zones: dict[str, str] | None = None) -> None:
+    def __init__(self, zones: dict[str, str] | None = None, *, port: int | None = None) -> None:
         """Write the configuration.
 
         :param zones: for each zone name its records, as in `write`; one empty zone, `example`, by default.
+        :param port: a free one by default.
         """
-        self.port = free_port()
+        self.port = port or free_port()
         self._folder = tempfile.TemporaryDirectory(prefix="knot-")
         self._path = Path(self._folder.name)
         self._serial = 0

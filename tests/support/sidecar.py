@@ -103,7 +103,7 @@ class Sidecar:
 @contextmanager
 def sidecar(
     instance: str,
-    cgroup: Path,
+    cgroup: Path | None,
     directory: Path,
     options: Sequence[str],
     *,
@@ -113,24 +113,14 @@ def sidecar(
 ) -> Iterator[Sidecar]:
     """Run a sidecar while the block runs.
 
+    :param cgroup: None where the data plane is there already, and the sidecar is not to load it.
     :param ready: wait until it has told systemd so.
     :param wrapper: a program, with its arguments, that becomes the sidecar, such as setpriv(1).
     :param env: variables beside those of the test.
     """
     log = directory / f"sidecar-{instance}.log"
-    command = [
-        *wrapper,
-        *COMMAND,
-        "run",
-        *loading(),
-        "--instance",
-        instance,
-        "--cgroup",
-        str(cgroup),
-        "--log-format",
-        "json",
-        *options,
-    ]
+    loads = (*loading(), "--cgroup", str(cgroup)) if cgroup else ("--loader", "none")
+    command = [*wrapper, *COMMAND, "run", *loads, "--instance", instance, "--log-format", "json", *options]
     with (
         service_manager(directory) as manager,
         running(command, log, {**os.environ, "NOTIFY_SOCKET": manager.address, **(env or {})}) as process,

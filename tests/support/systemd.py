@@ -50,6 +50,8 @@ class ServiceManager:
 def service_manager(directory: Path) -> Iterator[ServiceManager]:
     """Listen on a socket in a directory while the block runs."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.bind(str(directory / f"notify-{uuid4().hex[:8]}"))
+        path = directory / f"notify-{uuid4().hex[:8]}"
+        listener.bind(str(path))
+        path.chmod(0o666)  # a service may be anybody
         listener.settimeout(PATIENCE)
         yield ServiceManager(listener)

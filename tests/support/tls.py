@@ -48,10 +48,13 @@ class Authority:
 
 
 @asynccontextmanager
-async def tls_front(port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
-    """Take TLS on a port of 127.0.0.1 while the block runs, and pass on what it carries to another, over TCP.
+async def tls_front(
+    port: int, context: ssl.SSLContext, listen: tuple[str, int] = ("127.0.0.1", 0)
+) -> AsyncIterator[int]:
+    """Take TLS while the block runs, and pass on what it carries to a port of 127.0.0.1, over TCP.
 
     :param port: where the DNS server listens.
+    :param listen: the address, and the port or 0 for a free one.
     :returns: the port that takes TLS.
     """
     serving: set[asyncio.Task[None] | None] = set()
@@ -68,7 +71,7 @@ async def tls_front(port: int, context: ssl.SSLContext) -> AsyncIterator[int]:
             inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
             await asyncio.gather(carry(reader, inner_writer), carry(inner_reader, writer))
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(serve, *listen, ssl=context)
     async with server:
         found: int = server.sockets[0].getsockname()[1]
         yield found

@@ -13,12 +13,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Final
 
 from tests.vm import kernels, machine, root, table
-from tests.vm.debian import run
+from tests.vm.debian import is_young, run
 from tests.vm.errors import VmError
 from tests.vm.kernels import KERNELS, Kernel, Parts
 from tests.vm.machine import Found, Job
@@ -26,7 +25,6 @@ from tests.vm.machine import Found, Job
 CHECKOUT: Final = Path(__file__).parents[2]
 CACHE: Final = CHECKOUT / ".cache" / "kernels"
 DOCUMENT: Final = CHECKOUT / "docs" / "kernels.md"
-WEEK: Final = 7 * 86400
 LIMIT: Final = 5400.0
 TESTED: Final = (
     "test_active.py",
@@ -51,6 +49,7 @@ ABOUT_THE_SIDECAR: Final = (
     "test_cli.py",
     "test_config.py",
     "test_daemon.py",
+    "test_handover.py",
     "test_hosts_file.py",
     "test_last_known.py",
     "test_limits.py",
@@ -58,16 +57,19 @@ ABOUT_THE_SIDECAR: Final = (
     "test_monitoring.py",
     "test_plan.py",
     "test_readme.py",
+    "test_rights.py",
     "test_secrets.py",
     "test_service_manager.py",
     "test_status.py",
     "test_stopping.py",
+    "test_upgrades.py",
     "test_web.py",
 )
 """What an emulated machine would be slow at, and is the same on every kernel."""
 LEFT_OUT: Final = {
     "test_demo.py": "paced for people to watch; what it shows is what the other tests test",
     "test_bcc.py": "about BCC on the host, which takes minutes here; that it loads is a feature",
+    "test_documents.py": "about the documents, with Consul and DNS",
     "test_discovery.py::test_consul_changes_are_followed": "about Consul",
     "test_discovery.py::test_stopped_and_restarted_consul_changes_nothing": "about Consul",
     "test_discovery.py::test_srv_targets_are_reached_in_proportion": "as with Consul, and about DNS",
@@ -91,21 +93,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def cached_root() -> Path:
     """Return the image of the root, made anew when its parts have changed or it is a week old."""
     image = CACHE / f"root-{root.recipe(CHECKOUT)}.img"
-    if not _is_young(image):
+    if not is_young(image):
         say("making the root of the machines")
         for old in CACHE.glob("root-*.img"):
             old.unlink()
         root.make(CHECKOUT, image)
     return image
-
-
-def cached_parts(kernel: Kernel) -> Parts:
-    """Return the parts of a kernel, fetched anew when they are a week old."""
-    parts = Parts(CACHE / kernel.name)
-    if not _is_young(parts.folder):
-        say(f"{kernel.name}: fetching it from Debian's {kernel.suite}")
-        kernels.fetch(kernel, parts.folder)
-    return parts
 
 
 def build_wheel(folder: Path) -> Path:
@@ -163,7 +156,7 @@ async def main(options: argparse.Namespace, work: Path) -> int:
     usual += [f"--deselect=tests/kernel/{name}" for name in LEFT_OUT if "::" in name]
     job = Job(cached_root(), work / "stage", ",".join(options.tests or usual), LIMIT)
     machine.install(CHECKOUT, build_wheel(work / "dist"), job.stage)
-    versions = {kernel: cached_parts(kernel).version for kernel in chosen}
+    versions = {kernel: kernels.cached(kernel, CACHE, say).version for kernel in chosen}
     room = asyncio.Semaphore(options.jobs)
 
     async def in_turn(kernel: Kernel) -> Found | None:
@@ -178,10 +171,6 @@ async def main(options: argparse.Namespace, work: Path) -> int:
         DOCUMENT.write_text(table.document(versions, found))
         say(f"wrote {DOCUMENT.relative_to(CHECKOUT)}")
     return 0
-
-
-def _is_young(path: Path) -> bool:
-    return path.exists() and time.time() - path.stat().st_mtime < WEEK
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,15 @@ from typing import Final
 from tests.vm.errors import VmError
 
 _KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_SLIM: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+_WEEK: Final = 7 * 86400
+ISOLATED: Final = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""What runs a command so that no mount and no process outlives it."""
+
+
+def is_young(path: Path) -> bool:
+    """Tell whether what was fetched there need not be fetched anew."""
+    return path.exists() and time.time() - path.stat().st_mtime < _WEEK
 
 
 def run(command: Sequence[str | Path], env: dict[str, str] | None = None, text: str | None = None) -> str:
@@ -42,6 +52,18 @@ def mirror() -> str:
         if (origin, label) == ("Debian", "Debian"):
             return uri
     raise VmError("apt has no Debian mirror here: name one, DEBIAN_MIRROR=http://... make test-kernels")
+
+
+def bootstrap(target: Path, packages: Sequence[str], suite: str, *more_suites: str) -> None:
+    """Make a small Debian with these packages; needs root.
+
+    :param target: a directory, or the archive if that is what its name says.
+    :raises VmError: if it cannot be made.
+    """
+    options = [f"--dpkgopt=path-exclude={pattern}" for pattern in _SLIM]
+    options += ['--aptopt=APT::Install-Recommends "false"', "--variant=minbase", "--quiet"]
+    sources = [f"deb {mirror()} {name} main" for name in (suite, *more_suites)]
+    run([*ISOLATED, "mmdebstrap", *options, f"--include={','.join(packages)}", suite, target, *sources])
 
 
 class Suite:

@@ -23,7 +23,7 @@ from clb_discovery.core.model import Protocol, RealServer, Vip
 from clb_discovery.datapath import bpf, cgroup, loader, selftest
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.datapath.records import udp_records
+from clb_discovery.datapath.records import stored_records
 from clb_discovery.datapath.sockets import close_sockets
 from tests.support.recorder import record_maps
 
@@ -111,6 +111,21 @@ def memory_by_cgroup(_: Pins) -> Finding:
     return Finding(not counted, "RLIMIT_MEMLOCK" if counted else "memory cgroup")
 
 
+def writing_by_pins(pins: Pins) -> Finding:
+    """Write a map that is open as a process without any capability."""
+    fd = bpf.open_pin(pins.map(Map.LISTENER))
+    process = os.fork()
+    if process == 0:
+        os.setresuid(65534, 65534, 65534)
+        try:
+            bpf.update(fd, layout.INFO_KEY, bytes(8))
+        except PermissionError:
+            os._exit(1)
+        os._exit(0)
+    os.close(fd)
+    return Finding(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0)
+
+
 def records_of_tcp(_: Pins) -> Finding:
     """List TCP sockets with their records."""
     vip = layout.pack_vip(Vip(parse_address("10.64.0.1"), 80, Protocol.TCP))
@@ -123,7 +138,7 @@ def records_of_tcp(_: Pins) -> Finding:
 def records_of_udp(_: Pins) -> Finding:
     """List the records that are with UDP sockets."""
     with record_maps() as maps:
-        return Finding(list(udp_records(maps)) == [])
+        return Finding(list(stored_records(maps.stored)) == [])
 
 
 FEATURES: Final = (
@@ -150,6 +165,11 @@ FEATURES: Final = (
         "So can UDP sockets that are connected to a removed server. Before 5.12 the few whose record is with "
         "themselves, since its place was taken, stay as they are until their application connects them again.",
         records_of_udp,
+    ),
+    Feature(
+        "maps are written without CAP_BPF",
+        "The sidecar of the systemd units needs only the pins. Kernels before 5.19 ask it for CAP_BPF besides.",
+        writing_by_pins,
     ),
     Feature("batches of map elements", "Large pools are written, read and deleted with a few calls.", batches),
     Feature(

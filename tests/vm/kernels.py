@@ -5,10 +5,11 @@ from __future__ import annotations
 import lzma
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tests.vm.debian import Suite, run
+from tests.vm.debian import Suite, is_young, run
 
 
 class Kernel(NamedTuple):
@@ -24,7 +25,14 @@ KERNELS: Final = (
     Kernel(
         "5.10",
         "bullseye",
-        frozenset({"errno of an empty pool", "records of UDP sockets", "memory is counted by cgroup"}),
+        frozenset(
+            {
+                "errno of an empty pool",
+                "records of UDP sockets",
+                "maps are written without CAP_BPF",
+                "memory is counted by cgroup",
+            }
+        ),
     ),
     Kernel("6.1", "bookworm"),
     Kernel("6.12", "trixie"),
@@ -57,6 +65,19 @@ class Parts(NamedTuple):
     def version(self) -> str:
         """The version of Debian's package."""
         return (self.folder / "version").read_text()
+
+
+def cached(kernel: Kernel, cache: Path, say: Callable[[str], None]) -> Parts:
+    """Return the parts of a kernel, fetched anew when they are a week old.
+
+    :param say: tells a person.
+    :raises VmError: if they cannot be had.
+    """
+    parts = Parts(cache / kernel.name)
+    if not is_young(parts.folder):
+        say(f"{kernel.name}: fetching it from Debian's {kernel.suite}")
+        fetch(kernel, parts.folder)
+    return parts
 
 
 def fetch(kernel: Kernel, folder: Path) -> Parts:

@@ -9,7 +9,7 @@ import shutil
 import tarfile
 import time
 from asyncio.subprocess import DEVNULL
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 from xml.etree import ElementTree as ET
@@ -76,50 +76,88 @@ async def boot(parts: Parts, job: Job, work: Path, console: Path) -> Found:
     :param console: the file for what it says meanwhile.
     :raises VmError: if it did not get to the end.
     """
+    tree = work / "initramfs"
+    shutil.copytree(job.stage, tree / "checkout")
+    init = job.stage / "tests" / "vm" / "guest" / "init"
+    disk = empty_disk(work)
+    append = f"clb_tests={job.arguments}"
+    drives = (f"file={job.root},if=virtio,format=raw,readonly=on", f"file={disk},if=virtio,format=raw")
+    initramfs = make_initramfs(parts, init, tree)
+    seconds = await emulate(parts, initramfs, append, drives, limit=job.limit, console=console)
+    return read_found(disk, console, seconds)
+
+
+def empty_disk(work: Path) -> Path:
+    """Make the disk for what a machine finds out."""
     disk = work / "found"
-    disk.touch()
+    disk.write_bytes(b"")
     os.truncate(disk, FOUND_SIZE)
+    return disk
+
+
+async def emulate(
+    parts: Parts, initramfs: Path, append: str, drives: Sequence[str], *, limit: float, console: Path
+) -> float:
+    """Run a machine until it switches itself off; return how many seconds that took.
+
+    :param append: to the kernel's command line.
+    :param drives: as QEMU's -drive takes them; the first is /dev/vda.
+    :param limit: seconds until it is switched off.
+    :param console: the file for what it says meanwhile.
+    :raises VmError: if it did not end by itself, or not well.
+    """
     command = [
         *("setpriv", "--pdeathsig", "KILL"),  # the machine must not outlive this process, however that ends
         *("qemu-system-x86_64", "-accel", os.environ.get("QEMU_ACCEL", "tcg"), "-cpu", "max"),
         *("-smp", "2", "-m", MEMORY, "-nic", "none", "-no-reboot"),
         *("-display", "none", "-monitor", "none", "-serial", "stdio"),
-        *("-kernel", str(parts.image), "-initrd", str(_initramfs(parts, job.stage, work))),
-        *("-append", f"console=ttyS0 quiet panic=-1 clb_tests={job.arguments}"),
-        *("-drive", f"file={job.root},if=virtio,format=raw,readonly=on"),
-        *("-drive", f"file={disk},if=virtio,format=raw"),
+        *("-kernel", str(parts.image), "-initrd", str(initramfs)),
+        # Where the host is busy the kernel would find its timer wanting, and panic.
+        *("-append", f"console=ttyS0 quiet panic=-1 no_timer_check {append}"),
+        *(argument for drive in drives for argument in ("-drive", drive)),
     ]
     started = time.monotonic()
     with console.open("wb") as output:
         process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=output, stderr=output)
         try:
-            async with asyncio.timeout(job.limit):
+            async with asyncio.timeout(limit):
                 status = await process.wait()
         except TimeoutError:
-            raise VmError(f"switched off after {job.limit:.0f} s; its console: {console}") from None
+            raise VmError(f"switched off after {limit:.0f} s; its console: {console}") from None
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
     if status != 0:
         raise VmError(f"QEMU ended with {status}; its console: {console}")
-    return read_found(disk, console, time.monotonic() - started)
+    return time.monotonic() - started
 
 
-def _initramfs(parts: Parts, stage: Path, work: Path) -> Path:
-    """Make the first root: busybox, the modules, and what becomes /checkout."""
-    tree = work / "initramfs"
+def make_initramfs(parts: Parts, init: Path, tree: Path) -> Path:
+    """Make the first root: busybox, the modules, the first program, and what is in the tree already.
+
+    :returns: the archive, beside the tree.
+    """
     for name in ("bin", "sbin", "lib", "proc", "sys", "dev", "image", "memory", "root"):
         (tree / name).mkdir(parents=True)
     shutil.copy(parts.busybox, tree / "bin" / "busybox")
     shutil.copytree(parts.modules, tree / "lib" / "modules")
-    shutil.copytree(stage, tree / "checkout")
-    shutil.copy(stage / "tests" / "vm" / "guest" / "init", tree / "init")
+    shutil.copy(init, tree / "init")
     (tree / "init").chmod(0o755)
-    archive = work / "initramfs.cpio"
+    archive = tree.with_suffix(".cpio")
     pack = 'cd "$0" && find . | "$1" cpio -o -H newc >"$2"'
     run(["sh", "-ec", pack, tree, parts.busybox, archive])
     return archive
+
+
+def read_disk(disk: Path) -> dict[str, bytes]:
+    """Return the files that a machine wrote on its disk, by their names.
+
+    :raises tarfile.TarError: if there are none.
+    """
+    with tarfile.open(disk) as archive:
+        files = {member.name.removeprefix("./"): archive.extractfile(member) for member in archive if member.isfile()}
+        return {name: file.read() for name, file in files.items() if file}
 
 
 def read_found(disk: Path, console: Path, seconds: float) -> Found:
@@ -128,16 +166,15 @@ def read_found(disk: Path, console: Path, seconds: float) -> Found:
     :raises VmError: if that is not all that it should have.
     """
     try:
-        with tarfile.open(disk) as archive:
-            files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
-            texts = {name: file.read() for name, file in files.items() if file}
-        features = {name: Finding(*found) for name, found in json.loads(texts["./features.json"]).items()}
-        return Found(features, _tests(texts["./tests.xml"]), seconds)
+        texts = read_disk(disk)
+        features = {name: Finding(*found) for name, found in json.loads(texts["features.json"]).items()}
+        return Found(features, outcome(texts["tests.xml"]), seconds)
     except (tarfile.TarError, KeyError, ValueError, ET.ParseError) as error:
         raise VmError(f"it ended without results ({error}); its console: {console}") from error
 
 
-def _tests(report: bytes) -> Outcome:
+def outcome(report: bytes) -> Outcome:
+    """Return how the tests of a JUnit report ended."""
     passed, failed, skipped = 0, [], {}
     for case in ET.fromstring(report).iter("testcase"):  # noqa: S314 - pytest's own, from our own machine
         name, skip = f"{case.get('classname')}::{case.get('name')}", case.find("skipped")

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
-from tests.vm.debian import mirror, run
+from tests.vm.debian import bootstrap, run
 
 SUITE: Final = "bookworm"
 PYTHON: Final = "3.11"  # the suite's
@@ -17,7 +17,6 @@ MORE_SUITES: Final = ("bullseye",)  # for Consul
 MORE_PACKAGES: Final = ("kmod",)  # modprobe, for what the kernel loads by itself
 NOT_THERE: Final = ("clb-discovery", "mypy", "ruff")
 """Of the extra `test`, what the tests of the kernel do not need."""
-_SLIM: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 
 
 def recipe(checkout: Path) -> str:
@@ -34,12 +33,7 @@ def make(checkout: Path, image: Path) -> None:
     image.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=image.parent) as name:
         tree, fresh = Path(name) / "root", Path(name) / "image"
-        options = [f"--dpkgopt=path-exclude={pattern}" for pattern in _SLIM]
-        options += ['--aptopt=APT::Install-Recommends "false"', "--variant=minbase", "--quiet"]
-        include = ",".join([*_packages(checkout), *MORE_PACKAGES])
-        sources = [f"deb {mirror()} {suite} main" for suite in (SUITE, *MORE_SUITES)]
-        isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]  # no mount outlives it
-        run([*isolated, "mmdebstrap", *options, f"--include={include}", SUITE, tree, *sources])
+        bootstrap(tree, [*_packages(checkout), *MORE_PACKAGES], SUITE, *MORE_SUITES)
         target = tree / "opt" / "python"
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         run([*install, "--target", target, "--python-version", PYTHON, "--only-binary=:all:", *_requirements(checkout)])

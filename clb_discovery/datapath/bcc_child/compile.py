@@ -3,7 +3,7 @@
 Usage: compile.py SOCKET [REQUEST]. SOCKET is the number of an inherited socket. REQUEST is JSON:
 
     {"source": "/…/clb.bpf.c", "headers": "/…/bcc", "defines": {"CLB_CAN_SET_ERRNO": 1},
-     "maps": {"clb_slots": 7, "clb_labels": null, …},
+     "maps": {"clb_rows": 7, "clb_labels": null, …},
      "programs": [{"name": "clb_connect4", "type": 18, "attach_type": 10}, …]}
 
 Maps come with an inherited descriptor of the map that is to be used, or null where there is none yet.

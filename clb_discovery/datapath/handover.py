@@ -1,0 +1,127 @@
+"""What the loader leaves for a writer of the maps that has none of its rights: pins, and a group that may use them.
+
+Writing into a map takes the right to open its pin; only making maps and programs takes CAP_BPF (bpf(2), since Linux
+5.19). So whatever a writer would make for itself is made at the load: the maps by which it waits for running programs,
+and the iterator that shows it the records of sockets. Programs and links stay root's alone: who can open a link can
+detach it.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+from collections.abc import Mapping
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+from clb_discovery.core.layout import Map
+from clb_discovery.datapath import bpf, records
+from clb_discovery.datapath.bpf import GracePeriod
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.errors import HostError
+
+
+class Access(IntEnum):
+    """What a group may do with a map, as the mode of its pin."""
+
+    READ = 0o640
+    WRITE = 0o660
+
+
+WRITER: Final[Mapping[Map, Access]] = {
+    Map.FILTER: Access.WRITE,
+    Map.VIRTUAL: Access.WRITE,
+    Map.ROWS: Access.WRITE,
+    Map.SERVERS: Access.WRITE,
+    Map.LABELS: Access.WRITE,
+    Map.INFO: Access.READ,
+    Map.OWNERS: Access.READ,
+    Map.PLACES: Access.READ,
+    Map.SOCKETS: Access.READ,
+}
+"""What a writer needs; not the events of `trace`, which tell who connects where."""
+EVERYTHING: Final[Mapping[Map, Access]] = dict.fromkeys(Map, Access.WRITE)
+"""What root opens."""
+
+
+def prepare(pins: Pins) -> None:
+    """Pin what a writer cannot make for itself, where it is not there already.
+
+    :raises OSError: if the file system or our privileges do not allow it.
+    """
+    if not all(pin.exists() for pin in pins.waiting):
+        made = GracePeriod()
+        try:
+            for fd, pin in zip(made.maps, pins.waiting, strict=True):
+                pin.unlink(missing_ok=True)
+                bpf.pin(fd, pin)
+        finally:
+            made.close()
+    if not pins.records.exists():
+        _pin_iterator(pins)
+
+
+def _pin_iterator(pins: Pins) -> None:
+    stored = bpf.open_pin(pins.map(Map.SOCKETS))
+    try:
+        link = records.make_iterator(stored)
+    except OSError:  # not every kernel has it; whoever closes sockets then says why some are left
+        return
+    finally:
+        os.close(stored)
+    try:
+        bpf.pin(link, pins.records)
+    finally:
+        os.close(link)
+
+
+def share(pins: Pins, group: int) -> None:
+    """Let a group do what a writer has to; of the loader's other pins it can open none.
+
+    :param group: its number; root without CAP_CHOWN has to be in it.
+    :raises HostError: if our privileges do not allow it.
+    """
+    modes: dict[Path, int] = {pins.map(map_): access for map_, access in WRITER.items()}
+    modes |= dict.fromkeys(pins.waiting, Access.WRITE)
+    if pins.records.exists():
+        modes[pins.records] = Access.READ
+    try:
+        for pin, mode in modes.items():
+            os.chown(pin, -1, group)
+            pin.chmod(mode)
+    except OSError as error:
+        raise HostError(
+            f"cannot give {error.filename} to group {group}: {error.strerror}; run as root, with CAP_CHOWN or in it"
+        ) from error
+
+
+def parse_group(text: str) -> int:
+    """Return the number of a group.
+
+    :param text: its name or number.
+    :raises ValueError: if there is none of that name.
+    """
+    if text.isdecimal():
+        return int(text)
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise ValueError(f"{text!r} is no group of this host; make it: groupadd --system {text}") from None
+
+
+def grace_period(pins: Pins) -> GracePeriod:
+    """Return a `GracePeriod` over the pinned maps, or over private ones where a loader has left none.
+
+    :raises OSError: if we may neither open nor make them.
+    """
+    outer, inner = pins.waiting
+    try:
+        opened = bpf.open_pin(outer)
+    except FileNotFoundError:
+        return GracePeriod()
+    try:
+        return GracePeriod((opened, bpf.open_pin(inner)))
+    except OSError:
+        os.close(opened)
+        raise

@@ -1,0 +1,58 @@
+"""The cgroup of a unit of systemd, before the unit has been started.
+
+systemd puts a service into a directory of its name below that of its slice, and takes one that is there already as it
+is (cg_create in its sources; systemd.slice(5) for how slices nest).
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from clb_discovery.datapath import cgroup
+from clb_discovery.errors import HostError, UsageError
+
+_PATIENCE: Final = 30.0
+_ESCAPED: Final = ("_", ".", "cgroup.", "cpu.", "cpuacct.", "cpuset.", "io.", "blkio.", "memory.", "pids.", "devices.")
+"""How names begin that could be files of the cgroup; systemd puts an underscore in front (cg_needs_escape)."""
+
+
+def cgroup_of(unit: str) -> Path:
+    """Return the cgroup of a unit, which is made where systemd has not made it yet.
+
+    :param unit: with its suffix, such as `shop.service`.
+    :raises UsageError: if it is not the name of a unit that has a cgroup.
+    :raises HostError: if systemd does not say, or the cgroup cannot be made.
+    """
+    path = cgroup.find_root() / path_below(_slice_of(unit), unit)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"cannot make the cgroup {path} of {unit}: {error.strerror}; run as root") from error
+    return path
+
+
+def path_below(slice_: str, unit: str) -> Path:
+    """Return where the cgroup of a unit is below the root: `a-b.slice` is in `a.slice`, and the unit in that.
+
+    :param slice_: `-.slice` is the root itself.
+    """
+    parts = slice_.removesuffix(".slice").split("-") if slice_ != "-.slice" else []
+    slices = ["-".join(parts[: depth + 1]) + ".slice" for depth in range(len(parts))]
+    return Path(*slices, f"_{unit}" if unit.startswith(_ESCAPED) else unit)
+
+
+def _slice_of(unit: str) -> str:
+    command = ["systemctl", "show", "--property=Slice", "--value", "--", unit]
+    try:
+        asked = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_PATIENCE)  # noqa: S603 - no shell
+    except (OSError, subprocess.SubprocessError) as error:
+        raise HostError(f"cannot ask systemd for the slice of {unit}: {error}; name it: --cgroup PATH") from error
+    if asked.returncode != 0:
+        said = " ".join(asked.stderr.split())
+        raise HostError(f"systemd does not tell the slice of {unit}: {said}; name it: --cgroup PATH")
+    found = asked.stdout.strip()
+    if not found.endswith(".slice"):
+        raise UsageError(f"{unit!r} is no unit with a cgroup; name a service with its suffix, such as shop.service")
+    return found

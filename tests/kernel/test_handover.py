@@ -1,0 +1,211 @@
+"""A data plane that root loads, and a sidecar that only writes its maps: `load`, and `run --loader none`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from clb_discovery.core.layout import Map
+from clb_discovery.datapath.handover import WRITER
+from clb_discovery.datapath.pins import PROGRAMS, Pins
+from tests.programs.as_unit import USER
+from tests.support.cgroups import remove
+from tests.support.clients import connecting
+from tests.support.dataplane import dial, publish
+from tests.support.listeners import listening
+from tests.support.process import free_port
+from tests.support.sidecar import Sidecar, clb, sidecar, status
+from tests.support.units import BESIDE, as_unit, load_as_unit, without
+
+VIP: Final = "10.64.0.1"
+SRV: Final = ("--srv", f"_web._tcp.example={VIP}:80", "--resolver", "127.0.0.1:1")
+
+
+@pytest.fixture
+def config() -> Iterator[Path]:
+    """Return the path of a configuration that everybody may read."""
+    directory = Path(tempfile.mkdtemp(prefix="clb-test-"))
+    directory.chmod(0o755)
+    yield directory / "clb.toml"
+    shutil.rmtree(directory)
+
+
+def serving(config: Path, server: str, port: int = 80) -> list[str]:
+    """Write a configuration with one static server; return the options that name it."""
+    config.write_text(
+        f'real-range = ["127.0.0.0/8"]\n[[service]]\nname = "web"\nvip = "{VIP}:{port}"\nservers = ["{server}"]\n'
+    )
+    return ["--config", str(config)]
+
+
+@contextmanager
+def writing(instance: str, options: list[str], directory: Path, *, ready: bool = True) -> Iterator[Sidecar]:
+    """Run a sidecar that does not load."""
+    with sidecar(instance, None, directory, options, ready=ready) as found:
+        yield found
+
+
+def load(instance: str, cgroup: Path, *options: str) -> None:
+    """Load the data plane."""
+    result = clb("load", "--instance", instance, "--cgroup", cgroup, *options)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def assert_refused(code: int, instance: str, *options: str, words: str) -> None:
+    """Make sure that a sidecar that does not load ends at once, with one line."""
+    result = clb("run", "--instance", instance, "--loader", "none", *options)
+    assert (result.returncode, result.stderr.count("\n")) == (code, 1), result.stderr
+    assert words in result.stderr
+
+
+def mode(path: Path) -> int:
+    """Return the permissions of a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_nothing_loaded_is_named(instance: str, cgroup: Path) -> None:
+    """Without maps, with those of another layout only, or with a cgroup of its own it says what to run instead."""
+    way_out = f"run: clb-discovery load --instance {instance}"
+    assert_refused(3, instance, *SRV, words=f"is not loaded; {way_out}")
+    load(instance, cgroup)
+    pins = Pins(instance)
+    pins.directory.rename(pins.home / "v0")
+    assert_refused(3, instance, *SRV, words="is loaded with layout v0, and this version takes v")
+    assert_refused(2, instance, *SRV, "--cgroup", str(cgroup), words="clb-discovery load --cgroup")
+
+
+def test_it_writes_and_cannot_load(instance: str, cgroup: Path, tmp_path: Path, config: Path) -> None:
+    """It publishes by the maps that are there, behind a filter; meanwhile `load` may mend, and nobody else write."""
+    load(instance, cgroup)
+    with listening("127.0.0.1") as (server,), writing(instance, serving(config, server.name), tmp_path) as found:
+        assert dial(cgroup, VIP, 80) == ["ok"]
+        confined = Path(f"/proc/{found.process.pid}/status").read_text()
+        assert {"NoNewPrivs:	1", "Seccomp:	2"} <= set(confined.splitlines())
+        load(instance, cgroup)
+        assert clb("unload", "--instance", instance).returncode == 4
+        assert clb("run", "--instance", instance, "--cgroup", cgroup, *SRV).returncode == 4
+        assert status(instance)["sidecar"]["pid"] == found.process.pid
+        assert dial(cgroup, VIP, 80) == ["ok"]
+        assert found.stop() == 0
+    assert {line["level"] for line in found.lines()} == {"info"}
+
+
+def test_cgroup_that_is_made_anew_is_for_the_loader(instance: str, cgroup: Path, tmp_path: Path, config: Path) -> None:
+    """It says that the cgroup is gone, then that nothing is attached to the new one, until somebody has loaded."""
+    load(instance, cgroup)
+    with listening("127.0.0.1") as (server,), writing(instance, serving(config, server.name), tmp_path) as found:
+        remove(cgroup)
+        found.wait_for(lambda: "is gone; when it is back" in found.log.read_text(), "it sees that the cgroup is gone")
+        cgroup.mkdir()
+        found.wait_for(lambda: "was made anew" in found.log.read_text(), "it sees that there is a new one")
+        load(instance, cgroup)
+        assert dial(cgroup, VIP, 80) == ["ok"]
+        assert found.stop() == 0
+
+
+def test_maps_that_are_loaded_anew_are_taken(instance: str, cgroup: Path, tmp_path: Path, config: Path) -> None:
+    """When the pins have gone, and others are there, they are filled without a restart."""
+    load(instance, cgroup)
+    with listening("127.0.0.1") as (server,), writing(instance, serving(config, server.name), tmp_path) as found:
+        Pins(instance).remove()
+        found.wait_for(lambda: "is not loaded" in found.log.read_text(), "it sees that the pins have gone")
+        load(instance, cgroup)
+        found.wait_for(lambda: "maps were loaded anew" in found.events(), "it takes the new maps")
+        found.wait_for(lambda: found.events().count("pool published") == 2, "it fills them")
+        assert dial(cgroup, VIP, 80) == ["ok"]
+        assert found.stop() == 0
+
+
+def test_pins_that_are_removed_where_they_are_mounted_end_it(instance: str, cgroup: Path, config: Path) -> None:
+    """A unit sees a directory that was removed for ever, so it ends with 3, and is started again by systemd."""
+    load_as_unit(instance, cgroup)
+    unit = without(BESIDE, config.parent, instance)
+    options = serving(config, "127.0.0.1:8080")
+    with sidecar(instance, None, config.parent, options, wrapper=as_unit(unit)) as found:
+        Pins(instance).remove()
+        assert found.process.wait(timeout=20) == 3
+    assert "start the sidecar again" in found.log.read_text()
+
+
+def test_a_group_may_write_maps_and_nothing_else(instance: str, cgroup: Path) -> None:
+    """Of the pins the group has those that a publication needs; programs, links and the trace stay root's."""
+    load(instance, cgroup, "--group", str(USER))
+    pins = Pins(instance)
+    shared = {pin.name: mode(pin) for pin in pins.directory.iterdir() if pin.stat().st_gid == USER}
+    wanted = {str(map_): int(mode) for map_, mode in WRITER.items()} | {pin.name: 0o660 for pin in pins.waiting}
+    assert shared == wanted | {pins.records.name: 0o640}
+    others = {mode(pin) for pin in pins.directory.iterdir() if pin.name not in shared}
+    assert others == {0o600}
+    assert shared.keys().isdisjoint({*PROGRAMS, Map.EVENTS, Map.LISTENER})
+
+
+def test_unknown_group_is_wrong_usage(instance: str) -> None:
+    """A group that this host does not have is named, with how to make it."""
+    result = clb("load", "--instance", instance, "--group", "no-such-group")
+    assert result.returncode == 2
+    assert "groupadd --system no-such-group" in result.stderr
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_another_layout_is_taken_over_without_a_failed_connect(
+    instance: str, cgroup: Path, tmp_path: Path, config: Path, *, loads: bool
+) -> None:
+    """While clients connect, programs of another layout go on until the new maps serve all; then they are removed."""
+    port = free_port()
+    load(instance, cgroup)
+    publish(instance, {f"{VIP}:{port}": [f"127.0.0.1:{port}"]})
+    pins = Pins(instance)
+    options = serving(config, f"127.0.0.1:{port}", port)
+    with connecting(cgroup, port, tmp_path, VIP) as connects:
+        pins.directory.rename(pins.home / "v0")
+        if not loads:
+            load(instance, cgroup)
+        assert [path.name for path in pins.other_layouts()] == ["v0"]
+        with sidecar(instance, cgroup if loads else None, tmp_path, options) as found:
+            if not loads:
+                assert clb("unload", "--other-layouts", "--instance", instance).returncode == 0
+            found.wait_for(lambda: pins.other_layouts() == [], "the other layout is gone")
+            (before,) = counted(instance)
+            found.wait_for(lambda: counted(instance)[0] > before + 20, "connects go over the new maps")
+            assert found.stop() == 0
+    assert [connect for connect in connects if connect.error] == []
+
+
+def counted(instance: str) -> list[int]:
+    """Return how many connects each virtual server has seen."""
+    return [server["connects"] for server in status(instance)["virtual_servers"]]
+
+
+def test_status_waits_for_nobody(instance: str, cgroup: Path) -> None:
+    """What the group may put in the place of the state, such as a FIFO, does not hold up root's status."""
+    load(instance, cgroup)
+    os.mkfifo(Path("/run/clb-discovery") / instance / "state.json")
+    assert status(instance)["sources"] == []
+
+
+def test_directory_of_an_instance_is_not_for_the_group_to_replace(instance: str, cgroup: Path) -> None:
+    """The group may add files to it, and hold the lock, but not put another lock in the place of root's."""
+    load(instance, cgroup, "--group", str(USER))
+    directory = Path("/run/clb-discovery") / instance
+    assert mode(directory) == 0o1775
+    assert mode(directory / "lock") == 0o660
+    process = os.fork()
+    if process == 0:
+        os.setgroups([])
+        os.setresgid(USER, USER, USER)
+        os.setresuid(USER, USER, USER)
+        try:
+            (directory / "state.json").write_text("{}")
+            (directory / "lock").unlink()
+        except PermissionError as error:
+            os._exit(0 if error.filename.endswith("lock") else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0

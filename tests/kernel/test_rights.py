@@ -1,0 +1,212 @@
+"""What the units of systemd leave is enough, and none of it is too much: without any one right something is lost."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+from uuid import uuid4
+
+import pytest
+
+from tests.programs.as_unit import HERE, STATE, read_unit
+from tests.support.cgroups import made_cgroup
+from tests.support.dataplane import dial, wipe
+from tests.support.knot import KnotServer
+from tests.support.listeners import listening
+from tests.support.sidecar import sidecar, status
+from tests.support.sockets import socket_maker
+from tests.support.srv_web import LOOPBACK, VIP, WEB, serve
+from tests.support.units import BESIDE, CLOSE, DATAPATH, as_unit, closing_service, load_as_unit, without
+
+
+class Right(NamedTuple):
+    """A word of a setting that gives a right, and what the log, or the end, says where it is missing."""
+
+    setting: str
+    word: str
+    lost: str
+    """Empty for a process that cannot even say so, and ends."""
+    resolver: str = "127.0.0.1"
+
+
+CALLS: Final = "SystemCallFilter"
+FAMILIES: Final = "RestrictAddressFamilies"
+PATHS: Final = "BindReadOnlyPaths"
+RIGHTS: Final = (
+    Right("Group", "clb-discovery", "Permission denied"),
+    Right(PATHS, "-/sys/fs/bpf/clb-discovery/%i", "is not loaded"),
+    Right(PATHS, "/sys/fs/cgroup", "programs are not effective"),
+    Right("ReadWritePaths", "-/run/clb-discovery/%i", "Read-only file system"),
+    Right(FAMILIES, "AF_INET", "source fails"),
+    Right(FAMILIES, "AF_INET6", "source fails", "[::1]"),
+    Right(FAMILIES, "AF_UNIX", "cannot notify the service manager"),
+    Right(CALLS, "@basic-io", ""),
+    Right(CALLS, "@file-system", ""),
+    Right(CALLS, "@io-event", "internal error"),
+    Right(CALLS, "@network-io", "internal error"),
+    Right(CALLS, "@process", "cannot give up loading programs"),
+    Right(CALLS, "@signal", "internal error"),
+    Right(CALLS, "bpf", "not allowed to open BPF maps"),
+    Right(CALLS, "flock", "cannot publish names"),
+    Right(CALLS, "fsync", "cannot keep the last known sets on disk"),
+    Right(CALLS, "ioctl", "internal error"),
+    Right(CALLS, "seccomp", "cannot give up loading programs"),
+    Right(CALLS, "uname", "Operation not permitted"),
+)
+"""Everything that the sidecar's unit gives; beside it StateDirectory=, whose lack nobody is told of."""
+LOADING: Final = {"CAP_BPF": "not allowed", "CAP_PERFMON": "refuses the programs", "CAP_NET_ADMIN": "not allowed"}
+"""The capabilities of the loader's unit, and what is said without each."""
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Return a directory that the sidecar's user may look into, which pytest's own are not."""
+    path = Path(tempfile.mkdtemp(prefix="clb-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def cgroup() -> Iterator[Path]:
+    """Return a cgroup for ordinary clients."""
+    with made_cgroup() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def loaded(cgroup: Path) -> Iterator[str]:
+    """Return an instance whose data plane the loader's unit has loaded."""
+    name = f"test-{uuid4().hex[:8]}"
+    try:
+        result = load_as_unit(name, cgroup)
+        assert (result.returncode, result.stderr) == (0, "")
+        yield name
+    finally:
+        wipe(name)
+
+
+@pytest.fixture(scope="module")
+def knot() -> Iterator[KnotServer]:
+    """Run a DNS server."""
+    with KnotServer() as server:
+        serve(server, "127.0.0.1:8080")
+        yield server
+
+
+def follows(knot: KnotServer, directory: Path, address: str = "127.0.0.1") -> tuple[list[str], dict[str, str]]:
+    """Return the options and the variables of a sidecar that follows SRV records."""
+    state = directory / "state"
+    state.mkdir(exist_ok=True)
+    hosts = ["--hosts-file", str(HERE / "state" / "hosts")]
+    return [*WEB, "--resolver", f"{address}:{knot.port}", *LOOPBACK, *hosts], {STATE: str(state)}
+
+
+def test_sidecar_works_as_the_units_run_it(loaded: str, cgroup: Path, knot: KnotServer, directory: Path) -> None:
+    """Without any capability it follows DNS, publishes pools and names, keeps the last known sets, and stops."""
+    unit = without(BESIDE, directory, loaded)
+    options, env = follows(knot, directory)
+    with listening("127.0.0.1", "127.0.0.2") as servers:
+        serve(knot, *(server.name for server in servers))
+        with sidecar(loaded, None, directory, options, wrapper=as_unit(unit), env=env) as found:
+            assert dial(cgroup, VIP, 80, 20) == ["ok"] * 20
+            assert status(loaded)["datapath"]["effective"]
+            assert found.stop() == 0
+    assert [line for line in found.lines() if line["level"] != "info"] == []
+    assert "127.0.0.2" in (directory / "state" / f"{loaded}.json").read_text()
+    assert VIP in (directory / "state" / "hosts").read_text()
+
+
+@pytest.mark.parametrize("capability", ["", "CAP_NET_ADMIN"])
+def test_sockets_of_a_removed_server_are_closed_by_the_service_for_it(
+    loaded: str, cgroup: Path, knot: KnotServer, directory: Path, capability: str
+) -> None:
+    """An application's UDP socket to a server that has left is closed, unless the service may not close any."""
+    setting = "CapabilityBoundingSet" if capability else ""
+    unit, close = without(BESIDE, directory, loaded), without(CLOSE, directory, loaded, setting, capability)
+    options, env = follows(knot, directory)
+    dns = ["--srv", f"_dns._udp.example={VIP}:53", "--hold", "0s"]
+    with (
+        socket_maker(cgroup) as client,
+        listening("127.0.0.1", "127.0.0.2", udp=True) as (stays, leaves),
+        closing_service(close) as ended,
+    ):
+        serve(knot, leaves.name, name="_dns._udp")
+        with sidecar(loaded, None, directory, [*options[2:], *dns], wrapper=as_unit(unit), env=env) as found:
+            client.connected((VIP, 53), udp=True)
+            serve(knot, stays.name, name="_dns._udp")
+            said = "with CAP_NET_ADMIN" if capability else "sockets closed"
+            found.wait_for(lambda: said in found.log.read_text(), f"it says {said!r}")
+            assert found.stop() == 0
+        assert set(ended) == {0}
+        client.close()
+
+
+def test_sidecar_follows_consul_by_name_as_the_unit_runs_it(loaded: str, directory: Path) -> None:
+    """Looking up Consul's host name is within the unit's restrictions, and so is being refused there."""
+    options = ["--consul", "http://localhost:9", "--service", f"web={VIP}:80"]
+    unit = without(BESIDE, directory, loaded)
+    with sidecar(loaded, None, directory, options, wrapper=as_unit(unit), ready=False) as found:
+        found.wait_for(lambda: "source fails" in found.events(), "the source fails")
+        (failure,) = (line for line in found.lines() if line["event"] == "source fails")
+        assert "refused" in failure["error"]
+        assert found.stop() == 0
+
+
+@pytest.mark.parametrize("right", RIGHTS, ids=lambda right: f"{right.setting}-{right.word}")
+def test_no_right_of_the_sidecar_is_too_much(loaded: str, knot: KnotServer, directory: Path, right: Right) -> None:
+    """Without it the sidecar ends, or goes on and says what it cannot do."""
+    unit = without(BESIDE, directory, loaded, right.setting, right.word)
+    options, env = follows(knot, directory, right.resolver)
+    with sidecar(loaded, None, directory, options, wrapper=as_unit(unit), env=env, ready=False) as found:
+        if right.lost:
+            found.wait_for(lambda: right.lost in found.log.read_text(), f"it says {right.lost!r}")
+        else:
+            assert found.process.wait(timeout=20) != 0
+            assert found.events() == []
+
+
+def test_without_a_state_directory_nothing_is_kept(loaded: str, knot: KnotServer, directory: Path) -> None:
+    """The last known sets are kept only where the unit gives a place for it."""
+    unit = without(BESIDE, directory, loaded, "StateDirectory", "clb-discovery")
+    options, env = follows(knot, directory)
+    with sidecar(loaded, None, directory, options, wrapper=as_unit(unit), env=env) as found:
+        assert found.stop() == 0
+    assert list((directory / "state").iterdir()) == []
+
+
+def test_root_without_capabilities_writes_hosts_files(loaded: str, knot: KnotServer, directory: Path) -> None:
+    """With the drop-in of docs/systemd.md names are published where only root may write, and all else works."""
+    hosts = directory / "etc"
+    hosts.mkdir(mode=0o700)
+    unit = without(BESIDE, directory, loaded)
+    text = re.sub(r"^User=.*$", "User=root", unit.read_text(), flags=re.MULTILINE)
+    unit.write_text(re.sub(r"^(ReadWritePaths=.*)$", rf"\1 {hosts}", text, flags=re.MULTILINE))
+    options, env = follows(knot, directory)
+    options[-1] = str(hosts / "hosts")
+    with sidecar(loaded, None, directory, options, wrapper=as_unit(unit), env=env) as found:
+        found.wait_for(lambda: "names published" in found.events(), "names are published")
+        assert found.stop() == 0
+    assert [line for line in found.lines() if line["level"] != "info"] == []
+    assert VIP in (hosts / "hosts").read_text()
+
+
+def test_every_right_is_tested() -> None:
+    """What the unit gives is what is taken away above, no more and no less."""
+    settings = read_unit(BESIDE)
+    given = {(name, word) for name in {right.setting for right in RIGHTS} for word in settings[name].split()}
+    assert given == {(right.setting, right.word) for right in RIGHTS}
+    assert (settings["CapabilityBoundingSet"], "AmbientCapabilities" in settings) == ("", False)
+
+
+@pytest.mark.parametrize("capability", LOADING)
+def test_no_capability_of_the_loader_is_too_much(instance: str, cgroup: Path, tmp_path: Path, capability: str) -> None:
+    """Without it nothing is loaded, and the line says what is missing."""
+    assert set(read_unit(DATAPATH)["CapabilityBoundingSet"].split()) == LOADING.keys()
+    result = load_as_unit(instance, cgroup, without(DATAPATH, tmp_path, instance, "CapabilityBoundingSet", capability))
+    assert result.returncode == 3
+    assert LOADING[capability] in result.stderr

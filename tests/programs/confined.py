@@ -1,0 +1,35 @@
+"""Confine this process, and print as JSON which commands of bpf(2) the kernel then refuses for lack of permission."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import platform
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from clb_discovery.confine import confine
+from clb_discovery.datapath.bpf import SYSCALLS, Command
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def refused() -> list[str]:
+    """Return the names of the commands that fail with EPERM; with nothing to work on, all others fail otherwise."""
+    names = []
+    for command in Command:
+        attr = ctypes.create_string_buffer(128)
+        ctypes.set_errno(0)
+        result = libc.syscall(ctypes.c_long(SYSCALLS[platform.machine()]), command, attr, len(attr))
+        if result < 0 and ctypes.get_errno() == errno.EPERM:
+            names.append(command.name)
+    return names
+
+
+before = refused()
+with ThreadPoolExecutor(1) as thread:
+    thread.submit(threading.get_ident).result()  # it runs already
+    confine()
+    found = {"before": before, "refused": refused(), "thread": thread.submit(refused).result()}
+print(json.dumps(found))

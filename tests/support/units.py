@@ -1,0 +1,84 @@
+"""The units of systemd as tests run them: with all that they leave of a host's powers, or with a little less."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from clb_discovery.closing import SOCKET
+from tests.programs.as_unit import USER
+from tests.support.pace import patient
+from tests.support.sidecar import COMMAND
+
+UNITS: Final = Path(__file__).parents[2] / "contrib" / "systemd"
+DATAPATH: Final = UNITS / "clb-discovery-datapath.service"
+SIDECAR: Final = UNITS / "clb-discovery.service"
+BESIDE: Final = UNITS / "clb-discovery@.service"
+"""The sidecar of one application; what it may do is what `SIDECAR` may, of an instance with another name."""
+CLOSE: Final = UNITS / "clb-discovery-close@.service"
+CLOSE_SOCKET: Final = UNITS / "clb-discovery-close.socket"
+
+
+def as_unit(unit: Path) -> tuple[str, ...]:
+    """Return what runs a program as systemd would for the unit."""
+    return (sys.executable, "-m", "tests.programs.as_unit", str(unit))
+
+
+def without(unit: Path, directory: Path, instance: str, setting: str = "", word: str = "") -> Path:
+    """Write a copy of a unit for an instance, without one word of one setting, and return it.
+
+    :param word: as it stands there; that it does is made sure.
+    """
+    text = unit.read_text()
+    if setting:
+        words = re.search(rf"^{setting}=(.*)$", text, re.MULTILINE)
+        assert words, setting
+        rest = words[1].split()
+        rest.remove(word)
+        text = text.replace(words[0], f"{setting}={' '.join(rest)}")
+    copy = directory / unit.name
+    copy.write_text(text.replace("%i", instance))
+    return copy
+
+
+def load_as_unit(instance: str, cgroup: Path, unit: Path = DATAPATH) -> subprocess.CompletedProcess[str]:
+    """Load as the unit does, for a group of this number where the host does not have the one of that name."""
+    here = ("--instance", instance, "--cgroup", str(cgroup), "--group", str(USER), "--loader", "object")
+    return subprocess.run(
+        [*as_unit(unit), *COMMAND, "load", *here], check=False, capture_output=True, text=True, timeout=patient(60)
+    )
+
+
+@contextmanager
+def closing_service(unit: Path) -> Iterator[list[int]]:
+    """Listen and start the service for each question as systemd does; yield how each of them ended."""
+    ended: list[int] = []
+
+    def answer() -> None:
+        with suppress(OSError):  # at the end
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    command = [*as_unit(unit), *COMMAND, "close"]
+                    fd = connection.fileno()
+                    ended.append(subprocess.run(command, check=False, stdin=fd, stdout=fd).returncode)
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(SOCKET))
+        try:
+            SOCKET.chmod(0o666)
+            listener.listen()
+            thread = threading.Thread(target=answer)
+            thread.start()
+            yield ended
+        finally:
+            SOCKET.unlink()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()

@@ -1,0 +1,62 @@
+"""An ordinary client that connects without pause, counts, and writes down every connect that failed.
+
+Usage: client.py [--once] DIRECTORY PORT ADDRESS... It takes the addresses in turn. DIRECTORY/counts has how many
+connects were made and how many of them failed, DIRECTORY/failures a line for each that did. With --once each address is
+taken once, and a failure is the exit code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+COUNTS: Final = struct.Struct("=QQ")
+PAUSE: Final = 0.005  # so that an emulated machine does something else, too
+PATIENCE: Final = 30.0
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: reset instead of TIME_WAIT, which would use up the ports
+
+
+def connect(address: str, port: int) -> str:
+    """Connect once, and return who answered.
+
+    :raises OSError: if nobody did.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+        sock.settimeout(PATIENCE)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        sock.connect((address, port))
+        return sock.recv(64).decode()
+
+
+def main(directory: Path, port: int, addresses: list[str], *, once: bool) -> int:
+    """Connect until ended; return how many failed."""
+    made = failed = 0
+    counts = os.open(directory / "counts", os.O_WRONLY | os.O_CREAT, 0o644)
+    os.pwrite(counts, COUNTS.pack(made, failed), 0)
+    with (directory / "failures").open("a", buffering=1) as failures:
+        for address in addresses if once else itertools.cycle(addresses):
+            try:
+                connect(address, port)
+            except OSError as error:
+                failed += 1
+                failures.write(f"{time.monotonic():.3f} {address}: {error}\n")
+            made += 1
+            os.pwrite(counts, COUNTS.pack(made, failed), 0)
+            if made == 1 and "NOTIFY_SOCKET" in os.environ:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+                    manager.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+            time.sleep(PAUSE)
+    return failed
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    once = arguments[:1] == ["--once"]
+    directory, port, *addresses = arguments[once:]
+    sys.exit(bool(main(Path(directory), int(port), addresses, once=once)))

@@ -1,0 +1,137 @@
+"""The machine that the scenarios run on: its systemd, its sidecar, and the client that connects all the time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tests.support.pace import patient
+from tests.support.process import wait_until
+from tests.vm.systemd.guest.client import COUNTS, connect
+
+DATAPATH: Final = "clb-discovery-datapath.service"
+WRITER: Final = "clb-discovery.service"
+CONFIG: Final = Path("/etc/clb-discovery.toml")
+UNITS: Final = Path("/etc/systemd/system")
+VIP4, VIP6 = "10.64.0.1", "fd00:64::1"
+
+
+def run(*command: str) -> str:
+    """Run a command, and return what it printed.
+
+    :raises AssertionError: if it fails.
+    """
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60))
+    assert result.returncode == 0, f"{' '.join(command)}: {result.stdout}{result.stderr}"
+    return result.stdout
+
+
+def systemctl(*arguments: str) -> None:
+    """Tell systemd to do something, and wait until it is done."""
+    run("systemctl", *arguments)
+
+
+def show(unit: str, name: str) -> str:
+    """Return a property of a unit."""
+    return run("systemctl", "show", "--value", f"--property={name}", unit).strip()
+
+
+def is_active(unit: str) -> bool:
+    """Tell whether a unit is up."""
+    return show(unit, "ActiveState") == "active"
+
+
+def moment(unit: str, name: str) -> int:
+    """Return when something last happened to a unit, in microseconds since the boot."""
+    return int(show(unit, f"{name}TimestampMonotonic"))
+
+
+def journal(unit: str) -> str:
+    """Return what a unit has said in this boot, for people who look at a failure."""
+    return run("journalctl", "--boot", "--no-pager", "--output=cat", f"--unit={unit}")
+
+
+def status(instance: str = "default") -> dict[str, Any]:
+    """Return what `status --json` says."""
+    found: dict[str, Any] = json.loads(run("clb-discovery", "status", "--json", "--instance", instance))
+    return found
+
+
+def edit(unit: str, text: str) -> Path:
+    """Change a unit as `systemctl edit` does, and return the file; nothing is restarted."""
+    directory = UNITS / f"{unit}.d"
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "scenario.conf"
+    file.write_text(text)
+    systemctl("daemon-reload")
+    return file
+
+
+@contextmanager
+def edited(unit: str, text: str) -> Iterator[None]:
+    """Have a unit changed while the block runs."""
+    file = edit(unit, text)
+    try:
+        yield
+    finally:
+        file.unlink()
+        systemctl("daemon-reload")
+
+
+@contextmanager
+def config(text: str) -> Iterator[None]:
+    """Have another configuration while the block runs; nothing is reloaded."""
+    before = CONFIG.read_text()
+    CONFIG.write_text(text)
+    try:
+        yield
+    finally:
+        CONFIG.write_text(before)
+
+
+def wait_for_restart(unit: str, before: str) -> None:
+    """Wait until a unit is up again, as another process than before."""
+    wait_until(lambda: is_active(unit) and show(unit, "MainPID") != before, f"{unit} is up again", patient(20))
+
+
+def answers(address: str, port: int = 80, count: int = 12) -> set[str]:
+    """Connect so many times; return who answered."""
+    return {connect(address, port) for _ in range(count)}
+
+
+class Counts(NamedTuple):
+    """What the client has counted."""
+
+    made: int
+    failed: int
+
+
+class Client:
+    """A service that connects without pause."""
+
+    def __init__(self, name: str) -> None:
+        self.unit = f"{name}.service"
+        self._directory = Path("/var/lib", name)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it connects."""
+        return is_active(self.unit)
+
+    def counts(self) -> Counts:
+        """Return how many connects it made in this life, and how many of them failed."""
+        return Counts(*COUNTS.unpack((self._directory / "counts").read_bytes()))
+
+    def failures(self) -> list[str]:
+        """Return every connect that failed in any of its lives."""
+        file = self._directory / "failures"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def goes_on(self, count: int = 50) -> None:
+        """Wait until it has made so many more connects."""
+        enough = self.counts().made + count
+        wait_until(lambda: self.counts().made >= enough, f"{self.unit} makes {count} connects")

@@ -1,0 +1,41 @@
+"""The same machine, switched off and on again while Consul is down."""
+
+from __future__ import annotations
+
+import pytest
+
+from clb_discovery.datapath.pins import BPFFS, Pins
+from tests.support.kernel_objects import KernelObject, pinned
+from tests.support.process import wait_until
+from tests.vm.systemd.guest.client import connect
+from tests.vm.systemd.guest.host import VIP4, WRITER, Client, answers, moment, run, show, status, systemctl
+
+
+def test_boot_while_discovery_is_down(client: Client) -> None:
+    """Applications start after the sidecar, which serves the last known set; nor did a connect fail at the shutdown."""
+    assert client.failures() == []
+    assert show("shop.service", "Result") == "success"
+    assert moment(WRITER, "ActiveEnter") <= moment("shop.service", "InactiveExit")
+    (source,) = status()["sources"]
+    assert (source["name"], source["stale"]) == ("consul:web", True)
+    assert answers(VIP4) == {"127.0.0.1:7001", "127.0.0.3:7003"}
+
+
+def test_nothing_is_left(client: Client) -> None:
+    """After `systemctl disable --now` connects go on; after `unload` nothing of ours is left."""
+    systemctl("disable", "--now", WRITER)
+    client.goes_on(200)
+    systemctl("stop", "client.service", "shop.service")
+    pins = Pins("default")
+    objects = set(pinned(pins.home).values())
+    run("clb-discovery", "unload")
+    assert not BPFFS.joinpath("clb-discovery").exists()
+    wait_until(lambda: not any(map(KernelObject.exists, objects)), "the kernel has freed everything")
+    with pytest.raises(OSError, match="unreachable"):
+        connect(VIP4, 80)
+
+
+def test_start_after_unload() -> None:
+    """The sidecar brings its data plane back when it is started after an `unload`."""
+    systemctl("start", WRITER)
+    assert answers(VIP4) == {"127.0.0.1:7001", "127.0.0.3:7003"}
