@@ -1,9 +1,10 @@
 """What a connect takes, beside other ways to balance it: `make bench`.
 
-Each case has a client of its own, a loop in C that connects, asks, is answered and resets; the real servers are one
-process that listens at ten addresses. Everything is on the loopback of network namespaces: conntrack slows whatever
-shares one with it, so iptables, nftables and HAProxy have theirs. Cases are interleaved, in another order in each
-round. What is told is the median over all rounds, with quartiles of the ratio to direct within a round. Run as root.
+Each case has a client of its own, a loop in C. It connects to itself by way of the VIP, so that nobody else is woken
+while connect(2) is measured; then to a process that listens at ten addresses, and waits for its answer. All is on the
+loopback of network namespaces: conntrack slows whatever shares one with it, so iptables, nftables and HAProxy have
+theirs. Cases are interleaved, in another order in each round. What is told is the median over all rounds, with
+quartiles of the ratio to direct within a round. Run as root.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ REAL: Final = [f"10.1.0.{number}" for number in range(1, 11)]
 PORT: Final = 7000
 VIP: Final = "10.64.0.1"
 VIP_PORT: Final = 80
+OWN_PORT: Final = 81
+"""Of the VIP: leads to the client itself."""
+FIRST_OWN: Final = 7001
+"""The ports on which clients listen, from this one on."""
+PORTS: Final = ((VIP_PORT, PORT), (OWN_PORT, FIRST_OWN))
+"""Of the VIP, and where they lead where there is only one client."""
 OURS: Final[dict[str, tuple[str, Algorithm, Tracking]]] = {
     "clb-discovery, random": ("10.64.0.1", Algorithm.RANDOM, Tracking()),
     "clb-discovery, round-robin": ("10.64.0.2", Algorithm.ROUND_ROBIN, Tracking()),
@@ -62,9 +69,14 @@ class Batch(NamedTuple):
 class Case:
     """One way to connect, and its client."""
 
-    def __init__(self, client: subprocess.Popen[str], address: str, port: int) -> None:
+    def __init__(self, client: subprocess.Popen[str], address: str, own: int, port: int) -> None:
+        """Take a client.
+
+        :param own: the port that leads to the client itself; 0 where there is none.
+        :param port: that which leads to the real servers.
+        """
         self._client = client
-        self._line = f"{address} {port} {CONNECTS}"
+        self._line = f"{address} {own} {port} {CONNECTS}"
         self.batches: list[Batch] = []
 
     def measure(self) -> None:
@@ -102,9 +114,9 @@ def place(server: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def client(program: Path, namespace: Path, cgroup: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    """Run a client, in the cgroup if there is one."""
-    command = in_namespace(namespace, [program])
+def client(program: Path, port: int, namespace: Path, cgroup: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Run a client that listens on a port, in the cgroup if there is one."""
+    command = in_namespace(namespace, [program, str(port)])
     if cgroup:
         command = inside(cgroup, command)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -116,34 +128,32 @@ def client(program: Path, namespace: Path, cgroup: Path | None = None) -> Iterat
 
 def publish(pins: Pins) -> None:
     """Publish a virtual server for each of our cases."""
-    pool = tuple(RealServer(0, parse_address(address), PORT, 1) for address in REAL)
     wanted = selftest.virtual_servers(pins.instance)
-    for address, algorithm, tracking in OURS.values():
-        vip = Vip(parse_address(address), VIP_PORT, Protocol.TCP)
-        wanted[vip] = VirtualServer(vip, "bench", "bench", algorithm, pool, tracking)
+    for own, (address, algorithm, tracking) in enumerate(OURS.values(), FIRST_OWN):
+        for port, real_port in ((VIP_PORT, PORT), (OWN_PORT, own)):
+            pool = tuple(RealServer(0, parse_address(server), real_port, 1) for server in REAL)
+            vip = Vip(parse_address(address), port, Protocol.TCP)
+            wanted[vip] = VirtualServer(vip, "bench", "bench", algorithm, pool, tracking)
     with Maps(pins) as maps:
         maps.apply(plan(maps.read(), wanted, complete=True).steps)
 
 
 def add_iptables(namespace: Path) -> None:
     """Let iptables choose a real server at random."""
-    for left, address in zip(range(len(REAL), 0, -1), REAL, strict=True):
-        chance = ["-m", "statistic", "--mode", "random", "--probability", f"{1 / left:.6f}"] if left > 1 else []
-        rule = ["iptables", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-d", VIP, "--dport", str(VIP_PORT), *chance]
-        rule += ["-j", "DNAT", "--to-destination", f"{address}:{PORT}"]
-        subprocess.run(in_namespace(namespace, rule), check=True)
+    for port, real_port in PORTS:
+        for left, address in zip(range(len(REAL), 0, -1), REAL, strict=True):
+            chance = ["-m", "statistic", "--mode", "random", "--probability", f"{1 / left:.6f}"] if left > 1 else []
+            rule = ["iptables", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-d", VIP, "--dport", str(port), *chance]
+            rule += ["-j", "DNAT", "--to-destination", f"{address}:{real_port}"]
+            subprocess.run(in_namespace(namespace, rule), check=True)
 
 
 def add_nftables(namespace: Path) -> None:
     """Let nftables choose a real server at random."""
     servers = ", ".join(f"{number} : {address}" for number, address in enumerate(REAL))
-    choice = f"dnat to numgen random mod {len(REAL)} map {{ {servers} }}:{PORT}"
-    rules = f"""table ip bench {{
-        chain output {{
-            type nat hook output priority -100
-            ip daddr {VIP} tcp dport {VIP_PORT} {choice}
-        }}
-    }}"""
+    choice = f"dnat to numgen random mod {len(REAL)} map {{ {servers} }}"
+    lines = "\n".join(f"ip daddr {VIP} tcp dport {port} {choice}:{real_port}" for port, real_port in PORTS)
+    rules = f"table ip bench {{\nchain output {{\ntype nat hook output priority -100\n{lines}\n}}\n}}\n"
     subprocess.run(in_namespace(namespace, ["nft", "-f", "-"]), input=rules, text=True, check=True)
 
 
@@ -187,44 +197,56 @@ def prepare(stack: ExitStack, folder: Path) -> dict[str, Case]:
 
     bare = stack.enter_context(place(programs["server"]))
 
-    def case(namespace: Path, address: str, port: int, within: Path | None = None) -> Case:
-        return Case(stack.enter_context(client(latency, namespace, within)), address, port)
+    def case(namespace: Path, address: str, own: int, within: Path | None = None) -> Case:
+        direct = address in REAL
+        running = stack.enter_context(client(latency, own, namespace, within))
+        return Case(running, address, own if direct else OWN_PORT, PORT if direct else VIP_PORT)
 
+    own = FIRST_OWN + len(OURS)
     cases = {
-        "direct": case(bare, REAL[0], PORT),
-        "direct again": case(bare, REAL[0], PORT),
-        "clb-discovery, elsewhere": case(bare, REAL[0], PORT, cgroup),
+        "direct": case(bare, REAL[0], own),
+        "direct again": case(bare, REAL[0], own + 1),
+        "clb-discovery, elsewhere": case(bare, REAL[0], own + 2, cgroup),
     }
-    cases |= {name: case(bare, address, VIP_PORT, cgroup) for name, (address, _, _) in OURS.items()}
+    for number, (name, (address, _, _)) in enumerate(OURS.items(), FIRST_OWN):
+        cases[name] = case(bare, address, number, cgroup)
     for name, add in (("iptables DNAT", add_iptables), ("nftables DNAT", add_nftables)):
         namespace = stack.enter_context(place(programs["server"]))
         add(namespace)
-        cases[name] = case(namespace, VIP, VIP_PORT)
+        cases[name] = case(namespace, VIP, FIRST_OWN)
     namespace = stack.enter_context(place(programs["server"]))
     stack.enter_context(haproxy(namespace, folder))
-    cases["HAProxy, TCP"] = case(namespace, VIP, VIP_PORT)
+    cases["HAProxy, TCP"] = Case(stack.enter_context(client(latency, FIRST_OWN, namespace)), VIP, 0, VIP_PORT)
     return cases
 
 
 def summary(cases: dict[str, Case]) -> dict[str, dict[str, float]]:
-    """Return what has come of it, by case."""
+    """Return what has come of it, by case; of a connect that leads to a proxy nothing but all of it."""
     direct = cases["direct"].batches
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for name, case in cases.items():
-        ratios = [one.connect / other.connect for one, other in zip(case.batches, direct, strict=True)]
-        answers = [one.answer / other.answer for one, other in zip(case.batches, direct, strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4)
+        pairs = list(zip(case.batches, direct, strict=True))
         found[name] = {
-            "connect_p50_us": round(case.median("connect") / 1000, 2),
-            "connect_p99_us": round(case.median("connect_p99") / 1000, 2),
-            "to_direct": round(median, 3),
-            "to_direct_low": round(low, 3),
-            "to_direct_high": round(high, 3),
-            "first_byte_p50_us": round(case.median("answer") / 1000, 2),
-            "first_byte_to_direct": round(statistics.median(answers), 3),
+            "answer_p50_us": round(case.median("answer") / 1000, 2),
+            "answer_to_direct": round(statistics.median(one.answer / other.answer for one, other in pairs), 3),
             "per_second": round(CONNECTS / case.median("total") * 1e9),
         }
+        if case.median("connect"):
+            low, median, high = statistics.quantiles((one.connect / other.connect for one, other in pairs), n=4)
+            found[name] |= {
+                "connect_p50_us": round(case.median("connect") / 1000, 2),
+                "connect_p99_us": round(case.median("connect_p99") / 1000, 2),
+                "to_direct": round(median, 3),
+                "low": round(low, 3),
+                "high": round(high, 3),
+            }
     return found
+
+
+COLUMNS: Final = (
+    *("connect_p50_us", "connect_p99_us", "to_direct", "low", "high"),
+    *("answer_p50_us", "answer_to_direct", "per_second"),
+)
 
 
 def main() -> None:
@@ -243,10 +265,9 @@ def main() -> None:
                 if turn < 5:  # caches and branches
                     case.batches.clear()
     found = summary(cases)
-    columns = list(next(iter(found.values())))
-    print(f"{'':<28}" + "".join(f"{column.replace('_', ' '):>22}" for column in columns))
+    print(f"{'':<27}" + "".join(f"{column:>17}" for column in COLUMNS))
     for name, fields in found.items():
-        print(f"{name:<28}" + "".join(f"{fields[column]:>22}" for column in columns))
+        print(f"{name:<27}" + "".join(f"{fields.get(column, '-'):>17}" for column in COLUMNS))
     if options.save:
         results.save("connect", found)
 

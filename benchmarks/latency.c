@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/* How long a connect takes. On its standard input lines of "IPV4-ADDRESS PORT CONNECTS"; for each it connects so often, asks
- * who is there, and says in nanoseconds: the median and the 99th of 100 of connect(2), the same of everything until the
- * first byte of the answer, and the time for all. */
+/* How long a connect takes. Usage: latency PORT, on which it listens itself. On its standard input lines of "IPV4-ADDRESS
+ * PORT OTHER-PORT CONNECTS". So often it connects to the first port, which has to lead to itself, so that nobody else is
+ * woken; then to the other one, where it asks who is there. It says in nanoseconds: the median and the 99th of 100 of the
+ * first connect(2), the same of everything until the answer to the second, and the time for all of those. The first port
+ * may be 0, for none. */
 #include <arpa/inet.h>
 #include <err.h>
 #include <stdint.h>
@@ -23,21 +25,52 @@ static uint64_t now(void)
 	return time.tv_sec * 1000000000ULL + time.tv_nsec;
 }
 
-static void connect_once(const struct sockaddr_in *to, int turn)
+/* Without TIME_WAIT, which would use up the ports. */
+static void closed(int fd)
 {
 	struct linger reset = { .l_onoff = 1 };
+
+	setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	close(fd);
+}
+
+static int listening(unsigned short port)
+{
+	struct sockaddr_in here = { .sin_family = AF_INET, .sin_port = htons(port) };
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	if (fd < 0 || bind(fd, (struct sockaddr *)&here, sizeof(here)) || listen(fd, 16))
+		err(1, "port %d", port);
+	return fd;
+}
+
+static void connect_once(const struct sockaddr_in *to, int listener, int turn)
+{
+	int fd = socket(AF_INET, SOCK_STREAM, 0), server;
+	uint64_t start = now();
+
+	if (fd < 0 || connect(fd, (const struct sockaddr *)to, sizeof(*to)))
+		err(1, "connect");
+	connected[turn] = now() - start;
+	server = accept(listener, 0, 0);
+	if (server < 0)
+		err(1, "accept");
+	closed(fd);
+	close(server);
+}
+
+static void ask_once(const struct sockaddr_in *to, int turn)
+{
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 	uint64_t start = now();
 	char answer[4];
 
 	if (fd < 0 || connect(fd, (const struct sockaddr *)to, sizeof(*to)))
 		err(1, "connect");
-	connected[turn] = now() - start;
 	if (send(fd, "?", 1, 0) != 1 || recv(fd, answer, sizeof(answer), MSG_WAITALL) != sizeof(answer))
 		err(1, "recv");
 	answered[turn] = now() - start;
-	setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-	close(fd);
+	closed(fd);
 }
 
 static int compare(const void *a, const void *b)
@@ -47,22 +80,25 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET };
-	unsigned short port;
-	int connects, turn;
+	int listener = listening(count == 2 ? atoi(arguments[1]) : 0), connects, turn;
+	unsigned short own, port;
 	char address[16];
 
-	while (scanf("%15s %hu %d", address, &port, &connects) == 3) {
+	while (scanf("%15s %hu %hu %d", address, &own, &port, &connects) == 4) {
 		uint64_t start;
 
-		to.sin_port = htons(port);
+		to.sin_port = htons(own);
 		if (inet_pton(AF_INET, address, &to.sin_addr) != 1 || connects < 1 || connects > MOST)
 			errx(2, "%s is no address, or %d too many", address, connects);
+		for (turn = 0; own && turn < connects; turn++)
+			connect_once(&to, listener, turn);
+		to.sin_port = htons(port);
 		start = now();
 		for (turn = 0; turn < connects; turn++)
-			connect_once(&to, turn);
+			ask_once(&to, turn);
 		start = now() - start;
 		qsort(connected, connects, sizeof(*connected), compare);
 		qsort(answered, connects, sizeof(*answered), compare);
