@@ -44,7 +44,7 @@ def _operations(step: Step) -> Iterator[Step]:
 
 if __name__ == "__main__":
     FatalMaps.fatal = int(sys.argv[1])
-    plane.Maps = FatalMaps  # type: ignore[attr-defined, misc]  # the one knob the data plane has not
+    plane.Maps = FatalMaps  # type: ignore[attr-defined]  # the one knob the data plane has not
     code = cli.main(sys.argv[2:])
     print(FatalMaps.done)
     sys.exit(code)
