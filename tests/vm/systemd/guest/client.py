@@ -1,8 +1,8 @@
 """An ordinary client that connects without pause, counts, and writes down every connect that failed.
 
 Usage: client.py [--once] DIRECTORY PORT ADDRESS... It takes the addresses in turn. DIRECTORY/counts has how many
-connects were made and how many of them failed, DIRECTORY/failures a line for each that did. With --once each address is
-taken once, and a failure is the exit code.
+connects were made and how many of them failed, in this life and those before, DIRECTORY/failures a line for each that
+did. With --once each address is taken once, and a failure is the exit code.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ def connect(address: str, port: int) -> str:
 
 
 def main(directory: Path, port: int, addresses: list[str], *, once: bool) -> int:
-    """Connect until ended; return how many failed."""
-    made = failed = 0
-    counts = os.open(directory / "counts", os.O_WRONLY | os.O_CREAT, 0o644)
-    os.pwrite(counts, COUNTS.pack(made, failed), 0)
+    """Connect until ended; return how many failed in this life."""
+    counts = os.open(directory / "counts", os.O_RDWR | os.O_CREAT, 0o644)
+    before = COUNTS.unpack(os.pread(counts, COUNTS.size, 0) or bytes(COUNTS.size))
+    made, failed = map(int, before)
+    is_ready = "NOTIFY_SOCKET" not in os.environ
     with (directory / "failures").open("a", buffering=1) as failures:
         for address in addresses if once else itertools.cycle(addresses):
             try:
@@ -48,11 +49,12 @@ def main(directory: Path, port: int, addresses: list[str], *, once: bool) -> int
                 failures.write(f"{time.monotonic():.3f} {address}: {error}\n")
             made += 1
             os.pwrite(counts, COUNTS.pack(made, failed), 0)
-            if made == 1 and "NOTIFY_SOCKET" in os.environ:
+            if not is_ready:
+                is_ready = True
                 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
                     manager.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
             time.sleep(PAUSE)
-    return failed
+    return failed - int(before[1])
 
 
 if __name__ == "__main__":

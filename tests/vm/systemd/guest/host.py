@@ -123,7 +123,7 @@ class Client:
         return is_active(self.unit)
 
     def counts(self) -> Counts:
-        """Return how many connects it made in this life, and how many of them failed."""
+        """Return how many connects it made in all of its lives, and how many of them failed."""
         return Counts(*COUNTS.unpack((self._directory / "counts").read_bytes()))
 
     def failures(self) -> list[str]:

@@ -25,7 +25,7 @@ def test_nothing_is_left(client: Client) -> None:
     """After `systemctl disable --now` connects go on; after `unload` nothing of ours is left."""
     systemctl("disable", "--now", WRITER)
     client.goes_on(200)
-    systemctl("stop", "client.service", "shop.service")
+    systemctl("stop", client.unit, "shop.service")
     pins = Pins("default")
     objects = set(pinned(pins.home).values())
     run("clb-discovery", "unload")
@@ -35,7 +35,8 @@ def test_nothing_is_left(client: Client) -> None:
         connect(VIP4, 80)
 
 
-def test_start_after_unload() -> None:
+def test_start_after_unload(client: Client) -> None:
     """The sidecar brings its data plane back when it is started after an `unload`."""
     systemctl("start", WRITER)
+    systemctl("start", client.unit)
     assert answers(VIP4) == {"127.0.0.1:7001", "127.0.0.3:7003"}
