@@ -38,7 +38,6 @@ from clb_discovery.runtime import Instance
 from clb_discovery.settings import Configured, Settings, without_restart
 from clb_discovery.sources.base import Outcome
 from clb_discovery.watches import Watches
-from clb_discovery.web import Site, listen, serving
 
 CHECK_EVERY: Final = 2.0
 """Seconds between looks at whether the programs are still attached."""
@@ -99,14 +98,18 @@ class Daemon:
             await self._watches.open()
             stack.push_async_callback(self._unwatch)
             stack.enter_context(self._instance.held(loads=self._plane.loads))
-            listener = stack.enter_context(listen(*self._settings.metrics)) if self._settings.metrics else None
+            listener = None
+            if self._settings.metrics:
+                from clb_discovery import web  # noqa: PLC0415 - aiohttp is a fifth of a sidecar that does without
+
+                listener = stack.enter_context(web.listen(*self._settings.metrics))
             self._plane.bring_up()
             maps = stack.enter_context(self._plane.open())
             publisher = Publisher(self._plane, maps, self._announcer, self._meters)
             self._start_up(publisher)
             if listener:
-                site = Site(partial(self._report, publisher), lambda: self._ready, self._meters)
-                await stack.enter_async_context(serving(listener, site))
+                site = web.Site(partial(self._report, publisher), lambda: self._ready, self._meters)
+                await stack.enter_async_context(web.serving(listener, site))
             self._watches.start(self._heard)
             stack.push_async_callback(self._shut_down)
             await self._main_loop(publisher)
@@ -179,11 +182,11 @@ class Daemon:
 
     async def _sync(self, publisher: Publisher) -> None:
         knowledge = self._knowledge
-        known, complete = knowledge.known, knowledge.complete
+        known, servers, complete = knowledge.known, knowledge.servers, knowledge.complete
         self._changed = False  # before, since sources go on answering while a thread publishes
         with self._announcer.trying("cannot publish", *self._bearable(ClbError)):
             try:
-                refusals = await publisher.publish(self._settings, knowledge.claims, known, complete=complete)
+                refusals = await publisher.publish(self._settings, knowledge.claims, servers, complete=complete)
             except ClbError:
                 self._changed = True
                 raise

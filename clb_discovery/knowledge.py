@@ -12,6 +12,7 @@ from clb_discovery.announce import Announcer
 from clb_discovery.core.claims import Claim
 from clb_discovery.core.config import CATALOG
 from clb_discovery.core.desired import Rejected
+from clb_discovery.core.guard import Servers
 from clb_discovery.core.held import Held, held_servers
 from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.model import RealServer, Refused, Service
@@ -46,6 +47,7 @@ class Knowledge:
         self._following = {service.source: Following(service) for service in services}
         self._touched: set[str] = set(self._following)  # what is derived of them below may be out of date
         self._known: dict[str, LastGood] = {}
+        self._servers: dict[str, Servers] = {}
         self._documents: dict[str, dict[str, Any]] = {}
         self._waiting: set[str] = set()  # whose answers are held
         self._summary: str | None = None
@@ -99,12 +101,15 @@ class Knowledge:
 
     @property
     def known(self) -> Mapping[str, LastGood]:
-        """What counts of each source that anything is known of, without the time.
-
-        What counts as before is the same object as before.
-        """
+        """What counts of each source that anything is known of, without the time: as before, in the same object."""
         self._refresh()
         return dict(self._known)
+
+    @property
+    def servers(self) -> Mapping[str, Servers]:
+        """The real servers that count of each source that anything is known of; as for `known`, the same objects."""
+        self._refresh()
+        return dict(self._servers)
 
     @property
     def documents(self) -> Sequence[Mapping[str, Any]]:
@@ -266,10 +271,12 @@ class Knowledge:
                 self._documents[source] = following.document()
             if following is None or not following.known:
                 self._known.pop(source, None)
+                self._servers.pop(source, None)
                 continue
             last = LastGood(following.guarded.good, None, following.claims)
             if self._known.get(source) != last:
                 self._known[source] = last
+                self._servers[source] = last.servers
         self._touched.clear()
 
 

@@ -18,8 +18,8 @@ from clb_discovery.announce import Announcer
 from clb_discovery.core import selftest
 from clb_discovery.core.claims import Claim
 from clb_discovery.core.desired import Rejected
+from clb_discovery.core.guard import Servers
 from clb_discovery.core.held import Held
-from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.layout import Info, Server, protocol_of
 from clb_discovery.core.model import Protocol, Refused
 from clb_discovery.core.publication import Publication, Wanted, publication
@@ -70,7 +70,7 @@ class Publisher:
             return Counted(held, *await asyncio.to_thread(lambda: (self._maps.info(), self._maps.servers(held))))
 
     async def publish(
-        self, settings: Settings, claims: Sequence[Claim], known: Mapping[str, LastGood], *, complete: bool
+        self, settings: Settings, claims: Sequence[Claim], servers: Mapping[str, Servers], *, complete: bool
     ) -> Refusals:
         """Bring the maps to what follows from the real servers of each source.
 
@@ -83,7 +83,7 @@ class Publisher:
             wanted = Wanted(
                 settings.services,
                 claims,
-                {source: one.servers for source, one in known.items()},
+                servers,
                 selftest.virtual_servers(settings.pins.instance),
                 settings.vip_ranges,
                 settings.real_ranges,

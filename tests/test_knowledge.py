@@ -217,6 +217,7 @@ def test_what_is_told_is_what_is_known() -> None:
         assert found.known == {
             one.service.source: LastGood(one.guarded.good, None, one.claims) for one in found if one.known
         }
+        assert found.servers == {one.service.source: one.guarded.good for one in found if one.known}
         assert set(found.deadlines) == {one.deadline for one in found if one.deadline is not None}
 
     assert_up_to_date()

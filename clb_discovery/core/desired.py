@@ -7,9 +7,11 @@ reported with the reason.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import compress
+from operator import is_, is_not
 from typing import Final, NamedTuple
 
 from clb_discovery.core.address import CACHED_ADDRESSES, Address, Network, format_address, in_network, is_ipv4
@@ -73,16 +75,25 @@ def desired(
     """
     services, real_ranges = tuple(services), tuple(real_ranges)
     if before and (before.basis.services, before.basis.real_ranges) == (services, real_ranges):
-        old, basis = before.basis.known, before.basis._replace(known=known)
-        if old.keys() <= known.keys():
-            changed = {source for source, servers in known.items() if old.get(source) is not servers}
+        basis = before.basis._replace(known=known)
+        changed = _changed(before.basis.known, known)
+        if changed is not None:
             virtual, rejected = _built(basis, changed)
-            kept = before.rejected and [item for item in before.rejected if item.source not in changed]
+            kept = [item for item in before.rejected if item.source not in changed]
             return Desired({**before.virtual, **virtual}, (*kept, *rejected), basis, virtual)
     vips = frozenset(vip.address for service in services for vip in service.vips)
     basis = Basis(services, known, real_ranges, vips, {service.source: service for service in services})
     virtual, rejected = _built(basis, basis.by_source)
     return Desired(virtual, tuple(rejected), basis, virtual)
+
+
+def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> Collection[str] | None:
+    """Return the keys of objects that are others now, None where a key has gone."""
+    if len(before) == len(now) and all(map(is_, before, now)):  # in the same order, as mostly: ten times as fast
+        return set(compress(now, map(is_not, now.values(), before.values())))
+    if not before.keys() <= now.keys():
+        return None
+    return {key for key, found in now.items() if before.get(key) is not found}
 
 
 def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServer], list[Rejected]]:
