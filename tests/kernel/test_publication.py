@@ -215,4 +215,4 @@ def test_writer_may_be_killed_before_every_operation(instance: str, cgroup: Path
             if finished:
                 break
     operations = int(result.stdout)
-    assert 30 <= operations <= operation < operations + STRIDE
+    assert 20 <= operations <= operation < operations + STRIDE

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import ClassVar
 
-from clb_discovery import cli, daemon
+from clb_discovery import cli, plane
 from clb_discovery.core.plan import Delete, Step, Write
 from clb_discovery.datapath.maps import Maps
 
@@ -44,7 +44,7 @@ def _operations(step: Step) -> Iterator[Step]:
 
 if __name__ == "__main__":
     FatalMaps.fatal = int(sys.argv[1])
-    daemon.Maps = FatalMaps  # type: ignore[attr-defined]  # the one knob the daemon has not
+    plane.Maps = FatalMaps  # type: ignore[attr-defined]  # the one knob the data plane has not
     code = cli.main(sys.argv[2:])
     print(FatalMaps.done)
     sys.exit(code)
