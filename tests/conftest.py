@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.netns import enter_private_network
 from tests.support.loading import LOADER_VARIABLE
+from tests.vm.suite import ABOUT_THE_SIDECAR
 
 HERE: Final = Path(__file__).parent
 FILES: Final = 8192
@@ -43,7 +44,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process run what loads programs, one test after the other, and another all the rest beside it."""
+    """Let one process run what is about the kernel, one test after the other, another what is about the sidecar.
+
+    Who is ready first runs all the rest, test by test.
+    """
+    kernel = HERE / "kernel"
+    sidecar = {HERE / "test_systemd.py", *(kernel / name for name in (*ABOUT_THE_SIDECAR, "test_documents.py"))}
     for item in items:
-        if item.path.is_relative_to(HERE / "kernel") or item.path.name == "test_systemd.py":
+        if item.path in sidecar:
+            item.add_marker(pytest.mark.xdist_group("sidecar"))
+        elif item.path.is_relative_to(kernel):
             item.add_marker(pytest.mark.xdist_group("kernel"))

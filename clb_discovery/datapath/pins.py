@@ -131,7 +131,10 @@ class Pins:
         try:
             if not is_bpffs(BPFFS):
                 _mount_bpffs()
-            self.directory.mkdir(parents=True, exist_ok=True)
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError:  # another instance has just removed what was above, as the last one
+                self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise HostError(
                 f"cannot use the BPF file system at {BPFFS}: {error.strerror}; mount it (mount -t bpf bpf {BPFFS}) and "

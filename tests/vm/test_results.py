@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.__main__ import ABOUT_THE_SIDECAR, LEFT_OUT, TESTED, surprises
+from tests.vm.__main__ import surprises
 from tests.vm.errors import VmError
 from tests.vm.features import FEATURES, Finding
 from tests.vm.kernels import KERNELS, Kernel
 from tests.vm.machine import Found, Outcome, read_found
+from tests.vm.suite import ABOUT_THE_SIDECAR, LEFT_OUT, TESTED
 from tests.vm.table import document
 
 TESTS = Path(__file__).parents[1] / "kernel"

@@ -1,0 +1,58 @@
+"""What of tests/kernel is run in emulated machines, and what is not."""
+
+from __future__ import annotations
+
+from typing import Final
+
+TESTED: Final = (
+    "test_active.py",
+    "test_clients.py",
+    "test_discovery.py",
+    "test_health.py",
+    "test_loading.py",
+    "test_namespaces.py",
+    "test_publication.py",
+    "test_removal.py",
+    "test_scheduling.py",
+    "test_sockets.py",
+    "test_trace.py",
+    "transparency",
+)
+"""What in tests/kernel is about the kernel."""
+ABOUT_THE_SIDECAR: Final = (
+    "test_answers.py",
+    "test_automatic.py",
+    "test_bursts.py",
+    "test_catalog.py",
+    "test_cli.py",
+    "test_config.py",
+    "test_daemon.py",
+    "test_handover.py",
+    "test_hosts_file.py",
+    "test_last_known.py",
+    "test_limits.py",
+    "test_metrics.py",
+    "test_monitoring.py",
+    "test_plan.py",
+    "test_readme.py",
+    "test_rights.py",
+    "test_secrets.py",
+    "test_service_manager.py",
+    "test_status.py",
+    "test_stopping.py",
+    "test_upgrades.py",
+    "test_web.py",
+)
+"""What an emulated machine would be slow at, and is the same on every kernel."""
+LEFT_OUT: Final = {
+    "test_demo.py": "paced for people to watch; what it shows is what the other tests test",
+    "test_bcc.py": "about BCC on the host, which takes minutes here; that it loads is a feature",
+    "test_documents.py": "about the documents, with Consul and DNS",
+    "test_discovery.py::test_consul_changes_are_followed": "about Consul",
+    "test_discovery.py::test_stopped_and_restarted_consul_changes_nothing": "about Consul",
+    "test_discovery.py::test_srv_targets_are_reached_in_proportion": "as with Consul, and about DNS",
+    "test_discovery.py::test_large_srv_answer_is_complete": "about DNS",
+    "test_discovery.py::test_consul_dns_is_followed": "about Consul",
+    "test_discovery.py::test_forbidden_instances_in_consul_are_refused": "about Consul",
+}
+"""Further tests that meet nothing of the kernel that others do not."""
