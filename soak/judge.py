@@ -90,7 +90,8 @@ class Judge:
                 return "the peer is not the VIP"
             return self._misplaced(client, target.service, record)
         error = errno.errorcode.get(record.error, str(record.error))
-        if stage == Stage.CONNECT_FAILED:
+        # A reset comes right after the handshake: the server died with what it had not accepted.
+        if stage == Stage.CONNECT_FAILED and record.error != errno.ECONNRESET:
             self.failed[key] += 1
             self._refusals.setdefault((client.instance, target.service.name), []).append(record.end)
             refused = record.error == errno.ECONNREFUSED

@@ -84,10 +84,12 @@ def test_no_connect_to_living_servers_fails(history: History) -> None:
         (100.5, 200, errno.ECONNREFUSED, True),
         (90, 99, errno.ECONNREFUSED, False),
         (90, 200, errno.ETIMEDOUT, False),
+        (90, 100.5, errno.ECONNRESET, True),
+        (90, 99, errno.ECONNRESET, False),
     ],
 )
 def test_a_dead_server_may_refuse(history: History, start: float, end: float, error: int, *, excused: bool) -> None:
-    """One that was dead during the connect, and by the error that this gives."""
+    """One that was dead during the connect, or died right after its handshake, and by the error that this gives."""
     history.dead[21].open(round(start * SECOND))
     history.dead[21].close(round(end * SECOND))
     found = verdict(history, Target(MORTAL, MORTAL.ipv4), stage=Stage.CONNECT_FAILED, error=error)
@@ -110,6 +112,16 @@ def test_refusals_have_to_end(history: History) -> None:
         judge.take(Client("tcp", INSTANCE, [Target(MORTAL, MORTAL.ipv4)]), [failure] * count)
         judge.judge_refusals([MORTAL])
         assert bool(judge.violations) == objects
+
+
+def test_a_reset_is_no_failure_of_the_connect(history: History) -> None:
+    """Its handshake was done, so the kernel has counted none."""
+    judge = Judge(history)
+    target = Target(MORTAL, MORTAL.ipv4)
+    reset = Record(SECOND, SECOND, 0, errno.ECONNRESET, 0, Stage.CONNECT_FAILED)
+    judge.take(Client("blocking", "soak-kept", [target]), [reset])
+    assert judge.tries.total() == judge.unanswered.total() == 1
+    assert judge.failed.total() == 0
 
 
 def test_counters_have_to_add_up(history: History) -> None:
