@@ -27,8 +27,9 @@
 #define CLB_DIALECT_H
 
 /* What the kernel can do is decided when the sources are compiled, by macros that are 0 or 1: CLB_CAN_SET_ERRNO (hooks
- * choose the errno, 6.1), CLB_CAN_LOOP (bpf_loop, 5.17; never with BCC) and CLB_CAN_EXCHANGE (atomic compare and exchange,
- * 5.12, as is fetching what was added to; never with BCC). The package holds an object with all of them and one with none, for 5.10. */
+ * choose the errno, 6.1), CLB_CAN_LOOP (bpf_loop, 5.17; never with BCC) and CLB_CAN_EXCHANGE (atomics that return what was
+ * there: compare and exchange, fetch and add; 5.12; never with BCC). The package holds an object with all of them and one
+ * with none, for 5.10. */
 
 /* The value is the same, but the optimizer no longer knows anything about it. */
 #define clb_opaque(variable) asm volatile("" : "+r"(variable))

@@ -229,12 +229,9 @@ CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 	__u32 lowest;
 	int tier;
 
-	clb_forget(search->tier); /* here as below: or the verifier follows each value that an index was made of */
+	clb_forget(search->tier); /* or the verifier follows each value that an index is made of */
 	lowest = search->tier;
 	for (tier = 0; tier < CLB_TIERS; tier++) {
-		clb_forget(search->first);
-		clb_forget(search->tier);
-		clb_forget(search->turns);
 		slot = clb_from_tier(search);
 		if (slot)
 			return slot;
@@ -245,6 +242,7 @@ CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 			break;
 		search->first = slot->first;
 		search->tier = slot->tier;
+		clb_forget(search->tier);
 		clb_give_back_turns(search);
 	}
 	/* Nobody is left: better to try than to refuse. */

@@ -69,9 +69,7 @@ static __always_inline struct clb_slot *clb_slot_of(const struct clb_vip *vip, _
 /* What became of connects to the slot's server. */
 static __always_inline struct clb_server *clb_server_of(const struct clb_slot *slot)
 {
-	__u32 index = slot->server; /* a key in a row would be verified anew for each place of the slot */
-
-	return clb_lookup(clb_servers, &index);
+	return clb_lookup(clb_servers, &slot->server);
 }
 
 #endif

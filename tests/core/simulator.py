@@ -281,5 +281,7 @@ def _draw(state: State, key: bytes, generation: int, index: int) -> Iterator[tup
 
 
 def _slot_of(state: State, key: bytes, generation: int, index: int) -> Slot | None:
-    slot = slots_of(state, generation).get(index)
+    row, column = divmod(index, layout.ROW_SLOTS)
+    slots = layout.unpack_row(state[Map.ROWS].get(layout.pack_place(generation, row), b""))
+    slot = slots[column] if column < len(slots) else None
     return slot if slot and layout.unpack_member(slot.member)[0] == key else None
