@@ -23,7 +23,7 @@ QUESTIONS_PER_SECOND: Final = 200
 """What one name may ask on average: a TTL of 0 on hundreds of targets would cost a core here and at the server."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class SrvRecord:
     """One SRV record, as it came off the wire (RFC 2782)."""
 
@@ -45,6 +45,8 @@ class SrvSet:
     records: tuple[SrvRecord, ...]
     ttl: int
     """Seconds; the smallest of the SRV records and the CNAMEs before them, or of the negative answer (RFC 2308)."""
+    asked: float
+    """Seconds on the caller's clock: when the question was sent, which is what the TTL counts from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class AddressSet:
     """IPv4 or IPv6 literals."""
     ttl: int
     """Seconds; the smallest of the addresses and the CNAMEs before them, or of the negative answer (RFC 2308)."""
+    asked: float
+    """Seconds on the caller's clock: when the question was sent, which is what the TTL counts from."""
 
 
 def targets(srv: SrvSet) -> tuple[str, ...]:
@@ -97,22 +101,50 @@ def build_answer(srv: SrvSet, addresses: Mapping[str, Sequence[AddressSet]]) -> 
     return Answer(tuple(sorted(servers)))
 
 
-def smallest_ttl(srv: SrvSet, addresses: Mapping[str, Sequence[AddressSet]]) -> int:
-    """Return the seconds after which the first part of the answer is out of date."""
-    return min([srv.ttl, *(found.ttl for sets in addresses.values() for found in sets)])
+def lasts(part: SrvSet | AddressSet, bounds: tuple[float, float], chance: float) -> float:
+    """Return the time at which a part of an answer is asked for again.
 
-
-def refresh_after(ttl: float, questions: int, bounds: tuple[float, float], chance: float) -> float:
-    """Return the seconds to wait before the next question.
-
-    :param ttl: the smallest TTL of the answer, in seconds.
-    :param questions: how many the answer took; more than `QUESTIONS_PER_SECOND` lengthen the wait.
-    :param bounds: least and most seconds; they hold after jitter too.
-    :param chance: a random number, 0 <= chance < 1: how much of `JITTER` to take off.
+    :param bounds: least and most seconds after the question; they hold after jitter too.
+    :param chance: 0 to 1: how much of `JITTER` to take off.
+    :return: seconds on the clock of `part.asked`.
     """
     least, most = bounds
-    wished = max(least, min(ttl, most) * (1 - JITTER * chance))
-    return min(most, max(wished, questions / QUESTIONS_PER_SECOND))
+    return part.asked + max(least, min(part.ttl, most) * (1 - JITTER * chance))
+
+
+def is_good(part: SrvSet | AddressSet, bounds: tuple[float, float], now: float) -> bool:
+    """Tell whether a part may be used once more; not in its last tenth, so that one round asks for all that is due.
+
+    :param bounds: least and most seconds between questions.
+    :param now: seconds on the clock of `part.asked`.
+    """
+    return now < lasts(part, bounds, 1.0)
+
+
+def next_round(
+    srv: SrvSet,
+    addresses: Mapping[str, Sequence[AddressSet]],
+    bounds: tuple[float, float],
+    chance: float,
+) -> float:
+    """Return the time at which the first part of the answer is asked for again.
+
+    :param bounds: least and most seconds between questions.
+    :param chance: a random number, 0 <= chance < 1: how much of `JITTER` to take off.
+    :return: seconds on the clock of the parts.
+    """
+    sets = (found for sets in addresses.values() for found in sets)
+    return min([lasts(srv, bounds, chance), *(lasts(found, bounds, chance) for found in sets)])
+
+
+def pause(questions: int, bounds: tuple[float, float]) -> float:
+    """Return the seconds from the start of one round to that of the next, at least.
+
+    :param questions: how many the round took; more than `QUESTIONS_PER_SECOND` lengthen the pause.
+    :param bounds: least and most seconds.
+    """
+    least, most = bounds
+    return min(most, max(least, questions / QUESTIONS_PER_SECOND))
 
 
 def _parse(srv: SrvSet, target: str, found: Sequence[AddressSet]) -> list[Address]:

@@ -12,6 +12,7 @@ from dns.exception import DNSException
 from dns.nameserver import Do53Nameserver
 
 from clb_discovery.errors import SourceError
+from clb_discovery.sources.srv.addresses import Addresses
 from clb_discovery.sources.srv.nameservers import DNS_PORT, Nameserver, parse_nameserver
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
@@ -38,6 +39,8 @@ class Resolvers:
         self._resolv_conf = resolv_conf
         self._lifetime = lifetime
         self._seen: tuple[int, ...] = ()
+        self.addresses = Addresses()
+        """What these servers said of targets."""
         self._from_file = not nameservers
         self._resolver = Resolver(configure=False)
         self._set_up(self._resolver, [parse_nameserver(text) for text in nameservers])
@@ -55,6 +58,7 @@ class Resolvers:
             if seen != self._seen:
                 self._resolver = self._read()
                 self._seen = seen
+                self.addresses = Addresses()
         except OSError as error:
             raise self._unusable(error.strerror or type(error).__name__) from None
         except (DNSException, ValueError) as error:

@@ -1,4 +1,4 @@
-"""DNS SRV as a source: one record name, asked again when the first of its TTLs runs out.
+"""DNS SRV as a source: one record name, of which each part is asked again when its TTL runs out.
 
 dnspython resolves; what is ours is the stance around it. An answer is whole or it is an error: SERVFAIL, REFUSED, a
 time-out or a malformed message for the SRV records or for any one target fails the round, and the last known answer
@@ -10,22 +10,26 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import dns.name
 from dns.exception import DNSException
 from dns.rdataclass import IN
-from dns.rdatatype import AAAA, SRV, A, RdataType
+from dns.rdatatype import AAAA, SRV, A
 
 from clb_discovery.core.model import Answer
 from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.sources.srv.addresses import Question
 from clb_discovery.sources.srv.answer import (
     AddressSet,
     SrvRecord,
     SrvSet,
     build_answer,
-    refresh_after,
-    smallest_ttl,
+    is_good,
+    next_round,
+    pause,
     targets,
 )
 from clb_discovery.sources.srv.lookup import Found, Lookup, plain, to_text
@@ -42,6 +46,25 @@ _TRIMMED_FROM: Final = EDNS_PAYLOAD * 2 // 3
 """Bytes. What Consul trims ends within one record and its addresses of the buffer size."""
 _TCP_TRIMMED_FROM: Final = 64_000
 """Bytes, likewise; over TCP Consul trims to 65,523."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """The SRV records at one time."""
+
+    srv: SrvSet
+    given: Mapping[Question, AddressSet]
+    """Addresses that came along in the additional section."""
+    read: float
+    """When the answer was there, in seconds of the loop's clock."""
+
+    def questions(self) -> Iterator[Question]:
+        """Return what has to be known of the targets."""
+        return (Question(name, rdtype) for name in targets(self.srv) for rdtype in (A, AAAA))
+
+    def is_good(self, bounds: tuple[float, float], now: float) -> bool:
+        """Tell whether nothing of it is due."""
+        return is_good(self.srv, bounds, now) and all(is_good(found, bounds, now) for found in self.given.values())
 
 
 class SrvSource:
@@ -76,9 +99,10 @@ class SrvSource:
         self._due: float | None = None
         self._tcp_first = False
         self._last: Answer | None = None
+        self._reading: _Reading | None = None  # which the last answer is from
 
     async def next(self) -> Answer:
-        """Wait until the TTL of the last answer is over, then ask; at once the first time and after an error.
+        """Wait until the first TTL of the last answer is over, then ask; at once the first time and after an error.
 
         :raises SourceError: if the SRV records or the addresses of any target could not be had.
         """
@@ -89,36 +113,88 @@ class SrvSource:
         started = clock()
         try:
             async with asyncio.timeout(ROUND_TIMEOUT), Lookup(self.name, self._resolvers.current()) as lookup:
-                records, addresses = await self._find(lookup)
+                reading, addresses = await self._find(lookup)
         except TimeoutError:
             raise SourceError(
                 f"{self.name}: no complete answer in {ROUND_TIMEOUT:g} s; the DNS server is slow, look at its load"
             ) from None
-        self._last = answer = build_answer(records, addresses)
-        wait = refresh_after(smallest_ttl(records, addresses), lookup.questions, self._bounds, self._rng.random())
-        # TTLs count from when the answers left the server, so the round itself is part of the wait.
-        self._due = max(started + wait, clock() + self._bounds[0])
+        answer = build_answer(reading.srv, addresses)
+        self._last, self._reading = answer, reading
+        self._due = max(
+            next_round(reading.srv, addresses, self._bounds, self._rng.random()),
+            started + pause(lookup.questions, self._bounds),
+            clock() + self._bounds[0],
+        )
         return answer
 
-    async def _find(self, lookup: Lookup) -> tuple[SrvSet, dict[str, list[AddressSet]]]:
+    async def _find(self, lookup: Lookup) -> tuple[_Reading, dict[str, list[AddressSet]]]:
         """Find the records and the addresses of their targets, all from one version of the zone.
 
-        Addresses that did not come along are asked for when the zone may be another, and the port of one server would
-        meet the address of the next. So what is news is read until the records are the same before and after.
+        Addresses that did not come along are from another time, when the zone may have been another, and the port of
+        one server would meet the address of the next. So with new records addresses are asked for anew, and what is
+        news is read until the records are the same before and after.
 
         :raises SourceError: if a question got no proper answer. Records that change all the time are taken as they are.
         """
-        srv = await self._find_srv(lookup)
+        last = self._reading
+        if last is not None and last.is_good(self._bounds, asyncio.get_running_loop().time()):
+            reading = last
+        else:
+            reading = await self._read(lookup)
         for _ in range(MAX_READS):
-            asked = lookup.questions
-            records = _records(srv)
-            addresses = await _find_addresses(lookup, targets(records), srv)
-            if lookup.questions == asked or build_answer(records, addresses) == self._last:
+            is_new = last is None or reading.srv.records != last.srv.records
+            addresses = await self._find_addresses(lookup, reading, reading.read if is_new else 0.0)
+            came_along = all(question in reading.given for question in reading.questions())
+            if came_along or build_answer(reading.srv, addresses) == self._last:
                 break
-            before, srv = srv, await self._find_srv(lookup)
-            if srv.records == before.records:
+            last, reading = reading, await self._read(lookup)
+            if reading.srv.records == last.srv.records:
                 break
-        return records, addresses
+        return reading, addresses
+
+    async def _read(self, lookup: Lookup) -> _Reading:
+        """Read the SRV records, with the addresses that come along and are to be believed.
+
+        :raises SourceError: if the question got no proper answer, or a record cannot be used.
+        """
+        clock = asyncio.get_running_loop().time
+        asked = clock()
+        found = await self._find_srv(lookup)
+        records = sorted(  # servers rotate them, which is no news
+            SrvRecord(record.priority, record.weight, record.port, to_text(record.target))
+            for record in found.records or ()
+        )
+        srv = SrvSet(to_text(found.name), tuple(records), found.ttl, asked)
+        return _Reading(srv, _given(found, targets(srv), asked), clock())
+
+    async def _find_addresses(self, lookup: Lookup, reading: _Reading, since: float) -> dict[str, list[AddressSet]]:
+        """Return the addresses of every target in both families: given, known to another service, or asked for.
+
+        :param since: not what was asked before this time, in seconds of the loop's clock.
+        :raises SourceError: if one of the questions failed; the others are given up.
+        """
+        shared = self._resolvers.addresses
+        places = asyncio.Semaphore(CONCURRENCY)
+        addresses: dict[str, list[AddressSet]] = {name: [] for name in targets(reading.srv)}
+
+        async def ask(question: Question) -> None:
+            async with places:
+                addresses[question.target].append(await shared.ask(lookup, question, since, self._bounds))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for question in reading.questions():
+                    found = reading.given.get(question) or shared.known(question, since, self._bounds)
+                    if found is not None:
+                        addresses[question.target].append(found)
+                    else:
+                        group.create_task(ask(question))
+        except ExceptionGroup as failures:
+            expected, unexpected = failures.split(SourceError)
+            if expected is None or unexpected is not None:
+                raise
+            raise expected.exceptions[0] from None
+        return addresses
 
     async def _find_srv(self, lookup: Lookup) -> Found:
         """Find the SRV records, over TCP where UDP may have cut them short without saying so.
@@ -173,45 +249,22 @@ def _parse_name(text: str) -> dns.name.Name:
     return name
 
 
-def _records(srv: Found) -> SrvSet:
-    """Return the SRV records as plain values."""
-    records = tuple(
-        SrvRecord(record.priority, record.weight, record.port, to_text(record.target)) for record in srv.records or ()
-    )
-    return SrvSet(to_text(srv.name), records, srv.ttl)
-
-
-async def _find_addresses(lookup: Lookup, names: tuple[str, ...], srv: Found) -> dict[str, list[AddressSet]]:
-    """Return the addresses of every target in both families, from the SRV answer's additional section or by asking.
-
-    :raises SourceError: if one of the questions failed; the others are given up.
-    """
-    addresses: dict[str, list[AddressSet]] = {name: [] for name in names}
-    places = asyncio.Semaphore(CONCURRENCY)
+def _given(srv: Found, names: tuple[str, ...], asked: float) -> dict[Question, AddressSet]:
+    """Return the addresses that came along and are to be believed."""
+    given: dict[Question, AddressSet] = {}
     bailiwick = _bailiwick(srv.name)
-
-    async def ask(name: str, rdtype: RdataType) -> None:
-        async with places:
-            found = await lookup.find(dns.name.from_text(name), rdtype)
-        addresses[name].append(AddressSet(tuple(record.address for record in found.records or ()), found.ttl))
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for name in names:
-                target = dns.name.from_text(name)
-                believed = bailiwick is not None and target.is_subdomain(bailiwick)
-                for rdtype in (A, AAAA):
-                    given = srv.response.get_rrset(srv.response.additional, target, IN, rdtype) if believed else None
-                    if given:
-                        addresses[name].append(AddressSet(tuple(record.address for record in given), given.ttl))
-                    else:
-                        group.create_task(ask(name, rdtype))
-    except ExceptionGroup as failures:
-        expected, unexpected = failures.split(SourceError)
-        if expected is None or unexpected is not None:
-            raise
-        raise expected.exceptions[0] from None
-    return addresses
+    if bailiwick is None:
+        return given
+    for name in names:
+        target = dns.name.from_text(name)
+        if not target.is_subdomain(bailiwick):
+            continue
+        for rdtype in (A, AAAA):
+            rrset = srv.response.get_rrset(srv.response.additional, target, IN, rdtype)
+            if rrset:
+                addresses = tuple(record.address for record in rrset)
+                given[Question(name, rdtype)] = AddressSet(addresses, rrset.ttl, asked)
+    return given
 
 
 def _bailiwick(owner: dns.name.Name) -> dns.name.Name | None:

@@ -14,13 +14,14 @@ from clb_discovery.errors import SourceError
 from clb_discovery.sources.srv.answer import (
     JITTER,
     MAX_RECORDS,
-    QUESTIONS_PER_SECOND,
     AddressSet,
     SrvRecord,
     SrvSet,
     build_answer,
-    refresh_after,
-    smallest_ttl,
+    is_good,
+    lasts,
+    next_round,
+    pause,
     targets,
 )
 
@@ -31,18 +32,23 @@ NAMES = st.sampled_from(["a.example.", "b.example.", "c.other.", "."])
 RECORDS = st.lists(st.builds(SrvRecord, U16, U16, st.integers(1, 65535), NAMES), max_size=12)
 V4 = st.lists(st.ip_addresses(v=4).map(str), max_size=4)
 V6 = st.lists(st.ip_addresses(v=6).map(str).filter(lambda text: not text.startswith("::ffff:")), max_size=4)
-SETS = st.tuples(st.builds(AddressSet, V4.map(tuple), TTL), st.builds(AddressSet, V6.map(tuple), TTL)).map(list)
+CLOCK = st.floats(0, 1e6)
+BOUNDS = st.tuples(st.floats(0.1, 60), st.floats(1, 10)).map(lambda drawn: (drawn[0], drawn[0] * drawn[1]))
+CHANCE = st.floats(0, 1, exclude_max=True)
+SETS = st.tuples(
+    st.builds(AddressSet, V4.map(tuple), TTL, CLOCK), st.builds(AddressSet, V6.map(tuple), TTL, CLOCK)
+).map(list)
 ADDRESSES = st.fixed_dictionaries({"a.example.": SETS, "b.example.": SETS, "c.other.": SETS})
 
 
 def srv(*records: SrvRecord, ttl: int = 30) -> SrvSet:
     """Build the set of one owner."""
-    return SrvSet(OWNER, records, ttl)
+    return SrvSet(OWNER, records, ttl, asked=0.0)
 
 
 def addresses(*literals: str, ttl: int = 30) -> list[AddressSet]:
     """Build one set of addresses."""
-    return [AddressSet(literals, ttl)]
+    return [AddressSet(literals, ttl, asked=0.0)]
 
 
 @given(RECORDS, ADDRESSES)
@@ -65,18 +71,6 @@ def test_order_does_not_matter(records: list[SrvRecord], found: dict[str, list[A
     random.shuffle(rotated)
 
     assert build_answer(srv(*rotated), found) == build_answer(srv(*records), found)
-
-
-@given(RECORDS, ADDRESSES, TTL)
-def test_smallest_ttl_is_of_everything_used(
-    records: list[SrvRecord], found: dict[str, list[AddressSet]], ttl: int
-) -> None:
-    """No part of an answer is older than its own TTL when the next question is due."""
-    smallest = smallest_ttl(srv(*records, ttl=ttl), found)
-
-    every = [ttl] + [one.ttl for sets in found.values() for one in sets]
-    assert smallest in every
-    assert all(smallest <= other for other in every)
 
 
 def test_families_and_fields_are_carried() -> None:
@@ -139,25 +133,41 @@ def test_too_many_servers_fail() -> None:
         build_answer(srv(*records), {"a.example.": addresses(*literals)})
 
 
-@given(
-    TTL,
-    st.integers(0, 10_000),
-    st.floats(0.1, 60),
-    st.floats(1, 10),
-    st.floats(0, 1, exclude_max=True),
-)
-def test_refresh_stays_in_its_bounds(ttl: int, questions: int, least: float, factor: float, chance: float) -> None:
-    """The wait lies within the bounds, is early by a tenth at most, and late only for the bounds or many questions."""
-    most = least * factor
+@given(SETS, BOUNDS, CHANCE)
+def test_part_lasts_within_its_bounds(parts: list[AddressSet], bounds: tuple[float, float], chance: float) -> None:
+    """A part lasts its TTL or up to a tenth less, within the bounds; in its last tenth it is not used once more."""
+    least, most = bounds
+    for part in parts:
+        end = lasts(part, bounds, chance)
+        early = part.asked + min(part.ttl, most) * (1 - JITTER)
 
-    wait = refresh_after(ttl, questions, (least, most), chance)
-
-    assert least <= wait <= most
-    assert wait <= max(ttl, least, questions / QUESTIONS_PER_SECOND)
-    assert wait >= min(ttl, most) * (1 - JITTER)
+        assert part.asked + least <= end <= part.asked + most
+        assert early <= end <= part.asked + max(part.ttl, least)
+        assert is_good(part, bounds, part.asked)
+        assert not is_good(part, bounds, end)
 
 
-def test_many_questions_stretch_the_wait() -> None:
-    """With TTL 0 an answer that takes 1,200 questions is asked for every 6 s, not every second."""
-    assert refresh_after(0, 1200, (1.0, 60.0), 0.5) == 6.0
-    assert refresh_after(0, 41, (1.0, 60.0), 0.5) == 1.0
+@given(RECORDS, ADDRESSES, TTL, BOUNDS, CHANCE)
+def test_next_round_is_when_the_first_part_ends(
+    records: list[SrvRecord],
+    found: dict[str, list[AddressSet]],
+    ttl: int,
+    bounds: tuple[float, float],
+    chance: float,
+) -> None:
+    """No part of an answer is used beyond its time, and the next round is not before one ends."""
+    of_records = srv(*records, ttl=ttl)
+
+    due = next_round(of_records, found, bounds, chance)
+
+    ends = [lasts(of_records, bounds, chance)]
+    ends += [lasts(part, bounds, chance) for parts in found.values() for part in parts]
+    assert due in ends
+    assert all(due <= end for end in ends)
+
+
+def test_many_questions_stretch_the_pause() -> None:
+    """With TTL 0 an answer that takes 1,200 questions is asked for every 6 s, not each second; the most holds."""
+    assert pause(1200, (1.0, 60.0)) == 6.0
+    assert pause(41, (1.0, 60.0)) == 1.0
+    assert pause(1_000_000, (1.0, 60.0)) == 60.0

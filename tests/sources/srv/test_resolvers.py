@@ -115,9 +115,11 @@ def test_resolv_conf_is_read_again(tmp_path: Path) -> None:
     resolvers = Resolvers(resolv_conf=conf)
     assert asked(resolvers) == [("10.0.0.53", 53)]
     assert resolvers.current() is resolvers.current()
+    told = resolvers.addresses
 
     conf.write_text("nameserver 10.0.0.54\nnameserver fd00::53\n")
     assert asked(resolvers) == [("10.0.0.54", 53), ("fd00::53", 53)]
+    assert resolvers.addresses is not told, "what other servers said"
 
     fresh = tmp_path / "fresh"
     fresh.write_text("nameserver 10.0.0.55\nnameserver fd00::53\n")

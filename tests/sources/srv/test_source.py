@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
 
 import dns.name
@@ -18,39 +17,7 @@ from clb_discovery.sources.srv.source import MAX_READS, SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.pace import patient
 from tests.support.process import free_port
-
-NAME = "_redis._tcp.example"
-SRV = (f"{NAME}.", "SRV")
-SOA = "example. 60 SOA ns. admin. 1 3600 600 86400 30"
-
-
-class Always(random.Random):
-    """Gives the same number every time."""
-
-    def __init__(self, number: float) -> None:
-        super().__init__(0)
-        self._number = number
-
-    def random(self) -> float:
-        """Return the number."""
-        return self._number
-
-
-def source(
-    server: FakeDns, name: str = NAME, *, min_ttl: float = 1.0, chance: float = 0.0, lifetime: float = 0.4
-) -> SrvSource:
-    """Build a source that gives up early and has known jitter."""
-    return SrvSource(name, Resolvers([server.address], lifetime=lifetime), min_ttl, rng=Always(chance))
-
-
-def records(*data: str, ttl: int = 60) -> list[str]:
-    """Return SRV lines for the name under test."""
-    return [f"{NAME}. {ttl} SRV {one}" for one in data]
-
-
-def shown(answer: Answer) -> list[str]:
-    """Return the servers as text: priority, weight, address and port."""
-    return [f"{server.priority} {server.weight} {server}" for server in answer.servers]
+from tests.support.srv import NAME, SOA, SRV, records, shown, source
 
 
 async def failure(from_source: SrvSource) -> str:
@@ -341,6 +308,7 @@ async def test_big_answer_over_udp_is_asked_over_tcp() -> None:
     async with FakeDns() as server:
         every = records(*(f"0 1 {port} a.example." for port in range(1, 101)), ttl=1)
         server.replies[SRV] = Reply(every, additional=["a.example. 1 A 10.0.0.1"], udp_keeps=38)
+        server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
         one = source(server, min_ttl=0.01)
         first = await one.next()
         server.replies[SRV] = Reply(every[:3], additional=["a.example. 1 A 10.0.0.1"])
@@ -498,87 +466,6 @@ async def test_dead_server_costs_its_timeout_once() -> None:
             answer = await one.next()
 
     assert len(answer.servers) == 200
-
-
-@pytest.mark.parametrize(
-    ("srv_ttl", "cname_ttl", "a_ttl", "negative", "expected"),
-    [(1, 60, 60, 60, 1.0), (60, 1, 60, 60, 1.0), (60, 60, 1, 60, 1.0), (60, 60, 60, 1, 1.0), (60, 60, 60, 60, 60.0)],
-)
-async def test_smallest_ttl_sets_the_wait(
-    srv_ttl: int, cname_ttl: int, a_ttl: int, negative: int, expected: float
-) -> None:
-    """The next question comes when the first of SRV, CNAME, address or negative answer (SOA minimum) runs out."""
-    async with FakeDns() as server:
-        soa = f"example. 60 SOA ns. admin. 1 3600 600 86400 {negative}"
-        server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=srv_ttl))
-        alias = f"a.example. {cname_ttl} CNAME b.example."
-        server.replies["a.example.", "A"] = Reply([alias, f"b.example. {a_ttl} A 10.0.0.1"])
-        server.replies["a.example.", "AAAA"] = Reply([alias], authority=[soa])
-        server.replies["b.example.", "AAAA"] = Reply(authority=[soa])
-        one = source(server, min_ttl=0.1)
-        await one.next()
-
-        waited = await waits(one, expected)
-
-    assert waited
-
-
-async def waits(one: SrvSource, seconds: float, at_most: float = 1.0) -> bool:
-    """Tell whether the next answer takes so long, and not `at_most` seconds more; 60 s are taken as given after 2 s."""
-    clock = asyncio.get_running_loop().time
-    start = clock()
-    try:
-        async with asyncio.timeout(2.0 if seconds == 60.0 else seconds + at_most):
-            await one.next()
-    except TimeoutError:
-        return seconds == 60.0
-    return clock() - start > seconds - 0.1
-
-
-async def test_jitter_asks_early() -> None:
-    """The full jitter takes a tenth off the wait."""
-    async with FakeDns() as server:
-        server.replies[SRV] = Reply(rcode="NXDOMAIN", authority=[SOA.replace("86400 30", "86400 4")])
-        one = source(server, chance=0.999)
-        await one.next()
-
-        assert await waits(one, 3.6, at_most=0.35)
-
-
-@pytest.mark.parametrize("rcode", ["NXDOMAIN", "NOERROR"])
-@pytest.mark.parametrize(("own", "minimum"), [(1, 60), (60, 1)])
-async def test_negative_answer_lasts_as_its_soa_says(rcode: str, own: int, minimum: int) -> None:
-    """A negative answer holds for the SOA record's own TTL or its minimum, the smaller one (RFC 2308 section 5)."""
-    async with FakeDns() as server:
-        soa = f"example. {own} SOA ns. admin. 1 3600 600 86400 {minimum}"
-        server.replies[SRV] = Reply(rcode=rcode, authority=[soa])
-        one = source(server, min_ttl=0.1)
-        await one.next()
-
-        assert await waits(one, 1.0)
-
-
-async def test_negative_answer_without_soa_is_not_kept() -> None:
-    """NXDOMAIN without a SOA record is asked again after the shortest wait (RFC 2308 section 5)."""
-    async with FakeDns() as server:
-        server.replies[SRV] = Reply(rcode="NXDOMAIN")
-        one = source(server, min_ttl=0.2)
-        await one.next()
-
-        assert await waits(one, 0.2)
-
-
-async def test_cancelled_wait_is_resumed() -> None:
-    """Giving up waiting and calling again does not ask early."""
-    async with FakeDns() as server:
-        server.replies[SRV] = Reply(rcode="NXDOMAIN", authority=[SOA])
-        one = source(server)
-        await one.next()
-        for _ in range(3):
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(one.next(), 0.05)
-
-    assert len(server.asked) == 1
 
 
 def test_name_shows_what_was_given() -> None:

@@ -1,0 +1,188 @@
+"""When an SRV source asks, what it asks again, and what services share."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from clb_discovery.sources.srv.resolvers import Resolvers
+from clb_discovery.sources.srv.source import SrvSource
+from tests.support.fake_dns import FakeDns, Reply
+from tests.support.srv import SOA, SRV, records, shown, source
+
+
+@pytest.mark.parametrize(
+    ("srv_ttl", "cname_ttl", "a_ttl", "negative", "expected"),
+    [(1, 60, 60, 60, 1.0), (60, 1, 60, 60, 1.0), (60, 60, 1, 60, 1.0), (60, 60, 60, 1, 1.0), (60, 60, 60, 60, 60.0)],
+)
+async def test_smallest_ttl_sets_the_wait(
+    srv_ttl: int, cname_ttl: int, a_ttl: int, negative: int, expected: float
+) -> None:
+    """The next question comes when the first of SRV, CNAME, address or negative answer (SOA minimum) runs out."""
+    async with FakeDns() as server:
+        soa = f"example. 60 SOA ns. admin. 1 3600 600 86400 {negative}"
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=srv_ttl))
+        alias = f"a.example. {cname_ttl} CNAME b.example."
+        server.replies["a.example.", "A"] = Reply([alias, f"b.example. {a_ttl} A 10.0.0.1"])
+        server.replies["a.example.", "AAAA"] = Reply([alias], authority=[soa])
+        server.replies["b.example.", "AAAA"] = Reply(authority=[soa])
+        one = source(server, min_ttl=0.1)
+        await one.next()
+
+        waited = await waits(one, expected)
+
+    assert waited
+
+
+async def waits(one: SrvSource, seconds: float, at_most: float = 1.0) -> bool:
+    """Tell whether the next answer takes so long, and not `at_most` seconds more; 60 s are taken as given after 2 s."""
+    clock = asyncio.get_running_loop().time
+    start = clock()
+    try:
+        async with asyncio.timeout(2.0 if seconds == 60.0 else seconds + at_most):
+            await one.next()
+    except TimeoutError:
+        return seconds == 60.0
+    return clock() - start > seconds - 0.1
+
+
+async def test_jitter_asks_early() -> None:
+    """The full jitter takes a tenth off the wait."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(rcode="NXDOMAIN", authority=[SOA.replace("86400 30", "86400 4")])
+        one = source(server, chance=0.999)
+        await one.next()
+
+        assert await waits(one, 3.6, at_most=0.35)
+
+
+@pytest.mark.parametrize("rcode", ["NXDOMAIN", "NOERROR"])
+@pytest.mark.parametrize(("own", "minimum"), [(1, 60), (60, 1)])
+async def test_negative_answer_lasts_as_its_soa_says(rcode: str, own: int, minimum: int) -> None:
+    """A negative answer holds for the SOA record's own TTL or its minimum, the smaller one (RFC 2308 section 5)."""
+    async with FakeDns() as server:
+        soa = f"example. {own} SOA ns. admin. 1 3600 600 86400 {minimum}"
+        server.replies[SRV] = Reply(rcode=rcode, authority=[soa])
+        one = source(server, min_ttl=0.1)
+        await one.next()
+
+        assert await waits(one, 1.0)
+
+
+async def test_negative_answer_without_soa_is_not_kept() -> None:
+    """NXDOMAIN without a SOA record is asked again after the shortest wait (RFC 2308 section 5)."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(rcode="NXDOMAIN")
+        one = source(server, min_ttl=0.2)
+        await one.next()
+
+        assert await waits(one, 0.2)
+
+
+async def test_cancelled_wait_is_resumed() -> None:
+    """Giving up waiting and calling again does not ask early."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(rcode="NXDOMAIN", authority=[SOA])
+        one = source(server)
+        await one.next()
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(one.next(), 0.05)
+
+    assert len(server.asked) == 1
+
+
+async def test_each_part_is_asked_again_by_its_own_ttl() -> None:
+    """That a target has no IPv6 address is not asked again with each SRV answer, nor these with each address."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", "0 1 80 b.other.", ttl=60))
+        server.replies["a.example.", "A"] = Reply(["a.example. 1 A 10.0.0.1"])
+        server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
+        server.replies["b.other.", "A"] = Reply(["b.other. 60 A 10.0.0.2"])
+        server.replies["b.other.", "AAAA"] = Reply(rcode="NXDOMAIN", authority=[SOA.replace("example.", "other.", 1)])
+        one = source(server, min_ttl=0.1)
+        answer = await one.next()
+        before = len(server.asked)
+
+        assert await one.next() == answer
+
+    assert [question[:2] for question in server.asked[before:]] == [("a.example.", "A")]
+
+
+async def test_new_address_makes_the_records_be_read_again() -> None:
+    """An address that changes may come with another port, so the records are asked for, be their TTL over or not."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=60))
+        server.replies["a.example.", "A"] = Reply(["a.example. 1 A 10.0.0.1"])
+        server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
+        one = source(server, min_ttl=0.1)
+        await one.next()
+        server.replies[SRV] = Reply(records("0 1 81 a.example.", ttl=60))
+        server.replies["a.example.", "A"] = Reply(["a.example. 1 A 10.0.0.2"])
+
+        answer = await one.next()
+
+    assert shown(answer) == ["0 1 10.0.0.2:81"]
+
+
+async def test_new_records_make_addresses_be_asked_again() -> None:
+    """The port of new records does not meet an address from before, however long that lasts."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=1))
+        server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
+        server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
+        one = source(server, min_ttl=0.1)
+        await one.next()
+        server.replies[SRV] = Reply(records("0 1 81 a.example.", ttl=60))
+        server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.2"])
+
+        answer = await one.next()
+
+    assert shown(answer) == ["0 1 10.0.0.2:81"]
+
+
+async def test_services_share_what_is_known_of_targets() -> None:
+    """Of a hundred names on the same two hosts, later rounds ask for each host once in each family."""
+    names = [f"_s{number}._tcp.example." for number in range(100)]
+    async with FakeDns() as server:
+        for port, name in enumerate(names, 1):
+            server.replies[name, "SRV"] = Reply([f"{name} 1 SRV 0 1 {port} {host}.example." for host in "ab"])
+        for number, host in enumerate("ab", 1):
+            server.replies[f"{host}.example.", "A"] = Reply([f"{host}.example. 1 A 10.0.0.{number}"])
+            server.replies[f"{host}.example.", "AAAA"] = Reply(authority=[SOA])
+        resolvers = Resolvers([server.address])
+        sources = [SrvSource(name, resolvers) for name in names]
+        await asyncio.gather(*(one.next() for one in sources))
+        before = len(server.asked)
+
+        answers = await asyncio.gather(*(one.next() for one in sources))
+
+    later = [question[0] for question in server.asked[before:]]
+    assert {len(answer.servers) for answer in answers} == {2}
+    assert sum(name.startswith("_s") for name in later) == 100
+    assert 2 <= sum(name in {"a.example.", "b.example."} for name in later) <= 20, "a few, where rounds drift apart"
+
+
+async def test_failure_of_one_service_is_not_that_of_another() -> None:
+    """A service whose round is given up, while another waits for its question, leaves that one to ask by itself."""
+    async with FakeDns() as server:
+        for port, name in ((1, "_s1._tcp.example."), (2, "_s2._tcp.example.")):
+            server.replies[name, "SRV"] = Reply([f"{name} 60 SRV 0 1 {port} a.example."])
+        server.replies["a.example.", "A"] = Reply(["a.example. 1 A 10.0.0.1"])
+        server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
+        resolvers = Resolvers([server.address])
+        first, second = (SrvSource(f"_s{number}._tcp.example.", resolvers) for number in (1, 2))
+        await asyncio.gather(first.next(), second.next())
+        server.replies["a.example.", "A"] = Reply(silent=True)
+        before = len(server.asked)
+        given_up, waiting = asyncio.create_task(first.next()), asyncio.create_task(second.next())
+        await asyncio.sleep(1.5)
+        assert [question[:2] for question in server.asked[before:]] == [("a.example.", "A")]
+        server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
+        given_up.cancel()
+
+        async with asyncio.timeout(4):
+            answer = await waiting
+
+    assert shown(answer) == ["0 1 10.0.0.1:2"]
