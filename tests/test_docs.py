@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import cache
@@ -18,9 +17,8 @@ from clb_discovery.cli import main, make_parser
 from clb_discovery.core.config import decode
 from clb_discovery.discovery import read_services
 from clb_discovery.options import file_options
+from tests.support.documents import DOCUMENTS, ROOT, blocks, command_lines
 
-ROOT: Final = Path(__file__).parent.parent
-DOCUMENTS: Final = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
 FOREIGN_OPTIONS: Final = frozenset({"--now", "--seconds", "--seed", "--keep", "--save"})
 """Those of other programs: systemctl, the soak, benchmarks."""
 MADE_LATER: Final = frozenset({"docs/kernels.md", "benchmarks/results/"})
@@ -29,25 +27,6 @@ ASKS: Final = frozenset({"run", "plan", "check"})
 """Commands that take services."""
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-
-
-def blocks(text: str) -> Iterator[str]:
-    """Return the blocks of code of a document, indented or fenced."""
-    yield from re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    yield from re.findall(r"(?:^(?: {4}.*|\s*)\n)+", text, re.MULTILINE)
-
-
-def command_lines(text: str) -> Iterator[list[str]]:
-    """Return the arguments of each `clb-discovery` command line of a document, in blocks and in the text.
-
-    `…` in a line stands for options that are told elsewhere.
-    """
-    lines = [line.strip() for block in blocks(text) for line in block.splitlines()]
-    lines += re.findall(r"`(clb-discovery [^`]*)`", text)
-    for line in lines:
-        found = re.fullmatch(r"(?:sudo )?(?:\.venv/bin/)?clb-discovery(?!\S)(?! \d)(.*)", re.sub(r"\s#.*", "", line))
-        if found:
-            yield [word for word in shlex.split(found[1]) if word != "…"]
 
 
 @cache
@@ -95,7 +74,7 @@ def expanded(path: str) -> Iterator[str]:
 
 def test_tests_that_documents_name_exist() -> None:
     """Every `test_...` that a document names as a proof is a test or a file of tests."""
-    files = [*(ROOT / "tests").rglob("test_*.py"), *(ROOT / "tests/vm/systemd/guest").glob("*_boot.py")]
+    files = [*(ROOT / "tests").rglob("test_*.py"), *(ROOT / "tests/vm/systemd/guest").glob("*.py")]
     known = {
         name for file in files for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
     }

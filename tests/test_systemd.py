@@ -24,11 +24,20 @@ from tests.programs.as_unit import read_unit
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
 from tests.support.sidecar import clb
-from tests.support.units import BESIDE, CLOSE, CLOSE_SOCKET, DATAPATH, SIDECAR, UNITS, as_unit
+from tests.support.units import (
+    BESIDE,
+    CLOSE,
+    CLOSE_SOCKET,
+    DATAPATH,
+    DATAPATH_BESIDE,
+    SIDECAR,
+    UNITS,
+    as_unit,
+)
 
 MOST_EXPOSURE: Final = 15
 """Of the sidecar, in tenths, as `systemd-analyze security` counts."""
-STARTED_BY_SYSTEMD: Final = (SIDECAR, BESIDE, DATAPATH, CLOSE)
+STARTED_BY_SYSTEMD: Final = (SIDECAR, BESIDE, DATAPATH, DATAPATH_BESIDE, CLOSE)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +94,8 @@ def test_units_fit_the_program(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_units_of_the_sidecar_are_patient() -> None:
     """They wait for READY=1 without limit, start again without limit, and leave the main loop time."""
+    for unit in (DATAPATH, DATAPATH_BESIDE):
+        assert read_unit(unit)["StartLimitIntervalSec"] == "0"
     for unit in (SIDECAR, BESIDE):
         settings = read_unit(unit)
         assert settings["Type"] == "notify"
@@ -110,6 +121,13 @@ def test_both_units_of_the_sidecar_may_do_the_same() -> None:
     assert {name: value.replace("default", "%i") for name, value in restrictions.items()} == {
         name: other[name] for name in restrictions
     }
+
+
+def test_both_units_that_load_may_do_the_same() -> None:
+    """They differ in the instance, and in what they attach to."""
+    one, other = (read_unit(unit) for unit in (DATAPATH, DATAPATH_BESIDE))
+    of_service = dict(list(one.items())[list(one).index("Type") :])
+    assert {name for name in of_service if other[name] != one[name]} == {"EnvironmentFile", "ExecStart"}
 
 
 def test_units_name_the_same_places() -> None:

@@ -24,12 +24,12 @@ import pytest
 from tests.support import namespaces
 from tests.support.cgroups import run_inside
 from tests.support.consul import ConsulAgent
+from tests.support.documents import DOCUMENTS, blocks, command_lines
 from tests.support.knot import KnotServer
 from tests.support.pace import patient
 from tests.support.process import running, wait_until
 from tests.support.sidecar import COMMAND
 from tests.support.tls import Authority, tls_front
-from tests.test_docs import DOCUMENTS, blocks, command_lines
 
 RECORDS: Final = "_redis._tcp SRV 0 1 6379 a\n_postgresql._tcp SRV 0 1 5432 a\na A 10.0.0.7\n"
 ADDRESSES: Final = ("10.0.0.7", "10.0.0.53")

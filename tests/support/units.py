@@ -19,6 +19,7 @@ from tests.support.sidecar import COMMAND
 
 UNITS: Final = Path(__file__).parents[2] / "contrib" / "systemd"
 DATAPATH: Final = UNITS / "clb-discovery-datapath.service"
+DATAPATH_BESIDE: Final = UNITS / "clb-discovery-datapath@.service"
 SIDECAR: Final = UNITS / "clb-discovery.service"
 BESIDE: Final = UNITS / "clb-discovery@.service"
 """The sidecar of one application; what it may do is what `SIDECAR` may, of an instance with another name."""

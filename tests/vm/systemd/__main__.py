@@ -30,7 +30,7 @@ CHECKOUT: Final = Path(__file__).parents[3]
 CACHE: Final = CHECKOUT / ".cache" / "systemd"
 KERNEL_CACHE: Final = CHECKOUT / ".cache" / "kernels"
 SUITES: Final = ("bookworm", "trixie")
-BOOTS: Final = ("first_boot", "second_boot")
+BOOTS: Final = ("first_boot", "second_boot", "documents")
 LIMIT: Final = 3000.0
 
 

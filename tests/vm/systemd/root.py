@@ -50,7 +50,10 @@ def make(checkout: Path, suite: str, packages: Packages, cache: Path, disk: Path
         shutil.copy(packages.installed, tree / "installed.deb")
         shutil.copy(packages.later, tree / "later.deb")
         run([*ISOLATED, "chroot", tree, "dpkg", "--install", "/installed.deb"])
-        shutil.copytree(checkout / "tests", tree / "checkout/tests", ignore=shutil.ignore_patterns("__pycache__"))
+        for folder in ("tests", "docs", "contrib"):
+            shutil.copytree(checkout / folder, tree / "checkout" / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in ("README.md", "CHANGELOG.md"):
+            shutil.copy(checkout / file, tree / "checkout")
         _furnish(checkout, tree)
         used = sum(path.lstat().st_size for path in tree.rglob("*") if not path.is_dir())
         run(["mkfs.ext4", "-q", "-d", tree, disk, f"{(used * 3 // 2 + ROOM) // 2**20}M"])

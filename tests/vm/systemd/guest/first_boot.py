@@ -13,7 +13,9 @@ from tests.support.process import wait_until
 from tests.vm.systemd.guest.client import connect
 from tests.vm.systemd.guest.host import (
     CONFIG,
+    CONSUL_CONFIG,
     DATAPATH,
+    SIDECAR_OF_APP,
     VIP4,
     VIP6,
     WRITER,
@@ -33,16 +35,6 @@ from tests.vm.systemd.guest.host import (
 )
 
 TOKEN: Final = Path("/etc/consul-token")
-CONSUL_CONFIG: Final = """\
-consul = "http://127.0.0.1:8500"
-real-range = ["127.0.0.0/8", "::1/128"]
-
-[[service]]
-name = "web"
-consul = "web"
-vip = "10.64.0.1:80,[fd00:64::1]:80"
-"""
-SIDECAR_OF_APP: Final = "clb-discovery@app.service"
 APP_CONFIG: Final = """\
 real-range = ["127.0.0.0/8", "::1/128"]
 

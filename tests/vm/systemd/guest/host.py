@@ -17,6 +17,16 @@ DATAPATH: Final = "clb-discovery-datapath.service"
 WRITER: Final = "clb-discovery.service"
 CONFIG: Final = Path("/etc/clb-discovery.toml")
 UNITS: Final = Path("/etc/systemd/system")
+CONSUL_CONFIG: Final = """\
+consul = "http://127.0.0.1:8500"
+real-range = ["127.0.0.0/8", "::1/128"]
+
+[[service]]
+name = "web"
+consul = "web"
+vip = "10.64.0.1:80,[fd00:64::1]:80"
+"""
+SIDECAR_OF_APP: Final = "clb-discovery@app.service"
 VIP4, VIP6 = "10.64.0.1", "fd00:64::1"
 
 

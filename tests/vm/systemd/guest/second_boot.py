@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from clb_discovery.datapath.pins import BPFFS, Pins
 from tests.support.kernel_objects import KernelObject, pinned
 from tests.support.process import wait_until
 from tests.vm.systemd.guest.client import connect
-from tests.vm.systemd.guest.host import VIP4, WRITER, Client, answers, moment, run, show, status, systemctl
+from tests.vm.systemd.guest.host import (
+    DATAPATH,
+    VIP4,
+    WRITER,
+    Client,
+    answers,
+    edited,
+    is_active,
+    moment,
+    run,
+    show,
+    status,
+    systemctl,
+)
 
 
 def test_boot_while_discovery_is_down(client: Client) -> None:
@@ -38,5 +53,20 @@ def test_nothing_is_left(client: Client) -> None:
 def test_start_after_unload(client: Client) -> None:
     """The sidecar brings its data plane back when it is started after an `unload`."""
     systemctl("start", WRITER)
+    systemctl("start", client.unit)
+    assert answers(VIP4) == {"127.0.0.1:7001", "127.0.0.3:7003"}
+
+
+def test_failed_load_is_tried_again(client: Client) -> None:
+    """While loading fails loader and sidecar are started again, and both are up when it can be done."""
+    allowed = Path("/run/may-load")  # where a unit with a /tmp of its own sees it
+    systemctl("stop", client.unit, WRITER)
+    run("clb-discovery", "unload")
+    with edited(DATAPATH, f"[Service]\nExecStartPre=/usr/bin/test -e {allowed}\n"):
+        systemctl("start", "--no-block", WRITER)
+        wait_until(lambda: int(show(WRITER, "NRestarts")) >= 3, "the sidecar is started again and again")
+        assert show(DATAPATH, "Result") == "exit-code"
+        allowed.touch()
+        wait_until(lambda: is_active(WRITER), "the sidecar is up")
     systemctl("start", client.unit)
     assert answers(VIP4) == {"127.0.0.1:7001", "127.0.0.3:7003"}

@@ -1,0 +1,120 @@
+"""What the documents tell an administrator to do with units, and with Consul for them, as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
+from tests.support.documents import DOCUMENTS, ROOT, blocks, drop_ins, other_command_lines
+from tests.support.process import wait_until
+from tests.vm.systemd.guest.host import (
+    CONFIG,
+    CONSUL_CONFIG,
+    DATAPATH,
+    SIDECAR_OF_APP,
+    UNITS,
+    VIP4,
+    WRITER,
+    Client,
+    answers,
+    is_active,
+    run,
+    show,
+    systemctl,
+)
+
+TOKEN: Final = Path("/etc/clb-discovery/consul-token")
+
+
+def commands() -> list[str]:
+    """Return every command for systemd that names a unit or a file, in their order; those that turn it off last."""
+    programs = ("cp", "systemctl", "systemd-sysusers", "journalctl")
+    found = [line for document in DOCUMENTS for line in other_command_lines(document.read_text(), *programs)]
+    whole = [line for line in found if not re.fullmatch(r"systemctl (?!daemon)\S+(?: --now)?", line)]
+    return sorted(dict.fromkeys(whole), key=lambda line: " disable " in line)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _as_installed() -> None:
+    """Begin without drop-ins, and with the configuration of the first boot."""
+    shutil.rmtree(UNITS / f"{WRITER}.d", ignore_errors=True)
+    shutil.copy(Path(__file__).with_name(CONFIG.name), CONFIG)
+    Path("/etc/default", "clb-discovery@shop").write_text("CLB_DISCOVERY_OPTIONS=--config /etc/app.toml\n")
+    systemctl("daemon-reload")
+    systemctl("restart", WRITER)
+
+
+@contextmanager
+def edited_by_hand(unit: str, text: str, directory: Path) -> Iterator[None]:
+    """Type a drop-in into `systemctl edit`, which wants a terminal and an editor, restart the unit, and undo it."""
+    typed = directory / "typed"
+    typed.write_text(text)
+    os.environ["SYSTEMD_EDITOR"] = f"cp {typed}"
+    run("script", "--quiet", "--return", "--command", f"systemctl edit {unit}", "/dev/null")
+    try:
+        systemctl("restart", unit)
+        yield
+    finally:
+        shutil.rmtree(UNITS / f"{unit}.d")
+        systemctl("daemon-reload")
+        systemctl("restart", unit)
+
+
+def test_commands_of_the_documents(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command does what it says, and the sidecar serves after it, until it is turned off."""
+    monkeypatch.chdir(ROOT)
+    lines = commands()
+    assert len(lines) > 10
+    for line in lines:
+        run("sh", "-c", line)
+        if " disable " not in line:
+            wait_until(lambda: is_active(WRITER), f"the sidecar is up after {line}")
+    assert show(WRITER, "FragmentPath") == str(UNITS / WRITER)
+    assert is_active("clb-discovery@shop.service")
+    assert show("clb-discovery-datapath@shop.service", "Result") == "success"
+    assert (is_active(WRITER), is_active(DATAPATH)) == (False, False)
+    client.goes_on()
+
+
+@pytest.mark.parametrize(
+    ("unit", "text"), [found for document in DOCUMENTS for found in drop_ins(document.read_text())]
+)
+def test_drop_ins_of_the_documents(client: Client, tmp_path: Path, unit: str, text: str) -> None:
+    """The unit starts with each of them, and has what it says."""
+    TOKEN.parent.mkdir(exist_ok=True)
+    TOKEN.touch(mode=0o600)
+    with edited_by_hand(unit, text, tmp_path):
+        assert is_active(unit)
+        assert (UNITS / f"{unit}.d" / "override.conf").read_text() == text
+        assert f"{unit}.d" in show(unit, "DropInPaths")
+        client.goes_on()
+
+
+def test_token_of_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token made with the rights and the commands of the page about Consul, and given as that about systemd says."""
+    page = (ROOT / "docs" / "consul.md").read_text()
+    (rules,) = (block for block in blocks(page) if block.startswith('service_prefix "" '))
+    (tmp_path / "clb-discovery.hcl").write_text(rules)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", MASTER_TOKEN)
+    ((unit, text),) = (
+        found for found in drop_ins((ROOT / "docs" / "systemd.md").read_text()) if str(TOKEN) in found[1]
+    )
+    with ConsulAgent(tmp_path, http_port=8500, config=ACL_DENY, token=MASTER_TOKEN) as agent:
+        agent.register("web", 7002, "127.0.0.2")
+        agent.register("web", 7001, "::1")
+        *_, said = [run("sh", "-c", line) for line in other_command_lines(page, "consul acl")]
+        (secret,) = re.findall(r"^SecretID: +(\S+)$", said, re.MULTILINE)
+        TOKEN.write_text(secret)
+        CONFIG.write_text(CONSUL_CONFIG)
+        with edited_by_hand(unit, text, tmp_path):
+            wait_until(lambda: answers(VIP4) == {"127.0.0.2:7002"}, "the sidecar follows Consul by the token")
+    systemctl("disable", SIDECAR_OF_APP)
