@@ -16,7 +16,7 @@ test: lint ## run every check and every test (root, or through sudo)
 
 test-bcc: ## run the tests of the kernel's side over programs that BCC compiles here (root, or through sudo)
 	@scripts/setup test
-	@$(AS_ROOT) .venv/bin/pytest --loader bcc tests/kernel $(PYTEST_ARGS)
+	@$(AS_ROOT) .venv/bin/pytest -n 2 --dist loadgroup --loader bcc tests/kernel $(PYTEST_ARGS)
 
 test-clients: ## run the tests with a JDK, Node, nginx and HAProxy (root, or through sudo)
 	@scripts/setup clients

@@ -65,12 +65,12 @@ def alias_table(weights: Sequence[int]) -> AliasTable:
     mass = [part * count for part in parts]
     poor = [index for index in range(count) if mass[index] < out_of]
     rich = [index for index in range(count) if mass[index] >= out_of]
-    columns = [Column(out_of, index) for index in range(count)]
+    keep, alias = [out_of] * count, list(range(count))
     while poor:
         taker = poor.pop()
         giver = rich[-1]
-        columns[taker] = Column(mass[taker], giver)
+        keep[taker], alias[taker] = mass[taker], giver
         mass[giver] -= out_of - mass[taker]
         if mass[giver] < out_of:
             poor.append(rich.pop())
-    return AliasTable(out_of, tuple(columns))
+    return AliasTable(out_of, tuple(map(Column, keep, alias)))

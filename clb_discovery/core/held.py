@@ -231,7 +231,9 @@ def _pool(found: _Found, servers: Mapping[bytes, int]) -> Pool | None:
         return None
     decoded = ((slot, *layout.unpack_member(slot.member)) for slot in in_order)
     pool = tuple(RealServer(slot.priority, address, port, slot.weight) for slot, _, address, port in decoded if port)
-    if servers.keys() != set(pool_members(found.key, pool)):
+    members = list(pool_members(found.key, pool))
+    if servers.keys() != set(members):
         return None
-    whole = in_order == pool_slots(found.key, pool, servers) and published.tier == lowest_tier(pool)
+    slots = pool_slots(pool, ((member, servers[member]) for member in members))
+    whole = in_order == slots and published.tier == lowest_tier(pool)
     return pool if whole else None

@@ -165,7 +165,7 @@ class _Draft:
             return
         self.generation += 1
         servers = self._servers(key, server.pool, old.servers if old else {})
-        rows = layout.pack_rows(pool_slots(key, server.pool, servers))
+        rows = layout.pack_rows(pool_slots(server.pool, servers.items()))
         for number, row in enumerate(rows):
             self.writes[Map.ROWS][layout.pack_place(self.generation, number)] = row
         refusal = servers[layout.refusal(key)]

@@ -17,7 +17,7 @@ from clb_discovery.core.held import Held, Published
 from clb_discovery.core.layout import Label, Map, Slot, Virtual
 from clb_discovery.core.model import Algorithm, Pool, Protocol, RealServer, Tracking, Vip, VirtualServer
 from clb_discovery.core.plan import Delete, GracePeriod, Plan, Write, plan
-from clb_discovery.core.slots import pool_slots
+from clb_discovery.core.slots import pool_members, pool_slots
 from tests.core.junk import damaged
 from tests.core.simulator import (
     EMPTY,
@@ -483,7 +483,7 @@ def test_no_step_is_empty(state: State, desired: Desired, complete: bool) -> Non
 def test_slots_are_a_table_for_each_tier(pool: Pool) -> None:
     """Slots follow the pool's order; an alias stays in its own tier, so that each tier is a table of its own."""
     key = layout.pack_vip(MAPPED)
-    slots = pool_slots(key, pool, numbered(key, pool))
+    slots = pool_slots(pool, numbered(key, pool).items())
     assert [slot.server for slot in slots] == list(range(1, len(pool) + 1))
     assert [layout.unpack_member(slot.member)[1:] for slot in slots] == [(one.address, one.port) for one in pool]
     assert [(slot.priority, slot.weight) for slot in slots] == [(one.priority, one.weight) for one in pool]
@@ -500,12 +500,16 @@ def test_the_table_of_a_tier_does_not_depend_on_the_others(pool: Pool) -> None:
     """The slots of a tier are those of a pool of its own, only further back."""
     key = layout.pack_vip(MAPPED)
     indexes = numbered(key, pool)
+
+    def slots_of_some(some: Pool) -> list[Slot]:
+        return pool_slots(some, [(member, indexes[member]) for member in pool_members(key, some)])
+
     alone: list[Slot] = []
     for priority in sorted({server.priority for server in pool}):
         first = len(alone)
-        tier = pool_slots(key, tuple(server for server in pool if server.priority == priority), indexes)
+        tier = slots_of_some(tuple(server for server in pool if server.priority == priority))
         alone += [slot._replace(first=first, alias=first + slot.alias) for slot in tier]
-    assert pool_slots(key, pool, indexes) == (alone or pool_slots(key, (), indexes))
+    assert slots_of_some(pool) == (alone or slots_of_some(()))
 
 
 @given(pools(ipv4=True), st.sampled_from(Algorithm), TRACKING)
@@ -530,7 +534,7 @@ def test_an_empty_pool_has_one_slot_that_refuses() -> None:
     """Its slot has the refusal for a member, and every draw stays with it."""
     key = layout.pack_vip(MAPPED)
     refusal = layout.refusal(key)
-    assert pool_slots(key, (), {refusal: 5}) == [
+    assert pool_slots((), [(refusal, 5)]) == [
         Slot(refusal, keep=1, out_of=1, alias=0, first=0, tier=1, weight=0, priority=0, server=5)
     ]
     assert connect(fresh(desired_of(virtual_server(MAPPED))), MAPPED) == {layout.refusal(key): 1}

@@ -40,7 +40,7 @@ def tiered(*tiers: Sequence[int]) -> list[Slot]:
         for priority, weights in enumerate(tiers)
         for host, weight in enumerate(weights)
     )
-    return pool_slots(KEY, pool, numbered(KEY, pool))
+    return pool_slots(pool, numbered(KEY, pool).items())
 
 
 def each_tier(slots: Sequence[Slot]) -> Iterator[Tier]:
