@@ -1,6 +1,6 @@
 """`make test-kernels`: run the kernel tests on each kernel, compare, and write docs/kernels.md.
 
-Usage: python -m tests.vm [-h] [--only KERNEL] [--jobs N] [-- PYTEST-ARGUMENT...]
+Usage: python -m tests.vm [-h] [--only KERNEL] [--jobs N] [--resume] [-- PYTEST-ARGUMENT...]
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     names = [kernel.name for kernel in KERNELS]
     parser.add_argument("--only", choices=names, action="append", help="this kernel; repeatable; writes no document")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="so many machines at a time")
+    parser.add_argument(
+        "--resume", action="store_true", help="leave out kernels that have passed with the very same program and tests"
+    )
     parser.add_argument("tests", nargs="*", help="arguments for pytest instead of the usual ones; writes no document")
     return parser.parse_args(arguments)
 
@@ -76,8 +79,11 @@ def say(text: str) -> None:
     print(f"test-kernels: {text}", flush=True)
 
 
-async def run_tests(kernel: Kernel, job: Job, work: Path) -> Found | None:
-    """Run one machine, and say how it went; return what it found if that is as it should be."""
+async def run_tests(kernel: Kernel, job: Job, work: Path, passed: Path) -> Found | None:
+    """Run one machine, and say how it went; return what it found if that is as it should be.
+
+    :param passed: where its disk is kept then.
+    """
     console, files = CACHE / f"{kernel.name}.log", work / kernel.name
     files.mkdir()
     parts = Parts(CACHE / kernel.name)
@@ -87,15 +93,18 @@ async def run_tests(kernel: Kernel, job: Job, work: Path) -> Found | None:
     except VmError as error:
         say(f"{kernel.name}: {error}")
         return None
-    finally:
-        shutil.rmtree(files)
     tests = found.tests
     counts = f"{tests.passed} passed, {len(tests.failed)} failed, {len(tests.skipped)} skipped"
     say(f"{kernel.name}: {counts} in {found.seconds:.0f} s")
     wrong = surprises(kernel, found)
     for line in wrong:
         say(f"{kernel.name}: {line}")
-    return None if wrong else found
+    if wrong:
+        return None
+    for old in passed.parent.glob(f"{kernel.name}-*.found"):
+        old.unlink()
+    shutil.move(machine.disk_of(files), passed)
+    return found
 
 
 async def main(options: argparse.Namespace, work: Path) -> int:
@@ -106,11 +115,16 @@ async def main(options: argparse.Namespace, work: Path) -> int:
     job = Job(cached_root(), work / "stage", ",".join(options.tests or usual), LIMIT)
     machine.install(CHECKOUT, build_wheel(work / "dist"), job.stage)
     versions = {kernel: kernels.cached(kernel, CACHE, say).version for kernel in chosen}
+    same = machine.fingerprint(job)
     room = asyncio.Semaphore(options.jobs)
 
     async def in_turn(kernel: Kernel) -> Found | None:
+        passed = CACHE / f"{kernel.name}-{same}.found"
+        if options.resume and passed.exists():
+            say(f"{kernel.name}: has passed")
+            return machine.read_found(passed, passed, 0.0)
         async with room:
-            return await run_tests(kernel, job, work)
+            return await run_tests(kernel, job, work, passed)
 
     results = await asyncio.gather(*map(in_turn, chosen))
     found = {kernel: result for kernel, result in zip(chosen, results, strict=True) if result}

@@ -28,6 +28,7 @@ from clb_discovery.datapath.sockets import close_sockets
 from tests.support.recorder import record_maps
 
 INSTANCE: Final = "features"
+IPPROTO_MPTCP: Final = 262  # linux/in.h
 
 
 class Finding(NamedTuple):
@@ -126,6 +127,12 @@ def writing_by_pins(pins: Pins) -> Finding:
     return Finding(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0)
 
 
+def multipath_tcp(_: Pins) -> Finding:
+    """Make a socket of multipath TCP."""
+    socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP).close()
+    return Finding(has=True)
+
+
 def records_of_tcp(_: Pins) -> Finding:
     """List TCP sockets with their records."""
     vip = layout.pack_vip(Vip(parse_address("10.64.0.1"), 80, Protocol.TCP))
@@ -165,6 +172,11 @@ FEATURES: Final = (
         "So can UDP sockets that are connected to a removed server. Before 5.12 the few whose record is with "
         "themselves, since its place was taken, stay as they are until their application connects them again.",
         records_of_udp,
+    ),
+    Feature(
+        "sockets of multipath TCP",
+        "They are balanced as those of TCP. Debian's 5.10 is built without them.",
+        multipath_tcp,
     ),
     Feature(
         "maps are written without CAP_BPF",

@@ -29,6 +29,7 @@ KERNELS: Final = (
             {
                 "errno of an empty pool",
                 "records of UDP sockets",
+                "sockets of multipath TCP",
                 "maps are written without CAP_BPF",
                 "memory is counted by cgroup",
             }

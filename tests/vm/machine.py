@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -69,6 +70,15 @@ def install(checkout: Path, wheel: Path, stage: Path) -> None:
             shutil.copy(source, stage)
 
 
+def fingerprint(job: Job) -> str:
+    """Return what is the same for the same program, tests and arguments."""
+    digest = hashlib.sha256(job.arguments.encode())
+    for path in sorted(job.stage.rglob("*")):
+        if path.is_file() and not {"__pycache__", "direct_url.json", "RECORD"} & {path.name, path.parent.name}:
+            digest.update(f"{path.relative_to(job.stage)} {path.stat().st_size} ".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 async def boot(parts: Parts, job: Job, work: Path, console: Path) -> Found:
     """Run the tests in a machine.
 
@@ -87,9 +97,14 @@ async def boot(parts: Parts, job: Job, work: Path, console: Path) -> Found:
     return read_found(disk, console, seconds)
 
 
+def disk_of(work: Path) -> Path:
+    """Return the disk for what a machine finds out."""
+    return work / "found"
+
+
 def empty_disk(work: Path) -> Path:
-    """Make the disk for what a machine finds out."""
-    disk = work / "found"
+    """Make that disk."""
+    disk = disk_of(work)
     disk.write_bytes(b"")
     os.truncate(disk, FOUND_SIZE)
     return disk

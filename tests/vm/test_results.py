@@ -12,7 +12,7 @@ from tests.vm.__main__ import surprises
 from tests.vm.errors import VmError
 from tests.vm.features import FEATURES, Finding
 from tests.vm.kernels import KERNELS, Kernel
-from tests.vm.machine import Found, Outcome, read_found
+from tests.vm.machine import Found, Job, Outcome, fingerprint, read_found
 from tests.vm.suite import ABOUT_THE_SIDECAR, LEFT_OUT, TESTED
 from tests.vm.table import document
 
@@ -71,6 +71,19 @@ def test_skips_need_an_expected_gap() -> None:
     skipped = Outcome(2, (), {"a::left": f"lacks {ERRNO}"})
     assert surprises(OLD, found(ERRNO, tests=skipped)) == []
     assert surprises(NEW, found(tests=skipped)) == [f"skipped: a::left, 'lacks {ERRNO}'"]
+
+
+def test_results_are_of_one_program_and_its_tests(tmp_path: Path) -> None:
+    """What has passed counts again only for the same files and arguments; what pip writes besides does not matter."""
+    (tmp_path / "site/clb.dist-info").mkdir(parents=True)
+    (tmp_path / "site/clb.py").write_text("1")
+    job = Job(tmp_path / "root", tmp_path, "tests/kernel", 1.0)
+    before = fingerprint(job)
+    (tmp_path / "site/clb.dist-info/direct_url.json").write_text("where it was built")
+    assert fingerprint(job) == before
+    assert fingerprint(job._replace(arguments="tests")) != before
+    (tmp_path / "site/clb.py").write_text("2")
+    assert fingerprint(job) != before
 
 
 def test_results_are_read_from_the_disk(tmp_path: Path) -> None:

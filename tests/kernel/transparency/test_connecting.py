@@ -30,6 +30,7 @@ from tests.support.transparency import (
 )
 
 IPPROTO_MPTCP: Final = 262
+MPTCP_ENABLED: Final = Path("/proc/sys/net/mptcp/enabled")
 TCP_FASTOPEN_CONNECT: Final = 30
 SYN_DATA: Final = 32
 """TCPI_OPT_SYN_DATA of struct tcp_info: data in the SYN was accepted."""
@@ -122,9 +123,12 @@ def test_fast_open_that_is_never_sent_is_not_counted(plane: Plane, side: Side) -
         assert servers[0].heard == 0
 
 
+if_multipath = pytest.mark.skipif(not MPTCP_ENABLED.exists(), reason="lacks sockets of multipath TCP")
+
+
 def multipath(plane: Plane, target: Target) -> socket.socket:
     """Make an MPTCP socket in the cgroup."""
-    assert Path("/proc/sys/net/mptcp/enabled").read_text().strip() == "1", "the kernel has no MPTCP"
+    assert MPTCP_ENABLED.read_text().strip() == "1", "sysctl net.mptcp.enabled=1 allows such sockets"
     with entered(plane.cgroup):
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
@@ -132,6 +136,7 @@ def multipath(plane: Plane, target: Target) -> socket.socket:
     return sock
 
 
+@if_multipath
 @pytest.mark.parametrize("protocol", [0, IPPROTO_MPTCP], ids=["tcp", "mptcp"])
 def test_multipath_socket_is_balanced(plane: Plane, side: Side, protocol: int) -> None:
     """An MPTCP socket's connect reaches the real server, with or without MPTCP there, and is counted until it closes.
@@ -148,6 +153,7 @@ def test_multipath_socket_is_balanced(plane: Plane, side: Side, protocol: int) -
         wait_until(lambda: plane.active(side.at(PORT)) == {server.name: 0}, "the connection is no longer counted")
 
 
+@if_multipath
 def test_multipath_socket_of_an_empty_pool_is_refused(plane: Plane, side: Side, refused: str) -> None:
     """An MPTCP socket's connect to an empty pool fails at once."""
     plane.publish(virtual_server(side.at(PORT), []))
@@ -155,6 +161,7 @@ def test_multipath_socket_of_an_empty_pool_is_refused(plane: Plane, side: Side, 
         assert outcome(sock, side.target(PORT)) == refused
 
 
+@if_multipath
 def test_multipath_connect_that_is_given_up_is_not_counted_on(plane: Plane, side: Side) -> None:
     """An MPTCP socket that is closed while its connect is on its way is no longer counted."""
     with moody_servers(side.real) as (server,):
