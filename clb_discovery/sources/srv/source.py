@@ -251,20 +251,17 @@ def _parse_name(text: str) -> dns.name.Name:
 
 def _given(srv: Found, names: tuple[str, ...], asked: float) -> dict[Question, AddressSet]:
     """Return the addresses that came along and are to be believed."""
-    given: dict[Question, AddressSet] = {}
     bailiwick = _bailiwick(srv.name)
     if bailiwick is None:
-        return given
-    for name in names:
-        target = dns.name.from_text(name)
-        if not target.is_subdomain(bailiwick):
-            continue
-        for rdtype in (A, AAAA):
-            rrset = srv.response.get_rrset(srv.response.additional, target, IN, rdtype)
-            if rrset:
-                addresses = tuple(record.address for record in rrset)
-                given[Question(name, rdtype)] = AddressSet(addresses, rrset.ttl, asked)
-    return given
+        return {}
+    wanted = frozenset(names)
+    return {
+        Question(name, rrset.rdtype): AddressSet(tuple(record.address for record in rrset), rrset.ttl, asked)
+        for rrset in srv.response.additional
+        if (rrset.rdclass, rrset.rdtype) in ((IN, A), (IN, AAAA))
+        and (name := to_text(rrset.name)) in wanted
+        and rrset.name.is_subdomain(bailiwick)
+    }
 
 
 def _bailiwick(owner: dns.name.Name) -> dns.name.Name | None:
