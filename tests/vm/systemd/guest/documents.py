@@ -36,7 +36,7 @@ TOKEN: Final = Path("/etc/clb-discovery/consul-token")
 
 def commands() -> list[str]:
     """Return every command for systemd that names a unit or a file, in their order; those that turn it off last."""
-    programs = ("cp", "systemctl", "systemd-sysusers", "journalctl")
+    programs = ("cp", "install", "systemctl", "systemd-sysusers", "journalctl")
     found = [line for document in DOCUMENTS for line in other_command_lines(document.read_text(), *programs)]
     whole = [line for line in found if not re.fullmatch(r"systemctl (?!daemon)\S+(?: --now)?", line)]
     return sorted(dict.fromkeys(whole), key=lambda line: " disable " in line)
