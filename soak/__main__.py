@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clb_discovery.netns import enter_private_network
-from soak import leaks, traffic
+from soak import leaks, onlookers, traffic
 from soak.actors import EJECT_MOST, Stage
 from soak.counters import differences
 from soak.history import History
@@ -94,7 +94,7 @@ class Run:
             keepers = []
             for instance in INSTANCES:
                 options = [*_options(world, self._folder), "--cgroup", str(cgroups[instance])]
-                options += ["--state-dir", str(disk / "state")]
+                options += ["--state-dir", str(disk / "state"), "--metrics", onlookers.METRICS[instance]]
                 procs = memory.path / "cgroup.procs" if instance == traffic.KILLED else Path("/dev/null")
                 keepers.append(Keeper(self._history, instance, self._folder, options, procs))
                 keepers[-1].start()
@@ -108,6 +108,7 @@ class Run:
                 for instance in INSTANCES:
                     self._settle(world, instance)
             self._take_all()
+            self._judge.violations += [Violation(*objection) for objection in acting.objections]
             self._judge_end(keepers, cgroups, before)
 
     def _go_on(self, acting: Stage, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from soak import onlookers
 from soak.history import History
 from soak.keeper import Keeper
 from soak.memory import MemoryCgroup
@@ -40,13 +41,15 @@ class Stage:
         self.disk = disk
         self.stop = threading.Event()
         self.failed: list[BaseException] = []
+        self.objections: list[tuple[int, str]] = []
+        """Of who looks on: when, and what was wrong."""
         self._seed = seed
 
     @contextmanager
     def acting(self) -> Iterator[None]:
         """Let all actors act while the block runs."""
         actors: list[Callable[[Stage, Dice], None]] = [churn_consul, churn_zone, kill_sidecars, break_things]
-        actors += [die, die_in_tiers, lie, watch_machine]
+        actors += [die, die_in_tiers, lie, watch_machine, onlookers.watch_connects, onlookers.ask]
         threads = [threading.Thread(target=self._act, args=(actor,), daemon=True) for actor in actors]
         for thread in threads:
             thread.start()

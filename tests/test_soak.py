@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
+import signal
+from typing import Final
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from soak.counters import differences
 from soak.history import SECOND, History, Spans, outside
 from soak.judge import LAG, Client, Judge, Key
+from soak.onlookers import objections_to_end, objections_to_lines
 from soak.record import Record, Stage
 from soak.scene import MORTAL, STEADY, Target, port
 
@@ -160,3 +163,42 @@ def test_spans_are_what_they_are_moment_by_moment(those: list[tuple[int, int | N
     assert sorted(spans.within(start, end)) == sorted(one for one in plain if one[0] <= end and one[1] >= start)
     free = sum(not any(first <= moment < last for first, last in plain) for moment in range(start, end))
     assert outside(start, end, spans) == free
+
+
+LINE: Final = '{"outcome": "established", "service": "steady", "real_server": "10.1.0.3:7003"}'
+
+
+@pytest.mark.parametrize(
+    ("line", "objection"),
+    [
+        (LINE, None),
+        (LINE.replace("10.1.0.3:7003", "[fd01::3]:7003"), None),
+        (LINE.replace('"10.1.0.3:7003"', "null"), None),
+        (LINE.replace("established", "dropped").replace('"steady"', "null"), None),
+        (LINE.replace("10.1.0.3:7003", "10.1.0.12:7012"), "not of this service"),
+        (LINE.replace('"steady"', "null"), "not of this service"),
+        (LINE.replace("established", "arrived"), "unknown outcome"),
+        (LINE[:-1], "no line of trace"),
+        ("[]", "no line of trace"),
+    ],
+)
+def test_lines_of_a_trace_are_whole_and_true(line: str, objection: str | None) -> None:
+    """A line names a server of the service, or nobody; what was dropped is told without either."""
+    found = list(objections_to_lines([line]))
+    assert [one.split(":")[0] for one in found] == ([objection] if objection else [])
+
+
+@pytest.mark.parametrize(
+    ("code", "errors", "well"),
+    [
+        (-signal.SIGKILL, "", True),
+        (3, "clb-discovery: /run/clb-discovery is read-only; make room\n", True),
+        (3, "Traceback (most recent call last):\n  File\n", False),
+        (0, "", False),
+        (1, "", False),
+        (-signal.SIGKILL, "warning", False),
+    ],
+)
+def test_trace_ends_by_its_signal_or_says_why_it_cannot_begin(code: int, errors: str, well: bool) -> None:
+    """Whoever reads connects ends when told to, without a word, or at once, with one line."""
+    assert (list(objections_to_end(code, errors, signal.SIGKILL)) == []) is well
