@@ -1,4 +1,4 @@
-"""Every `clb-discovery` command line of the documents, run as it stands there.
+"""Every `clb-discovery` and `curl` command line of the documents, run as it stands there.
 
 The surroundings are made as the documents suppose them: Consul on its usual port, a DNS server that the host asks, the
 same one behind TLS, and real servers that refuse, so that `trace` has something to tell. Only the instance and the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,12 +25,13 @@ import pytest
 from tests.support import namespaces
 from tests.support.cgroups import run_inside
 from tests.support.consul import ConsulAgent
-from tests.support.documents import DOCUMENTS, blocks, command_lines
+from tests.support.documents import DOCUMENTS, blocks, command_lines, other_command_lines
 from tests.support.knot import KnotServer
 from tests.support.pace import patient
 from tests.support.process import running, wait_until
 from tests.support.sidecar import COMMAND
 from tests.support.tls import Authority, tls_front
+from tests.support.web import web_servers
 
 RECORDS: Final = "_redis._tcp SRV 0 1 6379 a\n_postgresql._tcp SRV 0 1 5432 a\na A 10.0.0.7\n"
 ADDRESSES: Final = ("10.0.0.7", "10.0.0.53")
@@ -47,6 +49,11 @@ def lines() -> Iterator[tuple[str, ...]]:
     found = (tuple(words) for document in DOCUMENTS for words in command_lines(document.read_text()))
     written_out = (words if words and not words[0].startswith("-") else ("run", *words) for words in found)
     return (words for words in dict.fromkeys(written_out) if "NAME" not in " ".join(words))
+
+
+def fetches() -> list[str]:
+    """Return each line that fetches a page by a name of the hosts file."""
+    return [line for document in DOCUMENTS for line in other_command_lines(document.read_text(), "curl")]
 
 
 def test_every_command_line_of_the_documents_runs(instance: str, cgroup: Path, tmp_path: Path) -> None:
@@ -69,13 +76,17 @@ def _in_surroundings(instance: str, cgroup: Path, directory: Path) -> None:
         ConsulAgent(directory, http_port=8500) as consul,
         KnotServer({"example.com": RECORDS}, port=53),
         _dns_over_tls(authority),
+        web_servers(ADDRESSES[0]) as (web,),
     ):
-        for service in ("redis", "web", "api"):
-            consul.register(service, 6379, "10.0.0.7", Meta={"clb-vip": "10.64.0.1:6379"} if service == "redis" else {})
+        for service, port in (("redis", 6379), ("web", web.server_port), ("api", web.server_port)):
+            meta = {"clb-vip": "10.64.0.1:6379"} if service == "redis" else {}
+            consul.register(service, port, ADDRESSES[0], Meta=meta)
         host = _Host(instance, cgroup, directory, {"SSL_CERT_FILE": str(authority.certificate)})
         host.follow(("run", *FOLLOWS))  # so that there is something to look at
         for words in lines():
             host.run(words)
+            if "--hosts-file" in words:
+                assert [host.fetch(line) for line in fetches()] == [web.name]
 
 
 def _readme() -> str:
@@ -135,6 +146,12 @@ class _Host:
             process.send_signal(signal.SIGTERM)
             assert process.wait(patient(20)) == 0, words
 
+    def fetch(self, line: str) -> str:
+        """Return what `curl` prints in the cgroup."""
+        result = run_inside(self._cgroup, *self._with_copied_etc(), *shlex.split(line), "--silent", "--show-error")
+        assert result.returncode == 0, f"{line}: {result.stderr}"
+        return result.stdout
+
     def _ends(self, words: Sequence[str]) -> None:
         result = subprocess.run(
             self._line(words),
@@ -166,7 +183,7 @@ class _Host:
             assert process.wait(patient(20)) == INTERRUPTED, words
 
     def _line(self, words: Sequence[str]) -> list[str | Path]:
-        """Return the command, in a mount namespace where /etc is the copy."""
+        """Return the command as this host has it."""
         for option in ("--instance", "--cgroup"):
             if option in words:
                 at = list(words).index(option)
@@ -174,8 +191,12 @@ class _Host:
         own = [] if "--help" in words else ["--instance", self._instance]
         own += ["--cgroup", str(self._cgroup)] if words[0] in {"run", "load", "check"} and "--help" not in words else []
         own += ["--real-range", "10.0.0.0/8"] if words[0] == "run" and "--real-range" not in words and own else []
+        return [*self._with_copied_etc(), *COMMAND, *words, *own]
+
+    def _with_copied_etc(self) -> list[str | Path]:
+        """Return what runs a program in a mount namespace where /etc is the copy."""
         etc = 'cd "$0" && mount --bind etc /etc && exec "$@"'
-        return ["unshare", "--mount", "sh", "-c", etc, self._directory, *COMMAND, *words, *own]
+        return ["unshare", "--mount", "sh", "-c", etc, self._directory]
 
 
 _CONNECT: Final = """
