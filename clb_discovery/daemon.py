@@ -292,7 +292,7 @@ class Daemon:
         state = {**self._state(), "sources": self._knowledge.documents}
         if state == self._said:
             return
-        with self._announcer.trying("cannot write the state that status shows", OSError):  # such as a full disk
+        with self._announcer.trying("cannot write the state that status shows", HostError):
             self._instance.write_state(state)
             self._said = state
 

@@ -148,12 +148,17 @@ class Instance:
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Replace what the sidecar says about itself.
 
-        :raises OSError: if it cannot be written.
+        :raises HostError: if it cannot be written.
         """
         with suppress(OSError):
             if self._state.stat().st_uid != os.geteuid():  # another user's, which it need not stay
                 self._state.unlink()
-        replace_file(self._state, json.dumps(state).encode(), lasting=False)  # no reboot leaves anything in /run
+        try:
+            replace_file(self._state, json.dumps(state).encode(), lasting=False)  # no reboot leaves anything in /run
+        except PermissionError as error:  # root's, from when the sidecar was root
+            raise HostError(f"{self._state} is another user's; as root remove it") from error
+        except OSError as error:
+            raise HostError(f"cannot write {self._state}: {error.strerror}; is there room?") from error
 
     def read_state(self) -> dict[str, Any]:
         """Return what the sidecar said last; empty if nothing, or nothing that can be read."""

@@ -16,6 +16,8 @@ import pytest
 from clb_discovery.core.layout import Map
 from clb_discovery.datapath.handover import WRITER
 from clb_discovery.datapath.pins import PROGRAMS, Pins
+from clb_discovery.errors import HostError
+from clb_discovery.runtime import Instance
 from tests.programs.as_unit import USER
 from tests.support.cgroups import remove
 from tests.support.clients import connecting
@@ -209,3 +211,33 @@ def test_directory_of_an_instance_is_not_for_the_group_to_replace(instance: str,
             os._exit(0 if error.filename.endswith("lock") else 2)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
+def test_state_of_another_user_is_named_and_goes_with_the_next_load(instance: str, cgroup: Path) -> None:
+    """What root has said as the sidecar nobody else can replace, until `load` has taken it away."""
+    load(instance, cgroup, "--group", str(USER))
+    Instance(instance).write_state({"pid": 1})
+    assert "another user's" in write_state_as_user(instance)
+    load(instance, cgroup, "--group", str(USER))
+    assert write_state_as_user(instance) == ""
+    assert Instance(instance).read_state() == {"pid": 2}
+
+
+def write_state_as_user(instance: str) -> str:
+    """Write a state as who is in the group; return the error, if any."""
+    read, write = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.setgroups([])
+        os.setresgid(USER, USER, USER)
+        os.setresuid(USER, USER, USER)
+        try:
+            Instance(instance).write_state({"pid": 2})
+        except HostError as error:
+            os.write(write, str(error).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        found = said.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    return found

@@ -65,7 +65,13 @@ def edited_by_hand(unit: str, text: str, directory: Path) -> Iterator[None]:
     finally:
         shutil.rmtree(UNITS / f"{unit}.d")
         systemctl("daemon-reload")
-        systemctl("restart", unit)
+        systemctl("restart", DATAPATH if unit == WRITER else unit)
+
+
+def last_words(unit: str) -> str:
+    """Return what a unit has said since it was started last."""
+    invocation = show(unit, "InvocationID")
+    return run("journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_INVOCATION_ID={invocation}")
 
 
 def test_commands_of_the_documents(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +84,7 @@ def test_commands_of_the_documents(client: Client, monkeypatch: pytest.MonkeyPat
         if " disable " not in line:
             wait_until(lambda: is_active(WRITER), f"the sidecar is up after {line}")
     assert show(WRITER, "FragmentPath") == str(UNITS / WRITER)
-    assert is_active("clb-discovery@shop.service")
+    wait_until(lambda: is_active("clb-discovery@shop.service"), "the sidecar of the application is up")
     assert show("clb-discovery-datapath@shop.service", "Result") == "success"
     assert (is_active(WRITER), is_active(DATAPATH)) == (False, False)
     client.goes_on()
@@ -93,8 +99,9 @@ def test_drop_ins_of_the_documents(client: Client, tmp_path: Path, unit: str, te
     TOKEN.touch(mode=0o600)
     with edited_by_hand(unit, text, tmp_path):
         assert is_active(unit)
-        assert (UNITS / f"{unit}.d" / "override.conf").read_text() == text
+        assert (UNITS / f"{unit}.d" / "override.conf").read_text().strip() == text.strip()
         assert f"{unit}.d" in show(unit, "DropInPaths")
+        assert "cannot" not in last_words(unit)
         client.goes_on()
 
 
