@@ -19,12 +19,12 @@ from tests.vm.systemd.guest.host import (
     CONFIG,
     CONSUL_CONFIG,
     DATAPATH,
-    SIDECAR_OF_APP,
     UNITS,
     VIP4,
     WRITER,
     Client,
     answers,
+    configure_beside,
     is_active,
     run,
     show,
@@ -47,7 +47,7 @@ def _as_installed() -> None:
     """Begin without drop-ins, and with the configuration of the first boot."""
     shutil.rmtree(UNITS / f"{WRITER}.d", ignore_errors=True)
     shutil.copy(Path(__file__).with_name(CONFIG.name), CONFIG)
-    Path("/etc/default", "clb-discovery@shop").write_text("CLB_DISCOVERY_OPTIONS=--config /etc/app.toml\n")
+    configure_beside("shop")
     systemctl("daemon-reload")
     systemctl("restart", WRITER)
 
@@ -124,4 +124,3 @@ def test_token_of_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         CONFIG.write_text(CONSUL_CONFIG)
         with edited_by_hand(unit, text, tmp_path):
             wait_until(lambda: answers(VIP4) == {"127.0.0.2:7002"}, "the sidecar follows Consul by the token")
-    systemctl("disable", SIDECAR_OF_APP)

@@ -22,6 +22,7 @@ from tests.vm.systemd.guest.host import (
     Client,
     answers,
     config,
+    configure_beside,
     edit,
     edited,
     is_active,
@@ -35,14 +36,6 @@ from tests.vm.systemd.guest.host import (
 )
 
 TOKEN: Final = Path("/etc/consul-token")
-APP_CONFIG: Final = """\
-real-range = ["127.0.0.0/8", "::1/128"]
-
-[[service]]
-name = "own"
-vip = "10.64.0.7:80,[fd00:64::7]:80"
-servers = ["127.0.0.1:7001", "[::1]:7002"]
-"""
 NEW_SERVICE: Final = '[[service]]\nname = "new"\nvip = "10.64.0.9:80"\nservers = ["127.0.0.3:7003"]\n'
 
 
@@ -132,8 +125,7 @@ def test_sidecar_of_one_application(app: Client) -> None:
 
     That holds after each of both was restarted, or crashed and was started again by systemd.
     """
-    Path("/etc/default", "clb-discovery@app").write_text("CLB_DISCOVERY_OPTIONS=--config /etc/app.toml\n")
-    Path("/etc/app.toml").write_text(APP_CONFIG)
+    configure_beside("app")
     systemctl("enable", SIDECAR_OF_APP)
     systemctl("start", app.unit)
     assert moment(SIDECAR_OF_APP, "ActiveEnter") <= moment(app.unit, "InactiveExit")

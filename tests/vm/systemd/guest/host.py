@@ -27,6 +27,14 @@ consul = "web"
 vip = "10.64.0.1:80,[fd00:64::1]:80"
 """
 SIDECAR_OF_APP: Final = "clb-discovery@app.service"
+APP_CONFIG: Final = """\
+real-range = ["127.0.0.0/8", "::1/128"]
+
+[[service]]
+name = "own"
+vip = "10.64.0.7:80,[fd00:64::7]:80"
+servers = ["127.0.0.1:7001", "[::1]:7002"]
+"""
 VIP4, VIP6 = "10.64.0.1", "fd00:64::1"
 
 
@@ -101,6 +109,13 @@ def config(text: str) -> Iterator[None]:
         yield
     finally:
         CONFIG.write_text(before)
+
+
+def configure_beside(application: str) -> None:
+    """Say what the sidecar of one application follows."""
+    file = Path(f"/etc/{application}.toml")
+    file.write_text(APP_CONFIG)
+    Path("/etc/default", f"clb-discovery@{application}").write_text(f"CLB_DISCOVERY_OPTIONS=--config {file}\n")
 
 
 def wait_for_restart(unit: str, before: str) -> None:
