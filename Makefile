@@ -62,9 +62,10 @@ soak: ## ten minutes of everything that goes wrong, with nothing lost (root, or 
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m soak $(SOAK_ARGS)
 
-bench: ## measure a connect beside iptables, nftables and HAProxy (root, or through sudo); BENCH_ARGS="--save"
+bench: ## measure connects and requests beside iptables, nftables and HAProxy (root, or through sudo); BENCH_ARGS="--save"
 	@scripts/setup bench
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.connect $(BENCH_ARGS)
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.established $(BENCH_ARGS)
 
 bench-hooks: ## measure what the programs cost a connect (root, or through sudo)
 	@scripts/setup test

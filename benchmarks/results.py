@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,16 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "load": [round(load, 2) for load in os.getloadavg()],
     }
+
+
+def ratio(pairs: Iterable[tuple[float, float]]) -> dict[str, float]:
+    """Return how something compares to a direct connection: the median of its ratios, and their quartiles.
+
+    :param pairs: what was measured in each round, and what of the direct connection.
+    """
+    ratios = [one / direct for one, direct in pairs]
+    low, median, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return {"to_direct": round(median, 3), "low": round(low, 3), "high": round(high, 3)}
 
 
 def save(name: str, measured: object) -> None:
