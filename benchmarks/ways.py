@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from benchmarks import haproxy
 from benchmarks.hooks import LEAN
 from clb_discovery.core import selftest
 from clb_discovery.core.address import parse_address
@@ -25,6 +26,7 @@ from clb_discovery.runtime import Instance
 from tests.support import namespaces
 from tests.support.cgroups import inside, made_cgroup
 from tests.support.dataplane import wipe
+from tests.support.knot import KnotServer
 from tests.support.process import wait_until
 
 REAL: Final = [f"10.1.0.{number}" for number in range(1, 11)]
@@ -35,6 +37,7 @@ OWN_PORT: Final = 81
 """Of the VIP: leads to the client itself."""
 FIRST_OWN: Final = 7001
 """The ports on which clients listen, from this one on."""
+DNS_PORT: Final = 5300
 PORTS: Final = ((VIP_PORT, PORT), (OWN_PORT, FIRST_OWN))
 """Of the VIP, and where they lead where there is only one client."""
 
@@ -142,17 +145,29 @@ def add_nftables(namespace: Path) -> None:
 
 
 @contextmanager
-def haproxy(namespace: Path, folder: Path) -> Iterator[None]:
-    """Run HAProxy, one thread of it, in the place of the VIP."""
-    servers = "\n".join(f"    server s{number} {address}:{PORT}" for number, address in enumerate(REAL))
-    config = folder / "haproxy.cfg"
-    config.write_text(
-        "global\n    nbthread 1\n    maxconn 1000\n"
-        "defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 60s\n    timeout server 60s\n"
-        f"listen bench\n    bind {VIP}:{VIP_PORT}\n    balance random\n{servers}\n"
-    )
-    with listener(["haproxy", "-f", config], namespace, VIP, VIP_PORT):
-        yield
+def dns(namespace: Path) -> Iterator[str]:
+    """Run a DNS server that has the real servers in an SRV record; yield its address."""
+    knot = KnotServer(port=DNS_PORT)
+    records = [f"s{number} A {address}" for number, address in enumerate(REAL)]
+    records += [f"_bench._tcp SRV 0 1 {PORT} s{number}" for number in range(len(REAL))]
+    knot.write("\n".join(records))
+    with ExitStack() as stack:
+        namespaces.inside(namespace, partial(stack.enter_context, knot))
+        yield knot.address
+
+
+@contextmanager
+def proxy(namespace: Path, folder: Path) -> Iterator[None]:
+    """Run HAProxy, one thread of it, in the place of the VIP, from when it knows all real servers."""
+    config, control = folder / "haproxy.cfg", folder / "haproxy.socket"
+    with dns(namespace) as nameserver:
+        bind = f"{VIP}:{VIP_PORT}"
+        config.write_text(haproxy.following_srv(control, bind, nameserver, "_bench._tcp.example", len(REAL)))
+        with listener(["haproxy", "-f", config], namespace, VIP, VIP_PORT):
+            wait_until(
+                lambda: haproxy.usable(haproxy.ask(control, "show stat")) == len(REAL), "HAProxy has all servers"
+            )
+            yield
 
 
 def prepare(stack: ExitStack, folder: Path, instance: str, servers: Sequence[str | Path]) -> dict[str, Way]:
@@ -182,6 +197,6 @@ def prepare(stack: ExitStack, folder: Path, instance: str, servers: Sequence[str
         add(namespace)
         ways[name] = Way(namespace, VIP, VIP_PORT, FIRST_OWN, OWN_PORT)
     namespace = stack.enter_context(place(servers))
-    stack.enter_context(haproxy(namespace, folder))
+    stack.enter_context(proxy(namespace, folder))
     ways[HAPROXY] = Way(namespace, VIP, VIP_PORT, FIRST_OWN, 0)
     return ways
