@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks import results
+from benchmarks.process import SERVER, compiled
 from benchmarks.ways import DIRECT, PORT, REAL, Way, prepare
 
-HERE: Final = Path(__file__).parent
+LATENCY: Final = Path(__file__).with_name("latency.c")
 INSTANCE: Final = "bench-connect"
 CONNECTS: Final = 100
 ROUNDS: Final = 200
@@ -68,16 +69,9 @@ def client(way: Way, program: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def compiled(source: Path, folder: Path) -> Path:
-    """Compile a program; return it."""
-    program = folder / source.stem
-    subprocess.run(["clang", "-O2", "-o", program, source], check=True)
-    return program
-
-
 def cases(stack: ExitStack, folder: Path) -> dict[str, Case]:
     """Set up all cases."""
-    latency, server = (compiled(source, folder) for source in (HERE / "latency.c", HERE.parent / "soak/server.c"))
+    latency, server = (compiled(source, folder) for source in (LATENCY, SERVER))
     ways = prepare(stack, folder, INSTANCE, [server, "1", str(PORT), *REAL])
     return {name: Case(way, stack.enter_context(client(way, latency))) for name, way in ways.items()}
 

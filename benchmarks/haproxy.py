@@ -17,7 +17,7 @@ _HEAD: Final = """\
 global
     nbthread 1
     maxconn 1000
-    stats socket {control} mode 600 level admin
+    stats socket {control} mode 600 level admin expose-fd listeners
 defaults
     mode tcp
     timeout connect 5s
