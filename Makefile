@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-hooks bench-scale bench-sidecar clean
+.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-hooks bench-plots bench-scale bench-sidecar clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -74,6 +74,10 @@ bench-change: ## measure how soon a change in Consul is felt, beside HAProxy (ro
 bench-hooks: ## measure what the programs cost a connect (root, or through sudo)
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.hooks
+
+bench-plots: ## draw the pictures of docs/benchmarks.md from what is in benchmarks/results
+	@scripts/setup test
+	@.venv/bin/python -m benchmarks.plot
 
 bench-scale: ## measure the sidecar with up to 10,000 virtual and real servers (root, or through sudo); BENCH_ARGS="--save"
 	@scripts/setup test

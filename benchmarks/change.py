@@ -69,7 +69,7 @@ SRV: Final = Way("HAProxy, SRV records", "srv", "10.64.0.2", 1.0, 2)
 
 def polling(seconds: float) -> Way:
     """Return the way that asks after so many seconds again."""
-    return Way(f"HAProxy, reloaded by a poll every {seconds:g} s", "polled", "10.64.0.3", seconds, 1)
+    return Way(f"HAProxy, polled every {seconds:g} s", "polled", "10.64.0.3", seconds, 1)
 
 
 def who(vip: str) -> int:

@@ -82,9 +82,12 @@ def summary(measured: dict[str, Case]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for name, case in measured.items():
         pairs = list(zip(case.batches, direct, strict=True))
+        answer = results.ratio((one.answer, other.answer) for one, other in pairs)
         found[name] = {
             "answer_p50_us": round(case.median("answer") / 1000, 2),
-            "answer_to_direct": round(statistics.median(one.answer / other.answer for one, other in pairs), 3),
+            "answer_to_direct": answer["to_direct"],
+            "answer_low": answer["low"],
+            "answer_high": answer["high"],
             "per_second": round(CONNECTS / case.median("total") * 1e9),
         }
         if case.median("connect"):
