@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-hooks bench-plots bench-scale bench-sidecar clean
+.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -70,6 +70,10 @@ bench: ## measure connects and requests beside iptables, nftables and HAProxy (r
 bench-change: ## measure how soon a change in Consul is felt, beside HAProxy (root, or through sudo); BENCH_ARGS="--save"
 	@scripts/setup bench
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.change $(BENCH_ARGS)
+
+bench-consul: ## measure what sidecars ask of a Consul cluster (root, or through sudo); BENCH_ARGS="--save"
+	@scripts/setup test
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.consul_load $(BENCH_ARGS)
 
 bench-hooks: ## measure what the programs cost a connect (root, or through sudo)
 	@scripts/setup test
