@@ -99,12 +99,6 @@ def summary(measured: dict[str, Case]) -> dict[str, dict[str, float]]:
     return found
 
 
-COLUMNS: Final = (
-    *("connect_p50_us", "connect_p99_us", "to_direct", "low", "high"),
-    *("answer_p50_us", "answer_to_direct", "per_second"),
-)
-
-
 def main() -> None:
     """Measure all cases, interleaved."""
     parser = argparse.ArgumentParser(prog="connect", description=__doc__)
@@ -121,9 +115,7 @@ def main() -> None:
                 if turn < 5:  # caches and branches
                     case.batches.clear()
     found = summary(measured)
-    print(f"{'':<27}" + "".join(f"{column:>17}" for column in COLUMNS))
-    for name, fields in found.items():
-        print(f"{name:<27}" + "".join(f"{fields.get(column, '-'):>17}" for column in COLUMNS))
+    print(*results.table(found), sep="\n")
     if options.save:
         results.save("connect", found)
 

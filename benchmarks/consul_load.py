@@ -6,8 +6,8 @@ change is an answer to each of them. What a change costs the servers grows with 
 line; its slope is the cost of an answer, and the rest is the cost of the change itself. The same goes for memory and
 watches.
 
-From those costs, `load` tells what a fleet would be for the servers. Run as root, since everything is in a network
-namespace of its own.
+From those costs, benchmarks/fleet.py tells what a fleet would be for the servers. Run as root, since everything is in a
+network namespace of its own.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from benchmarks import results
+from benchmarks.fleet import Costs, Fleet, load
 from benchmarks.process import cpu
 from clb_discovery.core.model import Answer
 from clb_discovery.netns import enter_private_network
 from clb_discovery.sources.base import Outcome
-from clb_discovery.sources.consul.blocking import WAIT
 from clb_discovery.sources.consul.source import ConsulServer
 from tests.support.consul import ConsulAgent, ConsulCluster
 from tests.support.followed import followed
@@ -47,12 +47,9 @@ CHANGES: Final = 20
 IDLE: Final = 60.0
 """Seconds in which nothing changes: each watch is asked anew about once."""
 AGENTS: Final = 4
-SERVERS: Final = 3
 PATIENCE: Final = 60.0
 DEBUG: Final = {"enable_debug": True}
 UNLIMITED: Final = {"limits": {"http_max_conns_per_client": 10_000}}
-JITTER: Final = 1 / 32
-"""Consul adds up to a sixteenth of the wait by chance."""
 
 
 class Cell(NamedTuple):
@@ -71,43 +68,6 @@ class Cell(NamedTuple):
     felt_ms: float
     """Until the last sidecar has it: the median change."""
     felt_ms_worst: float
-
-
-class Costs(NamedTuple):
-    """What the servers pay together."""
-
-    answer_cpu_us: float
-    answer_kb: float
-    watch_kib: float
-    watch_goroutines: float
-
-
-class Fleet(NamedTuple):
-    """Hosts, and what happens there; each follows as many services by chance."""
-
-    hosts: int
-    services: int = 2_000
-    followed: int = 20
-    """Services that a host follows."""
-    changes: float = 1 / 600
-    """Of one service in a second."""
-
-
-def load(costs: Costs, fleet: Fleet) -> dict[str, float]:
-    """Return what a fleet is for all servers together; `stale` queries are spread over them."""
-    watches = fleet.hosts * fleet.followed
-    idle = watches / (WAIT * (1 + JITTER))
-    news = watches * fleet.changes
-    answers = idle + news
-    return {
-        "hosts": fleet.hosts,
-        "watches": watches,
-        "answers_a_second_idle": round(idle),
-        "answers_a_second_changes": round(news),
-        "megabytes_a_second": round(answers * costs.answer_kb / 1000, 2),
-        "processors": round(answers * costs.answer_cpu_us / 1e6, 2),
-        "memory_gib": round(watches * costs.watch_kib / 2**20, 2),
-    }
 
 
 def slope(cells: Sequence[Cell], along: str, field: str) -> float:

@@ -165,10 +165,7 @@ def main() -> None:
                 measured[name].append(measure(ways[name], options.requests))
         found = summary(measured)
         found[SHIPPED] |= counted(ways[SHIPPED])
-    columns = list(found[SHIPPED])
-    print(f"{'':<23}" + "".join(f"{column:>18}" for column in columns))
-    for name, fields in found.items():
-        print(f"{name:<23}" + "".join(f"{fields.get(column, '-'):>18}" for column in columns))
+    print(*results.table(found), sep="\n")
     if options.save:
         results.save("established", found)
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,14 @@ def ratio(pairs: Iterable[tuple[float, float]]) -> dict[str, float]:
     ratios = [one / direct for one, direct in pairs]
     low, median, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return {"to_direct": round(median, 3), "low": round(low, 3), "high": round(high, 3)}
+
+
+def table(rows: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """Yield the lines of a table with all fields that any row has."""
+    columns = list(dict.fromkeys(field for fields in rows.values() for field in fields))
+    yield " " * 27 + "".join(f"{column:>18}" for column in columns)
+    for name, fields in rows.items():
+        yield f"{name:<27}" + "".join(f"{fields.get(column, '-'):>18}" for column in columns)
 
 
 def save(name: str, measured: object) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.consul_load import Cell, Costs, Fleet, bytes_of, costs_of, live, load
+from benchmarks.consul_load import Cell, bytes_of, costs_of, live
+from benchmarks.fleet import Costs, Fleet, load
 
 SOCKETS = """\
 ESTAB 0 0 127.0.0.1:40000 127.0.0.1:8300 users:(("consul",pid=7,fd=9)) cubic rto:204 bytes_sent:100 bytes_acked:99 bytes_received:20
@@ -62,6 +63,7 @@ def test_a_fleet_asks_by_the_clock_and_by_what_changes() -> None:
     assert found["watches"] == 20_000
     assert found["answers_a_second_idle"] == round(20_000 / 61.875)
     assert found["answers_a_second_changes"] == 200
+    assert found["followers_of_a_service"] == 10
     assert found["processors"] == pytest.approx((323.2 + 200) * 100e-6, abs=0.01)
     assert found["megabytes_a_second"] == pytest.approx((323.2 + 200) * 5 / 1000, abs=0.01)
     assert found["memory_gib"] == pytest.approx(20_000 * 32 / 2**20, abs=0.01)

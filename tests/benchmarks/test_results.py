@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.results import ratio
+from benchmarks.results import ratio, table
 
 
 def test_a_ratio_is_the_median_of_the_rounds() -> None:
@@ -22,3 +22,9 @@ def test_one_round_has_a_ratio() -> None:
 def test_equal_rounds_have_no_spread(rounds: int) -> None:
     """Quartiles are the median where nothing differs."""
     assert ratio([(4, 4)] * rounds) == {"to_direct": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_a_table_has_every_field() -> None:
+    """In the order in which fields are met, with a dash where a row has none."""
+    lines = list(table({"direct": {"a": 1.5}, "proxy": {"b": 2, "a": 3}}))
+    assert [line.split() for line in lines] == [["a", "b"], ["direct", "1.5", "-"], ["proxy", "3", "2"]]
