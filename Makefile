@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-hooks bench-scale bench-sidecar clean
+.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -62,13 +62,26 @@ soak: ## ten minutes of everything that goes wrong, with nothing lost (root, or 
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m soak $(SOAK_ARGS)
 
-bench: ## measure a connect beside iptables, nftables and HAProxy (root, or through sudo); BENCH_ARGS="--save"
+bench: ## measure connects and requests beside iptables, nftables and HAProxy (root, or through sudo); BENCH_ARGS="--save"
 	@scripts/setup bench
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.connect $(BENCH_ARGS)
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.established $(BENCH_ARGS)
+
+bench-change: ## measure how soon a change in Consul is felt, beside HAProxy (root, or through sudo); BENCH_ARGS="--save"
+	@scripts/setup bench
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.change $(BENCH_ARGS)
+
+bench-consul: ## measure what sidecars ask of a Consul cluster (root, or through sudo); BENCH_ARGS="--save"
+	@scripts/setup test
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.consul_load $(BENCH_ARGS)
 
 bench-hooks: ## measure what the programs cost a connect (root, or through sudo)
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.hooks
+
+bench-plots: ## draw the pictures of docs/benchmarks.md from what is in benchmarks/results
+	@scripts/setup test
+	@.venv/bin/python -m benchmarks.plot
 
 bench-scale: ## measure the sidecar with up to 10,000 virtual and real servers (root, or through sudo); BENCH_ARGS="--save"
 	@scripts/setup test

@@ -1,9 +1,21 @@
-"""What a process takes, by proc(5)."""
+"""Programs in C, and what a process takes, by proc(5)."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
+from typing import Final
+
+SERVER: Final = Path(__file__).parent.parent / "soak/server.c"
+"""A real server that tells who it is."""
+
+
+def compiled(source: Path, folder: Path) -> Path:
+    """Compile a program; return it."""
+    program = folder / source.stem
+    subprocess.run(["clang", "-O2", "-o", program, source], check=True)
+    return program
 
 
 def memory(pid: int, what: str) -> float:

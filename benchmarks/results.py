@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,24 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "load": [round(load, 2) for load in os.getloadavg()],
     }
+
+
+def ratio(pairs: Iterable[tuple[float, float]]) -> dict[str, float]:
+    """Return how something compares to a direct connection: the median of its ratios, and their quartiles.
+
+    :param pairs: what was measured in each round, and what of the direct connection.
+    """
+    ratios = [one / direct for one, direct in pairs]
+    low, median, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return {"to_direct": round(median, 3), "low": round(low, 3), "high": round(high, 3)}
+
+
+def table(rows: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """Yield the lines of a table with all fields that any row has."""
+    columns = list(dict.fromkeys(field for fields in rows.values() for field in fields))
+    yield " " * 27 + "".join(f"{column:>18}" for column in columns)
+    for name, fields in rows.items():
+        yield f"{name:<27}" + "".join(f"{fields.get(column, '-'):>18}" for column in columns)
 
 
 def save(name: str, measured: object) -> None:

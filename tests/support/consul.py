@@ -107,6 +107,12 @@ class ConsulAgent:
         file.write_text(json.dumps(settings | extra | {"ports": ports}), encoding="utf-8")
         self._command = ["consul", "agent", *([] if persistent else ["-dev"]), f"-config-file={file}"]
 
+    @property
+    def pid(self) -> int:
+        """The process that runs."""
+        assert self._process
+        return self._process.pid
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -220,8 +226,11 @@ class ConsulAgent:
 class ConsulCluster:
     """Three servers on 127.0.0.1, each a `ConsulAgent`."""
 
-    def __init__(self, directory: Path) -> None:
-        """Choose ports; nothing is started yet."""
+    def __init__(self, directory: Path, config: Mapping[str, object] | None = None) -> None:
+        """Choose ports; nothing is started yet.
+
+        :param config: extra configuration of the servers, as the agent's JSON.
+        """
         ports = [_free_ports(2) for _ in range(3)]
         lans = [lan for lan, _ in map(sorted, ports)]
         self._join = [f"127.0.0.1:{port}" for port in lans]
@@ -229,14 +238,14 @@ class ConsulCluster:
         for number, (lan, server) in enumerate(map(sorted, ports)):
             home = directory / str(number)
             home.mkdir()
-            config: dict[str, object] = {
+            settings: dict[str, object] = {
                 "node_name": f"server-{number}",
                 "bootstrap_expect": 3,
                 "retry_join": [f"127.0.0.1:{port}" for port in lans if port != lan],
                 "retry_interval": "1s",
                 "ports": {"serf_lan": lan, "server": server},
             }
-            self.servers.append(ConsulAgent(home, config=config, persistent=True))
+            self.servers.append(ConsulAgent(home, config={**(config or {}), **settings}, persistent=True))
 
     def __enter__(self) -> Self:
         with ThreadPoolExecutor(3) as pool:  # none is ready before all are there
@@ -247,12 +256,15 @@ class ConsulCluster:
         for server in self.servers:
             server.stop()
 
-    def client(self, directory: Path) -> ConsulAgent:
-        """Return an agent that is no server and asks them, as hosts have; it is not started yet."""
-        config: dict[str, object] = {"node_name": "client", "server": False, "bootstrap_expect": 0}
-        return ConsulAgent(
-            directory, config=config | {"retry_join": self._join, "retry_interval": "1s"}, persistent=True
-        )
+    def client(self, directory: Path, name: str = "client", config: Mapping[str, object] | None = None) -> ConsulAgent:
+        """Return an agent that is no server and asks them, as hosts have; it is not started yet.
+
+        :param name: of its node.
+        :param config: extra configuration, as the agent's JSON.
+        """
+        settings: dict[str, object] = {"node_name": name, "server": False, "bootstrap_expect": 0}
+        settings |= {"retry_join": self._join, "retry_interval": "1s"}
+        return ConsulAgent(directory, config={**(config or {}), **settings}, persistent=True)
 
     def leader(self) -> ConsulAgent:
         """Return the server that leads, by its own word."""

@@ -1,0 +1,236 @@
+"""Charts as SVG text: pure functions of what they show.
+
+A picture has its own background and follows the reader's light or dark scheme, since inside `<img>` it inherits nothing
+of the page. What it shows is also in its `desc`, for those who have it read to them; nothing is told by colour alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Final, NamedTuple
+from xml.sax.saxutils import escape
+
+WIDTH: Final = 760
+LABELS: Final = 264
+"""Where the bars begin: names are left of it."""
+VALUES: Final = 160
+"""Room for the numbers right of the bars."""
+ROW: Final = 28
+TOP: Final = 56
+BOTTOM: Final = 44
+PLOT: Final = 300
+"""Height of a chart with lines."""
+LEFT: Final = 64
+"""Of a chart with lines: room for the numbers of its axis."""
+LEGEND: Final = 230
+"""Right of the lines."""
+STYLE: Final = """\
+  .back { fill: #ffffff } .ink { fill: #1f2328 } .faint { fill: #59636e }
+  .ours { fill: #0969da } .others { fill: #8c959f } .axis { stroke: #d1d9e0 } .mark { stroke: #1f2328 }
+  .first { stroke: #0969da } .second { stroke: #bc4c00; stroke-dasharray: 7 4 }
+  .third { stroke: #6639ba; stroke-dasharray: 2 4 }
+  line, polyline { fill: none; stroke-width: 1.5 } polyline { stroke-width: 2 } .reference { stroke-dasharray: 4 3 }
+  text { font: 13px system-ui, sans-serif; paint-order: stroke; stroke: #ffffff; stroke-width: 4px }
+  .title { font-size: 15px; font-weight: 600 }
+  @media (prefers-color-scheme: dark) {
+    text { stroke: #0d1117 } .back { fill: #0d1117 } .ink { fill: #f0f6fc } .faint { fill: #9198a1 }
+    .ours { fill: #4493f8 } .others { fill: #656c76 } .axis { stroke: #3d444d } .mark { stroke: #f0f6fc }
+    .first { stroke: #4493f8 } .second { stroke: #f0883e } .third { stroke: #ab7df8 }
+  }
+"""
+
+
+class Bar(NamedTuple):
+    """One row of a chart with bars."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    """Quartiles, where they are known."""
+    is_ours: bool = False
+
+
+class Span(NamedTuple):
+    """One row of a chart with spans: from the usual to the worst, with a mark between."""
+
+    name: str
+    usual: float
+    rare: float
+    worst: float
+    is_ours: bool = False
+
+
+class Series(NamedTuple):
+    """One line of a chart with lines."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+def number(value: float) -> str:
+    """Return a coordinate, or a number of an axis."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def text(x: float, y: float, words: str, look: str = "ink", anchor: str = "start") -> str:
+    """Return words; `anchor` says what of them is at x: start, middle or end."""
+    return f'<text x="{number(x)}" y="{number(y)}" class="{look}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def line(start: tuple[float, float], end: tuple[float, float], look: str) -> str:
+    """Return a line."""
+    (x1, y1), (x2, y2) = start, end
+    return f'<line x1="{number(x1)}" y1="{number(y1)}" x2="{number(x2)}" y2="{number(y2)}" class="{look}"/>'
+
+
+def rectangle(x: float, y: float, width: float, height: float, look: str) -> str:
+    """Return a rectangle."""
+    size = f'width="{number(width)}" height="{number(height)}"'
+    return f'<rect x="{number(x)}" y="{number(y)}" {size} class="{look}"/>'
+
+
+def document(title: str, description: str, height: float, inside: Iterable[str]) -> str:
+    """Return the whole picture."""
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {number(height)}" role="img" '
+        'aria-labelledby="title desc">'
+    )
+    words = (f'<title id="title">{escape(title)}</title>', f'<desc id="desc">{escape(description)}</desc>')
+    back = (rectangle(0, 0, WIDTH, height, "back"), text(16, 28, title, "ink title"))
+    return "\n".join([head, *words, f"<style>\n{STYLE}</style>", *back, *inside, "</svg>", ""])
+
+
+def steps(most: float) -> list[float]:
+    """Return round numbers from 0 to beyond the largest value: four to eight of them."""
+    rough = most / 5
+    unit = 10 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+    return [round(step * count, 10) for count in range(math.ceil(most / step) + 1)]
+
+
+def decades(least: float, most: float) -> list[float]:
+    """Return the powers of ten around these values."""
+    first, last = math.floor(math.log10(least)), math.ceil(math.log10(most))
+    return [10.0**power for power in range(first, max(last, first + 1) + 1)]
+
+
+def _rows(names: Sequence[str], ticks: Iterable[tuple[float, str]], unit: str) -> Iterator[str]:
+    bottom = TOP + ROW * len(names)
+    for x, words in ticks:
+        yield line((x, TOP - 6), (x, bottom), "axis")
+        yield text(x, bottom + 16, words, "faint", "middle")
+    yield text(LABELS, bottom + 34, unit, "faint")
+    for row, name in enumerate(names):
+        yield text(LABELS - 10, TOP + ROW * row + 17, name, anchor="end")
+
+
+def bars(title: str, unit: str, rows: Sequence[Bar], *, reference: float | None = None) -> str:
+    """Draw bars from 0, with lines over their quartiles.
+
+    :param unit: what the axis says.
+    :param reference: a value that all are compared to, with a line.
+    """
+    ends = steps(max(max(row.value, row.high or 0) for row in rows))
+    scale = (WIDTH - LABELS - VALUES) / ends[-1]
+
+    def drawn(row: Bar, top: float) -> str:
+        return rectangle(LABELS, top + 4, row.value * scale, ROW - 10, "ours" if row.is_ours else "others")
+
+    def told(row: Bar, top: float) -> Iterator[str]:
+        middle = top + ROW / 2 - 1
+        if row.low is not None and row.high is not None:
+            low, high = LABELS + row.low * scale, LABELS + row.high * scale
+            yield line((low, middle), (high, middle), "mark")
+            yield from (line((x, middle - 4), (x, middle + 4), "mark") for x in (low, high))
+        end = LABELS + max(row.value, row.high or 0) * scale
+        yield text(end + 8, top + 17, number_of(row.value) + quartiles(row))
+
+    tops = [TOP + ROW * index for index in range(len(rows))]
+    inside = chain(
+        _rows([row.name for row in rows], [(LABELS + end * scale, number(end)) for end in ends], unit),
+        map(drawn, rows, tops),
+        [] if reference is None else [_upright(LABELS + reference * scale, len(rows))],
+        *map(told, rows, tops),
+    )
+    described = "; ".join(f"{row.name} {number_of(row.value)}{quartiles(row)}" for row in rows)
+    return document(title, f"{unit}: {described}.", TOP + ROW * len(rows) + BOTTOM, inside)
+
+
+def number_of(value: float) -> str:
+    """Return a value as the tables have it."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value >= 100 else f"{value:.4g}"
+
+
+def quartiles(row: Bar) -> str:
+    """Return the quartiles of a row in words, if it has any that differ."""
+    if row.low is None or row.high is None or row.low == row.high:
+        return ""
+    return f" ({number_of(row.low)} to {number_of(row.high)})"
+
+
+def _upright(x: float, rows: int) -> str:
+    return line((x, TOP - 6), (x, TOP + ROW * rows), "mark reference")
+
+
+def spans(title: str, unit: str, rows: Sequence[Span]) -> str:
+    """Draw for each row a bar from its usual value to its worst, on an axis of powers of ten."""
+    ends = decades(min(row.usual for row in rows), max(row.worst for row in rows))
+    lowest, width = math.log10(ends[0]), WIDTH - LABELS - VALUES
+
+    def at(value: float) -> float:
+        return LABELS + (math.log10(value) - lowest) / (math.log10(ends[-1]) - lowest) * width
+
+    def told(row: Span) -> str:
+        return " / ".join(map(number_of, row[1:4]))
+
+    def drawn(row: Span, top: float) -> Iterator[str]:
+        start, middle = at(row.usual), top + ROW / 2 - 1
+        look = "ours" if row.is_ours else "others"
+        yield rectangle(start, middle - 4, max(2.0, at(row.worst) - start), 8, look)
+        yield line((start, middle - 8), (start, middle + 8), "mark")
+        yield line((at(row.rare), middle - 5), (at(row.rare), middle + 5), "mark")
+        yield text(at(row.worst) + 8, top + 17, told(row))
+
+    inside = chain(
+        _rows([row.name for row in rows], [(at(end), f"{end:,.0f}") for end in ends], unit),
+        *(drawn(row, TOP + ROW * index) for index, row in enumerate(rows)),
+    )
+    described = "; ".join(f"{row.name} {told(row)}" for row in rows)
+    return document(title, f"{unit}: {described}.", TOP + ROW * len(rows) + BOTTOM, inside)
+
+
+def lines(title: str, x_unit: str, y_unit: str, series: Sequence[Series]) -> str:
+    """Draw up to three lines."""
+    points = [point for one in series for point in one.points]
+    across, up = steps(max(x for x, _ in points)), steps(max(y for _, y in points))
+    bottom, right = TOP + PLOT, WIDTH - LEGEND
+
+    def at(point: tuple[float, float]) -> tuple[float, float]:
+        x, y = point
+        return LEFT + x / across[-1] * (right - LEFT), bottom - y / up[-1] * PLOT
+
+    def axes() -> Iterator[str]:
+        for y in up:
+            height = at((0, y))[1]
+            yield line((LEFT, height), (right, height), "axis")
+            yield text(LEFT - 8, height + 4, number(y), "faint", "end")
+        for x in across:
+            yield text(at((x, 0))[0], bottom + 18, f"{x:,.0f}", "faint", "middle")
+        yield text(LEFT, TOP - 10, y_unit, "faint")
+        yield text(LEFT, bottom + 36, x_unit, "faint")
+
+    def drawn(one: Series, row: int, look: str) -> Iterator[str]:
+        places, height = [at(point) for point in one.points], TOP + ROW * row + 12
+        yield f'<polyline points="{" ".join(f"{number(x)},{number(y)}" for x, y in places)}" class="{look}"/>'
+        yield from (f'<circle cx="{number(x)}" cy="{number(y)}" r="3.5" class="ink"/>' for x, y in places)
+        yield f'<polyline points="{right + 20},{height} {right + 56},{height}" class="{look}"/>'
+        yield text(right + 64, height + 4, one.name)
+
+    inside = chain(axes(), *map(drawn, series, range(3), ("first", "second", "third")))
+    described = "; ".join(
+        f"{one.name}: " + ", ".join(f"{number_of(y)} at {x:,.0f}" for x, y in one.points) for one in series
+    )
+    return document(title, f"{y_unit}, by {x_unit}. {described}.", bottom + BOTTOM, inside)

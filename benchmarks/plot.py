@@ -1,0 +1,117 @@
+"""The pictures of docs/benchmarks.md, from what is in benchmarks/results and nothing else: `make bench-plots`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.charts import Bar, Series, Span, bars, lines, spans
+from benchmarks.results import FOLDER
+
+PICTURES: Final = Path(__file__).parent.parent / "docs/benchmarks"
+Measured = Mapping[str, Mapping[str, Any]]
+Cells = Sequence[Mapping[str, float]]
+Pictures = Iterator[tuple[str, str]]
+"""Names and SVG."""
+LEFT_OUT: Final = frozenset({"direct again", "clb-discovery, elsewhere", "clb-discovery, lean"})
+"""What tells how good the measurement is, or is not as shipped: the tables have it."""
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether this is clb-discovery."""
+    return name.startswith("clb-discovery")
+
+
+def ratios(measured: Measured, value: str, low: str = "", high: str = "") -> list[Bar]:
+    """Return bars of all that have this field, with these quartiles."""
+    return [
+        Bar(name, fields[value], fields.get(low), fields.get(high), is_ours(name))
+        for name, fields in measured.items()
+        if value in fields and name not in LEFT_OUT
+    ]
+
+
+def growth(cells: Cells, what: str) -> list[Series]:
+    """Return how something grows with the number of real and virtual servers together."""
+
+    def points(wanted: Cells) -> list[tuple[float, float]]:
+        return sorted((cell["virtual"] * cell["real"] + cell["virtual"], cell[what]) for cell in wanted)
+
+    return [
+        Series("n virtual, 10 real each", points([cell for cell in cells if cell["real"] == 10])),
+        Series("n virtual, 1 real each", points([cell for cell in cells if cell["real"] == 1])),
+        Series("1 virtual, n real", points([cell for cell in cells if cell["virtual"] == 1])),
+    ]
+
+
+def changes(measured: Measured) -> list[Span]:
+    """Return a span for each way and kind of change."""
+
+    def span(name: str, kind: str, times: Mapping[str, float]) -> Span:
+        return Span(f"{name}: {kind}", times["p50_ms"], times["p99_ms"], times["worst_ms"], is_ours(name))
+
+    return [span(name, kind, fields[kind]) for kind in ("added", "removed") for name, fields in measured.items()]
+
+
+def of_connects(measured: Measured) -> Pictures:
+    """Draw what `make bench` has measured of connects."""
+    connect = ratios(measured, "to_direct", "low", "high")
+    answer = ratios(measured, "answer_to_direct", "answer_low", "answer_high")
+    unit = "times that of a direct connection, with quartiles; less is better"
+    yield "connect", bars("Time of connect(2)", unit, connect, reference=1)
+    yield "answer", bars("From connect(2) to the first answer", unit, answer, reference=1)
+
+
+def of_requests(measured: Measured) -> Pictures:
+    """Draw what `make bench` has measured of requests on established connections."""
+    requests, cpu = ratios(measured, "to_direct", "low", "high"), ratios(measured, "cpu_us")
+    unit = "times those of direct connections, with quartiles; more is better"
+    yield "established", bars("Requests a second on established connections", unit, requests, reference=1)
+    unit = "microseconds of the whole machine; less is better"
+    yield "established-cpu", bars("Processor time of a request on an established connection", unit, cpu)
+
+
+def of_changes(measured: Measured) -> Pictures:
+    """Draw what `make bench-change` has measured."""
+    unit = "milliseconds: median / 99th of 100 / worst; less is better"
+    yield "change", spans("How soon a change in Consul is felt", unit, changes(measured))
+
+
+def of_sizes(cells: Cells) -> Pictures:
+    """Draw what `make bench-scale` has measured."""
+    servers = "real and virtual servers together"
+    cpu, memory = growth(cells, "sync_cpu_s"), growth(cells, "peak_mib")
+    yield "scale-cpu", lines("First synchronisation of the sidecar", servers, "processor seconds", cpu)
+    yield "scale-memory", lines("Memory of the sidecar, at most", servers, "MiB", memory)
+
+
+DRAWN: Final[Mapping[str, Callable[[Any], Pictures]]] = {
+    "connect": of_connects,
+    "established": of_requests,
+    "change": of_changes,
+    "scale": of_sizes,
+}
+"""By the names of the results."""
+
+
+def pictures() -> dict[str, str]:
+    """Return the pictures of all results that are kept, by the names of their files."""
+    found: dict[str, str] = {}
+    for file in sorted(FOLDER.glob("*.json")):
+        if file.stem in DRAWN:
+            measured = json.loads(file.read_text(encoding="utf-8"))["measured"]
+            found |= {f"{name}.svg": svg for name, svg in DRAWN[file.stem](measured)}
+    return found
+
+
+def main() -> None:
+    """Draw them all."""
+    PICTURES.mkdir(exist_ok=True)
+    for name, svg in pictures().items():
+        (PICTURES / name).write_text(svg, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

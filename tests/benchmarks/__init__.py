@@ -1,0 +1,1 @@
+"""What benchmarks make of what they hear; nothing here measures anything."""

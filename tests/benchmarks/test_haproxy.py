@@ -1,0 +1,37 @@
+"""What HAProxy is told, and what is read of what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.haproxy import following_srv, usable, written_out
+
+SAID = """\
+# pxname,svname,qcur,status,weight,
+bench,FRONTEND,,OPEN,,
+bench,s1,0,no check,1,
+bench,s2,0,UP,10,
+bench,s3,0,MAINT (resolution),1,
+bench,s4,0,DOWN,1,
+bench,BACKEND,0,UP,11,
+"""
+
+
+def test_servers_that_have_an_address_and_are_well_can_be_chosen() -> None:
+    """A slot without a record is in maintenance; totals of frontend and backend are no servers."""
+    assert usable(SAID) == 2
+
+
+def test_servers_are_written_out_with_their_weights() -> None:
+    """One line for each, and none that follows DNS."""
+    config = written_out(Path("/run/x"), "10.64.0.1:80", {"10.1.0.1:7000": 1, "10.1.0.2:7000": 9})
+    assert config.endswith("    server s0 10.1.0.1:7000 weight 1\n    server s1 10.1.0.2:7000 weight 9\n")
+    assert "resolvers" not in config
+
+
+def test_a_record_is_followed_each_second() -> None:
+    """By the times that the documents recommend, from the server that it is told."""
+    config = following_srv(Path("/run/x"), "10.64.0.1:80", "127.0.0.1:53", "_a._tcp.example", 3)
+    assert "    timeout resolve 1s\n" in config
+    assert "    nameserver dns 127.0.0.1:53\n" in config
+    assert "    server-template s 3 _a._tcp.example resolvers dns " in config
