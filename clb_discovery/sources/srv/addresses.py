@@ -41,6 +41,10 @@ class Addresses:
         self._under_way: dict[Question, _UnderWay] = {}
         self._pruned_from = _PRUNED_FROM
 
+    def __len__(self) -> int:
+        """Return how many sets are kept, some of which nobody may use any more."""
+        return len(self._known)
+
     def known(self, question: Question, since: float, bounds: tuple[float, float]) -> AddressSet | None:
         """Return what a service was told, if that may be used once more.
 

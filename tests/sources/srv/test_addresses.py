@@ -1,0 +1,50 @@
+"""What services share of targets: how much of it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from dns.name import Name
+from dns.rdatatype import A, RdataType
+
+from clb_discovery.sources.srv.addresses import Addresses, Question
+from clb_discovery.sources.srv.lookup import Found, Lookup
+from clb_discovery.sources.srv.resolvers import Resolvers
+
+
+class Nobody(Lookup):
+    """Says of every target that it has no address, which lasts no time."""
+
+    def __init__(self) -> None:
+        super().__init__("test", Resolvers(["127.0.0.1"]).current())
+
+    async def find(self, name: Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
+        """Answer at once."""
+        del rdtype, tcp
+        response: Any = None
+        return Found(name, None, response, 0)
+
+
+async def test_targets_that_are_gone_are_forgotten() -> None:
+    """Names that come and go, as those of containers do, do not fill the memory."""
+    addresses, lookup, bounds = Addresses(), Nobody(), (0.001, 0.001)
+    kept = []
+    for number in range(5000):
+        question = Question(f"host-{number}.example.", A)
+        assert (await addresses.ask(lookup, question, 0.0, bounds)).addresses == ()
+        kept.append(len(addresses))
+        if number % 500 == 0:
+            await asyncio.sleep(0.002)
+
+    assert max(kept) < 2500
+
+
+async def test_what_is_good_is_kept() -> None:
+    """Of very many targets that all are in use nothing is forgotten."""
+    addresses, lookup, bounds = Addresses(), Nobody(), (60.0, 60.0)
+    questions = [Question(f"host-{number}.example.", A) for number in range(5000)]
+    for question in questions:
+        await addresses.ask(lookup, question, 0.0, bounds)
+
+    assert all(addresses.known(question, 0.0, bounds) for question in questions)
