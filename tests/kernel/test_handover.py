@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -193,51 +193,54 @@ def test_status_waits_for_nobody(instance: str, cgroup: Path) -> None:
     assert status(instance)["sources"] == []
 
 
-def test_directory_of_an_instance_is_not_for_the_group_to_replace(instance: str, cgroup: Path) -> None:
-    """The group may add files to it, and hold the lock, but not put another lock in the place of root's."""
-    load(instance, cgroup, "--group", str(USER))
-    directory = Path("/run/clb-discovery") / instance
-    assert mode(directory) == 0o1775
-    assert mode(directory / "lock") == 0o660
-    process = os.fork()
-    if process == 0:
-        os.setgroups([])
-        os.setresgid(USER, USER, USER)
-        os.setresuid(USER, USER, USER)
-        try:
-            (directory / "state.json").write_text("{}")
-            (directory / "lock").unlink()
-        except PermissionError as error:
-            os._exit(0 if error.filename.endswith("lock") else 2)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
-
-
-def test_state_of_another_user_is_named_and_goes_with_the_next_load(instance: str, cgroup: Path) -> None:
-    """What root has said as the sidecar nobody else can replace, until `load` has taken it away."""
-    load(instance, cgroup, "--group", str(USER))
-    Instance(instance).write_state({"pid": 1})
-    assert "another user's" in write_state_as_user(instance)
-    load(instance, cgroup, "--group", str(USER))
-    assert write_state_as_user(instance) == ""
-    assert Instance(instance).read_state() == {"pid": 2}
-
-
-def write_state_as_user(instance: str) -> str:
-    """Write a state as who is in the group; return the error, if any."""
+def as_user(act: Callable[[], str]) -> str:
+    """Do something as an ordinary user who is in the group; return what it returns."""
     read, write = os.pipe()
     process = os.fork()
     if process == 0:
         os.setgroups([])
         os.setresgid(USER, USER, USER)
         os.setresuid(USER, USER, USER)
-        try:
-            Instance(instance).write_state({"pid": 2})
-        except HostError as error:
-            os.write(write, str(error).encode())
+        os.write(write, act().encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as said:
         found = said.read()
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     return found
+
+
+def test_directory_of_an_instance_is_not_for_the_group_to_replace(instance: str, cgroup: Path) -> None:
+    """The group may add files to it, and hold the lock, but not put another lock in the place of root's."""
+    load(instance, cgroup, "--group", str(USER))
+    directory = Path("/run/clb-discovery") / instance
+    assert mode(directory) == 0o1775
+    assert mode(directory / "lock") == 0o660
+
+    def replace_lock() -> str:
+        (directory / "state.json").write_text("{}")
+        try:
+            (directory / "lock").unlink()
+        except PermissionError:
+            return "refused"
+        return "removed"
+
+    assert as_user(replace_lock) == "refused"
+
+
+def test_state_of_another_user_is_named_and_goes_with_the_next_load(instance: str, cgroup: Path) -> None:
+    """What root has said as the sidecar nobody else can replace, until `load` has taken it away."""
+
+    def write_state() -> str:
+        try:
+            Instance(instance).write_state({"pid": 2})
+        except HostError as error:
+            return str(error)
+        return "written"
+
+    load(instance, cgroup, "--group", str(USER))
+    Instance(instance).write_state({"pid": 1})
+    assert "another user's" in as_user(write_state)
+    load(instance, cgroup, "--group", str(USER))
+    assert as_user(write_state) == "written"
+    assert Instance(instance).read_state() == {"pid": 2}

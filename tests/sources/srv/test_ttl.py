@@ -110,36 +110,19 @@ async def test_each_part_is_asked_again_by_its_own_ttl() -> None:
     assert [question[:2] for question in server.asked[before:]] == [("a.example.", "A")]
 
 
-async def test_new_address_makes_the_records_be_read_again() -> None:
-    """An address that changes may come with another port, so the records are asked for, be their TTL over or not."""
+@pytest.mark.parametrize(("srv_ttl", "a_ttl"), [(60, 1), (1, 60)], ids=["new address", "new records"])
+async def test_news_of_one_part_makes_the_other_be_asked_again(srv_ttl: int, a_ttl: int) -> None:
+    """A port and an address that change together are seen together, whichever of the two TTLs is over first."""
     async with FakeDns() as server:
-        server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=60))
-        server.replies["a.example.", "A"] = Reply(["a.example. 1 A 10.0.0.1"])
         server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
         one = source(server, min_ttl=0.1)
-        await one.next()
-        server.replies[SRV] = Reply(records("0 1 81 a.example.", ttl=60))
-        server.replies["a.example.", "A"] = Reply(["a.example. 1 A 10.0.0.2"])
+        answers = []
+        for number in (1, 2):
+            server.replies[SRV] = Reply(records(f"0 1 8{number} a.example.", ttl=srv_ttl))
+            server.replies["a.example.", "A"] = Reply([f"a.example. {a_ttl} A 10.0.0.{number}"])
+            answers.append(shown(await one.next()))
 
-        answer = await one.next()
-
-    assert shown(answer) == ["0 1 10.0.0.2:81"]
-
-
-async def test_new_records_make_addresses_be_asked_again() -> None:
-    """The port of new records does not meet an address from before, however long that lasts."""
-    async with FakeDns() as server:
-        server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=1))
-        server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
-        server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
-        one = source(server, min_ttl=0.1)
-        await one.next()
-        server.replies[SRV] = Reply(records("0 1 81 a.example.", ttl=60))
-        server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.2"])
-
-        answer = await one.next()
-
-    assert shown(answer) == ["0 1 10.0.0.2:81"]
+    assert answers == [["0 1 10.0.0.1:81"], ["0 1 10.0.0.2:82"]]
 
 
 async def test_services_share_what_is_known_of_targets() -> None:
