@@ -96,7 +96,8 @@ class SrvSource:
         self._bounds: Final = (min_ttl, max_ttl)
         self._resolvers: Final = resolvers
         self._rng: Final = rng or random.Random()  # noqa: S311 -- jitter, nothing secret
-        self._due: float | None = None
+        self.due: float | None = None
+        """When it asks again, in seconds of the loop's clock; None for at once."""
         self._tcp_first = False
         self._last: Answer | None = None
         self._reading: _Reading | None = None  # which the last answer is from
@@ -107,9 +108,9 @@ class SrvSource:
         :raises SourceError: if the SRV records or the addresses of any target could not be had.
         """
         clock = asyncio.get_running_loop().time
-        if self._due is not None:
-            await asyncio.sleep(self._due - clock())
-        self._due = None
+        if self.due is not None:
+            await asyncio.sleep(self.due - clock())
+        self.due = None
         started = clock()
         try:
             async with asyncio.timeout(ROUND_TIMEOUT), Lookup(self.name, self._resolvers.current()) as lookup:
@@ -120,7 +121,7 @@ class SrvSource:
             ) from None
         answer = build_answer(reading.srv, addresses)
         self._last, self._reading = answer, reading
-        self._due = max(
+        self.due = max(
             next_round(reading.srv, addresses, self._bounds, self._rng.random()),
             started + pause(lookup.questions, self._bounds),
             clock() + self._bounds[0],
