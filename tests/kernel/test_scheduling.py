@@ -37,9 +37,19 @@ ROUNDS: Final = 10
 """How often each scheduler is chosen at least, while clients connect."""
 
 
-def taken(servers: list[Listener]) -> list[int]:
-    """Return how many connections each server has got since the last call."""
-    return [server.taken() for server in servers]
+def taken(servers: list[Listener], connects: int) -> list[int]:
+    """Return how many connections each server has got since the last call.
+
+    :param connects: of all clients. The end of a handshake may be on its way for a moment after connect(2) is done.
+    """
+    counts = [0] * len(servers)
+
+    def are_all_there() -> bool:
+        counts[:] = [count + server.taken() for count, server in zip(counts, servers, strict=True)]
+        return sum(counts) >= connects
+
+    wait_until(are_all_there, "all connects have come")
+    return counts
 
 
 def assert_follows(weights: list[float], plane: Plane, vip: str, servers: list[Listener], connects: int) -> None:
@@ -49,7 +59,7 @@ def assert_follows(weights: list[float], plane: Plane, vip: str, servers: list[L
     """
     for sample in range(2):
         assert Counter(plane.client.dial(target_of(vip), connects)) == {"ok": connects}
-        counts = taken(servers)
+        counts = taken(servers, connects)
         if p_value(counts, weights) > 0.001:
             return
         print(f"sample {sample}: {counts} for {weights}")
@@ -71,7 +81,8 @@ def test_connects_are_counted_where_they_went(plane: Plane, vip: str) -> None:
     with listening(*[HOST[vip]] * 5) as servers:
         plane.publish(virtual_server(vip, [server.name for server in servers], Algorithm.LEAST_CONN, Tracking()))
         assert Counter(plane.client.dial(target_of(vip), 500)) == {"ok": 500}
-        assert plane.connects(vip) == {server.name: server.taken() for server in servers}
+        counts = taken(servers, 500)
+        assert plane.connects(vip) == {server.name: count for server, count in zip(servers, counts, strict=True)}
 
 
 def test_round_robin_of_equal_weights_takes_turns(plane: Plane, vip: str) -> None:
@@ -83,7 +94,7 @@ def test_round_robin_of_equal_weights_takes_turns(plane: Plane, vip: str) -> Non
             for _ in range(7):
                 with on_cpu(next(cpus)):
                     assert plane.client.dial(target_of(vip)) == ["ok"]
-            assert taken(servers) == [1] * 7
+            assert taken(servers, 7) == [1] * 7
 
 
 @pytest.mark.parametrize("weights", [(1, 3), (3, 3, 6), (1, 3, 4), (7, 1, 1, 1), (0, 2, 3), (5, 10, 20, 40)])
@@ -96,7 +107,7 @@ def test_round_robin_follows_weights_exactly(plane: Plane, vip: str, weights: tu
         plane.publish(virtual_server(vip, pool, Algorithm.ROUND_ROBIN))
         for _ in range(3):
             assert plane.client.dial(target_of(vip), cycle) == ["ok"] * cycle
-            assert taken(servers) == [max(1, weight) * len(weights) for weight in weights]
+            assert taken(servers, cycle) == [max(1, weight) * len(weights) for weight in weights]
 
 
 @pytest.mark.parametrize("weights", [(1,) * 10, (1, 2, 3, 4, 10)], ids=["equal", "weighted"])
