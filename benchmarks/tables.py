@@ -163,6 +163,24 @@ TABLES: Final[Mapping[str, Callable[[Any], Iterator[str]]]] = {
 """By the names of the results."""
 
 
+PICTURES: Final[Mapping[str, Mapping[str, str]]] = {
+    "connect": {
+        "connect": "Time of a connect relative to a direct one, as in the table",
+        "answer": "Time from the connect to the first answer relative to a direct connection, as in the table",
+    },
+    "established": {
+        "established": "Requests a second relative to direct connections, as in the table",
+        "established-cpu": "Processor time of the machine for a request, as in the table",
+    },
+    "change": {"change": "Median, 99th of 100 and worst time until a change is felt, as in the table"},
+    "scale": {
+        "scale-cpu": "Processor time of the first synchronisation by the number of servers, as in the table",
+        "scale-memory": "Most memory of the sidecar by the number of servers, as in the table",
+    },
+}
+"""What stands below a table: pictures by their names, and what they show."""
+
+
 def machine(found: Fields) -> str:
     """Return in words where something was measured, and how busy that was."""
     kind = "a virtual machine" if found["virtual"] else "a machine"
@@ -175,7 +193,8 @@ def machine(found: Fields) -> str:
 def block(name: str, result: Fields) -> str:
     """Return what the document says of a result."""
     words = f"[What was measured](../benchmarks/results/{name}.json) {machine(result['machine'])}"
-    return "\n".join([words, "", *TABLES[name](result["measured"]), ""])
+    pictures = (f"\n![{alt}](benchmarks/{picture}.svg)" for picture, alt in PICTURES.get(name, {}).items())
+    return "\n".join([words, "", *TABLES[name](result["measured"]), *pictures, ""])
 
 
 def filled(document: str, found: Mapping[str, Fields]) -> str:

@@ -25,7 +25,8 @@ def test_only_blocks_are_written() -> None:
     assert new.startswith(
         "Before\n<!-- from change.json -->\n[What was measured](../benchmarks/results/change.json) on "
     )
-    assert "| HAProxy | added | 50 | 5,012 ms | 9,900 ms | 10,000 ms |\n<!-- end -->\nBetween\n" in new
+    assert "| HAProxy | added | 50 | 5,012 ms | 9,900 ms | 10,000 ms |\n\n![Median, " in new
+    assert "](benchmarks/change.svg)\n<!-- end -->\nBetween\n" in new
     assert new.endswith(f"{blocks.format('scale')}After\n")
     assert filled(new, {"change": {"machine": MACHINE, "measured": CHANGE}}) == new
 
