@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from benchmarks.consul_load import Cell
+from benchmarks.established import Run, summary
+from benchmarks.fleet import Costs, Fleet, load
 from benchmarks.results import kept
 from benchmarks.tables import DOCUMENT, TABLES, filled, of_connects, rows
+from benchmarks.ways import DIRECT
 
 MACHINE = {"processor": "P", "processors": 2, "virtual": True, "kernel": "6.1", "load": [0.5, 1, 1]}
 CHANGE = {"HAProxy": {"added": {"changes": 50, "p50_ms": 5012.34, "p99_ms": 9900, "worst_ms": 10000.0}}}
@@ -40,3 +44,20 @@ def test_what_was_not_measured_is_empty() -> None:
 def test_a_table_is_markdown() -> None:
     """With a line below its heads."""
     assert list(rows(["", "a"], [["x", "1"]])) == ["| | a |", "| --- | --- |", "| x | 1 |"]
+
+
+def test_what_benchmarks_save_can_be_told() -> None:
+    """Each benchmark's results fill all columns of its table."""
+    costs = Costs(150, 5, 33, 2)
+    cell = Cell(100, 1000, 245, 16, 30, 16, 20, 500, 90, 110)
+    requests = summary({DIRECT: [Run(50000, 1000, 2000, 40)]})
+    requests[DIRECT] |= {"runs_a_connection": 11, "runs_a_request": 0.0}
+    saved = {
+        "established": requests,
+        "consul_load": {"cells": [cell._asdict()], "costs": costs._asdict(), "fleets": [load(costs, Fleet(1000))]},
+    }
+    for name, measured in saved.items():
+        lines = list(TABLES[name](measured))
+        assert not any("| |" in line for line in lines if not line.startswith("| |")), lines
+    assert "| 1,000 | 20,000 | 323 | 33 | 10 | 1.8 MB/s | 0.1 | 0.6 GiB |" in lines
+    assert "0 times for a request." in list(TABLES["established"](requests))[-1]
