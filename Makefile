@@ -79,7 +79,7 @@ bench-hooks: ## measure what the programs cost a connect (root, or through sudo)
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.hooks
 
-bench-plots: ## draw the pictures of docs/benchmarks.md from what is in benchmarks/results
+bench-plots: ## make the pictures and tables of docs/benchmarks.md from what is in benchmarks/results
 	@scripts/setup test
 	@.venv/bin/python -m benchmarks.plot
 

@@ -1,14 +1,13 @@
-"""The pictures of docs/benchmarks.md, from what is in benchmarks/results and nothing else: `make bench-plots`."""
+"""The pictures and tables of docs/benchmarks.md, from benchmarks/results and nothing else: `make bench-plots`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import results, tables
 from benchmarks.charts import Bar, Series, Span, bars, lines, spans
-from benchmarks.results import FOLDER
 
 PICTURES: Final = Path(__file__).parent.parent / "docs/benchmarks"
 Measured = Mapping[str, Mapping[str, Any]]
@@ -96,21 +95,23 @@ DRAWN: Final[Mapping[str, Callable[[Any], Pictures]]] = {
 """By the names of the results."""
 
 
-def pictures() -> dict[str, str]:
-    """Return the pictures of all results that are kept, by the names of their files."""
-    found: dict[str, str] = {}
-    for file in sorted(FOLDER.glob("*.json")):
-        if file.stem in DRAWN:
-            measured = json.loads(file.read_text(encoding="utf-8"))["measured"]
-            found |= {f"{name}.svg": svg for name, svg in DRAWN[file.stem](measured)}
-    return found
+def pictures(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return the pictures of results, by the names of their files."""
+    return {
+        f"{picture}.svg": svg
+        for name, result in found.items()
+        if name in DRAWN
+        for picture, svg in DRAWN[name](result["measured"])
+    }
 
 
 def main() -> None:
-    """Draw them all."""
+    """Draw and write them all."""
+    found = results.kept()
     PICTURES.mkdir(exist_ok=True)
-    for name, svg in pictures().items():
+    for name, svg in pictures(found).items():
         (PICTURES / name).write_text(svg, encoding="utf-8")
+    tables.DOCUMENT.write_text(tables.filled(tables.DOCUMENT.read_text(encoding="utf-8"), found), encoding="utf-8")
 
 
 if __name__ == "__main__":

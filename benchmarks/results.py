@@ -8,7 +8,7 @@ import platform
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 FOLDER: Final = Path(__file__).with_name("results")
 
@@ -52,3 +52,8 @@ def save(name: str, measured: object) -> None:
     FOLDER.mkdir(exist_ok=True)
     document = {"machine": machine(), "measured": measured}
     (FOLDER / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def kept() -> dict[str, Any]:
+    """Return all results that are kept, by their names."""
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(FOLDER.glob("*.json"))}

@@ -1,0 +1,207 @@
+"""The tables of docs/benchmarks.md, from what is in benchmarks/results and nothing else: `make bench-plots`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+DOCUMENT: Final = Path(__file__).parent.parent / "docs/benchmarks.md"
+_BLOCK: Final = re.compile(r"(<!-- from (\w+)\.json -->\n).*?(<!-- end -->)", re.DOTALL)
+Fields = Mapping[str, Any]
+
+
+def rows(heads: Sequence[str], body: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table."""
+    for cells in (heads, ["---"] * len(heads), *body):
+        yield f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
+
+
+def told(fields: Fields, form: str, *names: str) -> str:
+    """Return fields in words, or nothing if one is missing."""
+    return form.format(*(fields[name] for name in names)) if all(name in fields for name in names) else ""
+
+
+def of_connects(measured: Fields) -> Iterator[str]:
+    """Tell what a connect takes."""
+    heads = (
+        "",
+        "`connect(2)` p50",
+        "p99",
+        "to direct",
+        "quartiles",
+        "until the answer, to direct",
+        "connects a second",
+    )
+    body = (
+        (
+            name,
+            told(fields, "{:.1f} us", "connect_p50_us"),
+            told(fields, "{:.0f} us", "connect_p99_us"),
+            told(fields, "{:.3f}", "to_direct"),
+            told(fields, "{:.3f} to {:.3f}", "low", "high"),
+            told(fields, "{:.3f}", "answer_to_direct"),
+            told(fields, "{:,}", "per_second"),
+        )
+        for name, fields in measured.items()
+    )
+    yield from rows(heads, body)
+
+
+def of_requests(measured: Fields) -> Iterator[str]:
+    """Tell what a request takes."""
+    heads = ("", "requests a second", "to direct", "quartiles", "p50", "p99", "CPU", "to direct")
+    body = (
+        (
+            name,
+            told(fields, "{:,}", "per_second"),
+            told(fields, "{:.3f}", "to_direct"),
+            told(fields, "{:.3f} to {:.3f}", "low", "high"),
+            told(fields, "{:,} us", "p50_us"),
+            told(fields, "{:,} us", "p99_us"),
+            told(fields, "{:.1f} us", "cpu_us"),
+            told(fields, "{:.2f}", "cpu_to_direct"),
+        )
+        for name, fields in measured.items()
+    )
+    yield from rows(heads, body)
+    yield ""
+    for fields in measured.values():
+        if "runs_a_request" in fields:
+            yield (
+                f"Our programs ran {fields['runs_a_connection']:g} times for a connection, from connect to close, and "
+                f"{fields['runs_a_request']:g} times for a request."
+            )
+
+
+def of_changes(measured: Fields) -> Iterator[str]:
+    """Tell how soon a change is felt."""
+    heads = ("", "", "changes", "p50", "p99", "worst")
+    times = ("p50_ms", "p99_ms", "worst_ms")
+    body = (
+        (name, kind, told(fields, "{}", "changes"), *(told(fields, "{:,.0f} ms", time) for time in times))
+        for name, kinds in measured.items()
+        for kind, fields in kinds.items()
+    )
+    yield from rows(heads, body)
+
+
+def of_fleets(measured: Fields) -> Iterator[str]:
+    """Tell what sidecars ask of Consul."""
+    costs = measured["costs"]
+    yield (
+        f"For the servers an answer is {costs['answer_cpu_us']:,.0f} us of processor time and {costs['answer_kb']:.1f} "
+        f"kB, a watch {costs['watch_kib']:.0f} KiB and {costs['watch_goroutines']:g} goroutines."
+    )
+    yield ""
+    heads = ("sidecars", "watches", "CPU for a change", "traffic for a change", "felt by all, p50", "worst", "memory")
+    body = [
+        (
+            told(cell, "{:,}", "sidecars"),
+            told(cell, "{:,}", "watches"),
+            told(cell, "{:.0f} ms", "change_cpu_ms"),
+            told(cell, "{:,.0f} kB", "change_kb"),
+            told(cell, "{:,.0f} ms", "felt_ms") if cell["sidecars"] else "",
+            told(cell, "{:,.0f} ms", "felt_ms_worst") if cell["sidecars"] else "",
+            told(cell, "{:.0f} MiB", "memory_mib"),
+        )
+        for cell in measured["cells"]
+    ]
+    yield from rows(heads, body)
+    yield ""
+    of_fleet = (
+        *("hosts", "watches", "answers a second, by the clock", "for changes"),
+        *("followers of a service", "traffic", "processors", "memory"),
+    )
+    fleets = (
+        (
+            *(
+                told(fleet, "{:,}", name)
+                for name in (
+                    *("hosts", "watches", "answers_a_second_idle", "answers_a_second_changes"),
+                    "followers_of_a_service",
+                )
+            ),
+            told(fleet, "{:,.1f} MB/s", "megabytes_a_second"),
+            told(fleet, "{:.1f}", "processors"),
+            told(fleet, "{:.1f} GiB", "memory_gib"),
+        )
+        for fleet in measured["fleets"]
+    )
+    yield from rows(of_fleet, fleets)
+
+
+def of_sizes(measured: Iterable[Fields]) -> Iterator[str]:
+    """Tell how the sidecar grows."""
+    heads = (
+        *("virtual servers", "real servers of each", "sync CPU", "CPU for a change"),
+        *("idle", "memory, at most", "maps"),
+    )
+    body = (
+        (
+            told(cell, "{:,}", "virtual"),
+            told(cell, "{:,}", "real"),
+            told(cell, "{:.2f} s", "sync_cpu_s"),
+            told(cell, "{:.0f} ms", "change_cpu_ms"),
+            told(cell, "{:.2f} %", "idle_cpu_percent"),
+            told(cell, "{:.0f} MiB", "peak_mib"),
+            told(cell, "{:.0f} MiB", "maps_mib"),
+        )
+        for cell in measured
+    )
+    yield from rows(heads, body)
+
+
+TABLES: Final[Mapping[str, Callable[[Any], Iterator[str]]]] = {
+    "connect": of_connects,
+    "established": of_requests,
+    "change": of_changes,
+    "consul_load": of_fleets,
+    "scale": of_sizes,
+}
+"""By the names of the results."""
+
+
+PICTURES: Final[Mapping[str, Mapping[str, str]]] = {
+    "connect": {
+        "connect": "Time of a connect relative to a direct one, as in the table",
+        "answer": "Time from the connect to the first answer relative to a direct connection, as in the table",
+    },
+    "established": {
+        "established": "Requests a second relative to direct connections, as in the table",
+        "established-cpu": "Processor time of the machine for a request, as in the table",
+    },
+    "change": {"change": "Median, 99th of 100 and worst time until a change is felt, as in the table"},
+    "scale": {
+        "scale-cpu": "Processor time of the first synchronisation by the number of servers, as in the table",
+        "scale-memory": "Most memory of the sidecar by the number of servers, as in the table",
+    },
+}
+"""What stands below a table: pictures by their names, and what they show."""
+
+
+def machine(found: Fields) -> str:
+    """Return in words where something was measured, and how busy that was."""
+    kind = "a virtual machine" if found["virtual"] else "a machine"
+    return (
+        f"on {kind} with {found['processors']} processors\n({found['processor']}) and Linux {found['kernel']}; "
+        f"the load when it was done was {found['load'][0]:.1f}:"
+    )
+
+
+def block(name: str, result: Fields) -> str:
+    """Return what the document says of a result."""
+    words = f"[What was measured](../benchmarks/results/{name}.json) {machine(result['machine'])}"
+    pictures = (f"\n![{alt}](benchmarks/{picture}.svg)" for picture, alt in PICTURES.get(name, {}).items())
+    return "\n".join([words, "", *TABLES[name](result["measured"]), *pictures, ""])
+
+
+def filled(document: str, found: Mapping[str, Fields]) -> str:
+    """Return the document with its blocks made anew, of the results that there are."""
+
+    def fresh(match: re.Match[str]) -> str:
+        name = match[2]
+        return match[1] + block(name, found[name]) + match[3] if name in found else match[0]
+
+    return _BLOCK.sub(fresh, document)
