@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,14 +53,12 @@ class _Reading:
     """The SRV records at one time."""
 
     srv: SrvSet
+    questions: tuple[Question, ...]
+    """What has to be known of the targets."""
     given: Mapping[Question, AddressSet]
     """Addresses that came along in the additional section."""
     read: float
     """When the answer was there, in seconds of the loop's clock."""
-
-    def questions(self) -> Iterator[Question]:
-        """Return what has to be known of the targets."""
-        return (Question(name, rdtype) for name in targets(self.srv) for rdtype in (A, AAAA))
 
     def is_good(self, bounds: tuple[float, float], now: float) -> bool:
         """Tell whether nothing of it is due."""
@@ -145,7 +143,7 @@ class SrvSource:
         for _ in range(MAX_READS):
             is_new = last is None or reading.srv.records != last.srv.records
             addresses = await self._find_addresses(lookup, reading, reading.read if is_new else 0.0)
-            came_along = all(question in reading.given for question in reading.questions())
+            came_along = all(question in reading.given for question in reading.questions)
             if came_along or build_answer(reading.srv, addresses) == self._last:
                 break
             last, reading = reading, await self._read(lookup)
@@ -166,7 +164,9 @@ class SrvSource:
             for record in found.records or ()
         )
         srv = SrvSet(to_text(found.name), tuple(records), found.ttl, asked)
-        return _Reading(srv, _given(found, targets(srv), asked), clock())
+        names = targets(srv)
+        questions = tuple(Question(name, rdtype) for name in names for rdtype in (A, AAAA))
+        return _Reading(srv, questions, _given(found, names, asked), clock())
 
     async def _find_addresses(self, lookup: Lookup, reading: _Reading, since: float) -> dict[str, list[AddressSet]]:
         """Return the addresses of every target in both families: given, known to another service, or asked for.
@@ -176,7 +176,7 @@ class SrvSource:
         """
         shared = self._resolvers.addresses
         places = asyncio.Semaphore(CONCURRENCY)
-        addresses: dict[str, list[AddressSet]] = {name: [] for name in targets(reading.srv)}
+        addresses: dict[str, list[AddressSet]] = {question.target: [] for question in reading.questions}
 
         async def ask(question: Question) -> None:
             async with places:
@@ -184,7 +184,7 @@ class SrvSource:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for question in reading.questions():
+                for question in reading.questions:
                     found = reading.given.get(question) or shared.known(question, since, self._bounds)
                     if found is not None:
                         addresses[question.target].append(found)
