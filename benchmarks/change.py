@@ -83,6 +83,11 @@ def who(vip: str) -> int:
         return 0
 
 
+def leads(way: Way) -> bool:
+    """Tell whether the way leads to the real server that stays."""
+    return who(way.vip) == STEADY
+
+
 def until_first(ask: Callable[[], int], began: float) -> float:
     """Return after how many milliseconds somebody lands on the guest."""
     while ask() != GUEST:
@@ -167,7 +172,7 @@ def measure(agent: ConsulAgent, folder: Path, rounds: int, polled: Way) -> dict[
         cgroup = stack.enter_context(followed(agent, folder, polled))
         stack.enter_context(entered(cgroup))
         for way in ways:
-            wait_until(lambda vip=way.vip: who(vip) == STEADY, f"{way.name} leads to the real server")  # type: ignore[misc]
+            wait_until(partial(leads, way), f"{way.name} leads to the real server")
             change(agent, way, Times([], []))  # what is done once
         order = [way for way in ways for _ in range(way.turns)]
         for _ in range(rounds):

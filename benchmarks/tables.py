@@ -153,12 +153,31 @@ def of_sizes(measured: Iterable[Fields]) -> Iterator[str]:
     yield from rows(heads, body)
 
 
+def of_sidecars(measured: Fields) -> Iterator[str]:
+    """Tell what one sidecar takes."""
+    heads = ("", "first start", "median of five", "its CPU", "memory", "a minute later", "idle")
+    body = (
+        (
+            name,
+            told(fields, "{:.2f} s", "first_ready_s"),
+            told(fields, "{:.2f} s", "ready_s"),
+            told(fields, "{:.2f} s", "ready_cpu_s"),
+            told(fields, "{:.0f} MiB", "rss_mib"),
+            told(fields, "{:.0f} MiB", "rss_mib_later"),
+            told(fields, "{:.2f} %", "idle_cpu_percent"),
+        )
+        for name, fields in measured.items()
+    )
+    yield from rows(heads, body)
+
+
 TABLES: Final[Mapping[str, Callable[[Any], Iterator[str]]]] = {
     "connect": of_connects,
     "established": of_requests,
     "change": of_changes,
     "consul_load": of_fleets,
     "scale": of_sizes,
+    "sidecar": of_sidecars,
 }
 """By the names of the results."""
 

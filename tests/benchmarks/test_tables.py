@@ -14,10 +14,10 @@ CHANGE = {"HAProxy": {"added": {"changes": 50, "p50_ms": 5012.34, "p99_ms": 9900
 
 
 def test_tables_are_those_of_the_results() -> None:
-    """`make bench-plots` would change nothing, and every result that has a table is told."""
+    """`make bench-plots` would change nothing, and every table has its place, measured or not."""
     document, found = DOCUMENT.read_text(encoding="utf-8"), kept()
     assert filled(document, found) == document
-    for name in TABLES.keys() & found.keys():
+    for name in TABLES:
         assert f"<!-- from {name}.json -->" in document
 
 
