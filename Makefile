@@ -2,7 +2,7 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar clean
+.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -90,6 +90,10 @@ bench-scale: ## measure the sidecar with up to 10,000 virtual and real servers (
 bench-sidecar: ## measure start, memory and idle time of the sidecar with 100 services (root, or through sudo)
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.sidecar $(BENCH_ARGS)
+
+bench-vm: ## compare with IPVS and iptables by instructions, in emulated machines (root, or through sudo); BENCH_ARGS="--save"
+	@scripts/setup kernels
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.vm $(BENCH_ARGS)
 
 test-kernels: ## run the kernel tests on Debian's 5.10, 6.1 and 6.12 in QEMU (root, or through sudo)
 	@scripts/setup kernels

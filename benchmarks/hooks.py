@@ -133,7 +133,7 @@ def main() -> None:
             for name, (address, _, _) in CASES.items():
                 before = [times(programs) for programs in (first, ours, last)]
                 print(address, port, CONNECTS, file=client, flush=True)
-                if client.readline() != "ok\n":
+                if not client.readline():
                     raise SystemExit("hooks: the client has failed; it says why above")
                 after = [times(programs) for programs in (first, ours, last)]
                 cold, own, warm = (

@@ -125,9 +125,12 @@ def publish(pins: Pins) -> None:
         maps.apply(plan(maps.read(), wanted, complete=True).steps)
 
 
-def add_iptables(namespace: Path) -> None:
-    """Let iptables choose a real server at random."""
-    for port, real_port in PORTS:
+def add_iptables(namespace: Path, ports: Sequence[tuple[int, int]] = PORTS) -> None:
+    """Let iptables choose a real server at random.
+
+    :param ports: of the VIP, and where they lead.
+    """
+    for port, real_port in ports:
         for left, address in zip(range(len(REAL), 0, -1), REAL, strict=True):
             chance = ["-m", "statistic", "--mode", "random", "--probability", f"{1 / left:.6f}"] if left > 1 else []
             rule = ["iptables", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-d", VIP, "--dport", str(port), *chance]

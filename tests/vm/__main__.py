@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 from tests.vm import kernels, machine, root, table
-from tests.vm.debian import is_young, run
 from tests.vm.errors import VmError
 from tests.vm.kernels import KERNELS, Kernel, Parts
 from tests.vm.machine import Found, Job
@@ -40,24 +39,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("tests", nargs="*", help="arguments for pytest instead of the usual ones; writes no document")
     return parser.parse_args(arguments)
-
-
-def cached_root() -> Path:
-    """Return the image of the root, made anew when its parts have changed or it is a week old."""
-    image = CACHE / f"root-{root.recipe(CHECKOUT)}.img"
-    if not is_young(image):
-        say("making the root of the machines")
-        for old in CACHE.glob("root-*.img"):
-            old.unlink()
-        root.make(CHECKOUT, image)
-    return image
-
-
-def build_wheel(folder: Path) -> Path:
-    """Build the wheel that all machines get."""
-    run([sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder])
-    (wheel,) = folder.glob("*.whl")
-    return wheel
 
 
 def surprises(kernel: Kernel, found: Found) -> list[str]:
@@ -89,7 +70,8 @@ async def run_tests(kernel: Kernel, job: Job, work: Path, passed: Path) -> Found
     parts = Parts(CACHE / kernel.name)
     say(f"{kernel.name}: Debian's {parts.version} boots; its console is {console}")
     try:
-        found = await machine.boot(parts, job, files, console)
+        seconds = await machine.boot(parts, job, files, console)
+        found = machine.read_found(machine.disk_of(files), console, seconds)
     except VmError as error:
         say(f"{kernel.name}: {error}")
         return None
@@ -112,8 +94,9 @@ async def main(options: argparse.Namespace, work: Path) -> int:
     chosen = [kernel for kernel in KERNELS if not options.only or kernel.name in options.only]
     usual = [f"tests/kernel/{name}" for name in TESTED]
     usual += [f"--deselect=tests/kernel/{name}" for name in LEFT_OUT if "::" in name]
-    job = Job(cached_root(), work / "stage", ",".join(options.tests or usual), LIMIT)
-    machine.install(CHECKOUT, build_wheel(work / "dist"), job.stage)
+    image = root.cached(root.of_tests(CHECKOUT), CACHE, say)
+    job = Job(image, work / "stage", f"clb_tests={','.join(options.tests or usual)}", LIMIT)
+    machine.install(CHECKOUT, machine.build_wheel(work / "dist"), job.stage)
     versions = {kernel: kernels.cached(kernel, CACHE, say).version for kernel in chosen}
     same = machine.fingerprint(job)
     room = asyncio.Semaphore(options.jobs)

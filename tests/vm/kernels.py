@@ -5,7 +5,7 @@ from __future__ import annotations
 import lzma
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -40,6 +40,7 @@ KERNELS: Final = (
 )
 MODULES: Final = ("virtio_pci", "virtio_blk", "ext4", "overlay", "tcp_diag", "udp_diag", "unix_diag")
 """What is in Debian's kernels only as a module, and used by the machine or the tests; dependencies follow."""
+_CHOICE: Final = "choice"
 
 
 class Parts(NamedTuple):
@@ -67,23 +68,29 @@ class Parts(NamedTuple):
         """The version of Debian's package."""
         return (self.folder / "version").read_text()
 
+    def are_fresh(self, modules: Sequence[str]) -> bool:
+        """Tell whether they are there, young, and chosen for these modules."""
+        choice = self.folder / _CHOICE
+        return is_young(choice) and choice.read_text() == " ".join(modules)
 
-def cached(kernel: Kernel, cache: Path, say: Callable[[str], None]) -> Parts:
-    """Return the parts of a kernel, fetched anew when they are a week old.
+
+def cached(kernel: Kernel, cache: Path, say: Callable[[str], None], modules: Sequence[str] = MODULES) -> Parts:
+    """Return the parts of a kernel, fetched anew when they are a week old or of other modules.
 
     :param say: tells a person.
     :raises VmError: if they cannot be had.
     """
     parts = Parts(cache / kernel.name)
-    if not is_young(parts.folder):
+    if not parts.are_fresh(modules):
         say(f"{kernel.name}: fetching it from Debian's {kernel.suite}")
-        fetch(kernel, parts.folder)
+        fetch(kernel, parts.folder, modules)
     return parts
 
 
-def fetch(kernel: Kernel, folder: Path) -> Parts:
+def fetch(kernel: Kernel, folder: Path, modules: Sequence[str]) -> Parts:
     """Get the parts of a kernel into a directory, which appears whole or not at all.
 
+    :param modules: which of them; what they need follows.
     :raises VmError: if they cannot be had.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -94,17 +101,18 @@ def fetch(kernel: Kernel, folder: Path) -> Parts:
         version = suite.extract(suite.dependency("linux-image-amd64"), work / "package")
         suite.extract("busybox-static", work / "package")
         (fresh / "version").write_text(version)
+        (fresh / _CHOICE).write_text(" ".join(modules))
         for pattern, target in (("boot/vmlinuz-*", "vmlinuz"), ("**/bin/busybox", "busybox")):
             (found,) = (work / "package").glob(pattern)
             shutil.move(found, fresh / target)
-        (modules,) = (work / "package").glob("**/lib/modules/*")
-        _choose_modules(modules, fresh)
+        (tree,) = (work / "package").glob("**/lib/modules/*")
+        _choose_modules(tree, modules, fresh)
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     return Parts(folder)
 
 
-def _choose_modules(tree: Path, target: Path) -> None:
+def _choose_modules(tree: Path, modules: Sequence[str], target: Path) -> None:
     """Copy the modules with everything that they need, unpacked, since busybox and old kernels know no compression."""
     base, release = tree.parents[2], tree.name
     run(["depmod", "--basedir", base, release])
@@ -116,7 +124,7 @@ def _choose_modules(tree: Path, target: Path) -> None:
         release,
         "--show-depends",
         "--all",
-        *MODULES,
+        *modules,
     ]
     chosen = {Path(line.split()[1]) for line in run(command).splitlines() if line.startswith("insmod ")}
     copy = target / "lib" / "modules" / release

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tarfile
 import time
 from asyncio.subprocess import DEVNULL
@@ -24,6 +25,7 @@ FOUND_SIZE: Final = 32 * 2**20
 MEMORY: Final = "2G"
 CHECKOUT: Final = ("tests", "bpf", "contrib", "pyproject.toml")
 """What the tests read, beside the wheel."""
+PROCESSORS: Final = ("-smp", "2")
 
 
 class Job(NamedTuple):
@@ -32,10 +34,12 @@ class Job(NamedTuple):
     root: Path
     stage: Path
     """What `install` made."""
-    arguments: str
-    """For pytest, separated by commas."""
+    append: str
+    """To the kernel's command line, for `guest/run`."""
     limit: float
     """Seconds until it is switched off."""
+    options: tuple[str, ...] = PROCESSORS
+    """QEMU's, for processors and clocks."""
 
 
 class Outcome(NamedTuple):
@@ -55,14 +59,24 @@ class Found(NamedTuple):
     seconds: float
 
 
-def install(checkout: Path, wheel: Path, stage: Path) -> None:
-    """Put the wheel and the tests where every machine takes them from.
+def build_wheel(folder: Path) -> Path:
+    """Build the wheel that all machines get.
+
+    :raises VmError: if it cannot be built.
+    """
+    run([sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder])
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def install(checkout: Path, wheel: Path, stage: Path, names: Sequence[str] = CHECKOUT) -> None:
+    """Put the wheel, and what else is to be of the checkout, where every machine takes them from.
 
     :raises VmError: if the wheel cannot be installed.
     """
     pip = [shutil.which("python3", path=checkout / ".venv" / "bin") or "python3", "-m", "pip", "install", "--quiet"]
     run([*pip, "--disable-pip-version-check", "--no-deps", "--no-index", "--target", stage / "site", wheel])
-    for name in CHECKOUT:
+    for name in names:
         source = checkout / name
         if source.is_dir():
             shutil.copytree(source, stage / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -72,15 +86,15 @@ def install(checkout: Path, wheel: Path, stage: Path) -> None:
 
 def fingerprint(job: Job) -> str:
     """Return what is the same for the same program, tests and arguments."""
-    digest = hashlib.sha256(job.arguments.encode())
+    digest = hashlib.sha256(job.append.encode())
     for path in sorted(job.stage.rglob("*")):
         if path.is_file() and not {"__pycache__", "direct_url.json", "RECORD"} & {path.name, path.parent.name}:
             digest.update(f"{path.relative_to(job.stage)} {path.stat().st_size} ".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-async def boot(parts: Parts, job: Job, work: Path, console: Path) -> Found:
-    """Run the tests in a machine.
+async def boot(parts: Parts, job: Job, work: Path, console: Path) -> float:
+    """Do a job in a machine, which then has written its disk; return how many seconds it was on.
 
     :param work: an empty directory, for the machine's files.
     :param console: the file for what it says meanwhile.
@@ -90,11 +104,9 @@ async def boot(parts: Parts, job: Job, work: Path, console: Path) -> Found:
     shutil.copytree(job.stage, tree / "checkout")
     init = job.stage / "tests" / "vm" / "guest" / "init"
     disk = empty_disk(work)
-    append = f"clb_tests={job.arguments}"
     drives = (f"file={job.root},if=virtio,format=raw,readonly=on", f"file={disk},if=virtio,format=raw")
     initramfs = make_initramfs(parts, init, tree)
-    seconds = await emulate(parts, initramfs, append, drives, limit=job.limit, console=console)
-    return read_found(disk, console, seconds)
+    return await emulate(parts, initramfs, job.append, drives, limit=job.limit, console=console, options=job.options)
 
 
 def disk_of(work: Path) -> Path:
@@ -111,7 +123,14 @@ def empty_disk(work: Path) -> Path:
 
 
 async def emulate(
-    parts: Parts, initramfs: Path, append: str, drives: Sequence[str], *, limit: float, console: Path
+    parts: Parts,
+    initramfs: Path,
+    append: str,
+    drives: Sequence[str],
+    *,
+    limit: float,
+    console: Path,
+    options: Sequence[str] = PROCESSORS,
 ) -> float:
     """Run a machine until it switches itself off; return how many seconds that took.
 
@@ -119,12 +138,13 @@ async def emulate(
     :param drives: as QEMU's -drive takes them; the first is /dev/vda.
     :param limit: seconds until it is switched off.
     :param console: the file for what it says meanwhile.
+    :param options: QEMU's, for processors and clocks.
     :raises VmError: if it did not end by itself, or not well.
     """
     command = [
         *("setpriv", "--pdeathsig", "KILL"),  # the machine must not outlive this process, however that ends
         *("qemu-system-x86_64", "-accel", os.environ.get("QEMU_ACCEL", "tcg"), "-cpu", "max"),
-        *("-smp", "2", "-m", MEMORY, "-nic", "none", "-no-reboot"),
+        *(*options, "-m", MEMORY, "-nic", "none", "-no-reboot"),
         *("-display", "none", "-monitor", "none", "-serial", "stdio"),
         *("-kernel", str(parts.image), "-initrd", str(initramfs)),
         # Where the host is busy the kernel would find its timer wanting, and panic.

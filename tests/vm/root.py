@@ -1,4 +1,4 @@
-"""The root of the machines: a small Debian with what the tests use, as a read-only image."""
+"""The root of the machines: a small Debian with what is used in them, as a read-only image."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import hashlib
 import sys
 import tempfile
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from tests.vm.debian import bootstrap, run
+from tests.vm.debian import bootstrap, is_young, run
 
 SUITE: Final = "bookworm"
 PYTHON: Final = "3.11"  # the suite's
@@ -19,13 +20,52 @@ NOT_THERE: Final = ("clb-discovery", "mypy", "ruff")
 """Of the extra `test`, what the tests of the kernel do not need."""
 
 
-def recipe(checkout: Path) -> str:
-    """Return a name for what the image is made of: another name is another image."""
-    parts = (*_packages(checkout), *_requirements(checkout), SUITE, *MORE_SUITES, Path(__file__).read_text())
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+class Recipe(NamedTuple):
+    """What a root is made of."""
+
+    packages: tuple[str, ...]
+    """Debian's."""
+    requirements: tuple[str, ...]
+    """Python's, in /opt/python."""
+    more_suites: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """A name for it: another name is another image."""
+        parts = (*self.packages, *self.requirements, SUITE, *self.more_suites, Path(__file__).read_text())
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def make(checkout: Path, image: Path) -> None:
+def of_tests(checkout: Path) -> Recipe:
+    """Return what the tests of the kernel need."""
+    packages = run([checkout / "scripts" / "setup", "list"]).split()
+    wanted = [*requirements(checkout), *_project(checkout)["optional-dependencies"]["test"]]
+    needed = tuple(requirement for requirement in wanted if not requirement.startswith(NOT_THERE))
+    return Recipe((*packages, *MORE_PACKAGES), needed, MORE_SUITES)
+
+
+def requirements(checkout: Path) -> list[str]:
+    """Return what the wheel itself needs."""
+    found: list[str] = _project(checkout)["dependencies"]
+    return found
+
+
+def cached(recipe: Recipe, cache: Path, say: Callable[[str], None]) -> Path:
+    """Return the image, made anew when its parts have changed or it is a week old; needs root.
+
+    :param say: tells a person.
+    :raises VmError: if it cannot be made.
+    """
+    image = cache / f"root-{recipe.name}.img"
+    if not is_young(image):
+        say("making the root of the machines")
+        for old in cache.glob("root-*.img"):
+            old.unlink()
+        make(recipe, image)
+    return image
+
+
+def make(recipe: Recipe, image: Path) -> None:
     """Make the image, which appears whole or not at all; needs root.
 
     :raises VmError: if it cannot be made.
@@ -33,10 +73,10 @@ def make(checkout: Path, image: Path) -> None:
     image.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=image.parent) as name:
         tree, fresh = Path(name) / "root", Path(name) / "image"
-        bootstrap(tree, [*_packages(checkout), *MORE_PACKAGES], SUITE, *MORE_SUITES)
+        bootstrap(tree, recipe.packages, SUITE, *recipe.more_suites)
         target = tree / "opt" / "python"
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        run([*install, "--target", target, "--python-version", PYTHON, "--only-binary=:all:", *_requirements(checkout)])
+        run([*install, "--target", target, "--python-version", PYTHON, "--only-binary=:all:", *recipe.requirements])
         run(["chroot", tree, "python3", "-m", "compileall", "-q", "/opt/python"])
         used = sum(path.lstat().st_size for path in tree.rglob("*") if not path.is_dir())
         size = f"{used * 3 // 2 // 2**20 + 128}M"  # sparse: what is not used takes no room
@@ -44,11 +84,6 @@ def make(checkout: Path, image: Path) -> None:
         fresh.rename(image)
 
 
-def _packages(checkout: Path) -> list[str]:
-    return run([checkout / "scripts" / "setup", "list"]).split()
-
-
-def _requirements(checkout: Path) -> list[str]:
-    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
-    wanted: list[str] = [*project["dependencies"], *project["optional-dependencies"]["test"]]
-    return [requirement for requirement in wanted if not requirement.startswith(NOT_THERE)]
+def _project(checkout: Path) -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    return project

@@ -81,7 +81,7 @@ def test_results_are_of_one_program_and_its_tests(tmp_path: Path) -> None:
     before = fingerprint(job)
     (tmp_path / "site/clb.dist-info/direct_url.json").write_text("where it was built")
     assert fingerprint(job) == before
-    assert fingerprint(job._replace(arguments="tests")) != before
+    assert fingerprint(job._replace(append="tests")) != before
     (tmp_path / "site/clb.py").write_text("2")
     assert fingerprint(job) != before
 

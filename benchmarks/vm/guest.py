@@ -1,0 +1,126 @@
+"""What a machine does: set one case up, measure it, and write down what was found.
+
+Usage: python -m benchmarks.vm.guest CASE REQUESTS CONNECTS CLIENT-PROGRAM FILE. Everything is done once before it is
+measured. How often programs run is counted afterwards, as counting takes instructions itself.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from benchmarks.connect import in_namespace
+from benchmarks.vm.figures import OURS
+from benchmarks.vm.ways import INSTANCE, OWN_PORT, REDIS_PORT, WAYS, connect_place
+from clb_discovery.datapath.pins import Pins
+from tests.support import namespaces
+from tests.support.process import running, wait_until
+from tests.support.run_counts import counting_runs, run_counts
+
+TESTS: Final = 2
+"""Those of redis-benchmark: PING_INLINE and PING_MBULK."""
+COUNTED: Final = (1000, 3000)
+"""Requests of each test, while the runs of programs are counted."""
+_SETTLING: Final = 3.0
+"""Seconds in which what was started gets done with that; they pass at once."""
+
+
+class Client:
+    """One that does nothing but connect, to itself."""
+
+    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
+        self._process = process
+        self._address = address
+
+    def connect(self, times: int) -> tuple[int, int, int]:
+        """Make connections; return how many, the nanoseconds in the call alone, and those for all of it."""
+        assert self._process.stdin
+        assert self._process.stdout
+        print(self._address, OWN_PORT, times, file=self._process.stdin, flush=True)
+        in_connect, altogether = map(int, self._process.stdout.readline().split())
+        return times, in_connect, altogether
+
+
+@contextmanager
+def client(program: Path, address: str, servers: Path) -> Iterator[Client]:
+    """Run a client that listens in the namespace of the servers, and is outside of it itself."""
+    listener = namespaces.inside(servers, lambda: socket.create_server(("0.0.0.0", OWN_PORT), backlog=4096))
+    with listener:
+        fd = listener.fileno()
+        pipe = subprocess.PIPE
+        with subprocess.Popen([program, str(fd)], stdin=pipe, stdout=pipe, text=True, pass_fds=[fd]) as process:
+            try:
+                yield Client(process, address)
+            finally:
+                process.kill()
+
+
+@contextmanager
+def redis(servers: Path, folder: Path) -> Iterator[None]:
+    """Run a Redis server at all addresses of the namespace of the servers."""
+    command = ["redis-server", "--port", str(REDIS_PORT), "--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]
+    with running(in_namespace(servers, [*command, "--dir", folder]), folder / "redis.log"):
+        asked = in_namespace(servers, ["redis-cli", "-p", str(REDIS_PORT), "ping"])
+        wait_until(lambda: b"PONG" in subprocess.run(asked, check=False, capture_output=True).stdout, "Redis answers")
+        yield
+
+
+def ping(address: str, requests: int) -> str:
+    """Let redis-benchmark make so many requests of each kind over 100 connections; return what it says."""
+    command = ["redis-benchmark", "-h", address, "-p", str(REDIS_PORT), "-c", "100", "-P", "1", "-t", "ping"]
+    command += ["-n", str(requests), "--csv"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def counted_runs(address: str) -> list[tuple[int, int]]:
+    """Return requests, and how often programs ran meanwhile, for few and for many requests."""
+    counts = []
+    with counting_runs():
+        for requests in COUNTED:
+            before = sum(run_counts(Pins(INSTANCE)).values())
+            ping(address, requests)
+            counts.append((requests * TESTS, sum(run_counts(Pins(INSTANCE)).values()) - before))
+    return counts
+
+
+def modules() -> list[str]:
+    """Return the modules in the kernel."""
+    return [line.split()[0] for line in Path("/proc/modules").read_text(encoding="utf-8").splitlines()]
+
+
+def programs() -> int:
+    """Return how many BPF programs are in the kernel, by the names that it gives to what it compiled."""
+    return Path("/proc/kallsyms").read_text(encoding="utf-8").count(" bpf_prog_")
+
+
+def main(case: str, requests: int, connects: int, program: Path) -> dict[str, object]:
+    """Measure a case; return what was found."""
+    address, way = WAYS[case]
+    folder = Path("/tmp")  # noqa: S108 - the machine's own, in memory
+    with ExitStack() as stack:
+        servers = stack.enter_context(namespaces.by_mount())
+        connect_place(servers)
+        stack.enter_context(redis(servers, folder))
+        with way(folder):
+            connecting = stack.enter_context(client(program, address, servers))
+            time.sleep(_SETTLING)
+            ping(address, requests // 10)
+            said = ping(address, requests)
+            connecting.connect(connects // 10)
+            connected = connecting.connect(connects)
+            found = {"modules": modules(), "programs": programs()}
+        # The data plane stays without the sidecar, which connects now and then itself.
+        runs = counted_runs(address) if case == OURS else None
+    return {"redis": said, "connects": connected, "runs": runs, **found}
+
+
+if __name__ == "__main__":
+    measured = main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    Path(sys.argv[5]).write_text(json.dumps(measured), encoding="utf-8")

@@ -1,0 +1,95 @@
+"""The ways from a client to the real servers, one for each case, set up in the machine that measures it.
+
+The real servers are ten addresses of one network namespace, behind a veth pair; the client is outside of it. Whatever
+way there is leads from a VIP to these addresses at the same port, since direct routing cannot change that. What is set
+up is alike for all cases but for the way itself. Nothing is taken down: the machine is switched off.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from benchmarks.connect import REAL, VIP, add_iptables
+from benchmarks.vm.figures import DIRECT, OURS
+from clb_discovery.datapath.cgroup import find_root
+from tests.support.sidecar import sidecar
+
+INSTANCE: Final = "default"
+REDIS_PORT: Final = 6379
+OWN_PORT: Final = 7000
+"""Leads to the client itself, which listens in the namespace of the real servers."""
+PORTS: Final = (REDIS_PORT, OWN_PORT)
+_CLIENT: Final = "10.1.0.100"
+_HERE: Final = Path("/proc/self/ns/net")
+
+
+def connect_place(servers: Path) -> None:
+    """Join the namespace of the real servers and that of the client, which is this process's.
+
+    The VIP is where direct routing has to have it: at the real servers. The client has a way there, as to any address
+    that packets can be sent to; what changes their destination does so afterwards.
+
+    :param servers: the file of the namespace.
+    """
+    name = servers.name
+    _do("ip", "link", "add", "veth-client", "type", "veth", "peer", "name", "veth-servers", "netns", name)
+    _do("ip", "address", "add", f"{_CLIENT}/24", "dev", "veth-client")
+    _do("ip", "link", "set", "veth-client", "up")
+    for address in REAL:
+        _do("ip", "-n", name, "address", "add", f"{address}/24", "dev", "veth-servers")
+    _do("ip", "-n", name, "address", "add", f"{VIP}/32", "dev", "lo")
+    _do("ip", "-n", name, "link", "set", "veth-servers", "up")
+    _do("ip", "route", "add", f"{VIP}/32", "dev", "veth-client", "src", _CLIENT)
+
+
+@contextmanager
+def _clb_discovery(folder: Path) -> Iterator[None]:
+    """Have the sidecar running as it is shipped, with nothing but services in its configuration."""
+    config = folder / "clb-discovery.toml"
+    config.write_text("".join(map(_service, PORTS)))
+    with sidecar(INSTANCE, find_root(), folder, ["--config", str(config)]):
+        yield
+
+
+def _service(port: int) -> str:
+    servers = ", ".join(f'"{address}:{port}"' for address in REAL)
+    return f'[[service]]\nname = "port-{port}"\nvip = "{VIP}:{port}"\nservers = [{servers}]\n'
+
+
+@contextmanager
+def _ipvs(method: str, _folder: Path) -> Iterator[None]:
+    for port in PORTS:
+        _do("ipvsadm", "-A", "-t", f"{VIP}:{port}", "-s", "rr")
+        for address in REAL:
+            _do("ipvsadm", "-a", "-t", f"{VIP}:{port}", "-r", f"{address}:{port}", method)
+    yield
+
+
+@contextmanager
+def _iptables(_folder: Path) -> Iterator[None]:
+    add_iptables(_HERE, [(port, port) for port in PORTS])
+    yield
+
+
+@contextmanager
+def _direct(_folder: Path) -> Iterator[None]:
+    yield
+
+
+WAYS: Final[dict[str, tuple[str, Callable[[Path], AbstractContextManager[None]]]]] = {
+    DIRECT: (REAL[0], _direct),
+    OURS: (VIP, _clb_discovery),
+    "ipvs-dr": (VIP, partial(_ipvs, "-g")),
+    "ipvs-nat": (VIP, partial(_ipvs, "-m")),
+    "iptables": (VIP, _iptables),
+}
+"""The address that a client of each case connects to, and what sets the case up for as long as it is measured."""
+
+
+def _do(*command: str) -> None:
+    subprocess.run(command, check=True)
