@@ -11,8 +11,9 @@ import pytest
 from tests.vm.__main__ import surprises
 from tests.vm.errors import VmError
 from tests.vm.features import FEATURES, Finding
-from tests.vm.kernels import KERNELS, Kernel
+from tests.vm.kernels import KERNELS, Kernel, Parts
 from tests.vm.machine import Found, Job, Outcome, fingerprint, read_found
+from tests.vm.root import Recipe
 from tests.vm.suite import ABOUT_THE_SIDECAR, LEFT_OUT, TESTED
 from tests.vm.table import document
 
@@ -84,6 +85,23 @@ def test_results_are_of_one_program_and_its_tests(tmp_path: Path) -> None:
     assert fingerprint(job._replace(append="tests")) != before
     (tmp_path / "site/clb.py").write_text("2")
     assert fingerprint(job) != before
+
+
+def test_parts_are_of_one_choice_of_modules(tmp_path: Path) -> None:
+    """Parts that were chosen for other modules, or by nobody knows which, are fetched anew."""
+    parts = Parts(tmp_path)
+    assert not parts.are_fresh(["ext4"])
+    (tmp_path / "choice").write_text("ext4 overlay")
+    assert parts.are_fresh(["ext4", "overlay"])
+    assert not parts.are_fresh(["ext4"])
+
+
+def test_a_root_is_of_one_recipe() -> None:
+    """Another package, of Debian or of Python, makes another image."""
+    recipe = Recipe(("python3",), ("rich",))
+    names = {recipe.name, recipe._replace(packages=("redis",)).name, recipe._replace(requirements=()).name}
+    assert len(names) == 3
+    assert recipe.name == Recipe(("python3",), ("rich",)).name
 
 
 def test_results_are_read_from_the_disk(tmp_path: Path) -> None:
