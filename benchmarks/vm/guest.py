@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from benchmarks.connect import in_namespace
 from benchmarks.vm.figures import OURS
 from benchmarks.vm.ways import INSTANCE, OWN_PORT, REDIS_PORT, WAYS, connect_place
+from benchmarks.ways import in_namespace
 from clb_discovery.datapath.pins import Pins
 from tests.support import namespaces
 from tests.support.process import running, wait_until

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks.connect import REAL, VIP, add_iptables
 from benchmarks.vm.figures import DIRECT, OURS
+from benchmarks.ways import REAL, VIP, add_iptables
 from clb_discovery.datapath.cgroup import find_root
 from tests.support.sidecar import sidecar
 
