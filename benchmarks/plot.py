@@ -72,6 +72,19 @@ def of_requests(measured: Measured) -> Pictures:
     yield "established-cpu", bars("Processor time of a request on an established connection", unit, cpu)
 
 
+def of_machines(measured: Mapping[str, Any]) -> Pictures:
+    """Draw what `make bench-vm` has counted."""
+    cases: Measured = measured["cases"]
+    unit = "times those of direct connections; more is better"
+    yield (
+        "vm",
+        bars("Requests a virtual second on established connections", unit, ratios(cases, "to_direct"), reference=1),
+    )
+    others = {name: fields for name, fields in cases.items() if fields["connect_more"]}
+    unit = "instructions, both ends; less is better"
+    yield "vm-connect", bars("connect(2), beyond a direct one", unit, ratios(others, "connect_more"))
+
+
 def of_changes(measured: Measured) -> Pictures:
     """Draw what `make bench-change` has measured."""
     unit = "milliseconds: median / 99th of 100 / worst; less is better"
@@ -89,6 +102,7 @@ def of_sizes(cells: Cells) -> Pictures:
 DRAWN: Final[Mapping[str, Callable[[Any], Pictures]]] = {
     "connect": of_connects,
     "established": of_requests,
+    "vm": of_machines,
     "change": of_changes,
     "scale": of_sizes,
 }

@@ -75,6 +75,33 @@ def of_requests(measured: Fields) -> Iterator[str]:
             )
 
 
+def of_machines(measured: Fields) -> Iterator[str]:
+    """Tell what the emulated machines have counted."""
+    yield f"Debian's {measured['kernel']}; {measured['repeats']} machines for each case; in instructions:"
+    yield ""
+    heads = (
+        *("", "requests a virtual second", "to direct", "spread", "a request", "`connect(2)`", "more than direct"),
+        *("spread", "open and close", "more than direct", "runs of ours a request"),
+    )
+    body = (
+        (
+            name,
+            told(fields, "{:,.0f}", "per_second"),
+            told(fields, "{:.4f}", "to_direct"),
+            told(fields, "{:.2%}", "spread"),
+            told(fields, "{:,.0f}", "instructions"),
+            told(fields, "{:,.0f}", "connect"),
+            told(fields, "{:+,.0f}", "connect_more"),
+            told(fields, "{:.2%}", "connect_spread"),
+            told(fields, "{:,.0f}", "cycle"),
+            told(fields, "{:+,.0f}", "cycle_more"),
+            "" if fields["runs"] is None else told(fields, "{:g}", "runs"),
+        )
+        for name, fields in measured["cases"].items()
+    )
+    yield from rows(heads, body)
+
+
 def of_changes(measured: Fields) -> Iterator[str]:
     """Tell how soon a change is felt."""
     heads = ("", "", "changes", "p50", "p99", "worst")
@@ -174,6 +201,7 @@ def of_sidecars(measured: Fields) -> Iterator[str]:
 TABLES: Final[Mapping[str, Callable[[Any], Iterator[str]]]] = {
     "connect": of_connects,
     "established": of_requests,
+    "vm": of_machines,
     "change": of_changes,
     "consul_load": of_fleets,
     "scale": of_sizes,
@@ -190,6 +218,10 @@ PICTURES: Final[Mapping[str, Mapping[str, str]]] = {
     "established": {
         "established": "Requests a second relative to direct connections, as in the table",
         "established-cpu": "Processor time of the machine for a request, as in the table",
+    },
+    "vm": {
+        "vm": "Requests a virtual second relative to direct connections, as in the table",
+        "vm-connect": "Instructions of a connect beyond those of a direct one, as in the table",
     },
     "change": {"change": "Median, 99th of 100 and worst time until a change is felt, as in the table"},
     "scale": {

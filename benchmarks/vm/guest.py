@@ -97,7 +97,7 @@ def modules() -> list[str]:
 
 
 def programs() -> int:
-    """Return how many BPF programs are in the kernel, by the names that it gives to what it compiled, with their tags."""
+    """Return how many BPF programs are in the kernel, by the names, with tags, that it gives to what it compiled."""
     return len(re.findall(r" bpf_prog_[0-9a-f]{16}\b", Path("/proc/kallsyms").read_text(encoding="utf-8")))
 
 

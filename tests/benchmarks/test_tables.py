@@ -7,6 +7,7 @@ from benchmarks.established import Run, summary
 from benchmarks.fleet import Costs, Fleet, load
 from benchmarks.results import kept
 from benchmarks.tables import DOCUMENT, TABLES, filled, of_connects, rows
+from benchmarks.vm.figures import Row
 from benchmarks.ways import DIRECT
 
 MACHINE = {"processor": "P", "processors": 2, "virtual": True, "kernel": "6.1", "load": [0.5, 1, 1]}
@@ -52,8 +53,10 @@ def test_what_benchmarks_save_can_be_told() -> None:
     cell = Cell(100, 1000, 245, 16, 30, 16, 20, 500, 90, 110)
     requests = summary({DIRECT: [Run(50000, 1000, 2000, 40)]})
     requests[DIRECT] |= {"runs_a_connection": 11, "runs_a_request": 0.0}
+    row = Row(9980, 1.0039, 0.0012, 50100, 46442, 2883, 0.001, 75330, 3678, 0.0, (), 0)
     saved = {
         "established": requests,
+        "vm": {"kernel": "6.1", "repeats": 3, "cases": {"clb-discovery": row._asdict()}},
         "consul_load": {"cells": [cell._asdict()], "costs": costs._asdict(), "fleets": [load(costs, Fleet(1000))]},
     }
     for name, measured in saved.items():
