@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import groupby, islice
 from operator import attrgetter
 
@@ -10,6 +11,8 @@ from clb_discovery.core import layout
 from clb_discovery.core.alias import alias_table
 from clb_discovery.core.layout import Slot, Virtual
 from clb_discovery.core.model import Pool, Tracking, VirtualServer
+
+_known_table = lru_cache(maxsize=16)(alias_table)  # who changes seldom changes the weights of a pool
 
 
 def pool_members(vip: bytes, pool: Pool) -> Iterator[bytes]:
@@ -31,8 +34,8 @@ def pool_slots(pool: Pool, servers: Iterable[tuple[bytes, int]]) -> list[Slot]:
         return [Slot(refusal, keep=1, out_of=1, alias=0, first=0, tier=1, weight=0, priority=0, server=index)]
     slots: list[Slot] = []
     for priority, tier in groupby(pool, key=attrgetter("priority")):
-        weights = [server.weight for server in tier]
-        table = alias_table(weights)
+        weights = tuple(server.weight for server in tier)
+        table = _known_table(weights)
         first = len(slots)
         own = islice(members, first, first + len(weights))
         # By position: pools are large, and so each of these is made in a third of the time.
