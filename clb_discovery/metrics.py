@@ -46,6 +46,12 @@ class Meters:
         self._failures = Counter(
             "clb_publication_failures", "Changes of the kernel's maps that it refused", registry=self.registry
         )
+        self.unkept = Counter(
+            "clb_state_write_failures",
+            "Times that the last known sets could not be kept on disk",
+            registry=self.registry,
+        )
+        """Counts for its owner, with `count_exceptions`."""
         self._time = Histogram(
             "clb_publication_seconds",
             "Time to work out and to carry out a change of the kernel's maps",

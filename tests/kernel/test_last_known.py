@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,10 @@ from tests.support.in_process import real_servers, running_daemon
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
 from tests.support.loading import loader_of_tests
-from tests.support.process import wait_until
+from tests.support.process import free_port, wait_until
 from tests.support.sidecar import clb, pool, sidecar, status, wait_for_pool
 from tests.support.srv_web import OTHER_VIP, VIP, WEB, resolver, serve, weighted
+from tests.support.web import get
 
 
 def test_last_known_set_is_served_after_a_reboot_without_discovery(
@@ -119,13 +121,16 @@ def test_garbage_on_disk_is_no_reason_to_end(
 
 
 def test_disk_that_takes_nothing_is_logged_once(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """Where the state directory cannot be written the sidecar says so once and follows on."""
+    """Where the state directory cannot be written the sidecar says so once, counts, and follows on."""
     (tmp_path / "file").touch()
     serve(knot, "127.0.0.1:1")
-    options = [*WEB, *resolver(knot), "--state-dir", str(tmp_path / "file")]
+    port = free_port()
+    options = [*WEB, *resolver(knot), "--state-dir", str(tmp_path / "file"), "--metrics", f"127.0.0.1:{port}"]
     with sidecar(instance, cgroup, tmp_path, options) as found:
         serve(knot, "127.0.0.1:1", "127.0.0.2:2")
         wait_for_pool(instance, VIP, weighted("127.0.0.1:1", "127.0.0.2:2"))
+        lost = re.compile(r"^clb_state_write_failures_total ([1-9]\d*)\.0$", re.MULTILINE)
+        found.wait_for(lambda: lost.search(get(port, "/metrics")) is not None, "it is counted")
         assert found.stop() == 0
     assert found.events().count("cannot keep the last known sets on disk") == 1
 
