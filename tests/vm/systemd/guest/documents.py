@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -57,8 +56,8 @@ def edited_by_hand(unit: str, text: str, directory: Path) -> Iterator[None]:
     """Type a drop-in into `systemctl edit`, which wants a terminal and an editor, restart the unit, and undo it."""
     typed = directory / "typed"
     typed.write_text(text)
-    os.environ["SYSTEMD_EDITOR"] = f"cp {typed}"
-    run("script", "--quiet", "--return", "--command", f"systemctl edit {unit}", "/dev/null")
+    editing = f"env SYSTEMD_EDITOR='cp {typed}' systemctl edit {unit}"
+    run("script", "--quiet", "--return", "--command", editing, "/dev/null")
     try:
         systemctl("restart", unit)
         yield
