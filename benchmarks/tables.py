@@ -162,14 +162,16 @@ def of_fleets(measured: Fields) -> Iterator[str]:
 def of_sizes(measured: Iterable[Fields]) -> Iterator[str]:
     """Tell how the sidecar grows."""
     heads = (
-        *("virtual servers", "real servers of each", "sync CPU", "CPU for a change"),
-        *("idle", "memory, at most", "maps"),
+        *("virtual servers", "real servers of each", "sync CPU", "change, median", "worst"),
+        *("its CPU", "idle", "memory, at most", "maps"),
     )
     body = (
         (
             told(cell, "{:,}", "virtual"),
             told(cell, "{:,}", "real"),
             told(cell, "{:.2f} s", "sync_cpu_s"),
+            told(cell, "{:.1f} ms", "change_ms"),
+            told(cell, "{:.1f} ms", "change_ms_most"),
             told(cell, "{:.0f} ms", "change_cpu_ms"),
             told(cell, "{:.2f} %", "idle_cpu_percent"),
             told(cell, "{:.0f} MiB", "peak_mib"),

@@ -166,8 +166,10 @@ class Daemon:
         """Bring the kernel, and all that is written elsewhere, to where it should be."""
         now = asyncio.get_running_loop().time()
         # What the kernel holds is only published again, perhaps at other VIPs, when discovery has had its chance.
-        settled = self._knowledge.tried or now >= self._fresh_until
-        self._changed |= self._knowledge.elapse(now) or (settled and not self._knowledge.published(self._applied))
+        settled = now >= self._fresh_until or self._knowledge.tried
+        self._changed |= self._knowledge.elapse(now)
+        if settled and not self._changed:
+            self._changed = not self._knowledge.published(self._applied)
         self._watches.adjust(self._knowledge.sources)
         if self._changed:
             await self._sync(publisher)
