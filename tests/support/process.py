@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import subprocess
 import time
@@ -12,14 +13,19 @@ from pathlib import Path
 from tests.support.pace import patient
 
 START_TIMEOUT = patient(20)
+_PORTS = range(20000, 32768)
+"""Below those that the kernel gives to clients, who are many: one of them could have a port before its server."""
+_CHANCE = random.SystemRandom()
 
 
 def free_port() -> int:
-    """Return a TCP port on 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a port on 127.0.0.1 that nobody has now, neither of TCP nor of UDP."""
+    while True:
+        port = _CHANCE.choice(_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", port))
+            udp.bind(("127.0.0.1", port))
+            return port
 
 
 def accepts(port: int, host: str = "127.0.0.1") -> bool:
