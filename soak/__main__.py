@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -51,6 +52,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31), help="repeats a schedule")
     parser.add_argument("--keep", action="store_true", help="leave the folder with all logs behind")
     options = parser.parse_args()
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)  # they end it as Ctrl-C does, with everything cleaned up
     folder = Path(tempfile.mkdtemp(prefix="clb-soak-"))
     print(f"soak: {options.seconds} s with --seed {options.seed}; logs in {folder}", flush=True)
     enter_private_network()
