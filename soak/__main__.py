@@ -260,4 +260,7 @@ def _compiled(folder: Path) -> dict[str, Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
