@@ -75,11 +75,8 @@ def of_requests(measured: Measured) -> Pictures:
 def of_machines(measured: Mapping[str, Any]) -> Pictures:
     """Draw what `make bench-vm` has counted."""
     cases: Measured = measured["cases"]
-    unit = "times those of direct connections; more is better"
-    yield (
-        "vm",
-        bars("Requests a virtual second on established connections", unit, ratios(cases, "to_direct"), reference=1),
-    )
+    unit, requests = "times those of direct connections; more is better", ratios(cases, "to_direct")
+    yield "vm", bars("Requests a virtual second on established connections", unit, requests, reference=1)
     others = {name: fields for name, fields in cases.items() if fields["connect_more"]}
     unit = "instructions, both ends; less is better"
     yield "vm-connect", bars("connect(2), beyond a direct one", unit, ratios(others, "connect_more"))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.vm import figures
+
 DOCUMENT: Final = Path(__file__).parent.parent / "docs/benchmarks.md"
 _BLOCK: Final = re.compile(r"(<!-- from (\w+)\.json -->\n).*?(<!-- end -->)", re.DOTALL)
 Fields = Mapping[str, Any]
@@ -83,23 +85,7 @@ def of_machines(measured: Fields) -> Iterator[str]:
         *("", "requests a virtual second", "to direct", "spread", "a request", "`connect(2)`", "more than direct"),
         *("spread", "open and close", "more than direct", "runs of ours a request"),
     )
-    body = (
-        (
-            name,
-            told(fields, "{:,.0f}", "per_second"),
-            told(fields, "{:.4f}", "to_direct"),
-            told(fields, "{:.2%}", "spread"),
-            told(fields, "{:,.0f}", "instructions"),
-            told(fields, "{:,.0f}", "connect"),
-            told(fields, "{:+,.0f}", "connect_more"),
-            told(fields, "{:.2%}", "connect_spread"),
-            told(fields, "{:,.0f}", "cycle"),
-            told(fields, "{:+,.0f}", "cycle_more"),
-            "" if fields["runs"] is None else told(fields, "{:g}", "runs"),
-        )
-        for name, fields in measured["cases"].items()
-    )
-    yield from rows(heads, body)
+    yield from rows(heads, ((name, *figures.cells(fields)) for name, fields in measured["cases"].items()))
 
 
 def of_changes(measured: Fields) -> Iterator[str]:

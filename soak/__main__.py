@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import random
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from soak.scene import SERVICES, STEADY, ZONE, ipv4, ipv6, port
 from soak.world import World
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
+from tests.support.ending import ended_by_signals
 from tests.support.process import wait_until
 from tests.support.sidecar import clb, status
 
@@ -52,8 +52,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31), help="repeats a schedule")
     parser.add_argument("--keep", action="store_true", help="leave the folder with all logs behind")
     options = parser.parse_args()
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)  # they end it as Ctrl-C does, with everything cleaned up
     folder = Path(tempfile.mkdtemp(prefix="clb-soak-"))
     print(f"soak: {options.seconds} s with --seed {options.seed}; logs in {folder}", flush=True)
     enter_private_network()
@@ -260,7 +258,5 @@ def _compiled(folder: Path) -> dict[str, Path]:
 
 
 if __name__ == "__main__":
-    try:
+    with ended_by_signals():
         sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)

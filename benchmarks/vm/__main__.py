@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import os
 import shutil
-import signal
 import sys
 import tarfile
 import tempfile
@@ -19,6 +18,7 @@ from typing import Final
 from benchmarks import results
 from benchmarks.vm import figures
 from benchmarks.vm.figures import CASES, DIRECT, NS_PER_INSTRUCTION, Sample
+from tests.support.ending import ended_by_signals
 from tests.vm import kernels, machine, root
 from tests.vm.debian import run
 from tests.vm.errors import VmError
@@ -112,8 +112,6 @@ def main(options: argparse.Namespace, work: Path) -> int:
 
 
 if __name__ == "__main__":
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)  # they end it as Ctrl-C does, with everything cleaned up
     parser = argparse.ArgumentParser(prog="benchmarks.vm", description=__doc__.split(":")[1].split("\n")[0])
     parser.add_argument("--repeats", type=int, default=REPEATS, help="machines for each case (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="so many machines at a time")
@@ -123,9 +121,7 @@ if __name__ == "__main__":
     if os.geteuid() != 0:
         sys.exit("bench-vm: root is needed to make the root of the machines: run it as root or through sudo")
     try:
-        with tempfile.TemporaryDirectory(prefix="clb-discovery-bench.") as folder:
+        with ended_by_signals(), tempfile.TemporaryDirectory(prefix="clb-discovery-bench.") as folder:
             sys.exit(main(parsed, Path(folder)))
     except VmError as error:
         sys.exit(f"bench-vm: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

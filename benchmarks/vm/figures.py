@@ -9,7 +9,7 @@ import csv
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 NS_PER_INSTRUCTION: Final = 2
 """QEMU's -icount shift=1: 2**1."""
@@ -159,6 +159,25 @@ def shortcomings(found: Mapping[str, Row]) -> Iterator[str]:
             yield f"{CASES[OURS]} is not ahead of {CASES[case]}"
 
 
+_FORMS: Final = {
+    "per_second": "{:,.0f}",
+    "to_direct": "{:.4f}",
+    "spread": "{:.2%}",
+    "instructions": "{:,.0f}",
+    "connect": "{:,.0f}",
+    "connect_more": "{:+,.0f}",
+    "connect_spread": "{:.2%}",
+    "cycle": "{:,.0f}",
+    "cycle_more": "{:+,.0f}",
+    "runs": "{:g}",
+}
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """Return the fields of a row, by their names, as tables have them; nothing for a field that is None."""
+    return ["" if row[field] is None else form.format(row[field]) for field, form in _FORMS.items()]
+
+
 def lines(found: Mapping[str, Row]) -> Iterator[str]:
     """Yield the table for a person."""
     heads = (
@@ -175,16 +194,4 @@ def lines(found: Mapping[str, Row]) -> Iterator[str]:
     )
     yield f"{'':<28}" + "".join(f"{head:>12}" for head in heads)
     for case, row in found.items():
-        cells = [
-            f"{row.per_second:,.0f}",
-            f"{row.to_direct:.4f}",
-            f"{row.spread:.2%}",
-            f"{row.instructions:,.0f}",
-            f"{row.connect:,.0f}",
-            f"{row.connect_more:+,.0f}",
-            f"{row.connect_spread:.2%}",
-            f"{row.cycle:,.0f}",
-            f"{row.cycle_more:+,.0f}",
-            "-" if row.runs is None else f"{row.runs:g}",
-        ]
-        yield f"{CASES[case]:<28}" + "".join(f"{cell:>12}" for cell in cells)
+        yield f"{CASES[case]:<28}" + "".join(f"{cell or '-':>12}" for cell in cells(row._asdict()))

@@ -82,7 +82,7 @@ def plan(held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool) ->
             draft.stale[map_] += keys
 
     wanted = address_filter.elements(frozenset(vip.address for vip in draft.virtual))
-    either = wanted if held.filter == wanted else _either(held.filter, wanted)
+    either = _either(held.filter, wanted)
     draft.writes[Map.FILTER] = _filter_changes(held.filter, either)
     deletes = _present(
         Write(Map.FILTER, tuple(_filter_changes(either, wanted).items()) if complete else ()),
@@ -210,8 +210,10 @@ _WRITTEN = (Map.SERVERS, Map.LABELS, Map.ROWS, Map.VIRTUAL, Map.FILTER)
 _COLLECTED = (Map.VIRTUAL, Map.ROWS, Map.SERVERS, Map.LABELS)
 
 
-def _either(one: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:
+def _either(one: Mapping[int, int], other: Mapping[int, int]) -> Mapping[int, int]:
     """Return the elements of a filter that lets pass what either of these does."""
+    if one == other:
+        return one
     return {index: one.get(index, 0) | other.get(index, 0) for index in one.keys() | other.keys()}
 
 

@@ -9,13 +9,13 @@ import argparse
 import asyncio
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
+from tests.support.ending import ended_by_signals
 from tests.vm import kernels, machine, root, table
 from tests.vm.errors import VmError
 from tests.vm.kernels import KERNELS, Kernel, Parts
@@ -120,17 +120,13 @@ async def main(options: argparse.Namespace, work: Path) -> int:
 
 
 if __name__ == "__main__":
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)  # they end it as Ctrl-C does, with everything cleaned up
     parsed = parse(sys.argv[1:])
     if os.geteuid() != 0:
         sys.exit("test-kernels: root is needed to make the root of the machines: run it as root or through sudo")
     if subprocess.run(["dpkg", "--print-architecture"], check=False, capture_output=True).stdout != b"amd64\n":
         sys.exit("test-kernels: the machines are amd64, made from this host's packages: run it on an amd64 Debian")
     try:
-        with tempfile.TemporaryDirectory(prefix="clb-discovery-kernels.") as folder:
+        with ended_by_signals(), tempfile.TemporaryDirectory(prefix="clb-discovery-kernels.") as folder:
             sys.exit(asyncio.run(main(parsed, Path(folder))))
     except VmError as error:
         sys.exit(f"test-kernels: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import os
 import shutil
-import signal
 import sys
 import tarfile
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from xml.etree import ElementTree as ET
 
+from tests.support.ending import ended_by_signals
 from tests.vm import kernels
 from tests.vm.errors import VmError
 from tests.vm.kernels import KERNELS, Kernel
@@ -115,8 +115,6 @@ async def main(suites: Sequence[str], package: Path, tests: Sequence[str]) -> in
 
 
 if __name__ == "__main__":
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)  # they end it as Ctrl-C does, with everything cleaned up
     parser = argparse.ArgumentParser(prog="scripts/test-systemd", description=__doc__.split(":")[1].split("\n")[0])
     parser.add_argument("--only", choices=SUITES, action="append", help="this Debian; repeatable")
     parser.add_argument("tests", nargs="*", help="arguments for pytest, in one boot, instead of all scenarios")
@@ -125,8 +123,7 @@ if __name__ == "__main__":
         sys.exit("test-systemd: root is needed to make the disks of the machines: run it as root or through sudo")
     try:
         (built,) = (CHECKOUT / "dist").glob("clb-discovery_*_all.deb")
-        sys.exit(asyncio.run(main(options.only or list(SUITES), built, options.tests)))
+        with ended_by_signals():
+            sys.exit(asyncio.run(main(options.only or list(SUITES), built, options.tests)))
     except VmError as error:
         sys.exit(f"test-systemd: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
