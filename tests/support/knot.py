@@ -90,11 +90,15 @@ class KnotServer:
         assert purge.returncode == 0, purge.stderr
 
     def start(self) -> None:
-        """Start the server and wait until it serves."""
-        stack = contextlib.ExitStack()
-        stack.enter_context(running(["knotd", "-c", self._path / "knot.conf"], self._path / "log"))
-        self._running = stack
-        wait_until(lambda: accepts(self.port) and self._serves_all(), "knotd serves its zones")
+        """Start the server and wait until it serves; fail the test with its log when it does not."""
+        with contextlib.ExitStack() as stack:
+            process = stack.enter_context(running(["knotd", "-c", self._path / "knot.conf"], self._path / "log"))
+            wait_until(
+                lambda: process.poll() is not None or (accepts(self.port) and self._serves_all()),
+                "knotd serves its zones",
+            )
+            assert process.poll() is None, f"knotd has ended: {self.log()}"
+            self._running = stack.pop_all()
 
     def stop(self) -> None:
         """Stop the server; its port then refuses."""
@@ -115,7 +119,11 @@ class KnotServer:
         return subprocess.run(run, check=False, capture_output=True, text=True, timeout=patient(20))
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

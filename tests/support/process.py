@@ -7,6 +7,7 @@ import random
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,16 +17,29 @@ START_TIMEOUT = patient(20)
 _PORTS = range(20000, 32768)
 """Below those that the kernel gives to clients, who are many: one of them could have a port before its server."""
 _CHANCE = random.SystemRandom()
+_GIVEN: deque[int] = deque(maxlen=1000)
 
 
 def free_port() -> int:
-    """Return a port on 127.0.0.1 that nobody has now, neither of TCP nor of UDP."""
-    while True:
-        port = _CHANCE.choice(_PORTS)
-        with contextlib.suppress(OSError), socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", port))
-            udp.bind(("127.0.0.1", port))
-            return port
+    """Return a port that nobody has now on 127.0.0.1 or ::1, in TCP or UDP, and that was not given lately."""
+    trouble: OSError | None = None
+    for port in _CHANCE.sample(_PORTS, 100):
+        if port not in _GIVEN:
+            try:
+                _bind_all(port)
+            except OSError as error:
+                trouble = error
+            else:
+                _GIVEN.append(port)
+                return port
+    raise AssertionError("no port is free on 127.0.0.1 and ::1") from trouble
+
+
+def _bind_all(port: int) -> None:
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            with socket.socket(family, kind) as candidate:
+                candidate.bind((address, port))
 
 
 def accepts(port: int, host: str = "127.0.0.1") -> bool:
