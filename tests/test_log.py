@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,17 @@ def test_a_service_gets_one_json_object_a_line(tmp_path: Path) -> None:
     ]
     assert lines[4]["logger"] == "library"
     assert lines[5]["exception"][0]["exc_value"] == "broken"
+
+
+def test_a_line_is_one_write() -> None:
+    """Whoever kills the sidecar finds whole lines in a file, each with its end."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # which keeps writes apart
+    with ours, its:
+        subprocess.run([sys.executable, "-c", PROGRAM, "json", "info"], check=True, stderr=its.fileno())
+        its.close()
+        written = list(iter(lambda: ours.recv(65536), b""))
+    assert len(written) == 5
+    assert all(one.endswith(b"}\n") and one.count(b"\n") == 1 for one in written)
 
 
 @pytest.mark.parametrize(("level", "events"), [("info", "bcd"), ("warning", "cd"), ("error", "d")])
