@@ -54,9 +54,11 @@ def _as_installed() -> None:
 @contextmanager
 def edited_by_hand(unit: str, text: str, directory: Path) -> Iterator[None]:
     """Type a drop-in into `systemctl edit`, which wants a terminal and an editor, restart the unit, and undo it."""
-    typed = directory / "typed"
+    typed, editor = directory / "typed", directory / "editor"
     typed.write_text(text)
-    editing = f"env SYSTEMD_EDITOR='cp {typed}' systemctl edit {unit}"
+    editor.write_text(f'#!/bin/sh\nfor file; do :; done\nexec cp {typed} "$file"\n')  # systemd 257 says a line first
+    editor.chmod(0o755)
+    editing = f"env SYSTEMD_EDITOR={editor} systemctl edit {unit}"
     run("script", "--quiet", "--return", "--command", editing, "/dev/null")
     try:
         systemctl("restart", unit)
