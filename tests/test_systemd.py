@@ -124,10 +124,11 @@ def test_both_units_of_the_sidecar_may_do_the_same() -> None:
 
 
 def test_both_units_that_load_may_do_the_same() -> None:
-    """They differ in the instance, and in what they attach to."""
+    """They differ in the instance, in what they attach to, and in when they run."""
     one, other = (read_unit(unit) for unit in (DATAPATH, DATAPATH_BESIDE))
     of_service = dict(list(one.items())[list(one).index("Type") :])
-    assert {name for name in of_service if other[name] != one[name]} == {"EnvironmentFile", "ExecStart"}
+    differ = {name for name in of_service if other.get(name) != one[name]}
+    assert differ == {"EnvironmentFile", "ExecStart", "RemainAfterExit"}
 
 
 def test_units_name_the_same_places() -> None:

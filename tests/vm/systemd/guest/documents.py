@@ -27,6 +27,7 @@ from tests.vm.systemd.guest.host import (
     is_active,
     run,
     show,
+    status,
     systemctl,
 )
 
@@ -86,7 +87,7 @@ def test_commands_of_the_documents(client: Client, monkeypatch: pytest.MonkeyPat
             wait_until(lambda: is_active(WRITER), f"the sidecar is up after {line}")
     assert show(WRITER, "FragmentPath") == str(UNITS / WRITER)
     wait_until(lambda: is_active("clb-discovery@shop.service"), "the sidecar of the application is up")
-    assert show("clb-discovery-datapath@shop.service", "Result") == "success"
+    assert status("shop")["datapath"]["effective"]
     assert (is_active(WRITER), is_active(DATAPATH)) == (False, False)
     client.goes_on()
 
