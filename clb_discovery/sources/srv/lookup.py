@@ -14,17 +14,21 @@ from dns.asyncresolver import Resolver
 from dns.exception import DNSException, Timeout
 from dns.flags import TC
 from dns.message import ChainingResult, QueryMessage
-from dns.nameserver import Nameserver
+from dns.nameserver import Do53Nameserver, Nameserver
 from dns.rdatatype import SOA, RdataType
 from dns.resolver import NXDOMAIN
 from dns.rrset import RRset
 
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.srv.nameservers import StreamNameserver
+from clb_discovery.sources.srv.nameservers import EDNS_PAYLOAD, StreamNameserver
+from clb_discovery.sources.srv.outline import Outline, outline
+from clb_discovery.sources.srv.repeat import Repeat
 
 MAX_CNAMES: Final = 8
 """CNAMEs followed from one name, in one answer or over several."""
 
+_NDOTS: Final = 1
+"""Dots from which on a relative name is tried as it is before the search domains (resolv.conf(5))."""
 _SHOWN_CAUSES: Final = 4
 _SHOWN_LENGTH: Final = 100
 
@@ -41,6 +45,8 @@ class Found:
     """The last one, with its additional section."""
     ttl: int
     """Seconds; the smallest on the way."""
+    outline: Outline | None
+    """What it said; None where one datagram to the server that is asked first does not get all of it."""
 
 
 class Lookup:
@@ -57,6 +63,7 @@ class Lookup:
         self._resolver.nameservers = [
             server.opened() if isinstance(server, StreamNameserver) else server for server in resolver.nameservers
         ]
+        self._configured = self._resolver
 
     async def __aenter__(self) -> Self:
         """Begin the round."""
@@ -80,7 +87,7 @@ class Lookup:
         """
         asked, ttl, hops = name, None, 0
         while True:
-            response, chain = await self._ask(asked, rdtype, tcp=tcp)
+            response, chain, alone = await self._ask(asked, rdtype, tcp=tcp)
             hops += len(chain.cnames)
             if hops > MAX_CNAMES:
                 raise SourceError(
@@ -91,15 +98,33 @@ class Lookup:
             here = _ttl(chain, response, negative=chain.answer is None and not unfinished)
             ttl = here if ttl is None else min(ttl, here)
             if not unfinished:
-                return Found(chain.canonical_name, chain.answer, response, ttl)
+                said = _outline(response) if alone and asked == name else None
+                return Found(chain.canonical_name, chain.answer, response, ttl, said)
             asked = chain.canonical_name
 
-    async def _ask(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool) -> tuple[QueryMessage, ChainingResult]:
+    async def again(self, name: dns.name.Name, repeat: Repeat) -> int | None:
+        """Ask what was found before once more, at little cost.
+
+        :param name: as it was given to `find`.
+        :param repeat: of what was found.
+        :return: the seconds that it holds, if it is the same; else None, and it is to be found anew.
+        """
+        server = _first_asked(self._resolver, name)
+        if server is None or not repeat.is_promising:
+            return None
+        self.questions += 1
+        return await repeat.ask(server)
+
+    async def _ask(
+        self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool
+    ) -> tuple[QueryMessage, ChainingResult, bool]:
         """Ask one question (several with search domains); NXDOMAIN and NODATA are answers.
 
+        :return: also whether one datagram to the server that is asked first gets all of it.
         :raises SourceError: if no server gave a proper answer.
         """
         self.questions += 1
+        alone = False
         try:
             answer = await self._resolver.resolve(name, rdtype, tcp=tcp, raise_on_no_answer=False)
         except NXDOMAIN as nothing:
@@ -112,10 +137,18 @@ class Lookup:
         else:
             self._resolver = _preferring(self._resolver, answer.nameserver, answer.port)
             response, chain = answer.response, answer.chaining_result
+            first = _first_asked(self._configured, name)
+            alone = (
+                first is not None
+                and (first.address, first.port) == (answer.nameserver, answer.port)
+                and answer.qname == name.derelativize(dns.name.root)
+                and not tcp
+                and len(response.wire or b"") <= EDNS_PAYLOAD  # else it came over TCP
+            )
         if response.flags & TC:
             # dnspython goes from UDP to TCP by itself, and takes what it gets there.
             raise self._failed(name, rdtype, "truncated even over TCP")
-        return response, chain
+        return response, chain, alone
 
     def _failed(self, name: dns.name.Name, rdtype: RdataType, causes: str) -> SourceError:
         by_hand = _by_hand(self._resolver, name, rdtype)
@@ -125,6 +158,14 @@ class Lookup:
 def to_text(name: dns.name.Name) -> str:
     """Return the form that `answer` speaks: lower case, odd bytes escaped (RFC 1035 section 5.1)."""
     return name.canonicalize().to_text()
+
+
+def _outline(response: QueryMessage) -> Outline | None:
+    """Return what an answer says; None where dnspython has read what we cannot."""
+    try:
+        return outline(response.wire or b"")
+    except ValueError:
+        return None
 
 
 def _ttl(chain: ChainingResult, response: QueryMessage, *, negative: bool) -> int:
@@ -137,6 +178,17 @@ def _ttl(chain: ChainingResult, response: QueryMessage, *, negative: bool) -> in
         soas = [rrset for rrset in response.authority if rrset.rdtype == SOA]
         ttls.append(min((min(soa.ttl, soa[0].minimum) for soa in soas), default=0))
     return min(ttls)
+
+
+def _first_asked(resolver: Resolver, name: dns.name.Name) -> Do53Nameserver | None:
+    """Return the server whose answer to the name itself comes first, if it is asked over UDP, else None.
+
+    A relative name with few dots is tried in the search domains before (resolv.conf(5), ndots).
+    """
+    dots = _NDOTS if resolver.ndots is None else resolver.ndots
+    is_tried_first = name.is_absolute() or not resolver.use_search_by_default or len(name) > dots
+    server = resolver.nameservers[0]
+    return server if is_tried_first and not resolver.rotate and isinstance(server, Do53Nameserver) else None
 
 
 def _preferring(resolver: Resolver, address: str | None, port: int | None) -> Resolver:

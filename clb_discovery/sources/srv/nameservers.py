@@ -22,6 +22,8 @@ from clb_discovery.errors import UsageError
 DNS_PORT: Final = 53
 TLS_PORT: Final = 853
 """DNS over TLS (RFC 7858 section 3.1)."""
+EDNS_PAYLOAD: Final = 1232
+"""Bytes of UDP answer we take: one packet on every IPv6 path, so that nothing hangs on fragments (flag day 2020)."""
 
 _SHOWN_LENGTH: Final = 80
 _LONGEST_NAME: Final = 253

@@ -13,11 +13,9 @@ from dns.nameserver import Do53Nameserver
 
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.srv.addresses import Addresses
-from clb_discovery.sources.srv.nameservers import DNS_PORT, Nameserver, parse_nameserver
+from clb_discovery.sources.srv.nameservers import DNS_PORT, EDNS_PAYLOAD, Nameserver, parse_nameserver
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
-EDNS_PAYLOAD: Final = 1232
-"""Bytes of UDP answer we take: one packet on every IPv6 path, so that nothing hangs on fragments (flag day 2020)."""
 LIFETIME: Final = 5.0
 """Seconds for one question over all servers and tries."""
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import dns.name
 from dns.exception import DNSException
@@ -33,7 +33,9 @@ from clb_discovery.sources.srv.answer import (
     targets,
 )
 from clb_discovery.sources.srv.lookup import Found, Lookup, plain, to_text
-from clb_discovery.sources.srv.resolvers import EDNS_PAYLOAD, Resolvers
+from clb_discovery.sources.srv.nameservers import EDNS_PAYLOAD
+from clb_discovery.sources.srv.repeat import Repeat
+from clb_discovery.sources.srv.resolvers import Resolvers
 
 CONCURRENCY: Final = 32
 """Questions under way at once for the targets of one name."""
@@ -59,10 +61,19 @@ class _Reading:
     """Addresses that came along in the additional section."""
     read: float
     """When the answer was there, in seconds of the loop's clock."""
+    repeat: Repeat
 
     def is_good(self, bounds: tuple[float, float], now: float) -> bool:
         """Tell whether nothing of it is due."""
         return is_good(self.srv, bounds, now) and all(is_good(found, bounds, now) for found in self.given.values())
+
+    def renewed(self, ttl: int, asked: float, read: float) -> _Reading:
+        """Return the same, said once more.
+
+        :param ttl: seconds that all of it holds.
+        """
+        given = {question: replace(found, ttl=ttl, asked=asked) for question, found in self.given.items()}
+        return replace(self, srv=replace(self.srv, ttl=ttl, asked=asked), given=given, read=read)
 
 
 class SrvSource:
@@ -99,6 +110,7 @@ class SrvSource:
         self._tcp_first = False
         self._last: Answer | None = None
         self._reading: _Reading | None = None  # which the last answer is from
+        self._built: tuple[object, Answer] | None = None  # the last one that was put together, and what of
 
     async def next(self) -> Answer:
         """Wait until the first TTL of the last answer is over, then ask; at once the first time and after an error.
@@ -117,7 +129,7 @@ class SrvSource:
             raise SourceError(
                 f"{self.name}: no complete answer in {ROUND_TIMEOUT:g} s; the DNS server is slow, look at its load"
             ) from None
-        answer = build_answer(reading.srv, addresses)
+        answer = self._answer(reading.srv, addresses)
         self._last, self._reading = answer, reading
         self.due = max(
             next_round(reading.srv, addresses, self._bounds, self._rng.random()),
@@ -139,26 +151,38 @@ class SrvSource:
         if last is not None and last.is_good(self._bounds, asyncio.get_running_loop().time()):
             reading = last
         else:
-            reading = await self._read(lookup)
+            reading = await self._read(lookup, last)
         for _ in range(MAX_READS):
             is_new = last is None or reading.srv.records != last.srv.records
             addresses = await self._find_addresses(lookup, reading, reading.read if is_new else 0.0)
             came_along = all(question in reading.given for question in reading.questions)
-            if came_along or build_answer(reading.srv, addresses) == self._last:
+            if came_along or self._answer(reading.srv, addresses) == self._last:
                 break
-            last, reading = reading, await self._read(lookup)
+            last, reading = reading, await self._read(lookup, reading)
             if reading.srv.records == last.srv.records:
                 break
         return reading, addresses
 
-    async def _read(self, lookup: Lookup) -> _Reading:
+    def _answer(self, srv: SrvSet, addresses: Mapping[str, Sequence[AddressSet]]) -> Answer:
+        """Build the answer, unless it is of the same records and addresses as the one before; raises as that."""
+        parts = (srv.records, [[found.addresses for found in sets] for sets in addresses.values()])
+        if self._built is None or self._built[0] != parts:
+            self._built = parts, build_answer(srv, addresses)
+        return self._built[1]
+
+    async def _read(self, lookup: Lookup, last: _Reading | None) -> _Reading:
         """Read the SRV records, with the addresses that come along and are to be believed.
 
+        :param last: what was read before, if anything.
         :raises SourceError: if the question got no proper answer, or a record cannot be used.
         """
         clock = asyncio.get_running_loop().time
         asked = clock()
+        if last is not None and (ttl := await lookup.again(self._qname, last.repeat)) is not None:
+            return last.renewed(ttl, asked, clock())
+        asked = clock()
         found = await self._find_srv(lookup)
+        repeat = Repeat(found.outline, last.repeat if last else None)
         records = sorted(  # servers rotate them, which is no news
             SrvRecord(record.priority, record.weight, record.port, to_text(record.target))
             for record in found.records or ()
@@ -166,7 +190,7 @@ class SrvSource:
         srv = SrvSet(to_text(found.name), tuple(records), found.ttl, asked)
         names = targets(srv)
         questions = tuple(Question(name, rdtype) for name in names for rdtype in (A, AAAA))
-        return _Reading(srv, questions, _given(found, names, asked), clock())
+        return _Reading(srv, questions, _given(found, names, asked), clock(), repeat)
 
     async def _find_addresses(self, lookup: Lookup, reading: _Reading, since: float) -> dict[str, list[AddressSet]]:
         """Return the addresses of every target in both families: given, known to another service, or asked for.
@@ -182,19 +206,15 @@ class SrvSource:
             async with places:
                 addresses[question.target].append(await shared.ask(lookup, question, since, self._bounds))
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for question in reading.questions:
-                    found = reading.given.get(question) or shared.known(question, since, self._bounds)
-                    if found is not None:
-                        addresses[question.target].append(found)
-                    else:
-                        group.create_task(ask(question))
-        except ExceptionGroup as failures:
-            expected, unexpected = failures.split(SourceError)
-            if expected is None or unexpected is not None:
-                raise
-            raise expected.exceptions[0] from None
+        missing = []
+        for question in reading.questions:
+            found = reading.given.get(question) or shared.known(question, since, self._bounds)
+            if found is not None:
+                addresses[question.target].append(found)
+            else:
+                missing.append(question)
+        if missing:
+            await _all(map(ask, missing))
         return addresses
 
     async def _find_srv(self, lookup: Lookup) -> Found:
@@ -230,6 +250,21 @@ class SrvSource:
                 f"{self.name}: an answer of {_size(srv)} bytes is at the limit of DNS and may lack servers; "
                 "use --consul where it is Consul that answers, else a TTL above 0, or split the service"
             )
+
+
+async def _all(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all; the first error ends the others, and is raised when they have ended.
+
+    After an error `asyncio.TaskGroup` may leave the task around it marked as cancelled (Python before 3.13, gh-116720),
+    and `asyncio.timeout` then takes its own time-out for the end of that task.
+    """
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _parse_name(text: str) -> dns.name.Name:

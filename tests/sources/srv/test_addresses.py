@@ -23,7 +23,7 @@ class Nobody(Lookup):
         """Answer at once."""
         del rdtype, tcp
         response: Any = None
-        return Found(name, None, response, 0)
+        return Found(name, None, response, 0, None)
 
 
 async def test_targets_that_are_gone_are_forgotten() -> None:

@@ -155,15 +155,27 @@ def test_next_round_is_when_the_first_part_ends(
     bounds: tuple[float, float],
     chance: float,
 ) -> None:
-    """No part of an answer is used beyond its time, and the next round is not before one ends."""
+    """No part of an answer is used beyond its time, and the next round is not before one may be asked for again."""
     of_records = srv(*records, ttl=ttl)
 
     due = next_round(of_records, found, bounds, chance)
 
-    ends = [lasts(of_records, bounds, chance)]
-    ends += [lasts(part, bounds, chance) for parts in found.values() for part in parts]
-    assert due in ends
-    assert all(due <= end for end in ends)
+    parts: list[SrvSet | AddressSet] = [of_records, *(part for parts in found.values() for part in parts)]
+    assert all(due <= lasts(part, bounds, 0.0) for part in parts)
+    assert any(due >= lasts(part, bounds, 1.0) for part in parts)
+
+
+def test_names_are_asked_for_at_the_same_times() -> None:
+    """Answers of any time with the same TTL are asked for again at a few times, all within what jitter leaves."""
+    clock = [1000 + number / 100 for number in range(3000)]
+
+    due = [
+        next_round(SrvSet(OWNER, (), 30, asked), {}, (1.0, 60.0), chance=number % 10 / 10)
+        for number, asked in enumerate(clock)
+    ]
+
+    assert len(set(due)) <= 17
+    assert all(asked + 27 <= at <= asked + 30 for asked, at in zip(clock, due, strict=True))
 
 
 def test_many_questions_stretch_the_pause() -> None:
