@@ -6,6 +6,7 @@ import json
 from typing import Final
 
 import dns.message
+import dns.name
 import dns.rrset
 
 _ENTRY: Final = {
@@ -43,18 +44,23 @@ _Said = tuple[str, str, list[str], list[str]]
 """Owner and type of a question, records of the answer and of the additional section."""
 
 
+def _answer(said: _Said) -> bytes:
+    """Return an answer as `targets.same` reads it."""
+    owner, kind, records, more = said
+    response = dns.message.make_response(dns.message.make_query(owner, kind, id=1))
+    for section, lines in ((response.answer, records), (response.additional, more)):
+        for line in lines:
+            name, ttl, rdtype, data = line.split(" ", 3)
+            section.append(dns.rrset.from_text(name, int(ttl), "IN", rdtype, data))
+    return response.to_wire()
+
+
 def _answers(*answers: _Said) -> bytes:
     """Return answers as `targets.srv` reads them."""
     stream = b""
-    for owner, kind, records, more in answers:
-        query = dns.message.make_query(owner, kind)
-        response = dns.message.make_response(query)
-        for section, lines in ((response.answer, records), (response.additional, more)):
-            for line in lines:
-                name, ttl, rdtype, data = line.split(" ", 3)
-                section.append(dns.rrset.from_text(name, int(ttl), "IN", rdtype, data))
-        wire = response.to_wire()
-        said = wire[2:4] + wire[6:12] + wire[16 + len(query.question[0].name.to_wire() or b"") :]
+    for answer in answers:
+        wire = _answer(answer)
+        said = wire[2:4] + wire[6:12] + wire[16 + len(dns.name.from_text(answer[0]).to_wire() or b"") :]
         stream += len(said).to_bytes(2, "big") + said
     return stream
 
@@ -69,6 +75,8 @@ _ALIAS: Final[_Said] = (
 )
 _NONE: Final[_Said] = (_NAME, "SRV", [f"{_NAME} 60 SRV 0 0 0 ."], [])
 _OTHER: Final[_Said] = (_NAME, "SRV", [f"{_NAME} 0 SRV 1 2 80 b.other."], [])
+
+SAME: Final = tuple(map(_answer, (_RECORDS, _ALIAS, _NONE)))
 
 SRV: Final = (
     _answers(_RECORDS, ("a.example.", "AAAA", ["a.example. 60 AAAA fd00::1"], []), _RECORDS),

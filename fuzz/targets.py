@@ -43,6 +43,7 @@ from clb_discovery.sources.consul.blocking import next_index
 from clb_discovery.sources.consul.client import ALL, OWN, Client
 from clb_discovery.sources.consul.transport import Transport
 from clb_discovery.sources.srv.nameservers import EDNS_PAYLOAD, parse_nameserver
+from clb_discovery.sources.srv.outline import Outline, outline
 from clb_discovery.sources.srv.resolvers import Resolvers
 from clb_discovery.sources.srv.source import SrvSource
 from fuzz import seeds
@@ -162,6 +163,13 @@ def srv(data: bytes) -> Answer | None:
     return None
 
 
+def same(data: bytes) -> Outline | None:
+    """Read what an answer says, without building a message."""
+    with suppress(ValueError):
+        return outline(data)
+    return None
+
+
 def _used(answer: Answer) -> Answer:
     built = desired([Service("web", "web", (_VIP,))], {"web": answer.servers}, [])
     assert len(built.virtual[_VIP].pool) <= len(answer.servers)
@@ -220,6 +228,7 @@ _WORDS: Final[tuple[Callable[[str], object], ...]] = (
 TARGETS: Final[Mapping[str, Target]] = {
     "consul": Target(consul, seeds.CONSUL),
     "srv": Target(srv, seeds.SRV),
+    "same": Target(same, seeds.SAME),
     "configuration": Target(configuration, seeds.CONFIGURATION),
     "disk": Target(disk, seeds.DISK),
     "hosts-file": Target(hosts_file, seeds.HOSTS_FILE),
