@@ -160,8 +160,7 @@ class Daemon:
         """Return in how many seconds to look, whatever happens: a held answer is due, or links and watchdog are."""
         now = asyncio.get_running_loop().time()
         watchdog = (self._service_manager.watchdog or math.inf) / 2
-        look = CHECK_EVERY - now % CHECK_EVERY  # when DNS asks, too: waking up costs more than a look
-        return max(0.0, min([look, watchdog, *(deadline - now for deadline in self._knowledge.deadlines)]))
+        return max(0.0, min([CHECK_EVERY, watchdog, *(deadline - now for deadline in self._knowledge.deadlines)]))
 
     async def _tick(self, publisher: Publisher) -> None:
         """Bring the kernel, and all that is written elsewhere, to where it should be."""

@@ -130,8 +130,8 @@ def next_round(
 ) -> float:
     """Return the time at which the first part of the answer is asked for again.
 
-    Within what jitter leaves it is on a grid, so that many names are asked for at once, which costs a sidecar half of
-    what they cost one by one. Hosts stay apart: their clocks do not begin at the same time.
+    Within what jitter leaves it is on a grid, so that a sidecar wakes up once for many names.
+    Hosts stay apart: their clocks do not begin at the same time.
 
     :param bounds: least and most seconds between questions.
     :param chance: a random number, 0 <= chance < 1: how much of `JITTER` to take off.

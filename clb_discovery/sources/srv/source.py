@@ -151,7 +151,7 @@ class SrvSource:
         if last is not None and last.is_good(self._bounds, asyncio.get_running_loop().time()):
             reading = last
         else:
-            reading = await self._read(lookup, last)
+            reading = await self._again(lookup, last) or await self._read(lookup, last)
         for _ in range(MAX_READS):
             is_new = last is None or reading.srv.records != last.srv.records
             addresses = await self._find_addresses(lookup, reading, reading.read if is_new else 0.0)
@@ -170,6 +170,13 @@ class SrvSource:
             self._built = parts, build_answer(srv, addresses)
         return self._built[1]
 
+    async def _again(self, lookup: Lookup, last: _Reading | None) -> _Reading | None:
+        """Return what was read before, if asking again says that it is still so."""
+        clock = asyncio.get_running_loop().time
+        asked = clock()
+        ttl = await lookup.again(self._qname, last.repeat) if last else None
+        return last.renewed(ttl, asked, clock()) if last and ttl is not None else None
+
     async def _read(self, lookup: Lookup, last: _Reading | None) -> _Reading:
         """Read the SRV records, with the addresses that come along and are to be believed.
 
@@ -177,9 +184,6 @@ class SrvSource:
         :raises SourceError: if the question got no proper answer, or a record cannot be used.
         """
         clock = asyncio.get_running_loop().time
-        asked = clock()
-        if last is not None and (ttl := await lookup.again(self._qname, last.repeat)) is not None:
-            return last.renewed(ttl, asked, clock())
         asked = clock()
         found = await self._find_srv(lookup)
         repeat = Repeat(found.outline, last.repeat if last else None)

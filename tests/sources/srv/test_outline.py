@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 
 import dns.message
-import dns.name
 import dns.rdata
 import dns.rrset
 import pytest
@@ -31,7 +30,7 @@ RECORDS: st.SearchStrategy[list[Record]] = st.lists(st.tuples(NAMES, DATA), max_
 SECTIONS = st.tuples(RECORDS, RECORDS, RECORDS)
 
 
-def message(sections: tuple[list[Record], ...], ttls: list[int], *, compressed: bool = True, rcode: int = 0) -> bytes:
+def message(sections: tuple[list[Record], ...], ttls: list[int], *, rcode: int = 0) -> bytes:
     """Return the wire of an answer; its records, in this order, have these TTLs in turn."""
     response = dns.message.make_response(dns.message.make_query("_web._tcp.example.", "SRV", use_edns=0))
     response.set_rcode(dns.rcode.Rcode(rcode))
@@ -41,7 +40,7 @@ def message(sections: tuple[list[Record], ...], ttls: list[int], *, compressed: 
             text = " ".join(map(str, data))
             section.append(dns.rrset.from_text(owner, ttls[count % len(ttls)], "IN", kind, text))
             count += 1
-    return response.to_wire(origin=None if compressed else dns.name.root, max_size=65535)
+    return response.to_wire(max_size=65535)
 
 
 @given(SECTIONS, st.lists(TTL, min_size=1, max_size=5), st.lists(TTL, min_size=1, max_size=5), st.randoms())

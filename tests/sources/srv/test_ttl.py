@@ -41,6 +41,17 @@ async def asks_again_after(seconds: float, one: SrvSource) -> None:
     assert earliest + seconds * (1 - JITTER) <= one.due <= latest + seconds
 
 
+async def test_jitter_asks_early() -> None:
+    """Nearly all of the jitter makes it the first time of the grid within the last tenth, which has steps of 2 s."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(rcode="NXDOMAIN", authority=[SOA])
+        one = source(server, chance=0.999)
+        await one.next()
+        now = asyncio.get_running_loop().time()
+        assert one.due is not None
+        assert one.due <= now + 30 * (1 - JITTER) + 2
+
+
 @pytest.mark.parametrize("rcode", ["NXDOMAIN", "NOERROR"])
 @pytest.mark.parametrize(("own", "minimum"), [(1, 60), (60, 1)])
 async def test_negative_answer_lasts_as_its_soa_says(rcode: str, own: int, minimum: int) -> None:
