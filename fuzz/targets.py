@@ -42,7 +42,8 @@ from clb_discovery.sources.consul.answer import (
 from clb_discovery.sources.consul.blocking import next_index
 from clb_discovery.sources.consul.client import ALL, OWN, Client
 from clb_discovery.sources.consul.transport import Transport
-from clb_discovery.sources.srv.nameservers import EDNS_PAYLOAD, parse_nameserver
+from clb_discovery.sources.srv.burst import EDNS_PAYLOAD
+from clb_discovery.sources.srv.nameservers import parse_nameserver
 from clb_discovery.sources.srv.outline import Outline, outline
 from clb_discovery.sources.srv.resolvers import Resolvers
 from clb_discovery.sources.srv.source import SrvSource

@@ -7,7 +7,7 @@ equal names are equal strings and odd bytes in a name are already escaped.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,7 +45,8 @@ class SrvSet:
     owner: str
     records: tuple[SrvRecord, ...]
     ttl: int
-    """Seconds; the smallest of the SRV records and the CNAMEs before them, or of the negative answer (RFC 2308)."""
+    """Seconds; the smallest of the records, the CNAMEs before them and what came along, or of the negative answer
+    (RFC 2308)."""
     asked: float
     """Seconds on the caller's clock: when the question was sent, which is what the TTL counts from."""
 
@@ -122,22 +123,17 @@ def is_good(part: SrvSet | AddressSet, bounds: tuple[float, float], now: float) 
     return now < lasts(part, bounds, 1.0)
 
 
-def next_round(
-    srv: SrvSet,
-    addresses: Mapping[str, Sequence[AddressSet]],
-    bounds: tuple[float, float],
-    chance: float,
-) -> float:
+def next_round(parts: Iterable[SrvSet | AddressSet], bounds: tuple[float, float], chance: float) -> float:
     """Return the time at which the first part of the answer is asked for again.
 
     Within what jitter leaves it is on a grid, so that a sidecar wakes up once for many names.
     Hosts stay apart: their clocks do not begin at the same time.
 
+    :param parts: at least one.
     :param bounds: least and most seconds between questions.
     :param chance: a random number, 0 <= chance < 1: how much of `JITTER` to take off.
     :return: seconds on the clock of the parts.
     """
-    parts: list[SrvSet | AddressSet] = [srv, *(found for sets in addresses.values() for found in sets)]
     distinct = {(part.ttl, part.asked): part for part in parts}.values()
     due, earliest, latest = (min(lasts(part, bounds, share) for part in distinct) for share in (chance, 1.0, 0.0))
     if latest <= earliest:

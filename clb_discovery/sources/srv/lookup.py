@@ -14,13 +14,14 @@ from dns.asyncresolver import Resolver
 from dns.exception import DNSException, Timeout
 from dns.flags import TC
 from dns.message import ChainingResult, QueryMessage
-from dns.nameserver import Do53Nameserver, Nameserver
+from dns.nameserver import Nameserver
 from dns.rdatatype import SOA, RdataType
 from dns.resolver import NXDOMAIN
 from dns.rrset import RRset
 
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.srv.nameservers import EDNS_PAYLOAD, StreamNameserver
+from clb_discovery.sources.srv.burst import EDNS_PAYLOAD
+from clb_discovery.sources.srv.nameservers import DatagramNameserver, StreamNameserver
 from clb_discovery.sources.srv.outline import Outline, outline
 from clb_discovery.sources.srv.repeat import Repeat
 
@@ -59,11 +60,8 @@ class Lookup:
         """
         self.questions = 0
         self._label = label
-        self._resolver = copy.copy(resolver)
-        self._resolver.nameservers = [
-            server.opened() if isinstance(server, StreamNameserver) else server for server in resolver.nameservers
-        ]
-        self._configured = self._resolver
+        self._configured = resolver
+        self._own: Resolver | None = None
 
     async def __aenter__(self) -> Self:
         """Begin the round."""
@@ -71,9 +69,20 @@ class Lookup:
 
     async def __aexit__(self, *_: object) -> None:
         """End the round, and its connections."""
-        for server in self._resolver.nameservers:
+        for server in self._own.nameservers if self._own else ():
             if isinstance(server, StreamNameserver):
                 await server.close()
+
+    @property
+    def _resolver(self) -> Resolver:
+        """What asks in full: ours alone, since it has connections, and learns which server answers."""
+        if self._own is None:
+            self._own = copy.copy(self._configured)
+            self._own.nameservers = [
+                server.opened() if isinstance(server, StreamNameserver) else server
+                for server in self._configured.nameservers
+            ]
+        return self._own
 
     async def find(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
         """Follow CNAMEs to the records asked for, or to the name that does not have them.
@@ -109,7 +118,7 @@ class Lookup:
         :param repeat: of what was found.
         :return: the seconds that it holds, if it is the same; else None, and it is to be found anew.
         """
-        server = _first_asked(self._resolver, name)
+        server = _first_asked(self._own or self._configured, name)
         if server is None or not repeat.is_promising:
             return None
         self.questions += 1
@@ -135,7 +144,7 @@ class Lookup:
         except DNSException as error:
             raise self._failed(name, rdtype, _causes(error)) from None
         else:
-            self._resolver = _preferring(self._resolver, answer.nameserver, answer.port)
+            self._own = _preferring(self._resolver, answer.nameserver, answer.port)
             response, chain = answer.response, answer.chaining_result
             first = _first_asked(self._configured, name)
             alone = (
@@ -180,7 +189,7 @@ def _ttl(chain: ChainingResult, response: QueryMessage, *, negative: bool) -> in
     return min(ttls)
 
 
-def _first_asked(resolver: Resolver, name: dns.name.Name) -> Do53Nameserver | None:
+def _first_asked(resolver: Resolver, name: dns.name.Name) -> DatagramNameserver | None:
     """Return the server whose answer to the name itself comes first, if it is asked over UDP, else None.
 
     A relative name with few dots is tried in the search domains before (resolv.conf(5), ndots).
@@ -188,7 +197,7 @@ def _first_asked(resolver: Resolver, name: dns.name.Name) -> Do53Nameserver | No
     dots = _NDOTS if resolver.ndots is None else resolver.ndots
     is_tried_first = name.is_absolute() or not resolver.use_search_by_default or len(name) > dots
     server = resolver.nameservers[0]
-    return server if is_tried_first and not resolver.rotate and isinstance(server, Do53Nameserver) else None
+    return server if is_tried_first and not resolver.rotate and isinstance(server, DatagramNameserver) else None
 
 
 def _preferring(resolver: Resolver, address: str | None, port: int | None) -> Resolver:

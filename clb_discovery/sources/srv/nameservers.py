@@ -18,17 +18,31 @@ from dns.nameserver import AddressAndPortNameserver, Do53Nameserver
 
 from clb_discovery.core.model import MAX_PORT
 from clb_discovery.errors import UsageError
+from clb_discovery.sources.srv.burst import Burst
 
 DNS_PORT: Final = 53
 TLS_PORT: Final = 853
 """DNS over TLS (RFC 7858 section 3.1)."""
-EDNS_PAYLOAD: Final = 1232
-"""Bytes of UDP answer we take: one packet on every IPv6 path, so that nothing hangs on fragments (flag day 2020)."""
 
 _SHOWN_LENGTH: Final = 80
 _LONGEST_NAME: Final = 253
 _FORMS: Final = "write IP, IP:PORT or [IPV6]:PORT, after tcp:// or tls:// if you like, and tls://IP#NAME"
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
+
+
+class DatagramNameserver(Do53Nameserver):
+    """A server that is asked over UDP, and over TCP where an answer is cut short."""
+
+    def __init__(self, address: str, port: int) -> None:
+        """Take where it is."""
+        super().__init__(address, port)
+        self._burst: Burst | None = None
+
+    async def exchange(self, question: bytes) -> bytes | None:
+        """Ask by one datagram; as `Burst.ask`."""
+        if self._burst is None or not self._burst.is_open:
+            self._burst = Burst(self.address, self.port)
+        return await self._burst.ask(question)
 
 
 class StreamNameserver(AddressAndPortNameserver):
@@ -114,7 +128,7 @@ class StreamNameserver(AddressAndPortNameserver):
         return await ask(made)
 
 
-Nameserver = Do53Nameserver | StreamNameserver
+Nameserver = DatagramNameserver | StreamNameserver
 
 
 def parse_nameserver(text: str) -> Nameserver:
@@ -138,7 +152,7 @@ def parse_nameserver(text: str) -> Nameserver:
     address, port = _address_and_port(shown, where, TLS_PORT if scheme == "tls" else DNS_PORT)
     if scheme == "tls":
         return StreamNameserver(address, port, name or address.partition("%")[0], _trust())
-    return StreamNameserver(address, port) if scheme else Do53Nameserver(address, port)
+    return StreamNameserver(address, port) if scheme else DatagramNameserver(address, port)
 
 
 def _trust() -> ssl.SSLContext:

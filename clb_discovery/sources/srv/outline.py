@@ -7,6 +7,7 @@ wire, in lower case and without compression.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,7 @@ _HEADER: Final = struct.Struct("!HHHHHH")
 """RFC 1035 section 4.1.1."""
 _RECORD: Final = struct.Struct("!HHIH")
 """Type, class, TTL and length of the data: what follows the owner of a record (RFC 1035 section 4.1.3)."""
+_TTL_IN_RECORD: Final = 4
 _SAYS: Final = int(flag.QR) | 0xF
 """Of the flags what counts: that it is a response, and the response code."""
 _TC: Final = int(flag.TC)
@@ -28,6 +30,9 @@ _SRV: Final = int(rdatatype.SRV)
 _MAX_LABEL: Final = 63
 _MAX_STEPS: Final = 256
 """Labels and pointers of one name, more than any server writes; with pointers in a circle it would never end."""
+_MIN_SOA: Final = 22
+"""Bytes of two names and five numbers (RFC 1035 section 3.3.13)."""
+_TTL: Final = struct.Struct("!I")
 _MAX_TTL: Final = 2**31 - 1
 """A greater one is to be taken as 0 (RFC 2181 section 8)."""
 
@@ -44,6 +49,21 @@ class Outline:
     """Seconds: the smallest of its records, and of a negative answer (RFC 2308 section 5); 0 without any."""
     truncated: bool
     """Whether records may be missing (TC)."""
+    places: tuple[int, ...]
+    """Where the TTLs stand that count, in bytes from the start of the message."""
+    rest: bytes
+    """The message with id and these TTLs set to 0."""
+
+    def holds(self, wire: bytes) -> int:
+        """Read another answer to the same question.
+
+        :return: the seconds that it holds, if it says the same and may be kept, else 0.
+        :raises ValueError: if it is malformed.
+        """
+        if len(wire) == len(self.rest) and not self.truncated and _rest(wire, self.places) == self.rest:
+            return _smallest(wire, self.places)
+        other = outline(wire)  # many servers rotate their records
+        return other.ttl if (other.question, other.said, other.truncated) == (self.question, self.said, False) else 0
 
 
 def query(question: bytes, number: int, payload: int) -> bytes:
@@ -77,10 +97,11 @@ def _outline(wire: bytes) -> Outline:
     name, at = _name(wire, _HEADER.size, names)
     question = name + wire[at : at + 4]
     at += 4
-    records, ttls, extended = set[bytes](), list[int](), 0
+    records, places, extended = set[bytes](), list[int](), 0
     for _ in range(sum(sections)):
         owner, at = _name(wire, at, names)
         rdtype, rdclass, ttl, size = _RECORD.unpack_from(wire, at)
+        place = at + _TTL_IN_RECORD
         at += _RECORD.size
         end = at + size
         if end > len(wire):
@@ -88,13 +109,31 @@ def _outline(wire: bytes) -> Outline:
         if rdtype == _OPT:
             extended = ttl >> 24  # RFC 6891 section 6.1.3
         elif rdtype != _NS:
+            places.append(place)
             if rdtype == _SOA:
-                ttl = min(ttl, *struct.unpack_from("!I", wire, end - 4))
-            ttls.append(ttl if ttl <= _MAX_TTL else 0)
+                if size < _MIN_SOA:
+                    raise ValueError("a SOA record is cut off")
+                places.append(end - _TTL.size)  # MINIMUM
             records.add(owner + _RECORD.pack(rdtype, rdclass, 0, 0) + _data(wire, rdtype, at, end, names))
         at = end
     said = b"".join([(flags & _SAYS).to_bytes(2), bytes((extended,)), *sorted(records)])
-    return Outline(question, said, min(ttls, default=0), bool(flags & _TC))
+    truncated = bool(flags & _TC)
+    return Outline(question, said, _smallest(wire, places), truncated, tuple(places), _rest(wire, places))
+
+
+def _smallest(wire: bytes, places: Sequence[int]) -> int:
+    """Return the smallest of the TTLs that stand there, 0 where there are none."""
+    ttls = [_TTL.unpack_from(wire, place)[0] for place in places]
+    return min(ttls, default=0) if max(ttls, default=0) <= _MAX_TTL else 0
+
+
+def _rest(wire: bytes, places: Sequence[int]) -> bytes:
+    """Return the message without its id, and without the TTLs that stand there."""
+    rest = bytearray(wire)
+    rest[:2] = bytes(2)
+    for place in places:
+        rest[place : place + _TTL.size] = bytes(_TTL.size)
+    return bytes(rest)
 
 
 def _data(wire: bytes, rdtype: int, at: int, end: int, names: dict[int, tuple[bytes, int]]) -> bytes:

@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import socket
-from typing import Final
-
-import dns.inet
-from dns.nameserver import Do53Nameserver
-
-from clb_discovery.sources.srv.nameservers import EDNS_PAYLOAD
-from clb_discovery.sources.srv.outline import Outline, outline, query
-
-_TIMEOUT: Final = 1.0
-"""Seconds."""
+from clb_discovery.sources.srv.nameservers import DatagramNameserver
+from clb_discovery.sources.srv.outline import Outline
 
 
 class Repeat:
@@ -40,7 +29,7 @@ class Repeat:
         """What the answer said, if asking again gets all of it."""
         return self._last.said if self._last else None
 
-    async def ask(self, server: Do53Nameserver) -> int | None:
+    async def ask(self, server: DatagramNameserver) -> int | None:
         """Ask one server; `is_promising` tells afterwards whether it said the same.
 
         :return: the seconds that the answer holds, if it is the same, else None.
@@ -49,37 +38,9 @@ class Repeat:
         if self._last is None:
             return None
         try:
-            async with asyncio.timeout(_TIMEOUT):
-                found = await _exchange(self._last.question, server)
-        except (OSError, ValueError):  # TimeoutError is an OSError
+            wire = await server.exchange(self._last.question)
+            ttl = self._last.holds(wire) if wire else 0
+        except (OSError, ValueError):
             return None
-        if found.truncated or not found.ttl or found.said != self._last.said:
-            return None
-        self.is_promising = True
-        return found.ttl
-
-
-async def _exchange(question: bytes, server: Do53Nameserver) -> Outline:
-    """Send a question, and return what comes back for it.
-
-    Id and port are other ones each time, and what does not fit them is ignored (RFC 5452 section 9.1).
-
-    :raises OSError: if it cannot be sent, or the server's host refuses it.
-    :raises ValueError: if the answer is malformed.
-    """
-    loop = asyncio.get_running_loop()
-    family = dns.inet.af_for_address(server.address)
-    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as asking:
-        asking.connect(dns.inet.low_level_address_tuple((server.address, server.port), family))
-        number = os.urandom(2)
-        asking.send(query(question, int.from_bytes(number), EDNS_PAYLOAD))
-        try:
-            while True:
-                wire = await loop.sock_recv(asking, EDNS_PAYLOAD)
-                if wire.startswith(number):
-                    found = outline(wire)
-                    if found.question == question:
-                        return found
-        except asyncio.CancelledError:  # which sock_recv takes note of later, when the number may be another socket's
-            loop.remove_reader(asking.fileno())
-            raise
+        self.is_promising = ttl > 0
+        return ttl or None

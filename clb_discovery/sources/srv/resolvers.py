@@ -9,11 +9,11 @@ from typing import Final
 
 from dns.asyncresolver import Resolver
 from dns.exception import DNSException
-from dns.nameserver import Do53Nameserver
 
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.srv.addresses import Addresses
-from clb_discovery.sources.srv.nameservers import DNS_PORT, EDNS_PAYLOAD, Nameserver, parse_nameserver
+from clb_discovery.sources.srv.burst import EDNS_PAYLOAD
+from clb_discovery.sources.srv.nameservers import DNS_PORT, DatagramNameserver, Nameserver, parse_nameserver
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 LIFETIME: Final = 5.0
@@ -65,7 +65,7 @@ class Resolvers:
 
     def _read(self) -> Resolver:
         resolver = Resolver(str(self._resolv_conf))
-        self._set_up(resolver, [Do53Nameserver(str(server), DNS_PORT) for server in resolver.nameservers])
+        self._set_up(resolver, [DatagramNameserver(str(server), DNS_PORT) for server in resolver.nameservers])
         resolver.use_search_by_default = True
         return resolver
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import dns.name
 from dns.exception import DNSException
@@ -32,13 +32,11 @@ from clb_discovery.sources.srv.answer import (
     pause,
     targets,
 )
+from clb_discovery.sources.srv.burst import EDNS_PAYLOAD
 from clb_discovery.sources.srv.lookup import Found, Lookup, plain, to_text
-from clb_discovery.sources.srv.nameservers import EDNS_PAYLOAD
 from clb_discovery.sources.srv.repeat import Repeat
 from clb_discovery.sources.srv.resolvers import Resolvers
 
-CONCURRENCY: Final = 32
-"""Questions under way at once for the targets of one name."""
 MAX_READS: Final = 3
 """How often a zone that changes while it is read is read again in one round, the first time included."""
 ROUND_TIMEOUT: Final = 60.0
@@ -52,28 +50,24 @@ _TCP_TRIMMED_FROM: Final = 64_000
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """The SRV records at one time."""
+    """The SRV records at one time, with the addresses that came along."""
 
     srv: SrvSet
-    questions: tuple[Question, ...]
-    """What has to be known of the targets."""
+    """Its TTL is the smallest of all that came in the answer."""
     given: Mapping[Question, AddressSet]
-    """Addresses that came along in the additional section."""
+    """Addresses that came along in the additional section; they hold as long as the records."""
+    apart: tuple[Question, ...]
+    """What else has to be known of the targets."""
     read: float
     """When the answer was there, in seconds of the loop's clock."""
     repeat: Repeat
-
-    def is_good(self, bounds: tuple[float, float], now: float) -> bool:
-        """Tell whether nothing of it is due."""
-        return is_good(self.srv, bounds, now) and all(is_good(found, bounds, now) for found in self.given.values())
 
     def renewed(self, ttl: int, asked: float, read: float) -> _Reading:
         """Return the same, said once more.
 
         :param ttl: seconds that all of it holds.
         """
-        given = {question: replace(found, ttl=ttl, asked=asked) for question, found in self.given.items()}
-        return replace(self, srv=replace(self.srv, ttl=ttl, asked=asked), given=given, read=read)
+        return replace(self, srv=replace(self.srv, ttl=ttl, asked=asked), read=read)
 
 
 class SrvSource:
@@ -129,61 +123,62 @@ class SrvSource:
             raise SourceError(
                 f"{self.name}: no complete answer in {ROUND_TIMEOUT:g} s; the DNS server is slow, look at its load"
             ) from None
-        answer = self._answer(reading.srv, addresses)
+        answer = self._answer(reading, addresses)
         self._last, self._reading = answer, reading
         self.due = max(
-            next_round(reading.srv, addresses, self._bounds, self._rng.random()),
+            next_round([reading.srv, *addresses.values()], self._bounds, self._rng.random()),
             started + pause(lookup.questions, self._bounds),
             clock() + self._bounds[0],
         )
         return answer
 
-    async def _find(self, lookup: Lookup) -> tuple[_Reading, dict[str, list[AddressSet]]]:
+    async def _find(self, lookup: Lookup) -> tuple[_Reading, Mapping[Question, AddressSet]]:
         """Find the records and the addresses of their targets, all from one version of the zone.
 
         Addresses that did not come along are from another time, when the zone may have been another, and the port of
         one server would meet the address of the next. So with new records addresses are asked for anew, and what is
         news is read until the records are the same before and after.
 
+        :return: the records, and the addresses that did not come along with them.
         :raises SourceError: if a question got no proper answer. Records that change all the time are taken as they are.
         """
         last = self._reading
-        if last is not None and last.is_good(self._bounds, asyncio.get_running_loop().time()):
+        if last is not None and is_good(last.srv, self._bounds, asyncio.get_running_loop().time()):
             reading = last
         else:
-            reading = await self._again(lookup, last) or await self._read(lookup, last)
+            reading = await self._read(lookup, last)
         for _ in range(MAX_READS):
             is_new = last is None or reading.srv.records != last.srv.records
-            addresses = await self._find_addresses(lookup, reading, reading.read if is_new else 0.0)
-            came_along = all(question in reading.given for question in reading.questions)
-            if came_along or self._answer(reading.srv, addresses) == self._last:
+            since = reading.read if is_new else 0.0
+            addresses = await self._resolvers.addresses.find(lookup, reading.apart, since, self._bounds)
+            if not reading.apart or self._answer(reading, addresses) == self._last:
                 break
             last, reading = reading, await self._read(lookup, reading)
             if reading.srv.records == last.srv.records:
                 break
         return reading, addresses
 
-    def _answer(self, srv: SrvSet, addresses: Mapping[str, Sequence[AddressSet]]) -> Answer:
+    def _answer(self, reading: _Reading, addresses: Mapping[Question, AddressSet]) -> Answer:
         """Build the answer, unless it is of the same records and addresses as the one before; raises as that."""
-        parts = (srv.records, [[found.addresses for found in sets] for sets in addresses.values()])
+        known = {**reading.given, **addresses}
+        parts = (reading.srv.records, {question: found.addresses for question, found in known.items()})
         if self._built is None or self._built[0] != parts:
-            self._built = parts, build_answer(srv, addresses)
+            sets: dict[str, list[AddressSet]] = {name: [] for name in targets(reading.srv)}
+            for question, found in known.items():
+                sets[question.target].append(found)
+            self._built = parts, build_answer(reading.srv, sets)
         return self._built[1]
-
-    async def _again(self, lookup: Lookup, last: _Reading | None) -> _Reading | None:
-        """Return what was read before, if asking again says that it is still so."""
-        clock = asyncio.get_running_loop().time
-        asked = clock()
-        ttl = await lookup.again(self._qname, last.repeat) if last else None
-        return last.renewed(ttl, asked, clock()) if last and ttl is not None else None
 
     async def _read(self, lookup: Lookup, last: _Reading | None) -> _Reading:
         """Read the SRV records, with the addresses that come along and are to be believed.
 
-        :param last: what was read before, if anything.
+        :param last: what was read before, if anything; asking again may say that it is still so.
         :raises SourceError: if the question got no proper answer, or a record cannot be used.
         """
         clock = asyncio.get_running_loop().time
+        asked = clock()
+        if last and (ttl := await lookup.again(self._qname, last.repeat)) is not None:
+            return last.renewed(ttl, asked, clock())
         asked = clock()
         found = await self._find_srv(lookup)
         repeat = Repeat(found.outline, last.repeat if last else None)
@@ -193,33 +188,11 @@ class SrvSource:
         )
         srv = SrvSet(to_text(found.name), tuple(records), found.ttl, asked)
         names = targets(srv)
-        questions = tuple(Question(name, rdtype) for name in names for rdtype in (A, AAAA))
-        return _Reading(srv, questions, _given(found, names, asked), clock(), repeat)
-
-    async def _find_addresses(self, lookup: Lookup, reading: _Reading, since: float) -> dict[str, list[AddressSet]]:
-        """Return the addresses of every target in both families: given, known to another service, or asked for.
-
-        :param since: not what was asked before this time, in seconds of the loop's clock.
-        :raises SourceError: if one of the questions failed; the others are given up.
-        """
-        shared = self._resolvers.addresses
-        places = asyncio.Semaphore(CONCURRENCY)
-        addresses: dict[str, list[AddressSet]] = {question.target: [] for question in reading.questions}
-
-        async def ask(question: Question) -> None:
-            async with places:
-                addresses[question.target].append(await shared.ask(lookup, question, since, self._bounds))
-
-        missing = []
-        for question in reading.questions:
-            found = reading.given.get(question) or shared.known(question, since, self._bounds)
-            if found is not None:
-                addresses[question.target].append(found)
-            else:
-                missing.append(question)
-        if missing:
-            await _all(map(ask, missing))
-        return addresses
+        given = _given(found, names, asked)
+        srv = replace(srv, ttl=min([srv.ttl, *(along.ttl for along in given.values())]))
+        questions = (Question(name, rdtype) for name in names for rdtype in (A, AAAA))
+        apart = tuple(question for question in questions if question not in given)
+        return _Reading(srv, given, apart, clock(), repeat)
 
     async def _find_srv(self, lookup: Lookup) -> Found:
         """Find the SRV records, over TCP where UDP may have cut them short without saying so.
@@ -254,21 +227,6 @@ class SrvSource:
                 f"{self.name}: an answer of {_size(srv)} bytes is at the limit of DNS and may lack servers; "
                 "use --consul where it is Consul that answers, else a TTL above 0, or split the service"
             )
-
-
-async def _all(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Wait for all; the first error ends the others, and is raised when they have ended.
-
-    After an error `asyncio.TaskGroup` may leave the task around it marked as cancelled (Python before 3.13, gh-116720),
-    and `asyncio.timeout` then takes its own time-out for the end of that task.
-    """
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _parse_name(text: str) -> dns.name.Name:

@@ -158,9 +158,10 @@ def test_next_round_is_when_the_first_part_ends(
     """No part of an answer is used beyond its time, and the next round is not before one may be asked for again."""
     of_records = srv(*records, ttl=ttl)
 
-    due = next_round(of_records, found, bounds, chance)
-
     parts: list[SrvSet | AddressSet] = [of_records, *(part for parts in found.values() for part in parts)]
+
+    due = next_round(parts, bounds, chance)
+
     assert all(due <= lasts(part, bounds, 0.0) for part in parts)
     assert any(due >= lasts(part, bounds, 1.0) for part in parts)
 
@@ -170,7 +171,7 @@ def test_names_are_asked_for_at_the_same_times() -> None:
     clock = [1000 + number / 100 for number in range(3000)]
 
     due = [
-        next_round(SrvSet(OWNER, (), 30, asked), {}, (1.0, 60.0), chance=number % 10 / 10)
+        next_round([SrvSet(OWNER, (), 30, asked)], (1.0, 60.0), chance=number % 10 / 10)
         for number, asked in enumerate(clock)
     ]
 

@@ -47,15 +47,18 @@ def message(sections: tuple[list[Record], ...], ttls: list[int], *, rcode: int =
 def test_order_and_ttls_make_no_difference(
     sections: tuple[list[Record], ...], before: list[int], after: list[int], rng: object
 ) -> None:
-    """A server that rotates records, or counts their TTLs down, says the same."""
+    """A server that rotates records, or counts their TTLs down, says the same, which holds by the new TTLs."""
     assert hasattr(rng, "shuffle")
     shuffled = tuple(list(records) for records in sections)
     for records in shuffled:
         rng.shuffle(records)
 
-    one, other = outline(message(sections, before)), outline(message(shuffled, after))
+    one, later = outline(message(sections, before)), message(shuffled, after)
+    other = outline(later)
 
     assert (one.question, one.said) == (other.question, other.said)
+    assert one.holds(later) == other.ttl
+    assert other.holds(later) == other.ttl
 
 
 @given(SECTIONS, SECTIONS)
@@ -73,8 +76,24 @@ def test_other_records_are_another_answer(one: tuple[list[Record], ...], other: 
         }
 
     first, second = message(one, [60]), message(other, [60])
+    same = read(first) == read(second)
 
-    assert (outline(first).said == outline(second).said) == (read(first) == read(second))
+    assert (outline(first).said == outline(second).said) == same
+    assert outline(first).holds(second) == (outline(second).ttl if same else 0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"\x04_web", b"\x04_gen"), (b"\x00\x21\x00\x01", b"\x00\x01\x00\x01"), (b"\x85", b"\x87"), (b"\x85", b"\x05")],
+    ids=["name", "type", "truncated", "query"],
+)
+def test_answer_to_something_else_does_not_hold(old: bytes, new: bytes) -> None:
+    """Neither another question's answer, nor one without all records, nor what is none is taken for the same."""
+    wire = message(([("a.example.", ("A", ("10.0.0.1",)))], [], []), [60])
+    wire = bytes(2) + b"\x85" + wire[3:]
+
+    assert outline(wire).holds(wire) == 60
+    assert outline(wire).holds(wire.replace(old, new, 1)) == 0
 
 
 @given(SECTIONS, st.lists(TTL, min_size=1, max_size=5))

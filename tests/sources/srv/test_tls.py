@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from clb_discovery.errors import SourceError
+from clb_discovery.sources.srv.addresses import CONCURRENCY
 from clb_discovery.sources.srv.resolvers import Resolvers
-from clb_discovery.sources.srv.source import CONCURRENCY, SrvSource
+from clb_discovery.sources.srv.source import SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.knot import KnotServer
 from tests.support.tls import Authority, tls_front
