@@ -16,13 +16,14 @@ import pytest
 from clb_discovery import __version__
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
+from tests.support.documents import DOCUMENTS, other_command_lines
 
 ROOT: Final = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the command, from the wheel in a fresh environment that has nothing else but our dependencies."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the wheel, in a folder of its own."""
     folder = tmp_path_factory.mktemp("wheel")
     checkout = folder / "checkout"  # a copy: a build replaces the compiled programs, which other tests may be reading
     for part in ("clb_discovery", "bpf", "scripts"):
@@ -33,7 +34,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(build, check=True, cwd=checkout, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
-    venv = folder / "venv"
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    """Return the command, from the wheel in a fresh environment that has nothing else but our dependencies."""
+    venv = wheel.parent / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(venv), "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "install", "--no-index", "--no-deps", wheel], check=True, capture_output=True)
@@ -73,6 +80,26 @@ def test_wheel_runs_its_own_code(installed: Path) -> None:
     ]
     found = subprocess.run(where, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     assert Path(found).is_relative_to(installed.parent.parent)
+
+
+def test_pipx_installs_it_as_the_documents_say(wheel: Path, tmp_path: Path) -> None:
+    """On a host with pipx the line of the documents makes the command; /opt and /usr/local/bin are others here."""
+    lines = [line for document in DOCUMENTS for line in other_command_lines(document.read_text(), r"PIPX_HOME=.* pipx")]
+    assert lines
+    (tmp_path / "dist").symlink_to(wheel.parent)
+    own = "mount -t tmpfs tmpfs /opt && mount -t tmpfs tmpfs /usr/local/bin"
+    environment = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(ROOT / ".cache/wheels"), "HOME": str(tmp_path)}
+    for line in lines:
+        result = subprocess.run(
+            ["unshare", "--mount", "sh", "-ec", f"{own}\n{line}\nclb-discovery --version"],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **environment},
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.endswith(f"\nclb-discovery {__version__}\n")
 
 
 def test_wheel_needs_no_compiler(installed: Path) -> None:
