@@ -64,7 +64,7 @@ def serve(question: IO[bytes], answer: IO[bytes]) -> int:
     """
     instance, members, protocols = _read(question)
     with Maps(Pins(instance), handed_over=True) as maps:
-        closed = close_sockets(members, maps.records(), protocols=protocols, pinned=maps.record_iterator())
+        closed = close_sockets(members, maps.records(), protocols=protocols, pinned=maps.record_iterators())
     document = {"count": closed.count, "failures": sorted(closed.failures), "hidden": closed.hidden}
     answer.write(json.dumps(document).encode())
     answer.flush()

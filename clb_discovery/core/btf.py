@@ -7,6 +7,7 @@ they stand, and NUL-terminated names; numbers are in the byte order of the host.
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection, Mapping
 from typing import Final
 
 _HEADER: Final = struct.Struct("=HBBIIIII")  # magic, version, flags, and offsets and sizes of header, types and names
@@ -21,29 +22,32 @@ _BARE: Final = frozenset({2, 7, 8, 9, 10, 11, 12, 16, 18})
 """Kinds without either: PTR, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FLOAT, TYPE_TAG."""
 
 
-def function_id(data: bytes, name: str) -> int | None:
-    """Return the number of a function, or None if there is none of this name.
+def function_ids(data: bytes, names: Collection[str]) -> dict[str, int]:
+    """Return the numbers of functions by name, of those that there are.
 
     :raises ValueError: if the data is not BTF, or has types of a kind that is not known.
     """
     try:
-        magic, _, _, header, types, types_size, names, names_size = _HEADER.unpack_from(data)
+        magic, _, _, header, types, types_size, text, text_size = _HEADER.unpack_from(data)
         if magic != _MAGIC:
             raise ValueError("not BTF")
-        wanted = data.find(f"\0{name}\0".encode(), header + names, header + names + names_size) + 1 - header - names
-        return _find(data, header + types, header + types + types_size, wanted) if wanted > 0 else None
+        text += header
+        places = {data.find(f"\0{name}\0".encode(), text, text + text_size) + 1 - text: name for name in names}
+        wanted = {place: name for place, name in places.items() if place > 0}
+        return _find(data, header + types, header + types + types_size, wanted)
     except struct.error as error:
         raise ValueError("BTF is cut off") from error
 
 
-def _find(data: bytes, position: int, end: int, wanted: int) -> int | None:
+def _find(data: bytes, position: int, end: int, wanted: Mapping[int, str]) -> dict[str, int]:
+    found: dict[str, int] = {}
     number = 0
-    while position < end:
+    while position < end and len(found) < len(wanted):
         number += 1
         name, info, _ = _TYPE.unpack_from(data, position)
         kind = info >> 24 & 0x1F
-        if kind == _KIND_FUNC and name == wanted:
-            return number
+        if kind == _KIND_FUNC and name in wanted:
+            found[wanted[name]] = number
         position += _TYPE.size
         if kind in _EACH:
             position += _EACH[kind] * (info & 0xFFFF)
@@ -51,4 +55,4 @@ def _find(data: bytes, position: int, end: int, wanted: int) -> int | None:
             if kind not in _FIXED:
                 raise ValueError(f"BTF with types of kind {kind}")
             position += _FIXED[kind]
-    return None
+    return found

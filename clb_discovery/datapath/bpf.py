@@ -228,11 +228,9 @@ def link_create(program: int, cgroup: int, attach_type: AttachType) -> int:
     return _bpf(Command.LINK_CREATE, struct.pack("=IIII", program, cgroup, attach_type, 0))
 
 
-def link_iterator(program: int, map_: int) -> int:
-    """Bind an iterator to the map whose elements it goes through; the caller closes the link's descriptor."""
-    which = struct.pack("=I", map_)  # union bpf_iter_link_info
-    attr = struct.pack("=IIIIQI", program, 0, _TRACE_ITER, 0, _address(which), len(which))
-    return _bpf(Command.LINK_CREATE, attr)
+def link_iterator(program: int) -> int:
+    """Make an iterator that can be read, of one that is loaded; the caller closes the link's descriptor."""
+    return _bpf(Command.LINK_CREATE, struct.pack("=IIII", program, 0, _TRACE_ITER, 0))
 
 
 def iterate(link: int) -> int:

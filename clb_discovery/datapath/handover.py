@@ -2,7 +2,7 @@
 
 Writing into a map takes the right to open its pin; only making maps and programs takes CAP_BPF (bpf(2), since Linux
 5.19). So whatever a writer would make for itself is made at the load: the maps by which it waits for running programs,
-and the iterator that shows it the records of sockets. Programs and links stay root's alone: who can open a link can
+and the iterators that show it the records of sockets. Programs and links stay root's alone: who can open a link can
 detach it.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from clb_discovery.core.layout import Map
+from clb_discovery.core.model import Protocol
 from clb_discovery.datapath import bpf, records
 from clb_discovery.datapath.bpf import GracePeriod
 from clb_discovery.datapath.pins import Pins
@@ -58,20 +59,21 @@ def prepare(pins: Pins) -> None:
                 bpf.pin(fd, pin)
         finally:
             made.close()
-    if not pins.records.exists():
-        _pin_iterator(pins)
+    for protocol in Protocol:
+        if not pins.records(protocol).exists():
+            _pin_iterator(pins, protocol)
 
 
-def _pin_iterator(pins: Pins) -> None:
+def _pin_iterator(pins: Pins, protocol: Protocol) -> None:
     stored = bpf.open_pin(pins.map(Map.SOCKETS))
     try:
-        link = records.make_iterator(stored)
+        link = records.make_iterator(stored, protocol)
     except OSError:  # not every kernel has it; whoever closes sockets then says why some are left
         return
     finally:
         os.close(stored)
     try:
-        bpf.pin(link, pins.records)
+        bpf.pin(link, pins.records(protocol))
     finally:
         os.close(link)
 
@@ -84,8 +86,7 @@ def share(pins: Pins, group: int) -> None:
     """
     modes: dict[Path, int] = {pins.map(map_): access for map_, access in WRITER.items()}
     modes |= dict.fromkeys(pins.waiting, Access.WRITE)
-    if pins.records.exists():
-        modes[pins.records] = Access.READ
+    modes |= {pin: Access.READ for pin in map(pins.records, Protocol) if pin.exists()}
     try:
         for pin, mode in modes.items():
             os.chown(pin, -1, group)

@@ -14,6 +14,7 @@ from typing import Self
 from clb_discovery.core import layout
 from clb_discovery.core.held import DECODED, Held, decode
 from clb_discovery.core.layout import Info, Label, Map, Server
+from clb_discovery.core.model import Protocol
 from clb_discovery.core.plan import Delete, GracePeriod, Step, Write
 from clb_discovery.datapath import bpf, handover, probe
 from clb_discovery.datapath.handover import Access
@@ -78,9 +79,10 @@ class Maps:
         """Return the descriptors of what is known of connected sockets, which stay ours."""
         return RecordMaps(self._fds[Map.OWNERS], self._fds[Map.PLACES], self._fds[Map.SOCKETS])
 
-    def record_iterator(self) -> Path | None:
-        """Return the pin from which the records are read that are with sockets, where there is one."""
-        return self._pins.records if self._pins.records.exists() else None
+    def record_iterators(self) -> Mapping[Protocol, Path]:
+        """Return the pins from which the records are read that are with sockets, where there are any."""
+        pins = {protocol: self._pins.records(protocol) for protocol in Protocol}
+        return {protocol: pin for protocol, pin in pins.items() if pin.exists()}
 
     def events(self) -> int:
         """Return the descriptor of the ring buffer, which stays ours."""

@@ -1,4 +1,4 @@
-"""The network namespaces of this host: finding them, and opening sockets inside them.
+"""The network namespaces of this host: finding them, and working inside them.
 
 A namespace is found by a process that is in it, or by a mount that names it, as `ip netns` makes them; one that only a
 thread or an open descriptor holds is not. Seeing the namespaces of processes with more privileges than ours takes
@@ -10,17 +10,18 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from clb_discovery.datapath.mountinfo import mounts
 
 _CLONE_NEWNET: Final = 0x40000000
 _OWN: Final = Path("/proc/thread-self/ns/net")
 _NAME: Final = re.compile(r"net:\[(\d+)\]")
+
+_T = TypeVar("_T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -64,25 +65,21 @@ class Namespaces:
             yield from _named(mount.root, mount.path)
 
 
-def open_inside(namespace: int, kind: tuple[int, int, int], count: int) -> list[socket.socket]:
-    """Open sockets in a network namespace, where they stay whoever uses them.
+def inside(namespace: int, work: Callable[[], _T]) -> _T:
+    """Return what a function returns in a network namespace. A socket that it opens stays there whoever uses it.
 
     :param namespace: its descriptor.
-    :param kind: family, type and protocol of socket(2).
     :raises OSError: if we may not enter it.
     """
 
-    def open_here() -> list[socket.socket]:
-        return [socket.socket(*kind) for _ in range(count)]
-
-    def enter_and_open() -> list[socket.socket]:
+    def enter_and_work() -> _T:
         enter(namespace)
-        return open_here()
+        return work()
 
     if os.fstat(namespace).st_ino == _OWN.stat().st_ino:
-        return open_here()
+        return work()
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(enter_and_open).result()
+        return thread.submit(enter_and_work).result()
 
 
 def enter(namespace: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from clb_discovery.core.layout import LAYOUT, Map
+from clb_discovery.core.model import Protocol
 from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.mountinfo import mounts
 from clb_discovery.errors import HostError, UsageError
@@ -80,10 +81,9 @@ class Pins:
         """Pins of the outer and the inner map by which a writer waits for running programs, see `GracePeriod`."""
         return self.directory / "clb_waiting", self.directory / "clb_waiting_inner"
 
-    @property
-    def records(self) -> Path:
-        """Pin of the iterator over the records that are with sockets; not every kernel can have one."""
-        return self.directory / "clb_records"
+    def records(self, protocol: Protocol) -> Path:
+        """Return the pin of the iterator over the records that are with sockets; not every kernel can have one."""
+        return self.directory / f"clb_records_{protocol.name.lower()}"
 
     def are_there(self) -> bool:
         """Tell whether every map, program and link has its pin.

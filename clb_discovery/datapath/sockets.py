@@ -18,17 +18,18 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from clb_discovery.core import sockdiag
 from clb_discovery.core.address import is_ipv4
 from clb_discovery.core.model import Protocol
 from clb_discovery.core.sockdiag import Family, FoundSocket, Peer
-from clb_discovery.datapath.namespaces import Namespaces, open_inside
-from clb_discovery.datapath.records import NOT_ALLOWED, Placed, RecordMaps, placed_records, stored_records
+from clb_discovery.datapath.namespaces import Namespaces, inside
+from clb_discovery.datapath.records import NOT_ALLOWED, Placed, RecordMaps, StoredRecords, placed_records
 from clb_discovery.errors import HostError
 
 _NETLINK_SOCK_DIAG: Final = 4  # linux/netlink.h
@@ -36,6 +37,7 @@ _BUFFER: Final = 1 << 16
 """Bytes of a read; the kernel fills at most 32 KiB."""
 _PASSES: Final = 64
 _GONE: Final = frozenset({errno.ENOENT, errno.ESTALE})
+_NONE: Final[Mapping[Protocol, Path]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Diag:
         :raises OSError: if we may not enter it.
         """
         kind = (socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
-        self._dumps, self._orders = open_inside(namespace, kind, 2)
+        self._dumps, self._orders = inside(namespace, lambda: [socket.socket(*kind) for _ in range(2)])
         for sock in (self._dumps, self._orders):
             sock.connect((0, 0))  # to the kernel, and no process may send to it
 
@@ -119,7 +121,11 @@ class Diag:
 
 
 def close_sockets(
-    members: Collection[bytes], maps: RecordMaps, *, protocols: Collection[Protocol], pinned: Path | None = None
+    members: Collection[bytes],
+    maps: RecordMaps,
+    *,
+    protocols: Collection[Protocol],
+    pinned: Mapping[Protocol, Path] = _NONE,
 ) -> Destroyed:
     """Close every socket that is connected to a removed real server, in every network namespace.
 
@@ -128,7 +134,7 @@ def close_sockets(
 
     :param members: packed `struct clb_member` of each removed real server.
     :param protocols: those whose sockets are to be closed.
-    :param pinned: an iterator over the records that are with sockets, for who may not make one.
+    :param pinned: iterators over the records that are with sockets, for who may not make one.
     """
     removed = frozenset(members)
     try:
@@ -136,21 +142,21 @@ def close_sockets(
     except HostError as error:
         return Destroyed(0, frozenset({str(error)}), 0)
     failures: set[str] = set()
-    searches = []
-    for protocol in sorted(protocols):
-        searches += _search(protocol, removed, placed, failures, (maps.stored, pinned))
     count = 0
     namespaces = Namespaces()
-    for inode, namespace in namespaces if searches else ():
-        for search in searches.copy():
-            try:
-                with closing(Diag(namespace)) as diag:
-                    count += _close(diag, search, failures)
-            except HostError as error:  # it would be the same in the next namespace
-                failures.add(str(error))
-                searches.remove(search)
-            except OSError as error:
-                failures.add(f"network namespace {inode}: {error.strerror}")
+    with ExitStack() as stack:
+        searches = []
+        for protocol in sorted(protocols):
+            searches += _search(protocol, removed, placed, failures, (maps.stored, pinned, stack))
+        for inode, namespace in namespaces if searches else ():
+            for search in searches.copy():
+                try:
+                    count += _close(namespace, search, failures)
+                except HostError as error:  # it would be the same in the next namespace
+                    failures.add(str(error))
+                    searches.remove(search)
+                except OSError as error:
+                    failures.add(f"network namespace {inode}: {error.strerror}")
     return Destroyed(count, frozenset(failures), namespaces.hidden)
 
 
@@ -159,11 +165,33 @@ class _Search(NamedTuple):
 
     protocol: Protocol
     peers: Collection[Peer]
-    removed: Collection[bytes]
+    removed: frozenset[bytes]
     stored: int | None
     """Descriptor of the map of records that are with sockets, where the dump has to show them."""
     members: Mapping[int, bytes]
     """Where our records say that sockets were sent, by cookie; of other TCP sockets the dump says it."""
+    records: StoredRecords | None
+    """Those that are with sockets, where the dump does not show them."""
+
+    def read(self, namespace: int, failures: set[str]) -> _Search:
+        """Return the same with what is with the sockets of a namespace, and add why that cannot be read.
+
+        What a place says of a socket counts: with the socket there may still be a record from before it got the place.
+        """
+        if self.records is None:
+            return self
+        try:
+            found = inside(namespace, self.records.read)
+        except HostError as error:
+            failures.add(_left(self.protocol, error))
+            return self
+        due = {cookie: member for cookie, member in found.items() if member in self.removed}
+        return self._replace(members={**due, **self.members})
+
+    @property
+    def is_vain(self) -> bool:
+        """Whether nothing can be found."""
+        return self.stored is None and self.removed.isdisjoint(self.members.values())
 
     def finds(self, found: FoundSocket) -> bool:
         """Tell whether a socket is to be closed."""
@@ -172,33 +200,50 @@ class _Search(NamedTuple):
 
 
 def _search(
-    protocol: Protocol, removed: frozenset[bytes], placed: Placed, failures: set[str], stored: tuple[int, Path | None]
+    protocol: Protocol,
+    removed: frozenset[bytes],
+    placed: Placed,
+    failures: set[str],
+    stored: tuple[int, Mapping[Protocol, Path], ExitStack],
 ) -> list[_Search]:
     """Return what there is to look for, if anything, and add why some of it cannot be found.
 
-    What a place says of a socket counts: with the socket there may still be a record from before it got the place.
-
-    :param stored: the map with those records, and the pinned iterator over it, if there is one.
+    :param stored: the map with records that are with sockets, pinned iterators over it, and who closes what reads them.
     """
-    map_, pinned = stored
+    map_, pinned, stack = stored
     peers = sockdiag.peers_of(removed, protocol)
     if not peers:
         return []
-    is_shown = protocol is Protocol.TCP and pinned is None  # by the dump
-    members = placed.members
+    is_shown = protocol is Protocol.TCP and protocol not in pinned  # by the dump
+    records = None
     if placed.crowded and not is_shown:
         try:
-            found = stored_records(map_, pinned)
-            members = {cookie: member for cookie, member in found if member in removed} | members
+            records = stack.enter_context(closing(StoredRecords(map_, protocol, pinned.get(protocol))))
         except HostError as error:
-            failures.add(f"some {protocol.name} sockets may be left: {error}")
-    if not is_shown and removed.isdisjoint(members.values()):
-        return []
-    return [_Search(protocol, peers, removed, map_ if is_shown else None, members)]
+            failures.add(_left(protocol, error))
+    search = _Search(protocol, peers, removed, map_ if is_shown else None, placed.members, records)
+    return [] if records is None and search.is_vain else [search]
 
 
-def _close(diag: Diag, search: _Search, failures: set[str]) -> int:
+def _left(protocol: Protocol, error: HostError) -> str:
+    return f"some {protocol.name} sockets may be left: {error}"
+
+
+def _close(namespace: int, search: _Search, failures: set[str]) -> int:
     """Close what is due in one namespace; return how many, and add why others could not be.
+
+    :raises HostError: if the kernel or our privileges do not allow it in any namespace.
+    :raises OSError: if we may not enter this one.
+    """
+    search = search.read(namespace, failures)
+    if search.is_vain:
+        return 0
+    with closing(Diag(namespace)) as diag:
+        return _close_all(diag, search, failures)
+
+
+def _close_all(diag: Diag, search: _Search, failures: set[str]) -> int:
+    """Close what is due; return how many, and add why others could not be.
 
     A dump keeps its place by counting, so closing while it is read makes it skip some, and of several UDP sockets with
     the same two ends (SO_REUSEPORT) the kernel finds one at a time. So it is repeated until there is nothing to close.

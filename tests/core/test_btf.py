@@ -38,34 +38,33 @@ def document(types: bytes, names: bytes = b"\0first\0wanted\0") -> bytes:
 def test_types_of_every_kind_are_counted(before: list[tuple[int, int]]) -> None:
     """A function's number is its place among all types, whatever stands before it."""
     types = b"".join(kind_of(kind, members) for kind, members in before)
-    assert btf.function_id(document(types + function(7)), "wanted") == len(before) + 1
+    found = btf.function_ids(document(types + function(7) + function(1)), ["wanted", "first"])
+    assert found == {"wanted": len(before) + 1, "first": len(before) + 2}
 
 
 def test_only_a_function_of_the_whole_name_is_meant() -> None:
     """A structure of this name, a function of another one, and a name that nothing has are passed over."""
     types = kind_of(4, name=7) + function(1)
-    assert btf.function_id(document(types), "wanted") is None
-    assert btf.function_id(document(types), "want") is None
-    assert btf.function_id(document(types), "first") == 2
+    assert btf.function_ids(document(types), ["wanted", "want", "first"]) == {"first": 2}
 
 
 def test_a_kind_that_is_not_known_is_an_error() -> None:
     """What cannot be skipped makes every number behind it a guess."""
     with pytest.raises(ValueError, match="kind 31"):
-        btf.function_id(document(kind_of(31) + function(7)), "wanted")
+        btf.function_ids(document(kind_of(31) + function(7)), ["wanted"])
 
 
 def test_what_is_not_btf_is_an_error() -> None:
     """An empty file and one of another kind are told from a kernel without the function."""
     for data in (b"", bytes(64)):
         with pytest.raises(ValueError, match="BTF"):
-            btf.function_id(data, "wanted")
+            btf.function_ids(data, ["wanted"])
 
 
 @given(st.integers(0, len(document(function(7))) - len(b"\0first\0wanted\0") - 1))
 def test_btf_that_is_cut_off_is_an_error_or_lacks_the_function(size: int) -> None:
     """Half a document never names a number."""
     try:
-        assert btf.function_id(document(function(7))[:size], "wanted") is None
+        assert btf.function_ids(document(function(7))[:size], ["wanted"]) == {}
     except ValueError:
         return

@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 from clb_discovery.core.layout import Map
+from clb_discovery.core.model import Protocol
 from clb_discovery.datapath.handover import WRITER
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.errors import HostError
@@ -143,7 +144,7 @@ def test_a_group_may_write_maps_and_nothing_else(instance: str, cgroup: Path) ->
     pins = Pins(instance)
     shared = {pin.name: mode(pin) for pin in pins.directory.iterdir() if pin.stat().st_gid == USER}
     wanted = {str(map_): int(mode) for map_, mode in WRITER.items()} | {pin.name: 0o660 for pin in pins.waiting}
-    assert shared == wanted | {pins.records.name: 0o640}
+    assert shared == wanted | {pins.records(protocol).name: 0o640 for protocol in Protocol}
     others = {mode(pin) for pin in pins.directory.iterdir() if pin.name not in shared}
     assert others == {0o600}
     assert shared.keys().isdisjoint({*PROGRAMS, Map.EVENTS, Map.LISTENER})

@@ -14,6 +14,7 @@ from typing import Final
 import pytest
 
 from clb_discovery.core.layout import FEATURE_ERRNO, Map
+from clb_discovery.core.model import Protocol
 from clb_discovery.datapath import bpf, loader, probe
 from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.maps import Maps
@@ -67,7 +68,8 @@ def test_loading_again_touches_nothing(instance: str, cgroup: Path) -> None:
     assert snapshot(instance) == before
     links = (f"{name}_link" for name in PROGRAMS)
     pins = Pins(instance)
-    assert before.objects.keys() - {pins.records.name} == {*MAPS, *PROGRAMS, *links}  # not every kernel has that
+    iterators = {pins.records(protocol).name for protocol in Protocol}  # not every kernel has these
+    assert before.objects.keys() - iterators == {*MAPS, *PROGRAMS, *links}
 
 
 def test_other_build_is_replaced_in_place(instance: str, cgroup: Path, tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_unload_leaves_nothing(instance: str, cgroup: Path) -> None:
     objects = set(pinned(pins.home).values())
     programs = [found for found in objects if found.kind == "prog"]
     objects |= {found for program in programs for found in used_maps(program)}
-    assert len(objects) == len(MAPS) + 2 * len(PROGRAMS) + pins.records.exists()
+    assert len(objects) == len(MAPS) + 2 * len(PROGRAMS) + sum(pins.records(protocol).exists() for protocol in Protocol)
     assert all(map(KernelObject.exists, objects))
     unload(instance)
     assert not pins.home.exists()

@@ -11,7 +11,7 @@ import pytest
 
 from clb_discovery.datapath.cgroup import find_root
 from clb_discovery.datapath.mountinfo import Mount, mounts
-from clb_discovery.datapath.namespaces import Namespaces, open_inside
+from clb_discovery.datapath.namespaces import Namespaces, inside
 from clb_discovery.errors import HostError
 from tests.support import namespaces
 
@@ -73,16 +73,16 @@ def test_a_socket_is_opened_inside_and_this_thread_stays_outside() -> None:
     with namespaces.by_mount() as namespace:
         fd = os.open(namespace, os.O_RDONLY)
         try:
-            sockets = open_inside(fd, (socket.AF_INET, socket.SOCK_STREAM, 0), 2)
+            there = inside(fd, socket.socket)
         finally:
             os.close(fd)
-        with sockets[0] as inside, sockets[1], socket.socket() as outside:
-            inside.bind(("127.0.0.1", 0))
-            outside.bind(inside.getsockname())
+        with there, socket.socket() as here:
+            there.bind(("127.0.0.1", 0))
+            here.bind(there.getsockname())
     assert Path("/proc/thread-self/ns/net").stat().st_ino == own
 
 
 def test_what_is_no_namespace_cannot_be_entered() -> None:
     """The kernel's reason is passed on."""
     with Path("/dev/null").open() as file, pytest.raises(OSError, match="cannot enter it: Invalid argument"):
-        open_inside(file.fileno(), (socket.AF_INET, socket.SOCK_STREAM, 0), 1)
+        inside(file.fileno(), socket.socket)

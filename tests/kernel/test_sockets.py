@@ -340,7 +340,7 @@ def test_a_udp_socket_works_again_after_its_next_connect(app: Application) -> No
     """The application has only to do what it does after any error."""
     removed, other = app.serve(UDP), app.serve(UDP)
     sock = app.connect(removed)
-    app.close(removed.member())
+    assert app.close(removed.member()) == (1, frozenset())
     with pytest.raises(ConnectionAbortedError):
         sock.recv(1)
     sock.connect(other.dialled)
@@ -514,13 +514,13 @@ def test_a_map_without_records_is_refused(app: Application) -> None:
         assert reason in failure
 
 
-def close_by(app: Application, launcher: list[str], *servers: Server, pinned: Path | None = None) -> dict[str, Any]:
+def close_by(app: Application, launcher: list[str], *servers: Server, pinned: str = "") -> dict[str, Any]:
     """Close the sockets of removed servers from a process that another program starts.
 
-    :param pinned: an iterator over the records that are with sockets.
+    :param pinned: the instance whose iterators show the records that are with sockets.
     """
     members = (server.member().hex() for server in servers)
-    closer = [sys.executable, str(CLOSER), *map(str, app.maps), str(pinned or ""), *members]
+    closer = [sys.executable, str(CLOSER), *map(str, app.maps), pinned, *members]
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
@@ -536,7 +536,7 @@ def close_by(app: Application, launcher: list[str], *servers: Server, pinned: Pa
     return result
 
 
-def close_without(app: Application, server: Server, *capabilities: str, pinned: Path | None = None) -> dict[str, Any]:
+def close_without(app: Application, server: Server, *capabilities: str, pinned: str = "") -> dict[str, Any]:
     """Close a server's sockets from a process of root without some capabilities."""
     drop = ",".join(f"-{name}" for name in capabilities)
     return close_by(app, ["setpriv", f"--bounding-set={drop}"], server, pinned=pinned)
@@ -572,17 +572,18 @@ def test_a_missing_right_to_look_for_udp_is_named(app: Application) -> None:
 @pytest.mark.skipif(KERNEL < (5, 19), reason="lacks maps are written without CAP_BPF")
 @ways(TCP, UDP)
 def test_who_may_only_close_sockets_reads_records_by_a_pin(app: Application, way: Way, instance: str) -> None:
-    """With the iterator that a loader has pinned, closing takes CAP_NET_ADMIN alone, wherever the record is."""
+    """With the iterators that a loader has pinned, closing takes CAP_NET_ADMIN alone, wherever the record is."""
     server = app.serve(way)
     sock, other = app.connect(server), app.connect(server, app.serve(way).member())
     pins = Pins(instance)
     pins.create_directory()
-    link = make_iterator(app.maps.stored)
-    try:
-        bpf.pin(link, pins.records)
-    finally:
-        os.close(link)
-    result = close_without(app, server, "bpf", "perfmon", "sys_admin", pinned=pins.records)
+    for protocol in Protocol:
+        link = make_iterator(app.maps.stored, protocol)
+        try:
+            bpf.pin(link, pins.records(protocol))
+        finally:
+            os.close(link)
+    result = close_without(app, server, "bpf", "perfmon", "sys_admin", pinned=instance)
     assert result["count"] == 1
     assert all("cannot enter" in failure for failure in result["failures"])  # namespaces of others
     assert not works(sock)

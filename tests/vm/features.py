@@ -13,6 +13,7 @@ import resource
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import Final, NamedTuple
 
 from clb_discovery.core import layout
@@ -23,7 +24,7 @@ from clb_discovery.core.model import Protocol, RealServer, Vip
 from clb_discovery.datapath import bpf, cgroup, loader, selftest
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.datapath.records import stored_records
+from clb_discovery.datapath.records import StoredRecords
 from clb_discovery.datapath.sockets import close_sockets
 from tests.support.recorder import record_maps
 
@@ -144,8 +145,8 @@ def records_of_tcp(_: Pins) -> Finding:
 
 def records_of_udp(_: Pins) -> Finding:
     """List the records that are with UDP sockets."""
-    with record_maps() as maps:
-        return Finding(list(stored_records(maps.stored)) == [])
+    with record_maps() as maps, closing(StoredRecords(maps.stored, Protocol.UDP)) as records:
+        return Finding(records.read() == {})
 
 
 FEATURES: Final = (
