@@ -72,6 +72,8 @@ class Daemon:
         self._plane = settings.plane()
         self._proof = Proof(self._plane)
         self._news = News()
+        self._early: list[tuple[str, Outcome]] | None = []
+        """What sources came back with while the data plane was loaded; None when it is."""
         self._changed = False  # something that may change what the kernel should hold
         self._reloading = False
         self._stopping = False
@@ -95,24 +97,34 @@ class Daemon:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         async with AsyncExitStack() as stack:
-            await self._watches.open()
-            stack.push_async_callback(self._unwatch)
             stack.enter_context(self._instance.held(loads=self._plane.loads))
+            stack.push_async_callback(self._unwatch)
             listener = None
-            if self._settings.metrics:
-                from clb_discovery import web  # noqa: PLC0415 - aiohttp is a fifth of a sidecar that does without
+            async with self._plane.coming_up():
+                await self._watches.open()
+                if self._settings.metrics:
+                    from clb_discovery import web  # noqa: PLC0415 - aiohttp is a fifth of a sidecar that does without
 
-                listener = stack.enter_context(web.listen(*self._settings.metrics))
-            self._plane.bring_up()
+                    listener = stack.enter_context(web.listen(*self._settings.metrics))
+                self._watches.start(self._heard)
             maps = stack.enter_context(self._plane.open())
             publisher = Publisher(self._plane, maps, self._announcer, self._meters)
             self._start_up(publisher)
+            stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
             if listener:
                 site = web.Site(partial(self._report, publisher), lambda: self._ready, self._meters)
                 await stack.enter_async_context(web.serving(listener, site))
-            self._watches.start(self._heard)
             stack.push_async_callback(self._shut_down)
             await self._main_loop(publisher)
+
+    async def _prove(self) -> None:
+        """Say so if connects do not meet the programs; outside of their cgroup finding out takes a process."""
+        try:
+            ineffective = await asyncio.to_thread(self._plane.objection)
+        except ClbError as error:
+            ineffective = str(error)
+        if ineffective:
+            _log.error("programs are not effective", reason=ineffective)
 
     async def _report(self, publisher: Publisher) -> Report:
         counted = await publisher.counted()
@@ -130,9 +142,6 @@ class Daemon:
         knowledge = self._knowledge
         self._changed |= knowledge.recall(tuple(knowledge.sources), publisher.held, self._store.read())
         self._names.leave(self._settings.hosts_file)
-        ineffective = self._plane.objection()
-        if ineffective:
-            _log.error("programs are not effective", reason=ineffective)
         _log.info(
             "started",
             version=__version__,
@@ -142,6 +151,9 @@ class Daemon:
         )
         self._write_state()
         self._fresh_until = asyncio.get_running_loop().time() + FRESH_WITHIN
+        early, self._early = self._early or (), None
+        for source, outcome in early:
+            self._heard(source, outcome)
         self._news.ring()
 
     async def _main_loop(self, publisher: Publisher) -> None:
@@ -220,6 +232,9 @@ class Daemon:
             self._stopping = True
 
     def _heard(self, source: str, outcome: Outcome) -> None:
+        if self._early is not None:  # what the kernel holds has to be known first, which guards what removes much
+            self._early.append((source, outcome))
+            return
         heard = self._knowledge.hear(source, outcome, asyncio.get_running_loop().time())
         self._changed |= heard.counts
         if any(heard):

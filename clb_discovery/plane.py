@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from clb_discovery import closing
@@ -34,12 +36,34 @@ class Plane(ABC):
     def cgroup(self) -> Path:
         """The cgroup whose connects are balanced."""
 
+    @asynccontextmanager
+    async def coming_up(self) -> AsyncIterator[None]:
+        """Bring it up while the block runs: the kernel takes as long for that as a sidecar for its first answers.
+
+        A block that fails takes back what was loaded, and is what is told, whatever the kernel lacks.
+
+        :raises HostError: as `bring_up`.
+        """
+        coming = asyncio.get_running_loop().run_in_executor(None, self.bring_up)
+        try:
+            yield
+        except BaseException:
+            await asyncio.wait([coming])
+            if not coming.exception():
+                self._take_back()
+            raise
+        await coming
+
     @abstractmethod
     def bring_up(self) -> None:
         """Make sure that it is there, before its maps are opened.
 
         :raises HostError: naming what is missing, and the way out.
         """
+
+    @abstractmethod
+    def _take_back(self) -> None:
+        """Undo `bring_up`, if nothing was there before it; raises as that."""
 
     @abstractmethod
     def open(self) -> Maps:
@@ -75,6 +99,7 @@ class OwnPlane(Plane):
         super().__init__(pins)
         self._cgroup = cgroup
         self._loader = wanted
+        self._is_new = False
 
     @property
     def cgroup(self) -> Path:
@@ -83,7 +108,12 @@ class OwnPlane(Plane):
 
     def bring_up(self) -> None:
         """Load and attach what is not there."""
-        loader.load(self._pins, self._cgroup, self._loader)
+        self._is_new = loader.load(self._pins, self._cgroup, self._loader)
+
+    def _take_back(self) -> None:
+        """Unload it."""
+        if self._is_new:
+            loader.unload(self._pins)
 
     def open(self) -> Maps:
         """Open the maps."""
@@ -137,6 +167,9 @@ class LoadedPlane(Plane):
         self._require_maps()
         self._opened = self._pinned()
 
+    def _take_back(self) -> None:
+        """Leave it: somebody else has loaded it."""
+
     def open(self) -> Maps:
         """Open the maps that a writer needs."""
         return Maps(self._pins, handed_over=True)
@@ -167,7 +200,7 @@ class LoadedPlane(Plane):
         """Have them closed by the service for it; where that does not listen, as far as our own rights go."""
         if closing.SOCKET.exists():
             return closing.ask(self._pins.instance, members, protocols)
-        return close_sockets(members, maps.records(), protocols=protocols, pinned=maps.record_iterator())
+        return close_sockets(members, maps.records(), protocols=protocols, pinned=maps.record_iterators())
 
     def _unattached(self) -> str | None:
         target, attached_to = self.cgroup, self._instance.read_loaded()

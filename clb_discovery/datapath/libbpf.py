@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,14 +28,31 @@ _PRINT: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ct
 def load_object(pins: Pins, *, full: bool) -> dict[str, int]:
     """Load the shipped object; its maps end up pinned, those that were pinned before are used as they are.
 
+    Other threads of Python go on while the kernel verifies the programs.
+
     :returns: a file descriptor of each program by name, which the caller closes.
     :raises HostError: if libbpf is missing or the kernel refuses the object.
     """
-    library = _library()
-    messages: list[str] = []
-    printer = _PRINT(_collector(messages))
-    library.libbpf_set_print(printer)
-    shipped = OBJECTS[full]
+    library, shipped = _library(), OBJECTS[full]
+    library.libbpf_set_print(None)
+    try:
+        return _load(library, shipped, pins, [])
+    except HostError:
+        # To find out why. Each message takes Python's lock, which another thread may keep for milliseconds, and there
+        # are hundreds where nothing is wrong.
+        messages: list[str] = []
+        printer = _PRINT(_collector(messages))
+        library.libbpf_set_print(printer)
+        return _load(library, shipped, pins, messages)
+    finally:
+        library.libbpf_set_print(None)
+
+
+def _load(library: ctypes.CDLL, shipped: Path, pins: Pins, messages: Sequence[str]) -> dict[str, int]:
+    """Load an object.
+
+    :param messages: what libbpf has said of it.
+    """
     opened = library.bpf_object__open_file(os.fsencode(shipped), None)
     if not opened:
         raise HostError(_failure(f"cannot open {shipped}", messages, "reinstall clb-discovery"))
@@ -51,7 +68,6 @@ def load_object(pins: Pins, *, full: bool) -> dict[str, int]:
         }
     finally:
         library.bpf_object__close(opened)
-        library.libbpf_set_print(None)
 
 
 def build() -> str:
@@ -114,6 +130,6 @@ def _collector(messages: list[str]) -> Callable[[int, bytes, int], int]:
     return collect
 
 
-def _failure(what: str, messages: list[str], way_out: str) -> str:
+def _failure(what: str, messages: Sequence[str], way_out: str) -> str:
     reason = messages[0] if messages else os.strerror(ctypes.get_errno())
     return f"{what}: {reason}; {way_out}"

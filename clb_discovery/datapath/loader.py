@@ -34,16 +34,17 @@ class Loader(StrEnum):
     """Somebody else loads: see `datapath.handover` and `plane`. Of `run` alone."""
 
 
-def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO, *, alone: bool = True) -> None:
+def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO, *, alone: bool = True) -> bool:
     """Make sure that the current programs run on connects in the cgroup; the caller is the only one who loads.
 
     What was attached stays so until everything that replaces it is there; a first load that fails leaves nothing.
 
     :param alone: whether nobody else writes the maps; who does keeps in them what every instance publishes.
+    :returns: whether nothing of the instance was there before.
     :raises HostError: naming what the kernel, a file system or a privilege lacks.
     """
     if is_current(pins, target, loader):
-        return
+        return False
     probe.raise_memlock_limit()
     probe.require_hooks()
     is_first = not pins.home.exists()
@@ -53,6 +54,7 @@ def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO, *, alone: bool 
         if is_first:
             pins.remove()
         raise
+    return is_first
 
 
 def _load(pins: Pins, target: Path, loader: Loader, *, alone: bool) -> None:

@@ -140,6 +140,14 @@ def test_wrong_usage_is_one_line(plane: Plane, arguments: list[str], words: list
     plane.assert_fails(2, *arguments, *([] if arguments[:1] == ["status"] else plane.here), words=words)
 
 
+def test_wrong_option_of_a_source_leaves_nothing_loaded(instance: str, cgroup: Path) -> None:
+    """What only a source's client finds wrong is wrong usage, though the data plane is loaded meanwhile."""
+    wrong = ["--consul-token-file", "/none", "--instance", instance, "--cgroup", str(cgroup)]
+    result = clb("run", *CONSUL, *wrong)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert not Pins(instance).home.exists()
+
+
 @pytest.mark.parametrize("command", [["run", *SRV], ["status"], ["load"], ["unload"], ["check"]])
 def test_bad_instance_name_is_refused(plane: Plane, command: list[str]) -> None:
     """An instance name that would lead out of its directory is refused by every command."""

@@ -50,7 +50,10 @@ def real_servers(count: int) -> tuple[RealServer, ...]:
 
 def wait_for_names(instance: str) -> None:
     """Return when the virtual server's names are there, which are written before its slots."""
-    labels = bpf.open_pin(Pins(instance).map(Map.LABELS))
+    pin = Pins(instance).map(Map.LABELS)
+    while not pin.exists():  # sources are asked while the data plane is loaded
+        time.sleep(0.0005)
+    labels = bpf.open_pin(pin)
     while bpf.lookup(labels, layout.pack_vip(parse_vip(f"{VIP}:80")), layout.LABEL.size) is None:
         time.sleep(0.0005)
     os.close(labels)
