@@ -48,11 +48,13 @@ class Pools:
     """Virtual servers with their real servers."""
 
     def __init__(self, virtual_servers: Sequence[Mapping[str, Any]], rates: Mapping[Key, Rate] | None) -> None:
-        """Take what `status --json` has.
+        """Take what `status --json` has; those of one service are shown together.
 
         :param rates: None where there are none to show.
         """
-        self._virtual_servers = virtual_servers
+        services = dict.fromkeys(server["service"] for server in virtual_servers)
+        places = {service: place for place, service in enumerate(services)}
+        self._virtual_servers = sorted(virtual_servers, key=lambda server: places[server["service"]])
         self._rates = rates
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:

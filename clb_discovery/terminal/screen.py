@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
@@ -52,6 +53,11 @@ def as_text(renderable: RenderableType, width: int) -> str:
 def plain(text: str, style: str = "") -> Text:
     """Return untrusted text as it may be shown: nothing in it is obeyed, and a line that is too long is folded."""
     return Text(printable(text), style=style, overflow="fold")
+
+
+def padded(text: str, cells: int) -> str:
+    """Return text with blanks behind it up to a width on the screen, where some signs take two cells and some none."""
+    return text + " " * (cells - cell_len(text))
 
 
 def endpoint(found: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from clb_discovery.core.rates import Key, Rate
 from clb_discovery.core.text import printable
 from clb_discovery.core.verdict import troubles
 from clb_discovery.terminal.pools import Pools
-from clb_discovery.terminal.screen import plain
+from clb_discovery.terminal.screen import padded, plain
 
 DEGRADATIONS: Final = {
     "errno": "connects to an empty pool fail with EPERM instead of ECONNREFUSED; kernel 6.1 can do better",
@@ -103,7 +103,7 @@ class Status:
         for source in sources:
             yield Text("  ", overflow="fold").join(
                 [
-                    plain(printable(source["name"]).ljust(name)),
+                    plain(padded(printable(source["name"]), name)),
                     plain(source["state"].ljust(state), _STATES.get(source["state"], "")),
                     plain(self._age(source["last_success"])),
                 ]

@@ -7,10 +7,12 @@ import io
 import json
 import re
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from clb_discovery.core.rates import rates
@@ -68,6 +70,23 @@ def test_watched_status_looks_like_this(width: int) -> None:
     text = as_text(Status(after, NOW, rates(DOCUMENT, after, 2.0)), width)
     assert text == (GOLDEN / f"watch-{width}.txt").read_text()
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_virtual_servers_of_a_service_stand_together() -> None:
+    """In whatever order they come, as those of both families do, a service is in one place."""
+    first, second, third = DOCUMENT["virtual_servers"]
+    other = first | {"address": "fd00:64::9"}
+    text = as_text(Status(DOCUMENT | {"virtual_servers": [first, second, third, other]}, NOW), 200)
+    assert re.findall(r"^(redis|mail) ", text, re.MULTILINE) == ["redis", "redis", "mail"]
+
+
+@pytest.mark.parametrize("name", ["consul:web", "consul:\u7db2\u7d61", "consul:\u00e9te\u0301"])
+def test_columns_of_sources_are_aligned(name: str) -> None:
+    """What takes two cells of the screen, or none, does not push the next column aside."""
+    source = DOCUMENT["sources"][0] | {"name": name, "state": "fresh", "reason": None}
+    lines = as_text(Status(DOCUMENT | {"sources": [source]}, NOW), 200).splitlines()
+    head, line = next((one, other) for one, other in pairwise(lines) if one.startswith("source"))
+    assert cell_len(line.partition("fresh")[0]) == head.index("state")
 
 
 def test_nothing_is_lost_on_a_narrow_screen() -> None:
