@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -24,6 +25,9 @@ from clb_discovery.log import FORMATS, LEVELS
 from clb_discovery.options import read_options
 
 PROGRAM: Final = "clb-discovery"
+
+_OUTPUT_FAILS: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
+"""What writing fails with; where no file is named, it was to standard output."""
 
 _T = TypeVar("_T")
 
@@ -47,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: the exit code.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None and _with_command(given)[0] != "run":  # what runs logs to where it can
+        return _failed("cannot write to standard output: it is closed; give it a file, or /dev/null", 1)
     try:
         options = read_options(make_parser, _with_command(given))
         result: int = options.command(options)
@@ -56,12 +62,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # as a shell reports SIGINT
     except BrokenPipeError:  # the reader of our output has had enough; nor is it to hear what is still buffered
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 0
     except Exception as error:  # noqa: BLE001 - a bug of ours is one line, too
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        return _failed(f"internal error: {error!r} at {frame.filename}:{frame.lineno}; please report it", 1)
+        return _failed(_unexpected(error), 1)
     return result
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in _OUTPUT_FAILS and error.filename is None:
+        _forget_output()
+        return f"cannot write to standard output: {error.strerror}; is there room?"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"internal error: {error!r} at {frame.filename}:{frame.lineno}; please report it"
+
+
+def _forget_output() -> None:
+    """Have nobody hear what is still buffered."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(message: str, exit_code: int) -> int:
@@ -301,7 +319,7 @@ def _policy_options(parser: argparse.ArgumentParser) -> None:
         type=_typed(parse_network),
         action="append",
         default=[],
-        help="accept real servers only from these networks; loopback only where one names it; repeatable",
+        help="accept real servers from these networks and no others; loopback only where one names it; repeatable",
     )
     group.add_argument(
         "--max-removal",

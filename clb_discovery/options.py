@@ -24,7 +24,7 @@ def read_options(make_parser: Callable[[], argparse.ArgumentParser], arguments: 
     :raises UsageError: naming the option, or the file and what is wrong in it.
     """
     parser = make_parser()
-    options = parser.parse_args(arguments)
+    options = _parse(parser, arguments)
     entries: Sequence[Entry] = ()
     if getattr(options, "config", None):
         config = _read_config(parser, options.config)
@@ -33,6 +33,19 @@ def read_options(make_parser: Callable[[], argparse.ArgumentParser], arguments: 
         options = parser.parse_args([arguments[0], *behind, *arguments[1:]])
     options.entries = entries
     options.reread = partial(read_options, make_parser, arguments)
+    return options
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Read what was typed.
+
+    :raises UsageError: which names options that nobody knows, and not their values, since these may be secrets.
+    """
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or unknown[:1]
+        token = "; --consul-token-file FILE reads a token" if any("token" in name for name in names) else ""
+        raise UsageError(f"unrecognized arguments: {' '.join(names)}{token}; see {parser.prog} --help")
     return options
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -138,6 +139,31 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 def test_wrong_usage_is_one_line(plane: Plane, arguments: list[str], words: list[str]) -> None:
     """What was typed wrong is named with the way to type it right, exit code 2."""
     plane.assert_fails(2, *arguments, *([] if arguments[:1] == ["status"] else plane.here), words=words)
+
+
+@pytest.mark.parametrize("secret", [["--consul-token=s3cr3t"], ["--consul-token", "s3cr3t"]])
+def test_option_that_nobody_knows_keeps_its_value(plane: Plane, secret: list[str]) -> None:
+    """A token where no token is taken does not get into the journal, and the message says where one is."""
+    plane.assert_fails(2, *SRV, *secret, *plane.here, words=["--consul-token;", "--consul-token-file"])
+    assert "s3cr3t" not in clb(*SRV, *secret).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirection", "cause"),
+    [
+        ("status", ">&-", "it is closed"),
+        ("status --json", ">&-", "it is closed"),
+        ("status", ">/dev/full", "No space left on device"),
+        ("status --json", ">/dev/full", "No space left on device"),
+        ("run --help", ">/dev/full", "No space left on device"),
+    ],
+)
+def test_output_that_nobody_takes_is_an_error(arguments: str, redirection: str, cause: str) -> None:
+    """Standard output that is closed, or on a full disk, is named in one line."""
+    command = f"{shlex.join(map(str, COMMAND))} {arguments} {redirection}"
+    result = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert f"cannot write to standard output: {cause}" in result.stderr
 
 
 def test_wrong_option_of_a_source_leaves_nothing_loaded(instance: str, cgroup: Path) -> None:
