@@ -131,7 +131,8 @@ def objection(address: Address, vips: frozenset[Address], real_ranges: Sequence[
     if real_ranges and any(in_network(address, network) for network in real_ranges):
         return None
     if _is_loopback(address):
-        return f"it is loopback; --real-range {format_address(address)} allows it"
+        others = "" if real_ranges else ", beside one for every other server: all else is refused then"
+        return f"it is loopback; --real-range {format_address(address)} allows it{others}"
     return f"it is in no --real-range; --real-range {format_address(address)} allows it" if real_ranges else None
 
 

@@ -126,7 +126,8 @@ def objection(pins: Pins, target: Path) -> str | None:
     """
     reason = proof.run(pins.instance, target)
     if reason is None and not is_attached(pins, target):
-        return f"not every program is attached to {target}; run: clb-discovery load --cgroup {target}"
+        load = f"clb-discovery load --instance {pins.instance} --cgroup {target}"
+        return f"not every program is attached to {target}; run: {load}"
     return reason
 
 

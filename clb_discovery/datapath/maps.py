@@ -194,7 +194,8 @@ def _info(fd: int) -> Info | None:
 
 def _cannot_open(pins: Pins, error: OSError) -> HostError:
     if isinstance(error, FileNotFoundError):
-        return HostError(f"the data plane of instance {pins.instance!r} is not loaded; run: clb-discovery load")
+        load = f"clb-discovery load --instance {pins.instance}"
+        return HostError(f"the data plane of instance {pins.instance!r} is not loaded; run: {load}")
     if isinstance(error, PermissionError):
         return HostError(
             "not allowed to open BPF maps; run as root, or in the group of: clb-discovery load --group GROUP; "

@@ -32,8 +32,13 @@ def run(instance: str, cgroup: Path) -> str | None:
     try:
         refused = _are_refused(instance) if cgroups.contains_self(cgroup) else _are_refused_inside(cgroup, instance)
     except (OSError, subprocess.SubprocessError, HostError) as error:
+        if isinstance(error, FileNotFoundError) and not cgroup.exists():
+            return f"{cgroup} is gone; a sidecar that loads attaches it again when it is back"
         return f"the self-test could not run in {cgroup}: {error}"
-    return None if refused else f"connects in {cgroup} do not meet the programs; run: clb-discovery load"
+    if refused:
+        return None
+    load = f"clb-discovery load --instance {instance} --cgroup {cgroup}"
+    return f"connects in {cgroup} do not meet the programs; run: {load}"
 
 
 def _are_refused_inside(cgroup: Path, instance: str) -> bool:

@@ -132,8 +132,9 @@ def test_loopback_needs_a_range_that_names_it(address: str) -> None:
     """Loopback is refused with the option that allows it, until a range does."""
     parsed = parse_address(address)
     reason = objection(parsed, frozenset(), [])
-    assert reason == f"it is loopback; --real-range {address} allows it"
-    assert objection(parsed, frozenset(), [parse_network("10.0.0.0/8")]) == reason
+    allowed = f"it is loopback; --real-range {address} allows it"
+    assert reason == f"{allowed}, beside one for every other server: all else is refused then"
+    assert objection(parsed, frozenset(), [parse_network("10.0.0.0/8")]) == allowed
     assert objection(parsed, frozenset(), [parse_network(address)]) is None
 
 

@@ -15,6 +15,7 @@ from tests.support.sidecar import pool, sidecar, status
 VIPS: Final = "10.64.0.1:80,[fd00:64::1]:80"
 OTHER_VIP: Final = "10.64.0.9:80"
 GOOD: Final = ("10.0.0.1", "fd00::1")
+BESIDE: Final = ", beside one for every other server: all else is refused then"
 FORBIDDEN: Final = {
     "0.1.2.3": "it is unspecified; register the address",
     "224.0.0.1": "it is multicast; register the address",
@@ -25,8 +26,8 @@ FORBIDDEN: Final = {
     "10.64.0.1": "it is a VIP; register the address",
     "10.64.0.9": "it is a VIP; register the address",
     "fd00:64::1": "it is a VIP; register the address",
-    "127.0.0.1": "it is loopback; --real-range 127.0.0.1 allows it",
-    "::1": "it is loopback; --real-range ::1 allows it",
+    "127.0.0.1": f"it is loopback; --real-range 127.0.0.1 allows it{BESIDE}",
+    "::1": f"it is loopback; --real-range ::1 allows it{BESIDE}",
 }
 
 UNSPECIFIED: Final = dict.fromkeys(("0.0.0.0", "::"), "it is unspecified; register the address")

@@ -184,7 +184,7 @@ def test_what_is_not_loaded() -> None:
         "sources": [],
         "virtual_servers": [],
     }
-    text = as_text(Status(document, NOW), 200)
+    text = as_text(Status(document, NOW), 300)
     assert "data plane  not loaded" in text
     assert "sidecar     not running, last sync never" in text
     assert r"config      REFUSED: line 3\nis wrong" in text
