@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from clb_discovery.runtime import RUN
 from tests.programs.as_unit import HERE, STATE, read_unit
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import dial, wipe
@@ -119,6 +121,36 @@ def test_sidecar_works_as_the_units_run_it(loaded: str, cgroup: Path, knot: Knot
     assert [line for line in found.lines() if line["level"] != "info"] == []
     assert "127.0.0.2" in (directory / "state" / f"{loaded}.json").read_text()
     assert VIP in (directory / "state" / "hosts").read_text()
+
+
+def test_user_of_its_own_is_enough_and_keeps_others_out(
+    loaded: str, cgroup: Path, knot: KnotServer, directory: Path
+) -> None:
+    """With another user in the same group it works, and sidecars of the usual one can enter only those of their own."""
+    usual = without(BESIDE, directory, loaded)
+    unit = usual.with_name("own.service")
+    unit.write_text(usual.read_text().replace("User=clb-discovery\n", "User=nobody\n"))
+    state = RUN / loaded / "state.json"
+    enters = []
+    with listening("127.0.0.1") as (server,):
+        serve(knot, server.name)
+        for whose in (usual, unit):
+            state.unlink(missing_ok=True)  # the other user's
+            own = directory / whose.stem
+            own.mkdir()
+            options, env = follows(knot, own)
+            options += ["--hold", "0s"]  # there may be servers of another test
+            with sidecar(loaded, None, directory, options, wrapper=as_unit(whose), env=env) as found:
+                assert dial(cgroup, VIP, 80, 20) == ["ok"] * 20
+                process = str(status(loaded)["sidecar"]["pid"])
+                pins = f"/proc/{process}/root/sys/fs/bpf/clb-discovery/{loaded}"
+                tries = [["ls", pins], ["cat", f"/proc/{process}/environ"], ["kill", "-0", process]]
+                ends = [subprocess.run([*as_unit(usual), *one], check=False, capture_output=True) for one in tries]
+                enters.append([end.returncode == 0 for end in ends])
+                assert found.stop() == 0
+            assert [line for line in found.lines() if line["level"] != "info"] == []
+    state.unlink()
+    assert enters == [[True] * 3, [False] * 3]
 
 
 @pytest.mark.parametrize("capability", ["", "CAP_NET_ADMIN"])
