@@ -19,8 +19,8 @@ from clb_discovery.discovery import read_services
 from clb_discovery.options import file_options
 from tests.support.documents import DOCUMENTS, ROOT, blocks, command_lines
 
-FOREIGN_OPTIONS: Final = frozenset({"--now", "--seconds", "--seed", "--keep", "--save"})
-"""Those of other programs: systemctl, the soak, benchmarks."""
+FOREIGN_OPTIONS: Final = frozenset({"--now", "--offline", "--threshold", "--seconds", "--seed", "--keep", "--save"})
+"""Those of other programs: systemctl and systemd-analyze, the soak, benchmarks."""
 ASKS: Final = frozenset({"run", "plan", "check"})
 """Commands that take services."""
 
