@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from clb_discovery import closing
+from clb_discovery.core.commands import load_command
 from clb_discovery.core.layout import LAYOUT
 from clb_discovery.core.model import Protocol
 from clb_discovery.datapath import cgroup as cgroups
@@ -151,7 +152,7 @@ class LoadedPlane(Plane):
         """Name it; nothing is touched yet."""
         super().__init__(pins)
         self._instance = Instance(pins.instance)
-        self._load = f"clb-discovery load --instance {pins.instance}"
+        self._load = load_command(pins.instance)
         self._opened: tuple[int, ...] = ()
 
     @property
@@ -206,11 +207,11 @@ class LoadedPlane(Plane):
         target, attached_to = self.cgroup, self._instance.read_loaded()
         if attached_to is None:
             return f"nobody has left what {target} was at the load; run: {self._load}"
-        now = cgroups.identity(target)
+        now, load = cgroups.identity(target), load_command(self._pins.instance, target)
         if now is None:
-            return f"{target} is gone; when it is back, run: {self._load} --cgroup {target}"
+            return f"{target} is gone; when it is back, run: {load}"
         if now != attached_to:
-            return f"{target} was made anew, and nothing is attached to it; run: {self._load} --cgroup {target}"
+            return f"{target} was made anew, and nothing is attached to it; run: {load}"
         return None
 
     def _require_maps(self) -> None:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from clb_discovery.core.commands import load_command
 from clb_discovery.core.text import some_of
 
 _NAMED: Final = 3
@@ -23,7 +24,8 @@ def troubles(status: Mapping[str, Any]) -> list[str]:
 def _troubles(status: Mapping[str, Any]) -> Iterator[str]:
     datapath, sidecar = status["datapath"], status["sidecar"]
     if not datapath["loaded"]:
-        yield "the data plane is not loaded: nothing is balanced; start the sidecar, or run: clb-discovery load"
+        way_out = "its sidecar loads it; with --loader none" if sidecar["running"] else "start the sidecar, or"
+        yield f"the data plane is not loaded: nothing is balanced; {way_out} run: {load_command(status['instance'])}"
     elif not datapath["effective"]:
         yield f"connects do not meet the programs: {datapath['reason']}"
     if sidecar["config_error"]:
@@ -33,6 +35,9 @@ def _troubles(status: Mapping[str, Any]) -> Iterator[str]:
         names = [source["name"] for source in status["sources"] if source["state"] == state]
         if names:
             yield f"{words} {_list(names)}"
+    refused = [source["name"] for source in status["sources"] if source["state"] == "fresh" and source["reason"]]
+    if refused:
+        yield f"some of what discovery says is refused, for the reason above: {_list(refused)}"
     if datapath["loaded"] and not sidecar["running"]:
         yield "no sidecar runs: pools stay as they are"
 

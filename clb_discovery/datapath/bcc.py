@@ -20,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from clb_discovery.core.commands import unload_command
 from clb_discovery.core.layout import Map
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import PROGRAMS, Pins
@@ -68,7 +69,8 @@ def load_sources(pins: Pins, *, can_set_errno: bool) -> dict[str, int]:
             return _kept(pins, made, answer.descriptors)
     match answer.fields.get("failed"):
         case "maps":
-            raise HostError(f"{answer.fields['reason']}, so it is not a map of this version; run: clb-discovery unload")
+            way_out = unload_command(pins.instance)
+            raise HostError(f"{answer.fields['reason']}, so it is not a map of this version; run: {way_out}")
         case "load":
             raise HostError(f"the kernel refuses the programs: {_verdict(answer)}; run: clb-discovery check")
         case _:

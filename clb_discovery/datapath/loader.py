@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from clb_discovery.core import selftest
+from clb_discovery.core.commands import load_command
 from clb_discovery.core.layout import FEATURE_ERRNO, FEATURE_LOOP, LAYOUT, Info
 from clb_discovery.core.plan import plan
 from clb_discovery.datapath import bcc, bpf, cgroup, handover, libbpf, probe
@@ -126,8 +127,7 @@ def objection(pins: Pins, target: Path) -> str | None:
     """
     reason = proof.run(pins.instance, target)
     if reason is None and not is_attached(pins, target):
-        load = f"clb-discovery load --instance {pins.instance} --cgroup {target}"
-        return f"not every program is attached to {target}; run: {load}"
+        return f"not every program is attached to {target}; run: {load_command(pins.instance, target)}"
     return reason
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from clb_discovery.core import layout
+from clb_discovery.core.commands import load_command, unload_command
 from clb_discovery.core.held import DECODED, Held, decode
 from clb_discovery.core.layout import Info, Label, Map, Server
 from clb_discovery.core.model import Protocol
@@ -163,7 +164,8 @@ class Maps:
                 except OSError as error:
                     raise _cannot_open(pins, error) from error
                 if sizes != layout.SIZES[map_]:
-                    raise HostError(f"{pins.map(map_)} is not a map of this version; run: clb-discovery unload")
+                    way_out = unload_command(pins.instance)
+                    raise HostError(f"{pins.map(map_)} is not a map of this version; run: {way_out}")
             stack.pop_all()
             return fds
 
@@ -193,15 +195,16 @@ def _info(fd: int) -> Info | None:
 
 
 def _cannot_open(pins: Pins, error: OSError) -> HostError:
+    load = load_command(pins.instance)
     if isinstance(error, FileNotFoundError):
-        load = f"clb-discovery load --instance {pins.instance}"
         return HostError(f"the data plane of instance {pins.instance!r} is not loaded; run: {load}")
     if isinstance(error, PermissionError):
         return HostError(
-            "not allowed to open BPF maps; run as root, or in the group of: clb-discovery load --group GROUP; "
+            f"not allowed to open BPF maps; run as root, or in the group of: {load} --group GROUP; "
             "Linux before 5.19 also asks for CAP_BPF"
         )
-    return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}; run: clb-discovery unload")
+    unload = unload_command(pins.instance)
+    return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}; run: {unload}")
 
 
 def _reason(step: Step, error: OSError) -> str | None:

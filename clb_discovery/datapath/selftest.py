@@ -16,6 +16,7 @@ from typing import Final
 
 from clb_discovery.core import selftest
 from clb_discovery.core.address import format_address, is_ipv4
+from clb_discovery.core.commands import load_command
 from clb_discovery.core.model import Vip
 from clb_discovery.datapath import cgroup as cgroups
 from clb_discovery.errors import HostError
@@ -29,16 +30,14 @@ def run(instance: str, cgroup: Path) -> str | None:
 
     :returns: None if the programs are effective in the cgroup, else the reason why they are not.
     """
+    load = load_command(instance, cgroup)
     try:
         refused = _are_refused(instance) if cgroups.contains_self(cgroup) else _are_refused_inside(cgroup, instance)
     except (OSError, subprocess.SubprocessError, HostError) as error:
-        if isinstance(error, FileNotFoundError) and not cgroup.exists():
-            return f"{cgroup} is gone; a sidecar that loads attaches it again when it is back"
+        if isinstance(error, OSError) and cgroups.identity(cgroup) is None:
+            return f"{cgroup} is gone; when it is back a sidecar attaches to it again, or run: {load}"
         return f"the self-test could not run in {cgroup}: {error}"
-    if refused:
-        return None
-    load = f"clb-discovery load --instance {instance} --cgroup {cgroup}"
-    return f"connects in {cgroup} do not meet the programs; run: {load}"
+    return None if refused else f"connects in {cgroup} do not meet the programs; run: {load}"
 
 
 def _are_refused_inside(cgroup: Path, instance: str) -> bool:

@@ -10,9 +10,10 @@ from clb_discovery.core.verdict import troubles
 def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
     """Return a document in which all is well but for what is given."""
     return {
+        "instance": "default",
         "datapath": {"loaded": True, "effective": True, "reason": None},
         "sidecar": {"running": True, "config_error": None},
-        "sources": [{"name": "srv:web", "state": "fresh"}],
+        "sources": [{"name": "srv:web", "state": "fresh", "reason": None}],
         "virtual_servers": [virtual("web", "active"), virtual("web")],
         **more,
     }
@@ -39,7 +40,20 @@ def test_what_is_not_loaded_needs_no_sidecar_to_blame() -> None:
         )
     )
     assert "not loaded" in only
-    assert "clb-discovery load" in only
+    assert only.endswith("; start the sidecar, or run: clb-discovery load")
+
+
+def test_what_is_not_loaded_is_named_as_it_has_to_be_typed() -> None:
+    """The command names the instance, and nobody is told to start a sidecar that runs."""
+    (only,) = troubles(
+        status(
+            instance="shop",
+            datapath={"loaded": False, "effective": False, "reason": "x"},
+            sources=[],
+            virtual_servers=[],
+        )
+    )
+    assert only.endswith("; its sidecar loads it; with --loader none run: clb-discovery load --instance shop")
 
 
 def test_everything_at_once() -> None:

@@ -338,7 +338,7 @@ def test_lost_link_is_reported(instance: str, cgroup: Path, name: str, lose: Cal
     found = status(instance)
     assert_is_status(found)
     assert found["datapath"]["loaded"]
-    assert "clb-discovery load" in found["datapath"]["reason"]
+    assert found["datapath"]["reason"].endswith(f"run: clb-discovery load --instance {instance} --cgroup {cgroup}")
     check = clb("check", "--instance", instance, "--cgroup", cgroup)
     assert check.returncode == 3
     assert "FAIL  data plane" in check.stdout
@@ -380,6 +380,15 @@ def test_status_of_a_cgroup_that_is_gone(instance: str, cgroup: Path) -> None:
     assert status(instance)["datapath"]["effective"]
 
 
+def test_cgroup_that_is_gone_is_named(instance: str) -> None:
+    """Status says that the cgroup is gone, and what attaches to it again."""
+    with made_cgroup() as gone:
+        load(instance, gone)
+    reason = status(instance)["datapath"]["reason"]
+    assert reason.startswith(f"{gone} is gone; when it is back a sidecar attaches to it again, or run: ")
+    assert reason.endswith(f"clb-discovery load --instance {instance} --cgroup {gone}")
+
+
 def test_maps_of_another_shape_are_refused(instance: str, cgroup: Path) -> None:
     """Maps that are not what their names say are not written to; unload, which the message names, removes them."""
     load(instance, cgroup)
@@ -391,6 +400,6 @@ def test_maps_of_another_shape_are_refused(instance: str, cgroup: Path) -> None:
     for command in (("status",), ("load", "--cgroup", cgroup)):
         result = clb(*command, "--instance", instance)
         assert (result.returncode, len(result.stderr.splitlines())) == (3, 1)
-        assert "run: clb-discovery unload" in result.stderr
+        assert result.stderr.endswith(f"run: clb-discovery unload --instance {instance}\n")
     unload(instance)
     load(instance, cgroup)
