@@ -109,6 +109,10 @@ def load(options: argparse.Namespace) -> int:
 def unload(options: argparse.Namespace) -> int:
     """Detach and remove the data plane."""
     pins, instance = Pins(options.instance), Instance(options.instance)
+    loaded = pins.exist()
+    if not loaded and not instance.exists():  # a name that was typed wrong leaves no directory behind
+        _print_nothing_loaded(options.instance)
+        return 0
     if options.other_layouts:
         with instance.loading():
             pins.remove_other_layouts()
@@ -119,6 +123,8 @@ def unload(options: argparse.Namespace) -> int:
         named = instance.hosts_file()
         if named:  # first, so that no name leads to an address that nobody serves
             write_names(named, pins.instance, {})
+    if not loaded:
+        _print_nothing_loaded(options.instance)
     return 0
 
 
@@ -156,6 +162,10 @@ def demo(options: argparse.Namespace) -> int:
 
 def _print_json(found: dict[str, Any]) -> None:
     print(json.dumps(found, indent=2))  # noqa: T201 - this is the output
+
+
+def _print_nothing_loaded(instance: str) -> None:
+    print(f"nothing was loaded as instance {instance}")  # noqa: T201 - this is the output
 
 
 def _read_datapath(pins: Pins) -> Datapath | None:

@@ -63,6 +63,10 @@ class Instance:
         self._state = self._directory / "state.json"
         self._loaded = self._directory / "loaded.json"
 
+    def exists(self) -> bool:
+        """Tell whether anybody has ever held or traced it since the host was booted."""
+        return self._directory.exists()
+
     @contextmanager
     def held(self, *, loads: bool = True) -> Iterator[None]:
         """Hold the instance as its only writer while the block runs.
@@ -83,7 +87,7 @@ class Instance:
     @contextmanager
     def tracing(self) -> Iterator[None]:
         """Be the only one who traces the instance while the block runs; raises as `held`."""
-        with self._locked(self._directory / "trace", "it is the one that traces", _BOTH):
+        with self._locked(self._directory / "trace", "it is the one that traces; stop it first", _BOTH):
             yield
 
     @contextmanager

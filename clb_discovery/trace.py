@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -39,10 +40,11 @@ def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
     :raises BusyError: if somebody else reads the ring buffer, which has room for one.
     """
     with (
-        Instance(pins.instance).tracing(),
         Maps(pins) as maps,
+        Instance(pins.instance).tracing(),
         closing(Ring(maps.events(), layout.EVENTS_BYTES)) as ring,
     ):
+        _tell_unknown(wanted.services, maps)
         ring.skip()
         joiner, services = Joiner(), _Services(maps)
         hidden = {layout.pack_vip(vip) for vip in selftest.virtual_servers(pins.instance)}
@@ -57,6 +59,18 @@ def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
                         print(tell(line, service), flush=True)  # noqa: T201 - this is the output
         finally:
             maps.listen_until(0)
+
+
+def _tell_unknown(services: frozenset[str], maps: Maps) -> None:
+    """Say which services have no virtual server, such as a name typed wrong: silence would look like no connects."""
+    if not services:
+        return
+    labels = (published.label for published in maps.read().virtual.values())
+    unknown = sorted(services - {label.service for label in labels if label})
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        line = f"clb-discovery: no virtual server is of service {names} now; waiting for one, see clb-discovery status"
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - for who watches, not for who reads the lines
 
 
 def _lines(ring: Ring, joiner: Joiner, until: float) -> Iterator[Line]:

@@ -93,6 +93,16 @@ class Pins:
         links = (f"{name}_link" for name in PROGRAMS)
         return self.have_maps() and self._exist(*PROGRAMS, *links, *(pin.name for pin in self.waiting))
 
+    def exist(self) -> bool:
+        """Tell whether there is anything of the instance, of any layout.
+
+        :raises HostError: if one may not look there.
+        """
+        try:
+            return self.home.exists()
+        except PermissionError as error:
+            raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
+
     def are_removed(self) -> bool:
         """Tell whether the directory is still mounted here, as by `BindReadOnlyPaths=`, but has been removed."""
         try:

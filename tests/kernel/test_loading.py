@@ -166,7 +166,17 @@ def test_unload_leaves_nothing(instance: str, cgroup: Path) -> None:
     assert [path.name for path in (RUN / instance).iterdir()] == ["lock"]
     wait_until(lambda: not any(map(KernelObject.exists, objects)), "the kernel has freed everything")
     assert dial(cgroup, VIP4, 80) == [NOT_OURS]
-    unload(instance)  # and again
+    again = clb("unload", "--instance", instance)
+    assert (again.returncode, again.stdout) == (0, f"nothing was loaded as instance {instance}\n")
+
+
+@pytest.mark.parametrize("options", [[], ["--other-layouts"]])
+def test_unload_of_what_never_was_leaves_no_trace(instance: str, options: list[str]) -> None:
+    """An instance that never was, such as a name typed wrong, is told so, and gets no directory."""
+    result = clb("unload", "--instance", instance, *options)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"nothing was loaded as instance {instance}\n"
+    assert not (RUN / instance).exists()
 
 
 def test_foreign_program_keeps_running(instance: str, cgroup: Path, tmp_path: Path) -> None:

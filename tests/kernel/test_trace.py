@@ -172,7 +172,16 @@ def test_only_one_traces(plane: Plane, tmp_path: Path) -> None:
         second = clb("trace", "--instance", plane.instance)
     assert second.returncode == 4
     assert second.stderr.count("\n") == 1
-    assert "it is the one that traces" in second.stderr
+    assert "it is the one that traces; stop it first" in second.stderr
+
+
+def test_service_that_nobody_serves_is_told(plane: Plane, tmp_path: Path) -> None:
+    """A name without a virtual server is said at once, on stderr; one that has some is not."""
+    publish_three(plane, "127.0.0.1:1", "127.0.0.1:2")
+    with tracing(plane, tmp_path / "trace", "--service", "alive", "--service", "aliv"):
+        pass
+    (line,) = (tmp_path / "trace").read_text().splitlines()
+    assert line.startswith("clb-discovery: no virtual server is of service 'aliv' now; waiting for one")
 
 
 def test_nothing_is_reported_to_nobody(plane: Plane, tmp_path: Path) -> None:
