@@ -316,7 +316,7 @@ class Daemon:
     async def _write_last_good(self) -> None:
         """Keep what was applied on disk, with when each source last answered."""
         sets = self._knowledge.last_good(self._applied)
-        trying = self._announcer.trying("cannot keep the last known sets on disk", OSError, ValueError)
+        trying = self._announcer.trying("cannot keep the last known sets on disk", HostError, ValueError)
         with trying, self._meters.unkept.count_exceptions():
             await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
 

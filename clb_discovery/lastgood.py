@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from clb_discovery.core.lastgood import MAX_BYTES, LastGood, decode, encode
+from clb_discovery.errors import HostError
 from clb_discovery.files import replace_file
 
 WRITE_EVERY: Final = 1.0
@@ -57,13 +58,18 @@ class Store:
         """Replace the file, for good.
 
         :param now: as for `is_due`.
-        :raises OSError: if it cannot be written. The next try is due as usual.
+        :raises HostError: if it cannot be written. The next try is due as usual.
         :raises ValueError: if there is too much to write.
         """
         if self._file is None:
             return
         self._next = now + WRITE_EVERY
         document = encode(sets)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self._file, document, lasting=True)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._file, document, lasting=True)
+        except OSError as error:
+            raise HostError(
+                f"cannot write {self._file}: {error.strerror}; --state-dir takes a writable directory with room"
+            ) from error
         self._written = {source: one._replace(answered=None) for source, one in sets.items()}

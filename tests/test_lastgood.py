@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.lastgood import LastGood
 from clb_discovery.core.model import RealServer
+from clb_discovery.errors import HostError
 from clb_discovery.lastgood import Store
 from clb_discovery.runtime import state_directory
 
@@ -57,7 +58,7 @@ def test_failed_write_leaves_the_file_and_is_due_again(tmp_path: Path) -> None:
     store = Store(tmp_path, "default")
     store.write(ONE, 0)
     (tmp_path / ".default.json.clb-discovery").mkdir()  # in the way
-    with pytest.raises(OSError, match=r"default\.json"):
+    with pytest.raises(HostError, match=r"default\.json: .*; --state-dir takes"):
         store.write(TWO, 10)
     assert store.read() == ONE
     assert not store.is_due(timeless(TWO), 10.9)
