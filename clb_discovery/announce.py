@@ -5,6 +5,7 @@ What goes wrong in the same way again and again is said at once, and then at gro
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from clb_discovery.core.changes import changes
+from clb_discovery.core.changes import changes, setting_changes
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held
 from clb_discovery.core.model import RealServer, Refused
@@ -108,15 +109,19 @@ class Announcer:
             old, new = before.virtual.get(vip), carried_out.result.virtual[vip]
             if new.label and new.label.source == SOURCE:
                 continue
-            difference = changes((old.pool if old else None) or (), new.pool or ())
-            _log.info(
+            pool = (old.pool if old else None) or ()
+            difference = changes(pool, new.pool or ())
+            settings = setting_changes(old, new)
+            _log.log(
+                logging.WARNING if pool and not new.pool else logging.INFO,  # every connect is refused from here on
                 "pool published",
                 vip=str(vip),
                 service=new.label.service if new.label else None,
                 change=str(difference),
                 added=_names(difference.added),
                 removed=_names(difference.removed),
-                changed=_names(difference.changed),
+                changed=some_of([_change(was, now) for was, now in difference.changed], _SHOWN),
+                settings=[f"{name} {was} -> {now}" for name, (was, now) in settings.items()],
                 servers=len(new.pool or ()),
                 generation=new.generation,
             )
@@ -161,3 +166,8 @@ class Announcer:
 
 def _names(servers: Sequence[RealServer]) -> list[str]:
     return some_of([str(server) for server in servers], _SHOWN)
+
+
+def _change(was: RealServer, now: RealServer) -> str:
+    shares = (("weight", was.weight, now.weight), ("priority", was.priority, now.priority))
+    return " ".join([str(now), *(f"{name} {old} -> {new}" for name, old, new in shares if old != new)])

@@ -11,7 +11,17 @@ from clb_discovery.announce import Announcer
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held
-from clb_discovery.core.model import Algorithm, Answer, Failure, RealServer, Refused, Service, Vip, VirtualServer
+from clb_discovery.core.model import (
+    Algorithm,
+    Answer,
+    Failure,
+    RealServer,
+    Refused,
+    Service,
+    Tracking,
+    Vip,
+    VirtualServer,
+)
 from clb_discovery.core.plan import plan
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.datapath.sockets import Destroyed
@@ -96,10 +106,10 @@ def test_trouble_is_repeated_with_a_count() -> None:
     ]
 
 
-def published(*ports: int) -> dict[Vip, VirtualServer]:
+def published(*ports: int, weight: int = 1, priority: int = 0, **settings: Any) -> dict[Vip, VirtualServer]:  # noqa: ANN401 - what a virtual server has
     """Return a virtual server whose real servers have these ports."""
-    pool = tuple(RealServer(0, parse_address("10.0.0.1"), port, 1) for port in ports)
-    return {VIP: VirtualServer(VIP, "web", "srv:web", Algorithm.RANDOM, pool)}
+    pool = tuple(RealServer(priority, parse_address("10.0.0.1"), port, weight) for port in ports)
+    return {VIP: replace(VirtualServer(VIP, "web", "srv:web", Algorithm.RANDOM, pool), **settings)}
 
 
 def test_a_change_is_one_line_that_says_what_changed() -> None:
@@ -116,6 +126,37 @@ def test_a_change_is_one_line_that_says_what_changed() -> None:
     assert len(change["added"]) == 9
     assert change["added"][-1] == "and 12 more"
     assert (removal["event"], removal["service"], removal["vip"]) == ("virtual server removed", "web", "10.64.0.1:80")
+
+
+def test_what_changed_is_told_from_what_to_what() -> None:
+    """The weight and priority of a few real servers, and each setting of the virtual server."""
+    before = plan(Held(), published(*range(1, 12)), complete=True).result
+    tracking = Tracking(eject_after=5, eject_first_ms=1_000)
+    weights = plan(before, published(*range(1, 12), weight=40, priority=2), complete=True)
+    settings = published(*range(1, 12), weight=40, priority=2, algorithm=Algorithm.LEAST_CONN, tracking=tracking)
+    with capture_logs() as lines:
+        Announcer().published(before, weights)
+        Announcer().published(weights.result, plan(weights.result, settings, complete=True))
+    first, second = lines
+    assert (first["change"], first["settings"], len(first["changed"])) == ("+0 -0 ~11", [], 9)
+    assert first["changed"][0] == "10.0.0.1:1 weight 1 -> 40 priority 0 -> 2"
+    assert (second["change"], second["changed"]) == ("+0 -0 ~0", [])
+    assert second["settings"] == ["algorithm random -> least-conn", "eject-after 3 -> 5", "eject-time 5000ms -> 1000ms"]
+
+
+def test_a_pool_that_loses_its_last_server_is_a_warning() -> None:
+    """From then on every connect is refused; one that begins empty, stays so, or is filled is no news of that kind."""
+    empty = plan(Held(), published(), complete=True)
+    still = plan(empty.result, published(algorithm=Algorithm.LEAST_CONN), complete=True)
+    full = plan(still.result, published(1, 2), complete=True)
+    emptied = plan(full.result, published(), complete=True)
+    with capture_logs() as lines:
+        for before, after in ((Held(), empty), (empty.result, still), (still.result, full), (full.result, emptied)):
+            Announcer().published(before, after)
+    assert [(line["event"], line["log_level"]) for line in lines] == [
+        *[("pool published", "info")] * 3,
+        ("pool published", "warning"),
+    ]
 
 
 def test_servers_that_are_refused_are_bounded() -> None:

@@ -50,7 +50,7 @@ def log_events() -> set[str]:
     said = (
         argument.value
         for call in calls
-        if call.func.attr in {"info", "warning", "error", "trouble", "trying", "_say"}  # type: ignore[attr-defined]
+        if call.func.attr in {"info", "warning", "error", "log", "trouble", "trying", "_say"}  # type: ignore[attr-defined]
         for argument in call.args
         if isinstance(argument, ast.Constant)
     )

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from clb_discovery.core.address import format_address
-from clb_discovery.core.changes import Changes, changes
+from clb_discovery.core.changes import Changes, changes, setting_changes
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held, Published
-from clb_discovery.core.model import RealServer, Tracking, Vip
+from clb_discovery.core.model import RealServer, Vip
 
 
 def preview(  # noqa: PLR0913 - one for each thing that is looked at
@@ -41,11 +41,8 @@ def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Col
     there = new or old
     if there is None:
         return None
-    pool = (old.pool if old else None) or ()
-    pools = changes(pool, (new.pool if new else None) or ())
-    was = {(server.address, server.port): _share(server) for server in pool}
-    before, after = _settings(old), _settings(new)
-    settings = {name: [before[name], after[name]] for name in after if old and before[name] != after[name]}
+    pools = changes((old.pool if old else None) or (), (new.pool if new else None) or ())
+    settings = {name: list(both) for name, both in setting_changes(old, new).items()}
     if old and new and pools == Changes((), (), ()) and not settings and old.pool is not None:
         return None
     source = there.label.source if there.label else None
@@ -60,23 +57,7 @@ def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Col
         "settings": settings,
         "added": [_server(server) for server in pools.added],
         "removed": [_server(server) for server in pools.removed],
-        "changed": [_server(server) | {"was": was[server.address, server.port]} for server in pools.changed],
-    }
-
-
-def _settings(server: Published | None) -> dict[str, Any]:
-    """Return what a virtual server has beside its pool; nothing where there is none."""
-    if server is None:
-        return {}
-    tracking = server.tracking or Tracking()
-    return {
-        "service": server.label.service if server.label else None,
-        "source": server.label.source if server.label else None,
-        "algorithm": str(server.algorithm) if server.algorithm is not None else None,
-        "active": tracking.active,
-        "eject-after": tracking.eject_after,
-        "eject-time": f"{tracking.eject_first_ms}ms",
-        "eject-max": f"{tracking.eject_most_ms}ms",
+        "changed": [_server(server) | {"was": _share(was)} for was, server in pools.changed],
     }
 
 

@@ -33,7 +33,7 @@ def test_each_kind_of_change_is_named() -> None:
     found = changes(before, after)
     assert found.added == (server(5, port=81), server(6))
     assert found.removed == (server(4), server(5, port=80))
-    assert found.changed == (server(2, weight=9), server(3, priority=1))
+    assert found.changed == ((server(2), server(2, weight=9)), (server(3), server(3, priority=1)))
     assert str(found) == "+2 -2 ~2"
 
 
@@ -49,12 +49,14 @@ def test_nothing_to_something_and_back() -> None:
 def test_changes_lead_from_one_pool_to_the_other(before: Pool, after: Pool) -> None:
     """Applied to the old pool they give the new one, and each server is in at most one of them."""
     found = changes(before, after)
-    gone = endpoints(found.removed) | endpoints(found.changed)
+    was, now = (tuple(pair[side] for pair in found.changed) for side in (0, 1))
+    assert set(was) <= set(before)
+    gone = endpoints(found.removed) | endpoints(was)
     kept = [one for one in before if (one.address, one.port) not in gone]
-    assert tuple(sorted([*kept, *found.added, *found.changed])) == after
+    assert tuple(sorted([*kept, *found.added, *now])) == after
     assert endpoints(found.added).isdisjoint(endpoints(before))
     assert endpoints(found.removed).isdisjoint(endpoints(after))
-    assert endpoints(found.changed) <= endpoints(before) & endpoints(after)
+    assert endpoints(now) == endpoints(was) <= endpoints(before) & endpoints(after)
 
 
 @given(POOLS)
