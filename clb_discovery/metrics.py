@@ -159,6 +159,12 @@ class _Reported(Collector):
             source,
             *each(lambda one: one.guarded.withheld[0]),
         )
+        yield _gauge(
+            "clb_source_refused",
+            "Real servers and registrations that the source names and that are not used",
+            source,
+            *each(lambda one: len(one.refused) + len(one.rejected)),
+        )
         errors = CounterMetricFamily("clb_source_errors", "Times that the source could not say", labels=source)
         for labels, value in each(lambda one: one.errors):
             errors.add_metric(labels, value)

@@ -37,7 +37,7 @@ def _troubles(status: Mapping[str, Any]) -> Iterator[str]:
             yield f"{words} {_list(names)}"
     refused = [source["name"] for source in status["sources"] if source["state"] == "fresh" and source["reason"]]
     if refused:
-        yield f"some of what discovery says is refused, for the reason above: {_list(refused)}"
+        yield f"refused in part, for the reason above: {_list(refused)}"
     if datapath["loaded"] and not sidecar["running"]:
         yield "no sidecar runs: pools stay as they are"
 

@@ -305,7 +305,7 @@ function grouped(status) {
 
 const isOut = (server) => server.state === "ejected";
 const hasProblem = ({ from, virtual }) =>
-  from.state !== "fresh" || virtual.some((one) => !one.real_servers.length || one.real_servers.some(isOut));
+  from.state !== "fresh" || from.reason || virtual.some((one) => !one.real_servers.length || one.real_servers.some(isOut));
 
 function matches({ name, from, virtual }, text) {
   const has = (value) => value.toLowerCase().includes(text);
@@ -353,10 +353,12 @@ function showTotals(status, now) {
   tiles.servers(whole.format(named.length), out ? `▲ ${whole.format(out)} ejected` : "none ejected");
   const late = fresh < status.sources.length;
   tiles.sources(whole.format(fresh), `of ${whole.format(status.sources.length)} fresh`, null, late ? "warn" : "");
-  return { out, late: status.sources.length - fresh, empty: status.virtual_servers.filter((one) => !one.real_servers.length).length };
+  const empty = status.virtual_servers.filter((one) => !one.real_servers.length).length;
+  const refused = status.sources.filter((source) => source.state === "fresh" && source.reason).length;
+  return { out, late: status.sources.length - fresh, empty, refused };
 }
 
-function showHealth(status, { out, late, empty }) {
+function showHealth(status, { out, late, empty, refused }) {
   const { datapath, sidecar } = status;
   const troubles = [];
   if (!datapath.effective) troubles.push(`not balancing: ${datapath.reason}`);
@@ -364,6 +366,7 @@ function showHealth(status, { out, late, empty }) {
   if (empty) troubles.push(`${plural(empty, "pool")} empty`);
   if (out) troubles.push(`${plural(out, "real server")} ejected`);
   if (late) troubles.push(`${plural(late, "source")} not fresh`);
+  if (refused) troubles.push(`${plural(refused, "source")} refused in part`);
   say(troubles.length ? `▲ ${troubles.join("; ")}` : "● balancing", troubles.length ? "bad" : "good");
   document.title = `${troubles.length ? "▲ " : ""}clb-discovery ${status.instance}`;
 }

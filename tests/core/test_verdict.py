@@ -13,10 +13,15 @@ def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
         "instance": "default",
         "datapath": {"loaded": True, "effective": True, "reason": None},
         "sidecar": {"running": True, "config_error": None},
-        "sources": [{"name": "srv:web", "state": "fresh", "reason": None}],
+        "sources": [source("srv:web")],
         "virtual_servers": [virtual("web", "active"), virtual("web")],
         **more,
     }
+
+
+def source(name: str, state: str = "fresh", reason: str | None = None) -> dict[str, Any]:
+    """Return a source."""
+    return {"name": name, "state": state, "reason": reason}
 
 
 def virtual(service: str, *states: str) -> dict[str, Any]:
@@ -62,8 +67,11 @@ def test_everything_at_once() -> None:
         status(
             datapath={"loaded": True, "effective": False, "reason": "the cgroup is gone"},
             sidecar={"running": False, "config_error": "line 3"},
-            sources=[{"name": f"srv:{number}", "state": "retrying"} for number in range(5)]
-            + [{"name": "srv:held", "state": "held"}],
+            sources=[
+                *(source(f"srv:{number}", "retrying", "SERVFAIL") for number in range(5)),
+                source("srv:held", "held", "10.64.0.2 is taken"),
+                source("srv:part", reason="127.0.0.1:80 is loopback"),
+            ],
             virtual_servers=[virtual("empty"), virtual("half", "active", "ejected")],
         )
     )
@@ -74,5 +82,6 @@ def test_everything_at_once() -> None:
         "ejected after failed connects: half (1 of 2)",
         "no answer from srv:0, srv:1, srv:2, and 2 more",
         "held back, for the reason above: srv:held",
+        "refused in part, for the reason above: srv:part",
         "no sidecar runs: pools stay as they are",
     ]

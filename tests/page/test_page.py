@@ -22,6 +22,17 @@ Array.from(document.querySelectorAll('section.service'), section => [
 _UNSETTLED: Final = "Array.from(document.querySelectorAll('.share')).every(cell => !/^[0-9]/.test(cell.innerText))"
 
 
+_HEALTH: Final = "document.querySelector('#health').innerText"
+_PARTLY_REFUSED: Final = """{
+  const real = window.fetch;
+  window.fetch = async (...asked) => {
+    const document = await (await real(...asked)).json();
+    document.sources.find((source) => source.name === "static:search").reason = "10.0.7.23:9200 is a VIP";
+    return new Response(JSON.stringify(document));
+  };
+}0"""
+
+
 def rows(tab: Tab, service: str) -> dict[str, list[str]]:
     """Return the cells of a service's rows behind each real server's name."""
     return {cells[0]: cells[1:] for cells in dict(tab.evaluate(_ROWS))[service]}
@@ -123,6 +134,16 @@ def test_filter_and_problems(tab: Tab) -> None:
     asked = len(tab.requests())
     tab.listen(5)
     assert len(tab.requests()) == asked
+
+
+def test_what_is_refused_is_a_problem(tab: Tab) -> None:
+    """A source that answers, but names what is not used, is said to, and is among those with problems."""
+    assert "refused" not in tab.evaluate(_HEALTH)
+    tab.evaluate(_PARTLY_REFUSED)
+    tab.wait_for(f"{_HEALTH}.includes('1 source refused in part')")
+    tab.evaluate("document.querySelector('#problems').click()")
+    titles: list[str] = tab.evaluate("Array.from(document.querySelectorAll('h2'), title => title.textContent)")
+    assert titles == ["postgresql", "redis", "search"]
 
 
 def test_works_with_a_keyboard(tab: Tab) -> None:
