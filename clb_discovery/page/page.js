@@ -380,7 +380,7 @@ function show(status, now, clock) {
   put(byId("instance"), status.instance);
   const { datapath, sidecar, version } = status;
   const facts = [`version ${version}`, `kernel ${datapath.kernel}`, `loader ${datapath.loader}`, datapath.cgroup ?? "not loaded"];
-  facts.push(`process ${sidecar.pid}`, `last sync ${ago(sidecar.last_sync, clock)}`);
+  facts.push(`process ${sidecar.pid}`, `last change ${ago(sidecar.last_sync, clock)}`);
   byId("facts").replaceChildren(...facts.map((fact) => h("span", { class: "fact" }, fact)));
   showHealth(status, showTotals(status, now));
   latest = { status, now, clock };

@@ -82,11 +82,11 @@ class Status:
         for name, there in datapath["features"].items():
             if not there:
                 table.add_row(plain("degraded"), plain(f"{name}: {DEGRADATIONS.get(name, 'missing')}", "yellow"))
-        last_sync = f"last sync {self._age(sidecar['last_sync'])}"
+        last_change = f"last change {self._age(sidecar['last_sync'])}"
         if sidecar["running"]:
-            table.add_row(plain("sidecar"), plain(f"running, process {sidecar['pid']}, {last_sync}", "green"))
+            table.add_row(plain("sidecar"), plain(f"running, process {sidecar['pid']}, {last_change}", "green"))
         else:
-            table.add_row(plain("sidecar"), plain(f"not running, {last_sync}", "red"))
+            table.add_row(plain("sidecar"), plain(f"not running, {last_change}", "red"))
         if sidecar["config_error"]:
             table.add_row(plain("config"), plain(f"REFUSED: {sidecar['config_error']}", "red"))
         yield table

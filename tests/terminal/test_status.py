@@ -172,7 +172,7 @@ def test_ages(seconds: int, age: str) -> None:
     moment = datetime.fromtimestamp(NOW.timestamp() - seconds, UTC).isoformat().replace("+00:00", "Z")
     document = copy.deepcopy(DOCUMENT)
     document["sidecar"]["last_sync"] = moment
-    assert f"last sync {age} ago" in as_text(Status(document, NOW), 200)
+    assert f"last change {age} ago" in as_text(Status(document, NOW), 200)
 
 
 def test_what_is_not_loaded() -> None:
@@ -186,7 +186,7 @@ def test_what_is_not_loaded() -> None:
     }
     text = as_text(Status(document, NOW), 300)
     assert "data plane  not loaded" in text
-    assert "sidecar     not running, last sync never" in text
+    assert "sidecar     not running, last change never" in text
     assert r"config      REFUSED: line 3\nis wrong" in text
     assert text.splitlines()[-1].startswith("wrong  the data plane is not loaded")
 
