@@ -7,6 +7,7 @@ const SHARE_OVER = 60_000; // ms
 const RATES_OVER = 120_000; // ms
 const AT_MOST = 1000; // rows drawn at a time
 const AT_MOST_OF_ONE = 250; // of one virtual server
+const LONGEST = 300; // characters shown of an error
 const SVG = "http://www.w3.org/2000/svg";
 const whole = new Intl.NumberFormat("en");
 const fine = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
@@ -401,12 +402,22 @@ function showServices() {
   put(byId("shown"), `${cut}${whole.format(wanted.length)} of ${plural(groups.length, "service")}`);
 }
 
+class NoStatus extends Error {}
+
+async function answered() {
+  try {
+    const answer = await fetch("status.json");
+    return [answer, await answer.text()];
+  } catch {
+    throw new NoStatus("the sidecar does not answer; the kernel goes on balancing over what was published last");
+  }
+}
+
 async function ask() {
   const began = performance.now();
-  const answer = await fetch("status.json");
-  if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
-  const status = await answer.json();
-  show(status, performance.now(), Date.parse(answer.headers.get("Date")) || Date.now());
+  const [answer, text] = await answered();
+  if (!answer.ok) throw new NoStatus(`no status, but ${answer.status}: ${text.trim().slice(0, LONGEST)}`);
+  show(JSON.parse(text), performance.now(), Date.parse(answer.headers.get("Date")) || Date.now());
   return performance.now() - began;
 }
 
@@ -415,8 +426,10 @@ async function poll() {
   if (!paused && !document.hidden) {
     try {
       took = await ask();
-    } catch {
-      say("▲ the sidecar does not answer; the kernel goes on balancing over what was published last", "bad");
+    } catch (error) {
+      const ours = !(error instanceof NoStatus);
+      if (ours) console.error(error);
+      say(`▲ ${ours ? `this page fails: ${error}` : error.message}`, "bad");
     }
   }
   setTimeout(poll, Math.max(EVERY, 4 * took));

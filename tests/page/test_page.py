@@ -203,6 +203,25 @@ def test_looks_right(tab: Tab, pictures: Path) -> None:
     assert tab.evaluate("getComputedStyle(document.querySelector('tbody tr')).display") == "grid"
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("new Response('the data plane is not loaded\\n', {status: 503})", "but 503: the data plane is not loaded"),
+        ("new Response('<b>'.repeat(1000), {status: 502})", "but 502: <b><b>"),
+        ("new Response('{}')", "this page fails: TypeError"),
+    ],
+)
+def test_says_what_is_wrong_with_an_answer(tab: Tab, answer: str, said: str) -> None:
+    """What a refusal says is shown, as text and bounded, and a mistake of the page's own is called one."""
+    before = rows(tab, "redis").keys()
+    tab.evaluate(f"{{ window.fetch = async () => {answer}; }}0")
+    tab.wait_for(f"{_HEALTH}.includes('{said}')")
+    shown = tab.evaluate(_HEALTH)
+    assert len(shown) < 400
+    assert "does not answer" not in shown
+    assert rows(tab, "redis").keys() == before
+
+
 def test_says_when_the_sidecar_is_gone(tab: Tab, scene: Scene) -> None:
     """The last values stay, and the page says that nobody answers, and what that means; this ends the scene."""
     assert scene.sidecar.stop() == 0
