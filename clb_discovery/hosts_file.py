@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from clb_discovery.core import selftest
 from clb_discovery.core.address import Address
 from clb_discovery.core.held import Held
 from clb_discovery.core.hosts import names, with_block
-from clb_discovery.errors import HostError, UsageError
+from clb_discovery.errors import HostError
 from clb_discovery.files import opened_directory, replace_file
 from clb_discovery.runtime import Instance
 
@@ -52,17 +52,6 @@ class HostsFile:
         self._announcer.nameless(found.left_out)
         if write_names(path, self._instance.name, found.addresses):
             _log.info("names published", file=str(path), names=len(found.addresses))
-
-
-def require_directory(path: Path) -> None:
-    """Make sure that the file has a directory, before anything is touched.
-
-    :raises UsageError: if not.
-    """
-    directory = path.resolve().parent
-    with suppress(PermissionError):  # which publishing tells, and which may change
-        if not directory.is_dir():
-            raise UsageError(f"--hosts-file {path}: there is no directory {directory}; make it, or name another file")
 
 
 def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> bool:

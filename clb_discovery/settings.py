@@ -19,7 +19,6 @@ from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.discovery import open_sources, read_services, vip_ranges
 from clb_discovery.errors import UsageError
-from clb_discovery.hosts_file import require_directory
 from clb_discovery.plane import LoadedPlane, OwnPlane, Plane
 from clb_discovery.runtime import state_directory
 from clb_discovery.sources.base import Source
@@ -68,8 +67,6 @@ def read_settings(options: argparse.Namespace) -> Configured:
     :raises ClbError: naming the option, the value and the way out.
     """
     services = read_services(options)
-    if options.hosts_file:
-        require_directory(options.hosts_file)
     settings = Settings(
         pins=Pins(options.instance),
         cgroup=_cgroup(options),

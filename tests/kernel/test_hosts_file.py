@@ -12,7 +12,6 @@ import pytest
 
 from clb_discovery.core.address import format_address
 from clb_discovery.core.automatic import DEFAULT_RANGES, automatic_addresses
-from clb_discovery.datapath.pins import Pins
 from clb_discovery.hosts_file import write_names
 from tests.support.cgroups import run_inside
 from tests.support.knot import KnotServer
@@ -152,7 +151,7 @@ def test_service_without_a_host_name_is_told(instance: str, cgroup: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("/dev/null", "no regular file"), ("/proc/hosts", "")],
+    [("/no/such/directory/hosts", "No such file or directory"), ("/dev/null", "no regular file"), ("/proc/hosts", "")],
 )
 def test_file_that_is_none(instance: str, cgroup: Path, path: str, words: str) -> None:
     """A path that cannot be written is one line and exit code 3 with --once."""
@@ -163,15 +162,6 @@ def test_file_that_is_none(instance: str, cgroup: Path, path: str, words: str) -
     assert (result.returncode, len(result.stderr.splitlines())) == (3, 1)
     assert f"cannot write {path}" in result.stderr
     assert words in result.stderr
-
-
-def test_directory_that_is_not_there_is_wrong_usage(instance: str, cgroup: Path) -> None:
-    """Before anything is loaded or published, a hosts file without a directory is refused."""
-    where = ("--instance", instance, "--cgroup", cgroup, "--hosts-file", "/no/such/directory/hosts")
-    result = clb("run", "--once", "--srv", "_redis._tcp.example", *where)
-    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
-    assert "--hosts-file /no/such/directory/hosts: there is no directory /no/such/directory; make it" in result.stderr
-    assert not Pins(instance).home.exists()
 
 
 def test_names_whose_directory_has_gone_are_gone(instance: str, tmp_path: Path) -> None:
