@@ -29,6 +29,9 @@ PROGRAM: Final = "clb-discovery"
 _OUTPUT_FAILS: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
 """What writing fails with; where no file is named, it was to standard output."""
 
+_SILENT: Final = frozenset({"run", "load", "unload"})
+"""Commands that do their work without standard output."""
+
 _T = TypeVar("_T")
 
 _DESCRIPTION: Final = """\
@@ -51,12 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: the exit code.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if sys.stdout is None and _with_command(given)[0] != "run":  # what runs logs to where it can
+    if sys.stdout is None and _with_command(given)[0] not in _SILENT:
         return _failed("cannot write to standard output: it is closed; give it a file, or /dev/null", 1)
     try:
         options = read_options(make_parser, _with_command(given))
         result: int = options.command(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except ClbError as error:
         return _failed(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -93,17 +93,16 @@ class StoredRecords:
         :param pinned: an iterator over it, as `make_iterator` makes it, to read instead of one of our own.
         :raises HostError: if the kernel or our privileges do not allow it.
         """
-        with ExitStack() as stack:
-            if pinned:
-                self._open = partial(os.open, pinned, os.O_RDONLY | os.O_CLOEXEC)
-            else:
-                try:
-                    link = make_iterator(stored, protocol)
-                except OSError as error:
-                    raise HostError(_reason(error)) from error
-                stack.callback(os.close, link)
-                self._open = partial(bpf.iterate, link)
-            self._held = stack.pop_all()
+        self._held = ExitStack()
+        if pinned:
+            self._open = partial(os.open, pinned, os.O_RDONLY | os.O_CLOEXEC)
+            return
+        try:
+            link = make_iterator(stored, protocol)
+        except OSError as error:
+            raise HostError(_reason(error)) from error
+        self._held.callback(os.close, link)
+        self._open = partial(bpf.iterate, link)
 
     def close(self) -> None:
         """Let go of it."""

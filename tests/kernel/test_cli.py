@@ -166,6 +166,14 @@ def test_output_that_nobody_takes_is_an_error(arguments: str, redirection: str, 
     assert f"cannot write to standard output: {cause}" in result.stderr
 
 
+def test_loading_needs_no_output(instance: str, cgroup: Path) -> None:
+    """What a script loads and unloads with standard output closed is done."""
+    for arguments in (["load", "--cgroup", str(cgroup)], ["unload"]):
+        command = shlex.join([*COMMAND, *arguments, "--instance", instance])
+        result = subprocess.run(["sh", "-c", f"{command} >&-"], check=False, capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_wrong_option_of_a_source_leaves_nothing_loaded(instance: str, cgroup: Path) -> None:
     """What only a source's client finds wrong is wrong usage, though the data plane is loaded meanwhile."""
     wrong = ["--consul-token-file", "/none", "--instance", instance, "--cgroup", str(cgroup)]
