@@ -5,7 +5,8 @@ All of them are immutable values. Names are LVS's own; a *pool* is the set of re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -71,6 +72,9 @@ class RealServer(NamedTuple):
         """Return `10.0.0.7:31001`."""
         return format_endpoint(self.address, self.port)
 
+
+Endpoint = tuple[Address, int]
+"""Address and port of a real server."""
 
 Pool = tuple[RealServer, ...]
 """The real servers of one virtual server: one family, sorted, no two with the same address and port."""
@@ -160,14 +164,40 @@ class OptIn:
     """What nobody could apply, whatever else there is."""
 
 
+class Unread(NamedTuple):
+    """A member that discovery names, and whose addresses cannot be read now: it keeps those that it had."""
+
+    identity: str
+    port: int | None = None
+    """Only endpoints with this port are kept, so that no port meets the address of another version; None for all."""
+    priority: int | None = None
+    """The priority that the kept ones get; None for the previous one."""
+    weight: int | None = None
+    """Likewise the weight."""
+    is_ipv4: bool | None = None
+    """Only this family could not be read; None for both."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What discovery says now, complete: an empty tuple means that there really are no real servers."""
+    """One reading of discovery, complete: an empty tuple means that there really are no real servers."""
 
     servers: tuple[RealServer, ...]
-    """Both families, any order, duplicates allowed; `desired` sorts, merges and checks them."""
+    """Usable ones of both families, any order, duplicates allowed; `desired` sorts, merges and checks them."""
     opt_in: OptIn | None = None
     """What the service says of itself in a catalog; None where it does not opt in."""
+    out: tuple[Endpoint, ...] = ()
+    """Members that discovery takes out by a statement: critical or in maintenance (Consul), or lingered to the end
+    (DNS). A gap is something else: a member that the answer does not contain at all."""
+    identities: Mapping[Endpoint, str] = field(default_factory=dict)
+    """Identity of each endpoint that has one, by which a replacement is told from a removal: node and service id
+    (Consul), the target (SRV). Where several share an endpoint, the lowest."""
+    unread: tuple[Unread, ...] = ()
+    """Members whose addresses cannot be read now."""
+    left_out: tuple[Refused, ...] = ()
+    """Members that cannot be used at all, for people: bounded and escaped, with the cause and the fix."""
+    note: str | None = None
+    """What people should know of this reading, such as that it may be incomplete; bounded and escaped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,12 @@ class Source(Protocol):
         :raises SourceError: when discovery could not say. The next call tries again, at once.
         """
 
+    def hasten(self) -> None:
+        """Have discovery queried at once: what `next` waits for, now or when it is called next, is cut short.
+
+        The answer that follows is of a query sent after this call, and of one that does not block.
+        """
+
 
 @runtime_checkable
 class CatalogSource(Source, Protocol):

@@ -14,11 +14,15 @@ class StaticSource:
         """Take the name for status, logs and metrics, such as `static:ldap`, and the servers."""
         self.name = name
         self._servers = servers
-        self._answered = False
+        self._due = asyncio.Event()
+        self._due.set()
 
     async def next(self) -> Answer:
-        """Return the servers the first time, and wait for ever after that."""
-        if self._answered:
-            await asyncio.Event().wait()
-        self._answered = True
+        """Return the servers the first time and after `hasten`; else wait."""
+        await self._due.wait()
+        self._due.clear()
         return Answer(self._servers)
+
+    def hasten(self) -> None:
+        """Return the servers once more."""
+        self._due.set()
