@@ -169,7 +169,7 @@ class Daemon:
                 self._finish_once()
 
     def _next_look(self) -> float:
-        """Return in how many seconds to look, whatever happens: a held answer is due, or links and watchdog are."""
+        """Return in how many seconds to look, whatever happens: a source is due, or links and watchdog are."""
         now = asyncio.get_running_loop().time()
         watchdog = (self._service_manager.watchdog or math.inf) / 2
         return max(0.0, min([CHECK_EVERY, watchdog, *(deadline - now for deadline in self._knowledge.deadlines)]))
@@ -179,7 +179,9 @@ class Daemon:
         now = asyncio.get_running_loop().time()
         # What the kernel holds is only published again, perhaps at other VIPs, when discovery has had its chance.
         settled = now >= self._fresh_until or self._knowledge.tried
-        self._changed |= self._knowledge.elapse(now)
+        for source in self._knowledge.due(now):
+            self._watches.hasten(source)
+        self._changed |= self._knowledge.leave()
         if settled and not self._changed:
             self._changed = not self._knowledge.published(self._applied)
         self._watches.adjust(self._knowledge.sources)

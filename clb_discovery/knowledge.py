@@ -26,7 +26,7 @@ _SHOWN_LENGTH: Final = 80
 
 
 class Heard(NamedTuple):
-    """What an outcome, or time, has changed; all false where it is what was known already."""
+    """What an outcome has changed; all false where it is what was known already."""
 
     counts: bool
     """Something that may change what the kernel should hold."""
@@ -49,7 +49,7 @@ class Knowledge:
         self._known: dict[str, LastGood] = {}
         self._servers: dict[str, Servers] = {}
         self._documents: dict[str, dict[str, Any]] = {}
-        self._waiting: set[str] = set()  # whose answers are held
+        self._waiting: set[str] = set()  # that have a deadline
         self._summary: str | None = None
 
     def __iter__(self) -> Iterator[Following]:
@@ -81,23 +81,33 @@ class Knowledge:
             self._touch(joined)
         return Heard(counts=following.counted != before.counted, shows=following.shown != before.shown)
 
-    def elapse(self, now: float) -> bool:
-        """Let time pass for held answers, and leave services that no longer opt in; return whether that counts."""
-        before = [(source, self._following[source].guarded) for source in self._waiting]
-        for source, _ in before:
-            self._following[source].elapse(now)
-        changed = [source for source, guarded in before if self._following[source].guarded != guarded]
+    def leave(self) -> bool:
+        """Leave services that no longer opt in; return whether there was one."""
         left = catalog.left(self._following) if CATALOG in self._following else []
         for source in left:
             del self._following[source]
-        self._touch([*changed, *left])
-        return bool(left or changed)
+        self._touch(left)
+        return bool(left)
+
+    def due(self, now: float) -> Collection[str]:
+        """Return the sources that have to be asked at once, since an answer may confirm a removal: each of them once.
+
+        :param now: seconds on a clock that does not go backwards.
+        """
+        due = [source for source, deadline in self._deadlines() if now >= deadline]
+        for source in due:
+            self._following[source].hastened = True
+        self._touch(due)
+        return due
 
     @property
     def deadlines(self) -> Iterator[float]:
-        """When held answers may count."""
-        deadlines = (self._following[source].deadline for source in self._waiting)
-        return (deadline for deadline in deadlines if deadline is not None)
+        """When a source will be due."""
+        return (deadline for _, deadline in self._deadlines())
+
+    def _deadlines(self) -> Iterator[tuple[str, float]]:
+        deadlines = ((source, self._following[source].deadline) for source in self._waiting)
+        return ((source, deadline) for source, deadline in deadlines if deadline is not None)
 
     @property
     def known(self) -> Mapping[str, LastGood]:
@@ -212,10 +222,11 @@ class Knowledge:
         restored = False
         for source in sources:
             following, last = self._following[source], stored.get(source)
+            identities = last.identities if last else {}
             if source in held:
-                following.seed(held[source], last.answered if last else None)
+                following.seed(held[source], last.answered if last else None, identities)
             elif last:
-                following.seed(last.servers, last.answered)
+                following.seed(last.servers, last.answered, identities)
                 self._announcer.restored(following)
                 restored = True
             self._touch([source])
@@ -273,10 +284,12 @@ class Knowledge:
                 self._known.pop(source, None)
                 self._servers.pop(source, None)
                 continue
-            last = LastGood(following.guarded.good, None, following.claims)
+            guarded, before = following.guarded, self._servers.get(source)
+            good = guarded.good if before is None or before != guarded.good else before
+            last = LastGood(good, None, following.claims, guarded.identities)
             if self._known.get(source) != last:
                 self._known[source] = last
-                self._servers[source] = last.servers
+                self._servers[source] = good
         self._touched.clear()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +40,7 @@ def look_ahead(options: argparse.Namespace) -> dict[str, Any]:
     asyncio.run(_ask(options, services, held, following))
     waiting = {source for source, one in following.items() if one.guarded.held}
     for one in following.values():
-        one.elapse(math.inf)
+        one.confirm()
     wanted = Wanted(
         services,
         catalog.claims(following.values()),
@@ -81,7 +80,7 @@ async def _ask(
 
     async def ask(source: str, asked: Source) -> None:
         one = following[source]
-        one.seed(before.get(source, ()), None)
+        one.seed(before.get(source, ()), None, {})
         try:
             one.take(await asked.next(), time.monotonic())
         except UnusableError as error:
