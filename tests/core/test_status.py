@@ -31,7 +31,7 @@ STATE = {
             "last_success": "2026-01-02T03:04:05Z",
             "error": None,
             "stale": False,
-            "reason": "an answer without 2 of 3 real servers has to stand for 30 s",
+            "reason": "2 of 3 real servers absent or out since 2026-01-02T03:04:05Z; kept until …",
         },
         {
             "name": "consul:dns",

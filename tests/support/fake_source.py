@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from clb_discovery.core.model import Answer
+from clb_discovery.errors import SourceError
 
 NOBODY: Final = Answer(())
 
@@ -32,3 +33,33 @@ class FakeSource:
     def hasten(self) -> None:
         """Let the last answer be given once more."""
         self._hastened.set()
+
+
+class Told(FakeSource):
+    """A source whose answers and failures the test gives, as they come."""
+
+    name = "fake:told"
+
+    def __init__(self, *outcomes: Answer | SourceError) -> None:
+        """Take the first ones."""
+        super().__init__()
+        self.hastens = 0
+        self._outcomes: asyncio.Queue[Answer | SourceError | None] = asyncio.Queue()
+        for outcome in outcomes:
+            self.tell(outcome)
+
+    def tell(self, outcome: Answer | SourceError) -> None:
+        """Give the next answer, or failure."""
+        self._outcomes.put_nowait(outcome)
+
+    async def next(self) -> Answer:
+        """Return or raise what the test has given."""
+        outcome = await self._outcomes.get()
+        if isinstance(outcome, SourceError):
+            raise outcome
+        return self.answer(outcome or self.last)
+
+    def hasten(self) -> None:
+        """Give the last answer once more."""
+        self.hastens += 1
+        self._outcomes.put_nowait(None)
