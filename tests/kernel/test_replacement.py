@@ -102,9 +102,10 @@ def test_instance_that_moves_and_fails_its_check_is_out_at_once(instance: str, c
             agent.register("web", 80, host, service_id=f"web-{number}")
         with sidecar(instance, cgroup, tmp_path, following(agent, *FOR_LONG)) as found:
             wait_for_pool(instance, VIP, at(80, 2))
-            agent.register("web", 81, "127.0.0.1", service_id="web-0", status="critical")
+            check = {"CheckID": "started", "Name": "it has started", "TTL": "1h", "Status": "critical"}
+            agent.register("web", 81, "127.0.0.1", service_id="web-0", Check=check)
             assert wait_until_status(found, VIP, {"127.0.0.2:80": 1}) < SOON
-            agent.set_status("web-0", "passing")
+            agent.request("PUT", "/v1/agent/check/update/started", {"Status": "passing"})
             wait_for_pool(instance, VIP, {"127.0.0.1:81": 1, "127.0.0.2:80": 1})
 
 
