@@ -330,14 +330,14 @@ def _policy_options(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         type=_typed(spec.parse_share),
         default=default.max_removal,
-        help="hold an answer that removes more than this share of a pool, or all of it; default 0.5",
+        help="keep absent servers while they are more than this share of a pool, or all of it; default 0.5",
     )
     group.add_argument(
         "--hold",
         metavar="TIME",
         type=_typed(spec.parse_duration),
         default=default.hold,
-        help="how long such an answer has to stand before it counts; default 30s",
+        help="how long they stay before an answer may confirm that they are gone; default 30s",
     )
 
 

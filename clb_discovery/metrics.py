@@ -155,7 +155,7 @@ class _Reported(Collector):
         )
         yield _gauge(
             "clb_source_held_removals",
-            "Real servers that a held answer would remove",
+            "Real servers that are absent and kept until an answer confirms it",
             source,
             *each(lambda one: one.guarded.withheld[0]),
         )
@@ -163,7 +163,7 @@ class _Reported(Collector):
             "clb_source_refused",
             "Real servers and registrations that the source names and that are not used",
             source,
-            *each(lambda one: len(one.refused) + len(one.rejected)),
+            *each(lambda one: len(one.refused) + len(one.rejected) + len(one.left_out)),
         )
         errors = CounterMetricFamily("clb_source_errors", "Times that the source could not say", labels=source)
         for labels, value in each(lambda one: one.errors):

@@ -69,7 +69,7 @@ def test_last_known_set_is_served_after_a_reboot_without_discovery(
 
 
 def test_first_answer_after_a_reboot_is_guarded(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """A DNS server that comes back without its records has to stand by that for --hold before they are given up."""
+    """A DNS server that comes back without its records has to confirm that after --hold before they are given up."""
     state_dir = tmp_path / "state"
     options = [*WEB, *resolver(knot), "--state-dir", str(state_dir), "--hold", "4s"]
     before = ("127.0.0.1:1", "127.0.0.2:2", "127.0.0.3:3")
