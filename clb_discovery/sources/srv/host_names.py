@@ -18,6 +18,7 @@ from clb_discovery.sources.srv.addresses import PATIENCE, Question
 from clb_discovery.sources.srv.answer import AddressSet, Unavailable
 from clb_discovery.sources.srv.hosts_table import HOSTS, HostsTable
 from clb_discovery.sources.srv.lookup import Lookup, to_text
+from clb_discovery.sources.srv.resolv_conf import Candidate
 from clb_discovery.sources.srv.resolvers import Resolvers
 
 MAX_ADDRESSES: Final = 256
@@ -47,9 +48,8 @@ class Looked(NamedTuple):
 class _Search:
     """One name on its way through the search list, both families together."""
 
-    left: list[dns.name.Name]
+    left: list[Candidate]
     """The names that it may stand for and that were not asked for yet."""
-    as_it_is: dns.name.Name
     addresses: tuple[str, ...] = ()
     failures: dict[bool, Unavailable] = field(default_factory=dict)
     """By the family, True for IPv4, the first failure."""
@@ -61,15 +61,15 @@ class _Search:
 
     def take(self, sets: Iterable[AddressSet | Unavailable]) -> None:
         """Take what both families of the first name left are; see `Lookup.find` for the rule."""
-        self.left.pop(0)
+        is_listed = self.left.pop(0).is_listed
         failures = [one for one in sets if isinstance(one, Unavailable)]
         self.addresses = tuple(text for one in sets if isinstance(one, AddressSet) for text in one.addresses)
         if self.addresses:
             self.failures = {}
         for one in failures:
             self.failures.setdefault(one.is_ipv4, one)
-        if any(not one.is_servfail for one in failures):
-            self.left = [name for name in self.left if name == self.as_it_is]
+        if is_listed and not all(one.is_servfail for one in failures):
+            self.left = [one for one in self.left if not one.is_listed]
 
 
 class HostNames:
@@ -137,9 +137,9 @@ class HostNames:
         async with Lookup("host names", self._resolvers.current()) as lookup:
             for text in names:
                 name = dns.name.from_text(text, None)
-                searches[text] = _Search(lookup.candidates(name), name.derelativize(dns.name.root))
+                searches[text] = _Search(lookup.candidates(name))
             while pending := [one for one in searches.values() if not one.is_over]:
-                wanted = {id(one): [Question(to_text(one.left[0]), kind) for kind in (A, AAAA)] for one in pending}
+                wanted = {id(one): [Question(to_text(one.left[0].name), kind) for kind in (A, AAAA)] for one in pending}
                 questions = dict.fromkeys(question for pair in wanted.values() for question in pair)
                 sets = await self._resolvers.addresses.find(lookup, questions, 0.0, BOUNDS, max(0.0, end - clock()))
                 for one in pending:

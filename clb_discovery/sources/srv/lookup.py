@@ -16,7 +16,7 @@ from dns.rrset import RRset
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.srv.exchange import QuestionError, Response, Servers, ask
 from clb_discovery.sources.srv.nameservers import StreamNameserver
-from clb_discovery.sources.srv.resolv_conf import candidates
+from clb_discovery.sources.srv.resolv_conf import Candidate, candidates
 
 MAX_CNAMES: Final = 8
 """CNAMEs followed from one name, in one answer or over several."""
@@ -88,8 +88,8 @@ class Lookup:
             if isinstance(server, StreamNameserver):
                 await server.close()
 
-    def candidates(self, name: dns.name.Name) -> list[dns.name.Name]:
-        """Return the absolute names that a name may stand for, in the order in which to look for them."""
+    def candidates(self, name: dns.name.Name) -> list[Candidate]:
+        """Return the absolute names that a name may stand for, in the order in which to ask for them."""
         return candidates(name, self._servers.search, self._servers.ndots)
 
     async def find(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
@@ -123,27 +123,26 @@ class Lookup:
     async def _search(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool) -> Response:
         """Ask for each name that this one may stand for, until there is something (res_search in resolv/res_query.c).
 
-        After SERVFAIL the next one is asked for, as after NXDOMAIN and NODATA; after another failure only the name as
-        it is. Unlike there, a failure on the way makes that nothing was found a failure, since the records may be
-        just where it failed.
+        After SERVFAIL the next one is asked for, as after NXDOMAIN and NODATA; after another failure of a name of the
+        search list only the name as it is. Unlike there, where nothing was found a failure on the way is a failure of
+        all, since the records may be just where it failed.
 
         :return: what was found, else the negative answer that holds for the shortest time.
         :raises LookupFailedError: the first one, if nothing was found.
         """
-        as_it_is = name.derelativize(dns.name.root)
         nothing: list[Response] = []
         failed: LookupFailedError | None = None
         stopped = False
         names = self.candidates(name)
         shown = to_text(name) if len(names) == 1 else None
-        for candidate in names:
-            if stopped and candidate != as_it_is:
+        for candidate, is_listed in names:
+            if stopped and is_listed:
                 continue
             try:
                 response = await self._ask(candidate, rdtype, tcp=tcp, shown=shown)
             except LookupFailedError as error:
                 failed = failed or error
-                stopped = stopped or not error.is_servfail
+                stopped = stopped or (is_listed and not error.is_servfail)
                 continue
             if response.is_found:
                 return response

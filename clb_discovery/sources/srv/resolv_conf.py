@@ -7,7 +7,7 @@ import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import dns.name
 from dns.exception import DNSException
@@ -72,18 +72,26 @@ def parse_resolv_conf(text: str, host_name: str = "") -> ResolvConf:
     return replace(read, search=tuple(map(_domain, search)))
 
 
-def candidates(name: dns.name.Name, search: Sequence[dns.name.Name], ndots: int) -> list[dns.name.Name]:
-    """Return the absolute names to try, in their order (res_search in resolv/res_query.c).
+class Candidate(NamedTuple):
+    """An absolute name that another name may stand for."""
 
-    :param name: absolute, which is tried alone, or relative.
+    name: dns.name.Name
+    is_listed: bool
+    """Whether it comes from the search list; of these no more are asked for after a failure other than SERVFAIL."""
+
+
+def candidates(name: dns.name.Name, search: Sequence[dns.name.Name], ndots: int) -> list[Candidate]:
+    """Return the names to ask for, in their order (res_search in resolv/res_query.c).
+
+    :param name: absolute, which is asked for alone, or relative.
     """
+    as_it_is = Candidate(name.derelativize(dns.name.root), is_listed=False)
     if name.is_absolute():
-        return [name]
-    as_it_is = name.concatenate(dns.name.root)
-    found = [full for domain in search if (full := _joined(name, domain)) is not None]
+        return [as_it_is]
+    listed = [Candidate(full, is_listed=True) for domain in search if (full := _joined(name, domain)) is not None]
     if len(name) - 1 >= ndots:
-        return list(dict.fromkeys([as_it_is, *found]))
-    return list(dict.fromkeys([*found, as_it_is]))
+        return [as_it_is, *listed]
+    return listed if dns.name.root in search else [*listed, as_it_is]
 
 
 def _keyword(line: str) -> tuple[str, str]:
