@@ -35,6 +35,7 @@ class Linger(Generic[_Key, _Value]):
         self._fixed = fixed
         self._readings: deque[frozenset[_Key]] = deque(maxlen=READINGS)
         self._seen: dict[_Key, tuple[float, _Value]] = {}
+        self._over: set[_Key] = set()
         self._longest = 0.0
         self._last_return = 0.0
         self._varies = False
@@ -55,7 +56,10 @@ class Linger(Generic[_Key, _Value]):
         if self._varies and now - self._last_return >= FORGOTTEN and not self.lingering(now):
             self._varies, self._longest = False, 0.0
             self._readings.clear()
+            self._over.clear()
         present = frozenset(members)
+        self._settle(now)
+        self._over -= present
         if self._readings:
             for key in present - self._readings[-1]:
                 if key in self._seen:
@@ -71,25 +75,29 @@ class Linger(Generic[_Key, _Value]):
 
     def lingering(self, now: float) -> Mapping[_Key, _Value]:
         """Return the records that stay although the last reading lacks them."""
-        present = self._readings[-1] if self._readings else frozenset()
-        return {
-            key: value for key, (seen, value) in self._seen.items() if key not in present and now < seen + self.stays
-        }
+        self._settle(now)
+        return {key: value for key, (_, value) in self._absent().items() if key not in self._over} if self.stays else {}
 
     def ended(self, now: float) -> Mapping[_Key, _Value]:
-        """Return the records whose time to stay is over, for as long as that may be news to anybody."""
-        if not self.stays:
-            return {}
-        present = self._readings[-1] if self._readings else frozenset()
-        return {
-            key: value for key, (seen, value) in self._seen.items() if key not in present and seen + self.stays <= now
-        }
+        """Return the records whose time to stay is over and that were not seen since, as long as they are known."""
+        self._settle(now)
+        return {key: value for key, (_, value) in self._absent().items() if key in self._over} if self.stays else {}
 
     def next_end(self, now: float) -> float | None:
         """Return when the time of the next lingering record is over."""
+        self._settle(now)
+        return min(
+            (seen + self.stays for key, (seen, _) in self._absent().items() if key not in self._over), default=None
+        )
+
+    def _absent(self) -> dict[_Key, tuple[float, _Value]]:
         present = self._readings[-1] if self._readings else frozenset()
-        ends = (seen + self.stays for key, (seen, _) in self._seen.items() if key not in present)
-        return min((end for end in ends if end > now), default=None)
+        return {key: seen for key, seen in self._seen.items() if key not in present}
+
+    def _settle(self, now: float) -> None:
+        """Let the time of records be over, once and for all: a longer one does not bring them back."""
+        if self.stays:
+            self._over |= {key for key, (seen, _) in self._absent().items() if seen + self.stays <= now}
 
     def _forget(self, now: float) -> None:
         """Drop records that are neither in the last readings nor may come back in time to matter."""
@@ -99,6 +107,7 @@ class Linger(Generic[_Key, _Value]):
             for key, (seen, value) in self._seen.items()
             if key in recent or now < seen + FORGOTTEN + self.stays
         }
+        self._over &= self._seen.keys()
 
 
 def _returned(readings: Iterable[frozenset[_Key]]) -> int:
