@@ -75,10 +75,10 @@ def read_status(name: str) -> dict[str, Any]:
 
 def plan(options: argparse.Namespace) -> int:
     """Print what would change; 2 tells scripts that something would."""
-    from clb_discovery.planning import look_ahead  # noqa: PLC0415 - see above
+    from clb_discovery.planning import plan_document  # noqa: PLC0415 - see above
 
     log.configure("auto", "error")
-    found = look_ahead(options)
+    found = plan_document(options)
     if options.json:
         _print_json(found)
     else:
