@@ -29,6 +29,7 @@ def usage(found: Publication) -> dict[str, Usage]:
         left_out[source] += map(str, refused)
     for item in found.desired.rejected:
         left_out[item.source].append(str(item))
+    named = {claim.service.source: claim.opt_in.vips for claim in found.wanted.claims}
     automatic = {claim.service.source for claim in found.wanted.claims if claim.opt_in.automatic}
     used = {}
     for service in found.resolved.services:
@@ -36,8 +37,9 @@ def usage(found: Publication) -> dict[str, Usage]:
         if servers is None:
             continue
         pools = {vip: _size(found, vip, source) for vip in service.vips}
-        lenient = service.automatic is not None or source in automatic
-        objection = _objection(pools, len(servers), lenient=lenient)
+        is_automatic = service.automatic is not None or source in automatic
+        needed = [vip for vip in pools if not (is_automatic and vip.port == 0 and vip not in named.get(source, ()))]
+        objection = _objection(pools, needed, len(servers))
         used[source] = Usage(pools, objection, (*left_out[source], *_without_vip(service, servers)))
     return used
 
@@ -48,16 +50,16 @@ def _size(found: Publication, vip: Vip, source: str) -> int:
     return len(published.pool or ()) if published and is_own else 0
 
 
-def _objection(pools: Mapping[Vip, int], known: int, *, lenient: bool) -> str | None:
+def _objection(pools: Mapping[Vip, int], needed: Sequence[Vip], known: int) -> str | None:
     """Return what is wrong with the pools.
 
+    :param needed: the VIPs that were named. Of automatic ones there is one in each family, whatever servers there are.
     :param known: the number of real servers that discovery returned.
-    :param lenient: whether the VIPs are automatic. There is one of each family then, whatever servers there are.
     """
     if not pools:
         return "it gets no VIP, so nothing of it is balanced"
-    empty = [str(vip) for vip, count in pools.items() if not count]
-    if not empty or (lenient and len(empty) < len(pools)):
+    empty = [str(vip) for vip, count in pools.items() if not count and (vip in needed or not any(pools.values()))]
+    if not empty:
         return None
     serving = [f"{count_servers(count)} at {vip}" for vip, count in pools.items() if count]
     unused = f"{count_servers(known)}, and none can be used" if known else "none"

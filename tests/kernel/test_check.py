@@ -228,3 +228,20 @@ def test_check_without_privileges_counts_servers(knot: KnotServer) -> None:
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60))
     assert (result.returncode, result.stderr) == (3, "")
     assert f"ok    {SOURCE}: 1 real server at {V4}\n" in result.stdout
+
+
+def test_name_that_is_given_twice_is_served_at_all_its_vips(
+    instance: str, cgroup: Path, knot: KnotServer, agent: ConsulAgent
+) -> None:
+    """VIPs of one name add up, for SRV records and for services in Consul, in what is checked, planned and done."""
+    knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1\na AAAA fd00::1")
+    once = ["--srv", f"_web._tcp.example={V4},{V6}", "--resolver", knot.address]
+    case = Case("", {V4: 1, V6: 1, "10.64.0.2:81": 1}, options=["--srv", f"_web._tcp.example={V4},10.64.0.2:81"])
+    assert_agreement(instance, cgroup, SOURCE, case, once)
+    assert clb("unload", "--instance", instance).returncode == 0
+    registered = agent.register("redis", 6379, "10.0.0.1")
+    try:
+        case = Case("", {V4: 1, "10.64.0.2:81": 1}, options=["--service", "redis=10.64.0.2:81"])
+        assert_agreement(instance, cgroup, "consul:redis", case, ["--consul", agent.url, "--service", f"redis={V4}"])
+    finally:
+        agent.deregister(registered)
