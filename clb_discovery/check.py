@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from rich.text import Text
 
+from clb_discovery.core import selftest
 from clb_discovery.core.config import CATALOG
 from clb_discovery.core.held import Held
 from clb_discovery.core.layout import FEATURE_ERRNO
-from clb_discovery.core.model import Service
+from clb_discovery.core.model import Service, Vip
 from clb_discovery.core.text import some_of, without_passwords
 from clb_discovery.core.usage import Usage, count_servers, usage
 from clb_discovery.datapath import bcc, cgroup, libbpf, loader, probe
+from clb_discovery.datapath.listening import listening_here
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
 from clb_discovery.discovery import read_services
@@ -84,8 +86,12 @@ def _findings(options: argparse.Namespace, services: Sequence[Service]) -> Itera
     plane = _look(f"data plane of instance {pins.instance}", lambda: _effective(pins, options.cgroup))
     if plane.error or plane.detail:
         yield plane
+    held = _held(pins)
     if services:
-        yield from _sources(look_ahead(options, services, _held(pins)))
+        ahead = look_ahead(options, services, held)
+        yield from _sources(ahead)
+        held = ahead.publication.plan.result
+    yield from _listeners(held, selftest.virtual_servers(pins.instance).keys())
 
 
 def _loaders(wanted: str) -> Iterator[Finding]:
@@ -171,6 +177,17 @@ def _sources(ahead: Outlook) -> Iterator[Finding]:
         note = ahead.note(source)
         for text in some_of([*([note] if note else []), *left_out], _SHOWN):
             yield Finding(source, None, text, warns=True)
+
+
+def _listeners(held: Held, own: Collection[Vip]) -> Iterator[Finding]:
+    """Warn of programs of this host that listen on a VIP."""
+    for vip, listener in sorted(listening_here(held.virtual.keys() - own).items()):
+        label = held.virtual[vip].label
+        name = label.source if label else "a VIP"
+        text = (
+            f"a program of this host listens on {listener}; its clients on this host get real servers of {vip} instead"
+        )
+        yield Finding(name, None, text, warns=True)
 
 
 def _use(source: str, used: Usage, *, held: bool) -> Finding:
