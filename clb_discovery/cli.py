@@ -161,7 +161,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--interval", metavar="TIME", type=_typed(spec.parse_milliseconds), default=2000, help="for --watch; default 2s"
     )
 
-    plan = command("plan", commands.plan, "show what run would change, and change nothing; exit code 2 if anything")
+    plan = command(
+        "plan", commands.plan, "show what run would change, without changing it; exits 2 if there are changes"
+    )
     _service_options(plan)
     _instance_option(plan)
     _names_options(plan)
@@ -212,7 +214,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     command("close", commands.close, "close sockets of removed real servers for a sidecar that may not; for its unit")
 
-    check = command("check", commands.check, "say what works on this host, and what to do about the rest")
+    check = command(
+        "check",
+        commands.check,
+        "report what works on this host, what run would use of each source, and how to fix the rest",
+    )
     _service_options(check)
     _datapath_options(check)
 
@@ -236,7 +242,8 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         type=Path,
-        help="TOML: these options by their names, which win over the file, and services as [[service]]",
+        help="TOML: these options by their names, one value or an array where they are repeatable, and services as "
+        "[[service]]; the command line wins",
     )
     group.add_argument(
         "--consul",
@@ -252,14 +259,15 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[=VIP,...]",
         action="append",
         default=[],
-        help="a Consul service and the VIPs that reach it, automatic ones by default; repeatable",
+        help="a Consul service and the VIPs that reach it, automatic ones by default; repeatable, also for one "
+        "NAME, whose VIPs add up",
     )
     group.add_argument(
         "--srv",
         metavar="NAME[=VIP,...]",
         action="append",
         default=[],
-        help="an SRV record such as _redis._tcp.example and the VIPs that reach its targets; repeatable",
+        help="an SRV record such as _redis._tcp.example and the VIPs that reach its targets; repeatable, as above",
     )
     group.add_argument(
         "--resolver",

@@ -21,6 +21,7 @@ from clb_discovery import __version__, confine, log
 from clb_discovery.core import selftest
 from clb_discovery.core.status import Datapath, document
 from clb_discovery.datapath import cgroup, handover, loader, units
+from clb_discovery.datapath.listening import listening_here
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
@@ -62,23 +63,25 @@ def status(options: argparse.Namespace) -> int:
 def read_status(name: str) -> dict[str, Any]:
     """Return the document of `status --json` for an instance."""
     pins, instance = Pins(name), Instance(name)
+    datapath = _read_datapath(pins)
     return document(
         instance=name,
         version=__version__,
         kernel=os.uname().release,
-        datapath=_read_datapath(pins),
+        datapath=datapath,
         pid=instance.holder(),
         state=instance.read_state(),
         hidden=frozenset(selftest.virtual_servers(name)),
+        listening=listening_here(datapath.held.virtual) if datapath else (),
     )
 
 
 def plan(options: argparse.Namespace) -> int:
     """Print what would change; 2 tells scripts that something would."""
-    from clb_discovery.planning import look_ahead  # noqa: PLC0415 - see above
+    from clb_discovery.planning import plan_document  # noqa: PLC0415 - see above
 
     log.configure("auto", "error")
-    found = look_ahead(options)
+    found = plan_document(options)
     if options.json:
         _print_json(found)
     else:

@@ -29,6 +29,7 @@ from clb_discovery.following import timestamp
 from clb_discovery.hosts_file import HostsFile
 from clb_discovery.knowledge import Knowledge
 from clb_discovery.lastgood import Store
+from clb_discovery.local_listeners import LocalListeners
 from clb_discovery.metrics import Meters
 from clb_discovery.news import News
 from clb_discovery.notify import ServiceManager
@@ -71,6 +72,7 @@ class Daemon:
         self._meters = Meters()
         self._plane = settings.plane()
         self._proof = Proof(self._plane)
+        self._local_listeners = LocalListeners()
         self._news = News()
         self._early: list[tuple[str, Outcome]] | None = []
         """What sources came back with while the data plane was loaded; None when it is."""
@@ -136,6 +138,7 @@ class Daemon:
             ineffective=await asyncio.to_thread(self._proof.objection),
             following=tuple(self._knowledge),
             state=self._state(),
+            listening=await self._local_listeners.now(counted.held),
         )
 
     def _start_up(self, publisher: Publisher) -> None:
@@ -191,6 +194,7 @@ class Daemon:
             self._changed = True
             self._news.ring()
         await self._publish_names(publisher.held)
+        await self._local_listeners.announce(publisher.held)
         self._write_state()
         self._tell(publisher.held, settled=settled)
         if self._store.is_due(self._applied, now):

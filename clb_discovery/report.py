@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from clb_discovery import __version__
 from clb_discovery.core import selftest
 from clb_discovery.core.held import Held
 from clb_discovery.core.layout import Info, Server
+from clb_discovery.core.model import Vip
 from clb_discovery.core.status import Datapath, document
 from clb_discovery.following import Following
 from clb_discovery.plane import Plane
@@ -33,6 +34,8 @@ class Report(NamedTuple):
     following: Sequence[Following]
     state: Mapping[str, Any]
     """What the sidecar says of itself, without its sources."""
+    listening: Collection[Vip] = ()
+    """The VIPs on which a program of this host listens."""
 
     def status(self) -> bytes:
         """Return the document of `status --json`."""
@@ -44,6 +47,7 @@ class Report(NamedTuple):
             pid=os.getpid(),
             state={**self.state, "sources": [one.document() for one in self.following]},
             hidden=frozenset(selftest.virtual_servers(self.instance)),
+            listening=self.listening,
         )
         return json.dumps(found).encode()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from clb_discovery.core import layout
@@ -32,6 +32,7 @@ def document(  # noqa: PLR0913 - the parts of the document
     pid: int | None,
     state: Mapping[str, Any],
     hidden: frozenset[Vip],
+    listening: Collection[Vip] = (),
 ) -> dict[str, Any]:
     """Build the document; its shape is part of the contract with scripts.
 
@@ -39,6 +40,7 @@ def document(  # noqa: PLR0913 - the parts of the document
     :param pid: of the running sidecar, or None.
     :param state: what the sidecar said last, with `last_sync`, `config_error` and `sources`.
     :param hidden: virtual servers of our own that are nobody's business.
+    :param listening: the VIPs on which a program of this host listens.
     """
     return {
         "instance": instance,
@@ -52,7 +54,7 @@ def document(  # noqa: PLR0913 - the parts of the document
         },
         "sources": state.get("sources", []),
         "virtual_servers": [
-            _virtual_server(vip, published, datapath.servers)
+            _virtual_server(vip, published, datapath.servers) | {"listens_here": vip in listening}
             for vip, published in sorted(datapath.held.virtual.items())
             if vip not in hidden
         ]

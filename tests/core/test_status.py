@@ -82,6 +82,25 @@ def status(
     )
 
 
+def test_vips_on_which_a_program_of_this_host_listens_are_told() -> None:
+    """The key is true of these virtual servers and no others."""
+    held = Held(virtual={VIP4: published((ONE,)), EVERY: published(())})
+    found = document(
+        instance="default",
+        version="1.2.3",
+        kernel="6.1.0",
+        datapath=Datapath(INFO, held, {}, None),
+        pid=None,
+        state={},
+        hidden=frozenset(),
+        listening={EVERY},
+    )
+    assert {server["address"]: server["listens_here"] for server in found["virtual_servers"]} == {
+        "10.64.0.1": False,
+        "10.64.0.2": True,
+    }
+
+
 def test_document_says_everything_in_the_words_of_the_contract() -> None:
     """What is loaded, who follows, what sources said, and each virtual server with its real servers' counts."""
     found = status({VIP4: published((ONE, TWO))}, pid=99)
@@ -116,6 +135,7 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
                     real_server("10.0.0.8", 31002, weight=0, priority=1)
                     | {"connects": 2, "failures": 1, "state": "ejected", "probing": True},
                 ],
+                "listens_here": False,
             }
         ],
     }

@@ -46,6 +46,7 @@ _VIRTUAL_SERVER: Final[_Types] = {
     "connects": int,
     "refused": int,
     "real_servers": list,
+    "listens_here": bool,  # beyond the contract: whether a program of this host listens on the VIP
 }
 _REAL_SERVER: Final[_Types] = {
     "address": str,
