@@ -282,12 +282,23 @@ static __always_inline void clb_arrives(struct clb_socket *socket, __u64 cookie)
 	}
 }
 
-/* A connect ended before it was established, and the application has not closed it: the server refused, or stayed silent. */
-CLB_FUNCTION int clb_fails(const struct clb_sent *sent, __u64 cookie)
+/* Whether the other end has ended a connect: it refused, an ICMP error came, or nothing came until the last timer. For
+ * these the kernel empties the queue of what it has sent before it changes the state. It changes the state first where the
+ * application gives up (shutdown, connect to AF_UNSPEC, an MPTCP close), and for ICMP before tcp_done_with_error (6.11 and
+ * stable kernels). Where the connect failed on this host, for want of a port, a route or memory, no segment has left:
+ * the kernel counts segments anew for each connect of a socket. */
+static __always_inline int clb_peer_ended(const struct bpf_sock_ops *ctx)
+{
+	return ctx->segs_out && !ctx->packets_out;
+}
+
+/* A connect ended before it was established, and the application has not closed it. */
+CLB_FUNCTION int clb_fails(const struct clb_sent *sent, __u64 cookie, int peer_ended)
 {
 	if (sent->started)
-		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_FAILED);
-	if (sent->watched && clb_failed(sent) && sent->started)
+		clb_report_outcome(cookie, &sent->member, sent->started,
+				   peer_ended ? CLB_EVENT_FAILED : CLB_EVENT_GIVEN_UP);
+	if (peer_ended && sent->watched && clb_failed(sent) && sent->started)
 		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_EJECTED);
 	return 0;
 }
@@ -304,7 +315,7 @@ static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx, const st
 		clb_arrives(record->socket, cookie);
 	else if (clb_take(record->owner, record->socket, cookie, &sent, after == BPF_TCP_CLOSE) &&
 		 after == BPF_TCP_CLOSE && (before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV))
-		clb_fails(&sent, cookie);
+		clb_fails(&sent, cookie, clb_peer_ended(ctx));
 }
 
 CLB_PROGRAM("sockops")

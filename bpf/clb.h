@@ -94,8 +94,8 @@
 #define CLB_EVENT_SENT 1        /* a connect or first datagram was sent to a real server */
 #define CLB_EVENT_REFUSED 2     /* the pool is empty */
 #define CLB_EVENT_ESTABLISHED 3 /* the real server accepted */
-#define CLB_EVENT_FAILED 4      /* the real server refused, or did not answer in time */
-#define CLB_EVENT_GIVEN_UP 5    /* the application closed before there was an answer */
+#define CLB_EVENT_FAILED 4      /* the real server refused, was unreachable, or did not answer in time */
+#define CLB_EVENT_GIVEN_UP 5    /* the application, or this host, ended it before there was an answer */
 #define CLB_EVENT_EJECTED 6     /* the failure was one too many */
 
 /* Where an application connects to. Example: 10.64.0.1:6379/tcp is mapped address, 18 eb, 06, 00. */
@@ -161,7 +161,7 @@ struct clb_row {
  * of CLOCK_MONOTONIC. */
 struct clb_server {
 	__u64 connects;      /* connects and first datagrams that were sent there; of a refusal, that were refused */
-	__u64 failures;      /* connects that it refused, or did not answer in time; of a refusal, turns taken (CLB_ROUND_ROBIN) */
+	__u64 failures;      /* connects that it, an ICMP error or silence ended; of a refusal, turns taken (CLB_ROUND_ROBIN) */
 	__u64 ejected_until; /* when it may be probed; 0: it is not ejected */
 	__u64 recovered_at;  /* when it last came back from an ejection; 0: never */
 	__u64 began;         /* when it was first sent anything that is remembered; 0: never */
