@@ -119,8 +119,28 @@ CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, s
 	return known && !known->ejected_until;
 }
 
-/* sendto(2) and sendmsg(2) with an address, on UDP. Returns whether server says where to; its port is 0 for a refusal. */
-static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search *search, struct clb_member *server)
+/* Whether a socket is connected through this very VIP and port. Returns the server in question. */
+static __always_inline int clb_is_connected_through(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *asked,
+						    int ipv6, struct clb_member *server)
+{
+	struct clb_socket *connection;
+	struct clb_vip real;
+
+	if (ipv6)
+		clb_read_peer6(sk, &real);
+	else
+		clb_read_peer4(sk, &real);
+	connection = clb_connection(sk, cookie, &real);
+	if (!connection || !clb_is_asked(&connection->member, connection->asked, asked))
+		return 0;
+	*server = connection->member;
+	return 1;
+}
+
+/* sendto(2) and sendmsg(2) with an address, on UDP. Returns whether server says where to; its port is 0 for a refusal.
+ * A connected socket hears its peer alone, so what it sends to the VIP that it is connected through goes there. */
+static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search *search, struct clb_member *server,
+				    int ipv6)
 {
 	struct clb_vip asked = search->vip;
 	struct bpf_sock *sk = ctx->sk;
@@ -129,6 +149,9 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 
 	if (!sk || !clb_is_balanced(ctx))
 		return 0;
+	if (sk->state == BPF_TCP_ESTABLISHED &&
+	    clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &asked, ipv6, server))
+		return 1;
 	if (!clb_may_be_vip(asked.address)) {
 		peers = clb_of_socket(clb_peers, sk, 0);
 		if (peers)
@@ -162,7 +185,7 @@ int clb_sendmsg4(struct bpf_sock_addr *ctx)
 	struct clb_member server = {};
 
 	clb_read4(ctx, &search.vip);
-	if (!clb_send(ctx, &search, &server))
+	if (!clb_send(ctx, &search, &server, 0))
 		return CLB_ALLOW;
 	if (!server.port)
 		return clb_refuse();
@@ -177,7 +200,7 @@ int clb_sendmsg6(struct bpf_sock_addr *ctx)
 	struct clb_member server = {};
 
 	clb_read6(ctx, &search.vip);
-	if (!clb_send(ctx, &search, &server))
+	if (!clb_send(ctx, &search, &server, 1))
 		return CLB_ALLOW;
 	if (!server.port)
 		return clb_refuse();
@@ -190,13 +213,12 @@ int clb_sendmsg6(struct bpf_sock_addr *ctx)
 static __always_inline int clb_peer_seen_as(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *real,
 					    struct clb_vip *vip)
 {
-	struct clb_record record;
+	struct clb_socket *connection = sk ? clb_connection(sk, cookie, real) : 0;
 
-	if (!sk || !clb_find_record(sk, cookie, &record) ||
-	    !clb_same_peer(&record.socket->member, real->address, real->port))
+	if (!connection)
 		return 0;
-	*vip = record.socket->member.vip;
-	vip->port = record.socket->asked;
+	*vip = connection->member.vip;
+	vip->port = connection->asked;
 	return 1;
 }
 

@@ -5,17 +5,6 @@
 
 #include "socket.h"
 
-/* Whether a peer stands for this VIP and port, be it through the wildcard. */
-static __always_inline int clb_stands_for(const struct clb_peer *peer, const struct clb_vip *asked)
-{
-	const __be32 *address = peer->member.vip.address;
-
-	return peer->member.port &&
-	       !((address[0] ^ asked->address[0]) | (address[1] ^ asked->address[1]) |
-		 (address[2] ^ asked->address[2]) | (address[3] ^ asked->address[3]) |
-		 (__u32)(peer->asked ^ asked->port));
-}
-
 /* Find the real server that the socket sends to for this VIP and port. Returns whether there is one. */
 CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *asked, struct clb_peer *found)
 {
@@ -26,7 +15,7 @@ CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *a
 	for (index = 0; index < CLB_PEERS; index++) {
 		struct clb_peer *peer = &peers->peer[index];
 
-		if (clb_stands_for(peer, asked)) {
+		if (clb_is_asked(&peer->member, peer->asked, asked)) {
 			peer->direct = 0;
 			peer->used = ++peers->uses;
 			*found = *peer;
@@ -52,7 +41,7 @@ CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *ask
 		age = peers->uses - peer->used;
 		if (!peer->member.port)
 			age = 0xfffffffe;
-		if (clb_stands_for(peer, asked))
+		if (clb_is_asked(&peer->member, peer->asked, asked))
 			age = 0xffffffff;
 		if (age >= oldest) {
 			oldest = age;

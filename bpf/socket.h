@@ -77,6 +77,27 @@ static __always_inline int clb_same_peer(const struct clb_member *member, const 
 	       member->address[0] == address[0] && member->address[1] == address[1] && member->address[2] == address[2];
 }
 
+/* The record of a socket that is connected to this peer: what it says is believed only where it names the peer. */
+static __always_inline struct clb_socket *clb_connection(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *peer)
+{
+	struct clb_record record;
+
+	if (!clb_find_record(sk, cookie, &record) ||
+	    !clb_same_peer(&record.socket->member, peer->address, peer->port))
+		return 0;
+	return record.socket;
+}
+
+/* Whether a member's VIP, and the port that the application asked for there, are these, be it through the wildcard. */
+static __always_inline int clb_is_asked(const struct clb_member *member, __be16 port, const struct clb_vip *asked)
+{
+	const __be32 *address = member->vip.address;
+
+	return member->port && !((address[0] ^ asked->address[0]) | (address[1] ^ asked->address[1]) |
+				 (address[2] ^ asked->address[2]) | (address[3] ^ asked->address[3]) |
+				 (__u32)(port ^ asked->port));
+}
+
 /* Count a socket in its server's active connections, where its virtual server keeps count. */
 static __always_inline void clb_count_in(const struct clb_record *record, __u64 cookie)
 {

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -150,6 +151,11 @@ def state(sock: socket.socket) -> int:
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
+def has_left_syn_sent(sock: socket.socket) -> bool:
+    """Tell whether a connect is no longer on its way."""
+    return state(sock) != SYN_SENT
+
+
 def refused(scene: Scene) -> None:
     """Have the server answer with a reset."""
     for sock in scene.make(TIMES):
@@ -171,7 +177,7 @@ def refused_fast_open(scene: Scene) -> None:
         for sock in scene.make(TIMES):
             sock.setblocking(scene.blocking)
             error_of(sock.sendto, b"hello", socket.MSG_FASTOPEN, scene.target)
-            wait_until(lambda sock=sock: state(sock) != SYN_SENT, "the server has answered")
+            wait_until(partial(has_left_syn_sent, sock), "the server has answered")
 
 
 def refused_multipath(scene: Scene) -> None:

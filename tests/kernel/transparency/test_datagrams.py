@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
+import pytest
+
+from clb_discovery.datapath.maps import Maps
 from tests.support.chisquare import p_value
 from tests.support.plane import Plane, virtual_server
 from tests.support.process import wait_until
+from tests.support.recorder import all_places_taken
 from tests.support.tellers import tellers
 from tests.support.transparency import (
     PORT,
@@ -14,11 +19,22 @@ from tests.support.transparency import (
     as_seen_by,
     ask_at,
     ask_at_peer,
+    dissolve,
     error_of,
     hear_from,
     names,
     peer,
 )
+
+
+@pytest.fixture(params=["in places", "with sockets"])
+def crowded(request: pytest.FixtureRequest, plane: Plane) -> Iterator[None]:
+    """Let records be in their places, or find those taken."""
+    if request.param == "in places":
+        yield
+    else:
+        with Maps(plane.pins) as maps, all_places_taken(maps.records()):
+            yield
 
 
 def test_answer_to_a_datagram_comes_from_the_vip(plane: Plane, side: Side) -> None:
@@ -200,6 +216,79 @@ def test_socket_moves_on_from_a_wildcard_to_the_exact_port(plane: Plane, side: S
         ((name, source),) = answers
         assert source == target
         assert name in names(exact)
+
+
+def test_datagram_to_the_vip_of_a_connected_socket_goes_where_it_is_connected(plane: Plane, side: Side) -> None:
+    """Sendto the VIP that a socket is connected through reaches the same server as send does, whose answer it hears."""
+    with tellers(*[side.real] * 5, udp=True) as servers:
+        target = side.target(PORT)
+        plane.publish(virtual_server(side.at(PORT, udp=True), names(servers)))
+        for sock in plane.client.connected(target, 30, udp=True):
+            name, source = ask_at_peer(sock)
+            assert source == target
+            for _ in range(4):
+                assert ask_at(sock, target) == (name, target)
+                sock.sendmsg([b"hello"], [], 0, target)
+                assert hear_from(sock) == (name, target)
+            assert ask_at_peer(sock) == (name, target)
+        assert sum(plane.connects(side.at(PORT, udp=True)).values()) == 30
+
+
+@pytest.mark.usefixtures("crowded")
+def test_connected_socket_goes_on_to_a_server_that_left(plane: Plane, side: Side) -> None:
+    """Whatever becomes of its pool, sendto and send of a connected socket reach one server, until it connects anew."""
+    with tellers(side.real, side.real, udp=True) as (one, two):
+        vip, target = side.at(PORT, udp=True), side.target(PORT)
+        plane.publish(virtual_server(vip, [one.name]))
+        (sock,) = plane.client.connected(target, udp=True)
+        for pool in ([one.name], [two.name], []):
+            plane.publish(virtual_server(vip, pool))
+            assert ask_at(sock, target) == ask_at_peer(sock) == (one.name, target)
+        plane.publish()
+        assert ask_at(sock, target) == ask_at_peer(sock) == (one.name, target)
+        plane.publish(virtual_server(vip, [two.name]))
+        sock.connect(target)
+        assert ask_at(sock, target) == ask_at_peer(sock) == (two.name, target)
+
+
+def test_socket_that_is_unconnected_again_is_as_any_other(plane: Plane, side: Side) -> None:
+    """After connect(2) to AF_UNSPEC a datagram to the VIP is the first of an unconnected socket."""
+    with tellers(side.real, side.real, udp=True) as (one, two):
+        vip, target = side.at(PORT, udp=True), side.target(PORT)
+        plane.publish(virtual_server(vip, [one.name]))
+        (sock,) = plane.client.connected(target, udp=True)
+        assert ask_at(sock, target) == (one.name, target)
+        plane.publish(virtual_server(vip, [two.name]))
+        dissolve(sock)
+        assert ask_at(sock, target) == (two.name, target)
+        sock.connect(target)
+        assert ask_at(sock, target) == ask_at_peer(sock) == (two.name, target)
+
+
+def test_connected_through_a_wildcard_is_connected_at_one_port(plane: Plane, side: Side) -> None:
+    """Behind a wildcard VIP, the port that a socket is connected at is its peer, and another port is another VIP."""
+    with tellers(*[side.real] * 5, udp=True) as servers:
+        plane.publish(virtual_server(side.at(None, udp=True), names(servers)))
+        (sock,) = plane.client.connected(side.target(PORT), udp=True)
+        name, _ = ask_at_peer(sock)
+        for _ in range(5):
+            assert ask_at(sock, side.target(PORT)) == (name, side.target(PORT))
+        before = sum(server.heard for server in servers)
+        sock.sendto(b"elsewhere", side.target(PORT + 1))
+        wait_until(lambda: sum(server.heard for server in servers) == before + 1, "some server has got it")
+        assert plane.connects(side.at(None, udp=True)) != {server.name: 0 for server in servers}
+
+
+def test_socket_that_is_connected_to_a_real_server_is_not_ours(plane: Plane, side: Side) -> None:
+    """A socket connected by a server's own address sends to a VIP as the kernel lets it, and hears its peer alone."""
+    with tellers(side.real, side.real, udp=True) as (one, two):
+        plane.publish(virtual_server(side.at(PORT, udp=True), [two.name]))
+        (sock,) = plane.client.make(side.target(PORT), udp=True)
+        sock.connect(as_seen_by(side, one.target))
+        sock.sendto(b"other", side.target(PORT))
+        wait_until(lambda: two.heard == 1, "the VIP's server has got it")
+        assert ask_at_peer(sock) == (one.name, as_seen_by(side, one.target))
+        assert ask_at(sock, as_seen_by(side, one.target)) == (one.name, as_seen_by(side, one.target))
 
 
 def test_datagrams_with_an_address_on_a_connected_socket(plane: Plane, side: Side) -> None:
