@@ -15,6 +15,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define CLB_ECONNREFUSED 111
 
+#define CLB_STEADY_DRAWS 4
+
 enum clb_verdict {
 	CLB_DENY = 0,
 	CLB_ALLOW = 1,
@@ -119,6 +121,26 @@ CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, s
 	return known && !known->ejected_until;
 }
 
+/* The slot for a socket whose peers cannot be remembered: a function of the socket and of the tier that serves it, so that
+ * its datagrams go on to one server. Where each of some numbers leads to one that is ejected, the slot that was drawn. */
+CLB_FUNCTION struct clb_slot *clb_steady(struct clb_search *search, struct clb_slot *drawn, __u64 cookie)
+{
+	struct clb_server *server;
+	struct clb_slot *slot;
+	int draw;
+
+	for (draw = 0; draw < CLB_STEADY_DRAWS; draw++) {
+		cookie *= CLB_FILTER_HIGH;
+		slot = clb_slot_by(search, (__u32)(cookie >> 32));
+		server = slot ? clb_server_of(slot) : 0;
+		if (server && !server->ejected_until) {
+			search->server = server;
+			return slot;
+		}
+	}
+	return drawn;
+}
+
 /* Whether a socket is connected through this very VIP and port. Returns the server in question. */
 static __always_inline int clb_is_connected_through(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *asked,
 						    int ipv6, struct clb_member *server)
@@ -163,16 +185,22 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 	slot = clb_schedule(search);
 	if (!slot)
 		return 0;
-	clb_count(search);
-	*server = slot->member;
 	if (clb_refuses(slot)) {
+		clb_count(search);
+		*server = slot->member;
 		if (clb_somebody_listens())
 			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
 		return 1;
 	}
 	peers = clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE);
-	if (peers && search->server)
+	if (!peers) {
+		clb_lose_record();
+		slot = clb_steady(search, slot, bpf_get_socket_cookie(ctx));
+	} else if (search->server) {
 		clb_add_peer(peers, &asked, slot, clb_began(search->server));
+	}
+	clb_count(search);
+	*server = slot->member;
 	if (clb_somebody_listens())
 		clb_report_decision(ctx, &slot->member, CLB_EVENT_SENT);
 	return 1;

@@ -31,6 +31,7 @@
  *     clb_peers       socket             -> struct clb_peers     where an unconnected UDP socket sends
  *     clb_listener    0                  -> __u64                until when somebody listens to clb_events
  *     clb_events      ring buffer of struct clb_event            decisions and outcomes, only while somebody listens
+ *     clb_counts      CLB_COUNT_*        -> __u64                what happened and is of no server
  *
  * The order in which a pool is published, so that a connect sees the whole old pool or the whole new one:
  *
@@ -97,6 +98,10 @@
 #define CLB_EVENT_FAILED 4      /* the real server refused, was unreachable, or did not answer in time */
 #define CLB_EVENT_GIVEN_UP 5    /* the application, or this host, ended it before there was an answer */
 #define CLB_EVENT_EJECTED 6     /* the failure was one too many */
+
+/* Keys of clb_counts */
+#define CLB_COUNT_RECORDS_LOST 0 /* connects, and datagrams of unconnected sockets, that there was no memory to remember */
+#define CLB_COUNTS 16            /* elements, of which all others are zero */
 
 /* Where an application connects to. Example: 10.64.0.1:6379/tcp is mapped address, 18 eb, 06, 00. */
 struct clb_vip {

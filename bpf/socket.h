@@ -158,6 +158,16 @@ static __always_inline int clb_fill(const struct clb_record *record, const struc
 	return 1;
 }
 
+/* The kernel gives a socket no more memory: net.core.optmem_max, or its memory cgroup's limit. */
+static __always_inline void clb_lose_record(void)
+{
+	__u32 index = CLB_COUNT_RECORDS_LOST;
+	__u64 *lost = clb_lookup(clb_counts, &index);
+
+	if (lost)
+		__sync_fetch_and_add(lost, 1);
+}
+
 /* Remember where a socket is sent. Returns whether there was memory for its record. */
 static __always_inline int clb_remember(struct bpf_sock *sk, const struct clb_slot *slot,
 					const struct clb_search *search, struct clb_record *record)
@@ -171,7 +181,10 @@ static __always_inline int clb_remember(struct bpf_sock *sk, const struct clb_sl
 	if (clb_fill(record, slot, search))
 		return 1;
 	record->owner->crowded = 1;
-	return clb_stored_record(sk, BPF_SK_STORAGE_GET_F_CREATE, record) && clb_fill(record, slot, search);
+	if (clb_stored_record(sk, BPF_SK_STORAGE_GET_F_CREATE, record))
+		return clb_fill(record, slot, search);
+	clb_lose_record();
+	return 0;
 }
 
 #endif
