@@ -108,16 +108,14 @@ int clb_connect6(struct bpf_sock_addr *ctx)
 }
 
 /* Whether a socket goes on to the server that it was sent to before, for as long as that is in the pool and takes connects. */
-CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, struct clb_member *server)
+CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, struct clb_peer *peer)
 {
 	struct clb_peers *peers = clb_of_socket(clb_peers, sk, 0);
 	struct clb_server *known;
-	struct clb_peer peer;
 
-	if (!peers || !clb_known_peer(peers, asked, &peer))
+	if (!peers || !clb_known_peer(peers, asked, peer, clb_moment()))
 		return 0;
-	*server = peer.member;
-	known = clb_server_since(&peer.server, peer.began);
+	known = clb_server_since(&peer->server, peer->began);
 	return known && !known->ejected_until;
 }
 
@@ -168,6 +166,8 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_peers *peers;
 	struct clb_slot *slot;
+	struct clb_peer peer;
+	int goes_on;
 
 	if (!sk || !clb_is_balanced(ctx))
 		return 0;
@@ -180,9 +180,17 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 			clb_sends_direct(peers, &asked);
 		return 0;
 	}
-	if (clb_goes_on(sk, &asked, server))
-		return 1;
+	goes_on = clb_goes_on(sk, &asked, &peer);
+	if (goes_on) {
+		*server = peer.member;
+		if (peer.at < CLB_PAUSE)
+			return 1;
+	}
 	slot = clb_schedule(search);
+	if (goes_on && !(slot && clb_is_better(search, slot, &peer))) {
+		clb_give_back_turns(search);
+		return 1;
+	}
 	if (!slot)
 		return 0;
 	if (clb_refuses(slot)) {
@@ -197,7 +205,7 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 		clb_lose_record();
 		slot = clb_steady(search, slot, bpf_get_socket_cookie(ctx));
 	} else if (search->server) {
-		clb_add_peer(peers, &asked, slot, clb_began(search->server));
+		clb_add_peer(peers, &asked, slot, clb_began(search->server), clb_moment());
 	}
 	clb_count(search);
 	*server = slot->member;
@@ -262,7 +270,7 @@ static __always_inline int clb_sender_seen_as(struct bpf_sock_addr *ctx, const s
 	if (sk->state == BPF_TCP_ESTABLISHED) /* which is what a connected UDP socket is, too */
 		return clb_peer_seen_as(sk, bpf_get_socket_cookie(ctx), real, vip);
 	peers = clb_of_socket(clb_peers, sk, 0);
-	return peers && clb_peer_at(peers, real, vip);
+	return peers && clb_peer_at(peers, real, vip, clb_moment());
 }
 
 CLB_PROGRAM("cgroup/recvmsg4")

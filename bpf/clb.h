@@ -215,7 +215,7 @@ struct clb_peer {
 	__be16 asked;
 	__u16 direct;  /* 1: the socket has since sent to the real server by its own address */
 	__u32 used;    /* clb_peers.uses when it was last sent to */
-	__u32 zero;
+	__u32 at;      /* when a datagram last went there or came from there, in 2^20 ns (1.05 ms) of CLOCK_MONOTONIC */
 	struct clb_member member; /* port 0: free */
 };
 struct clb_peers {

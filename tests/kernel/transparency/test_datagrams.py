@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from socket import socket as Socket  # noqa: N812 - the module is called socket
+from typing import Final
 
 import pytest
 
+from clb_discovery.core.model import Algorithm
 from clb_discovery.datapath.maps import Maps
 from tests.support.chisquare import p_value
-from tests.support.plane import Plane, virtual_server
+from tests.support.plane import Plane, real, virtual_server
 from tests.support.process import wait_until
 from tests.support.recorder import all_places_taken
 from tests.support.tellers import tellers
 from tests.support.transparency import (
     PORT,
+    SIDES,
     Side,
     as_seen_by,
     ask_at,
@@ -303,3 +309,81 @@ def test_datagrams_with_an_address_on_a_connected_socket(plane: Plane, side: Sid
         wait_until(lambda: two.heard == 1, "the other server has got it")
         assert peer(sock) == side.target(PORT, 1)
         assert ask_at_peer(sock) == (one.name, side.target(PORT, 1))
+
+
+PAUSE: Final = 5.3
+"""Seconds without a datagram after which a socket may change its server."""
+
+
+def answering(sockets: Mapping[Side, Socket]) -> list[str]:
+    """Ask the VIP of each side; return who answers."""
+    return [ask_at(sock, side.target(PORT))[0] for side, sock in sockets.items()]
+
+
+def test_socket_that_pauses_returns_to_a_better_tier(plane: Plane) -> None:
+    """A socket that was sent to a backup goes back at its next pause, and one that never pauses stays with it."""
+    with tellers("127.0.0.1", "::1", "127.0.0.1", "::1", udp=True) as servers:
+        one, two = (dict(zip(("127.0.0.1", "::1"), names(servers)[at : at + 2], strict=True)) for at in (0, 2))
+
+        def publish(first: Mapping[str, str], second: Mapping[str, str]) -> None:
+            plane.publish(
+                *(
+                    virtual_server(side.at(PORT, udp=True), [first[side.real], real(second[side.real], 1, 1)])
+                    for side in SIDES[:2]
+                )
+            )
+
+        idle, busy = ({side: plane.client.make(side.target(PORT), udp=True)[0] for side in SIDES} for _ in range(2))
+        at_one, at_two = ([pool[side.real] for side in SIDES] for pool in (one, two))
+        publish(one, two)
+        assert answering(idle) == answering(busy) == at_one
+        publish(two, one)
+        assert answering(idle) == answering(busy) == at_one
+        until = time.monotonic() + PAUSE
+        while time.monotonic() < until:
+            assert answering(busy) == at_one
+            time.sleep(0.2)
+        assert (answering(idle), answering(busy)) == (at_two, at_one)
+        assert (answering(idle), answering(busy)) == (at_two, at_one)
+
+
+def test_socket_that_hears_its_server_does_not_pause(plane: Plane) -> None:
+    """What comes from a backup keeps a socket there as what goes to it does."""
+    (sock,) = plane.client.make(("10.64.0.1", PORT), udp=True)
+    with tellers("127.0.0.1", udp=True) as (primary,), socket.socket(type=socket.SOCK_DGRAM) as backup:
+        backup.bind(("127.0.0.1", 0))
+        name = f"127.0.0.1:{backup.getsockname()[1]}"
+        plane.publish(virtual_server("10.64.0.1:53/udp", [name]))
+        sock.sendto(b"subscribe", ("10.64.0.1", PORT))
+        _, client = backup.recvfrom(100)
+        plane.publish(virtual_server("10.64.0.1:53/udp", [primary.name, real(name, 1, 1)]))
+        until = time.monotonic() + PAUSE
+        while time.monotonic() < until:
+            backup.sendto(b"news", client)
+            assert sock.recvfrom(100) == (b"news", ("10.64.0.1", PORT))
+            time.sleep(0.2)
+        sock.sendto(b"still there", ("10.64.0.1", PORT))
+        assert backup.recvfrom(100)[0] == b"still there"
+
+
+def test_pause_moves_nobody_within_a_tier(plane: Plane) -> None:
+    """A socket whose server is of the tier in use stays after a pause, and takes no turn of others."""
+    with tellers(*["127.0.0.1"] * 21, udp=True) as servers:
+        pool = [real(server.name, 1, number // 20) for number, server in enumerate(servers)]
+        vips = {algorithm: f"10.64.0.{number}" for number, algorithm in enumerate(Algorithm, 1)}
+        plane.publish(*(virtual_server(f"{host}:53/udp", pool, algorithm) for algorithm, host in vips.items()))
+        sockets = {host: plane.client.make((host, PORT), 40, udp=True) for host in vips.values()}
+
+        def asked(first: int) -> dict[str, list[str]]:
+            """Ask each VIP with twenty of its sockets; return who answers."""
+            return {
+                host: [ask_at(sock, (host, PORT))[0] for sock in several[first : first + 20]]
+                for host, several in sockets.items()
+            }
+
+        before = asked(0)
+        time.sleep(PAUSE)
+        assert asked(0) == before
+        assert [sum(plane.connects(f"{host}:53/udp").values()) for host in sockets] == [20, 20, 20]
+        by_turns = vips[Algorithm.ROUND_ROBIN]
+        assert asked(20)[by_turns] == before[by_turns]
