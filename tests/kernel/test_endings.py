@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import sys
 import time
 from collections import Counter
@@ -113,26 +114,18 @@ class Scene:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
         return outcome(sock, self.target)
 
-    @contextmanager
-    def begun(self, sock: socket.socket) -> Iterator[None]:
-        """Let a connect be on its way when the block begins."""
-        if self.blocking:
-            sock.settimeout(None)
-            with ThreadPoolExecutor(1) as thread:
-                waiting = thread.submit(outcome, sock, self.target)
-                wait_until(lambda: state(sock) == SYN_SENT, "the SYN has left")
-                yield
-                assert waiting.result(timeout=20) != "ok"
-        else:
-            sock.setblocking(False)
-            assert outcome(sock, self.target) == "EINPROGRESS"
-            yield
+    def begun(self, sock: socket.socket) -> socket.socket:
+        """Let a connect be on its way: of a socket that does not wait, or waits for a moment (SO_SNDTIMEO)."""
+        sock.setblocking(self.blocking)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, 10_000))
+        assert outcome(sock, self.target) == "EINPROGRESS"
+        return sock
 
     def patient(self) -> socket.socket:
-        """Make a socket whose connect the kernel does not give up."""
+        """Let the connect of a socket be on its way which the kernel does not give up."""
         (sock,) = self.make()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
-        return sock
+        return self.begun(sock)
 
     def reused(self, bound: Target | None = None) -> socket.socket:
         """Return a socket that another virtual server's only server has refused."""
@@ -204,9 +197,7 @@ def shut_down(how: int) -> Callable[[Scene], None]:
 
     def end(scene: Scene) -> None:
         for _ in range(TIMES):
-            sock = scene.patient()
-            with scene.begun(sock):
-                sock.shutdown(how)
+            scene.patient().shutdown(how)
 
     return end
 
@@ -214,34 +205,27 @@ def shut_down(how: int) -> Callable[[Scene], None]:
 def dissolved(scene: Scene) -> None:
     """Give up by connect(2) to AF_UNSPEC."""
     for _ in range(TIMES):
-        sock = scene.patient()
-        with scene.begun(sock):
-            dissolve(sock)
+        dissolve(scene.patient())
 
 
 def closed(scene: Scene) -> None:
     """Close the socket."""
     for _ in range(TIMES):
-        sock = scene.patient()
-        with scene.begun(sock):
-            sock.close()
+        scene.patient().close()
 
 
 def closed_with_reset(scene: Scene) -> None:
     """Close the socket without lingering."""
     for _ in range(TIMES):
         sock = scene.patient()
-        with scene.begun(sock):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            sock.close()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        sock.close()
 
 
 def closed_multipath(scene: Scene) -> None:
     """Close an MPTCP socket, whose connect is another socket's."""
     for _ in range(TIMES):
-        sock = multipath(scene.plane.cgroup, scene.target)
-        with scene.begun(sock):
-            sock.close()
+        scene.begun(multipath(scene.plane.cgroup, scene.target)).close()
     wait_until(lambda: scene.active() == 0, "the kernel has closed the others, too")
 
 
@@ -302,21 +286,18 @@ FAULTS: Final = {
     "refused, MPTCP": Ending(refused_multipath, REFUSING),
     "timed out": Ending(timed_out, SILENT),
 }
-BY_THE_APPLICATION: Final = {
+OWN: Final = {
     "SHUT_RD": Ending(shut_down(socket.SHUT_RD), SILENT),
     "SHUT_WR": Ending(shut_down(socket.SHUT_WR), SILENT),
     "SHUT_RDWR": Ending(shut_down(socket.SHUT_RDWR), SILENT),
     "AF_UNSPEC": Ending(dissolved, SILENT),
+    "close": Ending(closed, SILENT),
+    "close with reset": Ending(closed_with_reset, SILENT),
+    "close, MPTCP": Ending(closed_multipath, SILENT),
     "killed": Ending(killed, SILENT),
     "EADDRNOTAVAIL": Ending(without_a_port, ACCEPTING),
     "reset later": Ending(reset_later, ACCEPTING, Kind.ESTABLISHED),
 }
-BY_CLOSE: Final = {
-    "close": Ending(closed, SILENT),
-    "close with reset": Ending(closed_with_reset, SILENT),
-    "close, MPTCP": Ending(closed_multipath, SILENT),
-}
-"""While another thread waits in connect(2), a close ends nothing."""
 
 
 def possible(endings: dict[str, Ending]) -> list[object]:
@@ -368,16 +349,10 @@ def assert_no_failure(counted: Server, kinds: Counter[Kind], reported: Kind = Ki
     assert kinds == {Kind.SENT: TIMES, reported: TIMES}
 
 
-@pytest.mark.parametrize("ending", possible(BY_THE_APPLICATION))
+@pytest.mark.parametrize("ending", possible(OWN))
 def test_connect_that_this_host_ends_is_no_failure(plane: Plane, side: Side, ending: Ending, blocking: bool) -> None:
     """Connects that the application gives up, or that cannot leave, say nothing of the server."""
     assert_no_failure(*end(plane, side, ending, blocking=blocking), ending.reported)
-
-
-@pytest.mark.parametrize("ending", possible(BY_CLOSE))
-def test_connect_that_is_closed_is_no_failure(plane: Plane, side: Side, ending: Ending) -> None:
-    """Connects that the application closes say nothing of the server."""
-    assert_no_failure(*end(plane, side, ending, blocking=False))
 
 
 def test_denied_connect_is_no_failure(plane: Plane, blocking: bool) -> None:
