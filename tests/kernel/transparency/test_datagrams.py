@@ -15,7 +15,7 @@ from clb_discovery.core.model import Algorithm
 from clb_discovery.datapath.maps import Maps
 from tests.support.chisquare import p_value
 from tests.support.plane import Plane, real, virtual_server
-from tests.support.process import wait_until
+from tests.support.process import free_port, wait_until
 from tests.support.recorder import all_places_taken
 from tests.support.tellers import tellers
 from tests.support.transparency import (
@@ -311,6 +311,7 @@ def test_datagrams_with_an_address_on_a_connected_socket(plane: Plane, side: Sid
         assert ask_at_peer(sock) == (one.name, side.target(PORT, 1))
 
 
+IP_RECVERR: Final = 11
 PAUSE: Final = 5.3
 """Seconds without a datagram after which a socket may change its server."""
 
@@ -387,3 +388,16 @@ def test_pause_moves_nobody_within_a_tier(plane: Plane) -> None:
         assert [sum(plane.connects(f"{host}:53/udp").values()) for host in sockets] == [20, 20, 20]
         by_turns = vips[Algorithm.ROUND_ROBIN]
         assert asked(20)[by_turns] == before[by_turns]
+
+
+def test_error_queue_shows_the_real_server(plane: Plane) -> None:
+    """No program runs for MSG_ERRQUEUE: whose port is closed is the real server's address there."""
+    gone = free_port()
+    plane.publish(virtual_server("10.64.0.1:53/udp", [f"127.0.0.1:{gone}"]))
+    (sock,) = plane.client.connected(("10.64.0.1", PORT), udp=True)
+    sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    sock.send(b"hello")
+    assert error_of(sock.recv, 100) == "ECONNREFUSED"
+    message, _, _, source = sock.recvmsg(100, 1000, socket.MSG_ERRQUEUE)
+    assert (message, source) == (b"hello", ("127.0.0.1", gone))
+    assert peer(sock) == ("10.64.0.1", PORT)
