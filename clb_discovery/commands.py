@@ -179,4 +179,4 @@ def _read_datapath(pins: Pins) -> Datapath | None:
         if info is None:
             return None
         held = maps.read()
-        return Datapath(info, held, maps.servers(held), loader.objection(pins, Path(info.cgroup)))
+        return Datapath(info, held, maps.servers(held), loader.objection(pins, Path(info.cgroup)), maps.records_lost())

@@ -136,6 +136,7 @@ class Daemon:
             held=counted.held,
             servers=counted.servers,
             ineffective=await asyncio.to_thread(self._proof.objection),
+            records_lost=counted.records_lost,
             following=tuple(self._knowledge),
             state=self._state(),
             listening=await self._local_listeners.now(counted.held),

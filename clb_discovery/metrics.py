@@ -113,6 +113,9 @@ class _Reported(Collector):
         yield _gauge(
             "clb_config_refused", "Whether the configuration was refused when it was read last", (), ((), refused)
         )
+        lost = CounterMetricFamily("clb_records_lost", "Times that there was no memory to remember a socket's server")
+        lost.add_metric((), self._report.records_lost)
+        yield lost
 
     def _sources(self) -> Iterator[Metric]:
         following = self._report.following

@@ -40,6 +40,8 @@ class Counted(NamedTuple):
     info: Info | None
     servers: Mapping[bytes, Server]
     """What became of connects, by packed member."""
+    records_lost: int
+    """How often there was no memory to remember where a socket was sent."""
 
 
 class Refusals(NamedTuple):
@@ -67,7 +69,9 @@ class Publisher:
         """Read what became of connects."""
         async with self._kernel:
             held = self.held
-            return Counted(held, *await asyncio.to_thread(lambda: (self._maps.info(), self._maps.servers(held))))
+            return await asyncio.to_thread(
+                lambda: Counted(held, self._maps.info(), self._maps.servers(held), self._maps.records_lost())
+            )
 
     async def publish(
         self, settings: Settings, claims: Sequence[Claim], servers: Mapping[str, Servers], *, complete: bool

@@ -31,6 +31,8 @@ class Report(NamedTuple):
     """What became of connects, by packed member."""
     ineffective: str | None
     """Why connects do not meet the programs, or None if they do."""
+    records_lost: int
+    """How often there was no memory to remember where a socket was sent."""
     following: Sequence[Following]
     state: Mapping[str, Any]
     """What the sidecar says of itself, without its sources."""
@@ -43,7 +45,9 @@ class Report(NamedTuple):
             instance=self.instance,
             version=__version__,
             kernel=os.uname().release,
-            datapath=Datapath(self.info, self.held, self.servers, self.ineffective) if self.info else None,
+            datapath=Datapath(self.info, self.held, self.servers, self.ineffective, self.records_lost)
+            if self.info
+            else None,
             pid=os.getpid(),
             state={**self.state, "sources": [one.document() for one in self.following]},
             hidden=frozenset(selftest.virtual_servers(self.instance)),

@@ -21,6 +21,8 @@ class Datapath(NamedTuple):
     """What became of connects, by packed member."""
     ineffective: str | None
     """Why connects do not meet the programs, or None if they do."""
+    records_lost: int
+    """How often there was no memory to remember where a socket was sent."""
 
 
 def document(  # noqa: PLR0913 - the parts of the document
@@ -73,6 +75,7 @@ def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
         "effective": datapath is not None and datapath.ineffective is None,
         "reason": datapath.ineffective if datapath else "the data plane is not loaded",
         "features": features(info.features) if info else {},
+        "records_lost": datapath.records_lost if datapath else 0,
     }
 
 

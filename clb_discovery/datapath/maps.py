@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import struct
+import sys
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -75,6 +76,12 @@ class Maps:
         elements = islice(self._items(Map.SERVERS), max(members, default=-1) + 1)
         decoded = ((layout.unpack_index(key), value) for key, value in elements)
         return {members[index]: layout.unpack_server(value) for index, value in decoded if index in members}
+
+    def records_lost(self) -> int:
+        """Return how often there was no memory to remember where a socket was sent."""
+        counts = self._fds.get(Map.COUNTS)
+        data = bpf.lookup(counts, layout.pack_index(layout.COUNT_RECORDS_LOST), 8) if counts is not None else None
+        return int.from_bytes(data or b"", sys.byteorder)
 
     def records(self) -> RecordMaps:
         """Return the descriptors of what is known of connected sockets, which stay ours."""
@@ -162,6 +169,8 @@ class Maps:
                     stack.callback(os.close, fds[map_])
                     sizes = bpf.map_sizes(fds[map_])
                 except OSError as error:
+                    if map_ in layout.ADDED and isinstance(error, FileNotFoundError):
+                        continue
                     raise _cannot_open(pins, error) from error
                 if sizes != layout.SIZES[map_]:
                     way_out = unload_command(pins.instance)

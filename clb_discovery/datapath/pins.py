@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from clb_discovery.core.layout import LAYOUT, Map
+from clb_discovery.core.layout import ADDED, LAYOUT, Map
 from clb_discovery.core.model import Protocol
 from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.mountinfo import mounts
@@ -91,7 +91,7 @@ class Pins:
         :raises HostError: if one may not look there.
         """
         links = (f"{name}_link" for name in PROGRAMS)
-        return self.have_maps() and self._exist(*PROGRAMS, *links, *(pin.name for pin in self.waiting))
+        return self._exist(*Map, *PROGRAMS, *links, *(pin.name for pin in self.waiting))
 
     def exist(self) -> bool:
         """Tell whether there is anything of the instance, of any layout.
@@ -121,11 +121,11 @@ class Pins:
             raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
 
     def have_maps(self) -> bool:
-        """Tell whether every map has its pin.
+        """Tell whether every map has its pin that each version of this layout has.
 
         :raises HostError: if one may not look there.
         """
-        return self._exist(*Map)
+        return self._exist(*(map_ for map_ in Map if map_ not in ADDED))
 
     def _exist(self, *names: str) -> bool:
         try:

@@ -25,6 +25,7 @@ _DATAPATH: Final[_Types] = {
     "effective": bool,
     "reason": _TEXT,  # beyond the contract: why it is not effective
     "features": dict,
+    "records_lost": int,  # beyond the contract: sockets whose server there was no memory to remember
 }
 _SIDECAR: Final[_Types] = {"running": bool, "pid": (int, type(None)), "last_sync": _TEXT, "config_error": _TEXT}
 _SOURCE: Final[_Types] = {
