@@ -6,6 +6,7 @@ stands and an operator reads it at three in the morning.
 
 from __future__ import annotations
 
+import traceback
 from typing import ClassVar
 
 
@@ -43,3 +44,10 @@ class BusyError(ClbError):
     """Another sidecar holds this instance (exit code 4)."""
 
     exit_code = 4
+
+
+def described(error: BaseException) -> str:
+    """Return what went wrong and where in the code, in one line: for errors that nobody foresaw."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{error!r}{where}"

@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from typing import Final
 
+from clb_discovery.core.repeats import Repeats
 from clb_discovery.core.text import printable, without_passwords
+from clb_discovery.errors import described
 
 # structlog imports rich where it is installed, for tracebacks that nobody wants here: 5 MB and 60 ms of every sidecar.
 _HIDDEN = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # which is how an import is made to fail
@@ -96,10 +99,21 @@ def _finish(_logger: WrappedLogger, level: str, line: EventDict | str) -> str:
 
 
 class _Libraries(logging.Handler):
-    """Lets what libraries log look like our own."""
+    """Lets what libraries log look like our own: a line each, and what comes again and again less and less often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._repeats = Repeats()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record."""
+        # asyncio puts what it knows on lines of its own, with numbers that are others each time.
+        event = record.getMessage().partition("\n")[0]
+        error = record.exc_info[1] if record.exc_info else None
+        times = self._repeats.happened(f"{record.name} {event}", type(error).__name__, time.monotonic())
+        if times is None:
+            return
         log = structlog.stdlib.get_logger()
         say = log.error if record.levelno >= logging.ERROR else log.warning
-        say(record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        more = {**({"error": described(error)} if error else {}), **({"times": times} if times else {})}
+        say(event, logger=record.name, **more)
