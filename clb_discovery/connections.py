@@ -44,7 +44,7 @@ class Connections:
     async def accept(self, listener: socket.socket) -> None:
         """Accept connections until cancelled; those that are there then stay."""
         loop = asyncio.get_running_loop()
-        listener.setblocking(False)
+        listener.settimeout(0)
         readable = asyncio.Event()
         try:
             while True:

@@ -6,8 +6,12 @@ stands and an operator reads it at three in the morning.
 
 from __future__ import annotations
 
+import errno
 import traceback
-from typing import ClassVar
+from typing import ClassVar, Final
+
+SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
+"""Errors of a host that has too little at the moment, which say nothing of what was tried."""
 
 
 class ClbError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -41,6 +42,13 @@ def replace_file(path: Path, content: bytes, *, lasting: bool) -> None:
     if lasting:
         with opened_directory(path.parent) as directory:
             os.fsync(directory)
+
+
+def raise_file_limit() -> None:
+    """Have as many descriptors as the host allows; programs that count on fewer than 1,024 (select(2)) are not ours."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # it stays what it was
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import structlog
 from aiohttp import web
@@ -82,9 +82,9 @@ async def serving(listener: socket.socket, site: Site, announcer: Announcer | No
         logger=_Log(announcer),
     )
     await runner.setup()
-    server = runner.server
-    assert server is not None  # which setup has made
-    connections = Connections(server, partial(announcer.trouble, "cannot accept connections of --metrics"))
+    connections = Connections(
+        cast("web.Server", runner.server), partial(announcer.trouble, "cannot accept connections of --metrics")
+    )
     tasks = [asyncio.create_task(work) for work in (site.meters.watch_lag(), connections.accept(listener))]
     try:
         yield

@@ -21,7 +21,7 @@ from clb_discovery.datapath import bpf, handover, probe
 from clb_discovery.datapath.handover import Access
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.records import RecordMaps
-from clb_discovery.errors import ClbError, HostError
+from clb_discovery.errors import SHORT, ClbError, HostError
 
 
 class Maps:
@@ -203,6 +203,8 @@ def _cannot_open(pins: Pins, error: OSError) -> HostError:
             f"not allowed to open BPF maps; run as root, or in the group of: {load} --group GROUP; "
             "Linux before 5.19 also asks for CAP_BPF"
         )
+    if error.errno in SHORT:
+        return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}")
     unload = unload_command(pins.instance)
     return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}; run: {unload}")
 

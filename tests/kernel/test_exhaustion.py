@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
-import re
 import resource
-import select
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +15,12 @@ from typing import Final
 import pytest
 
 from clb_discovery.connections import MOST, PATIENCE
+from clb_discovery.datapath.pins import Pins
 from tests.support.in_process import STOPS_WITHIN
 from tests.support.knot import KnotServer
 from tests.support.pace import patient
 from tests.support.process import free_port, wait_until
-from tests.support.sidecar import Sidecar, pool, sidecar, wait_for_pool
+from tests.support.sidecar import Sidecar, clb, sidecar, wait_for_pool
 from tests.support.srv_web import VIP, WEB, resolver, serve, weighted
 from tests.support.web import get
 
@@ -30,7 +29,7 @@ HEAD: Final = b"GET /status.json HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 def descriptors(found: Sidecar) -> int:
     """Return how many a sidecar has open."""
-    return len(os.listdir(f"/proc/{found.process.pid}/fd"))
+    return len(list(Path(f"/proc/{found.process.pid}/fd").iterdir()))
 
 
 @contextmanager
@@ -118,3 +117,128 @@ def test_slow_clients_are_ended(instance: str, cgroup: Path, tmp_path: Path) -> 
             assert all(PATIENCE - 2 < seconds < patient(PATIENCE + 3) for seconds in ended.values()), ended.values()
             wait_until(lambda: descriptors(found) <= before, "the greedy one is ended, too")
             assert get(port, "/healthz") == "ready\n"
+
+
+def limit(found: Sidecar) -> tuple[int, int]:
+    """Return the soft and the hard limit of a sidecar's descriptors."""
+    return resource.prlimit(found.process.pid, resource.RLIMIT_NOFILE)
+
+
+@contextmanager
+def without_descriptors(found: Sidecar, seconds: float = 3.0) -> Iterator[None]:
+    """Let a sidecar open nothing while the block runs, and for some seconds more."""
+    before = limit(found)
+    resource.prlimit(found.process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+        time.sleep(seconds)
+    finally:
+        if found.process.poll() is None:
+            resource.prlimit(found.process.pid, resource.RLIMIT_NOFILE, before)
+
+
+def test_soft_limit_is_raised(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """A sidecar may have as many descriptors as the hard limit allows, whatever the soft one that it was given."""
+    with KnotServer() as knot:
+        serve(knot, "127.0.0.2:80")
+        with metered(instance, cgroup, tmp_path, knot) as (found, _):
+            soft, hard = limit(found)
+            assert soft == hard
+
+
+Phase = Callable[[Sidecar, KnotServer, int, Path], None]
+
+
+def idle(_found: Sidecar, _knot: KnotServer, _port: int, _hosts: Path) -> None:
+    """Do nothing."""
+
+
+def changed(_found: Sidecar, knot: KnotServer, _port: int, _hosts: Path) -> None:
+    """Have discovery change."""
+    serve(knot, "127.0.0.9:80")
+
+
+def scraped(_found: Sidecar, _knot: KnotServer, port: int, _hosts: Path) -> None:
+    """Have many connect to the page."""
+    for _ in range(200):
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+
+
+def reloaded(found: Sidecar, _knot: KnotServer, _port: int, _hosts: Path) -> None:
+    """Have the configuration read again."""
+    found.process.send_signal(1)
+
+
+def overwritten(_found: Sidecar, _knot: KnotServer, _port: int, hosts: Path) -> None:
+    """Have another program write the hosts file."""
+    hosts.write_text("")
+
+
+@pytest.mark.parametrize("phase", [idle, changed, scraped, reloaded, overwritten], ids=lambda phase: phase.__name__)
+def test_shortage_of_descriptors_is_survived(instance: str, cgroup: Path, tmp_path: Path, phase: Phase) -> None:
+    """Without any descriptor for seconds, whatever it does then, the sidecar lives, recovers, and says little."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("")
+    options = ("--hosts-file", str(hosts), "--state-dir", str(tmp_path / "state"))
+    with KnotServer() as knot:
+        serve(knot, "127.0.0.2:80")
+        with metered(instance, cgroup, tmp_path, knot, *options) as (found, port):
+            with without_descriptors(found):
+                phase(found, knot, port, hosts)
+            assert found.process.poll() is None, found.log.read_text()
+            serve(knot, "127.0.0.2:80", "127.0.0.3:80")
+            wait_for_pool(instance, VIP, weighted("127.0.0.2:80", "127.0.0.3:80"))
+            assert get(port, "/healthz") == "ready\n"
+            found.wait_for(lambda: "web.clb" in hosts.read_text(), "names are there")
+            assert "Too many open files" in found.log.read_text()
+            assert "Traceback" not in found.log.read_text()
+            assert len(found.log.read_text()) < 16_000, found.log.read_text()
+            assert found.stop() == 0
+
+
+def test_a_sidecar_without_descriptors_ends_in_time(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """SIGTERM is heard meanwhile, too."""
+    with KnotServer() as knot:
+        serve(knot, "127.0.0.2:80")
+        with metered(instance, cgroup, tmp_path, knot, "--state-dir", str(tmp_path / "state")) as (found, _):
+            with without_descriptors(found, 1.0):
+                changed(found, knot, 0, tmp_path)
+                time.sleep(1.5)
+                began = time.monotonic()
+                assert found.stop() == 0, found.log.read_text()
+                assert time.monotonic() - began < STOPS_WITHIN
+            assert "Traceback" not in found.log.read_text()
+
+
+def test_a_cgroup_made_anew_meanwhile_is_attached_to(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """What is lost while nothing can be opened is brought up when it can."""
+    with KnotServer() as knot:
+        serve(knot, "127.0.0.2:80")
+        with metered(instance, cgroup, tmp_path, knot) as (found, _):
+            wait_until(lambda: not [child for child in cgroup.iterdir() if child.is_dir()], "the self-test is over")
+            with without_descriptors(found):
+                cgroup.rmdir()
+                cgroup.mkdir()
+            found.wait_for(lambda: "attached again" in found.events(), "it is attached again")
+            serve(knot, "127.0.0.3:80")
+            wait_for_pool(instance, VIP, weighted("127.0.0.3:80"))
+            assert clb("status", "--instance", instance).returncode == 0
+
+
+def test_maps_loaded_anew_meanwhile_are_taken(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """A sidecar that does not load goes over to new maps as soon as it can open them, and says little until then."""
+    where = ("--instance", instance, "--cgroup", cgroup)
+    assert clb("load", *where).returncode == 0
+    with KnotServer() as knot:
+        serve(knot, "127.0.0.2:80")
+        options = [*WEB, *resolver(knot), "--max-ttl", "1s", "--hold", "0s"]
+        with sidecar(instance, None, tmp_path, options) as found:
+            with without_descriptors(found):
+                shutil.rmtree(Pins(instance).directory)
+                assert clb("load", *where).returncode == 0
+            found.wait_for(lambda: "maps were loaded anew" in found.events(), "the new maps are found")
+            wait_for_pool(instance, VIP, weighted("127.0.0.2:80"))
+            assert len(found.log.read_text()) < 16_000
+            assert found.stop() == 0
