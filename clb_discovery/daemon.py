@@ -26,7 +26,7 @@ from clb_discovery.core.held import Held
 from clb_discovery.core.lastgood import LastGood
 from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.following import timestamp
-from clb_discovery.hosts_file import HostsFile
+from clb_discovery.hosts_file import HostsFile, real_path
 from clb_discovery.knowledge import Knowledge
 from clb_discovery.lastgood import Store
 from clb_discovery.metrics import Meters
@@ -303,7 +303,7 @@ class Daemon:
             "pid": os.getpid(),
             "last_sync": timestamp(self._last_sync),
             "config_error": self._refused,
-            "hosts_file": str(self._settings.hosts_file.resolve()) if self._settings.hosts_file else None,
+            "hosts_file": str(real_path(self._settings.hosts_file)) if self._settings.hosts_file else None,
         }
 
     def _write_state(self) -> None:
@@ -317,7 +317,8 @@ class Daemon:
     async def _write_last_good(self) -> None:
         """Keep what was applied on disk, with when each source last answered."""
         sets = self._knowledge.last_good(self._applied)
-        trying = self._announcer.trying("cannot keep the last known sets on disk", HostError, OSError, ValueError)
+        errors = self._bearable(HostError, OSError, ValueError)
+        trying = self._announcer.trying("cannot keep the last known sets on disk", *errors)
         with trying, self._meters.unkept.count_exceptions():
             await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
 

@@ -138,12 +138,11 @@ def test_malformed_requests_are_a_line_for_debugging(instance: str, cgroup: Path
         found.wait_for(lambda: "source fails" in found.events(), "the sidecar runs")
         for request in MALFORMED.values():
             for _ in range(3):
-                with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
-                    with suppress(ConnectionError):
-                        sock.sendall(request)
-                        sock.shutdown(socket.SHUT_WR)
-                        while sock.recv(65536):
-                            pass
+                with socket.create_connection(("127.0.0.1", port), timeout=20) as sock, suppress(ConnectionError):
+                    sock.sendall(request)
+                    sock.shutdown(socket.SHUT_WR)
+                    while sock.recv(65536):
+                        pass
         assert ask(port, "/healthz")[0] == 503
         text = found.log.read_text()
         ours = [line for line in found.lines() if line["event"] not in {"started", "source fails"}]
