@@ -19,7 +19,7 @@ from clb_discovery.core.text import printable, without_passwords
 from clb_discovery.core.trace import OUTCOMES
 from clb_discovery.datapath.handover import parse_group
 from clb_discovery.datapath.loader import Loader
-from clb_discovery.errors import ClbError, UsageError, described
+from clb_discovery.errors import ClbError, UsageError
 from clb_discovery.log import FORMATS, LEVELS
 from clb_discovery.options import read_options
 
@@ -76,7 +76,7 @@ def _unexpected(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in _OUTPUT_FAILS and error.filename is None:
         _forget_output()
         return f"cannot write to standard output: {error.strerror}; is there room?"
-    return f"internal error: {described(error)}; please report it"
+    return f"internal error: {log.described(error)}; please report it"
 
 
 def _forget_output() -> None:

@@ -6,12 +6,7 @@ stands and an operator reads it at three in the morning.
 
 from __future__ import annotations
 
-import errno
-import traceback
-from typing import ClassVar, Final
-
-SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
-"""Errors of a host that has too little at the moment, which say nothing of what was tried."""
+from typing import ClassVar
 
 
 class ClbError(Exception):
@@ -48,10 +43,3 @@ class BusyError(ClbError):
     """Another sidecar holds this instance (exit code 4)."""
 
     exit_code = 4
-
-
-def described(error: BaseException) -> str:
-    """Return what went wrong and where in the code, in one line: for errors that nobody foresaw."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{error!r}{where}"

@@ -23,6 +23,9 @@ from typing import Final, NamedTuple, NoReturn
 
 from clb_discovery.errors import HostError
 
+SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
+"""Errors of a host that has too little at the moment, which say nothing of what was tried."""
+
 _MODE: Final = 0o644
 """Of a file that was not there."""
 _OWN_MODE: Final = 0o600

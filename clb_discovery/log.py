@@ -11,11 +11,11 @@ import logging
 import os
 import sys
 import time
+import traceback
 from typing import Final
 
 from clb_discovery.core.repeats import Repeats
 from clb_discovery.core.text import printable, without_passwords
-from clb_discovery.errors import described
 
 # structlog imports rich where it is installed, for tracebacks that nobody wants here: 5 MB and 60 ms of every sidecar.
 _HIDDEN = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # which is how an import is made to fail
@@ -53,6 +53,13 @@ def configure(form: str, level: str) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Libraries()], force=True)
+
+
+def described(error: BaseException) -> str:
+    """Return what went wrong and where in the code, in one line: for errors that nobody foresaw."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{error!r}{where}"
 
 
 def priority(level: str) -> str:

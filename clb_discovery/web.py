@@ -25,7 +25,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from clb_discovery.announce import Announcer
 from clb_discovery.connections import Connection, Connections, ended
-from clb_discovery.errors import ClbError, described
+from clb_discovery.errors import ClbError
+from clb_discovery.log import described
 from clb_discovery.metrics import Meters, exposition
 from clb_discovery.page import read_page
 from clb_discovery.report import Report

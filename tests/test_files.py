@@ -118,7 +118,7 @@ def test_locks_of_others_hold_nothing_up(open_to_all: Path) -> None:
     assert "web.clb" in hosts.read_text()
 
 
-PRECREATED: Final[dict[str, Callable[[Path, Path], None]]] = {
+PRECREATED: Final[dict[str, Callable[[Path, Path], object]]] = {
     "a link": lambda path, secret: path.symlink_to(secret),
     "a hard link": lambda path, secret: path.hardlink_to(secret),
     "a pipe": lambda path, _: os.mkfifo(path),

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -21,7 +21,8 @@ from clb_discovery.datapath import bpf, handover, probe
 from clb_discovery.datapath.handover import Access
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.records import RecordMaps
-from clb_discovery.errors import SHORT, ClbError, HostError
+from clb_discovery.errors import ClbError, HostError
+from clb_discovery.files import SHORT
 
 
 class Maps:
@@ -75,6 +76,17 @@ class Maps:
         elements = islice(self._items(Map.SERVERS), max(members, default=-1) + 1)
         decoded = ((layout.unpack_index(key), value) for key, value in elements)
         return {members[index]: layout.unpack_server(value) for index, value in decoded if index in members}
+
+    def published(self, members: Collection[bytes]) -> set[bytes]:
+        """Return those of these packed members that are in a pool now, without keeping more in memory."""
+        asked = frozenset(members)
+        # First, as in `decode`: rows stay longer than the element that refers to them.
+        generations = {layout.unpack_virtual(value).generation for _, value in self._items(Map.VIRTUAL)}
+        found: set[bytes] = set()
+        for key, value in self._items(Map.ROWS):
+            if layout.unpack_place(key)[0] in generations:
+                found.update(slot.member for slot in layout.unpack_row(value) if slot.member in asked)
+        return found
 
     def records(self) -> RecordMaps:
         """Return the descriptors of what is known of connected sockets, which stay ours."""
