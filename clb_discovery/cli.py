@@ -6,7 +6,6 @@ import argparse
 import errno
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
@@ -77,8 +76,7 @@ def _unexpected(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in _OUTPUT_FAILS and error.filename is None:
         _forget_output()
         return f"cannot write to standard output: {error.strerror}; is there room?"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"internal error: {error!r} at {frame.filename}:{frame.lineno}; please report it"
+    return f"internal error: {log.described(error)}; please report it"
 
 
 def _forget_output() -> None:

@@ -26,6 +26,7 @@ from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import HostError
+from clb_discovery.files import raise_file_limit
 from clb_discovery.hosts_file import write_names
 from clb_discovery.runtime import Instance
 
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from clb_discovery.settings import read_settings  # noqa: PLC0415 - see above
 
     log.configure(options.log_format, options.log_level)
+    raise_file_limit()
     configured = read_settings(options)
     if configured.settings.loader is Loader.NONE:
         confine.confine()

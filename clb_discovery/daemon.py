@@ -26,7 +26,7 @@ from clb_discovery.core.held import Held
 from clb_discovery.core.lastgood import LastGood
 from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.following import timestamp
-from clb_discovery.hosts_file import HostsFile
+from clb_discovery.hosts_file import HostsFile, real_path
 from clb_discovery.knowledge import Knowledge
 from clb_discovery.lastgood import Store
 from clb_discovery.local_listeners import LocalListeners
@@ -115,7 +115,7 @@ class Daemon:
             stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
             if listener:
                 site = web.Site(partial(self._report, publisher), lambda: self._ready, self._meters)
-                await stack.enter_async_context(web.serving(listener, site))
+                await stack.enter_async_context(web.serving(listener, site, self._announcer))
             stack.push_async_callback(self._shut_down)
             await self._main_loop(publisher)
 
@@ -123,7 +123,7 @@ class Daemon:
         """Say so if connects do not meet the programs; outside of their cgroup finding out takes a process."""
         try:
             ineffective = await asyncio.to_thread(self._plane.objection)
-        except ClbError as error:
+        except (ClbError, OSError) as error:
             ineffective = str(error)
         if ineffective:
             _log.error("programs are not effective", reason=ineffective)
@@ -167,7 +167,8 @@ class Daemon:
                 await self._reload(publisher)
             if self._stopping:
                 return
-            await self._tick(publisher)
+            with self._announcer.trying("cannot go on", *self._bearable(OSError)):  # such as without descriptors
+                await self._tick(publisher)
             self._service_manager.alive()
             if self._settings.once:
                 self._finish_once()
@@ -205,10 +206,10 @@ class Daemon:
         knowledge = self._knowledge
         known, servers, complete = knowledge.known, knowledge.servers, knowledge.complete
         self._changed = False  # before, since sources go on answering while a thread publishes
-        with self._announcer.trying("cannot publish", *self._bearable(ClbError)):
+        with self._announcer.trying("cannot publish", *self._bearable(ClbError, OSError)):
             try:
                 refusals = await publisher.publish(self._settings, knowledge.claims, servers, complete=complete)
-            except ClbError:
+            except (ClbError, OSError):
                 self._changed = True
                 raise
             self._applied = known
@@ -227,7 +228,7 @@ class Daemon:
             stale = sum(following.stale for following in knowledge)
             virtual_servers = len(held.virtual) - len(selftest.virtual_servers(self._settings.pins.instance))
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
-            with self._announcer.trying("cannot remove what another version has loaded", HostError):
+            with self._announcer.trying("cannot remove what another version has loaded", HostError, OSError):
                 self._plane.settle()
         self._service_manager.status(knowledge.summary, ready=self._ready)
 
@@ -263,7 +264,7 @@ class Daemon:
             configured = await asyncio.to_thread(self._reread)
             watches = Watches(configured.open_sources)
             await watches.open()
-        except ClbError as error:
+        except (ClbError, OSError) as error:
             self._refused = str(error)
             _log.error("configuration refused; the running one stays", error=self._refused)
         else:
@@ -300,7 +301,7 @@ class Daemon:
     async def _publish_names(self, held: Held) -> None:
         if self._settings.hosts_file is None:
             return
-        with self._announcer.trying("cannot publish names", *self._bearable(HostError)):
+        with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
             await asyncio.to_thread(self._names.publish, self._settings.hosts_file, held)
 
     def _state(self) -> dict[str, Any]:
@@ -309,21 +310,22 @@ class Daemon:
             "pid": os.getpid(),
             "last_sync": timestamp(self._last_sync),
             "config_error": self._refused,
-            "hosts_file": str(self._settings.hosts_file.resolve()) if self._settings.hosts_file else None,
+            "hosts_file": str(real_path(self._settings.hosts_file)) if self._settings.hosts_file else None,
         }
 
     def _write_state(self) -> None:
         state = {**self._state(), "sources": self._knowledge.documents}
         if state == self._said:
             return
-        with self._announcer.trying("cannot write the state that status shows", HostError):
+        with self._announcer.trying("cannot write the state that status shows", HostError, OSError):
             self._instance.write_state(state)
             self._said = state
 
     async def _write_last_good(self) -> None:
         """Keep what was applied on disk, with when each source last answered."""
         sets = self._knowledge.last_good(self._applied)
-        trying = self._announcer.trying("cannot keep the last known sets on disk", HostError, ValueError)
+        errors = self._bearable(HostError, OSError, ValueError)
+        trying = self._announcer.trying("cannot keep the last known sets on disk", *errors)
         with trying, self._meters.unkept.count_exceptions():
             await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
 

@@ -25,7 +25,7 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.discovery import open_sources, read_services, vip_ranges
 from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.following import Following
-from clb_discovery.hosts_file import names_ahead
+from clb_discovery.hosts_file import names_ahead, real_path
 from clb_discovery.runtime import Instance
 from clb_discovery.sources.base import CatalogSource, Outcome, Source
 
@@ -122,7 +122,7 @@ def plan_document(options: argparse.Namespace) -> dict[str, Any]:
 def _names(instance: Instance, path: Path | None, after: Held) -> list[dict[str, Any]]:
     """Return what would change in hosts files: in the one that is named, and in another of before, which is left."""
     before = instance.hosts_file()
-    files = {path.resolve(): names(after.virtual, selftest.SOURCE).addresses} if path else {}
+    files = {real_path(path): names(after.virtual, selftest.SOURCE).addresses} if path else {}
     if before:
         files.setdefault(before, {})
     found = (names_ahead(file, instance.name, addresses) for file, addresses in files.items())

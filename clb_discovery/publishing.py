@@ -63,6 +63,10 @@ class Publisher:
         self._maps = maps
         self._announcer = announcer
         self._meters = meters
+        self._unsure = False
+        """Whether the maps may hold something else than what is held, and could not be read."""
+        self._lost = False
+        """Whether the data plane was found to be lost, and is not yet as it should be."""
         self._kernel = asyncio.Lock()  # while nobody has it, what is held is what the maps hold
 
     async def counted(self) -> Counted:
@@ -81,8 +85,11 @@ class Publisher:
         :param claims: of services of a catalog, besides those of the settings.
         :param complete: as for `plan`.
         :raises ClbError: if the kernel refuses a step.
+        :raises OSError: if this host lacks what it takes, such as descriptors.
         """
         async with self._kernel:
+            if self._unsure:
+                await self._read()
             began = time.monotonic()
             wanted = Wanted(
                 settings.services,
@@ -95,9 +102,9 @@ class Publisher:
             )
             try:
                 found, closed = await asyncio.to_thread(self._publish, wanted, reset=settings.reset)
-            except ClbError:
+            except (ClbError, OSError):
                 self._meters.failed()
-                self.held = await asyncio.to_thread(self._maps.read)
+                await self._read()
                 raise
             if found.plan.steps:
                 self._meters.published(len(found.plan.changed), time.monotonic() - began)
@@ -107,6 +114,12 @@ class Publisher:
         self._announcer.closed(closed)
         self._announcer.rejected(found.desired.rejected)
         return Refusals(found.resolved.refused, found.desired.rejected)
+
+    async def _read(self) -> None:
+        """Find out what the maps hold, now or before they are written next."""
+        self._unsure = True
+        self.held = await asyncio.to_thread(self._maps.read)
+        self._unsure = False
 
     def _publish(self, wanted: Wanted, *, reset: bool) -> tuple[Publication, Destroyed | None]:
         found = publication(self.held, wanted, self._before)
@@ -123,15 +136,16 @@ class Publisher:
         :returns: whether that was so; where the pins had gone, too, the maps are new and empty.
         """
         try:
-            lost = await asyncio.to_thread(self._plane.is_lost)
+            lost = self._lost = self._lost or await asyncio.to_thread(self._plane.is_lost)
             if lost:
                 async with self._kernel:
                     await asyncio.to_thread(self._plane.bring_up)
                     await asyncio.to_thread(self._maps.reopen)
-                    self.held = await asyncio.to_thread(self._maps.read)
+                    await self._read()
+                self._lost = False
         except RemovedError:
             raise
-        except ClbError as error:
+        except (ClbError, OSError) as error:
             self._announcer.trouble("not attached", str(error))
             return False
         if lost and self._plane.loads:

@@ -22,7 +22,7 @@ from dns.query import BadResponse
 from multidict import CIMultiDict
 
 from clb_discovery.cli import make_parser
-from clb_discovery.core import hosts, lastgood, spec
+from clb_discovery.core import closing, hosts, lastgood, spec
 from clb_discovery.core.desired import desired
 from clb_discovery.core.model import Answer, Service
 from clb_discovery.discovery import read_services
@@ -208,6 +208,20 @@ def hosts_file(data: bytes) -> str | None:
     return None
 
 
+def close(data: bytes) -> closing.Request | closing.Closed | None:
+    """Read a request to close sockets; and the same as its answer."""
+    closed = closing.parse_answer(data)
+    assert closing.parse_answer(closing.answer(closed)) == closed
+    with suppress(ValueError):
+        head, rest = data[: closing.HEAD.size], data[closing.HEAD.size :]
+        closing.length_behind(head)
+        found = closing.parse_request(head, rest)
+        again = closing.requests(found.instance, found.members, found.protocols)
+        assert again == ([data] if found.members else [])
+        return found
+    return None
+
+
 def words(data: bytes) -> list[object]:
     """Read what is typed: VIPs, assignments, durations, resolvers, addresses of Consul, SRV names."""
     text, found = data.decode("utf-8", "surrogateescape"), list[object]()
@@ -236,5 +250,6 @@ TARGETS: Final[Mapping[str, Target]] = {
     "configuration": Target(configuration, seeds.CONFIGURATION),
     "disk": Target(disk, seeds.DISK),
     "hosts-file": Target(hosts_file, seeds.HOSTS_FILE),
+    "close": Target(close, seeds.CLOSE),
     "words": Target(words, seeds.WORDS),
 }

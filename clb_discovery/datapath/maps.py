@@ -7,7 +7,7 @@ import errno
 import os
 import struct
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -23,6 +23,7 @@ from clb_discovery.datapath.handover import Access
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.records import RecordMaps
 from clb_discovery.errors import ClbError, HostError
+from clb_discovery.files import SHORT
 
 
 class Maps:
@@ -82,6 +83,17 @@ class Maps:
         counts = self._fds.get(Map.COUNTS)
         data = bpf.lookup(counts, layout.pack_index(layout.COUNT_RECORDS_LOST), 8) if counts is not None else None
         return int.from_bytes(data or b"", sys.byteorder)
+
+    def published(self, members: Collection[bytes]) -> set[bytes]:
+        """Return those of these packed members that are in a pool now, without keeping more in memory."""
+        asked = frozenset(members)
+        # First, as in `decode`: rows stay longer than the element that refers to them.
+        generations = {layout.unpack_virtual(value).generation for _, value in self._items(Map.VIRTUAL)}
+        found: set[bytes] = set()
+        for key, value in self._items(Map.ROWS):
+            if layout.unpack_place(key)[0] in generations:
+                found.update(slot.member for slot in layout.unpack_row(value) if slot.member in asked)
+        return found
 
     def records(self) -> RecordMaps:
         """Return the descriptors of what is known of connected sockets, which stay ours."""
@@ -212,6 +224,8 @@ def _cannot_open(pins: Pins, error: OSError) -> HostError:
             f"not allowed to open BPF maps; run as root, or in the group of: {load} --group GROUP; "
             "Linux before 5.19 also asks for CAP_BPF"
         )
+    if error.errno in SHORT:
+        return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}")
     unload = unload_command(pins.instance)
     return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}; run: {unload}")
 

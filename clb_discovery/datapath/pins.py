@@ -21,6 +21,7 @@ from clb_discovery.core.model import Protocol
 from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.mountinfo import mounts
 from clb_discovery.errors import HostError, UsageError
+from clb_discovery.files import safe_directory
 
 BPFFS: Final = Path("/sys/fs/bpf")
 PROGRAMS: Final = {
@@ -145,6 +146,8 @@ class Pins:
                 self.directory.mkdir(parents=True, exist_ok=True)
             except FileNotFoundError:  # another instance has just removed what was above, as the last one
                 self.directory.mkdir(parents=True, exist_ok=True)
+            with safe_directory(self.directory):  # a file system that others have mounted may be for all to write
+                pass
         except OSError as error:
             raise HostError(
                 f"cannot use the BPF file system at {BPFFS}: {error.strerror}; mount it (mount -t bpf bpf {BPFFS}) and "
