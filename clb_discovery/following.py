@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from clb_discovery.core import guard
+from clb_discovery.core.admission import Unpublished
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.guard import Guarded
 from clb_discovery.core.model import Failure, Listing, OptIn, RealServer, Refused, Service
@@ -43,8 +44,12 @@ class Following:
     """What the service says of itself in a catalog and is not applied."""
     rejected: tuple[Rejected, ...] = ()
     """Real servers that discovery names and that are not used."""
+    unpublished: tuple[Unpublished, ...] = ()
+    """Virtual servers that there is no room for."""
     listed: frozenset[str] = frozenset()
     """Of a catalog: the names of services that may opt in."""
+    unfollowed: tuple[str, ...] = ()
+    """Of a catalog: the names of those that are not followed, because they are too many."""
     from_catalog: bool = False
     """Whether the service is followed for as long as it opts in, and has no VIPs but those that it then claims."""
     opt_in: OptIn | None = None
@@ -119,7 +124,7 @@ class Following:
         """The state in words of the contract."""
         if self.error is not None or not self.answered:
             return "retrying"
-        return "held" if self.guarded.held or self.refused else "fresh"
+        return "held" if self.guarded.held or self.refused or self.unfollowed or self.unpublished else "fresh"
 
     @property
     def counted(self) -> tuple[object, ...]:
@@ -129,7 +134,7 @@ class Following:
     @property
     def shown(self) -> tuple[object, ...]:
         """What people should see soon when it changes."""
-        return self.state, self.error, self.listed, self.refused
+        return self.state, self.error, self.listed, self.refused, self.unfollowed
 
     @property
     def claims(self) -> OptIn | None:
@@ -159,6 +164,14 @@ class Following:
             reasons.append(
                 f"an answer without {removed} of {of} real servers has to stand for {self.service.policy.hold:g} s"
             )
+        if self.unfollowed:
+            names = ", ".join(some_of([repr(name[:_LONGEST]) for name in self.unfollowed], _SHOWN))
+            reasons.append(
+                f"{len(self.unfollowed)} services are not followed, because more opt in than --max-services allows; "
+                f"raise it, or name them with --service: {names}"
+            )
+        if self.unpublished:
+            reasons.append(f"{len(self.unpublished)} virtual servers are not published: {self.unpublished[0].reason}")
         reasons += some_of([*map(str, self.refused), *map(str, self.rejected)], _SHOWN)
         return "; ".join(reasons) or None
 

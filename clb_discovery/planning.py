@@ -37,7 +37,7 @@ def look_ahead(options: argparse.Namespace) -> dict[str, Any]:
     services = read_services(options)
     held = _read(pins)
     following = {service.source: Following(service) for service in services}
-    following |= catalog.restored(services, held, {}, following)
+    following |= catalog.restored(services, held, {}, following, options.max_services)
     asyncio.run(_ask(options, services, held, following))
     waiting = {source for source, one in following.items() if one.guarded.held}
     for one in following.values():
@@ -93,7 +93,7 @@ async def _ask(
         await asyncio.gather(*(ask(source, asked) for source, asked in sources.items()))
         listed = sources.get(CATALOG)
         if isinstance(listed, CatalogSource):
-            following |= catalog.joined(services, following[CATALOG].listed, following)
+            following |= catalog.joined(services, following[CATALOG].listed, following, options.max_services)
             opting = [one.service for one in following.values() if one.from_catalog]
             await asyncio.gather(*(ask(service.source, listed.service(service.name)) for service in opting))
 

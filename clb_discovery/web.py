@@ -11,9 +11,9 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -32,6 +32,8 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 """Of every answer. Other origins cannot read them, since nothing grants that."""
+_SHOWN: Final = 8
+"""Services named by `/healthz`."""
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
 
 
@@ -41,6 +43,8 @@ class Site(NamedTuple):
     report: Callable[[], Awaitable[Report]]
     is_ready: Callable[[], bool]
     meters: Meters
+    unpublished: Callable[[], Sequence[Mapping[str, Any]]] = tuple
+    """Services that there is no room for, as in `status --json`."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -92,7 +96,10 @@ def _application(site: Site) -> web.Application:
         return await _answer(shared_status, "application/json")
 
     async def healthz(_request: web.Request) -> web.Response:
-        return web.Response(text="ready\n") if site.is_ready() else web.Response(text="not ready\n", status=503)
+        ready = site.is_ready()
+        lines = ["ready" if ready else "not ready"]
+        lines += [f"not published: {one['service']!r}: {one['reason']}" for one in site.unpublished()[:_SHOWN]]
+        return web.Response(text="".join(f"{line}\n" for line in lines), status=200 if ready else 503)
 
     async def stats_page(_request: web.Request) -> web.Response:
         headers = {"Content-Security-Policy": page.policy}

@@ -135,6 +135,8 @@ class Service:
     """Consul's filter expression over instances, where the service is Consul's."""
     tags: tuple[str, ...] = ()
     """Only instances that have all of them, likewise."""
+    most: int = MAX_POOL
+    """Most real servers in one pool."""
 
 
 class Refused(NamedTuple):

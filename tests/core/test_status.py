@@ -24,6 +24,7 @@ SIX = RealServer(0, parse_address("fd00::7"), 53, 1)
 STATE = {
     "pid": 99,
     "last_sync": "2026-01-02T03:04:05Z",
+    "unpublished": [{"service": "large", "source": "consul:large", "virtual_servers": 2, "reason": "no room"}],
     "sources": [
         {
             "name": "srv:_redis._tcp.example",
@@ -118,6 +119,7 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
                 ],
             }
         ],
+        "unpublished": [{"service": "large", "source": "consul:large", "virtual_servers": 2, "reason": "no room"}],
     }
     assert json.loads(json.dumps(found)) == found
 
