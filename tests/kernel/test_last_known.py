@@ -18,6 +18,7 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from tests.support.contract import assert_is_status
 from tests.support.dataplane import dial, snapshot
+from tests.support.fake_source import FakeSource
 from tests.support.in_process import real_servers, running_daemon
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
@@ -187,19 +188,18 @@ def test_service_without_any_set_keeps_it_from_being_ready(
         assert pool(instance, OTHER_VIP) == weighted("127.0.0.2:1")
 
 
-class Silent:
+class Silent(FakeSource):
     """A source that gives some answers, and then neither answers nor fails."""
 
     name = "fake:silent"
 
     def __init__(self, *answers: Answer) -> None:
+        super().__init__()
         self._answers = list(answers)
 
     async def next(self) -> Answer:
         """Return the next answer, if there is one."""
-        if not self._answers:
-            await asyncio.Event().wait()
-        return self._answers.pop(0)
+        return self.answer(self._answers.pop(0)) if self._answers else await self.nothing_new()
 
 
 async def test_source_that_hangs_is_not_waited_for(instance: str, cgroup: Path) -> None:

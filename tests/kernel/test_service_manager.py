@@ -15,6 +15,7 @@ import pytest
 from clb_discovery.core.model import Answer
 from clb_discovery.core.plan import Step
 from clb_discovery.datapath.maps import Maps
+from tests.support.fake_source import FakeSource
 from tests.support.in_process import real_servers, running_daemon
 from tests.support.knot import KnotServer
 from tests.support.pace import patient
@@ -95,17 +96,22 @@ def test_watchdog_is_pinged_only_where_it_asked(instance: str, cgroup: Path, kno
         assert found.manager.heard() == [["STOPPING=1"]]
 
 
-class Given:
+class Given(FakeSource):
     """A source whose answers the test gives."""
 
     name = "fake:given"
 
     def __init__(self) -> None:
+        super().__init__()
         self.answers: asyncio.Queue[Answer] = asyncio.Queue()
 
     async def next(self) -> Answer:
         """Return what the test has given."""
-        return await self.answers.get()
+        return self.answer(await self.answers.get())
+
+    def hasten(self) -> None:
+        """Give the last answer once more."""
+        self.answers.put_nowait(self.last)
 
 
 async def test_stuck_main_loop_is_not_alive(

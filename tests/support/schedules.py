@@ -139,6 +139,10 @@ class Replica:
         self.rounds += 1
         return await self._source.next()
 
+    def hasten(self) -> None:
+        """Have the source asked at once."""
+        self._source.hasten()
+
     def _heard(self, outcome: Outcome) -> None:
         self._following.take(outcome, self.now)
         self._ended = self.rounds

@@ -11,6 +11,7 @@ from clb_discovery.core.config import CATALOG
 from clb_discovery.core.model import Answer, Listing
 from clb_discovery.core.spec import consul_objection
 from clb_discovery.errors import SourceError, UnusableError, UsageError
+from clb_discovery.sources.base import Query
 from clb_discovery.sources.consul import environment
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.answer import (
@@ -181,6 +182,7 @@ class ConsulCatalog:
         self._server = server
         self._selection = selection
         self._index = FIRST
+        self._query = Query()
         self._bucket = Bucket.full(WATCH_RATE, WATCH_BURST, time.monotonic())
 
     async def next(self) -> Listing:
@@ -190,9 +192,18 @@ class ConsulCatalog:
         """
         self._bucket, pause = self._bucket.take(time.monotonic())
         await asyncio.sleep(pause)
-        index, self._index = self._index, FIRST
-        self._index, names = await self._server.list_services(index)
-        return Listing(names)
+
+        async def read() -> frozenset[str]:
+            index, self._index = self._index, FIRST
+            self._index, names = await self._server.list_services(index)
+            return names
+
+        return Listing(await self._query.run(read))
+
+    def hasten(self) -> None:
+        """List the services at once."""
+        self._index = FIRST
+        self._query.repeat()
 
     def service(self, name: str) -> ConsulSource:
         """Return the source of one of the services.
@@ -219,6 +230,7 @@ class ConsulSource:
         self._service = service, selection
         self._index = FIRST
         self._answered = False
+        self._query = Query()
         self._bucket = Bucket.full(RATE, BURST, time.monotonic())
 
     @property
@@ -234,11 +246,21 @@ class ConsulSource:
         self._bucket, pause = self._bucket.take(time.monotonic())
         if pause:
             await asyncio.sleep(pause)
-        # Whatever interrupts this query, the next one reads everything afresh.
-        index, self._index = self._index, FIRST
-        self._index, answer = await self._server.read(self._service, index, answered=self._answered)
+
+        async def read() -> Answer:
+            # Whatever interrupts this query, the next one reads everything afresh.
+            index, self._index = self._index, FIRST
+            self._index, answer = await self._server.read(self._service, index, answered=self._answered)
+            return answer
+
+        answer = await self._query.run(read)
         self._answered = True
         return answer
+
+    def hasten(self) -> None:
+        """Query Consul at once, without blocking."""
+        self._index = FIRST
+        self._query.repeat()
 
 
 def server_from_environment(

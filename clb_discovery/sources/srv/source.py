@@ -21,6 +21,7 @@ from dns.rdatatype import AAAA, SRV, A
 
 from clb_discovery.core.model import Answer
 from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.sources.base import Query
 from clb_discovery.sources.srv.addresses import Question
 from clb_discovery.sources.srv.answer import (
     AddressSet,
@@ -105,12 +106,21 @@ class SrvSource:
         self._last: Answer | None = None
         self._reading: _Reading | None = None  # which the last answer is from
         self._built: tuple[object, Answer] | None = None  # the last one that was put together, and what of
+        self._query = Query()
 
     async def next(self) -> Answer:
         """Wait until the first TTL of the last answer is over, then ask; at once the first time and after an error.
 
         :raises SourceError: if the SRV records or the addresses of any target could not be had.
         """
+        return await self._query.run(self._next)
+
+    def hasten(self) -> None:
+        """Query DNS at once, whatever TTL is left."""
+        self.due = self._reading = None
+        self._query.repeat()
+
+    async def _next(self) -> Answer:
         clock = asyncio.get_running_loop().time
         if self.due is not None:
             await asyncio.sleep(self.due - clock())
