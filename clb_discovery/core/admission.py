@@ -22,7 +22,7 @@ from clb_discovery.core.held import Held, Published
 from clb_discovery.core.layout import Map
 from clb_discovery.core.model import Protocol, Vip, VirtualServer
 
-SLICE: Final = 2048
+SLICE: Final = 2560
 """Real servers written in a round, unless one virtual server alone has more."""
 ROUNDS: Final = 16
 """A backlog is written in about so many rounds, however large: each costs something of its own."""
