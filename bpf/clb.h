@@ -35,7 +35,7 @@
  *
  * The order in which a pool is published, so that a connect sees the whole old pool or the whole new one:
  *
- *  1. servers and labels of what is new, then all rows of slots of a fresh generation;
+ *  1. servers of what is new, then all rows of slots of a fresh generation, then labels of what is new;
  *  2. the one element of clb_virtual, replaced: from here on connects use the new generation;
  *  3. the bit of the VIP's address in clb_filter, where it is not set;
  *  4. an RCU grace period: no program that read the old generation runs any more;

@@ -14,6 +14,7 @@ from clb_discovery import __version__, commands, log
 from clb_discovery.core import spec
 from clb_discovery.core.address import parse_network
 from clb_discovery.core.automatic import DEFAULT_RANGES, parse_vip_range
+from clb_discovery.core.claims import MAX_SERVICES
 from clb_discovery.core.model import Algorithm, Policy, Tracking
 from clb_discovery.core.text import printable, without_passwords
 from clb_discovery.core.trace import OUTCOMES
@@ -252,6 +253,14 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
         "default URL: CONSUL_HTTP_ADDR, else http://127.0.0.1:8500",
     )
     group.add_argument("--catalog", action="store_true", help="follow those that opt in beside --service, too")
+    group.add_argument(
+        "--max-services",
+        metavar="N",
+        type=_typed(spec.parse_count),
+        default=MAX_SERVICES,
+        help="follow at most N of the services that opt in: those that are served already, then by name; default "
+        f"{MAX_SERVICES:,}",
+    )
     group.add_argument(
         "--service",
         metavar="NAME[=VIP,...]",

@@ -65,7 +65,7 @@ class Daemon:
         self._watches = Watches(configured.open_sources)
         self._announcer = Announcer()
         self._service_manager = ServiceManager(self._announcer)
-        self._knowledge = Knowledge(settings.services, self._announcer)
+        self._knowledge = Knowledge(settings.services, self._announcer, settings.max_services)
         self._instance = Instance(settings.pins.instance)
         self._names = HostsFile(self._instance, self._announcer)
         self._store = Store(settings.state_dir, settings.pins.instance)
@@ -77,6 +77,7 @@ class Daemon:
         self._early: list[tuple[str, Outcome]] | None = []
         """What sources came back with while the data plane was loaded; None when it is."""
         self._changed = False  # something that may change what the kernel should hold
+        self._pending = False  # a publication that was interrupted goes on at once
         self._reloading = False
         self._stopping = False
         self._refused: str | None = None
@@ -114,7 +115,8 @@ class Daemon:
             self._start_up(publisher)
             stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
             if listener:
-                site = web.Site(partial(self._report, publisher), lambda: self._ready, self._meters)
+                report = partial(self._report, publisher)
+                site = web.Site(report, lambda: self._ready, self._meters, lambda: self._knowledge.unpublished)
                 await stack.enter_async_context(web.serving(listener, site, self._announcer))
             stack.push_async_callback(self._shut_down)
             await self._main_loop(publisher)
@@ -162,7 +164,7 @@ class Daemon:
 
     async def _main_loop(self, publisher: Publisher) -> None:
         while not self._stopping:
-            await self._news.wait(self._next_look())
+            await (asyncio.sleep(0) if self._pending else self._news.wait(self._next_look(publisher)))
             if self._reloading:
                 await self._reload(publisher)
             if self._stopping:
@@ -173,11 +175,12 @@ class Daemon:
             if self._settings.once:
                 self._finish_once()
 
-    def _next_look(self) -> float:
-        """Return in how many seconds to look, whatever happens: a source is due, or links and watchdog are."""
+    def _next_look(self, publisher: Publisher) -> float:
+        """Return in how many seconds to look, whatever happens: a source, another try, links or watchdog are due."""
         now = asyncio.get_running_loop().time()
         watchdog = (self._service_manager.watchdog or math.inf) / 2
-        return max(0.0, min([CHECK_EVERY, watchdog, *(deadline - now for deadline in self._knowledge.deadlines)]))
+        due = [publisher.next_try, *self._knowledge.deadlines]
+        return max(0.0, min([CHECK_EVERY, watchdog, *(deadline - now for deadline in due)]))
 
     async def _tick(self, publisher: Publisher) -> None:
         """Bring the kernel, and all that is written elsewhere, to where it should be."""
@@ -187,10 +190,10 @@ class Daemon:
         for source in self._knowledge.due(now):
             self._watches.hasten(source)
         self._changed |= self._knowledge.leave()
-        if settled and not self._changed:
+        if settled and not self._changed and not publisher.failed:
             self._changed = not self._knowledge.published(self._applied)
         self._watches.adjust(self._knowledge.sources)
-        if self._changed:
+        if self._changed or self._pending or now >= publisher.next_try:
             await self._sync(publisher)
         if await publisher.keep_up():
             self._changed = True
@@ -205,17 +208,21 @@ class Daemon:
     async def _sync(self, publisher: Publisher) -> None:
         knowledge = self._knowledge
         known, servers, complete = knowledge.known, knowledge.servers, knowledge.complete
-        self._changed = False  # before, since sources go on answering while a thread publishes
+        self._changed = self._pending = False  # before, since sources go on answering while a thread publishes
         with self._announcer.trying("cannot publish", *self._bearable(ClbError, OSError)):
-            try:
-                refusals = await publisher.publish(self._settings, knowledge.claims, servers, complete=complete)
-            except (ClbError, OSError):
-                self._changed = True
-                raise
-            self._applied = known
+            refusals, pending = await publisher.publish(
+                self._settings, knowledge.claims, servers, complete=complete, interrupted=self._is_interrupted
+            )
+            self._pending = bool(pending)
+            before = {source: self._applied[source] for source in pending & self._applied.keys()}
+            self._applied = {source: last for source, last in known.items() if source not in pending} | before
             knowledge.refuse(*refusals)
-            if complete:
+            if complete and not pending:
                 self._last_sync = datetime.now(UTC)
+
+    def _is_interrupted(self) -> bool:
+        """Tell whether something else comes before the rest of a publication."""
+        return self._changed or self._reloading or self._stopping
 
     def _tell(self, held: Held, *, settled: bool) -> None:
         """Tell the service manager how we are, which status tells already.
@@ -281,7 +288,7 @@ class Daemon:
         log.configure(self._settings.log_format, self._settings.log_level)
         if left_out:
             _log.warning("changed options need a restart", options=left_out)
-        new = self._knowledge.adopt(self._settings.services)
+        new = self._knowledge.adopt(self._settings.services, self._settings.max_services)
         self._knowledge.recall(new, held, await asyncio.to_thread(self._store.read) if new else {})
         self._names.leave(self._settings.hosts_file)
         self._changed = True
@@ -310,6 +317,7 @@ class Daemon:
             "pid": os.getpid(),
             "last_sync": timestamp(self._last_sync),
             "config_error": self._refused,
+            "unpublished": self._knowledge.unpublished,
             "hosts_file": str(real_path(self._settings.hosts_file)) if self._settings.hosts_file else None,
         }
 

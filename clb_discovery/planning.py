@@ -62,7 +62,7 @@ def look_ahead(options: argparse.Namespace, services: Sequence[Service], held: H
     :raises UsageError: if a source cannot be made.
     """
     following = {service.source: Following(service) for service in services}
-    following |= catalog.restored(services, held, {}, following)
+    following |= catalog.restored(services, held, {}, following, options.max_services)
     asking = _Asking(services, held, following)
     asyncio.run(asking.run(options))
     waiting = frozenset(source for source, one in following.items() if one.guarded.held)
@@ -146,7 +146,7 @@ class _Asking:
             await asyncio.gather(*(self._ask(source, asked) for source, asked in sources.items()))
             listed = sources.get(CATALOG)
             if isinstance(listed, CatalogSource):
-                following |= catalog.joined(self._services, following[CATALOG].listed, following)
+                following |= catalog.joined(self._services, following[CATALOG].listed, following, options.max_services)
                 opting = [one.service for one in following.values() if one.from_catalog]
                 await asyncio.gather(*(self._ask(service.source, listed.service(service.name)) for service in opting))
         self.failed = {source: self.failed[source] for source in following if source in self.failed}

@@ -12,10 +12,10 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import structlog
 from aiohttp import web
@@ -39,10 +39,12 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 """Of every answer. Other origins cannot read them, since nothing grants that."""
-_SHOWN: Final = 200
+_SHOWN_LENGTH: Final = 200
 """Characters of what a client sent that are logged at most."""
 _LINGER: Final = 0.5
 """Seconds that answers which are being made have left at the end."""
+_SHOWN: Final = 8
+"""Services named by `/healthz`."""
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
 
 
@@ -52,6 +54,8 @@ class Site(NamedTuple):
     report: Callable[[], Awaitable[Report]]
     is_ready: Callable[[], bool]
     meters: Meters
+    unpublished: Callable[[], Sequence[Mapping[str, Any]]] = tuple
+    """Services that there is no room for, as in `status --json`."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -115,7 +119,7 @@ class _Log:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_SHOWN]
+    return " ".join(str(error).split())[:_SHOWN_LENGTH]
 
 
 def _application(site: Site) -> web.Application:
@@ -137,7 +141,10 @@ def _application(site: Site) -> web.Application:
         return await _answer(shared_status, "application/json")
 
     async def healthz(_request: web.Request) -> web.Response:
-        return web.Response(text="ready\n") if site.is_ready() else web.Response(text="not ready\n", status=503)
+        ready = site.is_ready()
+        lines = ["ready" if ready else "not ready"]
+        lines += [f"not published: {one['service']!r}: {one['reason']}" for one in site.unpublished()[:_SHOWN]]
+        return web.Response(text="".join(f"{line}\n" for line in lines), status=200 if ready else 503)
 
     async def stats_page(_request: web.Request) -> web.Response:
         headers = {"Content-Security-Policy": page.policy}

@@ -137,6 +137,8 @@ class Service:
     """Only instances that have all of them, likewise."""
     linger: float | None = None
     """Seconds that SRV records stay after they were last seen; None for as long as the name server makes necessary."""
+    most: int = MAX_POOL
+    """Most real servers in one pool."""
 
 
 class Refused(NamedTuple):

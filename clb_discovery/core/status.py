@@ -62,6 +62,7 @@ def document(  # noqa: PLR0913 - the parts of the document
         ]
         if datapath
         else [],
+        "unpublished": state.get("unpublished", []),
     }
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from clb_discovery.core import layout
 from clb_discovery.core.commands import load_command, unload_command
@@ -24,6 +24,19 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.records import RecordMaps
 from clb_discovery.errors import ClbError, HostError
 from clb_discovery.files import SHORT
+
+_NO_ROOM: Final = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})
+
+
+class FullError(ClbError):
+    """The kernel has no room, or no memory, for one element; those before it are written."""
+
+    def __init__(self, map_: Map, key: bytes, reason: str) -> None:
+        """Name the element, and say why and how to fix it."""
+        super().__init__(f"{reason}; connects keep using what was published before")
+        self.map = map_
+        self.key = key
+        self.reason = reason
 
 
 class Maps:
@@ -135,20 +148,23 @@ class Maps:
     def apply(self, steps: Iterable[Step]) -> None:
         """Carry out the steps of a plan in their order.
 
-        :raises ClbError: if the kernel refuses one; what was published before it stays right, and `read` tells.
+        :raises FullError: if there is no room or no memory for an element.
+        :raises ClbError: if the kernel refuses a step; what was published before it stays right, and `read` tells.
         """
         for step in steps:
             try:
                 self.carry_out(step)
             except OSError as error:
+                if isinstance(step, Write) and error.errno in _NO_ROOM:
+                    key, _ = step.items[getattr(error, "done", 0)]
+                    raise FullError(step.map, key, _lack(step.map, error)) from error
                 what = (
                     f"{type(step).__name__.lower()} in {step.map}" if isinstance(step, Write | Delete) else "RCU wait"
                 )
                 with contextlib.suppress(OSError):  # who reads the maps now may give away what was just set to zero
                     self.carry_out(GracePeriod())
-                why = _reason(step, error)
                 raise ClbError(
-                    f"the kernel refuses a {what}: {why}; connects keep using what was published before"
+                    f"the kernel refuses a {what}: {error.strerror}; connects keep using what was published before"
                 ) from error
 
     def carry_out(self, step: Step) -> None:
@@ -230,10 +246,10 @@ def _cannot_open(pins: Pins, error: OSError) -> HostError:
     return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}; run: {unload}")
 
 
-def _reason(step: Step, error: OSError) -> str | None:
-    if error.errno == errno.E2BIG and isinstance(step, Write) and step.map is Map.SERVERS:
-        return f"at most {layout.MAX_SERVERS} real and virtual servers together are possible"
-    return error.strerror
+def _lack(map_: Map, error: OSError) -> str:
+    if error.errno == errno.ENOMEM:
+        return f"the kernel has no memory for an element of {map_}; free some, or raise the limit of the memory cgroup"
+    return f"{map_} is full; use fewer VIPs or real servers, or a second --instance for some services"
 
 
 def _close(fds: Mapping[Map, int]) -> None:

@@ -24,6 +24,7 @@ SIX = RealServer(0, parse_address("fd00::7"), 53, 1)
 STATE = {
     "pid": 99,
     "last_sync": "2026-01-02T03:04:05Z",
+    "unpublished": [{"service": "large", "source": "consul:large", "virtual_servers": 2, "reason": "no room"}],
     "sources": [
         {
             "name": "srv:_redis._tcp.example",
@@ -89,7 +90,7 @@ def test_vips_on_which_a_program_of_this_host_listens_are_told() -> None:
         instance="default",
         version="1.2.3",
         kernel="6.1.0",
-        datapath=Datapath(INFO, held, {}, None),
+        datapath=Datapath(INFO, held, {}, None, 0),
         pid=None,
         state={},
         hidden=frozenset(),
@@ -139,6 +140,7 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
                 "listens_here": False,
             }
         ],
+        "unpublished": [{"service": "large", "source": "consul:large", "virtual_servers": 2, "reason": "no room"}],
     }
     assert json.loads(json.dumps(found)) == found
 
