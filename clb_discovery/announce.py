@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from clb_discovery.core.address import format_endpoint
+from clb_discovery.core.admission import Unpublished
 from clb_discovery.core.changes import changes, setting_changes
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held
@@ -46,6 +47,7 @@ class Announcer:
         """
         self._clock = clock
         self._rejected: frozenset[Rejected] = frozenset()
+        self._unpublished: frozenset[str] = frozenset()  # sources
         self._nameless: frozenset[str] = frozenset()
         self._repeats = Repeats()
         self._holds: set[str] = set()  # sources whose held removals were said
@@ -187,6 +189,18 @@ class Announcer:
         if left:
             _log.warning("more real servers refused", count=left)
         self._rejected = frozenset(rejected)
+
+    def unpublished(self, unpublished: Sequence[Unpublished]) -> None:
+        """Report services that there is no room for, and when there is."""
+        now = {one.source: one for one in unpublished}
+        for source in self._unpublished - now.keys():
+            self._troubles.pop(f"not published {source}", None)
+            _log.info("published, since there is room again", source=source)
+        for source, one in list(now.items())[:_REFUSALS]:
+            self._say(_log.error, "not published", one.reason, source=source)
+        if len(now) > _REFUSALS:
+            self._say(_log.error, "more not published", f"{len(now) - _REFUSALS} services have no room")
+        self._unpublished = frozenset(now)
 
     def refused(self, service: str, before: Sequence[Refused], now: Sequence[Refused]) -> None:
         """Report what is not applied of what a service of a catalog says, when it appears."""

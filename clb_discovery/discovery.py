@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from clb_discovery.core import spec
-from clb_discovery.core.address import Network
+from clb_discovery.core.address import Network, is_ipv4
 from clb_discovery.core.automatic import DEFAULT_RANGES, with_automatic_vips
 from clb_discovery.core.config import CATALOG, CONSUL, SRV, STATIC, Entry, consul_entry, srv_entry
 from clb_discovery.core.model import Algorithm, Policy, Service, Tracking
@@ -94,12 +94,20 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
         srv = [service for service in services if service.source.startswith(SRV)]
         if srv:
             from clb_discovery.sources.srv.resolvers import Resolvers  # noqa: PLC0415
-            from clb_discovery.sources.srv.source import SrvSource  # noqa: PLC0415
+            from clb_discovery.sources.srv.source import BOTH, SrvSource  # noqa: PLC0415
 
             resolvers = Resolvers(options.resolver)
             for service in srv:
                 record = service.source.removeprefix(SRV)
-                sources[service.source] = SrvSource(record, resolvers, options.min_ttl, options.max_ttl)
+                families = {is_ipv4(vip.address) for vip in service.vips}
+                sources[service.source] = SrvSource(
+                    record,
+                    resolvers,
+                    options.min_ttl,
+                    options.max_ttl,
+                    families=families or BOTH,
+                    linger=service.linger,
+                )
         yield sources
 
 
@@ -117,6 +125,7 @@ def _completed(entry: Entry, options: argparse.Namespace) -> Service:
         policy=Policy(own.max_removal, own.hold),
         filter=own.filter,
         tags=tuple(own.tag),
+        linger=own.linger,
     )
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from clb_discovery.core import guard
+from clb_discovery.core.admission import Unpublished
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.guard import Guarded, Identities
 from clb_discovery.core.model import Answer, Failure, Listing, OptIn, RealServer, Refused, Service
@@ -51,8 +52,12 @@ class Following:
     """Members that the last answer named and that cannot be used at all."""
     note: str | None = None
     """What people should know of the last answer."""
+    unpublished: tuple[Unpublished, ...] = ()
+    """Virtual servers that there is no room for."""
     listed: frozenset[str] = frozenset()
     """Of a catalog: the names of services that may opt in."""
+    unfollowed: tuple[str, ...] = ()
+    """Of a catalog: the names of those that are not followed, because they are too many."""
     from_catalog: bool = False
     """Whether the service is followed for as long as it opts in, and has no VIPs but those that it then claims."""
     opt_in: OptIn | None = None
@@ -120,7 +125,14 @@ class Following:
         """Return what is known when the configuration, read again, has this service of the same source."""
         if not self.from_catalog:
             return replace(self, service=service)
-        one = Following(service, self.guarded, known=True, last_success=self.last_success, errors=self.errors)
+        one = Following(
+            service,
+            self.guarded,
+            self.absent_since,
+            known=True,
+            last_success=self.last_success,
+            errors=self.errors,
+        )
         return one if self.claims else Following(service)  # what has left was emptied, which nobody said of this one
 
     @property
@@ -136,7 +148,7 @@ class Following:
         """The state in words of the contract."""
         if self.error is not None or not self.answered:
             return "retrying"
-        return "held" if self.guarded.held or self.refused else "fresh"
+        return "held" if self.guarded.held or self.refused or self.unfollowed or self.unpublished else "fresh"
 
     @property
     def counted(self) -> tuple[object, ...]:
@@ -147,7 +159,7 @@ class Following:
     @property
     def shown(self) -> tuple[object, ...]:
         """What people should see soon when it changes."""
-        words = self.refused, self.left_out, self.note
+        words = self.refused, self.left_out, self.note, self.unfollowed
         return self.state, self.error, self.listed, words, self.guarded.withheld
 
     @property
@@ -179,6 +191,14 @@ class Following:
                 f"{removed} of {of} real servers absent or out since {timestamp(self.absent_since)}; "
                 f"kept until an answer confirms it after {self.service.policy.hold:g} s (--hold)"
             )
+        if self.unfollowed:
+            names = ", ".join(some_of([repr(name[:_LONGEST]) for name in self.unfollowed], _SHOWN))
+            reasons.append(
+                f"{len(self.unfollowed)} services are not followed, because more opt in than --max-services allows; "
+                f"raise it, or name them with --service: {names}"
+            )
+        if self.unpublished:
+            reasons.append(f"{len(self.unpublished)} virtual servers are not published: {self.unpublished[0].reason}")
         if self.note:
             reasons.append(self.note)
         reasons += some_of([*map(str, self.refused), *map(str, self.rejected), *map(str, self.left_out)], _SHOWN)

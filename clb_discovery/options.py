@@ -69,6 +69,11 @@ def _read_config(parser: argparse.ArgumentParser, path: Path) -> Config:
             parser.parse_args(["run", argument])
         except UsageError as error:
             raise UsageError(without_passwords(f"{path}: {error}")) from None
+    for name in config.off:
+        try:
+            parser.parse_args(["run", f"--{name}"])
+        except UsageError:
+            raise UsageError(f"{path}: {name} = false: takes a value; leave it out for its default") from None
     return config
 
 

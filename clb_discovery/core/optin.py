@@ -25,7 +25,7 @@ AUTOMATIC: Final = "auto"
 
 MAX_TEXT: Final = 512
 """Longest meta or tag that is read, in characters; Consul's own agents take no longer meta."""
-MAX_VIPS: Final = 64
+MAX_VIPS: Final = 16
 """Most VIPs of one service."""
 MAX_REFUSED: Final = 8
 """Most reports about one service."""

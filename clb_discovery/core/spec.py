@@ -85,7 +85,7 @@ def srv_service(record: str) -> str:
 
 
 def merge_services(services: Iterable[Service]) -> tuple[Service, ...]:
-    """Join services of one source, whose VIPs add up, and refuse a VIP that two of them claim."""
+    """Join services of one source, whose VIPs add up, automatic ones too, and refuse a VIP that two of them claim."""
     merged: dict[str, Service] = {}
     holders: dict[Vip, str] = {}
     for service in services:
@@ -95,7 +95,8 @@ def merge_services(services: Iterable[Service]) -> tuple[Service, ...]:
                 raise ValueError(f"{vip} is claimed by {holder} and by {service.source}; give each its own")
         other = merged.get(service.source)
         vips = tuple(dict.fromkeys((other.vips if other else ()) + service.vips))
-        merged[service.source] = replace(service, vips=vips)
+        automatic = other.automatic if other and service.automatic is None else service.automatic
+        merged[service.source] = replace(service, vips=vips, automatic=automatic)
     return tuple(merged.values())
 
 

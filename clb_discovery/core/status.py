@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from clb_discovery.core import layout
@@ -21,6 +21,8 @@ class Datapath(NamedTuple):
     """What became of connects, by packed member."""
     ineffective: str | None
     """Why connects do not meet the programs, or None if they do."""
+    records_lost: int
+    """How often there was no memory to remember where a socket was sent."""
 
 
 def document(  # noqa: PLR0913 - the parts of the document
@@ -32,6 +34,7 @@ def document(  # noqa: PLR0913 - the parts of the document
     pid: int | None,
     state: Mapping[str, Any],
     hidden: frozenset[Vip],
+    listening: Collection[Vip] = (),
 ) -> dict[str, Any]:
     """Build the document; its shape is part of the contract with scripts.
 
@@ -39,6 +42,7 @@ def document(  # noqa: PLR0913 - the parts of the document
     :param pid: of the running sidecar, or None.
     :param state: what the sidecar said last, with `last_sync`, `config_error` and `sources`.
     :param hidden: virtual servers of our own that are nobody's business.
+    :param listening: the VIPs on which a program of this host listens.
     """
     return {
         "instance": instance,
@@ -52,12 +56,13 @@ def document(  # noqa: PLR0913 - the parts of the document
         },
         "sources": state.get("sources", []),
         "virtual_servers": [
-            _virtual_server(vip, published, datapath.servers)
+            _virtual_server(vip, published, datapath.servers) | {"listens_here": vip in listening}
             for vip, published in sorted(datapath.held.virtual.items())
             if vip not in hidden
         ]
         if datapath
         else [],
+        "unpublished": state.get("unpublished", []),
     }
 
 
@@ -71,6 +76,7 @@ def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
         "effective": datapath is not None and datapath.ineffective is None,
         "reason": datapath.ineffective if datapath else "the data plane is not loaded",
         "features": features(info.features) if info else {},
+        "records_lost": datapath.records_lost if datapath else 0,
     }
 
 

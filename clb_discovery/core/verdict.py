@@ -30,6 +30,9 @@ def _troubles(status: Mapping[str, Any]) -> Iterator[str]:
         yield f"connects do not meet the programs: {datapath['reason']}"
     if sidecar["config_error"]:
         yield f"the configuration is refused, and the one before it goes on: {sidecar['config_error']}"
+    unpublished = [one["service"] for one in status["unpublished"]]
+    if unpublished:
+        yield f"not published as it should be, for the reason above: {_list(unpublished)}"
     yield from _pools(status["virtual_servers"])
     for state, words in (("retrying", "no answer from"), ("held", "held back, for the reason above:")):
         names = [source["name"] for source in status["sources"] if source["state"] == state]

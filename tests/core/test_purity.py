@@ -17,6 +17,7 @@ PURE_OUTSIDE_CORE: Final = frozenset(
         "clb_discovery.sources.consul.answer",
         "clb_discovery.sources.consul.blocking",
         "clb_discovery.sources.srv.answer",
+        "clb_discovery.sources.srv.linger",
     }
 )
 IMPURE: Final = (

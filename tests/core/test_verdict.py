@@ -15,6 +15,7 @@ def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
         "sidecar": {"running": True, "config_error": None},
         "sources": [source("srv:web")],
         "virtual_servers": [virtual("web", "active"), virtual("web")],
+        "unpublished": [],
         **more,
     }
 
@@ -73,11 +74,13 @@ def test_everything_at_once() -> None:
                 source("srv:part", reason="127.0.0.1:80 is loopback"),
             ],
             virtual_servers=[virtual("empty"), virtual("half", "active", "ejected")],
+            unpublished=[{"service": "large", "reason": "no room"}],
         )
     )
     assert found == [
         "connects do not meet the programs: the cgroup is gone",
         "the configuration is refused, and the one before it goes on: line 3",
+        "not published as it should be, for the reason above: large",
         "no real servers, connects are refused: empty",
         "ejected after failed connects: half (1 of 2)",
         "no answer from srv:0, srv:1, srv:2, and 2 more",
