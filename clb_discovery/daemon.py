@@ -65,7 +65,7 @@ class Daemon:
         self._watches = Watches(configured.open_sources)
         self._announcer = Announcer()
         self._service_manager = ServiceManager(self._announcer)
-        self._knowledge = Knowledge(settings.services, self._announcer, settings.max_services)
+        self._knowledge = Knowledge(settings.services, self._announcer, settings.max_services, settings.real_ranges)
         self._instance = Instance(settings.pins.instance)
         self._names = HostsFile(self._instance, self._announcer)
         self._store = Store(settings.state_dir, settings.pins.instance)
@@ -288,7 +288,8 @@ class Daemon:
         log.configure(self._settings.log_format, self._settings.log_level)
         if left_out:
             _log.warning("changed options need a restart", options=left_out)
-        new = self._knowledge.adopt(self._settings.services, self._settings.max_services)
+        settings = self._settings
+        new = self._knowledge.adopt(settings.services, settings.max_services, settings.real_ranges)
         self._knowledge.recall(new, held, await asyncio.to_thread(self._store.read) if new else {})
         self._names.leave(self._settings.hosts_file)
         self._changed = True
