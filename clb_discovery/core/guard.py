@@ -126,15 +126,25 @@ class _Words:
             if one.is_ipv4 in {None, ipv4}:
                 self._unread[one.identity, one.port] = one
 
-    def takes_out(self, endpoint: Endpoint, identity: str | None) -> bool:
-        """Tell whether the answer takes an endpoint out by name: itself, or the member that had it."""
-        return endpoint in self._out or identity in self._stated
+    def taken_out(self, missing: Collection[Endpoint], identities: Identities) -> frozenset[Endpoint]:
+        """Return those that the answer takes out by name: themselves, or the members that had them.
 
-    def unread(self, endpoint: Endpoint, identity: str | None) -> Unread | None:
-        """Return by which words an endpoint stays, if the answer names its member and not its addresses."""
-        if identity is None:
-            return None
-        return self._unread.get((identity, endpoint[1])) or self._unread.get((identity, None))
+        :param identities: of the missing ones, before.
+        """
+        moved = (one for one in missing if identities.get(one) in self._stated) if self._stated else ()
+        return self._out.intersection(missing).union(moved)
+
+    def unread(self, missing: Collection[Endpoint], identities: Identities) -> dict[Endpoint, Unread]:
+        """Return those that stay because the answer names their members and not their addresses, and by which words.
+
+        :param identities: as for `taken_out`.
+        """
+        named = self._unread
+        if not named:
+            return {}
+        had = ((one, identities[one]) for one in missing if one in identities)
+        found = ((one, named.get((name, one[1])) or named.get((name, None))) for one, name in had)
+        return {endpoint: unread for endpoint, unread in found if unread}
 
 
 def _stated_members(answer: Answer, is_usable: Callable[[Endpoint], bool]) -> Collection[str]:
@@ -157,24 +167,15 @@ def _admit(family: Family, named: Servers, words: _Words, policy: Policy, now: f
     missing = before - present
     if not missing:
         return _unless_equal(family, Family(named, {}, _of(named, words.identities)))
-    kept = {
-        endpoint: unread
-        for endpoint in missing
-        if not words.takes_out(endpoint, family.identities.get(endpoint))
-        and (unread := words.unread(endpoint, family.identities.get(endpoint)))
-    }
+    stated = words.taken_out(missing, family.identities)
+    kept = words.unread(missing - stated, family.identities)
     vanished = filter(words.is_usable, missing - kept.keys())
     clocks = {endpoint: family.absent.get(endpoint, now) for endpoint in vanished}
-    out = {
-        endpoint: since
-        for endpoint, since in clocks.items()
-        if words.takes_out(endpoint, family.identities.get(endpoint))
-    }
-    gaps = {endpoint: since for endpoint, since in clocks.items() if endpoint not in out}
+    out = {endpoint: clocks.pop(endpoint) for endpoint in stated if endpoint in clocks}
     usable = {endpoint for endpoint in (*present, *kept) if words.is_usable(endpoint)}
-    for endpoint in _replaced(family, usable - before, gaps, words.identities):
-        del gaps[endpoint]
-    absent = _staying(gaps, len(usable), policy, now)
+    for endpoint in _replaced(family, usable - before, clocks, words.identities):
+        del clocks[endpoint]
+    absent = _staying(clocks, len(usable), policy, now)
     if not usable:  # better a server that discovery has taken out than none
         absent |= _running(out, policy, now)
     good = _merged(family, named, kept, absent)
@@ -198,6 +199,8 @@ def _replaced(
     Those that have been absent for longest go first.
     """
     places = Counter(identities[endpoint] for endpoint in new if endpoint in identities)
+    if not places:
+        return []
     replaced = []
     for endpoint in sorted(gaps, key=lambda endpoint: (gaps[endpoint], endpoint)):
         identity = family.identities.get(endpoint)
