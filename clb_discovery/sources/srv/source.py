@@ -252,8 +252,8 @@ class SrvSource:
         note = None
         if stay:
             note = (
-                f"the DNS server varies its answers: {len(stay)} real servers that this one lacks stay, "
-                f"for {linger.stays:.0f} s after they were last seen"
+                "the DNS server varies its answers: real servers that one lacks stay for "
+                f"{linger.stays:.0f} s after they were last seen"
             )
         return replace(
             answer,
