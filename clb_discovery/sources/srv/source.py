@@ -269,8 +269,9 @@ class SrvSource:
         :raises SourceError: if the question got no proper answer, or there are too many records.
         """
         clock = asyncio.get_running_loop().time
-        asked = clock()
-        found, note = await self._whole.find(lookup)
+        async with self._resolvers.places:
+            asked = clock()
+            found, note = await self._whole.find(lookup)
         records = sorted(  # servers rotate them, which is no news
             SrvRecord(record.priority, record.weight, record.port, to_text(record.target))
             for record in found.records or ()
