@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 import dns.message
-from consul import base
 from dns.asyncbackend import Backend  # type: ignore[attr-defined] # exported, but not by name
 from dns.asyncresolver import Resolver
 from dns.message import Message, QueryMessage
@@ -41,6 +40,7 @@ from clb_discovery.sources.consul.answer import (
 )
 from clb_discovery.sources.consul.blocking import next_index
 from clb_discovery.sources.consul.client import ALL, OWN, Client
+from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.transport import Transport
 from clb_discovery.sources.srv.burst import EDNS_PAYLOAD
 from clb_discovery.sources.srv.nameservers import parse_nameserver
