@@ -127,7 +127,8 @@ def unload(options: argparse.Namespace) -> int:
         afterwards.callback(loader.unload, pins)
         named = instance.hosts_file()
         if named:  # first, so that no name leads to an address that nobody serves
-            write_names(named, pins.instance, {})
+            with instance.as_writer():
+                write_names(named, pins.instance, {})
     if not loaded:
         _print_nothing_loaded(options.instance)
     return 0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.errors import BusyError, HostError
-from clb_discovery.files import Place, read_file, replace_file, safe_directory
+from clb_discovery.files import Place, acting_as, read_file, replace_file, safe_directory
 
 RUN: Final = Path("/run/clb-discovery")
 
@@ -179,6 +179,17 @@ class Instance:
     def read_state(self) -> dict[str, Any]:
         """Return what the sidecar said last; empty if nothing, or nothing that can be read."""
         return _read(self._directory, _STATE)
+
+    @contextmanager
+    def as_writer(self) -> Iterator[None]:
+        """Act as who wrote the state while the block runs, who may be less trusted than we are."""
+        try:
+            found = (self._directory / _STATE).lstat()
+        except OSError:
+            yield
+            return
+        with acting_as(found.st_uid, found.st_gid):
+            yield
 
     def hosts_file(self) -> Path | None:
         """Return where the sidecar published names last, or None."""

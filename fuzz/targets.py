@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 import dns.message
-from consul import base
 from dns.asyncbackend import Backend  # type: ignore[attr-defined] # exported, but not by name
 from dns.message import Message, QueryMessage
 from dns.nameserver import AddressAndPortNameserver
@@ -40,6 +39,7 @@ from clb_discovery.sources.consul.answer import (
 )
 from clb_discovery.sources.consul.blocking import next_index
 from clb_discovery.sources.consul.client import ALL, OWN, Client
+from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.transport import Transport
 from clb_discovery.sources.srv.exchange import Servers
 from clb_discovery.sources.srv.hosts_table import parse_hosts

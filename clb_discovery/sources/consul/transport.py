@@ -15,13 +15,13 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 import aiohttp
-from consul import base
 from yarl import URL
 
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.blocking import MARGIN, client_timeout
 from clb_discovery.sources.consul.host_names import HostNames
+from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.rotation import Rotated
 
 MAX_BODY: Final = 64 << 20
