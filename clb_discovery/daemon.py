@@ -136,6 +136,7 @@ class Daemon:
             held=counted.held,
             servers=counted.servers,
             ineffective=await asyncio.to_thread(self._proof.objection),
+            overlaps=publisher.overlaps,
             following=tuple(self._knowledge),
             state=self._state(),
         )
@@ -191,6 +192,7 @@ class Daemon:
         if await publisher.keep_up():
             self._changed = True
             self._news.ring()
+        await publisher.look_around()
         await self._publish_names(publisher.held)
         self._write_state()
         self._tell(publisher.held, settled=settled)

@@ -12,6 +12,7 @@ from clb_discovery import __version__
 from clb_discovery.core import selftest
 from clb_discovery.core.held import Held
 from clb_discovery.core.layout import Info, Server
+from clb_discovery.core.neighbours import Overlap
 from clb_discovery.core.status import Datapath, document
 from clb_discovery.following import Following
 from clb_discovery.plane import Plane
@@ -33,6 +34,8 @@ class Report(NamedTuple):
     following: Sequence[Following]
     state: Mapping[str, Any]
     """What the sidecar says of itself, without its sources."""
+    overlaps: Sequence[Overlap] = ()
+    """Other instances that serve the same VIPs."""
 
     def status(self) -> bytes:
         """Return the document of `status --json`."""
@@ -40,7 +43,9 @@ class Report(NamedTuple):
             instance=self.instance,
             version=__version__,
             kernel=os.uname().release,
-            datapath=Datapath(self.info, self.held, self.servers, self.ineffective) if self.info else None,
+            datapath=Datapath(self.info, self.held, self.servers, self.ineffective, self.overlaps)
+            if self.info
+            else None,
             pid=os.getpid(),
             state={**self.state, "sources": [one.document() for one in self.following]},
             hidden=frozenset(selftest.virtual_servers(self.instance)),

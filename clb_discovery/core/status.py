@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clb_discovery.core import layout
@@ -10,6 +10,7 @@ from clb_discovery.core.address import format_address
 from clb_discovery.core.held import Held, Published
 from clb_discovery.core.layout import FEATURE_ERRNO, FEATURE_LOOP, Info, Server
 from clb_discovery.core.model import RealServer, Vip
+from clb_discovery.core.neighbours import Overlap
 
 
 class Datapath(NamedTuple):
@@ -21,6 +22,8 @@ class Datapath(NamedTuple):
     """What became of connects, by packed member."""
     ineffective: str | None
     """Why connects do not meet the programs, or None if they do."""
+    overlaps: Sequence[Overlap] = ()
+    """Other instances that serve the same VIPs."""
 
 
 def document(  # noqa: PLR0913 - the parts of the document
@@ -72,6 +75,7 @@ def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
         "effective": datapath is not None and datapath.ineffective is None,
         "reason": datapath.ineffective if datapath else "the data plane is not loaded",
         "features": features(info.features) if info else {},
+        "overlaps": [overlap.document() for overlap in datapath.overlaps] if datapath else [],
     }
 
 
