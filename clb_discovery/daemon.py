@@ -144,6 +144,7 @@ class Daemon:
             servers=counted.servers,
             ineffective=await asyncio.to_thread(self._proof.objection),
             records_lost=counted.records_lost,
+            overlaps=publisher.overlaps,
             following=tuple(self._knowledge),
             state=self._state(),
             listening=await self._local_listeners.now(counted.held),
@@ -203,6 +204,7 @@ class Daemon:
         if await publisher.keep_up():
             self._changed = True
             self._news.ring()
+        await publisher.look_around()
         await self._publish_names(publisher.held)
         await self._local_listeners.announce(publisher.held)
         self._write_state()
