@@ -8,7 +8,7 @@ import socket
 import struct
 from contextlib import suppress
 from enum import Enum
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import aiohttp
 from aiohttp import web
@@ -34,6 +34,7 @@ class Fault(Enum):
     EMPTY = "an empty list with a low index, as of a server that has lost its state"
     EMPTY_AS_EVER = "an empty list with the right index"
     BACKWARD = "the index has gone back"
+    RESET_THEN_EMPTY = "queries that wait are reset; others get an empty list with a low index but from the leader"
     OUT_OF_TOUCH = "an empty list from a server that knows no leader"
 
 
@@ -47,9 +48,20 @@ _OTHERS: Final[dict[Fault, dict[str, str]]] = {
     Fault.FILTERED: {"X-Consul-Results-Filtered-By-ACLs": "true"},
     Fault.EMPTY: {_INDEX: "1"},
     Fault.EMPTY_AS_EVER: {},
+    Fault.RESET_THEN_EMPTY: {_INDEX: "1"},
     Fault.OUT_OF_TOUCH: {"X-Consul-KnownLeader": "false"},
 }
 """Headers of an empty list that stands for the real answer."""
+_OF_OTHERS_THAN_THE_LEADER: Final = frozenset({Fault.RESET_THEN_EMPTY, Fault.OUT_OF_TOUCH})
+
+
+class Cut(NamedTuple):
+    """What a proxy does with a query that takes long."""
+
+    after: float
+    """Seconds."""
+    status: int | None
+    """It answers with this; `None` if it closes the connection."""
 
 
 class FaultyConsul:
@@ -58,10 +70,15 @@ class FaultyConsul:
     Without a fault queries block as the agent lets them; one that comes meanwhile meets those that are under way.
 
     :ivar asked: how many queries have come.
+    :ivar queries: path and parameters of each.
+    :ivar cuts: how many have been cut.
     """
 
-    def __init__(self, agent: ConsulAgent, service: str) -> None:
+    def __init__(self, agent: ConsulAgent, service: str, cut: Cut | None = None) -> None:
         self.asked = 0
+        self.cuts = 0
+        self.queries: list[tuple[str, dict[str, str]]] = []
+        self._cut = cut
         self.url = ""
         self._agent = agent
         self._service = service
@@ -92,6 +109,11 @@ class FaultyConsul:
         await asyncio.to_thread(self._agent.request, "PUT", "/v1/txn", [node, *services])
         self._numbers = numbers
 
+    async def cut_times(self, count: int) -> None:
+        """Wait until this many queries have been cut."""
+        while self.cuts < count:  # noqa: ASYNC110  # seldom enough
+            await asyncio.sleep(0.05)
+
     def inject(self, faults: object) -> None:
         """Misbehave in this way from now on."""
         assert faults is None or isinstance(faults, Fault)
@@ -117,14 +139,19 @@ class FaultyConsul:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self.asked += 1
+        self.queries.append((request.path, dict(request.query)))
         asking = asyncio.create_task(self._ask(request)) if self._fault is None else None
+        limit = self._cut.after if self._cut else None
         try:
             while asking and self._fault is None:
                 turned = asyncio.create_task(self._turned.wait())
-                await asyncio.wait({asking, turned}, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait({asking, turned}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
                 turned.cancel()
                 if asking.done():
                     return asking.result()
+                if self._cut and not done:
+                    self.cuts += 1
+                    return web.Response(status=self._cut.status) if self._cut.status else _closed(request)
         finally:
             if asking:
                 asking.cancel()
@@ -143,7 +170,7 @@ class FaultyConsul:
         assert fault is not None
         if isinstance(fault.value, int):
             return web.Response(status=fault.value, text="as the schedule says")
-        if fault is Fault.RESET:
+        if fault is Fault.RESET or (fault is Fault.RESET_THEN_EMPTY and "index" in request.query):
             return _reset(request)
         if fault is Fault.SILENT:
             await asyncio.Event().wait()
@@ -162,10 +189,17 @@ class FaultyConsul:
                 del answer.headers[_INDEX]
             if fault is Fault.BACKWARD:
                 answer.headers[_INDEX] = "1"
-            if fault in _OTHERS and (fault is not Fault.OUT_OF_TOUCH or "stale" in request.query):
+            if fault in _OTHERS and (fault not in _OF_OTHERS_THAN_THE_LEADER or "stale" in request.query):
                 answer.body = json.dumps([]).encode()
                 answer.headers.update(_OTHERS[fault])
         return answer
+
+
+def _closed(request: web.BaseRequest) -> web.Response:
+    """Close the connection; what is returned goes nowhere."""
+    if request.transport is not None:
+        request.transport.close()
+    return web.Response()
 
 
 def _reset(request: web.BaseRequest) -> web.Response:

@@ -39,6 +39,8 @@ class Looked(NamedTuple):
     name has no address: it does not exist, it is none, or both families are empty."""
     surplus: Mapping[str, int]
     """For names with more than `MAX_ADDRESSES` addresses: how many were left out."""
+    ttls: Mapping[str, int]
+    """For names with addresses from DNS: the seconds that they hold, by the smallest TTL of their records."""
 
 
 class HostNames:
@@ -63,6 +65,7 @@ class HostNames:
         known: dict[str, list[Address]] = {}
         failed: dict[str, str] = {}
         families: dict[str, tuple[bool, ...]] = {}
+        ttls: dict[str, int] = {}
         asked: list[str] = []
         for name in dict.fromkeys(names):
             local = _literal(name) or hosts.get(name.lower())
@@ -72,13 +75,14 @@ class HostNames:
                 failed[name], families[name] = "is not a host name", ()
             else:
                 asked.append(name)
-        await self._ask(asked, known, failed, families)
+        await self._ask(asked, known, failed, families, ttls)
         lists = {name: sorted(set(addresses)) for name, addresses in known.items()}
         return Looked(
             {name: tuple(some[:MAX_ADDRESSES]) for name, some in lists.items()},
             failed,
             families,
             {name: len(some) - MAX_ADDRESSES for name, some in lists.items() if len(some) > MAX_ADDRESSES},
+            ttls,
         )
 
     async def _ask(
@@ -87,6 +91,7 @@ class HostNames:
         known: dict[str, list[Address]],
         failed: dict[str, str],
         families: dict[str, tuple[bool, ...]],
+        ttls: dict[str, int],
     ) -> None:
         """Ask DNS for both families of each name."""
         places = asyncio.Semaphore(_AT_ONCE)
@@ -106,6 +111,7 @@ class HostNames:
                     families[name] = (*families.get(name, ()), rdtype == A)
                     return
             if found.records:
+                ttls[name] = min(ttls.get(name, found.ttl), found.ttl)
                 known.setdefault(name, []).extend(parse_address(one.address) for one in found.records)
 
         async with Lookup("host", resolver) as lookup:

@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clb_discovery.sources.base import follow
-from clb_discovery.sources.consul.source import BURST, RATE, ConsulServer, ConsulSource
+from clb_discovery.sources.consul.server import ConsulServer
+from clb_discovery.sources.consul.source import BURST, RATE, ConsulSource
 from tests.support.consul import ConsulAgent
 from tests.support.faulty_consul import Fault, FaultyConsul
 from tests.support.pace import effort, patient
