@@ -28,6 +28,8 @@ BURST: Final = 20.0
 """Queries for one service at once after a quiet time."""
 REST: Final = 20.0
 """Seconds without a query for each second of a processor that reading the last answer took."""
+LONGEST_REST: Final = 5.0
+"""Most seconds of such a rest."""
 GRACE: Final = 1.0
 """Seconds that an answer waits for host names which have never been looked up."""
 LONG_GRACE: Final = 10.0
@@ -224,7 +226,7 @@ class ConsulSource(_Hastened[Reading]):
         self._index, reading, took = await self._server.read(
             self._service, index, answered=self._answered, confirm=confirm
         )
-        self._rested = time.monotonic() + REST * took
+        self._rested = time.monotonic() + min(REST * took, LONGEST_REST)
         self._answered = True
         return reading
 

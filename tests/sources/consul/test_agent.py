@@ -191,7 +191,7 @@ async def test_an_unusable_registration_is_left_out_alone(
 ) -> None:
     """It is there from the start: the others are followed as ever, it is reported, and only alone is it an error."""
     name = f"unusable-{UNUSABLE.index(bad)}"
-    registered = {"port": 3, "address": "10.0.0.3", "service_id": f"{name}-bad"} | bad
+    registered: dict[str, Any] = {"port": 3, "address": "10.0.0.3", "service_id": f"{name}-bad"} | bad
     agent.register(name, **registered)
     first = agent.register(name, 1, "10.0.0.1")
     second = agent.register(name, 2, "10.0.0.2")
@@ -264,7 +264,7 @@ async def test_a_hastened_source_asks_the_leader_at_once(
             assert time.monotonic() - started < 1
             assert len(answer.servers) == 1
             assert [query for _, query in consul.queries[asked:]] == [{"consistent": ""}]
-        assert [query.keys() for _, query in consul.queries].count({"consistent"}) >= 2
+        assert [set(query) for _, query in consul.queries].count({"consistent"}) >= 2
         waiting = asyncio.create_task(source.next())
         await asyncio.wait((waiting,), timeout=0.5)
         assert not waiting.done()

@@ -157,18 +157,20 @@ async def test_addresses_of_one_name_are_bounded(agent: ConsulAgent, knot: KnotS
     assert "which has 744 addresses beyond the 256 that count" in str(answer.left_out[0])
 
 
-def silent_dns() -> FakeDns:
-    """Return a DNS server that answers nothing."""
-    fake = FakeDns()
-    fake.respond = lambda _wire, _protocol: None  # type: ignore[method-assign]
-    return fake
+class SilentDns(FakeDns):
+    """A DNS server that answers nothing."""
+
+    def respond(self, wire: bytes, protocol: str) -> bytes | None:
+        """Answer nothing."""
+        super().respond(wire, protocol)
+        return None
 
 
 async def test_a_name_that_nobody_answers_for_holds_up_nothing(agent: ConsulAgent, connect: Connect) -> None:
     """News of other instances arrive at once, the first time after a short grace, and it is reported."""
     agent.register("held-up", 1, "10.0.0.1")
     agent.register("held-up", 9, "silent.example", service_id="silent")
-    async with silent_dns() as fake:
+    async with SilentDns() as fake:
         source = ConsulSource(connect(agent.url, fake.address), "held-up")
         started = time.monotonic()
         unread = (Unread("test/silent", None, 0, 1),)
@@ -186,7 +188,7 @@ async def test_a_name_that_nobody_answers_for_holds_up_nothing(agent: ConsulAgen
 async def test_an_answer_without_anybody_waits_longer_and_ends_with_news(agent: ConsulAgent, connect: Connect) -> None:
     """Where no instance has an address yet, a new one that has counts at once."""
     agent.register("nobody", 9, "silent.example")
-    async with silent_dns() as fake:
+    async with SilentDns() as fake:
         source = ConsulSource(connect(agent.url, fake.address), "nobody")
         waiting = asyncio.create_task(source.next())
         await asyncio.wait((waiting,), timeout=GRACE + 1)
@@ -200,7 +202,7 @@ async def test_a_look_up_that_is_void_is_given_up(connect: Connect) -> None:
     """When Consul no longer names a host, or nobody follows the service, nothing more is asked about it."""
     named = [instance(address=f"h{number}.example") for number in range(100)]
     replies = (Reply(entries=[instance(), *named]), Reply(hang=True))
-    async with silent_dns() as fake, FakeConsul(*replies) as consul:
+    async with SilentDns() as fake, FakeConsul(*replies) as consul:
         source = ConsulSource(connect(consul.url, fake.address), "redis")
         names = asyncio.all_tasks()
         await source.next()
@@ -215,7 +217,7 @@ async def test_a_look_up_that_is_void_is_given_up(connect: Connect) -> None:
 async def test_many_names_that_nobody_answers_for_take_bounded_means(connect: Connect) -> None:
     """Five services of a thousand such names each: no threads, bounded descriptors, and an end at once."""
     named = [instance(address=f"h{number}.example") for number in range(1000)]
-    async with silent_dns() as fake, FakeConsul(Reply(entries=[instance(), *named]), Reply(hang=True)) as consul:
+    async with SilentDns() as fake, FakeConsul(Reply(entries=[instance(), *named]), Reply(hang=True)) as consul:
         consul.replies = [Reply(entries=[instance(), *named])] * 5 + [Reply(hang=True)]
         one = connect(consul.url, fake.address)
         threads, descriptors = threading.active_count(), _descriptors()

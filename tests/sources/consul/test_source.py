@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import time
@@ -254,6 +255,30 @@ async def test_a_hot_loop_is_braked() -> None:
         await asyncio.gather(asking, return_exceptions=True)
         await server.close()
     assert BURST <= len(fake.asked) <= BURST + RATE * 1.5 + 1
+
+
+async def test_a_service_that_takes_long_to_read_rests_meanwhile() -> None:
+    """Whoever registers thousands of instances and changes them all the time gets a fraction of a processor."""
+    many = [instance(address=f"10.0.{number // 256}.{number % 256}") for number in range(4200)]
+    for number, entry in enumerate(many):
+        entry["Service"] |= {
+            "ID": f"s{number}",
+            "Meta": {"clb-vip": ",".join(f"10.{number % 256}.1.{n}" for n in range(40))},
+        }
+    body = json.dumps(many).encode()
+    async with FakeConsul(*(Reply(body=body, index=str(number)) for number in range(1, 200))) as fake:
+        server = ConsulServer(fake.url)
+        source = ConsulSource(server, "redis")
+        await source.next()
+        asking = asyncio.create_task(_for_ever(source))
+        started, before = time.monotonic(), time.thread_time()
+        await asyncio.sleep(4)
+        share = (time.thread_time() - before) / (time.monotonic() - started)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await server.close()
+    assert 2 <= len(fake.asked) <= 20
+    assert share < 0.3
 
 
 async def test_a_refused_connection_is_an_error() -> None:
