@@ -34,7 +34,6 @@ class Fault(Enum):
     EMPTY = "an empty list with a low index, as of a server that has lost its state"
     EMPTY_AS_EVER = "an empty list with the right index"
     BACKWARD = "the index has gone back"
-    RESET_THEN_EMPTY = "queries that wait are reset; others get an empty list with a low index but from the leader"
     OUT_OF_TOUCH = "an empty list from a server that knows no leader"
 
 
@@ -48,11 +47,9 @@ _OTHERS: Final[dict[Fault, dict[str, str]]] = {
     Fault.FILTERED: {"X-Consul-Results-Filtered-By-ACLs": "true"},
     Fault.EMPTY: {_INDEX: "1"},
     Fault.EMPTY_AS_EVER: {},
-    Fault.RESET_THEN_EMPTY: {_INDEX: "1"},
     Fault.OUT_OF_TOUCH: {"X-Consul-KnownLeader": "false"},
 }
 """Headers of an empty list that stands for the real answer."""
-_OF_OTHERS_THAN_THE_LEADER: Final = frozenset({Fault.RESET_THEN_EMPTY, Fault.OUT_OF_TOUCH})
 
 
 class Cut(NamedTuple):
@@ -79,6 +76,7 @@ class FaultyConsul:
         self.cuts = 0
         self.queries: list[tuple[str, dict[str, str]]] = []
         self._cut = cut
+        self._restarted = False
         self.url = ""
         self._agent = agent
         self._service = service
@@ -114,6 +112,11 @@ class FaultyConsul:
         while self.cuts < count:  # noqa: ASYNC110  # seldom enough
             await asyncio.sleep(0.05)
 
+    def restart(self) -> None:
+        """Be a server that has just restarted: what waits is reset, and it has read nothing of its log yet."""
+        self._restarted = True
+        self._turned.set()
+
     def inject(self, faults: object) -> None:
         """Misbehave in this way from now on."""
         assert faults is None or isinstance(faults, Fault)
@@ -140,10 +143,10 @@ class FaultyConsul:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self.asked += 1
         self.queries.append((request.path, dict(request.query)))
-        asking = asyncio.create_task(self._ask(request)) if self._fault is None else None
+        asking = asyncio.create_task(self._ask(request)) if self._fault is None and not self._restarted else None
         limit = self._cut.after if self._cut else None
         try:
-            while asking and self._fault is None:
+            while asking and self._fault is None and not self._restarted:
                 turned = asyncio.create_task(self._turned.wait())
                 done, _ = await asyncio.wait({asking, turned}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
                 turned.cancel()
@@ -155,7 +158,16 @@ class FaultyConsul:
         finally:
             if asking:
                 asking.cancel()
-        return await self._misbehave(request)
+        return await self._misbehave(request) if self._fault else await self._behind(request)
+
+    async def _behind(self, request: web.BaseRequest) -> web.Response:
+        if "index" in request.query:
+            return _reset(request)
+        answer = await self._ask(request)
+        if "stale" in request.query:
+            answer.body = json.dumps([]).encode()
+            answer.headers[_INDEX] = "1"
+        return answer
 
     async def _ask(self, request: web.BaseRequest, *, at_once: bool = False) -> web.Response:
         url = URL(self._agent.url + request.raw_path, encoded=True)
@@ -170,7 +182,7 @@ class FaultyConsul:
         assert fault is not None
         if isinstance(fault.value, int):
             return web.Response(status=fault.value, text="as the schedule says")
-        if fault is Fault.RESET or (fault is Fault.RESET_THEN_EMPTY and "index" in request.query):
+        if fault is Fault.RESET:
             return _reset(request)
         if fault is Fault.SILENT:
             await asyncio.Event().wait()
@@ -189,7 +201,7 @@ class FaultyConsul:
                 del answer.headers[_INDEX]
             if fault is Fault.BACKWARD:
                 answer.headers[_INDEX] = "1"
-            if fault in _OTHERS and (fault not in _OF_OTHERS_THAN_THE_LEADER or "stale" in request.query):
+            if fault in _OTHERS and (fault is not Fault.OUT_OF_TOUCH or "stale" in request.query):
                 answer.body = json.dumps([]).encode()
                 answer.headers.update(_OTHERS[fault])
         return answer

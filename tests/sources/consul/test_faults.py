@@ -21,8 +21,11 @@ from tests.support.pace import effort, patient
 from tests.support.schedules import HOLD, Inject, Pass, Schedule, one_after_the_other, play, schedules
 
 SERVICES: Final = count(1)
-MOST: Final = 6
-"""Requests of one round: the query, the same for the leader and what the token may do, each again after a reset."""
+MOST: Final = 8
+"""Requests of one round, each again after a reset.
+
+The query, the same without waiting, the same for the leader, and what the token may do.
+"""
 
 
 @pytest.fixture(scope="module")

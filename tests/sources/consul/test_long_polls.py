@@ -115,7 +115,7 @@ async def test_after_a_cut_an_answer_older_than_the_last_is_overruled_by_the_lea
         await source.next()
         waiting = asyncio.create_task(source.next())
         await asyncio.sleep(1.2)
-        consul.inject(Fault.RESET_THEN_EMPTY)
+        consul.restart()
         answer = await asyncio.wait_for(waiting, SOON)
         assert set(answer.servers) == {real_server(1), real_server(2)}
         await server.close()
