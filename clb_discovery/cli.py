@@ -271,6 +271,13 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--min-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=1.0, help="default 1s")
     group.add_argument("--max-ttl", metavar="TIME", type=_typed(spec.parse_duration), default=60.0, help="default 60s")
+    group.add_argument(
+        "--linger",
+        metavar="TIME",
+        type=_typed(spec.parse_duration),
+        help="keep SRV records for this long after they were last seen; 0 for never; default: only where the name "
+        "server returns varying subsets, for 1 to 10 minutes",
+    )
 
 
 def _vip_options(parser: argparse.ArgumentParser) -> None:

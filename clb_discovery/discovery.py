@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from clb_discovery.core import spec
-from clb_discovery.core.address import Network
+from clb_discovery.core.address import Network, is_ipv4
 from clb_discovery.core.automatic import DEFAULT_RANGES, with_automatic_vips
 from clb_discovery.core.config import CATALOG, CONSUL, SRV, STATIC, Entry, consul_entry, srv_entry
 from clb_discovery.core.model import Algorithm, Policy, Service, Tracking
@@ -84,7 +84,7 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
     def host_names() -> HostNames:
         from clb_discovery.sources.srv.host_names import HostNames  # noqa: PLC0415
 
-        return HostNames(resolvers())
+        return HostNames(resolvers(), bounds=(options.min_ttl, options.max_ttl))
 
     if options.resolver:
         resolvers()  # which checks them
@@ -106,7 +106,7 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
                 os.environ,
                 given,
                 options.datacenter,
-                names=Names(host_names, options.min_ttl, options.max_ttl),
+                names=Names(host_names),
                 wait=options.consul_wait,
             )
             stack.push_async_callback(server.close)
@@ -115,16 +115,28 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
                 sources[service.source] = (
                     ConsulCatalog(server, selection)
                     if service.source == CATALOG
-                    else ConsulSource(server, service.source.removeprefix(CONSUL), selection, service.vips)
+                    else ConsulSource(server, service.source.removeprefix(CONSUL), selection, _families(service))
                 )
         srv = [service for service in services if service.source.startswith(SRV)]
         if srv:
-            from clb_discovery.sources.srv.source import SrvSource  # noqa: PLC0415
+            from clb_discovery.sources.srv.source import BOTH, SrvSource  # noqa: PLC0415
 
             for service in srv:
                 record = service.source.removeprefix(SRV)
-                sources[service.source] = SrvSource(record, resolvers(), options.min_ttl, options.max_ttl)
+                sources[service.source] = SrvSource(
+                    record,
+                    resolvers(),
+                    options.min_ttl,
+                    options.max_ttl,
+                    families=_families(service) or BOTH,
+                    linger=service.linger,
+                )
         yield sources
+
+
+def _families(service: Service) -> frozenset[bool]:
+    """Return the families of its VIPs, True for IPv4."""
+    return frozenset(is_ipv4(vip.address) for vip in service.vips)
 
 
 def _completed(entry: Entry, options: argparse.Namespace) -> Service:
@@ -141,6 +153,7 @@ def _completed(entry: Entry, options: argparse.Namespace) -> Service:
         policy=Policy(own.max_removal, own.hold),
         filter=own.filter,
         tags=tuple(own.tag),
+        linger=own.linger,
     )
 
 

@@ -45,7 +45,7 @@ _Said = tuple[str, str, list[str], list[str]]
 
 
 def _answer(said: _Said) -> bytes:
-    """Return an answer as `targets.same` reads it."""
+    """Return an answer on the wire."""
     owner, kind, records, more = said
     response = dns.message.make_response(dns.message.make_query(owner, kind, id=1))
     for section, lines in ((response.answer, records), (response.additional, more)):
@@ -76,7 +76,11 @@ _ALIAS: Final[_Said] = (
 _NONE: Final[_Said] = (_NAME, "SRV", [f"{_NAME} 60 SRV 0 0 0 ."], [])
 _OTHER: Final[_Said] = (_NAME, "SRV", [f"{_NAME} 0 SRV 1 2 80 b.other."], [])
 
-SAME: Final = tuple(map(_answer, (_RECORDS, _ALIAS, _NONE)))
+RESOLV_CONF: Final = (
+    b"# by hand\nnameserver 10.0.0.53\nnameserver fd00::53\nsearch corp.example example\noptions ndots:2 timeout:1\n",
+    b"domain example\noptions attempts:0 rotate use-vc ndots:99\n;nameserver 10.0.0.1\nnameserver 10.0.0.2 # two\n",
+)
+HOSTS_TABLE: Final = (b"127.0.0.1 localhost\n::1 localhost ip6-localhost # both\n10.0.0.7 web-1.example web-1\n",)
 
 SRV: Final = (
     _answers(_RECORDS, ("a.example.", "AAAA", ["a.example. 60 AAAA fd00::1"], []), _RECORDS),

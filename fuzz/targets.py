@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 import dns.message
 from consul import base
 from dns.asyncbackend import Backend  # type: ignore[attr-defined] # exported, but not by name
-from dns.asyncresolver import Resolver
 from dns.message import Message, QueryMessage
 from dns.nameserver import AddressAndPortNameserver
 from dns.query import BadResponse
@@ -35,9 +34,10 @@ from clb_discovery.sources.consul.blocking import next_index
 from clb_discovery.sources.consul.client import ALL, OWN, Client
 from clb_discovery.sources.consul.members import to_answer
 from clb_discovery.sources.consul.transport import Transport
-from clb_discovery.sources.srv.burst import EDNS_PAYLOAD
+from clb_discovery.sources.srv.exchange import Servers
+from clb_discovery.sources.srv.hosts_table import parse_hosts
 from clb_discovery.sources.srv.nameservers import parse_nameserver
-from clb_discovery.sources.srv.outline import Outline, outline
+from clb_discovery.sources.srv.resolv_conf import ResolvConf, parse_resolv_conf
 from clb_discovery.sources.srv.resolvers import Resolvers
 from clb_discovery.sources.srv.source import SrvSource
 from fuzz import seeds
@@ -138,13 +138,10 @@ class _Canned53(Resolvers):
 
     def __init__(self, said: bytes) -> None:
         super().__init__(["127.0.0.1"])
-        self._only = Resolver(configure=False)
-        self._only.nameservers = [_CannedNameserver(said)]
-        self._only.use_edns(0, payload=EDNS_PAYLOAD)
-        self._only.lifetime = _LIFETIME
+        self._only = Servers([_CannedNameserver(said)], (_LIFETIME,), lifetime=_LIFETIME)
 
-    def current(self) -> Resolver:
-        """Return the resolver."""
+    def current(self) -> Servers:
+        """Return the only server."""
         return self._only
 
 
@@ -156,11 +153,16 @@ def srv(data: bytes) -> Answer | None:
     return None
 
 
-def same(data: bytes) -> Outline | None:
-    """Read what an answer says, without building a message."""
+def resolv_conf(data: bytes) -> ResolvConf | None:
+    """Read resolv.conf."""
     with suppress(ValueError):
-        return outline(data)
+        return parse_resolv_conf(data.decode("utf-8", "replace"))
     return None
+
+
+def hosts_table(data: bytes) -> object:
+    """Read the system's hosts file."""
+    return parse_hosts(data.decode("utf-8", "replace")) or None
 
 
 def _used(answer: Answer) -> Answer:
@@ -221,7 +223,8 @@ _WORDS: Final[tuple[Callable[[str], object], ...]] = (
 TARGETS: Final[Mapping[str, Target]] = {
     "consul": Target(consul, seeds.CONSUL),
     "srv": Target(srv, seeds.SRV),
-    "same": Target(same, seeds.SAME),
+    "resolv-conf": Target(resolv_conf, seeds.RESOLV_CONF),
+    "hosts-table": Target(hosts_table, seeds.HOSTS_TABLE),
     "configuration": Target(configuration, seeds.CONFIGURATION),
     "disk": Target(disk, seeds.DISK),
     "hosts-file": Target(hosts_file, seeds.HOSTS_FILE),

@@ -31,6 +31,7 @@ SETTINGS: Final = {
     "real-range": '["10.0.0.0/8"]',
     "max-removal": "0.1",
     "hold": '"1s"',
+    "linger": '"2m"',
     "algorithm": '"least-conn"',
     "eject-after": "9",
     "eject-time": '"1s"',

@@ -28,6 +28,7 @@ _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     "algorithm": spec.parse_algorithm,
     "max-removal": spec.parse_share,
     "hold": spec.parse_duration,
+    "linger": spec.parse_duration,
     "eject-after": spec.parse_count,
     "eject-time": spec.parse_milliseconds,
     "eject-max": spec.parse_milliseconds,

@@ -135,6 +135,8 @@ class Service:
     """Consul's filter expression over instances, where the service is Consul's."""
     tags: tuple[str, ...] = ()
     """Only instances that have all of them, likewise."""
+    linger: float | None = None
+    """Seconds that SRV records stay after they were last seen; None for as long as the name server makes necessary."""
 
 
 class Refused(NamedTuple):

@@ -18,6 +18,7 @@ PURE_OUTSIDE_CORE: Final = frozenset(
         "clb_discovery.sources.consul.blocking",
         "clb_discovery.sources.consul.members",
         "clb_discovery.sources.srv.answer",
+        "clb_discovery.sources.srv.linger",
     }
 )
 IMPURE: Final = (

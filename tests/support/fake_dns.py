@@ -43,6 +43,12 @@ class Reply:
     garbage: bool = False
     """Send bytes that are no DNS message."""
     silent: bool = False
+    edns: str | None = None
+    """The response code for questions with EDNS; None for the same answer as without."""
+    edns_silent: bool = False
+    """Leave questions with EDNS unanswered."""
+    only_class: str | None = None
+    """The class of the records in the answer, if another than IN."""
 
 
 class FakeDns:
@@ -53,8 +59,10 @@ class FakeDns:
     :ivar connections: how many came over TCP.
     """
 
-    def __init__(self, *, tcp: bool = True, host: str = "127.0.0.1", questions: int = 1_000_000) -> None:
-        """Choose a port.
+    def __init__(
+        self, *, tcp: bool = True, host: str = "127.0.0.1", port: int | None = None, questions: int = 1_000_000
+    ) -> None:
+        """Choose a port, unless there is one.
 
         :param tcp: whether to listen on TCP too.
         :param host: the address to listen on.
@@ -65,7 +73,7 @@ class FakeDns:
         self._serving: set[asyncio.Task[None] | None] = set()
         self.replies: dict[tuple[str, str], Reply] = {}
         self.asked: list[tuple[str, str, str]] = []
-        self.port = free_port()
+        self.port = port or free_port()
         self._tcp = tcp
         self._host = host
         self._transport: asyncio.DatagramTransport | None = None
@@ -83,11 +91,13 @@ class FakeDns:
         owner, kind = question.name.canonicalize().to_text(), question.rdtype.name
         self.asked.append((owner, kind, protocol))
         reply = self.replies.get((owner, kind), Reply())
-        if reply.silent:
+        if reply.silent or (reply.edns_silent and query.edns >= 0):
             return None
+        if reply.edns and query.edns >= 0:
+            return _without_edns(query, reply.edns)
         if reply.garbage:
             return wire[:2] + b"\x80\x00" + b"\xff" * 9
-        response = dns.message.make_response(query)
+        response = dns.message.make_response(query, recursion_available=True)
         response.set_rcode(dns.rcode.from_text(reply.rcode))
         if reply.wrong_id:
             response.id ^= 1
@@ -98,7 +108,7 @@ class FakeDns:
             if reply.keeps is not None:
                 first = len(self.asked) % len(answer)
                 answer = (answer[first:] + answer[:first])[: reply.keeps]
-            _fill(response, response.answer, answer)
+            _fill(response, response.answer, answer, reply.only_class or "IN")
             _fill(response, response.authority, reply.authority)
             _fill(response, response.additional, reply.additional)
         return response.to_wire(max_size=65535)
@@ -153,10 +163,17 @@ class _Datagrams(asyncio.DatagramProtocol):
             self._transport.sendto(wire, addr)
 
 
-def _fill(response: Message, section: list[dns.rrset.RRset], lines: list[str]) -> None:
+def _without_edns(query: Message, rcode: str) -> bytes:
+    """Return what a server answers that has never heard of EDNS: a header and nothing else."""
+    flags = int(dns.flags.QR | dns.flags.RD) | int(dns.rcode.from_text(rcode))
+    return struct.pack("!HHHHHH", query.id, flags, 0, 0, 0, 0)
+
+
+def _fill(response: Message, section: list[dns.rrset.RRset], lines: list[str], rdclass: str = "IN") -> None:
     for line in lines:
         owner, ttl, kind, data = line.split(None, 3)
         rdtype = dns.rdatatype.from_text(kind)
-        rdata = dns.rdata.from_text(dns.rdataclass.IN, rdtype, data)
-        rrset = response.find_rrset(section, dns.name.from_text(owner), dns.rdataclass.IN, rdtype, create=True)
+        rdata = dns.rdata.from_text(rdclass, rdtype, data)
+        kind_of = dns.rdataclass.from_text(rdclass)
+        rrset = response.find_rrset(section, dns.name.from_text(owner), kind_of, rdtype, create=True)
         rrset.add(rdata, int(ttl))

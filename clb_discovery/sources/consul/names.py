@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Final
@@ -17,37 +16,30 @@ from clb_discovery.core.address import format_address, is_ipv4
 from clb_discovery.sources.consul.members import Known
 
 if TYPE_CHECKING:
-    from clb_discovery.sources.srv.host_names import HostNames, Looked
+    from clb_discovery.sources.srv.host_names import HostNames
 
 AT_ONCE: Final = 64
-"""Names that are looked up at a time, for all services."""
+"""Names of one service that are looked up at a time; `srv.gate` bounds what that takes in the whole process."""
 SUSPECTS_AT_ONCE: Final = 16
-"""Names that are looked up at a time, besides, of those that could not be when last tried."""
-OF_ONE_SERVICE: Final = 8
-"""Names that are looked up at a time for one service."""
+"""Names of one service, besides, that could not be looked up when last tried, so that they hold up no others."""
 RATE: Final = 10.0
 """Names a second that are looked up for one service in the long run."""
-RETRY: Final = 15.0
-"""Seconds until a name that has no address is looked up again."""
-_JITTER: Final = 0.1
+FROM_FILE: Final = 10.0
+"""Seconds after which a name in the hosts file is looked up again."""
+RETRY: Final = 5.0
+"""Least seconds after which a name without an address is looked up again."""
 
 
 class Names(AbstractResolver):
     """Whoever looks up names for one Consul; also what aiohttp asks for the agent's addresses."""
 
-    def __init__(self, host_names: Callable[[], HostNames], min_ttl: float = 1.0, max_ttl: float = 60.0) -> None:
+    def __init__(self, host_names: Callable[[], HostNames]) -> None:
         """Ask nothing yet.
 
         :param host_names: makes what looks names up, when there is the first.
-        :param min_ttl: seconds that addresses hold at least, whatever DNS says.
-        :param max_ttl: likewise at most; also where DNS does not say.
         """
         self._make = host_names
         self._made: HostNames | None = None
-        self._min_ttl = min_ttl
-        self._max_ttl = max_ttl
-        self._places = asyncio.Semaphore(AT_ONCE)
-        self._suspects = asyncio.Semaphore(SUSPECTS_AT_ONCE)
 
     @property
     def _host_names(self) -> HostNames:
@@ -83,20 +75,21 @@ class Names(AbstractResolver):
         """Nothing is kept open."""
 
     async def look_up(self, name: str, before: Known | None) -> tuple[Known, float]:
-        """Look up a name once there is a place for it.
+        """Look up a name that stands where an instance's address belongs.
 
-        :param before: what was known of it. One that could not be looked up takes a place among its like, so that
-            names which nobody answers for do not hold up others.
-        :return: what is known now, and the seconds that it holds.
+        :param before: what was known of it.
+        :return: what is known now, and for how many seconds.
         """
-        async with self._suspects if before and before.unread else self._places:
-            looked = await self._host_names.look_up([name])
-        return _known(name, looked, before), self._holds(name, looked)
-
-    def _holds(self, name: str, looked: Looked) -> float:
-        if name in looked.failed:
-            return RETRY
-        return min(max(looked.ttls.get(name, self._max_ttl), self._min_ttl), self._max_ttl)
+        looked = await self._host_names.look_up([name])
+        addresses = looked.found.get(name, ())
+        known = Known(
+            addresses,
+            looked.surplus.get(name, 0),
+            looked.failed.get(name),
+            frozenset(looked.failed_families.get(name, ())),
+            addresses or (before.last if before else ()),
+        )
+        return known, max(looked.lasts.get(name, FROM_FILE), 0.0 if addresses else RETRY)
 
 
 class Watched:
@@ -111,7 +104,8 @@ class Watched:
         self._changed = changed
         self._known: dict[str, Known] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._places = asyncio.Semaphore(OF_ONE_SERVICE)
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._suspects = asyncio.Semaphore(SUSPECTS_AT_ONCE)
 
     @property
     def known(self) -> Mapping[str, Known]:
@@ -140,20 +134,9 @@ class Watched:
     async def _watch(self, name: str) -> None:
         while True:
             before = self._known.get(name)
-            async with self._places:
-                known, holds = await self._names.look_up(name, before)
+            async with self._suspects if before and before.unread else self._places:
+                known, lasts = await self._names.look_up(name, before)
             if known != before:
                 self._known[name] = known
                 self._changed()
-            await asyncio.sleep(max(holds, len(self._tasks) / RATE) * random.uniform(1 - _JITTER, 1))  # noqa: S311
-
-
-def _known(name: str, looked: Looked, before: Known | None) -> Known:
-    addresses = looked.found.get(name, ())
-    return Known(
-        addresses,
-        looked.surplus.get(name, 0),
-        looked.failed.get(name),
-        frozenset(looked.failed_families.get(name, ())),
-        addresses or (before.last if before else ()),
-    )
+            await asyncio.sleep(max(lasts, len(self._tasks) / RATE))

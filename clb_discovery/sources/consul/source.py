@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 
 from clb_discovery.core.address import is_ipv4
 from clb_discovery.core.config import CATALOG
-from clb_discovery.core.model import Answer, Listing, Vip
+from clb_discovery.core.model import Answer, Listing
 from clb_discovery.core.spec import consul_objection
 from clb_discovery.errors import UnusableError, UsageError
 from clb_discovery.sources.consul import environment
@@ -144,13 +144,13 @@ class ConsulSource(_Hastened[Reading]):
     """
 
     def __init__(
-        self, server: ConsulServer, service: str, selection: Selection = ALL, vips: tuple[Vip, ...] = ()
+        self, server: ConsulServer, service: str, selection: Selection = ALL, families: frozenset[bool] = frozenset()
     ) -> None:
         """Prepare; nothing is asked yet.
 
         :param server: shared; whoever made it closes it.
         :param selection: which instances.
-        :param vips: which reach the service, whose families matter; none for what the service says of itself.
+        :param families: those of its VIPs, True for IPv4; none for what the service says of itself.
         :raises UsageError: if Consul's HTTP interface cannot be asked for such a name.
         """
         objection = consul_objection(service)
@@ -159,7 +159,7 @@ class ConsulSource(_Hastened[Reading]):
         super().__init__(Bucket.full(RATE, BURST, time.monotonic()))
         self._server = server
         self._service = service, selection
-        self._vips = vips
+        self._families = families
         self._names = Watched(server.names, self._news.set)
         self._answered = False
         self._rested = 0.0
@@ -202,8 +202,7 @@ class ConsulSource(_Hastened[Reading]):
             if self._reading is None or self._owes or self._patience():
                 continue
             self._due = None
-            vips = self._vips or _own_vips(self._reading)
-            families = frozenset(is_ipv4(vip.address) for vip in vips) or BOTH
+            families = self._families or _own_families(self._reading)
             answer = to_answer(self._reading, self._names.known, families)
             if answer != self._returned:
                 self._returned = answer
@@ -231,9 +230,11 @@ class ConsulSource(_Hastened[Reading]):
         return reading
 
 
-def _own_vips(reading: Reading) -> tuple[Vip, ...]:
-    """Return the VIPs that a service of a catalog claims; none if there are to be automatic ones of both families."""
-    return reading.opt_in.vips if reading.opt_in and not reading.opt_in.automatic else ()
+def _own_families(reading: Reading) -> frozenset[bool]:
+    """Return the families of the VIPs that a service of a catalog claims; automatic ones are of both."""
+    if reading.opt_in is None or reading.opt_in.automatic:
+        return BOTH
+    return frozenset(is_ipv4(vip.address) for vip in reading.opt_in.vips) or BOTH
 
 
 def server_from_environment(  # noqa: PLR0913  # what the options name beside the environment

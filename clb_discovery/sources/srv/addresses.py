@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import dns.name
-from dns.rdatatype import RdataType
+from dns.rdatatype import A, RdataType
 
-from clb_discovery.sources.srv.answer import AddressSet, is_good
-from clb_discovery.sources.srv.lookup import Lookup
-from clb_discovery.sources.srv.repeat import Repeat
+from clb_discovery.sources.srv.answer import AddressSet, Unavailable, is_good
+from clb_discovery.sources.srv.gate import MOST_OF_ZONE, Gate
+from clb_discovery.sources.srv.lookup import Lookup, LookupFailedError
 
-CONCURRENCY: Final = 32
-"""Questions under way at once for the targets of one name."""
-
+PATIENCE: Final = 20.0
+"""Seconds for all the questions of one call; what is not answered by then cannot be had now."""
+AT_ONCE: Final = 2 * MOST_OF_ZONE
+"""Questions of one call that are under way or wait for a place, so that others get places in between."""
+RETRY: Final = 5
+"""Seconds after which a question is asked again that failed, or whose negative answer has no SOA record."""
 _PRUNED_FROM: Final = 1024
 """Sets that are kept without a look at whether they are still good."""
 
@@ -33,22 +36,23 @@ class Question(NamedTuple):
 
 @dataclass(slots=True)
 class _UnderWay:
-    found: asyncio.Future[AddressSet | None]
+    task: asyncio.Task[AddressSet | Unavailable]
+    waiting: int = 0
+    """Calls that want the answer; when there are none left the question is given up."""
     asked: float = math.inf
     """When it was sent, in seconds of the loop's clock."""
-
-
-class _Known(NamedTuple):
-    found: AddressSet
-    repeat: Repeat
 
 
 class Addresses:
     """What is known of targets, each set for its own TTL, also that there is none (RFC 2308 section 5)."""
 
-    def __init__(self) -> None:
-        """Know nothing."""
-        self._known: dict[Question, _Known] = {}
+    def __init__(self, gate: Gate | None = None) -> None:
+        """Know nothing.
+
+        :param gate: shared by everything in the process that asks for addresses.
+        """
+        self._gate = gate or Gate()
+        self._known: dict[Question, AddressSet | Unavailable] = {}
         self._under_way: dict[Question, _UnderWay] = {}
         self._pruned_from = _PRUNED_FROM
 
@@ -56,87 +60,123 @@ class Addresses:
         """Return how many sets are kept, some of which nobody may use any more."""
         return len(self._known)
 
+    def last(self, question: Question) -> AddressSet | None:
+        """Return the last set that was asked for, as long as it is kept, whether or not it is still good."""
+        known = self._known.get(question)
+        return known if isinstance(known, AddressSet) else None
+
     async def find(
-        self, lookup: Lookup, questions: Iterable[Question], since: float, bounds: tuple[float, float]
-    ) -> Mapping[Question, AddressSet]:
+        self,
+        lookup: Lookup,
+        questions: Iterable[Question],
+        since: float,
+        bounds: tuple[float, float],
+        patience: float = PATIENCE,
+    ) -> Mapping[Question, AddressSet | Unavailable]:
         """Return what is known already, or another service is about to know; ask for the rest.
 
         :param since: not what was asked before this time, in seconds of the loop's clock.
         :param bounds: least and most seconds between questions.
-        :raises SourceError: if a question got no proper answer; the others are given up.
+        :param patience: seconds after which what is not answered yet is `Unavailable`.
         """
+        found: dict[Question, AddressSet | Unavailable] = {}
+        missing: list[Question] = []
         now = _now()
-        found: dict[Question, AddressSet] = {}
-        waiting: dict[Question, _UnderWay] = {}
-        mine: dict[Question, _UnderWay] = {}
         for question in questions:
-            known, under_way = self._known.get(question), self._under_way.get(question)
-            if known is not None and known.found.asked >= since and is_good(known.found, bounds, now):
-                found[question] = known.found
-            elif under_way is not None and under_way.asked >= since:
-                waiting[question] = under_way
+            known = self._known.get(question)
+            if known is not None and known.asked >= since and is_good(known, bounds, now):
+                found[question] = known
             else:
-                mine[question] = _UnderWay(asyncio.get_running_loop().create_future())
-        if mine:
-            self._under_way |= mine
-            await self._ask_all(lookup, mine, bounds)
-        for question, under_way in (mine | waiting).items():
-            answer = await asyncio.shield(under_way.found)
-            # Who asked may have given up.
-            found[question] = answer or (await self.find(lookup, [question], since, bounds))[question]
+                missing.append(question)
+        if missing:
+            await self._find_missing(lookup, missing, found, since, bounds, patience)
         return found
 
-    async def _ask_all(self, lookup: Lookup, mine: Mapping[Question, _UnderWay], bounds: tuple[float, float]) -> None:
-        """Ask, and tell all who wait; raises as `find`."""
-        places = asyncio.Semaphore(CONCURRENCY)
+    async def _find_missing(  # noqa: PLR0913, PLR0917 - one step of `find`
+        self,
+        lookup: Lookup,
+        missing: list[Question],
+        found: dict[Question, AddressSet | Unavailable],
+        since: float,
+        bounds: tuple[float, float],
+        patience: float,
+    ) -> None:
+        left = iter(missing)
 
-        async def ask(question: Question, under_way: _UnderWay) -> None:
-            async with places:
-                under_way.asked = _now()
-                known = await self._ask(lookup, question)
-            self._keep(question, known, bounds)
-            under_way.found.set_result(known.found)
+        async def work() -> None:
+            for question in left:
+                found[question] = await self._find_one(lookup, question, since, bounds)
 
+        workers = [asyncio.create_task(work()) for _ in range(min(AT_ONCE, len(missing)))]
         try:
-            await _all([ask(*one) for one in mine.items()])
+            done, _ = await asyncio.wait(workers, timeout=patience)
         finally:
-            for question, under_way in mine.items():
-                if not under_way.found.done():
-                    under_way.found.set_result(None)
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        for worker in done:
+            worker.result()
+        now = _now()
+        for question in missing:
+            if question not in found:
+                cause = f"no answer within {patience:g} s"
+                found[question] = Unavailable(cause, RETRY, now, is_silence=True, is_ipv4=question.rdtype == A)
+
+    async def _find_one(
+        self, lookup: Lookup, question: Question, since: float, bounds: tuple[float, float]
+    ) -> AddressSet | Unavailable:
+        """Ask, or wait for another call that asks the same; what nobody waits for any more is given up."""
+        under_way = self._under_way.get(question)
+        if under_way is None or under_way.asked < since:
+            under_way = _UnderWay(asyncio.create_task(self._ask(lookup, question, bounds)))
+            self._under_way[question] = under_way
+        under_way.waiting += 1
+        try:
+            return await asyncio.shield(under_way.task)
+        finally:
+            under_way.waiting -= 1
+            if not under_way.waiting:
                 if self._under_way.get(question) is under_way:
                     del self._under_way[question]
+                under_way.task.cancel()
+                await asyncio.gather(under_way.task, return_exceptions=True)
 
-    async def _ask(self, lookup: Lookup, question: Question) -> _Known:
-        name, asked, last = dns.name.from_text(question.target), _now(), self._known.get(question)
-        if last is not None and (ttl := await lookup.again(name, last.repeat)) is not None:
-            return _Known(replace(last.found, ttl=ttl, asked=asked), last.repeat)
-        asked = _now()
-        answer = await lookup.find(name, question.rdtype)
-        found = AddressSet(tuple(record.address for record in answer.records or ()), answer.ttl, asked)
-        return _Known(found, Repeat(answer.outline, last.repeat if last else None))
+    async def _ask(self, lookup: Lookup, question: Question, bounds: tuple[float, float]) -> AddressSet | Unavailable:
+        name = dns.name.from_text(question.target)
+        async with self._gate.place(name):
+            asked = _now()
+            mine = self._under_way.get(question)
+            if mine is not None and mine.task is asyncio.current_task():
+                mine.asked = asked
+            known = await self._ask_now(lookup, name, question.rdtype, asked)
+        self._keep(question, known, bounds)
+        return known
 
-    def _keep(self, question: Question, known: _Known, bounds: tuple[float, float]) -> None:
+    async def _ask_now(
+        self, lookup: Lookup, name: dns.name.Name, rdtype: RdataType, asked: float
+    ) -> AddressSet | Unavailable:
+        if not self._gate.may_ask(name, asked):
+            cause = f"not asked now, since the last questions about {name.parent()} had no answer"
+            return Unavailable(cause, RETRY, asked, is_silence=True, is_ipv4=rdtype == A)
+        try:
+            answer = await lookup.find(name, rdtype)
+        except LookupFailedError as error:
+            if error.is_silence:
+                self._gate.timed_out(name, _now())
+            else:
+                self._gate.answered(name)
+            return Unavailable(error.cause, RETRY, asked, error.is_silence, error.is_servfail, rdtype == A)
+        self._gate.answered(name)
+        found = tuple(record.address for record in answer.records or ())
+        return AddressSet(found, answer.ttl if found else answer.ttl or RETRY, asked)
+
+    def _keep(self, question: Question, known: AddressSet | Unavailable, bounds: tuple[float, float]) -> None:
         """Keep a set, and from time to time drop those that nobody can use any more."""
         self._known[question] = known
         if len(self._known) > self._pruned_from:
             now = _now()
-            self._known = {asked: known for asked, known in self._known.items() if is_good(known.found, bounds, now)}
+            self._known = {asked: known for asked, known in self._known.items() if is_good(known, bounds, now)}
             self._pruned_from = max(_PRUNED_FROM, 2 * len(self._known))
-
-
-async def _all(parts: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Wait for all; the first error ends the others, and is raised when they have ended.
-
-    After an error `asyncio.TaskGroup` may leave the task around it marked as cancelled (Python before 3.13, gh-116720),
-    and `asyncio.timeout` then takes its own time-out for the end of that task.
-    """
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _now() -> float:

@@ -6,14 +6,15 @@ equal names are equal strings and odd bytes in a name are already escaped.
 
 from __future__ import annotations
 
+import ipaddress
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from clb_discovery.core.address import Address, is_ipv4, parse_address
-from clb_discovery.core.model import MAX_POOL, MAX_PORT, Answer, RealServer
-from clb_discovery.errors import SourceError
+from clb_discovery.core.model import MAX_POOL, MAX_PORT, Answer, Endpoint, RealServer, Refused, Unread
+from clb_discovery.errors import SourceError, UnusableError
 
 NO_SERVICE: Final = "."
 """The target that says "decidedly not available at this domain" (RFC 2782, Target)."""
@@ -63,47 +64,139 @@ class AddressSet:
     """Seconds on the caller's clock: when the question was sent, which is what the TTL counts from."""
 
 
-def targets(srv: SrvSet) -> tuple[str, ...]:
-    """Check the records and return the names whose addresses are needed, each once, without `NO_SERVICE`.
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """That the addresses of one target in one family cannot be had now."""
 
-    :raises SourceError: if there are too many records, or one cannot be used; it names the record.
+    cause: str
+    """One clause, with the fix."""
+    ttl: int
+    """Seconds until they are asked for again."""
+    asked: float
+    """Seconds on the caller's clock, as in `AddressSet`."""
+    is_silence: bool = False
+    """Whether there was no answer of any kind."""
+    is_servfail: bool = False
+    """Whether a search list goes on, as after NXDOMAIN."""
+    is_ipv4: bool = True
+    """The family."""
+
+
+Part = SrvSet | AddressSet | Unavailable
+"""What an answer is put together from, and what is asked for again by itself."""
+
+
+def targets(srv: SrvSet) -> tuple[str, ...]:
+    """Return the names whose addresses are needed, each once: those of records that can be used.
+
+    :raises SourceError: if there are too many records.
     """
     if len(srv.records) > MAX_RECORDS:
         raise SourceError(
             f"SRV {srv.owner}: {len(srv.records)} records, more than the {MAX_RECORDS} of a pool; split the service"
         )
-    wanted = [record for record in srv.records if record.target != NO_SERVICE]
-    for record in wanted:
-        if not 1 <= record.port <= MAX_PORT:
-            raise SourceError(
-                f"SRV {srv.owner}: the port of record '{record}' is not 1 to {MAX_PORT}; correct the zone"
-            )
-    return tuple(dict.fromkeys(record.target for record in wanted))
+    return tuple(dict.fromkeys(record.target for record in srv.records if is_needed(record)))
 
 
-def build_answer(srv: SrvSet, addresses: Mapping[str, Sequence[AddressSet]]) -> Answer:
+def is_needed(record: SrvRecord) -> bool:
+    """Tell whether a record can be used, as far as it says itself."""
+    return record.target != NO_SERVICE and _unusable(record) is None
+
+
+def build_answer(
+    srv: SrvSet,
+    addresses: Mapping[str, Sequence[AddressSet | Unavailable]],
+    known: Collection[tuple[str, int]] = (),
+) -> Answer:
     """Join each record with the addresses of its target; priorities and weights are carried as they are.
 
     :param addresses: for each name of `targets(srv)`, its sets, usually one a family. A target without any address
-        contributes nothing.
+        contributes nothing, and is reported.
+    :param known: target and port of members that had addresses before: what cannot be had of others now is reported as
+        left out, since there is nothing that they could keep.
     :return: the real servers, sorted, so that the order of records in an answer does not matter.
-    :raises SourceError: if an address or a record cannot be used, or there are too many.
+    :raises SourceError: if there are too many, or nobody can be used although there are records, not all of which are
+        certain to have no address.
     """
-    literals = {name: _parse(srv, name, addresses[name]) for name in targets(srv)}
-    total = sum(len(literals.get(record.target, ())) for record in srv.records)
+    left_out = {Refused(f"SRV record '{one}'", why): None for one in srv.records if (why := _unusable(one))}
+    literals: dict[str, list[Address]] = {}
+    lacking: dict[str, list[Unavailable]] = {}
+    empty: list[Refused] = []
+    for name in targets(srv):
+        sets = addresses[name]
+        literals[name], bad = _parse(name, [one for one in sets if isinstance(one, AddressSet)])
+        left_out |= dict.fromkeys(bad)
+        lacking[name] = [one for one in sets if isinstance(one, Unavailable)]
+        if not literals[name] and not lacking[name] and not bad:
+            empty.append(Refused(f"target {name}", "has no address; publish A or AAAA records for it"))
+    left_out |= dict.fromkeys(empty)
+    total = sum(len(literals.get(record.target, ())) for record in srv.records if is_needed(record))
     if total > 2 * MAX_POOL:
         raise SourceError(
             f"SRV {srv.owner}: {total} real servers, more than {MAX_POOL} for each of two families; split the service"
         )
-    servers = (
-        RealServer(record.priority, address, record.port, record.weight)
-        for record in srv.records
-        for address in literals.get(record.target, ())
+    needed = [record for record in srv.records if is_needed(record)]
+    servers = [
+        (RealServer(record.priority, address, record.port, record.weight), record.target)
+        for record in needed
+        for address in literals[record.target]
+    ]
+    identities: dict[Endpoint, str] = {}
+    for server, target in servers:
+        endpoint = server.address, server.port
+        identities[endpoint] = min(target, identities.get(endpoint, target))
+    unread = {
+        Unread(record.target, record.port, record.priority, record.weight, one.is_ipv4): one.cause
+        for record in needed
+        for one in lacking[record.target]
+    }
+    for one, cause in unread.items():
+        if (one.identity, one.port) not in known and not literals[one.identity]:
+            left_out[
+                Refused(f"target {one.identity}", f"has no address that can be had now: {_family(one)}: {cause}")
+            ] = None
+    if not servers and (unread or len(left_out) > len(empty)):
+        cause = _first(unread) if unread else str(min(left_out))
+        raise (SourceError if unread else UnusableError)(f"SRV {srv.owner}: no record can be used: {cause}")
+    return Answer(
+        tuple(sorted(server for server, _ in servers)),
+        identities=identities,
+        unread=tuple(sorted(unread)),
+        left_out=tuple(sorted(left_out)),
+        note=_note(unread),
     )
-    return Answer(tuple(sorted(servers)))
 
 
-def lasts(part: SrvSet | AddressSet, bounds: tuple[float, float], chance: float) -> float:
+def _unusable(record: SrvRecord) -> str | None:
+    """Return why a record can never be used, if so; the target `NO_SERVICE` is a statement and no fault."""
+    if record.target == NO_SERVICE:
+        return None
+    if not 1 <= record.port <= MAX_PORT:
+        return f"has a port that is not 1 to {MAX_PORT}; correct the zone"
+    try:
+        ipaddress.ip_address(record.target.removesuffix("."))
+    except ValueError:
+        return None
+    return "has an IP address as target, where RFC 2782 wants a host name; publish one with A or AAAA records"
+
+
+def _first(unread: Mapping[Unread, str]) -> str:
+    return next(f"{_family(one)} of {one.identity}: {cause}" for one, cause in unread.items())
+
+
+def _family(one: Unread) -> str:
+    return "A" if one.is_ipv4 else "AAAA"
+
+
+def _note(unread: Mapping[Unread, str]) -> str | None:
+    if not unread:
+        return None
+    count = len({one.identity for one in unread})
+    others = f" (and {count - 1} more)" if count > 1 else ""
+    return f"addresses cannot be had now, previous ones are kept: {_first(unread)}{others}"
+
+
+def lasts(part: Part, bounds: tuple[float, float], chance: float) -> float:
     """Return the time at which a part of an answer is asked for again.
 
     :param bounds: least and most seconds after the question; they hold after jitter too.
@@ -114,7 +207,7 @@ def lasts(part: SrvSet | AddressSet, bounds: tuple[float, float], chance: float)
     return part.asked + max(least, min(part.ttl, most) * (1 - JITTER * chance))
 
 
-def is_good(part: SrvSet | AddressSet, bounds: tuple[float, float], now: float) -> bool:
+def is_good(part: Part, bounds: tuple[float, float], now: float) -> bool:
     """Tell whether a part may be used once more; not in its last tenth, so that one round asks for all that is due.
 
     :param bounds: least and most seconds between questions.
@@ -123,7 +216,7 @@ def is_good(part: SrvSet | AddressSet, bounds: tuple[float, float], now: float) 
     return now < lasts(part, bounds, 1.0)
 
 
-def next_round(parts: Iterable[SrvSet | AddressSet], bounds: tuple[float, float], chance: float) -> float:
+def next_round(parts: Iterable[Part], bounds: tuple[float, float], chance: float) -> float:
     """Return the time at which the first part of the answer is asked for again.
 
     Within what jitter leaves it is on a grid, so that a sidecar wakes up once for many names.
@@ -153,15 +246,20 @@ def pause(questions: int, bounds: tuple[float, float]) -> float:
     return min(most, max(least, questions / QUESTIONS_PER_SECOND))
 
 
-def _parse(srv: SrvSet, target: str, found: Sequence[AddressSet]) -> list[Address]:
-    """Return the addresses of one target, each once; an IPv4-mapped AAAA record would be in the wrong pool."""
-    parsed = []
+def _parse(target: str, found: Sequence[AddressSet]) -> tuple[list[Address], list[Refused]]:
+    """Return the addresses of one target, each once, and those that cannot be used.
+
+    An IPv4-mapped AAAA record would join the pool of IPv4 servers from the IPv6 side.
+    """
+    parsed, bad = [], []
     for text in dict.fromkeys(text for one in found for text in one.addresses):
         try:
             address = parse_address(text)
         except ValueError:
-            raise SourceError(f"SRV {srv.owner}: {text!r} is no address of target {target}; correct the zone") from None
+            bad.append(Refused(f"target {target}", f"has {text[:80]!a} as address, which is none; correct the zone"))
+            continue
         if is_ipv4(address) and ":" in text:
-            raise SourceError(f"SRV {srv.owner}: target {target} has {text} as AAAA record; publish it as A record")
-        parsed.append(address)
-    return parsed
+            bad.append(Refused(f"target {target}", f"has {text} as AAAA record; publish it as A record"))
+        else:
+            parsed.append(address)
+    return parsed, bad

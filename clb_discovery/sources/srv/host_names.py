@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import dns.name
-from dns.rdatatype import AAAA, A, RdataType
+from dns.rdatatype import AAAA, A
 
 from clb_discovery.core.address import Address, parse_address
 from clb_discovery.errors import SourceError
+from clb_discovery.sources.srv.addresses import PATIENCE, Question
+from clb_discovery.sources.srv.answer import AddressSet, Unavailable, lasts
 from clb_discovery.sources.srv.hosts_table import HOSTS, HostsTable
-from clb_discovery.sources.srv.lookup import Lookup
+from clb_discovery.sources.srv.lookup import Lookup, to_text
+from clb_discovery.sources.srv.resolv_conf import Candidate
 from clb_discovery.sources.srv.resolvers import Resolvers
 
 MAX_ADDRESSES: Final = 256
 """Of one name; a name with more keeps the lowest, so that every host uses the same."""
-_AT_ONCE: Final = 8
+BOUNDS: Final = (1.0, 60.0)
+"""Least and most seconds for which addresses are kept, whatever their TTL."""
 _LONGEST_NAME: Final = 253
-_HOST_NAME: Final = re.compile(
-    r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.?", re.IGNORECASE
-)
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?", re.IGNORECASE)
 
 
 class Looked(NamedTuple):
@@ -39,96 +43,124 @@ class Looked(NamedTuple):
     name has no address: it does not exist, it is none, or both families are empty."""
     surplus: Mapping[str, int]
     """For names with more than `MAX_ADDRESSES` addresses: how many were left out."""
-    ttls: Mapping[str, int]
-    """For names with addresses from DNS: the seconds that they hold, by the smallest TTL of their records."""
+    lasts: Mapping[str, float]
+    """For names that DNS was asked for: the seconds until it is asked again."""
+
+
+@dataclass(slots=True)
+class _Search:
+    """One name on its way through the search list, both families together."""
+
+    left: list[Candidate]
+    """The names that it may stand for and that were not asked for yet."""
+    addresses: tuple[str, ...] = ()
+    failures: dict[bool, Unavailable] = field(default_factory=dict)
+    """By the family, True for IPv4, the first failure."""
+    lasts: float = math.inf
+    """When the first part of it is asked for again."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is an address, or no name is left to ask for."""
+        return bool(self.addresses) or not self.left
+
+    def take(self, sets: Sequence[AddressSet | Unavailable], bounds: tuple[float, float]) -> None:
+        """Take what both families of the first name left are; see `Lookup.find` for the rule."""
+        self.lasts = min(self.lasts, *(lasts(one, bounds, 1.0) for one in sets))
+        is_listed = self.left.pop(0).is_listed
+        failures = [one for one in sets if isinstance(one, Unavailable)]
+        self.addresses = tuple(text for one in sets if isinstance(one, AddressSet) for text in one.addresses)
+        if self.addresses:
+            self.failures = {}
+        for one in failures:
+            self.failures.setdefault(one.is_ipv4, one)
+        if is_listed and not all(one.is_servfail for one in failures):
+            self.left = [one for one in self.left if not one.is_listed]
 
 
 class HostNames:
     """Looks up host names for all services of one sidecar."""
 
-    def __init__(self, resolvers: Resolvers, *, hosts: Path = HOSTS) -> None:
+    def __init__(self, resolvers: Resolvers, *, hosts: Path = HOSTS, bounds: tuple[float, float] = BOUNDS) -> None:
         """Ask nothing yet.
 
         :param resolvers: whom to ask; share it with every other source, so that the bounds hold for the process.
         :param hosts: read again whenever it has changed.
+        :param bounds: least and most seconds for which addresses are kept, whatever their TTL.
         """
         self._resolvers = resolvers
+        self._bounds = bounds
         self._hosts = HostsTable(hosts)
 
     async def look_up(self, names: Iterable[str]) -> Looked:
         """Return the addresses of names, in both families; a name that fails does not keep others from being found.
 
         A name in the hosts file has the addresses of that file and no others. An address in letters is itself.
-        Cancelling ends all that is under way.
+        It takes at most `PATIENCE`; what is not answered by then fails. Cancelling ends all that is under way.
         """
         hosts = self._hosts.current()
-        known: dict[str, list[Address]] = {}
+        known: dict[str, Iterable[Address]] = {}
         failed: dict[str, str] = {}
         families: dict[str, tuple[bool, ...]] = {}
-        ttls: dict[str, int] = {}
         asked: list[str] = []
         for name in dict.fromkeys(names):
             local = _literal(name) or hosts.get(name.lower())
             if local:
-                known[name] = list(local)
+                known[name] = local
             elif len(name) > _LONGEST_NAME or not _HOST_NAME.fullmatch(name):
                 failed[name], families[name] = "is not a host name", ()
             else:
                 asked.append(name)
-        await self._ask(asked, known, failed, families, ttls)
+        try:
+            searches = await self._ask(asked)
+        except SourceError as error:
+            failed |= dict.fromkeys(asked, str(error))
+            families |= dict.fromkeys(asked, (True, False))
+            searches = {}
+        for name, search in searches.items():
+            if search.addresses:
+                known[name] = map(parse_address, search.addresses)
+            if search.failures or not search.addresses:
+                families[name] = tuple(sorted(search.failures, reverse=True))
+                failed[name] = next(
+                    (f"{'A' if one.is_ipv4 else 'AAAA'}: {one.cause}" for one in search.failures.values()),
+                    "has no address in DNS",
+                )
+        now = asyncio.get_running_loop().time()
         lists = {name: sorted(set(addresses)) for name, addresses in known.items()}
         return Looked(
             {name: tuple(some[:MAX_ADDRESSES]) for name, some in lists.items()},
             failed,
             families,
             {name: len(some) - MAX_ADDRESSES for name, some in lists.items() if len(some) > MAX_ADDRESSES},
-            ttls,
+            {name: max(0.0, search.lasts - now) for name, search in searches.items()},
         )
 
-    async def _ask(
-        self,
-        names: Iterable[str],
-        known: dict[str, list[Address]],
-        failed: dict[str, str],
-        families: dict[str, tuple[bool, ...]],
-        ttls: dict[str, int],
-    ) -> None:
-        """Ask DNS for both families of each name."""
-        places = asyncio.Semaphore(_AT_ONCE)
-        try:
-            resolver = self._resolvers.current()
-        except SourceError as error:
-            failed |= dict.fromkeys(names, str(error))
-            families |= dict.fromkeys(names, (True, False))
-            return
+    async def _ask(self, names: Iterable[str]) -> Mapping[str, _Search]:
+        """Ask DNS for both families of each name.
 
-        async def ask(lookup: Lookup, name: str, rdtype: RdataType) -> None:
-            async with places:
-                try:
-                    found = await lookup.find(dns.name.from_text(name, None), rdtype)
-                except SourceError as error:
-                    failed[name] = str(error)
-                    families[name] = (*families.get(name, ()), rdtype == A)
-                    return
-            if found.records:
-                ttls[name] = min(ttls.get(name, found.ttl), found.ttl)
-                known.setdefault(name, []).extend(parse_address(one.address) for one in found.records)
-
-        async with Lookup("host", resolver) as lookup:
-            tasks = [asyncio.create_task(ask(lookup, name, rdtype)) for name in names for rdtype in (A, AAAA)]
-            try:
-                await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        for name in names:
-            if name not in known and name not in failed:
-                failed[name], families[name] = "has no address in DNS", ()
+        :raises SourceError: if there is no server to ask.
+        """
+        clock = asyncio.get_running_loop().time
+        end = clock() + PATIENCE
+        searches: dict[str, _Search] = {}
+        async with Lookup("host names", self._resolvers.current()) as lookup:
+            for text in names:
+                name = dns.name.from_text(text, None)
+                searches[text] = _Search(lookup.candidates(name))
+            while pending := [one for one in searches.values() if not one.is_over]:
+                wanted = {id(one): [Question(to_text(one.left[0].name), kind) for kind in (A, AAAA)] for one in pending}
+                questions = dict.fromkeys(question for pair in wanted.values() for question in pair)
+                sets = await self._resolvers.addresses.find(
+                    lookup, questions, 0.0, self._bounds, max(0.0, end - clock())
+                )
+                for one in pending:
+                    one.take([sets[question] for question in wanted[id(one)]], self._bounds)
+        return searches
 
 
 def _literal(name: str) -> tuple[Address, ...]:
     try:
-        return (parse_address(str(ipaddress.ip_address(name))),)
+        return (parse_address(name),)
     except ValueError:
         return ()

@@ -1,37 +1,46 @@
-"""One round of DNS questions: each is followed through CNAMEs to its records, or to a certain "none", or fails."""
+"""One round of DNS questions: each is followed through search list and CNAMEs to its records, to "none", or fails."""
 
 from __future__ import annotations
 
-import copy
+import asyncio
 import shlex
-import ssl
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, Self, cast
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 import dns.name
-from dns.asyncresolver import Resolver
-from dns.exception import DNSException, Timeout
-from dns.flags import TC
 from dns.message import ChainingResult, QueryMessage
 from dns.nameserver import Nameserver
 from dns.rdatatype import SOA, RdataType
-from dns.resolver import NXDOMAIN
 from dns.rrset import RRset
 
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.srv.burst import EDNS_PAYLOAD
-from clb_discovery.sources.srv.nameservers import DatagramNameserver, StreamNameserver
-from clb_discovery.sources.srv.outline import Outline, outline
-from clb_discovery.sources.srv.repeat import Repeat
+from clb_discovery.sources.srv.exchange import QuestionError, Response, Servers, ask
+from clb_discovery.sources.srv.nameservers import StreamNameserver
+from clb_discovery.sources.srv.resolv_conf import Candidate, candidates
 
 MAX_CNAMES: Final = 8
 """CNAMEs followed from one name, in one answer or over several."""
-
-_NDOTS: Final = 1
-"""Dots from which on a relative name is tried as it is before the search domains (resolv.conf(5))."""
 _SHOWN_CAUSES: Final = 4
-_SHOWN_LENGTH: Final = 100
+
+
+class LookupFailedError(SourceError):
+    """A question got no proper answer."""
+
+    def __init__(
+        self, label: str, what: str, cause: str, *, is_silence: bool = False, is_servfail: bool = False
+    ) -> None:
+        """Take the parts of the message.
+
+        :param label: the name of the source.
+        :param what: the type and name that were asked for.
+        :param cause: one clause, with the fix.
+        """
+        super().__init__(f"{label}: {what}: {cause}")
+        self.cause = cause
+        self.is_silence = is_silence
+        """Whether no server answered in time."""
+        self.is_servfail = is_servfail
+        """Whether a search list goes on, as after NXDOMAIN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +55,28 @@ class Found:
     """The last one, with its additional section."""
     ttl: int
     """Seconds; the smallest on the way."""
-    outline: Outline | None
-    """What it said; None where one datagram to the server that is asked first does not get all of it."""
+    size: int = 0
+    """Bytes of the response on the wire."""
+    over_tcp: bool = False
 
 
 class Lookup:
     """The questions of one round; prefers the server that answered last, counts, and words the errors."""
 
-    def __init__(self, label: str, resolver: Resolver) -> None:
+    def __init__(self, label: str, servers: Servers) -> None:
         """Ask nothing yet.
 
         :param label: what errors begin with: the name of the source.
         """
         self.questions = 0
         self._label = label
-        self._configured = resolver
-        self._own: Resolver | None = None
+        self._servers = replace(
+            servers,
+            nameservers=[
+                server.opened() if isinstance(server, StreamNameserver) else server for server in servers.nameservers
+            ],
+        )
+        self._preferred: Nameserver | None = None
 
     async def __aenter__(self) -> Self:
         """Begin the round."""
@@ -69,20 +84,13 @@ class Lookup:
 
     async def __aexit__(self, *_: object) -> None:
         """End the round, and its connections."""
-        for server in self._own.nameservers if self._own else ():
+        for server in self._servers.nameservers:
             if isinstance(server, StreamNameserver):
                 await server.close()
 
-    @property
-    def _resolver(self) -> Resolver:
-        """What asks in full: ours alone, since it has connections, and learns which server answers."""
-        if self._own is None:
-            self._own = copy.copy(self._configured)
-            self._own.nameservers = [
-                server.opened() if isinstance(server, StreamNameserver) else server
-                for server in self._configured.nameservers
-            ]
-        return self._own
+    def candidates(self, name: dns.name.Name) -> list[Candidate]:
+        """Return the absolute names that a name may stand for, in the order in which to ask for them."""
+        return candidates(name, self._servers.search, self._servers.ndots)
 
     async def find(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
         """Follow CNAMEs to the records asked for, or to the name that does not have them.
@@ -90,91 +98,100 @@ class Lookup:
         An authoritative server returns the CNAME alone when its target lies in another zone, so an answer that ends in
         a CNAME is asked on.
 
-        :param name: absolute, or relative to the search domains where the resolver has any.
+        :param name: absolute, or relative to the search domains where there are any.
         :param tcp: ask over TCP only; else over UDP, and over TCP when the answer is marked as truncated.
-        :raises SourceError: if a question got no proper answer, or there are more than `MAX_CNAMES`.
+        :raises LookupFailedError: if a question got no proper answer, or there are more than `MAX_CNAMES`.
         """
-        asked, ttl, hops = name, None, 0
+        response = await self._search(name, rdtype, tcp=tcp)
+        ttl, hops = None, 0
         while True:
-            response, chain, alone = await self._ask(asked, rdtype, tcp=tcp)
+            chain, message = response.chain, response.message
             hops += len(chain.cnames)
             if hops > MAX_CNAMES:
-                raise SourceError(
-                    f"{self._label}: {rdtype.name} of {to_text(name)} is behind more than {MAX_CNAMES} CNAMEs; "
-                    "shorten the chain, or break the loop"
+                raise LookupFailedError(
+                    self._label,
+                    f"{rdtype.name} of {to_text(name)}",
+                    f"is behind more than {MAX_CNAMES} CNAMEs; shorten the chain, or break the loop",
                 )
-            unfinished = chain.answer is None and chain.cnames and response.rcode() == 0
-            here = _ttl(chain, response, negative=chain.answer is None and not unfinished)
+            unfinished = chain.answer is None and response.is_found
+            here = _ttl(chain, message, negative=chain.answer is None and not unfinished)
             ttl = here if ttl is None else min(ttl, here)
             if not unfinished:
-                said = _outline(response) if alone and asked == name else None
-                return Found(chain.canonical_name, chain.answer, response, ttl, said)
-            asked = chain.canonical_name
+                return Found(chain.canonical_name, chain.answer, message, ttl, response.size, response.over_tcp)
+            response = await self._ask(chain.canonical_name, rdtype, tcp=tcp)
 
-    async def again(self, name: dns.name.Name, repeat: Repeat) -> int | None:
-        """Ask what was found before once more, at little cost.
+    async def _search(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool) -> Response:
+        """Ask for each name that this one may stand for, until there is something (res_search in resolv/res_query.c).
 
-        :param name: as it was given to `find`.
-        :param repeat: of what was found.
-        :return: the seconds that it holds, if it is the same; else None, and it is to be found anew.
+        After SERVFAIL the next one is asked for, as after NXDOMAIN and NODATA; after another failure of a name of the
+        search list only the name as it is. Unlike there, where nothing was found a failure on the way is a failure of
+        all, since the records may be just where it failed.
+
+        :return: what was found, else the negative answer that holds for the shortest time.
+        :raises LookupFailedError: the first one, if nothing was found.
         """
-        server = _first_asked(self._own or self._configured, name)
-        if server is None or not repeat.is_promising:
-            return None
-        self.questions += 1
-        return await repeat.ask(server)
+        nothing: list[Response] = []
+        failed: LookupFailedError | None = None
+        stopped = False
+        names = self.candidates(name)
+        shown = to_text(name) if len(names) == 1 else None
+        for candidate, is_listed in names:
+            if stopped and is_listed:
+                continue
+            try:
+                response = await self._ask(candidate, rdtype, tcp=tcp, shown=shown)
+            except LookupFailedError as error:
+                failed = failed or error
+                stopped = stopped or (is_listed and not error.is_servfail)
+                continue
+            if response.is_found:
+                return response
+            nothing.append(response)
+        if failed:
+            raise failed
+        return min(nothing, key=lambda one: _ttl(one.chain, one.message, negative=True))
 
-    async def _ask(
-        self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool
-    ) -> tuple[QueryMessage, ChainingResult, bool]:
-        """Ask one question (several with search domains); NXDOMAIN and NODATA are answers.
+    async def _ask(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool, shown: str | None = None) -> Response:
+        """Ask one question about an absolute name; NXDOMAIN and NODATA are answers.
 
-        :return: also whether one datagram to the server that is asked first gets all of it.
-        :raises SourceError: if no server gave a proper answer.
+        :param shown: the name in errors, if another.
+        :raises LookupFailedError: if no server gave a proper answer.
         """
         self.questions += 1
-        alone = False
         try:
-            answer = await self._resolver.resolve(name, rdtype, tcp=tcp, raise_on_no_answer=False)
-        except NXDOMAIN as nothing:
-            responses = cast("dict[dns.name.Name, QueryMessage]", nothing.kwargs["responses"])
-            # With search domains there are several; the one that may change first stands for all.
-            response = min(responses.values(), key=lambda one: _ttl(one.resolve_chaining(), one, negative=True))
-            chain = response.resolve_chaining()
-        except DNSException as error:
-            raise self._failed(name, rdtype, _causes(error)) from None
-        else:
-            self._own = _preferring(self._resolver, answer.nameserver, answer.port)
-            response, chain = answer.response, answer.chaining_result
-            first = _first_asked(self._configured, name)
-            alone = (
-                first is not None
-                and (first.address, first.port) == (answer.nameserver, answer.port)
-                and answer.qname == name.derelativize(dns.name.root)
-                and not tcp
-                and len(response.wire or b"") <= EDNS_PAYLOAD  # else it came over TCP
-            )
-        if response.flags & TC:
-            # dnspython goes from UDP to TCP by itself, and takes what it gets there.
-            raise self._failed(name, rdtype, "truncated even over TCP")
-        return response, chain, alone
+            response = await ask(self._servers, self._order(), name, rdtype, tcp=tcp)
+        except QuestionError as error:
+            raise self._failed(error, shown or to_text(name)) from None
+        self._preferred = response.server
+        return response
 
-    def _failed(self, name: dns.name.Name, rdtype: RdataType, causes: str) -> SourceError:
-        by_hand = _by_hand(self._resolver, name, rdtype)
-        return SourceError(f"{self._label}: {rdtype.name} of {to_text(name)}: {causes}; ask by hand: {by_hand}")
+    def _order(self) -> list[Nameserver]:
+        """Return the servers in the order to ask them in: those that were silent lately come last."""
+        servers, memory = list(self._servers.nameservers), self._servers.memory
+        if self._servers.rotate:
+            memory.turn += 1
+            first = memory.turn % len(servers)
+            servers = servers[first:] + servers[:first]
+        elif self._preferred is not None:
+            servers.sort(key=lambda server: server is not self._preferred)
+        now = asyncio.get_running_loop().time()
+        return sorted(servers, key=lambda server: memory.is_silent(server, now))
+
+    def _failed(self, error: QuestionError, name: str) -> LookupFailedError:
+        causes = list(dict.fromkeys(map(str, error.causes)))
+        shown = ", ".join(causes[:_SHOWN_CAUSES]) + (", ..." if len(causes) > _SHOWN_CAUSES else "")
+        return LookupFailedError(
+            self._label,
+            f"{error.rdtype.name} of {name}",
+            f"{shown}; ask by hand: {_by_hand(error)}",
+            is_silence=error.is_silence,
+            is_servfail=error.is_servfail,
+        )
 
 
 def to_text(name: dns.name.Name) -> str:
     """Return the form that `answer` speaks: lower case, odd bytes escaped (RFC 1035 section 5.1)."""
     return name.canonicalize().to_text()
-
-
-def _outline(response: QueryMessage) -> Outline | None:
-    """Return what an answer says; None where dnspython has read what we cannot."""
-    try:
-        return outline(response.wire or b"")
-    except ValueError:
-        return None
 
 
 def _ttl(chain: ChainingResult, response: QueryMessage, *, negative: bool) -> int:
@@ -189,71 +206,17 @@ def _ttl(chain: ChainingResult, response: QueryMessage, *, negative: bool) -> in
     return min(ttls)
 
 
-def _first_asked(resolver: Resolver, name: dns.name.Name) -> DatagramNameserver | None:
-    """Return the server whose answer to the name itself comes first, if it is asked over UDP, else None.
-
-    A relative name with few dots is tried in the search domains before (resolv.conf(5), ndots).
-    """
-    dots = _NDOTS if resolver.ndots is None else resolver.ndots
-    is_tried_first = name.is_absolute() or not resolver.use_search_by_default or len(name) > dots
-    server = resolver.nameservers[0]
-    return server if is_tried_first and not resolver.rotate and isinstance(server, DatagramNameserver) else None
-
-
-def _preferring(resolver: Resolver, address: str | None, port: int | None) -> Resolver:
-    """Return a resolver that asks this server first, so that a dead one before it costs its time-out once a round."""
-
-    def is_other(server: Nameserver | str) -> bool:
-        return not isinstance(server, Nameserver) or (server.answer_nameserver(), server.answer_port()) != (
-            address,
-            port,
-        )
-
-    servers = resolver.nameservers
-    if not is_other(servers[0]):
-        return resolver
-    preferring = copy.copy(resolver)
-    preferring.nameservers = sorted(servers, key=is_other)
-    preferring.rotate = False
-    return preferring
-
-
-def _causes(error: DNSException) -> str:
-    """Return what each server did, shortly: `SERVFAIL from 10.0.0.53@53 (UDP)`."""
-    causes = list(dict.fromkeys(_each_cause(error)))
-    if not causes:
-        return plain(str(error))
-    return ", ".join(causes[:_SHOWN_CAUSES]) + (", ..." if len(causes) > _SHOWN_CAUSES else "")
-
-
-def _each_cause(error: DNSException) -> Iterator[str]:
-    for server, tcp, _port, cause, _response in error.kwargs.get("errors", ()):
-        if isinstance(cause, Timeout):
-            what = "no answer"
-        elif isinstance(cause, ssl.SSLCertVerificationError):
-            what = f"certificate refused ({plain(cause.verify_message)})"
-        elif isinstance(cause, ssl.SSLError):
-            what = f"TLS failed ({plain(cause.reason or str(cause))})"
-        elif isinstance(cause, EOFError | ConnectionResetError):
-            what = "connection closed"
-        elif isinstance(cause, OSError):
-            what = cause.strerror or type(cause).__name__
-        else:
-            what = plain(str(cause) or type(cause).__name__)
-        kind, _, where = str(server).partition(":")
-        yield f"{what} from {where} ({kind.upper() if kind != 'Do53' else 'TCP' if tcp else 'UDP'})"
-
-
-def plain(text: str) -> str:
-    """Return text that is safe in one line of a log: printable ASCII, bounded, without the full stop at its end."""
-    return ascii(text[:_SHOWN_LENGTH])[1:-1].removesuffix(".")
-
-
-def _by_hand(resolver: Resolver, name: dns.name.Name, rdtype: RdataType) -> str:
-    """Return the command that asks the same; names come from DNS, so they are quoted for a shell."""
-    server = resolver.nameservers[0]
-    options = ""
-    if isinstance(server, StreamNameserver):
-        options = f"+tls +tls-ca +tls-hostname={server.name} " if server.name else "+tcp "
-    at = f"@{server.answer_nameserver()} -p {server.answer_port()} " if isinstance(server, Nameserver) else ""
-    return f"dig {options}{at}{shlex.quote(to_text(name))} {rdtype.name}"
+def _by_hand(error: QuestionError) -> str:
+    """Return the command that repeats the question that failed; names come from DNS, so they are quoted for a shell."""
+    words = ["dig"]
+    if error.causes:
+        cause = error.causes[0]
+        server = cause.server
+        if isinstance(server, StreamNameserver):
+            words.append(f"+tls +tls-ca +tls-hostname={server.name}" if server.name else "+tcp")
+        elif cause.over != "UDP" and not cause.why:
+            words.append("+tcp")
+        words.append(f"@{server.answer_nameserver()} -p {server.answer_port()}")
+    name = to_text(error.name)
+    words.append(shlex.quote(name.removesuffix(".") or name))
+    return " ".join([*words, error.rdtype.name])

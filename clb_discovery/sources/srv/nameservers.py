@@ -18,7 +18,6 @@ from dns.nameserver import AddressAndPortNameserver, Do53Nameserver
 
 from clb_discovery.core.model import MAX_PORT
 from clb_discovery.errors import UsageError
-from clb_discovery.sources.srv.burst import Burst
 
 DNS_PORT: Final = 53
 TLS_PORT: Final = 853
@@ -28,21 +27,6 @@ _SHOWN_LENGTH: Final = 80
 _LONGEST_NAME: Final = 253
 _FORMS: Final = "write IP, IP:PORT or [IPV6]:PORT, after tcp:// or tls:// if you like, and tls://IP#NAME"
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
-
-
-class DatagramNameserver(Do53Nameserver):
-    """A server that is asked over UDP, and over TCP where an answer is cut short."""
-
-    def __init__(self, address: str, port: int) -> None:
-        """Take where it is."""
-        super().__init__(address, port)
-        self._burst: Burst | None = None
-
-    async def exchange(self, question: bytes) -> bytes | None:
-        """Ask by one datagram; as `Burst.ask`."""
-        if self._burst is None or not self._burst.is_open:
-            self._burst = Burst(self.address, self.port)
-        return await self._burst.ask(question)
 
 
 class StreamNameserver(AddressAndPortNameserver):
@@ -62,13 +46,15 @@ class StreamNameserver(AddressAndPortNameserver):
         self.name = name
         self._trust = trust
         self._idle: list[StreamSocket] = []
+        self._closed = False
 
     def opened(self) -> StreamNameserver:
         """Return the same server with connections of its own."""
         return StreamNameserver(self.address, self.port, self.name, self._trust)
 
     async def close(self) -> None:
-        """Close the connections that no question is using."""
+        """Close the connections that no question is using, and the others after their question."""
+        self._closed = True
         while self._idle:
             await self._idle.pop().close()  # type: ignore[no-untyped-call] # as all of dnspython's back ends
 
@@ -112,6 +98,8 @@ class StreamNameserver(AddressAndPortNameserver):
                 await connection.close()  # type: ignore[no-untyped-call] # as above
                 raise
             self._idle.append(connection)
+            if self._closed:
+                await self.close()
             return response
 
         while self._idle:
@@ -128,7 +116,7 @@ class StreamNameserver(AddressAndPortNameserver):
         return await ask(made)
 
 
-Nameserver = DatagramNameserver | StreamNameserver
+Nameserver = Do53Nameserver | StreamNameserver
 
 
 def parse_nameserver(text: str) -> Nameserver:
@@ -152,7 +140,7 @@ def parse_nameserver(text: str) -> Nameserver:
     address, port = _address_and_port(shown, where, TLS_PORT if scheme == "tls" else DNS_PORT)
     if scheme == "tls":
         return StreamNameserver(address, port, name or address.partition("%")[0], _trust())
-    return StreamNameserver(address, port) if scheme else DatagramNameserver(address, port)
+    return StreamNameserver(address, port) if scheme else Do53Nameserver(address, port)
 
 
 def _trust() -> ssl.SSLContext:

@@ -3,76 +3,89 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from dns.asyncresolver import Resolver
-from dns.exception import DNSException
+from dns.nameserver import Do53Nameserver
 
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.srv.addresses import Addresses
-from clb_discovery.sources.srv.burst import EDNS_PAYLOAD
-from clb_discovery.sources.srv.nameservers import DNS_PORT, DatagramNameserver, Nameserver, parse_nameserver
+from clb_discovery.sources.srv.exchange import Memory, Servers
+from clb_discovery.sources.srv.gate import Gate
+from clb_discovery.sources.srv.nameservers import DNS_PORT, StreamNameserver, parse_nameserver
+from clb_discovery.sources.srv.resolv_conf import ResolvConf, parse_resolv_conf
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 LIFETIME: Final = 5.0
-"""Seconds for one question over all servers and tries."""
+"""Seconds for one question over all servers and tries, of those that the command line names."""
+_LONGEST: Final = 15.0
+"""Likewise of those of resolv.conf, whatever its time-outs are: a silent server leaves time for the others."""
+_ATTEMPTS: Final = 2
 
 
 class Resolvers:
-    """The DNS servers that every SRV source of this sidecar asks."""
+    """The DNS servers that every source of this sidecar asks, and what is known of them and of addresses."""
 
     def __init__(
-        self, nameservers: Sequence[str] = (), *, resolv_conf: Path = RESOLV_CONF, lifetime: float = LIFETIME
+        self, nameservers: Sequence[str] = (), *, resolv_conf: Path = RESOLV_CONF, lifetime: float | None = None
     ) -> None:
         """Check the servers; nothing is sent or read yet.
 
         :param nameservers: as `parse_nameserver` reads them, asked in this order. Names are then absolute: search
             domains belong to resolv.conf.
         :param resolv_conf: read when `nameservers` is empty, and again whenever the file has changed.
-        :param lifetime: seconds for one question over all servers and tries.
+        :param lifetime: seconds for one question over all servers and tries; None for `LIFETIME`, and with resolv.conf
+            for as long as its time-outs take, at most 15 s.
         :raises UsageError: if one is no server.
         """
         self._resolv_conf = resolv_conf
         self._lifetime = lifetime
         self._seen: tuple[int, ...] = ()
-        self.addresses = Addresses()
-        """What these servers said of targets."""
+        self._gate = Gate()
+        self.addresses = Addresses(self._gate)
+        """What these servers said of targets and host names."""
         self._from_file = not nameservers
-        self._resolver = Resolver(configure=False)
-        self._set_up(self._resolver, [parse_nameserver(text) for text in nameservers])
+        seconds = lifetime or LIFETIME
+        self._servers = Servers(
+            [parse_nameserver(text) for text in nameservers], (seconds,), _ATTEMPTS, seconds, memory=Memory()
+        )
 
-    def current(self) -> Resolver:
-        """Return the resolver to use for the next round of questions.
+    def current(self) -> Servers:
+        """Return the servers to ask in the next round of questions.
 
         :raises SourceError: if resolv.conf cannot be used. The next call looks again.
         """
         if not self._from_file:
-            return self._resolver
+            return self._servers
         try:
             stat = os.stat(self._resolv_conf)  # noqa: PTH116 -- follows the link of systemd-resolved, as open does
             seen = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if seen != self._seen:
-                self._resolver = self._read()
+                text = self._resolv_conf.read_text("utf-8", "replace")
+                self._servers = self._of_file(parse_resolv_conf(text, socket.gethostname()))
                 self._seen = seen
-                self.addresses = Addresses()
+                self.addresses = Addresses(self._gate)
         except OSError as error:
             raise self._unusable(error.strerror or type(error).__name__) from None
-        except (DNSException, ValueError) as error:
-            raise self._unusable(ascii(str(error))[1:-1]) from None
-        return self._resolver
+        except ValueError as error:
+            raise self._unusable(str(error)) from None
+        return self._servers
 
-    def _read(self) -> Resolver:
-        resolver = Resolver(str(self._resolv_conf))
-        self._set_up(resolver, [DatagramNameserver(str(server), DNS_PORT) for server in resolver.nameservers])
-        resolver.use_search_by_default = True
-        return resolver
-
-    def _set_up(self, resolver: Resolver, servers: Sequence[Nameserver]) -> None:
-        resolver.nameservers = servers
-        resolver.use_edns(0, payload=EDNS_PAYLOAD)
-        resolver.lifetime = self._lifetime
+    def _of_file(self, conf: ResolvConf) -> Servers:
+        if not conf.nameservers:
+            raise self._unusable("names no server")
+        kind = StreamNameserver if conf.use_tcp else Do53Nameserver
+        return Servers(
+            [kind(server, DNS_PORT) for server in conf.nameservers],
+            conf.waits(),
+            conf.attempts,
+            self._lifetime or min(_LONGEST, conf.attempts * sum(conf.waits())),
+            conf.search,
+            conf.ndots,
+            conf.rotate,
+        )
 
     def _unusable(self, cause: str) -> SourceError:
         return SourceError(f"{self._resolv_conf}: {cause}; correct it, or name a DNS server with --resolver IP[:PORT]")

@@ -1,8 +1,8 @@
 """DNS SRV as a source: one record name, of which each part is asked again when its TTL runs out.
 
-dnspython resolves; what is ours is the stance around it. An answer is whole or it is an error: SERVFAIL, REFUSED, a
-time-out or a malformed message for the SRV records or for any one target fails the round, and the last known answer
-stays (RFC 8767 section 4). Only NXDOMAIN and NODATA say "none".
+dnspython resolves; what is ours is the stance around it. The SRV records are whole or an error: SERVFAIL, REFUSED, a
+time-out or a malformed message keeps the last known answer (RFC 8767 section 4), and only NXDOMAIN and NODATA mean
+"none". A target that cannot be had now keeps what it had, and the others count.
 """
 
 from __future__ import annotations
@@ -10,76 +10,76 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import dns.name
 from dns.exception import DNSException
 from dns.rdataclass import IN
-from dns.rdatatype import AAAA, SRV, A
+from dns.rdatatype import AAAA, A
 
-from clb_discovery.core.model import Answer
+from clb_discovery.core.model import Answer, RealServer
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.srv.addresses import Question
 from clb_discovery.sources.srv.answer import (
     AddressSet,
     SrvRecord,
     SrvSet,
+    Unavailable,
     build_answer,
     is_good,
+    is_needed,
     next_round,
     pause,
     targets,
 )
-from clb_discovery.sources.srv.burst import EDNS_PAYLOAD
-from clb_discovery.sources.srv.lookup import Found, Lookup, plain, to_text
-from clb_discovery.sources.srv.repeat import Repeat
+from clb_discovery.sources.srv.exchange import plain
+from clb_discovery.sources.srv.linger import Linger
+from clb_discovery.sources.srv.lookup import Found, Lookup, to_text
 from clb_discovery.sources.srv.resolvers import Resolvers
+from clb_discovery.sources.srv.whole import WholeSrv
 
 MAX_READS: Final = 3
 """How often a zone that changes while it is read is read again in one round, the first time included."""
 ROUND_TIMEOUT: Final = 60.0
 """Seconds for the SRV records and all their targets."""
+BOTH: Final = (True, False)
+"""IPv4 and IPv6."""
 
-_TRIMMED_FROM: Final = EDNS_PAYLOAD * 2 // 3
-"""Bytes. What Consul trims ends within one record and its addresses of the buffer size."""
-_TCP_TRIMMED_FROM: Final = 64_000
-"""Bytes, likewise; over TCP Consul trims to 65,523."""
+_Set = AddressSet | Unavailable
+_Member = tuple[str, int]
+"""Target and port."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """The SRV records at one time, with the addresses that came along."""
+    """One response with SRV records, and the addresses that came along."""
 
     srv: SrvSet
     """Its TTL is the smallest of all that came in the answer."""
     given: Mapping[Question, AddressSet]
     """Addresses that came along in the additional section; they hold as long as the records."""
     apart: tuple[Question, ...]
-    """What else has to be known of the targets."""
+    """The remaining addresses, which are asked for."""
     read: float
-    """When the answer was there, in seconds of the loop's clock."""
-    repeat: Repeat
-
-    def renewed(self, ttl: int, asked: float, read: float) -> _Reading:
-        """Return the same, said once more.
-
-        :param ttl: seconds that all of it holds.
-        """
-        return replace(self, srv=replace(self.srv, ttl=ttl, asked=asked), read=read)
+    """When the response was there, in seconds of the loop's clock."""
+    note: str | None
+    """Why it may be incomplete."""
 
 
 class SrvSource:
     """One SRV record name, such as `_redis._tcp.example`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of its own
         self,
         name: str,
         resolvers: Resolvers,
         min_ttl: float = 1.0,
         max_ttl: float = 60.0,
         *,
+        families: Collection[bool] = BOTH,
+        linger: float | None = None,
         rng: random.Random | None = None,
     ) -> None:
         """Check the name; nothing is sent yet.
@@ -87,6 +87,9 @@ class SrvSource:
         :param name: the owner of the SRV records; unless it ends in a dot, search domains of resolv.conf apply.
         :param min_ttl: least seconds between two rounds.
         :param max_ttl: most seconds between two rounds.
+        :param families: those that addresses are needed of: True for IPv4, False for IPv6.
+        :param linger: seconds that records stay after they were last seen; None for as long as the server's way of
+            varying its answers makes necessary, see `Linger`.
         :param rng: where jitter comes from.
         :raises UsageError: if the name is not a DNS name, or the bounds cross.
         """
@@ -98,135 +101,204 @@ class SrvSource:
             )
         self._bounds: Final = (min_ttl, max_ttl)
         self._resolvers: Final = resolvers
+        self._rdtypes: Final = tuple(A if is_ipv4 else AAAA for is_ipv4 in BOTH if is_ipv4 in families)
         self._rng: Final = rng or random.Random()  # noqa: S311 -- jitter, nothing secret
         self.due: float | None = None
         """When it asks again, in seconds of the loop's clock; None for at once."""
-        self._tcp_first = False
-        self._last: Answer | None = None
+        self._whole: Final = WholeSrv(self.name, self._qname)
+        self._linger: Final = Linger[_Member, tuple[RealServer, ...]](linger)
+        self._hastened = asyncio.Event()
+        self._since = 0.0  # when it was hastened: nothing that was asked before counts
         self._reading: _Reading | None = None  # which the last answer is from
+        self._last: Answer | None = None  # of that reading alone, without records that linger
         self._built: tuple[object, Answer] | None = None  # the last one that was put together, and what of
+        self._members: frozenset[_Member] = frozenset()  # those that had addresses
+
+    def hasten(self) -> None:
+        """Ask at once; the answer that follows is of questions that were sent after this call."""
+        self._since = asyncio.get_running_loop().time()
+        self._hastened.set()
 
     async def next(self) -> Answer:
         """Wait until the first TTL of the last answer is over, then ask; at once the first time and after an error.
 
-        :raises SourceError: if the SRV records or the addresses of any target could not be had.
+        :raises SourceError: if the SRV records could not be had, or nobody in them can be used.
         """
         clock = asyncio.get_running_loop().time
         if self.due is not None:
-            await asyncio.sleep(self.due - clock())
+            try:
+                async with asyncio.timeout_at(self.due):
+                    await self._hastened.wait()
+            except TimeoutError:
+                pass
         self.due = None
-        started = clock()
+        while True:
+            self._hastened.clear()
+            answer = await self._round(clock())
+            if not self._hastened.is_set():
+                return answer
+
+    async def _round(self, started: float) -> Answer:
+        """Ask for what is due, and set when to ask again; raises as `next`."""
+        clock = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(ROUND_TIMEOUT), Lookup(self.name, self._resolvers.current()) as lookup:
-                reading, addresses = await self._find(lookup)
+                reading, addresses = await self._find(lookup, self._since)
         except TimeoutError:
             raise SourceError(
                 f"{self.name}: no complete answer in {ROUND_TIMEOUT:g} s; the DNS server is slow, look at its load"
             ) from None
         answer = self._answer(reading, addresses)
+        is_read = reading is not self._reading
         self._last, self._reading = answer, reading
+        now = clock()
         self.due = max(
             next_round([reading.srv, *addresses.values()], self._bounds, self._rng.random()),
             started + pause(lookup.questions, self._bounds),
-            clock() + self._bounds[0],
+            now + self._bounds[0],
         )
-        return answer
+        return self._with_lingering(reading, answer, now, is_read=is_read)
 
-    async def _find(self, lookup: Lookup) -> tuple[_Reading, Mapping[Question, AddressSet]]:
-        """Find the records and the addresses of their targets, all from one version of the zone.
+    async def _find(self, lookup: Lookup, since: float) -> tuple[_Reading, Mapping[Question, _Set]]:
+        """Find the records of one response, and the addresses of exactly those records.
 
         Addresses that did not come along are from another time, when the zone may have been another, and the port of
-        one server would meet the address of the next. So with new records addresses are asked for anew, and what is
-        news is read until the records are the same before and after.
+        one server would meet the address of the next. So with new records addresses are asked for again, and news is
+        read until the records are the same before and after. Where they never are the last reading counts as it is.
 
+        :param since: nothing that was asked before this time counts, in seconds of the loop's clock.
         :return: the records, and the addresses that did not come along with them.
-        :raises SourceError: if a question got no proper answer. Records that change all the time are taken as they are.
+        :raises SourceError: if the records could not be had.
         """
         last = self._reading
-        if last is not None and is_good(last.srv, self._bounds, asyncio.get_running_loop().time()):
+        now = asyncio.get_running_loop().time()
+        if last is not None and last.srv.asked >= since and is_good(last.srv, self._bounds, now):
             reading = last
         else:
-            reading = await self._read(lookup, last)
-        for _ in range(MAX_READS):
+            reading = await self._read(lookup)
+        for reads in range(1, MAX_READS + 1):
             is_new = last is None or reading.srv.records != last.srv.records
-            since = reading.read if is_new else 0.0
-            addresses = await self._resolvers.addresses.find(lookup, reading.apart, since, self._bounds)
-            if not reading.apart or self._answer(reading, addresses) == self._last:
+            earliest = max(since, reading.read if is_new else 0.0)
+            addresses = await self._resolvers.addresses.find(lookup, reading.apart, earliest, self._bounds)
+            if not reading.apart or reads == MAX_READS or self._is_known(reading, addresses):
                 break
-            last, reading = reading, await self._read(lookup, reading)
-            if reading.srv.records == last.srv.records:
+            again = await self._read(lookup)
+            if again.srv.records == reading.srv.records:
                 break
+            last, reading = reading, again
         return reading, addresses
 
-    def _answer(self, reading: _Reading, addresses: Mapping[Question, AddressSet]) -> Answer:
+    def _is_known(self, reading: _Reading, addresses: Mapping[Question, _Set]) -> bool:
+        """Tell whether this is the answer of the last round."""
+        last = self._last
+        return last is not None and self._answer(reading, addresses).servers == last.servers
+
+    def _answer(self, reading: _Reading, addresses: Mapping[Question, _Set]) -> Answer:
         """Build the answer, unless it is of the same records and addresses as the one before; raises as that."""
-        known = {**reading.given, **addresses}
-        parts = (reading.srv.records, {question: found.addresses for question, found in known.items()})
+        known: dict[Question, _Set] = {**reading.given, **addresses}
+        parts = (
+            reading.srv.records,
+            reading.note,
+            {
+                question: found.addresses if isinstance(found, AddressSet) else found.cause
+                for question, found in known.items()
+            },
+        )
         if self._built is None or self._built[0] != parts:
-            sets: dict[str, list[AddressSet]] = {name: [] for name in targets(reading.srv)}
+            sets: dict[str, list[_Set]] = {name: [] for name in targets(reading.srv)}
             for question, found in known.items():
                 sets[question.target].append(found)
-            self._built = parts, build_answer(reading.srv, sets)
+            try:
+                answer = build_answer(reading.srv, sets, self._members)
+            except SourceError as error:
+                raise type(error)(f"{self.name}: {error}") from None
+            self._members = frozenset(
+                [(answer.identities[server.address, server.port], server.port) for server in answer.servers]
+                + [(one.identity, one.port or 0) for one in answer.unread if (one.identity, one.port) in self._members]
+            )
+            self._built = parts, replace(answer, note=_joined(reading.note, answer.note))
         return self._built[1]
 
-    async def _read(self, lookup: Lookup, last: _Reading | None) -> _Reading:
+    def _with_lingering(self, reading: _Reading, answer: Answer, now: float, *, is_read: bool) -> Answer:
+        """Add the records that stay although this reading lacks them, where the server varies its answers.
+
+        :param is_read: whether the reading is a new one.
+        """
+        linger = self._linger
+        if is_read:
+            members: dict[_Member, list[RealServer]] = {
+                (record.target, record.port): [] for record in reading.srv.records if is_needed(record)
+            }
+            for server in answer.servers:
+                members[answer.identities[server.address, server.port], server.port].append(server)
+            linger.read({member: tuple(servers) for member, servers in members.items()}, now)
+        if not linger.stays:
+            return answer
+        present = {(server.address, server.port) for server in answer.servers}
+        identities = dict(answer.identities)
+        stay: list[RealServer] = []
+        for (target, _), servers in linger.lingering(now).items():
+            for server in servers:
+                if (server.address, server.port) not in present:
+                    stay.append(server)
+                    present.add((server.address, server.port))
+                    identities[server.address, server.port] = target
+        ended = {
+            (server.address, server.port) for servers in linger.ended(now).values() for server in servers
+        } - present
+        end = linger.next_end(now)
+        if end is not None and self.due is not None:
+            self.due = min(self.due, max(end, now + self._bounds[0]))
+        note = None
+        if stay:
+            note = (
+                f"the DNS server varies its answers: {len(stay)} real servers that this one lacks stay, "
+                f"for {linger.stays:.0f} s after they were last seen"
+            )
+        return replace(
+            answer,
+            servers=tuple(sorted([*answer.servers, *stay])),
+            identities=identities,
+            out=tuple(sorted(ended)),
+            note=_joined(answer.note, note),
+        )
+
+    async def _read(self, lookup: Lookup) -> _Reading:
         """Read the SRV records, with the addresses that come along and are to be believed.
 
-        :param last: what was read before, if anything; asking again may say that it is still so.
-        :raises SourceError: if the question got no proper answer, or a record cannot be used.
+        :raises SourceError: if the question got no proper answer, or there are too many records.
         """
         clock = asyncio.get_running_loop().time
         asked = clock()
-        if last and (ttl := await lookup.again(self._qname, last.repeat)) is not None:
-            return last.renewed(ttl, asked, clock())
-        asked = clock()
-        found = await self._find_srv(lookup)
-        repeat = Repeat(found.outline, last.repeat if last else None)
+        found, note = await self._whole.find(lookup)
         records = sorted(  # servers rotate them, which is no news
             SrvRecord(record.priority, record.weight, record.port, to_text(record.target))
             for record in found.records or ()
         )
         srv = SrvSet(to_text(found.name), tuple(records), found.ttl, asked)
-        names = targets(srv)
-        given = _given(found, names, asked)
+        try:
+            names = targets(srv)
+        except SourceError as error:
+            raise type(error)(f"{self.name}: {error}") from None
+        wanted = [Question(name, rdtype) for name in names for rdtype in self._rdtypes]
+        given = self._believed(_given(found, frozenset(wanted), asked))
         srv = replace(srv, ttl=min([srv.ttl, *(along.ttl for along in given.values())]))
-        questions = (Question(name, rdtype) for name in names for rdtype in (A, AAAA))
-        apart = tuple(question for question in questions if question not in given)
-        return _Reading(srv, given, apart, clock(), repeat)
+        apart = tuple(question for question in wanted if question not in given)
+        return _Reading(srv, given, apart, clock(), note)
 
-    async def _find_srv(self, lookup: Lookup) -> Found:
-        """Find the SRV records, over TCP where UDP may have cut them short without saying so.
+    def _believed(self, given: Mapping[Question, AddressSet]) -> Mapping[Question, AddressSet]:
+        """Return the addresses that came along and are the same as those known; others are asked for.
 
-        Consul trims an answer over UDP to the buffer size, keeping a random subset, and sets TC only with
-        `dns_config.enable_truncate`, which is off by default (Consul's agent/dns.go, trimUDPResponse; HAProxy #1160 is
-        what that does to a pool). Its marks are TTL 0, unless `service_ttl` is set, and a size near the buffer's. With
-        either we ask again over TCP, and from then on TCP first while the mark is there, so that pools do not flap.
-        An answer larger than the buffer came over TCP already, since the one over UDP was marked as truncated.
-
-        :raises SourceError: also if the answer over TCP may be trimmed: DNS cannot carry it whole.
+        A server may cut short what it adds (RFC 2181 section 9), another part each time.
         """
-        srv = await lookup.find(self._qname, SRV, tcp=self._tcp_first)
-        if not self._tcp_first and _may_be_trimmed(srv) and _size(srv) <= EDNS_PAYLOAD:
-            srv = await lookup.find(self._qname, SRV, tcp=True)
-        self._tcp_first = _may_be_trimmed(srv)
-        if self._tcp_first and _size(srv) > _TCP_TRIMMED_FROM:
-            await self._ask_twice(lookup, srv)
-        return srv
-
-    async def _ask_twice(self, lookup: Lookup, srv: Found) -> None:
-        """Make sure that an answer which fills a message is whole.
-
-        Most servers fill it with addresses, which they may cut short (RFC 2181 section 9). What Consul leaves out is
-        another random part of the records each time, with TTL 0 as long as nobody sets another.
-
-        :raises SourceError: if the answer has TTL 0, or is another when asked for again.
-        """
-        again = await lookup.find(self._qname, SRV, tcp=True)
-        if srv.records is None or srv.records.ttl == 0 or again.records != srv.records:
-            raise SourceError(
-                f"{self.name}: an answer of {_size(srv)} bytes is at the limit of DNS and may lack servers; "
-                "use --consul where it is Consul that answers, else a TTL above 0, or split the service"
-            )
+        addresses = self._resolvers.addresses
+        before = self._reading.given if self._reading else {}
+        return {
+            question: along
+            for question, along in given.items()
+            if (known := addresses.last(question) or before.get(question)) is None
+            or set(known.addresses) == set(along.addresses)
+        }
 
 
 def _parse_name(text: str) -> dns.name.Name:
@@ -247,17 +319,16 @@ def _parse_name(text: str) -> dns.name.Name:
     return name
 
 
-def _given(srv: Found, names: tuple[str, ...], asked: float) -> dict[Question, AddressSet]:
-    """Return the addresses that came along and are to be believed."""
+def _given(srv: Found, wanted: frozenset[Question], asked: float) -> dict[Question, AddressSet]:
+    """Return the addresses that came along for these questions, of names that the answering zone may speak for."""
     bailiwick = _bailiwick(srv.name)
     if bailiwick is None:
         return {}
-    wanted = frozenset(names)
     return {
-        Question(name, rrset.rdtype): AddressSet(tuple(record.address for record in rrset), rrset.ttl, asked)
+        question: AddressSet(tuple(record.address for record in rrset), rrset.ttl, asked)
         for rrset in srv.response.additional
         if (rrset.rdclass, rrset.rdtype) in ((IN, A), (IN, AAAA))
-        and (name := to_text(rrset.name)) in wanted
+        and (question := Question(to_text(rrset.name), rrset.rdtype)) in wanted
         and rrset.name.is_subdomain(bailiwick)
     }
 
@@ -273,11 +344,5 @@ def _bailiwick(owner: dns.name.Name) -> dns.name.Name | None:
     return dns.name.Name(labels) if len(labels) > 1 else None
 
 
-def _may_be_trimmed(srv: Found) -> bool:
-    """Tell whether an answer bears a mark of what Consul trims; see `SrvSource._find_srv`."""
-    return srv.records is not None and (srv.records.ttl == 0 or _size(srv) > _TRIMMED_FROM)
-
-
-def _size(srv: Found) -> int:
-    """Return the bytes of the message on the wire."""
-    return len(srv.response.wire or b"")
+def _joined(*notes: str | None) -> str | None:
+    return "; ".join(note for note in notes if note) or None

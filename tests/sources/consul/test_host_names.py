@@ -12,12 +12,12 @@ import pytest
 
 from clb_discovery.core.address import Address, parse_address
 from clb_discovery.core.model import Answer, RealServer, Unread
-from clb_discovery.core.spec import parse_vip
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul import names as names_module
-from clb_discovery.sources.consul.names import AT_ONCE, OF_ONE_SERVICE, Names
+from clb_discovery.sources.consul.names import Names
 from clb_discovery.sources.consul.server import ConsulServer
 from clb_discovery.sources.consul.source import GRACE, ConsulSource
+from clb_discovery.sources.srv.gate import MOST
 from clb_discovery.sources.srv.host_names import MAX_ADDRESSES, HostNames
 from clb_discovery.sources.srv.resolvers import Resolvers
 from tests.support.consul import ConsulAgent
@@ -27,7 +27,7 @@ from tests.support.knot import KnotServer
 from tests.support.pace import patient
 
 SOON = patient(5.0)
-VIP = (parse_vip("10.64.0.1:80"),)
+IPV4 = frozenset({True})
 
 Connect = Callable[..., ConsulServer]
 
@@ -53,8 +53,8 @@ async def connect(tmp_path: Path) -> AsyncIterator[Connect]:
     (tmp_path / "hosts").write_text("10.0.0.77 local.example\n127.0.0.1 localhost\n")
 
     def make(url: str, resolver: str, min_ttl: float = 0.1) -> ConsulServer:
-        host_names = HostNames(Resolvers([resolver]), hosts=tmp_path / "hosts")
-        made.append(ConsulServer(url, names=Names(lambda: host_names, min_ttl)))
+        host_names = HostNames(Resolvers([resolver]), hosts=tmp_path / "hosts", bounds=(min_ttl, 60.0))
+        made.append(ConsulServer(url, names=Names(lambda: host_names)))
         return made[-1]
 
     yield make
@@ -110,7 +110,7 @@ async def test_a_host_name_that_nobody_can_look_up_now_keeps_what_it_had(
     knot.write("a A 10.0.0.1")
     agent.register("lost", 1, "a.example", service_id="a", weights=(4, 1))
     second = agent.register("lost", 2, "10.0.0.2")
-    source = ConsulSource(connect(agent.url, knot.address), "lost", vips=VIP)
+    source = ConsulSource(connect(agent.url, knot.address), "lost", families=IPV4)
     await until(source, server("10.0.0.1", weight=4), server("10.0.0.2", 2))
     knot.purge()
     unread = (Unread("test/a", None, 0, 4, is_ipv4=True),)
@@ -140,7 +140,7 @@ async def test_a_critical_instance_is_out_at_the_addresses_of_its_name(
     knot.write("a A 10.0.0.1")
     one = agent.register("critical", 1, "a.example", service_id="a")
     agent.register("critical", 2, "10.0.0.2")
-    source = ConsulSource(connect(agent.url, knot.address), "critical", vips=VIP)
+    source = ConsulSource(connect(agent.url, knot.address), "critical", families=IPV4)
     await until(source, server("10.0.0.1"), server("10.0.0.2", 2))
     knot.purge()
     agent.set_status(one, "critical")
@@ -152,7 +152,7 @@ async def test_addresses_of_one_name_are_bounded(agent: ConsulAgent, knot: KnotS
     """Of a name with thousands the lowest count, and what is beyond is reported."""
     knot.write("\n".join(f"a A 10.1.{number // 256}.{number % 256}" for number in range(1000)))
     agent.register("wide", 1, "a.example")
-    answer = await asyncio.wait_for(ConsulSource(connect(agent.url, knot.address), "wide", vips=VIP).next(), SOON)
+    answer = await asyncio.wait_for(ConsulSource(connect(agent.url, knot.address), "wide", families=IPV4).next(), SOON)
     assert len(answer.servers) == MAX_ADDRESSES
     assert "which has 744 addresses beyond the 256 that count" in str(answer.left_out[0])
 
@@ -227,7 +227,7 @@ async def test_many_names_that_nobody_answers_for_take_bounded_means(connect: Co
         waiting = [asyncio.create_task(source.next()) for source in sources]
         await asyncio.sleep(1)
         assert threading.active_count() == threads
-        assert _descriptors() - descriptors <= 2 * min(AT_ONCE, 5 * OF_ONE_SERVICE) + 20
+        assert _descriptors() - descriptors <= MOST + 20
         started = time.monotonic()
         for task in waiting:
             task.cancel()

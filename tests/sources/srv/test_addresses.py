@@ -9,6 +9,7 @@ from dns.name import Name
 from dns.rdatatype import A, RdataType
 
 from clb_discovery.sources.srv.addresses import Addresses, Question
+from clb_discovery.sources.srv.answer import AddressSet
 from clb_discovery.sources.srv.lookup import Found, Lookup
 from clb_discovery.sources.srv.resolvers import Resolvers
 
@@ -25,7 +26,7 @@ class Nobody(Lookup):
         del rdtype, tcp
         self.asked += 1
         response: Any = None
-        return Found(name, None, response, 0, None)
+        return Found(name, None, response, 1)
 
 
 async def test_targets_that_are_gone_are_forgotten() -> None:
@@ -34,7 +35,9 @@ async def test_targets_that_are_gone_are_forgotten() -> None:
     kept = []
     for number in range(5000):
         question = Question(f"host-{number}.example.", A)
-        assert (await addresses.find(lookup, [question], 0.0, bounds))[question].addresses == ()
+        known = (await addresses.find(lookup, [question], 0.0, bounds))[question]
+        assert isinstance(known, AddressSet)
+        assert known.addresses == ()
         kept.append(len(addresses))
         if number % 500 == 0:
             await asyncio.sleep(0.002)

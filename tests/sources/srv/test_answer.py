@@ -17,6 +17,7 @@ from clb_discovery.sources.srv.answer import (
     AddressSet,
     SrvRecord,
     SrvSet,
+    Unavailable,
     build_answer,
     is_good,
     lasts,
@@ -100,20 +101,66 @@ def test_targets_are_named_once() -> None:
 
 
 def test_port_zero_names_the_record() -> None:
-    """A record with port 0 fails the answer, and the error shows the record as it stands in the zone."""
-    with pytest.raises(SourceError, match=r"'10 5 0 a\.example\.'"):
-        targets(srv(SrvRecord(0, 0, 1, "b.example."), SrvRecord(10, 5, 0, "a.example.")))
+    """A record with port 0 is left out as it stands in the zone, and its target is not asked for."""
+    records = srv(SrvRecord(0, 0, 1, "b.example."), SrvRecord(10, 5, 0, "a.example."))
+
+    assert targets(records) == ("b.example.",)
+    (left_out,) = build_answer(records, {"b.example.": addresses("10.0.0.1")}).left_out
+    assert "'10 5 0 a.example.'" in left_out.value
+
+
+@given(RECORDS, ADDRESSES, st.sets(st.tuples(st.sampled_from(["a.example.", "b.example.", "c.other."]), st.booleans())))
+def test_what_cannot_be_had_costs_nobody_else(
+    records: list[SrvRecord], found: dict[str, list[AddressSet]], failing: set[tuple[str, bool]]
+) -> None:
+    """Sets that cannot be had are `unread`, one for each of their records, and all others are as without them."""
+    sets = {
+        name: [
+            Unavailable("SERVFAIL", 5, 0.0, is_ipv4=is_ipv4) if (name, is_ipv4) in failing else one
+            for is_ipv4, one in zip((True, False), pair, strict=True)
+        ]
+        for name, pair in found.items()
+    }
+    left = {name: [one for one in pair if isinstance(one, AddressSet)] for name, pair in sets.items()}
+    needed = {(one.target, one.port, one.priority, one.weight) for one in records if one.target != "."}
+    unread = {(*one, is_ipv4) for one in needed for name, is_ipv4 in failing if name == one[0]}
+    expected = build_answer(srv(*records), left)
+    if unread and not expected.servers:
+        with pytest.raises(SourceError, match="SERVFAIL"):
+            build_answer(srv(*records), sets)
+        return
+
+    answer = build_answer(srv(*records), sets)
+
+    assert answer.servers == expected.servers
+    assert {(one.identity, one.port, one.priority, one.weight, one.is_ipv4) for one in answer.unread} == unread
+    assert answer.identities == {
+        (server.address, server.port): min(
+            one.target
+            for one in records
+            if one.port == server.port
+            and one.target != "."
+            and format_address(server.address)
+            in {text for each in left[one.target] for text in map(normal, each.addresses)}
+        )
+        for server in answer.servers
+    }
+
+
+def normal(text: str) -> str:
+    """Return the form that addresses are written in here."""
+    return format_address(parse_address(text))
 
 
 @pytest.mark.parametrize("literal", ["10.0.0", "", "host", "fe80::1%eth0"])
 def test_bad_address_fails(literal: str) -> None:
-    """An address that is none fails the answer, and the error names the target."""
+    """An answer whose only address is none fails, and the error names the target."""
     with pytest.raises(SourceError, match=r"a\.example\."):
         build_answer(srv(SrvRecord(0, 0, 1, "a.example.")), {"a.example.": addresses(literal)})
 
 
 def test_mapped_aaaa_fails() -> None:
-    """An AAAA record that holds an IPv4-mapped address is refused: it would join the IPv4 pool from the IPv6 side."""
+    """An IPv4-mapped AAAA record alone fails the answer: it would join the IPv4 pool from the IPv6 side."""
     with pytest.raises(SourceError, match=r"::ffff:10\.0\.0\.1"):
         build_answer(srv(SrvRecord(0, 0, 1, "a.example.")), {"a.example.": addresses("::ffff:10.0.0.1")})
 

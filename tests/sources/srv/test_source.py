@@ -8,8 +8,8 @@ from collections import Counter
 import dns.name
 import pytest
 
-from clb_discovery.core.model import Answer, Failure
-from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.core.model import Answer, Failure, Unread
+from clb_discovery.errors import SourceError, UnusableError, UsageError
 from clb_discovery.sources.base import Outcome, follow
 from clb_discovery.sources.srv.lookup import MAX_CNAMES
 from clb_discovery.sources.srv.resolvers import Resolvers
@@ -60,17 +60,55 @@ async def test_bad_reply_for_the_records_is_a_failure(reply: Reply, cause: str) 
 
 @pytest.mark.parametrize(("reply", "cause"), BAD_REPLIES)
 @pytest.mark.parametrize("kind", ["A", "AAAA"])
-async def test_bad_reply_for_one_target_is_a_failure(reply: Reply, cause: str, kind: str) -> None:
-    """An error for one family of one target fails the whole answer: it is never partial."""
+async def test_bad_reply_for_one_target_leaves_the_others(reply: Reply, cause: str, kind: str) -> None:
+    """An error for one family of one target is reported, keeps what that target had, and the others count."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example.", "0 1 80 b.example."))
         server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
         server.replies["b.example.", kind] = reply
 
+        answer = await source(server).next()
+
+    assert shown(answer) == ["0 1 10.0.0.1:80"]
+    assert answer.unread == (Unread("b.example.", 80, 0, 1, kind == "A"),)
+    assert answer.note is not None
+    assert cause in answer.note
+    assert f"{kind} of b.example." in answer.note
+    assert answer.note.isascii()
+    (left_out,) = answer.left_out
+    assert left_out.value == "target b.example."
+    assert cause in left_out.reason
+
+
+async def test_target_that_had_addresses_is_kept_and_not_left_out() -> None:
+    """Only a target that never had an address is left out; one that had keeps it, with its new weight."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", "0 1 80 b.example.", ttl=0))
+        for number, host in enumerate("ab", 1):
+            server.replies[f"{host}.example.", "A"] = Reply([f"{host}.example. 0 A 10.0.0.{number}"])
+        one = source(server, min_ttl=0.01)
+        await one.next()
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", "3 7 80 b.example.", ttl=0))
+        server.replies["b.example.", "A"] = Reply(rcode="SERVFAIL")
+
+        answer = await one.next()
+
+    assert shown(answer) == ["0 1 10.0.0.1:80"]
+    assert answer.unread == (Unread("b.example.", 80, 3, 7, is_ipv4=True),)
+    assert answer.left_out == ()
+    assert "SERVFAIL" in str(answer.note)
+
+
+async def test_all_targets_failing_is_a_failure() -> None:
+    """Where the addresses of no target can be had, nothing is known, and the last good set stays."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", "0 1 80 b.example."))
+        for host in "ab":
+            server.replies[f"{host}.example.", "A"] = Reply(rcode="REFUSED")
+
         message = await failure(source(server))
 
-    assert cause in message
-    assert f"{kind} of b.example." in message
+    assert "A of a.example.: REFUSED" in message
 
 
 async def test_truncated_without_tcp_is_a_failure() -> None:
@@ -190,8 +228,7 @@ async def test_zone_that_always_changes_is_read_a_few_times() -> None:
         answer = await source(server).next()
 
     assert len(answer.servers) == 1
-    in_vain = 1  # by one datagram, whether all is as it was
-    assert [question[:2] for question in server.asked].count(SRV) == 1 + in_vain + MAX_READS
+    assert [question[:2] for question in server.asked].count(SRV) == MAX_READS
 
 
 async def test_answer_that_is_no_news_is_read_once() -> None:
@@ -304,26 +341,6 @@ async def test_silently_trimmed_answer_is_asked_over_tcp() -> None:
     assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == ["udp", *["tcp"] * 4]
 
 
-async def test_big_answer_over_udp_is_asked_over_tcp() -> None:
-    """An answer near the buffer size may be trimmed although its TTL is not 0; a small one ends the precaution."""
-    async with FakeDns() as server:
-        every = records(*(f"0 1 {port} a.example." for port in range(1, 101)), ttl=1)
-        server.replies[SRV] = Reply(every, additional=["a.example. 1 A 10.0.0.1"], udp_keeps=38)
-        server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
-        one = source(server, min_ttl=0.01)
-        first = await one.next()
-        server.replies[SRV] = Reply(every[:3], additional=["a.example. 1 A 10.0.0.1"])
-        later = [await one.next() for _ in range(2)]
-
-    assert len(first.servers) == 100
-    assert [len(answer.servers) for answer in later] == [3, 3]
-    assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == [
-        *("udp", "tcp", "tcp"),  # twice, since the answer is news
-        *("tcp", "udp"),
-        "udp",
-    ]
-
-
 @pytest.mark.parametrize("ttl", [0, 60])
 async def test_truncated_answer_is_asked_over_tcp_once(ttl: int) -> None:
     """What came over TCP since UDP was marked as truncated is not asked for over TCP again, whatever its TTL."""
@@ -340,14 +357,42 @@ async def test_truncated_answer_is_asked_over_tcp_once(ttl: int) -> None:
     ]
 
 
-async def test_suspect_answer_without_tcp_is_a_failure() -> None:
-    """Where an answer may be trimmed and TCP does not work, nobody knows the whole, and that is a failure."""
+async def test_suspect_answer_without_tcp_counts_with_a_note() -> None:
+    """Where an answer may be trimmed and there is no TCP, the one over UDP counts, and people are told."""
     async with FakeDns(tcp=False) as server:
-        server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=0))
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=0), additional=["a.example. 9 A 10.0.0.1"])
+        one = source(server, min_ttl=0.01)
 
-        message = await failure(source(server))
+        answers = [await one.next() for _ in range(3)]
 
-    assert "(TCP)" in message
+    assert [shown(answer) for answer in answers] == [["0 1 10.0.0.1:80"]] * 3
+    assert all("may be incomplete" in str(answer.note) for answer in answers)
+
+
+async def test_answer_below_the_limit_of_datagrams_needs_no_tcp() -> None:
+    """An answer of 917 bytes with a TTL, from a server without TCP, is whole, and nothing is said of it."""
+    async with FakeDns(tcp=False) as server:
+        every = records(*(f"0 1 {port} {'x' * 43}.example." for port in range(1, 14)), ttl=30)
+        server.replies[SRV] = Reply(every, additional=[f"{'x' * 43}.example. 9 A 10.0.0.1"])
+
+        answer = await source(server).next()
+
+    assert len(answer.servers) == 13
+    assert answer.note is None
+    assert {protocol for owner, _, protocol in server.asked if owner == SRV[0]} == {"udp"}
+
+
+async def test_answer_of_consul_is_asked_over_tcp_whatever_its_ttl() -> None:
+    """Consul trims also where `service_ttl` gives its answers a TTL: its domain is a mark of its own."""
+    name = "_redis._tcp.service.consul"
+    async with FakeDns() as server:
+        every = [f"{name}. 5 SRV 0 1 {port} a.node.consul." for port in range(1, 31)]
+        server.replies[f"{name}.", "SRV"] = Reply(every, udp_keeps=3)
+        server.replies["a.node.consul.", "A"] = Reply(["a.node.consul. 5 A 10.0.0.1"])
+
+        answer = await source(server, name).next()
+
+    assert len(answer.servers) == 30
 
 
 @pytest.mark.parametrize(("ttl", "keeps"), [(60, 850), (0, None)])
@@ -420,15 +465,47 @@ async def test_all_servers_are_named_when_none_has_an_answer() -> None:
     assert f"SERVFAIL from 127.0.0.1@{one.port} (UDP), REFUSED from 127.0.0.1@{other.port} (UDP)" in message
 
 
-async def test_port_zero_is_a_failure() -> None:
-    """A record with port 0 fails the answer before any target is asked for."""
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [("0 1 0 b.example.", "port"), ("0 1 80 10.1.1.2.", "IP address"), ("0 1 80 fd00::1.", "IP address")],
+)
+async def test_record_that_cannot_be_used_is_left_out(record: str, reason: str) -> None:
+    """A record with port 0 or an address in letters is reported as it stands in the zone, and the others count."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example.", record), additional=["a.example. 60 A 10.0.0.1"])
+
+        answer = await source(server).next()
+
+    assert shown(answer) == ["0 1 10.0.0.1:80"]
+    (left_out,) = answer.left_out
+    assert left_out.value == f"SRV record '{record}'"
+    assert reason in left_out.reason
+    assert {owner for owner, _, _ in server.asked} == {SRV[0], "a.example."}
+
+
+async def test_only_unusable_records_are_a_failure() -> None:
+    """Where no record can be used the error names the first, no target is asked for, and asking again is no use."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 0 a.example."))
 
-        with pytest.raises(SourceError, match=r"'0 1 0 a\.example\.'"):
+        with pytest.raises(UnusableError, match=r"'0 1 0 a\.example\.'"):
             await source(server).next()
 
     assert len(server.asked) == 1
+
+
+async def test_mapped_address_is_left_out() -> None:
+    """An AAAA record that holds an IPv4 address is reported; the target's other addresses count."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example."))
+        server.replies["a.example.", "AAAA"] = Reply(
+            ["a.example. 60 AAAA ::ffff:10.0.0.9", "a.example. 60 AAAA fd00::1"]
+        )
+
+        answer = await source(server).next()
+
+    assert shown(answer) == ["0 1 [fd00::1]:80"]
+    assert "::ffff:10.0.0.9" in str(answer.left_out[0])
 
 
 async def test_strange_names_are_escaped() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.srv.addresses import CONCURRENCY
+from clb_discovery.sources.srv.addresses import AT_ONCE
 from clb_discovery.sources.srv.resolvers import Resolvers
 from clb_discovery.sources.srv.source import SrvSource
 from tests.support.fake_dns import FakeDns, Reply
@@ -140,7 +140,7 @@ async def test_refused_certificate_leads_to_the_next_server(knot: KnotServer, au
 
 
 @pytest.mark.usefixtures("_trusted")
-@pytest.mark.parametrize(("questions", "connections"), [(1_000_000, CONCURRENCY), (3, 403), (1, 403)])
+@pytest.mark.parametrize(("questions", "connections"), [(1_000_000, AT_ONCE), (3, 403), (1, 403)])
 async def test_many_targets_over_tls(authority: Authority, questions: int, connections: int) -> None:
     """The targets of 200 records share a few connections; a server that closes them early is asked over new ones."""
     async with FakeDns(questions=questions) as server, tls_front(server.port, authority.issue("IP:127.0.0.1")) as port:

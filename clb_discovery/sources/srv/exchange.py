@@ -1,0 +1,278 @@
+"""One question about one name, put to DNS servers in turn until one of them has a proper answer. dnspython asks."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, cast
+
+import dns.asyncbackend
+import dns.message
+import dns.name
+from dns.exception import DNSException, Timeout
+from dns.flags import AA, TC
+from dns.message import ChainingResult, QueryMessage, Truncated
+from dns.nameserver import Nameserver
+from dns.rcode import BADVERS, FORMERR, NOERROR, NOTIMP, NXDOMAIN, SERVFAIL, YXDOMAIN, Rcode
+from dns.rdatatype import NS, SOA, RdataType
+
+EDNS_PAYLOAD: Final = 1232
+"""Bytes of UDP answer we take: one packet on every IPv6 path, so that nothing hangs on fragments (flag day 2020)."""
+REMEMBERED: Final = 600.0
+"""Seconds for which a server is asked without EDNS after it could not read it."""
+SILENT: Final = 30.0
+"""Seconds for which a server that did not answer is asked after all others."""
+
+_OLD: Final = frozenset({FORMERR, NOTIMP, BADVERS})
+"""What servers return that do not know EDNS (RFC 6891 section 7)."""
+_SHOWN_LENGTH: Final = 100
+
+
+class Memory:
+    """What was learned of servers, by how they are written; it goes with time."""
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self.turn = 0
+        """Counts questions, where servers take turns."""
+        self._without_edns: dict[str, float] = {}
+        self._silent: dict[str, float] = {}
+
+    def knows_edns(self, server: Nameserver, now: float) -> bool:
+        """Tell whether a server is asked with EDNS."""
+        return self._without_edns.get(str(server), now) <= now
+
+    def cannot_edns(self, server: Nameserver, now: float) -> None:
+        """Note that a server answers only without EDNS."""
+        self._without_edns[str(server)] = now + REMEMBERED
+
+    def is_silent(self, server: Nameserver, now: float) -> bool:
+        """Tell whether a server did not answer lately."""
+        return self._silent.get(str(server), now) > now
+
+    def was_silent(self, server: Nameserver, now: float) -> None:
+        """Note that a server did not answer."""
+        self._silent[str(server)] = now + SILENT
+
+    def answered(self, server: Nameserver) -> None:
+        """Note that a server answered."""
+        self._silent.pop(str(server), None)
+
+
+@dataclass(slots=True)
+class Servers:
+    """Whom to ask, and how."""
+
+    nameservers: Sequence[Nameserver]
+    waits: Sequence[float]
+    """Seconds to wait for each server, every time it is asked; the last one counts for servers beyond."""
+    attempts: int = 2
+    """Times that the list is gone through."""
+    lifetime: float = 5.0
+    """Seconds for one question over all servers and attempts."""
+    search: tuple[dns.name.Name, ...] = ()
+    ndots: int = 1
+    rotate: bool = False
+    memory: Memory = field(default_factory=Memory)
+
+    def wait(self, place: int) -> float:
+        """Return the seconds to wait for one server, so that it leaves time for each of the others.
+
+        :param place: in `nameservers`.
+        """
+        share = self.lifetime / (self.attempts * max(1, len(self.nameservers)))
+        return min(share, self.waits[min(place, len(self.waits) - 1)])
+
+
+class Cause(NamedTuple):
+    """Why one server had no proper answer."""
+
+    server: Nameserver
+    what: str
+    """Such as `SERVFAIL` or `no answer`."""
+    over: str
+    """`UDP`, `TCP` or `TLS`."""
+    why: str = ""
+    """Why it was TCP, where that was the server's choice."""
+    is_silence: bool = False
+    is_servfail: bool = False
+
+    def __str__(self) -> str:
+        """Return `SERVFAIL from 10.0.0.53@53 (UDP)`."""
+        return f"{self.what} from {self.server.answer_nameserver()}@{self.server.answer_port()} ({self.over}){self.why}"
+
+
+class QuestionError(Exception):
+    """No server had a proper answer."""
+
+    def __init__(self, name: dns.name.Name, rdtype: RdataType, causes: Iterable[Cause]) -> None:
+        """Take what was asked for, and each server's cause in the order in which they came."""
+        super().__init__()
+        self.name = name
+        self.rdtype = rdtype
+        self.causes = tuple(dict.fromkeys(causes))
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether there was no answer of any kind."""
+        return all(cause.is_silence for cause in self.causes)
+
+    @property
+    def is_servfail(self) -> bool:
+        """Whether the last word of a server was SERVFAIL, after which glibc goes on through the search list."""
+        return any(cause.is_servfail for cause in [one for one in self.causes if not one.is_silence][-1:])
+
+
+class Response(NamedTuple):
+    """A proper answer, also that there is nothing."""
+
+    message: QueryMessage
+    chain: ChainingResult
+    server: Nameserver
+    size: int
+    """Bytes on the wire."""
+    over_tcp: bool
+
+    @property
+    def is_found(self) -> bool:
+        """Whether there are records, or a CNAME to go on with."""
+        return self.message.rcode() == NOERROR and (self.chain.answer is not None or bool(self.chain.cnames))
+
+
+async def ask(
+    servers: Servers, order: Sequence[Nameserver], name: dns.name.Name, rdtype: RdataType, *, tcp: bool = False
+) -> Response:
+    """Ask each server in turn, and those that did not answer once more, until one has a proper answer.
+
+    :param order: the servers, in the order to ask them in.
+    :param name: absolute.
+    :param tcp: ask over TCP only.
+    :raises QuestionError: if no server has one within the lifetime.
+    """
+    clock = asyncio.get_running_loop().time
+    end = clock() + servers.lifetime
+    causes: list[Cause] = []
+    left = list(order)
+    for _ in range(servers.attempts):
+        for place, server in enumerate(order):
+            now = clock()
+            if server not in left or now >= end:
+                continue
+            try:
+                response = await _one(servers, server, name, rdtype, min(servers.wait(place), end - now), tcp=tcp)
+            except _NoAnswerError as error:
+                causes.append(error.cause)
+                if error.cause.is_silence:
+                    servers.memory.was_silent(server, clock())
+                else:
+                    left.remove(server)
+            else:
+                servers.memory.answered(server)
+                return response
+    raise QuestionError(name, rdtype, causes)
+
+
+class _NoAnswerError(Exception):
+    def __init__(self, cause: Cause) -> None:
+        super().__init__()
+        self.cause = cause
+
+
+async def _one(  # noqa: PLR0913 - one question has as many sides
+    servers: Servers,
+    server: Nameserver,
+    name: dns.name.Name,
+    rdtype: RdataType,
+    wait: float,
+    *,
+    tcp: bool,
+) -> Response:
+    """Ask one server: over UDP first, over TCP where that is marked as truncated, and without EDNS where it has to be.
+
+    :raises _NoAnswerError: if it has no proper answer.
+    """
+    memory, clock = servers.memory, asyncio.get_running_loop().time
+    stream = server.is_always_max_size()
+    over = (server.kind().upper() if stream else "TCP") if tcp or stream else "UDP"
+    why = ""
+    edns = memory.knows_edns(server, clock())
+    try:
+        try:
+            message = await _exchange(server, name, rdtype, wait, tcp=tcp or stream, edns=edns)
+            if edns and message.rcode() in _OLD:
+                edns = False
+                message = await _exchange(server, name, rdtype, wait, tcp=tcp or stream, edns=False)
+                if message.rcode() not in _OLD:
+                    memory.cannot_edns(server, clock())
+        except Truncated:
+            over, why = "TCP", ", after a UDP answer that it marks as truncated"
+            message = await _exchange(server, name, rdtype, wait, tcp=True, edns=edns)
+        chain = _checked(message)
+    except (DNSException, OSError, EOFError, _ImproperError) as error:
+        raise _NoAnswerError(_cause(server, over, why, error)) from None
+    return Response(message, chain, server, len(message.wire or b""), over != "UDP")
+
+
+async def _exchange(  # noqa: PLR0913 - as above
+    server: Nameserver, name: dns.name.Name, rdtype: RdataType, wait: float, *, tcp: bool, edns: bool
+) -> QueryMessage:
+    """Send a question, from a socket of its own, and return what comes back."""
+    request = dns.message.make_query(name, rdtype)
+    if edns:
+        request.use_edns(0, payload=EDNS_PAYLOAD)
+    backend = dns.asyncbackend.get_backend("asyncio")
+    return cast("QueryMessage", await server.async_query(request, wait, None, 0, tcp, backend))
+
+
+class _ImproperError(Exception):
+    """An answer that is none; `str` is the cause."""
+
+    def __init__(self, cause: str, rcode: Rcode = NOERROR) -> None:
+        super().__init__(cause)
+        self.rcode = rcode
+
+
+def _checked(message: QueryMessage) -> ChainingResult:
+    """Return the chain of CNAMEs and records of a proper answer.
+
+    :raises DNSException: if it is none, or `_ImproperError`.
+    """
+    if message.flags & TC:
+        raise _ImproperError("truncated even over TCP")
+    rcode = message.rcode()
+    if rcode == YXDOMAIN:
+        raise _ImproperError("YXDOMAIN, the name is too long after DNAME substitution")
+    if rcode not in {NOERROR, NXDOMAIN}:
+        raise _ImproperError(dns.rcode.to_text(rcode), rcode)
+    chain = message.resolve_chaining()
+    if rcode == NOERROR and chain.answer is None and not chain.cnames:
+        if message.answer:
+            raise _ImproperError("only records that were not asked for")
+        kinds = {rrset.rdtype for rrset in message.authority}
+        if NS in kinds and SOA not in kinds and not message.flags & AA:
+            raise _ImproperError("a referral to other servers, not an answer")
+    return chain
+
+
+def _cause(server: Nameserver, over: str, why: str, error: Exception) -> Cause:
+    """Word the cause, and tell silence from others."""
+    if isinstance(error, Timeout):
+        return Cause(server, "no answer", over, why, is_silence=True)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        what = f"certificate refused ({plain(error.verify_message)})"
+    elif isinstance(error, ssl.SSLError):
+        what = f"TLS failed ({plain(error.reason or str(error))})"
+    elif isinstance(error, EOFError | ConnectionResetError):
+        what = "connection closed"
+    elif isinstance(error, OSError):
+        what = plain(error.strerror or type(error).__name__)
+    else:
+        what = plain(str(error) or type(error).__name__)
+    return Cause(server, what, over, why, is_servfail=isinstance(error, _ImproperError) and error.rcode == SERVFAIL)
+
+
+def plain(text: str) -> str:
+    """Return text that is safe in one line of a log: printable ASCII, bounded, without the full stop at its end."""
+    return ascii(text[:_SHOWN_LENGTH])[1:-1].removesuffix(".")

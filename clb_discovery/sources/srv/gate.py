@@ -1,0 +1,97 @@
+"""How many questions about addresses are under way in the process, and zones that do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+import dns.name
+
+MOST: Final = 32
+"""Questions under way at once, of all services; each has one socket."""
+MOST_OF_ZONE: Final = 8
+"""Of these, questions about names of one zone, so that a slow zone leaves places to others."""
+SILENT_AFTER: Final = 8
+"""Time-outs in a row, without any answer, after which a zone counts as silent."""
+ALL_SILENT_AFTER: Final = 64
+"""Likewise of all zones together, which is how a dead server looks."""
+PAUSE: Final = 5.0
+"""Seconds between two questions to a silent zone; all others fail at once."""
+_PRUNED_FROM: Final = 1024
+
+
+@dataclass(slots=True)
+class _Share:
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_OF_ZONE))
+    users: int = 0
+
+
+@dataclass(slots=True)
+class _Silence:
+    time_outs: int = 0
+    next_question: float = 0.0
+
+
+class Gate:
+    """Places for questions. A *zone* is here what is left of a name without its first label."""
+
+    def __init__(self) -> None:
+        """Have all places free."""
+        self._places = asyncio.Semaphore(MOST)
+        self._shares: dict[dns.name.Name, _Share] = {}
+        self._silences: dict[dns.name.Name, _Silence] = {}
+
+    @asynccontextmanager
+    async def place(self, name: dns.name.Name) -> AsyncIterator[None]:
+        """Wait for a place for one question about a name, and hold it within the block."""
+        zone = _zone(name)
+        share = self._shares.setdefault(zone, _Share())
+        share.users += 1
+        try:
+            async with share.places, self._places:
+                yield
+        finally:
+            share.users -= 1
+            if not share.users:
+                del self._shares[zone]
+
+    def may_ask(self, name: dns.name.Name, now: float) -> bool:
+        """Tell whether a question about a name may be sent; of a silent zone one each `PAUSE` may.
+
+        :param now: seconds on any steady clock, the same in every call.
+        """
+        silent = [
+            silence
+            for zone, limit in _limits(name)
+            if (silence := self._silences.get(zone)) is not None and silence.time_outs >= limit
+        ]
+        if any(now < silence.next_question for silence in silent):
+            return False
+        for silence in silent:
+            silence.next_question = now + PAUSE
+        return True
+
+    def answered(self, name: dns.name.Name) -> None:
+        """Note that a question about a name was answered, whatever was said."""
+        for zone, _ in _limits(name):
+            self._silences.pop(zone, None)
+
+    def timed_out(self, name: dns.name.Name, now: float) -> None:
+        """Note that a question about a name had no answer in time."""
+        if len(self._silences) >= _PRUNED_FROM:
+            self._silences = {zone: one for zone, one in self._silences.items() if now < one.next_question + PAUSE}
+        for zone, _ in _limits(name):
+            silence = self._silences.setdefault(zone, _Silence())
+            silence.time_outs += 1
+            silence.next_question = now + PAUSE
+
+
+def _zone(name: dns.name.Name) -> dns.name.Name:
+    return name.parent() if name != dns.name.root else name
+
+
+def _limits(name: dns.name.Name) -> tuple[tuple[dns.name.Name, int], ...]:
+    return ((_zone(name), SILENT_AFTER), (dns.name.empty, ALL_SILENT_AFTER))

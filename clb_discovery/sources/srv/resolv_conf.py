@@ -1,0 +1,140 @@
+"""resolv.conf, read as glibc reads it (resolv/res_init.c), and the names that its search list makes. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import dns.name
+from dns.exception import DNSException
+
+MAX_SERVERS: Final = 3
+"""MAXNS: glibc passes over all others."""
+_MOST_NDOTS: Final = 15
+_MOST_SECONDS: Final = 30
+_MOST_ATTEMPTS: Final = 5
+_NUMBER: Final = re.compile(r"\s*([+-]?\d{1,9})")
+"""What atoi(3) reads; anything else is 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvConf:
+    """What the file says."""
+
+    nameservers: tuple[str, ...] = ()
+    """IPv4 and IPv6 literals, at most `MAX_SERVERS`, in their order."""
+    search: tuple[dns.name.Name, ...] = ()
+    """Absolute, in their order."""
+    ndots: int = 1
+    """Dots from which on a relative name is tried as it is before the search list."""
+    timeout: int = 5
+    """Seconds to wait for the first server; 1 at least."""
+    attempts: int = 2
+    """Times that the list of servers is gone through; 1 at least."""
+    rotate: bool = False
+    """Whether questions begin with each server in turn."""
+    use_tcp: bool = False
+    """`use-vc`: whether everything is asked over TCP."""
+
+    def waits(self) -> tuple[float, ...]:
+        """Return the seconds to wait for each server, every time it is asked (send_dg in resolv/res_send.c)."""
+        count = len(self.nameservers)
+        return tuple(float(max(1, (self.timeout << place) // (count if place else 1))) for place in range(count))
+
+
+def parse_resolv_conf(text: str, host_name: str = "") -> ResolvConf:
+    """Read resolv.conf(5). What glibc passes over is passed over: unknown keywords and options, bad addresses.
+
+    :param host_name: of this host; its domain is the search list where the file has none.
+    :raises ValueError: if a search domain is no DNS name; glibc finds nothing from there on.
+    """
+    read = ResolvConf()
+    search: list[str] | None = None
+    for line in text.splitlines():
+        keyword, rest = _keyword(line)
+        if keyword == "nameserver" and len(read.nameservers) < MAX_SERVERS:
+            address = _address(re.split(r"[;# \t]", rest.lstrip(" \t"), maxsplit=1)[0])
+            if address:
+                read = replace(read, nameservers=(*read.nameservers, address))
+        elif keyword == "domain" and rest.split():
+            search = rest.split()[:1]
+        elif keyword == "search" and rest.split():
+            search = rest.split()
+        elif keyword == "options":
+            read = _with_options(read, rest.split())
+    if search is None:
+        _, _, domain = host_name.partition(".")
+        search = [domain] if domain else []
+    return replace(read, search=tuple(map(_domain, search)))
+
+
+class Candidate(NamedTuple):
+    """An absolute name that another name may stand for."""
+
+    name: dns.name.Name
+    is_listed: bool
+    """Whether it comes from the search list; of these no more are asked for after a failure other than SERVFAIL."""
+
+
+def candidates(name: dns.name.Name, search: Sequence[dns.name.Name], ndots: int) -> list[Candidate]:
+    """Return the names to ask for, in their order (res_search in resolv/res_query.c).
+
+    :param name: absolute, which is asked for alone, or relative.
+    """
+    as_it_is = Candidate(name.derelativize(dns.name.root), is_listed=False)
+    if name.is_absolute():
+        return [as_it_is]
+    listed = [Candidate(full, is_listed=True) for domain in search if (full := _joined(name, domain)) is not None]
+    if len(name) - 1 >= ndots:
+        return [as_it_is, *listed]
+    return listed if dns.name.root in search else [*listed, as_it_is]
+
+
+def _keyword(line: str) -> tuple[str, str]:
+    """Split a line; a keyword begins it and ends with a blank, and a comment begins with `;` or `#`."""
+    match = re.match(r"([a-z]+)[ \t](.*)", line)
+    return (match[1], match[2]) if match else ("", "")
+
+
+def _address(text: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None
+
+
+def _with_options(read: ResolvConf, options: Sequence[str]) -> ResolvConf:
+    for option in options:
+        name, _, value = option.partition(":")
+        match = _NUMBER.match(value)
+        number = max(0, int(match[1])) if match else 0
+        if option.startswith("ndots:"):
+            read = replace(read, ndots=min(number, _MOST_NDOTS))
+        elif option.startswith("timeout:"):
+            read = replace(read, timeout=min(number, _MOST_SECONDS))
+        elif option.startswith("attempts:"):
+            read = replace(read, attempts=min(max(1, number), _MOST_ATTEMPTS))
+        elif name == "rotate":
+            read = replace(read, rotate=True)
+        elif name == "use-vc":
+            read = replace(read, use_tcp=True)
+    return read
+
+
+def _domain(text: str) -> dns.name.Name:
+    try:
+        return dns.name.from_text(text)
+    except (DNSException, ValueError, struct.error):  # struct.error: an escape above \\255, to dnspython 2.7
+        msg = f"{text[:80]!a} is no search domain"
+        raise ValueError(msg) from None
+
+
+def _joined(name: dns.name.Name, domain: dns.name.Name) -> dns.name.Name | None:
+    try:
+        return name.concatenate(domain)
+    except DNSException:  # longer than a name may be
+        return None
