@@ -51,6 +51,7 @@ SOURCES: Final = {
     "consul-client-cert",
     "consul-client-key",
     "consul-tls-server-name",
+    "consul-wait",
     "datacenter",
     "namespace",
     "partition",

@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from clb_discovery.cli import make_parser
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.model import RealServer
+from clb_discovery.discovery import open_sources, read_services
 from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.options import read_options
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.consul.client import Scope, Selection
 from clb_discovery.sources.consul.environment import OPTIONS
@@ -117,6 +120,22 @@ async def test_later_queries_wait_for_news() -> None:
         common | {"index": "5", "wait": "50s"},
         common | {"index": "9", "wait": "50s"},
     ]
+
+
+async def test_the_wait_is_that_of_the_options(tmp_path: Path) -> None:
+    """The command line's wins over the file's, and every query that waits has it."""
+    file = tmp_path / "clb.toml"
+    async with FakeConsul(Reply()) as fake:
+        for arguments, wait in (([], "120s"), (["--consul-wait", "2s"], "2s")):
+            file.write_text(
+                f'consul = "{fake.url}"\nconsul-wait = "2m"\n[[service]]\nname = "redis"\nconsul = "redis"\n'
+            )
+            options = read_options(make_parser, ["run", "--config", str(file), *arguments])
+            async with open_sources(options, read_services(options)) as sources:
+                (source,) = sources.values()
+                await source.next()
+                await source.next()
+            assert fake.queries[-1] == {"stale": "", "index": "7", "wait": wait}
 
 
 async def test_an_index_that_goes_back_is_dropped() -> None:
