@@ -28,6 +28,8 @@ FROM_FILE: Final = 10.0
 """Seconds after which a name in the hosts file is looked up again."""
 RETRY: Final = 5.0
 """Least seconds after which a name without an address is looked up again."""
+MERGED: Final = 0.2
+"""Seconds for which first look-ups are told together."""
 
 
 class Names(AbstractResolver):
@@ -104,6 +106,7 @@ class Watched:
         self._changed = changed
         self._known: dict[str, Known] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._telling: asyncio.TimerHandle | None = None
         self._places = asyncio.Semaphore(AT_ONCE)
         self._suspects = asyncio.Semaphore(SUSPECTS_AT_ONCE)
 
@@ -131,6 +134,17 @@ class Watched:
             task.cancel()
         self._tasks.clear()
 
+    def _tell(self) -> None:
+        """Tell that something has changed; while there are many first look-ups that is not for each of them."""
+        if self.is_complete:
+            self._changed()
+        elif self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(MERGED, self._tell_merged)
+
+    def _tell_merged(self) -> None:
+        self._telling = None
+        self._changed()
+
     async def _watch(self, name: str) -> None:
         while True:
             before = self._known.get(name)
@@ -138,5 +152,5 @@ class Watched:
                 known, lasts = await self._names.look_up(name, before)
             if known != before:
                 self._known[name] = known
-                self._changed()
+                self._tell()
             await asyncio.sleep(max(lasts, len(self._tasks) / RATE))

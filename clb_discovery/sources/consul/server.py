@@ -28,7 +28,10 @@ counts a query whose client has gone until its wait ends, so that there is room 
 AT_ONCE: Final = 8
 """Most queries at a time that answer at once."""
 REFRESH: Final = 300.0
-"""Seconds after which a service without a query of its own is asked for although nothing has been heard of it."""
+"""Seconds after which a service without a query of its own is asked for although nothing has been heard of it.
+
+Likewise the names in the catalog.
+"""
 AFTER_FAILURE: Final = 0.1
 """Seconds for which a query that failed keeps its place among those."""
 
@@ -135,24 +138,30 @@ class ConsulServer:
             raise SourceError(f"{self}: {error}") from None
         return self._next_index(header, index), reading, time.thread_time() - started
 
-    async def list_services(self, index: int, *, confirm: bool = False) -> tuple[int, frozenset[str]]:
+    async def list_services(
+        self, index: int, *, known: bool = False, confirm: bool = False
+    ) -> tuple[int, frozenset[str] | None]:
         """Ask which services may opt in, by their tags and meta; a service that is not here does not.
 
         :param index: as for `read`, like `confirm`.
-        :return: the index to ask with next, and the names.
+        :param known: do not trouble the leader for the names if nothing was registered or went.
+        :return: the index to ask with next, and the names; `None` if they are known.
         :raises SourceError: when Consul could not say, or does not let us see.
         """
         mode = CONSISTENT if confirm else STALE
         header, services = await self._client.services(FIRST if confirm else index, self._wait, mode)
         if not services:  # there is always Consul's own
             raise SourceError(f"{self} showed no service at all: the token lacks rights; {RIGHTS}")
+        following = self._next_index(header, index)
+        if known and index == following:
+            return following, None
         async with self._at_once:
             summaries = await self._client.summaries(CONSISTENT if confirm else LEADER)
         try:
             names = parse_names(services) | parse_summaries(summaries)
         except SourceError as error:
             raise SourceError(f"{self}: {error}") from None
-        return self._next_index(header, index), names
+        return following, names
 
     def _next_index(self, header: str | None, index: int) -> int:
         try:

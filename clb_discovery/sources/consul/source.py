@@ -20,7 +20,7 @@ from clb_discovery.sources.consul.catalog import WATCH_BURST, WATCH_RATE
 from clb_discovery.sources.consul.client import ALL, Selection
 from clb_discovery.sources.consul.members import BOTH, is_anyone_usable, to_answer
 from clb_discovery.sources.consul.names import Names, Watched
-from clb_discovery.sources.consul.server import ConsulServer
+from clb_discovery.sources.consul.server import REFRESH, ConsulServer
 
 RATE: Final = 10.0
 """Queries a second for one service in the long run."""
@@ -108,6 +108,8 @@ class ConsulCatalog(_Hastened[Listing]):
         super().__init__(Bucket.full(WATCH_RATE, WATCH_BURST, time.monotonic()))
         self._server = server
         self._selection = selection
+        self._listed: frozenset[str] | None = None
+        self._listed_at = 0.0
 
     async def next(self) -> Listing:
         """Wait until anything is registered or goes, or a wait is over, and return the names.
@@ -132,8 +134,11 @@ class ConsulCatalog(_Hastened[Listing]):
         self._bucket, pause = self._bucket.take(time.monotonic())
         await asyncio.sleep(pause)
         index, self._index = self._index, FIRST
-        self._index, names = await self._server.list_services(index, confirm=confirm)
-        return Listing(names)
+        known = self._listed is not None and time.monotonic() < self._listed_at + REFRESH
+        self._index, names = await self._server.list_services(index, known=known and not confirm, confirm=confirm)
+        if names is not None:
+            self._listed, self._listed_at = names, time.monotonic()
+        return Listing(self._listed or frozenset())
 
 
 class ConsulSource(_Hastened[Reading]):

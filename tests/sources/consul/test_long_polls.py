@@ -159,6 +159,7 @@ async def test_a_cut_list_of_services_is_no_failure(agent: ConsulAgent, cut: Cut
         with capture_logs() as logs:
             async with following(catalog) as heard:
                 await consul.cut_times(2)
+                assert [path for path, _ in consul.queries].count("/v1/internal/ui/services") == 1  # the leader's
                 name = f"late-{cut.status}"
                 agent.register(name, 1, "10.0.0.1", Tags=["clb"])
                 async with asyncio.timeout(SOON):

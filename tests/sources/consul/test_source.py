@@ -363,6 +363,22 @@ async def test_a_catalog_that_does_not_say_is_an_error(replies: list[Reply], wor
         await server.close()
 
 
+async def test_the_leader_is_not_asked_for_what_is_known_of_a_catalog() -> None:
+    """A wait that ends without news costs one query that any server answers."""
+    names = Reply(entries={"redis": ["clb"]})
+    async with FakeConsul(names, Reply(entries=[{"Name": "web"}]), names) as fake:
+        server = ConsulServer(fake.url)
+        catalog = ConsulCatalog(server)
+        for _ in range(3):
+            assert (await catalog.next()).names == {"redis", "web"}
+        fake.replies = [names, Reply(entries=[{"Name": "db"}])]
+        catalog.hasten()
+        assert (await catalog.next()).names == {"redis", "db"}
+        await server.close()
+    assert [request.path.rpartition("/")[2] for request in fake.asked] == ["services"] * 6
+    assert ["stale" in query for query in fake.queries] == [True, False, True, True, False, False]
+
+
 @asynccontextmanager
 async def closing_after(answer: bytes) -> AsyncIterator[ConsulServer]:
     """Run a server that closes each connection after these bytes, whatever it is asked."""
@@ -413,7 +429,7 @@ async def test_every_query_of_a_catalog_has_the_token_of_now(tmp_path: Path) -> 
         catalog = ConsulCatalog(server)
         await catalog.next()
         file.write_text(f"{TOKEN}-new")
-        fake.replies = [Reply(entries={"redis": ["clb"]}), Reply(entries=[{"Name": "web"}])]
+        fake.replies = [Reply(entries={"redis": ["clb"]}, index="8"), Reply(entries=[{"Name": "web"}])]
         await catalog.next()
         await server.close()
     assert [request.headers["X-Consul-Token"] for request in fake.asked] == [
