@@ -69,6 +69,7 @@ class FaultyConsul:
     :ivar asked: how many queries have come.
     :ivar queries: path and parameters of each.
     :ivar cuts: how many have been cut.
+    :ivar loop: where it runs, for other threads.
     """
 
     def __init__(self, agent: ConsulAgent, service: str, cut: Cut | None = None) -> None:
@@ -87,6 +88,7 @@ class FaultyConsul:
         self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
 
     async def __aenter__(self) -> Self:
+        self.loop = asyncio.get_running_loop()
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"

@@ -22,7 +22,7 @@ from clb_discovery.sources.srv.host_names import MAX_ADDRESSES, HostNames
 from clb_discovery.sources.srv.resolvers import Resolvers
 from tests.support.consul import ConsulAgent
 from tests.support.fake_consul import FakeConsul, Reply, instance
-from tests.support.fake_dns import FakeDns
+from tests.support.fake_dns import SilentDns
 from tests.support.knot import KnotServer
 from tests.support.pace import patient
 
@@ -155,15 +155,6 @@ async def test_addresses_of_one_name_are_bounded(agent: ConsulAgent, knot: KnotS
     answer = await asyncio.wait_for(ConsulSource(connect(agent.url, knot.address), "wide", families=IPV4).next(), SOON)
     assert len(answer.servers) == MAX_ADDRESSES
     assert "which has 744 addresses beyond the 256 that count" in str(answer.left_out[0])
-
-
-class SilentDns(FakeDns):
-    """A DNS server that answers nothing."""
-
-    def respond(self, wire: bytes, protocol: str) -> bytes | None:
-        """Answer nothing."""
-        super().respond(wire, protocol)
-        return None
 
 
 async def test_a_name_that_nobody_answers_for_holds_up_nothing(agent: ConsulAgent, connect: Connect) -> None:
