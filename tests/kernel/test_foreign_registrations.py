@@ -24,7 +24,7 @@ HOLD = 4.0
 async def test_a_hold_ends_behind_a_proxy_that_cuts_long_polls(
     instance: str, cgroup: Path, tmp_path: Path, cut: Cut
 ) -> None:
-    """Held servers stay for `--hold`, although each query meanwhile is cut, and go then; no line of the log is about it."""
+    """Held servers stay for `--hold`, although each query meanwhile is cut, and go then, without a word in the log."""
     with ConsulAgent(tmp_path) as agent:
         async with FaultyConsul(agent, "web", cut) as consul:
             await consul.publish(frozenset({1, 2}))
