@@ -143,6 +143,14 @@ def parse_duration(text: str) -> float:
     return float(match["number"]) * _UNITS[match["unit"] or "s"]
 
 
+def parse_consul_wait(text: str) -> float:
+    """Read how long a query to Consul waits for news, 1 s to 10 min; return seconds."""
+    seconds = parse_duration(text)
+    if not 1 <= seconds <= 600:
+        raise ValueError(f"{text!r} is not from 1s to 10m")
+    return seconds
+
+
 def parse_milliseconds(text: str) -> int:
     """Read a duration of 1 ms to 24 h; return milliseconds."""
     milliseconds = 1000 * parse_duration(text)

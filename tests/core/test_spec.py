@@ -258,6 +258,19 @@ def test_what_is_no_duration_gets_the_forms(text: str) -> None:
         spec.parse_duration(text)
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("50", 50), ("1500ms", 1.5), ("10m", 600)])
+def test_every_form_of_consuls_wait(text: str, seconds: float) -> None:
+    """It is a duration from a second to the most that Consul takes."""
+    assert spec.parse_consul_wait(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "999ms", "601", "11m", "1h"])
+def test_another_wait_of_consul_is_refused(text: str) -> None:
+    """What is out of range is named, beside what is not."""
+    with pytest.raises(ValueError, match=f"'{text}' is not from 1s to 10m"):
+        spec.parse_consul_wait(text)
+
+
 @pytest.mark.parametrize(("text", "share"), [("0", 0), ("1", 1), ("0.5", 0.5), (".25", 0.25), ("1e-3", 0.001)])
 def test_every_form_of_a_share(text: str, share: float) -> None:
     """A share is a number from 0 to 1."""
