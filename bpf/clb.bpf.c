@@ -157,6 +157,29 @@ static __always_inline int clb_is_connected_through(struct bpf_sock *sk, __u64 c
 	return 1;
 }
 
+/* Send a socket to the server of this slot from now on, or refuse its datagram. Returns the server. */
+static __always_inline void clb_begin_to_send(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct clb_search *search,
+					      const struct clb_vip *asked, struct clb_slot *slot,
+					      struct clb_member *server)
+{
+	struct clb_peers *peers;
+	int refuses = clb_refuses(slot);
+
+	if (!refuses) {
+		peers = clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!peers) {
+			clb_lose_record();
+			slot = clb_steady(search, slot, bpf_get_socket_cookie(ctx));
+		} else if (search->server) {
+			clb_add_peer(peers, asked, slot, clb_began(search->server), clb_moment());
+		}
+	}
+	clb_count(search);
+	*server = slot->member;
+	if (clb_somebody_listens())
+		clb_report_decision(ctx, &slot->member, refuses ? CLB_EVENT_REFUSED : CLB_EVENT_SENT);
+}
+
 /* sendto(2) and sendmsg(2) with an address, on UDP. Returns whether server says where to; its port is 0 for a refusal.
  * A connected socket hears its peer alone, so what it sends to the VIP that it is connected through goes there. */
 static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search *search, struct clb_member *server,
@@ -191,27 +214,9 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 		clb_give_back_turns(search);
 		return 1;
 	}
-	if (!slot)
-		return 0;
-	if (clb_refuses(slot)) {
-		clb_count(search);
-		*server = slot->member;
-		if (clb_somebody_listens())
-			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
-		return 1;
-	}
-	peers = clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!peers) {
-		clb_lose_record();
-		slot = clb_steady(search, slot, bpf_get_socket_cookie(ctx));
-	} else if (search->server) {
-		clb_add_peer(peers, &asked, slot, clb_began(search->server), clb_moment());
-	}
-	clb_count(search);
-	*server = slot->member;
-	if (clb_somebody_listens())
-		clb_report_decision(ctx, &slot->member, CLB_EVENT_SENT);
-	return 1;
+	if (slot)
+		clb_begin_to_send(ctx, sk, search, &asked, slot, server);
+	return slot != 0;
 }
 
 CLB_PROGRAM("cgroup/sendmsg4")

@@ -20,6 +20,7 @@ from clb_discovery.core.changes import changes, setting_changes
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held
 from clb_discovery.core.model import Endpoint, RealServer, Refused
+from clb_discovery.core.neighbours import Overlap
 from clb_discovery.core.plan import Plan
 from clb_discovery.core.repeats import Repeats
 from clb_discovery.core.selftest import SOURCE
@@ -48,6 +49,7 @@ class Announcer:
         self._clock = clock
         self._rejected: frozenset[Rejected] = frozenset()
         self._unpublished: frozenset[str] = frozenset()  # sources
+        self._overlaps: Sequence[Overlap] = ()
         self._nameless: frozenset[str] = frozenset()
         self._repeats = Repeats()
         self._holds: set[str] = set()  # sources whose held removals were said
@@ -203,6 +205,13 @@ class Announcer:
         if len(now) > _REFUSALS:
             self._say(_log.error, "more not published", f"{len(now) - _REFUSALS} services have no room")
         self._unpublished = frozenset(now)
+
+    def overlaps(self, overlaps: Sequence[Overlap]) -> None:
+        """Report other instances that serve VIPs of ours, when they appear or change."""
+        for overlap in overlaps:
+            if overlap not in self._overlaps:
+                _log.warning("another instance serves a VIP of ours", instance=overlap.instance, reason=str(overlap))
+        self._overlaps = tuple(overlaps)
 
     def refused(self, service: str, before: Sequence[Refused], now: Sequence[Refused]) -> None:
         """Report what is not applied of what a service of a catalog says, when it appears."""

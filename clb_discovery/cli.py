@@ -332,6 +332,14 @@ def _consul_options(parser: argparse.ArgumentParser) -> None:
     ):
         group.add_argument(option, metavar=metavar, help=text)
     group.add_argument(
+        "--consul-wait",
+        metavar="TIME",
+        type=_typed(spec.parse_consul_wait),
+        default=50.0,
+        help="how long a query waits for news, 1s to 10m; keep it below the time after which a proxy between here and "
+        "Consul cuts requests; default 50s",
+    )
+    group.add_argument(
         "--tag", metavar="TAG", action="append", default=[], help="only instances with this tag; repeatable: with all"
     )
 

@@ -24,6 +24,7 @@ from clb_discovery.datapath import cgroup, handover, loader, units
 from clb_discovery.datapath.listening import listening_here
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.neighbours import find_overlaps, others
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import HostError
 from clb_discovery.files import raise_file_limit
@@ -101,13 +102,15 @@ def load(options: argparse.Namespace) -> int:
     target = units.cgroup_of(options.unit) if options.unit else cgroup.resolve(options.cgroup)
     with instance.loading() as alone:
         loader.load(pins, target, Loader(options.loader), alone=alone)
-        instance.write_loaded(cgroup.identity(target) or 0)
+        instance.write_loaded(cgroup.identity(target) or 0, others(pins))
         if options.group is not None:
             handover.share(pins, options.group)
             instance.share(options.group)
         ineffective = loader.objection(pins, target)
     if ineffective:
         raise HostError(ineffective)
+    for overlap in find_overlaps(pins, target):
+        print(f"clb-discovery: warning: {overlap}", file=sys.stderr)  # noqa: T201 - it is loaded all the same
     return 0
 
 
@@ -127,7 +130,8 @@ def unload(options: argparse.Namespace) -> int:
         afterwards.callback(loader.unload, pins)
         named = instance.hosts_file()
         if named:  # first, so that no name leads to an address that nobody serves
-            write_names(named, pins.instance, {})
+            with instance.as_writer():
+                write_names(named, pins.instance, {})
     if not loaded:
         _print_nothing_loaded(options.instance)
     return 0
@@ -181,4 +185,6 @@ def _read_datapath(pins: Pins) -> Datapath | None:
         if info is None:
             return None
         held = maps.read()
-        return Datapath(info, held, maps.servers(held), loader.objection(pins, Path(info.cgroup)), maps.records_lost())
+        ineffective = loader.objection(pins, Path(info.cgroup))
+        overlaps = find_overlaps(pins, info.cgroup)
+        return Datapath(info, held, maps.servers(held), ineffective, maps.records_lost(), overlaps)

@@ -11,7 +11,9 @@ import gc
 import math
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -44,6 +46,8 @@ CHECK_EVERY: Final = 2.0
 """Seconds between looks at whether the programs are still attached."""
 FRESH_WITHIN: Final = 5.0
 """Seconds that sources have to answer before a start with what was known last counts as ready."""
+THREADS: Final = 6
+"""What may wait for the kernel or a disk at the same time."""
 YOUNG: Final = 10_000
 """New objects after which garbage in cycles is looked for: with Python's 700 that took a third of the time in which
 10,000 services were published first."""
@@ -96,6 +100,7 @@ class Daemon:
         """
         gc.set_threshold(YOUNG)
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(_threads())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
@@ -139,6 +144,7 @@ class Daemon:
             servers=counted.servers,
             ineffective=await asyncio.to_thread(self._proof.objection),
             records_lost=counted.records_lost,
+            overlaps=publisher.overlaps,
             following=tuple(self._knowledge),
             state=self._state(),
             listening=await self._local_listeners.now(counted.held),
@@ -198,6 +204,7 @@ class Daemon:
         if await publisher.keep_up():
             self._changed = True
             self._news.ring()
+        await publisher.look_around()
         await self._publish_names(publisher.held)
         await self._local_listeners.announce(publisher.held)
         self._write_state()
@@ -341,3 +348,19 @@ class Daemon:
     def _bearable(self, *errors: type[Exception]) -> tuple[type[Exception], ...]:
         """Return the errors that are no reason to stop following; with `once` there are none."""
         return () if self._settings.once else errors
+
+
+def _threads() -> ThreadPoolExecutor:
+    """Return threads that are all there from the beginning.
+
+    Where one could not be started later, the executor would report that and do the work all the same, when another
+    thread is free and nobody counts on it any more.
+    """
+    executor, all_there = ThreadPoolExecutor(THREADS), threading.Barrier(THREADS)
+    try:
+        for started in [executor.submit(all_there.wait) for _ in range(THREADS)]:
+            started.result()
+    except RuntimeError as error:
+        all_there.abort()
+        raise HostError(f"cannot start {THREADS} threads: {error}; raise TasksMax=, or ulimit -u") from None
+    return executor

@@ -56,6 +56,24 @@ def raise_file_limit() -> None:
 
 
 @contextmanager
+def acting_as(user: int, group: int) -> Iterator[None]:
+    """Have no more rights over files than a user while the block runs; for root, where the user may lead it astray."""
+    own_user, own_group = os.geteuid(), os.getegid()
+    if user == own_user:
+        yield
+        return
+    os.setegid(group)
+    try:
+        os.seteuid(user)
+        try:
+            yield
+        finally:
+            os.seteuid(own_user)
+    finally:
+        os.setegid(own_group)
+
+
+@contextmanager
 def safe_directory(path: Path, *, make: bool = False, shared: bool = False) -> Iterator[int]:
     """Open a directory while the block runs, in which nobody but root and this user can put or replace anything.
 

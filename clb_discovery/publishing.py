@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -26,6 +27,7 @@ from clb_discovery.core.guard import Servers
 from clb_discovery.core.held import Held
 from clb_discovery.core.layout import Info, Server, protocol_of
 from clb_discovery.core.model import Protocol, Refused, Vip
+from clb_discovery.core.neighbours import Overlap
 from clb_discovery.core.plan import Plan, together
 from clb_discovery.core.publication import Publication, Wanted, publication
 from clb_discovery.datapath.maps import FullError, Maps
@@ -36,6 +38,9 @@ from clb_discovery.settings import Settings
 
 _MOST_FAILURES: Final = 16
 """Virtual servers that are set aside in one round; the next one goes on from there."""
+
+_LOOK_EVERY: Final = 60.0
+"""Seconds between looks for other instances."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -80,6 +85,10 @@ class Publisher:
         self._aside: dict[Vip, Aside] = {}
         self._failed_until: float | None = None  # when to try again after a publication that failed as a whole
         self._pause = FIRST_PAUSE
+        self.overlaps: Sequence[Overlap] = ()
+        """Other instances that serve VIPs of ours, when it was looked last."""
+        self._looked_at: AbstractSet[Vip] = frozenset()
+        self._looked = 0.0
         self._maps = maps
         self._announcer = announcer
         self._meters = meters
@@ -215,6 +224,18 @@ class Publisher:
             async with self._kernel:
                 closed = await asyncio.to_thread(self._plane.close_sockets, members, self._maps, protocols)
         self._announcer.closed(closed)
+
+    async def look_around(self) -> None:
+        """Look for other instances that serve VIPs of ours: when ours have changed, and now and then."""
+        vips, now = self.held.virtual.keys(), time.monotonic()
+        if vips == self._looked_at and now < self._looked + _LOOK_EVERY:
+            return
+        self._looked_at, self._looked = vips, now
+        try:
+            self.overlaps = await asyncio.to_thread(self._plane.overlaps)
+        except (ClbError, OSError):  # the maps are gone, which `keep_up` tells
+            self.overlaps = ()
+        self._announcer.overlaps(self.overlaps)
 
     async def keep_up(self) -> bool:
         """Bring the data plane up again where its cgroup was made anew, as service managers do, or its pins were.

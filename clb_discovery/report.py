@@ -13,6 +13,7 @@ from clb_discovery.core import selftest
 from clb_discovery.core.held import Held
 from clb_discovery.core.layout import Info, Server
 from clb_discovery.core.model import Vip
+from clb_discovery.core.neighbours import Overlap
 from clb_discovery.core.status import Datapath, document
 from clb_discovery.following import Following
 from clb_discovery.plane import Plane
@@ -38,6 +39,8 @@ class Report(NamedTuple):
     """What the sidecar says of itself, without its sources."""
     listening: Collection[Vip] = ()
     """The VIPs on which a program of this host listens."""
+    overlaps: Sequence[Overlap] = ()
+    """Other instances that serve the same VIPs."""
 
     def status(self) -> bytes:
         """Return the document of `status --json`."""
@@ -45,7 +48,7 @@ class Report(NamedTuple):
             instance=self.instance,
             version=__version__,
             kernel=os.uname().release,
-            datapath=Datapath(self.info, self.held, self.servers, self.ineffective, self.records_lost)
+            datapath=Datapath(self.info, self.held, self.servers, self.ineffective, self.records_lost, self.overlaps)
             if self.info
             else None,
             pid=os.getpid(),

@@ -12,13 +12,14 @@ import fcntl
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from clb_discovery.core.neighbours import Neighbour, recorded, remembered
 from clb_discovery.errors import BusyError, HostError
-from clb_discovery.files import Place, read_file, replace_file, safe_directory
+from clb_discovery.files import Place, acting_as, read_file, replace_file, safe_directory
 
 RUN: Final = Path("/run/clb-discovery")
 
@@ -142,14 +143,17 @@ class Instance:
         finally:
             os.close(lock)
 
-    def write_loaded(self, cgroup: int) -> None:
-        """Leave what tells the cgroup that the programs were attached to from one of the same name.
+    def write_loaded(self, cgroup: int, neighbours: Sequence[Neighbour] = ()) -> None:
+        """Leave what a writer may not see for itself.
 
+        :param cgroup: its id, which tells the one that the programs were attached to from one of the same name.
+        :param neighbours: the other instances that were loaded then.
         :raises HostError: if it cannot be written.
         """
+        found = {"cgroup": cgroup, "neighbours": recorded(neighbours)}
         try:
             with self._opened() as directory:
-                replace_file(Place(directory, _LOADED), json.dumps({"cgroup": cgroup}).encode(), lasting=False)
+                replace_file(Place(directory, _LOADED), json.dumps(found).encode(), lasting=False)
         except OSError as error:
             raise HostError(f"cannot write {self._directory / _LOADED}: {error.strerror}; is there room?") from error
 
@@ -157,6 +161,10 @@ class Instance:
         """Return what `load` left last; None if nothing."""
         found = _read(self._directory, _LOADED).get("cgroup")
         return found if isinstance(found, int) else None
+
+    def read_neighbours(self) -> list[Neighbour]:
+        """Return the other instances that were there at the last `load`."""
+        return remembered(_read(self._directory, _LOADED).get("neighbours"))
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Replace what the sidecar says about itself.
@@ -179,6 +187,17 @@ class Instance:
     def read_state(self) -> dict[str, Any]:
         """Return what the sidecar said last; empty if nothing, or nothing that can be read."""
         return _read(self._directory, _STATE)
+
+    @contextmanager
+    def as_writer(self) -> Iterator[None]:
+        """Act as who wrote the state while the block runs, who may be less trusted than we are."""
+        try:
+            found = (self._directory / _STATE).lstat()
+        except OSError:
+            yield
+            return
+        with acting_as(found.st_uid, found.st_gid):
+            yield
 
     def hosts_file(self) -> Path | None:
         """Return where the sidecar published names last, or None."""

@@ -52,6 +52,7 @@ SOURCES: Final = {
     "consul-client-cert",
     "consul-client-key",
     "consul-tls-server-name",
+    "consul-wait",
     "datacenter",
     "namespace",
     "partition",

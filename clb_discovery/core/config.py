@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from clb_discovery.core import spec, values
@@ -47,6 +47,8 @@ class Entry:
     service: Service
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Values of options, by their names with underscores."""
+    place: str = field(default="", compare=False)
+    """Where it stands, for messages: `--service redis=10.64.0.1`, `[[service]] 'redis'`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +102,16 @@ def _services(value: object) -> tuple[list[object], list[dict[str, object]]]:
 def consul_entry(text: str) -> Entry:
     """Read what `--service` takes: `NAME[=VIP,...]`."""
     name, vips = spec.parse_assignment(text)
-    return Entry(Service(name, CONSUL + name, vips, automatic=None if vips else Protocol.TCP))
+    service = Service(name, CONSUL + name, vips, automatic=None if vips else Protocol.TCP)
+    return Entry(service, place=f"--service {text}")
 
 
 def srv_entry(text: str) -> Entry:
     """Read what `--srv` takes: `NAME[=VIP,...]`."""
     protocol = spec.srv_protocol(text.rpartition("=")[0] or text)
     record, vips = spec.parse_assignment(text, protocol)
-    return Entry(Service(spec.srv_service(record), SRV + record, vips, automatic=None if vips else protocol))
+    service = Service(spec.srv_service(record), SRV + record, vips, automatic=None if vips else protocol)
+    return Entry(service, place=f"--srv {text}")
 
 
 def _arguments(name: str, value: object, options: Mapping[str, bool]) -> list[str]:
@@ -129,7 +133,7 @@ def _typed(document: Mapping[str, object]) -> list[tuple[str, Entry]]:
 
 def _named(where: str, table: Mapping[str, object]) -> Entry:
     try:
-        return _entry(table)
+        return replace(_entry(table), place=where)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clb_discovery.core import layout
@@ -10,6 +10,7 @@ from clb_discovery.core.address import format_address
 from clb_discovery.core.held import Held, Published
 from clb_discovery.core.layout import FEATURE_ERRNO, FEATURE_LOOP, Info, Server
 from clb_discovery.core.model import RealServer, Vip
+from clb_discovery.core.neighbours import Overlap
 
 
 class Datapath(NamedTuple):
@@ -23,6 +24,8 @@ class Datapath(NamedTuple):
     """Why connects do not meet the programs, or None if they do."""
     records_lost: int
     """How often there was no memory to remember where a socket was sent."""
+    overlaps: Sequence[Overlap] = ()
+    """Other instances that serve the same VIPs."""
 
 
 def document(  # noqa: PLR0913 - the parts of the document
@@ -77,6 +80,7 @@ def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
         "reason": datapath.ineffective if datapath else "the data plane is not loaded",
         "features": features(info.features) if info else {},
         "records_lost": datapath.records_lost if datapath else 0,
+        "overlaps": [overlap.document() for overlap in datapath.overlaps] if datapath else [],
     }
 
 

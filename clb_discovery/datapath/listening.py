@@ -19,23 +19,25 @@ _TABLES: Final = {Protocol.TCP: ("tcp", "tcp6"), Protocol.UDP: ("udp", "udp6")}
 def listening_here(vips: Iterable[Vip]) -> dict[Vip, Listener]:
     """Return the VIPs on which a program of this host listens, with one listener of each; as `core.listening` says.
 
-    Nothing is raised: a table that cannot be read is taken as empty, such as those of a family that is switched off.
+    Nothing is raised: a table that cannot be read is taken as empty, such as one of a family that is switched off.
     """
     networks: list[Network] = []
 
     @cache
     def is_local(address: Address) -> bool:
         if not networks:
-            networks.extend(local_networks(_lines("fib_trie"), _lines("ipv6_route")))
+            with suppress(ValueError):
+                networks.extend(local_networks(_lines("fib_trie"), _lines("ipv6_route")))
         return any(in_network(address, network) for network in networks)
 
-    found = (
-        listener
-        for protocol, names in _TABLES.items()
-        for name in names
-        for listener in listeners(protocol, _lines(name))
-    )
-    return taken_over(vips, found, is_local)
+    return taken_over(vips, _listeners(), is_local)
+
+
+def _listeners() -> Iterator[Listener]:
+    for protocol, names in _TABLES.items():
+        for name in names:
+            with suppress(ValueError):
+                yield from listeners(protocol, _lines(name))
 
 
 def _lines(table: str) -> Iterator[str]:

@@ -6,9 +6,8 @@ unlimited retries, exponential with full jitter, capped, and a fresh state after
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable
+from typing import Final, Protocol, runtime_checkable
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
@@ -24,7 +23,6 @@ BACKOFF_CAP: Final = 30.0
 Outcome = Answer | Listing | Failure
 """What a source comes back with."""
 Emit = Callable[[Outcome], None]
-_T = TypeVar("_T")
 
 _log = structlog.stdlib.get_logger()
 
@@ -60,34 +58,6 @@ class CatalogSource(Source, Protocol):
 
         :raises UsageError: if it cannot be asked for.
         """
-
-
-class Query:
-    """What a source waits for, which `repeat` cuts short and starts again. For one event loop."""
-
-    def __init__(self) -> None:
-        self._under_way: asyncio.Timeout | None = None
-
-    async def run(self, query: Callable[[], Awaitable[_T]]) -> _T:
-        """Return what `query` returns; it is called again for each `repeat` meanwhile."""
-        while True:
-            try:
-                async with asyncio.timeout(None) as limit:
-                    self._under_way = limit
-                    found = await query()
-                    if self._under_way is limit:
-                        return found
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-            finally:
-                self._under_way = None
-
-    def repeat(self) -> None:
-        """Cancel the query under way, if there is one, and start it again."""
-        under_way, self._under_way = self._under_way, None
-        if under_way:
-            under_way.reschedule(0)
 
 
 async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, cap: float = BACKOFF_CAP) -> None:

@@ -118,6 +118,7 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
             "reason": None,
             "features": {"errno": True, "loop": False},
             "records_lost": 6,
+            "overlaps": [],
         },
         "sidecar": {"running": True, "pid": 99, "last_sync": "2026-01-02T03:04:05Z", "config_error": None},
         "sources": STATE["sources"],

@@ -52,7 +52,7 @@ def said_by_check(result: subprocess.CompletedProcess[str], source: str) -> tupl
     """Return the numbers by VIP, the warnings, and the failures of a source."""
     assert result.stderr == ""
     lines = [line for line in result.stdout.splitlines() if line[6:].startswith(f"{source}: ")]
-    numbers = {}
+    numbers: dict[str, int] = {}
     for line in lines:
         if line[:4] == "warn":
             continue
@@ -151,12 +151,12 @@ def test_answers_of_consul_are_counted_as_they_are_used(
 def test_automatic_vips_need_one_family(instance: str, cgroup: Path, knot: KnotServer) -> None:
     """Of automatic VIPs there is one of each family, whatever servers there are: it takes both empty to fail."""
     knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1")
-    options = ["--srv", "_web._tcp.example", "--resolver", knot.address, "--instance", instance, "--cgroup", cgroup]
-    result = clb("check", *options)
+    options = ["--srv", "_web._tcp.example", "--resolver", knot.address, "--instance", instance]
+    result = clb("check", *options, "--cgroup", cgroup)
     numbers, _, failures = said_by_check(result, SOURCE)
     assert (result.returncode, sorted(numbers.values()), failures) == (0, [0, 1], [])
     knot.write("_web._tcp SRV 0 1 80 a\na A 127.0.0.1")
-    result = clb("check", *options)
+    result = clb("check", *options, "--cgroup", cgroup)
     numbers, _, failures = said_by_check(result, SOURCE)
     assert (result.returncode, list(numbers.values()), len(failures)) == (1, [0, 0], 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import resource
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Final
 import pytest
 
 from clb_discovery.connections import MOST, PATIENCE
+from clb_discovery.daemon import THREADS
 from clb_discovery.datapath.pins import Pins
 from tests.support.in_process import STOPS_WITHIN
 from tests.support.knot import KnotServer
@@ -168,7 +170,7 @@ def scraped(_found: Sidecar, _knot: KnotServer, port: int, _hosts: Path) -> None
 
 def reloaded(found: Sidecar, _knot: KnotServer, _port: int, _hosts: Path) -> None:
     """Have the configuration read again."""
-    found.process.send_signal(1)
+    found.process.send_signal(signal.SIGHUP)
 
 
 def overwritten(_found: Sidecar, _knot: KnotServer, _port: int, hosts: Path) -> None:
@@ -242,3 +244,21 @@ def test_maps_loaded_anew_meanwhile_are_taken(instance: str, cgroup: Path, tmp_p
             wait_for_pool(instance, VIP, weighted("127.0.0.2:80"))
             assert len(found.log.read_text()) < 16_000
             assert found.stop() == 0
+
+
+def test_no_thread_is_started_later(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """All that a sidecar needs are there when it starts, so that a host without room for more takes nothing away."""
+    with KnotServer() as knot:
+        serve(knot, "127.0.0.2:80")
+        options = ("--hosts-file", str(tmp_path / "hosts"), "--state-dir", str(tmp_path / "state"))
+        with metered(instance, cgroup, tmp_path, knot, *options) as (found, port):
+            threads = Path(f"/proc/{found.process.pid}/task")
+            before = {path.name for path in threads.iterdir()}
+            assert len(before) == THREADS + 1
+            for _ in range(20):
+                get(port, "/metrics")
+            serve(knot, "127.0.0.3:80")
+            wait_for_pool(instance, VIP, weighted("127.0.0.3:80"))
+            found.process.send_signal(signal.SIGHUP)
+            found.wait_for(lambda: "configuration read again" in found.events(), "it is read again")
+            assert {path.name for path in threads.iterdir()} == before

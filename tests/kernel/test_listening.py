@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from tests.support.dataplane import dial
 from tests.support.listeners import listening
 from tests.support.process import free_port
 from tests.support.sidecar import Sidecar, clb, sidecar, status
+from tests.support.units import BESIDE, as_unit, load_as_unit, without
 from tests.support.web import get
 
 EVENT: Final = "a program of this host listens on a VIP"
@@ -92,3 +94,18 @@ def test_listeners_of_other_network_namespaces_are_no_concern(instance: str, cgr
         with sock, sidecar(instance, cgroup, tmp_path, options) as found:
             assert told(found) == []
             assert listens_here(status(instance)) == {"127.0.0.5": False}
+
+
+def test_sidecar_of_the_unit_sees_listeners(instance: str, cgroup: Path) -> None:
+    """What the unit leaves, without netlink and with little of /proc, is enough to find them."""
+    result = load_as_unit(instance, cgroup)
+    assert (result.returncode, result.stderr) == (0, "")
+    with tempfile.TemporaryDirectory(prefix="clb-test-") as name, listening("0.0.0.0") as (every,):
+        directory = Path(name)
+        directory.chmod(0o755)  # the unit's user has to look into it
+        config = directory / "clb.toml"
+        config.write_text(table("web", f"127.0.0.5:{every.port}", "10.0.0.1:80"))
+        config.chmod(0o644)
+        wrapper = as_unit(without(BESIDE, directory, instance))
+        with sidecar(instance, None, directory, ["--config", str(config)], wrapper=wrapper) as found:
+            assert told(found) == [(f"127.0.0.5:{every.port}", f"0.0.0.0:{every.port}/tcp")]

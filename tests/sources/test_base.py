@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,7 +10,7 @@ import pytest
 
 from clb_discovery.core.model import Answer, Failure
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.base import BACKOFF_CAP, BACKOFF_FIRST, Outcome, Query, follow
+from clb_discovery.sources.base import BACKOFF_CAP, BACKOFF_FIRST, Outcome, follow
 from tests.support.fake_source import FakeSource
 
 NOBODY: Final = Answer(())
@@ -86,46 +85,3 @@ async def test_a_bug_does_not_end_the_watch() -> None:
     """An error that nobody foresaw is a failure like any other, which asks for a report."""
     heard = await followed([KeyError("x"), NOBODY])
     assert heard == [Failure("internal error: KeyError('x'); please report it"), NOBODY]
-
-
-async def test_query_that_is_repeated_is_sent_again() -> None:
-    """What it returns is of a query that began after the last `repeat`, however many there were and whenever."""
-    query, begun, replies = Query(), asyncio.Queue[int](), [asyncio.Event() for _ in range(3)]
-    numbers = itertools.count()
-
-    async def ask() -> int:
-        number = next(numbers)
-        begun.put_nowait(number)
-        await replies[number].wait()
-        return number
-
-    query.repeat()  # nothing is under way
-    running = asyncio.create_task(query.run(ask))
-    assert await begun.get() == 0
-    query.repeat()
-    query.repeat()
-    assert await begun.get() == 1
-    replies[1].set()
-    query.repeat()  # in the moment of the reply
-    assert await begun.get() == 2
-    replies[2].set()
-    assert await running == 2
-
-
-async def test_query_ends_with_its_task() -> None:
-    """A cancellation ends it, also right after a `repeat`; an error of its own, such as a time-out, gets through."""
-    query = Query()
-
-    async def hang() -> None:
-        await asyncio.Event().wait()
-
-    async def time_out() -> None:
-        raise TimeoutError
-
-    running = asyncio.create_task(query.run(hang))
-    await asyncio.sleep(0)
-    query.repeat()
-    running.cancel()
-    assert isinstance((await asyncio.gather(running, return_exceptions=True))[0], asyncio.CancelledError)
-    with pytest.raises(TimeoutError):
-        await query.run(time_out)

@@ -27,6 +27,7 @@ _DATAPATH: Final[_Types] = {
     "reason": _TEXT,  # beyond the contract: why it is not effective
     "features": dict,
     "records_lost": int,  # beyond the contract: sockets whose server there was no memory to remember
+    "overlaps": list,  # beyond the contract: other instances that serve the same VIPs
 }
 _SIDECAR: Final[_Types] = {"running": bool, "pid": (int, type(None)), "last_sync": _TEXT, "config_error": _TEXT}
 _SOURCE: Final[_Types] = {
@@ -72,6 +73,8 @@ def assert_is_status(document: Mapping[str, Any]) -> None:
     assert set(datapath["features"]) == ({"errno", "loop"} if datapath["loaded"] else set())
     assert all(type(feature) is bool for feature in datapath["features"].values())
     assert (datapath["reason"] is None) is datapath["effective"]
+    for overlap in datapath["overlaps"]:
+        _assert_has(overlap, {"instance": str, "cgroup": str, "relation": str, "vips": list})
     _assert_has(sidecar, _SIDECAR)
     assert (sidecar["pid"] is not None) is sidecar["running"]
     _assert_time(sidecar["last_sync"])

@@ -43,6 +43,8 @@ class Reply:
     garbage: bool = False
     """Send bytes that are no DNS message."""
     silent: bool = False
+    tcp_silent: bool = False
+    """The same over TCP alone."""
     edns: str | None = None
     """The response code for questions with EDNS; None for the same answer as without."""
     edns_silent: bool = False
@@ -91,7 +93,7 @@ class FakeDns:
         owner, kind = question.name.canonicalize().to_text(), question.rdtype.name
         self.asked.append((owner, kind, protocol))
         reply = self.replies.get((owner, kind), Reply())
-        if reply.silent or (reply.edns_silent and query.edns >= 0):
+        if reply.silent or (reply.tcp_silent and protocol == "tcp") or (reply.edns_silent and query.edns >= 0):
             return None
         if reply.edns and query.edns >= 0:
             return _without_edns(query, reply.edns)
@@ -140,6 +142,15 @@ class FakeDns:
             await cancelled(self._serving)
             await self._server.wait_closed()
         await asyncio.sleep(0)
+
+
+class SilentDns(FakeDns):
+    """A DNS server that answers nothing."""
+
+    def respond(self, wire: bytes, protocol: str) -> bytes | None:
+        """Answer nothing."""
+        super().respond(wire, protocol)
+        return None
 
 
 async def cancelled(tasks: Iterable[asyncio.Task[None] | None]) -> None:

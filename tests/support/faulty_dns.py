@@ -42,6 +42,8 @@ class Fault(Enum):
 
 LIES: Final = frozenset({Fault.NXDOMAIN, Fault.NODATA})
 """What a source has to believe."""
+OF_TARGETS: Final = frozenset({Fault.TRUNCATED, *LIES})
+"""Faults of a target that leave nothing unread: what `says` then returns does not depend on what was known before."""
 SLOW: Final = frozenset({Fault.SILENT, Fault.WRONG_ID, Fault.HALF, Fault.GARBAGE})
 """What costs a client its time-out."""
 _RCODES: Final = {

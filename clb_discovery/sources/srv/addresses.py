@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import dns.name
 from dns.rdatatype import A, RdataType
 
 from clb_discovery.sources.srv.answer import AddressSet, Unavailable, is_good
-from clb_discovery.sources.srv.gate import MOST_OF_ZONE, Gate
+from clb_discovery.sources.srv.gate import MOST_OF_ZONE, Gate, zone_of
 from clb_discovery.sources.srv.lookup import Lookup, LookupFailedError
 
 PATIENCE: Final = 20.0
@@ -75,19 +75,32 @@ class Addresses:
     ) -> Mapping[Question, AddressSet | Unavailable]:
         """Return what is known already, or another service is about to know; ask for the rest.
 
+        What had no answer the last time is asked for again without waiting for it, so that a silent name holds up
+        nobody for longer than once: it stays `Unavailable` until it has an answer.
+
         :param since: not what was asked before this time, in seconds of the loop's clock.
         :param bounds: least and most seconds between questions.
         :param patience: seconds after which what is not answered yet is `Unavailable`.
         """
         found: dict[Question, AddressSet | Unavailable] = {}
         missing: list[Question] = []
+        silent: dict[Question, float] = {}
+        probes: dict[dns.name.Name, Question] = {}
         now = _now()
         for question in questions:
             known = self._known.get(question)
             if known is not None and known.asked >= since and is_good(known, bounds, now):
                 found[question] = known
+            elif isinstance(known, Unavailable) and known.is_silence:
+                silent[question] = known.asked
+                found[question] = replace(known, asked=now)
+            elif self._gate.is_silent(name := dns.name.from_text(question.target)):
+                probes[zone_of(name)] = question
+                found[question] = _not_asked(name, question.rdtype, now)
             else:
                 missing.append(question)
+        for question in [*sorted(silent, key=silent.__getitem__)[:AT_ONCE], *probes.values()]:
+            self._ask_behind(lookup, question, bounds)
         if missing:
             await self._find_missing(lookup, missing, found, since, bounds, patience)
         return found
@@ -141,6 +154,21 @@ class Addresses:
                 under_way.task.cancel()
                 await asyncio.gather(under_way.task, return_exceptions=True)
 
+    def _ask_behind(self, lookup: Lookup, question: Question, bounds: tuple[float, float]) -> None:
+        """Ask, so that a later call knows the answer; it ends by itself within the lifetime of a question."""
+        if question in self._under_way:
+            return
+        under_way = _UnderWay(asyncio.create_task(self._ask(lookup, question, bounds)), waiting=1)
+        self._under_way[question] = under_way
+
+        def ended(task: asyncio.Task[AddressSet | Unavailable]) -> None:
+            if not task.cancelled():
+                task.exception()
+            if self._under_way.get(question) is under_way:
+                del self._under_way[question]
+
+        under_way.task.add_done_callback(ended)
+
     async def _ask(self, lookup: Lookup, question: Question, bounds: tuple[float, float]) -> AddressSet | Unavailable:
         name = dns.name.from_text(question.target)
         async with self._gate.place(name):
@@ -148,6 +176,8 @@ class Addresses:
             mine = self._under_way.get(question)
             if mine is not None and mine.task is asyncio.current_task():
                 mine.asked = asked
+            if not self._gate.may_ask(name, asked):
+                return _not_asked(name, question.rdtype, asked)
             known = await self._ask_now(lookup, name, question.rdtype, asked)
         self._keep(question, known, bounds)
         return known
@@ -155,9 +185,6 @@ class Addresses:
     async def _ask_now(
         self, lookup: Lookup, name: dns.name.Name, rdtype: RdataType, asked: float
     ) -> AddressSet | Unavailable:
-        if not self._gate.may_ask(name, asked):
-            cause = f"not asked now, since the last questions about {name.parent()} had no answer"
-            return Unavailable(cause, RETRY, asked, is_silence=True, is_ipv4=rdtype == A)
         try:
             answer = await lookup.find(name, rdtype)
         except LookupFailedError as error:
@@ -177,6 +204,11 @@ class Addresses:
             now = _now()
             self._known = {asked: known for asked, known in self._known.items() if is_good(known, bounds, now)}
             self._pruned_from = max(_PRUNED_FROM, 2 * len(self._known))
+
+
+def _not_asked(name: dns.name.Name, rdtype: RdataType, now: float) -> Unavailable:
+    cause = f"not asked now, since the last questions about {zone_of(name).canonicalize()} had no answer"
+    return Unavailable(cause, RETRY, now, is_silence=True, is_ipv4=rdtype == A)
 
 
 def _now() -> float:

@@ -36,7 +36,7 @@ class _Silence:
 
 
 class Gate:
-    """Places for questions. A *zone* is here what is left of a name without its first label."""
+    """Places for questions, and which zones are silent. A *zone* is here what `zone_of` returns."""
 
     def __init__(self) -> None:
         """Have all places free."""
@@ -47,7 +47,7 @@ class Gate:
     @asynccontextmanager
     async def place(self, name: dns.name.Name) -> AsyncIterator[None]:
         """Wait for a place for one question about a name, and hold it within the block."""
-        zone = _zone(name)
+        zone = zone_of(name)
         share = self._shares.setdefault(zone, _Share())
         share.users += 1
         try:
@@ -74,6 +74,14 @@ class Gate:
             silence.next_question = now + PAUSE
         return True
 
+    def is_silent(self, name: dns.name.Name) -> bool:
+        """Tell whether the zone of a name, or every zone, did not answer the last times."""
+        return any(
+            silence.time_outs >= limit
+            for zone, limit in _limits(name)
+            if (silence := self._silences.get(zone)) is not None
+        )
+
     def answered(self, name: dns.name.Name) -> None:
         """Note that a question about a name was answered, whatever was said."""
         for zone, _ in _limits(name):
@@ -89,9 +97,10 @@ class Gate:
             silence.next_question = now + PAUSE
 
 
-def _zone(name: dns.name.Name) -> dns.name.Name:
+def zone_of(name: dns.name.Name) -> dns.name.Name:
+    """Return what is left of a name without its first label."""
     return name.parent() if name != dns.name.root else name
 
 
 def _limits(name: dns.name.Name) -> tuple[tuple[dns.name.Name, int], ...]:
-    return ((_zone(name), SILENT_AFTER), (dns.name.empty, ALL_SILENT_AFTER))
+    return ((zone_of(name), SILENT_AFTER), (dns.name.empty, ALL_SILENT_AFTER))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ LIFETIME: Final = 5.0
 _LONGEST: Final = 15.0
 """Likewise of those of resolv.conf, whatever its time-outs are: a silent server leaves time for the others."""
 _ATTEMPTS: Final = 2
+AT_ONCE: Final = 128
+"""Sources that ask for their SRV records at once; thousands of services have the same TTL."""
 
 
 class Resolvers:
@@ -46,6 +49,8 @@ class Resolvers:
         self._gate = Gate()
         self.addresses = Addresses(self._gate)
         """What these servers said of targets and host names."""
+        self.places = asyncio.Semaphore(AT_ONCE)
+        """For questions about SRV records, each of which has a socket."""
         self._from_file = not nameservers
         seconds = lifetime or LIFETIME
         self._servers = Servers(

@@ -252,8 +252,8 @@ class SrvSource:
         note = None
         if stay:
             note = (
-                f"the DNS server varies its answers: {len(stay)} real servers that this one lacks stay, "
-                f"for {linger.stays:.0f} s after they were last seen"
+                "the DNS server varies its answers: real servers that one lacks stay for "
+                f"{linger.stays:.0f} s after they were last seen"
             )
         return replace(
             answer,
@@ -269,8 +269,9 @@ class SrvSource:
         :raises SourceError: if the question got no proper answer, or there are too many records.
         """
         clock = asyncio.get_running_loop().time
-        asked = clock()
-        found, note = await self._whole.find(lookup)
+        async with self._resolvers.places:
+            asked = clock()
+            found, note = await self._whole.find(lookup)
         records = sorted(  # servers rotate them, which is no news
             SrvRecord(record.priority, record.weight, record.port, to_text(record.target))
             for record in found.records or ()

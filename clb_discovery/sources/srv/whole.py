@@ -16,8 +16,10 @@ _CONSUL: Final = b"consul"
 """Consul's domain, unless its `domain` is another."""
 _TCP_TRIMMED_FROM: Final = 64_000
 """Bytes. Over TCP Consul trims to 65,523, which ends within one record and its addresses of that."""
-_WITHOUT_TCP: Final = 60.0
-"""Seconds for which TCP is not tried again after it failed."""
+_WITHOUT_TCP: Final = (60.0, 600.0)
+"""Seconds for which TCP is not tried again after it failed, the first time and at most; each time they double."""
+_TRUSTED: Final = 600.0
+"""Seconds after an answer over TCP for which its failure is an error: what UDP has may be less than what is known."""
 
 
 class WholeSrv:
@@ -27,7 +29,7 @@ class WholeSrv:
     `dns_config.enable_truncate`, which is off by default (Consul's agent/dns.go, trimUDPResponse; HAProxy #1160 is
     what that does to a pool). Its marks are TTL 0, unless `service_ttl` is set, and its domain. With either the
     records are asked for again over TCP, and from then on over TCP first while the mark is there, so that pools do not
-    flap; so are answers that do not fit into a datagram. Where there is no TCP the answer over UDP counts, with a note.
+    flap; so are answers that do not fit into a datagram. Where there is no TCP what came over UDP counts, with a note.
     """
 
     def __init__(self, label: str, name: dns.name.Name) -> None:
@@ -39,7 +41,9 @@ class WholeSrv:
         self._label = label
         self._name = name
         self._tcp_first = False
+        self._pause = _WITHOUT_TCP[0]
         self._without_tcp_until = 0.0
+        self._last_over_tcp: float | None = None
 
     async def find(self, lookup: Lookup) -> tuple[Found, str | None]:
         """Return the records, and a note where they may be incomplete.
@@ -61,15 +65,23 @@ class WholeSrv:
         return found, None
 
     async def _over_tcp(self, lookup: Lookup) -> Found | None:
-        """Ask over TCP, unless that failed lately; None where it fails."""
+        """Ask over TCP, unless that failed lately; None where it fails.
+
+        :raises SourceError: where it fails although it worked not long ago.
+        """
         clock = asyncio.get_running_loop().time
         if clock() < self._without_tcp_until:
             return None
         try:
-            return await lookup.find(self._name, SRV, tcp=True)
-        except SourceError:
-            self._without_tcp_until = clock() + _WITHOUT_TCP
+            found = await lookup.find(self._name, SRV, tcp=True)
+        except SourceError as error:
+            if self._last_over_tcp is not None and clock() < self._last_over_tcp + _TRUSTED:
+                raise SourceError(f"{error}; TCP was chosen here, since answers over UDP may be cut short") from None
+            self._without_tcp_until = clock() + self._pause
+            self._pause = min(2 * self._pause, _WITHOUT_TCP[1])
             return None
+        self._pause, self._last_over_tcp = _WITHOUT_TCP[0], clock()
+        return found
 
     async def _ask_twice(self, lookup: Lookup, srv: Found) -> None:
         """Make sure that an answer which fills a message is whole.

@@ -15,14 +15,14 @@ from clb_discovery.sources.base import follow
 from clb_discovery.sources.srv.exchange import Servers
 from clb_discovery.sources.srv.resolvers import Resolvers
 from clb_discovery.sources.srv.source import SrvSource
-from tests.support.faulty_dns import LIES, NAME, SLOW, Fault, FaultyDns
+from tests.support.faulty_dns import NAME, OF_TARGETS, SLOW, Fault, FaultyDns
 from tests.support.knot import KnotServer
 from tests.support.pace import effort, patient
 from tests.support.schedules import Schedule, one_after_the_other, play, schedules
 
 QUICK: Final = [fault for fault in Fault if fault not in SLOW]
 FAULTS: Final = st.sampled_from([*QUICK * 3, *SLOW])
-MILD: Final = st.sampled_from([Fault.TRUNCATED, *LIES])
+MILD: Final = st.sampled_from(sorted(OF_TARGETS, key=list(Fault).index))
 INJECTED: Final = st.dictionaries(st.just(NAME), FAULTS) | st.dictionaries(st.integers(1, 5), MILD, max_size=2)
 MOST: Final = 100
 """Questions of one round: up to five targets in two families, each asked again after a time-out or over TCP."""

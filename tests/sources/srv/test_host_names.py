@@ -14,6 +14,7 @@ from clb_discovery.sources.srv.host_names import MAX_ADDRESSES, HostNames, Looke
 from clb_discovery.sources.srv.hosts_table import parse_hosts
 from clb_discovery.sources.srv.resolvers import Resolvers
 from tests.support.fake_dns import FakeDns, Reply
+from tests.support.res_search import getaddrinfo
 
 
 def shown(looked: Looked) -> dict[str, list[str]]:
@@ -219,3 +220,40 @@ async def test_cancelling_ends_all_at_once() -> None:
         await asyncio.sleep(0.05)
         assert descriptors() <= before
         assert len(asyncio.all_tasks()) <= 1 + 1
+
+
+HOSTS_LINES = """\
+127.0.0.1 localhost
+10.9.0.1 one one.example # comment 10.9.0.2
+\t10.9.0.3\tTWO\tone
+fd00::9 one
+10.9.0.300 three
+10.9.0.4 three#four
+# 10.9.0.5 five
+nonsense six
+10.9.0.6
+::ffff:10.9.0.7 mapped
+10.9.0.8 dotted.
+"""
+NAMES = ["one", "ONE", "one.example", "two", "three", "four", "five", "six", "web", "db", "db.two.test", "gone", "v6"]
+
+
+@pytest.mark.parametrize("options", ["", "options ndots:2\n"])
+async def test_names_are_those_of_getaddrinfo(tmp_path: Path, options: str) -> None:
+    """The hosts file, the search list and both families give the addresses that glibc gives for `files dns`."""
+    conf, hosts = tmp_path / "resolv.conf", tmp_path / "hosts"
+    conf.write_text(f"nameserver 127.0.0.1\nsearch one.test two.test\noptions timeout:1 attempts:1\n{options}")
+    hosts.write_text(HOSTS_LINES)
+    async with FakeDns(port=53) as server:
+        for owner, kind, data in (
+            ("web.one.test.", "A", "10.0.0.1"),
+            ("web.two.test.", "AAAA", "fd00::2"),
+            ("db.two.test.", "A", "10.0.0.3"),
+            ("db.two.test.", "AAAA", "fd00::3"),
+            ("v6.one.test.", "AAAA", "fd00::4"),
+        ):
+            server.replies[owner, kind] = Reply([f"{owner} 9 {kind} {data}"])
+        theirs = await getaddrinfo(conf, hosts, tmp_path, NAMES)
+        looked = await HostNames(Resolvers(resolv_conf=conf), hosts=hosts).look_up(NAMES)
+
+    assert {name: sorted(shown(looked).get(name, [])) for name in NAMES} == dict(zip(NAMES, theirs, strict=True))

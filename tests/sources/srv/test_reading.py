@@ -162,6 +162,29 @@ async def test_additional_section_never_makes_a_pool_smaller() -> None:
     assert sizes[1:] == [3] * 5
 
 
+async def test_silent_target_does_not_hold_up_the_others() -> None:
+    """A target without an answer costs its time once; after that changes of others count at their TTL."""
+    async with FakeDns() as server:
+        server.replies[QUESTION] = Reply(records("0 1 80 a.example.", "0 1 80 b.example.", ttl=0))
+        server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
+        server.replies["b.example.", "A"] = Reply(silent=True)
+        one = SrvSource(NAME, Resolvers([server.address], lifetime=1.0), 0.02, 0.05, families=(True,))
+        loop = asyncio.get_running_loop()
+        await one.next()
+        took = []
+        for port in range(81, 91):
+            server.replies[QUESTION] = Reply(records(f"0 1 {port} a.example.", "0 1 80 b.example.", ttl=0))
+            began = loop.time()
+            assert shown(await one.next()) == [f"0 1 10.0.0.1:{port}"]
+            took.append(loop.time() - began)
+        server.replies["b.example.", "A"] = Reply(["b.example. 60 A 10.0.0.2"])
+        async with asyncio.timeout(5):
+            while len((await one.next()).servers) < 2:
+                pass
+
+    assert max(took) < 0.5
+
+
 @pytest.mark.parametrize("fails", [False, True])
 async def test_hastened_source_asks_again(fails: bool) -> None:
     """An answer after `hasten` is of questions that were sent after it, also when the first of them fails."""

@@ -369,6 +369,21 @@ async def test_suspect_answer_without_tcp_counts_with_a_note() -> None:
     assert all("may be incomplete" in str(answer.note) for answer in answers)
 
 
+async def test_tcp_that_worked_and_fails_is_a_failure() -> None:
+    """Where TCP had all records, those that UDP has do not make the pool smaller; the error says why it was TCP."""
+    async with FakeDns() as server:
+        every = records(*(f"0 1 {port} a.example." for port in range(1, 31)), ttl=0)
+        server.replies[SRV] = Reply(every, additional=["a.example. 0 A 10.0.0.1"], udp_keeps=16)
+        one = source(server, min_ttl=0.01)
+        assert len((await one.next()).servers) == 30
+        server.replies[SRV].tcp_silent = True
+
+        message = await failure(one)
+
+    assert "(TCP)" in message
+    assert message.endswith("TCP was chosen here, since answers over UDP may be cut short")
+
+
 async def test_answer_below_the_limit_of_datagrams_needs_no_tcp() -> None:
     """An answer of 917 bytes with a TTL, from a server without TCP, is whole, and nothing is said of it."""
     async with FakeDns(tcp=False) as server:

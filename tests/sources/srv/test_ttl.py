@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from clb_discovery.sources.srv.answer import JITTER
-from clb_discovery.sources.srv.resolvers import Resolvers
+from clb_discovery.sources.srv.resolvers import AT_ONCE, Resolvers
 from clb_discovery.sources.srv.source import SrvSource
 from tests.support.fake_dns import FakeDns, Reply
 from tests.support.srv import SOA, SRV, records, shown, source
@@ -134,6 +135,34 @@ async def test_services_share_what_is_known_of_targets() -> None:
     assert {len(answer.servers) for answer in answers} == {2}
     assert sum(name.startswith("_s") for name in later) == 100
     assert 2 <= sum(name in {"a.example.", "b.example."} for name in later) <= 20, "a few, where rounds drift apart"
+
+
+async def test_thousands_of_services_take_few_sockets() -> None:
+    """However many services ask at the same moment, the questions under way are bounded."""
+    async with FakeDns() as server:
+        names = [f"_s{number}._tcp.example." for number in range(1500)]
+        for name in names:
+            server.replies[name, "SRV"] = Reply(rcode="NXDOMAIN", authority=[SOA])
+        resolvers = Resolvers([server.address], lifetime=30.0)
+        before, most = descriptors(), 0
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, descriptors())
+                await asyncio.sleep(0.005)
+
+        watching = asyncio.create_task(watch())
+        answers = await asyncio.gather(*(SrvSource(name, resolvers).next() for name in names))
+        watching.cancel()
+
+    assert len(answers) == 1500
+    assert most - before <= AT_ONCE + 4
+
+
+def descriptors() -> int:
+    """Return how many descriptors this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 async def test_failure_of_one_service_is_not_that_of_another() -> None:
