@@ -32,7 +32,7 @@ from benchmarks.process import cpu
 from clb_discovery.core.model import Answer
 from clb_discovery.netns import enter_private_network
 from clb_discovery.sources.base import Outcome
-from clb_discovery.sources.consul.source import ConsulServer
+from clb_discovery.sources.consul.server import ConsulServer
 from tests.support.consul import ConsulAgent, ConsulCluster
 from tests.support.followed import followed
 

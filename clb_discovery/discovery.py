@@ -7,8 +7,8 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from functools import partial
-from typing import TypeVar
+from functools import cache, partial
+from typing import TYPE_CHECKING, TypeVar
 
 from clb_discovery.core import spec
 from clb_discovery.core.address import Network, is_ipv4
@@ -18,6 +18,10 @@ from clb_discovery.core.model import Algorithm, Policy, Service, Tracking
 from clb_discovery.errors import UsageError
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.static import StaticSource
+
+if TYPE_CHECKING:
+    from clb_discovery.sources.srv.host_names import HostNames
+    from clb_discovery.sources.srv.resolvers import Resolvers
 
 _Given = TypeVar("_Given")
 _Parsed = TypeVar("_Parsed")
@@ -49,7 +53,11 @@ def read_services(options: argparse.Namespace) -> tuple[Service, ...]:
         )
     services = [_completed(entry, options) for entry in entries]
     services = _parsed("--vip-range", partial(with_automatic_vips, ranges=vip_ranges(options)), services)
-    return _parsed("--service and --srv", spec.merge_services, services)
+    places = {entry.service.source: entry.place for entry in reversed(entries)}
+    try:
+        return spec.merge_services(services, places)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def vip_ranges(options: argparse.Namespace) -> Sequence[Network]:
@@ -70,11 +78,26 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
         for service in services
         if service.source.startswith(STATIC)
     }
+
+    @cache
+    def resolvers() -> Resolvers:
+        from clb_discovery.sources.srv.resolvers import Resolvers  # noqa: PLC0415
+
+        return Resolvers(options.resolver)
+
+    def host_names() -> HostNames:
+        from clb_discovery.sources.srv.host_names import HostNames  # noqa: PLC0415
+
+        return HostNames(resolvers(), bounds=(options.min_ttl, options.max_ttl))
+
+    if options.resolver:
+        resolvers()  # which checks them
     async with AsyncExitStack() as stack:
         consul = [service for service in services if service.source == CATALOG or service.source.startswith(CONSUL)]
         if consul:
             from clb_discovery.sources.consul.client import Selection  # noqa: PLC0415
             from clb_discovery.sources.consul.environment import OPTIONS  # noqa: PLC0415
+            from clb_discovery.sources.consul.names import Names  # noqa: PLC0415
             from clb_discovery.sources.consul.source import (  # noqa: PLC0415
                 ConsulCatalog,
                 ConsulSource,
@@ -82,33 +105,42 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
             )
 
             given = {variable: getattr(options, name[2:].replace("-", "_")) for variable, name in OPTIONS.items()}
-            server = server_from_environment(options.consul or None, os.environ, given, options.datacenter)
+            server = server_from_environment(
+                options.consul or None,
+                os.environ,
+                given,
+                options.datacenter,
+                names=Names(host_names),
+                wait=options.consul_wait,
+            )
             stack.push_async_callback(server.close)
             for service in consul:
                 selection = Selection(options.near, service.filter, service.tags, options.tagged_address)
                 sources[service.source] = (
                     ConsulCatalog(server, selection)
                     if service.source == CATALOG
-                    else ConsulSource(server, service.source.removeprefix(CONSUL), selection)
+                    else ConsulSource(server, service.source.removeprefix(CONSUL), selection, _families(service))
                 )
         srv = [service for service in services if service.source.startswith(SRV)]
         if srv:
-            from clb_discovery.sources.srv.resolvers import Resolvers  # noqa: PLC0415
             from clb_discovery.sources.srv.source import BOTH, SrvSource  # noqa: PLC0415
 
-            resolvers = Resolvers(options.resolver)
             for service in srv:
                 record = service.source.removeprefix(SRV)
-                families = {is_ipv4(vip.address) for vip in service.vips}
                 sources[service.source] = SrvSource(
                     record,
-                    resolvers,
+                    resolvers(),
                     options.min_ttl,
                     options.max_ttl,
-                    families=families or BOTH,
+                    families=_families(service) or BOTH,
                     linger=service.linger,
                 )
         yield sources
+
+
+def _families(service: Service) -> frozenset[bool]:
+    """Return the families of its VIPs, True for IPv4."""
+    return frozenset(is_ipv4(vip.address) for vip in service.vips)
 
 
 def _completed(entry: Entry, options: argparse.Namespace) -> Service:

@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 import dns.message
-from consul import base
 from dns.asyncbackend import Backend  # type: ignore[attr-defined] # exported, but not by name
 from dns.message import Message, QueryMessage
 from dns.nameserver import AddressAndPortNameserver
@@ -22,24 +21,18 @@ from dns.query import BadResponse
 from multidict import CIMultiDict
 
 from clb_discovery.cli import make_parser
-from clb_discovery.core import hosts, lastgood, spec
+from clb_discovery.core import closing, hosts, lastgood, spec
 from clb_discovery.core.desired import desired
 from clb_discovery.core.model import Answer, Service
 from clb_discovery.discovery import read_services
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.options import read_options
 from clb_discovery.sources.consul.address import ConsulAddress
-from clb_discovery.sources.consul.answer import (
-    host_names,
-    parse_checks,
-    parse_entries,
-    parse_names,
-    parse_summaries,
-    read_opt_in,
-    to_servers,
-)
+from clb_discovery.sources.consul.answer import parse_checks, parse_entries, parse_names, parse_summaries
 from clb_discovery.sources.consul.blocking import next_index
 from clb_discovery.sources.consul.client import ALL, OWN, Client
+from clb_discovery.sources.consul.library import base
+from clb_discovery.sources.consul.members import to_answer
 from clb_discovery.sources.consul.transport import Transport
 from clb_discovery.sources.srv.exchange import Servers
 from clb_discovery.sources.srv.hosts_table import parse_hosts
@@ -98,8 +91,7 @@ def consul(data: bytes) -> Answer | None:
     with suppress(SourceError):
         header, entries = _loop.run_until_complete(client.entries("web", ALL, 7, 60))
         next_index(header, 7)
-        instances = parse_entries(entries, "wan")
-        return _used(Answer(to_servers(instances, dict.fromkeys(host_names(instances), ())), read_opt_in(entries)))
+        return _used(to_answer(parse_entries(entries, "wan"), {}))
     return None
 
 
@@ -208,6 +200,20 @@ def hosts_file(data: bytes) -> str | None:
     return None
 
 
+def close(data: bytes) -> closing.Request | closing.Closed | None:
+    """Read a request to close sockets; and the same as its answer."""
+    closed = closing.parse_answer(data)
+    assert closing.parse_answer(closing.answer(closed)) == closed
+    with suppress(ValueError):
+        head, rest = data[: closing.HEAD.size], data[closing.HEAD.size :]
+        closing.length_behind(head)
+        found = closing.parse_request(head, rest)
+        again = closing.requests(found.instance, found.members, found.protocols)
+        assert again == ([data] if found.members else [])
+        return found
+    return None
+
+
 def words(data: bytes) -> list[object]:
     """Read what is typed: VIPs, assignments, durations, resolvers, addresses of Consul, SRV names."""
     text, found = data.decode("utf-8", "surrogateescape"), list[object]()
@@ -236,5 +242,6 @@ TARGETS: Final[Mapping[str, Target]] = {
     "configuration": Target(configuration, seeds.CONFIGURATION),
     "disk": Target(disk, seeds.DISK),
     "hosts-file": Target(hosts_file, seeds.HOSTS_FILE),
+    "close": Target(close, seeds.CLOSE),
     "words": Target(words, seeds.WORDS),
 }

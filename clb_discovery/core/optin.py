@@ -25,8 +25,10 @@ AUTOMATIC: Final = "auto"
 
 MAX_TEXT: Final = 512
 """Longest meta or tag that is read, in characters; Consul's own agents take no longer meta."""
-MAX_VIPS: Final = 64
+MAX_VIPS: Final = 16
 """Most VIPs of one service."""
+MAX_READ: Final = 1024
+"""Most VIPs of one service that are read, those first that most instances name: anyone may write any number."""
 MAX_REFUSED: Final = 8
 """Most reports about one service."""
 
@@ -70,33 +72,49 @@ def opt_in(instances: Iterable[Said | None]) -> OptIn | None:
     if not counts:
         return None
     reading = _Reading()
-    for one in sorted(counts, key=repr):
-        reading.read(one)
+    for one in sorted(counts, key=lambda one: (-counts[one], repr(one))):
+        reading.read(one, counts[one])
     algorithm = reading.elect(counts)
-    vips = sorted(reading.vips)
-    if len(vips) > MAX_VIPS:
-        reading.refuse(f"{len(vips)} VIPs", f"are more than {MAX_VIPS}, of which the first count; register fewer")
+    # Those that most instances name, so that a single one cannot take the place of what the others register.
+    vips = sorted(reading.vips, key=lambda vip: (-reading.vips[vip], vip))
+    if reading.unread:
+        reading.refuse(
+            f"{reading.unread} VIPs", f"are more than the {MAX_READ} that are read for one service; register fewer"
+        )
+    elif len(vips) > MAX_VIPS:
+        reading.refuse(
+            f"{len(vips)} VIPs", f"are more than {MAX_VIPS}; those that most instances name count; register fewer"
+        )
     refused = sorted(reading.refused)
-    return OptIn(tuple(vips[:MAX_VIPS]), tuple(sorted(reading.automatic)), algorithm, tuple(refused[:MAX_REFUSED]))
+    return OptIn(
+        tuple(sorted(vips[:MAX_VIPS])), tuple(sorted(reading.automatic)), algorithm, tuple(refused[:MAX_REFUSED])
+    )
 
 
 class _Reading:
     """What has been read so far."""
 
     def __init__(self) -> None:
-        self.vips: set[Vip] = set()
+        self.vips: Counter[Vip] = Counter()
+        """With the number of instances that name each."""
+        self.unread = 0
         self.automatic: set[Protocol] = set()
         self.refused: set[Refused] = set()
+        self._left = MAX_READ
 
     def refuse(self, value: str, reason: str) -> None:
         self.refused.add(Refused(value, reason))
 
-    def read(self, one: Said) -> None:
-        """Take the VIPs of an instance."""
+    def read(self, one: Said, count: int) -> None:
+        """Take the VIPs of so many instances that say the same."""
+        if self._left <= 0:
+            self.unread += len(one.vips)
+            return
         protocol = _PROTOCOLS.get(one.protocol or "tcp")
         if protocol is None:  # what its VIPs are for is anybody's guess
             self.refuse(_shown(META_PROTOCOL, one.protocol or ""), "is no protocol; register tcp or udp")
             return
+        found: set[Vip | None] = set()
         for text in one.vips:
             name, _, value = text.partition("=")
             if len(value) > MAX_TEXT or not value.isprintable():
@@ -105,17 +123,21 @@ class _Reading:
                     f"is longer than {MAX_TEXT} characters or not printable; register VIPs such as 10.64.0.1:6379",
                 )
                 continue
-            for item in map(str.strip, value.split(",")):
-                self._take(name, item, protocol)
+            found.update(self._take(name, item, protocol) for item in map(str.strip, value.split(",")))
+        self.vips.update({vip: count for vip in found if vip is not None})
 
-    def _take(self, name: str, item: str, protocol: Protocol) -> None:
-        if item == AUTOMATIC:
+    def _take(self, name: str, item: str, protocol: Protocol) -> Vip | None:
+        self._left -= 1
+        if self._left < 0:
+            self.unread += 1
+        elif item == AUTOMATIC:
             self.automatic.add(protocol)
-            return
-        try:
-            self.vips.add(parse_vip(item, protocol))
-        except ValueError as error:
-            self.refuse(_shown(name, item), str(error).removeprefix(f"{item!r} "))
+        else:
+            try:
+                return parse_vip(item, protocol)
+            except ValueError as error:
+                self.refuse(_shown(name, item), str(error).removeprefix(f"{item!r} "))
+        return None
 
     def elect(self, counts: Mapping[Said, int]) -> Algorithm | None:
         """Return the scheduler that most instances name, then that of the lower name."""

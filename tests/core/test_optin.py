@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.core.model import Algorithm, OptIn, Protocol, Refused
-from clb_discovery.core.optin import MAX_REFUSED, MAX_TEXT, MAX_VIPS, Said, opt_in, said
+from clb_discovery.core.optin import MAX_READ, MAX_REFUSED, MAX_TEXT, MAX_VIPS, Said, opt_in, said
 from clb_discovery.core.spec import parse_vip
 
 TEXT: Final = st.sampled_from(
@@ -152,6 +152,32 @@ def test_what_is_right_beside_it_counts() -> None:
     assert len(found.refused) == 1
 
 
+def test_of_too_many_vips_those_that_most_instances_name_count() -> None:
+    """One instance cannot take the place of what the others register, however often it repeats itself."""
+    common: list[Any] = [({"clb-vip": f"10.64.9.{host}"}, []) for host in range(MAX_VIPS)] * 2
+    rogue: Any = (
+        {},
+        [f"clb.vip=10.64.1.{host},10.64.1.{host},10.64.1.{host}" for host in range(MAX_VIPS)],
+    )
+    found = read(*common, rogue)
+    assert found == read(rogue, *common)
+    assert found is not None
+    assert found.vips == tuple(parse_vip(f"10.64.9.{host}") for host in range(MAX_VIPS))
+
+
+def test_reading_is_bounded() -> None:
+    """However many instances name however many VIPs, no more than so many are read; what most of them name is."""
+    common: list[Any] = [({"clb-vip": "10.64.9.9"}, [])] * 2
+    found = read(*common, *(({}, [f"clb.vip=10.{one}.{two}.1" for two in range(256)]) for one in range(64, 128)))
+    assert found is not None
+    assert parse_vip("10.64.9.9") in found.vips
+    assert len(found.vips) == MAX_VIPS
+    unread = 64 * 256 + 1 - MAX_READ
+    assert found.refused == (
+        Refused(f"{unread} VIPs", f"are more than the {MAX_READ} that are read for one service; register fewer"),
+    )
+
+
 def test_vips_and_reports_are_bounded() -> None:
     """Nobody can fill the kernel, the log or the status by one service."""
     many = [({"clb-vip": f"10.64.1.{host}"}, [f"clb.vip=x{host}"]) for host in range(MAX_VIPS + 1)]
@@ -159,7 +185,12 @@ def test_vips_and_reports_are_bounded() -> None:
     assert found is not None
     assert len(found.vips) == MAX_VIPS
     assert len(found.refused) == MAX_REFUSED
-    assert Refused("65 VIPs", "are more than 64, of which the first count; register fewer") in found.refused
+    assert (
+        Refused(
+            f"{MAX_VIPS + 1} VIPs", f"are more than {MAX_VIPS}; those that most instances name count; register fewer"
+        )
+        in found.refused
+    )
 
 
 @given(st.lists(st.none() | SAID, max_size=6), st.randoms(use_true_random=False))

@@ -16,6 +16,7 @@ PURE_OUTSIDE_CORE: Final = frozenset(
         "clb_discovery.errors",
         "clb_discovery.sources.consul.answer",
         "clb_discovery.sources.consul.blocking",
+        "clb_discovery.sources.consul.members",
         "clb_discovery.sources.srv.answer",
         "clb_discovery.sources.srv.linger",
     }

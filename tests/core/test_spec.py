@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from clb_discovery.core import spec
 from clb_discovery.core.address import Address, parse_address
 from clb_discovery.core.desired import never_usable
-from clb_discovery.core.model import MAX_NAME, Protocol, Service, Vip
+from clb_discovery.core.model import MAX_NAME, Protocol, RealServer, Service, Vip
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 
@@ -216,6 +217,23 @@ def test_vip_that_two_sources_claim_is_refused() -> None:
         spec.merge_services([service("srv:a", "10.64.0.1:80"), service("consul:a", "10.64.0.1:80")])
 
 
+def test_places_are_named_where_they_are_known() -> None:
+    """Both places are in the message, however the sources are called."""
+    places = {"srv:a": "--srv a=10.64.0.1:80", "consul:a": "clb.toml: [[service]] 'a'"}
+    with pytest.raises(ValueError, match=r"by --srv a=10\.64\.0\.1:80 and by clb\.toml: \[\[service\]\] 'a'"):
+        spec.merge_services([service("srv:a", "10.64.0.1:80"), service("consul:a", "10.64.0.1:80")], places)
+
+
+def test_a_real_server_at_a_vip_is_refused() -> None:
+    """Whatever the ports, connects would go round in a circle; both places are named."""
+    static = replace(service("static:b", "10.64.0.2:80"), servers=(RealServer(0, parse_address("10.64.0.1"), 9, 1),))
+    with pytest.raises(ValueError, match=r"10\.64\.0\.1:9 of static:b is at the VIP 10\.64\.0\.1:80 of srv:a: "):
+        spec.merge_services([service("srv:a", "10.64.0.1:80"), static])
+    own = replace(static, servers=(RealServer(0, parse_address("10.64.0.2"), 80, 1),))
+    with pytest.raises(ValueError, match=r"of static:b is at the VIP 10\.64\.0\.2:80 of static:b"):
+        spec.merge_services([own])
+
+
 @pytest.mark.parametrize("other", ["10.64.0.1:81", "10.64.0.1:80/udp", "10.64.0.1", "10.64.0.2:80", "[fd00::1]:80"])
 def test_vips_that_differ_in_anything_are_apart(other: str) -> None:
     """Address, port and protocol together are what a source claims."""
@@ -238,6 +256,19 @@ def test_what_is_no_duration_gets_the_forms(text: str) -> None:
     """Anything else is named, beside the forms that a duration has."""
     with pytest.raises(ValueError, match="is not a duration: write 30s, 500ms, 2m or 1h"):
         spec.parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("50", 50), ("1500ms", 1.5), ("10m", 600)])
+def test_every_form_of_consuls_wait(text: str, seconds: float) -> None:
+    """It is a duration from a second to the most that Consul takes."""
+    assert spec.parse_consul_wait(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "999ms", "601", "11m", "1h"])
+def test_another_wait_of_consul_is_refused(text: str) -> None:
+    """What is out of range is named, beside what is not."""
+    with pytest.raises(ValueError, match=f"'{text}' is not from 1s to 10m"):
+        spec.parse_consul_wait(text)
 
 
 @pytest.mark.parametrize(("text", "share"), [("0", 0), ("1", 1), ("0.5", 0.5), (".25", 0.25), ("1e-3", 0.001)])

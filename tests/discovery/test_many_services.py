@@ -17,7 +17,7 @@ import pytest
 
 from clb_discovery.core.model import Answer, Failure
 from clb_discovery.sources.base import Outcome
-from clb_discovery.sources.consul.source import AT_ONCE, DIRECT, ConsulServer
+from clb_discovery.sources.consul.server import AT_ONCE, DIRECT, ConsulServer
 from tests.support.cgroups import made_cgroup
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import wipe

@@ -144,7 +144,7 @@ def test_claims_that_are_refused_are_told(instance: str, cgroup: Path, tmp_path:
             "consul:a-second": ("held", "VIP 10.64.0.1:80 belongs to consul:z-first; register another one"),
             "consul:outside": ("held", f"VIP 10.65.0.1:80 is outside --vip-range {', '.join(RANGES)}; register one"),
             "consul:wrong": ("held", r"clb-vip '10.64.0.1:http\x1b[2J' is longer than 512 characters or not printable"),
-            "consul:portless": ("retrying", "the port is 0; register it with one from 1 to 65535"),
+            "consul:portless": ("retrying", "has the port 0; register it with one from 1 to 65535"),
             "consul:forbidden": ("fresh", "real server 224.0.0.1:80 refused: it is multicast; register the address"),
         }
         for name, (state, reason) in reasons.items():
@@ -155,7 +155,7 @@ def test_claims_that_are_refused_are_told(instance: str, cgroup: Path, tmp_path:
             "belongs to consul:z-first",
             "is outside --vip-range",
             "not printable",
-            "the port is 0",
+            "has the port 0",
             "multicast",
         ):
             assert words in told_in_log

@@ -6,12 +6,12 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 
 
-def instance(address: str = "10.0.0.1", port: int = 80, status: str = "passing") -> dict[str, object]:
+def instance(address: str = "10.0.0.1", port: int = 80, status: str = "passing") -> dict[str, Any]:
     """Return an entry of the health endpoint."""
     return {
         "Node": {"Node": "n1", "Address": "10.9.9.9"},

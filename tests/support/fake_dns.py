@@ -144,6 +144,15 @@ class FakeDns:
         await asyncio.sleep(0)
 
 
+class SilentDns(FakeDns):
+    """A DNS server that answers nothing."""
+
+    def respond(self, wire: bytes, protocol: str) -> bytes | None:
+        """Answer nothing."""
+        super().respond(wire, protocol)
+        return None
+
+
 async def cancelled(tasks: Iterable[asyncio.Task[None] | None]) -> None:
     """Cancel what still serves clients, and wait until it has closed its connections."""
     present = [task for task in tasks if task]

@@ -8,7 +8,7 @@ import socket
 import struct
 from contextlib import suppress
 from enum import Enum
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import aiohttp
 from aiohttp import web
@@ -52,16 +52,32 @@ _OTHERS: Final[dict[Fault, dict[str, str]]] = {
 """Headers of an empty list that stands for the real answer."""
 
 
+class Cut(NamedTuple):
+    """What a proxy does with a query that takes long."""
+
+    after: float
+    """Seconds."""
+    status: int | None
+    """It answers with this; `None` if it closes the connection."""
+
+
 class FaultyConsul:
     """The instances of one service of an agent, over a proxy at `url`: a `schedules.World`.
 
     Without a fault queries block as the agent lets them; one that comes meanwhile meets those that are under way.
 
     :ivar asked: how many queries have come.
+    :ivar queries: path and parameters of each.
+    :ivar cuts: how many have been cut.
+    :ivar loop: where it runs, for other threads.
     """
 
-    def __init__(self, agent: ConsulAgent, service: str) -> None:
+    def __init__(self, agent: ConsulAgent, service: str, cut: Cut | None = None) -> None:
         self.asked = 0
+        self.cuts = 0
+        self.queries: list[tuple[str, dict[str, str]]] = []
+        self._cut = cut
+        self._restarted = False
         self.url = ""
         self._agent = agent
         self._service = service
@@ -72,6 +88,7 @@ class FaultyConsul:
         self._runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
 
     async def __aenter__(self) -> Self:
+        self.loop = asyncio.get_running_loop()
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
@@ -91,6 +108,16 @@ class FaultyConsul:
         ]
         await asyncio.to_thread(self._agent.request, "PUT", "/v1/txn", [node, *services])
         self._numbers = numbers
+
+    async def cut_times(self, count: int) -> None:
+        """Wait until this many queries have been cut."""
+        while self.cuts < count:  # noqa: ASYNC110  # seldom enough
+            await asyncio.sleep(0.05)
+
+    def restart(self) -> None:
+        """Be a server that has just restarted: what waits is reset, and it has read nothing of its log yet."""
+        self._restarted = True
+        self._turned.set()
 
     def inject(self, faults: object) -> None:
         """Misbehave in this way from now on."""
@@ -117,18 +144,32 @@ class FaultyConsul:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self.asked += 1
-        asking = asyncio.create_task(self._ask(request)) if self._fault is None else None
+        self.queries.append((request.path, dict(request.query)))
+        asking = asyncio.create_task(self._ask(request)) if self._fault is None and not self._restarted else None
+        limit = self._cut.after if self._cut else None
         try:
-            while asking and self._fault is None:
+            while asking and self._fault is None and not self._restarted:
                 turned = asyncio.create_task(self._turned.wait())
-                await asyncio.wait({asking, turned}, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait({asking, turned}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
                 turned.cancel()
                 if asking.done():
                     return asking.result()
+                if self._cut and not done:
+                    self.cuts += 1
+                    return web.Response(status=self._cut.status) if self._cut.status else _closed(request)
         finally:
             if asking:
                 asking.cancel()
-        return await self._misbehave(request)
+        return await self._misbehave(request) if self._fault else await self._behind(request)
+
+    async def _behind(self, request: web.BaseRequest) -> web.Response:
+        if "index" in request.query:
+            return _reset(request)
+        answer = await self._ask(request)
+        if "stale" in request.query:
+            answer.body = json.dumps([]).encode()
+            answer.headers[_INDEX] = "1"
+        return answer
 
     async def _ask(self, request: web.BaseRequest, *, at_once: bool = False) -> web.Response:
         url = URL(self._agent.url + request.raw_path, encoded=True)
@@ -166,6 +207,13 @@ class FaultyConsul:
                 answer.body = json.dumps([]).encode()
                 answer.headers.update(_OTHERS[fault])
         return answer
+
+
+def _closed(request: web.BaseRequest) -> web.Response:
+    """Close the connection; what is returned goes nowhere."""
+    if request.transport is not None:
+        request.transport.close()
+    return web.Response()
 
 
 def _reset(request: web.BaseRequest) -> web.Response:

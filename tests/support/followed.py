@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from clb_discovery.sources.base import Outcome, Source
-from clb_discovery.sources.consul.source import ConsulServer, ConsulSource
+from clb_discovery.sources.consul.server import ConsulServer
+from clb_discovery.sources.consul.source import ConsulSource
 from clb_discovery.watches import Watches
 
 

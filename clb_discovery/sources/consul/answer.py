@@ -1,24 +1,27 @@
-"""Read the entries of `/v1/health/service/<name>`: who serves, where, and with which weight.
+"""Read the entries of `/v1/health/service/<name>`: which instances serve, where, and with which weight.
 
 Health and weights follow Consul's own rule towards Envoy: the weight is `Weights.Passing`, or `Weights.Warning` when
 any check warns; an instance with a critical check is out, and so is one whose weight is below 1. Maintenance is a
 critical check (`_node_maintenance`, `_service_maintenance:<id>`).
 
-An instance that should serve but cannot be used (no port, no address, a strange status) is an error of the whole
-answer: leaving it out in silence could empty a pool, and the last known good answer stays meanwhile. An address may be
-a host name; looking it up is not done here.
+Entries are read one by one. Everyone who may register one instance may write nonsense into it, so an instance that
+cannot be used is left out and reported, and never changes what the others give. Only an answer that is no list at all
+is an error. An address may be a host name; looking it up is not done here.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, TypeGuard
 
 from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.model import MAX_PORT, MAX_WEIGHT, OptIn, RealServer
+from clb_discovery.core.model import MAX_PORT, MAX_WEIGHT, OptIn, Refused
 from clb_discovery.core.optin import opt_in, said
+from clb_discovery.core.text import printable
 from clb_discovery.errors import SourceError
 
 Json = Mapping[str, object]
@@ -34,65 +37,121 @@ class Check(NamedTuple):
     status: str
 
 
+MAX_NAMES: Final = 1024
+"""Most host names among the addresses of one service."""
+MAX_REPORTS: Final = 16
+"""Most reports about single instances of one answer; one more counts the others."""
+
 _DEFAULT_WEIGHT: Final = 1
 _CHECK_KEYS: Final = ("Node", "CheckID", "ServiceName", "Status")
-_STATUSES: Final = frozenset({"passing", "warning", "critical"})
+_PARTS: Final = ("Node", "Service", "Checks")
+_NO_PARTS: Final = (None, None, None)
+_STATUSES: Final = frozenset({"passing", "warning"})
+_CRITICAL: Final = "critical"
 _LONGEST_NAME: Final = 253
 _HOST_NAME: Final = re.compile(r"(?:[a-z0-9_][a-z0-9_-]{0,62}\.)*[a-z_][a-z0-9_-]{0,62}\.?", re.ASCII | re.IGNORECASE)
 """The last label starts with a letter (RFC 3696 section 2), so that `10.0.0.300` is none."""
-_SHOWN: Final = reprlib.Repr()
-_SHOWN.maxstring = _SHOWN.maxother = 80
+_LONGEST_IDENTITY: Final = 255
+_IDENTITY_PREFIX: Final = 64
+_REPR: Final = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+_SHOWN: Final = 120
 
 
 class Instance(NamedTuple):
-    """An instance that serves."""
+    """An instance whose entry can be read."""
 
+    node: str
+    """Name of its node, as untrusted text; empty where there is none."""
+    service_id: str
+    """Likewise its service id."""
     host: Address | str
-    """Its address, or the host name that stands there."""
+    """Its address, or the host name that stands there, in lower case."""
     port: int
     weight: int
+    """0 if it is critical, in maintenance, or has a weight below 1."""
+
+    @property
+    def identity(self) -> str:
+        """Node and service id as one bounded printable text, another one for each pair; empty if either is missing."""
+        if not self.node or not self.service_id:
+            return ""
+        plain = f"{self.node}/{self.service_id}"
+        if len(plain) <= _LONGEST_IDENTITY and plain.isprintable() and "/" not in self.node and "~" not in plain:
+            return plain
+        digest = hashlib.sha256(json.dumps([self.node, self.service_id]).encode()).hexdigest()[:32]
+        return f"{printable(plain[:_IDENTITY_PREFIX])[:_IDENTITY_PREFIX]}~{digest}"
+
+    @property
+    def shown(self) -> str:
+        """What reports call it."""
+        return _shown(self.node, self.service_id)
 
 
-def parse_entries(entries: object, tagged: str | None = None) -> tuple[Instance, ...]:
-    """Return the instances that serve among the decoded JSON entries, in Consul's order, duplicates included.
+class Reading(NamedTuple):
+    """What the entries of one answer say."""
 
-    :param entries: what the JSON said: a list of objects with `Node`, `Service` and `Checks`.
+    instances: tuple[Instance, ...] = ()
+    """In Consul's order, duplicates included."""
+    left_out: tuple[Refused, ...] = ()
+    """Those that should serve and cannot be used, as many as there are."""
+    is_somebody_out: bool = False
+    """Whether an instance is out, even one whose endpoint cannot be read."""
+    opt_in: OptIn | None = None
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """The host names among the addresses: at most `MAX_NAMES`, the lowest."""
+        names = {instance.host for instance in self.instances if isinstance(instance.host, str)}
+        return frozenset(sorted(names)[:MAX_NAMES])
+
+
+class _UnusableError(Exception):
+    """Why an instance cannot be used; goes on from its name."""
+
+
+def parse_entries(entries: object, tagged: str | None = None) -> Reading:
+    """Return what the decoded JSON entries say.
+
+    :param entries: a list of objects with `Node`, `Service` and `Checks`.
     :param tagged: name of the tagged address to use where an instance has it.
-    :raises SourceError: if it is anything else, or an instance that should serve cannot be used.
+    :raises SourceError: if it is no list.
     """
     if not isinstance(entries, list):
-        raise SourceError(f"Consul answered {_SHOWN.repr(entries)} where a list of instances belongs; is this Consul?")
-    found = (_instance(_object(entry, "an instance"), tagged) for entry in entries)
-    return tuple(instance for instance in found if instance is not None)
+        raise SourceError(f"Consul answered {show(entries)} where a list of instances belongs; is this Consul?")
+    instances: list[Instance] = []
+    left_out: list[Refused] = []
+    is_somebody_out = False
+    for entry in entries:
+        node, service, checks = (entry.get(key) for key in _PARTS) if _is_object(entry) else _NO_PARTS
+        try:
+            weight = 0 if _is_critical(checks) else _weight(service, checks)
+        except _UnusableError as error:
+            left_out.append(_refused(entry, error))
+            continue
+        is_somebody_out |= weight == 0
+        try:
+            host, port = _endpoint(node, service, tagged)
+            instances.append(Instance(_name(node, "Node"), _name(service, "ID"), _host(host), _port(port), weight))
+        except _UnusableError as error:
+            if weight:
+                left_out.append(_refused(entry, error))
+    return Reading(tuple(instances), tuple(left_out), is_somebody_out, _read_opt_in(entries))
 
 
-def host_names(instances: Iterable[Instance]) -> frozenset[str]:
-    """Return the host names among the addresses."""
-    return frozenset(instance.host for instance in instances if isinstance(instance.host, str))
+def bounded(reports: Iterable[Refused]) -> tuple[Refused, ...]:
+    """Return the first `MAX_REPORTS` by their text, and one about how many more there are."""
+    ordered = sorted(reports)
+    more = len(ordered) - MAX_REPORTS
+    if more <= 0:
+        return tuple(ordered)
+    return (*ordered[:MAX_REPORTS], Refused(f"{more} more instances", "cannot be used either; correct those first"))
 
 
-def to_servers(instances: Iterable[Instance], addresses: Mapping[str, Sequence[Address]]) -> tuple[RealServer, ...]:
-    """Return the instances as real servers of one tier, one for each address of a host name.
-
-    :param addresses: of each of `host_names`.
-    """
-    return tuple(
-        RealServer(0, address, instance.port, instance.weight)
-        for instance in instances
-        for address in (addresses[instance.host] if isinstance(instance.host, str) else (instance.host,))
-    )
-
-
-def read_opt_in(entries: object) -> OptIn | None:
-    """Return what the instances among the decoded JSON entries say about their service's virtual servers.
-
-    Those of Connect's proxies do not count: they take over meta and tags of the service that they stand before.
-
-    :returns: None if none of them opts in; whatever is there, nothing is raised.
-    """
-    found = (entry.get("Service") for entry in entries if isinstance(entry, dict)) if isinstance(entries, list) else ()
-    services = (service for service in found if isinstance(service, dict) and not service.get("Kind"))
-    return opt_in(said(service.get("Meta"), service.get("Tags")) for service in services)
+def show(value: object) -> str:
+    """Return untrusted JSON as one short printable text."""
+    text = _REPR.repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def parse_names(services: object) -> frozenset[str]:
@@ -112,7 +171,7 @@ def parse_summaries(summaries: object) -> frozenset[str]:
     if summaries is None:  # Go writes an empty list as null
         return frozenset()
     if not isinstance(summaries, list):
-        raise SourceError(f"Consul answered {_SHOWN.repr(summaries)} where a list of services belongs; is this Consul?")
+        raise SourceError(f"Consul answered {show(summaries)} where a list of services belongs; is this Consul?")
     objects = [_object(summary, "a service") for summary in summaries]
     return frozenset(_text(one.get("Name")) for one in objects if not one.get("PeerName")) - {""}
 
@@ -123,67 +182,88 @@ def parse_checks(checks: object) -> frozenset[Check]:
     :raises SourceError: if it is no list of checks.
     """
     if not isinstance(checks, list):
-        raise SourceError(f"Consul answered {_SHOWN.repr(checks)} where a list of checks belongs; is this Consul?")
+        raise SourceError(f"Consul answered {show(checks)} where a list of checks belongs; is this Consul?")
     objects = (_object(check, "a check") for check in checks)
     return frozenset(Check(*(_text(check.get(key)) for key in _CHECK_KEYS)) for check in objects)
+
+
+def _read_opt_in(entries: list[object]) -> OptIn | None:
+    """Return what the instances say about their service's virtual servers.
+
+    Those of Connect's proxies do not count: they take over meta and tags of the service that they stand before.
+    """
+    services = (entry.get("Service") for entry in entries if _is_object(entry))
+    return opt_in(said(own.get("Meta"), own.get("Tags")) for own in services if _is_object(own) and not own.get("Kind"))
+
+
+def _refused(entry: object, error: _UnusableError) -> Refused:
+    if not _is_object(entry):
+        return Refused(f"instance {show(entry)}", "is no object; is this Consul?")
+    node, service = entry.get("Node"), entry.get("Service")
+    return Refused(
+        _shown(node.get("Node") if _is_object(node) else None, service.get("ID") if _is_object(service) else None),
+        str(error),
+    )
+
+
+def _shown(node: object, service_id: object) -> str:
+    return f"instance {show(service_id)} on node {show(node)}"
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _instance(entry: Json, tagged: str | None) -> Instance | None:
-    """Return the instance; `None` if it is out."""
-    node = _object(entry.get("Node"), "the Node of an instance")
-    service = _object(entry.get("Service"), "the Service of an instance")
-    try:
-        statuses = _statuses(entry.get("Checks"))
-        if "critical" in statuses:
-            return None
-        weight = _weight(service.get("Weights"), "Warning" if "warning" in statuses else "Passing")
-        if weight < 1:
-            return None
-        host, port = _endpoint(node, service, tagged)
-        return Instance(_host(host), _port(port), min(weight, MAX_WEIGHT))
-    except SourceError as error:
-        who = f"instance {_SHOWN.repr(service.get('ID'))} on node {_SHOWN.repr(node.get('Node'))}"
-        raise SourceError(f"{who}: {error}") from None
+def _name(part: object, key: str) -> str:
+    return _text(part.get(key)) if _is_object(part) else ""
 
 
-def _endpoint(node: Json, service: Json, tagged: str | None) -> tuple[object, object]:
-    """Return address and port as they stand there: the service's own address goes before all of the node's."""
-    port = service.get("Port")
-    if tagged is not None:
-        own = _object(service.get("TaggedAddresses") or {}, "TaggedAddresses").get(tagged)
-        if own is not None:
-            own = _object(own, f"TaggedAddresses.{tagged}")
-            return own.get("Address"), own.get("Port") or port
-    if service.get("Address") or tagged is None:
-        return service.get("Address") or node.get("Address"), port
-    return _object(node.get("TaggedAddresses") or {}, "TaggedAddresses").get(tagged) or node.get("Address"), port
+def _is_critical(checks: object) -> bool:
+    """Tell whether a check is critical, whatever is beside it."""
+    return isinstance(checks, list) and any(_is_object(check) and check.get("Status") == _CRITICAL for check in checks)
+
+
+def _weight(service: object, checks: object) -> int:
+    """Return the weight of an instance without a critical check, 0 where it is below 1."""
+    statuses = _statuses(checks)
+    weights = _part(service, "Service").get("Weights")
+    if weights is None:
+        return _DEFAULT_WEIGHT
+    kind = "Warning" if "warning" in statuses else "Passing"
+    weight = _part(weights, "Weights").get(kind, _DEFAULT_WEIGHT)
+    if not _is_integer(weight):
+        raise _UnusableError(f"has {show(weight)} as Weights.{kind}; register it with an integer")
+    return min(max(weight, 0), MAX_WEIGHT)
 
 
 def _statuses(checks: object) -> set[str]:
     if checks is None:  # Go writes an empty list as null
         return set()
     if not isinstance(checks, list):
-        raise SourceError(f"Checks is {_SHOWN.repr(checks)}, where a list belongs; is this Consul?")
+        raise _UnusableError(f"has {show(checks)} as Checks, where a list belongs; is this Consul?")
     statuses = set()
     for check in checks:
-        status = _object(check, "a check").get("Status")
+        status = _part(check, "one of its Checks").get("Status")
         if not isinstance(status, str) or status not in _STATUSES:
-            raise SourceError(f"a check is {_SHOWN.repr(status)}; what can be used is passing, warning or critical")
+            raise _UnusableError(f"has a check that is {show(status)}, and not passing, warning or critical")
         statuses.add(status)
     return statuses
 
 
-def _weight(weights: object, kind: str) -> int:
-    if weights is None:
-        return _DEFAULT_WEIGHT
-    weight = _object(weights, "Weights").get(kind, _DEFAULT_WEIGHT)
-    if not _is_integer(weight):
-        raise SourceError(f"Weights.{kind} is {_SHOWN.repr(weight)}; register it with an integer")
-    return weight
+def _endpoint(node: object, service: object, tagged: str | None) -> tuple[object, object]:
+    """Return address and port as they stand there: the service's own address goes before all of the node's."""
+    node, service = _part(node, "Node"), _part(service, "Service")
+    port = service.get("Port")
+    if tagged is not None:
+        own = _part(service.get("TaggedAddresses") or {}, "TaggedAddresses").get(tagged)
+        if own is not None:
+            own = _part(own, f"TaggedAddresses.{tagged}")
+            return own.get("Address"), own.get("Port") or port
+    if service.get("Address"):
+        return service.get("Address"), port
+    if tagged is None:
+        return node.get("Address"), port
+    return _part(node.get("TaggedAddresses") or {}, "TaggedAddresses").get(tagged) or node.get("Address"), port
 
 
 def _host(value: object) -> Address | str:
@@ -193,14 +273,14 @@ def _host(value: object) -> Address | str:
     try:
         return parse_address(text)
     except ValueError:
-        raise SourceError(
-            f"the address {_SHOWN.repr(value)} is no IP address and no host name; register it with one in Address"
+        raise _UnusableError(
+            f"has the address {show(value)}, which is no IP address and no host name; register it with one in Address"
         ) from None
 
 
 def _port(value: object) -> int:
     if not _is_integer(value) or not 1 <= value <= MAX_PORT:
-        raise SourceError(f"the port is {_SHOWN.repr(value)}; register it with one from 1 to {MAX_PORT}")
+        raise _UnusableError(f"has the port {show(value)}; register it with one from 1 to {MAX_PORT}")
     return value
 
 
@@ -208,7 +288,18 @@ def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_object(value: object) -> TypeGuard[Json]:
+    return isinstance(value, dict)
+
+
+def _part(value: object, what: str) -> Json:
+    """Return a part of an instance, which has to be an object."""
+    if not isinstance(value, dict):
+        raise _UnusableError(f"has {show(value)} as {what}, where an object belongs; is this Consul?")
+    return value
+
+
 def _object(value: object, what: str) -> Json:
     if not isinstance(value, dict):
-        raise SourceError(f"{what} is {_SHOWN.repr(value)}, where an object belongs; is this Consul?")
+        raise SourceError(f"{what} is {show(value)}, where an object belongs; is this Consul?")
     return value

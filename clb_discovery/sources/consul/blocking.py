@@ -12,12 +12,15 @@ from typing import Final, Self
 
 from clb_discovery.errors import SourceError
 
-WAIT: Final = 60.0
-"""How long a query without news is held, in seconds.
+WAIT: Final = 50.0
+"""How long a query without news is held by default, in seconds.
 
 Consul's own default is 300. But a path that drops packets in silence is noticed only when the wait is over, and an
-agent keeps the place of a query whose client has gone until then.
+agent keeps the place of a query whose client has gone until then. With the sixteenth that Consul adds it ends before
+the 60 s after which most proxies cut it.
 """
+LONGEST_WAIT: Final = 600.0
+"""Longest wait that Consul takes, in seconds."""
 MARGIN: Final = 10.0
 """What a query may take beyond its wait, in seconds; also the limit of one that does not block."""
 FIRST: Final = 0
@@ -26,6 +29,7 @@ FIRST: Final = 0
 _INDEX_LIMIT: Final = 1 << 64  # an index is a uint64
 _INDEX_DIGITS: Final = 20
 _SHOWN: Final = 80
+_LONG: Final = 1.0
 
 
 def next_index(header: str | None, previous: int) -> int:
@@ -54,6 +58,17 @@ def client_timeout(wait: float, margin: float = MARGIN) -> float:
     Consul adds up to a sixteenth of the wait, so that its clients do not all wake up at once.
     """
     return wait + wait / 16 + margin
+
+
+def is_long(elapsed: float, wait: float) -> bool:
+    """Tell whether a query was held for so long that a broken connection may just be a proxy that cuts long polls.
+
+    An agent that refuses a query, or a proxy that cannot reach it, does so at once.
+
+    :param elapsed: seconds until it broke off.
+    :param wait: seconds that Consul was to hold it.
+    """
+    return elapsed >= min(_LONG, wait / 2)
 
 
 @dataclass(frozen=True, slots=True)

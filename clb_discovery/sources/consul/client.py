@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
-from consul import base
-
 from clb_discovery.core.optin import META_VIP
 from clb_discovery.errors import SourceError
+from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.rotation import Rotated
 from clb_discovery.sources.consul.transport import (
     ANY_SERVER,
+    CONSISTENTLY,
     RIGHTS,
     SUMMARIES,
     TOKEN,
@@ -39,7 +39,7 @@ STALE: Final[Mode] = (ANY_SERVER,)
 """Any server, whatever it has heard by now."""
 LEADER: Final[Mode] = ()
 """The leader: it knows at least what any other has told us."""
-CONSISTENT: Final[Mode] = (("consistent", ""),)
+CONSISTENT: Final[Mode] = (CONSISTENTLY,)
 """The leader, when the others agree that it is, and it has read all of its log; `LEADER` may answer before that."""
 
 Indexed = tuple[str | None, object]
@@ -87,7 +87,7 @@ class Client:
         self._token = token
         self._datacenter = scope.datacenter
         self._scope = _given([("ns", scope.namespace), ("partition", scope.partition)])
-        self._catalog = self._library(*STALE)
+        self._catalog = {mode: self._library(*mode) for mode in (STALE, CONSISTENT)}
         self._checks = self._library(("filter", _NOT_PASSING), *STALE)
         self._services: dict[tuple[Selection, Mode], _Library] = {}
 
@@ -121,23 +121,25 @@ class Client:
         found: Indexed = await self._checks.health.state("any", index=index, wait=_seconds(wait))
         return found
 
-    async def services(self, index: int, wait: float) -> Indexed:
+    async def services(self, index: int, wait: float, mode: Mode = STALE) -> Indexed:
         """Ask for the names of all services; the index moves with every instance that is registered or goes.
 
+        :param mode: `STALE` or `CONSISTENT`.
         :raises SourceError: when Consul does not say.
         """
-        found: Indexed = await self._catalog.catalog.services(index=index, wait=_seconds(wait))
+        found: Indexed = await self._catalog[mode].catalog.services(index=index, wait=_seconds(wait))
         return found
 
-    async def summaries(self) -> object:
-        """Ask the leader for all services with an instance whose meta opts in; return decoded JSON.
+    async def summaries(self, mode: Mode = LEADER) -> object:
+        """Ask for all services with an instance whose meta opts in; return decoded JSON.
 
         No documented endpoint tells the meta of all services. This one is what Consul's web interface asks; its filter
         is evaluated by the servers.
 
+        :param mode: who may answer.
         :raises SourceError: when Consul does not say.
         """
-        wanted = [*_given([("dc", self._datacenter)]), *self._scope, ("filter", _OPTS_IN)]
+        wanted = [*_given([("dc", self._datacenter)]), *self._scope, ("filter", _OPTS_IN), *mode]
         found = await self._transport.get(
             lambda response: json.loads(response.body), SUMMARIES, wanted, self._headers()
         )
@@ -150,7 +152,7 @@ class Client:
 
         :raises SourceError: when Consul does not say.
         """
-        found: Indexed = await self._catalog.catalog.nodes(index=index, wait=_seconds(wait))
+        found: Indexed = await self._catalog[STALE].catalog.nodes(index=index, wait=_seconds(wait))
         return found
 
     def _library(self, *added: tuple[str, str]) -> _Library:

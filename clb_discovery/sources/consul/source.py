@@ -1,173 +1,100 @@
-"""Follow one service of Consul: the health endpoint, by blocking queries, over the connection all services share."""
+"""Follow one service of Consul, or the list of those that opt in, by blocking queries."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Final
+from contextlib import suppress
+from typing import Final, Generic, TypeVar
 
+from clb_discovery.core.address import is_ipv4
 from clb_discovery.core.config import CATALOG
 from clb_discovery.core.model import Answer, Listing
 from clb_discovery.core.spec import consul_objection
-from clb_discovery.errors import SourceError, UnusableError, UsageError
+from clb_discovery.errors import UnusableError, UsageError
 from clb_discovery.sources.consul import environment
-from clb_discovery.sources.consul.address import ConsulAddress
-from clb_discovery.sources.consul.answer import (
-    host_names,
-    parse_entries,
-    parse_names,
-    parse_summaries,
-    read_opt_in,
-    to_servers,
-)
-from clb_discovery.sources.consul.blocking import FIRST, MARGIN, WAIT, Bucket, next_index
-from clb_discovery.sources.consul.catalog import WATCH_BURST, WATCH_RATE, Catalog, Key
-from clb_discovery.sources.consul.client import ALL, CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope, Selection
-from clb_discovery.sources.consul.host_names import look_up
-from clb_discovery.sources.consul.rotation import Rotated
-from clb_discovery.sources.consul.transport import RIGHTS, Tls, Transport
+from clb_discovery.sources.consul.answer import Reading
+from clb_discovery.sources.consul.blocking import FIRST, WAIT, Bucket
+from clb_discovery.sources.consul.catalog import WATCH_BURST, WATCH_RATE
+from clb_discovery.sources.consul.client import ALL, Selection
+from clb_discovery.sources.consul.members import BOTH, is_anyone_usable, to_answer
+from clb_discovery.sources.consul.names import Names, Watched
+from clb_discovery.sources.consul.server import REFRESH, ConsulServer
 
 RATE: Final = 10.0
 """Queries a second for one service in the long run."""
 BURST: Final = 20.0
 """Queries for one service at once after a quiet time."""
+REST: Final = 20.0
+"""Seconds without a query for each second of a processor that reading the last answer took."""
+LONGEST_REST: Final = 5.0
+"""Most seconds of such a rest."""
+GRACE: Final = 1.0
+"""Seconds that an answer waits for host names which have never been looked up."""
+LONG_GRACE: Final = 10.0
+"""Seconds more if no instance is usable without them."""
 
-DIRECT: Final = 32
-"""Services with a blocking query of their own.
-
-With the three of the catalog and `AT_ONCE` these are 43 connections. An agent takes 200 from one host by default, and
-counts a query whose client has gone until its wait ends, so that there is room for four restarts in a minute.
-"""
-AT_ONCE: Final = 8
-"""Most queries at a time that answer at once."""
-REFRESH: Final = 300.0
-"""Seconds after which a service without a query of its own is asked for although nothing has been heard of it."""
-AFTER_FAILURE: Final = 0.1
-"""Seconds for which a query that failed keeps its place among those."""
-
-_LONGEST_WAIT: Final = 600.0
 _SHOWN: Final = 80
 
 
-class ConsulServer:
-    """One Consul agent, or the cluster behind it; every source of it shares its connections."""
+_Said = TypeVar("_Said")
 
-    def __init__(  # noqa: PLR0913  # one for each thing that the environment says
-        self,
-        address: str,
-        token: str | Rotated[str] | None = None,
-        scope: Scope = OWN,
-        *,
-        tls: Tls | None = None,
-        auth: str | None = None,
-        wait: float = WAIT,
-        margin: float = MARGIN,
-    ) -> None:
-        """Prepare; nothing is connected yet. The environment is not read.
 
-        :param address: `127.0.0.1:8500`, `http://…`, `https://…`, `[::1]:8500` or `unix:///path`.
-        :param token: ACL token, sent with every query, or where it is; `None` for the agent's own.
-        :param scope: which part of Consul.
-        :param tls: settings for https; `None` for the system's authorities and the address's host.
-        :param auth: value of the Authorization header, for a proxy before the agent.
-        :param wait: how long Consul holds a query without news, in seconds, at most 600.
-        :param margin: what a query may take beyond its wait, in seconds.
-        :raises UsageError: if the address is none, or the token cannot be one.
+class _Hastened(Generic[_Said]):
+    """A source whose query under way can be given up for one that answers at once."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._index = FIRST
+        self._news = asyncio.Event()
+        self._asking: asyncio.Task[_Said] | None = None
+        self._gives_up = False
+        self._owes = False
+        """Whether no query that was sent since the last `hasten` has been answered yet."""
+
+    def hasten(self) -> None:
+        """Have Consul's leader queried at once; the next answer is what it says then."""
+        self._gives_up = self._owes = True
+        self._news.set()
+
+    async def _ask(self, *, confirm: bool) -> _Said:
+        raise NotImplementedError
+
+    async def _asked(self, patience: float | None = None) -> _Said | None:
+        """Wait for the query under way, which begins if there is none.
+
+        :param patience: in seconds; `None` for as long as it takes.
+        :return: what Consul said; `None` if something else has happened meanwhile, or patience is over.
         """
-        self._address = ConsulAddress.parse(address)
-        if isinstance(token, str) and not (token.isascii() and token.isprintable() and token):
-            raise UsageError("the Consul token is empty or holds characters that no token has; set CONSUL_HTTP_TOKEN")
-        if not 0 < wait <= _LONGEST_WAIT:
-            raise UsageError(f"a Consul query cannot wait for {wait:g} s; at most {_LONGEST_WAIT:g}")
-        self._wait = wait
-        self._transport = Transport(self._address, tls, auth, margin=margin)
-        self._client = Client(self._transport, token, scope)
-        self._catalog = Catalog(self._client, wait)
-        self._direct = asyncio.Semaphore(DIRECT)
-        self._at_once = asyncio.Semaphore(AT_ONCE)
+        if self._gives_up:
+            await self._end()
+        if self._asking is None:
+            self._gives_up = False
+            self._asking = asyncio.create_task(self._ask(confirm=self._owes))
+            self._asking.add_done_callback(lambda _: self._news.set())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._news.wait()
+        self._news.clear()
+        if self._gives_up or not self._asking.done():
+            return None
+        asked, self._asking = self._asking, None
+        said = asked.result()
+        self._owes = False
+        return said
 
-    def __str__(self) -> str:
-        """Return `Consul at http://127.0.0.1:8500`."""
-        return str(self._address)
-
-    @property
-    def url(self) -> str:
-        """The address in full."""
-        return self._address.url
-
-    async def read(self, service: Key, index: int, *, answered: bool) -> tuple[int, Answer]:
-        """Ask who serves now.
-
-        The first `DIRECT` services have a blocking query each. The others are asked for when the catalog has changed,
-        mostly elsewhere, or has been silent for `REFRESH` seconds.
-
-        :param index: what the last `read` returned, to wait for something newer; `FIRST` answers at once.
-        :param answered: whether there was an answer. `FIRST` after one means that something failed, perhaps by a
-            restart.
-        :return: the index to ask with next, and the complete answer.
-        :raises SourceError: when Consul could not say.
-        """
-        if index == FIRST:
-            return await self._ask_now(service, after_failure=answered)
-        if not self._direct.locked():
-            async with self._direct:
-                return await self._ask(service, index)
-        await self._catalog.changed(service, time.monotonic() + REFRESH)
-        return await self._ask_now(service)
-
-    async def _ask_now(self, service: Key, *, after_failure: bool = False) -> tuple[int, Answer]:
-        async with self._at_once:
-            # Any server may be behind the one that told of a change, or have just started; the leader is not.
-            mode = CONSISTENT if after_failure else LEADER if self._direct.locked() else STALE
-            self._catalog.asked(service, leader=mode is not STALE)
-            try:
-                return await self._ask(service, FIRST, mode)
-            except SourceError:
-                await asyncio.sleep(AFTER_FAILURE)  # where one fails, the others mostly do, too
-                raise
-
-    async def _ask(self, service: Key, index: int, mode: Mode = STALE) -> tuple[int, Answer]:
-        name, selection = service
-        header, entries = await self._client.entries(name, selection, index, self._wait, mode)
-        try:
-            instances = parse_entries(entries, selection.tagged_address)
-            servers = to_servers(instances, await look_up(host_names(instances)))
-        except SourceError as error:
-            raise UnusableError(f"{self}: {error}") from None
-        return self._next_index(header, index), Answer(servers, read_opt_in(entries))
-
-    async def list_services(self, index: int) -> tuple[int, frozenset[str]]:
-        """Ask which services may opt in, by their tags and meta; a service that is not here does not.
-
-        :param index: as for `read`.
-        :return: the index to ask with next, and the names.
-        :raises SourceError: when Consul could not say, or does not let us see.
-        """
-        header, services = await self._client.services(index, self._wait)
-        if not services:  # there is always Consul's own
-            raise SourceError(f"{self} showed no service at all: the token lacks rights; {RIGHTS}")
-        async with self._at_once:
-            summaries = await self._client.summaries()
-        try:
-            names = parse_names(services) | parse_summaries(summaries)
-        except SourceError as error:
-            raise SourceError(f"{self}: {error}") from None
-        return self._next_index(header, index), names
-
-    def _next_index(self, header: str | None, index: int) -> int:
-        try:
-            return next_index(header, index)
-        except SourceError as error:
-            raise SourceError(f"{self}: {error}") from None
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._catalog.close()
-        await self._transport.close()
+    async def _end(self) -> None:
+        """Give up the query under way."""
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            asking.cancel()
+            await asyncio.wait((asking,))
+            if not asking.cancelled():
+                asking.exception()  # which nobody needs to hear of
 
 
-class ConsulCatalog:
+class ConsulCatalog(_Hastened[Listing]):
     """The services of a Consul that may opt in: a `sources.base.CatalogSource`."""
 
     name = CATALOG
@@ -178,21 +105,23 @@ class ConsulCatalog:
         :param server: shared; whoever made it closes it.
         :param selection: which instances of each service.
         """
+        super().__init__(Bucket.full(WATCH_RATE, WATCH_BURST, time.monotonic()))
         self._server = server
         self._selection = selection
-        self._index = FIRST
-        self._bucket = Bucket.full(WATCH_RATE, WATCH_BURST, time.monotonic())
+        self._listed: frozenset[str] | None = None
+        self._listed_at = 0.0
 
     async def next(self) -> Listing:
         """Wait until anything is registered or goes, or a wait is over, and return the names.
 
         :raises SourceError: when Consul could not say.
         """
-        self._bucket, pause = self._bucket.take(time.monotonic())
-        await asyncio.sleep(pause)
-        index, self._index = self._index, FIRST
-        self._index, names = await self._server.list_services(index)
-        return Listing(names)
+        try:
+            while (listing := await self._asked()) is None:
+                pass
+        finally:
+            await self._end()
+        return listing
 
     def service(self, name: str) -> ConsulSource:
         """Return the source of one of the services.
@@ -201,25 +130,51 @@ class ConsulCatalog:
         """
         return ConsulSource(self._server, name, self._selection)
 
+    async def _ask(self, *, confirm: bool) -> Listing:
+        self._bucket, pause = self._bucket.take(time.monotonic())
+        await asyncio.sleep(pause)
+        index, self._index = self._index, FIRST
+        known = self._listed is not None and time.monotonic() < self._listed_at + REFRESH
+        self._index, names = await self._server.list_services(index, known=known and not confirm, confirm=confirm)
+        if names is not None:
+            self._listed, self._listed_at = names, time.monotonic()
+        return Listing(self._listed or frozenset())
 
-class ConsulSource:
-    """One service of a Consul: a `sources.base.Source`."""
 
-    def __init__(self, server: ConsulServer, service: str, selection: Selection = ALL) -> None:
+class ConsulSource(_Hastened[Reading]):
+    """One service of a Consul: a `sources.base.Source`.
+
+    A query and the look-ups of host names go on side by side, so that a name that nobody answers for keeps no news
+    waiting. What one of them finds is an answer together with what is known from the other.
+    """
+
+    def __init__(
+        self, server: ConsulServer, service: str, selection: Selection = ALL, families: frozenset[bool] = frozenset()
+    ) -> None:
         """Prepare; nothing is asked yet.
 
         :param server: shared; whoever made it closes it.
         :param selection: which instances.
+        :param families: those of its VIPs, True for IPv4; none for what the service says of itself.
         :raises UsageError: if Consul's HTTP interface cannot be asked for such a name.
         """
         objection = consul_objection(service)
         if objection:
             raise UsageError(f"{service[:_SHOWN]!r} {objection}")
+        super().__init__(Bucket.full(RATE, BURST, time.monotonic()))
         self._server = server
         self._service = service, selection
-        self._index = FIRST
+        self._families = families
+        self._names = Watched(server.names, self._news.set)
         self._answered = False
-        self._bucket = Bucket.full(RATE, BURST, time.monotonic())
+        self._rested = 0.0
+        """When the next query may start, by `time.monotonic`."""
+        self._reading: Reading | None = None
+        """The last one, while queries succeed."""
+        self._returned: Answer | None = None
+        """What `next` last made of it."""
+        self._due: float | None = None
+        """When an answer may not wait any longer for host names, by `time.monotonic`; None if none waits."""
 
     @property
     def name(self) -> str:
@@ -231,21 +186,70 @@ class ConsulSource:
 
         :raises SourceError: when Consul could not say.
         """
+        try:
+            return await self._next()
+        except UnusableError as error:  # Consul did say, so that there is no need to read everything afresh
+            raise UnusableError(f"{self._server}: {error}") from None
+        except BaseException:
+            self._names.stop()
+            self._reading = self._returned = self._due = None
+            await self._end()
+            raise
+
+    async def _next(self) -> Answer:
+        while True:
+            reading = await self._asked(self._patience())
+            if reading is not None:
+                self._reading = reading
+                self._names.want(reading.host_names)
+                self._returned = None
+                self._due = self._due or time.monotonic() + GRACE
+            if self._reading is None or self._owes or self._patience():
+                continue
+            self._due = None
+            families = self._families or _own_families(self._reading)
+            answer = to_answer(self._reading, self._names.known, families)
+            if answer != self._returned:
+                self._returned = answer
+                return answer
+
+    def _patience(self) -> float | None:
+        """Return how many seconds an answer may still wait for host names; `None` if none waits."""
+        if self._due is None or self._reading is None or self._owes:
+            return None
+        if self._names.is_complete:
+            return 0.0
+        grace = 0.0 if is_anyone_usable(self._reading, self._names.known) else LONG_GRACE
+        return max(self._due + grace - time.monotonic(), 0.0)
+
+    async def _ask(self, *, confirm: bool) -> Reading:
         self._bucket, pause = self._bucket.take(time.monotonic())
-        if pause:
-            await asyncio.sleep(pause)
+        await asyncio.sleep(max(pause, self._rested - time.monotonic()))
         # Whatever interrupts this query, the next one reads everything afresh.
         index, self._index = self._index, FIRST
-        self._index, answer = await self._server.read(self._service, index, answered=self._answered)
+        self._index, reading, took = await self._server.read(
+            self._service, index, answered=self._answered, confirm=confirm
+        )
+        self._rested = time.monotonic() + min(REST * took, LONGEST_REST)
         self._answered = True
-        return answer
+        return reading
 
 
-def server_from_environment(
+def _own_families(reading: Reading) -> frozenset[bool]:
+    """Return the families of the VIPs that a service of a catalog claims; automatic ones are of both."""
+    if reading.opt_in is None or reading.opt_in.automatic:
+        return BOTH
+    return frozenset(is_ipv4(vip.address) for vip in reading.opt_in.vips) or BOTH
+
+
+def server_from_environment(  # noqa: PLR0913  # what the options name beside the environment
     address: str | None,
     environ: Mapping[str, str],
     options: Mapping[str, str | None] | None = None,
     datacenter: str | None = None,
+    *,
+    names: Names | None = None,
+    wait: float = WAIT,
 ) -> ConsulServer:
     """Return the Consul that the arguments and the consul command line's variables name.
 
@@ -253,6 +257,8 @@ def server_from_environment(
     :param environ: usually `os.environ`.
     :param options: values of the options in `environment.OPTIONS`, by the variable over which they win.
     :param datacenter: another one than the agent's.
+    :param names: what looks up host names; `None` for the hosts file and the DNS servers of this host.
+    :param wait: how long Consul holds a query without news, in seconds.
     :raises UsageError: if a value cannot be used.
     """
     words = environment.Words(environ, options or {})
@@ -262,4 +268,6 @@ def server_from_environment(
         scope=environment.scope(words, datacenter),
         tls=environment.tls(words),
         auth=environment.auth(words),
+        names=names,
+        wait=wait,
     )

@@ -10,18 +10,20 @@ from __future__ import annotations
 import errno
 import os
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 import aiohttp
-from consul import base
+import structlog
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.address import ConsulAddress
-from clb_discovery.sources.consul.blocking import MARGIN, client_timeout
-from clb_discovery.sources.consul.host_names import HostNames
+from clb_discovery.sources.consul.blocking import MARGIN, client_timeout, is_long
+from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.rotation import Rotated
 
 MAX_BODY: Final = 64 << 20
@@ -39,6 +41,9 @@ INDEX: Final = "X-Consul-Index"
 TOKEN: Final = "X-Consul-Token"  # noqa: S105  # the header's name
 ANY_SERVER: Final = ("stale", "")
 """The parameter of a query that any server may answer."""
+CONSISTENTLY: Final = ("consistent", "")
+"""The parameter of a query that only the leader may answer, when it is sure that it is and has read all of its log."""
+_BLOCKING: Final = frozenset({"index", "wait"})
 _LAST_CONTACT: Final = "X-Consul-LastContact"  # milliseconds since the answering server heard its leader
 _KNOWN_LEADER: Final = "X-Consul-KnownLeader"
 _FILTERED: Final = "X-Consul-Results-Filtered-By-ACLs"  # Consul 1.11 and later
@@ -54,6 +59,11 @@ _ADVICE: Final = {
     429: "does it take no more connections from this host? Look at its limits.http_max_conns_per_client",
 }
 
+_CUT: Final = frozenset({408, 502, 503, 504, 524})
+"""What proxies answer when a query has taken too long for them."""
+
+_log = structlog.stdlib.get_logger()
+
 Callback = Callable[[base.Response], Any]
 Params = Sequence[tuple[str, object]]
 
@@ -66,6 +76,10 @@ class Tls(NamedTuple):
     """Name expected in the certificate where it is not the address's host."""
     certificate: Rotated[None] | None = None
     """Brings the context to the client certificate of now; connections that are open keep theirs."""
+
+
+class BrokenOffError(SourceError):
+    """A query ended without an answer, as it does where a proxy cuts it, or a path drops its packets."""
 
 
 class StatusError(SourceError):
@@ -83,18 +97,26 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
     """
 
     def __init__(
-        self, address: ConsulAddress, tls: Tls | None, auth: str | None = None, *, margin: float = MARGIN
+        self,
+        address: ConsulAddress,
+        tls: Tls | None,
+        auth: str | None = None,
+        resolver: AbstractResolver | None = None,
+        *,
+        margin: float = MARGIN,
     ) -> None:
         """Prepare the transport; nothing is connected yet.
 
         :param tls: settings for https; `None` for the system's authorities and the address's host.
         :param auth: value of the Authorization header.
+        :param resolver: what looks up the agent's host name; `None` for aiohttp's own.
         :param margin: what a query may take beyond its wait, in seconds.
         """
         super().__init__()
         self._address = address
         self._tls = tls
         self._auth = {"Authorization": auth} if auth else {}
+        self._resolver = resolver
         self._margin = margin
         self._session: aiohttp.ClientSession | None = None
 
@@ -108,23 +130,47 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
     async def get(
         self, callback: Callback, path: str, params: Params | None = None, headers: Mapping[str, str] | None = None
     ) -> Any:  # noqa: ANN401  # whatever the callback makes of it
-        """Read; a `stale` query that reached a server out of touch is repeated once, for the leader to answer.
+        """Read.
+
+        A query that was held for news and then cut is repeated without waiting, and a `stale` one that reached a server
+        out of touch is repeated for the leader to answer; each once.
 
         :raises SourceError: when there is no complete good answer, or instances that ACLs have filtered to none.
         """
-        wait = dict(params or ()).get("wait")
-        limit = self._margin if wait is None else client_timeout(float(str(wait).removesuffix("s")), self._margin)
-        response = await self._request("GET", self.uri(path, params), headers, limit)
-        if ANY_SERVER in (params or ()) and self._out_of_touch(response.headers):
-            # Without the index: the answer is wanted now, whether or not it is newer.
-            now = [(name, value) for name, value in params or () if name not in {"index", "wait", "stale"}]
+        params = params or ()
+        given = dict(params)
+        # Without the index: the answer is wanted now, whether or not it is newer.
+        now = [(name, value) for name, value in params if name not in _BLOCKING]
+        response = await self._held(path, params, headers) if "wait" in given and "index" in given else None
+        went_back = False
+        if response is None:
             response = await self._request("GET", self.uri(path, now), headers, self._margin)
+            went_back = _is_before(response.headers.get(INDEX), given.get("index"))
+        if ANY_SERVER in params and (went_back or self._out_of_touch(response.headers)):
+            leader = [*(one for one in now if one != ANY_SERVER), *([CONSISTENTLY] if went_back else [])]
+            response = await self._request("GET", self.uri(path, leader), headers, self._margin)
         filtered = path.startswith((SERVICE, SUMMARIES)) and response.headers.get(_FILTERED) == "true"
         if filtered and not response.content.strip(b"[] \r\n"):
             raise SourceError(f"{self._address} filtered the whole answer by ACLs: the token lacks rights; {RIGHTS}")
         # python-consul2 raises a bare KeyError for a missing index; None goes through, and is refused with the rest.
         response.headers.setdefault(INDEX, None)
         return self._read(callback, response)
+
+    async def _held(self, path: str, params: Params, headers: Mapping[str, str] | None) -> base.Response | None:
+        """Return the answer to a query that is held for news; `None` where it was held and then cut.
+
+        :raises SourceError: when there is no complete good answer for another reason.
+        """
+        wait = float(str(dict(params)["wait"]).removesuffix("s"))
+        started = time.monotonic()
+        try:
+            return await self._request("GET", self.uri(path, params), headers, client_timeout(wait, self._margin))
+        except (BrokenOffError, StatusError) as error:
+            elapsed = time.monotonic() - started
+            if not is_long(elapsed, wait) or (isinstance(error, StatusError) and error.status not in _CUT):
+                raise
+            _log.debug("long poll was cut; asked again without waiting", seconds=round(elapsed, 1), error=str(error))
+            return None
 
     async def post(
         self,
@@ -161,7 +207,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
                 connector = aiohttp.UnixConnector(self._address.socket, limit=0)
             else:
                 connector = aiohttp.TCPConnector(
-                    limit=0, ssl=self._tls.context if self._tls else True, resolver=HostNames()
+                    limit=0, ssl=self._tls.context if self._tls else True, resolver=self._resolver
                 )
             self._session = aiohttp.ClientSession(
                 connector=connector,
@@ -193,7 +239,8 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             ) as answer:
                 body = await self._body(answer)
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-            raise SourceError(f"{self._address} {_trouble(error, limit)}") from error
+            kind = BrokenOffError if _is_broken_off(error) else SourceError
+            raise kind(f"{self._address} {_trouble(error, limit)}") from error
         if answer.status != 200:
             said = _excerpt(body, (headers or {}).get(TOKEN))
             advice = _ADVICE.get(400 if body.startswith(_BAD_FILTER) else answer.status, _AGAIN)
@@ -231,6 +278,24 @@ def _excerpt(body: bytes, token: str | None = None) -> str:
     return repr((text.replace(token, "<token>") if token else text)[:_SHOWN])
 
 
+def _is_before(header: str | None, index: object) -> bool:
+    """Tell whether a server knows less than another one did: it was restored, or has not read all of its log."""
+    return header is not None and header.isascii() and header.isdigit() and int(header[:_SHOWN]) < int(str(index or 0))
+
+
+def _is_broken_off(error: aiohttp.ClientError | OSError) -> bool:
+    """Tell whether a connection was made, and then ended or fell silent before there was an answer."""
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError):
+        return False
+    return isinstance(error, TimeoutError) or _is_closed(error)
+
+
+def _is_closed(error: aiohttp.ClientError | OSError) -> bool:
+    return isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError) or (
+        isinstance(error, OSError) and error.errno in {errno.ECONNRESET, errno.EPIPE}
+    )
+
+
 def _trouble(error: aiohttp.ClientError | OSError, limit: float) -> str:
     """Say what went wrong with a connection, and what to look at."""
     if isinstance(error, aiohttp.ServerTimeoutError):
@@ -245,7 +310,4 @@ def _trouble(error: aiohttp.ClientError | OSError, limit: float) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot be reached: {cause}; is the agent running there?"
     # Past its limit an agent closes a new connection, which is a reset if the question was on its way.
-    closed = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError) or (
-        isinstance(error, OSError) and error.errno == errno.ECONNRESET
-    )
-    return f"broke off: {cause}; {_ADVICE[429] if closed else _AGAIN}"
+    return f"broke off: {cause}; {_ADVICE[429] if _is_closed(error) else _AGAIN}"

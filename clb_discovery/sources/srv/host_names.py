@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,7 +16,7 @@ from dns.rdatatype import AAAA, A
 from clb_discovery.core.address import Address, parse_address
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.srv.addresses import PATIENCE, Question
-from clb_discovery.sources.srv.answer import AddressSet, Unavailable
+from clb_discovery.sources.srv.answer import AddressSet, Unavailable, lasts
 from clb_discovery.sources.srv.hosts_table import HOSTS, HostsTable
 from clb_discovery.sources.srv.lookup import Lookup, to_text
 from clb_discovery.sources.srv.resolv_conf import Candidate
@@ -42,6 +43,8 @@ class Looked(NamedTuple):
     name has no address: it does not exist, it is none, or both families are empty."""
     surplus: Mapping[str, int]
     """For names with more than `MAX_ADDRESSES` addresses: how many were left out."""
+    lasts: Mapping[str, float]
+    """For names that DNS was asked for: the seconds until it is asked again."""
 
 
 @dataclass(slots=True)
@@ -53,14 +56,17 @@ class _Search:
     addresses: tuple[str, ...] = ()
     failures: dict[bool, Unavailable] = field(default_factory=dict)
     """By the family, True for IPv4, the first failure."""
+    lasts: float = math.inf
+    """When the first part of it is asked for again."""
 
     @property
     def is_over(self) -> bool:
         """Whether there is an address, or no name is left to ask for."""
         return bool(self.addresses) or not self.left
 
-    def take(self, sets: Iterable[AddressSet | Unavailable]) -> None:
+    def take(self, sets: Sequence[AddressSet | Unavailable], bounds: tuple[float, float]) -> None:
         """Take what both families of the first name left are; see `Lookup.find` for the rule."""
+        self.lasts = min(self.lasts, *(lasts(one, bounds, 1.0) for one in sets))
         is_listed = self.left.pop(0).is_listed
         failures = [one for one in sets if isinstance(one, Unavailable)]
         self.addresses = tuple(text for one in sets if isinstance(one, AddressSet) for text in one.addresses)
@@ -75,13 +81,15 @@ class _Search:
 class HostNames:
     """Looks up host names for all services of one sidecar."""
 
-    def __init__(self, resolvers: Resolvers, *, hosts: Path = HOSTS) -> None:
+    def __init__(self, resolvers: Resolvers, *, hosts: Path = HOSTS, bounds: tuple[float, float] = BOUNDS) -> None:
         """Ask nothing yet.
 
         :param resolvers: whom to ask; share it with every other source, so that the bounds hold for the process.
         :param hosts: read again whenever it has changed.
+        :param bounds: least and most seconds for which addresses are kept, whatever their TTL.
         """
         self._resolvers = resolvers
+        self._bounds = bounds
         self._hosts = HostsTable(hosts)
 
     async def look_up(self, names: Iterable[str]) -> Looked:
@@ -118,12 +126,14 @@ class HostNames:
                     (f"{'A' if one.is_ipv4 else 'AAAA'}: {one.cause}" for one in search.failures.values()),
                     "has no address in DNS",
                 )
+        now = asyncio.get_running_loop().time()
         lists = {name: sorted(set(addresses)) for name, addresses in known.items()}
         return Looked(
             {name: tuple(some[:MAX_ADDRESSES]) for name, some in lists.items()},
             failed,
             families,
             {name: len(some) - MAX_ADDRESSES for name, some in lists.items() if len(some) > MAX_ADDRESSES},
+            {name: max(0.0, search.lasts - now) for name, search in searches.items()},
         )
 
     async def _ask(self, names: Iterable[str]) -> Mapping[str, _Search]:
@@ -141,9 +151,11 @@ class HostNames:
             while pending := [one for one in searches.values() if not one.is_over]:
                 wanted = {id(one): [Question(to_text(one.left[0].name), kind) for kind in (A, AAAA)] for one in pending}
                 questions = dict.fromkeys(question for pair in wanted.values() for question in pair)
-                sets = await self._resolvers.addresses.find(lookup, questions, 0.0, BOUNDS, max(0.0, end - clock()))
+                sets = await self._resolvers.addresses.find(
+                    lookup, questions, 0.0, self._bounds, max(0.0, end - clock())
+                )
                 for one in pending:
-                    one.take([sets[question] for question in wanted[id(one)]])
+                    one.take([sets[question] for question in wanted[id(one)]], self._bounds)
         return searches
 
 

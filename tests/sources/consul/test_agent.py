@@ -6,29 +6,31 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clb_discovery.core.address import parse_address
+from clb_discovery.core.address import Address, parse_address
 from clb_discovery.core.desired import desired
 from clb_discovery.core.model import Answer, OptIn, RealServer, Service
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.base import Source
+from clb_discovery.sources.consul import server as server_module
 from clb_discovery.sources.consul.blocking import WAIT
 from clb_discovery.sources.consul.client import OWN, Scope, Selection
-from clb_discovery.sources.consul.source import (
-    DIRECT,
-    ConsulCatalog,
-    ConsulServer,
-    ConsulSource,
-    server_from_environment,
-)
+from clb_discovery.sources.consul.server import DIRECT, ConsulServer
+from clb_discovery.sources.consul.source import ConsulCatalog, ConsulSource, server_from_environment
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, make_tls
-from tests.support.process import wait_until
+from tests.support.faulty_consul import FaultyConsul
 
 SOON = 5.0
 """Seconds within which news must have arrived."""
+
+
+def endpoint(address: str, port: int) -> tuple[Address, int]:
+    """Return an endpoint."""
+    return parse_address(address), port
 
 
 def real_server(address: str, port: int, weight: int = 1) -> RealServer:
@@ -163,26 +165,130 @@ async def test_strange_service_names_are_found(
     await until(ConsulSource(connect(agent.url), service), real_server("10.0.0.1", 1))
 
 
-async def test_a_host_name_as_address_is_looked_up(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
-    """An instance registered by host name has that name's addresses; a name that nobody knows refuses the answer."""
-    agent.register("named", 1, "10.0.0.1")
-    agent.register("named", 2, "localhost", service_id="by-name", weights=(4, 1))
-    wait_until(lambda: len(agent.request("GET", "/v1/health/service/named")) == 2, "both are in the catalog")
-    answer = await asyncio.wait_for(ConsulSource(connect(agent.url), "named").next(), SOON)
-    assert real_server("10.0.0.1", 1) in answer.servers
-    assert real_server("127.0.0.1", 2, 4) in answer.servers
-    agent.register("named", 2, "redis.invalid", service_id="by-name")
-    wait_until(lambda: "redis.invalid" in str(agent.request("GET", "/v1/health/service/named")), "it is in the catalog")
-    message = await refusal(ConsulSource(connect(agent.url), "named"))
-    assert "cannot look up 'redis.invalid', which is registered as an address: " in message
+async def again(source: ConsulSource) -> Answer:
+    """Return what the source answers now."""
+    source.hasten()
+    return await asyncio.wait_for(source.next(), SOON)
 
 
-async def test_an_instance_without_a_port_is_an_error(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
-    """Consul takes instances without a port; nobody can connect to one, so the whole answer is refused."""
-    agent.register("portless", 1, "10.0.0.1")
-    agent.register("portless", 0, "10.0.0.2")
-    wait_until(lambda: len(agent.request("GET", "/v1/health/service/portless")) == 2, "both are in the catalog")
-    assert "the port is 0" in await refusal(ConsulSource(connect(agent.url), "portless"))
+UNUSABLE: list[dict[str, Any]] = [
+    {"port": 0},
+    {"address": "http://10.1.1.1"},
+    {"address": "10.1.1.1:8080"},
+    {"address": "10.1.1.1 "},
+    {"address": "$(id)"},
+    {"address": "10.1.1.1\n10.1.1.2"},
+    {"address": "fe80::1%lo"},
+    {"address": "10.1.1"},
+    {"service_id": "line\nbreak \x1b[31m", "address": "x y"},
+    {"service_id": "x" * 500, "address": "x" * 500},
+]
+
+
+@pytest.mark.parametrize("bad", UNUSABLE, ids=str)
+async def test_an_unusable_registration_is_left_out_alone(
+    agent: ConsulAgent, connect: Callable[..., ConsulServer], bad: dict[str, Any]
+) -> None:
+    """It is there from the start: the others are followed as ever, it is reported, and only alone is it an error."""
+    name = f"unusable-{UNUSABLE.index(bad)}"
+    registered: dict[str, Any] = {"port": 3, "address": "10.0.0.3", "service_id": f"{name}-bad"} | bad
+    agent.register(name, **registered)
+    first = agent.register(name, 1, "10.0.0.1")
+    second = agent.register(name, 2, "10.0.0.2")
+    source = ConsulSource(connect(agent.url), name)
+    await until(source, real_server("10.0.0.1", 1), real_server("10.0.0.2", 2))
+    answer = await again(source)
+    (report,) = map(str, answer.left_out)
+    assert report.isprintable()
+    assert len(report) < 500
+    assert repr(registered["service_id"][:20])[:-1] in report
+    assert answer.identities == {
+        endpoint("10.0.0.1", 1): f"test/{first}",
+        endpoint("10.0.0.2", 2): f"test/{second}",
+    }
+    agent.deregister(first)
+    await until(source, real_server("10.0.0.2", 2))
+    agent.set_status(second, "critical")
+    await until(source)
+    assert (await again(source)).out == (endpoint("10.0.0.2", 2),)
+    agent.deregister(second)
+    message = await refusal(source)
+    assert report in message
+    agent.register(name, 4, "10.0.0.4")
+    await until(source, real_server("10.0.0.4", 4))
+
+
+async def test_who_moves_and_who_is_out_is_named(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
+    """Identities stay when a port or an address changes; critical checks, of the node too, are statements."""
+    one = agent.register("moves", 1, "10.0.0.1", service_id="one")
+    agent.register("moves", 2, "10.0.0.2", service_id="two")
+    source = ConsulSource(connect(agent.url), "moves")
+    await until(source, real_server("10.0.0.1", 1), real_server("10.0.0.2", 2))
+    agent.register("moves", 11, "10.0.0.1", service_id="one")
+    agent.register("moves", 2, "10.0.0.22", service_id="two")
+    await until(source, real_server("10.0.0.1", 11), real_server("10.0.0.22", 2))
+    identities = {endpoint("10.0.0.1", 11): "test/one", endpoint("10.0.0.22", 2): "test/two"}
+    assert (await again(source)).identities == identities
+    agent.set_maintenance(one, enable=True)
+    await until(source, real_server("10.0.0.22", 2))
+    assert (await again(source)).out == (endpoint("10.0.0.1", 11),)
+    agent.request("PUT", "/v1/agent/maintenance?enable=true")
+    await until(source)
+    agent.request("PUT", "/v1/agent/maintenance?enable=false")
+    agent.set_maintenance(one, enable=False)
+    await until(source, real_server("10.0.0.1", 11), real_server("10.0.0.22", 2))
+
+
+@pytest.mark.parametrize("direct", [DIRECT, 0])
+async def test_a_hastened_source_asks_the_leader_at_once(
+    agent: ConsulAgent, monkeypatch: pytest.MonkeyPatch, direct: int
+) -> None:
+    """With a query of its own or without, what waits for news is given up, and the answer is of the leader, now."""
+    monkeypatch.setattr(server_module, "DIRECT", direct)
+    service = f"hastened-{direct}"
+    async with FaultyConsul(agent, service) as consul:
+        await consul.publish(frozenset({1}))
+        server = ConsulServer(consul.url)
+        source = ConsulSource(server, service)
+        await source.next()
+        source.hasten()  # while nobody waits
+        await asyncio.wait_for(source.next(), SOON)
+        for _ in range(3):
+            waiting = asyncio.create_task(source.next())
+            await asyncio.wait((waiting,), timeout=1)
+            if waiting.done():  # at first the catalog is news
+                continue
+            started, asked = time.monotonic(), len(consul.queries)
+            source.hasten()
+            answer = await asyncio.wait_for(waiting, SOON)
+            assert time.monotonic() - started < 1
+            assert len(answer.servers) == 1
+            assert [query for _, query in consul.queries[asked:]] == [{"consistent": ""}]
+        assert [set(query) for _, query in consul.queries].count({"consistent"}) >= 2
+        waiting = asyncio.create_task(source.next())
+        await asyncio.wait((waiting,), timeout=0.5)
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await server.close()
+
+
+async def test_a_hastened_catalog_asks_the_leader_at_once(agent: ConsulAgent) -> None:
+    """The list that waits for news is given up, and the answer is of the leader, now."""
+    async with FaultyConsul(agent, "any") as consul:
+        server = ConsulServer(consul.url)
+        catalog = ConsulCatalog(server)
+        await catalog.next()
+        waiting = asyncio.create_task(catalog.next())
+        await asyncio.wait((waiting,), timeout=1)
+        assert not waiting.done()
+        asked = len(consul.queries)
+        catalog.hasten()
+        await asyncio.wait_for(waiting, SOON)
+        queries = [(path, query) for path, query in consul.queries[asked:] if not path.endswith("/authorize")]
+        assert [path for path, _ in queries] == ["/v1/catalog/services", "/v1/internal/ui/services"]
+        assert all("consistent" in query and "index" not in query for _, query in queries)
+        await server.close()
 
 
 async def test_another_datacenter_that_nobody_knows_is_an_error(
@@ -301,7 +407,8 @@ async def test_the_catalog_lists_what_may_opt_in(agent: ConsulAgent, connect: Ca
     agent.deregister("bare-10.0.0.1-1")
     await until_listed("by-tag")
     answer = await asyncio.wait_for(catalog.service("by-tag").next(), SOON)
-    assert answer == Answer((real_server("10.0.0.1", 1),), OptIn((parse_vip("10.64.0.1"),)))
+    assert answer.servers == (real_server("10.0.0.1", 1),)
+    assert answer.opt_in == OptIn((parse_vip("10.64.0.1"),))
 
 
 async def test_a_catalog_that_a_token_may_not_see_is_an_error(

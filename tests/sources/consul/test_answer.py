@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from copy import deepcopy
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.core.address import parse_address
-from clb_discovery.core.model import MAX_WEIGHT, Answer, OptIn, Protocol, RealServer
+from clb_discovery.core.address import Address, parse_address
+from clb_discovery.core.model import MAX_WEIGHT, Answer, OptIn, Protocol, RealServer, Unread
 from clb_discovery.core.spec import parse_vip
-from clb_discovery.errors import SourceError
+from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.sources.consul.answer import (
+    MAX_NAMES,
+    MAX_REPORTS,
     Check,
-    Instance,
-    host_names,
     parse_checks,
     parse_entries,
     parse_names,
     parse_summaries,
-    read_opt_in,
-    to_servers,
 )
+from clb_discovery.sources.consul.members import BOTH, Known, to_answer
 
 STATUSES = st.lists(st.sampled_from(["passing", "warning", "critical"]), max_size=6)
 
 
-def parse(entries: object, tagged: str | None = None) -> Answer:
-    """Return the answer of entries without host names."""
-    return Answer(to_servers(parse_entries(entries, tagged), {}))
+def parse(entries: object, tagged: str | None = None, **names: Known) -> Answer:
+    """Return the answer of entries, with what is known of host names (`_` for their dots)."""
+    return to_answer(parse_entries(entries, tagged), {name.replace("_", "."): known for name, known in names.items()})
+
+
+def endpoint(address: str = "10.0.0.1", port: int = 80) -> tuple[Address, int]:
+    """Return an endpoint."""
+    return parse_address(address), port
 
 
 def entry(*statuses: str, node: object = "10.9.9.9", **service: object) -> dict[str, object]:
@@ -68,7 +74,7 @@ def server(address: str = "10.0.0.1", port: int = 80, weight: int = 1) -> RealSe
 )
 def test_an_instance_becomes_a_real_server(given: object, expected: RealServer) -> None:
     """Service address, else the node's; the weight of its health; 1 where nothing is said."""
-    assert parse([given]) == Answer((expected,))
+    assert parse([given]).servers == (expected,)
 
 
 @pytest.mark.parametrize(
@@ -79,12 +85,31 @@ def test_an_instance_becomes_a_real_server(given: object, expected: RealServer) 
         entry("warning", Weights={"Passing": 1, "Warning": 0}),
         entry(Weights={"Passing": 0, "Warning": 1}),
         entry(Weights={"Passing": -5}),
-        entry("critical", Address="no address", Port=0, Weights="none"),
+        entry("critical", "strange", Weights="none"),
     ],
 )
-def test_an_instance_that_must_not_serve_is_out(given: object) -> None:
-    """A critical check or a weight below 1 takes an instance out, whatever else it says."""
-    assert parse([entry(), given]) == Answer((server(),))
+def test_an_instance_that_must_not_serve_is_out(given: dict[str, dict[str, object]]) -> None:
+    """A critical check or a weight below 1 takes an instance out by name, whatever else it says."""
+    given["Service"] |= {"ID": "s2", "Port": 81}
+    answer = parse([entry(), given])
+    assert answer == Answer(
+        (server(),), out=(endpoint(port=81),), identities={endpoint(): "n1/s1", endpoint(port=81): "n1/s2"}
+    )
+
+
+@pytest.mark.parametrize(
+    "given", [entry("critical", Port=0), entry("critical", Address="a b"), entry("critical") | {"Service": 1}]
+)
+def test_an_instance_that_is_out_may_have_any_address(given: object) -> None:
+    """It is no trouble: neither in the answer nor in a report, and nobody else being there is no error."""
+    assert parse([entry(), given]) == parse([entry()])
+    assert parse([given]) == Answer(())
+
+
+def test_an_endpoint_of_two_instances_is_usable_if_one_of_them_is() -> None:
+    """What passes goes before what is critical; the lower identity is the endpoint's."""
+    answer = parse([entry("critical", ID="a"), entry(ID="b"), entry("critical", ID="c")])
+    assert answer == Answer((server(),), identities={endpoint(): "n1/a"})
 
 
 @given(statuses=STATUSES, passing=st.integers(-2, 100_000), warning=st.integers(-2, 100_000))
@@ -94,6 +119,7 @@ def test_health_and_weight_follow_consuls_rule(statuses: list[str], passing: int
     weight = warning if "warning" in statuses else passing
     out = "critical" in statuses or weight < 1
     assert answer.servers == (() if out else (server(weight=min(weight, MAX_WEIGHT)),))
+    assert answer.out == ((endpoint(),) if out else ())
 
 
 def test_an_empty_list_is_an_empty_answer() -> None:
@@ -106,64 +132,186 @@ def test_duplicates_are_left_to_the_desired_state() -> None:
     assert parse([entry(ID="a"), entry(ID="b")]).servers == (server(), server())
 
 
-@pytest.mark.parametrize(
-    ("given", "complaint"),
-    [
-        (entry(Port=0), "the port is 0"),
-        (entry(Port=65536), "the port is 65536"),
-        (entry(Port=True), "the port is True"),
-        (entry(Port="80"), "the port is '80'"),
-        (entry(Address="redis example"), "'redis example' is no IP address"),
-        (entry(Address="10.0.0.300"), "'10.0.0.300' is no IP address"),
-        (entry(Address="a..b"), "'a..b' is no IP address"),
-        (entry(Address="a." * 127), "is no IP address"),
-        (entry(Address=f"{'a' * 64}.example"), "is no IP address"),
-        (entry(Address="fe80::1%eth0"), "'fe80::1%eth0' is no IP address"),
-        (entry(Address="", node=""), "'' is no IP address"),
-        (entry(Address=["10.0.0.1"]), "['10.0.0.1'] is no IP address"),
-        (entry(Weights={"Passing": 1.5}), "Weights.Passing is 1.5"),
-        (entry(Weights=3), "Weights is 3"),
-        (entry("fine"), "a check is 'fine'"),
-        (entry() | {"Checks": "passing"}, "Checks is 'passing'"),
-        (entry() | {"Checks": [1]}, "a check is 1"),
-    ],
-)
-def test_an_instance_that_cannot_be_used_is_an_error(given: object, complaint: str) -> None:
-    """The whole answer is refused, and the message names node, service id and value."""
-    with pytest.raises(SourceError, match=re.escape(complaint)) as caught:
-        parse_entries([entry(), given])
-    assert "instance 's1' on node 'n1': " in str(caught.value)
+UNUSABLE = [
+    (entry(Port=0), "has the port 0; register it with one from 1 to 65535"),
+    (entry(Port=65536), "has the port 65536"),
+    (entry(Port=True), "has the port True"),
+    (entry(Port="80"), "has the port '80'"),
+    (entry(Port=None), "has the port None"),
+    (entry(Address="http://10.1.1.1"), "has the address 'http://10.1.1.1', which is no IP address and no host name; "),
+    (entry(Address="10.1.1.1:8080"), "has the address '10.1.1.1:8080'"),
+    (entry(Address="10.1.1.1 "), "has the address '10.1.1.1 '"),
+    (entry(Address="$(id)"), "has the address '$(id)'"),
+    (entry(Address="redis example"), "has the address 'redis example'"),
+    (entry(Address="10.0.0.300"), "has the address '10.0.0.300'"),
+    (entry(Address="a..b"), "has the address 'a..b'"),
+    (entry(Address="a." * 127), "which is no IP address"),
+    (entry(Address=f"{'a' * 64}.example"), "which is no IP address"),
+    (entry(Address="fe80::1%eth0"), "has the address 'fe80::1%eth0'"),
+    (entry(Address="", node=""), "has the address ''"),
+    (entry(Address=["10.0.0.1"]), "has the address ['10.0.0.1']"),
+    (entry(Weights={"Passing": 1.5}), "has 1.5 as Weights.Passing; register it with an integer"),
+    (entry(Weights={"Passing": True}), "has True as Weights.Passing"),
+    (entry(Weights=3), "has 3 as Weights, where an object belongs"),
+    (entry("fine"), "has a check that is 'fine', and not passing, warning or critical"),
+    (entry() | {"Checks": "passing"}, "has 'passing' as Checks, where a list belongs"),
+    (entry() | {"Checks": [1]}, "has 1 as one of its Checks"),
+    (entry() | {"Checks": [{}]}, "has a check that is None"),
+]
+
+
+@pytest.mark.parametrize(("given", "complaint"), UNUSABLE, ids=[complaint for _, complaint in UNUSABLE])
+def test_an_instance_that_cannot_be_used_is_left_out_alone(given: object, complaint: str) -> None:
+    """The others count, and a report names node, service id and value; with nobody else it is an error."""
+    other = entry("passing", Address="10.0.0.2", ID="s2")
+    answer = parse([given, other])
+    assert answer.servers == (server("10.0.0.2"),)
+    (report,) = answer.left_out
+    assert report.value == "instance 's1' on node 'n1'"
+    assert report.reason.startswith(complaint) or complaint in report.reason
+    with pytest.raises(UnusableError, match=re.escape(complaint)):
+        parse([given])
+    assert parse([given, entry("critical", ID="s3")]).servers == ()
 
 
 @pytest.mark.parametrize(
-    "given", [None, {}, "text", 1, [None], [[]], [{}], [{"Node": {}}], [{"Node": {}, "Service": 1}]]
+    "given", [None, [], {}, 7, {"Node": {}}, {"Node": {}, "Service": 1}, {"Service": {}, "Node": 1}]
 )
-def test_another_shape_is_an_error(given: object) -> None:
-    """JSON that is no list of instances is refused."""
+def test_an_entry_of_another_shape_is_left_out_alone(given: object) -> None:
+    """So is what is no instance at all."""
+    answer = parse([given, entry()])
+    assert answer.servers == (server(),)
+    assert "is this Consul?" in str(answer.left_out)
+    with pytest.raises(UnusableError, match="no instance can be used: instance "):
+        parse([given])
+
+
+@pytest.mark.parametrize("given", [None, {}, "text", 1])
+def test_another_shape_of_the_whole_is_an_error(given: object) -> None:
+    """JSON that is no list is refused."""
     with pytest.raises(SourceError, match="is this Consul"):
         parse_entries(given)
 
 
 def test_untrusted_text_is_bounded_and_escaped() -> None:
-    """A long or hostile name, address or nest of lists gives one short printable line."""
+    """A long or hostile name, address or nest of lists gives one short printable line, and a bounded identity."""
     nest: object = []
     for _ in range(900):
         nest = [nest]
-    for value in ("x" * 10**6, "\x1b[2J\n", nest, {"k": "v" * 10**6}):
-        with pytest.raises(SourceError) as caught:
-            parse_entries([entry(ID=value, Address=value)])
-        assert len(str(caught.value)) < 500
-        assert str(caught.value).isprintable()
+    for value in ("x" * 10**6, "\x1b[2J\n", "\u2028\u202e", nest, {"k": "v" * 10**6}):
+        answer = parse([entry(), entry(ID=value, Address=value) | {"Node": {"Node": value}}])
+        (report,) = map(str, answer.left_out)
+        assert len(report) < 500
+        assert report.isprintable()
+        identities = parse([entry(ID=value) | {"Node": {"Node": value}}]).identities.values()
+        assert all(len(identity) <= 255 and identity.isprintable() for identity in identities)
+
+
+def test_reports_are_bounded() -> None:
+    """Of many unusable instances the first are reported, whatever their order, and how many more there are."""
+    bad = [entry(ID=f"s{number:03}", Port=0) for number in range(4200)]
+    reports = parse([entry(), *bad]).left_out
+    assert reports == parse([*reversed(bad), entry()]).left_out
+    assert len(reports) == MAX_REPORTS + 1
+    assert str(reports[-1]) == f"{4200 - MAX_REPORTS} more instances cannot be used either; correct those first"
+
+
+@given(
+    pairs=st.lists(
+        st.tuples(st.text("a/~\n\\%é", min_size=1), st.text("a/~\n\\%é", min_size=1)),
+        min_size=2,
+        max_size=2,
+        unique=True,
+    )
+)
+def test_each_pair_of_node_and_service_id_has_an_identity_of_its_own(pairs: list[tuple[str, str]]) -> None:
+    """So that no registration can take over the place of another one's."""
+    identities = {
+        identity
+        for node, own in pairs
+        for identity in parse([entry(ID=own) | {"Node": {"Node": node}}]).identities.values()
+    }
+    assert len(identities) == 2
+
+
+def test_an_instance_without_a_name_has_no_identity() -> None:
+    """It serves, and is told from no other."""
+    assert parse([entry(ID="")]) == parse([entry() | {"Node": {}}]) == Answer((server(),))
+
+
+EIGHT = parse_address("10.0.0.8")
+EIGHT_V6 = parse_address("fd00::8")
 
 
 def test_a_host_name_stands_for_all_its_addresses() -> None:
-    """Names are reported for a look-up, in lower case; each address becomes a real server of that weight and port."""
-    instances = parse_entries([entry(Address="Redis.example", Weights={"Passing": 3}), entry(), entry(Address="a_b-1")])
-    assert instances[0] == Instance("redis.example", 80, 3)
-    assert host_names(instances) == {"redis.example", "a_b-1"}
-    both = [parse_address("10.0.0.8"), parse_address("fd00::8")]
-    servers = to_servers(instances, {"redis.example": both, "a_b-1": []})
-    assert servers == (server("10.0.0.8", weight=3), server("fd00::8", weight=3), server())
+    """Names are looked up in lower case; each address becomes a real server of that weight, port and identity."""
+    entries = [
+        entry(Address="Redis.example", Weights={"Passing": 3}),
+        entry(ID="s2"),
+        entry("critical", Address="a_b-1"),
+    ]
+    assert parse_entries(entries).host_names == {"redis.example", "a_b-1"}
+    answer = parse(entries, redis_example=Known((EIGHT, EIGHT_V6), last=(EIGHT, EIGHT_V6)))
+    assert answer.servers == (server("10.0.0.8", weight=3), server("fd00::8", weight=3), server())
+    assert answer.identities == {endpoint("10.0.0.8"): "n1/s1", endpoint("fd00::8"): "n1/s1", endpoint(): "n1/s2"}
+    assert (answer.unread, answer.left_out, answer.out) == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("known", "families", "unread", "reported"),
+    [
+        (Known(cause="no answer", unread=BOTH), BOTH, [None], True),
+        (Known(cause="no answer", unread=BOTH, last=(EIGHT,)), BOTH, [None], True),
+        (Known(cause="no answer", unread=BOTH), frozenset({True}), [True], True),
+        (Known((EIGHT,), cause="SERVFAIL", unread=frozenset({False}), last=(EIGHT,)), BOTH, [False], True),
+        (Known((EIGHT,), cause="SERVFAIL", unread=frozenset({False}), last=(EIGHT,)), frozenset({True}), [], False),
+        (Known(cause="SERVFAIL", unread=frozenset({False})), frozenset({True}), [], True),
+        (Known(cause="has no address in DNS"), BOTH, [], True),
+        (Known((EIGHT,), surplus=300, last=(EIGHT,)), BOTH, [], True),
+        (None, BOTH, [None], True),
+    ],
+)
+def test_a_host_name_that_cannot_be_looked_up(
+    known: Known | None, families: frozenset[bool], unread: list[bool | None], *, reported: bool
+) -> None:
+    """Its instance keeps what it had in the families that nobody could tell, but for a name that certainly has none.
+
+    Families that no virtual server has are nobody's trouble.
+    """
+    entries = [entry(), entry(ID="s2", Address="a.example", Weights={"Passing": 3})]
+    answer = to_answer(parse_entries(entries), {} if known is None else {"a.example": known}, families)
+    assert list(answer.unread) == [Unread("n1/s2", None, 0, 3, family) for family in unread]
+    assert bool(answer.left_out) is reported
+    addresses = known.addresses if known else ()
+    assert answer.servers == (server(), *(RealServer(0, address, 80, 3) for address in addresses))
+    if reported:
+        (report,) = map(str, answer.left_out)
+        assert report.startswith("instance 's2' on node 'n1' has the host name 'a.example' as its address, which ")
+
+
+def test_only_host_names_that_certainly_have_no_address_are_an_error() -> None:
+    """One that cannot be looked up now keeps what it had, so that the answer says something."""
+    entries = [entry(Address="a.example")]
+    assert parse(entries, a_example=Known(cause="no answer", unread=BOTH)).servers == ()
+    with pytest.raises(UnusableError, match=r"'a\.example' as its address, which cannot be looked up: has no address"):
+        parse(entries, a_example=Known(cause="has no address in DNS"))
+
+
+def test_a_critical_instance_with_a_host_name_is_out_where_it_was_last() -> None:
+    """Also while the name cannot be looked up."""
+    entries = [entry(), entry("critical", ID="s2", Address="a.example")]
+    answer = parse(entries, a_example=Known(cause="no answer", unread=BOTH, last=(EIGHT,)))
+    assert (answer.out, answer.unread, answer.left_out) == ((endpoint("10.0.0.8"),), (), ())
+
+
+def test_names_of_one_service_are_bounded() -> None:
+    """Beyond them an instance is reported, as the highest by name."""
+    entries = [entry(ID=f"s{number}", Address=f"h{number:04}.example") for number in range(MAX_NAMES + 1)]
+    reading = parse_entries([entry(), *entries])
+    assert len(reading.host_names) == MAX_NAMES
+    answer = to_answer(reading, dict.fromkeys(reading.host_names, Known((EIGHT,))))
+    (report,) = map(str, answer.left_out)
+    assert f"'h{MAX_NAMES}.example'" in report
 
 
 WAN = {"wan": {"Address": "10.8.8.8", "Port": 8080}}
@@ -186,18 +334,20 @@ WAN = {"wan": {"Address": "10.8.8.8", "Port": 8080}}
 )
 def test_a_tagged_address_is_used_where_there_is_one(given: object, expected: RealServer) -> None:
     """The service's, with its own port; else the service's plain address; else the node's tagged, then plain one."""
-    assert parse([given], "wan") == Answer((expected,))
+    assert parse([given], "wan").servers == (expected,)
 
 
 def test_a_tagged_address_is_not_used_unasked() -> None:
     """Without a name the plain address counts."""
-    assert parse([entry(TaggedAddresses=WAN)]) == Answer((server(),))
+    assert parse([entry(TaggedAddresses=WAN)]).servers == (server(),)
 
 
-def test_a_tagged_address_of_another_shape_is_an_error() -> None:
-    """It is refused with node and service id."""
-    with pytest.raises(SourceError, match=r"instance 's1' on node 'n1': TaggedAddresses.wan is 'x'"):
-        parse([entry(TaggedAddresses={"wan": "x"})], "wan")
+@pytest.mark.parametrize("given", [{"wan": "x"}, "wan", {"wan": {"Address": 7}}])
+def test_an_instance_with_a_tagged_address_of_another_shape_is_left_out(given: object) -> None:
+    """It is reported with node and service id."""
+    answer = parse([entry(ID="s2"), entry(TaggedAddresses=given)], "wan")
+    assert answer.servers == (server(),)
+    assert str(answer.left_out[0]).startswith("instance 's1' on node 'n1' has ")
 
 
 def test_checks_say_who_may_have_changed() -> None:
@@ -224,14 +374,46 @@ JSON = st.recursive(
 
 @given(entries=st.lists(JSON | st.fixed_dictionaries({"Node": JSON, "Service": JSON, "Checks": JSON})) | JSON)
 def test_no_json_breaks_the_parser(entries: object) -> None:
-    """Any JSON gives an answer or a SourceError, nothing else; what opts in or not is no error at all."""
-    assert isinstance(read_opt_in(entries), OptIn | None)
+    """Any JSON gives an answer or a SourceError, nothing else."""
     for parse_one in (parse_checks, parse_names, parse_summaries):
         with suppress(SourceError):
             assert isinstance(parse_one(entries), frozenset)
     with suppress(SourceError):
-        instances = parse_entries(entries, "wan")
-        assert isinstance(to_servers(instances, dict.fromkeys(host_names(instances), ())), tuple)
+        assert isinstance(parse(entries, "wan"), Answer)
+
+
+PATHS = [
+    (),
+    *((part,) for part in ("Node", "Service", "Checks")),
+    *(("Node", key) for key in ("Node", "Address", "TaggedAddresses")),
+    *(("Service", key) for key in ("ID", "Address", "Port", "Weights", "Meta", "Tags", "Kind", "TaggedAddresses")),
+    *(("Service", "Weights", key) for key in ("Passing", "Warning")),
+    *(("Service", "TaggedAddresses", *path) for path in (["wan"], ["wan", "Address"], ["wan", "Port"])),
+    *(("Checks", *path) for path in ([0], [0, "Status"], [0, "CheckID"])),
+]
+
+
+@given(path=st.sampled_from(PATHS), value=JSON, tagged=st.sampled_from([None, "wan"]))
+def test_no_part_of_an_entry_changes_what_others_give(path: tuple[str | int, ...], value: object, tagged: str) -> None:
+    """Whatever is written into any part of one registration, the others are in the answer as they are without it."""
+    whole: dict[str | int, Any] = {
+        "entry": entry("passing", Address="10.0.0.9", TaggedAddresses=deepcopy(WAN), Weights={})
+    }
+    part: Any = whole
+    for key in ("entry", *path)[:-1]:
+        part = part[key]
+    part[("entry", *path)[-1]] = value
+    others = [
+        entry("passing", ID="s2", Port=82),
+        entry("warning", ID="s3", Port=83),
+        entry("critical", ID="s4", Port=84),
+    ]
+    alone, answer = parse(others, tagged), parse([others[0], whole["entry"], *others[1:]], tagged)
+    assert set(alone.servers) <= set(answer.servers)
+    assert len(answer.servers) <= len(alone.servers) + 1
+    assert set(alone.out) <= set(answer.out)
+    assert alone.identities.items() <= answer.identities.items()
+    assert all(str(report).isprintable() and len(str(report)) < 500 for report in answer.left_out)
 
 
 INSTANCE = {"Service": {"Kind": "", "Meta": {"clb-vip": "10.64.0.1:80"}, "Tags": ["clb"]}}
@@ -240,9 +422,11 @@ PROXY = {"Service": {"Kind": "connect-proxy", "Meta": {"clb-vip": "10.64.0.2:80"
 
 def test_opt_in_is_read_from_meta_and_tags() -> None:
     """All instances count, whatever their checks say, but no proxy of Connect, which copies them from its service."""
-    assert read_opt_in([INSTANCE, PROXY, entry("critical")]) == OptIn((parse_vip("10.64.0.1:80"),), (Protocol.TCP,))
-    assert read_opt_in([PROXY, entry()]) is None
-    assert read_opt_in([]) is None
+    assert parse_entries([INSTANCE, PROXY, entry("critical")]).opt_in == OptIn(
+        (parse_vip("10.64.0.1:80"),), (Protocol.TCP,)
+    )
+    assert parse_entries([PROXY, entry()]).opt_in is None
+    assert parse_entries([]).opt_in is None
 
 
 def test_names_of_the_catalog_are_those_that_may_opt_in() -> None:

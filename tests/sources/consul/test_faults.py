@@ -13,15 +13,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clb_discovery.sources.base import follow
-from clb_discovery.sources.consul.source import BURST, RATE, ConsulServer, ConsulSource
+from clb_discovery.sources.consul.server import ConsulServer
+from clb_discovery.sources.consul.source import BURST, RATE, ConsulSource
 from tests.support.consul import ConsulAgent
 from tests.support.faulty_consul import Fault, FaultyConsul
 from tests.support.pace import effort, patient
 from tests.support.schedules import HOLD, Inject, Pass, Schedule, one_after_the_other, play, schedules
 
 SERVICES: Final = count(1)
-MOST: Final = 6
-"""Requests of one round: the query, the same for the leader and what the token may do, each again after a reset."""
+MOST: Final = 8
+"""Requests of one round, each again after a reset.
+
+The query, the same without waiting, the same for the leader, and what the token may do.
+"""
 
 
 @pytest.fixture(scope="module")

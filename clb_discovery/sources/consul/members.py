@@ -1,0 +1,120 @@
+"""From the instances of a reading, and the addresses of their host names, to what discovery answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from clb_discovery.core.address import Address
+from clb_discovery.core.model import Answer, Endpoint, RealServer, Refused, Unread
+from clb_discovery.errors import UnusableError
+from clb_discovery.sources.consul.answer import MAX_NAMES, Instance, Reading, bounded, show
+
+BOTH: Final = frozenset({True, False})
+"""Both families: True is IPv4."""
+
+_TOLD: Final = 2
+"""Reports in an error."""
+
+
+class Known(NamedTuple):
+    """What is known of a host name."""
+
+    addresses: tuple[Address, ...] = ()
+    """Those of the last look-up."""
+    surplus: int = 0
+    """How many more it has."""
+    cause: str | None = None
+    """Why it, or one family of it, has none; a clause, bounded and escaped."""
+    unread: frozenset[bool] = frozenset()
+    """Families that nobody could tell; those that it certainly does not have are not among them."""
+    last: tuple[Address, ...] = ()
+    """The last addresses that were found, if only before."""
+
+
+def is_anyone_usable(reading: Reading, names: Mapping[str, Known]) -> bool:
+    """Tell whether an instance serves and has an address.
+
+    :param names: what is known of host names.
+    """
+    return any(
+        instance.weight
+        and (not isinstance(instance.host, str) or (instance.host in names and names[instance.host].addresses))
+        for instance in reading.instances
+    )
+
+
+def to_answer(reading: Reading, names: Mapping[str, Known], families: frozenset[bool] = BOTH) -> Answer:
+    """Return the instances as real servers of one tier, one for each address of a host name.
+
+    :param names: what is known of `reading.host_names`; those that are missing are still being looked up.
+    :param families: those that the virtual servers have; nobody needs to hear that a name lacks another one.
+    :raises UnusableError: if there are instances, and none that serves, is out or could not be read now.
+    """
+    looked = reading.host_names
+    found = _Found()
+    for instance in reading.instances:
+        if not isinstance(instance.host, str):
+            found.add(instance, (instance.host,))
+        elif instance.host in looked:
+            found.add_named(instance, instance.host, names.get(instance.host), families)
+        elif instance.weight:
+            found.report(instance, instance.host, f"and {MAX_NAMES} such names are read at most; register IP addresses")
+    left_out = bounded((*reading.left_out, *found.reports))
+    if left_out and not (found.servers or found.unread or reading.is_somebody_out):
+        raise UnusableError(f"no instance can be used: {'; '.join(map(str, left_out[:_TOLD]))}")
+    serving = {(server.address, server.port) for server in found.servers}
+    return Answer(
+        tuple(found.servers),
+        reading.opt_in,
+        out=tuple(sorted(found.out - serving)),
+        identities=found.identities,
+        unread=tuple(sorted(found.unread, key=repr)),
+        left_out=left_out,
+    )
+
+
+class _Found:
+    """What has been found so far."""
+
+    def __init__(self) -> None:
+        self.servers: list[RealServer] = []
+        self.out: set[Endpoint] = set()
+        self.identities: dict[Endpoint, str] = {}
+        self.unread: set[Unread] = set()
+        self.reports: set[Refused] = set()
+
+    def add(self, instance: Instance, addresses: Iterable[Address]) -> None:
+        """Take an instance with these addresses."""
+        identity = instance.identity
+        for address in addresses:
+            endpoint = address, instance.port
+            if instance.weight:
+                self.servers.append(RealServer(0, address, instance.port, instance.weight))
+            else:
+                self.out.add(endpoint)
+            if identity:
+                self.identities[endpoint] = min(identity, self.identities.get(endpoint, identity))
+
+    def add_named(self, instance: Instance, name: str, known: Known | None, families: frozenset[bool]) -> None:
+        """Take an instance that has a host name for an address."""
+        if not instance.weight:  # out is out, also while its name cannot be looked up
+            self.add(instance, known.last if known else ())
+            return
+        if known is None:
+            known = Known(cause="it is still being looked up", unread=BOTH)
+        self.add(instance, known.addresses)
+        unread = known.unread & families
+        if unread and instance.identity:
+            family = next(iter(unread)) if len(unread) == 1 else None
+            self.unread.add(Unread(instance.identity, None, 0, instance.weight, family))
+        if known.cause and (unread or not known.addresses):
+            self.report(instance, name, f"which cannot be looked up: {known.cause}; register an IP address, or fix DNS")
+        if known.surplus:
+            count = len(known.addresses)
+            self.report(
+                instance, name, f"which has {known.surplus} addresses beyond the {count} that count; register fewer"
+            )
+
+    def report(self, instance: Instance, name: str, reason: str) -> None:
+        self.reports.add(Refused(instance.shown, f"has the host name {show(name)} as its address, {reason}"))

@@ -1,0 +1,175 @@
+"""One Consul agent, as all services that are followed there share it: its connections, and how many queries it gets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from clb_discovery.errors import SourceError, UsageError
+from clb_discovery.sources.consul.address import ConsulAddress
+from clb_discovery.sources.consul.answer import Reading, parse_entries, parse_names, parse_summaries
+from clb_discovery.sources.consul.blocking import FIRST, LONGEST_WAIT, MARGIN, WAIT, next_index
+from clb_discovery.sources.consul.catalog import Catalog, Key
+from clb_discovery.sources.consul.client import CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope
+from clb_discovery.sources.consul.names import Names
+from clb_discovery.sources.consul.rotation import Rotated
+from clb_discovery.sources.consul.transport import RIGHTS, Tls, Transport
+
+if TYPE_CHECKING:
+    from clb_discovery.sources.srv.host_names import HostNames
+
+DIRECT: Final = 32
+"""Services with a blocking query of their own.
+
+With the three of the catalog and `AT_ONCE` these are 43 connections. An agent takes 200 from one host by default, and
+counts a query whose client has gone until its wait ends, so that there is room for four restarts in a minute.
+"""
+AT_ONCE: Final = 8
+"""Most queries at a time that answer at once."""
+REFRESH: Final = 300.0
+"""Seconds after which a service without a query of its own is asked for although nothing has been heard of it.
+
+Likewise the names in the catalog.
+"""
+AFTER_FAILURE: Final = 0.1
+"""Seconds for which a query that failed keeps its place among those."""
+
+
+def system_host_names() -> HostNames:
+    """Return what looks names up with the hosts file and the DNS servers of this host."""
+    from clb_discovery.sources.srv.host_names import HostNames  # noqa: PLC0415  # most have no use for dnspython
+    from clb_discovery.sources.srv.resolvers import Resolvers  # noqa: PLC0415
+
+    return HostNames(Resolvers())
+
+
+class ConsulServer:
+    """One Consul agent, or the cluster behind it; every source of it shares its connections."""
+
+    def __init__(  # noqa: PLR0913  # one for each thing that the environment says
+        self,
+        address: str,
+        token: str | Rotated[str] | None = None,
+        scope: Scope = OWN,
+        *,
+        tls: Tls | None = None,
+        auth: str | None = None,
+        names: Names | None = None,
+        wait: float = WAIT,
+        margin: float = MARGIN,
+    ) -> None:
+        """Prepare; nothing is connected yet. The environment is not read.
+
+        :param address: `127.0.0.1:8500`, `http://…`, `https://…`, `[::1]:8500` or `unix:///path`.
+        :param token: ACL token, sent with every query, or where it is; `None` for the agent's own.
+        :param scope: which part of Consul.
+        :param tls: settings for https; `None` for the system's authorities and the address's host.
+        :param auth: value of the Authorization header, for a proxy before the agent.
+        :param names: what looks up host names; `None` for the hosts file and the DNS servers of this host.
+        :param wait: how long Consul holds a query without news, in seconds, at most 600.
+        :param margin: what a query may take beyond its wait, in seconds.
+        :raises UsageError: if the address is none, or the token cannot be one.
+        """
+        self._address = ConsulAddress.parse(address)
+        if isinstance(token, str) and not (token.isascii() and token.isprintable() and token):
+            raise UsageError("the Consul token is empty or holds characters that no token has; set CONSUL_HTTP_TOKEN")
+        if not 0 < wait <= LONGEST_WAIT:
+            raise UsageError(f"a Consul query cannot wait for {wait:g} s; at most {LONGEST_WAIT:g}")
+        self._wait = wait
+        self.names = names or Names(system_host_names)
+        """What looks up host names."""
+        self._transport = Transport(self._address, tls, auth, self.names, margin=margin)
+        self._client = Client(self._transport, token, scope)
+        self._catalog = Catalog(self._client, wait)
+        self._direct = asyncio.Semaphore(DIRECT)
+        self._at_once = asyncio.Semaphore(AT_ONCE)
+
+    def __str__(self) -> str:
+        """Return `Consul at http://127.0.0.1:8500`."""
+        return str(self._address)
+
+    @property
+    def url(self) -> str:
+        """The address in full."""
+        return self._address.url
+
+    async def read(
+        self, service: Key, index: int, *, answered: bool, confirm: bool = False
+    ) -> tuple[int, Reading, float]:
+        """Ask which instances serve now.
+
+        The first `DIRECT` services have a blocking query each. The others are asked for when the catalog has changed,
+        mostly elsewhere, or has been silent for `REFRESH` seconds.
+
+        :param index: what the last `read` returned, to wait for something newer; `FIRST` answers at once.
+        :param answered: whether there was an answer. `FIRST` after one means that something failed, perhaps by a
+            restart.
+        :param confirm: answer at once, with what is true now and not with what a server heard a while ago.
+        :return: the index to ask with next, what the answer says, and how many seconds of a processor reading it took.
+        :raises SourceError: when Consul could not say.
+        """
+        if index == FIRST or confirm:
+            return await self._ask_now(service, after_failure=answered or confirm)
+        if not self._direct.locked():
+            async with self._direct:
+                return await self._ask(service, index)
+        await self._catalog.changed(service, time.monotonic() + REFRESH)
+        return await self._ask_now(service)
+
+    async def _ask_now(self, service: Key, *, after_failure: bool = False) -> tuple[int, Reading, float]:
+        async with self._at_once:
+            # Any server may be behind the one that told of a change, or have just started; the leader is not.
+            mode = CONSISTENT if after_failure else LEADER if self._direct.locked() else STALE
+            self._catalog.asked(service, leader=mode is not STALE)
+            try:
+                return await self._ask(service, FIRST, mode)
+            except SourceError:
+                await asyncio.sleep(AFTER_FAILURE)  # where one fails, the others mostly do, too
+                raise
+
+    async def _ask(self, service: Key, index: int, mode: Mode = STALE) -> tuple[int, Reading, float]:
+        name, selection = service
+        header, entries = await self._client.entries(name, selection, index, self._wait, mode)
+        started = time.thread_time()
+        try:
+            reading = parse_entries(entries, selection.tagged_address)
+        except SourceError as error:
+            raise SourceError(f"{self}: {error}") from None
+        return self._next_index(header, index), reading, time.thread_time() - started
+
+    async def list_services(
+        self, index: int, *, known: bool = False, confirm: bool = False
+    ) -> tuple[int, frozenset[str] | None]:
+        """Ask which services may opt in, by their tags and meta; a service that is not here does not.
+
+        :param index: as for `read`, like `confirm`.
+        :param known: do not trouble the leader for the names if nothing was registered or went.
+        :return: the index to ask with next, and the names; `None` if they are known.
+        :raises SourceError: when Consul could not say, or does not let us see.
+        """
+        mode = CONSISTENT if confirm else STALE
+        header, services = await self._client.services(FIRST if confirm else index, self._wait, mode)
+        if not services:  # there is always Consul's own
+            raise SourceError(f"{self} showed no service at all: the token lacks rights; {RIGHTS}")
+        following = self._next_index(header, index)
+        if known and index == following:
+            return following, None
+        async with self._at_once:
+            summaries = await self._client.summaries(CONSISTENT if confirm else LEADER)
+        try:
+            names = parse_names(services) | parse_summaries(summaries)
+        except SourceError as error:
+            raise SourceError(f"{self}: {error}") from None
+        return following, names
+
+    def _next_index(self, header: str | None, index: int) -> int:
+        try:
+            return next_index(header, index)
+        except SourceError as error:
+            raise SourceError(f"{self}: {error}") from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._catalog.close()
+        await self._transport.close()

@@ -1,0 +1,244 @@
+"""Instances of the real consul that are registered with host names, which the real knot knows, or nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clb_discovery.core.address import Address, parse_address
+from clb_discovery.core.model import Answer, RealServer, Unread
+from clb_discovery.errors import SourceError
+from clb_discovery.sources.consul import names as names_module
+from clb_discovery.sources.consul.names import Names
+from clb_discovery.sources.consul.server import ConsulServer
+from clb_discovery.sources.consul.source import GRACE, ConsulSource
+from clb_discovery.sources.srv.gate import MOST
+from clb_discovery.sources.srv.host_names import MAX_ADDRESSES, HostNames
+from clb_discovery.sources.srv.resolvers import Resolvers
+from tests.support.consul import ConsulAgent
+from tests.support.fake_consul import FakeConsul, Reply, instance
+from tests.support.fake_dns import SilentDns
+from tests.support.knot import KnotServer
+from tests.support.pace import patient
+
+SOON = patient(5.0)
+IPV4 = frozenset({True})
+
+Connect = Callable[..., ConsulServer]
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    """One agent for all tests; each has a service of its own."""
+    with ConsulAgent(tmp_path_factory.mktemp("consul")) as running:
+        yield running
+
+
+@pytest.fixture
+def knot() -> Iterator[KnotServer]:
+    """Run a DNS server of the test's own."""
+    with KnotServer({"example": "", "other": ""}) as running:
+        yield running
+
+
+@pytest.fixture
+async def connect(tmp_path: Path) -> AsyncIterator[Connect]:
+    """Return a function that makes a server with a DNS server, and a hosts file; what it made is closed at the end."""
+    made: list[ConsulServer] = []
+    (tmp_path / "hosts").write_text("10.0.0.77 local.example\n127.0.0.1 localhost\n")
+
+    def make(url: str, resolver: str, min_ttl: float = 0.1) -> ConsulServer:
+        host_names = HostNames(Resolvers([resolver]), hosts=tmp_path / "hosts", bounds=(min_ttl, 60.0))
+        made.append(ConsulServer(url, names=Names(lambda: host_names)))
+        return made[-1]
+
+    yield make
+    for server in made:
+        await server.close()
+
+
+def server(address: str, port: int = 1, weight: int = 1) -> RealServer:
+    """Return a real server of the first tier."""
+    return RealServer(0, parse_address(address), port, weight)
+
+
+def endpoint(address: str, port: int = 1) -> tuple[Address, int]:
+    """Return an endpoint."""
+    return parse_address(address), port
+
+
+async def until(source: ConsulSource, *expected: RealServer, unread: tuple[Unread, ...] = ()) -> Answer:
+    """Follow the source until it answers exactly these."""
+    async with asyncio.timeout(SOON):
+        while True:
+            answer = await source.next()
+            if sorted(answer.servers) == sorted(expected) and answer.unread == unread:
+                return answer
+
+
+async def test_a_host_name_stands_for_its_addresses_as_they_change(
+    agent: ConsulAgent, knot: KnotServer, connect: Connect
+) -> None:
+    """Both families count, the hosts file goes first, and new addresses are news although Consul has none."""
+    knot.write("a A 10.0.0.1\na AAAA fd00::1\nlocal A 10.0.0.66")
+    agent.register("named", 1, "A.example", service_id="a", weights=(4, 1))
+    agent.register("named", 1, "local.example", service_id="local")
+    source = ConsulSource(connect(agent.url, knot.address), "named")
+    answer = await until(source, server("10.0.0.1", weight=4), server("fd00::1", weight=4), server("10.0.0.77"))
+    assert answer.identities[endpoint("10.0.0.1")] == "test/a"
+    waiting = asyncio.create_task(source.next())
+    await asyncio.wait((waiting,), timeout=2)
+    assert not waiting.done()  # the same addresses again are no news
+    knot.write("a A 10.0.0.2")
+    answer = await asyncio.wait_for(waiting, SOON)
+    if len(answer.servers) != 2:  # each family has a question of its own
+        answer = await source.next()
+    assert set(answer.servers) == {server("10.0.0.2", weight=4), server("10.0.0.77")}
+    assert answer.identities[endpoint("10.0.0.2")] == "test/a"
+
+
+async def test_a_host_name_that_nobody_can_look_up_now_keeps_what_it_had(
+    agent: ConsulAgent, knot: KnotServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported, and the others count meanwhile; one that certainly has no address has none."""
+    monkeypatch.setattr(names_module, "RETRY", 0.2)
+    knot.write("a A 10.0.0.1")
+    agent.register("lost", 1, "a.example", service_id="a", weights=(4, 1))
+    second = agent.register("lost", 2, "10.0.0.2")
+    source = ConsulSource(connect(agent.url, knot.address), "lost", families=IPV4)
+    await until(source, server("10.0.0.1", weight=4), server("10.0.0.2", 2))
+    knot.purge()
+    unread = (Unread("test/a", None, 0, 4, is_ipv4=True),)
+    answer = await until(source, server("10.0.0.2", 2), unread=unread)
+    (report,) = map(str, answer.left_out)
+    assert report.startswith(
+        "instance 'a' on node 'test' has the host name 'a.example' as its address, which cannot be "
+    )
+    assert report.endswith("; register an IP address, or fix DNS")
+    third = agent.register("lost", 3, "10.0.0.3")
+    agent.deregister(second)
+    await until(source, server("10.0.0.3", 3), unread=unread)
+    knot.write("b A 10.0.0.9")
+    answer = await until(source, server("10.0.0.3", 3))
+    assert len(answer.left_out) == 1
+    agent.deregister(third)
+    with pytest.raises(SourceError, match=r"no instance can be used: instance 'a' on node 'test' has the host name"):
+        await until(source)
+    knot.write("a A 10.0.0.4")
+    await until(source, server("10.0.0.4", weight=4))
+
+
+async def test_a_critical_instance_is_out_at_the_addresses_of_its_name(
+    agent: ConsulAgent, knot: KnotServer, connect: Connect
+) -> None:
+    """Also when these can no longer be looked up."""
+    knot.write("a A 10.0.0.1")
+    one = agent.register("critical", 1, "a.example", service_id="a")
+    agent.register("critical", 2, "10.0.0.2")
+    source = ConsulSource(connect(agent.url, knot.address), "critical", families=IPV4)
+    await until(source, server("10.0.0.1"), server("10.0.0.2", 2))
+    knot.purge()
+    agent.set_status(one, "critical")
+    answer = await until(source, server("10.0.0.2", 2))
+    assert answer.out == (endpoint("10.0.0.1"),)
+
+
+async def test_addresses_of_one_name_are_bounded(agent: ConsulAgent, knot: KnotServer, connect: Connect) -> None:
+    """Of a name with thousands the lowest count, and what is beyond is reported."""
+    knot.write("\n".join(f"a A 10.1.{number // 256}.{number % 256}" for number in range(1000)))
+    agent.register("wide", 1, "a.example")
+    answer = await asyncio.wait_for(ConsulSource(connect(agent.url, knot.address), "wide", families=IPV4).next(), SOON)
+    assert len(answer.servers) == MAX_ADDRESSES
+    assert "which has 744 addresses beyond the 256 that count" in str(answer.left_out[0])
+
+
+async def test_a_name_that_nobody_answers_for_holds_up_nothing(agent: ConsulAgent, connect: Connect) -> None:
+    """News of other instances arrive at once, the first time after a short grace, and it is reported."""
+    agent.register("held-up", 1, "10.0.0.1")
+    agent.register("held-up", 9, "silent.example", service_id="silent")
+    async with SilentDns() as fake:
+        source = ConsulSource(connect(agent.url, fake.address), "held-up")
+        started = time.monotonic()
+        unread = (Unread("test/silent", None, 0, 1),)
+        answer = await until(source, server("10.0.0.1"), unread=unread)
+        assert time.monotonic() - started < GRACE + 1
+        assert "it is still being looked up" in str(answer.left_out[0])
+        for number in range(2, 5):
+            started = time.monotonic()
+            agent.register("held-up", 1, f"10.0.0.{number}")
+            known = [server(f"10.0.0.{one}") for one in range(1, number + 1)]
+            await until(source, *known, unread=unread)
+            assert time.monotonic() - started < GRACE + 1
+
+
+async def test_an_answer_without_anybody_waits_longer_and_ends_with_news(agent: ConsulAgent, connect: Connect) -> None:
+    """Where no instance has an address yet, a new one that has counts at once."""
+    agent.register("nobody", 9, "silent.example")
+    async with SilentDns() as fake:
+        source = ConsulSource(connect(agent.url, fake.address), "nobody")
+        waiting = asyncio.create_task(source.next())
+        await asyncio.wait((waiting,), timeout=GRACE + 1)
+        assert not waiting.done()
+        agent.register("nobody", 1, "10.0.0.1")
+        answer = await asyncio.wait_for(waiting, 1)
+        assert answer.servers == (server("10.0.0.1"),)
+
+
+async def test_a_look_up_that_is_void_is_given_up(connect: Connect) -> None:
+    """When Consul no longer names a host, or nobody follows the service, nothing more is asked about it."""
+    named = [instance(address=f"h{number}.example") for number in range(100)]
+    replies = (Reply(entries=[instance(), *named]), Reply(hang=True))
+    async with SilentDns() as fake, FakeConsul(*replies) as consul:
+        source = ConsulSource(connect(consul.url, fake.address), "redis")
+        names = asyncio.all_tasks()
+        await source.next()
+        assert len(asyncio.all_tasks()) > len(names) + 100
+        consul.replies = [Reply(index="8"), Reply(hang=True)]
+        source.hasten()
+        await source.next()
+        await asyncio.sleep(0.1)
+        assert len(asyncio.all_tasks()) <= len(names) + 10
+
+
+async def test_many_names_that_nobody_answers_for_take_bounded_means(connect: Connect) -> None:
+    """Five services of a thousand such names each: no threads, bounded descriptors, and an end at once."""
+    named = [instance(address=f"h{number}.example") for number in range(1000)]
+    async with SilentDns() as fake, FakeConsul(Reply(entries=[instance(), *named]), Reply(hang=True)) as consul:
+        consul.replies = [Reply(entries=[instance(), *named])] * 5 + [Reply(hang=True)]
+        one = connect(consul.url, fake.address)
+        threads, descriptors = threading.active_count(), _descriptors()
+        sources = [ConsulSource(one, f"s{number}") for number in range(5)]
+        answers = await asyncio.wait_for(asyncio.gather(*(source.next() for source in sources)), SOON)
+        assert all(len(answer.servers) == 1 for answer in answers)
+        waiting = [asyncio.create_task(source.next()) for source in sources]
+        await asyncio.sleep(1)
+        assert threading.active_count() == threads
+        assert _descriptors() - descriptors <= MOST + 20
+        started = time.monotonic()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert time.monotonic() - started < 1
+        await asyncio.sleep(0.1)
+        assert _descriptors() - descriptors <= 20
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def test_the_agents_own_name_is_looked_up_alike(agent: ConsulAgent, knot: KnotServer, connect: Connect) -> None:
+    """By the hosts file, and by the DNS server that was named; one that is not there is an error."""
+    agent.register("far", 1, "10.0.0.1")
+    knot.write("consul A 127.0.0.1")
+    for host in ("localhost", "consul.example"):
+        source = ConsulSource(connect(f"http://{host}:{agent.http_port}", knot.address), "far")
+        await until(source, server("10.0.0.1"))
+    source = ConsulSource(connect(f"http://nobody.example:{agent.http_port}", knot.address), "far")
+    with pytest.raises(SourceError, match=r"cannot be reached: .*nobody\.example"):
+        await source.next()
