@@ -58,8 +58,11 @@ class World(Protocol):
     def inject(self, faults: object) -> None:
         """Misbehave in this way from now on; `None` for not at all."""
 
-    def says(self) -> Servers | None:
-        """Return what a source has to make of it, `None` for a failure."""
+    def says(self, good: Servers = frozenset()) -> Servers | None:
+        """Return what a source has to make of it, `None` for a failure.
+
+        :param good: what counts so far; a member of it that cannot be read now stays.
+        """
 
 
 def real_server(number: int) -> RealServer:
@@ -203,7 +206,7 @@ async def play(schedule: Schedule, world: World, source: Source) -> Replica:
                 case Pass(seconds):
                     replica.elapse(seconds)
             await replica.settle()
-            rules.hear(world.says(), replica.now)
+            rules.hear(world.says(rules.good), replica.now)
             assert replica.pools() <= {before, rules.good}, step
             assert (replica.pool, replica.state) == (rules.good, rules.state), (step, replica.last)
         assert replica.pool == {real_server(LAST)}
