@@ -88,6 +88,7 @@ class _Hastened(Generic[_Said]):
         """Give up the query under way."""
         asking, self._asking = self._asking, None
         if asking is not None:
+            self._index = FIRST  # what it may have said already is lost
             asking.cancel()
             await asyncio.wait((asking,))
             if not asking.cancelled():
@@ -195,6 +196,11 @@ class ConsulSource(_Hastened[Reading]):
             self._reading = self._returned = self._due = None
             await self._end()
             raise
+
+    def hasten(self) -> None:
+        """Have Consul's leader and DNS queried at once; the next answer is what they say then."""
+        self._names.renew()
+        super().hasten()
 
     async def _next(self) -> Answer:
         while True:
