@@ -135,11 +135,12 @@ class Watched:
 
     def renew(self) -> None:
         """Look all of them up again; what DNS was asked before counts no more."""
+        self._since = asyncio.get_running_loop().time()
+        self._awaited = {*self._tasks, *self._known}
         names = list(self._tasks)
         self.stop()
-        self._since = asyncio.get_running_loop().time()
-        self._awaited = set(names)
-        self.want(names)
+        if names:
+            self.want(names)
 
     def stop(self) -> None:
         """Look up nothing any more, until names are wanted again."""
