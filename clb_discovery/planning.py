@@ -60,6 +60,9 @@ def look_ahead(options: argparse.Namespace) -> dict[str, Any]:
         for source, refused in found.resolved.refused.items()
         for item in refused
     ]
+    document["refused"] += [
+        {"service": one.service, "server": str(one.vip), "reason": one.reason} for one in found.unpublished
+    ]
     return document
 
 
