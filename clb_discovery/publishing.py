@@ -80,6 +80,7 @@ class Publisher:
         self._plane = plane
         self.held = maps.read()
         self._before: Publication | None = None
+        self._synced = False  # whether everything has been published once
         self._aside: dict[Vip, Aside] = {}
         self._failed_until: float | None = None  # when to try again after a publication that failed as a whole
         self._pause = FIRST_PAUSE
@@ -173,11 +174,13 @@ class Publisher:
         held, before = self.held, self._before
         carried_out: list[Plan] = []
         for tries in range(1, _MOST_FAILURES + 1):
-            found = publication(held, wanted, before, waiting(self._aside, time.monotonic()), SLICE)
+            budget = SLICE if self._synced else None  # until then nobody waits for a change
+            found = publication(held, wanted, before, waiting(self._aside, time.monotonic()), budget)
             failure = self._apply(held, found)
             if failure is None:
                 self._aside = {vip: one for vip, one in self._aside.items() if vip in found.left}
                 self._before = found._replace(plan=replace(found.plan, steps=()))  # which may be large
+                self._synced |= wanted.complete and not found.goes_on
                 return found._replace(plan=together(carried_out, found.plan))
             reason, refused = failure
             behind: Sequence[Vip] = ()

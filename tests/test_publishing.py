@@ -82,7 +82,7 @@ class World:
         self.maps.apply(plan(Held(), selftest.virtual_servers("test"), complete=False).steps)  # as a load does
         vips = (Vip(Address((FIRST + number).to_bytes(16)), 80, Protocol.TCP) for number in range(services))
         self.services = [Service(f"s{number}", f"srv:s{number}", (vip,)) for number, vip in enumerate(vips)]
-        self.known = {service.source: (ONE,) for service in self.services}
+        self.known: dict[str, tuple[RealServer, ...]] = {service.source: (ONE,) for service in self.services}
         plane: Any = None  # closes no sockets: none of these is UDP
         maps: Any = self.maps
         self.publisher = Publisher(plane, maps, Announcer(), Meters())

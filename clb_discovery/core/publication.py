@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from clb_discovery.core.address import Network
-from clb_discovery.core.admission import Unpublished, admit, choose
+from clb_discovery.core.admission import Unpublished, admit, choose, used
 from clb_discovery.core.claims import Claim, Resolved, holders, resolve
 from clb_discovery.core.desired import Desired, desired
 from clb_discovery.core.held import Held
@@ -82,10 +82,11 @@ def publication(
     late = {server.vip: 0 for server in changes if aside and aside.get(server.vip) == server}
     configured = {server.source: -1 for server in wanted.own.values()}
     configured |= {service.source: place for place, service in enumerate(wanted.configured)}
-    admitted = admit(held, [server for server in changes if server.vip not in late], gone, configured)
+    taken = used(held)
+    admitted = admit(held, [server for server in changes if server.vip not in late], gone, configured, taken)
     without_room = {*late, *(one.vip for one in admitted.refused)} - held.virtual.keys()
     kept = _kept(held, gone, [looked_at[vip] for vip in without_room])
-    chosen = choose(held, admitted.changes, [vip for vip in gone if vip not in kept], waited, budget=budget)
+    chosen = choose(held, admitted.changes, [vip for vip in gone if vip not in kept], waited, taken, budget=budget)
     # With nothing gone, and nothing left over from a crash, the rest needs no look.
     whole = wanted.complete and (not goes_on or bool(chosen.withdraw))
     keep = held.virtual.keys() - set(chosen.withdraw) if whole else frozenset()
