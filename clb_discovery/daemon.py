@@ -251,6 +251,9 @@ class Daemon:
         if failed:
             raise SourceError(failed[0].error)
         if self._last_sync and not any(following.guarded.held for following in self._knowledge):
+            for following in self._knowledge:
+                if following.unpublished and not following.from_catalog:
+                    raise ClbError(f"{following.service.name} is not published: {following.unpublished[0].reason}")
             self._stopping = True
 
     def _heard(self, source: str, outcome: Outcome) -> None:
