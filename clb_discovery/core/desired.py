@@ -7,15 +7,16 @@ reported with the reason.
 from __future__ import annotations
 
 import ipaddress
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import compress
-from operator import is_, is_not
+from operator import attrgetter, is_, is_not
 from typing import Final, NamedTuple
 
 from clb_discovery.core.address import CACHED_ADDRESSES, Address, Network, format_address, in_network, is_ipv4
-from clb_discovery.core.model import MAX_POOL, Pool, RealServer, Service, Vip, VirtualServer
+from clb_discovery.core.model import MAX_POOL, MAX_TIERS, Pool, RealServer, Service, Vip, VirtualServer
 
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 _WAY_OUT: Final = "register the address that the server itself listens on"
@@ -112,8 +113,7 @@ def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServe
                 usable.append(server)
         for vip in service.vips:
             pool, surplus = _pool(vip, usable)
-            too_many = f"there are more than {MAX_POOL} in the pool; spread them over several services"
-            rejected += (Rejected(service.name, server, too_many, service.source) for server in surplus)
+            rejected += (Rejected(service.name, server, reason, service.source) for server, reason in surplus)
             virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool, service.tracking)
     return virtual, rejected
 
@@ -160,10 +160,10 @@ def _parsed(address: Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return ipaddress.IPv4Address(address[12:]) if is_ipv4(address) else ipaddress.IPv6Address(address)
 
 
-def _pool(vip: Vip, servers: Iterable[RealServer]) -> tuple[Pool, Pool]:
-    """Return the pool of the VIP's family, and what is past its greatest size.
+def _pool(vip: Vip, servers: Iterable[RealServer]) -> tuple[Pool, list[tuple[RealServer, str]]]:
+    """Return the pool of the VIP's family, and the servers beyond its limits, each with the reason.
 
-    Of two entries with one address and port the lower priority wins, then the higher weight.
+    Of two entries with one address and port the lower priority wins, then the higher weight. Low priorities stay.
     """
     ipv4 = is_ipv4(vip.address)
     merged: dict[tuple[Address, int], RealServer] = {}
@@ -174,5 +174,11 @@ def _pool(vip: Vip, servers: Iterable[RealServer]) -> tuple[Pool, Pool]:
         other = merged.get(endpoint)
         if other is None or (server.priority, -server.weight) < (other.priority, -other.weight):
             merged[endpoint] = server
-    pool = tuple(sorted(merged.values()))
-    return pool[:MAX_POOL], pool[MAX_POOL:]
+    pool = sorted(merged.values())
+    tiers = sorted({server.priority for server in pool})[:MAX_TIERS]
+    end = bisect_right(pool, tiers[-1], key=attrgetter("priority")) if tiers else 0
+    kept = min(end, MAX_POOL)
+    too_many = f"there are more than {MAX_POOL} in the pool; spread them over several services"
+    too_low = f"a pool has at most {MAX_TIERS} priorities, this server's comes after them; use fewer"
+    surplus = [(server, too_many) for server in pool[kept:end]] + [(server, too_low) for server in pool[end:]]
+    return tuple(pool[:kept]), surplus
