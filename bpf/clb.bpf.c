@@ -54,6 +54,9 @@ static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, s
 
 	search->asked = search->vip.port;
 	search->cookie = bpf_get_socket_cookie(ctx);
+	/* No hook sees whether a connected UDP socket ever sends: getaddrinfo(3) connects one to each address, to sort them.
+	 * So such a connect takes no turn of those that do. */
+	search->by_chance = search->vip.protocol == CLB_PROTOCOL_UDP;
 	slot = clb_is_balanced(ctx) ? clb_schedule(search) : 0;
 	if (slot)
 		clb_count(search);

@@ -81,12 +81,12 @@
 /* Schedulers: clb_virtual.algorithm */
 #define CLB_RANDOM 0      /* weighted random by alias table */
 #define CLB_ROUND_ROBIN 1 /* weighted, in one order for all CPUs */
-#define CLB_LEAST_CONN 2  /* the better of two weighted random servers by active connections per weight */
+#define CLB_LEAST_CONN 2  /* fewest active connections per weight: of all in a tier of up to 8, else of two drawn by weight */
 
 /* Bits of clb_info.features */
 #define CLB_FEATURE_ERRNO 1 /* an empty pool fails with ECONNREFUSED; without it, with EPERM */
 
-#define CLB_FEATURE_LOOP 2  /* all servers of a tier are looked at where it matters; without it, 8 or 16 */
+#define CLB_FEATURE_LOOP 2  /* all servers of a pool are looked at where it matters; without it, 896 (BCC: 384) */
 
 /* Bits of clb_virtual.flags */
 #define CLB_COUNT_ACTIVE 1 /* keep clb_server.active; CLB_LEAST_CONN needs it */

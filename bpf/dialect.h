@@ -42,6 +42,14 @@
 		__sync_fetch_and_add(&(variable), clb_nothing);                                                        \
 	} while (0)
 
+/* 0, of which the verifier knows nothing. */
+#define clb_nothing()                                                                                                  \
+	({                                                                                                             \
+		__u32 clb_half = 0;                                                                                    \
+		clb_forget(clb_half);                                                                                  \
+		(__u64) clb_half << 32 | clb_half;                                                                     \
+	})
+
 #ifdef CLB_BCC
 
 #define __always_inline inline __attribute__((always_inline))
@@ -58,6 +66,7 @@
 
 #define CLB_PROGRAM(section)
 #define CLB_FUNCTION static __always_inline
+#define CLB_GLOBAL static __always_inline
 
 #else
 
@@ -94,6 +103,8 @@
 #define CLB_PROGRAM(section) SEC(section)
 /* A function of its own, verified once for each call: keeps programs small for the verifier. */
 #define CLB_FUNCTION static __attribute__((noinline))
+/* One that is verified once, whoever calls it. So its arguments are numbers (pointers: 5.12), and what it returns. */
+#define CLB_GLOBAL __attribute__((noinline))
 
 #endif
 #endif

@@ -74,22 +74,43 @@ static __always_inline struct clb_server *clb_server_since(const __u32 *index, _
 	return server && server->began == began ? server : 0;
 }
 
-/* A walk over a tier that counts who is ejected. */
+/* A walk over the rows of a tier that counts its servers, and those that are ejected. */
 struct clb_count {
-	const struct clb_vip *vip;
 	__u64 generation;
+	__u64 dice;
 	__u32 first;
+	__u32 tier;
+	__u32 rows;
+	__u32 counted;
 	__u32 ejected;
 };
 
-static long clb_count_ejected(__u32 index, struct clb_count *count)
+static long clb_count_row(__u32 turn, struct clb_count *count)
 {
-	struct clb_slot *slot = clb_slot_of(count->vip, count->generation, count->first + index);
-	struct clb_server *server = slot ? clb_server_of(slot) : 0;
+	/* Where not all rows can be counted, some are, at random. */
+	__u32 at = count->rows > CLB_COUNTED ? count->first + clb_next_below(&count->dice, count->tier) :
+					      count->first + turn * CLB_ROW;
+	struct clb_row *row = clb_row_of(count->generation, at);
+	__u32 bits = clb_bits_between(at, count->first, count->first + count->tier);
 
-	if (server && server->ejected_until)
-		__sync_fetch_and_add(&count->ejected, 1); /* of which the verifier does not follow every value */
+	if (!row)
+		return 1;
+	/* The verifier does not follow every value of what is counted so. */
+	__sync_fetch_and_add(&count->counted, clb_how_many(bits));
+	__sync_fetch_and_add(&count->ejected, clb_how_many(bits & ~clb_bits_usable(row, 0)));
 	return 0;
+}
+
+/* Whether at most half of a tier is left out, when so many more are. */
+CLB_GLOBAL int clb_half_stays(__u64 generation, __u32 first, __u32 tier, __u32 more)
+{
+	struct clb_count count = {
+		.generation = generation, .dice = clb_roll(), .first = first, .tier = tier, .ejected = more,
+	};
+
+	count.rows = (first + tier - 1) / CLB_ROW - first / CLB_ROW + 1;
+	clb_for_each(count.rows, CLB_COUNTED, clb_count_row, &count);
+	return count.ejected * 2 <= count.counted;
 }
 
 /* Whether so many more servers of a tier may be ejected: always where another tier is there to take over, else as long as
@@ -97,25 +118,20 @@ static long clb_count_ejected(__u32 index, struct clb_count *count)
 CLB_FUNCTION int clb_may_eject(const struct clb_vip *vip, const struct clb_virtual *published, __u16 priority,
 			       __u32 more)
 {
-	struct clb_count count = { .vip = vip, .generation = published->generation, .ejected = more };
-	__u32 servers = published->servers, tier = 0, index;
+	__u32 servers = published->servers, first = 0, tier = 0, index;
+	__u64 generation = published->generation;
 	struct clb_slot *slot;
 
 	for (index = 0; index < CLB_TIERS; index++) {
-		slot = clb_slot_of(vip, count.generation, count.first);
+		first += tier;
+		slot = clb_slot_of(vip, generation, first);
 		if (!slot)
 			return 0;
 		tier = slot->tier;
 		if (slot->priority == priority)
 			break;
-		count.first += tier;
 	}
-	if (count.first + tier < servers)
-		return 1;
-	if (tier > CLB_COUNTED)
-		tier = CLB_COUNTED;
-	clb_for_each(tier, CLB_COUNTED, clb_count_ejected, &count);
-	return count.ejected * 2 <= tier;
+	return first + tier < servers || clb_half_stays(generation, first, tier, more);
 }
 
 /* Eject a server, for longer each time in close succession. Failures of connects that were on their way when it was

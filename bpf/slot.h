@@ -3,23 +3,35 @@
 #ifndef CLB_SLOT_H
 #define CLB_SLOT_H
 
-#include "maps.h"
+#include "dice.h"
 
-/* How many tiers are tried. */
-#define CLB_TIERS 4
+/* How many tiers a pool has at most. */
+#define CLB_TIERS 16
 
 #if CLB_CAN_LOOP
-/* How many slots of a tier are looked at where all of them would have to be: to find one that takes connects, and to
- * count those that are ejected. */
-#define CLB_SOUGHT (CLB_MAX_ROWS * CLB_ROW)
-#define CLB_COUNTED CLB_SOUGHT
+/* How many rows are looked at, where all of a pool would have to be, to find a server that takes connects, and all of a
+ * tier, to count those that are ejected. */
+#define CLB_LOOKS CLB_MAX_ROWS
+#define CLB_COUNTED CLB_MAX_ROWS
+/* How many servers of a tier are weighed against each other. */
+#define CLB_WEIGHED 64
 
-/* Call a function of struct walk's kind for each of these slots, at most so many, until it returns 1. */
+/* Call a function of struct walk's kind for each of these numbers, at most so many, until it returns 1. */
 #define clb_for_each(count, most, function, walk) bpf_loop(count, function, walk, 0)
 #else
-/* Before bpf_loop (5.17) every turn is verified on its own; 5.10 gives up when 16 are sought. */
-#define CLB_SOUGHT 8
+/* Before bpf_loop (5.17) every turn is verified on its own, and with BCC, which has no functions, for each way there. In a
+ * pool of more rows than are looked at, so many of each tier are, at random where it has more, and of the last one as many
+ * as are left. */
+#ifdef CLB_BCC
+#define CLB_LOOKS_IN_TIER 2
 #define CLB_COUNTED 16
+#define CLB_WEIGHED 16
+#else
+#define CLB_LOOKS_IN_TIER 6
+#define CLB_COUNTED 64
+#define CLB_WEIGHED 32
+#endif
+#define CLB_LOOKS (CLB_TIERS * CLB_LOOKS_IN_TIER + 16)
 
 #define clb_for_each(count, most, function, walk)                                                                      \
 	for (__u32 clb_turn = 0; clb_turn < (most); clb_turn++) {                                                      \
@@ -39,6 +51,13 @@ static __always_inline int clb_same_vip(const struct clb_vip *a, const struct cl
 static __always_inline int clb_refuses(const struct clb_slot *slot)
 {
 	return slot->member.port == 0;
+}
+
+/* The slot with this index in its row. */
+static __always_inline struct clb_slot *clb_slot_at(const struct clb_row *row, __u32 index)
+{
+	clb_opaque(index); /* or its column is made early, and 5.10 forgets the bounds of what is put aside */
+	return (struct clb_slot *)&row->slot[index % CLB_ROW];
 }
 
 /* The slot with this index in its row, provided that it belongs to the VIP. */
@@ -66,10 +85,58 @@ static __always_inline struct clb_slot *clb_slot_of(const struct clb_vip *vip, _
 	return clb_slot_in(clb_row_of(generation, index), vip, index);
 }
 
+#define CLB_NOBODY 0xffffffff /* no slot has this index */
+
 /* What became of connects to the slot's server. */
 static __always_inline struct clb_server *clb_server_of(const struct clb_slot *slot)
 {
 	return clb_lookup(clb_servers, &slot->server);
+}
+
+/* Eight bits stand for the slots of a row, the lowest for the first. Here, those from one index to before another. */
+static __always_inline __u32 clb_bits_between(__u32 index, __u32 from, __u32 to)
+{
+	__u32 row = index / CLB_ROW * CLB_ROW, bits = 0xff;
+
+	if (from > row)
+		bits = 0xff << (from - row) % CLB_ROW & 0xff;
+	if (to < row + CLB_ROW)
+		bits &= to > row ? 0xff >> (row - to) % CLB_ROW : 0;
+	return bits;
+}
+
+/* The slots whose server is not kept away at this time; for 0, not ejected. Of slots that do not exist it says nothing.
+ * With a branch for each slot the verifier would follow 256 ways through a row. */
+static __always_inline __u32 clb_bits_usable(const struct clb_row *row, __u64 now)
+{
+	struct clb_server *server;
+	__u32 column, bits = 0;
+	__u64 left;
+
+#pragma unroll
+	for (column = 0; column < CLB_ROW; column++) {
+		server = clb_server_of(&row->slot[column]);
+		if (!server) /* never */
+			return 0;
+		left = now - server->ejected_until;
+		clb_opaque(left);
+		bits |= (__u32)(left >> 63) << column;
+	}
+	return ~bits & 0xff;
+}
+
+/* How many of them are set. */
+static __always_inline __u32 clb_how_many(__u32 bits)
+{
+	bits = (bits & 0x55) + (bits >> 1 & 0x55);
+	bits = (bits & 0x33) + (bits >> 2 & 0x33);
+	return (bits & 0xf) + (bits >> 4);
+}
+
+/* The number of the lowest that is set. */
+static __always_inline __u32 clb_lowest(__u32 bits)
+{
+	return clb_how_many((bits & -bits) - 1);
 }
 
 #endif

@@ -8,7 +8,7 @@
 #ifndef CLB_SOCKET_H
 #define CLB_SOCKET_H
 
-#include "schedule.h"
+#include "choose.h"
 
 #define CLB_PROTOCOL_TCP 6
 #define CLB_PROTOCOL_UDP 17

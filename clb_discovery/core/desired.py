@@ -7,15 +7,16 @@ reported with the reason.
 from __future__ import annotations
 
 import ipaddress
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import compress
-from operator import is_, is_not
+from operator import attrgetter, is_, is_not
 from typing import Final, NamedTuple
 
 from clb_discovery.core.address import CACHED_ADDRESSES, Address, Network, format_address, in_network, is_ipv4
-from clb_discovery.core.model import MAX_POOL, Pool, RealServer, Service, Vip, VirtualServer
+from clb_discovery.core.model import MAX_POOL, MAX_TIERS, Pool, RealServer, Service, Vip, VirtualServer
 
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 MAX_REJECTED: Final = 100
@@ -114,10 +115,9 @@ def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServe
             else:
                 usable.append(server)
         families = {is_ipv4(vip.address) for vip in service.vips}
-        pools = {ipv4: _pool(usable, service.most, ipv4=ipv4) for ipv4 in families}
-        too_many = _too_many(service)
+        pools = {ipv4: _pool(service, usable, ipv4=ipv4) for ipv4 in families}
         for _, surplus in pools.values():
-            refused += (Rejected(service.name, server, too_many, service.source) for server in surplus)
+            refused += (Rejected(service.name, server, reason, service.source) for server, reason in surplus)
         rejected += refused[:MAX_REJECTED]
         for vip in service.vips:
             pool, _ = pools[is_ipv4(vip.address)]
@@ -177,10 +177,10 @@ def _too_many(service: Service) -> str:
     )
 
 
-def _pool(servers: Iterable[RealServer], most: int, *, ipv4: bool) -> tuple[Pool, Pool]:
-    """Return the pool of a family, and what is past its greatest size.
+def _pool(service: Service, servers: Iterable[RealServer], *, ipv4: bool) -> tuple[Pool, list[tuple[RealServer, str]]]:
+    """Return the pool of a family, and the servers beyond its limits, each with the reason.
 
-    Of two entries with one address and port the lower priority wins, then the higher weight.
+    Of two entries with one address and port the lower priority wins, then the higher weight. Low priorities stay.
     """
     merged: dict[tuple[Address, int], RealServer] = {}
     for server in servers:
@@ -190,5 +190,10 @@ def _pool(servers: Iterable[RealServer], most: int, *, ipv4: bool) -> tuple[Pool
         other = merged.get(endpoint)
         if other is None or (server.priority, -server.weight) < (other.priority, -other.weight):
             merged[endpoint] = server
-    pool = tuple(sorted(merged.values()))
-    return pool[:most], pool[most:]
+    pool = sorted(merged.values())
+    tiers = sorted({server.priority for server in pool})[:MAX_TIERS]
+    end = bisect_right(pool, tiers[-1], key=attrgetter("priority")) if tiers else 0
+    kept = min(end, service.most)
+    too_low = f"a pool has at most {MAX_TIERS} priorities, this server's comes after them; use fewer"
+    surplus = [(server, _too_many(service)) for server in pool[kept:end]] + [(server, too_low) for server in pool[end:]]
+    return tuple(pool[:kept]), surplus

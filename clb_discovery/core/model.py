@@ -16,6 +16,7 @@ MAX_PORT: Final = 65535
 MAX_WEIGHT: Final = 65535
 MAX_PRIORITY: Final = 65535
 MAX_POOL: Final = 65536
+MAX_TIERS: Final = 16
 MAX_NAME: Final = 255
 """Longest service name in bytes of UTF-8; also the longest DNS name (RFC 1035 section 2.3.4)."""
 

@@ -149,8 +149,9 @@ function targets(servers) {
   const candidates = usable.length ? usable : servers;
   const tier = Math.min(...candidates.map((server) => server.priority));
   const taking = candidates.filter((server) => server.priority === tier);
-  const zeros = taking.filter((server) => server.weight === 0).length;
-  const part = (server) => (zeros === taking.length ? 1 : zeros ? server.weight * zeros || 1 : server.weight);
+  const whole = servers.filter((server) => server.priority === tier);
+  const zeros = whole.filter((server) => server.weight === 0).length;
+  const part = (server) => (zeros === whole.length ? 1 : zeros ? server.weight * zeros || 1 : server.weight);
   const sum = taking.reduce((total, server) => total + part(server), 0);
   return servers.map((server) => (taking.includes(server) ? part(server) / sum : 0));
 }

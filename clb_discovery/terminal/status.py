@@ -21,7 +21,7 @@ from clb_discovery.terminal.screen import endpoint, padded, plain
 
 DEGRADATIONS: Final = {
     "errno": "connects to an empty pool fail with EPERM instead of ECONNREFUSED; kernel 6.1 can do better",
-    "loop": "of a large tier only 8 servers are tried for one that is not ejected; so before kernel 6.1, and with BCC",
+    "loop": "in a pool of more than 896 servers (BCC: 384) only some of a tier are tried for one that is not ejected",
 }
 """What it means that a feature is missing."""
 

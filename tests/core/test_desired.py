@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from clb_discovery.core.address import Address, Network, in_network, is_ipv4, parse_address, parse_network
 from clb_discovery.core.desired import Rejected, desired, never_usable, objection
-from clb_discovery.core.model import MAX_POOL, Algorithm, Pool, Protocol, RealServer, Service, Vip, VirtualServer
+from clb_discovery.core.model import (
+    MAX_POOL,
+    MAX_TIERS,
+    Algorithm,
+    Pool,
+    Protocol,
+    RealServer,
+    Service,
+    Vip,
+    VirtualServer,
+)
 from tests.core.strategies import ADDRESS, REAL_SERVER, few_real_servers
 
 IPV4: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
@@ -191,3 +201,24 @@ def test_a_pool_that_is_too_large_is_cut_where_it_matters_least() -> None:
     assert state.virtual[IPV4].pool == tuple(many)
     assert [(one.server, one.source) for one in state.rejected] == [(one, "consul:redis") for one in backups]
     assert state.rejected[0].reason == f"there are more than {MAX_POOL} in the pool; spread them over several services"
+
+
+PRIORITIES: Final = st.lists(st.integers(0, 24), min_size=1, max_size=40)
+
+
+@given(PRIORITIES)
+def test_a_pool_has_no_more_tiers_than_programs_walk(priorities: list[int]) -> None:
+    """The servers of the lowest priorities stay; those of every further priority are rejected with the reason."""
+    servers = [server("10.0.0.1", port, priority=priority) for port, priority in enumerate(priorities, 1)]
+    state = desired([REDIS], {REDIS.source: servers}, [])
+    last = sorted(set(priorities))[:MAX_TIERS][-1]
+    assert set(state.virtual[IPV4].pool) == {one for one in servers if one.priority <= last}
+    assert {one.server for one in state.rejected} == {one for one in servers if one.priority > last}
+    assert all(f"at most {MAX_TIERS} priorities" in one.reason for one in state.rejected)
+
+
+def test_tiers_are_counted_in_each_family() -> None:
+    """Sixteen priorities of IPv4 servers and sixteen others of IPv6 servers are two pools that both fit."""
+    servers = [server("10.0.0.1", 80 + tier, priority=tier) for tier in range(MAX_TIERS)]
+    servers += [server("fd00::1", 80 + tier, priority=100 + tier) for tier in range(MAX_TIERS)]
+    assert desired([REDIS], {REDIS.source: servers}, []).rejected == ()

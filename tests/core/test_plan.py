@@ -15,7 +15,7 @@ from clb_discovery.core import address_filter, layout
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.held import Held, Published
 from clb_discovery.core.layout import Label, Map, Slot, Virtual
-from clb_discovery.core.model import Algorithm, Pool, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.core.model import MAX_TIERS, Algorithm, Pool, Protocol, RealServer, Tracking, Vip, VirtualServer
 from clb_discovery.core.plan import Delete, GracePeriod, Plan, Write, plan
 from clb_discovery.core.slots import pool_members, pool_slots
 from tests.core.junk import damaged
@@ -521,13 +521,12 @@ def test_tiers_take_over_from_each_other(pool: Pool, algorithm: Algorithm, track
     assert failover(state, key, state[Map.VIRTUAL][key]) == served_in_turn(MAPPED, pool)
 
 
-def test_a_pool_may_have_more_tiers_than_are_tried() -> None:
-    """All are published; programs walk over the first four and then go back to the lowest."""
-    pool = tuple(ONE._replace(priority=priority, port=1 + priority) for priority in range(6))
+def test_every_tier_of_a_pool_can_take_over() -> None:
+    """With as many tiers as a pool has at most, programs find the last one, too."""
+    pool = tuple(ONE._replace(priority=10 * tier, port=1 + tier) for tier in range(MAX_TIERS))
     state, key = fresh(desired_of(virtual_server(MAPPED, *pool))), layout.pack_vip(MAPPED)
-    assert len(slots_of(state, 1)) == 6
     found = failover(state, key, state[Map.VIRTUAL][key])
-    assert found == [{layout.pack_member(key, server): 1} for server in pool[:4]]
+    assert found == [{layout.pack_member(key, server): 1} for server in pool]
 
 
 def test_an_empty_pool_has_one_slot_that_refuses() -> None:

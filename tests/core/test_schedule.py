@@ -17,10 +17,22 @@ from hypothesis import strategies as st
 from clb_discovery.core import layout
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.layout import Slot
-from clb_discovery.core.model import MAX_WEIGHT, Pool, Protocol, RealServer, Vip
+from clb_discovery.core.model import MAX_TIERS, MAX_WEIGHT, Pool, Protocol, RealServer, Vip
 from clb_discovery.core.slots import pool_slots
 from tests.core.rfc2782 import shares
-from tests.core.scheduler import OVERLOADED, TIERS, Tier, is_less_loaded, next_tier, round_robin, weighted_random
+from tests.core.scheduler import (
+    FEW,
+    OVERLOADED,
+    TIERS,
+    Tier,
+    is_less_loaded,
+    is_spared,
+    least_of_few,
+    least_of_two,
+    next_tier,
+    round_robin,
+    weighted_random,
+)
 from tests.core.simulator import TRIES, numbered
 
 BPF: Final = Path(__file__).parents[2] / "bpf"
@@ -145,23 +157,60 @@ def test_programs_find_each_tier(tiers: list[list[int]]) -> None:
     assert [tier.first for tier in found] == [slot.first for slot in slots if slot.first == slots.index(slot)]
 
 
-def choices(servers: int, connections: int, weights: Sequence[int], seed: int) -> Counter[int]:
-    """Return active connections by server after as many connects, none of which ends."""
-    random, slots, active = Random(seed), tiered(weights), Counter[int]()  # noqa: S311
+def held(weights: Sequence[int], connections: int, seed: int, before: int = 0) -> list[int]:
+    """Return active connections by server of a tier after as many connects under least-conn, none of which ends.
+
+    :param before: servers of a lower tier, which nobody uses.
+    """
+    random = Random(seed)  # noqa: S311
+    slots = tiered(*([1] * before, weights) if before else [weights])
+    tier, active = Tier(before, len(weights)), [0] * len(slots)
     for _ in range(connections):
-        a, b = (weighted_random(slots, Tier(0, servers), random.getrandbits(32)) for _ in range(2))
-        active[a if is_less_loaded(slots[a], active[a], slots[b], active[b]) else b] += 1
-    return active
+        bits = [random.getrandbits(32) for _ in range(3)]
+        chances = [random.random() for _ in weights]
+        few = tier.size <= FEW
+        picked = least_of_few(slots, tier, active, bits[0], chances) if few else least_of_two(slots, tier, active, bits)
+        active[picked] += 1
+    return active[before:]
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("weights", [[1] * 10, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [100, 100, 1], [7]], ids=str)
+@pytest.mark.parametrize("weights", [[1] * 10, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]], ids=str)
 def test_least_conn_keeps_close_to_the_ideal(weights: list[int], seed: int) -> None:
     """With connections that stay, each server has within 5 of its share: better than the tens that random is off."""
     connections = 10_000
-    active = choices(len(weights), connections, weights, seed)
+    active = held(weights, connections, seed)
     for index, share in enumerate(shares(weights)):
         assert abs(active[index] - share * connections) <= 5
+
+
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=FEW), st.integers(1, 300), st.integers(0, 8), st.integers(0, 99)
+)
+def test_least_conn_is_exact_in_a_tier_of_few(weights: list[int], connections: int, before: int, seed: int) -> None:
+    """Whatever the order of connects, no server has more than one connection above what its weight asks for."""
+    active = held(weights, connections, seed, before)
+    for one, weight in zip(active, weights, strict=True):
+        assert (one - 1) * sum(weights) <= weight * connections
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=FEW), st.integers(0, 2**20 - 1))
+def test_least_conn_among_equals_is_a_weighted_draw(weights: list[int], start: int) -> None:
+    """Where all servers are idle the one that is drawn by weight is chosen, those of weight 0 included."""
+    slots, tier = tiered(weights), Tier(0, len(weights))
+    for bits in range(start, 2**32, 2**26):
+        drawn = weighted_random(slots, tier, bits)
+        assert least_of_few(slots, tier, [0] * len(weights), bits, [0.0] * len(weights)) == drawn
+
+
+@given(st.lists(st.integers(0, 9), min_size=9, max_size=20), st.lists(BITS, min_size=3, max_size=3))
+def test_two_choices_are_two_servers(weights: list[int], bits: list[int]) -> None:
+    """The only server with connections is never chosen beside others that have a weight."""
+    slots, tier = tiered(weights), Tier(0, len(weights))
+    busy = weighted_random(slots, tier, bits[0])
+    loads = [OVERLOADED if index == busy else 0 for index in range(len(weights))]
+    chosen = least_of_two(slots, tier, loads, bits)
+    assert chosen != busy or any(is_spared(slot) for slot in slots)
 
 
 def slots_with(*weights: int) -> list[Slot]:
@@ -207,9 +256,12 @@ def test_loads_fit_the_words_of_the_kernel(weight_a: int, load_a: int, weight_b:
     assert load_b * (weight_a * 256 or 1) < 2**64
 
 
-@pytest.mark.parametrize(("file", "name", "value"), [("slot.h", "TIERS", TIERS), ("schedule.h", "TRIES", TRIES)])
+@pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [("slot.h", "TIERS", TIERS), ("slot.h", "TIERS", MAX_TIERS), ("schedule.h", "TRIES", TRIES)],
+)
 def test_numbers_are_those_of_the_programs(file: str, name: str, value: int) -> None:
-    """The mirror of the schedulers tries as often as the programs do."""
+    """The mirror of the schedulers tries as often as the programs do, and pools have as many tiers."""
     assert re.findall(rf"^#define CLB_{name} (\d+)$", (BPF / file).read_text(), re.MULTILINE) == [str(value)]
 
 
@@ -217,13 +269,14 @@ FORMULAS: Final[Mapping[str, str]] = {
     "column": "column = now % search->tier;",
     "round": "round = now / search->tier + column;",
     "kept": "(round * slot->keep) % slot->out_of >= slot->keep",
-    "below": "(__u32)(((__u64)clb_roll() * bound) >> 32)",
     "draw": "draw = (__u64)clb_roll() * search->tier;",
     "drawn column": "search->first + (__u32)(draw >> 32)",
     "keeps all": "slot->keep >= slot->out_of",
     "passes on": "(((__u64)(__u32)draw * slot->out_of) >> 32) >= slot->keep",
-    "load of a": "clb_load(a) * (b->weight ? b->weight * 256 : 1) <=",
-    "load of b": "<= clb_load(b) * (a->weight ? a->weight * 256 : 1);",
+    "weight": "return slot->weight ? slot->weight * 256 : 1;",
+    "load": "return clb_load(a) * clb_weight(b) <= clb_load(b) * clb_weight(a);",
+    "spared": "return !slot->weight && slot->keep < slot->out_of;",
+    "another": "index = search->first + clb_below(others);",
     "overload": "#define CLB_OVERLOADED (1ULL << 39)",
 }
 

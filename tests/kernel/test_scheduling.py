@@ -19,7 +19,7 @@ from tests.support.cgroups import inside
 from tests.support.chisquare import p_value
 from tests.support.listeners import Listener, listening
 from tests.support.moody import MoodyServer, moody_servers
-from tests.support.plane import HOST, Plane, real, target_of, virtual_server
+from tests.support.plane import HOST, Plane, real, target_of, unused, virtual_server
 from tests.support.process import accepts, free_port, running, wait_until
 from tests.support.sockets import on_cpu
 
@@ -110,7 +110,7 @@ def test_round_robin_follows_weights_exactly(plane: Plane, vip: str, weights: tu
             assert taken(servers, cycle) == [max(1, weight) * len(weights) for weight in weights]
 
 
-@pytest.mark.parametrize("weights", [(1,) * 10, (1, 2, 3, 4, 10)], ids=["equal", "weighted"])
+@pytest.mark.parametrize("weights", [(1,) * 10, tuple(range(1, 11))], ids=["equal", "weighted"])
 def test_least_conn_keeps_long_lived_connections_near_ideal(plane: Plane, vip: str, weights: tuple[int, ...]) -> None:
     """Active counts stay within the bound of each server's share while connections pile up, and after many ended."""
     with listening(*[HOST[vip]] * len(weights)) as servers:
@@ -125,17 +125,33 @@ def test_least_conn_keeps_long_lived_connections_near_ideal(plane: Plane, vip: s
 
 
 def test_least_conn_fills_up_who_has_fewest(plane: Plane, vip: str) -> None:
-    """A server that is new beside loaded ones gets the most of the next connections, until it has as many."""
+    """A server that is new beside loaded ones gets all of the next connections, until it has as many."""
     with listening(*[HOST[vip]] * 4) as servers:
         names = [server.name for server in servers]
         plane.publish(virtual_server(vip, names[:3], Algorithm.LEAST_CONN, Tracking()))
         plane.client.connected(target_of(vip), 300)
         plane.publish(virtual_server(vip, names, Algorithm.LEAST_CONN, Tracking()))
         plane.client.connected(target_of(vip), 100)
-        # One of two choices is the new one 7 times in 16, and then it wins.
-        assert 20 < plane.active(vip)[names[3]] < 70
-        plane.client.connected(target_of(vip), 600)
-        assert_near_ideal(plane, vip, (1, 1, 1, 1), servers, 1000)
+        assert plane.active(vip) == dict.fromkeys(names, 100)
+
+
+@pytest.mark.parametrize("before", [0, 3, 5], ids="after-{}".format)
+@pytest.mark.parametrize(
+    "weights",
+    [(1, 1), (1, 3), (1,) * 8, (1, 2, 3, 4, 5, 6, 7, 12), (100, 1)],
+    ids=lambda weights: "-".join(map(str, weights)),
+)
+def test_least_conn_is_exact_in_a_tier_of_few(plane: Plane, vip: str, weights: tuple[int, ...], before: int) -> None:
+    """After 400 connects each server has its share within one connection, in one row of slots as in two."""
+    with listening(*[HOST[vip]] * len(weights)) as servers:
+        ejected = unused(vip, before)
+        pool = [real(server.name, weight, 1) for server, weight in zip(servers, weights, strict=True)]
+        plane.publish(virtual_server(vip, [*ejected, *pool], Algorithm.LEAST_CONN, FOR_GOOD))
+        plane.mark(vip, ejected)
+        plane.client.connected(target_of(vip), 400)
+        active = plane.active(vip)
+        for server, weight in zip(servers, weights, strict=True):
+            assert abs(active[server.name] - 400 * weight / sum(weights)) <= 1, active
 
 
 def assert_near_ideal(plane: Plane, vip: str, weights: tuple[int, ...], servers: list[Listener], total: int) -> None:
@@ -172,6 +188,19 @@ def test_least_conn_spares_a_server_of_weight_0(plane: Plane, vip: str) -> None:
         spared, *others = (plane.active(vip)[server.name] for server in servers)
     assert spared <= LEAST_CONN_BOUND
     assert all(abs(active - 150) <= LEAST_CONN_BOUND for active in others)
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+@pytest.mark.parametrize("tiers", [5, 16])
+def test_the_last_tier_serves_when_all_others_refuse(plane: Plane, vip: str, algorithm: Algorithm, tiers: int) -> None:
+    """Each of the servers before costs three connects, and every further one is served."""
+    with moody_servers(*[HOST[vip]] * tiers) as servers:
+        pool = [real(server.name, 1, 10 * tier) for tier, server in enumerate(servers)]
+        plane.publish(virtual_server(vip, pool, algorithm, FOR_GOOD))
+        for server in servers[:-1]:
+            server.refuse()
+        refused = 3 * (tiers - 1)
+        assert plane.client.dial(target_of(vip), refused + 50) == ["ECONNREFUSED"] * refused + ["ok"] * 50
 
 
 def eject(plane: Plane, vip: str, servers: list[MoodyServer]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -12,9 +13,9 @@ from uuid import uuid4
 
 from clb_discovery.core import layout, selftest
 from clb_discovery.core.address import format_endpoint, parse_address
-from clb_discovery.core.layout import FEATURE_LOOP, Server
+from clb_discovery.core.layout import FEATURE_LOOP, Map, Server
 from clb_discovery.core.model import Algorithm, RealServer, Tracking, Vip, VirtualServer
-from clb_discovery.core.plan import plan
+from clb_discovery.core.plan import Write, plan
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.datapath import bpf, libbpf, loader, probe
 from clb_discovery.datapath.maps import Maps
@@ -86,6 +87,24 @@ class Plane:
         """Return the real servers that are left out, or wait for a probe."""
         return {name for name, server in self.servers(vip).items() if server.ejected_until}
 
+    def mark(self, vip: str, ejected: Iterable[str], *, active: Mapping[str, int] | None = None) -> None:
+        """Let these real servers of a virtual server be ejected for an hour, and no others.
+
+        :param active: how many connections each server has, by name.
+        """
+        held = self._maps.read().virtual[parse_vip(vip)]
+        out, items = set(ejected), []
+        for member, index in held.servers.items():
+            _, address, port = layout.unpack_member(member)
+            if not port:
+                continue
+            name = format_endpoint(address, port)
+            until = time.monotonic_ns() + 3_600 * 10**9 if name in out else 0
+            server = layout.unpack_server(layout.NEW_SERVER)
+            server = server._replace(ejected_until=until, active=(active or {}).get(name, 0))
+            items.append((layout.pack_index(index), layout.SERVER.struct.pack(*server)))
+        self._maps.carry_out(Write(Map.SERVERS, tuple(items)))
+
     def has_record(self, sock: socket.socket) -> bool:
         """Tell whether the programs keep anything about a socket."""
         with Maps(self.pins) as maps:
@@ -135,6 +154,11 @@ def real(name: str, weight: int = 1, priority: int = 0) -> RealServer:
     """Return a real server by name, `127.0.0.1:80` or `[::1]:80`."""
     host, _, port = name.rpartition(":")
     return RealServer(priority, parse_address(host.strip("[]")), int(port), weight)
+
+
+def unused(vip: str, count: int) -> list[str]:
+    """Return so many real servers of the family of a virtual server, by name, at ports where nothing listens."""
+    return [f"{f'[{HOST[VIP6]}]' if '[' in vip else HOST[VIP4]}:{port}" for port in range(1, count + 1)]
 
 
 def target_of(vip: str) -> tuple[str, int]:

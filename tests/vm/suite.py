@@ -16,6 +16,7 @@ TESTED: Final = (
     "test_removal.py",
     "test_scheduling.py",
     "test_sockets.py",
+    "test_tiers.py",
     "test_trace.py",
     "transparency",
 )
