@@ -129,7 +129,7 @@ CLB_FUNCTION struct clb_slot *clb_steady(struct clb_search *search, struct clb_s
 
 	for (draw = 0; draw < CLB_STEADY_DRAWS; draw++) {
 		cookie *= CLB_FILTER_HIGH;
-		slot = clb_slot_by(search, (__u32)(cookie >> 32));
+		slot = clb_drawn(search, (cookie >> 32) * search->tier);
 		server = slot ? clb_server_of(slot) : 0;
 		if (server && !server->ejected_until) {
 			search->server = server;

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -111,6 +111,8 @@ class Announcer:
 
     def _left_out(self, before: Following, now: Following) -> None:
         """Report members that cannot be used, when they appear: a few, and how many more."""
+        if now.left_out == before.left_out:
+            return
         known = frozenset(before.left_out)
         service, new = now.service.name, [item for item in now.left_out if item not in known]
         for item in new[:_REFUSALS_OF_ONE]:
@@ -229,8 +231,9 @@ def _names(servers: Sequence[RealServer]) -> list[str]:
     return some_of([str(server) for server in servers], _SHOWN)
 
 
-def _endpoint_names(endpoints: Iterable[Endpoint]) -> list[str]:
-    return some_of([format_endpoint(*endpoint) for endpoint in sorted(endpoints)], _SHOWN)
+def _endpoint_names(endpoints: Collection[Endpoint]) -> list[str]:
+    shown = [format_endpoint(*endpoint) for endpoint in sorted(endpoints)[:_SHOWN]]
+    return [*shown, f"and {len(endpoints) - _SHOWN} more"] if len(endpoints) > _SHOWN else shown
 
 
 def _change(was: RealServer, now: RealServer) -> str:

@@ -69,7 +69,7 @@ class Daemon:
         self._watches = Watches(configured.open_sources)
         self._announcer = Announcer()
         self._service_manager = ServiceManager(self._announcer)
-        self._knowledge = Knowledge(settings.services, self._announcer, settings.max_services)
+        self._knowledge = Knowledge(settings.services, self._announcer, settings.max_services, settings.real_ranges)
         self._instance = Instance(settings.pins.instance)
         self._names = HostsFile(self._instance, self._announcer)
         self._store = Store(settings.state_dir, settings.pins.instance)
@@ -251,6 +251,9 @@ class Daemon:
         if failed:
             raise SourceError(failed[0].error)
         if self._last_sync and not any(following.guarded.held for following in self._knowledge):
+            for following in self._knowledge:
+                if following.unpublished and not following.from_catalog:
+                    raise ClbError(f"{following.service.name} is not published: {following.unpublished[0].reason}")
             self._stopping = True
 
     def _heard(self, source: str, outcome: Outcome) -> None:
@@ -295,7 +298,8 @@ class Daemon:
         log.configure(self._settings.log_format, self._settings.log_level)
         if left_out:
             _log.warning("changed options need a restart", options=left_out)
-        new = self._knowledge.adopt(self._settings.services, self._settings.max_services)
+        settings = self._settings
+        new = self._knowledge.adopt(settings.services, settings.max_services, settings.real_ranges)
         self._knowledge.recall(new, held, await asyncio.to_thread(self._store.read) if new else {})
         self._names.leave(self._settings.hosts_file)
         self._changed = True

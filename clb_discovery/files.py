@@ -273,7 +273,8 @@ class _Steps:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._left = list(reversed((Path.cwd() / path).parts[1:]))
+        way = path if path.is_absolute() else Path.cwd() / path
+        self._left = list(reversed(way.parts[1:]))
         self._so_far = Path("/")
         self._links = 0
         self.here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -333,8 +334,9 @@ class _Steps:
             )
         way = Path(target)
         if way.is_absolute():
+            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             os.close(self.here)
-            self.here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.here = root
             self._so_far = Path("/")
         self._left += reversed([part for part in way.parts if part != "/"])
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from clb_discovery.core import guard
+from clb_discovery.core.address import Address
 from clb_discovery.core.admission import Unpublished
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.guard import Guarded, Identities
-from clb_discovery.core.model import Answer, Failure, Listing, OptIn, RealServer, Refused, Service
+from clb_discovery.core.model import Answer, Endpoint, Failure, Listing, OptIn, RealServer, Refused, Service
 from clb_discovery.core.spec import consul_objection
 from clb_discovery.core.text import some_of
 from clb_discovery.sources.base import Outcome
@@ -77,12 +78,13 @@ class Following:
         self.known = True
         self.last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
 
-    def take(self, outcome: Outcome, now: float) -> None:
+    def take(self, outcome: Outcome, now: float, is_acceptable: Callable[[Address], bool] = lambda _: True) -> None:
         """Take what the source came back with.
 
         All members of a service from a catalog that no longer opts in are absent.
 
         :param now: seconds on a clock that does not go backwards.
+        :param is_acceptable: tells which addresses may be those of real servers, by what is known beside their VIPs.
         """
         self.hastened = False
         if isinstance(outcome, Failure):
@@ -110,7 +112,13 @@ class Following:
             answer = Answer(()) if self.leaving else answer
         self.left_out, self.note = answer.left_out, answer.note
         before = self.guarded.absent_since
-        self.guarded = guard.admit(self.guarded, answer, self.service.policy, now)
+        never = {vip.address for vip in self.service.vips}
+        rejected = {(item.server.address, item.server.port) for item in self.rejected}
+
+        def is_usable(endpoint: Endpoint) -> bool:
+            return endpoint not in rejected and endpoint[0] not in never and is_acceptable(endpoint[0])
+
+        self.guarded = guard.admit(self.guarded, answer, self.service.policy, now, is_usable)
         since = self.guarded.absent_since
         if since is None:
             self.absent_since = None

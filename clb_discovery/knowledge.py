@@ -9,10 +9,11 @@ from typing import Any, Final, NamedTuple
 
 from clb_discovery import catalog
 from clb_discovery.announce import Announcer
+from clb_discovery.core.address import Address, Network
 from clb_discovery.core.admission import Unpublished
 from clb_discovery.core.claims import MAX_SERVICES, Claim
 from clb_discovery.core.config import CATALOG
-from clb_discovery.core.desired import Rejected
+from clb_discovery.core.desired import Rejected, objection
 from clb_discovery.core.guard import Servers
 from clb_discovery.core.held import Held, held_servers
 from clb_discovery.core.lastgood import LastGood
@@ -38,13 +39,21 @@ class Heard(NamedTuple):
 class Knowledge:
     """One `Following` for each service, configured or of a catalog, by the name of its source."""
 
-    def __init__(self, services: Sequence[Service], announcer: Announcer, max_services: int = MAX_SERVICES) -> None:
+    def __init__(
+        self,
+        services: Sequence[Service],
+        announcer: Announcer,
+        max_services: int = MAX_SERVICES,
+        real_ranges: Sequence[Network] = (),
+    ) -> None:
         """Start from knowing nothing of these services.
 
         :param announcer: says what becomes of sources.
         :param max_services: services of a catalog that are followed at most.
+        :param real_ranges: where real servers may be; empty for anywhere but the loopback.
         """
         self._announcer = announcer
+        self._real_ranges = real_ranges
         self._max_services = max_services
         self._services = services
         self._following = {service.source: Following(service) for service in services}
@@ -75,12 +84,15 @@ class Knowledge:
         if following is None:  # it has left, and its watch is about to end
             return Heard(counts=False, shows=False)
         before = replace(following)
-        following.take(outcome, now)
+        following.take(outcome, now, self._is_acceptable)
         self._touch([source])
         self._announcer.heard(before, following)
         if following.listed:
             self._join()
         return Heard(counts=following.counted != before.counted, shows=following.shown != before.shown)
+
+    def _is_acceptable(self, address: Address) -> bool:
+        return objection(address, frozenset(), self._real_ranges) is None
 
     def _join(self) -> None:
         """Follow what the catalog lists, as far as there is a place for it."""
@@ -192,13 +204,17 @@ class Knowledge:
         ]
         return "; ".join(parts) or f"following {len(self)}, all answered"
 
-    def adopt(self, services: Sequence[Service], max_services: int = MAX_SERVICES) -> Collection[str]:
+    def adopt(
+        self, services: Sequence[Service], max_services: int = MAX_SERVICES, real_ranges: Sequence[Network] = ()
+    ) -> Collection[str]:
         """Go on with these services; what is known of those that stay is kept.
 
+        :param max_services: as at the beginning, like `real_ranges`.
         :returns: the sources that are new.
         """
         before, self._services = self._following, services
         self._max_services = max_services
+        self._real_ranges = real_ranges
         self._following = {
             service.source: before[service.source].reconfigured(service)
             if service.source in before

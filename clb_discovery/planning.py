@@ -116,6 +116,9 @@ def plan_document(options: argparse.Namespace) -> dict[str, Any]:
         for source, one in ahead.following.items()
         if (note := ahead.note(source))
     ]
+    document["refused"] += [
+        {"service": one.service, "server": str(one.vip), "reason": one.reason} for one in found.unpublished
+    ]
     return document
 
 

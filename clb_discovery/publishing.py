@@ -21,12 +21,12 @@ from clb_discovery.core import selftest
 from clb_discovery.core.admission import SLICE, Unpublished
 from clb_discovery.core.aside import FIRST_PAUSE, LONGEST_PAUSE, Aside, next_try, put_aside, waiting
 from clb_discovery.core.claims import Claim
-from clb_discovery.core.cut import cut
+from clb_discovery.core.cut import Cut, cut
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.guard import Servers
 from clb_discovery.core.held import Held
 from clb_discovery.core.layout import Info, Server, protocol_of
-from clb_discovery.core.model import Protocol, Refused, Vip
+from clb_discovery.core.model import Protocol, Refused, Vip, VirtualServer
 from clb_discovery.core.neighbours import Overlap
 from clb_discovery.core.plan import Plan, together
 from clb_discovery.core.publication import Publication, Wanted, publication
@@ -82,6 +82,7 @@ class Publisher:
         self._plane = plane
         self.held = maps.read()
         self._before: Publication | None = None
+        self._synced = False  # whether everything has been published once
         self._aside: dict[Vip, Aside] = {}
         self._failed_until: float | None = None  # when to try again after a publication that failed as a whole
         self._pause = FIRST_PAUSE
@@ -189,31 +190,44 @@ class Publisher:
         """Publish what the kernel takes; what it has no room for is set aside, and the rest tried again."""
         held, before = self.held, self._before
         carried_out: list[Plan] = []
-        for _ in range(_MOST_FAILURES):
-            now = time.monotonic()
-            found = publication(held, wanted, before, waiting(self._aside, now), SLICE)
-            try:
-                self._maps.apply(found.plan.steps)
-            except FullError as error:
-                ended = cut(held, found.plan, error.map, error.key)
-                if ended is None:
-                    raise
-                self._maps.apply(ended.steps)
-                self._meters.failed()
-                self._put_aside(wanted, found, ended.vip, error.reason, now)
-                carried_out.append(ended.carried_out)
-                held, before = ended.carried_out.result, None
-                continue
-            self._aside = {vip: one for vip, one in self._aside.items() if vip in found.left}
-            self._before = found._replace(plan=replace(found.plan, steps=()))  # which may be large
-            return found._replace(plan=together(carried_out, found.plan))
+        for tries in range(1, _MOST_FAILURES + 1):
+            budget = SLICE if self._synced else None  # until then nobody waits for a change
+            found = publication(held, wanted, before, waiting(self._aside, time.monotonic()), budget)
+            failure = self._apply(held, found)
+            if failure is None:
+                self._aside = {vip: one for vip, one in self._aside.items() if vip in found.left}
+                self._before = found._replace(plan=replace(found.plan, steps=()))  # which may be large
+                self._synced |= wanted.complete and not found.goes_on
+                return found._replace(plan=together(carried_out, found.plan))
+            reason, refused = failure
+            behind: Sequence[Vip] = ()
+            if tries == _MOST_FAILURES and refused.vip in found.plan.changed:  # what is like it would fail, too
+                behind = found.plan.changed[found.plan.changed.index(refused.vip) + 1 :]
+            for vip in (refused.vip, *behind):
+                if (vip in held.virtual) == (refused.vip in held.virtual):
+                    self._put_aside(found.desired.virtual.get(vip) or wanted.own[vip], reason)
+            carried_out.append(refused.carried_out)
+            held, before = refused.carried_out.result, None
         self._before = None
         return found._replace(plan=together(carried_out, Plan((), held, (), (), ())), goes_on=True)
 
-    def _put_aside(self, wanted: Wanted, found: Publication, vip: Vip, reason: str, now: float) -> None:
-        server = found.desired.virtual.get(vip) or wanted.own[vip]
-        why = Unpublished(vip, server.service, server.source, reason)
-        self._aside[vip] = put_aside(self._aside.get(vip), server, why, now)
+    def _apply(self, held: Held, found: Publication) -> tuple[str, Cut] | None:
+        """Carry out a plan; return where the kernel had no room, and why, when what was written is taken back."""
+        try:
+            self._maps.apply(found.plan.steps)
+        except FullError as error:
+            refused = cut(held, found.plan, error.map, error.key)
+            if refused is None:
+                raise
+            self._meters.failed()
+            self._maps.apply(refused.steps)
+            return error.reason, refused
+        return None
+
+    def _put_aside(self, server: VirtualServer, reason: str) -> None:
+        why = Unpublished(server.vip, server.service, server.source, reason)
+        before = self._aside.get(server.vip)
+        self._aside[server.vip] = put_aside(before, server, why, time.monotonic())
 
     async def _close_sockets(self, dropped: Collection[bytes], *, reset: bool) -> None:
         """Close sockets of removed servers: a UDP socket would go on sending there, and never know."""

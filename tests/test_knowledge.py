@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from clb_discovery.announce import Announcer
-from clb_discovery.core.address import parse_address
+from clb_discovery.core.address import parse_address, parse_network
 from clb_discovery.core.config import CATALOG
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held
@@ -83,6 +83,20 @@ def test_source_that_fails_is_not_due() -> None:
     found.hear("srv:web", Failure("SERVFAIL"), 31.1)
     assert found.due(40) == []
     assert found.hear("srv:web", Answer(SERVERS[:1]), 41).counts
+
+
+def test_one_that_may_not_be_a_real_server_is_not_there() -> None:
+    """All others are critical: they stay, whether it is for its address or network, or was rejected before."""
+    link_local, far, vip, other = (
+        RealServer(0, parse_address(text), 80, 1) for text in ("169.254.0.1", "10.9.9.9", "10.64.0.1", "10.64.0.2")
+    )
+    out = tuple((server.address, server.port) for server in SERVERS)
+    for bad in (link_local, far, vip, other):
+        found = Knowledge([service("srv:web")], Announcer(), real_ranges=[parse_network("10.0.0.0/16")])
+        found.hear("srv:web", Answer(SERVERS), 0)
+        found.refuse({}, [Rejected("web", other, "it is a VIP", "srv:web")])
+        found.hear("srv:web", Answer((bad,), out=out), 1)
+        assert [following.guarded.withheld[0] for following in found] == [3]
 
 
 def test_identities_are_known_last() -> None:

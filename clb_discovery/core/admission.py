@@ -24,8 +24,8 @@ from clb_discovery.core.model import Protocol, Vip, VirtualServer
 
 SLICE: Final = 2560
 """Real servers written in a round, unless one virtual server alone has more."""
-ROUNDS: Final = 16
-"""A backlog is written in about so many rounds, however large: each costs something of its own."""
+SHARE: Final = 8
+"""Of a large backlog a round writes this part: each round costs something of its own."""
 OVERHEAD: Final = 8
 """What a virtual server costs beside its real servers, in real servers."""
 PATIENCE: Final = 8
@@ -90,8 +90,17 @@ class Slice(NamedTuple):
     """What would fit, but not beside what it replaces, and no round will change that."""
 
 
+def used(held: Held) -> Room:
+    """Return what virtual servers take, without what a crash has left over."""
+    return _total(held.virtual.values())
+
+
 def admit(
-    held: Held, changes: Sequence[VirtualServer], gone: Collection[Vip], configured: Mapping[str, int]
+    held: Held,
+    changes: Sequence[VirtualServer],
+    gone: Collection[Vip],
+    configured: Mapping[str, int],
+    taken: Room | None = None,
 ) -> Admitted:
     """Decide which virtual servers fit.
 
@@ -100,7 +109,7 @@ def admit(
     :param configured: the places of the configuration's sources in their order; all others are of the catalog.
     """
     growth = {server.vip: _size(server).minus(_held_size(held.virtual.get(server.vip))) for server in changes}
-    wanted = _total(held.virtual.values()).minus(_total(held.virtual[vip] for vip in gone))
+    wanted = (taken or used(held)).minus(_total(held.virtual[vip] for vip in gone))
     for each in growth.values():
         wanted = wanted.plus(each) if each.servers > 0 or each.virtual > 0 else wanted
     if OF_CATALOG.minus(wanted).lacks(Room(1, 1, 1)) is None:
@@ -158,11 +167,12 @@ def _refusal(held: Held, server: VirtualServer, lack: str, *, of_catalog: bool) 
     return Unpublished(server.vip, server.service, server.source, f"no room: {lack}{share}{stays}; {fix}")
 
 
-def choose(
+def choose(  # noqa: PLR0913 - what a round follows from
     held: Held,
     changes: Sequence[VirtualServer],
     gone: Collection[Vip],
     waited: Mapping[Vip, int],
+    taken: Room | None = None,
     *,
     budget: int | None = SLICE,
 ) -> Slice:
@@ -171,12 +181,13 @@ def choose(
     :param changes: virtual servers that have been admitted.
     :param gone: virtual servers that are to be withdrawn.
     :param waited: for how many rounds any of these has waited.
+    :param taken: as for `admit`.
     :param budget: real servers to write; None for all of them.
     """
     units = _units(held, changes, gone)
     if budget is not None:
-        budget = max(budget, sum(unit.cost for unit in units) // ROUNDS)
-    room = _free(held)
+        budget = max(budget, sum(unit.cost for unit in units) // SHARE)
+    room = _free(held, taken or used(held))
     publish: dict[Vip, VirtualServer] = {}
     withdraw: list[Vip] = []
     late: list[_Unit] = []
@@ -260,13 +271,12 @@ def _in_turns(units: Iterable[_Unit], waited: Mapping[Vip, int]) -> list[_Unit]:
     return [unit for _, _, unit in sorted(placed, key=lambda one: one[:2])]
 
 
-def _free(held: Held) -> Room:
+def _free(held: Held, taken: Room) -> Room:
     """Return what can be written now, beside all that is held."""
     orphans = {map_: len(held.orphans.get(map_, ())) for map_ in (Map.VIRTUAL, Map.LABELS, Map.ROWS)}
-    used = _total(held.virtual.values())
     return Room(
-        SIZES.virtual - used.virtual - max(orphans[Map.VIRTUAL], orphans[Map.LABELS]),
-        SIZES.rows - used.rows - orphans[Map.ROWS],
+        SIZES.virtual - taken.virtual - max(orphans[Map.VIRTUAL], orphans[Map.LABELS]),
+        SIZES.rows - taken.rows - orphans[Map.ROWS],
         len(held.free) + len(held.resting) + max(0, SIZES.servers - held.top),
     )
 

@@ -11,7 +11,7 @@ Time comes in as a number of seconds on any clock that does not go backwards.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
@@ -89,16 +89,20 @@ def seed(servers: Sequence[RealServer], identities: Identities) -> Guarded:
     return Guarded(*(Family(part, {}, _of(part, identities)) for part in _split(servers)))
 
 
-def admit(state: Guarded, answer: Answer, policy: Policy, now: float) -> Guarded:
+def admit(
+    state: Guarded, answer: Answer, policy: Policy, now: float, is_usable: Callable[[Endpoint], bool] = lambda _: True
+) -> Guarded:
     """Take a valid answer.
 
     :param now: the time of the answer, which confirms the removals whose clocks have run by then.
+    :param is_usable: tells which endpoints may be real servers. Others are passed on, for `desired` to reject them, and
+        count as neither present nor absent: nobody can be served by them.
     """
-    stated = _stated_members(answer)
+    stated = _stated_members(answer, is_usable)
     ipv4, ipv6 = _split(answer.servers)
     return Guarded(
-        _admit(state.ipv4, ipv4, _Words(answer, stated, ipv4=True), policy, now),
-        _admit(state.ipv6, ipv6, _Words(answer, stated, ipv4=False), policy, now),
+        _admit(state.ipv4, ipv4, _Words(answer, stated, is_usable, ipv4=True), policy, now),
+        _admit(state.ipv6, ipv6, _Words(answer, stated, is_usable, ipv4=False), policy, now),
     )
 
 
@@ -110,8 +114,11 @@ def confirmed(state: Guarded) -> Guarded:
 class _Words:
     """What an answer says about members of one family beside the usable ones."""
 
-    def __init__(self, answer: Answer, stated: Collection[str], *, ipv4: bool) -> None:
+    def __init__(
+        self, answer: Answer, stated: Collection[str], is_usable: Callable[[Endpoint], bool], *, ipv4: bool
+    ) -> None:
         self.identities = answer.identities
+        self.is_usable = is_usable
         self._stated = stated
         self._out = frozenset(answer.out)
         self._unread: dict[tuple[str, int | None], Unread] = {}
@@ -119,24 +126,34 @@ class _Words:
             if one.is_ipv4 in {None, ipv4}:
                 self._unread[one.identity, one.port] = one
 
-    def takes_out(self, endpoint: Endpoint, identity: str | None) -> bool:
-        """Tell whether the answer takes an endpoint out by name: itself, or the member that had it."""
-        return endpoint in self._out or identity in self._stated
+    def taken_out(self, missing: Collection[Endpoint], identities: Identities) -> frozenset[Endpoint]:
+        """Return those that the answer takes out by name: themselves, or the members that had them.
 
-    def unread(self, endpoint: Endpoint, identity: str | None) -> Unread | None:
-        """Return by which words an endpoint stays, if the answer names its member and not its addresses."""
-        if identity is None:
-            return None
-        return self._unread.get((identity, endpoint[1])) or self._unread.get((identity, None))
+        :param identities: of the missing ones, before.
+        """
+        moved = (one for one in missing if identities.get(one) in self._stated) if self._stated else ()
+        return self._out.intersection(missing).union(moved)
+
+    def unread(self, missing: Collection[Endpoint], identities: Identities) -> dict[Endpoint, Unread]:
+        """Return those that stay because the answer names their members and not their addresses, and by which words.
+
+        :param identities: as for `taken_out`.
+        """
+        named = self._unread
+        if not named:
+            return {}
+        had = ((one, identities[one]) for one in missing if one in identities)
+        found = ((one, named.get((name, one[1])) or named.get((name, None))) for one, name in had)
+        return {endpoint: unread for endpoint, unread in found if unread}
 
 
-def _stated_members(answer: Answer) -> Collection[str]:
+def _stated_members(answer: Answer, is_usable: Callable[[Endpoint], bool]) -> Collection[str]:
     """Return the identities of members that are out and nowhere usable, so that their former endpoints are out, too."""
     identities = answer.identities
     out = {identities[endpoint] for endpoint in answer.out if endpoint in identities}
     if not out:
         return ()
-    usable = {identities.get(_ENDPOINT(server)) for server in answer.servers}
+    usable = {identities.get(endpoint) for endpoint in _endpoints(answer.servers) if is_usable(endpoint)}
     return out - usable - {one.identity for one in answer.unread}
 
 
@@ -146,47 +163,44 @@ def _preference(unread: Unread) -> tuple[bool, int, int]:
 
 
 def _admit(family: Family, named: Servers, words: _Words, policy: Policy, now: float) -> Family:
-    present = _endpoints(named)
-    missing = _endpoints(family.good) - present
-    kept = {
-        endpoint: unread
-        for endpoint in missing
-        if not words.takes_out(endpoint, family.identities.get(endpoint))
-        and (unread := words.unread(endpoint, family.identities.get(endpoint)))
-    }
-    clocks = {endpoint: family.absent.get(endpoint, now) for endpoint in missing - kept.keys()}
-    out = {
-        endpoint: since
-        for endpoint, since in clocks.items()
-        if words.takes_out(endpoint, family.identities.get(endpoint))
-    }
-    gaps = {endpoint: since for endpoint, since in clocks.items() if endpoint not in out}
-    for endpoint in _replaced(family, present, gaps, words.identities):
-        del gaps[endpoint]
-    usable = len(present) + len(kept)
-    absent = _staying(gaps, usable, policy, now)
+    present, before = _endpoints(named), _endpoints(family.good)
+    missing = before - present
+    if not missing:
+        return _unless_equal(family, Family(named, {}, _of(named, words.identities)))
+    stated = words.taken_out(missing, family.identities)
+    kept = words.unread(missing - stated, family.identities)
+    vanished = filter(words.is_usable, missing - kept.keys())
+    clocks = {endpoint: family.absent.get(endpoint, now) for endpoint in vanished}
+    out = {endpoint: clocks.pop(endpoint) for endpoint in stated if endpoint in clocks}
+    usable = {endpoint for endpoint in (*present, *kept) if words.is_usable(endpoint)}
+    for endpoint in _replaced(family, usable - before, clocks, words.identities):
+        del clocks[endpoint]
+    absent = _staying(clocks, len(usable), policy, now)
     if not usable:  # better a server that discovery has taken out than none
         absent |= _running(out, policy, now)
     good = _merged(family, named, kept, absent)
     identities = _of(named, words.identities)
     if kept or absent:
-        before = {**family.identities, **words.identities}
-        identities |= {endpoint: before[endpoint] for endpoint in {*kept, *absent} if endpoint in before}
-    found = Family(good, absent, identities)
-    return family if found == family else found
+        known = {**family.identities, **words.identities}
+        identities |= {endpoint: known[endpoint] for endpoint in {*kept, *absent} if endpoint in known}
+    return _unless_equal(family, Family(good, absent, identities))
+
+
+def _unless_equal(before: Family, now: Family) -> Family:
+    """Return the state before where nothing has changed: the same object is compared in no time."""
+    return before if now == before else now
 
 
 def _replaced(
-    family: Family, present: frozenset[Endpoint], gaps: Mapping[Endpoint, float], identities: Identities
+    family: Family, new: Collection[Endpoint], gaps: Mapping[Endpoint, float], identities: Identities
 ) -> Iterable[Endpoint]:
     """Return the absent endpoints whose place a new one of the same identity takes, one for one.
 
     Those that have been absent for longest go first.
     """
-    if not gaps:
-        return []
-    new = present - _endpoints(family.good)
     places = Counter(identities[endpoint] for endpoint in new if endpoint in identities)
+    if not places:
+        return []
     replaced = []
     for endpoint in sorted(gaps, key=lambda endpoint: (gaps[endpoint], endpoint)):
         identity = family.identities.get(endpoint)

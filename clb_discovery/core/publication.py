@@ -5,11 +5,11 @@ Everything is rebuilt each time; of a publication before, which has been carried
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from clb_discovery.core.address import Network
-from clb_discovery.core.admission import Unpublished, admit, choose
+from clb_discovery.core.admission import Unpublished, admit, choose, used
 from clb_discovery.core.claims import Claim, Resolved, holders, resolve
 from clb_discovery.core.desired import Desired, desired
 from clb_discovery.core.held import Held
@@ -82,17 +82,37 @@ def publication(
     late = {server.vip: 0 for server in changes if aside and aside.get(server.vip) == server}
     configured = {server.source: -1 for server in wanted.own.values()}
     configured |= {service.source: place for place, service in enumerate(wanted.configured)}
-    admitted = admit(held, [server for server in changes if server.vip not in late], gone, configured)
-    chosen = choose(held, admitted.changes, gone, waited, budget=budget)
+    taken = used(held)
+    admitted = admit(held, [server for server in changes if server.vip not in late], gone, configured, taken)
+    without_room = {*late, *(one.vip for one in admitted.refused)} - held.virtual.keys()
+    kept = _kept(held, gone, [looked_at[vip] for vip in without_room])
+    chosen = choose(held, admitted.changes, [vip for vip in gone if vip not in kept], waited, taken, budget=budget)
     # With nothing gone, and nothing left over from a crash, the rest needs no look.
     whole = wanted.complete and (not goes_on or bool(chosen.withdraw))
     keep = held.virtual.keys() - set(chosen.withdraw) if whole else frozenset()
     steps = plan(held, chosen.publish, complete=whole, keep=keep)
     unpublished = (*admitted.refused, *chosen.cramped)
-    late |= dict.fromkeys((one.vip for one in unpublished), 0)
+    late |= dict.fromkeys((*kept, *(one.vip for one in unpublished)), 0)
     collects = whole and bool(held.orphans)  # which makes room, too
     more = bool(chosen.left) or (bool(chosen.cramped) and collects)
     return Publication(resolved, state, steps, wanted, unpublished, {**late, **chosen.left}, more)
+
+
+def _kept(held: Held, gone: Collection[Vip], without_room: Sequence[VirtualServer]) -> frozenset[Vip]:
+    """Return what stays although it should go, because what is to take its place has no room.
+
+    That is what the same service has, or another port of the same address.
+    """
+    if not without_room:
+        return frozenset()
+    addresses = {(server.vip.address, server.vip.protocol) for server in without_room}
+    sources = {server.source for server in without_room}
+    labels = ((vip, held.virtual[vip].label) for vip in gone)
+    return frozenset(
+        vip
+        for vip, label in labels
+        if (vip.address, vip.protocol) in addresses or (label is not None and label.source in sources)
+    )
 
 
 def _resolved(held: Held, wanted: Wanted, before: Publication | None) -> Resolved:

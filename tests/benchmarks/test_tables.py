@@ -62,5 +62,5 @@ def test_what_benchmarks_save_can_be_told() -> None:
     for name, measured in saved.items():
         lines = list(TABLES[name](measured))
         assert not any("| |" in line for line in lines if not line.startswith("| |")), lines
-    assert "| 1,000 | 20,000 | 323 | 33 | 10 | 1.8 MB/s | 0.1 | 0.6 GiB |" in lines
+    assert "| 1,000 | 20,000 | 388 | 33 | 10 | 2.1 MB/s | 0.1 | 0.6 GiB |" in lines
     assert "0 times for a request." in list(TABLES["established"](requests))[-1]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.admission import OF_CATALOG, OVERHEAD, PATIENCE, SIZES, admit, choose
+from clb_discovery.core.admission import OF_CATALOG, OVERHEAD, PATIENCE, SHARE, SIZES, admit, choose
 from clb_discovery.core.held import Held, Published
 from clb_discovery.core.layout import Label, Map
 from clb_discovery.core.model import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
@@ -184,7 +184,7 @@ def test_slices_come_to_what_one_round_comes_to(state: State, desired: Desired, 
         assert not found.cramped
         written = sum(len(one.pool) + OVERHEAD for one in found.publish.values())
         units = {(one.address, one.protocol) for one in (*found.publish, *found.withdraw)}
-        assert written <= max(budget, sum(len(one.pool) + OVERHEAD for one in changes) // 16) or len(units) == 1
+        assert written <= max(budget, sum(len(one.pool) + OVERHEAD for one in changes) // SHARE) or len(units) == 1
         made = plan(held, found.publish, complete=True, keep=held.virtual.keys() - set(found.withdraw))
         states = history(state, made.steps)
         new = pools_of(desired)

@@ -87,6 +87,9 @@ def known(*texts: str) -> Guarded:
     return admit(Guarded(), answer(*texts), DEFAULT, 0)
 
 
+END: Final = (parse_address("10.0.0.9"), 80)
+
+
 def good(state: Guarded) -> list[str]:
     """Return what counts as `HOST:PORT` of 10.0.0.0/24, sorted."""
     return [str(server).removeprefix("10.0.0.") for server in state.good]
@@ -466,6 +469,30 @@ def test_words_that_name_one_member_twice_do_not_multiply_it() -> None:
     for _ in range(3):
         state = admit(state, answer(unread=words), DEFAULT, 1)
         assert state.good == (at("1", priority=3, weight=4),)
+
+
+@given(st.lists(ANSWERS, max_size=5), st.frozensets(ENDPOINT), POLICIES, st.lists(st.floats(0, 40), min_size=5))
+def test_what_cannot_be_used_counts_for_nothing(
+    answers: list[Answer], unusable: Endpoints, policy: Policy, pauses: list[float]
+) -> None:
+    """Endpoints that may not be real servers are passed on, and change nothing about what becomes of the others."""
+    now, state, without = 0.0, Guarded(), Guarded()
+    for one, pause in zip(answers, pauses, strict=False):
+        now += pause
+        state = admit(state, one, policy, now, lambda endpoint: endpoint not in unusable)
+        servers = tuple(server for server in one.servers if (server.address, server.port) not in unusable)
+        without = admit(without, Answer(servers, None, one.out, one.identities, one.unread), policy, now)
+        assert of(state.good) - unusable == of(without.good)
+        assert of(one.servers) <= of(state.good)
+        assert state.absent == without.absent
+
+
+def test_one_that_nobody_can_use_leaves_none() -> None:
+    """All are critical but one that may not be a real server: better a critical server than none."""
+    state = admit(known("1", "2", "3"), answer("9", out=("1", "2", "3")), DEFAULT, 1, lambda end: end != END)
+    assert (good(state), state.withheld) == (["1:80", "2:80", "3:80", "9:80"], (3, 4))
+    moved = admit(known("1=a"), answer("9=a"), Policy(max_removal=0), 1, lambda end: end != END)
+    assert moved.held
 
 
 def test_what_is_withheld_is_counted_where_it_is_held() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.core import address_filter
-from clb_discovery.core.address import parse_network
+from clb_discovery.core.address import parse_address, parse_network
 from clb_discovery.core.held import Held
 from clb_discovery.core.model import Algorithm, RealServer, Service
 from clb_discovery.core.publication import Publication, Wanted, publication
@@ -92,3 +92,60 @@ def test_only_what_has_changed_is_made_anew() -> None:
     anew = [vip for vip, server in second.desired.virtual.items() if server is not first.desired.virtual[vip]]
     assert anew == [FEW_VIPS[0]]
     assert len(second.desired.rejected) == len(first.desired.rejected) - 1
+
+
+@given(st.lists(ROUND, min_size=1, max_size=6), st.integers(1, 30))
+def test_rounds_come_to_what_one_publication_comes_to(rounds: list[Round], budget: int) -> None:
+    """However small a round is, and whatever comes between, in the end the kernel holds what is desired."""
+    state, held, before = EMPTY, Held(), None
+    known: Known = {}
+    for one in rounds:
+        known = {source: found for source, found in {**known, **one.answers}.items() if source not in one.forgotten}
+        asked = wanted(known, one._replace(complete=True))
+        for _ in range(2):  # and then the next one interrupts
+            before = publication(held, asked, before, budget=budget)
+            state, held = apply(state, before.plan.steps), before.plan.result
+    while before is not None and before.goes_on:
+        before = publication(held, asked, before, budget=budget)
+        state, held = apply(state, before.plan.steps), before.plan.result
+    assert before is not None
+    assert not before.left
+    decoded, virtual = read(state), before.desired.virtual
+    assert {vip: one.pool for vip, one in decoded.virtual.items()} == {vip: one.pool for vip, one in virtual.items()}
+    assert not decoded.orphans
+
+
+def test_what_is_set_aside_is_tried_again_when_it_is_another() -> None:
+    """What the kernel had no room for is left as it is held until its wish changes or its time has come."""
+    one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
+    known: Known = {service.source: () for service in SERVICES}
+    first = publication(Held(), wanted(known, one))
+    changed = {**known, SERVICES[0].source: (RealServer(0, parse_address("10.0.0.1"), 80, 1),)}
+    asked = wanted(changed, one)
+    wish = publication(first.plan.result, asked).desired.virtual[FEW_VIPS[0]]
+    aside = publication(first.plan.result, asked, first, {FEW_VIPS[0]: wish})
+    assert (aside.plan.changed, aside.left, aside.goes_on, aside.pending()) == (
+        (),
+        {FEW_VIPS[0]: 0},
+        False,
+        frozenset(),
+    )
+    again = publication(aside.plan.result, wanted(changed, one), aside, {})
+    assert again.plan.changed == (FEW_VIPS[0],)
+    other = {**changed, SERVICES[0].source: (RealServer(0, parse_address("10.0.0.1"), 80, 2),)}
+    anew = publication(aside.plan.result, wanted(other, one), aside, {FEW_VIPS[0]: wish})
+    assert anew.plan.changed == (FEW_VIPS[0],)
+
+
+def test_what_is_replaced_stays_until_there_is_room_for_its_successor() -> None:
+    """A service that moves to a VIP which the kernel has no room for is not taken from the one that it has."""
+    one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
+    here, there = Service("web", "srv:web", (FEW_VIPS[4],)), Service("web", "srv:web", (FEW_VIPS[1],))
+    known: Known = {"srv:web": ()}
+    first = publication(Held(), wanted(known, one._replace(services=(here,))))
+    asked = wanted(known, one._replace(services=(there,)))
+    wish = publication(first.plan.result, asked).desired.virtual[FEW_VIPS[1]]
+    aside = publication(first.plan.result, asked, None, {FEW_VIPS[1]: wish})
+    assert (aside.plan.changed, aside.plan.removed) == ((), ())
+    later = publication(aside.plan.result, asked, aside, {})
+    assert (later.plan.changed, later.plan.removed) == ((FEW_VIPS[1],), (FEW_VIPS[4],))

@@ -127,6 +127,17 @@ async def test_all_critical_are_served_for_the_hold(instance: str, cgroup: Path)
         assert await asyncio.to_thread(dial, cgroup, VIP, 80) == [refusal()]
 
 
+async def test_one_that_may_not_be_used_leaves_none(instance: str, cgroup: Path) -> None:
+    """All are critical, and one registers 192.0.2.1, which is in no --real-range: the critical ones stay."""
+    servers, bad = members(80, 3), RealServer(0, parse_address("192.0.2.1"), 80, 1)
+    source = Told(named(servers))
+    async with running_daemon(instance, cgroup, source, FOR_LONG):
+        await seconds_until(instance, servers)
+        source.tell(Answer((bad,), out=ends(servers)))
+        await asyncio.sleep(SOON)
+        assert kernel_pool(instance) == {*ends(servers)}
+
+
 async def test_time_alone_removes_nothing(instance: str, cgroup: Path) -> None:
     """A source that does not answer when it is asked is asked once, and its members stay."""
 

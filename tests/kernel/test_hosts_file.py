@@ -166,6 +166,39 @@ def test_file_that_is_none(instance: str, cgroup: Path, path: str, words: str) -
     assert words in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--hosts-file", "--state-dir"])
+def test_nothing_is_made_above(instance: str, cgroup: Path, tmp_path: Path, option: str) -> None:
+    """A path whose directory is missing is one line and an exit code with --once, and the directory stays missing."""
+    with KnotServer() as knot:
+        knot.write("_redis._tcp SRV 0 1 80 s\ns A 10.0.0.1")
+        where = ("--instance", instance, "--cgroup", cgroup, "--resolver", knot.address, "--log-level", "error")
+        path = tmp_path / "nope" / "here"
+        result = clb("run", "--once", "--srv", "_redis._tcp.example", option, path, *where)
+    assert (result.returncode, len(result.stderr.splitlines())) == (3, 1), result.stderr
+    assert f"{path}" in result.stderr
+    assert not path.parent.exists()
+
+
+def test_directory_of_others_is_refused_by_the_sidecar(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """A link that another user has put there leads nowhere, what it names stays as it is, and connects are balanced."""
+    open_to_all, victim = tmp_path / "open", tmp_path / "victim"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o1777)
+    victim.write_text("of root\n")
+    hosts = open_to_all / "hosts"
+    hosts.symlink_to(victim)
+    os.chown(hosts, NOBODY, NOBODY, follow_symlinks=False)
+    with redis_servers(tmp_path, "127.0.0.1") as servers, KnotServer() as knot:
+        knot.write(zone(*servers))
+        with following(knot, instance, cgroup, tmp_path, "--hosts-file", hosts) as found:
+            found.wait_for(lambda: "cannot publish names" in found.events(), "it is refused")
+            assert run_inside(cgroup, "redis-cli", "-h", VIP4, "ping").stdout == "PONG\n"
+        (line,) = (line for line in found.lines() if line["event"] == "cannot publish names")
+    assert "is a link of nobody" in line["error"] or "can be written by every user" in line["error"]
+    assert victim.read_text() == "of root\n"
+    assert [path.name for path in open_to_all.iterdir()] == ["hosts"]
+
+
 def test_unload_has_no_more_rights_than_who_published(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
     """Names of a sidecar of another user are taken out as that user, in a directory of theirs and nowhere else."""
     for directory in (tmp_path.parent.parent, tmp_path.parent, tmp_path):

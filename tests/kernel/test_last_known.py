@@ -71,7 +71,7 @@ def test_last_known_set_is_served_after_a_reboot_without_discovery(
 def test_first_answer_after_a_reboot_is_guarded(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
     """A DNS server that comes back without its records has to confirm that after --hold before they are given up."""
     state_dir = tmp_path / "state"
-    options = [*WEB, *resolver(knot), "--state-dir", str(state_dir), "--hold", "4s"]
+    options = [*WEB, *resolver(knot), "--state-dir", str(state_dir), "--hold", "10s"]
     before = ("127.0.0.1:1", "127.0.0.2:2", "127.0.0.3:3")
     serve(knot, *before)
     with sidecar(instance, cgroup, tmp_path, options) as found:
@@ -83,7 +83,7 @@ def test_first_answer_after_a_reboot_is_guarded(instance: str, cgroup: Path, kno
         (source,) = status(instance)["sources"]
         assert (source["state"], source["stale"]) == ("held", False)
         assert re.fullmatch(
-            r"3 of 3 real servers absent or out since \S+Z; kept until an answer confirms it after 4 s \(--hold\)",
+            r"3 of 3 real servers absent or out since \S+Z; kept until an answer confirms it after 10 s \(--hold\)",
             source["reason"],
         )
         wait_for_pool(instance, VIP, {})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +15,13 @@ from clb_discovery.core import layout
 from clb_discovery.core.claims import MOST_PLACES
 from clb_discovery.core.layout import Map
 from clb_discovery.core.optin import MAX_VIPS
+from clb_discovery.core.spec import parse_vip
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import Pins
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import dial
 from tests.support.listeners import listening
+from tests.support.pace import patient
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, clb, pool, sidecar, status
 from tests.support.web import get
@@ -111,10 +114,49 @@ def test_no_room_at_the_start_keeps_nobody_from_being_ready(instance: str, cgrou
             assert found.stop() == 0
 
 
-def register_crowd(agent: ConsulAgent, vips: str) -> None:
+def test_a_large_neighbour_that_changes_all_the_time_delays_nobody(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """While 16 pools of 1,024 change each second, a change of a small service is felt at once."""
+    vips = ",".join(f"10.64.9.{number}:80" for number in range(MAX_VIPS))
+    with ConsulAgent(tmp_path) as agent:
+        register_crowd(agent, vips, MOST_PLACES // MAX_VIPS)
+        agent.register("web", 80, "10.0.0.1", Meta={"clb-vip": f"{WEB}:80"})
+        with (
+            sidecar(instance, cgroup, tmp_path, ["--consul", agent.url, *RANGES]) as found,
+            generations(instance) as now,
+        ):
+            times = []
+            for turn in range(24):
+                if turn % 3 == 0:
+                    register_crowd(agent, vips, 1, weight=2 + turn)
+                before, began = now(), time.monotonic()
+                agent.register("web", 80, "10.0.0.1", Meta={"clb-vip": f"{WEB}:80"}, weights=(2 + turn, 1))
+                wait_until(lambda before=before: now() > before, "the change is felt")  # type: ignore[misc]
+                times.append(time.monotonic() - began)
+                time.sleep(0.3)
+            assert found.stop() == 0
+        assert sorted(times)[len(times) // 2] < patient(0.2)
+        assert max(times) < patient(0.6)
+
+
+@contextmanager
+def generations(instance: str) -> Iterator[Callable[[], int]]:
+    """Yield what returns the generation of the pool of `WEB`."""
+    fd, key = bpf.open_pin(Pins(instance).map(Map.VIRTUAL)), layout.pack_vip(parse_vip(f"{WEB}:80"))
+
+    def now() -> int:
+        value = bpf.lookup(fd, key, layout.VIRTUAL.size)
+        return layout.unpack_virtual(value).generation if value else 0
+
+    try:
+        yield now
+    finally:
+        os.close(fd)
+
+
+def register_crowd(agent: ConsulAgent, vips: str, count: int = CROWD, weight: int = 1) -> None:
     """Register a service with very many instances, in transactions of as many as Consul takes."""
     agent.register_external("elsewhere", "10.1.0.1", {"Service": "other"})
-    for start in range(0, CROWD, 60):
+    for start in range(0, count, 60):
         instances = [
             {
                 "ID": f"crowd-{number}",
@@ -122,8 +164,9 @@ def register_crowd(agent: ConsulAgent, vips: str) -> None:
                 "Address": f"10.1.{number // 250}.{number % 250 + 1}",
                 "Port": 80,
                 "Meta": {"clb-vip": vips},
+                "Weights": {"Passing": weight, "Warning": 1},
             }
-            for number in range(start, min(start + 60, CROWD))
+            for number in range(start, min(start + 60, count))
         ]
         operations = [{"Service": {"Verb": "set", "Node": "elsewhere", "Service": one}} for one in instances]
         agent.request("PUT", "/v1/txn", operations)

@@ -76,13 +76,14 @@ class Names(AbstractResolver):
     async def close(self) -> None:
         """Nothing is kept open."""
 
-    async def look_up(self, name: str, before: Known | None) -> tuple[Known, float]:
+    async def look_up(self, name: str, before: Known | None, since: float) -> tuple[Known, float]:
         """Look up a name that stands where an instance's address belongs.
 
         :param before: what was known of it.
+        :param since: what DNS was asked before this time does not count, in seconds of the loop's clock.
         :return: what is known now, and for how many seconds.
         """
-        looked = await self._host_names.look_up([name])
+        looked = await self._host_names.look_up([name], since)
         addresses = looked.found.get(name, ())
         known = Known(
             addresses,
@@ -106,6 +107,9 @@ class Watched:
         self._changed = changed
         self._known: dict[str, Known] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._since = 0.0
+        self._awaited: set[str] = set()
+        """Names of which an answer from before `_since` does not count."""
         self._telling: asyncio.TimerHandle | None = None
         self._places = asyncio.Semaphore(AT_ONCE)
         self._suspects = asyncio.Semaphore(SUSPECTS_AT_ONCE)
@@ -113,20 +117,30 @@ class Watched:
     @property
     def known(self) -> Mapping[str, Known]:
         """What is known of those that are wanted; those that have not been looked up yet are missing."""
-        return self._known
+        return {name: known for name, known in self._known.items() if name not in self._awaited}
 
     def want(self, names: Collection[str]) -> None:
         """Watch these names and no others; a look-up of another one is given up."""
         for name in self._tasks.keys() - names:
             self._tasks.pop(name).cancel()
         self._known = {name: known for name, known in self._known.items() if name in names}
+        self._awaited &= set(names)
         for name in sorted(set(names) - self._tasks.keys()):
             self._tasks[name] = asyncio.create_task(self._watch(name))
 
     @property
     def is_complete(self) -> bool:
         """Whether all of them have been looked up."""
-        return self._tasks.keys() <= self._known.keys()
+        return self._tasks.keys() <= self._known.keys() - self._awaited
+
+    def renew(self) -> None:
+        """Look all of them up again; what DNS was asked before counts no more."""
+        self._since = asyncio.get_running_loop().time()
+        self._awaited = {*self._tasks, *self._known}
+        names = list(self._tasks)
+        self.stop()
+        if names:
+            self.want(names)
 
     def stop(self) -> None:
         """Look up nothing any more, until names are wanted again."""
@@ -149,8 +163,9 @@ class Watched:
         while True:
             before = self._known.get(name)
             async with self._suspects if before and before.unread else self._places:
-                known, lasts = await self._names.look_up(name, before)
-            if known != before:
+                known, lasts = await self._names.look_up(name, before, self._since)
+            if known != before or name in self._awaited:
                 self._known[name] = known
+                self._awaited.discard(name)
                 self._tell()
             await asyncio.sleep(max(lasts, len(self._tasks) / RATE))

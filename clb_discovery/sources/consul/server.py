@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakSet
 
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.consul.address import ConsulAddress
@@ -42,6 +43,13 @@ def system_host_names() -> HostNames:
     from clb_discovery.sources.srv.resolvers import Resolvers  # noqa: PLC0415
 
     return HostNames(Resolvers())
+
+
+class Endable(Protocol):
+    """What uses the connections besides those who call."""
+
+    async def end(self) -> None:
+        """Give up what is under way."""
 
 
 class ConsulServer:
@@ -82,6 +90,7 @@ class ConsulServer:
         self._transport = Transport(self._address, tls, auth, self.names, margin=margin)
         self._client = Client(self._transport, token, scope)
         self._catalog = Catalog(self._client, wait)
+        self._sources: WeakSet[Endable] = WeakSet()
         self._direct = asyncio.Semaphore(DIRECT)
         self._at_once = asyncio.Semaphore(AT_ONCE)
 
@@ -169,7 +178,13 @@ class ConsulServer:
         except SourceError as error:
             raise SourceError(f"{self}: {error}") from None
 
+    def attach(self, source: Endable) -> None:
+        """End what a source has under way before the connections are closed."""
+        self._sources.add(source)
+
     async def close(self) -> None:
         """Close the connections."""
+        for source in list(self._sources):
+            await source.end()
         await self._catalog.close()
         await self._transport.close()

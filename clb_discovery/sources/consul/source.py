@@ -88,6 +88,7 @@ class _Hastened(Generic[_Said]):
         """Give up the query under way."""
         asking, self._asking = self._asking, None
         if asking is not None:
+            self._index = FIRST  # what it may have said already is lost
             asking.cancel()
             await asyncio.wait((asking,))
             if not asking.cancelled():
@@ -166,6 +167,7 @@ class ConsulSource(_Hastened[Reading]):
         self._service = service, selection
         self._families = families
         self._names = Watched(server.names, self._news.set)
+        server.attach(self)
         self._answered = False
         self._rested = 0.0
         """When the next query may start, by `time.monotonic`."""
@@ -189,14 +191,26 @@ class ConsulSource(_Hastened[Reading]):
         try:
             return await self._next()
         except UnusableError as error:  # Consul did say, so that there is no need to read everything afresh
+            await self.end()
             raise UnusableError(f"{self._server}: {error}") from None
         except BaseException:
-            self._names.stop()
             self._reading = self._returned = self._due = None
-            await self._end()
+            await self.end()
             raise
 
+    async def end(self) -> None:
+        """Give up what is under way; the next call of `next` begins again."""
+        self._names.stop()
+        await self._end()
+
+    def hasten(self) -> None:
+        """Have Consul's leader and DNS queried at once; the next answer is what they say then."""
+        self._names.renew()
+        super().hasten()
+
     async def _next(self) -> Answer:
+        if self._reading is not None:
+            self._names.want(self._reading.host_names)
         while True:
             reading = await self._asked(self._patience())
             if reading is not None:

@@ -92,11 +92,13 @@ class HostNames:
         self._bounds = bounds
         self._hosts = HostsTable(hosts)
 
-    async def look_up(self, names: Iterable[str]) -> Looked:
+    async def look_up(self, names: Iterable[str], since: float = 0.0) -> Looked:
         """Return the addresses of names, in both families; a name that fails does not keep others from being found.
 
         A name in the hosts file has the addresses of that file and no others. An address in letters is itself.
         It takes at most `PATIENCE`; what is not answered by then fails. Cancelling ends all that is under way.
+
+        :param since: DNS is asked again for what was asked before this time, in seconds of the loop's clock.
         """
         hosts = self._hosts.current()
         known: dict[str, Iterable[Address]] = {}
@@ -112,7 +114,7 @@ class HostNames:
             else:
                 asked.append(name)
         try:
-            searches = await self._ask(asked)
+            searches = await self._ask(asked, since)
         except SourceError as error:
             failed |= dict.fromkeys(asked, str(error))
             families |= dict.fromkeys(asked, (True, False))
@@ -136,7 +138,7 @@ class HostNames:
             {name: max(0.0, search.lasts - now) for name, search in searches.items()},
         )
 
-    async def _ask(self, names: Iterable[str]) -> Mapping[str, _Search]:
+    async def _ask(self, names: Iterable[str], since: float) -> Mapping[str, _Search]:
         """Ask DNS for both families of each name.
 
         :raises SourceError: if there is no server to ask.
@@ -152,7 +154,7 @@ class HostNames:
                 wanted = {id(one): [Question(to_text(one.left[0].name), kind) for kind in (A, AAAA)] for one in pending}
                 questions = dict.fromkeys(question for pair in wanted.values() for question in pair)
                 sets = await self._resolvers.addresses.find(
-                    lookup, questions, 0.0, self._bounds, max(0.0, end - clock())
+                    lookup, questions, since, self._bounds, max(0.0, end - clock())
                 )
                 for one in pending:
                     one.take([sets[question] for question in wanted[id(one)]], self._bounds)
