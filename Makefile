@@ -2,10 +2,14 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 
-.PHONY: help demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
+.PHONY: help audit demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
+
+audit: ## look for known advisories about the Python packages (fails where pypi.org's JSON cannot be asked); AUDIT_ARGS="--dry-run"
+	@scripts/setup audit
+	@scripts/audit $(AUDIT_ARGS)
 
 demo: ## show the whole thing at work on this machine (root, or through sudo)
 	@scripts/setup run

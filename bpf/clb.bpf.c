@@ -15,6 +15,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define CLB_ECONNREFUSED 111
 
+#define CLB_STEADY_DRAWS 4
+
 enum clb_verdict {
 	CLB_DENY = 0,
 	CLB_ALLOW = 1,
@@ -106,53 +108,115 @@ int clb_connect6(struct bpf_sock_addr *ctx)
 }
 
 /* Whether a socket goes on to the server that it was sent to before, for as long as that is in the pool and takes connects. */
-CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, struct clb_member *server)
+CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, struct clb_peer *peer)
 {
 	struct clb_peers *peers = clb_of_socket(clb_peers, sk, 0);
 	struct clb_server *known;
-	struct clb_peer peer;
 
-	if (!peers || !clb_known_peer(peers, asked, &peer))
+	if (!peers || !clb_known_peer(peers, asked, peer, clb_moment()))
 		return 0;
-	*server = peer.member;
-	known = clb_server_since(&peer.server, peer.began);
+	known = clb_server_since(&peer->server, peer->began);
 	return known && !known->ejected_until;
 }
 
-/* sendto(2) and sendmsg(2) with an address, on UDP. Returns whether server says where to; its port is 0 for a refusal. */
-static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search *search, struct clb_member *server)
+/* The slot for a socket whose peers cannot be remembered: a function of the socket and of the tier that serves it, so that
+ * its datagrams go on to one server. Where each of some numbers leads to one that is ejected, the slot that was drawn. */
+CLB_FUNCTION struct clb_slot *clb_steady(struct clb_search *search, struct clb_slot *drawn, __u64 cookie)
+{
+	struct clb_server *server;
+	struct clb_slot *slot;
+	int draw;
+
+	for (draw = 0; draw < CLB_STEADY_DRAWS; draw++) {
+		cookie *= CLB_FILTER_HIGH;
+		slot = clb_slot_by(search, (__u32)(cookie >> 32));
+		server = slot ? clb_server_of(slot) : 0;
+		if (server && !server->ejected_until) {
+			search->server = server;
+			return slot;
+		}
+	}
+	return drawn;
+}
+
+/* Whether a socket is connected through this very VIP and port. Returns the server in question. */
+static __always_inline int clb_is_connected_through(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *asked,
+						    int ipv6, struct clb_member *server)
+{
+	struct clb_socket *connection;
+	struct clb_vip real;
+
+	if (ipv6)
+		clb_read_peer6(sk, &real);
+	else
+		clb_read_peer4(sk, &real);
+	connection = clb_connection(sk, cookie, &real);
+	if (!connection || !clb_is_asked(&connection->member, connection->asked, asked))
+		return 0;
+	*server = connection->member;
+	return 1;
+}
+
+/* Send a socket to the server of this slot from now on, or refuse its datagram. Returns the server. */
+static __always_inline void clb_begin_to_send(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct clb_search *search,
+					      const struct clb_vip *asked, struct clb_slot *slot,
+					      struct clb_member *server)
+{
+	struct clb_peers *peers;
+	int refuses = clb_refuses(slot);
+
+	if (!refuses) {
+		peers = clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!peers) {
+			clb_lose_record();
+			slot = clb_steady(search, slot, bpf_get_socket_cookie(ctx));
+		} else if (search->server) {
+			clb_add_peer(peers, asked, slot, clb_began(search->server), clb_moment());
+		}
+	}
+	clb_count(search);
+	*server = slot->member;
+	if (clb_somebody_listens())
+		clb_report_decision(ctx, &slot->member, refuses ? CLB_EVENT_REFUSED : CLB_EVENT_SENT);
+}
+
+/* sendto(2) and sendmsg(2) with an address, on UDP. Returns whether server says where to; its port is 0 for a refusal.
+ * A connected socket hears its peer alone, so what it sends to the VIP that it is connected through goes there. */
+static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search *search, struct clb_member *server,
+				    int ipv6)
 {
 	struct clb_vip asked = search->vip;
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_peers *peers;
 	struct clb_slot *slot;
+	struct clb_peer peer;
+	int goes_on;
 
 	if (!sk || !clb_is_balanced(ctx))
 		return 0;
+	if (sk->state == BPF_TCP_ESTABLISHED &&
+	    clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &asked, ipv6, server))
+		return 1;
 	if (!clb_may_be_vip(asked.address)) {
 		peers = clb_of_socket(clb_peers, sk, 0);
 		if (peers)
 			clb_sends_direct(peers, &asked);
 		return 0;
 	}
-	if (clb_goes_on(sk, &asked, server))
-		return 1;
+	goes_on = clb_goes_on(sk, &asked, &peer);
+	if (goes_on) {
+		*server = peer.member;
+		if (peer.at < CLB_PAUSE)
+			return 1;
+	}
 	slot = clb_schedule(search);
-	if (!slot)
-		return 0;
-	clb_count(search);
-	*server = slot->member;
-	if (clb_refuses(slot)) {
-		if (clb_somebody_listens())
-			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
+	if (goes_on && !(slot && clb_is_better(search, slot, &peer))) {
+		clb_give_back_turns(search);
 		return 1;
 	}
-	peers = clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE);
-	if (peers && search->server)
-		clb_add_peer(peers, &asked, slot, clb_began(search->server));
-	if (clb_somebody_listens())
-		clb_report_decision(ctx, &slot->member, CLB_EVENT_SENT);
-	return 1;
+	if (slot)
+		clb_begin_to_send(ctx, sk, search, &asked, slot, server);
+	return slot != 0;
 }
 
 CLB_PROGRAM("cgroup/sendmsg4")
@@ -162,7 +226,7 @@ int clb_sendmsg4(struct bpf_sock_addr *ctx)
 	struct clb_member server = {};
 
 	clb_read4(ctx, &search.vip);
-	if (!clb_send(ctx, &search, &server))
+	if (!clb_send(ctx, &search, &server, 0))
 		return CLB_ALLOW;
 	if (!server.port)
 		return clb_refuse();
@@ -177,7 +241,7 @@ int clb_sendmsg6(struct bpf_sock_addr *ctx)
 	struct clb_member server = {};
 
 	clb_read6(ctx, &search.vip);
-	if (!clb_send(ctx, &search, &server))
+	if (!clb_send(ctx, &search, &server, 1))
 		return CLB_ALLOW;
 	if (!server.port)
 		return clb_refuse();
@@ -190,13 +254,12 @@ int clb_sendmsg6(struct bpf_sock_addr *ctx)
 static __always_inline int clb_peer_seen_as(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *real,
 					    struct clb_vip *vip)
 {
-	struct clb_record record;
+	struct clb_socket *connection = sk ? clb_connection(sk, cookie, real) : 0;
 
-	if (!sk || !clb_find_record(sk, cookie, &record) ||
-	    !clb_same_peer(&record.socket->member, real->address, real->port))
+	if (!connection)
 		return 0;
-	*vip = record.socket->member.vip;
-	vip->port = record.socket->asked;
+	*vip = connection->member.vip;
+	vip->port = connection->asked;
 	return 1;
 }
 
@@ -212,7 +275,7 @@ static __always_inline int clb_sender_seen_as(struct bpf_sock_addr *ctx, const s
 	if (sk->state == BPF_TCP_ESTABLISHED) /* which is what a connected UDP socket is, too */
 		return clb_peer_seen_as(sk, bpf_get_socket_cookie(ctx), real, vip);
 	peers = clb_of_socket(clb_peers, sk, 0);
-	return peers && clb_peer_at(peers, real, vip);
+	return peers && clb_peer_at(peers, real, vip, clb_moment());
 }
 
 CLB_PROGRAM("cgroup/recvmsg4")
@@ -282,12 +345,23 @@ static __always_inline void clb_arrives(struct clb_socket *socket, __u64 cookie)
 	}
 }
 
-/* A connect ended before it was established, and the application has not closed it: the server refused, or stayed silent. */
-CLB_FUNCTION int clb_fails(const struct clb_sent *sent, __u64 cookie)
+/* Whether the other end has ended a connect: it refused, an ICMP error came, or nothing came until the last timer. For
+ * these the kernel empties the queue of what it has sent before it changes the state. It changes the state first where the
+ * application gives up (shutdown, connect to AF_UNSPEC, an MPTCP close), and for ICMP before tcp_done_with_error (6.11 and
+ * stable kernels). Where the connect failed on this host, for want of a port, a route or memory, no segment has left:
+ * the kernel counts segments anew for each connect of a socket. */
+static __always_inline int clb_peer_ended(const struct bpf_sock_ops *ctx)
+{
+	return ctx->segs_out && !ctx->packets_out;
+}
+
+/* A connect ended before it was established, and the application has not closed it. */
+CLB_FUNCTION int clb_fails(const struct clb_sent *sent, __u64 cookie, int peer_ended)
 {
 	if (sent->started)
-		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_FAILED);
-	if (sent->watched && clb_failed(sent) && sent->started)
+		clb_report_outcome(cookie, &sent->member, sent->started,
+				   peer_ended ? CLB_EVENT_FAILED : CLB_EVENT_GIVEN_UP);
+	if (peer_ended && sent->watched && clb_failed(sent) && sent->started)
 		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_EJECTED);
 	return 0;
 }
@@ -304,7 +378,7 @@ static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx, const st
 		clb_arrives(record->socket, cookie);
 	else if (clb_take(record->owner, record->socket, cookie, &sent, after == BPF_TCP_CLOSE) &&
 		 after == BPF_TCP_CLOSE && (before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV))
-		clb_fails(&sent, cookie);
+		clb_fails(&sent, cookie, clb_peer_ended(ctx));
 }
 
 CLB_PROGRAM("sockops")

@@ -31,10 +31,11 @@
  *     clb_peers       socket             -> struct clb_peers     where an unconnected UDP socket sends
  *     clb_listener    0                  -> __u64                until when somebody listens to clb_events
  *     clb_events      ring buffer of struct clb_event            decisions and outcomes, only while somebody listens
+ *     clb_counts      CLB_COUNT_*        -> __u64                what happened and is of no server
  *
  * The order in which a pool is published, so that a connect sees the whole old pool or the whole new one:
  *
- *  1. servers and labels of what is new, then all rows of slots of a fresh generation;
+ *  1. servers of what is new, then all rows of slots of a fresh generation, then labels of what is new;
  *  2. the one element of clb_virtual, replaced: from here on connects use the new generation;
  *  3. the bit of the VIP's address in clb_filter, where it is not set;
  *  4. an RCU grace period: no program that read the old generation runs any more;
@@ -94,9 +95,13 @@
 #define CLB_EVENT_SENT 1        /* a connect or first datagram was sent to a real server */
 #define CLB_EVENT_REFUSED 2     /* the pool is empty */
 #define CLB_EVENT_ESTABLISHED 3 /* the real server accepted */
-#define CLB_EVENT_FAILED 4      /* the real server refused, or did not answer in time */
-#define CLB_EVENT_GIVEN_UP 5    /* the application closed before there was an answer */
+#define CLB_EVENT_FAILED 4      /* the real server refused, was unreachable, or did not answer in time */
+#define CLB_EVENT_GIVEN_UP 5    /* the application, or this host, ended it before there was an answer */
 #define CLB_EVENT_EJECTED 6     /* the failure was one too many */
+
+/* Keys of clb_counts */
+#define CLB_COUNT_RECORDS_LOST 0 /* connects, and datagrams of unconnected sockets, that there was no memory to remember */
+#define CLB_COUNTS 16            /* elements, of which all others are zero */
 
 /* Where an application connects to. Example: 10.64.0.1:6379/tcp is mapped address, 18 eb, 06, 00. */
 struct clb_vip {
@@ -161,7 +166,7 @@ struct clb_row {
  * of CLOCK_MONOTONIC. */
 struct clb_server {
 	__u64 connects;      /* connects and first datagrams that were sent there; of a refusal, that were refused */
-	__u64 failures;      /* connects that it refused, or did not answer in time; of a refusal, turns taken (CLB_ROUND_ROBIN) */
+	__u64 failures;      /* connects that it, an ICMP error or silence ended; of a refusal, turns taken (CLB_ROUND_ROBIN) */
 	__u64 ejected_until; /* when it may be probed; 0: it is not ejected */
 	__u64 recovered_at;  /* when it last came back from an ejection; 0: never */
 	__u64 began;         /* when it was first sent anything that is remembered; 0: never */
@@ -210,7 +215,7 @@ struct clb_peer {
 	__be16 asked;
 	__u16 direct;  /* 1: the socket has since sent to the real server by its own address */
 	__u32 used;    /* clb_peers.uses when it was last sent to */
-	__u32 zero;
+	__u32 at;      /* when a datagram last went there or came from there, in 2^20 ns (1.05 ms) of CLOCK_MONOTONIC */
 	struct clb_member member; /* port 0: free */
 };
 struct clb_peers {

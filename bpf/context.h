@@ -31,6 +31,25 @@ static __always_inline void clb_read6(const struct bpf_sock_addr *ctx, struct cl
 	vip->zero = 0;
 }
 
+/* Where a socket is connected. */
+static __always_inline void clb_read_peer4(const struct bpf_sock *sk, struct clb_vip *peer)
+{
+	peer->address[0] = 0;
+	peer->address[1] = 0;
+	peer->address[2] = CLB_MAPPED;
+	peer->address[3] = sk->dst_ip4;
+	peer->port = (__be16)sk->dst_port;
+}
+
+static __always_inline void clb_read_peer6(const struct bpf_sock *sk, struct clb_vip *peer)
+{
+	peer->address[0] = sk->dst_ip6[0];
+	peer->address[1] = sk->dst_ip6[1];
+	peer->address[2] = sk->dst_ip6[2];
+	peer->address[3] = sk->dst_ip6[3];
+	peer->port = (__be16)sk->dst_port;
+}
+
 static __always_inline void clb_write4(struct bpf_sock_addr *ctx, const __be32 *address, __be16 port)
 {
 	ctx->user_ip4 = address[3];

@@ -22,6 +22,7 @@ CLB_MAP(clb_owners, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_owner, CLB_PL
 CLB_MAP(clb_places, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_socket, CLB_PLACES, 0);
 CLB_SOCKET_MAP(clb_sockets, struct clb_stored);
 CLB_SOCKET_MAP(clb_peers, struct clb_peers);
+CLB_MAP(clb_counts, BPF_MAP_TYPE_ARRAY, "array", __u32, __u64, CLB_COUNTS, 0);
 CLB_RING(clb_events, CLB_EVENTS_BYTES);
 
 #endif

@@ -5,19 +5,18 @@
 
 #include "socket.h"
 
-/* Whether a peer stands for this VIP and port, be it through the wildcard. */
-static __always_inline int clb_stands_for(const struct clb_peer *peer, const struct clb_vip *asked)
-{
-	const __be32 *address = peer->member.vip.address;
+/* A socket that has been silent for so long may change its server: 5 s. */
+#define CLB_PAUSE 4768
 
-	return peer->member.port &&
-	       !((address[0] ^ asked->address[0]) | (address[1] ^ asked->address[1]) |
-		 (address[2] ^ asked->address[2]) | (address[3] ^ asked->address[3]) |
-		 (__u32)(peer->asked ^ asked->port));
+/* The time as clb_peer.at has it. It comes round after 52 days. */
+static __always_inline __u32 clb_moment(void)
+{
+	return bpf_ktime_get_ns() >> 20;
 }
 
-/* Find the real server that the socket sends to for this VIP and port. Returns whether there is one. */
-CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *asked, struct clb_peer *found)
+/* Find the real server that the socket sends to for this VIP and port, with how long ago that was in the place of when.
+ * Returns whether there is one. */
+CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *asked, struct clb_peer *found, __u32 now)
 {
 	int index;
 
@@ -26,10 +25,12 @@ CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *a
 	for (index = 0; index < CLB_PEERS; index++) {
 		struct clb_peer *peer = &peers->peer[index];
 
-		if (clb_stands_for(peer, asked)) {
+		if (clb_is_asked(&peer->member, peer->asked, asked)) {
 			peer->direct = 0;
 			peer->used = ++peers->uses;
 			*found = *peer;
+			found->at = now - peer->at;
+			peer->at = now;
 		}
 	}
 	bpf_spin_unlock(&peers->lock);
@@ -39,7 +40,7 @@ CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *a
 /* Take up a peer: in the place of an older one for the same VIP and port, else in a free one, else of the one whose last
  * use is longest ago. */
 CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *asked, const struct clb_slot *slot,
-			      __u64 began)
+			      __u64 began, __u32 now)
 {
 	__u32 place = 0, oldest = 0, index;
 	struct clb_peer *peer;
@@ -52,7 +53,7 @@ CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *ask
 		age = peers->uses - peer->used;
 		if (!peer->member.port)
 			age = 0xfffffffe;
-		if (clb_stands_for(peer, asked))
+		if (clb_is_asked(&peer->member, peer->asked, asked))
 			age = 0xffffffff;
 		if (age >= oldest) {
 			oldest = age;
@@ -66,6 +67,7 @@ CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *ask
 	peer->asked = asked->port;
 	peer->direct = 0;
 	peer->used = ++peers->uses;
+	peer->at = now;
 	bpf_spin_unlock(&peers->lock);
 	return 0;
 }
@@ -88,10 +90,10 @@ CLB_FUNCTION int clb_sends_direct(struct clb_peers *peers, const struct clb_vip 
 
 /* Find the VIP and port that a datagram from this address is seen as coming from: of several with that real server, the
  * one that was asked last. Returns whether there is one. */
-CLB_FUNCTION int clb_peer_at(struct clb_peers *peers, const struct clb_vip *from, struct clb_vip *vip)
+CLB_FUNCTION int clb_peer_at(struct clb_peers *peers, const struct clb_vip *from, struct clb_vip *vip, __u32 now)
 {
-	__u32 youngest = 0xffffffff, age;
-	int index, found = 0;
+	__u32 youngest = 0xffffffff, place = 0, index, age;
+	int found = 0;
 
 	bpf_spin_lock(&peers->lock);
 	for (index = 0; index < CLB_PEERS; index++) {
@@ -100,13 +102,63 @@ CLB_FUNCTION int clb_peer_at(struct clb_peers *peers, const struct clb_vip *from
 		age = peers->uses - peer->used;
 		if (age <= youngest && !peer->direct && clb_same_peer(&peer->member, from->address, from->port)) {
 			youngest = age;
+			place = index;
 			*vip = peer->member.vip;
 			vip->port = peer->asked;
 			found = 1;
 		}
 	}
+	if (found)
+		peers->peer[place & (CLB_PEERS - 1)].at = now;
 	bpf_spin_unlock(&peers->lock);
 	return found;
+}
+
+#if CLB_CAN_LOOP
+/* How many rows of a tier are looked at for a server. */
+#define CLB_LOOKED CLB_MAX_ROWS
+#else
+#define CLB_LOOKED 8
+#endif
+
+/* A walk over the rows of a tier for a server. */
+struct clb_lookout {
+	__u64 generation;
+	__u32 first; /* slot of the tier */
+	__u32 server;
+	__u32 found; /* not 0: it is there */
+};
+
+static long clb_look_for_server(__u32 turn, struct clb_lookout *lookout)
+{
+	struct clb_row *row = clb_row_of(lookout->generation, lookout->first + turn * CLB_ROW);
+	const struct clb_slot *slot;
+	__u32 column;
+
+	if (!row)
+		return 1;
+	for (column = 0; column < CLB_ROW; column++) {
+		slot = &row->slot[column];
+		if (slot->out_of && !((slot->first ^ lookout->first) | (slot->server ^ lookout->server)))
+			__sync_fetch_and_add(&lookout->found, 1);
+	}
+	return 0;
+}
+
+/* Whether a slot that was drawn is of a better tier than the peer's server. Where not all of a large tier can be looked at
+ * for that server, it is taken to be there: the socket stays. */
+CLB_FUNCTION int clb_is_better(const struct clb_search *search, const struct clb_slot *slot, const struct clb_peer *peer)
+{
+	__u32 rows = (slot->first + slot->tier - 1) / CLB_ROW - slot->first / CLB_ROW + 1;
+	struct clb_lookout lookout = {
+		.generation = search->generation, .first = slot->first, .server = peer->server, .found = 0
+	};
+
+	if (clb_refuses(slot) || slot->member.vip.port != peer->member.vip.port || slot->tier >= search->servers ||
+	    rows > CLB_LOOKED)
+		return 0;
+	clb_for_each(rows, CLB_LOOKED, clb_look_for_server, &lookout);
+	return !lookout.found;
 }
 
 #endif

@@ -76,11 +76,11 @@ static __always_inline struct clb_slot *clb_alias_of(const struct clb_search *se
 	return clb_slot_in(row, &search->vip, alias);
 }
 
-/* The column's own server or its alias: weighted random. The part of the draw that has not chosen the column chooses
- * between the two; in a tier of 65,536 that is still 16 bits. */
-CLB_FUNCTION struct clb_slot *clb_random(struct clb_search *search)
+/* The column's own server or its alias, by a number of 32 bits: weighted random where that is random. The part of the draw
+ * that has not chosen the column chooses between the two; in a tier of 65,536 that is still 16 bits. */
+CLB_FUNCTION struct clb_slot *clb_slot_by(struct clb_search *search, __u32 number)
 {
-	__u64 draw = (__u64)clb_roll() * search->tier;
+	__u64 draw = (__u64)number * search->tier;
 	__u32 column = search->first + (__u32)(draw >> 32);
 	struct clb_row *row = clb_row_of(search->generation, column);
 	struct clb_slot *slot = clb_slot_in(row, &search->vip, column);
@@ -90,6 +90,11 @@ CLB_FUNCTION struct clb_slot *clb_random(struct clb_search *search)
 	if ((((__u64)(__u32)draw * slot->out_of) >> 32) >= slot->keep)
 		slot = clb_alias_of(search, row, column, slot);
 	return slot;
+}
+
+static __always_inline struct clb_slot *clb_random(struct clb_search *search)
+{
+	return clb_slot_by(search, clb_roll());
 }
 
 /* Take a turn. Returns how many were taken before. */

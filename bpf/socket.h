@@ -77,6 +77,27 @@ static __always_inline int clb_same_peer(const struct clb_member *member, const 
 	       member->address[0] == address[0] && member->address[1] == address[1] && member->address[2] == address[2];
 }
 
+/* The record of a socket that is connected to this peer: what it says is believed only where it names the peer. */
+static __always_inline struct clb_socket *clb_connection(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *peer)
+{
+	struct clb_record record;
+
+	if (!clb_find_record(sk, cookie, &record) ||
+	    !clb_same_peer(&record.socket->member, peer->address, peer->port))
+		return 0;
+	return record.socket;
+}
+
+/* Whether a member's VIP, and the port that the application asked for there, are these, be it through the wildcard. */
+static __always_inline int clb_is_asked(const struct clb_member *member, __be16 port, const struct clb_vip *asked)
+{
+	const __be32 *address = member->vip.address;
+
+	return member->port && !((address[0] ^ asked->address[0]) | (address[1] ^ asked->address[1]) |
+				 (address[2] ^ asked->address[2]) | (address[3] ^ asked->address[3]) |
+				 (__u32)(port ^ asked->port));
+}
+
 /* Count a socket in its server's active connections, where its virtual server keeps count. */
 static __always_inline void clb_count_in(const struct clb_record *record, __u64 cookie)
 {
@@ -137,6 +158,16 @@ static __always_inline int clb_fill(const struct clb_record *record, const struc
 	return 1;
 }
 
+/* The kernel gives a socket no more memory: net.core.optmem_max, or its memory cgroup's limit. */
+static __always_inline void clb_lose_record(void)
+{
+	__u32 index = CLB_COUNT_RECORDS_LOST;
+	__u64 *lost = clb_lookup(clb_counts, &index);
+
+	if (lost)
+		__sync_fetch_and_add(lost, 1);
+}
+
 /* Remember where a socket is sent. Returns whether there was memory for its record. */
 static __always_inline int clb_remember(struct bpf_sock *sk, const struct clb_slot *slot,
 					const struct clb_search *search, struct clb_record *record)
@@ -150,7 +181,10 @@ static __always_inline int clb_remember(struct bpf_sock *sk, const struct clb_sl
 	if (clb_fill(record, slot, search))
 		return 1;
 	record->owner->crowded = 1;
-	return clb_stored_record(sk, BPF_SK_STORAGE_GET_F_CREATE, record) && clb_fill(record, slot, search);
+	if (clb_stored_record(sk, BPF_SK_STORAGE_GET_F_CREATE, record))
+		return clb_fill(record, slot, search);
+	clb_lose_record();
+	return 0;
 }
 
 #endif

@@ -8,16 +8,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 import structlog
 
+from clb_discovery.core.address import format_endpoint
+from clb_discovery.core.admission import Unpublished
 from clb_discovery.core.changes import changes, setting_changes
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.held import Held
-from clb_discovery.core.model import RealServer, Refused
+from clb_discovery.core.model import Endpoint, RealServer, Refused
+from clb_discovery.core.neighbours import Overlap
 from clb_discovery.core.plan import Plan
 from clb_discovery.core.repeats import Repeats
 from clb_discovery.core.selftest import SOURCE
@@ -45,8 +48,11 @@ class Announcer:
         """
         self._clock = clock
         self._rejected: frozenset[Rejected] = frozenset()
+        self._unpublished: frozenset[str] = frozenset()  # sources
+        self._overlaps: Sequence[Overlap] = ()
         self._nameless: frozenset[str] = frozenset()
         self._repeats = Repeats()
+        self._holds: set[str] = set()  # sources whose held removals were said
         self._troubles: dict[str, str] = {}  # what goes on, as far as it was said, and the reason that was given last
 
     def trouble(self, what: str, reason: str | None) -> None:
@@ -76,10 +82,46 @@ class Announcer:
             self._say(_log.warning, "source fails", now.error, source=source)
         elif self._troubles.pop(f"source fails {source}", None):
             _log.info("source answers again", source=source)
-        if now.guarded.held and not before.guarded.held:
-            removed, of = now.guarded.withheld
-            _log.warning("removal held", source=source, removed=removed, of=of, seconds=now.service.policy.hold)
+        self._held(before, now)
+        self._left_out(before, now)
+        if now.note and now.note != before.note and self._is_new("note", source, now.note):
+            _log.warning("answer noted", source=source, note=now.note)
         self.refused(now.service.name, before.refused, now.refused)
+
+    def _held(self, before: Following, now: Following) -> None:
+        """Report which members are held, when that begins, and what became of them, when it ends."""
+        source, was, held = now.service.source, before.guarded.absent, now.guarded.absent
+        names = _endpoint_names(held.keys() - was.keys())
+        if names and self._is_new("removal held", source, *names):
+            removed, of = now.guarded.withheld
+            seconds = now.service.policy.hold
+            _log.warning("removal held", source=source, servers=names, removed=removed, of=of, seconds=seconds)
+            self._holds.add(source)
+        ended = was.keys() - held.keys()
+        if ended and source in self._holds:
+            back = ended & {(server.address, server.port) for server in now.guarded.good}
+            _log.info(
+                "removal no longer held",
+                source=source,
+                removed=_endpoint_names(ended - back),
+                back=_endpoint_names(back),
+            )
+            if not held:
+                self._holds.remove(source)
+
+    def _left_out(self, before: Following, now: Following) -> None:
+        """Report members that cannot be used, when they appear: a few, and how many more."""
+        known = frozenset(before.left_out)
+        service, new = now.service.name, [item for item in now.left_out if item not in known]
+        for item in new[:_REFUSALS_OF_ONE]:
+            if self._is_new("member left out", service, *item):
+                _log.warning("member left out", service=service, member=item.value, reason=item.reason)
+        if len(new) > _REFUSALS_OF_ONE and self._is_new("more members left out", service):
+            _log.warning("more members left out", service=service, count=len(new) - _REFUSALS_OF_ONE)
+
+    def _is_new(self, what: str, *of: str) -> bool:
+        """Tell whether something has not happened for a while, so that it is said however often it comes and goes."""
+        return self._repeats.happened(what, " ".join(of), self._clock()) is not None
 
     def _say(self, log: Callable[..., None], what: str, reason: str, **of: str) -> None:
         """Log what goes wrong, unless it was said only just now.
@@ -150,6 +192,25 @@ class Announcer:
             _log.warning("more real servers refused", count=left)
         self._rejected = frozenset(rejected)
 
+    def unpublished(self, unpublished: Sequence[Unpublished]) -> None:
+        """Report services that there is no room for, and when there is."""
+        now = {one.source: one for one in unpublished}
+        for source in self._unpublished - now.keys():
+            self._troubles.pop(f"not published {source}", None)
+            _log.info("published, since there is room again", source=source)
+        for source, one in list(now.items())[:_REFUSALS]:
+            self._say(_log.error, "not published", one.reason, source=source)
+        if len(now) > _REFUSALS:
+            self._say(_log.error, "more not published", f"{len(now) - _REFUSALS} services have no room")
+        self._unpublished = frozenset(now)
+
+    def overlaps(self, overlaps: Sequence[Overlap]) -> None:
+        """Report other instances that serve VIPs of ours, when they appear or change."""
+        for overlap in overlaps:
+            if overlap not in self._overlaps:
+                _log.warning("another instance serves a VIP of ours", instance=overlap.instance, reason=str(overlap))
+        self._overlaps = tuple(overlaps)
+
     def refused(self, service: str, before: Sequence[Refused], now: Sequence[Refused]) -> None:
         """Report what is not applied of what a service of a catalog says, when it appears."""
         for item in now:
@@ -166,6 +227,10 @@ class Announcer:
 
 def _names(servers: Sequence[RealServer]) -> list[str]:
     return some_of([str(server) for server in servers], _SHOWN)
+
+
+def _endpoint_names(endpoints: Iterable[Endpoint]) -> list[str]:
+    return some_of([format_endpoint(*endpoint) for endpoint in sorted(endpoints)], _SHOWN)
 
 
 def _change(was: RealServer, now: RealServer) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
-from clb_discovery.core.claims import Claim, holders
+from clb_discovery.core.claims import MAX_SERVICES, Claim, holders
 from clb_discovery.core.config import CATALOG, CONSUL
 from clb_discovery.core.held import Held
 from clb_discovery.core.lastgood import LastGood
@@ -20,38 +21,55 @@ def template(services: Iterable[Service]) -> Service | None:
     return next((service for service in services if service.source == CATALOG), None)
 
 
-def joined(services: Sequence[Service], names: Iterable[str], followed: Collection[str]) -> dict[str, Following]:
+def joined(
+    services: Sequence[Service], names: Iterable[str], followed: Mapping[str, Following], most: int = MAX_SERVICES
+) -> dict[str, Following]:
     """Return what has to be followed, by the name of its source, for these names in the catalog.
 
+    Services that are followed already stay; then the lower name has a place.
+
     :param services: those of the configuration, which go first.
-    :param followed: the sources that are followed already.
+    :param followed: what is followed already, by the name of its source.
+    :param most: services of the catalog to follow, with those that are followed already.
     """
     pattern = template(services)
     if pattern is None:
         return {}
-    found = (replace(pattern, name=name, source=CONSUL + name) for name in sorted(names))
-    return {
-        service.source: Following(service, from_catalog=True) for service in found if service.source not in followed
-    }
+    new = (name for name in sorted(names) if CONSUL + name not in followed)
+    room = max(0, most - sum(one.from_catalog for one in followed.values()))
+    found = (replace(pattern, name=name, source=CONSUL + name) for name in islice(new, room))
+    return {service.source: Following(service, from_catalog=True) for service in found}
+
+
+def unfollowed(following: Mapping[str, Following]) -> tuple[str, ...]:
+    """Return the names in the catalog that may opt in and that there was no place for, sorted."""
+    catalog = following.get(CATALOG)
+    return tuple(sorted(name for name in catalog.listed if CONSUL + name not in following)) if catalog else ()
 
 
 def restored(
-    services: Sequence[Service], held: Held, stored: Mapping[str, LastGood], followed: Collection[str]
+    services: Sequence[Service],
+    held: Held,
+    stored: Mapping[str, LastGood],
+    followed: Mapping[str, Following],
+    most: int = MAX_SERVICES,
 ) -> dict[str, Following]:
     """Return what has to be followed since the kernel balances it, or else the disk remembers it.
 
-    :param services: as for `joined`, like `followed`.
+    :param services: as for `joined`, like `followed` and `most`.
     """
     vips: defaultdict[str, list[Vip]] = defaultdict(list)
     for vip, source in holders(held).items():
         if source.startswith(CONSUL):
             vips[source].append(vip)
     claims = {source: OptIn(tuple(sorted(own)), (), held.virtual[own[0]].algorithm) for source, own in vips.items()}
-    for source, last in stored.items():
-        if last.opt_in and source.startswith(CONSUL):
-            claims.setdefault(source, last.opt_in)
-    names = (source.removeprefix(CONSUL) for source in claims)
-    found = joined(services, (name for name in names if consul_objection(name) is None), followed)
+    remembered = {source: last.opt_in for source, last in stored.items() if last.opt_in and source.startswith(CONSUL)}
+    found: dict[str, Following] = {}
+    for sources in (claims.keys(), remembered.keys()):  # what is balanced has a place first
+        names = (source.removeprefix(CONSUL) for source in sources)
+        askable = [name for name in names if consul_objection(name) is None]
+        found |= joined(services, askable, {**followed, **found}, most)
+    claims = {**remembered, **claims}
     for source, following in found.items():
         following.opt_in = claims[source]
     return found

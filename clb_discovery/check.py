@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from rich.text import Text
 
+from clb_discovery.core import selftest
+from clb_discovery.core.config import CATALOG
+from clb_discovery.core.held import Held
 from clb_discovery.core.layout import FEATURE_ERRNO
-from clb_discovery.core.model import Listing, Service
-from clb_discovery.core.text import without_passwords
+from clb_discovery.core.model import Service, Vip
+from clb_discovery.core.text import some_of, without_passwords
+from clb_discovery.core.usage import Usage, count_servers, usage
 from clb_discovery.datapath import bcc, cgroup, libbpf, loader, probe
+from clb_discovery.datapath.listening import listening_here
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
-from clb_discovery.discovery import open_sources, read_services
+from clb_discovery.discovery import read_services
 from clb_discovery.errors import ClbError, HostError, SourceError
+from clb_discovery.planning import Outlook, look_ahead, read_held
 from clb_discovery.terminal.screen import plain, show
 
 _STATUS: Final = Path("/proc/self/status")
@@ -26,6 +31,8 @@ _CAP_NET_ADMIN: Final = 12  # linux/capability.h, as all of these
 _CAP_SYS_ADMIN: Final = 21
 _CAPABILITIES: Final = {"CAP_PERFMON": 38, "CAP_BPF": 39}
 """CAP_SYS_ADMIN stands for any of these."""
+_SHOWN: Final = 8
+"""Warnings about one source, and VIPs in one line."""
 
 
 class Finding(NamedTuple):
@@ -34,6 +41,8 @@ class Finding(NamedTuple):
     what: str
     error: ClbError | None
     detail: str = ""
+    warns: bool = False
+    """Whether it works, and somebody should look at it all the same."""
 
 
 def report(options: argparse.Namespace) -> int:
@@ -48,13 +57,18 @@ def report(options: argparse.Namespace) -> int:
         show(_line(finding))
         findings.append(finding)
     failed = [finding for finding in findings if finding.error]
-    show(plain(f"{len(failed)} of {len(findings)} fail" if failed else f"all {len(findings)} work", "bold"))
+    warnings = sum(finding.warns for finding in findings)
+    looked = len(findings) - warnings
+    verdict = f"{len(failed)} of {looked} fail" if failed else f"all {looked} work"
+    show(plain(verdict + (f", {warnings} warning{'' if warnings == 1 else 's'}" if warnings else ""), "bold"))
     return failed[0].error.exit_code if failed and failed[0].error else 0
 
 
 def _line(finding: Finding) -> Text:
     detail = finding.detail if finding.error is None else without_passwords(str(finding.error))
     mark = plain("ok    ", "green") if finding.error is None else plain("FAIL  ", "bold red")
+    if finding.warns:
+        mark = plain("warn  ", "yellow")
     return mark + plain(f"{finding.what}{': ' if detail else ''}{detail}")
 
 
@@ -72,8 +86,12 @@ def _findings(options: argparse.Namespace, services: Sequence[Service]) -> Itera
     plane = _look(f"data plane of instance {pins.instance}", lambda: _effective(pins, options.cgroup))
     if plane.error or plane.detail:
         yield plane
+    held = _held(pins)
     if services:
-        yield from asyncio.run(_ask(options, services))
+        ahead = look_ahead(options, services, held)
+        yield from _sources(ahead)
+        held = ahead.publication.plan.result
+    yield from _listeners(held, selftest.virtual_servers(pins.instance).keys())
 
 
 def _loaders(wanted: str) -> Iterator[Finding]:
@@ -133,18 +151,47 @@ def _effective(pins: Pins, path: str | None) -> str | None:
     return f"effective in {target}"
 
 
-async def _ask(options: argparse.Namespace, services: Sequence[Service]) -> list[Finding]:
-    """Ask each source once."""
-    findings = []
-    async with open_sources(options, services) as sources:
-        for name, source in sources.items():
-            try:
-                answer = await source.next()
-                if isinstance(answer, Listing):
-                    said = f"{len(answer.names)} services may opt in"
-                else:
-                    said = f"{len(answer.servers)} real servers"
-                findings.append(Finding(name, None, said))
-            except SourceError as error:
-                findings.append(Finding(name, error))
-    return findings
+def _held(pins: Pins) -> Held:
+    """Return what the kernel holds, which guards what removes much; nothing where one may not look."""
+    try:
+        return read_held(pins)
+    except HostError:
+        return Held()
+
+
+def _sources(ahead: Outlook) -> Iterator[Finding]:
+    """Say of each source what would be used of it, and what would not."""
+    used = usage(ahead.publication)
+    for source, one in ahead.following.items():
+        if one.error is not None:
+            yield Finding(source, ahead.failed.get(source) or SourceError(one.error))
+        elif source == CATALOG:
+            count = len(one.listed)
+            yield Finding(source, None, f"{count} services may opt in", warns=not count)
+        elif source in used:
+            yield _use(source, used[source], held=source in ahead.waiting)
+        else:  # a service of the catalog that does not opt in
+            continue
+        left_out = [*map(str, (*ahead.left_out(source), *one.refused))]
+        left_out += used[source].left_out if source in used else ()
+        note = ahead.note(source)
+        for text in some_of([*([note] if note else []), *left_out], _SHOWN):
+            yield Finding(source, None, text, warns=True)
+
+
+def _listeners(held: Held, own: Collection[Vip]) -> Iterator[Finding]:
+    """Warn of programs of this host that listen on a VIP."""
+    for vip, listener in sorted(listening_here(held.virtual.keys() - own).items()):
+        label = held.virtual[vip].label
+        name = label.source if label else "a VIP"
+        text = (
+            f"a program of this host listens on {listener}; its clients on this host get real servers of {vip} instead"
+        )
+        yield Finding(name, None, text, warns=True)
+
+
+def _use(source: str, used: Usage, *, held: bool) -> Finding:
+    if used.objection:
+        return Finding(source, SourceError(used.objection))
+    counts = some_of([f"{count_servers(count)} at {vip}" for vip, count in used.pools.items()], _SHOWN)
+    return Finding(source, None, f"{', '.join(counts)}{'; held first: it removes much' if held else ''}")

@@ -6,7 +6,6 @@ import argparse
 import errno
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
@@ -15,6 +14,7 @@ from clb_discovery import __version__, commands, log
 from clb_discovery.core import spec
 from clb_discovery.core.address import parse_network
 from clb_discovery.core.automatic import DEFAULT_RANGES, parse_vip_range
+from clb_discovery.core.claims import MAX_SERVICES
 from clb_discovery.core.model import Algorithm, Policy, Tracking
 from clb_discovery.core.text import printable, without_passwords
 from clb_discovery.core.trace import OUTCOMES
@@ -77,8 +77,7 @@ def _unexpected(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in _OUTPUT_FAILS and error.filename is None:
         _forget_output()
         return f"cannot write to standard output: {error.strerror}; is there room?"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"internal error: {error!r} at {frame.filename}:{frame.lineno}; please report it"
+    return f"internal error: {log.described(error)}; please report it"
 
 
 def _forget_output() -> None:
@@ -161,7 +160,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--interval", metavar="TIME", type=_typed(spec.parse_milliseconds), default=2000, help="for --watch; default 2s"
     )
 
-    plan = command("plan", commands.plan, "show what run would change, and change nothing; exit code 2 if anything")
+    plan = command(
+        "plan", commands.plan, "show what run would change, without changing it; exits 2 if there are changes"
+    )
     _service_options(plan)
     _instance_option(plan)
     _names_options(plan)
@@ -212,7 +213,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     command("close", commands.close, "close sockets of removed real servers for a sidecar that may not; for its unit")
 
-    check = command("check", commands.check, "say what works on this host, and what to do about the rest")
+    check = command(
+        "check",
+        commands.check,
+        "report what works on this host, what run would use of each source, and how to fix the rest",
+    )
     _service_options(check)
     _datapath_options(check)
 
@@ -236,7 +241,8 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         type=Path,
-        help="TOML: these options by their names, which win over the file, and services as [[service]]",
+        help="TOML: these options by their names, one value or an array where they are repeatable, and services as "
+        "[[service]]; the command line wins",
     )
     group.add_argument(
         "--consul",
@@ -248,18 +254,27 @@ def _source_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--catalog", action="store_true", help="follow those that opt in beside --service, too")
     group.add_argument(
+        "--max-services",
+        metavar="N",
+        type=_typed(spec.parse_count),
+        default=MAX_SERVICES,
+        help="follow at most N of the services that opt in: those that are served already, then by name; default "
+        f"{MAX_SERVICES:,}",
+    )
+    group.add_argument(
         "--service",
         metavar="NAME[=VIP,...]",
         action="append",
         default=[],
-        help="a Consul service and the VIPs that reach it, automatic ones by default; repeatable",
+        help="a Consul service and the VIPs that reach it, automatic ones by default; repeatable, also for one "
+        "NAME, whose VIPs add up",
     )
     group.add_argument(
         "--srv",
         metavar="NAME[=VIP,...]",
         action="append",
         default=[],
-        help="an SRV record such as _redis._tcp.example and the VIPs that reach its targets; repeatable",
+        help="an SRV record such as _redis._tcp.example and the VIPs that reach its targets; repeatable, as above",
     )
     group.add_argument(
         "--resolver",
@@ -345,14 +360,14 @@ def _policy_options(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         type=_typed(spec.parse_share),
         default=default.max_removal,
-        help="hold an answer that removes more than this share of a pool, or all of it; default 0.5",
+        help="keep absent servers while they are more than this share of a pool, or all of it; default 0.5",
     )
     group.add_argument(
         "--hold",
         metavar="TIME",
         type=_typed(spec.parse_duration),
         default=default.hold,
-        help="how long such an answer has to stand before it counts; default 30s",
+        help="how long they stay before an answer may confirm that they are gone; default 30s",
     )
 
 

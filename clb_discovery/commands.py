@@ -21,10 +21,13 @@ from clb_discovery import __version__, confine, log
 from clb_discovery.core import selftest
 from clb_discovery.core.status import Datapath, document
 from clb_discovery.datapath import cgroup, handover, loader, units
+from clb_discovery.datapath.listening import listening_here
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.neighbours import find_overlaps, others
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import HostError
+from clb_discovery.files import raise_file_limit
 from clb_discovery.hosts_file import write_names
 from clb_discovery.runtime import Instance
 
@@ -35,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from clb_discovery.settings import read_settings  # noqa: PLC0415 - see above
 
     log.configure(options.log_format, options.log_level)
+    raise_file_limit()
     configured = read_settings(options)
     if configured.settings.loader is Loader.NONE:
         confine.confine()
@@ -62,23 +66,25 @@ def status(options: argparse.Namespace) -> int:
 def read_status(name: str) -> dict[str, Any]:
     """Return the document of `status --json` for an instance."""
     pins, instance = Pins(name), Instance(name)
+    datapath = _read_datapath(pins)
     return document(
         instance=name,
         version=__version__,
         kernel=os.uname().release,
-        datapath=_read_datapath(pins),
+        datapath=datapath,
         pid=instance.holder(),
         state=instance.read_state(),
         hidden=frozenset(selftest.virtual_servers(name)),
+        listening=listening_here(datapath.held.virtual) if datapath else (),
     )
 
 
 def plan(options: argparse.Namespace) -> int:
     """Print what would change; 2 tells scripts that something would."""
-    from clb_discovery.planning import look_ahead  # noqa: PLC0415 - see above
+    from clb_discovery.planning import plan_document  # noqa: PLC0415 - see above
 
     log.configure("auto", "error")
-    found = look_ahead(options)
+    found = plan_document(options)
     if options.json:
         _print_json(found)
     else:
@@ -96,13 +102,15 @@ def load(options: argparse.Namespace) -> int:
     target = units.cgroup_of(options.unit) if options.unit else cgroup.resolve(options.cgroup)
     with instance.loading() as alone:
         loader.load(pins, target, Loader(options.loader), alone=alone)
-        instance.write_loaded(cgroup.identity(target) or 0)
+        instance.write_loaded(cgroup.identity(target) or 0, others(pins))
         if options.group is not None:
             handover.share(pins, options.group)
             instance.share(options.group)
         ineffective = loader.objection(pins, target)
     if ineffective:
         raise HostError(ineffective)
+    for overlap in find_overlaps(pins, target):
+        print(f"clb-discovery: warning: {overlap}", file=sys.stderr)  # noqa: T201 - it is loaded all the same
     return 0
 
 
@@ -122,7 +130,8 @@ def unload(options: argparse.Namespace) -> int:
         afterwards.callback(loader.unload, pins)
         named = instance.hosts_file()
         if named:  # first, so that no name leads to an address that nobody serves
-            write_names(named, pins.instance, {})
+            with instance.as_writer():
+                write_names(named, pins.instance, {})
     if not loaded:
         _print_nothing_loaded(options.instance)
     return 0
@@ -176,4 +185,6 @@ def _read_datapath(pins: Pins) -> Datapath | None:
         if info is None:
             return None
         held = maps.read()
-        return Datapath(info, held, maps.servers(held), loader.objection(pins, Path(info.cgroup)))
+        ineffective = loader.objection(pins, Path(info.cgroup))
+        overlaps = find_overlaps(pins, info.cgroup)
+        return Datapath(info, held, maps.servers(held), ineffective, maps.records_lost(), overlaps)

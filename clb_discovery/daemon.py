@@ -11,7 +11,9 @@ import gc
 import math
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -26,9 +28,10 @@ from clb_discovery.core.held import Held
 from clb_discovery.core.lastgood import LastGood
 from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.following import timestamp
-from clb_discovery.hosts_file import HostsFile
+from clb_discovery.hosts_file import HostsFile, real_path
 from clb_discovery.knowledge import Knowledge
 from clb_discovery.lastgood import Store
+from clb_discovery.local_listeners import LocalListeners
 from clb_discovery.metrics import Meters
 from clb_discovery.news import News
 from clb_discovery.notify import ServiceManager
@@ -43,6 +46,8 @@ CHECK_EVERY: Final = 2.0
 """Seconds between looks at whether the programs are still attached."""
 FRESH_WITHIN: Final = 5.0
 """Seconds that sources have to answer before a start with what was known last counts as ready."""
+THREADS: Final = 6
+"""What may wait for the kernel or a disk at the same time."""
 YOUNG: Final = 10_000
 """New objects after which garbage in cycles is looked for: with Python's 700 that took a third of the time in which
 10,000 services were published first."""
@@ -64,17 +69,19 @@ class Daemon:
         self._watches = Watches(configured.open_sources)
         self._announcer = Announcer()
         self._service_manager = ServiceManager(self._announcer)
-        self._knowledge = Knowledge(settings.services, self._announcer)
+        self._knowledge = Knowledge(settings.services, self._announcer, settings.max_services)
         self._instance = Instance(settings.pins.instance)
         self._names = HostsFile(self._instance, self._announcer)
         self._store = Store(settings.state_dir, settings.pins.instance)
         self._meters = Meters()
         self._plane = settings.plane()
         self._proof = Proof(self._plane)
+        self._local_listeners = LocalListeners()
         self._news = News()
         self._early: list[tuple[str, Outcome]] | None = []
         """What sources came back with while the data plane was loaded; None when it is."""
         self._changed = False  # something that may change what the kernel should hold
+        self._pending = False  # a publication that was interrupted goes on at once
         self._reloading = False
         self._stopping = False
         self._refused: str | None = None
@@ -93,6 +100,7 @@ class Daemon:
         """
         gc.set_threshold(YOUNG)
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(_threads())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
@@ -112,8 +120,9 @@ class Daemon:
             self._start_up(publisher)
             stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
             if listener:
-                site = web.Site(partial(self._report, publisher), lambda: self._ready, self._meters)
-                await stack.enter_async_context(web.serving(listener, site))
+                report = partial(self._report, publisher)
+                site = web.Site(report, lambda: self._ready, self._meters, lambda: self._knowledge.unpublished)
+                await stack.enter_async_context(web.serving(listener, site, self._announcer))
             stack.push_async_callback(self._shut_down)
             await self._main_loop(publisher)
 
@@ -121,7 +130,7 @@ class Daemon:
         """Say so if connects do not meet the programs; outside of their cgroup finding out takes a process."""
         try:
             ineffective = await asyncio.to_thread(self._plane.objection)
-        except ClbError as error:
+        except (ClbError, OSError) as error:
             ineffective = str(error)
         if ineffective:
             _log.error("programs are not effective", reason=ineffective)
@@ -134,8 +143,11 @@ class Daemon:
             held=counted.held,
             servers=counted.servers,
             ineffective=await asyncio.to_thread(self._proof.objection),
+            records_lost=counted.records_lost,
+            overlaps=publisher.overlaps,
             following=tuple(self._knowledge),
             state=self._state(),
+            listening=await self._local_listeners.now(counted.held),
         )
 
     def _start_up(self, publisher: Publisher) -> None:
@@ -158,37 +170,43 @@ class Daemon:
 
     async def _main_loop(self, publisher: Publisher) -> None:
         while not self._stopping:
-            await self._news.wait(self._next_look())
+            await (asyncio.sleep(0) if self._pending else self._news.wait(self._next_look(publisher)))
             if self._reloading:
                 await self._reload(publisher)
             if self._stopping:
                 return
-            await self._tick(publisher)
+            with self._announcer.trying("cannot go on", *self._bearable(OSError)):  # such as without descriptors
+                await self._tick(publisher)
             self._service_manager.alive()
             if self._settings.once:
                 self._finish_once()
 
-    def _next_look(self) -> float:
-        """Return in how many seconds to look, whatever happens: a held answer is due, or links and watchdog are."""
+    def _next_look(self, publisher: Publisher) -> float:
+        """Return in how many seconds to look, whatever happens: a source, another try, links or watchdog are due."""
         now = asyncio.get_running_loop().time()
         watchdog = (self._service_manager.watchdog or math.inf) / 2
-        return max(0.0, min([CHECK_EVERY, watchdog, *(deadline - now for deadline in self._knowledge.deadlines)]))
+        due = [publisher.next_try, *self._knowledge.deadlines]
+        return max(0.0, min([CHECK_EVERY, watchdog, *(deadline - now for deadline in due)]))
 
     async def _tick(self, publisher: Publisher) -> None:
         """Bring the kernel, and all that is written elsewhere, to where it should be."""
         now = asyncio.get_running_loop().time()
         # What the kernel holds is only published again, perhaps at other VIPs, when discovery has had its chance.
         settled = now >= self._fresh_until or self._knowledge.tried
-        self._changed |= self._knowledge.elapse(now)
-        if settled and not self._changed:
+        for source in self._knowledge.due(now):
+            self._watches.hasten(source)
+        self._changed |= self._knowledge.leave()
+        if settled and not self._changed and not publisher.failed:
             self._changed = not self._knowledge.published(self._applied)
         self._watches.adjust(self._knowledge.sources)
-        if self._changed:
+        if self._changed or self._pending or now >= publisher.next_try:
             await self._sync(publisher)
         if await publisher.keep_up():
             self._changed = True
             self._news.ring()
+        await publisher.look_around()
         await self._publish_names(publisher.held)
+        await self._local_listeners.announce(publisher.held)
         self._write_state()
         self._tell(publisher.held, settled=settled)
         if self._store.is_due(self._applied, now):
@@ -197,17 +215,21 @@ class Daemon:
     async def _sync(self, publisher: Publisher) -> None:
         knowledge = self._knowledge
         known, servers, complete = knowledge.known, knowledge.servers, knowledge.complete
-        self._changed = False  # before, since sources go on answering while a thread publishes
-        with self._announcer.trying("cannot publish", *self._bearable(ClbError)):
-            try:
-                refusals = await publisher.publish(self._settings, knowledge.claims, servers, complete=complete)
-            except ClbError:
-                self._changed = True
-                raise
-            self._applied = known
+        self._changed = self._pending = False  # before, since sources go on answering while a thread publishes
+        with self._announcer.trying("cannot publish", *self._bearable(ClbError, OSError)):
+            refusals, pending = await publisher.publish(
+                self._settings, knowledge.claims, servers, complete=complete, interrupted=self._is_interrupted
+            )
+            self._pending = bool(pending)
+            before = {source: self._applied[source] for source in pending & self._applied.keys()}
+            self._applied = {source: last for source, last in known.items() if source not in pending} | before
             knowledge.refuse(*refusals)
-            if complete:
+            if complete and not pending:
                 self._last_sync = datetime.now(UTC)
+
+    def _is_interrupted(self) -> bool:
+        """Tell whether something else comes before the rest of a publication."""
+        return self._changed or self._reloading or self._stopping
 
     def _tell(self, held: Held, *, settled: bool) -> None:
         """Tell the service manager how we are, which status tells already.
@@ -220,7 +242,7 @@ class Daemon:
             stale = sum(following.stale for following in knowledge)
             virtual_servers = len(held.virtual) - len(selftest.virtual_servers(self._settings.pins.instance))
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
-            with self._announcer.trying("cannot remove what another version has loaded", HostError):
+            with self._announcer.trying("cannot remove what another version has loaded", HostError, OSError):
                 self._plane.settle()
         self._service_manager.status(knowledge.summary, ready=self._ready)
 
@@ -256,7 +278,7 @@ class Daemon:
             configured = await asyncio.to_thread(self._reread)
             watches = Watches(configured.open_sources)
             await watches.open()
-        except ClbError as error:
+        except (ClbError, OSError) as error:
             self._refused = str(error)
             _log.error("configuration refused; the running one stays", error=self._refused)
         else:
@@ -273,7 +295,7 @@ class Daemon:
         log.configure(self._settings.log_format, self._settings.log_level)
         if left_out:
             _log.warning("changed options need a restart", options=left_out)
-        new = self._knowledge.adopt(self._settings.services)
+        new = self._knowledge.adopt(self._settings.services, self._settings.max_services)
         self._knowledge.recall(new, held, await asyncio.to_thread(self._store.read) if new else {})
         self._names.leave(self._settings.hosts_file)
         self._changed = True
@@ -293,7 +315,7 @@ class Daemon:
     async def _publish_names(self, held: Held) -> None:
         if self._settings.hosts_file is None:
             return
-        with self._announcer.trying("cannot publish names", *self._bearable(HostError)):
+        with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
             await asyncio.to_thread(self._names.publish, self._settings.hosts_file, held)
 
     def _state(self) -> dict[str, Any]:
@@ -302,24 +324,42 @@ class Daemon:
             "pid": os.getpid(),
             "last_sync": timestamp(self._last_sync),
             "config_error": self._refused,
-            "hosts_file": str(self._settings.hosts_file.resolve()) if self._settings.hosts_file else None,
+            "unpublished": self._knowledge.unpublished,
+            "hosts_file": str(real_path(self._settings.hosts_file)) if self._settings.hosts_file else None,
         }
 
     def _write_state(self) -> None:
         state = {**self._state(), "sources": self._knowledge.documents}
         if state == self._said:
             return
-        with self._announcer.trying("cannot write the state that status shows", HostError):
+        with self._announcer.trying("cannot write the state that status shows", HostError, OSError):
             self._instance.write_state(state)
             self._said = state
 
     async def _write_last_good(self) -> None:
         """Keep what was applied on disk, with when each source last answered."""
         sets = self._knowledge.last_good(self._applied)
-        trying = self._announcer.trying("cannot keep the last known sets on disk", HostError, ValueError)
+        errors = self._bearable(HostError, OSError, ValueError)
+        trying = self._announcer.trying("cannot keep the last known sets on disk", *errors)
         with trying, self._meters.unkept.count_exceptions():
             await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
 
     def _bearable(self, *errors: type[Exception]) -> tuple[type[Exception], ...]:
         """Return the errors that are no reason to stop following; with `once` there are none."""
         return () if self._settings.once else errors
+
+
+def _threads() -> ThreadPoolExecutor:
+    """Return threads that are all there from the beginning.
+
+    Where one could not be started later, the executor would report that and do the work all the same, when another
+    thread is free and nobody counts on it any more.
+    """
+    executor, all_there = ThreadPoolExecutor(THREADS), threading.Barrier(THREADS)
+    try:
+        for started in [executor.submit(all_there.wait) for _ in range(THREADS)]:
+            started.result()
+    except RuntimeError as error:
+        all_there.abort()
+        raise HostError(f"cannot start {THREADS} threads: {error}; raise TasksMax=, or ulimit -u") from None
+    return executor

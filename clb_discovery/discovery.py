@@ -53,7 +53,11 @@ def read_services(options: argparse.Namespace) -> tuple[Service, ...]:
         )
     services = [_completed(entry, options) for entry in entries]
     services = _parsed("--vip-range", partial(with_automatic_vips, ranges=vip_ranges(options)), services)
-    return _parsed("--service and --srv", spec.merge_services, services)
+    places = {entry.service.source: entry.place for entry in reversed(entries)}
+    try:
+        return spec.merge_services(services, places)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def vip_ranges(options: argparse.Namespace) -> Sequence[Network]:

@@ -1,68 +1,378 @@
-"""Replacing a file as a whole."""
+"""Files that others may read and nobody else may lead astray: where they are, and replacing them as a whole.
+
+Who may write in a directory may put a link, a pipe or a file of its own where ours is to be, and who may rename a
+directory may do so with all that is in it. So the way to a file is walked step by step from the root, every step by the
+descriptor of the one before, and each has to be root's or our own, and for nobody else to change. From there on
+only descriptors are used: what was looked at is what is written.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import grp
 import os
+import pwd
+import resource
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, NoReturn
+
+from clb_discovery.errors import HostError
+
+SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
+"""Errors of a host that has too little at the moment, which say nothing of what was tried."""
 
 _MODE: Final = 0o644
 """Of a file that was not there."""
+_OWN_MODE: Final = 0o600
+"""Of a file while it is written."""
+_LEFT_AFTER: Final = 60.0
+"""Seconds after which nobody is about to rename a file that has its last mode."""
+_MOST_LINKS: Final = 40
+"""As many as the kernel follows, path_resolution(7)."""
+_MOST: Final = 64 << 20
+"""Bytes of a file that is read; the longest hosts files, against advertising, have some millions."""
+_WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+_PLACE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would make us wait for a writer
 
 
-def replace_file(path: Path, content: bytes, *, lasting: bool) -> None:
-    """Give a file new content: readers see all of the old or all of the new, and it keeps its owner, mode and labels.
+class Place(NamedTuple):
+    """A name in an open directory."""
 
-    One writer at a time, which is the caller's business: the new content is first written beside the file, under a name
-    that depends on the file's alone.
+    directory: int
+    name: str
 
-    :param path: no link, which would be replaced itself.
-    :param lasting: whether it has to be there after a crash of the machine: it is on disk before it has the name, and
-        the name is before this returns.
-    :raises OSError: if it cannot be written; the file is then as it was, and nothing is left beside it.
-    """
-    temporary = path.with_name(f".{path.name}.clb-discovery")
-    temporary.unlink(missing_ok=True)  # a crash left it
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            _take_after(path, fd)
-            if lasting:
-                os.fsync(fd)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if lasting:
-        with opened_directory(path.parent) as directory:
-            os.fsync(directory)
+
+def raise_file_limit() -> None:
+    """Have as many descriptors as the host allows; programs that count on fewer than 1,024 (select(2)) are not ours."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # it stays what it was
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager
-def opened_directory(path: Path) -> Iterator[int]:
-    """Open a directory while the block runs, to lock it or to bring it to disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def acting_as(user: int, group: int) -> Iterator[None]:
+    """Have no more rights over files than a user while the block runs; for root, where the user may lead it astray."""
+    own_user, own_group = os.geteuid(), os.getegid()
+    if user == own_user:
+        yield
+        return
+    os.setegid(group)
     try:
-        yield fd
+        os.seteuid(user)
+        try:
+            yield
+        finally:
+            os.seteuid(own_user)
+    finally:
+        os.setegid(own_group)
+
+
+@contextmanager
+def safe_directory(path: Path, *, make: bool = False, shared: bool = False) -> Iterator[int]:
+    """Open a directory while the block runs, in which nobody but root and this user can put or replace anything.
+
+    :param make: whether to make it where it is missing; what it is in has to be there.
+    :param shared: whether its group may put things there, without replacing those of others (the sticky bit).
+    :raises HostError: if others could, or could put another directory in its place.
+    :raises OSError: if it is not there, or cannot be opened.
+    """
+    with _walked(path, shared=shared, make=make) as place:
+        if place.name:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        yield place.directory
+
+
+@contextmanager
+def safe_place(path: Path) -> Iterator[Place]:
+    """Open the directory of a file while the block runs, as `safe_directory`; the file need not be there.
+
+    A link on the way, or in the file's place, is followed where only root or this user can have put it there.
+    """
+    with _walked(path, is_file=True) as place:
+        if not place.name:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        yield place
+
+
+def read_file(place: Place, most: int = _MOST) -> bytes | None:
+    """Return what a file holds, or None where there is none.
+
+    :param most: bytes.
+    :raises ValueError: if it is no regular file, or longer; the message goes on from the file's name.
+    """
+    try:
+        fd = os.open(place.name, _READ, dir_fd=place.directory)
+    except FileNotFoundError:
+        return None
+    try:
+        kind = os.fstat(fd).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(kind):
+            raise ValueError("is no regular file")
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            content = file.read(most + 1)
+    finally:
+        os.close(fd)
+    if len(content) > most:
+        raise ValueError(f"is longer than {most} bytes")
+    return content
+
+
+def replace_file(place: Place, content: bytes, *, lasting: bool) -> None:
+    """Give a file new content, as `replacing` does."""
+    with replacing(place, lasting=lasting) as put:
+        put(content)
+
+
+@contextmanager
+def replacing(place: Place, *, lasting: bool) -> Iterator[Callable[[bytes], None]]:
+    """Be the only one who replaces a file while the block runs; yield what gives it new content, once or not at all.
+
+    Readers see all of the old content or all of the new. The file keeps its owner, mode and labels. The new one is
+    first written beside it, under a name that depends on the file's alone, and holds a lock from the beginning. Nobody
+    else can open it until then, so nobody else can hold the lock.
+
+    :param lasting: whether it has to be there after a crash of the machine: it is on disk before it has the name, and
+        the name is before the block ends.
+    :raises BlockingIOError: if another process replaces it at this moment.
+    :raises OSError: if it cannot be written; the file is then as it was, and nothing is left beside it.
+    """
+    temporary = f".{place.name}.clb-discovery"
+    fd = _made(place.directory, temporary)
+    is_put = False
+
+    def put(content: bytes) -> None:
+        nonlocal is_put
+        with os.fdopen(os.dup(fd), "wb") as file:
+            file.write(content)
+        _take_after(place, fd)
+        if lasting:
+            os.fsync(fd)
+        os.rename(temporary, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+        is_put = True
+        if lasting:
+            os.fsync(place.directory)
+
+    try:
+        yield put
+    finally:
+        if not is_put:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=place.directory)
+        os.close(fd)
+
+
+def _made(directory: int, name: str) -> int:
+    """Make a file that is ours alone, and lock it; what a crash has left in its place goes."""
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWN_MODE, dir_fd=directory)
+    except FileExistsError:
+        try:
+            _remove_left(directory, name)
+        except FileNotFoundError:  # it has just got its name
+            _give_way()
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWN_MODE, dir_fd=directory)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink != 1:  # one who came at the same time took it for left
+            _give_way()
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _give_way() -> NoReturn:
+    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+
+
+def _remove_left(directory: int, name: str) -> None:
+    """Remove what is there under this name, unless somebody is at it; raises BlockingIOError then."""
+    try:
+        fd = os.open(name, _READ, dir_fd=directory)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # a link is none of ours
+            raise
+        os.unlink(name, dir_fd=directory)
+        return
+    try:
+        found = os.fstat(fd)
+        if _may_be_written(found):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino != found.st_ino:  # it has got its name
+                _give_way()
+        os.unlink(name, dir_fd=directory)
     finally:
         os.close(fd)
 
 
-def _take_after(path: Path, fd: int) -> None:
+def _may_be_written(found: os.stat_result) -> bool:
+    """Tell whether a process may still be writing a file, and then holds its lock.
+
+    At its end a file gets the mode of the one that it replaces, by which others may open and lock it. So much later
+    that says nothing.
+    """
+    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+        return False
+    return stat.S_IMODE(found.st_mode) == _OWN_MODE or time.time() - found.st_ctime < _LEFT_AFTER
+
+
+def _take_after(place: Place, fd: int) -> None:
+    """Give a new file the owner, the mode and the labels of the one whose place it takes."""
     try:
-        old = path.stat()
-    except FileNotFoundError:
+        old = os.open(place.name, _READ, dir_fd=place.directory)
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ELOOP, errno.EACCES, errno.ENXIO}:
+            raise
         os.fchmod(fd, _MODE)
         return
-    own = os.fstat(fd)
-    if (old.st_uid, old.st_gid) != (own.st_uid, own.st_gid):
-        os.fchown(fd, old.st_uid, old.st_gid)
-    os.fchmod(fd, stat.S_IMODE(old.st_mode))
-    for name in os.listxattr(path):
-        with suppress(OSError):  # a label may be as good as set already, and not ours to set
-            os.setxattr(fd, name, os.getxattr(path, name))
+    try:
+        found, own = os.fstat(old), os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            os.fchmod(fd, _MODE)
+            return
+        if (found.st_uid, found.st_gid) != (own.st_uid, own.st_gid):
+            os.fchown(fd, found.st_uid, found.st_gid)
+        os.fchmod(fd, stat.S_IMODE(found.st_mode))
+        for name in os.listxattr(old):
+            with suppress(OSError):  # a label may be as good as set already, and not ours to set
+                os.setxattr(fd, name, os.getxattr(old, name))
+    finally:
+        os.close(old)
+
+
+@contextmanager
+def _walked(path: Path, *, is_file: bool = False, make: bool = False, shared: bool = False) -> Iterator[Place]:
+    """Walk to a directory, or to that of a file, and open it while the block runs.
+
+    :returns: the name is empty where the path has led to a directory.
+    """
+    steps = _Steps(path)
+    try:
+        name = steps.walk(is_file=is_file, make=make, shared=shared)
+        directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=steps.here)
+    finally:
+        steps.close()
+    try:
+        yield Place(directory, name)
+    finally:
+        os.close(directory)
+
+
+class _Steps:
+    """The way from the root to a path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._left = list(reversed((Path.cwd() / path).parts[1:]))
+        self._so_far = Path("/")
+        self._links = 0
+        self.here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Let go of where we are."""
+        os.close(self.here)
+
+    def walk(self, *, is_file: bool, make: bool, shared: bool) -> str:
+        """Go on to the end; return the name of the file that is there, or may be there, or else nothing."""
+        while self._left:
+            name = self._left.pop()
+            try:
+                found = os.open(name, _PLACE, dir_fd=self.here)
+            except FileNotFoundError:
+                if self._left or not (is_file or make):
+                    raise
+                self._require_safe(os.fstat(self.here), is_last=is_file)
+                if is_file:
+                    return name
+                with suppress(FileExistsError):  # made by another at the same time
+                    os.mkdir(name, 0o755, dir_fd=self.here)
+                found = os.open(name, _PLACE, dir_fd=self.here)
+            try:
+                kind = os.fstat(found)
+                if stat.S_ISLNK(kind.st_mode):
+                    self._follow(name, kind, os.readlink("", dir_fd=found))
+                elif stat.S_ISDIR(kind.st_mode):
+                    self._enter(name, found)
+                    found = -1
+                elif is_file and not self._left:
+                    self._require_safe(os.fstat(self.here), is_last=True)
+                    return name
+                else:
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._so_far / name))
+            finally:
+                if found >= 0:
+                    os.close(found)
+        self._require_safe(os.fstat(self.here), is_last=True, shared=shared)
+        return ""
+
+    def _enter(self, name: str, directory: int) -> None:
+        self._require_safe(os.fstat(self.here), is_last=False)
+        os.close(self.here)
+        self.here = directory
+        self._so_far = self._so_far.parent if name == ".." else self._so_far / name
+
+    def _follow(self, name: str, link: os.stat_result, target: str) -> None:
+        self._links += 1
+        if self._links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path))
+        self._require_safe(os.fstat(self.here), is_last=False)
+        if link.st_uid not in {0, os.geteuid()}:
+            raise HostError(
+                f"{self._so_far / name} is a link of {_user(link.st_uid)}, who can lead it anywhere; name the path "
+                "that it stands for"
+            )
+        way = Path(target)
+        if way.is_absolute():
+            os.close(self.here)
+            self.here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._so_far = Path("/")
+        self._left += reversed([part for part in way.parts if part != "/"])
+
+    def _require_safe(self, found: os.stat_result, *, is_last: bool, shared: bool = False) -> None:
+        """Make sure that nobody else can change what is in the directory where we are.
+
+        In one with the sticky bit others can make entries and not replace those of root and ours (unlink(2)), which is
+        enough on the way, where it is looked whose each entry is.
+
+        :raises HostError: naming who could, and the way out.
+        """
+        where = self._so_far
+        ours = {0, os.geteuid()}
+        if found.st_uid not in ours:
+            raise HostError(
+                f"{where} belongs to {_user(found.st_uid)}, who could replace what is in it; use a directory of root, "
+                f"or: chown {_user(os.geteuid())} {where}"
+            )
+        others = found.st_mode & _WRITABLE_BY_OTHERS
+        if found.st_mode & stat.S_ISVTX and (not is_last or (shared and not others & stat.S_IWOTH)):
+            return
+        if others:
+            who = "every user" if others & stat.S_IWOTH else f"the group {_group(found.st_gid)}"
+            raise HostError(
+                f"{where} can be written by {who} (mode {stat.S_IMODE(found.st_mode):04o}), who could replace what is "
+                f"in it; use another directory, or: chmod go-w {where}"
+            )
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from clb_discovery.core import guard
+from clb_discovery.core.admission import Unpublished
 from clb_discovery.core.desired import Rejected
-from clb_discovery.core.guard import Guarded
-from clb_discovery.core.model import Failure, Listing, OptIn, RealServer, Refused, Service
+from clb_discovery.core.guard import Guarded, Identities
+from clb_discovery.core.model import Answer, Failure, Listing, OptIn, RealServer, Refused, Service
 from clb_discovery.core.spec import consul_objection
 from clb_discovery.core.text import some_of
 from clb_discovery.sources.base import Outcome
@@ -30,6 +31,10 @@ class Following:
 
     service: Service
     guarded: Guarded = field(default_factory=Guarded)
+    absent_since: datetime | None = None
+    """When the first of the members that are absent and stay was absent first."""
+    hastened: bool = False
+    """Whether the source was asked to hurry, and has not come back since."""
     answered: bool = False
     """Whether the source has answered since the start."""
     known: bool = False
@@ -43,8 +48,16 @@ class Following:
     """What the service says of itself in a catalog and is not applied."""
     rejected: tuple[Rejected, ...] = ()
     """Real servers that discovery names and that are not used."""
+    left_out: tuple[Refused, ...] = ()
+    """Members that the last answer named and that cannot be used at all."""
+    note: str | None = None
+    """What people should know of the last answer."""
+    unpublished: tuple[Unpublished, ...] = ()
+    """Virtual servers that there is no room for."""
     listed: frozenset[str] = frozenset()
     """Of a catalog: the names of services that may opt in."""
+    unfollowed: tuple[str, ...] = ()
+    """Of a catalog: the names of those that are not followed, because they are too many."""
     from_catalog: bool = False
     """Whether the service is followed for as long as it opts in, and has no VIPs but those that it then claims."""
     opt_in: OptIn | None = None
@@ -54,28 +67,27 @@ class Following:
     unusable: bool = False
     """Of a service from a catalog: whether it last said what nobody can use, and no asking again will mend."""
 
-    def seed(self, held: Sequence[RealServer], answered: int | None) -> None:
+    def seed(self, held: Sequence[RealServer], answered: int | None, identities: Identities) -> None:
         """Start from what the kernel or the disk holds for the service.
 
         :param answered: when its source had last answered, in seconds since 1970, or None if that is not known.
+        :param identities: those that are known; of other endpoints, too.
         """
-        self.guarded = guard.seed(held)
+        self.guarded = guard.seed(held, identities)
         self.known = True
         self.last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
 
     def take(self, outcome: Outcome, now: float) -> None:
         """Take what the source came back with.
 
-        A service from a catalog that no longer opts in has no real servers, which has to stand for a while like any
-        other answer that removes much.
+        All members of a service from a catalog that no longer opts in are absent.
 
         :param now: seconds on a clock that does not go backwards.
         """
+        self.hastened = False
         if isinstance(outcome, Failure):
             self.error = outcome.reason
             self.errors += 1
-            self.leaving &= not self.guarded.held  # it has to say so again, as below
-            self.guarded = guard.interrupt(self.guarded)
             # Whoever registers nonsense must not keep the sidecars of all hosts from being ready.
             self.unusable = outcome.unusable and self.from_catalog
             self.answered |= self.unusable
@@ -91,45 +103,64 @@ class Following:
                 Refused(f"service {name[:_LONGEST]!r}", objection) for name, objection in sorted(objections.items())
             )
             return
-        servers = outcome.servers
+        answer = outcome
         if self.from_catalog:
-            self.leaving = outcome.opt_in is None
-            self.opt_in = outcome.opt_in or self.opt_in
-            servers = () if self.leaving else servers
-        self.guarded = guard.admit(self.guarded, servers, self.service.policy, now)
+            self.leaving = answer.opt_in is None
+            self.opt_in = answer.opt_in or self.opt_in
+            answer = Answer(()) if self.leaving else answer
+        self.left_out, self.note = answer.left_out, answer.note
+        before = self.guarded.absent_since
+        self.guarded = guard.admit(self.guarded, answer, self.service.policy, now)
+        since = self.guarded.absent_since
+        if since is None:
+            self.absent_since = None
+        elif since != before:
+            self.absent_since = self.last_success - timedelta(seconds=now - since)
 
-    def elapse(self, now: float) -> None:
-        """Let time pass for held answers."""
-        self.guarded = guard.elapse(self.guarded, self.service.policy, now)
+    def confirm(self) -> None:
+        """Let all that is held back go, as if the source had confirmed it in time."""
+        self.guarded = guard.confirmed(self.guarded)
 
     def reconfigured(self, service: Service) -> Following:
         """Return what is known when the configuration, read again, has this service of the same source."""
         if not self.from_catalog:
             return replace(self, service=service)
-        one = Following(service, self.guarded, known=True, last_success=self.last_success, errors=self.errors)
+        one = Following(
+            service,
+            self.guarded,
+            self.absent_since,
+            known=True,
+            last_success=self.last_success,
+            errors=self.errors,
+        )
         return one if self.claims else Following(service)  # what has left was emptied, which nobody said of this one
 
     @property
     def deadline(self) -> float | None:
-        """When a held answer may count, or None."""
-        return self.guarded.deadline(self.service.policy)
+        """When to have the source asked at once, so that its answer may confirm a removal, or None.
+
+        A source that fails is asked again anyway, and one that was asked comes back.
+        """
+        return None if self.hastened or self.error is not None else self.guarded.deadline(self.service.policy)
 
     @property
     def state(self) -> str:
         """The state in words of the contract."""
         if self.error is not None or not self.answered:
             return "retrying"
-        return "held" if self.guarded.held or self.refused else "fresh"
+        return "held" if self.guarded.held or self.refused or self.unfollowed or self.unpublished else "fresh"
 
     @property
     def counted(self) -> tuple[object, ...]:
-        """What has to be published anew when it changes."""
-        return self.guarded.good, self.answered, self.claims
+        """What has to be published, or kept on disk, when it changes."""
+        families = ((family.good, family.identities) for family in (self.guarded.ipv4, self.guarded.ipv6))
+        return *families, self.answered, self.claims
 
     @property
     def shown(self) -> tuple[object, ...]:
         """What people should see soon when it changes."""
-        return self.state, self.error, self.listed, self.refused
+        words = self.refused, self.left_out, self.note, self.unfollowed
+        return self.state, self.error, self.listed, words, self.guarded.withheld
 
     @property
     def claims(self) -> OptIn | None:
@@ -148,7 +179,7 @@ class Following:
 
     @property
     def reason(self) -> str | None:
-        """Why the source is not fresh, and what is refused of what it says; None if there is nothing of either."""
+        """Why the source is not fresh, and what is not used of its answer or limits it; None if there is nothing."""
         reasons = []
         if self.state == "retrying":
             error = self.error or "no answer yet"
@@ -157,9 +188,20 @@ class Following:
         elif self.guarded.held:
             removed, of = self.guarded.withheld
             reasons.append(
-                f"an answer without {removed} of {of} real servers has to stand for {self.service.policy.hold:g} s"
+                f"{removed} of {of} real servers absent or out since {timestamp(self.absent_since)}; "
+                f"kept until an answer confirms it after {self.service.policy.hold:g} s (--hold)"
             )
-        reasons += some_of([*map(str, self.refused), *map(str, self.rejected)], _SHOWN)
+        if self.unfollowed:
+            names = ", ".join(some_of([repr(name[:_LONGEST]) for name in self.unfollowed], _SHOWN))
+            reasons.append(
+                f"{len(self.unfollowed)} services are not followed, because more opt in than --max-services allows; "
+                f"raise it, or name them with --service: {names}"
+            )
+        if self.unpublished:
+            reasons.append(f"{len(self.unpublished)} virtual servers are not published: {self.unpublished[0].reason}")
+        if self.note:
+            reasons.append(self.note)
+        reasons += some_of([*map(str, self.refused), *map(str, self.rejected), *map(str, self.left_out)], _SHOWN)
         return "; ".join(reasons) or None
 
     @property

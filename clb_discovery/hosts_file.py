@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from clb_discovery.core.address import Address
 from clb_discovery.core.held import Held
 from clb_discovery.core.hosts import names, with_block
 from clb_discovery.errors import HostError
-from clb_discovery.files import opened_directory, replace_file
+from clb_discovery.files import Place, read_file, replacing, safe_place
 from clb_discovery.runtime import Instance
 
 _log = structlog.stdlib.get_logger()
@@ -36,7 +34,7 @@ class HostsFile:
     def leave(self, path: Path | None) -> None:
         """Take the names out of the file that was written last, if this is another, or none."""
         before = self._instance.hosts_file()
-        if before is None or (path and before == path.resolve()):
+        if before is None or (path and before == real_path(path)):
             return
         try:
             write_names(before, self._instance.name, {})
@@ -57,21 +55,22 @@ class HostsFile:
 def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> bool:
     """Make the block of an instance say these names; readers see the whole old file or the whole new one.
 
-    :param path: a link is followed; what is not there is made, unless there is nothing to say.
+    :param path: what is not there is made, unless there is nothing to say.
     :param addresses: by host name; none removes the block.
     :returns: whether the file had to be changed.
     :raises HostError: naming the file, the cause and the way out.
     """
-    with _explained(path):
-        real = path.resolve()
-        if not addresses and not real.parent.exists():
+    with _explained(path), _place(path, addresses) as place:
+        if place is None:
             return False
-        with _locked(real.parent):
-            content, wanted = _read_and_wanted(real, instance, addresses)
-            if wanted == content:
-                return False
-            replace_file(real, wanted, lasting=True)
-            return True
+        content, wanted = _read_and_wanted(place, instance, addresses)
+        if wanted == content:
+            return False
+        with replacing(place, lasting=True) as put:
+            content, wanted = _read_and_wanted(place, instance, addresses)  # another instance may have been there
+            if wanted != content:
+                put(wanted)
+        return wanted != content
 
 
 def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> dict[str, Any] | None:
@@ -80,8 +79,10 @@ def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address
     :returns: None for nothing.
     :raises HostError: as `write_names`, as far as reading tells.
     """
-    with _explained(path):
-        content, wanted = (_lines(one) for one in _read_and_wanted(path.resolve(), instance, addresses))
+    with _explained(path), _place(path, addresses) as place:
+        if place is None:
+            return None
+        content, wanted = (_lines(one) for one in _read_and_wanted(place, instance, addresses))
     if content == wanted:
         return None
     added, removed = (
@@ -90,12 +91,32 @@ def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address
     return {"file": str(path), "added": added, "removed": removed}
 
 
+def real_path(path: Path) -> Path:
+    """Return where a path leads, as far as that can be seen."""
+    return Path(os.path.realpath(path))
+
+
+@contextmanager
+def _place(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterator[Place | None]:
+    """Open where the file is; None where its directory has gone, and there is nothing to say."""
+    with ExitStack() as stack:
+        try:
+            place = stack.enter_context(safe_place(path))
+        except FileNotFoundError:
+            if addresses:
+                raise
+            place = None
+        yield place
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except BlockingIOError:
-        raise HostError(f"cannot write {path}: another program holds a lock on its directory; trying again") from None
+        raise HostError(f"cannot write {path}: another instance is about to; trying again") from None
+    except HostError as error:
+        raise HostError(f"cannot write {path}: {error}") from None
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise HostError(
@@ -107,8 +128,8 @@ def _explained(path: Path) -> Iterator[None]:
         raise HostError(f"cannot write {path}: it {error}") from None
 
 
-def _read_and_wanted(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> tuple[bytes, bytes]:
-    content = _read(path)
+def _read_and_wanted(place: Place, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> tuple[bytes, bytes]:
+    content = read_file(place) or b""
     text = content.decode("utf-8", "surrogateescape")
     return content, with_block(text, instance, addresses).encode("utf-8", "surrogateescape")
 
@@ -117,26 +138,3 @@ def _lines(content: bytes) -> list[str]:
     """Return the lines that name something."""
     lines = content.decode(errors="replace").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        # A FIFO would make us wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return b""
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ValueError("is no regular file")
-        return file.read()
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Keep sidecars of other instances from writing at the same time.
-
-    :raises BlockingIOError: if one of them does.
-    """
-    with opened_directory(directory) as fd:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield

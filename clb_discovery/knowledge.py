@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 
 from clb_discovery import catalog
 from clb_discovery.announce import Announcer
-from clb_discovery.core.claims import Claim
+from clb_discovery.core.admission import Unpublished
+from clb_discovery.core.claims import MAX_SERVICES, Claim
 from clb_discovery.core.config import CATALOG
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.guard import Servers
@@ -26,7 +27,7 @@ _SHOWN_LENGTH: Final = 80
 
 
 class Heard(NamedTuple):
-    """What an outcome, or time, has changed; all false where it is what was known already."""
+    """What an outcome has changed; all false where it is what was known already."""
 
     counts: bool
     """Something that may change what the kernel should hold."""
@@ -37,19 +38,21 @@ class Heard(NamedTuple):
 class Knowledge:
     """One `Following` for each service, configured or of a catalog, by the name of its source."""
 
-    def __init__(self, services: Sequence[Service], announcer: Announcer) -> None:
+    def __init__(self, services: Sequence[Service], announcer: Announcer, max_services: int = MAX_SERVICES) -> None:
         """Start from knowing nothing of these services.
 
         :param announcer: says what becomes of sources.
+        :param max_services: services of a catalog that are followed at most.
         """
         self._announcer = announcer
+        self._max_services = max_services
         self._services = services
         self._following = {service.source: Following(service) for service in services}
         self._touched: set[str] = set(self._following)  # what is derived of them below may be out of date
         self._known: dict[str, LastGood] = {}
         self._servers: dict[str, Servers] = {}
         self._documents: dict[str, dict[str, Any]] = {}
-        self._waiting: set[str] = set()  # whose answers are held
+        self._waiting: set[str] = set()  # that have a deadline
         self._summary: str | None = None
 
     def __iter__(self) -> Iterator[Following]:
@@ -76,28 +79,48 @@ class Knowledge:
         self._touch([source])
         self._announcer.heard(before, following)
         if following.listed:
-            joined = catalog.joined(self._services, following.listed, self._following)
-            self._following |= joined
-            self._touch(joined)
+            self._join()
         return Heard(counts=following.counted != before.counted, shows=following.shown != before.shown)
 
-    def elapse(self, now: float) -> bool:
-        """Let time pass for held answers, and leave services that no longer opt in; return whether that counts."""
-        before = [(source, self._following[source].guarded) for source in self._waiting]
-        for source, _ in before:
-            self._following[source].elapse(now)
-        changed = [source for source, guarded in before if self._following[source].guarded != guarded]
+    def _join(self) -> None:
+        """Follow what the catalog lists, as far as there is a place for it."""
+        listing = self._following[CATALOG]
+        joined = catalog.joined(self._services, listing.listed, self._following, self._max_services)
+        self._following |= joined
+        listing.unfollowed = catalog.unfollowed(self._following)
+        self._touch([*joined, CATALOG])
+        too_many = f"more opt in than --max-services {self._max_services} allows; raise it, or name them with --service"
+        self._announcer.trouble("services not followed", too_many if listing.unfollowed else None)
+
+    def leave(self) -> bool:
+        """Leave services that no longer opt in; return whether there was one."""
         left = catalog.left(self._following) if CATALOG in self._following else []
         for source in left:
             del self._following[source]
-        self._touch([*changed, *left])
-        return bool(left or changed)
+        self._touch(left)
+        if left and self._following[CATALOG].unfollowed:
+            self._join()
+        return bool(left)
+
+    def due(self, now: float) -> Collection[str]:
+        """Return the sources that have to be asked at once, since an answer may confirm a removal: each of them once.
+
+        :param now: seconds on a clock that does not go backwards.
+        """
+        due = [source for source, deadline in self._deadlines() if now >= deadline]
+        for source in due:
+            self._following[source].hastened = True
+        self._touch(due)
+        return due
 
     @property
     def deadlines(self) -> Iterator[float]:
-        """When held answers may count."""
-        deadlines = (self._following[source].deadline for source in self._waiting)
-        return (deadline for deadline in deadlines if deadline is not None)
+        """When a source will be due."""
+        return (deadline for _, deadline in self._deadlines())
+
+    def _deadlines(self) -> Iterator[tuple[str, float]]:
+        deadlines = ((source, self._following[source].deadline) for source in self._waiting)
+        return ((source, deadline) for source, deadline in deadlines if deadline is not None)
 
     @property
     def known(self) -> Mapping[str, LastGood]:
@@ -169,12 +192,13 @@ class Knowledge:
         ]
         return "; ".join(parts) or f"following {len(self)}, all answered"
 
-    def adopt(self, services: Sequence[Service]) -> Collection[str]:
+    def adopt(self, services: Sequence[Service], max_services: int = MAX_SERVICES) -> Collection[str]:
         """Go on with these services; what is known of those that stay is kept.
 
         :returns: the sources that are new.
         """
         before, self._services = self._following, services
+        self._max_services = max_services
         self._following = {
             service.source: before[service.source].reconfigured(service)
             if service.source in before
@@ -182,7 +206,7 @@ class Knowledge:
             for service in services
         }
         staying = [following.service.name for following in before.values() if following.from_catalog]
-        for source, following in catalog.joined(services, staying, self._following).items():
+        for source, following in catalog.joined(services, staying, self._following, max_services).items():
             self._following[source] = replace(before[source], service=following.service)
         self._touch([*before, *self._following])
         return self._following.keys() - before.keys()
@@ -193,7 +217,7 @@ class Knowledge:
         :param stored: by source.
         :returns: as for `seed`.
         """
-        found = catalog.restored(self._services, held, stored, self._following)
+        found = catalog.restored(self._services, held, stored, self._following, self._max_services)
         self._following |= found
         servers = held_servers(held, [*self._services, *catalog.claimed(found.values())])
         if found:
@@ -212,28 +236,54 @@ class Knowledge:
         restored = False
         for source in sources:
             following, last = self._following[source], stored.get(source)
+            identities = last.identities if last else {}
             if source in held:
-                following.seed(held[source], last.answered if last else None)
+                following.seed(held[source], last.answered if last else None, identities)
             elif last:
-                following.seed(last.servers, last.answered)
+                following.seed(last.servers, last.answered, identities)
                 self._announcer.restored(following)
                 restored = True
             self._touch([source])
         return restored
 
-    def refuse(self, words: Mapping[str, Sequence[Refused]], servers: Iterable[Rejected]) -> None:
+    @property
+    def unpublished(self) -> Sequence[Mapping[str, Any]]:
+        """What `status --json` says about services that there is no room for."""
+        return [
+            {
+                "service": following.service.name,
+                "source": source,
+                "virtual_servers": len(following.unpublished),
+                "reason": following.unpublished[0].reason,
+            }
+            for source, following in self._following.items()
+            if following.unpublished
+        ]
+
+    def refuse(
+        self,
+        words: Mapping[str, Sequence[Refused]],
+        servers: Iterable[Rejected],
+        unpublished: Iterable[Unpublished] = (),
+    ) -> None:
         """Let every source know, and say, what is not applied of what it says.
 
         :param words: of services of a catalog, by source.
         :param servers: of all services.
+        :param unpublished: what there is no room for, of all services.
         """
         rejected: defaultdict[str, list[Rejected]] = defaultdict(list)
         for item in servers:
             rejected[item.source].append(item)
+        without_room: defaultdict[str, list[Unpublished]] = defaultdict(list)
+        for one in unpublished:
+            without_room[one.source].append(one)
         for source, following in self._following.items():
             now = tuple(rejected[source]) if source in rejected else ()
-            if following.rejected != now:
+            lacking = tuple(without_room[source]) if source in without_room else ()
+            if following.rejected != now or following.unpublished != lacking:
                 following.rejected = now
+                following.unpublished = lacking
                 self._touch([source])
             if following.from_catalog:
                 refused = tuple(words.get(source, ()))
@@ -273,10 +323,12 @@ class Knowledge:
                 self._known.pop(source, None)
                 self._servers.pop(source, None)
                 continue
-            last = LastGood(following.guarded.good, None, following.claims)
+            guarded, before = following.guarded, self._servers.get(source)
+            good = guarded.good if before is None or before != guarded.good else before
+            last = LastGood(good, None, following.claims, guarded.identities)
             if self._known.get(source) != last:
                 self._known[source] = last
-                self._servers[source] = last.servers
+                self._servers[source] = good
         self._touched.clear()
 
 

@@ -10,7 +10,7 @@ import structlog
 
 from clb_discovery.core.lastgood import MAX_BYTES, LastGood, decode, encode
 from clb_discovery.errors import HostError
-from clb_discovery.files import replace_file
+from clb_discovery.files import Place, read_file, replace_file, safe_directory
 
 WRITE_EVERY: Final = 1.0
 """Least seconds between two writes."""
@@ -26,25 +26,33 @@ class Store:
 
         :param instance: checked by `Pins` before.
         """
-        self._file = directory / f"{instance}.json" if directory else None
+        self._directory = directory
+        self._name = f"{instance}.json"
         self._written: Mapping[str, LastGood] = {}
         self._next = 0.0
 
     def read(self) -> dict[str, LastGood]:
         """Return what was written last, by the name of the source; a file that cannot be used is a warning."""
-        if self._file is None:
+        if self._directory is None:
             return {}
         try:
-            with self._file.open("rb") as file:
-                return decode(file.read(MAX_BYTES + 1))
+            content = self._content(self._directory)
+            return decode(content) if content is not None else {}
         except FileNotFoundError:
             return {}
         except OSError as error:
             reason = error.strerror or type(error).__name__
-        except ValueError as error:
+        except (HostError, ValueError) as error:
             reason = str(error)
-        _log.warning("last known sets on disk ignored", file=str(self._file), reason=reason)
+        _log.warning("last known sets on disk ignored", file=str(self._directory / self._name), reason=reason)
         return {}
+
+    def _content(self, path: Path) -> bytes | None:
+        with safe_directory(path) as directory:
+            try:
+                return read_file(Place(directory, self._name), MAX_BYTES)
+            except ValueError as error:
+                raise ValueError(f"it {error}") from None
 
     def is_due(self, applied: Mapping[str, LastGood], now: float) -> bool:
         """Tell whether anything but a time has changed since it was written, and a write is not too soon.
@@ -52,7 +60,7 @@ class Store:
         :param applied: what counts of each source, without the time.
         :param now: seconds on a clock that does not go backwards.
         """
-        return self._file is not None and now >= self._next and applied != self._written
+        return self._directory is not None and now >= self._next and applied != self._written
 
     def write(self, sets: Mapping[str, LastGood], now: float) -> None:
         """Replace the file, for good.
@@ -61,15 +69,19 @@ class Store:
         :raises HostError: if it cannot be written. The next try is due as usual.
         :raises ValueError: if there is too much to write.
         """
-        if self._file is None:
+        if self._directory is None:
             return
         self._next = now + WRITE_EVERY
         document = encode(sets)
+        file = self._directory / self._name
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self._file, document, lasting=True)
+            with safe_directory(self._directory, make=True) as directory:
+                replace_file(Place(directory, self._name), document, lasting=True)
+        except HostError as error:
+            raise HostError(f"cannot write {file}: {error}") from None
         except OSError as error:
             raise HostError(
-                f"cannot write {self._file}: {error.strerror}; --state-dir takes a writable directory with room"
+                f"cannot write {file}: {error.strerror}; --state-dir takes a writable directory with room, which is "
+                "made in one that is there"
             ) from error
         self._written = {source: one._replace(answered=None) for source, one in sets.items()}

@@ -10,8 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
+import traceback
 from typing import Final
 
+from clb_discovery.core.repeats import Repeats
 from clb_discovery.core.text import printable, without_passwords
 
 # structlog imports rich where it is installed, for tracebacks that nobody wants here: 5 MB and 60 ms of every sidecar.
@@ -50,6 +53,13 @@ def configure(form: str, level: str) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Libraries()], force=True)
+
+
+def described(error: BaseException) -> str:
+    """Return what went wrong and where in the code, in one line: for errors that nobody foresaw."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{error!r}{where}"
 
 
 def priority(level: str) -> str:
@@ -96,10 +106,21 @@ def _finish(_logger: WrappedLogger, level: str, line: EventDict | str) -> str:
 
 
 class _Libraries(logging.Handler):
-    """Lets what libraries log look like our own."""
+    """Lets what libraries log look like our own: a line each, and what comes again and again less and less often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._repeats = Repeats()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record."""
+        # asyncio puts what it knows on lines of its own, with numbers that are others each time.
+        event = record.getMessage().partition("\n")[0]
+        error = record.exc_info[1] if record.exc_info else None
+        times = self._repeats.happened(f"{record.name} {event}", type(error).__name__, time.monotonic())
+        if times is None:
+            return
         log = structlog.stdlib.get_logger()
         say = log.error if record.levelno >= logging.ERROR else log.warning
-        say(record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        more = {**({"error": described(error)} if error else {}), **({"times": times} if times else {})}
+        say(event, logger=record.name, **more)

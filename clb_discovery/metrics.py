@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NoReturn
@@ -113,6 +114,9 @@ class _Reported(Collector):
         yield _gauge(
             "clb_config_refused", "Whether the configuration was refused when it was read last", (), ((), refused)
         )
+        lost = CounterMetricFamily("clb_records_lost", "Times that there was no memory to remember a socket's server")
+        lost.add_metric((), self._report.records_lost)
+        yield lost
 
     def _sources(self) -> Iterator[Metric]:
         following = self._report.following
@@ -155,7 +159,7 @@ class _Reported(Collector):
         )
         yield _gauge(
             "clb_source_held_removals",
-            "Real servers that a held answer would remove",
+            "Real servers that are absent and kept until an answer confirms it",
             source,
             *each(lambda one: one.guarded.withheld[0]),
         )
@@ -163,7 +167,16 @@ class _Reported(Collector):
             "clb_source_refused",
             "Real servers and registrations that the source names and that are not used",
             source,
-            *each(lambda one: len(one.refused) + len(one.rejected)),
+            *each(lambda one: len(one.refused) + len(one.rejected) + len(one.unfollowed) + len(one.left_out)),
+        )
+        unpublished: collections.Counter[str] = collections.Counter()
+        for one in following:
+            unpublished[one.service.name] += len(one.unpublished)
+        yield _gauge(
+            "clb_unpublished",
+            "Virtual servers that are not as they should be, since there is no room for them",
+            ("service",),
+            *(((name,), number) for name, number in unpublished.items()),
         )
         errors = CounterMetricFamily("clb_source_errors", "Times that the source could not say", labels=source)
         for labels, value in each(lambda one: one.errors):

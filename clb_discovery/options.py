@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -28,7 +29,7 @@ def read_options(make_parser: Callable[[], argparse.ArgumentParser], arguments: 
     entries: Sequence[Entry] = ()
     if getattr(options, "config", None):
         config = _read_config(parser, options.config)
-        entries = config.entries
+        entries = [replace(entry, place=f"{options.config}: {entry.place}") for entry in config.entries]
         behind = [argument for name, argument in config.arguments if _counts(name, options)]
         options = parser.parse_args([arguments[0], *behind, *arguments[1:]])
     options.entries = entries
@@ -69,6 +70,11 @@ def _read_config(parser: argparse.ArgumentParser, path: Path) -> Config:
             parser.parse_args(["run", argument])
         except UsageError as error:
             raise UsageError(without_passwords(f"{path}: {error}")) from None
+    for name in config.off:
+        try:
+            parser.parse_args(["run", f"--{name}"])
+        except UsageError:
+            raise UsageError(f"{path}: {name} = false: takes a value; leave it out for its default") from None
     return config
 
 

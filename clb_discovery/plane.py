@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from clb_discovery import closing
 from clb_discovery.core.commands import load_command
 from clb_discovery.core.layout import LAYOUT
 from clb_discovery.core.model import Protocol
+from clb_discovery.core.neighbours import Overlap
 from clb_discovery.datapath import cgroup as cgroups
 from clb_discovery.datapath import handover, loader, selftest
 from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps, read_info
+from clb_discovery.datapath.neighbours import find_overlaps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets import Destroyed, close_sockets
 from clb_discovery.errors import HostError, RemovedError
@@ -80,6 +82,10 @@ class Plane(ABC):
     @abstractmethod
     def objection(self) -> str | None:
         """Return why connects are not balanced as they should be, or None if they are."""
+
+    def overlaps(self) -> Sequence[Overlap]:
+        """Return the other instances that serve VIPs of ours, as far as we may see; raises as `bring_up`."""
+        return find_overlaps(self._pins, self.cgroup)
 
     @abstractmethod
     def settle(self) -> None:
@@ -193,6 +199,10 @@ class LoadedPlane(Plane):
         except HostError as error:
             return str(error)
         return selftest.run(self._pins.instance, self.cgroup) if inside else reason
+
+    def overlaps(self) -> Sequence[Overlap]:
+        """Return what our own eyes see, and besides what the loader saw."""
+        return find_overlaps(self._pins, self.cgroup, self._instance.read_neighbours())
 
     def settle(self) -> None:
         """Leave the rest to root: `clb-discovery unload --other-layouts`."""

@@ -7,28 +7,40 @@ another server's index.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
 from clb_discovery.announce import Announcer
 from clb_discovery.core import selftest
+from clb_discovery.core.admission import SLICE, Unpublished
+from clb_discovery.core.aside import FIRST_PAUSE, LONGEST_PAUSE, Aside, next_try, put_aside, waiting
 from clb_discovery.core.claims import Claim
+from clb_discovery.core.cut import cut
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.guard import Servers
 from clb_discovery.core.held import Held
 from clb_discovery.core.layout import Info, Server, protocol_of
-from clb_discovery.core.model import Protocol, Refused
+from clb_discovery.core.model import Protocol, Refused, Vip
+from clb_discovery.core.neighbours import Overlap
+from clb_discovery.core.plan import Plan, together
 from clb_discovery.core.publication import Publication, Wanted, publication
-from clb_discovery.datapath.maps import Maps
-from clb_discovery.datapath.sockets import Destroyed
+from clb_discovery.datapath.maps import FullError, Maps
 from clb_discovery.errors import ClbError, RemovedError
 from clb_discovery.metrics import Meters
 from clb_discovery.plane import Plane
 from clb_discovery.settings import Settings
+
+_MOST_FAILURES: Final = 16
+"""Virtual servers that are set aside in one round; the next one goes on from there."""
+
+_LOOK_EVERY: Final = 60.0
+"""Seconds between looks for other instances."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -40,6 +52,8 @@ class Counted(NamedTuple):
     info: Info | None
     servers: Mapping[bytes, Server]
     """What became of connects, by packed member."""
+    records_lost: int
+    """How often there was no memory to remember where a socket was sent."""
 
 
 class Refusals(NamedTuple):
@@ -48,6 +62,16 @@ class Refusals(NamedTuple):
     words: Mapping[str, Sequence[Refused]]
     """Of services of a catalog, by source."""
     servers: Sequence[Rejected]
+    unpublished: Sequence[Unpublished]
+    """Virtual servers that there is no room for."""
+
+
+class Published(NamedTuple):
+    """What has come of a publication."""
+
+    refusals: Refusals
+    pending: frozenset[str]
+    """Sources of which more is to be published at once: it was interrupted."""
 
 
 class Publisher:
@@ -58,60 +82,160 @@ class Publisher:
         self._plane = plane
         self.held = maps.read()
         self._before: Publication | None = None
+        self._aside: dict[Vip, Aside] = {}
+        self._failed_until: float | None = None  # when to try again after a publication that failed as a whole
+        self._pause = FIRST_PAUSE
+        self.overlaps: Sequence[Overlap] = ()
+        """Other instances that serve VIPs of ours, when it was looked last."""
+        self._looked_at: AbstractSet[Vip] = frozenset()
+        self._looked = 0.0
         self._maps = maps
         self._announcer = announcer
         self._meters = meters
+        self._unsure = False
+        """Whether the maps may hold something else than what is held, and could not be read."""
+        self._lost = False
+        """Whether the data plane was found to be lost, and is not yet as it should be."""
         self._kernel = asyncio.Lock()  # while nobody has it, what is held is what the maps hold
 
     async def counted(self) -> Counted:
         """Read what became of connects."""
         async with self._kernel:
             held = self.held
-            return Counted(held, *await asyncio.to_thread(lambda: (self._maps.info(), self._maps.servers(held))))
+            return await asyncio.to_thread(
+                lambda: Counted(held, self._maps.info(), self._maps.servers(held), self._maps.records_lost())
+            )
+
+    @property
+    def next_try(self) -> float:
+        """When to publish again although nothing has changed, by `time.monotonic`; infinity where that is not so."""
+        tries = (next_try(self._aside.values()), self._failed_until)
+        return min((one for one in tries if one is not None), default=math.inf)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last publication failed as a whole."""
+        return self._failed_until is not None
 
     async def publish(
-        self, settings: Settings, claims: Sequence[Claim], servers: Mapping[str, Servers], *, complete: bool
-    ) -> Refusals:
-        """Bring the maps to what follows from the real servers of each source.
+        self,
+        settings: Settings,
+        claims: Sequence[Claim],
+        servers: Mapping[str, Servers],
+        *,
+        complete: bool,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> Published:
+        """Bring the maps to what follows from the real servers of each source, round by round.
 
         :param claims: of services of a catalog, besides those of the settings.
         :param complete: as for `plan`.
-        :raises ClbError: if the kernel refuses a step.
+        :param interrupted: whether there is something new to publish, after which no further round begins.
+        :raises ClbError: if the kernel refuses a step, but for want of room.
+        :raises OSError: if this host lacks what it takes, such as descriptors.
         """
+        wanted = Wanted(
+            settings.services,
+            claims,
+            servers,
+            selftest.virtual_servers(settings.pins.instance),
+            settings.vip_ranges,
+            settings.real_ranges,
+            complete,
+        )
+        dropped: set[bytes] = set()
+        while True:
+            found = await self._round(wanted)
+            dropped.update(found.plan.dropped)
+            if not found.goes_on or interrupted():
+                break
+        await self._close_sockets(dropped, reset=settings.reset)
+        self._announcer.rejected(found.desired.rejected)
+        unpublished = (*found.unpublished, *(one.why for one in self._aside.values()))
+        self._announcer.unpublished(unpublished)
+        refusals = Refusals(found.resolved.refused, found.desired.rejected, unpublished)
+        return Published(refusals, found.pending())
+
+    async def _round(self, wanted: Wanted) -> Publication:
+        """Publish a bounded number of changes."""
         async with self._kernel:
+            if self._unsure:
+                await self._read()
             began = time.monotonic()
-            wanted = Wanted(
-                settings.services,
-                claims,
-                servers,
-                selftest.virtual_servers(settings.pins.instance),
-                settings.vip_ranges,
-                settings.real_ranges,
-                complete,
-            )
+            before = self.held
             try:
-                found, closed = await asyncio.to_thread(self._publish, wanted, reset=settings.reset)
-            except ClbError:
+                found = await asyncio.to_thread(self._publish, wanted)
+            except (ClbError, OSError):
                 self._meters.failed()
-                self.held = await asyncio.to_thread(self._maps.read)
+                self._before = None
+                self._pause = min(2 * self._pause, LONGEST_PAUSE) if self._failed_until else FIRST_PAUSE
+                self._failed_until = time.monotonic() + self._pause
+                await self._read()
                 raise
+            self._failed_until = None
             if found.plan.steps:
                 self._meters.published(len(found.plan.changed), time.monotonic() - began)
-            before, self.held = self.held, found.plan.result
-            self._before = found._replace(plan=replace(found.plan, steps=()))  # which may be large
+            self.held = found.plan.result
         self._announcer.published(before, found.plan)
-        self._announcer.closed(closed)
-        self._announcer.rejected(found.desired.rejected)
-        return Refusals(found.resolved.refused, found.desired.rejected)
+        return found
 
-    def _publish(self, wanted: Wanted, *, reset: bool) -> tuple[Publication, Destroyed | None]:
-        found = publication(self.held, wanted, self._before)
-        self._maps.apply(found.plan.steps)
-        # A UDP socket would go on sending to a server that is gone, and never know.
+    async def _read(self) -> None:
+        """Find out what the maps hold, now or before they are written next."""
+        self._unsure = True
+        self.held = await asyncio.to_thread(self._maps.read)
+        self._unsure = False
+
+    def _publish(self, wanted: Wanted) -> Publication:
+        """Publish what the kernel takes; what it has no room for is set aside, and the rest tried again."""
+        held, before = self.held, self._before
+        carried_out: list[Plan] = []
+        for _ in range(_MOST_FAILURES):
+            now = time.monotonic()
+            found = publication(held, wanted, before, waiting(self._aside, now), SLICE)
+            try:
+                self._maps.apply(found.plan.steps)
+            except FullError as error:
+                ended = cut(held, found.plan, error.map, error.key)
+                if ended is None:
+                    raise
+                self._maps.apply(ended.steps)
+                self._meters.failed()
+                self._put_aside(wanted, found, ended.vip, error.reason, now)
+                carried_out.append(ended.carried_out)
+                held, before = ended.carried_out.result, None
+                continue
+            self._aside = {vip: one for vip, one in self._aside.items() if vip in found.left}
+            self._before = found._replace(plan=replace(found.plan, steps=()))  # which may be large
+            return found._replace(plan=together(carried_out, found.plan))
+        self._before = None
+        return found._replace(plan=together(carried_out, Plan((), held, (), (), ())), goes_on=True)
+
+    def _put_aside(self, wanted: Wanted, found: Publication, vip: Vip, reason: str, now: float) -> None:
+        server = found.desired.virtual.get(vip) or wanted.own[vip]
+        why = Unpublished(vip, server.service, server.source, reason)
+        self._aside[vip] = put_aside(self._aside.get(vip), server, why, now)
+
+    async def _close_sockets(self, dropped: Collection[bytes], *, reset: bool) -> None:
+        """Close sockets of removed servers: a UDP socket would go on sending there, and never know."""
         protocols = (Protocol.TCP, Protocol.UDP) if reset else (Protocol.UDP,)
-        dropped = frozenset(member for member in found.plan.dropped if protocol_of(member) in protocols)
-        closed = self._plane.close_sockets(dropped, self._maps, protocols) if dropped else None
-        return found, closed
+        members = frozenset(member for member in dropped if protocol_of(member) in protocols)
+        closed = None
+        if members:
+            async with self._kernel:
+                closed = await asyncio.to_thread(self._plane.close_sockets, members, self._maps, protocols)
+        self._announcer.closed(closed)
+
+    async def look_around(self) -> None:
+        """Look for other instances that serve VIPs of ours: when ours have changed, and now and then."""
+        vips, now = self.held.virtual.keys(), time.monotonic()
+        if vips == self._looked_at and now < self._looked + _LOOK_EVERY:
+            return
+        self._looked_at, self._looked = vips, now
+        try:
+            self.overlaps = await asyncio.to_thread(self._plane.overlaps)
+        except (ClbError, OSError):  # the maps are gone, which `keep_up` tells
+            self.overlaps = ()
+        self._announcer.overlaps(self.overlaps)
 
     async def keep_up(self) -> bool:
         """Bring the data plane up again where its cgroup was made anew, as service managers do, or its pins were.
@@ -119,15 +243,16 @@ class Publisher:
         :returns: whether that was so; where the pins had gone, too, the maps are new and empty.
         """
         try:
-            lost = await asyncio.to_thread(self._plane.is_lost)
+            lost = self._lost = self._lost or await asyncio.to_thread(self._plane.is_lost)
             if lost:
                 async with self._kernel:
                     await asyncio.to_thread(self._plane.bring_up)
                     await asyncio.to_thread(self._maps.reopen)
-                    self.held = await asyncio.to_thread(self._maps.read)
+                    await self._read()
+                self._lost = False
         except RemovedError:
             raise
-        except ClbError as error:
+        except (ClbError, OSError) as error:
             self._announcer.trouble("not attached", str(error))
             return False
         if lost and self._plane.loads:

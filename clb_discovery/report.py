@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from clb_discovery import __version__
 from clb_discovery.core import selftest
 from clb_discovery.core.held import Held
 from clb_discovery.core.layout import Info, Server
+from clb_discovery.core.model import Vip
+from clb_discovery.core.neighbours import Overlap
 from clb_discovery.core.status import Datapath, document
 from clb_discovery.following import Following
 from clb_discovery.plane import Plane
@@ -30,9 +32,15 @@ class Report(NamedTuple):
     """What became of connects, by packed member."""
     ineffective: str | None
     """Why connects do not meet the programs, or None if they do."""
+    records_lost: int
+    """How often there was no memory to remember where a socket was sent."""
     following: Sequence[Following]
     state: Mapping[str, Any]
     """What the sidecar says of itself, without its sources."""
+    listening: Collection[Vip] = ()
+    """The VIPs on which a program of this host listens."""
+    overlaps: Sequence[Overlap] = ()
+    """Other instances that serve the same VIPs."""
 
     def status(self) -> bytes:
         """Return the document of `status --json`."""
@@ -40,10 +48,13 @@ class Report(NamedTuple):
             instance=self.instance,
             version=__version__,
             kernel=os.uname().release,
-            datapath=Datapath(self.info, self.held, self.servers, self.ineffective) if self.info else None,
+            datapath=Datapath(self.info, self.held, self.servers, self.ineffective, self.records_lost, self.overlaps)
+            if self.info
+            else None,
             pid=os.getpid(),
             state={**self.state, "sources": [one.document() for one in self.following]},
             hidden=frozenset(selftest.virtual_servers(self.instance)),
+            listening=self.listening,
         )
         return json.dumps(found).encode()
 

@@ -12,16 +12,23 @@ import fcntl
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from clb_discovery.core.neighbours import Neighbour, recorded, remembered
 from clb_discovery.errors import BusyError, HostError
-from clb_discovery.files import replace_file
+from clb_discovery.files import Place, acting_as, read_file, replace_file, safe_directory
 
 RUN: Final = Path("/run/clb-discovery")
 
+_LOCK: Final = "lock"
+_STATE: Final = "state.json"
+_LOADED: Final = "loaded.json"
+_MOST_STATE: Final = 64 << 20
+"""Bytes of a file that is read; a sidecar with 10,000 sources says some millions."""
+_OURS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FLOCK: Final = struct.Struct("@hhqqi")  # struct flock: type, whence, start, length, process
 _STOP_IT: Final = "stop it, or use another --instance"
 _SHARED_DIRECTORY: Final = 0o1775  # sticky: of who is in the group nobody can replace what root has put there
@@ -59,9 +66,6 @@ class Instance:
         """
         self.name = name
         self._directory = RUN / name
-        self._lock = self._directory / "lock"
-        self._state = self._directory / "state.json"
-        self._loaded = self._directory / "loaded.json"
 
     def exists(self) -> bool:
         """Tell whether anybody has ever held or traced it since the host was booted."""
@@ -75,27 +79,27 @@ class Instance:
         :raises BusyError: if another process holds it.
         :raises HostError: if the directory cannot be used.
         """
-        with self._locked(self._lock, _STOP_IT, _BOTH if loads else _WRITING):
+        with self._locked(_LOCK, _STOP_IT, _BOTH if loads else _WRITING):
             yield
 
     @contextmanager
     def loading(self) -> Iterator[bool]:
         """Be the only one who loads while the block runs, and yield whether nobody else writes; raises as `held`."""
-        with self._locked(self._lock, _STOP_IT, _LOADING) as lock:
+        with self._locked(_LOCK, _STOP_IT, _LOADING) as lock:
             yield _lock_bytes(lock, _WRITING)
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
         """Be the only one who traces the instance while the block runs; raises as `held`."""
-        with self._locked(self._directory / "trace", "it is the one that traces; stop it first", _BOTH):
+        with self._locked("trace", "it is the one that traces; stop it first", _BOTH):
             yield
 
     @contextmanager
-    def _locked(self, path: Path, way_out: str, part: _Bytes) -> Iterator[int]:
+    def _locked(self, name: str, way_out: str, part: _Bytes) -> Iterator[int]:
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            # Whoever may read the file may take a lock of its own, and keep us from ours.
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with safe_directory(RUN, make=True), self._opened(make=True) as directory:
+                # Whoever may read the file may take a lock of its own, and keep us from ours.
+                lock = os.open(name, os.O_RDWR | os.O_CREAT | _OURS, 0o600, dir_fd=directory)
         except OSError as error:
             raise HostError(
                 f"cannot use {self._directory}: {error.strerror}; run as root, or as who is in the group that "
@@ -115,18 +119,23 @@ class Instance:
         :raises HostError: if the directory cannot be given to it.
         """
         try:
-            for path, mode in ((self._directory, _SHARED_DIRECTORY), (self._lock, _SHARED_LOCK)):
-                os.chown(path, -1, group)
-                path.chmod(mode)
-            if self._state.exists() and self._state.stat().st_uid == self._directory.stat().st_uid:
-                self._state.unlink()  # root's, which the group could not replace
+            with self._opened() as directory:
+                lock = os.open(_LOCK, os.O_RDWR | _OURS, dir_fd=directory)
+                try:
+                    for fd, mode in ((directory, _SHARED_DIRECTORY), (lock, _SHARED_LOCK)):
+                        os.chown(fd, -1, group)
+                        os.fchmod(fd, mode)
+                finally:
+                    os.close(lock)
+                if _owner(Place(directory, _STATE)) == os.fstat(directory).st_uid:
+                    os.unlink(_STATE, dir_fd=directory)  # root's, which the group could not replace
         except OSError as error:
             raise HostError(f"cannot give {self._directory} to group {group}: {error.strerror}; run as root") from error
 
     def holder(self) -> int | None:
         """Return the process that holds the instance, or None. Not for the holder itself: it would lose the lock."""
         try:
-            lock = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+            lock = os.open(self._directory / _LOCK, os.O_RDONLY | _OURS)
         except OSError:
             return None
         try:
@@ -134,39 +143,61 @@ class Instance:
         finally:
             os.close(lock)
 
-    def write_loaded(self, cgroup: int) -> None:
-        """Leave what tells the cgroup that the programs were attached to from one of the same name.
+    def write_loaded(self, cgroup: int, neighbours: Sequence[Neighbour] = ()) -> None:
+        """Leave what a writer may not see for itself.
 
+        :param cgroup: its id, which tells the one that the programs were attached to from one of the same name.
+        :param neighbours: the other instances that were loaded then.
         :raises HostError: if it cannot be written.
         """
+        found = {"cgroup": cgroup, "neighbours": recorded(neighbours)}
         try:
-            replace_file(self._loaded, json.dumps({"cgroup": cgroup}).encode(), lasting=False)
+            with self._opened() as directory:
+                replace_file(Place(directory, _LOADED), json.dumps(found).encode(), lasting=False)
         except OSError as error:
-            raise HostError(f"cannot write {self._loaded}: {error.strerror}; is there room?") from error
+            raise HostError(f"cannot write {self._directory / _LOADED}: {error.strerror}; is there room?") from error
 
     def read_loaded(self) -> int | None:
         """Return what `load` left last; None if nothing."""
-        found = _read(self._loaded).get("cgroup")
+        found = _read(self._directory, _LOADED).get("cgroup")
         return found if isinstance(found, int) else None
+
+    def read_neighbours(self) -> list[Neighbour]:
+        """Return the other instances that were there at the last `load`."""
+        return remembered(_read(self._directory, _LOADED).get("neighbours"))
 
     def write_state(self, state: Mapping[str, Any]) -> None:
         """Replace what the sidecar says about itself.
 
         :raises HostError: if it cannot be written.
         """
-        with suppress(OSError):
-            if self._state.stat().st_uid != os.geteuid():  # another user's, which it need not stay
-                self._state.unlink()
+        path = self._directory / _STATE
         try:
-            replace_file(self._state, json.dumps(state).encode(), lasting=False)  # no reboot leaves anything in /run
+            with self._opened() as directory:
+                place = Place(directory, _STATE)
+                if _owner(place) not in {None, os.geteuid()}:  # another user's, which it need not stay
+                    with suppress(OSError):
+                        os.unlink(_STATE, dir_fd=directory)
+                replace_file(place, json.dumps(state).encode(), lasting=False)  # no reboot leaves anything in /run
         except PermissionError as error:  # root's, from when the sidecar was root
-            raise HostError(f"{self._state} is another user's; as root remove it") from error
+            raise HostError(f"{path} is another user's; as root remove it") from error
         except OSError as error:
-            raise HostError(f"cannot write {self._state}: {error.strerror}; is there room?") from error
+            raise HostError(f"cannot write {path}: {error.strerror}; is there room?") from error
 
     def read_state(self) -> dict[str, Any]:
         """Return what the sidecar said last; empty if nothing, or nothing that can be read."""
-        return _read(self._state)
+        return _read(self._directory, _STATE)
+
+    @contextmanager
+    def as_writer(self) -> Iterator[None]:
+        """Act as who wrote the state while the block runs, who may be less trusted than we are."""
+        try:
+            found = (self._directory / _STATE).lstat()
+        except OSError:
+            yield
+            return
+        with acting_as(found.st_uid, found.st_gid):
+            yield
 
     def hosts_file(self) -> Path | None:
         """Return where the sidecar published names last, or None."""
@@ -175,17 +206,34 @@ class Instance:
 
     def forget(self) -> None:
         """Remove what was said; the lock file stays, since a new one would let a second holder in."""
-        self._state.unlink(missing_ok=True)
-        self._loaded.unlink(missing_ok=True)
+        with self._opened() as directory:
+            for name in (_STATE, _LOADED):
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=directory)
+
+    @contextmanager
+    def _opened(self, *, make: bool = False) -> Iterator[int]:
+        with safe_directory(self._directory, make=make, shared=True) as directory:
+            yield directory
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _owner(place: Place) -> int | None:
+    """Return whose a file is; None if there is none."""
+    try:
+        return os.stat(place.name, dir_fd=place.directory, follow_symlinks=False).st_uid
+    except OSError:
+        return None
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
     """Return an object of JSON; empty if there is none. Who writes there may be less trusted than who reads."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)  # no FIFO is waited for
-        with os.fdopen(fd, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError):
+        directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            found = json.loads(read_file(Place(directory, name), _MOST_STATE) or b"null")
+        finally:
+            os.close(directory)
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

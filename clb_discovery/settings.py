@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from clb_discovery.core.address import Network
 from clb_discovery.core.automatic import DEFAULT_RANGES
+from clb_discovery.core.claims import MAX_SERVICES
 from clb_discovery.core.model import Service
 from clb_discovery.datapath import cgroup
 from clb_discovery.datapath.loader import Loader
@@ -45,6 +46,8 @@ class Settings:
     """Where the last good sets are kept over a reboot."""
     vip_ranges: Sequence[Network] = DEFAULT_RANGES
     """Where VIPs of services in a catalog have to lie, and where automatic ones come from."""
+    max_services: int = MAX_SERVICES
+    """Services of a catalog that are followed at most."""
     log_format: str = "auto"
     log_level: str = "info"
 
@@ -79,6 +82,7 @@ def read_settings(options: argparse.Namespace) -> Configured:
         hosts_file=options.hosts_file,
         state_dir=state_directory(options.state_dir, os.environ),
         vip_ranges=vip_ranges(options),
+        max_services=options.max_services,
         log_format=options.log_format,
         log_level=options.log_level,
     )

@@ -25,6 +25,7 @@ class Watches:
         self._opened = AsyncExitStack()
         self._sources: Mapping[str, Source] = {}
         self._heard: Heard | None = None
+        self._followed: dict[str, Source] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -56,6 +57,7 @@ class Watches:
         wanted = {**dict.fromkeys(names), **self._sources}
         for name in self._tasks.keys() - wanted.keys():
             ending = self._tasks.pop(name)
+            del self._followed[name]
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
         for task in self._ending:  # again, too: asyncio.wait_for before Python 3.12 swallows one that meets a result
@@ -63,13 +65,20 @@ class Watches:
         for name in wanted.keys() - self._tasks.keys():
             source = wanted[name] or self._from_catalog(name)
             if source:
+                self._followed[name] = source
                 self._tasks[name] = asyncio.create_task(follow(source, partial(self._heard, name)))
+
+    def hasten(self, name: str) -> None:
+        """Have a source asked at once; one that is not followed is left alone."""
+        if name in self._followed:
+            self._followed[name].hasten()
 
     async def end(self) -> None:
         """End all tasks, and close what the sources share; again does nothing."""
         self._heard = None
         tasks = {*self._tasks.values(), *self._ending}
         self._tasks.clear()
+        self._followed.clear()
         while tasks:  # as above
             for task in tasks:
                 task.cancel()

@@ -1,7 +1,8 @@
 """`--metrics`: one small HTTP server for Prometheus, for probes and for people. It reads, and changes nothing.
 
 Everything costly happens in a thread, one piece of work at a time: those who ask while it goes on share the next one,
-so that however many ask, the event loop and discovery stay free.
+so that however many ask, the event loop and discovery stay free. How many may be connected, and for how long, is in
+`connections`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,21 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import Final, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final, NamedTuple, cast
 
+import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from clb_discovery.announce import Announcer
+from clb_discovery.connections import Connection, Connections, ended
 from clb_discovery.errors import ClbError
+from clb_discovery.log import described
 from clb_discovery.metrics import Meters, exposition
 from clb_discovery.page import read_page
 from clb_discovery.report import Report
@@ -32,6 +39,12 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 """Of every answer. Other origins cannot read them, since nothing grants that."""
+_SHOWN_LENGTH: Final = 200
+"""Characters of what a client sent that are logged at most."""
+_LINGER: Final = 0.5
+"""Seconds that answers which are being made have left at the end."""
+_SHOWN: Final = 8
+"""Services named by `/healthz`."""
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
 
 
@@ -41,6 +54,8 @@ class Site(NamedTuple):
     report: Callable[[], Awaitable[Report]]
     is_ready: Callable[[], bool]
     meters: Meters
+    unpublished: Callable[[], Sequence[Mapping[str, Any]]] = tuple
+    """Services that there is no room for, as in `status --json`."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -58,19 +73,53 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(listener: socket.socket, site: Site) -> AsyncIterator[None]:
-    """Answer `/`, `/status.json`, `/metrics` and `/healthz` while the block runs."""
-    runner = web.AppRunner(_application(site), access_log=None, shutdown_timeout=0.5)
+async def serving(listener: socket.socket, site: Site, announcer: Announcer | None = None) -> AsyncIterator[None]:
+    """Answer `/`, `/status.json`, `/metrics` and `/healthz` while the block runs.
+
+    :param announcer: reports connections that cannot be accepted, and requests that fail by our fault.
+    """
+    announcer = announcer or Announcer()
+    runner = web.AppRunner(
+        _application(site),
+        access_log=None,
+        shutdown_timeout=_LINGER,
+        handler_cancellation=True,  # who goes away leaves nothing behind
+        logger=_Log(announcer),
+    )
     await runner.setup()
-    lag = asyncio.create_task(site.meters.watch_lag())
+    connections = Connections(
+        cast("web.Server", runner.server), partial(announcer.trouble, "cannot accept connections of --metrics")
+    )
+    tasks = [asyncio.create_task(work) for work in (site.meters.watch_lag(), connections.accept(listener))]
     try:
-        await web.SockSite(runner, listener).start()
         yield
     finally:
-        lag.cancel()
-        with suppress(asyncio.CancelledError):
-            await lag
+        for task in tasks:
+            await ended(task)
         await runner.cleanup()
+        connections.end()
+
+
+class _Log:
+    """Takes what aiohttp logs: a client that speaks no HTTP is one line for debugging, all else a fault of ours."""
+
+    def __init__(self, announcer: Announcer) -> None:
+        self._announcer = announcer
+
+    def debug(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
+        """Log what is of no interest to others."""
+        structlog.stdlib.get_logger().debug(message % args, reason=_one_line(exc_info) if exc_info else None)
+
+    def exception(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
+        """Log a request that failed."""
+        if exc_info is None or isinstance(exc_info, HttpProcessingError):
+            self.debug(message, *args, exc_info=exc_info)
+        else:
+            self._announcer.trouble("a request of --metrics fails", described(exc_info))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_SHOWN_LENGTH]
 
 
 def _application(site: Site) -> web.Application:
@@ -92,13 +141,16 @@ def _application(site: Site) -> web.Application:
         return await _answer(shared_status, "application/json")
 
     async def healthz(_request: web.Request) -> web.Response:
-        return web.Response(text="ready\n") if site.is_ready() else web.Response(text="not ready\n", status=503)
+        ready = site.is_ready()
+        lines = ["ready" if ready else "not ready"]
+        lines += [f"not published: {one['service']!r}: {one['reason']}" for one in site.unpublished()[:_SHOWN]]
+        return web.Response(text="".join(f"{line}\n" for line in lines), status=200 if ready else 503)
 
     async def stats_page(_request: web.Request) -> web.Response:
         headers = {"Content-Security-Policy": page.policy}
         return web.Response(body=page.body, content_type="text/html", charset="utf-8", headers=headers)
 
-    application = web.Application(middlewares=[_only_by_its_own_name])
+    application = web.Application(middlewares=[_in_time, _only_by_its_own_name])
     application.add_routes(
         [
             web.get("/", stats_page),
@@ -136,6 +188,19 @@ async def _answer(shared: _Shared, content_type: str) -> web.Response:
         return web.Response(body=await shared.get(), headers={"Content-Type": content_type})
     except (OSError, ClbError) as error:  # such as maps that somebody has unloaded
         return web.Response(text=f"{error}\n", status=503)
+
+
+@web.middleware
+async def _in_time(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Have the client's time stand still while its answer is made."""
+    connection = request.transport.get_protocol() if request.transport else None
+    if not isinstance(connection, Connection):
+        return await handler(request)
+    connection.busy()
+    try:
+        return await handler(request)
+    finally:
+        connection.wait()
 
 
 @web.middleware

@@ -9,6 +9,9 @@ import dns.message
 import dns.name
 import dns.rrset
 
+from clb_discovery.core import closing
+from clb_discovery.core.model import Protocol
+
 _ENTRY: Final = {
     "Node": {"Node": "n1", "Address": "10.9.9.9", "TaggedAddresses": {"wan": "10.7.7.7"}},
     "Service": {
@@ -134,4 +137,13 @@ WORDS: Final = tuple(
         "unix:///run/consul.sock",
         "_redis._tcp.example",
     )
+)
+
+_MEMBER: Final = bytes(10) + b"\xff\xff" + bytes((10, 64, 0, 1, 0, 80, 6, 0)) + bytes(10) + b"\xff\xff" + bytes(8)
+CLOSE: Final = (
+    closing.requests("default", [_MEMBER, _MEMBER], [Protocol.TCP, Protocol.UDP])[0],
+    closing.HEAD.pack(b"CLBC", 2, 1, 7, 1),
+    closing.answer(closing.Closed(3, ("some UDP sockets may be left", "\x1b[2J"), 7)),
+    closing.refusal("malformed close request: it is cut off"),
+    b'{"instance": "default", "members": [], "protocols": [6]}',
 )

@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 import dns.message
-from consul import base
 from dns.asyncbackend import Backend  # type: ignore[attr-defined] # exported, but not by name
 from dns.message import Message, QueryMessage
 from dns.nameserver import AddressAndPortNameserver
@@ -22,7 +21,7 @@ from dns.query import BadResponse
 from multidict import CIMultiDict
 
 from clb_discovery.cli import make_parser
-from clb_discovery.core import hosts, lastgood, spec
+from clb_discovery.core import closing, hosts, lastgood, spec
 from clb_discovery.core.desired import desired
 from clb_discovery.core.model import Answer, Service
 from clb_discovery.discovery import read_services
@@ -32,6 +31,7 @@ from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.answer import parse_checks, parse_entries, parse_names, parse_summaries
 from clb_discovery.sources.consul.blocking import next_index
 from clb_discovery.sources.consul.client import ALL, OWN, Client
+from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.members import to_answer
 from clb_discovery.sources.consul.transport import Transport
 from clb_discovery.sources.srv.exchange import Servers
@@ -200,6 +200,20 @@ def hosts_file(data: bytes) -> str | None:
     return None
 
 
+def close(data: bytes) -> closing.Request | closing.Closed | None:
+    """Read a request to close sockets; and the same as its answer."""
+    closed = closing.parse_answer(data)
+    assert closing.parse_answer(closing.answer(closed)) == closed
+    with suppress(ValueError):
+        head, rest = data[: closing.HEAD.size], data[closing.HEAD.size :]
+        closing.length_behind(head)
+        found = closing.parse_request(head, rest)
+        again = closing.requests(found.instance, found.members, found.protocols)
+        assert again == ([data] if found.members else [])
+        return found
+    return None
+
+
 def words(data: bytes) -> list[object]:
     """Read what is typed: VIPs, assignments, durations, resolvers, addresses of Consul, SRV names."""
     text, found = data.decode("utf-8", "surrogateescape"), list[object]()
@@ -228,5 +242,6 @@ TARGETS: Final[Mapping[str, Target]] = {
     "configuration": Target(configuration, seeds.CONFIGURATION),
     "disk": Target(disk, seeds.DISK),
     "hosts-file": Target(hosts_file, seeds.HOSTS_FILE),
+    "close": Target(close, seeds.CLOSE),
     "words": Target(words, seeds.WORDS),
 }

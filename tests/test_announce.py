@@ -192,3 +192,70 @@ def test_closed_sockets_are_a_trouble_only_where_some_may_be_left() -> None:
         ("sockets closed", 2, None),
         ("cannot close sockets of removed real servers", None, "not allowed"),
     ]
+
+
+def servers(*ports: int) -> tuple[RealServer, ...]:
+    """Return real servers at these ports of one host."""
+    return tuple(RealServer(0, parse_address("10.0.0.1"), port, 1) for port in ports)
+
+
+def lines_of(*answers: tuple[float, Answer]) -> list[dict[str, Any]]:
+    """Return the lines for answers of a source, each at its time."""
+    clock, following = Clock(), Following(SERVICE)
+    announcer = Announcer(clock)
+    with capture_logs() as lines:
+        for clock.now, answer in answers:
+            before = replace(following)
+            following.take(answer, clock.now)
+            announcer.heard(before, following)
+    return [dict(line) for line in lines]
+
+
+def test_hold_names_its_members_at_its_beginning_and_end() -> None:
+    """Who would go, then who has gone and who is back; a few of them."""
+    everybody = Answer(servers(*range(1, 31)))
+    begun, ended = lines_of((0, everybody), (1, Answer(servers(1))), (2, everybody))
+    assert (begun["event"], begun["removed"], begun["of"], begun["seconds"]) == ("removal held", 29, 30, 30)
+    assert (len(begun["servers"]), begun["servers"][0], begun["servers"][-1]) == (9, "10.0.0.1:2", "and 21 more")
+    assert (ended["event"], ended["removed"], ended["back"]) == ("removal no longer held", [], begun["servers"])
+    lines = lines_of((0, everybody), (1, Answer(servers(1))), (31, Answer(servers(1))))
+    assert [(line["event"], line.get("back")) for line in lines] == [
+        ("removal held", None),
+        ("removal no longer held", []),
+    ]
+    assert lines[1]["removed"] == lines[0]["servers"]
+
+
+def test_hold_that_grows_names_the_new_ones() -> None:
+    """Each member is named once while it is held."""
+    lines = lines_of((0, Answer(servers(1, 2, 3))), (1, Answer(servers(1))), (2, Answer(())), (32, Answer(())))
+    assert [(line["event"], line.get("servers"), line["removed"]) for line in lines] == [
+        ("removal held", ["10.0.0.1:2", "10.0.0.1:3"], 2),
+        ("removal held", ["10.0.0.1:1"], 3),
+        ("removal no longer held", None, ["10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3"]),
+    ]
+
+
+def test_member_that_flaps_does_not_flood() -> None:
+    """One line at the beginning, one at the end, and then at growing intervals."""
+    found = lines_of(*((second, Answer(servers(*([1] if second % 2 else [1, 2, 3])))) for second in range(40)))
+    assert len(found) < 10
+
+
+def test_members_left_out_are_said_once() -> None:
+    """When they appear, a few of each answer, and how many more; not again when they come and go."""
+    left_out = tuple(Refused(f"instance {number}", "has no port") for number in range(40))
+    with_them, without = Answer(servers(1), left_out=left_out), Answer(servers(1))
+    found = lines_of((0, with_them), (1, with_them), (2, without), (3, with_them))
+    assert [line["event"] for line in found] == ["member left out"] * 16 + ["more members left out"]
+    assert (found[0]["service"], found[0]["member"], found[0]["reason"]) == ("web", "instance 0", "has no port")
+    assert found[-1]["count"] == 24
+
+
+def test_note_is_said_once() -> None:
+    """When it appears, and not again when it comes and goes."""
+    noted, without = Answer(servers(1), note="it may be incomplete"), Answer(servers(1))
+    found = lines_of((0, noted), (1, noted), (2, without), (3, noted))
+    assert [(line["event"], line["source"], line["note"]) for line in found] == [
+        ("answer noted", "srv:web", "it may be incomplete")
+    ]

@@ -55,16 +55,49 @@ def test_failure_is_news_for_people_alone() -> None:
     assert found.hear("srv:web", Answer(SERVERS), 4) == HEALTH
 
 
-def test_held_answer_counts_when_its_time_has_come() -> None:
-    """An answer that removes much shows at once, gives a deadline, and is news when that has passed."""
+def test_removal_is_confirmed_by_an_answer_that_is_asked_for() -> None:
+    """A held removal shows at once and gives a deadline; then its source is due, once, and its answer counts."""
     found = knowledge("srv:web")
     found.hear("srv:web", Answer(SERVERS), 0)
     assert found.hear("srv:web", Answer(SERVERS[:1]), 1) == HEALTH
     assert found.hear("srv:web", Answer(SERVERS[:1]), 2) == NOTHING
     assert list(found.deadlines) == [31]
-    assert not found.elapse(30.9)
-    assert found.elapse(31)
+    assert not found.due(30.9)
+    assert found.due(31) == ["srv:web"]
+    assert (list(found.deadlines), found.due(32)) == ([], [])
+    assert found.known == {"srv:web": LastGood(SERVERS)}
+    assert found.hear("srv:web", Answer(SERVERS[:1]), 32) == BOTH
     assert (list(found.deadlines), found.known) == ([], {"srv:web": LastGood(SERVERS[:1])})
+
+
+def test_source_that_fails_is_not_due() -> None:
+    """Its next answer comes anyway, and removes what it confirms, or gives the next deadline."""
+    found = knowledge("srv:web")
+    found.hear("srv:web", Answer(SERVERS), 0)
+    found.hear("srv:web", Answer(()), 1)
+    found.hear("srv:web", Failure("SERVFAIL"), 2)
+    assert (list(found.deadlines), found.due(100)) == ([], [])
+    found.hear("srv:web", Answer(SERVERS[:1]), 3)
+    assert list(found.deadlines) == [31]
+    assert found.due(31) == ["srv:web"]
+    found.hear("srv:web", Failure("SERVFAIL"), 31.1)
+    assert found.due(40) == []
+    assert found.hear("srv:web", Answer(SERVERS[:1]), 41).counts
+
+
+def test_identities_are_known_last() -> None:
+    """They come from the answer, else from the disk, for what is served, and are news where they are other ones."""
+    ends = [(server.address, server.port) for server in SERVERS]
+    disk = {"srv:web": LastGood(SERVERS, 99, None, {ends[0]: "a", ends[2]: "c"})}
+    found = knowledge("srv:web")
+    found.seed(["srv:web"], {"srv:web": SERVERS[:2]}, disk)
+    assert found.known == {"srv:web": LastGood(SERVERS[:2], None, None, {ends[0]: "a"})}
+    before = found.servers["srv:web"]
+    assert found.hear("srv:web", Answer(SERVERS[:2], identities={ends[0]: "b"}), 1).counts
+    assert found.known["srv:web"].identities == {ends[0]: "b"}
+    assert found.servers["srv:web"] is before
+    assert found.hear("srv:web", Answer(SERVERS[1:], identities={ends[2]: "b"}), 2).counts
+    assert found.servers["srv:web"] == SERVERS[1:]
 
 
 def test_what_the_kernel_holds_goes_before_the_disk() -> None:
@@ -150,8 +183,11 @@ def test_service_that_has_left_is_forgotten() -> None:
     found.hear("consul:a", Answer(SERVERS, OPT_IN), 1)
     found.hear(CATALOG, Listing(frozenset()), 2)
     assert found.hear("consul:a", Answer(()), 2) == HEALTH
-    assert not found.elapse(31.9)
-    assert found.elapse(32)
+    assert not found.leave()
+    assert found.due(32) == ["consul:a"]
+    assert not found.leave()
+    found.hear("consul:a", Answer(()), 32)
+    assert found.leave()
     assert set(found.sources) == {CATALOG}
     assert found.hear("consul:a", Answer(SERVERS), 33) == NOTHING
 
@@ -231,7 +267,9 @@ def test_what_is_told_is_what_is_known() -> None:
     assert_up_to_date()
     found.hear("srv:c", Failure("SERVFAIL"), 2)
     assert_up_to_date()
-    assert found.elapse(31)
+    assert found.due(31) == ["srv:b"]
+    assert_up_to_date()
+    found.hear("srv:b", Answer(()), 31)
     assert_up_to_date()
     found.refuse({}, [Rejected("b", SERVERS[0], "it is a VIP", "srv:b")])
     assert_up_to_date()

@@ -26,7 +26,7 @@ def timeless(sets: dict[str, LastGood]) -> dict[str, LastGood]:
 
 def test_what_is_written_is_read_by_the_next_sidecar(tmp_path: Path) -> None:
     """Instances have a file each, the newest write counts, and nothing else is left in the directory."""
-    directory = tmp_path / "made" / "here"
+    directory = tmp_path / "made"
     for sets in (ONE, TWO):
         Store(directory, "default").write(sets, 0)
     Store(directory, "other").write(ONE, 0)
@@ -101,3 +101,21 @@ def test_state_directory() -> None:
     assert state_directory(None, {"STATE_DIRECTORY": "/b:/c"}) == Path("/b")
     assert state_directory(None, {"STATE_DIRECTORY": ""}) is None
     assert state_directory(None, {}) is None
+
+
+def test_only_the_directory_itself_is_made(tmp_path: Path) -> None:
+    """A directory whose own directory is missing is an error, and nothing is made."""
+    with pytest.raises(HostError, match="which is made in one that is there"):
+        Store(tmp_path / "no" / "such", "default").write(ONE, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_directory_of_others_is_not_believed(tmp_path: Path) -> None:
+    """Sets that any user may have written are not served, and none are written there."""
+    Store(tmp_path, "default").write(ONE, 0)
+    tmp_path.chmod(0o777)
+    with capture_logs() as logs:
+        assert Store(tmp_path, "default").read() == {}
+    assert "can be written by every user" in logs[0]["reason"]
+    with pytest.raises(HostError, match="can be written by every user"):
+        Store(tmp_path, "default").write(TWO, 10)

@@ -25,6 +25,7 @@ RESTART: Final = {
 SETTINGS: Final = {
     "srv": '["_new._tcp.example"]',
     "catalog": "true",
+    "max-services": "10",
     "filter": """\'Service.Meta.version == "2"\'""",
     "tag": '["primary"]',
     "vip-range": '["10.9.0.0/24"]',

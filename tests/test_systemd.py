@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -17,6 +18,7 @@ import pytest
 from clb_discovery.cli import main, make_parser
 from clb_discovery.closing import SOCKET
 from clb_discovery.daemon import CHECK_EVERY
+from clb_discovery.datapath import bcc, executables
 from clb_discovery.datapath.units import cgroup_of, path_below
 from clb_discovery.errors import HostError, UsageError
 from clb_discovery.runtime import RUN
@@ -219,7 +221,7 @@ def slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     slice_ = f"clbtest{uuid4().hex[:8]}.slice"
     (tmp_path / "systemctl").write_text(f"#!/bin/sh\ncase $* in *shop*) echo {slice_};; *bad*) exit 1;; esac\n")
     (tmp_path / "systemctl").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(executables, "PATH", f"{tmp_path}:{executables.PATH}")
     with made_cgroup() as beside:
         path = beside.parent / slice_
         yield path
@@ -234,6 +236,20 @@ def test_cgroup_is_made_before_the_unit_is_started(slices: Path) -> None:
     assert made == slices / "shop.service"
     before = made.stat().st_ino
     assert cgroup_of("shop.service").stat().st_ino == before
+
+
+def test_programs_of_the_callers_path_are_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who runs a command as root with a PATH of somebody else starts nothing that is in it."""
+    for name in ("systemctl", "python3", "python3.99"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises((HostError, UsageError)):
+        cgroup_of("no-such-unit.mount")
+    with suppress(HostError):
+        bcc.require()
+    assert not (tmp_path / "started").exists()
+    assert all(Path(folder).is_absolute() for folder in executables.PATH.split(":"))
 
 
 @pytest.mark.usefixtures("slices")

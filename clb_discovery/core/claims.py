@@ -11,12 +11,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clb_discovery.core.address import Address, Network, in_network
 from clb_discovery.core.automatic import settle_automatic
 from clb_discovery.core.held import Held
 from clb_discovery.core.model import Algorithm, OptIn, Protocol, Refused, Service, Vip
+
+MAX_SERVICES: Final = 1000
+"""Most services of a catalog that are followed, by default."""
+MOST_SERVERS: Final = 4096
+"""Most real servers in one pool of a service in a catalog."""
+MOST_PLACES: Final = 16384
+"""Most real servers of such a service over the pools of all its VIPs: a sixteenth of the kernel's map."""
 
 
 class Claim(NamedTuple):
@@ -176,7 +183,8 @@ def _service(claim: Claim, vips: Sequence[Vip]) -> Service:
     algorithm = claim.service.algorithm if claim.opt_in.algorithm is None else claim.opt_in.algorithm
     active = claim.service.tracking.active or algorithm is Algorithm.LEAST_CONN
     tracking = replace(claim.service.tracking, active=active)
-    return replace(claim.service, vips=tuple(vips), algorithm=algorithm, tracking=tracking)
+    most = min(MOST_SERVERS, MOST_PLACES // max(1, len(vips)))
+    return replace(claim.service, vips=tuple(vips), algorithm=algorithm, tracking=tracking, most=most)
 
 
 def _clash(vip: Vip, owner: str) -> Refused:

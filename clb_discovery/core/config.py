@@ -6,15 +6,14 @@ file adds its name.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from clb_discovery.core import spec
+from clb_discovery.core import spec, values
 from clb_discovery.core.address import parse_address
-from clb_discovery.core.model import MAX_NAME, MAX_PRIORITY, MAX_WEIGHT, Protocol, RealServer, Service, Vip
+from clb_discovery.core.model import MAX_NAME, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Protocol, RealServer, Service, Vip
 
 CONSUL: Final = "consul:"
 SRV: Final = "srv:"
@@ -48,6 +47,8 @@ class Entry:
     service: Service
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Values of options, by their names with underscores."""
+    place: str = field(default="", compare=False)
+    """Where it stands, for messages: `--service redis=10.64.0.1`, `[[service]] 'redis'`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Config:
     arguments: tuple[tuple[str, str], ...]
     """Names of options, and each as a command line would have it: `--hold=30s`. Repeatable ones come repeatedly."""
     entries: tuple[Entry, ...]
+    off: tuple[str, ...] = ()
+    """Names of options that are `false`, as only those can be that take no value."""
 
 
 def decode(content: bytes, options: Mapping[str, bool]) -> Config:
@@ -74,51 +77,70 @@ def decode(content: bytes, options: Mapping[str, bool]) -> Config:
         raise ValueError(f"is not TOML: {error}") from None
     except RecursionError:
         raise ValueError("nests too deeply") from None
-    tables = document.pop("service", [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ValueError(f"service = {tables!r}: a service is a table; write [[service]] above its keys")
+    except ValueError as error:  # of an integer of thousands of digits
+        raise ValueError(f"is not TOML: {error}") from None
+    document["service"], tables = _services(document.get("service", []))
+    options = {**options, "service": True}
     arguments = [(name, argument) for name, value in document.items() for argument in _arguments(name, value, options)]
-    entries = [_named(f"[[service]] {table.get('name', number)!r}", table) for number, table in enumerate(tables, 1)]
-    _refuse_repeated(entries)
-    return Config(tuple(arguments), tuple(entries))
+    entries = [
+        _named(f"[[service]] {values.shown(table.get('name', position))}", table)
+        for position, table in enumerate(tables, 1)
+    ]
+    _refuse_repeated(_typed(document), entries)
+    off = tuple(name for name, value in document.items() if value is False)
+    return Config(tuple(arguments), tuple(entries), off)
+
+
+def _services(value: object) -> tuple[list[object], list[dict[str, object]]]:
+    """Return what --service takes, and the tables of services."""
+    if isinstance(value, dict):
+        raise ValueError(f"service = {values.shown(value)}: a service is a table; write [[service]] above its keys")  # noqa: TRY004 - as all
+    services = value if isinstance(value, list) else [value]
+    return [one for one in services if not isinstance(one, dict)], [one for one in services if isinstance(one, dict)]
 
 
 def consul_entry(text: str) -> Entry:
     """Read what `--service` takes: `NAME[=VIP,...]`."""
     name, vips = spec.parse_assignment(text)
-    return Entry(Service(name, CONSUL + name, vips, automatic=None if vips else Protocol.TCP))
+    service = Service(name, CONSUL + name, vips, automatic=None if vips else Protocol.TCP)
+    return Entry(service, place=f"--service {text}")
 
 
 def srv_entry(text: str) -> Entry:
     """Read what `--srv` takes: `NAME[=VIP,...]`."""
     protocol = spec.srv_protocol(text.rpartition("=")[0] or text)
     record, vips = spec.parse_assignment(text, protocol)
-    return Entry(Service(spec.srv_service(record), SRV + record, vips, automatic=None if vips else protocol))
+    service = Service(spec.srv_service(record), SRV + record, vips, automatic=None if vips else protocol)
+    return Entry(service, place=f"--srv {text}")
 
 
 def _arguments(name: str, value: object, options: Mapping[str, bool]) -> list[str]:
-    _refuse_unknown((name,), options)
-    if isinstance(value, list):
-        if not options[name]:
-            raise ValueError(f"{name} = {value!r}: takes one value, not an array")
-        return [f"--{name}={_text(name, item)}" for item in value]
+    values.refuse_unknown((name,), options)
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
-    if options[name]:
-        raise ValueError(f"{name} = {value!r}: is repeatable; write an array: {name} = [{value!r}]")
-    return [f"--{name}={_text(name, value)}"]
+    given = values.texts(name, value) if options[name] else [values.text(name, value)]
+    return [f"--{name}={one}" for one in given]
+
+
+def _typed(document: Mapping[str, object]) -> list[tuple[str, Entry]]:
+    """Return the services that options of the file name, each with its place."""
+    return [
+        (f"{name} = {values.shown(one)}", values.parsed(name, parse, one))
+        for name, parse in (("service", consul_entry), ("srv", srv_entry))
+        for one in values.texts(name, document.get(name, []))
+    ]
 
 
 def _named(where: str, table: Mapping[str, object]) -> Entry:
     try:
-        return _entry(table)
+        return replace(_entry(table), place=where)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
 def _entry(table: Mapping[str, object]) -> Entry:
-    _refuse_unknown(table, _SERVICE)
-    name = _text("name", table.get("name", ""))
+    values.refuse_unknown(table, _SERVICE)
+    name = values.text("name", table.get("name", ""))
     if not 1 <= len(name.encode()) <= MAX_NAME or not name.isprintable():
         raise ValueError(f'has no name of 1 to {MAX_NAME} bytes of printable text; add name = "..."')
     kinds = [kind for kind in _SOURCES if kind in table]
@@ -128,7 +150,7 @@ def _entry(table: Mapping[str, object]) -> Entry:
             "name) and servers (an array of addresses)"
         )
     settings = {
-        key.replace("-", "_"): _parsed(key, parse, table[key]) for key, parse in _SETTINGS.items() if key in table
+        key.replace("-", "_"): values.parsed(key, parse, table[key]) for key, parse in _SETTINGS.items() if key in table
     }
     settings |= _selection(table, kinds[0])
     protocol = Protocol.TCP
@@ -137,7 +159,7 @@ def _entry(table: Mapping[str, object]) -> Entry:
         source, servers = STATIC + name, _servers(table["servers"])
         settings = {"hold": 0.0, **settings}  # the operator's own word does not have to stand for a while
     else:
-        asked = _text(kinds[0], table[kinds[0]])
+        asked = values.text(kinds[0], table[kinds[0]])
         source = f"{kinds[0]}:{asked}"
         if kinds == ["srv"]:
             protocol = spec.srv_protocol(asked)
@@ -149,84 +171,68 @@ def _selection(table: Mapping[str, object], kind: str) -> dict[str, Any]:
     """Read which instances are wanted; values of the options `--filter` and `--tag`."""
     given = [key for key in _SELECTION if key in table]
     if given and kind != "consul":
-        raise ValueError(f"{given[0]} = {table[given[0]]!r}: only Consul's instances have it; use it beside consul")
+        raise ValueError(
+            f"{given[0]} = {values.shown(table[given[0]])}: only Consul's instances have it; use it beside consul"
+        )
     found: dict[str, Any] = {}
     if "filter" in table:
         found["filter"] = _words("filter", table["filter"])
     if "tags" in table:
-        tags = table["tags"]
-        if not isinstance(tags, list):
-            raise ValueError(f'tags = {tags!r}: write an array: tags = ["primary"]')
-        found["tag"] = [_words("tags", tag) for tag in tags]
+        found["tag"] = [_words("tags", tag) for tag in values.texts("tags", table["tags"])]
     return found
 
 
 def _words(key: str, value: object) -> str:
-    text = _text(key, value)
-    if not text or not text.isprintable() or len(text) > _LONGEST_TEXT:
-        raise ValueError(f"{key} = {value!r}: write 1 to {_LONGEST_TEXT} printable characters")
-    return text
+    found = values.text(key, value)
+    if not found or not found.isprintable() or len(found) > _LONGEST_TEXT:
+        raise ValueError(f"{key} = {values.shown(value)}: write 1 to {_LONGEST_TEXT} printable characters")
+    return found
 
 
 def _vips(value: object, protocol: Protocol) -> tuple[Vip, ...]:
-    return tuple(
-        _parsed("vip", lambda text: spec.parse_vip(text, protocol), vip) for vip in _text("vip", value).split(",")
-    )
+    """Read VIPs from texts, each of one or of several with commas between; one that is repeated counts once."""
+    names = [name for one in values.texts("vip", value) for name in one.split(",")]
+    if not names:
+        raise ValueError("vip = []: names no VIP; leave vip out for automatic ones")
+    vips = (values.parsed("vip", lambda name: spec.parse_vip(name, protocol), name) for name in names)
+    return tuple(dict.fromkeys(vips))
 
 
 def _servers(value: object) -> tuple[RealServer, ...]:
-    if not isinstance(value, list):
-        raise ValueError(f'servers = {value!r}: write an array: servers = ["10.0.0.5:389"]')  # noqa: TRY004 - as all
-    return tuple(_server(server) for server in value)
+    """Read one server or an array of them; one that is repeated counts once."""
+    found: dict[Endpoint, RealServer] = {}
+    for one in value if isinstance(value, list) else [value]:
+        server = _server(one)
+        other = found.setdefault((server.address, server.port), server)
+        if other != server:
+            raise ValueError(f"servers: {server} is there twice, with another weight or priority; keep one of them")
+    return tuple(found.values())
 
 
 def _server(value: object) -> RealServer:
     table = value if isinstance(value, dict) else {"address": value}
     try:
-        _refuse_unknown(table, _SERVER)
-        host, port = spec.parse_listener(_text("address", table.get("address", "")))
-        weight, priority = _number(table, "weight", 1, MAX_WEIGHT), _number(table, "priority", 0, MAX_PRIORITY)
+        values.refuse_unknown(table, _SERVER)
+        host, port = spec.parse_listener(values.text("address", table.get("address", "")))
+        weight, priority = (
+            values.number(table, "weight", 1, MAX_WEIGHT),
+            values.number(table, "priority", 0, MAX_PRIORITY),
+        )
     except ValueError as error:
         raise ValueError(f"servers: {error}") from None
     return RealServer(priority, parse_address(host), port, weight)
 
 
-def _number(table: Mapping[str, object], key: str, default: int, most: int) -> int:
-    value = table.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise ValueError(f"{key} = {value!r}: is not a number from 0 to {most}")
-    return value
+def _refuse_repeated(typed: Iterable[tuple[str, Entry]], tables: Sequence[Entry]) -> None:
+    """Make sure that no two tables are of one source, and none is of one that an option of the file names.
 
-
-def _parsed(key: str, parse: Callable[[str], Any], value: object) -> Any:  # noqa: ANN401 - whatever it reads
-    text = _text(key, value)
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
-
-
-def _text(key: str, value: object) -> str:
-    """Return a string, or a number as somebody would type it."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"{key} = {value!r}: is neither text nor a number")  # noqa: TRY004 - as all
-    return str(value)
-
-
-def _refuse_unknown(keys: Collection[str], known: Collection[str]) -> None:
-    for key in keys:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"use {', '.join(known)}"
-            raise ValueError(f"{key!r} is no key here; {hint}")
-
-
-def _refuse_repeated(entries: Sequence[Entry]) -> None:
-    names: dict[str, str] = {}
-    for entry in entries:
-        source, name = entry.service.source, entry.service.name
-        if source in names:
+    :param typed: those of options, whose VIPs add up as on a command line, with the places where they stand.
+    """
+    places = {entry.service.source: place for place, entry in typed}
+    for position, entry in enumerate(tables, 1):
+        source, place = entry.service.source, f"[[service]] {entry.service.name!r} (table {position})"
+        other = places.setdefault(source, place)
+        if other is not place:
             raise ValueError(
-                f'[[service]] {name!r}: {source} is followed by {names[source]!r}; give one table all VIPs, vip = "A,B"'
+                f'{place}: {source} is followed by {other} already; give one of them all VIPs, vip = ["A", "B"]'
             )
-        names[source] = name

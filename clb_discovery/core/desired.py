@@ -18,6 +18,8 @@ from clb_discovery.core.address import CACHED_ADDRESSES, Address, Network, forma
 from clb_discovery.core.model import MAX_POOL, Pool, RealServer, Service, Vip, VirtualServer
 
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
+MAX_REJECTED: Final = 100
+"""Most real servers of one service that are reported as left out."""
 _WAY_OUT: Final = "register the address that the server itself listens on"
 _THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 1122 section 3.2.1.3
 
@@ -103,17 +105,22 @@ def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServe
     for service in (basis.by_source[source] for source in sources if source in basis.by_source):
         if service.source not in basis.known:
             continue
-        usable = []
+        usable: list[RealServer] = []
+        refused: list[Rejected] = []
         for server in basis.known[service.source]:
             reason = objection(server.address, basis.vips, basis.real_ranges)
             if reason:
-                rejected.append(Rejected(service.name, server, reason, service.source))
+                refused.append(Rejected(service.name, server, reason, service.source))
             else:
                 usable.append(server)
+        families = {is_ipv4(vip.address) for vip in service.vips}
+        pools = {ipv4: _pool(usable, service.most, ipv4=ipv4) for ipv4 in families}
+        too_many = _too_many(service)
+        for _, surplus in pools.values():
+            refused += (Rejected(service.name, server, too_many, service.source) for server in surplus)
+        rejected += refused[:MAX_REJECTED]
         for vip in service.vips:
-            pool, surplus = _pool(vip, usable)
-            too_many = f"there are more than {MAX_POOL} in the pool; spread them over several services"
-            rejected += (Rejected(service.name, server, too_many, service.source) for server in surplus)
+            pool, _ = pools[is_ipv4(vip.address)]
             virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool, service.tracking)
     return virtual, rejected
 
@@ -160,12 +167,21 @@ def _parsed(address: Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return ipaddress.IPv4Address(address[12:]) if is_ipv4(address) else ipaddress.IPv6Address(address)
 
 
-def _pool(vip: Vip, servers: Iterable[RealServer]) -> tuple[Pool, Pool]:
-    """Return the pool of the VIP's family, and what is past its greatest size.
+def _too_many(service: Service) -> str:
+    if service.most == MAX_POOL:
+        return f"there are more than {MAX_POOL} in the pool; spread them over several services"
+    vips = f" behind {len(service.vips)} VIPs" if len(service.vips) > 1 else ""
+    return (
+        f"there are more than {service.most} in the pool, the most of a service of the catalog{vips}; register fewer "
+        "VIPs or servers, or configure the service by name"
+    )
+
+
+def _pool(servers: Iterable[RealServer], most: int, *, ipv4: bool) -> tuple[Pool, Pool]:
+    """Return the pool of a family, and what is past its greatest size.
 
     Of two entries with one address and port the lower priority wins, then the higher weight.
     """
-    ipv4 = is_ipv4(vip.address)
     merged: dict[tuple[Address, int], RealServer] = {}
     for server in servers:
         if is_ipv4(server.address) is not ipv4:
@@ -175,4 +191,4 @@ def _pool(vip: Vip, servers: Iterable[RealServer]) -> tuple[Pool, Pool]:
         if other is None or (server.priority, -server.weight) < (other.priority, -other.weight):
             merged[endpoint] = server
     pool = tuple(sorted(merged.values()))
-    return pool[:MAX_POOL], pool[MAX_POOL:]
+    return pool[:most], pool[most:]

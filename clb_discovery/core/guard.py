@@ -1,30 +1,28 @@
-"""The guard between discovery and desired state: an answer that removes much has to stand for a while first.
+"""The guard between discovery and desired state: a gap in an answer has to be confirmed, a statement counts at once.
 
-Each service has one state per address family, since each family is a pool of its own. Time comes in as a number of
-seconds on any clock that does not go backwards.
+Each service has one state per address family, since each family is a pool of its own. A member is *absent* from the
+first answer without it until an answer with it, and has a clock of its own meanwhile. Many absent members stay in the
+pool until their clocks have run and one more answer confirms that they have gone. What an answer adds, changes or takes
+out by name counts at once, and so does a replacement within one identity. Without an answer nothing is removed.
+
+Time comes in as a number of seconds on any clock that does not go backwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
 
-from clb_discovery.core.address import Address, is_ipv4
-from clb_discovery.core.model import Policy, RealServer
+from clb_discovery.core.address import is_ipv4
+from clb_discovery.core.model import Answer, Endpoint, Policy, RealServer, Unread
 
 Servers = tuple[RealServer, ...]
+Identities = Mapping[Endpoint, str]
 
 _ENDPOINT: Final = attrgetter("address", "port")
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """An answer that removes too much, and since when it stands."""
-
-    servers: Servers
-    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +30,19 @@ class Family:
     """The state of one pool's worth of real servers."""
 
     good: Servers = ()
-    pending: Pending | None = None
+    """Those that count, sorted: the ones that the last answer named, and absent ones that stay."""
+    absent: Mapping[Endpoint, float] = field(default_factory=dict)
+    """Those among them that are absent, with the time of the first answer without them."""
+    identities: Identities = field(default_factory=dict)
+    """The identities of those that count, where they are known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
     """The state of one service."""
 
-    ipv4: Family = Family()
-    ipv6: Family = Family()
+    ipv4: Family = field(default_factory=Family)
+    ipv6: Family = field(default_factory=Family)
 
     @property
     def good(self) -> Servers:
@@ -48,69 +50,196 @@ class Guarded:
         return self.ipv4.good + self.ipv6.good
 
     @property
+    def absent(self) -> Mapping[Endpoint, float]:
+        """Members that would go, with the time of the first answer without each."""
+        return {**self.ipv4.absent, **self.ipv6.absent} if self.held else {}
+
+    @property
+    def identities(self) -> Identities:
+        """The identities of those that count, where they are known."""
+        return {**self.ipv4.identities, **self.ipv6.identities}
+
+    @property
     def held(self) -> bool:
-        """Tell whether an answer is being held back."""
-        return self.ipv4.pending is not None or self.ipv6.pending is not None
+        """Tell whether a removal is being held back."""
+        return bool(self.ipv4.absent or self.ipv6.absent)
 
     @property
     def withheld(self) -> tuple[int, int]:
-        """How many real servers the held answers would remove, and of how many; by address and port."""
-        held = [
-            (_endpoints(family.good), _endpoints(family.pending.servers))
-            for family in (self.ipv4, self.ipv6)
-            if family.pending
-        ]
-        return sum(len(good - answer) for good, answer in held), sum(len(good) for good, _ in held)
+        """How many real servers would go, and of how many, in the families that hold any; by address and port."""
+        held = [family for family in (self.ipv4, self.ipv6) if family.absent]
+        return sum(len(family.absent) for family in held), sum(len(_endpoints(family.good)) for family in held)
+
+    @property
+    def absent_since(self) -> float | None:
+        """The time of the first answer without a member that is still absent; None if there is none."""
+        return min((since for family in (self.ipv4, self.ipv6) for since in family.absent.values()), default=None)
 
     def deadline(self, policy: Policy) -> float | None:
-        """Return when a held answer may count, or None if none is held."""
-        pending = [family.pending.since for family in (self.ipv4, self.ipv6) if family.pending]
-        return min(pending) + policy.hold if pending else None
+        """Return when the first clock has run, so that an answer can confirm a removal; None if none runs."""
+        since = self.absent_since
+        return None if since is None else since + policy.hold
 
 
-def seed(servers: Sequence[RealServer]) -> Guarded:
-    """Start from what the kernel holds, so that a restart is guarded like any other moment."""
-    ipv4, ipv6 = _split(servers)
-    return Guarded(Family(ipv4), Family(ipv6))
+def seed(servers: Sequence[RealServer], identities: Identities) -> Guarded:
+    """Start from what the kernel or the disk holds, so that a restart is guarded like any other moment.
+
+    :param identities: those of other endpoints are ignored.
+    """
+    return Guarded(*(Family(part, {}, _of(part, identities)) for part in _split(servers)))
 
 
-def admit(state: Guarded, answer: Sequence[RealServer], policy: Policy, now: float) -> Guarded:
-    """Take a valid answer: count it, or hold it back if it removes too much."""
-    ipv4, ipv6 = _split(answer)
-    return Guarded(_admit(state.ipv4, ipv4, policy, now), _admit(state.ipv6, ipv6, policy, now))
+def admit(state: Guarded, answer: Answer, policy: Policy, now: float) -> Guarded:
+    """Take a valid answer.
+
+    :param now: the time of the answer, which confirms the removals whose clocks have run by then.
+    """
+    stated = _stated_members(answer)
+    ipv4, ipv6 = _split(answer.servers)
+    return Guarded(
+        _admit(state.ipv4, ipv4, _Words(answer, stated, ipv4=True), policy, now),
+        _admit(state.ipv6, ipv6, _Words(answer, stated, ipv4=False), policy, now),
+    )
 
 
-def interrupt(state: Guarded) -> Guarded:
-    """Take a failure: what was held does not stand any more, and has to be said again and stand anew."""
-    return Guarded(Family(state.ipv4.good), Family(state.ipv6.good))
+def confirmed(state: Guarded) -> Guarded:
+    """Return what counts when all that is held back has gone."""
+    return Guarded(*(_without_absent(family) for family in (state.ipv4, state.ipv6)))
 
 
-def elapse(state: Guarded, policy: Policy, now: float) -> Guarded:
-    """Let time pass: what has stood long enough counts."""
-    return Guarded(_elapse(state.ipv4, policy, now), _elapse(state.ipv6, policy, now))
+class _Words:
+    """What an answer says about members of one family beside the usable ones."""
+
+    def __init__(self, answer: Answer, stated: Collection[str], *, ipv4: bool) -> None:
+        self.identities = answer.identities
+        self._stated = stated
+        self._out = frozenset(answer.out)
+        self._unread: dict[tuple[str, int | None], Unread] = {}
+        for one in sorted(answer.unread, key=_preference, reverse=True):
+            if one.is_ipv4 in {None, ipv4}:
+                self._unread[one.identity, one.port] = one
+
+    def takes_out(self, endpoint: Endpoint, identity: str | None) -> bool:
+        """Tell whether the answer takes an endpoint out by name: itself, or the member that had it."""
+        return endpoint in self._out or identity in self._stated
+
+    def unread(self, endpoint: Endpoint, identity: str | None) -> Unread | None:
+        """Return by which words an endpoint stays, if the answer names its member and not its addresses."""
+        if identity is None:
+            return None
+        return self._unread.get((identity, endpoint[1])) or self._unread.get((identity, None))
 
 
-def _admit(family: Family, answer: Servers, policy: Policy, now: float) -> Family:
-    if not _removes_much(family.good, answer, policy):
-        return Family(answer)
-    stands = family.pending is not None and _endpoints(family.pending.servers) == _endpoints(answer)
-    since = family.pending.since if family.pending and stands else now
-    return _elapse(Family(family.good, Pending(answer, since)), policy, now)
+def _stated_members(answer: Answer) -> Collection[str]:
+    """Return the identities of members that are out and nowhere usable, so that their former endpoints are out, too."""
+    identities = answer.identities
+    out = {identities[endpoint] for endpoint in answer.out if endpoint in identities}
+    if not out:
+        return ()
+    usable = {identities.get(_ENDPOINT(server)) for server in answer.servers}
+    return out - usable - {one.identity for one in answer.unread}
 
 
-def _elapse(family: Family, policy: Policy, now: float) -> Family:
-    if family.pending and now >= family.pending.since + policy.hold:  # the sum that `deadline` gives
-        return Family(family.pending.servers)
-    return family
+def _preference(unread: Unread) -> tuple[bool, int, int]:
+    """Sort the one first that counts where several name the same: as `desired` does with real servers."""
+    return unread.priority is None, unread.priority or 0, -(unread.weight or 0)
 
 
-def _removes_much(good: Servers, answer: Servers, policy: Policy) -> bool:
-    before = _endpoints(good)
-    removed = len(before - _endpoints(answer))
-    return removed > 0 and (removed == len(before) or removed > policy.max_removal * len(before))
+def _admit(family: Family, named: Servers, words: _Words, policy: Policy, now: float) -> Family:
+    present = _endpoints(named)
+    missing = _endpoints(family.good) - present
+    kept = {
+        endpoint: unread
+        for endpoint in missing
+        if not words.takes_out(endpoint, family.identities.get(endpoint))
+        and (unread := words.unread(endpoint, family.identities.get(endpoint)))
+    }
+    clocks = {endpoint: family.absent.get(endpoint, now) for endpoint in missing - kept.keys()}
+    out = {
+        endpoint: since
+        for endpoint, since in clocks.items()
+        if words.takes_out(endpoint, family.identities.get(endpoint))
+    }
+    gaps = {endpoint: since for endpoint, since in clocks.items() if endpoint not in out}
+    for endpoint in _replaced(family, present, gaps, words.identities):
+        del gaps[endpoint]
+    usable = len(present) + len(kept)
+    absent = _staying(gaps, usable, policy, now)
+    if not usable:  # better a server that discovery has taken out than none
+        absent |= _running(out, policy, now)
+    good = _merged(family, named, kept, absent)
+    identities = _of(named, words.identities)
+    if kept or absent:
+        before = {**family.identities, **words.identities}
+        identities |= {endpoint: before[endpoint] for endpoint in {*kept, *absent} if endpoint in before}
+    found = Family(good, absent, identities)
+    return family if found == family else found
 
 
-def _endpoints(servers: Servers) -> frozenset[tuple[Address, int]]:
+def _replaced(
+    family: Family, present: frozenset[Endpoint], gaps: Mapping[Endpoint, float], identities: Identities
+) -> Iterable[Endpoint]:
+    """Return the absent endpoints whose place a new one of the same identity takes, one for one.
+
+    Those that have been absent for longest go first.
+    """
+    if not gaps:
+        return []
+    new = present - _endpoints(family.good)
+    places = Counter(identities[endpoint] for endpoint in new if endpoint in identities)
+    replaced = []
+    for endpoint in sorted(gaps, key=lambda endpoint: (gaps[endpoint], endpoint)):
+        identity = family.identities.get(endpoint)
+        if identity is not None and places[identity]:
+            places[identity] -= 1
+            replaced.append(endpoint)
+    return replaced
+
+
+def _staying(gaps: Mapping[Endpoint, float], present: int, policy: Policy, now: float) -> dict[Endpoint, float]:
+    """Return the absent members that stay: while they are many, those whose clocks run."""
+    if not _is_much(len(gaps), present, policy):
+        return {}
+    running = _running(gaps, policy, now)
+    return running if _is_much(len(running), present, policy) else {}
+
+
+def _running(clocks: Mapping[Endpoint, float], policy: Policy, now: float) -> dict[Endpoint, float]:
+    # The sum that `deadline` gives.
+    return {endpoint: since for endpoint, since in clocks.items() if now < since + policy.hold}
+
+
+def _is_much(absent: int, present: int, policy: Policy) -> bool:
+    return absent > 0 and (present == 0 or absent > policy.max_removal * (present + absent))
+
+
+def _merged(
+    family: Family, named: Servers, kept: Mapping[Endpoint, Unread], absent: Mapping[Endpoint, float]
+) -> Servers:
+    """Return what counts, sorted."""
+    staying = [server for server in family.good if _ENDPOINT(server) in absent]
+    first = {_ENDPOINT(server): server for server in reversed(family.good) if _ENDPOINT(server) in kept}
+    unread = [_as_told(server, kept[endpoint]) for endpoint, server in first.items()]
+    return tuple(sorted([*named, *staying, *unread])) if staying or unread else named
+
+
+def _as_told(server: RealServer, unread: Unread) -> RealServer:
+    priority = server.priority if unread.priority is None else unread.priority
+    weight = server.weight if unread.weight is None else unread.weight
+    return server._replace(priority=priority, weight=weight)
+
+
+def _without_absent(family: Family) -> Family:
+    good = tuple(server for server in family.good if _ENDPOINT(server) not in family.absent)
+    return Family(good, {}, _of(good, family.identities))
+
+
+def _of(servers: Servers, identities: Identities) -> dict[Endpoint, str]:
+    endpoints = _endpoints(servers) if identities else frozenset()
+    return {endpoint: identities[endpoint] for endpoint in endpoints if endpoint in identities}
+
+
+def _endpoints(servers: Servers) -> frozenset[Endpoint]:
     return frozenset(map(_ENDPOINT, servers))
 
 

@@ -1,24 +1,30 @@
 """The last good sets as they are kept on disk, so that a start while discovery is down has something to serve.
 
 One JSON document: `{"version": 1, "sources": {NAME: {"answered": SECONDS, "servers": [[PRIORITY, ADDRESS, PORT,
-WEIGHT], ...]}}}`. A service of a catalog also has `"opt_in": {"vips": [VIP, ...], "automatic": [PROTOCOL, ...],
-"algorithm": NAME}`. What is read may be anything, since a disk may hold anything.
+WEIGHT], ...]}}}`. Where identities of real servers are known, `"identities": [TEXT or null, ...]` has one for each of
+`servers`, so that a start can tell a replacement from a removal. A service of a catalog also has `"opt_in": {"vips":
+[VIP, ...], "automatic": [PROTOCOL, ...], "algorithm": NAME}`. What is read may be anything, since a disk may hold
+anything.
 """
 
 from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.core.address import Address, format_address, parse_address
-from clb_discovery.core.model import MAX_PORT, MAX_PRIORITY, MAX_WEIGHT, OptIn, Protocol, RealServer
+from clb_discovery.core.model import MAX_PORT, MAX_PRIORITY, MAX_WEIGHT, Endpoint, OptIn, Protocol, RealServer
 from clb_discovery.core.spec import parse_algorithm, parse_vip
 
 VERSION: Final = 1
 MAX_BYTES: Final = 64 << 20
 """Longest document that is written or read: as much as one answer of discovery may have."""
+
+MAX_IDENTITY: Final = 1024
+"""Longest identity that is kept, in characters; a node's name and a service id of Consul have 255 and 512 at most."""
 
 _LAST_SECOND: Final = 253402300799  # of the year 9999, where calendars end
 _SHOWN_LENGTH: Final = 80
@@ -33,26 +39,22 @@ class LastGood(NamedTuple):
     """When the source last answered, in seconds since 1970 (UTC); None if that is not known."""
     opt_in: OptIn | None = None
     """Of a service from a catalog: what it said of itself, without what was refused."""
+    identities: Mapping[Endpoint, str] = MappingProxyType({})
+    """The identities of real servers, where they are known."""
 
 
 def encode(sets: Mapping[str, LastGood]) -> bytes:
     """Return the document.
 
     :param sets: by the name of the source.
-    :raises ValueError: if it would be longer than `MAX_BYTES`.
+    :raises ValueError: if it would be longer than `MAX_BYTES` even without identities.
     """
-    sources = {
-        name: {
-            "answered": one.answered,
-            "servers": [[server.priority, format_address(server.address), *server[2:]] for server in one.servers],
-            **({"opt_in": _written(one.opt_in)} if one.opt_in else {}),
-        }
-        for name, one in sets.items()
-    }
-    document = json.dumps({"version": VERSION, "sources": sources}, separators=(",", ":")).encode()
-    if len(document) > MAX_BYTES:
-        raise ValueError(f"{len(document)} bytes are more than the {MAX_BYTES} that are read again")
-    return document
+    for identities in (True, False):
+        sources = {name: _source(one, identities=identities) for name, one in sets.items()}
+        document = json.dumps({"version": VERSION, "sources": sources}, separators=(",", ":")).encode()
+        if len(document) <= MAX_BYTES:
+            return document
+    raise ValueError(f"{len(document)} bytes are more than the {MAX_BYTES} that are read again")
 
 
 def decode(document: bytes) -> dict[str, LastGood]:
@@ -74,6 +76,20 @@ def decode(document: bytes) -> dict[str, LastGood]:
     return {name: _last_good(one) for name, one in sources.items()}
 
 
+def _source(one: LastGood, *, identities: bool) -> dict[str, Any]:
+    known = [_bounded(one.identities.get((server.address, server.port))) for server in one.servers]
+    return {
+        "answered": one.answered,
+        "servers": [[server.priority, format_address(server.address), *server[2:]] for server in one.servers],
+        **({"identities": known} if identities and any(known) else {}),
+        **({"opt_in": _written(one.opt_in)} if one.opt_in else {}),
+    }
+
+
+def _bounded(identity: str | None) -> str | None:
+    return identity if identity and len(identity) <= MAX_IDENTITY else None
+
+
 def _last_good(found: Any) -> LastGood:  # noqa: ANN401 - anything is what a disk may hold
     if not isinstance(found, dict) or not isinstance(found.get("servers"), list):
         raise ValueError(f"{_shown(found)} is no set of real servers")  # noqa: TRY004 - as above
@@ -81,7 +97,20 @@ def _last_good(found: Any) -> LastGood:  # noqa: ANN401 - anything is what a dis
     if answered is not None and not _is_number(answered, 0, _LAST_SECOND):
         raise ValueError(f"{_shown(answered)} is no time")
     opt_in = _opt_in(found["opt_in"]) if "opt_in" in found else None
-    return LastGood(tuple(_real_server(item) for item in found["servers"]), answered, opt_in)
+    servers = tuple(_real_server(item) for item in found["servers"])
+    return LastGood(servers, answered, opt_in, _identities(found.get("identities", []), servers))
+
+
+def _identities(found: Any, servers: Sequence[RealServer]) -> dict[Endpoint, str]:  # noqa: ANN401 - as above
+    if not isinstance(found, list) or not all(item is None or isinstance(item, str) for item in found):
+        raise ValueError(f"{_shown(found)} are no identities")
+    if found and len(found) != len(servers):
+        raise ValueError(f"there are {len(found)} identities of {len(servers)} real servers")
+    return {
+        (server.address, server.port): identity
+        for server, identity in zip(servers, map(_bounded, found), strict=False)
+        if identity
+    }
 
 
 def _written(opt_in: OptIn) -> dict[str, Any]:

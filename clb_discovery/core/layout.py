@@ -25,6 +25,8 @@ FILTER_LOW: Final = 0xD1342543DE82EF95
 FEATURE_ERRNO: Final = 1
 FEATURE_LOOP: Final = 2
 COUNT_ACTIVE: Final = 1
+COUNT_RECORDS_LOST: Final = 0
+COUNTS: Final = 16
 
 
 class Map(StrEnum):
@@ -43,6 +45,11 @@ class Map(StrEnum):
     PEERS = "clb_peers"
     LISTENER = "clb_listener"
     EVENTS = "clb_events"
+    COUNTS = "clb_counts"
+
+
+ADDED: Final = frozenset({Map.COUNTS})
+"""Maps that an earlier version of this layout has not: until its data plane is loaded again they count as empty."""
 
 
 class Record:
@@ -161,6 +168,7 @@ SIZES: Final = {
     Map.PEERS: (4, PEERS_SIZE),
     Map.LISTENER: (4, 8),
     Map.EVENTS: (0, 0),
+    Map.COUNTS: (4, 8),
 }
 """Key and value size of each map, in bytes; of `clb_dice`, for each CPU."""
 

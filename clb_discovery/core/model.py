@@ -109,12 +109,12 @@ class VirtualServer:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How much an answer of discovery may remove at once."""
+    """How many members may be missing from an answer to go at once, and for how long others stay."""
 
     max_removal: float = 0.5
-    """Share of a pool, 0 to 1; removing more, or all of it, is held."""
+    """Share of present and absent members, 0 to 1; while more are absent, or all, they stay."""
     hold: float = 30.0
-    """Seconds that such an answer has to stand before it counts."""
+    """Seconds that each of them has to be absent before an answer confirms that it has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,8 @@ class Service:
     """Only instances that have all of them, likewise."""
     linger: float | None = None
     """Seconds that SRV records stay after they were last seen; None for as long as the name server makes necessary."""
+    most: int = MAX_POOL
+    """Most real servers in one pool."""
 
 
 class Refused(NamedTuple):

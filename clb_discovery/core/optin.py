@@ -25,7 +25,7 @@ AUTOMATIC: Final = "auto"
 
 MAX_TEXT: Final = 512
 """Longest meta or tag that is read, in characters; Consul's own agents take no longer meta."""
-MAX_VIPS: Final = 64
+MAX_VIPS: Final = 16
 """Most VIPs of one service."""
 MAX_READ: Final = 1024
 """Most VIPs of one service that are read, those first that most instances name: anyone may write any number."""

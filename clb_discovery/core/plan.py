@@ -1,6 +1,6 @@
 """The difference between desired and held, as steps in an order that is safe after every one of them.
 
-The order is bpf/clb.h's: servers and labels, the rows of a fresh generation, the virtual server's one element, its
+The order is bpf/clb.h's: servers, the rows of a fresh generation, labels, the virtual server's one element, its
 address in the filter; then what is gone; a grace period; then what nothing refers to any more. At each point a connect
 to a virtual server that is in both states finds all of its old pool or all of its new one:
 
@@ -12,11 +12,13 @@ to a virtual server that is in both states finds all of its old pool or all of i
 - an index of `clb_servers` goes to another server only when a grace period has passed since it was set to zero.
 
 A crash leaves at worst elements that nothing refers to; they are orphans at the next start and are deleted then.
+Where the kernel refuses an element, `core.cut` works out what is held then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from clb_discovery.core import address_filter, layout
@@ -64,16 +66,21 @@ class Plan:
     """Packed members that leave their pool."""
 
 
-def plan(held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool) -> Plan:
+def plan(
+    held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool, keep: AbstractSet[Vip] = frozenset()
+) -> Plan:
     """Work out the steps that make the kernel hold what is desired.
 
     :param complete: whether desired says everything. Until every source has answered once it does not; then virtual
         servers that it lacks stay, and so does everything that seems to belong to nobody.
+    :param keep: virtual servers that stay as they are although desired lacks them. An exact port may be here only if
+        the wildcard of its address neither comes nor goes, and the other way round.
     """
     draft = _Draft(held)
     for server in sorted(desired.values(), key=lambda server: server.vip.port == 0):
         draft.publish(server)
-    gone = tuple(sorted(held.virtual.keys() - desired.keys(), key=lambda vip: (vip.port != 0, vip))) if complete else ()
+    lacking = held.virtual.keys() - desired.keys() - keep if complete else ()
+    gone = tuple(sorted(lacking, key=lambda vip: (vip.port != 0, vip)))
     for vip in gone:
         draft.withdraw(vip)
     orphans = _without(held.orphans, draft.writes)
@@ -108,6 +115,28 @@ def plan(held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool) ->
     return Plan(
         (*before, *writes, *between, *deletes, *after), result, tuple(draft.changed), gone, tuple(draft.dropped)
     )
+
+
+def together(carried_out: Sequence[Plan], last: Plan) -> Plan:
+    """Return what changed over plans that followed each other, with the steps of the last."""
+    plans = (*carried_out, last)
+    return replace(
+        last,
+        changed=tuple(dict.fromkeys(vip for one in plans for vip in one.changed)),
+        removed=tuple(dict.fromkeys(vip for one in plans for vip in one.removed)),
+        dropped=tuple(member for one in plans for member in one.dropped),
+    )
+
+
+def is_held(held: Held, server: VirtualServer) -> bool:
+    """Tell whether a plan would change nothing of a virtual server."""
+    old = held.virtual.get(server.vip)
+    return old is not None and holds(old, server) and old.label == _label(server)
+
+
+def holds(old: Published, server: VirtualServer) -> bool:
+    """Tell whether a virtual server is published, under whatever name."""
+    return (old.pool, old.algorithm, old.tracking) == (server.pool, server.algorithm, server.tracking)
 
 
 class _Indexes:
@@ -160,7 +189,7 @@ class _Draft:
         key, label = layout.pack_vip(server.vip), _label(server)
         if old is None or old.label != label:
             self.writes[Map.LABELS][key] = layout.pack_label(label)
-        if old is not None and _is_published(old, server):
+        if old is not None and holds(old, server):
             self.virtual[server.vip] = replace(old, label=label)
             return
         self.generation += 1
@@ -206,7 +235,7 @@ class _Draft:
         self.dropped += sorted(member for member in servers if not layout.is_refusal(member))
 
 
-_WRITTEN = (Map.SERVERS, Map.LABELS, Map.ROWS, Map.VIRTUAL, Map.FILTER)
+_WRITTEN = (Map.SERVERS, Map.ROWS, Map.LABELS, Map.VIRTUAL, Map.FILTER)
 _COLLECTED = (Map.VIRTUAL, Map.ROWS, Map.SERVERS, Map.LABELS)
 
 
@@ -223,10 +252,6 @@ def _filter_changes(before: Mapping[int, int], after: Mapping[int, int]) -> dict
         return {}
     differ = (index for index in before.keys() | after.keys() if before.get(index, 0) != after.get(index, 0))
     return {layout.pack_index(index): address_filter.pack_element(after.get(index, 0)) for index in sorted(differ)}
-
-
-def _is_published(old: Published, server: VirtualServer) -> bool:
-    return (old.pool, old.algorithm, old.tracking) == (server.pool, server.algorithm, server.tracking)
 
 
 def _label(server: VirtualServer) -> Label:

@@ -24,7 +24,7 @@ def preview(  # noqa: PLR0913 - one for each thing that is looked at
     """Build the document that `plan --json` prints.
 
     :param after: the result of a plan.
-    :param waiting: sources whose answer has to stand for a while before it counts.
+    :param waiting: sources whose removals are held until another answer confirms them.
     :param hidden: virtual servers of our own that are nobody's business.
     :param names: hosts files that would change, each with the lines that are `added` and `removed`.
     """

@@ -1,4 +1,4 @@
-"""From what discovery says to the steps that bring the kernel there: claims, desired state, plan.
+"""From what discovery says to the steps that bring the kernel there: claims, desired state, admission, plan.
 
 Everything is rebuilt each time; of a publication before, which has been carried out, only what would be equal is taken.
 """
@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from clb_discovery.core.address import Network
+from clb_discovery.core.admission import Unpublished, admit, choose
 from clb_discovery.core.claims import Claim, Resolved, holders, resolve
 from clb_discovery.core.desired import Desired, desired
 from clb_discovery.core.held import Held
 from clb_discovery.core.model import RealServer, Service, Vip, VirtualServer
-from clb_discovery.core.plan import Plan, plan
+from clb_discovery.core.plan import Plan, is_held, plan
 
 
 class Wanted(NamedTuple):
@@ -40,21 +41,64 @@ class Publication(NamedTuple):
     desired: Desired
     plan: Plan
     wanted: Wanted
+    unpublished: Sequence[Unpublished]
+    """What there is no room for."""
+    left: Mapping[Vip, int]
+    """Virtual servers that this plan does not bring to what is desired, and for how many rounds they have waited; 0 for
+    those that no other round brings there."""
+    goes_on: bool
+    """Whether another round can bring more of them there."""
+
+    def pending(self) -> frozenset[str]:
+        """Return the sources of which another round can bring more."""
+        waiting = (self.desired.virtual.get(vip) for vip, rounds in self.left.items() if rounds)
+        return frozenset(server.source for server in waiting if server)
 
 
-def publication(held: Held, wanted: Wanted, before: Publication | None = None) -> Publication:
+def publication(
+    held: Held,
+    wanted: Wanted,
+    before: Publication | None = None,
+    aside: Mapping[Vip, VirtualServer] | None = None,
+    budget: int | None = None,
+) -> Publication:
     """Work out what to publish.
 
     :param before: the publication that led to what is held, if that is so; it spares work and changes nothing.
+    :param aside: virtual servers that are not to be tried now, as long as they should be just so.
+    :param budget: real servers to write in one round; None for all.
     """
-    resolved = resolve(wanted.configured, wanted.claims, holders(held) if wanted.claims else {}, wanted.vip_ranges)
+    resolved = _resolved(held, wanted, before)
     state = desired(resolved.services, wanted.known, wanted.real_ranges, before.desired if before else None)
-    if before and _goes_on(held, wanted, before, state):
-        # What is as it was before needs no look; nothing goes, and nothing is left over from a crash.
-        steps = plan(held, {**wanted.own, **state.anew}, complete=False)
+    waited = before.left if before else {}
+    goes_on = before is not None and _goes_on(held, wanted, before, state)
+    if goes_on:  # what is as it was before needs no look
+        looked_at = {**state.anew, **{vip: state.virtual[vip] for vip in waited if vip in state.virtual}}
+        gone = [vip for vip in waited if vip in held.virtual and vip not in state.virtual and vip not in wanted.own]
     else:
-        steps = plan(held, {**wanted.own, **state.virtual}, complete=wanted.complete)
-    return Publication(resolved, state, steps, wanted)
+        looked_at = {**wanted.own, **state.virtual}
+        gone = list(held.virtual.keys() - looked_at.keys()) if wanted.complete else []
+    changes = [server for server in looked_at.values() if not is_held(held, server)]
+    late = {server.vip: 0 for server in changes if aside and aside.get(server.vip) == server}
+    configured = {server.source: -1 for server in wanted.own.values()}
+    configured |= {service.source: place for place, service in enumerate(wanted.configured)}
+    admitted = admit(held, [server for server in changes if server.vip not in late], gone, configured)
+    chosen = choose(held, admitted.changes, gone, waited, budget=budget)
+    # With nothing gone, and nothing left over from a crash, the rest needs no look.
+    whole = wanted.complete and (not goes_on or bool(chosen.withdraw))
+    keep = held.virtual.keys() - set(chosen.withdraw) if whole else frozenset()
+    steps = plan(held, chosen.publish, complete=whole, keep=keep)
+    unpublished = (*admitted.refused, *chosen.cramped)
+    late |= dict.fromkeys((one.vip for one in unpublished), 0)
+    collects = whole and bool(held.orphans)  # which makes room, too
+    more = bool(chosen.left) or (bool(chosen.cramped) and collects)
+    return Publication(resolved, state, steps, wanted, unpublished, {**late, **chosen.left}, more)
+
+
+def _resolved(held: Held, wanted: Wanted, before: Publication | None) -> Resolved:
+    if before and before.wanted is wanted:  # another round of the same
+        return before.resolved
+    return resolve(wanted.configured, wanted.claims, holders(held) if wanted.claims else {}, wanted.vip_ranges)
 
 
 def _goes_on(held: Held, wanted: Wanted, before: Publication, state: Desired) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -84,19 +84,40 @@ def srv_service(record: str) -> str:
     return record.split(".", 1)[0].removeprefix("_") or record
 
 
-def merge_services(services: Iterable[Service]) -> tuple[Service, ...]:
-    """Join services of one source, whose VIPs add up, and refuse a VIP that two of them claim."""
+def merge_services(services: Iterable[Service], places: Mapping[str, str] | None = None) -> tuple[Service, ...]:
+    """Join services of one source, whose VIPs add up, automatic ones too, and refuse what can never work.
+
+    :param places: where each source stands, for messages.
+    :raises ValueError: if two services claim one VIP, or a real server is at a VIP, which would lead in a circle.
+    """
+    places = places or {}
     merged: dict[str, Service] = {}
     holders: dict[Vip, str] = {}
     for service in services:
         for vip in service.vips:
             holder = holders.setdefault(vip, service.source)
             if holder != service.source:
-                raise ValueError(f"{vip} is claimed by {holder} and by {service.source}; give each its own")
+                claims = [places.get(source, source) for source in (holder, service.source)]
+                raise ValueError(f"{vip} is claimed by {claims[0]} and by {claims[1]}; give each its own")
         other = merged.get(service.source)
         vips = tuple(dict.fromkeys((other.vips if other else ()) + service.vips))
-        merged[service.source] = replace(service, vips=vips)
+        automatic = other.automatic if other and service.automatic is None else service.automatic
+        merged[service.source] = replace(service, vips=vips, automatic=automatic)
+    _refuse_circles(merged.values(), holders, places)
     return tuple(merged.values())
+
+
+def _refuse_circles(services: Iterable[Service], holders: Mapping[Vip, str], places: Mapping[str, str]) -> None:
+    vips = {vip.address: vip for vip in holders}
+    for service in services:
+        for server in service.servers:
+            vip = vips.get(server.address)
+            if vip:
+                where, other = places.get(service.source, service.source), places.get(holders[vip], holders[vip])
+                raise ValueError(
+                    f"the real server {server} of {where} is at the VIP {vip} of {other}: connects would go round in a "
+                    "circle; give the address that the server itself listens on"
+                )
 
 
 def parse_listener(text: str) -> tuple[str, int]:

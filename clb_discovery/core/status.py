@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clb_discovery.core import layout
@@ -10,6 +10,7 @@ from clb_discovery.core.address import format_address
 from clb_discovery.core.held import Held, Published
 from clb_discovery.core.layout import FEATURE_ERRNO, FEATURE_LOOP, Info, Server
 from clb_discovery.core.model import RealServer, Vip
+from clb_discovery.core.neighbours import Overlap
 
 
 class Datapath(NamedTuple):
@@ -21,6 +22,10 @@ class Datapath(NamedTuple):
     """What became of connects, by packed member."""
     ineffective: str | None
     """Why connects do not meet the programs, or None if they do."""
+    records_lost: int
+    """How often there was no memory to remember where a socket was sent."""
+    overlaps: Sequence[Overlap] = ()
+    """Other instances that serve the same VIPs."""
 
 
 def document(  # noqa: PLR0913 - the parts of the document
@@ -32,6 +37,7 @@ def document(  # noqa: PLR0913 - the parts of the document
     pid: int | None,
     state: Mapping[str, Any],
     hidden: frozenset[Vip],
+    listening: Collection[Vip] = (),
 ) -> dict[str, Any]:
     """Build the document; its shape is part of the contract with scripts.
 
@@ -39,6 +45,7 @@ def document(  # noqa: PLR0913 - the parts of the document
     :param pid: of the running sidecar, or None.
     :param state: what the sidecar said last, with `last_sync`, `config_error` and `sources`.
     :param hidden: virtual servers of our own that are nobody's business.
+    :param listening: the VIPs on which a program of this host listens.
     """
     return {
         "instance": instance,
@@ -52,12 +59,13 @@ def document(  # noqa: PLR0913 - the parts of the document
         },
         "sources": state.get("sources", []),
         "virtual_servers": [
-            _virtual_server(vip, published, datapath.servers)
+            _virtual_server(vip, published, datapath.servers) | {"listens_here": vip in listening}
             for vip, published in sorted(datapath.held.virtual.items())
             if vip not in hidden
         ]
         if datapath
         else [],
+        "unpublished": state.get("unpublished", []),
     }
 
 
@@ -71,6 +79,8 @@ def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
         "effective": datapath is not None and datapath.ineffective is None,
         "reason": datapath.ineffective if datapath else "the data plane is not loaded",
         "features": features(info.features) if info else {},
+        "records_lost": datapath.records_lost if datapath else 0,
+        "overlaps": [overlap.document() for overlap in datapath.overlaps] if datapath else [],
     }
 
 

@@ -28,8 +28,15 @@ def _troubles(status: Mapping[str, Any]) -> Iterator[str]:
         yield f"the data plane is not loaded: nothing is balanced; {way_out} run: {load_command(status['instance'])}"
     elif not datapath["effective"]:
         yield f"connects do not meet the programs: {datapath['reason']}"
+    for overlap in datapath["overlaps"]:
+        vips = _list(overlap["vips"])
+        where = "same cgroup" if overlap["relation"] == "same" else f"{overlap['cgroup']}, {overlap['relation']}"
+        yield f"instance {overlap['instance']} ({where}) serves the same VIPs: {vips}; give each instance its own"
     if sidecar["config_error"]:
         yield f"the configuration is refused, and the one before it goes on: {sidecar['config_error']}"
+    unpublished = [one["service"] for one in status["unpublished"]]
+    if unpublished:
+        yield f"not published as it should be, for the reason above: {_list(unpublished)}"
     yield from _pools(status["virtual_servers"])
     for state, words in (("retrying", "no answer from"), ("held", "held back, for the reason above:")):
         names = [source["name"] for source in status["sources"] if source["state"] == state]

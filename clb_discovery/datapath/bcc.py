@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from clb_discovery.core.commands import unload_command
 from clb_discovery.core.layout import Map
-from clb_discovery.datapath import bpf
+from clb_discovery.datapath import bpf, executables
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.errors import HostError
 
@@ -159,6 +159,7 @@ def _ask_one(python: str, request: str | None, inherited: Sequence[int]) -> _Ans
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     pass_fds=[theirs.fileno(), *inherited],
+                    env=executables.environment(),
                     timeout=_TIMEOUT,
                 )
             except subprocess.TimeoutExpired as error:
@@ -183,11 +184,11 @@ def _received(child: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def _interpreters() -> Iterator[str]:
-    """Return our own interpreter, the system's, and every other that PATH leads to; each once."""
+    """Return our own interpreter, the system's, and every other in the places of programs; each once."""
     yield sys.executable
     # A virtual environment is another place to look although its interpreter is a link to one of these.
     seen = {os.path.realpath(sys.executable)} if sys.prefix == sys.base_prefix else set[str]()
-    for path in (_SYSTEM_PYTHON, *(path for folder in os.get_exec_path() for path in _pythons(folder))):
+    for path in (_SYSTEM_PYTHON, *(path for folder in executables.PATH.split(":") for path in _pythons(folder))):
         real = os.path.realpath(path)
         if real not in seen and path != sys.executable and os.access(path, os.X_OK):
             seen.add(real)
@@ -197,7 +198,7 @@ def _interpreters() -> Iterator[str]:
 def _pythons(folder: str) -> list[str]:
     try:
         paths = sorted(Path(folder).iterdir())
-    except OSError:  # PATH may name what is not there, or not ours to read
+    except OSError:  # it need not be there
         return []
     return [str(path) for path in paths if re.fullmatch(r"python3(\.\d+)?", path.name)]
 

@@ -137,12 +137,33 @@ def update(fd: int, key: bytes, value: bytes) -> None:
     _bpf(Command.MAP_UPDATE_ELEM, struct.pack("=IxxxxQQQ", fd, _address(key), _address(value), 0))
 
 
+class BatchError(OSError):
+    """The kernel refused an element of a batch."""
+
+    done: int = 0
+    """How many elements it took before."""
+
+
 def update_all(fd: int, items: Sequence[tuple[bytes, bytes]]) -> None:
-    """Insert or replace elements, in order, in batches."""
+    """Insert or replace elements, in order, in batches.
+
+    :raises BatchError: if the kernel refuses one.
+    """
+    done = 0
     for chunk in _chunks(items):
         keys = b"".join(key for key, _ in chunk)
         values = b"".join(value for _, value in chunk)
-        _bpf(Command.MAP_UPDATE_BATCH, _batch(fd, len(chunk), keys=_address(keys), values=_address(values)))
+        batch = _batch(fd, len(chunk), keys=_address(keys), values=_address(values))
+        attr = ctypes.create_string_buffer(batch, _ATTR_SIZE)
+        try:
+            _call(Command.MAP_UPDATE_BATCH, attr)
+        except OSError as error:
+            (taken,) = struct.unpack_from("=I", attr, 32)
+            refused = BatchError(error.errno, error.strerror)
+            # Before 6.7 the count stays as it was where the kernel has no memory for the first one.
+            refused.done = done + (taken if taken < len(chunk) else 0)
+            raise refused from error
+        done += len(chunk)
 
 
 def delete_all(fd: int, keys: Sequence[bytes]) -> None:

@@ -40,6 +40,7 @@ WRITER: Final[Mapping[Map, Access]] = {
     Map.OWNERS: Access.READ,
     Map.PLACES: Access.READ,
     Map.SOCKETS: Access.READ,
+    Map.COUNTS: Access.READ,
 }
 """What a writer needs; not the events of `trace`, which tell who connects where."""
 EVERYTHING: Final[Mapping[Map, Access]] = dict.fromkeys(Map, Access.WRITE)

@@ -6,10 +6,11 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from clb_discovery.core import layout
 from clb_discovery.core.commands import load_command, unload_command
@@ -22,6 +23,20 @@ from clb_discovery.datapath.handover import Access
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.records import RecordMaps
 from clb_discovery.errors import ClbError, HostError
+from clb_discovery.files import SHORT
+
+_NO_ROOM: Final = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})
+
+
+class FullError(ClbError):
+    """The kernel has no room, or no memory, for one element; those before it are written."""
+
+    def __init__(self, map_: Map, key: bytes, reason: str) -> None:
+        """Name the element, and say why and how to fix it."""
+        super().__init__(f"{reason}; connects keep using what was published before")
+        self.map = map_
+        self.key = key
+        self.reason = reason
 
 
 class Maps:
@@ -76,6 +91,23 @@ class Maps:
         decoded = ((layout.unpack_index(key), value) for key, value in elements)
         return {members[index]: layout.unpack_server(value) for index, value in decoded if index in members}
 
+    def records_lost(self) -> int:
+        """Return how often there was no memory to remember where a socket was sent."""
+        counts = self._fds.get(Map.COUNTS)
+        data = bpf.lookup(counts, layout.pack_index(layout.COUNT_RECORDS_LOST), 8) if counts is not None else None
+        return int.from_bytes(data or b"", sys.byteorder)
+
+    def published(self, members: Collection[bytes]) -> set[bytes]:
+        """Return those of these packed members that are in a pool now, without keeping more in memory."""
+        asked = frozenset(members)
+        # First, as in `decode`: rows stay longer than the element that refers to them.
+        generations = {layout.unpack_virtual(value).generation for _, value in self._items(Map.VIRTUAL)}
+        found: set[bytes] = set()
+        for key, value in self._items(Map.ROWS):
+            if layout.unpack_place(key)[0] in generations:
+                found.update(slot.member for slot in layout.unpack_row(value) if slot.member in asked)
+        return found
+
     def records(self) -> RecordMaps:
         """Return the descriptors of what is known of connected sockets, which stay ours."""
         return RecordMaps(self._fds[Map.OWNERS], self._fds[Map.PLACES], self._fds[Map.SOCKETS])
@@ -116,20 +148,23 @@ class Maps:
     def apply(self, steps: Iterable[Step]) -> None:
         """Carry out the steps of a plan in their order.
 
-        :raises ClbError: if the kernel refuses one; what was published before it stays right, and `read` tells.
+        :raises FullError: if there is no room or no memory for an element.
+        :raises ClbError: if the kernel refuses a step; what was published before it stays right, and `read` tells.
         """
         for step in steps:
             try:
                 self.carry_out(step)
             except OSError as error:
+                if isinstance(step, Write) and error.errno in _NO_ROOM:
+                    key, _ = step.items[getattr(error, "done", 0)]
+                    raise FullError(step.map, key, _lack(step.map, error)) from error
                 what = (
                     f"{type(step).__name__.lower()} in {step.map}" if isinstance(step, Write | Delete) else "RCU wait"
                 )
                 with contextlib.suppress(OSError):  # who reads the maps now may give away what was just set to zero
                     self.carry_out(GracePeriod())
-                why = _reason(step, error)
                 raise ClbError(
-                    f"the kernel refuses a {what}: {why}; connects keep using what was published before"
+                    f"the kernel refuses a {what}: {error.strerror}; connects keep using what was published before"
                 ) from error
 
     def carry_out(self, step: Step) -> None:
@@ -162,6 +197,8 @@ class Maps:
                     stack.callback(os.close, fds[map_])
                     sizes = bpf.map_sizes(fds[map_])
                 except OSError as error:
+                    if map_ in layout.ADDED and isinstance(error, FileNotFoundError):
+                        continue
                     raise _cannot_open(pins, error) from error
                 if sizes != layout.SIZES[map_]:
                     way_out = unload_command(pins.instance)
@@ -203,14 +240,16 @@ def _cannot_open(pins: Pins, error: OSError) -> HostError:
             f"not allowed to open BPF maps; run as root, or in the group of: {load} --group GROUP; "
             "Linux before 5.19 also asks for CAP_BPF"
         )
+    if error.errno in SHORT:
+        return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}")
     unload = unload_command(pins.instance)
     return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}; run: {unload}")
 
 
-def _reason(step: Step, error: OSError) -> str | None:
-    if error.errno == errno.E2BIG and isinstance(step, Write) and step.map is Map.SERVERS:
-        return f"at most {layout.MAX_SERVERS} real and virtual servers together are possible"
-    return error.strerror
+def _lack(map_: Map, error: OSError) -> str:
+    if error.errno == errno.ENOMEM:
+        return f"the kernel has no memory for an element of {map_}; free some, or raise the limit of the memory cgroup"
+    return f"{map_} is full; use fewer VIPs or real servers, or a second --instance for some services"
 
 
 def _close(fds: Mapping[Map, int]) -> None:

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from clb_discovery.core.layout import LAYOUT, Map
+from clb_discovery.core.layout import ADDED, LAYOUT, Map
 from clb_discovery.core.model import Protocol
 from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.mountinfo import mounts
 from clb_discovery.errors import HostError, UsageError
+from clb_discovery.files import safe_directory
 
 BPFFS: Final = Path("/sys/fs/bpf")
 PROGRAMS: Final = {
@@ -91,7 +92,7 @@ class Pins:
         :raises HostError: if one may not look there.
         """
         links = (f"{name}_link" for name in PROGRAMS)
-        return self.have_maps() and self._exist(*PROGRAMS, *links, *(pin.name for pin in self.waiting))
+        return self._exist(*Map, *PROGRAMS, *links, *(pin.name for pin in self.waiting))
 
     def exist(self) -> bool:
         """Tell whether there is anything of the instance, of any layout.
@@ -121,11 +122,11 @@ class Pins:
             raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
 
     def have_maps(self) -> bool:
-        """Tell whether every map has its pin.
+        """Tell whether every map has its pin that each version of this layout has.
 
         :raises HostError: if one may not look there.
         """
-        return self._exist(*Map)
+        return self._exist(*(map_ for map_ in Map if map_ not in ADDED))
 
     def _exist(self, *names: str) -> bool:
         try:
@@ -145,6 +146,8 @@ class Pins:
                 self.directory.mkdir(parents=True, exist_ok=True)
             except FileNotFoundError:  # another instance has just removed what was above, as the last one
                 self.directory.mkdir(parents=True, exist_ok=True)
+            with safe_directory(self.directory):  # a file system that others have mounted may be for all to write
+                pass
         except OSError as error:
             raise HostError(
                 f"cannot use the BPF file system at {BPFFS}: {error.strerror}; mount it (mount -t bpf bpf {BPFFS}) and "

@@ -148,15 +148,18 @@ def close_sockets(
         searches = []
         for protocol in sorted(protocols):
             searches += _search(protocol, removed, placed, failures, (maps.stored, pinned, stack))
-        for inode, namespace in namespaces if searches else ():
-            for search in searches.copy():
-                try:
-                    count += _close(namespace, search, failures)
-                except HostError as error:  # it would be the same in the next namespace
-                    failures.add(str(error))
-                    searches.remove(search)
-                except OSError as error:
-                    failures.add(f"network namespace {inode}: {error.strerror}")
+        try:
+            for inode, namespace in namespaces if searches else ():
+                for search in searches.copy():
+                    try:
+                        count += _close(namespace, search, failures)
+                    except HostError as error:  # it would be the same in the next namespace
+                        failures.add(str(error))
+                        searches.remove(search)
+                    except OSError as error:
+                        failures.add(f"network namespace {inode}: {error.strerror}")
+        except OSError as error:  # not even a descriptor to look for namespaces
+            failures.add(f"cannot look for network namespaces: {error.strerror}")
     return Destroyed(count, frozenset(failures), namespaces.hidden)
 
 

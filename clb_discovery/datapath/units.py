@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from clb_discovery.datapath import cgroup
+from clb_discovery.datapath import cgroup, executables
 from clb_discovery.errors import HostError, UsageError
 
 _PATIENCE: Final = 30.0
@@ -44,9 +44,11 @@ def path_below(slice_: str, unit: str) -> Path:
 
 
 def _slice_of(unit: str) -> str:
-    command = ["systemctl", "show", "--property=Slice", "--value", "--", unit]
     try:
-        asked = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_PATIENCE)  # noqa: S603 - no shell
+        command = [executables.find("systemctl"), "show", "--property=Slice", "--value", "--", unit]
+        asked = subprocess.run(  # noqa: S603 - no shell
+            command, check=False, capture_output=True, text=True, timeout=_PATIENCE, env=executables.environment()
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise HostError(f"cannot ask systemd for the slice of {unit}: {error}; name it: --cgroup PATH") from error
     if asked.returncode != 0:

@@ -363,6 +363,8 @@ function showHealth(status, { out, late, empty, refused }) {
   const { datapath, sidecar } = status;
   const troubles = [];
   if (!datapath.effective) troubles.push(`not balancing: ${datapath.reason}`);
+  const unpublished = status.unpublished.map((one) => one.service);
+  if (unpublished.length) troubles.push(`not published, no room: ${unpublished.slice(0, 3).join(", ")}`);
   if (sidecar.config_error) troubles.push(`configuration refused: ${sidecar.config_error}`);
   if (empty) troubles.push(`${plural(empty, "pool")} empty`);
   if (out) troubles.push(`${plural(out, "real server")} ejected`);

@@ -73,6 +73,8 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, SourceError):
             emit(Failure(str(error), unusable=isinstance(error, UnusableError)))
+        elif isinstance(error, OSError):
+            emit(Failure(f"cannot query: {error.strerror or error}"))
         else:  # a bug of ours must not end the watch
             reason = f"internal error: {error!r}; please report it"
             if reason != traced:  # which is long, and once is enough

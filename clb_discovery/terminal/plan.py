@@ -1,4 +1,4 @@
-"""`plan` for people: a sign before each line, as in a diff: + comes, - goes, ~ changes, ! is refused."""
+"""`plan` for people: a sign before each line, as in a diff: + comes, - goes, ~ changes, ! is refused or noted."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def _lines(document: Mapping[str, Any]) -> Iterator[Text]:
             yield from (_signed(sign, f"{endpoint(server)}{_share(server, sign)}", "    ") for server in change[kind])
     for item in document["refused"]:
         yield _signed("!", f"{item['service']}: {item['server']} is refused: {item['reason']}")
+    for item in document["notes"]:
+        yield _signed("!", f"{item['service']}: {item['note']}")
     for change in document["names"]:
         yield _signed("~", change["file"])
         yield from (_signed("+", line, "    ") for line in change["added"])

@@ -16,6 +16,11 @@ from clb_discovery.terminal.screen import endpoint, plain
 _INDENT: Final = 2
 _NARROWEST: Final = 12
 """Characters that an address has at least; lines are folded as a whole then."""
+_MOST_ROWS: Final = 50
+_MOST_ROWS_OF_ALL: Final = 4000
+_FEWEST_ROWS: Final = 4
+"""Real servers shown of one pool, of all pools together, and of one in any case: a line takes a quarter of a
+millisecond, and `--json` has all of them."""
 _STYLES: Final = {"active": "green", "probing": "yellow", "ejected": "red"}
 _TEXTS: Final = frozenset({"address", "state", "bar"})
 """Columns that are aligned at their left."""
@@ -56,6 +61,7 @@ class Pools:
         places = {service: place for place, service in enumerate(services)}
         self._virtual_servers = sorted(virtual_servers, key=lambda server: places[server["service"]])
         self._rates = rates
+        self._most = max(_FEWEST_ROWS, min(_MOST_ROWS, _MOST_ROWS_OF_ALL // max(1, len(virtual_servers))))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         glyphs = (ASCII if options.ascii_only else UNICODE) if console.is_terminal else None
@@ -67,6 +73,9 @@ class Pools:
                 yield from _lines(layout.heads, layout.gap, widths, head=True)
                 for row in pool:
                     yield from _lines(row, layout.gap, widths)
+                left = len(server["real_servers"]) - len(pool)
+                if left:
+                    yield plain(f"{' ' * _INDENT}and {left:,} more; status --json has all of them", "dim")
             else:
                 yield plain(f"{' ' * _INDENT}no real servers: connects are refused", "red")
 
@@ -86,7 +95,7 @@ class Pools:
         reals = server["real_servers"]
         targets = target_shares([Member(real["priority"], real["weight"], real["state"] != "active") for real in reals])
         rows: list[_Row] = []
-        for real, target in zip(reals, targets, strict=True):
+        for real, target in _some_of(list(zip(reals, targets, strict=True)), self._most):
             share = real["connects"] / server["connects"] if server["connects"] else None
             rate = self._rates.get(key_of(server, real)) if self._rates is not None else None
             rows.append(
@@ -120,6 +129,14 @@ class Pools:
                 plain(f"from {server['source']}" if server["source"] else "from nobody known", "dim"),
             ]
         )
+
+
+def _some_of(reals: list[tuple[Mapping[str, Any], float]], most: int) -> list[tuple[Mapping[str, Any], float]]:
+    """Return as many real servers with their targets, in their order: those that are out first, then the first ones."""
+    if len(reals) <= most:
+        return reals
+    by_state = sorted(range(len(reals)), key=lambda at: reals[at][0]["state"] == "active")
+    return [reals[at] for at in sorted(by_state[:most])]
 
 
 def _width(cell: str) -> int:

@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from clb_discovery.core.rates import Key, Rate
-from clb_discovery.core.text import printable
+from clb_discovery.core.text import printable, some_of
 from clb_discovery.core.verdict import troubles
 from clb_discovery.terminal.pools import Pools
-from clb_discovery.terminal.screen import padded, plain
+from clb_discovery.terminal.screen import endpoint, padded, plain
 
 DEGRADATIONS: Final = {
     "errno": "connects to an empty pool fail with EPERM instead of ECONNREFUSED; kernel 6.1 can do better",
@@ -26,6 +26,8 @@ DEGRADATIONS: Final = {
 """What it means that a feature is missing."""
 
 _STATES: Final = {"fresh": "green", "held": "yellow", "retrying": "red"}
+_NAMED: Final = 3
+"""VIPs in one remark."""
 _LONGEST: Final = 40
 """Cells of the name of a source for which the others make room."""
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -53,6 +55,7 @@ class Status:
         yield from self._head()
         yield from self._sources()
         yield self._pools
+        yield from self._listeners()
         yield ""
 
     def verdict(self) -> Text:
@@ -110,6 +113,14 @@ class Status:
             )
             if source["reason"]:
                 yield Padding(plain(source["reason"]), (0, 0, 0, 2), expand=False)
+
+    def _listeners(self) -> Iterator[RenderableType]:
+        """Tell of VIPs on which a program of this host listens, which works and may be a surprise."""
+        found = [f"{endpoint(one)}/{one['protocol']}" for one in self._status["virtual_servers"] if one["listens_here"]]
+        if found:
+            text = f"a program of this host listens on {', '.join(some_of(found, _NAMED))}: "
+            yield ""
+            yield plain("note   ", "yellow") + plain(text + "its clients on this host get real servers instead")
 
     def _age(self, moment: str | None) -> str:
         if moment is None:

@@ -13,7 +13,9 @@ from clb_discovery.core.config import Config, Entry, consul_entry, decode, srv_e
 from clb_discovery.core.model import Algorithm, Protocol, RealServer, Service
 from clb_discovery.core.spec import parse_vip
 
-OPTIONS: Final = {"consul": False, "real-range": True, "hold": False, "max-removal": False, "no-active": False}
+OPTIONS: Final = {"consul": False, "real-range": True, "hold": False, "max-removal": False, "no-active": False} | {
+    "srv": True
+}
 EXAMPLE: Final = """
 consul = "http://127.0.0.1:8500"
 real-range = ["10.0.0.0/8", "fd00::/8"]
@@ -61,6 +63,43 @@ def test_values_are_as_somebody_would_type_them() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("one", "several"),
+    [
+        ('real-range = "10.0.0.0/8"', 'real-range = ["10.0.0.0/8"]'),
+        ('service = "a=10.64.0.1:80,10.64.0.2"', 'service = ["a=10.64.0.1:80,10.64.0.2"]'),
+        ('srv = "_a._tcp.x"', 'srv = ["_a._tcp.x"]'),
+        *(
+            (f'[[service]]\nname = "a"\n{one}', f'[[service]]\nname = "a"\n{several}')
+            for one, several in (
+                ('consul = "a"\nvip = "10.64.0.1:80"', 'consul = "a"\nvip = ["10.64.0.1:80"]'),
+                ('consul = "a"\nvip = "10.64.0.1,[fd00::1]:6"', 'consul = "a"\nvip = ["10.64.0.1", "[fd00::1]:6"]'),
+                ('consul = "a"\nvip = "10.64.0.1"', 'consul = "a"\nvip = ["10.64.0.1", "10.64.0.1"]'),
+                ('srv = "_a._udp.x"\nvip = "10.64.0.1,10.64.0.2"', 'srv = "_a._udp.x"\nvip = ["10.64.0.1,10.64.0.2"]'),
+                ('consul = "a"\ntags = "b"', 'consul = "a"\ntags = ["b"]'),
+                ('servers = "10.0.0.1:80"', 'servers = ["10.0.0.1:80", "10.0.0.1:80"]'),
+                ('servers = { address = "10.0.0.1:80" }', 'servers = ["10.0.0.1:80"]'),
+            )
+        ),
+    ],
+)
+def test_what_may_be_several_may_be_one(one: str, several: str) -> None:
+    """Where an array is taken, so is what stands in it alone; what is repeated in it counts once."""
+    assert read(one) == read(several)
+
+
+def test_services_of_options_stand_beside_tables() -> None:
+    """`service` holds what --service takes, and tables, in any order; the same twice adds up, as it does typed."""
+    config = read('srv = ["_a._tcp.x=10.64.0.1", "_a._tcp.x"]\nservice = ["a", { name = "b", servers = [] }, "c"]')
+    assert config.arguments == (
+        ("srv", "--srv=_a._tcp.x=10.64.0.1"),
+        ("srv", "--srv=_a._tcp.x"),
+        ("service", "--service=a"),
+        ("service", "--service=c"),
+    )
+    assert [entry.service.name for entry in config.entries] == ["b"]
+
+
 def test_service_has_settings_of_its_own() -> None:
     """A table may say what else the options say for all."""
     keys = 'max-removal = 1\nhold = "5s"\neject-after = 0\neject-time = "1s"\neject-max = "2s"'
@@ -93,12 +132,14 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
         ("hold = 1\nhold = 2", ["is not TOML", "line 2"]),
         ("real_range = []", ["'real_range' is no key here", "did you mean real-range?"]),
         ("zzz = 1", ["'zzz' is no key here", "use consul, real-range"]),
-        ('real-range = "10.0.0.0/8"', ["real-range = '10.0.0.0/8'", "write an array"]),
+        ("real-range = [[]]", ["real-range = []", "one value, not an array"]),
         ('hold = ["1s"]', ["hold = ['1s']", "one value"]),
         ("hold = 2020-01-01", ["hold = ", "neither text nor a number"]),
         ("[hold]\nx = 1", ["hold = {'x': 1}", "neither text nor a number"]),
         ("real-range = [true]", ["real-range = True", "neither text"]),
-        ('service = ["redis"]', ["service = ['redis']", "write [[service]]"]),
+        ('service = ["a", true]', ["service = True", "neither text nor a number"]),
+        ('service = ["a=10.64.0.300"]', ["service: '10.64.0.300'", "write 10.64.0.1"]),
+        ('srv = "_a._tcp.x=:80"', ["srv: ':80' is not a VIP", "write 10.64.0.1"]),
         ('[service]\nname = "a"', ["a service is a table", "write [[service]]"]),
         ("[[service]]", ["[[service]] 1", "has no name"]),
         ('[[service]]\nname = "a"', ["[[service]] 'a'", "nobody to ask", "consul", "srv", "servers"]),
@@ -110,7 +151,16 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
         ),
         ('[[service]]\nname = "a"\nconsul = "a"\nalgorithm = "best"', ["'a': algorithm: 'best'", "least-conn"]),
         ('[[service]]\nname = "a"\nconsul = "a"\nhold = true', ["'a': hold = True"]),
-        ('[[service]]\nname = "a"\nconsul = "a"\ntags = "b"', ["'a': tags = 'b'", "write an array"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nvip = []', ["'a': vip = []", "leave vip out"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nvip = [["10.64.0.1"]]', ["'a': vip = ['10.64.0.1']", "one value"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nvip = [6379]', ["'a': vip: '6379' is not a VIP", "10.64.0.1:6379"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nvip = ["10.64.0.1", "x"]', ["'a': vip: 'x' is not a VIP"]),
+        ('[[service]]\nname = ["a"]\nconsul = "a"', ["[[service]] ['a']: name = ['a']", "one value"]),
+        ('[[service]]\nname = "a"\nconsul = ["a", "b"]', ["'a': consul = ['a', 'b']", "one value"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nhold = ["1s"]', ["'a': hold = ['1s']", "one value"]),
+        ('[[service]]\nname = "a"\nconsul = "a\\u0000"', ["'a': consul = 'a\\x00'", "NUL"]),
+        (f"hold = 0x{'f' * 5000}", ["hold = 0xfff", "too large"]),
+        (f"hold = {'9' * 5000}", ["is not TOML", "5000 digits"]),
         (
             '[[service]]\nname = "a"\nconsul = "a"\ntags = [""]',
             ["'a': tags = ''", "write 1 to 1024 printable"],
@@ -125,7 +175,11 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
         ('[[service]]\nname = "a"\nservers = []\ntags = ["b"]', ["'a': tags = ['b']", "use it beside consul"]),
         ('[[service]]\nname = "a\\u001b"\nsrv = "a"', ["has no name of 1 to 255 bytes of printable text"]),
         (f'[[service]]\nname = "{"a" * 256}"\nsrv = "a"', ["has no name of 1 to 255 bytes"]),
-        ('[[service]]\nname = "a"\nservers = "10.0.0.1:80"', ["'a': servers = '10.0.0.1:80'", "write an array"]),
+        (
+            '[[service]]\nname = "a"\nservers = ["10.0.0.1:80", {address = "10.0.0.1:80", weight = 2}]',
+            ["'a': servers: 10.0.0.1:80 is there twice", "keep one"],
+        ),
+        ('[[service]]\nname = "a"\nservers = [["10.0.0.1:80"]]', ["'a': servers: address = ['10.0.0.1:80']"]),
         ('[[service]]\nname = "a"\nservers = ["db:80"]', ["'a': servers: 'db:80'", "ADDR:PORT"]),
         ('[[service]]\nname = "a"\nservers = ["10.0.0.1"]', ["'a': servers: '10.0.0.1'", "ADDR:PORT"]),
         ('[[service]]\nname = "a"\nservers = [1]', ["'a': servers: '1'", "ADDR:PORT"]),
@@ -137,7 +191,19 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
         ),
         (
             '[[service]]\nname = "a"\nsrv = "x"\n[[service]]\nname = "b"\nsrv = "x"',
-            ["[[service]] 'b'", "srv:x is followed by 'a'", "vip"],
+            ["[[service]] 'b' (table 2)", "srv:x is followed by [[service]] 'a' (table 1)", "vip"],
+        ),
+        (
+            '[[service]]\nname = "a"\nservers = []\n[[service]]\nname = "a"\nservers = []',
+            ["[[service]] 'a' (table 2)", "static:a is followed by [[service]] 'a' (table 1)"],
+        ),
+        (
+            'srv = "_a._tcp.x=10.64.0.1"\n[[service]]\nname = "b"\nsrv = "_a._tcp.x"',
+            ["[[service]] 'b' (table 1)", "srv:_a._tcp.x is followed by srv = '_a._tcp.x=10.64.0.1'"],
+        ),
+        (
+            'service = ["a", { name = "b", consul = "a" }]',
+            ["[[service]] 'b' (table 1)", "consul:a is followed by service = 'a'"],
         ),
     ],
 )

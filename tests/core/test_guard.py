@@ -1,283 +1,477 @@
-"""The guard: an answer that removes much has to stand for a while, everything else counts at once."""
+"""The guard: a gap in an answer has to be confirmed, a statement and a replacement count at once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from clb_discovery.core.address import Address, is_ipv4, parse_address
-from clb_discovery.core.guard import Guarded, admit, elapse, interrupt, seed
-from clb_discovery.core.model import Policy, RealServer
+from clb_discovery.core.address import is_ipv4, parse_address
+from clb_discovery.core.guard import Guarded, admit, confirmed, seed
+from clb_discovery.core.model import Answer, Endpoint, Policy, RealServer, Unread
 
-Endpoints = frozenset[tuple[Address, int]]
+Endpoints = frozenset[Endpoint]
 
-FEW: Final = [f"{net}{host}" for net in ("10.0.0.", "fd00::") for host in range(1, 6)]
-ANSWERS: Final = st.lists(
-    st.builds(
-        RealServer,
-        priority=st.sampled_from([0, 1]),
-        address=st.sampled_from(FEW).map(parse_address),
-        port=st.just(80),
-        weight=st.sampled_from([1, 5]),
-    ),
-    unique_by=lambda server: server.address,
-    max_size=10,
+DEFAULT: Final = Policy()
+HOLD: Final = DEFAULT.hold
+NETS: Final = ("10.0.0.", "fd00::")
+FEW: Final = [f"{net}{host}" for net in NETS for host in range(1, 5)]
+SERVER: Final = st.builds(
+    RealServer,
+    priority=st.sampled_from([0, 1]),
+    address=st.sampled_from(FEW).map(parse_address),
+    port=st.sampled_from([80, 81]),
+    weight=st.sampled_from([1, 5]),
 )
+SERVERS: Final = st.lists(SERVER, max_size=10)
+IDENTITY: Final = st.sampled_from(["a", "b", "c"])
+ENDPOINT: Final = SERVER.map(lambda server: (server.address, server.port))
+UNREAD: Final = st.builds(
+    Unread,
+    IDENTITY,
+    st.none() | st.sampled_from([80, 81]),
+    st.none() | st.sampled_from([0, 7]),
+    st.none() | st.sampled_from([1, 9]),
+    st.none() | st.booleans(),
+)
+ANSWERS: Final = st.builds(
+    Answer,
+    servers=SERVERS.map(tuple),
+    out=st.lists(ENDPOINT, max_size=3).map(tuple),
+    identities=st.dictionaries(ENDPOINT, IDENTITY, max_size=12),
+    unread=st.lists(UNREAD, max_size=2).map(tuple),
+)
+PLAIN: Final = SERVERS.map(lambda servers: Answer(tuple(servers)))
 POLICIES: Final = st.builds(
     Policy, max_removal=st.sampled_from([0.0, 0.25, 0.5, 1.0]), hold=st.sampled_from([0.0, 30.0])
 )
-DEFAULT: Final = Policy()
 
 
-def servers(count: int, *, weight: int = 1, net: str = "10.0.0.") -> list[RealServer]:
+def at(text: str, *, weight: int = 1, priority: int = 0) -> RealServer:
+    """Return the real server at `HOST[:PORT]` in 10.0.0.0/24; the port is 80 by default."""
+    host, _, port = text.partition(":")
+    return RealServer(priority, parse_address(f"10.0.0.{host}"), int(port or 80), weight)
+
+
+def servers(count: int, *, weight: int = 1, net: str = "10.0.0.", port: int = 80) -> list[RealServer]:
     """Return the first few real servers of a network."""
-    return [RealServer(0, parse_address(f"{net}{host}"), 80, weight) for host in range(1, count + 1)]
+    return [RealServer(0, parse_address(f"{net}{host}"), port, weight) for host in range(1, count + 1)]
 
 
-def of_family(answer: list[RealServer] | tuple[RealServer, ...], *, ipv4: bool) -> tuple[RealServer, ...]:
-    """Return the real servers of one family, sorted, since their order says nothing."""
-    return tuple(sorted(server for server in answer if is_ipv4(server.address) is ipv4))
-
-
-def endpoints(answer: tuple[RealServer, ...]) -> Endpoints:
+def of(found: Iterable[RealServer]) -> Endpoints:
     """Return addresses and ports without weights and priorities."""
-    return frozenset((server.address, server.port) for server in answer)
+    return frozenset((server.address, server.port) for server in found)
 
 
-def loses_much(before: Endpoints, after: Endpoints, share: float) -> bool:
-    """Tell whether more than this share of a set is gone, or all of it."""
-    lost = len(before - after)
-    return lost > 0 and (lost > share * len(before) or lost == len(before))
+def answer(
+    *texts: str, out: Iterable[str] = (), unread: Iterable[Unread] = (), absent_from: Iterable[str] = ()
+) -> Answer:
+    """Return an answer that names `HOST[:PORT]=IDENTITY`, each identity optional.
+
+    :param out: likewise, of members that it takes out.
+    :param absent_from: likewise, whose identity the answer knows although it does not name them.
+    """
+    pairs = [text.partition("=")[::2] for text in (*texts, *out, *absent_from)]
+    identities = {endpoint: identity for text, identity in pairs if identity for endpoint in of([at(text)])}
+    named = tuple(at(text.partition("=")[0]) for text in texts)
+    stated = tuple(of(at(text.partition("=")[0]) for text in out))
+    return Answer(named, None, stated, identities, tuple(unread))
 
 
-class Standing(RuleBasedStateMachine):
-    """Answers come and time goes by; a model knows since when each family's last set of endpoints stands."""
+def known(*texts: str) -> Guarded:
+    """Return the state after an answer that named these, as `answer` takes them."""
+    return admit(Guarded(), answer(*texts), DEFAULT, 0)
+
+
+def good(state: Guarded) -> list[str]:
+    """Return what counts as `HOST:PORT` of 10.0.0.0/24, sorted."""
+    return [str(server).removeprefix("10.0.0.") for server in state.good]
+
+
+def family_of(found: Iterable[Endpoint], *, ipv4: bool) -> Endpoints:
+    """Return the endpoints of one family."""
+    return frozenset(endpoint for endpoint in found if is_ipv4(endpoint[0]) is ipv4)
+
+
+class Answers(RuleBasedStateMachine):
+    """Answers of every kind come, at any time; a model knows when each endpoint was named last."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
         self.policy = DEFAULT
         self.state = Guarded()
-        self.last: dict[bool, tuple[RealServer, ...]] = {}
-        self.since: dict[bool, float] = {}
+        self.absent: dict[Endpoint, float] = {}
+        """Endpoints that counted once and that no answer has named since, with the first such answer's time."""
 
-    @initialize(policy=POLICIES, start=st.floats(0, 1e6), held=ANSWERS)
+    @initialize(policy=POLICIES, start=st.floats(0, 1e6), held=SERVERS)
     def begin(self, policy: Policy, start: float, held: list[RealServer]) -> None:
         """Start from what the kernel holds, on any clock."""
-        self.policy, self.now, self.state = policy, start, seed(held)
-
-    @rule(answer=ANSWERS)
-    def answered(self, answer: list[RealServer]) -> None:
-        """Take an answer; each family has lost much only if the set has stood, and passed if it lost little."""
-        before = self.state
-        self.state = admit(before, answer, self.policy, self.now)
-        for ipv4 in (True, False):
-            part = of_family(answer, ipv4=ipv4)
-            if ipv4 not in self.last or endpoints(self.last[ipv4]) != endpoints(part):
-                self.since[ipv4] = self.now
-            self.last[ipv4] = part
-            good = of_family(before.good, ipv4=ipv4)
-            self.check(ipv4=ipv4, good=good)
-            if not loses_much(endpoints(good), endpoints(part), self.policy.max_removal):
-                assert of_family(self.state.good, ipv4=ipv4) == part
+        self.policy, self.now, self.state = policy, start, seed(held, {})
 
     @rule(seconds=st.floats(0, 40))
     def time_passes(self, seconds: float) -> None:
-        """Let time pass without an answer."""
-        before = self.state
+        """Let time pass without an answer, which changes nothing."""
         self.now += seconds
-        self.state = elapse(before, self.policy, self.now)
-        for ipv4 in (True, False):
-            self.check(ipv4=ipv4, good=of_family(before.good, ipv4=ipv4))
 
-    @rule()
-    def discovery_fails(self) -> None:
-        """Change nothing that counts; whatever was held has stood in vain."""
-        good = self.state.good
-        self.state = interrupt(self.state)
-        assert self.state.good == good
-        assert not self.state.held
-        self.last.clear()
+    @rule(answer=ANSWERS)
+    def answered(self, answer: Answer) -> None:
+        """Take an answer; compare with what each rule demands of every endpoint."""
+        before, self.state = self.state, admit(self.state, answer, self.policy, self.now)
+        identities = before.identities
+        named, was, now = of(answer.servers), of(before.good), of(self.state.good)
+        unread = {
+            endpoint
+            for endpoint in was - named - set(answer.out)
+            for one in answer.unread
+            if identities.get(endpoint) == one.identity
+            and one.port in {None, endpoint[1]}
+            and one.is_ipv4 in {None, is_ipv4(endpoint[0])}
+        }
+        stated = {answer.identities.get(endpoint) for endpoint in answer.out} - {None}
+        for endpoint in was - named - unread:
+            self.absent.setdefault(endpoint, self.now)
+        for endpoint in now & (named | unread):
+            self.absent.pop(endpoint, None)
+
+        assert named <= now, "what the answer names counts"
+        assert now <= named | was, "nothing comes back by itself"
+        for endpoint in now - named - unread:
+            assert self.now < self.absent[endpoint] + self.policy.hold, "an absence that an answer confirms has ended"
+        for ipv4 in (True, False):
+            present = family_of(now, ipv4=ipv4) & (named | unread)
+            gone = family_of(was - now, ipv4=ipv4)
+            taken_out = {endpoint for endpoint in gone if endpoint in answer.out or identities.get(endpoint) in stated}
+            in_time = {
+                endpoint
+                for endpoint in gone - taken_out
+                if self.now < self.absent.get(endpoint, self.now) + self.policy.hold
+            }
+            if not present:
+                assert not family_of(taken_out, ipv4=ipv4) or all(
+                    self.now >= self.absent[endpoint] + self.policy.hold for endpoint in taken_out
+                ), "better one that is out than none"
+            new = [answer.identities.get(endpoint) for endpoint in family_of(named - was, ipv4=ipv4)]
+            replaced = sum(
+                min(sum(identities.get(endpoint) == identity for endpoint in in_time), new.count(identity))
+                for identity in {*new} - {None}
+            )
+            removed = len(in_time) - replaced
+            left = len(family_of(now - named - unread, ipv4=ipv4) - set(answer.out))
+            if removed > 0:
+                assert present, "the last ones are held"
+                assert not left, "gaps stay, or all of them go"
+                assert removed <= self.policy.max_removal * (len(present) + removed), "no more than the share goes"
+        for endpoint in was - now:
+            self.absent.pop(endpoint, None)
 
     @rule()
     def the_deadline_comes(self) -> None:
-        """Wake up exactly when the guard asked for it: something that was held counts then."""
+        """Confirm exactly when the guard asked for it: something that was held goes then, and not before."""
         deadline = self.state.deadline(self.policy)
         if deadline is None or deadline < self.now:
             return
         self.now = deadline
-        before = self.state
-        self.state = elapse(before, self.policy, self.now)
-        assert self.state != before
-
-    def check(self, *, ipv4: bool, good: tuple[RealServer, ...]) -> None:
-        """Compare a step of one family with what the model allows."""
-        after = of_family(self.state.good, ipv4=ipv4)
-        if after != good:
-            assert after == self.last[ipv4]
-        if loses_much(endpoints(good), endpoints(after), self.policy.max_removal):
-            assert self.now >= self.since[ipv4] + self.policy.hold
+        held = self.state.absent
+        present = tuple(server for server in self.state.good if (server.address, server.port) not in held)
+        after = admit(self.state, Answer(present), self.policy, self.now)
+        assert after.absent.keys() < held.keys()
 
     @invariant()
-    def nothing_is_held_for_no_reason(self) -> None:
-        """Hold back the last answer only while it would remove much; else it is what counts."""
-        for ipv4, family in ((True, self.state.ipv4), (False, self.state.ipv6)):
-            if family.pending:
-                assert family.pending.servers == self.last[ipv4]
-                assert loses_much(endpoints(family.good), endpoints(self.last[ipv4]), self.policy.max_removal)
-            elif ipv4 in self.last:
-                assert family.good == self.last[ipv4]
-        assert self.state.held is (self.state.deadline(self.policy) is not None)
+    def what_is_held_is_what_is_absent(self) -> None:
+        """Every absent member that counts is held with the time of the first answer without it, and no other is."""
+        expected = {endpoint: self.absent[endpoint] for endpoint in self.absent.keys() & of(self.state.good)}
+        assert self.state.absent == expected
+        assert self.state.held is bool(expected) is (self.state.deadline(self.policy) is not None)
+        assert of(confirmed(self.state).good) == of(self.state.good) - expected.keys()
+        assert self.state.identities.keys() <= of(self.state.good)
 
 
-TestStanding = Standing.TestCase
-TestStanding.settings = settings(max_examples=100, stateful_step_count=20)
+TestAnswers = Answers.TestCase
+TestAnswers.settings = settings(max_examples=200, stateful_step_count=20)
 
 
-@given(ANSWERS.flatmap(lambda answer: st.tuples(st.just(answer), st.permutations(answer))), st.floats(0, 1e9))
+@given(SERVERS.flatmap(lambda found: st.tuples(st.just(found), st.permutations(found))), st.floats(0, 1e9))
 def test_another_order_is_no_change(orders: tuple[list[RealServer], list[RealServer]], now: float) -> None:
     """Servers that come back in another order, as Consul and DNS give them, leave everything as it is."""
-    state = admit(Guarded(), orders[0], DEFAULT, now)
-    assert admit(state, orders[1], DEFAULT, now + 1) == state
+    state = admit(Guarded(), Answer(tuple(orders[0])), DEFAULT, now)
+    after = admit(state, Answer(tuple(orders[1])), DEFAULT, now + 1)
+    assert after == state
+    assert after.ipv4 is state.ipv4
 
 
-@given(ANSWERS, ANSWERS, st.floats(0, 1e9))
-def test_additions_count_at_once(held: list[RealServer], more: list[RealServer], now: float) -> None:
-    """An answer that keeps all endpoints and adds some is never held."""
-    known = {server.address for server in held}
-    answer = held + [server for server in more if server.address not in known]
-    state = admit(seed(held), answer, Policy(max_removal=0), now)
-    assert endpoints(state.good) == endpoints(tuple(answer))
-    assert not state.held
-
-
-@given(ANSWERS, st.integers(0, 65535), st.integers(0, 65535), st.floats(0, 1e9))
-def test_weights_and_priorities_count_at_once(held: list[RealServer], weight: int, priority: int, now: float) -> None:
+@given(SERVERS, st.integers(0, 65535), st.integers(0, 65535))
+def test_weights_and_priorities_count_at_once(held: list[RealServer], weight: int, priority: int) -> None:
     """An answer with the same endpoints counts as it is, whatever it says about them."""
-    answer = [server._replace(weight=weight, priority=priority) for server in held]
-    state = admit(seed(held), answer, Policy(max_removal=0), now)
-    assert sorted(state.good) == sorted(answer)
+    found = tuple(server._replace(weight=weight, priority=priority) for server in held)
+    state = admit(seed(held, {}), Answer(found), Policy(max_removal=0), 0)
+    assert sorted(state.good) == sorted(found)
     assert not state.held
 
 
-@given(ANSWERS, ANSWERS, ANSWERS, POLICIES)
+@given(ANSWERS, ANSWERS, SERVERS, POLICIES)
 def test_families_do_not_know_of_each_other(
-    held: list[RealServer], answer: list[RealServer], other: list[RealServer], policy: Policy
+    first: Answer, second: Answer, other: list[RealServer], policy: Policy
 ) -> None:
-    """What happens to one family's pool is the same whatever the answer says about the other."""
-    mixed = [*of_family(answer, ipv4=True), *of_family(other, ipv4=False)]
-    assert admit(seed(held), mixed, policy, 0).ipv4 == admit(seed(held), answer, policy, 0).ipv4
-    assert admit(seed(held), mixed, policy, 0).ipv6 == admit(seed(held), other, policy, 0).ipv6
+    """What happens to one family's pool is the same whatever usable servers of the other the answer names."""
+    first, second = (Answer(one.servers, None, one.out, {}, one.unread) for one in (first, second))
+    ipv4 = tuple(server for server in second.servers if is_ipv4(server.address))
+    ipv6 = tuple(server for server in other if not is_ipv4(server.address))
+    state = admit(Guarded(), first, policy, 0)
+    mixed = Answer((*ipv4, *ipv6), None, second.out, {}, second.unread)
+    assert admit(state, mixed, policy, 0).ipv4 == admit(state, second, policy, 0).ipv4
 
 
-@given(ANSWERS)
+@given(SERVERS)
 def test_a_seed_is_what_counts(held: list[RealServer]) -> None:
     """A start takes what the kernel holds as good, holds nothing back, and guards the next answer against it."""
-    state = seed(held)
+    state = seed(held, {})
     assert sorted(state.good) == sorted(held)
     assert not state.held
     assert state.deadline(DEFAULT) is None
-    assert admit(state, [], DEFAULT, 0).held is bool(held)
+    assert admit(state, Answer(()), DEFAULT, 0).held is bool(held)
 
 
-@given(st.lists(ANSWERS, min_size=1, max_size=5))
-def test_the_first_answer_counts_at_once(answers: list[list[RealServer]]) -> None:
+@given(PLAIN)
+def test_the_first_answer_counts_at_once(found: Answer) -> None:
     """Where nothing was known there is nothing to lose, so anything counts, an empty answer included."""
-    assert sorted(admit(Guarded(), answers[0], DEFAULT, 0).good) == sorted(answers[0])
+    assert sorted(admit(Guarded(), found, DEFAULT, 0).good) == sorted(found.servers)
 
 
 def test_half_of_a_pool_may_go_and_no_more() -> None:
     """With the default share, 2 of 4 go at once and 3 of 4 are held."""
-    state = seed(servers(4))
-    assert len(admit(state, servers(2), DEFAULT, 0).good) == 2
-    held = admit(state, servers(1), DEFAULT, 0)
-    assert len(held.good) == 4
-    assert held.held
+    state = known("1", "2", "3", "4")
+    assert good(admit(state, answer("1", "2"), DEFAULT, 0)) == ["1:80", "2:80"]
+    assert admit(state, answer("1"), DEFAULT, 0).withheld == (3, 4)
 
 
-def test_the_last_one_is_held_whatever_the_share_allows() -> None:
-    """An empty answer is held even where the share is 1, and so is the last real server of a pool."""
-    assert admit(seed(servers(4)), [], Policy(max_removal=1), 0).held
-    assert admit(seed(servers(1)), [], Policy(max_removal=1), 0).held
-    assert not admit(seed(servers(4)), servers(1), Policy(max_removal=1), 0).held
-
-
-def test_replacing_every_server_is_held() -> None:
-    """An answer of the same size that shares no endpoint removes all of the pool."""
-    answer = servers(4, net="10.9.9.")
-    held = admit(seed(servers(4)), answer, DEFAULT, 0)
-    assert held.good == tuple(servers(4))
-    assert elapse(held, DEFAULT, 30).good == tuple(answer)
-
-
-def test_a_held_answer_counts_when_it_has_stood() -> None:
-    """It does not count a moment before its deadline, and does at it, without another answer."""
-    held = admit(seed(servers(4)), [], DEFAULT, 100)
-    assert held.deadline(DEFAULT) == 130
-    assert elapse(held, DEFAULT, 129.9) == held
-    assert elapse(held, DEFAULT, 130) == Guarded()
-
-
-@given(st.floats(0, 1e9), st.floats(0, 1e4))
-def test_a_deadline_is_never_early(now: float, hold: float) -> None:
-    """Whatever the clock shows, a held answer counts at the very time for which the guard asked to be woken."""
-    policy = Policy(hold=hold)
-    held = admit(seed(servers(4)), [], policy, now)
-    deadline = held.deadline(policy)
-    assert (deadline is None) is not held.held
-    assert elapse(held, policy, now if deadline is None else deadline) == Guarded()
-
-
-def test_the_same_endpoints_go_on_standing() -> None:
-    """Another weight meanwhile does not start the time anew, and the newest weight is what counts."""
-    state = admit(seed(servers(4)), servers(1, weight=1), DEFAULT, 0)
-    state = admit(state, servers(1, weight=9), DEFAULT, 20)
-    assert state.deadline(DEFAULT) == 30
-    assert elapse(state, DEFAULT, 30).good == tuple(servers(1, weight=9))
-
-
-def test_other_endpoints_start_the_time_anew() -> None:
-    """An answer that removes much but differs from the held one has stood for no time."""
-    state = admit(seed(servers(4)), servers(1), DEFAULT, 0)
-    assert admit(state, [], DEFAULT, 20).deadline(DEFAULT) == 50
-
-
-def test_a_good_answer_ends_the_wait() -> None:
-    """When discovery recovers, what was held is forgotten, and the next bad answer waits from its own beginning."""
-    state = admit(seed(servers(4)), [], DEFAULT, 0)
-    state = admit(state, servers(4), DEFAULT, 29)
-    assert state == seed(servers(4))
-    assert admit(state, [], DEFAULT, 40).deadline(DEFAULT) == 70
-
-
-def test_an_answer_that_has_stood_counts_as_it_comes() -> None:
-    """An answer at or after the deadline counts, even if nobody let the time pass before."""
-    state = admit(seed(servers(4)), [], DEFAULT, 0)
-    assert admit(state, [], DEFAULT, 31) == Guarded()
+@pytest.mark.parametrize(
+    ("share", "left", "held"), [(1, 1, False), (1, 0, True), (0, 3, True), (0, 4, False), (0.25, 3, False)]
+)
+def test_shares_at_their_ends(share: float, left: int, *, held: bool) -> None:
+    """With 1 all but the last go at once, and with 0 none does."""
+    state = admit(seed(servers(4), {}), Answer(tuple(servers(left))), Policy(max_removal=share), 0)
+    assert state.held is held
+    assert len(state.good) == (4 if held else left)
 
 
 def test_without_hold_everything_counts_at_once() -> None:
     """A hold of 0 seconds turns the guard off."""
-    assert admit(seed(servers(4)), [], Policy(hold=0), 5) == Guarded()
+    assert admit(known("1", "2"), Answer(()), Policy(hold=0), 5) == Guarded()
 
 
-def test_the_earlier_deadline_of_the_two_families_comes_first() -> None:
-    """Each family waits by its own time, and the guard asks to be woken for the first."""
-    both = servers(4) + servers(4, net="fd00::")
-    state = admit(seed(both), servers(4), DEFAULT, 0)
-    state = admit(state, [], DEFAULT, 10)
-    assert state.deadline(DEFAULT) == 30
-    state = elapse(state, DEFAULT, 30)
-    assert state.good == tuple(servers(4))
-    assert state.deadline(DEFAULT) == 40
+def test_what_is_added_counts_while_others_are_held() -> None:
+    """The pool is the union; enough additions make the absent ones few, so that they go."""
+    state = admit(known("1", "2", "3"), answer("1", "4"), Policy(max_removal=0.4), 1)
+    assert (good(state), state.withheld) == (["1:80", "2:80", "3:80", "4:80"], (2, 4))
+    state = admit(state, answer("1", "4", "5"), Policy(max_removal=0.4), 2)
+    assert (good(state), state.held) == (["1:80", "4:80", "5:80"], False)
+
+
+def test_a_removal_counts_with_the_answer_that_confirms_it() -> None:
+    """Neither a moment before the clock has run, nor by time alone."""
+    state = admit(known("1", "2", "3", "4"), Answer(()), DEFAULT, 100)
+    assert state.deadline(DEFAULT) == 130
+    assert admit(state, Answer(()), DEFAULT, 129.9) == state
+    assert admit(state, Answer(()), DEFAULT, 130) == Guarded()
+
+
+@given(st.floats(0, 1e9), st.floats(0.001, 1e4))
+def test_a_deadline_is_never_early(now: float, hold: float) -> None:
+    """Whatever the clock shows, an answer at the very time for which the guard asked confirms."""
+    policy = Policy(hold=hold)
+    state = admit(known("1", "2"), Answer(()), policy, now)
+    deadline = state.deadline(policy)
+    assert admit(state, Answer(()), policy, now if deadline is None else deadline) == Guarded()
+
+
+def test_a_flapping_member_restarts_its_own_clock_alone() -> None:
+    """One that is there every other second never goes, and the others go when their time has come."""
+    state = known("1", "2", "3", "4", "5")
+    for second in range(1, 31):
+        state = admit(state, answer("1") if second % 2 else answer("1", "2"), DEFAULT, second)
+        assert len(state.good) == 5
+    assert sorted(state.absent.values()) == [1, 1, 1]
+    assert good(admit(state, answer("1", "2"), DEFAULT, 31)) == ["1:80", "2:80"]
+    # Alone it is no more than half.
+    assert good(admit(state, answer("1"), DEFAULT, 31)) == ["1:80"]
+
+
+def test_members_that_vanish_one_after_the_other_go_one_after_the_other() -> None:
+    """Each has stood for its own time; what is left is judged again, and goes at once where it is little."""
+    state = admit(known("1", "2", "3", "4", "5", "6"), answer("5", "6"), DEFAULT, 0)
+    state = admit(state, answer(), DEFAULT, 10)
+    assert state.withheld == (6, 6)
+    state = admit(state, answer(), DEFAULT, 30)
+    assert (good(state), state.deadline(DEFAULT)) == (["5:80", "6:80"], 40)
+    assert good(admit(state, answer("5"), DEFAULT, 31)) == ["5:80"]
+
+
+def test_a_hold_in_one_family_does_not_hold_the_other() -> None:
+    """IPv6 loses all and waits; IPv4 loses one of four at once."""
+    state = seed(servers(4) + servers(2, net="fd00::"), {})
+    state = admit(state, Answer(tuple(servers(3))), DEFAULT, 0)
+    assert of(state.good) == of(servers(3) + servers(2, net="fd00::"))
+    assert state.withheld == (2, 2)
+    state = admit(state, Answer(()), DEFAULT, 10)
+    assert (state.deadline(DEFAULT), state.withheld) == (30, (5, 5))
+    assert of(admit(state, Answer(()), DEFAULT, 30).good) == of(servers(3))
+
+
+def test_critical_is_out_at_once() -> None:
+    """However many an answer takes out, as long as it names one that is usable."""
+    state = admit(known("1", "2", "3"), answer("3", out=("1", "2")), DEFAULT, 1)
+    assert (good(state), state.held) == (["3:80"], False)
+
+
+def test_better_critical_than_none() -> None:
+    """Where nobody is usable they stay for the hold, and go at once when somebody is usable again."""
+    state = admit(known("1", "2", "3"), answer(out=("1", "2", "3")), DEFAULT, 1)
+    assert (good(state), state.withheld, state.deadline(DEFAULT)) == (["1:80", "2:80", "3:80"], (3, 3), 31)
+    assert good(admit(state, answer("2", out=("1", "3")), DEFAULT, 2)) == ["2:80"]
+    assert good(admit(state, answer(out=("1", "2", "3")), DEFAULT, 31)) == []
+
+
+def test_critical_and_then_absent_is_one_absence() -> None:
+    """A member that is not usable and then not there has one clock, from when it was not usable first."""
+    state = admit(known("1", "2", "3"), answer(out=("1", "2", "3")), DEFAULT, 1)
+    state = admit(state, answer(), DEFAULT, 20)
+    assert state.deadline(DEFAULT) == 31
+    assert admit(state, answer(), DEFAULT, 31) == Guarded()
+    assert good(admit(state, answer("1"), DEFAULT, 21)) == ["1:80", "2:80", "3:80"]  # the gap is more than half
+
+
+def test_a_statement_counts_for_neither_side_of_the_share() -> None:
+    """One usable, one absent, two critical: the gap is 1 of 2, which is not more than half."""
+    state = admit(known("1", "2", "3", "4"), answer("1", out=("3", "4")), DEFAULT, 1)
+    assert good(state) == ["1:80"]
+    state = admit(known("1", "2", "3", "4"), answer("1", out=("4",)), DEFAULT, 1)
+    assert (good(state), state.withheld) == (["1:80", "2:80", "3:80"], (2, 3))
+
+
+def test_a_member_is_usable_where_one_at_its_endpoint_is() -> None:
+    """Two instances share an endpoint, and one of them is critical."""
+    assert good(admit(known("1", "2"), answer("1", "2", out=("1",)), DEFAULT, 1)) == ["1:80", "2:80"]
+
+
+def test_a_member_that_moved_and_is_critical_is_out_where_it_was() -> None:
+    """Six of ten were started again at other ports, and their checks have not passed yet."""
+    state = known(*(f"{host}={host}" for host in range(1, 11)))
+    moved = answer(*(f"{host}={host}" for host in range(1, 5)), out=[f"{host}:81={host}" for host in range(5, 11)])
+    assert good(admit(state, moved, DEFAULT, 1)) == ["1:80", "2:80", "3:80", "4:80"]
+    everybody = answer(out=[f"{host}:81={host}" for host in range(1, 11)])
+    held = admit(state, everybody, DEFAULT, 1)
+    assert held.withheld == (10, 10)
+    assert good(admit(held, answer("1:81=1", out=[f"{host}:81={host}" for host in range(2, 11)]), DEFAULT, 2)) == [
+        "1:81"
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_members_that_move_are_replaced_at_once(count: int) -> None:
+    """One of one, or ten of ten, come back at other ports: the old endpoints are gone, whatever the share."""
+    state = known(*(f"{host}=node/{host}" for host in range(1, count + 1)))
+    moved = answer(*(f"{host}:81=node/{host}" for host in range(1, count + 1)))
+    after = admit(state, moved, Policy(max_removal=0), 1)
+    assert (good(after), after.held) == ([f"{host}:81" for host in range(1, count + 1)], False)
+
+
+def test_a_replacement_may_come_after_the_gap() -> None:
+    """An instance is deregistered, and registered again at another port before its time is over."""
+    state = admit(known("1=a"), answer(), DEFAULT, 1)
+    assert good(state) == ["1:80"]
+    assert good(admit(state, answer("1:81=a"), Policy(max_removal=0), 9)) == ["1:81"]
+
+
+def test_a_replacement_is_one_for_one() -> None:
+    """A name had three addresses; two vanish and one appears: one is replaced, the other one is a removal."""
+    state = known("1=a", "2=a", "3=a")
+    after = admit(state, answer("3=a", "4=a"), Policy(max_removal=0), 1)
+    assert (good(after), after.withheld) == (["2:80", "3:80", "4:80"], (1, 3))
+    assert good(admit(state, answer("3=a", "4=a"), DEFAULT, 1)) == ["3:80", "4:80"]
+    assert good(admit(state, answer("3=a", "4=a", "5=a"), Policy(max_removal=0), 1)) == ["3:80", "4:80", "5:80"]
+
+
+def test_the_one_that_is_absent_for_longest_is_replaced_first() -> None:
+    """A later gap has to stand for its own time."""
+    state = admit(known("1=a", "2=a"), answer("1=a"), Policy(max_removal=0), 1)
+    after = admit(state, answer("3=a"), Policy(max_removal=0), 5)
+    assert (good(after), after.deadline(DEFAULT)) == (["1:80", "3:80"], 35)
+
+
+@pytest.mark.parametrize("old", ["1=a", "1"])
+@pytest.mark.parametrize("new", ["2=b", "2"])
+def test_others_are_no_replacement(old: str, new: str) -> None:
+    """A new member beside one that vanished, where the two are not known to be one: the gap is a removal."""
+    state = admit(known(old), answer(new), Policy(max_removal=0), 1)
+    assert (good(state), state.withheld) == (["1:80", "2:80"], (1, 2))
+
+
+def test_one_endpoint_that_was_there_before_replaces_nothing() -> None:
+    """A member that moves to an endpoint which counts already brings none for the one that vanished."""
+    state = admit(known("1=a", "2=b"), answer("2=a"), Policy(max_removal=0), 1)
+    assert good(state) == ["1:80", "2:80"]
+
+
+def test_identities_are_kept_for_what_is_absent_and_what_was_seeded() -> None:
+    """A start knows them from the disk, for the endpoints that the kernel holds; an answer's own win."""
+    state = seed([at("1"), at("2")], answer("1=a", "3=c").identities)
+    assert state.identities == answer("1=a").identities
+    assert good(admit(state, answer("2", "1:81=a"), Policy(max_removal=0), 1)) == ["1:81", "2:80"]
+    held = admit(state, answer(absent_from=("2=b",)), DEFAULT, 1)
+    assert held.identities == answer("1=a", "2=b").identities
+    assert admit(state, answer("1", "2=b"), DEFAULT, 1).identities == answer("2=b").identities
+
+
+def test_a_member_that_cannot_be_read_keeps_what_it_had() -> None:
+    """With the priority and weight that the answer gives; its clock stops, and it counts as present."""
+    state = known("1=a", "2=a", "3:81=a", "4=b")
+    state = admit(state, answer(), DEFAULT, 1)
+    after = admit(state, answer("4=b", unread=[Unread("a", 80, 7, 9)]), DEFAULT, 2)
+    assert good(after) == ["4:80", "1:80", "2:80"]  # the one at another port is a gap of 1 in 4
+    assert [(one.priority, one.weight) for one in after.good] == [(0, 1), (7, 9), (7, 9)]
+    assert not after.held
+    kept = admit(after, answer("4=b", unread=[Unread("a")]), DEFAULT, 3)
+    assert kept == after
+    assert good(admit(kept, answer("4=b", unread=[Unread("b")]), DEFAULT, 4)) == ["4:80", "1:80", "2:80"]
+
+
+def test_only_the_family_that_cannot_be_read_is_kept() -> None:
+    """A target whose IPv4 addresses are known has no others, and its IPv6 ones stay."""
+    both = servers(2) + servers(2, net="fd00::")
+    state = seed(both, dict.fromkeys(of(both), "a"))
+    one = Answer(tuple(servers(1)), unread=(Unread("a", is_ipv4=False),))
+    assert of(admit(state, one, DEFAULT, 1).good) == of(servers(1) + servers(2, net="fd00::"))
+
+
+def test_unknown_members_keep_nothing() -> None:
+    """Where no identity is known nothing is kept for it, and a gap is a gap."""
+    state = admit(known("1", "2=b"), answer(unread=[Unread("a"), Unread("b")]), DEFAULT, 1)
+    assert (good(state), state.held) == (["2:80"], False)
+
+
+def test_a_statement_wins_over_what_cannot_be_read() -> None:
+    """An endpoint that the answer takes out is out, whoever else has it."""
+    assert good(admit(known("1=a", "2=b"), answer("2=b", out=["1"], unread=[Unread("a")]), DEFAULT, 1)) == ["2:80"]
+
+
+def test_words_that_name_one_member_twice_do_not_multiply_it() -> None:
+    """The lower priority, then the higher weight counts, as with real servers; again and again."""
+    words = [Unread("a", 80, 5, 1), Unread("a", 80, 3, 2), Unread("a", 80, 3, 4)]
+    state = known("1=a")
+    for _ in range(3):
+        state = admit(state, answer(unread=words), DEFAULT, 1)
+        assert state.good == (at("1", priority=3, weight=4),)
 
 
 def test_what_is_withheld_is_counted_where_it_is_held() -> None:
-    """Of both families only those count whose answer is held, by address and port."""
+    """Of both families only those count that hold any, by address and port."""
     both = servers(4) + servers(3, net="fd00::")
-    assert seed(both).withheld == (0, 0)
-    assert admit(seed(both), servers(1, weight=9) + servers(2, net="fd00::"), DEFAULT, 0).withheld == (3, 4)
-    assert admit(seed(both), [], DEFAULT, 0).withheld == (7, 7)
+    assert seed(both, {}).withheld == (0, 0)
+    found = Answer(tuple(servers(1, weight=9) + servers(2, net="fd00::")))
+    assert admit(seed(both, {}), found, DEFAULT, 0).withheld == (3, 4)
+    assert admit(seed(both, {}), Answer(()), DEFAULT, 0).withheld == (7, 7)

@@ -16,16 +16,19 @@ from clb_discovery.core.model import Algorithm, OptIn, Protocol, RealServer
 from clb_discovery.core.spec import parse_vip
 from tests.core.strategies import OPT_IN, REAL_SERVER
 
-SETS = st.dictionaries(
-    st.text(max_size=20),
-    st.builds(
+SERVERS = st.lists(REAL_SERVER, max_size=5).map(tuple)
+SET = SERVERS.flatmap(
+    lambda servers: st.builds(
         LastGood,
-        st.lists(REAL_SERVER, max_size=5).map(tuple),
+        st.just(servers),
         st.none() | st.integers(0, 253402300799),
         st.none() | OPT_IN,
-    ),
-    max_size=4,
+        st.fixed_dictionaries(
+            {}, optional={(server.address, server.port): st.text(min_size=1, max_size=5) for server in servers}
+        ),
+    )
 )
+SETS = st.dictionaries(st.text(max_size=20), SET, max_size=4)
 WEB = LastGood((RealServer(0, parse_address("10.0.0.1"), 80, 1), RealServer(7, parse_address("fd00::1"), 8080, 0)), 99)
 OPTED_IN: dict[str, Any] = {"vips": [], "automatic": [], "algorithm": None}
 ANYTHING = st.recursive(
@@ -66,6 +69,35 @@ def test_document() -> None:
     assert decode(document) == {"srv:web": WEB}
 
 
+def test_identities_are_kept_beside_the_servers() -> None:
+    """One for each server, null where it is not known; who does not know of them reads all else of the document."""
+    identities = {(WEB.servers[1].address, WEB.servers[1].port): "node/web-1"}
+    document = encode({"srv:web": WEB._replace(identities=identities)})
+    written = json.loads(document)["sources"]["srv:web"]
+    assert written["identities"] == [None, "node/web-1"]
+    assert {key: written[key] for key in ("answered", "servers")} == json.loads(encode({"srv:web": WEB}))["sources"][
+        "srv:web"
+    ]
+    assert decode(document) == {"srv:web": WEB._replace(identities=identities)}
+
+
+def test_identities_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is too long is not known, rather than cut; where the document would be too long there are none."""
+    ends = [(server.address, server.port) for server in WEB.servers]
+    both = WEB._replace(identities={ends[0]: "x" * 1025, ends[1]: "x" * 1024})
+    assert decode(encode({"srv:web": both}))["srv:web"].identities == {ends[1]: "x" * 1024}
+    monkeypatch.setattr(lastgood, "MAX_BYTES", len(encode({"srv:web": WEB})))
+    assert decode(encode({"srv:web": both})) == {"srv:web": WEB}
+
+
+@pytest.mark.parametrize("identities", [{}, ["a"], ["a", 1], "ab", None, ["a", "b", "c"]])
+def test_wrong_identities_are_refused(identities: object) -> None:
+    """As everything else is that means something else."""
+    servers = [[0, "10.0.0.1", 80, 1], [0, "10.0.0.2", 80, 1]]
+    with pytest.raises(ValueError, match="identities"):
+        decode(json.dumps({"version": 1, "sources": {"a": {"servers": servers, "identities": identities}}}).encode())
+
+
 @given(st.binary())
 def test_bytes_are_refused(document: bytes) -> None:
     """Arbitrary bytes raise ValueError and nothing else."""
@@ -84,6 +116,8 @@ def test_other_json_is_refused(found: Any) -> None:  # noqa: ANN401 - that is wh
         {"version": 1, "sources": {"a": {"answered": 1, "servers": found}}},
         {"version": 1, "sources": {"a": {"answered": 1, "servers": [found]}}},
         {"version": 1, "sources": {"a": {"servers": [], "opt_in": found}}},
+        {"version": 1, "sources": {"a": {"servers": [[0, "10.0.0.1", 80, 1]], "identities": found}}},
+        {"version": 1, "sources": {"a": {"servers": [[0, "10.0.0.1", 80, 1]], "identities": [found]}}},
         *(
             {"version": 1, "sources": {"a": {"servers": [], "opt_in": OPTED_IN | {key: found}}}}
             for key in ("vips", "automatic", "algorithm")

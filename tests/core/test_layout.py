@@ -293,6 +293,7 @@ def test_keys_and_values_have_the_sizes_of_the_maps(btf: Btf, map_: Map) -> None
         (Map.INFO, 1),
         (Map.LISTENER, 1),
         (Map.EVENTS, layout.EVENTS_BYTES),
+        (Map.COUNTS, layout.COUNTS),
     ],
 )
 def test_maps_hold_as_many_elements_as_the_mirror_says(btf: Btf, map_: Map, limit: int) -> None:
@@ -334,6 +335,8 @@ NUMBERS: Final = {
     "FILTER_LOW": layout.FILTER_LOW,
     "EVENTS_BYTES": layout.EVENTS_BYTES,
     "COUNT_ACTIVE": layout.COUNT_ACTIVE,
+    "COUNT_RECORDS_LOST": layout.COUNT_RECORDS_LOST,
+    "COUNTS": layout.COUNTS,
     "FEATURE_ERRNO": layout.FEATURE_ERRNO,
     "FEATURE_LOOP": layout.FEATURE_LOOP,
     **{algorithm.name: algorithm.value for algorithm in Algorithm},

@@ -185,7 +185,12 @@ def test_vips_and_reports_are_bounded() -> None:
     assert found is not None
     assert len(found.vips) == MAX_VIPS
     assert len(found.refused) == MAX_REFUSED
-    assert Refused("65 VIPs", "are more than 64; those that most instances name count; register fewer") in found.refused
+    assert (
+        Refused(
+            f"{MAX_VIPS + 1} VIPs", f"are more than {MAX_VIPS}; those that most instances name count; register fewer"
+        )
+        in found.refused
+    )
 
 
 @given(st.lists(st.none() | SAID, max_size=6), st.randoms(use_true_random=False))

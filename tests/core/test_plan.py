@@ -458,7 +458,7 @@ def test_the_order_is_that_of_the_header(state: State, desired: Desired) -> None
     waits = [at for at, step in enumerate(steps) if isinstance(step, GracePeriod)]
     collected = steps[waits[-1] + 1 :] if waits else ()
     writes = [step.map for step in steps if isinstance(step, Write) and step not in collected]
-    order = [Map.SERVERS, Map.LABELS, Map.ROWS, Map.VIRTUAL, Map.FILTER]
+    order = [Map.SERVERS, Map.ROWS, Map.LABELS, Map.VIRTUAL, Map.FILTER]
     assert list(dict.fromkeys(writes)) == [map_ for map_ in order if map_ in writes]  # bits are set, then cleared
     assert all(step.map is Map.SERVERS for step in collected if isinstance(step, Write))
     for at, step in enumerate(steps):
@@ -559,8 +559,8 @@ def test_a_plan_in_full() -> None:
     ]
     assert steps == [
         ("Write", Map.SERVERS),
-        ("Write", Map.LABELS),
         ("Write", Map.ROWS),
+        ("Write", Map.LABELS),
         ("Write", Map.VIRTUAL),
         ("Write", Map.FILTER),
         ("Delete", Map.VIRTUAL),

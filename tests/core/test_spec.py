@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from clb_discovery.core import spec
 from clb_discovery.core.address import Address, parse_address
 from clb_discovery.core.desired import never_usable
-from clb_discovery.core.model import MAX_NAME, Protocol, Service, Vip
+from clb_discovery.core.model import MAX_NAME, Protocol, RealServer, Service, Vip
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 
@@ -214,6 +215,23 @@ def test_vip_that_two_sources_claim_is_refused() -> None:
     """A VIP has one source; the message names it and both that claim it."""
     with pytest.raises(ValueError, match=r"10\.64\.0\.1:80 is claimed by srv:a and by consul:a; give each its own"):
         spec.merge_services([service("srv:a", "10.64.0.1:80"), service("consul:a", "10.64.0.1:80")])
+
+
+def test_places_are_named_where_they_are_known() -> None:
+    """Both places are in the message, however the sources are called."""
+    places = {"srv:a": "--srv a=10.64.0.1:80", "consul:a": "clb.toml: [[service]] 'a'"}
+    with pytest.raises(ValueError, match=r"by --srv a=10\.64\.0\.1:80 and by clb\.toml: \[\[service\]\] 'a'"):
+        spec.merge_services([service("srv:a", "10.64.0.1:80"), service("consul:a", "10.64.0.1:80")], places)
+
+
+def test_a_real_server_at_a_vip_is_refused() -> None:
+    """Whatever the ports, connects would go round in a circle; both places are named."""
+    static = replace(service("static:b", "10.64.0.2:80"), servers=(RealServer(0, parse_address("10.64.0.1"), 9, 1),))
+    with pytest.raises(ValueError, match=r"10\.64\.0\.1:9 of static:b is at the VIP 10\.64\.0\.1:80 of srv:a: "):
+        spec.merge_services([service("srv:a", "10.64.0.1:80"), static])
+    own = replace(static, servers=(RealServer(0, parse_address("10.64.0.2"), 80, 1),))
+    with pytest.raises(ValueError, match=r"of static:b is at the VIP 10\.64\.0\.2:80 of static:b"):
+        spec.merge_services([own])
 
 
 @pytest.mark.parametrize("other", ["10.64.0.1:81", "10.64.0.1:80/udp", "10.64.0.1", "10.64.0.2:80", "[fd00::1]:80"])

@@ -24,6 +24,7 @@ SIX = RealServer(0, parse_address("fd00::7"), 53, 1)
 STATE = {
     "pid": 99,
     "last_sync": "2026-01-02T03:04:05Z",
+    "unpublished": [{"service": "large", "source": "consul:large", "virtual_servers": 2, "reason": "no room"}],
     "sources": [
         {
             "name": "srv:_redis._tcp.example",
@@ -31,7 +32,7 @@ STATE = {
             "last_success": "2026-01-02T03:04:05Z",
             "error": None,
             "stale": False,
-            "reason": "an answer without 2 of 3 real servers has to stand for 30 s",
+            "reason": "2 of 3 real servers absent or out since 2026-01-02T03:04:05Z; kept until …",
         },
         {
             "name": "consul:dns",
@@ -75,11 +76,30 @@ def status(
         instance="default",
         version="1.2.3",
         kernel="6.1.0",
-        datapath=None if virtual is None else Datapath(INFO, Held(virtual=virtual), servers, ineffective),
+        datapath=None if virtual is None else Datapath(INFO, Held(virtual=virtual), servers, ineffective, 6),
         pid=pid,
         state=STATE,
         hidden=frozenset(selftest.virtual_servers("default")),
     )
+
+
+def test_vips_on_which_a_program_of_this_host_listens_are_told() -> None:
+    """The key is true of these virtual servers and no others."""
+    held = Held(virtual={VIP4: published((ONE,)), EVERY: published(())})
+    found = document(
+        instance="default",
+        version="1.2.3",
+        kernel="6.1.0",
+        datapath=Datapath(INFO, held, {}, None, 0),
+        pid=None,
+        state={},
+        hidden=frozenset(),
+        listening={EVERY},
+    )
+    assert {server["address"]: server["listens_here"] for server in found["virtual_servers"]} == {
+        "10.64.0.1": False,
+        "10.64.0.2": True,
+    }
 
 
 def test_document_says_everything_in_the_words_of_the_contract() -> None:
@@ -97,6 +117,8 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
             "effective": True,
             "reason": None,
             "features": {"errno": True, "loop": False},
+            "records_lost": 6,
+            "overlaps": [],
         },
         "sidecar": {"running": True, "pid": 99, "last_sync": "2026-01-02T03:04:05Z", "config_error": None},
         "sources": STATE["sources"],
@@ -116,8 +138,10 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
                     real_server("10.0.0.8", 31002, weight=0, priority=1)
                     | {"connects": 2, "failures": 1, "state": "ejected", "probing": True},
                 ],
+                "listens_here": False,
             }
         ],
+        "unpublished": [{"service": "large", "source": "consul:large", "virtual_servers": 2, "reason": "no room"}],
     }
     assert json.loads(json.dumps(found)) == found
 

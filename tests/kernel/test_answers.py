@@ -11,7 +11,7 @@ from tests.support.srv_web import OTHER_VIP, VIP, WEB, generations, resolver, se
 
 
 def test_answer_that_removes_much_is_held(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """An answer without more than half of the pool waits for --hold, as status tells, and then counts."""
+    """Members that answers lack, more than half of the pool, stay for --hold, as status tells, and then go."""
     before, after = ("127.0.0.1:1", "127.0.0.2:2", "127.0.0.3:3"), ("127.0.0.1:1",)
     serve(knot, *before)
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot), "--hold", "4s"]) as found:
@@ -33,7 +33,7 @@ def test_answer_that_removes_much_is_held(instance: str, cgroup: Path, knot: Kno
 def test_answer_that_comes_back_is_not_applied_late(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """An empty answer that does not stand for --hold never reaches the kernel."""
+    """Members that are back within --hold never leave the kernel."""
     serve(knot, "127.0.0.1:1")
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]) as found:
         before = generations(instance)

@@ -13,16 +13,18 @@ from clb_discovery.core.model import Answer
 from clb_discovery.datapath import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
+from tests.support.fake_source import FakeSource
 from tests.support.in_process import real_servers, running_daemon, wait_for_names
 from tests.support.process import wait_until
 
 
-class Interrupting:
+class Interrupting(FakeSource):
     """A source that answers a second time, with one server more, as soon as its first answer is being written."""
 
     name = "fake:interrupting"
 
     def __init__(self, instance: str, servers: int) -> None:
+        super().__init__()
         self._instance = instance
         self._servers = real_servers(servers)
         self._asked = 0
@@ -34,9 +36,8 @@ class Interrupting:
             return Answer(self._servers[:-1])
         if self._asked == 2:
             await asyncio.to_thread(wait_for_names, self._instance)
-            return Answer(self._servers)
-        await asyncio.Event().wait()
-        return Answer(())
+            return self.answer(Answer(self._servers))
+        return await self.nothing_new()
 
 
 async def test_answer_during_a_publication_is_not_lost(instance: str, cgroup: Path) -> None:
@@ -55,22 +56,23 @@ async def test_answer_during_a_publication_is_not_lost(instance: str, cgroup: Pa
         await asyncio.to_thread(wait_until, lambda: published() == servers, "the second answer is published")
 
 
-class Bursting:
+class Bursting(FakeSource):
     """A source that answers again and again, with a real server more each time, up to 200 of them."""
 
     name = "fake:bursting"
 
     def __init__(self, most: int) -> None:
+        super().__init__()
         self.given = 0
         self.most = most
 
     async def next(self) -> Answer:
         """Return the next answer after 5 ms, so that the quiet period never comes; nothing more after `most`."""
         if self.given == self.most:
-            await asyncio.Event().wait()
+            return await self.nothing_new()
         await asyncio.sleep(0.005)
         self.given += 1
-        return Answer(real_servers(min(self.given, 200)))
+        return self.answer(Answer(real_servers(min(self.given, 200))))
 
 
 def published(logs: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -116,7 +116,7 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
         (["--srv", f"{'a' * 64}.example=10.64.0.1:80"], ["--srv", "_redis._tcp.example"]),
         (["--consul", "--service", "a//b=10.64.0.1:80"], ["a//b", "part between slashes"]),
         ([*SRV, "--srv", "_other._tcp.example=10.64.0.1:80"], ["10.64.0.1:80", "_web", "_other", "each its own"]),
-        ([*SRV, *CONSUL], ["10.64.0.1:80", "srv:_web", "consul:web", "each its own"]),
+        ([*SRV, *CONSUL], ["10.64.0.1:80", "--srv _web", "--service web", "each its own"]),
         (["--service", "web=10.64.0.1:80"], ["web is a service in Consul", "--consul"]),
         ([], ["no service", "--consul", "--srv"]),
         ([*SRV, "--catalog"], ["--catalog", "--consul"]),

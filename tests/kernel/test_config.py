@@ -174,6 +174,14 @@ def test_bad_file_changes_nothing(instance: str, cgroup: Path, config: Path) -> 
                 (OPTIONS + "[[service]\n", ["clb.toml: is not TOML", "line 2"]),
                 (OPTIONS + static("web", "10.64.0.300", [server]), ["[[service]] 'web': vip: '10.64.0.300'"]),
                 (OPTIONS + "[[service]]\nname = 'a'\nsrv = '..'\nvip = '10.64.0.5'\n", ["'..'", "record name"]),
+                (
+                    OPTIONS + static("web", WEB, [server]) + static("mail", WEB, ["127.0.0.2:1"]),
+                    ["clb.toml: [[service]] 'web'", "clb.toml: [[service]] 'mail'", "is claimed by"],
+                ),
+                (
+                    OPTIONS + static("web", WEB, [server]) + static("mail", LDAP, [f"{WEB}:25"]),
+                    ["clb.toml: [[service]] 'web'", "clb.toml: [[service]] 'mail'", "is at the VIP"],
+                ),
                 (None, ["cannot read", "clb.toml", "No such file"]),
             ):
                 config.write_text(text) if text is not None else config.unlink()

@@ -131,7 +131,7 @@ def test_state_that_cannot_be_written_is_no_reason_to_end(
     serve(knot, "127.0.0.1:8080")
     try:
         with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]) as found:
-            serve(knot, "127.0.0.2:8080")
+            serve(knot)
             found.wait_for(lambda: "removal held" in found.events(), "the source's state has changed")
         events = [line for line in found.lines() if line["level"] == "error"]
         assert [line["event"] for line in events] == ["cannot write the state that status shows"]

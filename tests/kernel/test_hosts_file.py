@@ -13,6 +13,7 @@ import pytest
 from clb_discovery.core.address import format_address
 from clb_discovery.core.automatic import DEFAULT_RANGES, automatic_addresses
 from clb_discovery.hosts_file import write_names
+from clb_discovery.runtime import RUN
 from tests.support.cgroups import run_inside
 from tests.support.knot import KnotServer
 from tests.support.redis import RedisServer, redis_servers
@@ -20,6 +21,7 @@ from tests.support.sidecar import Sidecar, clb, sidecar, status
 
 VIP4, VIP6 = map(format_address, automatic_addresses(["redis"], DEFAULT_RANGES)["redis"])
 BEFORE: Final = "127.0.0.1 localhost\n10.0.0.9 printer # of the third floor"
+NOBODY: Final = 65534
 LOOPBACK: Final = ("--real-range", "127.0.0.0/8", "--real-range", "::1/128")
 HIDE: Final = 'mount --bind "$0" /etc/hosts; exec "$@"'
 
@@ -162,6 +164,25 @@ def test_file_that_is_none(instance: str, cgroup: Path, path: str, words: str) -
     assert (result.returncode, len(result.stderr.splitlines())) == (3, 1)
     assert f"cannot write {path}" in result.stderr
     assert words in result.stderr
+
+
+def test_unload_has_no_more_rights_than_who_published(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
+    """Names of a sidecar of another user are taken out as that user, in a directory of theirs and nowhere else."""
+    for directory in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
+        directory.chmod(0o755)
+    with redis_servers(tmp_path, "127.0.0.1") as servers, KnotServer() as knot:
+        knot.write(zone(*servers))
+        for owner, code in ((NOBODY, 0), (0, 3)):
+            with following(knot, instance, cgroup, tmp_path, "--hosts-file", hosts) as found:
+                found.stop()
+            os.chown(RUN / instance / "state.json", NOBODY, NOBODY)
+            for path in (hosts, tmp_path):
+                os.chown(path, owner, owner)
+            hosts.chmod(0o644)
+            assert clb("unload", "--instance", instance).returncode == code
+            assert ("redis.clb" in hosts.read_text()) == (code != 0)
+            for path in (hosts, tmp_path):
+                os.chown(path, 0, 0)
 
 
 def test_names_whose_directory_has_gone_are_gone(instance: str, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_names_are_planned_as_run_publishes_them(instance: str, cgroup: Path, tm
 
 
 def test_answer_that_would_be_held_is_told(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
-    """An answer that removes much is shown, and that it has to stand first."""
+    """An answer that removes much is shown, and that the removal is held first."""
     with sidecar(instance, cgroup, tmp_path, [*SRV, "--resolver", knot.address]):
         pass
     serve(knot, 1)

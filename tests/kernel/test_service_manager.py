@@ -15,6 +15,7 @@ import pytest
 from clb_discovery.core.model import Answer
 from clb_discovery.core.plan import Step
 from clb_discovery.datapath.maps import Maps
+from tests.support.fake_source import Told
 from tests.support.in_process import real_servers, running_daemon
 from tests.support.knot import KnotServer
 from tests.support.pace import patient
@@ -95,19 +96,6 @@ def test_watchdog_is_pinged_only_where_it_asked(instance: str, cgroup: Path, kno
         assert found.manager.heard() == [["STOPPING=1"]]
 
 
-class Given:
-    """A source whose answers the test gives."""
-
-    name = "fake:given"
-
-    def __init__(self) -> None:
-        self.answers: asyncio.Queue[Answer] = asyncio.Queue()
-
-    async def next(self) -> Answer:
-        """Return what the test has given."""
-        return await self.answers.get()
-
-
 async def test_stuck_main_loop_is_not_alive(
     instance: str, cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,14 +110,13 @@ async def test_stuck_main_loop_is_not_alive(
 
     monkeypatch.setattr(Maps, "apply", apply_late)
     monkeypatch.setenv("WATCHDOG_USEC", str(int(WATCHDOG * 1e6)))
-    source = Given()
-    source.answers.put_nowait(Answer(real_servers(1)))
+    source = Told(Answer(real_servers(1)))
     with service_manager(tmp_path) as manager:
         monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
         async with running_daemon(instance, cgroup, source):
             await asyncio.to_thread(manager.until, "WATCHDOG=1")
             stuck.set()
-            source.answers.put_nowait(Answer(real_servers(2)))
+            source.tell(Answer(real_servers(2)))
             await asyncio.sleep(patient(2 * WATCHDOG))  # what was under way is over
             manager.heard()
             await asyncio.sleep(patient(4 * WATCHDOG))

@@ -15,6 +15,7 @@ from clb_discovery.datapath import loader
 from clb_discovery.datapath.pins import Pins
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import dial, snapshot
+from tests.support.fake_source import FakeSource
 from tests.support.in_process import STOPS_WITHIN, real_servers, running_daemon, wait_for_names
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
@@ -64,12 +65,13 @@ def test_sigterm_does_not_wait_for_a_dead_resolver(instance: str, cgroup: Path, 
             assert_ends(found)
 
 
-class Stubborn:
+class Stubborn(FakeSource):
     """A source whose first cancellation is swallowed, as by asyncio.wait_for when it meets a result."""
 
     name = "fake:stubborn"
 
     def __init__(self) -> None:
+        super().__init__()
         self.cancelled = 0
         self.asked = asyncio.Event()
 
@@ -77,7 +79,7 @@ class Stubborn:
         """Wait for ever, or until the second cancellation."""
         self.asked.set()
         try:
-            await asyncio.Event().wait()
+            return await self.nothing_new()
         except asyncio.CancelledError:
             self.cancelled += 1
             if self.cancelled > 1:
@@ -126,21 +128,21 @@ def test_sigterm_during_a_reload_is_a_stop(instance: str, cgroup: Path, knot: Kn
             assert_ends(found)
 
 
-class Large:
+class Large(FakeSource):
     """A source with as many real servers as a pool may have."""
 
     name = "fake:large"
 
     def __init__(self) -> None:
+        super().__init__()
         self.is_asked_again = asyncio.Event()
 
     async def next(self) -> Answer:
         """Return them at once, and then nothing more."""
         if not self.is_asked_again.is_set():
             self.is_asked_again.set()
-            return Answer(real_servers(MAX_POOL))
-        await asyncio.Event().wait()
-        return Answer(())
+            return self.answer(Answer(real_servers(MAX_POOL)))
+        return await self.nothing_new()
 
 
 async def test_sigterm_during_a_large_publication_is_a_stop(instance: str, cgroup: Path) -> None:

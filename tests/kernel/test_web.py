@@ -7,8 +7,9 @@ import hashlib
 import http.client
 import json
 import re
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -107,3 +108,46 @@ def test_loopback_is_not_called_by_foreign_names(instance: str, cgroup: Path, tm
         ):
             for path in PAGES:
                 assert ask(port, path, host, address=to)[0] == 421, host
+
+
+MALFORMED: Final = {
+    "a method that is none": b"G@T / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "bytes": bytes(range(256)) * 4 + b"\r\n\r\n",
+    "a hello of TLS": bytes.fromhex("16030100c8010000c40303") + bytes(200) + b"\r\n\r\n",
+    "a long header": b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n",
+    "a long line": b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    "many headers": b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(5000)) + b"\r\n",
+    "a version that is none": b"GET / HTTP/9.9.9\r\n\r\n",
+    "a header that is none": b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n: x\r\n\x00\r\n\r\n",
+    "a length that is none": b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -1\r\n\r\n",
+    "a chunk that is none": b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n\r\n",
+    "a target that is none": b"GET http://[::1/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "a host that is none": b"GET / HTTP/1.1\r\nHost: [::1:x\r\n\r\n",
+    "a port that is none": b"GET / HTTP/1.1\r\nHost: 127.0.0.1:99999999\r\n\r\n",
+    "a tunnel": b"CONNECT 127.0.0.1:80 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "the first words of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "all of it again": b"\r\n\r\n\r\n" * 100,
+}
+
+
+def test_malformed_requests_are_a_line_for_debugging(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Whatever is sent, at most a line each is logged, below info, without a traceback, and others are answered."""
+    port = free_port()
+    options = [*OPTIONS, "--metrics", f"127.0.0.1:{port}", "--log-level", "debug"]
+    with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:
+        found.wait_for(lambda: "source fails" in found.events(), "the sidecar runs")
+        for request in MALFORMED.values():
+            for _ in range(3):
+                with socket.create_connection(("127.0.0.1", port), timeout=20) as sock, suppress(ConnectionError):
+                    sock.sendall(request)
+                    sock.shutdown(socket.SHUT_WR)
+                    while sock.recv(65536):
+                        pass
+        assert ask(port, "/healthz")[0] == 503
+        text = found.log.read_text()
+        ours = [line for line in found.lines() if line["event"] not in {"started", "source fails"}]
+        assert "Traceback" not in text
+        assert "exc_" not in text
+        assert {line["level"] for line in ours if "programs" not in line["event"]} <= {"debug"}, ours
+        assert 3 <= len([line for line in ours if "request" in line["event"]]) <= 3 * len(MALFORMED)
+        assert max(map(len, text.splitlines())) < 1000

@@ -11,16 +11,18 @@ import pytest
 from clb_discovery.core.model import Answer, Failure
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.base import BACKOFF_CAP, BACKOFF_FIRST, Outcome, follow
+from tests.support.fake_source import FakeSource
 
 NOBODY: Final = Answer(())
 
 
-class Scripted:
+class Scripted(FakeSource):
     """A source that comes back with these, one after the other, and then with nothing more."""
 
     name = "consul:web"
 
     def __init__(self, script: Sequence[Answer | Exception]) -> None:
+        super().__init__()
         self._script = list(script)
         self.done = asyncio.Event()
 
@@ -28,11 +30,11 @@ class Scripted:
         """Return or raise the next one."""
         if not self._script:
             self.done.set()
-            await asyncio.Event().wait()
+            return await self.nothing_new()
         outcome = self._script.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome
+        return self.answer(outcome)
 
 
 @pytest.fixture

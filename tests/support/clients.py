@@ -13,19 +13,28 @@ from tests.support.process import accepts, running, wait_until
 
 
 @contextmanager
+def serving(port: int, directory: Path) -> Iterator[None]:
+    """Run the server that says where it is, on every address of the loopback, while the block runs."""
+    program = [sys.executable, "-m", "tests.programs.where", str(port)]
+    with running(program, directory / f"where-{port}.log"):
+        wait_until(lambda: accepts(port), "the server accepts")
+        yield
+
+
+@contextmanager
 def connecting(
-    cgroup: Path, port: int, directory: Path, *addresses: str, apart: bool = False
+    cgroup: Path, port: int, directory: Path, *addresses: str, apart: bool = False, serve: bool = True
 ) -> Iterator[list[Connect]]:
     """Connect without pause to the server that says where it is, while the block runs; then fill the list.
 
     :param apart: have a client for each address, all at once; else one takes the addresses in turn.
+    :param serve: run that server, at the port that clients connect to; else it is there, or elsewhere behind a VIP.
     """
     turns = [(address,) for address in addresses] if apart else [addresses]
     files, connects = [directory / f"connects-{number}" for number in range(len(turns))], list[Connect]()
     with ExitStack() as stack:
-        where = [sys.executable, "-m", "tests.programs.where", str(port)]
-        stack.enter_context(running(where, directory / "where.log"))
-        wait_until(lambda: accepts(port), "the server accepts")
+        if serve:
+            stack.enter_context(serving(port, directory))
         for file, turn in zip(files, turns, strict=True):
             program = ["nice", sys.executable, "-m", "tests.programs.connector", str(file), "60", str(port), *turn]
             stack.enter_context(running(inside(cgroup, program), directory / "connector.log"))

@@ -16,6 +16,7 @@ _DOCUMENT: Final[_Types] = {
     "sidecar": dict,
     "sources": list,
     "virtual_servers": list,
+    "unpublished": list,  # beyond the contract: services that there is no room for
 }
 _DATAPATH: Final[_Types] = {
     "loaded": bool,
@@ -25,6 +26,8 @@ _DATAPATH: Final[_Types] = {
     "effective": bool,
     "reason": _TEXT,  # beyond the contract: why it is not effective
     "features": dict,
+    "records_lost": int,  # beyond the contract: sockets whose server there was no memory to remember
+    "overlaps": list,  # beyond the contract: other instances that serve the same VIPs
 }
 _SIDECAR: Final[_Types] = {"running": bool, "pid": (int, type(None)), "last_sync": _TEXT, "config_error": _TEXT}
 _SOURCE: Final[_Types] = {
@@ -46,7 +49,9 @@ _VIRTUAL_SERVER: Final[_Types] = {
     "connects": int,
     "refused": int,
     "real_servers": list,
+    "listens_here": bool,  # beyond the contract: whether a program of this host listens on the VIP
 }
+_UNPUBLISHED: Final[_Types] = {"service": str, "source": str, "virtual_servers": int, "reason": str}
 _REAL_SERVER: Final[_Types] = {
     "address": str,
     "port": int,
@@ -68,6 +73,8 @@ def assert_is_status(document: Mapping[str, Any]) -> None:
     assert set(datapath["features"]) == ({"errno", "loop"} if datapath["loaded"] else set())
     assert all(type(feature) is bool for feature in datapath["features"].values())
     assert (datapath["reason"] is None) is datapath["effective"]
+    for overlap in datapath["overlaps"]:
+        _assert_has(overlap, {"instance": str, "cgroup": str, "relation": str, "vips": list})
     _assert_has(sidecar, _SIDECAR)
     assert (sidecar["pid"] is not None) is sidecar["running"]
     _assert_time(sidecar["last_sync"])
@@ -77,6 +84,8 @@ def assert_is_status(document: Mapping[str, Any]) -> None:
         assert (source["reason"] is None) is (source["state"] == "fresh")
         assert source["state"] == "retrying" or not (source["stale"] or source["error"])
         _assert_time(source["last_success"])
+    for service in document["unpublished"]:
+        _assert_has(service, _UNPUBLISHED)
     for server in document["virtual_servers"]:
         _assert_has(server, _VIRTUAL_SERVER)
         assert server["protocol"] in {"tcp", "udp"}

@@ -58,6 +58,7 @@ class FakeDns:
 
     :ivar replies: by owner (absolute, lower case) and type, such as `("a.example.", "A")`.
     :ivar asked: every question as it came: owner, type, and `udp` or `tcp`.
+    :ivar ports: of the clients, one for each question over UDP.
     :ivar connections: how many came over TCP.
     """
 
@@ -75,6 +76,7 @@ class FakeDns:
         self._serving: set[asyncio.Task[None] | None] = set()
         self.replies: dict[tuple[str, str], Reply] = {}
         self.asked: list[tuple[str, str, str]] = []
+        self.ports: list[int] = []
         self.port = port or free_port()
         self._tcp = tcp
         self._host = host
@@ -169,6 +171,7 @@ class _Datagrams(asyncio.DatagramProtocol):
         self._transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._fake.ports.append(addr[1])
         wire = self._fake.respond(data, "udp")
         if wire is not None:
             self._transport.sendto(wire, addr)

@@ -42,8 +42,6 @@ class Fault(Enum):
 
 LIES: Final = frozenset({Fault.NXDOMAIN, Fault.NODATA})
 """What a source has to believe."""
-OF_TARGETS: Final = frozenset({Fault.TRUNCATED, *LIES})
-"""Faults of a target that leave nothing unread: what `says` then returns does not depend on what was known before."""
 SLOW: Final = frozenset({Fault.SILENT, Fault.WRONG_ID, Fault.HALF, Fault.GARBAGE})
 """What costs a client its time-out."""
 _RCODES: Final = {
@@ -81,14 +79,17 @@ class FaultyDns(FakeDns):
         assert faults is None or isinstance(faults, Mapping)
         self._faults = faults or {}
 
-    def says(self) -> Servers | None:
-        """Return what a source has to make of it."""
+    def says(self, good: Servers = frozenset()) -> Servers | None:
+        """Return what a source has to make of it: a target that fails keeps what it had, and the others count."""
         believed = {None, Fault.TRUNCATED, *LIES}
         if self._faults.get(NAME) in LIES:
             return frozenset()
-        if not {self._faults.get(name) for name in (NAME, *self._numbers)} <= believed:
+        if self._faults.get(NAME) not in believed:
             return None
-        return frozenset(real_server(number) for number in self._numbers if self._faults.get(number) not in LIES)
+        faults = {real_server(number): self._faults.get(number) for number in self._numbers}
+        usable = {server for server, fault in faults.items() if fault in believed - LIES}
+        unread = {server for server, fault in faults.items() if fault not in believed}
+        return frozenset(usable | (unread & good)) if usable or not unread else None
 
     def respond(self, wire: bytes, protocol: str) -> bytes | None:
         """Return the message to send back; None for nothing.

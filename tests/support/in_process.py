@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from clb_discovery.core import layout
-from clb_discovery.core.address import parse_address
+from clb_discovery.core.address import parse_address, parse_network
 from clb_discovery.core.layout import Map
-from clb_discovery.core.model import RealServer, Service
+from clb_discovery.core.model import Policy, RealServer, Service
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.daemon import Daemon
 from clb_discovery.datapath import bpf
@@ -24,15 +24,30 @@ from clb_discovery.sources.base import Source
 from tests.support.loading import loader_of_tests
 from tests.support.srv_web import VIP
 
+ANY: Final = Policy()
 STOPS_WITHIN: Final = 5.0
 """Seconds from SIGTERM to the end: 2 by the contract, and some for a test machine that is busy with other things."""
 
 
 @asynccontextmanager
-async def running_daemon(instance: str, cgroup: Path, source: Source) -> AsyncIterator[asyncio.Task[None]]:
-    """Run the daemon in this process, over a source that is a fake; end it with SIGTERM."""
-    service = Service("fake", source.name, (parse_vip(f"{VIP}:80"),))
-    settings = Settings(Pins(instance), cgroup, [service], [], reset=False, once=False, loader=loader_of_tests())
+async def running_daemon(
+    instance: str, cgroup: Path, source: Source, policy: Policy = ANY, state_dir: Path | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Run the daemon in this process, over a source that is a fake; end it with SIGTERM.
+
+    Real servers may be in 10.0.0.0/8, and on the loopback.
+    """
+    service = Service("fake", source.name, (parse_vip(f"{VIP}:80"),), policy=policy)
+    settings = Settings(
+        Pins(instance),
+        cgroup,
+        [service],
+        [parse_network("10.0.0.0/8"), parse_network("127.0.0.0/8")],
+        reset=False,
+        once=False,
+        loader=loader_of_tests(),
+        state_dir=state_dir,
+    )
     configured = Configured(settings, lambda: nullcontext({source.name: source}))
     task = asyncio.create_task(Daemon(configured, lambda: configured).run())
     try:

@@ -58,8 +58,11 @@ class World(Protocol):
     def inject(self, faults: object) -> None:
         """Misbehave in this way from now on; `None` for not at all."""
 
-    def says(self) -> Servers | None:
-        """Return what a source has to make of it, `None` for a failure."""
+    def says(self, good: Servers = frozenset()) -> Servers | None:
+        """Return what a source has to make of it, `None` for a failure.
+
+        :param good: what counts so far; a member of it that cannot be read now stays.
+        """
 
 
 def real_server(number: int) -> RealServer:
@@ -81,27 +84,29 @@ def one_after_the_other(faults: Iterable[object]) -> Schedule:
 
 
 class Rules:
-    """What counts by the rules alone, for one pool: the guard again, in other words."""
+    """What counts by the rules alone, for one pool whose members never move: the guard again, in other words."""
 
     def __init__(self) -> None:
         self.good: Servers = frozenset()
         self.state = "retrying"
-        self._held: Servers | None = None
-        self._since = 0.0
+        self._gone: dict[RealServer, float] = {}
+        """Members that count and are absent, and since when."""
 
     def hear(self, said: Servers | None, now: float) -> None:
         """Take what discovery says now; `None` for a failure, which changes nothing that counts."""
-        self.state = "fresh"
         if said is None:
-            self.state, self._held = "retrying", None
-        elif self.good <= said or (said & self.good and 2 * len(self.good - said) <= len(self.good)):
-            self.good, self._held = said, None
-        elif said != self._held:
-            self._held, self._since = said, now
-        if self._held is not None and now >= self._since + HOLD:
-            self.good, self._held = self._held, None
-        if self._held is not None:
-            self.state = "held"
+            self.state = "retrying"
+            return
+        self._gone = {server: self._gone.get(server, now) for server in self.good - said}
+        if self._is_much(said):
+            self._gone = {server: since for server, since in self._gone.items() if now < since + HOLD}
+        if not self._is_much(said):
+            self._gone = {}
+        self.good = said | frozenset(self._gone)
+        self.state = "held" if self._gone else "fresh"
+
+    def _is_much(self, said: Servers) -> bool:
+        return bool(self._gone) and (not said or len(self._gone) > len(said))
 
 
 class Replica:
@@ -139,6 +144,10 @@ class Replica:
         self.rounds += 1
         return await self._source.next()
 
+    def hasten(self) -> None:
+        """Have the source asked at once."""
+        self._source.hasten()
+
     def _heard(self, outcome: Outcome) -> None:
         self._following.take(outcome, self.now)
         self._ended = self.rounds
@@ -155,9 +164,12 @@ class Replica:
                 await self._changed.wait()
 
     def elapse(self, seconds: float) -> None:
-        """Let time pass, as the sidecar's timer does."""
+        """Let time pass; as in the sidecar, a source that is due is asked at once."""
         self.now += seconds
-        self._following.elapse(self.now)
+        deadline = self._following.deadline
+        if deadline is not None and self.now >= deadline:
+            self._following.hastened = True
+            self._source.hasten()
 
     @property
     def state(self) -> str:
@@ -193,9 +205,8 @@ async def play(schedule: Schedule, world: World, source: Source) -> Replica:
                     world.inject(faults)
                 case Pass(seconds):
                     replica.elapse(seconds)
-            if not isinstance(step, Pass):
-                await replica.settle()
-            rules.hear(world.says(), replica.now)
+            await replica.settle()
+            rules.hear(world.says(rules.good), replica.now)
             assert replica.pools() <= {before, rules.good}, step
             assert (replica.pool, replica.state) == (rules.good, rules.state), (step, replica.last)
         assert replica.pool == {real_server(LAST)}

@@ -27,7 +27,7 @@ class Always(random.Random):
 
 
 def source(
-    server: FakeDns, name: str = NAME, *, min_ttl: float = 1.0, chance: float = 0.0, lifetime: float = 0.4
+    server: FakeDns, name: str = NAME, *, min_ttl: float = 1.0, chance: float = 0.0, lifetime: float = 0.8
 ) -> SrvSource:
     """Build a source that gives up early and has known jitter."""
     return SrvSource(name, Resolvers([server.address], lifetime=lifetime), min_ttl, rng=Always(chance))

@@ -19,6 +19,9 @@ from tests.support.tellers import Teller
 COUNTED: Final = Tracking(active=True, eject_after=0)
 WATCHED: Final = Tracking(active=True, eject_after=3)
 PORT: Final = 53
+IPPROTO_MPTCP: Final = 262
+MPTCP_ENABLED: Final = Path("/proc/sys/net/mptcp/enabled")
+"""Where the kernel has sockets of multipath TCP."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _OWN: Final = Path("/proc/self/cgroup")
@@ -133,3 +136,25 @@ def entered(cgroup: Path) -> Iterator[None]:
 
 def _move_to(cgroup: Path) -> None:
     (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def multipath(cgroup: Path, target: Target) -> socket.socket:
+    """Make an MPTCP socket in a cgroup."""
+    assert MPTCP_ENABLED.read_text().strip() == "1", "sysctl net.mptcp.enabled=1 allows such sockets"
+    with entered(cgroup):
+        family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
+    sock.settimeout(5)
+    return sock
+
+
+@contextmanager
+def fast_open_allowed() -> Iterator[None]:
+    """Let clients and servers of this network namespace use TCP Fast Open, at once and without a cookie."""
+    setting = Path("/proc/sys/net/ipv4/tcp_fastopen")
+    before = setting.read_text()
+    setting.write_text(str(0x1 | 0x2 | 0x4 | 0x200))
+    try:
+        yield
+    finally:
+        setting.write_text(before)

@@ -38,6 +38,7 @@ DOCUMENT = {
         change("add", "fd00:64::1", service="\x1b[2Jweb", added=[server("fd00::1", 80), server("fd00::2", 80)]),
     ],
     "refused": [{"service": "web", "server": "127.0.0.1:80", "reason": "it is loopback"}],
+    "notes": [{"service": "web", "note": "the answer may be incomplete"}],
     "names": [],
 }
 
@@ -55,19 +56,20 @@ def test_every_server_has_a_line_and_the_last_line_counts() -> None:
         "    + [fd00::1]:80  weight 1  priority 0",
         "    + [fd00::2]:80  weight 1  priority 0",
         "! web: 127.0.0.1:80 is refused: it is loopback",
+        "! web: the answer may be incomplete",
         "virtual servers: 1 to add, 1 to change, 1 to remove; real servers: +3 ~1 -2",
     ]
 
 
 def test_nothing_to_change() -> None:
     """One line says so."""
-    assert as_text(render({"changes": [], "refused": [], "names": []}), 80) == "no changes\n"
+    assert as_text(render({"changes": [], "refused": [], "notes": [], "names": []}), 80) == "no changes\n"
 
 
 def test_lines_of_hosts_files_are_told() -> None:
     """They are shown below their file, and counted apart."""
     name = {"file": "/etc/hosts", "added": ["10.64.0.1 web.clb"], "removed": ["10.64.0.2 web.clb"]}
-    assert as_text(render({"changes": [], "refused": [], "names": [name]}), 80).splitlines() == [
+    assert as_text(render({"changes": [], "refused": [], "notes": [], "names": [name]}), 80).splitlines() == [
         "~ /etc/hosts",
         "    + 10.64.0.1 web.clb",
         "    - 10.64.0.2 web.clb",

@@ -191,6 +191,19 @@ def test_what_is_not_loaded() -> None:
     assert text.splitlines()[-1].startswith("wrong  the data plane is not loaded")
 
 
+def test_listeners_on_vips_have_a_line() -> None:
+    """VIPs on which a program of this host listens are named above the last line, which does not call that wrong."""
+    document = copy.deepcopy(DOCUMENT)
+    assert "listens" not in as_text(Status(document, NOW), 200)
+    document["virtual_servers"][0]["listens_here"] = True
+    vip = document["virtual_servers"][0]
+    *_, line, _, last = as_text(Status(document, NOW), 400).splitlines()
+    assert line.startswith(
+        f"note   a program of this host listens on {vip['address']}:{vip['port']}/{vip['protocol']}: "
+    )
+    assert "listens" not in last
+
+
 def test_programs_that_connects_do_not_meet() -> None:
     """Loaded is not effective, and the reason is told; what a sidecar said before it ended is marked as such."""
     document = copy.deepcopy(DOCUMENT)

@@ -38,7 +38,7 @@ KERNELS: Final = (
     Kernel("6.1", "bookworm"),
     Kernel("6.12", "trixie"),
 )
-MODULES: Final = ("virtio_pci", "virtio_blk", "ext4", "overlay", "tcp_diag", "udp_diag", "unix_diag")
+MODULES: Final = ("virtio_pci", "virtio_blk", "ext4", "overlay", "tun", "tcp_diag", "udp_diag", "unix_diag")
 """What is in Debian's kernels only as a module, and used by the machine or the tests; dependencies follow."""
 _CHOICE: Final = "choice"
 

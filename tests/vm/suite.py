@@ -8,6 +8,7 @@ TESTED: Final = (
     "test_active.py",
     "test_clients.py",
     "test_discovery.py",
+    "test_endings.py",
     "test_health.py",
     "test_loading.py",
     "test_namespaces.py",

@@ -18,12 +18,12 @@ from urllib.parse import urlencode
 import aiohttp
 import structlog
 from aiohttp.abc import AbstractResolver
-from consul import base
 from yarl import URL
 
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.blocking import MARGIN, client_timeout, is_long
+from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.rotation import Rotated
 
 MAX_BODY: Final = 64 << 20

@@ -141,17 +141,16 @@ def build_answer(
         for record in needed
         for address in literals[record.target]
     ]
-    identities: dict[Endpoint, str] = {}
-    for server, target in servers:
-        endpoint = server.address, server.port
-        identities[endpoint] = min(target, identities.get(endpoint, target))
     unread = {
         Unread(record.target, record.port, record.priority, record.weight, one.is_ipv4): one.cause
         for record in needed
         for one in lacking[record.target]
     }
+    kept: dict[Unread, str] = {}
     for one, cause in unread.items():
-        if (one.identity, one.port) not in known and not literals[one.identity]:
+        if (one.identity, one.port) in known or literals[one.identity]:
+            kept[one] = cause
+        else:
             left_out[
                 Refused(f"target {one.identity}", f"has no address that can be had now: {_family(one)}: {cause}")
             ] = None
@@ -160,11 +159,20 @@ def build_answer(
         raise (SourceError if unread else UnusableError)(f"SRV {srv.owner}: no record can be used: {cause}")
     return Answer(
         tuple(sorted(server for server, _ in servers)),
-        identities=identities,
+        identities=_identities(servers),
         unread=tuple(sorted(unread)),
         left_out=tuple(sorted(left_out)),
-        note=_note(unread),
+        note=_note(kept),
     )
+
+
+def _identities(servers: Iterable[tuple[RealServer, str]]) -> dict[Endpoint, str]:
+    """Return the target of each endpoint, the lowest where several have it."""
+    found: dict[Endpoint, str] = {}
+    for server, target in servers:
+        endpoint = server.address, server.port
+        found[endpoint] = min(target, found.get(endpoint, target))
+    return found
 
 
 def _unusable(record: SrvRecord) -> str | None:

@@ -11,12 +11,11 @@ import asyncio
 import random
 import struct
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import dns.name
 from dns.exception import DNSException
-from dns.rdataclass import IN
 from dns.rdatatype import AAAA, A
 
 from clb_discovery.core.model import Answer, RealServer
@@ -36,7 +35,8 @@ from clb_discovery.sources.srv.answer import (
 )
 from clb_discovery.sources.srv.exchange import plain
 from clb_discovery.sources.srv.linger import Linger
-from clb_discovery.sources.srv.lookup import Found, Lookup, to_text
+from clb_discovery.sources.srv.lookup import Lookup, to_text
+from clb_discovery.sources.srv.reading import Reading, given_along
 from clb_discovery.sources.srv.resolvers import Resolvers
 from clb_discovery.sources.srv.whole import WholeSrv
 
@@ -50,22 +50,6 @@ BOTH: Final = (True, False)
 _Set = AddressSet | Unavailable
 _Member = tuple[str, int]
 """Target and port."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """One response with SRV records, and the addresses that came along."""
-
-    srv: SrvSet
-    """Its TTL is the smallest of all that came in the answer."""
-    given: Mapping[Question, AddressSet]
-    """Addresses that came along in the additional section; they hold as long as the records."""
-    apart: tuple[Question, ...]
-    """The remaining addresses, which are asked for."""
-    read: float
-    """When the response was there, in seconds of the loop's clock."""
-    note: str | None
-    """Why it may be incomplete."""
 
 
 class SrvSource:
@@ -109,7 +93,7 @@ class SrvSource:
         self._linger: Final = Linger[_Member, tuple[RealServer, ...]](linger)
         self._hastened = asyncio.Event()
         self._since = 0.0  # when it was hastened: nothing that was asked before counts
-        self._reading: _Reading | None = None  # which the last answer is from
+        self._reading: Reading | None = None  # which the last answer is from
         self._last: Answer | None = None  # of that reading alone, without records that linger
         self._built: tuple[object, Answer] | None = None  # the last one that was put together, and what of
         self._members: frozenset[_Member] = frozenset()  # those that had addresses
@@ -159,7 +143,7 @@ class SrvSource:
         )
         return self._with_lingering(reading, answer, now, is_read=is_read)
 
-    async def _find(self, lookup: Lookup, since: float) -> tuple[_Reading, Mapping[Question, _Set]]:
+    async def _find(self, lookup: Lookup, since: float) -> tuple[Reading, Mapping[Question, _Set]]:
         """Find the records of one response, and the addresses of exactly those records.
 
         Addresses that did not come along are from another time, when the zone may have been another, and the port of
@@ -188,12 +172,12 @@ class SrvSource:
             last, reading = reading, again
         return reading, addresses
 
-    def _is_known(self, reading: _Reading, addresses: Mapping[Question, _Set]) -> bool:
+    def _is_known(self, reading: Reading, addresses: Mapping[Question, _Set]) -> bool:
         """Tell whether this is the answer of the last round."""
         last = self._last
         return last is not None and self._answer(reading, addresses).servers == last.servers
 
-    def _answer(self, reading: _Reading, addresses: Mapping[Question, _Set]) -> Answer:
+    def _answer(self, reading: Reading, addresses: Mapping[Question, _Set]) -> Answer:
         """Build the answer, unless it is of the same records and addresses as the one before; raises as that."""
         known: dict[Question, _Set] = {**reading.given, **addresses}
         parts = (
@@ -219,7 +203,7 @@ class SrvSource:
             self._built = parts, replace(answer, note=_joined(reading.note, answer.note))
         return self._built[1]
 
-    def _with_lingering(self, reading: _Reading, answer: Answer, now: float, *, is_read: bool) -> Answer:
+    def _with_lingering(self, reading: Reading, answer: Answer, now: float, *, is_read: bool) -> Answer:
         """Add the records that stay although this reading lacks them, where the server varies its answers.
 
         :param is_read: whether the reading is a new one.
@@ -263,7 +247,7 @@ class SrvSource:
             note=_joined(answer.note, note),
         )
 
-    async def _read(self, lookup: Lookup) -> _Reading:
+    async def _read(self, lookup: Lookup) -> Reading:
         """Read the SRV records, with the addresses that come along and are to be believed.
 
         :raises SourceError: if the question got no proper answer, or there are too many records.
@@ -282,10 +266,10 @@ class SrvSource:
         except SourceError as error:
             raise type(error)(f"{self.name}: {error}") from None
         wanted = [Question(name, rdtype) for name in names for rdtype in self._rdtypes]
-        given = self._believed(_given(found, frozenset(wanted), asked))
+        given = self._believed(given_along(found, frozenset(wanted), asked))
         srv = replace(srv, ttl=min([srv.ttl, *(along.ttl for along in given.values())]))
         apart = tuple(question for question in wanted if question not in given)
-        return _Reading(srv, given, apart, clock(), note)
+        return Reading(srv, given, apart, clock(), note)
 
     def _believed(self, given: Mapping[Question, AddressSet]) -> Mapping[Question, AddressSet]:
         """Return the addresses that came along and are the same as those known; others are asked for.
@@ -318,31 +302,6 @@ def _parse_name(text: str) -> dns.name.Name:
     if absolute == dns.name.root:
         raise UsageError(f"--srv {text!r}: names no record; give a record name such as _redis._tcp.example")
     return name
-
-
-def _given(srv: Found, wanted: frozenset[Question], asked: float) -> dict[Question, AddressSet]:
-    """Return the addresses that came along for these questions, of names that the answering zone may speak for."""
-    bailiwick = _bailiwick(srv.name)
-    if bailiwick is None:
-        return {}
-    return {
-        question: AddressSet(tuple(record.address for record in rrset), rrset.ttl, asked)
-        for rrset in srv.response.additional
-        if (rrset.rdclass, rrset.rdtype) in ((IN, A), (IN, AAAA))
-        and (question := Question(to_text(rrset.name), rrset.rdtype)) in wanted
-        and rrset.name.is_subdomain(bailiwick)
-    }
-
-
-def _bailiwick(owner: dns.name.Name) -> dns.name.Name | None:
-    """Return the domain whose addresses an answer for this owner may carry along; None where that is the root.
-
-    Addresses of other domains are not the answering zone's to give (RFC 2181 section 5.4.1), so they are asked for.
-    """
-    labels = list(owner.labels)
-    while labels[0].startswith(b"_"):
-        labels.pop(0)
-    return dns.name.Name(labels) if len(labels) > 1 else None
 
 
 def _joined(*notes: str | None) -> str | None:

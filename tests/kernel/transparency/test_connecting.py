@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -14,23 +11,24 @@ import pytest
 from tests.support.moody import moody_servers
 from tests.support.plane import Plane, virtual_server
 from tests.support.process import wait_until
-from tests.support.sockets import Target, outcome
+from tests.support.sockets import outcome
 from tests.support.tellers import tellers
 from tests.support.transparency import (
     COUNTED,
+    IPPROTO_MPTCP,
+    MPTCP_ENABLED,
     PORT,
     WATCHED,
     Side,
     as_seen_by,
     ask,
-    entered,
+    fast_open_allowed,
     heard,
+    multipath,
     names,
     peer,
 )
 
-IPPROTO_MPTCP: Final = 262
-MPTCP_ENABLED: Final = Path("/proc/sys/net/mptcp/enabled")
 TCP_FASTOPEN_CONNECT: Final = 30
 SYN_DATA: Final = 32
 """TCPI_OPT_SYN_DATA of struct tcp_info: data in the SYN was accepted."""
@@ -98,18 +96,6 @@ def test_fast_open(plane: Plane, side: Side) -> None:
             assert plane.active(side.at(PORT)) == {servers[0].name: 0}
 
 
-@contextmanager
-def fast_open_allowed() -> Iterator[None]:
-    """Let clients and servers of this network namespace use TCP Fast Open, at once and without a cookie."""
-    setting = Path("/proc/sys/net/ipv4/tcp_fastopen")
-    before = setting.read_text()
-    setting.write_text(str(0x1 | 0x2 | 0x4 | 0x200))
-    try:
-        yield
-    finally:
-        setting.write_text(before)
-
-
 def test_fast_open_that_is_never_sent_is_not_counted(plane: Plane, side: Side) -> None:
     """A Fast Open connect that is closed before anything was sent leaves no count and no failure behind."""
     with fast_open_allowed(), tellers(side.real) as servers:
@@ -126,16 +112,6 @@ def test_fast_open_that_is_never_sent_is_not_counted(plane: Plane, side: Side) -
 if_multipath = pytest.mark.skipif(not MPTCP_ENABLED.exists(), reason="lacks sockets of multipath TCP")
 
 
-def multipath(plane: Plane, target: Target) -> socket.socket:
-    """Make an MPTCP socket in the cgroup."""
-    assert MPTCP_ENABLED.read_text().strip() == "1", "sysctl net.mptcp.enabled=1 allows such sockets"
-    with entered(plane.cgroup):
-        family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
-    sock.settimeout(5)
-    return sock
-
-
 @if_multipath
 @pytest.mark.parametrize("protocol", [0, IPPROTO_MPTCP], ids=["tcp", "mptcp"])
 def test_multipath_socket_is_balanced(plane: Plane, side: Side, protocol: int) -> None:
@@ -145,7 +121,7 @@ def test_multipath_socket_is_balanced(plane: Plane, side: Side, protocol: int) -
     """
     with tellers(side.real, protocol=protocol) as (server,):
         plane.publish(virtual_server(side.at(PORT), [server.name], tracking=WATCHED))
-        with multipath(plane, side.target(PORT)) as sock:
+        with multipath(plane.cgroup, side.target(PORT)) as sock:
             sock.connect(side.target(PORT))
             assert ask(sock) == server.name
             assert peer(sock) == as_seen_by(side, server.target)
@@ -157,7 +133,7 @@ def test_multipath_socket_is_balanced(plane: Plane, side: Side, protocol: int) -
 def test_multipath_socket_of_an_empty_pool_is_refused(plane: Plane, side: Side, refused: str) -> None:
     """An MPTCP socket's connect to an empty pool fails at once."""
     plane.publish(virtual_server(side.at(PORT), []))
-    with multipath(plane, side.target(PORT)) as sock:
+    with multipath(plane.cgroup, side.target(PORT)) as sock:
         assert outcome(sock, side.target(PORT)) == refused
 
 
@@ -167,7 +143,7 @@ def test_multipath_connect_that_is_given_up_is_not_counted_on(plane: Plane, side
     with moody_servers(side.real) as (server,):
         server.fall_silent()
         plane.publish(virtual_server(side.at(PORT), [server.name], tracking=COUNTED))
-        with multipath(plane, side.target(PORT)) as sock:
+        with multipath(plane.cgroup, side.target(PORT)) as sock:
             sock.setblocking(False)
             assert outcome(sock, side.target(PORT)) == "EINPROGRESS"
             assert plane.active(side.at(PORT)) == {server.name: 1}

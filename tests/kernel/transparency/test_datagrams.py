@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from socket import socket as Socket  # noqa: N812 - the module is called socket
+from typing import Final
 
+import pytest
+
+from clb_discovery.core.model import Algorithm
+from clb_discovery.datapath.maps import Maps
 from tests.support.chisquare import p_value
-from tests.support.plane import Plane, virtual_server
-from tests.support.process import wait_until
+from tests.support.plane import Plane, real, virtual_server
+from tests.support.process import free_port, wait_until
+from tests.support.recorder import all_places_taken
 from tests.support.tellers import tellers
 from tests.support.transparency import (
     PORT,
+    SIDES,
     Side,
     as_seen_by,
     ask_at,
     ask_at_peer,
+    dissolve,
     error_of,
     hear_from,
     names,
     peer,
 )
+
+
+@pytest.fixture(params=["in places", "with sockets"])
+def crowded(request: pytest.FixtureRequest, plane: Plane) -> Iterator[None]:
+    """Let records be in their places, or find those taken."""
+    if request.param == "in places":
+        yield
+    else:
+        with Maps(plane.pins) as maps, all_places_taken(maps.records()):
+            yield
 
 
 def test_answer_to_a_datagram_comes_from_the_vip(plane: Plane, side: Side) -> None:
@@ -202,6 +224,79 @@ def test_socket_moves_on_from_a_wildcard_to_the_exact_port(plane: Plane, side: S
         assert name in names(exact)
 
 
+def test_datagram_to_the_vip_of_a_connected_socket_goes_where_it_is_connected(plane: Plane, side: Side) -> None:
+    """Sendto the VIP that a socket is connected through reaches the same server as send does, whose answer it hears."""
+    with tellers(*[side.real] * 5, udp=True) as servers:
+        target = side.target(PORT)
+        plane.publish(virtual_server(side.at(PORT, udp=True), names(servers)))
+        for sock in plane.client.connected(target, 30, udp=True):
+            name, source = ask_at_peer(sock)
+            assert source == target
+            for _ in range(4):
+                assert ask_at(sock, target) == (name, target)
+                sock.sendmsg([b"hello"], [], 0, target)
+                assert hear_from(sock) == (name, target)
+            assert ask_at_peer(sock) == (name, target)
+        assert sum(plane.connects(side.at(PORT, udp=True)).values()) == 30
+
+
+@pytest.mark.usefixtures("crowded")
+def test_connected_socket_goes_on_to_a_server_that_left(plane: Plane, side: Side) -> None:
+    """Whatever becomes of its pool, sendto and send of a connected socket reach one server, until it connects anew."""
+    with tellers(side.real, side.real, udp=True) as (one, two):
+        vip, target = side.at(PORT, udp=True), side.target(PORT)
+        plane.publish(virtual_server(vip, [one.name]))
+        (sock,) = plane.client.connected(target, udp=True)
+        for pool in ([one.name], [two.name], []):
+            plane.publish(virtual_server(vip, pool))
+            assert ask_at(sock, target) == ask_at_peer(sock) == (one.name, target)
+        plane.publish()
+        assert ask_at(sock, target) == ask_at_peer(sock) == (one.name, target)
+        plane.publish(virtual_server(vip, [two.name]))
+        sock.connect(target)
+        assert ask_at(sock, target) == ask_at_peer(sock) == (two.name, target)
+
+
+def test_socket_that_is_unconnected_again_is_as_any_other(plane: Plane, side: Side) -> None:
+    """After connect(2) to AF_UNSPEC a datagram to the VIP is the first of an unconnected socket."""
+    with tellers(side.real, side.real, udp=True) as (one, two):
+        vip, target = side.at(PORT, udp=True), side.target(PORT)
+        plane.publish(virtual_server(vip, [one.name]))
+        (sock,) = plane.client.connected(target, udp=True)
+        assert ask_at(sock, target) == (one.name, target)
+        plane.publish(virtual_server(vip, [two.name]))
+        dissolve(sock)
+        assert ask_at(sock, target) == (two.name, target)
+        sock.connect(target)
+        assert ask_at(sock, target) == ask_at_peer(sock) == (two.name, target)
+
+
+def test_connected_through_a_wildcard_is_connected_at_one_port(plane: Plane, side: Side) -> None:
+    """Behind a wildcard VIP, the port that a socket is connected at is its peer, and another port is another VIP."""
+    with tellers(*[side.real] * 5, udp=True) as servers:
+        plane.publish(virtual_server(side.at(None, udp=True), names(servers)))
+        (sock,) = plane.client.connected(side.target(PORT), udp=True)
+        name, _ = ask_at_peer(sock)
+        for _ in range(5):
+            assert ask_at(sock, side.target(PORT)) == (name, side.target(PORT))
+        before = sum(server.heard for server in servers)
+        sock.sendto(b"elsewhere", side.target(PORT + 1))
+        wait_until(lambda: sum(server.heard for server in servers) == before + 1, "some server has got it")
+        assert plane.connects(side.at(None, udp=True)) != {server.name: 0 for server in servers}
+
+
+def test_socket_that_is_connected_to_a_real_server_is_not_ours(plane: Plane, side: Side) -> None:
+    """A socket connected by a server's own address sends to a VIP as the kernel lets it, and hears its peer alone."""
+    with tellers(side.real, side.real, udp=True) as (one, two):
+        plane.publish(virtual_server(side.at(PORT, udp=True), [two.name]))
+        (sock,) = plane.client.make(side.target(PORT), udp=True)
+        sock.connect(as_seen_by(side, one.target))
+        sock.sendto(b"other", side.target(PORT))
+        wait_until(lambda: two.heard == 1, "the VIP's server has got it")
+        assert ask_at_peer(sock) == (one.name, as_seen_by(side, one.target))
+        assert ask_at(sock, as_seen_by(side, one.target)) == (one.name, as_seen_by(side, one.target))
+
+
 def test_datagrams_with_an_address_on_a_connected_socket(plane: Plane, side: Side) -> None:
     """A connected UDP socket may still send elsewhere by sendto, to a VIP too, and stays connected where it is."""
     with tellers(side.real, side.real, udp=True) as (one, two):
@@ -214,3 +309,95 @@ def test_datagrams_with_an_address_on_a_connected_socket(plane: Plane, side: Sid
         wait_until(lambda: two.heard == 1, "the other server has got it")
         assert peer(sock) == side.target(PORT, 1)
         assert ask_at_peer(sock) == (one.name, side.target(PORT, 1))
+
+
+IP_RECVERR: Final = 11
+PAUSE: Final = 5.3
+"""Seconds without a datagram after which a socket may change its server."""
+
+
+def answering(sockets: Mapping[Side, Socket]) -> list[str]:
+    """Ask the VIP of each side; return who answers."""
+    return [ask_at(sock, side.target(PORT))[0] for side, sock in sockets.items()]
+
+
+def test_socket_that_pauses_returns_to_a_better_tier(plane: Plane) -> None:
+    """A socket that was sent to a backup goes back at its next pause, and one that never pauses stays with it."""
+    with tellers("127.0.0.1", "::1", "127.0.0.1", "::1", udp=True) as servers:
+        one, two = (dict(zip(("127.0.0.1", "::1"), names(servers)[at : at + 2], strict=True)) for at in (0, 2))
+
+        def publish(first: Mapping[str, str], second: Mapping[str, str]) -> None:
+            plane.publish(
+                *(
+                    virtual_server(side.at(PORT, udp=True), [first[side.real], real(second[side.real], 1, 1)])
+                    for side in SIDES[:2]
+                )
+            )
+
+        idle, busy = ({side: plane.client.make(side.target(PORT), udp=True)[0] for side in SIDES} for _ in range(2))
+        at_one, at_two = ([pool[side.real] for side in SIDES] for pool in (one, two))
+        publish(one, two)
+        assert answering(idle) == answering(busy) == at_one
+        publish(two, one)
+        assert answering(idle) == answering(busy) == at_one
+        until = time.monotonic() + PAUSE
+        while time.monotonic() < until:
+            assert answering(busy) == at_one
+            time.sleep(0.2)
+        assert (answering(idle), answering(busy)) == (at_two, at_one)
+        assert (answering(idle), answering(busy)) == (at_two, at_one)
+
+
+def test_socket_that_hears_its_server_does_not_pause(plane: Plane) -> None:
+    """What comes from a backup keeps a socket there as what goes to it does."""
+    (sock,) = plane.client.make(("10.64.0.1", PORT), udp=True)
+    with tellers("127.0.0.1", udp=True) as (primary,), socket.socket(type=socket.SOCK_DGRAM) as backup:
+        backup.bind(("127.0.0.1", 0))
+        name = f"127.0.0.1:{backup.getsockname()[1]}"
+        plane.publish(virtual_server("10.64.0.1:53/udp", [name]))
+        sock.sendto(b"subscribe", ("10.64.0.1", PORT))
+        _, client = backup.recvfrom(100)
+        plane.publish(virtual_server("10.64.0.1:53/udp", [primary.name, real(name, 1, 1)]))
+        until = time.monotonic() + PAUSE
+        while time.monotonic() < until:
+            backup.sendto(b"news", client)
+            assert sock.recvfrom(100) == (b"news", ("10.64.0.1", PORT))
+            time.sleep(0.2)
+        sock.sendto(b"still there", ("10.64.0.1", PORT))
+        assert backup.recvfrom(100)[0] == b"still there"
+
+
+def test_pause_moves_nobody_within_a_tier(plane: Plane) -> None:
+    """A socket whose server is of the tier in use stays after a pause, and takes no turn of others."""
+    with tellers(*["127.0.0.1"] * 21, udp=True) as servers:
+        pool = [real(server.name, 1, number // 20) for number, server in enumerate(servers)]
+        vips = {algorithm: f"10.64.0.{number}" for number, algorithm in enumerate(Algorithm, 1)}
+        plane.publish(*(virtual_server(f"{host}:53/udp", pool, algorithm) for algorithm, host in vips.items()))
+        sockets = {host: plane.client.make((host, PORT), 40, udp=True) for host in vips.values()}
+
+        def asked(first: int) -> dict[str, list[str]]:
+            """Ask each VIP with twenty of its sockets; return who answers."""
+            return {
+                host: [ask_at(sock, (host, PORT))[0] for sock in several[first : first + 20]]
+                for host, several in sockets.items()
+            }
+
+        before = asked(0)
+        time.sleep(PAUSE)
+        assert asked(0) == before
+        assert [sum(plane.connects(f"{host}:53/udp").values()) for host in sockets] == [20, 20, 20]
+        by_turns = vips[Algorithm.ROUND_ROBIN]
+        assert asked(20)[by_turns] == before[by_turns]
+
+
+def test_error_queue_shows_the_real_server(plane: Plane) -> None:
+    """No program runs for MSG_ERRQUEUE: whose port is closed is the real server's address there."""
+    gone = free_port()
+    plane.publish(virtual_server("10.64.0.1:53/udp", [f"127.0.0.1:{gone}"]))
+    (sock,) = plane.client.connected(("10.64.0.1", PORT), udp=True)
+    sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    sock.send(b"hello")
+    assert error_of(sock.recv, 100) == "ECONNREFUSED"
+    message, _, _, source = sock.recvmsg(100, 1000, socket.MSG_ERRQUEUE)
+    assert (message, source) == (b"hello", ("127.0.0.1", gone))
+    assert peer(sock) == ("10.64.0.1", PORT)

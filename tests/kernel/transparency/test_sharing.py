@@ -20,6 +20,8 @@ from tests.support.transparency import (
     Side,
     as_seen_by,
     ask,
+    entered,
+    error_of,
     hear_from,
     names,
     peer,
@@ -172,3 +174,13 @@ def test_socket_in_another_process(plane: Plane, side: Side, udp: bool, how: str
                 process.stdin.close()
             process.wait(timeout=10)
             assert plane.active(vip) == {server.name: 0}
+
+
+def test_socket_belongs_to_the_cgroup_that_it_was_made_in(plane: Plane) -> None:
+    """A process that enters the cgroup later takes no socket along: only those that it makes there are balanced."""
+    with tellers("127.0.0.1") as (server,):
+        plane.publish(virtual_server("10.64.0.1:80", [server.name]))
+        with socket.socket() as before, entered(plane.cgroup), socket.socket() as inside:
+            assert error_of(before.connect, ("10.64.0.1", 80)) == "ENETUNREACH"
+            inside.connect(("10.64.0.1", 80))
+            assert ask(inside) == server.name

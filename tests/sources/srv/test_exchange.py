@@ -136,3 +136,16 @@ async def test_negative_address_without_soa_is_not_asked_for_all_the_time() -> N
         assert one.due is not None
 
         assert one.due - asyncio.get_running_loop().time() > 3
+
+
+async def test_each_question_has_a_port_of_its_own() -> None:
+    """Nothing that is asked at the same moment shares a port, so that an answer is as hard to forge as it can be."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(records(*(f"0 1 80 a{i}.example." for i in range(50))))
+        for i in range(50):
+            server.replies[f"a{i}.example.", "A"] = Reply([f"a{i}.example. 60 A 10.0.0.{i}"])
+
+        await source(server, lifetime=20.0).next()
+
+    assert len(server.ports) >= 100
+    assert len(set(server.ports)) >= len(server.ports) - 5, "the kernel may choose one again by chance"

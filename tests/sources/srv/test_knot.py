@@ -131,7 +131,8 @@ async def test_target_in_a_foreign_zone_is_unread(knot: KnotServer) -> None:
 
     assert {one.identity for one in answer.unread} == {"a.elsewhere."}
     assert {*answer.identities.values()} == {"a.example."}
-    assert "A of a.elsewhere.: REFUSED" in str(answer.note)
+    assert [one.value for one in answer.left_out] == ["target a.elsewhere."] * len(answer.left_out)
+    assert "A: REFUSED" in answer.left_out[0].reason
 
 
 async def test_foreign_name_is_refused(knot: KnotServer) -> None:

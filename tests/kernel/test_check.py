@@ -1,0 +1,247 @@
+"""`check`: what would be used of each answer, in the very numbers of `plan` and `run`, and what is left out and why."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from clb_discovery.core.spec import parse_vip
+from tests.support.consul import ConsulAgent
+from tests.support.knot import KnotServer
+from tests.support.pace import patient
+from tests.support.sidecar import clb, sidecar, status
+
+SOURCE: Final = "srv:_web._tcp.example"
+V4, V6 = "10.64.0.1:80", "[fd00:64::1]:80"
+
+
+class Case(NamedTuple):
+    """An answer of discovery, and what is right."""
+
+    answer: str
+    """Lines of a zone, or addresses and ports of instances."""
+    used: Mapping[str, int]
+    """The number of real servers behind each VIP."""
+    words: Sequence[str] = ()
+    """What `check` has to say of it."""
+    options: Sequence[str] = ()
+
+
+@pytest.fixture(scope="module")
+def knot() -> Iterator[KnotServer]:
+    """Run a DNS server."""
+    with KnotServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    """Run a Consul."""
+    with ConsulAgent(tmp_path_factory.mktemp("consul")) as running:
+        yield running
+
+
+def said_by_check(result: subprocess.CompletedProcess[str], source: str) -> tuple[dict[str, int], list[str], list[str]]:
+    """Return the numbers by VIP, the warnings, and the failures of a source."""
+    assert result.stderr == ""
+    lines = [line for line in result.stdout.splitlines() if line[6:].startswith(f"{source}: ")]
+    numbers: dict[str, int] = {}
+    for line in lines:
+        if line[:4] == "warn":
+            continue
+        numbers |= {vip: int(count) for count, vip in re.findall(r"(\d+) real servers? at ([^\s,;]+)", line)}
+        for vips in re.findall(r"no real server at ([^;]+), so", line):
+            numbers |= dict.fromkeys(vips.split(", "), 0)
+    warnings = [line for line in lines if line.startswith("warn")]
+    return numbers, warnings, [line for line in lines if line.startswith("FAIL")]
+
+
+def said_by_plan(options: Sequence[str]) -> dict[str, int]:
+    """Return the number of real servers that would come behind each VIP, where nothing is loaded."""
+    result = clb("plan", "--json", *options)
+    assert result.stderr == ""
+    changes: list[dict[str, Any]] = json.loads(result.stdout)["changes"]
+    assert all(change["action"] == "add" for change in changes)
+    return {vip_of(change): len(change["added"]) for change in changes}
+
+
+def vip_of(found: Mapping[str, Any]) -> str:
+    """Return the VIP of a virtual server in a document."""
+    address = f"[{found['address']}]" if ":" in found["address"] else found["address"]
+    return str(parse_vip(f"{address}:{found['port']}/{found['protocol']}"))
+
+
+def assert_agreement(instance: str, cgroup: Path, source: str, case: Case, options: Sequence[str]) -> None:
+    """Compare what the three commands say of one answer with what is right, the sidecar last."""
+    options = ["--instance", instance, *options, *case.options]
+    checked = clb("check", *options, "--cgroup", cgroup)
+    numbers, warnings, failures = said_by_check(checked, source)
+    planned = said_by_plan(options)
+    run = clb("run", "--once", *options, "--cgroup", cgroup)
+    assert run.returncode == 0, run.stderr
+    served = {vip_of(found): len(found["real_servers"]) for found in status(instance)["virtual_servers"]}
+    assert (served, planned, numbers) == (case.used,) * 3, checked.stdout
+    works = 0 not in case.used.values()
+    assert (checked.returncode, bool(failures)) == ((0, False) if works else (1, True)), checked.stdout
+    assert all(word in "\n".join([*warnings, *failures]) for word in case.words), checked.stdout
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("a A 10.0.0.1", {V4: 1}),
+        Case("a A 0.0.0.0", {V4: 0}, ["0.0.0.0:80", "unspecified", "none can be used", "connects are refused"]),
+        Case("a A 127.0.0.1", {V4: 0}, ["127.0.0.1:80", "--real-range"]),
+        Case("a A 127.0.0.1", {V4: 1}, options=["--real-range", "127.0.0.0/8"]),
+        Case("a A 10.0.0.1\na A 127.0.0.1", {V4: 1}, ["127.0.0.1:80", "--real-range"]),
+        Case("a A 10.64.0.1", {V4: 0}, ["it is a VIP"]),
+        Case("a AAAA fd00::1", {V4: 0}),
+        Case("a A 10.0.0.1\na AAAA fd00::1", {V4: 1, V6: 1}),
+        Case("a A 10.0.0.1", {V4: 1, V6: 0}, ["no real server at [fd00:64::1]:80", "1 real server at 10.64.0.1:80"]),
+        Case("a A 10.0.0.1\na A 10.0.0.2", {V4: 0}, ["in no --real-range"], ["--real-range", "10.9.0.0/16"]),
+        Case("a A 10.0.0.1\nb A 10.0.0.1\n_web._tcp SRV 1 9 80 b\n_web._tcp SRV 0 1 81 b", {V4: 2}),
+        Case("@ TXT nothing", {V4: 0}, ["discovery returned none"]),
+    ],
+    ids=lambda case: f"{case.answer!r} {' '.join(case.options)}",
+)
+def test_answers_of_dns_are_counted_as_they_are_used(instance: str, cgroup: Path, knot: KnotServer, case: Case) -> None:
+    """For any answer `check`, `plan` and `run` give one number per VIP; a VIP without real servers fails the check."""
+    record = "" if "TXT" in case.answer else "_web._tcp SRV 0 1 80 a\n"
+    knot.write(record + case.answer)
+    options = ["--srv", f"_web._tcp.example={','.join(case.used)}", "--resolver", knot.address]
+    assert_agreement(instance, cgroup, SOURCE, case, options)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("10.0.0.1:80", {V4: 1}),
+        Case("127.0.0.1:80", {V4: 0}, ["127.0.0.1:80", "--real-range"]),
+        Case("169.254.0.1:80", {V4: 0}, ["link-local"]),
+        Case("fd00::1:80", {V4: 0}, ["1 real server of IPv6", "no IPv6 VIP"]),
+        Case("fd00::1:80 10.0.0.1:80", {V4: 1}, ["1 real server of IPv6"]),
+        Case("10.0.0.1:80 10.0.0.1:80 10.0.0.2:80", {V4: 2}),
+        Case("127.0.0.1:80 10.0.0.1:80 10.0.0.1:80", {V4: 1}, ["127.0.0.1:80"]),
+    ],
+    ids=lambda case: case.answer,
+)
+def test_answers_of_consul_are_counted_as_they_are_used(
+    instance: str, cgroup: Path, agent: ConsulAgent, case: Case
+) -> None:
+    """The same for Consul, where instances may share an address, and be of a family that has no VIP."""
+    registered = [
+        agent.register("web", int(port), host, service_id=f"web-{number}")
+        for number, (host, _, port) in enumerate(text.rpartition(":") for text in case.answer.split())
+    ]
+    try:
+        options = ["--consul", agent.url, "--service", f"web={','.join(case.used)}"]
+        assert_agreement(instance, cgroup, "consul:web", case, options)
+    finally:
+        for service in registered:
+            agent.deregister(service)
+
+
+def test_automatic_vips_need_one_family(instance: str, cgroup: Path, knot: KnotServer) -> None:
+    """Of automatic VIPs there is one of each family, whatever servers there are: it takes both empty to fail."""
+    knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1")
+    options = ["--srv", "_web._tcp.example", "--resolver", knot.address, "--instance", instance]
+    result = clb("check", *options, "--cgroup", cgroup)
+    numbers, _, failures = said_by_check(result, SOURCE)
+    assert (result.returncode, sorted(numbers.values()), failures) == (0, [0, 1], [])
+    knot.write("_web._tcp SRV 0 1 80 a\na A 127.0.0.1")
+    result = clb("check", *options, "--cgroup", cgroup)
+    numbers, _, failures = said_by_check(result, SOURCE)
+    assert (result.returncode, list(numbers.values()), len(failures)) == (1, [0, 0], 1)
+
+
+def test_what_a_sidecar_would_hold_is_told(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
+    """Where the kernel holds more than an answer leaves, check counts what plan leaves, and says that it is held."""
+    records = [f"_web._tcp SRV 0 1 80 t{number}\nt{number} A 10.0.0.{number}" for number in range(1, 4)]
+    knot.write("\n".join(records))
+    options = ["--srv", f"_web._tcp.example={V4}", "--resolver", knot.address]
+    with sidecar(instance, cgroup, tmp_path, options):
+        pass
+    knot.write(records[0])
+    options += ["--instance", instance]
+    (change,) = json.loads(clb("plan", "--json", *options).stdout)["changes"]
+    assert (change["held"], len(change["removed"])) == (True, 2)
+    result = clb("check", *options, "--cgroup", cgroup)
+    assert f"ok    {SOURCE}: 1 real server at {V4}; held first: it removes much\n" in result.stdout
+
+
+def test_one_source_that_fails_keeps_no_other_from_being_checked(cgroup: Path, knot: KnotServer) -> None:
+    """The exit code is that of what fails, and every other source has its numbers."""
+    knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1")
+    options = ["--srv", f"_web._tcp.example={V4}", "--srv", "_web._tcp.nowhere=10.64.0.2", "--resolver", knot.address]
+    result = clb("check", *options, "--cgroup", cgroup)
+    assert result.returncode == 1
+    assert "FAIL  srv:_web._tcp.nowhere: " in result.stdout
+    assert f"ok    {SOURCE}: 1 real server at {V4}\n" in result.stdout
+
+
+def test_services_that_opt_in_are_checked(instance: str, cgroup: Path, agent: ConsulAgent) -> None:
+    """In catalog mode each service that opts in has its line, as in the plan, with what is refused of it."""
+    options = ["--instance", instance, "--consul", agent.url, "--vip-range", "10.64.0.0/16"]
+    result = clb("check", *options, "--cgroup", cgroup)
+    assert "warn  catalog:consul: 0 services may opt in" in result.stdout
+    assert result.returncode == 0
+    registered = [
+        agent.register(name, 80, host, Meta={"clb-vip": vips})
+        for name, host, vips in (
+            ("shop", "10.0.0.1", "10.64.0.1:80,10.99.0.1:80"),
+            ("away", "10.0.0.2", "10.99.0.2:80"),
+            ("none", "127.0.0.1", "10.64.0.3:80"),
+        )
+    ]
+    registered.append(agent.register("plain", 80, "10.0.0.4"))
+    try:
+        result = clb("check", *options, "--cgroup", cgroup)
+        planned = json.loads(clb("plan", "--json", *options).stdout)
+    finally:
+        for service in registered:
+            agent.deregister(service)
+    assert said_by_check(result, "consul:shop")[0] == {"10.64.0.1:80": 1}
+    assert any("VIP 10.99.0.1:80 is outside" in line for line in said_by_check(result, "consul:shop")[1])
+    assert said_by_check(result, "consul:none")[0] == {"10.64.0.3:80": 0}
+    assert "FAIL  consul:away: it gets no VIP" in result.stdout
+    assert "plain" not in result.stdout
+    assert {change["service"]: len(change["added"]) for change in planned["changes"]} == {"shop": 1, "none": 0}
+    assert {(item["service"], item["server"]) for item in planned["refused"]} == {
+        ("shop", "VIP 10.99.0.1:80"),
+        ("away", "VIP 10.99.0.2:80"),
+        ("none", "127.0.0.1:80"),
+    }
+
+
+def test_check_without_privileges_counts_servers(knot: KnotServer) -> None:
+    """What needs no root is done without: the exit code says that something is missing, the numbers are there."""
+    knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1")
+    nobody = [sys.executable, "-m", "tests.programs.as_nobody", "check"]
+    command = [*nobody, "--srv", f"_web._tcp.example={V4}", "--resolver", knot.address]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60))
+    assert (result.returncode, result.stderr) == (3, "")
+    assert f"ok    {SOURCE}: 1 real server at {V4}\n" in result.stdout
+
+
+def test_name_that_is_given_twice_is_served_at_all_its_vips(
+    instance: str, cgroup: Path, knot: KnotServer, agent: ConsulAgent
+) -> None:
+    """VIPs of one name add up, for SRV records and for services in Consul, in what is checked, planned and done."""
+    knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1\na AAAA fd00::1")
+    once = ["--srv", f"_web._tcp.example={V4},{V6}", "--resolver", knot.address]
+    case = Case("", {V4: 1, V6: 1, "10.64.0.2:81": 1}, options=["--srv", f"_web._tcp.example={V4},10.64.0.2:81"])
+    assert_agreement(instance, cgroup, SOURCE, case, once)
+    assert clb("unload", "--instance", instance).returncode == 0
+    registered = agent.register("redis", 6379, "10.0.0.1")
+    try:
+        case = Case("", {V4: 1, "10.64.0.2:81": 1}, options=["--service", "redis=10.64.0.2:81"])
+        assert_agreement(instance, cgroup, "consul:redis", case, ["--consul", agent.url, "--service", f"redis={V4}"])
+    finally:
+        agent.deregister(registered)

@@ -1,0 +1,264 @@
+"""What runs out: descriptors, places for connections, time. The sidecar goes on, and says so in few lines."""
+
+from __future__ import annotations
+
+import errno
+import resource
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from clb_discovery.connections import MOST, PATIENCE
+from clb_discovery.daemon import THREADS
+from clb_discovery.datapath.pins import Pins
+from tests.support.in_process import STOPS_WITHIN
+from tests.support.knot import KnotServer
+from tests.support.pace import patient
+from tests.support.process import free_port, wait_until
+from tests.support.sidecar import Sidecar, clb, sidecar, wait_for_pool
+from tests.support.srv_web import VIP, WEB, resolver, serve, weighted
+from tests.support.web import get
+
+HEAD: Final = b"GET /status.json HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+
+
+def descriptors(found: Sidecar) -> int:
+    """Return how many a sidecar has open."""
+    return len(list(Path(f"/proc/{found.process.pid}/fd").iterdir()))
+
+
+@contextmanager
+def metered(
+    instance: str, cgroup: Path, directory: Path, knot: KnotServer, *options: str
+) -> Iterator[tuple[Sidecar, int]]:
+    """Run a sidecar over the SRV name with --metrics; yield it and its port."""
+    port = free_port()
+    rest = [*WEB, *resolver(knot), "--max-ttl", "1s", "--hold", "0s", "--metrics", f"127.0.0.1:{port}", *options]
+    with sidecar(instance, cgroup, directory, rest) as found:
+        yield found, port
+
+
+def connected(port: int) -> socket.socket:
+    """Connect to the page."""
+    return socket.create_connection(("127.0.0.1", port), timeout=patient(20))
+
+
+def is_closed(sock: socket.socket) -> bool:
+    """Tell whether the other side has closed; what it sent is thrown away."""
+    sock.setblocking(False)
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        return error.errno in {errno.ECONNRESET, errno.EPIPE}
+    return True
+
+
+def test_an_ordinary_user_cannot_use_descriptors_up(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Two thousand idle connections leave some descriptors, answers for others, and discovery as it was."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    try:
+        with KnotServer() as knot, ExitStack() as stack:
+            serve(knot, "127.0.0.2:80")
+            with metered(instance, cgroup, tmp_path, knot) as (found, port):
+                before = descriptors(found)
+                for number in range(2000):
+                    stack.enter_context(connected(port))
+                    if number % 200 == 0:
+                        assert get(port, "/healthz") == "ready\n"
+                        assert "clb_" in get(port, "/metrics")
+                assert descriptors(found) <= before + MOST + 20
+                serve(knot, "127.0.0.2:80", "127.0.0.3:80")
+                wait_for_pool(instance, VIP, weighted("127.0.0.2:80", "127.0.0.3:80"))
+                began = time.monotonic()
+                assert found.stop() == 0
+                assert time.monotonic() - began < STOPS_WITHIN
+                assert len(found.lines()) < 30
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_slow_clients_are_ended(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Ten seconds are for a whole request, however its bytes come, for the next one, and for taking the answer."""
+    with KnotServer() as knot, ExitStack() as stack:
+        serve(knot, "127.0.0.2:80")
+        with metered(instance, cgroup, tmp_path, knot) as (found, port):
+            before = descriptors(found)
+            idle, slow, kept, posting = (stack.enter_context(connected(port)) for _ in range(4))
+            kept.sendall(HEAD + b"\r\n")
+            posting.sendall(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\nx")
+            greedy = stack.enter_context(socket.socket())
+            greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            greedy.connect(("127.0.0.1", port))
+            greedy.sendall((HEAD + b"\r\n") * 500)  # and reads nothing
+            began = time.monotonic()
+            ended: dict[socket.socket, float] = {}
+            octets = iter(HEAD * 10)
+            while len(ended) < 4 and time.monotonic() - began < patient(PATIENCE) + 5:
+                if slow not in ended:
+                    slow.setblocking(True)
+                    try:
+                        slow.send(bytes([next(octets)]))
+                    except OSError:
+                        ended.setdefault(slow, time.monotonic() - began)
+                for sock in (idle, slow, kept, posting):
+                    if sock not in ended and is_closed(sock):
+                        ended[sock] = time.monotonic() - began
+                time.sleep(0.2)
+            assert ended.keys() == {idle, slow, kept, posting}
+            assert all(PATIENCE - 2 < seconds < patient(PATIENCE + 3) for seconds in ended.values()), ended.values()
+            wait_until(lambda: descriptors(found) <= before, "the greedy one is ended, too")
+            assert get(port, "/healthz") == "ready\n"
+
+
+def limit(found: Sidecar) -> tuple[int, int]:
+    """Return the soft and the hard limit of a sidecar's descriptors."""
+    return resource.prlimit(found.process.pid, resource.RLIMIT_NOFILE)
+
+
+@contextmanager
+def without_descriptors(found: Sidecar, seconds: float = 3.0) -> Iterator[None]:
+    """Let a sidecar open nothing while the block runs, and for some seconds more."""
+    before = limit(found)
+    resource.prlimit(found.process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+        time.sleep(seconds)
+    finally:
+        if found.process.poll() is None:
+            resource.prlimit(found.process.pid, resource.RLIMIT_NOFILE, before)
+
+
+def test_soft_limit_is_raised(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """A sidecar may have as many descriptors as the hard limit allows, whatever the soft one that it was given."""
+    with KnotServer() as knot:
+        serve(knot, "127.0.0.2:80")
+        with metered(instance, cgroup, tmp_path, knot) as (found, _):
+            soft, hard = limit(found)
+            assert soft == hard
+
+
+Phase = Callable[[Sidecar, KnotServer, int, Path], None]
+
+
+def idle(_found: Sidecar, _knot: KnotServer, _port: int, _hosts: Path) -> None:
+    """Do nothing."""
+
+
+def changed(_found: Sidecar, knot: KnotServer, _port: int, _hosts: Path) -> None:
+    """Have discovery change."""
+    serve(knot, "127.0.0.9:80")
+
+
+def scraped(_found: Sidecar, _knot: KnotServer, port: int, _hosts: Path) -> None:
+    """Have many connect to the page."""
+    for _ in range(200):
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", port))
+
+
+def reloaded(found: Sidecar, _knot: KnotServer, _port: int, _hosts: Path) -> None:
+    """Have the configuration read again."""
+    found.process.send_signal(signal.SIGHUP)
+
+
+def overwritten(_found: Sidecar, _knot: KnotServer, _port: int, hosts: Path) -> None:
+    """Have another program write the hosts file."""
+    hosts.write_text("")
+
+
+@pytest.mark.parametrize("phase", [idle, changed, scraped, reloaded, overwritten], ids=lambda phase: phase.__name__)
+def test_shortage_of_descriptors_is_survived(instance: str, cgroup: Path, tmp_path: Path, phase: Phase) -> None:
+    """Without any descriptor for seconds, whatever it does then, the sidecar lives, recovers, and says little."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("")
+    options = ("--hosts-file", str(hosts), "--state-dir", str(tmp_path / "state"))
+    with KnotServer() as knot:
+        serve(knot, "127.0.0.2:80")
+        with metered(instance, cgroup, tmp_path, knot, *options) as (found, port):
+            with without_descriptors(found):
+                phase(found, knot, port, hosts)
+            assert found.process.poll() is None, found.log.read_text()
+            serve(knot, "127.0.0.2:80", "127.0.0.3:80")
+            wait_for_pool(instance, VIP, weighted("127.0.0.2:80", "127.0.0.3:80"))
+            assert get(port, "/healthz") == "ready\n"
+            found.wait_for(lambda: "web.clb" in hosts.read_text(), "names are there")
+            assert "Too many open files" in found.log.read_text()
+            assert "Traceback" not in found.log.read_text()
+            assert len(found.log.read_text()) < 16_000, found.log.read_text()
+            assert found.stop() == 0
+
+
+def test_a_sidecar_without_descriptors_ends_in_time(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """SIGTERM is heard meanwhile, too."""
+    with KnotServer() as knot:
+        serve(knot, "127.0.0.2:80")
+        with metered(instance, cgroup, tmp_path, knot, "--state-dir", str(tmp_path / "state")) as (found, _):
+            with without_descriptors(found, 1.0):
+                changed(found, knot, 0, tmp_path)
+                time.sleep(1.5)
+                began = time.monotonic()
+                assert found.stop() == 0, found.log.read_text()
+                assert time.monotonic() - began < STOPS_WITHIN
+            assert "Traceback" not in found.log.read_text()
+
+
+def test_a_cgroup_made_anew_meanwhile_is_attached_to(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """What is lost while nothing can be opened is brought up when it can."""
+    with KnotServer() as knot:
+        serve(knot, "127.0.0.2:80")
+        with metered(instance, cgroup, tmp_path, knot) as (found, _):
+            wait_until(lambda: not [child for child in cgroup.iterdir() if child.is_dir()], "the self-test is over")
+            with without_descriptors(found):
+                cgroup.rmdir()
+                cgroup.mkdir()
+            found.wait_for(lambda: "attached again" in found.events(), "it is attached again")
+            serve(knot, "127.0.0.3:80")
+            wait_for_pool(instance, VIP, weighted("127.0.0.3:80"))
+            assert clb("status", "--instance", instance).returncode == 0
+
+
+def test_maps_loaded_anew_meanwhile_are_taken(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """A sidecar that does not load goes over to new maps as soon as it can open them, and says little until then."""
+    where = ("--instance", instance, "--cgroup", cgroup)
+    assert clb("load", *where).returncode == 0
+    with KnotServer() as knot:
+        serve(knot, "127.0.0.2:80")
+        options = [*WEB, *resolver(knot), "--max-ttl", "1s", "--hold", "0s"]
+        with sidecar(instance, None, tmp_path, options) as found:
+            with without_descriptors(found):
+                shutil.rmtree(Pins(instance).directory)
+                assert clb("load", *where).returncode == 0
+            found.wait_for(lambda: "maps were loaded anew" in found.events(), "the new maps are found")
+            wait_for_pool(instance, VIP, weighted("127.0.0.2:80"))
+            assert len(found.log.read_text()) < 16_000
+            assert found.stop() == 0
+
+
+def test_no_thread_is_started_later(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """All that a sidecar needs are there when it starts, so that a host without room for more takes nothing away."""
+    with KnotServer() as knot:
+        serve(knot, "127.0.0.2:80")
+        options = ("--hosts-file", str(tmp_path / "hosts"), "--state-dir", str(tmp_path / "state"))
+        with metered(instance, cgroup, tmp_path, knot, *options) as (found, port):
+            threads = Path(f"/proc/{found.process.pid}/task")
+            before = {path.name for path in threads.iterdir()}
+            assert len(before) == THREADS + 1
+            for _ in range(20):
+                get(port, "/metrics")
+            serve(knot, "127.0.0.3:80")
+            wait_for_pool(instance, VIP, weighted("127.0.0.3:80"))
+            found.process.send_signal(signal.SIGHUP)
+            found.wait_for(lambda: "configuration read again" in found.events(), "it is read again")
+            assert {path.name for path in threads.iterdir()} == before

@@ -1,0 +1,213 @@
+"""Removals over the whole sidecar and real connects: what is held and for how long, and what counts at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.model import Answer, Endpoint, Policy, RealServer
+from clb_discovery.core.spec import parse_vip
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.errors import SourceError
+from tests.support.clients import connecting, serving
+from tests.support.dataplane import dial, refusal
+from tests.support.fake_source import Told
+from tests.support.in_process import running_daemon
+from tests.support.pace import patient
+from tests.support.process import free_port, wait_until
+from tests.support.sidecar import clb, status
+from tests.support.srv_web import VIP
+
+SOON: Final = patient(1.0)
+"""Seconds within which an answer is in the kernel."""
+HOLD: Final = 3.0
+FOR_LONG: Final = Policy(max_removal=0, hold=60)
+"""Every gap is held for longer than a test takes."""
+
+
+def members(port: int, count: int) -> tuple[RealServer, ...]:
+    """Return real servers at 127.0.0.1, 127.0.0.2 and so on."""
+    return tuple(RealServer(0, parse_address(f"127.0.0.{host}"), port, 1) for host in range(1, count + 1))
+
+
+def ends(servers: Iterable[RealServer]) -> tuple[Endpoint, ...]:
+    """Return where they are."""
+    return tuple((server.address, server.port) for server in servers)
+
+
+def named(servers: tuple[RealServer, ...]) -> Answer:
+    """Return an answer in which each has an identity by its place."""
+    return Answer(servers, identities={end: f"node/{number}" for number, end in enumerate(ends(servers))})
+
+
+def kernel_pool(instance: str) -> set[Endpoint] | None:
+    """Return where the kernel sends connects to the VIP; None before it is a virtual server."""
+    pins = Pins(instance)
+    if not pins.have_maps():
+        return None
+    with Maps(pins) as maps:
+        virtual = maps.read().virtual.get(parse_vip(f"{VIP}:80"))
+    return None if virtual is None else set(ends(virtual.pool or ()))
+
+
+async def seconds_until(instance: str, servers: Iterable[RealServer]) -> float:
+    """Wait until the kernel holds exactly these; return how long it took."""
+    began, wanted = time.monotonic(), set(ends(servers))
+    await asyncio.to_thread(wait_until, lambda: kernel_pool(instance) == wanted, f"the pool is {wanted}")
+    return time.monotonic() - began
+
+
+async def state(instance: str) -> str:
+    """Return the source's state, as status tells it."""
+    return str((await asyncio.to_thread(status, instance))["sources"][0]["state"])
+
+
+@pytest.mark.parametrize("count", [1, 10])
+async def test_members_that_move_refuse_no_connect(instance: str, cgroup: Path, tmp_path: Path, count: int) -> None:
+    """Their old endpoints are gone at once, all of them, so that what listened there may end."""
+    old, new = free_port(), free_port()
+    source = Told(named(members(old, count)))
+    with serving(new, tmp_path):
+        async with running_daemon(instance, cgroup, source, FOR_LONG):
+            with serving(old, tmp_path):
+                await seconds_until(instance, members(old, count))
+                clients = connecting(cgroup, 80, tmp_path, VIP, serve=False)
+                connects = await asyncio.to_thread(clients.__enter__)
+                source.tell(named(members(new, count)))
+                assert await seconds_until(instance, members(new, count)) < SOON
+                await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(clients.__exit__, None, None, None)
+    assert len(connects) > 100
+    assert [connect for connect in connects if connect.error] == []
+
+
+async def test_others_that_come_replace_none(instance: str, cgroup: Path) -> None:
+    """A new member counts at once, and a vanished one of another identity is held beside it."""
+    (one,), (two,) = members(80, 1), members(81, 1)
+    source = Told(named((one,)))
+    async with running_daemon(instance, cgroup, source, FOR_LONG):
+        await seconds_until(instance, [one])
+        source.tell(Answer((two,), identities={ends([two])[0]: "other/0"}))
+        assert await seconds_until(instance, [one, two]) < SOON
+        assert await state(instance) == "held"
+
+
+async def test_critical_members_are_out_at_once(instance: str, cgroup: Path) -> None:
+    """Two of three, by one answer."""
+    servers = members(80, 3)
+    source = Told(named(servers))
+    async with running_daemon(instance, cgroup, source, FOR_LONG):
+        await seconds_until(instance, servers)
+        source.tell(Answer(servers[2:], out=ends(servers[:2])))
+        assert await seconds_until(instance, servers[2:]) < SOON
+        assert await state(instance) == "fresh"
+
+
+async def test_all_critical_are_served_for_the_hold(instance: str, cgroup: Path) -> None:
+    """Then the source is asked once, and by its answer the pool is empty: connects are refused."""
+    servers = members(80, 3)
+    source = Told(named(servers))
+    async with running_daemon(instance, cgroup, source, Policy(hold=HOLD)):
+        await seconds_until(instance, servers)
+        source.tell(Answer((), out=ends(servers)))
+        await asyncio.sleep(HOLD / 2)
+        assert kernel_pool(instance) == {*ends(servers)}
+        assert await seconds_until(instance, ()) < HOLD / 2 + SOON
+        assert source.hastens == 1
+        assert await asyncio.to_thread(dial, cgroup, VIP, 80) == [refusal()]
+
+
+async def test_time_alone_removes_nothing(instance: str, cgroup: Path) -> None:
+    """A source that does not answer when it is asked is asked once, and its members stay."""
+
+    class Silent(Told):
+        def hasten(self) -> None:
+            self.hastens += 1
+
+    servers = members(80, 3)
+    source = Silent(named(servers))
+    async with running_daemon(instance, cgroup, source, Policy(hold=1)):
+        await seconds_until(instance, servers)
+        source.tell(Answer(()))
+        await asyncio.sleep(4)
+        assert (source.hastens, kernel_pool(instance)) == (1, {*ends(servers)})
+        source.tell(Answer(()))
+        assert await seconds_until(instance, ()) < SOON
+
+
+async def test_errors_during_a_hold_do_not_prolong_it(instance: str, cgroup: Path) -> None:
+    """They come in between all the time, as from a proxy that cuts long polls; the hold ends by its own clock."""
+    servers = members(80, 3)
+    source = Told(named(servers))
+    async with running_daemon(instance, cgroup, source, Policy(hold=HOLD)):
+        await seconds_until(instance, servers)
+        began = time.monotonic()
+        source.tell(Answer(()))
+        while time.monotonic() < began + HOLD - 0.2:
+            assert kernel_pool(instance) == {*ends(servers)}
+            source.tell(SourceError("504 Gateway Timeout"))
+            source.tell(Answer(()))
+            await asyncio.sleep(0.3)
+        await seconds_until(instance, ())
+        assert HOLD <= time.monotonic() - began < HOLD + SOON
+
+
+async def test_statement_in_a_burst_is_not_lost(instance: str, cgroup: Path) -> None:
+    """Answers that come before the one ahead of them is published each count: a statement, and a replacement."""
+    old, new = members(80, 4), members(81, 4)
+    source = Told(named(old))
+    async with running_daemon(instance, cgroup, source, FOR_LONG):
+        await seconds_until(instance, old)
+        source.tell(Answer(old[1:], out=ends(old[:1]), identities=named(old).identities))
+        source.tell(Answer((*old[1:3], new[3]), identities={**named(old).identities, **named(new).identities}))
+        for _ in range(3):
+            source.tell(Answer((*old[1:3], new[3])))
+        assert await seconds_until(instance, (*old[1:3], new[3])) < SOON
+        assert await state(instance) == "fresh"
+
+
+async def test_hold_goes_on_over_a_reload(instance: str, cgroup: Path) -> None:
+    """A reload, and one more, change nothing about when it ends; who is asked is the source that is followed then."""
+    servers = members(80, 3)
+    source = Told(named(servers))
+    async with running_daemon(instance, cgroup, source, Policy(hold=HOLD)):
+        await seconds_until(instance, servers)
+        source.tell(Answer(()))
+        began = time.monotonic()
+        for _ in range(2):
+            await asyncio.sleep(HOLD / 4)
+            os.kill(os.getpid(), signal.SIGHUP)
+        await seconds_until(instance, ())
+        assert HOLD <= time.monotonic() - began < HOLD + SOON
+
+
+def _as_it_is(_: str) -> None:
+    """Leave what the kernel holds."""
+
+
+def _rebooted(instance: str) -> None:
+    assert clb("unload", "--instance", instance).returncode == 0
+
+
+@pytest.mark.parametrize("between", [_as_it_is, _rebooted])
+async def test_start_knows_who_has_moved(
+    instance: str, cgroup: Path, tmp_path: Path, between: Callable[[str], None]
+) -> None:
+    """Identities are on the disk: also after a reboot a member that has moved meanwhile is replaced at once."""
+    old, new = members(80, 3), members(81, 3)
+    async with running_daemon(instance, cgroup, Told(named(old)), FOR_LONG, tmp_path / "state"):
+        await seconds_until(instance, old)
+    between(instance)
+    async with running_daemon(instance, cgroup, Told(named(new)), FOR_LONG, tmp_path / "state"):
+        assert await seconds_until(instance, new) < SOON + 2  # with the start
+        assert await state(instance) == "fresh"

@@ -1,0 +1,65 @@
+"""What sources that are fakes have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from clb_discovery.core.model import Answer
+from clb_discovery.errors import SourceError
+
+NOBODY: Final = Answer(())
+
+
+class FakeSource:
+    """Waits after its last answer, until it is hastened."""
+
+    def __init__(self) -> None:
+        """Start without any answer."""
+        self._hastened = asyncio.Event()
+        self.last = NOBODY
+
+    def answer(self, answer: Answer) -> Answer:
+        """Return an answer, which is the last one from now on."""
+        self.last = answer
+        return answer
+
+    async def nothing_new(self) -> Answer:
+        """Return the last answer, when it is hastened."""
+        await self._hastened.wait()
+        self._hastened.clear()
+        return self.last
+
+    def hasten(self) -> None:
+        """Let the last answer be given once more."""
+        self._hastened.set()
+
+
+class Told(FakeSource):
+    """A source whose answers and failures the test gives, as they come."""
+
+    name = "fake:told"
+
+    def __init__(self, *outcomes: Answer | SourceError) -> None:
+        """Take the first ones."""
+        super().__init__()
+        self.hastens = 0
+        self._outcomes: asyncio.Queue[Answer | SourceError | None] = asyncio.Queue()
+        for outcome in outcomes:
+            self.tell(outcome)
+
+    def tell(self, outcome: Answer | SourceError) -> None:
+        """Give the next answer, or failure."""
+        self._outcomes.put_nowait(outcome)
+
+    async def next(self) -> Answer:
+        """Return or raise what the test has given."""
+        outcome = await self._outcomes.get()
+        if isinstance(outcome, SourceError):
+            raise outcome
+        return self.answer(outcome or self.last)
+
+    def hasten(self) -> None:
+        """Give the last answer once more."""
+        self.hastens += 1
+        self._outcomes.put_nowait(None)

@@ -1,0 +1,94 @@
+"""A router that answers each TCP segment with an ICMP error, or swallows it, as real ones do: not at once."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+from uuid import uuid4
+
+ERRORS: Final = {"host unreachable": (1, 3), "port unreachable": (3, 4), "prohibited": (13, 1), "nothing": None}
+"""What it answers: the code of ICMP's type 3 (RFC 792, RFC 1812) and of ICMPv6's type 1 (RFC 4443)."""
+
+_NETWORKS: Final = tuple(ERRORS)
+_DELAY: Final = 0.01
+"""Seconds until it answers; an error that comes while connect(2) still sends would be left aside."""
+_SET_INTERFACE: Final = 0x400454CA  # TUNSETIFF of linux/if_tun.h
+_TUN, _BARE = 0x0001, 0x1000  # IFF_TUN, IFF_NO_PI
+_TCP, _ICMP, _ICMPV6 = 6, 1, 58
+
+
+@contextmanager
+def router() -> Iterator[None]:
+    """Route to the hosts of `host_behind` while the block runs."""
+    name = f"clb{uuid4().hex[:6]}"
+    tun = os.open("/dev/net/tun", os.O_RDWR)
+    end, ended = os.pipe()
+    try:
+        fcntl.ioctl(tun, _SET_INTERFACE, struct.pack("16sH22x", name.encode(), _TUN | _BARE))
+        for address in ("10.99.0.1/16", "fd99::1/16"):
+            subprocess.run(["ip", "address", "add", address, "dev", name, *["nodad"] * (":" in address)], check=True)
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        thread = threading.Thread(target=_serve, args=(tun, end))
+        thread.start()
+        try:
+            yield
+        finally:
+            os.close(ended)
+            thread.join()
+    finally:
+        os.close(end)
+        os.close(tun)
+
+
+def host_behind(error: str, *, ipv6: bool) -> str:
+    """Return an address that the router answers with one of `ERRORS`."""
+    number = _NETWORKS.index(error) + 1
+    return f"fd99:{number}::1" if ipv6 else f"10.99.{number}.1"
+
+
+def _serve(tun: int, end: int) -> None:
+    while tun in select.select([tun, end], [], [])[0]:
+        packet = os.read(tun, 65536)
+        answer = _answer6(packet) if packet[0] >> 4 == 6 else _answer4(packet)
+        if answer:
+            time.sleep(_DELAY)
+            os.write(tun, answer)
+
+
+def _answer4(packet: bytes) -> bytes | None:
+    if packet[9] != _TCP:
+        return None
+    source, target, error = packet[12:16], packet[16:20], ERRORS[_NETWORKS[packet[18] - 1]]
+    if error is None:
+        return None
+    message = _summed(struct.pack("!BBHI", 3, error[0], 0, 0) + packet[:28], 2)
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(message), 0, 0, 64, _ICMP, 0, target, source)
+    return _summed(header, 10) + message
+
+
+def _answer6(packet: bytes) -> bytes | None:
+    if packet[6] != _TCP:
+        return None
+    source, target, error = packet[8:24], packet[24:40], ERRORS[_NETWORKS[packet[27] - 1]]
+    if error is None:
+        return None
+    message = struct.pack("!BBHI", 1, error[1], 0, 0) + packet[:80]
+    pseudo = target + source + struct.pack("!II", len(message), _ICMPV6)
+    message = _summed(pseudo + message, len(pseudo) + 2)[len(pseudo) :]
+    return struct.pack("!IHBB", 6 << 28, len(message), _ICMPV6, 64) + target + source + message
+
+
+def _summed(data: bytes, at: int) -> bytes:
+    """Return data of even length with its checksum (RFC 1071) in the two bytes at this offset, which are zero."""
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return data[:at] + struct.pack("!H", total ^ 0xFFFF) + data[at + 2 :]

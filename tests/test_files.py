@@ -1,0 +1,229 @@
+"""Files in places that other users can, or cannot, reach: nothing is followed, taken over or held up."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from clb_discovery.core.address import parse_address
+from clb_discovery.errors import HostError
+from clb_discovery.files import Place, read_file, replace_file, replacing, safe_directory, safe_place
+from clb_discovery.hosts_file import write_names
+
+NOBODY: Final = 65534
+NAMES: Final = {"web.clb": (parse_address("10.64.0.1"),)}
+ALONE: Final = "for root alone\n"
+
+
+def as_nobody(program: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
+    """Start a Python program as another ordinary user."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.Popen(command, user=NOBODY, group=NOBODY, extra_groups=[], stdout=subprocess.PIPE, cwd="/")
+
+
+@pytest.fixture
+def open_to_all(tmp_path: Path) -> Path:
+    """Return a directory of root that other users can walk to."""
+    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        directory.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda path: path.chmod(0o777), "can be written by every user"),
+        (lambda path: path.chmod(0o1777), "can be written by every user"),
+        (lambda path: path.chmod(0o775), "can be written by the group root"),
+        (lambda path: os.chown(path, NOBODY, 0), "belongs to nobody"),
+        (lambda path: path.parent.chmod(0o777), "can be written by every user"),
+        (lambda path: os.chown(path.parent, NOBODY, 0), "belongs to nobody"),
+    ],
+)
+def test_directory_that_others_can_change_is_refused(
+    tmp_path: Path, prepare: Callable[[Path], None], words: str
+) -> None:
+    """Whoever could put something there, or could put another directory in its place, is named with the way out."""
+    directory = tmp_path / "above" / "here"
+    directory.mkdir(parents=True)
+    hosts = directory / "hosts"
+    hosts.write_text("old\n")
+    prepare(directory)
+    with pytest.raises(HostError, match=f"{words}.*use .* or: ch"):
+        write_names(hosts, "default", NAMES)
+    with pytest.raises(HostError, match=words), safe_directory(directory):
+        pass
+    assert hosts.read_text() == "old\n"
+    assert [path.name for path in directory.iterdir()] == ["hosts"]
+
+
+def test_sticky_directory_on_the_way_is_enough(tmp_path: Path) -> None:
+    """Below /tmp, a directory of our own is safe; one of others is not."""
+    above = tmp_path / "like-tmp"
+    above.mkdir()
+    above.chmod(0o1777)
+    (above / "ours").mkdir()
+    write_names(above / "ours" / "hosts", "default", NAMES)
+    (above / "theirs").mkdir()
+    os.chown(above / "theirs", NOBODY, NOBODY)
+    with pytest.raises(HostError, match="belongs to nobody"):
+        write_names(above / "theirs" / "hosts", "default", NAMES)
+
+
+def test_links_are_followed_where_only_root_makes_them(tmp_path: Path) -> None:
+    """On the way and in the file's place, absolute and relative; the link stays, and its target gets the names."""
+    real = tmp_path / "real"
+    real.mkdir()
+    (tmp_path / "way").symlink_to("real")
+    (tmp_path / "hosts").symlink_to(tmp_path / "way" / ".." / "way" / "hosts")
+    write_names(tmp_path / "hosts", "default", NAMES)
+    assert "web.clb" in (real / "hosts").read_text()
+    assert (tmp_path / "hosts").is_symlink()
+    os.chown(tmp_path / "way", NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(HostError, match="is a link of nobody"):
+        write_names(tmp_path / "hosts", "default", {})
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(HostError, match=os.strerror(errno.ELOOP)):
+        write_names(tmp_path / "loop", "default", NAMES)
+
+
+def test_locks_of_others_hold_nothing_up(open_to_all: Path) -> None:
+    """An ordinary user who locks the directory and the file, as anybody may, keeps no name out of it."""
+    hosts = open_to_all / "hosts"
+    hosts.write_text("old\n")
+    program = """if True:
+        import fcntl, os, sys, time
+        for path in sys.argv[1:]:
+            fd = os.open(path, os.O_RDONLY)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            fcntl.lockf(fd, fcntl.LOCK_SH) if os.path.isfile(path) else None
+        print("locked", flush=True)
+        time.sleep(60)
+    """
+    with as_nobody(program, open_to_all, hosts) as locker:
+        assert locker.stdout
+        assert locker.stdout.readline() == b"locked\n"
+        assert write_names(hosts, "default", NAMES)
+        locker.kill()
+    assert "web.clb" in hosts.read_text()
+
+
+PRECREATED: Final[dict[str, Callable[[Path, Path], object]]] = {
+    "a link": lambda path, secret: path.symlink_to(secret),
+    "a hard link": lambda path, secret: path.hardlink_to(secret),
+    "a pipe": lambda path, _: os.mkfifo(path),
+    "a file that a crash left": lambda path, _: path.write_text("half"),
+}
+
+
+@pytest.mark.parametrize("made", PRECREATED)
+def test_what_is_in_the_way_is_not_written_to(tmp_path: Path, made: str) -> None:
+    """Under the name of the new file, whatever is there goes, and what it leads to stays as it is."""
+    secret, hosts = tmp_path / "secret", tmp_path / "hosts"
+    secret.write_text(ALONE)
+    secret.chmod(0o600)
+    PRECREATED[made](tmp_path / ".hosts.clb-discovery", secret)
+    if made == "a file that a crash left":
+        (tmp_path / ".hosts.clb-discovery").chmod(0o600)
+    assert write_names(hosts, "default", NAMES)
+    assert secret.read_text() == ALONE
+    assert hosts.stat().st_mode & 0o777 == 0o644
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hosts", "secret"]
+
+
+@pytest.mark.parametrize("made", ["a link", "a pipe"])
+def test_shared_directory_lets_nobody_lead_root_astray(tmp_path: Path, made: str) -> None:
+    """In one that a group may write, what root replaces is replaced, and neither owner nor mode of another is taken."""
+    tmp_path.chmod(0o1775)
+    secret = tmp_path / "secret"
+    secret.write_text(ALONE)
+    os.chown(secret, 12, 34)
+    PRECREATED[made](tmp_path / "loaded.json", secret)
+    os.chown(tmp_path / "loaded.json", NOBODY, NOBODY, follow_symlinks=False)
+    with safe_directory(tmp_path, shared=True) as directory:
+        replace_file(Place(directory, "loaded.json"), b"{}", lasting=False)
+    assert (tmp_path / "loaded.json").lstat().st_uid == 0
+    assert (tmp_path / "loaded.json").read_bytes() == b"{}"
+    assert secret.read_text() == ALONE
+    with pytest.raises(HostError, match="the group root"), safe_directory(tmp_path):
+        pass
+
+
+def test_a_race_for_the_directory_gives_nothing_away(open_to_all: Path) -> None:
+    """While another user swaps a directory of theirs for a link, root writes nothing where the link leads."""
+    theirs, target = open_to_all / "theirs", open_to_all / "target"
+    theirs.mkdir()
+    target.mkdir()
+    os.chown(theirs, NOBODY, NOBODY)
+    program = """if True:
+        import os, sys
+        directory, target = sys.argv[1:]
+        os.chdir(directory)
+        os.mkdir("spare")
+        print("ready", flush=True)
+        while True:
+            os.symlink(target, "link")
+            os.rename("link", "here")
+            os.unlink("here")
+            os.rename("spare", "here")
+            os.rename("here", "spare")
+    """
+    with as_nobody(program, theirs, target) as racer:
+        assert racer.stdout
+        racer.stdout.readline()
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            with pytest.raises(HostError):
+                write_names(theirs / "here" / "hosts", "default", NAMES)
+        racer.kill()
+    assert not list(target.iterdir())
+
+
+def test_instances_take_turns(tmp_path: Path) -> None:
+    """Many who write one file at a time lose nothing of each other, and find out when another is at it."""
+    hosts = tmp_path / "hosts"
+
+    def publish(instance: str) -> None:
+        for _ in range(10_000):
+            try:
+                write_names(hosts, instance, NAMES)
+            except HostError as error:
+                assert "another instance" in str(error)  # noqa: PT017 - nothing else may come
+                time.sleep(0.001)
+            else:
+                return
+
+    threads = [threading.Thread(target=publish, args=(f"i{number}",)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert hosts.read_text().count("# BEGIN") == 16
+    assert [path.name for path in tmp_path.iterdir()] == ["hosts"]
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    """While one has the file in hand another is refused at once, and nothing is left of either."""
+    with safe_place(tmp_path / "file") as place:
+        with replacing(place, lasting=False) as put:
+            with pytest.raises(BlockingIOError):
+                replace_file(place, b"other", lasting=False)
+            put(b"one")
+            with pytest.raises(FileNotFoundError):
+                os.stat(".file.clb-discovery", dir_fd=place.directory)
+        assert read_file(place) == b"one"
+        fd = os.open(tmp_path / "file", os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        replace_file(place, b"two", lasting=False)
+        os.close(fd)
+        assert read_file(place) == b"two"
