@@ -110,16 +110,24 @@ int clb_connect6(struct bpf_sock_addr *ctx)
 	return CLB_ALLOW;
 }
 
-/* Whether a socket goes on to the server that it was sent to before, for as long as that is in the pool and takes connects. */
-CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, struct clb_peer *peer)
+/* Whether a socket goes on to the server that it was sent to before, for as long as that is in the pool and takes connects.
+ * Returns the server, its index, and whether the socket has paused. */
+CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, struct clb_member *server,
+			     struct clb_pause *pause)
 {
 	struct clb_peers *peers = clb_of_socket(clb_peers, sk, 0);
 	struct clb_server *known;
+	struct clb_peer peer;
 
-	if (!peers || !clb_known_peer(peers, asked, peer, clb_moment()))
+	if (!peers || !clb_known_peer(peers, asked, &peer, clb_moment()))
 		return 0;
-	known = clb_server_since(&peer->server, peer->began);
-	return known && !known->ejected_until;
+	known = clb_server_since(&peer.server, peer.began);
+	if (!known || known->ejected_until)
+		return 0;
+	*server = peer.member;
+	pause->server = peer.server;
+	pause->is_over = peer.at >= CLB_PAUSE;
+	return 1;
 }
 
 /* The slot for a socket whose peers cannot be remembered: a function of the socket and of the tier that serves it, so that
@@ -192,7 +200,7 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_peers *peers;
 	struct clb_slot *slot;
-	struct clb_peer peer;
+	struct clb_pause pause;
 	int goes_on;
 
 	if (!sk || !clb_is_balanced(ctx))
@@ -206,14 +214,11 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 			clb_sends_direct(peers, &asked);
 		return 0;
 	}
-	goes_on = clb_goes_on(sk, &asked, &peer);
-	if (goes_on) {
-		*server = peer.member;
-		if (peer.at < CLB_PAUSE)
-			return 1;
-	}
+	goes_on = clb_goes_on(sk, &asked, server, &pause);
+	if (goes_on && !pause.is_over)
+		return 1;
 	slot = clb_schedule(search);
-	if (goes_on && !(slot && clb_is_better(search, slot, &peer))) {
+	if (goes_on && !(slot && clb_is_better(search, slot, pause.server, server->vip.port))) {
 		clb_give_back_turns(search);
 		return 1;
 	}

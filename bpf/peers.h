@@ -8,6 +8,12 @@
 /* A socket that has been silent for so long may change its server: 5 s. */
 #define CLB_PAUSE 4768
 
+/* Of a socket that goes on to its server. */
+struct clb_pause {
+	__u32 server;  /* its index */
+	__u32 is_over; /* 1: the datagram that it sends now comes after a pause */
+};
+
 /* The time as clb_peer.at has it. It comes round after 52 days. */
 static __always_inline __u32 clb_moment(void)
 {
@@ -145,16 +151,16 @@ static long clb_look_for_server(__u32 turn, struct clb_lookout *lookout)
 	return 0;
 }
 
-/* Whether a slot that was drawn is of a better tier than the peer's server. Where not all of a large tier can be looked at
+/* Whether a slot that was drawn is of a better tier than a server of the virtual server with this port. Where not all of a large tier can be looked at
  * for that server, it is taken to be there: the socket stays. */
-CLB_FUNCTION int clb_is_better(const struct clb_search *search, const struct clb_slot *slot, const struct clb_peer *peer)
+CLB_FUNCTION int clb_is_better(const struct clb_search *search, const struct clb_slot *slot, __u32 server, __be16 port)
 {
 	__u32 rows = (slot->first + slot->tier - 1) / CLB_ROW - slot->first / CLB_ROW + 1;
 	struct clb_lookout lookout = {
-		.generation = search->generation, .first = slot->first, .server = peer->server, .found = 0
+		.generation = search->generation, .first = slot->first, .server = server, .found = 0
 	};
 
-	if (clb_refuses(slot) || slot->member.vip.port != peer->member.vip.port || slot->tier >= search->servers ||
+	if (clb_refuses(slot) || slot->member.vip.port != port || slot->tier >= search->servers ||
 	    rows > CLB_LOOKED)
 		return 0;
 	clb_for_each(rows, CLB_LOOKED, clb_look_for_server, &lookout);

@@ -18,8 +18,8 @@ ERRORS: Final = {"host unreachable": (1, 3), "port unreachable": (3, 4), "prohib
 """What it answers: the code of ICMP's type 3 (RFC 792, RFC 1812) and of ICMPv6's type 1 (RFC 4443)."""
 
 _NETWORKS: Final = tuple(ERRORS)
-_DELAY: Final = 0.01
-"""Seconds until it answers; an error that comes while connect(2) still sends would be left aside."""
+_DELAY: Final = 0.1
+"""Seconds until it answers: an error that comes while connect(2) still sends, as on a slow machine, is left aside."""
 _SET_INTERFACE: Final = 0x400454CA  # TUNSETIFF of linux/if_tun.h
 _TUN, _BARE = 0x0001, 0x1000  # IFF_TUN, IFF_NO_PI
 _TCP, _ICMP, _ICMPV6 = 6, 1, 58
