@@ -19,6 +19,7 @@ from typing import Any
 
 from clb_discovery import __version__, confine, log
 from clb_discovery.core import selftest
+from clb_discovery.core.neighbours import relation
 from clb_discovery.core.status import Datapath, document
 from clb_discovery.datapath import cgroup, handover, loader, units
 from clb_discovery.datapath.listening import listening_here
@@ -102,7 +103,8 @@ def load(options: argparse.Namespace) -> int:
     target = units.cgroup_of(options.unit) if options.unit else cgroup.resolve(options.cgroup)
     with instance.loading() as alone:
         loader.load(pins, target, Loader(options.loader), alone=alone)
-        instance.write_loaded(cgroup.identity(target) or 0, others(pins))
+        near = [one for one in others(pins) if relation(str(target), one.cgroup)]
+        instance.write_loaded(cgroup.identity(target) or 0, near)
         if options.group is not None:
             handover.share(pins, options.group)
             instance.share(options.group)

@@ -152,7 +152,8 @@ class Publisher:
                 break
         await self._close_sockets(dropped, reset=settings.reset)
         self._announcer.rejected(found.desired.rejected)
-        unpublished = (*found.unpublished, *(one.why for one in self._aside.values()))
+        without_room = {one.vip: one for one in (*found.unpublished, *(one.why for one in self._aside.values()))}
+        unpublished = tuple(without_room.values())
         self._announcer.unpublished(unpublished)
         refusals = Refusals(found.resolved.refused, found.desired.rejected, unpublished)
         return Published(refusals, found.pending())
@@ -195,7 +196,9 @@ class Publisher:
             found = publication(held, wanted, before, waiting(self._aside, time.monotonic()), budget)
             failure = self._apply(held, found)
             if failure is None:
-                self._aside = {vip: one for vip, one in self._aside.items() if vip in found.left}
+                # What was tried is published, or refused for another reason; else it would be due again at once.
+                late = waiting(self._aside, time.monotonic())
+                self._aside = {vip: one for vip, one in self._aside.items() if vip in found.left and vip in late}
                 self._before = found._replace(plan=replace(found.plan, steps=()))  # which may be large
                 self._synced |= wanted.complete and not found.goes_on
                 return found._replace(plan=together(carried_out, found.plan))

@@ -12,8 +12,9 @@ import pytest
 
 from clb_discovery import publishing
 from clb_discovery.announce import Announcer
-from clb_discovery.core import layout, selftest
+from clb_discovery.core import admission, layout, selftest
 from clb_discovery.core.address import Address, parse_address
+from clb_discovery.core.admission import Room
 from clb_discovery.core.held import Held
 from clb_discovery.core.layout import Map
 from clb_discovery.core.model import Protocol, RealServer, Service, Vip
@@ -134,6 +135,7 @@ def test_what_is_set_aside_is_left_alone_for_a_growing_while(clock: Clock) -> No
         assert world.maps.written == written
         clock.now = world.publisher.next_try
         world.publish()
+        assert world.publisher.next_try > clock.now
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     world.maps.room += 1
     clock.now = world.publisher.next_try
@@ -174,3 +176,16 @@ def test_maps_that_take_nothing_are_tried_again_after_a_growing_while(clock: Clo
     assert not world.publisher.failed
     assert world.publisher.next_try == math.inf
     assert layout.pack_vip(world.services[0].vips[0]) in world.maps.state[Map.VIRTUAL]
+
+
+def test_what_admission_refuses_in_the_end_is_not_due_again(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A virtual server that was set aside, and for which there is then no room at all, waits for a change."""
+    world = World(3)
+    world.maps.room = OWN + 2
+    world.publish()
+    clock.now = world.publisher.next_try
+    for name in ("SIZES", "OF_CATALOG"):
+        monkeypatch.setattr(admission, name, Room(virtual=OWN + 2, rows=100, servers=100))
+    (refused,) = world.publish().refusals.unpublished
+    assert refused.reason.startswith("no room: at most 4 virtual servers are possible")
+    assert world.publisher.next_try == math.inf

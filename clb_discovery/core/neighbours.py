@@ -16,6 +16,8 @@ from clb_discovery.core.model import Protocol, Vip
 from clb_discovery.core.text import some_of
 
 _SHOWN: Final = 4
+_RECORDED: Final = 1000
+"""VIPs of one instance that a loader leaves for a sidecar that may not look for itself."""
 
 SAME: Final = "same"
 ABOVE: Final = "above"
@@ -50,7 +52,7 @@ class Overlap(NamedTuple):
     def __str__(self) -> str:
         """Return what is wrong, who decides and how to fix it, on one line."""
         vips = ", ".join(some_of([str(vip) for vip in self.vips], _SHOWN))
-        where = {SAME: "the same cgroup"}.get(self.relation, f"{self.cgroup}, which is {self.relation}")
+        where = "the same cgroup" if self.relation == SAME else f"{self.cgroup}, {self.relation} ours,"
         effect = _EFFECTS[self.relation]
         return f"instance {self.instance!r} on {where} serves {vips} as well: {effect}; give each instance its own VIPs"
 
@@ -68,14 +70,15 @@ def overlaps(cgroup: str, vips: Collection[Vip], others: Iterable[Neighbour]) ->
     """
     found = []
     for other in others:
-        relation = _relation(cgroup, other.cgroup)
-        shared = _shared(vips, other.vips) if relation else ()
-        if relation and shared:
-            found.append(Overlap(other.instance, other.cgroup, relation, shared))
+        where = relation(cgroup, other.cgroup)
+        shared = _shared(vips, other.vips) if where else ()
+        if where and shared:
+            found.append(Overlap(other.instance, other.cgroup, where, shared))
     return sorted(found)
 
 
-def _relation(own: str, other: str) -> str | None:
+def relation(own: str, other: str) -> str | None:
+    """Return where another cgroup is, seen from ours: `same`, `above` or `below`; None where they share no process."""
     own, other = own.rstrip("/") + "/", other.rstrip("/") + "/"
     if own == other:
         return SAME
@@ -118,7 +121,7 @@ def recorded(others: Iterable[Neighbour]) -> list[Mapping[str, Any]]:
         {
             "instance": one.instance,
             "cgroup": one.cgroup,
-            "vips": [[vip.address.hex(), vip.port, int(vip.protocol)] for vip in one.vips],
+            "vips": [[vip.address.hex(), vip.port, int(vip.protocol)] for vip in one.vips[:_RECORDED]],
         }
         for one in others
     ]

@@ -56,7 +56,7 @@ def test_an_overlap_is_told_on_one_line() -> None:
     """It names the other instance, its cgroup, the VIPs, who decides and what to do."""
     (found,) = overlaps(SHOP, [WEB], [Neighbour("b", ROOT, [WEB])])
     assert str(found) == (
-        "instance 'b' on /sys/fs/cgroup, which is above serves 10.64.0.1:80 as well: ours decides for the processes of "
+        "instance 'b' on /sys/fs/cgroup, above ours, serves 10.64.0.1:80 as well: ours decides for the processes of "
         "our cgroup; give each instance its own VIPs"
     )
     assert found.document() == {"instance": "b", "cgroup": ROOT, "relation": "above", "vips": ["10.64.0.1:80"]}
