@@ -38,6 +38,7 @@ _MOST: Final = 64 << 20
 """Bytes of a file that is read; the longest hosts files, against advertising, have some millions."""
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _PLACE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would make us wait for a writer
 
 
@@ -170,15 +171,18 @@ def replacing(place: Place, *, lasting: bool) -> Iterator[Callable[[bytes], None
 
 
 def _made(directory: int, name: str) -> int:
-    """Make a file that is ours alone, and lock it; what a crash has left in its place goes."""
+    """Make a file that is ours alone, and lock it; what a crash has left in its place goes.
+
+    :raises BlockingIOError: if another process is at it.
+    """
     try:
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWN_MODE, dir_fd=directory)
+        fd = os.open(name, _MAKE, _OWN_MODE, dir_fd=directory)
     except FileExistsError:
         try:
             _remove_left(directory, name)
-        except FileNotFoundError:  # it has just got its name
+            fd = os.open(name, _MAKE, _OWN_MODE, dir_fd=directory)
+        except (FileExistsError, FileNotFoundError):  # others come and go
             _give_way()
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWN_MODE, dir_fd=directory)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(fd).st_nlink != 1:  # one who came at the same time took it for left
