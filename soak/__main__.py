@@ -94,7 +94,8 @@ class Run:
             stack.enter_context(world.running())
             keepers = []
             for instance in INSTANCES:
-                options = [*_options(world, self._folder), "--cgroup", str(cgroups[instance])]
+                consul = world.agent.url if instance == traffic.KILLED else world.poll_cutter.url
+                options = [*_options(world, self._folder), "--consul", consul, "--cgroup", str(cgroups[instance])]
                 options += ["--state-dir", str(disk / "state"), "--metrics", onlookers.METRICS[instance]]
                 procs = memory.path / "cgroup.procs" if instance == traffic.KILLED else Path("/dev/null")
                 keepers.append(Keeper(self._history, instance, self._folder, options, procs))
@@ -209,7 +210,7 @@ def _options(world: World, folder: Path) -> list[str]:
     )
     file = folder / "clb.toml"
     file.write_text(text)
-    options = ["--config", str(file), "--consul", world.agent.url, "--resolver", world.dns.address]
+    options = ["--config", str(file), "--resolver", world.dns.address]
     options += ["--min-ttl", "100ms", "--max-ttl", "100ms", "--hold", "5s"]
     options += ["--real-range", "10.1.0.0/16", "--real-range", "fd01::/64"]
     return [*options, "--eject-time", f"{EJECT_SECONDS}s", "--eject-max", f"{EJECT_MOST:g}s"]

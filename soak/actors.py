@@ -16,7 +16,7 @@ from soak.history import History
 from soak.keeper import Keeper
 from soak.memory import MemoryCgroup
 from soak.scene import MORTAL, STEADY, TIERS, ZONE, Service
-from soak.world import World
+from soak.world import POISON, World
 from tests.support.faulty_dns import Fault
 
 CHURN: Final = 10.0
@@ -49,7 +49,7 @@ class Stage:
     def acting(self) -> Iterator[None]:
         """Let all actors act while the block runs."""
         actors: list[Callable[[Stage, Dice], None]] = [churn_consul, churn_zone, kill_sidecars, break_things]
-        actors += [die, die_in_tiers, lie, watch_machine, onlookers.watch_connects, onlookers.ask]
+        actors += [die, die_in_tiers, lie, trim, poison, watch_machine, onlookers.watch_connects, onlookers.ask]
         threads = [threading.Thread(target=self._act, args=(actor,), daemon=True) for actor in actors]
         for thread in threads:
             thread.start()
@@ -161,6 +161,30 @@ def lie(stage: Stage, dice: Dice) -> None:
         stage.stop.wait(seconds)
         stage.world.dns.fault = None
     stage.history.note("dns", "tells the truth")
+
+
+def trim(stage: Stage, dice: Dice) -> None:
+    """Let DNS give another random half of the zone's service each time, for a while."""
+    if stage.stop.wait(dice.uniform(5.0, 20.0)):
+        return
+    seconds = dice.uniform(0.5, 8.0)
+    stage.history.note("dns", f"gives random halves for {seconds:.1f} s")
+    with stage.history.trouble("dns"):
+        stage.world.dns.trims = True
+        stage.stop.wait(seconds)
+        stage.world.dns.trims = False
+    stage.history.note("dns", "gives all again")
+
+
+def poison(stage: Stage, dice: Dice) -> None:
+    """Register an instance that nobody can use beside the good ones of a service, and take it out later."""
+    service, kind = dice.choice([STEADY, MORTAL]), dice.randrange(len(POISON))
+    stage.history.note("consul", f"{service.name} has an instance at {POISON[kind]}")
+    _until_done(stage, "consul", lambda: stage.world.poison(service, kind))
+    stage.stop.wait(dice.uniform(0.2, 8.0))
+    _until_done(stage, "consul", lambda: stage.world.cure(kind))
+    stage.history.note("consul", f"{service.name} has none at {POISON[kind]} any more")
+    stage.stop.wait(dice.uniform(0.2, 4.0))
 
 
 def break_things(stage: Stage, dice: Dice) -> None:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
+
+import dns.message
+import dns.rrset
+from dns.rdatatype import SRV
 
 from soak.history import History
-from soak.scene import SERVICES, Service, ipv4, ipv6, port, priority
+from soak.poll_cutter import PollCutter
+from soak.scene import SERVICES, ZONE, Service, ipv4, ipv6, port, priority
 from tests.support.consul import ConsulAgent, ConsulCluster
 from tests.support.faulty_dns import Fault, FaultyDns
 from tests.support.knot import KnotServer
@@ -23,26 +29,61 @@ JUNK: Final = ("127.0.0.9", "169.254.1.1", "224.0.0.1", "10.64.0.2", "0.0.0.0", 
 """Addresses that the zone always names beside the servers, and that may never be connected to."""
 
 
+UNUSABLE: Final = (
+    "_{name}._tcp SRV 0 9 0 s{number}",
+    "_{name}._tcp SRV 0 9 99 10.1.1.2.",
+    "_{name}._tcp SRV 0 9 99 gone.other.",
+    "_{name}._tcp SRV 0 9 99 nowhere.invalid.",
+)
+"""Records that nobody can use, beside those of each service in the zone: a port of 0, an address in letters, and names
+that do not exist or that nobody answers for."""
+POISON: Final[tuple[tuple[str, int], ...]] = (
+    ("10.1.0.9", 0),
+    ("http://10.1.1.1", 80),
+    ("10.1.1.1:8080", 80),
+    ("10.1.1.1 ", 80),
+    ("$(id)", 80),
+    ("gone.other", 80),
+    ("nowhere.invalid", 80),
+)
+"""Addresses and ports of registrations that nobody can use."""
+
+
 class LyingDns(FaultyDns):
-    """The server's zones behind a proxy that misbehaves for every name alike."""
+    """The server's zones behind a proxy that misbehaves for every name alike.
+
+    Its answers are rotated, always, and where it trims, those about `ZONE` are another random half each time.
+    """
 
     fault: Fault | None = None
+    trims = False
 
     def respond(self, wire: bytes, protocol: str) -> bytes | None:
         """Return the message to send back; None for nothing."""
         with contextlib.suppress(OSError):
-            return self._misbehave(wire, protocol, self.fault) if self.fault else self._ask(wire, protocol)
+            if self.fault:
+                return self._misbehave(wire, protocol, self.fault)
+            return self._shuffled(self._ask(wire, protocol))
         return None
+
+    def _shuffled(self, answer: bytes) -> bytes:
+        message = dns.message.from_wire(answer)
+        for number, rrset in enumerate(message.answer):
+            records = random.sample(list(rrset), len(rrset))
+            if self.trims and rrset.rdtype == SRV and ZONE.name in rrset.name.to_text():
+                records = records[: (len(records) + 1) // 2]
+            message.answer[number] = dns.rrset.from_rdata(rrset.name, rrset.ttl, *records)
+        return message.to_wire(max_size=65535)
 
 
 @contextmanager
-def in_thread(dns: LyingDns) -> Iterator[None]:
-    """Let the proxy serve in a thread of its own while the block runs."""
+def in_thread(server: AbstractAsyncContextManager[Any]) -> Iterator[None]:
+    """Let a proxy serve in a thread of its own while the block runs."""
     started, loop = threading.Event(), asyncio.new_event_loop()
     ending = asyncio.Event()
 
     async def serve() -> None:
-        async with dns:
+        async with server:
             started.set()
             await ending.wait()
 
@@ -98,6 +139,7 @@ class World:
         self.history = history
         self.cluster = ConsulCluster(_made(folder / "consul"))
         self.agent: ConsulAgent = self.cluster.client(_made(folder / "consul/agent"))
+        self.poll_cutter = PollCutter(self.agent.url)
         self.knot = KnotServer({"example": "", "other": ""})
         self.dns = LyingDns(self.knot)
         self.real = RealServers(server)
@@ -115,6 +157,7 @@ class World:
             self.write_zone()
             stack.enter_context(self.knot)
             stack.enter_context(in_thread(self.dns))
+            stack.enter_context(in_thread(self.poll_cutter))
             for service in SERVICES:
                 for number in service.core:
                     self.history.join(service.name, number)
@@ -141,12 +184,27 @@ class World:
             body = {"Node": "outside", "ServiceID": identity}
             self.agent.request("PUT", "/v1/catalog/deregister", body)
 
+    def poison(self, service: Service, kind: int) -> None:
+        """Register an instance that nobody can use; raises as `register`.
+
+        :param kind: number of one of `POISON`.
+        """
+        address, port_ = POISON[kind]
+        found = {"ID": f"poison-{kind}", "Service": service.name, "Address": address, "Port": port_}
+        self.agent.register_external("outside", "10.1.255.254", found)
+
+    def cure(self, kind: int) -> None:
+        """Take it out again; raises as `register`."""
+        body = {"Node": "outside", "ServiceID": f"poison-{kind}"}
+        self.agent.request("PUT", "/v1/catalog/deregister", body)
+
     def write_zone(self) -> None:
         """Let the zone say what is named now."""
         records = [f"junk A{'AAA' if ':' in address else ''} {address}" for address in JUNK]
         for service in SERVICES:
             if service.source == "dns":
                 records.append(f"_{service.name}._tcp SRV 0 9 99 junk")
+                records += [one.format(name=service.name, number=service.core.start) for one in UNUSABLE]
                 for number in sorted(self.named[service.name]):
                     weight, where = number, f"{port(number)} s{number}"
                     records.append(f"_{service.name}._tcp SRV {priority(service, number)} {weight} {where}")
