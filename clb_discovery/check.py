@@ -15,11 +15,13 @@ from clb_discovery.core.config import CATALOG
 from clb_discovery.core.held import Held
 from clb_discovery.core.layout import FEATURE_ERRNO
 from clb_discovery.core.model import Service, Vip
+from clb_discovery.core.neighbours import BELOW, overlaps
 from clb_discovery.core.text import some_of, without_passwords
 from clb_discovery.core.usage import Usage, count_servers, usage
 from clb_discovery.datapath import bcc, cgroup, libbpf, loader, probe
 from clb_discovery.datapath.listening import listening_here
 from clb_discovery.datapath.loader import Loader
+from clb_discovery.datapath.neighbours import others
 from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
 from clb_discovery.discovery import read_services
 from clb_discovery.errors import ClbError, HostError, SourceError
@@ -91,7 +93,9 @@ def _findings(options: argparse.Namespace, services: Sequence[Service]) -> Itera
         ahead = look_ahead(options, services, held)
         yield from _sources(ahead)
         held = ahead.publication.plan.result
-    yield from _listeners(held, selftest.virtual_servers(pins.instance).keys())
+    vips = held.virtual.keys() - selftest.virtual_servers(pins.instance).keys()
+    yield from _neighbours(pins, options.cgroup, vips)
+    yield from _listeners(held, vips)
 
 
 def _loaders(wanted: str) -> Iterator[Finding]:
@@ -179,9 +183,23 @@ def _sources(ahead: Outlook) -> Iterator[Finding]:
             yield Finding(source, None, text, warns=True)
 
 
-def _listeners(held: Held, own: Collection[Vip]) -> Iterator[Finding]:
+def _neighbours(pins: Pins, path: str | None, vips: Collection[Vip]) -> Iterator[Finding]:
+    """Tell of other instances that serve the same VIPs; one on a cgroup below may be meant to."""
+    try:
+        target = str(cgroup.resolve(path))
+    except ClbError:  # which is a finding of its own
+        return
+    for overlap in overlaps(target, vips, others(pins)):
+        what = f"instance {overlap.instance}"
+        if overlap.relation == BELOW:
+            yield Finding(what, None, str(overlap), warns=True)
+        else:
+            yield Finding(what, HostError(str(overlap)))
+
+
+def _listeners(held: Held, vips: Collection[Vip]) -> Iterator[Finding]:
     """Warn of programs of this host that listen on a VIP."""
-    for vip, listener in sorted(listening_here(held.virtual.keys() - own).items()):
+    for vip, listener in sorted(listening_here(vips).items()):
         label = held.virtual[vip].label
         name = label.source if label else "a VIP"
         text = (

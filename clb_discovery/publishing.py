@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -25,7 +25,8 @@ from clb_discovery.core.cut import Cut, cut
 from clb_discovery.core.desired import Rejected
 from clb_discovery.core.guard import Servers
 from clb_discovery.core.held import Held
-from clb_discovery.core.layout import Info, Server, protocol_of
+from clb_discovery.core.layout import Info, Server
+from clb_discovery.core.leaving import Leaving
 from clb_discovery.core.model import Protocol, Refused, Vip, VirtualServer
 from clb_discovery.core.neighbours import Overlap
 from clb_discovery.core.plan import Plan, together
@@ -84,6 +85,7 @@ class Publisher:
         self._before: Publication | None = None
         self._synced = False  # whether everything has been published once
         self._aside: dict[Vip, Aside] = {}
+        self._leaving = Leaving()
         self._failed_until: float | None = None  # when to try again after a publication that failed as a whole
         self._pause = FIRST_PAUSE
         self.overlaps: Sequence[Overlap] = ()
@@ -110,7 +112,7 @@ class Publisher:
     @property
     def next_try(self) -> float:
         """When to publish again although nothing has changed, by `time.monotonic`; infinity where that is not so."""
-        tries = (next_try(self._aside.values()), self._failed_until)
+        tries = (next_try(self._aside.values()), self._failed_until, self._leaving.next_try)
         return min((one for one in tries if one is not None), default=math.inf)
 
     @property
@@ -144,13 +146,12 @@ class Publisher:
             settings.real_ranges,
             complete,
         )
-        dropped: set[bytes] = set()
         while True:
             found = await self._round(wanted)
-            dropped.update(found.plan.dropped)
+            self._leaving.add(found.plan.dropped)
             if not found.goes_on or interrupted():
                 break
-        await self._close_sockets(dropped, reset=settings.reset)
+        await self._close_sockets(reset=settings.reset)
         self._announcer.rejected(found.desired.rejected)
         without_room = {one.vip: one for one in (*found.unpublished, *(one.why for one in self._aside.values()))}
         unpublished = tuple(without_room.values())
@@ -232,14 +233,15 @@ class Publisher:
         before = self._aside.get(server.vip)
         self._aside[server.vip] = put_aside(before, server, why, time.monotonic())
 
-    async def _close_sockets(self, dropped: Collection[bytes], *, reset: bool) -> None:
+    async def _close_sockets(self, *, reset: bool) -> None:
         """Close sockets of removed servers: a UDP socket would go on sending there, and never know."""
         protocols = (Protocol.TCP, Protocol.UDP) if reset else (Protocol.UDP,)
-        members = frozenset(member for member in dropped if protocol_of(member) in protocols)
+        members = self._leaving.due(self.held, protocols, time.monotonic())
         closed = None
         if members:
             async with self._kernel:
                 closed = await asyncio.to_thread(self._plane.close_sockets, members, self._maps, protocols)
+            self._leaving.tried(time.monotonic(), succeeded=not closed.failures)
         self._announcer.closed(closed)
 
     async def look_around(self) -> None:

@@ -29,6 +29,7 @@ def usage(found: Publication) -> dict[str, Usage]:
         left_out[source] += map(str, refused)
     for item in found.desired.rejected:
         left_out[item.source].append(str(item))
+    without_room = {one.vip: one.reason for one in found.unpublished}
     named = {claim.service.source: claim.opt_in.vips for claim in found.wanted.claims}
     automatic = {claim.service.source for claim in found.wanted.claims if claim.opt_in.automatic}
     used = {}
@@ -39,7 +40,8 @@ def usage(found: Publication) -> dict[str, Usage]:
         pools = {vip: _size(found, vip, source) for vip in service.vips}
         is_automatic = service.automatic is not None or source in automatic
         needed = [vip for vip in pools if not (is_automatic and vip.port == 0 and vip not in named.get(source, ()))]
-        objection = _objection(pools, needed, len(servers))
+        reasons = [f"{vip} is not published: {without_room[vip]}" for vip in pools if vip in without_room]
+        objection = reasons[0] if reasons else _objection(pools, needed, len(servers))
         used[source] = Usage(pools, objection, (*left_out[source], *_without_vip(service, servers)))
     return used
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.core.address import is_ipv4, parse_address
+from clb_discovery.core.admission import Unpublished
 from clb_discovery.core.claims import Claim
 from clb_discovery.core.held import Held
 from clb_discovery.core.model import OptIn, Protocol, RealServer, Refused, Service, Vip
@@ -72,3 +73,13 @@ def test_services_of_a_catalog_are_told_with_their_refusals() -> None:
     assert found.keys() == {"consul:web"}
     assert found["consul:web"].objection == "it gets no VIP, so nothing of it is balanced"
     assert found["consul:web"].left_out == ("clb-vip 'x' is not a VIP",)
+
+
+def test_a_virtual_server_without_room_says_so() -> None:
+    """Not that its servers cannot be used."""
+    server = RealServer(0, parse_address("10.0.0.1"), 80, 1)
+    web = Service("web", "srv:web", (_VIPS[0],))
+    full = made([web], {"srv:web": [server]})._replace(
+        plan=made([], {}).plan, unpublished=(Unpublished(_VIPS[0], "web", "srv:web", "the maps are full; use fewer"),)
+    )
+    assert usage(full)["srv:web"].objection == f"{_VIPS[0]} is not published: the maps are full; use fewer"

@@ -39,6 +39,11 @@ def test_a_second_instance_with_the_same_vip_is_told(instance: str, cgroup: Path
                 overlap = {"instance": instance, "cgroup": str(cgroup), "relation": "above", "vips": ["10.64.0.1:80"]}
                 assert status(other)["datapath"]["overlaps"] == [overlap]
                 assert [one["relation"] for one in status(instance)["datapath"]["overlaps"]] == ["below"]
+                config = options(tmp_path / "c", VIP)
+                checked = clb("check", "--instance", other, "--cgroup", inner, *config)
+                assert f"FAIL  instance {instance}: instance '{instance}' on {cgroup}, above ours," in checked.stdout
+                checked = clb("check", "--instance", instance, "--cgroup", cgroup, *config)
+                assert f"warn  instance {other}: instance '{other}' on {inner}, below ours," in checked.stdout
                 last = clb("status", "--instance", instance).stdout.splitlines()[-1]
                 assert f"instance {other} ({inner}, below) serves the same VIPs: 10.64.0.1:80" in last
                 again = clb("load", "--instance", other, "--cgroup", cgroup)
