@@ -73,6 +73,8 @@ class Servers:
     lifetime: float = 5.0
     """Seconds for one question over all servers and attempts."""
     search: tuple[dns.name.Name, ...] = ()
+    bad_search: str = ""
+    """A search domain that is no DNS name, behind the others: nothing can be said to be in none of them."""
     ndots: int = 1
     rotate: bool = False
     memory: Memory = field(default_factory=Memory)

@@ -15,7 +15,7 @@ from dns.rdatatype import AAAA, A
 
 from clb_discovery.core.address import Address, parse_address
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.srv.addresses import PATIENCE, Question
+from clb_discovery.sources.srv.addresses import PATIENCE, RETRY, Question
 from clb_discovery.sources.srv.answer import AddressSet, Unavailable, lasts
 from clb_discovery.sources.srv.hosts_table import HOSTS, HostsTable
 from clb_discovery.sources.srv.lookup import Lookup, to_text
@@ -150,6 +150,10 @@ class HostNames:
             for text in names:
                 name = dns.name.from_text(text, None)
                 searches[text] = _Search(lookup.candidates(name))
+                if fault := lookup.search_fault(name):
+                    searches[text].failures |= {
+                        is_ipv4: Unavailable(fault, RETRY, clock(), is_ipv4=is_ipv4) for is_ipv4 in (True, False)
+                    }
             while pending := [one for one in searches.values() if not one.is_over]:
                 wanted = {id(one): [Question(to_text(one.left[0].name), kind) for kind in (A, AAAA)] for one in pending}
                 questions = dict.fromkeys(question for pair in wanted.values() for question in pair)

@@ -6,8 +6,8 @@ at their word they would make a pool flap.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Final, Generic, TypeVar
 
 READINGS: Final = 10
@@ -27,12 +27,15 @@ _Value = TypeVar("_Value")
 class Linger(Generic[_Key, _Value]):
     """The records of one name over its readings, and those that stay although the last reading lacks them."""
 
-    def __init__(self, fixed: float | None = None) -> None:
+    def __init__(self, fixed: float | None = None, *, identity: Callable[[_Key], Hashable] | None = None) -> None:
         """Have seen nothing.
 
         :param fixed: seconds that records stay after they were last seen, whatever the server does; 0 for never.
+        :param identity: what a record still is when it moves: a new one takes the place of an absent one of the same
+            identity, which stays no longer. None where records never move.
         """
         self._fixed = fixed
+        self._identity = identity
         self._readings: deque[frozenset[_Key]] = deque(maxlen=READINGS)
         self._seen: dict[_Key, tuple[float, _Value]] = {}
         self._over: set[_Key] = set()
@@ -47,19 +50,27 @@ class Linger(Generic[_Key, _Value]):
             return self._fixed
         return min(MOST, max(LEAST, 2 * self._longest)) if self._varies else 0.0
 
+    def last(self, key: _Key) -> _Value | None:
+        """Return the last value of a record, as long as it is known."""
+        return self._seen[key][1] if key in self._seen else None
+
+    def update(self, members: Mapping[_Key, _Value]) -> None:
+        """Take news of the values of records, of the last reading or of before."""
+        self._seen |= {key: (self._seen[key][0], value) for key, value in members.items() if key in self._seen}
+
     def read(self, members: Mapping[_Key, _Value], now: float) -> None:
         """Take one reading.
 
-        :param members: its records; the value of each is what it has while it stays. An empty one says nothing new.
+        :param members: its records; the value of each is what it has while it stays.
         :param now: seconds on any steady clock.
         """
-        if self._varies and now - self._last_return >= FORGOTTEN and not self.lingering(now):
-            self._varies, self._longest = False, 0.0
-            self._readings.clear()
-            self._over.clear()
+        if now - self._last_return >= FORGOTTEN:
+            self._forget_returns(now)
         present = frozenset(members)
         self._settle(now)
         self._over -= present
+        if self._identity is not None:
+            self._replace(present, self._identity)
         if self._readings:
             for key in present - self._readings[-1]:
                 if key in self._seen:
@@ -69,9 +80,7 @@ class Linger(Generic[_Key, _Value]):
         if not self._varies and _returned(self._readings) >= RETURNS:
             self._varies = True
         self._forget(now)
-        for key, value in members.items():
-            last = self._seen.get(key)
-            self._seen[key] = (now, value if value or last is None else last[1])
+        self._seen |= {key: (now, value) for key, value in members.items()}
 
     def lingering(self, now: float) -> Mapping[_Key, _Value]:
         """Return the records that stay although the last reading lacks them."""
@@ -99,6 +108,26 @@ class Linger(Generic[_Key, _Value]):
         if self.stays:
             self._over |= {key for key, (seen, _) in self._absent().items() if seen + self.stays <= now}
 
+    def _replace(self, present: Collection[_Key], identity: Callable[[_Key], Hashable]) -> None:
+        """Let the time of absent records be over in whose place there are new ones, of those absent for longest."""
+        new = Counter(identity(key) for key in present if key not in self._seen)
+        if not new:
+            return
+        absent = [key for key in self._seen if key not in present and key not in self._over]
+        for key in sorted(absent, key=lambda key: self._seen[key][0]):
+            if new[identity(key)] > 0:
+                new[identity(key)] -= 1
+                self._over.add(key)
+
+    def _forget_returns(self, now: float) -> None:
+        """Take the server at its word again, and its absences for what they were, unless records stay meanwhile."""
+        if not self._varies:
+            self._longest = 0.0
+        elif not self.lingering(now):
+            self._varies, self._longest = False, 0.0
+            self._readings.clear()
+            self._over.clear()
+
     def _forget(self, now: float) -> None:
         """Drop records that are neither in the last readings nor may come back in time to matter."""
         recent = frozenset[_Key]().union(*self._readings)
@@ -111,7 +140,10 @@ class Linger(Generic[_Key, _Value]):
 
 
 def _returned(readings: Iterable[frozenset[_Key]]) -> int:
-    """Count the records that vanished and came back while the size of the answer stayed within one."""
+    """Count the records that vanished and came back while the size of the answer stayed within one.
+
+    A reading with all of them shows that the server gives all it has: then they were gone, as in a rolling restart.
+    """
     sizes: list[int] = []
     held: set[_Key] = set()
     gone: set[_Key] = set()
@@ -121,4 +153,4 @@ def _returned(readings: Iterable[frozenset[_Key]]) -> int:
         returned |= gone & present
         gone |= held - present
         held |= present
-    return len(returned) if sizes and max(sizes) - min(sizes) <= 1 else 0
+    return len(returned) if sizes and max(sizes) - min(sizes) <= 1 and max(sizes) < len(held) else 0

@@ -92,6 +92,12 @@ class Lookup:
         """Return the absolute names that a name may stand for, in the order in which to ask for them."""
         return candidates(name, self._servers.search, self._servers.ndots)
 
+    def search_fault(self, name: dns.name.Name) -> str | None:
+        """Return why a name that is not found may be in a search domain all the same, if so."""
+        if name.is_absolute() or not self._servers.bad_search:
+            return None
+        return f"resolv.conf: {self._servers.bad_search} is no search domain; correct it, or end the name in a dot"
+
     async def find(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
         """Follow CNAMEs to the records asked for, or to the name that does not have them.
 
@@ -149,6 +155,8 @@ class Lookup:
             nothing.append(response)
         if failed:
             raise failed
+        if fault := self.search_fault(name):
+            raise LookupFailedError(self._label, f"{rdtype.name} of {to_text(name)}", fault)
         return min(nothing, key=lambda one: _ttl(one.chain, one.message, negative=True))
 
     async def _ask(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool, shown: str | None = None) -> Response:

@@ -172,4 +172,15 @@ def _address_and_port(shown: str, text: str, default: int) -> tuple[str, int]:
         raise UsageError(f"--resolver {shown}: brackets are for IPv6; {_FORMS}")
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= MAX_PORT):
         raise UsageError(f"--resolver {shown}: the port {port[:_SHOWN_LENGTH]!r} is not 1 to {MAX_PORT}; {_FORMS}")
-    return str(address), int(port)
+    return destination(str(address)), int(port)
+
+
+def destination(address: str) -> str:
+    """Return the address that answers come from; what is sent to 0.0.0.0 or :: goes to this host's loopback address.
+
+    :param address: an IPv4 or IPv6 literal.
+    """
+    parsed = ipaddress.ip_address(address)
+    if not parsed.is_unspecified:
+        return address
+    return "127.0.0.1" if parsed.version == 4 else "::1"

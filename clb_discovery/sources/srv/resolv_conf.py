@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ MAX_SERVERS: Final = 3
 _MOST_NDOTS: Final = 15
 _MOST_SECONDS: Final = 30
 _MOST_ATTEMPTS: Final = 5
-_NUMBER: Final = re.compile(r"\s*([+-]?\d{1,9})")
+_NUMBER: Final = re.compile(r"\s*([+-]?\d{1,9})", re.ASCII)
 """What atoi(3) reads; anything else is 0."""
 
 
@@ -28,7 +29,9 @@ class ResolvConf:
     nameservers: tuple[str, ...] = ()
     """IPv4 and IPv6 literals, at most `MAX_SERVERS`, in their order."""
     search: tuple[dns.name.Name, ...] = ()
-    """Absolute, in their order."""
+    """Absolute, in their order; nothing is searched for in those behind one that is no DNS name."""
+    bad_search: str = ""
+    """The first that is none, bounded and escaped."""
     ndots: int = 1
     """Dots from which on a relative name is tried as it is before the search list."""
     timeout: int = 5
@@ -50,7 +53,6 @@ def parse_resolv_conf(text: str, host_name: str = "") -> ResolvConf:
     """Read resolv.conf(5). What glibc passes over is passed over: unknown keywords and options, bad addresses.
 
     :param host_name: of this host; its domain is the search list where the file has none.
-    :raises ValueError: if a search domain is no DNS name; glibc finds nothing from there on.
     """
     read = ResolvConf()
     search: list[str] | None = None
@@ -65,11 +67,11 @@ def parse_resolv_conf(text: str, host_name: str = "") -> ResolvConf:
         elif keyword == "search" and rest.split():
             search = rest.split()
         elif keyword == "options":
-            read = _with_options(read, rest.split())
+            read = _with_options(read, rest)
     if search is None:
         _, _, domain = host_name.partition(".")
         search = [domain] if domain else []
-    return replace(read, search=tuple(map(_domain, search)))
+    return _with_search(read, search)
 
 
 class Candidate(NamedTuple):
@@ -102,35 +104,38 @@ def _keyword(line: str) -> tuple[str, str]:
 
 def _address(text: str) -> str | None:
     try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
+        return str(ipaddress.IPv6Address(text)) if ":" in text else socket.inet_ntoa(socket.inet_aton(text))
+    except (ValueError, OSError):
         return None
 
 
-def _with_options(read: ResolvConf, options: Sequence[str]) -> ResolvConf:
-    for option in options:
-        name, _, value = option.partition(":")
-        match = _NUMBER.match(value)
-        number = max(0, int(match[1])) if match else 0
+def _with_options(read: ResolvConf, options: str) -> ResolvConf:
+    """Take one line of options (res_setoptions); a number may stand after blanks, what follows a name says nothing."""
+    for match in re.finditer(r"[^ \t]+", options):
+        option = match[0]
+        value = _NUMBER.match(options, match.start() + option.find(":") + 1)
+        number = int(value[1]) if value else 0
         if option.startswith("ndots:"):
-            read = replace(read, ndots=min(number, _MOST_NDOTS))
+            read = replace(read, ndots=min(number, _MOST_NDOTS) & _MOST_NDOTS)  # it is kept in four bits
         elif option.startswith("timeout:"):
-            read = replace(read, timeout=min(number, _MOST_SECONDS))
+            read = replace(read, timeout=min(max(0, number), _MOST_SECONDS))
         elif option.startswith("attempts:"):
             read = replace(read, attempts=min(max(1, number), _MOST_ATTEMPTS))
-        elif name == "rotate":
+        elif option.startswith("rotate"):
             read = replace(read, rotate=True)
-        elif name == "use-vc":
+        elif option.startswith("use-vc"):
             read = replace(read, use_tcp=True)
     return read
 
 
-def _domain(text: str) -> dns.name.Name:
-    try:
-        return dns.name.from_text(text)
-    except (DNSException, ValueError, struct.error):  # struct.error: an escape above \\255, to dnspython 2.7
-        msg = f"{text[:80]!a} is no search domain"
-        raise ValueError(msg) from None
+def _with_search(read: ResolvConf, search: Sequence[str]) -> ResolvConf:
+    domains: list[dns.name.Name] = []
+    for text in search:
+        try:
+            domains.append(dns.name.from_text(text.removeprefix(".")))  # as res_search does
+        except (DNSException, ValueError, struct.error):  # struct.error: an escape above \\255, to dnspython 2.7
+            return replace(read, search=tuple(domains), bad_search=ascii(text[:80]))
+    return replace(read, search=tuple(domains))
 
 
 def _joined(name: dns.name.Name, domain: dns.name.Name) -> dns.name.Name | None:

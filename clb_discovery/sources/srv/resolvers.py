@@ -15,7 +15,7 @@ from clb_discovery.errors import SourceError
 from clb_discovery.sources.srv.addresses import Addresses
 from clb_discovery.sources.srv.exchange import Memory, Servers
 from clb_discovery.sources.srv.gate import Gate
-from clb_discovery.sources.srv.nameservers import DNS_PORT, StreamNameserver, parse_nameserver
+from clb_discovery.sources.srv.nameservers import DNS_PORT, StreamNameserver, destination, parse_nameserver
 from clb_discovery.sources.srv.resolv_conf import ResolvConf, parse_resolv_conf
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
@@ -74,8 +74,6 @@ class Resolvers:
                 self.addresses = Addresses(self._gate)
         except OSError as error:
             raise self._unusable(error.strerror or type(error).__name__) from None
-        except ValueError as error:
-            raise self._unusable(str(error)) from None
         return self._servers
 
     def _of_file(self, conf: ResolvConf) -> Servers:
@@ -83,11 +81,12 @@ class Resolvers:
             raise self._unusable("names no server")
         kind = StreamNameserver if conf.use_tcp else Do53Nameserver
         return Servers(
-            [kind(server, DNS_PORT) for server in conf.nameservers],
+            [kind(destination(server), DNS_PORT) for server in conf.nameservers],
             conf.waits(),
             conf.attempts,
             self._lifetime or min(_LONGEST, conf.attempts * sum(conf.waits())),
             conf.search,
+            conf.bad_search,
             conf.ndots,
             conf.rotate,
         )

@@ -12,12 +12,14 @@ import random
 import struct
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from operator import itemgetter
 from typing import Final
 
 import dns.name
 from dns.exception import DNSException
 from dns.rdatatype import AAAA, A
 
+from clb_discovery.core.address import is_ipv4
 from clb_discovery.core.model import Answer, RealServer
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.srv.addresses import Question
@@ -90,7 +92,7 @@ class SrvSource:
         self.due: float | None = None
         """When it asks again, in seconds of the loop's clock; None for at once."""
         self._whole: Final = WholeSrv(self.name, self._qname)
-        self._linger: Final = Linger[_Member, tuple[RealServer, ...]](linger)
+        self._linger: Final = Linger[_Member, tuple[RealServer, ...]](linger, identity=itemgetter(0))
         self._hastened = asyncio.Event()
         self._since = 0.0  # when it was hastened: nothing that was asked before counts
         self._reading: Reading | None = None  # which the last answer is from
@@ -209,13 +211,11 @@ class SrvSource:
         :param is_read: whether the reading is a new one.
         """
         linger = self._linger
+        members = self._with_addresses(reading, answer)
         if is_read:
-            members: dict[_Member, list[RealServer]] = {
-                (record.target, record.port): [] for record in reading.srv.records if is_needed(record)
-            }
-            for server in answer.servers:
-                members[answer.identities[server.address, server.port], server.port].append(server)
-            linger.read({member: tuple(servers) for member, servers in members.items()}, now)
+            linger.read(members, now)
+        else:
+            linger.update(members)
         if not linger.stays:
             return answer
         present = {(server.address, server.port) for server in answer.servers}
@@ -246,6 +246,19 @@ class SrvSource:
             out=tuple(sorted(ended)),
             note=_joined(answer.note, note),
         )
+
+    def _with_addresses(self, reading: Reading, answer: Answer) -> Mapping[_Member, tuple[RealServer, ...]]:
+        """Return the records of a reading with their real servers, of families that cannot be had now the last ones."""
+        members: dict[_Member, list[RealServer]] = {
+            (record.target, record.port): [] for record in reading.srv.records if is_needed(record)
+        }
+        for server in answer.servers:
+            members[answer.identities[server.address, server.port], server.port].append(server)
+        for one in answer.unread:
+            member = one.identity, one.port or 0
+            known = self._linger.last(member) or ()
+            members[member] += [server for server in known if is_ipv4(server.address) is one.is_ipv4]
+        return {member: tuple(dict.fromkeys(servers)) for member, servers in members.items()}
 
     async def _read(self, lookup: Lookup) -> Reading:
         """Read the SRV records, with the addresses that come along and are to be believed.

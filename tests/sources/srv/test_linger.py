@@ -110,6 +110,41 @@ def test_pool_that_is_scaled_down_and_up_does_not_linger() -> None:
     assert pool.linger.stays == 0
 
 
+@given(st.integers(3, 12), st.lists(st.booleans(), min_size=1, max_size=12), PACES)
+def test_rolling_restart_does_not_linger(count: int, seen_whole: list[bool], pace: float) -> None:
+    """Servers that go one after the other and come back are no varying answers, if they were all there in between."""
+    pool, every = Pool(), set(range(count))
+    pool.read(every, pace)
+    for number in range(3 * count):
+        pool.read(every - {number % count}, pace)
+        if seen_whole[number % len(seen_whole)] or number % READINGS >= READINGS // 2:
+            pool.read(every, pace)
+
+    assert pool.linger.stays == 0
+
+
+def test_absence_of_long_ago_does_not_make_records_stay() -> None:
+    """A server that was away for repair says nothing about answers that begin to vary much later."""
+    pool = Pool()
+    for present, after in (({0, 1}, 1.0), ({1}, 1.0), ({0, 1}, 500.0), ({0, 1}, FORGOTTEN), ({0, 1}, FORGOTTEN)):
+        pool.read(present, after)
+    varying(pool, 1.0)
+
+    assert pool.linger.stays == LEAST
+
+
+def test_record_that_moves_does_not_stay() -> None:
+    """A new port of the same target takes the place of one that the answer lacks; others stay."""
+    linger = Linger[tuple[str, int], str](60.0, identity=lambda key: key[0])
+    linger.read({("a", 1): "a:1", ("a", 2): "a:2", ("b", 1): "b:1"}, 1.0)
+    linger.read({("a", 2): "a:2", ("a", 3): "a:3"}, 2.0)
+
+    assert set(linger.ended(2.0)) == {("a", 1)}
+    assert set(linger.lingering(2.0)) == {("b", 1)}
+    linger.read({("a", 1): "a:1"}, 3.0)
+    assert set(linger.lingering(3.0)) == {("a", 2), ("a", 3), ("b", 1)}
+
+
 def varying(pool: Pool, pace: float) -> None:
     """Let the pool see answers that vary."""
     for number in range(READINGS):
@@ -206,3 +241,21 @@ async def test_record_that_lingered_to_the_end_is_out() -> None:
                 answer = await one.next()
 
     assert (parse_address("10.0.0.3"), 80) in answer.out
+
+
+async def test_record_lingers_with_the_address_that_it_had_last() -> None:
+    """Addresses that changed while the records stayed the same are those that linger."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply([f"{NAME}. 1 SRV 1 1 80 {host}.example." for host in "ab"])
+        for number, host in enumerate("ab"):
+            server.replies[f"{host}.example.", "A"] = Reply([f"{host}.example. 0 A 10.0.0.{number}"])
+        one = SrvSource(NAME, Resolvers([server.address]), 0.05, 1.0, families=(True,), linger=60.0)
+        await one.next()
+        server.replies["a.example.", "A"] = Reply(["a.example. 0 A 10.0.0.9"])
+        answer = await one.next()
+        server.replies[SRV] = Reply([f"{NAME}. 1 SRV 1 1 80 b.example."])
+        async with asyncio.timeout(20):
+            while not answer.note:
+                answer = await one.next()
+
+    assert [str(server) for server in answer.servers] == ["10.0.0.1:80", "10.0.0.9:80"]

@@ -13,6 +13,7 @@ import dns.name
 import pytest
 from dns.rdatatype import SRV
 
+from clb_discovery.sources.srv.host_names import HostNames
 from clb_discovery.sources.srv.lookup import Lookup, LookupFailedError, to_text
 from clb_discovery.sources.srv.resolv_conf import parse_resolv_conf
 from clb_discovery.sources.srv.resolvers import Resolvers
@@ -64,7 +65,7 @@ def agree(theirs: Outcome, mine: tuple[str | None, str], behaviours: Sequence[st
     if theirs.owner is not None or not error:
         return theirs.owner == owner and (theirs.owner is not None or theirs.h_errno in {HOST_NOT_FOUND, NO_DATA})
     forgotten = theirs.h_errno in {HOST_NOT_FOUND, NO_DATA}
-    return not forgotten or bool({SERVFAIL, REFUSED, SILENT} & set(behaviours))
+    return not forgotten or "is no search domain" in error or bool({SERVFAIL, REFUSED, SILENT} & set(behaviours))
 
 
 CONFS: Final = [
@@ -76,6 +77,12 @@ CONFS: Final = [
     "; a comment\n# another\n search two.test\nsearch\tone.test\toptions ndots:9\noptions ndots:99 debug\n",
     "search . one.test\noptions ndots:3\n",
     "search one.test .\noptions ndots:0\n",
+    "search one.test a..b two.test\n",
+    "search .one.test two.test\noptions ndots:5\n",
+    "search ..one.test two.test\noptions ndots:5\n",
+    f"search one.test {'x' * 64}.test two.test\noptions ndots: 5\n",
+    "search one.test two.test\noptions ndots:-1 rotate,x\n",
+    "search one.test two.test\noptions ndots timeout:x ndots:2,timeout:9;\n",
 ]
 
 
@@ -107,6 +114,36 @@ async def test_search_list_is_that_of_glibc(tmp_path: Path, conf: str) -> None:
         assert [one for one in asked_by_us if one.startswith(f"{name}.")] == [
             one for one in asked_by_them if one.startswith(f"{name}.")
         ]
+
+
+@pytest.mark.parametrize("nameserver", ["0.0.0.0", "::", "127.1", "0x7f000001", "127.0.00.01", "::ffff:127.0.0.1"])
+async def test_server_of_this_host_is_asked_however_it_is_written(tmp_path: Path, nameserver: str) -> None:
+    """What glibc reads as an address of this host is one."""
+    path = tmp_path / "resolv.conf"
+    path.write_text(f"nameserver {nameserver}\noptions attempts:1 timeout:2\n")
+    async with servers("127.0.0.1", "::1") as both:
+        for server in both:
+            server.replies["_a._tcp.test.", "SRV"] = reply("_a._tcp.test.", FOUND)
+        (theirs,) = await res_search(path, ["_a._tcp.test"])
+
+        assert await ours(path, "_a._tcp.test") == (theirs.owner, "") == ("_a._tcp.test.", "")
+
+
+async def test_bad_search_domain_is_told_where_nothing_is_found(tmp_path: Path) -> None:
+    """Of a name that may be in a search domain which is none nobody knows that it does not exist; full names count."""
+    path = tmp_path / "resolv.conf"
+    path.write_text("nameserver 127.0.0.1\nsearch .one.test b..a\n")
+    async with servers("127.0.0.1") as (server,):
+        for owner in ("_a._tcp.test.", "_a._tcp.test.one.test."):
+            server.replies[owner, "SRV"] = reply("", NXDOMAIN)
+
+        assert await ours(path, "_a._tcp.test.") == (None, "")
+        found, error = await ours(path, "_a._tcp.test")
+        looked = await HostNames(Resolvers(resolv_conf=path), hosts=tmp_path / "none").look_up(["a.test", "b.test."])
+
+    assert found is None
+    assert "resolv.conf: 'b..a' is no search domain; correct it, or end the name in a dot" in error
+    assert looked.failed_families == {"a.test": (True, False), "b.test.": ()}
 
 
 @pytest.mark.parametrize("conf", ["search one.test two.test\n", "search one.test two.test\noptions ndots:5\n"])
