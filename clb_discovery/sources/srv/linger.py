@@ -142,15 +142,19 @@ class Linger(Generic[_Key, _Value]):
 def _returned(readings: Iterable[frozenset[_Key]]) -> int:
     """Count the records that vanished and came back while the size of the answer stayed within one.
 
-    A reading with all of them shows that the server gives all it has: then they were gone, as in a rolling restart.
+    They count where answers vary: one of them vanished again, and no reading has all of them. In a rolling restart each
+    is away once, and after it all are there.
     """
     sizes: list[int] = []
     held: set[_Key] = set()
     gone: set[_Key] = set()
     returned: set[_Key] = set()
+    is_again = False
     for present in readings:
         sizes.append(len(present))
+        is_again = is_again or not returned <= present
         returned |= gone & present
         gone |= held - present
         held |= present
-    return len(returned) if sizes and max(sizes) - min(sizes) <= 1 and max(sizes) < len(held) else 0
+    varies = is_again and max(sizes) - min(sizes) <= 1 and max(sizes) < len(held)
+    return len(returned) if varies else 0

@@ -110,15 +110,28 @@ def test_pool_that_is_scaled_down_and_up_does_not_linger() -> None:
     assert pool.linger.stays == 0
 
 
-@given(st.integers(3, 12), st.lists(st.booleans(), min_size=1, max_size=12), PACES)
-def test_rolling_restart_does_not_linger(count: int, seen_whole: list[bool], pace: float) -> None:
-    """Servers that go one after the other and come back are no varying answers, if they were all there in between."""
+@given(st.integers(3, 30), st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=9), PACES)
+def test_rolling_restart_does_not_linger(count: int, steps: list[tuple[int, int]], pace: float) -> None:
+    """Servers that go one after the other, each for some readings, and come back are no varying answers."""
     pool, every = Pool(), set(range(count))
-    pool.read(every, pace)
-    for number in range(3 * count):
-        pool.read(every - {number % count}, pace)
-        if seen_whole[number % len(seen_whole)] or number % READINGS >= READINGS // 2:
-            pool.read(every, pace)
+    for _ in range(2):
+        for number in range(count):
+            away, together = steps[number % len(steps)]
+            for _ in range(away):
+                pool.read(every - {number}, pace)
+            for _ in range(together):
+                pool.read(every, pace)
+        pool.read(every, pace)
+
+    assert pool.linger.stays == 0
+
+
+def test_flapping_servers_do_not_linger() -> None:
+    """Servers that come and go for reasons of their own are no varying answers while all are there in between."""
+    pool, every = Pool(), set(range(9))
+    for number in (0, 1, 2, 1, 0, 2, 0, 1):
+        pool.read(every - {number}, 1.0)
+        pool.read(every, 1.0)
 
     assert pool.linger.stays == 0
 
