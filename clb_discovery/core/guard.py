@@ -37,7 +37,7 @@ class Family:
     identities: Identities = field(default_factory=dict)
     """The identities of those that count, where they are known."""
     unread: Mapping[Endpoint, float] = field(default_factory=dict)
-    """Those that were absent and that the last answer could not read, with the time of the first answer without them."""
+    """Those that were absent and that the last answer could not read, with the time of the first one without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class _Words:
 def _stated_members(answer: Answer, is_usable: Callable[[Endpoint], bool]) -> Collection[str]:
     """Return the identities of members that are out and nowhere usable, so that their former endpoints are out, too."""
     identities = answer.identities
-    out = {identities[endpoint] for endpoint in answer.out if endpoint in identities}
+    out = {*answer.out_members, *(identities[endpoint] for endpoint in answer.out if endpoint in identities)}
     if not out:
         return ()
     usable = {identities.get(endpoint) for endpoint in _endpoints(answer.servers) if is_usable(endpoint)}
