@@ -3,7 +3,8 @@
 Each service has one state per address family, since each family is a pool of its own. A member is *absent* from the
 first answer without it until an answer with it, and has a clock of its own meanwhile. Many absent members stay in the
 pool until their clocks have run and one more answer confirms that they have gone. What an answer adds, changes or takes
-out by name counts at once, and so does a replacement within one identity. Without an answer nothing is removed.
+out by name counts at once, and so does a replacement within one identity. Without an answer nothing is removed, and an
+answer that could not read a member is none for that member: it stays, and its clock is neither heard nor set back.
 
 Time comes in as a number of seconds on any clock that does not go backwards.
 """
@@ -35,6 +36,8 @@ class Family:
     """Those among them that are absent, with the time of the first answer without them."""
     identities: Identities = field(default_factory=dict)
     """The identities of those that count, where they are known."""
+    unread: Mapping[Endpoint, float] = field(default_factory=dict)
+    """Those that were absent and that the last answer could not read, with the time of the first one without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ class _Words:
 def _stated_members(answer: Answer, is_usable: Callable[[Endpoint], bool]) -> Collection[str]:
     """Return the identities of members that are out and nowhere usable, so that their former endpoints are out, too."""
     identities = answer.identities
-    out = {identities[endpoint] for endpoint in answer.out if endpoint in identities}
+    out = {*answer.out_members, *(identities[endpoint] for endpoint in answer.out if endpoint in identities)}
     if not out:
         return ()
     usable = {identities.get(endpoint) for endpoint in _endpoints(answer.servers) if is_usable(endpoint)}
@@ -170,7 +173,8 @@ def _admit(family: Family, named: Servers, words: _Words, policy: Policy, now: f
     stated = words.taken_out(missing, family.identities)
     kept = words.unread(missing - stated, family.identities)
     vanished = filter(words.is_usable, missing - kept.keys())
-    clocks = {endpoint: family.absent.get(endpoint, now) for endpoint in vanished}
+    begun = {**family.unread, **family.absent}
+    clocks = {endpoint: begun.get(endpoint, now) for endpoint in vanished}
     out = {endpoint: clocks.pop(endpoint) for endpoint in stated if endpoint in clocks}
     usable = {endpoint for endpoint in (*present, *kept) if words.is_usable(endpoint)}
     for endpoint in _replaced(family, usable - before, clocks, words.identities):
@@ -183,7 +187,8 @@ def _admit(family: Family, named: Servers, words: _Words, policy: Policy, now: f
     if kept or absent:
         known = {**family.identities, **words.identities}
         identities |= {endpoint: known[endpoint] for endpoint in {*kept, *absent} if endpoint in known}
-    return _unless_equal(family, Family(good, absent, identities))
+    unread = {endpoint: begun[endpoint] for endpoint in kept if endpoint in begun}
+    return _unless_equal(family, Family(good, absent, identities, unread))
 
 
 def _unless_equal(before: Family, now: Family) -> Family:
@@ -245,7 +250,7 @@ def _as_told(server: RealServer, unread: Unread) -> RealServer:
 
 def _without_absent(family: Family) -> Family:
     good = tuple(server for server in family.good if _ENDPOINT(server) not in family.absent)
-    return Family(good, {}, _of(good, family.identities))
+    return Family(good, {}, _of(good, family.identities), family.unread)
 
 
 def _of(servers: Servers, identities: Identities) -> dict[Endpoint, str]:

@@ -196,13 +196,15 @@ class Answer:
     (DNS). A gap is something else: a member that the answer does not contain at all."""
     identities: Mapping[Endpoint, str] = field(default_factory=dict)
     """Identity of each endpoint that has one, by which a replacement is told from a removal: node and service id
-    (Consul), the target (SRV). Where several share an endpoint, the lowest."""
+    (Consul), the target (SRV). Where several share an endpoint, the lowest of the usable ones, else of all."""
     unread: tuple[Unread, ...] = ()
     """Members whose addresses cannot be read now."""
     left_out: tuple[Refused, ...] = ()
     """Members that cannot be used at all, for people: bounded and escaped, with the cause and the fix."""
     note: str | None = None
     """What people should know of this reading, such as that it may be incomplete; bounded and escaped."""
+    out_members: tuple[str, ...] = ()
+    """Identities of members that are out, and whose endpoints the answer cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,8 @@ class Answers(RuleBasedStateMachine):
         self.state = Guarded()
         self.absent: dict[Endpoint, float] = {}
         """Endpoints that counted once and that no answer has named since, with the first such answer's time."""
+        self.unread: frozenset[Endpoint] = frozenset()
+        """Those whose members the last answer named without their addresses."""
 
     @initialize(policy=POLICIES, start=st.floats(0, 1e6), held=SERVERS)
     def begin(self, policy: Policy, start: float, held: list[RealServer]) -> None:
@@ -138,8 +140,9 @@ class Answers(RuleBasedStateMachine):
         stated = {answer.identities.get(endpoint) for endpoint in answer.out} - {None}
         for endpoint in was - named - unread:
             self.absent.setdefault(endpoint, self.now)
-        for endpoint in now & (named | unread):
+        for endpoint in now & named:
             self.absent.pop(endpoint, None)
+        self.unread = frozenset(unread)
 
         assert named <= now, "what the answer names counts"
         assert now <= named | was, "nothing comes back by itself"
@@ -187,7 +190,8 @@ class Answers(RuleBasedStateMachine):
     @invariant()
     def what_is_held_is_what_is_absent(self) -> None:
         """Every absent member that counts is held with the time of the first answer without it, and no other is."""
-        expected = {endpoint: self.absent[endpoint] for endpoint in self.absent.keys() & of(self.state.good)}
+        absent = self.absent.keys() & of(self.state.good) - self.unread
+        expected = {endpoint: self.absent[endpoint] for endpoint in absent}
         assert self.state.absent == expected
         assert self.state.held is bool(expected) is (self.state.deadline(self.policy) is not None)
         assert of(confirmed(self.state).good) == of(self.state.good) - expected.keys()
@@ -431,7 +435,7 @@ def test_identities_are_kept_for_what_is_absent_and_what_was_seeded() -> None:
 
 
 def test_a_member_that_cannot_be_read_keeps_what_it_had() -> None:
-    """With the priority and weight that the answer gives; its clock stops, and it counts as present."""
+    """With the priority and weight that the answer gives; its clock is not heard, and it counts as present."""
     state = known("1=a", "2=a", "3:81=a", "4=b")
     state = admit(state, answer(), DEFAULT, 1)
     after = admit(state, answer("4=b", unread=[Unread("a", 80, 7, 9)]), DEFAULT, 2)
@@ -441,6 +445,20 @@ def test_a_member_that_cannot_be_read_keeps_what_it_had() -> None:
     kept = admit(after, answer("4=b", unread=[Unread("a")]), DEFAULT, 3)
     assert kept == after
     assert good(admit(kept, answer("4=b", unread=[Unread("b")]), DEFAULT, 4)) == ["4:80", "1:80", "2:80"]
+
+
+def test_a_hold_ends_although_members_cannot_be_read_now_and_then() -> None:
+    """Such an answer touches no clock: the first one after `hold` that can read them confirms the removal."""
+    state = admit(known("1=a", "2=a", "3=a", "4=b"), answer("4=b"), DEFAULT, 0)
+    for now in (10, 29, 31):
+        state = admit(state, answer("4=b", unread=[Unread("a")]), DEFAULT, now)
+        assert (len(good(state)), state.held, state.deadline(DEFAULT)) == (4, False, None)
+        if now < DEFAULT.hold:
+            state = admit(state, answer("4=b"), DEFAULT, now + 0.5)
+            assert state.deadline(DEFAULT) == DEFAULT.hold
+    assert good(admit(state, answer("4=b"), DEFAULT, 32)) == ["4:80"]
+    back = admit(state, answer("1=a", "4=b", unread=[Unread("a")]), DEFAULT, 32)
+    assert admit(back, answer("4=b"), Policy(max_removal=0), 33).absent[at("1").address, 80] == 33
 
 
 def test_only_the_family_that_cannot_be_read_is_kept() -> None:

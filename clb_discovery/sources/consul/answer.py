@@ -97,6 +97,8 @@ class Reading(NamedTuple):
     """Those that should serve and cannot be used, as many as there are."""
     is_somebody_out: bool = False
     """Whether an instance is out, even one whose endpoint cannot be read."""
+    out_members: frozenset[str] = frozenset()
+    """The identities of those that are out and whose endpoints cannot be read."""
     opt_in: OptIn | None = None
 
     @property
@@ -122,6 +124,7 @@ def parse_entries(entries: object, tagged: str | None = None) -> Reading:
     instances: list[Instance] = []
     left_out: list[Refused] = []
     is_somebody_out = False
+    out_members: set[str] = set()
     for entry in entries:
         node, service, checks = (entry.get(key) for key in _PARTS) if _is_object(entry) else _NO_PARTS
         try:
@@ -136,7 +139,11 @@ def parse_entries(entries: object, tagged: str | None = None) -> Reading:
         except _UnusableError as error:
             if weight:
                 left_out.append(_refused(entry, error))
-    return Reading(tuple(instances), tuple(left_out), is_somebody_out, _read_opt_in(entries))
+            else:
+                out_members.add(Instance(_name(node, "Node"), _name(service, "ID"), "", 0, weight).identity)
+    return Reading(
+        tuple(instances), tuple(left_out), is_somebody_out, frozenset(out_members - {""}), _read_opt_in(entries)
+    )
 
 
 def bounded(reports: Iterable[Refused]) -> tuple[Refused, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from clb_discovery.core.address import Address
+from clb_discovery.core.address import Address, is_ipv4
 from clb_discovery.core.model import Answer, Endpoint, RealServer, Refused, Unread
 from clb_discovery.errors import UnusableError
 from clb_discovery.sources.consul.answer import MAX_NAMES, Instance, Reading, bounded, show
@@ -52,7 +52,7 @@ def to_answer(reading: Reading, names: Mapping[str, Known], families: frozenset[
     :raises UnusableError: if there are instances, and none that serves, is out or could not be read now.
     """
     looked = reading.host_names
-    found = _Found()
+    found = _Found(reading.out_members)
     for instance in reading.instances:
         if not isinstance(instance.host, str):
             found.add(instance, (instance.host,))
@@ -60,15 +60,18 @@ def to_answer(reading: Reading, names: Mapping[str, Known], families: frozenset[
             found.add_named(instance, instance.host, names.get(instance.host), families)
         elif instance.weight:
             found.report(instance, instance.host, f"and {MAX_NAMES} such names are read at most; register IP addresses")
+        else:
+            found.add(instance, ())
     left_out = bounded((*reading.left_out, *found.reports))
     if left_out and not (found.servers or found.unread or reading.is_somebody_out):
         raise UnusableError(f"no instance can be used: {'; '.join(map(str, left_out[:_TOLD]))}")
-    serving = {(server.address, server.port) for server in found.servers}
+    out = {endpoint: identity for endpoint, identity in found.out.items() if endpoint not in found.in_use}
     return Answer(
         tuple(found.servers),
         reading.opt_in,
-        out=tuple(sorted(found.out - serving)),
-        identities=found.identities,
+        out=tuple(sorted(out)),
+        identities={endpoint: identity for endpoint, identity in (out | found.identities).items() if identity},
+        out_members=tuple(sorted(found.out_members)),
         unread=tuple(sorted(found.unread, key=repr)),
         left_out=left_out,
     )
@@ -77,24 +80,31 @@ def to_answer(reading: Reading, names: Mapping[str, Known], families: frozenset[
 class _Found:
     """What has been found so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, out_members: Iterable[str]) -> None:
         self.servers: list[RealServer] = []
-        self.out: set[Endpoint] = set()
+        self.in_use: set[Endpoint] = set()
+        """Those of `servers`, and what a name that cannot be looked up now may stand for."""
         self.identities: dict[Endpoint, str] = {}
+        """Of `servers`; empty where none is known."""
+        self.out: dict[Endpoint, str] = {}
+        """Likewise of what is out."""
+        self.out_members = set(out_members)
         self.unread: set[Unread] = set()
         self.reports: set[Refused] = set()
 
     def add(self, instance: Instance, addresses: Iterable[Address]) -> None:
         """Take an instance with these addresses."""
         identity = instance.identity
-        for address in addresses:
-            endpoint = address, instance.port
-            if instance.weight:
-                self.servers.append(RealServer(0, address, instance.port, instance.weight))
-            else:
-                self.out.add(endpoint)
-            if identity:
-                self.identities[endpoint] = min(identity, self.identities.get(endpoint, identity))
+        endpoints = [(address, instance.port) for address in addresses]
+        if instance.weight:
+            self.servers += (RealServer(0, *endpoint, instance.weight) for endpoint in endpoints)
+            self.in_use.update(endpoints)
+        elif identity and not endpoints:
+            self.out_members.add(identity)
+        known = self.identities if instance.weight else self.out
+        for endpoint in endpoints:
+            other = known.get(endpoint)
+            known[endpoint] = min(identity, other) if identity and other else identity or other or ""
 
     def add_named(self, instance: Instance, name: str, known: Known | None, families: frozenset[bool]) -> None:
         """Take an instance that has a host name for an address."""
@@ -104,6 +114,7 @@ class _Found:
         if known is None:
             known = Known(cause="it is still being looked up", unread=BOTH)
         self.add(instance, known.addresses)
+        self.in_use.update((address, instance.port) for address in known.last if is_ipv4(address) in known.unread)
         unread = known.unread & families
         if unread and instance.identity:
             family = next(iter(unread)) if len(unread) == 1 else None

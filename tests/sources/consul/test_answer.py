@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.model import MAX_WEIGHT, Answer, OptIn, Protocol, RealServer, Unread
+from clb_discovery.core.guard import Guarded, admit
+from clb_discovery.core.model import MAX_WEIGHT, Answer, OptIn, Policy, Protocol, RealServer, Unread
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.sources.consul.answer import (
@@ -101,15 +103,15 @@ def test_an_instance_that_must_not_serve_is_out(given: dict[str, dict[str, objec
     "given", [entry("critical", Port=0), entry("critical", Address="a b"), entry("critical") | {"Service": 1}]
 )
 def test_an_instance_that_is_out_may_have_any_address(given: object) -> None:
-    """It is no trouble: neither in the answer nor in a report, and nobody else being there is no error."""
-    assert parse([entry(), given]) == parse([entry()])
-    assert parse([given]) == Answer(())
+    """It is no trouble: neither a server nor in a report, and nobody else being there is no error."""
+    assert replace(parse([entry(), given]), out_members=()) == parse([entry()])
+    assert replace(parse([given]), out_members=()) == Answer(())
 
 
 def test_an_endpoint_of_two_instances_is_usable_if_one_of_them_is() -> None:
-    """What passes goes before what is critical; the lower identity is the endpoint's."""
-    answer = parse([entry("critical", ID="a"), entry(ID="b"), entry("critical", ID="c")])
-    assert answer == Answer((server(),), identities={endpoint(): "n1/a"})
+    """What passes goes before what is critical, also as the one that the endpoint belongs to; then the lower one."""
+    answer = parse([entry("critical", ID="a"), entry(ID="c"), entry(ID="b"), entry("critical", ID="d")])
+    assert answer == Answer((server(), server()), identities={endpoint(): "n1/b"})
 
 
 @given(statuses=STATUSES, passing=st.integers(-2, 100_000), warning=st.integers(-2, 100_000))
@@ -302,6 +304,31 @@ def test_a_critical_instance_with_a_host_name_is_out_where_it_was_last() -> None
     entries = [entry(), entry("critical", ID="s2", Address="a.example")]
     answer = parse(entries, a_example=Known(cause="no answer", unread=BOTH, last=(EIGHT,)))
     assert (answer.out, answer.unread, answer.left_out) == ((endpoint("10.0.0.8"),), (), ())
+
+
+@pytest.mark.parametrize("given", [{"Address": "a.example"}, {"Address": "$(id)"}, {"Port": 0}], ids=str)
+def test_a_critical_instance_is_out_by_its_name_where_nobody_can_tell_its_endpoint(given: dict[str, object]) -> None:
+    """Such as one that is registered anew with nonsense, or with a name that cannot be looked up."""
+    entries = [entry(Port=port, ID=f"s{port}") for port in (81, 82, 83)]
+    before = parse(entries)
+    lost = [entry("critical", **{"ID": f"s{port}", "Port": port, **given}) for port in (81, 82)]
+    answer = parse([*lost, entries[2]])
+    assert (answer.out, answer.out_members) == ((), ("n1/s81", "n1/s82"))
+    state = admit(admit(Guarded(), before, Policy(), 0), answer, Policy(), 1)
+    assert state.good == answer.servers
+
+
+def test_a_name_that_cannot_be_looked_up_is_not_out_where_another_instance_serves_by_it() -> None:
+    """Such as one that is registered under a new id while the old one turns critical and waits for its end."""
+    names = {"a.example": Known((parse_address("10.0.0.1"),), last=(parse_address("10.0.0.1"),))}
+    old, new = entry("critical", ID="a", Address="a.example"), entry(ID="b", Address="a.example")
+    serving = to_answer(parse_entries([old, new]), names)
+    assert (serving.out, [*serving.identities.values()]) == ((), ["n1/b"])
+    lost = {"a.example": Known((), 0, "SERVFAIL", BOTH, (parse_address("10.0.0.1"),))}
+    answer = to_answer(parse_entries([old, new, entry(ID="c", Address="10.0.0.2")]), lost)
+    assert answer.out == ()
+    state = admit(admit(Guarded(), serving, Policy(max_removal=0), 0), answer, Policy(hold=0), 1)
+    assert {server.address for server in state.good} == {parse_address("10.0.0.1"), parse_address("10.0.0.2")}
 
 
 def test_names_of_one_service_are_bounded() -> None:
