@@ -180,6 +180,7 @@ static __always_inline void clb_begin_to_send(struct bpf_sock_addr *ctx, struct 
 		peers = clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!peers) {
 			clb_lose_record();
+			clb_give_back_turns(search);
 			slot = clb_steady(search, slot, bpf_get_socket_cookie(ctx));
 		} else if (search->server) {
 			clb_add_peer(peers, asked, slot, clb_began(search->server), clb_moment());
@@ -208,12 +209,6 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 	if (sk->state == BPF_TCP_ESTABLISHED &&
 	    clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &asked, ipv6, server))
 		return 1;
-	if (!clb_may_be_vip(asked.address)) {
-		peers = clb_of_socket(clb_peers, sk, 0);
-		if (peers)
-			clb_sends_direct(peers, &asked);
-		return 0;
-	}
 	goes_on = clb_goes_on(sk, &asked, server, &pause);
 	if (goes_on && !pause.is_over)
 		return 1;
@@ -222,9 +217,14 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 		clb_give_back_turns(search);
 		return 1;
 	}
-	if (slot)
+	if (slot) {
 		clb_begin_to_send(ctx, sk, search, &asked, slot, server);
-	return slot != 0;
+		return 1;
+	}
+	peers = clb_of_socket(clb_peers, sk, 0);
+	if (peers)
+		clb_sends_direct(peers, &asked);
+	return 0;
 }
 
 CLB_PROGRAM("cgroup/sendmsg4")
