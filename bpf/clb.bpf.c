@@ -180,6 +180,7 @@ static __always_inline void clb_begin_to_send(struct bpf_sock_addr *ctx, struct 
 		peers = clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!peers) {
 			clb_lose_record();
+			clb_give_back_turns(search);
 			slot = clb_steady(search, slot, bpf_get_socket_cookie(ctx));
 		} else if (search->server) {
 			clb_add_peer(peers, asked, slot, clb_began(search->server), clb_moment());
@@ -208,12 +209,6 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 	if (sk->state == BPF_TCP_ESTABLISHED &&
 	    clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &asked, ipv6, server))
 		return 1;
-	if (!clb_may_be_vip(asked.address)) {
-		peers = clb_of_socket(clb_peers, sk, 0);
-		if (peers)
-			clb_sends_direct(peers, &asked);
-		return 0;
-	}
 	goes_on = clb_goes_on(sk, &asked, server, &pause);
 	if (goes_on && !pause.is_over)
 		return 1;
@@ -222,9 +217,14 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 		clb_give_back_turns(search);
 		return 1;
 	}
-	if (slot)
+	if (slot) {
 		clb_begin_to_send(ctx, sk, search, &asked, slot, server);
-	return slot != 0;
+		return 1;
+	}
+	peers = clb_of_socket(clb_peers, sk, 0);
+	if (peers)
+		clb_sends_direct(peers, &asked);
+	return 0;
 }
 
 CLB_PROGRAM("cgroup/sendmsg4")
@@ -357,10 +357,13 @@ static __always_inline void clb_arrives(struct clb_socket *socket, __u64 cookie)
  * these the kernel empties the queue of what it has sent before it changes the state. It changes the state first where the
  * application gives up (shutdown, connect to AF_UNSPEC, an MPTCP close), and for ICMP before tcp_done_with_error (6.11 and
  * stable kernels). Where the connect failed on this host, for want of a port, a route or memory, no segment has left:
- * the kernel counts segments anew for each connect of a socket. */
+ * the kernel counts segments anew for each connect of a socket. It counts those, too, that a filter of this host has
+ * dropped; but a repetition that was dropped is not on its way (retrans_out), and its silence is not the server's. */
 static __always_inline int clb_peer_ended(const struct bpf_sock_ops *ctx)
 {
-	return ctx->segs_out && !ctx->packets_out;
+	int has_left = ctx->retrans_out || !ctx->total_retrans;
+
+	return ctx->segs_out && !ctx->packets_out && (has_left || ctx->segs_in);
 }
 
 /* A connect ended before it was established, and the application has not closed it. */

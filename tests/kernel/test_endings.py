@@ -29,7 +29,7 @@ from clb_discovery.core.trace import Kind
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.ring import Ring
 from tests.support.cgroups import inside
-from tests.support.kernel_objects import foreign_denial
+from tests.support.kernel_objects import foreign_denial, foreign_filter
 from tests.support.moody import MoodyServer, moody_servers
 from tests.support.plane import OBJECTS, Plane, loaded_plane, real, virtual_server
 from tests.support.process import running, wait_until
@@ -51,6 +51,8 @@ FOR_GOOD: Final = Tracking(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
 OTHER: Final = PORT + 1
 TIMES: Final = 3
 """So many failures in a row eject a server."""
+PAST_A_REPETITION: Final = 1500
+"""Milliseconds of patience (TCP_USER_TIMEOUT) in which the kernel repeats a SYN once, after a second."""
 SYN_SENT: Final = 2
 KERNEL: Final = tuple(map(int, os.uname().release.split(".")[:2]))
 TELLS_ICMP: Final = KERNEL >= (6, 11)
@@ -186,6 +188,23 @@ def timed_out(scene: Scene) -> None:
     assert dialled_together(scene, 1) == ["ETIMEDOUT"] * TIMES
 
 
+def timed_out_after_a_repetition(scene: Scene) -> None:
+    """Have the kernel repeat the SYN before it gives up a server that does not answer."""
+    assert dialled_together(scene, PAST_A_REPETITION) == ["ETIMEDOUT"] * TIMES
+
+
+def timed_out_fast_open(scene: Scene) -> None:
+    """Have the kernel give up connects that bring data with their SYN."""
+    with fast_open_allowed():
+        sockets = scene.make(TIMES)
+        for sock in sockets:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PAST_A_REPETITION)
+            error_of(sock.sendto, b"hello", socket.MSG_FASTOPEN, scene.target)
+        for sock in sockets:
+            wait_until(partial(has_left_syn_sent, sock), "the kernel has given up")
+
+
 def dialled_together(scene: Scene, patience_ms: int) -> list[str]:
     """Connect at once with several sockets; return how each ended."""
     with ThreadPoolExecutor(TIMES) as threads:
@@ -285,6 +304,8 @@ FAULTS: Final = {
     "refused, fast open": Ending(refused_fast_open, REFUSING),
     "refused, MPTCP": Ending(refused_multipath, REFUSING),
     "timed out": Ending(timed_out, SILENT),
+    "timed out, repeated": Ending(timed_out_after_a_repetition, SILENT),
+    "timed out, fast open": Ending(timed_out_fast_open, SILENT),
 }
 OWN: Final = {
     "SHUT_RD": Ending(shut_down(socket.SHUT_RD), SILENT),
@@ -366,6 +387,17 @@ def test_denied_connect_is_no_failure(plane: Plane, blocking: bool) -> None:
             sock.close()
 
     assert_no_failure(*end(plane, SIDES[0], Ending(denied, ACCEPTING), blocking=blocking))
+
+
+def test_segments_that_a_filter_of_this_host_drops_are_no_failure(plane: Plane, side: Side) -> None:
+    """A connect whose every segment is dropped on this host ends as an unanswered one does, and is not the server's."""
+    with moody_servers(side.real, side.real) as (server, spare), heard(plane) as kinds:
+        plane.publish(virtual_server(side.at(PORT), [server.name, real(spare.name, 1, 1)], tracking=FOR_GOOD))
+        with foreign_filter(plane.cgroup):
+            ends = dialled_together(Scene(plane, side, server, blocking=True), PAST_A_REPETITION)
+        counted = plane.servers(side.at(PORT))[server.name]
+    assert ends == ["ETIMEDOUT"] * TIMES
+    assert_no_failure(counted, kinds)
 
 
 def test_connect_without_a_route_is_no_failure(plane: Plane, side: Side, blocking: bool) -> None:

@@ -97,6 +97,7 @@ def _instruction(code: int, registers: int = 0, offset: int = 0, immediate: int 
     return struct.pack("=BBhi", code, registers, offset, immediate)
 
 
+_CGROUP_SKB, _EGRESS, _ALLOW_MULTI = 8, 1, 2  # BPF_PROG_TYPE_CGROUP_SKB, BPF_CGROUP_INET_EGRESS, BPF_F_ALLOW_MULTI
 _ALLOW: Final = _instruction(0xB7, 0, 0, 1) + _instruction(0x95)  # r0 = 1; exit
 _DENY: Final = _instruction(0xB7, 0, 0, 0) + _instruction(0x95)  # r0 = 0; exit
 _USER_IP4: Final = 4  # offset in struct bpf_sock_addr
@@ -122,6 +123,21 @@ def foreign_rewrite(cgroup: Path, old: str, new: str) -> AbstractContextManager[
 def foreign_denial(cgroup: Path) -> AbstractContextManager[None]:
     """Attach somebody else's program, beside others: it denies every connect to an IPv4 address."""
     return _foreign(cgroup, _DENY)
+
+
+@contextmanager
+def foreign_filter(cgroup: Path) -> Iterator[None]:
+    """Attach somebody else's program, beside others: it drops what sockets of the cgroup send (IPAddressDeny=any)."""
+    count = len(_DENY) // 8
+    program = _libbpf.bpf_prog_load(_CGROUP_SKB, b"deny", b"GPL", _DENY, ctypes.c_size_t(count), None)
+    directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert _libbpf.bpf_prog_attach(program, directory, _EGRESS, ctypes.c_uint(_ALLOW_MULTI)) == 0
+        yield
+    finally:
+        _libbpf.bpf_prog_detach2(program, directory, _EGRESS)
+        os.close(directory)
+        os.close(program)
 
 
 @contextmanager

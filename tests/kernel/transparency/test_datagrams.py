@@ -11,6 +11,8 @@ from typing import Final
 
 import pytest
 
+from clb_discovery.core.address import parse_address
+from clb_discovery.core.address_filter import bit_of
 from clb_discovery.core.model import Algorithm
 from clb_discovery.datapath.maps import Maps
 from tests.support.chisquare import p_value
@@ -144,6 +146,18 @@ def test_answer_of_a_server_that_was_asked_by_its_own_name_comes_from_there(plan
         plane.publish(virtual_server(side.at(PORT, udp=True), [server.name]))
         (sock,) = plane.client.make(side.target(PORT), udp=True)
         for target in (side.target(PORT), as_seen_by(side, server.target)) * 3:
+            assert ask_at(sock, target) == (server.name, target)
+
+
+def test_server_whose_address_passes_the_filter_of_vips_is_told_apart_too(plane: Plane) -> None:
+    """A real server's own name is that also where the filter takes its address for one of a VIP."""
+    wanted = bit_of(parse_address("10.64.0.1"))
+    hosts = (f"127.{a}.{b}.{c}" for a in range(1, 256) for b in range(256) for c in range(1, 255))
+    host = next(host for host in hosts if bit_of(parse_address(host)) == wanted)
+    with tellers(host, udp=True) as (server,):
+        plane.publish(virtual_server("10.64.0.1:53/udp", [server.name]))
+        (sock,) = plane.client.make(("10.64.0.1", PORT), udp=True)
+        for target in (("10.64.0.1", PORT), server.target) * 3:
             assert ask_at(sock, target) == (server.name, target)
 
 
@@ -349,22 +363,27 @@ def test_socket_that_pauses_returns_to_a_better_tier(plane: Plane) -> None:
 
 
 def test_socket_that_hears_its_server_does_not_pause(plane: Plane) -> None:
-    """What comes from a backup keeps a socket there as what goes to it does."""
-    (sock,) = plane.client.make(("10.64.0.1", PORT), udp=True)
+    """What comes from a backup keeps a socket there as what goes to it does, if it asks where that comes from."""
+    sock, incurious = plane.client.make(("10.64.0.1", PORT), 2, udp=True)
     with tellers("127.0.0.1", udp=True) as (primary,), socket.socket(type=socket.SOCK_DGRAM) as backup:
         backup.bind(("127.0.0.1", 0))
         name = f"127.0.0.1:{backup.getsockname()[1]}"
         plane.publish(virtual_server("10.64.0.1:53/udp", [name]))
-        sock.sendto(b"subscribe", ("10.64.0.1", PORT))
-        _, client = backup.recvfrom(100)
+        clients = []
+        for one in (sock, incurious):
+            one.sendto(b"subscribe", ("10.64.0.1", PORT))
+            clients.append(backup.recvfrom(100)[1])
         plane.publish(virtual_server("10.64.0.1:53/udp", [primary.name, real(name, 1, 1)]))
         until = time.monotonic() + PAUSE
         while time.monotonic() < until:
-            backup.sendto(b"news", client)
+            for client in clients:
+                backup.sendto(b"news", client)
             assert sock.recvfrom(100) == (b"news", ("10.64.0.1", PORT))
+            assert incurious.recv(100) == b"news"
             time.sleep(0.2)
         sock.sendto(b"still there", ("10.64.0.1", PORT))
         assert backup.recvfrom(100)[0] == b"still there"
+        assert ask_at(incurious, ("10.64.0.1", PORT))[0] == primary.name
 
 
 def test_pause_moves_nobody_within_a_tier(plane: Plane) -> None:

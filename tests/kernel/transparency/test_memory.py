@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from clb_discovery.core.model import Algorithm
 from clb_discovery.datapath.maps import Maps
 from tests.support.chisquare import p_value
 from tests.support.namespaces import inside
@@ -75,6 +76,20 @@ def test_datagrams_without_a_record_use_the_lowest_tier(plane: Plane, side: Side
         sockets = plane.client.make(side.target(PORT), 30, udp=True)
         with no_memory():
             assert {ask_at(sock, side.target(PORT))[0] for sock in sockets} == set(names(servers[:2]))
+
+
+def test_datagrams_without_a_record_take_no_turns(plane: Plane, side: Side) -> None:
+    """A socket without memory, which is sent anywhere but by turns, leaves those of others as they are."""
+    target = side.target(PORT)
+    with tellers(*[side.real] * 2, udp=True) as servers:
+        plane.publish(virtual_server(side.at(PORT, udp=True), names(servers), Algorithm.ROUND_ROBIN))
+        forgotten, *others = plane.client.make(target, 21, udp=True)
+        counts = Counter[str]()
+        for sock in others:
+            with no_memory():
+                ask_at(forgotten, target)
+            counts[ask_at(sock, target)[0]] += 1
+    assert sorted(counts.values()) == [10, 10]
 
 
 def test_connect_without_a_record_is_balanced(plane: Plane, side: Side, udp: bool) -> None:

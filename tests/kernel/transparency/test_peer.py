@@ -94,6 +94,24 @@ def test_refused_connect_leaves_a_connected_udp_socket_as_it_was(plane: Plane, s
         assert plane.active(side.at(PORT, 1, udp=True)) == {servers[0].name: 0}
 
 
+def test_udp_connect_that_fails_later_leaves_a_socket_without_its_vip(plane: Plane, side: Side) -> None:
+    """A connected UDP socket whose next connect finds no route goes on to its server, and sees that until the next."""
+    unrouted = "[2001:db8::1]:80" if side.name == "ipv6" else "192.0.2.1:80"
+    with tellers(side.real, udp=True) as (server,):
+        plane.publish(
+            virtual_server(side.at(PORT, 1, udp=True), [server.name], tracking=COUNTED),
+            virtual_server(side.at(PORT, 2, udp=True), [unrouted], tracking=COUNTED),
+        )
+        (sock,) = plane.client.connected(side.target(PORT, 1), udp=True)
+        assert outcome(sock, side.target(PORT, 2)) == "ENETUNREACH"
+        assert (peer(sock), ask(sock)) == (as_seen_by(side, server.target), server.name)
+        assert plane.active(side.at(PORT, 1, udp=True)) == {server.name: 0}
+        sock.connect(side.target(PORT, 1))
+        assert (peer(sock), ask(sock)) == (side.target(PORT, 1), server.name)
+        assert plane.active(side.at(PORT, 1, udp=True)) == {server.name: 1}
+        assert plane.active(side.at(PORT, 2, udp=True)) == {unrouted: 0}
+
+
 def test_tcp_socket_connects_again_after_a_failure(plane: Plane, side: Side) -> None:
     """A TCP socket whose connect failed may connect again, to the VIP or elsewhere, and sees what it then reached."""
     with tellers(side.real) as (server,), moody_servers(side.real) as (dead,):
@@ -156,6 +174,7 @@ def test_udp_socket_that_was_dissolved_can_be_used_again(plane: Plane, side: Sid
         (sock,) = plane.client.connected(side.target(PORT), udp=True)
         dissolve(sock)
         assert error_of(sock.getpeername) == "ENOTCONN"
+        assert plane.active(side.at(PORT, udp=True)) == {server.name: 1}  # no program sees it
         assert ask_at(sock, side.target(PORT)) == (server.name, side.target(PORT))
         sock.connect(as_seen_by(side, server.target))
         assert peer(sock) == as_seen_by(side, server.target)
