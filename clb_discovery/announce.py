@@ -188,9 +188,11 @@ class Announcer:
                 new[item.service].append(item)
         said = [item for items in new.values() for item in items[:_REFUSALS_OF_ONE]][:_REFUSALS]
         for item in said:
-            _log.warning("real server refused", service=item.service, server=str(item.server), reason=item.reason)
+            server = str(item.server)
+            if self._is_new("real server refused", item.service, server, item.reason):
+                _log.warning("real server refused", service=item.service, server=server, reason=item.reason)
         left = sum(map(len, new.values())) - len(said)
-        if left:
+        if left and self._is_new("more real servers refused"):
             _log.warning("more real servers refused", count=left)
         self._rejected = frozenset(rejected)
 
@@ -216,7 +218,7 @@ class Announcer:
     def refused(self, service: str, before: Sequence[Refused], now: Sequence[Refused]) -> None:
         """Report what is not applied of what a service of a catalog says, when it appears."""
         for item in now:
-            if item not in before:
+            if item not in before and self._is_new("registration refused", service, *item):
                 _log.warning("registration refused", service=service, value=item.value, reason=item.reason)
 
     def nameless(self, services: Sequence[str]) -> None:

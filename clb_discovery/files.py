@@ -204,7 +204,7 @@ def _remove_left(directory: int, name: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        if error.errno != errno.ELOOP:  # a link is none of ours
+        if error.errno not in {errno.ELOOP, errno.ENXIO}:  # a link, or a socket, is none of ours
             raise
         os.unlink(name, dir_fd=directory)
         return

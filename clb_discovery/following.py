@@ -199,18 +199,25 @@ class Following:
                 f"{removed} of {of} real servers absent or out since {timestamp(self.absent_since)}; "
                 f"kept until an answer confirms it after {self.service.policy.hold:g} s (--hold)"
             )
-        if self.unfollowed:
-            names = ", ".join(some_of([repr(name[:_LONGEST]) for name in self.unfollowed], _SHOWN))
-            reasons.append(
-                f"{len(self.unfollowed)} services are not followed, because more opt in than --max-services allows; "
-                f"raise it, or name them with --service: {names}"
-            )
+        if self.beyond:
+            reasons.append(self.beyond)
         if self.unpublished:
             reasons.append(f"{len(self.unpublished)} virtual servers are not published: {self.unpublished[0].reason}")
         if self.note:
             reasons.append(self.note)
         reasons += some_of([*map(str, self.refused), *map(str, self.rejected), *map(str, self.left_out)], _SHOWN)
         return "; ".join(reasons) or None
+
+    @property
+    def beyond(self) -> str | None:
+        """What people should know of a catalog with too many services."""
+        if not self.unfollowed:
+            return None
+        names = ", ".join(some_of([repr(name[:_LONGEST]) for name in self.unfollowed], _SHOWN))
+        return (
+            f"{len(self.unfollowed)} services are not followed, because more opt in than --max-services allows; "
+            f"raise it, or name them with --service: {names}"
+        )
 
     @property
     def answered_at(self) -> int | None:

@@ -62,6 +62,9 @@ class Knowledge:
         self._servers: dict[str, Servers] = {}
         self._documents: dict[str, dict[str, Any]] = {}
         self._waiting: set[str] = set()  # that have a deadline
+        self._late: set[str] = set()
+        """Services that a catalog has listed since its first answer. Nothing is held of them, and nobody waits for
+        their answers: whoever registers one after the other would keep all others waiting."""
         self._summary: str | None = None
 
     def __iter__(self) -> Iterator[Following]:
@@ -88,14 +91,15 @@ class Knowledge:
         self._touch([source])
         self._announcer.heard(before, following)
         if following.listed:
-            self._join()
+            joined = self._join()
+            self._late |= joined if before.answered else set()
         return Heard(counts=following.counted != before.counted, shows=following.shown != before.shown)
 
     def _is_acceptable(self, address: Address) -> bool:
         return objection(address, frozenset(), self._real_ranges) is None
 
-    def _join(self) -> None:
-        """Follow what the catalog lists, as far as there is a place for it."""
+    def _join(self) -> set[str]:
+        """Follow what the catalog lists, as far as there is a place for it; return the sources that are new."""
         listing = self._following[CATALOG]
         joined = catalog.joined(self._services, listing.listed, self._following, self._max_services)
         self._following |= joined
@@ -103,15 +107,17 @@ class Knowledge:
         self._touch([*joined, CATALOG])
         too_many = f"more opt in than --max-services {self._max_services} allows; raise it, or name them with --service"
         self._announcer.trouble("services not followed", too_many if listing.unfollowed else None)
+        return set(joined)
 
     def leave(self) -> bool:
         """Leave services that no longer opt in; return whether there was one."""
         left = catalog.left(self._following) if CATALOG in self._following else []
         for source in left:
             del self._following[source]
+        self._late -= set(left)
         self._touch(left)
         if left and self._following[CATALOG].unfollowed:
-            self._join()
+            self._late |= self._join()
         return bool(left)
 
     def due(self, now: float) -> Collection[str]:
@@ -160,7 +166,7 @@ class Knowledge:
     @property
     def complete(self) -> bool:
         """Whether every source has answered since the start, so that what nobody has named is nobody's."""
-        return all(following.answered for following in self)
+        return all(following.answered or source in self._late for source, following in self._following.items())
 
     @property
     def tried(self) -> bool:
@@ -180,7 +186,10 @@ class Knowledge:
 
         :param applied: the sources of which something was published.
         """
-        return all(source in applied or following.useless for source, following in self._following.items())
+        return all(
+            source in applied or following.useless or source in self._late
+            for source, following in self._following.items()
+        )
 
     @property
     def summary(self) -> str:
@@ -224,6 +233,7 @@ class Knowledge:
         staying = [following.service.name for following in before.values() if following.from_catalog]
         for source, following in catalog.joined(services, staying, self._following, max_services).items():
             self._following[source] = replace(before[source], service=following.service)
+        self._late = {source for source in self._late & self._following.keys() if self._following[source].from_catalog}
         self._touch([*before, *self._following])
         return self._following.keys() - before.keys()
 

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 from clb_discovery import catalog
 from clb_discovery.core import selftest
+from clb_discovery.core.address import Network
 from clb_discovery.core.config import CATALOG
+from clb_discovery.core.desired import objection
 from clb_discovery.core.held import Held, held_servers
 from clb_discovery.core.hosts import names
 from clb_discovery.core.model import Answer, Failure, Refused, Service
@@ -51,7 +53,7 @@ class Outlook(NamedTuple):
     def note(self, source: str) -> str | None:
         """Return what people should know of the source's answer."""
         outcome = self.outcomes.get(source)
-        return outcome.note if isinstance(outcome, Answer) else None
+        return outcome.note if isinstance(outcome, Answer) else self.following[source].beyond
 
 
 def look_ahead(options: argparse.Namespace, services: Sequence[Service], held: Held) -> Outlook:
@@ -144,17 +146,19 @@ class _Asking:
 
     async def run(self, options: argparse.Namespace) -> None:
         """Ask all of them."""
-        following = self._following
+        following, real_ranges = self._following, options.real_range
         async with open_sources(options, self._services) as sources:
-            await asyncio.gather(*(self._ask(source, asked) for source, asked in sources.items()))
+            await asyncio.gather(*(self._ask(source, asked, real_ranges) for source, asked in sources.items()))
             listed = sources.get(CATALOG)
             if isinstance(listed, CatalogSource):
                 following |= catalog.joined(self._services, following[CATALOG].listed, following, options.max_services)
+                following[CATALOG].unfollowed = catalog.unfollowed(following)
                 opting = [one.service for one in following.values() if one.from_catalog]
-                await asyncio.gather(*(self._ask(service.source, listed.service(service.name)) for service in opting))
+                asked_of = ((service.source, listed.service(service.name)) for service in opting)
+                await asyncio.gather(*(self._ask(source, asked, real_ranges) for source, asked in asked_of))
         self.failed = {source: self.failed[source] for source in following if source in self.failed}
 
-    async def _ask(self, source: str, asked: Source) -> None:
+    async def _ask(self, source: str, asked: Source, real_ranges: Sequence[Network]) -> None:
         one = self._following[source]
         if source in self._before:
             one.seed(self._before[source], None, {})
@@ -165,5 +169,5 @@ class _Asking:
             outcome = Failure(str(error), unusable=isinstance(error, UnusableError))
             if not (outcome.unusable and one.from_catalog):  # which a sidecar does without
                 self.failed[source] = error
-        one.take(outcome, time.monotonic())
+        one.take(outcome, time.monotonic(), lambda address: objection(address, frozenset(), real_ranges) is None)
         self.outcomes[source] = outcome

@@ -41,6 +41,8 @@ _HEADERS: Final = {
 """Of every answer. Other origins cannot read them, since nothing grants that."""
 _SHOWN_LENGTH: Final = 200
 """Characters of what a client sent that are logged at most."""
+_BY_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, web.PayloadAccessError, ConnectionError)
+"""Errors that aiohttp logs of what a client sends, or of one that has gone."""
 _LINGER: Final = 0.5
 """Seconds that answers which are being made have left at the end."""
 _SHOWN: Final = 8
@@ -112,7 +114,7 @@ class _Log:
 
     def exception(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
         """Log a request that failed."""
-        if exc_info is None or isinstance(exc_info, HttpProcessingError):
+        if exc_info is None or isinstance(exc_info, _BY_CLIENTS):
             self.debug(message, *args, exc_info=exc_info)
         else:
             self._announcer.trouble("a request of --metrics fails", described(exc_info))

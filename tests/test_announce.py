@@ -180,6 +180,22 @@ def test_refused_words_of_a_catalog_are_said_when_they_appear() -> None:
     assert [(line["service"], line["value"], line["reason"]) for line in logs] == [("web", *new)]
 
 
+def test_what_is_refused_again_and_again_does_not_fill_the_log() -> None:
+    """A registration that is wrong every other second is said at once, and then at growing intervals."""
+    clock = iter(range(10_000))
+    announcer = Announcer(lambda: next(clock))
+    word = Refused("VIP 10.64.0.1", "belongs to consul:a")
+    server = Rejected("web", RealServer(0, parse_address("224.0.0.1"), 80, 1), "no", "srv:web")
+    with capture_logs() as lines:
+        for _ in range(1800):
+            announcer.refused("web", [], [word])
+            announcer.rejected([server])
+            announcer.rejected([])
+    events = [line["event"] for line in lines]
+    assert 8 < events.count("registration refused") < 12
+    assert 8 < events.count("real server refused") < 12
+
+
 def test_closed_sockets_are_a_trouble_only_where_some_may_be_left() -> None:
     """Where all that should be closed were, or there were none, nothing went wrong."""
     announcer = Announcer()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -122,6 +123,7 @@ PRECREATED: Final[dict[str, Callable[[Path, Path], object]]] = {
     "a link": lambda path, secret: path.symlink_to(secret),
     "a hard link": lambda path, secret: path.hardlink_to(secret),
     "a pipe": lambda path, _: os.mkfifo(path),
+    "a socket": lambda path, _: os.mknod(path, stat.S_IFSOCK | 0o600),
     "a file that a crash left": lambda path, _: path.write_text("half"),
 }
 
@@ -141,7 +143,7 @@ def test_what_is_in_the_way_is_not_written_to(tmp_path: Path, made: str) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hosts", "secret"]
 
 
-@pytest.mark.parametrize("made", ["a link", "a pipe"])
+@pytest.mark.parametrize("made", ["a link", "a pipe", "a socket"])
 def test_shared_directory_lets_nobody_lead_root_astray(tmp_path: Path, made: str) -> None:
     """In one that a group may write, what root replaces is replaced, and neither owner nor mode of another is taken."""
     tmp_path.chmod(0o1775)

@@ -180,7 +180,7 @@ def test_what_a_catalog_lists_is_followed() -> None:
     assert found.known == {CATALOG: LastGood(()), "consul:a": LastGood(SERVERS, None, OPT_IN)}
     assert [claim.opt_in for claim in found.claims] == [OPT_IN]
     assert found.hear(CATALOG, Listing(frozenset({"a", "b"})), 2) == HEALTH
-    assert (set(found.sources), found.complete) == ({CATALOG, "consul:a", "consul:b"}, False)
+    assert set(found.sources) == {CATALOG, "consul:a", "consul:b"}
 
 
 def test_service_that_opts_in_anew_is_news() -> None:
@@ -217,6 +217,19 @@ def test_catalog_is_served_but_for_what_nobody_could_serve() -> None:
     assert found.summary == "1 of 3 with answers of no use: consul:b"
     found.hear("consul:b", Failure("refused"), 2)
     assert found.served(applied)
+
+
+def test_nobody_waits_for_what_is_registered_later() -> None:
+    """One new service after the other, none of which has an answer yet, keeps nothing from being ready or removed."""
+    found = of_catalog("a")
+    found.hear(CATALOG, Listing(frozenset({"a", "b"})), 1)
+    assert not found.complete
+    assert not found.served({CATALOG})
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 2)
+    assert found.complete
+    assert found.served({CATALOG, "consul:a"})
+    found.adopt([service("consul:b"), service(CATALOG)])
+    assert not found.complete  # since it is a service of the configuration now
 
 
 def test_catalog_is_known_last_with_its_services() -> None:

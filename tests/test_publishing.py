@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -189,3 +190,34 @@ def test_what_admission_refuses_in_the_end_is_not_due_again(clock: Clock, monkey
     (refused,) = world.publish().refusals.unpublished
     assert refused.reason.startswith("no room: at most 4 virtual servers are possible")
     assert world.publisher.next_try == math.inf
+
+
+def test_a_server_that_is_gone_leaves_although_its_pool_may_not_grow(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool that was replaced by a larger one for which there is no room holds as many of the new servers."""
+    world = World(2)
+    world.maps.room = OWN + 2
+    world.publish()
+    used = admission.used(world.publisher.held)
+    monkeypatch.setattr(admission, "SIZES", used.plus(Room(0, 4, 0)))
+    monkeypatch.setattr(admission, "OF_CATALOG", used)
+    world.publisher.held = replace(world.publisher.held, free=tuple(range(50, 60)))  # for the old and the new at once
+    three, four = (TWO._replace(address=parse_address(f"10.0.0.{host}")) for host in (3, 4))
+    world.known["srv:s0"] = (TWO, three)
+    (refused,) = world.publish().refusals.unpublished
+    assert refused.reason.endswith(
+        "its pool stays as large as it is; use fewer VIPs or real servers, or a second --instance for some services"
+    )
+    assert world.pools() == {"s0": (TWO,), "s1": (ONE,)}
+    written = world.maps.written
+    assert world.publish().refusals.unpublished == (refused,)
+    assert world.maps.written == written
+    world.known["srv:s0"] = (three, four)
+    assert world.publish().refusals.unpublished
+    assert world.pools()["s0"] == (three,)
+    world.known["srv:s0"] = (four,)
+    assert not world.publish().refusals.unpublished
+    assert world.pools()["s0"] == (four,)
+    assert world.publisher.next_try == math.inf
+    assert clock.now == 100

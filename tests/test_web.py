@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
+import struct
 import time
 
 import aiohttp
+import pytest
+import structlog
 
 from clb_discovery.core.held import Held
 from clb_discovery.metrics import Meters
@@ -74,6 +78,31 @@ async def test_a_report_that_fails_is_an_error_for_those_who_asked() -> None:
                 assert (answer.status, await answer.text()) == (503, "[Errno 2] No such file or directory\n")
             async with session.get(url) as answer:
                 assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nabcde",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + bytes(150),
+    ],
+)
+async def test_what_clients_do_is_no_fault_of_ours(request_: bytes) -> None:
+    """Whatever a client sends, and whenever it goes, nothing above debug is logged."""
+    reports = SlowReports()
+    with listen("127.0.0.1", 0) as listener, structlog.testing.capture_logs() as logged:
+        async with serving(listener, Site(reports.report, lambda: True, Meters())):
+            for resets in (True, False):
+                with socket.create_connection(listener.getsockname()) as client:
+                    client.sendall(request_)
+                    if resets:
+                        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    else:
+                        await asyncio.sleep(0.2)
+                await asyncio.sleep(0.2)
+    assert {one["log_level"] for one in logged} <= {"debug"}
 
 
 async def test_lag_is_measured() -> None:

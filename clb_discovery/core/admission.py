@@ -4,7 +4,8 @@ Two decisions, both for each virtual server alone, so that one that is too large
 
 - *Admission*: is there room for it beside all others? Those that shrink come first, then services of the configuration
   in their order, then those of the catalog: those that the kernel balances, then by name. One that does not fit keeps
-  what it holds. Services of the catalog fill at most three quarters of a map; the rest is for the configuration.
+  the size that it has: servers that are gone leave, and as many new ones come. Services of the catalog fill at most
+  three quarters of a map; the rest is for the configuration.
 - *Slices*: a round writes a bounded number of real servers. Services take turns, small changes first, so that what
   changes much and often does not delay others; what has waited for long comes first. Old and new pool are held side by
   side while one replaces the other, so a slice also has to fit beside everything that is held.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from clb_discovery.core import layout
@@ -21,6 +23,7 @@ from clb_discovery.core.address import Address
 from clb_discovery.core.held import Held, Published
 from clb_discovery.core.layout import Map
 from clb_discovery.core.model import Protocol, Vip, VirtualServer
+from clb_discovery.core.plan import is_held
 
 SLICE: Final = 2560
 """Real servers written in a round, unless one virtual server alone has more."""
@@ -76,6 +79,7 @@ class Admitted(NamedTuple):
     """What may be published."""
 
     changes: Sequence[VirtualServer]
+    """Those that fit, and others as far as they fit."""
     refused: Sequence[Unpublished]
 
 
@@ -135,6 +139,9 @@ def _admit_in_order(
         lack = room.lacks(need) or (catalog.lacks(need) if of_catalog else None)
         if lack:
             refused.append(_refusal(held, server, lack, of_catalog=of_catalog))
+            same_size = _as_large_as_held(held, server)
+            if same_size and not is_held(held, same_size):
+                admitted.append(same_size)
             continue
         admitted.append(server)
         room = room.minus(need)
@@ -162,9 +169,22 @@ def _ordered(
 
 def _refusal(held: Held, server: VirtualServer, lack: str, *, of_catalog: bool) -> Unpublished:
     share = ", three quarters of them for services of the catalog" if of_catalog else ""
-    stays = "; its previous pool stays in use" if server.vip in held.virtual else ""
+    stays = "; its pool stays as large as it is" if server.vip in held.virtual else ""
     fix = "use fewer VIPs or real servers, or a second --instance for some services"
     return Unpublished(server.vip, server.service, server.source, f"no room: {lack}{share}{stays}; {fix}")
+
+
+def _as_large_as_held(held: Held, server: VirtualServer) -> VirtualServer | None:
+    """Return a virtual server with as many real servers as it has now; None where there are none, or it is new.
+
+    Low priorities stay, as in every pool that is cut, and of one priority those that are in use.
+    """
+    old = held.virtual.get(server.vip)
+    if not old or not old.pool:
+        return None
+    had = {(one.address, one.port) for one in old.pool}
+    ranked = sorted(server.pool, key=lambda one: (one.priority, (one.address, one.port) not in had))
+    return replace(server, pool=tuple(sorted(ranked[: len(old.pool)])))
 
 
 def choose(  # noqa: PLR0913 - what a round follows from

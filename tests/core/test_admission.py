@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 from hypothesis import given, settings
@@ -83,9 +84,24 @@ def test_what_is_held_stays_where_its_successor_does_not_fit() -> None:
     held = holding((0, published(190_000)), (1, published(5_000, "consul:b")))
     found = admit(held, [server(1, 60_000, "consul:b"), server(2, 6_000, "consul:c")], (), CONFIGURED)
     assert [one.vip for one in found.refused] == [vip(1), vip(2)]
-    assert "its previous pool stays in use" in found.refused[0].reason
+    assert "its pool stays as large as it is" in found.refused[0].reason
     shrunk = admit(held, [server(2, 6_000, "consul:c"), server(0, 60_000)], (), CONFIGURED)
     assert not shrunk.refused
+
+
+def test_servers_that_are_gone_leave_a_pool_that_may_not_grow() -> None:
+    """With a full map a pool is replaced by one of its size: of low priorities, then with what is in use."""
+    old = replace(published(4, "consul:b"), pool=tuple(REALS[10:14]))
+    held = holding((0, published(OF_CATALOG.servers - 5, "consul:a")), (1, old))
+    backup = RealServer(1, REALS[10].address, 80, 1)
+    wanted = replace(server(1, 0, "consul:b"), pool=(*REALS[:2], *REALS[12:15], backup))
+    found = admit(held, [wanted], (), CONFIGURED)
+    assert [one.vip for one in found.refused] == [vip(1)]
+    (cut,) = found.changes
+    assert cut.pool == (*REALS[:2], *REALS[12:14])
+    now = replace(held, virtual={**held.virtual, vip(1): replace(old, pool=cut.pool)})
+    again = admit(now, [wanted], (), CONFIGURED)
+    assert (again.changes, again.refused) == ([], found.refused)
 
 
 def test_configured_services_come_first_then_holders_then_names() -> None:

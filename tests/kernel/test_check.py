@@ -174,6 +174,9 @@ def test_what_a_sidecar_would_hold_is_told(instance: str, cgroup: Path, tmp_path
     assert (change["held"], len(change["removed"])) == (True, 2)
     result = clb("check", *options, "--cgroup", cgroup)
     assert f"ok    {SOURCE}: 1 real server at {V4}; held first: it removes much\n" in result.stdout
+    knot.write("\n".join(record.replace("A 10.0.0.", "A 127.0.0.") for record in records))
+    (change,) = json.loads(clb("plan", "--json", *options).stdout)["changes"]
+    assert (change["held"], len(change["removed"])) == (True, 3)  # what cannot be used replaces nobody
 
 
 def test_one_source_that_fails_keeps_no_other_from_being_checked(cgroup: Path, knot: KnotServer) -> None:
@@ -218,6 +221,28 @@ def test_services_that_opt_in_are_checked(instance: str, cgroup: Path, agent: Co
         ("away", "VIP 10.99.0.2:80"),
         ("none", "127.0.0.1:80"),
     }
+
+
+def test_services_that_are_too_many_are_told(instance: str, cgroup: Path, agent: ConsulAgent) -> None:
+    """Those beyond --max-services are no part of a plan, and check and plan say which."""
+    options = ["--instance", instance, "--consul", agent.url, "--vip-range", "10.64.0.0/16", "--max-services", "1"]
+    registered = [
+        agent.register(name, 80, "10.0.0.1", Meta={"clb-vip": vip})
+        for name, vip in (("shop", "10.64.0.1:80"), ("store", "10.64.0.2:80"), ("web", "10.64.0.3:80"))
+    ]
+    try:
+        result = clb("check", *options, "--cgroup", cgroup)
+        planned = json.loads(clb("plan", "--json", *options).stdout)
+    finally:
+        for service in registered:
+            agent.deregister(service)
+    assert "warn  catalog:consul: 2 services are not followed" in result.stdout
+    assert result.stdout.splitlines()[-1].endswith("1 warning")
+    assert [change["service"] for change in planned["changes"]] == ["shop"]
+    (note,) = planned["notes"]
+    assert note["service"] == "catalog"
+    assert "--max-services" in note["note"]
+    assert note["note"].endswith("'store', 'web'")
 
 
 def test_check_without_privileges_counts_servers(knot: KnotServer) -> None:
