@@ -204,7 +204,8 @@ def _remove_left(directory: int, name: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        if error.errno not in {errno.ELOOP, errno.ENXIO}:  # a link, or a socket, is none of ours
+        # A link or a socket is none of ours, nor is what we may not open: a crash of another user has left it.
+        if error.errno not in {errno.ELOOP, errno.ENXIO, errno.EACCES}:
             raise
         os.unlink(name, dir_fd=directory)
         return

@@ -18,8 +18,9 @@ import pytest
 
 from clb_discovery.core.address import parse_address
 from clb_discovery.errors import HostError
-from clb_discovery.files import Place, read_file, replace_file, replacing, safe_directory, safe_place
+from clb_discovery.files import Place, acting_as, read_file, replace_file, replacing, safe_directory, safe_place
 from clb_discovery.hosts_file import write_names
+from tests.support.paths import let_others_in
 
 NOBODY: Final = 65534
 NAMES: Final = {"web.clb": (parse_address("10.64.0.1"),)}
@@ -35,8 +36,7 @@ def as_nobody(program: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
 @pytest.fixture
 def open_to_all(tmp_path: Path) -> Path:
     """Return a directory of root that other users can walk to."""
-    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        directory.chmod(0o755)
+    let_others_in(tmp_path)
     return tmp_path
 
 
@@ -229,3 +229,12 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         replace_file(place, b"two", lasting=False)
         os.close(fd)
         assert read_file(place) == b"two"
+
+
+def test_what_a_crash_of_another_user_left_goes(open_to_all: Path) -> None:
+    """Also where it may be removed, and not read, as for root in a unit with few capabilities."""
+    (open_to_all / ".file.clb-discovery").touch(mode=0o600)
+    os.chown(open_to_all, NOBODY, NOBODY)
+    with acting_as(NOBODY, NOBODY), safe_place(open_to_all / "file") as place:
+        replace_file(place, b"new", lasting=False)
+    assert [path.name for path in open_to_all.iterdir()] == ["file"]

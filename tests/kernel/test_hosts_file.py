@@ -16,6 +16,7 @@ from clb_discovery.hosts_file import write_names
 from clb_discovery.runtime import RUN
 from tests.support.cgroups import run_inside
 from tests.support.knot import KnotServer
+from tests.support.paths import let_others_in
 from tests.support.redis import RedisServer, redis_servers
 from tests.support.sidecar import Sidecar, clb, sidecar, status
 
@@ -201,8 +202,7 @@ def test_directory_of_others_is_refused_by_the_sidecar(instance: str, cgroup: Pa
 
 def test_unload_has_no_more_rights_than_who_published(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
     """Names of a sidecar of another user are taken out as that user, in a directory of theirs and nowhere else."""
-    for directory in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
-        directory.chmod(0o755)
+    let_others_in(tmp_path)
     with redis_servers(tmp_path, "127.0.0.1") as servers, KnotServer() as knot:
         knot.write(zone(*servers))
         for owner, code in ((NOBODY, 0), (0, 3)):
