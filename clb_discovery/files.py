@@ -59,10 +59,11 @@ def raise_file_limit() -> None:
 @contextmanager
 def acting_as(user: int, group: int) -> Iterator[None]:
     """Have no more rights over files than a user while the block runs; for root, where the user may lead it astray."""
-    own_user, own_group = os.geteuid(), os.getegid()
+    own_user, own_group, own_groups = os.geteuid(), os.getegid(), os.getgroups()
     if user == own_user:
         yield
         return
+    os.setgroups([group])
     os.setegid(group)
     try:
         os.seteuid(user)
@@ -72,6 +73,7 @@ def acting_as(user: int, group: int) -> Iterator[None]:
             os.seteuid(own_user)
     finally:
         os.setegid(own_group)
+        os.setgroups(own_groups)
 
 
 @contextmanager
