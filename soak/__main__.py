@@ -211,7 +211,7 @@ def _options(world: World, folder: Path) -> list[str]:
     file = folder / "clb.toml"
     file.write_text(text)
     options = ["--config", str(file), "--resolver", world.dns.address]
-    options += ["--min-ttl", "100ms", "--max-ttl", "100ms", "--hold", "5s"]
+    options += ["--min-ttl", "100ms", "--max-ttl", "100ms", "--hold", "5s", "--linger", "0"]
     options += ["--real-range", "10.1.0.0/16", "--real-range", "fd01::/64"]
     return [*options, "--eject-time", f"{EJECT_SECONDS}s", "--eject-max", f"{EJECT_MOST:g}s"]
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ from clb_discovery.core.address import parse_address
 from clb_discovery.errors import HostError
 from clb_discovery.files import Place, acting_as, read_file, replace_file, replacing, safe_directory, safe_place
 from clb_discovery.hosts_file import write_names
-from tests.support.paths import let_others_in
+from tests.support.paths import directory_for_all
 
 NOBODY: Final = 65534
 NAMES: Final = {"web.clb": (parse_address("10.64.0.1"),)}
@@ -34,10 +34,10 @@ def as_nobody(program: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.fixture
-def open_to_all(tmp_path: Path) -> Path:
+def open_to_all() -> Iterator[Path]:
     """Return a directory of root that other users can walk to."""
-    let_others_in(tmp_path)
-    return tmp_path
+    with directory_for_all() as path:
+        yield path
 
 
 @pytest.mark.parametrize(

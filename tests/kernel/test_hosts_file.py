@@ -16,7 +16,7 @@ from clb_discovery.hosts_file import write_names
 from clb_discovery.runtime import RUN
 from tests.support.cgroups import run_inside
 from tests.support.knot import KnotServer
-from tests.support.paths import let_others_in
+from tests.support.paths import directory_for_all
 from tests.support.redis import RedisServer, redis_servers
 from tests.support.sidecar import Sidecar, clb, sidecar, status
 
@@ -200,21 +200,23 @@ def test_directory_of_others_is_refused_by_the_sidecar(instance: str, cgroup: Pa
     assert [path.name for path in open_to_all.iterdir()] == ["hosts"]
 
 
-def test_unload_has_no_more_rights_than_who_published(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
+def test_unload_has_no_more_rights_than_who_published(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """Names of a sidecar of another user are taken out as that user, in a directory of theirs and nowhere else."""
-    let_others_in(tmp_path)
-    with redis_servers(tmp_path, "127.0.0.1") as servers, KnotServer() as knot:
+    with redis_servers(tmp_path, "127.0.0.1") as servers, KnotServer() as knot, directory_for_all() as theirs:
         knot.write(zone(*servers))
+        hosts = theirs / "hosts"
+        hosts.write_text(BEFORE)
         for owner, code in ((NOBODY, 0), (0, 3)):
             with following(knot, instance, cgroup, tmp_path, "--hosts-file", hosts) as found:
+                found.wait_for(lambda: "redis.clb" in hosts.read_text(), "names are published")
                 found.stop()
             os.chown(RUN / instance / "state.json", NOBODY, NOBODY)
-            for path in (hosts, tmp_path):
+            for path in (hosts, theirs):
                 os.chown(path, owner, owner)
             hosts.chmod(0o644)
             assert clb("unload", "--instance", instance).returncode == code
             assert ("redis.clb" in hosts.read_text()) == (code != 0)
-            for path in (hosts, tmp_path):
+            for path in (hosts, theirs):
                 os.chown(path, 0, 0)
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def let_others_in(directory: Path) -> None:
-    """Let other users walk to a directory below that of temporary files, and read it; pytest makes them private."""
-    temporary = Path(tempfile.gettempdir())
-    for path in (directory, *directory.parents):
-        if path != temporary and path.is_relative_to(temporary):
-            path.chmod(0o755)
+@contextmanager
+def directory_for_all() -> Iterator[Path]:
+    """Make a directory of root that other users can walk to and read, while the block runs.
+
+    Those of pytest are private, and each start of another pytest makes them so again.
+    """
+    with tempfile.TemporaryDirectory(prefix="clb-test-") as made:
+        path = Path(made)
+        path.chmod(0o755)
+        yield path
