@@ -7,9 +7,10 @@ import contextlib
 import random
 import subprocess
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -52,7 +53,8 @@ POISON: Final[tuple[tuple[str, int], ...]] = (
 class LyingDns(FaultyDns):
     """The server's zones behind a proxy that misbehaves for every name alike.
 
-    Its answers are rotated, always, and where it trims, those about `ZONE` are another random half each time.
+    Its answers are rotated, always, and where it trims, those about `ZONE` have another random half each time of the records
+    that come and go; the others stay, so that their counters do.
     """
 
     fault: Fault | None = None
@@ -71,7 +73,9 @@ class LyingDns(FaultyDns):
         for number, rrset in enumerate(message.answer):
             records = random.sample(list(rrset), len(rrset))
             if self.trims and rrset.rdtype == SRV and ZONE.name in rrset.name.to_text():
-                records = records[: (len(records) + 1) // 2]
+                core = {port(number) for number in ZONE.core}
+                records.sort(key=lambda record: record.port not in core)  # which keeps the order of the rest
+                records = records[: len(ZONE.core) + (len(records) - len(ZONE.core) + 1) // 2]
             message.answer[number] = dns.rrset.from_rdata(rrset.name, rrset.ttl, *records)
         return message.to_wire(max_size=65535)
 
@@ -79,23 +83,22 @@ class LyingDns(FaultyDns):
 @contextmanager
 def in_thread(server: AbstractAsyncContextManager[Any]) -> Iterator[None]:
     """Let a proxy serve in a thread of its own while the block runs."""
-    started, loop = threading.Event(), asyncio.new_event_loop()
-    ending = asyncio.Event()
+    started: Future[Callable[[], object]] = Future()
 
     async def serve() -> None:
+        ending = asyncio.Event()
         async with server:
-            started.set()
+            started.set_result(partial(asyncio.get_running_loop().call_soon_threadsafe, ending.set))
             await ending.wait()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
     thread.start()
-    started.wait()
+    end = started.result()
     try:
         yield
     finally:
-        loop.call_soon_threadsafe(ending.set)
+        end()
         thread.join()
-        loop.close()
 
 
 class RealServers:
