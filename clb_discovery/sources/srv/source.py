@@ -175,9 +175,11 @@ class SrvSource:
         return reading, addresses
 
     def _is_known(self, reading: Reading, addresses: Mapping[Question, _Set]) -> bool:
-        """Tell whether this is the answer of the last round."""
-        last = self._last
-        return last is not None and self._answer(reading, addresses).servers == last.servers
+        """Tell whether this is the answer of the last round; where nobody can be used the zone may be another now."""
+        try:
+            return self._last is not None and self._answer(reading, addresses).servers == self._last.servers
+        except SourceError:
+            return False
 
     def _answer(self, reading: Reading, addresses: Mapping[Question, _Set]) -> Answer:
         """Build the answer, unless it is of the same records and addresses as the one before; raises as that."""
