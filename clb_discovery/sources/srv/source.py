@@ -237,10 +237,10 @@ class SrvSource:
             self.due = min(self.due, max(end, now + self._bounds[0]))
         note = None
         if stay:
-            note = (
-                "the DNS server varies its answers: real servers that one lacks stay for "
-                f"{linger.stays:.0f} s after they were last seen"
-            )
+            lacks = f"lacks stay for {round(linger.stays, 1):g} s after they were last seen"
+            note = f"the DNS server varies its answers: real servers that one {lacks}"
+            if linger.is_fixed:
+                note = f"--linger: real servers that an answer {lacks}"
         return replace(
             answer,
             servers=tuple(sorted([*answer.servers, *stay])),
