@@ -22,6 +22,8 @@ EDNS_PAYLOAD: Final = 1232
 """Bytes of UDP answer we take: one packet on every IPv6 path, so that nothing hangs on fragments (flag day 2020)."""
 REMEMBERED: Final = 600.0
 """Seconds for which a server is asked without EDNS after it could not read it."""
+GUESSED: Final = 60.0
+"""Likewise after it answered without EDNS only, which may have been chance."""
 SILENT: Final = 30.0
 """Seconds for which a server that did not answer is asked after all others."""
 
@@ -38,15 +40,24 @@ class Memory:
         self.turn = 0
         """Counts questions, where servers take turns."""
         self._without_edns: dict[str, float] = {}
+        self._with_edns: set[str] = set()
         self._silent: dict[str, float] = {}
 
     def knows_edns(self, server: Nameserver, now: float) -> bool:
         """Tell whether a server is asked with EDNS."""
         return self._without_edns.get(str(server), now) <= now
 
-    def cannot_edns(self, server: Nameserver, now: float) -> None:
+    def cannot_edns(self, server: Nameserver, now: float, remembered: float = REMEMBERED) -> None:
         """Note that a server answers only without EDNS."""
-        self._without_edns[str(server)] = now + REMEMBERED
+        self._without_edns[str(server)] = now + remembered
+
+    def can_edns(self, server: Nameserver) -> None:
+        """Note that a server answered a question with EDNS over UDP."""
+        self._with_edns.add(str(server))
+
+    def is_edns_certain(self, server: Nameserver) -> bool:
+        """Tell whether a server ever answered one; some drop such questions."""
+        return str(server) in self._with_edns
 
     def is_silent(self, server: Nameserver, now: float) -> bool:
         """Tell whether a server did not answer lately."""
@@ -148,6 +159,8 @@ async def ask(
 ) -> Response:
     """Ask each server in turn, and those that did not answer once more, until one has a proper answer.
 
+    Once more is without EDNS over UDP, unless the server is known to answer questions with it.
+
     :param order: the servers, in the order to ask them in.
     :param name: absolute.
     :param tcp: ask over TCP only.
@@ -157,21 +170,28 @@ async def ask(
     end = clock() + servers.lifetime
     causes: list[Cause] = []
     left = list(order)
-    for _ in range(servers.attempts):
+    memory = servers.memory
+    for attempt in range(servers.attempts):
         for place, server in enumerate(order):
             now = clock()
             if server not in left or now >= end:
                 continue
+            edns = memory.knows_edns(server, now)
+            is_udp = not tcp and not server.is_always_max_size()
+            is_guess = edns and is_udp and attempt > 0 and not memory.is_edns_certain(server)
+            wait = min(servers.wait(place), end - now)
             try:
-                response = await _one(servers, server, name, rdtype, min(servers.wait(place), end - now), tcp=tcp)
+                response = await _one(memory, server, name, rdtype, wait, tcp=tcp, edns=edns and not is_guess)
             except _NoAnswerError as error:
                 causes.append(error.cause)
                 if error.cause.is_silence:
-                    servers.memory.was_silent(server, clock())
+                    memory.was_silent(server, clock())
                 else:
                     left.remove(server)
             else:
-                servers.memory.answered(server)
+                memory.answered(server)
+                if is_guess:
+                    memory.cannot_edns(server, clock(), GUESSED)
                 return response
     raise QuestionError(name, rdtype, causes)
 
@@ -183,23 +203,23 @@ class _NoAnswerError(Exception):
 
 
 async def _one(  # noqa: PLR0913 - one question has as many sides
-    servers: Servers,
+    memory: Memory,
     server: Nameserver,
     name: dns.name.Name,
     rdtype: RdataType,
     wait: float,
     *,
     tcp: bool,
+    edns: bool,
 ) -> Response:
     """Ask one server: over UDP first, over TCP where that is marked as truncated, and without EDNS where it has to be.
 
     :raises _NoAnswerError: if it has no proper answer.
     """
-    memory, clock = servers.memory, asyncio.get_running_loop().time
+    clock = asyncio.get_running_loop().time
     stream = server.is_always_max_size()
     over = (server.kind().upper() if stream else "TCP") if tcp or stream else "UDP"
     why = ""
-    edns = memory.knows_edns(server, clock())
     try:
         try:
             message = await _exchange(server, name, rdtype, wait, tcp=tcp or stream, edns=edns)
@@ -211,6 +231,8 @@ async def _one(  # noqa: PLR0913 - one question has as many sides
         except Truncated:
             over, why = "TCP", ", after a UDP answer that it marks as truncated"
             message = await _exchange(server, name, rdtype, wait, tcp=True, edns=edns)
+        if edns and over == "UDP":
+            memory.can_edns(server)
         chain = _checked(message)
     except (DNSException, OSError, EOFError, _ImproperError) as error:
         raise _NoAnswerError(_cause(server, over, why, error)) from None

@@ -44,6 +44,11 @@ class Linger(Generic[_Key, _Value]):
         self._varies = False
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether it is the operator who says how long records stay."""
+        return self._fixed is not None
+
+    @property
     def stays(self) -> float:
         """Seconds that a record stays after it was last seen; 0 where the server gives all its records."""
         if self._fixed is not None:

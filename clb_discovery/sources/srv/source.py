@@ -175,9 +175,11 @@ class SrvSource:
         return reading, addresses
 
     def _is_known(self, reading: Reading, addresses: Mapping[Question, _Set]) -> bool:
-        """Tell whether this is the answer of the last round."""
-        last = self._last
-        return last is not None and self._answer(reading, addresses).servers == last.servers
+        """Tell whether this is the answer of the last round; where nobody can be used the zone may be another now."""
+        try:
+            return self._last is not None and self._answer(reading, addresses).servers == self._last.servers
+        except SourceError:
+            return False
 
     def _answer(self, reading: Reading, addresses: Mapping[Question, _Set]) -> Answer:
         """Build the answer, unless it is of the same records and addresses as the one before; raises as that."""
@@ -235,10 +237,10 @@ class SrvSource:
             self.due = min(self.due, max(end, now + self._bounds[0]))
         note = None
         if stay:
-            note = (
-                "the DNS server varies its answers: real servers that one lacks stay for "
-                f"{linger.stays:.0f} s after they were last seen"
-            )
+            lacks = f"lacks stay for {round(linger.stays, 1):g} s after they were last seen"
+            note = f"the DNS server varies its answers: real servers that one {lacks}"
+            if linger.is_fixed:
+                note = f"--linger: real servers that an answer {lacks}"
         return replace(
             answer,
             servers=tuple(sorted([*answer.servers, *stay])),

@@ -43,6 +43,33 @@ async def test_server_that_does_not_know_edns_is_asked_without(rcode: str) -> No
     assert server.edns == [True] + [False] * (len(server.edns) - 1)
 
 
+async def test_server_that_drops_edns_is_asked_without() -> None:
+    """A server that leaves questions with EDNS unanswered is asked without it the second time, and then at once."""
+    async with Recording() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example."), edns_silent=True)
+        server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"], edns_silent=True)
+        resolvers = Resolvers([server.address], lifetime=1.0)
+
+        answers = [await SrvSource(NAME, resolvers, families=(True,)).next() for _ in range(2)]
+
+    assert [shown(answer) for answer in answers] == [["0 1 10.0.0.1:80"]] * 2
+    assert server.edns == [True] + [False] * (len(server.edns) - 1)
+
+
+async def test_lost_answer_does_not_cost_edns() -> None:
+    """A server that answered with EDNS before is asked with it again after silence."""
+    async with Recording() as server:
+        server.replies[SRV] = Reply(records("0 1 80 a.example."))
+        one = source(server)
+        await one.next()
+        server.replies[SRV] = Reply(silent=True)
+        one.hasten()
+        with pytest.raises(SourceError, match="no answer"):
+            await one.next()
+
+    assert all(server.edns)
+
+
 async def test_error_that_has_nothing_to_do_with_edns_is_not_remembered() -> None:
     """FORMERR with EDNS and without is an error, and the next question has EDNS again."""
     async with Recording() as server:

@@ -272,3 +272,4 @@ async def test_record_lingers_with_the_address_that_it_had_last() -> None:
                 answer = await one.next()
 
     assert [str(server) for server in answer.servers] == ["10.0.0.1:80", "10.0.0.9:80"]
+    assert answer.note == "--linger: real servers that an answer lacks stay for 60 s after they were last seen"

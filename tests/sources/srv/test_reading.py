@@ -228,3 +228,17 @@ async def test_source_that_is_hastened_meanwhile_asks_once_more() -> None:
         one.hasten()
 
         assert shown(await asking) == ["0 1 10.0.0.2:81"]
+
+
+async def test_records_are_read_again_where_nobody_can_be_used_any_more() -> None:
+    """Targets whose addresses cannot be had all at once may be out of the zone, whatever the TTL of the records."""
+    async with FakeDns() as server:
+        server.replies[QUESTION] = Reply(records("0 1 80 old.example."))
+        server.replies["old.example.", "A"] = Reply(["old.example. 0 A 10.0.0.1"])
+        one = SrvSource(NAME, Resolvers([server.address]), 0.05, families=(True,))
+        await one.next()
+        server.replies["old.example.", "A"] = Reply(rcode="SERVFAIL")
+        server.replies[QUESTION] = Reply(records("0 1 80 new.example."))
+        server.replies["new.example.", "A"] = Reply(["new.example. 60 A 10.0.0.2"])
+
+        assert shown(await one.next()) == ["0 1 10.0.0.2:80"]
