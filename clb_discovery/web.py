@@ -45,6 +45,8 @@ _BY_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, web.PayloadA
 """Errors that aiohttp logs of what a client sends, or of one that has gone."""
 _LINGER: Final = 0.5
 """Seconds that answers which are being made have left at the end."""
+_PART: Final = 1 << 16
+"""Bytes of an answer that are handed to a connection at a time."""
 _SHOWN: Final = 8
 """Services named by `/healthz`."""
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
@@ -136,11 +138,11 @@ def _application(site: Site) -> web.Application:
 
     shared_metrics, shared_status = _Shared(write_metrics, one_at_a_time), _Shared(write_status, one_at_a_time)
 
-    async def metrics(_request: web.Request) -> web.Response:
-        return await _answer(shared_metrics, CONTENT_TYPE_LATEST)
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        return await _answer(request, shared_metrics, CONTENT_TYPE_LATEST)
 
-    async def status(_request: web.Request) -> web.Response:
-        return await _answer(shared_status, "application/json")
+    async def status(request: web.Request) -> web.StreamResponse:
+        return await _answer(request, shared_status, "application/json")
 
     async def healthz(_request: web.Request) -> web.Response:
         ready = site.is_ready()
@@ -185,18 +187,34 @@ class _Shared:
             return await self._work()
 
 
-async def _answer(shared: _Shared, content_type: str) -> web.Response:
+async def _answer(request: web.Request, shared: _Shared, content_type: str) -> web.StreamResponse:
     try:
-        return web.Response(body=await shared.get(), headers={"Content-Type": content_type})
+        body = await shared.get()
     except (OSError, ClbError) as error:  # such as maps that somebody has unloaded
         return web.Response(text=f"{error}\n", status=503)
+    headers = {"Content-Type": content_type, "Content-Length": str(len(body))}
+    if request.method == "HEAD":
+        return web.Response(headers=headers)
+    response = web.StreamResponse(headers=headers)
+    if connection := _connection(request):
+        connection.wait()
+    await response.prepare(request)
+    for start in range(0, len(body), _PART):  # as the client takes it: a whole one would be copied for each of them
+        await response.write(body[start : start + _PART])
+    await response.write_eof()
+    return response
+
+
+def _connection(request: web.Request) -> Connection | None:
+    connection = request.transport.get_protocol() if request.transport else None
+    return connection if isinstance(connection, Connection) else None
 
 
 @web.middleware
 async def _in_time(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Have the client's time stand still while its answer is made."""
-    connection = request.transport.get_protocol() if request.transport else None
-    if not isinstance(connection, Connection):
+    connection = _connection(request)
+    if connection is None:
         return await handler(request)
     connection.busy()
     try:

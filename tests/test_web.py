@@ -7,11 +7,14 @@ import errno
 import socket
 import struct
 import time
+import tracemalloc
+from contextlib import ExitStack
 
 import aiohttp
 import pytest
 import structlog
 
+from clb_discovery import web
 from clb_discovery.core.held import Held
 from clb_discovery.metrics import Meters
 from clb_discovery.report import Report
@@ -103,6 +106,27 @@ async def test_what_clients_do_is_no_fault_of_ours(request_: bytes) -> None:
                         await asyncio.sleep(0.2)
                 await asyncio.sleep(0.2)
     assert {one["log_level"] for one in logged} <= {"debug"}
+
+
+async def test_who_takes_no_answer_gets_no_copy_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty clients that ask for 16 MiB and read nothing cost little more than one; who reads gets all of it."""
+    size = 16 << 20
+    monkeypatch.setattr(web, "exposition", lambda *_: bytes(size))
+    reports = SlowReports()
+    reports.released.set()
+    with listen("127.0.0.1", 0) as listener, ExitStack() as clients:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
+        async with serving(listener, Site(reports.report, lambda: True, Meters())), aiohttp.ClientSession() as session:
+            tracemalloc.start()
+            clients.callback(tracemalloc.stop)
+            for _ in range(20):
+                client = clients.enter_context(socket.create_connection(listener.getsockname()))
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.sleep(1)
+            assert tracemalloc.get_traced_memory()[1] < 6 * size
+            async with session.head(url) as head, session.get(url) as answer:
+                assert head.headers["Content-Length"] == answer.headers["Content-Length"] == str(size)
+                assert len(await answer.read()) == size
 
 
 async def test_lag_is_measured() -> None:
