@@ -53,8 +53,8 @@ POISON: Final[tuple[tuple[str, int], ...]] = (
 class LyingDns(FaultyDns):
     """The server's zones behind a proxy that misbehaves for every name alike.
 
-    Its answers are rotated, always, and where it trims, those about `ZONE` have another random half each time of the records
-    that come and go; the others stay, so that their counters do.
+    Its answers are rotated, always. Where it trims, those about `ZONE` have another random half of the records that
+    come and go each time; the others stay, so that their counters do.
     """
 
     fault: Fault | None = None
