@@ -26,6 +26,9 @@ _LONGEST: Final = 15.0
 _ATTEMPTS: Final = 2
 AT_ONCE: Final = 128
 """Sources that ask for their SRV records at once; thousands of services have the same TTL."""
+_LOCAL: Final = "127.0.0.1"
+"""Whom to ask where resolv.conf names no server, or is not there (resolv.conf(5))."""
+_MISSING: Final = (-1,)
 
 
 class Resolvers:
@@ -65,10 +68,9 @@ class Resolvers:
         if not self._from_file:
             return self._servers
         try:
-            stat = os.stat(self._resolv_conf)  # noqa: PTH116 -- follows the link of systemd-resolved, as open does
-            seen = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            seen = _state(self._resolv_conf)
             if seen != self._seen:
-                text = self._resolv_conf.read_text("utf-8", "replace")
+                text = self._resolv_conf.read_text("utf-8", "replace") if seen != _MISSING else ""
                 self._servers = self._of_file(parse_resolv_conf(text, socket.gethostname()))
                 self._seen = seen
                 self.addresses = Addresses(self._gate)
@@ -77,11 +79,9 @@ class Resolvers:
         return self._servers
 
     def _of_file(self, conf: ResolvConf) -> Servers:
-        if not conf.nameservers:
-            raise self._unusable("names no server")
         kind = StreamNameserver if conf.use_tcp else Do53Nameserver
         return Servers(
-            [kind(destination(server), DNS_PORT) for server in conf.nameservers],
+            [kind(destination(server), DNS_PORT) for server in conf.nameservers or (_LOCAL,)],
             conf.waits(),
             conf.attempts,
             self._lifetime or min(_LONGEST, conf.attempts * sum(conf.waits())),
@@ -93,3 +93,12 @@ class Resolvers:
 
     def _unusable(self, cause: str) -> SourceError:
         return SourceError(f"{self._resolv_conf}: {cause}; correct it, or name a DNS server with --resolver IP[:PORT]")
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Return what tells one state of a file from another; raises OSError where it is there and may not be looked at."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116 -- follows the link of systemd-resolved, as open does
+    except FileNotFoundError:
+        return _MISSING
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -137,17 +137,26 @@ def test_resolv_conf_is_read_again(tmp_path: Path) -> None:
         b"nameserver \xff\xfe\n",
     ],
 )
-async def test_bad_resolv_conf_is_a_failure_that_heals(tmp_path: Path, content: bytes | None) -> None:
-    """A missing or bad resolv.conf is a failure of the source with the way out, and over once the file is good."""
+def test_without_a_server_that_of_this_host_is_asked(tmp_path: Path, content: bytes | None) -> None:
+    """As glibc does where resolv.conf is missing or names none, until the file has one (resolv.conf(5))."""
     conf = tmp_path / "resolv.conf"
     if content is not None:
         conf.write_bytes(content)
     resolvers = Resolvers(resolv_conf=conf)
+    assert asked(resolvers) == [("127.0.0.1", 53)]
+    conf.write_text("nameserver 10.0.0.53\n")
+    assert asked(resolvers) == [("10.0.0.53", 53)]
 
+
+async def test_resolv_conf_that_cannot_be_read_is_a_failure_that_heals(tmp_path: Path) -> None:
+    """With the file, the cause and the fix, in one line; over once the file is good."""
+    conf = tmp_path / "resolv.conf"
+    conf.mkdir()
+    resolvers = Resolvers(resolv_conf=conf)
     with pytest.raises(SourceError, match=r"resolv\.conf: .*--resolver") as caught:
         await SrvSource("_redis._tcp.example", resolvers).next()
-
     assert "\n" not in str(caught.value)
+    conf.rmdir()
     conf.write_text("nameserver 10.0.0.53\n")
     assert asked(resolvers) == [("10.0.0.53", 53)]
 
