@@ -147,7 +147,7 @@ class Answers(RuleBasedStateMachine):
         stated = {answer.identities.get(endpoint) for endpoint in answer.out} - {None}
         stated -= {answer.identities.get(endpoint) for endpoint in named} | {one.identity for one in answer.unread}
         untold = gaps_that_nobody_can_tell(answer, was - set(answer.out), named | unread)
-        untold = {endpoint for endpoint in untold if identities.get(endpoint) not in stated}
+        untold = frozenset(endpoint for endpoint in untold if identities.get(endpoint) not in stated)
         unread |= untold
         for endpoint in was - named - unread:
             self.absent.setdefault(endpoint, self.now)
