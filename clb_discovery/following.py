@@ -87,6 +87,8 @@ class Following:
         :param is_acceptable: tells which addresses may be those of real servers, by what is known beside their VIPs.
         """
         self.hastened = False
+        if isinstance(outcome, Answer) and self._tells_nothing(outcome):
+            outcome = Failure(f"no real server can be used: {_first(outcome)}", unusable=True)
         if isinstance(outcome, Failure):
             self.error = outcome.reason
             self.errors += 1
@@ -124,6 +126,11 @@ class Following:
             self.absent_since = None
         elif since != before:
             self.absent_since = self.last_success - timedelta(seconds=now - since)
+
+    def _tells_nothing(self, answer: Answer) -> bool:
+        """Tell whether an answer names only members that cannot be read, and that nothing is known of."""
+        named = answer.servers or answer.out or answer.out_members or self.guarded.good
+        return bool(answer.unread) and not named and (answer.opt_in is not None or not self.from_catalog)
 
     def confirm(self) -> None:
         """Let all that is held back go, as if the source had confirmed it in time."""
@@ -234,6 +241,10 @@ class Following:
             "stale": self.stale,
             "reason": self.reason,
         }
+
+
+def _first(answer: Answer) -> str:
+    return str(answer.left_out[0]) if answer.left_out else answer.note or "no address of any can be read"
 
 
 def timestamp(moment: datetime | None) -> str | None:

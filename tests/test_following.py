@@ -10,7 +10,7 @@ from typing import Final
 
 from clb_discovery.core.address import parse_address
 from clb_discovery.core.desired import Rejected
-from clb_discovery.core.model import Answer, Failure, Listing, OptIn, Policy, RealServer, Refused, Service
+from clb_discovery.core.model import Answer, Failure, Listing, OptIn, Policy, RealServer, Refused, Service, Unread
 from clb_discovery.core.spec import parse_vip
 from clb_discovery.following import STATES, Following, timestamp
 
@@ -189,6 +189,23 @@ SERVICE: Final = Service("web", "consul:web", (), policy=Policy(hold=30))
 def from_catalog() -> Following:
     """Return a service that a catalog lists."""
     return Following(SERVICE, from_catalog=True)
+
+
+def test_answer_that_names_only_members_that_cannot_be_read_is_an_error() -> None:
+    """It is not an empty pool: nothing is known before one can be read, and then nobody goes while none can."""
+    unread = Answer((), VIP, unread=(Unread("a"),), left_out=(Refused("instance 'a'", "has no address"),))
+    for one in (following(), from_catalog()):
+        one.take(unread, 0)
+        assert (one.known, one.answered, one.deadline) == (False, one.from_catalog, None)
+        assert shown(one) == ("retrying", False, "no real server can be used: instance 'a' has no address")
+        one.take(Answer(SERVERS, VIP), 1)
+        assert (one.known, one.state) == (True, "fresh")
+        for now in (2, 40):
+            one.take(unread, now)
+            assert (one.guarded.good, one.state) == (SERVERS, "fresh")
+    left = from_catalog()
+    left.take(replace(unread, opt_in=None), 0)
+    assert (left.leaving, left.error) == (True, None)
 
 
 def test_service_that_no_longer_opts_in_is_held_and_then_left() -> None:

@@ -4,7 +4,8 @@ Each service has one state per address family, since each family is a pool of it
 first answer without it until an answer with it, and has a clock of its own meanwhile. Many absent members stay in the
 pool until their clocks have run and one more answer confirms that they have gone. What an answer adds, changes or takes
 out by name counts at once, and so does a replacement within one identity. Without an answer nothing is removed, and an
-answer that could not read a member is none for that member: it stays, and its clock is neither heard nor set back.
+answer that could not read a member is none for that member: it stays, and its clock is neither heard nor set back. If
+such an answer leaves nobody else, it is none for absent members either: perhaps they are the ones it could not read.
 
 Time comes in as a number of seconds on any clock that does not go backwards.
 """
@@ -37,7 +38,7 @@ class Family:
     identities: Identities = field(default_factory=dict)
     """The identities of those that count, where they are known."""
     unread: Mapping[Endpoint, float] = field(default_factory=dict)
-    """Those that were absent and that the last answer could not read, with the time of the first one without them."""
+    """Those that stay since the last answer could not tell, with the time of the first one without them, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,11 @@ class _Words:
         moved = (one for one in missing if identities.get(one) in self._stated) if self._stated else ()
         return self._out.intersection(missing).union(moved)
 
+    @property
+    def is_any_unread(self) -> bool:
+        """Whether there are members whose addresses in this family cannot be read."""
+        return bool(self._unread)
+
     def unread(self, missing: Collection[Endpoint], identities: Identities) -> dict[Endpoint, Unread]:
         """Return those that stay because the answer names their members and not their addresses, and by which words.
 
@@ -179,15 +185,20 @@ def _admit(family: Family, named: Servers, words: _Words, policy: Policy, now: f
     usable = {endpoint for endpoint in (*present, *kept) if words.is_usable(endpoint)}
     for endpoint in _replaced(family, usable - before, clocks, words.identities):
         del clocks[endpoint]
-    absent = _staying(clocks, len(usable), policy, now)
+    unread = {endpoint: begun[endpoint] for endpoint in kept if endpoint in begun}
+    if not usable and words.is_any_unread:
+        absent = {}
+        unread |= clocks
+    else:
+        absent = _staying(clocks, len(usable), policy, now)
     if not usable:  # better a server that discovery has taken out than none
         absent |= _running(out, policy, now)
-    good = _merged(family, named, kept, absent)
+    staying = {*kept, *absent, *unread}
+    good = _merged(family, named, kept, staying)
     identities = _of(named, words.identities)
-    if kept or absent:
+    if staying:
         known = {**family.identities, **words.identities}
-        identities |= {endpoint: known[endpoint] for endpoint in {*kept, *absent} if endpoint in known}
-    unread = {endpoint: begun[endpoint] for endpoint in kept if endpoint in begun}
+        identities |= {endpoint: known[endpoint] for endpoint in staying if endpoint in known}
     return _unless_equal(family, Family(good, absent, identities, unread))
 
 
@@ -232,14 +243,14 @@ def _is_much(absent: int, present: int, policy: Policy) -> bool:
     return absent > 0 and (present == 0 or absent > policy.max_removal * (present + absent))
 
 
-def _merged(
-    family: Family, named: Servers, kept: Mapping[Endpoint, Unread], absent: Mapping[Endpoint, float]
-) -> Servers:
+def _merged(family: Family, named: Servers, kept: Mapping[Endpoint, Unread], staying: Collection[Endpoint]) -> Servers:
     """Return what counts, sorted."""
-    staying = [server for server in family.good if _ENDPOINT(server) in absent]
+    if not staying:
+        return named
+    same = [server for server in family.good if _ENDPOINT(server) in staying and _ENDPOINT(server) not in kept]
     first = {_ENDPOINT(server): server for server in reversed(family.good) if _ENDPOINT(server) in kept}
     unread = [_as_told(server, kept[endpoint]) for endpoint, server in first.items()]
-    return tuple(sorted([*named, *staying, *unread])) if staying or unread else named
+    return tuple(sorted([*named, *same, *unread]))
 
 
 def _as_told(server: RealServer, unread: Unread) -> RealServer:

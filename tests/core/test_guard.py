@@ -100,6 +100,13 @@ def family_of(found: Iterable[Endpoint], *, ipv4: bool) -> Endpoints:
     return frozenset(endpoint for endpoint in found if is_ipv4(endpoint[0]) is ipv4)
 
 
+def gaps_that_nobody_can_tell(answer: Answer, was: Iterable[Endpoint], present: Iterable[Endpoint]) -> Endpoints:
+    """Return those of a family without anybody, and with members that the answer cannot read."""
+    families = {is_ipv4(endpoint[0]) for endpoint in present}
+    unread = {ipv4 for one in answer.unread for ipv4 in (True, False) if one.is_ipv4 in {None, ipv4}}
+    return frozenset(endpoint for endpoint in was if is_ipv4(endpoint[0]) in unread - families)
+
+
 class Answers(RuleBasedStateMachine):
     """Answers of every kind come, at any time; a model knows when each endpoint was named last."""
 
@@ -138,7 +145,13 @@ class Answers(RuleBasedStateMachine):
             and one.is_ipv4 in {None, is_ipv4(endpoint[0])}
         }
         stated = {answer.identities.get(endpoint) for endpoint in answer.out} - {None}
+        stated -= {answer.identities.get(endpoint) for endpoint in named} | {one.identity for one in answer.unread}
+        untold = gaps_that_nobody_can_tell(answer, was - set(answer.out), named | unread)
+        untold = frozenset(endpoint for endpoint in untold if identities.get(endpoint) not in stated)
+        unread |= untold
         for endpoint in was - named - unread:
+            self.absent.setdefault(endpoint, self.now)
+        for endpoint in untold:
             self.absent.setdefault(endpoint, self.now)
         for endpoint in now & named:
             self.absent.pop(endpoint, None)
@@ -459,6 +472,20 @@ def test_a_hold_ends_although_members_cannot_be_read_now_and_then() -> None:
     assert good(admit(state, answer("4=b"), DEFAULT, 32)) == ["4:80"]
     back = admit(state, answer("1=a", "4=b", unread=[Unread("a")]), DEFAULT, 32)
     assert admit(back, answer("4=b"), Policy(max_removal=0), 33).absent[at("1").address, 80] == 33
+
+
+def test_nobody_goes_while_the_only_members_cannot_be_read() -> None:
+    """Such as all of them registered under new ids while DNS fails: who is absent stays, for however long."""
+    state = known("1=a", "2=b", "3", "4=d")
+    for now in (1, 40, 80):
+        state = admit(state, answer(unread=[Unread("x"), Unread("y", is_ipv4=True)]), DEFAULT, now)
+        assert (len(good(state)), state.held, state.deadline(DEFAULT)) == (4, False, None)
+    assert state.identities == known("1=a", "2=b", "4=d").identities
+    other = admit(state, answer(unread=[Unread("x", is_ipv4=False)]), DEFAULT, 90)
+    assert good(other) == []  # an answer about this family, and after the hold
+    assert good(admit(state, answer("9=x", unread=[Unread("y")]), DEFAULT, 90)) == ["9:80"]
+    out = admit(state, answer(out=["1"], unread=[Unread("x")]), DEFAULT, 90)
+    assert good(out) == ["2:80", "3:80", "4:80"]  # its hold was over
 
 
 def test_only_the_family_that_cannot_be_read_is_kept() -> None:
