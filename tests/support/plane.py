@@ -13,23 +13,28 @@ from uuid import uuid4
 
 from clb_discovery.core import layout, selftest
 from clb_discovery.core.address import format_endpoint, parse_address
-from clb_discovery.core.layout import FEATURE_LOOP, Map, Server
+from clb_discovery.core.layout import FEATURE_ERRNO, FEATURE_LOOP, Map, Server
 from clb_discovery.core.model import Algorithm, RealServer, Tracking, Vip, VirtualServer
 from clb_discovery.core.plan import Write, plan
 from clb_discovery.core.spec import parse_vip
-from clb_discovery.datapath import bpf, libbpf, loader, probe
+from clb_discovery.datapath import bcc, bpf, libbpf, loader, probe
+from clb_discovery.datapath.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.runtime import Instance
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
+from tests.support.loading import loader_of_tests
 from tests.support.pace import EFFORT
 from tests.support.recorder import is_in_its_place, is_stored
 from tests.support.sockets import SocketMaker, socket_maker
 
 _LOADABLE: Final = ("full", "floor") if probe.features() & FEATURE_LOOP else ("floor",)
 OBJECTS: Final = _LOADABLE if EFFORT >= 1 else _LOADABLE[:1]
-"""The shipped objects that this kernel can load, the one that it loads by itself first; with less effort, only that."""
+"""The shipped objects that this kernel can load, the one that it loads by itself first; with less effort, only that.
+
+With `pytest --loader bcc` what BCC compiles takes the place of the first.
+"""
 
 VIP4: Final = "10.64.0.1:80"
 VIP6: Final = "[fd00:64::1]:80"
@@ -119,7 +124,7 @@ def loaded_plane(which: str) -> Iterator[Plane]:
     with ExitStack() as stack:
         cgroup = stack.enter_context(made_cgroup())
         stack.callback(wipe, instance)
-        loader.load(pins, cgroup)
+        loader.load(pins, cgroup, loader_of_tests())
         if which != OBJECTS[0]:
             _replace_programs(pins, which)
         maps = stack.enter_context(Maps(pins))
@@ -127,13 +132,19 @@ def loaded_plane(which: str) -> Iterator[Plane]:
 
 
 def _replace_programs(pins: Pins, which: str) -> None:
-    for name, program in libbpf.load_object(pins, full=which == "full").items():
+    for name, program in _programs(pins, which).items():
         link = bpf.open_pin(pins.link(name))
         bpf.link_update(link, program)
         pins.program(name).unlink()
         bpf.pin(program, pins.program(name))
         os.close(link)
         os.close(program)
+
+
+def _programs(pins: Pins, which: str) -> dict[str, int]:
+    if which == OBJECTS[0] and loader_of_tests() is Loader.BCC:
+        return bcc.load_sources(pins, can_set_errno=bool(probe.features() & FEATURE_ERRNO))
+    return libbpf.load_object(pins, full=which == "full")
 
 
 def virtual_server(
