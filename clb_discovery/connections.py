@@ -132,6 +132,12 @@ class Connection(asyncio.Protocol):
             self._deadline = asyncio.get_running_loop().call_later(PATIENCE, self.abort)
             self._connections.is_waiting(self)
 
+    def go_on(self) -> None:
+        """Take note that the client takes what is sent, which earns no time, but a place behind those that wait."""
+        if self._deadline:
+            self._connections.is_busy(self)
+            self._connections.is_waiting(self)
+
     def busy(self) -> None:
         """Stop the client's clock while its answer is made."""
         if self._deadline:

@@ -196,11 +196,14 @@ async def _answer(request: web.Request, shared: _Shared, content_type: str) -> w
     if request.method == "HEAD":
         return web.Response(headers=headers)
     response = web.StreamResponse(headers=headers)
-    if connection := _connection(request):
+    connection = _connection(request)
+    if connection:
         connection.wait()
     await response.prepare(request)
     for start in range(0, len(body), _PART):  # as the client takes it: a whole one would be copied for each of them
         await response.write(body[start : start + _PART])
+        if connection:
+            connection.go_on()
     await response.write_eof()
     return response
 

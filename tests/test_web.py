@@ -9,6 +9,7 @@ import struct
 import time
 import tracemalloc
 from contextlib import ExitStack
+from typing import Final
 
 import aiohttp
 import pytest
@@ -19,6 +20,9 @@ from clb_discovery.core.held import Held
 from clb_discovery.metrics import Meters
 from clb_discovery.report import Report
 from clb_discovery.web import Site, listen, serving
+
+PART: Final = 1 << 18
+"""Bytes that are taken between two connections."""
 
 
 class SlowReports:
@@ -127,6 +131,27 @@ async def test_who_takes_no_answer_gets_no_copy_of_it(monkeypatch: pytest.Monkey
             async with session.head(url) as head, session.get(url) as answer:
                 assert head.headers["Content-Length"] == answer.headers["Content-Length"] == str(size)
                 assert len(await answer.read()) == size
+
+
+async def test_who_takes_an_answer_is_not_driven_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a scraper takes a long answer, others open four times as many connections as there are places."""
+    size = 64 << 20
+    monkeypatch.setattr(web, "exposition", lambda *_: bytes(size))
+    reports = SlowReports()
+    reports.released.set()
+    with listen("127.0.0.1", 0) as listener, ExitStack() as others:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
+        async with (
+            serving(listener, Site(reports.report, lambda: True, Meters())),
+            aiohttp.ClientSession() as session,
+            session.get(url) as answer,
+        ):
+            got = 0
+            async for part in answer.content.iter_any():
+                if got // PART < (got := got + len(part)) // PART:
+                    others.enter_context(socket.create_connection(listener.getsockname()))
+                await asyncio.sleep(0)
+            assert got == size
 
 
 async def test_lag_is_measured() -> None:

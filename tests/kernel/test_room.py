@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -203,6 +204,23 @@ def test_one_registration_that_is_too_large_takes_nothing_from_others(
             assert time.monotonic() - began < 5
             assert len(shown.splitlines()) < 2_000
             assert shown.splitlines()[-1].startswith("wrong  ")
+            assert found.stop() == 0
+
+
+def test_a_new_service_without_an_answer_holds_up_no_removal(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """While nobody says what the host name of a new service stands for, the VIP of one that has gone is withdrawn."""
+    with ConsulAgent(tmp_path) as agent, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        web = agent.register("web", 80, "10.0.0.1", Meta={"clb-vip": f"{WEB}:80"})
+        resolver = f"127.0.0.1:{silent.getsockname()[1]}"
+        options = ["--consul", agent.url, "--resolver", resolver, "--hold", "1s", *RANGES]
+        with sidecar(instance, cgroup, tmp_path, options) as found:
+            assert [server["address"] for server in status(instance)["virtual_servers"]] == [WEB]
+            agent.deregister(web)
+            agent.register("new", 80, "nobody.example", Meta={"clb-vip": f"{NEW}:80"})
+            wait_until(lambda: not status(instance)["virtual_servers"], "the VIP is withdrawn")
+            (new,) = (one for one in status(instance)["sources"] if one["name"] == "consul:new")
+            assert (new["last_success"], new["reason"]) == (None, "no answer yet")
             assert found.stop() == 0
 
 
