@@ -43,8 +43,8 @@ _SHOWN_LENGTH: Final = 200
 """Characters of what a client sent that are logged at most."""
 _BY_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, web.PayloadAccessError, ConnectionError)
 """Errors that aiohttp logs of what a client sends, or of one that has gone."""
-_LINGER: Final = 0.5
-"""Seconds that answers which are being made have left at the end."""
+_LINGER: Final = 0.25
+"""Seconds that answers have left at the end; aiohttp waits for them twice, before and after it cancels them."""
 _PART: Final = 1 << 16
 """Bytes of an answer that are handed to a connection at a time."""
 _SHOWN: Final = 8
