@@ -171,7 +171,7 @@ def of_catalog(*names: str) -> Knowledge:
 
 
 def test_what_a_catalog_lists_is_followed() -> None:
-    """It is waited for from then on; an equal list is no news, and one that only differs is for people alone."""
+    """An equal list is no news, and one that only differs is for people alone, until its services have answered."""
     found = of_catalog("a")
     assert (set(found.sources), found.complete, found.tried) == ({CATALOG, "consul:a"}, False, False)
     assert found.hear(CATALOG, Listing(frozenset({"a"})), 1) == NOTHING
