@@ -357,7 +357,7 @@ static __always_inline void clb_arrives(struct clb_socket *socket, __u64 cookie)
  * these the kernel empties the queue of what it has sent before it changes the state. It changes the state first where the
  * application gives up (shutdown, connect to AF_UNSPEC, an MPTCP close), and for ICMP before tcp_done_with_error (6.11 and
  * stable kernels). Where the connect failed on this host, for want of a port, a route or memory, no segment has left:
- * the kernel counts segments anew for each connect of a socket. It counts those, too, that a filter of this host has
+ * the kernel counts from zero at each connect of a socket. It also counts segments that a filter of this host has
  * dropped; but a repetition that was dropped is not on its way (retrans_out), and its silence is not the server's. */
 static __always_inline int clb_peer_ended(const struct bpf_sock_ops *ctx)
 {

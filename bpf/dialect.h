@@ -103,7 +103,7 @@
 #define CLB_PROGRAM(section) SEC(section)
 /* A function of its own, verified once for each call: keeps programs small for the verifier. */
 #define CLB_FUNCTION static __attribute__((noinline))
-/* One that is verified once, whoever calls it. So its arguments are numbers (pointers: 5.12), and what it returns. */
+/* One that is verified once for all callers. So its arguments are numbers (pointers: 5.12), and what it returns. */
 #define CLB_GLOBAL __attribute__((noinline))
 
 #endif

@@ -1,7 +1,7 @@
 """Files that others may read and nobody else may lead astray: where they are, and replacing them as a whole.
 
-Who may write in a directory may put a link, a pipe or a file of its own where ours is to be, and who may rename a
-directory may do so with all that is in it. So the way to a file is walked step by step from the root, every step by the
+A user that may write in a directory can put a link, a pipe or another file where ours is to be. One that may rename a
+directory can do so with all that is in it. So the way to a file is walked step by step from the root, every step by the
 descriptor of the one before, and each has to be root's or our own, and for nobody else to change. From there on
 only descriptors are used: what was looked at is what is written.
 """
@@ -353,7 +353,7 @@ class _Steps:
         In one with the sticky bit others can make entries and not replace those of root and ours (unlink(2)), which is
         enough on the way, where it is looked whose each entry is.
 
-        :raises HostError: naming who could, and the way out.
+        :raises HostError: naming the user that could, and the fix.
         """
         where = self._so_far
         ours = {0, os.geteuid()}

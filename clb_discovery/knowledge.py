@@ -63,8 +63,8 @@ class Knowledge:
         self._documents: dict[str, dict[str, Any]] = {}
         self._waiting: set[str] = set()  # that have a deadline
         self._late: set[str] = set()
-        """Services that a catalog has listed since its first answer. Nothing is held of them, and nobody waits for
-        their answers: whoever registers one after the other would keep all others waiting."""
+        """Services that a catalog has listed since its first answer. Nothing is held of them, and nothing waits
+        for their answers: a registrant of one after the other would keep all others waiting."""
         self._summary: str | None = None
 
     def __iter__(self) -> Iterator[Following]:

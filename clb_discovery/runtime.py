@@ -98,7 +98,7 @@ class Instance:
     def _locked(self, name: str, way_out: str, part: _Bytes) -> Iterator[int]:
         try:
             with safe_directory(RUN, make=True), self._opened(make=True) as directory:
-                # Whoever may read the file may take a lock of its own, and keep us from ours.
+                # A process that may read the file may lock it, and keep us from our lock.
                 lock = os.open(name, os.O_RDWR | os.O_CREAT | _OURS, 0o600, dir_fd=directory)
         except OSError as error:
             raise HostError(
@@ -190,7 +190,7 @@ class Instance:
 
     @contextmanager
     def as_writer(self) -> Iterator[None]:
-        """Act as who wrote the state while the block runs, who may be less trusted than we are."""
+        """Act as the user that wrote the state while the block runs; it may be less trusted than we are."""
         try:
             found = (self._directory / _STATE).lstat()
         except OSError:

@@ -4,7 +4,7 @@ Health and weights follow Consul's own rule towards Envoy: the weight is `Weight
 any check warns; an instance with a critical check is out, and so is one whose weight is below 1. Maintenance is a
 critical check (`_node_maintenance`, `_service_maintenance:<id>`).
 
-Entries are read one by one. Everyone who may register one instance may write nonsense into it, so an instance that
+Entries are read one by one. A registrant may write nonsense into an instance, so an instance that
 cannot be used is left out and reported, and never changes what the others give. Only an answer that is no list at all
 is an error. An address may be a host name; looking it up is not done here.
 """

@@ -100,7 +100,7 @@ class Client:
 
         :param index: of the last answer, to wait for a newer one; 0 answers at once.
         :param wait: seconds that Consul holds a query without news.
-        :param mode: who may answer.
+        :param mode: which servers may answer.
         :raises SourceError: when Consul does not say, or does not let us see.
         """
         library = self._services.get((selection, mode))

@@ -18,6 +18,6 @@ _found = sys.modules.setdefault(_CLIENT, _empty)
 from consul import base  # noqa: E402
 
 if _found is _empty:
-    del sys.modules[_CLIENT]  # who wants the real one gets it
+    del sys.modules[_CLIENT]  # other importers get the real one
 
 __all__ = ["base"]

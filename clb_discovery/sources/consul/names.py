@@ -33,7 +33,7 @@ MERGED: Final = 0.2
 
 
 class Names(AbstractResolver):
-    """Whoever looks up names for one Consul; also what aiohttp asks for the agent's addresses."""
+    """Looks up host names for one Consul; also the resolver that aiohttp uses for the agent's address."""
 
     def __init__(self, host_names: Callable[[], HostNames]) -> None:
         """Ask nothing yet.

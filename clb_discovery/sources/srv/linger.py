@@ -60,7 +60,7 @@ class Linger(Generic[_Key, _Value]):
         return self._seen[key][1] if key in self._seen else None
 
     def update(self, members: Mapping[_Key, _Value]) -> None:
-        """Take news of the values of records, of the last reading or of before."""
+        """Take news of the values of records, of the last reading or an earlier one."""
         self._seen |= {key: (self._seen[key][0], value) for key, value in members.items() if key in self._seen}
 
     def read(self, members: Mapping[_Key, _Value], now: float) -> None:
