@@ -151,9 +151,9 @@ async def test_both_families_are_of_one_name_of_the_search_list(tmp_path: Path) 
     assert shown(looked) == {"web": ["10.0.0.1"]}
 
 
-async def test_missing_resolv_conf_fails_each_name(tmp_path: Path) -> None:
+async def test_resolv_conf_that_cannot_be_read_fails_each_name(tmp_path: Path) -> None:
     """Without a server to ask, names fail with the cause, and those of the hosts file are found."""
-    names = HostNames(Resolvers(resolv_conf=tmp_path / "none"), hosts=tmp_path / "none")
+    names = HostNames(Resolvers(resolv_conf=tmp_path), hosts=tmp_path / "none")
 
     looked = await names.look_up(["web.example", "localhost"])
 
