@@ -31,7 +31,7 @@ from clb_discovery.datapath.ring import Ring
 from tests.support.cgroups import inside
 from tests.support.kernel_objects import foreign_denial, foreign_filter
 from tests.support.moody import MoodyServer, moody_servers
-from tests.support.plane import OBJECTS, Plane, loaded_plane, real, virtual_server
+from tests.support.plane import Plane, real, virtual_server
 from tests.support.process import running, wait_until
 from tests.support.router import ERRORS, host_behind, router
 from tests.support.sockets import RESET, Target, outcome
@@ -57,20 +57,6 @@ SYN_SENT: Final = 2
 KERNEL: Final = tuple(map(int, os.uname().release.split(".")[:2]))
 TELLS_ICMP: Final = KERNEL >= (6, 11)
 """Before, and without a backport, an ICMP error looks like a shutdown to programs."""
-
-
-@pytest.fixture(scope="module", params=OBJECTS)
-def loaded(request: pytest.FixtureRequest) -> Iterator[Plane]:
-    """Load each of the objects that ship."""
-    with loaded_plane(request.param) as found:
-        yield found
-
-
-@pytest.fixture
-def plane(loaded: Plane) -> Iterator[Plane]:
-    """Return a data plane without virtual servers."""
-    yield loaded
-    loaded.clear()
 
 
 @pytest.fixture(params=SIDES, ids=[side.name for side in SIDES])

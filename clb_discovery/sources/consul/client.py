@@ -136,7 +136,7 @@ class Client:
         No documented endpoint tells the meta of all services. This one is what Consul's web interface asks; its filter
         is evaluated by the servers.
 
-        :param mode: who may answer.
+        :param mode: which servers may answer.
         :raises SourceError: when Consul does not say.
         """
         wanted = [*_given([("dc", self._datacenter)]), *self._scope, ("filter", _OPTS_IN), *mode]
