@@ -148,15 +148,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--once", action="store_true", help="sync once, leave the data plane in place, and exit")
 
-    status = command("status", commands.status, "show what the kernel does now; works with the sidecar dead")
-    _instance_option(status)
-    status.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
-    status.add_argument(
+    reading = command("status", commands.status, "show what the kernel does now; works with the sidecar dead")
+    _instance_option(reading)
+    reading.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
+    reading.add_argument(
         "--watch",
         action="store_true",
         help="show it again and again, with rates, until interrupted; with --json a line each time, with the time",
     )
-    status.add_argument(
+    reading.add_argument(
         "--interval", metavar="TIME", type=_typed(spec.parse_milliseconds), default=2000, help="for --watch; default 2s"
     )
 

@@ -64,21 +64,21 @@ class Held:
     """New servers may have this index and all above: nothing of them is known, and a start takes longer than a rest."""
 
 
-def decode(elements: Mapping[Map, Elements]) -> Held:
+def decode(raw: Mapping[Map, Elements]) -> Held:
     """Decode all elements of the maps in `DECODED`.
 
     Those of `clb_servers` are in the order of their indexes; they are taken as far as there may be something, and what
     is missing at the end is zero. All others are in any order.
     """
-    found, orphans = _found(elements)
-    labels = {key: layout.unpack_label(value) for key, value in elements[Map.LABELS]}
+    found, orphans = _found(raw)
+    labels = {key: layout.unpack_label(value) for key, value in raw[Map.LABELS]}
     misused = _misused(found)
     virtual = {one.vip: _published(one, misused, label=labels.pop(one.key, None)) for one in found}
 
     named = {index for one in found for _, index in one.named() if index < layout.MAX_SERVERS}
     left = {slot.server for own in orphans.rows.values() for slot in _slots(own) if slot.server < layout.MAX_SERVERS}
     highest = max(named | left, default=-1)
-    used = _used(elements[Map.SERVERS], highest) | named
+    used = _used(raw[Map.SERVERS], highest) | named
     owned = {index for published in virtual.values() for index in published.servers.values()}
     top = max(highest, max(used, default=-1)) + 1
     keys = {
@@ -91,7 +91,7 @@ def decode(elements: Mapping[Map, Elements]) -> Held:
         virtual=virtual,
         filter={
             layout.unpack_index(key): address_filter.unpack_element(bits)
-            for key, bits in elements[Map.FILTER]
+            for key, bits in raw[Map.FILTER]
             if any(bits)
         },
         orphans={map_: orphaned for map_, orphaned in keys.items() if orphaned},
@@ -151,12 +151,12 @@ class _Orphans(NamedTuple):
     """By generation."""
 
 
-def _found(elements: Mapping[Map, Elements]) -> tuple[list[_Found], _Orphans]:
+def _found(raw: Mapping[Map, Elements]) -> tuple[list[_Found], _Orphans]:
     """Tell what belongs to virtual servers from what does not."""
     # First, since status reads while a sidecar may write: rows stay longer than the element that refers to them.
-    virtual = [(_vip(key), key, layout.unpack_virtual(value)) for key, value in elements[Map.VIRTUAL]]
+    virtual = [(_vip(key), key, layout.unpack_virtual(value)) for key, value in raw[Map.VIRTUAL]]
     rows: defaultdict[int, dict[int, list[Slot]]] = defaultdict(dict)
-    for key, value in elements[Map.ROWS]:
+    for key, value in raw[Map.ROWS]:
         generation, row = layout.unpack_place(key)
         rows[generation][row] = layout.unpack_row(value)
     found = [

@@ -87,8 +87,8 @@ class Maps:
         :param held: what the maps hold, which says whose servers they are.
         """
         members = {index: member for one in held.virtual.values() for member, index in one.servers.items()}
-        elements = islice(self._items(Map.SERVERS), max(members, default=-1) + 1)
-        decoded = ((layout.unpack_index(key), value) for key, value in elements)
+        raw = islice(self._items(Map.SERVERS), max(members, default=-1) + 1)
+        decoded = ((layout.unpack_index(key), value) for key, value in raw)
         return {members[index]: layout.unpack_server(value) for index, value in decoded if index in members}
 
     def records_lost(self) -> int:

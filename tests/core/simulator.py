@@ -78,21 +78,21 @@ def carry_out(state: State, operation: Operation) -> State:
     """
     if isinstance(operation, GracePeriod):
         return state
-    elements = dict(state[operation.map])
+    raw = dict(state[operation.map])
     if isinstance(operation, Put):
         if (len(operation.key), len(operation.value)) != layout.SIZES[operation.map]:
             raise ValueError(f"wrong size for {operation.map}")
-        elements[operation.key] = operation.value
+        raw[operation.key] = operation.value
         if operation.map in ARRAYS:
             if layout.unpack_index(operation.key) >= ARRAYS[operation.map]:
                 raise ValueError(f"no such element of {operation.map}")
             if not any(operation.value):
-                del elements[operation.key]
+                del raw[operation.key]
     elif operation.map in ARRAYS:
         raise ValueError(f"{operation.map} is an array")
     else:
-        del elements[operation.key]
-    return {**state, operation.map: elements}
+        del raw[operation.key]
+    return {**state, operation.map: raw}
 
 
 def history(state: State, steps: Iterable[Step]) -> list[State]:
@@ -113,10 +113,10 @@ def read(state: State) -> Held:
     return decode({map_: state[map_].items() for map_ in DECODED} | {Map.SERVERS: array(state[Map.SERVERS])})
 
 
-def array(elements: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
+def array(raw: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
     """Yield the elements of an array as the kernel does: all of them, in the order of their indexes."""
     for key in map(layout.pack_index, range(layout.MAX_SERVERS)):
-        yield key, elements.get(key, layout.NEW_SERVER)
+        yield key, raw.get(key, layout.NEW_SERVER)
 
 
 def connect(state: State, wanted: Vip) -> Outcomes:

@@ -117,10 +117,10 @@ def test_every_element_is_told_by_exactly_one_name(state: State) -> None:
     }
     for map_, keys in owned.items():
         assert sorted([*keys, *held.orphans.get(map_, ())]) == sorted(state[map_])
-    elements = {
+    raw = {
         layout.unpack_index(key): address_filter.unpack_element(bits) for key, bits in state[Map.FILTER].items()
     }
-    assert held.filter == {index: bits for index, bits in elements.items() if bits}
+    assert held.filter == {index: bits for index, bits in raw.items() if bits}
     orphans = list(map(layout.unpack_index, held.orphans.get(Map.SERVERS, ())))
     assert sorted([*indexes, *orphans, *held.resting]) == list(range(held.top))
     counted = set(map(layout.unpack_index, state[Map.SERVERS]))
@@ -222,12 +222,12 @@ def test_servers_are_read_as_far_as_there_may_be_some() -> None:
             asked.append(key)
             yield key, value
 
-    elements = {map_: list(STATE[map_].items()) for map_ in DECODED}
-    held = decode(elements | {Map.SERVERS: servers()})
+    raw = {map_: list(STATE[map_].items()) for map_ in DECODED}
+    held = decode(raw | {Map.SERVERS: servers()})
     assert held == read(state)
     assert held.orphans == {Map.SERVERS: (layout.pack_index(3 + READ_AHEAD),)}
     assert asked == list(map(layout.pack_index, range(4 + 2 * READ_AHEAD)))
-    assert decode(elements) == read(STATE)
+    assert decode(raw) == read(STATE)
 
 
 @pytest.mark.parametrize("shared", [0, 1, 3])
@@ -265,8 +265,8 @@ def test_the_order_of_the_elements_does_not_matter(order: list[int]) -> None:
     """Hash maps hand out their elements in any order, also the rows of one pool."""
     pool = tuple(ONE._replace(port=port) for port in range(1, 2 * layout.ROW_SLOTS + 2))
     state = apply(EMPTY, plan(Held(), {VIP: replace(PUBLISHED, pool=pool)}, complete=True).steps)
-    elements = {map_: list(state[map_].items()) for map_ in DECODED}
-    elements[Map.ROWS] = [elements[Map.ROWS][index] for index in order]
-    held = decode(elements)
+    raw = {map_: list(state[map_].items()) for map_ in DECODED}
+    raw[Map.ROWS] = [raw[Map.ROWS][index] for index in order]
+    held = decode(raw)
     assert held == read(state)
     assert held.virtual[VIP].pool == pool
