@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 
 from benchmarks import haproxy, results
 from benchmarks.process import SERVER, compiled
-from clb_discovery.netns import enter_private_network
+from clb_discovery.demo.private_network import enter_private_network
 from tests.support.cgroups import entered, made_cgroup
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import wipe

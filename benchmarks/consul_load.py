@@ -29,9 +29,8 @@ from typing import Final, NamedTuple
 from benchmarks import results
 from benchmarks.fleet import Costs, Fleet, load
 from benchmarks.process import cpu
-from clb_discovery.core.model import Answer
-from clb_discovery.netns import enter_private_network
-from clb_discovery.sources.base import Outcome
+from clb_discovery.demo.private_network import enter_private_network
+from clb_discovery.model.answer import Answer, Outcome
 from clb_discovery.sources.consul.server import ConsulServer
 from tests.support.consul import ConsulAgent, ConsulCluster
 from tests.support.followed import followed

@@ -19,15 +19,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, TextIO
 
-from clb_discovery.core import selftest
-from clb_discovery.core.address import parse_address
-from clb_discovery.core.model import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
-from clb_discovery.core.plan import plan
-from clb_discovery.datapath import bpf, loader, probe
+from clb_discovery.datapath import bpf, probe
+from clb_discovery.datapath.instance import Instance
+from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import PROGRAMS, Pins
-from clb_discovery.netns import enter_private_network
-from clb_discovery.runtime import Instance
+from clb_discovery.demo.private_network import enter_private_network
+from clb_discovery.model import own_servers
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.publication.plan import plan
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
 
@@ -50,7 +51,7 @@ CASES: Final[dict[str, tuple[str, Algorithm, Tracking]]] = {
 def publish(pins: Pins, port: int) -> None:
     """Publish a virtual server of ten real servers for each case; all of them are one listener."""
     pool = tuple(RealServer(0, parse_address(f"127.0.0.{number}"), port, number) for number in range(1, 11))
-    desired = selftest.virtual_servers(pins.instance)
+    desired = own_servers.virtual_servers(pins.instance)
     for address, algorithm, tracking in CASES.values():
         vip = Vip(parse_address(address), port, Protocol.TCP)
         if not address.startswith("127."):

@@ -24,11 +24,11 @@ from uuid import uuid4
 from benchmarks import results
 from benchmarks.process import memory
 from benchmarks.synthetic import vip
-from clb_discovery.core import layout
-from clb_discovery.core.layout import Map
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.netns import enter_private_network
+from clb_discovery.demo.private_network import enter_private_network
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.structs import Map
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
 from tests.support.systemd import ServiceManager, service_manager
@@ -102,13 +102,13 @@ class Sidecar:
 
     def change(self, number: int) -> float:
         """Let a service change; return after how many milliseconds it is in the kernel."""
-        key = layout.pack_vip(vip(number))
+        key = elements.pack_vip(vip(number))
         fd = bpf.open_pin(self._pins.map(Map.VIRTUAL))
         try:
-            before = bpf.lookup(fd, key, layout.VIRTUAL.size)
+            before = bpf.lookup(fd, key, structs.VIRTUAL.size)
             began = time.monotonic()
             self.tell(f"change {number}")
-            while bpf.lookup(fd, key, layout.VIRTUAL.size) == before and time.monotonic() < began + GIVEN_UP:
+            while bpf.lookup(fd, key, structs.VIRTUAL.size) == before and time.monotonic() < began + GIVEN_UP:
                 time.sleep(0.0005)
             return (time.monotonic() - began) * 1000
         finally:

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from benchmarks import results
 from benchmarks.process import cpu, memory
-from clb_discovery.netns import enter_private_network
+from clb_discovery.demo.private_network import enter_private_network
 from tests.support.cgroups import made_cgroup
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import wipe

@@ -15,11 +15,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from clb_discovery import log
-from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.model import Answer, Policy, Protocol, RealServer, Service, Vip
-from clb_discovery.daemon import Daemon
+from clb_discovery.config.settings import Configured, Settings
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.settings import Configured, Settings
+from clb_discovery.model.address import Address, parse_address
+from clb_discovery.model.answer import Answer
+from clb_discovery.model.servers import Protocol, RealServer, Vip
+from clb_discovery.model.service import Policy, Service
+from clb_discovery.sidecar.daemon import Daemon
 from clb_discovery.sources.base import Source
 
 MAPPED = parse_address("0.0.0.0")[:12]

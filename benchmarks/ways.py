@@ -15,14 +15,14 @@ from typing import Final, NamedTuple
 
 from benchmarks import haproxy
 from benchmarks.hooks import LEAN
-from clb_discovery.core import selftest
-from clb_discovery.core.address import parse_address
-from clb_discovery.core.model import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
-from clb_discovery.core.plan import plan
-from clb_discovery.datapath import loader
+from clb_discovery.datapath.instance import Instance
+from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.runtime import Instance
+from clb_discovery.model import own_servers
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.publication.plan import plan
 from tests.support import namespaces
 from tests.support.cgroups import inside, made_cgroup
 from tests.support.dataplane import wipe
@@ -115,7 +115,7 @@ def place(servers: Sequence[str | Path]) -> Iterator[Path]:
 
 def publish(pins: Pins) -> None:
     """Publish a virtual server for each of our cases."""
-    wanted = selftest.virtual_servers(pins.instance)
+    wanted = own_servers.virtual_servers(pins.instance)
     for own, (address, algorithm, tracking) in enumerate(OURS.values(), FIRST_OWN):
         for port, real_port in ((VIP_PORT, PORT), (OWN_PORT, own)):
             pool = tuple(RealServer(0, parse_address(server), real_port, 1) for server in REAL)

@@ -3,7 +3,7 @@
  * The contract between the programs in the kernel and everything that reads or writes their maps.
  *
  * This header includes nothing; whoever includes it brings __u8, __u16, __u32, __u64, __be16 and __be32.
- * clb_discovery/core/layout.py is its mirror in Python, and a test compares the two through the object's BTF.
+ * clb_discovery/layout/structs.py is its mirror in Python, and a test compares the two through the object's BTF.
  * A change here that is not purely additive is a new CLB_LAYOUT: the number is part of the pins' path, so that two
  * layouts never meet in one map.
  *

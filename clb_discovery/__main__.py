@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from clb_discovery.cli import main
+from clb_discovery.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

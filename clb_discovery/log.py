@@ -14,8 +14,8 @@ import time
 import traceback
 from typing import Final
 
-from clb_discovery.core.repeats import Repeats
-from clb_discovery.core.text import printable, without_passwords
+from clb_discovery.repeats import Repeats
+from clb_discovery.text import printable, without_passwords
 
 # structlog imports rich where it is installed, for tracebacks that nobody wants here: 5 MB and 60 ms of every sidecar.
 _HIDDEN = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # which is how an import is made to fail

@@ -9,8 +9,8 @@ import dns.message
 import dns.name
 import dns.rrset
 
-from clb_discovery.core import closing
-from clb_discovery.core.model import Protocol
+from clb_discovery.datapath import close_request
+from clb_discovery.model.servers import Protocol
 
 _ENTRY: Final = {
     "Node": {"Node": "n1", "Address": "10.9.9.9", "TaggedAddresses": {"wan": "10.7.7.7"}},
@@ -41,8 +41,6 @@ CONSUL: Final = (
     _http("X-Consul-Index: 8", entries={"consul": [], "web": ["clb", "clb.vip=10.64.0.2"]}),
     _http("X-Consul-Index: 8", entries=[{"Name": "web", "PeerName": ""}, {"Name": "far", "PeerName": "other"}]),
 )
-
-
 _Said = tuple[str, str, list[str], list[str]]
 """Owner and type of a question, records of the answer and of the additional section."""
 
@@ -141,9 +139,9 @@ WORDS: Final = tuple(
 
 _MEMBER: Final = bytes(10) + b"\xff\xff" + bytes((10, 64, 0, 1, 0, 80, 6, 0)) + bytes(10) + b"\xff\xff" + bytes(8)
 CLOSE: Final = (
-    closing.requests("default", [_MEMBER, _MEMBER], [Protocol.TCP, Protocol.UDP])[0],
-    closing.HEAD.pack(b"CLBC", 2, 1, 7, 1),
-    closing.answer(closing.Closed(3, ("some UDP sockets may be left", "\x1b[2J"), 7)),
-    closing.refusal("malformed close request: it is cut off"),
+    close_request.requests("default", [_MEMBER, _MEMBER], [Protocol.TCP, Protocol.UDP])[0],
+    close_request.HEAD.pack(b"CLBC", 2, 1, 7, 1),
+    close_request.answer(close_request.Closed(3, ("some UDP sockets may be left", "\x1b[2J"), 7)),
+    close_request.refusal("malformed close request: it is cut off"),
     b'{"instance": "default", "members": [], "protocols": [6]}',
 )

@@ -20,13 +20,17 @@ from dns.nameserver import AddressAndPortNameserver
 from dns.query import BadResponse
 from multidict import CIMultiDict
 
-from clb_discovery.cli import make_parser
-from clb_discovery.core import closing, hosts, lastgood, spec
-from clb_discovery.core.desired import desired
-from clb_discovery.core.model import Answer, Service
-from clb_discovery.discovery import read_services
+from clb_discovery.cli.parser import make_parser
+from clb_discovery.config import values
+from clb_discovery.config.options import read_options
+from clb_discovery.config.services import read_services
+from clb_discovery.datapath import close_request
 from clb_discovery.errors import SourceError, UsageError
-from clb_discovery.options import read_options
+from clb_discovery.hosts_file import block
+from clb_discovery.model import text_forms
+from clb_discovery.model.answer import Answer
+from clb_discovery.model.service import Service
+from clb_discovery.publication.desired import desired
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.answer import parse_checks, parse_entries, parse_names, parse_summaries
 from clb_discovery.sources.consul.blocking import next_index
@@ -34,15 +38,16 @@ from clb_discovery.sources.consul.client import ALL, OWN, Client
 from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.members import to_answer
 from clb_discovery.sources.consul.transport import Transport
-from clb_discovery.sources.srv.exchange import Servers
-from clb_discovery.sources.srv.hosts_table import parse_hosts
-from clb_discovery.sources.srv.nameservers import parse_nameserver
-from clb_discovery.sources.srv.resolv_conf import ResolvConf, parse_resolv_conf
-from clb_discovery.sources.srv.resolvers import Resolvers
-from clb_discovery.sources.srv.source import SrvSource
+from clb_discovery.sources.dns.exchange import Servers
+from clb_discovery.sources.dns.hosts_table import parse_hosts
+from clb_discovery.sources.dns.nameservers import parse_nameserver
+from clb_discovery.sources.dns.resolv_conf import ResolvConf, parse_resolv_conf
+from clb_discovery.sources.dns.resolvers import Resolvers
+from clb_discovery.sources.dns.source import SrvSource
+from clb_discovery.state import last_good
 from fuzz import seeds
 
-_VIP: Final = spec.parse_vip("10.64.0.1:80")
+_VIP: Final = text_forms.parse_vip("10.64.0.1:80")
 _LIFETIME: Final = 0.2
 _PARSER: Final = make_parser()
 _FILE: Final = os.memfd_create("configuration")
@@ -180,11 +185,11 @@ def configuration(data: bytes) -> tuple[Service, ...] | None:
     return None
 
 
-def disk(data: bytes) -> Mapping[str, lastgood.LastGood] | None:
+def disk(data: bytes) -> Mapping[str, last_good.LastGood] | None:
     """Read the last good sets."""
     with suppress(ValueError):
-        sets = lastgood.decode(data)
-        assert lastgood.decode(lastgood.encode(sets)) == sets
+        sets = last_good.decode(data)
+        assert last_good.decode(last_good.encode(sets)) == sets
         return sets
     return None
 
@@ -193,22 +198,22 @@ def hosts_file(data: bytes) -> str | None:
     """Put our block into a hosts file, and take it out again."""
     with suppress(ValueError):
         text = data.decode()
-        without = hosts.with_block(text, "default", {})
-        again = hosts.with_block(hosts.with_block(text, "default", {"web.clb": (_VIP.address,)}), "default", {})
+        without = block.with_block(text, "default", {})
+        again = block.with_block(block.with_block(text, "default", {"web.clb": (_VIP.address,)}), "default", {})
         assert again in {without, without + "\n"}
         return without
     return None
 
 
-def close(data: bytes) -> closing.Request | closing.Closed | None:
+def close(data: bytes) -> close_request.Request | close_request.Closed | None:
     """Read a request to close sockets; and the same as its answer."""
-    closed = closing.parse_answer(data)
-    assert closing.parse_answer(closing.answer(closed)) == closed
+    closed = close_request.parse_answer(data)
+    assert close_request.parse_answer(close_request.answer(closed)) == closed
     with suppress(ValueError):
-        head, rest = data[: closing.HEAD.size], data[closing.HEAD.size :]
-        closing.length_behind(head)
-        found = closing.parse_request(head, rest)
-        again = closing.requests(found.instance, found.members, found.protocols)
+        head, rest = data[: close_request.HEAD.size], data[close_request.HEAD.size :]
+        close_request.length_behind(head)
+        found = close_request.parse_request(head, rest)
+        again = close_request.requests(found.instance, found.members, found.protocols)
         assert again == ([data] if found.members else [])
         return found
     return None
@@ -224,11 +229,11 @@ def words(data: bytes) -> list[object]:
 
 
 _WORDS: Final[tuple[Callable[[str], object], ...]] = (
-    spec.parse_vip,
-    spec.parse_assignment,
-    spec.parse_duration,
-    spec.parse_share,
-    spec.parse_listener,
+    text_forms.parse_vip,
+    values.parse_assignment,
+    values.parse_duration,
+    values.parse_share,
+    values.parse_listener,
     parse_nameserver,
     ConsulAddress.parse,
     lambda name: SrvSource(name, Resolvers(["127.0.0.1"])),

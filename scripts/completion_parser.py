@@ -7,7 +7,7 @@ from typing import Final
 
 import shtab
 
-from clb_discovery import cli
+from clb_discovery.cli.parser import make_parser as make_cli_parser
 
 _PATHS: Final = {"FILE": shtab.FILE, "PATH": shtab.FILE, "DIR": shtab.DIRECTORY}
 """What an option takes, by its metavar."""
@@ -15,7 +15,7 @@ _PATHS: Final = {"FILE": shtab.FILE, "PATH": shtab.FILE, "DIR": shtab.DIRECTORY}
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser, with paths where options take paths; without a command it has the options of `run`."""
-    parser = cli.make_parser()
+    parser = make_cli_parser()
     (commands,) = (action for action in _actions(parser) if isinstance(action.choices, dict))
     assert isinstance(commands.choices, dict)  # noqa: S101 - for mypy
     for command in commands.choices.values():

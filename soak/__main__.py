@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from clb_discovery.netns import enter_private_network
+from clb_discovery.demo.private_network import enter_private_network
 from soak import leaks, onlookers, traffic
 from soak.actors import EJECT_MOST, Stage
 from soak.counters import differences

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from clb_discovery.core import layout
-from clb_discovery.core.layout import Map
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.structs import Map
 from tests.support.kernel_objects import KernelObject, pinned
 
 SPARE_FDS: Final = 12
@@ -71,10 +71,10 @@ def leftovers(instance: str) -> Iterator[str]:
     for vip, published in held.virtual.items():
         if len(published.servers) != len(published.pool or ()) + 1:
             yield f"{vip} has {len(published.servers)} servers for {len(published.pool or ())} members"
-    for name, size in ((Map.OWNERS, layout.OWNER.size),):
+    for name, size in ((Map.OWNERS, structs.OWNER.size),):
         fd = bpf.open_pin(Pins(instance).map(name))
         try:
-            taken = sum(layout.unpack_owner(value).socket != 0 for _, value in bpf.items(fd, 4, size))
+            taken = sum(elements.unpack_owner(value).socket != 0 for _, value in bpf.items(fd, 4, size))
         finally:
             os.close(fd)
         if taken:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from clb_discovery.core.trace import DROPPED, OUTCOMES
+from clb_discovery.documents.trace import DROPPED, OUTCOMES
 from soak.scene import SERVICES, ipv4, ipv6, port
 from soak.traffic import KEPT, KILLED
 from tests.support.sidecar import COMMAND

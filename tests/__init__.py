@@ -1,1 +1,1 @@
-"""Tests: `core` is pure, `sources` has real Consul and DNS servers, `kernel` the real data plane."""
+"""Tests, in packages of the same names as those of `clb_discovery`; `kernel` has the real data plane, end to end."""

@@ -6,16 +6,19 @@ A busy machine is no failure: hypothesis measures no time, neither of an example
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
-from clb_discovery.datapath.loader import Loader
-from clb_discovery.netns import enter_private_network
+from clb_discovery.datapath.loading.loader import Loader
+from clb_discovery.demo.private_network import enter_private_network
 from tests.support.loading import LOADER_VARIABLE
 from tests.vm.suite import ABOUT_THE_SIDECAR
 
@@ -55,3 +58,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("sidecar"))
         elif item.path.is_relative_to(kernel):
             item.add_marker(pytest.mark.xdist_group("kernel"))
+
+
+@pytest.fixture(autouse=True)
+def logs_as_at_first() -> Iterator[None]:
+    """Undo the set-up of the log after a test that ran a command in this process, so that order does not matter."""
+    handlers, level = list(logging.root.handlers), logging.root.level
+    yield
+    structlog.reset_defaults()
+    if logging.root.level != level:
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)

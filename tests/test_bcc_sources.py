@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.datapath.bcc_child.compile import expand, flatten
+from clb_discovery.datapath.loading.bcc_child.compile import expand, flatten
 
 DIALECT: Final = """\
 #ifdef CLB_BCC

@@ -13,10 +13,11 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.cli import main, make_parser
-from clb_discovery.core.config import decode
-from clb_discovery.discovery import read_services
-from clb_discovery.options import file_options
+from clb_discovery.cli.main import main
+from clb_discovery.cli.parser import make_parser
+from clb_discovery.config.file import decode
+from clb_discovery.config.options import file_options
+from clb_discovery.config.services import read_services
 from tests.support.documents import DOCUMENTS, ROOT, blocks, command_lines
 
 FOREIGN_OPTIONS: Final = frozenset({"--now", "--offline", "--threshold", "--seconds", "--seed", "--keep", "--save"})

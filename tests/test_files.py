@@ -16,10 +16,10 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.address import parse_address
 from clb_discovery.errors import HostError
 from clb_discovery.files import Place, acting_as, read_file, replace_file, replacing, safe_directory, safe_place
-from clb_discovery.hosts_file import write_names
+from clb_discovery.hosts_file.file import write_names
+from clb_discovery.model.address import parse_address
 from tests.support.paths import directory_for_all
 
 NOBODY: Final = 65534

@@ -15,27 +15,20 @@ from uuid import uuid4
 
 import pytest
 
-from clb_discovery.cli import main, make_parser
-from clb_discovery.closing import SOCKET
-from clb_discovery.daemon import CHECK_EVERY
-from clb_discovery.datapath import bcc, executables
+from clb_discovery.cli.main import main
+from clb_discovery.cli.parser import make_parser
+from clb_discovery.datapath import executables
+from clb_discovery.datapath.closer import SOCKET
+from clb_discovery.datapath.instance import RUN
+from clb_discovery.datapath.loading import bcc
 from clb_discovery.datapath.units import cgroup_of, path_below
 from clb_discovery.errors import HostError, UsageError
-from clb_discovery.runtime import RUN
+from clb_discovery.sidecar.daemon import CHECK_EVERY
 from tests.programs.as_unit import read_unit
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
 from tests.support.sidecar import clb
-from tests.support.units import (
-    BESIDE,
-    CLOSE,
-    CLOSE_SOCKET,
-    DATAPATH,
-    DATAPATH_BESIDE,
-    SIDECAR,
-    UNITS,
-    as_unit,
-)
+from tests.support.units import BESIDE, CLOSE, CLOSE_SOCKET, DATAPATH, DATAPATH_BESIDE, SIDECAR, UNITS, as_unit
 
 MOST_EXPOSURE: Final = 15
 """Of the sidecar, in tenths, as `systemd-analyze security` counts."""

@@ -15,12 +15,13 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
-from clb_discovery.core.layout import Map
-from clb_discovery.core.model import Protocol
-from clb_discovery.datapath import bpf, records
+from clb_discovery.datapath import bpf
 from clb_discovery.datapath.bpf import GracePeriod
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.sockets import records
 from clb_discovery.errors import HostError
+from clb_discovery.layout.structs import Map
+from clb_discovery.model.servers import Protocol
 
 
 class Access(IntEnum):

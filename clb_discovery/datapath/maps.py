@@ -12,18 +12,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
-from clb_discovery.core import layout
-from clb_discovery.core.commands import load_command, unload_command
-from clb_discovery.core.held import DECODED, Held, decode
-from clb_discovery.core.layout import Info, Label, Map, Server
-from clb_discovery.core.model import Protocol
-from clb_discovery.core.plan import Delete, GracePeriod, Step, Write
 from clb_discovery.datapath import bpf, handover, probe
 from clb_discovery.datapath.handover import Access
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.datapath.records import RecordMaps
+from clb_discovery.datapath.sockets.records import RecordMaps
 from clb_discovery.errors import ClbError, HostError
 from clb_discovery.files import SHORT
+from clb_discovery.hints import load_command, unload_command
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.elements import Info, Label, Server
+from clb_discovery.layout.installed import DECODED, Held, decode
+from clb_discovery.layout.structs import Map
+from clb_discovery.model.servers import Protocol
+from clb_discovery.publication.plan import Delete, GracePeriod, Step, Write
 
 _NO_ROOM: Final = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})
 
@@ -88,24 +89,24 @@ class Maps:
         """
         members = {index: member for one in held.virtual.values() for member, index in one.servers.items()}
         raw = islice(self._items(Map.SERVERS), max(members, default=-1) + 1)
-        decoded = ((layout.unpack_index(key), value) for key, value in raw)
-        return {members[index]: layout.unpack_server(value) for index, value in decoded if index in members}
+        decoded = ((elements.unpack_index(key), value) for key, value in raw)
+        return {members[index]: elements.unpack_server(value) for index, value in decoded if index in members}
 
     def records_lost(self) -> int:
         """Return how often there was no memory to remember where a socket was sent."""
         counts = self._fds.get(Map.COUNTS)
-        data = bpf.lookup(counts, layout.pack_index(layout.COUNT_RECORDS_LOST), 8) if counts is not None else None
+        data = bpf.lookup(counts, elements.pack_index(structs.COUNT_RECORDS_LOST), 8) if counts is not None else None
         return int.from_bytes(data or b"", sys.byteorder)
 
     def published(self, members: Collection[bytes]) -> set[bytes]:
         """Return those of these packed members that are in a pool now, without keeping more in memory."""
         asked = frozenset(members)
         # First, as in `decode`: rows stay longer than the element that refers to them.
-        generations = {layout.unpack_virtual(value).generation for _, value in self._items(Map.VIRTUAL)}
+        generations = {elements.unpack_virtual(value).generation for _, value in self._items(Map.VIRTUAL)}
         found: set[bytes] = set()
         for key, value in self._items(Map.ROWS):
-            if layout.unpack_place(key)[0] in generations:
-                found.update(slot.member for slot in layout.unpack_row(value) if slot.member in asked)
+            if elements.unpack_place(key)[0] in generations:
+                found.update(slot.member for slot in elements.unpack_row(value) if slot.member in asked)
         return found
 
     def records(self) -> RecordMaps:
@@ -123,19 +124,19 @@ class Maps:
 
     def listen_until(self, moment: int) -> None:
         """Let programs report connects until then: nanoseconds of CLOCK_MONOTONIC, 0 for no longer."""
-        bpf.update(self._fds[Map.LISTENER], layout.INFO_KEY, struct.pack("=Q", moment))
+        bpf.update(self._fds[Map.LISTENER], elements.INFO_KEY, struct.pack("=Q", moment))
 
     def label(self, vip: bytes) -> Label | None:
         """Return the names of a virtual server.
 
         :param vip: packed.
         """
-        data = bpf.lookup(self._fds[Map.LABELS], vip, layout.LABEL.size)
-        return layout.unpack_label(data) if data else None
+        data = bpf.lookup(self._fds[Map.LABELS], vip, structs.LABEL.size)
+        return elements.unpack_label(data) if data else None
 
     def is_heard(self) -> bool:
         """Tell whether programs have somebody to report to, unless that has ended without a word."""
-        return bpf.lookup(self._fds[Map.LISTENER], layout.INFO_KEY, 8) != bytes(8)
+        return bpf.lookup(self._fds[Map.LISTENER], elements.INFO_KEY, 8) != bytes(8)
 
     def info(self) -> Info | None:
         """Return what the loader wrote, or None where a load was cut off before it did."""
@@ -143,7 +144,7 @@ class Maps:
 
     def write_info(self, info: Info) -> None:
         """Write what was loaded."""
-        bpf.update(self._fds[Map.INFO], layout.INFO_KEY, layout.pack_info(info))
+        bpf.update(self._fds[Map.INFO], elements.INFO_KEY, elements.pack_info(info))
 
     def apply(self, steps: Iterable[Step]) -> None:
         """Carry out the steps of a plan in their order.
@@ -197,17 +198,17 @@ class Maps:
                     stack.callback(os.close, fds[map_])
                     sizes = bpf.map_sizes(fds[map_])
                 except OSError as error:
-                    if map_ in layout.ADDED and isinstance(error, FileNotFoundError):
+                    if map_ in structs.ADDED and isinstance(error, FileNotFoundError):
                         continue
                     raise _cannot_open(pins, error) from error
-                if sizes != layout.SIZES[map_]:
+                if sizes != structs.SIZES[map_]:
                     way_out = unload_command(pins.instance)
                     raise HostError(f"{pins.map(map_)} is not a map of this version; run: {way_out}")
             stack.pop_all()
             return fds
 
     def _items(self, map_: Map) -> Iterable[tuple[bytes, bytes]]:
-        return bpf.items(self._fds[map_], *layout.SIZES[map_])
+        return bpf.items(self._fds[map_], *structs.SIZES[map_])
 
 
 def read_info(pins: Pins) -> Info | None:
@@ -226,8 +227,8 @@ def read_info(pins: Pins) -> Info | None:
 
 
 def _info(fd: int) -> Info | None:
-    data = bpf.lookup(fd, layout.INFO_KEY, layout.INFO.size)
-    info = layout.unpack_info(data) if data else None
+    data = bpf.lookup(fd, elements.INFO_KEY, structs.INFO.size)
+    info = elements.unpack_info(data) if data else None
     return info if info and info.layout else None
 
 

@@ -6,14 +6,15 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from clb_discovery.core import layout, selftest
-from clb_discovery.core.layout import Map
-from clb_discovery.core.model import Vip
-from clb_discovery.core.neighbours import Neighbour, Overlap, overlaps
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.maps import read_info
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import ClbError
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.structs import Map
+from clb_discovery.model import own_servers
+from clb_discovery.model.neighbours import Neighbour, Overlap, overlaps
+from clb_discovery.model.servers import Vip
 
 
 def others(own: Pins) -> list[Neighbour]:
@@ -49,15 +50,15 @@ def _vips(pins: Pins) -> list[Vip]:
     """Return the VIPs of an instance but for those of its self-test."""
     fd = bpf.open_pin(pins.map(Map.VIRTUAL), read_only=True)
     try:
-        keys = [key for key, _ in bpf.items(fd, *layout.SIZES[Map.VIRTUAL])]
+        keys = [key for key, _ in bpf.items(fd, *structs.SIZES[Map.VIRTUAL])]
     finally:
         os.close(fd)
-    own = selftest.virtual_servers(pins.instance)
+    own = own_servers.virtual_servers(pins.instance)
     return [vip for vip in map(_vip, keys) if vip is not None and vip not in own]
 
 
 def _vip(key: bytes) -> Vip | None:
     try:
-        return layout.unpack_vip(key)
+        return elements.unpack_vip(key)
     except ValueError:  # as only a foreign hand writes it
         return None

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from clb_discovery.core.layout import ADDED, LAYOUT, Map
-from clb_discovery.core.model import Protocol
 from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.mountinfo import mounts
 from clb_discovery.errors import HostError, UsageError
 from clb_discovery.files import safe_directory
+from clb_discovery.layout.structs import ADDED, LAYOUT, Map
+from clb_discovery.model.servers import Protocol
 
 BPFFS: Final = Path("/sys/fs/bpf")
 PROGRAMS: Final = {

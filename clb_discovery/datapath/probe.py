@@ -8,10 +8,10 @@ import resource
 import struct
 from typing import Final
 
-from clb_discovery.core.layout import FEATURE_ERRNO, FEATURE_LOOP
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import PROGRAMS
 from clb_discovery.errors import HostError
+from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP
 
 _SET_RETVAL: Final = 187  # BPF_FUNC_set_retval, linux/bpf.h
 

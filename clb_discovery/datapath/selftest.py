@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from clb_discovery.core import selftest
-from clb_discovery.core.address import format_address, is_ipv4
-from clb_discovery.core.commands import load_command
-from clb_discovery.core.model import Vip
 from clb_discovery.datapath import cgroup as cgroups
 from clb_discovery.errors import HostError
+from clb_discovery.hints import load_command
+from clb_discovery.model import own_servers
+from clb_discovery.model.address import format_address, is_ipv4
+from clb_discovery.model.servers import Vip
 
 _TIMEOUT: Final = 10.0
 _NOT_REFUSED: Final = 3
@@ -53,7 +53,7 @@ def _are_refused_inside(cgroup: Path, instance: str) -> bool:
 
 
 def _are_refused(instance: str) -> bool:
-    return all(map(_is_refused, selftest.virtual_servers(instance)))
+    return all(map(_is_refused, own_servers.virtual_servers(instance)))
 
 
 def _is_refused(vip: Vip) -> bool:

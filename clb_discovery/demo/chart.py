@@ -11,22 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-WIDTH: Final = 20
-"""Cells of a bar of 100 %."""
+from clb_discovery.terminal.bar import ASCII, WIDTH, Glyphs, bar
+
 _ADDRESS: Final = 15
 """Least cells of an address, so that charts of both families have their bars in one column."""
-
-
-class Glyphs(NamedTuple):
-    """The characters of a bar."""
-
-    parts: str
-    """Parts of a cell, from the smallest to the whole one."""
-    mark: str
-
-
-UNICODE: Final = Glyphs("▏▎▍▌▋▊▉█", "┃")
-ASCII: Final = Glyphs("#", "|")
 
 
 class Row(NamedTuple):
@@ -56,14 +44,3 @@ def chart(title: str, rows: Sequence[Row], glyphs: Glyphs = ASCII) -> list[str]:
             f"{bar(share, row.expected, glyphs):<{WIDTH + 1}}  {row.expected:>8.1%}  {share:>8.1%}"
         )
     return lines
-
-
-def bar(measured: float, expected: float, glyphs: Glyphs = ASCII) -> str:
-    """Draw one bar with the mark of what was expected; nothing marks an expectation of nothing."""
-    steps = len(glyphs.parts)
-    whole, rest = divmod(round(measured * WIDTH * steps), steps)
-    cells = glyphs.parts[-1] * whole + (glyphs.parts[rest - 1] if rest else "")
-    if expected == 0:
-        return cells
-    end = round(expected * WIDTH)
-    return f"{cells[:end]:<{end}}{glyphs.mark}{cells[end + 1 :]}"

@@ -8,10 +8,10 @@ from typing import Final
 
 from dns.rdatatype import AAAA, SRV, A
 
-from clb_discovery.core.address import format_endpoint, is_ipv4, parse_address
-from clb_discovery.core.alias import effective_weights
-from clb_discovery.core.model import Pool, RealServer, Vip
 from clb_discovery.demo.dns import Zone
+from clb_discovery.layout.alias import effective_weights
+from clb_discovery.model.address import format_endpoint, is_ipv4, parse_address
+from clb_discovery.model.servers import Pool, RealServer, Vip
 
 DOMAIN: Final = "example"
 RECORD: Final = f"_redis._tcp.{DOMAIN}"

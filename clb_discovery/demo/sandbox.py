@@ -17,8 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from clb_discovery import runtime
-from clb_discovery.datapath import cgroup, loader
+from clb_discovery.datapath import cgroup, instance
+from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import HostError
 
@@ -53,7 +53,7 @@ def sandbox() -> Iterator[Sandbox]:
         except OSError as error:
             raise HostError(f"cannot make a cgroup below {directory.parent}: {error.strerror}; run as root") from error
         stack.callback(_remove_cgroup, directory)
-        stack.callback(shutil.rmtree, runtime.RUN / pins.instance, ignore_errors=True)
+        stack.callback(shutil.rmtree, instance.RUN / pins.instance, ignore_errors=True)
         stack.callback(loader.unload, pins)
         yield Sandbox(directory, pins)
 

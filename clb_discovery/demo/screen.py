@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final, TextIO
 
-from clb_discovery.demo.chart import ASCII, UNICODE, Glyphs
+from clb_discovery.terminal.bar import ASCII, UNICODE, Glyphs
 
 _CLEAR_LINE: Final = "\r\x1b[K"
 

@@ -19,22 +19,22 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
 
-from clb_discovery.core.address import format_address, is_ipv4
-from clb_discovery.core.model import Vip
-from clb_discovery.core.spec import parse_vip
 from clb_discovery.datapath import cgroup, probe
 from clb_discovery.demo import sidecar as sidecars
 from clb_discovery.demo import traffic as clients
 from clb_discovery.demo.chart import Row, chart
 from clb_discovery.demo.dns import DnsServer, Zone
 from clb_discovery.demo.fleet import DOMAIN, RECORD, Server, pool, publish, shares
+from clb_discovery.demo.private_network import enter_private_network
 from clb_discovery.demo.sandbox import Sandbox, sandbox
 from clb_discovery.demo.screen import Screen
 from clb_discovery.demo.servers import Listener
 from clb_discovery.demo.sidecar import Sidecar
 from clb_discovery.demo.traffic import Traffic, Window
 from clb_discovery.errors import ClbError
-from clb_discovery.netns import enter_private_network
+from clb_discovery.model.address import format_address, is_ipv4
+from clb_discovery.model.servers import Vip
+from clb_discovery.model.text_forms import parse_vip
 
 VIPS: Final = tuple(map(parse_vip, ("10.64.0.1:6379", "[fd00:64::1]:6379")))
 DNS: Final = ("127.0.0.1", 5300)

@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from clb_discovery import runtime
-from clb_discovery.core.model import Pool, Vip
+from clb_discovery.datapath import instance
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.demo.sandbox import end
 from clb_discovery.errors import ClbError, HostError
+from clb_discovery.model.servers import Pool, Vip
 
 
 class Sidecar:
@@ -52,7 +52,7 @@ class Sidecar:
 
     def error(self) -> str | None:
         """Return why its source cannot answer now, as `status` has it; None while all is well."""
-        sources = runtime.Instance(self._pins.instance).read_state().get("sources", [])
+        sources = instance.Instance(self._pins.instance).read_state().get("sources", [])
         return next((str(source["error"]) for source in sources if source["error"]), None)
 
     def pools(self) -> Mapping[Vip, Pool | None]:

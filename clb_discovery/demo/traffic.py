@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from clb_discovery.core.address import format_address
-from clb_discovery.core.model import Vip
 from clb_discovery.errors import ClbError
+from clb_discovery.model.address import format_address
+from clb_discovery.model.servers import Vip
 
 _ENTER_CGROUP: Final = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
 

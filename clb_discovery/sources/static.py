@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from clb_discovery.core.model import Answer, RealServer
+from clb_discovery.model.answer import Answer
+from clb_discovery.model.servers import RealServer
 
 
 class StaticSource:

@@ -8,9 +8,9 @@ from typing import Any, Final, NamedTuple
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
-from clb_discovery.core.rates import Key, Rate, key_of
-from clb_discovery.core.shares import Member, target_shares
-from clb_discovery.demo.chart import ASCII, UNICODE, Glyphs, bar
+from clb_discovery.documents.rates import Key, Rate, key_of
+from clb_discovery.documents.shares import Member, target_shares
+from clb_discovery.terminal.bar import ASCII, UNICODE, Glyphs, bar
 from clb_discovery.terminal.screen import endpoint, plain
 
 _INDENT: Final = 2

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from clb_discovery.core.text import printable
+from clb_discovery.text import printable
 
 _ENDLESS: Final = 1_000_000
 """Cells of a line that nobody folds."""

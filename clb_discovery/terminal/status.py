@@ -13,11 +13,11 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from clb_discovery.core.rates import Key, Rate
-from clb_discovery.core.text import printable, some_of
-from clb_discovery.core.verdict import troubles
+from clb_discovery.documents.rates import Key, Rate
+from clb_discovery.documents.verdict import troubles
 from clb_discovery.terminal.pools import Pools
 from clb_discovery.terminal.screen import endpoint, padded, plain
+from clb_discovery.text import printable, some_of
 
 DEGRADATIONS: Final = {
     "errno": "connects to an empty pool fail with EPERM instead of ECONNREFUSED; kernel 6.1 can do better",

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from rich.live import Live
 
-from clb_discovery.core.rates import rates
+from clb_discovery.documents.rates import rates
 from clb_discovery.terminal.screen import is_terminal, show, terminal
 from clb_discovery.terminal.status import Frame, Status
 

@@ -14,12 +14,13 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.address import parse_address
-from clb_discovery.core.model import Answer, Failure, Policy, RealServer, Service
-from clb_discovery.following import Following
-from clb_discovery.sources.base import Outcome
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.answer import Answer, Failure, Outcome
+from clb_discovery.model.servers import RealServer
+from clb_discovery.model.service import Policy, Service
 from clb_discovery.sources.consul.server import DIRECT, ConsulServer
 from clb_discovery.sources.consul.source import server_from_environment
+from clb_discovery.state.service import Following
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, ConsulCluster, ConsulTls, make_tls
 from tests.support.followed import followed
 from tests.support.pace import patient

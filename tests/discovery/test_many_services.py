@@ -15,8 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from clb_discovery.core.model import Answer, Failure
-from clb_discovery.sources.base import Outcome
+from clb_discovery.model.answer import Answer, Failure, Outcome
 from clb_discovery.sources.consul.server import AT_ONCE, DIRECT, ConsulServer
 from tests.support.cgroups import made_cgroup
 from tests.support.consul import ConsulAgent

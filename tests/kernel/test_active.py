@@ -17,8 +17,8 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.model import Algorithm, Tracking
 from clb_discovery.datapath.maps import Maps
+from clb_discovery.model.servers import Algorithm, Tracking
 from tests.programs import churn
 from tests.support.cgroups import inside
 from tests.support.moody import MoodyServer, moody_servers

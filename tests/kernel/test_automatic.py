@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clb_discovery.core.address import format_address
-from clb_discovery.core.automatic import DEFAULT_RANGES, automatic_addresses
+from clb_discovery.model.address import format_address
+from clb_discovery.publication.automatic_vips import DEFAULT_RANGES, automatic_addresses
 from tests.support.dataplane import dial
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening

@@ -10,9 +10,10 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.layout import Map
-from clb_discovery.datapath import bcc, bpf, libbpf
+from clb_discovery.datapath import bpf
+from clb_discovery.datapath.loading import bcc, libbpf
 from clb_discovery.datapath.pins import PROGRAMS, Pins
+from clb_discovery.layout.structs import Map
 from tests.support.cgroups import made_cgroup
 from tests.support.clients import connecting
 from tests.support.dataplane import dial, publish, snapshot

@@ -9,10 +9,10 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from clb_discovery.core.model import Answer
-from clb_discovery.datapath import loader
+from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.model.answer import Answer
 from tests.support.fake_source import FakeSource
 from tests.support.in_process import real_servers, running_daemon, wait_for_names
 from tests.support.process import wait_until

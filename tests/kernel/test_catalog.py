@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import pytest
 
-from clb_discovery.core.address import format_address, parse_network
-from clb_discovery.core.automatic import automatic_addresses
-from clb_discovery.datapath import loader
+from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.model.address import format_address, parse_network
+from clb_discovery.publication.automatic_vips import automatic_addresses
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import dial
 from tests.support.listeners import listening

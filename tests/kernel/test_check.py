@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from clb_discovery.core.spec import parse_vip
+from clb_discovery.model.text_forms import parse_vip
 from tests.support.consul import ConsulAgent
 from tests.support.knot import KnotServer
 from tests.support.pace import patient

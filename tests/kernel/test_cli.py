@@ -16,11 +16,11 @@ from uuid import uuid4
 import pytest
 
 from clb_discovery.datapath import cgroup as cgroups
-from clb_discovery.datapath import loader
+from clb_discovery.datapath.instance import RUN, Instance
+from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import BPFFS, Pins
 from clb_discovery.errors import UsageError
-from clb_discovery.runtime import RUN, Instance
 from tests.support.cgroups import made_cgroup
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
 from tests.support.dataplane import Snapshot, publish, snapshot, wipe

@@ -13,10 +13,11 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core import closing, layout
-from clb_discovery.core.address import parse_address
-from clb_discovery.core.model import Protocol, RealServer
-from clb_discovery.core.spec import parse_vip
+from clb_discovery.datapath import close_request
+from clb_discovery.layout import elements
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import Protocol, RealServer
+from clb_discovery.model.text_forms import parse_vip
 from tests.kernel.test_removal import connected
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
@@ -61,10 +62,10 @@ def said_to(request: bytes) -> tuple[str, int, str]:
         b"[" * 2_000_000,
         json.dumps({"instance": "default", "members": ["00" * 40] * 700_000, "protocols": [6]}).encode(),
         b"CLBC" + bytes(60 << 20),
-        closing.HEAD.pack(b"CLBC", 1, 1, 7, 0xFFFFFFFF) + bytes(60 << 20),
-        closing.HEAD.pack(b"CLBC", 9, 1, 7, 1) + b"default" + bytes(40),
-        closing.requests("../../x", [bytes(16) + b"\0\1\6\0" + bytes(20)], [Protocol.TCP])[0],
-        closing.requests("not-there", [bytes(16) + b"\0\1\6\0" + bytes(20)], [Protocol.TCP])[0],
+        close_request.HEAD.pack(b"CLBC", 1, 1, 7, 0xFFFFFFFF) + bytes(60 << 20),
+        close_request.HEAD.pack(b"CLBC", 9, 1, 7, 1) + b"default" + bytes(40),
+        close_request.requests("../../x", [bytes(16) + b"\0\1\6\0" + bytes(20)], [Protocol.TCP])[0],
+        close_request.requests("not-there", [bytes(16) + b"\0\1\6\0" + bytes(20)], [Protocol.TCP])[0],
     ],
     ids=["nothing", "brackets", "json", "zeros", "count", "version", "path", "instance"],
 )
@@ -97,15 +98,15 @@ def test_servers_in_a_pool_are_left_alone(instance: str, cgroup: Path, tmp_path:
         serve(knot, server.name)
         with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]):
             said = stack.enter_context(connected(cgroup, "tcp", 80, tmp_path))
-            vip = layout.pack_vip(parse_vip(f"{VIP}:80"))
+            vip = elements.pack_vip(parse_vip(f"{VIP}:80"))
             host, port = server.name.rsplit(":", 1)
             members = [
-                layout.pack_member(vip, RealServer(0, parse_address(host), int(port), 1)),
-                layout.pack_member(vip, RealServer(0, parse_address("127.0.0.9"), 9, 1)),
+                elements.pack_member(vip, RealServer(0, parse_address(host), int(port), 1)),
+                elements.pack_member(vip, RealServer(0, parse_address("127.0.0.9"), 9, 1)),
             ]
-            answer, code, _ = said_to(closing.requests(instance, members, [Protocol.TCP])[0])
+            answer, code, _ = said_to(close_request.requests(instance, members, [Protocol.TCP])[0])
             assert code == 0
-            read = closing.parse_answer(answer.encode())
+            read = close_request.parse_answer(answer.encode())
             assert read.count == 0
             assert "1 of 2 real servers are in a pool, and were left alone" in read.failures
             assert said.read_text() == "connected\n"

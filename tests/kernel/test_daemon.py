@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from clb_discovery.core import layout
-from clb_discovery.core.layout import Map
-from clb_discovery.core.plan import Write
-from clb_discovery.datapath import loader
+from clb_discovery.datapath.instance import RUN
+from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.runtime import RUN
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.structs import Map
+from clb_discovery.publication.plan import Write
 from tests.support.contract import assert_is_status
 from tests.support.dataplane import dial, publish, snapshot
 from tests.support.kernel_objects import freeze
@@ -83,7 +83,7 @@ def test_nothing_is_removed_before_the_first_complete_sync(
     """While one of two sources has not answered, what nobody asks for any more and what a crash left both stay."""
     loader.load(Pins(instance), cgroup, loader_of_tests())
     publish(instance, {f"{VIP}:80": ["127.0.0.9:9"], "10.64.0.9:80": ["127.0.0.9:9"]})
-    orphan = (layout.pack_place(1000, 0), bytes(layout.ROW.size))
+    orphan = (elements.pack_place(1000, 0), bytes(structs.ROW.size))
     with Maps(Pins(instance)) as maps:
         maps.carry_out(Write(Map.ROWS, (orphan,)))
     serve(knot, "127.0.0.1:8080")

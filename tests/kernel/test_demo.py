@@ -26,15 +26,15 @@ from dns.rdatatype import AAAA, SRV, A
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery import runtime
-from clb_discovery.core.spec import parse_vip
-from clb_discovery.datapath import cgroup
+from clb_discovery.datapath import cgroup, instance
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.demo.chart import ASCII, UNICODE, WIDTH, Row, bar, chart
+from clb_discovery.demo.chart import Row, chart
 from clb_discovery.demo.dns import DnsServer, Zone
 from clb_discovery.demo.fleet import Server, pool, publish, shares
 from clb_discovery.demo.screen import Screen
 from clb_discovery.demo.servers import Listener
+from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.terminal.bar import ASCII, UNICODE, WIDTH, bar
 from tests.support.process import free_port, wait_until
 
 HOST = "127.0.0.1"
@@ -241,7 +241,7 @@ def demo_cgroup(process: subprocess.Popen[bytes]) -> Path:
 def leftovers(process: subprocess.Popen[bytes]) -> list[str]:
     """Return what a demo that has ended left behind: pins, state, cgroup, processes."""
     name = f"demo-{process.pid}"
-    paths = [Pins(name).home, runtime.RUN / name, demo_cgroup(process)]
+    paths = [Pins(name).home, instance.RUN / name, demo_cgroup(process)]
     mentioned = [path for path in Path("/proc").glob("[0-9]*/cmdline") if name.encode() in _read(path)]
     return [str(path) for path in [*paths, *mentioned] if path.exists()]
 

@@ -22,12 +22,12 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from clb_discovery.core import layout
-from clb_discovery.core.layout import Server
-from clb_discovery.core.model import Tracking
-from clb_discovery.core.trace import Kind
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.ring import Ring
+from clb_discovery.documents.trace import Kind
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.elements import Server
+from clb_discovery.model.servers import Tracking
 from tests.support.cgroups import inside
 from tests.support.kernel_objects import foreign_denial, foreign_filter
 from tests.support.moody import MoodyServer, moody_servers
@@ -317,15 +317,15 @@ def possible(endings: dict[str, Ending]) -> list[object]:
 def heard(plane: Plane) -> Iterator[Counter[Kind]]:
     """Listen while the block runs; then fill the count of what was reported of connects to `PORT`."""
     found = Counter[Kind]()
-    with Maps(plane.pins) as maps, closing(Ring(maps.events(), layout.EVENTS_BYTES)) as ring:
+    with Maps(plane.pins) as maps, closing(Ring(maps.events(), structs.EVENTS_BYTES)) as ring:
         ring.skip()
         maps.listen_until(time.monotonic_ns() + 600_000_000_000)
         try:
             yield found
         finally:
             maps.listen_until(0)
-        events = map(layout.unpack_event, ring.records(0))
-        found.update(Kind(event.kind) for event in events if layout.unpack_vip(event.member[:20]).port == PORT)
+        events = map(elements.unpack_event, ring.records(0))
+        found.update(Kind(event.kind) for event in events if elements.unpack_vip(event.member[:20]).port == PORT)
 
 
 def end(plane: Plane, side: Side, ending: Ending, *, blocking: bool) -> tuple[Server, Counter[Kind]]:

@@ -15,9 +15,9 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.connections import MOST, PATIENCE
-from clb_discovery.daemon import THREADS
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.metrics.connections import MOST, PATIENCE
+from clb_discovery.sidecar.daemon import THREADS
 from tests.support.in_process import STOPS_WITHIN
 from tests.support.knot import KnotServer
 from tests.support.pace import patient

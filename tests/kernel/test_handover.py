@@ -13,12 +13,12 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.layout import Map
-from clb_discovery.core.model import Protocol
 from clb_discovery.datapath.handover import WRITER
+from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.errors import HostError
-from clb_discovery.runtime import Instance
+from clb_discovery.layout.structs import Map
+from clb_discovery.model.servers import Protocol
 from tests.programs.as_unit import USER
 from tests.support.cgroups import remove
 from tests.support.clients import connecting

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.model import Algorithm, Tracking
+from clb_discovery.model.servers import Algorithm, Tracking
 from tests.support.moody import MoodyServer, moody_servers
 from tests.support.pace import effort
 from tests.support.plane import HOST, NO_TRACKING, VIP4, VIP6, Plane, real, target_of, virtual_server

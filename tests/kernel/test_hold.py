@@ -12,12 +12,14 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.address import parse_address
-from clb_discovery.core.model import Answer, Endpoint, Policy, RealServer
-from clb_discovery.core.spec import parse_vip
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import SourceError
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.answer import Answer
+from clb_discovery.model.servers import Endpoint, RealServer
+from clb_discovery.model.service import Policy
+from clb_discovery.model.text_forms import parse_vip
 from tests.support.clients import connecting, serving
 from tests.support.dataplane import dial, refusal
 from tests.support.fake_source import Told

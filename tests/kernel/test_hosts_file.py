@@ -10,10 +10,10 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.address import format_address
-from clb_discovery.core.automatic import DEFAULT_RANGES, automatic_addresses
-from clb_discovery.hosts_file import write_names
-from clb_discovery.runtime import RUN
+from clb_discovery.datapath.instance import RUN
+from clb_discovery.hosts_file.file import write_names
+from clb_discovery.model.address import format_address
+from clb_discovery.publication.automatic_vips import DEFAULT_RANGES, automatic_addresses
 from tests.support.cgroups import run_inside
 from tests.support.knot import KnotServer
 from tests.support.paths import directory_for_all

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from clb_discovery.core import layout
-from clb_discovery.core.layout import Map
-from clb_discovery.core.model import Answer
-from clb_discovery.core.plan import Write
-from clb_discovery.datapath import loader
+from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.structs import Map
+from clb_discovery.model.answer import Answer
+from clb_discovery.publication.plan import Write
 from tests.support.contract import assert_is_status
 from tests.support.dataplane import dial, snapshot
 from tests.support.fake_source import FakeSource
@@ -149,7 +149,7 @@ def test_what_nobody_names_stays_until_discovery_is_back(
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot), *disk]):
         pass
     knot.stop()
-    orphan = (layout.pack_place(1000, 0), bytes(layout.ROW.size))
+    orphan = (elements.pack_place(1000, 0), bytes(structs.ROW.size))
     with Maps(Pins(instance)) as maps:
         maps.carry_out(Write(Map.ROWS, (orphan,)))
     options = ["--srv", f"_web._tcp.example={VIP}:81", *resolver(knot), *disk]

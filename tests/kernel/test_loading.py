@@ -13,13 +13,14 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.layout import FEATURE_ERRNO, Map
-from clb_discovery.core.model import Protocol
-from clb_discovery.datapath import bpf, loader, probe
+from clb_discovery.datapath import bpf, probe
 from clb_discovery.datapath.bpf import AttachType
+from clb_discovery.datapath.instance import RUN
+from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import PROGRAMS, Pins
-from clb_discovery.runtime import RUN
+from clb_discovery.layout.structs import FEATURE_ERRNO, Map
+from clb_discovery.model.servers import Protocol
 from tests.support.cgroups import made_cgroup, remove
 from tests.support.clients import connecting
 from tests.support.contract import assert_is_status

@@ -11,7 +11,7 @@ import pytest
 
 from clb_discovery.datapath.cgroup import find_root
 from clb_discovery.datapath.mountinfo import Mount, mounts
-from clb_discovery.datapath.namespaces import Namespaces, inside
+from clb_discovery.datapath.sockets.namespaces import Namespaces, inside
 from clb_discovery.errors import HostError
 from tests.support import namespaces
 

@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from clb_discovery.core import address_filter
-from clb_discovery.core.address import Address, format_address
-from clb_discovery.datapath import loader
+from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.layout import address_filter
+from clb_discovery.model.address import Address, format_address
 from tests.programs import publisher
 from tests.programs.connector import Connect, read_connects
 from tests.support.cgroups import inside, run_inside

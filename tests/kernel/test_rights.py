@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from clb_discovery.runtime import RUN
+from clb_discovery.datapath.instance import RUN
 from tests.programs.as_unit import HERE, STATE, read_unit
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import dial, wipe

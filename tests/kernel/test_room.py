@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from clb_discovery.core import layout
-from clb_discovery.core.claims import MOST_PLACES
-from clb_discovery.core.layout import Map
-from clb_discovery.core.optin import MAX_VIPS
-from clb_discovery.core.spec import parse_vip
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.structs import Map
+from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.publication.claims import MOST_PLACES
+from clb_discovery.sources.consul.opt_in import MAX_VIPS
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import dial
 from tests.support.listeners import listening
@@ -36,7 +36,7 @@ CROWD: Final = 4200
 @contextmanager
 def full(instance: str, map_: Map) -> Iterator[None]:
     """Let a foreign hand fill a hash map while the block runs."""
-    key_size, value_size = layout.SIZES[map_]
+    key_size, value_size = structs.SIZES[map_]
     fd = bpf.open_pin(Pins(instance).map(map_))
     keys = [uuid4().bytes.ljust(key_size, b"\xff")[:key_size] for _ in range(70_000)]
     try:
@@ -142,11 +142,11 @@ def test_a_large_neighbour_that_changes_all_the_time_delays_nobody(instance: str
 @contextmanager
 def generations(instance: str) -> Iterator[Callable[[], int]]:
     """Yield what returns the generation of the pool of `WEB`."""
-    fd, key = bpf.open_pin(Pins(instance).map(Map.VIRTUAL)), layout.pack_vip(parse_vip(f"{WEB}:80"))
+    fd, key = bpf.open_pin(Pins(instance).map(Map.VIRTUAL)), elements.pack_vip(parse_vip(f"{WEB}:80"))
 
     def now() -> int:
-        value = bpf.lookup(fd, key, layout.VIRTUAL.size)
-        return layout.unpack_virtual(value).generation if value else 0
+        value = bpf.lookup(fd, key, structs.VIRTUAL.size)
+        return elements.unpack_virtual(value).generation if value else 0
 
     try:
         yield now

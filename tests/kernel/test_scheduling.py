@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.model import Algorithm, Tracking
+from clb_discovery.model.servers import Algorithm, Tracking
 from tests.programs.connector import RECORD, read_connects
 from tests.support.cgroups import inside
 from tests.support.chisquare import p_value

@@ -19,30 +19,24 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from clb_discovery.core import layout, sockdiag
-from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.model import Protocol, RealServer, Vip
-from clb_discovery.core.sockdiag import FoundSocket, Peer, State
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.maps import Maps
-from clb_discovery.datapath.namespaces import Namespaces
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.datapath.records import RecordMaps, make_iterator
-from clb_discovery.datapath.sockets import Diag, close_sockets
+from clb_discovery.datapath.sockets import sock_diag
+from clb_discovery.datapath.sockets.closing import Diag, close_sockets
+from clb_discovery.datapath.sockets.namespaces import Namespaces
+from clb_discovery.datapath.sockets.records import RecordMaps, make_iterator
+from clb_discovery.datapath.sockets.sock_diag import FoundSocket, Peer, State
 from clb_discovery.errors import HostError
+from clb_discovery.layout import elements, structs
+from clb_discovery.model.address import Address, parse_address
+from clb_discovery.model.servers import Protocol, RealServer, Vip
 from tests.support import namespaces
 from tests.support.listeners import listening
 from tests.support.pace import patient
 from tests.support.plane import HOST, Plane, target_of, virtual_server
 from tests.support.process import wait_until
-from tests.support.recorder import (
-    all_places_taken,
-    cookie_of,
-    is_in_its_place,
-    record_maps,
-    write_place,
-    write_stored,
-)
+from tests.support.recorder import all_places_taken, cookie_of, is_in_its_place, record_maps, write_place, write_stored
 
 VIPS: Final = {socket.AF_INET: parse_address("10.64.0.1"), socket.AF_INET6: parse_address("fd00:64::1")}
 CLOSER: Final = Path(__file__).parents[1] / "programs" / "closer.py"
@@ -121,7 +115,7 @@ class Server:
     def member(self, port: int = 6379, protocol: Protocol | None = None) -> bytes:
         """Return the packed member of a virtual server of this port that this server belongs to."""
         vip = Vip(VIPS[self.sock.family], port, protocol or self.way.protocol)
-        return layout.pack_member(layout.pack_vip(vip), RealServer(0, self.address, self.port, 1))
+        return elements.pack_member(elements.pack_vip(vip), RealServer(0, self.address, self.port, 1))
 
 
 class Application:
@@ -149,9 +143,9 @@ class Application:
         if self.where == PLACE:
             write_place(self.maps, cookie, member)
             return
-        if not SHOWS_UDP and (sock.type == socket.SOCK_DGRAM or layout.protocol_of(member) is Protocol.UDP):
+        if not SHOWS_UDP and (sock.type == socket.SOCK_DGRAM or elements.protocol_of(member) is Protocol.UDP):
             pytest.skip("lacks records of UDP sockets")
-        write_place(self.maps, cookie + layout.PLACES, member, crowded=True)
+        write_place(self.maps, cookie + structs.PLACES, member, crowded=True)
         write_stored(self.maps, sock, member)
 
     def serve(self, way: Way, backlog: int = 4096) -> Server:
@@ -307,7 +301,7 @@ def test_a_place_that_is_not_given_back_closes_nobody(app: Application, way: Way
     gone.close()
     foreign = app.socket(way)
     foreign.connect(server.dialled)
-    write_place(app.maps, cookie_of(foreign) + layout.PLACES, server.member())
+    write_place(app.maps, cookie_of(foreign) + structs.PLACES, server.member())
     assert app.close(server.member()) == NOTHING
     assert works(foreign)
 
@@ -439,10 +433,10 @@ def test_more_removed_servers_than_a_filter_holds(app: Application, way: Way) ->
     """Without the kernel's filter the same sockets are closed and the same survive."""
     removed, kept = app.serve(way), app.serve(way)
     lost, held = app.connect(removed), app.connect(kept)
-    vip = layout.pack_vip(Vip(parse_address("10.64.0.1"), 6379, way.protocol))
+    vip = elements.pack_vip(Vip(parse_address("10.64.0.1"), 6379, way.protocol))
     more = [
-        layout.pack_member(vip, RealServer(0, parse_address("10.0.0.7"), port, 1))
-        for port in range(1, sockdiag.MAX_FILTERED + 1)
+        elements.pack_member(vip, RealServer(0, parse_address("10.0.0.7"), port, 1))
+        for port in range(1, sock_diag.MAX_FILTERED + 1)
     ]
     assert app.close(removed.member(), *more) == (1, frozenset())
     assert not works(lost)
@@ -481,7 +475,7 @@ def test_what_the_programs_record_is_found(plane: Plane, vip: str, where: str, *
         (direct,) = plane.client.connected((HOST[vip], server.port), udp=udp)
         assert is_in_its_place(maps.records(), ours) == (where == PLACE)
         assert plane.has_record(ours)
-        members = [layout.pack_member(layout.pack_vip(service.vip), real) for real in service.pool]
+        members = [elements.pack_member(elements.pack_vip(service.vip), real) for real in service.pool]
         closed = close_sockets(members, maps.records(), protocols=tuple(Protocol))
         if udp and where == STORAGE and not SHOWS_UDP:
             assert closed.count == 0

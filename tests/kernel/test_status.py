@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.model import Tracking
+from clb_discovery.model.servers import Tracking
 from tests.support.contract import assert_is_status
 from tests.support.listeners import listening
 from tests.support.pace import patient

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from clb_discovery.core.model import MAX_POOL, Answer
-from clb_discovery.datapath import loader
+from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.model.answer import Answer
+from clb_discovery.model.servers import MAX_POOL
 from tests.support.consul import ConsulAgent
 from tests.support.dataplane import dial, snapshot
 from tests.support.fake_source import FakeSource

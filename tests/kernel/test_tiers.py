@@ -15,20 +15,20 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core import layout
-from clb_discovery.core.address import parse_address
-from clb_discovery.core.layout import Slot
-from clb_discovery.core.model import MAX_TIERS, Algorithm, RealServer, Tracking
-from clb_discovery.core.slots import pool_slots
-from clb_discovery.core.spec import parse_vip
-from clb_discovery.datapath.loader import Loader
-from tests.core.scheduler import chances_of
-from tests.core.simulator import numbered
+from clb_discovery.datapath.loading.loader import Loader
+from clb_discovery.layout import elements
+from clb_discovery.layout.elements import Slot
+from clb_discovery.layout.slots import pool_slots
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import MAX_TIERS, Algorithm, RealServer, Tracking
+from clb_discovery.model.text_forms import parse_vip
 from tests.support.chisquare import p_value
 from tests.support.listeners import listening
 from tests.support.loading import loader_of_tests
 from tests.support.pace import effort
 from tests.support.plane import HOST, VIP4, Plane, target_of, virtual_server
+from tests.support.scheduler import chances_of
+from tests.support.simulator import numbered
 
 FOR_GOOD: Final = Tracking(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
 VIP: Final = f"{VIP4}/udp"
@@ -44,7 +44,7 @@ def pool_of(*tiers: Sequence[int]) -> list[RealServer]:
 
 def slots_of(pool: Sequence[RealServer]) -> list[Slot]:
     """Return the slots that a plan writes for a pool."""
-    key = layout.pack_vip(parse_vip(VIP))
+    key = elements.pack_vip(parse_vip(VIP))
     return pool_slots(tuple(pool), numbered(key, tuple(pool)).items())
 
 

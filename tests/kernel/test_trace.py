@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from clb_discovery.core.layout import EVENT, EVENTS_BYTES
 from clb_discovery.datapath.maps import Maps
+from clb_discovery.layout.structs import EVENT, EVENTS_BYTES
 from tests.support.cgroups import run_inside
 from tests.support.listeners import listening
 from tests.support.plane import OBJECTS, Plane, loaded_plane, target_of, virtual_server

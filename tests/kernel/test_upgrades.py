@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from clb_discovery.core.address import parse_address
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.model.address import parse_address
 from tests.support.clients import connecting
 from tests.support.dataplane import snapshot
 from tests.support.process import free_port

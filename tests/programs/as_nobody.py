@@ -12,7 +12,7 @@ import sys
 from typing import Final
 
 import clb_discovery
-from clb_discovery.cli import main
+from clb_discovery.cli.main import main
 
 NOBODY: Final = 65534
 

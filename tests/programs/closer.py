@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import sys
 
-from clb_discovery.core.model import Protocol
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.datapath.records import RecordMaps
-from clb_discovery.datapath.sockets import close_sockets
+from clb_discovery.datapath.sockets.closing import close_sockets
+from clb_discovery.datapath.sockets.records import RecordMaps
+from clb_discovery.model.servers import Protocol
 
 owners, places, stored, instance, *members = sys.argv[1:]
 maps = RecordMaps(int(owners), int(places), int(stored))

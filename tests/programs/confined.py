@@ -9,8 +9,8 @@ import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from clb_discovery.confine import confine
 from clb_discovery.datapath.bpf import SYSCALLS, Command
+from clb_discovery.datapath.seccomp import confine
 
 libc = ctypes.CDLL(None, use_errno=True)
 

@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterator
 from typing import ClassVar
 
-from clb_discovery import cli, plane
-from clb_discovery.core.plan import Delete, Step, Write
+from clb_discovery.cli import main
+from clb_discovery.datapath import plane
 from clb_discovery.datapath.maps import Maps
+from clb_discovery.publication.plan import Delete, Step, Write
 
 
 class FatalMaps(Maps):
@@ -45,6 +46,6 @@ def _operations(step: Step) -> Iterator[Step]:
 if __name__ == "__main__":
     FatalMaps.fatal = int(sys.argv[1])
     plane.Maps = FatalMaps  # type: ignore[attr-defined]  # the one knob the data plane has not
-    code = cli.main(sys.argv[2:])
+    code = main.main(sys.argv[2:])
     print(FatalMaps.done)
     sys.exit(code)

@@ -12,14 +12,14 @@ import sys
 import time
 from typing import Final
 
-from clb_discovery.core import selftest
-from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.layout import Map
-from clb_discovery.core.model import Algorithm, Pool, Protocol, RealServer, Vip, VirtualServer
-from clb_discovery.core.plan import Write, plan
+from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.runtime import Instance
+from clb_discovery.layout.structs import Map
+from clb_discovery.model import own_servers
+from clb_discovery.model.address import Address, parse_address
+from clb_discovery.model.servers import Algorithm, Pool, Protocol, RealServer, Vip, VirtualServer
+from clb_discovery.publication.plan import Write, plan
 
 VIP4: Final = "10.64.0.1"
 VIP6: Final = "fd00:64::1"
@@ -83,7 +83,7 @@ def main(instance: str, port: int, log: str, first: int) -> None:
                 vip: VirtualServer(vip, "swap", "test", Algorithm.RANDOM, pool(family, number, port))
                 for family, vip in vips.items()
             }
-            wanted = plan(held, selftest.virtual_servers(instance) | desired, complete=True)
+            wanted = plan(held, own_servers.virtual_servers(instance) | desired, complete=True)
             note("begin", number)
             for step in wanted.steps:
                 maps.carry_out(step)

@@ -11,7 +11,7 @@ import socket
 import sys
 from functools import partial
 
-from clb_discovery.core.address import parse_address
+from clb_discovery.model.address import parse_address
 
 
 def main(port: int) -> None:

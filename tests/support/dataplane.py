@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clb_discovery.core import selftest
-from clb_discovery.core.address import parse_address
-from clb_discovery.core.held import Held
-from clb_discovery.core.layout import FEATURE_ERRNO, Info
-from clb_discovery.core.model import Algorithm, RealServer, Vip, VirtualServer
-from clb_discovery.core.plan import plan
-from clb_discovery.core.spec import parse_vip
-from clb_discovery.datapath import loader, probe
+from clb_discovery.datapath import probe
+from clb_discovery.datapath.instance import RUN, Instance
+from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.runtime import RUN, Instance
+from clb_discovery.layout.elements import Info
+from clb_discovery.layout.installed import Held
+from clb_discovery.layout.structs import FEATURE_ERRNO
+from clb_discovery.model import own_servers
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import Algorithm, RealServer, Vip, VirtualServer
+from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.publication.plan import plan
 from tests.support.cgroups import run_inside
 from tests.support.kernel_objects import KernelObject, pinned
 
@@ -36,7 +38,7 @@ def publish(instance: str, pools: Mapping[str, Sequence[str]]) -> None:
     """
     virtual = {vip: _virtual_server(vip, servers) for vip, servers in _parsed(pools).items()}
     with Instance(instance).held(), Maps(Pins(instance)) as maps:
-        maps.apply(plan(maps.read(), selftest.virtual_servers(instance) | virtual, complete=True).steps)
+        maps.apply(plan(maps.read(), own_servers.virtual_servers(instance) | virtual, complete=True).steps)
 
 
 def dial(cgroup: Path, address: str, port: int, times: int = 1, *, udp: bool = False) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from clb_discovery.core.model import Answer
 from clb_discovery.errors import SourceError
+from clb_discovery.model.answer import Answer
 
 NOBODY: Final = Answer(())
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
-from clb_discovery.sources.base import Outcome, Source
+from clb_discovery.model.answer import Outcome
+from clb_discovery.sources.base import Source
 from clb_discovery.sources.consul.server import ConsulServer
 from clb_discovery.sources.consul.source import ConsulSource
-from clb_discovery.watches import Watches
+from clb_discovery.sources.watches import Watches
 
 
 @asynccontextmanager

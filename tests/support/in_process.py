@@ -11,15 +11,16 @@ from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
-from clb_discovery.core import layout
-from clb_discovery.core.address import parse_address, parse_network
-from clb_discovery.core.layout import Map
-from clb_discovery.core.model import Policy, RealServer, Service
-from clb_discovery.core.spec import parse_vip
-from clb_discovery.daemon import Daemon
+from clb_discovery.config.settings import Configured, Settings
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.settings import Configured, Settings
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.structs import Map
+from clb_discovery.model.address import parse_address, parse_network
+from clb_discovery.model.servers import RealServer
+from clb_discovery.model.service import Policy, Service
+from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.sidecar.daemon import Daemon
 from clb_discovery.sources.base import Source
 from tests.support.loading import loader_of_tests
 from tests.support.srv_web import VIP
@@ -69,6 +70,6 @@ def wait_for_names(instance: str) -> None:
     while not pin.exists():  # sources are asked while the data plane is loaded
         time.sleep(0.0005)
     labels = bpf.open_pin(pin)
-    while bpf.lookup(labels, layout.pack_vip(parse_vip(f"{VIP}:80")), layout.LABEL.size) is None:
+    while bpf.lookup(labels, elements.pack_vip(parse_vip(f"{VIP}:80")), structs.LABEL.size) is None:
         time.sleep(0.0005)
     os.close(labels)

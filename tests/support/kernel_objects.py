@@ -12,10 +12,10 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from clb_discovery.core.layout import Map
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.pins import PROGRAMS, Pins
+from clb_discovery.layout.structs import Map
 
 _libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
 _PROGRAM_INFO: Final = 80

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-from clb_discovery.datapath.loader import Loader
+from clb_discovery.datapath.loading.loader import Loader
 
 LOADER_VARIABLE: Final = "CLB_TEST_LOADER"
 """Carries the option of pytest to here; also to programs of tests that run as processes of their own."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-from clb_discovery.datapath.namespaces import enter
+from clb_discovery.datapath.sockets.namespaces import enter
 
 _T = TypeVar("_T")
 

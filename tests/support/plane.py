@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from clb_discovery.core import layout, selftest
-from clb_discovery.core.address import format_endpoint, parse_address
-from clb_discovery.core.layout import FEATURE_ERRNO, FEATURE_LOOP, Map, Server
-from clb_discovery.core.model import Algorithm, RealServer, Tracking, Vip, VirtualServer
-from clb_discovery.core.plan import Write, plan
-from clb_discovery.core.spec import parse_vip
-from clb_discovery.datapath import bcc, bpf, libbpf, loader, probe
-from clb_discovery.datapath.loader import Loader
+from clb_discovery.datapath import bpf, probe
+from clb_discovery.datapath.instance import Instance
+from clb_discovery.datapath.loading import bcc, libbpf, loader
+from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.runtime import Instance
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.elements import Server
+from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP, Map
+from clb_discovery.model import own_servers
+from clb_discovery.model.address import format_endpoint, parse_address
+from clb_discovery.model.servers import Algorithm, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.publication.plan import Write, plan
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
 from tests.support.loading import loader_of_tests
@@ -65,7 +68,7 @@ class Plane:
 
     def publish(self, *desired: VirtualServer) -> None:
         """Make these the only virtual servers."""
-        wanted = selftest.virtual_servers(self.instance) | {server.vip: server for server in desired}
+        wanted = own_servers.virtual_servers(self.instance) | {server.vip: server for server in desired}
         with Instance(self.instance).held():
             self._maps.apply(plan(self._maps.read(), wanted, complete=True).steps)
 
@@ -75,9 +78,9 @@ class Plane:
 
     def servers(self, vip: str) -> dict[str, Server]:
         """Return what the kernel has counted of each real server of a virtual server, by name."""
-        key = layout.pack_vip(parse_vip(vip))
+        key = elements.pack_vip(parse_vip(vip))
         found = self._maps.servers(self._maps.read())
-        members = ((layout.unpack_member(member), server) for member, server in found.items())
+        members = ((elements.unpack_member(member), server) for member, server in found.items())
         return {format_endpoint(address, port): server for (of, address, port), server in members if of == key and port}
 
     def connects(self, vip: str) -> dict[str, int]:
@@ -100,14 +103,14 @@ class Plane:
         held = self._maps.read().virtual[parse_vip(vip)]
         out, items = set(ejected), []
         for member, index in held.servers.items():
-            _, address, port = layout.unpack_member(member)
+            _, address, port = elements.unpack_member(member)
             if not port:
                 continue
             name = format_endpoint(address, port)
             until = time.monotonic_ns() + 3_600 * 10**9 if name in out else 0
-            server = layout.unpack_server(layout.NEW_SERVER)
+            server = elements.unpack_server(elements.NEW_SERVER)
             server = server._replace(ejected_until=until, active=(active or {}).get(name, 0))
-            items.append((layout.pack_index(index), layout.SERVER.struct.pack(*server)))
+            items.append((elements.pack_index(index), structs.SERVER.struct.pack(*server)))
         self._maps.carry_out(Write(Map.SERVERS, tuple(items)))
 
     def has_record(self, sock: socket.socket) -> bool:

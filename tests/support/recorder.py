@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from clb_discovery.core import layout
 from clb_discovery.datapath import bpf, probe
-from clb_discovery.datapath.records import RecordMaps
+from clb_discovery.datapath.sockets.records import RecordMaps
+from clb_discovery.layout import elements, structs
 
 _ARRAY, _SK_STORAGE, _NO_PREALLOC = 2, 24, 1  # BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_SK_STORAGE, BPF_F_NO_PREALLOC
 _COOKIE = 57  # SO_COOKIE
@@ -28,9 +28,9 @@ def record_maps() -> Iterator[RecordMaps]:
         btf = bpf.load_btf(_types())
         stack.callback(os.close, btf)
         made = RecordMaps(
-            bpf.create_map(_ARRAY, 4, layout.OWNER.size, layout.PLACES),
-            bpf.create_map(_ARRAY, 4, layout.SOCKET.size, layout.PLACES),
-            bpf.create_map(_SK_STORAGE, 4, layout.STORED.size, 0, flags=_NO_PREALLOC, types=bpf.Types(btf, 1, 3)),
+            bpf.create_map(_ARRAY, 4, structs.OWNER.size, structs.PLACES),
+            bpf.create_map(_ARRAY, 4, structs.SOCKET.size, structs.PLACES),
+            bpf.create_map(_SK_STORAGE, 4, structs.STORED.size, 0, flags=_NO_PREALLOC, types=bpf.Types(btf, 1, 3)),
         )
         for fd in made:
             stack.callback(os.close, fd)
@@ -44,12 +44,12 @@ def cookie_of(sock: socket.socket) -> int:
 
 def place_of(cookie: int) -> bytes:
     """Return the key of the place where the socket with this cookie has its record, unless it is taken."""
-    return layout.pack_index(cookie % layout.PLACES)
+    return elements.pack_index(cookie % structs.PLACES)
 
 
 def record(member: bytes) -> bytes:
     """Return the record of a socket that was sent to a packed `struct clb_member`."""
-    return layout.SOCKET.struct.pack(0, 0, 0, bytes(2), 0, 0, 0, member)
+    return structs.SOCKET.struct.pack(0, 0, 0, bytes(2), 0, 0, 0, member)
 
 
 def owner(cookie: int, *, crowded: bool = False) -> bytes:
@@ -57,7 +57,7 @@ def owner(cookie: int, *, crowded: bool = False) -> bytes:
 
     :param crowded: whether another socket has found it taken.
     """
-    return layout.OWNER.struct.pack(cookie << 1, crowded)
+    return structs.OWNER.struct.pack(cookie << 1, crowded)
 
 
 def write_place(maps: RecordMaps, cookie: int, member: bytes, *, crowded: bool = False) -> None:
@@ -68,33 +68,33 @@ def write_place(maps: RecordMaps, cookie: int, member: bytes, *, crowded: bool =
 
 def write_stored(maps: RecordMaps, sock: socket.socket, member: bytes) -> None:
     """Put a record with its socket."""
-    stored = layout.STORED.struct.pack(cookie_of(sock) << 1, 0, record(member))
+    stored = structs.STORED.struct.pack(cookie_of(sock) << 1, 0, record(member))
     bpf.update(maps.stored, struct.pack("=i", sock.fileno()), stored)
 
 
 def is_in_its_place(maps: RecordMaps, sock: socket.socket) -> bool:
     """Tell whether a socket has a record in its place."""
-    found = bpf.lookup(maps.owners, place_of(cookie_of(sock)), layout.OWNER.size)
+    found = bpf.lookup(maps.owners, place_of(cookie_of(sock)), structs.OWNER.size)
     assert found is not None
-    return layout.unpack_owner(found).cookie == cookie_of(sock)
+    return elements.unpack_owner(found).cookie == cookie_of(sock)
 
 
 def is_stored(maps: RecordMaps, sock: socket.socket) -> bool:
     """Tell whether a socket has a record with itself."""
-    found = bpf.lookup(maps.stored, struct.pack("=i", sock.fileno()), layout.STORED.size)
-    return found is not None and layout.STORED.struct.unpack(found)[0] != 0
+    found = bpf.lookup(maps.stored, struct.pack("=i", sock.fileno()), structs.STORED.size)
+    return found is not None and structs.STORED.struct.unpack(found)[0] != 0
 
 
 @contextmanager
 def all_places_taken(maps: RecordMaps) -> Iterator[None]:
     """While the block runs, let every socket find its place taken; all are free afterwards."""
-    keys = [place_of(index) for index in range(layout.PLACES)]
+    keys = [place_of(index) for index in range(structs.PLACES)]
     try:
         # Cookies that no socket will ever have.
         bpf.update_all(maps.owners, [(key, owner(1 << 62 | index, crowded=True)) for index, key in enumerate(keys)])
         yield
     finally:
-        bpf.update_all(maps.owners, [(key, bytes(layout.OWNER.size)) for key in keys])
+        bpf.update_all(maps.owners, [(key, bytes(structs.OWNER.size)) for key in keys])
 
 
 def _types() -> bytes:
@@ -103,6 +103,6 @@ def _types() -> bytes:
     types = (
         struct.pack("=IIII", 1, 1 << 24, 4, 1 << 24 | 32)  # BTF_KIND_INT, signed, 32 bits
         + struct.pack("=IIII", 5, 1 << 24, 1, 8)
-        + struct.pack("=IIIIII", 0, 3 << 24, 0, 2, 1, layout.STORED.size)  # BTF_KIND_ARRAY
+        + struct.pack("=IIIIII", 0, 3 << 24, 0, 2, 1, structs.STORED.size)  # BTF_KIND_ARRAY
     )
     return struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(names)) + types + names

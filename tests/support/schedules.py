@@ -9,12 +9,15 @@ from typing import Final, NamedTuple, Protocol, Self
 
 from hypothesis import strategies as st
 
-from clb_discovery.core.address import parse_address
-from clb_discovery.core.desired import desired
-from clb_discovery.core.model import Answer, Listing, Policy, RealServer, Service
-from clb_discovery.core.spec import parse_vip
-from clb_discovery.following import Following
-from clb_discovery.sources.base import Outcome, Source, follow
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.answer import Answer, Listing, Outcome
+from clb_discovery.model.servers import RealServer
+from clb_discovery.model.service import Policy, Service
+from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.publication.desired import desired
+from clb_discovery.sources.base import Source
+from clb_discovery.sources.follow import follow
+from clb_discovery.state.service import Following
 from tests.support.pace import patient
 
 HOLD: Final = 30.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from clb_discovery.core.model import Answer
-from clb_discovery.sources.srv.resolvers import Resolvers
-from clb_discovery.sources.srv.source import SrvSource
+from clb_discovery.model.answer import Answer
+from clb_discovery.sources.dns.resolvers import Resolvers
+from clb_discovery.sources.dns.source import SrvSource
 from tests.support.fake_dns import FakeDns
 
 NAME = "_redis._tcp.example"

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from clb_discovery.core.model import Tracking
 from clb_discovery.datapath.cgroup import find_root
+from clb_discovery.model.servers import Tracking
 from tests.support.sockets import Target
 from tests.support.tellers import Teller
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from clb_discovery.closing import SOCKET
+from clb_discovery.datapath.closer import SOCKET
 from tests.programs.as_unit import USER
 from tests.support.pace import patient
 from tests.support.sidecar import COMMAND

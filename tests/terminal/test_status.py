@@ -15,7 +15,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from clb_discovery.core.rates import rates
+from clb_discovery.documents.rates import rates
 from clb_discovery.terminal.screen import as_text, show, terminal
 from clb_discovery.terminal.status import Frame, Status
 from tests.support.contract import assert_is_status

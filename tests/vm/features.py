@@ -16,16 +16,17 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Final, NamedTuple
 
-from clb_discovery.core import layout
-from clb_discovery.core import selftest as virtual
-from clb_discovery.core.address import format_address, is_ipv4, parse_address
-from clb_discovery.core.layout import Map
-from clb_discovery.core.model import Protocol, RealServer, Vip
-from clb_discovery.datapath import bpf, cgroup, loader, selftest
-from clb_discovery.datapath.loader import Loader
+from clb_discovery.datapath import bpf, cgroup, selftest
+from clb_discovery.datapath.loading import loader
+from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.datapath.records import StoredRecords
-from clb_discovery.datapath.sockets import close_sockets
+from clb_discovery.datapath.sockets.closing import close_sockets
+from clb_discovery.datapath.sockets.records import StoredRecords
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.structs import Map
+from clb_discovery.model import own_servers as virtual
+from clb_discovery.model.address import format_address, is_ipv4, parse_address
+from clb_discovery.model.servers import Protocol, RealServer, Vip
 from tests.support.recorder import record_maps
 
 INSTANCE: Final = "features"
@@ -88,7 +89,7 @@ def replacing_in_place(pins: Pins) -> Finding:
 def batches(pins: Pins) -> Finding:
     """Write, read and delete several elements with one call each."""
     labels = bpf.open_pin(pins.map(Map.LABELS))
-    key_size, value_size = layout.SIZES[Map.LABELS]
+    key_size, value_size = structs.SIZES[Map.LABELS]
     keys = [bytes([0xFE, number] * (key_size // 2)) for number in range(3)]
     try:
         bpf.update_all(labels, [(key, bytes(value_size)) for key in keys])
@@ -120,7 +121,7 @@ def writing_by_pins(pins: Pins) -> Finding:
     if process == 0:
         os.setresuid(65534, 65534, 65534)
         try:
-            bpf.update(fd, layout.INFO_KEY, bytes(8))
+            bpf.update(fd, elements.INFO_KEY, bytes(8))
         except PermissionError:
             os._exit(1)
         os._exit(0)
@@ -136,8 +137,8 @@ def multipath_tcp(_: Pins) -> Finding:
 
 def records_of_tcp(_: Pins) -> Finding:
     """List TCP sockets with their records."""
-    vip = layout.pack_vip(Vip(parse_address("10.64.0.1"), 80, Protocol.TCP))
-    member = layout.pack_member(vip, RealServer(0, parse_address("127.0.0.1"), 80, 1))
+    vip = elements.pack_vip(Vip(parse_address("10.64.0.1"), 80, Protocol.TCP))
+    member = elements.pack_member(vip, RealServer(0, parse_address("127.0.0.1"), 80, 1))
     with record_maps() as maps:
         closed = close_sockets([member], maps, protocols=[Protocol.TCP])
     return Finding(not closed.failures, "; ".join(closed.failures))

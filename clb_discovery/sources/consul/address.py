@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final, Self
 from urllib.parse import quote, urlsplit
 
-from clb_discovery.core.model import MAX_PORT
 from clb_discovery.errors import UsageError
+from clb_discovery.model.servers import MAX_PORT
 
 DEFAULT: Final = "127.0.0.1:8500"
 """Where an agent listens if nothing else is said (Consul's own default)."""

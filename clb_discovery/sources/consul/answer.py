@@ -18,11 +18,12 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple, TypeGuard
 
-from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.model import MAX_PORT, MAX_WEIGHT, OptIn, Refused
-from clb_discovery.core.optin import opt_in, said
-from clb_discovery.core.text import printable
 from clb_discovery.errors import SourceError
+from clb_discovery.model.address import Address, parse_address
+from clb_discovery.model.answer import OptIn, Refused
+from clb_discovery.model.servers import MAX_PORT, MAX_WEIGHT
+from clb_discovery.sources.consul.opt_in import opt_in, said
+from clb_discovery.text import printable
 
 Json = Mapping[str, object]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
-from clb_discovery.core.optin import META_VIP
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.library import base
-from clb_discovery.sources.consul.rotation import Rotated
+from clb_discovery.sources.consul.opt_in import META_VIP
+from clb_discovery.sources.consul.secret_files import Rotated
 from clb_discovery.sources.consul.transport import (
     ANY_SERVER,
     CONSISTENTLY,

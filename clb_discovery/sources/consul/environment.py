@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from clb_discovery.errors import UsageError
 from clb_discovery.sources.consul.address import DEFAULT
 from clb_discovery.sources.consul.client import Scope
-from clb_discovery.sources.consul.rotation import Rotated
+from clb_discovery.sources.consul.secret_files import Rotated
 from clb_discovery.sources.consul.transport import Tls
 
 OPTIONS: Final = {

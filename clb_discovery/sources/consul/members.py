@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from clb_discovery.core.address import Address, is_ipv4
-from clb_discovery.core.model import Answer, Endpoint, RealServer, Refused, Unread
 from clb_discovery.errors import UnusableError
+from clb_discovery.model.address import Address, is_ipv4
+from clb_discovery.model.answer import Answer, Refused
+from clb_discovery.model.servers import Endpoint, RealServer, Unread
 from clb_discovery.sources.consul.answer import MAX_NAMES, Instance, Reading, bounded, show
 
 BOTH: Final = frozenset({True, False})

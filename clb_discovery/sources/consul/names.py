@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from clb_discovery.core.address import format_address, is_ipv4
+from clb_discovery.model.address import format_address, is_ipv4
 from clb_discovery.sources.consul.members import Known
 
 if TYPE_CHECKING:
-    from clb_discovery.sources.srv.host_names import HostNames
+    from clb_discovery.sources.dns.host_names import HostNames
 
 AT_ONCE: Final = 64
 """Names of one service that are looked up at a time; `srv.gate` bounds what that takes in the whole process."""

@@ -11,14 +11,14 @@ from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.answer import Reading, parse_entries, parse_names, parse_summaries
 from clb_discovery.sources.consul.blocking import FIRST, LONGEST_WAIT, MARGIN, WAIT, next_index
-from clb_discovery.sources.consul.catalog import Catalog, Key
+from clb_discovery.sources.consul.change_watch import Catalog, Key
 from clb_discovery.sources.consul.client import CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope
 from clb_discovery.sources.consul.names import Names
-from clb_discovery.sources.consul.rotation import Rotated
+from clb_discovery.sources.consul.secret_files import Rotated
 from clb_discovery.sources.consul.transport import RIGHTS, Tls, Transport
 
 if TYPE_CHECKING:
-    from clb_discovery.sources.srv.host_names import HostNames
+    from clb_discovery.sources.dns.host_names import HostNames
 
 DIRECT: Final = 32
 """Services with a blocking query of their own.
@@ -39,8 +39,8 @@ AFTER_FAILURE: Final = 0.1
 
 def system_host_names() -> HostNames:
     """Return what looks names up with the hosts file and the DNS servers of this host."""
-    from clb_discovery.sources.srv.host_names import HostNames  # noqa: PLC0415  # most have no use for dnspython
-    from clb_discovery.sources.srv.resolvers import Resolvers  # noqa: PLC0415
+    from clb_discovery.sources.dns.host_names import HostNames  # noqa: PLC0415  # most have no use for dnspython
+    from clb_discovery.sources.dns.resolvers import Resolvers  # noqa: PLC0415
 
     return HostNames(Resolvers())
 

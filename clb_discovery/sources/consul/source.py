@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
-from clb_discovery.core.address import is_ipv4
-from clb_discovery.core.config import CATALOG
-from clb_discovery.core.model import Answer, Listing
-from clb_discovery.core.spec import consul_objection
 from clb_discovery.errors import UnusableError, UsageError
+from clb_discovery.model.address import is_ipv4
+from clb_discovery.model.answer import Answer, Listing
+from clb_discovery.model.service import CATALOG, consul_objection
 from clb_discovery.sources.consul import environment
 from clb_discovery.sources.consul.answer import Reading
 from clb_discovery.sources.consul.blocking import FIRST, WAIT, Bucket
-from clb_discovery.sources.consul.catalog import WATCH_BURST, WATCH_RATE
+from clb_discovery.sources.consul.change_watch import WATCH_BURST, WATCH_RATE
 from clb_discovery.sources.consul.client import ALL, Selection
 from clb_discovery.sources.consul.members import BOTH, is_anyone_usable, to_answer
 from clb_discovery.sources.consul.names import Names, Watched
@@ -36,8 +35,6 @@ LONG_GRACE: Final = 10.0
 """Seconds more if no instance is usable without them."""
 
 _SHOWN: Final = 80
-
-
 _Said = TypeVar("_Said")
 
 

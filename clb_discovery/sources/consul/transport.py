@@ -24,7 +24,7 @@ from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.blocking import MARGIN, client_timeout, is_long
 from clb_discovery.sources.consul.library import base
-from clb_discovery.sources.consul.rotation import Rotated
+from clb_discovery.sources.consul.secret_files import Rotated
 
 MAX_BODY: Final = 64 << 20
 """Largest answer that is read, in bytes."""

@@ -11,10 +11,10 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.core.address import parse_address
-from clb_discovery.core.address_filter import bit_of
-from clb_discovery.core.model import Algorithm
 from clb_discovery.datapath.maps import Maps
+from clb_discovery.layout.address_filter import bit_of
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import Algorithm
 from tests.support.chisquare import p_value
 from tests.support.plane import Plane, real, virtual_server
 from tests.support.process import free_port, wait_until

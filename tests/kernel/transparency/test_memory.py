@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from clb_discovery.core.model import Algorithm
 from clb_discovery.datapath.maps import Maps
+from clb_discovery.model.servers import Algorithm
 from tests.support.chisquare import p_value
 from tests.support.namespaces import inside
 from tests.support.plane import Plane, real, virtual_server

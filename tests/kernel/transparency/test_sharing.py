@@ -14,18 +14,7 @@ import pytest
 
 from tests.support.plane import Plane, virtual_server
 from tests.support.tellers import tellers
-from tests.support.transparency import (
-    COUNTED,
-    PORT,
-    Side,
-    as_seen_by,
-    ask,
-    entered,
-    error_of,
-    hear_from,
-    names,
-    peer,
-)
+from tests.support.transparency import COUNTED, PORT, Side, as_seen_by, ask, entered, error_of, hear_from, names, peer
 
 
 def in_threads(work: Callable[[int], None], count: int = 8) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.desired import desired
-from clb_discovery.core.model import Answer, OptIn, RealServer, Service
-from clb_discovery.core.spec import parse_vip
 from clb_discovery.errors import SourceError
+from clb_discovery.model.address import Address, parse_address
+from clb_discovery.model.answer import Answer, OptIn
+from clb_discovery.model.servers import RealServer
+from clb_discovery.model.service import Service
+from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.publication.desired import desired
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.consul import server as server_module
 from clb_discovery.sources.consul.blocking import WAIT

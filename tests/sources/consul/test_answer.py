@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.guard import Guarded, admit
-from clb_discovery.core.model import MAX_WEIGHT, Answer, OptIn, Policy, Protocol, RealServer, Unread
-from clb_discovery.core.spec import parse_vip
 from clb_discovery.errors import SourceError, UnusableError
+from clb_discovery.model.address import Address, parse_address
+from clb_discovery.model.answer import Answer, OptIn
+from clb_discovery.model.servers import MAX_WEIGHT, Protocol, RealServer, Unread
+from clb_discovery.model.service import Policy
+from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.sources.consul.answer import (
     MAX_NAMES,
     MAX_REPORTS,
@@ -27,6 +28,7 @@ from clb_discovery.sources.consul.answer import (
     parse_summaries,
 )
 from clb_discovery.sources.consul.members import BOTH, Known, to_answer
+from clb_discovery.state.guard import Guarded, admit
 
 STATUSES = st.lists(st.sampled_from(["passing", "warning", "critical"]), max_size=6)
 

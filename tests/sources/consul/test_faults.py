@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clb_discovery.sources.base import follow
 from clb_discovery.sources.consul.server import ConsulServer
 from clb_discovery.sources.consul.source import BURST, RATE, ConsulSource
+from clb_discovery.sources.follow import follow
 from tests.support.consul import ConsulAgent
 from tests.support.faulty_consul import Fault, FaultyConsul
 from tests.support.pace import effort, patient

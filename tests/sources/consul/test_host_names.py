@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from clb_discovery.core.address import Address, parse_address
-from clb_discovery.core.model import Answer, RealServer, Unread
 from clb_discovery.errors import SourceError
+from clb_discovery.model.address import Address, parse_address
+from clb_discovery.model.answer import Answer
+from clb_discovery.model.servers import RealServer, Unread
 from clb_discovery.sources.consul import names as names_module
 from clb_discovery.sources.consul.names import Names
 from clb_discovery.sources.consul.server import ConsulServer
 from clb_discovery.sources.consul.source import GRACE, ConsulSource
-from clb_discovery.sources.srv.gate import MOST
-from clb_discovery.sources.srv.host_names import MAX_ADDRESSES, HostNames
-from clb_discovery.sources.srv.resolvers import Resolvers
+from clb_discovery.sources.dns.gate import MOST
+from clb_discovery.sources.dns.host_names import MAX_ADDRESSES, HostNames
+from clb_discovery.sources.dns.resolvers import Resolvers
 from tests.support.consul import ConsulAgent
 from tests.support.fake_consul import FakeConsul, Reply, instance
 from tests.support.fake_dns import SilentDns

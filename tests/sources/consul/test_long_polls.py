@@ -10,12 +10,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from structlog.testing import capture_logs
 
-from clb_discovery.core.model import Answer
 from clb_discovery.errors import SourceError
-from clb_discovery.sources.base import Outcome, Source, follow
+from clb_discovery.model.answer import Answer, Outcome
+from clb_discovery.sources.base import Source
 from clb_discovery.sources.consul import server as server_module
 from clb_discovery.sources.consul.server import ConsulServer
 from clb_discovery.sources.consul.source import ConsulCatalog, ConsulSource
+from clb_discovery.sources.follow import follow
 from tests.support.consul import ConsulAgent
 from tests.support.faulty_consul import Cut, Fault, FaultyConsul
 from tests.support.pace import patient

@@ -14,16 +14,17 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from clb_discovery.cli import make_parser
-from clb_discovery.core.address import parse_address
-from clb_discovery.core.model import RealServer
-from clb_discovery.discovery import open_sources, read_services
+from clb_discovery.cli.parser import make_parser
+from clb_discovery.config.options import read_options
+from clb_discovery.config.services import read_services
+from clb_discovery.config.sources import open_sources
 from clb_discovery.errors import SourceError, UsageError
-from clb_discovery.options import read_options
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import RealServer
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.consul.client import Scope, Selection
 from clb_discovery.sources.consul.environment import OPTIONS
-from clb_discovery.sources.consul.rotation import Rotated
+from clb_discovery.sources.consul.secret_files import Rotated
 from clb_discovery.sources.consul.server import ConsulServer
 from clb_discovery.sources.consul.source import BURST, RATE, ConsulCatalog, ConsulSource, server_from_environment
 from tests.support.fake_consul import FakeConsul, Reply, instance

@@ -15,12 +15,12 @@ _INSTALLED: Final = Path("usr/lib/clb-discovery/clb_discovery")
 _CHANGES: Final = (
     # The number of the layout, on both sides.
     ("_bpf/src/clb.h", r"#define CLB_LAYOUT (\d+)", 1),
-    ("core/layout.py", r"LAYOUT: Final = (\d+)", 1),
+    ("layout/structs.py", r"LAYOUT: Final = (\d+)", 1),
     # The size of the elements of clb_labels, on both sides.
     ("_bpf/src/clb.h", r"char source\[(\d+)\]", 16),
     ("_bpf/src/clb.h", r"sizeof\(struct clb_label\) == (\d+)", 16),
-    ("core/layout.py", r'\("source", "(\d+)s"\)', 16),
-    ("core/layout.py", r"label\.source, (\d+)\)", 16),
+    ("layout/structs.py", r'\("source", "(\d+)s"\)', 16),
+    ("layout/elements.py", r"label\.source, (\d+)\)", 16),
 )
 """File, where its number stands, and what is added to it."""
 

@@ -1,0 +1,73 @@
+"""The entry point: one command, one exit code, and errors as one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from clb_discovery import log
+from clb_discovery.cli.parser import PROGRAM, make_parser
+from clb_discovery.config.options import read_options
+from clb_discovery.errors import ClbError
+from clb_discovery.text import printable, without_passwords
+
+_OUTPUT_FAILS: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
+"""What writing fails with; where no file is named, it was to standard output."""
+_SILENT: Final = frozenset({"run", "load", "unload"})
+"""Commands that do their work without standard output."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    :param arguments: without the program's name; the process's own by default.
+    :returns: the exit code.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None and _with_command(given)[0] not in _SILENT:
+        return _failed("cannot write to standard output: it is closed; give it a file, or /dev/null", 1)
+    try:
+        options = read_options(make_parser, _with_command(given))
+        result: int = options.command(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except ClbError as error:
+        return _failed(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return 130  # as a shell reports SIGINT
+    except BrokenPipeError:  # the reader of our output has had enough; nor is it to hear what is still buffered
+        _forget_output()
+        return 0
+    except Exception as error:  # noqa: BLE001 - a bug of ours is one line, too
+        return _failed(_unexpected(error), 1)
+    return result
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in _OUTPUT_FAILS and error.filename is None:
+        _forget_output()
+        return f"cannot write to standard output: {error.strerror}; is there room?"
+    return f"internal error: {log.described(error)}; please report it"
+
+
+def _forget_output() -> None:
+    """Have nobody hear what is still buffered."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _failed(message: str, exit_code: int) -> int:
+    # What was typed, or what a server said, may be in the message.
+    line = f"{log.priority('error')}{PROGRAM}: {printable(without_passwords(message))}"
+    print(line, file=sys.stderr)  # noqa: T201 - the command line's own voice
+    return exit_code
+
+
+def _with_command(arguments: list[str]) -> list[str]:
+    """Put `run` in front where no command is named."""
+    first = arguments[0] if arguments else ""
+    if first in {"-h", "--help", "--version"} or (first and not first.startswith("-")):
+        return arguments
+    return ["run", *arguments]

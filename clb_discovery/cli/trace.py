@@ -1,0 +1,162 @@
+"""`trace`: each connect live, from the programs' ring buffer.
+
+Programs write only while somebody listens: `clb_listener` holds a time that is moved on as long as we live, so that a
+killed reader costs nothing for longer than a moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from clb_discovery.datapath import cgroup
+from clb_discovery.datapath.instance import Instance
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.ring import Ring
+from clb_discovery.documents.trace import DROPPED, Joiner, Line, Wanted, dropped
+from clb_discovery.layout import elements, structs
+from clb_discovery.model import own_servers
+from clb_discovery.text import printable
+
+_RENEW: Final = 1.0
+"""Seconds between two renewals of the time until which we listen."""
+_LISTEN: Final = 3_000_000_000
+"""Nanoseconds until which we listen, counted from each renewal."""
+_WIDTHS: Final = (12, 7, 15, 5, 16, 20, 11, 0)
+"""Least cells of time, process, command, service, virtual server, real server, outcome and latency."""
+
+
+def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
+    """Print a line for each connect that is wanted, until interrupted.
+
+    :raises HostError: if nothing is loaded.
+    :raises BusyError: if somebody else reads the ring buffer, which has room for one.
+    """
+    with (
+        Maps(pins) as maps,
+        Instance(pins.instance).tracing(),
+        closing(Ring(maps.events(), structs.EVENTS_BYTES)) as ring,
+    ):
+        _tell_unknown(wanted.services, maps)
+        ring.skip()
+        joiner, services = Joiner(), _Services(maps)
+        hidden = {elements.pack_vip(vip) for vip in own_servers.virtual_servers(pins.instance)}
+        tell = _as_json(_Cgroups()) if as_json else _Columns()
+        try:
+            while True:
+                maps.listen_until(time.monotonic_ns() + _LISTEN)
+                services.forget()
+                for line in _lines(ring, joiner, time.monotonic() + _RENEW):
+                    service = services.of(line.key)
+                    if line.key not in hidden and wanted.takes(line, service):
+                        print(tell(line, service), flush=True)  # noqa: T201 - this is the output
+        finally:
+            maps.listen_until(0)
+
+
+def _tell_unknown(services: frozenset[str], maps: Maps) -> None:
+    """Say which services have no virtual server, such as a name typed wrong: silence would look like no connects."""
+    if not services:
+        return
+    labels = (published.label for published in maps.read().virtual.values())
+    unknown = sorted(services - {label.service for label in labels if label})
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        line = f"clb-discovery: no virtual server is of service {names} now; waiting for one, see clb-discovery status"
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - for who watches, not for who reads the lines
+
+
+def _lines(ring: Ring, joiner: Joiner, until: float) -> Iterator[Line]:
+    """Yield what happens until a moment of the monotonic clock, and then whether some of it was dropped."""
+    while (left := until - time.monotonic()) > 0:
+        for record in ring.records(left):
+            line = joiner.feed(elements.unpack_event(record))
+            if line:
+                yield line
+            if time.monotonic() >= until:
+                break
+    if ring.was_full():
+        yield dropped(time.monotonic_ns())
+
+
+def _moment(line: Line) -> datetime:
+    return datetime.fromtimestamp((line.time + time.time_ns() - time.monotonic_ns()) / 1e9, UTC)
+
+
+def _as_json(cgroups: _Cgroups) -> Callable[[Line, str | None], str]:
+    def tell(line: Line, service: str | None) -> str:
+        stamp = _moment(line).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return json.dumps(line.document(stamp, cgroups.path(line.cgroup), service))
+
+    return tell
+
+
+class _Columns:
+    """Lines for people; a column is as wide as it had to be until now."""
+
+    def __init__(self) -> None:
+        self._widths = list(_WIDTHS)
+
+    def __call__(self, line: Line, service: str | None) -> str:
+        """Return a line."""
+        clock = _moment(line).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        if line.outcome == DROPPED:
+            return f"{clock}  connects are missing here: they came faster than they were read"
+        cells = [
+            clock,
+            f"{line.process or '?':>7}",
+            printable(line.command or "?"),
+            printable(service or "?"),
+            f"{line.vip}",
+            f"-> {line.real_server or 'nobody'}",
+            line.outcome,
+            f"{line.latency / 1e6:.2f} ms" if line.latency is not None else "",
+        ]
+        self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
+
+
+class _Services:
+    """Names of services by their virtual servers, until they are forgotten."""
+
+    def __init__(self, maps: Maps) -> None:
+        self._maps = maps
+        self._names: dict[bytes, str | None] = {}
+
+    def of(self, vip: bytes | None) -> str | None:
+        """Return whose virtual server it is, if anybody's."""
+        if vip is not None and vip not in self._names:
+            label = self._maps.label(vip)
+            self._names[vip] = label.service if label else None
+        return self._names.get(vip) if vip is not None else None
+
+    def forget(self) -> None:
+        """Look again from here on, since names may change."""
+        self._names.clear()
+
+
+class _Cgroups:
+    """Paths of cgroups by their ids, which are inode numbers."""
+
+    def __init__(self) -> None:
+        self._root = cgroup.find_root()
+        self._paths: dict[int, str] = {}
+
+    def path(self, number: int | None) -> str | None:
+        """Return the path below the root, looking again for one that is new; None if it is gone or was never told."""
+        if number is None:
+            return None
+        if number not in self._paths:
+            for directory, _, _ in os.walk(self._root):
+                found = cgroup.identity(Path(directory))
+                if found is not None:
+                    self._paths[found] = "/" + str(Path(directory).relative_to(self._root)).removeprefix(".")
+        return self._paths.setdefault(number, "") or None

@@ -1,0 +1,1 @@
+"""Options, the configuration file, services and settings."""

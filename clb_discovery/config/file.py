@@ -1,0 +1,236 @@
+"""Reading a configuration file: the words of the command line in TOML, and services as tables.
+
+Everything raises ValueError with a message that names the table, the key, the value and the way out; whoever reads the
+file adds its name.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from clb_discovery.config import toml_values, values
+from clb_discovery.model import text_forms
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import MAX_NAME, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Protocol, RealServer, Vip
+from clb_discovery.model.service import CONSUL, SRV, STATIC, Service
+
+_SOURCES: Final = ("consul", "srv", "servers")
+_SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
+    "algorithm": text_forms.parse_algorithm,
+    "max-removal": values.parse_share,
+    "hold": values.parse_duration,
+    "linger": values.parse_duration,
+    "eject-after": values.parse_count,
+    "eject-time": values.parse_milliseconds,
+    "eject-max": values.parse_milliseconds,
+}
+"""What a service may have its own of, as the options of the same names read it."""
+_SELECTION: Final = ("filter", "tags")
+"""Which of Consul's instances a service may have its own of."""
+_SERVICE: Final = ("name", *_SOURCES, "vip", *_SELECTION, *_SETTINGS)
+_LONGEST_TEXT: Final = 1024
+_SERVER: Final = ("address", "weight", "priority")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A service as it was asked for, and what it has of its own."""
+
+    service: Service
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Values of options, by their names with underscores."""
+    place: str = field(default="", compare=False)
+    """Where it stands, for messages: `--service redis=10.64.0.1`, `[[service]] 'redis'`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a file says."""
+
+    arguments: tuple[tuple[str, str], ...]
+    """Names of options, and each as a command line would have it: `--hold=30s`. Repeatable ones come repeatedly."""
+    entries: tuple[Entry, ...]
+    off: tuple[str, ...] = ()
+    """Names of options that are `false`, as only those can be that take no value."""
+
+
+def decode(content: bytes, options: Mapping[str, bool]) -> Config:
+    """Read a file.
+
+    :param options: by the name of each option that may stand there, whether it is repeatable.
+    :raises ValueError: naming what is wrong and the way out.
+    """
+    try:
+        document = tomllib.loads(content.decode() + "\n")  # what is wrong in the last line is not "at end of document"
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"is not UTF-8 (at line {line}); TOML has to be") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"is not TOML: {error}") from None
+    except RecursionError:
+        raise ValueError("nests too deeply") from None
+    except ValueError as error:  # of an integer of thousands of digits
+        raise ValueError(f"is not TOML: {error}") from None
+    document["service"], tables = _services(document.get("service", []))
+    options = {**options, "service": True}
+    arguments = [(name, argument) for name, value in document.items() for argument in _arguments(name, value, options)]
+    entries = [
+        _named(f"[[service]] {toml_values.shown(table.get('name', position))}", table)
+        for position, table in enumerate(tables, 1)
+    ]
+    _refuse_repeated(_typed(document), entries)
+    off = tuple(name for name, value in document.items() if value is False)
+    return Config(tuple(arguments), tuple(entries), off)
+
+
+def _services(value: object) -> tuple[list[object], list[dict[str, object]]]:
+    """Return what --service takes, and the tables of services."""
+    if isinstance(value, dict):
+        what = f"service = {toml_values.shown(value)}"
+        raise ValueError(f"{what}: a service is a table; write [[service]] above its keys")  # noqa: TRY004 - as all
+    services = value if isinstance(value, list) else [value]
+    return [one for one in services if not isinstance(one, dict)], [one for one in services if isinstance(one, dict)]
+
+
+def consul_entry(text: str) -> Entry:
+    """Read what `--service` takes: `NAME[=VIP,...]`."""
+    name, vips = values.parse_assignment(text)
+    service = Service(name, CONSUL + name, vips, automatic=None if vips else Protocol.TCP)
+    return Entry(service, place=f"--service {text}")
+
+
+def srv_entry(text: str) -> Entry:
+    """Read what `--srv` takes: `NAME[=VIP,...]`."""
+    protocol = values.srv_protocol(text.rpartition("=")[0] or text)
+    record, vips = values.parse_assignment(text, protocol)
+    service = Service(values.srv_service(record), SRV + record, vips, automatic=None if vips else protocol)
+    return Entry(service, place=f"--srv {text}")
+
+
+def _arguments(name: str, value: object, options: Mapping[str, bool]) -> list[str]:
+    toml_values.refuse_unknown((name,), options)
+    if isinstance(value, bool):
+        return [f"--{name}"] if value else []
+    given = toml_values.texts(name, value) if options[name] else [toml_values.text(name, value)]
+    return [f"--{name}={one}" for one in given]
+
+
+def _typed(document: Mapping[str, object]) -> list[tuple[str, Entry]]:
+    """Return the services that options of the file name, each with its place."""
+    return [
+        (f"{name} = {toml_values.shown(one)}", toml_values.parsed(name, parse, one))
+        for name, parse in (("service", consul_entry), ("srv", srv_entry))
+        for one in toml_values.texts(name, document.get(name, []))
+    ]
+
+
+def _named(where: str, table: Mapping[str, object]) -> Entry:
+    try:
+        return replace(_entry(table), place=where)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _entry(table: Mapping[str, object]) -> Entry:
+    toml_values.refuse_unknown(table, _SERVICE)
+    name = toml_values.text("name", table.get("name", ""))
+    if not 1 <= len(name.encode()) <= MAX_NAME or not name.isprintable():
+        raise ValueError(f'has no name of 1 to {MAX_NAME} bytes of printable text; add name = "..."')
+    kinds = [kind for kind in _SOURCES if kind in table]
+    if len(kinds) != 1:
+        raise ValueError(
+            f"has {' and '.join(kinds) or 'nobody to ask'}; give one of consul (a service's name), srv (a record's "
+            "name) and servers (an array of addresses)"
+        )
+    settings = {
+        key.replace("-", "_"): toml_values.parsed(key, parse, table[key])
+        for key, parse in _SETTINGS.items()
+        if key in table
+    }
+    settings |= _selection(table, kinds[0])
+    protocol = Protocol.TCP
+    servers: tuple[RealServer, ...] = ()
+    if kinds == ["servers"]:
+        source, servers = STATIC + name, _servers(table["servers"])
+        settings = {"hold": 0.0, **settings}  # the operator's own word does not have to stand for a while
+    else:
+        asked = toml_values.text(kinds[0], table[kinds[0]])
+        source = f"{kinds[0]}:{asked}"
+        if kinds == ["srv"]:
+            protocol = values.srv_protocol(asked)
+    vips = _vips(table["vip"], protocol) if "vip" in table else ()
+    return Entry(Service(name, source, vips, servers=servers, automatic=None if vips else protocol), settings)
+
+
+def _selection(table: Mapping[str, object], kind: str) -> dict[str, Any]:
+    """Read which instances are wanted; values of the options `--filter` and `--tag`."""
+    given = [key for key in _SELECTION if key in table]
+    if given and kind != "consul":
+        raise ValueError(
+            f"{given[0]} = {toml_values.shown(table[given[0]])}: only Consul's instances have it; use it beside consul"
+        )
+    found: dict[str, Any] = {}
+    if "filter" in table:
+        found["filter"] = _words("filter", table["filter"])
+    if "tags" in table:
+        found["tag"] = [_words("tags", tag) for tag in toml_values.texts("tags", table["tags"])]
+    return found
+
+
+def _words(key: str, value: object) -> str:
+    found = toml_values.text(key, value)
+    if not found or not found.isprintable() or len(found) > _LONGEST_TEXT:
+        raise ValueError(f"{key} = {toml_values.shown(value)}: write 1 to {_LONGEST_TEXT} printable characters")
+    return found
+
+
+def _vips(value: object, protocol: Protocol) -> tuple[Vip, ...]:
+    """Read VIPs from texts, each of one or of several with commas between; one that is repeated counts once."""
+    names = [name for one in toml_values.texts("vip", value) for name in one.split(",")]
+    if not names:
+        raise ValueError("vip = []: names no VIP; leave vip out for automatic ones")
+    vips = (toml_values.parsed("vip", lambda name: text_forms.parse_vip(name, protocol), name) for name in names)
+    return tuple(dict.fromkeys(vips))
+
+
+def _servers(value: object) -> tuple[RealServer, ...]:
+    """Read one server or an array of them; one that is repeated counts once."""
+    found: dict[Endpoint, RealServer] = {}
+    for one in value if isinstance(value, list) else [value]:
+        server = _server(one)
+        other = found.setdefault((server.address, server.port), server)
+        if other != server:
+            raise ValueError(f"servers: {server} is there twice, with another weight or priority; keep one of them")
+    return tuple(found.values())
+
+
+def _server(value: object) -> RealServer:
+    table = value if isinstance(value, dict) else {"address": value}
+    try:
+        toml_values.refuse_unknown(table, _SERVER)
+        host, port = values.parse_listener(toml_values.text("address", table.get("address", "")))
+        weight, priority = (
+            toml_values.number(table, "weight", 1, MAX_WEIGHT),
+            toml_values.number(table, "priority", 0, MAX_PRIORITY),
+        )
+    except ValueError as error:
+        raise ValueError(f"servers: {error}") from None
+    return RealServer(priority, parse_address(host), port, weight)
+
+
+def _refuse_repeated(typed: Iterable[tuple[str, Entry]], tables: Sequence[Entry]) -> None:
+    """Make sure that no two tables are of one source, and none is of one that an option of the file names.
+
+    :param typed: those of options, whose VIPs add up as on a command line, with the places where they stand.
+    """
+    places = {entry.service.source: place for place, entry in typed}
+    for position, entry in enumerate(tables, 1):
+        source, place = entry.service.source, f"[[service]] {entry.service.name!r} (table {position})"
+        other = places.setdefault(source, place)
+        if other is not place:
+            raise ValueError(
+                f'{place}: {source} is followed by {other} already; give one of them all VIPs, vip = ["A", "B"]'
+            )

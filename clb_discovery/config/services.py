@@ -1,0 +1,92 @@
+"""From the words of command line and configuration file to services, and to the sources that answer for them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from clb_discovery.config import values
+from clb_discovery.config.file import Entry, consul_entry, srv_entry
+from clb_discovery.errors import UsageError
+from clb_discovery.model.address import Network
+from clb_discovery.model.servers import Algorithm, Tracking
+from clb_discovery.model.service import CATALOG, CONSUL, Policy, Service
+from clb_discovery.publication.automatic_vips import DEFAULT_RANGES, with_automatic_vips
+
+_Given = TypeVar("_Given")
+_Parsed = TypeVar("_Parsed")
+
+
+def read_services(options: argparse.Namespace) -> tuple[Service, ...]:
+    """Read which services to follow, and behind which VIPs.
+
+    In catalog mode the list of Consul's services is one of them, without VIPs; it has the settings of all that opt in.
+
+    :param options: those of the command line, with the `entries` of the configuration file.
+    :raises UsageError: naming the option, the value and the way out.
+    """
+    typed = [_parsed("--service", consul_entry, text) for text in options.service]
+    typed += [_parsed("--srv", srv_entry, text) for text in options.srv]
+    sources = {entry.service.source for entry in typed}
+    entries = [*typed, *(entry for entry in options.entries if entry.service.source not in sources)]
+    in_consul = [entry.service.name for entry in entries if entry.service.source.startswith(CONSUL)]
+    if in_consul and options.consul is None:
+        raise UsageError(f"{in_consul[0]} is a service in Consul; add --consul [URL], or consul = true to the file")
+    if options.catalog and options.consul is None:
+        raise UsageError("--catalog follows services in Consul; add --consul [URL], or consul = true to the file")
+    if options.catalog or (options.consul is not None and not in_consul):
+        entries.append(Entry(Service("catalog", CATALOG, ())))
+    if not entries:
+        raise UsageError(
+            "no service to follow; add --consul for the services that opt in there, --consul --service NAME[=VIP], or "
+            "--srv NAME[=VIP] such as --srv _redis._tcp.example=10.64.0.1:6379"
+        )
+    services = [_completed(entry, options) for entry in entries]
+    services = _parsed("--vip-range", partial(with_automatic_vips, ranges=vip_ranges(options)), services)
+    places = {entry.service.source: entry.place for entry in reversed(entries)}
+    try:
+        return values.merge_services(services, places)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def vip_ranges(options: argparse.Namespace) -> Sequence[Network]:
+    """Return where automatic VIPs come from, and where those of a catalog have to lie."""
+    return options.vip_range or DEFAULT_RANGES
+
+
+def _completed(entry: Entry, options: argparse.Namespace) -> Service:
+    """Give a service what it has no own of."""
+    own = argparse.Namespace(**{**vars(options), **entry.settings})
+    try:
+        tracking = _tracking(own)
+    except UsageError as error:
+        raise UsageError(f"{entry.service.name}: {error}") from None
+    return replace(
+        entry.service,
+        algorithm=own.algorithm,
+        tracking=tracking,
+        policy=Policy(own.max_removal, own.hold),
+        filter=own.filter,
+        tags=tuple(own.tag),
+        linger=own.linger,
+    )
+
+
+def _tracking(options: argparse.Namespace) -> Tracking:
+    if options.eject_time > options.eject_max:
+        raise UsageError(
+            f"--eject-time {options.eject_time}ms is more than --eject-max {options.eject_max}ms; raise the second"
+        )
+    active = not options.no_active or options.algorithm is Algorithm.LEAST_CONN
+    return Tracking(active, options.eject_after, options.eject_time, options.eject_max)
+
+
+def _parsed(option: str, parse: Callable[[_Given], _Parsed], given: _Given) -> _Parsed:
+    try:
+        return parse(given)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None

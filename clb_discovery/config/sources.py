@@ -1,0 +1,93 @@
+"""Open the source of each service."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+from clb_discovery.model.address import is_ipv4
+from clb_discovery.model.service import CATALOG, CONSUL, SRV, STATIC, Service
+from clb_discovery.sources.base import Source
+from clb_discovery.sources.static import StaticSource
+
+if TYPE_CHECKING:
+    from clb_discovery.sources.dns.host_names import HostNames
+    from clb_discovery.sources.dns.resolvers import Resolvers
+
+
+@asynccontextmanager
+async def open_sources(options: argparse.Namespace, services: Sequence[Service]) -> AsyncIterator[Mapping[str, Source]]:
+    """Make the source of each service, by its name; what they share is closed when the block is left.
+
+    Clients that are not needed are not imported: they are most of the start-up time.
+
+    :raises UsageError: if a name, an address or a resolver cannot be used.
+    """
+    sources: dict[str, Source] = {
+        service.source: StaticSource(service.source, service.servers)
+        for service in services
+        if service.source.startswith(STATIC)
+    }
+
+    @cache
+    def resolvers() -> Resolvers:
+        from clb_discovery.sources.dns.resolvers import Resolvers  # noqa: PLC0415
+
+        return Resolvers(options.resolver)
+
+    def host_names() -> HostNames:
+        from clb_discovery.sources.dns.host_names import HostNames  # noqa: PLC0415
+
+        return HostNames(resolvers(), bounds=(options.min_ttl, options.max_ttl))
+
+    if options.resolver:
+        resolvers()  # which checks them
+    async with AsyncExitStack() as stack:
+        consul = [service for service in services if service.source == CATALOG or service.source.startswith(CONSUL)]
+        if consul:
+            from clb_discovery.sources.consul.client import Selection  # noqa: PLC0415
+            from clb_discovery.sources.consul.environment import OPTIONS  # noqa: PLC0415
+            from clb_discovery.sources.consul.names import Names  # noqa: PLC0415
+            from clb_discovery.sources.consul.source import ConsulCatalog, ConsulSource, server_from_environment  # noqa: PLC0415
+
+            given = {variable: getattr(options, name[2:].replace("-", "_")) for variable, name in OPTIONS.items()}
+            server = server_from_environment(
+                options.consul or None,
+                os.environ,
+                given,
+                options.datacenter,
+                names=Names(host_names),
+                wait=options.consul_wait,
+            )
+            stack.push_async_callback(server.close)
+            for service in consul:
+                selection = Selection(options.near, service.filter, service.tags, options.tagged_address)
+                sources[service.source] = (
+                    ConsulCatalog(server, selection)
+                    if service.source == CATALOG
+                    else ConsulSource(server, service.source.removeprefix(CONSUL), selection, _families(service))
+                )
+        srv = [service for service in services if service.source.startswith(SRV)]
+        if srv:
+            from clb_discovery.sources.dns.source import BOTH, SrvSource  # noqa: PLC0415
+
+            for service in srv:
+                record = service.source.removeprefix(SRV)
+                sources[service.source] = SrvSource(
+                    record,
+                    resolvers(),
+                    options.min_ttl,
+                    options.max_ttl,
+                    families=_families(service) or BOTH,
+                    linger=service.linger,
+                )
+        yield sources
+
+
+def _families(service: Service) -> frozenset[bool]:
+    """Return the families of its VIPs, True for IPv4."""
+    return frozenset(is_ipv4(vip.address) for vip in service.vips)

@@ -1,0 +1,80 @@
+"""Values of a configuration file: one text, several texts, or a number; each error names key, value and fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, TypeVar
+
+_LONGEST_SHOWN: Final = 200
+_LARGEST: Final = 1 << 64
+"""No number here comes near it, and Python does not write down numbers of thousands of digits."""
+
+_Parsed = TypeVar("_Parsed")
+
+
+def text(key: str, value: object) -> str:
+    """Return a string, or a number as an operator would type it.
+
+    :raises ValueError: for anything else.
+    """
+    if isinstance(value, list):
+        raise ValueError(f"{key} = {shown(value)}: takes one value, not an array")  # noqa: TRY004 - as all
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{key} = {shown(value)}: is neither text nor a number; write it in quotes")  # noqa: TRY004
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError(f"{key} = {shown(value)}: is too large")
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError(f"{key} = {shown(value)}: holds a NUL character; remove it")
+    return str(value)
+
+
+def texts(key: str, value: object) -> list[str]:
+    """Return the texts of an array, or one that stands alone; raises as `text`."""
+    return [text(key, item) for item in value] if isinstance(value, list) else [text(key, value)]
+
+
+def number(table: Mapping[str, object], key: str, default: int, most: int) -> int:
+    """Return an integer of a table.
+
+    :raises ValueError: if it is none from 0 to `most`.
+    """
+    value = table.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise ValueError(f"{key} = {shown(value)}: is not a number from 0 to {most}")
+    return value
+
+
+def parsed(key: str, parse: Callable[[str], _Parsed], value: object) -> _Parsed:
+    """Return what a parser of `values` makes of one text; errors get the key in front.
+
+    :raises ValueError: as `text` and the parser do.
+    """
+    found = text(key, value)
+    try:
+        return parse(found)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def refuse_unknown(keys: Collection[str], known: Collection[str]) -> None:
+    """Make sure that every key is known.
+
+    :raises ValueError: naming the one that is not, and the nearest that is.
+    """
+    for key in keys:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"use {', '.join(known)}"
+            raise ValueError(f"{shown(key)} is no key here; {hint}")
+
+
+def shown(value: object) -> str:
+    """Return a value as messages show it: on one line, and bounded."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _LARGEST:
+        return f"{value:#x}"[:_LONGEST_SHOWN]
+    try:
+        found = repr(value)
+    except ValueError:  # a number of thousands of digits inside
+        found = f"{type(value).__name__} with a very large number"
+    return found if len(found) <= _LONGEST_SHOWN else f"{found[:_LONGEST_SHOWN]}…"

@@ -1,0 +1,138 @@
+"""Reading what operators write: VIPs, `NAME[=VIP]`, durations and shares.
+
+Everything raises ValueError with a message that names the value and the way out; the command line adds the option.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+from clb_discovery.model.address import is_ipv4, parse_address
+from clb_discovery.model.servers import MAX_NAME, MAX_PORT, Protocol, Vip
+from clb_discovery.model.service import Service
+from clb_discovery.model.text_forms import parse_vip
+
+_DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h)?")
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_assignment(text: str, default: Protocol = Protocol.TCP) -> tuple[str, tuple[Vip, ...]]:
+    """Read `NAME=VIP[,VIP...]`, or `NAME` for automatic VIPs.
+
+    :returns: the name and its VIPs; none where it is to get automatic ones.
+    """
+    name, equals, vips = text.rpartition("=") if "=" in text else (text, "", "")
+    if not name or len(name.encode()) > MAX_NAME or not name.isprintable():
+        raise ValueError(
+            f"{text!r} has no name of 1 to {MAX_NAME} bytes of printable text: write NAME or NAME=VIP, such as "
+            "redis=10.64.0.1"
+        )
+    return name, tuple(parse_vip(vip, default) for vip in vips.split(",")) if equals else ()
+
+
+def srv_protocol(record: str) -> Protocol:
+    """Return the protocol that an SRV record name says (RFC 2782): UDP for `_dns._udp.example`, else TCP."""
+    labels = record.lower().split(".")
+    return Protocol.UDP if "_udp" in labels[1:2] else Protocol.TCP
+
+
+def srv_service(record: str) -> str:
+    """Return the service that an SRV record name says (RFC 2782): `redis` for `_redis._tcp.example`."""
+    return record.split(".", 1)[0].removeprefix("_") or record
+
+
+def merge_services(services: Iterable[Service], places: Mapping[str, str] | None = None) -> tuple[Service, ...]:
+    """Join services of one source, whose VIPs add up, automatic ones too, and refuse what can never work.
+
+    :param places: where each source stands, for messages.
+    :raises ValueError: if two services claim one VIP, or a real server is at a VIP, which would lead in a circle.
+    """
+    places = places or {}
+    merged: dict[str, Service] = {}
+    holders: dict[Vip, str] = {}
+    for service in services:
+        for vip in service.vips:
+            holder = holders.setdefault(vip, service.source)
+            if holder != service.source:
+                claims = [places.get(source, source) for source in (holder, service.source)]
+                raise ValueError(f"{vip} is claimed by {claims[0]} and by {claims[1]}; give each its own")
+        other = merged.get(service.source)
+        vips = tuple(dict.fromkeys((other.vips if other else ()) + service.vips))
+        automatic = other.automatic if other and service.automatic is None else service.automatic
+        merged[service.source] = replace(service, vips=vips, automatic=automatic)
+    _refuse_circles(merged.values(), holders, places)
+    return tuple(merged.values())
+
+
+def _refuse_circles(services: Iterable[Service], holders: Mapping[Vip, str], places: Mapping[str, str]) -> None:
+    vips = {vip.address: vip for vip in holders}
+    for service in services:
+        for server in service.servers:
+            vip = vips.get(server.address)
+            if vip:
+                where, other = places.get(service.source, service.source), places.get(holders[vip], holders[vip])
+                raise ValueError(
+                    f"the real server {server} of {where} is at the VIP {vip} of {other}: connects would go round in a "
+                    "circle; give the address that the server itself listens on"
+                )
+
+
+def parse_listener(text: str) -> tuple[str, int]:
+    """Read where to listen, `127.0.0.1:9100` or `[::1]:9100`; return address and port."""
+    host, colon, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    bracketed = host != bare
+    number = int(port) if colon and port.isascii() and port.isdigit() and len(port) <= len(str(MAX_PORT)) else 0
+    try:
+        family_fits = is_ipv4(parse_address(bare)) is not bracketed
+    except ValueError:
+        family_fits = False
+    if not family_fits or not 1 <= number <= MAX_PORT:
+        raise ValueError(f"{text!r} is not ADDR:PORT; write 127.0.0.1:9100 or [::1]:9100")
+    return bare, number
+
+
+def parse_duration(text: str) -> float:
+    """Read `30s`, `1.5m`, `200ms`, `1h` or a plain number of seconds; return seconds."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration: write 30s, 500ms, 2m or 1h")
+    return float(match["number"]) * _UNITS[match["unit"] or "s"]
+
+
+def parse_consul_wait(text: str) -> float:
+    """Read how long a query to Consul waits for news, 1 s to 10 min; return seconds."""
+    seconds = parse_duration(text)
+    if not 1 <= seconds <= 600:
+        raise ValueError(f"{text!r} is not from 1s to 10m")
+    return seconds
+
+
+def parse_milliseconds(text: str) -> int:
+    """Read a duration of 1 ms to 24 h; return milliseconds."""
+    milliseconds = 1000 * parse_duration(text)
+    if not 1 <= milliseconds <= 24 * 3600 * 1000:
+        raise ValueError(f"{text!r} is not from 1ms to 24h")
+    return round(milliseconds)
+
+
+def parse_count(text: str) -> int:
+    """Read a number from 0 to 1,000,000."""
+    if not text.isascii() or not text.isdigit() or int(text) > 1_000_000:
+        raise ValueError(f"{text!r} is not a number from 0 to 1000000")
+    return int(text)
+
+
+def parse_share(text: str) -> float:
+    """Read a share from 0 to 1."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise ValueError(f"{text!r} is not a share: write a number from 0 to 1, such as 0.5")
+    return share

@@ -1,0 +1,140 @@
+"""Having sockets of removed real servers closed by a process that may, for a sidecar that may not.
+
+Closing a socket of somebody else takes CAP_NET_ADMIN, with which one can also change routes, addresses and firewalls:
+too much for who talks to the network. So the units of systemd have a service of its own for it, which is started for
+each request (`Accept=yes`), and closes by the rule of `sockets.closing` and no other: record and peer have to agree.
+It believes nothing else of what it is asked: a member that is in a pool now is refused. What is said is in
+`close_request`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Final
+
+from clb_discovery.datapath import close_request as wire
+from clb_discovery.datapath.close_request import Closed, Request
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.sockets.closing import Destroyed, close_sockets
+from clb_discovery.errors import ClbError, UsageError
+from clb_discovery.model.servers import Protocol
+
+SOCKET: Final = Path("/run/clb-discovery-close.sock")
+"""Where the service listens, for the sidecar's group."""
+_PATIENCE: Final = 60.0
+"""Seconds to wait for an answer."""
+_REQUEST_WITHIN: Final = 10.0
+"""Seconds that a whole request may take to come."""
+_DISCARD_WITHIN: Final = 1.0
+_BUFFER: Final = 1 << 16
+_MOST_DISCARDED: Final = 1 << 20
+
+
+def ask(instance: str, members: Collection[bytes], protocols: Collection[Protocol]) -> Destroyed:
+    """Have sockets closed, and wait for it; nothing is raised, as by `close_sockets`.
+
+    :param members: packed `struct clb_member` of each removed real server.
+    """
+    count, failures, hidden = 0, set[str](), 0
+    for request in wire.requests(instance, members, protocols):
+        try:
+            closed = wire.parse_answer(_answer_to(request))
+        except OSError as error:
+            closed = Closed(0, (error.strerror or str(error) or type(error).__name__,), 0)
+        count += closed.count
+        failures.update(closed.failures)
+        hidden = max(hidden, closed.hidden)
+    said = (f"{SOCKET}: {failure}; see: systemctl status 'clb-discovery-close*'" for failure in failures)
+    return Destroyed(count, frozenset(said), hidden)
+
+
+def _answer_to(request: bytes) -> bytes:
+    said = b""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(_PATIENCE)
+        sock.connect(str(SOCKET))
+        sock.sendall(request)
+        sock.shutdown(socket.SHUT_WR)
+        while len(said) < wire.LONGEST_ANSWER and (part := sock.recv(_BUFFER)):
+            said += part
+    return said
+
+
+def serve(question: IO[bytes], answer: IO[bytes]) -> int:
+    """Answer one request.
+
+    :param question: nothing of it has been read yet.
+    :returns: the exit code.
+    :raises UsageError: if it is none, when that has been answered, too.
+    :raises HostError: if the maps are not there; likewise.
+    """
+    try:
+        said = wire.answer(_carried_out(_read(question.fileno())))
+    except ClbError as error:
+        _say(answer, wire.refusal(str(error)))
+        _discard(question.fileno())
+        raise
+    _say(answer, said)
+    return 0
+
+
+def _carried_out(request: Request) -> Closed:
+    with Maps(Pins(request.instance), handed_over=True) as maps:
+        published = maps.published(request.members)
+        members = set(request.members) - published
+        closed = close_sockets(members, maps.records(), protocols=request.protocols, pinned=maps.record_iterators())
+    failures = sorted(closed.failures)
+    if published:
+        failures.append(f"{len(published)} of {len(request.members)} real servers are in a pool, and were left alone")
+    return Closed(closed.count, tuple(failures), closed.hidden)
+
+
+def _read(question: int) -> Request:
+    until = time.monotonic() + _REQUEST_WITHIN
+    try:
+        head = _received(question, wire.HEAD.size, until)
+        return wire.parse_request(head, _received(question, wire.length_behind(head), until))
+    except ValueError as error:
+        raise UsageError(
+            f"malformed close request: {error}; the sidecar of this version sends it to {SOCKET}"
+        ) from None
+
+
+def _received(fd: int, size: int, until: float) -> bytes:
+    """Read this many bytes, or fewer where no more come.
+
+    :param until: when they have to be there, on the monotonic clock.
+    :raises ValueError: if they are not.
+    """
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    received = b""
+    while len(received) < size:
+        if not poller.poll(max(0.0, until - time.monotonic()) * 1000):
+            raise ValueError(f"it did not come within {_REQUEST_WITHIN:.0f} s")
+        part = os.read(fd, min(size - len(received), _BUFFER))
+        if not part:
+            break
+        received += part
+    return received
+
+
+def _discard(fd: int) -> None:
+    """Read what was sent and is not wanted: where it is left unread the kernel takes back our answer (unix(7))."""
+    with suppress(ValueError):
+        until = time.monotonic() + _DISCARD_WITHIN
+        for _ in range(_MOST_DISCARDED // _BUFFER):
+            if not _received(fd, _BUFFER, until):
+                return
+
+
+def _say(answer: IO[bytes], said: bytes) -> None:
+    answer.write(said)
+    answer.flush()

@@ -1,0 +1,1 @@
+"""The two loaders: libbpf and BCC."""

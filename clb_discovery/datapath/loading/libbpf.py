@@ -1,0 +1,135 @@
+"""Loading the shipped object with libbpf.so.1: maps are created or reused by their pins, programs are verified.
+
+Only the loader imports this; the sidecar writes maps by bpf(2) alone. Function names and structures are libbpf's own,
+whose API is stable within 1.x.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from clb_discovery.datapath.pins import PROGRAMS, Pins
+from clb_discovery.errors import HostError
+from clb_discovery.layout.structs import Map
+
+_SHIPPED: Final = Path(__file__).parents[2] / "_bpf"
+OBJECTS: Final = {True: _SHIPPED / "clb.bpf.o", False: _SHIPPED / "clb-floor.bpf.o"}
+"""The compiled programs, as they ship inside the package: for kernels with all features, and for the others."""
+
+_LIBBPF_WARN: Final = 0
+_PRINT: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+
+
+def load_object(pins: Pins, *, full: bool) -> dict[str, int]:
+    """Load the shipped object; its maps end up pinned, those that were pinned before are used as they are.
+
+    Other threads of Python go on while the kernel verifies the programs.
+
+    :returns: a file descriptor of each program by name, which the caller closes.
+    :raises HostError: if libbpf is missing or the kernel refuses the object.
+    """
+    library, shipped = _library(), OBJECTS[full]
+    library.libbpf_set_print(None)
+    try:
+        return _load(library, shipped, pins, [])
+    except HostError:
+        # To find out why. Each message takes Python's lock, which another thread may keep for milliseconds, and there
+        # are hundreds where nothing is wrong.
+        messages: list[str] = []
+        printer = _PRINT(_collector(messages))
+        library.libbpf_set_print(printer)
+        return _load(library, shipped, pins, messages)
+    finally:
+        library.libbpf_set_print(None)
+
+
+def _load(library: ctypes.CDLL, shipped: Path, pins: Pins, messages: Sequence[str]) -> dict[str, int]:
+    """Load an object.
+
+    :param messages: what libbpf has said of it.
+    """
+    opened = library.bpf_object__open_file(os.fsencode(shipped), None)
+    if not opened:
+        raise HostError(_failure(f"cannot open {shipped}", messages, "reinstall clb-discovery"))
+    try:
+        for map_ in Map:
+            handle = library.bpf_object__find_map_by_name(opened, map_.encode())
+            library.bpf_map__set_pin_path(handle, os.fsencode(pins.map(map_)))
+        if library.bpf_object__load(opened) != 0:
+            raise HostError(_failure("the kernel refuses the programs", messages, "run: clb-discovery check"))
+        return {
+            name: os.dup(library.bpf_program__fd(library.bpf_object__find_program_by_name(opened, name.encode())))
+            for name in PROGRAMS
+        }
+    finally:
+        library.bpf_object__close(opened)
+
+
+def build() -> str:
+    """Return what identifies the shipped objects: SHA-256 over both.
+
+    :raises HostError: if it cannot be read.
+    """
+    try:
+        return hashlib.sha256(b"".join(shipped.read_bytes() for shipped in OBJECTS.values())).hexdigest()
+    except OSError as error:
+        raise HostError(f"cannot read {error.filename}: {error.strerror}; reinstall clb-discovery") from error
+
+
+def require() -> str:
+    """Make sure that libbpf and the objects are there; return libbpf's version.
+
+    :raises HostError: naming what is missing.
+    """
+    library = _library()
+    build()
+    library.libbpf_version_string.restype = ctypes.c_char_p
+    version: bytes = library.libbpf_version_string()
+    return version.decode()
+
+
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as error:
+        raise HostError(
+            "libbpf.so.1 is missing, which loads the programs; install libbpf1 (Debian, Ubuntu) or libbpf (Fedora)"
+        ) from error
+    pointer = ctypes.c_void_p
+    for name, result, arguments in (
+        ("libbpf_set_print", pointer, [pointer]),
+        ("bpf_object__open_file", pointer, [ctypes.c_char_p, pointer]),
+        ("bpf_object__find_map_by_name", pointer, [pointer, ctypes.c_char_p]),
+        ("bpf_map__set_pin_path", ctypes.c_int, [pointer, ctypes.c_char_p]),
+        ("bpf_object__load", ctypes.c_int, [pointer]),
+        ("bpf_object__find_program_by_name", pointer, [pointer, ctypes.c_char_p]),
+        ("bpf_program__fd", ctypes.c_int, [pointer]),
+        ("bpf_object__close", None, [pointer]),
+    ):
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+    return library
+
+
+def _collector(messages: list[str]) -> Callable[[int, bytes, int], int]:
+    libc = ctypes.CDLL(None)
+
+    def collect(level: int, template: bytes, arguments: int) -> int:
+        if level == _LIBBPF_WARN:
+            text = ctypes.create_string_buffer(512)
+            libc.vsnprintf(text, ctypes.c_size_t(len(text)), template, ctypes.c_void_p(arguments))
+            messages.append(" ".join(text.value.decode(errors="replace").split()))
+        return 0
+
+    return collect
+
+
+def _failure(what: str, messages: Sequence[str], way_out: str) -> str:
+    reason = messages[0] if messages else os.strerror(ctypes.get_errno())
+    return f"{what}: {reason}; {way_out}"

@@ -1,0 +1,202 @@
+"""Bringing the data plane of an instance up and down: maps and programs pinned, programs attached to a cgroup.
+
+There are two loaders, the shipped object by libbpf and the shipped sources by BCC; both end in programs over the same
+pinned maps. Loading is repeatable: what is there and current stays untouched, programs of another build or loader are
+replaced in their links without a moment in which a connect meets none, and maps of the same layout keep what they hold.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from pathlib import Path
+
+from clb_discovery.datapath import bpf, cgroup, handover, probe
+from clb_discovery.datapath import selftest as proof
+from clb_discovery.datapath.loading import bcc, libbpf
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import PROGRAMS, Pins
+from clb_discovery.errors import HostError
+from clb_discovery.hints import load_command
+from clb_discovery.layout.elements import Info
+from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP, LAYOUT
+from clb_discovery.model import own_servers
+from clb_discovery.publication.plan import plan
+
+
+class Loader(StrEnum):
+    """How programs get into the kernel, as `--loader` and `clb_info` say it."""
+
+    AUTO = "auto"
+    """By the object; by BCC where that does not do. What is loaded and current stays, whichever loaded it."""
+    OBJECT = "object"
+    BCC = "bcc"
+    NONE = "none"
+    """Somebody else loads: see `datapath.handover` and `plane`. Of `run` alone."""
+
+
+def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO, *, alone: bool = True) -> bool:
+    """Make sure that the current programs run on connects in the cgroup; the caller is the only one who loads.
+
+    What was attached stays so until everything that replaces it is there; a first load that fails leaves nothing.
+
+    :param alone: whether nobody else writes the maps; who does keeps in them what every instance publishes.
+    :returns: whether nothing of the instance was there before.
+    :raises HostError: naming what the kernel, a file system or a privilege lacks.
+    """
+    if is_current(pins, target, loader):
+        return False
+    probe.raise_memlock_limit()
+    probe.require_hooks()
+    is_first = not pins.home.exists()
+    try:
+        _load(pins, target, loader, alone=alone)
+    except BaseException:
+        if is_first:
+            pins.remove()
+        raise
+    return is_first
+
+
+def _load(pins: Pins, target: Path, loader: Loader, *, alone: bool) -> None:
+    pins.create_directory()
+    features = probe.features()
+    used, descriptors = programs(pins, loader, features)
+    with ExitStack() as stack, Maps(pins) as maps:
+        for program in descriptors.values():
+            stack.callback(os.close, program)
+        if alone or maps.info() is None:  # a writer takes maps that are new when all is done
+            maps.apply(plan(maps.read(), own_servers.virtual_servers(pins.instance), complete=False).steps)
+        try:
+            handover.prepare(pins)
+            _attach(pins, descriptors, target)
+            # No helper can be given a function in what BCC compiles.
+            granted = features if used is Loader.OBJECT else features & ~FEATURE_LOOP
+            maps.write_info(Info(LAYOUT, granted, used, _build(used), str(target)))
+        except OSError as error:
+            raise HostError(
+                f"cannot pin the programs in {pins.directory}: {error.strerror}; is the BPF file system writable?"
+            ) from error
+
+
+def programs(pins: Pins, loader: Loader, features: int) -> tuple[Loader, dict[str, int]]:
+    """Load the programs over the pinned maps, which are made where there are none, and attach nothing.
+
+    :param features: CLB_FEATURE_* bits that the programs may use.
+    :returns: the loader that did it, and a descriptor of each program by name, which the caller closes.
+    :raises HostError: naming what is missing, or what the kernel refuses.
+    """
+    can_set_errno = bool(features & FEATURE_ERRNO)
+    if loader is Loader.BCC:
+        return Loader.BCC, bcc.load_sources(pins, can_set_errno=can_set_errno)
+    try:
+        return Loader.OBJECT, libbpf.load_object(pins, full=can_set_errno)
+    except HostError as error:
+        if loader is Loader.OBJECT:
+            raise
+        try:
+            return Loader.BCC, bcc.load_sources(pins, can_set_errno=can_set_errno)
+        except HostError as other:
+            raise HostError(f"{error}; nor does --loader bcc do it: {other}") from error
+
+
+def is_current(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> bool:
+    """Tell whether this build of the programs is loaded and attached to the cgroup, which may have been made anew."""
+    if not pins.are_there():
+        return False
+    with Maps(pins) as maps:
+        info = maps.info()
+    return (
+        info is not None
+        and loader in {Loader.AUTO, info.loader}
+        and info.build == _build(info.loader)
+        and is_attached(pins, target)
+    )
+
+
+def is_attached(pins: Pins, target: Path) -> bool:
+    """Tell whether every link is attached to the cgroup as it is now."""
+    wanted = cgroup.identity(target)
+    return wanted is not None and all(_attached_to(pins.link(name)) == wanted for name in PROGRAMS)
+
+
+def objection(pins: Pins, target: Path) -> str | None:
+    """Return why connects in the cgroup are not balanced as they should be, or None if they are.
+
+    A self-test connect tells about the connect hooks, the links about the others.
+    """
+    reason = proof.run(pins.instance, target)
+    if reason is None and not is_attached(pins, target):
+        return f"not every program is attached to {target}; run: {load_command(pins.instance, target)}"
+    return reason
+
+
+def unload(pins: Pins) -> None:
+    """Detach the programs and remove every pin of the instance; the kernel frees the rest."""
+    pins.remove()
+
+
+def _build(loader: str) -> str:
+    return bcc.build() if loader == Loader.BCC else libbpf.build()
+
+
+def _attached_to(link: Path) -> int | None:
+    try:
+        with _opened(link) as fd:
+            return bpf.link_cgroup(fd)
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise HostError(f"not allowed to open {link}; run as root, or with CAP_BPF") from error
+
+
+def _attach(pins: Pins, programs: Mapping[str, int], target: Path) -> None:
+    here = cgroup.identity(target)
+    elsewhere = [name for name in programs if _attached_to(pins.link(name)) != here]
+    with ExitStack() as stack:
+        links = {}  # all of them before the first is pinned: one that cannot be made takes the others with it
+        for name in elsewhere:
+            links[name] = _create_link(programs[name], name, target)
+            stack.callback(os.close, links[name])
+        for name, program in programs.items():
+            if name in links:
+                _replace_pin(links[name], pins.link(name))
+            else:
+                with _opened(pins.link(name)) as link:
+                    bpf.link_update(link, program)
+            _replace_pin(program, pins.program(name))
+
+
+def _create_link(program: int, name: str, target: Path) -> int:
+    try:
+        directory = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise HostError(f"cannot open {target}: {error.strerror}; --cgroup takes a cgroup that exists") from error
+    try:
+        return bpf.link_create(program, directory, PROGRAMS[name])
+    except OSError as error:
+        raise HostError(
+            f"cannot attach {name} to {target}: {error.strerror}; is a program there that allows no other? "
+            f"see: bpftool cgroup show {target}"
+        ) from error
+    finally:
+        os.close(directory)
+
+
+def _replace_pin(fd: int, path: Path) -> None:
+    """Pin under a temporary name and rename, so that an old object holds its place until the new one has it."""
+    temporary = path.with_name(path.name + "_new")
+    temporary.unlink(missing_ok=True)
+    bpf.pin(fd, temporary)
+    temporary.rename(path)
+
+
+@contextmanager
+def _opened(pin: Path) -> Iterator[int]:
+    fd = bpf.open_pin(pin)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,237 @@
+"""The data plane as the sidecar finds it: loaded by itself, or with `--loader none` by `clb-discovery load`."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from clb_discovery.datapath import cgroup as cgroups
+from clb_discovery.datapath import closer, handover, selftest
+from clb_discovery.datapath.instance import Instance
+from clb_discovery.datapath.loading import loader
+from clb_discovery.datapath.loading.loader import Loader
+from clb_discovery.datapath.maps import Maps, read_info
+from clb_discovery.datapath.neighbours import find_overlaps
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.sockets.closing import Destroyed, close_sockets
+from clb_discovery.errors import HostError, RemovedError
+from clb_discovery.hints import load_command
+from clb_discovery.layout.structs import LAYOUT
+from clb_discovery.model.neighbours import Overlap
+from clb_discovery.model.servers import Protocol
+
+
+class Plane(ABC):
+    """Who loads it, and what the sidecar can find out about it."""
+
+    loads: bool
+    """Whether the sidecar does so itself."""
+
+    def __init__(self, pins: Pins) -> None:
+        """Name it; nothing is touched yet."""
+        self._pins = pins
+
+    @property
+    @abstractmethod
+    def cgroup(self) -> Path:
+        """The cgroup whose connects are balanced."""
+
+    @asynccontextmanager
+    async def coming_up(self) -> AsyncIterator[None]:
+        """Bring it up while the block runs: the kernel takes as long for that as a sidecar for its first answers.
+
+        A block that fails takes back what was loaded, and is what is told, whatever the kernel lacks.
+
+        :raises HostError: as `bring_up`.
+        """
+        coming = asyncio.get_running_loop().run_in_executor(None, self.bring_up)
+        try:
+            yield
+        except BaseException:
+            await asyncio.wait([coming])
+            if not coming.exception():
+                self._take_back()
+            raise
+        await coming
+
+    @abstractmethod
+    def bring_up(self) -> None:
+        """Make sure that it is there, before its maps are opened.
+
+        :raises HostError: naming what is missing, and the way out.
+        """
+
+    @abstractmethod
+    def _take_back(self) -> None:
+        """Undo `bring_up`, if nothing was there before it; raises as that."""
+
+    @abstractmethod
+    def open(self) -> Maps:
+        """Open its maps; raises as `bring_up`."""
+
+    @abstractmethod
+    def is_lost(self) -> bool:
+        """Tell whether it has to be brought up again, and the maps opened again.
+
+        :raises HostError: if it does not do its work, and bringing it up would not help.
+        """
+
+    @abstractmethod
+    def objection(self) -> str | None:
+        """Return why connects are not balanced as they should be, or None if they are."""
+
+    def overlaps(self) -> Sequence[Overlap]:
+        """Return the other instances that serve VIPs of ours, as far as we may see; raises as `bring_up`."""
+        return find_overlaps(self._pins, self.cgroup)
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Take note that our maps serve every virtual server now; raises as `bring_up`."""
+
+    @abstractmethod
+    def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
+        """Close sockets of removed real servers; as `sockets.close_sockets`."""
+
+
+class OwnPlane(Plane):
+    """A data plane that the sidecar loads, attaches, and attaches again."""
+
+    loads = True
+
+    def __init__(self, pins: Pins, cgroup: Path, wanted: Loader) -> None:
+        """Name it; nothing is touched yet."""
+        super().__init__(pins)
+        self._cgroup = cgroup
+        self._loader = wanted
+        self._is_new = False
+
+    @property
+    def cgroup(self) -> Path:
+        """The cgroup that the settings name."""
+        return self._cgroup
+
+    def bring_up(self) -> None:
+        """Load and attach what is not there."""
+        self._is_new = loader.load(self._pins, self._cgroup, self._loader)
+
+    def _take_back(self) -> None:
+        """Unload it."""
+        if self._is_new:
+            loader.unload(self._pins)
+
+    def open(self) -> Maps:
+        """Open the maps."""
+        return Maps(self._pins)
+
+    def is_lost(self) -> bool:
+        """Tell whether pins are gone, or the cgroup was removed and made anew."""
+        if not self._cgroup.exists():
+            raise HostError(f"{self._cgroup} is gone; it is attached again when it is back")
+        return not loader.is_attached(self._pins, self._cgroup)
+
+    def settle(self) -> None:
+        """Remove what a version with another layout has left: its programs are in front, and have served until now."""
+        self._pins.remove_other_layouts()
+
+    def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
+        """Close them."""
+        return close_sockets(members, maps.records(), protocols=protocols)
+
+    def objection(self) -> str | None:
+        """Look at the links, and prove it by a connect inside the cgroup."""
+        return loader.objection(self._pins, self._cgroup)
+
+
+class LoadedPlane(Plane):
+    """A data plane that root loads and attaches by `clb-discovery load`, and that the sidecar only writes.
+
+    It may not open links. That they are on the cgroup as it is now it sees by what the loader left; the proof by a
+    connect it can only make where it is in the cgroup itself. `status`, as root, tells the rest.
+    """
+
+    loads = False
+
+    def __init__(self, pins: Pins) -> None:
+        """Name it; nothing is touched yet."""
+        super().__init__(pins)
+        self._instance = Instance(pins.instance)
+        self._load = load_command(pins.instance)
+        self._opened: tuple[int, ...] = ()
+
+    @property
+    def cgroup(self) -> Path:
+        """The cgroup that the loader named, which it does when all is done."""
+        info = read_info(self._pins)
+        if info is None:
+            raise HostError(f"a load is under way, or was cut off; then run: {self._load}")
+        return Path(info.cgroup)
+
+    def bring_up(self) -> None:
+        """Make sure that there are maps of our layout, and remember which."""
+        self._require_maps()
+        self._opened = self._pinned()
+
+    def _take_back(self) -> None:
+        """Leave it: somebody else has loaded it."""
+
+    def open(self) -> Maps:
+        """Open the maps that a writer needs."""
+        return Maps(self._pins, handed_over=True)
+
+    def is_lost(self) -> bool:
+        """Tell whether other maps are pinned now than were opened last."""
+        self._require_maps()
+        reason = self._unattached()
+        if self._pinned() != self._opened:
+            return True
+        if reason:
+            raise HostError(reason)
+        return False
+
+    def objection(self) -> str | None:
+        """Compare with what the loader left, and prove it by a connect of our own where we are inside."""
+        try:
+            reason = self._unattached()
+            inside = reason is None and cgroups.contains_self(self.cgroup)
+        except HostError as error:
+            return str(error)
+        return selftest.run(self._pins.instance, self.cgroup) if inside else reason
+
+    def overlaps(self) -> Sequence[Overlap]:
+        """Return what our own eyes see, and besides what the loader saw."""
+        return find_overlaps(self._pins, self.cgroup, self._instance.read_neighbours())
+
+    def settle(self) -> None:
+        """Leave the rest to root: `clb-discovery unload --other-layouts`."""
+
+    def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
+        """Have them closed by the service for it; where that does not listen, as far as our own rights go."""
+        if closer.SOCKET.exists():
+            return closer.ask(self._pins.instance, members, protocols)
+        return close_sockets(members, maps.records(), protocols=protocols, pinned=maps.record_iterators())
+
+    def _unattached(self) -> str | None:
+        target, attached_to = self.cgroup, self._instance.read_loaded()
+        if attached_to is None:
+            return f"nobody has left what {target} was at the load; run: {self._load}"
+        now, load = cgroups.identity(target), load_command(self._pins.instance, target)
+        if now is None:
+            return f"{target} is gone; when it is back, run: {load}"
+        if now != attached_to:
+            return f"{target} was made anew, and nothing is attached to it; run: {load}"
+        return None
+
+    def _require_maps(self) -> None:
+        if self._pins.have_maps():
+            return
+        if self._pins.are_removed():
+            raise RemovedError(f"{self._pins.home} was removed while it was mounted here; start the sidecar again")
+        others = ", ".join(path.name for path in self._pins.other_layouts())
+        found = f"is loaded with layout {others}, and this version takes v{LAYOUT}" if others else "is not loaded"
+        raise HostError(f"the data plane of instance {self._pins.instance!r} {found}; run: {self._load}")
+
+    def _pinned(self) -> tuple[int, ...]:
+        return tuple(self._pins.map(map_).stat().st_ino for map_ in handover.WRITER)

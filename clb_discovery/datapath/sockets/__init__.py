@@ -1,0 +1,1 @@
+"""Records of sockets, and closing sockets."""

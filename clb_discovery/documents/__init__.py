@@ -1,0 +1,1 @@
+"""What status, plan and trace report, as JSON."""

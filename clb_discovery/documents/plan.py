@@ -1,0 +1,69 @@
+"""What a plan would change, one virtual server at a time, for people and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from clb_discovery.layout.installed import Held, Published
+from clb_discovery.model.address import format_address
+from clb_discovery.model.answer import Rejected
+from clb_discovery.model.servers import RealServer, Vip
+from clb_discovery.publication.changes import Changes, changes, setting_changes
+
+
+def preview(  # noqa: PLR0913 - one for each thing that is looked at
+    before: Held,
+    after: Held,
+    rejected: Iterable[Rejected],
+    waiting: Collection[str],
+    hidden: Collection[Vip],
+    *,
+    names: Iterable[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Build the document that `plan --json` prints.
+
+    :param after: the result of a plan.
+    :param waiting: sources whose removals are held until another answer confirms them.
+    :param hidden: virtual servers of our own that are nobody's business.
+    :param names: hosts files that would change, each with the lines that are `added` and `removed`.
+    """
+    vips = sorted((before.virtual.keys() | after.virtual.keys()) - set(hidden))
+    found = (_change(vip, before.virtual.get(vip), after.virtual.get(vip), waiting) for vip in vips)
+    return {
+        "changes": [change for change in found if change is not None],
+        "refused": [{"service": item.service, "server": str(item.server), "reason": item.reason} for item in rejected],
+        "names": list(names),
+    }
+
+
+def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Collection[str]) -> dict[str, Any] | None:
+    there = new or old
+    if there is None:
+        return None
+    pools = changes((old.pool if old else None) or (), (new.pool if new else None) or ())
+    settings = {name: list(both) for name, both in setting_changes(old, new).items()}
+    if old and new and pools == Changes((), (), ()) and not settings and old.pool is not None:
+        return None
+    source = there.label.source if there.label else None
+    return {
+        "action": "change" if old and new else "add" if new else "remove",
+        "service": there.label.service if there.label else None,
+        "source": source,
+        "address": format_address(vip.address),
+        "port": vip.port,
+        "protocol": vip.protocol.name.lower(),
+        "held": new is not None and source in waiting,
+        "settings": settings,
+        "added": [_server(server) for server in pools.added],
+        "removed": [_server(server) for server in pools.removed],
+        "changed": [_server(server) | {"was": _share(was)} for was, server in pools.changed],
+    }
+
+
+def _server(server: RealServer) -> dict[str, Any]:
+    return {"address": format_address(server.address), "port": server.port, **_share(server)}
+
+
+def _share(server: RealServer) -> dict[str, int]:
+    return {"weight": server.weight, "priority": server.priority}

@@ -1,0 +1,126 @@
+"""The document that `status --json` prints, put together from what the kernel holds and what the sidecar said last."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from clb_discovery.layout import elements
+from clb_discovery.layout.elements import Info, Server
+from clb_discovery.layout.installed import Held, Published
+from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP
+from clb_discovery.model.address import format_address
+from clb_discovery.model.neighbours import Overlap
+from clb_discovery.model.servers import RealServer, Vip
+
+
+class Datapath(NamedTuple):
+    """What is loaded, and whether it works."""
+
+    info: Info
+    held: Held
+    servers: Mapping[bytes, Server]
+    """What became of connects, by packed member."""
+    ineffective: str | None
+    """Why connects do not meet the programs, or None if they do."""
+    records_lost: int
+    """How often there was no memory to remember where a socket was sent."""
+    overlaps: Sequence[Overlap] = ()
+    """Other instances that serve the same VIPs."""
+
+
+def document(  # noqa: PLR0913 - the parts of the document
+    *,
+    instance: str,
+    version: str,
+    kernel: str,
+    datapath: Datapath | None,
+    pid: int | None,
+    state: Mapping[str, Any],
+    hidden: frozenset[Vip],
+    listening: Collection[Vip] = (),
+) -> dict[str, Any]:
+    """Build the document; its shape is part of the contract with scripts.
+
+    :param datapath: None where nothing is loaded.
+    :param pid: of the running sidecar, or None.
+    :param state: what the sidecar said last, with `last_sync`, `config_error` and `sources`.
+    :param hidden: virtual servers of our own that are nobody's business.
+    :param listening: the VIPs on which a program of this host listens.
+    """
+    return {
+        "instance": instance,
+        "version": version,
+        "datapath": _datapath(datapath, kernel),
+        "sidecar": {
+            "running": pid is not None,
+            "pid": pid,
+            "last_sync": state.get("last_sync"),
+            "config_error": state.get("config_error"),
+        },
+        "sources": state.get("sources", []),
+        "virtual_servers": [
+            _virtual_server(vip, published, datapath.servers) | {"listens_here": vip in listening}
+            for vip, published in sorted(datapath.held.virtual.items())
+            if vip not in hidden
+        ]
+        if datapath
+        else [],
+        "unpublished": state.get("unpublished", []),
+    }
+
+
+def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
+    info = datapath.info if datapath else None
+    return {
+        "loaded": info is not None,
+        "loader": info.loader if info else None,
+        "cgroup": info.cgroup if info else None,
+        "kernel": kernel,
+        "effective": datapath is not None and datapath.ineffective is None,
+        "reason": datapath.ineffective if datapath else "the data plane is not loaded",
+        "features": features(info.features) if info else {},
+        "records_lost": datapath.records_lost if datapath else 0,
+        "overlaps": [overlap.document() for overlap in datapath.overlaps] if datapath else [],
+    }
+
+
+def features(bits: int) -> dict[str, bool]:
+    """Return the CLB_FEATURE_* bits by the names of the contract."""
+    return {"errno": bool(bits & FEATURE_ERRNO), "loop": bool(bits & FEATURE_LOOP)}
+
+
+def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Server]) -> dict[str, Any]:
+    key = elements.pack_vip(vip)
+    return {
+        "service": published.label.service if published.label else None,
+        "source": published.label.source if published.label else None,
+        "address": format_address(vip.address),
+        "port": vip.port,
+        "protocol": vip.protocol.name.lower(),
+        "algorithm": str(published.algorithm) if published.algorithm is not None else None,
+        "generation": published.generation,
+        "connects": sum(_of(servers, elements.pack_member(key, server)).connects for server in published.pool or ()),
+        "refused": _of(servers, elements.refusal(key)).connects,
+        "real_servers": [
+            _real_server(server, _of(servers, elements.pack_member(key, server))) for server in published.pool or ()
+        ],
+    }
+
+
+def _of(servers: Mapping[bytes, Server], member: bytes) -> Server:
+    return servers.get(member) or elements.unpack_server(elements.NEW_SERVER)
+
+
+def _real_server(server: RealServer, found: Server) -> dict[str, Any]:
+    return {
+        "address": format_address(server.address),
+        "port": server.port,
+        "weight": server.weight,
+        "priority": server.priority,
+        "state": "ejected" if found.ejected_until else "active",
+        "probing": bool(found.ejected_until and found.probing),
+        "connects": found.connects,
+        "active": found.active,
+        "failures": found.failures,
+    }

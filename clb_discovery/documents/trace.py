@@ -1,0 +1,146 @@
+"""From decisions and outcomes, as programs report them, to one line for each connect.
+
+A decision knows the process and an outcome does not; the two are joined by the socket's cookie.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+
+from clb_discovery.layout import elements
+from clb_discovery.layout.elements import Event
+from clb_discovery.model.address import format_endpoint
+from clb_discovery.model.servers import Protocol
+
+_REMEMBERED: Final = 65536
+"""Connects whose outcome is still waited for, at most."""
+
+
+class Kind(IntEnum):
+    """CLB_EVENT_* of bpf/clb.h."""
+
+    SENT = 1
+    REFUSED = 2
+    ESTABLISHED = 3
+    FAILED = 4
+    GIVEN_UP = 5
+    EJECTED = 6
+
+
+OUTCOMES: Final = tuple(kind.name.lower().replace("_", "-") for kind in Kind)
+"""The words for them."""
+DROPPED: Final = "dropped"
+"""What stands in place of connects that came faster than they were read."""
+_LONGEST_COMMAND: Final = 15
+"""Bytes that the kernel keeps of a program's name (TASK_COMM_LEN)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One connect and what became of it."""
+
+    time: int
+    """Of the outcome: nanoseconds of CLOCK_MONOTONIC."""
+    process: int | None
+    command: str | None
+    cgroup: int | None
+    """Id of the process's cgroup."""
+    key: bytes | None
+    """The virtual server, packed."""
+    vip: str | None
+    real_server: str | None
+    outcome: str
+    latency: int | None
+    """Nanoseconds from the decision to the outcome, where there is a connect to wait for."""
+
+    def document(self, time: str, cgroup: str | None, service: str | None) -> dict[str, Any]:
+        """Return the object that `trace --json` prints.
+
+        :param time: as RFC 3339 text.
+        :param cgroup: path of the cgroup.
+        :param service: whose virtual server it is.
+        """
+        return {
+            "time": time,
+            "pid": self.process,
+            "command": self.command,
+            "cgroup": cgroup,
+            "service": service,
+            "virtual_server": self.vip,
+            "real_server": self.real_server,
+            "outcome": self.outcome,
+            "latency_ms": None if self.latency is None else self.latency / 1e6,
+        }
+
+
+def dropped(time: int) -> Line:
+    """Return what is told of connects that nobody could read in time.
+
+    :param time: nanoseconds of CLOCK_MONOTONIC.
+    """
+    return Line(time, None, None, None, None, None, None, DROPPED, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which connects are to be told: one of each kind; all where none is named."""
+
+    services: frozenset[str] = frozenset()
+    commands: frozenset[str] = frozenset()
+    outcomes: frozenset[str] = frozenset()
+
+    def takes(self, line: Line, service: str | None) -> bool:
+        """Tell whether a connect is wanted. That some were dropped always is.
+
+        :param service: whose virtual server it is.
+        """
+        if line.outcome == DROPPED:
+            return True
+        return (
+            (not self.outcomes or line.outcome in self.outcomes)
+            and (not self.services or service in self.services)
+            and (not self.commands or line.command in {_as_kept(command) for command in self.commands})
+        )
+
+
+class Joiner:
+    """Remembers decisions until their outcome comes."""
+
+    def __init__(self) -> None:
+        self._decisions: OrderedDict[int, Event] = OrderedDict()
+
+    def feed(self, event: Event) -> Line | None:
+        """Take an event; return the line that it completes, if any."""
+        vip, address, port = elements.unpack_member(event.member)
+        asked = elements.unpack_vip(vip)
+        if event.kind == Kind.SENT and asked.protocol is Protocol.TCP:
+            self._decisions[event.socket] = event
+            if len(self._decisions) > _REMEMBERED:
+                self._decisions.popitem(last=False)
+            return None
+        ends = event.kind in {Kind.ESTABLISHED, Kind.FAILED, Kind.GIVEN_UP}
+        decision = self._decisions.get(event.socket) if event.process == 0 else event
+        if ends:
+            self._decisions.pop(event.socket, None)
+        return Line(
+            time=event.time,
+            process=decision.process if decision else None,
+            command=decision.command if decision else None,
+            cgroup=decision.cgroup if decision else None,
+            key=vip,
+            vip=str(asked),
+            real_server=format_endpoint(address, port) if port else None,
+            outcome=_name(event.kind),
+            latency=event.latency if ends else None,
+        )
+
+
+def _name(kind: int) -> str:
+    return OUTCOMES[kind - 1] if kind in Kind.__members__.values() else f"unknown {kind}"
+
+
+def _as_kept(command: str) -> str:
+    return command.encode()[:_LONGEST_COMMAND].decode(errors="replace")

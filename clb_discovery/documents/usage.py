@@ -1,0 +1,84 @@
+"""What a publication uses of the answers of discovery, service by service, and what it leaves out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from clb_discovery.model.address import is_ipv4
+from clb_discovery.model.servers import RealServer, Vip
+from clb_discovery.model.service import Service
+from clb_discovery.publication.reconcile import Publication
+
+
+class Usage(NamedTuple):
+    """What is used of one service."""
+
+    pools: Mapping[Vip, int]
+    """The number of real servers behind each of its VIPs."""
+    objection: str | None
+    """Why connects to the service, or to a VIP that was named for it, are refused; None if none are."""
+    left_out: Sequence[str]
+    """What is not used, each with the reason."""
+
+
+def usage(found: Publication) -> dict[str, Usage]:
+    """Return what a publication uses, by source; a source of which nothing is known is not in it."""
+    left_out: defaultdict[str, list[str]] = defaultdict(list)
+    for source, refused in found.resolved.refused.items():
+        left_out[source] += map(str, refused)
+    for item in found.desired.rejected:
+        left_out[item.source].append(str(item))
+    without_room = {one.vip: one.reason for one in found.unpublished}
+    named = {claim.service.source: claim.opt_in.vips for claim in found.wanted.claims}
+    automatic = {claim.service.source for claim in found.wanted.claims if claim.opt_in.automatic}
+    used = {}
+    for service in found.resolved.services:
+        source, servers = service.source, found.wanted.known.get(service.source)
+        if servers is None:
+            continue
+        pools = {vip: _size(found, vip, source) for vip in service.vips}
+        is_automatic = service.automatic is not None or source in automatic
+        needed = [vip for vip in pools if not (is_automatic and vip.port == 0 and vip not in named.get(source, ()))]
+        reasons = [f"{vip} is not published: {without_room[vip]}" for vip in pools if vip in without_room]
+        objection = reasons[0] if reasons else _objection(pools, needed, len(servers))
+        used[source] = Usage(pools, objection, (*left_out[source], *_without_vip(service, servers)))
+    return used
+
+
+def _size(found: Publication, vip: Vip, source: str) -> int:
+    published = found.plan.result.virtual.get(vip)
+    is_own = published is not None and published.label is not None and published.label.source == source
+    return len(published.pool or ()) if published and is_own else 0
+
+
+def _objection(pools: Mapping[Vip, int], needed: Sequence[Vip], known: int) -> str | None:
+    """Return what is wrong with the pools.
+
+    :param needed: the VIPs that were named. Of automatic ones there is one in each family, whatever servers there are.
+    :param known: the number of real servers that discovery returned.
+    """
+    if not pools:
+        return "it gets no VIP, so nothing of it is balanced"
+    empty = [str(vip) for vip, count in pools.items() if not count and (vip in needed or not any(pools.values()))]
+    if not empty:
+        return None
+    serving = [f"{count_servers(count)} at {vip}" for vip, count in pools.items() if count]
+    unused = f"{count_servers(known)}, and none can be used" if known else "none"
+    reason = f"only {', '.join(serving)}" if serving else f"discovery returned {unused}"
+    return f"no real server at {', '.join(empty)}, so connects are refused; {reason}"
+
+
+def _without_vip(service: Service, servers: Sequence[RealServer]) -> Iterator[str]:
+    """Tell of real servers in a family in which the service has no VIP."""
+    families = {is_ipv4(vip.address) for vip in service.vips}
+    for version, ipv4 in ((4, True), (6, False)):
+        count = sum(is_ipv4(server.address) is ipv4 for server in servers)
+        if count and families and ipv4 not in families:
+            yield f"{count_servers(count)} of IPv{version} not used: the service has no IPv{version} VIP; add one"
+
+
+def count_servers(servers: int) -> str:
+    """Return `1 real server` or `2 real servers`."""
+    return f"{servers} real server{'' if servers == 1 else 's'}"

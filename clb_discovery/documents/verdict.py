@@ -1,0 +1,70 @@
+"""What is wrong, in the words of the last line of `status`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from clb_discovery.hints import load_command
+from clb_discovery.text import some_of
+
+_NAMED: Final = 3
+"""Names in one remark."""
+
+
+def troubles(status: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with an instance, the worst first; nothing where all is well.
+
+    :param status: the document of `status --json`.
+    """
+    return list(_troubles(status))
+
+
+def _troubles(status: Mapping[str, Any]) -> Iterator[str]:
+    datapath, sidecar = status["datapath"], status["sidecar"]
+    if not datapath["loaded"]:
+        way_out = "its sidecar loads it; with --loader none" if sidecar["running"] else "start the sidecar, or"
+        yield f"the data plane is not loaded: nothing is balanced; {way_out} run: {load_command(status['instance'])}"
+    elif not datapath["effective"]:
+        yield f"connects do not meet the programs: {datapath['reason']}"
+    for overlap in datapath["overlaps"]:
+        vips = _list(overlap["vips"])
+        where = "same cgroup" if overlap["relation"] == "same" else f"{overlap['cgroup']}, {overlap['relation']}"
+        yield f"instance {overlap['instance']} ({where}) serves the same VIPs: {vips}; give each instance its own"
+    if sidecar["config_error"]:
+        yield f"the configuration is refused, and the one before it goes on: {sidecar['config_error']}"
+    unpublished = [one["service"] for one in status["unpublished"]]
+    if unpublished:
+        yield f"not published as it should be, for the reason above: {_list(unpublished)}"
+    yield from _pools(status["virtual_servers"])
+    for state, words in (("retrying", "no answer from"), ("held", "held back, for the reason above:")):
+        names = [source["name"] for source in status["sources"] if source["state"] == state]
+        if names:
+            yield f"{words} {_list(names)}"
+    refused = [source["name"] for source in status["sources"] if source["state"] == "fresh" and source["reason"]]
+    if refused:
+        yield f"refused in part, for the reason above: {_list(refused)}"
+    if datapath["loaded"] and not sidecar["running"]:
+        yield "no sidecar runs: pools stay as they are"
+
+
+def _pools(virtual_servers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    services: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for server in virtual_servers:
+        services[server["service"] or server["address"]].extend(server["real_servers"])
+    # A service with VIPs of both families often has real servers of one only.
+    empty = [name for name, servers in services.items() if not servers]
+    if empty:
+        yield f"no real servers, connects are refused: {_list(empty)}"
+    out = {
+        name: f"{name} ({len(ejected)} of {len(servers)})"
+        for name, servers in services.items()
+        if (ejected := [server for server in servers if server["state"] == "ejected"])
+    }
+    if out:
+        yield f"ejected after failed connects: {_list(list(out.values()))}"
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(some_of(names, _NAMED))

@@ -1,0 +1,1 @@
+"""Names of services in a hosts file."""

@@ -1,0 +1,86 @@
+"""The names of services in a hosts file, hosts(5): `<name>.clb` for its VIPs, in a block of our own."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from clb_discovery.layout.installed import Published
+from clb_discovery.model.address import Address, format_address
+from clb_discovery.model.servers import Vip
+
+DOMAIN: Final = "clb"
+
+_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123 section 2.1
+_LONGEST: Final = 253
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a hosts file should say."""
+
+    addresses: Mapping[str, tuple[Address, ...]]
+    """By host name."""
+    left_out: tuple[str, ...]
+    """Services whose names cannot be host names."""
+
+
+def names(virtual: Mapping[Vip, Published], own_source: str) -> Names:
+    """Return the names of what the kernel balances, so that none leads to an address that nobody serves.
+
+    A VIP whose pool is empty is left out while the service has another that can be connected to: many programs try the
+    first address of a name and no other.
+
+    :param own_source: the source of virtual servers that are nobody's business.
+    """
+    found: defaultdict[str, dict[Address, bool]] = defaultdict(dict)
+    left_out: set[str] = set()
+    for vip, published in virtual.items():
+        if published.label is None or published.label.source == own_source:
+            continue
+        name = host_name(published.label.service)
+        if name is None:
+            left_out.add(published.label.service)
+        else:
+            found[name][vip.address] = found[name].get(vip.address, False) or bool(published.pool)
+    return Names({name: _reachable(found[name]) for name in sorted(found)}, tuple(sorted(left_out)))
+
+
+def host_name(service: str) -> str | None:
+    """Return `redis.clb` for the service redis; None where that is no host name (RFC 1123 section 2.1)."""
+    name = f"{service.lower()}.{DOMAIN}"
+    if len(name) > _LONGEST or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        return None
+    return name
+
+
+def with_block(text: str, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> str:
+    """Return the file with the block of an instance replaced, where it is or else at the end; without names, removed.
+
+    :param text: the file's content, which is otherwise kept as it is.
+    :raises ValueError: if a mark stands alone, so that nobody knows what is ours.
+    """
+    begin, end = f"# BEGIN clb-discovery {instance}", f"# END clb-discovery {instance}"
+    block = "".join(
+        [
+            f"{begin}: written by the sidecar, changes are lost\n",
+            *(f"{format_address(address)} {name}\n" for name, own in addresses.items() for address in own),
+            f"{end}\n",
+        ]
+    )
+    block = block if addresses else ""
+    marks = [match.start() for match in re.finditer(rf"^({begin}: .*|{end})$", text, re.MULTILINE)]
+    whole = re.compile(rf"{begin}: .*?^{end}$\n?", re.MULTILINE | re.DOTALL).match(text, *marks[:1])
+    if marks and not (whole and len(marks) == 2):
+        raise ValueError(f"has one of the marks {begin!r} and {end!r} without the other, or twice; remove such lines")
+    if whole:
+        return text[: whole.start()] + block + text[whole.end() :]
+    return text + ("\n" if text and block and not text.endswith("\n") else "") + block
+
+
+def _reachable(addresses: Mapping[Address, bool]) -> tuple[Address, ...]:
+    served = tuple(sorted(address for address, has_servers in addresses.items() if has_servers))
+    return served or tuple(sorted(addresses))

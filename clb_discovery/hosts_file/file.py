@@ -1,0 +1,103 @@
+"""Writing the names of services into a hosts file, which other programs read and write, too."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from clb_discovery.errors import HostError
+from clb_discovery.files import Place, read_file, replacing, safe_place
+from clb_discovery.hosts_file.block import with_block
+from clb_discovery.model.address import Address
+
+
+def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> bool:
+    """Make the block of an instance say these names; readers see the whole old file or the whole new one.
+
+    :param path: what is not there is made, unless there is nothing to say.
+    :param addresses: by host name; none removes the block.
+    :returns: whether the file had to be changed.
+    :raises HostError: naming the file, the cause and the way out.
+    """
+    with _explained(path), _place(path, addresses) as place:
+        if place is None:
+            return False
+        content, wanted = _read_and_wanted(place, instance, addresses)
+        if wanted == content:
+            return False
+        with replacing(place, lasting=True) as put:
+            content, wanted = _read_and_wanted(place, instance, addresses)  # another instance may have been there
+            if wanted != content:
+                put(wanted)
+        return wanted != content
+
+
+def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> dict[str, Any] | None:
+    """Return what `write_names` would change, as `plan --json` prints it: the file, and the lines that come and go.
+
+    :returns: None for nothing.
+    :raises HostError: as `write_names`, as far as reading tells.
+    """
+    with _explained(path), _place(path, addresses) as place:
+        if place is None:
+            return None
+        content, wanted = (_lines(one) for one in _read_and_wanted(place, instance, addresses))
+    if content == wanted:
+        return None
+    added, removed = (
+        [line for line in one if line not in other] for one, other in ((wanted, content), (content, wanted))
+    )
+    return {"file": str(path), "added": added, "removed": removed}
+
+
+def real_path(path: Path) -> Path:
+    """Return where a path leads, as far as that can be seen."""
+    return Path(os.path.realpath(path))
+
+
+@contextmanager
+def _place(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterator[Place | None]:
+    """Open where the file is; None where its directory has gone, and there is nothing to say."""
+    with ExitStack() as stack:
+        try:
+            place = stack.enter_context(safe_place(path))
+        except FileNotFoundError:
+            if addresses:
+                raise
+            place = None
+        yield place
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError:
+        raise HostError(f"cannot write {path}: another instance is about to; trying again") from None
+    except HostError as error:
+        raise HostError(f"cannot write {path}: {error}") from None
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise HostError(
+                f"cannot replace {path}: it is a mount of its own, as in containers; name a file in a directory "
+                "that is mounted as a whole"
+            ) from error
+        raise HostError(f"cannot write {path}: {error.strerror}; --hosts-file needs a writable directory") from error
+    except ValueError as error:
+        raise HostError(f"cannot write {path}: it {error}") from None
+
+
+def _read_and_wanted(place: Place, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> tuple[bytes, bytes]:
+    content = read_file(place) or b""
+    text = content.decode("utf-8", "surrogateescape")
+    return content, with_block(text, instance, addresses).encode("utf-8", "surrogateescape")
+
+
+def _lines(content: bytes) -> list[str]:
+    """Return the lines that name something."""
+    lines = content.decode(errors="replace").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]

@@ -1,0 +1,46 @@
+"""The filter by which programs tell most addresses from VIPs: `clb_filter`, as bpf/clb.h defines it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+
+from clb_discovery.layout import structs
+
+_WORDS: Final = struct.Struct("=4I")
+_ELEMENT: Final = struct.Struct("=Q")
+_ELEMENT_BITS: Final = 64
+
+
+def bit_of(address: bytes) -> int:
+    """Return the number of the bit that lets an address pass.
+
+    :param address: 16 bytes in network byte order.
+    """
+    words = _WORDS.unpack(address)
+    high, low = words[0] << 32 | words[1], words[2] << 32 | words[3]
+    hashed: int = (high * structs.FILTER_HIGH + low * structs.FILTER_LOW) % 2**64
+    return hashed >> (64 - structs.FILTER_BITS)
+
+
+@lru_cache(maxsize=2)  # what is published changes more often than where
+def elements(addresses: frozenset[bytes]) -> Mapping[int, int]:
+    """Return the elements that are not 0 of the filter that lets these addresses pass, by index."""
+    found: dict[int, int] = {}
+    for address in addresses:
+        index, bit = divmod(bit_of(address), _ELEMENT_BITS)
+        found[index] = found.get(index, 0) | 1 << bit
+    return found
+
+
+def pack_element(bits: int) -> bytes:
+    """Return the value of an element."""
+    return _ELEMENT.pack(bits)
+
+
+def unpack_element(data: bytes) -> int:
+    """Read the value of an element."""
+    (bits,) = _ELEMENT.unpack(data)
+    return int(bits)

@@ -1,0 +1,168 @@
+"""The mirror of bpf/clb.h: what the elements of the maps look like as bytes.
+
+The header is the contract and says what each field means; a test compares this file with the compiled object's BTF.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import StrEnum
+from typing import Final
+
+LAYOUT: Final = 1
+MAX_VIRTUAL_SERVERS: Final = 65536
+MAX_ROWS: Final = 262144
+ROW_SLOTS: Final = 8
+MAX_SERVERS: Final = 262144
+PLACES: Final = 16384
+FILTER_BITS: Final = 18
+FILTER_HIGH: Final = 0x9E3779B97F4A7C15
+FILTER_LOW: Final = 0xD1342543DE82EF95
+FEATURE_ERRNO: Final = 1
+FEATURE_LOOP: Final = 2
+COUNT_ACTIVE: Final = 1
+COUNT_RECORDS_LOST: Final = 0
+COUNTS: Final = 16
+
+
+class Map(StrEnum):
+    """The maps, by the name of their pin."""
+
+    FILTER = "clb_filter"
+    VIRTUAL = "clb_virtual"
+    ROWS = "clb_rows"
+    SERVERS = "clb_servers"
+    LABELS = "clb_labels"
+    INFO = "clb_info"
+    DICE = "clb_dice"
+    OWNERS = "clb_owners"
+    PLACES = "clb_places"
+    SOCKETS = "clb_sockets"
+    PEERS = "clb_peers"
+    LISTENER = "clb_listener"
+    EVENTS = "clb_events"
+    COUNTS = "clb_counts"
+
+
+ADDED: Final = frozenset({Map.COUNTS})
+"""Maps that an earlier version of this layout has not: until its data plane is loaded again they count as empty."""
+
+
+class Record:
+    """One struct of the header: its fields in order, and the packing that follows from them."""
+
+    def __init__(self, name: str, *fields: tuple[str, str]) -> None:
+        """Describe a struct.
+
+        :param fields: name and struct-module format of each field. Fields in network byte order and nested structs
+            are byte strings, "16s"; everything else is in the host's byte order; "x" is padding.
+        """
+        self.name = name
+        self.fields = fields
+        self.struct = struct.Struct("=" + "".join(form for _, form in fields))
+        self.size = self.struct.size
+
+    def offsets(self) -> dict[str, tuple[int, int]]:
+        """Return offset and size of each field, in bytes."""
+        placed = {}
+        offset = 0
+        for name, form in self.fields:
+            size = struct.calcsize("=" + form)
+            placed[name] = (offset, size)
+            offset += size
+        return placed
+
+
+VIP: Final = Record("clb_vip", ("address", "16s"), ("port", "2s"), ("protocol", "B"), ("zero", "x"))
+VIRTUAL: Final = Record(
+    "clb_virtual",
+    ("generation", "Q"),
+    ("servers", "I"),
+    ("tier", "I"),
+    ("algorithm", "H"),
+    ("flags", "H"),
+    ("eject_after", "I"),
+    ("eject_first_ms", "I"),
+    ("eject_most_ms", "I"),
+    ("refusal", "I"),
+    ("zero", "4x"),
+)
+PLACE: Final = Record("clb_place", ("generation", "Q"), ("row", "I"), ("zero", "4x"))
+MEMBER: Final = Record("clb_member", ("vip", "20s"), ("address", "16s"), ("port", "2s"), ("zero", "2x"))
+SLOT: Final = Record(
+    "clb_slot",
+    ("member", "40s"),
+    ("keep", "I"),
+    ("out_of", "I"),
+    ("alias", "I"),
+    ("first", "I"),
+    ("tier", "I"),
+    ("weight", "H"),
+    ("priority", "H"),
+    ("server", "I"),
+    ("zero", "4x"),
+)
+ROW: Final = Record("clb_row", ("slot", f"{ROW_SLOTS * SLOT.size}s"))
+SERVER: Final = Record(
+    "clb_server",
+    ("connects", "Q"),
+    ("failures", "Q"),
+    ("ejected_until", "Q"),
+    ("recovered_at", "Q"),
+    ("began", "Q"),
+    ("active", "I"),
+    ("in_row", "I"),
+    ("ejections", "I"),
+    ("probing", "I"),
+    ("lock", "4x"),
+    ("times_ejected", "I"),
+)
+OWNER: Final = Record("clb_owner", ("socket", "Q"), ("crowded", "I"), ("lock", "4x"))
+SOCKET: Final = Record(
+    "clb_socket",
+    ("began", "Q"),
+    ("started", "Q"),
+    ("server", "I"),
+    ("asked", "2s"),
+    ("priority", "H"),
+    ("counts", "B"),
+    ("watched", "B"),
+    ("zero", "6x"),
+    ("member", "40s"),
+)
+STORED: Final = Record("clb_stored", ("socket", "Q"), ("crowded", "I"), ("lock", "4x"), ("record", "72s"))
+EVENT: Final = Record(
+    "clb_event",
+    ("time", "Q"),
+    ("latency", "Q"),
+    ("socket", "Q"),
+    ("cgroup", "Q"),
+    ("process", "I"),
+    ("kind", "I"),
+    ("member", "40s"),
+    ("command", "16s"),
+)
+LABEL: Final = Record("clb_label", ("service", "256s"), ("source", "272s"))
+INFO: Final = Record(
+    "clb_info", ("layout", "I"), ("features", "I"), ("loader", "16s"), ("build", "72s"), ("cgroup", "1024s")
+)
+RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, ROW, SERVER, OWNER, SOCKET, STORED, EVENT, LABEL, INFO)
+PEERS_SIZE: Final = 264
+EVENTS_BYTES: Final = 262144
+SIZES: Final = {
+    Map.FILTER: (4, 8),
+    Map.VIRTUAL: (VIP.size, VIRTUAL.size),
+    Map.ROWS: (PLACE.size, ROW.size),
+    Map.SERVERS: (4, SERVER.size),
+    Map.LABELS: (VIP.size, LABEL.size),
+    Map.INFO: (4, INFO.size),
+    Map.DICE: (4, 8),
+    Map.OWNERS: (4, OWNER.size),
+    Map.PLACES: (4, SOCKET.size),
+    Map.SOCKETS: (4, STORED.size),
+    Map.PEERS: (4, PEERS_SIZE),
+    Map.LISTENER: (4, 8),
+    Map.EVENTS: (0, 0),
+    Map.COUNTS: (4, 8),
+}
+"""Key and value size of each map, in bytes; of `clb_dice`, for each CPU."""

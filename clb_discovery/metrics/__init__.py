@@ -1,0 +1,1 @@
+"""Metrics, the page, and the server of both."""

@@ -1,0 +1,65 @@
+"""What the sidecar counts of its own work."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final, NoReturn
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+
+_LAG_EVERY: Final = 1.0
+"""Seconds between measurements of the event loop's lag."""
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds in seconds."""
+
+
+class Meters:
+    """What the sidecar counts and measures of itself."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # they double the series, and nobody asks
+        self.registry = CollectorRegistry()
+        self._publications = Counter("clb_publications", "Changes of the kernel's maps", registry=self.registry)
+        self._pools = Counter("clb_published_pools", "Pools that were new or changed", registry=self.registry)
+        self._failures = Counter(
+            "clb_publication_failures", "Changes of the kernel's maps that it refused", registry=self.registry
+        )
+        self.unkept = Counter(
+            "clb_state_write_failures",
+            "Times that the last known sets could not be kept on disk",
+            registry=self.registry,
+        )
+        """Counts for its owner, with `count_exceptions`."""
+        self._time = Histogram(
+            "clb_publication_seconds",
+            "Time to work out and to carry out a change of the kernel's maps",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._lag = Histogram(
+            "clb_loop_lag_seconds",
+            "How much later than asked the event loop comes back",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+
+    def published(self, pools: int, seconds: float) -> None:
+        """Count a change of the maps.
+
+        :param pools: how many were new or changed.
+        """
+        self._publications.inc()
+        self._pools.inc(pools)
+        self._time.observe(seconds)
+
+    def failed(self) -> None:
+        """Count a change that the kernel refused."""
+        self._failures.inc()
+
+    async def watch_lag(self) -> NoReturn:
+        """Measure the event loop's lag until cancelled."""
+        while True:
+            due = time.monotonic() + _LAG_EVERY
+            await asyncio.sleep(_LAG_EVERY)
+            self._lag.observe(max(0.0, time.monotonic() - due))

@@ -1,0 +1,259 @@
+"""`--metrics`: one small HTTP server for Prometheus, for probes and for people. It reads, and changes nothing.
+
+Everything costly happens in a thread, one piece of work at a time: those who ask while it goes on share the next one,
+so that however many ask, the event loop and discovery stay free. How many may be connected, and for how long, is in
+`connections`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final, NamedTuple, cast
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from clb_discovery.errors import ClbError
+from clb_discovery.log import described
+from clb_discovery.metrics.connections import Connection, Connections, ended
+from clb_discovery.metrics.exposition import exposition
+from clb_discovery.metrics.meters import Meters
+from clb_discovery.metrics.page import read_page
+from clb_discovery.metrics.report import Report
+
+Trouble = Callable[[str, str | None], None]
+"""Reports what goes wrong, and why; None in place of the reason while nothing does."""
+
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Server": "clb-discovery",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Of every answer. Other origins cannot read them, since nothing grants that."""
+_SHOWN_LENGTH: Final = 200
+"""Characters of what a client sent that are logged at most."""
+_BY_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, web.PayloadAccessError, ConnectionError)
+"""Errors that aiohttp logs of what a client sends, or of one that has gone."""
+_LINGER: Final = 0.25
+"""Seconds that answers have left at the end; aiohttp waits for them twice, before and after it cancels them."""
+_PART: Final = 1 << 16
+"""Bytes of an answer that are handed to a connection at a time."""
+_SHOWN: Final = 8
+"""Services named by `/healthz`."""
+_HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
+
+
+class Site(NamedTuple):
+    """What is behind the pages."""
+
+    report: Callable[[], Awaitable[Report]]
+    is_ready: Callable[[], bool]
+    meters: Meters
+    unpublished: Callable[[], Sequence[Mapping[str, Any]]] = tuple
+    """Services that there is no room for, as in `status --json`."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port, before anything else is touched.
+
+    :raises ClbError: if it is not to be had.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ClbError(f"cannot listen on {where} for --metrics: {reason}; name another ADDR:PORT") from error
+
+
+@asynccontextmanager
+async def serving(listener: socket.socket, site: Site, trouble: Trouble) -> AsyncIterator[None]:
+    """Answer `/`, `/status.json`, `/metrics` and `/healthz` while the block runs.
+
+    :param trouble: reports connections that cannot be accepted, and requests that fail by our fault.
+    """
+    runner = web.AppRunner(
+        _application(site),
+        access_log=None,
+        shutdown_timeout=_LINGER,
+        handler_cancellation=True,  # who goes away leaves nothing behind
+        logger=_Log(trouble),
+    )
+    await runner.setup()
+    connections = Connections(
+        cast("web.Server", runner.server), partial(trouble, "cannot accept connections of --metrics")
+    )
+    tasks = [asyncio.create_task(work) for work in (site.meters.watch_lag(), connections.accept(listener))]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            await ended(task)
+        await runner.cleanup()
+        connections.end()
+
+
+class _Log:
+    """Takes what aiohttp logs: a client that speaks no HTTP is one line for debugging, all else a fault of ours."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        self._trouble = trouble
+
+    def debug(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
+        """Log what is of no interest to others."""
+        structlog.stdlib.get_logger().debug(message % args, reason=_one_line(exc_info) if exc_info else None)
+
+    def exception(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
+        """Log a request that failed."""
+        if exc_info is None or isinstance(exc_info, _BY_CLIENTS):
+            self.debug(message, *args, exc_info=exc_info)
+        else:
+            self._trouble("a request of --metrics fails", described(exc_info))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:_SHOWN_LENGTH]
+
+
+def _application(site: Site) -> web.Application:
+    one_at_a_time = asyncio.Lock()
+    page = read_page()
+
+    async def write_metrics() -> bytes:
+        return await asyncio.to_thread(exposition, await site.report(), site.meters)
+
+    async def write_status() -> bytes:
+        return await asyncio.to_thread((await site.report()).status)
+
+    shared_metrics, shared_status = _Shared(write_metrics, one_at_a_time), _Shared(write_status, one_at_a_time)
+
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        return await _answer(request, shared_metrics, CONTENT_TYPE_LATEST)
+
+    async def status(request: web.Request) -> web.StreamResponse:
+        return await _answer(request, shared_status, "application/json")
+
+    async def healthz(_request: web.Request) -> web.Response:
+        ready = site.is_ready()
+        lines = ["ready" if ready else "not ready"]
+        lines += [f"not published: {one['service']!r}: {one['reason']}" for one in site.unpublished()[:_SHOWN]]
+        return web.Response(text="".join(f"{line}\n" for line in lines), status=200 if ready else 503)
+
+    async def stats_page(_request: web.Request) -> web.Response:
+        headers = {"Content-Security-Policy": page.policy}
+        return web.Response(body=page.body, content_type="text/html", charset="utf-8", headers=headers)
+
+    application = web.Application(middlewares=[_in_time, _only_by_its_own_name])
+    application.add_routes(
+        [
+            web.get("/", stats_page),
+            web.get("/status.json", status),
+            web.get("/metrics", metrics),
+            web.get("/healthz", healthz),
+        ]
+    )
+    application.on_response_prepare.append(_add_headers)
+    return application
+
+
+class _Shared:
+    """Costly work for many who ask: what each gets was begun after it asked, and there is one piece at a time."""
+
+    def __init__(self, work: Callable[[], Awaitable[bytes]], one_at_a_time: asyncio.Lock) -> None:
+        self._work = work
+        self._lock = one_at_a_time
+        self._next: asyncio.Task[bytes] | None = None
+
+    async def get(self) -> bytes:
+        """Return the result of work that has not begun yet."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._run())
+        return await asyncio.shield(self._next)  # one who goes away takes nothing from the others
+
+    async def _run(self) -> bytes:
+        async with self._lock:
+            self._next = None  # whoever asks from here on is too late for this one
+            return await self._work()
+
+
+async def _answer(request: web.Request, shared: _Shared, content_type: str) -> web.StreamResponse:
+    try:
+        body = await shared.get()
+    except (OSError, ClbError) as error:  # such as maps that somebody has unloaded
+        return web.Response(text=f"{error}\n", status=503)
+    headers = {"Content-Type": content_type, "Content-Length": str(len(body))}
+    if request.method == "HEAD":
+        return web.Response(headers=headers)
+    response = web.StreamResponse(headers=headers)
+    connection = _connection(request)
+    if connection:
+        connection.wait()
+    await response.prepare(request)
+    for start in range(0, len(body), _PART):  # as the client takes it: a whole one would be copied for each of them
+        await response.write(body[start : start + _PART])
+        if connection:
+            connection.go_on()
+    await response.write_eof()
+    return response
+
+
+def _connection(request: web.Request) -> Connection | None:
+    connection = request.transport.get_protocol() if request.transport else None
+    return connection if isinstance(connection, Connection) else None
+
+
+@web.middleware
+async def _in_time(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Have the client's time stand still while its answer is made."""
+    connection = _connection(request)
+    if connection is None:
+        return await handler(request)
+    connection.busy()
+    try:
+        return await handler(request)
+    finally:
+        connection.wait()
+
+
+@web.middleware
+async def _only_by_its_own_name(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what arrives at a loopback address under a foreign name.
+
+    A page of any site can make a browser send it here, by a name that its owner has resolve to 127.0.0.1 ("DNS
+    rebinding"), and may then read the answer. It cannot make the browser call that name an address, or localhost.
+    """
+    host = request.headers.get("Host")
+    transport = request.transport
+    arrived = transport.get_extra_info("sockname")[0] if transport else None
+    if host is not None and arrived and ipaddress.ip_address(arrived).is_loopback and not _is_own(host):
+        raise web.HTTPMisdirectedRequest(text="ask for this by address, or as localhost\n")
+    return await handler(request)
+
+
+def _is_own(host: str) -> bool:
+    """Tell whether a Host header names an address, or localhost."""
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    try:
+        ipaddress.ip_address(found["ipv6"] or found["name"])
+    except ValueError:
+        return found["ipv6"] is None and found["name"].lower() == "localhost"
+    return True
+
+
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)

@@ -1,0 +1,24 @@
+"""Two virtual servers that are always empty, so that a refused connect proves that the programs run.
+
+Their addresses are reserved for documentation (192.0.2.1, RFC 5737) and for discarding (100::1, RFC 6666), their
+protocol is UDP, whose connect sends nothing. The port tells instances on one cgroup apart.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import MAX_PORT, Algorithm, Protocol, Vip, VirtualServer
+
+_ADDRESSES: Final = (parse_address("192.0.2.1"), parse_address("100::1"))
+SOURCE: Final = "selftest"
+"""Name of the source in their labels."""
+
+
+def virtual_servers(instance: str) -> dict[Vip, VirtualServer]:
+    """Return the virtual servers that every desired state of the instance contains."""
+    port = 1 + crc32(instance.encode()) % MAX_PORT
+    vips = [Vip(address, port, Protocol.UDP) for address in _ADDRESSES]
+    return {vip: VirtualServer(vip, "", SOURCE, Algorithm.RANDOM, ()) for vip in vips}

@@ -1,0 +1,130 @@
+"""The terms everything else speaks in: virtual servers, real servers, pools and what discovery answers.
+
+All of them are immutable values. Names are LVS's own; a *pool* is the set of real servers of one virtual server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from clb_discovery.model.address import Address, format_address, format_endpoint, is_ipv4
+
+MAX_PORT: Final = 65535
+MAX_WEIGHT: Final = 65535
+MAX_PRIORITY: Final = 65535
+MAX_POOL: Final = 65536
+MAX_TIERS: Final = 16
+MAX_NAME: Final = 255
+"""Longest service name in bytes of UTF-8; also the longest DNS name (RFC 1035 section 2.3.4)."""
+
+
+class Protocol(IntEnum):
+    """Transport protocol, by its IP protocol number."""
+
+    TCP = 6
+    UDP = 17
+
+    __hash__ = int.__hash__  # that of an enumeration takes longer than all else in the key of a virtual server
+
+
+class Algorithm(IntEnum):
+    """Scheduler of a virtual server."""
+
+    RANDOM = 0
+    ROUND_ROBIN = 1
+    LEAST_CONN = 2
+
+    def __str__(self) -> str:
+        """Return the name that options and status use: `round-robin`."""
+        return self.name.lower().replace("_", "-")
+
+
+class Vip(NamedTuple):
+    """Where applications connect to: the key of a virtual server."""
+
+    address: Address
+    port: int
+    """1 to 65535, or 0 for every port of the address."""
+    protocol: Protocol
+
+    def __str__(self) -> str:
+        """Return the text that the command line takes: `10.64.0.1:6379`, `[fd00::1]:53/udp`."""
+        suffix = "" if self.protocol is Protocol.TCP else "/udp"
+        if self.port or is_ipv4(self.address):
+            return format_endpoint(self.address, self.port) + suffix
+        return f"[{format_address(self.address)}]{suffix}"
+
+
+class RealServer(NamedTuple):
+    """One member of a pool. Sorts by priority, then address, then port."""
+
+    priority: int
+    """Tier, 0 to 65535; the lowest is used first (RFC 2782)."""
+    address: Address
+    port: int
+    """1 to 65535."""
+    weight: int
+    """0 to 65535, relative to the other servers of the tier (RFC 2782)."""
+
+    def __str__(self) -> str:
+        """Return `10.0.0.7:31001`."""
+        return format_endpoint(self.address, self.port)
+
+
+Endpoint = tuple[Address, int]
+"""Address and port of a real server."""
+Pool = tuple[RealServer, ...]
+"""The real servers of one virtual server: one family, sorted, no two with the same address and port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """What the kernel keeps track of for a virtual server's connects, and when it ejects a real server."""
+
+    active: bool = True
+    """Count active connections; least-conn needs it."""
+    eject_after: int = 3
+    """Failed connects in a row that eject a real server; 0 for never."""
+    eject_first_ms: int = 5_000
+    """How long the first time, in milliseconds; doubles with each repetition."""
+    eject_most_ms: int = 60_000
+    """How long at most, in milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualServer:
+    """A virtual server as it should be, or as the kernel holds it."""
+
+    vip: Vip
+    service: str
+    source: str
+    """Name of the source that feeds it, such as `srv:_redis._tcp.example`."""
+    algorithm: Algorithm
+    pool: Pool
+    tracking: Tracking = Tracking()
+
+
+class Unread(NamedTuple):
+    """A member that discovery names, and whose addresses cannot be read now: it keeps those that it had."""
+
+    identity: str
+    port: int | None = None
+    """Only endpoints with this port are kept, so that no port meets the address of another version; None for all."""
+    priority: int | None = None
+    """The priority that the kept ones get; None for the previous one."""
+    weight: int | None = None
+    """Likewise the weight."""
+    is_ipv4: bool | None = None
+    """Only this family could not be read; None for both."""
+
+
+class Unpublished(NamedTuple):
+    """A virtual server that is not as it should be, although discovery has answered."""
+
+    vip: Vip
+    service: str
+    source: str
+    reason: str
+    """Why, and how to fix it."""

@@ -1,0 +1,58 @@
+"""VIPs and schedulers as people write them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from clb_discovery.model.address import Address, is_ipv4, parse_address
+from clb_discovery.model.servers import MAX_PORT, Algorithm, Protocol, Vip
+from clb_discovery.model.usable import never_usable
+
+_VIP: Final = re.compile(
+    r"""(?: \[ (?P<ipv6> [^][]* ) \] | (?P<ipv4> [^][:/]* ) )
+    (?: : (?P<port> [0-9]{1,5} ) )?
+    (?: / (?P<protocol> [a-z]+ ) )?""",
+    re.VERBOSE,
+)
+_FORMS: Final = "write 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00::1]:6379, with /udp for UDP"
+
+
+def parse_vip(text: str, default: Protocol = Protocol.TCP) -> Vip:
+    """Read one VIP: `10.64.0.1:6379`, `10.64.0.1` (every port), `[fd00::1]:53/udp`.
+
+    :param default: the protocol where the text names none.
+    """
+    match = _VIP.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a VIP: {_FORMS}")
+    address = _vip_address(text, match["ipv4"], match["ipv6"])
+    port = int(match["port"]) if match["port"] else 0
+    if match["port"] and not 1 <= port <= MAX_PORT:
+        raise ValueError(f"{text!r} has a port outside 1 to {MAX_PORT}; leave it out for every port")
+    protocol = match["protocol"]
+    if protocol is not None and protocol.upper() not in Protocol.__members__:
+        raise ValueError(f"{text!r} has the protocol {protocol!r}; use /tcp or /udp")
+    return Vip(address, port, Protocol[protocol.upper()] if protocol else default)
+
+
+def parse_algorithm(text: str) -> Algorithm:
+    """Read the name of a scheduler."""
+    for algorithm in Algorithm:
+        if str(algorithm) == text:
+            return algorithm
+    raise ValueError(f"{text!r} is no scheduler: use {', '.join(map(str, Algorithm))}")
+
+
+def _vip_address(text: str, ipv4: str | None, ipv6: str | None) -> Address:
+    """Read the address and make sure that the brackets fit its family and that it can be a VIP."""
+    try:
+        address = parse_address(ipv4 if ipv6 is None else ipv6)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a VIP: {_FORMS}") from None
+    if is_ipv4(address) is (ipv4 is None):
+        raise ValueError(f"{text!r} mixes the families: brackets are for IPv6, and only for IPv6")
+    reason = never_usable(address)
+    if reason:
+        raise ValueError(f"{text!r} cannot be a VIP: {reason}; take an unused private address, such as 10.64.0.1")
+    return address

@@ -1,0 +1,59 @@
+"""Which addresses a real server may have: discovery is not trusted to name any."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from clb_discovery.model.address import CACHED_ADDRESSES, Address, Network, format_address, in_network, is_ipv4
+
+_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
+_THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 1122 section 3.2.1.3
+
+
+@lru_cache(maxsize=CACHED_ADDRESSES)
+def never_usable(address: Address) -> str | None:
+    """Return why no server can be reached at this address, whoever says so, or None if one may."""
+    parsed = _parsed(address)
+    if parsed.is_unspecified or parsed in _THIS_NETWORK:
+        return "it is unspecified"
+    if parsed.is_multicast:
+        return "it is multicast"
+    if parsed == _BROADCAST:
+        return "it is broadcast"
+    if parsed.is_link_local:
+        return "it is link-local"
+    return None
+
+
+@lru_cache(maxsize=CACHED_ADDRESSES)
+def is_loopback(address: Address) -> bool:
+    """Tell whether a host reaches only itself at this address: 127.0.0.0/8 or ::1."""
+    return _parsed(address).is_loopback
+
+
+def _parsed(address: Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.IPv4Address(address[12:]) if is_ipv4(address) else ipaddress.IPv6Address(address)
+
+
+_WAY_OUT: Final = "register the address that the server itself listens on"
+
+
+def objection(address: Address, vips: frozenset[Address], real_ranges: Sequence[Network]) -> str | None:
+    """Return why this address may not be a real server, and the way out; or None if it may.
+
+    :param vips: the addresses of all virtual servers: a real server there would send a connect round in a circle.
+    """
+    if address in vips:
+        return f"it is a VIP; {_WAY_OUT}"
+    never = never_usable(address)
+    if never:
+        return f"{never}; {_WAY_OUT}"
+    if real_ranges and any(in_network(address, network) for network in real_ranges):
+        return None
+    if is_loopback(address):
+        others = "" if real_ranges else ", beside one for every other server: all else is refused then"
+        return f"it is loopback; --real-range {format_address(address)} allows it{others}"
+    return f"it is in no --real-range; --real-range {format_address(address)} allows it" if real_ranges else None

@@ -1,0 +1,1 @@
+"""From what counts to the steps that bring the kernel there."""

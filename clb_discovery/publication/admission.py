@@ -1,0 +1,322 @@
+"""What of the desired state is published, and what of that now: the kernel's maps are bounded, and so is one round.
+
+Two decisions, both for each virtual server alone, so that one that is too large stops no other:
+
+- *Admission*: is there room for it beside all others? Those that shrink come first, then services of the configuration
+  in their order, then those of the catalog: those that the kernel balances, then by name. One that does not fit keeps
+  the size that it has: servers that are gone leave, and as many new ones come. Services of the catalog fill at most
+  three quarters of a map; the rest is for the configuration.
+- *Slices*: a round writes a bounded number of real servers. Services take turns, small changes first, so that what
+  changes much and often does not delay others; what has waited for long comes first. Old and new pool are held side by
+  side while one replaces the other, so a slice also has to fit beside everything that is held.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.installed import Held, Published
+from clb_discovery.layout.structs import Map
+from clb_discovery.model.address import Address
+from clb_discovery.model.servers import Protocol, Unpublished, Vip, VirtualServer
+from clb_discovery.publication.plan import is_held
+
+SLICE: Final = 2560
+"""Real servers written in a round, unless one virtual server alone has more."""
+SHARE: Final = 8
+"""Of a large backlog a round writes this part: each round costs something of its own."""
+OVERHEAD: Final = 8
+"""What a virtual server costs beside its real servers, in real servers."""
+PATIENCE: Final = 8
+"""Rounds after which what has waited comes first."""
+
+
+class Room(NamedTuple):
+    """Elements of the maps."""
+
+    virtual: int
+    """Of `clb_virtual` and `clb_labels`."""
+    rows: int
+    servers: int
+
+    def plus(self, other: Room) -> Room:
+        """Return the sum."""
+        return Room(self.virtual + other.virtual, self.rows + other.rows, self.servers + other.servers)
+
+    def minus(self, other: Room) -> Room:
+        """Return what is left."""
+        return Room(self.virtual - other.virtual, self.rows - other.rows, self.servers - other.servers)
+
+    def lacks(self, need: Room) -> str | None:
+        """Return which map has no room for what is needed, and how much that has; None where all have."""
+        for what, has, wants, most in zip(_NAMES, self, need, SIZES, strict=True):
+            if wants > 0 and wants > has:
+                return f"at most {most} {what} are possible"
+        return None
+
+
+_NAMES: Final = ("virtual servers", "rows of real servers", "real and virtual servers together")
+SIZES: Final = Room(structs.MAX_VIRTUAL_SERVERS, structs.MAX_ROWS, structs.MAX_SERVERS)
+OF_CATALOG: Final = Room(*(size * 3 // 4 for size in SIZES))
+_NOTHING: Final = Room(0, 0, 0)
+
+
+class Admitted(NamedTuple):
+    """What may be published."""
+
+    changes: Sequence[VirtualServer]
+    """Those that fit, and others as far as they fit."""
+    refused: Sequence[Unpublished]
+
+
+class Slice(NamedTuple):
+    """What is done in one round."""
+
+    publish: Mapping[Vip, VirtualServer]
+    withdraw: Collection[Vip]
+    left: Mapping[Vip, int]
+    """What waits for another round, and for how many it has waited."""
+    cramped: Sequence[Unpublished]
+    """What would fit, but not beside what it replaces, and no round will change that."""
+
+
+def used(held: Held) -> Room:
+    """Return what virtual servers take, without what a crash has left over."""
+    return _total(held.virtual.values())
+
+
+def admit(
+    held: Held,
+    changes: Sequence[VirtualServer],
+    gone: Collection[Vip],
+    configured: Mapping[str, int],
+    taken: Room | None = None,
+) -> Admitted:
+    """Decide which virtual servers fit.
+
+    :param changes: virtual servers that are not held as they should be.
+    :param gone: those that are held and should not be.
+    :param configured: the places of the configuration's sources in their order; all others are of the catalog.
+    """
+    growth = {server.vip: _size(server).minus(_held_size(held.virtual.get(server.vip))) for server in changes}
+    wanted = (taken or used(held)).minus(_total(held.virtual[vip] for vip in gone))
+    for each in growth.values():
+        wanted = wanted.plus(each) if each.servers > 0 or each.virtual > 0 else wanted
+    if OF_CATALOG.minus(wanted).lacks(Room(1, 1, 1)) is None:
+        return Admitted(changes, ())
+    return _admit_in_order(held, _ordered(held, changes, growth, configured), growth, gone, configured)
+
+
+def _admit_in_order(
+    held: Held,
+    ordered: Iterable[VirtualServer],
+    growth: Mapping[Vip, Room],
+    gone: Collection[Vip],
+    configured: Mapping[str, int],
+) -> Admitted:
+    stays = [one for vip, one in held.virtual.items() if vip not in gone]
+    theirs = (one for one in stays if _source(one) not in configured)
+    room, catalog = SIZES.minus(_total(stays)), OF_CATALOG.minus(_total(theirs))
+    admitted: list[VirtualServer] = []
+    refused: list[Unpublished] = []
+    for server in ordered:
+        need = growth[server.vip]
+        of_catalog = server.source not in configured
+        lack = room.lacks(need) or (catalog.lacks(need) if of_catalog else None)
+        if lack:
+            refused.append(_refusal(held, server, lack, of_catalog=of_catalog))
+            same_size = _as_large_as_held(held, server)
+            if same_size and not is_held(held, same_size):
+                admitted.append(same_size)
+            continue
+        admitted.append(server)
+        room = room.minus(need)
+        catalog = catalog.minus(need) if of_catalog else catalog
+    return Admitted(admitted, refused)
+
+
+def _ordered(
+    held: Held, changes: Iterable[VirtualServer], growth: Mapping[Vip, Room], configured: Mapping[str, int]
+) -> list[VirtualServer]:
+    holding = {one.label.source for one in held.virtual.values() if one.label}
+
+    def place(server: VirtualServer) -> tuple[bool, int, bool, str, Vip]:
+        grows = growth[server.vip].servers > 0
+        return (
+            grows,
+            configured.get(server.source, len(configured)),
+            server.source not in holding,
+            server.service,
+            server.vip,
+        )
+
+    return sorted(changes, key=place)
+
+
+def _refusal(held: Held, server: VirtualServer, lack: str, *, of_catalog: bool) -> Unpublished:
+    share = ", three quarters of them for services of the catalog" if of_catalog else ""
+    stays = "; its pool stays as large as it is" if server.vip in held.virtual else ""
+    fix = "use fewer VIPs or real servers, or a second --instance for some services"
+    return Unpublished(server.vip, server.service, server.source, f"no room: {lack}{share}{stays}; {fix}")
+
+
+def _as_large_as_held(held: Held, server: VirtualServer) -> VirtualServer | None:
+    """Return a virtual server with as many real servers as it has now; None where there are none, or it is new.
+
+    Low priorities stay, as in every pool that is cut, and of one priority those that are in use.
+    """
+    old = held.virtual.get(server.vip)
+    if not old or not old.pool:
+        return None
+    had = {(one.address, one.port) for one in old.pool}
+    ranked = sorted(server.pool, key=lambda one: (one.priority, (one.address, one.port) not in had))
+    return replace(server, pool=tuple(sorted(ranked[: len(old.pool)])))
+
+
+def choose(  # noqa: PLR0913 - what a round follows from
+    held: Held,
+    changes: Sequence[VirtualServer],
+    gone: Collection[Vip],
+    waited: Mapping[Vip, int],
+    taken: Room | None = None,
+    *,
+    budget: int | None = SLICE,
+) -> Slice:
+    """Choose what is done in this round.
+
+    :param changes: virtual servers that have been admitted.
+    :param gone: virtual servers that are to be withdrawn.
+    :param waited: for how many rounds any of these has waited.
+    :param taken: as for `admit`.
+    :param budget: real servers to write; None for all of them.
+    """
+    units = _units(held, changes, gone)
+    if budget is not None:
+        budget = max(budget, sum(unit.cost for unit in units) // SHARE)
+    room = _free(held, taken or used(held))
+    publish: dict[Vip, VirtualServer] = {}
+    withdraw: list[Vip] = []
+    late: list[_Unit] = []
+    cramped: list[_Unit] = []
+    spent = 0
+    for unit in _in_turns(units, waited):
+        if late or (budget is not None and spent and spent + unit.cost > budget):
+            late.append(unit)
+            continue
+        need = _beside(held, unit, room)
+        if room.lacks(need):
+            cramped.append(unit)
+            continue
+        room = room.minus(need)
+        spent += unit.cost
+        publish |= {server.vip: server for server in unit.publish}
+        withdraw += unit.withdraw
+    moves = bool(publish or withdraw)  # what is published or withdrawn now makes room for the next round
+    waiting = [*late, *(cramped if moves else ())]
+    left = {vip: waited.get(vip, 0) + 1 for unit in waiting for vip in unit.vips()}
+    stuck = () if moves else [server for unit in cramped for server in unit.publish]
+    return Slice(publish, withdraw, left, [_cramped(held, server) for server in stuck])
+
+
+def _cramped(held: Held, server: VirtualServer) -> Unpublished:
+    stays = "; its previous pool stays in use" if server.vip in held.virtual else ""
+    reason = f"no room for the old and the new pool side by side{stays}; use a second --instance for some services"
+    return Unpublished(server.vip, server.service, server.source, reason)
+
+
+class _Unit(NamedTuple):
+    """Changes that belong into one round: those of an address whose wildcard comes or goes, else of one VIP."""
+
+    source: str
+    publish: Sequence[VirtualServer]
+    withdraw: Sequence[Vip]
+    cost: int
+
+    def vips(self) -> Iterator[Vip]:
+        """Yield all VIPs."""
+        yield from (server.vip for server in self.publish)
+        yield from self.withdraw
+
+
+def _units(held: Held, changes: Iterable[VirtualServer], gone: Collection[Vip]) -> list[_Unit]:
+    changes = list(changes)
+    vips = (*(server.vip for server in changes), *gone)
+    wild = {(vip.address, vip.protocol) for vip in vips if vip.port == 0}
+    published: defaultdict[Vip | tuple[Address, Protocol], list[VirtualServer]] = defaultdict(list)
+    withdrawn: defaultdict[Vip | tuple[Address, Protocol], list[Vip]] = defaultdict(list)
+    for server in changes:
+        published[_unit_of(server.vip, wild)].append(server)
+    for vip in gone:
+        withdrawn[_unit_of(vip, wild)].append(vip)
+    units = []
+    for key in dict.fromkeys([*published, *withdrawn]):
+        new, old = published[key], withdrawn[key]
+        cost = sum(len(server.pool) + OVERHEAD for server in new)
+        cost += sum(len(held.virtual[vip].rows) + OVERHEAD for vip in old)
+        units.append(_Unit(new[0].source if new else _source(held.virtual[old[0]]), new, old, cost))
+    return units
+
+
+def _unit_of(vip: Vip, wild: Collection[object]) -> Vip | tuple[Address, Protocol]:
+    both = (vip.address, vip.protocol)
+    return both if both in wild else vip
+
+
+def _in_turns(units: Iterable[_Unit], waited: Mapping[Vip, int]) -> list[_Unit]:
+    """Return units in the order in which they are done: by what their service has been given in this round before.
+
+    Of one service those that publish come before those that only withdraw, so that a service that moves to another VIP
+    is at the new one before it leaves the old.
+    """
+    given: defaultdict[str, int] = defaultdict(int)
+    placed: list[tuple[int, int, _Unit]] = []
+    for unit in sorted(units, key=lambda unit: (not unit.publish, unit.cost)):
+        given[unit.source] += unit.cost
+        patience = max((waited.get(vip, 0) for vip in unit.vips()), default=0)
+        placed.append((-patience if patience >= PATIENCE else 0, given[unit.source], unit))
+    return [unit for _, _, unit in sorted(placed, key=lambda one: one[:2])]
+
+
+def _free(held: Held, taken: Room) -> Room:
+    """Return what can be written now, beside all that is held."""
+    orphans = {map_: len(held.orphans.get(map_, ())) for map_ in (Map.VIRTUAL, Map.LABELS, Map.ROWS)}
+    return Room(
+        SIZES.virtual - taken.virtual - max(orphans[Map.VIRTUAL], orphans[Map.LABELS]),
+        SIZES.rows - taken.rows - orphans[Map.ROWS],
+        len(held.free) + len(held.resting) + max(0, SIZES.servers - held.top),
+    )
+
+
+def _beside(held: Held, unit: _Unit, room: Room) -> Room:
+    """Return what a unit needs beside what it replaces; at least, where there is plenty of room."""
+    need = _NOTHING
+    for server in unit.publish:
+        old = held.virtual.get(server.vip)
+        size = _size(server)
+        servers = size.servers
+        if servers > room.servers and old:
+            had = {(one.address, one.port) for one in old.pool or ()}
+            servers = sum((one.address, one.port) not in had for one in server.pool)
+        need = need.plus(Room(0 if old else 1, size.rows, servers))
+    return need
+
+
+def _size(server: VirtualServer) -> Room:
+    return Room(1, elements.rows(max(1, len(server.pool))), len(server.pool) + 1)
+
+
+def _held_size(one: Published | None) -> Room:
+    return Room(1, len(one.rows), len(one.servers)) if one else _NOTHING
+
+
+def _total(published: Iterable[Published]) -> Room:
+    sizes = [(len(one.rows), len(one.servers)) for one in published]
+    return Room(len(sizes), sum(rows for rows, _ in sizes), sum(servers for _, servers in sizes))
+
+
+def _source(one: Published) -> str:
+    return one.label.source if one.label else ""

@@ -1,0 +1,164 @@
+"""Automatic VIPs: one address per family for each service that is given none, by its name alone.
+
+The outcome depends on the set of names and the ranges, and on nothing else: not on the order in which services appear,
+nor on who held an address before. docs/decisions/0014-automatic-vips.md says why, and what that costs.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Final
+
+from clb_discovery.model.address import Address, Network, is_ipv4, parse_address, parse_network
+from clb_discovery.model.servers import Vip
+from clb_discovery.model.service import Service
+from clb_discovery.model.usable import never_usable
+
+DEFAULT_RANGES: Final[tuple[Network, ...]] = (
+    ipaddress.IPv4Network("240.64.0.0/10"),  # in 240.0.0.0/4, which nobody routes (RFC 1112 section 4)
+    ipaddress.IPv6Network(
+        "fd0b:8432:cc5a::/64"
+    ),  # unique local (RFC 4193); the digits begin SHA-256 of "clb-discovery"
+)
+"""Where automatic VIPs come from unless `--vip-range` says otherwise."""
+
+
+def parse_vip_range(text: str) -> Network:
+    """Read a network that VIPs are taken from.
+
+    :raises ValueError: if it is none, or if no VIP can lie at one of its ends.
+    """
+    try:
+        network = parse_network(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a network: write 240.64.0.0/10 or fd00:64::/64") from None
+    for end in (network[0], network[-1]):
+        address = parse_address(str(end))
+        if end.version == 6 and is_ipv4(address):
+            raise ValueError(f"{text!r} is a range of IPv4; write it as such, such as 240.64.0.0/10")
+        reason = never_usable(address)
+        if reason:
+            raise ValueError(f"{text!r} cannot give VIPs: {end}: {reason}; take an unused private range")
+    return network
+
+
+def with_automatic_vips(services: Iterable[Service], ranges: Sequence[Network]) -> list[Service]:
+    """Give each service that asks for automatic VIPs one in each family of the ranges, for every port.
+
+    :returns: all services, in order.
+    :raises ValueError: naming a service that finds no address.
+    """
+    services = list(services)
+    names = {service.name for service in services if service.automatic}
+    taken = frozenset(vip.address for service in services for vip in service.vips)
+    addresses = automatic_addresses(names, ranges, taken)
+    return [
+        replace(service, vips=service.vips + tuple(Vip(to, 0, service.automatic) for to in addresses[service.name]))
+        if service.automatic
+        else service
+        for service in services
+    ]
+
+
+def automatic_addresses(
+    names: Iterable[str], ranges: Sequence[Network], taken: Collection[Address] = ()
+) -> dict[str, tuple[Address, ...]]:
+    """Give each name an address in each family of the ranges; IPv4 comes first.
+
+    :param names: those that differ only in case are one, as they are in DNS.
+    :param ranges: in any order; they may overlap.
+    :param taken: addresses that are not to be given.
+    :raises ValueError: naming one that finds no address.
+    """
+    found, without = settle_automatic(names, ranges, taken)
+    if without:
+        name, network = min(without.items())
+        raise ValueError(
+            f"{name!r} finds no VIP: every address of {network} is taken; name a larger range, "
+            "or give it a VIP of its own, such as NAME=10.64.0.1"
+        )
+    return found
+
+
+def settle_automatic(
+    names: Iterable[str], ranges: Sequence[Network], taken: Collection[Address] = ()
+) -> tuple[dict[str, tuple[Address, ...]], dict[str, str]]:
+    """Give addresses as `automatic_addresses` does, as far as there are any.
+
+    :returns: the addresses of each name; and by name, for those that found none in a family, its ranges as text.
+    """
+    names = list(names)
+    families = [places for version in (4, 6) if (places := _Places(ranges, version)).count]
+    found = [_settle({name.lower() for name in names}, places, taken) for places in families]
+    without = {
+        name: str(places)
+        for places, addresses in zip(families, found, strict=True)
+        for name in names
+        if name.lower() not in addresses
+    }
+    given = {name: tuple(addresses[name.lower()] for addresses in found if name.lower() in addresses) for name in names}
+    return given, without
+
+
+class _Places:
+    """The addresses of one family that may be given, by number."""
+
+    def __init__(self, ranges: Sequence[Network], version: int) -> None:
+        own = sorted({network for network in ranges if network.version == version}, key=_order)
+        # Two networks are apart, or one holds the other, which then comes first.
+        self.networks: list[Network] = []
+        for network in own:
+            if not self.networks or int(network[0]) > int(self.networks[-1][-1]):
+                self.networks.append(network)
+        self.count = sum(_size(network) for network in self.networks)
+
+    def __getitem__(self, number: int) -> Address:
+        for network in self.networks:
+            if number < _size(network):
+                # Neither the first address of a network nor the last: they name it, and everybody in it.
+                return parse_address(str(network[number + _margin(network)]))
+            number -= _size(network)
+        raise IndexError(number)
+
+    def home(self, name: str) -> int:
+        """Return the number of the address that a name wants most: the same everywhere, and any with equal chance."""
+        return int.from_bytes(sha256(name.encode()).digest()[:16]) % self.count
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.networks))
+
+
+def _order(network: Network) -> tuple[int, int]:
+    return int(network[0]), network.prefixlen
+
+
+def _margin(network: Network) -> int:
+    return 1 if network.num_addresses > 2 else 0
+
+
+def _size(network: Network) -> int:
+    return network.num_addresses - 2 * _margin(network)
+
+
+def _settle(names: Collection[str], places: _Places, taken: Collection[Address]) -> dict[str, Address]:
+    """Let every name ask for its home in the first round, and those that got nothing for the next address in the next.
+
+    Within a round the lower name gets what several ask for. So who lives at home makes room for nobody but a lower name
+    with the same home, whoever else comes or goes.
+    """
+    found: dict[str, Address] = {}
+    given: set[Address] = set()
+    homes = {name: places.home(name) for name in sorted(names)}
+    for attempt in range(places.count):
+        if not homes:
+            break
+        for name, home in list(homes.items()):
+            address = places[(home + attempt) % places.count]
+            if address not in given and address not in taken and not never_usable(address):
+                given.add(address)
+                found[name] = address
+                del homes[name]
+    return found

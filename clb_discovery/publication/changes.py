@@ -1,0 +1,56 @@
+"""What changed between two states of a virtual server; of its pool in the words of a log line: +2 -1 ~3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from clb_discovery.layout.installed import Published
+from clb_discovery.model.servers import Pool, RealServer, Tracking
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The real servers that came, went, or got another weight or priority."""
+
+    added: tuple[RealServer, ...]
+    removed: tuple[RealServer, ...]
+    changed: tuple[tuple[RealServer, RealServer], ...]
+    """As they were, and as they are."""
+
+    def __str__(self) -> str:
+        """Return `+2 -1 ~3`."""
+        return f"+{len(self.added)} -{len(self.removed)} ~{len(self.changed)}"
+
+
+def changes(before: Pool, after: Pool) -> Changes:
+    """Compare two pools by the address and port of their members."""
+    old = {(server.address, server.port): server for server in before}
+    new = {(server.address, server.port): server for server in after}
+    return Changes(
+        added=tuple(server for endpoint, server in new.items() if endpoint not in old),
+        removed=tuple(server for endpoint, server in old.items() if endpoint not in new),
+        changed=tuple((old[at], server) for at, server in new.items() if at in old and old[at] != server),
+    )
+
+
+def setting_changes(before: Published | None, after: Published | None) -> dict[str, tuple[Any, Any]]:
+    """Return which settings changed, from what to what; nothing where a virtual server came or went."""
+    if before is None or after is None:
+        return {}
+    old, new = _settings(before), _settings(after)
+    return {name: (old[name], new[name]) for name in new if old[name] != new[name]}
+
+
+def _settings(server: Published) -> dict[str, Any]:
+    """Return what a virtual server has beside its pool."""
+    tracking = server.tracking or Tracking()
+    return {
+        "service": server.label.service if server.label else None,
+        "source": server.label.source if server.label else None,
+        "algorithm": str(server.algorithm) if server.algorithm is not None else None,
+        "active": tracking.active,
+        "eject-after": tracking.eject_after,
+        "eject-time": f"{tracking.eject_first_ms}ms",
+        "eject-max": f"{tracking.eject_most_ms}ms",
+    }

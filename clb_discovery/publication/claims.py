@@ -1,0 +1,177 @@
+"""Who gets which VIP: what is configured, then what services in a catalog claim.
+
+A catalog is not trusted to name any VIP: it has to lie in a `--vip-range` and may not overlap one of another service.
+Two VIPs of one address and protocol overlap where their ports are equal or one of them is for every port: else a
+service could take single ports out of the VIP of another. Who holds a VIP in the kernel keeps it, so that a restart
+changes nothing; then the lower name has it. docs/decisions/0015-catalog-mode.md gives the reasons.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from clb_discovery.model.address import Address, Network, in_network
+from clb_discovery.model.answer import Claim, Refused
+from clb_discovery.model.servers import Algorithm, Protocol, Vip
+from clb_discovery.model.service import Service
+from clb_discovery.publication.automatic_vips import settle_automatic
+
+MOST_SERVERS: Final = 4096
+"""Most real servers in one pool of a service in a catalog."""
+MOST_PLACES: Final = 16384
+"""Most real servers of such a service over the pools of all its VIPs: a sixteenth of the kernel's map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """All services with their VIPs, no two of which overlap unless they are configured so."""
+
+    services: tuple[Service, ...]
+    refused: Mapping[str, tuple[Refused, ...]]
+    """What is not applied of what a service says, by the name of its source; only where there is something."""
+
+
+def resolve(
+    configured: Sequence[Service], claims: Iterable[Claim], holders: Mapping[Vip, str], ranges: Sequence[Network]
+) -> Resolved:
+    """Give every claim that may have it its VIPs; the order of the claims does not matter.
+
+    A service of which every VIP is refused keeps those that it holds: a mistake in a catalog takes nothing away.
+
+    :param configured: services with VIPs of their own, which nobody disputes.
+    :param holders: the source of each VIP that the kernel balances.
+    :param ranges: `--vip-range`, or its default.
+    """
+    claims = tuple(claims)
+    if not claims:
+        return Resolved(tuple(configured), {})
+    resolving = _Resolving(configured, claims, holders, ranges)
+    resolving.claim_declared()
+    resolving.keep_held()
+    resolving.claim_automatic()
+    return resolving.result()
+
+
+class _Resolving:
+    """The claims, and what has come of them so far."""
+
+    def __init__(
+        self,
+        configured: Sequence[Service],
+        claims: Iterable[Claim],
+        holders: Mapping[Vip, str],
+        ranges: Sequence[Network],
+    ) -> None:
+        self._configured = configured
+        self._claims = {claim.service.source: claim for claim in sorted(claims, key=lambda one: one.service.name)}
+        self._holders = holders
+        self._ranges = ranges
+        self._owners = _Owners(configured, self._claims, holders)
+        self._found: dict[str, list[Vip]] = {source: [] for source in self._claims}
+        self._refused = {source: list(claim.opt_in.refused) for source, claim in self._claims.items()}
+
+    def claim_declared(self) -> None:
+        """Give VIPs to those that name them: first to who holds one, then by the names of services."""
+        wanted = [(source, vip) for source, claim in self._claims.items() for vip in claim.opt_in.vips]
+        for source, vip in sorted(wanted, key=lambda one: self._holders.get(one[1]) != one[0]):
+            objection = self._objection(source, vip)
+            if objection:
+                self._refused[source].append(objection)
+            else:
+                self._give(source, vip)
+
+    def keep_held(self) -> None:
+        """Leave what they hold to those of which all else is refused, where nobody else has got it."""
+        for source, claim in self._claims.items():
+            if self._refused[source] and not self._found[source] and not claim.opt_in.automatic:
+                for vip in sorted(vip for vip, holder in self._holders.items() if holder == source):
+                    if self._objection(source, vip) is None:
+                        self._give(source, vip)
+
+    def claim_automatic(self) -> None:
+        """Give VIPs to those that want them by their name."""
+        claims = [claim for claim in self._claims.values() if claim.opt_in.automatic]
+        names = [claim.service.name for claim in claims]
+        automatic, without = settle_automatic(names, self._ranges, self._owners.addresses())
+        for service, opt_in in claims:
+            for vip in (Vip(to, 0, protocol) for protocol in opt_in.automatic for to in automatic[service.name]):
+                owner = self._owners.overlapping(service.source, vip)
+                if owner:
+                    self._refused[service.source].append(_clash(vip, owner))
+                else:
+                    self._give(service.source, vip)
+            if service.name in without:
+                full = f"is not to be had: every address of {without[service.name]} is taken; name a larger --vip-range"
+                self._refused[service.source].append(Refused(f"automatic VIP of {service.name!r}", full))
+
+    def result(self) -> Resolved:
+        """Return what has come of it."""
+        services = [_service(claim, self._found[source]) for source, claim in self._claims.items()]
+        refused = {source: tuple(sorted(own)) for source, own in self._refused.items() if own}
+        return Resolved((*self._configured, *services), refused)
+
+    def _objection(self, source: str, vip: Vip) -> Refused | None:
+        if not any(in_network(vip.address, network) for network in self._ranges):
+            ranges = ", ".join(map(str, self._ranges))
+            return Refused(f"VIP {vip}", f"is outside --vip-range {ranges}; register one inside, or widen the range")
+        owner = self._owners.claimed(source, vip)
+        return _clash(vip, owner) if owner else None
+
+    def _give(self, source: str, vip: Vip) -> None:
+        self._owners.add(source, vip)
+        self._found[source].append(vip)
+
+
+class _Owners:
+    """Who has which VIP so far."""
+
+    def __init__(self, configured: Iterable[Service], claims: Mapping[str, Claim], holders: Mapping[Vip, str]) -> None:
+        self._holders = holders
+        self._ports: defaultdict[tuple[Address, Protocol], dict[int, str]] = defaultdict(dict)
+        self._automatic: dict[Address, str] = {}
+        """Addresses that a name alone gives to a service, and that nobody may claim any part of."""
+        for service in configured:
+            for vip in service.vips:
+                self.add(service.source, vip)
+                if service.automatic:
+                    self._automatic[vip.address] = service.source
+        for vip, source in holders.items():
+            claim = claims.get(source)
+            if claim and claim.opt_in.automatic and vip.port == 0 and vip not in claim.opt_in.vips:
+                self._automatic.setdefault(vip.address, source)
+
+    def add(self, source: str, vip: Vip) -> None:
+        """Note who has a VIP."""
+        self._ports[vip.address, vip.protocol][vip.port] = source
+
+    def addresses(self) -> frozenset[Address]:
+        """Return the addresses of all VIPs."""
+        return frozenset(address for address, _ in self._ports)
+
+    def overlapping(self, source: str, vip: Vip) -> str | None:
+        """Return another source that has the VIP or a part of it, or None."""
+        ports = self._ports.get((vip.address, vip.protocol), {})
+        touched = ports.values() if vip.port == 0 else (ports.get(vip.port), ports.get(0))
+        return next((owner for owner in touched if owner and owner != source), None)
+
+    def claimed(self, source: str, vip: Vip) -> str | None:
+        """Return another source to which a VIP that somebody names belongs, or None."""
+        owner = self.overlapping(source, vip)
+        if owner is None and self._holders.get(vip) != source:
+            owner = self._automatic.get(vip.address)
+        return owner if owner != source else None
+
+
+def _service(claim: Claim, vips: Sequence[Vip]) -> Service:
+    algorithm = claim.service.algorithm if claim.opt_in.algorithm is None else claim.opt_in.algorithm
+    active = claim.service.tracking.active or algorithm is Algorithm.LEAST_CONN
+    tracking = replace(claim.service.tracking, active=active)
+    most = min(MOST_SERVERS, MOST_PLACES // max(1, len(vips)))
+    return replace(claim.service, vips=tuple(vips), algorithm=algorithm, tracking=tracking, most=most)
+
+
+def _clash(vip: Vip, owner: str) -> Refused:
+    return Refused(f"VIP {vip}", f"belongs to {owner}; register another one")

@@ -1,0 +1,141 @@
+"""Desired state: which virtual servers there should be, rebuilt from nothing each time.
+
+Discovery is not trusted to name any address: what may never be a real server is left out here, whoever says so, and is
+reported with the reason.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from operator import attrgetter, is_, is_not
+from typing import Final, NamedTuple
+
+from clb_discovery.model.address import Address, Network, is_ipv4
+from clb_discovery.model.answer import Rejected
+from clb_discovery.model.servers import MAX_POOL, MAX_TIERS, Pool, RealServer, Vip, VirtualServer
+from clb_discovery.model.service import Service
+from clb_discovery.model.usable import objection
+
+MAX_REJECTED: Final = 100
+"""Most real servers of one service that are reported as left out."""
+
+
+class Basis(NamedTuple):
+    """What a desired state follows from."""
+
+    services: tuple[Service, ...]
+    known: Mapping[str, Sequence[RealServer]]
+    real_ranges: tuple[Network, ...]
+    vips: frozenset[Address]
+    """The addresses of all virtual servers."""
+    by_source: Mapping[str, Service]
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the kernel should hold, and what was left out."""
+
+    virtual: Mapping[Vip, VirtualServer]
+    rejected: tuple[Rejected, ...]
+    basis: Basis = field(compare=False, repr=False)
+    anew: Mapping[Vip, VirtualServer] = field(compare=False, repr=False)
+    """Those that were not taken from an earlier result."""
+
+
+def desired(
+    services: Iterable[Service],
+    known: Mapping[str, Sequence[RealServer]],
+    real_ranges: Sequence[Network],
+    before: Desired | None = None,
+) -> Desired:
+    """Build the virtual servers of all services that are known.
+
+    :param services: no two of one source.
+    :param known: the real servers of each source, by its name, as the guard lets them through. A service whose source
+        is not in it has never been answered for, and is left out.
+    :param real_ranges: `--real-range`: where not empty, no other address is used; loopback needs it in any case.
+    :param before: an earlier result. Where only what some sources say has changed since, the rest is taken from it: the
+        very same objects, for the same state as without it.
+    """
+    services, real_ranges = tuple(services), tuple(real_ranges)
+    if before and (before.basis.services, before.basis.real_ranges) == (services, real_ranges):
+        basis = before.basis._replace(known=known)
+        changed = _changed(before.basis.known, known)
+        if changed is not None:
+            virtual, rejected = _built(basis, changed)
+            kept = [item for item in before.rejected if item.source not in changed]
+            return Desired({**before.virtual, **virtual}, (*kept, *rejected), basis, virtual)
+    vips = frozenset(vip.address for service in services for vip in service.vips)
+    basis = Basis(services, known, real_ranges, vips, {service.source: service for service in services})
+    virtual, rejected = _built(basis, basis.by_source)
+    return Desired(virtual, tuple(rejected), basis, virtual)
+
+
+def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> Collection[str] | None:
+    """Return the keys of objects that are others now, None where a key has gone."""
+    if len(before) == len(now) and all(map(is_, before, now)):  # in the same order, as mostly: ten times as fast
+        return set(compress(now, map(is_not, now.values(), before.values())))
+    if not before.keys() <= now.keys():
+        return None
+    return {key for key, found in now.items() if before.get(key) is not found}
+
+
+def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServer], list[Rejected]]:
+    """Return the virtual servers of these sources' services, and what was left out of what they say."""
+    virtual: dict[Vip, VirtualServer] = {}
+    rejected: list[Rejected] = []
+    for service in (basis.by_source[source] for source in sources if source in basis.by_source):
+        if service.source not in basis.known:
+            continue
+        usable: list[RealServer] = []
+        refused: list[Rejected] = []
+        for server in basis.known[service.source]:
+            reason = objection(server.address, basis.vips, basis.real_ranges)
+            if reason:
+                refused.append(Rejected(service.name, server, reason, service.source))
+            else:
+                usable.append(server)
+        families = {is_ipv4(vip.address) for vip in service.vips}
+        pools = {ipv4: _pool(service, usable, ipv4=ipv4) for ipv4 in families}
+        for _, surplus in pools.values():
+            refused += (Rejected(service.name, server, reason, service.source) for server, reason in surplus)
+        rejected += refused[:MAX_REJECTED]
+        for vip in service.vips:
+            pool, _ = pools[is_ipv4(vip.address)]
+            virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool, service.tracking)
+    return virtual, rejected
+
+
+def _too_many(service: Service) -> str:
+    if service.most == MAX_POOL:
+        return f"there are more than {MAX_POOL} in the pool; spread them over several services"
+    vips = f" behind {len(service.vips)} VIPs" if len(service.vips) > 1 else ""
+    return (
+        f"there are more than {service.most} in the pool, the most of a service of the catalog{vips}; register fewer "
+        "VIPs or servers, or configure the service by name"
+    )
+
+
+def _pool(service: Service, servers: Iterable[RealServer], *, ipv4: bool) -> tuple[Pool, list[tuple[RealServer, str]]]:
+    """Return the pool of a family, and the servers beyond its limits, each with the reason.
+
+    Of two entries with one address and port the lower priority wins, then the higher weight. Low priorities stay.
+    """
+    merged: dict[tuple[Address, int], RealServer] = {}
+    for server in servers:
+        if is_ipv4(server.address) is not ipv4:
+            continue
+        endpoint = (server.address, server.port)
+        other = merged.get(endpoint)
+        if other is None or (server.priority, -server.weight) < (other.priority, -other.weight):
+            merged[endpoint] = server
+    pool = sorted(merged.values())
+    tiers = sorted({server.priority for server in pool})[:MAX_TIERS]
+    end = bisect_right(pool, tiers[-1], key=attrgetter("priority")) if tiers else 0
+    kept = min(end, service.most)
+    too_low = f"a pool has at most {MAX_TIERS} priorities, this server's comes after them; use fewer"
+    surplus = [(server, _too_many(service)) for server in pool[kept:end]] + [(server, too_low) for server in pool[end:]]
+    return tuple(pool[:kept]), surplus

@@ -1,0 +1,60 @@
+"""Real servers that have left their pools, until their sockets are closed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from clb_discovery.layout import elements
+from clb_discovery.layout.installed import Held
+from clb_discovery.model.servers import Protocol
+
+FIRST_PAUSE: Final = 1.0
+"""Seconds after a first failure; each further one doubles it."""
+MOST_TRIES: Final = 6
+"""After that it takes somebody's help, which the log has asked for."""
+
+
+class Leaving:
+    """The packed members whose sockets are to be closed, and when to try that. Times are seconds of any one clock."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._members: set[bytes] = set()
+        self._tries = 0
+        self.next_try: float | None = None
+        """When to close again what could not be closed; None where nothing waits."""
+
+    def add(self, members: Iterable[bytes]) -> None:
+        """Note members that have just left; they are due at once, with all that wait."""
+        before = len(self._members)
+        self._members.update(members)
+        if len(self._members) > before:
+            self._tries, self.next_try = 0, None
+
+    def due(self, held: Held, protocols: Collection[Protocol], now: float) -> frozenset[bytes]:
+        """Return the members to close sockets of now.
+
+        :param held: what the kernel holds: a member that is back in its pool keeps its sockets.
+        :param protocols: others than these drain, and are forgotten.
+        """
+        self._members = {
+            one for one in self._members if elements.protocol_of(one) in protocols and not _is_member(held, one)
+        }
+        if not self._members:
+            self.next_try = None
+        return frozenset(self._members) if self.next_try is None or now >= self.next_try else frozenset()
+
+    def tried(self, now: float, *, succeeded: bool) -> None:
+        """Note what came of closing those that were due."""
+        self._tries += 1
+        if succeeded or self._tries >= MOST_TRIES:
+            self._members.clear()
+            self._tries, self.next_try = 0, None
+        else:
+            self.next_try = now + FIRST_PAUSE * 2 ** (self._tries - 1)
+
+
+def _is_member(held: Held, member: bytes) -> bool:
+    published = held.virtual.get(elements.unpack_vip(elements.unpack_member(member)[0]))
+    return published is not None and member in published.servers

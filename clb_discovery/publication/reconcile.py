@@ -1,0 +1,135 @@
+"""From what discovery says to the steps that bring the kernel there: claims, desired state, admission, plan.
+
+Everything is rebuilt each time; of a publication before, which has been carried out, only what would be equal is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from clb_discovery.layout.installed import Held, holders
+from clb_discovery.model.address import Network
+from clb_discovery.model.answer import Claim
+from clb_discovery.model.servers import RealServer, Unpublished, Vip, VirtualServer
+from clb_discovery.model.service import Service
+from clb_discovery.publication.admission import admit, choose, used
+from clb_discovery.publication.claims import Resolved, resolve
+from clb_discovery.publication.desired import Desired, desired
+from clb_discovery.publication.plan import Plan, is_held, plan
+
+
+class Wanted(NamedTuple):
+    """What is to be published."""
+
+    configured: Sequence[Service]
+    """The services of the configuration."""
+    claims: Sequence[Claim]
+    """Those of a catalog, besides."""
+    known: Mapping[str, Sequence[RealServer]]
+    """The real servers of each source that has been answered for. Equal ones are best the same object as before."""
+    own: Mapping[Vip, VirtualServer]
+    """Virtual servers of ours that no service has."""
+    vip_ranges: Sequence[Network]
+    real_ranges: Sequence[Network]
+    complete: bool
+    """As for `plan`."""
+
+
+class Publication(NamedTuple):
+    """What follows from it."""
+
+    resolved: Resolved
+    desired: Desired
+    plan: Plan
+    wanted: Wanted
+    unpublished: Sequence[Unpublished]
+    """What there is no room for."""
+    left: Mapping[Vip, int]
+    """Virtual servers that this plan does not bring to what is desired, and for how many rounds they have waited; 0 for
+    those that no other round brings there."""
+    goes_on: bool
+    """Whether another round can bring more of them there."""
+
+    def pending(self) -> frozenset[str]:
+        """Return the sources of which another round can bring more."""
+        waiting = (self.desired.virtual.get(vip) for vip, rounds in self.left.items() if rounds)
+        return frozenset(server.source for server in waiting if server)
+
+
+def publication(
+    held: Held,
+    wanted: Wanted,
+    before: Publication | None = None,
+    aside: Mapping[Vip, VirtualServer] | None = None,
+    budget: int | None = None,
+) -> Publication:
+    """Work out what to publish.
+
+    :param before: the publication that led to what is held, if that is so; it spares work and changes nothing.
+    :param aside: virtual servers that are not to be tried now, as long as they should be just so.
+    :param budget: real servers to write in one round; None for all.
+    """
+    resolved = _resolved(held, wanted, before)
+    state = desired(resolved.services, wanted.known, wanted.real_ranges, before.desired if before else None)
+    waited = before.left if before else {}
+    goes_on = before is not None and _goes_on(held, wanted, before, state)
+    if goes_on:  # what is as it was before needs no look
+        looked_at = {**state.anew, **{vip: state.virtual[vip] for vip in waited if vip in state.virtual}}
+        gone = [vip for vip in waited if vip in held.virtual and vip not in state.virtual and vip not in wanted.own]
+    else:
+        looked_at = {**wanted.own, **state.virtual}
+        gone = list(held.virtual.keys() - looked_at.keys()) if wanted.complete else []
+    changes = [server for server in looked_at.values() if not is_held(held, server)]
+    late = {server.vip: 0 for server in changes if aside and aside.get(server.vip) == server}
+    configured = {server.source: -1 for server in wanted.own.values()}
+    configured |= {service.source: place for place, service in enumerate(wanted.configured)}
+    taken = used(held)
+    admitted = admit(held, [server for server in changes if server.vip not in late], gone, configured, taken)
+    without_room = {*late, *(one.vip for one in admitted.refused)} - held.virtual.keys()
+    kept = _kept(held, gone, [looked_at[vip] for vip in without_room])
+    chosen = choose(held, admitted.changes, [vip for vip in gone if vip not in kept], waited, taken, budget=budget)
+    # With nothing gone, and nothing left over from a crash, the rest needs no look.
+    whole = wanted.complete and (not goes_on or bool(chosen.withdraw))
+    keep = held.virtual.keys() - set(chosen.withdraw) if whole else frozenset()
+    steps = plan(held, chosen.publish, complete=whole, keep=keep)
+    unpublished = (*admitted.refused, *chosen.cramped)
+    late |= dict.fromkeys((*kept, *(one.vip for one in unpublished)), 0)
+    collects = whole and bool(held.orphans)  # which makes room, too
+    more = bool(chosen.left) or (bool(chosen.cramped) and collects)
+    return Publication(resolved, state, steps, wanted, unpublished, {**late, **chosen.left}, more)
+
+
+def _kept(held: Held, gone: Collection[Vip], without_room: Sequence[VirtualServer]) -> frozenset[Vip]:
+    """Return what stays although it should go, because what is to take its place has no room.
+
+    That is what the same service has, or another port of the same address.
+    """
+    if not without_room:
+        return frozenset()
+    addresses = {(server.vip.address, server.vip.protocol) for server in without_room}
+    sources = {server.source for server in without_room}
+    labels = ((vip, held.virtual[vip].label) for vip in gone)
+    return frozenset(
+        vip
+        for vip, label in labels
+        if (vip.address, vip.protocol) in addresses or (label is not None and label.source in sources)
+    )
+
+
+def _resolved(held: Held, wanted: Wanted, before: Publication | None) -> Resolved:
+    if before and before.wanted is wanted:  # another round of the same
+        return before.resolved
+    return resolve(wanted.configured, wanted.claims, holders(held) if wanted.claims else {}, wanted.vip_ranges)
+
+
+def _goes_on(held: Held, wanted: Wanted, before: Publication, state: Desired) -> bool:
+    """Tell whether what is held is what was published before, with the same virtual servers as there should be now."""
+    return (
+        before.plan.result is held
+        and before.wanted.complete
+        and wanted.complete
+        and wanted.own.keys() == before.wanted.own.keys()
+        and state.anew is not state.virtual
+        and len(state.virtual) == len(before.desired.virtual)  # all of which are in it, then
+    )

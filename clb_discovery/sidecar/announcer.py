@@ -1,0 +1,242 @@
+"""The log lines of the sidecar: one for each change, saying what changed; nothing where nothing did.
+
+What goes wrong in the same way again and again is said at once, and then at growing intervals with a count.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+
+from clb_discovery.datapath.sockets.closing import Destroyed
+from clb_discovery.layout.installed import Held
+from clb_discovery.model.address import format_endpoint
+from clb_discovery.model.answer import Refused, Rejected
+from clb_discovery.model.neighbours import Overlap
+from clb_discovery.model.own_servers import SOURCE
+from clb_discovery.model.servers import Endpoint, RealServer, Unpublished
+from clb_discovery.publication.changes import changes, setting_changes
+from clb_discovery.publication.plan import Plan
+from clb_discovery.repeats import Repeats
+from clb_discovery.state.service import Following
+from clb_discovery.text import some_of, timestamp
+
+_SHOWN: Final = 8
+"""Real servers named in one line."""
+_REFUSALS_OF_ONE: Final = 16
+"""Most lines about real servers of one service that are refused at the same time."""
+_REFUSALS: Final = 32
+"""The same over all services, since discovery may name any number."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class Announcer:
+    """Remembers what it said, so that it does not say it all the time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with nothing said.
+
+        :param clock: returns seconds, and does not go backwards.
+        """
+        self._clock = clock
+        self._rejected: frozenset[Rejected] = frozenset()
+        self._unpublished: frozenset[str] = frozenset()  # sources
+        self._overlaps: Sequence[Overlap] = ()
+        self._nameless: frozenset[str] = frozenset()
+        self._repeats = Repeats()
+        self._holds: set[str] = set()  # sources whose held removals were said
+        self._troubles: dict[str, str] = {}  # what goes on, as far as it was said, and the reason that was given last
+
+    def trouble(self, what: str, reason: str | None) -> None:
+        """Report what goes wrong.
+
+        :param reason: None while nothing does.
+        """
+        if reason is None:
+            self._troubles.pop(what, None)
+        else:
+            self._say(_log.error, what, reason)
+
+    @contextmanager
+    def trying(self, what: str, *errors: type[Exception]) -> Iterator[None]:
+        """Report what goes wrong in the block as a trouble, where it is one of these errors, and go on behind it."""
+        try:
+            yield
+        except errors as error:
+            self.trouble(what, str(error))
+        else:
+            self.trouble(what, None)
+
+    def heard(self, before: Following, now: Following) -> None:
+        """Report how a source is."""
+        source = now.service.source
+        if now.error:
+            self._say(_log.warning, "source fails", now.error, source=source)
+        elif self._troubles.pop(f"source fails {source}", None):
+            _log.info("source answers again", source=source)
+        self._held(before, now)
+        self._left_out(before, now)
+        if now.note and now.note != before.note and self._is_new("note", source, now.note):
+            _log.warning("answer noted", source=source, note=now.note)
+        self.refused(now.service.name, before.refused, now.refused)
+
+    def _held(self, before: Following, now: Following) -> None:
+        """Report which members are held, when that begins, and what became of them, when it ends."""
+        source, was, held = now.service.source, before.guarded.absent, now.guarded.absent
+        names = _endpoint_names(held.keys() - was.keys())
+        if names and self._is_new("removal held", source, *names):
+            removed, of = now.guarded.withheld
+            seconds = now.service.policy.hold
+            _log.warning("removal held", source=source, servers=names, removed=removed, of=of, seconds=seconds)
+            self._holds.add(source)
+        ended = was.keys() - held.keys()
+        if ended and source in self._holds:
+            back = ended & {(server.address, server.port) for server in now.guarded.good}
+            _log.info(
+                "removal no longer held",
+                source=source,
+                removed=_endpoint_names(ended - back),
+                back=_endpoint_names(back),
+            )
+            if not held:
+                self._holds.remove(source)
+
+    def _left_out(self, before: Following, now: Following) -> None:
+        """Report members that cannot be used, when they appear: a few, and how many more."""
+        if now.left_out == before.left_out:
+            return
+        known = frozenset(before.left_out)
+        service, new = now.service.name, [item for item in now.left_out if item not in known]
+        for item in new[:_REFUSALS_OF_ONE]:
+            if self._is_new("member left out", service, *item):
+                _log.warning("member left out", service=service, member=item.value, reason=item.reason)
+        if len(new) > _REFUSALS_OF_ONE and self._is_new("more members left out", service):
+            _log.warning("more members left out", service=service, count=len(new) - _REFUSALS_OF_ONE)
+
+    def _is_new(self, what: str, *of: str) -> bool:
+        """Tell whether something has not happened for a while, so that it is said however often it comes and goes."""
+        return self._repeats.happened(what, " ".join(of), self._clock()) is not None
+
+    def _say(self, log: Callable[..., None], what: str, reason: str, **of: str) -> None:
+        """Log what goes wrong, unless it was said only just now.
+
+        :param of: what it happens to, if that is not said by `what`.
+        """
+        thing = " ".join([what, *of.values()])
+        times = self._repeats.happened(thing, reason, self._clock())
+        if times is None:
+            return
+        event = f"{what} (repeated)" if self._troubles.get(thing) == reason else what
+        self._troubles[thing] = reason
+        log(event, **of, error=reason, **({"times": times} if times else {}))
+
+    def restored(self, now: Following) -> None:
+        """Report that what is served until the source answers comes from the disk."""
+        _log.warning(
+            "serving the last known set",
+            source=now.service.source,
+            servers=len(now.guarded.good),
+            since=timestamp(now.last_success),
+        )
+
+    def published(self, before: Held, carried_out: Plan) -> None:
+        """Report the pools that changed."""
+        for vip in carried_out.changed:
+            old, new = before.virtual.get(vip), carried_out.result.virtual[vip]
+            if new.label and new.label.source == SOURCE:
+                continue
+            pool = (old.pool if old else None) or ()
+            difference = changes(pool, new.pool or ())
+            settings = setting_changes(old, new)
+            _log.log(
+                logging.WARNING if pool and not new.pool else logging.INFO,  # every connect is refused from here on
+                "pool published",
+                vip=str(vip),
+                service=new.label.service if new.label else None,
+                change=str(difference),
+                added=_names(difference.added),
+                removed=_names(difference.removed),
+                changed=some_of([_change(was, now) for was, now in difference.changed], _SHOWN),
+                settings=[f"{name} {was} -> {now}" for name, (was, now) in settings.items()],
+                servers=len(new.pool or ()),
+                generation=new.generation,
+            )
+        for vip in carried_out.removed:
+            label = before.virtual[vip].label
+            _log.info("virtual server removed", vip=str(vip), service=label.service if label else None)
+
+    def closed(self, closed: Destroyed | None) -> None:
+        """Report sockets that were closed since their real server is gone, and why some may not have been."""
+        if closed and closed.count:
+            _log.info("sockets closed", count=closed.count)
+        failures = "; ".join(sorted(closed.failures)) if closed else ""
+        self.trouble("cannot close sockets of removed real servers", failures or None)
+
+    def rejected(self, rejected: Sequence[Rejected]) -> None:
+        """Report real servers that may not be used, when they appear: a few of each service, and how many more."""
+        new: defaultdict[str, list[Rejected]] = defaultdict(list)
+        for item in rejected:
+            if item not in self._rejected:
+                new[item.service].append(item)
+        said = [item for items in new.values() for item in items[:_REFUSALS_OF_ONE]][:_REFUSALS]
+        for item in said:
+            server = str(item.server)
+            if self._is_new("real server refused", item.service, server, item.reason):
+                _log.warning("real server refused", service=item.service, server=server, reason=item.reason)
+        left = sum(map(len, new.values())) - len(said)
+        if left and self._is_new("more real servers refused"):
+            _log.warning("more real servers refused", count=left)
+        self._rejected = frozenset(rejected)
+
+    def unpublished(self, unpublished: Sequence[Unpublished]) -> None:
+        """Report services that there is no room for, and when there is."""
+        now = {one.source: one for one in unpublished}
+        for source in self._unpublished - now.keys():
+            self._troubles.pop(f"not published {source}", None)
+            _log.info("published, since there is room again", source=source)
+        for source, one in list(now.items())[:_REFUSALS]:
+            self._say(_log.error, "not published", one.reason, source=source)
+        if len(now) > _REFUSALS:
+            self._say(_log.error, "more not published", f"{len(now) - _REFUSALS} services have no room")
+        self._unpublished = frozenset(now)
+
+    def overlaps(self, overlaps: Sequence[Overlap]) -> None:
+        """Report other instances that serve VIPs of ours, when they appear or change."""
+        for overlap in overlaps:
+            if overlap not in self._overlaps:
+                _log.warning("another instance serves a VIP of ours", instance=overlap.instance, reason=str(overlap))
+        self._overlaps = tuple(overlaps)
+
+    def refused(self, service: str, before: Sequence[Refused], now: Sequence[Refused]) -> None:
+        """Report what is not applied of what a service of a catalog says, when it appears."""
+        for item in now:
+            if item not in before and self._is_new("registration refused", service, *item):
+                _log.warning("registration refused", service=service, value=item.value, reason=item.reason)
+
+    def nameless(self, services: Sequence[str]) -> None:
+        """Report services whose names cannot be host names, when they appear."""
+        for service in services:
+            if service not in self._nameless:
+                _log.warning("no host name for a service", service=service, reason="use letters, digits and hyphens")
+        self._nameless = frozenset(services)
+
+
+def _names(servers: Sequence[RealServer]) -> list[str]:
+    return some_of([str(server) for server in servers], _SHOWN)
+
+
+def _endpoint_names(endpoints: Collection[Endpoint]) -> list[str]:
+    shown = [format_endpoint(*endpoint) for endpoint in sorted(endpoints)[:_SHOWN]]
+    return [*shown, f"and {len(endpoints) - _SHOWN} more"] if len(endpoints) > _SHOWN else shown
+
+
+def _change(was: RealServer, now: RealServer) -> str:
+    shares = (("weight", was.weight, now.weight), ("priority", was.priority, now.priority))
+    return " ".join([str(now), *(f"{name} {old} -> {new}" for name, old, new in shares if old != new)])

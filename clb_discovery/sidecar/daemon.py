@@ -1,0 +1,371 @@
+"""The life of the sidecar, in the order in which it happens: run, start up, main loop, tick, reload, shut down.
+
+Sources run as tasks of one event loop and hand their outcomes to `_heard`; everything that touches the kernel happens
+in `_tick`, one at a time, in a thread, so that the loop never waits for it. Signals only set a flag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from clb_discovery import __version__, log
+from clb_discovery.config.settings import Configured, Settings, without_restart
+from clb_discovery.datapath.instance import Instance
+from clb_discovery.errors import ClbError, HostError, SourceError
+from clb_discovery.hosts_file.file import real_path
+from clb_discovery.layout.installed import Held
+from clb_discovery.metrics.meters import Meters
+from clb_discovery.metrics.report import Report
+from clb_discovery.model import own_servers
+from clb_discovery.model.answer import Outcome
+from clb_discovery.sidecar.announcer import Announcer
+from clb_discovery.sidecar.hosts import HostsFile
+from clb_discovery.sidecar.last_good_file import Store
+from clb_discovery.sidecar.local_listeners import LocalListeners
+from clb_discovery.sidecar.proof import Proof
+from clb_discovery.sidecar.publisher import Publisher
+from clb_discovery.sidecar.service_manager import ServiceManager
+from clb_discovery.sidecar.wakeup import News
+from clb_discovery.sources.watches import Watches
+from clb_discovery.state.last_good import LastGood
+from clb_discovery.state.services import Knowledge
+from clb_discovery.text import timestamp
+
+CHECK_EVERY: Final = 2.0
+"""Seconds between looks at whether the programs are still attached."""
+FRESH_WITHIN: Final = 5.0
+"""Seconds that sources have to answer before a start with what was known last counts as ready."""
+THREADS: Final = 6
+"""What may wait for the kernel or a disk at the same time."""
+YOUNG: Final = 10_000
+"""New objects after which garbage in cycles is looked for: with Python's 700 that took a third of the time in which
+10,000 services were published first."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class Daemon:
+    """One sidecar: the single writer of one instance's maps."""
+
+    def __init__(self, configured: Configured, reread: Callable[[], Configured]) -> None:
+        """Prepare; nothing is touched yet.
+
+        :param reread: reads the configuration again, for SIGHUP.
+        """
+        settings = configured.settings
+        self._settings = settings
+        self._reread = reread
+        self._watches = Watches(configured.open_sources)
+        self._announcer = Announcer()
+        self._service_manager = ServiceManager(self._announcer)
+        self._knowledge = Knowledge(settings.services, self._announcer, settings.max_services, settings.real_ranges)
+        self._instance = Instance(settings.pins.instance)
+        self._names = HostsFile(self._instance, self._announcer)
+        self._store = Store(settings.state_dir, settings.pins.instance)
+        self._meters = Meters()
+        self._plane = settings.plane()
+        self._proof = Proof(self._plane)
+        self._local_listeners = LocalListeners()
+        self._news = News()
+        self._early: list[tuple[str, Outcome]] | None = []
+        """What sources came back with while the data plane was loaded; None when it is."""
+        self._changed = False  # something that may change what the kernel should hold
+        self._pending = False  # a publication that was interrupted goes on at once
+        self._reloading = False
+        self._stopping = False
+        self._refused: str | None = None
+        """Why the configuration was not taken when it was read last."""
+        self._applied: Mapping[str, LastGood] = {}  # what was published last, by source, without the time
+        self._last_sync: datetime | None = None  # with an answer of every source
+        self._ready = False
+        self._fresh_until = math.inf
+        """When what was known last has to do, in the loop's seconds."""
+        self._said: object = None  # the state file's content
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT, or with `once` until everything is in place.
+
+        :raises ClbError: when starting fails; with `once` also when a source does.
+        """
+        gc.set_threshold(YOUNG)
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(_threads())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._instance.held(loads=self._plane.loads))
+            stack.push_async_callback(self._unwatch)
+            listener = None
+            async with self._plane.coming_up():
+                await self._watches.open()
+                if self._settings.metrics:
+                    from clb_discovery.metrics import server  # noqa: PLC0415 - aiohttp is a fifth of a sidecar that does without
+
+                    listener = stack.enter_context(server.listen(*self._settings.metrics))
+                self._watches.start(self._heard)
+            maps = stack.enter_context(self._plane.open())
+            publisher = Publisher(self._plane, maps, self._announcer, self._meters)
+            self._start_up(publisher)
+            stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
+            if listener:
+                report = partial(self._report, publisher)
+                site = server.Site(report, lambda: self._ready, self._meters, lambda: self._knowledge.unpublished)
+                await stack.enter_async_context(server.serving(listener, site, self._announcer.trouble))
+            stack.push_async_callback(self._shut_down)
+            await self._main_loop(publisher)
+
+    async def _prove(self) -> None:
+        """Say so if connects do not meet the programs; outside of their cgroup finding out takes a process."""
+        try:
+            ineffective = await asyncio.to_thread(self._plane.objection)
+        except (ClbError, OSError) as error:
+            ineffective = str(error)
+        if ineffective:
+            _log.error("programs are not effective", reason=ineffective)
+
+    async def _report(self, publisher: Publisher) -> Report:
+        counted = await publisher.counted()
+        return Report(
+            instance=self._settings.pins.instance,
+            info=counted.info,
+            held=counted.held,
+            servers=counted.servers,
+            ineffective=await asyncio.to_thread(self._proof.objection),
+            records_lost=counted.records_lost,
+            overlaps=publisher.overlaps,
+            following=tuple(self._knowledge),
+            state=self._state(),
+            listening=await self._local_listeners.now(counted.held),
+        )
+
+    def _start_up(self, publisher: Publisher) -> None:
+        knowledge = self._knowledge
+        self._changed |= knowledge.recall(tuple(knowledge.sources), publisher.held, self._store.read())
+        self._names.leave(self._settings.hosts_file)
+        _log.info(
+            "started",
+            version=__version__,
+            instance=self._settings.pins.instance,
+            cgroup=str(self._plane.cgroup),
+            services=len(self._knowledge),
+        )
+        self._write_state()
+        self._fresh_until = asyncio.get_running_loop().time() + FRESH_WITHIN
+        early, self._early = self._early or (), None
+        for source, outcome in early:
+            self._heard(source, outcome)
+        self._news.ring()
+
+    async def _main_loop(self, publisher: Publisher) -> None:
+        while not self._stopping:
+            await (asyncio.sleep(0) if self._pending else self._news.wait(self._next_look(publisher)))
+            if self._reloading:
+                await self._reload(publisher)
+            if self._stopping:
+                return
+            with self._announcer.trying("cannot go on", *self._bearable(OSError)):  # such as without descriptors
+                await self._tick(publisher)
+            self._service_manager.alive()
+            if self._settings.once:
+                self._finish_once()
+
+    def _next_look(self, publisher: Publisher) -> float:
+        """Return in how many seconds to look, whatever happens: a source, another try, links or watchdog are due."""
+        now = asyncio.get_running_loop().time()
+        watchdog = (self._service_manager.watchdog or math.inf) / 2
+        due = [publisher.next_try, *self._knowledge.deadlines]
+        return max(0.0, min([CHECK_EVERY, watchdog, *(deadline - now for deadline in due)]))
+
+    async def _tick(self, publisher: Publisher) -> None:
+        """Bring the kernel, and all that is written elsewhere, to where it should be."""
+        now = asyncio.get_running_loop().time()
+        # What the kernel holds is only published again, perhaps at other VIPs, when discovery has had its chance.
+        settled = now >= self._fresh_until or self._knowledge.tried
+        for source in self._knowledge.due(now):
+            self._watches.hasten(source)
+        self._changed |= self._knowledge.leave()
+        if settled and not self._changed and not publisher.failed:
+            self._changed = not self._knowledge.published(self._applied)
+        self._watches.adjust(self._knowledge.sources)
+        if self._changed or self._pending or now >= publisher.next_try:
+            await self._sync(publisher)
+        if await publisher.keep_up():
+            self._changed = True
+            self._news.ring()
+        await publisher.look_around()
+        await self._publish_names(publisher.held)
+        await self._local_listeners.announce(publisher.held)
+        self._write_state()
+        self._tell(publisher.held, settled=settled)
+        if self._store.is_due(self._applied, now):
+            await self._write_last_good()
+
+    async def _sync(self, publisher: Publisher) -> None:
+        knowledge = self._knowledge
+        known, servers, complete = knowledge.known, knowledge.servers, knowledge.complete
+        self._changed = self._pending = False  # before, since sources go on answering while a thread publishes
+        with self._announcer.trying("cannot publish", *self._bearable(ClbError, OSError)):
+            refusals, pending = await publisher.publish(
+                self._settings, knowledge.claims, servers, complete=complete, interrupted=self._is_interrupted
+            )
+            self._pending = bool(pending)
+            before = {source: self._applied[source] for source in pending & self._applied.keys()}
+            self._applied = {source: last for source, last in known.items() if source not in pending} | before
+            knowledge.refuse(*refusals)
+            if complete and not pending:
+                self._last_sync = datetime.now(UTC)
+
+    def _is_interrupted(self) -> bool:
+        """Tell whether something else comes before the rest of a publication."""
+        return self._changed or self._reloading or self._stopping
+
+    def _tell(self, held: Held, *, settled: bool) -> None:
+        """Tell the service manager how we are, which status tells already.
+
+        :param settled: whether discovery has had its chance, so that what was known last has to do.
+        """
+        knowledge = self._knowledge
+        if settled and not self._ready and knowledge.served(self._applied):
+            self._ready = True
+            stale = sum(following.stale for following in knowledge)
+            virtual_servers = len(held.virtual) - len(own_servers.virtual_servers(self._settings.pins.instance))
+            _log.info("ready", virtual_servers=virtual_servers, stale=stale)
+            with self._announcer.trying("cannot remove what another version has loaded", HostError, OSError):
+                self._plane.settle()
+        self._service_manager.status(knowledge.summary, ready=self._ready)
+
+    def _finish_once(self) -> None:
+        failed = [following for following in self._knowledge if following.error and not following.unusable]
+        if failed:
+            raise SourceError(failed[0].error)
+        if self._last_sync and not any(following.guarded.held for following in self._knowledge):
+            for following in self._knowledge:
+                if following.unpublished and not following.from_catalog:
+                    raise ClbError(f"{following.service.name} is not published: {following.unpublished[0].reason}")
+            self._stopping = True
+
+    def _heard(self, source: str, outcome: Outcome) -> None:
+        if self._early is not None:  # what the kernel holds has to be known first, which guards what removes much
+            self._early.append((source, outcome))
+            return
+        heard = self._knowledge.hear(source, outcome, asyncio.get_running_loop().time())
+        self._changed |= heard.counts
+        if any(heard):
+            self._news.ring()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._news.ring()
+
+    def _reload_soon(self) -> None:
+        self._reloading = True
+        self._news.ring()
+
+    async def _reload(self, publisher: Publisher) -> None:
+        """Read the configuration again and go on with it; one that is wrong changes nothing."""
+        self._reloading = False
+        self._service_manager.reloading()
+        try:
+            configured = await asyncio.to_thread(self._reread)
+            watches = Watches(configured.open_sources)
+            await watches.open()
+        except (ClbError, OSError) as error:
+            self._refused = str(error)
+            _log.error("configuration refused; the running one stays", error=self._refused)
+        else:
+            await self._unwatch()
+            self._watches = watches
+            await self._adopt(configured.settings, publisher.held)
+            watches.start(self._heard)
+        self._service_manager.reloaded()
+
+    async def _adopt(self, wanted: Settings, held: Held) -> None:
+        """Go on with other settings, as a restart would; what is known of services that stay is kept."""
+        self._refused = None
+        self._settings, left_out = without_restart(wanted, self._settings)
+        log.configure(self._settings.log_format, self._settings.log_level)
+        if left_out:
+            _log.warning("changed options need a restart", options=left_out)
+        settings = self._settings
+        new = self._knowledge.adopt(settings.services, settings.max_services, settings.real_ranges)
+        self._knowledge.recall(new, held, await asyncio.to_thread(self._store.read) if new else {})
+        self._names.leave(self._settings.hosts_file)
+        self._changed = True
+        _log.info("configuration read again", services=len(self._knowledge))
+
+    async def _unwatch(self) -> None:
+        await self._watches.end()
+
+    async def _shut_down(self) -> None:
+        self._service_manager.stopping()
+        await self._unwatch()
+        self._write_state()
+        if self._applied:  # else the disk may know more
+            await self._write_last_good()
+        _log.info("stopped; connects go on over what was published last")
+
+    async def _publish_names(self, held: Held) -> None:
+        if self._settings.hosts_file is None:
+            return
+        with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
+            await asyncio.to_thread(self._names.publish, self._settings.hosts_file, held)
+
+    def _state(self) -> dict[str, Any]:
+        """Return what we tell of ourselves, without the sources."""
+        return {
+            "pid": os.getpid(),
+            "last_sync": timestamp(self._last_sync),
+            "config_error": self._refused,
+            "unpublished": self._knowledge.unpublished,
+            "hosts_file": str(real_path(self._settings.hosts_file)) if self._settings.hosts_file else None,
+        }
+
+    def _write_state(self) -> None:
+        state = {**self._state(), "sources": self._knowledge.documents}
+        if state == self._said:
+            return
+        with self._announcer.trying("cannot write the state that status shows", HostError, OSError):
+            self._instance.write_state(state)
+            self._said = state
+
+    async def _write_last_good(self) -> None:
+        """Keep what was applied on disk, with when each source last answered."""
+        sets = self._knowledge.last_good(self._applied)
+        errors = self._bearable(HostError, OSError, ValueError)
+        trying = self._announcer.trying("cannot keep the last known sets on disk", *errors)
+        with trying, self._meters.unkept.count_exceptions():
+            await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
+
+    def _bearable(self, *errors: type[Exception]) -> tuple[type[Exception], ...]:
+        """Return the errors that are no reason to stop following; with `once` there are none."""
+        return () if self._settings.once else errors
+
+
+def _threads() -> ThreadPoolExecutor:
+    """Return threads that are all there from the beginning.
+
+    Where one could not be started later, the executor would report that and do the work all the same, when another
+    thread is free and nobody counts on it any more.
+    """
+    executor, all_there = ThreadPoolExecutor(THREADS), threading.Barrier(THREADS)
+    try:
+        for started in [executor.submit(all_there.wait) for _ in range(THREADS)]:
+            started.result()
+    except RuntimeError as error:
+        all_there.abort()
+        raise HostError(f"cannot start {THREADS} threads: {error}; raise TasksMax=, or ulimit -u") from None
+    return executor

@@ -1,0 +1,87 @@
+"""The last good sets on disk: what a sidecar serves that starts while discovery is down, such as after a reboot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from clb_discovery.errors import HostError
+from clb_discovery.files import Place, read_file, replace_file, safe_directory
+from clb_discovery.state.last_good import MAX_BYTES, LastGood, decode, encode
+
+WRITE_EVERY: Final = 1.0
+"""Least seconds between two writes."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class Store:
+    """One instance's file in the state directory; without a directory nothing is read or written."""
+
+    def __init__(self, directory: Path | None, instance: str) -> None:
+        """Name the file; nothing is touched yet.
+
+        :param instance: checked by `Pins` before.
+        """
+        self._directory = directory
+        self._name = f"{instance}.json"
+        self._written: Mapping[str, LastGood] = {}
+        self._next = 0.0
+
+    def read(self) -> dict[str, LastGood]:
+        """Return what was written last, by the name of the source; a file that cannot be used is a warning."""
+        if self._directory is None:
+            return {}
+        try:
+            content = self._content(self._directory)
+            return decode(content) if content is not None else {}
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+        except (HostError, ValueError) as error:
+            reason = str(error)
+        _log.warning("last known sets on disk ignored", file=str(self._directory / self._name), reason=reason)
+        return {}
+
+    def _content(self, path: Path) -> bytes | None:
+        with safe_directory(path) as directory:
+            try:
+                return read_file(Place(directory, self._name), MAX_BYTES)
+            except ValueError as error:
+                raise ValueError(f"it {error}") from None
+
+    def is_due(self, applied: Mapping[str, LastGood], now: float) -> bool:
+        """Tell whether anything but a time has changed since it was written, and a write is not too soon.
+
+        :param applied: what counts of each source, without the time.
+        :param now: seconds on a clock that does not go backwards.
+        """
+        return self._directory is not None and now >= self._next and applied != self._written
+
+    def write(self, sets: Mapping[str, LastGood], now: float) -> None:
+        """Replace the file, for good.
+
+        :param now: as for `is_due`.
+        :raises HostError: if it cannot be written. The next try is due as usual.
+        :raises ValueError: if there is too much to write.
+        """
+        if self._directory is None:
+            return
+        self._next = now + WRITE_EVERY
+        document = encode(sets)
+        file = self._directory / self._name
+        try:
+            with safe_directory(self._directory, make=True) as directory:
+                replace_file(Place(directory, self._name), document, lasting=True)
+        except HostError as error:
+            raise HostError(f"cannot write {file}: {error}") from None
+        except OSError as error:
+            raise HostError(
+                f"cannot write {file}: {error.strerror}; --state-dir takes a writable directory with room, which is "
+                "made in one that is there"
+            ) from error
+        self._written = {source: one._replace(answered=None) for source, one in sets.items()}

@@ -1,0 +1,60 @@
+"""Programs of this host that listen on VIPs, as the sidecar knows them: looked for when VIPs change, logged once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection
+from typing import Final
+
+import structlog
+
+from clb_discovery.datapath.sockets.listening import listening_here
+from clb_discovery.layout.installed import Held
+from clb_discovery.model.own_servers import SOURCE
+from clb_discovery.model.servers import Vip
+
+LASTS: Final = 10.0
+"""Seconds for which a finding is told again."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class LocalListeners:
+    """Where programs of this host listen. For one event loop."""
+
+    def __init__(self) -> None:
+        self._held: Held | None = None
+        self._seen: frozenset[Vip] = frozenset()
+        self._found: Collection[Vip] = ()
+        self._until = 0.0
+
+    async def announce(self, held: Held) -> None:
+        """Log the listeners on VIPs that are new.
+
+        :param held: what the kernel holds; the same object as before where that has not changed.
+        """
+        if held is self._held:
+            return
+        self._held = held
+        vips = frozenset(held.virtual)
+        if vips - self._seen:
+            found = await asyncio.to_thread(listening_here, vips)
+            for vip in sorted(found.keys() - self._seen):
+                label = held.virtual[vip].label
+                if label is None or label.source != SOURCE:
+                    _log.warning(
+                        "a program of this host listens on a VIP",
+                        vip=str(vip),
+                        service=label.service if label else None,
+                        listener=str(found[vip]),
+                        reason="its clients on this host get real servers instead",
+                    )
+        self._seen = vips
+
+    async def now(self, held: Held) -> Collection[Vip]:
+        """Return the VIPs on which a program listens; a VIP that came in the last seconds may not be among them."""
+        if time.monotonic() >= self._until:
+            self._found = (await asyncio.to_thread(listening_here, tuple(held.virtual))).keys()
+            self._until = time.monotonic() + LASTS
+        return self._found

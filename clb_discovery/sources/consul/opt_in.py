@@ -1,0 +1,169 @@
+"""What the instances of a service in Consul's catalog say about its virtual servers: their meta and tags.
+
+An instance opts its service in by the meta `clb-vip` (VIPs, or `auto`), by the tag `clb.vip=` with the same, or by the
+bare tag `clb` for an automatic VIP; its meta `clb-algorithm` and `clb-protocol` go with that. It is untrusted text.
+
+Instances of one service may disagree, as they do while they are registered anew one after the other: VIPs of all of
+them add up, and of the schedulers the one that most of them name counts, then the lower name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from clb_discovery.model.answer import OptIn, Refused
+from clb_discovery.model.servers import Algorithm, Protocol, Vip
+from clb_discovery.model.text_forms import parse_algorithm, parse_vip
+
+META_VIP: Final = "clb-vip"
+META_ALGORITHM: Final = "clb-algorithm"
+META_PROTOCOL: Final = "clb-protocol"
+TAG: Final = "clb"
+TAG_VIP: Final = "clb.vip="
+AUTOMATIC: Final = "auto"
+
+MAX_TEXT: Final = 512
+"""Longest meta or tag that is read, in characters; Consul's own agents take no longer meta."""
+MAX_VIPS: Final = 16
+"""Most VIPs of one service."""
+MAX_READ: Final = 1024
+"""Most VIPs of one service that are read, those first that most instances name: anyone may write any number."""
+MAX_REFUSED: Final = 8
+"""Most reports about one service."""
+
+_SHOWN: Final = 80
+_PROTOCOLS: Final = {protocol.name.lower(): protocol for protocol in Protocol}
+
+
+class Said(NamedTuple):
+    """What one instance says, as text."""
+
+    vips: tuple[str, ...]
+    """With the meta or the tag that it comes from in front: `clb-vip=auto`."""
+    algorithm: str | None
+    protocol: str | None
+
+
+def said(meta: object, tags: object) -> Said | None:
+    """Return what an instance says, or None if it does not opt in.
+
+    :param meta: decoded JSON, which should be an object of strings.
+    :param tags: decoded JSON, which should be a list of strings.
+    """
+    meta = meta if isinstance(meta, Mapping) else {}
+    tags = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+    vips = [tag for tag in tags if tag.startswith(TAG_VIP)]
+    if TAG in tags:
+        vips.append(f"{TAG_VIP}{AUTOMATIC}")
+    if META_VIP in meta:
+        vips.append(f"{META_VIP}={_text(meta[META_VIP]) or ''}")
+    if not vips:
+        return None
+    return Said(tuple(vips), _text(meta.get(META_ALGORITHM)), _text(meta.get(META_PROTOCOL)))
+
+
+def opt_in(instances: Iterable[Said | None]) -> OptIn | None:
+    """Put together what the instances of a service say; their order does not matter.
+
+    :returns: None if no instance opts in.
+    """
+    counts = Counter(one for one in instances if one is not None)
+    if not counts:
+        return None
+    reading = _Reading()
+    for one in sorted(counts, key=lambda one: (-counts[one], repr(one))):
+        reading.read(one, counts[one])
+    algorithm = reading.elect(counts)
+    # Those that most instances name, so that a single one cannot take the place of what the others register.
+    vips = sorted(reading.vips, key=lambda vip: (-reading.vips[vip], vip))
+    if reading.unread:
+        reading.refuse(
+            f"{reading.unread} VIPs", f"are more than the {MAX_READ} that are read for one service; register fewer"
+        )
+    elif len(vips) > MAX_VIPS:
+        reading.refuse(
+            f"{len(vips)} VIPs", f"are more than {MAX_VIPS}; those that most instances name count; register fewer"
+        )
+    refused = sorted(reading.refused)
+    return OptIn(
+        tuple(sorted(vips[:MAX_VIPS])), tuple(sorted(reading.automatic)), algorithm, tuple(refused[:MAX_REFUSED])
+    )
+
+
+class _Reading:
+    """What has been read so far."""
+
+    def __init__(self) -> None:
+        self.vips: Counter[Vip] = Counter()
+        """With the number of instances that name each."""
+        self.unread = 0
+        self.automatic: set[Protocol] = set()
+        self.refused: set[Refused] = set()
+        self._left = MAX_READ
+
+    def refuse(self, value: str, reason: str) -> None:
+        self.refused.add(Refused(value, reason))
+
+    def read(self, one: Said, count: int) -> None:
+        """Take the VIPs of so many instances that say the same."""
+        if self._left <= 0:
+            self.unread += len(one.vips)
+            return
+        protocol = _PROTOCOLS.get(one.protocol or "tcp")
+        if protocol is None:  # what its VIPs are for is anybody's guess
+            self.refuse(_shown(META_PROTOCOL, one.protocol or ""), "is no protocol; register tcp or udp")
+            return
+        found: set[Vip | None] = set()
+        for text in one.vips:
+            name, _, value = text.partition("=")
+            if len(value) > MAX_TEXT or not value.isprintable():
+                self.refuse(
+                    _shown(name, value),
+                    f"is longer than {MAX_TEXT} characters or not printable; register VIPs such as 10.64.0.1:6379",
+                )
+                continue
+            found.update(self._take(name, item, protocol) for item in map(str.strip, value.split(",")))
+        self.vips.update({vip: count for vip in found if vip is not None})
+
+    def _take(self, name: str, item: str, protocol: Protocol) -> Vip | None:
+        self._left -= 1
+        if self._left < 0:
+            self.unread += 1
+        elif item == AUTOMATIC:
+            self.automatic.add(protocol)
+        else:
+            try:
+                return parse_vip(item, protocol)
+            except ValueError as error:
+                self.refuse(_shown(name, item), str(error).removeprefix(f"{item!r} "))
+        return None
+
+    def elect(self, counts: Mapping[Said, int]) -> Algorithm | None:
+        """Return the scheduler that most instances name, then that of the lower name."""
+        votes: Counter[Algorithm] = Counter()
+        for one, count in counts.items():
+            if one.algorithm is None:
+                continue
+            try:
+                votes[parse_algorithm(one.algorithm)] += count
+            except ValueError:
+                schedulers = ", ".join(map(str, Algorithm))
+                self.refuse(_shown(META_ALGORITHM, one.algorithm), f"is no scheduler; register one of {schedulers}")
+        ranked = sorted(votes, key=lambda algorithm: (-votes[algorithm], str(algorithm)))
+        for loser in ranked[1:]:
+            self.refuse(
+                _shown(META_ALGORITHM, str(loser)),
+                f"is outvoted by instances that say {ranked[0]}; register all of them with one",
+            )
+        return ranked[0] if ranked else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _shown(name: str, value: str) -> str:
+    """Return a name and its value, escaped and bounded."""
+    return f"{name} {value[:_SHOWN]!r}{'…' if len(value) > _SHOWN else ''}"

@@ -1,0 +1,274 @@
+"""From SRV records and the addresses of their targets to an `Answer`, and when to ask again. No I/O, no clock.
+
+Names are absolute, in lower case and in presentation form (RFC 1035 section 5.1), as `srv` writes them, so that
+equal names are equal strings and odd bytes in a name are already escaped.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from clb_discovery.errors import SourceError, UnusableError
+from clb_discovery.model.address import Address, is_ipv4, parse_address
+from clb_discovery.model.answer import Answer, Refused
+from clb_discovery.model.servers import MAX_POOL, MAX_PORT, Endpoint, RealServer, Unread
+
+NO_SERVICE: Final = "."
+"""The target that says "decidedly not available at this domain" (RFC 2782, Target)."""
+MAX_RECORDS: Final = 65536
+JITTER: Final = 0.1
+"""Up to this share of the interval is taken off, so that many hosts do not ask in step."""
+QUESTIONS_PER_SECOND: Final = 200
+"""What one name may ask on average: a TTL of 0 on hundreds of targets would cost a core here and at the server."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SrvRecord:
+    """One SRV record, as it came off the wire (RFC 2782)."""
+
+    priority: int
+    weight: int
+    port: int
+    target: str
+
+    def __str__(self) -> str:
+        """Return the record data in zone file order, the way `dig +short` prints it."""
+        return f"{self.priority} {self.weight} {self.port} {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class SrvSet:
+    """All SRV records of one owner; none where the owner or its records do not exist."""
+
+    owner: str
+    records: tuple[SrvRecord, ...]
+    ttl: int
+    """Seconds; the smallest of the records, the CNAMEs before them and what came along, or of the negative answer
+    (RFC 2308)."""
+    asked: float
+    """Seconds on the caller's clock: when the question was sent, which is what the TTL counts from."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSet:
+    """The addresses of one target in one family; none where it has none."""
+
+    addresses: tuple[str, ...]
+    """IPv4 or IPv6 literals."""
+    ttl: int
+    """Seconds; the smallest of the addresses and the CNAMEs before them, or of the negative answer (RFC 2308)."""
+    asked: float
+    """Seconds on the caller's clock: when the question was sent, which is what the TTL counts from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """That the addresses of one target in one family cannot be had now."""
+
+    cause: str
+    """One clause, with the fix."""
+    ttl: int
+    """Seconds until they are asked for again."""
+    asked: float
+    """Seconds on the caller's clock, as in `AddressSet`."""
+    is_silence: bool = False
+    """Whether there was no answer of any kind."""
+    is_servfail: bool = False
+    """Whether a search list goes on, as after NXDOMAIN."""
+    is_ipv4: bool = True
+    """The family."""
+
+
+Part = SrvSet | AddressSet | Unavailable
+"""What an answer is put together from, and what is asked for again by itself."""
+
+
+def targets(srv: SrvSet) -> tuple[str, ...]:
+    """Return the names whose addresses are needed, each once: those of records that can be used.
+
+    :raises SourceError: if there are too many records.
+    """
+    if len(srv.records) > MAX_RECORDS:
+        raise SourceError(
+            f"SRV {srv.owner}: {len(srv.records)} records, more than the {MAX_RECORDS} of a pool; split the service"
+        )
+    return tuple(dict.fromkeys(record.target for record in srv.records if is_needed(record)))
+
+
+def is_needed(record: SrvRecord) -> bool:
+    """Tell whether a record can be used, as far as it says itself."""
+    return record.target != NO_SERVICE and _unusable(record) is None
+
+
+def build_answer(
+    srv: SrvSet,
+    addresses: Mapping[str, Sequence[AddressSet | Unavailable]],
+    known: Collection[tuple[str, int]] = (),
+) -> Answer:
+    """Join each record with the addresses of its target; priorities and weights are carried as they are.
+
+    :param addresses: for each name of `targets(srv)`, its sets, usually one a family. A target without any address
+        contributes nothing, and is reported.
+    :param known: target and port of members that had addresses before: what cannot be had of others now is reported as
+        left out, since there is nothing that they could keep.
+    :return: the real servers, sorted, so that the order of records in an answer does not matter.
+    :raises SourceError: if there are too many, or nobody can be used although there are records, not all of which are
+        certain to have no address.
+    """
+    left_out = {Refused(f"SRV record '{one}'", why): None for one in srv.records if (why := _unusable(one))}
+    literals: dict[str, list[Address]] = {}
+    lacking: dict[str, list[Unavailable]] = {}
+    empty: list[Refused] = []
+    for name in targets(srv):
+        sets = addresses[name]
+        literals[name], bad = _parse(name, [one for one in sets if isinstance(one, AddressSet)])
+        left_out |= dict.fromkeys(bad)
+        lacking[name] = [one for one in sets if isinstance(one, Unavailable)]
+        if not literals[name] and not lacking[name] and not bad:
+            empty.append(Refused(f"target {name}", "has no address; publish A or AAAA records for it"))
+    left_out |= dict.fromkeys(empty)
+    total = sum(len(literals.get(record.target, ())) for record in srv.records if is_needed(record))
+    if total > 2 * MAX_POOL:
+        raise SourceError(
+            f"SRV {srv.owner}: {total} real servers, more than {MAX_POOL} for each of two families; split the service"
+        )
+    needed = [record for record in srv.records if is_needed(record)]
+    servers = [
+        (RealServer(record.priority, address, record.port, record.weight), record.target)
+        for record in needed
+        for address in literals[record.target]
+    ]
+    unread = {
+        Unread(record.target, record.port, record.priority, record.weight, one.is_ipv4): one.cause
+        for record in needed
+        for one in lacking[record.target]
+    }
+    kept: dict[Unread, str] = {}
+    for one, cause in unread.items():
+        if (one.identity, one.port) in known or literals[one.identity]:
+            kept[one] = cause
+        else:
+            left_out[
+                Refused(f"target {one.identity}", f"has no address that can be had now: {_family(one)}: {cause}")
+            ] = None
+    if not servers and (unread or len(left_out) > len(empty)):
+        cause = _first(unread) if unread else str(min(left_out))
+        raise (SourceError if unread else UnusableError)(f"SRV {srv.owner}: no record can be used: {cause}")
+    return Answer(
+        tuple(sorted(server for server, _ in servers)),
+        identities=_identities(servers),
+        unread=tuple(sorted(unread)),
+        left_out=tuple(sorted(left_out)),
+        note=_note(kept),
+    )
+
+
+def _identities(servers: Iterable[tuple[RealServer, str]]) -> dict[Endpoint, str]:
+    """Return the target of each endpoint, the lowest where several have it."""
+    found: dict[Endpoint, str] = {}
+    for server, target in servers:
+        endpoint = server.address, server.port
+        found[endpoint] = min(target, found.get(endpoint, target))
+    return found
+
+
+def _unusable(record: SrvRecord) -> str | None:
+    """Return why a record can never be used, if so; the target `NO_SERVICE` is a statement and no fault."""
+    if record.target == NO_SERVICE:
+        return None
+    if not 1 <= record.port <= MAX_PORT:
+        return f"has a port that is not 1 to {MAX_PORT}; correct the zone"
+    try:
+        ipaddress.ip_address(record.target.removesuffix("."))
+    except ValueError:
+        return None
+    return "has an IP address as target, where RFC 2782 wants a host name; publish one with A or AAAA records"
+
+
+def _first(unread: Mapping[Unread, str]) -> str:
+    return next(f"{_family(one)} of {one.identity}: {cause}" for one, cause in unread.items())
+
+
+def _family(one: Unread) -> str:
+    return "A" if one.is_ipv4 else "AAAA"
+
+
+def _note(unread: Mapping[Unread, str]) -> str | None:
+    if not unread:
+        return None
+    count = len({one.identity for one in unread})
+    others = f" (and {count - 1} more)" if count > 1 else ""
+    return f"addresses cannot be had now, previous ones are kept: {_first(unread)}{others}"
+
+
+def lasts(part: Part, bounds: tuple[float, float], chance: float) -> float:
+    """Return the time at which a part of an answer is asked for again.
+
+    :param bounds: least and most seconds after the question; they hold after jitter too.
+    :param chance: 0 to 1: how much of `JITTER` to take off.
+    :return: seconds on the clock of `part.asked`.
+    """
+    least, most = bounds
+    return part.asked + max(least, min(part.ttl, most) * (1 - JITTER * chance))
+
+
+def is_good(part: Part, bounds: tuple[float, float], now: float) -> bool:
+    """Tell whether a part may be used once more; not in its last tenth, so that one round asks for all that is due.
+
+    :param bounds: least and most seconds between questions.
+    :param now: seconds on the clock of `part.asked`.
+    """
+    return now < lasts(part, bounds, 1.0)
+
+
+def next_round(parts: Iterable[Part], bounds: tuple[float, float], chance: float) -> float:
+    """Return the time at which the first part of the answer is asked for again.
+
+    Within what jitter leaves it is on a grid, so that a sidecar wakes up once for many names.
+    Hosts stay apart: their clocks do not begin at the same time.
+
+    :param parts: at least one.
+    :param bounds: least and most seconds between questions.
+    :param chance: a random number, 0 <= chance < 1: how much of `JITTER` to take off.
+    :return: seconds on the clock of the parts.
+    """
+    distinct = {(part.ttl, part.asked): part for part in parts}.values()
+    due, earliest, latest = (min(lasts(part, bounds, share) for part in distinct) for share in (chance, 1.0, 0.0))
+    if latest <= earliest:
+        return due
+    grid = 2.0 ** math.floor(math.log2(latest - earliest))  # the same for TTLs that are about the same
+    on_grid = due // grid * grid
+    return on_grid if on_grid >= earliest else on_grid + grid
+
+
+def pause(questions: int, bounds: tuple[float, float]) -> float:
+    """Return the seconds from the start of one round to that of the next, at least.
+
+    :param questions: how many the round took; more than `QUESTIONS_PER_SECOND` lengthen the pause.
+    :param bounds: least and most seconds.
+    """
+    least, most = bounds
+    return min(most, max(least, questions / QUESTIONS_PER_SECOND))
+
+
+def _parse(target: str, found: Sequence[AddressSet]) -> tuple[list[Address], list[Refused]]:
+    """Return the addresses of one target, each once, and those that cannot be used.
+
+    An IPv4-mapped AAAA record would join the pool of IPv4 servers from the IPv6 side.
+    """
+    parsed, bad = [], []
+    for text in dict.fromkeys(text for one in found for text in one.addresses):
+        try:
+            address = parse_address(text)
+        except ValueError:
+            bad.append(Refused(f"target {target}", f"has {text[:80]!a} as address, which is none; correct the zone"))
+            continue
+        if is_ipv4(address) and ":" in text:
+            bad.append(Refused(f"target {target}", f"has {text} as AAAA record; publish it as A record"))
+        else:
+            parsed.append(address)
+    return parsed, bad

@@ -1,0 +1,172 @@
+"""The addresses of host names: /etc/hosts first, then DNS, as `hosts: files dns` in nsswitch.conf; without threads."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import dns.name
+from dns.rdatatype import AAAA, A
+
+from clb_discovery.errors import SourceError
+from clb_discovery.model.address import Address, parse_address
+from clb_discovery.sources.dns.answer import AddressSet, Unavailable, lasts
+from clb_discovery.sources.dns.hosts_table import HOSTS, HostsTable
+from clb_discovery.sources.dns.lookup import Lookup, to_text
+from clb_discovery.sources.dns.resolv_conf import Candidate
+from clb_discovery.sources.dns.resolvers import Resolvers
+from clb_discovery.sources.dns.target_cache import PATIENCE, RETRY, Question
+
+MAX_ADDRESSES: Final = 256
+"""Of one name; a name with more keeps the lowest, so that every host uses the same."""
+BOUNDS: Final = (1.0, 60.0)
+"""Least and most seconds for which addresses are kept, whatever their TTL."""
+_LONGEST_NAME: Final = 253
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?", re.IGNORECASE)
+
+
+class Looked(NamedTuple):
+    """What one look-up found; each name that was passed is in `found` or in `failed`, or in both."""
+
+    found: Mapping[str, tuple[Address, ...]]
+    """Sorted, each once, at least one; as they come, loopback addresses and others that cannot be used included."""
+    failed: Mapping[str, str]
+    """Why a name, or one family of it, has no address: one clause, bounded and escaped, without the name."""
+    failed_families: Mapping[str, tuple[bool, ...]]
+    """For names in `failed` the families that could not be had now: True for IPv4. Empty where it is certain that the
+    name has no address: it does not exist, it is none, or both families are empty."""
+    surplus: Mapping[str, int]
+    """For names with more than `MAX_ADDRESSES` addresses: how many were left out."""
+    lasts: Mapping[str, float]
+    """For names that DNS was asked for: the seconds until it is asked again."""
+
+
+@dataclass(slots=True)
+class _Search:
+    """One name on its way through the search list, both families together."""
+
+    left: list[Candidate]
+    """The names that it may stand for and that were not asked for yet."""
+    addresses: tuple[str, ...] = ()
+    failures: dict[bool, Unavailable] = field(default_factory=dict)
+    """By the family, True for IPv4, the first failure."""
+    lasts: float = math.inf
+    """When the first part of it is asked for again."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is an address, or no name is left to ask for."""
+        return bool(self.addresses) or not self.left
+
+    def take(self, sets: Sequence[AddressSet | Unavailable], bounds: tuple[float, float]) -> None:
+        """Take what both families of the first name left are; see `Lookup.find` for the rule."""
+        self.lasts = min(self.lasts, *(lasts(one, bounds, 1.0) for one in sets))
+        is_listed = self.left.pop(0).is_listed
+        failures = [one for one in sets if isinstance(one, Unavailable)]
+        self.addresses = tuple(text for one in sets if isinstance(one, AddressSet) for text in one.addresses)
+        if self.addresses:
+            self.failures = {}
+        for one in failures:
+            self.failures.setdefault(one.is_ipv4, one)
+        if is_listed and not all(one.is_servfail for one in failures):
+            self.left = [one for one in self.left if not one.is_listed]
+
+
+class HostNames:
+    """Looks up host names for all services of one sidecar."""
+
+    def __init__(self, resolvers: Resolvers, *, hosts: Path = HOSTS, bounds: tuple[float, float] = BOUNDS) -> None:
+        """Ask nothing yet.
+
+        :param resolvers: whom to ask; share it with every other source, so that the bounds hold for the process.
+        :param hosts: read again whenever it has changed.
+        :param bounds: least and most seconds for which addresses are kept, whatever their TTL.
+        """
+        self._resolvers = resolvers
+        self._bounds = bounds
+        self._hosts = HostsTable(hosts)
+
+    async def look_up(self, names: Iterable[str], since: float = 0.0) -> Looked:
+        """Return the addresses of names, in both families; a name that fails does not keep others from being found.
+
+        A name in the hosts file has the addresses of that file and no others. An address in letters is itself.
+        It takes at most `PATIENCE`; what is not answered by then fails. Cancelling ends all that is under way.
+
+        :param since: DNS is asked again for what was asked before this time, in seconds of the loop's clock.
+        """
+        hosts = self._hosts.current()
+        known: dict[str, Iterable[Address]] = {}
+        failed: dict[str, str] = {}
+        families: dict[str, tuple[bool, ...]] = {}
+        asked: list[str] = []
+        for name in dict.fromkeys(names):
+            local = _literal(name) or hosts.get(name.lower())
+            if local:
+                known[name] = local
+            elif len(name) > _LONGEST_NAME or not _HOST_NAME.fullmatch(name):
+                failed[name], families[name] = "is not a host name", ()
+            else:
+                asked.append(name)
+        try:
+            searches = await self._ask(asked, since)
+        except SourceError as error:
+            failed |= dict.fromkeys(asked, str(error))
+            families |= dict.fromkeys(asked, (True, False))
+            searches = {}
+        for name, search in searches.items():
+            if search.addresses:
+                known[name] = map(parse_address, search.addresses)
+            if search.failures or not search.addresses:
+                families[name] = tuple(sorted(search.failures, reverse=True))
+                failed[name] = next(
+                    (f"{'A' if one.is_ipv4 else 'AAAA'}: {one.cause}" for one in search.failures.values()),
+                    "has no address in DNS",
+                )
+        now = asyncio.get_running_loop().time()
+        lists = {name: sorted(set(addresses)) for name, addresses in known.items()}
+        return Looked(
+            {name: tuple(some[:MAX_ADDRESSES]) for name, some in lists.items()},
+            failed,
+            families,
+            {name: len(some) - MAX_ADDRESSES for name, some in lists.items() if len(some) > MAX_ADDRESSES},
+            {name: max(0.0, search.lasts - now) for name, search in searches.items()},
+        )
+
+    async def _ask(self, names: Iterable[str], since: float) -> Mapping[str, _Search]:
+        """Ask DNS for both families of each name.
+
+        :raises SourceError: if there is no server to ask.
+        """
+        clock = asyncio.get_running_loop().time
+        end = clock() + PATIENCE
+        searches: dict[str, _Search] = {}
+        async with Lookup("host names", self._resolvers.current()) as lookup:
+            for text in names:
+                name = dns.name.from_text(text, None)
+                searches[text] = _Search(lookup.candidates(name))
+                if fault := lookup.search_fault(name):
+                    searches[text].failures |= {
+                        is_ipv4: Unavailable(fault, RETRY, clock(), is_ipv4=is_ipv4) for is_ipv4 in (True, False)
+                    }
+            while pending := [one for one in searches.values() if not one.is_over]:
+                wanted = {id(one): [Question(to_text(one.left[0].name), kind) for kind in (A, AAAA)] for one in pending}
+                questions = dict.fromkeys(question for pair in wanted.values() for question in pair)
+                sets = await self._resolvers.addresses.find(
+                    lookup, questions, since, self._bounds, max(0.0, end - clock())
+                )
+                for one in pending:
+                    one.take([sets[question] for question in wanted[id(one)]], self._bounds)
+        return searches
+
+
+def _literal(name: str) -> tuple[Address, ...]:
+    try:
+        return (parse_address(name),)
+    except ValueError:
+        return ()

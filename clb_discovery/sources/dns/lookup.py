@@ -1,0 +1,230 @@
+"""One round of DNS questions: each is followed through search list and CNAMEs to its records, to "none", or fails."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+import dns.name
+from dns.message import ChainingResult, QueryMessage
+from dns.nameserver import Nameserver
+from dns.rdatatype import SOA, RdataType
+from dns.rrset import RRset
+
+from clb_discovery.errors import SourceError
+from clb_discovery.sources.dns.exchange import QuestionError, Response, Servers, ask
+from clb_discovery.sources.dns.nameservers import StreamNameserver
+from clb_discovery.sources.dns.resolv_conf import Candidate, candidates
+
+MAX_CNAMES: Final = 8
+"""CNAMEs followed from one name, in one answer or over several."""
+_SHOWN_CAUSES: Final = 4
+
+
+class LookupFailedError(SourceError):
+    """A question got no proper answer."""
+
+    def __init__(
+        self, label: str, what: str, cause: str, *, is_silence: bool = False, is_servfail: bool = False
+    ) -> None:
+        """Take the parts of the message.
+
+        :param label: the name of the source.
+        :param what: the type and name that were asked for.
+        :param cause: one clause, with the fix.
+        """
+        super().__init__(f"{label}: {what}: {cause}")
+        self.cause = cause
+        self.is_silence = is_silence
+        """Whether no server answered in time."""
+        self.is_servfail = is_servfail
+        """Whether a search list goes on, as after NXDOMAIN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where the search for records of one type ended."""
+
+    name: dns.name.Name
+    """Owner of the records, or the name that has none."""
+    records: RRset | None
+    """None after NXDOMAIN and NODATA."""
+    response: QueryMessage
+    """The last one, with its additional section."""
+    ttl: int
+    """Seconds; the smallest on the way."""
+    size: int = 0
+    """Bytes of the response on the wire."""
+    over_tcp: bool = False
+
+
+class Lookup:
+    """The questions of one round; prefers the server that answered last, counts, and words the errors."""
+
+    def __init__(self, label: str, servers: Servers) -> None:
+        """Ask nothing yet.
+
+        :param label: what errors begin with: the name of the source.
+        """
+        self.questions = 0
+        self._label = label
+        self._servers = replace(
+            servers,
+            nameservers=[
+                server.opened() if isinstance(server, StreamNameserver) else server for server in servers.nameservers
+            ],
+        )
+        self._preferred: Nameserver | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin the round."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End the round, and its connections."""
+        for server in self._servers.nameservers:
+            if isinstance(server, StreamNameserver):
+                await server.close()
+
+    def candidates(self, name: dns.name.Name) -> list[Candidate]:
+        """Return the absolute names that a name may stand for, in the order in which to ask for them."""
+        return candidates(name, self._servers.search, self._servers.ndots)
+
+    def search_fault(self, name: dns.name.Name) -> str | None:
+        """Return why a name that is not found may be in a search domain all the same, if so."""
+        if name.is_absolute() or not self._servers.bad_search:
+            return None
+        return f"resolv.conf: {self._servers.bad_search} is no search domain; correct it, or end the name in a dot"
+
+    async def find(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
+        """Follow CNAMEs to the records asked for, or to the name that does not have them.
+
+        An authoritative server returns the CNAME alone when its target lies in another zone, so an answer that ends in
+        a CNAME is asked on.
+
+        :param name: absolute, or relative to the search domains where there are any.
+        :param tcp: ask over TCP only; else over UDP, and over TCP when the answer is marked as truncated.
+        :raises LookupFailedError: if a question got no proper answer, or there are more than `MAX_CNAMES`.
+        """
+        response = await self._search(name, rdtype, tcp=tcp)
+        ttl, hops = None, 0
+        while True:
+            chain, message = response.chain, response.message
+            hops += len(chain.cnames)
+            if hops > MAX_CNAMES:
+                raise LookupFailedError(
+                    self._label,
+                    f"{rdtype.name} of {to_text(name)}",
+                    f"is behind more than {MAX_CNAMES} CNAMEs; shorten the chain, or break the loop",
+                )
+            unfinished = chain.answer is None and response.is_found
+            here = _ttl(chain, message, negative=chain.answer is None and not unfinished)
+            ttl = here if ttl is None else min(ttl, here)
+            if not unfinished:
+                return Found(chain.canonical_name, chain.answer, message, ttl, response.size, response.over_tcp)
+            response = await self._ask(chain.canonical_name, rdtype, tcp=tcp)
+
+    async def _search(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool) -> Response:
+        """Ask for each name that this one may stand for, until there is something (res_search in resolv/res_query.c).
+
+        After SERVFAIL the next one is asked for, as after NXDOMAIN and NODATA; after another failure of a name of the
+        search list only the name as it is. Unlike there, where nothing was found a failure on the way is a failure of
+        all, since the records may be just where it failed.
+
+        :return: what was found, else the negative answer that holds for the shortest time.
+        :raises LookupFailedError: the first one, if nothing was found.
+        """
+        nothing: list[Response] = []
+        failed: LookupFailedError | None = None
+        stopped = False
+        names = self.candidates(name)
+        shown = to_text(name) if len(names) == 1 else None
+        for candidate, is_listed in names:
+            if stopped and is_listed:
+                continue
+            try:
+                response = await self._ask(candidate, rdtype, tcp=tcp, shown=shown)
+            except LookupFailedError as error:
+                failed = failed or error
+                stopped = stopped or (is_listed and not error.is_servfail)
+                continue
+            if response.is_found:
+                return response
+            nothing.append(response)
+        if failed:
+            raise failed
+        if fault := self.search_fault(name):
+            raise LookupFailedError(self._label, f"{rdtype.name} of {to_text(name)}", fault)
+        return min(nothing, key=lambda one: _ttl(one.chain, one.message, negative=True))
+
+    async def _ask(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool, shown: str | None = None) -> Response:
+        """Ask one question about an absolute name; NXDOMAIN and NODATA are answers.
+
+        :param shown: the name in errors, if another.
+        :raises LookupFailedError: if no server gave a proper answer.
+        """
+        self.questions += 1
+        try:
+            response = await ask(self._servers, self._order(), name, rdtype, tcp=tcp)
+        except QuestionError as error:
+            raise self._failed(error, shown or to_text(name)) from None
+        self._preferred = response.server
+        return response
+
+    def _order(self) -> list[Nameserver]:
+        """Return the servers in the order to ask them in: those that were silent lately come last."""
+        servers, memory = list(self._servers.nameservers), self._servers.memory
+        if self._servers.rotate:
+            memory.turn += 1
+            first = memory.turn % len(servers)
+            servers = servers[first:] + servers[:first]
+        elif self._preferred is not None:
+            servers.sort(key=lambda server: server is not self._preferred)
+        now = asyncio.get_running_loop().time()
+        return sorted(servers, key=lambda server: memory.is_silent(server, now))
+
+    def _failed(self, error: QuestionError, name: str) -> LookupFailedError:
+        causes = list(dict.fromkeys(map(str, error.causes)))
+        shown = ", ".join(causes[:_SHOWN_CAUSES]) + (", ..." if len(causes) > _SHOWN_CAUSES else "")
+        return LookupFailedError(
+            self._label,
+            f"{error.rdtype.name} of {name}",
+            f"{shown}; ask by hand: {_by_hand(error)}",
+            is_silence=error.is_silence,
+            is_servfail=error.is_servfail,
+        )
+
+
+def to_text(name: dns.name.Name) -> str:
+    """Return the form that `answer` speaks: lower case, odd bytes escaped (RFC 1035 section 5.1)."""
+    return name.canonicalize().to_text()
+
+
+def _ttl(chain: ChainingResult, response: QueryMessage, *, negative: bool) -> int:
+    """Return the seconds one response holds: its CNAMEs, its records, and where negative RFC 2308 section 5.
+
+    A negative answer without a SOA record must not be kept, so it holds 0 seconds.
+    """
+    ttls = [part.ttl for part in (*chain.cnames, chain.answer) if part is not None]
+    if negative:
+        soas = [rrset for rrset in response.authority if rrset.rdtype == SOA]
+        ttls.append(min((min(soa.ttl, soa[0].minimum) for soa in soas), default=0))
+    return min(ttls)
+
+
+def _by_hand(error: QuestionError) -> str:
+    """Return the command that repeats the question that failed; names come from DNS, so they are quoted for a shell."""
+    words = ["dig"]
+    if error.causes:
+        cause = error.causes[0]
+        server = cause.server
+        if isinstance(server, StreamNameserver):
+            words.append(f"+tls +tls-ca +tls-hostname={server.name}" if server.name else "+tcp")
+        elif cause.over != "UDP" and not cause.why:
+            words.append("+tcp")
+        words.append(f"@{server.answer_nameserver()} -p {server.answer_port()}")
+    name = to_text(error.name)
+    words.append(shlex.quote(name.removesuffix(".") or name))
+    return " ".join([*words, error.rdtype.name])

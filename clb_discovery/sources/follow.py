@@ -1,0 +1,73 @@
+"""The one loop that follows any source.
+
+Backoff lives here, so that every source gets the same: unlimited retries, exponential with full jitter, capped, and a
+fresh state after each success.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from clb_discovery.errors import SourceError, UnusableError
+from clb_discovery.model.answer import Answer, Failure, Listing, Outcome
+from clb_discovery.sources.base import Source
+
+BACKOFF_FIRST: Final = 0.5
+"""Upper bound of the first pause, in seconds; it doubles with every failure."""
+BACKOFF_CAP: Final = 30.0
+"""Longest pause between two tries, in seconds."""
+Emit = Callable[[Outcome], None]
+_log = structlog.stdlib.get_logger()
+
+
+async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, cap: float = BACKOFF_CAP) -> None:
+    """Hand every answer and every failure of a source to `emit`, for ever; ends only by cancellation.
+
+    :param first: upper bound of the first pause after a failure, in seconds.
+    :param cap: longest pause, in seconds.
+    """
+    traced = ""
+
+    def failed(state: RetryCallState) -> None:
+        nonlocal traced
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, SourceError):
+            emit(Failure(str(error), unusable=isinstance(error, UnusableError)))
+        elif isinstance(error, OSError):
+            emit(Failure(f"cannot query: {error.strerror or error}"))
+        else:  # a bug of ours must not end the watch
+            reason = f"internal error: {error!r}; please report it"
+            if reason != traced:  # which is long, and once is enough
+                traced = reason
+                _log.error("source failed in an unknown way", source=source.name, exc_info=error)
+            emit(Failure(reason))
+
+    while True:
+        try:
+            outcome = await source.next()
+        except Exception as error:  # noqa: BLE001 - the retries tell one from another
+            outcome = await _retried(source, error, failed, first, cap)
+        emit(outcome)
+
+
+async def _retried(
+    source: Source, error: Exception, failed: Callable[[RetryCallState], None], first: float, cap: float
+) -> Answer | Listing:
+    """Go on from a first failure until there is an answer."""
+    errors = [error]
+
+    async def attempt() -> Answer | Listing:
+        if errors:
+            raise errors.pop()
+        return await source.next()
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(Exception),
+        wait=wait_random_exponential(multiplier=first, max=cap),
+        before_sleep=failed,
+    )
+    return await retrying(attempt)

@@ -1,0 +1,92 @@
+"""The sources of one configuration, and the tasks that follow them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
+from typing import Final
+
+from clb_discovery.model.answer import Outcome
+from clb_discovery.model.service import CATALOG, CONSUL
+from clb_discovery.sources.base import CatalogSource, Source
+from clb_discovery.sources.follow import follow
+
+_CANCEL_EVERY: Final = 0.1
+
+Heard = Callable[[str, Outcome], None]
+
+
+class Watches:
+    """Sources that are there from `open` to `end`, and followed from `start` on."""
+
+    def __init__(self, open_sources: Callable[[], AbstractAsyncContextManager[Mapping[str, Source]]]) -> None:
+        """Take what makes the source of each service, by its name."""
+        self._open_sources = open_sources
+        self._opened = AsyncExitStack()
+        self._sources: Mapping[str, Source] = {}
+        self._heard: Heard | None = None
+        self._followed: dict[str, Source] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Make the sources; nothing is asked yet.
+
+        :raises ClbError: if one cannot be made.
+        """
+        self._sources = await self._opened.enter_async_context(self._open_sources())
+
+    def start(self, heard: Heard) -> None:
+        """Follow all of them.
+
+        :param heard: gets the name of a source and what it came back with.
+        """
+        self._heard = heard
+        self.adjust(())
+
+    def adjust(self, names: Collection[str]) -> None:
+        """Follow, besides the sources of the configuration, these of its catalog and no others.
+
+        Before `start` and after `end` this does nothing.
+
+        :param names: of sources; those of the configuration may be among them.
+        :raises UsageError: if one cannot be asked for.
+        """
+        if self._heard is None or (self._tasks and not self._ending and names == self._tasks.keys()):
+            return
+        wanted = {**dict.fromkeys(names), **self._sources}
+        for name in self._tasks.keys() - wanted.keys():
+            ending = self._tasks.pop(name)
+            del self._followed[name]
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+        for task in self._ending:  # again, too: asyncio.wait_for before Python 3.12 swallows one that meets a result
+            task.cancel()
+        for name in wanted.keys() - self._tasks.keys():
+            source = wanted[name] or self._from_catalog(name)
+            if source:
+                self._followed[name] = source
+                self._tasks[name] = asyncio.create_task(follow(source, partial(self._heard, name)))
+
+    def hasten(self, name: str) -> None:
+        """Have a source asked at once; one that is not followed is left alone."""
+        if name in self._followed:
+            self._followed[name].hasten()
+
+    async def end(self) -> None:
+        """End all tasks, and close what the sources share; again does nothing."""
+        self._heard = None
+        tasks = {*self._tasks.values(), *self._ending}
+        self._tasks.clear()
+        self._followed.clear()
+        while tasks:  # as above
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=_CANCEL_EVERY)
+        await self._opened.aclose()
+
+    def _from_catalog(self, name: str) -> Source | None:
+        catalog = self._sources.get(CATALOG)
+        return catalog.service(name.removeprefix(CONSUL)) if isinstance(catalog, CatalogSource) else None

@@ -1,0 +1,1 @@
+"""From answers to what counts of them."""

@@ -1,0 +1,95 @@
+"""Services that opt in: which ones are followed, where they come from at a start, and when they are left."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+
+from clb_discovery.layout.installed import Held, holders
+from clb_discovery.model.answer import Claim, OptIn
+from clb_discovery.model.servers import Vip
+from clb_discovery.model.service import CATALOG, CONSUL, MAX_SERVICES, Service, consul_objection
+from clb_discovery.state.last_good import LastGood
+from clb_discovery.state.service import Following
+
+
+def template(services: Iterable[Service]) -> Service | None:
+    """Return what stands for the catalog, with the settings of all services that opt in; None without catalog mode."""
+    return next((service for service in services if service.source == CATALOG), None)
+
+
+def joined(
+    services: Sequence[Service], names: Iterable[str], followed: Mapping[str, Following], most: int = MAX_SERVICES
+) -> dict[str, Following]:
+    """Return what has to be followed, by the name of its source, for these names in the catalog.
+
+    Services that are followed already stay; then the lower name has a place.
+
+    :param services: those of the configuration, which go first.
+    :param followed: what is followed already, by the name of its source.
+    :param most: services of the catalog to follow, with those that are followed already.
+    """
+    pattern = template(services)
+    if pattern is None:
+        return {}
+    new = (name for name in sorted(names) if CONSUL + name not in followed)
+    room = max(0, most - sum(one.from_catalog for one in followed.values()))
+    found = (replace(pattern, name=name, source=CONSUL + name) for name in islice(new, room))
+    return {service.source: Following(service, from_catalog=True) for service in found}
+
+
+def unfollowed(following: Mapping[str, Following]) -> tuple[str, ...]:
+    """Return the names in the catalog that may opt in and that there was no place for, sorted."""
+    catalog = following.get(CATALOG)
+    return tuple(sorted(name for name in catalog.listed if CONSUL + name not in following)) if catalog else ()
+
+
+def restored(
+    services: Sequence[Service],
+    held: Held,
+    stored: Mapping[str, LastGood],
+    followed: Mapping[str, Following],
+    most: int = MAX_SERVICES,
+) -> dict[str, Following]:
+    """Return what has to be followed since the kernel balances it, or else the disk remembers it.
+
+    :param services: as for `joined`, like `followed` and `most`.
+    """
+    vips: defaultdict[str, list[Vip]] = defaultdict(list)
+    for vip, source in holders(held).items():
+        if source.startswith(CONSUL):
+            vips[source].append(vip)
+    claims = {source: OptIn(tuple(sorted(own)), (), held.virtual[own[0]].algorithm) for source, own in vips.items()}
+    remembered = {source: last.opt_in for source, last in stored.items() if last.opt_in and source.startswith(CONSUL)}
+    found: dict[str, Following] = {}
+    for sources in (claims.keys(), remembered.keys()):  # what is balanced has a place first
+        names = (source.removeprefix(CONSUL) for source in sources)
+        askable = [name for name in names if consul_objection(name) is None]
+        found |= joined(services, askable, {**followed, **found}, most)
+    claims = {**remembered, **claims}
+    for source, following in found.items():
+        following.opt_in = claims[source]
+    return found
+
+
+def claimed(following: Iterable[Following]) -> list[Service]:
+    """Return the services of a catalog with all VIPs that they claim, whether or not they get them."""
+    return [replace(one.service, vips=claims.vips) for one in following if (claims := one.claims)]
+
+
+def left(following: Mapping[str, Following]) -> list[str]:
+    """Return the sources that need not be followed any more: they neither opt in nor may do so."""
+    catalog = following.get(CATALOG)
+    listed = catalog.listed if catalog else frozenset()
+    return [
+        source
+        for source, one in following.items()
+        if one.from_catalog and one.leaving and not one.guarded.held and one.service.name not in listed
+    ]
+
+
+def claims(following: Iterable[Following]) -> list[Claim]:
+    """Return what the services of a catalog want, for `resolve`."""
+    return [Claim(one.service, one.claims) for one in following if one.from_catalog and one.claims]

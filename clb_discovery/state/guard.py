@@ -1,0 +1,284 @@
+"""The guard between discovery and desired state: a gap in an answer has to be confirmed, a statement counts at once.
+
+Each service has one state per address family, since each family is a pool of its own. A member is *absent* from the
+first answer without it until an answer with it, and has a clock of its own meanwhile. Many absent members stay in the
+pool until their clocks have run and one more answer confirms that they have gone. What an answer adds, changes or takes
+out by name counts at once, and so does a replacement within one identity. Without an answer nothing is removed, and an
+answer that could not read a member is none for that member: it stays, and its clock is neither heard nor set back. If
+such an answer leaves nobody else, it is none for absent members either: perhaps they are the ones it could not read.
+
+Time comes in as a number of seconds on any clock that does not go backwards.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Final
+
+from clb_discovery.model.address import is_ipv4
+from clb_discovery.model.answer import Answer
+from clb_discovery.model.servers import Endpoint, RealServer, Unread
+from clb_discovery.model.service import Policy
+
+Servers = tuple[RealServer, ...]
+Identities = Mapping[Endpoint, str]
+
+_ENDPOINT: Final = attrgetter("address", "port")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The state of one pool's worth of real servers."""
+
+    good: Servers = ()
+    """Those that count, sorted: the ones that the last answer named, and absent ones that stay."""
+    absent: Mapping[Endpoint, float] = field(default_factory=dict)
+    """Those among them that are absent, with the time of the first answer without them."""
+    identities: Identities = field(default_factory=dict)
+    """The identities of those that count, where they are known."""
+    unread: Mapping[Endpoint, float] = field(default_factory=dict)
+    """Those that stay since the last answer could not tell, with the time of the first one without them, if any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """The state of one service."""
+
+    ipv4: Family = field(default_factory=Family)
+    ipv6: Family = field(default_factory=Family)
+
+    @property
+    def good(self) -> Servers:
+        """The real servers that count now, both families."""
+        return self.ipv4.good + self.ipv6.good
+
+    @property
+    def absent(self) -> Mapping[Endpoint, float]:
+        """Members that would go, with the time of the first answer without each."""
+        return {**self.ipv4.absent, **self.ipv6.absent} if self.held else {}
+
+    @property
+    def identities(self) -> Identities:
+        """The identities of those that count, where they are known."""
+        return {**self.ipv4.identities, **self.ipv6.identities}
+
+    @property
+    def held(self) -> bool:
+        """Tell whether a removal is being held back."""
+        return bool(self.ipv4.absent or self.ipv6.absent)
+
+    @property
+    def withheld(self) -> tuple[int, int]:
+        """How many real servers would go, and of how many, in the families that hold any; by address and port."""
+        held = [family for family in (self.ipv4, self.ipv6) if family.absent]
+        return sum(len(family.absent) for family in held), sum(len(_endpoints(family.good)) for family in held)
+
+    @property
+    def absent_since(self) -> float | None:
+        """The time of the first answer without a member that is still absent; None if there is none."""
+        return min((since for family in (self.ipv4, self.ipv6) for since in family.absent.values()), default=None)
+
+    def deadline(self, policy: Policy) -> float | None:
+        """Return when the first clock has run, so that an answer can confirm a removal; None if none runs."""
+        since = self.absent_since
+        return None if since is None else since + policy.hold
+
+
+def seed(servers: Sequence[RealServer], identities: Identities) -> Guarded:
+    """Start from what the kernel or the disk holds, so that a restart is guarded like any other moment.
+
+    :param identities: those of other endpoints are ignored.
+    """
+    return Guarded(*(Family(part, {}, _of(part, identities)) for part in _split(servers)))
+
+
+def admit(
+    state: Guarded, answer: Answer, policy: Policy, now: float, is_usable: Callable[[Endpoint], bool] = lambda _: True
+) -> Guarded:
+    """Take a valid answer.
+
+    :param now: the time of the answer, which confirms the removals whose clocks have run by then.
+    :param is_usable: tells which endpoints may be real servers. Others are passed on, for `desired` to reject them, and
+        count as neither present nor absent: nobody can be served by them.
+    """
+    stated = _stated_members(answer, is_usable)
+    ipv4, ipv6 = _split(answer.servers)
+    return Guarded(
+        _admit(state.ipv4, ipv4, _Words(answer, stated, is_usable, ipv4=True), policy, now),
+        _admit(state.ipv6, ipv6, _Words(answer, stated, is_usable, ipv4=False), policy, now),
+    )
+
+
+def confirmed(state: Guarded) -> Guarded:
+    """Return what counts when all that is held back has gone."""
+    return Guarded(*(_without_absent(family) for family in (state.ipv4, state.ipv6)))
+
+
+class _Words:
+    """What an answer says about members of one family beside the usable ones."""
+
+    def __init__(
+        self, answer: Answer, stated: Collection[str], is_usable: Callable[[Endpoint], bool], *, ipv4: bool
+    ) -> None:
+        self.identities = answer.identities
+        self.is_usable = is_usable
+        self._stated = stated
+        self._out = frozenset(answer.out)
+        self._unread: dict[tuple[str, int | None], Unread] = {}
+        for one in sorted(answer.unread, key=_preference, reverse=True):
+            if one.is_ipv4 in {None, ipv4}:
+                self._unread[one.identity, one.port] = one
+
+    def taken_out(self, missing: Collection[Endpoint], identities: Identities) -> frozenset[Endpoint]:
+        """Return those that the answer takes out by name: themselves, or the members that had them.
+
+        :param identities: of the missing ones, before.
+        """
+        moved = (one for one in missing if identities.get(one) in self._stated) if self._stated else ()
+        return self._out.intersection(missing).union(moved)
+
+    @property
+    def is_any_unread(self) -> bool:
+        """Whether there are members whose addresses in this family cannot be read."""
+        return bool(self._unread)
+
+    def unread(self, missing: Collection[Endpoint], identities: Identities) -> dict[Endpoint, Unread]:
+        """Return those that stay because the answer names their members and not their addresses, and by which words.
+
+        :param identities: as for `taken_out`.
+        """
+        named = self._unread
+        if not named:
+            return {}
+        had = ((one, identities[one]) for one in missing if one in identities)
+        found = ((one, named.get((name, one[1])) or named.get((name, None))) for one, name in had)
+        return {endpoint: unread for endpoint, unread in found if unread}
+
+
+def _stated_members(answer: Answer, is_usable: Callable[[Endpoint], bool]) -> Collection[str]:
+    """Return the identities of members that are out and nowhere usable, so that their former endpoints are out, too."""
+    identities = answer.identities
+    out = {*answer.out_members, *(identities[endpoint] for endpoint in answer.out if endpoint in identities)}
+    if not out:
+        return ()
+    usable = {identities.get(endpoint) for endpoint in _endpoints(answer.servers) if is_usable(endpoint)}
+    return out - usable - {one.identity for one in answer.unread}
+
+
+def _preference(unread: Unread) -> tuple[bool, int, int]:
+    """Sort the one first that counts where several name the same: as `desired` does with real servers."""
+    return unread.priority is None, unread.priority or 0, -(unread.weight or 0)
+
+
+def _admit(family: Family, named: Servers, words: _Words, policy: Policy, now: float) -> Family:
+    present, before = _endpoints(named), _endpoints(family.good)
+    missing = before - present
+    if not missing:
+        return _unless_equal(family, Family(named, {}, _of(named, words.identities)))
+    stated = words.taken_out(missing, family.identities)
+    kept = words.unread(missing - stated, family.identities)
+    vanished = filter(words.is_usable, missing - kept.keys())
+    begun = {**family.unread, **family.absent}
+    clocks = {endpoint: begun.get(endpoint, now) for endpoint in vanished}
+    out = {endpoint: clocks.pop(endpoint) for endpoint in stated if endpoint in clocks}
+    usable = {endpoint for endpoint in (*present, *kept) if words.is_usable(endpoint)}
+    for endpoint in _replaced(family, usable - before, clocks, words.identities):
+        del clocks[endpoint]
+    unread = {endpoint: begun[endpoint] for endpoint in kept if endpoint in begun}
+    if not usable and words.is_any_unread:
+        absent = {}
+        unread |= clocks
+    else:
+        absent = _staying(clocks, len(usable), policy, now)
+    if not usable:  # better a server that discovery has taken out than none
+        absent |= _running(out, policy, now)
+    staying = {*kept, *absent, *unread}
+    good = _merged(family, named, kept, staying)
+    identities = _of(named, words.identities)
+    if staying:
+        known = {**family.identities, **words.identities}
+        identities |= {endpoint: known[endpoint] for endpoint in staying if endpoint in known}
+    return _unless_equal(family, Family(good, absent, identities, unread))
+
+
+def _unless_equal(before: Family, now: Family) -> Family:
+    """Return the state before where nothing has changed: the same object is compared in no time."""
+    return before if now == before else now
+
+
+def _replaced(
+    family: Family, new: Collection[Endpoint], gaps: Mapping[Endpoint, float], identities: Identities
+) -> Iterable[Endpoint]:
+    """Return the absent endpoints whose place a new one of the same identity takes, one for one.
+
+    Those that have been absent for longest go first.
+    """
+    places = Counter(identities[endpoint] for endpoint in new if endpoint in identities)
+    if not places:
+        return []
+    replaced = []
+    for endpoint in sorted(gaps, key=lambda endpoint: (gaps[endpoint], endpoint)):
+        identity = family.identities.get(endpoint)
+        if identity is not None and places[identity]:
+            places[identity] -= 1
+            replaced.append(endpoint)
+    return replaced
+
+
+def _staying(gaps: Mapping[Endpoint, float], present: int, policy: Policy, now: float) -> dict[Endpoint, float]:
+    """Return the absent members that stay: while they are many, those whose clocks run."""
+    if not _is_much(len(gaps), present, policy):
+        return {}
+    running = _running(gaps, policy, now)
+    return running if _is_much(len(running), present, policy) else {}
+
+
+def _running(clocks: Mapping[Endpoint, float], policy: Policy, now: float) -> dict[Endpoint, float]:
+    # The sum that `deadline` gives.
+    return {endpoint: since for endpoint, since in clocks.items() if now < since + policy.hold}
+
+
+def _is_much(absent: int, present: int, policy: Policy) -> bool:
+    return absent > 0 and (present == 0 or absent > policy.max_removal * (present + absent))
+
+
+def _merged(family: Family, named: Servers, kept: Mapping[Endpoint, Unread], staying: Collection[Endpoint]) -> Servers:
+    """Return what counts, sorted."""
+    if not staying:
+        return named
+    same = [server for server in family.good if _ENDPOINT(server) in staying and _ENDPOINT(server) not in kept]
+    first = {_ENDPOINT(server): server for server in reversed(family.good) if _ENDPOINT(server) in kept}
+    unread = [_as_told(server, kept[endpoint]) for endpoint, server in first.items()]
+    return tuple(sorted([*named, *same, *unread]))
+
+
+def _as_told(server: RealServer, unread: Unread) -> RealServer:
+    priority = server.priority if unread.priority is None else unread.priority
+    weight = server.weight if unread.weight is None else unread.weight
+    return server._replace(priority=priority, weight=weight)
+
+
+def _without_absent(family: Family) -> Family:
+    good = tuple(server for server in family.good if _ENDPOINT(server) not in family.absent)
+    return Family(good, {}, _of(good, family.identities), family.unread)
+
+
+def _of(servers: Servers, identities: Identities) -> dict[Endpoint, str]:
+    endpoints = _endpoints(servers) if identities else frozenset()
+    return {endpoint: identities[endpoint] for endpoint in endpoints if endpoint in identities}
+
+
+def _endpoints(servers: Servers) -> frozenset[Endpoint]:
+    return frozenset(map(_ENDPOINT, servers))
+
+
+def _split(servers: Sequence[RealServer]) -> tuple[Servers, Servers]:
+    """Return both families, sorted, so that an answer in another order is an equal one."""
+    ipv4: list[RealServer] = []
+    ipv6: list[RealServer] = []
+    for server in sorted(servers):
+        (ipv4 if is_ipv4(server.address) else ipv6).append(server)
+    return tuple(ipv4), tuple(ipv6)

@@ -1,0 +1,162 @@
+"""The last good sets as they are kept on disk, so that a start while discovery is down has something to serve.
+
+One JSON document: `{"version": 1, "sources": {NAME: {"answered": SECONDS, "servers": [[PRIORITY, ADDRESS, PORT,
+WEIGHT], ...]}}}`. Where identities of real servers are known, `"identities": [TEXT or null, ...]` has one for each of
+`servers`, so that a start can tell a replacement from a removal. A service of a catalog also has `"opt_in": {"vips":
+[VIP, ...], "automatic": [PROTOCOL, ...], "algorithm": NAME}`. What is read may be anything, since a disk may hold
+anything.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from clb_discovery.model.address import Address, format_address, parse_address
+from clb_discovery.model.answer import OptIn
+from clb_discovery.model.servers import MAX_PORT, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Protocol, RealServer
+from clb_discovery.model.text_forms import parse_algorithm, parse_vip
+
+VERSION: Final = 1
+MAX_BYTES: Final = 64 << 20
+"""Longest document that is written or read: as much as one answer of discovery may have."""
+
+MAX_IDENTITY: Final = 1024
+"""Longest identity that is kept, in characters; a node's name and a service id of Consul have 255 and 512 at most."""
+
+_LAST_SECOND: Final = 253402300799  # of the year 9999, where calendars end
+_SHOWN_LENGTH: Final = 80
+
+
+class LastGood(NamedTuple):
+    """What one source said that counted last."""
+
+    servers: tuple[RealServer, ...]
+    """Both families, as the guard let them through."""
+    answered: int | None = None
+    """When the source last answered, in seconds since 1970 (UTC); None if that is not known."""
+    opt_in: OptIn | None = None
+    """Of a service from a catalog: what it said of itself, without what was refused."""
+    identities: Mapping[Endpoint, str] = MappingProxyType({})
+    """The identities of real servers, where they are known."""
+
+
+def encode(sets: Mapping[str, LastGood]) -> bytes:
+    """Return the document.
+
+    :param sets: by the name of the source.
+    :raises ValueError: if it would be longer than `MAX_BYTES` even without identities.
+    """
+    for identities in (True, False):
+        sources = {name: _source(one, identities=identities) for name, one in sets.items()}
+        document = json.dumps({"version": VERSION, "sources": sources}, separators=(",", ":")).encode()
+        if len(document) <= MAX_BYTES:
+            return document
+    raise ValueError(f"{len(document)} bytes are more than the {MAX_BYTES} that are read again")
+
+
+def decode(document: bytes) -> dict[str, LastGood]:
+    """Read a document; the reverse of `encode`.
+
+    :raises ValueError: if it is anything else, with a short reason in one line; nothing else is ever raised.
+    """
+    if len(document) > MAX_BYTES:
+        raise ValueError(f"it is longer than {MAX_BYTES} bytes")
+    try:
+        found = json.loads(document)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON") from None
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise ValueError(f"it is not of version {VERSION}")
+    sources = found.get("sources")
+    if not isinstance(sources, dict):
+        raise ValueError("it has no sources")  # noqa: TRY004 - no caller of ours is wrong
+    return {name: _last_good(one) for name, one in sources.items()}
+
+
+def _source(one: LastGood, *, identities: bool) -> dict[str, Any]:
+    known = [_bounded(one.identities.get((server.address, server.port))) for server in one.servers]
+    return {
+        "answered": one.answered,
+        "servers": [[server.priority, format_address(server.address), *server[2:]] for server in one.servers],
+        **({"identities": known} if identities and any(known) else {}),
+        **({"opt_in": _written(one.opt_in)} if one.opt_in else {}),
+    }
+
+
+def _bounded(identity: str | None) -> str | None:
+    return identity if identity and len(identity) <= MAX_IDENTITY else None
+
+
+def _last_good(found: Any) -> LastGood:  # noqa: ANN401 - anything is what a disk may hold
+    if not isinstance(found, dict) or not isinstance(found.get("servers"), list):
+        raise ValueError(f"{_shown(found)} is no set of real servers")  # noqa: TRY004 - as above
+    answered = found.get("answered")
+    if answered is not None and not _is_number(answered, 0, _LAST_SECOND):
+        raise ValueError(f"{_shown(answered)} is no time")
+    opt_in = _opt_in(found["opt_in"]) if "opt_in" in found else None
+    servers = tuple(_real_server(item) for item in found["servers"])
+    return LastGood(servers, answered, opt_in, _identities(found.get("identities", []), servers))
+
+
+def _identities(found: Any, servers: Sequence[RealServer]) -> dict[Endpoint, str]:  # noqa: ANN401 - as above
+    if not isinstance(found, list) or not all(item is None or isinstance(item, str) for item in found):
+        raise ValueError(f"{_shown(found)} are no identities")
+    if found and len(found) != len(servers):
+        raise ValueError(f"there are {len(found)} identities of {len(servers)} real servers")
+    return {
+        (server.address, server.port): identity
+        for server, identity in zip(servers, map(_bounded, found), strict=False)
+        if identity
+    }
+
+
+def _written(opt_in: OptIn) -> dict[str, Any]:
+    return {
+        "vips": [str(vip) for vip in opt_in.vips],
+        "automatic": [protocol.name.lower() for protocol in opt_in.automatic],
+        "algorithm": None if opt_in.algorithm is None else str(opt_in.algorithm),
+    }
+
+
+def _opt_in(found: Any) -> OptIn:  # noqa: ANN401 - as above
+    try:
+        return OptIn(
+            tuple(parse_vip(text) for text in found["vips"]),
+            tuple(Protocol[name.upper()] for name in found["automatic"]),
+            None if found["algorithm"] is None else parse_algorithm(found["algorithm"]),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"{_shown(found)} opts in to nothing") from None
+
+
+def _real_server(found: Any) -> RealServer:  # noqa: ANN401 - as above
+    if isinstance(found, list) and len(found) == len(RealServer._fields):
+        priority, text, port, weight = found
+        address = _address(text)
+        if (
+            address is not None
+            and _is_number(priority, 0, MAX_PRIORITY)
+            and _is_number(port, 1, MAX_PORT)
+            and _is_number(weight, 0, MAX_WEIGHT)
+        ):
+            return RealServer(priority, address, port, weight)
+    raise ValueError(f"{_shown(found)} is no real server")
+
+
+def _address(text: Any) -> Address | None:  # noqa: ANN401 - as above
+    try:
+        return parse_address(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _is_number(found: Any, least: int, most: int) -> bool:  # noqa: ANN401 - as above
+    return type(found) is int and least <= found <= most  # True is an int, too
+
+
+def _shown(found: Any) -> str:  # noqa: ANN401 - as above
+    return reprlib.repr(found)[:_SHOWN_LENGTH]  # which goes a few levels deep, and no further

@@ -1,0 +1,244 @@
+"""What the sidecar knows about each service: its source's health, and what the guard lets through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from clb_discovery.model.address import Address
+from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refused, Rejected
+from clb_discovery.model.servers import Endpoint, RealServer, Unpublished
+from clb_discovery.model.service import Service, consul_objection
+from clb_discovery.state import guard
+from clb_discovery.state.guard import Guarded, Identities
+from clb_discovery.text import some_of, timestamp
+
+STATES: Final = ("fresh", "retrying", "held")
+"""What `Following.state` may be."""
+_SHOWN: Final = 4
+"""Refusals named in one reason."""
+_LONGEST: Final = 80
+"""Characters shown of a name."""
+
+
+@dataclass(slots=True)
+class Following:
+    """One service and its source, as they are now."""
+
+    service: Service
+    guarded: Guarded = field(default_factory=Guarded)
+    absent_since: datetime | None = None
+    """When the first of the members that are absent and stay was absent first."""
+    hastened: bool = False
+    """Whether the source was asked to hurry, and has not come back since."""
+    answered: bool = False
+    """Whether the source has answered since the start."""
+    known: bool = False
+    """Whether there is anything to serve: an answer, or what the kernel or the disk held at the start."""
+    last_success: datetime | None = None
+    """When the source last answered, before the start, too."""
+    error: str | None = None
+    errors: int = 0
+    """How often the source could not say."""
+    refused: tuple[Refused, ...] = ()
+    """What the service says of itself in a catalog and is not applied."""
+    rejected: tuple[Rejected, ...] = ()
+    """Real servers that discovery names and that are not used."""
+    left_out: tuple[Refused, ...] = ()
+    """Members that the last answer named and that cannot be used at all."""
+    note: str | None = None
+    """What people should know of the last answer."""
+    unpublished: tuple[Unpublished, ...] = ()
+    """Virtual servers that there is no room for."""
+    listed: frozenset[str] = frozenset()
+    """Of a catalog: the names of services that may opt in."""
+    unfollowed: tuple[str, ...] = ()
+    """Of a catalog: the names of those that are not followed, because they are too many."""
+    from_catalog: bool = False
+    """Whether the service is followed for as long as it opts in, and has no VIPs but those that it then claims."""
+    opt_in: OptIn | None = None
+    """Of a service from a catalog: what it last said of itself."""
+    leaving: bool = False
+    """Of a service from a catalog: whether it no longer opts in."""
+    unusable: bool = False
+    """Of a service from a catalog: whether it last said what nobody can use, and no asking again will mend."""
+
+    def seed(self, held: Sequence[RealServer], answered: int | None, identities: Identities) -> None:
+        """Start from what the kernel or the disk holds for the service.
+
+        :param answered: when its source had last answered, in seconds since 1970, or None if that is not known.
+        :param identities: those that are known; of other endpoints, too.
+        """
+        self.guarded = guard.seed(held, identities)
+        self.known = True
+        self.last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
+
+    def take(self, outcome: Outcome, now: float, is_acceptable: Callable[[Address], bool] = lambda _: True) -> None:
+        """Take what the source came back with.
+
+        All members of a service from a catalog that no longer opts in are absent.
+
+        :param now: seconds on a clock that does not go backwards.
+        :param is_acceptable: tells which addresses may be those of real servers, by what is known beside their VIPs.
+        """
+        self.hastened = False
+        if isinstance(outcome, Answer) and self._tells_nothing(outcome):
+            outcome = Failure(f"no real server can be used: {_first(outcome)}", unusable=True)
+        if isinstance(outcome, Failure):
+            self.error = outcome.reason
+            self.errors += 1
+            # Whoever registers nonsense must not keep the sidecars of all hosts from being ready.
+            self.unusable = outcome.unusable and self.from_catalog
+            self.answered |= self.unusable
+            return
+        self.error = None
+        self.unusable = False
+        self.answered = self.known = True
+        self.last_success = datetime.now(UTC)
+        if isinstance(outcome, Listing):
+            objections = {name: objection for name in outcome.names if (objection := consul_objection(name))}
+            self.listed = outcome.names - objections.keys()
+            self.refused = tuple(
+                Refused(f"service {name[:_LONGEST]!r}", objection) for name, objection in sorted(objections.items())
+            )
+            return
+        answer = outcome
+        if self.from_catalog:
+            self.leaving = answer.opt_in is None
+            self.opt_in = answer.opt_in or self.opt_in
+            answer = Answer(()) if self.leaving else answer
+        self.left_out, self.note = answer.left_out, answer.note
+        before = self.guarded.absent_since
+        never = {vip.address for vip in self.service.vips}
+        rejected = {(item.server.address, item.server.port) for item in self.rejected}
+
+        def is_usable(endpoint: Endpoint) -> bool:
+            return endpoint not in rejected and endpoint[0] not in never and is_acceptable(endpoint[0])
+
+        self.guarded = guard.admit(self.guarded, answer, self.service.policy, now, is_usable)
+        since = self.guarded.absent_since
+        if since is None:
+            self.absent_since = None
+        elif since != before:
+            self.absent_since = self.last_success - timedelta(seconds=now - since)
+
+    def _tells_nothing(self, answer: Answer) -> bool:
+        """Tell whether an answer names only members that cannot be read, and that nothing is known of."""
+        named = answer.servers or answer.out or answer.out_members or self.guarded.good
+        return bool(answer.unread) and not named and (answer.opt_in is not None or not self.from_catalog)
+
+    def confirm(self) -> None:
+        """Let all that is held back go, as if the source had confirmed it in time."""
+        self.guarded = guard.confirmed(self.guarded)
+
+    def reconfigured(self, service: Service) -> Following:
+        """Return what is known when the configuration, read again, has this service of the same source."""
+        if not self.from_catalog:
+            return replace(self, service=service)
+        one = Following(
+            service,
+            self.guarded,
+            self.absent_since,
+            known=True,
+            last_success=self.last_success,
+            errors=self.errors,
+        )
+        return one if self.claims else Following(service)  # what has left was emptied, which nobody said of this one
+
+    @property
+    def deadline(self) -> float | None:
+        """When to have the source asked at once, so that its answer may confirm a removal, or None.
+
+        A source that fails is asked again anyway, and one that was asked comes back.
+        """
+        return None if self.hastened or self.error is not None else self.guarded.deadline(self.service.policy)
+
+    @property
+    def state(self) -> str:
+        """The state in words of the contract."""
+        if self.error is not None or not self.answered:
+            return "retrying"
+        return "held" if self.guarded.held or self.refused or self.unfollowed or self.unpublished else "fresh"
+
+    @property
+    def counted(self) -> tuple[object, ...]:
+        """What has to be published, or kept on disk, when it changes."""
+        families = ((family.good, family.identities) for family in (self.guarded.ipv4, self.guarded.ipv6))
+        return *families, self.answered, self.claims
+
+    @property
+    def shown(self) -> tuple[object, ...]:
+        """What people should see soon when it changes."""
+        words = self.refused, self.left_out, self.note, self.unfollowed
+        return self.state, self.error, self.listed, words, self.guarded.withheld
+
+    @property
+    def claims(self) -> OptIn | None:
+        """What the service of a catalog has virtual servers by, or None if it has none or has gone."""
+        return None if self.leaving and not self.guarded.held else self.opt_in
+
+    @property
+    def useless(self) -> bool:
+        """Whether a service of a catalog has answered, but never with anything that could be served."""
+        return self.answered and not self.known
+
+    @property
+    def stale(self) -> bool:
+        """Whether what is served is what was known last, and nobody can say whether it is still so."""
+        return self.known and self.state == "retrying"
+
+    @property
+    def reason(self) -> str | None:
+        """Why the source is not fresh, and what is not used of its answer or limits it; None if there is nothing."""
+        reasons = []
+        if self.state == "retrying":
+            error = self.error or "no answer yet"
+            since = timestamp(self.last_success) or "before the start"
+            reasons.append(f"stale since {since}: {error}" if self.known else error)
+        elif self.guarded.held:
+            removed, of = self.guarded.withheld
+            reasons.append(
+                f"{removed} of {of} real servers absent or out since {timestamp(self.absent_since)}; "
+                f"kept until an answer confirms it after {self.service.policy.hold:g} s (--hold)"
+            )
+        if self.beyond:
+            reasons.append(self.beyond)
+        if self.unpublished:
+            reasons.append(f"{len(self.unpublished)} virtual servers are not published: {self.unpublished[0].reason}")
+        if self.note:
+            reasons.append(self.note)
+        reasons += some_of([*map(str, self.refused), *map(str, self.rejected), *map(str, self.left_out)], _SHOWN)
+        return "; ".join(reasons) or None
+
+    @property
+    def beyond(self) -> str | None:
+        """What people should know of a catalog with too many services."""
+        if not self.unfollowed:
+            return None
+        names = ", ".join(some_of([repr(name[:_LONGEST]) for name in self.unfollowed], _SHOWN))
+        return (
+            f"{len(self.unfollowed)} services are not followed, because more opt in than --max-services allows; "
+            f"raise it, or name them with --service: {names}"
+        )
+
+    @property
+    def answered_at(self) -> int | None:
+        """When the source last answered, in seconds since 1970, or None if that is not known."""
+        return int(self.last_success.timestamp()) if self.last_success else None
+
+    def document(self) -> dict[str, Any]:
+        """Return what `status --json` says about the source."""
+        return {
+            "name": self.service.source,
+            "state": self.state,
+            "last_success": timestamp(self.last_success),
+            "error": self.error,
+            "stale": self.stale,
+            "reason": self.reason,
+        }
+
+
+def _first(answer: Answer) -> str:
+    return str(answer.left_out[0]) if answer.left_out else answer.note or "no address of any can be read"

@@ -1,0 +1,1 @@
+"""Options, the file and services."""

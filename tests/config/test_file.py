@@ -1,0 +1,232 @@
+"""The configuration file: every form that is taken; for every other the table, the key, the value and the way out."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clb_discovery.config.file import Config, Entry, consul_entry, decode, srv_entry
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import Algorithm, Protocol, RealServer
+from clb_discovery.model.service import Service
+from clb_discovery.model.text_forms import parse_vip
+
+OPTIONS: Final = {"consul": False, "real-range": True, "hold": False, "max-removal": False, "no-active": False} | {
+    "srv": True
+}
+EXAMPLE: Final = """
+consul = "http://127.0.0.1:8500"
+real-range = ["10.0.0.0/8", "fd00::/8"]
+[[service]]
+name = "redis"
+consul = "redis"
+vip = "10.64.0.1:6379,[fd00:64::1]:6379"
+algorithm = "least-conn"
+[[service]]
+name = "ldap"
+vip = "10.64.0.2"
+servers = ["10.0.0.5:389", { address = "10.0.0.6:3389", weight = 3, priority = 0 }]
+"""
+
+
+def read(text: str) -> Config:
+    """Read a file of these options."""
+    return decode(text.encode(), OPTIONS)
+
+
+def test_the_example_of_the_contract_is_read() -> None:
+    """Options become arguments, tables become services, with servers where they are static."""
+    config = read(EXAMPLE)
+    assert config.arguments == (
+        ("consul", "--consul=http://127.0.0.1:8500"),
+        ("real-range", "--real-range=10.0.0.0/8"),
+        ("real-range", "--real-range=fd00::/8"),
+    )
+    redis, ldap = config.entries
+    vips = (parse_vip("10.64.0.1:6379"), parse_vip("[fd00:64::1]:6379"))
+    assert redis == Entry(Service("redis", "consul:redis", vips), {"algorithm": Algorithm.LEAST_CONN})
+    servers = (
+        RealServer(0, parse_address("10.0.0.5"), 389, 1),
+        RealServer(0, parse_address("10.0.0.6"), 3389, 3),
+    )
+    assert ldap == Entry(Service("ldap", "static:ldap", (parse_vip("10.64.0.2"),), servers=servers), {"hold": 0.0})
+
+
+def test_values_are_as_somebody_would_type_them() -> None:
+    """Numbers need no quotes, true is an option alone, and false is none."""
+    assert read("hold = 30\nmax-removal = 0.5\nconsul = true\nno-active = false").arguments == (
+        ("hold", "--hold=30"),
+        ("max-removal", "--max-removal=0.5"),
+        ("consul", "--consul"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "several"),
+    [
+        ('real-range = "10.0.0.0/8"', 'real-range = ["10.0.0.0/8"]'),
+        ('service = "a=10.64.0.1:80,10.64.0.2"', 'service = ["a=10.64.0.1:80,10.64.0.2"]'),
+        ('srv = "_a._tcp.x"', 'srv = ["_a._tcp.x"]'),
+        *(
+            (f'[[service]]\nname = "a"\n{one}', f'[[service]]\nname = "a"\n{several}')
+            for one, several in (
+                ('consul = "a"\nvip = "10.64.0.1:80"', 'consul = "a"\nvip = ["10.64.0.1:80"]'),
+                ('consul = "a"\nvip = "10.64.0.1,[fd00::1]:6"', 'consul = "a"\nvip = ["10.64.0.1", "[fd00::1]:6"]'),
+                ('consul = "a"\nvip = "10.64.0.1"', 'consul = "a"\nvip = ["10.64.0.1", "10.64.0.1"]'),
+                ('srv = "_a._udp.x"\nvip = "10.64.0.1,10.64.0.2"', 'srv = "_a._udp.x"\nvip = ["10.64.0.1,10.64.0.2"]'),
+                ('consul = "a"\ntags = "b"', 'consul = "a"\ntags = ["b"]'),
+                ('servers = "10.0.0.1:80"', 'servers = ["10.0.0.1:80", "10.0.0.1:80"]'),
+                ('servers = { address = "10.0.0.1:80" }', 'servers = ["10.0.0.1:80"]'),
+            )
+        ),
+    ],
+)
+def test_what_may_be_several_may_be_one(one: str, several: str) -> None:
+    """Where an array is taken, so is what stands in it alone; what is repeated in it counts once."""
+    assert read(one) == read(several)
+
+
+def test_services_of_options_stand_beside_tables() -> None:
+    """`service` holds what --service takes, and tables, in any order; the same twice adds up, as it does typed."""
+    config = read('srv = ["_a._tcp.x=10.64.0.1", "_a._tcp.x"]\nservice = ["a", { name = "b", servers = [] }, "c"]')
+    assert config.arguments == (
+        ("srv", "--srv=_a._tcp.x=10.64.0.1"),
+        ("srv", "--srv=_a._tcp.x"),
+        ("service", "--service=a"),
+        ("service", "--service=c"),
+    )
+    assert [entry.service.name for entry in config.entries] == ["b"]
+
+
+def test_service_has_settings_of_its_own() -> None:
+    """A table may say what else the options say for all."""
+    keys = 'max-removal = 1\nhold = "5s"\neject-after = 0\neject-time = "1s"\neject-max = "2s"'
+    (entry,) = read(f'[[service]]\nname = "a"\nsrv = "_a._tcp.x"\n{keys}').entries
+    assert entry.settings == {"max_removal": 1, "hold": 5, "eject_after": 0, "eject_time": 1000, "eject_max": 2000}
+
+
+def test_service_of_consul_has_instances_of_its_own_choice() -> None:
+    """Filter and tags stand for the options --filter and --tag."""
+    (entry,) = read('[[service]]\nname = "a"\nconsul = "a"\nfilter = "Node.Node == x"\ntags = ["b", "c d"]').entries
+    assert entry.settings == {"filter": "Node.Node == x", "tag": ["b", "c d"]}
+
+
+def test_service_without_a_vip_gets_automatic_ones() -> None:
+    """As on the command line, with the protocol that an SRV name says."""
+    tables = '[[service]]\nname = "dns"\nsrv = "_dns._udp.x"\n[[service]]\nname = "web"\nconsul = "web"'
+    assert [entry.service.automatic for entry in read(tables).entries] == [Protocol.UDP, Protocol.TCP]
+    assert consul_entry("web").service.automatic is Protocol.TCP
+    assert srv_entry("_dns._udp.x").service.automatic is Protocol.UDP
+    assert srv_entry("_dns._udp.x=10.64.0.1:53").service.vips == (parse_vip("10.64.0.1:53/udp"),)
+    (named,) = read('[[service]]\nname = "dns"\nsrv = "_dns._udp.x"\nvip = "10.64.0.1:53"').entries
+    assert named.service.vips == (parse_vip("10.64.0.1:53/udp"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("hold = ", ["is not TOML", "line 1"]),
+        ('a = 1\nhold = "x" y', ["is not TOML", "line 2"]),
+        ("hold = 1\nhold = 2", ["is not TOML", "line 2"]),
+        ("real_range = []", ["'real_range' is no key here", "did you mean real-range?"]),
+        ("zzz = 1", ["'zzz' is no key here", "use consul, real-range"]),
+        ("real-range = [[]]", ["real-range = []", "one value, not an array"]),
+        ('hold = ["1s"]', ["hold = ['1s']", "one value"]),
+        ("hold = 2020-01-01", ["hold = ", "neither text nor a number"]),
+        ("[hold]\nx = 1", ["hold = {'x': 1}", "neither text nor a number"]),
+        ("real-range = [true]", ["real-range = True", "neither text"]),
+        ('service = ["a", true]', ["service = True", "neither text nor a number"]),
+        ('service = ["a=10.64.0.300"]', ["service: '10.64.0.300'", "write 10.64.0.1"]),
+        ('srv = "_a._tcp.x=:80"', ["srv: ':80' is not a VIP", "write 10.64.0.1"]),
+        ('[service]\nname = "a"', ["a service is a table", "write [[service]]"]),
+        ("[[service]]", ["[[service]] 1", "has no name"]),
+        ('[[service]]\nname = "a"', ["[[service]] 'a'", "nobody to ask", "consul", "srv", "servers"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nsrv = "a"', ["[[service]] 'a'", "consul and srv", "give one of"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nvips = "x"', ["[[service]] 'a'", "'vips'", "did you mean vip?"]),
+        (
+            '[[service]]\nname = "a"\nconsul = "a"\nvip = "10.64.0.300"',
+            ["[[service]] 'a': vip: '10.64.0.300'", "write 10"],
+        ),
+        ('[[service]]\nname = "a"\nconsul = "a"\nalgorithm = "best"', ["'a': algorithm: 'best'", "least-conn"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nhold = true', ["'a': hold = True"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nvip = []', ["'a': vip = []", "leave vip out"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nvip = [["10.64.0.1"]]', ["'a': vip = ['10.64.0.1']", "one value"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nvip = [6379]', ["'a': vip: '6379' is not a VIP", "10.64.0.1:6379"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nvip = ["10.64.0.1", "x"]', ["'a': vip: 'x' is not a VIP"]),
+        ('[[service]]\nname = ["a"]\nconsul = "a"', ["[[service]] ['a']: name = ['a']", "one value"]),
+        ('[[service]]\nname = "a"\nconsul = ["a", "b"]', ["'a': consul = ['a', 'b']", "one value"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nhold = ["1s"]', ["'a': hold = ['1s']", "one value"]),
+        ('[[service]]\nname = "a"\nconsul = "a\\u0000"', ["'a': consul = 'a\\x00'", "NUL"]),
+        (f"hold = 0x{'f' * 5000}", ["hold = 0xfff", "too large"]),
+        (f"hold = {'9' * 5000}", ["is not TOML", "5000 digits"]),
+        (
+            '[[service]]\nname = "a"\nconsul = "a"\ntags = [""]',
+            ["'a': tags = ''", "write 1 to 1024 printable"],
+        ),
+        ('[[service]]\nname = "a"\nconsul = "a"\ntags = [true]', ["'a': tags = True", "neither text"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nfilter = "a\\nb"', ["'a': filter = 'a\\nb'", "printable characters"]),
+        (
+            f'[[service]]\nname = "a"\nconsul = "a"\nfilter = "{"x" * 1025}"',
+            ["'a': filter = ", "write 1 to 1024"],
+        ),
+        ('[[service]]\nname = "a"\nsrv = "a"\nfilter = "b"', ["'a': filter = 'b'", "use it beside consul"]),
+        ('[[service]]\nname = "a"\nservers = []\ntags = ["b"]', ["'a': tags = ['b']", "use it beside consul"]),
+        ('[[service]]\nname = "a\\u001b"\nsrv = "a"', ["has no name of 1 to 255 bytes of printable text"]),
+        (f'[[service]]\nname = "{"a" * 256}"\nsrv = "a"', ["has no name of 1 to 255 bytes"]),
+        (
+            '[[service]]\nname = "a"\nservers = ["10.0.0.1:80", {address = "10.0.0.1:80", weight = 2}]',
+            ["'a': servers: 10.0.0.1:80 is there twice", "keep one"],
+        ),
+        ('[[service]]\nname = "a"\nservers = [["10.0.0.1:80"]]', ["'a': servers: address = ['10.0.0.1:80']"]),
+        ('[[service]]\nname = "a"\nservers = ["db:80"]', ["'a': servers: 'db:80'", "ADDR:PORT"]),
+        ('[[service]]\nname = "a"\nservers = ["10.0.0.1"]', ["'a': servers: '10.0.0.1'", "ADDR:PORT"]),
+        ('[[service]]\nname = "a"\nservers = [1]', ["'a': servers: '1'", "ADDR:PORT"]),
+        ('[[service]]\nname = "a"\nservers = [{weight = 1}]', ["'a': servers: ''", "ADDR:PORT"]),
+        ('[[service]]\nname = "a"\nservers = [{wait = 1}]', ["'a': servers: 'wait'", "did you mean weight?"]),
+        (
+            '[[service]]\nname = "a"\nservers = [{address = "10.0.0.1:80", weight = 65536}]',
+            ["'a': servers: weight = 65536", "0 to 65535"],
+        ),
+        (
+            '[[service]]\nname = "a"\nsrv = "x"\n[[service]]\nname = "b"\nsrv = "x"',
+            ["[[service]] 'b' (table 2)", "srv:x is followed by [[service]] 'a' (table 1)", "vip"],
+        ),
+        (
+            '[[service]]\nname = "a"\nservers = []\n[[service]]\nname = "a"\nservers = []',
+            ["[[service]] 'a' (table 2)", "static:a is followed by [[service]] 'a' (table 1)"],
+        ),
+        (
+            'srv = "_a._tcp.x=10.64.0.1"\n[[service]]\nname = "b"\nsrv = "_a._tcp.x"',
+            ["[[service]] 'b' (table 1)", "srv:_a._tcp.x is followed by srv = '_a._tcp.x=10.64.0.1'"],
+        ),
+        (
+            'service = ["a", { name = "b", consul = "a" }]',
+            ["[[service]] 'b' (table 1)", "consul:a is followed by service = 'a'"],
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, words: list[str]) -> None:
+    """The table, the key, the value and the way out are in one message; where TOML itself is wrong, the line."""
+    with pytest.raises(ValueError, match=r".") as error:
+        read(text)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_bytes_that_are_no_text_are_named_with_their_line() -> None:
+    """TOML is UTF-8."""
+    with pytest.raises(ValueError, match=r"not UTF-8 \(at line 2\)"):
+        decode(b"hold = 1\n\xff", OPTIONS)
+
+
+@given(
+    st.binary() | st.text().map(str.encode) | st.lists(st.sampled_from(EXAMPLE.split())).map(" ".join).map(str.encode)
+)
+def test_any_file_is_read_or_refused(content: bytes) -> None:
+    """Whatever is in it leads to a configuration or to a message."""
+    try:
+        decode(content, OPTIONS)
+    except ValueError as error:
+        assert str(error)  # noqa: PT017 - either is right

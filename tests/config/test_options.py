@@ -1,0 +1,145 @@
+"""Options of the command line and of a file together: whatever stands in a file, there are settings, or one line."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clb_discovery.cli.parser import make_parser
+from clb_discovery.config.options import file_options, read_options
+from clb_discovery.config.services import read_services
+from clb_discovery.errors import UsageError
+from clb_discovery.model.text_forms import parse_vip
+
+_KEYS: Final = sorted(file_options(make_parser()))
+_SERVICE_KEYS: Final = (
+    "name", "consul", "srv", "servers", "vip", "filter", "tags", "algorithm", "max-removal", "hold", "eject-after",
+    "eject-time", "eject-max", "address", "weight",
+)  # fmt: skip
+_TEXTS: Final = (
+    "10.64.0.1:80", "[fd00::1]:80", "10.64.0.1,10.64.0.2", "10.0.0.0/8", "redis", "_a._udp.x", "redis=10.64.0.1:6379",
+    "_a._tcp.x=[fd00::1]", "30s", "0.5", "round-robin", "127.0.0.1:53", "auto", "none", "info", "",
+)  # fmt: skip
+_SCALARS: Final = (
+    st.sampled_from(_TEXTS)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    | st.booleans()
+    | st.integers()
+    | st.integers(0, 70000)
+    | st.just(1 << 100)
+    | st.floats()
+    | st.dates()
+)
+_LIKELY: Final = st.sampled_from(_TEXTS) | st.lists(st.sampled_from(_TEXTS), max_size=3)
+_VALUES: Final = _LIKELY | st.recursive(
+    _SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_SERVICE_KEYS), inner, max_size=4),
+    max_leaves=6,
+)
+_NAMES: Final = st.sampled_from(["a", "b"])
+_SERVICES: Final = st.lists(
+    st.dictionaries(st.sampled_from(_SERVICE_KEYS), _VALUES, max_size=4)
+    | st.builds(lambda name, vip: {"name": name, "consul": name, "vip": vip}, _NAMES, _VALUES)
+    | st.builds(lambda name, servers: {"name": name, "servers": servers}, _NAMES, _VALUES)
+    | st.builds(lambda name, tags: {"name": name, "consul": name, "tags": tags}, _NAMES, _VALUES)
+    | _VALUES,
+    max_size=3,
+)
+
+
+def toml(value: object) -> str:
+    """Return a value as TOML has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, int) and abs(value) > 1 << 63:
+        return f"0x{abs(value):x}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {toml(one)}' for key, one in value.items())} }}"
+    return value.isoformat() if isinstance(value, dt.date) else str(value)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(st.sampled_from(_KEYS), _VALUES, max_size=3), st.none() | _SERVICES)
+def test_any_types_lead_to_settings_or_one_line(tmp_path: Path, options: dict[str, object], services: object) -> None:
+    """Any type at any key, nested in any way, is taken, or refused in words that fit one line."""
+    document = {"consul": True} | options | ({} if services is None else {"service": services})
+    file = tmp_path / "clb.toml"
+    file.write_text("".join(f"{key} = {toml(value)}\n" for key, value in document.items()))
+    try:
+        read_services(read_options(make_parser, ["run", "--config", str(file)]))
+    except UsageError as error:
+        assert len(str(error)) < 2000  # noqa: PT017 - either is right
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("hold = false", ["hold = false", "takes a value"]),
+        ("real-range = false", ["real-range = false", "takes a value"]),
+        ("hold = true", ["--hold", "expected one argument"]),
+        ("metrics = 9100", ["--metrics", "'9100' is not ADDR:PORT", "127.0.0.1:9100"]),
+        ('hosts-file = "a\\u0000b"', ["hosts-file = 'a\\x00b'", "NUL"]),
+        ("service = ['a=10.64.0.300']", ["service: '10.64.0.300' is not a VIP"]),
+    ],
+)
+def test_value_of_the_wrong_type_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    """File, key and value are in one line, with what would be right."""
+    file = tmp_path / "clb.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as error:
+        read_options(make_parser, ["run", "--config", str(file)])
+    assert all(word in str(error.value) for word in [str(file), *words]), str(error.value)
+
+
+def test_switches_may_be_off(tmp_path: Path) -> None:
+    """What takes no value may be false, which is as if it were not there."""
+    file = tmp_path / "clb.toml"
+    file.write_text("no-active = false\nconsul = false\ncatalog = false\nsrv = '_a._tcp.x'\n")
+    options = read_options(make_parser, ["run", "--config", str(file)])
+    assert (options.no_active, options.consul, options.catalog, options.srv) == (False, None, False, ["_a._tcp.x"])
+
+
+@pytest.mark.parametrize("option", ["--service", "--srv"])
+def test_name_that_is_given_twice_adds_up_its_vips(option: str) -> None:
+    """VIPs of one name add up in order, each once, and automatic ones are among them where one asks for those."""
+    name = {"--service": "redis", "--srv": "_redis._tcp.x"}[option]
+
+    def read(*assignments: str) -> list[tuple[str, tuple[str, ...], bool]]:
+        given = [word for one in assignments for word in (option, f"{name}{one}")]
+        options = read_options(make_parser, ["run", "--consul", *given, "--service", "other=10.64.0.9"])
+        services = read_services(options)
+        return [
+            (one.source, tuple(map(str, one.vips)), one.automatic is not None)
+            for one in services
+            if one.name == "redis"
+        ]
+
+    ((source, vips, automatic),) = read("=10.64.0.1:6379", "=10.64.0.2:6379,10.64.0.1:6379", "=[fd00::1]:1")
+    assert source.endswith(name)
+    assert (vips, automatic) == (("10.64.0.1:6379", "10.64.0.2:6379", "[fd00::1]:1"), False)
+    for order in (("", "=10.64.0.1:6379"), ("=10.64.0.1:6379", "")):
+        ((_, vips, automatic),) = read(*order)
+        assert (len(vips), str(parse_vip("10.64.0.1:6379")) in vips, automatic) == (3, True, True)
+
+
+def test_what_is_typed_takes_the_place_of_a_table(tmp_path: Path) -> None:
+    """A typed name shuts out the table of the same source with all its settings, and no other table."""
+    file = tmp_path / "clb.toml"
+    file.write_text(
+        "consul = true\n[[service]]\nname = 'db'\nconsul = 'redis'\nvip = ['10.64.0.1', '10.64.0.2']\nhold = 5\n"
+        "[[service]]\nname = 'ldap'\nservers = '10.0.0.5:389'\nvip = '10.64.0.3'\n"
+    )
+    typed = ["run", "--config", str(file), "--service", "redis=10.64.0.8", "--service", "redis=10.64.0.9"]
+    redis, ldap = read_services(read_options(make_parser, typed))
+    assert (redis.name, tuple(map(str, redis.vips)), redis.policy.hold) == ("redis", ("10.64.0.8", "10.64.0.9"), 30)
+    assert (ldap.name, ldap.source) == ("ldap", "static:ldap")

@@ -1,0 +1,132 @@
+"""What SIGHUP does with each option: it is taken, or named as one that needs a restart, and never ignored."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from clb_discovery.cli.parser import make_parser
+from clb_discovery.config.options import file_options, read_options
+from clb_discovery.config.settings import read_settings, without_restart
+from tests.support.cgroups import made_cgroup
+
+RESTART: Final = {
+    "instance": '"other"',
+    "cgroup": '"{cgroup}"',
+    "loader": '"bcc"',
+    "metrics": '"127.0.0.1:9100"',
+    "state-dir": '"/var/lib/other"',
+}
+"""Options that a running sidecar cannot take, with another value than the default's."""
+SETTINGS: Final = {
+    "srv": '["_new._tcp.example"]',
+    "catalog": "true",
+    "max-services": "10",
+    "filter": """\'Service.Meta.version == "2"\'""",
+    "tag": '["primary"]',
+    "vip-range": '["10.9.0.0/24"]',
+    "real-range": '["10.0.0.0/8"]',
+    "max-removal": "0.1",
+    "hold": '"1s"',
+    "linger": '"2m"',
+    "algorithm": '"least-conn"',
+    "eject-after": "9",
+    "eject-time": '"1s"',
+    "eject-max": '"90s"',
+    "no-active": "true",
+    "on-remove": '"reset"',
+    "hosts-file": '"/etc/hosts"',
+    "log-format": '"json"',
+    "log-level": '"debug"',
+}
+"""Options that change the settings, as above."""
+SOURCES: Final = {
+    "consul",
+    "consul-token-file",
+    "consul-ca-file",
+    "consul-ca-path",
+    "consul-client-cert",
+    "consul-client-key",
+    "consul-tls-server-name",
+    "consul-wait",
+    "datacenter",
+    "namespace",
+    "partition",
+    "near",
+    "tagged-address",
+    "resolver",
+    "min-ttl",
+    "max-ttl",
+}
+"""Options that say how to ask; sources are made anew."""
+SERVICES: Final = """
+[[service]]
+name = "one"
+consul = "one"
+[[service]]
+name = "two"
+srv = "_two._tcp.example"
+"""
+
+
+@pytest.fixture
+def other_cgroup() -> Iterator[Path]:
+    """Return a cgroup that is not the root."""
+    with made_cgroup() as path:
+        yield path
+
+
+class Watched(argparse.Namespace):
+    """Options that remember which of them were read."""
+
+    read: set[str]
+
+    def __getattribute__(self, name: str) -> object:
+        if not name.startswith("_") and name != "read":
+            self.read.add(name.replace("_", "-"))
+        return super().__getattribute__(name)
+
+
+def from_file(directory: Path, line: str) -> argparse.Namespace:
+    """Return the options of a sidecar whose file has this line."""
+    config = directory / "clb.toml"
+    config.write_text(f"consul = true\n{line}\n{SERVICES}", encoding="utf-8")
+    return read_options(make_parser, ["run", "--config", str(config)])
+
+
+def test_every_option_has_its_place() -> None:
+    """A new option is taken, needs a restart, or says how to ask; say here which, so that it is not forgotten."""
+    assert file_options(make_parser()).keys() == RESTART.keys() | SETTINGS.keys() | SOURCES
+
+
+@pytest.mark.parametrize("option", RESTART)
+def test_option_that_needs_a_restart_is_named(tmp_path: Path, other_cgroup: Path, option: str) -> None:
+    """The running value stays, and the option is named; where nothing has changed none is."""
+    running = read_settings(from_file(tmp_path, "")).settings
+    wanted = read_settings(from_file(tmp_path, f"{option} = {RESTART[option].format(cgroup=other_cgroup)}")).settings
+    assert wanted != running
+    assert without_restart(wanted, running) == (running, (option,))
+    assert without_restart(running, running) == (running, ())
+
+
+@pytest.mark.parametrize("option", SETTINGS)
+def test_option_of_the_settings_is_taken(tmp_path: Path, option: str) -> None:
+    """What the file says now is what the sidecar goes on with."""
+    running = read_settings(from_file(tmp_path, "")).settings
+    wanted = read_settings(from_file(tmp_path, f"{option} = {SETTINGS[option]}")).settings
+    assert wanted != running
+    assert without_restart(wanted, running) == (wanted, ())
+
+
+async def test_option_that_says_how_to_ask_is_read_when_sources_are_made(tmp_path: Path) -> None:
+    """Each of them is looked at for the sources that take over, and so is no other."""
+    options = Watched(read=set(), **vars(from_file(tmp_path, "")))
+    configured = read_settings(options)
+    options.read.clear()
+    async with configured.open_sources() as sources:
+        assert len(sources) == 2
+    assert options.read == SOURCES

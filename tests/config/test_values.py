@@ -1,0 +1,286 @@
+"""What operators write: every form that is taken, and a helpful word about every other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clb_discovery.config import values
+from clb_discovery.model import text_forms
+from clb_discovery.model.address import Address, parse_address
+from clb_discovery.model.servers import MAX_NAME, Protocol, RealServer, Vip
+from clb_discovery.model.service import Service
+from clb_discovery.model.usable import never_usable
+
+TCP, UDP = Protocol.TCP, Protocol.UDP
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "port", "protocol"),
+    [
+        ("10.64.0.1:6379", "10.64.0.1", 6379, TCP),
+        ("10.64.0.1", "10.64.0.1", 0, TCP),
+        ("10.64.0.1:1", "10.64.0.1", 1, TCP),
+        ("10.64.0.1:65535", "10.64.0.1", 65535, TCP),
+        ("10.64.0.1:53/udp", "10.64.0.1", 53, UDP),
+        ("10.64.0.1:53/tcp", "10.64.0.1", 53, TCP),
+        ("10.64.0.1/udp", "10.64.0.1", 0, UDP),
+        ("[fd00::1]:6379", "fd00::1", 6379, TCP),
+        ("[fd00::1]", "fd00::1", 0, TCP),
+        ("[fd00::1]:53/udp", "fd00::1", 53, UDP),
+        ("[FD00:0:0::1]:80", "fd00::1", 80, TCP),
+        ("127.0.0.99:80", "127.0.0.99", 80, TCP),
+    ],
+)
+def test_every_form_of_a_vip(text: str, address: str, port: int, protocol: Protocol) -> None:
+    """A VIP is an address, IPv6 in brackets, with an optional port and protocol."""
+    assert text_forms.parse_vip(text) == Vip(parse_address(address), port, protocol)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":6379",
+        "redis",
+        "redis:6379",
+        "10.64.0",
+        "10.64.0.256",
+        "010.64.0.1:80",
+        "10.64.0.1:",
+        "10.64.0.1:port",
+        "10.64.0.1:-1",
+        "10.64.0.1:123456",
+        "10.64.0.1:+80",
+        "10.64.0.1:\u0668\u0660",
+        "10.64.0.1:80/",
+        "10.64.0.1:80/udp/tcp",
+        "10.64.0.1:80/UDP",
+        "10.64.0.1:80 ",
+        " 10.64.0.1:80",
+        "10.64.0.1:80\n",
+        "10.64.0.0/16",
+        "http://10.64.0.1:80",
+        "[]:80",
+        "[fd00::1",
+        "fd00::1]:80",
+        "[fd00::1]80",
+        "[[fd00::1]]:80",
+        "[fd00::1%eth0]:80",
+        "[fd00::1]:80:81",
+        "fd00::1",
+        "fd00::1:6379",
+        "[redis]:6379",
+    ],
+)
+def test_what_is_no_vip_gets_the_forms(text: str) -> None:
+    """Anything else is named, beside the forms that a VIP has."""
+    with pytest.raises(ValueError, match=r"is not a VIP: write 10\.64\.0\.1:6379") as error:
+        text_forms.parse_vip(text)
+    assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("10.64.0.1:0", "port outside 1 to 65535; leave it out for every port"),
+        ("10.64.0.1:65536", "port outside 1 to 65535"),
+        ("10.64.0.1:80/sctp", "protocol 'sctp'; use /tcp or /udp"),
+        ("[10.64.0.1]:80", "brackets are for IPv6, and only for IPv6"),
+        ("[::ffff:10.64.0.1]:80", "brackets are for IPv6, and only for IPv6"),
+        ("0.0.0.0:80", "unspecified"),
+        ("0.1.2.3:80", "unspecified"),
+        ("[::]:80", "unspecified"),
+        ("224.0.0.251:80", "multicast"),
+        ("[ff02::fb]:80", "multicast"),
+        ("255.255.255.255:80", "broadcast"),
+        ("169.254.169.254:80", "link-local"),
+        ("[fe80::1]:80", "link-local"),
+    ],
+)
+def test_vip_that_cannot_be_used_gets_the_reason(text: str, reason: str) -> None:
+    """What has the form of a VIP but cannot be one is named with its reason."""
+    with pytest.raises(ValueError, match=reason) as error:
+        text_forms.parse_vip(text)
+    assert repr(text) in str(error.value)
+
+
+@given(
+    st.ip_addresses().map(lambda address: parse_address(str(address).partition("%")[0])),
+    st.integers(0, 65535),
+    st.sampled_from(Protocol),
+)
+def test_a_vip_is_written_as_it_is_read(address: Address, port: int, protocol: Protocol) -> None:
+    """What a VIP is printed as, in logs and messages, the command line takes back."""
+    vip = Vip(address, port, protocol)
+    text = str(vip)
+    if never_usable(address):
+        with pytest.raises(ValueError, match="cannot be a VIP"):
+            text_forms.parse_vip(text)
+    else:
+        assert text_forms.parse_vip(text) == vip
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused(text: str) -> None:
+    """Whatever is typed leads to a value, or to a message that fits one line."""
+    for parse in (text_forms.parse_vip, values.parse_assignment, values.parse_duration, values.parse_share):
+        message = ""
+        try:
+            parse(text)
+        except ValueError as error:
+            message = str(error)
+        assert message.isprintable()
+
+
+def test_assignment_names_a_service_and_its_vips() -> None:
+    """A name may hold anything but is followed by one or more VIPs, which take the default protocol."""
+    assert values.parse_assignment("redis=10.64.0.1:6379,[fd00::1]:6379") == (
+        "redis",
+        (text_forms.parse_vip("10.64.0.1:6379"), text_forms.parse_vip("[fd00::1]:6379")),
+    )
+    assert values.parse_assignment("a=b=10.64.0.1:53", UDP) == ("a=b", (text_forms.parse_vip("10.64.0.1:53/udp"),))
+    assert values.parse_assignment("a=10.64.0.1:53/tcp", UDP) == ("a", (text_forms.parse_vip("10.64.0.1:53"),))
+
+
+def test_assignment_without_a_vip_is_a_name_alone() -> None:
+    """A name alone has no VIPs: it gets automatic ones."""
+    assert values.parse_assignment("redis") == ("redis", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "has no name of 1 to 255 bytes"),
+        ("=10.64.0.1:80", "has no name of 1 to 255 bytes"),
+        ("a\x1b[2J=10.64.0.1:80", "has no name of 1 to 255 bytes of printable text"),
+        ("é" * 128 + "=10.64.0.1:80", "has no name of 1 to 255 bytes"),
+        ("redis=", "is not a VIP"),
+        ("redis=10.64.0.1:80,", "'' is not a VIP"),
+        ("redis=10.64.0.1:80,fd00::1", "'fd00::1' is not a VIP"),
+    ],
+)
+def test_broken_assignment_gets_the_reason(text: str, reason: str) -> None:
+    """The part that is wrong is named."""
+    with pytest.raises(ValueError, match=reason):
+        values.parse_assignment(text)
+
+
+def test_longest_name_is_taken() -> None:
+    """A name may have as many bytes as a map element has room for."""
+    name = "é" * (MAX_NAME // 2) + "a"
+    assert values.parse_assignment(f"{name}=10.64.0.1:80")[0] == name
+
+
+@pytest.mark.parametrize(
+    ("record", "protocol", "service"),
+    [
+        ("_redis._tcp.example", TCP, "redis"),
+        ("_dns._udp.example", UDP, "dns"),
+        ("_DNS._UDP.EXAMPLE.", UDP, "DNS"),
+        ("_dns._udp", UDP, "dns"),
+        ("redis.service.consul", TCP, "redis"),
+        ("web._udp.example", UDP, "web"),
+        ("_a._tcp._udp.example", TCP, "a"),
+        ("redis", TCP, "redis"),
+        ("_", TCP, "_"),
+    ],
+)
+def test_srv_name_says_service_and_protocol(record: str, protocol: Protocol, service: str) -> None:
+    """The labels of an SRV record's name (RFC 2782) give the protocol and the service; others are TCP."""
+    assert values.srv_protocol(record) is protocol
+    assert values.srv_service(record) == service
+
+
+def service(source: str, *vips: str) -> Service:
+    """Return a service behind these VIPs."""
+    return Service(source.partition(":")[2], source, tuple(map(text_forms.parse_vip, vips)))
+
+
+def test_services_of_one_source_are_joined() -> None:
+    """Naming a source twice adds up its VIPs, in order and each once."""
+    merged = values.merge_services(
+        [
+            service("srv:a", "10.64.0.1:80"),
+            service("srv:b", "10.64.0.2:80"),
+            service("srv:a", "[fd00::1]:80", "10.64.0.1:80"),
+        ]
+    )
+    assert merged == (service("srv:a", "10.64.0.1:80", "[fd00::1]:80"), service("srv:b", "10.64.0.2:80"))
+
+
+def test_vip_that_two_sources_claim_is_refused() -> None:
+    """A VIP has one source; the message names it and both that claim it."""
+    with pytest.raises(ValueError, match=r"10\.64\.0\.1:80 is claimed by srv:a and by consul:a; give each its own"):
+        values.merge_services([service("srv:a", "10.64.0.1:80"), service("consul:a", "10.64.0.1:80")])
+
+
+def test_places_are_named_where_they_are_known() -> None:
+    """Both places are in the message, however the sources are called."""
+    places = {"srv:a": "--srv a=10.64.0.1:80", "consul:a": "clb.toml: [[service]] 'a'"}
+    with pytest.raises(ValueError, match=r"by --srv a=10\.64\.0\.1:80 and by clb\.toml: \[\[service\]\] 'a'"):
+        values.merge_services([service("srv:a", "10.64.0.1:80"), service("consul:a", "10.64.0.1:80")], places)
+
+
+def test_a_real_server_at_a_vip_is_refused() -> None:
+    """Whatever the ports, connects would go round in a circle; both places are named."""
+    static = replace(service("static:b", "10.64.0.2:80"), servers=(RealServer(0, parse_address("10.64.0.1"), 9, 1),))
+    with pytest.raises(ValueError, match=r"10\.64\.0\.1:9 of static:b is at the VIP 10\.64\.0\.1:80 of srv:a: "):
+        values.merge_services([service("srv:a", "10.64.0.1:80"), static])
+    own = replace(static, servers=(RealServer(0, parse_address("10.64.0.2"), 80, 1),))
+    with pytest.raises(ValueError, match=r"of static:b is at the VIP 10\.64\.0\.2:80 of static:b"):
+        values.merge_services([own])
+
+
+@pytest.mark.parametrize("other", ["10.64.0.1:81", "10.64.0.1:80/udp", "10.64.0.1", "10.64.0.2:80", "[fd00::1]:80"])
+def test_vips_that_differ_in_anything_are_apart(other: str) -> None:
+    """Address, port and protocol together are what a source claims."""
+    assert len(values.merge_services([service("srv:a", "10.64.0.1:80"), service("srv:b", other)])) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("1.5m", 90), ("200ms", 0.2), ("1h", 3600), ("7", 7), ("0", 0), ("0s", 0), ("0.5", 0.5)],
+)
+def test_every_form_of_a_duration(text: str, seconds: float) -> None:
+    """A duration is a number with an optional unit."""
+    assert math.isclose(values.parse_duration(text), seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s", "-1s", "1 s", "1d", "1S", "1e3", ".5s", "1.", "nan", "inf", "1s\n", "1m30s", "٣s"]
+)
+def test_what_is_no_duration_gets_the_forms(text: str) -> None:
+    """Anything else is named, beside the forms that a duration has."""
+    with pytest.raises(ValueError, match="is not a duration: write 30s, 500ms, 2m or 1h"):
+        values.parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("50", 50), ("1500ms", 1.5), ("10m", 600)])
+def test_every_form_of_consuls_wait(text: str, seconds: float) -> None:
+    """It is a duration from a second to the most that Consul takes."""
+    assert values.parse_consul_wait(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "999ms", "601", "11m", "1h"])
+def test_another_wait_of_consul_is_refused(text: str) -> None:
+    """What is out of range is named, beside what is not."""
+    with pytest.raises(ValueError, match=f"'{text}' is not from 1s to 10m"):
+        values.parse_consul_wait(text)
+
+
+@pytest.mark.parametrize(("text", "share"), [("0", 0), ("1", 1), ("0.5", 0.5), (".25", 0.25), ("1e-3", 0.001)])
+def test_every_form_of_a_share(text: str, share: float) -> None:
+    """A share is a number from 0 to 1."""
+    assert values.parse_share(text) == share
+
+
+@pytest.mark.parametrize("text", ["", "half", "50%", "-0.1", "1.01", "nan", "inf", "1/2"])
+def test_what_is_no_share_gets_an_example(text: str) -> None:
+    """Anything else is named, beside what a share is."""
+    with pytest.raises(ValueError, match=r"is not a share: write a number from 0 to 1, such as 0\.5"):
+        values.parse_share(text)

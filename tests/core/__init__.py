@@ -1,1 +1,0 @@
-"""Pure tests: no I/O, hypothesis where there is an invariant."""

@@ -1,0 +1,1 @@
+"""Sockets, as far as it is pure."""

@@ -1,0 +1,1 @@
+"""Status, plan and trace as documents: pure."""

@@ -1,0 +1,197 @@
+"""The document of `status --json`, put together without a kernel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from clb_discovery.documents.status import Datapath, document
+from clb_discovery.layout import elements
+from clb_discovery.layout.elements import Info, Label
+from clb_discovery.layout.installed import Held, Published
+from clb_discovery.layout.structs import FEATURE_ERRNO, LAYOUT
+from clb_discovery.model import own_servers
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import Algorithm, Pool, RealServer, Tracking, Vip
+from clb_discovery.model.text_forms import parse_vip
+from tests.support.contract import assert_is_status
+
+NEW = elements.unpack_server(elements.NEW_SERVER)
+INFO = Info(LAYOUT, FEATURE_ERRNO, "object", "build", "/sys/fs/cgroup/web")
+VIP4, VIP6, EVERY = parse_vip("10.64.0.1:6379"), parse_vip("[fd00::1]:53/udp"), parse_vip("10.64.0.2")
+ONE = RealServer(0, parse_address("10.0.0.7"), 31001, 10)
+TWO = RealServer(1, parse_address("10.0.0.8"), 31002, 0)
+SIX = RealServer(0, parse_address("fd00::7"), 53, 1)
+STATE = {
+    "pid": 99,
+    "last_sync": "2026-01-02T03:04:05Z",
+    "unpublished": [{"service": "large", "source": "consul:large", "virtual_servers": 2, "reason": "no room"}],
+    "sources": [
+        {
+            "name": "srv:_redis._tcp.example",
+            "state": "held",
+            "last_success": "2026-01-02T03:04:05Z",
+            "error": None,
+            "stale": False,
+            "reason": "2 of 3 real servers absent or out since 2026-01-02T03:04:05Z; kept until …",
+        },
+        {
+            "name": "consul:dns",
+            "state": "retrying",
+            "last_success": None,
+            "error": "Consul answered 500",
+            "stale": False,
+            "reason": "Consul answered 500",
+        },
+    ],
+}
+
+
+def published(
+    pool: Pool | None, generation: int = 12, algorithm: Algorithm | None = Algorithm.RANDOM, *, named: bool = True
+) -> Published:
+    """Return a virtual server as the kernel holds it."""
+    label = Label("redis", "srv:_redis._tcp.example") if named else None
+    return Published(
+        generation=generation,
+        rows=range(elements.rows(len(pool or ()))),
+        algorithm=algorithm,
+        pool=pool,
+        tracking=None if pool is None else Tracking(),
+        label=label,
+        servers={},
+    )
+
+
+def status(
+    virtual: Mapping[Vip, Published] | None, *, ineffective: str | None = None, pid: int | None = None
+) -> dict[str, Any]:
+    """Return the document for these virtual servers, of an instance that is not loaded where there is None."""
+    key = elements.pack_vip(VIP4)
+    servers = {
+        elements.pack_member(key, ONE): NEW._replace(connects=5, active=4),
+        elements.pack_member(key, TWO): NEW._replace(connects=2, failures=1, ejected_until=1, probing=1),
+        elements.refusal(key): NEW._replace(connects=3),
+    }
+    return document(
+        instance="default",
+        version="1.2.3",
+        kernel="6.1.0",
+        datapath=None if virtual is None else Datapath(INFO, Held(virtual=virtual), servers, ineffective, 6),
+        pid=pid,
+        state=STATE,
+        hidden=frozenset(own_servers.virtual_servers("default")),
+    )
+
+
+def test_vips_on_which_a_program_of_this_host_listens_are_told() -> None:
+    """The key is true of these virtual servers and no others."""
+    held = Held(virtual={VIP4: published((ONE,)), EVERY: published(())})
+    found = document(
+        instance="default",
+        version="1.2.3",
+        kernel="6.1.0",
+        datapath=Datapath(INFO, held, {}, None, 0),
+        pid=None,
+        state={},
+        hidden=frozenset(),
+        listening={EVERY},
+    )
+    assert {server["address"]: server["listens_here"] for server in found["virtual_servers"]} == {
+        "10.64.0.1": False,
+        "10.64.0.2": True,
+    }
+
+
+def test_document_says_everything_in_the_words_of_the_contract() -> None:
+    """What is loaded, who follows, what sources said, and each virtual server with its real servers' counts."""
+    found = status({VIP4: published((ONE, TWO))}, pid=99)
+    assert_is_status(found)
+    assert found == {
+        "instance": "default",
+        "version": "1.2.3",
+        "datapath": {
+            "loaded": True,
+            "loader": "object",
+            "cgroup": "/sys/fs/cgroup/web",
+            "kernel": "6.1.0",
+            "effective": True,
+            "reason": None,
+            "features": {"errno": True, "loop": False},
+            "records_lost": 6,
+            "overlaps": [],
+        },
+        "sidecar": {"running": True, "pid": 99, "last_sync": "2026-01-02T03:04:05Z", "config_error": None},
+        "sources": STATE["sources"],
+        "virtual_servers": [
+            {
+                "service": "redis",
+                "source": "srv:_redis._tcp.example",
+                "address": "10.64.0.1",
+                "port": 6379,
+                "protocol": "tcp",
+                "algorithm": "random",
+                "generation": 12,
+                "connects": 7,
+                "refused": 3,
+                "real_servers": [
+                    real_server("10.0.0.7", 31001, weight=10, priority=0) | {"connects": 5, "active": 4},
+                    real_server("10.0.0.8", 31002, weight=0, priority=1)
+                    | {"connects": 2, "failures": 1, "state": "ejected", "probing": True},
+                ],
+                "listens_here": False,
+            }
+        ],
+        "unpublished": [{"service": "large", "source": "consul:large", "virtual_servers": 2, "reason": "no room"}],
+    }
+    assert json.loads(json.dumps(found)) == found
+
+
+def real_server(address: str, port: int, *, weight: int, priority: int) -> dict[str, Any]:
+    """Return how a new real server is shown."""
+    counts = {"state": "active", "probing": False, "connects": 0, "active": 0, "failures": 0}
+    return {"address": address, "port": port, "weight": weight, "priority": priority} | counts
+
+
+def test_every_kind_of_virtual_server_has_the_shape() -> None:
+    """IPv6, UDP, wildcard ports and empty pools are shown like the rest."""
+    found = status({VIP6: published((SIX,)), EVERY: published(())})
+    assert_is_status(found)
+    every, six = found["virtual_servers"]
+    assert (every["port"], every["real_servers"]) == (0, [])
+    assert (six["address"], six["protocol"], six["real_servers"][0]["address"]) == ("fd00::1", "udp", "fd00::7")
+
+
+def test_what_is_not_loaded_and_not_running_has_the_shape() -> None:
+    """Nothing loaded is told with the reason, and what the sidecar said last stays."""
+    found = status(None)
+    assert_is_status(found)
+    assert (found["datapath"]["loaded"], found["datapath"]["effective"]) == (False, False)
+    assert found["sidecar"] == {
+        "running": False,
+        "pid": None,
+        "last_sync": "2026-01-02T03:04:05Z",
+        "config_error": None,
+    }
+    assert found["sources"] == STATE["sources"]
+    assert found["virtual_servers"] == []
+
+
+def test_reason_why_it_is_not_effective_is_told() -> None:
+    """Loaded is not effective."""
+    datapath = status({}, ineffective="the cgroup is gone")["datapath"]
+    assert (datapath["loaded"], datapath["effective"], datapath["reason"]) == (True, False, "the cgroup is gone")
+
+
+def test_selftest_is_not_shown() -> None:
+    """The virtual servers of the self-test are nobody's business."""
+    virtual = dict.fromkeys(own_servers.virtual_servers("default"), published(()))
+    assert status(virtual)["virtual_servers"] == []
+
+
+def test_foreign_elements_do_not_break_the_document() -> None:
+    """A virtual server that a newer version or a foreign hand wrote is shown as far as it is known."""
+    (found,) = status({VIP4: published(None, algorithm=None, named=False)})["virtual_servers"]
+    assert (found["service"], found["source"], found["algorithm"], found["real_servers"]) == (None, None, None, [])
+    assert found["refused"] == 3

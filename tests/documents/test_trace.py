@@ -1,0 +1,43 @@
+"""Which connects `trace` tells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from clb_discovery.documents.trace import OUTCOMES, Line, Wanted, dropped
+
+LINE = Line(1, 42, "a-long-program-", 7, bytes(20), "10.64.0.1:80", "10.0.0.1:80", "failed", 5)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken"),
+    [
+        (Wanted(), True),
+        (Wanted(services=frozenset({"web", "mail"})), True),
+        (Wanted(services=frozenset({"mail"})), False),
+        (Wanted(commands=frozenset({"a-long-program-of-mine"})), True),
+        (Wanted(commands=frozenset({"a-long"})), False),
+        (Wanted(outcomes=frozenset({"failed", "refused"})), True),
+        (Wanted(outcomes=frozenset({"refused"})), False),
+        (Wanted(services=frozenset({"web"}), outcomes=frozenset({"refused"})), False),
+    ],
+)
+def test_filters(wanted: Wanted, *, taken: bool) -> None:
+    """One of each kind has to fit; a program's name is compared as far as the kernel keeps it."""
+    assert wanted.takes(LINE, "web") is taken
+
+
+def test_what_nobody_knows_fits_no_name() -> None:
+    """An outcome whose decision was not seen has no program, and a VIP without a label no service."""
+    assert not Wanted(commands=frozenset({"x"})).takes(replace(LINE, command=None), "web")
+    assert not Wanted(services=frozenset({"web"})).takes(LINE, None)
+
+
+def test_what_was_dropped_is_always_told() -> None:
+    """A gap may hide what was looked for; its object has the keys of all others."""
+    wanted = Wanted(frozenset({"web"}), frozenset({"x"}), frozenset({"failed"}))
+    assert wanted.takes(dropped(1), None)
+    assert dropped(1).document("now", None, None).keys() == LINE.document("now", "/", "web").keys()
+    assert dropped(1).outcome not in OUTCOMES

@@ -1,0 +1,1 @@
+"""The block in a hosts file."""

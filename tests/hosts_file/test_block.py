@@ -1,0 +1,131 @@
+"""Names in a hosts file: which there are, and that nothing else in the file changes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clb_discovery.hosts_file.block import host_name, names, with_block
+from clb_discovery.layout.elements import Label
+from clb_discovery.layout.installed import Published
+from clb_discovery.model.address import Address, parse_address
+from clb_discovery.model.own_servers import SOURCE
+from clb_discovery.model.servers import Algorithm, RealServer, Tracking, Vip
+from clb_discovery.model.text_forms import parse_vip
+
+ONE, TWO, SIX = map(parse_address, ("10.64.0.1", "10.64.0.2", "fd00:64::1"))
+ADDRESSES = st.dictionaries(
+    st.sampled_from(["redis.clb", "web.clb", "a.b.clb"]),
+    st.lists(st.sampled_from([ONE, TWO, SIX]), min_size=1, unique=True).map(tuple),
+)
+LINES = st.lists(
+    st.sampled_from(
+        ["127.0.0.1 localhost", "", "# BEGIN", "10.0.0.1\thost\r", "\udcff", "# BEGIN clb-discovery other: x"]
+    )
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n")),
+    max_size=6,
+).map("\n".join)
+
+
+def published(service: str, vips: list[str], *, servers: bool = True, source: str = "srv:x") -> dict[Vip, Published]:
+    """Return virtual servers as the kernel holds them."""
+    pool = (RealServer(0, ONE, 80, 1),) if servers else ()
+    return {
+        parse_vip(vip): Published(1, (), Algorithm.RANDOM, pool, Tracking(), Label(service, source), servers={})
+        for vip in vips
+    }
+
+
+@pytest.mark.parametrize(
+    ("service", "name"),
+    [
+        ("redis", "redis.clb"),
+        ("Redis", "redis.clb"),
+        ("a.b", "a.b.clb"),
+        ("3-com", "3-com.clb"),
+        ("a" * 63, "a" * 63 + ".clb"),
+        ("a" * 64, None),
+        (".".join(["a" * 50] * 5), None),
+        ("", None),
+        ("a..b", None),
+        ("a.", None),
+        ("-a", None),
+        ("a-", None),
+        ("my_service", None),
+        ("größe", None),
+        ("a b", None),
+        ("a\n127.0.0.1 bank.example", None),
+        ("a\n", None),
+    ],
+)
+def test_host_names(service: str, name: str | None) -> None:
+    """A service's name is a host name if its labels are letters, digits and hyphens; nothing else gets in."""
+    assert host_name(service) == name
+
+
+def test_names_are_those_of_what_the_kernel_balances() -> None:
+    """Each service has its addresses once, in both families; the self-test has no name, bad names are told."""
+    found = names(
+        published("redis", ["10.64.0.1:6379", "10.64.0.1:6380", "[fd00:64::1]:6379"])
+        | published("a/b", ["10.64.0.2:80"])
+        | published("self-test", ["10.64.0.3:80"], source=SOURCE),
+        SOURCE,
+    )
+    assert found.addresses == {"redis.clb": (ONE, SIX)}
+    assert found.left_out == ("a/b",)
+
+
+def test_family_without_servers_has_no_name_while_the_other_has() -> None:
+    """A name leads to addresses that can be connected to, and to all of them where none can."""
+    ipv4, ipv6 = published("web", ["10.64.0.1"]), published("web", ["[fd00:64::1]"], servers=False)
+    assert names(ipv4 | ipv6, SOURCE).addresses == {"web.clb": (ONE,)}
+    assert names(ipv6, SOURCE).addresses == {"web.clb": (SIX,)}
+
+
+def test_block_is_readable() -> None:
+    """The block says whose it is, with a line for each address."""
+    assert with_block("127.0.0.1 localhost", "default", {"redis.clb": (ONE, SIX)}) == (
+        "127.0.0.1 localhost\n"
+        "# BEGIN clb-discovery default: written by the sidecar, changes are lost\n"
+        "10.64.0.1 redis.clb\n"
+        "fd00:64::1 redis.clb\n"
+        "# END clb-discovery default\n"
+    )
+
+
+@given(LINES, LINES, ADDRESSES, ADDRESSES)
+def test_the_rest_of_the_file_stays(
+    before: str, after: str, first: dict[str, tuple[Address, ...]], second: dict[str, tuple[Address, ...]]
+) -> None:
+    """A block is replaced in its place, writing it again changes nothing, and without it the file is as before."""
+    before = before + "\n" if before else ""
+    written = with_block(before, "default", first) + after
+    if first:
+        replaced = with_block(written, "default", second)
+        assert replaced == with_block(before, "default", second) + after
+        assert with_block(replaced, "default", second) == replaced
+    assert with_block(written, "default", {}) == before + after
+
+
+def test_blocks_of_two_instances_live_in_one_file() -> None:
+    """An instance touches its own block alone, also where its name begins another's."""
+    both = with_block(with_block("", "a", {"redis.clb": (ONE,)}), "a-b", {"web.clb": (TWO,)})
+    assert with_block(both, "a", {}) == with_block("", "a-b", {"web.clb": (TWO,)})
+    assert with_block(both, "a-b", {}) == with_block("", "a", {"redis.clb": (ONE,)})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# BEGIN clb-discovery default: x\n10.64.0.1 redis.clb\n",
+        "# END clb-discovery default\n",
+        "# BEGIN clb-discovery default: x\n# END clb-discovery default\n" * 2,
+        "# BEGIN clb-discovery default: x\n127.0.0.1 localhost\n" * 2 + "# END clb-discovery default\n",
+        "# END clb-discovery default\n# BEGIN clb-discovery default: x\n",
+    ],
+)
+def test_block_that_somebody_broke_is_left_alone(text: str) -> None:
+    """Where a mark is missing, nobody knows what is ours: the file is not touched, and the line says what to do."""
+    with pytest.raises(ValueError, match="without the other, or twice; remove such lines"):
+        with_block(text, "default", {"redis.clb": (ONE,)})

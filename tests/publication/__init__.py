@@ -1,0 +1,1 @@
+"""Claims, desired state, plan: pure."""

@@ -1,0 +1,219 @@
+"""Admission: what does not fit is refused alone; slices: a round is bounded, and services take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clb_discovery.layout.elements import Label
+from clb_discovery.layout.installed import Held, Published
+from clb_discovery.layout.structs import Map
+from clb_discovery.model.address import Address, parse_address
+from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.publication.admission import OF_CATALOG, OVERHEAD, PATIENCE, SHARE, SIZES, admit, choose
+from clb_discovery.publication.plan import is_held, plan
+from tests.publication.test_plan import PRIOR, TARGETS, Desired, fresh, pools_of, shape
+from tests.support.simulator import PASSES_THROUGH, State, connect, expected, history, read
+from tests.support.strategies import DESIRED
+
+FIRST: Final = int.from_bytes(parse_address("10.64.0.0"))
+REALS: Final = [
+    RealServer(0, Address((int.from_bytes(parse_address("10.1.0.0")) + host).to_bytes(16)), 80, 1)
+    for host in range(70_000)
+]
+CONFIGURED: Final = {"srv:mine": 0, "srv:second": 1}
+
+
+class Many(Mapping[bytes, int]):
+    """So many servers, of which only the number matters."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(())
+
+    def __getitem__(self, key: bytes) -> int:
+        raise KeyError(key)
+
+
+def vip(number: int, port: int = 80) -> Vip:
+    """Return a VIP by number."""
+    return Vip(Address((FIRST + number).to_bytes(16)), port, Protocol.TCP)
+
+
+def server(number: int, size: int, source: str = "consul:a", port: int = 80) -> VirtualServer:
+    """Build a virtual server with so many real servers."""
+    name = source.partition(":")[2]
+    return VirtualServer(vip(number, port), name, source, Algorithm.RANDOM, tuple(REALS[:size]))
+
+
+def published(size: int, source: str = "consul:a") -> Published:
+    """Build what is held of a virtual server with so many real servers."""
+    label = Label(source.partition(":")[2], source)
+    return Published(1, range(-(-size // 8) or 1), Algorithm.RANDOM, (), Tracking(), label, Many(size + 1))
+
+
+def holding(*virtual: tuple[int, Published]) -> Held:
+    """Build what is held, by the numbers of VIPs."""
+    return Held({vip(number): one for number, one in virtual}, top=sum(len(one.servers) for _, one in virtual))
+
+
+def test_what_does_not_fit_is_refused_alone() -> None:
+    """A pool that no map has room for takes nothing from the others, and says why and what to do."""
+    held = holding((0, published(150_000)), (1, published(10)))
+    large, small, grown = server(2, 65_536, "consul:b"), server(3, 10, "consul:c"), server(1, 20)
+    found = admit(held, [large, small, grown], (), CONFIGURED)
+    assert set(found.changes) == {small, grown}
+    (refused,) = found.refused
+    assert (refused.vip, refused.service, refused.source) == (large.vip, "b", "consul:b")
+    assert refused.reason == (
+        "no room: at most 262144 real and virtual servers together are possible, three quarters of them for services "
+        "of the catalog; use fewer VIPs or real servers, or a second --instance for some services"
+    )
+
+
+def test_what_is_held_stays_where_its_successor_does_not_fit() -> None:
+    """Nothing that is served goes for want of room, and what shrinks always may."""
+    held = holding((0, published(190_000)), (1, published(5_000, "consul:b")))
+    found = admit(held, [server(1, 60_000, "consul:b"), server(2, 6_000, "consul:c")], (), CONFIGURED)
+    assert [one.vip for one in found.refused] == [vip(1), vip(2)]
+    assert "its pool stays as large as it is" in found.refused[0].reason
+    shrunk = admit(held, [server(2, 6_000, "consul:c"), server(0, 60_000)], (), CONFIGURED)
+    assert not shrunk.refused
+
+
+def test_servers_that_are_gone_leave_a_pool_that_may_not_grow() -> None:
+    """With a full map a pool is replaced by one of its size: of low priorities, then with what is in use."""
+    old = replace(published(4, "consul:b"), pool=tuple(REALS[10:14]))
+    held = holding((0, published(OF_CATALOG.servers - 5, "consul:a")), (1, old))
+    backup = RealServer(1, REALS[10].address, 80, 1)
+    wanted = replace(server(1, 0, "consul:b"), pool=(*REALS[:2], *REALS[12:15], backup))
+    found = admit(held, [wanted], (), CONFIGURED)
+    assert [one.vip for one in found.refused] == [vip(1)]
+    (cut,) = found.changes
+    assert cut.pool == (*REALS[:2], *REALS[12:14])
+    now = replace(held, virtual={**held.virtual, vip(1): replace(old, pool=cut.pool)})
+    again = admit(now, [wanted], (), CONFIGURED)
+    assert (again.changes, again.refused) == ([], found.refused)
+
+
+def test_configured_services_come_first_then_holders_then_names() -> None:
+    """Whoever comes when, the same are refused."""
+    held = holding((0, published(OF_CATALOG.servers - 25_000, "consul:z")))
+    pools = [
+        server(1, 10_000, "consul:b"),
+        server(2, 10_000, "consul:c"),
+        server(3, 10_000, "consul:z"),
+        server(4, 40_000, "srv:second"),
+        server(5, 20_000, "srv:mine"),
+    ]
+    for order in (pools, pools[::-1]):
+        found = admit(held, order, (), CONFIGURED)
+        assert [one.source for one in found.changes] == ["srv:mine", "srv:second", "consul:z", "consul:b"]
+        assert [one.source for one in found.refused] == ["consul:c"]
+
+
+def test_the_catalog_leaves_room_for_the_configuration() -> None:
+    """However much is registered, a quarter of each map is left for services of the configuration."""
+    held = holding((0, published(OF_CATALOG.servers - 100)))
+    found = admit(held, [server(1, 200), server(2, 60_000, "srv:mine")], (), CONFIGURED)
+    assert [one.source for one in found.changes] == ["srv:mine"]
+
+
+def test_virtual_servers_are_counted() -> None:
+    """There are at most so many VIPs, however few real servers they have."""
+    held = Held({vip(number): published(0, "srv:mine") for number in range(SIZES.virtual - 1)})
+    new = [server(70_000, 1, "srv:mine"), server(70_001, 1, "srv:second")]
+    found = admit(held, new, (), CONFIGURED)
+    assert [one.source for one in found.changes] == ["srv:mine"]
+    assert "at most 65536 virtual servers are possible" in found.refused[0].reason
+    assert not admit(held, new, [vip(0)], CONFIGURED).refused
+
+
+def test_old_and_new_need_room_at_once() -> None:
+    """What fits only instead of something else waits until that has gone; what never will is refused alone."""
+    held = holding((0, published(200_000, "srv:mine")))
+    new, small = server(1, 65_000, "srv:second"), server(2, 10, "consul:a")
+    found = choose(held, [new, small], [vip(0)], {}, budget=None)
+    assert (set(found.publish), found.withdraw, set(found.left)) == ({vip(2)}, [vip(0)], {vip(1)})
+    alone = choose(held, [new], (), {}, budget=None)
+    assert not alone.publish
+    assert not alone.left
+    assert "no room for the old and the new pool side by side" in alone.cramped[0].reason
+
+
+def test_small_changes_do_not_wait_for_large_ones() -> None:
+    """A service that changes 16 pools of 1,024 takes turns with one that changes a pool of ten."""
+    large = [server(number, 1024, "consul:a") for number in range(16)]
+    small = server(99, 10, "consul:b")
+    found = choose(Held(), [*large, small], (), {}, budget=2048)
+    assert next(iter(found.publish)) == small.vip
+    assert sum(len(one.pool) for one in found.publish.values()) <= 2048
+    assert len(found.publish) + len(found.left) == 17
+
+
+def test_two_large_services_take_turns() -> None:
+    """Each of them gets half of a round."""
+    both = [server(number, 200, f"consul:{'ab'[number % 2]}") for number in range(40)]
+    found = choose(Held(), both, (), {}, budget=2048)
+    sources = [one.source for one in found.publish.values()]
+    assert abs(sources.count("consul:a") - sources.count("consul:b")) <= 1
+
+
+def test_what_has_waited_for_long_comes_first() -> None:
+    """Small changes that never end do not starve a large one."""
+    large = server(0, 4000, "consul:a")
+    waited: Mapping[Vip, int] = {}
+    for turn in range(PATIENCE + 2):
+        changes = [large, *(server(1 + 50 * turn + number, 100, f"consul:{number}") for number in range(30))]
+        found = choose(Held(), changes, (), waited, budget=2048)
+        if large.vip in found.publish:
+            break
+        waited = found.left
+    assert turn == PATIENCE
+
+
+def test_one_that_is_larger_than_a_round_has_one_of_its_own() -> None:
+    """A round is bounded by its budget, or by one virtual server."""
+    found = choose(Held(), [server(0, 60_000), server(1, 50_000)], (), {}, budget=2048)
+    assert list(found.publish) == [vip(1)]
+
+
+@settings(max_examples=150)
+@given(PRIOR, DESIRED, st.integers(1, 40))
+def test_slices_come_to_what_one_round_comes_to(state: State, desired: Desired, budget: int) -> None:
+    """Round by round, every connect has the whole old or the whole new pool, and in the end the desired one."""
+    held = read(state)
+    old = {one: of.pool for one, of in held.virtual.items() if of.pool is not None}
+    first = {target: connect(state, target) for target in TARGETS}
+    while True:
+        changes = [one for one in desired.values() if not is_held(held, one)]
+        gone = held.virtual.keys() - desired.keys()
+        found = choose(held, changes, gone, {}, budget=budget)
+        assert not found.cramped
+        written = sum(len(one.pool) + OVERHEAD for one in found.publish.values())
+        units = {(one.address, one.protocol) for one in (*found.publish, *found.withdraw)}
+        assert written <= max(budget, sum(len(one.pool) + OVERHEAD for one in changes) // SHARE) or len(units) == 1
+        made = plan(held, found.publish, complete=True, keep=held.virtual.keys() - set(found.withdraw))
+        states = history(state, made.steps)
+        new = pools_of(desired)
+        for target in TARGETS:
+            before = connect(states[0], target)
+            then = connect(states[-1], target)
+            for later in states:
+                assert connect(later, target) in (before, then, expected(old, target), expected(new, target))
+            if PASSES_THROUGH not in (first[target], expected(new, target)):
+                assert PASSES_THROUGH not in [connect(later, target) for later in states]
+        state, held = states[-1], made.result
+        if not found.left:
+            break
+    assert shape(state) == shape(fresh(desired))
+    assert not read(state).orphans.get(Map.ROWS)

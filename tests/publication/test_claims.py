@@ -1,0 +1,223 @@
+"""Who gets which VIP: what is configured goes first, then who holds it, then the lower name."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from random import Random
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clb_discovery.model.address import in_network, parse_address, parse_network
+from clb_discovery.model.answer import Claim, OptIn, Refused
+from clb_discovery.model.servers import Algorithm, Protocol, Tracking, Vip
+from clb_discovery.model.service import Service
+from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.publication.automatic_vips import automatic_addresses
+from clb_discovery.publication.claims import Resolved, resolve
+
+RANGES: Final = [parse_network("10.64.0.0/24"), parse_network("fd00:64::/64")]
+NAMES: Final = ("a", "b", "c")
+VIPS: Final = tuple(
+    map(parse_vip, ["10.64.0.1", "10.64.0.1:80", "10.64.0.1:80/udp", "10.64.0.2:80", "[fd00:64::1]:80", "10.65.0.1:80"])
+)
+OPT_IN: Final = st.builds(
+    OptIn,
+    st.sets(st.sampled_from(VIPS), max_size=3).map(lambda found: tuple(sorted(found))),
+    st.sampled_from([(), (), (Protocol.TCP,), (Protocol.TCP, Protocol.UDP)]),
+    refused=st.sampled_from([(), (), (Refused("clb-vip 'x'", "is not a VIP"),)]),
+)
+CLAIMS: Final = st.dictionaries(st.sampled_from(NAMES), OPT_IN).map(
+    lambda found: [Claim(service(name), opt_in) for name, opt_in in found.items()]
+)
+SOURCE: Final = st.sampled_from([*(f"consul:{name}" for name in NAMES), "consul:gone", "srv:x"])
+HOLDERS: Final = st.dictionaries(st.sampled_from(VIPS), SOURCE)
+CONFIGURED: Final = st.sampled_from([(), (VIPS[0],), (VIPS[1], VIPS[4])]).map(
+    lambda vips: [Service("x", "srv:x", vips)] if vips else []
+)
+
+
+def service(name: str) -> Service:
+    """Return a service of the catalog."""
+    return Service(name, f"consul:{name}", ())
+
+
+def claim(name: str, *vips: str, automatic: bool = False) -> Claim:
+    """Return a claim of these VIPs."""
+    return Claim(service(name), OptIn(tuple(map(parse_vip, vips)), (Protocol.TCP,) if automatic else ()))
+
+
+def given_to(found: Resolved) -> dict[str, list[str]]:
+    """Return the VIPs of each service, by its name."""
+    return {one.name: sorted(map(str, one.vips)) for one in found.services}
+
+
+def held(**vips: str) -> dict[Vip, str]:
+    """Return who holds a VIP, by the name of a service."""
+    return {parse_vip(vip): f"consul:{name}" for name, vip in vips.items()}
+
+
+def overlap(one: Vip, other: Vip) -> bool:
+    """Tell whether some connect could be meant for both."""
+    return one._replace(port=0) == other._replace(port=0) and (one.port == other.port or 0 in {one.port, other.port})
+
+
+@given(CONFIGURED, CLAIMS, HOLDERS)
+def test_no_connect_is_for_two_services(
+    configured: list[Service], claims: list[Claim], holders: dict[Vip, str]
+) -> None:
+    """Nothing of a VIP has two owners, none of a catalog lies outside the ranges, and the configuration has its own."""
+    found = resolve(configured, claims, holders, RANGES)
+    assert list(found.services[: len(configured)]) == configured
+    for one, other in combinations(found.services, 2):
+        assert not [pair for pair in ((a, b) for a in one.vips for b in other.vips) if overlap(*pair)]
+    for one in found.services[len(configured) :]:
+        assert all(any(in_network(vip.address, network) for network in RANGES) for vip in one.vips)
+
+
+@given(CONFIGURED, CLAIMS, HOLDERS)
+def test_every_claim_is_granted_or_refused(
+    configured: list[Service], claims: list[Claim], holders: dict[Vip, str]
+) -> None:
+    """Nothing that a service claims vanishes in silence."""
+    found = resolve(configured, claims, holders, RANGES)
+    granted = {one.source: one.vips for one in found.services}
+    for one, opt_in in claims:
+        refused = {item.value for item in found.refused.get(one.source, ())}
+        assert all(vip in granted[one.source] or f"VIP {vip}" in refused for vip in opt_in.vips)
+        assert set(opt_in.refused) <= set(found.refused.get(one.source, ()))
+
+
+@given(CONFIGURED, CLAIMS, HOLDERS, st.randoms(use_true_random=False))
+def test_the_order_of_claims_does_not_matter(
+    configured: list[Service], claims: list[Claim], holders: dict[Vip, str], random: Random
+) -> None:
+    """A catalog is listed in any order."""
+    shuffled = list(claims)
+    random.shuffle(shuffled)
+    assert resolve(configured, shuffled, holders, RANGES) == resolve(configured, claims, holders, RANGES)
+
+
+@given(CONFIGURED, CLAIMS)
+def test_what_was_granted_stays(configured: list[Service], claims: list[Claim]) -> None:
+    """Once it has been published the same claims give the same VIPs, as after a restart."""
+    first = resolve(configured, claims, {}, RANGES)
+    published = {vip: one.source for one in first.services for vip in one.vips}
+    assert resolve(configured, claims, published, RANGES) == first
+
+
+@given(CONFIGURED, CLAIMS, HOLDERS)
+def test_who_holds_a_vip_and_claims_it_keeps_it(
+    configured: list[Service], claims: list[Claim], holders: dict[Vip, str]
+) -> None:
+    """Whoever else claims it, unless the configuration does; where holders overlap, one of them has it."""
+    found = {one.source: one.vips for one in resolve(configured, claims, holders, RANGES).services}
+    disputed = [vip for one in configured for vip in one.vips] + [VIPS[5]]
+    for one, opt_in in claims:
+        for vip in opt_in.vips:
+            others = [other for other, source in holders.items() if source != one.source] + disputed
+            if holders.get(vip) == one.source and not any(overlap(vip, other) for other in others):
+                assert vip in found[one.source]
+
+
+def test_the_first_holder_keeps_a_vip_then_the_lower_name() -> None:
+    """Who comes later is told whose it is; when the holder goes the next has it at once."""
+    claims = [claim("a", "10.64.0.1:80"), claim("b", "10.64.0.1:80")]
+    found = resolve([], claims, {}, RANGES)
+    assert given_to(found) == {"a": ["10.64.0.1:80"], "b": []}
+    (refused,) = found.refused["consul:b"]
+    assert str(refused) == "VIP 10.64.0.1:80 belongs to consul:a; register another one"
+    assert given_to(resolve([], claims, held(b="10.64.0.1:80"), RANGES)) == {"a": [], "b": ["10.64.0.1:80"]}
+    assert given_to(resolve([], claims[:1], held(b="10.64.0.1:80"), RANGES)) == {"a": ["10.64.0.1:80"]}
+
+
+def test_what_is_configured_wins() -> None:
+    """Also against who holds the VIP."""
+    configured = [Service("x", "srv:x", (parse_vip("10.64.0.1:80"),))]
+    found = resolve(configured, [claim("a", "10.64.0.1:80")], held(a="10.64.0.1:80"), RANGES)
+    assert given_to(found) == {"x": ["10.64.0.1:80"], "a": []}
+    assert str(found.refused["consul:a"][0]) == "VIP 10.64.0.1:80 belongs to srv:x; register another one"
+
+
+@pytest.mark.parametrize(("first", "second"), [("10.64.0.1", "10.64.0.1:80"), ("10.64.0.1:80", "10.64.0.1")])
+def test_a_port_cannot_be_taken_out_of_every_port(first: str, second: str) -> None:
+    """A VIP for every port and one for a single port are one VIP twice; other protocols are other VIPs."""
+    found = resolve([], [claim("a", first), claim("b", second, "10.64.0.1/udp")], {}, RANGES)
+    assert given_to(found) == {"a": [first], "b": ["10.64.0.1/udp"]}
+    assert "belongs to consul:a" in str(found.refused["consul:b"])
+    both = resolve([], [claim("a", first, second)], {}, RANGES)
+    assert given_to(both) == {"a": sorted([first, second])}
+
+
+def test_a_vip_outside_the_ranges_is_refused() -> None:
+    """The report names the ranges and both ways out."""
+    found = resolve([], [claim("a", "10.65.0.1:80", "[fd00:64::1]:80")], {}, RANGES)
+    assert given_to(found) == {"a": ["[fd00:64::1]:80"]}
+    assert str(found.refused["consul:a"][0]) == (
+        "VIP 10.65.0.1:80 is outside --vip-range 10.64.0.0/24, fd00:64::/64; register one inside, or widen the range"
+    )
+
+
+def test_a_mistake_takes_nothing_away() -> None:
+    """Where all that a service claims is refused it keeps what it holds, unless another one claims that."""
+    holders = held(a="10.64.0.1:80")
+    assert given_to(resolve([], [claim("a", "10.65.0.1:80")], holders, RANGES)) == {"a": ["10.64.0.1:80"]}
+    wrong = Claim(service("a"), OptIn(refused=(Refused("clb-vip 'x'", "is not a VIP"),)))
+    assert given_to(resolve([], [wrong], holders, RANGES)) == {"a": ["10.64.0.1:80"]}
+    both = resolve([], [wrong, claim("b", "10.64.0.1:80")], holders, RANGES)
+    assert given_to(both) == {"a": [], "b": ["10.64.0.1:80"]}
+    assert given_to(resolve([], [claim("a", "10.64.0.2:80")], holders, RANGES)) == {"a": ["10.64.0.2:80"]}
+
+
+def test_automatic_vips_are_those_of_the_name() -> None:
+    """They are the same as of a service that is configured, in each family, and another protocol shares them."""
+    ipv4, ipv6 = automatic_addresses(["a"], RANGES)["a"]
+    both = Claim(service("a"), OptIn((), (Protocol.TCP, Protocol.UDP)))
+    (found,) = resolve([], [both], {}, RANGES).services
+    assert set(found.vips) == {Vip(to, 0, protocol) for to in (ipv4, ipv6) for protocol in Protocol}
+
+
+def test_nobody_takes_a_part_of_an_automatic_vip() -> None:
+    """It is its holder's alone, on all ports and protocols; an address that nobody holds yet may be claimed."""
+    (home,) = automatic_addresses(["a"], RANGES[:1])["a"]
+    vip = Vip(home, 0, Protocol.TCP)
+    thief = Claim(service("b"), OptIn((Vip(home, 53, Protocol.UDP),)))
+    claims = [claim("a", automatic=True), thief]
+    found = resolve([], claims, {vip: "consul:a"}, RANGES[:1])
+    assert given_to(found) == {"a": [str(vip)], "b": []}
+    assert given_to(resolve([], claims, {}, RANGES[:1]))["b"] == [str(thief.opt_in.vips[0])]
+    configured = [Service("x", "srv:x", (vip,), automatic=Protocol.TCP)]
+    assert given_to(resolve(configured, [thief], {}, RANGES[:1]))["b"] == []
+
+
+def test_a_name_that_is_configured_keeps_its_automatic_vip() -> None:
+    """A service of the same name in a catalog would have the same one, and is refused."""
+    (home,) = automatic_addresses(["x"], RANGES[:1])["x"]
+    configured = [Service("x", "srv:x", (Vip(home, 0, Protocol.TCP),), automatic=Protocol.TCP)]
+    found = resolve(configured, [claim("x", automatic=True)], {}, RANGES[:1])
+    assert home not in {vip.address for vip in found.services[1].vips}
+
+
+def test_a_range_that_is_full_is_reported() -> None:
+    """Who finds no automatic VIP is told; the others have theirs."""
+    found = resolve([], [claim(name, automatic=True) for name in "abc"], {}, [parse_network("10.64.0.0/31")])
+    without = [one for one in found.services if not one.vips]
+    assert len(without) == 1
+    (refused,) = found.refused[without[0].source]
+    name = without[0].name
+    assert str(refused) == (
+        f"automatic VIP of '{name}' is not to be had: every address of 10.64.0.0/31 is taken; name a larger --vip-range"
+    )
+
+
+def test_settings_come_from_the_service_or_from_the_configuration() -> None:
+    """A scheduler that the service names counts, and least-conn counts active connections."""
+    pattern = Service("a", "consul:a", (), Algorithm.ROUND_ROBIN, Tracking(active=False))
+    named = Claim(pattern, OptIn((parse_vip("10.64.0.1:80"),), (), Algorithm.LEAST_CONN))
+    (found,) = resolve([], [named], {}, RANGES).services
+    assert (found.algorithm, found.tracking.active) == (Algorithm.LEAST_CONN, True)
+    (found,) = resolve([], [named._replace(opt_in=OptIn((VIPS[0],)))], {}, RANGES).services
+    assert (found.algorithm, found.tracking.active) == (Algorithm.ROUND_ROBIN, False)
+    assert found.vips[0].address == parse_address("10.64.0.1")

@@ -1,0 +1,116 @@
+"""A plan that the kernel refuses an element of: what is held then, and that all others get through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from clb_discovery.layout import elements
+from clb_discovery.layout.installed import Held
+from clb_discovery.layout.structs import Map
+from clb_discovery.model.servers import Vip
+from clb_discovery.publication.cut import Cut, cut
+from clb_discovery.publication.plan import Delete, GracePeriod, Plan, plan
+from tests.publication.test_plan import PRIOR, TARGETS, Desired, comparable, fresh, pools_of, shape, taken
+from tests.support.simulator import Put, State, apply, carry_out, connect, expected, history, operations, read
+from tests.support.strategies import DESIRED
+
+BY_VIRTUAL_SERVER = (Map.SERVERS, Map.ROWS, Map.LABELS, Map.VIRTUAL)
+
+
+def refusable(made: Plan) -> Iterator[tuple[int, Put]]:
+    """Yield the elements that the kernel may have no room for, and how many operations come before each."""
+    at = 0
+    for step in made.steps:
+        if isinstance(step, Delete) or (isinstance(step, GracePeriod) and at > 1):
+            return  # from here on elements are only taken away
+        for operation in operations([step]):
+            if isinstance(operation, Put) and operation.map in BY_VIRTUAL_SERVER:
+                yield at, operation
+            at += 1
+
+
+def cut_at(state: State, made: Plan, at: int, refused: Put) -> tuple[list[State], Cut]:
+    """Return all states until what was written is taken back, and what `cut` says."""
+    states = [state]
+    for operation in list(operations(made.steps))[:at]:
+        states.append(carry_out(states[-1], operation))
+    found = cut(read(state), made, refused.map, refused.key)
+    assert found
+    return [*states, *history(states[-1], found.steps)], found
+
+
+def visible(held: Held, state: State) -> Held:
+    """Return held without servers that have left and counted nothing: only who took them away knows that they rest."""
+    servers = tuple(key for key in held.orphans.get(Map.SERVERS, ()) if key in state[Map.SERVERS])
+    orphans = {**held.orphans, Map.SERVERS: servers}
+    return replace(held, orphans={map_: keys for map_, keys in orphans.items() if keys})
+
+
+@settings(max_examples=150)
+@given(PRIOR, DESIRED, st.booleans(), st.floats(0, 1))
+def test_what_is_held_after_a_refused_element_is_known_without_reading(
+    state: State, desired: Desired, complete: bool, share: float
+) -> None:
+    """Wherever the kernel refuses, the maps hold what `cut` says, and connects had a whole pool at each moment."""
+    made = plan(read(state), desired, complete=complete)
+    elements = list(refusable(made))
+    assume(elements)
+    at, refused = elements[round(share * (len(elements) - 1))]
+    states, found = cut_at(state, made, at, refused)
+    decoded, held = read(states[-1]), found.carried_out.result
+    assert comparable(decoded) == comparable(visible(held, states[-1]))
+    assert taken(decoded) <= taken(held) | set(held.resting)
+    assert decoded.last_generation <= held.last_generation
+    old = {vip: one.pool for vip, one in read(state).virtual.items() if one.pool is not None}
+    for target in TARGETS:
+        allowed = [connect(state, target), expected({**old, **pools_of(desired)}, target), expected(old, target)]
+        assert all(connect(later, target) in allowed for later in states)
+
+
+@settings(max_examples=150)
+@given(PRIOR, DESIRED, st.floats(0, 1))
+def test_all_others_get_through(state: State, desired: Desired, share: float) -> None:
+    """Without the virtual server that was refused a new plan comes to just what it would have come to alone."""
+    held = read(state)
+    made = plan(held, desired, complete=True)
+    elements = list(refusable(made))
+    assume(elements)
+    at, refused = elements[round(share * (len(elements) - 1))]
+    states, found = cut_at(state, made, at, refused)
+    others = {vip: server for vip, server in desired.items() if vip != found.vip}
+    kept = held.virtual.keys() & {found.vip}
+    again = plan(found.carried_out.result, others, complete=True, keep=kept)
+    later = history(states[-1], again.steps)
+    left = read(later[-1])
+    assert left.orphans == {}
+    assert {vip: one.pool for vip, one in left.virtual.items() if vip not in kept} == pools_of(others)
+    if kept:
+        assert left.virtual[found.vip] == held.virtual[found.vip]
+    assert shape(apply(later[-1], plan(again.result, desired, complete=True).steps)) == shape(fresh(desired))
+
+
+@given(PRIOR, DESIRED)
+def test_the_owner_of_each_element_is_named(state: State, desired: Desired) -> None:
+    """An element of a row, label, server or virtual server belongs to one virtual server that is written."""
+    made = plan(read(state), desired, complete=True)
+    for _, refused in refusable(made):
+        found = cut(read(state), made, refused.map, refused.key)
+        assert found
+        assert found.vip in desired
+        if refused.map in (Map.LABELS, Map.VIRTUAL):
+            assert elements.pack_vip(found.vip) == refused.key
+
+
+def test_what_belongs_to_all_has_no_owner() -> None:
+    """The filter of addresses is everybody's, so nobody can be set aside for it."""
+    made = plan(read({map_: {} for map_ in Map}), {}, complete=True)
+    assert cut(made.result, made, Map.FILTER, elements.pack_index(0)) is None
+    unknown = elements.pack_vip(Vip(*_NOWHERE))
+    assert cut(made.result, made, Map.LABELS, unknown) is None
+
+
+_NOWHERE = next(iter(TARGETS))

@@ -1,0 +1,217 @@
+"""Desired state: families apart, entries merged, and nothing that may never be a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from random import Random
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clb_discovery.model.address import Address, Network, in_network, is_ipv4, parse_address, parse_network
+from clb_discovery.model.answer import Rejected
+from clb_discovery.model.servers import MAX_POOL, MAX_TIERS, Algorithm, Pool, Protocol, RealServer, Vip, VirtualServer
+from clb_discovery.model.service import Service
+from clb_discovery.model.usable import never_usable, objection
+from clb_discovery.publication.desired import desired
+from tests.support.strategies import ADDRESS, REAL_SERVER, few_real_servers
+
+IPV4: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
+IPV6: Final = Vip(parse_address("fd00:64::1"), 6379, Protocol.TCP)
+WAY_OUT: Final = "register the address that the server itself listens on"
+REDIS: Final = Service("redis", "consul:redis", (IPV4, IPV6))
+
+SERVERS: Final = st.lists(few_real_servers(ipv4=True) | few_real_servers(ipv4=False), max_size=12)
+RANGES: Final = st.lists(
+    st.sampled_from(["10.0.0.0/8", "127.0.0.0/8", "0.0.0.0/0", "fd00::/8", "::1", "::/0"]).map(parse_network),
+    max_size=3,
+)
+AWKWARD: Final = st.sampled_from(
+    [
+        *("0.0.0.0", "0.1.2.3", "127.0.0.1", "169.254.1.1", "224.0.0.1", "255.255.255.255", "10.64.0.1", "10.0.0.1"),
+        *("::", "::1", "fe80::1", "ff02::1", "fd00:64::1", "fd00::1"),
+    ]
+).map(parse_address)
+
+
+def server(address: str, port: int = 80, weight: int = 1, priority: int = 0) -> RealServer:
+    """Build a real server."""
+    return RealServer(priority, parse_address(address), port, weight)
+
+
+def pools(servers: Sequence[RealServer], *ranges: str) -> dict[Vip, Pool]:
+    """Return the pools of one service that discovery gave these real servers."""
+    state = desired([REDIS], {REDIS.source: servers}, [parse_network(text) for text in ranges])
+    return {vip: virtual.pool for vip, virtual in state.virtual.items()}
+
+
+@given(SERVERS)
+def test_families_are_apart(servers: list[RealServer]) -> None:
+    """An IPv4 virtual server gets the IPv4 real servers and an IPv6 one the IPv6 ones, none of them lost."""
+    found = pools(servers)
+    endpoints = {(one.address, one.port) for one in servers}
+    assert {(one.address, one.port) for pool in found.values() for one in pool} == endpoints
+    assert all(is_ipv4(one.address) for one in found[IPV4])
+    assert not any(is_ipv4(one.address) for one in found[IPV6])
+
+
+@given(SERVERS)
+def test_a_pool_is_sorted_and_holds_no_endpoint_twice(servers: list[RealServer]) -> None:
+    """Pools are in strict order of priority, address and port, each endpoint once."""
+    for pool in pools(servers).values():
+        assert all(one[:3] < other[:3] for one, other in pairwise(pool))
+        assert len({(one.address, one.port) for one in pool}) == len(pool)
+
+
+@given(SERVERS)
+def test_of_equal_endpoints_the_lowest_priority_and_then_the_highest_weight_counts(servers: list[RealServer]) -> None:
+    """Entries with one address and port are merged into the best of them."""
+    for one in (one for pool in pools(servers).values() for one in pool):
+        same = [other for other in servers if (other.address, other.port) == (one.address, one.port)]
+        assert one == min(same, key=lambda other: (other.priority, -other.weight))
+
+
+@given(SERVERS, st.randoms(use_true_random=False))
+def test_the_order_of_an_answer_does_not_matter(servers: list[RealServer], random: Random) -> None:
+    """Discovery that answers in another order says the same."""
+    shuffled = list(servers)
+    random.shuffle(shuffled)
+    assert pools(shuffled) == pools(servers)
+
+
+@given(st.lists(REAL_SERVER | st.builds(RealServer, st.just(0), AWKWARD, st.just(80), st.just(1)), max_size=8), RANGES)
+def test_every_real_server_is_used_or_reported(servers: list[RealServer], ranges: list[Network]) -> None:
+    """Nothing that discovery names vanishes in silence, and nothing that has an objection is used."""
+    state = desired([REDIS], {REDIS.source: servers}, ranges)
+    used = {(one.address, one.port) for virtual in state.virtual.values() for one in virtual.pool}
+    refused = {(one.server.address, one.server.port) for one in state.rejected}
+    assert used | refused == {(one.address, one.port) for one in servers}
+    assert not used & refused
+    vips = frozenset({IPV4.address, IPV6.address})
+    assert all(objection(address, vips, ranges) is None for address, _ in used)
+    assert [(one.server, one.reason) for one in state.rejected] == [
+        (one, reason) for one in servers if (reason := objection(one.address, vips, ranges))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("0.0.0.0", "unspecified"),
+        ("0.1.2.3", "unspecified"),
+        ("0.255.255.255", "unspecified"),
+        ("::", "unspecified"),
+        ("::ffff:0.0.0.0", "unspecified"),
+        ("224.0.0.1", "multicast"),
+        ("239.255.255.255", "multicast"),
+        ("ff02::1", "multicast"),
+        ("::ffff:224.0.0.1", "multicast"),
+        ("255.255.255.255", "broadcast"),
+        ("169.254.0.1", "link-local"),
+        ("169.254.169.254", "link-local"),
+        ("fe80::1", "link-local"),
+        ("febf::1", "link-local"),
+    ],
+)
+@pytest.mark.parametrize("ranges", [(), ("0.0.0.0/0", "::/0")])
+def test_what_may_never_be_a_real_server(address: str, reason: str, ranges: tuple[str, ...]) -> None:
+    """These are refused with their reason, and no range allows them."""
+    networks = [parse_network(text) for text in ranges]
+    assert objection(parse_address(address), frozenset(), networks) == f"it is {reason}; {WAY_OUT}"
+    assert never_usable(parse_address(address)) == f"it is {reason}"
+
+
+@pytest.mark.parametrize("address", ["1.0.0.0", "10.0.0.7", "223.255.255.255", "240.64.0.1", "fd00::7", "2001:db8::1"])
+def test_what_may_be_a_real_server(address: str) -> None:
+    """Any other address may be one where no range is given."""
+    assert objection(parse_address(address), frozenset(), []) is None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.255.255.255", "::1"])
+def test_loopback_needs_a_range_that_names_it(address: str) -> None:
+    """Loopback is refused with the option that allows it, until a range does."""
+    parsed = parse_address(address)
+    reason = objection(parsed, frozenset(), [])
+    allowed = f"it is loopback; --real-range {address} allows it"
+    assert reason == f"{allowed}, beside one for every other server: all else is refused then"
+    assert objection(parsed, frozenset(), [parse_network("10.0.0.0/8")]) == allowed
+    assert objection(parsed, frozenset(), [parse_network(address)]) is None
+
+
+@given(ADDRESS, RANGES.filter(bool))
+def test_ranges_are_an_allow_list(address: Address, ranges: list[Network]) -> None:
+    """Where ranges are given, no address outside all of them is used."""
+    if not any(in_network(address, network) for network in ranges):
+        assert objection(address, frozenset(), ranges) is not None
+
+
+def test_an_address_outside_all_ranges_is_refused_with_the_way_out() -> None:
+    """The reason says which option would let it in."""
+    reason = objection(parse_address("10.0.0.7"), frozenset(), [parse_network("10.1.0.0/16")])
+    assert reason == "it is in no --real-range; --real-range 10.0.0.7 allows it"
+
+
+@given(ADDRESS, RANGES)
+def test_a_vip_is_never_a_real_server(address: Address, ranges: list[Network]) -> None:
+    """A real server on a VIP would send connects round in a circle, whatever range it is in."""
+    assert objection(address, frozenset({address}), ranges) == f"it is a VIP; {WAY_OUT}"
+
+
+def test_vips_of_every_service_are_refused() -> None:
+    """The VIP of another service is no real server either, on no port, even before that service is known."""
+    other = Service("other", "consul:other", (Vip(parse_address("10.64.0.9"), 80, Protocol.TCP),))
+    circle = server("10.64.0.9", 9999)
+    state = desired([REDIS, other], {REDIS.source: [circle, server("10.0.0.1")]}, [])
+    assert state.virtual[IPV4].pool == (server("10.0.0.1"),)
+    (rejected,) = state.rejected
+    assert rejected == Rejected("redis", circle, f"it is a VIP; {WAY_OUT}", "consul:redis")
+    assert str(rejected) == f"real server 10.64.0.9:9999 refused: it is a VIP; {WAY_OUT}"
+
+
+def test_a_service_that_was_never_answered_for_is_left_out() -> None:
+    """Not known is not empty: a service without an answer has no virtual servers, one with an empty answer has."""
+    other = Service("other", "consul:other", (Vip(parse_address("10.64.0.9"), 80, Protocol.TCP),))
+    state = desired([REDIS, other], {other.source: []}, [])
+    assert state.virtual.keys() == set(other.vips)
+    assert state.virtual[other.vips[0]].pool == ()
+
+
+def test_a_virtual_server_carries_what_its_service_says() -> None:
+    """Name, source and scheduler come from the service."""
+    state = desired([REDIS], {REDIS.source: [server("10.0.0.1")]}, [])
+    assert state.virtual[IPV4] == VirtualServer(IPV4, "redis", "consul:redis", Algorithm.RANDOM, (server("10.0.0.1"),))
+
+
+def test_a_pool_that_is_too_large_is_cut_where_it_matters_least() -> None:
+    """Past the greatest size the last of the order go, of the highest priority numbers, and are reported."""
+    base = int.from_bytes(parse_address("10.1.0.0"))
+    many = [RealServer(0, Address((base + host).to_bytes(16)), 80, 1) for host in range(MAX_POOL)]
+    backups = [server("10.0.0.1", priority=9), server("10.0.0.2", priority=9)]
+    state = desired([REDIS], {REDIS.source: backups + many}, [])
+    assert state.virtual[IPV4].pool == tuple(many)
+    assert [(one.server, one.source) for one in state.rejected] == [(one, "consul:redis") for one in backups]
+    assert state.rejected[0].reason == f"there are more than {MAX_POOL} in the pool; spread them over several services"
+
+
+PRIORITIES: Final = st.lists(st.integers(0, 24), min_size=1, max_size=40)
+
+
+@given(PRIORITIES)
+def test_a_pool_has_no_more_tiers_than_programs_walk(priorities: list[int]) -> None:
+    """The servers of the lowest priorities stay; those of every further priority are rejected with the reason."""
+    servers = [server("10.0.0.1", port, priority=priority) for port, priority in enumerate(priorities, 1)]
+    state = desired([REDIS], {REDIS.source: servers}, [])
+    last = sorted(set(priorities))[:MAX_TIERS][-1]
+    assert set(state.virtual[IPV4].pool) == {one for one in servers if one.priority <= last}
+    assert {one.server for one in state.rejected} == {one for one in servers if one.priority > last}
+    assert all(f"at most {MAX_TIERS} priorities" in one.reason for one in state.rejected)
+
+
+def test_tiers_are_counted_in_each_family() -> None:
+    """Sixteen priorities of IPv4 servers and sixteen others of IPv6 servers are two pools that both fit."""
+    servers = [server("10.0.0.1", 80 + tier, priority=tier) for tier in range(MAX_TIERS)]
+    servers += [server("fd00::1", 80 + tier, priority=100 + tier) for tier in range(MAX_TIERS)]
+    assert desired([REDIS], {REDIS.source: servers}, []).rejected == ()

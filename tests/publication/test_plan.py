@@ -1,0 +1,703 @@
+"""Plans lead from any state of the maps to the desired one, and every prefix of them is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import combinations, pairwise
+from typing import Any, Final, NamedTuple, TypeGuard
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from clb_discovery.layout import address_filter, elements, structs
+from clb_discovery.layout.elements import Label, Slot, Virtual
+from clb_discovery.layout.installed import Held, Published
+from clb_discovery.layout.slots import pool_members, pool_slots
+from clb_discovery.layout.structs import Map
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import MAX_TIERS, Algorithm, Pool, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.publication.plan import Delete, GracePeriod, Plan, Write, plan
+from tests.support.junk import damaged
+from tests.support.simulator import (
+    EMPTY,
+    PASSES_THROUGH,
+    Operation,
+    Put,
+    State,
+    apply,
+    carry_out,
+    connect,
+    counted,
+    expected,
+    failover,
+    history,
+    lacking,
+    may_be_vip,
+    numbered,
+    operations,
+    read,
+    served_by,
+    served_in_turn,
+    slots_of,
+    used_indexes,
+    with_slot,
+)
+from tests.support.strategies import DESIRED, FEW_VIPS, TRACKING, pools
+
+Desired = Mapping[Vip, VirtualServer]
+
+TARGETS: Final = tuple({vip for few in FEW_VIPS for vip in (few, few._replace(port=6379), few._replace(port=9))})
+"""What applications ask for: every virtual server, and ports that only a wildcard takes."""
+
+MAPPED: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
+OTHER: Final = Vip(parse_address("fd00:64::1"), 53, Protocol.UDP)
+ONE: Final = RealServer(0, parse_address("10.0.0.1"), 31001, 1)
+THREE: Final = RealServer(0, parse_address("10.0.0.3"), 31003, 3)
+BACKUP: Final = RealServer(7, parse_address("10.0.0.9"), 31009, 5)
+NEIGHBOURS: Final = (MAPPED, MAPPED._replace(port=0), MAPPED._replace(port=53, protocol=Protocol.UDP))
+"""An exact port, the wildcard beside it, and another protocol that keeps their address known."""
+SUBSETS: Final = [vips for size in range(4) for vips in combinations(NEIGHBOURS, size)]
+
+
+class Publication(NamedTuple):
+    """One try to reach a desired state, cut off by a crash after a share of its operations (1: not at all)."""
+
+    desired: Desired
+    complete: bool
+    until: float
+    counts: bool = False
+    """Whether there are connects then."""
+
+
+PUBLICATION: Final = st.builds(
+    Publication, DESIRED, st.booleans(), st.just(1.0) | st.integers(1, 31).map(lambda part: part / 32), st.booleans()
+)
+PRIOR: Final = st.just(EMPTY) | st.lists(PUBLICATION, min_size=1, max_size=3).map(lambda past: after(EMPTY, past))
+"""Everything that publications and crashes can leave behind."""
+
+
+def after(state: State, past: Iterable[Publication]) -> State:
+    """Return what the publications leave, each of which starts from what the one before left."""
+    for publication in past:
+        states = history(state, plan(read(state), publication.desired, complete=publication.complete).steps)
+        state = states[round(publication.until * (len(states) - 1))]
+        state = counted(state) if publication.counts else state
+    return state
+
+
+def virtual_server(vip: Vip, *pool: RealServer, service: str = "redis") -> VirtualServer:
+    """Build a virtual server fed by an SRV source."""
+    return VirtualServer(vip, service, "srv:_redis._tcp.example", Algorithm.RANDOM, tuple(sorted(pool)))
+
+
+def desired_of(*servers: VirtualServer) -> Desired:
+    """Build a desired state."""
+    return {server.vip: server for server in servers}
+
+
+def pools_of(desired: Desired) -> dict[Vip, Pool]:
+    """Return the pools of a desired state."""
+    return {vip: server.pool for vip, server in desired.items()}
+
+
+def comparable(held: Held) -> Held:
+    """Return held but for the highest generation and the indexes of servers that have left.
+
+    Only the process that took them away still knows them.
+    """
+    orphans = {map_: tuple(sorted(keys)) for map_, keys in held.orphans.items()}
+    return replace(held, orphans=orphans, last_generation=0, free=(), resting=(), top=0)
+
+
+def taken(held: Held) -> set[int]:
+    """Return the indexes that no new server may have, now or later."""
+    return set(range(held.top)) - set(held.free) - set(held.resting)
+
+
+def shape(state: State) -> dict[Map, object]:
+    """Return a state without the numbers of its generations and servers, which differ with its past."""
+    virtual = {key: elements.unpack_virtual(value) for key, value in state[Map.VIRTUAL].items()}
+    owners = {value.generation: key for key, value in virtual.items()}
+    used = used_indexes(state)
+    indexes = {elements.pack_index(index) for _, index in used}
+    return {
+        Map.VIRTUAL: {key: value._replace(generation=0, refusal=0) for key, value in virtual.items()},
+        Map.ROWS: {
+            (owners.get(generation), index): slot._replace(server=0)
+            for generation in {elements.unpack_place(key)[0] for key in state[Map.ROWS]}
+            for index, slot in slots_of(state, generation).items()
+        },
+        Map.SERVERS: ({member for member, _ in used}, len(indexes), state[Map.SERVERS].keys() - indexes),
+        Map.LABELS: dict(state[Map.LABELS]),
+        Map.FILTER: read(state).filter,
+    }
+
+
+def fresh(desired: Desired) -> State:
+    """Return the state that a publication into empty maps gives."""
+    return apply(EMPTY, plan(Held(), desired, complete=True).steps)
+
+
+def is_of_servers(operation: Operation) -> TypeGuard[Put]:
+    """Tell whether an operation is on an element of `clb_servers`."""
+    return isinstance(operation, Put) and operation.map is Map.SERVERS
+
+
+@given(DESIRED)
+def test_a_publication_into_empty_maps_serves_what_is_desired(desired: Desired) -> None:
+    """Each connect gets exactly the shares that RFC 2782 gives in the desired pools, or passes through."""
+    state = fresh(desired)
+    for target in TARGETS:
+        assert connect(state, target) == expected(pools_of(desired), target)
+
+
+@given(PRIOR | damaged(PRIOR), DESIRED, st.booleans())
+def test_the_result_of_a_plan_is_what_decoding_the_maps_says(state: State, desired: Desired, complete: bool) -> None:
+    """A plan tells what will be held after it, so that the next one need not read the maps.
+
+    Only of two virtual servers with the same index, when it replaces one, it does not see that the other is right now.
+    """
+    held = read(state)
+    assume(complete or all(published.servers for published in held.virtual.values()))
+    made = plan(held, desired, complete=complete)
+    decoded = read(apply(state, made.steps))
+    assert comparable(decoded) == comparable(made.result)
+    assert taken(decoded) == taken(made.result)
+    assert decoded.last_generation <= made.result.last_generation
+
+
+@given(st.lists(PUBLICATION, max_size=4).map(lambda past: [one.desired for one in past]), st.booleans())
+def test_plans_follow_from_results_without_reading_again(past: list[Desired], complete: bool) -> None:
+    """A sidecar that never reads the maps again serves what is desired, and leaves what a fresh start leaves."""
+    state, held = EMPTY, Held()
+    for desired in past:
+        made = plan(held, desired, complete=complete)
+        state, held = counted(apply(state, made.steps)), made.result
+        for target in TARGETS if complete else desired:
+            assert connect(state, target) == expected(pools_of(desired), target)
+    if complete and past:
+        assert shape(state) == shape(fresh(past[-1]))
+
+
+@given(st.lists(PUBLICATION, min_size=1, max_size=3), DESIRED, DESIRED)
+def test_a_plan_before_everything_is_known_is_followed_by_a_complete_one(
+    past: list[Publication], first: Desired, second: Desired
+) -> None:
+    """After a crash, an incomplete plan and then a complete one, without reading between, leave nothing over."""
+    state = after(EMPTY, past)
+    incomplete = plan(read(state), first, complete=False)
+    complete = plan(incomplete.result, second, complete=True)
+    assert shape(apply(apply(state, incomplete.steps), complete.steps)) == shape(fresh(second))
+
+
+@given(damaged(PRIOR), DESIRED)
+def test_any_state_leads_to_the_desired_one(state: State, desired: Desired) -> None:
+    """Whatever crashes and foreign hands left, one complete plan gives exactly the desired state and nothing beside."""
+    state = apply(state, plan(read(state), desired, complete=True).steps)
+    assert shape(state) == shape(fresh(desired))
+    assert plan(read(state), desired, complete=True).steps == ()
+
+
+@given(damaged(PRIOR), DESIRED)
+def test_any_state_leads_to_what_is_known_so_far(state: State, desired: Desired) -> None:
+    """An incomplete plan serves what it desires from any prior state, and a second one has nothing to do."""
+    state = apply(state, plan(read(state), desired, complete=False).steps)
+    for target in desired:
+        assert connect(state, target) == expected(pools_of(desired), target)
+    assert plan(read(state), desired, complete=False).steps == ()
+
+
+@given(PRIOR, DESIRED)
+def test_nothing_is_taken_away_before_everything_is_known(state: State, desired: Desired) -> None:
+    """An incomplete plan leaves all other virtual servers as they are, and orphans alone."""
+    held = read(state)
+    states = history(state, plan(held, desired, complete=False).steps)
+    others = set(held.virtual) - set(desired)
+    for later in states:
+        assert all(read(later).filter.get(index, 0) & bits == bits for index, bits in held.filter.items())
+        assert state[Map.VIRTUAL].keys() <= later[Map.VIRTUAL].keys()
+        assert state[Map.LABELS].keys() <= later[Map.LABELS].keys()
+        for map_, keys in held.orphans.items():
+            assert set(keys) <= later[map_].keys()
+    result = read(states[-1])
+    assert {vip: result.virtual[vip] for vip in others} == {vip: held.virtual[vip] for vip in others}
+
+
+@given(PRIOR, DESIRED, st.booleans())
+def test_an_unchanged_pool_costs_nothing(state: State, desired: Desired, complete: bool) -> None:
+    """Planning again for what is held gives no step, no new generation and the same result."""
+    first = plan(read(state), desired, complete=complete)
+    again = plan(first.result, desired, complete=complete)
+    assert again == Plan((), first.result, (), (), ())
+    decoded = read(apply(state, first.steps))
+    assert plan(decoded, desired, complete=complete).steps == ()
+
+
+@given(PRIOR, DESIRED)
+def test_only_pools_that_differ_are_written(state: State, desired: Desired) -> None:
+    """A virtual server whose pool, scheduler and tracking are as held keeps its generation and all that hangs on it."""
+    held = read(state)
+    made = plan(held, desired, complete=True)
+    for vip, server in desired.items():
+        old = held.virtual.get(vip)
+        wanted = (server.pool, server.algorithm, server.tracking)
+        same = old is not None and (old.pool, old.algorithm, old.tracking) == wanted
+        assert (vip in made.changed) is not same
+        if same and old:
+            assert made.result.virtual[vip].generation == old.generation
+    assert set(made.removed) == set(held.virtual) - set(desired)
+    touched = {
+        key for step in made.steps if isinstance(step, Write) for key, _ in step.items if step.map is Map.VIRTUAL
+    }
+    assert touched == {elements.pack_vip(vip) for vip in made.changed}
+
+
+@given(PRIOR, DESIRED)
+def test_records_of_servers_that_stay_are_never_touched(state: State, desired: Desired) -> None:
+    """A real server that is in the old and in the new pool keeps its counters and its ejection."""
+    held = read(state)
+    made = plan(held, desired, complete=True)
+    touched = {operation.key for operation in operations(made.steps) if is_of_servers(operation)}
+    for vip in desired.keys() & held.virtual.keys():
+        had, has = held.virtual[vip].servers, made.result.virtual[vip].servers
+        for member in had.keys() & has.keys():
+            assert had[member] == has[member]
+            assert elements.pack_index(had[member]) not in touched
+
+
+@given(PRIOR, DESIRED, st.booleans())
+def test_a_new_server_has_counted_nothing(state: State, desired: Desired, complete: bool) -> None:
+    """Whatever had its index before, what a new server counts begins at zero; all others go on from what they had."""
+    before = used_indexes(state)
+    later = apply(state, plan(read(state), desired, complete=complete).steps)
+    for member, index in used_indexes(later):
+        element = elements.pack_index(index)
+        kept = state[Map.SERVERS].get(element) if (member, index) in before else None
+        assert later[Map.SERVERS].get(element) == kept
+
+
+@settings(max_examples=150)
+@given(st.lists(DESIRED, max_size=6), st.booleans())
+def test_an_index_rests_before_another_server_has_it(past: list[Desired], complete: bool) -> None:
+    """It is set to zero a grace period after the last program could count on it, and used another one later.
+
+    At no time is it that of two members.
+    """
+    state, held, periods = EMPTY, Held(), 0
+    known: dict[int, tuple[bytes, int]] = {}
+    zeroed: dict[int, int] = {}
+    for desired in past:
+        made = plan(held, desired, complete=complete)
+        for operation in operations(made.steps):
+            periods += isinstance(operation, GracePeriod)
+            state = carry_out(state, operation)
+            if is_of_servers(operation) and (index := elements.unpack_index(operation.key)) in known:
+                assert operation.value == elements.NEW_SERVER
+                assert known[index][1] < periods
+                zeroed.setdefault(index, periods)
+            used = used_indexes(state)
+            assert len({index for _, index in used}) == len(used)
+            for member, index in used:
+                if index in zeroed:
+                    assert zeroed.pop(index) < periods
+                elif index in known:
+                    assert known[index][0] == member
+                known[index] = member, periods
+        held, state = made.result, counted(state)
+
+
+def test_an_index_is_used_again() -> None:
+    """That of a server that has left waits for the grace period of the next plan, and goes to the next new server."""
+    held, indexes = Held(), []
+    for server in (ONE, THREE, BACKUP, ONE, THREE):
+        held = plan(held, desired_of(virtual_server(MAPPED, server)), complete=True).result
+        indexes.append(held.virtual[MAPPED].servers[elements.pack_member(elements.pack_vip(MAPPED), server)])
+    assert indexes == [1, 2, 3, 1, 2]
+    assert (held.free, held.resting, held.top) == ((3,), (1,), 4)
+
+
+def test_an_index_may_have_to_rest_first() -> None:
+    """Where all indexes have been used, a plan waits for those that were set to zero last."""
+    held = Held(free=(4,), resting=(8, 6, 7), top=structs.MAX_SERVERS)
+    made = plan(held, desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
+    assert isinstance(made.steps[0], GracePeriod)
+    assert sorted(made.result.virtual[MAPPED].servers.values()) == [4, 6, 8]
+    assert (made.result.free, made.result.resting, made.result.top) == ((7,), (), structs.MAX_SERVERS)
+    assert connect(apply(EMPTY, made.steps), MAPPED) == served_by(MAPPED, (ONE, THREE))
+
+
+def test_more_servers_than_there_are_indexes_are_for_the_kernel_to_refuse() -> None:
+    """A plan for more servers than the map holds fails at its first step, before anything is changed."""
+    made = plan(Held(top=structs.MAX_SERVERS - 1), desired_of(virtual_server(MAPPED, ONE)), complete=True)
+    assert isinstance(made.steps[0], Write)
+    assert made.steps[0].map is Map.SERVERS
+    with pytest.raises(ValueError, match="no such element"):
+        apply(EMPTY, made.steps)
+
+
+@given(PRIOR, DESIRED)
+def test_generations_are_never_reused(state: State, desired: Desired) -> None:
+    """Whatever is changed gets a generation above all that the maps know."""
+    held = read(state)
+    made = plan(held, desired, complete=True)
+    new = [made.result.virtual[vip].generation for vip in made.changed]
+    assert all(generation > held.last_generation for generation in new)
+    assert len(set(new)) == len(new)
+    assert made.result.last_generation == max([held.last_generation, *new])
+
+
+@settings(max_examples=150)
+@given(PRIOR, DESIRED, st.booleans())
+def test_every_prefix_is_safe(state: State, desired: Desired, complete: bool) -> None:
+    """After each single operation a connect has the whole old pool or the whole new one, never a mix, never a hole.
+
+    A virtual server in only one of the two states is wholly there, or is passed through.
+    """
+    held = read(state)
+    old = {vip: published.pool for vip, published in held.virtual.items() if published.pool is not None}
+    made = plan(held, desired, complete=complete)
+    states = history(state, made.steps)
+    new = pools_of(desired) if complete else {**old, **pools_of(desired)}
+    for target in TARGETS:
+        before, then = connect(state, target), expected(new, target)
+        # An old virtual server that a crash kept hidden may come to light on its way out.
+        allowed = [before, then, expected(old, target)]
+        for later in states:
+            assert connect(later, target) in allowed
+        assert connect(states[-1], target) == then
+        if PASSES_THROUGH not in (before, then):
+            assert PASSES_THROUGH not in [connect(later, target) for later in states]
+
+
+@settings(max_examples=150)
+@given(PRIOR, DESIRED, st.booleans())
+def test_a_slow_reader_finds_what_it_was_sent_to(state: State, desired: Desired, complete: bool) -> None:
+    """A program that has read an element of `clb_virtual` finds all that belongs to it until a grace period has passed.
+
+    It may read the element at any point and slots, servers and turn at any later one, as long as no grace period lies
+    between.
+    """
+    for run in between_grace_periods(state, plan(read(state), desired, complete=complete)):
+        for start, first in enumerate(run):
+            for key, published in first[Map.VIRTUAL].items():
+                found = failover(first, key, published)
+                assert all(None not in outcomes for outcomes in found)
+                assert all(failover(later, key, published) == found for later in run[start:])
+                assert not any(lacking(later, key, published) for later in run[start:])
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("after", SUBSETS)
+@pytest.mark.parametrize("before", SUBSETS)
+def test_no_reader_falls_between_exact_port_and_wildcard(
+    before: tuple[Vip, ...], after: tuple[Vip, ...], complete: bool
+) -> None:
+    """A program that misses the exact port early and looks for the wildcard late still finds one of the two.
+
+    This holds for all that is served before and after, whether by the exact port or by the wildcard.
+    """
+    old = desired_of(*(virtual_server(vip, ONE) for vip in before))
+    new = desired_of(*(virtual_server(vip, THREE) for vip in after))
+    state = fresh(old)
+    made = plan(read(state), new, complete=complete)
+    for run in between_grace_periods(state, made):
+        for target in NEIGHBOURS:
+            if PASSES_THROUGH in (
+                expected(pools_of(old), target),
+                expected({**pools_of(old), **pools_of(new)}, target),
+            ):
+                continue
+            if complete and expected(pools_of(new), target) == PASSES_THROUGH:
+                continue
+            exact, wildcard = elements.pack_vip(target), elements.pack_vip(target._replace(port=0))
+            assert all(may_be_vip(one, target.address) for one in run)
+            missed = [at for at, one in enumerate(run) if exact not in one[Map.VIRTUAL]]
+            assert not missed or all(wildcard in one[Map.VIRTUAL] for one in run[missed[0] :])
+
+
+@pytest.mark.parametrize("after", SUBSETS)
+@pytest.mark.parametrize("before", SUBSETS)
+def test_a_wildcard_never_serves_an_exact_port_in_passing(before: tuple[Vip, ...], after: tuple[Vip, ...]) -> None:
+    """Where virtual servers of one address come and go together, no connect is sent to a neighbour's pool meanwhile."""
+    old = desired_of(*(virtual_server(vip, ONE) for vip in before))
+    new = desired_of(*(virtual_server(vip, THREE) for vip in after))
+    state = fresh(old)
+    for later in history(state, plan(read(state), new, complete=True).steps):
+        for target in NEIGHBOURS:
+            assert connect(later, target) in (expected(pools_of(old), target), expected(pools_of(new), target))
+
+
+@settings(max_examples=150)
+@given(PRIOR, DESIRED, DESIRED, st.floats(0, 1))
+def test_a_crash_after_any_prefix_is_repaired(state: State, first: Desired, second: Desired, until: float) -> None:
+    """Starting again from what a crash left gives exactly the desired state, and no orphan stays."""
+    crashed = after(state, [Publication(first, complete=True, until=until)])
+    for desired in (first, second):
+        repaired = apply(crashed, plan(read(crashed), desired, complete=True).steps)
+        assert shape(repaired) == shape(fresh(desired))
+        assert read(repaired).orphans == {}
+
+
+def test_a_crash_after_each_operation_in_turn_is_repaired() -> None:
+    """No single point of a publication that changes, adds and removes leaves anything that the next start keeps."""
+    before = desired_of(virtual_server(MAPPED, ONE, BACKUP), virtual_server(OTHER._replace(port=9)))
+    target = desired_of(virtual_server(MAPPED, ONE, THREE), virtual_server(OTHER))
+    start = fresh(before)
+    states = history(start, plan(read(start), target, complete=True).steps)
+    assert len(states) > 12
+    for crashed in states:
+        for desired in (before, target):
+            assert shape(apply(crashed, plan(read(crashed), desired, complete=True).steps)) == shape(fresh(desired))
+
+
+@given(PRIOR, DESIRED)
+def test_the_order_is_that_of_the_header(state: State, desired: Desired) -> None:
+    """What a generation needs comes before the element that refers to it, addresses after; deletions wait for RCU."""
+    steps = plan(read(state), desired, complete=True).steps
+    waits = [at for at, step in enumerate(steps) if isinstance(step, GracePeriod)]
+    collected = steps[waits[-1] + 1 :] if waits else ()
+    writes = [step.map for step in steps if isinstance(step, Write) and step not in collected]
+    order = [Map.SERVERS, Map.ROWS, Map.LABELS, Map.VIRTUAL, Map.FILTER]
+    assert list(dict.fromkeys(writes)) == [map_ for map_ in order if map_ in writes]  # bits are set, then cleared
+    assert all(step.map is Map.SERVERS for step in collected if isinstance(step, Write))
+    for at, step in enumerate(steps):
+        if isinstance(step, Delete) and step.map in (Map.ROWS, Map.LABELS):
+            assert waits
+            assert at > waits[-1]
+    assert not steps or not isinstance(steps[-1], GracePeriod)
+    assert all(not isinstance(one, GracePeriod) or not isinstance(other, GracePeriod) for one, other in pairwise(steps))
+
+
+@given(PRIOR, DESIRED, st.booleans())
+def test_no_step_is_empty(state: State, desired: Desired, complete: bool) -> None:
+    """Every step of a plan has something to do, and no operation is done twice."""
+    steps = plan(read(state), desired, complete=complete).steps
+    assert all(step.items for step in steps if isinstance(step, Write))
+    assert all(step.keys for step in steps if isinstance(step, Delete))
+    done = [operation[:2] for operation in operations(steps) if not isinstance(operation, GracePeriod)]
+    assert len(set(done)) == len(done)
+
+
+@given(pools(ipv4=True).filter(bool))
+def test_slots_are_a_table_for_each_tier(pool: Pool) -> None:
+    """Slots follow the pool's order; an alias stays in its own tier, so that each tier is a table of its own."""
+    key = elements.pack_vip(MAPPED)
+    slots = pool_slots(pool, numbered(key, pool).items())
+    assert [slot.server for slot in slots] == list(range(1, len(pool) + 1))
+    assert [elements.unpack_member(slot.member)[1:] for slot in slots] == [(one.address, one.port) for one in pool]
+    assert [(slot.priority, slot.weight) for slot in slots] == [(one.priority, one.weight) for one in pool]
+    assert all(slots[slot.alias].priority == slot.priority for slot in slots)
+    for index, slot in enumerate(slots):
+        own = range(slot.first, slot.first + slot.tier)
+        assert index in own
+        assert slot.alias in own
+        assert [one for one, server in enumerate(pool) if server.priority == slot.priority] == list(own)
+
+
+@given(pools(ipv4=True))
+def test_the_table_of_a_tier_does_not_depend_on_the_others(pool: Pool) -> None:
+    """The slots of a tier are those of a pool of its own, only further back."""
+    key = elements.pack_vip(MAPPED)
+    indexes = numbered(key, pool)
+
+    def slots_of_some(some: Pool) -> list[Slot]:
+        return pool_slots(some, [(member, indexes[member]) for member in pool_members(key, some)])
+
+    alone: list[Slot] = []
+    for priority in sorted({server.priority for server in pool}):
+        first = len(alone)
+        tier = slots_of_some(tuple(server for server in pool if server.priority == priority))
+        alone += [slot._replace(first=first, alias=first + slot.alias) for slot in tier]
+    assert slots_of_some(pool) == (alone or slots_of_some(()))
+
+
+@given(pools(ipv4=True), st.sampled_from(Algorithm), TRACKING)
+def test_tiers_take_over_from_each_other(pool: Pool, algorithm: Algorithm, tracking: Tracking) -> None:
+    """A walk from tier to tier meets each once, by rising priority, with exactly the shares of its own servers."""
+    server = replace(virtual_server(MAPPED, *pool), algorithm=algorithm, tracking=tracking)
+    state = fresh({MAPPED: server})
+    key = elements.pack_vip(MAPPED)
+    assert failover(state, key, state[Map.VIRTUAL][key]) == served_in_turn(MAPPED, pool)
+
+
+def test_every_tier_of_a_pool_can_take_over() -> None:
+    """With as many tiers as a pool has at most, programs find the last one, too."""
+    pool = tuple(ONE._replace(priority=10 * tier, port=1 + tier) for tier in range(MAX_TIERS))
+    state, key = fresh(desired_of(virtual_server(MAPPED, *pool))), elements.pack_vip(MAPPED)
+    found = failover(state, key, state[Map.VIRTUAL][key])
+    assert found == [{elements.pack_member(key, server): 1} for server in pool]
+
+
+def test_an_empty_pool_has_one_slot_that_refuses() -> None:
+    """Its slot has the refusal for a member, and every draw stays with it."""
+    key = elements.pack_vip(MAPPED)
+    refusal = elements.refusal(key)
+    assert pool_slots((), [(refusal, 5)]) == [
+        Slot(refusal, keep=1, out_of=1, alias=0, first=0, tier=1, weight=0, priority=0, server=5)
+    ]
+    assert connect(fresh(desired_of(virtual_server(MAPPED))), MAPPED) == {elements.refusal(key): 1}
+
+
+def test_only_the_lowest_tier_is_used() -> None:
+    """A real server of a higher priority number is published and never picked while the lowest tier is there."""
+    state = fresh(desired_of(virtual_server(MAPPED, ONE, THREE, BACKUP)))
+    assert len(slots_of(state, 1)) == 3
+    assert connect(state, MAPPED) == served_by(MAPPED, (ONE, THREE))
+
+
+def test_a_plan_in_full() -> None:
+    """Replacing one pool and removing another virtual server gives these steps, in this order."""
+    first = plan(Held(), desired_of(virtual_server(MAPPED, ONE), virtual_server(OTHER)), complete=True)
+    made = plan(first.result, desired_of(virtual_server(MAPPED, THREE, service="cache")), complete=True)
+    mapped, other = elements.pack_vip(MAPPED), elements.pack_vip(OTHER)
+    assert made.changed == (MAPPED,)
+    assert made.removed == (OTHER,)
+    steps = [
+        (type(step).__name__, getattr(step, "map", None)) for step in made.steps if not isinstance(step, GracePeriod)
+    ]
+    assert steps == [
+        ("Write", Map.SERVERS),
+        ("Write", Map.ROWS),
+        ("Write", Map.LABELS),
+        ("Write", Map.VIRTUAL),
+        ("Write", Map.FILTER),
+        ("Delete", Map.VIRTUAL),
+        ("Delete", Map.ROWS),
+        ("Write", Map.SERVERS),
+        ("Delete", Map.LABELS),
+    ]
+    assert made.steps[0] == Write(Map.SERVERS, ((elements.pack_index(3), elements.NEW_SERVER),))
+    assert made.steps[-2:] == (
+        Write(Map.SERVERS, tuple((elements.pack_index(index), elements.NEW_SERVER) for index in (1, 2))),
+        Delete(Map.LABELS, (other,)),
+    )
+    assert made.result.virtual == {
+        MAPPED: Published(
+            generation=3,
+            rows=range(1),
+            algorithm=Algorithm.RANDOM,
+            pool=(THREE,),
+            tracking=Tracking(),
+            label=Label("cache", "srv:_redis._tcp.example"),
+            servers={elements.refusal(mapped): 0, elements.pack_member(mapped, THREE): 3},
+        )
+    }
+    assert made.dropped == (elements.pack_member(mapped, ONE),)
+    assert (made.result.free, made.result.resting, made.result.top) == ((), (1, 2), 4)
+
+
+def test_a_new_name_alone_writes_the_label_alone() -> None:
+    """Renaming a service touches neither its pool nor its servers."""
+    first = plan(Held(), desired_of(virtual_server(MAPPED, ONE)), complete=True)
+    made = plan(first.result, desired_of(virtual_server(MAPPED, ONE, service="cache")), complete=True)
+    (step,) = made.steps
+    assert isinstance(step, Write)
+    assert step.map is Map.LABELS
+    assert made.changed == ()
+
+
+def test_a_name_too_long_for_the_map_is_no_change_for_ever() -> None:
+    """A name is compared as the map can hold it."""
+    desired = desired_of(virtual_server(MAPPED, ONE, service="ü" * 200))
+    first = plan(Held(), desired, complete=True)
+    assert plan(first.result, desired, complete=True).steps == ()
+
+
+def test_a_weight_alone_is_a_new_generation_of_the_same_servers() -> None:
+    """Weights are part of the table, so they are published like members; the servers' records stay."""
+    first = plan(Held(), desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
+    made = plan(first.result, desired_of(virtual_server(MAPPED, ONE, THREE._replace(weight=4))), complete=True)
+    assert {step.map for step in made.steps if not isinstance(step, GracePeriod)} == {Map.ROWS, Map.VIRTUAL}
+    assert made.changed == (MAPPED,)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"algorithm": Algorithm.ROUND_ROBIN},
+        {"algorithm": Algorithm.LEAST_CONN},
+        {"tracking": Tracking(active=False)},
+        {"tracking": Tracking(eject_after=0)},
+        {"tracking": Tracking(eject_first_ms=1)},
+        {"tracking": Tracking(eject_most_ms=2**32 - 1)},
+        {"pool": (ONE, BACKUP._replace(priority=0), THREE)},
+    ],
+    ids=str,
+)
+def test_counters_and_ejections_outlive_a_change_of_how_servers_are_chosen(
+    change: dict[str, Any], complete: bool
+) -> None:
+    """Another scheduler, tracking or tier is a new generation with the same members, whose records stay as they are."""
+    before = virtual_server(MAPPED, ONE, THREE, BACKUP)
+    after = replace(before, **change)
+    state = fresh({MAPPED: before})
+    for index in range(4):
+        element = elements.pack_index(index)
+        state = carry_out(state, Put(Map.SERVERS, element, bytes([index + 1]) * structs.SERVER.size))
+    made = plan(read(state), {MAPPED: after}, complete=complete)
+    old, new = read(state).virtual[MAPPED], made.result.virtual[MAPPED]
+    assert made.changed == (MAPPED,)
+    assert new.generation == old.generation + 1
+    assert new.servers == old.servers
+    assert (new.pool, new.algorithm, new.tracking) == (after.pool, after.algorithm, after.tracking)
+    later = apply(state, made.steps)
+    assert later[Map.SERVERS] == state[Map.SERVERS]
+    assert shape(later) == shape(fresh({MAPPED: after}))
+
+
+def test_an_address_is_there_as_long_as_one_virtual_server_needs_it() -> None:
+    """The last virtual server of an address takes the address with it, and no other does."""
+    wildcard = MAPPED._replace(port=0)
+    both = plan(Held(), desired_of(virtual_server(MAPPED, ONE), virtual_server(wildcard, THREE)), complete=True)
+    one = plan(both.result, desired_of(virtual_server(wildcard, THREE)), complete=True)
+    assert one.result.filter == address_filter.elements(frozenset({MAPPED.address}))
+    assert plan(one.result, {}, complete=True).result.filter == {}
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("newer", [{"algorithm": 99}, {"flags": structs.COUNT_ACTIVE | 2}], ids=str)
+def test_what_a_newer_version_published_is_replaced(newer: dict[str, int], complete: bool) -> None:
+    """A virtual server with a scheduler or a flag that this version does not know is published anew."""
+    desired = desired_of(virtual_server(MAPPED, ONE))
+    state = fresh(desired)
+    ((key, value),) = state[Map.VIRTUAL].items()
+    changed = Virtual(**elements.unpack_virtual(value)._asdict() | newer)
+    state = carry_out(state, Put(Map.VIRTUAL, key, elements.pack_virtual(changed)))
+    made = plan(read(state), desired, complete=complete)
+    assert made.changed == (MAPPED,)
+    assert shape(apply(state, made.steps)) == shape(fresh(desired))
+
+
+def test_the_simulator_sees_what_counts_for_another() -> None:
+    """The check of what a program finds would notice an index that stands for another member."""
+    desired = desired_of(virtual_server(MAPPED, ONE, THREE))
+    state = counted(fresh(desired))
+    key = elements.pack_vip(MAPPED)
+    published = state[Map.VIRTUAL][key]
+    assert lacking(state, key, published) == []
+    state = with_slot(state, 1, 0, slots_of(state, 1)[0]._replace(server=2))
+    assert lacking(state, key, published) == [(Map.SERVERS, elements.pack_index(2))]
+
+
+def test_the_simulator_sees_a_mix() -> None:
+    """The check of every prefix would notice slots that change under their element, and one that leads nowhere."""
+    state = fresh(desired_of(virtual_server(MAPPED, ONE, THREE)))
+    foreign = slots_of(state, 1)[0]._replace(member=elements.pack_member(elements.pack_vip(MAPPED), BACKUP))
+    mixed = connect(with_slot(state, 1, 0, foreign), MAPPED)
+    assert mixed not in (served_by(MAPPED, (ONE, THREE)), served_by(MAPPED, (BACKUP, THREE)))
+    none = foreign._replace(member=elements.refusal(elements.pack_vip(OTHER)))
+    assert connect(with_slot(state, 1, 0, none), MAPPED).keys() > {None}
+
+
+def between_grace_periods(state: State, made: Plan) -> list[list[State]]:
+    """Return the states of a plan in runs that one program may live through."""
+    runs: list[list[State]] = [[state]]
+    for operation in operations(made.steps):
+        if isinstance(operation, GracePeriod):
+            runs.append([runs[-1][-1]])
+        else:
+            runs[-1].append(carry_out(runs[-1][-1], operation))
+    return runs

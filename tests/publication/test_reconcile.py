@@ -1,0 +1,152 @@
+"""From what discovery says to steps: what an earlier publication spares, and that it changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clb_discovery.layout import address_filter
+from clb_discovery.layout.installed import Held
+from clb_discovery.model.address import parse_address, parse_network
+from clb_discovery.model.servers import Algorithm, RealServer
+from clb_discovery.model.service import Service
+from clb_discovery.publication.reconcile import Publication, Wanted, publication
+from tests.support.simulator import EMPTY, apply, read
+from tests.support.strategies import FEW_VIPS, few_real_servers
+
+Known = dict[str, tuple[RealServer, ...]]
+
+SERVICES: Final = tuple(Service(f"service-{number}", f"srv:{number}", (vip,)) for number, vip in enumerate(FEW_VIPS))
+OTHERS: Final = (*SERVICES[:3], Service("another", "srv:3", FEW_VIPS[3:], Algorithm.LEAST_CONN))
+SERVERS: Final = st.lists(few_real_servers(ipv4=True) | few_real_servers(ipv4=False), max_size=4).map(tuple)
+
+
+class Round(NamedTuple):
+    """One publication, by what is different from the last."""
+
+    services: tuple[Service, ...]
+    answers: Known
+    """What sources say anew; the others say what they said, in the same object."""
+    forgotten: frozenset[str]
+    narrow: bool
+    """Whether there is a `--real-range`, so that some are refused."""
+    complete: bool
+    failed: bool
+    """Whether the kernel refused the last one, so that the maps have been read again."""
+
+
+ROUND: Final = st.builds(
+    Round,
+    services=st.sampled_from([SERVICES, SERVICES, SERVICES, OTHERS]),
+    answers=st.dictionaries(st.sampled_from([service.source for service in SERVICES]), SERVERS, max_size=3),
+    forgotten=st.frozensets(st.sampled_from([service.source for service in SERVICES]), max_size=1)
+    | st.just(frozenset()),
+    narrow=st.sampled_from([False, False, True]),
+    complete=st.sampled_from([True, True, True, False]),
+    failed=st.sampled_from([False, False, False, True]),
+)
+
+
+def wanted(known: Mapping[str, tuple[RealServer, ...]], one: Round) -> Wanted:
+    """Return what is to be published in a round."""
+    ranges = [parse_network("10.0.0.0/31"), parse_network("fd00::/127")] if one.narrow else []
+    return Wanted(one.services, (), dict(known), {}, (), ranges, one.complete)
+
+
+@given(st.lists(ROUND, min_size=1, max_size=8))
+def test_what_was_published_before_spares_work_and_changes_nothing(rounds: list[Round]) -> None:
+    """Round after round, the kernel comes to hold what a publication that remembers nothing would have it hold."""
+    state, held, before = EMPTY, Held(), None
+    known: Known = {}
+    for one in rounds:
+        known = {source: found for source, found in {**known, **one.answers}.items() if source not in one.forgotten}
+        asked = wanted(known, one)
+        if one.failed:
+            held = read(state)
+        found, plain = publication(held, asked, before), publication(held, asked)
+        assert dict(found.desired.virtual) == dict(plain.desired.virtual)
+        assert sorted(found.desired.rejected) == sorted(plain.desired.rejected)
+        assert set(found.plan.changed) == set(plain.plan.changed)
+        assert found.plan.removed == plain.plan.removed
+        state = apply(state, found.plan.steps)
+        held, before = found.plan.result, found
+        decoded = read(state)
+        assert decoded.virtual == held.virtual
+        virtual = found.desired.virtual
+        assert {vip: decoded.virtual[vip].pool for vip in virtual} == {vip: one.pool for vip, one in virtual.items()}
+        if one.complete:
+            assert decoded.virtual.keys() == virtual.keys()
+            assert decoded.filter == address_filter.elements(frozenset(vip.address for vip in decoded.virtual))
+            assert not decoded.orphans
+
+
+def test_only_what_has_changed_is_made_anew() -> None:
+    """With many services, the work for one that changes does not grow with the others."""
+    one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
+    servers = (RealServer(0, FEW_VIPS[0].address, 80, 1),)  # a VIP, which is refused
+    first = publication(Held(), wanted({service.source: servers for service in SERVICES}, one))
+    known = {service.source: servers for service in SERVICES[1:]} | {SERVICES[0].source: ()}
+    second: Publication = publication(first.plan.result, wanted(known, one), first)
+    anew = [vip for vip, server in second.desired.virtual.items() if server is not first.desired.virtual[vip]]
+    assert anew == [FEW_VIPS[0]]
+    assert len(second.desired.rejected) == len(first.desired.rejected) - 1
+
+
+@given(st.lists(ROUND, min_size=1, max_size=6), st.integers(1, 30))
+def test_rounds_come_to_what_one_publication_comes_to(rounds: list[Round], budget: int) -> None:
+    """However small a round is, and whatever comes between, in the end the kernel holds what is desired."""
+    state, held, before = EMPTY, Held(), None
+    known: Known = {}
+    for one in rounds:
+        known = {source: found for source, found in {**known, **one.answers}.items() if source not in one.forgotten}
+        asked = wanted(known, one._replace(complete=True))
+        for _ in range(2):  # and then the next one interrupts
+            before = publication(held, asked, before, budget=budget)
+            state, held = apply(state, before.plan.steps), before.plan.result
+    while before is not None and before.goes_on:
+        before = publication(held, asked, before, budget=budget)
+        state, held = apply(state, before.plan.steps), before.plan.result
+    assert before is not None
+    assert not before.left
+    decoded, virtual = read(state), before.desired.virtual
+    assert {vip: one.pool for vip, one in decoded.virtual.items()} == {vip: one.pool for vip, one in virtual.items()}
+    assert not decoded.orphans
+
+
+def test_what_is_set_aside_is_tried_again_when_it_is_another() -> None:
+    """What the kernel had no room for is left as it is held until its wish changes or its time has come."""
+    one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
+    known: Known = {service.source: () for service in SERVICES}
+    first = publication(Held(), wanted(known, one))
+    changed = {**known, SERVICES[0].source: (RealServer(0, parse_address("10.0.0.1"), 80, 1),)}
+    asked = wanted(changed, one)
+    wish = publication(first.plan.result, asked).desired.virtual[FEW_VIPS[0]]
+    aside = publication(first.plan.result, asked, first, {FEW_VIPS[0]: wish})
+    assert (aside.plan.changed, aside.left, aside.goes_on, aside.pending()) == (
+        (),
+        {FEW_VIPS[0]: 0},
+        False,
+        frozenset(),
+    )
+    again = publication(aside.plan.result, wanted(changed, one), aside, {})
+    assert again.plan.changed == (FEW_VIPS[0],)
+    other = {**changed, SERVICES[0].source: (RealServer(0, parse_address("10.0.0.1"), 80, 2),)}
+    anew = publication(aside.plan.result, wanted(other, one), aside, {FEW_VIPS[0]: wish})
+    assert anew.plan.changed == (FEW_VIPS[0],)
+
+
+def test_what_is_replaced_stays_until_there_is_room_for_its_successor() -> None:
+    """A service that moves to a VIP which the kernel has no room for is not taken from the one that it has."""
+    one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
+    here, there = Service("web", "srv:web", (FEW_VIPS[4],)), Service("web", "srv:web", (FEW_VIPS[1],))
+    known: Known = {"srv:web": ()}
+    first = publication(Held(), wanted(known, one._replace(services=(here,))))
+    asked = wanted(known, one._replace(services=(there,)))
+    wish = publication(first.plan.result, asked).desired.virtual[FEW_VIPS[1]]
+    aside = publication(first.plan.result, asked, None, {FEW_VIPS[1]: wish})
+    assert (aside.plan.changed, aside.plan.removed) == ((), ())
+    later = publication(aside.plan.result, asked, aside, {})
+    assert (later.plan.changed, later.plan.removed) == ((FEW_VIPS[1],), (FEW_VIPS[4],))

@@ -1,0 +1,268 @@
+"""The sidecar's log lines: one for each change, and what goes on less and less often."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from structlog.testing import capture_logs
+
+from clb_discovery.datapath.sockets.closing import Destroyed
+from clb_discovery.layout.installed import Held
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.answer import Answer, Failure, Refused, Rejected
+from clb_discovery.model.servers import Algorithm, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.model.service import Service
+from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.publication.plan import plan
+from clb_discovery.sidecar.announcer import Announcer
+from clb_discovery.state.service import Following
+
+VIP = parse_vip("10.64.0.1:80")
+SERVICE = Service("web", "srv:web", (VIP,))
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+def said(announcer: Announcer, clock: Clock, following: Following, *outcomes: tuple[float, str | None]) -> list[Any]:
+    """Return event, error and times of the lines for outcomes of a source: when, and the error or None."""
+    with capture_logs() as lines:
+        for moment, error in outcomes:
+            clock.now = moment
+            before = replace(following)
+            following.take(Failure(error) if error else Answer(()), moment)
+            announcer.heard(before, following)
+    return [(line["event"], line.get("error"), line.get("times")) for line in lines]
+
+
+def test_error_that_goes_on_is_counted() -> None:
+    """One line, then one with a count at growing intervals; that it is over is said once."""
+    clock, following = Clock(), Following(SERVICE)
+    announcer = Announcer(clock)
+    outcomes: list[tuple[float, str | None]] = [(second, "SERVFAIL") for second in range(40)]
+    assert said(announcer, clock, following, *outcomes, (40, None), (41, None)) == [
+        ("source fails", "SERVFAIL", None),
+        ("source fails (repeated)", "SERVFAIL", 10),
+        ("source fails (repeated)", "SERVFAIL", 20),
+        ("source answers again", None, None),
+    ]
+
+
+def test_errors_that_alternate_do_not_flood() -> None:
+    """Each of two errors is said once, however often one follows the other."""
+    clock, following = Clock(), Following(SERVICE)
+    outcomes: list[tuple[float, str | None]] = [(second / 10, "one" if second % 2 else "two") for second in range(90)]
+    assert said(Announcer(clock), clock, following, *outcomes) == [
+        ("source fails", "two", None),
+        ("source fails", "one", None),
+    ]
+
+
+def test_source_that_comes_and_goes_does_not_flood() -> None:
+    """Only what was said to fail is said to answer again, and the last word is true within seconds."""
+    clock, following = Clock(), Following(SERVICE)
+    outcomes = [(second / 2, "down" if second % 2 else None) for second in range(1, 30)]
+    found = said(Announcer(clock), clock, following, *outcomes)
+    assert found == [
+        ("source fails", "down", None),
+        ("source answers again", None, None),
+        ("source fails", "down", 10),
+        ("source answers again", None, None),
+    ]
+
+
+def test_trouble_is_repeated_with_a_count() -> None:
+    """Trouble that is met at each tick is said at growing intervals; once it is over it may begin again."""
+    clock = Clock()
+    announcer = Announcer(clock)
+    with capture_logs() as lines:
+        for second in range(15):
+            clock.now = float(second)
+            announcer.trouble("cannot publish", "no memory")
+        announcer.trouble("cannot publish", None)
+        clock.now = 100.0
+        announcer.trouble("cannot publish", "no memory")
+    assert [(line["event"], line.get("times")) for line in lines] == [
+        ("cannot publish", None),
+        ("cannot publish (repeated)", 10),
+        ("cannot publish", 5),
+    ]
+
+
+def published(*ports: int, weight: int = 1, priority: int = 0, **settings: Any) -> dict[Vip, VirtualServer]:  # noqa: ANN401 - what a virtual server has
+    """Return a virtual server whose real servers have these ports."""
+    pool = tuple(RealServer(priority, parse_address("10.0.0.1"), port, weight) for port in ports)
+    return {VIP: replace(VirtualServer(VIP, "web", "srv:web", Algorithm.RANDOM, pool), **settings)}
+
+
+def test_a_change_is_one_line_that_says_what_changed() -> None:
+    """How many came, went and changed, and the names of a few."""
+    before = plan(Held(), published(1, 2), complete=True).result
+    after = plan(before, published(2, *range(10, 30)), complete=True)
+    gone = plan(after.result, {}, complete=True)
+    with capture_logs() as lines:
+        Announcer().published(before, after)
+        Announcer().published(after.result, gone)
+    change, removal = lines
+    assert (change["event"], change["change"], change["service"]) == ("pool published", "+20 -1 ~0", "web")
+    assert change["removed"] == ["10.0.0.1:1"]
+    assert len(change["added"]) == 9
+    assert change["added"][-1] == "and 12 more"
+    assert (removal["event"], removal["service"], removal["vip"]) == ("virtual server removed", "web", "10.64.0.1:80")
+
+
+def test_what_changed_is_told_from_what_to_what() -> None:
+    """The weight and priority of a few real servers, and each setting of the virtual server."""
+    before = plan(Held(), published(*range(1, 12)), complete=True).result
+    tracking = Tracking(eject_after=5, eject_first_ms=1_000)
+    weights = plan(before, published(*range(1, 12), weight=40, priority=2), complete=True)
+    settings = published(*range(1, 12), weight=40, priority=2, algorithm=Algorithm.LEAST_CONN, tracking=tracking)
+    with capture_logs() as lines:
+        Announcer().published(before, weights)
+        Announcer().published(weights.result, plan(weights.result, settings, complete=True))
+    first, second = lines
+    assert (first["change"], first["settings"], len(first["changed"])) == ("+0 -0 ~11", [], 9)
+    assert first["changed"][0] == "10.0.0.1:1 weight 1 -> 40 priority 0 -> 2"
+    assert (second["change"], second["changed"]) == ("+0 -0 ~0", [])
+    assert second["settings"] == ["algorithm random -> least-conn", "eject-after 3 -> 5", "eject-time 5000ms -> 1000ms"]
+
+
+def test_a_pool_that_loses_its_last_server_is_a_warning() -> None:
+    """From then on every connect is refused; one that begins empty, stays so, or is filled is no news of that kind."""
+    empty = plan(Held(), published(), complete=True)
+    still = plan(empty.result, published(algorithm=Algorithm.LEAST_CONN), complete=True)
+    full = plan(still.result, published(1, 2), complete=True)
+    emptied = plan(full.result, published(), complete=True)
+    with capture_logs() as lines:
+        for before, after in ((Held(), empty), (empty.result, still), (still.result, full), (full.result, emptied)):
+            Announcer().published(before, after)
+    assert [(line["event"], line["log_level"]) for line in lines] == [
+        *[("pool published", "info")] * 3,
+        ("pool published", "warning"),
+    ]
+
+
+def test_servers_that_are_refused_are_bounded() -> None:
+    """An answer full of what may not be used takes a few lines, and only once."""
+    rejected = [
+        Rejected("web", RealServer(0, parse_address("224.0.0.1"), port, 1), "no", "srv:web") for port in range(1, 1001)
+    ]
+    announcer = Announcer()
+    with capture_logs() as lines:
+        announcer.rejected(rejected)
+        announcer.rejected(rejected)
+    assert [line["event"] for line in lines] == ["real server refused"] * 16 + ["more real servers refused"]
+    assert lines[-1]["count"] == 984
+
+
+def test_refused_words_of_a_catalog_are_said_when_they_appear() -> None:
+    """The service, the value and the way out are in one line."""
+    old, new = Refused("VIP 10.64.0.1", "belongs to consul:a"), Refused("clb-vip 'x'", "is not a VIP")
+    with capture_logs() as logs:
+        Announcer().refused("web", [old], [old, new])
+    assert [(line["service"], line["value"], line["reason"]) for line in logs] == [("web", *new)]
+
+
+def test_what_is_refused_again_and_again_does_not_fill_the_log() -> None:
+    """A registration that is wrong every other second is said at once, and then at growing intervals."""
+    clock = iter(range(10_000))
+    announcer = Announcer(lambda: next(clock))
+    word = Refused("VIP 10.64.0.1", "belongs to consul:a")
+    server = Rejected("web", RealServer(0, parse_address("224.0.0.1"), 80, 1), "no", "srv:web")
+    with capture_logs() as lines:
+        for _ in range(1800):
+            announcer.refused("web", [], [word])
+            announcer.rejected([server])
+            announcer.rejected([])
+    events = [line["event"] for line in lines]
+    assert 8 < events.count("registration refused") < 12
+    assert 8 < events.count("real server refused") < 12
+
+
+def test_closed_sockets_are_a_trouble_only_where_some_may_be_left() -> None:
+    """Where all that should be closed were, or there were none, nothing went wrong."""
+    announcer = Announcer()
+    with capture_logs() as lines:
+        announcer.closed(None)
+        announcer.closed(Destroyed(0, frozenset(), 0))
+        announcer.closed(Destroyed(2, frozenset(), 0))
+        announcer.closed(Destroyed(0, frozenset({"not allowed"}), 0))
+    assert [(line["event"], line.get("count"), line.get("error")) for line in lines] == [
+        ("sockets closed", 2, None),
+        ("cannot close sockets of removed real servers", None, "not allowed"),
+    ]
+
+
+def servers(*ports: int) -> tuple[RealServer, ...]:
+    """Return real servers at these ports of one host."""
+    return tuple(RealServer(0, parse_address("10.0.0.1"), port, 1) for port in ports)
+
+
+def lines_of(*answers: tuple[float, Answer]) -> list[dict[str, Any]]:
+    """Return the lines for answers of a source, each at its time."""
+    clock, following = Clock(), Following(SERVICE)
+    announcer = Announcer(clock)
+    with capture_logs() as lines:
+        for clock.now, answer in answers:
+            before = replace(following)
+            following.take(answer, clock.now)
+            announcer.heard(before, following)
+    return [dict(line) for line in lines]
+
+
+def test_hold_names_its_members_at_its_beginning_and_end() -> None:
+    """Who would go, then who has gone and who is back; a few of them."""
+    everybody = Answer(servers(*range(1, 31)))
+    begun, ended = lines_of((0, everybody), (1, Answer(servers(1))), (2, everybody))
+    assert (begun["event"], begun["removed"], begun["of"], begun["seconds"]) == ("removal held", 29, 30, 30)
+    assert (len(begun["servers"]), begun["servers"][0], begun["servers"][-1]) == (9, "10.0.0.1:2", "and 21 more")
+    assert (ended["event"], ended["removed"], ended["back"]) == ("removal no longer held", [], begun["servers"])
+    lines = lines_of((0, everybody), (1, Answer(servers(1))), (31, Answer(servers(1))))
+    assert [(line["event"], line.get("back")) for line in lines] == [
+        ("removal held", None),
+        ("removal no longer held", []),
+    ]
+    assert lines[1]["removed"] == lines[0]["servers"]
+
+
+def test_hold_that_grows_names_the_new_ones() -> None:
+    """Each member is named once while it is held."""
+    lines = lines_of((0, Answer(servers(1, 2, 3))), (1, Answer(servers(1))), (2, Answer(())), (32, Answer(())))
+    assert [(line["event"], line.get("servers"), line["removed"]) for line in lines] == [
+        ("removal held", ["10.0.0.1:2", "10.0.0.1:3"], 2),
+        ("removal held", ["10.0.0.1:1"], 3),
+        ("removal no longer held", None, ["10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3"]),
+    ]
+
+
+def test_member_that_flaps_does_not_flood() -> None:
+    """One line at the beginning, one at the end, and then at growing intervals."""
+    found = lines_of(*((second, Answer(servers(*([1] if second % 2 else [1, 2, 3])))) for second in range(40)))
+    assert len(found) < 10
+
+
+def test_members_left_out_are_said_once() -> None:
+    """When they appear, a few of each answer, and how many more; not again when they come and go."""
+    left_out = tuple(Refused(f"instance {number}", "has no port") for number in range(40))
+    with_them, without = Answer(servers(1), left_out=left_out), Answer(servers(1))
+    found = lines_of((0, with_them), (1, with_them), (2, without), (3, with_them))
+    assert [line["event"] for line in found] == ["member left out"] * 16 + ["more members left out"]
+    assert (found[0]["service"], found[0]["member"], found[0]["reason"]) == ("web", "instance 0", "has no port")
+    assert found[-1]["count"] == 24
+
+
+def test_note_is_said_once() -> None:
+    """When it appears, and not again when it comes and goes."""
+    noted, without = Answer(servers(1), note="it may be incomplete"), Answer(servers(1))
+    found = lines_of((0, noted), (1, noted), (2, without), (3, noted))
+    assert [(line["event"], line["source"], line["note"]) for line in found] == [
+        ("answer noted", "srv:web", "it may be incomplete")
+    ]

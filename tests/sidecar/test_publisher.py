@@ -1,0 +1,226 @@
+"""The writer of the maps beside a kernel in miniature that has little room."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from clb_discovery.config.settings import Settings
+from clb_discovery.datapath.maps import FullError
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.errors import ClbError
+from clb_discovery.layout import elements
+from clb_discovery.layout.installed import Held
+from clb_discovery.layout.structs import Map
+from clb_discovery.metrics.meters import Meters
+from clb_discovery.model import own_servers
+from clb_discovery.model.address import Address, parse_address
+from clb_discovery.model.servers import Protocol, RealServer, Vip
+from clb_discovery.model.service import Service
+from clb_discovery.publication import admission
+from clb_discovery.publication.admission import Room
+from clb_discovery.publication.plan import Step, plan
+from clb_discovery.sidecar import publisher as publishing
+from clb_discovery.sidecar.announcer import Announcer
+from clb_discovery.sidecar.publisher import Published, Publisher
+from tests.support.simulator import EMPTY, Put, State, carry_out, operations, read
+
+OWN: Final = 2
+"""Virtual servers of the self-test."""
+FIRST: Final = int.from_bytes(parse_address("10.64.0.0"))
+ONE, TWO = (RealServer(0, parse_address(f"10.0.0.{host}"), 80, 1) for host in (1, 2))
+
+
+class SmallMaps:
+    """Maps that have room for so many labels."""
+
+    def __init__(self) -> None:
+        self.state: State = EMPTY
+        self.room = 0
+        self.broken = False
+        self.written = 0
+
+    def read(self) -> Held:
+        """Decode everything."""
+        return read(self.state)
+
+    def apply(self, steps: Iterable[Step]) -> None:
+        """Carry out steps, until there is no room."""
+        for operation in operations(steps):
+            if self.broken:
+                raise ClbError("the maps are frozen")
+            if isinstance(operation, Put) and operation.map is Map.LABELS:
+                labels = self.state[Map.LABELS]
+                if operation.key not in labels and len(labels) >= self.room:
+                    raise FullError(Map.LABELS, operation.key, "clb_labels is full")
+            self.state = carry_out(self.state, operation)
+            self.written += 1
+
+    def labels(self) -> int:
+        """Return how many there are."""
+        return len(self.state[Map.LABELS])
+
+
+class Clock:
+    """Seconds that go on only where a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+class World:
+    """A publisher, its maps and its services."""
+
+    def __init__(self, services: int) -> None:
+        self.maps = SmallMaps()
+        self.maps.room = OWN
+        self.maps.apply(plan(Held(), own_servers.virtual_servers("test"), complete=False).steps)  # as a load does
+        vips = (Vip(Address((FIRST + number).to_bytes(16)), 80, Protocol.TCP) for number in range(services))
+        self.services = [Service(f"s{number}", f"srv:s{number}", (vip,)) for number, vip in enumerate(vips)]
+        self.known: dict[str, tuple[RealServer, ...]] = {service.source: (ONE,) for service in self.services}
+        plane: Any = None  # closes no sockets: none of these is UDP
+        maps: Any = self.maps
+        self.publisher = Publisher(plane, maps, Announcer(), Meters())
+
+    def publish(self) -> Published:
+        """Publish once."""
+        settings = Settings(Pins("test"), Path("/"), self.services, (), reset=False, once=False)
+        return asyncio.run(self.publisher.publish(settings, (), dict(self.known), complete=True))
+
+    def pools(self) -> dict[str, tuple[RealServer, ...]]:
+        """Return the pools that the maps hold, by the names of services."""
+        held = self.maps.read().virtual.values()
+        return {one.label.service: one.pool or () for one in held if one.label and one.label.service}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Stand still."""
+    found = Clock()
+    monkeypatch.setattr(publishing, "time", found)
+    return found
+
+
+@pytest.mark.parametrize("services", [3, 15, 60])
+def test_all_but_those_without_room_are_published(clock: Clock, services: int) -> None:
+    """However many do not fit, the others are served, and all of the former are told."""
+    world = World(services)
+    world.maps.room = OWN + services // 3
+    found = world.publish()
+    assert len(world.pools()) == services // 3
+    unpublished = {one.service for one in found.refusals.unpublished}
+    assert unpublished == {service.name for service in world.services} - world.pools().keys()
+    assert {one.reason for one in found.refusals.unpublished} == {"clb_labels is full"}
+    assert found.pending == frozenset()
+    assert world.maps.read().orphans == {}
+    assert clock.now < world.publisher.next_try <= clock.now + 2
+
+
+def test_what_is_set_aside_is_left_alone_for_a_growing_while(clock: Clock) -> None:
+    """Nothing is written until time has passed, the pause doubles up to a minute, and it ends when there is room."""
+    world = World(3)
+    world.maps.room = OWN + 2
+    world.publish()
+    pauses = []
+    for _ in range(9):
+        pauses.append(world.publisher.next_try - clock.now)
+        written = world.maps.written
+        world.publish()
+        assert world.maps.written == written
+        clock.now = world.publisher.next_try
+        world.publish()
+        assert world.publisher.next_try > clock.now
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    world.maps.room += 1
+    clock.now = world.publisher.next_try
+    assert world.publish().refusals.unpublished == ()
+    assert len(world.pools()) == 3
+    assert world.publisher.next_try == math.inf
+
+
+def test_changes_of_others_get_through(clock: Clock) -> None:
+    """While one is set aside, a pool that changes is published at once, and so is another wish of the one."""
+    world = World(3)
+    world.maps.room = OWN + 2
+    (lacking,) = (one.source for one in world.publish().refusals.unpublished)
+    changing = next(service for service in world.services if service.source != lacking)
+    world.known[changing.source] = (ONE, TWO)
+    world.publish()
+    assert world.pools()[changing.name] == (ONE, TWO)
+    world.maps.room += 1
+    world.known[lacking] = (TWO,)
+    assert not world.publish().refusals.unpublished
+    assert world.pools()[lacking.removeprefix("srv:")] == (TWO,)
+    assert clock.now == 100
+
+
+def test_maps_that_take_nothing_are_tried_again_after_a_growing_while(clock: Clock) -> None:
+    """A publication that fails as a whole is an error, and due again when its pause is over."""
+    world = World(1)
+    world.maps.room, world.maps.broken = 10, True
+    pauses = []
+    for _ in range(8):
+        with pytest.raises(ClbError, match="frozen"):
+            world.publish()
+        assert world.publisher.failed
+        pauses.append(world.publisher.next_try - clock.now)
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    world.maps.broken = False
+    world.publish()
+    assert not world.publisher.failed
+    assert world.publisher.next_try == math.inf
+    assert elements.pack_vip(world.services[0].vips[0]) in world.maps.state[Map.VIRTUAL]
+
+
+def test_what_admission_refuses_in_the_end_is_not_due_again(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A virtual server that was set aside, and for which there is then no room at all, waits for a change."""
+    world = World(3)
+    world.maps.room = OWN + 2
+    world.publish()
+    clock.now = world.publisher.next_try
+    for name in ("SIZES", "OF_CATALOG"):
+        monkeypatch.setattr(admission, name, Room(virtual=OWN + 2, rows=100, servers=100))
+    (refused,) = world.publish().refusals.unpublished
+    assert refused.reason.startswith("no room: at most 4 virtual servers are possible")
+    assert world.publisher.next_try == math.inf
+
+
+def test_a_server_that_is_gone_leaves_although_its_pool_may_not_grow(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool that was replaced by a larger one for which there is no room holds as many of the new servers."""
+    world = World(2)
+    world.maps.room = OWN + 2
+    world.publish()
+    used = admission.used(world.publisher.held)
+    monkeypatch.setattr(admission, "SIZES", used.plus(Room(0, 4, 0)))
+    monkeypatch.setattr(admission, "OF_CATALOG", used)
+    world.publisher.held = replace(world.publisher.held, free=tuple(range(50, 60)))  # for the old and the new at once
+    three, four = (TWO._replace(address=parse_address(f"10.0.0.{host}")) for host in (3, 4))
+    world.known["srv:s0"] = (TWO, three)
+    (refused,) = world.publish().refusals.unpublished
+    assert refused.reason.endswith(
+        "its pool stays as large as it is; use fewer VIPs or real servers, or a second --instance for some services"
+    )
+    assert world.pools() == {"s0": (TWO,), "s1": (ONE,)}
+    written = world.maps.written
+    assert world.publish().refusals.unpublished == (refused,)
+    assert world.maps.written == written
+    world.known["srv:s0"] = (three, four)
+    assert world.publish().refusals.unpublished
+    assert world.pools()["s0"] == (three,)
+    world.known["srv:s0"] = (four,)
+    assert not world.publish().refusals.unpublished
+    assert world.pools()["s0"] == (four,)
+    assert world.publisher.next_try == math.inf
+    assert clock.now == 100

@@ -1,0 +1,83 @@
+"""Secrets that are replaced while they are in use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from structlog.testing import capture_logs
+
+from clb_discovery.errors import UsageError
+from clb_discovery.sources.consul.environment import Words, token
+from clb_discovery.sources.consul.secret_files import Rotated
+
+ONE: Final = "1ebf7f9a-93c8-4f1c-a1d6-6d2a9d7f0a11"
+TWO: Final = "2ebf7f9a-93c8-4f1c-a1d6-6d2a9d7f0a11"
+
+
+def rotated(file: Path) -> Rotated[str]:
+    """Return the token of a file."""
+    found = token(Words({"CONSUL_HTTP_TOKEN_FILE": str(file)}, {}))
+    assert isinstance(found, Rotated)
+    return found
+
+
+def replace(file: Path, text: str) -> None:
+    """Replace a file as careful programs do."""
+    new = file.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(file)
+
+
+def events(logs: list[Any]) -> list[str]:
+    """Return what was logged; a secret must not be in it."""
+    assert not any(secret in str(line) for line in logs for secret in (ONE, TWO))
+    return [str(line["event"]) for line in logs if isinstance(line, Mapping)]
+
+
+def test_a_replaced_file_is_read_again(tmp_path: Path) -> None:
+    """What the file says now counts from the next use on, and that is logged once."""
+    file = tmp_path / "token"
+    replace(file, ONE)
+    found = rotated(file)
+    with capture_logs() as logs:
+        assert found.get() == ONE
+        replace(file, f"{TWO}\n")
+        assert [found.get(), found.get()] == [TWO, TWO]
+    assert events(logs) == ["secret read again"]
+
+
+def test_a_link_that_leads_elsewhere_is_read_again(tmp_path: Path) -> None:
+    """Where the file is a link into a directory that is swapped as a whole, what it leads to counts."""
+    for name, text in (("old", ONE), ("new", TWO)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "token").write_text(text, encoding="utf-8")
+    current, swapped = tmp_path / "current", tmp_path / "swapped"
+    current.symlink_to("old")
+    found = rotated(current / "token")
+    swapped.symlink_to("new")
+    swapped.replace(current)
+    assert found.get() == TWO
+
+
+@pytest.mark.parametrize("text", ["", f"{TWO} {TWO}", "\xff" * 5000, None])
+def test_a_file_that_says_nothing_of_use_changes_nothing(tmp_path: Path, text: str | None) -> None:
+    """An empty, strange or missing file leaves the secret of before, with one warning, until there is another one."""
+    file = tmp_path / "token"
+    replace(file, ONE)
+    found = rotated(file)
+    with capture_logs() as logs:
+        replace(file, text) if text is not None else file.unlink()
+        assert [found.get(), found.get()] == [ONE, ONE]
+        replace(file, TWO)
+        assert found.get() == TWO
+    assert events(logs) == ["secret not read again; the one of before stays", "secret read again"]
+    assert f"CONSUL_HTTP_TOKEN_FILE '{file}'" in str(logs[0]["error"])
+
+
+def test_a_file_that_is_of_no_use_at_the_start_is_refused(tmp_path: Path) -> None:
+    """There is no secret of before then."""
+    with pytest.raises(UsageError, match="No such file"):
+        rotated(tmp_path / "token")

@@ -1,0 +1,244 @@
+"""An answer is one reading: whole, whatever a server says from one question to the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+import dns.message
+import dns.rcode
+import dns.rrset
+import pytest
+from dns.asyncbackend import Backend  # type: ignore[attr-defined] # exported, but not by name
+from dns.message import Message, QueryMessage
+from dns.nameserver import AddressAndPortNameserver
+from dns.rdatatype import SRV
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from clb_discovery.errors import SourceError
+from clb_discovery.model.address import format_address
+from clb_discovery.model.answer import Answer
+from clb_discovery.sources.dns.exchange import Servers
+from clb_discovery.sources.dns.resolvers import Resolvers
+from clb_discovery.sources.dns.source import SrvSource
+from tests.support.fake_dns import FakeDns, Reply
+from tests.support.srv import NAME, SOA, records, shown, source
+from tests.support.srv import SRV as QUESTION
+
+TARGETS: Final = "abcde"
+ADDRESSES: Final = {target: f"10.0.0.{number}" for number, target in enumerate(TARGETS, 1)}
+Records = frozenset[tuple[str, int]]
+"""Target and port."""
+
+
+class Said(NamedTuple):
+    """One answer for the SRV records."""
+
+    records: Records
+    along: frozenset[str]
+    """Targets whose address is in the additional section."""
+
+
+SAID = st.builds(
+    Said,
+    st.frozensets(st.tuples(st.sampled_from(TARGETS), st.integers(80, 82)), max_size=6),
+    st.frozensets(st.sampled_from(TARGETS)),
+)
+A, B, C = (frozenset({(target, 80)}) for target in "abc")
+GROWING = [Said(frozenset((target, 80) for target in TARGETS[:count]), frozenset()) for count in (1, 2, 3, 4, 5)]
+TWO_OF_THREE = [Said(A | B | C, frozenset(along)) for along in ("ab", "bc", "ac", "ab", "bc")]
+
+
+class Fickle(AddressAndPortNameserver):
+    """Gives the next of some answers to each question for the SRV records, and the same address to all others."""
+
+    def __init__(self, said: Sequence[Said], failing: frozenset[str]) -> None:
+        super().__init__("127.0.0.1", 53)
+        self._said = said
+        self._failing = failing
+        self.given: list[Records] = []
+
+    def kind(self) -> str:
+        """Return the kind of an ordinary server."""
+        return "Do53"
+
+    async def async_query(  # noqa: PLR0917 - the shape of its base class
+        self,
+        request: QueryMessage,
+        timeout: float,  # noqa: ARG002, ASYNC109 - as above
+        source: str | None,  # noqa: ARG002 - as above
+        source_port: int,  # noqa: ARG002 - as above
+        max_size: bool,  # noqa: ARG002 - as above
+        backend: Backend,  # noqa: ARG002 - as above
+        one_rr_per_rrset: bool = False,  # noqa: ARG002, FBT002 - as above
+        ignore_trailing: bool = False,  # noqa: ARG002, FBT002 - as above
+    ) -> Message:
+        """Answer from the list."""
+        await asyncio.sleep(0)
+        return dns.message.from_wire(self._respond(request).to_wire())
+
+    def _respond(self, request: QueryMessage) -> Message:
+        response = dns.message.make_response(request, recursion_available=True)
+        question = request.question[0]
+        if question.rdtype == SRV:
+            said = self._said[min(len(self.given), len(self._said) - 1)]
+            self.given.append(said.records)
+            texts = [f"1 1 {port} {target}.example." for target, port in sorted(said.records)]
+            if texts:
+                response.answer.append(dns.rrset.from_text_list(question.name, 1, "IN", "SRV", texts))
+            for target in said.along - self._failing:
+                owner = f"{target}.example."
+                response.additional.append(dns.rrset.from_text(owner, 1, "IN", "A", ADDRESSES[target]))
+            return response
+        target = question.name.to_text()[0]
+        if target in self._failing:
+            response.set_rcode(dns.rcode.SERVFAIL)
+        else:
+            response.answer.append(dns.rrset.from_text(question.name, 1, "IN", "A", ADDRESSES[target]))
+        return response
+
+
+class Only(Resolvers):
+    """Resolvers that know one server."""
+
+    def __init__(self, server: Fickle) -> None:
+        super().__init__(["127.0.0.1"])
+        self._only = Servers([server], (1.0,))
+
+    def current(self) -> Servers:
+        """Return it."""
+        return self._only
+
+
+def is_whole(answer: Answer, reading: Records, failing: frozenset[str]) -> bool:
+    """Tell whether an answer is what this reading makes necessary."""
+    had = {(one, port) for one, port in reading if one not in failing}
+    return {(format_address(server.address), server.port) for server in answer.servers} == {
+        (ADDRESSES[target], port) for target, port in had
+    } and {(one.identity[0], one.port) for one in answer.unread} == reading - had
+
+
+@given(st.lists(SAID, min_size=1, max_size=12), st.frozensets(st.sampled_from(TARGETS), max_size=2))
+@example([Said(one, frozenset()) for one in (A, B, C, A, B, C, A, B, C)], frozenset())
+@example(GROWING, frozenset())
+@example(TWO_OF_THREE, frozenset())
+@example(TWO_OF_THREE, frozenset("b"))
+def test_answer_is_one_reading(said: list[Said], failing: frozenset[str]) -> None:
+    """Each answer is all records of one response of its round, with the addresses that can be had, and no other."""
+    asyncio.run(_each_answer_is_one_reading(said, failing))
+
+
+async def _each_answer_is_one_reading(said: Sequence[Said], failing: frozenset[str]) -> None:
+    server = Fickle(said, failing)
+    one = SrvSource(NAME, Only(server), 0.0001, 0.0001, families=(True,), linger=0)
+    for _ in range(6):
+        before = max(0, len(server.given) - 3)
+        answer = None
+        with suppress(SourceError):
+            answer = await one.next()
+        readings = server.given[before:]
+        if answer is None:
+            assert any(reading and {target for target, _ in reading} <= failing for reading in readings)
+        else:
+            assert any(is_whole(answer, reading, failing) for reading in readings)
+
+
+async def test_additional_section_never_makes_a_pool_smaller() -> None:
+    """A target with three addresses, of which other two come along each time, has three from the second round on."""
+    async with FakeDns() as server:
+        server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
+        every = [f"a.example. 60 A 10.0.0.{number}" for number in (1, 2, 3)]
+        server.replies["a.example.", "A"] = Reply(every)
+        one = source(server, min_ttl=0.01)
+        sizes = []
+        for number in range(6):
+            along = [*every[number % 3 :], *every[: number % 3]][:2]
+            server.replies[QUESTION] = Reply(records("0 1 80 a.example.", ttl=0), additional=along)
+            sizes.append(len(shown(await one.next())))
+
+    assert sizes[1:] == [3] * 5
+
+
+async def test_silent_target_does_not_hold_up_the_others() -> None:
+    """A target without an answer costs its time once; after that changes of others count at their TTL."""
+    async with FakeDns() as server:
+        server.replies[QUESTION] = Reply(records("0 1 80 a.example.", "0 1 80 b.example.", ttl=0))
+        server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
+        server.replies["b.example.", "A"] = Reply(silent=True)
+        one = SrvSource(NAME, Resolvers([server.address], lifetime=1.0), 0.02, 0.05, families=(True,))
+        loop = asyncio.get_running_loop()
+        await one.next()
+        took = []
+        for port in range(81, 91):
+            server.replies[QUESTION] = Reply(records(f"0 1 {port} a.example.", "0 1 80 b.example.", ttl=0))
+            began = loop.time()
+            assert shown(await one.next()) == [f"0 1 10.0.0.1:{port}"]
+            took.append(loop.time() - began)
+        server.replies["b.example.", "A"] = Reply(["b.example. 60 A 10.0.0.2"])
+        async with asyncio.timeout(5):
+            while len((await one.next()).servers) < 2:
+                pass
+
+    assert max(took) < 0.5
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_hastened_source_asks_again(fails: bool) -> None:
+    """An answer after `hasten` is of questions that were sent after it, also when the first of them fails."""
+    async with FakeDns() as server:
+        server.replies[QUESTION] = Reply(records("0 1 80 a.example."), additional=["a.example. 60 A 10.0.0.1"])
+        server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
+        one = source(server)
+        await one.next()
+        waiting = asyncio.create_task(one.next())
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        before = len(server.asked)
+        if fails:
+            server.replies[QUESTION] = Reply(rcode="SERVFAIL")
+
+        one.hasten()
+
+        async with asyncio.timeout(2):
+            if fails:
+                with pytest.raises(SourceError):
+                    await waiting
+                server.replies[QUESTION] = Reply(records("0 1 81 a.example."))
+                server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
+                assert shown(await one.next()) == ["0 1 10.0.0.1:81"]
+            else:
+                assert shown(await waiting) == ["0 1 10.0.0.1:80"]
+        assert {question[:2] for question in server.asked[before:]} >= {QUESTION, ("a.example.", "AAAA")}
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(one.next(), 0.1)
+
+
+async def test_source_that_is_hastened_meanwhile_asks_once_more() -> None:
+    """An answer whose questions were sent before `hasten` is not the one that follows it."""
+    async with FakeDns() as server:
+        server.replies[QUESTION] = Reply(records("0 1 80 a.example."))
+        server.replies["a.example.", "A"] = Reply(silent=True)
+        one = source(server, lifetime=0.4)
+        asking = asyncio.create_task(one.next())
+        await asyncio.sleep(0.1)
+        server.replies[QUESTION] = Reply(records("0 1 81 b.example."), additional=["b.example. 60 A 10.0.0.2"])
+        one.hasten()
+
+        assert shown(await asking) == ["0 1 10.0.0.2:81"]
+
+
+async def test_records_are_read_again_where_nobody_can_be_used_any_more() -> None:
+    """Targets whose addresses cannot be had all at once may be out of the zone, whatever the TTL of the records."""
+    async with FakeDns() as server:
+        server.replies[QUESTION] = Reply(records("0 1 80 old.example."))
+        server.replies["old.example.", "A"] = Reply(["old.example. 0 A 10.0.0.1"])
+        one = SrvSource(NAME, Resolvers([server.address]), 0.05, families=(True,))
+        await one.next()
+        server.replies["old.example.", "A"] = Reply(rcode="SERVFAIL")
+        server.replies[QUESTION] = Reply(records("0 1 80 new.example."))
+        server.replies["new.example.", "A"] = Reply(["new.example. 60 A 10.0.0.2"])
+
+        assert shown(await one.next()) == ["0 1 10.0.0.2:80"]

@@ -1,0 +1,68 @@
+"""What services share of targets: how much of it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from dns.name import Name
+from dns.rdatatype import A, RdataType
+
+from clb_discovery.sources.dns.answer import AddressSet
+from clb_discovery.sources.dns.lookup import Found, Lookup
+from clb_discovery.sources.dns.resolvers import Resolvers
+from clb_discovery.sources.dns.target_cache import Addresses, Question
+
+
+class Nobody(Lookup):
+    """Says of every target that it has no address, which lasts no time."""
+
+    def __init__(self) -> None:
+        super().__init__("test", Resolvers(["127.0.0.1"]).current())
+        self.asked = 0
+
+    async def find(self, name: Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
+        """Answer at once."""
+        del rdtype, tcp
+        self.asked += 1
+        response: Any = None
+        return Found(name, None, response, 1)
+
+
+async def test_targets_that_are_gone_are_forgotten() -> None:
+    """Names that come and go, as those of containers do, do not fill the memory."""
+    addresses, lookup, bounds = Addresses(), Nobody(), (0.001, 0.001)
+    kept = []
+    for number in range(5000):
+        question = Question(f"host-{number}.example.", A)
+        known = (await addresses.find(lookup, [question], 0.0, bounds))[question]
+        assert isinstance(known, AddressSet)
+        assert known.addresses == ()
+        kept.append(len(addresses))
+        if number % 500 == 0:
+            await asyncio.sleep(0.002)
+
+    assert max(kept) < 2500
+
+
+async def test_question_that_is_not_sent_yet_is_shared() -> None:
+    """Services that all want what is said from now on ask once, though the moments are not the same."""
+    addresses, lookup, question = Addresses(), Nobody(), Question("host.example.", A)
+    clock = asyncio.get_running_loop().time
+
+    async def find() -> None:
+        await addresses.find(lookup, [question], clock(), (0.001, 0.001))
+
+    await asyncio.gather(*(find() for _ in range(100)))
+
+    assert lookup.asked == 1
+
+
+async def test_what_is_good_is_kept() -> None:
+    """Of very many targets that all are in use nothing is forgotten."""
+    addresses, lookup, bounds = Addresses(), Nobody(), (60.0, 60.0)
+    questions = [Question(f"host-{number}.example.", A) for number in range(5000)]
+    for _ in range(2):
+        await addresses.find(lookup, questions, 0.0, bounds)
+
+    assert lookup.asked == len(addresses) == len(questions)

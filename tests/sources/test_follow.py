@@ -1,0 +1,87 @@
+"""The loop that follows a source, and its pauses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import pytest
+
+from clb_discovery.errors import SourceError
+from clb_discovery.model.answer import Answer, Failure, Outcome
+from clb_discovery.sources.follow import BACKOFF_CAP, BACKOFF_FIRST, follow
+from tests.support.fake_source import FakeSource
+
+NOBODY: Final = Answer(())
+
+
+class Scripted(FakeSource):
+    """A source that comes back with these, one after the other, and then with nothing more."""
+
+    name = "consul:web"
+
+    def __init__(self, script: Sequence[Answer | Exception]) -> None:
+        super().__init__()
+        self._script = list(script)
+        self.done = asyncio.Event()
+
+    async def next(self) -> Answer:
+        """Return or raise the next one."""
+        if not self._script:
+            self.done.set()
+            return await self.nothing_new()
+        outcome = self._script.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return self.answer(outcome)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the seconds of every sleep, none of which lasts."""
+    found: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        found.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    return found
+
+
+async def followed(script: Sequence[Answer | Exception]) -> list[Outcome]:
+    """Follow a script to its end; return what was handed on."""
+    source, heard = Scripted(script), list[Outcome]()
+    following = asyncio.create_task(follow(source, heard.append))
+    await source.done.wait()
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    return heard
+
+
+async def test_retries_without_end_and_with_bounded_pauses(pauses: list[float]) -> None:
+    """However often a source has failed it is asked again; pauses are random up to a bound that doubles up to 30 s."""
+    failures = 1100  # two to the power of this is more than a float holds
+    heard = await followed([SourceError("no")] * failures + [NOBODY])
+    assert heard == [Failure("no")] * failures + [NOBODY]
+    assert len(pauses) == failures
+    assert all(pause <= min(BACKOFF_CAP, BACKOFF_FIRST * 2**number) for number, pause in enumerate(pauses[:20]))
+    later = sorted(pauses[20:])
+    assert BACKOFF_CAP * 0.9 < later[-1] <= BACKOFF_CAP
+    assert later[0] < BACKOFF_CAP * 0.1  # full jitter: the bound alone grows
+    assert sum(later) / len(later) == pytest.approx(BACKOFF_CAP / 2, rel=0.15)
+
+
+async def test_each_success_starts_the_pauses_anew(pauses: list[float]) -> None:
+    """After an answer the first pause is short again, whatever was before it."""
+    await followed([SourceError("no")] * 20 + [NOBODY, SourceError("no")] * 100)
+    assert max(pauses[20:]) <= BACKOFF_FIRST
+
+
+@pytest.mark.usefixtures("pauses")
+async def test_a_bug_does_not_end_the_watch() -> None:
+    """An error that nobody foresaw is a failure like any other, which asks for a report."""
+    heard = await followed([KeyError("x"), NOBODY])
+    assert heard == [Failure("internal error: KeyError('x'); please report it"), NOBODY]

@@ -1,0 +1,67 @@
+"""The tasks that follow sources: who can be hastened, and when that does nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+from clb_discovery.model.answer import Answer, Listing, Outcome
+from clb_discovery.model.service import CATALOG
+from clb_discovery.sources.base import Source
+from clb_discovery.sources.watches import Watches
+from tests.support.fake_source import Told
+
+
+class Catalog(Told):
+    """A catalog whose services are told what to answer, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.services: dict[str, Told] = {}
+
+    async def next(self) -> Listing:  # type: ignore[override]  # a catalog answers with names
+        """Return nobody's name, again and again."""
+        await super().next()
+        return Listing(frozenset())
+
+    def service(self, name: str) -> Source:
+        """Return the source of one."""
+        return self.services.setdefault(name, Told())
+
+
+def watches(sources: Mapping[str, Source]) -> Watches:
+    """Return watches of these sources, which are not made yet."""
+    return Watches(lambda: nullcontext(sources))
+
+
+async def test_source_that_is_followed_is_hastened() -> None:
+    """From start to end; before and after that, and of a name that nobody follows, it is left alone."""
+    source, heard = Told(Answer(())), asyncio.Queue[tuple[str, Outcome]]()
+    found = watches({"fake:a": source})
+    found.hasten("fake:a")
+    await found.open()
+    found.hasten("fake:a")
+    found.start(lambda name, outcome: heard.put_nowait((name, outcome)))
+    assert await heard.get() == ("fake:a", Answer(()))
+    found.hasten("fake:a")
+    found.hasten("fake:b")
+    assert await heard.get() == ("fake:a", Answer(()))
+    await found.end()
+    found.hasten("fake:a")
+    assert source.hastens == 1
+
+
+async def test_service_that_has_left_is_left_alone() -> None:
+    """A service of a catalog is hastened for as long as it is followed, and the catalog goes on."""
+    catalog = Catalog()
+    found = watches({CATALOG: catalog})
+    await found.open()
+    found.start(lambda _name, _outcome: None)
+    found.adjust(["consul:web", CATALOG])
+    found.hasten("consul:web")
+    found.adjust([CATALOG])
+    found.hasten("consul:web")
+    found.hasten(CATALOG)
+    assert (catalog.services["web"].hastens, catalog.hastens) == (1, 1)
+    await found.end()

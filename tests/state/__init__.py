@@ -1,0 +1,1 @@
+"""What counts of answers: pure."""

@@ -1,0 +1,177 @@
+"""The last good sets as they are on disk: what is written is read again, and anything else is refused in one way."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.answer import OptIn
+from clb_discovery.model.servers import Algorithm, Protocol, RealServer
+from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.state import last_good as lastgood
+from clb_discovery.state.last_good import LastGood, decode, encode
+from tests.support.strategies import OPT_IN, REAL_SERVER
+
+SERVERS = st.lists(REAL_SERVER, max_size=5).map(tuple)
+SET = SERVERS.flatmap(
+    lambda servers: st.builds(
+        LastGood,
+        st.just(servers),
+        st.none() | st.integers(0, 253402300799),
+        st.none() | OPT_IN,
+        st.fixed_dictionaries(
+            {}, optional={(server.address, server.port): st.text(min_size=1, max_size=5) for server in servers}
+        ),
+    )
+)
+SETS = st.dictionaries(st.text(max_size=20), SET, max_size=4)
+WEB = LastGood((RealServer(0, parse_address("10.0.0.1"), 80, 1), RealServer(7, parse_address("fd00::1"), 8080, 0)), 99)
+OPTED_IN: dict[str, Any] = {"vips": [], "automatic": [], "algorithm": None}
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+
+
+def is_read_or_refused(document: bytes) -> None:
+    """Read a document; it may be refused in one short line."""
+    reason = ""
+    try:
+        decode(document)
+    except ValueError as error:
+        reason = str(error)
+    assert "\n" not in reason
+    assert len(reason) < 300
+
+
+@given(SETS)
+def test_what_is_written_is_read(sets: dict[str, LastGood]) -> None:
+    """Every source, server and time comes back as it was."""
+    assert decode(encode(sets)) == sets
+
+
+def test_document() -> None:
+    """The format is what files on disk have, so it changes with its version only."""
+    opt_in = OptIn((parse_vip("10.64.0.1:53/udp"),), (Protocol.TCP,), Algorithm.LEAST_CONN)
+    assert json.loads(encode({"consul:web": LastGood((), None, opt_in)}))["sources"]["consul:web"]["opt_in"] == {
+        "vips": ["10.64.0.1:53/udp"],
+        "automatic": ["tcp"],
+        "algorithm": "least-conn",
+    }
+    document = (
+        b'{"version":1,"sources":{"srv:web":{"answered":99,"servers":[[0,"10.0.0.1",80,1],[7,"fd00::1",8080,0]]}}}'
+    )
+    assert encode({"srv:web": WEB}) == document
+    assert decode(document) == {"srv:web": WEB}
+
+
+def test_identities_are_kept_beside_the_servers() -> None:
+    """One for each server, null where it is not known; who does not know of them reads all else of the document."""
+    identities = {(WEB.servers[1].address, WEB.servers[1].port): "node/web-1"}
+    document = encode({"srv:web": WEB._replace(identities=identities)})
+    written = json.loads(document)["sources"]["srv:web"]
+    assert written["identities"] == [None, "node/web-1"]
+    assert {key: written[key] for key in ("answered", "servers")} == json.loads(encode({"srv:web": WEB}))["sources"][
+        "srv:web"
+    ]
+    assert decode(document) == {"srv:web": WEB._replace(identities=identities)}
+
+
+def test_identities_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is too long is not known, rather than cut; where the document would be too long there are none."""
+    ends = [(server.address, server.port) for server in WEB.servers]
+    both = WEB._replace(identities={ends[0]: "x" * 1025, ends[1]: "x" * 1024})
+    assert decode(encode({"srv:web": both}))["srv:web"].identities == {ends[1]: "x" * 1024}
+    monkeypatch.setattr(lastgood, "MAX_BYTES", len(encode({"srv:web": WEB})))
+    assert decode(encode({"srv:web": both})) == {"srv:web": WEB}
+
+
+@pytest.mark.parametrize("identities", [{}, ["a"], ["a", 1], "ab", None, ["a", "b", "c"]])
+def test_wrong_identities_are_refused(identities: object) -> None:
+    """As everything else is that means something else."""
+    servers = [[0, "10.0.0.1", 80, 1], [0, "10.0.0.2", 80, 1]]
+    with pytest.raises(ValueError, match="identities"):
+        decode(json.dumps({"version": 1, "sources": {"a": {"servers": servers, "identities": identities}}}).encode())
+
+
+@given(st.binary())
+def test_bytes_are_refused(document: bytes) -> None:
+    """Arbitrary bytes raise ValueError and nothing else."""
+    is_read_or_refused(document)
+
+
+@given(ANYTHING)
+def test_other_json_is_refused(found: Any) -> None:  # noqa: ANN401 - that is what it is about
+    """So does JSON that means something else, in any place of the document."""
+    for document in (
+        found,
+        {"version": 1, "sources": found},
+        {"version": found, "sources": {}},
+        {"version": 1, "sources": {"a": found}},
+        {"version": 1, "sources": {"a": {"answered": found, "servers": []}}},
+        {"version": 1, "sources": {"a": {"answered": 1, "servers": found}}},
+        {"version": 1, "sources": {"a": {"answered": 1, "servers": [found]}}},
+        {"version": 1, "sources": {"a": {"servers": [], "opt_in": found}}},
+        {"version": 1, "sources": {"a": {"servers": [[0, "10.0.0.1", 80, 1]], "identities": found}}},
+        {"version": 1, "sources": {"a": {"servers": [[0, "10.0.0.1", 80, 1]], "identities": [found]}}},
+        *(
+            {"version": 1, "sources": {"a": {"servers": [], "opt_in": OPTED_IN | {key: found}}}}
+            for key in ("vips", "automatic", "algorithm")
+        ),
+        {"version": 1, "sources": {"a": {"answered": 1, "servers": [[found, "10.0.0.1", 80, 1]]}}},
+        {"version": 1, "sources": {"a": {"answered": 1, "servers": [[0, found, 80, 1]]}}},
+        {"version": 1, "sources": {"a": {"answered": 1, "servers": [[0, "10.0.0.1", found, found]]}}},
+    ):
+        is_read_or_refused(json.dumps(document).encode())
+
+
+@given(SETS, st.data())
+def test_damage_is_read_or_refused(sets: dict[str, LastGood], data: st.DataObject) -> None:
+    """A document that was cut off or in which bytes have changed raises ValueError, or is read as what it says now."""
+    document = bytearray(encode(sets))
+    for _ in range(data.draw(st.integers(0, 3))):
+        document[data.draw(st.integers(0, len(document) - 1))] = data.draw(st.integers(0, 255))
+    is_read_or_refused(bytes(document[: data.draw(st.integers(0, len(document)))]))
+
+
+@pytest.mark.parametrize("nested", [b"[" * 100_000, b'{"version":1,"sources":{"a":' + b"[" * 900 + b"]" * 900 + b"}}"])
+def test_nesting_is_refused(nested: bytes) -> None:
+    """Neither a parser nor an error message goes deeper than the stack."""
+    with pytest.raises(ValueError, match=r"it is not JSON|no set of real servers"):
+        decode(nested)
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        [0, "10.0.0.1", 0, 1],
+        [0, "10.0.0.1", 65536, 1],
+        [-1, "10.0.0.1", 80, 1],
+        [0, "10.0.0.1", 80, 65536],
+        [0, "10.0.0.1", True, 1],
+        [0, "10.0.0.1", 80.0, 1],
+        [0, "host", 80, 1],
+        [0, 167772161, 80, 1],
+        [0, "fe80::1%eth0", 80, 1],
+        [0, "10.0.0.1", 80],
+    ],
+)
+def test_values_out_of_range_are_refused(server: list[object]) -> None:
+    """What no discovery could have said is not believed of a disk."""
+    with pytest.raises(ValueError, match="is no real server"):
+        decode(json.dumps({"version": 1, "sources": {"a": {"servers": [server]}}}).encode())
+
+
+def test_size_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too long to be read is not written, and not parsed."""
+    document = encode({"srv:web": WEB})
+    monkeypatch.setattr(lastgood, "MAX_BYTES", len(document) - 1)
+    with pytest.raises(ValueError, match="are more than"):
+        encode({"srv:web": WEB})
+    with pytest.raises(ValueError, match="longer than"):
+        decode(document)

@@ -1,0 +1,307 @@
+"""What is known of all services: which outcomes are news, and the line about all of them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from clb_discovery.layout.installed import Held
+from clb_discovery.model.address import parse_address, parse_network
+from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Refused, Rejected
+from clb_discovery.model.servers import RealServer
+from clb_discovery.model.service import CATALOG, Policy, Service
+from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.sidecar.announcer import Announcer
+from clb_discovery.state.last_good import LastGood
+from clb_discovery.state.services import Heard, Knowledge
+
+SERVERS: Final = tuple(RealServer(0, parse_address(f"10.0.0.{host}"), 80, 1) for host in range(1, 4))
+NOTHING, CONTENT, BOTH, HEALTH = Heard(False, False), Heard(True, False), Heard(True, True), Heard(False, True)
+
+
+def service(source: str) -> Service:
+    """Return a service with a hold of 30 s."""
+    return Service(source.partition(":")[2], source, (parse_vip("10.64.0.1:80"),), policy=Policy(hold=30))
+
+
+def knowledge(*sources: str) -> Knowledge:
+    """Return what is known at the start."""
+    return Knowledge([service(source) for source in sources], Announcer())
+
+
+def test_equal_content_is_no_news() -> None:
+    """The same set, again or in another order, is nothing, also while what came before waits to be published."""
+    found = knowledge("srv:web")
+    assert found.hear("srv:web", Answer(SERVERS[:2]), 0) == BOTH
+    assert found.hear("srv:web", Answer(SERVERS[:2]), 1) == NOTHING
+    assert found.hear("srv:web", Answer(SERVERS), 2) == CONTENT
+    for answer in (SERVERS, SERVERS[::-1]):
+        assert found.hear("srv:web", Answer(answer), 3) == NOTHING
+
+
+def test_first_answer_is_news_though_it_says_what_was_known() -> None:
+    """Once every source has answered, what nobody names may go."""
+    found = knowledge("srv:web")
+    found.seed(["srv:web"], {"srv:web": SERVERS}, {})
+    assert found.hear("srv:web", Answer(SERVERS), 0) == BOTH
+
+
+def test_failure_is_news_for_people_alone() -> None:
+    """An error shows when it begins, changes and ends, and not while it goes on."""
+    found = knowledge("srv:web")
+    found.hear("srv:web", Answer(SERVERS), 0)
+    assert found.hear("srv:web", Failure("SERVFAIL"), 1) == HEALTH
+    assert found.hear("srv:web", Failure("SERVFAIL"), 2) == NOTHING
+    assert found.hear("srv:web", Failure("REFUSED"), 3) == HEALTH
+    assert found.hear("srv:web", Answer(SERVERS), 4) == HEALTH
+
+
+def test_removal_is_confirmed_by_an_answer_that_is_asked_for() -> None:
+    """A held removal shows at once and gives a deadline; then its source is due, once, and its answer counts."""
+    found = knowledge("srv:web")
+    found.hear("srv:web", Answer(SERVERS), 0)
+    assert found.hear("srv:web", Answer(SERVERS[:1]), 1) == HEALTH
+    assert found.hear("srv:web", Answer(SERVERS[:1]), 2) == NOTHING
+    assert list(found.deadlines) == [31]
+    assert not found.due(30.9)
+    assert found.due(31) == ["srv:web"]
+    assert (list(found.deadlines), found.due(32)) == ([], [])
+    assert found.known == {"srv:web": LastGood(SERVERS)}
+    assert found.hear("srv:web", Answer(SERVERS[:1]), 32) == BOTH
+    assert (list(found.deadlines), found.known) == ([], {"srv:web": LastGood(SERVERS[:1])})
+
+
+def test_source_that_fails_is_not_due() -> None:
+    """Its next answer comes anyway, and removes what it confirms, or gives the next deadline."""
+    found = knowledge("srv:web")
+    found.hear("srv:web", Answer(SERVERS), 0)
+    found.hear("srv:web", Answer(()), 1)
+    found.hear("srv:web", Failure("SERVFAIL"), 2)
+    assert (list(found.deadlines), found.due(100)) == ([], [])
+    found.hear("srv:web", Answer(SERVERS[:1]), 3)
+    assert list(found.deadlines) == [31]
+    assert found.due(31) == ["srv:web"]
+    found.hear("srv:web", Failure("SERVFAIL"), 31.1)
+    assert found.due(40) == []
+    assert found.hear("srv:web", Answer(SERVERS[:1]), 41).counts
+
+
+def test_one_that_may_not_be_a_real_server_is_not_there() -> None:
+    """All others are critical: they stay, whether it is for its address or network, or was rejected before."""
+    link_local, far, vip, other = (
+        RealServer(0, parse_address(text), 80, 1) for text in ("169.254.0.1", "10.9.9.9", "10.64.0.1", "10.64.0.2")
+    )
+    out = tuple((server.address, server.port) for server in SERVERS)
+    for bad in (link_local, far, vip, other):
+        found = Knowledge([service("srv:web")], Announcer(), real_ranges=[parse_network("10.0.0.0/16")])
+        found.hear("srv:web", Answer(SERVERS), 0)
+        found.refuse({}, [Rejected("web", other, "it is a VIP", "srv:web")])
+        found.hear("srv:web", Answer((bad,), out=out), 1)
+        assert [following.guarded.withheld[0] for following in found] == [3]
+
+
+def test_identities_are_known_last() -> None:
+    """They come from the answer, else from the disk, for what is served, and are news where they are other ones."""
+    ends = [(server.address, server.port) for server in SERVERS]
+    disk = {"srv:web": LastGood(SERVERS, 99, None, {ends[0]: "a", ends[2]: "c"})}
+    found = knowledge("srv:web")
+    found.seed(["srv:web"], {"srv:web": SERVERS[:2]}, disk)
+    assert found.known == {"srv:web": LastGood(SERVERS[:2], None, None, {ends[0]: "a"})}
+    before = found.servers["srv:web"]
+    assert found.hear("srv:web", Answer(SERVERS[:2], identities={ends[0]: "b"}), 1).counts
+    assert found.known["srv:web"].identities == {ends[0]: "b"}
+    assert found.servers["srv:web"] is before
+    assert found.hear("srv:web", Answer(SERVERS[1:], identities={ends[2]: "b"}), 2).counts
+    assert found.servers["srv:web"] == SERVERS[1:]
+
+
+def test_what_the_kernel_holds_goes_before_the_disk() -> None:
+    """The disk is for what the kernel has lost; what neither has is not known."""
+    found = knowledge("srv:a", "srv:b", "srv:c")
+    disk = {"srv:a": LastGood(SERVERS[:1], 99), "srv:b": LastGood(SERVERS[:2], 100)}
+    assert not knowledge("srv:a").seed(["srv:a"], {"srv:a": SERVERS}, disk)
+    assert found.seed(["srv:a", "srv:b", "srv:c"], {"srv:a": SERVERS}, disk)
+    assert found.known == {"srv:a": LastGood(SERVERS), "srv:b": LastGood(SERVERS[:2])}
+    assert [following.answered_at for following in found] == [99, 100, None]
+    assert not found.complete
+    assert found.last_good({"srv:b": LastGood(SERVERS[:2])}) == {"srv:b": LastGood(SERVERS[:2], 100)}
+
+
+def test_complete_is_more_than_tried() -> None:
+    """A failure is a try; only an answer of everyone is complete."""
+    found = knowledge("srv:a", "srv:b")
+    found.hear("srv:a", Answer(SERVERS), 0)
+    assert (found.tried, found.complete) == (False, False)
+    found.hear("srv:b", Failure("SERVFAIL"), 1)
+    assert (found.tried, found.complete) == (True, False)
+    found.hear("srv:b", Answer(()), 2)
+    assert (found.tried, found.complete) == (True, True)
+
+
+def test_other_services_keep_what_is_known_of_those_that_stay() -> None:
+    """What stays goes on under its new settings; what is new starts from nothing; what has gone is forgotten."""
+    found = knowledge("srv:a", "srv:b")
+    found.hear("srv:a", Answer(SERVERS), 0)
+    assert found.adopt([service("srv:a"), service("srv:c")]) == {"srv:c"}
+    assert found.known == {"srv:a": LastGood(SERVERS)}
+    assert [following.service.source for following in found] == ["srv:a", "srv:c"]
+
+
+def test_summary_is_one_short_line() -> None:
+    """However many sources there are, and whatever their names hold, nobody gets more than a line to read."""
+    found = knowledge(*(f"srv:{number}" for number in range(6)), "srv:evil\nMAINPID=1" + "x" * 1000)
+    assert found.summary == "7 of 7 without any answer: srv:0, srv:1, srv:2, srv:3, and 3 more"
+    for number in range(6):
+        found.hear(f"srv:{number}", Answer(SERVERS), 0)
+    found.hear("srv:0", Failure("SERVFAIL"), 1)
+    waiting, stale = found.summary.split("; ")
+    assert waiting.startswith(r"1 of 7 without any answer: srv:evil\nMAINPID=1xxx")
+    assert len(waiting) < 120
+    assert stale == "1 of 7 served from the last known set: srv:0"
+    assert knowledge().summary == "following 0, all answered"
+
+
+OPT_IN: Final = OptIn((parse_vip("10.64.0.7:80"),))
+
+
+def of_catalog(*names: str) -> Knowledge:
+    """Return what is known when a catalog has listed these."""
+    found = Knowledge([Service("catalog", CATALOG, (), policy=Policy(hold=30))], Announcer())
+    found.hear(CATALOG, Listing(frozenset(names)), 0)
+    return found
+
+
+def test_what_a_catalog_lists_is_followed() -> None:
+    """An equal list is no news, and one that only differs is for people alone, until its services have answered."""
+    found = of_catalog("a")
+    assert (set(found.sources), found.complete, found.tried) == ({CATALOG, "consul:a"}, False, False)
+    assert found.hear(CATALOG, Listing(frozenset({"a"})), 1) == NOTHING
+    assert found.hear("consul:a", Answer(SERVERS, OPT_IN), 1) == BOTH
+    assert (found.complete, found.tried) == (True, True)
+    assert found.known == {CATALOG: LastGood(()), "consul:a": LastGood(SERVERS, None, OPT_IN)}
+    assert [claim.opt_in for claim in found.claims] == [OPT_IN]
+    assert found.hear(CATALOG, Listing(frozenset({"a", "b"})), 2) == HEALTH
+    assert set(found.sources) == {CATALOG, "consul:a", "consul:b"}
+
+
+def test_service_that_opts_in_anew_is_news() -> None:
+    """Other words of the same servers have to be published; the same words have not."""
+    found = of_catalog("a")
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1)
+    assert found.hear("consul:a", Answer(SERVERS[::-1], OPT_IN), 2) == NOTHING
+    assert found.hear("consul:a", Answer(SERVERS, OptIn((parse_vip("10.64.0.8:80"),))), 3) == CONTENT
+
+
+def test_service_that_has_left_is_forgotten() -> None:
+    """It is followed until it does not opt in and nobody lists it; an outcome that was on its way is nothing."""
+    found = of_catalog("a")
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1)
+    found.hear(CATALOG, Listing(frozenset()), 2)
+    assert found.hear("consul:a", Answer(()), 2) == HEALTH
+    assert not found.leave()
+    assert found.due(32) == ["consul:a"]
+    assert not found.leave()
+    found.hear("consul:a", Answer(()), 32)
+    assert found.leave()
+    assert set(found.sources) == {CATALOG}
+    assert found.hear("consul:a", Answer(SERVERS), 33) == NOTHING
+
+
+def test_catalog_is_served_but_for_what_nobody_could_serve() -> None:
+    """An answer that is of no use is not waited for, also when its source fails later; no answer at all is."""
+    found = of_catalog("a", "b")
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1)
+    applied = {CATALOG, "consul:a"}
+    assert not found.served(applied)
+    found.hear("consul:b", Failure("the port is 0", unusable=True), 1)
+    assert (found.served(applied), found.served({CATALOG}), found.complete) == (True, False, True)
+    assert found.summary == "1 of 3 with answers of no use: consul:b"
+    found.hear("consul:b", Failure("refused"), 2)
+    assert found.served(applied)
+
+
+def test_nobody_waits_for_what_is_registered_later() -> None:
+    """One new service after the other, none of which has an answer yet, keeps nothing from being ready or removed."""
+    found = of_catalog("a")
+    found.hear(CATALOG, Listing(frozenset({"a", "b"})), 1)
+    assert not found.complete
+    assert not found.served({CATALOG})
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 2)
+    assert found.complete
+    assert found.served({CATALOG, "consul:a"})
+    found.adopt([service("consul:b"), service(CATALOG)])
+    assert not found.complete  # since it is a service of the configuration now
+
+
+def test_catalog_is_known_last_with_its_services() -> None:
+    """From the disk, also where nobody opted in, so that a start without discovery is not in doubt about the list."""
+    disk = {"consul:a": LastGood(SERVERS, 99, OPT_IN)}
+    for stored in (disk, {CATALOG: LastGood((), 98)}, disk | {CATALOG: LastGood((), 98)}):
+        found = Knowledge([Service("catalog", CATALOG, ())], Announcer())
+        found.recall([CATALOG], Held(), stored)
+        assert found.known == {source: one._replace(answered=None) for source, one in stored.items()} | {
+            CATALOG: LastGood(())
+        }
+        assert all(following.stale for following in found)
+        assert [following.answered_at for following in found if CATALOG in stored][:1] in ([], [98])
+    unknown = Knowledge([Service("catalog", CATALOG, ())], Announcer())
+    unknown.recall([CATALOG], Held(), {})
+    assert unknown.known == {}
+
+
+def test_refusals_are_known_of_their_sources() -> None:
+    """Words of a catalog's service, and real servers of any; both are gone with the next publication without them."""
+    found = of_catalog("a")
+    clash = Refused("VIP 10.64.0.7:80", "belongs to consul:b")
+    rejected = Rejected("a", SERVERS[0], "it is a VIP", "consul:a")
+    found.refuse({"consul:a": (clash,)}, [rejected])
+    assert [(one.refused, one.rejected) for one in found] == [((), ()), ((clash,), (rejected,))]
+    found.refuse({}, [])
+    assert [(one.refused, one.rejected) for one in found] == [((), ()), ((), ())]
+
+
+def test_other_settings_of_a_catalog_are_taken_by_its_services() -> None:
+    """What is known of them stays; without the catalog they are left, but for those that are configured now."""
+    found = of_catalog("a", "b")
+    for name in ("a", "b"):
+        found.hear(f"consul:{name}", Answer(SERVERS, OPT_IN), 1)
+    assert found.adopt([Service("catalog", CATALOG, (), policy=Policy(hold=5))]) == set()
+    assert [following.service.policy.hold for following in found] == [5, 5, 5]
+    assert len(found.claims) == 2
+    assert found.adopt([service("consul:a")]) == set()
+    assert found.known == {"consul:a": LastGood(SERVERS)}
+
+
+def test_what_is_told_is_what_is_known() -> None:
+    """After every kind of news what is known, and said of sources, is derived from all of them as they are then."""
+    found = knowledge("srv:a", "srv:b", "srv:c")
+
+    def assert_up_to_date() -> None:
+        assert found.documents == [one.document() for one in found]
+        assert found.known == {
+            one.service.source: LastGood(one.guarded.good, None, one.claims) for one in found if one.known
+        }
+        assert found.servers == {one.service.source: one.guarded.good for one in found if one.known}
+        assert set(found.deadlines) == {one.deadline for one in found if one.deadline is not None}
+
+    assert_up_to_date()
+    found.seed(["srv:c"], {"srv:c": SERVERS}, {})
+    assert_up_to_date()
+    for source in ("srv:a", "srv:b"):
+        found.hear(source, Answer(SERVERS), 0)
+        assert_up_to_date()
+    before = found.known["srv:a"]
+    found.hear("srv:b", Answer(()), 1)
+    assert_up_to_date()
+    found.hear("srv:c", Failure("SERVFAIL"), 2)
+    assert_up_to_date()
+    assert found.due(31) == ["srv:b"]
+    assert_up_to_date()
+    found.hear("srv:b", Answer(()), 31)
+    assert_up_to_date()
+    found.refuse({}, [Rejected("b", SERVERS[0], "it is a VIP", "srv:b")])
+    assert_up_to_date()
+    found.refuse({}, [])
+    assert_up_to_date()
+    found.adopt([service("srv:a"), service("srv:d")])
+    assert_up_to_date()
+    assert found.known["srv:a"] is before

@@ -1,0 +1,101 @@
+"""Damage to the maps that no publication and no crash does, but a foreign hand could."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from hypothesis import strategies as st
+
+from clb_discovery.layout import address_filter, elements, structs
+from clb_discovery.layout.structs import Map
+from clb_discovery.model.servers import Protocol, RealServer, Vip
+from tests.support.simulator import ARRAYS, Put, Remove, State, carry_out
+from tests.support.strategies import ADDRESS, FEW_VIPS, few_real_servers
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+_KEYS: Final = st.sampled_from(FEW_VIPS).map(elements.pack_vip)
+_GENERATION: Final = st.integers(0, 12)
+_INDEX: Final = st.integers(0, 5)
+_SERVER: Final = st.sampled_from([*range(12), structs.MAX_SERVERS - 1, structs.MAX_SERVERS, 2**32 - 1])
+
+
+@st.composite
+def damaged(draw: Draw, states: st.SearchStrategy[State]) -> State:
+    """Return states with up to eight elements lost, made up or overwritten."""
+    state: State = draw(states)
+    for damage in draw(st.lists(st.sampled_from(_DAMAGES), max_size=8)):
+        operation = damage(draw, state)
+        if operation is not None:
+            state = carry_out(state, operation)
+    return state
+
+
+def _lost(draw: Draw, state: State) -> Remove | None:
+    map_ = draw(st.sampled_from(sorted(state.keys() - ARRAYS.keys())))
+    return Remove(map_, draw(st.sampled_from(sorted(state[map_])))) if state[map_] else None
+
+
+def _filter(draw: Draw, _state: State) -> Put:
+    index, _ = divmod(address_filter.bit_of(draw(ADDRESS)), 64)
+    return Put(Map.FILTER, elements.pack_index(index), draw(st.binary(min_size=8, max_size=8)))
+
+
+def _label(draw: Draw, _state: State) -> Put:
+    text = draw(st.binary(max_size=20))
+    return Put(Map.LABELS, draw(_KEYS), text.ljust(structs.LABEL.size, b"\0"))
+
+
+def _server(draw: Draw, _state: State) -> Put:
+    element = draw(st.sampled_from([elements.NEW_SERVER, b"\xff" * structs.SERVER.size]))
+    return Put(Map.SERVERS, elements.pack_index(draw(_INDEX | st.integers(0, 30))), element)
+
+
+def _virtual(draw: Draw, _state: State) -> Put:
+    small = st.integers(0, 3)
+    rest = (draw(small) for _ in elements.Virtual._fields[3:])
+    virtual = elements.Virtual(draw(_GENERATION), draw(_INDEX), draw(_INDEX), *rest)._replace(refusal=draw(_SERVER))
+    return Put(Map.VIRTUAL, draw(_KEYS), elements.pack_virtual(virtual))
+
+
+def _slot(draw: Draw, _state: State) -> Put:
+    small = st.integers(0, 3)
+    slot = elements.Slot(_member(draw), *(draw(small) for _ in elements.Slot._fields[1:]))._replace(
+        server=draw(_SERVER)
+    )
+    return Put(Map.ROWS, elements.pack_place(draw(_GENERATION), draw(_INDEX)), elements.pack_rows([slot])[0])
+
+
+def _member(draw: Draw) -> bytes:
+    key = draw(_KEYS)
+    server: RealServer = draw(few_real_servers(ipv4=draw(st.booleans())))
+    return elements.refusal(key) if draw(st.booleans()) else elements.pack_member(key, server)
+
+
+def _unheard_of(draw: Draw, _state: State) -> Put:
+    vip = Vip(draw(ADDRESS), draw(st.integers(0, 65535)), draw(st.sampled_from(Protocol)))
+    virtual = elements.Virtual(draw(_GENERATION), 1, 1, 0, 0, 0, 0, 0, draw(_SERVER))
+    return Put(Map.VIRTUAL, elements.pack_vip(vip), elements.pack_virtual(virtual))
+
+
+def _senseless(draw: Draw, state: State) -> Put:
+    """Write a virtual server whose protocol or padding no program ever asks for."""
+    key = draw(_KEYS)[:18] + draw(st.binary(min_size=2, max_size=2).filter(lambda end: end not in _SENSIBLE))
+    return _virtual(draw, state)._replace(key=key)
+
+
+def _skewed(draw: Draw, state: State) -> Put | None:
+    """Change four bytes of a row or of a virtual server that is there."""
+    map_ = draw(st.sampled_from([Map.ROWS, Map.VIRTUAL]))
+    if not state[map_]:
+        return None
+    key = draw(st.sampled_from(sorted(state[map_])))
+    value = state[map_][key]
+    # Generations stay small, so that there is one left to be the next.
+    at = draw(st.sampled_from(range(8 if map_ is Map.VIRTUAL else 0, len(value), 4)))
+    return Put(map_, key, value[:at] + draw(st.binary(min_size=4, max_size=4)) + value[at + 4 :])
+
+
+_SENSIBLE: Final = tuple(bytes([protocol, 0]) for protocol in Protocol)
+_DAMAGES: Final = (_lost, _filter, _label, _server, _virtual, _slot, _unheard_of, _senseless, _skewed)

@@ -1,0 +1,97 @@
+"""Hypothesis strategies for the terms of the model.
+
+Domains are small on purpose: the same few addresses, ports and weights meet again and again, and what meets is where
+mistakes live.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Final
+
+from hypothesis import strategies as st
+
+from clb_discovery.layout.structs import ROW_SLOTS
+from clb_discovery.model.address import MAPPED_PREFIX, Address, is_ipv4, parse_address
+from clb_discovery.model.answer import OptIn
+from clb_discovery.model.servers import MAX_WEIGHT, Algorithm, Pool, Protocol, RealServer, Tracking, Vip, VirtualServer
+
+ADDRESS: Final = st.builds(
+    lambda packed: Address(MAPPED_PREFIX + packed), st.binary(min_size=4, max_size=4)
+) | st.builds(Address, st.binary(min_size=16, max_size=16))
+"""Any address of either family."""
+PORT: Final = st.integers(1, 65535)
+NUMBER: Final = st.integers(0, 65535)
+VIP: Final = st.builds(Vip, ADDRESS, st.integers(0, 65535), st.sampled_from(Protocol))
+"""Any key of a virtual server."""
+REAL_SERVER: Final = st.builds(RealServer, NUMBER, ADDRESS, PORT, NUMBER)
+"""Any real server."""
+
+FEW_VIPS: Final = tuple(
+    Vip(parse_address(text), port, protocol)
+    for text, port, protocol in [
+        ("10.64.0.1", 0, Protocol.TCP),
+        ("10.64.0.1", 6379, Protocol.TCP),
+        ("10.64.0.1", 53, Protocol.UDP),
+        ("10.64.0.2", 0, Protocol.UDP),
+        ("fd00:64::1", 6379, Protocol.TCP),
+    ]
+)
+"""Exact ports beside the wildcard on one address, both families, both protocols."""
+
+OPT_IN: Final = st.builds(
+    OptIn,
+    vips=st.lists(st.sampled_from(FEW_VIPS), max_size=3).map(tuple),
+    automatic=st.sets(st.sampled_from(Protocol)).map(lambda found: tuple(sorted(found))),
+    algorithm=st.none() | st.sampled_from(Algorithm),
+    refused=st.just(()),
+)
+"""What a service of a catalog says of itself, over the few VIPs."""
+
+_FEW_IPV4: Final = [parse_address(f"10.0.0.{host}") for host in range(1, 5)]
+_FEW_IPV6: Final = [parse_address(f"fd00::{host}") for host in range(1, 5)]
+
+
+def few_real_servers(*, ipv4: bool) -> st.SearchStrategy[RealServer]:
+    """Return real servers of one family that often share an endpoint."""
+    return st.builds(
+        RealServer,
+        priority=st.sampled_from([0, 0, 7, 9]),
+        address=st.sampled_from(_FEW_IPV4 if ipv4 else _FEW_IPV6),
+        port=st.sampled_from([80, 31001]),
+        weight=st.sampled_from([0, 1, 2, 3, 10, MAX_WEIGHT]),
+    )
+
+
+def pools(*, ipv4: bool) -> st.SearchStrategy[Pool]:
+    """Return pools of one family: sorted, no endpoint twice, often empty, at times of more than one row."""
+    unique = st.lists(few_real_servers(ipv4=ipv4), max_size=4, unique_by=lambda server: (server.address, server.port))
+    first = (_FEW_IPV4 if ipv4 else _FEW_IPV6)[0]
+    row = [RealServer(0, first, port, 1) for port in range(1, ROW_SLOTS + 1)]
+    others = st.sampled_from([[], [], [], row])
+    return st.builds(operator.add, unique, others).map(lambda servers: tuple(sorted(servers)))
+
+
+TRACKING: Final = st.builds(
+    Tracking, st.booleans(), st.sampled_from([0, 3]), st.sampled_from([1, 5_000]), st.sampled_from([60_000, 2**32 - 1])
+)
+"""What virtual servers keep track of, in a few ways."""
+
+
+def virtual_servers(vip: Vip) -> st.SearchStrategy[VirtualServer]:
+    """Return virtual servers on this VIP."""
+    return st.builds(
+        VirtualServer,
+        vip=st.just(vip),
+        service=st.sampled_from(["redis", "", "größe", "x" * 400]),
+        source=st.sampled_from(["consul:redis", "srv:_redis._tcp.example"]),
+        algorithm=st.sampled_from(Algorithm),
+        pool=pools(ipv4=is_ipv4(vip.address)),
+        tracking=TRACKING,
+    )
+
+
+DESIRED: Final[st.SearchStrategy[dict[Vip, VirtualServer]]] = st.fixed_dictionaries(
+    {vip: st.none() | virtual_servers(vip) for vip in FEW_VIPS}
+).map(lambda servers: {vip: server for vip, server in servers.items() if server is not None})
+"""Desired states over the few VIPs."""

@@ -1,0 +1,30 @@
+"""Commands that messages name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clb_discovery.hints import load_command, unload_command
+
+
+@pytest.mark.parametrize(
+    ("instance", "cgroup", "command"),
+    [
+        ("default", None, "clb-discovery load"),
+        ("shop", None, "clb-discovery load --instance shop"),
+        ("default", Path("/sys/fs/cgroup/a b"), "clb-discovery load --cgroup '/sys/fs/cgroup/a b'"),
+        ("default", r"/a\x2db's", r"clb-discovery load --cgroup '/a\x2db'\''s'"),
+        ("shop", "/sys/fs/cgroup", "clb-discovery load --instance shop --cgroup /sys/fs/cgroup"),
+    ],
+)
+def test_load_is_of_the_instance_and_its_cgroup(instance: str, cgroup: object, command: str) -> None:
+    """As it is typed: with the instance unless it is the default, and the cgroup where that is known."""
+    assert load_command(instance, cgroup) == command
+
+
+def test_unload_is_of_the_instance() -> None:
+    """Another instance is never unloaded by what a message says."""
+    assert unload_command("shop") == "clb-discovery unload --instance shop"
+    assert unload_command("default") == "clb-discovery unload"

@@ -1,0 +1,56 @@
+"""Saying the same thing less and less often."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clb_discovery.repeats import FIRST, FORGOTTEN, LONGEST, MOST, Repeats
+
+
+def test_what_goes_on_is_said_at_growing_intervals_with_a_count() -> None:
+    """At once, then after 10 s, 20 s, 40 s and so on, each time with how often it happened meanwhile."""
+    repeats = Repeats()
+    said = {now: times for now in range(200) if (times := repeats.happened("x", "down", float(now))) is not None}
+    assert said == {0: 0, 10: 10, 30: 20, 70: 40, 150: 80}
+
+
+def test_intervals_have_an_end() -> None:
+    """After days it is still said once an hour."""
+    repeats = Repeats()
+    moments = [now for now in range(0, 200_000, 10) if repeats.happened("x", "down", float(now)) is not None]
+    assert moments[-1] - moments[-2] == LONGEST
+
+
+def test_another_reason_and_another_thing_are_said_at_once() -> None:
+    """Only what is the same is said less often."""
+    repeats = Repeats()
+    assert [repeats.happened(*of, 0.0) for of in (("x", "a"), ("x", "b"), ("y", "a"))] == [0, 0, 0]
+    assert [repeats.happened(*of, FIRST / 2) for of in (("x", "a"), ("x", "b"), ("y", "a"))] == [None] * 3
+
+
+def test_what_has_not_happened_for_long_is_new() -> None:
+    """An error of an hour ago says nothing about this one."""
+    repeats = Repeats()
+    repeats.happened("x", "down", 0.0)
+    assert repeats.happened("x", "down", 1.0) is None
+    assert repeats.happened("x", "down", 2.0 + FORGOTTEN) == 0
+
+
+def test_memory_is_bounded() -> None:
+    """Errors that differ each time do not pile up, and what goes on is not forgotten for them."""
+    repeats = Repeats()
+    for number in range(3 * MOST):
+        assert repeats.happened("x", str(number), 0.0) == 0
+        assert repeats.happened("x", "goes on", 0.0) == (0 if number == 0 else None)
+    assert len(repeats._said) == MOST  # noqa: SLF001 - what cannot be seen from outside
+
+
+@given(st.lists(st.floats(0, 10_000), min_size=1, max_size=200))
+def test_nothing_is_lost_in_counting(moments: list[float]) -> None:
+    """What was said and what is still unsaid add up, and the first time is always said."""
+    repeats = Repeats()
+    answers = [repeats.happened("x", "down", now) for now in sorted(moments)]
+    assert answers[0] == 0
+    assert sum(times for times in answers if times) <= len(moments)
+    assert all(times is None or times >= 0 for times in answers)
