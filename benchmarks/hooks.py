@@ -27,7 +27,7 @@ from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.demo.private_network import enter_private_network
 from clb_discovery.model import own_servers
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Protocol, RealServer, Vip, VirtualServer
 from clb_discovery.publication.plan import plan
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
@@ -37,14 +37,14 @@ CONNECTS: Final = 100
 ROUNDS: Final = 200
 STATS: Final = Path("/proc/sys/kernel/bpf_stats_enabled")
 CLIENT: Final = Path(__file__).with_name("connects.c")
-LEAN: Final = Tracking(active=False, eject_after=0)
+LEAN: Final = PassiveHealth(active=False, eject_after=0)
 
-CASES: Final[dict[str, tuple[str, Algorithm, Tracking]]] = {
-    "elsewhere": ("127.0.0.1", Algorithm.RANDOM, Tracking()),
+CASES: Final[dict[str, tuple[str, Algorithm, PassiveHealth]]] = {
+    "elsewhere": ("127.0.0.1", Algorithm.RANDOM, PassiveHealth()),
     "random, lean": ("10.64.0.1", Algorithm.RANDOM, LEAN),
-    "random": ("10.64.0.2", Algorithm.RANDOM, Tracking()),
-    "round-robin": ("10.64.0.3", Algorithm.ROUND_ROBIN, Tracking()),
-    "least-conn": ("10.64.0.4", Algorithm.LEAST_CONN, Tracking()),
+    "random": ("10.64.0.2", Algorithm.RANDOM, PassiveHealth()),
+    "round-robin": ("10.64.0.3", Algorithm.ROUND_ROBIN, PassiveHealth()),
+    "least-conn": ("10.64.0.4", Algorithm.LEAST_CONN, PassiveHealth()),
 }
 
 
@@ -52,10 +52,10 @@ def publish(pins: Pins, port: int) -> None:
     """Publish a virtual server of ten real servers for each case; all of them are one listener."""
     pool = tuple(RealServer(0, parse_address(f"127.0.0.{number}"), port, number) for number in range(1, 11))
     desired = own_servers.virtual_servers(pins.instance)
-    for address, algorithm, tracking in CASES.values():
+    for address, algorithm, health in CASES.values():
         vip = Vip(parse_address(address), port, Protocol.TCP)
         if not address.startswith("127."):
-            desired[vip] = VirtualServer(vip, "bench", "bench", algorithm, pool, tracking)
+            desired[vip] = VirtualServer(vip, "bench", "bench", algorithm, pool, health)
     with Maps(pins) as maps:
         maps.apply(plan(maps.read(), desired, complete=True).steps)
 
@@ -118,7 +118,7 @@ def main() -> None:
     stats = STATS.read_text()
     with ExitStack() as stack:
         cgroup = stack.enter_context(made_cgroup())
-        stack.enter_context(Instance(INSTANCE).held())
+        stack.enter_context(Instance(INSTANCE).locked())
         stack.callback(wipe, INSTANCE)
         first = stack.enter_context(empty_programs(cgroup))
         loader.load(pins, cgroup)

@@ -20,7 +20,7 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import Protocol, RealServer, Vip
-from clb_discovery.model.service import Policy, Service
+from clb_discovery.model.service import RemovalPolicy, Service
 from clb_discovery.sidecar.daemon import Daemon
 from clb_discovery.sources.base import Source
 
@@ -73,7 +73,7 @@ async def main(virtual: int, real: int, instance: str, cgroup: Path) -> None:
     for number in range(virtual):
         source = Synthetic(number, real)
         sources[source.name] = source
-        services.append(Service(f"service-{number}", source.name, (vip(number),), policy=Policy(hold=0.0)))
+        services.append(Service(f"service-{number}", source.name, (vip(number),), policy=RemovalPolicy(hold=0.0)))
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Mapping[str, Source]]:

@@ -21,7 +21,7 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.model import own_servers
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Protocol, RealServer, Vip, VirtualServer
 from clb_discovery.publication.plan import plan
 from tests.support import namespaces
 from tests.support.cgroups import inside, made_cgroup
@@ -48,10 +48,10 @@ SHIPPED: Final = "clb-discovery, random"
 IPTABLES: Final = "iptables DNAT"
 NFTABLES: Final = "nftables DNAT"
 HAPROXY: Final = "HAProxy, TCP"
-OURS: Final[dict[str, tuple[str, Algorithm, Tracking]]] = {
-    SHIPPED: ("10.64.0.1", Algorithm.RANDOM, Tracking()),
-    "clb-discovery, round-robin": ("10.64.0.2", Algorithm.ROUND_ROBIN, Tracking()),
-    "clb-discovery, least-conn": ("10.64.0.3", Algorithm.LEAST_CONN, Tracking()),
+OURS: Final[dict[str, tuple[str, Algorithm, PassiveHealth]]] = {
+    SHIPPED: ("10.64.0.1", Algorithm.RANDOM, PassiveHealth()),
+    "clb-discovery, round-robin": ("10.64.0.2", Algorithm.ROUND_ROBIN, PassiveHealth()),
+    "clb-discovery, least-conn": ("10.64.0.3", Algorithm.LEAST_CONN, PassiveHealth()),
     "clb-discovery, lean": ("10.64.0.4", Algorithm.RANDOM, LEAN),
 }
 
@@ -116,11 +116,11 @@ def place(servers: Sequence[str | Path]) -> Iterator[Path]:
 def publish(pins: Pins) -> None:
     """Publish a virtual server for each of our cases."""
     wanted = own_servers.virtual_servers(pins.instance)
-    for own, (address, algorithm, tracking) in enumerate(OURS.values(), FIRST_OWN):
+    for own, (address, algorithm, health) in enumerate(OURS.values(), FIRST_OWN):
         for port, real_port in ((VIP_PORT, PORT), (OWN_PORT, own)):
             pool = tuple(RealServer(0, parse_address(server), real_port, 1) for server in REAL)
             vip = Vip(parse_address(address), port, Protocol.TCP)
-            wanted[vip] = VirtualServer(vip, "bench", "bench", algorithm, pool, tracking)
+            wanted[vip] = VirtualServer(vip, "bench", "bench", algorithm, pool, health)
     with Maps(pins) as maps:
         maps.apply(plan(maps.read(), wanted, complete=True).steps)
 
@@ -182,7 +182,7 @@ def prepare(stack: ExitStack, folder: Path, instance: str, servers: Sequence[str
     """
     pins = Pins(instance)
     cgroup = stack.enter_context(made_cgroup())
-    stack.enter_context(Instance(instance).held())
+    stack.enter_context(Instance(instance).locked())
     stack.callback(wipe, instance)
     loader.load(pins, cgroup)
     publish(pins)

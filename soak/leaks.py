@@ -65,10 +65,10 @@ def pins(instance: str) -> Mapping[str, KernelObject]:
 def leftovers(instance: str) -> Iterator[str]:
     """Say what the maps hold that nobody needs, once all clients have ended and nothing changes."""
     with Maps(Pins(instance)) as maps:
-        held = maps.read()
-    for map_, keys in held.orphans.items():
+        installed = maps.read()
+    for map_, keys in installed.orphans.items():
         yield f"{len(keys)} elements of {map_} that belong to nobody"
-    for vip, published in held.virtual.items():
+    for vip, published in installed.virtual.items():
         if len(published.servers) != len(published.pool or ()) + 1:
             yield f"{vip} has {len(published.servers)} servers for {len(published.pool or ())} members"
     for name, size in ((Map.OWNERS, structs.OWNER.size),):

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from rich.text import Text
 
-from clb_discovery.cli.plan import Outlook, look_ahead, read_held
+from clb_discovery.cli.plan import Outlook, look_ahead, read_installed
 from clb_discovery.config.services import read_services
 from clb_discovery.datapath import cgroup, probe
 from clb_discovery.datapath.loading import bcc, libbpf, loader
@@ -20,7 +20,7 @@ from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
 from clb_discovery.datapath.sockets.listening import listening_here
 from clb_discovery.documents.usage import Usage, count_servers, usage
 from clb_discovery.errors import ClbError, HostError, SourceError
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.layout.structs import FEATURE_ERRNO
 from clb_discovery.model import own_servers
 from clb_discovery.model.neighbours import BELOW, overlaps
@@ -89,14 +89,14 @@ def _findings(options: argparse.Namespace, services: Sequence[Service]) -> Itera
     plane = _look(f"data plane of instance {pins.instance}", lambda: _effective(pins, options.cgroup))
     if plane.error or plane.detail:
         yield plane
-    held = _held(pins)
+    installed = _installed(pins)
     if services:
-        ahead = look_ahead(options, services, held)
+        ahead = look_ahead(options, services, installed)
         yield from _sources(ahead)
-        held = ahead.publication.plan.result
-    vips = held.virtual.keys() - own_servers.virtual_servers(pins.instance).keys()
+        installed = ahead.publication.plan.result
+    vips = installed.virtual.keys() - own_servers.virtual_servers(pins.instance).keys()
     yield from _neighbours(pins, options.cgroup, vips)
-    yield from _listeners(held, vips)
+    yield from _listeners(installed, vips)
 
 
 def _loaders(wanted: str) -> Iterator[Finding]:
@@ -124,9 +124,9 @@ def _look(what: str, look: Callable[[], str | None]) -> Finding:
 def _privileges() -> str:
     """Look for what the kernel asks of who loads programs and attaches them (capabilities(7)); root has all of it."""
     status = dict(line.split(":\t") for line in _STATUS.read_text(encoding="utf-8").splitlines() if ":\t" in line)
-    held = int(status["CapEff"], 16)
-    missing = [name for name, bit in _CAPABILITIES.items() if not held & (1 << bit | 1 << _CAP_SYS_ADMIN)]
-    if not held & 1 << _CAP_NET_ADMIN:
+    capabilities = int(status["CapEff"], 16)
+    missing = [name for name, bit in _CAPABILITIES.items() if not capabilities & (1 << bit | 1 << _CAP_SYS_ADMIN)]
+    if not capabilities & 1 << _CAP_NET_ADMIN:
         missing.append("CAP_NET_ADMIN")
     if missing:
         raise HostError(f"{', '.join(missing)} is missing; run as root")
@@ -156,12 +156,12 @@ def _effective(pins: Pins, path: str | None) -> str | None:
     return f"effective in {target}"
 
 
-def _held(pins: Pins) -> Held:
+def _installed(pins: Pins) -> Installed:
     """Return what the kernel holds, which guards what removes much; nothing where one may not look."""
     try:
-        return read_held(pins)
+        return read_installed(pins)
     except HostError:
-        return Held()
+        return Installed()
 
 
 def _sources(ahead: Outlook) -> Iterator[Finding]:
@@ -198,10 +198,10 @@ def _neighbours(pins: Pins, path: str | None, vips: Collection[Vip]) -> Iterator
             yield Finding(what, HostError(str(overlap)))
 
 
-def _listeners(held: Held, vips: Collection[Vip]) -> Iterator[Finding]:
+def _listeners(installed: Installed, vips: Collection[Vip]) -> Iterator[Finding]:
     """Warn of programs of this host that listen on a VIP."""
     for vip, listener in sorted(listening_here(vips).items()):
-        label = held.virtual[vip].label
+        label = installed.virtual[vip].label
         name = label.source if label else "a VIP"
         text = (
             f"a program of this host listens on {listener}; its clients on this host get real servers of {vip} instead"

@@ -87,7 +87,7 @@ def unload(options: argparse.Namespace) -> int:
         with instance.loading():
             pins.remove_other_layouts()
         return 0
-    with instance.held(), ExitStack() as afterwards:
+    with instance.locked(), ExitStack() as afterwards:
         afterwards.callback(instance.forget)
         afterwards.callback(loader.unload, pins)
         named = instance.hosts_file()

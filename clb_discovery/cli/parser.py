@@ -17,8 +17,8 @@ from clb_discovery.errors import UsageError
 from clb_discovery.log import FORMATS, LEVELS
 from clb_discovery.model import text_forms
 from clb_discovery.model.address import parse_network
-from clb_discovery.model.servers import Algorithm, Tracking
-from clb_discovery.model.service import MAX_SERVICES, Policy
+from clb_discovery.model.servers import Algorithm, PassiveHealth
+from clb_discovery.model.service import MAX_SERVICES, RemovalPolicy
 from clb_discovery.publication.automatic_vips import DEFAULT_RANGES, parse_vip_range
 
 PROGRAM: Final = "clb-discovery"
@@ -286,7 +286,7 @@ def _consul_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _policy_options(parser: argparse.ArgumentParser) -> None:
-    default = Policy()
+    default = RemovalPolicy()
     group = parser.add_argument_group("what discovery may do")
     group.add_argument(
         "--real-range",
@@ -332,7 +332,7 @@ def _removal_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _scheduling_options(parser: argparse.ArgumentParser) -> None:
-    default = Tracking()
+    default = PassiveHealth()
     group = parser.add_argument_group("scheduling and passive health")
     group.add_argument(
         "--algorithm",

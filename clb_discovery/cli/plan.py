@@ -21,7 +21,7 @@ from clb_discovery.documents.plan import preview
 from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.hosts_file.block import names
 from clb_discovery.hosts_file.file import names_ahead, real_path
-from clb_discovery.layout.installed import Held, held_servers
+from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model import own_servers
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Answer, Failure, Outcome, Refused
@@ -30,13 +30,13 @@ from clb_discovery.model.usable import objection
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sources.base import CatalogSource, Source
 from clb_discovery.state import catalog
-from clb_discovery.state.service import Following
+from clb_discovery.state.service import ServiceState
 
 
 class Outlook(NamedTuple):
     """What a sidecar would make of one answer of each source."""
 
-    following: Mapping[str, Following]
+    following: Mapping[str, ServiceState]
     """By source; services of a catalog that opt in are among them."""
     outcomes: Mapping[str, Outcome]
     """By source; of services in a catalog that do not opt in, too."""
@@ -57,16 +57,16 @@ class Outlook(NamedTuple):
         return outcome.note if isinstance(outcome, Answer) else self.following[source].beyond
 
 
-def look_ahead(options: argparse.Namespace, services: Sequence[Service], held: Held) -> Outlook:
+def look_ahead(options: argparse.Namespace, services: Sequence[Service], installed: Installed) -> Outlook:
     """Ask every source once; one that fails does not keep the others from being asked.
 
     :param services: those of `read_services`.
     :param held: what the kernel holds.
     :raises UsageError: if a source cannot be made.
     """
-    following = {service.source: Following(service) for service in services}
-    following |= catalog.restored(services, held, {}, following, options.max_services)
-    asking = _Asking(services, held, following)
+    following = {service.source: ServiceState(service) for service in services}
+    following |= catalog.restored(services, installed, {}, following, options.max_services)
+    asking = _Asking(services, installed, following)
     asyncio.run(asking.run(options))
     waiting = frozenset(source for source, one in following.items() if one.guarded.held)
     for one in following.values():
@@ -80,16 +80,16 @@ def look_ahead(options: argparse.Namespace, services: Sequence[Service], held: H
         options.real_range,
         complete=not asking.failed,
     )
-    return Outlook(following, asking.outcomes, asking.failed, waiting, publication(held, wanted))
+    return Outlook(following, asking.outcomes, asking.failed, waiting, publication(installed, wanted))
 
 
-def read_held(pins: Pins) -> Held:
+def read_installed(pins: Pins) -> Installed:
     """Return what the kernel holds of an instance; nothing where it is not loaded.
 
     :raises HostError: if one may not look there.
     """
     if not pins.have_maps():
-        return Held()
+        return Installed()
     with Maps(pins) as maps:
         return maps.read()
 
@@ -101,14 +101,14 @@ def plan_document(options: argparse.Namespace) -> dict[str, Any]:
     """
     pins = Pins(options.instance)
     services = read_services(options)
-    held = read_held(pins)
-    ahead = look_ahead(options, services, held)
+    installed = read_installed(pins)
+    ahead = look_ahead(options, services, installed)
     for error in ahead.failed.values():
         raise error
     found = ahead.publication
     after = found.plan.result
     files = _names(Instance(pins.instance), options.hosts_file, after)
-    document = preview(held, after, found.desired.rejected, ahead.waiting, found.wanted.own.keys(), names=files)
+    document = preview(installed, after, found.desired.rejected, ahead.waiting, found.wanted.own.keys(), names=files)
     document["refused"] += [
         {"service": one.service.name, "server": item.value, "reason": item.reason}
         for source, one in ahead.following.items()
@@ -125,7 +125,7 @@ def plan_document(options: argparse.Namespace) -> dict[str, Any]:
     return document
 
 
-def _names(instance: Instance, path: Path | None, after: Held) -> list[dict[str, Any]]:
+def _names(instance: Instance, path: Path | None, after: Installed) -> list[dict[str, Any]]:
     """Return what would change in hosts files: in the one that is named, and in another of before, which is left."""
     before = instance.hosts_file()
     files = {real_path(path): names(after.virtual, own_servers.SOURCE).addresses} if path else {}
@@ -138,10 +138,10 @@ def _names(instance: Instance, path: Path | None, after: Held) -> list[dict[str,
 class _Asking:
     """Let every source answer as a sidecar would hear it, were it started now; services that opt in are added."""
 
-    def __init__(self, services: Sequence[Service], held: Held, following: dict[str, Following]) -> None:
+    def __init__(self, services: Sequence[Service], installed: Installed, following: dict[str, ServiceState]) -> None:
         self._services = services
         self._following = following
-        self._before = held_servers(held, [*services, *catalog.claimed(following.values())])
+        self._before = installed_servers(installed, [*services, *catalog.claimed(following.values())])
         self.outcomes: dict[str, Outcome] = {}
         self.failed: dict[str, SourceError] = {}
 

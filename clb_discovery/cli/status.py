@@ -50,7 +50,7 @@ def read_status(name: str) -> dict[str, Any]:
         pid=instance.holder(),
         state=instance.read_state(),
         hidden=frozenset(own_servers.virtual_servers(name)),
-        listening=listening_here(datapath.held.virtual) if datapath else (),
+        listening=listening_here(datapath.installed.virtual) if datapath else (),
     )
 
 
@@ -66,7 +66,7 @@ def _read_datapath(pins: Pins) -> Datapath | None:
         info = maps.info()
         if info is None:
             return None
-        held = maps.read()
+        installed = maps.read()
         ineffective = loader.objection(pins, Path(info.cgroup))
         overlaps = find_overlaps(pins, info.cgroup)
-        return Datapath(info, held, maps.servers(held), ineffective, maps.records_lost(), overlaps)
+        return Datapath(info, installed, maps.servers(installed), ineffective, maps.records_lost(), overlaps)

@@ -12,8 +12,8 @@ from clb_discovery.config import values
 from clb_discovery.config.file import Entry, consul_entry, srv_entry
 from clb_discovery.errors import UsageError
 from clb_discovery.model.address import Network
-from clb_discovery.model.servers import Algorithm, Tracking
-from clb_discovery.model.service import CATALOG, CONSUL, Policy, Service
+from clb_discovery.model.servers import Algorithm, PassiveHealth
+from clb_discovery.model.service import CATALOG, CONSUL, RemovalPolicy, Service
 from clb_discovery.publication.automatic_vips import DEFAULT_RANGES, with_automatic_vips
 
 _Given = TypeVar("_Given")
@@ -62,27 +62,27 @@ def _completed(entry: Entry, options: argparse.Namespace) -> Service:
     """Give a service what it has no own of."""
     own = argparse.Namespace(**{**vars(options), **entry.settings})
     try:
-        tracking = _tracking(own)
+        health = _passive_health(own)
     except UsageError as error:
         raise UsageError(f"{entry.service.name}: {error}") from None
     return replace(
         entry.service,
         algorithm=own.algorithm,
-        tracking=tracking,
-        policy=Policy(own.max_removal, own.hold),
+        health=health,
+        policy=RemovalPolicy(own.max_removal, own.hold),
         filter=own.filter,
         tags=tuple(own.tag),
         linger=own.linger,
     )
 
 
-def _tracking(options: argparse.Namespace) -> Tracking:
+def _passive_health(options: argparse.Namespace) -> PassiveHealth:
     if options.eject_time > options.eject_max:
         raise UsageError(
             f"--eject-time {options.eject_time}ms is more than --eject-max {options.eject_max}ms; raise the second"
         )
     active = not options.no_active or options.algorithm is Algorithm.LEAST_CONN
-    return Tracking(active, options.eject_after, options.eject_time, options.eject_max)
+    return PassiveHealth(active, options.eject_after, options.eject_time, options.eject_max)
 
 
 def _parsed(option: str, parse: Callable[[_Given], _Parsed], given: _Given) -> _Parsed:

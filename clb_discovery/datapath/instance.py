@@ -72,7 +72,7 @@ class Instance:
         return self._directory.exists()
 
     @contextmanager
-    def held(self, *, loads: bool = True) -> Iterator[None]:
+    def locked(self, *, loads: bool = True) -> Iterator[None]:
         """Hold the instance as its only writer while the block runs.
 
         :param loads: also as the only one who loads; without, `load` may put the programs back meanwhile.
@@ -84,13 +84,13 @@ class Instance:
 
     @contextmanager
     def loading(self) -> Iterator[bool]:
-        """Be the only one who loads while the block runs, and yield whether nobody else writes; raises as `held`."""
+        """Be the only one who loads while the block runs, and yield whether nobody else writes; raises as `locked`."""
         with self._locked(_LOCK, _STOP_IT, _LOADING) as lock:
             yield _lock_bytes(lock, _WRITING)
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
-        """Be the only one who traces the instance while the block runs; raises as `held`."""
+        """Be the only one who traces the instance while the block runs; raises as `locked`."""
         with self._locked("trace", "it is the one that traces; stop it first", _BOTH):
             yield
 

@@ -21,7 +21,7 @@ from clb_discovery.files import SHORT
 from clb_discovery.hints import load_command, unload_command
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.elements import Info, Label, Server
-from clb_discovery.layout.installed import DECODED, Held, decode
+from clb_discovery.layout.installed import DECODED, Installed, decode
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.servers import Protocol
 from clb_discovery.publication.plan import Delete, GracePeriod, Step, Write
@@ -78,16 +78,16 @@ class Maps:
         fds, self._fds = self._fds, self._opened()
         _close(fds)
 
-    def read(self) -> Held:
+    def read(self) -> Installed:
         """Read and decode everything that a plan starts from."""
         return decode({map_: self._items(map_) for map_ in DECODED})
 
-    def servers(self, held: Held) -> dict[bytes, Server]:
+    def servers(self, installed: Installed) -> dict[bytes, Server]:
         """Return what became of connects to each packed member.
 
         :param held: what the maps hold, which says whose servers they are.
         """
-        members = {index: member for one in held.virtual.values() for member, index in one.servers.items()}
+        members = {index: member for one in installed.virtual.values() for member, index in one.servers.items()}
         raw = islice(self._items(Map.SERVERS), max(members, default=-1) + 1)
         decoded = ((elements.unpack_index(key), value) for key, value in raw)
         return {members[index]: elements.unpack_server(value) for index, value in decoded if index in members}

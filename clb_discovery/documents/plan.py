@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from clb_discovery.layout.installed import Held, Published
+from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.address import format_address
 from clb_discovery.model.answer import Rejected
 from clb_discovery.model.servers import RealServer, Vip
@@ -13,8 +13,8 @@ from clb_discovery.publication.changes import Changes, changes, setting_changes
 
 
 def preview(  # noqa: PLR0913 - one for each thing that is looked at
-    before: Held,
-    after: Held,
+    before: Installed,
+    after: Installed,
     rejected: Iterable[Rejected],
     waiting: Collection[str],
     hidden: Collection[Vip],

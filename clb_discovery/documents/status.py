@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Info, Server
-from clb_discovery.layout.installed import Held, Published
+from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP
 from clb_discovery.model.address import format_address
 from clb_discovery.model.neighbours import Overlap
@@ -18,7 +18,7 @@ class Datapath(NamedTuple):
     """What is loaded, and whether it works."""
 
     info: Info
-    held: Held
+    installed: Installed
     servers: Mapping[bytes, Server]
     """What became of connects, by packed member."""
     ineffective: str | None
@@ -61,7 +61,7 @@ def document(  # noqa: PLR0913 - the parts of the document
         "sources": state.get("sources", []),
         "virtual_servers": [
             _virtual_server(vip, published, datapath.servers) | {"listens_here": vip in listening}
-            for vip, published in sorted(datapath.held.virtual.items())
+            for vip, published in sorted(datapath.installed.virtual.items())
             if vip not in hidden
         ]
         if datapath

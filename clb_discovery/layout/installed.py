@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 
 from clb_discovery.layout import address_filter, elements, structs
 from clb_discovery.layout.elements import Label, Slot, Virtual
-from clb_discovery.layout.slots import lowest_tier, pool_members, pool_slots, tracking_of
+from clb_discovery.layout.slots import lowest_tier, passive_health_of, pool_members, pool_slots
 from clb_discovery.layout.structs import Map
-from clb_discovery.model.servers import Algorithm, Pool, RealServer, Tracking, Vip
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, RealServer, Vip
 from clb_discovery.model.service import Service
 
 Elements = Iterable[tuple[bytes, bytes]]
@@ -37,7 +37,7 @@ class Published:
     """None for a scheduler of a newer version."""
     pool: Pool | None
     """None where the elements are not a whole pool, as only a foreign hand leaves them."""
-    tracking: Tracking | None
+    health: PassiveHealth | None
     """None where the pool is, and for flags of a newer version."""
     label: Label | None
     servers: Mapping[bytes, int]
@@ -46,7 +46,7 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Installed:
     """What the kernel's maps hold."""
 
     virtual: Mapping[Vip, Published] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Held:
     """New servers may have this index and all above: nothing of them is known, and a start takes longer than a rest."""
 
 
-def decode(raw: Mapping[Map, Elements]) -> Held:
+def decode(raw: Mapping[Map, Elements]) -> Installed:
     """Decode all elements of the maps in `DECODED`.
 
     Those of `clb_servers` are in the order of their indexes; they are taken as far as there may be something, and what
@@ -87,7 +87,7 @@ def decode(raw: Mapping[Map, Elements]) -> Held:
         Map.SERVERS: tuple(elements.pack_index(index) for index in sorted(used - owned)),
         Map.LABELS: tuple(labels),
     }
-    return Held(
+    return Installed(
         virtual=virtual,
         filter={
             elements.unpack_index(key): address_filter.unpack_element(bits)
@@ -101,12 +101,12 @@ def decode(raw: Mapping[Map, Elements]) -> Held:
     )
 
 
-def held_servers(held: Held, services: Sequence[Service]) -> dict[str, list[RealServer]]:
+def installed_servers(installed: Installed, services: Sequence[Service]) -> dict[str, list[RealServer]]:
     """Return the real servers that the kernel holds for each source, over all VIPs of its service."""
     servers: defaultdict[str, dict[RealServer, None]] = defaultdict(dict)
     for service in services:
         for vip in service.vips:
-            published = held.virtual.get(vip)
+            published = installed.virtual.get(vip)
             # A VIP that another source fed before says nothing about this one.
             if (
                 published
@@ -173,7 +173,7 @@ def _published(found: _Found, misused: set[int], *, label: Label | None) -> Publ
         rows=range(len(found.rows)) if found.rows.keys() == set(range(len(found.rows))) else sorted(found.rows),
         algorithm=elements.algorithm_of(found.element.algorithm),
         pool=pool,
-        tracking=tracking_of(found.element) if pool is not None else None,
+        health=passive_health_of(found.element) if pool is not None else None,
         label=label,
         servers=servers,
     )
@@ -239,6 +239,6 @@ def _pool(found: _Found, servers: Mapping[bytes, int]) -> Pool | None:
     return pool if whole else None
 
 
-def holders(held: Held) -> dict[Vip, str]:
+def holders(installed: Installed) -> dict[Vip, str]:
     """Return the source of each VIP that the kernel balances."""
-    return {vip: published.label.source for vip, published in held.virtual.items() if published.label}
+    return {vip: published.label.source for vip, published in installed.virtual.items() if published.label}

@@ -10,7 +10,7 @@ from operator import attrgetter
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.alias import alias_table
 from clb_discovery.layout.elements import Slot, Virtual
-from clb_discovery.model.servers import Pool, Tracking, VirtualServer
+from clb_discovery.model.servers import PassiveHealth, Pool, VirtualServer
 
 _known_table = lru_cache(maxsize=16)(alias_table)  # who changes seldom changes the weights of a pool
 
@@ -51,26 +51,26 @@ def pool_virtual(generation: int, server: VirtualServer, refusal: int) -> Virtua
 
     :param refusal: index of the server that stands for the refusal.
     """
-    tracking = server.tracking
+    health = server.health
     return Virtual(
         generation,
         max(1, len(server.pool)),
         lowest_tier(server.pool),
         server.algorithm,
-        structs.COUNT_ACTIVE if tracking.active else 0,
-        tracking.eject_after,
-        tracking.eject_first_ms,
-        tracking.eject_most_ms,
+        structs.COUNT_ACTIVE if health.active else 0,
+        health.eject_after,
+        health.eject_first_ms,
+        health.eject_most_ms,
         refusal,
     )
 
 
-def tracking_of(virtual: Virtual) -> Tracking | None:
+def passive_health_of(virtual: Virtual) -> PassiveHealth | None:
     """Read back what the kernel keeps track of; None where a newer version's flags say more."""
     if virtual.flags & ~structs.COUNT_ACTIVE:
         return None
     active = bool(virtual.flags & structs.COUNT_ACTIVE)
-    return Tracking(active, virtual.eject_after, virtual.eject_first_ms, virtual.eject_most_ms)
+    return PassiveHealth(active, virtual.eject_after, virtual.eject_first_ms, virtual.eject_most_ms)
 
 
 def lowest_tier(pool: Pool) -> int:

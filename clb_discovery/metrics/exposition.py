@@ -20,7 +20,7 @@ from clb_discovery.metrics.report import Report
 from clb_discovery.model.address import format_endpoint
 from clb_discovery.model.own_servers import SOURCE
 from clb_discovery.model.servers import Vip
-from clb_discovery.state.service import STATES, Following
+from clb_discovery.state.service import STATES, ServiceState
 
 _OF_REAL_SERVERS: Final[tuple[tuple[str, str, str, Callable[[Server], int]], ...]] = (
     ("clb_connects_total", "counter", "Connects sent to a real server", lambda server: server.connects),
@@ -67,7 +67,7 @@ class _Reported(Collector):
         following = self._report.following
         now = time.time()
 
-        def each(value: Callable[[Following], float]) -> list[tuple[tuple[str, ...], float]]:
+        def each(value: Callable[[ServiceState], float]) -> list[tuple[tuple[str, ...], float]]:
             return [((one.service.source,), value(one)) for one in following]
 
         answered = [(one, one.last_success.timestamp()) for one in following if one.last_success]
@@ -129,13 +129,13 @@ class _Reported(Collector):
         yield errors
 
     def _maps(self) -> Iterator[Metric]:
-        held = self._report.held
-        virtual = len(held.virtual)
+        installed = self._report.installed
+        virtual = len(installed.virtual)
         used = {
             Map.VIRTUAL: (virtual, structs.MAX_VIRTUAL_SERVERS),
             Map.LABELS: (virtual, structs.MAX_VIRTUAL_SERVERS),
-            Map.ROWS: (sum(len(one.rows) for one in held.virtual.values()), structs.MAX_ROWS),
-            Map.SERVERS: (sum(len(one.servers) for one in held.virtual.values()), structs.MAX_SERVERS),
+            Map.ROWS: (sum(len(one.rows) for one in installed.virtual.values()), structs.MAX_ROWS),
+            Map.SERVERS: (sum(len(one.servers) for one in installed.virtual.values()), structs.MAX_SERVERS),
         }
         for name, text, column in (
             ("clb_map_entries", "Elements of a map that are in use", 0),
@@ -151,7 +151,7 @@ def _of_servers(report: Report) -> Iterator[bytes]:
     """
     named = [
         (_labels(one.label.service, vip), one)
-        for vip, one in report.held.virtual.items()
+        for vip, one in report.installed.virtual.items()
         if one.label is not None and one.label.source != SOURCE
     ]
     refusals: list[tuple[str, Server]] = []

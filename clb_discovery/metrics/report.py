@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from clb_discovery import __version__
 from clb_discovery.documents.status import Datapath, document
 from clb_discovery.layout.elements import Info, Server
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.model import own_servers
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.servers import Vip
-from clb_discovery.state.service import Following
+from clb_discovery.state.service import ServiceState
 
 
 class Report(NamedTuple):
@@ -22,14 +22,14 @@ class Report(NamedTuple):
 
     instance: str
     info: Info | None
-    held: Held
+    installed: Installed
     servers: Mapping[bytes, Server]
     """What became of connects, by packed member."""
     ineffective: str | None
     """Why connects do not meet the programs, or None if they do."""
     records_lost: int
     """How often there was no memory to remember where a socket was sent."""
-    following: Sequence[Following]
+    following: Sequence[ServiceState]
     state: Mapping[str, Any]
     """What the sidecar says of itself, without its sources."""
     listening: Collection[Vip] = ()
@@ -43,7 +43,9 @@ class Report(NamedTuple):
             instance=self.instance,
             version=__version__,
             kernel=os.uname().release,
-            datapath=Datapath(self.info, self.held, self.servers, self.ineffective, self.records_lost, self.overlaps)
+            datapath=Datapath(
+                self.info, self.installed, self.servers, self.ineffective, self.records_lost, self.overlaps
+            )
             if self.info
             else None,
             pid=os.getpid(),

@@ -80,7 +80,7 @@ Pool = tuple[RealServer, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Tracking:
+class PassiveHealth:
     """What the kernel keeps track of for a virtual server's connects, and when it ejects a real server."""
 
     active: bool = True
@@ -103,7 +103,7 @@ class VirtualServer:
     """Name of the source that feeds it, such as `srv:_redis._tcp.example`."""
     algorithm: Algorithm
     pool: Pool
-    tracking: Tracking = Tracking()
+    health: PassiveHealth = PassiveHealth()
 
 
 class Unread(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from clb_discovery.model.servers import MAX_NAME, MAX_POOL, Algorithm, Pool, Protocol, Tracking, Vip
+from clb_discovery.model.servers import MAX_NAME, MAX_POOL, Algorithm, PassiveHealth, Pool, Protocol, Vip
 
 CONSUL: Final = "consul:"
 SRV: Final = "srv:"
@@ -16,7 +16,7 @@ CATALOG: Final = "catalog:consul"
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RemovalPolicy:
     """How many members may be missing from an answer to go at once, and for how long others stay."""
 
     max_removal: float = 0.5
@@ -33,8 +33,8 @@ class Service:
     source: str
     vips: tuple[Vip, ...]
     algorithm: Algorithm = Algorithm.RANDOM
-    tracking: Tracking = Tracking()  # noqa: RUF009 - a value that cannot change
-    policy: Policy = Policy()
+    health: PassiveHealth = PassiveHealth()  # noqa: RUF009 - a value that cannot change
+    policy: RemovalPolicy = RemovalPolicy()
     servers: Pool = ()
     """Those of a static service; where discovery is asked there are none here."""
     automatic: Protocol | None = None

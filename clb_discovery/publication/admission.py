@@ -19,11 +19,11 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from clb_discovery.layout import elements, structs
-from clb_discovery.layout.installed import Held, Published
+from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.address import Address
 from clb_discovery.model.servers import Protocol, Unpublished, Vip, VirtualServer
-from clb_discovery.publication.plan import is_held
+from clb_discovery.publication.plan import is_installed
 
 SLICE: Final = 2560
 """Real servers written in a round, unless one virtual server alone has more."""
@@ -84,13 +84,13 @@ class Slice(NamedTuple):
     """What would fit, but not beside what it replaces, and no round will change that."""
 
 
-def used(held: Held) -> Room:
+def used(installed: Installed) -> Room:
     """Return what virtual servers take, without what a crash has left over."""
-    return _total(held.virtual.values())
+    return _total(installed.virtual.values())
 
 
 def admit(
-    held: Held,
+    installed: Installed,
     changes: Sequence[VirtualServer],
     gone: Collection[Vip],
     configured: Mapping[str, int],
@@ -102,23 +102,23 @@ def admit(
     :param gone: those that are held and should not be.
     :param configured: the places of the configuration's sources in their order; all others are of the catalog.
     """
-    growth = {server.vip: _size(server).minus(_held_size(held.virtual.get(server.vip))) for server in changes}
-    wanted = (taken or used(held)).minus(_total(held.virtual[vip] for vip in gone))
+    growth = {server.vip: _size(server).minus(_installed_size(installed.virtual.get(server.vip))) for server in changes}
+    wanted = (taken or used(installed)).minus(_total(installed.virtual[vip] for vip in gone))
     for each in growth.values():
         wanted = wanted.plus(each) if each.servers > 0 or each.virtual > 0 else wanted
     if OF_CATALOG.minus(wanted).lacks(Room(1, 1, 1)) is None:
         return Admitted(changes, ())
-    return _admit_in_order(held, _ordered(held, changes, growth, configured), growth, gone, configured)
+    return _admit_in_order(installed, _ordered(installed, changes, growth, configured), growth, gone, configured)
 
 
 def _admit_in_order(
-    held: Held,
+    installed: Installed,
     ordered: Iterable[VirtualServer],
     growth: Mapping[Vip, Room],
     gone: Collection[Vip],
     configured: Mapping[str, int],
 ) -> Admitted:
-    stays = [one for vip, one in held.virtual.items() if vip not in gone]
+    stays = [one for vip, one in installed.virtual.items() if vip not in gone]
     theirs = (one for one in stays if _source(one) not in configured)
     room, catalog = SIZES.minus(_total(stays)), OF_CATALOG.minus(_total(theirs))
     admitted: list[VirtualServer] = []
@@ -128,9 +128,9 @@ def _admit_in_order(
         of_catalog = server.source not in configured
         lack = room.lacks(need) or (catalog.lacks(need) if of_catalog else None)
         if lack:
-            refused.append(_refusal(held, server, lack, of_catalog=of_catalog))
-            same_size = _as_large_as_held(held, server)
-            if same_size and not is_held(held, same_size):
+            refused.append(_refusal(installed, server, lack, of_catalog=of_catalog))
+            same_size = _as_large_as_installed(installed, server)
+            if same_size and not is_installed(installed, same_size):
                 admitted.append(same_size)
             continue
         admitted.append(server)
@@ -140,9 +140,9 @@ def _admit_in_order(
 
 
 def _ordered(
-    held: Held, changes: Iterable[VirtualServer], growth: Mapping[Vip, Room], configured: Mapping[str, int]
+    installed: Installed, changes: Iterable[VirtualServer], growth: Mapping[Vip, Room], configured: Mapping[str, int]
 ) -> list[VirtualServer]:
-    holding = {one.label.source for one in held.virtual.values() if one.label}
+    holding = {one.label.source for one in installed.virtual.values() if one.label}
 
     def place(server: VirtualServer) -> tuple[bool, int, bool, str, Vip]:
         grows = growth[server.vip].servers > 0
@@ -157,19 +157,19 @@ def _ordered(
     return sorted(changes, key=place)
 
 
-def _refusal(held: Held, server: VirtualServer, lack: str, *, of_catalog: bool) -> Unpublished:
+def _refusal(installed: Installed, server: VirtualServer, lack: str, *, of_catalog: bool) -> Unpublished:
     share = ", three quarters of them for services of the catalog" if of_catalog else ""
-    stays = "; its pool stays as large as it is" if server.vip in held.virtual else ""
+    stays = "; its pool stays as large as it is" if server.vip in installed.virtual else ""
     fix = "use fewer VIPs or real servers, or a second --instance for some services"
     return Unpublished(server.vip, server.service, server.source, f"no room: {lack}{share}{stays}; {fix}")
 
 
-def _as_large_as_held(held: Held, server: VirtualServer) -> VirtualServer | None:
+def _as_large_as_installed(installed: Installed, server: VirtualServer) -> VirtualServer | None:
     """Return a virtual server with as many real servers as it has now; None where there are none, or it is new.
 
     Low priorities stay, as in every pool that is cut, and of one priority those that are in use.
     """
-    old = held.virtual.get(server.vip)
+    old = installed.virtual.get(server.vip)
     if not old or not old.pool:
         return None
     had = {(one.address, one.port) for one in old.pool}
@@ -178,7 +178,7 @@ def _as_large_as_held(held: Held, server: VirtualServer) -> VirtualServer | None
 
 
 def choose(  # noqa: PLR0913 - what a round follows from
-    held: Held,
+    installed: Installed,
     changes: Sequence[VirtualServer],
     gone: Collection[Vip],
     waited: Mapping[Vip, int],
@@ -194,10 +194,10 @@ def choose(  # noqa: PLR0913 - what a round follows from
     :param taken: as for `admit`.
     :param budget: real servers to write; None for all of them.
     """
-    units = _units(held, changes, gone)
+    units = _units(installed, changes, gone)
     if budget is not None:
         budget = max(budget, sum(unit.cost for unit in units) // SHARE)
-    room = _free(held, taken or used(held))
+    room = _free(installed, taken or used(installed))
     publish: dict[Vip, VirtualServer] = {}
     withdraw: list[Vip] = []
     late: list[_Unit] = []
@@ -207,7 +207,7 @@ def choose(  # noqa: PLR0913 - what a round follows from
         if late or (budget is not None and spent and spent + unit.cost > budget):
             late.append(unit)
             continue
-        need = _beside(held, unit, room)
+        need = _beside(installed, unit, room)
         if room.lacks(need):
             cramped.append(unit)
             continue
@@ -219,11 +219,11 @@ def choose(  # noqa: PLR0913 - what a round follows from
     waiting = [*late, *(cramped if moves else ())]
     left = {vip: waited.get(vip, 0) + 1 for unit in waiting for vip in unit.vips()}
     stuck = () if moves else [server for unit in cramped for server in unit.publish]
-    return Slice(publish, withdraw, left, [_cramped(held, server) for server in stuck])
+    return Slice(publish, withdraw, left, [_cramped(installed, server) for server in stuck])
 
 
-def _cramped(held: Held, server: VirtualServer) -> Unpublished:
-    stays = "; its previous pool stays in use" if server.vip in held.virtual else ""
+def _cramped(installed: Installed, server: VirtualServer) -> Unpublished:
+    stays = "; its previous pool stays in use" if server.vip in installed.virtual else ""
     reason = f"no room for the old and the new pool side by side{stays}; use a second --instance for some services"
     return Unpublished(server.vip, server.service, server.source, reason)
 
@@ -242,7 +242,7 @@ class _Unit(NamedTuple):
         yield from self.withdraw
 
 
-def _units(held: Held, changes: Iterable[VirtualServer], gone: Collection[Vip]) -> list[_Unit]:
+def _units(installed: Installed, changes: Iterable[VirtualServer], gone: Collection[Vip]) -> list[_Unit]:
     changes = list(changes)
     vips = (*(server.vip for server in changes), *gone)
     wild = {(vip.address, vip.protocol) for vip in vips if vip.port == 0}
@@ -256,8 +256,8 @@ def _units(held: Held, changes: Iterable[VirtualServer], gone: Collection[Vip]) 
     for key in dict.fromkeys([*published, *withdrawn]):
         new, old = published[key], withdrawn[key]
         cost = sum(len(server.pool) + OVERHEAD for server in new)
-        cost += sum(len(held.virtual[vip].rows) + OVERHEAD for vip in old)
-        units.append(_Unit(new[0].source if new else _source(held.virtual[old[0]]), new, old, cost))
+        cost += sum(len(installed.virtual[vip].rows) + OVERHEAD for vip in old)
+        units.append(_Unit(new[0].source if new else _source(installed.virtual[old[0]]), new, old, cost))
     return units
 
 
@@ -281,21 +281,21 @@ def _in_turns(units: Iterable[_Unit], waited: Mapping[Vip, int]) -> list[_Unit]:
     return [unit for _, _, unit in sorted(placed, key=lambda one: one[:2])]
 
 
-def _free(held: Held, taken: Room) -> Room:
+def _free(installed: Installed, taken: Room) -> Room:
     """Return what can be written now, beside all that is held."""
-    orphans = {map_: len(held.orphans.get(map_, ())) for map_ in (Map.VIRTUAL, Map.LABELS, Map.ROWS)}
+    orphans = {map_: len(installed.orphans.get(map_, ())) for map_ in (Map.VIRTUAL, Map.LABELS, Map.ROWS)}
     return Room(
         SIZES.virtual - taken.virtual - max(orphans[Map.VIRTUAL], orphans[Map.LABELS]),
         SIZES.rows - taken.rows - orphans[Map.ROWS],
-        len(held.free) + len(held.resting) + max(0, SIZES.servers - held.top),
+        len(installed.free) + len(installed.resting) + max(0, SIZES.servers - installed.top),
     )
 
 
-def _beside(held: Held, unit: _Unit, room: Room) -> Room:
+def _beside(installed: Installed, unit: _Unit, room: Room) -> Room:
     """Return what a unit needs beside what it replaces; at least, where there is plenty of room."""
     need = _NOTHING
     for server in unit.publish:
-        old = held.virtual.get(server.vip)
+        old = installed.virtual.get(server.vip)
         size = _size(server)
         servers = size.servers
         if servers > room.servers and old:
@@ -309,7 +309,7 @@ def _size(server: VirtualServer) -> Room:
     return Room(1, elements.rows(max(1, len(server.pool))), len(server.pool) + 1)
 
 
-def _held_size(one: Published | None) -> Room:
+def _installed_size(one: Published | None) -> Room:
     return Room(1, len(one.rows), len(one.servers)) if one else _NOTHING
 
 

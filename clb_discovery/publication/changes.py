@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clb_discovery.layout.installed import Published
-from clb_discovery.model.servers import Pool, RealServer, Tracking
+from clb_discovery.model.servers import PassiveHealth, Pool, RealServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ def setting_changes(before: Published | None, after: Published | None) -> dict[s
 
 def _settings(server: Published) -> dict[str, Any]:
     """Return what a virtual server has beside its pool."""
-    tracking = server.tracking or Tracking()
+    health = server.health or PassiveHealth()
     return {
         "service": server.label.service if server.label else None,
         "source": server.label.source if server.label else None,
         "algorithm": str(server.algorithm) if server.algorithm is not None else None,
-        "active": tracking.active,
-        "eject-after": tracking.eject_after,
-        "eject-time": f"{tracking.eject_first_ms}ms",
-        "eject-max": f"{tracking.eject_most_ms}ms",
+        "active": health.active,
+        "eject-after": health.eject_after,
+        "eject-time": f"{health.eject_first_ms}ms",
+        "eject-max": f"{health.eject_most_ms}ms",
     }

@@ -167,10 +167,10 @@ class _Owners:
 
 def _service(claim: Claim, vips: Sequence[Vip]) -> Service:
     algorithm = claim.service.algorithm if claim.opt_in.algorithm is None else claim.opt_in.algorithm
-    active = claim.service.tracking.active or algorithm is Algorithm.LEAST_CONN
-    tracking = replace(claim.service.tracking, active=active)
+    active = claim.service.health.active or algorithm is Algorithm.LEAST_CONN
+    health = replace(claim.service.health, active=active)
     most = min(MOST_SERVERS, MOST_PLACES // max(1, len(vips)))
-    return replace(claim.service, vips=tuple(vips), algorithm=algorithm, tracking=tracking, most=most)
+    return replace(claim.service, vips=tuple(vips), algorithm=algorithm, health=health, most=most)
 
 
 def _clash(vip: Vip, owner: str) -> Refused:

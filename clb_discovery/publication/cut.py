@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from clb_discovery.layout import elements, structs
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.servers import Vip
 from clb_discovery.publication.plan import Delete, GracePeriod, Plan, Step, Write
@@ -29,7 +29,7 @@ class Cut(NamedTuple):
     """What is held after these steps, and what changed; without steps."""
 
 
-def cut(held: Held, made: Plan, refused: Map, key: bytes) -> Cut | None:
+def cut(installed: Installed, made: Plan, refused: Map, key: bytes) -> Cut | None:
     """Work out what to do when the kernel has refused an element of a plan.
 
     :param held: what was held before the plan.
@@ -41,7 +41,7 @@ def cut(held: Held, made: Plan, refused: Map, key: bytes) -> Cut | None:
         return None
     written = _Written(made, refused, key)
     done = made.changed[: len(written.of(Map.VIRTUAL))]
-    return Cut(vip, tuple(_undone(held, made, done, written)), _carried_out(held, made, done, written))
+    return Cut(vip, tuple(_undone(installed, made, done, written)), _carried_out(installed, made, done, written))
 
 
 class _Written:
@@ -75,7 +75,7 @@ def _owner(made: Plan, refused: Map, key: bytes) -> Vip | None:
     return None
 
 
-def _undone(held: Held, made: Plan, done: tuple[Vip, ...], written: _Written) -> list[Step]:
+def _undone(installed: Installed, made: Plan, done: tuple[Vip, ...], written: _Written) -> list[Step]:
     """Return the steps that take back rows and labels. No grace period is needed: no program was led there.
 
     Of servers zero was written where zero was.
@@ -83,7 +83,7 @@ def _undone(held: Held, made: Plan, done: tuple[Vip, ...], written: _Written) ->
     lasting = {made.result.virtual[vip].generation for vip in done}
     rows = tuple(key for key in written.of(Map.ROWS) if elements.unpack_place(key)[0] not in lasting)
     named = ((key, elements.unpack_vip(key)) for key in written.of(Map.LABELS))
-    labels = [(key, held.virtual.get(vip)) for key, vip in named if vip not in done]
+    labels = [(key, installed.virtual.get(vip)) for key, vip in named if vip not in done]
     again = tuple((key, elements.pack_label(one.label)) for key, one in labels if one and one.label)
     new = tuple(key for key, one in labels if not (one and one.label))
     steps: list[Step] = [Delete(Map.ROWS, rows)] if rows else []
@@ -92,29 +92,29 @@ def _undone(held: Held, made: Plan, done: tuple[Vip, ...], written: _Written) ->
     return steps
 
 
-def _carried_out(held: Held, made: Plan, done: tuple[Vip, ...], written: _Written) -> Plan:
+def _carried_out(installed: Installed, made: Plan, done: tuple[Vip, ...], written: _Written) -> Plan:
     new = {vip: made.result.virtual[vip] for vip in done}
-    old = [(one, new[vip].servers.keys()) for vip in done if (one := held.virtual.get(vip))]
+    old = [(one, new[vip].servers.keys()) for vip in done if (one := installed.virtual.get(vip))]
     gone = {member: index for one, stays in old for member, index in one.servers.items() if member not in stays}
     stale = {
         Map.ROWS: [elements.pack_place(one.generation, row) for one, _ in old for row in one.rows],
         Map.SERVERS: [elements.pack_index(index) for index in gone.values()],
     }
-    kept = dict(held.orphans)
+    kept = dict(installed.orphans)
     labels = set(written.of(Map.LABELS))  # an orphan that was written is a label now, or deleted
     kept[Map.LABELS] = tuple(key for key in kept.get(Map.LABELS, ()) if key not in labels)
     orphans = {map_: (*kept.get(map_, ()), *stale.get(map_, ())) for map_ in kept.keys() | stale.keys()}
     top = min(made.result.top, structs.MAX_SERVERS)
     waited = bool(made.steps) and isinstance(made.steps[0], GracePeriod)
     taken = {index for one in new.values() for index in one.servers.values()}
-    free = (*held.free, *(held.resting if waited else ()), *range(held.top, top))
+    free = (*installed.free, *(installed.resting if waited else ()), *range(installed.top, top))
     result = replace(
-        held,
-        virtual={**held.virtual, **new},
+        installed,
+        virtual={**installed.virtual, **new},
         orphans={map_: keys for map_, keys in orphans.items() if keys},
         last_generation=made.result.last_generation,
         free=tuple(index for index in free if index not in taken),
-        resting=() if waited else held.resting,
+        resting=() if waited else installed.resting,
         top=top,
     )
     return Plan((), result, done, (), tuple(sorted(member for member in gone if not elements.is_refusal(member))))

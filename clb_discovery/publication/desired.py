@@ -105,7 +105,7 @@ def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServe
         rejected += refused[:MAX_REJECTED]
         for vip in service.vips:
             pool, _ = pools[is_ipv4(vip.address)]
-            virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool, service.tracking)
+            virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool, service.health)
     return virtual, rejected
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from clb_discovery.layout import elements
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.model.servers import Protocol
 
 FIRST_PAUSE: Final = 1.0
@@ -32,14 +32,14 @@ class Leaving:
         if len(self._members) > before:
             self._tries, self.next_try = 0, None
 
-    def due(self, held: Held, protocols: Collection[Protocol], now: float) -> frozenset[bytes]:
+    def due(self, installed: Installed, protocols: Collection[Protocol], now: float) -> frozenset[bytes]:
         """Return the members to close sockets of now.
 
         :param held: what the kernel holds: a member that is back in its pool keeps its sockets.
         :param protocols: others than these drain, and are forgotten.
         """
         self._members = {
-            one for one in self._members if elements.protocol_of(one) in protocols and not _is_member(held, one)
+            one for one in self._members if elements.protocol_of(one) in protocols and not _is_member(installed, one)
         }
         if not self._members:
             self.next_try = None
@@ -55,6 +55,6 @@ class Leaving:
             self.next_try = now + FIRST_PAUSE * 2 ** (self._tries - 1)
 
 
-def _is_member(held: Held, member: bytes) -> bool:
-    published = held.virtual.get(elements.unpack_vip(elements.unpack_member(member)[0]))
+def _is_member(installed: Installed, member: bytes) -> bool:
+    published = installed.virtual.get(elements.unpack_vip(elements.unpack_member(member)[0]))
     return published is not None and member in published.servers

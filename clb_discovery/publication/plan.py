@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 from clb_discovery.layout import address_filter, elements, structs
 from clb_discovery.layout.elements import Label
-from clb_discovery.layout.installed import Held, Published
+from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.slots import pool_members, pool_slots, pool_virtual
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.servers import Pool, Vip, VirtualServer
@@ -58,7 +58,7 @@ class Plan:
     """The steps from held to desired, and what is held when they have been carried out."""
 
     steps: tuple[Step, ...]
-    result: Held
+    result: Installed
     changed: tuple[Vip, ...]
     """Virtual servers that get a new generation."""
     removed: tuple[Vip, ...]
@@ -68,7 +68,7 @@ class Plan:
 
 
 def plan(
-    held: Held, desired: Mapping[Vip, VirtualServer], *, complete: bool, keep: AbstractSet[Vip] = frozenset()
+    installed: Installed, desired: Mapping[Vip, VirtualServer], *, complete: bool, keep: AbstractSet[Vip] = frozenset()
 ) -> Plan:
     """Work out the steps that make the kernel hold what is desired.
 
@@ -77,21 +77,21 @@ def plan(
     :param keep: virtual servers that stay as they are although desired lacks them. An exact port may be here only if
         the wildcard of its address neither comes nor goes, and the other way round.
     """
-    draft = _Draft(held)
+    draft = _Draft(installed)
     for server in sorted(desired.values(), key=lambda server: server.vip.port == 0):
         draft.publish(server)
-    lacking = held.virtual.keys() - desired.keys() - keep if complete else ()
+    lacking = installed.virtual.keys() - desired.keys() - keep if complete else ()
     gone = tuple(sorted(lacking, key=lambda vip: (vip.port != 0, vip)))
     for vip in gone:
         draft.withdraw(vip)
-    orphans = _without(held.orphans, draft.writes)
+    orphans = _without(installed.orphans, draft.writes)
     if complete:
         for map_, keys in orphans.items():
             draft.stale[map_] += keys
 
     wanted = address_filter.elements(frozenset(vip.address for vip in draft.virtual))
-    either = _either(held.filter, wanted)
-    draft.writes[Map.FILTER] = _filter_changes(held.filter, either)
+    either = _either(installed.filter, wanted)
+    draft.writes[Map.FILTER] = _filter_changes(installed.filter, either)
     deletes = _present(
         Write(Map.FILTER, tuple(_filter_changes(either, wanted).items()) if complete else ()),
         Delete(Map.VIRTUAL, tuple(map(elements.pack_vip, gone))),
@@ -104,7 +104,7 @@ def plan(
     zeroed = tuple(map(elements.unpack_index, draft.stale[Map.SERVERS]))
     free, resting = draft.indexes.left(zeroed, waited=bool(before or between or after))
     writes = _present(*(Write(map_, tuple(items.items())) for map_, items in draft.writes.items()))
-    result = Held(
+    result = Installed(
         virtual=draft.virtual,
         filter=wanted if complete else either,
         orphans={} if complete else orphans,
@@ -129,25 +129,25 @@ def together(carried_out: Sequence[Plan], last: Plan) -> Plan:
     )
 
 
-def is_held(held: Held, server: VirtualServer) -> bool:
+def is_installed(installed: Installed, server: VirtualServer) -> bool:
     """Tell whether a plan would change nothing of a virtual server."""
-    old = held.virtual.get(server.vip)
+    old = installed.virtual.get(server.vip)
     return old is not None and holds(old, server) and old.label == _label(server)
 
 
 def holds(old: Published, server: VirtualServer) -> bool:
     """Tell whether a virtual server is published, under whatever name."""
-    return (old.pool, old.algorithm, old.tracking) == (server.pool, server.algorithm, server.tracking)
+    return (old.pool, old.algorithm, old.health) == (server.pool, server.algorithm, server.health)
 
 
 class _Indexes:
     """Gives indexes of `clb_servers` to new servers."""
 
-    def __init__(self, held: Held) -> None:
-        self._free = held.free
-        self._resting = held.resting
+    def __init__(self, installed: Installed) -> None:
+        self._free = installed.free
+        self._resting = installed.resting
         self._given = 0
-        self.top = held.top
+        self.top = installed.top
         self.must_wait = False
         """Whether a grace period has to come before everything else."""
 
@@ -174,12 +174,12 @@ class _Indexes:
 class _Draft:
     """What is written before, and taken away after, the virtual servers are replaced."""
 
-    def __init__(self, held: Held) -> None:
-        self.virtual = dict(held.virtual)
-        self.generation = held.last_generation
+    def __init__(self, installed: Installed) -> None:
+        self.virtual = dict(installed.virtual)
+        self.generation = installed.last_generation
         self.changed: list[Vip] = []
         self.dropped: list[bytes] = []
-        self.indexes = _Indexes(held)
+        self.indexes = _Indexes(installed)
         # In the order in which they are carried out.
         self.writes: dict[Map, dict[bytes, bytes]] = {map_: {} for map_ in _WRITTEN}
         self.stale: dict[Map, list[bytes]] = {map_: [] for map_ in _COLLECTED}
@@ -208,7 +208,7 @@ class _Draft:
             rows=range(len(rows)),
             algorithm=server.algorithm,
             pool=server.pool,
-            tracking=server.tracking,
+            health=server.health,
             label=label,
             servers=servers,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from clb_discovery.layout.installed import Held, holders
+from clb_discovery.layout.installed import Installed, holders
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim
 from clb_discovery.model.servers import RealServer, Unpublished, Vip, VirtualServer
@@ -16,7 +16,7 @@ from clb_discovery.model.service import Service
 from clb_discovery.publication.admission import admit, choose, used
 from clb_discovery.publication.claims import Resolved, resolve
 from clb_discovery.publication.desired import Desired, desired
-from clb_discovery.publication.plan import Plan, is_held, plan
+from clb_discovery.publication.plan import Plan, is_installed, plan
 
 
 class Wanted(NamedTuple):
@@ -58,7 +58,7 @@ class Publication(NamedTuple):
 
 
 def publication(
-    held: Held,
+    installed: Installed,
     wanted: Wanted,
     before: Publication | None = None,
     aside: Mapping[Vip, VirtualServer] | None = None,
@@ -70,37 +70,39 @@ def publication(
     :param aside: virtual servers that are not to be tried now, as long as they should be just so.
     :param budget: real servers to write in one round; None for all.
     """
-    resolved = _resolved(held, wanted, before)
+    resolved = _resolved(installed, wanted, before)
     state = desired(resolved.services, wanted.known, wanted.real_ranges, before.desired if before else None)
     waited = before.left if before else {}
-    goes_on = before is not None and _goes_on(held, wanted, before, state)
+    goes_on = before is not None and _goes_on(installed, wanted, before, state)
     if goes_on:  # what is as it was before needs no look
         looked_at = {**state.anew, **{vip: state.virtual[vip] for vip in waited if vip in state.virtual}}
-        gone = [vip for vip in waited if vip in held.virtual and vip not in state.virtual and vip not in wanted.own]
+        gone = [
+            vip for vip in waited if vip in installed.virtual and vip not in state.virtual and vip not in wanted.own
+        ]
     else:
         looked_at = {**wanted.own, **state.virtual}
-        gone = list(held.virtual.keys() - looked_at.keys()) if wanted.complete else []
-    changes = [server for server in looked_at.values() if not is_held(held, server)]
+        gone = list(installed.virtual.keys() - looked_at.keys()) if wanted.complete else []
+    changes = [server for server in looked_at.values() if not is_installed(installed, server)]
     late = {server.vip: 0 for server in changes if aside and aside.get(server.vip) == server}
     configured = {server.source: -1 for server in wanted.own.values()}
     configured |= {service.source: place for place, service in enumerate(wanted.configured)}
-    taken = used(held)
-    admitted = admit(held, [server for server in changes if server.vip not in late], gone, configured, taken)
-    without_room = {*late, *(one.vip for one in admitted.refused)} - held.virtual.keys()
-    kept = _kept(held, gone, [looked_at[vip] for vip in without_room])
-    chosen = choose(held, admitted.changes, [vip for vip in gone if vip not in kept], waited, taken, budget=budget)
+    taken = used(installed)
+    admitted = admit(installed, [server for server in changes if server.vip not in late], gone, configured, taken)
+    without_room = {*late, *(one.vip for one in admitted.refused)} - installed.virtual.keys()
+    kept = _kept(installed, gone, [looked_at[vip] for vip in without_room])
+    chosen = choose(installed, admitted.changes, [vip for vip in gone if vip not in kept], waited, taken, budget=budget)
     # With nothing gone, and nothing left over from a crash, the rest needs no look.
     whole = wanted.complete and (not goes_on or bool(chosen.withdraw))
-    keep = held.virtual.keys() - set(chosen.withdraw) if whole else frozenset()
-    steps = plan(held, chosen.publish, complete=whole, keep=keep)
+    keep = installed.virtual.keys() - set(chosen.withdraw) if whole else frozenset()
+    steps = plan(installed, chosen.publish, complete=whole, keep=keep)
     unpublished = (*admitted.refused, *chosen.cramped)
     late |= dict.fromkeys((*kept, *(one.vip for one in unpublished)), 0)
-    collects = whole and bool(held.orphans)  # which makes room, too
+    collects = whole and bool(installed.orphans)  # which makes room, too
     more = bool(chosen.left) or (bool(chosen.cramped) and collects)
     return Publication(resolved, state, steps, wanted, unpublished, {**late, **chosen.left}, more)
 
 
-def _kept(held: Held, gone: Collection[Vip], without_room: Sequence[VirtualServer]) -> frozenset[Vip]:
+def _kept(installed: Installed, gone: Collection[Vip], without_room: Sequence[VirtualServer]) -> frozenset[Vip]:
     """Return what stays although it should go, because what is to take its place has no room.
 
     That is what the same service has, or another port of the same address.
@@ -109,7 +111,7 @@ def _kept(held: Held, gone: Collection[Vip], without_room: Sequence[VirtualServe
         return frozenset()
     addresses = {(server.vip.address, server.vip.protocol) for server in without_room}
     sources = {server.source for server in without_room}
-    labels = ((vip, held.virtual[vip].label) for vip in gone)
+    labels = ((vip, installed.virtual[vip].label) for vip in gone)
     return frozenset(
         vip
         for vip, label in labels
@@ -117,16 +119,16 @@ def _kept(held: Held, gone: Collection[Vip], without_room: Sequence[VirtualServe
     )
 
 
-def _resolved(held: Held, wanted: Wanted, before: Publication | None) -> Resolved:
+def _resolved(installed: Installed, wanted: Wanted, before: Publication | None) -> Resolved:
     if before and before.wanted is wanted:  # another round of the same
         return before.resolved
-    return resolve(wanted.configured, wanted.claims, holders(held) if wanted.claims else {}, wanted.vip_ranges)
+    return resolve(wanted.configured, wanted.claims, holders(installed) if wanted.claims else {}, wanted.vip_ranges)
 
 
-def _goes_on(held: Held, wanted: Wanted, before: Publication, state: Desired) -> bool:
+def _goes_on(installed: Installed, wanted: Wanted, before: Publication, state: Desired) -> bool:
     """Tell whether what is held is what was published before, with the same virtual servers as there should be now."""
     return (
-        before.plan.result is held
+        before.plan.result is installed
         and before.wanted.complete
         and wanted.complete
         and wanted.own.keys() == before.wanted.own.keys()

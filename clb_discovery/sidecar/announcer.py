@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from clb_discovery.datapath.sockets.closing import Destroyed
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import format_endpoint
 from clb_discovery.model.answer import Refused, Rejected
 from clb_discovery.model.neighbours import Overlap
@@ -24,7 +24,7 @@ from clb_discovery.model.servers import Endpoint, RealServer, Unpublished
 from clb_discovery.publication.changes import changes, setting_changes
 from clb_discovery.publication.plan import Plan
 from clb_discovery.repeats import Repeats
-from clb_discovery.state.service import Following
+from clb_discovery.state.service import ServiceState
 from clb_discovery.text import some_of, timestamp
 
 _SHOWN: Final = 8
@@ -74,7 +74,7 @@ class Announcer:
         else:
             self.trouble(what, None)
 
-    def heard(self, before: Following, now: Following) -> None:
+    def heard(self, before: ServiceState, now: ServiceState) -> None:
         """Report how a source is."""
         source = now.service.source
         if now.error:
@@ -87,16 +87,16 @@ class Announcer:
             _log.warning("answer noted", source=source, note=now.note)
         self.refused(now.service.name, before.refused, now.refused)
 
-    def _held(self, before: Following, now: Following) -> None:
+    def _held(self, before: ServiceState, now: ServiceState) -> None:
         """Report which members are held, when that begins, and what became of them, when it ends."""
-        source, was, held = now.service.source, before.guarded.absent, now.guarded.absent
-        names = _endpoint_names(held.keys() - was.keys())
+        source, was, absent = now.service.source, before.guarded.absent, now.guarded.absent
+        names = _endpoint_names(absent.keys() - was.keys())
         if names and self._is_new("removal held", source, *names):
             removed, of = now.guarded.withheld
             seconds = now.service.policy.hold
             _log.warning("removal held", source=source, servers=names, removed=removed, of=of, seconds=seconds)
             self._holds.add(source)
-        ended = was.keys() - held.keys()
+        ended = was.keys() - absent.keys()
         if ended and source in self._holds:
             back = ended & {(server.address, server.port) for server in now.guarded.good}
             _log.info(
@@ -105,10 +105,10 @@ class Announcer:
                 removed=_endpoint_names(ended - back),
                 back=_endpoint_names(back),
             )
-            if not held:
+            if not absent:
                 self._holds.remove(source)
 
-    def _left_out(self, before: Following, now: Following) -> None:
+    def _left_out(self, before: ServiceState, now: ServiceState) -> None:
         """Report members that cannot be used, when they appear: a few, and how many more."""
         if now.left_out == before.left_out:
             return
@@ -137,7 +137,7 @@ class Announcer:
         self._troubles[thing] = reason
         log(event, **of, error=reason, **({"times": times} if times else {}))
 
-    def restored(self, now: Following) -> None:
+    def restored(self, now: ServiceState) -> None:
         """Report that what is served until the source answers comes from the disk."""
         _log.warning(
             "serving the last known set",
@@ -146,7 +146,7 @@ class Announcer:
             since=timestamp(now.last_success),
         )
 
-    def published(self, before: Held, carried_out: Plan) -> None:
+    def published(self, before: Installed, carried_out: Plan) -> None:
         """Report the pools that changed."""
         for vip in carried_out.changed:
             old, new = before.virtual.get(vip), carried_out.result.virtual[vip]

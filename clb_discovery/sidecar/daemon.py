@@ -26,7 +26,7 @@ from clb_discovery.config.settings import Configured, Settings, without_restart
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.hosts_file.file import real_path
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
 from clb_discovery.model import own_servers
@@ -38,10 +38,10 @@ from clb_discovery.sidecar.local_listeners import LocalListeners
 from clb_discovery.sidecar.proof import Proof
 from clb_discovery.sidecar.publisher import Publisher
 from clb_discovery.sidecar.service_manager import ServiceManager
-from clb_discovery.sidecar.wakeup import News
+from clb_discovery.sidecar.wakeup import Wakeup
 from clb_discovery.sources.watches import Watches
 from clb_discovery.state.last_good import LastGood
-from clb_discovery.state.services import Knowledge
+from clb_discovery.state.services import ServiceTable
 from clb_discovery.text import timestamp
 
 CHECK_EVERY: Final = 2.0
@@ -71,7 +71,7 @@ class Daemon:
         self._watches = Watches(configured.open_sources)
         self._announcer = Announcer()
         self._service_manager = ServiceManager(self._announcer)
-        self._knowledge = Knowledge(settings.services, self._announcer, settings.max_services, settings.real_ranges)
+        self._services = ServiceTable(settings.services, self._announcer, settings.max_services, settings.real_ranges)
         self._instance = Instance(settings.pins.instance)
         self._names = HostsFile(self._instance, self._announcer)
         self._store = Store(settings.state_dir, settings.pins.instance)
@@ -79,7 +79,7 @@ class Daemon:
         self._plane = settings.plane()
         self._proof = Proof(self._plane)
         self._local_listeners = LocalListeners()
-        self._news = News()
+        self._wakeup = Wakeup()
         self._early: list[tuple[str, Outcome]] | None = []
         """What sources came back with while the data plane was loaded; None when it is."""
         self._changed = False  # something that may change what the kernel should hold
@@ -107,7 +107,7 @@ class Daemon:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._instance.held(loads=self._plane.loads))
+            stack.enter_context(self._instance.locked(loads=self._plane.loads))
             stack.push_async_callback(self._unwatch)
             listener = None
             async with self._plane.coming_up():
@@ -123,7 +123,7 @@ class Daemon:
             stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
             if listener:
                 report = partial(self._report, publisher)
-                site = server.Site(report, lambda: self._ready, self._meters, lambda: self._knowledge.unpublished)
+                site = server.Site(report, lambda: self._ready, self._meters, lambda: self._services.unpublished)
                 await stack.enter_async_context(server.serving(listener, site, self._announcer.trouble))
             stack.push_async_callback(self._shut_down)
             await self._main_loop(publisher)
@@ -142,37 +142,37 @@ class Daemon:
         return Report(
             instance=self._settings.pins.instance,
             info=counted.info,
-            held=counted.held,
+            installed=counted.installed,
             servers=counted.servers,
             ineffective=await asyncio.to_thread(self._proof.objection),
             records_lost=counted.records_lost,
             overlaps=publisher.overlaps,
-            following=tuple(self._knowledge),
+            following=tuple(self._services),
             state=self._state(),
-            listening=await self._local_listeners.now(counted.held),
+            listening=await self._local_listeners.now(counted.installed),
         )
 
     def _start_up(self, publisher: Publisher) -> None:
-        knowledge = self._knowledge
-        self._changed |= knowledge.recall(tuple(knowledge.sources), publisher.held, self._store.read())
+        knowledge = self._services
+        self._changed |= knowledge.recall(tuple(knowledge.sources), publisher.installed, self._store.read())
         self._names.leave(self._settings.hosts_file)
         _log.info(
             "started",
             version=__version__,
             instance=self._settings.pins.instance,
             cgroup=str(self._plane.cgroup),
-            services=len(self._knowledge),
+            services=len(self._services),
         )
         self._write_state()
         self._fresh_until = asyncio.get_running_loop().time() + FRESH_WITHIN
         early, self._early = self._early or (), None
         for source, outcome in early:
             self._heard(source, outcome)
-        self._news.ring()
+        self._wakeup.ring()
 
     async def _main_loop(self, publisher: Publisher) -> None:
         while not self._stopping:
-            await (asyncio.sleep(0) if self._pending else self._news.wait(self._next_look(publisher)))
+            await (asyncio.sleep(0) if self._pending else self._wakeup.wait(self._next_look(publisher)))
             if self._reloading:
                 await self._reload(publisher)
             if self._stopping:
@@ -187,35 +187,35 @@ class Daemon:
         """Return in how many seconds to look, whatever happens: a source, another try, links or watchdog are due."""
         now = asyncio.get_running_loop().time()
         watchdog = (self._service_manager.watchdog or math.inf) / 2
-        due = [publisher.next_try, *self._knowledge.deadlines]
+        due = [publisher.next_try, *self._services.deadlines]
         return max(0.0, min([CHECK_EVERY, watchdog, *(deadline - now for deadline in due)]))
 
     async def _tick(self, publisher: Publisher) -> None:
         """Bring the kernel, and all that is written elsewhere, to where it should be."""
         now = asyncio.get_running_loop().time()
         # What the kernel holds is only published again, perhaps at other VIPs, when discovery has had its chance.
-        settled = now >= self._fresh_until or self._knowledge.tried
-        for source in self._knowledge.due(now):
+        settled = now >= self._fresh_until or self._services.tried
+        for source in self._services.due(now):
             self._watches.hasten(source)
-        self._changed |= self._knowledge.leave()
+        self._changed |= self._services.leave()
         if settled and not self._changed and not publisher.failed:
-            self._changed = not self._knowledge.published(self._applied)
-        self._watches.adjust(self._knowledge.sources)
+            self._changed = not self._services.published(self._applied)
+        self._watches.adjust(self._services.sources)
         if self._changed or self._pending or now >= publisher.next_try:
             await self._sync(publisher)
         if await publisher.keep_up():
             self._changed = True
-            self._news.ring()
+            self._wakeup.ring()
         await publisher.look_around()
-        await self._publish_names(publisher.held)
-        await self._local_listeners.announce(publisher.held)
+        await self._publish_names(publisher.installed)
+        await self._local_listeners.announce(publisher.installed)
         self._write_state()
-        self._tell(publisher.held, settled=settled)
+        self._tell(publisher.installed, settled=settled)
         if self._store.is_due(self._applied, now):
             await self._write_last_good()
 
     async def _sync(self, publisher: Publisher) -> None:
-        knowledge = self._knowledge
+        knowledge = self._services
         known, servers, complete = knowledge.known, knowledge.servers, knowledge.complete
         self._changed = self._pending = False  # before, since sources go on answering while a thread publishes
         with self._announcer.trying("cannot publish", *self._bearable(ClbError, OSError)):
@@ -233,27 +233,27 @@ class Daemon:
         """Tell whether something else comes before the rest of a publication."""
         return self._changed or self._reloading or self._stopping
 
-    def _tell(self, held: Held, *, settled: bool) -> None:
+    def _tell(self, installed: Installed, *, settled: bool) -> None:
         """Tell the service manager how we are, which status tells already.
 
         :param settled: whether discovery has had its chance, so that what was known last has to do.
         """
-        knowledge = self._knowledge
+        knowledge = self._services
         if settled and not self._ready and knowledge.served(self._applied):
             self._ready = True
             stale = sum(following.stale for following in knowledge)
-            virtual_servers = len(held.virtual) - len(own_servers.virtual_servers(self._settings.pins.instance))
+            virtual_servers = len(installed.virtual) - len(own_servers.virtual_servers(self._settings.pins.instance))
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
             with self._announcer.trying("cannot remove what another version has loaded", HostError, OSError):
                 self._plane.settle()
         self._service_manager.status(knowledge.summary, ready=self._ready)
 
     def _finish_once(self) -> None:
-        failed = [following for following in self._knowledge if following.error and not following.unusable]
+        failed = [following for following in self._services if following.error and not following.unusable]
         if failed:
             raise SourceError(failed[0].error)
-        if self._last_sync and not any(following.guarded.held for following in self._knowledge):
-            for following in self._knowledge:
+        if self._last_sync and not any(following.guarded.held for following in self._services):
+            for following in self._services:
                 if following.unpublished and not following.from_catalog:
                     raise ClbError(f"{following.service.name} is not published: {following.unpublished[0].reason}")
             self._stopping = True
@@ -262,18 +262,18 @@ class Daemon:
         if self._early is not None:  # what the kernel holds has to be known first, which guards what removes much
             self._early.append((source, outcome))
             return
-        heard = self._knowledge.hear(source, outcome, asyncio.get_running_loop().time())
+        heard = self._services.hear(source, outcome, asyncio.get_running_loop().time())
         self._changed |= heard.counts
         if any(heard):
-            self._news.ring()
+            self._wakeup.ring()
 
     def _stop(self) -> None:
         self._stopping = True
-        self._news.ring()
+        self._wakeup.ring()
 
     def _reload_soon(self) -> None:
         self._reloading = True
-        self._news.ring()
+        self._wakeup.ring()
 
     async def _reload(self, publisher: Publisher) -> None:
         """Read the configuration again and go on with it; one that is wrong changes nothing."""
@@ -289,11 +289,11 @@ class Daemon:
         else:
             await self._unwatch()
             self._watches = watches
-            await self._adopt(configured.settings, publisher.held)
+            await self._adopt(configured.settings, publisher.installed)
             watches.start(self._heard)
         self._service_manager.reloaded()
 
-    async def _adopt(self, wanted: Settings, held: Held) -> None:
+    async def _adopt(self, wanted: Settings, installed: Installed) -> None:
         """Go on with other settings, as a restart would; what is known of services that stay is kept."""
         self._refused = None
         self._settings, left_out = without_restart(wanted, self._settings)
@@ -301,11 +301,11 @@ class Daemon:
         if left_out:
             _log.warning("changed options need a restart", options=left_out)
         settings = self._settings
-        new = self._knowledge.adopt(settings.services, settings.max_services, settings.real_ranges)
-        self._knowledge.recall(new, held, await asyncio.to_thread(self._store.read) if new else {})
+        new = self._services.adopt(settings.services, settings.max_services, settings.real_ranges)
+        self._services.recall(new, installed, await asyncio.to_thread(self._store.read) if new else {})
         self._names.leave(self._settings.hosts_file)
         self._changed = True
-        _log.info("configuration read again", services=len(self._knowledge))
+        _log.info("configuration read again", services=len(self._services))
 
     async def _unwatch(self) -> None:
         await self._watches.end()
@@ -318,11 +318,11 @@ class Daemon:
             await self._write_last_good()
         _log.info("stopped; connects go on over what was published last")
 
-    async def _publish_names(self, held: Held) -> None:
+    async def _publish_names(self, installed: Installed) -> None:
         if self._settings.hosts_file is None:
             return
         with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
-            await asyncio.to_thread(self._names.publish, self._settings.hosts_file, held)
+            await asyncio.to_thread(self._names.publish, self._settings.hosts_file, installed)
 
     def _state(self) -> dict[str, Any]:
         """Return what we tell of ourselves, without the sources."""
@@ -330,12 +330,12 @@ class Daemon:
             "pid": os.getpid(),
             "last_sync": timestamp(self._last_sync),
             "config_error": self._refused,
-            "unpublished": self._knowledge.unpublished,
+            "unpublished": self._services.unpublished,
             "hosts_file": str(real_path(self._settings.hosts_file)) if self._settings.hosts_file else None,
         }
 
     def _write_state(self) -> None:
-        state = {**self._state(), "sources": self._knowledge.documents}
+        state = {**self._state(), "sources": self._services.documents}
         if state == self._said:
             return
         with self._announcer.trying("cannot write the state that status shows", HostError, OSError):
@@ -344,7 +344,7 @@ class Daemon:
 
     async def _write_last_good(self) -> None:
         """Keep what was applied on disk, with when each source last answered."""
-        sets = self._knowledge.last_good(self._applied)
+        sets = self._services.last_good(self._applied)
         errors = self._bearable(HostError, OSError, ValueError)
         trying = self._announcer.trying("cannot keep the last known sets on disk", *errors)
         with trying, self._meters.unkept.count_exceptions():

@@ -10,7 +10,7 @@ from clb_discovery.datapath.instance import Instance
 from clb_discovery.errors import HostError
 from clb_discovery.hosts_file.block import names
 from clb_discovery.hosts_file.file import real_path, write_names
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.model import own_servers
 from clb_discovery.sidecar.announcer import Announcer
 
@@ -35,12 +35,12 @@ class HostsFile:
         except HostError as error:
             _log.warning("cannot remove the names of before", error=str(error))
 
-    def publish(self, path: Path, held: Held) -> None:
+    def publish(self, path: Path, installed: Installed) -> None:
         """Make the file name what the kernel balances, also where another program has written it anew.
 
         :raises HostError: naming the file, the cause and the way out.
         """
-        found = names(held.virtual, own_servers.SOURCE)
+        found = names(installed.virtual, own_servers.SOURCE)
         self._announcer.nameless(found.left_out)
         if write_names(path, self._instance.name, found.addresses):
             _log.info("names published", file=str(path), names=len(found.addresses))

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from clb_discovery.datapath.sockets.listening import listening_here
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.model.own_servers import SOURCE
 from clb_discovery.model.servers import Vip
 
@@ -24,24 +24,24 @@ class LocalListeners:
     """Where programs of this host listen. For one event loop."""
 
     def __init__(self) -> None:
-        self._held: Held | None = None
+        self._installed: Installed | None = None
         self._seen: frozenset[Vip] = frozenset()
         self._found: Collection[Vip] = ()
         self._until = 0.0
 
-    async def announce(self, held: Held) -> None:
+    async def announce(self, installed: Installed) -> None:
         """Log the listeners on VIPs that are new.
 
         :param held: what the kernel holds; the same object as before where that has not changed.
         """
-        if held is self._held:
+        if installed is self._installed:
             return
-        self._held = held
-        vips = frozenset(held.virtual)
+        self._installed = installed
+        vips = frozenset(installed.virtual)
         if vips - self._seen:
             found = await asyncio.to_thread(listening_here, vips)
             for vip in sorted(found.keys() - self._seen):
-                label = held.virtual[vip].label
+                label = installed.virtual[vip].label
                 if label is None or label.source != SOURCE:
                     _log.warning(
                         "a program of this host listens on a VIP",
@@ -52,9 +52,9 @@ class LocalListeners:
                     )
         self._seen = vips
 
-    async def now(self, held: Held) -> Collection[Vip]:
+    async def now(self, installed: Installed) -> Collection[Vip]:
         """Return the VIPs on which a program listens; a VIP that came in the last seconds may not be among them."""
         if time.monotonic() >= self._until:
-            self._found = (await asyncio.to_thread(listening_here, tuple(held.virtual))).keys()
+            self._found = (await asyncio.to_thread(listening_here, tuple(installed.virtual))).keys()
             self._until = time.monotonic() + LASTS
         return self._found

@@ -21,7 +21,7 @@ from clb_discovery.datapath.maps import FullError, Maps
 from clb_discovery.datapath.plane import Plane
 from clb_discovery.errors import ClbError, RemovedError
 from clb_discovery.layout.elements import Info, Server
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.model import own_servers
 from clb_discovery.model.answer import Claim, Refused, Rejected
@@ -48,7 +48,7 @@ _log = structlog.stdlib.get_logger()
 class Counted(NamedTuple):
     """What the maps say at one moment."""
 
-    held: Held
+    installed: Installed
     info: Info | None
     servers: Mapping[bytes, Server]
     """What became of connects, by packed member."""
@@ -80,7 +80,7 @@ class Publisher:
     def __init__(self, plane: Plane, maps: Maps, announcer: Announcer, meters: Meters) -> None:
         """Read what the maps of the plane hold."""
         self._plane = plane
-        self.held = maps.read()
+        self.installed = maps.read()
         self._before: Publication | None = None
         self._synced = False  # whether everything has been published once
         self._aside: dict[Vip, Aside] = {}
@@ -103,9 +103,9 @@ class Publisher:
     async def counted(self) -> Counted:
         """Read what became of connects."""
         async with self._kernel:
-            held = self.held
+            installed = self.installed
             return await asyncio.to_thread(
-                lambda: Counted(held, self._maps.info(), self._maps.servers(held), self._maps.records_lost())
+                lambda: Counted(installed, self._maps.info(), self._maps.servers(installed), self._maps.records_lost())
             )
 
     @property
@@ -164,7 +164,7 @@ class Publisher:
             if self._unsure:
                 await self._read()
             began = time.monotonic()
-            before = self.held
+            before = self.installed
             try:
                 found = await asyncio.to_thread(self._publish, wanted)
             except (ClbError, OSError):
@@ -177,24 +177,24 @@ class Publisher:
             self._failed_until = None
             if found.plan.steps:
                 self._meters.published(len(found.plan.changed), time.monotonic() - began)
-            self.held = found.plan.result
+            self.installed = found.plan.result
         self._announcer.published(before, found.plan)
         return found
 
     async def _read(self) -> None:
         """Find out what the maps hold, now or before they are written next."""
         self._unsure = True
-        self.held = await asyncio.to_thread(self._maps.read)
+        self.installed = await asyncio.to_thread(self._maps.read)
         self._unsure = False
 
     def _publish(self, wanted: Wanted) -> Publication:
         """Publish what the kernel takes; what it has no room for is set aside, and the rest tried again."""
-        held, before = self.held, self._before
+        installed, before = self.installed, self._before
         carried_out: list[Plan] = []
         for tries in range(1, _MOST_FAILURES + 1):
             budget = SLICE if self._synced else None  # until then nobody waits for a change
-            found = publication(held, wanted, before, waiting(self._aside, time.monotonic()), budget)
-            failure = self._apply(held, found)
+            found = publication(installed, wanted, before, waiting(self._aside, time.monotonic()), budget)
+            failure = self._apply(installed, found)
             if failure is None:
                 # What was tried is published, or refused for another reason; else it would be due again at once.
                 late = waiting(self._aside, time.monotonic())
@@ -207,19 +207,19 @@ class Publisher:
             if tries == _MOST_FAILURES and refused.vip in found.plan.changed:  # what is like it would fail, too
                 behind = found.plan.changed[found.plan.changed.index(refused.vip) + 1 :]
             for vip in (refused.vip, *behind):
-                if (vip in held.virtual) == (refused.vip in held.virtual):
+                if (vip in installed.virtual) == (refused.vip in installed.virtual):
                     self._put_aside(found.desired.virtual.get(vip) or wanted.own[vip], reason)
             carried_out.append(refused.carried_out)
-            held, before = refused.carried_out.result, None
+            installed, before = refused.carried_out.result, None
         self._before = None
-        return found._replace(plan=together(carried_out, Plan((), held, (), (), ())), goes_on=True)
+        return found._replace(plan=together(carried_out, Plan((), installed, (), (), ())), goes_on=True)
 
-    def _apply(self, held: Held, found: Publication) -> tuple[str, Cut] | None:
+    def _apply(self, installed: Installed, found: Publication) -> tuple[str, Cut] | None:
         """Carry out a plan; return where the kernel had no room, and why, when what was written is taken back."""
         try:
             self._maps.apply(found.plan.steps)
         except FullError as error:
-            refused = cut(held, found.plan, error.map, error.key)
+            refused = cut(installed, found.plan, error.map, error.key)
             if refused is None:
                 raise
             self._meters.failed()
@@ -235,7 +235,7 @@ class Publisher:
     async def _close_sockets(self, *, reset: bool) -> None:
         """Close sockets of removed servers: a UDP socket would go on sending there, and never know."""
         protocols = (Protocol.TCP, Protocol.UDP) if reset else (Protocol.UDP,)
-        members = self._leaving.due(self.held, protocols, time.monotonic())
+        members = self._leaving.due(self.installed, protocols, time.monotonic())
         closed = None
         if members:
             async with self._kernel:
@@ -245,7 +245,7 @@ class Publisher:
 
     async def look_around(self) -> None:
         """Look for other instances that serve VIPs of ours: when ours have changed, and now and then."""
-        vips, now = self.held.virtual.keys(), time.monotonic()
+        vips, now = self.installed.virtual.keys(), time.monotonic()
         if vips == self._looked_at and now < self._looked + _LOOK_EVERY:
             return
         self._looked_at, self._looked = vips, now

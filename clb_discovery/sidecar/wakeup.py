@@ -12,7 +12,7 @@ QUIET_LIMIT: Final = 0.5
 """Seconds after which a burst is handled although it goes on."""
 
 
-class News:
+class Wakeup:
     """A bell that sources, signals and the main loop itself ring. For one event loop."""
 
     def __init__(self) -> None:

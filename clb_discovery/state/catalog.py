@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from clb_discovery.layout.installed import Held, holders
+from clb_discovery.layout.installed import Installed, holders
 from clb_discovery.model.answer import Claim, OptIn
 from clb_discovery.model.servers import Vip
 from clb_discovery.model.service import CATALOG, CONSUL, MAX_SERVICES, Service, consul_objection
 from clb_discovery.state.last_good import LastGood
-from clb_discovery.state.service import Following
+from clb_discovery.state.service import ServiceState
 
 
 def template(services: Iterable[Service]) -> Service | None:
@@ -21,8 +21,8 @@ def template(services: Iterable[Service]) -> Service | None:
 
 
 def joined(
-    services: Sequence[Service], names: Iterable[str], followed: Mapping[str, Following], most: int = MAX_SERVICES
-) -> dict[str, Following]:
+    services: Sequence[Service], names: Iterable[str], followed: Mapping[str, ServiceState], most: int = MAX_SERVICES
+) -> dict[str, ServiceState]:
     """Return what has to be followed, by the name of its source, for these names in the catalog.
 
     Services that are followed already stay; then the lower name has a place.
@@ -37,10 +37,10 @@ def joined(
     new = (name for name in sorted(names) if CONSUL + name not in followed)
     room = max(0, most - sum(one.from_catalog for one in followed.values()))
     found = (replace(pattern, name=name, source=CONSUL + name) for name in islice(new, room))
-    return {service.source: Following(service, from_catalog=True) for service in found}
+    return {service.source: ServiceState(service, from_catalog=True) for service in found}
 
 
-def unfollowed(following: Mapping[str, Following]) -> tuple[str, ...]:
+def unfollowed(following: Mapping[str, ServiceState]) -> tuple[str, ...]:
     """Return the names in the catalog that may opt in and that there was no place for, sorted."""
     catalog = following.get(CATALOG)
     return tuple(sorted(name for name in catalog.listed if CONSUL + name not in following)) if catalog else ()
@@ -48,22 +48,24 @@ def unfollowed(following: Mapping[str, Following]) -> tuple[str, ...]:
 
 def restored(
     services: Sequence[Service],
-    held: Held,
+    installed: Installed,
     stored: Mapping[str, LastGood],
-    followed: Mapping[str, Following],
+    followed: Mapping[str, ServiceState],
     most: int = MAX_SERVICES,
-) -> dict[str, Following]:
+) -> dict[str, ServiceState]:
     """Return what has to be followed since the kernel balances it, or else the disk remembers it.
 
     :param services: as for `joined`, like `followed` and `most`.
     """
     vips: defaultdict[str, list[Vip]] = defaultdict(list)
-    for vip, source in holders(held).items():
+    for vip, source in holders(installed).items():
         if source.startswith(CONSUL):
             vips[source].append(vip)
-    claims = {source: OptIn(tuple(sorted(own)), (), held.virtual[own[0]].algorithm) for source, own in vips.items()}
+    claims = {
+        source: OptIn(tuple(sorted(own)), (), installed.virtual[own[0]].algorithm) for source, own in vips.items()
+    }
     remembered = {source: last.opt_in for source, last in stored.items() if last.opt_in and source.startswith(CONSUL)}
-    found: dict[str, Following] = {}
+    found: dict[str, ServiceState] = {}
     for sources in (claims.keys(), remembered.keys()):  # what is balanced has a place first
         names = (source.removeprefix(CONSUL) for source in sources)
         askable = [name for name in names if consul_objection(name) is None]
@@ -74,12 +76,12 @@ def restored(
     return found
 
 
-def claimed(following: Iterable[Following]) -> list[Service]:
+def claimed(following: Iterable[ServiceState]) -> list[Service]:
     """Return the services of a catalog with all VIPs that they claim, whether or not they get them."""
     return [replace(one.service, vips=claims.vips) for one in following if (claims := one.claims)]
 
 
-def left(following: Mapping[str, Following]) -> list[str]:
+def left(following: Mapping[str, ServiceState]) -> list[str]:
     """Return the sources that need not be followed any more: they neither opt in nor may do so."""
     catalog = following.get(CATALOG)
     listed = catalog.listed if catalog else frozenset()
@@ -90,6 +92,6 @@ def left(following: Mapping[str, Following]) -> list[str]:
     ]
 
 
-def claims(following: Iterable[Following]) -> list[Claim]:
+def claims(following: Iterable[ServiceState]) -> list[Claim]:
     """Return what the services of a catalog want, for `resolve`."""
     return [Claim(one.service, one.claims) for one in following if one.from_catalog and one.claims]

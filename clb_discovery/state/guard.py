@@ -21,7 +21,7 @@ from typing import Final
 from clb_discovery.model.address import is_ipv4
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import Endpoint, RealServer, Unread
-from clb_discovery.model.service import Policy
+from clb_discovery.model.service import RemovalPolicy
 
 Servers = tuple[RealServer, ...]
 Identities = Mapping[Endpoint, str]
@@ -81,7 +81,7 @@ class Guarded:
         """The time of the first answer without a member that is still absent; None if there is none."""
         return min((since for family in (self.ipv4, self.ipv6) for since in family.absent.values()), default=None)
 
-    def deadline(self, policy: Policy) -> float | None:
+    def deadline(self, policy: RemovalPolicy) -> float | None:
         """Return when the first clock has run, so that an answer can confirm a removal; None if none runs."""
         since = self.absent_since
         return None if since is None else since + policy.hold
@@ -96,7 +96,11 @@ def seed(servers: Sequence[RealServer], identities: Identities) -> Guarded:
 
 
 def admit(
-    state: Guarded, answer: Answer, policy: Policy, now: float, is_usable: Callable[[Endpoint], bool] = lambda _: True
+    state: Guarded,
+    answer: Answer,
+    policy: RemovalPolicy,
+    now: float,
+    is_usable: Callable[[Endpoint], bool] = lambda _: True,
 ) -> Guarded:
     """Take a valid answer.
 
@@ -173,7 +177,7 @@ def _preference(unread: Unread) -> tuple[bool, int, int]:
     return unread.priority is None, unread.priority or 0, -(unread.weight or 0)
 
 
-def _admit(family: Family, named: Servers, words: _Words, policy: Policy, now: float) -> Family:
+def _admit(family: Family, named: Servers, words: _Words, policy: RemovalPolicy, now: float) -> Family:
     present, before = _endpoints(named), _endpoints(family.good)
     missing = before - present
     if not missing:
@@ -228,7 +232,7 @@ def _replaced(
     return replaced
 
 
-def _staying(gaps: Mapping[Endpoint, float], present: int, policy: Policy, now: float) -> dict[Endpoint, float]:
+def _staying(gaps: Mapping[Endpoint, float], present: int, policy: RemovalPolicy, now: float) -> dict[Endpoint, float]:
     """Return the absent members that stay: while they are many, those whose clocks run."""
     if not _is_much(len(gaps), present, policy):
         return {}
@@ -236,12 +240,12 @@ def _staying(gaps: Mapping[Endpoint, float], present: int, policy: Policy, now: 
     return running if _is_much(len(running), present, policy) else {}
 
 
-def _running(clocks: Mapping[Endpoint, float], policy: Policy, now: float) -> dict[Endpoint, float]:
+def _running(clocks: Mapping[Endpoint, float], policy: RemovalPolicy, now: float) -> dict[Endpoint, float]:
     # The sum that `deadline` gives.
     return {endpoint: since for endpoint, since in clocks.items() if now < since + policy.hold}
 
 
-def _is_much(absent: int, present: int, policy: Policy) -> bool:
+def _is_much(absent: int, present: int, policy: RemovalPolicy) -> bool:
     return absent > 0 and (present == 0 or absent > policy.max_removal * (present + absent))
 
 

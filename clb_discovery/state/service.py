@@ -24,7 +24,7 @@ _LONGEST: Final = 80
 
 
 @dataclass(slots=True)
-class Following:
+class ServiceState:
     """One service and its source, as they are now."""
 
     service: Service
@@ -65,13 +65,13 @@ class Following:
     unusable: bool = False
     """Of a service from a catalog: whether it last said what nobody can use, and no asking again will mend."""
 
-    def seed(self, held: Sequence[RealServer], answered: int | None, identities: Identities) -> None:
+    def seed(self, installed: Sequence[RealServer], answered: int | None, identities: Identities) -> None:
         """Start from what the kernel or the disk holds for the service.
 
         :param answered: when its source had last answered, in seconds since 1970, or None if that is not known.
         :param identities: those that are known; of other endpoints, too.
         """
-        self.guarded = guard.seed(held, identities)
+        self.guarded = guard.seed(installed, identities)
         self.known = True
         self.last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
 
@@ -133,11 +133,11 @@ class Following:
         """Let all that is held back go, as if the source had confirmed it in time."""
         self.guarded = guard.confirmed(self.guarded)
 
-    def reconfigured(self, service: Service) -> Following:
+    def reconfigured(self, service: Service) -> ServiceState:
         """Return what is known when the configuration, read again, has this service of the same source."""
         if not self.from_catalog:
             return replace(self, service=service)
-        one = Following(
+        one = ServiceState(
             service,
             self.guarded,
             self.absent_since,
@@ -145,7 +145,7 @@ class Following:
             last_success=self.last_success,
             errors=self.errors,
         )
-        return one if self.claims else Following(service)  # what has left was emptied, which nobody said of this one
+        return one if self.claims else ServiceState(service)  # what has left was emptied, which nobody said of this one
 
     @property
     def deadline(self) -> float | None:

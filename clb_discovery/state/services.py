@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from clb_discovery.layout.installed import Held, held_servers
+from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Address, Network
 from clb_discovery.model.answer import Claim, Outcome, Refused, Rejected
 from clb_discovery.model.servers import RealServer, Unpublished
@@ -17,7 +17,7 @@ from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.state import catalog
 from clb_discovery.state.guard import Servers
 from clb_discovery.state.last_good import LastGood
-from clb_discovery.state.service import Following
+from clb_discovery.state.service import ServiceState
 from clb_discovery.text import some_of
 
 _SHOWN: Final = 4
@@ -34,7 +34,7 @@ class Heard(NamedTuple):
     """Something that only people are told: whether the source is well, or why not."""
 
 
-class Knowledge:
+class ServiceTable:
     """One `Following` for each service, configured or of a catalog, by the name of its source."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Knowledge:
         self._real_ranges = real_ranges
         self._max_services = max_services
         self._services = services
-        self._following = {service.source: Following(service) for service in services}
+        self._following = {service.source: ServiceState(service) for service in services}
         self._touched: set[str] = set(self._following)  # what is derived of them below may be out of date
         self._known: dict[str, LastGood] = {}
         self._servers: dict[str, Servers] = {}
@@ -65,7 +65,7 @@ class Knowledge:
         for their answers: a registrant of one after the other would keep all others waiting."""
         self._summary: str | None = None
 
-    def __iter__(self) -> Iterator[Following]:
+    def __iter__(self) -> Iterator[ServiceState]:
         return iter(self._following.values())
 
     def __len__(self) -> int:
@@ -225,7 +225,7 @@ class Knowledge:
         self._following = {
             service.source: before[service.source].reconfigured(service)
             if service.source in before
-            else Following(service)
+            else ServiceState(service)
             for service in services
         }
         staying = [following.service.name for following in before.values() if following.from_catalog]
@@ -235,21 +235,21 @@ class Knowledge:
         self._touch([*before, *self._following])
         return self._following.keys() - before.keys()
 
-    def recall(self, sources: Iterable[str], held: Held, stored: Mapping[str, LastGood]) -> bool:
+    def recall(self, sources: Iterable[str], installed: Installed, stored: Mapping[str, LastGood]) -> bool:
         """Start from what was known last of these sources, and follow what was then followed of a catalog.
 
         :param stored: by source.
         :returns: as for `seed`.
         """
-        found = catalog.restored(self._services, held, stored, self._following, self._max_services)
+        found = catalog.restored(self._services, installed, stored, self._following, self._max_services)
         self._following |= found
-        servers = held_servers(held, [*self._services, *catalog.claimed(found.values())])
+        servers = installed_servers(installed, [*self._services, *catalog.claimed(found.values())])
         if found:
             servers[CATALOG] = []
         return self.seed([*sources, *found], servers, stored)
 
     def seed(
-        self, sources: Iterable[str], held: Mapping[str, Sequence[RealServer]], stored: Mapping[str, LastGood]
+        self, sources: Iterable[str], installed: Mapping[str, Sequence[RealServer]], stored: Mapping[str, LastGood]
     ) -> bool:
         """Start from what was known last: what the kernel holds, else, as after a reboot, the disk.
 
@@ -261,8 +261,8 @@ class Knowledge:
         for source in sources:
             following, last = self._following[source], stored.get(source)
             identities = last.identities if last else {}
-            if source in held:
-                following.seed(held[source], last.answered if last else None, identities)
+            if source in installed:
+                following.seed(installed[source], last.answered if last else None, identities)
             elif last:
                 following.seed(last.servers, last.answered, identities)
                 self._announcer.restored(following)

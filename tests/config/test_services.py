@@ -10,8 +10,8 @@ from clb_discovery.cli.parser import make_parser
 from clb_discovery.config.options import read_options
 from clb_discovery.config.services import read_services
 from clb_discovery.errors import UsageError
-from clb_discovery.model.servers import Algorithm, Tracking
-from clb_discovery.model.service import CATALOG, Policy, Service
+from clb_discovery.model.servers import Algorithm, PassiveHealth
+from clb_discovery.model.service import CATALOG, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 
 EVERY_KEY = """
@@ -51,13 +51,13 @@ def test_every_key_of_a_service_counts(tmp_path: Path) -> None:
         source="consul:shop-web",
         vips=(parse_vip("10.64.0.1:80"), parse_vip("[fd00:64::1]:80")),
         algorithm=Algorithm.ROUND_ROBIN,
-        tracking=Tracking(eject_after=7, eject_first_ms=2000, eject_most_ms=9000),
-        policy=Policy(0.25, 5.0),
+        health=PassiveHealth(eject_after=7, eject_first_ms=2000, eject_most_ms=9000),
+        policy=RemovalPolicy(0.25, 5.0),
         filter='Service.Meta.version == "2"',
         tags=("primary", "v2"),
     )
     assert found["consul:plain"] == Service(
-        "plain", "consul:plain", (parse_vip("10.64.0.2:80"),), policy=Policy(hold=20.0), tags=("all",)
+        "plain", "consul:plain", (parse_vip("10.64.0.2:80"),), policy=RemovalPolicy(hold=20.0), tags=("all",)
     )
 
 

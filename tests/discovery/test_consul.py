@@ -17,10 +17,10 @@ import pytest
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import Answer, Failure, Outcome
 from clb_discovery.model.servers import RealServer
-from clb_discovery.model.service import Policy, Service
+from clb_discovery.model.service import RemovalPolicy, Service
 from clb_discovery.sources.consul.server import DIRECT, ConsulServer
 from clb_discovery.sources.consul.source import server_from_environment
-from clb_discovery.state.service import Following
+from clb_discovery.state.service import ServiceState
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, ConsulCluster, ConsulTls, make_tls
 from tests.support.followed import followed
 from tests.support.pace import patient
@@ -292,14 +292,14 @@ async def test_an_agent_that_restarts_under_many_services(tmp_path: Path) -> Non
 async def test_a_server_that_lost_its_state(tmp_path: Path) -> None:
     """It says in good faith that there is nobody; that is held, and forgotten when the services are there again."""
     names = [f"service-{number}" for number in range(DIRECT + 4)]
-    policy = Policy(max_removal=0.5, hold=patient(120))
+    policy = RemovalPolicy(max_removal=0.5, hold=patient(120))
     loop = asyncio.get_running_loop()
     with ConsulAgent(tmp_path, persistent=True) as agent:
         for name in names:
             register(agent, name, 1, 2)
         async with following(ConsulServer(agent.url), *names) as heard:
             await until(lambda: all(one.servers() for one in heard.values()), "all are there")
-            guards = {name: Following(Service(name, f"consul:{name}", (), policy=policy)) for name in names}
+            guards = {name: ServiceState(Service(name, f"consul:{name}", (), policy=policy)) for name in names}
             await asyncio.to_thread(agent.lose_state)
             await until(lambda: all(one.servers() == [] for one in heard.values()), "all are said to be empty", AGAIN)
             for name in names:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 
 from clb_discovery.documents.plan import preview
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.model.servers import Algorithm, RealServer, Vip, VirtualServer
 from clb_discovery.publication.plan import plan
 from tests.support.strategies import DESIRED, FEW_VIPS
@@ -16,21 +16,21 @@ ONE, TWO = (RealServer(0, FEW_VIPS[0].address, port, 1) for port in (80, 81))
 WEB = VirtualServer(FEW_VIPS[1], "web", "srv:web", Algorithm.RANDOM, (ONE, TWO))
 
 
-def held(*servers: VirtualServer) -> Held:
+def installed(*servers: VirtualServer) -> Installed:
     """Return what the kernel holds after a publication."""
-    return plan(Held(), {server.vip: server for server in servers}, complete=True).result
+    return plan(Installed(), {server.vip: server for server in servers}, complete=True).result
 
 
 @given(DESIRED, DESIRED)
 def test_exactly_what_differs_is_told(first: dict[Vip, VirtualServer], second: dict[Vip, VirtualServer]) -> None:
     """A virtual server is named if, and only if, it comes, goes or becomes another."""
-    before, after = held(*first.values()), held(*second.values())
+    before, after = installed(*first.values()), installed(*second.values())
     moved = {vip for vip in FEW_VIPS if _without_counts(before, vip) != _without_counts(after, vip)}
     document = preview(before, after, (), (), ())
     assert len(document["changes"]) == len(moved)
 
 
-def _without_counts(found: Held, vip: Vip) -> object:
+def _without_counts(found: Installed, vip: Vip) -> object:
     """Return what a virtual server does, without where the kernel has it."""
     published = found.virtual.get(vip)
     return published and replace(published, generation=0, rows=(), servers={})
@@ -39,7 +39,7 @@ def _without_counts(found: Held, vip: Vip) -> object:
 def test_change_tells_what_a_server_had_before() -> None:
     """A real server with another weight is told with both."""
     other = replace(WEB, pool=(ONE._replace(weight=3), TWO))
-    (change,) = preview(held(WEB), held(other), (), (), ())["changes"]
+    (change,) = preview(installed(WEB), installed(other), (), (), ())["changes"]
     (changed,) = change["changed"]
     assert (changed["weight"], changed["priority"]) == (3, 0)
     assert changed["was"] == {"weight": 1, "priority": 0}
@@ -47,4 +47,4 @@ def test_change_tells_what_a_server_had_before() -> None:
 
 def test_own_virtual_servers_are_not_told() -> None:
     """Those of the self-test are nobody's business."""
-    assert preview(Held(), held(WEB), (), (), [WEB.vip])["changes"] == []
+    assert preview(Installed(), installed(WEB), (), (), [WEB.vip])["changes"] == []

@@ -9,11 +9,11 @@ from typing import Any
 from clb_discovery.documents.status import Datapath, document
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Info, Label
-from clb_discovery.layout.installed import Held, Published
+from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.structs import FEATURE_ERRNO, LAYOUT
 from clb_discovery.model import own_servers
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import Algorithm, Pool, RealServer, Tracking, Vip
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, RealServer, Vip
 from clb_discovery.model.text_forms import parse_vip
 from tests.support.contract import assert_is_status
 
@@ -58,7 +58,7 @@ def published(
         rows=range(elements.rows(len(pool or ()))),
         algorithm=algorithm,
         pool=pool,
-        tracking=None if pool is None else Tracking(),
+        health=None if pool is None else PassiveHealth(),
         label=label,
         servers={},
     )
@@ -78,7 +78,7 @@ def status(
         instance="default",
         version="1.2.3",
         kernel="6.1.0",
-        datapath=None if virtual is None else Datapath(INFO, Held(virtual=virtual), servers, ineffective, 6),
+        datapath=None if virtual is None else Datapath(INFO, Installed(virtual=virtual), servers, ineffective, 6),
         pid=pid,
         state=STATE,
         hidden=frozenset(own_servers.virtual_servers("default")),
@@ -87,12 +87,12 @@ def status(
 
 def test_vips_on_which_a_program_of_this_host_listens_are_told() -> None:
     """The key is true of these virtual servers and no others."""
-    held = Held(virtual={VIP4: published((ONE,)), EVERY: published(())})
+    installed = Installed(virtual={VIP4: published((ONE,)), EVERY: published(())})
     found = document(
         instance="default",
         version="1.2.3",
         kernel="6.1.0",
-        datapath=Datapath(INFO, held, {}, None, 0),
+        datapath=Datapath(INFO, installed, {}, None, 0),
         pid=None,
         state={},
         hidden=frozenset(),

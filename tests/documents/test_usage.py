@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.documents.usage import Usage, usage
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import is_ipv4, parse_address
 from clb_discovery.model.answer import Claim, OptIn, Refused
 from clb_discovery.model.servers import Protocol, RealServer, Unpublished, Vip
@@ -32,7 +32,7 @@ def published(
 
 def made(services: Sequence[Service], known: Mapping[str, Sequence[RealServer]], *claims: Claim) -> Publication:
     """Return a publication where nothing is held."""
-    return publication(Held(), Wanted(services, claims, known, {}, [], [], complete=True))
+    return publication(Installed(), Wanted(services, claims, known, {}, [], [], complete=True))
 
 
 @given(st.lists(st.sampled_from(_VIPS), min_size=1, unique=True), _SERVERS)

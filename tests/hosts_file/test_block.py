@@ -11,7 +11,7 @@ from clb_discovery.layout.elements import Label
 from clb_discovery.layout.installed import Published
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.own_servers import SOURCE
-from clb_discovery.model.servers import Algorithm, RealServer, Tracking, Vip
+from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Vip
 from clb_discovery.model.text_forms import parse_vip
 
 ONE, TWO, SIX = map(parse_address, ("10.64.0.1", "10.64.0.2", "fd00:64::1"))
@@ -32,7 +32,7 @@ def published(service: str, vips: list[str], *, servers: bool = True, source: st
     """Return virtual servers as the kernel holds them."""
     pool = (RealServer(0, ONE, 80, 1),) if servers else ()
     return {
-        parse_vip(vip): Published(1, (), Algorithm.RANDOM, pool, Tracking(), Label(service, source), servers={})
+        parse_vip(vip): Published(1, (), Algorithm.RANDOM, pool, PassiveHealth(), Label(service, source), servers={})
         for vip in vips
     }
 

@@ -18,7 +18,7 @@ from typing import Final
 import pytest
 
 from clb_discovery.datapath.maps import Maps
-from clb_discovery.model.servers import Algorithm, Tracking
+from clb_discovery.model.servers import Algorithm, PassiveHealth
 from tests.programs import churn
 from tests.support.cgroups import inside
 from tests.support.moody import MoodyServer, moody_servers
@@ -28,7 +28,7 @@ from tests.support.process import accepts, free_port, running, wait_until
 from tests.support.recorder import all_places_taken
 from tests.support.sockets import RESET, outcome
 
-COUNTED: Final = Tracking(eject_after=0)
+COUNTED: Final = PassiveHealth(eject_after=0)
 HOLDER: Final = (sys.executable, "-m", "tests.programs.holder")
 VIPS: Final = ("10.64.0.1", "[fd00:64::1]")
 PROCESSES: Final = 8
@@ -46,10 +46,10 @@ def _records(request: pytest.FixtureRequest, plane: Plane) -> Iterator[None]:
         yield
 
 
-def publish(plane: Plane, vip: str, *servers: MoodyServer, tracking: Tracking = COUNTED) -> None:
+def publish(plane: Plane, vip: str, *servers: MoodyServer, health: PassiveHealth = COUNTED) -> None:
     """Let these servers be the pool of the one virtual server, by turns."""
     names = [server.name for server in servers]
-    plane.publish(virtual_server(vip, names, Algorithm.ROUND_ROBIN, tracking))
+    plane.publish(virtual_server(vip, names, Algorithm.ROUND_ROBIN, health))
 
 
 def active(plane: Plane, vip: str) -> int:
@@ -219,7 +219,7 @@ def test_socket_connects_again(plane: Plane, vip: str) -> None:
     """One socket that fails, connects, is disconnected and connects elsewhere counts where it is, once."""
     other = vip.replace(":80", ":81")
     with moody_servers(*[HOST[vip]] * 2) as (one, two):
-        plane.publish(*(virtual_server(*pair, tracking=COUNTED) for pair in ((vip, [one.name]), (other, [two.name]))))
+        plane.publish(*(virtual_server(*pair, health=COUNTED) for pair in ((vip, [one.name]), (other, [two.name]))))
         (client,) = plane.client.make(target_of(vip))
         client.setblocking(True)  # else the kernel answers the next connect with ECONNABORTED
         one.refuse()
@@ -242,7 +242,7 @@ def test_socket_that_meets_itself(plane: Plane, vip: str) -> None:
     """A connect whose real server is its own socket (simultaneous open, RFC 9293) counts once, and ends."""
     port = free_port()
     host = HOST[vip]
-    plane.publish(virtual_server(vip, [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"], tracking=COUNTED))
+    plane.publish(virtual_server(vip, [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"], health=COUNTED))
     (client,) = plane.client.make(target_of(vip))
     client.bind((host, port))
     client.connect(target_of(vip))
@@ -257,7 +257,7 @@ def test_connected_udp_sockets_count(plane: Plane, vip: str) -> None:
     """A UDP socket counts at the server that it is connected to, until it connects elsewhere or is closed."""
     here, there = f"{vip}/udp", vip.replace(":80", ":81/udp")
     with moody_servers(*[HOST[vip]] * 2) as (one, two):
-        plane.publish(*(virtual_server(*pair, tracking=COUNTED) for pair in ((here, [one.name]), (there, [two.name]))))
+        plane.publish(*(virtual_server(*pair, health=COUNTED) for pair in ((here, [one.name]), (there, [two.name]))))
         first, second, third = plane.client.connected(target_of(vip), 3, udp=True)
         assert (active(plane, here), active(plane, there)) == (3, 0)
         first.connect(target_of(vip))
@@ -283,7 +283,7 @@ def test_threads_connect_one_udp_socket_at_once(plane: Plane, vip: str) -> None:
     here, there = f"{vip}/udp", vip.replace(":80", ":81/udp")
     with moody_servers(*[HOST[vip]] * 4) as servers:
         names = [server.name for server in servers]
-        plane.publish(virtual_server(here, names[:2], tracking=COUNTED), virtual_server(there, names[2:]))
+        plane.publish(virtual_server(here, names[:2], health=COUNTED), virtual_server(there, names[2:]))
         (client,) = plane.client.make(target_of(vip), udp=True)
         deadline = time.monotonic() + 1
 
@@ -360,12 +360,12 @@ def test_connections_of_a_removed_server_take_nothing_from_its_successor(plane: 
 def test_counting_is_switched_on_and_off(plane: Plane, vip: str) -> None:
     """A connection counts if counting was on when it began, and then ends in the count though it is off by now."""
     with moody_servers(HOST[vip]) as (server,):
-        publish(plane, vip, server, tracking=replace(COUNTED, active=False))
+        publish(plane, vip, server, health=replace(COUNTED, active=False))
         uncounted = plane.client.connected(target_of(vip), 3)
         publish(plane, vip, server)
         counted = plane.client.connected(target_of(vip), 2)
         assert active(plane, vip) == 2
-        publish(plane, vip, server, tracking=replace(COUNTED, active=False))
+        publish(plane, vip, server, health=replace(COUNTED, active=False))
         for sock in (*uncounted, *plane.client.connected(target_of(vip), 2)):
             sock.close()
         assert active(plane, vip) == 2
@@ -377,7 +377,7 @@ def test_counting_is_switched_on_and_off(plane: Plane, vip: str) -> None:
 def test_random_churn_leaves_nothing(plane: Plane, tmp_path: Path) -> None:
     """Eight processes open and close at random on both families, while pools change: counts stay true, and end at 0."""
     port, gone = free_port(), free_port()
-    tracking = Tracking(eject_first_ms=20, eject_most_ms=100)
+    health = PassiveHealth(eject_first_ms=20, eject_most_ms=100)
     vips = [f"{host}:{number}{kind}" for host in VIPS for number in churn.PORTS for kind in ("", "/udp")]
 
     def published(round_: int) -> None:
@@ -389,7 +389,7 @@ def test_random_churn_leaves_nothing(plane: Plane, tmp_path: Path) -> None:
                     vip,
                     [real(name, 1 + round_ % 3) for name in (sixes if vip.startswith("[") else fours)],
                     list(Algorithm)[round_ // 5 % 3],
-                    tracking,
+                    health,
                 )
                 for vip in vips
             )

@@ -20,12 +20,12 @@ def test_answer_that_removes_much_is_held(instance: str, cgroup: Path, knot: Kno
         assert pool(instance, VIP) == weighted(*before)
         wait_for_pool(instance, VIP, weighted(*after))
         found.wait_for(lambda: status(instance)["sources"][0]["state"] == "fresh", "the source is fresh again")
-        held, published = (
+        installed, published = (
             next(line for line in found.lines() if line["event"] == event and line.get("change") != "+3 -0 ~0")
             for event in ("removal held", "pool published")
         )
-    assert (held["source"], held["seconds"]) == ("srv:_web._tcp.example", 4.0)
-    assert (held["removed"], held["of"]) == (2, 3)
+    assert (installed["source"], installed["seconds"]) == ("srv:_web._tcp.example", 4.0)
+    assert (installed["removed"], installed["of"]) == (2, 3)
     assert (published["change"], published["removed"]) == ("+0 -2 ~0", ["127.0.0.2:2", "127.0.0.3:3"])
     assert found.events().count("removal held") == 1
 

@@ -386,7 +386,7 @@ def test_second_sidecar_is_told_who_holds_the_instance(plane: Plane, tmp_path: P
 
 def test_lock_is_not_for_others(instance: str) -> None:
     """Nobody but root can open the lock, so that no ordinary user can hold it against the sidecar."""
-    with Instance(instance).held():
+    with Instance(instance).locked():
         mode = (RUN / instance / "lock").stat().st_mode
     assert stat.S_IMODE(mode) == 0o600
 

@@ -191,7 +191,7 @@ def test_bad_file_changes_nothing(instance: str, cgroup: Path, config: Path) -> 
                 assert all(word in line["error"] for word in words), line
                 assert "REFUSED: " in clb("status", "--instance", instance).stdout
                 after = snapshot(instance)
-                assert (after.objects, after.held) == (before.objects, before.held)
+                assert (after.objects, after.installed) == (before.objects, before.installed)
                 assert dial(cgroup, WEB, 80) == ["ok"]
             config.write_text(OPTIONS + static("web", WEB, [server]))
             reload(found)

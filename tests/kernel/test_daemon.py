@@ -72,7 +72,7 @@ def test_restart_touches_nothing_that_has_not_changed(
         (tmp_path / f"sidecar-{instance}.log").unlink()
         with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]) as found:
             after = snapshot(instance)
-            assert (after.objects, after.held) == (before.objects, before.held)
+            assert (after.objects, after.installed) == (before.objects, before.installed)
             assert status(instance)["virtual_servers"][0]["connects"] == 20
             assert "pool published" not in found.events()
 
@@ -92,7 +92,7 @@ def test_nothing_is_removed_before_the_first_complete_sync(
     with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:
         found.wait_for(lambda: pool(instance, VIP) == weighted("127.0.0.1:8080"), "the first source is applied")
         found.wait_for(lambda: "source fails" in found.events(), "the second source fails")
-        waiting = snapshot(instance).held
+        waiting = snapshot(instance).installed
         assert waiting is not None
         assert waiting.orphans == {Map.ROWS: (orphan[0],)}
         assert set(generations(instance)) == {VIP, "10.64.0.9"}
@@ -101,7 +101,7 @@ def test_nothing_is_removed_before_the_first_complete_sync(
 
         serve(knot, "127.0.0.2:8080", name="_late._tcp", zone="test")
         found.wait_for(lambda: "ready" in found.events(), "every source has answered")
-        complete = snapshot(instance).held
+        complete = snapshot(instance).installed
         assert complete is not None
         assert complete.orphans == {}
         assert set(generations(instance)) == {VIP, OTHER_VIP}
@@ -118,7 +118,7 @@ def test_once_syncs_and_ends(instance: str, cgroup: Path, knot: KnotServer) -> N
         again = clb(*once, "--log-level", "warning")
         assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     after = snapshot(instance)
-    assert (after.objects, after.held) == (before.objects, before.held)
+    assert (after.objects, after.installed) == (before.objects, before.installed)
     assert status(instance)["sidecar"]["running"] is False
 
 
@@ -174,7 +174,7 @@ def test_nothing_is_written_while_nothing_changes(
     with sidecar(instance, cgroup, tmp_path, options) as found:
         assert found.events()[-2:] == ["started", "ready"]
     after = snapshot(instance)
-    assert (after.objects, after.held) == (before.objects, before.held)
+    assert (after.objects, after.installed) == (before.objects, before.installed)
 
 
 def test_kernel_that_refuses_a_change_is_logged_once(

@@ -27,7 +27,7 @@ from clb_discovery.datapath.ring import Ring
 from clb_discovery.documents.trace import Kind
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.elements import Server
-from clb_discovery.model.servers import Tracking
+from clb_discovery.model.servers import PassiveHealth
 from tests.support.cgroups import inside
 from tests.support.kernel_objects import foreign_denial, foreign_filter
 from tests.support.moody import MoodyServer, moody_servers
@@ -47,7 +47,7 @@ from tests.support.transparency import (
     multipath,
 )
 
-FOR_GOOD: Final = Tracking(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
+FOR_GOOD: Final = PassiveHealth(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
 OTHER: Final = PORT + 1
 TIMES: Final = 3
 """So many failures in a row eject a server."""
@@ -334,8 +334,8 @@ def end(plane: Plane, side: Side, ending: Ending, *, blocking: bool) -> tuple[Se
         ending.mood(server)
         dead.refuse()
         plane.publish(
-            virtual_server(side.at(PORT), [server.name, real(spare.name, 1, 1)], tracking=FOR_GOOD),
-            virtual_server(side.at(OTHER), [dead.name], tracking=FOR_GOOD),
+            virtual_server(side.at(PORT), [server.name, real(spare.name, 1, 1)], health=FOR_GOOD),
+            virtual_server(side.at(OTHER), [dead.name], health=FOR_GOOD),
         )
         ending.end(Scene(plane, side, server, blocking=blocking))
         counted = plane.servers(side.at(PORT))[server.name]
@@ -378,7 +378,7 @@ def test_denied_connect_is_no_failure(plane: Plane, blocking: bool) -> None:
 def test_segments_that_a_filter_of_this_host_drops_are_no_failure(plane: Plane, side: Side) -> None:
     """A connect whose every segment is dropped on this host ends as an unanswered one does, and is not the server's."""
     with moody_servers(side.real, side.real) as (server, spare), heard(plane) as kinds:
-        plane.publish(virtual_server(side.at(PORT), [server.name, real(spare.name, 1, 1)], tracking=FOR_GOOD))
+        plane.publish(virtual_server(side.at(PORT), [server.name, real(spare.name, 1, 1)], health=FOR_GOOD))
         with foreign_filter(plane.cgroup):
             ends = dialled_together(Scene(plane, side, server, blocking=True), PAST_A_REPETITION)
         counted = plane.servers(side.at(PORT))[server.name]
@@ -392,8 +392,8 @@ def test_connect_without_a_route_is_no_failure(plane: Plane, side: Side, blockin
     with moody_servers(side.real, side.real) as (dead, spare), heard(plane) as kinds:
         dead.refuse()
         plane.publish(
-            virtual_server(side.at(PORT), [unrouted, real(spare.name, 1, 1)], tracking=FOR_GOOD),
-            virtual_server(side.at(OTHER), [dead.name], tracking=FOR_GOOD),
+            virtual_server(side.at(PORT), [unrouted, real(spare.name, 1, 1)], health=FOR_GOOD),
+            virtual_server(side.at(OTHER), [dead.name], health=FOR_GOOD),
         )
         scene = Scene(plane, side, dead, blocking=blocking)
         for _ in range(TIMES):
@@ -411,7 +411,7 @@ def test_server_that_a_router_keeps_away_fails(plane: Plane, side: Side, blockin
     name = f"[{host}]:80" if ":" in host else f"{host}:80"
     silent = error == "nothing"
     with router(), moody_servers(side.real) as (spare,), heard(plane) as kinds:
-        plane.publish(virtual_server(side.at(PORT), [name, real(spare.name, 1, 1)], tracking=FOR_GOOD))
+        plane.publish(virtual_server(side.at(PORT), [name, real(spare.name, 1, 1)], health=FOR_GOOD))
         ends = dialled_together(Scene(plane, side, spare, blocking=blocking), 1 if silent else 0)
         counted = plane.servers(side.at(PORT))[name]
     assert set(ends) <= ({"ETIMEDOUT"} if silent else {"EHOSTUNREACH", "ECONNREFUSED", "EACCES"})
@@ -429,7 +429,7 @@ def test_every_ending_is_counted_out_where_ejection_is_off(plane: Plane, side: S
         silent.fall_silent()
         unwatched = replace(FOR_GOOD, eject_after=0)
         for server, endings in ((dead, [refused]), (silent, [timed_out, shut_down(socket.SHUT_WR), dissolved])):
-            plane.publish(virtual_server(side.at(PORT), [server.name], tracking=unwatched))
+            plane.publish(virtual_server(side.at(PORT), [server.name], health=unwatched))
             for ending in endings:
                 ending(Scene(plane, side, server, blocking=False))
                 counted = plane.servers(side.at(PORT))[server.name]

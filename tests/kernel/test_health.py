@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.model.servers import Algorithm, Tracking
+from clb_discovery.model.servers import Algorithm, PassiveHealth
 from tests.support.moody import MoodyServer, moody_servers
 from tests.support.pace import effort
 from tests.support.plane import HOST, NO_TRACKING, VIP4, VIP6, Plane, real, target_of, virtual_server
@@ -22,7 +22,7 @@ from tests.support.sockets import RESET
 MS: Final = 1_000_000
 """Nanoseconds."""
 
-FOR_GOOD: Final = Tracking(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
+FOR_GOOD: Final = PassiveHealth(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
 
 
 def names(servers: list[MoodyServer]) -> list[str]:
@@ -73,7 +73,7 @@ def test_dead_and_silent_servers_fail_three_connects_each(plane: Plane, vip: str
 def test_only_failures_in_a_row_eject(plane: Plane, vip: str) -> None:
     """A success between failures starts the count anew."""
     with moody_servers(HOST[vip], HOST[vip]) as (moody, spare):
-        plane.publish(virtual_server(vip, [moody.name, real(spare.name, 1, 1)], tracking=FOR_GOOD))
+        plane.publish(virtual_server(vip, [moody.name, real(spare.name, 1, 1)], health=FOR_GOOD))
         for _ in range(3):
             moody.refuse()
             assert plane.client.dial(target_of(vip), 2) == ["ECONNREFUSED"] * 2
@@ -92,8 +92,8 @@ def test_thresholds_are_each_virtual_servers_own(plane: Plane, vip: str) -> None
     other = vip.replace(":80", ":81")
     with moody_servers(HOST[vip], HOST[vip]) as (dead, spare):
         pool = [real(dead.name), real(spare.name, 1, 1)]
-        strict, patient = replace(FOR_GOOD, eject_after=1), Tracking(eject_after=5, eject_first_ms=2_000)
-        plane.publish(virtual_server(vip, pool, tracking=strict), virtual_server(other, pool, tracking=patient))
+        strict, patient = replace(FOR_GOOD, eject_after=1), PassiveHealth(eject_after=5, eject_first_ms=2_000)
+        plane.publish(virtual_server(vip, pool, health=strict), virtual_server(other, pool, health=patient))
         dead.refuse()
         assert plane.client.dial(target_of(vip), 8) == ["ECONNREFUSED"] + ["ok"] * 7
         assert plane.client.dial(target_of(other), 8) == ["ECONNREFUSED"] * 5 + ["ok"] * 3
@@ -121,8 +121,10 @@ def fail_once(plane: Plane, vip: str, server: MoodyServer) -> range:
 def test_ejection_takes_longer_each_time(plane: Plane, vip: str) -> None:
     """The time doubles up to the most, goes on from there after a short recovery, and starts anew after a long one."""
     with moody_servers(HOST[vip], HOST[vip]) as (moody, spare):
-        tracking = Tracking(eject_after=1, eject_first_ms=250, eject_most_ms=1_000)  # a busy machine recovers in less
-        plane.publish(virtual_server(vip, [real(moody.name), real(spare.name, 1, 1)], tracking=tracking))
+        health = PassiveHealth(
+            eject_after=1, eject_first_ms=250, eject_most_ms=1_000
+        )  # a busy machine recovers in less
+        plane.publish(virtual_server(vip, [real(moody.name), real(spare.name, 1, 1)], health=health))
         moody.refuse()
         for duration in (250, 500, 1_000, 1_000):
             assert duration * MS in fail_once(plane, vip, moody)
@@ -139,8 +141,8 @@ def test_ejection_takes_longer_each_time(plane: Plane, vip: str) -> None:
 def test_one_connect_probes_while_the_others_keep_away(plane: Plane, vip: str) -> None:
     """When its time is up an ejected server gets one connect; its success brings the server back."""
     with moody_servers(*[HOST[vip]] * 3) as (moody, *others):
-        tracking = Tracking(eject_first_ms=1000, eject_most_ms=1000)
-        plane.publish(virtual_server(vip, names([moody, *others]), tracking=tracking))
+        health = PassiveHealth(eject_first_ms=1000, eject_most_ms=1000)
+        plane.publish(virtual_server(vip, names([moody, *others]), health=health))
         moody.refuse()
         dial_until_ejected(plane, vip)
         moody.fall_silent()
@@ -168,8 +170,8 @@ def test_one_connect_probes_while_the_others_keep_away(plane: Plane, vip: str) -
 def test_probe_that_fails_ejects_for_longer(plane: Plane, vip: str) -> None:
     """One application sees that a probe failed, and the server is left out for twice as long."""
     with moody_servers(*[HOST[vip]] * 3) as servers:
-        tracking = Tracking(eject_first_ms=500, eject_most_ms=60_000)
-        plane.publish(virtual_server(vip, names(servers), tracking=tracking))
+        health = PassiveHealth(eject_first_ms=500, eject_most_ms=60_000)
+        plane.publish(virtual_server(vip, names(servers), health=health))
         servers[0].refuse()
         dial_until_ejected(plane, vip)
         wait_for_probe(plane, vip, servers[0])
@@ -182,7 +184,7 @@ def test_probe_that_fails_ejects_for_longer(plane: Plane, vip: str) -> None:
 def test_half_of_the_only_tier_stays(plane: Plane, vip: str, size: int, most: int) -> None:
     """Where all servers fail and there is no other tier at most half are ejected, and none where there is but one."""
     with moody_servers(*[HOST[vip]] * size) as servers:
-        plane.publish(virtual_server(vip, names(servers), tracking=FOR_GOOD))
+        plane.publish(virtual_server(vip, names(servers), health=FOR_GOOD))
         for server in servers:
             server.refuse()
         for _ in range(20):
@@ -198,7 +200,7 @@ def test_half_of_the_only_tier_stays_when_several_fail_at_once(plane: Plane, vip
             server.refuse()
         for _ in range(20):
             plane.clear()
-            plane.publish(virtual_server(vip, names(servers), tracking=replace(FOR_GOOD, eject_after=1)))
+            plane.publish(virtual_server(vip, names(servers), health=replace(FOR_GOOD, eject_after=1)))
             sockets = plane.client.make(target_of(vip), 80)
             for sock in sockets:
                 sock.setblocking(False)
@@ -210,7 +212,7 @@ def test_whole_tier_is_ejected_where_another_takes_over(plane: Plane, vip: str) 
     """All servers of a tier are ejected when there is a next one, and half of that one when it fails too."""
     with moody_servers(*[HOST[vip]] * 8) as servers:
         pool = [real(server.name, 1, index // 4) for index, server in enumerate(servers)]
-        plane.publish(virtual_server(vip, pool, tracking=FOR_GOOD))
+        plane.publish(virtual_server(vip, pool, health=FOR_GOOD))
         for server in servers[:4]:
             server.refuse()
         assert dial_until_ejected(plane, vip, 4) == {"ECONNREFUSED": 12}
@@ -225,7 +227,7 @@ def test_whole_tier_is_ejected_where_another_takes_over(plane: Plane, vip: str) 
 def test_ejection_survives_republication(plane: Plane, vip: str) -> None:
     """An ejected server stays so, with its counters, when weights change and when other servers come and go."""
     with moody_servers(*[HOST[vip]] * 4) as (dead, *others):
-        plane.publish(virtual_server(vip, names([dead, *others]), tracking=FOR_GOOD))
+        plane.publish(virtual_server(vip, names([dead, *others]), health=FOR_GOOD))
         dead.refuse()
         dial_until_ejected(plane, vip)
         before = plane.servers(vip)
@@ -244,11 +246,11 @@ def test_ejection_survives_republication(plane: Plane, vip: str) -> None:
 def test_server_that_left_and_came_back_starts_anew(plane: Plane, vip: str) -> None:
     """What is known of a server goes with it when discovery removes it."""
     with moody_servers(*[HOST[vip]] * 3) as (dead, *others):
-        plane.publish(virtual_server(vip, names([dead, *others]), tracking=FOR_GOOD))
+        plane.publish(virtual_server(vip, names([dead, *others]), health=FOR_GOOD))
         dead.refuse()
         dial_until_ejected(plane, vip)
-        plane.publish(virtual_server(vip, names(others), tracking=FOR_GOOD))
-        plane.publish(virtual_server(vip, names([dead, *others]), tracking=FOR_GOOD))
+        plane.publish(virtual_server(vip, names(others), health=FOR_GOOD))
+        plane.publish(virtual_server(vip, names([dead, *others]), health=FOR_GOOD))
         assert plane.ejected(vip) == set()
         assert dial_until_ejected(plane, vip)["ECONNREFUSED"] == 3
 
@@ -256,7 +258,7 @@ def test_server_that_left_and_came_back_starts_anew(plane: Plane, vip: str) -> N
 def test_application_that_gives_up_does_not_count(plane: Plane, vip: str) -> None:
     """A connect that the application closes before there is an answer says nothing about the server."""
     with moody_servers(HOST[vip], HOST[vip]) as (silent, spare):
-        plane.publish(virtual_server(vip, [silent.name, real(spare.name, 1, 1)], tracking=FOR_GOOD))
+        plane.publish(virtual_server(vip, [silent.name, real(spare.name, 1, 1)], health=FOR_GOOD))
         silent.fall_silent()
         for sock in plane.client.begun(target_of(vip), 10):
             sock.close()
@@ -270,10 +272,10 @@ def test_application_that_gives_up_does_not_count(plane: Plane, vip: str) -> Non
 def test_ejection_that_is_switched_off_leaves_nobody_out(plane: Plane, vip: str) -> None:
     """With eject_after 0 every server gets its share, dead ones and those that were ejected before included."""
     with moody_servers(*[HOST[vip]] * 4) as servers:
-        plane.publish(virtual_server(vip, names(servers), tracking=FOR_GOOD))
+        plane.publish(virtual_server(vip, names(servers), health=FOR_GOOD))
         servers[0].refuse()
         dial_until_ejected(plane, vip)
-        plane.publish(virtual_server(vip, names(servers), tracking=Tracking(eject_after=0)))
+        plane.publish(virtual_server(vip, names(servers), health=PassiveHealth(eject_after=0)))
         outcomes = Counter(plane.client.dial(target_of(vip), 400))
     assert 50 < outcomes["ECONNREFUSED"] < 150  # 100 on average, with a standard deviation of 9
 
@@ -281,8 +283,8 @@ def test_ejection_that_is_switched_off_leaves_nobody_out(plane: Plane, vip: str)
 def test_least_conn_brings_back_who_has_no_connections(plane: Plane, vip: str) -> None:
     """Under least-conn a server whose time is up is probed soon, for nobody has fewer connections than it."""
     with moody_servers(*[HOST[vip]] * 10) as servers:
-        tracking = Tracking(eject_first_ms=300, eject_most_ms=300)
-        plane.publish(virtual_server(vip, names(servers), Algorithm.LEAST_CONN, tracking))
+        health = PassiveHealth(eject_first_ms=300, eject_most_ms=300)
+        plane.publish(virtual_server(vip, names(servers), Algorithm.LEAST_CONN, health))
         servers[0].refuse()
         dial_until_ejected(plane, vip)
         servers[0].accept()
@@ -293,11 +295,11 @@ def test_least_conn_brings_back_who_has_no_connections(plane: Plane, vip: str) -
         assert plane.ejected(vip) == set()
 
 
-@pytest.mark.parametrize("tracking", [Tracking(), NO_TRACKING], ids=["tracked", "untracked"])
-def test_established_connection_runs_no_program(plane: Plane, vip: str, tracking: Tracking) -> None:
+@pytest.mark.parametrize("health", [PassiveHealth(), NO_TRACKING], ids=["tracked", "untracked"])
+def test_established_connection_runs_no_program(plane: Plane, vip: str, health: PassiveHealth) -> None:
     """After 100,000 requests on one connection every program has run exactly as often as before them."""
     with moody_servers(HOST[vip]) as (server,), counting_runs():
-        plane.publish(virtual_server(vip, [server.name], tracking=tracking))
+        plane.publish(virtual_server(vip, [server.name], health=health))
         (client,) = plane.client.connected(target_of(vip))
         peer = server.take()
         before = run_counts(plane.pins)
@@ -324,7 +326,7 @@ def test_nobody_pays_for_what_is_switched_off(plane: Plane, vip: str) -> None:
     """Without health and counts sock_ops runs for a VIP's connections as often as for those of others, and no more."""
     other = vip.replace(":80", ":81")
     with moody_servers(HOST[vip]) as (server,), counting_runs():
-        plane.publish(virtual_server(vip, [server.name]), virtual_server(other, [server.name], tracking=Tracking()))
+        plane.publish(virtual_server(vip, [server.name]), virtual_server(other, [server.name], health=PassiveHealth()))
         elsewhere = sock_ops_runs(plane, server.target)
         assert sock_ops_runs(plane, target_of(vip)) == elsewhere
         assert sock_ops_runs(plane, target_of(other)) > elsewhere
@@ -333,7 +335,7 @@ def test_nobody_pays_for_what_is_switched_off(plane: Plane, vip: str) -> None:
 def test_sockets_that_are_not_ours_have_no_record(plane: Plane, vip: str) -> None:
     """Sock_ops sees connects elsewhere, keeps nothing of them, and counts nothing."""
     with moody_servers(HOST[vip]) as (server,), counting_runs():
-        plane.publish(virtual_server(vip, [server.name], tracking=Tracking()))
+        plane.publish(virtual_server(vip, [server.name], health=PassiveHealth()))
         before = run_counts(plane.pins)["clb_sock_ops"]
         (foreign,) = plane.client.connected(server.target)
         assert run_counts(plane.pins)["clb_sock_ops"] > before

@@ -18,7 +18,7 @@ from clb_discovery.errors import SourceError
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import Endpoint, RealServer
-from clb_discovery.model.service import Policy
+from clb_discovery.model.service import RemovalPolicy
 from clb_discovery.model.text_forms import parse_vip
 from tests.support.clients import connecting, serving
 from tests.support.dataplane import dial, refusal
@@ -32,7 +32,7 @@ from tests.support.srv_web import VIP
 SOON: Final = patient(1.0)
 """Seconds within which an answer is in the kernel."""
 HOLD: Final = 3.0
-FOR_LONG: Final = Policy(max_removal=0, hold=60)
+FOR_LONG: Final = RemovalPolicy(max_removal=0, hold=60)
 """Every gap is held for longer than a test takes."""
 
 
@@ -119,7 +119,7 @@ async def test_all_critical_are_served_for_the_hold(instance: str, cgroup: Path)
     """Then the source is asked once, and by its answer the pool is empty: connects are refused."""
     servers = members(80, 3)
     source = Told(named(servers))
-    async with running_daemon(instance, cgroup, source, Policy(hold=HOLD)):
+    async with running_daemon(instance, cgroup, source, RemovalPolicy(hold=HOLD)):
         await seconds_until(instance, servers)
         source.tell(Answer((), out=ends(servers)))
         await asyncio.sleep(HOLD / 2)
@@ -149,7 +149,7 @@ async def test_time_alone_removes_nothing(instance: str, cgroup: Path) -> None:
 
     servers = members(80, 3)
     source = Silent(named(servers))
-    async with running_daemon(instance, cgroup, source, Policy(hold=1)):
+    async with running_daemon(instance, cgroup, source, RemovalPolicy(hold=1)):
         await seconds_until(instance, servers)
         source.tell(Answer(()))
         await asyncio.sleep(4)
@@ -162,7 +162,7 @@ async def test_errors_during_a_hold_do_not_prolong_it(instance: str, cgroup: Pat
     """They come in between all the time, as from a proxy that cuts long polls; the hold ends by its own clock."""
     servers = members(80, 3)
     source = Told(named(servers))
-    async with running_daemon(instance, cgroup, source, Policy(hold=HOLD)):
+    async with running_daemon(instance, cgroup, source, RemovalPolicy(hold=HOLD)):
         await seconds_until(instance, servers)
         began = time.monotonic()
         source.tell(Answer(()))
@@ -193,7 +193,7 @@ async def test_hold_goes_on_over_a_reload(instance: str, cgroup: Path) -> None:
     """A reload, and one more, change nothing about when it ends; who is asked is the source that is followed then."""
     servers = members(80, 3)
     source = Told(named(servers))
-    async with running_daemon(instance, cgroup, source, Policy(hold=HOLD)):
+    async with running_daemon(instance, cgroup, source, RemovalPolicy(hold=HOLD)):
         await seconds_until(instance, servers)
         source.tell(Answer(()))
         began = time.monotonic()

@@ -154,7 +154,7 @@ def test_what_nobody_names_stays_until_discovery_is_back(
         maps.carry_out(Write(Map.ROWS, (orphan,)))
     options = ["--srv", f"_web._tcp.example={VIP}:81", *resolver(knot), *disk]
     with sidecar(instance, cgroup, tmp_path, options) as found:
-        waiting = snapshot(instance).held
+        waiting = snapshot(instance).installed
         assert waiting is not None
         assert waiting.orphans == {Map.ROWS: (orphan[0],)}
         assert {server["port"] for server in status(instance)["virtual_servers"]} == {80, 81}
@@ -162,7 +162,7 @@ def test_what_nobody_names_stays_until_discovery_is_back(
         knot.start()
         serve(knot, "127.0.0.1:1")
         found.manager.until("STATUS=following 1, all answered")
-        complete = snapshot(instance).held
+        complete = snapshot(instance).installed
         assert complete is not None
         assert complete.orphans == {}
         assert {server["port"] for server in status(instance)["virtual_servers"]} == {81}

@@ -89,7 +89,7 @@ def test_other_build_is_replaced_in_place(instance: str, cgroup: Path, tmp_path:
     after = snapshot(instance)
     assert [connect for connect in connects if connect.error] == []
     assert len(connects) > 50
-    assert (after.held, after.info) == (before.held, before.info)
+    assert (after.installed, after.info) == (before.installed, before.info)
     for name in before.objects:
         assert (after.objects[name] == before.objects[name]) is (name not in PROGRAMS), name
     wait_until(lambda: not any(before.objects[name].exists() for name in PROGRAMS), "the old programs are gone")

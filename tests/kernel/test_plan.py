@@ -67,7 +67,7 @@ def test_what_is_planned_is_what_run_does(instance: str, cgroup: Path, tmp_path:
         refused = clb("plan", "--instance", instance, "--config", config).stdout
         assert "! ldap: 127.0.0.1:1 is refused: it is loopback" in refused
         after = snapshot(instance)
-        assert (after.objects, after.held) == (before.objects, before.held)
+        assert (after.objects, after.installed) == (before.objects, before.installed)
     config.write_text(f'resolver = ["{knot.address}"]\n{config.read_text()}')
     assert clb("run", "--once", "--config", config, "--instance", instance, "--cgroup", cgroup).returncode == 0
     assert [server["service"] for server in status(instance)["virtual_servers"]] == ["ldap"]

@@ -207,10 +207,10 @@ def test_writer_may_be_killed_before_every_operation(instance: str, cgroup: Path
 
             assert clb(*after).returncode == 0
             with Maps(Pins(instance)) as maps:
-                held = maps.read()
-            assert held.orphans == {}, operation
-            assert {format_address(vip.address) for vip in held.virtual if vip.port == port} == {STAYS, COMES}
-            assert held.filter == address_filter.elements(frozenset(vip.address for vip in held.virtual))
+                installed = maps.read()
+            assert installed.orphans == {}, operation
+            assert {format_address(vip.address) for vip in installed.virtual if vip.port == port} == {STAYS, COMES}
+            assert installed.filter == address_filter.elements(frozenset(vip.address for vip in installed.virtual))
             assert reached_through(cgroup, STAYS, port, tmp_path) <= set(NEW), operation
             if finished:
                 break

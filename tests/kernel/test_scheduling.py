@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.model.servers import Algorithm, Tracking
+from clb_discovery.model.servers import Algorithm, PassiveHealth
 from tests.programs.connector import RECORD, read_connects
 from tests.support.cgroups import inside
 from tests.support.chisquare import p_value
@@ -31,8 +31,8 @@ and Wieder 2010). In 20,000 simulations of each pool below it was at most 8, and
 times as rare: beyond 10 is less likely than one in 100,000. Random choice is off by more in two runs of three.
 """
 
-FOR_GOOD: Final = Tracking(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
-BRIEFLY: Final = Tracking(eject_first_ms=200, eject_most_ms=200)
+FOR_GOOD: Final = PassiveHealth(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
+BRIEFLY: Final = PassiveHealth(eject_first_ms=200, eject_most_ms=200)
 ROUNDS: Final = 10
 """How often each scheduler is chosen at least, while clients connect."""
 
@@ -72,14 +72,14 @@ def test_shares_follow_weights(plane: Plane, vip: str, algorithm: Algorithm) -> 
     weights = [1, 2, 3, 5, 9]
     with listening(*[HOST[vip]] * 5) as servers:
         pool = [real(server.name, weight) for server, weight in zip(servers, weights, strict=True)]
-        plane.publish(virtual_server(vip, pool, algorithm, Tracking()))
+        plane.publish(virtual_server(vip, pool, algorithm, PassiveHealth()))
         assert_follows([1, 2, 3, 5, 9], plane, vip, servers, 3000)
 
 
 def test_connects_are_counted_where_they_went(plane: Plane, vip: str) -> None:
     """The kernel's counter of each real server is what that server saw."""
     with listening(*[HOST[vip]] * 5) as servers:
-        plane.publish(virtual_server(vip, [server.name for server in servers], Algorithm.LEAST_CONN, Tracking()))
+        plane.publish(virtual_server(vip, [server.name for server in servers], Algorithm.LEAST_CONN, PassiveHealth()))
         assert Counter(plane.client.dial(target_of(vip), 500)) == {"ok": 500}
         counts = taken(servers, 500)
         assert plane.connects(vip) == {server.name: count for server, count in zip(servers, counts, strict=True)}
@@ -115,7 +115,7 @@ def test_least_conn_keeps_long_lived_connections_near_ideal(plane: Plane, vip: s
     """Active counts stay within the bound of each server's share while connections pile up, and after many ended."""
     with listening(*[HOST[vip]] * len(weights)) as servers:
         pool = [real(server.name, weight) for server, weight in zip(servers, weights, strict=True)]
-        plane.publish(virtual_server(vip, pool, Algorithm.LEAST_CONN, Tracking()))
+        plane.publish(virtual_server(vip, pool, Algorithm.LEAST_CONN, PassiveHealth()))
         connections = plane.client.connected(target_of(vip), 600)
         assert_near_ideal(plane, vip, weights, servers, 600)
         for sock in random.sample(connections, 300):
@@ -128,9 +128,9 @@ def test_least_conn_fills_up_who_has_fewest(plane: Plane, vip: str) -> None:
     """A server that is new beside loaded ones gets all of the next connections, until it has as many."""
     with listening(*[HOST[vip]] * 4) as servers:
         names = [server.name for server in servers]
-        plane.publish(virtual_server(vip, names[:3], Algorithm.LEAST_CONN, Tracking()))
+        plane.publish(virtual_server(vip, names[:3], Algorithm.LEAST_CONN, PassiveHealth()))
         plane.client.connected(target_of(vip), 300)
-        plane.publish(virtual_server(vip, names, Algorithm.LEAST_CONN, Tracking()))
+        plane.publish(virtual_server(vip, names, Algorithm.LEAST_CONN, PassiveHealth()))
         plane.client.connected(target_of(vip), 100)
         assert plane.active(vip) == dict.fromkeys(names, 100)
 
@@ -175,7 +175,7 @@ def test_weight_0_beside_others_is_a_very_small_share(plane: Plane, vip: str) ->
 def test_weights_that_are_all_0_are_equal(plane: Plane, vip: str, algorithm: Algorithm) -> None:
     """Where every weight is 0 all servers have the same share (RFC 2782; chi-square, p > 0.001)."""
     with listening(*[HOST[vip]] * 4) as servers:
-        plane.publish(virtual_server(vip, [real(server.name, 0) for server in servers], algorithm, Tracking()))
+        plane.publish(virtual_server(vip, [real(server.name, 0) for server in servers], algorithm, PassiveHealth()))
         assert_follows([1] * 4, plane, vip, servers, 1000)
 
 
@@ -183,7 +183,7 @@ def test_least_conn_spares_a_server_of_weight_0(plane: Plane, vip: str) -> None:
     """Beside servers with a weight one of weight 0 holds next to no long-lived connections."""
     with listening(*[HOST[vip]] * 3) as servers:
         pool = [real(server.name, weight) for server, weight in zip(servers, (0, 100, 100), strict=True)]
-        plane.publish(virtual_server(vip, pool, Algorithm.LEAST_CONN, Tracking()))
+        plane.publish(virtual_server(vip, pool, Algorithm.LEAST_CONN, PassiveHealth()))
         plane.client.connected(target_of(vip), 300)
         spared, *others = (plane.active(vip)[server.name] for server in servers)
     assert spared <= LEAST_CONN_BOUND
@@ -234,7 +234,7 @@ def test_lower_tier_is_used_again_when_one_of_it_recovers(plane: Plane, vip: str
     with moody_servers(*[HOST[vip]] * 3) as servers:
         first, second, spare = servers
         pool = [real(first.name), real(second.name), real(spare.name, 1, 1)]
-        plane.publish(virtual_server(vip, pool, tracking=BRIEFLY))
+        plane.publish(virtual_server(vip, pool, health=BRIEFLY))
         eject(plane, vip, [first, second])
         wait_until(lambda: plane.client.dial(target_of(vip)) == ["ok"], "the next tier takes over")
         second.accept()
@@ -262,9 +262,9 @@ def test_algorithm_is_changed_under_connects(plane: Plane, tmp_path: Path) -> No
             rounds, deadline = 0, time.monotonic() + 2
             while rounds < ROUNDS or time.monotonic() < deadline:
                 for algorithm in Algorithm:
-                    plane.publish(virtual_server(vip, pool, algorithm, Tracking()))
+                    plane.publish(virtual_server(vip, pool, algorithm, PassiveHealth()))
                 rounds += 1
-        plane.publish(virtual_server(vip, pool, Algorithm.ROUND_ROBIN, Tracking()))
+        plane.publish(virtual_server(vip, pool, Algorithm.ROUND_ROBIN, PassiveHealth()))
         before = plane.connects(vip)
         assert plane.client.dial(("10.64.0.1", port), 18) == ["ok"] * 18
         assert [plane.connects(vip)[name] - before[name] for name in names] == [3, 6, 9]

@@ -432,7 +432,7 @@ def test_very_many_sockets_are_closed_and_no_other(app: Application, way: Way) -
 def test_more_removed_servers_than_a_filter_holds(app: Application, way: Way) -> None:
     """Without the kernel's filter the same sockets are closed and the same survive."""
     removed, kept = app.serve(way), app.serve(way)
-    lost, held = app.connect(removed), app.connect(kept)
+    lost, staying = app.connect(removed), app.connect(kept)
     vip = elements.pack_vip(Vip(parse_address("10.64.0.1"), 6379, way.protocol))
     more = [
         elements.pack_member(vip, RealServer(0, parse_address("10.0.0.7"), port, 1))
@@ -440,7 +440,7 @@ def test_more_removed_servers_than_a_filter_holds(app: Application, way: Way) ->
     ]
     assert app.close(removed.member(), *more) == (1, frozenset())
     assert not works(lost)
-    assert works(held)
+    assert works(staying)
 
 
 @ways(TCP, UDP)

@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from clb_discovery.model.servers import Tracking
+from clb_discovery.model.servers import PassiveHealth
 from tests.support.contract import assert_is_status
 from tests.support.listeners import listening
 from tests.support.pace import patient
@@ -61,7 +61,7 @@ def test_watch_follows_what_happens(plane: Plane) -> None:
     """A real server that fails is seen to be ejected, and the last line says so."""
     dead = f"127.0.0.1:{free_port()}"
     with listening("127.0.0.1") as (server,):
-        plane.publish(virtual_server(VIP4, [server.name, dead], tracking=Tracking()))
+        plane.publish(virtual_server(VIP4, [server.name, dead], health=PassiveHealth()))
         with on_terminal(status_of(plane, "--watch", "--interval", "200ms"), TERM, columns=80) as terminal:
             terminal.read_until("connects")
             plane.client.dial(target_of(VIP4), 100)

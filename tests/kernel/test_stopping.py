@@ -46,7 +46,7 @@ def test_sigterm_ends_it_and_leaves_the_data_plane(
             before = snapshot(instance)
             assert_ends(found, number)
             after = snapshot(instance)
-        assert (after.objects, after.held) == (before.objects, before.held)
+        assert (after.objects, after.installed) == (before.objects, before.installed)
         assert dial(cgroup, VIP, 80, 5) == ["ok"] * 5
         assert server.taken() == 5
         assert found.events()[-1].startswith("stopped")
@@ -154,6 +154,6 @@ async def test_sigterm_during_a_large_publication_is_a_stop(instance: str, cgrou
         await asyncio.to_thread(wait_for_names, instance)
         started = time.monotonic()
     print(f"\nstopped after {time.monotonic() - started:.2f} s")
-    held = snapshot(instance).held
-    assert held is not None
-    assert max(len(one.pool or ()) for one in held.virtual.values()) == MAX_POOL
+    installed = snapshot(instance).installed
+    assert installed is not None
+    assert max(len(one.pool or ()) for one in installed.virtual.values()) == MAX_POOL

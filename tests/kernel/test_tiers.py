@@ -20,7 +20,7 @@ from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Slot
 from clb_discovery.layout.slots import pool_slots
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import MAX_TIERS, Algorithm, RealServer, Tracking
+from clb_discovery.model.servers import MAX_TIERS, Algorithm, PassiveHealth, RealServer
 from clb_discovery.model.text_forms import parse_vip
 from tests.support.chisquare import p_value
 from tests.support.listeners import listening
@@ -30,7 +30,7 @@ from tests.support.plane import HOST, VIP4, Plane, target_of, virtual_server
 from tests.support.scheduler import chances_of
 from tests.support.simulator import numbered
 
-FOR_GOOD: Final = Tracking(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
+FOR_GOOD: Final = PassiveHealth(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
 VIP: Final = f"{VIP4}/udp"
 TARGET: Final = target_of(VIP)
 
@@ -182,7 +182,7 @@ def test_the_last_usable_server_of_a_large_tier_serves(plane: Plane, algorithm: 
 def test_no_connect_is_lost_in_a_very_large_pool(plane: Plane) -> None:
     """In 16 tiers with 3,200 servers each connect is sent to a usable server, if only the last tier has any."""
     pool = pool_of(*[[1] * 200] * MAX_TIERS)
-    plane.publish(virtual_server(VIP, pool, tracking=FOR_GOOD))
+    plane.publish(virtual_server(VIP, pool, health=FOR_GOOD))
     last = range(15 * 200, 16 * 200)
     plane.mark(VIP, named(pool, [*range(15 * 200), *last[:100]]))
     found = {name for name, count in connects(plane, 300).items() if count}
@@ -197,7 +197,8 @@ def test_connects_that_send_nothing_take_no_turns(plane: Plane, algorithm: Algor
     with listening(HOST[VIP4], HOST[VIP4]) as servers, ExitStack() as stack:
         names = [server.name for server in servers]
         plane.publish(
-            virtual_server(VIP, names, algorithm, Tracking()), virtual_server(VIP4, names, algorithm, Tracking())
+            virtual_server(VIP, names, algorithm, PassiveHealth()),
+            virtual_server(VIP4, names, algorithm, PassiveHealth()),
         )
         receivers = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in servers]
         for name, receiver in zip(names, receivers, strict=True):

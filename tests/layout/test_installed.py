@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from clb_discovery.layout import address_filter, elements, structs
 from clb_discovery.layout.elements import Label, Slot, Virtual
-from clb_discovery.layout.installed import DECODED, READ_AHEAD, Held, decode
+from clb_discovery.layout.installed import DECODED, READ_AHEAD, Installed, decode
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Protocol, RealServer, Vip, VirtualServer
 from clb_discovery.publication.plan import plan
 from tests.support.junk import damaged
 from tests.support.simulator import (
@@ -40,9 +40,9 @@ ONE: Final = RealServer(0, parse_address("10.0.0.1"), 31001, 1)
 THREE: Final = RealServer(0, parse_address("10.0.0.3"), 31003, 3)
 BACKUP: Final = RealServer(7, parse_address("10.0.0.9"), 31009, 5)
 POOL: Final = (ONE, THREE, BACKUP)
-TRACKING: Final = Tracking(active=True, eject_after=3, eject_first_ms=200, eject_most_ms=900)
+TRACKING: Final = PassiveHealth(active=True, eject_after=3, eject_first_ms=200, eject_most_ms=900)
 PUBLISHED: Final = VirtualServer(VIP, "redis", "consul:redis", Algorithm.LEAST_CONN, POOL, TRACKING)
-STATE: Final[State] = apply(EMPTY, plan(Held(), {VIP: PUBLISHED}, complete=True).steps)
+STATE: Final[State] = apply(EMPTY, plan(Installed(), {VIP: PUBLISHED}, complete=True).steps)
 """The refusal's index is 0, those of the pool follow."""
 OTHER: Final = replace(PUBLISHED, vip=VIP._replace(port=80))
 BOTH: Final[State] = apply(STATE, plan(read(STATE), {VIP: PUBLISHED, OTHER.vip: OTHER}, complete=True).steps)
@@ -70,35 +70,35 @@ def with_virtual(**changes: int) -> Put:
 
 def test_empty_maps_hold_nothing() -> None:
     """A data plane that was just loaded has no virtual server, and its first generation is 1."""
-    assert read(EMPTY) == Held()
-    assert Held().last_generation == 0
+    assert read(EMPTY) == Installed()
+    assert Installed().last_generation == 0
 
 
 def test_a_publication_is_read_as_it_was_meant() -> None:
     """Pool, scheduler, tracking, names, turn and servers come back, and nothing is an orphan."""
-    held = read(STATE)
-    (published,) = held.virtual.values()
-    assert held.virtual.keys() == {VIP}
+    installed = read(STATE)
+    (published,) = installed.virtual.values()
+    assert installed.virtual.keys() == {VIP}
     assert published.pool == POOL
     assert published.algorithm is Algorithm.LEAST_CONN
-    assert published.tracking == TRACKING
+    assert published.health == TRACKING
     assert published.label == Label("redis", "consul:redis")
-    assert published.generation == held.last_generation == 1
+    assert published.generation == installed.last_generation == 1
     assert list(published.rows) == [0]
     assert published.servers == numbered(KEY, POOL)
-    assert (held.free, held.resting, held.top) == ((), (), 4)
-    assert held.filter == address_filter.elements(frozenset({VIP.address}))
-    assert held.orphans == {}
+    assert (installed.free, installed.resting, installed.top) == ((), (), 4)
+    assert installed.filter == address_filter.elements(frozenset({VIP.address}))
+    assert installed.orphans == {}
 
 
 @given(DESIRED)
 def test_any_desired_state_reads_back(desired: dict[Vip, VirtualServer]) -> None:
     """Whatever is published is read as exactly the pools, schedulers and tracking that were desired."""
-    held = read(apply(EMPTY, plan(Held(), desired, complete=True).steps))
-    assert {vip: (one.pool, one.algorithm, one.tracking) for vip, one in held.virtual.items()} == {
-        vip: (one.pool, one.algorithm, one.tracking) for vip, one in desired.items()
+    installed = read(apply(EMPTY, plan(Installed(), desired, complete=True).steps))
+    assert {vip: (one.pool, one.algorithm, one.health) for vip, one in installed.virtual.items()} == {
+        vip: (one.pool, one.algorithm, one.health) for vip, one in desired.items()
     }
-    assert held.orphans == {}
+    assert installed.orphans == {}
 
 
 @given(damaged(st.just(STATE)))
@@ -107,21 +107,21 @@ def test_every_element_is_told_by_exactly_one_name(state: State) -> None:
 
     What is zero in an array, and belongs to nobody, rests.
     """
-    held = read(state)
-    places = [elements.pack_place(one.generation, row) for one in held.virtual.values() for row in one.rows]
-    indexes = [index for one in held.virtual.values() for index in one.servers.values()]
-    labels = [elements.pack_vip(vip) for vip, one in held.virtual.items() if one.label is not None]
+    installed = read(state)
+    places = [elements.pack_place(one.generation, row) for one in installed.virtual.values() for row in one.rows]
+    indexes = [index for one in installed.virtual.values() for index in one.servers.values()]
+    labels = [elements.pack_vip(vip) for vip, one in installed.virtual.items() if one.label is not None]
     owned = {
-        Map.VIRTUAL: [elements.pack_vip(vip) for vip in held.virtual],
+        Map.VIRTUAL: [elements.pack_vip(vip) for vip in installed.virtual],
         Map.ROWS: places,
         Map.LABELS: labels,
     }
     for map_, keys in owned.items():
-        assert sorted([*keys, *held.orphans.get(map_, ())]) == sorted(state[map_])
+        assert sorted([*keys, *installed.orphans.get(map_, ())]) == sorted(state[map_])
     raw = {elements.unpack_index(key): address_filter.unpack_element(bits) for key, bits in state[Map.FILTER].items()}
-    assert held.filter == {index: bits for index, bits in raw.items() if bits}
-    orphans = list(map(elements.unpack_index, held.orphans.get(Map.SERVERS, ())))
-    assert sorted([*indexes, *orphans, *held.resting]) == list(range(held.top))
+    assert installed.filter == {index: bits for index, bits in raw.items() if bits}
+    orphans = list(map(elements.unpack_index, installed.orphans.get(Map.SERVERS, ())))
+    assert sorted([*indexes, *orphans, *installed.resting]) == list(range(installed.top))
     counted = set(map(elements.unpack_index, state[Map.SERVERS]))
     assert counted <= {*indexes, *orphans}
 
@@ -129,10 +129,10 @@ def test_every_element_is_told_by_exactly_one_name(state: State) -> None:
 @given(damaged(st.just(STATE)))
 def test_the_last_generation_is_above_everything(state: State) -> None:
     """No generation that is in use or left over is higher, so that the next one is fresh."""
-    held = read(state)
+    installed = read(state)
     known = [elements.unpack_place(key)[0] for key in state[Map.ROWS]]
-    known += [one.generation for one in held.virtual.values()]
-    assert held.last_generation >= max(known, default=0)
+    known += [one.generation for one in installed.virtual.values()]
+    assert installed.last_generation >= max(known, default=0)
 
 
 DAMAGE: Final = {
@@ -171,7 +171,7 @@ def test_a_pool_that_is_not_whole_is_none(damage: Put | Remove) -> None:
     """Anything but exactly what a publication writes is no pool, so that the next plan writes it anew."""
     published = read(carry_out(STATE, damage)).virtual[VIP]
     assert published.pool is None
-    assert published.tracking is None
+    assert published.health is None
 
 
 def test_what_became_of_connects_is_nobodys_business_here() -> None:
@@ -183,7 +183,7 @@ def test_what_became_of_connects_is_nobodys_business_here() -> None:
 def test_tracking_of_a_newer_version_is_none() -> None:
     """A flag that this version does not know makes the tracking another, so that the next plan writes it anew."""
     published = read(carry_out(STATE, with_virtual(flags=structs.COUNT_ACTIVE | 1 << 15))).virtual[VIP]
-    assert published.tracking is None
+    assert published.health is None
     assert published.pool == POOL
 
 
@@ -197,17 +197,17 @@ def test_a_missing_label_is_none() -> None:
 def test_servers_beside_the_pool_are_orphans() -> None:
     """What counted for a former pool belongs to nobody; what did not, or not any more, rests."""
     gone = elements.pack_index(6)
-    held = read(carry_out(STATE, Put(Map.SERVERS, gone, COUNTED)))
-    assert held.orphans == {Map.SERVERS: (gone,)}
-    assert held.virtual == read(STATE).virtual
-    assert (held.free, held.resting, held.top) == ((), (4, 5), 7)
+    installed = read(carry_out(STATE, Put(Map.SERVERS, gone, COUNTED)))
+    assert installed.orphans == {Map.SERVERS: (gone,)}
+    assert installed.virtual == read(STATE).virtual
+    assert (installed.free, installed.resting, installed.top) == ((), (4, 5), 7)
 
 
 def test_a_server_that_an_orphan_names_rests() -> None:
     """The index in a slot that no virtual server refers to is not given away as one that nobody had."""
     orphan = slot(0)._replace(server=5)
-    held = read(carry_out(STATE, Put(Map.ROWS, elements.pack_place(7, 0), elements.pack_rows([orphan])[0])))
-    assert (held.resting, held.top) == ((4, 5), 6)
+    installed = read(carry_out(STATE, Put(Map.ROWS, elements.pack_place(7, 0), elements.pack_rows([orphan])[0])))
+    assert (installed.resting, installed.top) == ((4, 5), 6)
 
 
 def test_servers_are_read_as_far_as_there_may_be_some() -> None:
@@ -222,9 +222,9 @@ def test_servers_are_read_as_far_as_there_may_be_some() -> None:
             yield key, value
 
     raw = {map_: list(STATE[map_].items()) for map_ in DECODED}
-    held = decode(raw | {Map.SERVERS: servers()})
-    assert held == read(state)
-    assert held.orphans == {Map.SERVERS: (elements.pack_index(3 + READ_AHEAD),)}
+    installed = decode(raw | {Map.SERVERS: servers()})
+    assert installed == read(state)
+    assert installed.orphans == {Map.SERVERS: (elements.pack_index(3 + READ_AHEAD),)}
     assert asked == list(map(elements.pack_index, range(4 + 2 * READ_AHEAD)))
     assert decode(raw) == read(STATE)
 
@@ -240,9 +240,11 @@ def test_an_index_of_two_virtual_servers_is_neithers(shared: int, damage: str) -
     else:
         virtual = elements.unpack_virtual(state[Map.VIRTUAL][OTHER_KEY])._replace(refusal=shared)
         state = carry_out(state, Put(Map.VIRTUAL, OTHER_KEY, elements.pack_virtual(virtual)))
-    held = read(state)
-    assert [(held.virtual[vip].pool, held.virtual[vip].servers) for vip in (VIP, OTHER.vip)] == [(None, {})] * 2
-    made = plan(held, desired, complete=True)
+    installed = read(state)
+    assert [(installed.virtual[vip].pool, installed.virtual[vip].servers) for vip in (VIP, OTHER.vip)] == [
+        (None, {})
+    ] * 2
+    made = plan(installed, desired, complete=True)
     assert made.changed == (VIP, OTHER.vip)
     indexes = [index for one in made.result.virtual.values() for index in one.servers.values()]
     assert sorted(indexes) == list(range(8, 20))
@@ -253,19 +255,19 @@ def test_an_index_of_two_virtual_servers_is_neithers(shared: int, damage: str) -
 def test_a_key_that_no_connect_can_ask_for_is_an_orphan(end: bytes) -> None:
     """A virtual server with a protocol or padding of nobody's is no virtual server, and no error."""
     key = KEY[:18] + end
-    held = read(carry_out(STATE, Put(Map.VIRTUAL, key, STATE[Map.VIRTUAL][KEY])))
-    assert held.orphans == {Map.VIRTUAL: (key,)}
-    assert held.virtual.keys() == {VIP}
-    assert held.virtual[VIP].pool == POOL
+    installed = read(carry_out(STATE, Put(Map.VIRTUAL, key, STATE[Map.VIRTUAL][KEY])))
+    assert installed.orphans == {Map.VIRTUAL: (key,)}
+    assert installed.virtual.keys() == {VIP}
+    assert installed.virtual[VIP].pool == POOL
 
 
 @given(st.permutations(range(3)))
 def test_the_order_of_the_elements_does_not_matter(order: list[int]) -> None:
     """Hash maps hand out their elements in any order, also the rows of one pool."""
     pool = tuple(ONE._replace(port=port) for port in range(1, 2 * structs.ROW_SLOTS + 2))
-    state = apply(EMPTY, plan(Held(), {VIP: replace(PUBLISHED, pool=pool)}, complete=True).steps)
+    state = apply(EMPTY, plan(Installed(), {VIP: replace(PUBLISHED, pool=pool)}, complete=True).steps)
     raw = {map_: list(state[map_].items()) for map_ in DECODED}
     raw[Map.ROWS] = [raw[Map.ROWS][index] for index in order]
-    held = decode(raw)
-    assert held == read(state)
-    assert held.virtual[VIP].pool == pool
+    installed = decode(raw)
+    assert installed == read(state)
+    assert installed.virtual[VIP].pool == pool

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 import structlog
 
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.metrics import server as web
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
@@ -44,7 +44,9 @@ class SlowReports:
         self.begun += 1
         self.asked.set()
         await self.released.wait()
-        return Report("default", None, Held(), {}, None, 0, (), {"config_error": str(self.begun), "last_sync": None})
+        return Report(
+            "default", None, Installed(), {}, None, 0, (), {"config_error": str(self.begun), "last_sync": None}
+        )
 
 
 async def test_many_share_work_and_probes_wait_for_nobody() -> None:
@@ -85,7 +87,7 @@ async def test_a_report_that_fails_is_an_error_for_those_who_asked() -> None:
     async def report() -> Report:
         if failures:
             raise failures.pop()
-        return Report("default", None, Held(), {}, None, 0, (), {"config_error": None, "last_sync": None})
+        return Report("default", None, Installed(), {}, None, 0, (), {"config_error": None, "last_sync": None})
 
     with listen("127.0.0.1", 0) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"

@@ -76,20 +76,20 @@ def main(instance: str, port: int, log: str, first: int) -> None:
         os.write(output, f"{event} {number} {time.monotonic_ns()}\n".encode())
 
     vips = {4: Vip(parse_address(VIP4), port, Protocol.TCP), 6: Vip(parse_address(VIP6), port, Protocol.TCP)}
-    with Instance(instance).held(), Maps(Pins(instance)) as maps:
-        held, number = maps.read(), first
+    with Instance(instance).locked(), Maps(Pins(instance)) as maps:
+        installed, number = maps.read(), first
         while True:
             desired = {
                 vip: VirtualServer(vip, "swap", "test", Algorithm.RANDOM, pool(family, number, port))
                 for family, vip in vips.items()
             }
-            wanted = plan(held, own_servers.virtual_servers(instance) | desired, complete=True)
+            wanted = plan(installed, own_servers.virtual_servers(instance) | desired, complete=True)
             note("begin", number)
             for step in wanted.steps:
                 maps.carry_out(step)
                 if isinstance(step, Write) and step.map is Map.VIRTUAL:
                     note("swap", number)
-            held, number = wanted.result, number + 1
+            installed, number = wanted.result, number + 1
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clb_discovery.layout.elements import Label
-from clb_discovery.layout.installed import Held, Published
+from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.address import Address, parse_address
-from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Protocol, RealServer, Vip, VirtualServer
 from clb_discovery.publication.admission import OF_CATALOG, OVERHEAD, PATIENCE, SHARE, SIZES, admit, choose
-from clb_discovery.publication.plan import is_held, plan
+from clb_discovery.publication.plan import is_installed, plan
 from tests.publication.test_plan import PRIOR, TARGETS, Desired, fresh, pools_of, shape
 from tests.support.simulator import PASSES_THROUGH, State, connect, expected, history, read
 from tests.support.strategies import DESIRED
@@ -58,19 +58,19 @@ def server(number: int, size: int, source: str = "consul:a", port: int = 80) -> 
 def published(size: int, source: str = "consul:a") -> Published:
     """Build what is held of a virtual server with so many real servers."""
     label = Label(source.partition(":")[2], source)
-    return Published(1, range(-(-size // 8) or 1), Algorithm.RANDOM, (), Tracking(), label, Many(size + 1))
+    return Published(1, range(-(-size // 8) or 1), Algorithm.RANDOM, (), PassiveHealth(), label, Many(size + 1))
 
 
-def holding(*virtual: tuple[int, Published]) -> Held:
+def holding(*virtual: tuple[int, Published]) -> Installed:
     """Build what is held, by the numbers of VIPs."""
-    return Held({vip(number): one for number, one in virtual}, top=sum(len(one.servers) for _, one in virtual))
+    return Installed({vip(number): one for number, one in virtual}, top=sum(len(one.servers) for _, one in virtual))
 
 
 def test_what_does_not_fit_is_refused_alone() -> None:
     """A pool that no map has room for takes nothing from the others, and says why and what to do."""
-    held = holding((0, published(150_000)), (1, published(10)))
+    installed = holding((0, published(150_000)), (1, published(10)))
     large, small, grown = server(2, 65_536, "consul:b"), server(3, 10, "consul:c"), server(1, 20)
-    found = admit(held, [large, small, grown], (), CONFIGURED)
+    found = admit(installed, [large, small, grown], (), CONFIGURED)
     assert set(found.changes) == {small, grown}
     (refused,) = found.refused
     assert (refused.vip, refused.service, refused.source) == (large.vip, "b", "consul:b")
@@ -82,32 +82,32 @@ def test_what_does_not_fit_is_refused_alone() -> None:
 
 def test_what_is_held_stays_where_its_successor_does_not_fit() -> None:
     """Nothing that is served goes for want of room, and what shrinks always may."""
-    held = holding((0, published(190_000)), (1, published(5_000, "consul:b")))
-    found = admit(held, [server(1, 60_000, "consul:b"), server(2, 6_000, "consul:c")], (), CONFIGURED)
+    installed = holding((0, published(190_000)), (1, published(5_000, "consul:b")))
+    found = admit(installed, [server(1, 60_000, "consul:b"), server(2, 6_000, "consul:c")], (), CONFIGURED)
     assert [one.vip for one in found.refused] == [vip(1), vip(2)]
     assert "its pool stays as large as it is" in found.refused[0].reason
-    shrunk = admit(held, [server(2, 6_000, "consul:c"), server(0, 60_000)], (), CONFIGURED)
+    shrunk = admit(installed, [server(2, 6_000, "consul:c"), server(0, 60_000)], (), CONFIGURED)
     assert not shrunk.refused
 
 
 def test_servers_that_are_gone_leave_a_pool_that_may_not_grow() -> None:
     """With a full map a pool is replaced by one of its size: of low priorities, then with what is in use."""
     old = replace(published(4, "consul:b"), pool=tuple(REALS[10:14]))
-    held = holding((0, published(OF_CATALOG.servers - 5, "consul:a")), (1, old))
+    installed = holding((0, published(OF_CATALOG.servers - 5, "consul:a")), (1, old))
     backup = RealServer(1, REALS[10].address, 80, 1)
     wanted = replace(server(1, 0, "consul:b"), pool=(*REALS[:2], *REALS[12:15], backup))
-    found = admit(held, [wanted], (), CONFIGURED)
+    found = admit(installed, [wanted], (), CONFIGURED)
     assert [one.vip for one in found.refused] == [vip(1)]
     (cut,) = found.changes
     assert cut.pool == (*REALS[:2], *REALS[12:14])
-    now = replace(held, virtual={**held.virtual, vip(1): replace(old, pool=cut.pool)})
+    now = replace(installed, virtual={**installed.virtual, vip(1): replace(old, pool=cut.pool)})
     again = admit(now, [wanted], (), CONFIGURED)
     assert (again.changes, again.refused) == ([], found.refused)
 
 
 def test_configured_services_come_first_then_holders_then_names() -> None:
     """Whoever comes when, the same are refused."""
-    held = holding((0, published(OF_CATALOG.servers - 25_000, "consul:z")))
+    installed = holding((0, published(OF_CATALOG.servers - 25_000, "consul:z")))
     pools = [
         server(1, 10_000, "consul:b"),
         server(2, 10_000, "consul:c"),
@@ -116,35 +116,35 @@ def test_configured_services_come_first_then_holders_then_names() -> None:
         server(5, 20_000, "srv:mine"),
     ]
     for order in (pools, pools[::-1]):
-        found = admit(held, order, (), CONFIGURED)
+        found = admit(installed, order, (), CONFIGURED)
         assert [one.source for one in found.changes] == ["srv:mine", "srv:second", "consul:z", "consul:b"]
         assert [one.source for one in found.refused] == ["consul:c"]
 
 
 def test_the_catalog_leaves_room_for_the_configuration() -> None:
     """However much is registered, a quarter of each map is left for services of the configuration."""
-    held = holding((0, published(OF_CATALOG.servers - 100)))
-    found = admit(held, [server(1, 200), server(2, 60_000, "srv:mine")], (), CONFIGURED)
+    installed = holding((0, published(OF_CATALOG.servers - 100)))
+    found = admit(installed, [server(1, 200), server(2, 60_000, "srv:mine")], (), CONFIGURED)
     assert [one.source for one in found.changes] == ["srv:mine"]
 
 
 def test_virtual_servers_are_counted() -> None:
     """There are at most so many VIPs, however few real servers they have."""
-    held = Held({vip(number): published(0, "srv:mine") for number in range(SIZES.virtual - 1)})
+    installed = Installed({vip(number): published(0, "srv:mine") for number in range(SIZES.virtual - 1)})
     new = [server(70_000, 1, "srv:mine"), server(70_001, 1, "srv:second")]
-    found = admit(held, new, (), CONFIGURED)
+    found = admit(installed, new, (), CONFIGURED)
     assert [one.source for one in found.changes] == ["srv:mine"]
     assert "at most 65536 virtual servers are possible" in found.refused[0].reason
-    assert not admit(held, new, [vip(0)], CONFIGURED).refused
+    assert not admit(installed, new, [vip(0)], CONFIGURED).refused
 
 
 def test_old_and_new_need_room_at_once() -> None:
     """What fits only instead of something else waits until that has gone; what never will is refused alone."""
-    held = holding((0, published(200_000, "srv:mine")))
+    installed = holding((0, published(200_000, "srv:mine")))
     new, small = server(1, 65_000, "srv:second"), server(2, 10, "consul:a")
-    found = choose(held, [new, small], [vip(0)], {}, budget=None)
+    found = choose(installed, [new, small], [vip(0)], {}, budget=None)
     assert (set(found.publish), found.withdraw, set(found.left)) == ({vip(2)}, [vip(0)], {vip(1)})
-    alone = choose(held, [new], (), {}, budget=None)
+    alone = choose(installed, [new], (), {}, budget=None)
     assert not alone.publish
     assert not alone.left
     assert "no room for the old and the new pool side by side" in alone.cramped[0].reason
@@ -154,7 +154,7 @@ def test_small_changes_do_not_wait_for_large_ones() -> None:
     """A service that changes 16 pools of 1,024 takes turns with one that changes a pool of ten."""
     large = [server(number, 1024, "consul:a") for number in range(16)]
     small = server(99, 10, "consul:b")
-    found = choose(Held(), [*large, small], (), {}, budget=2048)
+    found = choose(Installed(), [*large, small], (), {}, budget=2048)
     assert next(iter(found.publish)) == small.vip
     assert sum(len(one.pool) for one in found.publish.values()) <= 2048
     assert len(found.publish) + len(found.left) == 17
@@ -163,7 +163,7 @@ def test_small_changes_do_not_wait_for_large_ones() -> None:
 def test_two_large_services_take_turns() -> None:
     """Each of them gets half of a round."""
     both = [server(number, 200, f"consul:{'ab'[number % 2]}") for number in range(40)]
-    found = choose(Held(), both, (), {}, budget=2048)
+    found = choose(Installed(), both, (), {}, budget=2048)
     sources = [one.source for one in found.publish.values()]
     assert abs(sources.count("consul:a") - sources.count("consul:b")) <= 1
 
@@ -174,7 +174,7 @@ def test_what_has_waited_for_long_comes_first() -> None:
     waited: Mapping[Vip, int] = {}
     for turn in range(PATIENCE + 2):
         changes = [large, *(server(1 + 50 * turn + number, 100, f"consul:{number}") for number in range(30))]
-        found = choose(Held(), changes, (), waited, budget=2048)
+        found = choose(Installed(), changes, (), waited, budget=2048)
         if large.vip in found.publish:
             break
         waited = found.left
@@ -183,7 +183,7 @@ def test_what_has_waited_for_long_comes_first() -> None:
 
 def test_one_that_is_larger_than_a_round_has_one_of_its_own() -> None:
     """A round is bounded by its budget, or by one virtual server."""
-    found = choose(Held(), [server(0, 60_000), server(1, 50_000)], (), {}, budget=2048)
+    found = choose(Installed(), [server(0, 60_000), server(1, 50_000)], (), {}, budget=2048)
     assert list(found.publish) == [vip(1)]
 
 
@@ -191,18 +191,18 @@ def test_one_that_is_larger_than_a_round_has_one_of_its_own() -> None:
 @given(PRIOR, DESIRED, st.integers(1, 40))
 def test_slices_come_to_what_one_round_comes_to(state: State, desired: Desired, budget: int) -> None:
     """Round by round, every connect has the whole old or the whole new pool, and in the end the desired one."""
-    held = read(state)
-    old = {one: of.pool for one, of in held.virtual.items() if of.pool is not None}
+    installed = read(state)
+    old = {one: of.pool for one, of in installed.virtual.items() if of.pool is not None}
     first = {target: connect(state, target) for target in TARGETS}
     while True:
-        changes = [one for one in desired.values() if not is_held(held, one)]
-        gone = held.virtual.keys() - desired.keys()
-        found = choose(held, changes, gone, {}, budget=budget)
+        changes = [one for one in desired.values() if not is_installed(installed, one)]
+        gone = installed.virtual.keys() - desired.keys()
+        found = choose(installed, changes, gone, {}, budget=budget)
         assert not found.cramped
         written = sum(len(one.pool) + OVERHEAD for one in found.publish.values())
         units = {(one.address, one.protocol) for one in (*found.publish, *found.withdraw)}
         assert written <= max(budget, sum(len(one.pool) + OVERHEAD for one in changes) // SHARE) or len(units) == 1
-        made = plan(held, found.publish, complete=True, keep=held.virtual.keys() - set(found.withdraw))
+        made = plan(installed, found.publish, complete=True, keep=installed.virtual.keys() - set(found.withdraw))
         states = history(state, made.steps)
         new = pools_of(desired)
         for target in TARGETS:
@@ -212,7 +212,7 @@ def test_slices_come_to_what_one_round_comes_to(state: State, desired: Desired, 
                 assert connect(later, target) in (before, then, expected(old, target), expected(new, target))
             if PASSES_THROUGH not in (first[target], expected(new, target)):
                 assert PASSES_THROUGH not in [connect(later, target) for later in states]
-        state, held = states[-1], made.result
+        state, installed = states[-1], made.result
         if not found.left:
             break
     assert shape(state) == shape(fresh(desired))

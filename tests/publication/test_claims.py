@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clb_discovery.model.address import in_network, parse_address, parse_network
 from clb_discovery.model.answer import Claim, OptIn, Refused
-from clb_discovery.model.servers import Algorithm, Protocol, Tracking, Vip
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Protocol, Vip
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.automatic_vips import automatic_addresses
@@ -54,7 +54,7 @@ def given_to(found: Resolved) -> dict[str, list[str]]:
     return {one.name: sorted(map(str, one.vips)) for one in found.services}
 
 
-def held(**vips: str) -> dict[Vip, str]:
+def installed(**vips: str) -> dict[Vip, str]:
     """Return who holds a VIP, by the name of a service."""
     return {parse_vip(vip): f"consul:{name}" for name, vip in vips.items()}
 
@@ -129,14 +129,14 @@ def test_the_first_holder_keeps_a_vip_then_the_lower_name() -> None:
     assert given_to(found) == {"a": ["10.64.0.1:80"], "b": []}
     (refused,) = found.refused["consul:b"]
     assert str(refused) == "VIP 10.64.0.1:80 belongs to consul:a; register another one"
-    assert given_to(resolve([], claims, held(b="10.64.0.1:80"), RANGES)) == {"a": [], "b": ["10.64.0.1:80"]}
-    assert given_to(resolve([], claims[:1], held(b="10.64.0.1:80"), RANGES)) == {"a": ["10.64.0.1:80"]}
+    assert given_to(resolve([], claims, installed(b="10.64.0.1:80"), RANGES)) == {"a": [], "b": ["10.64.0.1:80"]}
+    assert given_to(resolve([], claims[:1], installed(b="10.64.0.1:80"), RANGES)) == {"a": ["10.64.0.1:80"]}
 
 
 def test_what_is_configured_wins() -> None:
     """Also against who holds the VIP."""
     configured = [Service("x", "srv:x", (parse_vip("10.64.0.1:80"),))]
-    found = resolve(configured, [claim("a", "10.64.0.1:80")], held(a="10.64.0.1:80"), RANGES)
+    found = resolve(configured, [claim("a", "10.64.0.1:80")], installed(a="10.64.0.1:80"), RANGES)
     assert given_to(found) == {"x": ["10.64.0.1:80"], "a": []}
     assert str(found.refused["consul:a"][0]) == "VIP 10.64.0.1:80 belongs to srv:x; register another one"
 
@@ -162,7 +162,7 @@ def test_a_vip_outside_the_ranges_is_refused() -> None:
 
 def test_a_mistake_takes_nothing_away() -> None:
     """Where all that a service claims is refused it keeps what it holds, unless another one claims that."""
-    holders = held(a="10.64.0.1:80")
+    holders = installed(a="10.64.0.1:80")
     assert given_to(resolve([], [claim("a", "10.65.0.1:80")], holders, RANGES)) == {"a": ["10.64.0.1:80"]}
     wrong = Claim(service("a"), OptIn(refused=(Refused("clb-vip 'x'", "is not a VIP"),)))
     assert given_to(resolve([], [wrong], holders, RANGES)) == {"a": ["10.64.0.1:80"]}
@@ -214,10 +214,10 @@ def test_a_range_that_is_full_is_reported() -> None:
 
 def test_settings_come_from_the_service_or_from_the_configuration() -> None:
     """A scheduler that the service names counts, and least-conn counts active connections."""
-    pattern = Service("a", "consul:a", (), Algorithm.ROUND_ROBIN, Tracking(active=False))
+    pattern = Service("a", "consul:a", (), Algorithm.ROUND_ROBIN, PassiveHealth(active=False))
     named = Claim(pattern, OptIn((parse_vip("10.64.0.1:80"),), (), Algorithm.LEAST_CONN))
     (found,) = resolve([], [named], {}, RANGES).services
-    assert (found.algorithm, found.tracking.active) == (Algorithm.LEAST_CONN, True)
+    assert (found.algorithm, found.health.active) == (Algorithm.LEAST_CONN, True)
     (found,) = resolve([], [named._replace(opt_in=OptIn((VIPS[0],)))], {}, RANGES).services
-    assert (found.algorithm, found.tracking.active) == (Algorithm.ROUND_ROBIN, False)
+    assert (found.algorithm, found.health.active) == (Algorithm.ROUND_ROBIN, False)
     assert found.vips[0].address == parse_address("10.64.0.1")

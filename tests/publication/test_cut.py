@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from clb_discovery.layout import elements
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.servers import Vip
 from clb_discovery.publication.cut import Cut, cut
@@ -43,11 +43,11 @@ def cut_at(state: State, made: Plan, at: int, refused: Put) -> tuple[list[State]
     return [*states, *history(states[-1], found.steps)], found
 
 
-def visible(held: Held, state: State) -> Held:
+def visible(installed: Installed, state: State) -> Installed:
     """Return held without servers that have left and counted nothing: only who took them away knows that they rest."""
-    servers = tuple(key for key in held.orphans.get(Map.SERVERS, ()) if key in state[Map.SERVERS])
-    orphans = {**held.orphans, Map.SERVERS: servers}
-    return replace(held, orphans={map_: keys for map_, keys in orphans.items() if keys})
+    servers = tuple(key for key in installed.orphans.get(Map.SERVERS, ()) if key in state[Map.SERVERS])
+    orphans = {**installed.orphans, Map.SERVERS: servers}
+    return replace(installed, orphans={map_: keys for map_, keys in orphans.items() if keys})
 
 
 @settings(max_examples=150)
@@ -61,10 +61,10 @@ def test_what_is_held_after_a_refused_element_is_known_without_reading(
     assume(elements)
     at, refused = elements[round(share * (len(elements) - 1))]
     states, found = cut_at(state, made, at, refused)
-    decoded, held = read(states[-1]), found.carried_out.result
-    assert comparable(decoded) == comparable(visible(held, states[-1]))
-    assert taken(decoded) <= taken(held) | set(held.resting)
-    assert decoded.last_generation <= held.last_generation
+    decoded, installed = read(states[-1]), found.carried_out.result
+    assert comparable(decoded) == comparable(visible(installed, states[-1]))
+    assert taken(decoded) <= taken(installed) | set(installed.resting)
+    assert decoded.last_generation <= installed.last_generation
     old = {vip: one.pool for vip, one in read(state).virtual.items() if one.pool is not None}
     for target in TARGETS:
         allowed = [connect(state, target), expected({**old, **pools_of(desired)}, target), expected(old, target)]
@@ -75,21 +75,21 @@ def test_what_is_held_after_a_refused_element_is_known_without_reading(
 @given(PRIOR, DESIRED, st.floats(0, 1))
 def test_all_others_get_through(state: State, desired: Desired, share: float) -> None:
     """Without the virtual server that was refused a new plan comes to just what it would have come to alone."""
-    held = read(state)
-    made = plan(held, desired, complete=True)
+    installed = read(state)
+    made = plan(installed, desired, complete=True)
     elements = list(refusable(made))
     assume(elements)
     at, refused = elements[round(share * (len(elements) - 1))]
     states, found = cut_at(state, made, at, refused)
     others = {vip: server for vip, server in desired.items() if vip != found.vip}
-    kept = held.virtual.keys() & {found.vip}
+    kept = installed.virtual.keys() & {found.vip}
     again = plan(found.carried_out.result, others, complete=True, keep=kept)
     later = history(states[-1], again.steps)
     left = read(later[-1])
     assert left.orphans == {}
     assert {vip: one.pool for vip, one in left.virtual.items() if vip not in kept} == pools_of(others)
     if kept:
-        assert left.virtual[found.vip] == held.virtual[found.vip]
+        assert left.virtual[found.vip] == installed.virtual[found.vip]
     assert shape(apply(later[-1], plan(again.result, desired, complete=True).steps)) == shape(fresh(desired))
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from clb_discovery.layout import elements
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.layout.slots import pool_members
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Protocol, RealServer, Vip, VirtualServer
 from clb_discovery.publication.leaving import FIRST_PAUSE, MOST_TRIES, Leaving
 from clb_discovery.publication.plan import plan
 
 VIP = Vip(parse_address("10.64.0.1"), 53, Protocol.UDP)
 POOL = (RealServer(0, parse_address("10.0.0.1"), 53, 1),)
-SERVER = VirtualServer(VIP, "dns", "static:dns", Algorithm.RANDOM, POOL, Tracking(eject_after=0))
+SERVER = VirtualServer(VIP, "dns", "static:dns", Algorithm.RANDOM, POOL, PassiveHealth(eject_after=0))
 (MEMBER,) = (one for one in pool_members(elements.pack_vip(VIP), POOL) if not elements.is_refusal(one))
 BOTH = (Protocol.TCP, Protocol.UDP)
-EMPTY = Held()
+EMPTY = Installed()
 
 
 def test_what_has_left_is_closed_once() -> None:
@@ -58,13 +58,13 @@ def test_a_new_one_does_not_wait_for_others() -> None:
 
 def test_what_is_back_or_drains_keeps_its_sockets() -> None:
     """A server that returned to its pool meanwhile, and TCP unless it is to be reset."""
-    held = plan(EMPTY, {VIP: SERVER}, complete=True).result
+    installed = plan(EMPTY, {VIP: SERVER}, complete=True).result
     leaving = Leaving()
     leaving.add([MEMBER])
-    assert leaving.due(held, BOTH, 0.0) == frozenset()
+    assert leaving.due(installed, BOTH, 0.0) == frozenset()
     assert leaving.due(EMPTY, BOTH, 0.0) == frozenset()
     leaving.add([MEMBER])
     assert leaving.due(EMPTY, (Protocol.TCP,), 0.0) == frozenset()
-    gone = plan(held, {VIP: replace(SERVER, pool=())}, complete=True)
+    gone = plan(installed, {VIP: replace(SERVER, pool=())}, complete=True)
     leaving.add(gone.dropped)
     assert leaving.due(gone.result, BOTH, 0.0) == {MEMBER}

@@ -13,11 +13,20 @@ from hypothesis import strategies as st
 
 from clb_discovery.layout import address_filter, elements, structs
 from clb_discovery.layout.elements import Label, Slot, Virtual
-from clb_discovery.layout.installed import Held, Published
+from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.slots import pool_members, pool_slots
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import MAX_TIERS, Algorithm, Pool, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.model.servers import (
+    MAX_TIERS,
+    Algorithm,
+    PassiveHealth,
+    Pool,
+    Protocol,
+    RealServer,
+    Vip,
+    VirtualServer,
+)
 from clb_discovery.publication.plan import Delete, GracePeriod, Plan, Write, plan
 from tests.support.junk import damaged
 from tests.support.simulator import (
@@ -102,18 +111,18 @@ def pools_of(desired: Desired) -> dict[Vip, Pool]:
     return {vip: server.pool for vip, server in desired.items()}
 
 
-def comparable(held: Held) -> Held:
+def comparable(installed: Installed) -> Installed:
     """Return held but for the highest generation and the indexes of servers that have left.
 
     Only the process that took them away still knows them.
     """
-    orphans = {map_: tuple(sorted(keys)) for map_, keys in held.orphans.items()}
-    return replace(held, orphans=orphans, last_generation=0, free=(), resting=(), top=0)
+    orphans = {map_: tuple(sorted(keys)) for map_, keys in installed.orphans.items()}
+    return replace(installed, orphans=orphans, last_generation=0, free=(), resting=(), top=0)
 
 
-def taken(held: Held) -> set[int]:
+def taken(installed: Installed) -> set[int]:
     """Return the indexes that no new server may have, now or later."""
-    return set(range(held.top)) - set(held.free) - set(held.resting)
+    return set(range(installed.top)) - set(installed.free) - set(installed.resting)
 
 
 def shape(state: State) -> dict[Map, object]:
@@ -137,7 +146,7 @@ def shape(state: State) -> dict[Map, object]:
 
 def fresh(desired: Desired) -> State:
     """Return the state that a publication into empty maps gives."""
-    return apply(EMPTY, plan(Held(), desired, complete=True).steps)
+    return apply(EMPTY, plan(Installed(), desired, complete=True).steps)
 
 
 def is_of_servers(operation: Operation) -> TypeGuard[Put]:
@@ -159,9 +168,9 @@ def test_the_result_of_a_plan_is_what_decoding_the_maps_says(state: State, desir
 
     Only of two virtual servers with the same index, when it replaces one, it does not see that the other is right now.
     """
-    held = read(state)
-    assume(complete or all(published.servers for published in held.virtual.values()))
-    made = plan(held, desired, complete=complete)
+    installed = read(state)
+    assume(complete or all(published.servers for published in installed.virtual.values()))
+    made = plan(installed, desired, complete=complete)
     decoded = read(apply(state, made.steps))
     assert comparable(decoded) == comparable(made.result)
     assert taken(decoded) == taken(made.result)
@@ -171,10 +180,10 @@ def test_the_result_of_a_plan_is_what_decoding_the_maps_says(state: State, desir
 @given(st.lists(PUBLICATION, max_size=4).map(lambda past: [one.desired for one in past]), st.booleans())
 def test_plans_follow_from_results_without_reading_again(past: list[Desired], complete: bool) -> None:
     """A sidecar that never reads the maps again serves what is desired, and leaves what a fresh start leaves."""
-    state, held = EMPTY, Held()
+    state, installed = EMPTY, Installed()
     for desired in past:
-        made = plan(held, desired, complete=complete)
-        state, held = counted(apply(state, made.steps)), made.result
+        made = plan(installed, desired, complete=complete)
+        state, installed = counted(apply(state, made.steps)), made.result
         for target in TARGETS if complete else desired:
             assert connect(state, target) == expected(pools_of(desired), target)
     if complete and past:
@@ -212,17 +221,17 @@ def test_any_state_leads_to_what_is_known_so_far(state: State, desired: Desired)
 @given(PRIOR, DESIRED)
 def test_nothing_is_taken_away_before_everything_is_known(state: State, desired: Desired) -> None:
     """An incomplete plan leaves all other virtual servers as they are, and orphans alone."""
-    held = read(state)
-    states = history(state, plan(held, desired, complete=False).steps)
-    others = set(held.virtual) - set(desired)
+    installed = read(state)
+    states = history(state, plan(installed, desired, complete=False).steps)
+    others = set(installed.virtual) - set(desired)
     for later in states:
-        assert all(read(later).filter.get(index, 0) & bits == bits for index, bits in held.filter.items())
+        assert all(read(later).filter.get(index, 0) & bits == bits for index, bits in installed.filter.items())
         assert state[Map.VIRTUAL].keys() <= later[Map.VIRTUAL].keys()
         assert state[Map.LABELS].keys() <= later[Map.LABELS].keys()
-        for map_, keys in held.orphans.items():
+        for map_, keys in installed.orphans.items():
             assert set(keys) <= later[map_].keys()
     result = read(states[-1])
-    assert {vip: result.virtual[vip] for vip in others} == {vip: held.virtual[vip] for vip in others}
+    assert {vip: result.virtual[vip] for vip in others} == {vip: installed.virtual[vip] for vip in others}
 
 
 @given(PRIOR, DESIRED, st.booleans())
@@ -238,16 +247,16 @@ def test_an_unchanged_pool_costs_nothing(state: State, desired: Desired, complet
 @given(PRIOR, DESIRED)
 def test_only_pools_that_differ_are_written(state: State, desired: Desired) -> None:
     """A virtual server whose pool, scheduler and tracking are as held keeps its generation and all that hangs on it."""
-    held = read(state)
-    made = plan(held, desired, complete=True)
+    installed = read(state)
+    made = plan(installed, desired, complete=True)
     for vip, server in desired.items():
-        old = held.virtual.get(vip)
-        wanted = (server.pool, server.algorithm, server.tracking)
-        same = old is not None and (old.pool, old.algorithm, old.tracking) == wanted
+        old = installed.virtual.get(vip)
+        wanted = (server.pool, server.algorithm, server.health)
+        same = old is not None and (old.pool, old.algorithm, old.health) == wanted
         assert (vip in made.changed) is not same
         if same and old:
             assert made.result.virtual[vip].generation == old.generation
-    assert set(made.removed) == set(held.virtual) - set(desired)
+    assert set(made.removed) == set(installed.virtual) - set(desired)
     touched = {
         key for step in made.steps if isinstance(step, Write) for key, _ in step.items if step.map is Map.VIRTUAL
     }
@@ -257,11 +266,11 @@ def test_only_pools_that_differ_are_written(state: State, desired: Desired) -> N
 @given(PRIOR, DESIRED)
 def test_records_of_servers_that_stay_are_never_touched(state: State, desired: Desired) -> None:
     """A real server that is in the old and in the new pool keeps its counters and its ejection."""
-    held = read(state)
-    made = plan(held, desired, complete=True)
+    installed = read(state)
+    made = plan(installed, desired, complete=True)
     touched = {operation.key for operation in operations(made.steps) if is_of_servers(operation)}
-    for vip in desired.keys() & held.virtual.keys():
-        had, has = held.virtual[vip].servers, made.result.virtual[vip].servers
+    for vip in desired.keys() & installed.virtual.keys():
+        had, has = installed.virtual[vip].servers, made.result.virtual[vip].servers
         for member in had.keys() & has.keys():
             assert had[member] == has[member]
             assert elements.pack_index(had[member]) not in touched
@@ -285,11 +294,11 @@ def test_an_index_rests_before_another_server_has_it(past: list[Desired], comple
 
     At no time is it that of two members.
     """
-    state, held, periods = EMPTY, Held(), 0
+    state, installed, periods = EMPTY, Installed(), 0
     known: dict[int, tuple[bytes, int]] = {}
     zeroed: dict[int, int] = {}
     for desired in past:
-        made = plan(held, desired, complete=complete)
+        made = plan(installed, desired, complete=complete)
         for operation in operations(made.steps):
             periods += isinstance(operation, GracePeriod)
             state = carry_out(state, operation)
@@ -305,23 +314,23 @@ def test_an_index_rests_before_another_server_has_it(past: list[Desired], comple
                 elif index in known:
                     assert known[index][0] == member
                 known[index] = member, periods
-        held, state = made.result, counted(state)
+        installed, state = made.result, counted(state)
 
 
 def test_an_index_is_used_again() -> None:
     """That of a server that has left waits for the grace period of the next plan, and goes to the next new server."""
-    held, indexes = Held(), []
+    installed, indexes = Installed(), []
     for server in (ONE, THREE, BACKUP, ONE, THREE):
-        held = plan(held, desired_of(virtual_server(MAPPED, server)), complete=True).result
-        indexes.append(held.virtual[MAPPED].servers[elements.pack_member(elements.pack_vip(MAPPED), server)])
+        installed = plan(installed, desired_of(virtual_server(MAPPED, server)), complete=True).result
+        indexes.append(installed.virtual[MAPPED].servers[elements.pack_member(elements.pack_vip(MAPPED), server)])
     assert indexes == [1, 2, 3, 1, 2]
-    assert (held.free, held.resting, held.top) == ((3,), (1,), 4)
+    assert (installed.free, installed.resting, installed.top) == ((3,), (1,), 4)
 
 
 def test_an_index_may_have_to_rest_first() -> None:
     """Where all indexes have been used, a plan waits for those that were set to zero last."""
-    held = Held(free=(4,), resting=(8, 6, 7), top=structs.MAX_SERVERS)
-    made = plan(held, desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
+    installed = Installed(free=(4,), resting=(8, 6, 7), top=structs.MAX_SERVERS)
+    made = plan(installed, desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
     assert isinstance(made.steps[0], GracePeriod)
     assert sorted(made.result.virtual[MAPPED].servers.values()) == [4, 6, 8]
     assert (made.result.free, made.result.resting, made.result.top) == ((7,), (), structs.MAX_SERVERS)
@@ -330,7 +339,7 @@ def test_an_index_may_have_to_rest_first() -> None:
 
 def test_more_servers_than_there_are_indexes_are_for_the_kernel_to_refuse() -> None:
     """A plan for more servers than the map holds fails at its first step, before anything is changed."""
-    made = plan(Held(top=structs.MAX_SERVERS - 1), desired_of(virtual_server(MAPPED, ONE)), complete=True)
+    made = plan(Installed(top=structs.MAX_SERVERS - 1), desired_of(virtual_server(MAPPED, ONE)), complete=True)
     assert isinstance(made.steps[0], Write)
     assert made.steps[0].map is Map.SERVERS
     with pytest.raises(ValueError, match="no such element"):
@@ -340,12 +349,12 @@ def test_more_servers_than_there_are_indexes_are_for_the_kernel_to_refuse() -> N
 @given(PRIOR, DESIRED)
 def test_generations_are_never_reused(state: State, desired: Desired) -> None:
     """Whatever is changed gets a generation above all that the maps know."""
-    held = read(state)
-    made = plan(held, desired, complete=True)
+    installed = read(state)
+    made = plan(installed, desired, complete=True)
     new = [made.result.virtual[vip].generation for vip in made.changed]
-    assert all(generation > held.last_generation for generation in new)
+    assert all(generation > installed.last_generation for generation in new)
     assert len(set(new)) == len(new)
-    assert made.result.last_generation == max([held.last_generation, *new])
+    assert made.result.last_generation == max([installed.last_generation, *new])
 
 
 @settings(max_examples=150)
@@ -355,9 +364,9 @@ def test_every_prefix_is_safe(state: State, desired: Desired, complete: bool) ->
 
     A virtual server in only one of the two states is wholly there, or is passed through.
     """
-    held = read(state)
-    old = {vip: published.pool for vip, published in held.virtual.items() if published.pool is not None}
-    made = plan(held, desired, complete=complete)
+    installed = read(state)
+    old = {vip: published.pool for vip, published in installed.virtual.items() if published.pool is not None}
+    made = plan(installed, desired, complete=complete)
     states = history(state, made.steps)
     new = pools_of(desired) if complete else {**old, **pools_of(desired)}
     for target in TARGETS:
@@ -514,9 +523,9 @@ def test_the_table_of_a_tier_does_not_depend_on_the_others(pool: Pool) -> None:
 
 
 @given(pools(ipv4=True), st.sampled_from(Algorithm), TRACKING)
-def test_tiers_take_over_from_each_other(pool: Pool, algorithm: Algorithm, tracking: Tracking) -> None:
+def test_tiers_take_over_from_each_other(pool: Pool, algorithm: Algorithm, health: PassiveHealth) -> None:
     """A walk from tier to tier meets each once, by rising priority, with exactly the shares of its own servers."""
-    server = replace(virtual_server(MAPPED, *pool), algorithm=algorithm, tracking=tracking)
+    server = replace(virtual_server(MAPPED, *pool), algorithm=algorithm, health=health)
     state = fresh({MAPPED: server})
     key = elements.pack_vip(MAPPED)
     assert failover(state, key, state[Map.VIRTUAL][key]) == served_in_turn(MAPPED, pool)
@@ -549,7 +558,7 @@ def test_only_the_lowest_tier_is_used() -> None:
 
 def test_a_plan_in_full() -> None:
     """Replacing one pool and removing another virtual server gives these steps, in this order."""
-    first = plan(Held(), desired_of(virtual_server(MAPPED, ONE), virtual_server(OTHER)), complete=True)
+    first = plan(Installed(), desired_of(virtual_server(MAPPED, ONE), virtual_server(OTHER)), complete=True)
     made = plan(first.result, desired_of(virtual_server(MAPPED, THREE, service="cache")), complete=True)
     mapped, other = elements.pack_vip(MAPPED), elements.pack_vip(OTHER)
     assert made.changed == (MAPPED,)
@@ -579,7 +588,7 @@ def test_a_plan_in_full() -> None:
             rows=range(1),
             algorithm=Algorithm.RANDOM,
             pool=(THREE,),
-            tracking=Tracking(),
+            health=PassiveHealth(),
             label=Label("cache", "srv:_redis._tcp.example"),
             servers={elements.refusal(mapped): 0, elements.pack_member(mapped, THREE): 3},
         )
@@ -590,7 +599,7 @@ def test_a_plan_in_full() -> None:
 
 def test_a_new_name_alone_writes_the_label_alone() -> None:
     """Renaming a service touches neither its pool nor its servers."""
-    first = plan(Held(), desired_of(virtual_server(MAPPED, ONE)), complete=True)
+    first = plan(Installed(), desired_of(virtual_server(MAPPED, ONE)), complete=True)
     made = plan(first.result, desired_of(virtual_server(MAPPED, ONE, service="cache")), complete=True)
     (step,) = made.steps
     assert isinstance(step, Write)
@@ -601,13 +610,13 @@ def test_a_new_name_alone_writes_the_label_alone() -> None:
 def test_a_name_too_long_for_the_map_is_no_change_for_ever() -> None:
     """A name is compared as the map can hold it."""
     desired = desired_of(virtual_server(MAPPED, ONE, service="ü" * 200))
-    first = plan(Held(), desired, complete=True)
+    first = plan(Installed(), desired, complete=True)
     assert plan(first.result, desired, complete=True).steps == ()
 
 
 def test_a_weight_alone_is_a_new_generation_of_the_same_servers() -> None:
     """Weights are part of the table, so they are published like members; the servers' records stay."""
-    first = plan(Held(), desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
+    first = plan(Installed(), desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
     made = plan(first.result, desired_of(virtual_server(MAPPED, ONE, THREE._replace(weight=4))), complete=True)
     assert {step.map for step in made.steps if not isinstance(step, GracePeriod)} == {Map.ROWS, Map.VIRTUAL}
     assert made.changed == (MAPPED,)
@@ -619,10 +628,10 @@ def test_a_weight_alone_is_a_new_generation_of_the_same_servers() -> None:
     [
         {"algorithm": Algorithm.ROUND_ROBIN},
         {"algorithm": Algorithm.LEAST_CONN},
-        {"tracking": Tracking(active=False)},
-        {"tracking": Tracking(eject_after=0)},
-        {"tracking": Tracking(eject_first_ms=1)},
-        {"tracking": Tracking(eject_most_ms=2**32 - 1)},
+        {"health": PassiveHealth(active=False)},
+        {"health": PassiveHealth(eject_after=0)},
+        {"health": PassiveHealth(eject_first_ms=1)},
+        {"health": PassiveHealth(eject_most_ms=2**32 - 1)},
         {"pool": (ONE, BACKUP._replace(priority=0), THREE)},
     ],
     ids=str,
@@ -642,7 +651,7 @@ def test_counters_and_ejections_outlive_a_change_of_how_servers_are_chosen(
     assert made.changed == (MAPPED,)
     assert new.generation == old.generation + 1
     assert new.servers == old.servers
-    assert (new.pool, new.algorithm, new.tracking) == (after.pool, after.algorithm, after.tracking)
+    assert (new.pool, new.algorithm, new.health) == (after.pool, after.algorithm, after.health)
     later = apply(state, made.steps)
     assert later[Map.SERVERS] == state[Map.SERVERS]
     assert shape(later) == shape(fresh({MAPPED: after}))
@@ -651,7 +660,7 @@ def test_counters_and_ejections_outlive_a_change_of_how_servers_are_chosen(
 def test_an_address_is_there_as_long_as_one_virtual_server_needs_it() -> None:
     """The last virtual server of an address takes the address with it, and no other does."""
     wildcard = MAPPED._replace(port=0)
-    both = plan(Held(), desired_of(virtual_server(MAPPED, ONE), virtual_server(wildcard, THREE)), complete=True)
+    both = plan(Installed(), desired_of(virtual_server(MAPPED, ONE), virtual_server(wildcard, THREE)), complete=True)
     one = plan(both.result, desired_of(virtual_server(wildcard, THREE)), complete=True)
     assert one.result.filter == address_filter.elements(frozenset({MAPPED.address}))
     assert plan(one.result, {}, complete=True).result.filter == {}

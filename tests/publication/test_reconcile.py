@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.layout import address_filter
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address, parse_network
 from clb_discovery.model.servers import Algorithm, RealServer
 from clb_discovery.model.service import Service
@@ -59,22 +59,22 @@ def wanted(known: Mapping[str, tuple[RealServer, ...]], one: Round) -> Wanted:
 @given(st.lists(ROUND, min_size=1, max_size=8))
 def test_what_was_published_before_spares_work_and_changes_nothing(rounds: list[Round]) -> None:
     """Round after round, the kernel comes to hold what a publication that remembers nothing would have it hold."""
-    state, held, before = EMPTY, Held(), None
+    state, installed, before = EMPTY, Installed(), None
     known: Known = {}
     for one in rounds:
         known = {source: found for source, found in {**known, **one.answers}.items() if source not in one.forgotten}
         asked = wanted(known, one)
         if one.failed:
-            held = read(state)
-        found, plain = publication(held, asked, before), publication(held, asked)
+            installed = read(state)
+        found, plain = publication(installed, asked, before), publication(installed, asked)
         assert dict(found.desired.virtual) == dict(plain.desired.virtual)
         assert sorted(found.desired.rejected) == sorted(plain.desired.rejected)
         assert set(found.plan.changed) == set(plain.plan.changed)
         assert found.plan.removed == plain.plan.removed
         state = apply(state, found.plan.steps)
-        held, before = found.plan.result, found
+        installed, before = found.plan.result, found
         decoded = read(state)
-        assert decoded.virtual == held.virtual
+        assert decoded.virtual == installed.virtual
         virtual = found.desired.virtual
         assert {vip: decoded.virtual[vip].pool for vip in virtual} == {vip: one.pool for vip, one in virtual.items()}
         if one.complete:
@@ -87,7 +87,7 @@ def test_only_what_has_changed_is_made_anew() -> None:
     """With many services, the work for one that changes does not grow with the others."""
     one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
     servers = (RealServer(0, FEW_VIPS[0].address, 80, 1),)  # a VIP, which is refused
-    first = publication(Held(), wanted({service.source: servers for service in SERVICES}, one))
+    first = publication(Installed(), wanted({service.source: servers for service in SERVICES}, one))
     known = {service.source: servers for service in SERVICES[1:]} | {SERVICES[0].source: ()}
     second: Publication = publication(first.plan.result, wanted(known, one), first)
     anew = [vip for vip, server in second.desired.virtual.items() if server is not first.desired.virtual[vip]]
@@ -98,17 +98,17 @@ def test_only_what_has_changed_is_made_anew() -> None:
 @given(st.lists(ROUND, min_size=1, max_size=6), st.integers(1, 30))
 def test_rounds_come_to_what_one_publication_comes_to(rounds: list[Round], budget: int) -> None:
     """However small a round is, and whatever comes between, in the end the kernel holds what is desired."""
-    state, held, before = EMPTY, Held(), None
+    state, installed, before = EMPTY, Installed(), None
     known: Known = {}
     for one in rounds:
         known = {source: found for source, found in {**known, **one.answers}.items() if source not in one.forgotten}
         asked = wanted(known, one._replace(complete=True))
         for _ in range(2):  # and then the next one interrupts
-            before = publication(held, asked, before, budget=budget)
-            state, held = apply(state, before.plan.steps), before.plan.result
+            before = publication(installed, asked, before, budget=budget)
+            state, installed = apply(state, before.plan.steps), before.plan.result
     while before is not None and before.goes_on:
-        before = publication(held, asked, before, budget=budget)
-        state, held = apply(state, before.plan.steps), before.plan.result
+        before = publication(installed, asked, before, budget=budget)
+        state, installed = apply(state, before.plan.steps), before.plan.result
     assert before is not None
     assert not before.left
     decoded, virtual = read(state), before.desired.virtual
@@ -120,7 +120,7 @@ def test_what_is_set_aside_is_tried_again_when_it_is_another() -> None:
     """What the kernel had no room for is left as it is held until its wish changes or its time has come."""
     one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
     known: Known = {service.source: () for service in SERVICES}
-    first = publication(Held(), wanted(known, one))
+    first = publication(Installed(), wanted(known, one))
     changed = {**known, SERVICES[0].source: (RealServer(0, parse_address("10.0.0.1"), 80, 1),)}
     asked = wanted(changed, one)
     wish = publication(first.plan.result, asked).desired.virtual[FEW_VIPS[0]]
@@ -143,7 +143,7 @@ def test_what_is_replaced_stays_until_there_is_room_for_its_successor() -> None:
     one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
     here, there = Service("web", "srv:web", (FEW_VIPS[4],)), Service("web", "srv:web", (FEW_VIPS[1],))
     known: Known = {"srv:web": ()}
-    first = publication(Held(), wanted(known, one._replace(services=(here,))))
+    first = publication(Installed(), wanted(known, one._replace(services=(here,))))
     asked = wanted(known, one._replace(services=(there,)))
     wish = publication(first.plan.result, asked).desired.virtual[FEW_VIPS[1]]
     aside = publication(first.plan.result, asked, None, {FEW_VIPS[1]: wish})

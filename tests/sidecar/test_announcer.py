@@ -8,15 +8,15 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from clb_discovery.datapath.sockets.closing import Destroyed
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import Answer, Failure, Refused, Rejected
-from clb_discovery.model.servers import Algorithm, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Vip, VirtualServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
 from clb_discovery.sidecar.announcer import Announcer
-from clb_discovery.state.service import Following
+from clb_discovery.state.service import ServiceState
 
 VIP = parse_vip("10.64.0.1:80")
 SERVICE = Service("web", "srv:web", (VIP,))
@@ -32,7 +32,7 @@ class Clock:
         return self.now
 
 
-def said(announcer: Announcer, clock: Clock, following: Following, *outcomes: tuple[float, str | None]) -> list[Any]:
+def said(announcer: Announcer, clock: Clock, following: ServiceState, *outcomes: tuple[float, str | None]) -> list[Any]:
     """Return event, error and times of the lines for outcomes of a source: when, and the error or None."""
     with capture_logs() as lines:
         for moment, error in outcomes:
@@ -45,7 +45,7 @@ def said(announcer: Announcer, clock: Clock, following: Following, *outcomes: tu
 
 def test_error_that_goes_on_is_counted() -> None:
     """One line, then one with a count at growing intervals; that it is over is said once."""
-    clock, following = Clock(), Following(SERVICE)
+    clock, following = Clock(), ServiceState(SERVICE)
     announcer = Announcer(clock)
     outcomes: list[tuple[float, str | None]] = [(second, "SERVFAIL") for second in range(40)]
     assert said(announcer, clock, following, *outcomes, (40, None), (41, None)) == [
@@ -58,7 +58,7 @@ def test_error_that_goes_on_is_counted() -> None:
 
 def test_errors_that_alternate_do_not_flood() -> None:
     """Each of two errors is said once, however often one follows the other."""
-    clock, following = Clock(), Following(SERVICE)
+    clock, following = Clock(), ServiceState(SERVICE)
     outcomes: list[tuple[float, str | None]] = [(second / 10, "one" if second % 2 else "two") for second in range(90)]
     assert said(Announcer(clock), clock, following, *outcomes) == [
         ("source fails", "two", None),
@@ -68,7 +68,7 @@ def test_errors_that_alternate_do_not_flood() -> None:
 
 def test_source_that_comes_and_goes_does_not_flood() -> None:
     """Only what was said to fail is said to answer again, and the last word is true within seconds."""
-    clock, following = Clock(), Following(SERVICE)
+    clock, following = Clock(), ServiceState(SERVICE)
     outcomes = [(second / 2, "down" if second % 2 else None) for second in range(1, 30)]
     found = said(Announcer(clock), clock, following, *outcomes)
     assert found == [
@@ -105,7 +105,7 @@ def published(*ports: int, weight: int = 1, priority: int = 0, **settings: Any) 
 
 def test_a_change_is_one_line_that_says_what_changed() -> None:
     """How many came, went and changed, and the names of a few."""
-    before = plan(Held(), published(1, 2), complete=True).result
+    before = plan(Installed(), published(1, 2), complete=True).result
     after = plan(before, published(2, *range(10, 30)), complete=True)
     gone = plan(after.result, {}, complete=True)
     with capture_logs() as lines:
@@ -121,10 +121,10 @@ def test_a_change_is_one_line_that_says_what_changed() -> None:
 
 def test_what_changed_is_told_from_what_to_what() -> None:
     """The weight and priority of a few real servers, and each setting of the virtual server."""
-    before = plan(Held(), published(*range(1, 12)), complete=True).result
-    tracking = Tracking(eject_after=5, eject_first_ms=1_000)
+    before = plan(Installed(), published(*range(1, 12)), complete=True).result
+    health = PassiveHealth(eject_after=5, eject_first_ms=1_000)
     weights = plan(before, published(*range(1, 12), weight=40, priority=2), complete=True)
-    settings = published(*range(1, 12), weight=40, priority=2, algorithm=Algorithm.LEAST_CONN, tracking=tracking)
+    settings = published(*range(1, 12), weight=40, priority=2, algorithm=Algorithm.LEAST_CONN, health=health)
     with capture_logs() as lines:
         Announcer().published(before, weights)
         Announcer().published(weights.result, plan(weights.result, settings, complete=True))
@@ -137,12 +137,17 @@ def test_what_changed_is_told_from_what_to_what() -> None:
 
 def test_a_pool_that_loses_its_last_server_is_a_warning() -> None:
     """From then on every connect is refused; one that begins empty, stays so, or is filled is no news of that kind."""
-    empty = plan(Held(), published(), complete=True)
+    empty = plan(Installed(), published(), complete=True)
     still = plan(empty.result, published(algorithm=Algorithm.LEAST_CONN), complete=True)
     full = plan(still.result, published(1, 2), complete=True)
     emptied = plan(full.result, published(), complete=True)
     with capture_logs() as lines:
-        for before, after in ((Held(), empty), (empty.result, still), (still.result, full), (full.result, emptied)):
+        for before, after in (
+            (Installed(), empty),
+            (empty.result, still),
+            (still.result, full),
+            (full.result, emptied),
+        ):
             Announcer().published(before, after)
     assert [(line["event"], line["log_level"]) for line in lines] == [
         *[("pool published", "info")] * 3,
@@ -208,7 +213,7 @@ def servers(*ports: int) -> tuple[RealServer, ...]:
 
 def lines_of(*answers: tuple[float, Answer]) -> list[dict[str, Any]]:
     """Return the lines for answers of a source, each at its time."""
-    clock, following = Clock(), Following(SERVICE)
+    clock, following = Clock(), ServiceState(SERVICE)
     announcer = Announcer(clock)
     with capture_logs() as lines:
         for clock.now, answer in answers:

@@ -16,7 +16,7 @@ from clb_discovery.datapath.maps import FullError
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import ClbError
 from clb_discovery.layout import elements
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.layout.structs import Map
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.model import own_servers
@@ -46,7 +46,7 @@ class SmallMaps:
         self.broken = False
         self.written = 0
 
-    def read(self) -> Held:
+    def read(self) -> Installed:
         """Decode everything."""
         return read(self.state)
 
@@ -84,7 +84,7 @@ class World:
     def __init__(self, services: int) -> None:
         self.maps = SmallMaps()
         self.maps.room = OWN
-        self.maps.apply(plan(Held(), own_servers.virtual_servers("test"), complete=False).steps)  # as a load does
+        self.maps.apply(plan(Installed(), own_servers.virtual_servers("test"), complete=False).steps)  # as a load does
         vips = (Vip(Address((FIRST + number).to_bytes(16)), 80, Protocol.TCP) for number in range(services))
         self.services = [Service(f"s{number}", f"srv:s{number}", (vip,)) for number, vip in enumerate(vips)]
         self.known: dict[str, tuple[RealServer, ...]] = {service.source: (ONE,) for service in self.services}
@@ -99,8 +99,8 @@ class World:
 
     def pools(self) -> dict[str, tuple[RealServer, ...]]:
         """Return the pools that the maps hold, by the names of services."""
-        held = self.maps.read().virtual.values()
-        return {one.label.service: one.pool or () for one in held if one.label and one.label.service}
+        installed = self.maps.read().virtual.values()
+        return {one.label.service: one.pool or () for one in installed if one.label and one.label.service}
 
 
 @pytest.fixture
@@ -202,10 +202,12 @@ def test_a_server_that_is_gone_leaves_although_its_pool_may_not_grow(
     world = World(2)
     world.maps.room = OWN + 2
     world.publish()
-    used = admission.used(world.publisher.held)
+    used = admission.used(world.publisher.installed)
     monkeypatch.setattr(admission, "SIZES", used.plus(Room(0, 4, 0)))
     monkeypatch.setattr(admission, "OF_CATALOG", used)
-    world.publisher.held = replace(world.publisher.held, free=tuple(range(50, 60)))  # for the old and the new at once
+    world.publisher.installed = replace(
+        world.publisher.installed, free=tuple(range(50, 60))
+    )  # for the old and the new at once
     three, four = (TWO._replace(address=parse_address(f"10.0.0.{host}")) for host in (3, 4))
     world.known["srv:s0"] = (TWO, three)
     (refused,) = world.publish().refusals.unpublished

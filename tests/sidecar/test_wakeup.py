@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from clb_discovery.sidecar.wakeup import QUIET, QUIET_LIMIT, News
+from clb_discovery.sidecar.wakeup import QUIET, QUIET_LIMIT, Wakeup
 from tests.support.pace import patient
 
 
-async def within_patience(news: News, seconds: float) -> float:
+async def within_patience(news: Wakeup, seconds: float) -> float:
     """Wait for news; return how long it took."""
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -19,12 +19,12 @@ async def within_patience(news: News, seconds: float) -> float:
 
 async def test_without_news_the_time_is_waited_out() -> None:
     """Nothing happens, so it returns when it was to."""
-    assert await within_patience(News(), 2 * QUIET) >= QUIET
+    assert await within_patience(Wakeup(), 2 * QUIET) >= QUIET
 
 
 async def test_news_of_before_are_not_lost_and_are_told_once() -> None:
     """What was said while nobody waited ends the next wait, however long it was to be, and no other."""
-    news = News()
+    news = Wakeup()
     news.ring()
     await within_patience(news, 3600)
     assert await within_patience(news, 2 * QUIET) >= QUIET
@@ -32,7 +32,7 @@ async def test_news_of_before_are_not_lost_and_are_told_once() -> None:
 
 async def test_burst_without_end_is_cut() -> None:
     """Where the bell never rests for the quiet period, the wait ends at its limit; until then it lasts."""
-    news, loop = News(), asyncio.get_running_loop()
+    news, loop = Wakeup(), asyncio.get_running_loop()
 
     async def go_on() -> None:
         while True:

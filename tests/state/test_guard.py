@@ -13,12 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from clb_discovery.model.address import is_ipv4, parse_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import Endpoint, RealServer, Unread
-from clb_discovery.model.service import Policy
+from clb_discovery.model.service import RemovalPolicy
 from clb_discovery.state.guard import Guarded, admit, confirmed, seed
 
 Endpoints = frozenset[Endpoint]
 
-DEFAULT: Final = Policy()
+DEFAULT: Final = RemovalPolicy()
 HOLD: Final = DEFAULT.hold
 NETS: Final = ("10.0.0.", "fd00::")
 FEW: Final = [f"{net}{host}" for net in NETS for host in range(1, 5)]
@@ -49,7 +49,7 @@ ANSWERS: Final = st.builds(
 )
 PLAIN: Final = SERVERS.map(lambda servers: Answer(tuple(servers)))
 POLICIES: Final = st.builds(
-    Policy, max_removal=st.sampled_from([0.0, 0.25, 0.5, 1.0]), hold=st.sampled_from([0.0, 30.0])
+    RemovalPolicy, max_removal=st.sampled_from([0.0, 0.25, 0.5, 1.0]), hold=st.sampled_from([0.0, 30.0])
 )
 
 
@@ -123,7 +123,7 @@ class Answers(RuleBasedStateMachine):
         """Those whose members the last answer named without their addresses."""
 
     @initialize(policy=POLICIES, start=st.floats(0, 1e6), held=SERVERS)
-    def begin(self, policy: Policy, start: float, held: list[RealServer]) -> None:
+    def begin(self, policy: RemovalPolicy, start: float, held: list[RealServer]) -> None:
         """Start from what the kernel holds, on any clock."""
         self.policy, self.now, self.state = policy, start, seed(held, {})
 
@@ -230,14 +230,14 @@ def test_another_order_is_no_change(orders: tuple[list[RealServer], list[RealSer
 def test_weights_and_priorities_count_at_once(held: list[RealServer], weight: int, priority: int) -> None:
     """An answer with the same endpoints counts as it is, whatever it says about them."""
     found = tuple(server._replace(weight=weight, priority=priority) for server in held)
-    state = admit(seed(held, {}), Answer(found), Policy(max_removal=0), 0)
+    state = admit(seed(held, {}), Answer(found), RemovalPolicy(max_removal=0), 0)
     assert sorted(state.good) == sorted(found)
     assert not state.held
 
 
 @given(ANSWERS, ANSWERS, SERVERS, POLICIES)
 def test_families_do_not_know_of_each_other(
-    first: Answer, second: Answer, other: list[RealServer], policy: Policy
+    first: Answer, second: Answer, other: list[RealServer], policy: RemovalPolicy
 ) -> None:
     """What happens to one family's pool is the same whatever usable servers of the other the answer names."""
     first, second = (Answer(one.servers, None, one.out, {}, one.unread) for one in (first, second))
@@ -276,21 +276,21 @@ def test_half_of_a_pool_may_go_and_no_more() -> None:
 )
 def test_shares_at_their_ends(share: float, left: int, *, held: bool) -> None:
     """With 1 all but the last go at once, and with 0 none does."""
-    state = admit(seed(servers(4), {}), Answer(tuple(servers(left))), Policy(max_removal=share), 0)
+    state = admit(seed(servers(4), {}), Answer(tuple(servers(left))), RemovalPolicy(max_removal=share), 0)
     assert state.held is held
     assert len(state.good) == (4 if held else left)
 
 
 def test_without_hold_everything_counts_at_once() -> None:
     """A hold of 0 seconds turns the guard off."""
-    assert admit(known("1", "2"), Answer(()), Policy(hold=0), 5) == Guarded()
+    assert admit(known("1", "2"), Answer(()), RemovalPolicy(hold=0), 5) == Guarded()
 
 
 def test_what_is_added_counts_while_others_are_held() -> None:
     """The pool is the union; enough additions make the absent ones few, so that they go."""
-    state = admit(known("1", "2", "3"), answer("1", "4"), Policy(max_removal=0.4), 1)
+    state = admit(known("1", "2", "3"), answer("1", "4"), RemovalPolicy(max_removal=0.4), 1)
     assert (good(state), state.withheld) == (["1:80", "2:80", "3:80", "4:80"], (2, 4))
-    state = admit(state, answer("1", "4", "5"), Policy(max_removal=0.4), 2)
+    state = admit(state, answer("1", "4", "5"), RemovalPolicy(max_removal=0.4), 2)
     assert (good(state), state.held) == (["1:80", "4:80", "5:80"], False)
 
 
@@ -305,7 +305,7 @@ def test_a_removal_counts_with_the_answer_that_confirms_it() -> None:
 @given(st.floats(0, 1e9), st.floats(0.001, 1e4))
 def test_a_deadline_is_never_early(now: float, hold: float) -> None:
     """Whatever the clock shows, an answer at the very time for which the guard asked confirms."""
-    policy = Policy(hold=hold)
+    policy = RemovalPolicy(hold=hold)
     state = admit(known("1", "2"), Answer(()), policy, now)
     deadline = state.deadline(policy)
     assert admit(state, Answer(()), policy, now if deadline is None else deadline) == Guarded()
@@ -398,7 +398,7 @@ def test_members_that_move_are_replaced_at_once(count: int) -> None:
     """One of one, or ten of ten, come back at other ports: the old endpoints are gone, whatever the share."""
     state = known(*(f"{host}=node/{host}" for host in range(1, count + 1)))
     moved = answer(*(f"{host}:81=node/{host}" for host in range(1, count + 1)))
-    after = admit(state, moved, Policy(max_removal=0), 1)
+    after = admit(state, moved, RemovalPolicy(max_removal=0), 1)
     assert (good(after), after.held) == ([f"{host}:81" for host in range(1, count + 1)], False)
 
 
@@ -406,22 +406,22 @@ def test_a_replacement_may_come_after_the_gap() -> None:
     """An instance is deregistered, and registered again at another port before its time is over."""
     state = admit(known("1=a"), answer(), DEFAULT, 1)
     assert good(state) == ["1:80"]
-    assert good(admit(state, answer("1:81=a"), Policy(max_removal=0), 9)) == ["1:81"]
+    assert good(admit(state, answer("1:81=a"), RemovalPolicy(max_removal=0), 9)) == ["1:81"]
 
 
 def test_a_replacement_is_one_for_one() -> None:
     """A name had three addresses; two vanish and one appears: one is replaced, the other one is a removal."""
     state = known("1=a", "2=a", "3=a")
-    after = admit(state, answer("3=a", "4=a"), Policy(max_removal=0), 1)
+    after = admit(state, answer("3=a", "4=a"), RemovalPolicy(max_removal=0), 1)
     assert (good(after), after.withheld) == (["2:80", "3:80", "4:80"], (1, 3))
     assert good(admit(state, answer("3=a", "4=a"), DEFAULT, 1)) == ["3:80", "4:80"]
-    assert good(admit(state, answer("3=a", "4=a", "5=a"), Policy(max_removal=0), 1)) == ["3:80", "4:80", "5:80"]
+    assert good(admit(state, answer("3=a", "4=a", "5=a"), RemovalPolicy(max_removal=0), 1)) == ["3:80", "4:80", "5:80"]
 
 
 def test_the_one_that_is_absent_for_longest_is_replaced_first() -> None:
     """A later gap has to stand for its own time."""
-    state = admit(known("1=a", "2=a"), answer("1=a"), Policy(max_removal=0), 1)
-    after = admit(state, answer("3=a"), Policy(max_removal=0), 5)
+    state = admit(known("1=a", "2=a"), answer("1=a"), RemovalPolicy(max_removal=0), 1)
+    after = admit(state, answer("3=a"), RemovalPolicy(max_removal=0), 5)
     assert (good(after), after.deadline(DEFAULT)) == (["1:80", "3:80"], 35)
 
 
@@ -429,13 +429,13 @@ def test_the_one_that_is_absent_for_longest_is_replaced_first() -> None:
 @pytest.mark.parametrize("new", ["2=b", "2"])
 def test_others_are_no_replacement(old: str, new: str) -> None:
     """A new member beside one that vanished, where the two are not known to be one: the gap is a removal."""
-    state = admit(known(old), answer(new), Policy(max_removal=0), 1)
+    state = admit(known(old), answer(new), RemovalPolicy(max_removal=0), 1)
     assert (good(state), state.withheld) == (["1:80", "2:80"], (1, 2))
 
 
 def test_one_endpoint_that_was_there_before_replaces_nothing() -> None:
     """A member that moves to an endpoint which counts already brings none for the one that vanished."""
-    state = admit(known("1=a", "2=b"), answer("2=a"), Policy(max_removal=0), 1)
+    state = admit(known("1=a", "2=b"), answer("2=a"), RemovalPolicy(max_removal=0), 1)
     assert good(state) == ["1:80", "2:80"]
 
 
@@ -443,7 +443,7 @@ def test_identities_are_kept_for_what_is_absent_and_what_was_seeded() -> None:
     """A start knows them from the disk, for the endpoints that the kernel holds; an answer's own win."""
     state = seed([at("1"), at("2")], answer("1=a", "3=c").identities)
     assert state.identities == answer("1=a").identities
-    assert good(admit(state, answer("2", "1:81=a"), Policy(max_removal=0), 1)) == ["1:81", "2:80"]
+    assert good(admit(state, answer("2", "1:81=a"), RemovalPolicy(max_removal=0), 1)) == ["1:81", "2:80"]
     held = admit(state, answer(absent_from=("2=b",)), DEFAULT, 1)
     assert held.identities == answer("1=a", "2=b").identities
     assert admit(state, answer("1", "2=b"), DEFAULT, 1).identities == answer("2=b").identities
@@ -473,7 +473,7 @@ def test_a_hold_ends_although_members_cannot_be_read_now_and_then() -> None:
             assert state.deadline(DEFAULT) == DEFAULT.hold
     assert good(admit(state, answer("4=b"), DEFAULT, 32)) == ["4:80"]
     back = admit(state, answer("1=a", "4=b", unread=[Unread("a")]), DEFAULT, 32)
-    assert admit(back, answer("4=b"), Policy(max_removal=0), 33).absent[at("1").address, 80] == 33
+    assert admit(back, answer("4=b"), RemovalPolicy(max_removal=0), 33).absent[at("1").address, 80] == 33
 
 
 def test_nobody_goes_while_the_only_members_cannot_be_read() -> None:
@@ -520,7 +520,7 @@ def test_words_that_name_one_member_twice_do_not_multiply_it() -> None:
 
 @given(st.lists(ANSWERS, max_size=5), st.frozensets(ENDPOINT), POLICIES, st.lists(st.floats(0, 40), min_size=5))
 def test_what_cannot_be_used_counts_for_nothing(
-    answers: list[Answer], unusable: Endpoints, policy: Policy, pauses: list[float]
+    answers: list[Answer], unusable: Endpoints, policy: RemovalPolicy, pauses: list[float]
 ) -> None:
     """Endpoints that may not be real servers are passed on, and change nothing about what becomes of the others."""
     now, state, without = 0.0, Guarded(), Guarded()
@@ -538,7 +538,7 @@ def test_one_that_nobody_can_use_leaves_none() -> None:
     """All are critical but one that may not be a real server: better a critical server than none."""
     state = admit(known("1", "2", "3"), answer("9", out=("1", "2", "3")), DEFAULT, 1, lambda end: end != END)
     assert (good(state), state.withheld) == (["1:80", "2:80", "3:80", "9:80"], (3, 4))
-    moved = admit(known("1=a"), answer("9=a"), Policy(max_removal=0), 1, lambda end: end != END)
+    moved = admit(known("1=a"), answer("9=a"), RemovalPolicy(max_removal=0), 1, lambda end: end != END)
     assert moved.held
 
 

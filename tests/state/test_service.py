@@ -11,27 +11,27 @@ from typing import Final
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Refused, Rejected
 from clb_discovery.model.servers import RealServer, Unread
-from clb_discovery.model.service import Policy, Service
+from clb_discovery.model.service import RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
-from clb_discovery.state.service import STATES, Following
+from clb_discovery.state.service import STATES, ServiceState
 from clb_discovery.text import timestamp
 
 SERVERS: Final = tuple(RealServer(0, parse_address(f"10.0.0.{host}"), 80, 1) for host in range(1, 4))
 
 
-def following() -> Following:
+def following() -> ServiceState:
     """Return a service that nothing is known of."""
-    return Following(Service("web", "srv:web", (parse_vip("10.64.0.1:80"),), policy=Policy(hold=30)))
+    return ServiceState(Service("web", "srv:web", (parse_vip("10.64.0.1:80"),), policy=RemovalPolicy(hold=30)))
 
 
-def shown(one: Following) -> tuple[str, bool, str | None]:
+def shown(one: ServiceState) -> tuple[str, bool, str | None]:
     """Return state, staleness and reason, as status shows them."""
     document = json.loads(json.dumps(one.document()))
     assert document["state"] in STATES
     return document["state"], document["stale"], document["reason"]
 
 
-def withheld(removed: int, of: int, one: Following) -> str:
+def withheld(removed: int, of: int, one: ServiceState) -> str:
     """Return the reason of a source that holds a removal."""
     since = timestamp(one.absent_since)
     return (
@@ -183,12 +183,12 @@ def test_every_answer_counts_before_it_is_published() -> None:
 
 
 VIP: Final = OptIn((parse_vip("10.64.0.1:80"),))
-SERVICE: Final = Service("web", "consul:web", (), policy=Policy(hold=30))
+SERVICE: Final = Service("web", "consul:web", (), policy=RemovalPolicy(hold=30))
 
 
-def from_catalog() -> Following:
+def from_catalog() -> ServiceState:
     """Return a service that a catalog lists."""
-    return Following(SERVICE, from_catalog=True)
+    return ServiceState(SERVICE, from_catalog=True)
 
 
 def test_answer_that_names_only_members_that_cannot_be_read_is_an_error() -> None:
@@ -263,7 +263,7 @@ def test_service_that_is_configured_now_keeps_its_servers() -> None:
     assert not now.from_catalog
     one.take(Answer(()), 1)
     one.take(Answer(()), 31)
-    assert one.reconfigured(wanted) == Following(wanted)
+    assert one.reconfigured(wanted) == ServiceState(wanted)
 
 
 def test_what_nobody_can_use_is_an_answer_of_a_catalog() -> None:
@@ -296,7 +296,7 @@ def test_refusals_are_in_the_reason() -> None:
 
 def test_names_that_cannot_be_asked_for_are_refused() -> None:
     """A catalog may list anything; what is no name of a service is told, bounded and escaped."""
-    one = Following(Service("catalog", "catalog:consul", ()))
+    one = ServiceState(Service("catalog", "catalog:consul", ()))
     one.take(Listing(frozenset({"web", "a/../b", "x\x1b[2J" + "y" * 300})), 0)
     assert one.listed == {"web"}
     state, _, reason = shown(one)

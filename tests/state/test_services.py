@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address, parse_network
 from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Refused, Rejected
 from clb_discovery.model.servers import RealServer
-from clb_discovery.model.service import CATALOG, Policy, Service
+from clb_discovery.model.service import CATALOG, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.state.last_good import LastGood
-from clb_discovery.state.services import Heard, Knowledge
+from clb_discovery.state.services import Heard, ServiceTable
 
 SERVERS: Final = tuple(RealServer(0, parse_address(f"10.0.0.{host}"), 80, 1) for host in range(1, 4))
 NOTHING, CONTENT, BOTH, HEALTH = Heard(False, False), Heard(True, False), Heard(True, True), Heard(False, True)
@@ -20,12 +20,12 @@ NOTHING, CONTENT, BOTH, HEALTH = Heard(False, False), Heard(True, False), Heard(
 
 def service(source: str) -> Service:
     """Return a service with a hold of 30 s."""
-    return Service(source.partition(":")[2], source, (parse_vip("10.64.0.1:80"),), policy=Policy(hold=30))
+    return Service(source.partition(":")[2], source, (parse_vip("10.64.0.1:80"),), policy=RemovalPolicy(hold=30))
 
 
-def knowledge(*sources: str) -> Knowledge:
+def knowledge(*sources: str) -> ServiceTable:
     """Return what is known at the start."""
-    return Knowledge([service(source) for source in sources], Announcer())
+    return ServiceTable([service(source) for source in sources], Announcer())
 
 
 def test_equal_content_is_no_news() -> None:
@@ -92,7 +92,7 @@ def test_one_that_may_not_be_a_real_server_is_not_there() -> None:
     )
     out = tuple((server.address, server.port) for server in SERVERS)
     for bad in (link_local, far, vip, other):
-        found = Knowledge([service("srv:web")], Announcer(), real_ranges=[parse_network("10.0.0.0/16")])
+        found = ServiceTable([service("srv:web")], Announcer(), real_ranges=[parse_network("10.0.0.0/16")])
         found.hear("srv:web", Answer(SERVERS), 0)
         found.refuse({}, [Rejected("web", other, "it is a VIP", "srv:web")])
         found.hear("srv:web", Answer((bad,), out=out), 1)
@@ -163,9 +163,9 @@ def test_summary_is_one_short_line() -> None:
 OPT_IN: Final = OptIn((parse_vip("10.64.0.7:80"),))
 
 
-def of_catalog(*names: str) -> Knowledge:
+def of_catalog(*names: str) -> ServiceTable:
     """Return what is known when a catalog has listed these."""
-    found = Knowledge([Service("catalog", CATALOG, (), policy=Policy(hold=30))], Announcer())
+    found = ServiceTable([Service("catalog", CATALOG, (), policy=RemovalPolicy(hold=30))], Announcer())
     found.hear(CATALOG, Listing(frozenset(names)), 0)
     return found
 
@@ -236,15 +236,15 @@ def test_catalog_is_known_last_with_its_services() -> None:
     """From the disk, also where nobody opted in, so that a start without discovery is not in doubt about the list."""
     disk = {"consul:a": LastGood(SERVERS, 99, OPT_IN)}
     for stored in (disk, {CATALOG: LastGood((), 98)}, disk | {CATALOG: LastGood((), 98)}):
-        found = Knowledge([Service("catalog", CATALOG, ())], Announcer())
-        found.recall([CATALOG], Held(), stored)
+        found = ServiceTable([Service("catalog", CATALOG, ())], Announcer())
+        found.recall([CATALOG], Installed(), stored)
         assert found.known == {source: one._replace(answered=None) for source, one in stored.items()} | {
             CATALOG: LastGood(())
         }
         assert all(following.stale for following in found)
         assert [following.answered_at for following in found if CATALOG in stored][:1] in ([], [98])
-    unknown = Knowledge([Service("catalog", CATALOG, ())], Announcer())
-    unknown.recall([CATALOG], Held(), {})
+    unknown = ServiceTable([Service("catalog", CATALOG, ())], Announcer())
+    unknown.recall([CATALOG], Installed(), {})
     assert unknown.known == {}
 
 
@@ -264,7 +264,7 @@ def test_other_settings_of_a_catalog_are_taken_by_its_services() -> None:
     found = of_catalog("a", "b")
     for name in ("a", "b"):
         found.hear(f"consul:{name}", Answer(SERVERS, OPT_IN), 1)
-    assert found.adopt([Service("catalog", CATALOG, (), policy=Policy(hold=5))]) == set()
+    assert found.adopt([Service("catalog", CATALOG, (), policy=RemovalPolicy(hold=5))]) == set()
     assert [following.service.policy.hold for following in found] == [5, 5, 5]
     assert len(found.claims) == 2
     assert found.adopt([service("consul:a")]) == set()

@@ -14,7 +14,7 @@ from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.layout.elements import Info
-from clb_discovery.layout.installed import Held
+from clb_discovery.layout.installed import Installed
 from clb_discovery.layout.structs import FEATURE_ERRNO
 from clb_discovery.model import own_servers
 from clb_discovery.model.address import parse_address
@@ -37,7 +37,7 @@ def publish(instance: str, pools: Mapping[str, Sequence[str]]) -> None:
     :param pools: by VIP, as the command line takes it, the real servers: `127.0.0.1:6379`, with `*3` for weight 3.
     """
     virtual = {vip: _virtual_server(vip, servers) for vip, servers in _parsed(pools).items()}
-    with Instance(instance).held(), Maps(Pins(instance)) as maps:
+    with Instance(instance).locked(), Maps(Pins(instance)) as maps:
         maps.apply(plan(maps.read(), own_servers.virtual_servers(instance) | virtual, complete=True).steps)
 
 
@@ -58,20 +58,20 @@ class Snapshot(NamedTuple):
     """Everything of ours in the kernel and in /run; the counters are not, since connects go on."""
 
     objects: Mapping[str, KernelObject]
-    held: Held | None
+    installed: Installed | None
     info: Info | None
     files: Mapping[str, str]
 
 
 def snapshot(instance: str) -> Snapshot:
     """Look at an instance, loaded or not."""
-    pins, held, info = Pins(instance), None, None
+    pins, installed, info = Pins(instance), None, None
     if pins.are_there():
         with Maps(pins) as maps:
-            held, info = maps.read(), maps.info()
+            installed, info = maps.read(), maps.info()
     directory = RUN / instance
     files = {file.name: file.read_text() for file in directory.iterdir()} if directory.exists() else {}
-    return Snapshot(pinned(pins.home), held, info, files)
+    return Snapshot(pinned(pins.home), installed, info, files)
 
 
 def _parsed(pools: Mapping[str, Sequence[str]]) -> dict[Vip, list[RealServer]]:

@@ -18,21 +18,21 @@ from clb_discovery.layout import elements, structs
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.address import parse_address, parse_network
 from clb_discovery.model.servers import RealServer
-from clb_discovery.model.service import Policy, Service
+from clb_discovery.model.service import RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.sidecar.daemon import Daemon
 from clb_discovery.sources.base import Source
 from tests.support.loading import loader_of_tests
 from tests.support.srv_web import VIP
 
-ANY: Final = Policy()
+ANY: Final = RemovalPolicy()
 STOPS_WITHIN: Final = 5.0
 """Seconds from SIGTERM to the end: 2 by the contract, and some for a test machine that is busy with other things."""
 
 
 @asynccontextmanager
 async def running_daemon(
-    instance: str, cgroup: Path, source: Source, policy: Policy = ANY, state_dir: Path | None = None
+    instance: str, cgroup: Path, source: Source, policy: RemovalPolicy = ANY, state_dir: Path | None = None
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Run the daemon in this process, over a source that is a fake; end it with SIGTERM.
 

@@ -22,7 +22,7 @@ from clb_discovery.layout.elements import Server
 from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP, Map
 from clb_discovery.model import own_servers
 from clb_discovery.model.address import format_endpoint, parse_address
-from clb_discovery.model.servers import Algorithm, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Vip, VirtualServer
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import Write, plan
 from tests.support.cgroups import made_cgroup
@@ -47,7 +47,7 @@ HOST: Final = {VIP4: "127.0.0.1", VIP6: "::1"}
 SO_COOKIE: Final = 57
 """Of asm-generic/socket.h; Python has no name for it."""
 
-NO_TRACKING: Final = Tracking(active=False, eject_after=0)
+NO_TRACKING: Final = PassiveHealth(active=False, eject_after=0)
 
 
 class Plane:
@@ -69,7 +69,7 @@ class Plane:
     def publish(self, *desired: VirtualServer) -> None:
         """Make these the only virtual servers."""
         wanted = own_servers.virtual_servers(self.instance) | {server.vip: server for server in desired}
-        with Instance(self.instance).held():
+        with Instance(self.instance).locked():
             self._maps.apply(plan(self._maps.read(), wanted, complete=True).steps)
 
     def load_again(self) -> None:
@@ -100,9 +100,9 @@ class Plane:
 
         :param active: how many connections each server has, by name.
         """
-        held = self._maps.read().virtual[parse_vip(vip)]
+        installed = self._maps.read().virtual[parse_vip(vip)]
         out, items = set(ejected), []
-        for member, index in held.servers.items():
+        for member, index in installed.servers.items():
             _, address, port = elements.unpack_member(member)
             if not port:
                 continue
@@ -154,14 +154,14 @@ def virtual_server(
     vip: str,
     servers: Sequence[str | RealServer],
     algorithm: Algorithm = Algorithm.RANDOM,
-    tracking: Tracking = NO_TRACKING,
+    health: PassiveHealth = NO_TRACKING,
 ) -> VirtualServer:
     """Return a virtual server with these real servers.
 
     :param servers: each by name, for weight 1 and priority 0, or as `real` makes it.
     """
     pool = tuple(sorted(real(server) if isinstance(server, str) else server for server in servers))
-    return VirtualServer(parse_vip(vip), "test", "test:by-hand", algorithm, pool, tracking)
+    return VirtualServer(parse_vip(vip), "test", "test:by-hand", algorithm, pool, health)
 
 
 def real(name: str, weight: int = 1, priority: int = 0) -> RealServer:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import Answer, Listing, Outcome
 from clb_discovery.model.servers import RealServer
-from clb_discovery.model.service import Policy, Service
+from clb_discovery.model.service import RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.desired import desired
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.follow import follow
-from clb_discovery.state.service import Following
+from clb_discovery.state.service import ServiceState
 from tests.support.pace import patient
 
 HOLD: Final = 30.0
@@ -126,8 +126,8 @@ class Replica:
         self.last: Outcome | None = None
         self._ended = 0
         self._source = source
-        self._service = Service("web", source.name, (_VIP,), policy=Policy(hold=HOLD))
-        self._following = Following(self._service)
+        self._service = Service("web", source.name, (_VIP,), policy=RemovalPolicy(hold=HOLD))
+        self._following = ServiceState(self._service)
         self._pools: list[Servers] = []
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from clb_discovery.layout import address_filter, elements, structs
 from clb_discovery.layout.elements import Slot
-from clb_discovery.layout.installed import DECODED, Held, decode
+from clb_discovery.layout.installed import DECODED, Installed, decode
 from clb_discovery.layout.slots import pool_members
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.servers import Pool, RealServer, Vip
@@ -109,7 +109,7 @@ def apply(state: State, steps: Iterable[Step]) -> State:
     return history(state, steps)[-1]
 
 
-def read(state: State) -> Held:
+def read(state: State) -> Installed:
     """Decode a state as a start does."""
     return decode({map_: state[map_].items() for map_ in DECODED} | {Map.SERVERS: array(state[Map.SERVERS])})
 

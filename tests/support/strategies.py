@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from clb_discovery.layout.structs import ROW_SLOTS
 from clb_discovery.model.address import MAPPED_PREFIX, Address, is_ipv4, parse_address
 from clb_discovery.model.answer import OptIn
-from clb_discovery.model.servers import MAX_WEIGHT, Algorithm, Pool, Protocol, RealServer, Tracking, Vip, VirtualServer
+from clb_discovery.model.servers import (
+    MAX_WEIGHT,
+    Algorithm,
+    PassiveHealth,
+    Pool,
+    Protocol,
+    RealServer,
+    Vip,
+    VirtualServer,
+)
 
 ADDRESS: Final = st.builds(
     lambda packed: Address(MAPPED_PREFIX + packed), st.binary(min_size=4, max_size=4)
@@ -73,7 +82,11 @@ def pools(*, ipv4: bool) -> st.SearchStrategy[Pool]:
 
 
 TRACKING: Final = st.builds(
-    Tracking, st.booleans(), st.sampled_from([0, 3]), st.sampled_from([1, 5_000]), st.sampled_from([60_000, 2**32 - 1])
+    PassiveHealth,
+    st.booleans(),
+    st.sampled_from([0, 3]),
+    st.sampled_from([1, 5_000]),
+    st.sampled_from([60_000, 2**32 - 1]),
 )
 """What virtual servers keep track of, in a few ways."""
 
@@ -87,7 +100,7 @@ def virtual_servers(vip: Vip) -> st.SearchStrategy[VirtualServer]:
         source=st.sampled_from(["consul:redis", "srv:_redis._tcp.example"]),
         algorithm=st.sampled_from(Algorithm),
         pool=pools(ipv4=is_ipv4(vip.address)),
-        tracking=TRACKING,
+        health=TRACKING,
     )
 
 

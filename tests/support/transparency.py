@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from clb_discovery.datapath.cgroup import find_root
-from clb_discovery.model.servers import Tracking
+from clb_discovery.model.servers import PassiveHealth
 from tests.support.sockets import Target
 from tests.support.tellers import Teller
 
-COUNTED: Final = Tracking(active=True, eject_after=0)
-WATCHED: Final = Tracking(active=True, eject_after=3)
+COUNTED: Final = PassiveHealth(active=True, eject_after=0)
+WATCHED: Final = PassiveHealth(active=True, eject_after=3)
 PORT: Final = 53
 IPPROTO_MPTCP: Final = 262
 MPTCP_ENABLED: Final = Path("/proc/sys/net/mptcp/enabled")

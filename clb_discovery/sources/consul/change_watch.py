@@ -41,7 +41,7 @@ Key = tuple[str, Selection]
 _Take = Callable[[object], Awaitable[None]]
 
 
-class Catalog:
+class ChangeWatch:
     """Knows which services have not changed since they were last asked for. For one event loop."""
 
     def __init__(self, client: Client, wait: float) -> None:
@@ -52,7 +52,7 @@ class Catalog:
         self._client = client
         self._wait = wait
         self._unchanged: set[Key] = set()
-        self._news: asyncio.Future[None] | None = None
+        self._wakeup: asyncio.Future[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._sweeps = Bucket.full(SWEEP_RATE, SWEEP_BURST, time.monotonic())
         self._starts = Bucket.full(START_RATE, START_BURST, time.monotonic())
@@ -73,9 +73,9 @@ class Catalog:
         while service in self._unchanged and (left := deadline - time.monotonic()) > 0:
             if self._watching is None:
                 self._watching = asyncio.create_task(self._watch())
-            if self._news is None:
-                self._news = asyncio.get_running_loop().create_future()
-            news = self._news
+            if self._wakeup is None:
+                self._wakeup = asyncio.get_running_loop().create_future()
+            news = self._wakeup
             await asyncio.wait([news], timeout=left)
             if news.done():
                 news.result()
@@ -143,7 +143,7 @@ class Catalog:
         await asyncio.sleep(pause)
 
     def _wake(self, error: Exception | None = None) -> None:
-        news, self._news = self._news, None
+        news, self._wakeup = self._wakeup, None
         if news is None:
             return
         if error is None:

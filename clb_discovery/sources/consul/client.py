@@ -14,7 +14,7 @@ from urllib.parse import quote
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.opt_in import META_VIP
-from clb_discovery.sources.consul.secret_files import Rotated
+from clb_discovery.sources.consul.secret_files import SecretFile
 from clb_discovery.sources.consul.transport import (
     ANY_SERVER,
     CONSISTENTLY,
@@ -78,7 +78,7 @@ ALL: Final = Selection()
 class Client:
     """What discovery asks one Consul."""
 
-    def __init__(self, transport: Transport, token: str | Rotated[str] | None, scope: Scope) -> None:
+    def __init__(self, transport: Transport, token: str | SecretFile[str] | None, scope: Scope) -> None:
         """Prepare; nothing is asked yet.
 
         :param token: ACL token, or where it is, or None for the agent's own.
@@ -159,7 +159,7 @@ class Client:
         return _Library(_Adding(self._transport, [*self._scope, *added], self._headers), self._datacenter)
 
     def _headers(self) -> dict[str, str]:
-        token = self._token.get() if isinstance(self._token, Rotated) else self._token
+        token = self._token.get() if isinstance(self._token, SecretFile) else self._token
         return {TOKEN: token} if token else {}
 
     async def _check_rights(self, *wanted: Mapping[str, str]) -> None:

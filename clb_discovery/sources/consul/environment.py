@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from clb_discovery.errors import UsageError
 from clb_discovery.sources.consul.address import DEFAULT
 from clb_discovery.sources.consul.client import Scope
-from clb_discovery.sources.consul.secret_files import Rotated
+from clb_discovery.sources.consul.secret_files import SecretFile
 from clb_discovery.sources.consul.transport import Tls
 
 OPTIONS: Final = {
@@ -81,12 +81,12 @@ def address(words: Words, explicit: str | None = None) -> str:
     return f"https://{value}" if https and "://" not in value else value
 
 
-def token(words: Words) -> str | Rotated[str] | None:
+def token(words: Words) -> str | SecretFile[str] | None:
     """Return the token; a file wins over CONSUL_HTTP_TOKEN, as in Consul's own client, and may be replaced."""
     file = words.get("CONSUL_HTTP_TOKEN_FILE")
     if file is None:
         return words.get("CONSUL_HTTP_TOKEN")
-    return Rotated("Consul token", [Path(file)], lambda: _token(Path(file), words.shown("CONSUL_HTTP_TOKEN_FILE")))
+    return SecretFile("Consul token", [Path(file)], lambda: _token(Path(file), words.shown("CONSUL_HTTP_TOKEN_FILE")))
 
 
 def auth(words: Words) -> str | None:
@@ -129,7 +129,7 @@ def _token(file: Path, shown: str) -> str:
     return text
 
 
-def _client_certificate(words: Words, context: ssl.SSLContext) -> Rotated[None] | None:
+def _client_certificate(words: Words, context: ssl.SSLContext) -> SecretFile[None] | None:
     """Let the context show the client certificate that is named, if any; `get` lets it show another one."""
     cert, key = words.get("CONSUL_CLIENT_CERT"), words.get("CONSUL_CLIENT_KEY")
     if cert is None and key is None:
@@ -149,7 +149,7 @@ def _client_certificate(words: Words, context: ssl.SSLContext) -> Rotated[None] 
             # An encrypted key is refused instead of asked for on a terminal.
             _use(both, lambda one=one: one.load_cert_chain(cert, key, password=lambda: ""))  # type: ignore[misc]
 
-    return Rotated("Consul client certificate", [Path(cert), Path(key)], read)
+    return SecretFile("Consul client certificate", [Path(cert), Path(key)], read)
 
 
 def _authorities(words: Words) -> ssl.SSLContext:

@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 _log = structlog.stdlib.get_logger()
 
 
-class Rotated(Generic[_T]):
+class SecretFile(Generic[_T]):
     """What some files say, as of now; while they say nothing of use, what they said before."""
 
     def __init__(self, what: str, files: Sequence[Path], read: Callable[[], _T]) -> None:

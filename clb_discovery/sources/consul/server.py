@@ -11,10 +11,10 @@ from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.answer import Reading, parse_entries, parse_names, parse_summaries
 from clb_discovery.sources.consul.blocking import FIRST, LONGEST_WAIT, MARGIN, WAIT, next_index
-from clb_discovery.sources.consul.change_watch import Catalog, Key
+from clb_discovery.sources.consul.change_watch import ChangeWatch, Key
 from clb_discovery.sources.consul.client import CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope
 from clb_discovery.sources.consul.names import Names
-from clb_discovery.sources.consul.secret_files import Rotated
+from clb_discovery.sources.consul.secret_files import SecretFile
 from clb_discovery.sources.consul.transport import RIGHTS, Tls, Transport
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ConsulServer:
     def __init__(  # noqa: PLR0913  # one for each thing that the environment says
         self,
         address: str,
-        token: str | Rotated[str] | None = None,
+        token: str | SecretFile[str] | None = None,
         scope: Scope = OWN,
         *,
         tls: Tls | None = None,
@@ -89,7 +89,7 @@ class ConsulServer:
         """What looks up host names."""
         self._transport = Transport(self._address, tls, auth, self.names, margin=margin)
         self._client = Client(self._transport, token, scope)
-        self._catalog = Catalog(self._client, wait)
+        self._catalog = ChangeWatch(self._client, wait)
         self._sources: WeakSet[Endable] = WeakSet()
         self._direct = asyncio.Semaphore(DIRECT)
         self._at_once = asyncio.Semaphore(AT_ONCE)

@@ -44,7 +44,7 @@ class _Hastened(Generic[_Said]):
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._index = FIRST
-        self._news = asyncio.Event()
+        self._wakeup = asyncio.Event()
         self._asking: asyncio.Task[_Said] | None = None
         self._gives_up = False
         self._owes = False
@@ -53,7 +53,7 @@ class _Hastened(Generic[_Said]):
     def hasten(self) -> None:
         """Have Consul's leader queried at once; the next answer is what it says then."""
         self._gives_up = self._owes = True
-        self._news.set()
+        self._wakeup.set()
 
     async def _ask(self, *, confirm: bool) -> _Said:
         raise NotImplementedError
@@ -69,11 +69,11 @@ class _Hastened(Generic[_Said]):
         if self._asking is None:
             self._gives_up = False
             self._asking = asyncio.create_task(self._ask(confirm=self._owes))
-            self._asking.add_done_callback(lambda _: self._news.set())
+            self._asking.add_done_callback(lambda _: self._wakeup.set())
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                await self._news.wait()
-        self._news.clear()
+                await self._wakeup.wait()
+        self._wakeup.clear()
         if self._gives_up or not self._asking.done():
             return None
         asked, self._asking = self._asking, None
@@ -163,7 +163,7 @@ class ConsulSource(_Hastened[Reading]):
         self._server = server
         self._service = service, selection
         self._families = families
-        self._names = Watched(server.names, self._news.set)
+        self._names = Watched(server.names, self._wakeup.set)
         server.attach(self)
         self._answered = False
         self._rested = 0.0

@@ -24,7 +24,7 @@ from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.blocking import MARGIN, client_timeout, is_long
 from clb_discovery.sources.consul.library import base
-from clb_discovery.sources.consul.secret_files import Rotated
+from clb_discovery.sources.consul.secret_files import SecretFile
 
 MAX_BODY: Final = 64 << 20
 """Largest answer that is read, in bytes."""
@@ -74,7 +74,7 @@ class Tls(NamedTuple):
     context: ssl.SSLContext
     name: str | None
     """Name expected in the certificate where it is not the address's host."""
-    certificate: Rotated[None] | None = None
+    certificate: SecretFile[None] | None = None
     """Brings the context to the client certificate of now; connections that are open keep theirs."""
 
 

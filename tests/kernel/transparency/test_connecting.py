@@ -38,7 +38,8 @@ def test_non_blocking_connect(plane: Plane, side: Side, refused: str) -> None:
     """A non-blocking connect ends as any other: in progress, then writable with the VIP as peer, or refused at once."""
     with tellers(side.real) as servers:
         plane.publish(
-            virtual_server(side.at(PORT, 1), names(servers), tracking=WATCHED), virtual_server(side.at(PORT, 2), [])
+            virtual_server(side.at(PORT, 1), names(servers), health=WATCHED),
+            virtual_server(side.at(PORT, 2), []),
         )
         for _ in range(20):
             (sock,) = plane.client.make(side.target(PORT, 1))
@@ -59,14 +60,14 @@ def test_non_blocking_connect_that_fails(plane: Plane, side: Side) -> None:
     """A non-blocking connect that the real server refuses says so, counts as a failure, and can be repeated."""
     with tellers(side.real) as (server,), moody_servers(side.real) as (dead,):
         dead.refuse()
-        plane.publish(virtual_server(side.at(PORT), [dead.name], tracking=WATCHED))
+        plane.publish(virtual_server(side.at(PORT), [dead.name], health=WATCHED))
         (sock,) = plane.client.make(side.target(PORT))
         sock.setblocking(False)
         assert outcome(sock, side.target(PORT)) in {"EINPROGRESS", "ECONNREFUSED"}
         select.select([], [sock], [], 5)
         assert plane.servers(side.at(PORT))[dead.name].failures == 1
         assert outcome(sock, side.target(PORT)) == "ECONNREFUSED"
-        plane.publish(virtual_server(side.at(PORT), [server.name], tracking=WATCHED))
+        plane.publish(virtual_server(side.at(PORT), [server.name], health=WATCHED))
         sock.settimeout(5)
         sock.connect(side.target(PORT))
         assert (peer(sock), ask(sock)) == (side.target(PORT), server.name)
@@ -75,7 +76,7 @@ def test_non_blocking_connect_that_fails(plane: Plane, side: Side) -> None:
 def test_fast_open(plane: Plane, side: Side) -> None:
     """TCP Fast Open, by connect and by sendto, carries its data in the SYN to a real server and sees the VIP."""
     with fast_open_allowed(), tellers(side.real) as servers:
-        plane.publish(virtual_server(side.at(PORT), names(servers), tracking=COUNTED))
+        plane.publish(virtual_server(side.at(PORT), names(servers), health=COUNTED))
 
         def by_connect(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
@@ -99,7 +100,7 @@ def test_fast_open(plane: Plane, side: Side) -> None:
 def test_fast_open_that_is_never_sent_is_not_counted(plane: Plane, side: Side) -> None:
     """A Fast Open connect that is closed before anything was sent leaves no count and no failure behind."""
     with fast_open_allowed(), tellers(side.real) as servers:
-        plane.publish(virtual_server(side.at(PORT), names(servers), tracking=WATCHED))
+        plane.publish(virtual_server(side.at(PORT), names(servers), health=WATCHED))
         (sock,) = plane.client.make(side.target(PORT))
         sock.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
         sock.connect(side.target(PORT))
@@ -120,7 +121,7 @@ def test_multipath_socket_is_balanced(plane: Plane, side: Side, protocol: int) -
     What it sees as its peer is the real server: the socket that connects is not the one that the application has.
     """
     with tellers(side.real, protocol=protocol) as (server,):
-        plane.publish(virtual_server(side.at(PORT), [server.name], tracking=WATCHED))
+        plane.publish(virtual_server(side.at(PORT), [server.name], health=WATCHED))
         with multipath(plane.cgroup, side.target(PORT)) as sock:
             sock.connect(side.target(PORT))
             assert ask(sock) == server.name
@@ -142,7 +143,7 @@ def test_multipath_connect_that_is_given_up_is_not_counted_on(plane: Plane, side
     """An MPTCP socket that is closed while its connect is on its way is no longer counted."""
     with moody_servers(side.real) as (server,):
         server.fall_silent()
-        plane.publish(virtual_server(side.at(PORT), [server.name], tracking=COUNTED))
+        plane.publish(virtual_server(side.at(PORT), [server.name], health=COUNTED))
         with multipath(plane.cgroup, side.target(PORT)) as sock:
             sock.setblocking(False)
             assert outcome(sock, side.target(PORT)) == "EINPROGRESS"

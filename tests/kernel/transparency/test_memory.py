@@ -95,7 +95,7 @@ def test_datagrams_without_a_record_take_no_turns(plane: Plane, side: Side) -> N
 def test_connect_without_a_record_is_balanced(plane: Plane, side: Side, udp: bool) -> None:
     """Without memory a connect reaches a server, whose own address it sees as its peer; it is counted as lost."""
     with tellers(side.real, udp=udp) as (server,), Maps(plane.pins) as maps:
-        plane.publish(virtual_server(side.at(PORT, udp=udp), [server.name], tracking=WATCHED))
+        plane.publish(virtual_server(side.at(PORT, udp=udp), [server.name], health=WATCHED))
         before = lost(plane)
         remembered, sock = plane.client.make(side.target(PORT), 2, udp=udp)
         with no_memory():

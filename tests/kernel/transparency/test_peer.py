@@ -63,8 +63,8 @@ def test_udp_socket_that_connects_elsewhere_sees_where_it_is(plane: Plane, side:
     """A UDP socket that goes from a VIP to its real server itself, and back, sees each time what it connected to."""
     with tellers(side.real, side.real, udp=True) as (one, two):
         plane.publish(
-            virtual_server(side.at(PORT, 1, udp=True), [one.name], tracking=COUNTED),
-            virtual_server(side.at(PORT, 2, udp=True), [two.name], tracking=COUNTED),
+            virtual_server(side.at(PORT, 1, udp=True), [one.name], health=COUNTED),
+            virtual_server(side.at(PORT, 2, udp=True), [two.name], health=COUNTED),
         )
         (sock,) = plane.client.make(side.target(PORT), udp=True)
         for target, server in (
@@ -83,7 +83,7 @@ def test_udp_socket_that_connects_elsewhere_sees_where_it_is(plane: Plane, side:
 def test_refused_connect_leaves_a_connected_udp_socket_as_it_was(plane: Plane, side: Side, refused: str) -> None:
     """A UDP socket whose connect to an empty pool is refused stays connected to the VIP that it had, and counted."""
     with tellers(side.real, udp=True) as servers:
-        full = virtual_server(side.at(PORT, 1, udp=True), names(servers), tracking=COUNTED)
+        full = virtual_server(side.at(PORT, 1, udp=True), names(servers), health=COUNTED)
         plane.publish(full, virtual_server(side.at(PORT, 2, udp=True), []))
         (sock,) = plane.client.connected(side.target(PORT, 1), udp=True)
         assert outcome(sock, side.target(PORT, 2)) == refused
@@ -99,8 +99,8 @@ def test_udp_connect_that_fails_later_leaves_a_socket_without_its_vip(plane: Pla
     unrouted = "[2001:db8::1]:80" if side.name == "ipv6" else "192.0.2.1:80"
     with tellers(side.real, udp=True) as (server,):
         plane.publish(
-            virtual_server(side.at(PORT, 1, udp=True), [server.name], tracking=COUNTED),
-            virtual_server(side.at(PORT, 2, udp=True), [unrouted], tracking=COUNTED),
+            virtual_server(side.at(PORT, 1, udp=True), [server.name], health=COUNTED),
+            virtual_server(side.at(PORT, 2, udp=True), [unrouted], health=COUNTED),
         )
         (sock,) = plane.client.connected(side.target(PORT, 1), udp=True)
         assert outcome(sock, side.target(PORT, 2)) == "ENETUNREACH"
@@ -117,12 +117,12 @@ def test_tcp_socket_connects_again_after_a_failure(plane: Plane, side: Side) -> 
     with tellers(side.real) as (server,), moody_servers(side.real) as (dead,):
         dead.refuse()
         for again in (side.target(PORT), as_seen_by(side, server.target)):
-            plane.publish(virtual_server(side.at(PORT), [dead.name], tracking=COUNTED))
+            plane.publish(virtual_server(side.at(PORT), [dead.name], health=COUNTED))
             (sock,) = plane.client.make(side.target(PORT))
             sock.settimeout(None)  # with a time limit Python itself asks the kernel more than once
             assert outcome(sock, side.target(PORT)) == "ECONNREFUSED"
             assert error_of(sock.getpeername) == "ENOTCONN"
-            plane.publish(virtual_server(side.at(PORT), [server.name], tracking=COUNTED))
+            plane.publish(virtual_server(side.at(PORT), [server.name], health=COUNTED))
             assert outcome(sock, again) == "ok"
             assert (peer(sock), ask(sock)) == (again, server.name)
             sock.close()
@@ -143,7 +143,7 @@ def test_tcp_socket_connects_again_after_a_refusal(plane: Plane, side: Side, ref
 def test_second_connect_of_a_connected_tcp_socket_changes_nothing(plane: Plane, side: Side) -> None:
     """A connected TCP socket that connects again gets EISCONN, keeps its peer and is counted once."""
     with tellers(side.real) as servers:
-        plane.publish(*(virtual_server(side.at(PORT, n), names(servers), tracking=COUNTED) for n in (1, 2)))
+        plane.publish(*(virtual_server(side.at(PORT, n), names(servers), health=COUNTED) for n in (1, 2)))
         (sock,) = plane.client.make(side.target(PORT))
         sock.settimeout(None)  # with a time limit Python takes EISCONN for success
         sock.connect(side.target(PORT, 1))
@@ -156,7 +156,7 @@ def test_second_connect_of_a_connected_tcp_socket_changes_nothing(plane: Plane, 
 def test_tcp_socket_that_was_dissolved_can_be_used_again(plane: Plane, side: Side) -> None:
     """Connect to AF_UNSPEC ends a TCP connection and its count; the socket connects again, to the VIP or elsewhere."""
     with tellers(side.real) as (server,):
-        plane.publish(virtual_server(side.at(PORT), [server.name], tracking=COUNTED))
+        plane.publish(virtual_server(side.at(PORT), [server.name], health=COUNTED))
         (sock,) = plane.client.make(side.target(PORT))
         for target, active in ((side.target(PORT), 1), (as_seen_by(side, server.target), 0), (side.target(PORT), 1)):
             sock.connect(target)
@@ -170,7 +170,7 @@ def test_tcp_socket_that_was_dissolved_can_be_used_again(plane: Plane, side: Sid
 def test_udp_socket_that_was_dissolved_can_be_used_again(plane: Plane, side: Side) -> None:
     """Connect to AF_UNSPEC leaves an unconnected UDP socket, which sends to VIPs and connects again."""
     with tellers(side.real, udp=True) as (server,):
-        plane.publish(virtual_server(side.at(PORT, udp=True), [server.name], tracking=COUNTED))
+        plane.publish(virtual_server(side.at(PORT, udp=True), [server.name], health=COUNTED))
         (sock,) = plane.client.connected(side.target(PORT), udp=True)
         dissolve(sock)
         assert error_of(sock.getpeername) == "ENOTCONN"

@@ -43,7 +43,7 @@ def test_threads_that_connect_one_udp_socket(plane: Plane, side: Side) -> None:
     with tellers(*[side.real] * 3, udp=True) as servers:
         vips = [side.at(PORT, number, udp=True) for number in (1, 2, 3)]
         plane.publish(
-            *(virtual_server(vip, [server.name], tracking=COUNTED) for vip, server in zip(vips, servers, strict=True))
+            *(virtual_server(vip, [server.name], health=COUNTED) for vip, server in zip(vips, servers, strict=True))
         )
         real = {as_seen_by(side, server.target): side.target(PORT, n) for n, server in enumerate(servers, 1)}
         (sock,) = plane.client.make(side.target(PORT), udp=True)
@@ -92,7 +92,7 @@ def test_threads_with_sockets_of_their_own(plane: Plane, side: Side, udp: bool) 
         vips = [side.at(PORT, number, udp=udp) for number in (1, 2)]
         pools = [servers[:2], servers[2:]]
         plane.publish(
-            *(virtual_server(vip, names(pool), tracking=COUNTED) for vip, pool in zip(vips, pools, strict=True))
+            *(virtual_server(vip, names(pool), health=COUNTED) for vip, pool in zip(vips, pools, strict=True))
         )
         socks = [plane.client.make(side.target(PORT), 40, udp=udp) for _ in range(8)]
         reached: list[list[str]] = [[] for _ in range(8)]
@@ -145,7 +145,7 @@ def test_socket_in_another_process(plane: Plane, side: Side, udp: bool, how: str
     """A socket that another process inherits or is passed sees the VIP there, and is counted until both close it."""
     vip = side.at(PORT, udp=udp)
     with tellers(side.real, udp=udp) as (server,):
-        plane.publish(virtual_server(vip, [server.name], tracking=COUNTED))
+        plane.publish(virtual_server(vip, [server.name], health=COUNTED))
         (sock,) = plane.client.connected(side.target(PORT), udp=udp)
         with held_by_another(sock, how) as process:
             assert process.stdin is not None

@@ -16,7 +16,7 @@ from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import Answer, OptIn
 from clb_discovery.model.servers import MAX_WEIGHT, Protocol, RealServer, Unread
-from clb_discovery.model.service import Policy
+from clb_discovery.model.service import RemovalPolicy
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.sources.consul.answer import (
     MAX_NAMES,
@@ -316,7 +316,7 @@ def test_a_critical_instance_is_out_by_its_name_where_nobody_can_tell_its_endpoi
     lost = [entry("critical", **{"ID": f"s{port}", "Port": port, **given}) for port in (81, 82)]
     answer = parse([*lost, entries[2]])
     assert (answer.out, answer.out_members) == ((), ("n1/s81", "n1/s82"))
-    state = admit(admit(Guarded(), before, Policy(), 0), answer, Policy(), 1)
+    state = admit(admit(Guarded(), before, RemovalPolicy(), 0), answer, RemovalPolicy(), 1)
     assert state.good == answer.servers
 
 
@@ -329,7 +329,7 @@ def test_a_name_that_cannot_be_looked_up_is_not_out_where_another_instance_serve
     lost = {"a.example": Known((), 0, "SERVFAIL", BOTH, (parse_address("10.0.0.1"),))}
     answer = to_answer(parse_entries([old, new, entry(ID="c", Address="10.0.0.2")]), lost)
     assert answer.out == ()
-    state = admit(admit(Guarded(), serving, Policy(max_removal=0), 0), answer, Policy(hold=0), 1)
+    state = admit(admit(Guarded(), serving, RemovalPolicy(max_removal=0), 0), answer, RemovalPolicy(hold=0), 1)
     assert {server.address for server in state.good} == {parse_address("10.0.0.1"), parse_address("10.0.0.2")}
 
 

@@ -12,7 +12,7 @@ import pytest
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.blocking import WAIT
-from clb_discovery.sources.consul.change_watch import START_BURST, WATCH_BURST, WATCH_RATE, Catalog
+from clb_discovery.sources.consul.change_watch import START_BURST, WATCH_BURST, WATCH_RATE, ChangeWatch
 from clb_discovery.sources.consul.client import ALL, OWN, Client
 from clb_discovery.sources.consul.transport import Transport
 from tests.support.fake_consul import FakeConsul, Reply
@@ -23,10 +23,10 @@ REDIS = ("redis", ALL)
 
 
 @asynccontextmanager
-async def opened(fake: FakeConsul) -> AsyncIterator[Catalog]:
+async def opened(fake: FakeConsul) -> AsyncIterator[ChangeWatch]:
     """Return the catalog of a fake; it and its connections are closed at the end."""
     transport = Transport(ConsulAddress.parse(fake.url), None)
-    catalog = Catalog(Client(transport, None, OWN), WAIT)
+    catalog = ChangeWatch(Client(transport, None, OWN), WAIT)
     try:
         yield catalog
     finally:

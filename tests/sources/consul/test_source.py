@@ -24,7 +24,7 @@ from clb_discovery.model.servers import RealServer
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.consul.client import Scope, Selection
 from clb_discovery.sources.consul.environment import OPTIONS
-from clb_discovery.sources.consul.secret_files import Rotated
+from clb_discovery.sources.consul.secret_files import SecretFile
 from clb_discovery.sources.consul.server import ConsulServer
 from clb_discovery.sources.consul.source import BURST, RATE, ConsulCatalog, ConsulSource, server_from_environment
 from tests.support.fake_consul import FakeConsul, Reply, instance
@@ -426,7 +426,7 @@ async def test_every_query_of_a_catalog_has_the_token_of_now(tmp_path: Path) -> 
     file = tmp_path / "token"
     file.write_text(TOKEN)
     async with FakeConsul(Reply(entries={"redis": ["clb"]}), Reply(entries=[{"Name": "web"}])) as fake:
-        server = ConsulServer(fake.url, Rotated("token", [file], file.read_text))
+        server = ConsulServer(fake.url, SecretFile("token", [file], file.read_text))
         catalog = ConsulCatalog(server)
         await catalog.next()
         file.write_text(f"{TOKEN}-new")
