@@ -29,7 +29,7 @@ DOCUMENT = {
         change(
             "change",
             "10.64.0.2",
-            installed=True,
+            held=True,
             settings={"algorithm": ["random", "least-conn"]},
             added=[server("10.0.0.1", 82)],
             removed=[server("10.0.0.1", 81)],
