@@ -24,7 +24,7 @@ from clb_discovery.hosts_file.file import names_ahead, real_path
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model import own_servers
 from clb_discovery.model.address import Network
-from clb_discovery.model.answer import Answer, Failure, Outcome, Refused
+from clb_discovery.model.answer import Answer, Failure, Outcome, Refusal
 from clb_discovery.model.service import CATALOG, Service
 from clb_discovery.model.usable import objection
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
@@ -46,7 +46,7 @@ class Outlook(NamedTuple):
     """Sources whose answer removes much, so that a sidecar holds it first; here it counts."""
     publication: Publication
 
-    def left_out(self, source: str) -> list[Refused]:
+    def left_out(self, source: str) -> list[Refusal]:
         """Return the members that the source's answer itself leaves out."""
         outcome = self.outcomes.get(source)
         return list(outcome.left_out) if isinstance(outcome, Answer) else []
@@ -108,12 +108,14 @@ def plan_document(options: argparse.Namespace) -> dict[str, Any]:
     found = ahead.publication
     after = found.plan.result
     files = _names(Instance(pins.instance), options.hosts_file, after)
-    document = preview(installed, after, found.desired.rejected, ahead.waiting, found.wanted.own.keys(), names=files)
-    document["refused"] += [
-        {"service": one.service.name, "server": item.value, "reason": item.reason}
+    by_source = found.desired.basis.by_source
+    refused = [(by_source[source].name, item) for source, items in found.desired.rejected.items() for item in items]
+    refused += [
+        (one.service.name, item)
         for source, one in ahead.following.items()
         for item in (*ahead.left_out(source), *found.resolved.refused.get(source, ()))
     ]
+    document = preview(installed, after, refused, ahead.waiting, found.wanted.own.keys(), names=files)
     document["notes"] = [
         {"service": one.service.name, "note": note}
         for source, one in ahead.following.items()

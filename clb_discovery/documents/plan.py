@@ -7,7 +7,7 @@ from typing import Any
 
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.address import format_address
-from clb_discovery.model.answer import Rejected
+from clb_discovery.model.answer import Refusal
 from clb_discovery.model.servers import RealServer, Vip
 from clb_discovery.publication.changes import Changes, changes, setting_changes
 
@@ -15,7 +15,7 @@ from clb_discovery.publication.changes import Changes, changes, setting_changes
 def preview(  # noqa: PLR0913 - one for each thing that is looked at
     before: Installed,
     after: Installed,
-    rejected: Iterable[Rejected],
+    refused: Iterable[tuple[str, Refusal]],
     waiting: Collection[str],
     hidden: Collection[Vip],
     *,
@@ -24,6 +24,7 @@ def preview(  # noqa: PLR0913 - one for each thing that is looked at
     """Build the document that `plan --json` prints.
 
     :param after: the result of a plan.
+    :param refused: each with the name of its service.
     :param waiting: sources whose removals are held until another answer confirms them.
     :param hidden: virtual servers of our own that are nobody's business.
     :param names: hosts files that would change, each with the lines that are `added` and `removed`.
@@ -32,7 +33,7 @@ def preview(  # noqa: PLR0913 - one for each thing that is looked at
     found = (_change(vip, before.virtual.get(vip), after.virtual.get(vip), waiting) for vip in vips)
     return {
         "changes": [change for change in found if change is not None],
-        "refused": [{"service": item.service, "server": str(item.server), "reason": item.reason} for item in rejected],
+        "refused": [{"service": name, "server": str(item.value), "reason": item.reason} for name, item in refused],
         "names": list(names),
     }
 

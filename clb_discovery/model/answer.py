@@ -18,30 +18,18 @@ class Claim(NamedTuple):
     opt_in: OptIn
 
 
-class Rejected(NamedTuple):
-    """A real server that discovery named and that is not used."""
+class Refusal(NamedTuple):
+    """Something that discovery named and that is not used: a real server, a member or a registration."""
 
-    service: str
-    server: RealServer
+    value: RealServer | str
+    """A real server, or a text that is bounded and escaped: `clb-vip '10.64.0.300'`."""
     reason: str
-    """Why, and the way out."""
-    source: str
+    """The cause and the fix. After a text it continues the sentence."""
 
     def __str__(self) -> str:
-        """Return `real server 127.0.0.1:80 refused: it is loopback; …`."""
-        return f"real server {self.server} refused: {self.reason}"
-
-
-class Refused(NamedTuple):
-    """Something that a service in a catalog says of itself and that is not applied."""
-
-    value: str
-    """What was said, bounded and escaped: `clb-vip '10.64.0.300'`."""
-    reason: str
-    """Goes on from the value, and names the way out."""
-
-    def __str__(self) -> str:
-        """Return both as one sentence."""
+        """Return `real server 127.0.0.1:80 refused: it is loopback; …` or `clb-vip '10.64.0.300' is …`."""
+        if isinstance(self.value, RealServer):
+            return f"real server {self.value} refused: {self.reason}"
         return f"{self.value} {self.reason}"
 
 
@@ -55,7 +43,7 @@ class OptIn:
     """Protocols of VIPs that are to be taken from `--vip-range`, by the name."""
     algorithm: Algorithm | None = None
     """None for that of the configuration."""
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[Refusal, ...] = ()
     """What nobody could apply, whatever else there is."""
 
 
@@ -75,7 +63,7 @@ class Answer:
     (Consul), the target (SRV). Where several share an endpoint, the lowest of the usable ones, else of all."""
     unread: tuple[Unread, ...] = ()
     """Members whose addresses cannot be read now."""
-    left_out: tuple[Refused, ...] = ()
+    left_out: tuple[Refusal, ...] = ()
     """Members that cannot be used at all, for people: bounded and escaped, with the cause and the fix."""
     note: str | None = None
     """What people should know of this reading, such as that it may be incomplete; bounded and escaped."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from clb_discovery.model.address import Address, Network, in_network
-from clb_discovery.model.answer import Claim, Refused
+from clb_discovery.model.answer import Claim, Refusal
 from clb_discovery.model.servers import Algorithm, Protocol, Vip
 from clb_discovery.model.service import Service
 from clb_discovery.publication.automatic_vips import settle_automatic
@@ -30,7 +30,7 @@ class Resolved:
     """All services with their VIPs, no two of which overlap unless they are configured so."""
 
     services: tuple[Service, ...]
-    refused: Mapping[str, tuple[Refused, ...]]
+    refused: Mapping[str, tuple[Refusal, ...]]
     """What is not applied of what a service says, by the name of its source; only where there is something."""
 
 
@@ -105,7 +105,7 @@ class _Resolving:
                     self._give(service.source, vip)
             if service.name in without:
                 full = f"is not to be had: every address of {without[service.name]} is taken; name a larger --vip-range"
-                self._refused[service.source].append(Refused(f"automatic VIP of {service.name!r}", full))
+                self._refused[service.source].append(Refusal(f"automatic VIP of {service.name!r}", full))
 
     def result(self) -> Resolved:
         """Return what has come of it."""
@@ -113,10 +113,10 @@ class _Resolving:
         refused = {source: tuple(sorted(own)) for source, own in self._refused.items() if own}
         return Resolved((*self._configured, *services), refused)
 
-    def _objection(self, source: str, vip: Vip) -> Refused | None:
+    def _objection(self, source: str, vip: Vip) -> Refusal | None:
         if not any(in_network(vip.address, network) for network in self._ranges):
             ranges = ", ".join(map(str, self._ranges))
-            return Refused(f"VIP {vip}", f"is outside --vip-range {ranges}; register one inside, or widen the range")
+            return Refusal(f"VIP {vip}", f"is outside --vip-range {ranges}; register one inside, or widen the range")
         owner = self._owners.claimed(source, vip)
         return _clash(vip, owner) if owner else None
 
@@ -173,5 +173,5 @@ def _service(claim: Claim, vips: Sequence[Vip]) -> Service:
     return replace(claim.service, vips=tuple(vips), algorithm=algorithm, health=health, most=most)
 
 
-def _clash(vip: Vip, owner: str) -> Refused:
-    return Refused(f"VIP {vip}", f"belongs to {owner}; register another one")
+def _clash(vip: Vip, owner: str) -> Refusal:
+    return Refusal(f"VIP {vip}", f"belongs to {owner}; register another one")

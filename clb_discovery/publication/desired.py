@@ -14,7 +14,7 @@ from operator import attrgetter, is_, is_not
 from typing import Final, NamedTuple
 
 from clb_discovery.model.address import Address, Network, is_ipv4
-from clb_discovery.model.answer import Rejected
+from clb_discovery.model.answer import Refusal
 from clb_discovery.model.servers import MAX_POOL, MAX_TIERS, Pool, RealServer, Vip, VirtualServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.usable import objection
@@ -39,7 +39,8 @@ class Desired:
     """What the kernel should hold, and what was left out."""
 
     virtual: Mapping[Vip, VirtualServer]
-    rejected: tuple[Rejected, ...]
+    rejected: Mapping[str, tuple[Refusal, ...]]
+    """Real servers that are not used, by the name of their source; only where there are any."""
     basis: Basis = field(compare=False, repr=False)
     anew: Mapping[Vip, VirtualServer] = field(compare=False, repr=False)
     """Those that were not taken from an earlier result."""
@@ -66,12 +67,12 @@ def desired(
         changed = _changed(before.basis.known, known)
         if changed is not None:
             virtual, rejected = _built(basis, changed)
-            kept = [item for item in before.rejected if item.source not in changed]
-            return Desired({**before.virtual, **virtual}, (*kept, *rejected), basis, virtual)
+            kept = {source: refusals for source, refusals in before.rejected.items() if source not in changed}
+            return Desired({**before.virtual, **virtual}, kept | rejected, basis, virtual)
     vips = frozenset(vip.address for service in services for vip in service.vips)
     basis = Basis(services, known, real_ranges, vips, {service.source: service for service in services})
     virtual, rejected = _built(basis, basis.by_source)
-    return Desired(virtual, tuple(rejected), basis, virtual)
+    return Desired(virtual, rejected, basis, virtual)
 
 
 def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> Collection[str] | None:
@@ -83,26 +84,27 @@ def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> Collect
     return {key for key, found in now.items() if before.get(key) is not found}
 
 
-def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServer], list[Rejected]]:
+def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServer], dict[str, tuple[Refusal, ...]]]:
     """Return the virtual servers of these sources' services, and what was left out of what they say."""
     virtual: dict[Vip, VirtualServer] = {}
-    rejected: list[Rejected] = []
+    rejected: dict[str, tuple[Refusal, ...]] = {}
     for service in (basis.by_source[source] for source in sources if source in basis.by_source):
         if service.source not in basis.known:
             continue
         usable: list[RealServer] = []
-        refused: list[Rejected] = []
+        refused: list[Refusal] = []
         for server in basis.known[service.source]:
             reason = objection(server.address, basis.vips, basis.real_ranges)
             if reason:
-                refused.append(Rejected(service.name, server, reason, service.source))
+                refused.append(Refusal(server, reason))
             else:
                 usable.append(server)
         families = {is_ipv4(vip.address) for vip in service.vips}
         pools = {ipv4: _pool(service, usable, ipv4=ipv4) for ipv4 in families}
         for _, surplus in pools.values():
-            refused += (Rejected(service.name, server, reason, service.source) for server, reason in surplus)
-        rejected += refused[:MAX_REJECTED]
+            refused += (Refusal(server, reason) for server, reason in surplus)
+        if refused:
+            rejected[service.source] = tuple(refused[:MAX_REJECTED])
         for vip in service.vips:
             pool, _ = pools[is_ipv4(vip.address)]
             virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool, service.health)

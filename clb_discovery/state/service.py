@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from clb_discovery.model.address import Address
-from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refused, Rejected
+from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refusal
 from clb_discovery.model.servers import Endpoint, RealServer, Unpublished
 from clb_discovery.model.service import Service, consul_objection
 from clb_discovery.state import guard
@@ -42,11 +42,11 @@ class ServiceState:
     error: str | None = None
     errors: int = 0
     """How often the source could not say."""
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[Refusal, ...] = ()
     """What the service says of itself in a catalog and is not applied."""
-    rejected: tuple[Rejected, ...] = ()
+    rejected: tuple[Refusal, ...] = ()
     """Real servers that discovery names and that are not used."""
-    left_out: tuple[Refused, ...] = ()
+    left_out: tuple[Refusal, ...] = ()
     """Members that the last answer named and that cannot be used at all."""
     note: str | None = None
     """What people should know of the last answer."""
@@ -101,7 +101,7 @@ class ServiceState:
             objections = {name: objection for name in outcome.names if (objection := consul_objection(name))}
             self.listed = outcome.names - objections.keys()
             self.refused = tuple(
-                Refused(f"service {name[:_LONGEST]!r}", objection) for name, objection in sorted(objections.items())
+                Refusal(f"service {name[:_LONGEST]!r}", objection) for name, objection in sorted(objections.items())
             )
             return
         answer = outcome
@@ -112,7 +112,7 @@ class ServiceState:
         self.left_out, self.note = answer.left_out, answer.note
         before = self.guarded.absent_since
         never = {vip.address for vip in self.service.vips}
-        rejected = {(item.server.address, item.server.port) for item in self.rejected}
+        rejected = {(one.value.address, one.value.port) for one in self.rejected if isinstance(one.value, RealServer)}
 
         def is_usable(endpoint: Endpoint) -> bool:
             return endpoint not in rejected and endpoint[0] not in never and is_acceptable(endpoint[0])

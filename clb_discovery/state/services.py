@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Address, Network
-from clb_discovery.model.answer import Claim, Outcome, Refused, Rejected
+from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.servers import RealServer, Unpublished
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Service
 from clb_discovery.model.usable import objection
@@ -286,24 +286,21 @@ class ServiceTable:
 
     def refuse(
         self,
-        words: Mapping[str, Sequence[Refused]],
-        servers: Iterable[Rejected],
+        words: Mapping[str, Sequence[Refusal]],
+        servers: Mapping[str, Sequence[Refusal]],
         unpublished: Iterable[Unpublished] = (),
     ) -> None:
         """Let every source know, and say, what is not applied of what it says.
 
         :param words: of services of a catalog, by source.
-        :param servers: of all services.
+        :param servers: real servers of all services, by source.
         :param unpublished: what there is no room for, of all services.
         """
-        rejected: defaultdict[str, list[Rejected]] = defaultdict(list)
-        for item in servers:
-            rejected[item.source].append(item)
         without_room: defaultdict[str, list[Unpublished]] = defaultdict(list)
         for one in unpublished:
             without_room[one.source].append(one)
         for source, following in self._following.items():
-            now = tuple(rejected[source]) if source in rejected else ()
+            now = tuple(servers.get(source, ()))
             lacking = tuple(without_room[source]) if source in without_room else ()
             if following.rejected != now or following.unpublished != lacking:
                 following.rejected = now

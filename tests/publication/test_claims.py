@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.model.address import in_network, parse_address, parse_network
-from clb_discovery.model.answer import Claim, OptIn, Refused
+from clb_discovery.model.answer import Claim, OptIn, Refusal
 from clb_discovery.model.servers import Algorithm, PassiveHealth, Protocol, Vip
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
@@ -27,7 +27,7 @@ OPT_IN: Final = st.builds(
     OptIn,
     st.sets(st.sampled_from(VIPS), max_size=3).map(lambda found: tuple(sorted(found))),
     st.sampled_from([(), (), (Protocol.TCP,), (Protocol.TCP, Protocol.UDP)]),
-    refused=st.sampled_from([(), (), (Refused("clb-vip 'x'", "is not a VIP"),)]),
+    refused=st.sampled_from([(), (), (Refusal("clb-vip 'x'", "is not a VIP"),)]),
 )
 CLAIMS: Final = st.dictionaries(st.sampled_from(NAMES), OPT_IN).map(
     lambda found: [Claim(service(name), opt_in) for name, opt_in in found.items()]
@@ -164,7 +164,7 @@ def test_a_mistake_takes_nothing_away() -> None:
     """Where all that a service claims is refused it keeps what it holds, unless another one claims that."""
     holders = installed(a="10.64.0.1:80")
     assert given_to(resolve([], [claim("a", "10.65.0.1:80")], holders, RANGES)) == {"a": ["10.64.0.1:80"]}
-    wrong = Claim(service("a"), OptIn(refused=(Refused("clb-vip 'x'", "is not a VIP"),)))
+    wrong = Claim(service("a"), OptIn(refused=(Refusal("clb-vip 'x'", "is not a VIP"),)))
     assert given_to(resolve([], [wrong], holders, RANGES)) == {"a": ["10.64.0.1:80"]}
     both = resolve([], [wrong, claim("b", "10.64.0.1:80")], holders, RANGES)
     assert given_to(both) == {"a": [], "b": ["10.64.0.1:80"]}

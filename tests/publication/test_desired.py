@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.model.address import Address, Network, in_network, is_ipv4, parse_address, parse_network
-from clb_discovery.model.answer import Rejected
+from clb_discovery.model.answer import Refusal
 from clb_discovery.model.servers import MAX_POOL, MAX_TIERS, Algorithm, Pool, Protocol, RealServer, Vip, VirtualServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.usable import never_usable, objection
@@ -87,14 +87,13 @@ def test_every_real_server_is_used_or_reported(servers: list[RealServer], ranges
     """Nothing that discovery names vanishes in silence, and nothing that has an objection is used."""
     state = desired([REDIS], {REDIS.source: servers}, ranges)
     used = {(one.address, one.port) for virtual in state.virtual.values() for one in virtual.pool}
-    refused = {(one.server.address, one.server.port) for one in state.rejected}
+    rejected = [(one.value, one.reason) for one in state.rejected.get(REDIS.source, ())]
+    refused = {(one.address, one.port) for one, _ in rejected if isinstance(one, RealServer)}
     assert used | refused == {(one.address, one.port) for one in servers}
     assert not used & refused
     vips = frozenset({IPV4.address, IPV6.address})
     assert all(objection(address, vips, ranges) is None for address, _ in used)
-    assert [(one.server, one.reason) for one in state.rejected] == [
-        (one, reason) for one in servers if (reason := objection(one.address, vips, ranges))
-    ]
+    assert rejected == [(one, reason) for one in servers if (reason := objection(one.address, vips, ranges))]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +165,8 @@ def test_vips_of_every_service_are_refused() -> None:
     circle = server("10.64.0.9", 9999)
     state = desired([REDIS, other], {REDIS.source: [circle, server("10.0.0.1")]}, [])
     assert state.virtual[IPV4].pool == (server("10.0.0.1"),)
-    (rejected,) = state.rejected
-    assert rejected == Rejected("redis", circle, f"it is a VIP; {WAY_OUT}", "consul:redis")
+    rejected = Refusal(circle, f"it is a VIP; {WAY_OUT}")
+    assert state.rejected == {"consul:redis": (rejected,)}
     assert str(rejected) == f"real server 10.64.0.9:9999 refused: it is a VIP; {WAY_OUT}"
 
 
@@ -192,8 +191,8 @@ def test_a_pool_that_is_too_large_is_cut_where_it_matters_least() -> None:
     backups = [server("10.0.0.1", priority=9), server("10.0.0.2", priority=9)]
     state = desired([REDIS], {REDIS.source: backups + many}, [])
     assert state.virtual[IPV4].pool == tuple(many)
-    assert [(one.server, one.source) for one in state.rejected] == [(one, "consul:redis") for one in backups]
-    assert state.rejected[0].reason == f"there are more than {MAX_POOL} in the pool; spread them over several services"
+    reason = f"there are more than {MAX_POOL} in the pool; spread them over several services"
+    assert state.rejected == {"consul:redis": tuple(Refusal(one, reason) for one in backups)}
 
 
 PRIORITIES: Final = st.lists(st.integers(0, 24), min_size=1, max_size=40)
@@ -206,12 +205,13 @@ def test_a_pool_has_no_more_tiers_than_programs_walk(priorities: list[int]) -> N
     state = desired([REDIS], {REDIS.source: servers}, [])
     last = sorted(set(priorities))[:MAX_TIERS][-1]
     assert set(state.virtual[IPV4].pool) == {one for one in servers if one.priority <= last}
-    assert {one.server for one in state.rejected} == {one for one in servers if one.priority > last}
-    assert all(f"at most {MAX_TIERS} priorities" in one.reason for one in state.rejected)
+    rejected = state.rejected.get(REDIS.source, ())
+    assert {one.value for one in rejected} == {one for one in servers if one.priority > last}
+    assert all(f"at most {MAX_TIERS} priorities" in one.reason for one in rejected)
 
 
 def test_tiers_are_counted_in_each_family() -> None:
     """Sixteen priorities of IPv4 servers and sixteen others of IPv6 servers are two pools that both fit."""
     servers = [server("10.0.0.1", 80 + tier, priority=tier) for tier in range(MAX_TIERS)]
     servers += [server("fd00::1", 80 + tier, priority=100 + tier) for tier in range(MAX_TIERS)]
-    assert desired([REDIS], {REDIS.source: servers}, []).rejected == ()
+    assert desired([REDIS], {REDIS.source: servers}, []).rejected == {}
