@@ -1,4 +1,4 @@
-"""What discovery answers, and what of it is not used."""
+"""Answers of discovery, and refusals of what cannot be used of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clb_discovery.model.service import Service
 
 
 class Claim(NamedTuple):
-    """A service of a catalog, and what it says of itself."""
+    """A service of a catalog, with its registration of virtual servers."""
 
     service: Service
     """Without VIPs."""
@@ -35,57 +35,57 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OptIn:
-    """What the instances of a service in a catalog say about its virtual servers."""
+    """What the instances of a service in a catalog register about its virtual servers, merged."""
 
     vips: tuple[Vip, ...] = ()
     """Those of all instances, sorted."""
     automatic: tuple[Protocol, ...] = ()
-    """Protocols of VIPs that are to be taken from `--vip-range`, by the name."""
+    """Protocols of automatic VIPs: addresses in `--vip-range` that follow from the name."""
     algorithm: Algorithm | None = None
-    """None for that of the configuration."""
+    """None for the scheduler of the configuration."""
     refused: tuple[Refusal, ...] = ()
-    """What nobody could apply, whatever else there is."""
+    """Registrations that cannot be applied on any host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One reading of discovery, complete: an empty tuple means that there really are no real servers."""
+    """One complete answer of discovery: if `servers` is empty, the service really has no real servers."""
 
     servers: tuple[RealServer, ...]
     """Usable ones of both families, any order, duplicates allowed; `desired` sorts, merges and checks them."""
     opt_in: OptIn | None = None
-    """What the service says of itself in a catalog; None where it does not opt in."""
+    """The registration of a service in a catalog; None if it does not opt in."""
     out: tuple[Endpoint, ...] = ()
-    """Members that discovery takes out by a statement: critical or in maintenance (Consul), or lingered to the end
-    (DNS). A gap is something else: a member that the answer does not contain at all."""
+    """Members that discovery explicitly takes out: critical or in maintenance (Consul), or lingered to the end (DNS).
+    A member that the answer does not contain at all is not here: that is a gap."""
     identities: Mapping[Endpoint, str] = field(default_factory=dict)
-    """Identity of each endpoint that has one, by which a replacement is told from a removal: node and service id
-    (Consul), the target (SRV). Where several share an endpoint, the lowest of the usable ones, else of all."""
+    """Identity of each endpoint that has one, to tell a replacement from a removal: node and service id (Consul), the
+    target (SRV). If several members share an endpoint, the lowest identity of the usable ones, else of all."""
     unread: tuple[Unread, ...] = ()
-    """Members whose addresses cannot be read now."""
+    """Members whose addresses are unknown at the moment."""
     left_out: tuple[Refusal, ...] = ()
-    """Members that cannot be used at all, for people: bounded and escaped, with the cause and the fix."""
+    """Members that cannot be used at all, with the cause and the fix."""
     note: str | None = None
-    """What people should know of this reading, such as that it may be incomplete; bounded and escaped."""
+    """A remark for the operator, such as that the answer may be incomplete; bounded and escaped."""
     out_members: tuple[str, ...] = ()
-    """Identities of members that are out, and whose endpoints the answer cannot tell."""
+    """Identities of members that are out and whose endpoints are not in the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Which services of a catalog may opt in now; each is then asked for itself, and has the last word."""
+    """The services of a catalog that may opt in. The answer for each of them decides whether it does."""
 
     names: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Discovery could not say. The last known good answer stays."""
+    """Discovery gave no usable answer. The last known good set stays in effect."""
 
     reason: str
     unusable: bool = False
-    """It did say, but nothing that can be used: asking again does not help before somebody mends it."""
+    """There was an answer without anything usable in it: a retry does not help before the registration is corrected."""
 
 
 Outcome = Answer | Listing | Failure
-"""What a source comes back with."""
+"""The result of one query of a source."""

@@ -1,7 +1,7 @@
-"""Two virtual servers that are always empty, so that a refused connect proves that the programs run.
+"""Two virtual servers that are always empty: a refused connect to them proves that the programs are in effect.
 
 Their addresses are reserved for documentation (192.0.2.1, RFC 5737) and for discarding (100::1, RFC 6666), their
-protocol is UDP, whose connect sends nothing. The port tells instances on one cgroup apart.
+protocol is UDP, because a UDP connect sends nothing. The port differs between instances on one cgroup.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SOURCE: Final = "selftest"
 
 
 def virtual_servers(instance: str) -> dict[Vip, VirtualServer]:
-    """Return the virtual servers that every desired state of the instance contains."""
+    """Return the self-test servers, which every desired state of the instance contains."""
     port = 1 + crc32(instance.encode()) % MAX_PORT
     vips = [Vip(address, port, Protocol.UDP) for address in _ADDRESSES]
     return {vip: VirtualServer(vip, "", SOURCE, Algorithm.RANDOM, ()) for vip in vips}
