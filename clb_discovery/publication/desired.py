@@ -1,7 +1,7 @@
-"""Desired state: which virtual servers there should be, rebuilt from nothing each time.
+"""Desired state: the virtual servers that should be installed, rebuilt from scratch each time.
 
-Discovery is not trusted to name any address: what may never be a real server is left out here, whoever says so, and is
-reported with the reason.
+Discovery is not trusted to name every address: servers at unusable addresses are left out here and reported with the
+reason, whatever source they come from.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from clb_discovery.model.service import Service
 from clb_discovery.model.usable import objection
 
 MAX_REJECTED: Final = 100
-"""Most real servers of one service that are reported as left out."""
+"""Most rejected real servers that are reported for one service."""
 
 
 class Basis(NamedTuple):
-    """What a desired state follows from."""
+    """The inputs of a desired state."""
 
     services: tuple[Service, ...]
     known: Mapping[str, Sequence[RealServer]]
@@ -36,14 +36,14 @@ class Basis(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the kernel should hold, and what was left out."""
+    """The virtual servers that should be installed, and the real servers that were left out."""
 
     virtual: Mapping[Vip, VirtualServer]
     rejected: Mapping[str, tuple[Refusal, ...]]
     """Real servers that are not used, by the name of their source; only where there are any."""
     basis: Basis = field(compare=False, repr=False)
-    anew: Mapping[Vip, VirtualServer] = field(compare=False, repr=False)
-    """Those that were not taken from an earlier result."""
+    rebuilt: Mapping[Vip, VirtualServer] = field(compare=False, repr=False)
+    """Virtual servers that were not taken from an earlier result."""
 
 
 def desired(
@@ -55,11 +55,12 @@ def desired(
     """Build the virtual servers of all services that are known.
 
     :param services: no two of one source.
-    :param known: the real servers of each source, by its name, as the guard lets them through. A service whose source
-        is not in it has never been answered for, and is left out.
-    :param real_ranges: `--real-range`: where not empty, no other address is used; loopback needs it in any case.
-    :param before: an earlier result. Where only what some sources say has changed since, the rest is taken from it: the
-        very same objects, for the same state as without it.
+    :param known: the real servers of each source that the guard lets through, by name. A service whose source is not
+        in it has had no answer yet and is left out.
+    :param real_ranges: `--real-range`. If not empty, addresses outside are rejected; loopback addresses must be inside
+        one in any case.
+    :param before: an earlier result. If only the servers of some sources have changed since, all other objects are
+        taken from it. The result is the same as without it.
     """
     services, real_ranges = tuple(services), tuple(real_ranges)
     if before and (before.basis.services, before.basis.real_ranges) == (services, real_ranges):
@@ -76,8 +77,8 @@ def desired(
 
 
 def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> Collection[str] | None:
-    """Return the keys of objects that are others now, None where a key has gone."""
-    if len(before) == len(now) and all(map(is_, before, now)):  # in the same order, as mostly: ten times as fast
+    """Return the keys whose objects have changed; None if a key is missing."""
+    if len(before) == len(now) and all(map(is_, before, now)):  # same order in most cases: ten times as fast
         return set(compress(now, map(is_not, now.values(), before.values())))
     if not before.keys() <= now.keys():
         return None
@@ -85,7 +86,7 @@ def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> Collect
 
 
 def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServer], dict[str, tuple[Refusal, ...]]]:
-    """Return the virtual servers of these sources' services, and what was left out of what they say."""
+    """Return the virtual servers of the services of these sources, and their rejected real servers."""
     virtual: dict[Vip, VirtualServer] = {}
     rejected: dict[str, tuple[Refusal, ...]] = {}
     for service in (basis.by_source[source] for source in sources if source in basis.by_source):
@@ -122,9 +123,9 @@ def _too_many(service: Service) -> str:
 
 
 def _pool(service: Service, servers: Iterable[RealServer], *, ipv4: bool) -> tuple[Pool, list[tuple[RealServer, str]]]:
-    """Return the pool of a family, and the servers beyond its limits, each with the reason.
+    """Return the pool of one family, and the servers beyond its limits, each with the reason.
 
-    Of two entries with one address and port the lower priority wins, then the higher weight. Low priorities stay.
+    Of two entries with one address and port, the lower priority wins, then the higher weight. Low priorities stay.
     """
     merged: dict[tuple[Address, int], RealServer] = {}
     for server in servers:
