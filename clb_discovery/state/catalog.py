@@ -40,10 +40,10 @@ def joined(
     return {service.source: ServiceState(service, from_catalog=True) for service in found}
 
 
-def unfollowed(following: Mapping[str, ServiceState]) -> tuple[str, ...]:
+def unfollowed(states: Mapping[str, ServiceState]) -> tuple[str, ...]:
     """Return the names in the catalog that may opt in and that there was no place for, sorted."""
-    catalog = following.get(CATALOG)
-    return tuple(sorted(name for name in catalog.listed if CONSUL + name not in following)) if catalog else ()
+    catalog = states.get(CATALOG)
+    return tuple(sorted(name for name in catalog.listed if CONSUL + name not in states)) if catalog else ()
 
 
 def restored(
@@ -71,27 +71,25 @@ def restored(
         askable = [name for name in names if consul_objection(name) is None]
         found |= joined(services, askable, {**followed, **found}, most)
     claims = {**remembered, **claims}
-    for source, following in found.items():
-        following.opt_in = claims[source]
-    return found
+    return {source: replace(state, opt_in=claims[source]) for source, state in found.items()}
 
 
-def claimed(following: Iterable[ServiceState]) -> list[Service]:
+def claimed(states: Iterable[ServiceState]) -> list[Service]:
     """Return the services of a catalog with all VIPs that they claim, whether or not they get them."""
-    return [replace(one.service, vips=claims.vips) for one in following if (claims := one.claims)]
+    return [replace(one.service, vips=claims.vips) for one in states if (claims := one.claims)]
 
 
-def left(following: Mapping[str, ServiceState]) -> list[str]:
+def left(states: Mapping[str, ServiceState]) -> list[str]:
     """Return the sources that need not be followed any more: they neither opt in nor may do so."""
-    catalog = following.get(CATALOG)
+    catalog = states.get(CATALOG)
     listed = catalog.listed if catalog else frozenset()
     return [
         source
-        for source, one in following.items()
+        for source, one in states.items()
         if one.from_catalog and one.leaving and not one.guarded.held and one.service.name not in listed
     ]
 
 
-def claims(following: Iterable[ServiceState]) -> list[Claim]:
-    """Return what the services of a catalog want, for `resolve`."""
-    return [Claim(one.service, one.claims) for one in following if one.from_catalog and one.claims]
+def claims(states: Iterable[ServiceState]) -> list[Claim]:
+    """Return the claims of the services of a catalog, for `resolve`."""
+    return [Claim(one.service, one.claims) for one in states if one.from_catalog and one.claims]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -20,6 +21,7 @@ from clb_discovery.state.service import ServiceState
 
 VIP = parse_vip("10.64.0.1:80")
 SERVICE = Service("web", "srv:web", (VIP,))
+AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 class Clock:
@@ -37,8 +39,7 @@ def said(announcer: Announcer, clock: Clock, following: ServiceState, *outcomes:
     with capture_logs() as lines:
         for moment, error in outcomes:
             clock.now = moment
-            before = replace(following)
-            following.take(Failure(error) if error else Answer(()), moment)
+            before, following = following, following.after(Failure(error) if error else Answer(()), moment, AT)
             announcer.heard(before, following)
     return [(line["event"], line.get("error"), line.get("times")) for line in lines]
 
@@ -217,8 +218,7 @@ def lines_of(*answers: tuple[float, Answer]) -> list[dict[str, Any]]:
     announcer = Announcer(clock)
     with capture_logs() as lines:
         for clock.now, answer in answers:
-            before = replace(following)
-            following.take(answer, clock.now)
+            before, following = following, following.after(answer, clock.now, AT)
             announcer.heard(before, following)
     return [dict(line) for line in lines]
 
