@@ -1,7 +1,7 @@
 """The life of the sidecar, in the order in which it happens: run, start up, main loop, tick, reload, shut down.
 
-Sources run as tasks of one event loop and hand their outcomes to `_heard`; everything that touches the kernel happens
-in `_tick`, one at a time, in a thread, so that the loop never waits for it. Signals only set a flag.
+Sources run as tasks of one event loop and pass their outcomes to `_heard`. Everything that touches the kernel happens
+in `_tick`, one after the other, in a thread, so that the loop never waits for it. Signals only set a flag.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.services import ServiceTable
 
 CHECK_EVERY: Final = 2.0
-"""Seconds between looks at whether the programs are still attached."""
+"""Seconds between two checks that the programs are still attached."""
 THREADS: Final = 6
-"""What may wait for the kernel or a disk at the same time."""
+"""Operations that may wait for the kernel or a disk at the same time."""
 YOUNG: Final = 10_000
-"""New objects after which garbage in cycles is looked for: with Python's 700 that took a third of the time in which
-10,000 services were published first."""
+"""New objects until the next search for garbage in cycles: with Python's 700 it took a third of the time of the first
+publication of 10,000 services."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -79,9 +79,9 @@ class Daemon:
         self._local_listeners = LocalListeners()
         self._wakeup = Wakeup()
         self._early: list[tuple[str, Outcome]] | None = []
-        """What sources came back with while the data plane was loaded; None when it is."""
-        self._changed = False  # something that may change what the kernel should hold
-        self._pending = False  # a publication that was interrupted goes on at once
+        """Outcomes of sources while the data plane is being loaded; None afterwards."""
+        self._changed = False  # whether the desired state may have changed
+        self._pending = False  # whether an interrupted publication goes on at once
         self._reloading = False
         self._stopping = False
         self._readiness = Readiness()
@@ -121,7 +121,7 @@ class Daemon:
             await self._main_loop(publisher)
 
     async def _prove(self) -> None:
-        """Say so if connects do not meet the programs; outside of their cgroup finding out takes a process."""
+        """Log if the programs are not in effect; outside of their cgroup the self-test takes a process."""
         try:
             ineffective = await asyncio.to_thread(self._plane.objection)
         except (ClbError, OSError) as error:
@@ -176,21 +176,21 @@ class Daemon:
                 await self._reload(publisher)
             if self._stopping:
                 return
-            with self._announcer.trying("cannot go on", *self._bearable(OSError)):  # such as without descriptors
+            with self._announcer.trying("cannot go on", *self._bearable(OSError)):  # such as no free descriptor
                 await self._tick(publisher)
             self._service_manager.alive()
             if self._settings.once:
                 self._finish_once()
 
     def _next_look(self, publisher: Publisher) -> float:
-        """Return in how many seconds to look, whatever happens: a source, another try, links or watchdog are due."""
+        """Return the seconds until something is due: a source, another try, the links or the watchdog."""
         now = asyncio.get_running_loop().time()
         watchdog = (self._service_manager.watchdog or math.inf) / 2
         due = [publisher.next_try, *self._services.deadlines]
         return max(0.0, min([CHECK_EVERY, watchdog, *(deadline - now for deadline in due)]))
 
     async def _tick(self, publisher: Publisher) -> None:
-        """Bring the kernel, and all that is written elsewhere, to where it should be."""
+        """Bring the kernel and all files to the desired state."""
         now = asyncio.get_running_loop().time()
         settled = self._readiness.is_settled(now, tried=self._services.is_tried)
         for source in self._services.due(now):
@@ -217,7 +217,7 @@ class Daemon:
     async def _sync(self, publisher: Publisher) -> None:
         services = self._services
         known, servers, complete = services.known, services.servers, services.is_complete
-        self._changed = self._pending = False  # before, since sources go on answering while a thread publishes
+        self._changed = self._pending = False  # first, because sources go on answering while a thread publishes
         with self._announcer.trying("cannot publish", *self._bearable(ClbError, OSError)):
             refusals, pending = await publisher.publish(
                 self._settings, services.claims, servers, complete=complete, interrupted=self._is_interrupted
@@ -230,7 +230,7 @@ class Daemon:
                 self._self_report.last_sync = datetime.now(UTC)
 
     def _is_interrupted(self) -> bool:
-        """Tell whether something else comes before the rest of a publication."""
+        """Tell whether another change comes before the remaining part of a publication."""
         return self._changed or self._reloading or self._stopping
 
     def _notify(self, installed: Installed, *, settled: bool) -> None:
@@ -258,7 +258,7 @@ class Daemon:
             self._stopping = True
 
     def _heard(self, source: str, outcome: Outcome) -> None:
-        if self._early is not None:  # what the kernel holds has to be known first, which guards what removes much
+        if self._early is not None:  # the guard needs the installed servers first
             self._early.append((source, outcome))
             return
         change = self._services.hear(source, outcome, asyncio.get_running_loop().time(), datetime.now(UTC))
@@ -267,6 +267,7 @@ class Daemon:
         self._announcer.heard(change.before, change.now)
         if source == CATALOG:
             self._announcer.trouble("services not followed", self._services.too_many)
+        _log.debug("outcome heard", source=source, counts=change.counts, shows=change.shows)
         self._changed |= change.counts
         if change.counts or change.shows:
             self._wakeup.ring()
@@ -280,7 +281,7 @@ class Daemon:
         self._wakeup.ring()
 
     async def _reload(self, publisher: Publisher) -> None:
-        """Read the configuration again and go on with it; one that is wrong changes nothing."""
+        """Reload the configuration; a wrong one changes nothing."""
         self._reloading = False
         self._service_manager.reloading()
         try:
@@ -298,7 +299,7 @@ class Daemon:
         self._service_manager.reloaded()
 
     async def _adopt(self, wanted: Settings, installed: Installed) -> None:
-        """Go on with other settings, as a restart would; what is known of services that stay is kept."""
+        """Go on with other settings, as after a restart; the state of services that stay is kept."""
         self._self_report.config_error = None
         self._settings, left_out = without_restart(wanted, self._settings)
         log.configure(self._settings.log_format, self._settings.log_level)
@@ -318,7 +319,7 @@ class Daemon:
         self._service_manager.stopping()
         await self._unwatch()
         self._write_state()
-        if self._services.applied:  # else the disk may know more
+        if self._services.applied:  # otherwise the disk may have more
             await self._write_last_good()
         _log.info("stopped; connects go on over what was published last")
 
@@ -333,7 +334,7 @@ class Daemon:
             self._self_report.write(self._services, self._settings.hosts_file)
 
     async def _write_last_good(self) -> None:
-        """Keep what was applied on disk, with when each source last answered."""
+        """Keep the published sets on disk, with the time of each source's last answer."""
         sets = self._services.last_good
         errors = self._bearable(HostError, OSError, ValueError)
         trying = self._announcer.trying("cannot keep the last known sets on disk", *errors)
@@ -341,15 +342,15 @@ class Daemon:
             await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
 
     def _bearable(self, *errors: type[Exception]) -> tuple[type[Exception], ...]:
-        """Return the errors that are no reason to stop following; with `once` there are none."""
+        """Return the errors after which the sidecar goes on; with `once` there are none."""
         return () if self._settings.once else errors
 
 
 def _threads() -> ThreadPoolExecutor:
-    """Return threads that are all there from the beginning.
+    """Return threads that are all started at the beginning.
 
-    Where one could not be started later, the executor would report that and do the work all the same, when another
-    thread is free and nobody counts on it any more.
+    If one could not be started later, the executor would report an error and still do the work when another thread is
+    free, although no caller expects that any more.
     """
     executor, all_there = ThreadPoolExecutor(THREADS), threading.Barrier(THREADS)
     try:

@@ -1,4 +1,4 @@
-"""What the sidecar reports of itself, for `status` and the page."""
+"""The report of the sidecar about itself, for `status` and the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Services that opt in: which ones are followed, where they come from at a start, and when they are left."""
+"""Services that opt in: which ones are followed, how a start restores them, and when they are left."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from clb_discovery.state.service import ServiceState
 
 
 def template(services: Iterable[Service]) -> Service | None:
-    """Return what stands for the catalog, with the settings of all services that opt in; None without catalog mode."""
+    """Return the entry for the catalog, with the settings of all services that opt in; None without catalog mode."""
     return next((service for service in services if service.source == CATALOG), None)
 
 
 def joined(
     services: Sequence[Service], names: Iterable[str], followed: Mapping[str, ServiceState], most: int = MAX_SERVICES
 ) -> dict[str, ServiceState]:
-    """Return what has to be followed, by the name of its source, for these names in the catalog.
+    """Return the new services to follow, by the name of the source, for these names in the catalog.
 
-    Services that are followed already stay; then the lower name has a place.
+    Services that are followed already stay; the remaining places go to the lowest names.
 
     :param services: those of the configuration, which go first.
-    :param followed: what is followed already, by the name of its source.
-    :param most: services of the catalog to follow, with those that are followed already.
+    :param followed: services that are followed already, by the name of the source.
+    :param most: services of the catalog to follow, including those that are followed already.
     """
     pattern = template(services)
     if pattern is None:
@@ -41,7 +41,7 @@ def joined(
 
 
 def unfollowed(states: Mapping[str, ServiceState]) -> tuple[str, ...]:
-    """Return the names in the catalog that may opt in and that there was no place for, sorted."""
+    """Return the names in the catalog that may opt in but have no place, sorted."""
     catalog = states.get(CATALOG)
     return tuple(sorted(name for name in catalog.listed if CONSUL + name not in states)) if catalog else ()
 
@@ -53,7 +53,7 @@ def restored(
     followed: Mapping[str, ServiceState],
     most: int = MAX_SERVICES,
 ) -> dict[str, ServiceState]:
-    """Return what has to be followed since the kernel balances it, or else the disk remembers it.
+    """Return the services to follow because the kernel balances them, or else because the disk has them.
 
     :param services: as for `joined`, like `followed` and `most`.
     """
@@ -66,7 +66,7 @@ def restored(
     }
     remembered = {source: last.opt_in for source, last in stored.items() if last.opt_in and source.startswith(CONSUL)}
     found: dict[str, ServiceState] = {}
-    for sources in (claims.keys(), remembered.keys()):  # what is balanced has a place first
+    for sources in (claims.keys(), remembered.keys()):  # balanced services have a place first
         names = (source.removeprefix(CONSUL) for source in sources)
         askable = [name for name in names if consul_objection(name) is None]
         found |= joined(services, askable, {**followed, **found}, most)
@@ -75,7 +75,7 @@ def restored(
 
 
 def claimed(states: Iterable[ServiceState]) -> list[Service]:
-    """Return the services of a catalog with all VIPs that they claim, whether or not they get them."""
+    """Return the services of a catalog with all VIPs that they claim, granted or not."""
     return [replace(one.service, vips=claims.vips) for one in states if (claims := one.claims)]
 
 

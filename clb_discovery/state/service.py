@@ -26,45 +26,45 @@ _LONGEST: Final = 80
 
 @dataclass(frozen=True)
 class ServiceState:
-    """One service and its source at one moment. What follows from a state is computed once, when it is first used."""
+    """One service and its source at one moment. Values that follow from a state are computed once, at first use."""
 
     service: Service
     guarded: Guarded = field(default_factory=Guarded)
     absent_since: datetime | None = None
-    """When the first of the members that are absent and stay was absent first."""
+    """When the first of the absent members that stay became absent."""
     hastened: bool = False
-    """Whether the source was asked to hurry, and has not come back since."""
+    """Whether the source was told to query at once, and has not come back since."""
     answered: bool = False
     """Whether the source has answered since the start."""
     known: bool = False
-    """Whether there is anything to serve: an answer, or what the kernel or the disk held at the start."""
+    """Whether there is anything to serve: an answer, or a set that the kernel or the disk held at the start."""
     last_success: datetime | None = None
-    """When the source last answered, before the start, too."""
+    """When the source last answered, including before the start."""
     error: str | None = None
     errors: int = 0
-    """How often the source could not say."""
+    """How often the source failed."""
     refused: tuple[Refused, ...] = ()
-    """What the service says of itself in a catalog and is not applied."""
+    """Registrations of the service in a catalog that are not applied."""
     rejected: tuple[Rejected, ...] = ()
-    """Real servers that discovery names and that are not used."""
+    """Real servers of the answer that are not used."""
     left_out: tuple[Refused, ...] = ()
-    """Members that the last answer named and that cannot be used at all."""
+    """Members of the last answer that cannot be used at all."""
     note: str | None = None
-    """What people should know of the last answer."""
+    """A remark for people about the last answer."""
     unpublished: tuple[Unpublished, ...] = ()
     """Virtual servers that there is no room for."""
     listed: frozenset[str] = frozenset()
     """Of a catalog: the names of services that may opt in."""
     unfollowed: tuple[str, ...] = ()
-    """Of a catalog: the names of those that are not followed, because they are too many."""
+    """Of a catalog: the names that are not followed, because there are too many."""
     from_catalog: bool = False
-    """Whether the service is followed for as long as it opts in, and has no VIPs but those that it then claims."""
+    """Whether the service is followed only for as long as it opts in, and has only the VIPs that it claims."""
     opt_in: OptIn | None = None
-    """Of a service from a catalog: what it last said of itself."""
+    """Of a service from a catalog: its last opt-in."""
     leaving: bool = False
     """Of a service from a catalog: whether it no longer opts in."""
     unusable: bool = False
-    """Of a service from a catalog: whether it last said what nobody can use, and no asking again will mend."""
+    """Of a service from a catalog: whether its last answer was unusable, so that another query does not help."""
 
     def seeded(self, servers: Sequence[RealServer], answered: int | None, identities: Identities) -> ServiceState:
         """Return the state of a start, before the source has answered.
@@ -115,7 +115,7 @@ class ServiceState:
         return replace(self, guarded=guard.confirmed(self.guarded))
 
     def reconfigured(self, service: Service) -> ServiceState:
-        """Return what is known when the configuration, read again, has this service of the same source."""
+        """Return the state after a reload of the configuration that has this service for the same source."""
         if not self.from_catalog:
             return replace(self, service=service)
         one = ServiceState(
@@ -126,53 +126,53 @@ class ServiceState:
             last_success=self.last_success,
             errors=self.errors,
         )
-        return one if self.claims else ServiceState(service)  # what has left was emptied, which nobody said of this one
+        return one if self.claims else ServiceState(service)  # leaving emptied it, and no answer to this service did
 
     @cached_property
     def deadline(self) -> float | None:
-        """When to have the source asked at once, so that its answer may confirm a removal, or None.
+        """When to query at once, because the answer may confirm a removal, or None.
 
-        A source that fails is asked again anyway, and one that was asked comes back.
+        A source that fails is queried again anyway, and a hastened query comes back.
         """
         return None if self.hastened or self.error is not None else self.guarded.deadline(self.service.policy)
 
     @cached_property
     def state(self) -> str:
-        """The state in words of the contract."""
+        """One of `STATES`."""
         if self.error is not None or not self.answered:
             return "retrying"
         return "held" if self.guarded.held or self.refused or self.unfollowed or self.unpublished else "fresh"
 
     @cached_property
     def counted(self) -> tuple[object, ...]:
-        """What has to be published, or kept on disk, when it changes."""
+        """The part that has to be published, or kept on disk, when it changes."""
         families = ((family.good, family.identities) for family in (self.guarded.ipv4, self.guarded.ipv6))
         return *families, self.answered, self.claims
 
     @cached_property
     def shown(self) -> tuple[object, ...]:
-        """What people should see soon when it changes."""
+        """The part that `status` should show soon when it changes."""
         words = self.refused, self.left_out, self.note, self.unfollowed
         return self.state, self.error, self.listed, words, self.guarded.withheld
 
     @property
     def claims(self) -> OptIn | None:
-        """What the service of a catalog has virtual servers by, or None if it has none or has gone."""
+        """The opt-in by which the service of a catalog has virtual servers; None without one, or after it has left."""
         return None if self.leaving and not self.guarded.held else self.opt_in
 
     @property
     def useless(self) -> bool:
-        """Whether a service of a catalog has answered, but never with anything that could be served."""
+        """Whether a service of a catalog has answered, but never with a usable answer."""
         return self.answered and not self.known
 
     @property
     def stale(self) -> bool:
-        """Whether what is served is what was known last, and nobody can say whether it is still so."""
+        """Whether a last known set is served, without any source that confirms it."""
         return self.known and self.state == "retrying"
 
     @property
     def reason(self) -> str | None:
-        """Why the source is not fresh, and what is not used of its answer or limits it; None if there is nothing."""
+        """Why the source is not fresh, and which parts of its answer are not used; None without a reason."""
         reasons = []
         if self.state == "retrying":
             error = self.error or "no answer yet"
@@ -195,7 +195,7 @@ class ServiceState:
 
     @property
     def beyond(self) -> str | None:
-        """What people should know of a catalog with too many services."""
+        """The remark about a catalog with too many services."""
         if not self.unfollowed:
             return None
         names = ", ".join(some_of([repr(name[:_LONGEST]) for name in self.unfollowed], _SHOWN))

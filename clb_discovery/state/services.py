@@ -45,7 +45,7 @@ class Change(NamedTuple):
 class _Entry(NamedTuple):
     state: ServiceState
     last_good: LastGood | None
-    """What is served, without the time of the answer: the same object for as long as it is equal. None if nothing."""
+    """The served set, without the time of the answer: the same object for as long as it is equal. None without one."""
 
 
 class ServiceTable:
@@ -230,7 +230,7 @@ class ServiceTable:
         servers: Iterable[Rejected],
         unpublished: Iterable[Unpublished] = (),
     ) -> Sequence[Change]:
-        """Note what was not published of each source.
+        """Note the parts of answers that were not published.
 
         :param words: registrations of services of a catalog that are not applied, by source.
         :param servers: real servers of all services that are not used.
@@ -254,11 +254,11 @@ class ServiceTable:
             self._put(change.now)
         return changes
 
-    # What is published
+    # Publication
 
     @property
     def known(self) -> Mapping[str, LastGood]:
-        """What is served of each source, without the time; for as long as it is equal it is the same object."""
+        """The served set of each source, without the time: the same object for as long as it is equal."""
         return {source: last_good for source, (_, last_good) in self._entries.items() if last_good}
 
     @property
@@ -272,7 +272,7 @@ class ServiceTable:
         return catalog.claims(self)
 
     def apply(self, known: Mapping[str, LastGood], pending: Collection[str]) -> None:
-        """Note what was published.
+        """Note the sets that were published.
 
         :param known: that of the moment when the publication began.
         :param pending: sources of which a part is not published yet; for them the previous set counts.
@@ -282,12 +282,12 @@ class ServiceTable:
 
     @property
     def applied(self) -> Mapping[str, LastGood]:
-        """What was published of each source last, without the time."""
+        """The last published set of each source, without the time."""
         return self._applied
 
     @property
     def last_good(self) -> Mapping[str, LastGood]:
-        """What was published of each source last, with the time of its last answer."""
+        """The last published set of each source, with the time of its last answer."""
         return {
             source: self._applied[source]._replace(answered=state.answered_at)
             for source, (state, _) in self._entries.items()
@@ -317,7 +317,7 @@ class ServiceTable:
         """Whether every source has come back with something since the start, be it a failure."""
         return all(state.answered or state.error is not None for state in self)
 
-    # What people see
+    # For people
 
     @property
     def documents(self) -> Sequence[Mapping[str, Any]]:
@@ -362,7 +362,7 @@ class ServiceTable:
 
 
 def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
-    """Return what is served of a state; an object that is equal to the previous one stays the same object."""
+    """Return the served set of a state; if it is equal to the previous one, it is the same object."""
     good = state.guarded.good
     if before and before.servers == good:
         good = before.servers

@@ -1,4 +1,4 @@
-"""What is said of a source: its state, and why it is not fresh."""
+"""The state of one service, and why its source is not fresh."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOUR: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def following() -> ServiceState:
-    """Return a service that nothing is known of."""
+    """Return a service of which nothing is known."""
     return ServiceState(Service("web", "srv:web", (parse_vip("10.64.0.1:80"),), policy=RemovalPolicy(hold=30)))
 
 
@@ -47,7 +47,7 @@ def withheld(removed: int, of: int, one: ServiceState) -> str:
 
 
 def test_source_that_has_never_answered_is_retrying() -> None:
-    """Before the first answer there is nothing that could be stale; the reason is the error, once there is one."""
+    """Before the first answer nothing can be stale; the reason is the error, once there is one."""
     one = following()
     assert shown(one) == ("retrying", False, "no answer yet")
     one = heard(one, Failure("SERVFAIL"), 0)
@@ -65,7 +65,7 @@ def test_source_that_answers_is_fresh() -> None:
 
 
 def test_source_that_fails_after_an_answer_is_stale() -> None:
-    """An error keeps the last good set, and the reason says since when it may be out of date."""
+    """An error keeps the last good set, and the reason has the time since when it may be out of date."""
     one = following()
     one = heard(one, Answer(SERVERS), 0)
     one = heard(one, Failure("SERVFAIL"), 1)
@@ -76,7 +76,7 @@ def test_source_that_fails_after_an_answer_is_stale() -> None:
 
 
 def test_set_from_before_the_start_is_stale_until_the_source_answers() -> None:
-    """What the disk or the kernel held is served, marked with when it was true, and guarded like any other set."""
+    """A set of the disk or the kernel is served, marked with its time, and guarded like any other."""
     one = following()
     one = one.seeded(SERVERS, 1_700_000_000, {})
     assert shown(one) == ("retrying", True, "stale since 2023-11-14T22:13:20Z: no answer yet")
@@ -88,7 +88,7 @@ def test_set_from_before_the_start_is_stale_until_the_source_answers() -> None:
 
 
 def test_set_of_unknown_age_is_stale_since_before_the_start() -> None:
-    """What the kernel held without a word on disk has no time."""
+    """An installed set that is not on disk has no time."""
     one = following()
     one = one.seeded(SERVERS, None, {})
     assert shown(one) == ("retrying", True, "stale since before the start: no answer yet")
@@ -96,7 +96,7 @@ def test_set_of_unknown_age_is_stale_since_before_the_start() -> None:
 
 
 def test_held_removal_says_how_many_and_since_when() -> None:
-    """The reason of a held source counts who would go, with the time of the first gap; answers meanwhile keep it."""
+    """The reason of a held source has the count and the time of the first gap; later answers keep it."""
     one = following()
     one = heard(one, Answer(SERVERS), 100)
     one = heard(one, Answer(SERVERS[:1]), 101)
@@ -144,7 +144,7 @@ def test_nothing_is_removed_without_an_answer() -> None:
 
 
 def test_source_is_due_once() -> None:
-    """A source that was hastened, or fails, is not asked again before it has come back with an answer."""
+    """A source that was hastened or fails has no deadline until its next answer."""
     one = following()
     one = heard(one, Answer(SERVERS), 0)
     one = heard(one, Answer(()), 1)
@@ -196,7 +196,7 @@ def from_catalog() -> ServiceState:
 
 
 def test_answer_that_names_only_members_that_cannot_be_read_is_an_error() -> None:
-    """It is not an empty pool: nothing is known before one can be read, and then nobody goes while none can."""
+    """It is not an empty pool: nothing is known until one can be read, and until then no member goes."""
     unread = Answer((), VIP, unread=(Unread("a"),), left_out=(Refused("instance 'a'", "has no address"),))
     for new in (following(), from_catalog()):
         one = heard(new, unread, 0)
@@ -213,7 +213,7 @@ def test_answer_that_names_only_members_that_cannot_be_read_is_an_error() -> Non
 
 
 def test_service_that_no_longer_opts_in_is_held_and_then_left() -> None:
-    """Its pool stays as it is for the hold, with its VIPs, whether it has gone or only says nothing any more."""
+    """Its pool and VIPs stay for the hold, whether it is deregistered or only opts out."""
     one = from_catalog()
     one = heard(one, Answer(SERVERS, VIP), 0)
     assert (shown(one), one.claims) == (("fresh", False, None), VIP)
@@ -227,7 +227,7 @@ def test_service_that_no_longer_opts_in_is_held_and_then_left() -> None:
 
 
 def test_service_that_opts_in_again_in_time_never_left() -> None:
-    """As a server does that lost its state and gets it back."""
+    """A Consul server that lost its state and gets it back causes this."""
     one = from_catalog()
     one = heard(one, Answer(SERVERS, VIP), 0)
     one = heard(one, Answer(()), 1)
@@ -237,7 +237,7 @@ def test_service_that_opts_in_again_in_time_never_left() -> None:
 
 
 def test_service_that_leaves_keeps_its_vips_while_its_source_fails() -> None:
-    """For as long as there is no answer; the next one after the hold decides."""
+    """It keeps them until the next answer after the hold."""
     one = from_catalog()
     one = heard(one, Answer(SERVERS, VIP), 0)
     one = heard(one, Answer(()), 1)
@@ -249,7 +249,7 @@ def test_service_that_leaves_keeps_its_vips_while_its_source_fails() -> None:
 
 
 def test_words_of_a_service_that_leaves_do_not_count() -> None:
-    """What it takes out, and who of it cannot be used, is no business of a catalog that it is not in."""
+    """Members that it takes out or that are unusable do not matter to a catalog that it has left."""
     one = from_catalog()
     one = heard(one, Answer(SERVERS, VIP), 0)
     end = (SERVERS[0].address, SERVERS[0].port)
@@ -258,7 +258,7 @@ def test_words_of_a_service_that_leaves_do_not_count() -> None:
 
 
 def test_service_that_is_configured_now_keeps_its_servers() -> None:
-    """What a catalog had fed goes on until the service answers anew; what had left starts from nothing."""
+    """A service that the catalog fed goes on until its next answer; one that had left starts empty."""
     wanted = replace(SERVICE, vips=(parse_vip("10.64.0.9:80"),))
     one = from_catalog()
     one = heard(one, Answer(SERVERS, VIP), 0)
@@ -271,7 +271,7 @@ def test_service_that_is_configured_now_keeps_its_servers() -> None:
 
 
 def test_what_nobody_can_use_is_an_answer_of_a_catalog() -> None:
-    """Who registers nonsense keeps no sidecar from being ready; a service of the configuration does."""
+    """An unusable registration keeps no sidecar from being ready; an unusable configured service does."""
     unusable = Failure("the port is 0", unusable=True)
     one, other = from_catalog(), following()
     one = heard(one, unusable, 0)
@@ -287,7 +287,7 @@ def test_what_nobody_can_use_is_an_answer_of_a_catalog() -> None:
 
 
 def test_refusals_are_in_the_reason() -> None:
-    """A VIP that is refused makes a source held; a real server that is refused does not; few are named."""
+    """A rejected VIP makes a source held, a rejected real server does not; few are named."""
     one = from_catalog()
     one = heard(one, Answer(SERVERS, VIP), 0)
     rejected = tuple(Rejected("web", server, "it is a VIP; go away", "consul:web") for server in SERVERS)
@@ -300,7 +300,7 @@ def test_refusals_are_in_the_reason() -> None:
 
 
 def test_names_that_cannot_be_asked_for_are_refused() -> None:
-    """A catalog may list anything; what is no name of a service is told, bounded and escaped."""
+    """A catalog may list anything; a name that cannot be a service is reported, bounded and escaped."""
     one = ServiceState(Service("catalog", "catalog:consul", ()))
     one = heard(one, Listing(frozenset({"web", "a/../b", "x\x1b[2J" + "y" * 300})), 0)
     assert one.listed == {"web"}

@@ -1,4 +1,4 @@
-"""What is known of all services: which outcomes are news, and the line about all of them."""
+"""The table of all services: which outcomes change something, and the summary line."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def news(change: Change | None) -> tuple[bool, bool]:
 
 
 def knowledge(*sources: str) -> ServiceTable:
-    """Return what is known at the start."""
+    """Return the table at the start."""
     return ServiceTable([service(source) for source in sources])
 
 
 def test_equal_content_is_no_news() -> None:
-    """The same set, again or in another order, is nothing, also while what came before waits to be published."""
+    """The same set in any order changes nothing, even before it is published."""
     found = knowledge("srv:web")
     assert news(found.hear("srv:web", Answer(SERVERS[:2]), 0, AT)) == BOTH
     assert news(found.hear("srv:web", Answer(SERVERS[:2]), 1, AT)) == NOTHING
@@ -46,7 +46,7 @@ def test_equal_content_is_no_news() -> None:
 
 
 def test_first_answer_is_news_though_it_says_what_was_known() -> None:
-    """Once every source has answered, what nobody names may go."""
+    """Once every source has answered, virtual servers without a source may go."""
     found = knowledge("srv:web")
     found.seed(["srv:web"], {"srv:web": SERVERS}, {})
     assert news(found.hear("srv:web", Answer(SERVERS), 0, AT)) == BOTH
@@ -63,7 +63,7 @@ def test_failure_is_news_for_people_alone() -> None:
 
 
 def test_removal_is_confirmed_by_an_answer_that_is_asked_for() -> None:
-    """A held removal shows at once and gives a deadline; then its source is due, once, and its answer counts."""
+    """A held removal shows at once and gives a deadline; its source is due once, and its answer counts."""
     found = knowledge("srv:web")
     found.hear("srv:web", Answer(SERVERS), 0, AT)
     assert news(found.hear("srv:web", Answer(SERVERS[:1]), 1, AT)) == HEALTH
@@ -78,7 +78,7 @@ def test_removal_is_confirmed_by_an_answer_that_is_asked_for() -> None:
 
 
 def test_source_that_fails_is_not_due() -> None:
-    """Its next answer comes anyway, and removes what it confirms, or gives the next deadline."""
+    """Its next answer comes anyway, and confirms the removal or gives the next deadline."""
     found = knowledge("srv:web")
     found.hear("srv:web", Answer(SERVERS), 0, AT)
     found.hear("srv:web", Answer(()), 1, AT)
@@ -93,7 +93,7 @@ def test_source_that_fails_is_not_due() -> None:
 
 
 def test_one_that_may_not_be_a_real_server_is_not_there() -> None:
-    """All others are critical: they stay, whether it is for its address or network, or was rejected before."""
+    """If all others are critical they stay, whatever the reason why the remaining one is rejected."""
     link_local, far, vip, other = (
         RealServer(0, parse_address(text), 80, 1) for text in ("169.254.0.1", "10.9.9.9", "10.64.0.1", "10.64.0.2")
     )
@@ -107,7 +107,7 @@ def test_one_that_may_not_be_a_real_server_is_not_there() -> None:
 
 
 def test_identities_are_known_last() -> None:
-    """They come from the answer, else from the disk, for what is served, and are news where they are other ones."""
+    """They come from the answer, else from the disk, and a change of them counts."""
     ends = [(server.address, server.port) for server in SERVERS]
     disk = {"srv:web": LastGood(SERVERS, 99, None, {ends[0]: "a", ends[2]: "c"})}
     found = knowledge("srv:web")
@@ -122,7 +122,7 @@ def test_identities_are_known_last() -> None:
 
 
 def test_what_the_kernel_holds_goes_before_the_disk() -> None:
-    """The disk is for what the kernel has lost; what neither has is not known."""
+    """The disk is for sets that the kernel has lost."""
     found = knowledge("srv:a", "srv:b", "srv:c")
     disk = {"srv:a": LastGood(SERVERS[:1], 99), "srv:b": LastGood(SERVERS[:2], 100)}
     assert not knowledge("srv:a").seed(["srv:a"], {"srv:a": SERVERS}, disk)
@@ -135,7 +135,7 @@ def test_what_the_kernel_holds_goes_before_the_disk() -> None:
 
 
 def test_complete_is_more_than_tried() -> None:
-    """A failure is a try; only an answer of everyone is complete."""
+    """A failure counts as a try; complete takes an answer of every source."""
     found = knowledge("srv:a", "srv:b")
     found.hear("srv:a", Answer(SERVERS), 0, AT)
     assert (found.is_tried, found.is_complete) == (False, False)
@@ -146,7 +146,7 @@ def test_complete_is_more_than_tried() -> None:
 
 
 def test_other_services_keep_what_is_known_of_those_that_stay() -> None:
-    """What stays goes on under its new settings; what is new starts from nothing; what has gone is forgotten."""
+    """Services that stay go on under their new settings; new ones start empty; the others are forgotten."""
     found = knowledge("srv:a", "srv:b")
     found.hear("srv:a", Answer(SERVERS), 0, AT)
     assert found.adopt([service("srv:a"), service("srv:c")]) == {"srv:c"}
@@ -155,7 +155,7 @@ def test_other_services_keep_what_is_known_of_those_that_stay() -> None:
 
 
 def test_summary_is_one_short_line() -> None:
-    """However many sources there are, and whatever their names hold, nobody gets more than a line to read."""
+    """It stays one line for any number of sources and any characters in their names."""
     found = knowledge(*(f"srv:{number}" for number in range(6)), "srv:evil\nMAINPID=1" + "x" * 1000)
     assert found.summary == "7 of 7 without any answer: srv:0, srv:1, srv:2, srv:3, and 3 more"
     for number in range(6):
@@ -172,14 +172,14 @@ OPT_IN: Final = OptIn((parse_vip("10.64.0.7:80"),))
 
 
 def of_catalog(*names: str) -> ServiceTable:
-    """Return what is known when a catalog has listed these."""
+    """Return the table after a catalog has listed these."""
     found = ServiceTable([Service("catalog", CATALOG, (), policy=RemovalPolicy(hold=30))])
     found.hear(CATALOG, Listing(frozenset(names)), 0, AT)
     return found
 
 
 def test_what_a_catalog_lists_is_followed() -> None:
-    """An equal list is no news, and one that only differs is for people alone, until its services have answered."""
+    """An equal list changes nothing; another list only shows, until its services have answered."""
     found = of_catalog("a")
     assert (set(found.sources), found.is_complete, found.is_tried) == ({CATALOG, "consul:a"}, False, False)
     assert news(found.hear(CATALOG, Listing(frozenset({"a"})), 1, AT)) == NOTHING
@@ -192,7 +192,7 @@ def test_what_a_catalog_lists_is_followed() -> None:
 
 
 def test_service_that_opts_in_anew_is_news() -> None:
-    """Other words of the same servers have to be published; the same words have not."""
+    """Another opt-in of the same servers has to be published; the same opt-in has not."""
     found = of_catalog("a")
     found.hear("consul:a", Answer(SERVERS, OPT_IN), 1, AT)
     assert news(found.hear("consul:a", Answer(SERVERS[::-1], OPT_IN), 2, AT)) == NOTHING
@@ -200,7 +200,7 @@ def test_service_that_opts_in_anew_is_news() -> None:
 
 
 def test_service_that_has_left_is_forgotten() -> None:
-    """It is followed until it does not opt in and nobody lists it; an outcome that was on its way is nothing."""
+    """It is followed until it opts out and is not listed; a late outcome of it is ignored."""
     found = of_catalog("a")
     found.hear("consul:a", Answer(SERVERS, OPT_IN), 1, AT)
     found.hear(CATALOG, Listing(frozenset()), 2, AT)
@@ -215,7 +215,7 @@ def test_service_that_has_left_is_forgotten() -> None:
 
 
 def test_catalog_is_served_but_for_what_nobody_could_serve() -> None:
-    """An answer that is of no use is not waited for, also when its source fails later; no answer at all is."""
+    """Readiness does not wait for a service whose answer is unusable; it waits for one without an answer."""
     found = of_catalog("a", "b")
     found.hear("consul:a", Answer(SERVERS, OPT_IN), 1, AT)
     found.apply(found.known, {"consul:a"})
@@ -230,7 +230,7 @@ def test_catalog_is_served_but_for_what_nobody_could_serve() -> None:
 
 
 def test_nobody_waits_for_what_is_registered_later() -> None:
-    """One new service after the other, none of which has an answer yet, keeps nothing from being ready or removed."""
+    """One new service after the other without an answer delays neither readiness nor removals."""
     found = of_catalog("a")
     found.hear(CATALOG, Listing(frozenset({"a", "b"})), 1, AT)
     assert not found.is_complete
@@ -245,7 +245,7 @@ def test_nobody_waits_for_what_is_registered_later() -> None:
 
 
 def test_catalog_is_known_last_with_its_services() -> None:
-    """From the disk, also where nobody opted in, so that a start without discovery is not in doubt about the list."""
+    """The disk also restores an empty catalog, so that a start without discovery has its list."""
     disk = {"consul:a": LastGood(SERVERS, 99, OPT_IN)}
     for stored in (disk, {CATALOG: LastGood((), 98)}, disk | {CATALOG: LastGood((), 98)}):
         found = ServiceTable([Service("catalog", CATALOG, ())])
@@ -261,7 +261,7 @@ def test_catalog_is_known_last_with_its_services() -> None:
 
 
 def test_refusals_are_known_of_their_sources() -> None:
-    """Words of a catalog's service, and real servers of any; both are gone with the next publication without them."""
+    """Rejected registrations and real servers are noted, and gone after the next publication without them."""
     found = of_catalog("a")
     clash = Refused("VIP 10.64.0.7:80", "belongs to consul:b")
     rejected = Rejected("a", SERVERS[0], "it is a VIP", "consul:a")
@@ -272,7 +272,7 @@ def test_refusals_are_known_of_their_sources() -> None:
 
 
 def test_other_settings_of_a_catalog_are_taken_by_its_services() -> None:
-    """What is known of them stays; without the catalog they are left, but for those that are configured now."""
+    """Their state stays; without the catalog they are left, except those that are configured now."""
     found = of_catalog("a", "b")
     for name in ("a", "b"):
         found.hear(f"consul:{name}", Answer(SERVERS, OPT_IN), 1, AT)
@@ -284,7 +284,7 @@ def test_other_settings_of_a_catalog_are_taken_by_its_services() -> None:
 
 
 def test_what_is_told_is_what_is_known() -> None:
-    """After every kind of news what is known, and said of sources, is derived from all of them as they are then."""
+    """After every kind of event, documents and known sets follow from the current states."""
     found = knowledge("srv:a", "srv:b", "srv:c")
 
     def assert_up_to_date() -> None:
