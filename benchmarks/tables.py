@@ -108,7 +108,10 @@ def of_fleets(measured: Fields) -> Iterator[str]:
         f"kB, and a watch {costs['watch_kib']:.0f} KiB and {costs['watch_goroutines']:g} goroutines."
     )
     yield ""
-    heads = ("sidecars", "watches", "CPU for a change", "traffic for a change", "received by all, p50", "worst", "memory")
+    heads = (
+        *("sidecars", "watches", "CPU for a change", "traffic for a change"),
+        *("received by all, p50", "worst", "memory"),
+    )
     body = [
         (
             told(cell, "{:,}", "sidecars"),

@@ -151,45 +151,48 @@ def records_of_udp(_: Pins) -> Finding:
 
 
 FEATURES: Final = (
-    Feature("programs load and connects meet them", "The floor: without it nothing works.", programs),
-    Feature("programs of BCC load", "`--loader bcc` does the same without the shipped object.", programs_of_bcc),
+    Feature("programs load and balance connects", "The minimum: without it nothing works.", programs),
+    Feature(
+        "programs of BCC load", "`--loader bcc` compiles them on the host, without the shipped object.", programs_of_bcc
+    ),
     Feature(
         "errno of an empty pool",
-        "A connect to a virtual server without real servers fails with ECONNREFUSED. Kernels before 6.1 cannot choose "
-        "the errno in connect hooks: it fails with EPERM there, just as fast, and `status` has `errno` false.",
+        "A connect to a virtual server without real servers fails with ECONNREFUSED. Before 6.1 connect hooks cannot "
+        "choose the errno: it fails with EPERM, just as fast, and `status` has `errno` false.",
         error_of_an_empty_pool,
     ),
     Feature(
         "programs are replaced in their links",
-        "An upgrade puts new programs into the place of the old without a connect that meets none.",
+        "An upgrade replaces the programs, and each connect meets either the old or the new ones.",
         replacing_in_place,
     ),
     Feature(
         "records of TCP sockets",
-        "Connections to a removed server can be told from others, and closed.",
+        "Connections to a removed server can be identified and closed.",
         records_of_tcp,
     ),
     Feature(
         "records of UDP sockets",
-        "So can UDP sockets that are connected to a removed server. Before 5.12 the few whose record is with "
-        "themselves, since its place was taken, stay as they are until their application connects them again.",
+        "UDP sockets that are connected to a removed server can be identified and closed, too. Before 5.12 the few "
+        "sockets that store their own record, because its place was taken, stay open until their application "
+        "connects them again.",
         records_of_udp,
     ),
     Feature(
         "sockets of multipath TCP",
-        "They are balanced as those of TCP. Debian's 5.10 is built without them.",
+        "They are balanced like those of TCP. Debian's 5.10 is built without them.",
         multipath_tcp,
     ),
     Feature(
         "maps are written without CAP_BPF",
-        "The sidecar of the systemd units needs only the pins. Kernels before 5.19 ask it for CAP_BPF besides.",
+        "The sidecar of the systemd units needs only the pins. Kernels before 5.19 also require CAP_BPF.",
         writing_by_pins,
     ),
-    Feature("batches of map elements", "Large pools are written, read and deleted with a few calls.", batches),
+    Feature("batches of map elements", "Large pools are written, read and deleted by a few system calls.", batches),
     Feature(
         "memory is counted by cgroup",
-        "Kernels before 5.11 count maps and programs against RLIMIT_MEMLOCK, which the systemd unit lifts, "
-        "and the sidecar itself where it has CAP_SYS_RESOURCE.",
+        "Kernels before 5.11 count maps and programs against RLIMIT_MEMLOCK. The systemd unit removes this limit, "
+        "and so does the sidecar itself if it has CAP_SYS_RESOURCE.",
         memory_by_cgroup,
     ),
 )
