@@ -84,7 +84,7 @@ def of_machines(measured: Mapping[str, Any]) -> Pictures:
 
 def of_changes(measured: Measured) -> Pictures:
     """Draw what `make bench-change` has measured."""
-    unit = "milliseconds: median / 99th percentile / worst; less is better"
+    unit = "milliseconds: median / 99th of 100 / worst; less is better"
     yield "change", spans("Time until a change in Consul takes effect", unit, changes(measured))
 
 

@@ -214,7 +214,7 @@ PICTURES: Final[Mapping[str, Mapping[str, str]]] = {
         "vm": "Requests a virtual second relative to direct connections, as in the table",
         "vm-connect": "Instructions of a connect beyond those of a direct one, as in the table",
     },
-    "change": {"change": "Median, 99th percentile and worst time until a change takes effect, as in the table"},
+    "change": {"change": "Median, 99th of 100 and worst time until a change takes effect, as in the table"},
     "scale": {
         "scale-cpu": "Processor time of the first synchronisation by the number of servers, as in the table",
         "scale-memory": "Peak memory of the sidecar by the number of servers, as in the table",
@@ -234,7 +234,7 @@ def machine(found: Fields) -> str:
 
 def block(name: str, result: Fields) -> str:
     """Return what the document says of a result."""
-    words = f"[Measured](../benchmarks/results/{name}.json) {machine(result['machine'])}"
+    words = f"[What was measured](../benchmarks/results/{name}.json) {machine(result['machine'])}"
     pictures = (f"\n![{alt}](benchmarks/{picture}.svg)" for picture, alt in PICTURES.get(name, {}).items())
     return "\n".join([words, "", *TABLES[name](result["measured"]), *pictures, ""])
 

@@ -27,7 +27,9 @@ def test_only_blocks_are_written() -> None:
     blocks = "<!-- from {0}.json -->\nold\n<!-- end -->\n"
     document = f"Before\n{blocks.format('change')}Between\n{blocks.format('scale')}After\n"
     new = filled(document, {"change": {"machine": MACHINE, "measured": CHANGE}})
-    assert new.startswith("Before\n<!-- from change.json -->\n[Measured](../benchmarks/results/change.json) on ")
+    assert new.startswith(
+        "Before\n<!-- from change.json -->\n[What was measured](../benchmarks/results/change.json) on "
+    )
     assert "| HAProxy | added | 50 | 5,012 ms | 9,900 ms | 10,000 ms |\n\n![Median, " in new
     assert "](benchmarks/change.svg)\n<!-- end -->\nBetween\n" in new
     assert new.endswith(f"{blocks.format('scale')}After\n")

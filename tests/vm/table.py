@@ -1,4 +1,4 @@
-"""Generate docs/kernels.md from the results of the machines."""
+"""docs/kernels.md, from the results of the machines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.vm.machine import Found
 HEAD = """\
 # Features by kernel
 
-`make test-kernels` generates this file. It boots Debian's kernels in emulated machines, probes the features of each,
-and runs the tests of `tests/kernel` against the same wheel. `tests/vm/kernels.py` lists the features that each kernel
-lacks. If a kernel lacks others, or has one of these, `make test-kernels` fails.
+`make test-kernels` wrote this file. It boots Debian's kernels in emulated machines, probes the features of each kernel
+there, and runs the tests of `tests/kernel` against the same wheel. `tests/vm/kernels.py` lists the features that each
+kernel lacks: `make test-kernels` fails if a kernel lacks other ones.
 """
 
 
