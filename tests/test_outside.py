@@ -178,7 +178,6 @@ def statuses() -> Iterator[dict[str, Any]]:
             datapath=datapath,
             pid=pid,
             state=told,
-            hidden=frozenset(),
         )
 
 

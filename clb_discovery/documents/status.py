@@ -11,6 +11,7 @@ from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP
 from clb_discovery.model.address import format_address
 from clb_discovery.model.neighbours import Overlap
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import RealServer, Vip
 
 
@@ -37,7 +38,6 @@ def document(  # noqa: PLR0913 - the parts of the document
     datapath: Datapath | None,
     pid: int | None,
     state: Mapping[str, Any],
-    hidden: frozenset[Vip],
     listening: Collection[Vip] = (),
 ) -> dict[str, Any]:
     """Build the document; its shape is part of the contract with scripts.
@@ -45,7 +45,6 @@ def document(  # noqa: PLR0913 - the parts of the document
     :param datapath: None where nothing is loaded.
     :param pid: of the running sidecar, or None.
     :param state: what the sidecar said last, with `last_sync`, `config_error` and `sources`.
-    :param hidden: virtual servers of our own that are nobody's business.
     :param listening: the VIPs on which a program of this host listens.
     """
     return {
@@ -62,7 +61,7 @@ def document(  # noqa: PLR0913 - the parts of the document
         "virtual_servers": [
             _virtual_server(vip, published, datapath.servers) | {"listens_here": vip in listening}
             for vip, published in sorted(datapath.installed.virtual.items())
-            if vip not in hidden
+            if not is_own(published.label.source if published.label else None)
         ]
         if datapath
         else [],

@@ -18,7 +18,7 @@ from clb_discovery.layout.structs import Map
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
 from clb_discovery.model.address import format_endpoint
-from clb_discovery.model.own_servers import SOURCE
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Vip
 from clb_discovery.state.service import STATES, ServiceState
 
@@ -152,7 +152,7 @@ def _of_servers(report: Report) -> Iterator[bytes]:
     named = [
         (_labels(one.label.service, vip), one)
         for vip, one in report.installed.virtual.items()
-        if one.label is not None and one.label.source != SOURCE
+        if one.label is not None and not is_own(one.label.source)
     ]
     refusals: list[tuple[str, Server]] = []
     rows: list[tuple[str, Server]] = []

@@ -11,7 +11,6 @@ from clb_discovery import __version__
 from clb_discovery.documents.status import Datapath, document
 from clb_discovery.layout.elements import Info, Server
 from clb_discovery.layout.installed import Installed
-from clb_discovery.model import own_servers
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.servers import Vip
 from clb_discovery.state.service import ServiceState
@@ -50,7 +49,6 @@ class Report(NamedTuple):
             else None,
             pid=os.getpid(),
             state={**self.state, "sources": [one.document() for one in self.following]},
-            hidden=frozenset(own_servers.virtual_servers(self.instance)),
             listening=self.listening,
         )
         return json.dumps(found).encode()

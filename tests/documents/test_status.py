@@ -15,6 +15,7 @@ from clb_discovery.model import own_servers
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, RealServer, Vip
 from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.publication.plan import plan
 from tests.support.contract import assert_is_status
 
 NEW = elements.unpack_server(elements.NEW_SERVER)
@@ -81,7 +82,6 @@ def status(
         datapath=None if virtual is None else Datapath(INFO, Installed(virtual=virtual), servers, ineffective, 6),
         pid=pid,
         state=STATE,
-        hidden=frozenset(own_servers.virtual_servers("default")),
     )
 
 
@@ -95,7 +95,6 @@ def test_vips_on_which_a_program_of_this_host_listens_are_told() -> None:
         datapath=Datapath(INFO, installed, {}, None, 0),
         pid=None,
         state={},
-        hidden=frozenset(),
         listening={EVERY},
     )
     assert {server["address"]: server["listens_here"] for server in found["virtual_servers"]} == {
@@ -185,9 +184,9 @@ def test_reason_why_it_is_not_effective_is_told() -> None:
 
 
 def test_selftest_is_not_shown() -> None:
-    """The virtual servers of the self-test are nobody's business."""
-    virtual = dict.fromkeys(own_servers.virtual_servers("default"), published(()))
-    assert status(virtual)["virtual_servers"] == []
+    """The virtual servers of the self-test are hidden."""
+    own = plan(Installed(), own_servers.virtual_servers("default"), complete=True).result.virtual
+    assert status(own)["virtual_servers"] == []
 
 
 def test_foreign_elements_do_not_break_the_document() -> None:
