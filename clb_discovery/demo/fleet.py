@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from dns.rdatatype import AAAA, SRV, A
 
 from clb_discovery.demo.dns import Zone
-from clb_discovery.layout.alias import effective_weights
 from clb_discovery.model.address import format_endpoint, is_ipv4, parse_address
 from clb_discovery.model.servers import Pool, RealServer, Vip
 
@@ -55,12 +54,3 @@ def publish(servers: Iterable[Server], zone: Zone) -> None:
 def pool(servers: Iterable[Server], vip: Vip) -> Pool:
     """Return the pool that these servers make."""
     return tuple(sorted(server.behind(vip) for server in servers))
-
-
-def shares(servers: Sequence[Server]) -> dict[str, float]:
-    """Return the share of connects of each server by its name: the lowest priority has them all, by weight."""
-    lowest = min(server.priority for server in servers)
-    tier = [server for server in servers if server.priority == lowest]
-    parts = effective_weights([server.weight for server in tier])
-    shares = {server.name: part / sum(parts) for server, part in zip(tier, parts, strict=True)}
-    return {server.name: shares.get(server.name, 0.0) for server in servers}

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
@@ -24,7 +24,7 @@ from clb_discovery.demo import sidecar as sidecars
 from clb_discovery.demo import traffic as clients
 from clb_discovery.demo.chart import Row, chart
 from clb_discovery.demo.dns import DnsServer, Zone
-from clb_discovery.demo.fleet import DOMAIN, RECORD, Server, pool, publish, shares
+from clb_discovery.demo.fleet import DOMAIN, RECORD, Server, pool, publish
 from clb_discovery.demo.private_network import enter_private_network
 from clb_discovery.demo.sandbox import Sandbox, sandbox
 from clb_discovery.demo.screen import Screen
@@ -227,6 +227,7 @@ class Show:
 
     async def _measure(self) -> None:
         """Show who answers the connects that begin now."""
+        targets = sidecars.target_shares(self._place.pins)
         window, started = Window(self._traffic), _now()
         await self._until(window.has_begun, "the clients connect")
 
@@ -238,19 +239,17 @@ class Show:
         await self._until(is_enough, f"each client has connected {FEWEST_CONNECTS:,} times")
         for vip in self._vips:
             answers = window.answers(vip)
-            self._strays += sum(answers[name] for name in self._listeners if not self._expected(name))
-            rows = [self._row(name, vip, answers[name]) for name in sorted(self._listeners)]
+            rows = [self._row(name, vip, targets[str(vip)], answers[name]) for name in sorted(self._listeners)]
+            self._strays += sum(row.measured for row in rows if not row.expected)
             self._screen.figure(chart(str(vip), rows, self._screen.glyphs))
 
-    def _row(self, name: str, vip: Vip, measured: int) -> Row:
+    def _row(self, name: str, vip: Vip, targets: Mapping[str, float], measured: int) -> Row:
         server = next((server for server in self._servers if server.name == name), None)
         if server is None:
             return Row(name, "", "gone", 0.0, measured)
+        address = server.endpoint(vip)
         weight = "backup" if server.priority else str(server.weight)
-        return Row(name, server.endpoint(vip), weight, self._expected(name), measured)
-
-    def _expected(self, name: str) -> float:
-        return shares(self._servers).get(name, 0.0)
+        return Row(name, address, weight, targets[address], measured)
 
     def _has_arrived(self) -> bool:
         assert self._sidecar is not None  # noqa: S101 - only asked for while it runs

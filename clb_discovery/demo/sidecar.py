@@ -14,8 +14,10 @@ from clb_discovery.datapath import instance
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.demo.sandbox import end
+from clb_discovery.documents.status import virtual_servers
 from clb_discovery.errors import ClbError, HostError
 from clb_discovery.model.servers import Pool, Vip
+from clb_discovery.terminal.screen import endpoint
 
 
 class Sidecar:
@@ -61,6 +63,17 @@ class Sidecar:
             return {}
         with Maps(self._pins) as maps:
             return {vip: published.pool for vip, published in maps.read().virtual.items()}
+
+
+def target_shares(pins: Pins) -> Mapping[str, Mapping[str, float]]:
+    """Return the target share of each real server, as `status` has it: by the VIP, then by its address and port."""
+    with Maps(pins) as maps:
+        installed = maps.read()
+        found = virtual_servers(installed, maps.servers(installed))
+    return {
+        endpoint(virtual): {endpoint(real): real["target_share"] for real in virtual["real_servers"]}
+        for virtual in found
+    }
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from clb_discovery.documents.shares import Member, target_shares
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Info, Server
 from clb_discovery.layout.installed import Installed, Published
@@ -58,13 +59,7 @@ def document(  # noqa: PLR0913 - the parts of the document
             "config_error": state.get("config_error"),
         },
         "sources": state.get("sources", []),
-        "virtual_servers": [
-            _virtual_server(vip, published, datapath.servers) | {"listens_here": vip in listening}
-            for vip, published in sorted(datapath.installed.virtual.items())
-            if not is_own(published.label.source if published.label else None)
-        ]
-        if datapath
-        else [],
+        "virtual_servers": virtual_servers(datapath.installed, datapath.servers, listening) if datapath else [],
         "unpublished": state.get("unpublished", []),
     }
 
@@ -89,8 +84,25 @@ def features(bits: int) -> dict[str, bool]:
     return {"errno": bool(bits & FEATURE_ERRNO), "loop": bool(bits & FEATURE_LOOP)}
 
 
+def virtual_servers(
+    installed: Installed, servers: Mapping[bytes, Server], listening: Collection[Vip] = ()
+) -> list[dict[str, Any]]:
+    """Build the part of the document with the virtual servers and their real servers, sorted by VIP.
+
+    :param servers: the outcome of connects, by packed member.
+    :param listening: as for `document`.
+    """
+    return [
+        _virtual_server(vip, published, servers) | {"listens_here": vip in listening}
+        for vip, published in sorted(installed.virtual.items())
+        if not is_own(published.label.source if published.label else None)
+    ]
+
+
 def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Server]) -> dict[str, Any]:
-    key = elements.pack_vip(vip)
+    key, pool = elements.pack_vip(vip), published.pool or ()
+    found = [_of(servers, elements.pack_member(key, server)) for server in pool]
+    members = [Member(one.priority, one.weight, bool(had.ejected_until)) for one, had in zip(pool, found, strict=True)]
     return {
         "service": published.label.service if published.label else None,
         "source": published.label.source if published.label else None,
@@ -99,11 +111,9 @@ def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Serv
         "protocol": vip.protocol.name.lower(),
         "algorithm": str(published.algorithm) if published.algorithm is not None else None,
         "generation": published.generation,
-        "connects": sum(_of(servers, elements.pack_member(key, server)).connects for server in published.pool or ()),
+        "connects": sum(had.connects for had in found),
         "refused": _of(servers, elements.refusal(key)).connects,
-        "real_servers": [
-            _real_server(server, _of(servers, elements.pack_member(key, server))) for server in published.pool or ()
-        ],
+        "real_servers": [_real_server(*one) for one in zip(pool, found, target_shares(members), strict=True)],
     }
 
 
@@ -111,12 +121,13 @@ def _of(servers: Mapping[bytes, Server], member: bytes) -> Server:
     return servers.get(member) or elements.unpack_server(elements.NEW_SERVER)
 
 
-def _real_server(server: RealServer, found: Server) -> dict[str, Any]:
+def _real_server(server: RealServer, found: Server, target: float) -> dict[str, Any]:
     return {
         "address": format_address(server.address),
         "port": server.port,
         "weight": server.weight,
         "priority": server.priority,
+        "target_share": target,
         "state": "ejected" if found.ejected_until else "active",
         "probing": bool(found.ejected_until and found.probing),
         "connects": found.connects,

@@ -9,7 +9,6 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
 from clb_discovery.documents.rates import Key, Rate, key_of
-from clb_discovery.documents.shares import Member, target_shares
 from clb_discovery.terminal.bar import ASCII, UNICODE, Glyphs, bar
 from clb_discovery.terminal.screen import endpoint, plain
 
@@ -92,10 +91,9 @@ class Pools:
         return layout, pools, widths
 
     def _rows(self, server: Mapping[str, Any], join: str, glyphs: Glyphs) -> list[_Row]:
-        reals = server["real_servers"]
-        targets = target_shares([Member(real["priority"], real["weight"], real["state"] != "active") for real in reals])
         rows: list[_Row] = []
-        for real, target in _some_of(list(zip(reals, targets, strict=True)), self._most):
+        for real in _some_of(server["real_servers"], self._most):
+            target = real["target_share"]
             share = real["connects"] / server["connects"] if server["connects"] else None
             rate = self._rates.get(key_of(server, real)) if self._rates is not None else None
             rows.append(
@@ -131,11 +129,11 @@ class Pools:
         )
 
 
-def _some_of(reals: list[tuple[Mapping[str, Any], float]], most: int) -> list[tuple[Mapping[str, Any], float]]:
-    """Return as many real servers with their targets, in their order: those that are out first, then the first ones."""
+def _some_of(reals: Sequence[Mapping[str, Any]], most: int) -> Sequence[Mapping[str, Any]]:
+    """Return at most so many real servers, in their order: those that are out before all others."""
     if len(reals) <= most:
         return reals
-    by_state = sorted(range(len(reals)), key=lambda at: reals[at][0]["state"] == "active")
+    by_state = sorted(range(len(reals)), key=lambda at: reals[at]["state"] == "active")
     return [reals[at] for at in sorted(by_state[:most])]
 
 

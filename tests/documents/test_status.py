@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from clb_discovery.documents.status import Datapath, document
+from clb_discovery.documents.status import Datapath, document, virtual_servers
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Info, Label
 from clb_discovery.layout.installed import Installed, Published
@@ -135,8 +135,8 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
                 "connects": 7,
                 "refused": 3,
                 "real_servers": [
-                    real_server("10.0.0.7", 31001, weight=10, priority=0) | {"connects": 5, "active": 4},
-                    real_server("10.0.0.8", 31002, weight=0, priority=1)
+                    real_server("10.0.0.7", 31001, weight=10, priority=0, target=1.0) | {"connects": 5, "active": 4},
+                    real_server("10.0.0.8", 31002, weight=0, priority=1, target=0.0)
                     | {"connects": 2, "failures": 1, "state": "ejected", "probing": True},
                 ],
                 "listens_here": False,
@@ -147,10 +147,10 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-def real_server(address: str, port: int, *, weight: int, priority: int) -> dict[str, Any]:
+def real_server(address: str, port: int, *, weight: int, priority: int, target: float) -> dict[str, Any]:
     """Return how a new real server is shown."""
     counts = {"state": "active", "probing": False, "connects": 0, "active": 0, "failures": 0}
-    return {"address": address, "port": port, "weight": weight, "priority": priority} | counts
+    return {"address": address, "port": port, "weight": weight, "priority": priority, "target_share": target} | counts
 
 
 def test_every_kind_of_virtual_server_has_the_shape() -> None:
@@ -187,6 +187,14 @@ def test_selftest_is_not_shown() -> None:
     """The virtual servers of the self-test are hidden."""
     own = plan(Installed(), own_servers.virtual_servers("default"), complete=True).result.virtual
     assert status(own)["virtual_servers"] == []
+
+
+def test_target_shares_follow_ejections() -> None:
+    """A tier whose servers are all ejected leaves its share to the next one."""
+    key = elements.pack_vip(VIP4)
+    servers = {elements.pack_member(key, ONE): NEW._replace(ejected_until=1)}
+    (found,) = virtual_servers(Installed(virtual={VIP4: published((ONE, TWO))}), servers)
+    assert [real["target_share"] for real in found["real_servers"]] == [0.0, 1.0]
 
 
 def test_foreign_elements_do_not_break_the_document() -> None:

@@ -143,19 +143,6 @@ function bar() {
   };
 }
 
-// What weights ask for: the lowest tier with anybody left takes all. Servers of weight 0 have one part together (RFC 2782).
-function targets(servers) {
-  const usable = servers.filter((server) => server.state !== "ejected");
-  const candidates = usable.length ? usable : servers;
-  const tier = Math.min(...candidates.map((server) => server.priority));
-  const taking = candidates.filter((server) => server.priority === tier);
-  const whole = servers.filter((server) => server.priority === tier);
-  const zeros = whole.filter((server) => server.weight === 0).length;
-  const part = (server) => (zeros === whole.length ? 1 : zeros ? server.weight * zeros || 1 : server.weight);
-  const sum = taking.reduce((total, server) => total + part(server), 0);
-  return servers.map((server) => (taking.includes(server) ? part(server) / sum : 0));
-}
-
 // One real server: a row
 
 const LOOK = {
@@ -178,7 +165,8 @@ function realServer() {
   const node = h("tr", { role: "row" }, name, state, priority, weight, shareCell, rateCell, connects, active, failures);
   return {
     node,
-    update({ server, history, all, most, target: wanted }) {
+    update({ server, history, all, most }) {
+      const wanted = server.target_share;
       put(name, nameOf(server));
       const found = server.probing ? "probing" : server.state;
       const shown = found === "active" && !wanted ? "standby" : found;
@@ -246,8 +234,7 @@ function virtualServer() {
       }
       const most = highest([...histories.values()].flatMap((history) => history.rates()));
       const all = total.grownIn(SHARE_OVER);
-      const wanted = targets(servers);
-      const rows = [...drawn].map(([key, server], i) => ({ key, server, history: histories.get(key), all, most, target: wanted[i] }));
+      const rows = [...drawn].map(([key, server]) => ({ key, server, history: histories.get(key), all, most }));
       sync(body, rows, (row) => row.key, realServer);
       node.classList.toggle("empty", !servers.length);
       if (servers.length) none.remove();
