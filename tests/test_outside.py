@@ -68,7 +68,7 @@ eject-max = "2s"
 
 
 def outside() -> dict[str, dict[str, Any]]:
-    """Return the outside as the code has it: a table of names for each kind."""
+    """Return the outside of the present code: a table of names for each kind."""
     return {
         "exit codes": exit_codes(),
         "options": {name: dict(options(command)) for name, command in commands().items()},
@@ -86,14 +86,14 @@ def exit_codes() -> dict[str, int]:
 
 
 def commands() -> Mapping[str, argparse.ArgumentParser]:
-    """Return the parser of each command; that of none is the program's own."""
+    """Return the parser of each command, and that of the program under an empty name."""
     parser = make_parser()
     (found,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001 - argparse has no other way
     return {"": parser, **found.choices}
 
 
 def options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
-    """Yield the options of a command, each with what it takes."""
+    """Yield the options of a command, and whether each takes a value."""
     for action in parser._actions:  # noqa: SLF001 - as above
         value = "no value" if action.nargs == 0 else "optional value" if action.nargs == "?" else "value"
         if action.choices and action.option_strings:
@@ -103,7 +103,7 @@ def options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 
 
 def paths(*documents: Any) -> dict[str, str]:  # noqa: ANN401 - as in JSON
-    """Return the paths of all values of some documents, with the types that they have there."""
+    """Return the paths of all values in some documents, with their types."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for one in documents:
         for path, kind in _paths(json.loads(json.dumps(one)), ""):
@@ -123,7 +123,7 @@ def _paths(value: object, path: str) -> Iterator[tuple[str, str]]:
 
 
 def installed() -> Installed:
-    """Return what the kernel holds: two virtual servers of ours, and one by a foreign hand."""
+    """Return the state of the maps: two virtual servers of ours, and one that another program wrote."""
     virtual = {
         WEB: VirtualServer(WEB, "old", "static:old", Algorithm.RANDOM, (ONE, THREE), PassiveHealth(active=False)),
         MAIL: VirtualServer(MAIL, "mail", "srv:mail", Algorithm.ROUND_ROBIN, (ONE,)),
@@ -135,7 +135,7 @@ def installed() -> Installed:
 
 
 def counted() -> dict[bytes, Server]:
-    """Return the counters of all of it."""
+    """Return the counters of its servers."""
     new = elements.unpack_server(elements.NEW_SERVER)
     return {member: new for one in installed().virtual.values() for member in one.servers}
 
@@ -151,14 +151,14 @@ def following() -> list[ServiceState]:
 
 
 def unpublished() -> list[Mapping[str, Any]]:
-    """Return services that there is no room for, as the sidecar tells of them."""
+    """Return the services without room, as in the state of the sidecar."""
     table = ServiceTable([SERVICE], Announcer())
     table.refuse({}, (), [Unpublished(WEB, SERVICE.name, SERVICE.source, "the maps are full")])
     return list(table.unpublished)
 
 
 def statuses() -> Iterator[dict[str, Any]]:
-    """Yield documents of `status`: with all there is, and with nothing."""
+    """Yield a document of `status` with all keys, and one of an instance that is not loaded."""
     virtual = (Vip(WEB.address, 0, WEB.protocol),)
     overlaps = [Overlap("other", "/sys/fs/cgroup", "same", virtual)]
     state = {
@@ -167,7 +167,7 @@ def statuses() -> Iterator[dict[str, Any]]:
         "sources": [one.document() for one in following()],
         "unpublished": unpublished(),
     }
-    for datapath, pid, told in (
+    for datapath, pid, written in (
         (Datapath(INFO, installed(), counted(), None, 0, overlaps), 99, state),
         (None, None, {}),
     ):
@@ -177,12 +177,12 @@ def statuses() -> Iterator[dict[str, Any]]:
             kernel="6.1.0",
             datapath=datapath,
             pid=pid,
-            state=told,
+            state=written,
         )
 
 
 def planned() -> Any:  # noqa: ANN401 - as in JSON
-    """Return a document of `plan`, by the command itself, which finds a little of everything to change."""
+    """Return the document of `plan`, from the command itself, with changes of every kind."""
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch, io.StringIO() as output:
         config, hosts = Path(directory) / "clb.toml", Path(directory) / "hosts"
         config.write_text(CONFIG)
@@ -223,7 +223,7 @@ def families() -> list[Metric]:
 
 
 def test_outside_is_as_recorded() -> None:
-    """Every option, exit code, key of a document and metric is there as it was, and there is no other."""
+    """Options, exit codes, keys of documents, and metrics are exactly those of the list."""
     assert outside() == json.loads(RECORDED.read_text())
 
 

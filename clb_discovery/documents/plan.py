@@ -1,4 +1,4 @@
-"""What a plan would change, one virtual server at a time, for people and scripts."""
+"""The document of `plan --json`: the changes that a plan would make, one virtual server at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def preview(
 ) -> dict[str, Any]:
     """Build the document that `plan --json` prints.
 
-    :param after: the result of a plan.
+    :param before: the present state of the kernel's maps.
+    :param after: their state after the plan.
     :param waiting: sources whose removals are held until another answer confirms them.
     :param names: hosts files that would change, each with the lines that are `added` and `removed`.
     """

@@ -1,4 +1,4 @@
-"""The document that `status --json` prints, put together from what the kernel holds and what the sidecar said last."""
+"""The document of `status --json`, built from the kernel's maps and from the last state that the sidecar wrote."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from clb_discovery.model.servers import RealServer, Vip
 
 
 class Datapath(NamedTuple):
-    """What is loaded, and whether it works."""
+    """The loaded data plane, and whether it is in effect."""
 
     info: Info
     installed: Installed
     servers: Mapping[bytes, Server]
-    """What became of connects, by packed member."""
+    """Counters of connects, by packed member."""
     ineffective: str | None
-    """Why connects do not meet the programs, or None if they do."""
+    """Why the programs are not in effect, or None if they are."""
     records_lost: int
-    """How often there was no memory to remember where a socket was sent."""
+    """How often there was no memory for the record of a socket."""
     overlaps: Sequence[Overlap] = ()
     """Other instances that serve the same VIPs."""
 
@@ -41,11 +41,11 @@ def document(  # noqa: PLR0913 - the parts of the document
     state: Mapping[str, Any],
     listening: Collection[Vip] = (),
 ) -> dict[str, Any]:
-    """Build the document; its shape is part of the contract with scripts.
+    """Build the document. Scripts rely on its shape.
 
-    :param datapath: None where nothing is loaded.
-    :param pid: of the running sidecar, or None.
-    :param state: what the sidecar said last, with `last_sync`, `config_error` and `sources`.
+    :param datapath: None if nothing is loaded.
+    :param pid: process id of the running sidecar, or None.
+    :param state: the state that the sidecar wrote last: `last_sync`, `config_error`, `sources` and `unpublished`.
     :param listening: the VIPs on which a program of this host listens.
     """
     return {
@@ -80,7 +80,7 @@ def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
 
 
 def features(bits: int) -> dict[str, bool]:
-    """Return the CLB_FEATURE_* bits by the names of the contract."""
+    """Return the CLB_FEATURE_* bits under the names that the document uses."""
     return {"errno": bool(bits & FEATURE_ERRNO), "loop": bool(bits & FEATURE_LOOP)}
 
 
@@ -89,7 +89,7 @@ def virtual_servers(
 ) -> list[dict[str, Any]]:
     """Build the part of the document with the virtual servers and their real servers, sorted by VIP.
 
-    :param servers: the outcome of connects, by packed member.
+    :param servers: counters of connects, by packed member.
     :param listening: as for `document`.
     """
     return [

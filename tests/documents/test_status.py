@@ -1,4 +1,4 @@
-"""The document of `status --json`, put together without a kernel."""
+"""The document of `status --json`, built without a kernel."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def published(
 def status(
     virtual: Mapping[Vip, Published] | None, *, ineffective: str | None = None, pid: int | None = None
 ) -> dict[str, Any]:
-    """Return the document for these virtual servers, of an instance that is not loaded where there is None."""
+    """Return the document for these virtual servers; None is an instance that is not loaded."""
     key = elements.pack_vip(VIP4)
     servers = {
         elements.pack_member(key, ONE): NEW._replace(connects=5, active=4),
@@ -85,8 +85,8 @@ def status(
     )
 
 
-def test_vips_on_which_a_program_of_this_host_listens_are_told() -> None:
-    """The key is true of these virtual servers and no others."""
+def test_vips_on_which_a_program_of_this_host_listens_are_marked() -> None:
+    """`listens_here` is true of these virtual servers only."""
     installed = Installed(virtual={VIP4: published((ONE,)), EVERY: published(())})
     found = document(
         instance="default",
@@ -103,8 +103,8 @@ def test_vips_on_which_a_program_of_this_host_listens_are_told() -> None:
     }
 
 
-def test_document_says_everything_in_the_words_of_the_contract() -> None:
-    """What is loaded, who follows, what sources said, and each virtual server with its real servers' counts."""
+def test_document_has_everything_under_the_names_of_the_contract() -> None:
+    """It has data plane, sidecar, sources, and each virtual server with the counters of its real servers."""
     found = status({VIP4: published((ONE, TWO))}, pid=99)
     assert_is_status(found)
     assert found == {
@@ -148,13 +148,13 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
 
 
 def real_server(address: str, port: int, *, weight: int, priority: int, target: float) -> dict[str, Any]:
-    """Return how a new real server is shown."""
+    """Return the document of a new real server."""
     counts = {"state": "active", "probing": False, "connects": 0, "active": 0, "failures": 0}
     return {"address": address, "port": port, "weight": weight, "priority": priority, "target_share": target} | counts
 
 
 def test_every_kind_of_virtual_server_has_the_shape() -> None:
-    """IPv6, UDP, wildcard ports and empty pools are shown like the rest."""
+    """IPv6, UDP, wildcard ports and empty pools have the same keys as all others."""
     found = status({VIP6: published((SIX,)), EVERY: published(())})
     assert_is_status(found)
     every, six = found["virtual_servers"]
@@ -162,8 +162,8 @@ def test_every_kind_of_virtual_server_has_the_shape() -> None:
     assert (six["address"], six["protocol"], six["real_servers"][0]["address"]) == ("fd00::1", "udp", "fd00::7")
 
 
-def test_what_is_not_loaded_and_not_running_has_the_shape() -> None:
-    """Nothing loaded is told with the reason, and what the sidecar said last stays."""
+def test_an_instance_that_is_not_loaded_has_the_shape() -> None:
+    """The document has the reason, and the last state of a sidecar that does not run."""
     found = status(None)
     assert_is_status(found)
     assert (found["datapath"]["loaded"], found["datapath"]["effective"]) == (False, False)
@@ -177,14 +177,14 @@ def test_what_is_not_loaded_and_not_running_has_the_shape() -> None:
     assert found["virtual_servers"] == []
 
 
-def test_reason_why_it_is_not_effective_is_told() -> None:
-    """Loaded is not effective."""
+def test_a_loaded_data_plane_may_be_ineffective() -> None:
+    """The document then has the reason."""
     datapath = status({}, ineffective="the cgroup is gone")["datapath"]
     assert (datapath["loaded"], datapath["effective"], datapath["reason"]) == (True, False, "the cgroup is gone")
 
 
 def test_selftest_is_not_shown() -> None:
-    """The virtual servers of the self-test are hidden."""
+    """The virtual servers of the self-test are not in the document."""
     own = plan(Installed(), own_servers.virtual_servers("default"), complete=True).result.virtual
     assert status(own)["virtual_servers"] == []
 
@@ -198,7 +198,7 @@ def test_target_shares_follow_ejections() -> None:
 
 
 def test_foreign_elements_do_not_break_the_document() -> None:
-    """A virtual server that a newer version or a foreign hand wrote is shown as far as it is known."""
+    """A virtual server that another program or a newer version wrote is shown with null for unknown values."""
     (found,) = status({VIP4: published(None, algorithm=None, named=False)})["virtual_servers"]
     assert (found["service"], found["source"], found["algorithm"], found["real_servers"]) == (None, None, None, [])
     assert found["refused"] == 3
