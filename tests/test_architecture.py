@@ -37,7 +37,7 @@ MATRIX: Final = {
         "terminal": "documents text",
         "sidecar": "model layout sources state publication datapath hosts_file metrics config "
         "errors files log repeats text",
-        "demo": "model layout datapath terminal errors",
+        "demo": "model datapath documents terminal errors",
         "cli": "*",
         "__main__": "cli",
     }.items()

@@ -109,7 +109,7 @@ def plan_document(options: argparse.Namespace) -> dict[str, Any]:
     found = ahead.publication
     after = found.plan.result
     files = _names(Instance(pins.instance), options.hosts_file, after)
-    document = preview(installed, after, found.desired.rejected, ahead.waiting, found.wanted.own.keys(), names=files)
+    document = preview(installed, after, found.desired.rejected, ahead.waiting, names=files)
     document["refused"] += [
         {"service": one.service.name, "server": item.value, "reason": item.reason}
         for source, one in ahead.following.items()
@@ -129,7 +129,7 @@ def plan_document(options: argparse.Namespace) -> dict[str, Any]:
 def _names(instance: Instance, path: Path | None, after: Installed) -> list[dict[str, Any]]:
     """Return what would change in hosts files: in the one that is named, and in another of before, which is left."""
     before = instance.hosts_file()
-    files = {real_path(path): names(after.virtual, own_servers.SOURCE).addresses} if path else {}
+    files = {real_path(path): names(after.virtual).addresses} if path else {}
     if before:
         files.setdefault(before, {})
     found = (names_ahead(file, instance.name, addresses) for file, addresses in files.items())

@@ -57,6 +57,7 @@ _REAL_SERVER: Final[_Types] = {
     "port": int,
     "weight": int,
     "priority": int,
+    "target_share": float,  # beyond the contract: the share of connects that weights and ejections give it
     "state": str,
     "probing": bool,  # beyond the contract: ejected, and a connect is on its way to find out whether it works again
     "connects": int,
