@@ -6,6 +6,7 @@ killed reader costs nothing for longer than a moment.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.maps import Maps
@@ -32,6 +34,13 @@ _LISTEN: Final = 3_000_000_000
 """Nanoseconds until which we listen, counted from each renewal."""
 _WIDTHS: Final = (12, 7, 15, 5, 16, 20, 11, 0)
 """Least cells of time, process, command, service, virtual server, real server, outcome and latency."""
+
+
+def main(typed: argparse.Namespace) -> int:
+    """Print decisions and outcomes until interrupted."""
+    wanted = Wanted(frozenset(typed.only_service), frozenset(typed.only_command), frozenset(typed.outcome))
+    follow(Pins(read_options(typed, os.environ).instance), wanted, as_json=typed.json)
+    return 0
 
 
 def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:

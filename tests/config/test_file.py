@@ -8,15 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.config.file import Config, Entry, consul_entry, decode, srv_entry
+from clb_discovery.config.entries import Entry, consul_entry, srv_entry
+from clb_discovery.config.file import Config, decode
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import Algorithm, Protocol, RealServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
 
-OPTIONS: Final = {"consul": False, "real-range": True, "hold": False, "max-removal": False, "no-active": False} | {
-    "srv": True
-}
 EXAMPLE: Final = """
 consul = "http://127.0.0.1:8500"
 real-range = ["10.0.0.0/8", "fd00::/8"]
@@ -33,17 +31,17 @@ servers = ["10.0.0.5:389", { address = "10.0.0.6:3389", weight = 3, priority = 0
 
 
 def read(text: str) -> Config:
-    """Read a file of these options."""
-    return decode(text.encode(), OPTIONS)
+    """Read a file."""
+    return decode(text.encode())
 
 
 def test_the_example_of_the_contract_is_read() -> None:
     """Options become arguments, tables become services, with servers where they are static."""
     config = read(EXAMPLE)
     assert config.arguments == (
-        ("consul", "--consul=http://127.0.0.1:8500"),
-        ("real-range", "--real-range=10.0.0.0/8"),
-        ("real-range", "--real-range=fd00::/8"),
+        "--consul=http://127.0.0.1:8500",
+        "--real-range=10.0.0.0/8",
+        "--real-range=fd00::/8",
     )
     redis, ldap = config.entries
     vips = (parse_vip("10.64.0.1:6379"), parse_vip("[fd00:64::1]:6379"))
@@ -58,9 +56,9 @@ def test_the_example_of_the_contract_is_read() -> None:
 def test_values_are_as_somebody_would_type_them() -> None:
     """Numbers need no quotes, true is an option alone, and false is none."""
     assert read("hold = 30\nmax-removal = 0.5\nconsul = true\nno-active = false").arguments == (
-        ("hold", "--hold=30"),
-        ("max-removal", "--max-removal=0.5"),
-        ("consul", "--consul"),
+        "--hold=30",
+        "--max-removal=0.5",
+        "--consul",
     )
 
 
@@ -93,10 +91,10 @@ def test_services_of_options_stand_beside_tables() -> None:
     """`service` holds what --service takes, and tables, in any order; the same twice adds up, as it does typed."""
     config = read('srv = ["_a._tcp.x=10.64.0.1", "_a._tcp.x"]\nservice = ["a", { name = "b", servers = [] }, "c"]')
     assert config.arguments == (
-        ("srv", "--srv=_a._tcp.x=10.64.0.1"),
-        ("srv", "--srv=_a._tcp.x"),
-        ("service", "--service=a"),
-        ("service", "--service=c"),
+        "--srv=_a._tcp.x=10.64.0.1",
+        "--srv=_a._tcp.x",
+        "--service=a",
+        "--service=c",
     )
     assert [entry.service.name for entry in config.entries] == ["b"]
 
@@ -111,7 +109,7 @@ def test_service_has_settings_of_its_own() -> None:
 def test_service_of_consul_has_instances_of_its_own_choice() -> None:
     """Filter and tags stand for the options --filter and --tag."""
     (entry,) = read('[[service]]\nname = "a"\nconsul = "a"\nfilter = "Node.Node == x"\ntags = ["b", "c d"]').entries
-    assert entry.settings == {"filter": "Node.Node == x", "tag": ["b", "c d"]}
+    assert entry.settings == {"filter": "Node.Node == x", "tag": ("b", "c d")}
 
 
 def test_service_without_a_vip_gets_automatic_ones() -> None:
@@ -132,7 +130,7 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
         ('a = 1\nhold = "x" y', ["is not TOML", "line 2"]),
         ("hold = 1\nhold = 2", ["is not TOML", "line 2"]),
         ("real_range = []", ["'real_range' is no key here", "did you mean real-range?"]),
-        ("zzz = 1", ["'zzz' is no key here", "use consul, real-range"]),
+        ("zzz = 1", ["'zzz' is no key here", "use consul, catalog"]),
         ("real-range = [[]]", ["real-range = []", "one value, not an array"]),
         ('hold = ["1s"]', ["hold = ['1s']", "one value"]),
         ("hold = 2020-01-01", ["hold = ", "neither text nor a number"]),
@@ -218,7 +216,7 @@ def test_what_is_wrong_is_named(text: str, words: list[str]) -> None:
 def test_bytes_that_are_no_text_are_named_with_their_line() -> None:
     """TOML is UTF-8."""
     with pytest.raises(ValueError, match=r"not UTF-8 \(at line 2\)"):
-        decode(b"hold = 1\n\xff", OPTIONS)
+        decode(b"hold = 1\n\xff")
 
 
 @given(
@@ -227,6 +225,6 @@ def test_bytes_that_are_no_text_are_named_with_their_line() -> None:
 def test_any_file_is_read_or_refused(content: bytes) -> None:
     """Whatever is in it leads to a configuration or to a message."""
     try:
-        decode(content, OPTIONS)
+        decode(content)
     except ValueError as error:
         assert str(error)  # noqa: PT017 - either is right

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clb_discovery.cli.parser import make_parser
-from clb_discovery.config.options import read_options
+from clb_discovery.cli.read_options import read_options
 from clb_discovery.config.services import read_services
 from clb_discovery.errors import UsageError
 from clb_discovery.model.servers import Algorithm, PassiveHealth
@@ -38,7 +38,8 @@ vip = "10.64.0.2:80"
 
 def read(*arguments: str) -> dict[str, Service]:
     """Return the services of a command line, by the names of their sources."""
-    return {service.source: service for service in read_services(read_options(make_parser, ["run", *arguments]))}
+    options = read_options(make_parser().parse_args(["run", *arguments]), {})
+    return {service.source: service for service in read_services(options)}
 
 
 def test_every_key_of_a_service_counts(tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import pytest
 
 from clb_discovery.cli.parser import make_parser
-from clb_discovery.config.options import file_options, read_options
+from clb_discovery.cli.read_options import read_options
+from clb_discovery.config.file import KEYS
+from clb_discovery.config.options import Options
+from clb_discovery.config.services import read_services
 from clb_discovery.config.settings import read_settings, without_restart
+from clb_discovery.config.sources import open_sources
 from tests.support.cgroups import made_cgroup
 
 RESTART: Final = {
@@ -62,7 +65,7 @@ SOURCES: Final = {
     "min-ttl",
     "max-ttl",
 }
-"""Options that say how to ask; sources are made anew."""
+"""Options that say how to ask; sources are made again."""
 SERVICES: Final = """
 [[service]]
 name = "one"
@@ -80,27 +83,28 @@ def other_cgroup() -> Iterator[Path]:
         yield path
 
 
-class Watched(argparse.Namespace):
+class Watched:
     """Options that remember which of them were read."""
 
-    read: set[str]
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.read: set[str] = set()
 
-    def __getattribute__(self, name: str) -> object:
-        if not name.startswith("_") and name != "read":
-            self.read.add(name.replace("_", "-"))
-        return super().__getattribute__(name)
+    def __getattr__(self, name: str) -> object:
+        self.read.add(name.replace("_", "-"))
+        return getattr(self._options, name)
 
 
-def from_file(directory: Path, line: str) -> argparse.Namespace:
+def from_file(directory: Path, line: str) -> Options:
     """Return the options of a sidecar whose file has this line."""
     config = directory / "clb.toml"
     config.write_text(f"consul = true\n{line}\n{SERVICES}", encoding="utf-8")
-    return read_options(make_parser, ["run", "--config", str(config)])
+    return read_options(make_parser().parse_args(["run", "--config", str(config)]), {})
 
 
 def test_every_option_has_its_place() -> None:
     """A new option is taken, needs a restart, or says how to ask; say here which, so that it is not forgotten."""
-    assert file_options(make_parser()).keys() == RESTART.keys() | SETTINGS.keys() | SOURCES
+    assert KEYS.keys() - {"service"} == RESTART.keys() | SETTINGS.keys() | SOURCES
 
 
 @pytest.mark.parametrize("option", RESTART)
@@ -124,9 +128,8 @@ def test_option_of_the_settings_is_taken(tmp_path: Path, option: str) -> None:
 
 async def test_option_that_says_how_to_ask_is_read_when_sources_are_made(tmp_path: Path) -> None:
     """Each of them is looked at for the sources that take over, and so is no other."""
-    options = Watched(read=set(), **vars(from_file(tmp_path, "")))
-    configured = read_settings(options)
-    options.read.clear()
-    async with configured.open_sources() as sources:
+    options = from_file(tmp_path, "")
+    watched = Watched(options)
+    async with open_sources(cast("Options", watched), read_services(options)) as sources:
         assert len(sources) == 2
-    assert options.read == SOURCES
+    assert watched.read == SOURCES | {"consul-environment"}
