@@ -47,7 +47,7 @@ class Finding(NamedTuple):
     error: ClbError | None
     detail: str = ""
     warns: bool = False
-    """Whether it works, but needs attention."""
+    """Whether it works, but an operator should look at it."""
 
 
 def main(typed: argparse.Namespace) -> int:
@@ -103,9 +103,9 @@ def _findings(options: Options, services: Sequence[Service]) -> Iterator[Finding
 
 
 def _loaders(wanted: Loader) -> Iterator[Finding]:
-    """Check the loaders. A missing one is an error if it was chosen, or if the other one is missing, too."""
+    """Check the loaders. A missing one fails if it was chosen, or if the other one is missing, too."""
     by_object, by_bcc = _look("libbpf", libbpf.require), _look("BCC", bcc.require)
-    if wanted is Loader.NONE:  # another process loads, with either of them
+    if wanted is Loader.NONE:  # another process loads, with either loader
         wanted = Loader.AUTO
     if wanted is Loader.AUTO and by_object.error is None and by_bcc.error:
         by_bcc = Finding(by_bcc.what, None, f"not needed beside libbpf: {by_bcc.error}")
@@ -125,7 +125,7 @@ def _look(what: str, look: Callable[[], str | None]) -> Finding:
 
 
 def _privileges() -> str:
-    """Check the capabilities that loading and attaching programs needs (capabilities(7)); root has all of them."""
+    """Check the capabilities for loading and attaching programs (capabilities(7)); root has all of them."""
     status = dict(line.split(":\t") for line in _STATUS.read_text(encoding="utf-8").splitlines() if ":\t" in line)
     capabilities = int(status["CapEff"], 16)
     missing = [name for name, bit in _CAPABILITIES.items() if not capabilities & (1 << bit | 1 << _CAP_SYS_ADMIN)]
@@ -160,7 +160,7 @@ def _effective(pins: Pins, path: str | None) -> str | None:
 
 
 def _installed(pins: Pins) -> Installed:
-    """Return what is in the kernel, because answers that remove much of it are held; empty without permission."""
+    """Return what is installed, because an answer that removes much of it is held; empty without permission."""
     try:
         return read_installed(pins)
     except HostError:
@@ -168,7 +168,7 @@ def _installed(pins: Pins) -> Installed:
 
 
 def _sources(ahead: Outlook) -> Iterator[Finding]:
-    """Report for each source what would be used of it, and what would not."""
+    """Report, for each source, the servers that would be used and those that would not."""
     used = usage(ahead.publication)
     for source, one in ahead.following.items():
         if one.error is not None:

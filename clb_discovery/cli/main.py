@@ -1,7 +1,7 @@
 """The entry point: one command, one exit code, and errors as one line.
 
 The module of a command is imported only for that command: `status` does not wait for the Consul client, and the sidecar
-does not hold what draws tables.
+does not load the tables of `terminal`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from clb_discovery.errors import ClbError, UsageError
 from clb_discovery.text import printable, without_passwords
 
 _OUTPUT_FAILS: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
-"""Errors of writing. Without a file name in them, the write was to standard output."""
+"""Errors of writing. One without a file name comes from standard output."""
 _SILENT: Final = frozenset({"run", "load", "unload"})
-"""Commands that do their work without standard output."""
+"""Commands that need no standard output."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    :param arguments: without the program's name; the process's own by default.
+    :param arguments: without the name of the program; those of the process by default.
     :returns: the exit code.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error), error.exit_code)
     except KeyboardInterrupt:
         return 130  # as a shell reports SIGINT
-    except BrokenPipeError:  # the reader of our output has gone, so the rest of it is not written either
+    except BrokenPipeError:  # the reader of our output has gone, so the rest is discarded, too
         _forget_output()
         return 0
-    except Exception as error:  # noqa: BLE001 - a bug of ours is one line, too
+    except Exception as error:  # noqa: BLE001 - a bug is one line, too
         return _failed(_unexpected(error), 1)
     return result
 
@@ -85,7 +85,7 @@ def _failed(message: str, exit_code: int) -> int:
 
 
 def _with_command(arguments: list[str]) -> list[str]:
-    """Put `run` in front where no command is named."""
+    """Put `run` in front if there is no command."""
     first = arguments[0] if arguments else ""
     if first in {"-h", "--help", "--version"} or (first and not first.startswith("-")):
         return arguments

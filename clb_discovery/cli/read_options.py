@@ -21,7 +21,7 @@ def read_options(typed: argparse.Namespace, environment: Mapping[str, str]) -> O
 
     :param typed: as the parser returns it.
     :param environment: usually `os.environ`.
-    :raises UsageError: naming the file, and what is wrong in it.
+    :raises UsageError: naming the file and the error in it.
     """
     if "config" not in typed:
         return make_options(vars(typed), {}, (), environment)

@@ -42,17 +42,18 @@ class Config:
     """The content of a file."""
 
     arguments: tuple[str, ...] = ()
-    """Its options as a command line would have them: `--hold=30s`. A repeatable one may be there several times."""
+    """Its options, each as an argument of a command line: `--hold=30s`. A repeatable one has several arguments."""
     entries: tuple[Entry, ...] = ()
+    """Its tables."""
 
 
 def decode(content: bytes) -> Config:
     """Read a file.
 
-    :raises ValueError: naming what is wrong and how to fix it.
+    :raises ValueError: naming the error and how to fix it.
     """
     try:
-        # The added line end makes errors in the last line name that line, and not "end of document".
+        # With the added line end, an error in the last line names that line, and not "end of document".
         document = tomllib.loads(content.decode() + "\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
@@ -77,7 +78,7 @@ def decode(content: bytes) -> Config:
 
 
 def _services(value: object) -> tuple[list[object], list[dict[str, object]]]:
-    """Return what --service takes, and the tables of services."""
+    """Return the values of `--service`, and the tables of services."""
     if isinstance(value, dict):
         what = f"service = {toml_values.shown(value)}"
         raise ValueError(f"{what}: a service is a table; write [[service]] above its keys")  # noqa: TRY004 - as all
@@ -86,7 +87,7 @@ def _services(value: object) -> tuple[list[object], list[dict[str, object]]]:
 
 
 def _arguments(name: str, value: object) -> list[str]:
-    """Return the arguments of a command line that set an option to a value."""
+    """Return an option of the file as arguments of a command line."""
     toml_values.refuse_unknown((name,), KEYS)
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
@@ -95,7 +96,7 @@ def _arguments(name: str, value: object) -> list[str]:
 
 
 def _typed(document: Mapping[str, object]) -> list[tuple[str, Entry]]:
-    """Return the services that options of the file name, each with its place."""
+    """Return the services that `service` and `srv` name, each with its place in the file."""
     return [
         (f"{name} = {toml_values.shown(one)}", toml_values.parsed(name, parse, one))
         for name, parse in (("service", consul_entry), ("srv", srv_entry))
@@ -131,18 +132,18 @@ def _entry(table: Mapping[str, object]) -> Entry:
     servers: tuple[RealServer, ...] = ()
     if kinds == ["servers"]:
         source, servers = STATIC + name, _servers(table["servers"])
-        settings = {"hold": 0.0, **settings}  # the operator's own word does not have to stand for a while
+        settings = {"hold": 0.0, **settings}  # a static list is the operator's own, so its removals are not held
     else:
-        asked = toml_values.text(kinds[0], table[kinds[0]])
-        source = f"{kinds[0]}:{asked}"
+        queried = toml_values.text(kinds[0], table[kinds[0]])
+        source = f"{kinds[0]}:{queried}"
         if kinds == ["srv"]:
-            protocol = values.srv_protocol(asked)
+            protocol = values.srv_protocol(queried)
     vips = _vips(table["vip"], protocol) if "vip" in table else ()
     return Entry(Service(name, source, vips, servers=servers, automatic=None if vips else protocol), settings)
 
 
 def _selection(table: Mapping[str, object], kind: str) -> dict[str, Any]:
-    """Read which instances are wanted; values of the options `--filter` and `--tag`."""
+    """Read the selection of instances, as values of the options `--filter` and `--tag`."""
     given = [key for key in _SELECTION if key in table]
     if given and kind != "consul":
         raise ValueError(
@@ -164,7 +165,7 @@ def _words(key: str, value: object) -> str:
 
 
 def _vips(value: object, protocol: Protocol) -> tuple[Vip, ...]:
-    """Read VIPs from texts, each of one or of several with commas between; one that is repeated counts once."""
+    """Read VIPs from texts, each with one VIP or several separated by commas; a repeated one counts once."""
     names = [name for one in toml_values.texts("vip", value) for name in one.split(",")]
     if not names:
         raise ValueError("vip = []: names no VIP; leave vip out for automatic ones")
@@ -173,7 +174,7 @@ def _vips(value: object, protocol: Protocol) -> tuple[Vip, ...]:
 
 
 def _servers(value: object) -> tuple[RealServer, ...]:
-    """Read one server or an array of them; one that is repeated counts once."""
+    """Read one server or an array of servers; a repeated one counts once."""
     found: dict[Endpoint, RealServer] = {}
     for one in value if isinstance(value, list) else [value]:
         server = _server(one)
@@ -198,9 +199,10 @@ def _server(value: object) -> RealServer:
 
 
 def _refuse_repeated(typed: Iterable[tuple[str, Entry]], tables: Sequence[Entry]) -> None:
-    """Make sure that no two tables are of one source, and none is of one that an option of the file names.
+    """Make sure that each source has one table, and that no option of the file names it, too.
 
-    :param typed: those of options, whose VIPs add up as on a command line, with the places where they stand.
+    :param typed: the services that options of the file name, with their places. These may repeat a source: their VIPs
+        add up, as on a command line.
     """
     places = {entry.service.source: place for place, entry in typed}
     for position, entry in enumerate(tables, 1):

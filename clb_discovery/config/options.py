@@ -3,7 +3,7 @@
 Each option is defined here, as a field of `Options`, and nowhere else: the parser makes an argument of each, `--help`
 shows them in this order, and a configuration file takes their names as keys.
 """
-# ruff: noqa: RUF009 - what a `Group` returns is a field
+# ruff: noqa: RUF009 - the methods of a `Group` return fields
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def make_options(
 
     An option that was typed replaces the file's. This holds for a repeatable one, too: their values do not add up.
 
-    :param typed: values by the names of fields, lists of repeatable ones; what is no option is left out.
+    :param typed: values by the names of fields, with lists of repeatable ones; other names are left out.
     :param from_file: the same of the file.
     :param entries: the tables of the file.
     :param environment: usually `os.environ`.

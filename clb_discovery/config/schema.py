@@ -1,4 +1,4 @@
-"""How an option is defined: once, for the command line, its help and the configuration file."""
+"""The definition of an option: one for the command line, its help and the configuration file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What an option takes, and its help."""
+    """The values that an option takes, and its help."""
 
     group: Group
     help: str
@@ -46,7 +46,7 @@ class Group:
     """Options without a title stand under the first heading."""
     description: str | None = None
 
-    def value(  # noqa: PLR0913 - each says one thing about an option
+    def value(  # noqa: PLR0913 - one for each part of a definition
         self,
         default: _T,
         metavar: str,

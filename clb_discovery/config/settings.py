@@ -25,7 +25,7 @@ from clb_discovery.sources.base import Source
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the sidecar does, without how its sources are opened."""
+    """The settings of one sidecar, except those about queries."""
 
     pins: Pins
     cgroup: Path | None

@@ -1,4 +1,4 @@
-"""The configuration file: every form that is taken; for every other the table, the key, the value and the way out."""
+"""The configuration file: valid forms, and messages that name the table, the key, the value and how to fix it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(text: str) -> Config:
 
 
 def test_the_example_of_the_contract_is_read() -> None:
-    """Options become arguments, tables become services, with servers where they are static."""
+    """Options become arguments and tables become services; static ones have servers."""
     config = read(EXAMPLE)
     assert config.arguments == (
         "--consul=http://127.0.0.1:8500",
@@ -53,8 +53,8 @@ def test_the_example_of_the_contract_is_read() -> None:
     assert ldap == Entry(Service("ldap", "static:ldap", (parse_vip("10.64.0.2"),), servers=servers), {"hold": 0.0})
 
 
-def test_values_are_as_somebody_would_type_them() -> None:
-    """Numbers need no quotes, true is an option alone, and false is none."""
+def test_values_are_written_as_on_a_command_line() -> None:
+    """Numbers need no quotes, true is an option without a value, and false is no option."""
     assert read("hold = 30\nmax-removal = 0.5\nconsul = true\nno-active = false").arguments == (
         "--hold=30",
         "--max-removal=0.5",
@@ -83,12 +83,12 @@ def test_values_are_as_somebody_would_type_them() -> None:
     ],
 )
 def test_what_may_be_several_may_be_one(one: str, several: str) -> None:
-    """Where an array is taken, so is what stands in it alone; what is repeated in it counts once."""
+    """A key that takes an array takes one element, too; a repeated element counts once."""
     assert read(one) == read(several)
 
 
 def test_services_of_options_stand_beside_tables() -> None:
-    """`service` holds what --service takes, and tables, in any order; the same twice adds up, as it does typed."""
+    """`service` holds values of --service and tables, in any order. VIPs of one name add up, as on the command line."""
     config = read('srv = ["_a._tcp.x=10.64.0.1", "_a._tcp.x"]\nservice = ["a", { name = "b", servers = [] }, "c"]')
     assert config.arguments == (
         "--srv=_a._tcp.x=10.64.0.1",
@@ -100,20 +100,20 @@ def test_services_of_options_stand_beside_tables() -> None:
 
 
 def test_service_has_settings_of_its_own() -> None:
-    """A table may say what else the options say for all."""
+    """A table may have its own values of some options."""
     keys = 'max-removal = 1\nhold = "5s"\neject-after = 0\neject-time = "1s"\neject-max = "2s"'
     (entry,) = read(f'[[service]]\nname = "a"\nsrv = "_a._tcp.x"\n{keys}').entries
     assert entry.settings == {"max_removal": 1, "hold": 5, "eject_after": 0, "eject_time": 1000, "eject_max": 2000}
 
 
 def test_service_of_consul_has_instances_of_its_own_choice() -> None:
-    """Filter and tags stand for the options --filter and --tag."""
+    """`filter` and `tags` replace the options --filter and --tag."""
     (entry,) = read('[[service]]\nname = "a"\nconsul = "a"\nfilter = "Node.Node == x"\ntags = ["b", "c d"]').entries
     assert entry.settings == {"filter": "Node.Node == x", "tag": ("b", "c d")}
 
 
 def test_service_without_a_vip_gets_automatic_ones() -> None:
-    """As on the command line, with the protocol that an SRV name says."""
+    """The protocol of automatic VIPs is that of the SRV name, as on the command line."""
     tables = '[[service]]\nname = "dns"\nsrv = "_dns._udp.x"\n[[service]]\nname = "web"\nconsul = "web"'
     assert [entry.service.automatic for entry in read(tables).entries] == [Protocol.UDP, Protocol.TCP]
     assert consul_entry("web").service.automatic is Protocol.TCP
@@ -207,14 +207,14 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
     ],
 )
 def test_what_is_wrong_is_named(text: str, words: list[str]) -> None:
-    """The table, the key, the value and the way out are in one message; where TOML itself is wrong, the line."""
+    """The message names the table, the key, the value and how to fix it; for a syntax error, the line."""
     with pytest.raises(ValueError, match=r".") as error:
         read(text)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def test_bytes_that_are_no_text_are_named_with_their_line() -> None:
-    """TOML is UTF-8."""
+    """A file that is not UTF-8 is rejected with the line of the first wrong byte."""
     with pytest.raises(ValueError, match=r"not UTF-8 \(at line 2\)"):
         decode(b"hold = 1\n\xff")
 
@@ -223,7 +223,7 @@ def test_bytes_that_are_no_text_are_named_with_their_line() -> None:
     st.binary() | st.text().map(str.encode) | st.lists(st.sampled_from(EXAMPLE.split())).map(" ".join).map(str.encode)
 )
 def test_any_file_is_read_or_refused(content: bytes) -> None:
-    """Whatever is in it leads to a configuration or to a message."""
+    """Every content leads to a configuration or to a message."""
     try:
         decode(content)
     except ValueError as error:

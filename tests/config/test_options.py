@@ -1,4 +1,4 @@
-"""Options of the command line and of a file together: whatever stands in a file, there are settings, or one line."""
+"""Options of command line, file and environment together; any file leads to settings or to a message of one line."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _SERVICES: Final = st.lists(
 
 
 def toml(value: object) -> str:
-    """Return a value as TOML has it."""
+    """Return a value in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -81,7 +81,7 @@ def read(*arguments: str, **environment: str) -> Options:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.dictionaries(st.sampled_from(_KEYS), _VALUES, max_size=3), st.none() | _SERVICES)
 def test_any_types_lead_to_settings_or_one_line(tmp_path: Path, options: dict[str, object], services: object) -> None:
-    """Any type at any key, nested in any way, is taken, or refused in words that fit one line."""
+    """Any type at any key, nested in any way, is accepted, or rejected with a message of one line."""
     document = {"consul": True} | options | ({} if services is None else {"service": services})
     file = tmp_path / "clb.toml"
     file.write_text("".join(f"{key} = {toml(value)}\n" for key, value in document.items()))
@@ -103,7 +103,7 @@ def test_any_types_lead_to_settings_or_one_line(tmp_path: Path, options: dict[st
     ],
 )
 def test_value_of_the_wrong_type_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
-    """File, key and value are in one line, with what would be right."""
+    """The message names file, key and value, and a valid value."""
     file = tmp_path / "clb.toml"
     file.write_text(text)
     with pytest.raises(UsageError) as error:
@@ -112,7 +112,7 @@ def test_value_of_the_wrong_type_is_named(tmp_path: Path, text: str, words: list
 
 
 def test_switches_may_be_off(tmp_path: Path) -> None:
-    """What takes no value may be false, which is as if it were not there."""
+    """An option that needs no value may be false, which is the same as leaving it out."""
     file = tmp_path / "clb.toml"
     file.write_text("no-active = false\nconsul = false\ncatalog = false\nsrv = '_a._tcp.x'\n")
     options = read("--config", str(file))
@@ -120,7 +120,7 @@ def test_switches_may_be_off(tmp_path: Path) -> None:
 
 
 def test_typed_option_replaces_the_one_of_the_file(tmp_path: Path) -> None:
-    """Repeatable ones are replaced, too, and do not add up; all other options of the file count."""
+    """Repeatable options are replaced, too, and do not add up. All other options of the file count."""
     file = tmp_path / "clb.toml"
     file.write_text("hold = 5\ntag = ['a', 'b']\nresolver = '10.0.0.53'\nloader = 'bcc'\nno-active = true\n")
     options = read("--config", str(file), "--hold", "1m", "--tag", "c", "--loader", "object")
@@ -139,7 +139,7 @@ def test_file_is_read_again(tmp_path: Path) -> None:
 
 
 def test_environment_is_part_of_the_options() -> None:
-    """The directory of systemd counts if no other is given, and the variables of Consul are taken, never shown."""
+    """STATE_DIRECTORY counts if no directory is given. The variables of Consul are kept, and never shown."""
     environment = {"STATE_DIRECTORY": "/b:/c", "CONSUL_HTTP_TOKEN": "s3cr3t", "HOME": "/root"}
     options = read(**environment)
     assert options.state_dir == Path("/b")
@@ -151,19 +151,19 @@ def test_environment_is_part_of_the_options() -> None:
 
 
 def test_options_of_consul_and_their_variables_have_fields() -> None:
-    """Each option that wins over a variable of Consul is one of ours."""
+    """Each option that wins over a variable of Consul exists."""
     assert {name.removeprefix("--") for name in CONSUL_OPTIONS.values()} <= OPTIONS.keys()
 
 
 def test_options_are_frozen() -> None:
-    """Nothing behind the command line changes them."""
+    """No code changes an option after it was read."""
     with pytest.raises(FrozenInstanceError):
         read().hold = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("option", ["--service", "--srv"])
 def test_name_that_is_given_twice_adds_up_its_vips(option: str) -> None:
-    """VIPs of one name add up in order, each once, and automatic ones are among them where one asks for those."""
+    """VIPs of one name add up in order, each once. Automatic ones are added if the name is also given without a VIP."""
     name = {"--service": "redis", "--srv": "_redis._tcp.x"}[option]
 
     def services(*assignments: str) -> list[tuple[str, tuple[str, ...], bool]]:
@@ -184,7 +184,7 @@ def test_name_that_is_given_twice_adds_up_its_vips(option: str) -> None:
 
 
 def test_what_is_typed_takes_the_place_of_a_table(tmp_path: Path) -> None:
-    """A typed name shuts out the table of the same source with all its settings, and no other table."""
+    """A typed name replaces the table of the same source with all its settings, and no other table."""
     file = tmp_path / "clb.toml"
     file.write_text(
         "consul = true\n[[service]]\nname = 'db'\nconsul = 'redis'\nvip = ['10.64.0.1', '10.64.0.2']\nhold = 5\n"

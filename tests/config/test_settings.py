@@ -1,4 +1,4 @@
-"""What SIGHUP does with each option: it is taken, or named as one that needs a restart, and never ignored."""
+"""SIGHUP applies each option, or names it as one that needs a restart. It ignores none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESTART: Final = {
     "metrics": '"127.0.0.1:9100"',
     "state-dir": '"/var/lib/other"',
 }
-"""Options that a running sidecar cannot take, with another value than the default's."""
+"""Options that need a restart, each with a value that is not the default."""
 SETTINGS: Final = {
     "srv": '["_new._tcp.example"]',
     "catalog": "true",
@@ -46,7 +46,7 @@ SETTINGS: Final = {
     "log-format": '"json"',
     "log-level": '"debug"',
 }
-"""Options that change the settings, as above."""
+"""Options that change the settings, likewise."""
 SOURCES: Final = {
     "consul",
     "consul-token-file",
@@ -65,7 +65,7 @@ SOURCES: Final = {
     "min-ttl",
     "max-ttl",
 }
-"""Options that say how to ask; sources are made again."""
+"""Options about queries, which count when sources are opened again."""
 SERVICES: Final = """
 [[service]]
 name = "one"
@@ -103,13 +103,13 @@ def from_file(directory: Path, line: str) -> Options:
 
 
 def test_every_option_has_its_place() -> None:
-    """A new option is taken, needs a restart, or says how to ask; say here which, so that it is not forgotten."""
+    """Each option is in one of the three lists above; add a new one to the list that fits."""
     assert KEYS.keys() - {"service"} == RESTART.keys() | SETTINGS.keys() | SOURCES
 
 
 @pytest.mark.parametrize("option", RESTART)
 def test_option_that_needs_a_restart_is_named(tmp_path: Path, other_cgroup: Path, option: str) -> None:
-    """The running value stays, and the option is named; where nothing has changed none is."""
+    """The running value stays, and the option is named. No option is named if nothing has changed."""
     running = read_settings(from_file(tmp_path, "")).settings
     wanted = read_settings(from_file(tmp_path, f"{option} = {RESTART[option].format(cgroup=other_cgroup)}")).settings
     assert wanted != running
@@ -119,15 +119,15 @@ def test_option_that_needs_a_restart_is_named(tmp_path: Path, other_cgroup: Path
 
 @pytest.mark.parametrize("option", SETTINGS)
 def test_option_of_the_settings_is_taken(tmp_path: Path, option: str) -> None:
-    """What the file says now is what the sidecar goes on with."""
+    """The sidecar goes on with the new value in the file."""
     running = read_settings(from_file(tmp_path, "")).settings
     wanted = read_settings(from_file(tmp_path, f"{option} = {SETTINGS[option]}")).settings
     assert wanted != running
     assert without_restart(wanted, running) == (wanted, ())
 
 
-async def test_option_that_says_how_to_ask_is_read_when_sources_are_made(tmp_path: Path) -> None:
-    """Each of them is looked at for the sources that take over, and so is no other."""
+async def test_options_about_queries_are_read_when_sources_are_opened(tmp_path: Path) -> None:
+    """Opening sources reads each of these options, and no other."""
     options = from_file(tmp_path, "")
     watched = Watched(options)
     async with open_sources(cast("Options", watched), read_services(options)) as sources:
