@@ -21,8 +21,8 @@ from dns.query import BadResponse
 from multidict import CIMultiDict
 
 from clb_discovery.cli.parser import make_parser
+from clb_discovery.cli.read_options import read_options
 from clb_discovery.config import values
-from clb_discovery.config.options import read_options
 from clb_discovery.config.services import read_services
 from clb_discovery.datapath import close_request
 from clb_discovery.errors import SourceError, UsageError
@@ -49,8 +49,8 @@ from fuzz import seeds
 
 _VIP: Final = text_forms.parse_vip("10.64.0.1:80")
 _LIFETIME: Final = 0.2
-_PARSER: Final = make_parser()
 _FILE: Final = os.memfd_create("configuration")
+_TYPED: Final = make_parser().parse_args(["run", "--config", f"/proc/self/fd/{_FILE}"])
 _loop: Final = asyncio.new_event_loop()
 
 
@@ -181,7 +181,7 @@ def configuration(data: bytes) -> tuple[Service, ...] | None:
     os.ftruncate(_FILE, 0)
     os.pwrite(_FILE, data, 0)
     with suppress(UsageError):
-        return read_services(read_options(lambda: _PARSER, ["run", "--config", f"/proc/self/fd/{_FILE}"]))
+        return read_services(read_options(_TYPED, {}))
     return None
 
 

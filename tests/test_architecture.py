@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.imports import ALLOWED_STDLIB, module_names, rooms_used, violations
+from tests.support.imports import ALLOWED_STDLIB, importers, module_names, rooms_used, violations
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = "clb_discovery"
@@ -33,7 +33,7 @@ MATRIX: Final = {
         "hosts_file": "model layout errors files",
         "documents": "model layout publication hints text",
         "metrics": "model layout state documents errors log",
-        "config": "model sources publication datapath errors text",
+        "config": "model sources publication datapath errors log",
         "terminal": "documents text",
         "sidecar": "model layout sources state publication datapath hosts_file metrics config "
         "errors files log repeats text",
@@ -88,6 +88,11 @@ def test_rooms_import_what_the_matrix_allows() -> None:
         if allowed != EVERYTHING:
             assert {other: where for other, where in uses.items() if other not in allowed} == {}, room
             assert allowed <= uses.keys(), f"{room} does not use {sorted(allowed - uses.keys())}"
+
+
+def test_only_the_command_line_imports_argparse() -> None:
+    """Everything behind it sees the frozen `Options`, and no namespace."""
+    assert {module.split(".")[1] for module in importers(ROOT, PACKAGE, "argparse")} == {"cli"}
 
 
 def test_pure_rooms_and_the_pure_modules_of_others_are_pure() -> None:

@@ -16,7 +16,7 @@ import pytest
 from clb_discovery.cli.main import main
 from clb_discovery.cli.parser import make_parser
 from clb_discovery.config.file import decode
-from clb_discovery.config.options import file_options
+from clb_discovery.config.options import make_options
 from clb_discovery.config.services import read_services
 from tests.support.documents import DOCUMENTS, ROOT, blocks, command_lines
 
@@ -88,8 +88,8 @@ def test_command_lines_are_taken(document: Path) -> None:
     """Each `clb-discovery` command line is one that the program takes, down to the names and addresses in it."""
     for arguments in command_lines(document.read_text()):
         words = arguments if arguments and not arguments[0].startswith("-") else ["run", *arguments]
-        options = make_parser().parse_args([word for word in words if word != "--help"])
-        options.entries = ()
+        typed = make_parser().parse_args([word for word in words if word != "--help"])
+        options = make_options(vars(typed), {}, (), {})
         is_example = not any(word in " ".join(words) for word in ("NAME", "VIP"))
         if is_example and words[0] in ASKS and (options.service or options.srv):
             assert read_services(options), words
@@ -114,13 +114,12 @@ def test_options_exist(document: Path) -> None:
 
 def test_configuration_files_are_taken() -> None:
     """Each example of a configuration file is one that the program reads."""
-    options = file_options(make_parser())
     examples = [
         block for document in DOCUMENTS for block in blocks(document.read_text()) if "\n    [[service]]" in block
     ]
     assert examples
     for example in examples:
-        assert decode(example.encode(), options).entries
+        assert decode(example.encode()).entries
 
 
 @each_document

@@ -25,9 +25,9 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from clb_discovery import errors
+from clb_discovery.cli.look_ahead import Outlook
 from clb_discovery.cli.main import main
 from clb_discovery.cli.parser import make_parser
-from clb_discovery.cli.plan import Outlook
 from clb_discovery.documents.status import Datapath, document
 from clb_discovery.documents.trace import Joiner, Kind, dropped
 from clb_discovery.errors import ClbError

@@ -62,6 +62,12 @@ def rooms_used(root: Path, package: str) -> dict[str, dict[str, list[str]]]:
     return used
 
 
+def importers(root: Path, package: str, imported: str) -> frozenset[str]:
+    """Return the modules of a package that import a module of the standard library."""
+    modules = module_names(root, package)
+    return frozenset(one for one in modules if imported in _imports(root, ast.parse(_source(root, one).read_bytes())))
+
+
 def module_names(root: Path, package: str) -> frozenset[str]:
     """Return the dotted names of a package and all modules below it."""
     files = (root / Path(*package.split("."))).rglob("*.py")
