@@ -27,7 +27,7 @@ _HASH: Final = re.compile(r"(?:^|(?<=\s))#+(?!!)(.*)$")
 
 
 def found_in(paragraph: str) -> list[str]:
-    """Return each unwanted phrase of a paragraph, as it stands there."""
+    """Return each unwanted phrase of a paragraph, as written."""
     return _PHRASE.findall(paragraph) + _WHO.findall(paragraph)
 
 
@@ -42,7 +42,7 @@ def document_prose(text: str) -> Iterator[str]:
 
 
 def python_prose(source: str) -> Iterator[str]:
-    """Return the paragraphs of docstrings, those of attributes included, and of comments."""
+    """Return the paragraphs of docstrings, including those of attributes, and of comments."""
     docstrings = (
         node.value.value
         for node in ast.walk(ast.parse(source))
@@ -59,7 +59,7 @@ def python_prose(source: str) -> Iterator[str]:
 
 
 def c_prose(source: str) -> Iterator[str]:
-    """Return the paragraphs of comments of C; those of consecutive lines belong together."""
+    """Return the paragraphs of C comments; `//` comments on consecutive lines are one."""
     comments = (match[0] for match in _C_COMMENT_OR_STRING.finditer(source))
     return paragraphs(_C_MARKER.sub("", comment) for comment in comments if not comment.startswith('"'))
 
@@ -75,14 +75,14 @@ def hash_prose(source: str) -> Iterator[str]:
 
 
 def paragraphs(texts: Iterable[str]) -> Iterator[str]:
-    """Return what blank lines separate, each with single spaces between its words."""
+    """Split texts at blank lines; return each part with single spaces between its words."""
     for text in texts:
         for paragraph in re.split(r"\n\s*\n", text):
             yield " ".join(paragraph.split())
 
 
 def _joined(comments: Iterable[tuple[int, bool, str]]) -> Iterator[str]:
-    """Join comments that fill consecutive lines; a comment behind code stays alone."""
+    """Join own-line comments on consecutive lines; a comment behind code stays separate."""
     numbered = ((number - index, alone, number, text) for index, (number, alone, text) in enumerate(comments))
     for _, block in groupby(numbered, key=lambda comment: (comment[0], comment[1] or -comment[2])):
         yield "\n".join(text for *_, text in block)
