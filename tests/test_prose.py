@@ -1,4 +1,4 @@
-"""Documents, docstrings and comments are free of a few phrases that readers would have to translate."""
+"""Documents, docstrings and comments are free of a few phrases that are hard to read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ NO_PROSE: Final = frozenset({".json", ".svg", ".png", ".pyc", ".o", ".docs", ".i
 
 
 def files_with_prose() -> list[Path]:
-    """Return documents, code, scripts, and the units and packaging of contrib/."""
+    """Return documents, code, scripts, units, and the packaging of contrib/."""
     documents = [*ROOT.glob("*.md"), *(file for kind in ("md", "txt") for file in (ROOT / "docs").rglob(f"*.{kind}"))]
-    code = [file for folder in CODE for file in (ROOT / folder).rglob("*.py")]
+    code = [file for folder in CODE for file in (ROOT / folder).rglob("*") if file.suffix in {"", ".py", ".service"}]
     c = [file for folder in C for file in (ROOT / folder).glob("*.[ch]")]
-    scripts = [file for file in (ROOT / "scripts").iterdir() if file.is_file() and not file.suffix]
-    contrib = [file for file in (ROOT / "contrib").rglob("*") if file.is_file() and file.suffix not in NO_PROSE]
-    return sorted({*documents, *code, *scripts, *c, *contrib, ROOT / "Makefile"})
+    contrib = [file for file in (ROOT / "contrib").rglob("*") if file.suffix not in NO_PROSE]
+    return sorted({file for file in (*documents, *code, *c, *contrib, ROOT / "Makefile") if file.is_file()})
 
 
 @pytest.mark.parametrize("file", files_with_prose(), ids=lambda file: str(file.relative_to(ROOT)))
@@ -34,7 +33,7 @@ def test_prose_is_plain(file: Path) -> None:
 
 
 def test_files_of_each_kind_are_read() -> None:
-    """Documents, decisions, Python, C, scripts without a suffix, and units are among the files."""
+    """The files include documents, decisions, Python, C, scripts without a suffix, and units."""
     names = {str(file.relative_to(ROOT)) for file in files_with_prose()}
     assert {
         "README.md",
@@ -46,6 +45,7 @@ def test_files_of_each_kind_are_read() -> None:
         "bpf/clb.bpf.c",
         "soak/client.c",
         "scripts/setup",
+        "tests/vm/guest/run",
         "contrib/systemd/clb-discovery.service",
     } <= names
 
@@ -68,13 +68,13 @@ def test_each_phrase_is_found(phrase: str) -> None:
 
 
 def test_questions_are_allowed() -> None:
-    """A question may begin with who; the sentence after it may not."""
+    """A question may begin with one of the phrases; the sentence after it may not."""
     assert found_in("Who is it? Who may write 1.5 of it?") == []
     assert found_in("Who has it may write. Is it so?") == ["Who has"]
 
 
 def test_code_is_not_prose() -> None:
-    """Strings, names, and comments that do not follow each other are no prose, or not one sentence."""
+    """Strings and names are no prose, and separate comments are not one sentence."""
     assert phrases(python_prose("a = 'anew'  # 'who'\n# is\nb = '''\n# anew'''")) == []
     assert phrases(python_prose("# who\n\n# is")) == []
     assert phrases(c_prose('a("// anew"); // who\nint is;')) == []
