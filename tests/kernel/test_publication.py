@@ -191,7 +191,7 @@ def test_writer_may_be_killed_before_every_operation(instance: str, cgroup: Path
     with KnotServer() as knot:
         before = sync_once(knot, instance, cgroup, f"{STAYS}:{port}", f"{GOES}:{port}")
         after = sync_once(knot, instance, cgroup, f"{STAYS}:{port}", f"{COMES}:{port}")
-        for operation in count(random.randrange(STRIDE), STRIDE):  # noqa: S311 - which ones, where not all
+        for operation in count(random.randrange(STRIDE), STRIDE):  # noqa: S311 - a choice of operations
             write_zone(knot, OLD, port)
             assert clb(*before).returncode == 0
             write_zone(knot, NEW, port)

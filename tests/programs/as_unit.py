@@ -109,7 +109,7 @@ def main(unit: Path, program: list[str]) -> None:
     again = [*limited, mapped[0], "-m", "tests.programs.as_unit", "filtered", str(HERE / "unit"), *mapped[1:]]
     shutil.copy(unit, HERE / "unit")
     (HERE / "unit").chmod(0o644)
-    os.execvpe("setpriv", again, environment)  # noqa: S606 - that is what this is for
+    os.execvpe("setpriv", again, environment)  # noqa: S606 - the purpose of this program
 
 
 def _caps(settings: Mapping[str, str]) -> str:
@@ -144,7 +144,7 @@ def _enter_mounts(settings: Mapping[str, str], user: int, environment: dict[str,
         assert _libc.syscall(*arguments, attributes, ctypes.c_size_t(len(attributes))) == 0, os.strerror(
             ctypes.get_errno()
         )
-    temporary = ["/tmp"] if settings.get("PrivateTmp") == "yes" else []  # noqa: S108 - not hidden, since tests listen there
+    temporary = ["/tmp"] if settings.get("PrivateTmp") == "yes" else []  # noqa: S108 - tests listen there
     for path in temporary:
         _mount(path, path, "", _MS_BIND)
     for path in ("/dev", "/proc", "/sys/fs/bpf", *_cgroup_mounts(), *temporary, str(HERE)):
@@ -223,7 +223,7 @@ def filtered(unit: Path, program: list[str]) -> None:
         allowed.rule(ALLOW, name)
     denied.load()
     allowed.load()
-    os.execvp(program[0], program)  # noqa: S606 - that is what this is for
+    os.execvp(program[0], program)  # noqa: S606 - the purpose of this program
 
 
 def failing(number: int) -> int:

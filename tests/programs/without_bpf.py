@@ -19,7 +19,7 @@ def main(command: Command, number: int, program: list[str]) -> None:
     denied = Filter(ALLOW)
     denied.rule(failing(number), "bpf", (0, EQUAL, command, 0))
     denied.load()
-    os.execvp(program[0], program)  # noqa: S606 - that is what this is for
+    os.execvp(program[0], program)  # noqa: S606 - the purpose of this program
 
 
 if __name__ == "__main__":

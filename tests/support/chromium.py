@@ -108,7 +108,7 @@ class Tab:
         result = self.call("Page.navigate", url=url)
         assert "errorText" not in result, result
 
-    def evaluate(self, expression: str) -> Any:  # noqa: ANN401 - whatever JSON it is
+    def evaluate(self, expression: str) -> Any:  # noqa: ANN401 - any JSON
         """Return the value of a JavaScript expression, awaited; one that throws fails the test."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result

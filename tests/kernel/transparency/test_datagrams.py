@@ -6,7 +6,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from socket import socket as Socket  # noqa: N812 - the module is called socket
+from socket import socket as Socket  # noqa: N812 - the module's name is socket
 from typing import Final
 
 import pytest
