@@ -41,7 +41,7 @@ def test_calls_of_map_functions_are_expanded(call: str, expanded: str) -> None:
     "text",
     ["clb_lookup(slots)", "clb_lookup(a, b, c)", "clb_lookup(a, b", "my_clb_lookup(a, b)", "clb_lookup", "f(a, b)"],
 )
-def test_what_is_no_such_call_stays(text: str) -> None:
+def test_other_calls_stay(text: str) -> None:
     """Other names, other numbers of arguments and calls without an end are left to the compiler."""
     assert expand(f"{DIALECT}{text}\n").endswith(f"\n{text}\n")
 

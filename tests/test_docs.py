@@ -22,7 +22,7 @@ from tests.support.documents import DOCUMENTS, ROOT, blocks, command_lines
 
 FOREIGN_OPTIONS: Final = frozenset({"--now", "--offline", "--threshold", "--seconds", "--seed", "--keep", "--save"})
 """Options of other programs: systemctl and systemd-analyze, the soak, benchmarks."""
-ASKS: Final = frozenset({"run", "plan", "check"})
+WITH_SERVICES: Final = frozenset({"run", "plan", "check"})
 """Commands that take services."""
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -91,7 +91,7 @@ def test_command_lines_are_taken(document: Path) -> None:
         options = make_parser().parse_args([word for word in words if word != "--help"])
         options.entries = ()
         is_example = not any(word in " ".join(words) for word in ("NAME", "VIP"))
-        if is_example and words[0] in ASKS and (options.service or options.srv):
+        if is_example and words[0] in WITH_SERVICES and (options.service or options.srv):
             assert read_services(options), words
 
 

@@ -231,7 +231,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         assert read_file(place) == b"two"
 
 
-def test_what_a_crash_of_another_user_left_goes(open_to_all: Path) -> None:
+def test_leftovers_of_another_users_crash_are_removed(open_to_all: Path) -> None:
     """A leftover is removed even if it cannot be read, as for root in a unit with few capabilities."""
     (open_to_all / ".file.clb-discovery").touch(mode=0o600)
     os.chown(open_to_all, NOBODY, NOBODY)

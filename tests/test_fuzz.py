@@ -32,7 +32,7 @@ def test_any_bytes_are_read_or_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_fuzzing_starts_from_what_is_read(name: str) -> None:
+def test_fuzzing_starts_from_valid_inputs(name: str) -> None:
     """The first of each target's seeds is well-formed, so that mutations of it pass the first check."""
     target = TARGETS[name]
     assert target.read(target.seeds[0])

@@ -73,7 +73,7 @@ def test_a_line_is_one_write() -> None:
 
 
 @pytest.mark.parametrize(("level", "events"), [("info", "bcd"), ("warning", "cd"), ("error", "d")])
-def test_what_is_below_the_level_is_dropped(tmp_path: Path, level: str, events: str) -> None:
+def test_lines_below_the_level_are_dropped(tmp_path: Path, level: str, events: str) -> None:
     """The level applies to libraries, too."""
     found = [json.loads(line)["event"] for line in logged(tmp_path / "log", "json", level)]
     assert found == [*events, *([] if level == "error" else ["of a library"]), "e"]

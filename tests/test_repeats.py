@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from clb_discovery.repeats import FIRST, FORGOTTEN, LONGEST, MOST, Repeats
 
 
-def test_what_goes_on_is_said_at_growing_intervals_with_a_count() -> None:
+def test_repetitions_are_logged_at_growing_intervals_with_a_count() -> None:
     """It is logged at once, then after 10 s, 20 s, 40 s and so on, each time with the number of events in between."""
     repeats = Repeats()
     said = {now: times for now in range(200) if (times := repeats.happened("x", "down", float(now))) is not None}
@@ -22,14 +22,14 @@ def test_intervals_have_an_end() -> None:
     assert moments[-1] - moments[-2] == LONGEST
 
 
-def test_another_reason_and_another_thing_are_said_at_once() -> None:
+def test_another_reason_and_another_thing_are_logged_at_once() -> None:
     """Only a repetition of the same reason is delayed."""
     repeats = Repeats()
     assert [repeats.happened(*of, 0.0) for of in (("x", "a"), ("x", "b"), ("y", "a"))] == [0, 0, 0]
     assert [repeats.happened(*of, FIRST / 2) for of in (("x", "a"), ("x", "b"), ("y", "a"))] == [None] * 3
 
 
-def test_what_has_not_happened_for_long_is_new() -> None:
+def test_event_after_a_long_pause_is_new() -> None:
     """An error after a long pause is logged at once."""
     repeats = Repeats()
     repeats.happened("x", "down", 0.0)

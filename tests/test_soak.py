@@ -49,7 +49,7 @@ TCP = Target(STEADY, STEADY.ipv4)
     ("start", "end", "objects"),
     [(10, 200, False), (100.5, 200, False), (101.5, 200, True), (10, 99, False), (10, 97.5, True)],
 )
-def test_a_connect_comes_out_at_a_member(history: History, start: float, end: float, *, objects: bool) -> None:
+def test_a_connect_reaches_a_member(history: History, start: float, end: float, *, objects: bool) -> None:
     """A member is valid during the connect, or at most `LAG` before it; not later or earlier."""
     member(history, 7, start, end)
     assert (verdict(history, TCP, reached=7) is not None) == objects
@@ -199,6 +199,6 @@ def test_lines_of_a_trace_are_whole_and_true(line: str, objection: str | None) -
         (-signal.SIGKILL, "warning", False),
     ],
 )
-def test_trace_ends_by_its_signal_or_says_why_it_cannot_begin(code: int, errors: str, well: bool) -> None:
+def test_trace_ends_by_its_signal_or_with_an_error(code: int, errors: str, well: bool) -> None:
     """A reader of connects ends after its signal without output, or at once with one line."""
     assert (list(objections_to_end(code, errors, signal.SIGKILL)) == []) is well

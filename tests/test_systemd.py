@@ -147,7 +147,7 @@ def test_every_line_has_its_reason(unit: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", [SIDECAR, BESIDE], ids=lambda unit: unit.name)
-def test_unit_says_what_to_write_into_its_options(unit: Path) -> None:
+def test_example_of_options_in_the_unit_is_valid(unit: Path) -> None:
     """`run` accepts the example in the unit's comment."""
     (example,) = re.findall(r"^#\s+CLB_DISCOVERY_OPTIONS=(.+)$", unit.read_text(), re.MULTILINE)
     instance = f"test-{uuid4().hex[:8]}"

@@ -10,7 +10,7 @@ from clb_discovery.text import printable, some_of, without_passwords
 
 
 @given(st.text())
-def test_what_is_shown_can_be_seen(text: str) -> None:
+def test_shown_text_is_printable(text: str) -> None:
     """The result has no control characters, and printable text is unchanged."""
     assert printable(text).isprintable()
     assert printable(text) == text or not text.isprintable()

@@ -51,13 +51,13 @@ def cell(sidecars: int) -> Cell:
     )
 
 
-def test_an_answer_costs_what_each_further_sidecar_adds() -> None:
+def test_an_answer_costs_the_slope_over_sidecars() -> None:
     """The cost of the change itself is not that of the sidecars."""
     costs = costs_of([cell(0), cell(100), cell(300)])
     assert costs == Costs(answer_cpu_us=200, answer_kb=3.5, watch_kib=25.6, watch_goroutines=2)
 
 
-def test_a_fleet_asks_by_the_clock_and_by_what_changes() -> None:
+def test_a_fleet_queries_by_the_clock_and_by_changes() -> None:
     """With 20 services of each of 1,000 hosts: a query each 51 s or so, and one for each change."""
     found = load(Costs(100, 5, 32, 2), Fleet(1000, services=2000, followed=20, changes=0.01))
     assert found["watches"] == 20_000

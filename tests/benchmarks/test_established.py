@@ -32,12 +32,12 @@ def test_requests_of_both_kinds_together() -> None:
     assert together(parse(PRINTED)) == pytest.approx(48000)
 
 
-def test_a_processor_is_busy_with_what_it_does_itself() -> None:
+def test_busy_time_is_without_idle_and_stolen_time() -> None:
     """Idle time, waiting for disks and time of the hypervisor are left out; guests are included in the first number."""
     assert busy(STAT) == 100 + 20 + 30 + 6 + 7
 
 
-def test_the_kernel_writes_what_is_read() -> None:
+def test_the_real_proc_stat_is_read() -> None:
     """The real /proc/stat grows, by no more than there are processors."""
     stat = Path("/proc/stat").read_text()
     uptime = float(Path("/proc/uptime").read_text().split()[0])

@@ -59,7 +59,7 @@ def test_a_picture_has_its_own_background(chart: str) -> None:
 
 
 @each_chart
-def test_a_picture_looks_as_its_style_says(chart: str) -> None:
+def test_a_picture_uses_defined_styles(chart: str) -> None:
     """The style defines each class that is used."""
     used = {name for element in drawn(chart).iter() for name in element.attrib.get("class", "").split()}
     assert used <= set(re.findall(r"\.(\w+) ", STYLE))
@@ -76,7 +76,7 @@ def test_a_picture_stays_inside(chart: str) -> None:
             assert not re.fullmatch("c?y[12]?", name) or 0 <= float(value) <= height
 
 
-def test_bars_are_as_long_as_what_they_stand_for() -> None:
+def test_bars_are_proportional() -> None:
     """Bars start at 0."""
     widths = [
         float(bar.attrib["width"])

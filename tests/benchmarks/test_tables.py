@@ -36,7 +36,7 @@ def test_only_blocks_are_written() -> None:
     assert filled(new, {"change": {"machine": MACHINE, "measured": CHANGE}}) == new
 
 
-def test_what_was_not_measured_is_empty() -> None:
+def test_missing_measurements_are_empty() -> None:
     """A proxy has no connect of its own to compare."""
     (*_, row) = of_connects({"HAProxy, TCP": {"answer_to_direct": 2.578, "per_second": 5851}})
     assert row == "| HAProxy, TCP | | | | | 2.578 | 5,851 |"
@@ -47,7 +47,7 @@ def test_a_table_is_markdown() -> None:
     assert list(rows(["", "a"], [["x", "1"]])) == ["| | a |", "| --- | --- |", "| x | 1 |"]
 
 
-def test_what_benchmarks_save_can_be_told() -> None:
+def test_saved_results_fill_the_tables() -> None:
     """Each benchmark's results fill all columns of its table."""
     costs = Costs(150, 5, 33, 2)
     cell = Cell(100, 1000, 245, 16, 30, 16, 20, 500, 90, 110)

@@ -107,12 +107,12 @@ def test_good_results_have_no_shortcomings() -> None:
         (GOOD_OURS._replace(modules=("nf_conntrack",)), "not a clean kernel"),
     ],
 )
-def test_shortcomings_are_told(of_ours: Sample, objection: str) -> None:
+def test_shortcomings_are_reported(of_ours: Sample, objection: str) -> None:
     """A case of ours is reported if it costs too much, or was measured in a kernel with foreign programs."""
     assert any(objection in line for line in shortcomings(rows(GOOD | {OURS: [of_ours]})))
 
 
-def test_what_differs_or_is_not_clean_is_told() -> None:
+def test_differing_and_unclean_runs_are_reported() -> None:
     """Runs that differ too much are reported, and BPF programs that should not be there."""
     differing = {DIRECT: [PLAIN, PLAIN._replace(connect=20_200)]}
     assert list(shortcomings(rows(differing))) == ["direct: runs differ by 1.00%"]

@@ -173,7 +173,7 @@ def test_connection_is_passed_to_another_process(plane: Plane, vip: str) -> None
                 assert active(plane, vip) == 0
 
 
-def test_connection_that_is_passed_to_nobody_ends(plane: Plane, vip: str) -> None:
+def test_connection_that_is_passed_but_not_received_ends(plane: Plane, vip: str) -> None:
     """A passed connection that no process receives ends with the UNIX socket."""
     with moody_servers(HOST[vip]) as (server,):
         publish(plane, vip, server)

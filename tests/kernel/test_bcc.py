@@ -215,7 +215,7 @@ def test_check_names_bcc() -> None:
     assert not [line for line in lines if "libbpf" in line]
 
 
-def test_first_error_of_the_compiler_is_told(instance: str, cgroup: Path, tmp_path: Path) -> None:
+def test_first_error_of_the_compiler_is_reported(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """If the sources do not compile, the error is one line: the first error of the compiler, with its file and line."""
     header = bcc.SOURCES / "maps.h"
     broken = tmp_path / "maps.h"
@@ -225,7 +225,7 @@ def test_first_error_of_the_compiler_is_told(instance: str, cgroup: Path, tmp_pa
     assert not Pins(instance).home.exists()
 
 
-def test_verdict_of_the_verifier_is_told(instance: str, cgroup: Path, tmp_path: Path) -> None:
+def test_verdict_of_the_verifier_is_reported(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """If the kernel rejects programs, the error is one line with program and reason; earlier programs stay attached."""
     load(instance, cgroup, "object")
     before = snapshot(instance)

@@ -161,7 +161,7 @@ def test_automatic_vips_need_one_family(instance: str, cgroup: Path, knot: KnotS
     assert (result.returncode, list(numbers.values()), len(failures)) == (1, [0, 0], 1)
 
 
-def test_what_a_sidecar_would_hold_is_told(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
+def test_held_removals_are_reported_by_check(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
     """If the kernel has more servers than an answer, check counts as plan does, and reports that they are held."""
     records = [f"_web._tcp SRV 0 1 80 t{number}\nt{number} A 10.0.0.{number}" for number in range(1, 4)]
     knot.write("\n".join(records))
@@ -223,7 +223,7 @@ def test_services_that_opt_in_are_checked(instance: str, cgroup: Path, agent: Co
     }
 
 
-def test_services_that_are_too_many_are_told(instance: str, cgroup: Path, agent: ConsulAgent) -> None:
+def test_services_beyond_the_limit_are_reported(instance: str, cgroup: Path, agent: ConsulAgent) -> None:
     """Services beyond --max-services are not part of a plan; check and plan name them."""
     options = ["--instance", instance, "--consul", agent.url, "--vip-range", "10.64.0.0/16", "--max-services", "1"]
     registered = [

@@ -142,7 +142,7 @@ def test_wrong_usage_is_one_line(plane: Plane, arguments: list[str], words: list
 
 
 @pytest.mark.parametrize("secret", [["--consul-token=s3cr3t"], ["--consul-token", "s3cr3t"]])
-def test_option_that_nobody_knows_keeps_its_value(plane: Plane, secret: list[str]) -> None:
+def test_value_of_an_unknown_option_is_not_printed(plane: Plane, secret: list[str]) -> None:
     """A token in the wrong place does not get into the journal, and the message names the right place."""
     plane.assert_fails(2, *SRV, *secret, *plane.here, words=["--consul-token;", "--consul-token-file"])
     assert "s3cr3t" not in clb(*SRV, *secret).stderr
@@ -158,7 +158,7 @@ def test_option_that_nobody_knows_keeps_its_value(plane: Plane, secret: list[str
         ("run --help", ">/dev/full", "No space left on device"),
     ],
 )
-def test_output_that_nobody_takes_is_an_error(arguments: str, redirection: str, cause: str) -> None:
+def test_output_that_cannot_be_written_is_an_error(arguments: str, redirection: str, cause: str) -> None:
     """If standard output is closed or on a full disk, the error is one line."""
     command = f"{shlex.join(map(str, COMMAND))} {arguments} {redirection}"
     result = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
@@ -226,13 +226,13 @@ def test_cgroup_that_is_none(plane: Plane, command: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("command", [["run", *SRV], ["load"], ["unload"], ["status"]])
-def test_ordinary_user_is_told_to_be_root(plane: Plane, command: list[str]) -> None:
+def test_ordinary_user_gets_an_error(plane: Plane, command: list[str]) -> None:
     """Without privileges every command that needs them reports it."""
     where = plane.here[:2] if command[0] in {"unload", "status"} else plane.here
     plane.assert_failed(run(*NOBODY, *command, *where), 3, ["run as root"])
 
 
-def test_check_tells_an_ordinary_user_what_is_missing(plane: Plane) -> None:
+def test_check_reports_missing_rights_to_an_ordinary_user(plane: Plane) -> None:
     """Check continues without privileges, reports what is not allowed, and claims nothing that it cannot find out."""
     result = run(*NOBODY, "check", *plane.here)
     assert result.returncode == 3
@@ -375,7 +375,7 @@ def test_dns_that_is_down(plane: Plane) -> None:
         plane.assert_fails(1, "run", "--once", *source, words=["_web._tcp.example", str(knot.port)])
 
 
-def test_second_sidecar_is_told_who_holds_the_instance(plane: Plane, tmp_path: Path) -> None:
+def test_second_sidecar_names_the_first(plane: Plane, tmp_path: Path) -> None:
     """Commands that write end with exit code 4 while a sidecar runs, and name its process."""
     with sidecar(plane.instance, plane.cgroup, tmp_path, [*SRV, "--resolver", "127.0.0.1:1"], ready=False) as found:
         found.wait_for(lambda: "started" in found.events(), "the sidecar holds the instance")

@@ -89,7 +89,7 @@ def test_command_line_wins(instance: str, cgroup: Path, config: Path) -> None:
         assert [real["address"] for real in server["real_servers"]] == ["127.0.0.1"]
 
 
-def test_sighup_takes_what_has_changed(instance: str, cgroup: Path, config: Path) -> None:
+def test_sighup_applies_changes(instance: str, cgroup: Path, config: Path) -> None:
     """With SIGHUP services come, go and change; others are not touched, and their connects go on."""
     with listening("127.0.0.1", "127.0.0.2", "127.0.0.3") as (one, two, three):
         config.write_text(OPTIONS + static("web", WEB, [one]) + static("ldap", LDAP, [two]))
@@ -111,7 +111,9 @@ def test_sighup_takes_what_has_changed(instance: str, cgroup: Path, config: Path
             wait_until(lambda: services(instance) == {WEB: "web"} and pool(instance, WEB) == {}, "options count, too")
 
 
-def test_sighup_reaches_discovery_anew(instance: str, cgroup: Path, config: Path, tmp_path: Path) -> None:
+def test_sighup_switches_to_other_servers_of_discovery(
+    instance: str, cgroup: Path, config: Path, tmp_path: Path
+) -> None:
     """SIGHUP switches to another Consul or resolver at once, even before the first answer, and cancels old queries."""
     tables = '[[service]]\nname = "web"\nsrv = "_web._tcp.example"\nvip = "10.64.0.1"\n'
     tables += '[[service]]\nname = "api"\nconsul = "api"\nvip = "10.64.0.4"\n'
@@ -199,7 +201,7 @@ def test_bad_file_changes_nothing(instance: str, cgroup: Path, config: Path) -> 
             assert found.stop() == 0
 
 
-def test_what_needs_a_restart_is_told(instance: str, cgroup: Path, config: Path) -> None:
+def test_options_that_need_a_restart_are_reported(instance: str, cgroup: Path, config: Path) -> None:
     """An option that a running sidecar cannot change is named, and the others take effect."""
     config.write_text(OPTIONS + static("web", WEB, ["127.0.0.1:1"]))
     with following(config, instance, cgroup) as found:

@@ -153,7 +153,7 @@ async def test_dns_zone_can_be_edited_while_it_answers() -> None:
     assert response.rcode() == dns.rcode.NXDOMAIN
 
 
-async def test_dns_tells_no_name_from_no_record() -> None:
+async def test_dns_distinguishes_no_name_from_no_record() -> None:
     """A name without such a record is NODATA, an unknown one NXDOMAIN, both with a TTL; foreign names are REFUSED."""
     zone = Zone("example.", 1)
     zone.replace("a.b.example.", A, ["127.0.0.1"])
@@ -195,12 +195,12 @@ async def test_dns_can_fail() -> None:
         pytest.param(dns.message.make_response(dns.message.make_query("a.", "A")).to_wire(), id="answer"),
     ],
 )
-def test_dns_says_nothing_to_what_is_no_question(wire: bytes) -> None:
+def test_dns_ignores_malformed_queries(wire: bytes) -> None:
     """Bytes that are no query get no answer, and do no harm."""
     assert DnsServer(Zone("example.", 1)).respond(wire, over_tcp=False) is None
 
 
-async def test_client_counts_who_answers_and_what_fails() -> None:
+async def test_client_counts_answers_and_failures() -> None:
     """The client counts answers by server and failed connects by reason, and prints its last line after SIGTERM."""
     listener, port = Listener("one"), free_port()
     await listener.start([HOST], port)
@@ -319,7 +319,7 @@ def test_demo_counts_connects_that_fail(tmp_path: Path) -> None:
         (["unshare", "--mount", "sh", "-c", 'umount -l -a -t cgroup2 && exec "$@"', "sh"], "no cgroup v2 hierarchy"),
     ],
 )
-def test_demo_says_what_the_host_lacks(wrapper: list[str], reason: str) -> None:
+def test_demo_reports_missing_features_of_the_host(wrapper: list[str], reason: str) -> None:
     """Without root's privileges or without cgroup v2 the error is one line with the reason, and the exit code is 3."""
     result = subprocess.run([*wrapper, *COMMAND], check=False, capture_output=True, text=True)
     assert result.returncode == 3, result.stderr

@@ -216,6 +216,6 @@ def test_lines_are_found() -> None:
 
 
 @pytest.mark.parametrize("option", ["--instance", "--cgroup"])
-def test_what_is_put_in_place_stands_in_a_line(option: str) -> None:
+def test_replaced_words_stand_in_a_line(option: str) -> None:
     """Some lines name an instance and a cgroup of their own, which the test above replaces."""
     assert any(option in words for words in lines())

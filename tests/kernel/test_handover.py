@@ -187,7 +187,7 @@ def counted(instance: str) -> list[int]:
     return [server["connects"] for server in status(instance)["virtual_servers"]]
 
 
-def test_status_waits_for_nobody(instance: str, cgroup: Path) -> None:
+def test_status_does_not_wait_for_the_state_file(instance: str, cgroup: Path) -> None:
     """If the group replaces the state by a FIFO or the like, it does not block root's status."""
     load(instance, cgroup)
     os.mkfifo(Path("/run/clb-discovery") / instance / "state.json")

@@ -243,7 +243,7 @@ def test_ejection_survives_republication(plane: Plane, vip: str) -> None:
             before = plane.servers(vip)
 
 
-def test_server_that_left_and_came_back_starts_anew(plane: Plane, vip: str) -> None:
+def test_server_that_left_and_came_back_is_healthy(plane: Plane, vip: str) -> None:
     """Passive health forgets a server when discovery removes it."""
     with moody_servers(*[HOST[vip]] * 3) as (dead, *others):
         plane.publish(virtual_server(vip, names([dead, *others]), health=FOR_GOOD))
@@ -269,7 +269,7 @@ def test_application_that_gives_up_does_not_count(plane: Plane, vip: str) -> Non
     assert (found.connects, found.failures, found.in_row, found.ejected_until) == (20, 0, 0, 0)
 
 
-def test_ejection_that_is_switched_off_leaves_nobody_out(plane: Plane, vip: str) -> None:
+def test_ejection_that_is_switched_off_leaves_no_server_out(plane: Plane, vip: str) -> None:
     """With eject_after 0 every server gets its share, including dead and previously ejected ones."""
     with moody_servers(*[HOST[vip]] * 4) as servers:
         plane.publish(virtual_server(vip, names(servers), health=FOR_GOOD))
@@ -280,7 +280,7 @@ def test_ejection_that_is_switched_off_leaves_nobody_out(plane: Plane, vip: str)
     assert 50 < outcomes["ECONNREFUSED"] < 150  # 100 on average, with a standard deviation of 9
 
 
-def test_least_conn_brings_back_who_has_no_connections(plane: Plane, vip: str) -> None:
+def test_least_conn_probes_idle_servers_soon(plane: Plane, vip: str) -> None:
     """With least-conn a server is probed soon after its ejection time, because no server has fewer connections."""
     with moody_servers(*[HOST[vip]] * 10) as servers:
         health = PassiveHealth(eject_first_ms=300, eject_most_ms=300)

@@ -213,7 +213,7 @@ def _rebooted(instance: str) -> None:
 
 
 @pytest.mark.parametrize("between", [_as_it_is, _rebooted])
-async def test_start_knows_who_has_moved(
+async def test_start_knows_moved_members(
     instance: str, cgroup: Path, tmp_path: Path, between: Callable[[str], None]
 ) -> None:
     """Identities are on the disk: also after a reboot, a member that moved meanwhile is replaced at once."""

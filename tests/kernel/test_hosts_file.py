@@ -141,7 +141,7 @@ def test_file_that_cannot_be_replaced_is_no_reason_to_end(
     assert hosts.read_text() == BEFORE
 
 
-def test_service_without_a_host_name_is_told(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
+def test_service_without_a_host_name_is_reported(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
     """If a name is not valid in hosts(5), it is left out with a warning, and its service works."""
     with redis_servers(tmp_path, "127.0.0.1") as (server,), KnotServer() as knot:
         knot.write(zone(server).replace("_redis._tcp", "_re_dis._tcp"))

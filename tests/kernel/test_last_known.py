@@ -139,7 +139,7 @@ def test_disk_that_takes_nothing_is_logged_once(instance: str, cgroup: Path, kno
     assert found.events().count("cannot keep the last known sets on disk") == 1
 
 
-def test_what_nobody_names_stays_until_discovery_is_back(
+def test_unconfigured_services_stay_until_discovery_is_back(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
     """A sidecar that became ready with last known good sets removes nothing before the first complete sync."""

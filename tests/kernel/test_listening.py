@@ -36,7 +36,7 @@ def table(name: str, vip: str, server: str) -> str:
     return f'[[service]]\nname = "{name}"\nvip = "{vip}"\nservers = "{server}"\n'
 
 
-def test_listeners_on_vips_are_told_once(instance: str, cgroup: Path, tmp_path: Path) -> None:
+def test_listeners_on_vips_are_logged_once(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """One line for each new VIP with a listener on it, or on every address if the VIP is local; connects go on."""
     port, metrics = free_port(), free_port()
     config = tmp_path / "clb.toml"

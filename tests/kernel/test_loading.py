@@ -172,7 +172,7 @@ def test_unload_leaves_nothing(instance: str, cgroup: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--other-layouts"]])
-def test_unload_of_what_never_was_leaves_no_trace(instance: str, options: list[str]) -> None:
+def test_unload_of_a_missing_instance_leaves_no_trace(instance: str, options: list[str]) -> None:
     """Unload of an instance that never existed, such as a mistyped name, reports that, and creates no directory."""
     result = clb("unload", "--instance", instance, *options)
     assert (result.returncode, result.stderr) == (0, "")
@@ -295,7 +295,7 @@ def test_tcp_and_udp_of_one_vip_are_apart(instance: str, cgroup: Path) -> None:
         assert dial(cgroup, VIP4, 54) == [NOT_OURS]
 
 
-def test_counters_say_where_connects_went(instance: str, cgroup: Path) -> None:
+def test_counters_equal_the_connects_of_servers(instance: str, cgroup: Path) -> None:
     """Connects and refusals in status equal those of servers and clients, also over republications."""
     load(instance, cgroup)
     with listening("127.0.0.1", "127.0.0.2", "127.0.0.3") as servers:

@@ -19,7 +19,7 @@ from tests.support.web import get
 VIP = "10.64.0.1"
 
 
-def test_metrics_say_what_status_says(instance: str, cgroup: Path, tmp_path: Path) -> None:
+def test_metrics_agree_with_status(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """Connects, failures and source states are labelled by service, VIP, protocol and server; /healthz is ready."""
     port, dead = free_port(), free_port()
     with KnotServer() as knot, redis_servers(tmp_path, "127.0.0.1") as (server,):
@@ -115,7 +115,7 @@ def source_state(port: int) -> dict[str, float]:
     return {sample.labels.get("state", sample.name): sample.value for sample in samples}
 
 
-def test_metrics_say_which_state_a_source_is_in(instance: str, cgroup: Path, tmp_path: Path) -> None:
+def test_metrics_have_the_state_of_a_source(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """A source is fresh, held or retrying, and stale while discovery is down."""
     port = free_port()
 

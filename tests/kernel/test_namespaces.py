@@ -82,7 +82,7 @@ def test_a_socket_is_opened_inside_and_this_thread_stays_outside() -> None:
     assert Path("/proc/thread-self/ns/net").stat().st_ino == own
 
 
-def test_what_is_no_namespace_cannot_be_entered() -> None:
+def test_another_file_cannot_be_entered() -> None:
     """The error has the kernel's reason."""
     with Path("/dev/null").open() as file, pytest.raises(OSError, match="cannot enter it: Invalid argument"):
         inside(file.fileno(), socket.socket)

@@ -50,7 +50,7 @@ def test_without_a_data_plane_everything_is_new(instance: str, knot: KnotServer)
     assert text.stdout.splitlines()[-1] == "virtual servers: 1 to add; real servers: +3 ~0 -0"
 
 
-def test_what_is_planned_is_what_run_does(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
+def test_plan_and_run_agree(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
     """Beside a running sidecar the plan is empty; with new options it shows their changes, and makes none."""
     config = tmp_path / "clb.toml"
     with sidecar(instance, cgroup, tmp_path, [*SRV, "--resolver", knot.address]):
@@ -99,7 +99,7 @@ def test_names_are_planned_as_run_publishes_them(instance: str, cgroup: Path, tm
     assert (code.returncode, code.stdout, len(code.stderr.splitlines())) == (3, "", 1)
 
 
-def test_answer_that_would_be_held_is_told(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
+def test_answer_that_would_be_held_is_reported(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
     """For an answer that removes much, the plan shows the removals, and that they are held first."""
     with sidecar(instance, cgroup, tmp_path, [*SRV, "--resolver", knot.address]):
         pass

@@ -115,7 +115,9 @@ def test_no_room_at_the_start_keeps_nobody_from_being_ready(instance: str, cgrou
             assert found.stop() == 0
 
 
-def test_a_large_neighbour_that_changes_all_the_time_delays_nobody(instance: str, cgroup: Path, tmp_path: Path) -> None:
+def test_a_large_neighbour_that_changes_all_the_time_delays_no_other_service(
+    instance: str, cgroup: Path, tmp_path: Path
+) -> None:
     """While 16 pools of 1,024 servers change each second, a change of a small service takes effect at once."""
     vips = ",".join(f"10.64.9.{number}:80" for number in range(MAX_VIPS))
     with ConsulAgent(tmp_path) as agent:

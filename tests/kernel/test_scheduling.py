@@ -124,7 +124,7 @@ def test_least_conn_keeps_long_lived_connections_near_ideal(plane: Plane, vip: s
         assert_near_ideal(plane, vip, weights, servers, 800)
 
 
-def test_least_conn_fills_up_who_has_fewest(plane: Plane, vip: str) -> None:
+def test_least_conn_fills_up_the_least_loaded_server(plane: Plane, vip: str) -> None:
     """A new server beside loaded ones gets all further connections until it has as many."""
     with listening(*[HOST[vip]] * 4) as servers:
         names = [server.name for server in servers]
@@ -212,7 +212,7 @@ def eject(plane: Plane, vip: str, servers: list[MoodyServer]) -> None:
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
-def test_higher_tier_gets_nothing_while_the_lower_has_somebody(plane: Plane, vip: str, algorithm: Algorithm) -> None:
+def test_higher_tier_gets_nothing_while_the_lower_is_usable(plane: Plane, vip: str, algorithm: Algorithm) -> None:
     """While at least one server of the lowest tier is usable every connect goes there; with none all go to the next."""
     with moody_servers(*[HOST[vip]] * 9) as servers:
         tiers = servers[:5], servers[5:7], servers[7:]

@@ -28,7 +28,7 @@ WATCHDOG: Final = 0.4
 """Seconds of `WatchdogSec=`."""
 
 
-def test_systemd_is_told_when_it_is_ready_and_when_it_stops(
+def test_readiness_and_stop_are_reported_to_systemd(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
     """Without a last known good set READY=1 comes after the first complete sync; STOPPING=1 comes on SIGTERM."""
@@ -68,7 +68,7 @@ def test_status_follows_the_sources(instance: str, cgroup: Path, knot: KnotServe
         assert found.manager.next() == [FRESH]
 
 
-def test_systemd_is_told_of_a_reload(instance: str, cgroup: Path, tmp_path: Path) -> None:
+def test_reload_is_reported_to_systemd(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """RELOADING=1 with the time in one message, then READY=1, also if the file is rejected."""
     config = tmp_path / "clb.toml"
     config.write_text(f'[[service]]\nname = "web"\nvip = "{VIP}"\nservers = ["10.0.0.1:1"]\n')
@@ -83,7 +83,7 @@ def test_systemd_is_told_of_a_reload(instance: str, cgroup: Path, tmp_path: Path
         assert found.manager.heard() == []
 
 
-def test_watchdog_is_pinged_only_where_it_asked(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+def test_watchdog_is_pinged_only_if_requested(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
     """With WATCHDOG_USEC for this process there are pings, also while nothing happens; for another there are none."""
     serve(knot, "127.0.0.1:8080")
     asked = {"WATCHDOG_USEC": str(int(WATCHDOG * 1e6))}

@@ -210,7 +210,7 @@ def test_an_application_that_waits_learns_at_once(app: Application, way: Way) ->
 
 
 @any_way
-def test_a_connection_of_somebody_else_survives(app: Application, way: Way) -> None:
+def test_a_foreign_connection_survives(app: Application, way: Way) -> None:
     """A direct connection to the removed server stays open when others are closed."""
     server = app.serve(way)
     foreign = app.socket(way)
@@ -252,7 +252,7 @@ def test_a_record_of_the_other_protocol_closes_nothing(app: Application, way: Wa
     assert works(sock)
 
 
-def test_only_the_protocols_asked_for_are_closed(app: Application) -> None:
+def test_only_requested_protocols_are_closed(app: Application) -> None:
     """The caller can close UDP sockets while TCP connections drain."""
     servers = [app.serve(TCP), app.serve(UDP)]
     tcp, udp = map(app.connect, servers)
@@ -293,7 +293,7 @@ def test_where_every_record_is_in_a_place_no_kernel_leaves_a_udp_socket(app: App
 
 
 @any_way
-def test_a_place_that_is_not_given_back_closes_nobody(app: Application, way: Way) -> None:
+def test_a_stale_place_closes_no_socket(app: Application, way: Way) -> None:
     """If a socket is gone, its record is not taken for that of the next socket in the same place."""
     server = app.serve(way)
     gone = app.connect(server)
@@ -308,7 +308,7 @@ def test_a_place_that_is_not_given_back_closes_nobody(app: Application, way: Way
 
 @records_with_sockets
 @any_way
-def test_a_place_counts_for_more_than_what_is_with_the_socket(app: Application, way: Way) -> None:
+def test_a_record_in_a_place_has_precedence(app: Application, way: Way) -> None:
     """If a later connect puts a record into a place, the older record that is with the socket does not count."""
     server = app.serve(way)
     first, second = server.member(6379), server.member(6380)
@@ -370,7 +370,7 @@ def test_half_closed_connections_are_closed(app: Application) -> None:
     assert app.close(server.member()) == (2, frozenset())
 
 
-def test_what_an_application_sent_before_it_closed_still_arrives(app: Application) -> None:
+def test_data_sent_before_the_close_still_arrives(app: Application) -> None:
     """The kernel delivers the remaining data of a socket that its application has closed."""
     server = app.serve(TCP)
     sock = app.connect(server)
@@ -460,7 +460,7 @@ def test_a_socket_in_the_place_of_another_is_not_closed(app: Application, way: W
 
 @pytest.mark.parametrize("udp", [False, True], ids=["tcp", "udp"])
 @pytest.mark.parametrize("where", [PLACE, STORAGE])
-def test_what_the_programs_record_is_found(plane: Plane, vip: str, where: str, *, udp: bool) -> None:
+def test_records_of_the_programs_are_found(plane: Plane, vip: str, where: str, *, udp: bool) -> None:
     """Connections through the virtual server are closed, wherever the record is; direct connections stay."""
     name = f"{vip}/udp" if udp else vip
     with (
@@ -565,7 +565,7 @@ def test_a_missing_right_to_look_for_udp_is_named(app: Application) -> None:
 
 @pytest.mark.skipif(KERNEL < (5, 19), reason="lacks maps are written without CAP_BPF")
 @ways(TCP, UDP)
-def test_who_may_only_close_sockets_reads_records_by_a_pin(app: Application, way: Way, instance: str) -> None:
+def test_process_that_may_only_close_sockets_reads_records_by_a_pin(app: Application, way: Way, instance: str) -> None:
     """With the iterators that a loader has pinned, closing needs CAP_NET_ADMIN alone, wherever the record is."""
     server = app.serve(way)
     sock, other = app.connect(server), app.connect(server, app.serve(way).member())

@@ -57,7 +57,7 @@ def test_watch_shows_rates_and_leaves_the_terminal_as_it_was(plane: Plane, end: 
         assert after.strip() == ""
 
 
-def test_watch_follows_what_happens(plane: Plane) -> None:
+def test_watch_shows_ejections(plane: Plane) -> None:
     """When a real server fails, it is shown as ejected, and the last line reports it."""
     dead = f"127.0.0.1:{free_port()}"
     with listening("127.0.0.1") as (server,):
@@ -130,7 +130,7 @@ def test_loaded_without_virtual_servers(plane: Plane) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--json"], ["--watch"], ["--watch", "--json"]])
-def test_ordinary_user_is_told_to_be_root(plane: Plane, options: list[str]) -> None:
+def test_ordinary_user_gets_an_error(plane: Plane, options: list[str]) -> None:
     """Without privileges status is one line and exit code 3, watched or not."""
     nobody = (sys.executable, "-m", "tests.programs.as_nobody")
     command = [*nobody, "status", "--instance", plane.instance, *options]

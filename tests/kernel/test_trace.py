@@ -53,7 +53,7 @@ def dial(plane: Plane, address: str, port: int) -> None:
     run_inside(plane.cgroup, "redis-cli", "-h", address, "-p", str(port), "ping")
 
 
-def test_every_connect_is_told(plane: Plane, tmp_path: Path) -> None:
+def test_every_connect_is_reported(plane: Plane, tmp_path: Path) -> None:
     """A success, a failure and a refusal have process, command, cgroup, VIP, real server and latency."""
     output = tmp_path / "trace"
     dead = free_port()
@@ -142,7 +142,7 @@ def is_read(maps: Maps) -> bool:
 
 
 @pytest.mark.parametrize("options", [["--json"], [], ["--service", "none"]])
-def test_connects_that_could_not_be_told_are_not_passed_over(plane: Plane, tmp_path: Path, options: list[str]) -> None:
+def test_lost_events_are_reported(plane: Plane, tmp_path: Path, options: list[str]) -> None:
     """If the ring buffer is full because the reader is slow, the reader reports the gap, with filters and without."""
     output = tmp_path / "trace"
     missing = '"outcome": "dropped"' if "--json" in options else "connects are missing here"
@@ -175,7 +175,7 @@ def test_only_one_traces(plane: Plane, tmp_path: Path) -> None:
     assert "it is the one that traces; stop it first" in second.stderr
 
 
-def test_service_that_nobody_serves_is_told(plane: Plane, tmp_path: Path) -> None:
+def test_filter_for_an_unknown_service_is_reported(plane: Plane, tmp_path: Path) -> None:
     """A name without a virtual server is reported at once, on stderr; a known name is not."""
     publish_three(plane, "127.0.0.1:1", "127.0.0.1:2")
     with tracing(plane, tmp_path / "trace", "--service", "alive", "--service", "aliv"):
@@ -184,7 +184,7 @@ def test_service_that_nobody_serves_is_told(plane: Plane, tmp_path: Path) -> Non
     assert line.startswith("clb-discovery: no virtual server is of service 'aliv' now; waiting for one")
 
 
-def test_nothing_is_reported_to_nobody(plane: Plane, tmp_path: Path) -> None:
+def test_nothing_is_reported_without_a_listener(plane: Plane, tmp_path: Path) -> None:
     """Without a listener, and after its end, connects write nothing to the ring buffer."""
     with tracing(plane, tmp_path / "trace"):
         pass

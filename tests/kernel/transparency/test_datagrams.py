@@ -94,7 +94,7 @@ def test_quic_like_client_stays_with_its_server(plane: Plane, side: Side) -> Non
     assert (waiting, len(server)) == (set(), 1)
 
 
-def test_one_socket_asks_several_vips(plane: Plane, side: Side) -> None:
+def test_one_socket_queries_several_vips(plane: Plane, side: Side) -> None:
     """A socket that queries four VIPs in turn gets each answer from the VIP that it queried."""
     with tellers(*[side.real] * 8, udp=True) as servers:
         pools = [names(servers[2 * number : 2 * number + 2]) for number in range(4)]
@@ -114,7 +114,7 @@ def test_one_socket_asks_several_vips(plane: Plane, side: Side) -> None:
         assert answers == {(*found, side.target(PORT, number + 1)) for number, found in enumerate(chosen)}
 
 
-def test_vip_that_was_not_asked_for_long_makes_room(plane: Plane, side: Side) -> None:
+def test_vip_that_was_not_queried_for_long_makes_room(plane: Plane, side: Side) -> None:
     """A socket that queries more VIPs than are remembered keeps its servers for the most recent VIPs."""
     with tellers(*[side.real] * 6, udp=True) as servers:
         plane.publish(
@@ -131,7 +131,7 @@ def test_vip_that_was_not_asked_for_long_makes_room(plane: Plane, side: Side) ->
         assert connects == [1, 2, 1, 1, 1, 1]
 
 
-def test_answer_of_a_server_of_two_vips_comes_from_the_one_asked_last(plane: Plane, side: Side) -> None:
+def test_answer_of_a_server_of_two_vips_comes_from_the_last_queried_one(plane: Plane, side: Side) -> None:
     """If two VIPs lead to one real server, its answers have the VIP that the socket queried last as their source."""
     with tellers(side.real, udp=True) as servers:
         plane.publish(*(virtual_server(side.at(PORT, number, udp=True), names(servers)) for number in (1, 2)))
@@ -140,7 +140,7 @@ def test_answer_of_a_server_of_two_vips_comes_from_the_one_asked_last(plane: Pla
             assert ask_at(sock, side.target(PORT, number)) == (servers[0].name, side.target(PORT, number))
 
 
-def test_answer_of_a_server_that_was_asked_by_its_own_name_comes_from_there(plane: Plane, side: Side) -> None:
+def test_answer_of_a_server_that_was_queried_directly_comes_from_there(plane: Plane, side: Side) -> None:
     """If a socket queries a VIP and its real server directly, answers have the last queried address as their source."""
     with tellers(side.real, udp=True) as (server,):
         plane.publish(virtual_server(side.at(PORT, udp=True), [server.name]))
@@ -149,7 +149,7 @@ def test_answer_of_a_server_that_was_asked_by_its_own_name_comes_from_there(plan
             assert ask_at(sock, target) == (server.name, target)
 
 
-def test_server_whose_address_passes_the_filter_of_vips_is_told_apart_too(plane: Plane) -> None:
+def test_server_whose_address_passes_the_filter_of_vips_is_distinguished(plane: Plane) -> None:
     """The same holds if the filter of VIP addresses has a false positive for the real server's address."""
     wanted = bit_of(parse_address("10.64.0.1"))
     hosts = (f"127.{a}.{b}.{c}" for a in range(1, 256) for b in range(256) for c in range(1, 255))
@@ -211,7 +211,7 @@ def test_datagrams_to_a_vip_that_is_gone_are_not_ours(plane: Plane, side: Side) 
         assert error_of(sock.sendto, b"hello", side.target(PORT)) == "ENETUNREACH"
 
 
-def test_answers_behind_a_wildcard_come_from_the_port_that_was_asked(plane: Plane, side: Side) -> None:
+def test_answers_behind_a_wildcard_come_from_the_queried_port(plane: Plane, side: Side) -> None:
     """Datagrams of one socket to several ports of a wildcard VIP get answers from those ports."""
     with tellers(*[side.real] * 8, udp=True) as servers:
         plane.publish(virtual_server(side.at(None, udp=True), names(servers)))
@@ -386,7 +386,7 @@ def test_socket_that_hears_its_server_does_not_pause(plane: Plane) -> None:
         assert ask_at(incurious, ("10.64.0.1", PORT))[0] == primary.name
 
 
-def test_pause_moves_nobody_within_a_tier(plane: Plane) -> None:
+def test_pause_moves_no_socket_within_a_tier(plane: Plane) -> None:
     """A socket with a server of the current tier stays there after a pause, and takes no turn of others."""
     with tellers(*["127.0.0.1"] * 21, udp=True) as servers:
         pool = [real(server.name, 1, number // 20) for number, server in enumerate(servers)]

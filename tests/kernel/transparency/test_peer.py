@@ -30,7 +30,7 @@ def test_peer_of_a_connected_socket_is_the_vip(plane: Plane, side: Side, udp: bo
         assert ask(sock) == servers[0].name
 
 
-def test_peer_behind_a_wildcard_has_the_port_that_was_asked_for(plane: Plane, side: Side, udp: bool) -> None:
+def test_peer_behind_a_wildcard_has_the_port_of_the_connect(plane: Plane, side: Side, udp: bool) -> None:
     """With a wildcard VIP the peer has the port that the application connected to."""
     with tellers(side.real, udp=udp) as servers:
         plane.publish(virtual_server(side.at(None, udp=udp), names(servers)))

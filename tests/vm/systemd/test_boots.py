@@ -46,7 +46,7 @@ def test_machine_that_did_not_finish_is_an_error(tmp_path: Path) -> None:
             read_boot(write_disk(tmp_path / "disk", files), tmp_path / "console.log", 2.0)
 
 
-def test_only_what_was_proved_is_good() -> None:
+def test_only_proved_boots_are_good() -> None:
     """A boot is good if scenarios ran and none failed or was skipped, and if connects were made and none failed."""
     assert is_good(GOOD)
     for tests in (Outcome(2, ("a::crash",), {}), Outcome(2, (), {"a::crash": "why"}), Outcome(0, (), {})):
