@@ -42,7 +42,7 @@ MATRIX: Final = {
         "__main__": "cli",
     }.items()
 }
-"""What each room may import. A room is a package or a module directly inside `clb_discovery`."""
+"""The rooms that each room may import. A room is a package or a module directly inside `clb_discovery`."""
 PURE_ROOMS: Final = ("model", "layout", "publication", "documents")
 PURE_MODULES: Final = frozenset(
     {

@@ -22,7 +22,7 @@ from tests.support.sidecar import sidecar
 INSTANCE: Final = "default"
 REDIS_PORT: Final = 6379
 OWN_PORT: Final = 7000
-"""Leads to the client itself, which listens in the namespace of the real servers."""
+"""The port that leads to the client itself, which listens in the namespace of the real servers."""
 PORTS: Final = (REDIS_PORT, OWN_PORT)
 _CLIENT: Final = "10.1.0.100"
 _HERE: Final = Path("/proc/self/ns/net")

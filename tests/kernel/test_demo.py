@@ -121,7 +121,7 @@ async def serving(zone: Zone) -> AsyncIterator[tuple[DnsServer, int]]:
 
 
 async def ask(port: int, name: str, kind: object, *, tcp: bool = False) -> Message:
-    """Ask one question; a cut answer comes back as it is."""
+    """Send one query; return the answer, truncated or not."""
     query = dns.message.make_query(name, str(kind), use_edns=0, payload=1232)
     send = dns.asyncquery.tcp if tcp else dns.asyncquery.udp
     return await send(query, HOST, port=port, timeout=5)

@@ -24,7 +24,7 @@ def options(directory: Path, *vips: str) -> list[str]:
 
 
 def test_a_second_instance_with_the_same_vip_is_told(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """On the same cgroup and below it, each of both reports the other, once in the log."""
+    """On the same cgroup and below it, each instance reports the other one, once in the log."""
     other = f"test-{uuid4().hex[:8]}"
     inner = cgroup / "inner"
     inner.mkdir()

@@ -189,7 +189,7 @@ def state(sock: Socket) -> int:
 
 
 def disconnect(sock: Socket) -> None:
-    """Undo a connect by connecting to AF_UNSPEC, as connect(2) says; Python has no address of that family."""
+    """Undo a connect by connecting to AF_UNSPEC, as in connect(2); Python has no address of that family."""
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.connect(sock.fileno(), bytes(16), 16) == 0, os.strerror(ctypes.get_errno())
 

@@ -44,7 +44,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _as_installed() -> None:
-    """Begin without drop-ins, and with the configuration of the first boot."""
+    """Remove drop-ins, and restore the configuration of the first boot."""
     shutil.rmtree(UNITS / f"{WRITER}.d", ignore_errors=True)
     shutil.copy(Path(__file__).with_name(CONFIG.name), CONFIG)
     configure_beside("shop")
