@@ -60,7 +60,7 @@ def of_connects(measured: Measured) -> Pictures:
     answer = ratios(measured, "answer_to_direct", "answer_low", "answer_high")
     unit = "times that of a direct connection, with quartiles; less is better"
     yield "connect", bars("Time of connect(2)", unit, connect, reference=1)
-    yield "answer", bars("From connect(2) to the first answer", unit, answer, reference=1)
+    yield "answer", bars("From connect(2) to the first response", unit, answer, reference=1)
 
 
 def of_requests(measured: Measured) -> Pictures:
@@ -85,7 +85,7 @@ def of_machines(measured: Mapping[str, Any]) -> Pictures:
 def of_changes(measured: Measured) -> Pictures:
     """Draw the results of `make bench-change`."""
     unit = "milliseconds: median / 99th of 100 / worst; less is better"
-    yield "change", spans("How soon a change in Consul is felt", unit, changes(measured))
+    yield "change", spans("Time until a change in Consul takes effect", unit, changes(measured))
 
 
 def of_sizes(cells: Cells) -> Pictures:
@@ -93,7 +93,7 @@ def of_sizes(cells: Cells) -> Pictures:
     servers = "real and virtual servers together"
     cpu, memory = growth(cells, "sync_cpu_s"), growth(cells, "peak_mib")
     yield "scale-cpu", lines("First synchronisation of the sidecar", servers, "processor seconds", cpu)
-    yield "scale-memory", lines("Memory of the sidecar, at most", servers, "MiB", memory)
+    yield "scale-memory", lines("Peak memory of the sidecar", servers, "MiB", memory)
 
 
 DRAWN: Final[Mapping[str, Callable[[Any], Pictures]]] = {

@@ -33,7 +33,7 @@ def of_connects(measured: Fields) -> Iterator[str]:
         "p99",
         "to direct",
         "quartiles",
-        "until the answer, to direct",
+        "until the response, to direct",
         "connects a second",
     )
     body = (
@@ -104,11 +104,14 @@ def of_fleets(measured: Fields) -> Iterator[str]:
     """Yield the table of the load on Consul."""
     costs = measured["costs"]
     yield (
-        f"For the servers an answer is {costs['answer_cpu_us']:,.0f} us of processor time and {costs['answer_kb']:.1f} "
-        f"kB, a watch {costs['watch_kib']:.0f} KiB and {costs['watch_goroutines']:g} goroutines."
+        f"An answer costs the servers {costs['answer_cpu_us']:,.0f} us of processor time and {costs['answer_kb']:.1f} "
+        f"kB, and a watch {costs['watch_kib']:.0f} KiB and {costs['watch_goroutines']:g} goroutines."
     )
     yield ""
-    heads = ("sidecars", "watches", "CPU for a change", "traffic for a change", "felt by all, p50", "worst", "memory")
+    heads = (
+        *("sidecars", "watches", "CPU for a change", "traffic for a change"),
+        *("received by all, p50", "worst", "memory"),
+    )
     body = [
         (
             told(cell, "{:,}", "sidecars"),
@@ -124,7 +127,7 @@ def of_fleets(measured: Fields) -> Iterator[str]:
     yield from rows(heads, body)
     yield ""
     of_fleet = (
-        *("hosts", "watches", "answers a second, by the clock", "for changes"),
+        *("hosts", "watches", "answers a second, periodic", "for changes"),
         *("followers of a service", "traffic", "processors", "memory"),
     )
     fleets = (
@@ -149,7 +152,7 @@ def of_sizes(measured: Iterable[Fields]) -> Iterator[str]:
     """Yield the table of the growth of the sidecar."""
     heads = (
         *("virtual servers", "real servers of each", "sync CPU", "change, median", "worst"),
-        *("its CPU", "idle", "memory, at most", "maps"),
+        *("its CPU", "idle", "peak memory", "maps"),
     )
     body = (
         (
@@ -201,7 +204,7 @@ TABLES: Final[Mapping[str, Callable[[Any], Iterator[str]]]] = {
 PICTURES: Final[Mapping[str, Mapping[str, str]]] = {
     "connect": {
         "connect": "Time of a connect relative to a direct one, as in the table",
-        "answer": "Time from the connect to the first answer relative to a direct connection, as in the table",
+        "answer": "Time from the connect to the first response relative to a direct connection, as in the table",
     },
     "established": {
         "established": "Requests a second relative to direct connections, as in the table",
@@ -211,10 +214,10 @@ PICTURES: Final[Mapping[str, Mapping[str, str]]] = {
         "vm": "Requests a virtual second relative to direct connections, as in the table",
         "vm-connect": "Instructions of a connect beyond those of a direct one, as in the table",
     },
-    "change": {"change": "Median, 99th of 100 and worst time until a change is felt, as in the table"},
+    "change": {"change": "Median, 99th of 100 and worst time until a change takes effect, as in the table"},
     "scale": {
         "scale-cpu": "Processor time of the first synchronisation by the number of servers, as in the table",
-        "scale-memory": "Most memory of the sidecar by the number of servers, as in the table",
+        "scale-memory": "Peak memory of the sidecar by the number of servers, as in the table",
     },
 }
 """The charts below a table: their names, and descriptions."""
@@ -225,7 +228,7 @@ def machine(found: Fields) -> str:
     kind = "a virtual machine" if found["virtual"] else "a machine"
     return (
         f"on {kind} with {found['processors']} processors\n({found['processor']}) and Linux {found['kernel']}; "
-        f"the load when it was done was {found['load'][0]:.1f}:"
+        f"the load at that time was {found['load'][0]:.1f}:"
     )
 
 

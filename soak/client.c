@@ -207,7 +207,7 @@ static void connect_many(void)
 			error = ETIMEDOUT;
 		else
 			getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
-		if (error) /* a reset follows the connect if the server has died since */
+		if (error) /* a reset comes after the connect, of a server that has died since */
 			note(starts[index], their_targets[index], error == ECONNRESET ? NO_ANSWER : CONNECT_FAILED, error, 0);
 		else
 			ask(fd, their_targets[index], starts[index]);

@@ -20,10 +20,10 @@ from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
 from clb_discovery.datapath.sockets.listening import listening_here
 from clb_discovery.documents.usage import Usage, count_servers, usage
 from clb_discovery.errors import ClbError, HostError, SourceError
-from clb_discovery.layout.installed import Installed
+from clb_discovery.layout.installed import Installed, holders
 from clb_discovery.layout.structs import FEATURE_ERRNO
-from clb_discovery.model import own_servers
 from clb_discovery.model.neighbours import BELOW, overlaps
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Vip
 from clb_discovery.model.service import CATALOG, Service
 from clb_discovery.terminal.screen import plain, show
@@ -94,7 +94,7 @@ def _findings(options: argparse.Namespace, services: Sequence[Service]) -> Itera
         ahead = look_ahead(options, services, installed)
         yield from _sources(ahead)
         installed = ahead.publication.plan.result
-    vips = installed.virtual.keys() - own_servers.virtual_servers(pins.instance).keys()
+    vips = installed.virtual.keys() - {vip for vip, source in holders(installed).items() if is_own(source)}
     yield from _neighbours(pins, options.cgroup, vips)
     yield from _listeners(installed, vips)
 

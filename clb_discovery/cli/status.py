@@ -18,7 +18,6 @@ from clb_discovery.datapath.neighbours import find_overlaps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets.listening import listening_here
 from clb_discovery.documents.status import Datapath, document
-from clb_discovery.model import own_servers
 
 
 def status(options: argparse.Namespace) -> int:
@@ -49,7 +48,6 @@ def read_status(name: str) -> dict[str, Any]:
         datapath=datapath,
         pid=instance.holder(),
         state=instance.read_state(),
-        hidden=frozenset(own_servers.virtual_servers(name)),
         listening=listening_here(datapath.installed.virtual) if datapath else (),
     )
 

@@ -23,7 +23,8 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.ring import Ring
 from clb_discovery.documents.trace import DROPPED, Joiner, Line, Wanted, dropped
 from clb_discovery.layout import elements, structs
-from clb_discovery.model import own_servers
+from clb_discovery.layout.elements import Label
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.text import printable
 
 _RENEW: Final = 1.0
@@ -47,16 +48,16 @@ def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
     ):
         _tell_unknown(wanted.services, maps)
         ring.skip()
-        joiner, services = Joiner(), _Services(maps)
-        hidden = {elements.pack_vip(vip) for vip in own_servers.virtual_servers(pins.instance)}
+        joiner, labels = Joiner(), _Labels(maps)
         tell = _as_json(_Cgroups()) if as_json else _Columns()
         try:
             while True:
                 maps.listen_until(time.monotonic_ns() + _LISTEN)
-                services.forget()
+                labels.forget()
                 for line in _lines(ring, joiner, time.monotonic() + _RENEW):
-                    service = services.of(line.key)
-                    if line.key not in hidden and wanted.takes(line, service):
+                    label = labels.of(line.key)
+                    service = label.service if label else None
+                    if not (label and is_own(label.source)) and wanted.takes(line, service):
                         print(tell(line, service), flush=True)  # noqa: T201 - this is the output
         finally:
             maps.listen_until(0)
@@ -124,23 +125,22 @@ class _Columns:
         return "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
 
 
-class _Services:
-    """Names of services by their virtual servers, until they are forgotten."""
+class _Labels:
+    """Names of services and sources by their virtual servers, until they are forgotten."""
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
-        self._names: dict[bytes, str | None] = {}
+        self._labels: dict[bytes, Label | None] = {}
 
-    def of(self, vip: bytes | None) -> str | None:
-        """Return whose virtual server it is, if anybody's."""
-        if vip is not None and vip not in self._names:
-            label = self._maps.label(vip)
-            self._names[vip] = label.service if label else None
-        return self._names.get(vip) if vip is not None else None
+    def of(self, vip: bytes | None) -> Label | None:
+        """Return the names of a virtual server, given by its packed key; None if it has none."""
+        if vip is not None and vip not in self._labels:
+            self._labels[vip] = self._maps.label(vip)
+        return self._labels.get(vip) if vip is not None else None
 
     def forget(self) -> None:
         """Look again from here on, since names may change."""
-        self._names.clear()
+        self._labels.clear()
 
 
 class _Cgroups:

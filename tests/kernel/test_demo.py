@@ -30,7 +30,7 @@ from clb_discovery.datapath import cgroup, instance
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.demo.chart import Row, chart
 from clb_discovery.demo.dns import DnsServer, Zone
-from clb_discovery.demo.fleet import Server, pool, publish, shares
+from clb_discovery.demo.fleet import Server, pool, publish
 from clb_discovery.demo.screen import Screen
 from clb_discovery.demo.servers import Listener
 from clb_discovery.model.text_forms import parse_vip
@@ -41,7 +41,6 @@ HOST = "127.0.0.1"
 COMMAND = [sys.executable, "-m", "clb_discovery", "demo"]
 ONE = Server("one", "127.0.0.11", 7001, weight=30)
 TWO = Server("two", "127.0.0.12", 7002, weight=10)
-BACKUP = Server("backup", "127.0.0.13", 7003, weight=5, priority=1)
 
 
 def test_bar_ends_at_the_mark_when_measured_is_expected() -> None:
@@ -91,12 +90,6 @@ def test_screen_that_is_no_terminal_gets_plain_lines() -> None:
     stream.seek(0)
     assert stream.read() == "\nTitle\n"
     assert screen.glyphs is ASCII
-
-
-def test_shares_are_those_of_the_lowest_priority() -> None:
-    """A backup gets nothing while a server of a lower priority exists, and everything if there is none."""
-    assert shares([ONE, TWO, BACKUP]) == {"one": 0.75, "two": 0.25, "backup": 0.0}
-    assert shares([BACKUP]) == {"backup": 1.0}
 
 
 def test_pool_takes_the_addresses_of_the_family() -> None:

@@ -57,6 +57,7 @@ _REAL_SERVER: Final[_Types] = {
     "port": int,
     "weight": int,
     "priority": int,
+    "target_share": float,  # beyond the contract: its share of connects, by weights and ejections
     "state": str,
     "probing": bool,  # beyond the contract: ejected, and a connect is under way as a probe
     "connects": int,
