@@ -22,7 +22,7 @@ from tests.support.documents import DOCUMENTS, ROOT, blocks, command_lines
 
 FOREIGN_OPTIONS: Final = frozenset({"--now", "--offline", "--threshold", "--seconds", "--seed", "--keep", "--save"})
 """Options of other programs: systemctl and systemd-analyze, the soak, benchmarks."""
-WITH_SERVICES: Final = frozenset({"run", "plan", "check"})
+ASKS: Final = frozenset({"run", "plan", "check"})
 """Commands that take services."""
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -85,13 +85,13 @@ def test_tests_that_documents_name_exist() -> None:
 
 @each_document
 def test_command_lines_are_taken(document: Path) -> None:
-    """The program accepts each `clb-discovery` command line, including its names and addresses."""
+    """Each `clb-discovery` command line is one that the program takes, down to the names and addresses in it."""
     for arguments in command_lines(document.read_text()):
         words = arguments if arguments and not arguments[0].startswith("-") else ["run", *arguments]
         options = make_parser().parse_args([word for word in words if word != "--help"])
         options.entries = ()
         is_example = not any(word in " ".join(words) for word in ("NAME", "VIP"))
-        if is_example and words[0] in WITH_SERVICES and (options.service or options.srv):
+        if is_example and words[0] in ASKS and (options.service or options.srv):
             assert read_services(options), words
 
 
@@ -113,7 +113,7 @@ def test_options_exist(document: Path) -> None:
 
 
 def test_configuration_files_are_taken() -> None:
-    """The program reads each example of a configuration file."""
+    """Each example of a configuration file is one that the program reads."""
     options = file_options(make_parser())
     examples = [
         block for document in DOCUMENTS for block in blocks(document.read_text()) if "\n    [[service]]" in block
