@@ -4,7 +4,7 @@
  *
  * The kernel runs the connect hook and most state changes of a socket under the lock of the socket. Only close(2), and
  * connects of other sockets that need the same place, can run at any time. So a record is released, counted or claimed
- * by one atomic exchange of the owner's word. A plain read is enough for the record of a socket that is still owned. */
+ * by one atomic exchange of the owner's word. A plain read is enough for the record of a socket that is still open. */
 #ifndef CLB_SOCKET_H
 #define CLB_SOCKET_H
 

@@ -69,8 +69,8 @@ def load_sources(pins: Pins, *, can_set_errno: bool) -> dict[str, int]:
             return _kept(pins, made, answer.descriptors)
     match answer.fields.get("failed"):
         case "maps":
-            way_out = unload_command(pins.instance)
-            raise HostError(f"{answer.fields['reason']}, so it is not a map of this version; run: {way_out}")
+            fix = unload_command(pins.instance)
+            raise HostError(f"{answer.fields['reason']}, so it is not a map of this version; run: {fix}")
         case "load":
             raise HostError(f"the kernel refuses the programs: {_verdict(answer)}; run: clb-discovery check")
         case _:
