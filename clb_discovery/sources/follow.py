@@ -35,6 +35,13 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
     def failed(state: RetryCallState) -> None:
         nonlocal traced
         error = state.outcome.exception() if state.outcome else None
+        _log.debug(
+            "query failed; it is repeated after a random pause",
+            source=source.name,
+            failures=state.attempt_number,
+            seconds=round(state.upcoming_sleep, 1),
+            error=type(error).__name__,
+        )
         if isinstance(error, SourceError):
             emit(Failure(str(error), unusable=isinstance(error, UnusableError)))
         elif isinstance(error, OSError):

@@ -8,6 +8,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import Final
 
+import structlog
+
 from clb_discovery.model.answer import Outcome
 from clb_discovery.model.service import CATALOG, CONSUL
 from clb_discovery.sources.base import CatalogSource, Source
@@ -16,6 +18,7 @@ from clb_discovery.sources.follow import follow
 _CANCEL_EVERY: Final = 0.1
 
 Heard = Callable[[str, Outcome], None]
+_log = structlog.stdlib.get_logger()
 
 
 class Watches:
@@ -57,6 +60,7 @@ class Watches:
         if self._heard is None or (self._tasks and not self._ending and names == self._tasks.keys()):
             return
         wanted = {**dict.fromkeys(names), **self._sources}
+        _log.debug("followed sources change", before=len(self._tasks), now=len(wanted), ending=len(self._ending))
         for name in self._tasks.keys() - wanted.keys():
             ending = self._tasks.pop(name)
             del self._followed[name]

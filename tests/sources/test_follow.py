@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from clb_discovery.errors import SourceError
 from clb_discovery.model.answer import Answer, Failure, Outcome
@@ -85,3 +86,17 @@ async def test_a_bug_does_not_end_the_watch() -> None:
     """An error that nobody foresaw is a failure like any other, which asks for a report."""
     heard = await followed([KeyError("x"), NOBODY])
     assert heard == [Failure("internal error: KeyError('x'); please report it"), NOBODY]
+
+
+@pytest.mark.usefixtures("pauses")
+async def test_each_retry_is_a_line_for_debugging() -> None:
+    """It counts failures since the last answer, and names the pause in seconds and the kind of the error."""
+    with capture_logs() as logs:
+        await followed([SourceError("no"), OSError(5, "no"), NOBODY, SourceError("no")])
+    lines = [line for line in logs if line["event"] == "query failed; it is repeated after a random pause"]
+    assert [(line["log_level"], line["source"], line["failures"], line["error"]) for line in lines] == [
+        ("debug", "consul:web", 1, "SourceError"),
+        ("debug", "consul:web", 2, "OSError"),
+        ("debug", "consul:web", 1, "SourceError"),
+    ]
+    assert all(0 <= line["seconds"] <= BACKOFF_CAP for line in lines)

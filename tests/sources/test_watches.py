@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import nullcontext
 
+from structlog.testing import capture_logs
+
 from clb_discovery.model.answer import Answer, Listing, Outcome
 from clb_discovery.model.service import CATALOG
 from clb_discovery.sources.base import Source
@@ -65,3 +67,18 @@ async def test_service_that_has_left_is_left_alone() -> None:
     found.hasten(CATALOG)
     assert (catalog.services["web"].hastens, catalog.hastens) == (1, 1)
     await found.end()
+
+
+async def test_a_change_of_what_is_followed_is_a_line_for_debugging() -> None:
+    """It counts the sources before and after; where nothing changes there is none."""
+    found = watches({CATALOG: Catalog()})
+    await found.open()
+    with capture_logs() as logs:
+        found.start(lambda _name, _outcome: None)
+        for _ in range(2):
+            found.adjust({"consul:web", CATALOG})
+    await found.end()
+    assert [(line["event"], line["log_level"], line["before"], line["now"]) for line in logs] == [
+        ("followed sources change", "debug", 0, 1),
+        ("followed sources change", "debug", 1, 2),
+    ]

@@ -17,10 +17,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from clb_discovery.errors import SourceError
 from clb_discovery.sources.consul.answer import Check, parse_checks
-from clb_discovery.sources.consul.blocking import FIRST, Bucket, next_index
+from clb_discovery.sources.consul.blocking import FIRST, Bucket
 from clb_discovery.sources.consul.client import Client, Indexed, Selection
+from clb_discovery.sources.consul.transport import CHECKS, NODES, SERVICES
 
 SWEEP_RATE: Final = 500.0
 """Services asked for again a second, in the long run, because the catalog changed somewhere."""
@@ -39,6 +42,8 @@ Key = tuple[str, Selection]
 """A service by its name, and which of its instances are wanted."""
 
 _Take = Callable[[object], Awaitable[None]]
+
+_log = structlog.stdlib.get_logger()
 
 
 class ChangeWatch:
@@ -79,6 +84,8 @@ class ChangeWatch:
             await asyncio.wait([news], timeout=left)
             if news.done():
                 news.result()
+        if service in self._unchanged:
+            _log.debug("no news of a service for long; it is queried again", service=service[0])
 
     async def close(self) -> None:
         """Stop watching."""
@@ -91,14 +98,18 @@ class ChangeWatch:
     async def _watch(self) -> None:
         """Watch until one of the queries fails; everyone who waits hears of it, and whoever waits next starts again."""
         self._starts, pause = self._starts.take(time.monotonic())
+        _log.debug("watching the whole catalog for changes", starts_in=round(pause, 1))
         await asyncio.sleep(pause)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch_checks())
-                group.create_task(self._follow(self._client.services, self._sweep))
-                group.create_task(self._follow(self._client.nodes, self._sweep))
+                group.create_task(self._follow(SERVICES, self._client.services, self._sweep))
+                group.create_task(self._follow(NODES, self._client.nodes, self._sweep))
         except* Exception as failed:  # noqa: BLE001  # a bug of ours, too, is for those who wait, and not for this task
             self._watching = None
+            _log.debug(
+                "watching the catalog failed; services are queried again", error=type(failed.exceptions[0]).__name__
+            )
             self._wake(failed.exceptions[0])
 
     async def _watch_checks(self) -> None:
@@ -113,12 +124,17 @@ class ChangeWatch:
                 await self._sweep(answer)
             elif names:
                 folded = set(map(str.lower, names))  # as Consul looks services up
+                watched = len(self._unchanged)
                 self._unchanged = {key for key in self._unchanged if key[0].lower() not in folded}
+                changed = watched - len(self._unchanged)
+                _log.debug(
+                    "checks have changed; their services are queried again", checked=len(names), services=changed
+                )
                 self._wake()
 
-        await self._follow(self._client.checks, compare)
+        await self._follow(CHECKS, self._client.checks, compare)
 
-    async def _follow(self, ask: Callable[[int, float], Awaitable[Indexed]], take: _Take) -> None:
+    async def _follow(self, path: str, ask: Callable[[int, float], Awaitable[Indexed]], take: _Take) -> None:
         """Hand every answer with another index to `take`, for ever.
 
         :raises SourceError: when Consul could not say.
@@ -126,18 +142,23 @@ class ChangeWatch:
         index, brake = FIRST, Bucket.full(WATCH_RATE, WATCH_BURST, time.monotonic())
         while True:
             brake, pause = brake.take(time.monotonic())
+            if pause:
+                _log.debug("rate limit: pausing before the next query", path=path, seconds=round(pause, 1))
             await asyncio.sleep(pause)
             header, answer = await ask(index, self._wait)
+            before, index = index, self._client.next_index(path, header, index)
+            if index == before:
+                continue
             try:
-                before, index = index, next_index(header, index)
-                if index != before:
-                    await take(answer)
+                await take(answer)
             except SourceError as error:
                 raise SourceError(f"{self._client}: {error}") from None
 
     async def _sweep(self, _answer: object) -> None:
         """Let every service be asked for again; return when there may be another sweep."""
-        self._sweeps, pause = self._sweeps.take(time.monotonic(), len(self._unchanged))
+        count = len(self._unchanged)
+        self._sweeps, pause = self._sweeps.take(time.monotonic(), count)
+        _log.debug("the catalog has changed; all services are queried again", services=count, pause=round(pause, 1))
         self._unchanged.clear()
         self._wake()
         await asyncio.sleep(pause)

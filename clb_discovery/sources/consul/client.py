@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
+import structlog
+
 from clb_discovery.errors import SourceError
+from clb_discovery.sources.consul.blocking import FIRST, next_index
 from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.opt_in import META_VIP
 from clb_discovery.sources.consul.secret_files import SecretFile
@@ -32,6 +35,8 @@ _STATES_POLICY: Final = "X-Consul-Default-ACL-Policy"  # Consul 1.9 and later
 _NOT_PASSING: Final = 'Status != "passing"'
 _NODES_RIGHT: Final = {"Resource": "node", "Segment": "", "Access": "read"}
 _OPTS_IN: Final = f'"{META_VIP}" in Service.Meta and Service.Kind == ""'
+
+_log = structlog.stdlib.get_logger()
 
 Mode = tuple[tuple[str, str], ...]
 """Who may answer, as a parameter of Consul's."""
@@ -94,6 +99,24 @@ class Client:
     def __str__(self) -> str:
         """Return `Consul at http://127.0.0.1:8500`."""
         return str(self._transport)
+
+    def next_index(self, path: str, header: str | None, previous: int) -> int:
+        """Return the index of the next query, by the rules of `blocking.next_index`.
+
+        :param path: of the query that was answered, for the log.
+        :raises SourceError: if the header is missing or is not an index.
+        """
+        try:
+            index = next_index(header, previous)
+        except SourceError as error:
+            raise SourceError(f"{self}: {error}") from None
+        if index == FIRST:
+            _log.debug("index went backwards; the next query does not wait", path=path, previous=previous, index=header)
+        elif index == previous:
+            _log.debug("index has not changed", path=path, index=index)
+        else:
+            _log.debug("index has changed", path=path, previous=previous, index=index)
+        return index
 
     async def entries(self, service: str, selection: Selection, index: int, wait: float, mode: Mode = STALE) -> Indexed:
         """Ask for `/v1/health/service/<service>`.

@@ -7,15 +7,17 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
 
+import structlog
+
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.answer import Reading, parse_entries, parse_names, parse_summaries
-from clb_discovery.sources.consul.blocking import FIRST, LONGEST_WAIT, MARGIN, WAIT, next_index
+from clb_discovery.sources.consul.blocking import FIRST, LONGEST_WAIT, MARGIN, WAIT
 from clb_discovery.sources.consul.change_watch import ChangeWatch, Key
 from clb_discovery.sources.consul.client import CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope
 from clb_discovery.sources.consul.names import Names
 from clb_discovery.sources.consul.secret_files import SecretFile
-from clb_discovery.sources.consul.transport import RIGHTS, Tls, Transport
+from clb_discovery.sources.consul.transport import RIGHTS, SERVICE, SERVICES, Tls, Transport
 
 if TYPE_CHECKING:
     from clb_discovery.sources.dns.host_names import HostNames
@@ -35,6 +37,11 @@ Likewise the names in the catalog.
 """
 AFTER_FAILURE: Final = 0.1
 """Seconds for which a query that failed keeps its place among those."""
+
+_MODES: Final = {STALE: "stale", LEADER: "default", CONSISTENT: "consistent"}
+"""Consul's names of the consistency modes."""
+
+_log = structlog.stdlib.get_logger()
 
 
 def system_host_names() -> HostNames:
@@ -122,7 +129,9 @@ class ConsulServer:
             return await self._ask_now(service, after_failure=answered or confirm)
         if not self._direct.locked():
             async with self._direct:
+                _log.debug("waiting for a change by a blocking query", service=service[0], index=index, wait=self._wait)
                 return await self._ask(service, index)
+        _log.debug("waiting for a change of the whole catalog: too many services", service=service[0], direct=DIRECT)
         await self._catalog.changed(service, time.monotonic() + REFRESH)
         return await self._ask_now(service)
 
@@ -130,6 +139,7 @@ class ConsulServer:
         async with self._at_once:
             # Any server may be behind the one that told of a change, or have just started; the leader is not.
             mode = CONSISTENT if after_failure else LEADER if self._direct.locked() else STALE
+            _log.debug("querying without waiting", service=service[0], mode=_MODES[mode], after_failure=after_failure)
             self._catalog.asked(service, leader=mode is not STALE)
             try:
                 return await self._ask(service, FIRST, mode)
@@ -145,7 +155,8 @@ class ConsulServer:
             reading = parse_entries(entries, selection.tagged_address)
         except SourceError as error:
             raise SourceError(f"{self}: {error}") from None
-        return self._next_index(header, index), reading, time.thread_time() - started
+        took = time.thread_time() - started
+        return self._client.next_index(f"{SERVICE}{name}", header, index), reading, took
 
     async def list_services(
         self, index: int, *, known: bool = False, confirm: bool = False
@@ -161,8 +172,9 @@ class ConsulServer:
         header, services = await self._client.services(FIRST if confirm else index, self._wait, mode)
         if not services:  # there is always Consul's own
             raise SourceError(f"{self} showed no service at all: the token lacks rights; {RIGHTS}")
-        following = self._next_index(header, index)
+        following = self._client.next_index(SERVICES, header, index)
         if known and index == following:
+            _log.debug("the list of services has not changed; their meta is not queried")
             return following, None
         async with self._at_once:
             summaries = await self._client.summaries(CONSISTENT if confirm else LEADER)
@@ -171,12 +183,6 @@ class ConsulServer:
         except SourceError as error:
             raise SourceError(f"{self}: {error}") from None
         return following, names
-
-    def _next_index(self, header: str | None, index: int) -> int:
-        try:
-            return next_index(header, index)
-        except SourceError as error:
-            raise SourceError(f"{self}: {error}") from None
 
     def attach(self, source: Endable) -> None:
         """End what a source has under way before the connections are closed."""

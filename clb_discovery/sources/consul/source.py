@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
+import structlog
+
 from clb_discovery.errors import UnusableError, UsageError
 from clb_discovery.model.address import is_ipv4
 from clb_discovery.model.answer import Answer, Listing
@@ -36,6 +38,7 @@ LONG_GRACE: Final = 10.0
 
 _SHOWN: Final = 80
 _Said = TypeVar("_Said")
+_log = structlog.stdlib.get_logger()
 
 
 class _Hastened(Generic[_Said]):
@@ -49,6 +52,11 @@ class _Hastened(Generic[_Said]):
         self._gives_up = False
         self._owes = False
         """Whether no query that was sent since the last `hasten` has been answered yet."""
+
+    @property
+    def name(self) -> str:
+        """Name in status, logs and metrics."""
+        raise NotImplementedError
 
     def hasten(self) -> None:
         """Have Consul's leader queried at once; the next answer is what it says then."""
@@ -65,6 +73,7 @@ class _Hastened(Generic[_Said]):
         :return: what Consul said; `None` if something else has happened meanwhile, or patience is over.
         """
         if self._gives_up:
+            _log.debug("wait was cut short; the leader is queried at once", source=self.name)
             await self._end()
         if self._asking is None:
             self._gives_up = False
@@ -80,6 +89,18 @@ class _Hastened(Generic[_Said]):
         said = asked.result()
         self._owes = False
         return said
+
+    async def _pause(self, until: float = 0.0) -> None:
+        """Keep to the rate limit before a query.
+
+        :param until: when it may start in any case, by `time.monotonic`.
+        """
+        now = time.monotonic()
+        self._bucket, pause = self._bucket.take(now)
+        pause = max(pause, until - now)
+        if pause > 0:
+            _log.debug("rate limit: pausing before the next query", source=self.name, seconds=round(pause, 1))
+        await asyncio.sleep(pause)
 
     async def _end(self) -> None:
         """Give up the query under way."""
@@ -129,8 +150,7 @@ class ConsulCatalog(_Hastened[Listing]):
         return ConsulSource(self._server, name, self._selection)
 
     async def _ask(self, *, confirm: bool) -> Listing:
-        self._bucket, pause = self._bucket.take(time.monotonic())
-        await asyncio.sleep(pause)
+        await self._pause()
         index, self._index = self._index, FIRST
         known = self._listed is not None and time.monotonic() < self._listed_at + REFRESH
         self._index, names = await self._server.list_services(index, known=known and not confirm, confirm=confirm)
@@ -215,14 +235,19 @@ class ConsulSource(_Hastened[Reading]):
                 self._names.want(reading.host_names)
                 self._returned = None
                 self._due = self._due or time.monotonic() + GRACE
-            if self._reading is None or self._owes or self._patience():
+            if self._reading is None or self._owes:
+                continue
+            if patience := self._patience():
+                _log.debug("answer waits for host names", source=self.name, seconds=round(patience, 1))
                 continue
             self._due = None
             families = self._families or _own_families(self._reading)
             answer = to_answer(self._reading, self._names.known, families)
             if answer != self._returned:
                 self._returned = answer
+                _log.debug("answer is complete", source=self.name, servers=len(answer.servers))
                 return answer
+            _log.debug("looking up host names has changed nothing", source=self.name)
 
     def _patience(self) -> float | None:
         """Return how many seconds an answer may still wait for host names; `None` if none waits."""
@@ -234,8 +259,7 @@ class ConsulSource(_Hastened[Reading]):
         return max(self._due + grace - time.monotonic(), 0.0)
 
     async def _ask(self, *, confirm: bool) -> Reading:
-        self._bucket, pause = self._bucket.take(time.monotonic())
-        await asyncio.sleep(max(pause, self._rested - time.monotonic()))
+        await self._pause(self._rested)
         # Whatever interrupts this query, the next one reads everything afresh.
         index, self._index = self._index, FIRST
         self._index, reading, took = await self._server.read(

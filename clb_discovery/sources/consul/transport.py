@@ -35,6 +35,12 @@ MAX_STALE: Final = 10.0
 
 SERVICE: Final = "/v1/health/service/"
 """Path of the instances of a service."""
+CHECKS: Final = "/v1/health/state/any"
+"""Path of all checks."""
+SERVICES: Final = "/v1/catalog/services"
+"""Path of the names of all services."""
+NODES: Final = "/v1/catalog/nodes"
+"""Path of all nodes."""
 SUMMARIES: Final = "/v1/internal/ui/services"
 """Path of a summary of all services."""
 INDEX: Final = "X-Consul-Index"
@@ -147,6 +153,14 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             response = await self._request("GET", self.uri(path, now), headers, self._margin)
             went_back = _is_before(response.headers.get(INDEX), given.get("index"))
         if ANY_SERVER in params and (went_back or self._out_of_touch(response.headers)):
+            _log.debug(
+                "stale answer is not used; the query is repeated at the leader",
+                path=path,
+                mode="consistent" if went_back else "default",
+                index=response.headers.get(INDEX, "")[:_SHOWN],
+                last_contact=response.headers.get(_LAST_CONTACT, "")[:_SHOWN],
+                known_leader=response.headers.get(_KNOWN_LEADER, "")[:_SHOWN],
+            )
             leader = [*(one for one in now if one != ANY_SERVER), *([CONSISTENTLY] if went_back else [])]
             response = await self._request("GET", self.uri(path, leader), headers, self._margin)
         filtered = path.startswith((SERVICE, SUMMARIES)) and response.headers.get(_FILTERED) == "true"

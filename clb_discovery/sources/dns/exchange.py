@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, cast
 import dns.asyncbackend
 import dns.message
 import dns.name
+import structlog
 from dns.exception import DNSException, Timeout
 from dns.flags import AA, TC
 from dns.message import ChainingResult, QueryMessage, Truncated
@@ -30,6 +31,8 @@ SILENT: Final = 30.0
 _OLD: Final = frozenset({FORMERR, NOTIMP, BADVERS})
 """What servers return that do not know EDNS (RFC 6891 section 7)."""
 _SHOWN_LENGTH: Final = 100
+
+_log = structlog.stdlib.get_logger()
 
 
 class Memory:
@@ -184,6 +187,7 @@ async def ask(
                 response = await _one(memory, server, name, rdtype, wait, tcp=tcp, edns=edns and not is_guess)
             except _NoAnswerError as error:
                 causes.append(error.cause)
+                _log.debug("DNS server gave no proper answer", cause=str(error.cause), attempt=attempt + 1)
                 if error.cause.is_silence:
                     memory.was_silent(server, clock())
                 else:
@@ -191,6 +195,7 @@ async def ask(
             else:
                 memory.answered(server)
                 if is_guess:
+                    _log.debug("DNS server answers without EDNS only", server=str(server), seconds=GUESSED)
                     memory.cannot_edns(server, clock(), GUESSED)
                 return response
     raise QuestionError(name, rdtype, causes)
@@ -227,8 +232,10 @@ async def _one(  # noqa: PLR0913 - one question has as many sides
                 edns = False
                 message = await _exchange(server, name, rdtype, wait, tcp=tcp or stream, edns=False)
                 if message.rcode() not in _OLD:
+                    _log.debug("DNS server does not support EDNS", server=str(server), seconds=REMEMBERED)
                     memory.cannot_edns(server, clock())
         except Truncated:
+            _log.debug("UDP answer is truncated; the query is repeated over TCP", server=str(server))
             over, why = "TCP", ", after a UDP answer that it marks as truncated"
             message = await _exchange(server, name, rdtype, wait, tcp=True, edns=edns)
         if edns and over == "UDP":

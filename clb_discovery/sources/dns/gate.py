@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import dns.name
+import structlog
 
 MOST: Final = 32
 """Questions under way at once, of all services; each has one socket."""
@@ -21,6 +22,8 @@ ALL_SILENT_AFTER: Final = 64
 PAUSE: Final = 5.0
 """Seconds between two questions to a silent zone; all others fail at once."""
 _PRUNED_FROM: Final = 1024
+
+_log = structlog.stdlib.get_logger()
 
 
 @dataclass(slots=True)
@@ -91,10 +94,13 @@ class Gate:
         """Note that a question about a name had no answer in time."""
         if len(self._silences) >= _PRUNED_FROM:
             self._silences = {zone: one for zone, one in self._silences.items() if now < one.next_question + PAUSE}
-        for zone, _ in _limits(name):
+        for zone, limit in _limits(name):
             silence = self._silences.setdefault(zone, _Silence())
             silence.time_outs += 1
             silence.next_question = now + PAUSE
+            if silence.time_outs == limit:
+                shown = zone.canonicalize().to_text()
+                _log.debug("zone does not answer; it is queried seldom", zone=shown, time_outs=limit, seconds=PAUSE)
 
 
 def zone_of(name: dns.name.Name) -> dns.name.Name:

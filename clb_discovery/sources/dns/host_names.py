@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import dns.name
+import structlog
 from dns.rdatatype import AAAA, A
 
 from clb_discovery.errors import SourceError
@@ -26,6 +27,8 @@ MAX_ADDRESSES: Final = 256
 """Of one name; a name with more keeps the lowest, so that every host uses the same."""
 BOUNDS: Final = (1.0, 60.0)
 """Least and most seconds for which addresses are kept, whatever their TTL."""
+_log = structlog.stdlib.get_logger()
+
 _LONGEST_NAME: Final = 253
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?", re.IGNORECASE)
@@ -128,6 +131,7 @@ class HostNames:
                     (f"{'A' if one.is_ipv4 else 'AAAA'}: {one.cause}" for one in search.failures.values()),
                     "has no address in DNS",
                 )
+        _log.debug("host names were looked up", found=len(known), failed=len(failed), from_dns=len(searches))
         now = asyncio.get_running_loop().time()
         lists = {name: sorted(set(addresses)) for name, addresses in known.items()}
         return Looked(

@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from clb_discovery.model.address import Address, parse_address
 
 HOSTS: Final = Path("/etc/hosts")
 _LOCALHOST: Final = (parse_address("127.0.0.1"), parse_address("::1"))
 _LARGEST: Final = 64 << 20
 """Bytes; block lists of some megabytes are usual."""
+
+_log = structlog.stdlib.get_logger()
 
 
 def parse_hosts(text: str) -> dict[str, tuple[Address, ...]]:
@@ -55,6 +59,7 @@ class HostsTable:
                 with self._path.open("rb") as file:
                     self._known = parse_hosts(file.read(_LARGEST).decode("utf-8", "replace"))
                 self._seen = seen
+                _log.debug("hosts file was read", file=str(self._path), names=len(self._known))
         except OSError:
             self._known, self._seen = {}, ()
         return self._known if "localhost" in self._known else {**self._known, "localhost": _LOCALHOST}

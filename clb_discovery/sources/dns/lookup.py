@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import dns.name
+import structlog
 from dns.message import ChainingResult, QueryMessage
 from dns.nameserver import Nameserver
 from dns.rdatatype import SOA, RdataType
@@ -21,6 +22,8 @@ from clb_discovery.sources.dns.resolv_conf import Candidate, candidates
 MAX_CNAMES: Final = 8
 """CNAMEs followed from one name, in one answer or over several."""
 _SHOWN_CAUSES: Final = 4
+
+_log = structlog.stdlib.get_logger()
 
 
 class LookupFailedError(SourceError):
@@ -108,7 +111,8 @@ class Lookup:
         :param tcp: ask over TCP only; else over UDP, and over TCP when the answer is marked as truncated.
         :raises LookupFailedError: if a question got no proper answer, or there are more than `MAX_CNAMES`.
         """
-        response = await self._search(name, rdtype, tcp=tcp)
+        shown = to_text(name)
+        response = await self._search(name, rdtype, shown, tcp=tcp)
         ttl, hops = None, 0
         while True:
             chain, message = response.chain, response.message
@@ -116,17 +120,29 @@ class Lookup:
             if hops > MAX_CNAMES:
                 raise LookupFailedError(
                     self._label,
-                    f"{rdtype.name} of {to_text(name)}",
+                    f"{rdtype.name} of {shown}",
                     f"is behind more than {MAX_CNAMES} CNAMEs; shorten the chain, or break the loop",
                 )
             unfinished = chain.answer is None and response.is_found
             here = _ttl(chain, message, negative=chain.answer is None and not unfinished)
             ttl = here if ttl is None else min(ttl, here)
             if not unfinished:
+                _log.debug(
+                    "DNS server answered",
+                    source=self._label,
+                    name=shown,
+                    type=rdtype.name,
+                    found=chain.answer is not None,
+                    ttl=ttl,
+                    cnames=hops,
+                    server=str(response.server),
+                    over_tcp=response.over_tcp,
+                    size=response.size,
+                )
                 return Found(chain.canonical_name, chain.answer, message, ttl, response.size, response.over_tcp)
             response = await self._ask(chain.canonical_name, rdtype, tcp=tcp)
 
-    async def _search(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool) -> Response:
+    async def _search(self, name: dns.name.Name, rdtype: RdataType, text: str, *, tcp: bool) -> Response:
         """Ask for each name that this one may stand for, until there is something (res_search in resolv/res_query.c).
 
         After SERVFAIL the next one is asked for, as after NXDOMAIN and NODATA; after another failure of a name of the
@@ -140,7 +156,7 @@ class Lookup:
         failed: LookupFailedError | None = None
         stopped = False
         names = self.candidates(name)
-        shown = to_text(name) if len(names) == 1 else None
+        shown = text if len(names) == 1 else None
         for candidate, is_listed in names:
             if stopped and is_listed:
                 continue
@@ -156,7 +172,7 @@ class Lookup:
         if failed:
             raise failed
         if fault := self.search_fault(name):
-            raise LookupFailedError(self._label, f"{rdtype.name} of {to_text(name)}", fault)
+            raise LookupFailedError(self._label, f"{rdtype.name} of {text}", fault)
         return min(nothing, key=lambda one: _ttl(one.chain, one.message, negative=True))
 
     async def _ask(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool, shown: str | None = None) -> Response:

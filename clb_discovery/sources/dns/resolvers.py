@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import structlog
 from dns.nameserver import Do53Nameserver
 
 from clb_discovery.errors import SourceError
@@ -29,6 +30,8 @@ AT_ONCE: Final = 128
 _LOCAL: Final = "127.0.0.1"
 """Whom to ask where resolv.conf names no server, or is not there (resolv.conf(5))."""
 _MISSING: Final = (-1,)
+
+_log = structlog.stdlib.get_logger()
 
 
 class Resolvers:
@@ -73,6 +76,8 @@ class Resolvers:
                 text = self._resolv_conf.read_text("utf-8", "replace") if seen != _MISSING else ""
                 self._servers = self._of_file(parse_resolv_conf(text, socket.gethostname()))
                 self._seen = seen
+                servers = [str(server) for server in self._servers.nameservers]
+                _log.debug("resolv.conf was read", file=str(self._resolv_conf), servers=servers)
                 self.addresses = Addresses(self._gate)
         except OSError as error:
             raise self._unusable(error.strerror or type(error).__name__) from None

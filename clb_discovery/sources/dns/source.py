@@ -16,6 +16,7 @@ from operator import itemgetter
 from typing import Final
 
 import dns.name
+import structlog
 from dns.exception import DNSException
 from dns.rdatatype import AAAA, A
 
@@ -49,6 +50,8 @@ ROUND_TIMEOUT: Final = 60.0
 """Seconds for the SRV records and all their targets."""
 BOTH: Final = (True, False)
 """IPv4 and IPv6."""
+
+_log = structlog.stdlib.get_logger()
 
 _Set = AddressSet | Unavailable
 _Member = tuple[str, int]
@@ -116,6 +119,7 @@ class SrvSource:
             try:
                 async with asyncio.timeout_at(self.due):
                     await self._hastened.wait()
+                _log.debug("wait was cut short; DNS is queried at once", source=self.name)
             except TimeoutError:
                 pass
         self.due = None
@@ -144,6 +148,18 @@ class SrvSource:
             started + pause(lookup.questions, self._bounds),
             now + self._bounds[0],
         )
+        ttl, (min_ttl, max_ttl) = reading.srv.ttl, self._bounds
+        _log.debug(
+            "answer is complete",
+            source=self.name,
+            servers=len(answer.servers),
+            srv_ttl=ttl,
+            clamped_ttl=min(max(ttl, min_ttl), max_ttl),
+            min_ttl=min_ttl,
+            max_ttl=max_ttl,
+            queries=lookup.questions,
+            next_query_in=round(self.due - now, 1),
+        )
         return self._with_lingering(reading, answer, now, is_read=is_read)
 
     async def _find(self, lookup: Lookup, since: float) -> tuple[Reading, Mapping[Question, _Set]]:
@@ -161,6 +177,7 @@ class SrvSource:
         now = asyncio.get_running_loop().time()
         if last is not None and last.srv.asked >= since and is_good(last.srv, self._bounds, now):
             reading = last
+            _log.debug("SRV records are within their TTL; only addresses are queried", source=self.name)
         else:
             reading = await self._read(lookup)
         for reads in range(1, MAX_READS + 1):
@@ -172,6 +189,7 @@ class SrvSource:
             again = await self._read(lookup)
             if again.srv.records == reading.srv.records:
                 break
+            _log.debug("records changed while addresses were queried; querying again", source=self.name, reads=reads)
             last, reading = reading, again
         return reading, addresses
 
@@ -233,6 +251,15 @@ class SrvSource:
         ended = {
             (server.address, server.port) for servers in linger.ended(now).values() for server in servers
         } - present
+        if stay or ended:
+            _log.debug(
+                "records that the answer lacks linger",
+                source=self.name,
+                servers=len(stay),
+                ended=len(ended),
+                seconds=round(linger.stays, 1),
+                fixed=linger.is_fixed,
+            )
         end = linger.next_end(now)
         if end is not None and self.due is not None:
             self.due = min(self.due, max(end, now + self._bounds[0]))
@@ -282,8 +309,12 @@ class SrvSource:
         except SourceError as error:
             raise type(error)(f"{self.name}: {error}") from None
         wanted = [Question(name, rdtype) for name in names for rdtype in self._rdtypes]
-        given = self._believed(given_along(found, frozenset(wanted), asked))
-        srv = replace(srv, ttl=min([srv.ttl, *(along.ttl for along in given.values())]))
+        along = given_along(found, frozenset(wanted), asked)
+        given = self._believed(along)
+        if len(given) < len(along):
+            count = len(along) - len(given)
+            _log.debug("additional addresses differ from those known; querying them", source=self.name, addresses=count)
+        srv = replace(srv, ttl=min([srv.ttl, *(one.ttl for one in given.values())]))
         apart = tuple(question for question in wanted if question not in given)
         return Reading(srv, given, apart, clock(), note)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import dns.name
+import structlog
 from dns.rdatatype import A, RdataType
 
 from clb_discovery.sources.dns.answer import AddressSet, Unavailable, is_good
@@ -23,6 +24,8 @@ RETRY: Final = 5
 """Seconds after which a question is asked again that failed, or whose negative answer has no SOA record."""
 _PRUNED_FROM: Final = 1024
 """Sets that are kept without a look at whether they are still good."""
+
+_log = structlog.stdlib.get_logger()
 
 
 class Question(NamedTuple):
@@ -99,6 +102,13 @@ class Addresses:
                 found[question] = _not_asked(name, question.rdtype, now)
             else:
                 missing.append(question)
+        _log.debug(
+            "addresses are taken from the cache, or queried",
+            cached=len(found),
+            queried=len(missing),
+            silent=len(silent),
+            silent_zones=len(probes),
+        )
         for question in [*sorted(silent, key=silent.__getitem__)[:AT_ONCE], *probes.values()]:
             self._ask_behind(lookup, question, bounds)
         if missing:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 import dns.name
+import structlog
 from dns.rdatatype import SRV
 
 from clb_discovery.errors import SourceError
@@ -20,6 +21,9 @@ _WITHOUT_TCP: Final = (60.0, 600.0)
 """Seconds for which TCP is not tried again after it failed, the first time and at most; each time they double."""
 _TRUSTED: Final = 600.0
 """Seconds after an answer over TCP for which its failure is an error: what UDP has may be less than what is known."""
+
+
+_log = structlog.stdlib.get_logger()
 
 
 class WholeSrv:
@@ -55,6 +59,7 @@ class WholeSrv:
         else:
             found = await lookup.find(self._name, SRV)
             if _may_be_trimmed(found) and not found.over_tcp and found.size <= EDNS_PAYLOAD:
+                _log.debug("UDP answer may be cut short without a mark; querying over TCP", source=self._label)
                 found = await self._over_tcp(lookup) or found
         suspect = _may_be_trimmed(found)
         self._tcp_first = suspect or (found.over_tcp and found.size > EDNS_PAYLOAD)
@@ -77,6 +82,7 @@ class WholeSrv:
         except SourceError as error:
             if self._last_over_tcp is not None and clock() < self._last_over_tcp + _TRUSTED:
                 raise SourceError(f"{error}; TCP was chosen here, since answers over UDP may be cut short") from None
+            _log.debug("TCP failed; UDP answers are used", source=self._label, seconds=self._pause, error=str(error))
             self._without_tcp_until = clock() + self._pause
             self._pause = min(2 * self._pause, _WITHOUT_TCP[1])
             return None
@@ -91,6 +97,7 @@ class WholeSrv:
 
         :raises SourceError: if the answer has TTL 0, or is another when asked for again.
         """
+        _log.debug("answer is at the limit of DNS; querying again to compare", source=self._label, size=srv.size)
         again = await lookup.find(self._name, SRV, tcp=True)
         if srv.records is None or srv.records.ttl == 0 or again.records != srv.records:
             raise SourceError(
