@@ -24,34 +24,34 @@ from clb_discovery.sources.consul.names import Names, Watched
 from clb_discovery.sources.consul.server import REFRESH, ConsulServer
 
 RATE: Final = 10.0
-"""Queries a second for one service in the long run."""
+"""Queries per second for one service in the long run."""
 BURST: Final = 20.0
-"""Queries for one service at once after a quiet time."""
+"""Queries for one service without a pause after a quiet time."""
 REST: Final = 20.0
-"""Seconds without a query for each second of a processor that reading the last answer took."""
+"""Seconds without a query for each CPU second that parsing the last answer took."""
 LONGEST_REST: Final = 5.0
-"""Most seconds of such a rest."""
+"""Longest such rest, in seconds."""
 GRACE: Final = 1.0
-"""Seconds that an answer waits for host names which have never been looked up."""
+"""Seconds that an answer waits for host names that were never looked up."""
 LONG_GRACE: Final = 10.0
-"""Seconds more if no instance is usable without them."""
+"""Additional seconds if no instance is usable without them."""
 
 _SHOWN: Final = 80
-_Said = TypeVar("_Said")
+_Result = TypeVar("_Result")
 _log = structlog.stdlib.get_logger()
 
 
-class _Hastened(Generic[_Said]):
-    """A source whose query under way can be given up for one that answers at once."""
+class _Hastened(Generic[_Result]):
+    """A source whose current query can be cancelled in favour of one that does not block."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._index = FIRST
         self._wakeup = asyncio.Event()
-        self._asking: asyncio.Task[_Said] | None = None
-        self._gives_up = False
+        self._asking: asyncio.Task[_Result] | None = None
+        self._is_cut = False
         self._owes = False
-        """Whether no query that was sent since the last `hasten` has been answered yet."""
+        """Whether no query that was sent after the last `hasten` has been answered yet."""
 
     @property
     def name(self) -> str:
@@ -59,36 +59,36 @@ class _Hastened(Generic[_Said]):
         raise NotImplementedError
 
     def hasten(self) -> None:
-        """Have Consul's leader queried at once; the next answer is what it says then."""
-        self._gives_up = self._owes = True
+        """Query Consul's leader at once; the next answer is the leader's."""
+        self._is_cut = self._owes = True
         self._wakeup.set()
 
-    async def _ask(self, *, confirm: bool) -> _Said:
+    async def _ask(self, *, confirm: bool) -> _Result:
         raise NotImplementedError
 
-    async def _asked(self, patience: float | None = None) -> _Said | None:
-        """Wait for the query under way, which begins if there is none.
+    async def _asked(self, patience: float | None = None) -> _Result | None:
+        """Wait for the current query; start one if there is none.
 
-        :param patience: in seconds; `None` for as long as it takes.
-        :return: what Consul said; `None` if something else has happened meanwhile, or patience is over.
+        :param patience: longest wait in seconds; `None` for no limit.
+        :return: the answer; `None` if something else happened first, or the patience is over.
         """
-        if self._gives_up:
+        if self._is_cut:
             _log.debug("wait was cut short; the leader is queried at once", source=self.name)
             await self._end()
         if self._asking is None:
-            self._gives_up = False
+            self._is_cut = False
             self._asking = asyncio.create_task(self._ask(confirm=self._owes))
             self._asking.add_done_callback(lambda _: self._wakeup.set())
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._wakeup.wait()
         self._wakeup.clear()
-        if self._gives_up or not self._asking.done():
+        if self._is_cut or not self._asking.done():
             return None
         asked, self._asking = self._asking, None
-        said = asked.result()
+        result = asked.result()
         self._owes = False
-        return said
+        return result
 
     async def _pause(self, until: float = 0.0) -> None:
         """Keep to the rate limit before a query.
@@ -103,25 +103,25 @@ class _Hastened(Generic[_Said]):
         await asyncio.sleep(pause)
 
     async def _end(self) -> None:
-        """Give up the query under way."""
+        """Cancel the current query."""
         asking, self._asking = self._asking, None
         if asking is not None:
-            self._index = FIRST  # what it may have said already is lost
+            self._index = FIRST  # an answer that has already come is lost
             asking.cancel()
             await asyncio.wait((asking,))
             if not asking.cancelled():
-                asking.exception()  # which nobody needs to hear of
+                asking.exception()  # so that asyncio does not complain
 
 
 class ConsulCatalog(_Hastened[Listing]):
-    """The services of a Consul that may opt in: a `sources.base.CatalogSource`."""
+    """The services in Consul that may opt in: a `sources.base.CatalogSource`."""
 
     name = CATALOG
 
     def __init__(self, server: ConsulServer, selection: Selection = ALL) -> None:
-        """Prepare; nothing is asked yet.
+        """Prepare; no query is sent yet.
 
-        :param server: shared; whoever made it closes it.
+        :param server: shared; its creator closes it.
         :param selection: which instances of each service.
         """
         super().__init__(Bucket.full(WATCH_RATE, WATCH_BURST, time.monotonic()))
@@ -131,9 +131,9 @@ class ConsulCatalog(_Hastened[Listing]):
         self._listed_at = 0.0
 
     async def next(self) -> Listing:
-        """Wait until anything is registered or goes, or a wait is over, and return the names.
+        """Wait until an instance is registered or deregistered, or a wait is over, and return the names.
 
-        :raises SourceError: when Consul could not say.
+        :raises SourceError: if there is no complete answer.
         """
         try:
             while (listing := await self._asked()) is None:
@@ -145,7 +145,7 @@ class ConsulCatalog(_Hastened[Listing]):
     def service(self, name: str) -> ConsulSource:
         """Return the source of one of the services.
 
-        :raises UsageError: if Consul's HTTP interface cannot be asked for such a name.
+        :raises UsageError: if Consul's HTTP interface cannot be queried for this name.
         """
         return ConsulSource(self._server, name, self._selection)
 
@@ -160,21 +160,21 @@ class ConsulCatalog(_Hastened[Listing]):
 
 
 class ConsulSource(_Hastened[Reading]):
-    """One service of a Consul: a `sources.base.Source`.
+    """One service in Consul: a `sources.base.Source`.
 
-    A query and the look-ups of host names go on side by side, so that a name that nobody answers for keeps no news
-    waiting. What one of them finds is an answer together with what is known from the other.
+    The query and the look-ups of host names run side by side, so that a name without a DNS answer does not delay a
+    change. A result of either is combined with the last result of the other into an answer.
     """
 
     def __init__(
         self, server: ConsulServer, service: str, selection: Selection = ALL, families: frozenset[bool] = frozenset()
     ) -> None:
-        """Prepare; nothing is asked yet.
+        """Prepare; no query is sent yet.
 
-        :param server: shared; whoever made it closes it.
+        :param server: shared; its creator closes it.
         :param selection: which instances.
-        :param families: those of its VIPs, True for IPv4; none for what the service says of itself.
-        :raises UsageError: if Consul's HTTP interface cannot be asked for such a name.
+        :param families: those of its VIPs, True for IPv4; empty for those that its registration claims.
+        :raises UsageError: if Consul's HTTP interface cannot be queried for this name.
         """
         objection = consul_objection(service)
         if objection:
@@ -191,9 +191,9 @@ class ConsulSource(_Hastened[Reading]):
         self._reading: Reading | None = None
         """The last one, while queries succeed."""
         self._returned: Answer | None = None
-        """What `next` last made of it."""
+        """The last answer that `next` made of it."""
         self._due: float | None = None
-        """When an answer may not wait any longer for host names, by `time.monotonic`; None if none waits."""
+        """Until when an answer may wait for host names, by `time.monotonic`; None if none waits."""
 
     @property
     def name(self) -> str:
@@ -203,11 +203,11 @@ class ConsulSource(_Hastened[Reading]):
     async def next(self) -> Answer:
         """Wait for the next complete answer and return it, whether or not it differs from the last.
 
-        :raises SourceError: when Consul could not say.
+        :raises SourceError: if there is no complete answer.
         """
         try:
             return await self._next()
-        except UnusableError as error:  # Consul did say, so that there is no need to read everything afresh
+        except UnusableError as error:  # there was an answer, so the index stays valid
             await self.end()
             raise UnusableError(f"{self._server}: {error}") from None
         except BaseException:
@@ -216,12 +216,12 @@ class ConsulSource(_Hastened[Reading]):
             raise
 
     async def end(self) -> None:
-        """Give up what is under way; the next call of `next` begins again."""
+        """Cancel the query and the look-ups; the next call of `next` starts them again."""
         self._names.stop()
         await self._end()
 
     def hasten(self) -> None:
-        """Have Consul's leader and DNS queried at once; the next answer is what they say then."""
+        """Query Consul's leader and DNS at once; the next answer is theirs."""
         self._names.renew()
         super().hasten()
 
@@ -250,7 +250,7 @@ class ConsulSource(_Hastened[Reading]):
             _log.debug("looking up host names has changed nothing", source=self.name)
 
     def _patience(self) -> float | None:
-        """Return how many seconds an answer may still wait for host names; `None` if none waits."""
+        """Return the seconds that an answer may still wait for host names; `None` if none waits."""
         if self._due is None or self._reading is None or self._owes:
             return None
         if self._names.is_complete:
@@ -260,7 +260,7 @@ class ConsulSource(_Hastened[Reading]):
 
     async def _ask(self, *, confirm: bool) -> Reading:
         await self._pause(self._rested)
-        # Whatever interrupts this query, the next one reads everything afresh.
+        # If this query is interrupted, the next one must not block.
         index, self._index = self._index, FIRST
         self._index, reading, took = await self._server.read(
             self._service, index, answered=self._answered, confirm=confirm
@@ -271,13 +271,13 @@ class ConsulSource(_Hastened[Reading]):
 
 
 def _own_families(reading: Reading) -> frozenset[bool]:
-    """Return the families of the VIPs that a service of a catalog claims; automatic ones are of both."""
+    """Return the families of the VIPs that a service in the catalog claims; an automatic VIP may be of either."""
     if reading.opt_in is None or reading.opt_in.automatic:
         return BOTH
     return frozenset(is_ipv4(vip.address) for vip in reading.opt_in.vips) or BOTH
 
 
-def server_from_environment(  # noqa: PLR0913  # what the options name beside the environment
+def server_from_environment(  # noqa: PLR0913  # options beside the environment
     address: str | None,
     environ: Mapping[str, str],
     options: Mapping[str, str | None] | None = None,
@@ -286,14 +286,14 @@ def server_from_environment(  # noqa: PLR0913  # what the options name beside th
     names: Names | None = None,
     wait: float = WAIT,
 ) -> ConsulServer:
-    """Return the Consul that the arguments and the consul command line's variables name.
+    """Return the Consul server that the arguments and the variables of the consul command line name.
 
-    :param address: wins over CONSUL_HTTP_ADDR; `None` where the command line names none.
+    :param address: overrides CONSUL_HTTP_ADDR; `None` if the command line has none.
     :param environ: usually `os.environ`.
-    :param options: values of the options in `environment.OPTIONS`, by the variable over which they win.
-    :param datacenter: another one than the agent's.
-    :param names: what looks up host names; `None` for the hosts file and the DNS servers of this host.
-    :param wait: how long Consul holds a query without news, in seconds.
+    :param options: values of the options in `environment.OPTIONS`, by the variable that each overrides.
+    :param datacenter: if another than the agent's.
+    :param names: resolver of host names; `None` for the hosts file and the DNS servers of this host.
+    :param wait: how long Consul holds a query without a change, in seconds.
     :raises UsageError: if a value cannot be used.
     """
     words = environment.Words(environ, options or {})

@@ -100,7 +100,7 @@ def targets(srv: SrvSet) -> tuple[str, ...]:
 
 
 def is_needed(record: SrvRecord) -> bool:
-    """Tell whether a record can be used, as far as it says itself."""
+    """Return whether a record can be used, as far as it says itself."""
     return record.target != NO_SERVICE and _unusable(record) is None
 
 
@@ -217,7 +217,7 @@ def lasts(part: Part, bounds: tuple[float, float], chance: float) -> float:
 
 
 def is_good(part: Part, bounds: tuple[float, float], now: float) -> bool:
-    """Tell whether a part may be used once more; not in its last tenth, so that one round asks for all that is due.
+    """Return whether a part may be used once more; not in its last tenth, so that one round asks for all that is due.
 
     :param bounds: least and most seconds between questions.
     :param now: seconds on the clock of `part.asked`.

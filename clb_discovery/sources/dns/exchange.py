@@ -47,7 +47,7 @@ class Memory:
         self._silent: dict[str, float] = {}
 
     def knows_edns(self, server: Nameserver, now: float) -> bool:
-        """Tell whether a server is asked with EDNS."""
+        """Return whether a server is asked with EDNS."""
         return self._without_edns.get(str(server), now) <= now
 
     def cannot_edns(self, server: Nameserver, now: float, remembered: float = REMEMBERED) -> None:
@@ -59,11 +59,11 @@ class Memory:
         self._with_edns.add(str(server))
 
     def is_edns_certain(self, server: Nameserver) -> bool:
-        """Tell whether a server ever answered one; some drop such questions."""
+        """Return whether a server ever answered one; some drop such questions."""
         return str(server) in self._with_edns
 
     def is_silent(self, server: Nameserver, now: float) -> bool:
-        """Tell whether a server did not answer lately."""
+        """Return whether a server did not answer lately."""
         return self._silent.get(str(server), now) > now
 
     def was_silent(self, server: Nameserver, now: float) -> None:

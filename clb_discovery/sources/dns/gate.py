@@ -62,7 +62,7 @@ class Gate:
                 del self._shares[zone]
 
     def may_ask(self, name: dns.name.Name, now: float) -> bool:
-        """Tell whether a question about a name may be sent; of a silent zone one each `PAUSE` may.
+        """Return whether a question about a name may be sent; of a silent zone one each `PAUSE` may.
 
         :param now: seconds on any steady clock, the same in every call.
         """
@@ -78,7 +78,7 @@ class Gate:
         return True
 
     def is_silent(self, name: dns.name.Name) -> bool:
-        """Tell whether the zone of a name, or every zone, did not answer the last times."""
+        """Return whether the zone of a name, or every zone, did not answer the last times."""
         return any(
             silence.time_outs >= limit
             for zone, limit in _limits(name)

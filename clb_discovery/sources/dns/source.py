@@ -194,7 +194,7 @@ class SrvSource:
         return reading, addresses
 
     def _is_known(self, reading: Reading, addresses: Mapping[Question, _Set]) -> bool:
-        """Tell whether this is the answer of the last round; where nobody can be used the zone may be another now."""
+        """Return whether this is the answer of the last round; where nobody can be used the zone may be another now."""
         try:
             return self._last is not None and self._answer(reading, addresses).servers == self._last.servers
         except SourceError:

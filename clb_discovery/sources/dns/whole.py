@@ -107,7 +107,7 @@ class WholeSrv:
 
 
 def _may_be_trimmed(srv: Found) -> bool:
-    """Tell whether an answer bears a mark of what Consul trims."""
+    """Return whether an answer bears a mark of what Consul trims."""
     if srv.records is None:
         return False
     return srv.records.ttl == 0 or _CONSUL in [label.lower() for label in srv.name.labels[-2:-1]]
