@@ -121,6 +121,7 @@ def check(options: argparse.Namespace) -> int:
     """Say what works on this host."""
     from clb_discovery.cli.check import report  # noqa: PLC0415 - see above
 
+    log.configure("auto", "error")
     return report(options)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Collection, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -253,3 +255,15 @@ async def test_looking_up_host_names_is_a_line(tmp_path: Path) -> None:
         with capture_logs() as logs:
             await names.look_up(["local", "web.example", "gone.example", "no name"])
     assert lines_of(logs, "host names were looked up") == [{"found": 2, "failed": 2, "from_dns": 2}]
+
+
+async def test_check_shows_none_of_them() -> None:
+    """The output of `check`, which queries the same sources, is free of lines for debugging."""
+    async with FakeDns() as server:
+        one_server(server)
+        options = ["--srv", f"{NAME}=10.64.0.1:80", "--resolver", server.address]
+        command = [sys.executable, "-m", "clb_discovery", "check", *options]
+        process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
+        output, _ = await process.communicate()
+    assert server.asked
+    assert b"DNS server answered" not in output, output
