@@ -56,7 +56,7 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
     while True:
         try:
             outcome = await source.next()
-        except Exception as error:  # noqa: BLE001 - `failed` tells them apart
+        except Exception as error:  # noqa: BLE001 - `failed` distinguishes them
             outcome = await _retried(source, error, failed, first, cap)
         emit(outcome)
 

@@ -17,7 +17,7 @@ from clb_discovery.sources.follow import follow
 
 _CANCEL_EVERY: Final = 0.1
 
-Heard = Callable[[str, Outcome], None]
+Receive = Callable[[str, Outcome], None]
 _log = structlog.stdlib.get_logger()
 
 
@@ -29,7 +29,7 @@ class Watches:
         self._open_sources = open_sources
         self._opened = AsyncExitStack()
         self._sources: Mapping[str, Source] = {}
-        self._heard: Heard | None = None
+        self._receive: Receive | None = None
         self._followed: dict[str, Source] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -41,12 +41,12 @@ class Watches:
         """
         self._sources = await self._opened.enter_async_context(self._open_sources())
 
-    def start(self, heard: Heard) -> None:
+    def start(self, receive: Receive) -> None:
         """Follow all of them.
 
-        :param heard: called with the name of a source and its answer or failure.
+        :param receive: called with the name of a source and its answer or failure.
         """
-        self._heard = heard
+        self._receive = receive
         self.adjust(())
 
     def adjust(self, names: Collection[str]) -> None:
@@ -57,7 +57,7 @@ class Watches:
         :param names: names of sources; those of the configuration may be among them.
         :raises UsageError: if Consul cannot be queried for one of them.
         """
-        if self._heard is None or (self._tasks and not self._ending and names == self._tasks.keys()):
+        if self._receive is None or (self._tasks and not self._ending and names == self._tasks.keys()):
             return
         wanted = {**dict.fromkeys(names), **self._sources}
         _log.debug("followed sources change", before=len(self._tasks), now=len(wanted), ending=len(self._ending))
@@ -73,7 +73,7 @@ class Watches:
             source = wanted[name] or self._from_catalog(name)
             if source:
                 self._followed[name] = source
-                self._tasks[name] = asyncio.create_task(follow(source, partial(self._heard, name)))
+                self._tasks[name] = asyncio.create_task(follow(source, partial(self._receive, name)))
 
     def hasten(self, name: str) -> None:
         """Hasten a source; ignore one that is not followed."""
@@ -82,7 +82,7 @@ class Watches:
 
     async def end(self) -> None:
         """End all tasks, and close what the sources share; a second call does nothing."""
-        self._heard = None
+        self._receive = None
         tasks = {*self._tasks.values(), *self._ending}
         self._tasks.clear()
         self._followed.clear()

@@ -22,7 +22,7 @@ from clb_discovery.errors import SourceError
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import OptIn, Refused
 from clb_discovery.model.servers import MAX_PORT, MAX_WEIGHT
-from clb_discovery.sources.consul.opt_in import opt_in, said
+from clb_discovery.sources.consul.opt_in import claims, opt_in
 from clb_discovery.text import printable
 
 Json = Mapping[str, object]
@@ -166,7 +166,7 @@ def parse_names(services: object) -> frozenset[str]:
     :raises SourceError: if it is not an object.
     """
     tags = _object(services, "the list of services")
-    return frozenset(name for name, own in tags.items() if said(None, own) is not None)
+    return frozenset(name for name, own in tags.items() if claims(None, own) is not None)
 
 
 def parse_summaries(summaries: object) -> frozenset[str]:
@@ -199,7 +199,9 @@ def _read_opt_in(entries: list[object]) -> OptIn | None:
     Proxies of Consul Connect do not count: they inherit meta and tags from their service.
     """
     services = (entry.get("Service") for entry in entries if _is_object(entry))
-    return opt_in(said(own.get("Meta"), own.get("Tags")) for own in services if _is_object(own) and not own.get("Kind"))
+    return opt_in(
+        claims(own.get("Meta"), own.get("Tags")) for own in services if _is_object(own) and not own.get("Kind")
+    )
 
 
 def _refused(entry: object, error: _UnusableError) -> Refused:

@@ -62,7 +62,7 @@ class ChangeWatch:
         self._sweeps = Bucket.full(SWEEP_RATE, SWEEP_BURST, time.monotonic())
         self._starts = Bucket.full(START_RATE, START_BURST, time.monotonic())
 
-    def asked(self, service: Key, *, leader: bool) -> None:
+    def note_query(self, service: Key, *, leader: bool) -> None:
         """Note that a service is about to be queried.
 
         :param leader: whether the leader answers, so that only later changes count; else the answer may be old.
@@ -134,7 +134,7 @@ class ChangeWatch:
 
         await self._follow(CHECKS, self._client.checks, compare)
 
-    async def _follow(self, path: str, ask: Callable[[int, float], Awaitable[Indexed]], take: _Take) -> None:
+    async def _follow(self, path: str, query: Callable[[int, float], Awaitable[Indexed]], take: _Take) -> None:
         """Pass every answer with a changed index to `take`, for ever.
 
         :raises SourceError: if there is no complete answer.
@@ -145,7 +145,7 @@ class ChangeWatch:
             if pause:
                 _log.debug("rate limit: pausing before the next query", path=path, seconds=round(pause, 1))
             await asyncio.sleep(pause)
-            header, answer = await ask(index, self._wait)
+            header, answer = await query(index, self._wait)
             before, index = index, self._client.next_index(path, header, index)
             if index == before:
                 continue

@@ -37,7 +37,7 @@ _LARGEST_TOKEN: Final = 4096
 _SHOWN: Final = 80
 
 
-class Words:
+class Settings:
     """Settings: the value of an option, else of its variable. An empty value counts as unset, as in Consul's client."""
 
     def __init__(self, environ: Mapping[str, str], options: Mapping[str, str | None]) -> None:
@@ -61,9 +61,9 @@ class Words:
         return f"{self.label(variable)} {self.get(variable)!r}"
 
 
-def flag(words: Words, variable: str, *, default: bool) -> bool:
+def flag(settings: Settings, variable: str, *, default: bool) -> bool:
     """Return a boolean, in the spellings of Go's strconv.ParseBool; the default if it is unset or empty."""
-    value = words.get(variable)
+    value = settings.get(variable)
     if value is None:
         return default
     if value not in _TRUE | _FALSE:
@@ -71,27 +71,29 @@ def flag(words: Words, variable: str, *, default: bool) -> bool:
     return value in _TRUE
 
 
-def address(words: Words, explicit: str | None = None) -> str:
+def address(settings: Settings, explicit: str | None = None) -> str:
     """Return the agent's address: the explicit one, else CONSUL_HTTP_ADDR, else Consul's default.
 
     CONSUL_HTTP_SSL sets the scheme of an address that has none.
     """
-    value = explicit or words.get("CONSUL_HTTP_ADDR") or DEFAULT
-    https = flag(words, "CONSUL_HTTP_SSL", default=False)
+    value = explicit or settings.get("CONSUL_HTTP_ADDR") or DEFAULT
+    https = flag(settings, "CONSUL_HTTP_SSL", default=False)
     return f"https://{value}" if https and "://" not in value else value
 
 
-def token(words: Words) -> str | SecretFile[str] | None:
+def token(settings: Settings) -> str | SecretFile[str] | None:
     """Return the token; a file overrides CONSUL_HTTP_TOKEN, as in Consul's own client, and may be replaced later."""
-    file = words.get("CONSUL_HTTP_TOKEN_FILE")
+    file = settings.get("CONSUL_HTTP_TOKEN_FILE")
     if file is None:
-        return words.get("CONSUL_HTTP_TOKEN")
-    return SecretFile("Consul token", [Path(file)], lambda: _token(Path(file), words.shown("CONSUL_HTTP_TOKEN_FILE")))
+        return settings.get("CONSUL_HTTP_TOKEN")
+    return SecretFile(
+        "Consul token", [Path(file)], lambda: _token(Path(file), settings.shown("CONSUL_HTTP_TOKEN_FILE"))
+    )
 
 
-def auth(words: Words) -> str | None:
+def auth(settings: Settings) -> str | None:
     """Return the Authorization header for CONSUL_HTTP_AUTH (`user:password`)."""
-    value = words.get("CONSUL_HTTP_AUTH")
+    value = settings.get("CONSUL_HTTP_AUTH")
     if value is None:
         return None
     if not value.isprintable():
@@ -100,19 +102,19 @@ def auth(words: Words) -> str | None:
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
-def scope(words: Words, datacenter: str | None) -> Scope:
+def scope(settings: Settings, datacenter: str | None) -> Scope:
     """Return which part of Consul to query."""
-    return Scope(datacenter, words.get("CONSUL_NAMESPACE"), words.get("CONSUL_PARTITION"))
+    return Scope(datacenter, settings.get("CONSUL_NAMESPACE"), settings.get("CONSUL_PARTITION"))
 
 
-def tls(words: Words) -> Tls:
+def tls(settings: Settings) -> Tls:
     """Return the TLS settings: authorities, client certificate, and whether the agent's certificate is checked."""
-    context = _authorities(words)
-    certificate = _client_certificate(words, context)
-    if not flag(words, "CONSUL_HTTP_SSL_VERIFY", default=True):
+    context = _authorities(settings)
+    certificate = _client_certificate(settings, context)
+    if not flag(settings, "CONSUL_HTTP_SSL_VERIFY", default=True):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    return Tls(context, words.get("CONSUL_TLS_SERVER_NAME"), certificate)
+    return Tls(context, settings.get("CONSUL_TLS_SERVER_NAME"), certificate)
 
 
 def _token(file: Path, shown: str) -> str:
@@ -129,9 +131,9 @@ def _token(file: Path, shown: str) -> str:
     return text
 
 
-def _client_certificate(words: Words, context: ssl.SSLContext) -> SecretFile[None] | None:
+def _client_certificate(settings: Settings, context: ssl.SSLContext) -> SecretFile[None] | None:
     """Load the configured client certificate, if any, into the context; `get` loads it again if it has changed."""
-    cert, key = words.get("CONSUL_CLIENT_CERT"), words.get("CONSUL_CLIENT_KEY")
+    cert, key = settings.get("CONSUL_CLIENT_CERT"), settings.get("CONSUL_CLIENT_KEY")
     if cert is None and key is None:
         return None
     if cert is None or key is None:
@@ -139,11 +141,11 @@ def _client_certificate(words: Words, context: ssl.SSLContext) -> SecretFile[Non
             "only one of --consul-client-cert (CONSUL_CLIENT_CERT) and --consul-client-key (CONSUL_CLIENT_KEY) is set; "
             "set both or none"
         )
-    both = f"{words.shown('CONSUL_CLIENT_CERT')} with {words.shown('CONSUL_CLIENT_KEY')}"
+    both = f"{settings.shown('CONSUL_CLIENT_CERT')} with {settings.shown('CONSUL_CLIENT_KEY')}"
 
     def read() -> None:
         for variable, file in (("CONSUL_CLIENT_CERT", cert), ("CONSUL_CLIENT_KEY", key)):
-            _use(words.shown(variable), Path(file).read_bytes)
+            _use(settings.shown(variable), Path(file).read_bytes)
         # Loaded into another context first: a half replaced pair would leave one half in this context.
         for one in (ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), context):
             # An encrypted key is an error; without this, OpenSSL would ask for its password on the terminal.
@@ -152,14 +154,14 @@ def _client_certificate(words: Words, context: ssl.SSLContext) -> SecretFile[Non
     return SecretFile("Consul client certificate", [Path(cert), Path(key)], read)
 
 
-def _authorities(words: Words) -> ssl.SSLContext:
+def _authorities(settings: Settings) -> ssl.SSLContext:
     """Return a context that trusts the file and every file of the directory; the system's only if neither is set."""
     files: list[tuple[str, Path]] = []
-    file, directory = words.get("CONSUL_CACERT"), words.get("CONSUL_CAPATH")
+    file, directory = settings.get("CONSUL_CACERT"), settings.get("CONSUL_CAPATH")
     if file is not None:
-        files.append((words.shown("CONSUL_CACERT"), Path(file)))
+        files.append((settings.shown("CONSUL_CACERT"), Path(file)))
     if directory is not None:
-        shown = words.shown("CONSUL_CAPATH")
+        shown = settings.shown("CONSUL_CAPATH")
         found = _use(shown, lambda: sorted(path for path in Path(directory).iterdir() if path.is_file()))
         if not found:
             raise UsageError(f"{shown} holds no file; put the authorities' certificates there, as PEM files")

@@ -38,7 +38,7 @@ _SHOWN: Final = 80
 _PROTOCOLS: Final = {protocol.name.lower(): protocol for protocol in Protocol}
 
 
-class Said(NamedTuple):
+class Claims(NamedTuple):
     """The claims of one instance, as text."""
 
     vips: tuple[str, ...]
@@ -47,7 +47,7 @@ class Said(NamedTuple):
     protocol: str | None
 
 
-def said(meta: object, tags: object) -> Said | None:
+def claims(meta: object, tags: object) -> Claims | None:
     """Return the claims of an instance, or None if it does not opt in.
 
     :param meta: decoded JSON, which should be an object of strings.
@@ -62,10 +62,10 @@ def said(meta: object, tags: object) -> Said | None:
         vips.append(f"{META_VIP}={_text(meta[META_VIP]) or ''}")
     if not vips:
         return None
-    return Said(tuple(vips), _text(meta.get(META_ALGORITHM)), _text(meta.get(META_PROTOCOL)))
+    return Claims(tuple(vips), _text(meta.get(META_ALGORITHM)), _text(meta.get(META_PROTOCOL)))
 
 
-def opt_in(instances: Iterable[Said | None]) -> OptIn | None:
+def opt_in(instances: Iterable[Claims | None]) -> OptIn | None:
     """Combine the claims of all instances of a service; their order does not matter.
 
     :returns: None if no instance opts in.
@@ -107,7 +107,7 @@ class _Reading:
     def refuse(self, value: str, reason: str) -> None:
         self.refused.add(Refused(value, reason))
 
-    def read(self, one: Said, count: int) -> None:
+    def read(self, one: Claims, count: int) -> None:
         """Take the VIPs of `count` instances with the same claims."""
         if self._left <= 0:
             self.unread += len(one.vips)
@@ -141,7 +141,7 @@ class _Reading:
                 self.refuse(_shown(name, item), str(error).removeprefix(f"{item!r} "))
         return None
 
-    def elect(self, counts: Mapping[Said, int]) -> Algorithm | None:
+    def elect(self, counts: Mapping[Claims, int]) -> Algorithm | None:
         """Return the scheduler that most instances name; on a tie, the one with the lower name."""
         votes: Counter[Algorithm] = Counter()
         for one, count in counts.items():

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from clb_discovery.errors import UsageError
+from clb_discovery.sources.file_state import FileState, file_state
 
 _T = TypeVar("_T")
 
@@ -45,13 +46,12 @@ class SecretFile(Generic[_T]):
                 _log.info("secret read again", what=self._what)
         return self._value
 
-    def _look(self) -> list[tuple[int, ...] | None]:
-        return [_stamp(file) for file in self._files]
+    def _look(self) -> list[FileState | None]:
+        return [_state(file) for file in self._files]
 
 
-def _stamp(file: Path) -> tuple[int, ...] | None:
+def _state(file: Path) -> FileState | None:
     try:
-        found = file.stat()
+        return file_state(file)
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -127,28 +127,28 @@ class ConsulServer:
         :raises SourceError: if there is no complete answer.
         """
         if index == FIRST or confirm:
-            return await self._ask_now(service, after_failure=answered or confirm)
+            return await self._query_now(service, after_failure=answered or confirm)
         if not self._direct.locked():
             async with self._direct:
                 _log.debug("waiting for a change by a blocking query", service=service[0], index=index, wait=self._wait)
-                return await self._ask(service, index)
+                return await self._query(service, index)
         _log.debug("waiting for a change of the whole catalog: too many services", service=service[0], direct=DIRECT)
         await self._catalog.changed(service, time.monotonic() + REFRESH)
-        return await self._ask_now(service)
+        return await self._query_now(service)
 
-    async def _ask_now(self, service: Key, *, after_failure: bool = False) -> tuple[int, Reading, float]:
+    async def _query_now(self, service: Key, *, after_failure: bool = False) -> tuple[int, Reading, float]:
         async with self._at_once:
             # Other servers may lag behind the one that reported the change, or have just started; the leader does not.
             mode = CONSISTENT if after_failure else LEADER if self._direct.locked() else STALE
             _log.debug("querying without waiting", service=service[0], mode=_MODES[mode], after_failure=after_failure)
-            self._catalog.asked(service, leader=mode is not STALE)
+            self._catalog.note_query(service, leader=mode is not STALE)
             try:
-                return await self._ask(service, FIRST, mode)
+                return await self._query(service, FIRST, mode)
             except SourceError:
                 await asyncio.sleep(AFTER_FAILURE)  # when one query fails, the others mostly fail, too
                 raise
 
-    async def _ask(self, service: Key, index: int, mode: Mode = STALE) -> tuple[int, Reading, float]:
+    async def _query(self, service: Key, index: int, mode: Mode = STALE) -> tuple[int, Reading, float]:
         name, selection = service
         header, entries = await self._client.entries(name, selection, index, self._wait, mode)
         started = time.thread_time()

@@ -48,9 +48,9 @@ class _Hastened(Generic[_Result]):
         self._bucket = bucket
         self._index = FIRST
         self._wakeup = asyncio.Event()
-        self._asking: asyncio.Task[_Result] | None = None
+        self._running: asyncio.Task[_Result] | None = None
         self._is_cut = False
-        self._owes = False
+        self._needs_fresh = False
         """Whether no query that was sent after the last `hasten` has been answered yet."""
 
     @property
@@ -60,13 +60,13 @@ class _Hastened(Generic[_Result]):
 
     def hasten(self) -> None:
         """Query Consul's leader at once; the next answer is the leader's."""
-        self._is_cut = self._owes = True
+        self._is_cut = self._needs_fresh = True
         self._wakeup.set()
 
-    async def _ask(self, *, confirm: bool) -> _Result:
+    async def _query(self, *, confirm: bool) -> _Result:
         raise NotImplementedError
 
-    async def _asked(self, patience: float | None = None) -> _Result | None:
+    async def _wait_for_answer(self, patience: float | None = None) -> _Result | None:
         """Wait for the current query; start one if there is none.
 
         :param patience: longest wait in seconds; `None` for no limit.
@@ -75,19 +75,19 @@ class _Hastened(Generic[_Result]):
         if self._is_cut:
             _log.debug("wait was cut short; the leader is queried at once", source=self.name)
             await self._end()
-        if self._asking is None:
+        if self._running is None:
             self._is_cut = False
-            self._asking = asyncio.create_task(self._ask(confirm=self._owes))
-            self._asking.add_done_callback(lambda _: self._wakeup.set())
+            self._running = asyncio.create_task(self._query(confirm=self._needs_fresh))
+            self._running.add_done_callback(lambda _: self._wakeup.set())
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._wakeup.wait()
         self._wakeup.clear()
-        if self._is_cut or not self._asking.done():
+        if self._is_cut or not self._running.done():
             return None
-        asked, self._asking = self._asking, None
-        result = asked.result()
-        self._owes = False
+        ended, self._running = self._running, None
+        result = ended.result()
+        self._needs_fresh = False
         return result
 
     async def _pause(self, until: float = 0.0) -> None:
@@ -104,13 +104,13 @@ class _Hastened(Generic[_Result]):
 
     async def _end(self) -> None:
         """Cancel the current query."""
-        asking, self._asking = self._asking, None
-        if asking is not None:
+        running, self._running = self._running, None
+        if running is not None:
             self._index = FIRST  # an answer that has already come is lost
-            asking.cancel()
-            await asyncio.wait((asking,))
-            if not asking.cancelled():
-                asking.exception()  # so that asyncio does not complain
+            running.cancel()
+            await asyncio.wait((running,))
+            if not running.cancelled():
+                running.exception()  # so that asyncio does not complain
 
 
 class ConsulCatalog(_Hastened[Listing]):
@@ -136,7 +136,7 @@ class ConsulCatalog(_Hastened[Listing]):
         :raises SourceError: if there is no complete answer.
         """
         try:
-            while (listing := await self._asked()) is None:
+            while (listing := await self._wait_for_answer()) is None:
                 pass
         finally:
             await self._end()
@@ -149,7 +149,7 @@ class ConsulCatalog(_Hastened[Listing]):
         """
         return ConsulSource(self._server, name, self._selection)
 
-    async def _ask(self, *, confirm: bool) -> Listing:
+    async def _query(self, *, confirm: bool) -> Listing:
         await self._pause()
         index, self._index = self._index, FIRST
         known = self._listed is not None and time.monotonic() < self._listed_at + REFRESH
@@ -229,13 +229,13 @@ class ConsulSource(_Hastened[Reading]):
         if self._reading is not None:
             self._names.want(self._reading.host_names)
         while True:
-            reading = await self._asked(self._patience())
+            reading = await self._wait_for_answer(self._patience())
             if reading is not None:
                 self._reading = reading
                 self._names.want(reading.host_names)
                 self._returned = None
                 self._due = self._due or time.monotonic() + GRACE
-            if self._reading is None or self._owes:
+            if self._reading is None or self._needs_fresh:
                 continue
             if patience := self._patience():
                 _log.debug("answer waits for host names", source=self.name, seconds=round(patience, 1))
@@ -251,14 +251,14 @@ class ConsulSource(_Hastened[Reading]):
 
     def _patience(self) -> float | None:
         """Return the seconds that an answer may still wait for host names; `None` if none waits."""
-        if self._due is None or self._reading is None or self._owes:
+        if self._due is None or self._reading is None or self._needs_fresh:
             return None
         if self._names.is_complete:
             return 0.0
         grace = 0.0 if is_anyone_usable(self._reading, self._names.known) else LONG_GRACE
         return max(self._due + grace - time.monotonic(), 0.0)
 
-    async def _ask(self, *, confirm: bool) -> Reading:
+    async def _query(self, *, confirm: bool) -> Reading:
         await self._pause(self._rested)
         # If this query is interrupted, the next one must not block.
         index, self._index = self._index, FIRST
@@ -271,7 +271,7 @@ class ConsulSource(_Hastened[Reading]):
 
 
 def _own_families(reading: Reading) -> frozenset[bool]:
-    """Return the families of the VIPs that a service in the catalog claims; an automatic VIP may be of either."""
+    """Return the families of the VIPs that a service in the catalog claims; an automatic one counts as both."""
     if reading.opt_in is None or reading.opt_in.automatic:
         return BOTH
     return frozenset(is_ipv4(vip.address) for vip in reading.opt_in.vips) or BOTH
@@ -296,13 +296,13 @@ def server_from_environment(  # noqa: PLR0913  # options beside the environment
     :param wait: how long Consul holds a query without a change, in seconds.
     :raises UsageError: if a value cannot be used.
     """
-    words = environment.Words(environ, options or {})
+    settings = environment.Settings(environ, options or {})
     return ConsulServer(
-        environment.address(words, address),
-        token=environment.token(words),
-        scope=environment.scope(words, datacenter),
-        tls=environment.tls(words),
-        auth=environment.auth(words),
+        environment.address(settings, address),
+        token=environment.token(settings),
+        scope=environment.scope(settings, datacenter),
+        tls=environment.tls(settings),
+        auth=environment.auth(settings),
         names=names,
         wait=wait,
     )

@@ -257,9 +257,9 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             kind = BrokenOffError if _is_broken_off(error) else SourceError
             raise kind(f"{self._address} {_trouble(error, limit)}") from error
         if answer.status != 200:
-            said = _excerpt(body, (headers or {}).get(TOKEN))
+            excerpt = _excerpt(body, (headers or {}).get(TOKEN))
             advice = _ADVICE.get(400 if body.startswith(_BAD_FILTER) else answer.status, _AGAIN)
-            raise StatusError(f"{self._address} answered {answer.status} {said}; {advice}", answer.status)
+            raise StatusError(f"{self._address} answered {answer.status} {excerpt}; {advice}", answer.status)
         return base.Response(answer.status, answer.headers.copy(), "", body)
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
@@ -283,8 +283,8 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         try:
             return callback(response._replace(body=response.content.decode()))
         except (ValueError, RecursionError) as error:
-            said = _excerpt(response.content)
-            raise SourceError(f"{self._address} answered what is no JSON: {said}; is this Consul?") from error
+            excerpt = _excerpt(response.content)
+            raise SourceError(f"{self._address} answered what is no JSON: {excerpt}; is this Consul?") from error
 
 
 def _excerpt(body: bytes, token: str | None = None) -> str:

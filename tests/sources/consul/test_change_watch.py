@@ -38,9 +38,9 @@ async def test_what_was_not_read_from_the_leader_counts_as_changed() -> None:
     """Another server's answer may be older than the news, so the leader is to be asked at once."""
     async with FakeConsul(Reply(hang=True)) as fake, opened(fake) as catalog:
         await asyncio.wait_for(catalog.changed(REDIS, LATER), SOON)
-        catalog.asked(REDIS, leader=False)
+        catalog.note_query(REDIS, leader=False)
         await asyncio.wait_for(catalog.changed(REDIS, LATER), SOON)
-        catalog.asked(REDIS, leader=True)
+        catalog.note_query(REDIS, leader=True)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(catalog.changed(REDIS, LATER), 0.2)
 
@@ -48,7 +48,7 @@ async def test_what_was_not_read_from_the_leader_counts_as_changed() -> None:
 async def test_waiting_ends_at_its_deadline() -> None:
     """A service is asked for again at times although nothing is heard of it."""
     async with FakeConsul(Reply(hang=True)) as fake, opened(fake) as catalog:
-        catalog.asked(REDIS, leader=True)
+        catalog.note_query(REDIS, leader=True)
         started = time.monotonic()
         await catalog.changed(REDIS, started + 0.3)
         assert 0.25 < time.monotonic() - started < SOON
@@ -62,7 +62,7 @@ async def test_a_failure_reaches_everyone_who_waits_and_then_all_starts_again(ba
     async with FakeConsul(bad) as fake, opened(fake) as catalog:
         names = [(name, ALL) for name in ("redis", "ldap", "mail")]
         for name in names:
-            catalog.asked(name, leader=True)
+            catalog.note_query(name, leader=True)
         waiting = [asyncio.create_task(catalog.changed(name, LATER)) for name in names]
         for one in waiting:
             with pytest.raises(SourceError, match=f"Consul at {fake.url}"):
@@ -77,7 +77,7 @@ async def test_a_server_that_always_has_news_is_asked_seldom() -> None:
     async with FakeConsul(*(Reply(index=str(number)) for number in range(1, 200))) as fake, opened(fake) as catalog:
         started = time.monotonic()
         while time.monotonic() - started < 2:
-            catalog.asked(REDIS, leader=True)
+            catalog.note_query(REDIS, leader=True)
             try:
                 await asyncio.wait_for(catalog.changed(REDIS, LATER), 0.2)
             except TimeoutError:
@@ -91,7 +91,7 @@ async def test_a_catalog_that_cannot_be_watched_is_asked_seldom() -> None:
     async with FakeConsul(Reply(status=403, body=b"not this path")) as fake, opened(fake) as catalog:
         failures, started = 0, time.monotonic()
         while time.monotonic() - started < 2:
-            catalog.asked(REDIS, leader=True)
+            catalog.note_query(REDIS, leader=True)
             try:
                 await asyncio.wait_for(catalog.changed(REDIS, LATER), 0.2)
             except SourceError:

@@ -211,8 +211,8 @@ async def test_changes_of_the_catalog_are_lines(monkeypatch: pytest.MonkeyPatch)
         watch = ChangeWatch(OnlyChecks(transport, None, OWN), 50.0)
         with capture_logs() as logs:
             for _ in range(2):
-                watch.asked(("ldap", ALL), leader=True)
-                watch.asked(("redis", ALL), leader=True)
+                watch.note_query(("ldap", ALL), leader=True)
+                watch.note_query(("redis", ALL), leader=True)
                 await asyncio.wait_for(watch.changed(("redis", ALL), 1e9), SOON)
             with pytest.raises(SourceError):
                 await asyncio.wait_for(watch.changed(("ldap", ALL), 1e9), SOON)

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from clb_discovery.model.answer import OptIn, Refused
 from clb_discovery.model.servers import Algorithm, Protocol
 from clb_discovery.model.text_forms import parse_vip
-from clb_discovery.sources.consul.opt_in import MAX_READ, MAX_REFUSED, MAX_TEXT, MAX_VIPS, Said, opt_in, said
+from clb_discovery.sources.consul.opt_in import MAX_READ, MAX_REFUSED, MAX_TEXT, MAX_VIPS, Claims, claims, opt_in
 
 TEXT: Final = st.sampled_from(
     ["auto", "", ",", "10.64.0.1:80", "10.64.0.1,[fd00::1]", "10.64.0.1:0", "127.0.0.1:x", "224.0.0.1", "least-conn"]
 ) | st.text(max_size=8)
 SAID: Final = st.builds(
-    Said,
+    Claims,
     st.lists(TEXT.map("clb-vip={}".format), min_size=1, max_size=3).map(tuple),
     st.none() | st.sampled_from(["random", "least-conn", "best"]) | TEXT,
     st.none() | st.sampled_from(["tcp", "udp", "sctp"]),
@@ -36,7 +36,7 @@ JSON: Final = st.recursive(
 
 def read(*instances: tuple[dict[str, str], list[str]]) -> OptIn | None:
     """Return what instances with this meta and these tags say together."""
-    return opt_in(said(meta, tags) for meta, tags in instances)
+    return opt_in(claims(meta, tags) for meta, tags in instances)
 
 
 def refusals(meta: dict[str, str], *tags: str) -> list[str]:
@@ -195,7 +195,7 @@ def test_vips_and_reports_are_bounded() -> None:
 
 
 @given(st.lists(st.none() | SAID, max_size=6), st.randoms(use_true_random=False))
-def test_the_order_of_instances_does_not_matter(instances: list[Said | None], random: Random) -> None:
+def test_the_order_of_instances_does_not_matter(instances: list[Claims | None], random: Random) -> None:
     """Consul sorts an answer as it likes."""
     shuffled = list(instances)
     random.shuffle(shuffled)
@@ -203,7 +203,7 @@ def test_the_order_of_instances_does_not_matter(instances: list[Said | None], ra
 
 
 @given(st.lists(SAID, min_size=1, max_size=6))
-def test_whatever_opts_in_is_applied_or_refused(instances: list[Said]) -> None:
+def test_whatever_opts_in_is_applied_or_refused(instances: list[Claims]) -> None:
     """A service that opts in has a VIP, or there is a report that says why not."""
     found = opt_in(instances)
     assert found is not None
@@ -216,5 +216,5 @@ def test_whatever_opts_in_is_applied_or_refused(instances: list[Said]) -> None:
 @given(JSON, JSON)
 def test_any_json_is_read(meta: object, tags: object) -> None:
     """Whatever stands there opts in or not, and breaks nothing."""
-    found = said(meta, tags)
+    found = claims(meta, tags)
     assert opt_in([found]) is None or found is not None

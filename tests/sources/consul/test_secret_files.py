@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from clb_discovery.errors import UsageError
-from clb_discovery.sources.consul.environment import Words, token
+from clb_discovery.sources.consul.environment import Settings, token
 from clb_discovery.sources.consul.secret_files import SecretFile
 
 ONE: Final = "1ebf7f9a-93c8-4f1c-a1d6-6d2a9d7f0a11"
@@ -19,7 +19,7 @@ TWO: Final = "2ebf7f9a-93c8-4f1c-a1d6-6d2a9d7f0a11"
 
 def rotated(file: Path) -> SecretFile[str]:
     """Return the token of a file."""
-    found = token(Words({"CONSUL_HTTP_TOKEN_FILE": str(file)}, {}))
+    found = token(Settings({"CONSUL_HTTP_TOKEN_FILE": str(file)}, {}))
     assert isinstance(found, SecretFile)
     return found
 
