@@ -1,4 +1,4 @@
-"""The tasks that follow sources: who can be hastened, and when that does nothing."""
+"""The tasks that follow sources: which source can be hastened, and when that has no effect."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.support.fake_source import Told
 
 
 class Catalog(Told):
-    """A catalog whose services are told what to answer, too."""
+    """A catalog whose services are scripted, too."""
 
     def __init__(self) -> None:
         super().__init__()
         self.services: dict[str, Told] = {}
 
     async def next(self) -> Listing:  # type: ignore[override]  # a catalog answers with names
-        """Return nobody's name, again and again."""
+        """Return an empty list each time."""
         await super().next()
         return Listing(frozenset())
 
@@ -33,12 +33,12 @@ class Catalog(Told):
 
 
 def watches(sources: Mapping[str, Source]) -> Watches:
-    """Return watches of these sources, which are not made yet."""
+    """Return watches of these sources, which are not open yet."""
     return Watches(lambda: nullcontext(sources))
 
 
 async def test_source_that_is_followed_is_hastened() -> None:
-    """From start to end; before and after that, and of a name that nobody follows, it is left alone."""
+    """A followed source is hastened; before start, after end, and for a name that is not followed nothing happens."""
     source, heard = Told(Answer(())), asyncio.Queue[tuple[str, Outcome]]()
     found = watches({"fake:a": source})
     found.hasten("fake:a")
@@ -55,7 +55,7 @@ async def test_source_that_is_followed_is_hastened() -> None:
 
 
 async def test_service_that_has_left_is_left_alone() -> None:
-    """A service of a catalog is hastened for as long as it is followed, and the catalog goes on."""
+    """A service of a catalog is hastened while it is followed, and the catalog is followed throughout."""
     catalog = Catalog()
     found = watches({CATALOG: catalog})
     await found.open()
@@ -70,7 +70,7 @@ async def test_service_that_has_left_is_left_alone() -> None:
 
 
 async def test_a_change_of_what_is_followed_is_a_line_for_debugging() -> None:
-    """It counts the sources before and after; where nothing changes there is none."""
+    """The line counts the sources before and after; without a change there is none."""
     found = watches({CATALOG: Catalog()})
     await found.open()
     with capture_logs() as logs:

@@ -1,4 +1,4 @@
-"""The lines that `--log-level debug` shows of queries to Consul: one for each rule that decided something."""
+"""The lines of `--log-level debug` about queries to Consul: one for each rule that decided something."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ Lines = Collection[MutableMapping[str, Any]]
 
 
 def lines_of(logs: Lines, event: str) -> list[dict[str, Any]]:
-    """Return the fields of the lines with this event, all of which are for debugging."""
+    """Return the fields of the lines with this event; all of them have level debug."""
     found = [dict(line) for line in logs if line["event"] == event]
     assert all(line.pop("log_level") == "debug" for line in found)
     return [{name: value for name, value in line.items() if name != "event"} for line in found]
 
 
 async def test_each_rule_of_indexes_is_a_line() -> None:
-    """An index that is new, the same as before, or lower is told apart; after the last one nothing is waited for."""
+    """A new, an unchanged and a lower index have different lines; after a lower one the next query does not wait."""
     async with FakeConsul(Reply(index="900"), Reply(index="900"), Reply(index="3"), Reply(index="8")) as fake:
         server = ConsulServer(fake.url)
         source = ConsulSource(server, "redis")
@@ -61,7 +61,7 @@ async def test_each_rule_of_indexes_is_a_line() -> None:
 
 
 async def test_each_kind_of_query_is_a_line() -> None:
-    """Queries that wait have index and wait; others say by which consistency mode, and whether after a failure."""
+    """Queries that wait show index and wait; others show the consistency mode, and whether they follow a failure."""
     async with FakeConsul(Reply(index="5"), Reply(index="6"), Reply(status=500), Reply(index="7")) as fake:
         server = ConsulServer(fake.url)
         source = ConsulSource(server, "redis")
@@ -83,7 +83,7 @@ async def test_each_kind_of_query_is_a_line() -> None:
 
 
 async def test_a_stale_answer_that_is_not_used_is_a_line() -> None:
-    """A server that has lost its leader is named with its headers, which are bounded."""
+    """The line about a server without contact to its leader shows its headers, which are bounded."""
     headers = {"X-Consul-KnownLeader": "false", "X-Consul-LastContact": "9" * 5000}
     async with FakeConsul(Reply(index="6", headers=headers), Reply(index="7")) as fake:
         server = ConsulServer(fake.url)
@@ -101,7 +101,7 @@ async def test_a_stale_answer_that_is_not_used_is_a_line() -> None:
 
 
 async def test_a_long_poll_that_was_cut_is_a_line() -> None:
-    """So is an answer afterwards that is older than the last one, which the leader overrules."""
+    """So is a later answer that is older than the last one; the query is then repeated at the leader."""
     async with FakeConsul(Reply(index="9"), Reply(hang=True), Reply(index="3"), Reply(index="9")) as fake:
         server = ConsulServer(fake.url, wait=0.1, margin=1.0)
         source = ConsulSource(server, "redis")
@@ -116,7 +116,7 @@ async def test_a_long_poll_that_was_cut_is_a_line() -> None:
 
 
 async def test_a_wait_that_is_cut_short_is_a_line() -> None:
-    """A hastened source tells so, once."""
+    """A hastened source logs it once."""
     async with FakeConsul(Reply(), Reply(hang=True), Reply()) as fake:
         server = ConsulServer(fake.url)
         source = ConsulSource(server, "redis")
@@ -133,7 +133,7 @@ async def test_a_wait_that_is_cut_short_is_a_line() -> None:
 
 
 async def test_a_pause_of_the_rate_limit_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A query that has to wait for its turn says for how many seconds; others say nothing."""
+    """A query that waits for its turn logs for how many seconds; others log nothing."""
     monkeypatch.setattr(source_module, "BURST", 1.0)
     monkeypatch.setattr(source_module, "RATE", 2.0)
     async with FakeConsul(Reply()) as fake:
@@ -149,7 +149,7 @@ async def test_a_pause_of_the_rate_limit_is_a_line(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_list_of_services_that_has_not_changed_is_a_line() -> None:
-    """The index of the list is one as well, and the leader is not asked for metas that are known."""
+    """The list of services has an index, too, and the leader is not queried while it has not changed."""
     names = Reply(entries={"redis": ["clb"]})
     async with FakeConsul(names, Reply(entries=[{"Name": "web"}]), names) as fake:
         server = ConsulServer(fake.url)
@@ -162,7 +162,7 @@ async def test_a_list_of_services_that_has_not_changed_is_a_line() -> None:
     assert lines_of(logs, "the list of services has not changed; their meta is not queried") == [{}]
 
 
-async def test_services_beyond_the_direct_ones_say_what_they_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_services_beyond_the_direct_ones_log_their_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service without a blocking query of its own waits for the whole catalog, whose queries have lines, too."""
     monkeypatch.setattr(server_module, "DIRECT", 0)
     monkeypatch.setattr(server_module, "REFRESH", 0.3)
@@ -183,7 +183,7 @@ async def test_services_beyond_the_direct_ones_say_what_they_wait_for(monkeypatc
 
 
 class OnlyChecks(Client):
-    """A client to which services and nodes never change."""
+    """A client whose services and nodes never change."""
 
     async def services(self, index: int, wait: float, mode: Mode = STALE) -> Indexed:
         """Wait without end."""
@@ -202,7 +202,7 @@ def check(service: str) -> dict[str, str]:
 
 
 async def test_changes_of_the_catalog_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first answer concerns all services, a check some of them; pauses and a failure have lines as well."""
+    """The first answer concerns all services, a check some of them; rate limits and a failure have lines, too."""
     monkeypatch.setattr(change_watch, "WATCH_BURST", 1.0)
     monkeypatch.setattr(change_watch, "WATCH_RATE", 10.0)
     replies = (Reply(entries=[], index="5"), Reply(entries=[check("Redis")], index="6"), Reply(status=500))
@@ -228,7 +228,7 @@ async def test_changes_of_the_catalog_are_lines(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_an_answer_that_waits_for_host_names_is_a_line(tmp_path: Path) -> None:
-    """It says for how long at most; a look-up that found the same addresses again has a line, too."""
+    """The line shows the longest wait for host names."""
     async with FakeDns() as dns, FakeConsul(Reply(entries=[instance("web.example")]), Reply(hang=True)) as fake:
         dns.replies["web.example.", "A"] = DnsReply(["web.example. 0 A 10.0.0.1"])
         host_names = HostNames(Resolvers([dns.address]), hosts=tmp_path / "hosts", bounds=(0.1, 60.0))

@@ -26,21 +26,21 @@ Lines = Collection[MutableMapping[str, Any]]
 
 
 def lines_of(logs: Lines, event: str) -> list[dict[str, Any]]:
-    """Return the fields of the lines with this event, all of which are for debugging."""
+    """Return the fields of the lines with this event; all of them have level debug."""
     found = [dict(line) for line in logs if line["event"] == event]
     assert all(line.pop("log_level") == "debug" for line in found)
     return [{name: value for name, value in line.items() if name != "event"} for line in found]
 
 
 def one_server(server: FakeDns, ttl: int = 60) -> None:
-    """Let a DNS server have one record with one address."""
+    """Give a DNS server one record with one address."""
     server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=ttl))
     server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
     server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
 
 
 async def test_each_answer_names_its_server_and_ttl() -> None:
-    """One line a name and type, whatever the number of records, and the TTL is the smallest on the way."""
+    """There is one line per name and type, for any number of records, and the TTL is the smallest on the way."""
     async with FakeDns() as server:
         one_server(server)
         server.replies["a.example.", "A"] = Reply(["a.example. 7 CNAME b.example."])
@@ -60,8 +60,8 @@ async def test_each_answer_names_its_server_and_ttl() -> None:
     }
 
 
-async def test_each_round_says_when_the_next_query_is() -> None:
-    """The TTL of the records is shown as it came and within the bounds; the next query is in so many seconds."""
+async def test_each_round_logs_when_the_next_query_is() -> None:
+    """The TTL of the records is shown as received and within the bounds, with the seconds until the next query."""
     async with FakeDns() as server:
         one_server(server, ttl=3600)
         one = SrvSource(NAME, Resolvers([server.address]), 5.0, 20.0, families=(True,))
@@ -82,8 +82,8 @@ async def test_each_round_says_when_the_next_query_is() -> None:
     }
 
 
-async def test_a_later_round_says_what_it_does_not_ask() -> None:
-    """Records and addresses whose TTL is not over are not asked for; what is asked for is counted."""
+async def test_a_later_round_logs_what_it_does_not_query() -> None:
+    """Records and addresses that have not expired are not queried; the queried ones are counted."""
     async with FakeDns() as server:
         one_server(server)
         server.replies["a.example.", "A"] = Reply(["a.example. 0 A 10.0.0.1"])
@@ -98,7 +98,7 @@ async def test_a_later_round_says_what_it_does_not_ask() -> None:
 
 
 async def test_a_wait_that_is_cut_short_is_a_line() -> None:
-    """A hastened source says so; one whose TTL is over does not."""
+    """A hastened source logs it; one whose TTL has expired does not."""
     async with FakeDns() as server:
         one_server(server)
         one = source(server)
@@ -125,7 +125,7 @@ async def test_a_truncated_answer_is_a_line() -> None:
 
 
 async def test_an_answer_that_may_be_trimmed_is_a_line() -> None:
-    """TTL 0 makes TCP necessary; where there is none that is a line, with the seconds until it is tried again."""
+    """TTL 0 leads to TCP; if TCP fails that is a line, with the seconds until it is tried again."""
     async with FakeDns(tcp=False) as server:
         one_server(server, ttl=0)
         with capture_logs() as logs:
@@ -137,7 +137,7 @@ async def test_an_answer_that_may_be_trimmed_is_a_line() -> None:
 
 
 async def test_an_answer_at_the_limit_of_dns_is_a_line() -> None:
-    """It is asked for once more, to see whether it is whole."""
+    """The answer is queried once more, to see whether it is complete."""
     async with FakeDns() as server:
         names = [f"{'x' * 60}{number:03}.example." for number in range(710)]
         server.replies[SRV] = Reply(records(*(f"0 1 80 {name}" for name in names)), truncated=True)
@@ -149,7 +149,7 @@ async def test_an_answer_at_the_limit_of_dns_is_a_line() -> None:
 
 
 async def test_a_server_without_edns_is_a_line() -> None:
-    """So is one that leaves such queries unanswered; it costs a line of its own that it gave no answer."""
+    """So is a server that ignores such queries; another line shows that it gave no answer."""
     async with FakeDns() as server:
         for event, reply in (
             ("DNS server does not support EDNS", Reply(records("0 1 80 ."), edns="FORMERR")),
@@ -167,7 +167,7 @@ async def test_a_server_without_edns_is_a_line() -> None:
 
 
 async def test_records_that_change_meanwhile_are_a_line() -> None:
-    """Where records are not the same before and after their addresses were read, they are read again."""
+    """If records differ before and after their addresses were read, they are read again."""
     async with CountingUp() as server:
         server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
         one = SrvSource(NAME, Resolvers([server.address]), families=(True,))
@@ -178,16 +178,16 @@ async def test_records_that_change_meanwhile_are_a_line() -> None:
 
 
 class CountingUp(FakeDns):
-    """Gives another port each time."""
+    """Returns another port each time."""
 
     def respond(self, wire: bytes, protocol: str) -> bytes | None:
-        """Answer with as many as were asked before."""
+        """Answer with the number of earlier queries as port."""
         self.replies[SRV] = Reply(records(f"0 1 {1 + len(self.asked)} a.example."))
         return super().respond(wire, protocol)
 
 
 async def test_additional_addresses_that_differ_are_a_line() -> None:
-    """A server may leave addresses out of an additional section, so that those are asked for."""
+    """A server may leave addresses out of the additional section, so they are queried."""
     async with FakeDns() as server:
         server.replies["a.example.", "A"] = Reply([f"a.example. 60 A 10.0.0.{number}" for number in (1, 2)])
         server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=1))
@@ -202,7 +202,7 @@ async def test_additional_addresses_that_differ_are_a_line() -> None:
 
 
 async def test_records_that_linger_are_a_line() -> None:
-    """As many as stay are counted, and when their time is over, too."""
+    """The line counts the records that linger, and those that have ended."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example.", "0 1 81 b.example.", ttl=1))
         for number, host in enumerate("ab"):
@@ -221,7 +221,7 @@ async def test_records_that_linger_are_a_line() -> None:
 
 
 def test_a_silent_zone_is_one_line() -> None:
-    """After so many time-outs in a row, and not with each further one; its name is escaped."""
+    """There is one line when the limit of time-outs is reached, and none for further ones; the name is escaped."""
     gate, name = Gate(), dns.name.Name([b"web", b"b\x1bd", b""])
     with capture_logs() as logs:
         for _ in range(SILENT_AFTER + 3):
@@ -232,7 +232,7 @@ def test_a_silent_zone_is_one_line() -> None:
 
 
 async def test_files_that_were_read_are_lines(tmp_path: Path) -> None:
-    """Once for each change of resolv.conf and of the hosts file."""
+    """Each change of resolv.conf and of the hosts file is one line."""
     conf, hosts = tmp_path / "resolv.conf", tmp_path / "hosts"
     conf.write_text("nameserver 10.0.0.53\nnameserver fd00::53\n")
     hosts.write_text("10.0.0.1 a b\n")
@@ -247,7 +247,7 @@ async def test_files_that_were_read_are_lines(tmp_path: Path) -> None:
 
 
 async def test_looking_up_host_names_is_a_line(tmp_path: Path) -> None:
-    """It counts those with an address, those without, and those for which DNS was asked."""
+    """The line counts names with an address, names without, and names that were queried in DNS."""
     (tmp_path / "hosts").write_text("10.0.0.1 local\n")
     async with FakeDns() as server:
         server.replies["web.example.", "A"] = Reply(["web.example. 9 A 10.0.0.2"])
@@ -258,7 +258,7 @@ async def test_looking_up_host_names_is_a_line(tmp_path: Path) -> None:
 
 
 async def test_check_shows_none_of_them() -> None:
-    """The output of `check`, which queries the same sources, is free of lines for debugging."""
+    """The output of `check`, which queries the same sources, has no debug lines."""
     async with FakeDns() as server:
         one_server(server)
         options = ["--srv", f"{NAME}=10.64.0.1:80", "--resolver", server.address]

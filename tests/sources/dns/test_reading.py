@@ -1,4 +1,4 @@
-"""An answer is one reading: whole, whatever a server says from one question to the next."""
+"""An answer is one reading, and complete, whatever a server returns from one query to the next."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TWO_OF_THREE = [Said(A | B | C, frozenset(along)) for along in ("ab", "bc", "ac"
 
 
 class Fickle(AddressAndPortNameserver):
-    """Gives the next of some answers to each question for the SRV records, and the same address to all others."""
+    """Returns the next of some answers to each query for the SRV records, and a fixed address to all others."""
 
     def __init__(self, said: Sequence[Said], failing: frozenset[str]) -> None:
         super().__init__("127.0.0.1", 53)
@@ -102,19 +102,19 @@ class Fickle(AddressAndPortNameserver):
 
 
 class Only(Resolvers):
-    """Resolvers that know one server."""
+    """Resolvers with one server."""
 
     def __init__(self, server: Fickle) -> None:
         super().__init__(["127.0.0.1"])
         self._only = Servers([server], (1.0,))
 
     def current(self) -> Servers:
-        """Return it."""
+        """Return this server."""
         return self._only
 
 
 def is_whole(answer: Answer, reading: Records, failing: frozenset[str]) -> bool:
-    """Tell whether an answer is what this reading makes necessary."""
+    """Return whether an answer is exactly what this reading requires."""
     had = {(one, port) for one, port in reading if one not in failing}
     return {(format_address(server.address), server.port) for server in answer.servers} == {
         (ADDRESSES[target], port) for target, port in had
@@ -127,7 +127,7 @@ def is_whole(answer: Answer, reading: Records, failing: frozenset[str]) -> bool:
 @example(TWO_OF_THREE, frozenset())
 @example(TWO_OF_THREE, frozenset("b"))
 def test_answer_is_one_reading(said: list[Said], failing: frozenset[str]) -> None:
-    """Each answer is all records of one response of its round, with the addresses that can be had, and no other."""
+    """Each answer has all records of one response of its round, with their available addresses, and no others."""
     asyncio.run(_each_answer_is_one_reading(said, failing))
 
 
@@ -147,7 +147,7 @@ async def _each_answer_is_one_reading(said: Sequence[Said], failing: frozenset[s
 
 
 async def test_additional_section_never_makes_a_pool_smaller() -> None:
-    """A target with three addresses, of which other two come along each time, has three from the second round on."""
+    """A target with three addresses, of which two others are added each time, has three from the second round on."""
     async with FakeDns() as server:
         server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
         every = [f"a.example. 60 A 10.0.0.{number}" for number in (1, 2, 3)]
@@ -163,7 +163,7 @@ async def test_additional_section_never_makes_a_pool_smaller() -> None:
 
 
 async def test_silent_target_does_not_hold_up_the_others() -> None:
-    """A target without an answer costs its time once; after that changes of others count at their TTL."""
+    """A target without an answer delays a round once; after that changes of others count at their TTL."""
     async with FakeDns() as server:
         server.replies[QUESTION] = Reply(records("0 1 80 a.example.", "0 1 80 b.example.", ttl=0))
         server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
@@ -186,8 +186,8 @@ async def test_silent_target_does_not_hold_up_the_others() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_hastened_source_asks_again(fails: bool) -> None:
-    """An answer after `hasten` is of questions that were sent after it, also when the first of them fails."""
+async def test_hastened_source_queries_again(fails: bool) -> None:
+    """An answer after `hasten` comes from queries that were sent after it, even if the first of them fails."""
     async with FakeDns() as server:
         server.replies[QUESTION] = Reply(records("0 1 80 a.example."), additional=["a.example. 60 A 10.0.0.1"])
         server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
@@ -216,8 +216,8 @@ async def test_hastened_source_asks_again(fails: bool) -> None:
             await asyncio.wait_for(one.next(), 0.1)
 
 
-async def test_source_that_is_hastened_meanwhile_asks_once_more() -> None:
-    """An answer whose questions were sent before `hasten` is not the one that follows it."""
+async def test_source_that_is_hastened_meanwhile_queries_once_more() -> None:
+    """An answer to queries that were sent before `hasten` is not the one that follows it."""
     async with FakeDns() as server:
         server.replies[QUESTION] = Reply(records("0 1 80 a.example."))
         server.replies["a.example.", "A"] = Reply(silent=True)
@@ -230,8 +230,8 @@ async def test_source_that_is_hastened_meanwhile_asks_once_more() -> None:
         assert shown(await asking) == ["0 1 10.0.0.2:81"]
 
 
-async def test_records_are_read_again_where_nobody_can_be_used_any_more() -> None:
-    """Targets whose addresses cannot be had all at once may be out of the zone, whatever the TTL of the records."""
+async def test_records_are_read_again_when_none_is_usable_any_more() -> None:
+    """Targets whose queries all fail at once may have left the zone, whatever the TTL of the records is."""
     async with FakeDns() as server:
         server.replies[QUESTION] = Reply(records("0 1 80 old.example."))
         server.replies["old.example.", "A"] = Reply(["old.example. 0 A 10.0.0.1"])
