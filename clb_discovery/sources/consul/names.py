@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from clb_discovery.model.address import format_address, is_ipv4
@@ -30,6 +31,8 @@ RETRY: Final = 5.0
 """Minimum seconds until a name without an address is looked up again."""
 MERGED: Final = 0.2
 """Seconds for which the results of first look-ups are collected into one notification."""
+
+_log = structlog.stdlib.get_logger()
 
 
 class Names(AbstractResolver):
@@ -165,6 +168,13 @@ class Watched:
             async with self._suspects if before and before.unread else self._places:
                 known, lasts = await self._names.look_up(name, before, self._since)
             if known != before or name in self._awaited:
+                _log.debug(
+                    "host name has changed",
+                    name=name,
+                    addresses=len(known.addresses),
+                    failed_families=len(known.unread),
+                    next_query_in=round(lasts, 1),
+                )
                 self._known[name] = known
                 self._awaited.discard(name)
                 self._report()

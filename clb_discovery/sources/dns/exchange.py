@@ -187,7 +187,13 @@ async def ask(
                 response = await _one(memory, server, name, rdtype, wait, tcp=tcp, edns=edns and not is_guess)
             except _NoAnswerError as error:
                 causes.append(error.cause)
-                _log.debug("DNS server gave no proper answer", cause=str(error.cause), attempt=attempt + 1)
+                _log.debug(
+                    "DNS server gave no valid answer",
+                    name=name.to_text(),
+                    type=rdtype.name,
+                    cause=str(error.cause),
+                    attempt=attempt + 1,
+                )
                 if error.cause.is_silence:
                     memory.was_silent(server, clock())
                 else:
@@ -235,7 +241,12 @@ async def _one(  # noqa: PLR0913 - one query has that many settings
                     _log.debug("DNS server does not support EDNS", server=str(server), seconds=REMEMBERED)
                     memory.cannot_edns(server, clock())
         except Truncated:
-            _log.debug("UDP answer is truncated; the query is repeated over TCP", server=str(server))
+            _log.debug(
+                "UDP answer is truncated; the query is repeated over TCP",
+                name=name.to_text(),
+                type=rdtype.name,
+                server=str(server),
+            )
             over, why = "TCP", ", after a UDP answer that it marks as truncated"
             message = await _exchange(server, name, rdtype, wait, tcp=True, edns=edns)
         if edns and over == "UDP":

@@ -237,6 +237,10 @@ async def test_an_answer_that_waits_for_host_names_is_a_line(tmp_path: Path) -> 
             await asyncio.wait_for(ConsulSource(server, "redis").next(), SOON)
         await server.close()
     assert lines_of(logs, "answer is complete") == [{"source": "consul:redis", "servers": 1}]
+    changed = {"name": "web.example", "addresses": 1, "failed_families": 0}
+    (line,) = lines_of(logs, "host name has changed")
+    assert 0 <= line.pop("next_query_in") <= 60
+    assert line == changed
     (line, *_) = lines_of(logs, "answer waits for host names")
     assert line["source"] == "consul:redis"
     assert 10 < line["seconds"] <= 11

@@ -34,7 +34,7 @@ Records = frozenset[tuple[str, int]]
 """Target and port."""
 
 
-class Said(NamedTuple):
+class SrvAnswer(NamedTuple):
     """One answer for the SRV records."""
 
     records: Records
@@ -42,22 +42,22 @@ class Said(NamedTuple):
     """Targets whose address is in the additional section."""
 
 
-SAID = st.builds(
-    Said,
+SRV_ANSWER = st.builds(
+    SrvAnswer,
     st.frozensets(st.tuples(st.sampled_from(TARGETS), st.integers(80, 82)), max_size=6),
     st.frozensets(st.sampled_from(TARGETS)),
 )
 A, B, C = (frozenset({(target, 80)}) for target in "abc")
-GROWING = [Said(frozenset((target, 80) for target in TARGETS[:count]), frozenset()) for count in (1, 2, 3, 4, 5)]
-TWO_OF_THREE = [Said(A | B | C, frozenset(along)) for along in ("ab", "bc", "ac", "ab", "bc")]
+GROWING = [SrvAnswer(frozenset((target, 80) for target in TARGETS[:count]), frozenset()) for count in (1, 2, 3, 4, 5)]
+TWO_OF_THREE = [SrvAnswer(A | B | C, frozenset(along)) for along in ("ab", "bc", "ac", "ab", "bc")]
 
 
 class Fickle(AddressAndPortNameserver):
     """Returns the next of some answers to each query for the SRV records, and a fixed address to all others."""
 
-    def __init__(self, said: Sequence[Said], failing: frozenset[str]) -> None:
+    def __init__(self, answers: Sequence[SrvAnswer], failing: frozenset[str]) -> None:
         super().__init__("127.0.0.1", 53)
-        self._said = said
+        self._answers = answers
         self._failing = failing
         self.given: list[Records] = []
 
@@ -84,12 +84,12 @@ class Fickle(AddressAndPortNameserver):
         response = dns.message.make_response(request, recursion_available=True)
         question = request.question[0]
         if question.rdtype == SRV:
-            said = self._said[min(len(self.given), len(self._said) - 1)]
-            self.given.append(said.records)
-            texts = [f"1 1 {port} {target}.example." for target, port in sorted(said.records)]
+            chosen = self._answers[min(len(self.given), len(self._answers) - 1)]
+            self.given.append(chosen.records)
+            texts = [f"1 1 {port} {target}.example." for target, port in sorted(chosen.records)]
             if texts:
                 response.answer.append(dns.rrset.from_text_list(question.name, 1, "IN", "SRV", texts))
-            for target in said.along - self._failing:
+            for target in chosen.along - self._failing:
                 owner = f"{target}.example."
                 response.additional.append(dns.rrset.from_text(owner, 1, "IN", "A", ADDRESSES[target]))
             return response
@@ -121,18 +121,18 @@ def is_whole(answer: Answer, reading: Records, failing: frozenset[str]) -> bool:
     } and {(one.identity[0], one.port) for one in answer.unread} == reading - had
 
 
-@given(st.lists(SAID, min_size=1, max_size=12), st.frozensets(st.sampled_from(TARGETS), max_size=2))
-@example([Said(one, frozenset()) for one in (A, B, C, A, B, C, A, B, C)], frozenset())
+@given(st.lists(SRV_ANSWER, min_size=1, max_size=12), st.frozensets(st.sampled_from(TARGETS), max_size=2))
+@example([SrvAnswer(one, frozenset()) for one in (A, B, C, A, B, C, A, B, C)], frozenset())
 @example(GROWING, frozenset())
 @example(TWO_OF_THREE, frozenset())
 @example(TWO_OF_THREE, frozenset("b"))
-def test_answer_is_one_reading(said: list[Said], failing: frozenset[str]) -> None:
+def test_answer_is_one_reading(answers: list[SrvAnswer], failing: frozenset[str]) -> None:
     """Each answer has all records of one response of its round, with their available addresses, and no others."""
-    asyncio.run(_each_answer_is_one_reading(said, failing))
+    asyncio.run(_each_answer_is_one_reading(answers, failing))
 
 
-async def _each_answer_is_one_reading(said: Sequence[Said], failing: frozenset[str]) -> None:
-    server = Fickle(said, failing)
+async def _each_answer_is_one_reading(answers: Sequence[SrvAnswer], failing: frozenset[str]) -> None:
+    server = Fickle(answers, failing)
     one = SrvSource(NAME, Only(server), 0.0001, 0.0001, families=(True,), linger=0)
     for _ in range(6):
         before = max(0, len(server.given) - 3)
