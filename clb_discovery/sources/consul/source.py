@@ -37,6 +37,8 @@ LONG_GRACE: Final = 10.0
 """Additional seconds if no instance is usable without them."""
 
 _SHOWN: Final = 80
+_SHOWN_PAUSE: Final = 0.05
+"""Seconds; every query has a shorter rest."""
 _Result = TypeVar("_Result")
 _log = structlog.stdlib.get_logger()
 
@@ -98,7 +100,7 @@ class _Hastened(Generic[_Result]):
         now = time.monotonic()
         self._bucket, pause = self._bucket.take(now)
         pause = max(pause, until - now)
-        if pause > 0:
+        if pause >= _SHOWN_PAUSE:
             _log.debug("rate limit: pausing before the next query", source=self.name, seconds=round(pause, 1))
         await asyncio.sleep(pause)
 
@@ -156,6 +158,7 @@ class ConsulCatalog(_Hastened[Listing]):
         self._index, names = await self._server.list_services(index, known=known and not confirm, confirm=confirm)
         if names is not None:
             self._listed, self._listed_at = names, time.monotonic()
+            _log.debug("answer is complete", source=self.name, services=len(names))
         return Listing(self._listed or frozenset())
 
 

@@ -72,7 +72,8 @@ class Lookup:
         :param label: the start of each error: the name of the source.
         """
         self.questions = 0
-        self._label = label
+        self.label = label
+        """The name of the source."""
         self._servers = replace(
             servers,
             nameservers=[
@@ -119,7 +120,7 @@ class Lookup:
             hops += len(chain.cnames)
             if hops > MAX_CNAMES:
                 raise LookupFailedError(
-                    self._label,
+                    self.label,
                     f"{rdtype.name} of {shown}",
                     f"is behind more than {MAX_CNAMES} CNAMEs; shorten the chain, or break the loop",
                 )
@@ -129,7 +130,7 @@ class Lookup:
             if not unfinished:
                 _log.debug(
                     "DNS server answered",
-                    source=self._label,
+                    source=self.label,
                     name=shown,
                     type=rdtype.name,
                     found=chain.answer is not None,
@@ -173,7 +174,7 @@ class Lookup:
         if failed:
             raise failed
         if fault := self.search_fault(name):
-            raise LookupFailedError(self._label, f"{rdtype.name} of {text}", fault)
+            raise LookupFailedError(self.label, f"{rdtype.name} of {text}", fault)
         return min(nothing, key=lambda one: _ttl(one.chain, one.message, negative=True))
 
     async def _ask(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool, shown: str | None = None) -> Response:
@@ -206,7 +207,7 @@ class Lookup:
         causes = list(dict.fromkeys(map(str, error.causes)))
         shown = ", ".join(causes[:_SHOWN_CAUSES]) + (", ..." if len(causes) > _SHOWN_CAUSES else "")
         return LookupFailedError(
-            self._label,
+            self.label,
             f"{error.rdtype.name} of {name}",
             f"{shown}; ask by hand: {_dig_command(error)}",
             is_silence=error.is_silence,

@@ -104,6 +104,7 @@ class Addresses:
                 missing.append(question)
         _log.debug(
             "addresses are taken from the cache, or queried",
+            source=lookup.label,
             cached=len(found),
             queried=len(missing),
             silent=len(silent),

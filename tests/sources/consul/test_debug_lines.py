@@ -143,6 +143,7 @@ async def test_a_pause_of_the_rate_limit_is_a_line(monkeypatch: pytest.MonkeyPat
             await source.next()
             await source.next()
         await server.close()
+    assert len(lines_of(logs, "answer is complete")) == 2
     (line,) = lines_of(logs, "rate limit: pausing before the next query")
     assert line["source"] == "consul:redis"
     assert 0 < line["seconds"] <= 0.5
@@ -160,6 +161,7 @@ async def test_a_list_of_services_that_has_not_changed_is_a_line() -> None:
         await server.close()
     assert lines_of(logs, "index has not changed") == [{"path": "/v1/catalog/services", "index": 7}]
     assert lines_of(logs, "the list of services has not changed; their meta is not queried") == [{}]
+    assert lines_of(logs, "answer is complete") == [{"source": "catalog:consul", "services": 2}]
 
 
 async def test_services_beyond_the_direct_ones_log_their_wait(monkeypatch: pytest.MonkeyPatch) -> None:

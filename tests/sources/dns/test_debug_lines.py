@@ -93,7 +93,7 @@ async def test_a_later_round_logs_what_it_does_not_query() -> None:
             await one.next()
     assert lines_of(logs, "SRV records are within their TTL; only addresses are queried") == [{"source": SOURCE}]
     assert lines_of(logs, "addresses are taken from the cache, or queried") == [
-        {"cached": 1, "queried": 1, "silent": 0, "silent_zones": 0}
+        {"source": SOURCE, "cached": 1, "queried": 1, "silent": 0, "silent_zones": 0}
     ]
 
 
