@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 from benchmarks import results
 from benchmarks.fleet import Costs, Fleet, load
 from benchmarks.process import cpu
+from clb_discovery import log
 from clb_discovery.demo.private_network import enter_private_network
 from clb_discovery.model.answer import Answer, Outcome
 from clb_discovery.sources.consul.server import ConsulServer
@@ -251,6 +252,7 @@ def main() -> None:
     parser.add_argument("--idle", type=float, default=IDLE, help="seconds without a change (default: %(default)s)")
     parser.add_argument("--save", action="store_true", help=f"keep the results in {results.FOLDER}")
     options = parser.parse_args()
+    log.configure("json", "warning")
     sizes = [int(size) for size in options.sidecars.split(",")] if options.sidecars else SIDECARS
     enter_private_network()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

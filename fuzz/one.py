@@ -11,6 +11,7 @@ from typing import Final
 import atheris
 
 with atheris.instrument_imports(include=["clb_discovery", "consul", "dns"]):
+    from clb_discovery import log
     from fuzz.targets import TARGETS
 
 SLOWEST: Final = 1.0
@@ -35,6 +36,7 @@ def too_slow(_signal: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Fuzz; the exit code is not 0 if anything was found."""
     name, folder, seconds = sys.argv[1:]
+    log.configure("json", "error")
     target, corpus = TARGETS[name], Path(folder) / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(target.seeds):
