@@ -24,8 +24,8 @@ struct clb_walk {
 	__u64 now;
 	__u64 dice;
 	__u32 servers;
-	__u32 at;    /* index of a slot in the row that is next */
-	__u32 looks; /* at rows of the tier of this slot, where not all of it is looked through */
+	__u32 at;     /* index of a slot in the row that is next */
+	__u32 looks;  /* at rows of the tier of this slot, where not all of it is looked through */
 	__u32 usable; /* bits of its row's slots */
 	__u32 found;  /* index of the slot that was found */
 };
@@ -101,10 +101,10 @@ struct clb_scale {
 	__u64 dice;
 	__u32 first;
 	__u32 tier;
-	__u32 at;    /* a slot of the first row that is looked at */
-	__u32 sum;   /* weights of those that are not ejected */
-	__u32 found; /* the slot of the one that was chosen by weight */
-	__u32 zeros; /* servers of weight 0, with those that are ejected */
+	__u32 at;         /* a slot of the first row that is looked at */
+	__u32 sum;        /* weights of those that are not ejected */
+	__u32 found;      /* the slot of the one that was chosen by weight */
+	__u32 zeros;      /* servers of weight 0, with those that are ejected */
 	__u32 zeros_left; /* without them */
 	__u32 found_zero; /* the slot of the one that was chosen among these */
 	__u32 bits;       /* slots of the row that is weighed: those of the tier */
@@ -241,12 +241,12 @@ static __always_inline struct clb_slot *clb_draw_from(struct clb_search *search)
 static __always_inline struct clb_slot *clb_schedule(struct clb_search *search)
 {
 	struct clb_slot *slot = 0;
-	int try;
+	int attempt;
 
 	if (!clb_may_be_vip(search->vip.address))
 		return 0;
-	for (try = 0; try < 2 * CLB_TRIES && !slot; try++) {
-		if (try == CLB_TRIES)
+	for (attempt = 0; attempt < 2 * CLB_TRIES && !slot; attempt++) {
+		if (attempt == CLB_TRIES)
 			search->vip.port = 0;
 		slot = clb_draw_from(search);
 	}

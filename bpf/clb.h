@@ -68,7 +68,7 @@
 #define CLB_MAX_ROWS 262144           /* old and new generation of a pool exist side by side for a moment */
 #define CLB_ROW 8                     /* slots of a row, a power of two: most pools are in one look-up's reach */
 #define CLB_MAX_SERVERS 262144        /* elements of clb_servers, the refusals of all virtual servers among them */
-#define CLB_PLACES 16384 /* elements of clb_owners and clb_places, a power of two; further sockets are slower, not worse off */
+#define CLB_PLACES 16384 /* elements of clb_owners and clb_places, a power of two; more sockets are only slower */
 
 /* The filter of addresses, one bit for each hash: with 10,000 VIPs 4 of 100 other addresses pass, and are looked up in vain.
  * hash(address) = the upper CLB_FILTER_BITS of (words 0 and 1 as 64 bits) * CLB_FILTER_HIGH + (2 and 3) * CLB_FILTER_LOW */
@@ -76,17 +76,17 @@
 #define CLB_FILTER_HIGH 0x9e3779b97f4a7c15ULL /* odd, without a pattern: 2^64 divided by the golden ratio */
 #define CLB_FILTER_LOW 0xd1342543de82ef95ULL  /* a multiplier of Steele and Vigna (2021) */
 
-#define CLB_EVENTS_BYTES 262144       /* of clb_events; what does not fit while nobody reads is dropped */
+#define CLB_EVENTS_BYTES 262144 /* of clb_events; what does not fit while nobody reads is dropped */
 
 /* Schedulers: clb_virtual.algorithm */
 #define CLB_RANDOM 0      /* weighted random by alias table */
 #define CLB_ROUND_ROBIN 1 /* weighted, in one order for all CPUs */
-#define CLB_LEAST_CONN 2  /* fewest active connections per weight: of all in a tier of up to 8, else of two drawn by weight */
+#define CLB_LEAST_CONN 2  /* fewest active connections per weight: of all in a tier of up to 8, else of two drawn */
 
 /* Bits of clb_info.features */
 #define CLB_FEATURE_ERRNO 1 /* an empty pool fails with ECONNREFUSED; without it, with EPERM */
 
-#define CLB_FEATURE_LOOP 2  /* all servers of a pool are looked at where it matters; without it, 896 (BCC: 384) */
+#define CLB_FEATURE_LOOP 2 /* all servers of a pool are looked at where it matters; without it, 896 (BCC: 384) */
 
 /* Bits of clb_virtual.flags */
 #define CLB_COUNT_ACTIVE 1 /* keep clb_server.active; CLB_LEAST_CONN needs it */
@@ -100,7 +100,7 @@
 #define CLB_EVENT_EJECTED 6     /* the failure was one too many */
 
 /* Keys of clb_counts */
-#define CLB_COUNT_RECORDS_LOST 0 /* connects, and datagrams of unconnected sockets, that there was no memory to remember */
+#define CLB_COUNT_RECORDS_LOST 0 /* connects, and datagrams of unconnected sockets, without memory for a record */
 #define CLB_COUNTS 16            /* elements, of which all others are zero */
 
 /* Where an application connects to. Example: 10.64.0.1:6379/tcp is mapped address, 18 eb, 06, 00. */
@@ -113,15 +113,15 @@ struct clb_vip {
 
 /* The published state of a virtual server: one element, replaced as a whole. */
 struct clb_virtual {
-	__u64 generation;    /* of the pool's slots; never reused, starts at 1 */
-	__u32 servers;       /* slots of this generation, at least 1: an empty pool has one slot that refuses */
-	__u32 tier;          /* the first this many slots are the lowest tier (RFC 2782 priority) */
-	__u16 algorithm;     /* CLB_RANDOM, CLB_ROUND_ROBIN or CLB_LEAST_CONN */
-	__u16 flags;         /* CLB_COUNT_ACTIVE */
-	__u32 eject_after;   /* failed connects in a row that eject a server; 0: never */
+	__u64 generation;     /* of the pool's slots; never reused, starts at 1 */
+	__u32 servers;        /* slots of this generation, at least 1: an empty pool has one slot that refuses */
+	__u32 tier;           /* the first this many slots are the lowest tier (RFC 2782 priority) */
+	__u16 algorithm;      /* CLB_RANDOM, CLB_ROUND_ROBIN or CLB_LEAST_CONN */
+	__u16 flags;          /* CLB_COUNT_ACTIVE */
+	__u32 eject_after;    /* failed connects in a row that eject a server; 0: never */
 	__u32 eject_first_ms; /* how long the first time; doubles with each repetition */
 	__u32 eject_most_ms;  /* how long at most */
-	__u32 refusal;        /* index of the server that stands for the refusal of its empty pool, and knows whose turn it is */
+	__u32 refusal; /* index of the server that stands for the refusal of its empty pool, and knows whose turn it is */
 	__u32 zero;
 };
 
@@ -165,8 +165,8 @@ struct clb_row {
 /* What became of connects to a real server. It outlives generations, and is zero for a new one. Times are in nanoseconds
  * of CLOCK_MONOTONIC. */
 struct clb_server {
-	__u64 connects;      /* connects and first datagrams that were sent there; of a refusal, that were refused */
-	__u64 failures;      /* connects that it, an ICMP error or silence ended; of a refusal, turns taken (CLB_ROUND_ROBIN) */
+	__u64 connects; /* connects and first datagrams that were sent there; of a refusal, that were refused */
+	__u64 failures; /* connects that it, an ICMP error or silence ended; of a refusal, turns taken (CLB_ROUND_ROBIN) */
 	__u64 ejected_until; /* when it may be probed; 0: it is not ejected */
 	__u64 recovered_at;  /* when it last came back from an ejection; 0: never */
 	__u64 began;         /* when it was first sent anything that is remembered; 0: never */
@@ -175,7 +175,7 @@ struct clb_server {
 	__u32 ejections;     /* in close succession: ejected_until doubles with each */
 	__u32 probing;       /* 1: a connect has been sent to find out whether it works again */
 	struct bpf_spin_lock lock; /* of ejected_until, recovered_at, began, ejections and probing */
-	__u32 times_ejected; /* ever */
+	__u32 times_ejected;       /* ever */
 };
 
 /* Whose a record is. */
@@ -187,13 +187,13 @@ struct clb_owner {
 
 /* Where a connected socket was sent. */
 struct clb_socket {
-	__u64 began;     /* of its server: another server of the same index does not know this connection */
-	__u64 started;   /* when, if its outcome is wanted in clb_events; else 0 */
-	__u32 server;    /* index of its server */
-	__be16 asked;    /* the port that the application asked for, which a wildcard VIP lacks */
-	__u16 priority;  /* of the slot, to find its tier again */
-	__u8 counts;     /* 1: its virtual server has CLB_COUNT_ACTIVE */
-	__u8 watched;    /* 1: its virtual server ejects */
+	__u64 began;    /* of its server: another server of the same index does not know this connection */
+	__u64 started;  /* when, if its outcome is wanted in clb_events; else 0 */
+	__u32 server;   /* index of its server */
+	__be16 asked;   /* the port that the application asked for, which a wildcard VIP lacks */
+	__u16 priority; /* of the slot, to find its tier again */
+	__u8 counts;    /* 1: its virtual server has CLB_COUNT_ACTIVE */
+	__u8 watched;   /* 1: its virtual server ejects */
 	__u8 zero[6];
 	struct clb_member member;
 };
@@ -210,12 +210,12 @@ struct clb_stored {
  * back from one is seen as coming from its VIP. */
 #define CLB_PEERS 4
 struct clb_peer {
-	__u64 began;   /* as in clb_socket, like server and asked */
+	__u64 began; /* as in clb_socket, like server and asked */
 	__u32 server;
 	__be16 asked;
-	__u16 direct;  /* 1: the socket has since sent to the real server by its own address */
-	__u32 used;    /* clb_peers.uses when it was last sent to */
-	__u32 at;      /* when a datagram last went there or came from there, in 2^20 ns (1.05 ms) of CLOCK_MONOTONIC */
+	__u16 direct; /* 1: the socket has since sent to the real server by its own address */
+	__u32 used;   /* clb_peers.uses when it was last sent to */
+	__u32 at;     /* when a datagram last went there or came from there, in 2^20 ns (1.05 ms) of CLOCK_MONOTONIC */
 	struct clb_member member; /* port 0: free */
 };
 struct clb_peers {
@@ -244,10 +244,10 @@ struct clb_label {
 
 /* What was loaded, written once by the loader. */
 struct clb_info {
-	__u32 layout;   /* CLB_LAYOUT */
-	__u32 features; /* CLB_FEATURE_* bits */
-	char loader[16];  /* "object" or "bcc" */
-	char build[72];   /* SHA-256 of the object, in hexadecimal */
+	__u32 layout;      /* CLB_LAYOUT */
+	__u32 features;    /* CLB_FEATURE_* bits */
+	char loader[16];   /* "object" or "bcc" */
+	char build[72];    /* SHA-256 of the object, in hexadecimal */
 	char cgroup[1024]; /* path of the cgroup that the programs are attached to */
 };
 
