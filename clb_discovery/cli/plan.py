@@ -9,6 +9,8 @@ import argparse
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,8 +71,7 @@ def look_ahead(options: argparse.Namespace, services: Sequence[Service], install
     asking = _Asking(services, installed, following)
     asyncio.run(asking.run(options))
     waiting = frozenset(source for source, one in following.items() if one.guarded.held)
-    for one in following.values():
-        one.confirm()
+    following = {source: one.confirmed() for source, one in following.items()}
     wanted = Wanted(
         services,
         catalog.claims(following.values()),
@@ -153,7 +154,7 @@ class _Asking:
             listed = sources.get(CATALOG)
             if isinstance(listed, CatalogSource):
                 following |= catalog.joined(self._services, following[CATALOG].listed, following, options.max_services)
-                following[CATALOG].unfollowed = catalog.unfollowed(following)
+                following[CATALOG] = replace(following[CATALOG], unfollowed=catalog.unfollowed(following))
                 opting = [one.service for one in following.values() if one.from_catalog]
                 asked_of = ((service.source, listed.service(service.name)) for service in opting)
                 await asyncio.gather(*(self._ask(source, asked, real_ranges) for source, asked in asked_of))
@@ -162,7 +163,7 @@ class _Asking:
     async def _ask(self, source: str, asked: Source, real_ranges: Sequence[Network]) -> None:
         one = self._following[source]
         if source in self._before:
-            one.seed(self._before[source], None, {})
+            one = one.seeded(self._before[source], None, {})
         outcome: Outcome
         try:
             outcome = await asked.next()
@@ -170,5 +171,10 @@ class _Asking:
             outcome = Failure(str(error), unusable=isinstance(error, UnusableError))
             if not (outcome.unusable and one.from_catalog):  # which a sidecar does without
                 self.failed[source] = error
-        one.take(outcome, time.monotonic(), lambda address: objection(address, frozenset(), real_ranges) is None)
+        self._following[source] = one.after(
+            outcome,
+            time.monotonic(),
+            datetime.now(UTC),
+            lambda address: objection(address, frozenset(), real_ranges) is None,
+        )
         self.outcomes[source] = outcome

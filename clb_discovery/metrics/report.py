@@ -49,7 +49,7 @@ class Report(NamedTuple):
             if self.info
             else None,
             pid=os.getpid(),
-            state={**self.state, "sources": [one.document() for one in self.following]},
+            state={**self.state, "sources": [one.document for one in self.following]},
             hidden=frozenset(own_servers.virtual_servers(self.instance)),
             listening=self.listening,
         )

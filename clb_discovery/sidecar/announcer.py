@@ -1,6 +1,6 @@
-"""The log lines of the sidecar: one for each change, saying what changed; nothing where nothing did.
+"""The log lines of the sidecar: one for each change, and none without a change.
 
-What goes wrong in the same way again and again is said at once, and then at growing intervals with a count.
+A trouble that repeats is logged at once, and then at growing intervals with a count.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from clb_discovery.text import some_of, timestamp
 _SHOWN: Final = 8
 """Real servers named in one line."""
 _REFUSALS_OF_ONE: Final = 16
-"""Most lines about real servers of one service that are refused at the same time."""
+"""Most lines about real servers of one service that are rejected at the same time."""
 _REFUSALS: Final = 32
-"""The same over all services, since discovery may name any number."""
+"""The same over all services, because discovery may name any number."""
 
 _log = structlog.stdlib.get_logger()
 
 
 class Announcer:
-    """Remembers what it said, so that it does not say it all the time."""
+    """Remembers what it logged, so that it does not repeat it all the time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start with nothing said.
+        """Start with nothing logged.
 
         :param clock: returns seconds, and does not go backwards.
         """
@@ -51,13 +51,13 @@ class Announcer:
         self._overlaps: Sequence[Overlap] = ()
         self._nameless: frozenset[str] = frozenset()
         self._repeats = Repeats()
-        self._holds: set[str] = set()  # sources whose held removals were said
-        self._troubles: dict[str, str] = {}  # what goes on, as far as it was said, and the reason that was given last
+        self._holds: set[str] = set()  # sources whose held removals were logged
+        self._troubles: dict[str, str] = {}  # troubles that go on and were logged, each with its last reason
 
     def trouble(self, what: str, reason: str | None) -> None:
-        """Report what goes wrong.
+        """Report a trouble.
 
-        :param reason: None while nothing does.
+        :param reason: None while there is none.
         """
         if reason is None:
             self._troubles.pop(what, None)
@@ -66,7 +66,7 @@ class Announcer:
 
     @contextmanager
     def trying(self, what: str, *errors: type[Exception]) -> Iterator[None]:
-        """Report what goes wrong in the block as a trouble, where it is one of these errors, and go on behind it."""
+        """Report one of these errors in the block as a trouble, and go on after the block."""
         try:
             yield
         except errors as error:
@@ -75,7 +75,7 @@ class Announcer:
             self.trouble(what, None)
 
     def heard(self, before: ServiceState, now: ServiceState) -> None:
-        """Report how a source is."""
+        """Report the change that an outcome of a source made."""
         source = now.service.source
         if now.error:
             self._say(_log.warning, "source fails", now.error, source=source)
@@ -88,7 +88,7 @@ class Announcer:
         self.refused(now.service.name, before.refused, now.refused)
 
     def _held(self, before: ServiceState, now: ServiceState) -> None:
-        """Report which members are held, when that begins, and what became of them, when it ends."""
+        """Report which members are held when that begins, and whether each went or came back when it ends."""
         source, was, absent = now.service.source, before.guarded.absent, now.guarded.absent
         names = _endpoint_names(absent.keys() - was.keys())
         if names and self._is_new("removal held", source, *names):
@@ -109,7 +109,7 @@ class Announcer:
                 self._holds.remove(source)
 
     def _left_out(self, before: ServiceState, now: ServiceState) -> None:
-        """Report members that cannot be used, when they appear: a few, and how many more."""
+        """Report members that cannot be used when they appear: a few, and how many more."""
         if now.left_out == before.left_out:
             return
         known = frozenset(before.left_out)
@@ -121,13 +121,13 @@ class Announcer:
             _log.warning("more members left out", service=service, count=len(new) - _REFUSALS_OF_ONE)
 
     def _is_new(self, what: str, *of: str) -> bool:
-        """Tell whether something has not happened for a while, so that it is said however often it comes and goes."""
+        """Tell whether something has not happened for a while; if it comes and goes, it is logged rarely."""
         return self._repeats.happened(what, " ".join(of), self._clock()) is not None
 
     def _say(self, log: Callable[..., None], what: str, reason: str, **of: str) -> None:
-        """Log what goes wrong, unless it was said only just now.
+        """Log a trouble, unless it was logged a short time ago.
 
-        :param of: what it happens to, if that is not said by `what`.
+        :param of: the thing that it happens to, if `what` does not name it.
         """
         thing = " ".join([what, *of.values()])
         times = self._repeats.happened(thing, reason, self._clock())
@@ -138,7 +138,7 @@ class Announcer:
         log(event, **of, error=reason, **({"times": times} if times else {}))
 
     def restored(self, now: ServiceState) -> None:
-        """Report that what is served until the source answers comes from the disk."""
+        """Report a last known set from the disk, which is served until the source answers."""
         _log.warning(
             "serving the last known set",
             source=now.service.source,
@@ -156,7 +156,7 @@ class Announcer:
             difference = changes(pool, new.pool or ())
             settings = setting_changes(old, new)
             _log.log(
-                logging.WARNING if pool and not new.pool else logging.INFO,  # every connect is refused from here on
+                logging.WARNING if pool and not new.pool else logging.INFO,  # from now on every connect is refused
                 "pool published",
                 vip=str(vip),
                 service=new.label.service if new.label else None,
@@ -173,14 +173,14 @@ class Announcer:
             _log.info("virtual server removed", vip=str(vip), service=label.service if label else None)
 
     def closed(self, closed: Destroyed | None) -> None:
-        """Report sockets that were closed since their real server is gone, and why some may not have been."""
+        """Report sockets that were closed because their real server is gone, and why some may not have been."""
         if closed and closed.count:
             _log.info("sockets closed", count=closed.count)
         failures = "; ".join(sorted(closed.failures)) if closed else ""
         self.trouble("cannot close sockets of removed real servers", failures or None)
 
     def rejected(self, rejected: Sequence[Rejected]) -> None:
-        """Report real servers that may not be used, when they appear: a few of each service, and how many more."""
+        """Report rejected real servers when they appear: a few of each service, and how many more."""
         new: defaultdict[str, list[Rejected]] = defaultdict(list)
         for item in rejected:
             if item not in self._rejected:
@@ -196,7 +196,7 @@ class Announcer:
         self._rejected = frozenset(rejected)
 
     def unpublished(self, unpublished: Sequence[Unpublished]) -> None:
-        """Report services that there is no room for, and when there is."""
+        """Report services that there is no room for, and services that have room again."""
         now = {one.source: one for one in unpublished}
         for source in self._unpublished - now.keys():
             self._troubles.pop(f"not published {source}", None)
@@ -208,20 +208,20 @@ class Announcer:
         self._unpublished = frozenset(now)
 
     def overlaps(self, overlaps: Sequence[Overlap]) -> None:
-        """Report other instances that serve VIPs of ours, when they appear or change."""
+        """Report other instances that serve VIPs of this one when they appear or change."""
         for overlap in overlaps:
             if overlap not in self._overlaps:
                 _log.warning("another instance serves a VIP of ours", instance=overlap.instance, reason=str(overlap))
         self._overlaps = tuple(overlaps)
 
     def refused(self, service: str, before: Sequence[Refused], now: Sequence[Refused]) -> None:
-        """Report what is not applied of what a service of a catalog says, when it appears."""
+        """Report registrations of a catalog's service that are not applied when they appear."""
         for item in now:
             if item not in before and self._is_new("registration refused", service, *item):
                 _log.warning("registration refused", service=service, value=item.value, reason=item.reason)
 
     def nameless(self, services: Sequence[str]) -> None:
-        """Report services whose names cannot be host names, when they appear."""
+        """Report services whose names cannot be host names when they appear."""
         for service in services:
             if service not in self._nameless:
                 _log.warning("no host name for a service", service=service, reason="use letters, digits and hyphens")

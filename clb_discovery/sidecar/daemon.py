@@ -1,7 +1,7 @@
 """The life of the sidecar, in the order in which it happens: run, start up, main loop, tick, reload, shut down.
 
-Sources run as tasks of one event loop and hand their outcomes to `_heard`; everything that touches the kernel happens
-in `_tick`, one at a time, in a thread, so that the loop never waits for it. Signals only set a flag.
+Sources run as tasks of one event loop and pass their outcomes to `_heard`. Everything that touches the kernel happens
+in `_tick`, one after the other, in a thread, so that the loop never waits for it. Signals only set a flag.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -25,34 +24,33 @@ from clb_discovery import __version__, log
 from clb_discovery.config.settings import Configured, Settings, without_restart
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.errors import ClbError, HostError, SourceError
-from clb_discovery.hosts_file.file import real_path
 from clb_discovery.layout.installed import Installed
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
 from clb_discovery.model import own_servers
 from clb_discovery.model.answer import Outcome
+from clb_discovery.model.service import CATALOG
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.hosts import HostsFile
 from clb_discovery.sidecar.last_good_file import Store
 from clb_discovery.sidecar.local_listeners import LocalListeners
 from clb_discovery.sidecar.proof import Proof
 from clb_discovery.sidecar.publisher import Publisher
+from clb_discovery.sidecar.readiness import Readiness
+from clb_discovery.sidecar.self_report import SelfReport
 from clb_discovery.sidecar.service_manager import ServiceManager
 from clb_discovery.sidecar.wakeup import Wakeup
 from clb_discovery.sources.watches import Watches
 from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.services import ServiceTable
-from clb_discovery.text import timestamp
 
 CHECK_EVERY: Final = 2.0
-"""Seconds between looks at whether the programs are still attached."""
-FRESH_WITHIN: Final = 5.0
-"""Seconds that sources have to answer before a start with what was known last counts as ready."""
+"""Seconds between two checks that the programs are still attached."""
 THREADS: Final = 6
-"""What may wait for the kernel or a disk at the same time."""
+"""Operations that may wait for the kernel or a disk at the same time."""
 YOUNG: Final = 10_000
-"""New objects after which garbage in cycles is looked for: with Python's 700 that took a third of the time in which
-10,000 services were published first."""
+"""New objects until the next search for garbage in cycles: with Python's 700 it took a third of the time of the first
+publication of 10,000 services."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -71,7 +69,7 @@ class Daemon:
         self._watches = Watches(configured.open_sources)
         self._announcer = Announcer()
         self._service_manager = ServiceManager(self._announcer)
-        self._services = ServiceTable(settings.services, self._announcer, settings.max_services, settings.real_ranges)
+        self._services = ServiceTable(settings.services, settings.max_services, settings.real_ranges)
         self._instance = Instance(settings.pins.instance)
         self._names = HostsFile(self._instance, self._announcer)
         self._store = Store(settings.state_dir, settings.pins.instance)
@@ -81,19 +79,13 @@ class Daemon:
         self._local_listeners = LocalListeners()
         self._wakeup = Wakeup()
         self._early: list[tuple[str, Outcome]] | None = []
-        """What sources came back with while the data plane was loaded; None when it is."""
-        self._changed = False  # something that may change what the kernel should hold
-        self._pending = False  # a publication that was interrupted goes on at once
+        """Outcomes of sources while the data plane is being loaded; None afterwards."""
+        self._changed = False  # whether the desired state may have changed
+        self._pending = False  # whether an interrupted publication goes on at once
         self._reloading = False
         self._stopping = False
-        self._refused: str | None = None
-        """Why the configuration was not taken when it was read last."""
-        self._applied: Mapping[str, LastGood] = {}  # what was published last, by source, without the time
-        self._last_sync: datetime | None = None  # with an answer of every source
-        self._ready = False
-        self._fresh_until = math.inf
-        """When what was known last has to do, in the loop's seconds."""
-        self._said: object = None  # the state file's content
+        self._readiness = Readiness()
+        self._self_report = SelfReport(self._instance)
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, or with `once` until everything is in place.
@@ -122,14 +114,14 @@ class Daemon:
             self._start_up(publisher)
             stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
             if listener:
-                report = partial(self._report, publisher)
-                site = server.Site(report, lambda: self._ready, self._meters, lambda: self._services.unpublished)
+                report, readiness = partial(self._report, publisher), self._readiness
+                site = server.Site(report, lambda: readiness.is_ready, self._meters, lambda: self._services.unpublished)
                 await stack.enter_async_context(server.serving(listener, site, self._announcer.trouble))
             stack.push_async_callback(self._shut_down)
             await self._main_loop(publisher)
 
     async def _prove(self) -> None:
-        """Say so if connects do not meet the programs; outside of their cgroup finding out takes a process."""
+        """Log if the programs are not in effect; outside of their cgroup the self-test takes a process."""
         try:
             ineffective = await asyncio.to_thread(self._plane.objection)
         except (ClbError, OSError) as error:
@@ -148,27 +140,34 @@ class Daemon:
             records_lost=counted.records_lost,
             overlaps=publisher.overlaps,
             following=tuple(self._services),
-            state=self._state(),
+            state=self._self_report.document(self._services, self._settings.hosts_file),
             listening=await self._local_listeners.now(counted.installed),
         )
 
     def _start_up(self, publisher: Publisher) -> None:
-        knowledge = self._services
-        self._changed |= knowledge.recall(tuple(knowledge.sources), publisher.installed, self._store.read())
+        services = self._services
+        self._changed |= self._recall(tuple(services.sources), publisher.installed, self._store.read())
         self._names.leave(self._settings.hosts_file)
         _log.info(
             "started",
             version=__version__,
             instance=self._settings.pins.instance,
             cgroup=str(self._plane.cgroup),
-            services=len(self._services),
+            services=len(services),
         )
         self._write_state()
-        self._fresh_until = asyncio.get_running_loop().time() + FRESH_WITHIN
+        self._readiness.begin(asyncio.get_running_loop().time())
         early, self._early = self._early or (), None
         for source, outcome in early:
             self._heard(source, outcome)
         self._wakeup.ring()
+
+    def _recall(self, sources: Collection[str], installed: Installed, stored: Mapping[str, LastGood]) -> bool:
+        """Start from last known sets; return whether the disk had one that is not installed."""
+        restored = self._services.recall(sources, installed, stored)
+        for state in restored:
+            self._announcer.restored(state)
+        return bool(restored)
 
     async def _main_loop(self, publisher: Publisher) -> None:
         while not self._stopping:
@@ -177,29 +176,30 @@ class Daemon:
                 await self._reload(publisher)
             if self._stopping:
                 return
-            with self._announcer.trying("cannot go on", *self._bearable(OSError)):  # such as without descriptors
+            with self._announcer.trying("cannot go on", *self._bearable(OSError)):  # such as no free descriptor
                 await self._tick(publisher)
             self._service_manager.alive()
             if self._settings.once:
                 self._finish_once()
 
     def _next_look(self, publisher: Publisher) -> float:
-        """Return in how many seconds to look, whatever happens: a source, another try, links or watchdog are due."""
+        """Return the seconds until something is due: a source, another try, the links or the watchdog."""
         now = asyncio.get_running_loop().time()
         watchdog = (self._service_manager.watchdog or math.inf) / 2
         due = [publisher.next_try, *self._services.deadlines]
         return max(0.0, min([CHECK_EVERY, watchdog, *(deadline - now for deadline in due)]))
 
     async def _tick(self, publisher: Publisher) -> None:
-        """Bring the kernel, and all that is written elsewhere, to where it should be."""
+        """Bring the kernel and all files to the desired state."""
         now = asyncio.get_running_loop().time()
-        # What the kernel holds is only published again, perhaps at other VIPs, when discovery has had its chance.
-        settled = now >= self._fresh_until or self._services.tried
+        settled = self._readiness.is_settled(now, tried=self._services.is_tried)
         for source in self._services.due(now):
             self._watches.hasten(source)
-        self._changed |= self._services.leave()
+        if self._services.leave():
+            self._changed = True
+            self._announcer.trouble("services not followed", self._services.too_many)
         if settled and not self._changed and not publisher.failed:
-            self._changed = not self._services.published(self._applied)
+            self._changed = not self._services.is_published
         self._watches.adjust(self._services.sources)
         if self._changed or self._pending or now >= publisher.next_try:
             await self._sync(publisher)
@@ -210,61 +210,66 @@ class Daemon:
         await self._publish_names(publisher.installed)
         await self._local_listeners.announce(publisher.installed)
         self._write_state()
-        self._tell(publisher.installed, settled=settled)
-        if self._store.is_due(self._applied, now):
+        self._notify(publisher.installed, settled=settled)
+        if self._store.is_due(self._services.applied, now):
             await self._write_last_good()
 
     async def _sync(self, publisher: Publisher) -> None:
-        knowledge = self._services
-        known, servers, complete = knowledge.known, knowledge.servers, knowledge.complete
-        self._changed = self._pending = False  # before, since sources go on answering while a thread publishes
+        services = self._services
+        known, servers, complete = services.known, services.servers, services.is_complete
+        self._changed = self._pending = False  # first, because sources go on answering while a thread publishes
         with self._announcer.trying("cannot publish", *self._bearable(ClbError, OSError)):
             refusals, pending = await publisher.publish(
-                self._settings, knowledge.claims, servers, complete=complete, interrupted=self._is_interrupted
+                self._settings, services.claims, servers, complete=complete, interrupted=self._is_interrupted
             )
             self._pending = bool(pending)
-            before = {source: self._applied[source] for source in pending & self._applied.keys()}
-            self._applied = {source: last for source, last in known.items() if source not in pending} | before
-            knowledge.refuse(*refusals)
+            services.apply(known, pending)
+            for before, now in services.refuse(*refusals):
+                self._announcer.refused(now.service.name, before.refused, now.refused)
             if complete and not pending:
-                self._last_sync = datetime.now(UTC)
+                self._self_report.last_sync = datetime.now(UTC)
 
     def _is_interrupted(self) -> bool:
-        """Tell whether something else comes before the rest of a publication."""
+        """Tell whether another change comes before the remaining part of a publication."""
         return self._changed or self._reloading or self._stopping
 
-    def _tell(self, installed: Installed, *, settled: bool) -> None:
-        """Tell the service manager how we are, which status tells already.
+    def _notify(self, installed: Installed, *, settled: bool) -> None:
+        """Report to the service manager how the sources are, and once that the sidecar is ready.
 
-        :param settled: whether discovery has had its chance, so that what was known last has to do.
+        :param settled: whether last known sets are used in place of answers that are missing.
         """
-        knowledge = self._services
-        if settled and not self._ready and knowledge.served(self._applied):
-            self._ready = True
-            stale = sum(following.stale for following in knowledge)
+        services = self._services
+        if self._readiness.reach(settled=settled, served=services.is_served):
+            stale = sum(state.stale for state in services)
             virtual_servers = len(installed.virtual) - len(own_servers.virtual_servers(self._settings.pins.instance))
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
             with self._announcer.trying("cannot remove what another version has loaded", HostError, OSError):
                 self._plane.settle()
-        self._service_manager.status(knowledge.summary, ready=self._ready)
+        self._service_manager.status(services.summary, ready=self._readiness.is_ready)
 
     def _finish_once(self) -> None:
-        failed = [following for following in self._services if following.error and not following.unusable]
+        failed = [state for state in self._services if state.error and not state.unusable]
         if failed:
             raise SourceError(failed[0].error)
-        if self._last_sync and not any(following.guarded.held for following in self._services):
-            for following in self._services:
-                if following.unpublished and not following.from_catalog:
-                    raise ClbError(f"{following.service.name} is not published: {following.unpublished[0].reason}")
+        if self._self_report.last_sync and not any(state.guarded.held for state in self._services):
+            for state in self._services:
+                if state.unpublished and not state.from_catalog:
+                    raise ClbError(f"{state.service.name} is not published: {state.unpublished[0].reason}")
             self._stopping = True
 
     def _heard(self, source: str, outcome: Outcome) -> None:
-        if self._early is not None:  # what the kernel holds has to be known first, which guards what removes much
+        if self._early is not None:  # the guard needs the installed servers first
             self._early.append((source, outcome))
             return
-        heard = self._services.hear(source, outcome, asyncio.get_running_loop().time())
-        self._changed |= heard.counts
-        if any(heard):
+        change = self._services.hear(source, outcome, asyncio.get_running_loop().time(), datetime.now(UTC))
+        if change is None:
+            return
+        self._announcer.heard(change.before, change.now)
+        if source == CATALOG:
+            self._announcer.trouble("services not followed", self._services.too_many)
+        _log.debug("outcome heard", source=source, counts=change.counts, shows=change.shows)
+        self._changed |= change.counts
+        if change.counts or change.shows:
             self._wakeup.ring()
 
     def _stop(self) -> None:
@@ -276,7 +281,7 @@ class Daemon:
         self._wakeup.ring()
 
     async def _reload(self, publisher: Publisher) -> None:
-        """Read the configuration again and go on with it; one that is wrong changes nothing."""
+        """Reload the configuration; a wrong one changes nothing."""
         self._reloading = False
         self._service_manager.reloading()
         try:
@@ -284,8 +289,8 @@ class Daemon:
             watches = Watches(configured.open_sources)
             await watches.open()
         except (ClbError, OSError) as error:
-            self._refused = str(error)
-            _log.error("configuration refused; the running one stays", error=self._refused)
+            self._self_report.config_error = str(error)
+            _log.error("configuration refused; the running one stays", error=str(error))
         else:
             await self._unwatch()
             self._watches = watches
@@ -294,15 +299,15 @@ class Daemon:
         self._service_manager.reloaded()
 
     async def _adopt(self, wanted: Settings, installed: Installed) -> None:
-        """Go on with other settings, as a restart would; what is known of services that stay is kept."""
-        self._refused = None
+        """Go on with other settings, as after a restart; the state of services that stay is kept."""
+        self._self_report.config_error = None
         self._settings, left_out = without_restart(wanted, self._settings)
         log.configure(self._settings.log_format, self._settings.log_level)
         if left_out:
             _log.warning("changed options need a restart", options=left_out)
         settings = self._settings
         new = self._services.adopt(settings.services, settings.max_services, settings.real_ranges)
-        self._services.recall(new, installed, await asyncio.to_thread(self._store.read) if new else {})
+        self._recall(new, installed, await asyncio.to_thread(self._store.read) if new else {})
         self._names.leave(self._settings.hosts_file)
         self._changed = True
         _log.info("configuration read again", services=len(self._services))
@@ -314,7 +319,7 @@ class Daemon:
         self._service_manager.stopping()
         await self._unwatch()
         self._write_state()
-        if self._applied:  # else the disk may know more
+        if self._services.applied:  # otherwise the disk may have more
             await self._write_last_good()
         _log.info("stopped; connects go on over what was published last")
 
@@ -324,42 +329,28 @@ class Daemon:
         with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
             await asyncio.to_thread(self._names.publish, self._settings.hosts_file, installed)
 
-    def _state(self) -> dict[str, Any]:
-        """Return what we tell of ourselves, without the sources."""
-        return {
-            "pid": os.getpid(),
-            "last_sync": timestamp(self._last_sync),
-            "config_error": self._refused,
-            "unpublished": self._services.unpublished,
-            "hosts_file": str(real_path(self._settings.hosts_file)) if self._settings.hosts_file else None,
-        }
-
     def _write_state(self) -> None:
-        state = {**self._state(), "sources": self._services.documents}
-        if state == self._said:
-            return
         with self._announcer.trying("cannot write the state that status shows", HostError, OSError):
-            self._instance.write_state(state)
-            self._said = state
+            self._self_report.write(self._services, self._settings.hosts_file)
 
     async def _write_last_good(self) -> None:
-        """Keep what was applied on disk, with when each source last answered."""
-        sets = self._services.last_good(self._applied)
+        """Keep the published sets on disk, with the time of each source's last answer."""
+        sets = self._services.last_good
         errors = self._bearable(HostError, OSError, ValueError)
         trying = self._announcer.trying("cannot keep the last known sets on disk", *errors)
         with trying, self._meters.unkept.count_exceptions():
             await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
 
     def _bearable(self, *errors: type[Exception]) -> tuple[type[Exception], ...]:
-        """Return the errors that are no reason to stop following; with `once` there are none."""
+        """Return the errors after which the sidecar goes on; with `once` there are none."""
         return () if self._settings.once else errors
 
 
 def _threads() -> ThreadPoolExecutor:
-    """Return threads that are all there from the beginning.
+    """Return threads that are all started at the beginning.
 
-    Where one could not be started later, the executor would report that and do the work all the same, when another
-    thread is free and nobody counts on it any more.
+    If one could not be started later, the executor would report an error and still do the work when another thread is
+    free, although no caller expects that any more.
     """
     executor, all_there = ThreadPoolExecutor(THREADS), threading.Barrier(THREADS)
     try:

@@ -1,4 +1,4 @@
-"""Names of services in the hosts file, published by the sidecar."""
+"""The names of services in the hosts file."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _log = structlog.stdlib.get_logger()
 
 
 class HostsFile:
-    """The names of an instance's services, in the file that the settings name."""
+    """The names of an instance's services, in the file of `--hosts-file`."""
 
     def __init__(self, instance: Instance, announcer: Announcer) -> None:
-        """Take where the file of the last sidecar is remembered, and who says what happens."""
+        """Take the instance, which remembers the file of the previous sidecar, and the announcer."""
         self._instance = instance
         self._announcer = announcer
 
     def leave(self, path: Path | None) -> None:
-        """Take the names out of the file that was written last, if this is another, or none."""
+        """Remove the names from the file that was written last, if this is another one, or none."""
         before = self._instance.hosts_file()
         if before is None or (path and before == real_path(path)):
             return
@@ -36,9 +36,9 @@ class HostsFile:
             _log.warning("cannot remove the names of before", error=str(error))
 
     def publish(self, path: Path, installed: Installed) -> None:
-        """Make the file name what the kernel balances, also where another program has written it anew.
+        """Write the names of all balanced services, even if another program has rewritten the file.
 
-        :raises HostError: naming the file, the cause and the way out.
+        :raises HostError: naming the file, the cause and the fix.
         """
         found = names(installed.virtual, own_servers.SOURCE)
         self._announcer.nameless(found.left_out)

@@ -1,4 +1,4 @@
-"""The last good sets on disk: what a sidecar serves that starts while discovery is down, such as after a reboot."""
+"""The last good sets on disk: a sidecar that starts while discovery is down serves them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _log = structlog.stdlib.get_logger()
 
 
 class Store:
-    """One instance's file in the state directory; without a directory nothing is read or written."""
+    """The file of one instance in the state directory; without a directory nothing is read or written."""
 
     def __init__(self, directory: Path | None, instance: str) -> None:
         """Name the file; nothing is touched yet.
 
-        :param instance: checked by `Pins` before.
+        :param instance: already checked by `Pins`.
         """
         self._directory = directory
         self._name = f"{instance}.json"
@@ -32,7 +32,7 @@ class Store:
         self._next = 0.0
 
     def read(self) -> dict[str, LastGood]:
-        """Return what was written last, by the name of the source; a file that cannot be used is a warning."""
+        """Return the sets that were written last, by the name of the source; an unusable file is a logged warning."""
         if self._directory is None:
             return {}
         try:
@@ -55,15 +55,15 @@ class Store:
                 raise ValueError(f"it {error}") from None
 
     def is_due(self, applied: Mapping[str, LastGood], now: float) -> bool:
-        """Tell whether anything but a time has changed since it was written, and a write is not too soon.
+        """Tell whether anything except a time has changed since the last write, and the next write is not too soon.
 
-        :param applied: what counts of each source, without the time.
+        :param applied: the published set of each source, without the time.
         :param now: seconds on a clock that does not go backwards.
         """
         return self._directory is not None and now >= self._next and applied != self._written
 
     def write(self, sets: Mapping[str, LastGood], now: float) -> None:
-        """Replace the file, for good.
+        """Replace the file, and wait until it is on disk.
 
         :param now: as for `is_due`.
         :raises HostError: if it cannot be written. The next try is due as usual.

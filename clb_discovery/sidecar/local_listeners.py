@@ -1,4 +1,4 @@
-"""Programs of this host that listen on VIPs, as the sidecar knows them: looked for when VIPs change, logged once."""
+"""Programs of this host that listen on VIPs: the sidecar looks for them when VIPs change, and logs each once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clb_discovery.model.own_servers import SOURCE
 from clb_discovery.model.servers import Vip
 
 LASTS: Final = 10.0
-"""Seconds for which a finding is told again."""
+"""Seconds for which a finding is reported again without another look."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -30,9 +30,9 @@ class LocalListeners:
         self._until = 0.0
 
     async def announce(self, installed: Installed) -> None:
-        """Log the listeners on VIPs that are new.
+        """Log the listeners on new VIPs.
 
-        :param held: what the kernel holds; the same object as before where that has not changed.
+        :param installed: the same object as before if nothing has changed.
         """
         if installed is self._installed:
             return
@@ -53,7 +53,7 @@ class LocalListeners:
         self._seen = vips
 
     async def now(self, installed: Installed) -> Collection[Vip]:
-        """Return the VIPs on which a program listens; a VIP that came in the last seconds may not be among them."""
+        """Return the VIPs on which a program listens; one that came in the last seconds may be missing."""
         if time.monotonic() >= self._until:
             self._found = (await asyncio.to_thread(listening_here, tuple(installed.virtual))).keys()
             self._until = time.monotonic() + LASTS

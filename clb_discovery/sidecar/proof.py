@@ -1,4 +1,4 @@
-"""The self-test of the sidecar: whether the programs are in effect."""
+"""Whether the kernel programs are in effect, found out by a self-test connect."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 from clb_discovery.datapath.plane import Plane
 
 PROOF_LASTS: Final = 10.0
-"""Seconds for which the result of a self-test connect is told again: outside of its cgroup that takes a process."""
+"""Seconds for which the result of a self-test connect is used again: outside of its cgroup each takes a process."""
 
 
 class Proof:
-    """Whether the programs are effective, found out again only when that was a while ago."""
+    """The result of the last self-test; it runs again only after a while."""
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
@@ -20,7 +20,7 @@ class Proof:
         self._until = 0.0
 
     def objection(self) -> str | None:
-        """Return why connects do not meet the programs, or None if they do. One thread at a time."""
+        """Return why the programs are not in effect, or None if they are. For one thread at a time."""
         if time.monotonic() >= self._until:
             self._objection = self._plane.objection()
             self._until = time.monotonic() + PROOF_LASTS

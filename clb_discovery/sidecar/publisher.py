@@ -1,4 +1,4 @@
-"""The kernel's side of the sidecar: the maps are brought to what is desired, and the programs are kept attached.
+"""The kernel's side of the sidecar: it publishes the desired state, and keeps the programs attached.
 
 One thing at a time, each in a thread, so that the event loop never waits for the kernel, and no counter is read for
 another server's index.
@@ -40,24 +40,24 @@ _MOST_FAILURES: Final = 16
 """Virtual servers that are set aside in one round; the next one goes on from there."""
 
 _LOOK_EVERY: Final = 60.0
-"""Seconds between looks for other instances."""
+"""Seconds between two looks for other instances."""
 
 _log = structlog.stdlib.get_logger()
 
 
 class Counted(NamedTuple):
-    """What the maps say at one moment."""
+    """The content of the maps at one moment."""
 
     installed: Installed
     info: Info | None
     servers: Mapping[bytes, Server]
-    """What became of connects, by packed member."""
+    """Counters of connects, by packed member."""
     records_lost: int
-    """How often there was no memory to remember where a socket was sent."""
+    """How often there was no memory for the record of a socket."""
 
 
 class Refusals(NamedTuple):
-    """What was not published of what sources say."""
+    """The parts of answers that were not published."""
 
     words: Mapping[str, Sequence[Refused]]
     """Of services of a catalog, by source."""
@@ -67,18 +67,18 @@ class Refusals(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What has come of a publication."""
+    """The result of a publication."""
 
     refusals: Refusals
     pending: frozenset[str]
-    """Sources of which more is to be published at once: it was interrupted."""
+    """Sources of which more has to be published at once, because the publication was interrupted."""
 
 
 class Publisher:
-    """The one who writes an instance's maps, and so knows what they hold."""
+    """The only writer of an instance's maps, which therefore knows their content."""
 
     def __init__(self, plane: Plane, maps: Maps, announcer: Announcer, meters: Meters) -> None:
-        """Read what the maps of the plane hold."""
+        """Read the maps of the plane."""
         self._plane = plane
         self.installed = maps.read()
         self._before: Publication | None = None
@@ -88,20 +88,20 @@ class Publisher:
         self._failed_until: float | None = None  # when to try again after a publication that failed as a whole
         self._pause = FIRST_PAUSE
         self.overlaps: Sequence[Overlap] = ()
-        """Other instances that serve VIPs of ours, when it was looked last."""
+        """Other instances that served VIPs of this one at the last look."""
         self._looked_at: AbstractSet[Vip] = frozenset()
         self._looked = 0.0
         self._maps = maps
         self._announcer = announcer
         self._meters = meters
         self._unsure = False
-        """Whether the maps may hold something else than what is held, and could not be read."""
+        """Whether the maps may differ from `installed`, and could not be read."""
         self._lost = False
-        """Whether the data plane was found to be lost, and is not yet as it should be."""
-        self._kernel = asyncio.Lock()  # while nobody has it, what is held is what the maps hold
+        """Whether the data plane was lost, and is not yet restored."""
+        self._kernel = asyncio.Lock()  # while it is free, `installed` is the content of the maps
 
     async def counted(self) -> Counted:
-        """Read what became of connects."""
+        """Read the counters of connects."""
         async with self._kernel:
             installed = self.installed
             return await asyncio.to_thread(
@@ -110,7 +110,7 @@ class Publisher:
 
     @property
     def next_try(self) -> float:
-        """When to publish again although nothing has changed, by `time.monotonic`; infinity where that is not so."""
+        """When to publish again although nothing has changed, by `time.monotonic`; infinity if there is no need."""
         tries = (next_try(self._aside.values()), self._failed_until, self._leaving.next_try)
         return min((one for one in tries if one is not None), default=math.inf)
 
@@ -128,13 +128,13 @@ class Publisher:
         complete: bool,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> Published:
-        """Bring the maps to what follows from the real servers of each source, round by round.
+        """Publish the desired state that follows from the real servers of each source, round by round.
 
-        :param claims: of services of a catalog, besides those of the settings.
+        :param claims: of services of a catalog, in addition to the services of the settings.
         :param complete: as for `plan`.
-        :param interrupted: whether there is something new to publish, after which no further round begins.
-        :raises ClbError: if the kernel refuses a step, but for want of room.
-        :raises OSError: if this host lacks what it takes, such as descriptors.
+        :param interrupted: whether there is something new to publish; then no further round begins.
+        :raises ClbError: if the kernel refuses a step for another reason than lack of room.
+        :raises OSError: if this host lacks a resource, such as descriptors.
         """
         wanted = Wanted(
             settings.services,
@@ -177,26 +177,34 @@ class Publisher:
             self._failed_until = None
             if found.plan.steps:
                 self._meters.published(len(found.plan.changed), time.monotonic() - began)
+            else:
+                _log.debug(
+                    "nothing to write",
+                    virtual_servers=len(found.desired.virtual),
+                    complete=wanted.complete,
+                    set_aside=len(self._aside),
+                    next_round=len(found.left),
+                )
             self.installed = found.plan.result
         self._announcer.published(before, found.plan)
         return found
 
     async def _read(self) -> None:
-        """Find out what the maps hold, now or before they are written next."""
+        """Read the maps, now or before the next write."""
         self._unsure = True
         self.installed = await asyncio.to_thread(self._maps.read)
         self._unsure = False
 
     def _publish(self, wanted: Wanted) -> Publication:
-        """Publish what the kernel takes; what it has no room for is set aside, and the rest tried again."""
+        """Publish everything that the kernel accepts; set aside the rest, which it has no room for."""
         installed, before = self.installed, self._before
         carried_out: list[Plan] = []
         for tries in range(1, _MOST_FAILURES + 1):
-            budget = SLICE if self._synced else None  # until then nobody waits for a change
+            budget = SLICE if self._synced else None  # until then no change waits
             found = publication(installed, wanted, before, waiting(self._aside, time.monotonic()), budget)
             failure = self._apply(installed, found)
             if failure is None:
-                # What was tried is published, or refused for another reason; else it would be due again at once.
+                # Virtual servers that were due are published now, or refused for another reason; keep the others aside.
                 late = waiting(self._aside, time.monotonic())
                 self._aside = {vip: one for vip, one in self._aside.items() if vip in found.left and vip in late}
                 self._before = found._replace(plan=replace(found.plan, steps=()))  # which may be large
@@ -204,7 +212,7 @@ class Publisher:
                 return found._replace(plan=together(carried_out, found.plan))
             reason, refused = failure
             behind: Sequence[Vip] = ()
-            if tries == _MOST_FAILURES and refused.vip in found.plan.changed:  # what is like it would fail, too
+            if tries == _MOST_FAILURES and refused.vip in found.plan.changed:  # similar ones would fail, too
                 behind = found.plan.changed[found.plan.changed.index(refused.vip) + 1 :]
             for vip in (refused.vip, *behind):
                 if (vip in installed.virtual) == (refused.vip in installed.virtual):
@@ -215,7 +223,7 @@ class Publisher:
         return found._replace(plan=together(carried_out, Plan((), installed, (), (), ())), goes_on=True)
 
     def _apply(self, installed: Installed, found: Publication) -> tuple[str, Cut] | None:
-        """Carry out a plan; return where the kernel had no room, and why, when what was written is taken back."""
+        """Carry out a plan. If the kernel has no room, undo its elements; return the reason and the cut."""
         try:
             self._maps.apply(found.plan.steps)
         except FullError as error:
@@ -233,7 +241,7 @@ class Publisher:
         self._aside[server.vip] = put_aside(before, server, why, time.monotonic())
 
     async def _close_sockets(self, *, reset: bool) -> None:
-        """Close sockets of removed servers: a UDP socket would go on sending there, and never know."""
+        """Close sockets of removed servers: a UDP socket would go on sending there without noticing."""
         protocols = (Protocol.TCP, Protocol.UDP) if reset else (Protocol.UDP,)
         members = self._leaving.due(self.installed, protocols, time.monotonic())
         closed = None
@@ -244,21 +252,21 @@ class Publisher:
         self._announcer.closed(closed)
 
     async def look_around(self) -> None:
-        """Look for other instances that serve VIPs of ours: when ours have changed, and now and then."""
+        """Look for other instances that serve VIPs of this one: when its VIPs have changed, and from time to time."""
         vips, now = self.installed.virtual.keys(), time.monotonic()
         if vips == self._looked_at and now < self._looked + _LOOK_EVERY:
             return
         self._looked_at, self._looked = vips, now
         try:
             self.overlaps = await asyncio.to_thread(self._plane.overlaps)
-        except (ClbError, OSError):  # the maps are gone, which `keep_up` tells
+        except (ClbError, OSError):  # the maps are gone, which `keep_up` reports
             self.overlaps = ()
         self._announcer.overlaps(self.overlaps)
 
     async def keep_up(self) -> bool:
-        """Bring the data plane up again where its cgroup was made anew, as service managers do, or its pins were.
+        """Bring the data plane up again if its cgroup or its pins were recreated, as service managers do.
 
-        :returns: whether that was so; where the pins had gone, too, the maps are new and empty.
+        :returns: whether it was lost; if the pins were gone, the maps are new and empty.
         """
         try:
             lost = self._lost = self._lost or await asyncio.to_thread(self._plane.is_lost)

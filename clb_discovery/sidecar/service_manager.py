@@ -1,4 +1,4 @@
-"""Telling systemd how we are, by the protocol of sd_notify(3)."""
+"""Reports to systemd, by the protocol of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from typing import Final
 from clb_discovery.sidecar.announcer import Announcer
 
 _PATIENCE: Final = 1.0
-"""Seconds to wait for a service manager that does not read its messages."""
+"""Seconds to wait if the service manager does not read its messages."""
 
 
 class ServiceManager:
-    """Whoever started the sidecar and wants to hear of it; where nobody does, nothing happens."""
+    """The service manager that started the sidecar; without one, nothing happens."""
 
     def __init__(self, announcer: Announcer, environment: Mapping[str, str] = os.environ) -> None:
         """Take the variables of sd_notify(3) and sd_watchdog_enabled(3).
 
-        :param announcer: hears of a service manager that does not.
+        :param announcer: reports a service manager that does not read.
         """
         self._announcer = announcer
         self._address = environment.get("NOTIFY_SOCKET")
         self.watchdog = _watchdog(environment)
-        """Seconds within which `alive` has to be called again and again, or None."""
+        """Seconds within which `alive` has to be called each time, or None."""
         self._is_ready = False
         self._status: str | None = None
 
     def status(self, summary: str, *, ready: bool) -> None:
-        """Tell what people should know, and once, that what starts after us may start.
+        """Report the status line, and once, that units after the sidecar may start.
 
         :param summary: one line.
         """
         lines = [] if self._is_ready or not ready else ["READY=1"]
         if summary != self._status or lines:
-            self._tell(*lines, f"STATUS={summary}")
+            self._send(*lines, f"STATUS={summary}")
         self._is_ready, self._status = self._is_ready or ready, summary
 
     def reloading(self) -> None:
-        """Tell that SIGHUP was heard; `Type=notify-reload` wants to know when, in the same message (systemd 253)."""
+        """Report a reload; `Type=notify-reload` needs its time in the same message (systemd 253)."""
         if self._is_ready:
-            self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def reloaded(self) -> None:
-        """Tell that this is over, with whatever outcome."""
+        """Report the end of the reload, whatever its outcome."""
         if self._is_ready:
-            self._tell("READY=1")
+            self._send("READY=1")
 
     def alive(self) -> None:
-        """Tell the watchdog that the main loop goes round."""
+        """Report to the watchdog that the main loop runs."""
         if self.watchdog is not None:
-            self._tell("WATCHDOG=1")
+            self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
-        """Tell that the end is near."""
-        self._tell("STOPPING=1")
+        """Report that the sidecar stops."""
+        self._send("STOPPING=1")
 
-    def _tell(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> None:
         if not self._address:
             return
         trouble = None
@@ -68,13 +68,13 @@ class ServiceManager:
                 sock.settimeout(_PATIENCE)
                 sock.connect("\0" + self._address[1:] if self._address.startswith("@") else self._address)
                 sock.sendall("\n".join(lines).encode())
-        except OSError as error:  # following discovery matters more than who is told
+        except OSError as error:  # following discovery matters more than reports
             trouble = f"{self._address}: {error}"
         self._announcer.trouble("cannot notify the service manager", trouble)
 
 
 def _watchdog(environment: Mapping[str, str]) -> float | None:
-    """Return the seconds of `WatchdogSec=`, where it is meant for this process."""
+    """Return the seconds of `WatchdogSec=`, if it is meant for this process."""
     microseconds, process = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID")
     if not microseconds.isdecimal() or process not in {None, str(os.getpid())}:
         return None

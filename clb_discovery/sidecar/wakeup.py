@@ -1,4 +1,4 @@
-"""Waiting for something to happen, so that a burst of it is handled once."""
+"""Wait for events, and handle a burst of them once."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextlib import suppress
 from typing import Final
 
 QUIET: Final = 0.05
-"""Seconds without a further word after which a burst is taken as over."""
+"""Seconds without an event after which a burst is over."""
 QUIET_LIMIT: Final = 0.5
-"""Seconds after which a burst is handled although it goes on."""
+"""Seconds after which a burst is handled even if it goes on."""
 
 
 class Wakeup:
@@ -19,11 +19,11 @@ class Wakeup:
         self._event = asyncio.Event()
 
     def ring(self) -> None:
-        """Say that something has happened. Whoever rings without a change only keeps the others waiting."""
+        """Report an event. Ringing without a change only delays the others."""
         self._event.set()
 
     async def wait(self, seconds: float) -> None:
-        """Return when there are news and the burst that they belong to is over, or else when the time is over."""
+        """Return when an event has come and its burst is over, or else when the time is over."""
         if not await self._rung_within(seconds):
             return
         loop = asyncio.get_running_loop()

@@ -1,1 +1,1 @@
-"""From answers to what counts of them."""
+"""Which part of an answer counts: the guard, the state of each service, the catalog, last good sets."""

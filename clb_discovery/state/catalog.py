@@ -1,4 +1,4 @@
-"""Services that opt in: which ones are followed, where they come from at a start, and when they are left."""
+"""Services that opt in: which ones are followed, how a start restores them, and when they are left."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from clb_discovery.state.service import ServiceState
 
 
 def template(services: Iterable[Service]) -> Service | None:
-    """Return what stands for the catalog, with the settings of all services that opt in; None without catalog mode."""
+    """Return the entry for the catalog, with the settings of all services that opt in; None without catalog mode."""
     return next((service for service in services if service.source == CATALOG), None)
 
 
 def joined(
     services: Sequence[Service], names: Iterable[str], followed: Mapping[str, ServiceState], most: int = MAX_SERVICES
 ) -> dict[str, ServiceState]:
-    """Return what has to be followed, by the name of its source, for these names in the catalog.
+    """Return the new services to follow, by the name of the source, for these names in the catalog.
 
-    Services that are followed already stay; then the lower name has a place.
+    Services that are followed already stay; the remaining places go to the lowest names.
 
     :param services: those of the configuration, which go first.
-    :param followed: what is followed already, by the name of its source.
-    :param most: services of the catalog to follow, with those that are followed already.
+    :param followed: services that are followed already, by the name of the source.
+    :param most: services of the catalog to follow, including those that are followed already.
     """
     pattern = template(services)
     if pattern is None:
@@ -40,10 +40,10 @@ def joined(
     return {service.source: ServiceState(service, from_catalog=True) for service in found}
 
 
-def unfollowed(following: Mapping[str, ServiceState]) -> tuple[str, ...]:
-    """Return the names in the catalog that may opt in and that there was no place for, sorted."""
-    catalog = following.get(CATALOG)
-    return tuple(sorted(name for name in catalog.listed if CONSUL + name not in following)) if catalog else ()
+def unfollowed(states: Mapping[str, ServiceState]) -> tuple[str, ...]:
+    """Return the names in the catalog that may opt in but have no place, sorted."""
+    catalog = states.get(CATALOG)
+    return tuple(sorted(name for name in catalog.listed if CONSUL + name not in states)) if catalog else ()
 
 
 def restored(
@@ -53,7 +53,7 @@ def restored(
     followed: Mapping[str, ServiceState],
     most: int = MAX_SERVICES,
 ) -> dict[str, ServiceState]:
-    """Return what has to be followed since the kernel balances it, or else the disk remembers it.
+    """Return the services to follow because the kernel balances them, or else because the disk has them.
 
     :param services: as for `joined`, like `followed` and `most`.
     """
@@ -66,32 +66,30 @@ def restored(
     }
     remembered = {source: last.opt_in for source, last in stored.items() if last.opt_in and source.startswith(CONSUL)}
     found: dict[str, ServiceState] = {}
-    for sources in (claims.keys(), remembered.keys()):  # what is balanced has a place first
+    for sources in (claims.keys(), remembered.keys()):  # balanced services have a place first
         names = (source.removeprefix(CONSUL) for source in sources)
         askable = [name for name in names if consul_objection(name) is None]
         found |= joined(services, askable, {**followed, **found}, most)
     claims = {**remembered, **claims}
-    for source, following in found.items():
-        following.opt_in = claims[source]
-    return found
+    return {source: replace(state, opt_in=claims[source]) for source, state in found.items()}
 
 
-def claimed(following: Iterable[ServiceState]) -> list[Service]:
-    """Return the services of a catalog with all VIPs that they claim, whether or not they get them."""
-    return [replace(one.service, vips=claims.vips) for one in following if (claims := one.claims)]
+def claimed(states: Iterable[ServiceState]) -> list[Service]:
+    """Return the services of a catalog with all VIPs that they claim, granted or not."""
+    return [replace(one.service, vips=claims.vips) for one in states if (claims := one.claims)]
 
 
-def left(following: Mapping[str, ServiceState]) -> list[str]:
+def left(states: Mapping[str, ServiceState]) -> list[str]:
     """Return the sources that need not be followed any more: they neither opt in nor may do so."""
-    catalog = following.get(CATALOG)
+    catalog = states.get(CATALOG)
     listed = catalog.listed if catalog else frozenset()
     return [
         source
-        for source, one in following.items()
+        for source, one in states.items()
         if one.from_catalog and one.leaving and not one.guarded.held and one.service.name not in listed
     ]
 
 
-def claims(following: Iterable[ServiceState]) -> list[Claim]:
-    """Return what the services of a catalog want, for `resolve`."""
-    return [Claim(one.service, one.claims) for one in following if one.from_catalog and one.claims]
+def claims(states: Iterable[ServiceState]) -> list[Claim]:
+    """Return the claims of the services of a catalog, for `resolve`."""
+    return [Claim(one.service, one.claims) for one in states if one.from_catalog and one.claims]

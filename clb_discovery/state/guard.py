@@ -1,13 +1,14 @@
 """The guard between discovery and desired state: a gap in an answer has to be confirmed, a statement counts at once.
 
-Each service has one state per address family, since each family is a pool of its own. A member is *absent* from the
-first answer without it until an answer with it, and has a clock of its own meanwhile. Many absent members stay in the
-pool until their clocks have run and one more answer confirms that they have gone. What an answer adds, changes or takes
-out by name counts at once, and so does a replacement within one identity. Without an answer nothing is removed, and an
-answer that could not read a member is none for that member: it stays, and its clock is neither heard nor set back. If
-such an answer leaves nobody else, it is none for absent members either: perhaps they are the ones it could not read.
+Each service has one state per address family, because each family is a pool of its own. A member is *absent* from the
+first answer without it until an answer with it, and meanwhile has its own clock. Many absent members stay in the pool
+until their clocks have run and another answer confirms that they are gone. Members that an answer adds, changes or
+takes out by name count at once; so does a replacement within one identity. Nothing is removed without an answer. If an
+answer could not read a member, it does not count as an answer for that member: the member stays, and its clock neither
+ends nor restarts. If such an answer leaves no other member, it does not count for absent members either: they may be
+the ones that it could not read.
 
-Time comes in as a number of seconds on any clock that does not go backwards.
+Time is a number of seconds on any clock that does not go backwards.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ _ENDPOINT: Final = attrgetter("address", "port")
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The state of one pool's worth of real servers."""
+    """The state of the real servers of one address family."""
 
     good: Servers = ()
-    """Those that count, sorted: the ones that the last answer named, and absent ones that stay."""
+    """The real servers that count, sorted: those of the last answer, and absent ones that stay."""
     absent: Mapping[Endpoint, float] = field(default_factory=dict)
-    """Those among them that are absent, with the time of the first answer without them."""
+    """The absent ones among them, with the time of the first answer without them."""
     identities: Identities = field(default_factory=dict)
-    """The identities of those that count, where they are known."""
+    """The known identities of those that count."""
     unread: Mapping[Endpoint, float] = field(default_factory=dict)
-    """Those that stay since the last answer could not tell, with the time of the first one without them, if any."""
+    """Members that stay because the last answer could not read them, with the time of the first answer without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +63,17 @@ class Guarded:
 
     @property
     def identities(self) -> Identities:
-        """The identities of those that count, where they are known."""
+        """The known identities of those that count."""
         return {**self.ipv4.identities, **self.ipv6.identities}
 
     @property
     def held(self) -> bool:
-        """Tell whether a removal is being held back."""
+        """Whether a removal is held."""
         return bool(self.ipv4.absent or self.ipv6.absent)
 
     @property
     def withheld(self) -> tuple[int, int]:
-        """How many real servers would go, and of how many, in the families that hold any; by address and port."""
+        """How many real servers would go, and of how many, in the families that hold a removal; by address and port."""
         held = [family for family in (self.ipv4, self.ipv6) if family.absent]
         return sum(len(family.absent) for family in held), sum(len(_endpoints(family.good)) for family in held)
 
@@ -82,13 +83,13 @@ class Guarded:
         return min((since for family in (self.ipv4, self.ipv6) for since in family.absent.values()), default=None)
 
     def deadline(self, policy: RemovalPolicy) -> float | None:
-        """Return when the first clock has run, so that an answer can confirm a removal; None if none runs."""
+        """Return when the first clock has run, after which an answer can confirm a removal; None if no clock runs."""
         since = self.absent_since
         return None if since is None else since + policy.hold
 
 
 def seed(servers: Sequence[RealServer], identities: Identities) -> Guarded:
-    """Start from what the kernel or the disk holds, so that a restart is guarded like any other moment.
+    """Start from the servers that the kernel or the disk holds, so that the guard covers restarts too.
 
     :param identities: those of other endpoints are ignored.
     """
@@ -105,8 +106,8 @@ def admit(
     """Take a valid answer.
 
     :param now: the time of the answer, which confirms the removals whose clocks have run by then.
-    :param is_usable: tells which endpoints may be real servers. Others are passed on, for `desired` to reject them, and
-        count as neither present nor absent: nobody can be served by them.
+    :param is_usable: tells which endpoints may be real servers. Others are passed on, so that `desired` rejects them,
+        and count as neither present nor absent: they cannot serve a connect.
     """
     stated = _stated_members(answer, is_usable)
     ipv4, ipv6 = _split(answer.servers)
@@ -117,12 +118,12 @@ def admit(
 
 
 def confirmed(state: Guarded) -> Guarded:
-    """Return what counts when all that is held back has gone."""
+    """Return the state after all held removals."""
     return Guarded(*(_without_absent(family) for family in (state.ipv4, state.ipv6)))
 
 
 class _Words:
-    """What an answer says about members of one family beside the usable ones."""
+    """The statements of an answer about members of one family, beside the usable ones."""
 
     def __init__(
         self, answer: Answer, stated: Collection[str], is_usable: Callable[[Endpoint], bool], *, ipv4: bool
@@ -150,7 +151,7 @@ class _Words:
         return bool(self._unread)
 
     def unread(self, missing: Collection[Endpoint], identities: Identities) -> dict[Endpoint, Unread]:
-        """Return those that stay because the answer names their members and not their addresses, and by which words.
+        """Return those that stay because the answer names their members without addresses, each with its statement.
 
         :param identities: as for `taken_out`.
         """
@@ -163,7 +164,7 @@ class _Words:
 
 
 def _stated_members(answer: Answer, is_usable: Callable[[Endpoint], bool]) -> Collection[str]:
-    """Return the identities of members that are out and nowhere usable, so that their former endpoints are out, too."""
+    """Return the identities of members that are out and have no usable endpoint: former endpoints are out, too."""
     identities = answer.identities
     out = {*answer.out_members, *(identities[endpoint] for endpoint in answer.out if endpoint in identities)}
     if not out:
@@ -173,7 +174,7 @@ def _stated_members(answer: Answer, is_usable: Callable[[Endpoint], bool]) -> Co
 
 
 def _preference(unread: Unread) -> tuple[bool, int, int]:
-    """Sort the one first that counts where several name the same: as `desired` does with real servers."""
+    """Sort first the one that counts if several name the same member, as `desired` does."""
     return unread.priority is None, unread.priority or 0, -(unread.weight or 0)
 
 
@@ -197,7 +198,7 @@ def _admit(family: Family, named: Servers, words: _Words, policy: RemovalPolicy,
         unread |= clocks
     else:
         absent = _staying(clocks, len(usable), policy, now)
-    if not usable:  # better a server that discovery has taken out than none
+    if not usable:  # a server that discovery has taken out is better than none
         absent |= _running(out, policy, now)
     staying = {*kept, *absent, *unread}
     good = _merged(family, named, kept, staying)
@@ -209,16 +210,16 @@ def _admit(family: Family, named: Servers, words: _Words, policy: RemovalPolicy,
 
 
 def _unless_equal(before: Family, now: Family) -> Family:
-    """Return the state before where nothing has changed: the same object is compared in no time."""
+    """Return the previous state if it is equal: comparing an object with itself costs nothing."""
     return before if now == before else now
 
 
 def _replaced(
     family: Family, new: Collection[Endpoint], gaps: Mapping[Endpoint, float], identities: Identities
 ) -> Iterable[Endpoint]:
-    """Return the absent endpoints whose place a new one of the same identity takes, one for one.
+    """Return the absent endpoints that new ones of the same identity replace, one for one.
 
-    Those that have been absent for longest go first.
+    The one that has been absent longest goes first.
     """
     places = Counter(identities[endpoint] for endpoint in new if endpoint in identities)
     if not places:
@@ -233,7 +234,7 @@ def _replaced(
 
 
 def _staying(gaps: Mapping[Endpoint, float], present: int, policy: RemovalPolicy, now: float) -> dict[Endpoint, float]:
-    """Return the absent members that stay: while they are many, those whose clocks run."""
+    """Return the absent members that stay: those whose clocks run, for as long as they are many."""
     if not _is_much(len(gaps), present, policy):
         return {}
     running = _running(gaps, policy, now)
@@ -241,7 +242,7 @@ def _staying(gaps: Mapping[Endpoint, float], present: int, policy: RemovalPolicy
 
 
 def _running(clocks: Mapping[Endpoint, float], policy: RemovalPolicy, now: float) -> dict[Endpoint, float]:
-    # The sum that `deadline` gives.
+    # The same sum as in `deadline`.
     return {endpoint: since for endpoint, since in clocks.items() if now < since + policy.hold}
 
 
@@ -250,16 +251,16 @@ def _is_much(absent: int, present: int, policy: RemovalPolicy) -> bool:
 
 
 def _merged(family: Family, named: Servers, kept: Mapping[Endpoint, Unread], staying: Collection[Endpoint]) -> Servers:
-    """Return what counts, sorted."""
+    """Return the real servers that count, sorted."""
     if not staying:
         return named
     same = [server for server in family.good if _ENDPOINT(server) in staying and _ENDPOINT(server) not in kept]
     first = {_ENDPOINT(server): server for server in reversed(family.good) if _ENDPOINT(server) in kept}
-    unread = [_as_told(server, kept[endpoint]) for endpoint, server in first.items()]
+    unread = [_as_stated(server, kept[endpoint]) for endpoint, server in first.items()]
     return tuple(sorted([*named, *same, *unread]))
 
 
-def _as_told(server: RealServer, unread: Unread) -> RealServer:
+def _as_stated(server: RealServer, unread: Unread) -> RealServer:
     priority = server.priority if unread.priority is None else unread.priority
     weight = server.weight if unread.weight is None else unread.weight
     return server._replace(priority=priority, weight=weight)

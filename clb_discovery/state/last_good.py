@@ -1,10 +1,10 @@
-"""The last good sets as they are kept on disk, so that a start while discovery is down has something to serve.
+"""The last good sets in their form on disk, so that a start while discovery is down has something to serve.
 
 One JSON document: `{"version": 1, "sources": {NAME: {"answered": SECONDS, "servers": [[PRIORITY, ADDRESS, PORT,
 WEIGHT], ...]}}}`. Where identities of real servers are known, `"identities": [TEXT or null, ...]` has one for each of
 `servers`, so that a start can tell a replacement from a removal. A service of a catalog also has `"opt_in": {"vips":
-[VIP, ...], "automatic": [PROTOCOL, ...], "algorithm": NAME}`. What is read may be anything, since a disk may hold
-anything.
+[VIP, ...], "automatic": [PROTOCOL, ...], "algorithm": NAME}`. A file on disk may hold anything,
+so every value is checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clb_discovery.model.text_forms import parse_algorithm, parse_vip
 
 VERSION: Final = 1
 MAX_BYTES: Final = 64 << 20
-"""Longest document that is written or read: as much as one answer of discovery may have."""
+"""Longest document that is written or read: as long as one answer of discovery may be."""
 
 MAX_IDENTITY: Final = 1024
 """Longest identity that is kept, in characters; a node's name and a service id of Consul have 255 and 512 at most."""
@@ -32,16 +32,16 @@ _SHOWN_LENGTH: Final = 80
 
 
 class LastGood(NamedTuple):
-    """What one source said that counted last."""
+    """The last set of one source that counted."""
 
     servers: tuple[RealServer, ...]
     """Both families, as the guard let them through."""
     answered: int | None = None
     """When the source last answered, in seconds since 1970 (UTC); None if that is not known."""
     opt_in: OptIn | None = None
-    """Of a service from a catalog: what it said of itself, without what was refused."""
+    """Of a service from a catalog: its opt-in, without refused parts."""
     identities: Mapping[Endpoint, str] = MappingProxyType({})
-    """The identities of real servers, where they are known."""
+    """The known identities of real servers."""
 
 
 def encode(sets: Mapping[str, LastGood]) -> bytes:

@@ -1,10 +1,11 @@
-"""What the sidecar knows about each service: its source's health, and what the guard lets through."""
+"""The state of one service: the health of its source, and the real servers that the guard accepts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Final
 
 from clb_discovery.model.address import Address
@@ -16,125 +17,105 @@ from clb_discovery.state.guard import Guarded, Identities
 from clb_discovery.text import some_of, timestamp
 
 STATES: Final = ("fresh", "retrying", "held")
-"""What `Following.state` may be."""
+"""The values of `ServiceState.state`."""
 _SHOWN: Final = 4
 """Refusals named in one reason."""
 _LONGEST: Final = 80
 """Characters shown of a name."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True)
 class ServiceState:
-    """One service and its source, as they are now."""
+    """One service and its source at one moment. Values that follow from a state are computed once, at first use."""
 
     service: Service
     guarded: Guarded = field(default_factory=Guarded)
     absent_since: datetime | None = None
-    """When the first of the members that are absent and stay was absent first."""
+    """When the first of the absent members that stay became absent."""
     hastened: bool = False
-    """Whether the source was asked to hurry, and has not come back since."""
+    """Whether the source was told to query at once, and has not come back since."""
     answered: bool = False
     """Whether the source has answered since the start."""
     known: bool = False
-    """Whether there is anything to serve: an answer, or what the kernel or the disk held at the start."""
+    """Whether there is anything to serve: an answer, or a set that the kernel or the disk held at the start."""
     last_success: datetime | None = None
-    """When the source last answered, before the start, too."""
+    """When the source last answered, including before the start."""
     error: str | None = None
     errors: int = 0
-    """How often the source could not say."""
+    """How often the source failed."""
     refused: tuple[Refused, ...] = ()
-    """What the service says of itself in a catalog and is not applied."""
+    """Registrations of the service in a catalog that are not applied."""
     rejected: tuple[Rejected, ...] = ()
-    """Real servers that discovery names and that are not used."""
+    """Real servers of the answer that are not used."""
     left_out: tuple[Refused, ...] = ()
-    """Members that the last answer named and that cannot be used at all."""
+    """Members of the last answer that cannot be used at all."""
     note: str | None = None
-    """What people should know of the last answer."""
+    """A remark for people about the last answer."""
     unpublished: tuple[Unpublished, ...] = ()
     """Virtual servers that there is no room for."""
     listed: frozenset[str] = frozenset()
     """Of a catalog: the names of services that may opt in."""
     unfollowed: tuple[str, ...] = ()
-    """Of a catalog: the names of those that are not followed, because they are too many."""
+    """Of a catalog: the names that are not followed, because there are too many."""
     from_catalog: bool = False
-    """Whether the service is followed for as long as it opts in, and has no VIPs but those that it then claims."""
+    """Whether the service is followed only for as long as it opts in, and has only the VIPs that it claims."""
     opt_in: OptIn | None = None
-    """Of a service from a catalog: what it last said of itself."""
+    """Of a service from a catalog: its last opt-in."""
     leaving: bool = False
     """Of a service from a catalog: whether it no longer opts in."""
     unusable: bool = False
-    """Of a service from a catalog: whether it last said what nobody can use, and no asking again will mend."""
+    """Of a service from a catalog: whether its last answer was unusable, so that another query does not help."""
 
-    def seed(self, installed: Sequence[RealServer], answered: int | None, identities: Identities) -> None:
-        """Start from what the kernel or the disk holds for the service.
+    def seeded(self, servers: Sequence[RealServer], answered: int | None, identities: Identities) -> ServiceState:
+        """Return the state of a start, before the source has answered.
 
+        :param servers: those that the kernel or the disk holds for the service.
         :param answered: when its source had last answered, in seconds since 1970, or None if that is not known.
-        :param identities: those that are known; of other endpoints, too.
+        :param identities: those that are known; identities of other endpoints are ignored.
         """
-        self.guarded = guard.seed(installed, identities)
-        self.known = True
-        self.last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
+        last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
+        return replace(self, guarded=guard.seed(servers, identities), known=True, last_success=last_success)
 
-    def take(self, outcome: Outcome, now: float, is_acceptable: Callable[[Address], bool] = lambda _: True) -> None:
-        """Take what the source came back with.
+    def after(
+        self, outcome: Outcome, now: float, at: datetime, is_acceptable: Callable[[Address], bool] = lambda _: True
+    ) -> ServiceState:
+        """Return the state after an outcome of the source.
 
-        All members of a service from a catalog that no longer opts in are absent.
+        If a service from a catalog no longer opts in, all of its members are absent.
 
         :param now: seconds on a clock that does not go backwards.
-        :param is_acceptable: tells which addresses may be those of real servers, by what is known beside their VIPs.
+        :param at: the same moment in UTC.
+        :param is_acceptable: tells whether an address may be that of a real server, apart from the service's own VIPs.
         """
-        self.hastened = False
-        if isinstance(outcome, Answer) and self._tells_nothing(outcome):
+        if isinstance(outcome, Answer) and self._is_unreadable(outcome):
             outcome = Failure(f"no real server can be used: {_first(outcome)}", unusable=True)
         if isinstance(outcome, Failure):
-            self.error = outcome.reason
-            self.errors += 1
-            # Whoever registers nonsense must not keep the sidecars of all hosts from being ready.
-            self.unusable = outcome.unusable and self.from_catalog
-            self.answered |= self.unusable
-            return
-        self.error = None
-        self.unusable = False
-        self.answered = self.known = True
-        self.last_success = datetime.now(UTC)
-        if isinstance(outcome, Listing):
-            objections = {name: objection for name in outcome.names if (objection := consul_objection(name))}
-            self.listed = outcome.names - objections.keys()
-            self.refused = tuple(
-                Refused(f"service {name[:_LONGEST]!r}", objection) for name, objection in sorted(objections.items())
+            # A registration that nothing can use must not keep the sidecars of all hosts from being ready.
+            unusable = outcome.unusable and self.from_catalog
+            return replace(
+                self,
+                error=outcome.reason,
+                errors=self.errors + 1,
+                unusable=unusable,
+                answered=self.answered or unusable,
+                hastened=False,
             )
-            return
-        answer = outcome
-        if self.from_catalog:
-            self.leaving = answer.opt_in is None
-            self.opt_in = answer.opt_in or self.opt_in
-            answer = Answer(()) if self.leaving else answer
-        self.left_out, self.note = answer.left_out, answer.note
-        before = self.guarded.absent_since
-        never = {vip.address for vip in self.service.vips}
-        rejected = {(item.server.address, item.server.port) for item in self.rejected}
+        answered = replace(self, error=None, unusable=False, answered=True, known=True, last_success=at, hastened=False)
+        if isinstance(outcome, Listing):
+            return _with_listing(answered, outcome)
+        return _with_answer(answered, outcome, now, at, is_acceptable)
 
-        def is_usable(endpoint: Endpoint) -> bool:
-            return endpoint not in rejected and endpoint[0] not in never and is_acceptable(endpoint[0])
-
-        self.guarded = guard.admit(self.guarded, answer, self.service.policy, now, is_usable)
-        since = self.guarded.absent_since
-        if since is None:
-            self.absent_since = None
-        elif since != before:
-            self.absent_since = self.last_success - timedelta(seconds=now - since)
-
-    def _tells_nothing(self, answer: Answer) -> bool:
-        """Tell whether an answer names only members that cannot be read, and that nothing is known of."""
+    def _is_unreadable(self, answer: Answer) -> bool:
+        """Tell whether an answer names only members that cannot be read, while no member is known."""
         named = answer.servers or answer.out or answer.out_members or self.guarded.good
         return bool(answer.unread) and not named and (answer.opt_in is not None or not self.from_catalog)
 
-    def confirm(self) -> None:
-        """Let all that is held back go, as if the source had confirmed it in time."""
-        self.guarded = guard.confirmed(self.guarded)
+    def confirmed(self) -> ServiceState:
+        """Return the state after all removals that are held, as if the source had confirmed them in time."""
+        return replace(self, guarded=guard.confirmed(self.guarded))
 
     def reconfigured(self, service: Service) -> ServiceState:
-        """Return what is known when the configuration, read again, has this service of the same source."""
+        """Return the state after a reload of the configuration that has this service for the same source."""
         if not self.from_catalog:
             return replace(self, service=service)
         one = ServiceState(
@@ -145,53 +126,53 @@ class ServiceState:
             last_success=self.last_success,
             errors=self.errors,
         )
-        return one if self.claims else ServiceState(service)  # what has left was emptied, which nobody said of this one
+        return one if self.claims else ServiceState(service)  # leaving emptied it, and no answer to this service did
 
-    @property
+    @cached_property
     def deadline(self) -> float | None:
-        """When to have the source asked at once, so that its answer may confirm a removal, or None.
+        """When to query at once, because the answer may confirm a removal, or None.
 
-        A source that fails is asked again anyway, and one that was asked comes back.
+        A source that fails is queried again anyway, and a hastened query comes back.
         """
         return None if self.hastened or self.error is not None else self.guarded.deadline(self.service.policy)
 
-    @property
+    @cached_property
     def state(self) -> str:
-        """The state in words of the contract."""
+        """One of `STATES`."""
         if self.error is not None or not self.answered:
             return "retrying"
         return "held" if self.guarded.held or self.refused or self.unfollowed or self.unpublished else "fresh"
 
-    @property
+    @cached_property
     def counted(self) -> tuple[object, ...]:
-        """What has to be published, or kept on disk, when it changes."""
+        """The part that has to be published, or kept on disk, when it changes."""
         families = ((family.good, family.identities) for family in (self.guarded.ipv4, self.guarded.ipv6))
         return *families, self.answered, self.claims
 
-    @property
+    @cached_property
     def shown(self) -> tuple[object, ...]:
-        """What people should see soon when it changes."""
+        """The part that `status` should show soon when it changes."""
         words = self.refused, self.left_out, self.note, self.unfollowed
         return self.state, self.error, self.listed, words, self.guarded.withheld
 
     @property
     def claims(self) -> OptIn | None:
-        """What the service of a catalog has virtual servers by, or None if it has none or has gone."""
+        """The opt-in by which the service of a catalog has virtual servers; None without one, or after it has left."""
         return None if self.leaving and not self.guarded.held else self.opt_in
 
     @property
     def useless(self) -> bool:
-        """Whether a service of a catalog has answered, but never with anything that could be served."""
+        """Whether a service of a catalog has answered, but never with a usable answer."""
         return self.answered and not self.known
 
     @property
     def stale(self) -> bool:
-        """Whether what is served is what was known last, and nobody can say whether it is still so."""
+        """Whether a last known set is served, without any source that confirms it."""
         return self.known and self.state == "retrying"
 
     @property
     def reason(self) -> str | None:
-        """Why the source is not fresh, and what is not used of its answer or limits it; None if there is nothing."""
+        """Why the source is not fresh, and which parts of its answer are not used; None without a reason."""
         reasons = []
         if self.state == "retrying":
             error = self.error or "no answer yet"
@@ -214,7 +195,7 @@ class ServiceState:
 
     @property
     def beyond(self) -> str | None:
-        """What people should know of a catalog with too many services."""
+        """The remark about a catalog with too many services."""
         if not self.unfollowed:
             return None
         names = ", ".join(some_of([repr(name[:_LONGEST]) for name in self.unfollowed], _SHOWN))
@@ -228,8 +209,9 @@ class ServiceState:
         """When the source last answered, in seconds since 1970, or None if that is not known."""
         return int(self.last_success.timestamp()) if self.last_success else None
 
+    @cached_property
     def document(self) -> dict[str, Any]:
-        """Return what `status --json` says about the source."""
+        """The entry of the source in `status --json`."""
         return {
             "name": self.service.source,
             "state": self.state,
@@ -238,6 +220,42 @@ class ServiceState:
             "stale": self.stale,
             "reason": self.reason,
         }
+
+
+def _with_listing(state: ServiceState, listing: Listing) -> ServiceState:
+    objections = {name: objection for name in listing.names if (objection := consul_objection(name))}
+    refused = [Refused(f"service {name[:_LONGEST]!r}", objection) for name, objection in sorted(objections.items())]
+    return replace(state, listed=listing.names - objections.keys(), refused=tuple(refused))
+
+
+def _with_answer(
+    state: ServiceState, answer: Answer, now: float, at: datetime, is_acceptable: Callable[[Address], bool]
+) -> ServiceState:
+    opt_in, leaving = state.opt_in, state.leaving
+    if state.from_catalog:
+        leaving, opt_in = answer.opt_in is None, answer.opt_in or opt_in
+        answer = Answer(()) if leaving else answer
+    vips = {vip.address for vip in state.service.vips}
+    rejected = {(item.server.address, item.server.port) for item in state.rejected}
+
+    def is_usable(endpoint: Endpoint) -> bool:
+        return endpoint not in rejected and endpoint[0] not in vips and is_acceptable(endpoint[0])
+
+    guarded = guard.admit(state.guarded, answer, state.service.policy, now, is_usable)
+    since, absent_since = guarded.absent_since, state.absent_since
+    if since is None:
+        absent_since = None
+    elif since != state.guarded.absent_since:
+        absent_since = at - timedelta(seconds=now - since)
+    return replace(
+        state,
+        guarded=guarded,
+        absent_since=absent_since,
+        opt_in=opt_in,
+        leaving=leaving,
+        left_out=answer.left_out,
+        note=answer.note,
+    )
 
 
 def _first(answer: Answer) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -304,13 +305,13 @@ async def test_a_server_that_lost_its_state(tmp_path: Path) -> None:
             await until(lambda: all(one.servers() == [] for one in heard.values()), "all are said to be empty", AGAIN)
             for name in names:
                 for outcome in heard[name].outcomes:
-                    guards[name].take(outcome, loop.time())
+                    guards[name] = guards[name].after(outcome, loop.time(), datetime.now(UTC))
                 assert guards[name].state == "held"
                 assert sorted(guards[name].guarded.good) == [real_server(1), real_server(2)]
                 await asyncio.to_thread(register, agent, name, 1, 2, 3)
             await until(lambda: all(len(one.servers() or ()) == 3 for one in heard.values()), "all have three", AGAIN)
             for name in names:
-                guards[name].take(heard[name].outcomes[-1], loop.time())
+                guards[name] = guards[name].after(heard[name].outcomes[-1], loop.time(), datetime.now(UTC))
                 assert guards[name].state == "fresh"
                 assert len(guards[name].guarded.good) == 3
 

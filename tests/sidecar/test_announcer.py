@@ -1,8 +1,9 @@
-"""The sidecar's log lines: one for each change, and what goes on less and less often."""
+"""The sidecar's log lines: one for each change; a trouble that goes on is logged less and less often."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from structlog.testing import capture_logs
@@ -20,6 +21,7 @@ from clb_discovery.state.service import ServiceState
 
 VIP = parse_vip("10.64.0.1:80")
 SERVICE = Service("web", "srv:web", (VIP,))
+AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 class Clock:
@@ -37,14 +39,13 @@ def said(announcer: Announcer, clock: Clock, following: ServiceState, *outcomes:
     with capture_logs() as lines:
         for moment, error in outcomes:
             clock.now = moment
-            before = replace(following)
-            following.take(Failure(error) if error else Answer(()), moment)
+            before, following = following, following.after(Failure(error) if error else Answer(()), moment, AT)
             announcer.heard(before, following)
     return [(line["event"], line.get("error"), line.get("times")) for line in lines]
 
 
 def test_error_that_goes_on_is_counted() -> None:
-    """One line, then one with a count at growing intervals; that it is over is said once."""
+    """The first error is logged at once, repeats at growing intervals with a count, and the recovery once."""
     clock, following = Clock(), ServiceState(SERVICE)
     announcer = Announcer(clock)
     outcomes: list[tuple[float, str | None]] = [(second, "SERVFAIL") for second in range(40)]
@@ -57,7 +58,7 @@ def test_error_that_goes_on_is_counted() -> None:
 
 
 def test_errors_that_alternate_do_not_flood() -> None:
-    """Each of two errors is said once, however often one follows the other."""
+    """Two errors that follow each other all the time are each logged once."""
     clock, following = Clock(), ServiceState(SERVICE)
     outcomes: list[tuple[float, str | None]] = [(second / 10, "one" if second % 2 else "two") for second in range(90)]
     assert said(Announcer(clock), clock, following, *outcomes) == [
@@ -67,7 +68,7 @@ def test_errors_that_alternate_do_not_flood() -> None:
 
 
 def test_source_that_comes_and_goes_does_not_flood() -> None:
-    """Only what was said to fail is said to answer again, and the last word is true within seconds."""
+    """A recovery is logged only after a logged failure, and the last line is true within seconds."""
     clock, following = Clock(), ServiceState(SERVICE)
     outcomes = [(second / 2, "down" if second % 2 else None) for second in range(1, 30)]
     found = said(Announcer(clock), clock, following, *outcomes)
@@ -80,7 +81,7 @@ def test_source_that_comes_and_goes_does_not_flood() -> None:
 
 
 def test_trouble_is_repeated_with_a_count() -> None:
-    """Trouble that is met at each tick is said at growing intervals; once it is over it may begin again."""
+    """Trouble at each tick is logged at growing intervals; after its end it may begin again."""
     clock = Clock()
     announcer = Announcer(clock)
     with capture_logs() as lines:
@@ -104,7 +105,7 @@ def published(*ports: int, weight: int = 1, priority: int = 0, **settings: Any) 
 
 
 def test_a_change_is_one_line_that_says_what_changed() -> None:
-    """How many came, went and changed, and the names of a few."""
+    """The line has how many servers were added, removed and changed, and the names of a few."""
     before = plan(Installed(), published(1, 2), complete=True).result
     after = plan(before, published(2, *range(10, 30)), complete=True)
     gone = plan(after.result, {}, complete=True)
@@ -120,7 +121,7 @@ def test_a_change_is_one_line_that_says_what_changed() -> None:
 
 
 def test_what_changed_is_told_from_what_to_what() -> None:
-    """The weight and priority of a few real servers, and each setting of the virtual server."""
+    """A line has old and new weight and priority of a few real servers, and each changed setting."""
     before = plan(Installed(), published(*range(1, 12)), complete=True).result
     health = PassiveHealth(eject_after=5, eject_first_ms=1_000)
     weights = plan(before, published(*range(1, 12), weight=40, priority=2), complete=True)
@@ -136,7 +137,7 @@ def test_what_changed_is_told_from_what_to_what() -> None:
 
 
 def test_a_pool_that_loses_its_last_server_is_a_warning() -> None:
-    """From then on every connect is refused; one that begins empty, stays so, or is filled is no news of that kind."""
+    """It refuses every connect from then on; a pool that begins empty, stays empty or fills is no warning."""
     empty = plan(Installed(), published(), complete=True)
     still = plan(empty.result, published(algorithm=Algorithm.LEAST_CONN), complete=True)
     full = plan(still.result, published(1, 2), complete=True)
@@ -156,7 +157,7 @@ def test_a_pool_that_loses_its_last_server_is_a_warning() -> None:
 
 
 def test_servers_that_are_refused_are_bounded() -> None:
-    """An answer full of what may not be used takes a few lines, and only once."""
+    """An answer full of forbidden servers takes a few lines, and only once."""
     rejected = [
         Rejected("web", RealServer(0, parse_address("224.0.0.1"), port, 1), "no", "srv:web") for port in range(1, 1001)
     ]
@@ -169,7 +170,7 @@ def test_servers_that_are_refused_are_bounded() -> None:
 
 
 def test_refused_words_of_a_catalog_are_said_when_they_appear() -> None:
-    """The service, the value and the way out are in one line."""
+    """The line has the service, the value and the fix."""
     old, new = Refused("VIP 10.64.0.1", "belongs to consul:a"), Refused("clb-vip 'x'", "is not a VIP")
     with capture_logs() as logs:
         Announcer().refused("web", [old], [old, new])
@@ -177,7 +178,7 @@ def test_refused_words_of_a_catalog_are_said_when_they_appear() -> None:
 
 
 def test_what_is_refused_again_and_again_does_not_fill_the_log() -> None:
-    """A registration that is wrong every other second is said at once, and then at growing intervals."""
+    """A registration that is wrong every other second is logged at once, and then at growing intervals."""
     clock = iter(range(10_000))
     announcer = Announcer(lambda: next(clock))
     word = Refused("VIP 10.64.0.1", "belongs to consul:a")
@@ -193,7 +194,7 @@ def test_what_is_refused_again_and_again_does_not_fill_the_log() -> None:
 
 
 def test_closed_sockets_are_a_trouble_only_where_some_may_be_left() -> None:
-    """Where all that should be closed were, or there were none, nothing went wrong."""
+    """If all of them were closed, or there were none, there is no trouble."""
     announcer = Announcer()
     with capture_logs() as lines:
         announcer.closed(None)
@@ -217,14 +218,13 @@ def lines_of(*answers: tuple[float, Answer]) -> list[dict[str, Any]]:
     announcer = Announcer(clock)
     with capture_logs() as lines:
         for clock.now, answer in answers:
-            before = replace(following)
-            following.take(answer, clock.now)
+            before, following = following, following.after(answer, clock.now, AT)
             announcer.heard(before, following)
     return [dict(line) for line in lines]
 
 
 def test_hold_names_its_members_at_its_beginning_and_end() -> None:
-    """Who would go, then who has gone and who is back; a few of them."""
+    """The lines name a few members: those that would go, then those that went and those that came back."""
     everybody = Answer(servers(*range(1, 31)))
     begun, ended = lines_of((0, everybody), (1, Answer(servers(1))), (2, everybody))
     assert (begun["event"], begun["removed"], begun["of"], begun["seconds"]) == ("removal held", 29, 30, 30)
@@ -239,7 +239,7 @@ def test_hold_names_its_members_at_its_beginning_and_end() -> None:
 
 
 def test_hold_that_grows_names_the_new_ones() -> None:
-    """Each member is named once while it is held."""
+    """Each member is named once during the hold."""
     lines = lines_of((0, Answer(servers(1, 2, 3))), (1, Answer(servers(1))), (2, Answer(())), (32, Answer(())))
     assert [(line["event"], line.get("servers"), line["removed"]) for line in lines] == [
         ("removal held", ["10.0.0.1:2", "10.0.0.1:3"], 2),
@@ -255,7 +255,7 @@ def test_member_that_flaps_does_not_flood() -> None:
 
 
 def test_members_left_out_are_said_once() -> None:
-    """When they appear, a few of each answer, and how many more; not again when they come and go."""
+    """A few of each answer are logged, with the count of the others; not again if they come and go."""
     left_out = tuple(Refused(f"instance {number}", "has no port") for number in range(40))
     with_them, without = Answer(servers(1), left_out=left_out), Answer(servers(1))
     found = lines_of((0, with_them), (1, with_them), (2, without), (3, with_them))
@@ -265,7 +265,7 @@ def test_members_left_out_are_said_once() -> None:
 
 
 def test_note_is_said_once() -> None:
-    """When it appears, and not again when it comes and goes."""
+    """A note is logged when it appears, and not again if it comes and goes."""
     noted, without = Answer(servers(1), note="it may be incomplete"), Answer(servers(1))
     found = lines_of((0, noted), (1, noted), (2, without), (3, noted))
     assert [(line["event"], line["source"], line["note"]) for line in found] == [

@@ -1,4 +1,4 @@
-"""The file of the last good sets: written when it is due, replaced whole, and ignored where it is of no use."""
+"""The file of the last good sets: written when it is due, replaced as a whole, and ignored if it is unusable."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TWO = {"srv:web": LastGood((RealServer(0, parse_address("10.0.0.2"), 80, 1),), 1
 
 
 def timeless(sets: dict[str, LastGood]) -> dict[str, LastGood]:
-    """Return the sets as they are applied, without a time."""
+    """Return the sets as they are published, without a time."""
     return {source: one._replace(answered=None) for source, one in sets.items()}
 
 
 def test_what_is_written_is_read_by_the_next_sidecar(tmp_path: Path) -> None:
-    """Instances have a file each, the newest write counts, and nothing else is left in the directory."""
+    """Each instance has a file, the newest write counts, and nothing else is left in the directory."""
     directory = tmp_path / "made"
     for sets in (ONE, TWO):
         Store(directory, "default").write(sets, 0)
@@ -35,7 +35,7 @@ def test_what_is_written_is_read_by_the_next_sidecar(tmp_path: Path) -> None:
 
 
 def test_without_a_directory_nothing_is_kept() -> None:
-    """Where neither systemd nor the operator gave a place nothing is due, written or read."""
+    """If neither systemd nor the operator gave a directory, nothing is due, written or read."""
     store = Store(None, "default")
     assert not store.is_due(timeless(ONE), 0)
     store.write(ONE, 0)
@@ -43,7 +43,7 @@ def test_without_a_directory_nothing_is_kept() -> None:
 
 
 def test_write_is_due_when_servers_have_changed_and_a_second_is_over(tmp_path: Path) -> None:
-    """What is on disk already is not written again; a change within a second of the last write waits for its end."""
+    """An equal set is not written again; a change within a second of the last write waits for its end."""
     store = Store(tmp_path, "default")
     assert not store.is_due({}, 50)
     assert store.is_due(timeless(ONE), 50)
@@ -54,7 +54,7 @@ def test_write_is_due_when_servers_have_changed_and_a_second_is_over(tmp_path: P
 
 
 def test_failed_write_leaves_the_file_and_is_due_again(tmp_path: Path) -> None:
-    """A disk that takes nothing keeps what it had, and is tried again, but not at once."""
+    """A disk that rejects the write keeps the old file, and the next try comes later."""
     store = Store(tmp_path, "default")
     store.write(ONE, 0)
     (tmp_path / ".default.json.clb-discovery").mkdir()  # in the way
@@ -76,7 +76,7 @@ def test_failed_write_leaves_the_file_and_is_due_again(tmp_path: Path) -> None:
     ],
 )
 def test_garbage_is_one_warning(tmp_path: Path, content: bytes, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is of no use is ignored with one warning that names it and says why."""
+    """An unusable file is ignored with one warning that has its name and the reason."""
     for module in ("clb_discovery.state.last_good", "clb_discovery.sidecar.last_good_file"):
         monkeypatch.setattr(f"{module}.MAX_BYTES", 1000)
     file = tmp_path / "default.json"
@@ -87,7 +87,7 @@ def test_garbage_is_one_warning(tmp_path: Path, content: bytes, reason: str, mon
 
 
 def test_file_that_cannot_be_read_is_one_warning(tmp_path: Path) -> None:
-    """So is one that the system does not let us read; one that is not there is no matter."""
+    """An unreadable file is ignored with one warning; a missing file is not worth one."""
     (tmp_path / "default.json").mkdir()
     with capture_logs() as logs:
         assert Store(tmp_path, "default").read() == {}
@@ -96,7 +96,7 @@ def test_file_that_cannot_be_read_is_one_warning(tmp_path: Path) -> None:
 
 
 def test_state_directory() -> None:
-    """What was given counts, else the first directory that systemd made, else nothing is kept."""
+    """The option counts, else the first directory that systemd made, else nothing is kept."""
     assert state_directory("/a", {"STATE_DIRECTORY": "/b"}) == Path("/a")
     assert state_directory(None, {"STATE_DIRECTORY": "/b:/c"}) == Path("/b")
     assert state_directory(None, {"STATE_DIRECTORY": ""}) is None
@@ -104,7 +104,7 @@ def test_state_directory() -> None:
 
 
 def test_only_the_directory_itself_is_made(tmp_path: Path) -> None:
-    """A directory whose own directory is missing is an error, and nothing is made."""
+    """If the parent directory is missing, that is an error, and nothing is made."""
     with pytest.raises(HostError, match="which is made in one that is there"):
         Store(tmp_path / "no" / "such", "default").write(ONE, 0)
     assert not list(tmp_path.iterdir())

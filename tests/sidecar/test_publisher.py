@@ -1,4 +1,4 @@
-"""The writer of the maps beside a kernel in miniature that has little room."""
+"""The writer of the maps, with a small fake kernel that has little room."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ONE, TWO = (RealServer(0, parse_address(f"10.0.0.{host}"), 80, 1) for host in (1
 
 
 class SmallMaps:
-    """Maps that have room for so many labels."""
+    """Maps with room for a given number of labels."""
 
     def __init__(self) -> None:
         self.state: State = EMPTY
@@ -51,7 +51,7 @@ class SmallMaps:
         return read(self.state)
 
     def apply(self, steps: Iterable[Step]) -> None:
-        """Carry out steps, until there is no room."""
+        """Carry out steps until there is no room."""
         for operation in operations(steps):
             if self.broken:
                 raise ClbError("the maps are frozen")
@@ -68,7 +68,7 @@ class SmallMaps:
 
 
 class Clock:
-    """Seconds that go on only where a test says so."""
+    """Seconds that only the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -98,14 +98,14 @@ class World:
         return asyncio.run(self.publisher.publish(settings, (), dict(self.known), complete=True))
 
     def pools(self) -> dict[str, tuple[RealServer, ...]]:
-        """Return the pools that the maps hold, by the names of services."""
+        """Return the pools in the maps, by the names of services."""
         installed = self.maps.read().virtual.values()
         return {one.label.service: one.pool or () for one in installed if one.label and one.label.service}
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Stand still."""
+    """Stop the clock."""
     found = Clock()
     monkeypatch.setattr(publishing, "time", found)
     return found
@@ -113,7 +113,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.mark.parametrize("services", [3, 15, 60])
 def test_all_but_those_without_room_are_published(clock: Clock, services: int) -> None:
-    """However many do not fit, the others are served, and all of the former are told."""
+    """However many do not fit, the others are served, and each that does not fit is reported."""
     world = World(services)
     world.maps.room = OWN + services // 3
     found = world.publish()
@@ -127,7 +127,7 @@ def test_all_but_those_without_room_are_published(clock: Clock, services: int) -
 
 
 def test_what_is_set_aside_is_left_alone_for_a_growing_while(clock: Clock) -> None:
-    """Nothing is written until time has passed, the pause doubles up to a minute, and it ends when there is room."""
+    """Nothing is written until the pause is over; the pause doubles up to a minute, and ends when there is room."""
     world = World(3)
     world.maps.room = OWN + 2
     world.publish()
@@ -149,7 +149,7 @@ def test_what_is_set_aside_is_left_alone_for_a_growing_while(clock: Clock) -> No
 
 
 def test_changes_of_others_get_through(clock: Clock) -> None:
-    """While one is set aside, a pool that changes is published at once, and so is another wish of the one."""
+    """While one is set aside, a pool that changes is published at once; so is a new state of the one set aside."""
     world = World(3)
     world.maps.room = OWN + 2
     (lacking,) = (one.source for one in world.publish().refusals.unpublished)
@@ -165,7 +165,7 @@ def test_changes_of_others_get_through(clock: Clock) -> None:
 
 
 def test_maps_that_take_nothing_are_tried_again_after_a_growing_while(clock: Clock) -> None:
-    """A publication that fails as a whole is an error, and due again when its pause is over."""
+    """A publication that fails as a whole raises an error, and is due again after its pause."""
     world = World(1)
     world.maps.room, world.maps.broken = 10, True
     pauses = []
@@ -183,7 +183,7 @@ def test_maps_that_take_nothing_are_tried_again_after_a_growing_while(clock: Clo
 
 
 def test_what_admission_refuses_in_the_end_is_not_due_again(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A virtual server that was set aside, and for which there is then no room at all, waits for a change."""
+    """A virtual server that was set aside and then finds no room at all waits for a change."""
     world = World(3)
     world.maps.room = OWN + 2
     world.publish()
@@ -198,7 +198,7 @@ def test_what_admission_refuses_in_the_end_is_not_due_again(clock: Clock, monkey
 def test_a_server_that_is_gone_leaves_although_its_pool_may_not_grow(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pool that was replaced by a larger one for which there is no room holds as many of the new servers."""
+    """If a larger pool finds no room, the old pool takes as many of the new servers as it had."""
     world = World(2)
     world.maps.room = OWN + 2
     world.publish()

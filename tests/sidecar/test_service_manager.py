@@ -1,4 +1,4 @@
-"""When a service manager wants to be told that the sidecar is alive: sd_watchdog_enabled(3)."""
+"""The watchdog of the service manager: sd_watchdog_enabled(3)."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ from clb_discovery.sidecar.service_manager import ServiceManager
     ],
 )
 def test_watchdog_is_for_whom_it_is_meant(environment: dict[str, str], seconds: float | None) -> None:
-    """The time counts where it is a number above zero, and no other process is named."""
+    """The time counts if it is a number above zero and no other process is named."""
     assert ServiceManager(Announcer(), environment).watchdog == seconds

@@ -1,4 +1,4 @@
-"""Waiting for news: a burst is one."""
+"""Waiting for events: a burst counts as one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.pace import patient
 
 
 async def within_patience(news: Wakeup, seconds: float) -> float:
-    """Wait for news; return how long it took."""
+    """Wait for an event; return how long it took."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     async with asyncio.timeout(patient(20)):
@@ -18,12 +18,12 @@ async def within_patience(news: Wakeup, seconds: float) -> float:
 
 
 async def test_without_news_the_time_is_waited_out() -> None:
-    """Nothing happens, so it returns when it was to."""
+    """Without an event, the wait returns after the given time."""
     assert await within_patience(Wakeup(), 2 * QUIET) >= QUIET
 
 
 async def test_news_of_before_are_not_lost_and_are_told_once() -> None:
-    """What was said while nobody waited ends the next wait, however long it was to be, and no other."""
+    """An event that came before the wait ends it at once, and ends no other."""
     news = Wakeup()
     news.ring()
     await within_patience(news, 3600)
@@ -31,7 +31,7 @@ async def test_news_of_before_are_not_lost_and_are_told_once() -> None:
 
 
 async def test_burst_without_end_is_cut() -> None:
-    """Where the bell never rests for the quiet period, the wait ends at its limit; until then it lasts."""
+    """If events never pause for the quiet period, the wait ends at its limit, and not earlier."""
     news, loop = Wakeup(), asyncio.get_running_loop()
 
     async def go_on() -> None:

@@ -1,1 +1,1 @@
-"""What counts of answers: pure."""
+"""Which part of an answer counts: pure."""

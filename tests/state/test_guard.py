@@ -93,7 +93,7 @@ END: Final = (parse_address("10.0.0.9"), 80)
 
 
 def good(state: Guarded) -> list[str]:
-    """Return what counts as `HOST:PORT` of 10.0.0.0/24, sorted."""
+    """Return the servers that count as `HOST:PORT` of 10.0.0.0/24, sorted."""
     return [str(server).removeprefix("10.0.0.") for server in state.good]
 
 
@@ -103,14 +103,14 @@ def family_of(found: Iterable[Endpoint], *, ipv4: bool) -> Endpoints:
 
 
 def gaps_that_nobody_can_tell(answer: Answer, was: Iterable[Endpoint], present: Iterable[Endpoint]) -> Endpoints:
-    """Return those of a family without anybody, and with members that the answer cannot read."""
+    """Return the gaps of a family that has no usable member, but members that the answer cannot read."""
     families = {is_ipv4(endpoint[0]) for endpoint in present}
     unread = {ipv4 for one in answer.unread for ipv4 in (True, False) if one.is_ipv4 in {None, ipv4}}
     return frozenset(endpoint for endpoint in was if is_ipv4(endpoint[0]) in unread - families)
 
 
 class Answers(RuleBasedStateMachine):
-    """Answers of every kind come, at any time; a model knows when each endpoint was named last."""
+    """Answers of every kind come at any time; a model knows when each endpoint was last named."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Answers(RuleBasedStateMachine):
 
     @initialize(policy=POLICIES, start=st.floats(0, 1e6), held=SERVERS)
     def begin(self, policy: RemovalPolicy, start: float, held: list[RealServer]) -> None:
-        """Start from what the kernel holds, on any clock."""
+        """Start from the installed servers, on any clock."""
         self.policy, self.now, self.state = policy, start, seed(held, {})
 
     @rule(seconds=st.floats(0, 40))
@@ -134,7 +134,7 @@ class Answers(RuleBasedStateMachine):
 
     @rule(answer=ANSWERS)
     def answered(self, answer: Answer) -> None:
-        """Take an answer; compare with what each rule demands of every endpoint."""
+        """Take an answer; compare every endpoint with what each rule demands."""
         before, self.state = self.state, admit(self.state, answer, self.policy, self.now)
         identities = before.identities
         named, was, now = of(answer.servers), of(before.good), of(self.state.good)
@@ -192,7 +192,7 @@ class Answers(RuleBasedStateMachine):
 
     @rule()
     def the_deadline_comes(self) -> None:
-        """Confirm exactly when the guard asked for it: something that was held goes then, and not before."""
+        """Confirm exactly at the deadline: something that was held goes then, and not earlier."""
         deadline = self.state.deadline(self.policy)
         if deadline is None or deadline < self.now:
             return
@@ -219,7 +219,7 @@ TestAnswers.settings = settings(max_examples=200, stateful_step_count=20)
 
 @given(SERVERS.flatmap(lambda found: st.tuples(st.just(found), st.permutations(found))), st.floats(0, 1e9))
 def test_another_order_is_no_change(orders: tuple[list[RealServer], list[RealServer]], now: float) -> None:
-    """Servers that come back in another order, as Consul and DNS give them, leave everything as it is."""
+    """Servers in another order, as Consul and DNS return them, change nothing."""
     state = admit(Guarded(), Answer(tuple(orders[0])), DEFAULT, now)
     after = admit(state, Answer(tuple(orders[1])), DEFAULT, now + 1)
     assert after == state
@@ -228,7 +228,7 @@ def test_another_order_is_no_change(orders: tuple[list[RealServer], list[RealSer
 
 @given(SERVERS, st.integers(0, 65535), st.integers(0, 65535))
 def test_weights_and_priorities_count_at_once(held: list[RealServer], weight: int, priority: int) -> None:
-    """An answer with the same endpoints counts as it is, whatever it says about them."""
+    """Weights and priorities of an answer with the same endpoints count at once."""
     found = tuple(server._replace(weight=weight, priority=priority) for server in held)
     state = admit(seed(held, {}), Answer(found), RemovalPolicy(max_removal=0), 0)
     assert sorted(state.good) == sorted(found)
@@ -239,7 +239,7 @@ def test_weights_and_priorities_count_at_once(held: list[RealServer], weight: in
 def test_families_do_not_know_of_each_other(
     first: Answer, second: Answer, other: list[RealServer], policy: RemovalPolicy
 ) -> None:
-    """What happens to one family's pool is the same whatever usable servers of the other the answer names."""
+    """One family's pool does not depend on the usable servers of the other."""
     first, second = (Answer(one.servers, None, one.out, {}, one.unread) for one in (first, second))
     ipv4 = tuple(server for server in second.servers if is_ipv4(server.address))
     ipv6 = tuple(server for server in other if not is_ipv4(server.address))
@@ -250,7 +250,7 @@ def test_families_do_not_know_of_each_other(
 
 @given(SERVERS)
 def test_a_seed_is_what_counts(held: list[RealServer]) -> None:
-    """A start takes what the kernel holds as good, holds nothing back, and guards the next answer against it."""
+    """A start takes the installed servers as good, holds nothing, and guards the next answer."""
     state = seed(held, {})
     assert sorted(state.good) == sorted(held)
     assert not state.held
@@ -260,7 +260,7 @@ def test_a_seed_is_what_counts(held: list[RealServer]) -> None:
 
 @given(PLAIN)
 def test_the_first_answer_counts_at_once(found: Answer) -> None:
-    """Where nothing was known there is nothing to lose, so anything counts, an empty answer included."""
+    """With nothing known there is nothing to lose, so any answer counts, even an empty one."""
     assert sorted(admit(Guarded(), found, DEFAULT, 0).good) == sorted(found.servers)
 
 
@@ -287,7 +287,7 @@ def test_without_hold_everything_counts_at_once() -> None:
 
 
 def test_what_is_added_counts_while_others_are_held() -> None:
-    """The pool is the union; enough additions make the absent ones few, so that they go."""
+    """The pool is the union; enough additions make the absent ones few, and they go."""
     state = admit(known("1", "2", "3"), answer("1", "4"), RemovalPolicy(max_removal=0.4), 1)
     assert (good(state), state.withheld) == (["1:80", "2:80", "3:80", "4:80"], (2, 4))
     state = admit(state, answer("1", "4", "5"), RemovalPolicy(max_removal=0.4), 2)
@@ -295,7 +295,7 @@ def test_what_is_added_counts_while_others_are_held() -> None:
 
 
 def test_a_removal_counts_with_the_answer_that_confirms_it() -> None:
-    """Neither a moment before the clock has run, nor by time alone."""
+    """It does not count before the clock has run, nor by time alone."""
     state = admit(known("1", "2", "3", "4"), Answer(()), DEFAULT, 100)
     assert state.deadline(DEFAULT) == 130
     assert admit(state, Answer(()), DEFAULT, 129.9) == state
@@ -304,7 +304,7 @@ def test_a_removal_counts_with_the_answer_that_confirms_it() -> None:
 
 @given(st.floats(0, 1e9), st.floats(0.001, 1e4))
 def test_a_deadline_is_never_early(now: float, hold: float) -> None:
-    """Whatever the clock shows, an answer at the very time for which the guard asked confirms."""
+    """Whatever the clock shows, an answer at exactly the deadline confirms."""
     policy = RemovalPolicy(hold=hold)
     state = admit(known("1", "2"), Answer(()), policy, now)
     deadline = state.deadline(policy)
@@ -312,7 +312,7 @@ def test_a_deadline_is_never_early(now: float, hold: float) -> None:
 
 
 def test_a_flapping_member_restarts_its_own_clock_alone() -> None:
-    """One that is there every other second never goes, and the others go when their time has come."""
+    """A member that returns every other second never goes, and the others go at their own times."""
     state = known("1", "2", "3", "4", "5")
     for second in range(1, 31):
         state = admit(state, answer("1") if second % 2 else answer("1", "2"), DEFAULT, second)
@@ -324,7 +324,7 @@ def test_a_flapping_member_restarts_its_own_clock_alone() -> None:
 
 
 def test_members_that_vanish_one_after_the_other_go_one_after_the_other() -> None:
-    """Each has stood for its own time; what is left is judged again, and goes at once where it is little."""
+    """Each waits for its own time; the remaining gap is judged again, and goes at once if it is small."""
     state = admit(known("1", "2", "3", "4", "5", "6"), answer("5", "6"), DEFAULT, 0)
     state = admit(state, answer(), DEFAULT, 10)
     assert state.withheld == (6, 6)
@@ -345,13 +345,13 @@ def test_a_hold_in_one_family_does_not_hold_the_other() -> None:
 
 
 def test_critical_is_out_at_once() -> None:
-    """However many an answer takes out, as long as it names one that is usable."""
+    """Any number of members goes at once if the answer takes them out and names a usable one."""
     state = admit(known("1", "2", "3"), answer("3", out=("1", "2")), DEFAULT, 1)
     assert (good(state), state.held) == (["3:80"], False)
 
 
 def test_better_critical_than_none() -> None:
-    """Where nobody is usable they stay for the hold, and go at once when somebody is usable again."""
+    """If no member is usable, critical ones stay for the hold, and go at once when one is usable again."""
     state = admit(known("1", "2", "3"), answer(out=("1", "2", "3")), DEFAULT, 1)
     assert (good(state), state.withheld, state.deadline(DEFAULT)) == (["1:80", "2:80", "3:80"], (3, 3), 31)
     assert good(admit(state, answer("2", out=("1", "3")), DEFAULT, 2)) == ["2:80"]
@@ -359,7 +359,7 @@ def test_better_critical_than_none() -> None:
 
 
 def test_critical_and_then_absent_is_one_absence() -> None:
-    """A member that is not usable and then not there has one clock, from when it was not usable first."""
+    """A member that is critical and then absent has one clock, from when it became critical."""
     state = admit(known("1", "2", "3"), answer(out=("1", "2", "3")), DEFAULT, 1)
     state = admit(state, answer(), DEFAULT, 20)
     assert state.deadline(DEFAULT) == 31
@@ -381,7 +381,7 @@ def test_a_member_is_usable_where_one_at_its_endpoint_is() -> None:
 
 
 def test_a_member_that_moved_and_is_critical_is_out_where_it_was() -> None:
-    """Six of ten were started again at other ports, and their checks have not passed yet."""
+    """Six of ten restarted at other ports, and their checks have not passed yet."""
     state = known(*(f"{host}={host}" for host in range(1, 11)))
     moved = answer(*(f"{host}={host}" for host in range(1, 5)), out=[f"{host}:81={host}" for host in range(5, 11)])
     assert good(admit(state, moved, DEFAULT, 1)) == ["1:80", "2:80", "3:80", "4:80"]
@@ -403,7 +403,7 @@ def test_members_that_move_are_replaced_at_once(count: int) -> None:
 
 
 def test_a_replacement_may_come_after_the_gap() -> None:
-    """An instance is deregistered, and registered again at another port before its time is over."""
+    """An instance is deregistered, and registered at another port before its hold is over."""
     state = admit(known("1=a"), answer(), DEFAULT, 1)
     assert good(state) == ["1:80"]
     assert good(admit(state, answer("1:81=a"), RemovalPolicy(max_removal=0), 9)) == ["1:81"]
@@ -419,7 +419,7 @@ def test_a_replacement_is_one_for_one() -> None:
 
 
 def test_the_one_that_is_absent_for_longest_is_replaced_first() -> None:
-    """A later gap has to stand for its own time."""
+    """A later gap keeps its own clock."""
     state = admit(known("1=a", "2=a"), answer("1=a"), RemovalPolicy(max_removal=0), 1)
     after = admit(state, answer("3=a"), RemovalPolicy(max_removal=0), 5)
     assert (good(after), after.deadline(DEFAULT)) == (["1:80", "3:80"], 35)
@@ -428,19 +428,19 @@ def test_the_one_that_is_absent_for_longest_is_replaced_first() -> None:
 @pytest.mark.parametrize("old", ["1=a", "1"])
 @pytest.mark.parametrize("new", ["2=b", "2"])
 def test_others_are_no_replacement(old: str, new: str) -> None:
-    """A new member beside one that vanished, where the two are not known to be one: the gap is a removal."""
+    """A new member replaces an absent one only if both have the same identity."""
     state = admit(known(old), answer(new), RemovalPolicy(max_removal=0), 1)
     assert (good(state), state.withheld) == (["1:80", "2:80"], (1, 2))
 
 
 def test_one_endpoint_that_was_there_before_replaces_nothing() -> None:
-    """A member that moves to an endpoint which counts already brings none for the one that vanished."""
+    """A member that moves to an endpoint that counts already replaces no absent one."""
     state = admit(known("1=a", "2=b"), answer("2=a"), RemovalPolicy(max_removal=0), 1)
     assert good(state) == ["1:80", "2:80"]
 
 
 def test_identities_are_kept_for_what_is_absent_and_what_was_seeded() -> None:
-    """A start knows them from the disk, for the endpoints that the kernel holds; an answer's own win."""
+    """A start reads them from the disk for the installed endpoints; identities of an answer win."""
     state = seed([at("1"), at("2")], answer("1=a", "3=c").identities)
     assert state.identities == answer("1=a").identities
     assert good(admit(state, answer("2", "1:81=a"), RemovalPolicy(max_removal=0), 1)) == ["1:81", "2:80"]
@@ -450,7 +450,7 @@ def test_identities_are_kept_for_what_is_absent_and_what_was_seeded() -> None:
 
 
 def test_a_member_that_cannot_be_read_keeps_what_it_had() -> None:
-    """With the priority and weight that the answer gives; its clock is not heard, and it counts as present."""
+    """It takes priority and weight of the answer; its clock stands still, and it counts as present."""
     state = known("1=a", "2=a", "3:81=a", "4=b")
     state = admit(state, answer(), DEFAULT, 1)
     after = admit(state, answer("4=b", unread=[Unread("a", 80, 7, 9)]), DEFAULT, 2)
@@ -477,7 +477,7 @@ def test_a_hold_ends_although_members_cannot_be_read_now_and_then() -> None:
 
 
 def test_nobody_goes_while_the_only_members_cannot_be_read() -> None:
-    """Such as all of them registered under new ids while DNS fails: who is absent stays, for however long."""
+    """If all are registered under new ids while DNS fails, absent members stay for as long as it takes."""
     state = known("1=a", "2=b", "3", "4=d")
     for now in (1, 40, 80):
         state = admit(state, answer(unread=[Unread("x"), Unread("y", is_ipv4=True)]), DEFAULT, now)
@@ -491,7 +491,7 @@ def test_nobody_goes_while_the_only_members_cannot_be_read() -> None:
 
 
 def test_only_the_family_that_cannot_be_read_is_kept() -> None:
-    """A target whose IPv4 addresses are known has no others, and its IPv6 ones stay."""
+    """If the IPv4 addresses of a target are known and its IPv6 ones are not, only the IPv6 ones stay."""
     both = servers(2) + servers(2, net="fd00::")
     state = seed(both, dict.fromkeys(of(both), "a"))
     one = Answer(tuple(servers(1)), unread=(Unread("a", is_ipv4=False),))
@@ -499,18 +499,18 @@ def test_only_the_family_that_cannot_be_read_is_kept() -> None:
 
 
 def test_unknown_members_keep_nothing() -> None:
-    """Where no identity is known nothing is kept for it, and a gap is a gap."""
+    """Without a known identity nothing is kept, and a gap is a gap."""
     state = admit(known("1", "2=b"), answer(unread=[Unread("a"), Unread("b")]), DEFAULT, 1)
     assert (good(state), state.held) == (["2:80"], False)
 
 
 def test_a_statement_wins_over_what_cannot_be_read() -> None:
-    """An endpoint that the answer takes out is out, whoever else has it."""
+    """An endpoint that the answer takes out is out, even if an unreadable member had it."""
     assert good(admit(known("1=a", "2=b"), answer("2=b", out=["1"], unread=[Unread("a")]), DEFAULT, 1)) == ["2:80"]
 
 
 def test_words_that_name_one_member_twice_do_not_multiply_it() -> None:
-    """The lower priority, then the higher weight counts, as with real servers; again and again."""
+    """The lower priority, then the higher weight counts, as with real servers."""
     words = [Unread("a", 80, 5, 1), Unread("a", 80, 3, 2), Unread("a", 80, 3, 4)]
     state = known("1=a")
     for _ in range(3):
@@ -522,7 +522,7 @@ def test_words_that_name_one_member_twice_do_not_multiply_it() -> None:
 def test_what_cannot_be_used_counts_for_nothing(
     answers: list[Answer], unusable: Endpoints, policy: RemovalPolicy, pauses: list[float]
 ) -> None:
-    """Endpoints that may not be real servers are passed on, and change nothing about what becomes of the others."""
+    """Endpoints that may not be real servers are passed on, and do not affect the others."""
     now, state, without = 0.0, Guarded(), Guarded()
     for one, pause in zip(answers, pauses, strict=False):
         now += pause
@@ -535,7 +535,7 @@ def test_what_cannot_be_used_counts_for_nothing(
 
 
 def test_one_that_nobody_can_use_leaves_none() -> None:
-    """All are critical but one that may not be a real server: better a critical server than none."""
+    """All are critical except one that may not be a real server: critical servers are better than none."""
     state = admit(known("1", "2", "3"), answer("9", out=("1", "2", "3")), DEFAULT, 1, lambda end: end != END)
     assert (good(state), state.withheld) == (["1:80", "2:80", "3:80", "9:80"], (3, 4))
     moved = admit(known("1=a"), answer("9=a"), RemovalPolicy(max_removal=0), 1, lambda end: end != END)
@@ -543,7 +543,7 @@ def test_one_that_nobody_can_use_leaves_none() -> None:
 
 
 def test_what_is_withheld_is_counted_where_it_is_held() -> None:
-    """Of both families only those count that hold any, by address and port."""
+    """The count is over the families that hold a removal, by address and port."""
     both = servers(4) + servers(3, net="fd00::")
     assert seed(both, {}).withheld == (0, 0)
     found = Answer(tuple(servers(1, weight=9) + servers(2, net="fd00::")))

@@ -1,4 +1,4 @@
-"""The last good sets as they are on disk: what is written is read again, and anything else is refused in one way."""
+"""The last good sets on disk: every written set is read again, and anything else is rejected with one reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ANYTHING = st.recursive(
 
 
 def is_read_or_refused(document: bytes) -> None:
-    """Read a document; it may be refused in one short line."""
+    """Read a document; it may be rejected in one short line."""
     reason = ""
     try:
         decode(document)
@@ -56,7 +56,7 @@ def test_what_is_written_is_read(sets: dict[str, LastGood]) -> None:
 
 
 def test_document() -> None:
-    """The format is what files on disk have, so it changes with its version only."""
+    """Files on disk have this format, so it changes with its version only."""
     opt_in = OptIn((parse_vip("10.64.0.1:53/udp"),), (Protocol.TCP,), Algorithm.LEAST_CONN)
     assert json.loads(encode({"consul:web": LastGood((), None, opt_in)}))["sources"]["consul:web"]["opt_in"] == {
         "vips": ["10.64.0.1:53/udp"],
@@ -71,7 +71,7 @@ def test_document() -> None:
 
 
 def test_identities_are_kept_beside_the_servers() -> None:
-    """One for each server, null where it is not known; who does not know of them reads all else of the document."""
+    """There is one for each server, null if unknown; a reader without them reads the remaining document."""
     identities = {(WEB.servers[1].address, WEB.servers[1].port): "node/web-1"}
     document = encode({"srv:web": WEB._replace(identities=identities)})
     written = json.loads(document)["sources"]["srv:web"]
@@ -83,7 +83,7 @@ def test_identities_are_kept_beside_the_servers() -> None:
 
 
 def test_identities_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is too long is not known, rather than cut; where the document would be too long there are none."""
+    """One that is too long is dropped, not cut; if the document would be too long, all are dropped."""
     ends = [(server.address, server.port) for server in WEB.servers]
     both = WEB._replace(identities={ends[0]: "x" * 1025, ends[1]: "x" * 1024})
     assert decode(encode({"srv:web": both}))["srv:web"].identities == {ends[1]: "x" * 1024}
@@ -93,7 +93,7 @@ def test_identities_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("identities", [{}, ["a"], ["a", 1], "ab", None, ["a", "b", "c"]])
 def test_wrong_identities_are_refused(identities: object) -> None:
-    """As everything else is that means something else."""
+    """Identities of another type or number are rejected."""
     servers = [[0, "10.0.0.1", 80, 1], [0, "10.0.0.2", 80, 1]]
     with pytest.raises(ValueError, match="identities"):
         decode(json.dumps({"version": 1, "sources": {"a": {"servers": servers, "identities": identities}}}).encode())
@@ -107,7 +107,7 @@ def test_bytes_are_refused(document: bytes) -> None:
 
 @given(ANYTHING)
 def test_other_json_is_refused(found: Any) -> None:  # noqa: ANN401 - that is what it is about
-    """So does JSON that means something else, in any place of the document."""
+    """JSON of another meaning raises ValueError, in any place of the document."""
     for document in (
         found,
         {"version": 1, "sources": found},
@@ -132,7 +132,7 @@ def test_other_json_is_refused(found: Any) -> None:  # noqa: ANN401 - that is wh
 
 @given(SETS, st.data())
 def test_damage_is_read_or_refused(sets: dict[str, LastGood], data: st.DataObject) -> None:
-    """A document that was cut off or in which bytes have changed raises ValueError, or is read as what it says now."""
+    """A truncated or changed document raises ValueError, or is read as it stands now."""
     document = bytearray(encode(sets))
     for _ in range(data.draw(st.integers(0, 3))):
         document[data.draw(st.integers(0, len(document) - 1))] = data.draw(st.integers(0, 255))
@@ -162,13 +162,13 @@ def test_nesting_is_refused(nested: bytes) -> None:
     ],
 )
 def test_values_out_of_range_are_refused(server: list[object]) -> None:
-    """What no discovery could have said is not believed of a disk."""
+    """Values that no discovery could return are rejected."""
     with pytest.raises(ValueError, match="is no real server"):
         decode(json.dumps({"version": 1, "sources": {"a": {"servers": [server]}}}).encode())
 
 
 def test_size_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is too long to be read is not written, and not parsed."""
+    """A document that is too long to be read is not written, and not parsed."""
     document = encode({"srv:web": WEB})
     monkeypatch.setattr(lastgood, "MAX_BYTES", len(document) - 1)
     with pytest.raises(ValueError, match="are more than"):

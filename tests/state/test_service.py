@@ -1,4 +1,4 @@
-"""What is said of a source: its state, and why it is not fresh."""
+"""The state of one service, and why its source is not fresh."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Refused, Rejected
+from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refused, Rejected
 from clb_discovery.model.servers import RealServer, Unread
 from clb_discovery.model.service import RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
@@ -17,16 +17,22 @@ from clb_discovery.state.service import STATES, ServiceState
 from clb_discovery.text import timestamp
 
 SERVERS: Final = tuple(RealServer(0, parse_address(f"10.0.0.{host}"), 80, 1) for host in range(1, 4))
+HOUR: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def following() -> ServiceState:
-    """Return a service that nothing is known of."""
+    """Return a service of which nothing is known."""
     return ServiceState(Service("web", "srv:web", (parse_vip("10.64.0.1:80"),), policy=RemovalPolicy(hold=30)))
+
+
+def heard(one: ServiceState, outcome: Outcome, now: float) -> ServiceState:
+    """Return the state after an outcome, in seconds after an hour that the tests share."""
+    return one.after(outcome, now, HOUR + timedelta(seconds=now))
 
 
 def shown(one: ServiceState) -> tuple[str, bool, str | None]:
     """Return state, staleness and reason, as status shows them."""
-    document = json.loads(json.dumps(one.document()))
+    document = json.loads(json.dumps(one.document))
     assert document["state"] in STATES
     return document["state"], document["stale"], document["reason"]
 
@@ -41,28 +47,28 @@ def withheld(removed: int, of: int, one: ServiceState) -> str:
 
 
 def test_source_that_has_never_answered_is_retrying() -> None:
-    """Before the first answer there is nothing that could be stale; the reason is the error, once there is one."""
+    """Before the first answer nothing can be stale; the reason is the error, once there is one."""
     one = following()
     assert shown(one) == ("retrying", False, "no answer yet")
-    one.take(Failure("SERVFAIL"), 0)
+    one = heard(one, Failure("SERVFAIL"), 0)
     assert shown(one) == ("retrying", False, "SERVFAIL")
-    assert one.document()["error"] == "SERVFAIL"
+    assert one.document["error"] == "SERVFAIL"
 
 
 def test_source_that_answers_is_fresh() -> None:
     """A fresh source has no reason, and the time of its answer is known."""
     one = following()
-    one.take(Answer(SERVERS), 0)
+    one = heard(one, Answer(SERVERS), 0)
     assert shown(one) == ("fresh", False, None)
     assert one.guarded.good == SERVERS
     assert one.answered_at is not None
 
 
 def test_source_that_fails_after_an_answer_is_stale() -> None:
-    """An error keeps the last good set, and the reason says since when it may be out of date."""
+    """An error keeps the last good set, and the reason has the time since when it may be out of date."""
     one = following()
-    one.take(Answer(SERVERS), 0)
-    one.take(Failure("SERVFAIL"), 1)
+    one = heard(one, Answer(SERVERS), 0)
+    one = heard(one, Failure("SERVFAIL"), 1)
     state, stale, reason = shown(one)
     assert (state, stale) == ("retrying", True)
     assert re.fullmatch(r"stale since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ: SERVFAIL", reason or "")
@@ -70,59 +76,57 @@ def test_source_that_fails_after_an_answer_is_stale() -> None:
 
 
 def test_set_from_before_the_start_is_stale_until_the_source_answers() -> None:
-    """What the disk or the kernel held is served, marked with when it was true, and guarded like any other set."""
+    """A set of the disk or the kernel is served, marked with its time, and guarded like any other."""
     one = following()
-    one.seed(SERVERS, 1_700_000_000, {})
+    one = one.seeded(SERVERS, 1_700_000_000, {})
     assert shown(one) == ("retrying", True, "stale since 2023-11-14T22:13:20Z: no answer yet")
     assert (one.guarded.good, one.answered_at) == (SERVERS, 1_700_000_000)
-    one.take(Answer(()), 0)
+    one = heard(one, Answer(()), 0)
     assert shown(one) == ("held", False, withheld(3, 3, one))
-    one.take(Answer(()), 30)
+    one = heard(one, Answer(()), 30)
     assert shown(one) == ("fresh", False, None)
 
 
 def test_set_of_unknown_age_is_stale_since_before_the_start() -> None:
-    """What the kernel held without a word on disk has no time."""
+    """An installed set that is not on disk has no time."""
     one = following()
-    one.seed(SERVERS, None, {})
+    one = one.seeded(SERVERS, None, {})
     assert shown(one) == ("retrying", True, "stale since before the start: no answer yet")
     assert one.answered_at is None
 
 
 def test_held_removal_says_how_many_and_since_when() -> None:
-    """The reason of a held source counts who would go, with the time of the first gap; answers meanwhile keep it."""
+    """The reason of a held source has the count and the time of the first gap; later answers keep it."""
     one = following()
-    one.take(Answer(SERVERS), 100)
-    before = datetime.now(UTC) - timedelta(seconds=1)
-    one.take(Answer(SERVERS[:1]), 101)
+    one = heard(one, Answer(SERVERS), 100)
+    one = heard(one, Answer(SERVERS[:1]), 101)
     reason = withheld(2, 3, one)
     assert shown(one) == ("held", False, reason)
-    assert one.absent_since is not None
-    assert before < one.absent_since <= datetime.now(UTC)
-    one.take(Answer(SERVERS[:1]), 121)
+    assert one.absent_since == HOUR + timedelta(seconds=101)
+    one = heard(one, Answer(SERVERS[:1]), 121)
     assert shown(one) == ("held", False, reason)
-    one.take(Answer(()), 122)
+    one = heard(one, Answer(()), 122)
     assert shown(one) == ("held", False, withheld(3, 3, one))
-    one.take(Answer(()), 131)  # confirms two of them, which were absent for longer
+    one = heard(one, Answer(()), 131)  # confirms two of them, which were absent for longer
     assert shown(one) == ("held", False, withheld(1, 1, one))
-    assert one.absent_since == one.last_success - timedelta(seconds=9) if one.last_success else False
-    one.take(Answer(SERVERS), 132)
+    assert one.absent_since == HOUR + timedelta(seconds=122)
+    one = heard(one, Answer(SERVERS), 132)
     assert shown(one) == ("fresh", False, None)
 
 
 def test_errors_touch_no_clock() -> None:
     """An error each 5 s during a hold of 30 s: the first answer at or after 30 s confirms."""
     one = following()
-    one.take(Answer(SERVERS), 0)
-    one.take(Answer(()), 1)
+    one = heard(one, Answer(SERVERS), 0)
+    one = heard(one, Answer(()), 1)
     for second in range(5, 30, 5):
-        one.take(Failure("504"), second)
+        one = heard(one, Failure("504"), second)
         assert shown(one)[:2] == ("retrying", True)
-        one.take(Answer(()), second + 0.5)
+        one = heard(one, Answer(()), second + 0.5)
         assert (one.deadline, one.guarded.good) == (31, SERVERS)
-    one.take(Failure("504"), 31)
+    one = heard(one, Failure("504"), 31)
     assert one.guarded.good == SERVERS
-    one.take(Answer(()), 31.2)
+    one = heard(one, Answer(()), 31.2)
     assert one.guarded.good == ()
 
 
@@ -130,27 +134,27 @@ def test_nothing_is_removed_without_an_answer() -> None:
     """Errors that go on for longer than the hold remove nothing; the next answer confirms, or brings them back."""
     for last, left in ((Answer(()), ()), (Answer(SERVERS), SERVERS)):
         one = following()
-        one.take(Answer(SERVERS), 0)
-        one.take(Answer(()), 1)
+        one = heard(one, Answer(SERVERS), 0)
+        one = heard(one, Answer(()), 1)
         for second in range(2, 1000):
-            one.take(Failure("refused"), second)
+            one = heard(one, Failure("refused"), second)
         assert one.guarded.good == SERVERS
-        one.take(last, 1001)
+        one = heard(one, last, 1001)
         assert one.guarded.good == left
 
 
 def test_source_is_due_once() -> None:
-    """A source that was hastened, or fails, is not asked again before it has come back with an answer."""
+    """A source that was hastened or fails has no deadline until its next answer."""
     one = following()
-    one.take(Answer(SERVERS), 0)
-    one.take(Answer(()), 1)
+    one = heard(one, Answer(SERVERS), 0)
+    one = heard(one, Answer(()), 1)
     assert one.deadline == 31
-    one.hastened = True
+    one = replace(one, hastened=True)
     assert one.deadline is None
-    one.take(Failure("refused"), 32)
+    one = heard(one, Failure("refused"), 32)
     assert (one.deadline, one.hastened) == (None, False)
-    one.take(Answer(SERVERS[:1]), 33)
-    one.take(Answer(()), 34)
+    one = heard(one, Answer(SERVERS[:1]), 33)
+    one = heard(one, Answer(()), 34)
     assert one.deadline == 64
 
 
@@ -158,13 +162,13 @@ def test_members_left_out_and_notes_are_reasons() -> None:
     """They do not change the state, few are named, and they go with the next answer that has none."""
     one = following()
     left_out = tuple(Refused(f"instance 'node/{number}'", "has no port; register one") for number in range(6))
-    one.take(Answer(SERVERS, left_out=left_out, note="it may be incomplete"), 0)
+    one = heard(one, Answer(SERVERS, left_out=left_out, note="it may be incomplete"), 0)
     named = "; ".join(["it may be incomplete", *map(str, left_out[:4]), "and 2 more"])
     assert shown(one) == ("fresh", False, named)
-    one.take(Failure("SERVFAIL"), 1)
+    one = heard(one, Failure("SERVFAIL"), 1)
     assert shown(one)[:2] == ("retrying", True)
     assert (shown(one)[2] or "").endswith(named)
-    one.take(Answer(SERVERS), 2)
+    one = heard(one, Answer(SERVERS), 2)
     assert shown(one) == ("fresh", False, None)
 
 
@@ -173,12 +177,12 @@ def test_every_answer_counts_before_it_is_published() -> None:
     one = following()
     a, b, c = SERVERS
     ends = [(server.address, server.port) for server in SERVERS]
-    one.take(Answer((a, b), identities=dict(zip(ends, "xyz", strict=True))), 0)
-    one.take(Answer((a,), out=(ends[1],)), 0.001)
-    one.take(Answer((a,), identities={ends[0]: "x"}), 0.002)
+    one = heard(one, Answer((a, b), identities=dict(zip(ends, "xyz", strict=True))), 0)
+    one = heard(one, Answer((a,), out=(ends[1],)), 0.001)
+    one = heard(one, Answer((a,), identities={ends[0]: "x"}), 0.002)
     assert one.guarded.good == (a,)
-    one.take(Answer((c,), identities={ends[2]: "x"}), 0.003)
-    one.take(Answer((c,)), 0.004)
+    one = heard(one, Answer((c,), identities={ends[2]: "x"}), 0.003)
+    one = heard(one, Answer((c,)), 0.004)
     assert one.guarded.good == (c,)
 
 
@@ -192,112 +196,113 @@ def from_catalog() -> ServiceState:
 
 
 def test_answer_that_names_only_members_that_cannot_be_read_is_an_error() -> None:
-    """It is not an empty pool: nothing is known before one can be read, and then nobody goes while none can."""
+    """It is not an empty pool: nothing is known until one can be read, and until then no member goes."""
     unread = Answer((), VIP, unread=(Unread("a"),), left_out=(Refused("instance 'a'", "has no address"),))
-    for one in (following(), from_catalog()):
-        one.take(unread, 0)
+    for new in (following(), from_catalog()):
+        one = heard(new, unread, 0)
         assert (one.known, one.answered, one.deadline) == (False, one.from_catalog, None)
         assert shown(one) == ("retrying", False, "no real server can be used: instance 'a' has no address")
-        one.take(Answer(SERVERS, VIP), 1)
+        one = heard(one, Answer(SERVERS, VIP), 1)
         assert (one.known, one.state) == (True, "fresh")
         for now in (2, 40):
-            one.take(unread, now)
+            one = heard(one, unread, now)
             assert (one.guarded.good, one.state) == (SERVERS, "fresh")
     left = from_catalog()
-    left.take(replace(unread, opt_in=None), 0)
+    left = heard(left, replace(unread, opt_in=None), 0)
     assert (left.leaving, left.error) == (True, None)
 
 
 def test_service_that_no_longer_opts_in_is_held_and_then_left() -> None:
-    """Its pool stays as it is for the hold, with its VIPs, whether it has gone or only says nothing any more."""
+    """Its pool and VIPs stay for the hold, whether it is deregistered or only opts out."""
     one = from_catalog()
-    one.take(Answer(SERVERS, VIP), 0)
+    one = heard(one, Answer(SERVERS, VIP), 0)
     assert (shown(one), one.claims) == (("fresh", False, None), VIP)
-    one.take(Answer(SERVERS), 1)
+    one = heard(one, Answer(SERVERS), 1)
     reason = withheld(3, 3, one)
     assert (shown(one), one.claims, one.guarded.good) == (("held", False, reason), VIP, SERVERS)
-    one.take(Answer(SERVERS), 30.9)
+    one = heard(one, Answer(SERVERS), 30.9)
     assert (one.claims, one.guarded.good) == (VIP, SERVERS)
-    one.take(Answer(SERVERS), 31)
+    one = heard(one, Answer(SERVERS), 31)
     assert (one.claims, one.guarded.good, one.leaving) == (None, (), True)
 
 
 def test_service_that_opts_in_again_in_time_never_left() -> None:
-    """As a server does that lost its state and gets it back."""
+    """A Consul server that lost its state and gets it back causes this."""
     one = from_catalog()
-    one.take(Answer(SERVERS, VIP), 0)
-    one.take(Answer(()), 1)
-    one.take(Answer(SERVERS, VIP), 2)
-    one.take(Answer(SERVERS, VIP), 100)
+    one = heard(one, Answer(SERVERS, VIP), 0)
+    one = heard(one, Answer(()), 1)
+    one = heard(one, Answer(SERVERS, VIP), 2)
+    one = heard(one, Answer(SERVERS, VIP), 100)
     assert (one.claims, one.guarded.good, one.leaving) == (VIP, SERVERS, False)
 
 
 def test_service_that_leaves_keeps_its_vips_while_its_source_fails() -> None:
-    """For as long as there is no answer; the next one after the hold decides."""
+    """It keeps them until the next answer after the hold."""
     one = from_catalog()
-    one.take(Answer(SERVERS, VIP), 0)
-    one.take(Answer(()), 1)
-    one.take(Failure("refused"), 2)
-    one.take(Failure("refused"), 1000)
+    one = heard(one, Answer(SERVERS, VIP), 0)
+    one = heard(one, Answer(()), 1)
+    one = heard(one, Failure("refused"), 2)
+    one = heard(one, Failure("refused"), 1000)
     assert (one.claims, one.guarded.good) == (VIP, SERVERS)
-    one.take(Answer(()), 1001)
+    one = heard(one, Answer(()), 1001)
     assert (one.claims, one.guarded.good, one.leaving) == (None, (), True)
 
 
 def test_words_of_a_service_that_leaves_do_not_count() -> None:
-    """What it takes out, and who of it cannot be used, is no business of a catalog that it is not in."""
+    """Members that it takes out or that are unusable do not matter to a catalog that it has left."""
     one = from_catalog()
-    one.take(Answer(SERVERS, VIP), 0)
+    one = heard(one, Answer(SERVERS, VIP), 0)
     end = (SERVERS[0].address, SERVERS[0].port)
-    one.take(Answer(SERVERS[1:], out=(end,), left_out=(Refused("a", "b"),)), 1)
+    one = heard(one, Answer(SERVERS[1:], out=(end,), left_out=(Refused("a", "b"),)), 1)
     assert (one.guarded.good, one.left_out) == (SERVERS, ())
 
 
 def test_service_that_is_configured_now_keeps_its_servers() -> None:
-    """What a catalog had fed goes on until the service answers anew; what had left starts from nothing."""
+    """A service that the catalog fed goes on until its next answer; one that had left starts empty."""
     wanted = replace(SERVICE, vips=(parse_vip("10.64.0.9:80"),))
     one = from_catalog()
-    one.take(Answer(SERVERS, VIP), 0)
+    one = heard(one, Answer(SERVERS, VIP), 0)
     now = one.reconfigured(wanted)
     assert (now.service, now.guarded.good, now.claims, now.known, now.answered) == (wanted, SERVERS, None, True, False)
     assert not now.from_catalog
-    one.take(Answer(()), 1)
-    one.take(Answer(()), 31)
+    one = heard(one, Answer(()), 1)
+    one = heard(one, Answer(()), 31)
     assert one.reconfigured(wanted) == ServiceState(wanted)
 
 
 def test_what_nobody_can_use_is_an_answer_of_a_catalog() -> None:
-    """Who registers nonsense keeps no sidecar from being ready; a service of the configuration does."""
+    """An unusable registration keeps no sidecar from being ready; an unusable configured service does."""
     unusable = Failure("the port is 0", unusable=True)
     one, other = from_catalog(), following()
-    one.take(unusable, 0)
-    other.take(unusable, 0)
+    one = heard(one, unusable, 0)
+    other = heard(other, unusable, 0)
     assert (one.answered, other.answered) == (True, False)
     assert (one.useless, one.unusable, other.unusable) == (True, True, False)
     assert shown(one) == ("retrying", False, "the port is 0")
-    one.take(Failure("refused"), 0)
+    one = heard(one, Failure("refused"), 0)
     assert shown(one) == ("retrying", False, "refused")
     assert (one.useless, one.unusable) == (True, False)
-    one.take(Answer(SERVERS, VIP), 0)
+    one = heard(one, Answer(SERVERS, VIP), 0)
     assert not one.useless
 
 
 def test_refusals_are_in_the_reason() -> None:
-    """A VIP that is refused makes a source held; a real server that is refused does not; few are named."""
+    """A rejected VIP makes a source held, a rejected real server does not; few are named."""
     one = from_catalog()
-    one.take(Answer(SERVERS, VIP), 0)
-    one.rejected = tuple(Rejected("web", server, "it is a VIP; go away", "consul:web") for server in SERVERS)
+    one = heard(one, Answer(SERVERS, VIP), 0)
+    rejected = tuple(Rejected("web", server, "it is a VIP; go away", "consul:web") for server in SERVERS)
+    one = replace(one, rejected=rejected)
     assert shown(one)[0] == "fresh"
-    one.refused = (Refused("VIP 10.64.0.1:80", "belongs to consul:a; register another one"),) * 2
+    one = replace(one, refused=(Refused("VIP 10.64.0.1:80", "belongs to consul:a; register another one"),) * 2)
     clash, server = str(one.refused[0]), "real server 10.0.0.{}:80 refused: it is a VIP; go away"
     reason = "; ".join([clash, clash, server.format(1), server.format(2), "and 1 more"])
     assert shown(one) == ("held", False, reason)
 
 
 def test_names_that_cannot_be_asked_for_are_refused() -> None:
-    """A catalog may list anything; what is no name of a service is told, bounded and escaped."""
+    """A catalog may list anything; a name that cannot be a service is reported, bounded and escaped."""
     one = ServiceState(Service("catalog", "catalog:consul", ()))
-    one.take(Listing(frozenset({"web", "a/../b", "x\x1b[2J" + "y" * 300})), 0)
+    one = heard(one, Listing(frozenset({"web", "a/../b", "x\x1b[2J" + "y" * 300})), 0)
     assert one.listed == {"web"}
     state, _, reason = shown(one)
     assert state == "held"

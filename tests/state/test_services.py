@@ -1,7 +1,8 @@
-"""What is known of all services: which outcomes are news, and the line about all of them."""
+"""The table of all services: which outcomes change something, and the summary line."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 
 from clb_discovery.layout.installed import Installed
@@ -10,12 +11,13 @@ from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Refused,
 from clb_discovery.model.servers import RealServer
 from clb_discovery.model.service import CATALOG, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
-from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.state.last_good import LastGood
-from clb_discovery.state.services import Heard, ServiceTable
+from clb_discovery.state.services import Change, ServiceTable
 
 SERVERS: Final = tuple(RealServer(0, parse_address(f"10.0.0.{host}"), 80, 1) for host in range(1, 4))
-NOTHING, CONTENT, BOTH, HEALTH = Heard(False, False), Heard(True, False), Heard(True, True), Heard(False, True)
+AT: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
+NOTHING, CONTENT, BOTH, HEALTH = (False, False), (True, False), (True, True), (False, True)
+"""Whether a change counts, and whether it shows."""
 
 
 def service(source: str) -> Service:
@@ -23,136 +25,142 @@ def service(source: str) -> Service:
     return Service(source.partition(":")[2], source, (parse_vip("10.64.0.1:80"),), policy=RemovalPolicy(hold=30))
 
 
+def news(change: Change | None) -> tuple[bool, bool]:
+    """Return whether a change counts, and whether it shows."""
+    return (change.counts, change.shows) if change else NOTHING
+
+
 def knowledge(*sources: str) -> ServiceTable:
-    """Return what is known at the start."""
-    return ServiceTable([service(source) for source in sources], Announcer())
+    """Return the table at the start."""
+    return ServiceTable([service(source) for source in sources])
 
 
 def test_equal_content_is_no_news() -> None:
-    """The same set, again or in another order, is nothing, also while what came before waits to be published."""
+    """The same set in any order changes nothing, even before it is published."""
     found = knowledge("srv:web")
-    assert found.hear("srv:web", Answer(SERVERS[:2]), 0) == BOTH
-    assert found.hear("srv:web", Answer(SERVERS[:2]), 1) == NOTHING
-    assert found.hear("srv:web", Answer(SERVERS), 2) == CONTENT
+    assert news(found.hear("srv:web", Answer(SERVERS[:2]), 0, AT)) == BOTH
+    assert news(found.hear("srv:web", Answer(SERVERS[:2]), 1, AT)) == NOTHING
+    assert news(found.hear("srv:web", Answer(SERVERS), 2, AT)) == CONTENT
     for answer in (SERVERS, SERVERS[::-1]):
-        assert found.hear("srv:web", Answer(answer), 3) == NOTHING
+        assert news(found.hear("srv:web", Answer(answer), 3, AT)) == NOTHING
 
 
 def test_first_answer_is_news_though_it_says_what_was_known() -> None:
-    """Once every source has answered, what nobody names may go."""
+    """Once every source has answered, virtual servers without a source may go."""
     found = knowledge("srv:web")
     found.seed(["srv:web"], {"srv:web": SERVERS}, {})
-    assert found.hear("srv:web", Answer(SERVERS), 0) == BOTH
+    assert news(found.hear("srv:web", Answer(SERVERS), 0, AT)) == BOTH
 
 
 def test_failure_is_news_for_people_alone() -> None:
     """An error shows when it begins, changes and ends, and not while it goes on."""
     found = knowledge("srv:web")
-    found.hear("srv:web", Answer(SERVERS), 0)
-    assert found.hear("srv:web", Failure("SERVFAIL"), 1) == HEALTH
-    assert found.hear("srv:web", Failure("SERVFAIL"), 2) == NOTHING
-    assert found.hear("srv:web", Failure("REFUSED"), 3) == HEALTH
-    assert found.hear("srv:web", Answer(SERVERS), 4) == HEALTH
+    found.hear("srv:web", Answer(SERVERS), 0, AT)
+    assert news(found.hear("srv:web", Failure("SERVFAIL"), 1, AT)) == HEALTH
+    assert news(found.hear("srv:web", Failure("SERVFAIL"), 2, AT)) == NOTHING
+    assert news(found.hear("srv:web", Failure("REFUSED"), 3, AT)) == HEALTH
+    assert news(found.hear("srv:web", Answer(SERVERS), 4, AT)) == HEALTH
 
 
 def test_removal_is_confirmed_by_an_answer_that_is_asked_for() -> None:
-    """A held removal shows at once and gives a deadline; then its source is due, once, and its answer counts."""
+    """A held removal shows at once and gives a deadline; its source is due once, and its answer counts."""
     found = knowledge("srv:web")
-    found.hear("srv:web", Answer(SERVERS), 0)
-    assert found.hear("srv:web", Answer(SERVERS[:1]), 1) == HEALTH
-    assert found.hear("srv:web", Answer(SERVERS[:1]), 2) == NOTHING
+    found.hear("srv:web", Answer(SERVERS), 0, AT)
+    assert news(found.hear("srv:web", Answer(SERVERS[:1]), 1, AT)) == HEALTH
+    assert news(found.hear("srv:web", Answer(SERVERS[:1]), 2, AT)) == NOTHING
     assert list(found.deadlines) == [31]
     assert not found.due(30.9)
     assert found.due(31) == ["srv:web"]
     assert (list(found.deadlines), found.due(32)) == ([], [])
     assert found.known == {"srv:web": LastGood(SERVERS)}
-    assert found.hear("srv:web", Answer(SERVERS[:1]), 32) == BOTH
+    assert news(found.hear("srv:web", Answer(SERVERS[:1]), 32, AT)) == BOTH
     assert (list(found.deadlines), found.known) == ([], {"srv:web": LastGood(SERVERS[:1])})
 
 
 def test_source_that_fails_is_not_due() -> None:
-    """Its next answer comes anyway, and removes what it confirms, or gives the next deadline."""
+    """Its next answer comes anyway, and confirms the removal or gives the next deadline."""
     found = knowledge("srv:web")
-    found.hear("srv:web", Answer(SERVERS), 0)
-    found.hear("srv:web", Answer(()), 1)
-    found.hear("srv:web", Failure("SERVFAIL"), 2)
+    found.hear("srv:web", Answer(SERVERS), 0, AT)
+    found.hear("srv:web", Answer(()), 1, AT)
+    found.hear("srv:web", Failure("SERVFAIL"), 2, AT)
     assert (list(found.deadlines), found.due(100)) == ([], [])
-    found.hear("srv:web", Answer(SERVERS[:1]), 3)
+    found.hear("srv:web", Answer(SERVERS[:1]), 3, AT)
     assert list(found.deadlines) == [31]
     assert found.due(31) == ["srv:web"]
-    found.hear("srv:web", Failure("SERVFAIL"), 31.1)
+    found.hear("srv:web", Failure("SERVFAIL"), 31.1, AT)
     assert found.due(40) == []
-    assert found.hear("srv:web", Answer(SERVERS[:1]), 41).counts
+    assert news(found.hear("srv:web", Answer(SERVERS[:1]), 41, AT))[0]
 
 
 def test_one_that_may_not_be_a_real_server_is_not_there() -> None:
-    """All others are critical: they stay, whether it is for its address or network, or was rejected before."""
+    """If all others are critical they stay, whatever the reason why the remaining one is rejected."""
     link_local, far, vip, other = (
         RealServer(0, parse_address(text), 80, 1) for text in ("169.254.0.1", "10.9.9.9", "10.64.0.1", "10.64.0.2")
     )
     out = tuple((server.address, server.port) for server in SERVERS)
     for bad in (link_local, far, vip, other):
-        found = ServiceTable([service("srv:web")], Announcer(), real_ranges=[parse_network("10.0.0.0/16")])
-        found.hear("srv:web", Answer(SERVERS), 0)
+        found = ServiceTable([service("srv:web")], real_ranges=[parse_network("10.0.0.0/16")])
+        found.hear("srv:web", Answer(SERVERS), 0, AT)
         found.refuse({}, [Rejected("web", other, "it is a VIP", "srv:web")])
-        found.hear("srv:web", Answer((bad,), out=out), 1)
+        found.hear("srv:web", Answer((bad,), out=out), 1, AT)
         assert [following.guarded.withheld[0] for following in found] == [3]
 
 
 def test_identities_are_known_last() -> None:
-    """They come from the answer, else from the disk, for what is served, and are news where they are other ones."""
+    """They come from the answer, else from the disk, and a change of them counts."""
     ends = [(server.address, server.port) for server in SERVERS]
     disk = {"srv:web": LastGood(SERVERS, 99, None, {ends[0]: "a", ends[2]: "c"})}
     found = knowledge("srv:web")
     found.seed(["srv:web"], {"srv:web": SERVERS[:2]}, disk)
     assert found.known == {"srv:web": LastGood(SERVERS[:2], None, None, {ends[0]: "a"})}
     before = found.servers["srv:web"]
-    assert found.hear("srv:web", Answer(SERVERS[:2], identities={ends[0]: "b"}), 1).counts
+    assert news(found.hear("srv:web", Answer(SERVERS[:2], identities={ends[0]: "b"}), 1, AT))[0]
     assert found.known["srv:web"].identities == {ends[0]: "b"}
     assert found.servers["srv:web"] is before
-    assert found.hear("srv:web", Answer(SERVERS[1:], identities={ends[2]: "b"}), 2).counts
+    assert news(found.hear("srv:web", Answer(SERVERS[1:], identities={ends[2]: "b"}), 2, AT))[0]
     assert found.servers["srv:web"] == SERVERS[1:]
 
 
 def test_what_the_kernel_holds_goes_before_the_disk() -> None:
-    """The disk is for what the kernel has lost; what neither has is not known."""
+    """The disk is for sets that the kernel has lost."""
     found = knowledge("srv:a", "srv:b", "srv:c")
     disk = {"srv:a": LastGood(SERVERS[:1], 99), "srv:b": LastGood(SERVERS[:2], 100)}
     assert not knowledge("srv:a").seed(["srv:a"], {"srv:a": SERVERS}, disk)
     assert found.seed(["srv:a", "srv:b", "srv:c"], {"srv:a": SERVERS}, disk)
     assert found.known == {"srv:a": LastGood(SERVERS), "srv:b": LastGood(SERVERS[:2])}
     assert [following.answered_at for following in found] == [99, 100, None]
-    assert not found.complete
-    assert found.last_good({"srv:b": LastGood(SERVERS[:2])}) == {"srv:b": LastGood(SERVERS[:2], 100)}
+    assert not found.is_complete
+    found.apply(found.known, {"srv:a"})
+    assert found.last_good == {"srv:b": LastGood(SERVERS[:2], 100)}
 
 
 def test_complete_is_more_than_tried() -> None:
-    """A failure is a try; only an answer of everyone is complete."""
+    """A failure counts as a try; complete takes an answer of every source."""
     found = knowledge("srv:a", "srv:b")
-    found.hear("srv:a", Answer(SERVERS), 0)
-    assert (found.tried, found.complete) == (False, False)
-    found.hear("srv:b", Failure("SERVFAIL"), 1)
-    assert (found.tried, found.complete) == (True, False)
-    found.hear("srv:b", Answer(()), 2)
-    assert (found.tried, found.complete) == (True, True)
+    found.hear("srv:a", Answer(SERVERS), 0, AT)
+    assert (found.is_tried, found.is_complete) == (False, False)
+    found.hear("srv:b", Failure("SERVFAIL"), 1, AT)
+    assert (found.is_tried, found.is_complete) == (True, False)
+    found.hear("srv:b", Answer(()), 2, AT)
+    assert (found.is_tried, found.is_complete) == (True, True)
 
 
 def test_other_services_keep_what_is_known_of_those_that_stay() -> None:
-    """What stays goes on under its new settings; what is new starts from nothing; what has gone is forgotten."""
+    """Services that stay go on under their new settings; new ones start empty; the others are forgotten."""
     found = knowledge("srv:a", "srv:b")
-    found.hear("srv:a", Answer(SERVERS), 0)
+    found.hear("srv:a", Answer(SERVERS), 0, AT)
     assert found.adopt([service("srv:a"), service("srv:c")]) == {"srv:c"}
     assert found.known == {"srv:a": LastGood(SERVERS)}
     assert [following.service.source for following in found] == ["srv:a", "srv:c"]
 
 
 def test_summary_is_one_short_line() -> None:
-    """However many sources there are, and whatever their names hold, nobody gets more than a line to read."""
+    """It stays one line for any number of sources and any characters in their names."""
     found = knowledge(*(f"srv:{number}" for number in range(6)), "srv:evil\nMAINPID=1" + "x" * 1000)
     assert found.summary == "7 of 7 without any answer: srv:0, srv:1, srv:2, srv:3, and 3 more"
     for number in range(6):
-        found.hear(f"srv:{number}", Answer(SERVERS), 0)
-    found.hear("srv:0", Failure("SERVFAIL"), 1)
+        found.hear(f"srv:{number}", Answer(SERVERS), 0, AT)
+    found.hear("srv:0", Failure("SERVFAIL"), 1, AT)
     waiting, stale = found.summary.split("; ")
     assert waiting.startswith(r"1 of 7 without any answer: srv:evil\nMAINPID=1xxx")
     assert len(waiting) < 120
@@ -164,92 +172,96 @@ OPT_IN: Final = OptIn((parse_vip("10.64.0.7:80"),))
 
 
 def of_catalog(*names: str) -> ServiceTable:
-    """Return what is known when a catalog has listed these."""
-    found = ServiceTable([Service("catalog", CATALOG, (), policy=RemovalPolicy(hold=30))], Announcer())
-    found.hear(CATALOG, Listing(frozenset(names)), 0)
+    """Return the table after a catalog has listed these."""
+    found = ServiceTable([Service("catalog", CATALOG, (), policy=RemovalPolicy(hold=30))])
+    found.hear(CATALOG, Listing(frozenset(names)), 0, AT)
     return found
 
 
 def test_what_a_catalog_lists_is_followed() -> None:
-    """An equal list is no news, and one that only differs is for people alone, until its services have answered."""
+    """An equal list changes nothing; another list only shows, until its services have answered."""
     found = of_catalog("a")
-    assert (set(found.sources), found.complete, found.tried) == ({CATALOG, "consul:a"}, False, False)
-    assert found.hear(CATALOG, Listing(frozenset({"a"})), 1) == NOTHING
-    assert found.hear("consul:a", Answer(SERVERS, OPT_IN), 1) == BOTH
-    assert (found.complete, found.tried) == (True, True)
+    assert (set(found.sources), found.is_complete, found.is_tried) == ({CATALOG, "consul:a"}, False, False)
+    assert news(found.hear(CATALOG, Listing(frozenset({"a"})), 1, AT)) == NOTHING
+    assert news(found.hear("consul:a", Answer(SERVERS, OPT_IN), 1, AT)) == BOTH
+    assert (found.is_complete, found.is_tried) == (True, True)
     assert found.known == {CATALOG: LastGood(()), "consul:a": LastGood(SERVERS, None, OPT_IN)}
     assert [claim.opt_in for claim in found.claims] == [OPT_IN]
-    assert found.hear(CATALOG, Listing(frozenset({"a", "b"})), 2) == HEALTH
+    assert news(found.hear(CATALOG, Listing(frozenset({"a", "b"})), 2, AT)) == HEALTH
     assert set(found.sources) == {CATALOG, "consul:a", "consul:b"}
 
 
 def test_service_that_opts_in_anew_is_news() -> None:
-    """Other words of the same servers have to be published; the same words have not."""
+    """Another opt-in of the same servers has to be published; the same opt-in has not."""
     found = of_catalog("a")
-    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1)
-    assert found.hear("consul:a", Answer(SERVERS[::-1], OPT_IN), 2) == NOTHING
-    assert found.hear("consul:a", Answer(SERVERS, OptIn((parse_vip("10.64.0.8:80"),))), 3) == CONTENT
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1, AT)
+    assert news(found.hear("consul:a", Answer(SERVERS[::-1], OPT_IN), 2, AT)) == NOTHING
+    assert news(found.hear("consul:a", Answer(SERVERS, OptIn((parse_vip("10.64.0.8:80"),))), 3, AT)) == CONTENT
 
 
 def test_service_that_has_left_is_forgotten() -> None:
-    """It is followed until it does not opt in and nobody lists it; an outcome that was on its way is nothing."""
+    """It is followed until it opts out and is not listed; a late outcome of it is ignored."""
     found = of_catalog("a")
-    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1)
-    found.hear(CATALOG, Listing(frozenset()), 2)
-    assert found.hear("consul:a", Answer(()), 2) == HEALTH
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1, AT)
+    found.hear(CATALOG, Listing(frozenset()), 2, AT)
+    assert news(found.hear("consul:a", Answer(()), 2, AT)) == HEALTH
     assert not found.leave()
     assert found.due(32) == ["consul:a"]
     assert not found.leave()
-    found.hear("consul:a", Answer(()), 32)
+    found.hear("consul:a", Answer(()), 32, AT)
     assert found.leave()
     assert set(found.sources) == {CATALOG}
-    assert found.hear("consul:a", Answer(SERVERS), 33) == NOTHING
+    assert news(found.hear("consul:a", Answer(SERVERS), 33, AT)) == NOTHING
 
 
 def test_catalog_is_served_but_for_what_nobody_could_serve() -> None:
-    """An answer that is of no use is not waited for, also when its source fails later; no answer at all is."""
+    """Readiness does not wait for a service whose answer is unusable; it waits for one without an answer."""
     found = of_catalog("a", "b")
-    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1)
-    applied = {CATALOG, "consul:a"}
-    assert not found.served(applied)
-    found.hear("consul:b", Failure("the port is 0", unusable=True), 1)
-    assert (found.served(applied), found.served({CATALOG}), found.complete) == (True, False, True)
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 1, AT)
+    found.apply(found.known, {"consul:a"})
+    assert not found.is_served
+    found.hear("consul:b", Failure("the port is 0", unusable=True), 1, AT)
+    assert (found.is_served, found.is_complete) == (False, True)
+    found.apply(found.known, ())
+    assert found.is_served
     assert found.summary == "1 of 3 with answers of no use: consul:b"
-    found.hear("consul:b", Failure("refused"), 2)
-    assert found.served(applied)
+    found.hear("consul:b", Failure("refused"), 2, AT)
+    assert found.is_served
 
 
 def test_nobody_waits_for_what_is_registered_later() -> None:
-    """One new service after the other, none of which has an answer yet, keeps nothing from being ready or removed."""
+    """One new service after the other without an answer delays neither readiness nor removals."""
     found = of_catalog("a")
-    found.hear(CATALOG, Listing(frozenset({"a", "b"})), 1)
-    assert not found.complete
-    assert not found.served({CATALOG})
-    found.hear("consul:a", Answer(SERVERS, OPT_IN), 2)
-    assert found.complete
-    assert found.served({CATALOG, "consul:a"})
+    found.hear(CATALOG, Listing(frozenset({"a", "b"})), 1, AT)
+    assert not found.is_complete
+    found.apply(found.known, ())
+    assert not found.is_served
+    found.hear("consul:a", Answer(SERVERS, OPT_IN), 2, AT)
+    assert found.is_complete
+    found.apply(found.known, ())
+    assert found.is_served
     found.adopt([service("consul:b"), service(CATALOG)])
-    assert not found.complete  # since it is a service of the configuration now
+    assert not found.is_complete  # since it is a service of the configuration now
 
 
 def test_catalog_is_known_last_with_its_services() -> None:
-    """From the disk, also where nobody opted in, so that a start without discovery is not in doubt about the list."""
+    """The disk also restores an empty catalog, so that a start without discovery has its list."""
     disk = {"consul:a": LastGood(SERVERS, 99, OPT_IN)}
     for stored in (disk, {CATALOG: LastGood((), 98)}, disk | {CATALOG: LastGood((), 98)}):
-        found = ServiceTable([Service("catalog", CATALOG, ())], Announcer())
+        found = ServiceTable([Service("catalog", CATALOG, ())])
         found.recall([CATALOG], Installed(), stored)
         assert found.known == {source: one._replace(answered=None) for source, one in stored.items()} | {
             CATALOG: LastGood(())
         }
         assert all(following.stale for following in found)
         assert [following.answered_at for following in found if CATALOG in stored][:1] in ([], [98])
-    unknown = ServiceTable([Service("catalog", CATALOG, ())], Announcer())
+    unknown = ServiceTable([Service("catalog", CATALOG, ())])
     unknown.recall([CATALOG], Installed(), {})
     assert unknown.known == {}
 
 
 def test_refusals_are_known_of_their_sources() -> None:
-    """Words of a catalog's service, and real servers of any; both are gone with the next publication without them."""
+    """Rejected registrations and real servers are noted, and gone after the next publication without them."""
     found = of_catalog("a")
     clash = Refused("VIP 10.64.0.7:80", "belongs to consul:b")
     rejected = Rejected("a", SERVERS[0], "it is a VIP", "consul:a")
@@ -260,10 +272,10 @@ def test_refusals_are_known_of_their_sources() -> None:
 
 
 def test_other_settings_of_a_catalog_are_taken_by_its_services() -> None:
-    """What is known of them stays; without the catalog they are left, but for those that are configured now."""
+    """Their state stays; without the catalog they are left, except those that are configured now."""
     found = of_catalog("a", "b")
     for name in ("a", "b"):
-        found.hear(f"consul:{name}", Answer(SERVERS, OPT_IN), 1)
+        found.hear(f"consul:{name}", Answer(SERVERS, OPT_IN), 1, AT)
     assert found.adopt([Service("catalog", CATALOG, (), policy=RemovalPolicy(hold=5))]) == set()
     assert [following.service.policy.hold for following in found] == [5, 5, 5]
     assert len(found.claims) == 2
@@ -272,11 +284,11 @@ def test_other_settings_of_a_catalog_are_taken_by_its_services() -> None:
 
 
 def test_what_is_told_is_what_is_known() -> None:
-    """After every kind of news what is known, and said of sources, is derived from all of them as they are then."""
+    """After every kind of event, documents and known sets follow from the current states."""
     found = knowledge("srv:a", "srv:b", "srv:c")
 
     def assert_up_to_date() -> None:
-        assert found.documents == [one.document() for one in found]
+        assert found.documents == [one.document for one in found]
         assert found.known == {
             one.service.source: LastGood(one.guarded.good, None, one.claims) for one in found if one.known
         }
@@ -287,16 +299,16 @@ def test_what_is_told_is_what_is_known() -> None:
     found.seed(["srv:c"], {"srv:c": SERVERS}, {})
     assert_up_to_date()
     for source in ("srv:a", "srv:b"):
-        found.hear(source, Answer(SERVERS), 0)
+        found.hear(source, Answer(SERVERS), 0, AT)
         assert_up_to_date()
     before = found.known["srv:a"]
-    found.hear("srv:b", Answer(()), 1)
+    found.hear("srv:b", Answer(()), 1, AT)
     assert_up_to_date()
-    found.hear("srv:c", Failure("SERVFAIL"), 2)
+    found.hear("srv:c", Failure("SERVFAIL"), 2, AT)
     assert_up_to_date()
     assert found.due(31) == ["srv:b"]
     assert_up_to_date()
-    found.hear("srv:b", Answer(()), 31)
+    found.hear("srv:b", Answer(()), 31, AT)
     assert_up_to_date()
     found.refuse({}, [Rejected("b", SERVERS[0], "it is a VIP", "srv:b")])
     assert_up_to_date()

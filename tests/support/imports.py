@@ -18,8 +18,8 @@ ALLOWED_STDLIB: Final = frozenset(
 
 IMPURE_BUILTINS: Final = frozenset({"__import__", "breakpoint", "compile", "eval", "exec", "input", "open", "print"})
 """Names that reach outside without any import."""
-CLOCKS: Final = frozenset({"now", "today", "utcnow"})
-"""Methods of `datetime` and `date` that read the clock; its values are pure."""
+CLOCKS: Final = frozenset({"datetime.now", "datetime.today", "datetime.utcnow", "date.today"})
+"""The only functions of the module `datetime` that read a clock."""
 
 
 def violations(root: Path, package: str, modules: frozenset[str]) -> list[str]:
@@ -41,8 +41,8 @@ def violations(root: Path, package: str, modules: frozenset[str]) -> list[str]:
                 found.append(f"{module} imports {imported}")
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         found += (f"{module} uses {name}" for name in sorted(names & IMPURE_BUILTINS))
-        methods = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        found += (f"{module} uses .{name}" for name in sorted(methods & CLOCKS))
+        attributes = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        found += (f"{module} uses {name}" for name in sorted(attributes & CLOCKS))
     return found
 
 

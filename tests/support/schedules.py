@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Final, NamedTuple, Protocol, Self
 
 from hypothesis import strategies as st
@@ -152,7 +154,7 @@ class Replica:
         self._source.hasten()
 
     def _heard(self, outcome: Outcome) -> None:
-        self._following.take(outcome, self.now)
+        self._following = self._following.after(outcome, self.now, datetime.now(UTC))
         self._ended = self.rounds
         self.last = outcome
         self._pools.append(self.pool)
@@ -171,7 +173,7 @@ class Replica:
         self.now += seconds
         deadline = self._following.deadline
         if deadline is not None and self.now >= deadline:
-            self._following.hastened = True
+            self._following = replace(self._following, hastened=True)
             self._source.hasten()
 
     @property

@@ -1,0 +1,41 @@
+"""When the sidecar is ready: everything is served, and every source has had time to answer first."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+FRESH_WITHIN: Final = 5.0
+"""Seconds that sources have to answer before a start with last known sets counts as ready."""
+
+
+class Readiness:
+    """Whether the sidecar is ready. Once it is, it stays ready."""
+
+    def __init__(self) -> None:
+        self.is_ready = False
+        self._fresh_until = math.inf
+
+    def begin(self, now: float) -> None:
+        """Give sources their time to answer from now on.
+
+        :param now: seconds on a clock that does not go backwards.
+        """
+        self._fresh_until = now + FRESH_WITHIN
+
+    def is_settled(self, now: float, *, tried: bool) -> bool:
+        """Tell whether last known sets are used in place of answers that are missing.
+
+        Until then they are not published again, perhaps at other VIPs.
+
+        :param now: as for `begin`.
+        :param tried: whether every source has come back with something.
+        """
+        return tried or now >= self._fresh_until
+
+    def reach(self, *, settled: bool, served: bool) -> bool:
+        """Return whether the sidecar has just become ready."""
+        if self.is_ready or not (settled and served):
+            return False
+        self.is_ready = True
+        return True

@@ -1,0 +1,49 @@
+"""The report of the sidecar about itself, for `status` and the page."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from clb_discovery.datapath.instance import Instance
+from clb_discovery.hosts_file.file import real_path
+from clb_discovery.state.services import ServiceTable
+from clb_discovery.text import timestamp
+
+
+class SelfReport:
+    """The state file of one instance, which is written when its content changes."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self.last_sync: datetime | None = None
+        """When everything was published last, with an answer of every source."""
+        self.config_error: str | None = None
+        """Why the configuration was not accepted when it was read last."""
+        self._written: dict[str, Any] | None = None
+
+    def document(self, services: ServiceTable, hosts_file: Path | None) -> dict[str, Any]:
+        """Return the report, without the sources.
+
+        :param hosts_file: the file of `--hosts-file`, if any.
+        """
+        return {
+            "pid": os.getpid(),
+            "last_sync": timestamp(self.last_sync),
+            "config_error": self.config_error,
+            "unpublished": services.unpublished,
+            "hosts_file": str(real_path(hosts_file)) if hosts_file else None,
+        }
+
+    def write(self, services: ServiceTable, hosts_file: Path | None) -> None:
+        """Write the report and the sources for `status`, unless nothing has changed.
+
+        :raises HostError: if the directory is not safe.
+        :raises OSError: if the file cannot be written. The next call tries again.
+        """
+        document = {**self.document(services, hosts_file), "sources": services.documents}
+        if document != self._written:
+            self._instance.write_state(document)
+            self._written = document
