@@ -1,4 +1,4 @@
-"""The parser of the command line as shtab is to see it: what completes, beyond what is accepted."""
+"""The parser of the command line for shtab, which needs to know which values are paths."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import shtab
 from clb_discovery.cli.parser import make_parser as make_cli_parser
 
 _PATHS: Final = {"FILE": shtab.FILE, "PATH": shtab.FILE, "DIR": shtab.DIRECTORY}
-"""What an option takes, by its metavar."""
+"""The kind of path that a value is, by its metavar."""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser, with paths where options take paths; without a command it has the options of `run`."""
+    """Return the parser with paths marked, and with the options of `run` for a command line without a command."""
     parser = make_cli_parser()
     (commands,) = (action for action in _actions(parser) if isinstance(action.choices, dict))
     assert isinstance(commands.choices, dict)  # noqa: S101 - for mypy

@@ -1,4 +1,4 @@
-"""`check`: what works on this host, and what to do about the rest."""
+"""`check`: report what works on this host, and how to fix everything else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Final, NamedTuple
 
 from rich.text import Text
 
-from clb_discovery.cli.plan import Outlook, look_ahead, read_installed
+from clb_discovery.cli.look_ahead import Outlook, look_ahead, read_installed
+from clb_discovery.cli.read_options import read_options
+from clb_discovery.config.options import Options
 from clb_discovery.config.services import read_services
 from clb_discovery.datapath import cgroup, probe
 from clb_discovery.datapath.loading import bcc, libbpf, loader
@@ -20,10 +22,10 @@ from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
 from clb_discovery.datapath.sockets.listening import listening_here
 from clb_discovery.documents.usage import Usage, count_servers, usage
 from clb_discovery.errors import ClbError, HostError, SourceError
-from clb_discovery.layout.installed import Installed
+from clb_discovery.layout.installed import Installed, holders
 from clb_discovery.layout.structs import FEATURE_ERRNO
-from clb_discovery.model import own_servers
 from clb_discovery.model.neighbours import BELOW, overlaps
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Vip
 from clb_discovery.model.service import CATALOG, Service
 from clb_discovery.terminal.screen import plain, show
@@ -33,26 +35,27 @@ _STATUS: Final = Path("/proc/self/status")
 _CAP_NET_ADMIN: Final = 12  # linux/capability.h, as all of these
 _CAP_SYS_ADMIN: Final = 21
 _CAPABILITIES: Final = {"CAP_PERFMON": 38, "CAP_BPF": 39}
-"""CAP_SYS_ADMIN stands for any of these."""
+"""CAP_SYS_ADMIN includes each of them."""
 _SHOWN: Final = 8
-"""Warnings about one source, and VIPs in one line."""
+"""At most so many warnings about one source, and VIPs in one line."""
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     error: ClbError | None
     detail: str = ""
     warns: bool = False
-    """Whether it works, and somebody should look at it all the same."""
+    """Whether it works, but an operator should look at it."""
 
 
-def report(options: argparse.Namespace) -> int:
-    """Print a line for each thing that was looked at, and a last one that counts.
+def main(typed: argparse.Namespace) -> int:
+    """Print a line for each check, and a last line with their numbers.
 
-    :returns: 0 if all of them work, else the exit code of the first that does not.
+    :returns: 0 if all of them succeed, else the exit code of the first that fails.
     """
+    options = read_options(typed, os.environ)
     named = options.consul is not None or options.service or options.srv or options.config
     services = read_services(options) if named else ()
     findings: list[Finding] = []
@@ -75,7 +78,7 @@ def _line(finding: Finding) -> Text:
     return mark + plain(f"{finding.what}{': ' if detail else ''}{detail}")
 
 
-def _findings(options: argparse.Namespace, services: Sequence[Service]) -> Iterator[Finding]:
+def _findings(options: Options, services: Sequence[Service]) -> Iterator[Finding]:
     pins = Pins(options.instance)
     probe.raise_memlock_limit()
     yield _look("privileges", _privileges)
@@ -94,23 +97,23 @@ def _findings(options: argparse.Namespace, services: Sequence[Service]) -> Itera
         ahead = look_ahead(options, services, installed)
         yield from _sources(ahead)
         installed = ahead.publication.plan.result
-    vips = installed.virtual.keys() - own_servers.virtual_servers(pins.instance).keys()
+    vips = installed.virtual.keys() - {vip for vip, source in holders(installed).items() if is_own(source)}
     yield from _neighbours(pins, options.cgroup, vips)
     yield from _listeners(installed, vips)
 
 
-def _loaders(wanted: str) -> Iterator[Finding]:
-    """Look at the loaders: what is missing is a fault where it is wanted, or where the other cannot stand in for it."""
+def _loaders(wanted: Loader) -> Iterator[Finding]:
+    """Check the loaders. A missing one fails if it was chosen, or if the other one is missing, too."""
     by_object, by_bcc = _look("libbpf", libbpf.require), _look("BCC", bcc.require)
-    if wanted == Loader.NONE:  # for another to do, by whatever does
+    if wanted is Loader.NONE:  # another process loads, with either loader
         wanted = Loader.AUTO
-    if wanted == Loader.AUTO and by_object.error is None and by_bcc.error:
+    if wanted is Loader.AUTO and by_object.error is None and by_bcc.error:
         by_bcc = Finding(by_bcc.what, None, f"not needed beside libbpf: {by_bcc.error}")
-    elif wanted == Loader.AUTO and by_object.error and by_bcc.error is None:
+    elif wanted is Loader.AUTO and by_object.error and by_bcc.error is None:
         by_object = Finding(by_object.what, None, f"BCC stands in for it: {by_object.error}")
-    if wanted != Loader.BCC:
+    if wanted is not Loader.BCC:
         yield by_object
-    if wanted != Loader.OBJECT:
+    if wanted is not Loader.OBJECT:
         yield by_bcc
 
 
@@ -122,7 +125,7 @@ def _look(what: str, look: Callable[[], str | None]) -> Finding:
 
 
 def _privileges() -> str:
-    """Look for what the kernel asks of who loads programs and attaches them (capabilities(7)); root has all of it."""
+    """Check the capabilities for loading and attaching programs (capabilities(7)); root has all of them."""
     status = dict(line.split(":\t") for line in _STATUS.read_text(encoding="utf-8").splitlines() if ":\t" in line)
     capabilities = int(status["CapEff"], 16)
     missing = [name for name, bit in _CAPABILITIES.items() if not capabilities & (1 << bit | 1 << _CAP_SYS_ADMIN)]
@@ -157,7 +160,7 @@ def _effective(pins: Pins, path: str | None) -> str | None:
 
 
 def _installed(pins: Pins) -> Installed:
-    """Return what the kernel holds, which guards what removes much; nothing where one may not look."""
+    """Return what is installed, because an answer that removes much of it is held; empty without permission."""
     try:
         return read_installed(pins)
     except HostError:
@@ -165,7 +168,7 @@ def _installed(pins: Pins) -> Installed:
 
 
 def _sources(ahead: Outlook) -> Iterator[Finding]:
-    """Say of each source what would be used of it, and what would not."""
+    """Report, for each source, the servers that would be used and those that would not."""
     used = usage(ahead.publication)
     for source, one in ahead.following.items():
         if one.error is not None:
@@ -185,10 +188,10 @@ def _sources(ahead: Outlook) -> Iterator[Finding]:
 
 
 def _neighbours(pins: Pins, path: str | None, vips: Collection[Vip]) -> Iterator[Finding]:
-    """Tell of other instances that serve the same VIPs; one on a cgroup below may be meant to."""
+    """Report other instances that serve the same VIPs. One on a cgroup below ours is a warning: it may be intended."""
     try:
         target = str(cgroup.resolve(path))
-    except ClbError:  # which is a finding of its own
+    except ClbError:  # another check reports it
         return
     for overlap in overlaps(target, vips, others(pins)):
         what = f"instance {overlap.instance}"
@@ -199,7 +202,7 @@ def _neighbours(pins: Pins, path: str | None, vips: Collection[Vip]) -> Iterator
 
 
 def _listeners(installed: Installed, vips: Collection[Vip]) -> Iterator[Finding]:
-    """Warn of programs of this host that listen on a VIP."""
+    """Warn about programs of this host that listen on a VIP."""
     for vip, listener in sorted(listening_here(vips).items()):
         label = installed.virtual[vip].label
         name = label.source if label else "a VIP"

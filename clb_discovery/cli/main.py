@@ -1,49 +1,68 @@
-"""The entry point: one command, one exit code, and errors as one line."""
+"""The entry point: one command, one exit code, and errors as one line.
+
+The module of a command is imported only for that command: `status` does not wait for the Consul client, and the sidecar
+does not load the tables of `terminal`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Final
 
 from clb_discovery import log
 from clb_discovery.cli.parser import PROGRAM, make_parser
-from clb_discovery.config.options import read_options
-from clb_discovery.errors import ClbError
+from clb_discovery.errors import ClbError, UsageError
 from clb_discovery.text import printable, without_passwords
 
 _OUTPUT_FAILS: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
-"""What writing fails with; where no file is named, it was to standard output."""
+"""Errors of writing. One without a file name comes from standard output."""
 _SILENT: Final = frozenset({"run", "load", "unload"})
-"""Commands that do their work without standard output."""
+"""Commands that need no standard output."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    :param arguments: without the program's name; the process's own by default.
+    :param arguments: without the name of the program; those of the process by default.
     :returns: the exit code.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if sys.stdout is None and _with_command(given)[0] not in _SILENT:
         return _failed("cannot write to standard output: it is closed; give it a file, or /dev/null", 1)
     try:
-        options = read_options(make_parser, _with_command(given))
-        result: int = options.command(options)
+        typed = _parse(_with_command(given))
+        result: int = import_module(f"clb_discovery.cli.{typed.command}").main(typed)
         if sys.stdout is not None:
             sys.stdout.flush()
     except ClbError as error:
         return _failed(str(error), error.exit_code)
     except KeyboardInterrupt:
         return 130  # as a shell reports SIGINT
-    except BrokenPipeError:  # the reader of our output has had enough; nor is it to hear what is still buffered
+    except BrokenPipeError:  # the reader of our output has gone, so the rest is discarded, too
         _forget_output()
         return 0
-    except Exception as error:  # noqa: BLE001 - a bug of ours is one line, too
+    except Exception as error:  # noqa: BLE001 - a bug is one line, too
         return _failed(_unexpected(error), 1)
     return result
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line.
+
+    :raises UsageError: naming unknown options without their values, which may be secrets.
+    """
+    parser = make_parser()
+    typed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or unknown[:1]
+        token = "; --consul-token-file FILE reads a token" if any("token" in name for name in names) else ""
+        raise UsageError(f"unrecognized arguments: {' '.join(names)}{token}; see {PROGRAM} --help")
+    return typed
 
 
 def _unexpected(error: Exception) -> str:
@@ -54,19 +73,19 @@ def _unexpected(error: Exception) -> str:
 
 
 def _forget_output() -> None:
-    """Have nobody hear what is still buffered."""
+    """Discard buffered output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(message: str, exit_code: int) -> int:
-    # What was typed, or what a server said, may be in the message.
+    # The message may repeat the command line or the answer of a server.
     line = f"{log.priority('error')}{PROGRAM}: {printable(without_passwords(message))}"
-    print(line, file=sys.stderr)  # noqa: T201 - the command line's own voice
+    print(line, file=sys.stderr)  # noqa: T201 - this is how commands report errors
     return exit_code
 
 
 def _with_command(arguments: list[str]) -> list[str]:
-    """Put `run` in front where no command is named."""
+    """Put `run` in front if there is no command."""
     first = arguments[0] if arguments else ""
     if first in {"-h", "--help", "--version"} or (first and not first.startswith("-")):
         return arguments

@@ -1,4 +1,4 @@
-"""`status`: read the maps and what the sidecar reports of itself."""
+"""`status`: show the maps, and the state that the sidecar reports."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clb_discovery import __version__
+from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
@@ -18,21 +19,21 @@ from clb_discovery.datapath.neighbours import find_overlaps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets.listening import listening_here
 from clb_discovery.documents.status import Datapath, document
-from clb_discovery.model import own_servers
 
 
-def status(options: argparse.Namespace) -> int:
-    """Print what the kernel does now, once or until interrupted."""
-    if options.watch:
-        from clb_discovery.terminal.watch import watch  # noqa: PLC0415 - as the head of cli/commands says
+def main(typed: argparse.Namespace) -> int:
+    """Print the status, once or until interrupted."""
+    instance = read_options(typed, os.environ).instance
+    if typed.watch:
+        from clb_discovery.terminal.watch import watch  # noqa: PLC0415 - only this needs it
 
-        watch(partial(read_status, options.instance), options.interval / 1000, as_json=options.json)
-    found = read_status(options.instance)
-    if options.json:
+        watch(partial(read_status, instance), typed.interval / 1000, as_json=typed.json)
+    found = read_status(instance)
+    if typed.json:
         print_json(found)
         return 0
-    from clb_discovery.terminal.screen import show  # noqa: PLC0415 - as the head of cli/commands says
-    from clb_discovery.terminal.status import Status  # noqa: PLC0415 - as the head of cli/commands says
+    from clb_discovery.terminal.screen import show  # noqa: PLC0415 - JSON does without
+    from clb_discovery.terminal.status import Status  # noqa: PLC0415 - JSON does without
 
     show(Status(found, datetime.now(UTC)))
     return 0
@@ -49,7 +50,6 @@ def read_status(name: str) -> dict[str, Any]:
         datapath=datapath,
         pid=instance.holder(),
         state=instance.read_state(),
-        hidden=frozenset(own_servers.virtual_servers(name)),
         listening=listening_here(datapath.installed.virtual) if datapath else (),
     )
 

@@ -1,11 +1,12 @@
 """`trace`: each connect live, from the programs' ring buffer.
 
-Programs write only while somebody listens: `clb_listener` holds a time that is moved on as long as we live, so that a
-killed reader costs nothing for longer than a moment.
+Programs write only until the time in `clb_listener`, which a reader keeps moving on. So a reader that was killed costs
+nothing after a few seconds.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.maps import Maps
@@ -23,47 +25,55 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.ring import Ring
 from clb_discovery.documents.trace import DROPPED, Joiner, Line, Wanted, dropped
 from clb_discovery.layout import elements, structs
-from clb_discovery.model import own_servers
+from clb_discovery.layout.elements import Label
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.text import printable
 
 _RENEW: Final = 1.0
-"""Seconds between two renewals of the time until which we listen."""
+"""Seconds between two renewals of that time."""
 _LISTEN: Final = 3_000_000_000
-"""Nanoseconds until which we listen, counted from each renewal."""
+"""Nanoseconds for which programs write after a renewal."""
 _WIDTHS: Final = (12, 7, 15, 5, 16, 20, 11, 0)
-"""Least cells of time, process, command, service, virtual server, real server, outcome and latency."""
+"""Least widths of the columns time, process, command, service, virtual server, real server, outcome and latency."""
+
+
+def main(typed: argparse.Namespace) -> int:
+    """Print decisions and outcomes until interrupted."""
+    wanted = Wanted(frozenset(typed.only_service), frozenset(typed.only_command), frozenset(typed.outcome))
+    follow(Pins(read_options(typed, os.environ).instance), wanted, as_json=typed.json)
+    return 0
 
 
 def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
-    """Print a line for each connect that is wanted, until interrupted.
+    """Print a line for each connect that the filters select, until interrupted.
 
     :raises HostError: if nothing is loaded.
-    :raises BusyError: if somebody else reads the ring buffer, which has room for one.
+    :raises BusyError: if another process reads the ring buffer, which has one reader.
     """
     with (
         Maps(pins) as maps,
         Instance(pins.instance).tracing(),
         closing(Ring(maps.events(), structs.EVENTS_BYTES)) as ring,
     ):
-        _tell_unknown(wanted.services, maps)
+        _report_unknown(wanted.services, maps)
         ring.skip()
-        joiner, services = Joiner(), _Services(maps)
-        hidden = {elements.pack_vip(vip) for vip in own_servers.virtual_servers(pins.instance)}
-        tell = _as_json(_Cgroups()) if as_json else _Columns()
+        joiner, labels = Joiner(), _Labels(maps)
+        form = _as_json(_Cgroups()) if as_json else _Columns()
         try:
             while True:
                 maps.listen_until(time.monotonic_ns() + _LISTEN)
-                services.forget()
+                labels.forget()
                 for line in _lines(ring, joiner, time.monotonic() + _RENEW):
-                    service = services.of(line.key)
-                    if line.key not in hidden and wanted.takes(line, service):
-                        print(tell(line, service), flush=True)  # noqa: T201 - this is the output
+                    label = labels.of(line.key)
+                    service = label.service if label else None
+                    if not (label and is_own(label.source)) and wanted.takes(line, service):
+                        print(form(line, service), flush=True)  # noqa: T201 - this is the output
         finally:
             maps.listen_until(0)
 
 
-def _tell_unknown(services: frozenset[str], maps: Maps) -> None:
-    """Say which services have no virtual server, such as a name typed wrong: silence would look like no connects."""
+def _report_unknown(services: frozenset[str], maps: Maps) -> None:
+    """Report services without a virtual server, such as a mistyped name: silence would look like no connects."""
     if not services:
         return
     labels = (published.label for published in maps.read().virtual.values())
@@ -71,11 +81,11 @@ def _tell_unknown(services: frozenset[str], maps: Maps) -> None:
     if unknown:
         names = ", ".join(map(repr, unknown))
         line = f"clb-discovery: no virtual server is of service {names} now; waiting for one, see clb-discovery status"
-        print(line, file=sys.stderr, flush=True)  # noqa: T201 - for who watches, not for who reads the lines
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - for people, not for programs that read the lines
 
 
 def _lines(ring: Ring, joiner: Joiner, until: float) -> Iterator[Line]:
-    """Yield what happens until a moment of the monotonic clock, and then whether some of it was dropped."""
+    """Yield the events until a moment of the monotonic clock, and then a line about dropped ones, if there are any."""
     while (left := until - time.monotonic()) > 0:
         for record in ring.records(left):
             line = joiner.feed(elements.unpack_event(record))
@@ -92,15 +102,15 @@ def _moment(line: Line) -> datetime:
 
 
 def _as_json(cgroups: _Cgroups) -> Callable[[Line, str | None], str]:
-    def tell(line: Line, service: str | None) -> str:
+    def form(line: Line, service: str | None) -> str:
         stamp = _moment(line).isoformat(timespec="microseconds").replace("+00:00", "Z")
         return json.dumps(line.document(stamp, cgroups.path(line.cgroup), service))
 
-    return tell
+    return form
 
 
 class _Columns:
-    """Lines for people; a column is as wide as it had to be until now."""
+    """Lines for people; a column is as wide as its widest cell so far."""
 
     def __init__(self) -> None:
         self._widths = list(_WIDTHS)
@@ -124,23 +134,22 @@ class _Columns:
         return "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
 
 
-class _Services:
-    """Names of services by their virtual servers, until they are forgotten."""
+class _Labels:
+    """Names of services and sources by their virtual servers, until they are forgotten."""
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
-        self._names: dict[bytes, str | None] = {}
+        self._labels: dict[bytes, Label | None] = {}
 
-    def of(self, vip: bytes | None) -> str | None:
-        """Return whose virtual server it is, if anybody's."""
-        if vip is not None and vip not in self._names:
-            label = self._maps.label(vip)
-            self._names[vip] = label.service if label else None
-        return self._names.get(vip) if vip is not None else None
+    def of(self, vip: bytes | None) -> Label | None:
+        """Return the names of a virtual server, given by its packed key; None if it has none."""
+        if vip is not None and vip not in self._labels:
+            self._labels[vip] = self._maps.label(vip)
+        return self._labels.get(vip) if vip is not None else None
 
     def forget(self) -> None:
-        """Look again from here on, since names may change."""
-        self._names.clear()
+        """Read the names again from now on, because they may change."""
+        self._labels.clear()
 
 
 class _Cgroups:
@@ -151,7 +160,7 @@ class _Cgroups:
         self._paths: dict[int, str] = {}
 
     def path(self, number: int | None) -> str | None:
-        """Return the path below the root, looking again for one that is new; None if it is gone or was never told."""
+        """Return the path below the root, and search again for a new one; None if it is gone or unknown."""
         if number is None:
             return None
         if number not in self._paths:

@@ -1,1 +1,1 @@
-"""Options, the configuration file, services and settings."""
+"""Options, the configuration file, and the services, sources and settings that are made of them."""

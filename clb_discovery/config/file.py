@@ -1,70 +1,60 @@
-"""Reading a configuration file: the words of the command line in TOML, and services as tables.
+"""Read a configuration file: options by their names, and services as tables.
 
-Everything raises ValueError with a message that names the table, the key, the value and the way out; whoever reads the
-file adds its name.
+Every function raises ValueError with a message that names the table, the key, the value and how to fix it. The caller
+adds the name of the file.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from clb_discovery.config import toml_values, values
+from clb_discovery.config.entries import Entry, consul_entry, srv_entry
+from clb_discovery.config.options import OPTIONS
+from clb_discovery.config.schema import Option
 from clb_discovery.model import text_forms
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import MAX_NAME, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Protocol, RealServer, Vip
-from clb_discovery.model.service import CONSUL, SRV, STATIC, Service
+from clb_discovery.model.service import STATIC, Service
 
+KEYS: Final[Mapping[str, Option]] = {
+    **{name: option for name, option in OPTIONS.items() if option.in_file},
+    "service": OPTIONS["service"],
+}
+"""The options that a file may set. `service` may also hold tables."""
 _SOURCES: Final = ("consul", "srv", "servers")
 _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
-    "algorithm": text_forms.parse_algorithm,
-    "max-removal": values.parse_share,
-    "hold": values.parse_duration,
-    "linger": values.parse_duration,
-    "eject-after": values.parse_count,
-    "eject-time": values.parse_milliseconds,
-    "eject-max": values.parse_milliseconds,
+    name: OPTIONS[name].parse for name in ("algorithm", "max-removal", "hold", "eject-after", "eject-time", "eject-max")
 }
-"""What a service may have its own of, as the options of the same names read it."""
+"""The options that a service may set for itself, each with the parser of its value."""
 _SELECTION: Final = ("filter", "tags")
-"""Which of Consul's instances a service may have its own of."""
+"""Which of Consul's instances a service may select for itself."""
 _SERVICE: Final = ("name", *_SOURCES, "vip", *_SELECTION, *_SETTINGS)
 _LONGEST_TEXT: Final = 1024
 _SERVER: Final = ("address", "weight", "priority")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A service as it was asked for, and what it has of its own."""
-
-    service: Service
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Values of options, by their names with underscores."""
-    place: str = field(default="", compare=False)
-    """Where it stands, for messages: `--service redis=10.64.0.1`, `[[service]] 'redis'`."""
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
-    """What a file says."""
+    """The content of a file."""
 
-    arguments: tuple[tuple[str, str], ...]
-    """Names of options, and each as a command line would have it: `--hold=30s`. Repeatable ones come repeatedly."""
-    entries: tuple[Entry, ...]
-    off: tuple[str, ...] = ()
-    """Names of options that are `false`, as only those can be that take no value."""
+    arguments: tuple[str, ...] = ()
+    """Its options, each as an argument of a command line: `--hold=30s`. A repeatable one has several arguments."""
+    entries: tuple[Entry, ...] = ()
+    """Its tables."""
 
 
-def decode(content: bytes, options: Mapping[str, bool]) -> Config:
+def decode(content: bytes) -> Config:
     """Read a file.
 
-    :param options: by the name of each option that may stand there, whether it is repeatable.
-    :raises ValueError: naming what is wrong and the way out.
+    :raises ValueError: naming the error and how to fix it.
     """
     try:
-        document = tomllib.loads(content.decode() + "\n")  # what is wrong in the last line is not "at end of document"
+        # With the added line end, an error in the last line names that line, and not "end of document".
+        document = tomllib.loads(content.decode() + "\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"is not UTF-8 (at line {line}); TOML has to be") from None
@@ -72,22 +62,23 @@ def decode(content: bytes, options: Mapping[str, bool]) -> Config:
         raise ValueError(f"is not TOML: {error}") from None
     except RecursionError:
         raise ValueError("nests too deeply") from None
-    except ValueError as error:  # of an integer of thousands of digits
+    except ValueError as error:  # an integer of thousands of digits
         raise ValueError(f"is not TOML: {error}") from None
     document["service"], tables = _services(document.get("service", []))
-    options = {**options, "service": True}
-    arguments = [(name, argument) for name, value in document.items() for argument in _arguments(name, value, options)]
+    arguments = tuple(argument for name, value in document.items() for argument in _arguments(name, value))
     entries = [
         _named(f"[[service]] {toml_values.shown(table.get('name', position))}", table)
         for position, table in enumerate(tables, 1)
     ]
     _refuse_repeated(_typed(document), entries)
-    off = tuple(name for name, value in document.items() if value is False)
-    return Config(tuple(arguments), tuple(entries), off)
+    for name, value in document.items():
+        if value is False and not KEYS[name].may_stand_alone:
+            raise ValueError(f"{name} = false: takes a value; leave it out for its default")
+    return Config(arguments, tuple(entries))
 
 
 def _services(value: object) -> tuple[list[object], list[dict[str, object]]]:
-    """Return what --service takes, and the tables of services."""
+    """Return the values of `--service`, and the tables of services."""
     if isinstance(value, dict):
         what = f"service = {toml_values.shown(value)}"
         raise ValueError(f"{what}: a service is a table; write [[service]] above its keys")  # noqa: TRY004 - as all
@@ -95,31 +86,17 @@ def _services(value: object) -> tuple[list[object], list[dict[str, object]]]:
     return [one for one in services if not isinstance(one, dict)], [one for one in services if isinstance(one, dict)]
 
 
-def consul_entry(text: str) -> Entry:
-    """Read what `--service` takes: `NAME[=VIP,...]`."""
-    name, vips = values.parse_assignment(text)
-    service = Service(name, CONSUL + name, vips, automatic=None if vips else Protocol.TCP)
-    return Entry(service, place=f"--service {text}")
-
-
-def srv_entry(text: str) -> Entry:
-    """Read what `--srv` takes: `NAME[=VIP,...]`."""
-    protocol = values.srv_protocol(text.rpartition("=")[0] or text)
-    record, vips = values.parse_assignment(text, protocol)
-    service = Service(values.srv_service(record), SRV + record, vips, automatic=None if vips else protocol)
-    return Entry(service, place=f"--srv {text}")
-
-
-def _arguments(name: str, value: object, options: Mapping[str, bool]) -> list[str]:
-    toml_values.refuse_unknown((name,), options)
+def _arguments(name: str, value: object) -> list[str]:
+    """Return an option of the file as arguments of a command line."""
+    toml_values.refuse_unknown((name,), KEYS)
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
-    given = toml_values.texts(name, value) if options[name] else [toml_values.text(name, value)]
+    given = toml_values.texts(name, value) if KEYS[name].repeatable else [toml_values.text(name, value)]
     return [f"--{name}={one}" for one in given]
 
 
 def _typed(document: Mapping[str, object]) -> list[tuple[str, Entry]]:
-    """Return the services that options of the file name, each with its place."""
+    """Return the services that `service` and `srv` name, each with its place in the file."""
     return [
         (f"{name} = {toml_values.shown(one)}", toml_values.parsed(name, parse, one))
         for name, parse in (("service", consul_entry), ("srv", srv_entry))
@@ -155,18 +132,18 @@ def _entry(table: Mapping[str, object]) -> Entry:
     servers: tuple[RealServer, ...] = ()
     if kinds == ["servers"]:
         source, servers = STATIC + name, _servers(table["servers"])
-        settings = {"hold": 0.0, **settings}  # the operator's own word does not have to stand for a while
+        settings = {"hold": 0.0, **settings}  # a static list is the operator's own, so its removals are not held
     else:
-        asked = toml_values.text(kinds[0], table[kinds[0]])
-        source = f"{kinds[0]}:{asked}"
+        queried = toml_values.text(kinds[0], table[kinds[0]])
+        source = f"{kinds[0]}:{queried}"
         if kinds == ["srv"]:
-            protocol = values.srv_protocol(asked)
+            protocol = values.srv_protocol(queried)
     vips = _vips(table["vip"], protocol) if "vip" in table else ()
     return Entry(Service(name, source, vips, servers=servers, automatic=None if vips else protocol), settings)
 
 
 def _selection(table: Mapping[str, object], kind: str) -> dict[str, Any]:
-    """Read which instances are wanted; values of the options `--filter` and `--tag`."""
+    """Read the selection of instances, as values of the options `--filter` and `--tag`."""
     given = [key for key in _SELECTION if key in table]
     if given and kind != "consul":
         raise ValueError(
@@ -176,7 +153,7 @@ def _selection(table: Mapping[str, object], kind: str) -> dict[str, Any]:
     if "filter" in table:
         found["filter"] = _words("filter", table["filter"])
     if "tags" in table:
-        found["tag"] = [_words("tags", tag) for tag in toml_values.texts("tags", table["tags"])]
+        found["tag"] = tuple(_words("tags", tag) for tag in toml_values.texts("tags", table["tags"]))
     return found
 
 
@@ -188,7 +165,7 @@ def _words(key: str, value: object) -> str:
 
 
 def _vips(value: object, protocol: Protocol) -> tuple[Vip, ...]:
-    """Read VIPs from texts, each of one or of several with commas between; one that is repeated counts once."""
+    """Read VIPs from texts, each with one VIP or several separated by commas; a repeated one counts once."""
     names = [name for one in toml_values.texts("vip", value) for name in one.split(",")]
     if not names:
         raise ValueError("vip = []: names no VIP; leave vip out for automatic ones")
@@ -197,7 +174,7 @@ def _vips(value: object, protocol: Protocol) -> tuple[Vip, ...]:
 
 
 def _servers(value: object) -> tuple[RealServer, ...]:
-    """Read one server or an array of them; one that is repeated counts once."""
+    """Read one server or an array of servers; a repeated one counts once."""
     found: dict[Endpoint, RealServer] = {}
     for one in value if isinstance(value, list) else [value]:
         server = _server(one)
@@ -222,9 +199,10 @@ def _server(value: object) -> RealServer:
 
 
 def _refuse_repeated(typed: Iterable[tuple[str, Entry]], tables: Sequence[Entry]) -> None:
-    """Make sure that no two tables are of one source, and none is of one that an option of the file names.
+    """Make sure that each source has one table, and that no option of the file names it, too.
 
-    :param typed: those of options, whose VIPs add up as on a command line, with the places where they stand.
+    :param typed: the services that options of the file name, with their places. These may repeat a source: their VIPs
+        add up, as on a command line.
     """
     places = {entry.service.source: place for place, entry in typed}
     for position, entry in enumerate(tables, 1):

@@ -1,15 +1,15 @@
-"""From the words of command line and configuration file to services, and to the sources that answer for them."""
+"""Make services of the options and of the tables of the configuration file."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from clb_discovery.config import values
-from clb_discovery.config.file import Entry, consul_entry, srv_entry
+from clb_discovery.config.entries import Entry, consul_entry, srv_entry
+from clb_discovery.config.options import Options
 from clb_discovery.errors import UsageError
 from clb_discovery.model.address import Network
 from clb_discovery.model.servers import Algorithm, PassiveHealth
@@ -20,13 +20,13 @@ _Given = TypeVar("_Given")
 _Parsed = TypeVar("_Parsed")
 
 
-def read_services(options: argparse.Namespace) -> tuple[Service, ...]:
-    """Read which services to follow, and behind which VIPs.
+def read_services(options: Options) -> tuple[Service, ...]:
+    """Return the services to follow, with their VIPs and settings.
 
-    In catalog mode the list of Consul's services is one of them, without VIPs; it has the settings of all that opt in.
+    In catalog mode the list of Consul's services is one of them. It has no VIPs; its settings are those of every
+    service that opts in.
 
-    :param options: those of the command line, with the `entries` of the configuration file.
-    :raises UsageError: naming the option, the value and the way out.
+    :raises UsageError: naming the option, the value and how to fix it.
     """
     typed = [_parsed("--service", consul_entry, text) for text in options.service]
     typed += [_parsed("--srv", srv_entry, text) for text in options.srv]
@@ -53,14 +53,14 @@ def read_services(options: argparse.Namespace) -> tuple[Service, ...]:
         raise UsageError(str(error)) from None
 
 
-def vip_ranges(options: argparse.Namespace) -> Sequence[Network]:
-    """Return where automatic VIPs come from, and where those of a catalog have to lie."""
+def vip_ranges(options: Options) -> Sequence[Network]:
+    """Return the ranges that automatic VIPs are taken from, and in which the VIPs of a catalog have to lie."""
     return options.vip_range or DEFAULT_RANGES
 
 
-def _completed(entry: Entry, options: argparse.Namespace) -> Service:
-    """Give a service what it has no own of."""
-    own = argparse.Namespace(**{**vars(options), **entry.settings})
+def _completed(entry: Entry, options: Options) -> Service:
+    """Return a service with its settings: its own, else those of the options."""
+    own = replace(options, **entry.settings)
     try:
         health = _passive_health(own)
     except UsageError as error:
@@ -71,12 +71,12 @@ def _completed(entry: Entry, options: argparse.Namespace) -> Service:
         health=health,
         policy=RemovalPolicy(own.max_removal, own.hold),
         filter=own.filter,
-        tags=tuple(own.tag),
+        tags=own.tag,
         linger=own.linger,
     )
 
 
-def _passive_health(options: argparse.Namespace) -> PassiveHealth:
+def _passive_health(options: Options) -> PassiveHealth:
     if options.eject_time > options.eject_max:
         raise UsageError(
             f"--eject-time {options.eject_time}ms is more than --eject-max {options.eject_max}ms; raise the second"

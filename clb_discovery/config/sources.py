@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
+from clb_discovery.config.options import Options
 from clb_discovery.model.address import is_ipv4
 from clb_discovery.model.service import CATALOG, CONSUL, SRV, STATIC, Service
 from clb_discovery.sources.base import Source
@@ -20,11 +19,12 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def open_sources(options: argparse.Namespace, services: Sequence[Service]) -> AsyncIterator[Mapping[str, Source]]:
-    """Make the source of each service, by its name; what they share is closed when the block is left.
+async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIterator[Mapping[str, Source]]:
+    """Open the source of each service; connections that they share are closed when the block is left.
 
-    Clients that are not needed are not imported: they are most of the start-up time.
+    Clients are imported only if a service needs them: their import is most of the start-up time.
 
+    :returns: the sources, by their names.
     :raises UsageError: if a name, an address or a resolver cannot be used.
     """
     sources: dict[str, Source] = {
@@ -45,7 +45,7 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
         return HostNames(resolvers(), bounds=(options.min_ttl, options.max_ttl))
 
     if options.resolver:
-        resolvers()  # which checks them
+        resolvers()  # checks the addresses, even if no service needs DNS
     async with AsyncExitStack() as stack:
         consul = [service for service in services if service.source == CATALOG or service.source.startswith(CONSUL)]
         if consul:
@@ -57,7 +57,7 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
             given = {variable: getattr(options, name[2:].replace("-", "_")) for variable, name in OPTIONS.items()}
             server = server_from_environment(
                 options.consul or None,
-                os.environ,
+                options.consul_environment,
                 given,
                 options.datacenter,
                 names=Names(host_names),
@@ -89,5 +89,5 @@ async def open_sources(options: argparse.Namespace, services: Sequence[Service])
 
 
 def _families(service: Service) -> frozenset[bool]:
-    """Return the families of its VIPs, True for IPv4."""
+    """Return the address families of its VIPs, True for IPv4."""
     return frozenset(is_ipv4(vip.address) for vip in service.vips)

@@ -1,4 +1,7 @@
-"""Values of a configuration file: one text, several texts, or a number; each error names key, value and fix."""
+"""Read the values of a configuration file: one text, several texts, or a number.
+
+Every error names the key, the value and how to fix it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Final, TypeVar
 
 _LONGEST_SHOWN: Final = 200
 _LARGEST: Final = 1 << 64
-"""No number here comes near it, and Python does not write down numbers of thousands of digits."""
+"""Far above every valid number. Python refuses to print numbers of thousands of digits."""
 
 _Parsed = TypeVar("_Parsed")
 
@@ -30,14 +33,14 @@ def text(key: str, value: object) -> str:
 
 
 def texts(key: str, value: object) -> list[str]:
-    """Return the texts of an array, or one that stands alone; raises as `text`."""
+    """Return the texts of an array, or a single text as the only one; raises as `text`."""
     return [text(key, item) for item in value] if isinstance(value, list) else [text(key, value)]
 
 
 def number(table: Mapping[str, object], key: str, default: int, most: int) -> int:
     """Return an integer of a table.
 
-    :raises ValueError: if it is none from 0 to `most`.
+    :raises ValueError: if the value is not an integer from 0 to `most`.
     """
     value = table.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
@@ -46,9 +49,9 @@ def number(table: Mapping[str, object], key: str, default: int, most: int) -> in
 
 
 def parsed(key: str, parse: Callable[[str], _Parsed], value: object) -> _Parsed:
-    """Return what a parser of `values` makes of one text; errors get the key in front.
+    """Return the result of a parser for one text.
 
-    :raises ValueError: as `text` and the parser do.
+    :raises ValueError: as `text` and the parser do, with the key in front.
     """
     found = text(key, value)
     try:
@@ -60,7 +63,7 @@ def parsed(key: str, parse: Callable[[str], _Parsed], value: object) -> _Parsed:
 def refuse_unknown(keys: Collection[str], known: Collection[str]) -> None:
     """Make sure that every key is known.
 
-    :raises ValueError: naming the one that is not, and the nearest that is.
+    :raises ValueError: naming the unknown key and the nearest known one.
     """
     for key in keys:
         if key not in known:
@@ -70,7 +73,7 @@ def refuse_unknown(keys: Collection[str], known: Collection[str]) -> None:
 
 
 def shown(value: object) -> str:
-    """Return a value as messages show it: on one line, and bounded."""
+    """Return a value as messages show it: on one line, and shortened."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _LARGEST:
         return f"{value:#x}"[:_LONGEST_SHOWN]
     try:

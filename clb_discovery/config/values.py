@@ -1,6 +1,6 @@
-"""Reading what operators write: VIPs, `NAME[=VIP]`, durations and shares.
+"""Read the values that operators write: VIPs, `NAME[=VIP]`, durations and shares.
 
-Everything raises ValueError with a message that names the value and the way out; the command line adds the option.
+Every function raises ValueError with a message that names the value and how to fix it. The caller adds the option.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 def parse_assignment(text: str, default: Protocol = Protocol.TCP) -> tuple[str, tuple[Vip, ...]]:
     """Read `NAME=VIP[,VIP...]`, or `NAME` for automatic VIPs.
 
-    :returns: the name and its VIPs; none where it is to get automatic ones.
+    :returns: the name and its VIPs; no VIPs if it gets automatic ones.
     """
     name, equals, vips = text.rpartition("=") if "=" in text else (text, "", "")
     if not name or len(name.encode()) > MAX_NAME or not name.isprintable():
@@ -35,21 +35,22 @@ def parse_assignment(text: str, default: Protocol = Protocol.TCP) -> tuple[str, 
 
 
 def srv_protocol(record: str) -> Protocol:
-    """Return the protocol that an SRV record name says (RFC 2782): UDP for `_dns._udp.example`, else TCP."""
+    """Return the protocol in the name of an SRV record (RFC 2782): UDP for `_dns._udp.example`, else TCP."""
     labels = record.lower().split(".")
     return Protocol.UDP if "_udp" in labels[1:2] else Protocol.TCP
 
 
 def srv_service(record: str) -> str:
-    """Return the service that an SRV record name says (RFC 2782): `redis` for `_redis._tcp.example`."""
+    """Return the service in the name of an SRV record (RFC 2782): `redis` for `_redis._tcp.example`."""
     return record.split(".", 1)[0].removeprefix("_") or record
 
 
 def merge_services(services: Iterable[Service], places: Mapping[str, str] | None = None) -> tuple[Service, ...]:
-    """Join services of one source, whose VIPs add up, automatic ones too, and refuse what can never work.
+    """Join services of the same source: their VIPs add up, including automatic ones.
 
-    :param places: where each source stands, for messages.
-    :raises ValueError: if two services claim one VIP, or a real server is at a VIP, which would lead in a circle.
+    :param places: where each source is written, for messages.
+    :raises ValueError: if two services claim one VIP, or if a real server has the address of a VIP, so that connects
+        would go in a circle.
     """
     places = places or {}
     merged: dict[str, Service] = {}
@@ -82,7 +83,7 @@ def _refuse_circles(services: Iterable[Service], holders: Mapping[Vip, str], pla
 
 
 def parse_listener(text: str) -> tuple[str, int]:
-    """Read where to listen, `127.0.0.1:9100` or `[::1]:9100`; return address and port."""
+    """Read `127.0.0.1:9100` or `[::1]:9100`; return address and port."""
     host, colon, port = text.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     bracketed = host != bare
@@ -105,7 +106,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_consul_wait(text: str) -> float:
-    """Read how long a query to Consul waits for news, 1 s to 10 min; return seconds."""
+    """Read how long a query to Consul waits for a change, 1 s to 10 min; return seconds."""
     seconds = parse_duration(text)
     if not 1 <= seconds <= 600:
         raise ValueError(f"{text!r} is not from 1s to 10m")

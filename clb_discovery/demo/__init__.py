@@ -1,1 +1,1 @@
-"""The whole product in half a minute, on an embedded DNS server and local real servers."""
+"""`clb-discovery demo`: the whole product in half a minute, with an embedded DNS server and local real servers."""

@@ -1,9 +1,9 @@
-"""A bar chart in plain text: what was measured against what was expected. Pure: rows in, lines out.
+"""A bar chart in plain text: measured shares beside expected ones. Pure: rows in, lines out.
 
     10.64.0.1:6379              weight  2,114 connects         expected  measured
       redis-1  127.0.0.11:7001      60  ############|             60.0%     59.1%
 
-The bar is what was measured, the mark is where it should end.
+The bar shows the measured share, and the mark shows where it should end.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Final, NamedTuple
 from clb_discovery.terminal.bar import ASCII, WIDTH, Glyphs, bar
 
 _ADDRESS: Final = 15
-"""Least cells of an address, so that charts of both families have their bars in one column."""
+"""Least cells of an address. It puts the bars of charts of both families in one column."""
 
 
 class Row(NamedTuple):
-    """One bar and what stands around it."""
+    """One bar and the text beside it."""
 
     name: str
     address: str
@@ -26,11 +26,11 @@ class Row(NamedTuple):
     expected: float
     """Share, 0 to 1."""
     measured: int
-    """How often."""
+    """Number of connects."""
 
 
 def chart(title: str, rows: Sequence[Row], glyphs: Glyphs = ASCII) -> list[str]:
-    """Draw a chart with a head; shares are of the sum of what was measured."""
+    """Draw a chart with a head. Measured shares are relative to the sum of all rows."""
     total = sum(row.measured for row in rows)
     name = max(len(row.name) for row in rows)
     address = max(_ADDRESS, len(title) - 2 - name - 2, *(len(row.address) for row in rows))

@@ -1,7 +1,7 @@
-"""An ordinary client: connects to one address, again and again, and counts who answers.
+"""An ordinary client: it connects to one address repeatedly, and counts the answers of each server.
 
-It is what any application is, and knows of no virtual servers: `python -m clb_discovery.demo.client 10.64.0.1 6379`.
-A few times a second it prints what it has seen since its start, as a line of JSON.
+Like any application it does not know of virtual servers: `python -m clb_discovery.demo.client 10.64.0.1 6379`. Several
+times a second it prints its counts since its start, as a line of JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REPORT_EVERY: Final = 0.1
 
 
 def ask(host: str, port: int) -> str:
-    """Connect, and return the name of the server that answers.
+    """Connect once, and return the name of the server that answers.
 
     :raises OSError: if the connect fails, or the connection ends without an answer.
     """

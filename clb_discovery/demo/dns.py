@@ -1,4 +1,4 @@
-"""An authoritative DNS server for one zone that can be edited while it answers, over UDP and TCP on one port."""
+"""An authoritative DNS server for one zone, over UDP and TCP on one port. The zone can be edited while it runs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MAX_TCP: Final = 65535
 
 
 class Zone:
-    """The records of one domain; an edit counts from the next answer on."""
+    """The records of one domain. The next response has every edit."""
 
     def __init__(self, origin: str, ttl: int) -> None:
         """Start empty.
 
         :param origin: the domain, such as `example.`
-        :param ttl: seconds, of all records and of negative answers.
+        :param ttl: of all records and of negative answers, in seconds.
         """
         self._origin = dns.name.from_text(origin)
         self._ttl = ttl
@@ -37,9 +37,9 @@ class Zone:
         self._records: dict[tuple[dns.name.Name, RdataType], dns.rrset.RRset] = {}
 
     def replace(self, owner: str, kind: RdataType, data: Iterable[str]) -> None:
-        """Put these records in the place of all that the owner has of this type; no data removes them.
+        """Replace all records of this type that the owner has. Without data they are removed.
 
-        :param data: in zone file form, such as `0 60 7001 redis-1.example.`
+        :param data: in the form of a zone file, such as `0 60 7001 redis-1.example.`
         """
         name = dns.name.from_text(owner, self._origin)
         self._records.pop((name, kind), None)
@@ -49,7 +49,7 @@ class Zone:
         self._serial += 1
 
     def respond(self, query: Message) -> Message:
-        """Answer one question with authority, with the addresses of SRV targets that are of this zone."""
+        """Return the authoritative response to one query, with the addresses of SRV targets in this zone."""
         question = query.question[0]
         response = dns.message.make_response(query)
         if not question.name.is_subdomain(self._origin):
@@ -79,7 +79,7 @@ class Zone:
 class DnsServer:
     """Serves a zone on one address.
 
-    :ivar failing: answer everything with SERVFAIL.
+    :ivar failing: respond to every query with SERVFAIL.
     """
 
     def __init__(self, zone: Zone) -> None:
@@ -89,7 +89,7 @@ class DnsServer:
         self._tcp: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> None:
-        """Listen; the port is free for both protocols."""
+        """Listen. The port has to be free in both protocols."""
         loop = asyncio.get_running_loop()
         self._tcp = await asyncio.start_server(self._serve, host, port)
         self._udp, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), (host, port))
@@ -102,7 +102,7 @@ class DnsServer:
             self._tcp.close()
 
     def respond(self, wire: bytes, *, over_tcp: bool) -> bytes | None:
-        """Return the answer to one message, cut short over UDP where it is too large; None to what is no question."""
+        """Return the response to one message, truncated if it is too large for UDP; None if the message is no query."""
         try:
             query = dns.message.from_wire(wire)
             if not query.question:

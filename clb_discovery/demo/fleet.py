@@ -1,15 +1,14 @@
-"""The real servers of the demo as values: what DNS says about them, and what the kernel should make of it."""
+"""The real servers of the demo as values: their records in DNS, and the pools that the kernel should have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from dns.rdatatype import AAAA, SRV, A
 
 from clb_discovery.demo.dns import Zone
-from clb_discovery.layout.alias import effective_weights
 from clb_discovery.model.address import format_endpoint, is_ipv4, parse_address
 from clb_discovery.model.servers import Pool, RealServer, Vip
 
@@ -19,7 +18,7 @@ RECORD: Final = f"_redis._tcp.{DOMAIN}"
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One real server: a name with an address of each family, and a port of its own."""
+    """One real server: a name, an address of each family, and its own port."""
 
     name: str
     ipv4: str
@@ -34,17 +33,17 @@ class Server:
         return f"{self.priority} {self.weight} {self.port} {self.name}.{DOMAIN}."
 
     def behind(self, vip: Vip) -> RealServer:
-        """Return what it is in the pool of a virtual server."""
+        """Return the server as a member of a virtual server's pool."""
         address = parse_address(self.ipv4 if is_ipv4(vip.address) else self.ipv6)
         return RealServer(self.priority, address, self.port, self.weight)
 
     def endpoint(self, vip: Vip) -> str:
-        """Return the address and port that connects to the virtual server end at."""
+        """Return the address and port that connects to the virtual server are sent to."""
         return format_endpoint(self.behind(vip).address, self.port)
 
 
 def publish(servers: Iterable[Server], zone: Zone) -> None:
-    """Make the zone say that the service is these servers; the zone keeps addresses of servers that left."""
+    """Make these servers the targets of the SRV record. The zone keeps the addresses of servers that left."""
     servers = list(servers)
     for server in servers:
         zone.replace(f"{server.name}.{DOMAIN}.", A, [server.ipv4])
@@ -53,14 +52,5 @@ def publish(servers: Iterable[Server], zone: Zone) -> None:
 
 
 def pool(servers: Iterable[Server], vip: Vip) -> Pool:
-    """Return the pool that these servers make."""
+    """Return the pool of a virtual server with these servers."""
     return tuple(sorted(server.behind(vip) for server in servers))
-
-
-def shares(servers: Sequence[Server]) -> dict[str, float]:
-    """Return the share of connects of each server by its name: the lowest priority has them all, by weight."""
-    lowest = min(server.priority for server in servers)
-    tier = [server for server in servers if server.priority == lowest]
-    parts = effective_weights([server.weight for server in tier])
-    shares = {server.name: part / sum(parts) for server, part in zip(tier, parts, strict=True)}
-    return {server.name: shares.get(server.name, 0.0) for server in servers}

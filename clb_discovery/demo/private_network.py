@@ -1,4 +1,4 @@
-"""Step into a network namespace of our own, with the loopback up, so that nothing can leave the machine."""
+"""Enter a new network namespace with only the loopback interface, so that no packet can leave the machine."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _IFF_UP: Final = 0x1
 
 
 def enter_private_network() -> None:
-    """Move this process, and the children it starts from now on, into a fresh network namespace.
+    """Move this process, and the children that it starts from now on, into a new network namespace.
 
-    Call it before any thread starts: a namespace belongs to the calling thread (unshare(2)).
+    Call it before any thread starts, because unshare(2) moves only the calling thread.
 
     :raises HostError: without the privilege (CAP_SYS_ADMIN).
     """

@@ -1,6 +1,6 @@
-"""The demo's own corner of the machine: a cgroup, and the data plane of an instance that is attached to nothing else.
+"""The demo's own part of the machine: a cgroup, and an instance whose data plane is attached to this cgroup only.
 
-Everything here is synchronous, so that a signal cannot cut a clean-up short: the event loop acts on it afterwards.
+All functions here are synchronous, so a signal cannot interrupt a clean-up: the event loop handles it afterwards.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import HostError
 
 _PATIENCE: Final = 5.0
-"""Seconds for a process to end, and for the kernel to let go of its cgroup."""
+"""Seconds for a process to end, and for the kernel to release its cgroup."""
 _POLL: Final = 0.01
 
 
 class Sandbox:
     """A cgroup and an instance, named after this process.
 
-    :ivar cgroup: where the clients live.
-    :ivar pins: of the instance.
+    :ivar cgroup: the cgroup of the clients.
+    :ivar pins: the pins of the instance.
     """
 
     def __init__(self, directory: Path, pins: Pins) -> None:
@@ -41,9 +41,9 @@ class Sandbox:
 
 @contextlib.contextmanager
 def sandbox() -> Iterator[Sandbox]:
-    """Make a sandbox, and leave nothing of it behind when the block ends.
+    """Make a sandbox, and remove all of it when the block ends.
 
-    :raises HostError: if there is no cgroup v2, or no right to make a cgroup.
+    :raises HostError: without cgroup v2, or without the permission to make a cgroup.
     """
     pins = Pins(f"demo-{os.getpid()}")
     directory = cgroup.find_root() / f"clb-{pins.instance}"
@@ -59,7 +59,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Make sure that a child of ours has ended: ask it first, then insist."""
+    """End a child process: by SIGTERM, and by SIGKILL if it does not end in time."""
     process.terminate()
     try:
         process.wait(_PATIENCE)
@@ -80,7 +80,7 @@ def _remove_cgroup(directory: Path) -> None:
         try:
             directory.rmdir()
         except OSError as error:
-            # The kernel is a moment late with processes that have just ended.
+            # The cgroup stays busy for a moment after its processes have ended.
             if error.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise HostError(f"cannot remove {directory}: {error.strerror}; remove it with rmdir") from error
             time.sleep(_POLL)

@@ -1,4 +1,4 @@
-"""Where the demo speaks: a terminal, or anything else that takes lines of text."""
+"""The output of the demo, to a terminal or to another stream of text."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _CLEAR_LINE: Final = "\r\x1b[K"
 
 
 class Screen:
-    """Lines for people; colour and progress only where somebody can see them."""
+    """Lines for people, with colour and progress on terminals only."""
 
     def __init__(self, stream: TextIO, *, color: bool) -> None:
-        """Look at what the stream can show.
+        """Find out which characters and colours the stream can show.
 
-        :param color: whether colour is wanted where a terminal can show it.
+        :param color: whether a terminal gets colour.
         """
         self._stream = stream
         self._is_terminal = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
@@ -25,7 +25,7 @@ class Screen:
         self.glyphs: Final = UNICODE if _can_show(stream, UNICODE) else ASCII
 
     def say(self, text: str = "") -> None:
-        """Print a line for good."""
+        """Print a line that stays."""
         self.end_progress()
         print(text, file=self._stream, flush=True)
 
@@ -35,20 +35,20 @@ class Screen:
         self.say(f"\x1b[1m{text}\x1b[0m" if self._color else text)
 
     def figure(self, lines: list[str]) -> None:
-        """Print a chart: its head dim, its bars green."""
+        """Print a chart, its head dim and its bars green."""
         self.say()
         for number, line in enumerate(lines):
             shade = 2 if number == 0 else 32
             self.say(f"   \x1b[{shade}m{line}\x1b[0m" if self._color else f"   {line}")
 
     def progress(self, text: str) -> None:
-        """Show what is going on until the next line; only on a terminal."""
+        """Show progress until the next line is printed; only on a terminal."""
         if self._is_terminal and text != self._under_way:
             self._under_way = text
             print(f"{_CLEAR_LINE}   {text}", end="", file=self._stream, flush=True)
 
     def end_progress(self) -> None:
-        """Take back what `progress` showed last."""
+        """Remove the text that `progress` showed last."""
         if self._under_way:
             self._under_way = ""
             print(_CLEAR_LINE, end="", file=self._stream, flush=True)

@@ -1,4 +1,4 @@
-"""Real servers: each listens on both families, and says its name to everybody who asks."""
+"""Real servers. Each listens on addresses of both families, and responds with its name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BACKLOG: Final = 1024
 
 
 class Listener:
-    """A server that answers `PING` with `+PONG` and its name, in the manner of Redis."""
+    """A server that responds to `PING` with `+PONG` and its name, like Redis."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -25,14 +25,14 @@ class Listener:
         for host in hosts:
             sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Connections inherit it. Clients close first, so nothing is lost by the reset, and none of thousands of
-            # connections lingers in TIME_WAIT and keeps a port of the client's.
+            # Connections inherit it. Clients close first, so the reset loses no data, and thousands of connections do
+            # not stay in TIME_WAIT and use up the client's ports.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             sock.bind((host, port))
             self._servers.append(await loop.create_server(lambda: _Pong(self.name), sock=sock, backlog=_BACKLOG))
 
     def close(self) -> None:
-        """Stop listening: from now on connects to these addresses are refused."""
+        """Stop listening. From now on connects to these addresses are refused."""
         for server in self._servers:
             server.close()
 

@@ -1,7 +1,7 @@
-"""The demo, in the order in which it is seen.
+"""The steps of the demo, in order.
 
-All of it happens in a network namespace and a cgroup of its own. Signals cancel the one task that the show is; what it
-opened is closed by the context managers that it opened it with, none of which waits for the event loop.
+Everything runs in a network namespace and a cgroup of its own. The show is one task, and signals cancel it. Context
+managers close everything that it opened, and none of them waits for the event loop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
@@ -24,7 +24,7 @@ from clb_discovery.demo import sidecar as sidecars
 from clb_discovery.demo import traffic as clients
 from clb_discovery.demo.chart import Row, chart
 from clb_discovery.demo.dns import DnsServer, Zone
-from clb_discovery.demo.fleet import DOMAIN, RECORD, Server, pool, publish, shares
+from clb_discovery.demo.fleet import DOMAIN, RECORD, Server, pool, publish
 from clb_discovery.demo.private_network import enter_private_network
 from clb_discovery.demo.sandbox import Sandbox, sandbox
 from clb_discovery.demo.screen import Screen
@@ -43,7 +43,7 @@ CONNECTS: Final = 5000
 """Connects to each virtual server that a bar chart waits for."""
 FEWEST_CONNECTS: Final = 500
 SECONDS: Final = 3.5
-"""After this time a bar chart is content with the fewest connects, as on a slow machine."""
+"""After this time `FEWEST_CONNECTS` are enough for a bar chart, as on a slow machine."""
 
 _FIRST: Final = (
     Server("redis-1", "127.0.0.11", 7001, weight=60),
@@ -55,18 +55,18 @@ _JOINING: Final = Server("redis-4", "127.0.0.14", 7004, weight=25)
 _PROVEN: Final = replace(_JOINING, weight=100)
 
 _LINE: Final = 75
-"""Characters of wrapped text."""
+"""Characters of a line of wrapped text."""
 _POLL: Final = 0.02
 _PATIENCE: Final = 30.0
-"""Seconds after which something that should happen is taken for broken."""
+"""Seconds until a step that does not end counts as failed."""
 
 
 def show(*, color: bool) -> int:
-    """Show it all.
+    """Run the demo.
 
-    :param color: whether a terminal may get colour.
-    :returns: the exit code: 1 if any connect failed, or reached a server that it should not.
-    :raises ClbError: if something is missing or breaks.
+    :param color: whether a terminal gets colour.
+    :returns: the exit code: 1 if any connect failed or reached a wrong server.
+    :raises ClbError: if the host lacks something, or a step fails.
     """
     enter_private_network()
     cgroup.find_root()
@@ -84,7 +84,7 @@ async def _perform(screen: Screen) -> int:
         task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(number) is signal.SIG_IGN:  # as nohup sets it
             continue
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
     try:
@@ -94,20 +94,20 @@ async def _perform(screen: Screen) -> int:
         with contextlib.suppress(OSError):  # the terminal may be gone
             screen.say()
             screen.say("Interrupted. Everything is cleaned up.")
-        return 128 + signals[0]  # as a shell reports it
+        return 128 + signals[0]  # the code that shells use for signals
     screen.say("Everything is cleaned up.")
     if succeeded:
-        _say_what_next(screen)
+        _suggest_commands(screen)
     return 0 if succeeded else 1
 
 
 class Show:
-    """One performance."""
+    """One run of the demo."""
 
     def __init__(self, screen: Screen, place: Sandbox, stack: ExitStack) -> None:
-        """Prepare; nothing happens yet.
+        """Prepare, without any effect yet.
 
-        :param stack: closes what the show opens.
+        :param stack: closes everything that the show opens.
         """
         self._screen = screen
         self._place = place
@@ -124,7 +124,7 @@ class Show:
     async def play(self) -> bool:
         """Play every step.
 
-        :returns: whether every connect reached a server that it should.
+        :returns: whether no connect failed or reached a wrong server.
         """
         started = _now()
         self._screen.say("clb-discovery demo: the kernel sends each connect(2) to a server that DNS names.")
@@ -173,7 +173,7 @@ class Show:
         await self._measure()
 
     async def _change(self, title: str, servers: Sequence[Server], joining: Server | None = None) -> None:
-        """Change what DNS says, wait until the kernel follows, and measure."""
+        """Change the records in DNS, wait until the kernel has the new pools, and measure."""
         self._screen.title(title)
         if joining:
             await self._listen(joining)
@@ -226,7 +226,8 @@ class Show:
         self._listeners[server.name] = listener
 
     async def _measure(self) -> None:
-        """Show who answers the connects that begin now."""
+        """Show which servers get the connects that begin now."""
+        targets = sidecars.target_shares(self._place.pins)
         window, started = Window(self._traffic), _now()
         await self._until(window.has_begun, "the clients connect")
 
@@ -238,22 +239,20 @@ class Show:
         await self._until(is_enough, f"each client has connected {FEWEST_CONNECTS:,} times")
         for vip in self._vips:
             answers = window.answers(vip)
-            self._strays += sum(answers[name] for name in self._listeners if not self._expected(name))
-            rows = [self._row(name, vip, answers[name]) for name in sorted(self._listeners)]
+            rows = [self._row(name, vip, targets[str(vip)], answers[name]) for name in sorted(self._listeners)]
+            self._strays += sum(row.measured for row in rows if not row.expected)
             self._screen.figure(chart(str(vip), rows, self._screen.glyphs))
 
-    def _row(self, name: str, vip: Vip, measured: int) -> Row:
+    def _row(self, name: str, vip: Vip, targets: Mapping[str, float], measured: int) -> Row:
         server = next((server for server in self._servers if server.name == name), None)
         if server is None:
             return Row(name, "", "gone", 0.0, measured)
+        address = server.endpoint(vip)
         weight = "backup" if server.priority else str(server.weight)
-        return Row(name, server.endpoint(vip), weight, self._expected(name), measured)
-
-    def _expected(self, name: str) -> float:
-        return shares(self._servers).get(name, 0.0)
+        return Row(name, address, weight, targets[address], measured)
 
     def _has_arrived(self) -> bool:
-        assert self._sidecar is not None  # noqa: S101 - only asked for while it runs
+        assert self._sidecar is not None  # noqa: S101 - called only while it runs
         pools = self._sidecar.pools()
         return all(pools.get(vip) == pool(self._servers, vip) for vip in self._vips)
 
@@ -261,11 +260,12 @@ class Show:
         return self._sidecar.error() if self._sidecar else None
 
     async def _until(self, condition: Callable[[], bool], what: str, *, clients_may_end: bool = False) -> None:
-        """Wait for something that is going to happen, while sidecar and clients are well.
+        """Wait until a condition is true, and check that sidecar and clients run.
 
-        Looks are counted, not seconds, so that the demo may be stopped (Ctrl-Z) and go on.
+        The wait is limited by the number of checks, not by a clock, so the demo can be suspended (Ctrl-Z) and resumed.
 
-        :raises ClbError: if it does not.
+        :param what: the condition in words, for the error.
+        :raises ClbError: if the condition does not become true, or if one of them ends.
         """
         for _ in range(int(_PATIENCE / _POLL)):
             if self._sidecar:
@@ -299,8 +299,8 @@ def _try(vip: Vip) -> str:
         return error.strerror or str(error)
 
 
-def _say_what_next(screen: Screen) -> None:
-    """Name the commands to go on with, as they work from here."""
+def _suggest_commands(screen: Screen) -> None:
+    """Print commands to try next, in the form in which they work here."""
     program = sys.argv[0] if os.access(sys.argv[0], os.X_OK) else "clb-discovery"
     program = "clb-discovery" if shutil.which("clb-discovery") == os.path.realpath(program) else program
     program = f"sudo {program}" if "SUDO_USER" in os.environ else program

@@ -1,4 +1,4 @@
-"""The real sidecar, run as anybody runs it, and looked at from outside."""
+"""The real sidecar as a process, observed from outside."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from clb_discovery.datapath import instance
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.demo.sandbox import end
+from clb_discovery.documents.status import virtual_servers
 from clb_discovery.errors import ClbError, HostError
 from clb_discovery.model.servers import Pool, Vip
+from clb_discovery.terminal.screen import endpoint
 
 
 class Sidecar:
@@ -28,18 +30,19 @@ class Sidecar:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Its process id."""
         return self._process.pid
 
     def kill(self) -> None:
-        """Kill it, without a chance to tidy up."""
+        """Kill it, so that it cannot clean up."""
         self._process.kill()
         self._process.wait()
 
     def check(self) -> None:
-        """Make sure that it runs.
+        """Check that it runs.
 
-        :raises ClbError: with the reason that it gave, of the kind that its exit code says.
+        :raises HostError: if it has ended with that exit code, with its message.
+        :raises ClbError: if it has ended otherwise.
         """
         code = self._process.poll()
         if code is None:
@@ -51,7 +54,7 @@ class Sidecar:
         raise ClbError(f"the sidecar ended with {code}: {reason}")
 
     def error(self) -> str | None:
-        """Return why its source cannot answer now, as `status` has it; None while all is well."""
+        """Return the error of its source, as in `status`; None if there is none."""
         sources = instance.Instance(self._pins.instance).read_state().get("sources", [])
         return next((str(source["error"]) for source in sources if source["error"]), None)
 
@@ -61,6 +64,17 @@ class Sidecar:
             return {}
         with Maps(self._pins) as maps:
             return {vip: published.pool for vip, published in maps.read().virtual.items()}
+
+
+def target_shares(pins: Pins) -> Mapping[str, Mapping[str, float]]:
+    """Return the target shares of `status`: by VIP, then by the address and port of the real server."""
+    with Maps(pins) as maps:
+        installed = maps.read()
+        found = virtual_servers(installed, maps.servers(installed))
+    return {
+        endpoint(virtual): {endpoint(real): real["target_share"] for real in virtual["real_servers"]}
+        for virtual in found
+    }
 
 
 @contextlib.contextmanager
@@ -74,7 +88,7 @@ def running(arguments: Sequence[str], pins: Pins) -> Iterator[Sidecar]:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                process_group=0,  # Ctrl-C is for the demo, which then ends its children in order
+                process_group=0,  # Ctrl-C reaches only the demo, which ends its children in order
             )
         try:
             yield Sidecar(process, pins, path)
@@ -83,7 +97,7 @@ def running(arguments: Sequence[str], pins: Pins) -> Iterator[Sidecar]:
 
 
 def as_typed(arguments: Sequence[str]) -> list[str]:
-    """Return the command as somebody would type it, an option a line."""
+    """Return the command as it is typed, with one option a line."""
     lines = ["clb-discovery"]
     for argument in arguments:
         if argument.startswith("--"):

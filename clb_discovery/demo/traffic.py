@@ -1,4 +1,4 @@
-"""The clients under way, and what they have reported."""
+"""The running clients, and their reports."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _ENTER_CGROUP: Final = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
 
 
 class Report(NamedTuple):
-    """What one client has seen since its start."""
+    """The counts of one client since its start."""
 
     at: float = 0.0
-    """When, on the clock that all processes share (CLOCK_MONOTONIC)."""
+    """Time of the report, in seconds of CLOCK_MONOTONIC, which all processes share."""
     answers: Mapping[str, int] = {}
-    """Connects by the name of the server that answered."""
+    """Connects by the name of the server that responded."""
     failures: Mapping[str, int] = {}
-    """Failed connects by their reason."""
+    """Failed connects by reason."""
 
     @property
     def connects(self) -> int:
-        """Return the connects, failed ones too."""
+        """Return the number of connects, failed ones included."""
         return sum(self.answers.values()) + sum(self.failures.values())
 
 
@@ -50,9 +50,9 @@ class Client:
             ["/bin/sh", "-c", _ENTER_CGROUP, str(cgroup), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            process_group=0,  # Ctrl-C is for the demo, which then ends its children in order
+            process_group=0,  # Ctrl-C reaches only the demo, which ends its children in order
         )
-        assert self.process.stdout is not None  # noqa: S101 - a pipe, as asked for
+        assert self.process.stdout is not None  # noqa: S101 - it is a pipe
         self._output: Final = self.process.stdout.fileno()
         self._partial = b""
         self.finished = False
@@ -70,7 +70,7 @@ class Client:
             self.report = Report(**json.loads(lines[-1]))
 
     def check(self) -> None:
-        """Make sure that it still connects.
+        """Check that it still runs.
 
         :raises ClbError: if it has ended.
         """
@@ -82,7 +82,7 @@ class Client:
         asyncio.get_running_loop().remove_reader(self._output)
         self.process.kill()
         self.process.wait()
-        assert self.process.stdout is not None  # noqa: S101 - a pipe, as asked for
+        assert self.process.stdout is not None  # noqa: S101 - it is a pipe
         self.process.stdout.close()
 
 
@@ -94,12 +94,12 @@ class Traffic:
 
     @property
     def connects(self) -> int:
-        """Connects since the start, failed ones too."""
+        """Connects since the start, failed ones included."""
         return sum(client.report.connects for client in self.clients)
 
     @property
     def failures(self) -> Counter[str]:
-        """Failed connects since the start by their reason."""
+        """Failed connects since the start, by reason."""
         total: Counter[str] = Counter()
         for client in self.clients:
             total.update(client.report.failures)
@@ -111,7 +111,7 @@ class Traffic:
         return all(client.finished for client in self.clients)
 
     def check(self) -> None:
-        """Make sure that all clients still connect.
+        """Check that all clients still run.
 
         :raises ClbError: if one has ended.
         """
@@ -119,34 +119,34 @@ class Traffic:
             client.check()
 
     def stop(self) -> None:
-        """Ask the clients to finish the connect in hand, report, and end."""
+        """Let each client finish its current connect, report, and end."""
         for client in self.clients:
             client.process.terminate()
 
 
 class Window:
-    """The connects since a moment: whatever it counts was begun after that moment."""
+    """The connects since a moment. It counts only connects that began after that moment."""
 
     def __init__(self, traffic: Traffic) -> None:
-        """Begin now; the first reports made from now on are where counting starts."""
+        """Begin now. Counting starts at the first report that each client makes from now on."""
         self._traffic = traffic
         self._begin = time.monotonic()
         self._first: dict[Vip, Report] = {}
 
     def has_begun(self) -> bool:
-        """Take first reports that have come, and tell whether every client has made one."""
+        """Take the first reports, and return whether every client has made one."""
         for client in self._traffic.clients:
             if client.vip not in self._first and client.report.at >= self._begin:
                 self._first[client.vip] = client.report
         return len(self._first) == len(self._traffic.clients)
 
     def answers(self, vip: Vip) -> Counter[str]:
-        """Return the connects to a virtual server by who answered."""
+        """Return the connects to a virtual server by the name of the real server."""
         report = next(client.report for client in self._traffic.clients if client.vip == vip)
         return Counter(report.answers) - Counter(self._first[vip].answers)
 
     def fewest(self) -> int:
-        """Return the connects, failed ones too, to the virtual server that has fewest."""
+        """Return the fewest connects to any virtual server, failed ones included."""
         return min(client.report.connects - self._first[client.vip].connects for client in self._traffic.clients)
 
 

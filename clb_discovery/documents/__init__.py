@@ -1,1 +1,1 @@
-"""What status, plan and trace report, as JSON."""
+"""The JSON documents of status, plan and trace, and the facts that commands derive from them."""

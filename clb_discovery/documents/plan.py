@@ -1,4 +1,4 @@
-"""What a plan would change, one virtual server at a time, for people and scripts."""
+"""The document of `plan --json`: the changes that a plan would make, one virtual server at a time."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.address import format_address
 from clb_discovery.model.answer import Rejected
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import RealServer, Vip
 from clb_discovery.publication.changes import Changes, changes, setting_changes
 
 
-def preview(  # noqa: PLR0913 - one for each thing that is looked at
+def preview(
     before: Installed,
     after: Installed,
     rejected: Iterable[Rejected],
     waiting: Collection[str],
-    hidden: Collection[Vip],
     *,
     names: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Build the document that `plan --json` prints.
 
-    :param after: the result of a plan.
+    :param before: the present state of the kernel's maps.
+    :param after: their state after the plan.
     :param waiting: sources whose removals are held until another answer confirms them.
-    :param hidden: virtual servers of our own that are nobody's business.
     :param names: hosts files that would change, each with the lines that are `added` and `removed`.
     """
-    vips = sorted((before.virtual.keys() | after.virtual.keys()) - set(hidden))
+    vips = sorted(before.virtual.keys() | after.virtual.keys())
     found = (_change(vip, before.virtual.get(vip), after.virtual.get(vip), waiting) for vip in vips)
     return {
         "changes": [change for change in found if change is not None],
@@ -39,13 +39,13 @@ def preview(  # noqa: PLR0913 - one for each thing that is looked at
 
 def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Collection[str]) -> dict[str, Any] | None:
     there = new or old
-    if there is None:
+    source = there.label.source if there and there.label else None
+    if there is None or is_own(source):
         return None
     pools = changes((old.pool if old else None) or (), (new.pool if new else None) or ())
     settings = {name: list(both) for name, both in setting_changes(old, new).items()}
     if old and new and pools == Changes((), (), ()) and not settings and old.pool is not None:
         return None
-    source = there.label.source if there.label else None
     return {
         "action": "change" if old and new else "add" if new else "remove",
         "service": there.label.service if there.label else None,

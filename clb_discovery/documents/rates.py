@@ -1,4 +1,4 @@
-"""How fast the counters of `status --json` move between two documents."""
+"""Rates of the counters in `status --json`, from two documents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Key = tuple[str, int, str, str, int]
 
 
 class Rate(NamedTuple):
-    """Per second."""
+    """Events per second."""
 
     connects: float
     failures: float
@@ -19,8 +19,8 @@ class Rate(NamedTuple):
 def rates(before: Mapping[str, Any], after: Mapping[str, Any], seconds: float) -> dict[Key, Rate]:
     """Compare two documents.
 
-    :param seconds: between them.
-    :returns: the rates of real servers that are in both. One that was counted anew in between has none.
+    :param seconds: the time between them.
+    :returns: the rates of the real servers that are in both. A server whose counters have started again has no rate.
     """
     then, found = dict(_counters(before)), {}
     for key, (connects, failures) in _counters(after):
@@ -31,7 +31,7 @@ def rates(before: Mapping[str, Any], after: Mapping[str, Any], seconds: float) -
 
 
 def key_of(virtual: Mapping[str, Any], real: Mapping[str, Any]) -> Key:
-    """Return which real server of which virtual server this is."""
+    """Return the key of a real server of a virtual server."""
     return virtual["address"], virtual["port"], virtual["protocol"], real["address"], real["port"]
 
 

@@ -1,7 +1,8 @@
-"""Which share of the connects each real server of a pool should get now.
+"""The target share of each real server: the part of a pool's connects that it should get now.
 
-The kernel's own rules (bpf/choose.h): the lowest tier with a server that is not ejected, by weight among those of its
-servers that are not; if all are ejected, the lowest tier as if none were. Servers beyond MAX_TIERS tiers are not used.
+The rules are those of the kernel programs (bpf/choose.h). The lowest tier with a server that is not ejected gets all
+connects, and its servers that are not ejected share them by weight. If every server is ejected, the lowest tier is used
+as if none were. Tiers beyond the first MAX_TIERS are not used.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from clb_discovery.model.servers import MAX_TIERS
 
 
 class Member(NamedTuple):
-    """What counts of a real server."""
+    """The facts about a real server that its share depends on."""
 
     priority: int
     weight: int
@@ -27,12 +28,12 @@ def target_shares(pool: Sequence[Member]) -> list[float]:
         return []
     tiers = sorted({member.priority for member in pool})[:MAX_TIERS]
     usable = {member.priority for member in pool if not member.ejected}
-    everybody_is_out = usable.isdisjoint(tiers)
+    all_ejected = usable.isdisjoint(tiers)
     tier = next((tier for tier in tiers if tier in usable), tiers[0])
     places = [place for place, member in enumerate(pool) if member.priority == tier]
     parts = effective_weights([pool[place].weight for place in places])
     shares = [0.0] * len(pool)
     for place, part in zip(places, parts, strict=True):
-        shares[place] = float(part) if everybody_is_out or not pool[place].ejected else 0.0
+        shares[place] = float(part) if all_ejected or not pool[place].ejected else 0.0
     total = sum(shares)
     return [share / total for share in shares]

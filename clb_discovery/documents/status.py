@@ -1,30 +1,32 @@
-"""The document that `status --json` prints, put together from what the kernel holds and what the sidecar said last."""
+"""The document of `status --json`, built from the kernel's maps and from the last state that the sidecar wrote."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from clb_discovery.documents.shares import Member, target_shares
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Info, Server
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP
 from clb_discovery.model.address import format_address
 from clb_discovery.model.neighbours import Overlap
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import RealServer, Vip
 
 
 class Datapath(NamedTuple):
-    """What is loaded, and whether it works."""
+    """The loaded data plane, and whether it is in effect."""
 
     info: Info
     installed: Installed
     servers: Mapping[bytes, Server]
-    """What became of connects, by packed member."""
+    """Counters of connects, by packed member."""
     ineffective: str | None
-    """Why connects do not meet the programs, or None if they do."""
+    """Why the programs are not in effect, or None if they are."""
     records_lost: int
-    """How often there was no memory to remember where a socket was sent."""
+    """How often there was no memory for the record of a socket."""
     overlaps: Sequence[Overlap] = ()
     """Other instances that serve the same VIPs."""
 
@@ -37,15 +39,13 @@ def document(  # noqa: PLR0913 - the parts of the document
     datapath: Datapath | None,
     pid: int | None,
     state: Mapping[str, Any],
-    hidden: frozenset[Vip],
     listening: Collection[Vip] = (),
 ) -> dict[str, Any]:
-    """Build the document; its shape is part of the contract with scripts.
+    """Build the document. Scripts rely on its shape.
 
-    :param datapath: None where nothing is loaded.
-    :param pid: of the running sidecar, or None.
-    :param state: what the sidecar said last, with `last_sync`, `config_error` and `sources`.
-    :param hidden: virtual servers of our own that are nobody's business.
+    :param datapath: None if nothing is loaded.
+    :param pid: process id of the running sidecar, or None.
+    :param state: the state that the sidecar wrote last: `last_sync`, `config_error`, `sources` and `unpublished`.
     :param listening: the VIPs on which a program of this host listens.
     """
     return {
@@ -59,13 +59,7 @@ def document(  # noqa: PLR0913 - the parts of the document
             "config_error": state.get("config_error"),
         },
         "sources": state.get("sources", []),
-        "virtual_servers": [
-            _virtual_server(vip, published, datapath.servers) | {"listens_here": vip in listening}
-            for vip, published in sorted(datapath.installed.virtual.items())
-            if vip not in hidden
-        ]
-        if datapath
-        else [],
+        "virtual_servers": virtual_servers(datapath.installed, datapath.servers, listening) if datapath else [],
         "unpublished": state.get("unpublished", []),
     }
 
@@ -86,12 +80,29 @@ def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
 
 
 def features(bits: int) -> dict[str, bool]:
-    """Return the CLB_FEATURE_* bits by the names of the contract."""
+    """Return the CLB_FEATURE_* bits under the names that the document uses."""
     return {"errno": bool(bits & FEATURE_ERRNO), "loop": bool(bits & FEATURE_LOOP)}
 
 
+def virtual_servers(
+    installed: Installed, servers: Mapping[bytes, Server], listening: Collection[Vip] = ()
+) -> list[dict[str, Any]]:
+    """Build the part of the document with the virtual servers and their real servers, sorted by VIP.
+
+    :param servers: counters of connects, by packed member.
+    :param listening: as for `document`.
+    """
+    return [
+        _virtual_server(vip, published, servers) | {"listens_here": vip in listening}
+        for vip, published in sorted(installed.virtual.items())
+        if not is_own(published.label.source if published.label else None)
+    ]
+
+
 def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Server]) -> dict[str, Any]:
-    key = elements.pack_vip(vip)
+    key, pool = elements.pack_vip(vip), published.pool or ()
+    found = [_of(servers, elements.pack_member(key, server)) for server in pool]
+    members = [Member(one.priority, one.weight, bool(had.ejected_until)) for one, had in zip(pool, found, strict=True)]
     return {
         "service": published.label.service if published.label else None,
         "source": published.label.source if published.label else None,
@@ -100,11 +111,9 @@ def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Serv
         "protocol": vip.protocol.name.lower(),
         "algorithm": str(published.algorithm) if published.algorithm is not None else None,
         "generation": published.generation,
-        "connects": sum(_of(servers, elements.pack_member(key, server)).connects for server in published.pool or ()),
+        "connects": sum(had.connects for had in found),
         "refused": _of(servers, elements.refusal(key)).connects,
-        "real_servers": [
-            _real_server(server, _of(servers, elements.pack_member(key, server))) for server in published.pool or ()
-        ],
+        "real_servers": [_real_server(*one) for one in zip(pool, found, target_shares(members), strict=True)],
     }
 
 
@@ -112,12 +121,13 @@ def _of(servers: Mapping[bytes, Server], member: bytes) -> Server:
     return servers.get(member) or elements.unpack_server(elements.NEW_SERVER)
 
 
-def _real_server(server: RealServer, found: Server) -> dict[str, Any]:
+def _real_server(server: RealServer, found: Server, target: float) -> dict[str, Any]:
     return {
         "address": format_address(server.address),
         "port": server.port,
         "weight": server.weight,
         "priority": server.priority,
+        "target_share": target,
         "state": "ejected" if found.ejected_until else "active",
         "probing": bool(found.ejected_until and found.probing),
         "connects": found.connects,

@@ -1,6 +1,6 @@
-"""From decisions and outcomes, as programs report them, to one line for each connect.
+"""One line for each connect, joined from the decision and the outcome that the kernel programs report.
 
-A decision knows the process and an outcome does not; the two are joined by the socket's cookie.
+The decision names the process and the outcome does not. The socket's cookie joins the two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from clb_discovery.model.address import format_endpoint
 from clb_discovery.model.servers import Protocol
 
 _REMEMBERED: Final = 65536
-"""Connects whose outcome is still waited for, at most."""
+"""At most so many connects wait for their outcome."""
 
 
 class Kind(IntEnum):
@@ -31,19 +31,19 @@ class Kind(IntEnum):
 
 
 OUTCOMES: Final = tuple(kind.name.lower().replace("_", "-") for kind in Kind)
-"""The words for them."""
+"""The kinds as `trace` prints them."""
 DROPPED: Final = "dropped"
-"""What stands in place of connects that came faster than they were read."""
+"""The outcome of a line that stands for connects that came faster than they were read."""
 _LONGEST_COMMAND: Final = 15
-"""Bytes that the kernel keeps of a program's name (TASK_COMM_LEN)."""
+"""Bytes of a program's name that the kernel keeps (TASK_COMM_LEN)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One connect and what became of it."""
+    """One connect and its outcome."""
 
     time: int
-    """Of the outcome: nanoseconds of CLOCK_MONOTONIC."""
+    """When the outcome came, in nanoseconds of CLOCK_MONOTONIC."""
     process: int | None
     command: str | None
     cgroup: int | None
@@ -54,14 +54,14 @@ class Line:
     real_server: str | None
     outcome: str
     latency: int | None
-    """Nanoseconds from the decision to the outcome, where there is a connect to wait for."""
+    """Nanoseconds from the decision to the outcome; None unless this outcome ends a connect."""
 
     def document(self, time: str, cgroup: str | None, service: str | None) -> dict[str, Any]:
         """Return the object that `trace --json` prints.
 
-        :param time: as RFC 3339 text.
+        :param time: in the format of RFC 3339.
         :param cgroup: path of the cgroup.
-        :param service: whose virtual server it is.
+        :param service: the service of the virtual server.
         """
         return {
             "time": time,
@@ -77,7 +77,7 @@ class Line:
 
 
 def dropped(time: int) -> Line:
-    """Return what is told of connects that nobody could read in time.
+    """Return the line that stands for connects that were not read in time.
 
     :param time: nanoseconds of CLOCK_MONOTONIC.
     """
@@ -86,16 +86,16 @@ def dropped(time: int) -> Line:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which connects are to be told: one of each kind; all where none is named."""
+    """The filters of `trace`. A line has to match one value of each kind; a kind without values matches all lines."""
 
     services: frozenset[str] = frozenset()
     commands: frozenset[str] = frozenset()
     outcomes: frozenset[str] = frozenset()
 
     def takes(self, line: Line, service: str | None) -> bool:
-        """Tell whether a connect is wanted. That some were dropped always is.
+        """Return whether a line matches. The line of dropped connects always does.
 
-        :param service: whose virtual server it is.
+        :param service: the service of the line's virtual server.
         """
         if line.outcome == DROPPED:
             return True
@@ -107,16 +107,16 @@ class Wanted:
 
 
 class Joiner:
-    """Remembers decisions until their outcome comes."""
+    """Remembers decisions until their outcomes come."""
 
     def __init__(self) -> None:
         self._decisions: OrderedDict[int, Event] = OrderedDict()
 
     def feed(self, event: Event) -> Line | None:
-        """Take an event; return the line that it completes, if any."""
-        vip, address, port = elements.unpack_member(event.member)
-        asked = elements.unpack_vip(vip)
-        if event.kind == Kind.SENT and asked.protocol is Protocol.TCP:
+        """Take an event, and return the line that it completes, if any."""
+        key, address, port = elements.unpack_member(event.member)
+        vip = elements.unpack_vip(key)
+        if event.kind == Kind.SENT and vip.protocol is Protocol.TCP:
             self._decisions[event.socket] = event
             if len(self._decisions) > _REMEMBERED:
                 self._decisions.popitem(last=False)
@@ -130,8 +130,8 @@ class Joiner:
             process=decision.process if decision else None,
             command=decision.command if decision else None,
             cgroup=decision.cgroup if decision else None,
-            key=vip,
-            vip=str(asked),
+            key=key,
+            vip=str(vip),
             real_server=format_endpoint(address, port) if port else None,
             outcome=_name(event.kind),
             latency=event.latency if ends else None,

@@ -1,4 +1,4 @@
-"""What a publication uses of the answers of discovery, service by service, and what it leaves out."""
+"""The members of discovery's answers that a publication uses, for each service, and those that it leaves out."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from clb_discovery.publication.reconcile import Publication
 
 
 class Usage(NamedTuple):
-    """What is used of one service."""
+    """The pools of one service, and the members that are in none."""
 
     pools: Mapping[Vip, int]
     """The number of real servers behind each of its VIPs."""
     objection: str | None
-    """Why connects to the service, or to a VIP that was named for it, are refused; None if none are."""
+    """Why connects to the service, or to a VIP that was named for it, are refused; None if they are not."""
     left_out: Sequence[str]
-    """What is not used, each with the reason."""
+    """Members and registrations that are not used, each with the reason."""
 
 
 def usage(found: Publication) -> dict[str, Usage]:
-    """Return what a publication uses, by source; a source of which nothing is known is not in it."""
+    """Return the usage of each source that has a known answer."""
     left_out: defaultdict[str, list[str]] = defaultdict(list)
     for source, refused in found.resolved.refused.items():
         left_out[source] += map(str, refused)
@@ -54,9 +54,10 @@ def _size(found: Publication, vip: Vip, source: str) -> int:
 
 
 def _objection(pools: Mapping[Vip, int], needed: Sequence[Vip], known: int) -> str | None:
-    """Return what is wrong with the pools.
+    """Return why connects are refused, or None if they are not.
 
-    :param needed: the VIPs that were named. Of automatic ones there is one in each family, whatever servers there are.
+    :param needed: the VIPs that need real servers. Automatic ones do not, because there is one in each family, even if
+        all servers are of one family.
     :param known: the number of real servers that discovery returned.
     """
     if not pools:
@@ -71,7 +72,7 @@ def _objection(pools: Mapping[Vip, int], needed: Sequence[Vip], known: int) -> s
 
 
 def _without_vip(service: Service, servers: Sequence[RealServer]) -> Iterator[str]:
-    """Tell of real servers in a family in which the service has no VIP."""
+    """Yield a remark for the real servers of each family in which the service has no VIP."""
     families = {is_ipv4(vip.address) for vip in service.vips}
     for version, ipv4 in ((4, True), (6, False)):
         count = sum(is_ipv4(server.address) is ipv4 for server in servers)

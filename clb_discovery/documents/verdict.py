@@ -1,4 +1,4 @@
-"""What is wrong, in the words of the last line of `status`."""
+"""The problems that the last line of `status` lists."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from clb_discovery.hints import load_command
 from clb_discovery.text import some_of
 
 _NAMED: Final = 3
-"""Names in one remark."""
+"""At most so many names in one remark."""
 
 
 def troubles(status: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with an instance, the worst first; nothing where all is well.
+    """Return the problems of an instance, the worst first.
 
     :param status: the document of `status --json`.
     """
@@ -24,8 +24,8 @@ def troubles(status: Mapping[str, Any]) -> list[str]:
 def _troubles(status: Mapping[str, Any]) -> Iterator[str]:
     datapath, sidecar = status["datapath"], status["sidecar"]
     if not datapath["loaded"]:
-        way_out = "its sidecar loads it; with --loader none" if sidecar["running"] else "start the sidecar, or"
-        yield f"the data plane is not loaded: nothing is balanced; {way_out} run: {load_command(status['instance'])}"
+        fix = "its sidecar loads it; with --loader none" if sidecar["running"] else "start the sidecar, or"
+        yield f"the data plane is not loaded: nothing is balanced; {fix} run: {load_command(status['instance'])}"
     elif not datapath["effective"]:
         yield f"connects do not meet the programs: {datapath['reason']}"
     for overlap in datapath["overlaps"]:

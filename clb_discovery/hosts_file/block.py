@@ -10,6 +10,7 @@ from typing import Final
 
 from clb_discovery.layout.installed import Published
 from clb_discovery.model.address import Address, format_address
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Vip
 
 DOMAIN: Final = "clb"
@@ -28,18 +29,16 @@ class Names:
     """Services whose names cannot be host names."""
 
 
-def names(virtual: Mapping[Vip, Published], own_source: str) -> Names:
+def names(virtual: Mapping[Vip, Published]) -> Names:
     """Return the names of what the kernel balances, so that none leads to an address that nobody serves.
 
     A VIP whose pool is empty is left out while the service has another that can be connected to: many programs try the
     first address of a name and no other.
-
-    :param own_source: the source of virtual servers that are nobody's business.
     """
     found: defaultdict[str, dict[Address, bool]] = defaultdict(dict)
     left_out: set[str] = set()
     for vip, published in virtual.items():
-        if published.label is None or published.label.source == own_source:
+        if published.label is None or is_own(published.label.source):
             continue
         name = host_name(published.label.service)
         if name is None:

@@ -1,9 +1,10 @@
-"""The connections of `--metrics`: at most so many at a time, and each with a limit of time.
+"""The connections of `--metrics`: a limited number at a time, each for a limited time.
 
-Any user of the host can connect, so descriptors are what has to be kept. A connection that waits for its client has
-`PATIENCE` seconds: for a whole request, however its bytes come, and for taking the answer. One whose answer is being
-made is ours to end. Where all places are taken the connection gives way that has waited longest for its client, so that
-those who ask at once, as scrapers and probes do, are answered also while others hold as many as they can.
+Any user of the host can connect, so file descriptors have to be protected. A connection that waits for its client has
+`PATIENCE` seconds to receive a whole request, and as many for the client to read the response. The limit does not run
+while the response is made. If there are `MOST` connections, a new one replaces the one that has waited longest for its
+client. Scrapers and probes send their request at once, so they get a response even if other clients hold as many
+connections as they can.
 """
 
 from __future__ import annotations
@@ -15,34 +16,34 @@ from contextlib import suppress
 from typing import Final, cast
 
 MOST: Final = 64
-"""Connections at a time."""
+"""At most so many connections at a time."""
 PATIENCE: Final = 10.0
-"""Seconds; Prometheus, too, gives a scrape 10 s unless it is configured otherwise (scrape_timeout)."""
+"""Seconds. The default scrape_timeout of Prometheus is 10 s, too."""
 _AT_A_TIME: Final = 8
-"""Connections that are accepted before those that are there are looked at: a request that came with its connection is
-found some turns of the event loop later, and by then fewer than `MOST` have come after it."""
+"""At most so many connections are accepted before the existing ones are served again. A request that came with its
+connection is read some turns of the event loop later, and by then fewer than `MOST` connections have come after it."""
 _RECOVERY: Final = 1.0
-"""Seconds until the next try where the kernel had no connection for us."""
+"""Seconds until the next try after accept(2) has failed."""
 
 
 class Connections:
-    """Those of one listener."""
+    """The connections of one listener."""
 
     def __init__(self, make: Callable[[], asyncio.Protocol], trouble: Callable[[str | None], None]) -> None:
         """Prepare.
 
-        :param make: makes what speaks with a client.
-        :param trouble: hears why connections cannot be accepted, and None when they can.
+        :param make: makes the protocol that serves a client.
+        :param trouble: is called with the reason when connections cannot be accepted, and with None when they can.
         """
         self._make = make
         self._trouble = trouble
         self._open: set[Connection] = set()
-        self._waiting: dict[Connection, None] = {}  # for their clients, the longest first
+        self._waiting: dict[Connection, None] = {}  # those that wait for their clients, the longest first
         self._beginning: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
     async def accept(self, listener: socket.socket) -> None:
-        """Accept connections until cancelled; those that are there then stay."""
+        """Accept connections until cancelled. Cancelling does not close the existing ones."""
         loop = asyncio.get_running_loop()
         listener.settimeout(0)
         readable = asyncio.Event()
@@ -51,11 +52,11 @@ class Connections:
                 await self._has_room()
                 loop.add_reader(listener, readable.set)
                 await readable.wait()
-                loop.remove_reader(listener)  # which would go on saying so
+                loop.remove_reader(listener)  # else it is called in every turn of the loop
                 readable.clear()
                 try:
                     self._accept(listener)
-                except OSError as error:  # no descriptor is left, or no memory
+                except OSError as error:  # no file descriptor or no memory is left
                     self._trouble(error.strerror or type(error).__name__)
                     await asyncio.sleep(_RECOVERY)
                 else:
@@ -64,12 +65,12 @@ class Connections:
             loop.remove_reader(listener)
 
     def end(self) -> None:
-        """Close all of them."""
+        """Close all connections."""
         for connection in tuple(self._open):
             connection.abort()
 
     def _accept(self, listener: socket.socket) -> None:
-        """Accept the few that are next; raises OSError where the kernel cannot give us one."""
+        """Accept the next few connections; raises OSError if accept(2) fails."""
         for _ in range(_AT_A_TIME):
             if len(self._open) >= MOST:
                 if not self._waiting:
@@ -79,7 +80,7 @@ class Connections:
                 accepted, _ = listener.accept()
             except BlockingIOError:
                 return
-            # What a client never takes would be the kernel's to keep when we have closed.
+            # Without a limit the kernel would keep data that the client never reads, even after we have closed.
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(PATIENCE * 1000))
             connection = Connection(self, self._make())
             self._open.add(connection)
@@ -100,84 +101,84 @@ class Connections:
             await self._changed.wait()
 
     def is_waiting(self, connection: Connection) -> None:
-        """Take note that a connection waits for its client, from now on."""
+        """Record that a connection waits for its client from now on."""
         self._waiting[connection] = None
         self._changed.set()
 
     def is_busy(self, connection: Connection) -> None:
-        """Take note that a connection waits for us."""
+        """Record that a connection waits for us."""
         self._waiting.pop(connection, None)
 
     def is_over(self, connection: Connection) -> None:
-        """Take note that a connection has ended, or is about to."""
+        """Record that a connection has ended or is ending."""
         self._waiting.pop(connection, None)
         self._open.discard(connection)
         self._changed.set()
 
 
 class Connection(asyncio.Protocol):
-    """One connection: what comes is handed on to what speaks with the client, and its time is kept."""
+    """One connection: it passes everything on to the protocol that serves the client, and limits the time."""
 
     def __init__(self, connections: Connections, inner: asyncio.Protocol) -> None:
-        """Prepare; asyncio calls the rest."""
+        """Prepare; asyncio calls the other methods."""
         self._connections = connections
         self._inner = inner
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
     def wait(self) -> None:
-        """Give the client its time, from now on: to take what was sent, and for a request."""
+        """Start the client's time to read the response and to send the next request."""
         self.busy()
         if self._transport:
             self._deadline = asyncio.get_running_loop().call_later(PATIENCE, self.abort)
             self._connections.is_waiting(self)
 
     def go_on(self) -> None:
-        """Take note that the client takes what is sent, which earns no time, but a place behind those that wait."""
+        """Move behind all other waiting connections, as the client reads; its time does not start again."""
         if self._deadline:
             self._connections.is_busy(self)
             self._connections.is_waiting(self)
 
     def busy(self) -> None:
-        """Stop the client's clock while its answer is made."""
+        """Stop the client's time while its response is made."""
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
         self._connections.is_busy(self)
 
     def abort(self) -> None:
-        """Close the connection, whatever the client has still to take."""
+        """Close the connection, even if the client has not read everything."""
         if self._transport:
             self._transport.abort()
             self._connections.is_over(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Start the client's time and the inner protocol."""
         self._transport = cast("asyncio.Transport", transport)
         self.wait()
         self._inner.connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Forget the connection and end the inner protocol."""
         self.busy()
         self._transport = None
         self._connections.is_over(self)
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Hand on what came, which earns no time."""
+        """Pass on received data. The client's time does not start again."""
         self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        """Hand on that no more will come."""
+        """Pass on that the client sends no more."""
         return self._inner.eof_received()
 
     def pause_writing(self) -> None:
-        """Hand on that the client does not take what is sent."""
+        """Pass on that the client does not read."""
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """Hand on that it does again."""
+        """Pass on that the client reads again."""
         self._inner.resume_writing()
 
 

@@ -1,4 +1,4 @@
-"""What the kernel counts and what the sidecar knows, in the words of Prometheus; docs/metrics.md has them all."""
+"""The counters of the kernel and the state of the sidecar as Prometheus metrics; docs/metrics.md lists all of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clb_discovery.layout.structs import Map
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
 from clb_discovery.model.address import format_endpoint
-from clb_discovery.model.own_servers import SOURCE
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Vip
 from clb_discovery.state.service import STATES, ServiceState
 
@@ -29,7 +29,7 @@ _OF_REAL_SERVERS: Final[tuple[tuple[str, str, str, Callable[[Server], int]], ...
     ("clb_active_connections", "gauge", "Connections to a real server", lambda server: server.active),
     ("clb_ejected", "gauge", "Whether a real server is left out", lambda server: int(server.ejected_until != 0)),
 )
-"""Names, types, meanings and values of the metrics that each real server has."""
+"""Names, types, help texts and values of the metrics of each real server."""
 
 
 def exposition(report: Report, meters: Meters) -> bytes:
@@ -40,13 +40,13 @@ def exposition(report: Report, meters: Meters) -> bytes:
 
 
 class _Reported(Collector):
-    """All of a report but its servers, in the words of Prometheus."""
+    """The metrics of a report, except those of its servers."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all families of metrics."""
+        """Yield the families of metrics."""
         yield _gauge("clb_build_info", "Version of clb-discovery", ("version",), ((__version__,), 1))
         yield from self._sidecar()
         yield from self._sources()
@@ -147,12 +147,12 @@ class _Reported(Collector):
 def _of_servers(report: Report) -> Iterator[bytes]:
     """Yield the families of virtual and real servers.
 
-    There may be 100,000 real servers, whose labels are therefore written only once, and without prometheus_client.
+    There may be 100,000 real servers, so their labels are written only once, and without prometheus_client.
     """
     named = [
         (_labels(one.label.service, vip), one)
         for vip, one in report.installed.virtual.items()
-        if one.label is not None and one.label.source != SOURCE
+        if one.label is not None and not is_own(one.label.source)
     ]
     refusals: list[tuple[str, Server]] = []
     rows: list[tuple[str, Server]] = []
@@ -180,13 +180,13 @@ def _family(name: str, kind: str, text: str, samples: Iterable[tuple[str, int]])
 
 
 def _labels(service: str, vip: Vip) -> str:
-    """Return the labels of a virtual server as Prometheus' text format has them, which escapes just these three."""
+    """Return the labels of a virtual server in the text format of Prometheus, which escapes only three characters."""
     escaped = service.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
     return f'service="{escaped}",vip="{format_endpoint(vip.address, vip.port)}",protocol="{vip.protocol.name.lower()}"'
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...], *samples: tuple[tuple[str, ...], float]) -> GaugeMetricFamily:
-    """Return a family with its samples: values of the labels, and the number."""
+    """Return a family with its samples, each a tuple of label values and a number."""
     family = GaugeMetricFamily(name, text, labels=labels)
     for values, number in samples:
         family.add_metric(values, number)

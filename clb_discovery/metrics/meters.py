@@ -1,4 +1,4 @@
-"""What the sidecar counts of its own work."""
+"""The counters of the sidecar's own work."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Final, NoReturn
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 _LAG_EVERY: Final = 1.0
-"""Seconds between measurements of the event loop's lag."""
+"""Seconds between two measurements of the event loop's lag."""
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds in seconds."""
 
 
 class Meters:
-    """What the sidecar counts and measures of itself."""
+    """Counters and measurements of the sidecar itself."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call] # they double the series, and nobody asks
+        disable_created_metrics()  # type: ignore[no-untyped-call] # they double the number of series and are not used
         self.registry = CollectorRegistry()
         self._publications = Counter("clb_publications", "Changes of the kernel's maps", registry=self.registry)
         self._pools = Counter("clb_published_pools", "Pools that were new or changed", registry=self.registry)
@@ -30,7 +30,7 @@ class Meters:
             "Times that the last known sets could not be kept on disk",
             registry=self.registry,
         )
-        """Counts for its owner, with `count_exceptions`."""
+        """For `count_exceptions` around the code that writes."""
         self._time = Histogram(
             "clb_publication_seconds",
             "Time to work out and to carry out a change of the kernel's maps",
@@ -47,7 +47,7 @@ class Meters:
     def published(self, pools: int, seconds: float) -> None:
         """Count a change of the maps.
 
-        :param pools: how many were new or changed.
+        :param pools: the number of pools that were new or changed.
         """
         self._publications.inc()
         self._pools.inc(pools)
@@ -58,7 +58,7 @@ class Meters:
         self._failures.inc()
 
     async def watch_lag(self) -> NoReturn:
-        """Measure the event loop's lag until cancelled."""
+        """Measure the event loop's lag, that is how late a timer fires, until cancelled."""
         while True:
             due = time.monotonic() + _LAG_EVERY
             await asyncio.sleep(_LAG_EVERY)

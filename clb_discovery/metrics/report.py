@@ -1,4 +1,4 @@
-"""What a running sidecar can tell at one moment, gathered for metrics and for its page."""
+"""The state of a running sidecar at one moment, for metrics and for the page."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from clb_discovery import __version__
 from clb_discovery.documents.status import Datapath, document
 from clb_discovery.layout.elements import Info, Server
 from clb_discovery.layout.installed import Installed
-from clb_discovery.model import own_servers
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.servers import Vip
 from clb_discovery.state.service import ServiceState
 
 
 class Report(NamedTuple):
-    """One moment."""
+    """The state at one moment."""
 
     instance: str
     info: Info | None
     installed: Installed
     servers: Mapping[bytes, Server]
-    """What became of connects, by packed member."""
+    """Counters of connects, by packed member."""
     ineffective: str | None
-    """Why connects do not meet the programs, or None if they do."""
+    """Why the programs are not in effect, or None if they are."""
     records_lost: int
-    """How often there was no memory to remember where a socket was sent."""
+    """How often there was no memory for the record of a socket."""
     following: Sequence[ServiceState]
     state: Mapping[str, Any]
-    """What the sidecar says of itself, without its sources."""
+    """The state that the sidecar writes about itself, without its sources."""
     listening: Collection[Vip] = ()
     """The VIPs on which a program of this host listens."""
     overlaps: Sequence[Overlap] = ()
@@ -50,7 +49,6 @@ class Report(NamedTuple):
             else None,
             pid=os.getpid(),
             state={**self.state, "sources": [one.document for one in self.following]},
-            hidden=frozenset(own_servers.virtual_servers(self.instance)),
             listening=self.listening,
         )
         return json.dumps(found).encode()

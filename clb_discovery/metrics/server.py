@@ -1,8 +1,8 @@
-"""`--metrics`: one small HTTP server for Prometheus, for probes and for people. It reads, and changes nothing.
+"""`--metrics`: a small HTTP server for Prometheus, for probes and for people. It only reads.
 
-Everything costly happens in a thread, one piece of work at a time: those who ask while it goes on share the next one,
-so that however many ask, the event loop and discovery stay free. How many may be connected, and for how long, is in
-`connections`.
+All costly work is done in a thread, one piece at a time. Requests that arrive during it share the next piece, so the
+event loop and discovery stay free even under many requests. `connections` limits the number of connections and their
+time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from clb_discovery.metrics.page import read_page
 from clb_discovery.metrics.report import Report
 
 Trouble = Callable[[str, str | None], None]
-"""Reports what goes wrong, and why; None in place of the reason while nothing does."""
+"""Is called with a problem and its reason, or with None as the reason while there is no problem."""
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -41,22 +41,22 @@ _HEADERS: Final = {
     "Server": "clb-discovery",
     "X-Content-Type-Options": "nosniff",
 }
-"""Of every answer. Other origins cannot read them, since nothing grants that."""
+"""Headers of every response. There are none that let other origins read it."""
 _SHOWN_LENGTH: Final = 200
-"""Characters of what a client sent that are logged at most."""
+"""At most so many characters of an error about a request are logged."""
 _BY_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, web.PayloadAccessError, ConnectionError)
-"""Errors that aiohttp logs of what a client sends, or of one that has gone."""
+"""Errors that aiohttp logs because of a client: an invalid request, or one that was broken off."""
 _LINGER: Final = 0.25
-"""Seconds that answers have left at the end; aiohttp waits for them twice, before and after it cancels them."""
+"""Seconds for unfinished responses at shutdown. aiohttp waits for them twice, before and after it cancels them."""
 _PART: Final = 1 << 16
-"""Bytes of an answer that are handed to a connection at a time."""
+"""Bytes of a response that are written to a connection at a time."""
 _SHOWN: Final = 8
-"""Services named by `/healthz`."""
+"""`/healthz` names at most so many services."""
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
 
 
 class Site(NamedTuple):
-    """What is behind the pages."""
+    """The functions that the pages are made from."""
 
     report: Callable[[], Awaitable[Report]]
     is_ready: Callable[[], bool]
@@ -66,9 +66,9 @@ class Site(NamedTuple):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the port, before anything else is touched.
+    """Bind the port, before the sidecar changes anything.
 
-    :raises ClbError: if it is not to be had.
+    :raises ClbError: if that fails.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -81,15 +81,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 @asynccontextmanager
 async def serving(listener: socket.socket, site: Site, trouble: Trouble) -> AsyncIterator[None]:
-    """Answer `/`, `/status.json`, `/metrics` and `/healthz` while the block runs.
+    """Serve `/`, `/status.json`, `/metrics` and `/healthz` while the block runs.
 
-    :param trouble: reports connections that cannot be accepted, and requests that fail by our fault.
+    :param trouble: reports connections that cannot be accepted, and requests that fail through our fault.
     """
     runner = web.AppRunner(
         _application(site),
         access_log=None,
         shutdown_timeout=_LINGER,
-        handler_cancellation=True,  # who goes away leaves nothing behind
+        handler_cancellation=True,  # a client that disconnects leaves no work behind
         logger=_Log(trouble),
     )
     await runner.setup()
@@ -107,17 +107,17 @@ async def serving(listener: socket.socket, site: Site, trouble: Trouble) -> Asyn
 
 
 class _Log:
-    """Takes what aiohttp logs: a client that speaks no HTTP is one line for debugging, all else a fault of ours."""
+    """The logger of aiohttp. Errors of clients become one line at level debug; all others are faults of ours."""
 
     def __init__(self, trouble: Trouble) -> None:
         self._trouble = trouble
 
     def debug(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
-        """Log what is of no interest to others."""
+        """Log a line at level debug."""
         structlog.stdlib.get_logger().debug(message % args, reason=_one_line(exc_info) if exc_info else None)
 
     def exception(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
-        """Log a request that failed."""
+        """Log a failed request."""
         if exc_info is None or isinstance(exc_info, _BY_CLIENTS):
             self.debug(message, *args, exc_info=exc_info)
         else:
@@ -170,7 +170,7 @@ def _application(site: Site) -> web.Application:
 
 
 class _Shared:
-    """Costly work for many who ask: what each gets was begun after it asked, and there is one piece at a time."""
+    """Costly work shared by many requests, one piece at a time. Each gets a result of work that began after it."""
 
     def __init__(self, work: Callable[[], Awaitable[bytes]], one_at_a_time: asyncio.Lock) -> None:
         self._work = work
@@ -178,21 +178,21 @@ class _Shared:
         self._next: asyncio.Task[bytes] | None = None
 
     async def get(self) -> bytes:
-        """Return the result of work that has not begun yet."""
+        """Return the result of the next piece of work."""
         if self._next is None:
             self._next = asyncio.create_task(self._run())
-        return await asyncio.shield(self._next)  # one who goes away takes nothing from the others
+        return await asyncio.shield(self._next)  # a cancelled request does not cancel the work for the others
 
     async def _run(self) -> bytes:
         async with self._lock:
-            self._next = None  # whoever asks from here on is too late for this one
+            self._next = None  # requests from here on are too late for this piece
             return await self._work()
 
 
 async def _answer(request: web.Request, shared: _Shared, content_type: str) -> web.StreamResponse:
     try:
         body = await shared.get()
-    except (OSError, ClbError) as error:  # such as maps that somebody has unloaded
+    except (OSError, ClbError) as error:  # such as maps that were unloaded meanwhile
         return web.Response(text=f"{error}\n", status=503)
     headers = {"Content-Type": content_type, "Content-Length": str(len(body))}
     if request.method == "HEAD":
@@ -202,7 +202,7 @@ async def _answer(request: web.Request, shared: _Shared, content_type: str) -> w
     if connection:
         connection.wait()
     await response.prepare(request)
-    for start in range(0, len(body), _PART):  # as the client takes it: a whole one would be copied for each of them
+    for start in range(0, len(body), _PART):  # as the client reads; else each connection would hold a copy
         await response.write(body[start : start + _PART])
         if connection:
             connection.go_on()
@@ -217,7 +217,7 @@ def _connection(request: web.Request) -> Connection | None:
 
 @web.middleware
 async def _in_time(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Have the client's time stand still while its answer is made."""
+    """Stop the client's time while its response is made."""
     connection = _connection(request)
     if connection is None:
         return await handler(request)
@@ -230,10 +230,11 @@ async def _in_time(request: web.Request, handler: Handler) -> web.StreamResponse
 
 @web.middleware
 async def _only_by_its_own_name(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse what arrives at a loopback address under a foreign name.
+    """Refuse requests that arrive at a loopback address under a foreign host name.
 
-    A page of any site can make a browser send it here, by a name that its owner has resolve to 127.0.0.1 ("DNS
-    rebinding"), and may then read the answer. It cannot make the browser call that name an address, or localhost.
+    A page of any site can make a browser send requests here, by a name that the attacker resolves to 127.0.0.1 ("DNS
+    rebinding"), and could then read the responses. The Host header has the attacker's name in that case, and never an
+    address or localhost.
     """
     host = request.headers.get("Host")
     transport = request.transport
@@ -244,7 +245,7 @@ async def _only_by_its_own_name(request: web.Request, handler: Handler) -> web.S
 
 
 def _is_own(host: str) -> bool:
-    """Tell whether a Host header names an address, or localhost."""
+    """Return whether a Host header has an address or localhost."""
     found = _HOST.fullmatch(host)
     if found is None:
         return False

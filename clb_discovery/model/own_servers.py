@@ -1,7 +1,8 @@
-"""Two virtual servers that are always empty, so that a refused connect proves that the programs run.
+"""The two virtual servers of the self-test. They are always empty, so a refused connect proves that the programs run.
 
-Their addresses are reserved for documentation (192.0.2.1, RFC 5737) and for discarding (100::1, RFC 6666), their
-protocol is UDP, whose connect sends nothing. The port tells instances on one cgroup apart.
+Their addresses are reserved for documentation (192.0.2.1, RFC 5737) and for discarding (100::1, RFC 6666). Their
+protocol is UDP, because its connect sends no packet. Instances on one cgroup have different ports. Status, metrics,
+logs and names do not show these virtual servers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from clb_discovery.model.servers import MAX_PORT, Algorithm, Protocol, Vip, Virt
 
 _ADDRESSES: Final = (parse_address("192.0.2.1"), parse_address("100::1"))
 SOURCE: Final = "selftest"
-"""Name of the source in their labels."""
+"""The source in their labels."""
+
+
+def is_own(source: str | None) -> bool:
+    """Return whether virtual servers of this source belong to the self-test."""
+    return source == SOURCE
 
 
 def virtual_servers(instance: str) -> dict[Vip, VirtualServer]:

@@ -19,7 +19,7 @@ from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import format_endpoint
 from clb_discovery.model.answer import Refused, Rejected
 from clb_discovery.model.neighbours import Overlap
-from clb_discovery.model.own_servers import SOURCE
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Endpoint, RealServer, Unpublished
 from clb_discovery.publication.changes import changes, setting_changes
 from clb_discovery.publication.plan import Plan
@@ -150,7 +150,7 @@ class Announcer:
         """Report the pools that changed."""
         for vip in carried_out.changed:
             old, new = before.virtual.get(vip), carried_out.result.virtual[vip]
-            if new.label and new.label.source == SOURCE:
+            if new.label and is_own(new.label.source):
                 continue
             pool = (old.pool if old else None) or ()
             difference = changes(pool, new.pool or ())

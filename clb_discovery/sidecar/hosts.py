@@ -11,7 +11,6 @@ from clb_discovery.errors import HostError
 from clb_discovery.hosts_file.block import names
 from clb_discovery.hosts_file.file import real_path, write_names
 from clb_discovery.layout.installed import Installed
-from clb_discovery.model import own_servers
 from clb_discovery.sidecar.announcer import Announcer
 
 _log = structlog.stdlib.get_logger()
@@ -40,7 +39,7 @@ class HostsFile:
 
         :raises HostError: naming the file, the cause and the fix.
         """
-        found = names(installed.virtual, own_servers.SOURCE)
+        found = names(installed.virtual)
         self._announcer.nameless(found.left_out)
         if write_names(path, self._instance.name, found.addresses):
             _log.info("names published", file=str(path), names=len(found.addresses))

@@ -11,7 +11,7 @@ import structlog
 
 from clb_discovery.datapath.sockets.listening import listening_here
 from clb_discovery.layout.installed import Installed
-from clb_discovery.model.own_servers import SOURCE
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Vip
 
 LASTS: Final = 10.0
@@ -42,7 +42,7 @@ class LocalListeners:
             found = await asyncio.to_thread(listening_here, vips)
             for vip in sorted(found.keys() - self._seen):
                 label = installed.virtual[vip].label
-                if label is None or label.source != SOURCE:
+                if label is None or not is_own(label.source):
                     _log.warning(
                         "a program of this host listens on a VIP",
                         vip=str(vip),

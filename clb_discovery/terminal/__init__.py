@@ -1,4 +1,4 @@
-"""What people see of `status`, `plan` and `check`, by rich, which is imported for these commands alone.
+"""The output of `status`, `plan` and `check` for people. Only these commands import rich.
 
-Names and messages are untrusted text: they become `rich.text.Text` through `screen.plain`, and never markup.
+Names and messages are untrusted text. They become `rich.text.Text` through `screen.plain`, and never markup.
 """

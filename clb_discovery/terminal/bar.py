@@ -1,4 +1,4 @@
-"""A bar for a share."""
+"""A bar that shows a share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ ASCII: Final = Glyphs("#", "|")
 
 
 def bar(measured: float, expected: float, glyphs: Glyphs = ASCII) -> str:
-    """Draw one bar with the mark of what was expected; nothing marks an expectation of nothing."""
+    """Draw a bar as long as the measured share, with a mark at the expected share if that is not 0.
+
+    :param measured: 0 to 1, as is `expected`.
+    """
     steps = len(glyphs.parts)
     whole, rest = divmod(round(measured * WIDTH * steps), steps)
     cells = glyphs.parts[-1] * whole + (glyphs.parts[rest - 1] if rest else "")

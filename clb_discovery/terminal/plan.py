@@ -1,4 +1,4 @@
-"""`plan` for people: a sign before each line, as in a diff: + comes, - goes, ~ changes, ! is refused or noted."""
+"""`plan` for people, with a sign before each line as in a diff: + added, - removed, ~ changed, ! rejected or noted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SERVERS: Final = {"added": "+", "changed": "~", "removed": "-"}
 
 
 def render(document: Mapping[str, Any]) -> Group:
-    """Return what is shown of the document of `plan --json`; the last line counts."""
+    """Return the lines for the document of `plan --json`; the last one has the counts."""
     return Group(*_lines(document))
 
 

@@ -1,4 +1,4 @@
-"""The real servers of every virtual server, in columns that stand one below the other all the way down."""
+"""The real servers of all virtual servers, as tables whose columns have the same widths."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
 from clb_discovery.documents.rates import Key, Rate, key_of
-from clb_discovery.documents.shares import Member, target_shares
 from clb_discovery.terminal.bar import ASCII, UNICODE, Glyphs, bar
 from clb_discovery.terminal.screen import endpoint, plain
 
 _INDENT: Final = 2
 _NARROWEST: Final = 12
-"""Characters that an address has at least; lines are folded as a whole then."""
+"""Least characters of the column of addresses. If the screen is too narrow even for that, whole lines are folded."""
 _MOST_ROWS: Final = 50
 _MOST_ROWS_OF_ALL: Final = 4000
 _FEWEST_ROWS: Final = 4
-"""Real servers shown of one pool, of all pools together, and of one in any case: a line takes a quarter of a
-millisecond, and `--json` has all of them."""
+"""At most so many real servers of one pool are shown, so many of all pools together, and so many of one pool in any
+case. A line takes a quarter of a millisecond, and `--json` has all of them."""
 _STYLES: Final = {"active": "green", "probing": "yellow", "ejected": "red"}
 _TEXTS: Final = frozenset({"address", "state", "bar"})
-"""Columns that are aligned at their left."""
+"""Columns that are aligned to the left."""
 
 
 class Layout(NamedTuple):
-    """One way to use the room there is."""
+    """One way to use the width of the screen."""
 
     heads: Mapping[str, str]
-    """The columns in their order, and what stands above them."""
+    """The columns in their order, and their headings."""
     gap: int
-    """Blanks between columns."""
+    """Spaces between columns."""
     join: str
-    """What stands between a counter and its rate."""
+    """The text between a counter and its rate."""
 
 
 _ROOMY: Final = {
@@ -44,18 +43,18 @@ _ROOMY: Final = {
 _PLAIN: Final = {name: head for name, head in _ROOMY.items() if name != "bar"}
 _NARROW: Final = _PLAIN | {"priority": "prio", "failures": "failed"}
 _LAYOUTS: Final = (Layout(_ROOMY, 2, " "), Layout(_PLAIN, 2, " "), Layout(_NARROW, 1, "\n"))
-"""From the roomiest on; in the last one addresses are folded where they have to be."""
+"""The widest first. In the last one, long addresses are folded."""
 
 _Row = Mapping[str, str]
 
 
 class Pools:
-    """Virtual servers with their real servers."""
+    """All virtual servers with their real servers."""
 
     def __init__(self, virtual_servers: Sequence[Mapping[str, Any]], rates: Mapping[Key, Rate] | None) -> None:
-        """Take what `status --json` has; those of one service are shown together.
+        """Take the virtual servers of `status --json`. Those of one service are shown together.
 
-        :param rates: None where there are none to show.
+        :param rates: None to show no rates.
         """
         services = dict.fromkeys(server["service"] for server in virtual_servers)
         places = {service: place for place, service in enumerate(services)}
@@ -80,7 +79,11 @@ class Pools:
                 yield plain(f"{' ' * _INDENT}no real servers: connects are refused", "red")
 
     def _fit(self, room: int, glyphs: Glyphs | None) -> tuple[Layout, list[list[_Row]], Mapping[str, int]]:
-        """Return the roomiest layout that fits, the rows in it, and the widths of its columns."""
+        """Return the widest layout that fits, its rows of each pool, and the widths of its columns.
+
+        :param room: characters of a line.
+        :param glyphs: None for no bars.
+        """
         for layout in _LAYOUTS if glyphs else _LAYOUTS[1:]:
             pools = [self._rows(server, layout.join, glyphs or ASCII) for server in self._virtual_servers]
             rows = [layout.heads, *(row for pool in pools for row in pool)]
@@ -92,10 +95,9 @@ class Pools:
         return layout, pools, widths
 
     def _rows(self, server: Mapping[str, Any], join: str, glyphs: Glyphs) -> list[_Row]:
-        reals = server["real_servers"]
-        targets = target_shares([Member(real["priority"], real["weight"], real["state"] != "active") for real in reals])
         rows: list[_Row] = []
-        for real, target in _some_of(list(zip(reals, targets, strict=True)), self._most):
+        for real in _some_of(server["real_servers"], self._most):
+            target = real["target_share"]
             share = real["connects"] / server["connects"] if server["connects"] else None
             rate = self._rates.get(key_of(server, real)) if self._rates is not None else None
             rows.append(
@@ -131,11 +133,11 @@ class Pools:
         )
 
 
-def _some_of(reals: list[tuple[Mapping[str, Any], float]], most: int) -> list[tuple[Mapping[str, Any], float]]:
-    """Return as many real servers with their targets, in their order: those that are out first, then the first ones."""
+def _some_of(reals: Sequence[Mapping[str, Any]], most: int) -> Sequence[Mapping[str, Any]]:
+    """Return at most so many real servers in their order. Ejected ones are kept before all others."""
     if len(reals) <= most:
         return reals
-    by_state = sorted(range(len(reals)), key=lambda at: reals[at][0]["state"] == "active")
+    by_state = sorted(range(len(reals)), key=lambda at: reals[at]["state"] == "active")
     return [reals[at] for at in sorted(by_state[:most])]
 
 
@@ -144,7 +146,7 @@ def _width(cell: str) -> int:
 
 
 def _lines(row: _Row, gap: int, widths: Mapping[str, int], *, head: bool = False) -> Iterator[Text]:
-    """Yield the lines of a row, each cell folded by itself, as a rich.Table does in several times the time."""
+    """Yield the lines of a row, each cell folded by itself. A rich.Table does the same in several times the time."""
     cells = {name: _folded(row[name], width) for name, width in widths.items()}
     for number in range(max(map(len, cells.values()))):
         line = Text(" " * _INDENT, overflow="fold")

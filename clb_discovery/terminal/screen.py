@@ -1,4 +1,4 @@
-"""Where tables go: a terminal in its width and colours, or anything else as plain lines, as long as they are."""
+"""Output to a terminal, in its width and colours, or to another stream, in plain lines of any length."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rich.text import Text
 from clb_discovery.text import printable
 
 _ENDLESS: Final = 1_000_000
-"""Cells of a line that nobody folds."""
+"""Cells of a line that is never folded."""
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Tell whether there is a screen that can be coloured and redrawn."""
+    """Return whether the stream is a terminal that has colours and can be redrawn."""
     return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
@@ -31,8 +31,8 @@ def terminal(stream: TextIO) -> Console:
 def show(renderable: RenderableType, stream: TextIO | None = None) -> None:
     """Print something.
 
-    :param stream: stdout by default. What is no terminal gets lines without control codes, folded at COLUMNS if that is
-        set, and else not at all, so that each can be found by grep.
+    :param stream: stdout by default. A stream that is no terminal gets lines without control codes, so that grep works
+        on them. They are folded only if COLUMNS is set.
     """
     stream = stream or sys.stdout
     if is_terminal(stream):
@@ -44,30 +44,30 @@ def show(renderable: RenderableType, stream: TextIO | None = None) -> None:
 
 
 def as_text(renderable: RenderableType, width: int) -> str:
-    """Return plain lines, without blanks at their ends."""
+    """Return plain lines, without spaces at their ends."""
     output = io.StringIO()
     _console(output, force_terminal=False, width=width, color_system=None).print(renderable)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Return untrusted text as it may be shown: nothing in it is obeyed, and a line that is too long is folded."""
+    """Return untrusted text in a form that is safe to show: control codes are escaped, and long lines are folded."""
     return Text(printable(text), style=style, overflow="fold")
 
 
 def padded(text: str, cells: int) -> str:
-    """Return text with blanks behind it up to a width on the screen, where some signs take two cells and some none."""
+    """Return text padded with spaces to a width on the screen. Some characters take two cells there, and some none."""
     return text + " " * (cells - cell_len(text))
 
 
 def endpoint(found: Mapping[str, Any]) -> str:
-    """Return address and port of a virtual or real server of a document; a port of 0 is every port."""
+    """Return the address and port of a virtual or real server of a document; `*` is every port."""
     address = f"[{found['address']}]" if ":" in found["address"] else found["address"]
     return f"{address}:{found['port'] or '*'}"
 
 
 def _tolerant(stream: TextIO) -> TextIO:
-    """Let a stream escape what its encoding lacks, such as names where the locale is C."""
+    """Let a stream escape characters that its encoding lacks, such as those of names if the locale is C."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
     return stream

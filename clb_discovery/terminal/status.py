@@ -1,4 +1,4 @@
-"""`status` for people: what is loaded, who follows, what sources say, who gets the connects, and what is wrong."""
+"""`status` for people: the data plane, the sidecar, the sources, the pools, and the problems."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ DEGRADATIONS: Final = {
     "errno": "connects to an empty pool fail with EPERM instead of ECONNREFUSED; kernel 6.1 can do better",
     "loop": "in a pool of more than 896 servers (BCC: 384) only some of a tier are tried for one that is not ejected",
 }
-"""What it means that a feature is missing."""
+"""The effect of each feature that is missing."""
 
 _STATES: Final = {"fresh": "green", "held": "yellow", "retrying": "red"}
 _NAMED: Final = 3
-"""VIPs in one remark."""
+"""At most so many VIPs in one remark."""
 _LONGEST: Final = 40
-"""Cells of the name of a source for which the others make room."""
+"""The column of sources is at most so many cells wide; a longer name pushes its own line to the right."""
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 class Status:
-    """The document of `status --json` as it is shown."""
+    """The document of `status --json`, as people see it."""
 
     def __init__(self, status: Mapping[str, Any], now: datetime, rates: Mapping[Key, Rate] | None = None) -> None:
-        """Take what there is to show.
+        """Take the document.
 
-        :param now: with a time zone; what ages are told from.
-        :param rates: of real servers, where `--watch` knows them.
+        :param now: with a time zone; ages are counted back from it.
+        :param rates: rates of real servers, for `--watch`.
         """
         self._status = status
         self._now = now
@@ -51,7 +51,7 @@ class Status:
         yield self.verdict()
 
     def body(self) -> Iterator[RenderableType]:
-        """Yield everything but the last line."""
+        """Yield all parts except the last line."""
         yield from self._head()
         yield from self._sources()
         yield self._pools
@@ -59,7 +59,7 @@ class Status:
         yield ""
 
     def verdict(self) -> Text:
-        """Return the last line: what is wrong, if anything is."""
+        """Return the last line: the problems, or that there are none."""
         wrong = troubles(self._status)
         if wrong:
             return Text("wrong  ", style="bold red", overflow="fold") + plain("; ".join(wrong), "red")
@@ -115,7 +115,7 @@ class Status:
                 yield Padding(plain(source["reason"]), (0, 0, 0, 2), expand=False)
 
     def _listeners(self) -> Iterator[RenderableType]:
-        """Tell of VIPs on which a program of this host listens, which works and may be a surprise."""
+        """Yield a note on VIPs on which a program of this host listens. That works, but operators may not expect it."""
         found = [f"{endpoint(one)}/{one['protocol']}" for one in self._status["virtual_servers"] if one["listens_here"]]
         if found:
             text = f"a program of this host listens on {', '.join(some_of(found, _NAMED))}: "
@@ -131,10 +131,10 @@ class Status:
 
 
 class Frame:
-    """A status that fits on the screen: what does not is counted, and the last line is always there."""
+    """A status that fits on the screen. Lines that do not fit are counted, and the last line is always shown."""
 
     def __init__(self, status: Status) -> None:
-        """Take what is to fit."""
+        """Take the status."""
         self._status = status
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

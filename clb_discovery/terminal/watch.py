@@ -1,4 +1,4 @@
-"""`status --watch`: the status again and again, on one screen or as lines."""
+"""`status --watch`: the status at intervals, on one screen or as lines."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from clb_discovery.terminal.status import Frame, Status
 
 
 def watch(read: Callable[[], Mapping[str, Any]], seconds: float, *, as_json: bool) -> NoReturn:
-    """Show the status until interrupted; the terminal is left as it was.
+    """Show the status until interrupted, then restore the terminal.
 
     :param read: returns the document of `status --json`.
-    :param seconds: between two looks.
+    :param seconds: time between two readings.
     :raises KeyboardInterrupt: by SIGINT.
     :raises SystemExit: by SIGTERM.
     """
@@ -55,4 +55,4 @@ def _now() -> datetime:
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)  # as a shell reports it, after the terminal has been restored
+    sys.exit(128 + number)  # the code that shells use for signals; the terminal is restored first

@@ -1,1 +1,1 @@
-"""Options, the file and services."""
+"""Options, the configuration file, services and settings."""

@@ -1,4 +1,4 @@
-"""The configuration file: every form that is taken; for every other the table, the key, the value and the way out."""
+"""The configuration file: valid forms, and messages that name the table, the key, the value and how to fix it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.config.file import Config, Entry, consul_entry, decode, srv_entry
+from clb_discovery.config.entries import Entry, consul_entry, srv_entry
+from clb_discovery.config.file import Config, decode
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import Algorithm, Protocol, RealServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
 
-OPTIONS: Final = {"consul": False, "real-range": True, "hold": False, "max-removal": False, "no-active": False} | {
-    "srv": True
-}
 EXAMPLE: Final = """
 consul = "http://127.0.0.1:8500"
 real-range = ["10.0.0.0/8", "fd00::/8"]
@@ -33,17 +31,17 @@ servers = ["10.0.0.5:389", { address = "10.0.0.6:3389", weight = 3, priority = 0
 
 
 def read(text: str) -> Config:
-    """Read a file of these options."""
-    return decode(text.encode(), OPTIONS)
+    """Read a file."""
+    return decode(text.encode())
 
 
 def test_the_example_of_the_contract_is_read() -> None:
-    """Options become arguments, tables become services, with servers where they are static."""
+    """Options become arguments and tables become services; static ones have servers."""
     config = read(EXAMPLE)
     assert config.arguments == (
-        ("consul", "--consul=http://127.0.0.1:8500"),
-        ("real-range", "--real-range=10.0.0.0/8"),
-        ("real-range", "--real-range=fd00::/8"),
+        "--consul=http://127.0.0.1:8500",
+        "--real-range=10.0.0.0/8",
+        "--real-range=fd00::/8",
     )
     redis, ldap = config.entries
     vips = (parse_vip("10.64.0.1:6379"), parse_vip("[fd00:64::1]:6379"))
@@ -55,12 +53,12 @@ def test_the_example_of_the_contract_is_read() -> None:
     assert ldap == Entry(Service("ldap", "static:ldap", (parse_vip("10.64.0.2"),), servers=servers), {"hold": 0.0})
 
 
-def test_values_are_as_somebody_would_type_them() -> None:
-    """Numbers need no quotes, true is an option alone, and false is none."""
+def test_values_are_written_as_on_a_command_line() -> None:
+    """Numbers need no quotes, true is an option without a value, and false is no option."""
     assert read("hold = 30\nmax-removal = 0.5\nconsul = true\nno-active = false").arguments == (
-        ("hold", "--hold=30"),
-        ("max-removal", "--max-removal=0.5"),
-        ("consul", "--consul"),
+        "--hold=30",
+        "--max-removal=0.5",
+        "--consul",
     )
 
 
@@ -85,37 +83,37 @@ def test_values_are_as_somebody_would_type_them() -> None:
     ],
 )
 def test_what_may_be_several_may_be_one(one: str, several: str) -> None:
-    """Where an array is taken, so is what stands in it alone; what is repeated in it counts once."""
+    """A key that takes an array takes one element, too; a repeated element counts once."""
     assert read(one) == read(several)
 
 
 def test_services_of_options_stand_beside_tables() -> None:
-    """`service` holds what --service takes, and tables, in any order; the same twice adds up, as it does typed."""
+    """`service` holds values of --service and tables, in any order. VIPs of one name add up, as on the command line."""
     config = read('srv = ["_a._tcp.x=10.64.0.1", "_a._tcp.x"]\nservice = ["a", { name = "b", servers = [] }, "c"]')
     assert config.arguments == (
-        ("srv", "--srv=_a._tcp.x=10.64.0.1"),
-        ("srv", "--srv=_a._tcp.x"),
-        ("service", "--service=a"),
-        ("service", "--service=c"),
+        "--srv=_a._tcp.x=10.64.0.1",
+        "--srv=_a._tcp.x",
+        "--service=a",
+        "--service=c",
     )
     assert [entry.service.name for entry in config.entries] == ["b"]
 
 
 def test_service_has_settings_of_its_own() -> None:
-    """A table may say what else the options say for all."""
+    """A table may have its own values of some options."""
     keys = 'max-removal = 1\nhold = "5s"\neject-after = 0\neject-time = "1s"\neject-max = "2s"'
     (entry,) = read(f'[[service]]\nname = "a"\nsrv = "_a._tcp.x"\n{keys}').entries
     assert entry.settings == {"max_removal": 1, "hold": 5, "eject_after": 0, "eject_time": 1000, "eject_max": 2000}
 
 
 def test_service_of_consul_has_instances_of_its_own_choice() -> None:
-    """Filter and tags stand for the options --filter and --tag."""
+    """`filter` and `tags` replace the options --filter and --tag."""
     (entry,) = read('[[service]]\nname = "a"\nconsul = "a"\nfilter = "Node.Node == x"\ntags = ["b", "c d"]').entries
-    assert entry.settings == {"filter": "Node.Node == x", "tag": ["b", "c d"]}
+    assert entry.settings == {"filter": "Node.Node == x", "tag": ("b", "c d")}
 
 
 def test_service_without_a_vip_gets_automatic_ones() -> None:
-    """As on the command line, with the protocol that an SRV name says."""
+    """The protocol of automatic VIPs is that of the SRV name, as on the command line."""
     tables = '[[service]]\nname = "dns"\nsrv = "_dns._udp.x"\n[[service]]\nname = "web"\nconsul = "web"'
     assert [entry.service.automatic for entry in read(tables).entries] == [Protocol.UDP, Protocol.TCP]
     assert consul_entry("web").service.automatic is Protocol.TCP
@@ -132,7 +130,7 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
         ('a = 1\nhold = "x" y', ["is not TOML", "line 2"]),
         ("hold = 1\nhold = 2", ["is not TOML", "line 2"]),
         ("real_range = []", ["'real_range' is no key here", "did you mean real-range?"]),
-        ("zzz = 1", ["'zzz' is no key here", "use consul, real-range"]),
+        ("zzz = 1", ["'zzz' is no key here", "use consul, catalog"]),
         ("real-range = [[]]", ["real-range = []", "one value, not an array"]),
         ('hold = ["1s"]', ["hold = ['1s']", "one value"]),
         ("hold = 2020-01-01", ["hold = ", "neither text nor a number"]),
@@ -209,24 +207,24 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
     ],
 )
 def test_what_is_wrong_is_named(text: str, words: list[str]) -> None:
-    """The table, the key, the value and the way out are in one message; where TOML itself is wrong, the line."""
+    """The message names the table, the key, the value and how to fix it; for a syntax error, the line."""
     with pytest.raises(ValueError, match=r".") as error:
         read(text)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def test_bytes_that_are_no_text_are_named_with_their_line() -> None:
-    """TOML is UTF-8."""
+    """A file that is not UTF-8 is rejected with the line of the first wrong byte."""
     with pytest.raises(ValueError, match=r"not UTF-8 \(at line 2\)"):
-        decode(b"hold = 1\n\xff", OPTIONS)
+        decode(b"hold = 1\n\xff")
 
 
 @given(
     st.binary() | st.text().map(str.encode) | st.lists(st.sampled_from(EXAMPLE.split())).map(" ".join).map(str.encode)
 )
 def test_any_file_is_read_or_refused(content: bytes) -> None:
-    """Whatever is in it leads to a configuration or to a message."""
+    """Every content leads to a configuration or to a message."""
     try:
-        decode(content, OPTIONS)
+        decode(content)
     except ValueError as error:
         assert str(error)  # noqa: PT017 - either is right

@@ -1,9 +1,10 @@
-"""Options of the command line and of a file together: whatever stands in a file, there are settings, or one line."""
+"""Options of command line, file and environment together; any file leads to settings or to a message of one line."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Final
 
@@ -12,12 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clb_discovery.cli.parser import make_parser
-from clb_discovery.config.options import file_options, read_options
+from clb_discovery.cli.read_options import read_options
+from clb_discovery.config.file import KEYS
+from clb_discovery.config.options import OPTIONS, Options
 from clb_discovery.config.services import read_services
+from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.errors import UsageError
 from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.sources.consul.environment import OPTIONS as CONSUL_OPTIONS
 
-_KEYS: Final = sorted(file_options(make_parser()))
+_KEYS: Final = sorted(KEYS.keys() - {"service"})
 _SERVICE_KEYS: Final = (
     "name", "consul", "srv", "servers", "vip", "filter", "tags", "algorithm", "max-removal", "hold", "eject-after",
     "eject-time", "eject-max", "address", "weight",
@@ -54,7 +59,7 @@ _SERVICES: Final = st.lists(
 
 
 def toml(value: object) -> str:
-    """Return a value as TOML has it."""
+    """Return a value in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -68,15 +73,20 @@ def toml(value: object) -> str:
     return value.isoformat() if isinstance(value, dt.date) else str(value)
 
 
+def read(*arguments: str, **environment: str) -> Options:
+    """Return the options of `run` with these arguments."""
+    return read_options(make_parser().parse_args(["run", *arguments]), environment)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.dictionaries(st.sampled_from(_KEYS), _VALUES, max_size=3), st.none() | _SERVICES)
 def test_any_types_lead_to_settings_or_one_line(tmp_path: Path, options: dict[str, object], services: object) -> None:
-    """Any type at any key, nested in any way, is taken, or refused in words that fit one line."""
+    """Any type at any key, nested in any way, is accepted, or rejected with a message of one line."""
     document = {"consul": True} | options | ({} if services is None else {"service": services})
     file = tmp_path / "clb.toml"
     file.write_text("".join(f"{key} = {toml(value)}\n" for key, value in document.items()))
     try:
-        read_services(read_options(make_parser, ["run", "--config", str(file)]))
+        read_services(read("--config", str(file)))
     except UsageError as error:
         assert len(str(error)) < 2000  # noqa: PT017 - either is right
 
@@ -93,53 +103,94 @@ def test_any_types_lead_to_settings_or_one_line(tmp_path: Path, options: dict[st
     ],
 )
 def test_value_of_the_wrong_type_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
-    """File, key and value are in one line, with what would be right."""
+    """The message names file, key and value, and a valid value."""
     file = tmp_path / "clb.toml"
     file.write_text(text)
     with pytest.raises(UsageError) as error:
-        read_options(make_parser, ["run", "--config", str(file)])
+        read("--config", str(file))
     assert all(word in str(error.value) for word in [str(file), *words]), str(error.value)
 
 
 def test_switches_may_be_off(tmp_path: Path) -> None:
-    """What takes no value may be false, which is as if it were not there."""
+    """An option that needs no value may be false, which is the same as leaving it out."""
     file = tmp_path / "clb.toml"
     file.write_text("no-active = false\nconsul = false\ncatalog = false\nsrv = '_a._tcp.x'\n")
-    options = read_options(make_parser, ["run", "--config", str(file)])
-    assert (options.no_active, options.consul, options.catalog, options.srv) == (False, None, False, ["_a._tcp.x"])
+    options = read("--config", str(file))
+    assert (options.no_active, options.consul, options.catalog, options.srv) == (False, None, False, ("_a._tcp.x",))
+
+
+def test_typed_option_replaces_the_one_of_the_file(tmp_path: Path) -> None:
+    """Repeatable options are replaced, too, and do not add up. All other options of the file count."""
+    file = tmp_path / "clb.toml"
+    file.write_text("hold = 5\ntag = ['a', 'b']\nresolver = '10.0.0.53'\nloader = 'bcc'\nno-active = true\n")
+    options = read("--config", str(file), "--hold", "1m", "--tag", "c", "--loader", "object")
+    assert (options.hold, options.tag, options.loader) == (60, ("c",), Loader.OBJECT)
+    assert (options.resolver, options.no_active, options.log_level) == (("10.0.0.53",), True, "info")
+
+
+def test_file_is_read_again(tmp_path: Path) -> None:
+    """The same command line gives other options after the file has changed."""
+    file = tmp_path / "clb.toml"
+    typed = make_parser().parse_args(["plan", "--config", str(file), "--tag", "a"])
+    for hold in (1, 2):
+        file.write_text(f"hold = {hold}\ntag = 'b'\n")
+        options = read_options(typed, {})
+        assert (options.hold, options.tag) == (hold, ("a",))
+
+
+def test_environment_is_part_of_the_options() -> None:
+    """STATE_DIRECTORY counts if no directory is given. The variables of Consul are kept, and never shown."""
+    environment = {"STATE_DIRECTORY": "/b:/c", "CONSUL_HTTP_TOKEN": "s3cr3t", "HOME": "/root"}
+    options = read(**environment)
+    assert options.state_dir == Path("/b")
+    assert options.consul_environment == {"CONSUL_HTTP_TOKEN": "s3cr3t"}
+    assert "s3cr3t" not in repr(options)
+    assert read("--state-dir", "/a", **environment).state_dir == Path("/a")
+    assert read("--state-dir", "", **environment).state_dir == Path("/b")
+    assert read().state_dir is None
+
+
+def test_options_of_consul_and_their_variables_have_fields() -> None:
+    """Each option that wins over a variable of Consul exists."""
+    assert {name.removeprefix("--") for name in CONSUL_OPTIONS.values()} <= OPTIONS.keys()
+
+
+def test_options_are_frozen() -> None:
+    """No code changes an option after it was read."""
+    with pytest.raises(FrozenInstanceError):
+        read().hold = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("option", ["--service", "--srv"])
 def test_name_that_is_given_twice_adds_up_its_vips(option: str) -> None:
-    """VIPs of one name add up in order, each once, and automatic ones are among them where one asks for those."""
+    """VIPs of one name add up in order, each once. Automatic ones are added if the name is also given without a VIP."""
     name = {"--service": "redis", "--srv": "_redis._tcp.x"}[option]
 
-    def read(*assignments: str) -> list[tuple[str, tuple[str, ...], bool]]:
+    def services(*assignments: str) -> list[tuple[str, tuple[str, ...], bool]]:
         given = [word for one in assignments for word in (option, f"{name}{one}")]
-        options = read_options(make_parser, ["run", "--consul", *given, "--service", "other=10.64.0.9"])
-        services = read_services(options)
+        options = read("--consul", *given, "--service", "other=10.64.0.9")
         return [
             (one.source, tuple(map(str, one.vips)), one.automatic is not None)
-            for one in services
+            for one in read_services(options)
             if one.name == "redis"
         ]
 
-    ((source, vips, automatic),) = read("=10.64.0.1:6379", "=10.64.0.2:6379,10.64.0.1:6379", "=[fd00::1]:1")
+    ((source, vips, automatic),) = services("=10.64.0.1:6379", "=10.64.0.2:6379,10.64.0.1:6379", "=[fd00::1]:1")
     assert source.endswith(name)
     assert (vips, automatic) == (("10.64.0.1:6379", "10.64.0.2:6379", "[fd00::1]:1"), False)
     for order in (("", "=10.64.0.1:6379"), ("=10.64.0.1:6379", "")):
-        ((_, vips, automatic),) = read(*order)
+        ((_, vips, automatic),) = services(*order)
         assert (len(vips), str(parse_vip("10.64.0.1:6379")) in vips, automatic) == (3, True, True)
 
 
 def test_what_is_typed_takes_the_place_of_a_table(tmp_path: Path) -> None:
-    """A typed name shuts out the table of the same source with all its settings, and no other table."""
+    """A typed name replaces the table of the same source with all its settings, and no other table."""
     file = tmp_path / "clb.toml"
     file.write_text(
         "consul = true\n[[service]]\nname = 'db'\nconsul = 'redis'\nvip = ['10.64.0.1', '10.64.0.2']\nhold = 5\n"
         "[[service]]\nname = 'ldap'\nservers = '10.0.0.5:389'\nvip = '10.64.0.3'\n"
     )
-    typed = ["run", "--config", str(file), "--service", "redis=10.64.0.8", "--service", "redis=10.64.0.9"]
-    redis, ldap = read_services(read_options(make_parser, typed))
+    options = read("--config", str(file), "--service", "redis=10.64.0.8", "--service", "redis=10.64.0.9")
+    redis, ldap = read_services(options)
     assert (redis.name, tuple(map(str, redis.vips)), redis.policy.hold) == ("redis", ("10.64.0.8", "10.64.0.9"), 30)
     assert (ldap.name, ldap.source) == ("ldap", "static:ldap")

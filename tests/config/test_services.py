@@ -1,4 +1,4 @@
-"""From the words of the command line and the file to services: what each has of its own, and catalog mode."""
+"""Services from the options and the file: own settings of a service, and catalog mode."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clb_discovery.cli.parser import make_parser
-from clb_discovery.config.options import read_options
+from clb_discovery.cli.read_options import read_options
 from clb_discovery.config.services import read_services
 from clb_discovery.errors import UsageError
 from clb_discovery.model.servers import Algorithm, PassiveHealth
@@ -37,12 +37,13 @@ vip = "10.64.0.2:80"
 
 
 def read(*arguments: str) -> dict[str, Service]:
-    """Return the services of a command line, by the names of their sources."""
-    return {service.source: service for service in read_services(read_options(make_parser, ["run", *arguments]))}
+    """Return the services of a command line, by source."""
+    options = read_options(make_parser().parse_args(["run", *arguments]), {})
+    return {service.source: service for service in read_services(options)}
 
 
 def test_every_key_of_a_service_counts(tmp_path: Path) -> None:
-    """What a table says is its own; what it does not say are the options."""
+    """A table has its own settings; the options fill in the others."""
     config = tmp_path / "clb.toml"
     config.write_text(EVERY_KEY)
     found = read("--consul", "--config", str(config))
@@ -72,12 +73,12 @@ def test_every_key_of_a_service_counts(tmp_path: Path) -> None:
     ],
 )
 def test_catalog_mode_is_consul_without_a_service(arguments: list[str], sources: set[str]) -> None:
-    """Services of Consul that are named are all that is followed there, unless --catalog says otherwise."""
+    """If services of Consul are named, only those are followed there, unless --catalog is given."""
     assert read(*arguments).keys() == sources
 
 
 def test_the_catalog_has_the_settings_of_all_that_opt_in() -> None:
-    """It stands for them, and has no VIPs itself."""
+    """The catalog has the settings of the options, and no VIPs."""
     found = read("--consul", "--algorithm", "least-conn", "--hold", "3s", "--tag", "x", "--filter", "y")[CATALOG]
     assert (found.vips, found.algorithm, found.policy.hold) == ((), Algorithm.LEAST_CONN, 3.0)
     assert (found.tags, found.filter) == (("x",), "y")
@@ -91,6 +92,6 @@ def test_the_catalog_has_the_settings_of_all_that_opt_in() -> None:
     ],
 )
 def test_nothing_to_follow_is_refused(arguments: list[str], words: str) -> None:
-    """The message says what to add."""
+    """The message names the options to add."""
     with pytest.raises(UsageError, match=words):
         read(*arguments)

@@ -1,17 +1,20 @@
-"""What SIGHUP does with each option: it is taken, or named as one that needs a restart, and never ignored."""
+"""SIGHUP applies each option, or names it as one that needs a restart. It ignores none."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import pytest
 
 from clb_discovery.cli.parser import make_parser
-from clb_discovery.config.options import file_options, read_options
+from clb_discovery.cli.read_options import read_options
+from clb_discovery.config.file import KEYS
+from clb_discovery.config.options import Options
+from clb_discovery.config.services import read_services
 from clb_discovery.config.settings import read_settings, without_restart
+from clb_discovery.config.sources import open_sources
 from tests.support.cgroups import made_cgroup
 
 RESTART: Final = {
@@ -21,7 +24,7 @@ RESTART: Final = {
     "metrics": '"127.0.0.1:9100"',
     "state-dir": '"/var/lib/other"',
 }
-"""Options that a running sidecar cannot take, with another value than the default's."""
+"""Options that need a restart, each with a value that is not the default."""
 SETTINGS: Final = {
     "srv": '["_new._tcp.example"]',
     "catalog": "true",
@@ -43,7 +46,7 @@ SETTINGS: Final = {
     "log-format": '"json"',
     "log-level": '"debug"',
 }
-"""Options that change the settings, as above."""
+"""Options that change the settings, likewise."""
 SOURCES: Final = {
     "consul",
     "consul-token-file",
@@ -62,7 +65,7 @@ SOURCES: Final = {
     "min-ttl",
     "max-ttl",
 }
-"""Options that say how to ask; sources are made anew."""
+"""Options about queries, which count when sources are opened again."""
 SERVICES: Final = """
 [[service]]
 name = "one"
@@ -80,32 +83,33 @@ def other_cgroup() -> Iterator[Path]:
         yield path
 
 
-class Watched(argparse.Namespace):
+class Watched:
     """Options that remember which of them were read."""
 
-    read: set[str]
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.read: set[str] = set()
 
-    def __getattribute__(self, name: str) -> object:
-        if not name.startswith("_") and name != "read":
-            self.read.add(name.replace("_", "-"))
-        return super().__getattribute__(name)
+    def __getattr__(self, name: str) -> object:
+        self.read.add(name.replace("_", "-"))
+        return getattr(self._options, name)
 
 
-def from_file(directory: Path, line: str) -> argparse.Namespace:
+def from_file(directory: Path, line: str) -> Options:
     """Return the options of a sidecar whose file has this line."""
     config = directory / "clb.toml"
     config.write_text(f"consul = true\n{line}\n{SERVICES}", encoding="utf-8")
-    return read_options(make_parser, ["run", "--config", str(config)])
+    return read_options(make_parser().parse_args(["run", "--config", str(config)]), {})
 
 
 def test_every_option_has_its_place() -> None:
-    """A new option is taken, needs a restart, or says how to ask; say here which, so that it is not forgotten."""
-    assert file_options(make_parser()).keys() == RESTART.keys() | SETTINGS.keys() | SOURCES
+    """Each option is in one of the three lists above; add a new one to the list that fits."""
+    assert KEYS.keys() - {"service"} == RESTART.keys() | SETTINGS.keys() | SOURCES
 
 
 @pytest.mark.parametrize("option", RESTART)
 def test_option_that_needs_a_restart_is_named(tmp_path: Path, other_cgroup: Path, option: str) -> None:
-    """The running value stays, and the option is named; where nothing has changed none is."""
+    """The running value stays, and the option is named. No option is named if nothing has changed."""
     running = read_settings(from_file(tmp_path, "")).settings
     wanted = read_settings(from_file(tmp_path, f"{option} = {RESTART[option].format(cgroup=other_cgroup)}")).settings
     assert wanted != running
@@ -115,18 +119,17 @@ def test_option_that_needs_a_restart_is_named(tmp_path: Path, other_cgroup: Path
 
 @pytest.mark.parametrize("option", SETTINGS)
 def test_option_of_the_settings_is_taken(tmp_path: Path, option: str) -> None:
-    """What the file says now is what the sidecar goes on with."""
+    """The sidecar goes on with the new value in the file."""
     running = read_settings(from_file(tmp_path, "")).settings
     wanted = read_settings(from_file(tmp_path, f"{option} = {SETTINGS[option]}")).settings
     assert wanted != running
     assert without_restart(wanted, running) == (wanted, ())
 
 
-async def test_option_that_says_how_to_ask_is_read_when_sources_are_made(tmp_path: Path) -> None:
-    """Each of them is looked at for the sources that take over, and so is no other."""
-    options = Watched(read=set(), **vars(from_file(tmp_path, "")))
-    configured = read_settings(options)
-    options.read.clear()
-    async with configured.open_sources() as sources:
+async def test_options_about_queries_are_read_when_sources_are_opened(tmp_path: Path) -> None:
+    """Opening sources reads each of these options, and no other."""
+    options = from_file(tmp_path, "")
+    watched = Watched(options)
+    async with open_sources(cast("Options", watched), read_services(options)) as sources:
         assert len(sources) == 2
-    assert options.read == SOURCES
+    assert watched.read == SOURCES | {"consul-environment"}

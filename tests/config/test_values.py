@@ -1,4 +1,4 @@
-"""What operators write: every form that is taken, and a helpful word about every other."""
+"""The values that operators write: valid forms, and a helpful message about every other."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_every_form_of_a_vip(text: str, address: str, port: int, protocol: Proto
     ],
 )
 def test_what_is_no_vip_gets_the_forms(text: str) -> None:
-    """Anything else is named, beside the forms that a VIP has."""
+    """The message names an invalid VIP, and the valid forms."""
     with pytest.raises(ValueError, match=r"is not a VIP: write 10\.64\.0\.1:6379") as error:
         text_forms.parse_vip(text)
     assert repr(text) in str(error.value)
@@ -103,7 +103,7 @@ def test_what_is_no_vip_gets_the_forms(text: str) -> None:
     ],
 )
 def test_vip_that_cannot_be_used_gets_the_reason(text: str, reason: str) -> None:
-    """What has the form of a VIP but cannot be one is named with its reason."""
+    """The message names an address that cannot be a VIP, and the reason."""
     with pytest.raises(ValueError, match=reason) as error:
         text_forms.parse_vip(text)
     assert repr(text) in str(error.value)
@@ -115,7 +115,7 @@ def test_vip_that_cannot_be_used_gets_the_reason(text: str, reason: str) -> None
     st.sampled_from(Protocol),
 )
 def test_a_vip_is_written_as_it_is_read(address: Address, port: int, protocol: Protocol) -> None:
-    """What a VIP is printed as, in logs and messages, the command line takes back."""
+    """The command line accepts a VIP as logs and messages print it."""
     vip = Vip(address, port, protocol)
     text = str(vip)
     if never_usable(address):
@@ -127,7 +127,7 @@ def test_a_vip_is_written_as_it_is_read(address: Address, port: int, protocol: P
 
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
-    """Whatever is typed leads to a value, or to a message that fits one line."""
+    """Every text leads to a value, or to a message of one line."""
     for parse in (text_forms.parse_vip, values.parse_assignment, values.parse_duration, values.parse_share):
         message = ""
         try:
@@ -138,7 +138,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 def test_assignment_names_a_service_and_its_vips() -> None:
-    """A name may hold anything but is followed by one or more VIPs, which take the default protocol."""
+    """A name may hold any characters. The VIPs after it have the default protocol."""
     assert values.parse_assignment("redis=10.64.0.1:6379,[fd00::1]:6379") == (
         "redis",
         (text_forms.parse_vip("10.64.0.1:6379"), text_forms.parse_vip("[fd00::1]:6379")),
@@ -148,7 +148,7 @@ def test_assignment_names_a_service_and_its_vips() -> None:
 
 
 def test_assignment_without_a_vip_is_a_name_alone() -> None:
-    """A name alone has no VIPs: it gets automatic ones."""
+    """A name without VIPs gets automatic ones."""
     assert values.parse_assignment("redis") == ("redis", ())
 
 
@@ -165,13 +165,13 @@ def test_assignment_without_a_vip_is_a_name_alone() -> None:
     ],
 )
 def test_broken_assignment_gets_the_reason(text: str, reason: str) -> None:
-    """The part that is wrong is named."""
+    """The message names the wrong part."""
     with pytest.raises(ValueError, match=reason):
         values.parse_assignment(text)
 
 
 def test_longest_name_is_taken() -> None:
-    """A name may have as many bytes as a map element has room for."""
+    """A name may be as long as a map element allows."""
     name = "é" * (MAX_NAME // 2) + "a"
     assert values.parse_assignment(f"{name}=10.64.0.1:80")[0] == name
 
@@ -214,20 +214,20 @@ def test_services_of_one_source_are_joined() -> None:
 
 
 def test_vip_that_two_sources_claim_is_refused() -> None:
-    """A VIP has one source; the message names it and both that claim it."""
+    """A VIP has one source. The message names the VIP and both sources that claim it."""
     with pytest.raises(ValueError, match=r"10\.64\.0\.1:80 is claimed by srv:a and by consul:a; give each its own"):
         values.merge_services([service("srv:a", "10.64.0.1:80"), service("consul:a", "10.64.0.1:80")])
 
 
 def test_places_are_named_where_they_are_known() -> None:
-    """Both places are in the message, however the sources are called."""
+    """The message names both places instead of the sources."""
     places = {"srv:a": "--srv a=10.64.0.1:80", "consul:a": "clb.toml: [[service]] 'a'"}
     with pytest.raises(ValueError, match=r"by --srv a=10\.64\.0\.1:80 and by clb\.toml: \[\[service\]\] 'a'"):
         values.merge_services([service("srv:a", "10.64.0.1:80"), service("consul:a", "10.64.0.1:80")], places)
 
 
 def test_a_real_server_at_a_vip_is_refused() -> None:
-    """Whatever the ports, connects would go round in a circle; both places are named."""
+    """Connects would go in a circle, whatever the ports are. The message names both places."""
     static = replace(service("static:b", "10.64.0.2:80"), servers=(RealServer(0, parse_address("10.64.0.1"), 9, 1),))
     with pytest.raises(ValueError, match=r"10\.64\.0\.1:9 of static:b is at the VIP 10\.64\.0\.1:80 of srv:a: "):
         values.merge_services([service("srv:a", "10.64.0.1:80"), static])
@@ -238,7 +238,7 @@ def test_a_real_server_at_a_vip_is_refused() -> None:
 
 @pytest.mark.parametrize("other", ["10.64.0.1:81", "10.64.0.1:80/udp", "10.64.0.1", "10.64.0.2:80", "[fd00::1]:80"])
 def test_vips_that_differ_in_anything_are_apart(other: str) -> None:
-    """Address, port and protocol together are what a source claims."""
+    """A source claims address, port and protocol together."""
     assert len(values.merge_services([service("srv:a", "10.64.0.1:80"), service("srv:b", other)])) == 2
 
 
@@ -255,20 +255,20 @@ def test_every_form_of_a_duration(text: str, seconds: float) -> None:
     "text", ["", "s", "-1s", "1 s", "1d", "1S", "1e3", ".5s", "1.", "nan", "inf", "1s\n", "1m30s", "٣s"]
 )
 def test_what_is_no_duration_gets_the_forms(text: str) -> None:
-    """Anything else is named, beside the forms that a duration has."""
+    """The message names an invalid duration, and the valid forms."""
     with pytest.raises(ValueError, match="is not a duration: write 30s, 500ms, 2m or 1h"):
         values.parse_duration(text)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("50", 50), ("1500ms", 1.5), ("10m", 600)])
 def test_every_form_of_consuls_wait(text: str, seconds: float) -> None:
-    """It is a duration from a second to the most that Consul takes."""
+    """It is from one second to the longest that Consul allows."""
     assert values.parse_consul_wait(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["0", "999ms", "601", "11m", "1h"])
 def test_another_wait_of_consul_is_refused(text: str) -> None:
-    """What is out of range is named, beside what is not."""
+    """The message names a value out of range, and the range."""
     with pytest.raises(ValueError, match=f"'{text}' is not from 1s to 10m"):
         values.parse_consul_wait(text)
 
@@ -281,6 +281,6 @@ def test_every_form_of_a_share(text: str, share: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "half", "50%", "-0.1", "1.01", "nan", "inf", "1/2"])
 def test_what_is_no_share_gets_an_example(text: str) -> None:
-    """Anything else is named, beside what a share is."""
+    """The message names an invalid share, and a valid one."""
     with pytest.raises(ValueError, match=r"is not a share: write a number from 0 to 1, such as 0\.5"):
         values.parse_share(text)

@@ -1,4 +1,4 @@
-"""What operators write about scheduling is read exactly, or refused with the way out."""
+"""Values about scheduling are read exactly, or rejected with a message that says how to fix them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ DAY = 24 * 3600 * 1000
     ],
 )
 def test_a_scheduler_is_read_by_the_name_that_status_prints(text: str, algorithm: Algorithm) -> None:
-    """Options and status use one name."""
+    """Options and `status` use the same name."""
     assert parse_algorithm(text) is algorithm
     assert str(algorithm) == text
 
 
 @pytest.mark.parametrize("text", ["", "Random", "round_robin", "least-conn ", "rr", "0", "least-connections"])
 def test_no_other_scheduler_is_read(text: str) -> None:
-    """The message names the value and all schedulers that there are."""
+    """The message names the value and all schedulers."""
     with pytest.raises(ValueError, match="use random, round-robin, least-conn") as refused:
         parse_algorithm(text)
     assert repr(text) in str(refused.value)
@@ -37,7 +37,7 @@ def test_no_other_scheduler_is_read(text: str) -> None:
 
 @given(st.integers(0, 1_000_000))
 def test_a_count_is_read(number: int) -> None:
-    """Every number from 0 to a million is."""
+    """Every number from 0 to a million is accepted."""
     assert parse_count(str(number)) == number
 
 
@@ -45,7 +45,7 @@ def test_a_count_is_read(number: int) -> None:
     "text", ["", "-1", "+1", "1.0", "1e3", " 3", "3 ", "0x3", "1_000", "1000001", "9" * 40, "٣", "²"]
 )
 def test_no_other_count_is_read(text: str) -> None:
-    """Signs, spaces, other digits and what is beyond a million are refused by naming the value."""
+    """The message names a value with signs, spaces or other digits, or above a million."""
     with pytest.raises(ValueError, match="is not a number from 0 to 1000000") as refused:
         parse_count(text)
     assert repr(text) in str(refused.value)
@@ -67,19 +67,19 @@ def test_no_other_count_is_read(text: str) -> None:
     ],
 )
 def test_milliseconds_are_read(text: str, milliseconds: int) -> None:
-    """A duration in any unit, seconds where there is none."""
+    """A duration may have any unit; without one it is in seconds."""
     assert parse_milliseconds(text) == milliseconds
 
 
 @given(st.integers(1, DAY))
 def test_milliseconds_lose_nothing(milliseconds: int) -> None:
-    """Every whole number of milliseconds up to a day is read as itself."""
+    """Every whole number of milliseconds up to a day is read exactly."""
     assert parse_milliseconds(f"{milliseconds}ms") == milliseconds
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "0.0001s", "0.4ms", "24.001h", "86400001ms", "99999999999h", "9" * 400])
 def test_no_time_outside_of_a_day_is_read(text: str) -> None:
-    """No time at all and more than a day are refused by naming the value."""
+    """The message names a value of zero, or of more than a day."""
     with pytest.raises(ValueError, match="is not from 1ms to 24h") as refused:
         parse_milliseconds(text)
     assert repr(text) in str(refused.value)
@@ -87,6 +87,6 @@ def test_no_time_outside_of_a_day_is_read(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "s", "-1s", "1 s", "1d", "1e3", "inf", "nan", ".5s", "1,5s", "٣s"])
 def test_what_is_no_duration_is_not_read(text: str) -> None:
-    """The message shows how a duration is written."""
+    """The message shows valid durations."""
     with pytest.raises(ValueError, match="write 30s, 500ms, 2m or 1h"):
         parse_milliseconds(text)

@@ -1,1 +1,1 @@
-"""Status, plan and trace as documents: pure."""
+"""The documents of status, plan and trace, built without a kernel."""

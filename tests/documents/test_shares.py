@@ -1,4 +1,4 @@
-"""Target shares, by the kernel's own rules."""
+"""Target shares, by the rules of the kernel programs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ TIERS = st.lists(st.lists(st.booleans(), min_size=1, max_size=3), min_size=1, ma
 
 
 @given(MEMBERS)
-def test_shares_are_of_one_whole(pool: list[Member]) -> None:
-    """They add up to 1, of one tier only, and who is ejected has none while there is anybody else."""
+def test_shares_add_up_to_one(pool: list[Member]) -> None:
+    """All shares are in one tier, and an ejected server has none unless all servers are ejected."""
     shares = target_shares(pool)
     assert len(shares) == len(pool)
     if not pool:
@@ -41,13 +41,13 @@ def test_shares_are_of_one_whole(pool: list[Member]) -> None:
     ],
 )
 def test_examples(pool: list[tuple[int, int, bool]], expected: list[float]) -> None:
-    """By weight; without the ejected; the next tier; everybody out; RFC 2782's weight of 0."""
+    """By weight; without ejected servers; in the next tier; all servers ejected; weights of 0 (RFC 2782)."""
     assert target_shares([Member(*member) for member in pool]) == expected
 
 
 @given(TIERS)
 def test_the_tier_in_use_is_the_lowest_with_a_usable_server(tiers: list[list[bool]]) -> None:
-    """Of the tiers that programs walk; if nobody there is usable, the lowest one as if nobody were ejected."""
+    """Only the first MAX_TIERS tiers count. If none of their servers is usable, the lowest tier is in use."""
     pool = [Member(10 * tier, 1, ejected) for tier, members in enumerate(tiers) for ejected in members]
     in_use = next((tier for tier, members in enumerate(tiers[:MAX_TIERS]) if not all(members)), None)
     shares = dict(zip(range(len(pool)), target_shares(pool), strict=True))

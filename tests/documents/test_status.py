@@ -1,4 +1,4 @@
-"""The document of `status --json`, put together without a kernel."""
+"""The document of `status --json`, built without a kernel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from clb_discovery.documents.status import Datapath, document
+from clb_discovery.documents.status import Datapath, document, virtual_servers
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Info, Label
 from clb_discovery.layout.installed import Installed, Published
@@ -15,6 +15,7 @@ from clb_discovery.model import own_servers
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, RealServer, Vip
 from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.publication.plan import plan
 from tests.support.contract import assert_is_status
 
 NEW = elements.unpack_server(elements.NEW_SERVER)
@@ -67,7 +68,7 @@ def published(
 def status(
     virtual: Mapping[Vip, Published] | None, *, ineffective: str | None = None, pid: int | None = None
 ) -> dict[str, Any]:
-    """Return the document for these virtual servers, of an instance that is not loaded where there is None."""
+    """Return the document for these virtual servers; None is an instance that is not loaded."""
     key = elements.pack_vip(VIP4)
     servers = {
         elements.pack_member(key, ONE): NEW._replace(connects=5, active=4),
@@ -81,12 +82,11 @@ def status(
         datapath=None if virtual is None else Datapath(INFO, Installed(virtual=virtual), servers, ineffective, 6),
         pid=pid,
         state=STATE,
-        hidden=frozenset(own_servers.virtual_servers("default")),
     )
 
 
-def test_vips_on_which_a_program_of_this_host_listens_are_told() -> None:
-    """The key is true of these virtual servers and no others."""
+def test_vips_on_which_a_program_of_this_host_listens_are_marked() -> None:
+    """`listens_here` is true of these virtual servers only."""
     installed = Installed(virtual={VIP4: published((ONE,)), EVERY: published(())})
     found = document(
         instance="default",
@@ -95,7 +95,6 @@ def test_vips_on_which_a_program_of_this_host_listens_are_told() -> None:
         datapath=Datapath(INFO, installed, {}, None, 0),
         pid=None,
         state={},
-        hidden=frozenset(),
         listening={EVERY},
     )
     assert {server["address"]: server["listens_here"] for server in found["virtual_servers"]} == {
@@ -104,8 +103,8 @@ def test_vips_on_which_a_program_of_this_host_listens_are_told() -> None:
     }
 
 
-def test_document_says_everything_in_the_words_of_the_contract() -> None:
-    """What is loaded, who follows, what sources said, and each virtual server with its real servers' counts."""
+def test_document_has_everything_under_the_names_of_the_contract() -> None:
+    """It has data plane, sidecar, sources, and each virtual server with the counters of its real servers."""
     found = status({VIP4: published((ONE, TWO))}, pid=99)
     assert_is_status(found)
     assert found == {
@@ -136,8 +135,8 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
                 "connects": 7,
                 "refused": 3,
                 "real_servers": [
-                    real_server("10.0.0.7", 31001, weight=10, priority=0) | {"connects": 5, "active": 4},
-                    real_server("10.0.0.8", 31002, weight=0, priority=1)
+                    real_server("10.0.0.7", 31001, weight=10, priority=0, target=1.0) | {"connects": 5, "active": 4},
+                    real_server("10.0.0.8", 31002, weight=0, priority=1, target=0.0)
                     | {"connects": 2, "failures": 1, "state": "ejected", "probing": True},
                 ],
                 "listens_here": False,
@@ -148,14 +147,14 @@ def test_document_says_everything_in_the_words_of_the_contract() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-def real_server(address: str, port: int, *, weight: int, priority: int) -> dict[str, Any]:
-    """Return how a new real server is shown."""
+def real_server(address: str, port: int, *, weight: int, priority: int, target: float) -> dict[str, Any]:
+    """Return the document of a new real server."""
     counts = {"state": "active", "probing": False, "connects": 0, "active": 0, "failures": 0}
-    return {"address": address, "port": port, "weight": weight, "priority": priority} | counts
+    return {"address": address, "port": port, "weight": weight, "priority": priority, "target_share": target} | counts
 
 
 def test_every_kind_of_virtual_server_has_the_shape() -> None:
-    """IPv6, UDP, wildcard ports and empty pools are shown like the rest."""
+    """IPv6, UDP, wildcard ports and empty pools have the same keys as all others."""
     found = status({VIP6: published((SIX,)), EVERY: published(())})
     assert_is_status(found)
     every, six = found["virtual_servers"]
@@ -163,8 +162,8 @@ def test_every_kind_of_virtual_server_has_the_shape() -> None:
     assert (six["address"], six["protocol"], six["real_servers"][0]["address"]) == ("fd00::1", "udp", "fd00::7")
 
 
-def test_what_is_not_loaded_and_not_running_has_the_shape() -> None:
-    """Nothing loaded is told with the reason, and what the sidecar said last stays."""
+def test_an_instance_that_is_not_loaded_has_the_shape() -> None:
+    """The document has the reason, and the last state of a sidecar that does not run."""
     found = status(None)
     assert_is_status(found)
     assert (found["datapath"]["loaded"], found["datapath"]["effective"]) == (False, False)
@@ -178,20 +177,28 @@ def test_what_is_not_loaded_and_not_running_has_the_shape() -> None:
     assert found["virtual_servers"] == []
 
 
-def test_reason_why_it_is_not_effective_is_told() -> None:
-    """Loaded is not effective."""
+def test_a_loaded_data_plane_may_be_ineffective() -> None:
+    """The document then has the reason."""
     datapath = status({}, ineffective="the cgroup is gone")["datapath"]
     assert (datapath["loaded"], datapath["effective"], datapath["reason"]) == (True, False, "the cgroup is gone")
 
 
 def test_selftest_is_not_shown() -> None:
-    """The virtual servers of the self-test are nobody's business."""
-    virtual = dict.fromkeys(own_servers.virtual_servers("default"), published(()))
-    assert status(virtual)["virtual_servers"] == []
+    """The virtual servers of the self-test are not in the document."""
+    own = plan(Installed(), own_servers.virtual_servers("default"), complete=True).result.virtual
+    assert status(own)["virtual_servers"] == []
+
+
+def test_target_shares_follow_ejections() -> None:
+    """A tier whose servers are all ejected leaves its share to the next one."""
+    key = elements.pack_vip(VIP4)
+    servers = {elements.pack_member(key, ONE): NEW._replace(ejected_until=1)}
+    (found,) = virtual_servers(Installed(virtual={VIP4: published((ONE, TWO))}), servers)
+    assert [real["target_share"] for real in found["real_servers"]] == [0.0, 1.0]
 
 
 def test_foreign_elements_do_not_break_the_document() -> None:
-    """A virtual server that a newer version or a foreign hand wrote is shown as far as it is known."""
+    """A virtual server that another program or a newer version wrote is shown with null for unknown values."""
     (found,) = status({VIP4: published(None, algorithm=None, named=False)})["virtual_servers"]
     assert (found["service"], found["source"], found["algorithm"], found["real_servers"]) == (None, None, None, [])
     assert found["refused"] == 3

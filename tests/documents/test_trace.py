@@ -1,4 +1,4 @@
-"""Which connects `trace` tells."""
+"""The filters of `trace`."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ LINE = Line(1, 42, "a-long-program-", 7, bytes(20), "10.64.0.1:80", "10.0.0.1:80
     ],
 )
 def test_filters(wanted: Wanted, *, taken: bool) -> None:
-    """One of each kind has to fit; a program's name is compared as far as the kernel keeps it."""
+    """One value of each kind has to match. A program's name is compared in the length that the kernel keeps."""
     assert wanted.takes(LINE, "web") is taken
 
 
-def test_what_nobody_knows_fits_no_name() -> None:
-    """An outcome whose decision was not seen has no program, and a VIP without a label no service."""
+def test_unknown_names_match_no_filter() -> None:
+    """An outcome without its decision has no program, and a VIP without a label has no service."""
     assert not Wanted(commands=frozenset({"x"})).takes(replace(LINE, command=None), "web")
     assert not Wanted(services=frozenset({"web"})).takes(LINE, None)
 
 
-def test_what_was_dropped_is_always_told() -> None:
-    """A gap may hide what was looked for; its object has the keys of all others."""
+def test_the_line_of_dropped_connects_matches_every_filter() -> None:
+    """The dropped connects may be among those that the filters select. The line has the keys of all others."""
     wanted = Wanted(frozenset({"web"}), frozenset({"x"}), frozenset({"failed"}))
     assert wanted.takes(dropped(1), None)
     assert dropped(1).document("now", None, None).keys() == LINE.document("now", "/", "web").keys()

@@ -1,4 +1,4 @@
-"""What is used of the answers of discovery: every server is behind a VIP, or among what is left out."""
+"""Every real server of an answer is in the pool of a VIP, or is reported as left out."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _SERVERS = st.lists(
 def published(
     services: Sequence[Service], known: Mapping[str, Sequence[RealServer]], *claims: Claim
 ) -> dict[str, Usage]:
-    """Return what is used when nothing is held."""
+    """Return the usage of each source, with an empty kernel."""
     return usage(made(services, known, *claims))
 
 
 def made(services: Sequence[Service], known: Mapping[str, Sequence[RealServer]], *claims: Claim) -> Publication:
-    """Return a publication where nothing is held."""
+    """Return a publication to an empty kernel."""
     return publication(Installed(), Wanted(services, claims, known, {}, [], [], complete=True))
 
 
 @given(st.lists(st.sampled_from(_VIPS), min_size=1, unique=True), _SERVERS)
 def test_every_server_is_used_or_left_out(vips: list[Vip], servers: list[RealServer]) -> None:
-    """Counts are those of the plan; a server in no pool is named or counted, and an empty pool is objected to."""
+    """Counts are those of the plan. A server in no pool is named or counted, and an empty pool is an objection."""
     made_of = made([Service("web", "srv:web", tuple(vips))], {"srv:web": servers})
     found = usage(made_of)["srv:web"]
     pools = {vip: made_of.plan.result.virtual[vip].pool or () for vip in vips}
@@ -52,7 +52,7 @@ def test_every_server_is_used_or_left_out(vips: list[Vip], servers: list[RealSer
 
 
 def test_automatic_vips_may_be_empty_in_one_family() -> None:
-    """They are of both families, whatever servers there are; a VIP that was named beside them needs servers."""
+    """A service has one of each family, even if its servers are of one family. A VIP that was named needs servers."""
     server = RealServer(0, parse_address("10.0.0.1"), 80, 1)
     both = (parse_vip("240.64.0.1"), parse_vip("[fd0b::1]"))
     web = Service("web", "srv:web", both, automatic=Protocol.TCP)
@@ -65,8 +65,8 @@ def test_automatic_vips_may_be_empty_in_one_family() -> None:
     assert "[fd0b::1]" not in objection
 
 
-def test_services_of_a_catalog_are_told_with_their_refusals() -> None:
-    """One without any VIP is objected to; a source of which nothing is known is not told at all."""
+def test_services_of_a_catalog_are_reported_with_their_refusals() -> None:
+    """One without any VIP has an objection. A source without a known answer is not reported."""
     opt_in = OptIn(refused=(Refused("clb-vip 'x'", "is not a VIP"),))
     claim = Claim(Service("web", "consul:web", ()), opt_in)
     found = published([Service("db", "srv:db", (_VIPS[0],))], {"consul:web": []}, claim)
@@ -75,8 +75,8 @@ def test_services_of_a_catalog_are_told_with_their_refusals() -> None:
     assert found["consul:web"].left_out == ("clb-vip 'x' is not a VIP",)
 
 
-def test_a_virtual_server_without_room_says_so() -> None:
-    """Not that its servers cannot be used."""
+def test_the_objection_to_a_virtual_server_without_room_is_the_lack_of_room() -> None:
+    """It does not claim that the servers cannot be used."""
     server = RealServer(0, parse_address("10.0.0.1"), 80, 1)
     web = Service("web", "srv:web", (_VIPS[0],))
     full = made([web], {"srv:web": [server]})._replace(

@@ -1,4 +1,4 @@
-"""What is wrong, in a few words."""
+"""The problems that the last line of `status` lists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from clb_discovery.documents.verdict import troubles
 
 
 def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
-    """Return a document in which all is well but for what is given."""
+    """Return a document without problems, except for the given values."""
     return {
         "instance": "default",
         "datapath": {"loaded": True, "effective": True, "reason": None, "overlaps": []},
@@ -31,12 +31,12 @@ def virtual(service: str, *states: str) -> dict[str, Any]:
 
 
 def test_nothing_is_wrong() -> None:
-    """Nor is a family without real servers, while the service has some of the other."""
+    """A family without real servers is no problem if the service has some of the other family."""
     assert troubles(status()) == []
 
 
-def test_what_is_not_loaded_needs_no_sidecar_to_blame() -> None:
-    """Where nothing is loaded that is all there is to say."""
+def test_not_loaded_is_the_only_problem() -> None:
+    """Without a data plane, the sidecar that does not run is no problem of its own."""
     (only,) = troubles(
         status(
             datapath={"loaded": False, "effective": False, "reason": "x", "overlaps": []},
@@ -49,8 +49,8 @@ def test_what_is_not_loaded_needs_no_sidecar_to_blame() -> None:
     assert only.endswith("; start the sidecar, or run: clb-discovery load")
 
 
-def test_what_is_not_loaded_is_named_as_it_has_to_be_typed() -> None:
-    """The command names the instance, and nobody is told to start a sidecar that runs."""
+def test_not_loaded_names_the_command_that_loads() -> None:
+    """The command has the instance, and the line does not suggest to start a sidecar that runs."""
     (only,) = troubles(
         status(
             instance="shop",
@@ -63,7 +63,7 @@ def test_what_is_not_loaded_is_named_as_it_has_to_be_typed() -> None:
 
 
 def test_everything_at_once() -> None:
-    """Each trouble has its remark, the worst first, and names only a few of many."""
+    """Each problem has its remark, the worst first, and a remark names only a few of many."""
     found = troubles(
         status(
             datapath={

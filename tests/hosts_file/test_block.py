@@ -69,8 +69,7 @@ def test_names_are_those_of_what_the_kernel_balances() -> None:
     found = names(
         published("redis", ["10.64.0.1:6379", "10.64.0.1:6380", "[fd00:64::1]:6379"])
         | published("a/b", ["10.64.0.2:80"])
-        | published("self-test", ["10.64.0.3:80"], source=SOURCE),
-        SOURCE,
+        | published("self-test", ["10.64.0.3:80"], source=SOURCE)
     )
     assert found.addresses == {"redis.clb": (ONE, SIX)}
     assert found.left_out == ("a/b",)
@@ -79,8 +78,8 @@ def test_names_are_those_of_what_the_kernel_balances() -> None:
 def test_family_without_servers_has_no_name_while_the_other_has() -> None:
     """A name leads to addresses that can be connected to, and to all of them where none can."""
     ipv4, ipv6 = published("web", ["10.64.0.1"]), published("web", ["[fd00:64::1]"], servers=False)
-    assert names(ipv4 | ipv6, SOURCE).addresses == {"web.clb": (ONE,)}
-    assert names(ipv6, SOURCE).addresses == {"web.clb": (SIX,)}
+    assert names(ipv4 | ipv6).addresses == {"web.clb": (ONE,)}
+    assert names(ipv6).addresses == {"web.clb": (SIX,)}
 
 
 def test_block_is_readable() -> None:

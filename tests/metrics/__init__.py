@@ -1,1 +1,1 @@
-"""Metrics and the page server."""
+"""Metrics, and the HTTP server that serves them."""

@@ -1,4 +1,4 @@
-"""The server behind `--metrics` when many ask and answers take long."""
+"""The server behind `--metrics`, under many requests and with slow responses."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from clb_discovery.metrics.server import Site, listen
 from clb_discovery.sidecar.announcer import Announcer
 
 PART: Final = 1 << 18
-"""Bytes that are taken between two connections."""
+"""Bytes that the client reads between two new connections of others."""
 
 
 def serving(listener: socket.socket, site: Site) -> AbstractAsyncContextManager[None]:
-    """Serve as the sidecar does, which logs what goes wrong."""
+    """Serve like the sidecar, which logs problems."""
     return web.serving(listener, site, Announcer().trouble)
 
 
 class SlowReports:
-    """Reports that wait until the test lets them go."""
+    """Reports that wait until the test releases them."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -40,7 +40,7 @@ class SlowReports:
         self.released = asyncio.Event()
 
     async def report(self) -> Report:
-        """Be asked for one."""
+        """Return a report once the test allows it."""
         self.begun += 1
         self.asked.set()
         await self.released.wait()
@@ -50,7 +50,7 @@ class SlowReports:
 
 
 async def test_many_share_work_and_probes_wait_for_nobody() -> None:
-    """Fifty who ask at a time cost three reports at most, one at a time, and /healthz answers meanwhile."""
+    """Fifty simultaneous requests cost three reports at most, one after the other, and /healthz responds meanwhile."""
     reports = SlowReports()
     with listen("127.0.0.1", 0) as listener:
         origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -80,8 +80,8 @@ async def test_many_share_work_and_probes_wait_for_nobody() -> None:
             assert len({answer for answer in answers if answer.startswith("{")}) == 1
 
 
-async def test_a_report_that_fails_is_an_error_for_those_who_asked() -> None:
-    """They get 503 and the reason, and the next one is tried anew."""
+async def test_a_report_that_fails_is_an_error_for_its_requests() -> None:
+    """They get 503 and the reason, and the next request gets a new report."""
     failures = [OSError(errno.ENOENT, "No such file or directory")]
 
     async def report() -> Report:
@@ -110,8 +110,8 @@ async def test_a_report_that_fails_is_an_error_for_those_who_asked() -> None:
         b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03" + bytes(150),
     ],
 )
-async def test_what_clients_do_is_no_fault_of_ours(request_: bytes) -> None:
-    """Whatever a client sends, and whenever it goes, nothing above debug is logged."""
+async def test_faults_of_clients_are_logged_at_debug(request_: bytes) -> None:
+    """A bad request, or a connection that is broken off, is logged at no higher level."""
     reports = SlowReports()
     with listen("127.0.0.1", 0) as listener, structlog.testing.capture_logs() as logged:
         async with serving(listener, Site(reports.report, lambda: True, Meters())):
@@ -126,8 +126,8 @@ async def test_what_clients_do_is_no_fault_of_ours(request_: bytes) -> None:
     assert {one["log_level"] for one in logged} <= {"debug"}
 
 
-async def test_who_takes_no_answer_gets_no_copy_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty clients that ask for 16 MiB and read nothing cost little more than one; who reads gets all of it."""
+async def test_a_client_that_reads_nothing_costs_no_copy_of_the_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty clients that request 16 MiB and read nothing cost little more than one. One that reads gets it all."""
     size = 16 << 20
     monkeypatch.setattr(web, "exposition", lambda *_: bytes(size))
     reports = SlowReports()
@@ -150,8 +150,8 @@ async def test_who_takes_no_answer_gets_no_copy_of_it(monkeypatch: pytest.Monkey
                 assert len(await answer.read()) == size
 
 
-async def test_who_takes_an_answer_is_not_driven_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a scraper takes a long answer, others open four times as many connections as there are places."""
+async def test_a_client_that_reads_keeps_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scraper gets a long response, although others open four times as many connections as are allowed."""
     size = 64 << 20
     monkeypatch.setattr(web, "exposition", lambda *_: bytes(size))
     reports = SlowReports()
@@ -172,13 +172,13 @@ async def test_who_takes_an_answer_is_not_driven_out(monkeypatch: pytest.MonkeyP
 
 
 async def test_lag_is_measured() -> None:
-    """A loop that is held up for a quarter of a second says so."""
+    """A loop that is blocked for a quarter of a second has that much lag."""
     meters = Meters()
     watching = asyncio.create_task(meters.watch_lag())
     try:
-        await asyncio.sleep(0)  # from here on it waits for a second
-        time.sleep(1.25)  # noqa: ASYNC251 - that is what goes wrong
-        await asyncio.sleep(0.01)  # what is due earlier comes first
+        await asyncio.sleep(0)  # the measurement begins, and lasts a second
+        time.sleep(1.25)  # noqa: ASYNC251 - the fault that is measured
+        await asyncio.sleep(0.01)  # the overdue timer fires first
     finally:
         watching.cancel()
     assert (meters.registry.get_sample_value("clb_loop_lag_seconds_sum") or 0) >= 0.25

@@ -1,4 +1,4 @@
-"""A real sidecar with a bit of everything, and a real browser that looks at its page."""
+"""A real sidecar with services of every kind, and a real browser that shows its page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.dataplane import wipe
 
 @pytest.fixture(scope="module", name="scene")
 def _scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """Return what goes on on a host with a sidecar."""
+    """Return a host with a sidecar, servers and traffic."""
     assert os.geteuid() == 0, "loading programs needs root: run the tests through sudo"
     instance = f"test-{uuid4().hex[:8]}"
     try:
@@ -46,7 +46,7 @@ def tab(browser: Chromium, scene: Scene) -> Tab:
 
 @pytest.fixture(scope="session")
 def pictures() -> Path:
-    """Return where screenshots go, for people to look at."""
+    """Return the directory of the screenshots, which are for people."""
     directory = Path(__file__).parent.parent.parent / ".cache" / "page"
     directory.mkdir(parents=True, exist_ok=True)
     return directory

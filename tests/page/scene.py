@@ -1,4 +1,4 @@
-"""A host with a bit of everything: services in DNS and by hand, tiers, weights, an ejected server, an empty pool."""
+"""A host with services in DNS and in the file, tiers, weights, an ejected server and an empty pool."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.sidecar import Sidecar, sidecar
 from tests.support.sockets import Target, socket_maker
 
 HOSTILE: Final = "</title><script>alert(1)</script><img src=x onerror=alert(1)>&amp;\u05d0"
-"""The name of a service, by somebody who wishes us ill."""
+"""The name that an attacker gives to a service."""
 REDIS: Final = "10.64.0.1"
 SERVERS: Final = {
     "redis": (("10.0.3.7", 31001, 10), ("10.0.3.8", 29114, 20), ("10.0.4.2", 30550, 30), ("10.0.4.9", 28807, 30)),
@@ -29,7 +29,7 @@ SERVERS: Final = {
 DEAD: Final = ("10.0.3.9", 31002, 10)
 """A real server of redis that refuses."""
 NEW: Final = ("10.0.3.10", 31003, 30)
-"""One that comes later."""
+"""A real server of redis that is added later."""
 
 _CONFIG: Final = f"""\
 [[service]]
@@ -61,7 +61,7 @@ _TRAFFIC: Final = ((REDIS, 6379, 12), ("10.64.0.2", 5432, 3), ("10.64.0.3", 9200
 
 
 class Scene:
-    """What goes on."""
+    """The host, and the changes to it."""
 
     def __init__(self, origin: str, knot: KnotServer, found: Sidecar) -> None:
         self.origin = origin
@@ -75,17 +75,17 @@ class Scene:
         return document
 
     def add_server(self) -> None:
-        """Have discovery name one more real server of redis."""
+        """Add one more real server of redis to DNS."""
         self._knot.write(_records("redis", [*SERVERS["redis"], DEAD, NEW]))
 
     def lose_a_zone(self) -> None:
-        """Have discovery of postgresql fail."""
+        """Let the queries for postgresql fail."""
         self._knot.purge("shop")
 
 
 @contextmanager
 def scene(instance: str, cgroup: Path, directory: Path) -> Iterator[Scene]:
-    """Run all of it while the block runs, in the private network of the tests."""
+    """Run the host while the block runs, in the private network of the tests."""
     config = directory / "clb.toml"
     config.write_text(_CONFIG, encoding="utf-8")
     port = free_port()
@@ -114,7 +114,7 @@ def _records(service: str, servers: Sequence[tuple[str, int, int]], *, standby: 
 
 @contextmanager
 def _address(host: str) -> Iterator[None]:
-    """Have an address in the tests' own network."""
+    """Add an address to the tests' own network while the block runs."""
     subprocess.run(["ip", "address", "add", f"{host}/32", "dev", "lo"], check=True)
     try:
         yield
@@ -138,7 +138,7 @@ def _accepted(servers: Sequence[socket.socket]) -> Iterator[socket.socket]:
 
 @contextmanager
 def _traffic(cgroup: Path, servers: Sequence[socket.socket]) -> Iterator[None]:
-    """Connect without pause; some connections stay open, and a pool without servers is asked, too."""
+    """Connect all the time, also to a pool without servers. Some connections stay open."""
     ended = threading.Event()
     with socket_maker(cgroup) as client, ExitStack() as open_ones:
         for host, port, each in _TRAFFIC:

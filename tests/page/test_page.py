@@ -39,7 +39,7 @@ def rows(tab: Tab, service: str) -> dict[str, list[str]]:
 
 
 def filter_by(tab: Tab, text: str) -> None:
-    """Write into the box."""
+    """Write into the filter."""
     tab.evaluate(
         f"{{ const box = document.querySelector('#filter'); box.value = '{text}';"
         "box.dispatchEvent(new Event('input')); }"
@@ -47,7 +47,7 @@ def filter_by(tab: Tab, text: str) -> None:
 
 
 def test_shows_what_the_kernel_holds(tab: Tab, scene: Scene) -> None:
-    """Real servers stand there with their state, priority and weight, and shares come near to what weights ask for."""
+    """Real servers have their state, priority and weight, and shares come near to their targets."""
     tab.wait_for(f"!({_UNSETTLED})")
     tab.listen(6)
     found = rows(tab, "redis")
@@ -72,7 +72,7 @@ def test_shows_what_the_kernel_holds(tab: Tab, scene: Scene) -> None:
 
 
 def test_follows_connects_and_discovery(tab: Tab, scene: Scene) -> None:
-    """Counters grow, new servers appear, and a source that fails is said to; nothing is loaded anew."""
+    """Counters grow, new servers appear, a source that fails is reported, and the page is not loaded again."""
     name = f"{SERVERS['redis'][0][0]}:{SERVERS['redis'][0][1]}"
     tab.evaluate("window.same = true")
     before = int(rows(tab, "redis")[name][5].replace(",", ""))
@@ -87,14 +87,14 @@ def test_follows_connects_and_discovery(tab: Tab, scene: Scene) -> None:
 
 
 def test_nothing_is_amiss_and_nothing_leaves_the_origin(tab: Tab, scene: Scene) -> None:
-    """Console, policies and exceptions have nothing to tell, and all that is asked for is the page and its document."""
+    """The console, policies and exceptions are empty, and only the page and its document are requested."""
     tab.listen(5)
     assert tab.troubles() == []
     assert set(tab.requests()) == {f"{scene.origin}/", f"{scene.origin}/status.json"}
 
 
 def test_names_are_only_text(tab: Tab) -> None:
-    """A service whose name is markup is shown by that name, and nothing of it becomes an element."""
+    """A service whose name is markup is shown with that name, and none of it becomes an element."""
     titles = tab.evaluate("Array.from(document.querySelectorAll('h2'), title => title.textContent)")
     assert HOSTILE in titles
     assert tab.evaluate("document.querySelectorAll('img, iframe, object, embed, base').length") == 0
@@ -102,7 +102,7 @@ def test_names_are_only_text(tab: Tab) -> None:
 
 
 def test_policy_forbids_markup_from_text_and_foreign_code(tab: Tab) -> None:
-    """What a mistake of ours would have to do is stopped by the browser, and it says so."""
+    """If a fault of ours let text become markup or code, the browser would stop and report it."""
     assert tab.evaluate(
         "(() => { try { document.body.innerHTML = '<b>'; } catch (error) { return error.name; } })()"
     ) == ("TypeError")
@@ -115,7 +115,7 @@ def test_policy_forbids_markup_from_text_and_foreign_code(tab: Tab) -> None:
 
 
 def test_filter_and_problems(tab: Tab) -> None:
-    """The box takes parts of names and addresses; the tick leaves those with problems; Pause stops it all."""
+    """The filter takes parts of names and addresses, the checkbox shows only problems, and Pause stops requests."""
 
     def shown(text: str) -> list[str]:
         filter_by(tab, text)
@@ -130,14 +130,14 @@ def test_filter_and_problems(tab: Tab) -> None:
     tab.evaluate("document.querySelector('#problems').click()")
     assert shown("") == ["postgresql", "redis"]
     tab.evaluate("document.querySelector('#pause').click()")
-    tab.listen(4)  # one that was under way may end
+    tab.listen(4)  # a request that has begun may end
     asked = len(tab.requests())
     tab.listen(5)
     assert len(tab.requests()) == asked
 
 
-def test_what_is_refused_is_a_problem(tab: Tab) -> None:
-    """A source that answers, but names what is not used, is said to, and is among those with problems."""
+def test_a_partly_refused_answer_is_a_problem(tab: Tab) -> None:
+    """A source with members that are not used is reported, and is among those with problems."""
     assert "refused" not in tab.evaluate(_HEALTH)
     tab.evaluate(_PARTLY_REFUSED)
     tab.wait_for(f"{_HEALTH}.includes('1 source refused in part')")
@@ -147,7 +147,7 @@ def test_what_is_refused_is_a_problem(tab: Tab) -> None:
 
 
 def test_works_with_a_keyboard(tab: Tab) -> None:
-    """Tab reaches the way to the services, the filter, the tick, Pause and the links, and shows where it is."""
+    """Tab reaches the skip link, the filter, the checkbox, Pause and the links, and the focus is visible."""
     reached = []
     for _ in range(7):
         tab.press("Tab")
@@ -157,7 +157,7 @@ def test_works_with_a_keyboard(tab: Tab) -> None:
 
 
 def test_tells_assistive_technology_what_it_shows(tab: Tab) -> None:
-    """Landmarks, a status that is announced, tables with captions, headers and cells, and no picture without words."""
+    """There are landmarks, a status region, tables with captions, headers and cells, and no images without text."""
     tree = tab.tree()
     roles = [role for role, _ in tree]
     for role in ("banner", "main", "contentinfo", "search", "status", "heading"):
@@ -173,7 +173,7 @@ def test_tells_assistive_technology_what_it_shows(tab: Tab) -> None:
 @pytest.mark.parametrize("width", [1280, 360])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(tab: Tab, scheme: str, width: int) -> None:
-    """axe-core has no objection by the rules of WCAG 2.1 A and AA, and nothing is wider than the screen."""
+    """axe-core finds no violation of WCAG 2.1 A and AA, and the page is not wider than the screen."""
     tab.prefer(scheme)
     tab.size(width, 1000)
     tab.evaluate((resources.files("axe_core_python") / "axe.min.js").read_text() + ";0")
@@ -184,7 +184,7 @@ def test_axe_finds_nothing(tab: Tab, scheme: str, width: int) -> None:
 
 
 def test_looks_right(tab: Tab, pictures: Path) -> None:
-    """Screenshots for people; light and dark really differ, and a phone's is laid out anew."""
+    """The light and dark pages differ, and a phone gets another layout. The screenshots are for people."""
     filter_by(tab, "tcp")
     tab.listen(60)
     taken: dict[str, bytes] = {}
@@ -212,7 +212,7 @@ def test_looks_right(tab: Tab, pictures: Path) -> None:
     ],
 )
 def test_says_what_is_wrong_with_an_answer(tab: Tab, answer: str, said: str) -> None:
-    """What a refusal says is shown, as text and bounded, and a mistake of the page's own is called one."""
+    """The text of an error response is shown, with a limited length, and a fault of the page is named as one."""
     before = rows(tab, "redis").keys()
     tab.evaluate(f"{{ window.fetch = async () => {answer}; }}0")
     tab.wait_for(f"{_HEALTH}.includes('{said}')")
@@ -223,7 +223,7 @@ def test_says_what_is_wrong_with_an_answer(tab: Tab, answer: str, said: str) -> 
 
 
 def test_says_when_the_sidecar_is_gone(tab: Tab, scene: Scene) -> None:
-    """The last values stay, and the page says that nobody answers, and what that means; this ends the scene."""
+    """The last values stay, and the page reports that the sidecar does not respond. This ends the scene."""
     assert scene.sidecar.stop() == 0
     tab.wait_for("document.querySelector('#health').innerText.includes('does not answer')")
     assert rows(tab, "redis")

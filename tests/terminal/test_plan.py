@@ -1,4 +1,4 @@
-"""`plan` for people: a diff that names every server."""
+"""`plan` for people: a diff with a line for each server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ DOCUMENT = {
 
 
 def test_every_server_has_a_line_and_the_last_line_counts() -> None:
-    """A person sees what comes, goes and changes, from what to what, what is held and what is refused."""
+    """Lines show added, removed and changed servers with former and new values, held changes and rejected servers."""
     assert as_text(render(DOCUMENT), 1000).splitlines() == [
         "- 10.64.0.1:*/tcp  web (srv:web)",
         "    - 10.0.0.9:80",
@@ -62,12 +62,12 @@ def test_every_server_has_a_line_and_the_last_line_counts() -> None:
 
 
 def test_nothing_to_change() -> None:
-    """One line says so."""
+    """Without changes there is one line, which reports that."""
     assert as_text(render({"changes": [], "refused": [], "notes": [], "names": []}), 80) == "no changes\n"
 
 
-def test_lines_of_hosts_files_are_told() -> None:
-    """They are shown below their file, and counted apart."""
+def test_lines_of_hosts_files_are_shown() -> None:
+    """They are shown below their file, and files are counted separately."""
     name = {"file": "/etc/hosts", "added": ["10.64.0.1 web.clb"], "removed": ["10.64.0.2 web.clb"]}
     assert as_text(render({"changes": [], "refused": [], "notes": [], "names": [name]}), 80).splitlines() == [
         "~ /etc/hosts",
@@ -80,7 +80,7 @@ def test_lines_of_hosts_files_are_told() -> None:
 
 
 def test_signs_have_colours_on_a_terminal() -> None:
-    """What comes is green, what goes red; elsewhere there is no colour."""
+    """Added servers are green and removed ones red. Other streams get no colour."""
     output = io.StringIO()
     Console(file=output, force_terminal=True, color_system="standard", width=200).print(render(DOCUMENT))
     assert "\x1b[31m- 10.64.0.1:*/tcp" in output.getvalue()

@@ -1,4 +1,4 @@
-"""`status` for people, from a fixed document and clock. `golden/` has what it looks like, to the letter."""
+"""`status` for people, from a fixed document and clock. `golden/` has the expected output, to the letter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
 
 
 def later(document: dict[str, Any], connects: int, failures: int) -> dict[str, Any]:
-    """Return the document after each real server has got this many more."""
+    """Return the document after each real server has got so many more connects and failures."""
     after = copy.deepcopy(document)
     for virtual in after["virtual_servers"]:
         for real in virtual["real_servers"]:
@@ -38,12 +38,12 @@ def later(document: dict[str, Any], connects: int, failures: int) -> dict[str, A
 
 
 def words(text: str) -> str:
-    """Return the text without the blanks and line breaks that depend on its width."""
+    """Return the text without spaces and line breaks, which depend on its width."""
     return "".join(text.split())
 
 
 def on_terminal(renderable: object, width: int, height: int = 100, **more: Any) -> str:  # noqa: ANN401 - as Console
-    """Return what a terminal of this size is sent."""
+    """Return the bytes for a terminal of this size, as text."""
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, width=width, height=height, markup=False, **more)
     console.print(renderable)
@@ -51,13 +51,13 @@ def on_terminal(renderable: object, width: int, height: int = 100, **more: Any) 
 
 
 def test_the_document_is_one() -> None:
-    """What these tests show has the shape of `status --json`."""
+    """The document of these tests has the shape of `status --json`."""
     assert_is_status(DOCUMENT)
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_status_looks_like_this(width: int) -> None:
-    """No line is longer than the screen is wide, and all is where it should be."""
+    """The output is the expected one, and no line is longer than the screen is wide."""
     text = as_text(Status(DOCUMENT, NOW), width)
     assert text == (GOLDEN / f"status-{width}.txt").read_text()
     assert max(map(len, text.splitlines())) <= width
@@ -65,7 +65,7 @@ def test_status_looks_like_this(width: int) -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_watched_status_looks_like_this(width: int) -> None:
-    """With rates it still fits: beside their counters where there is room, else below them."""
+    """With rates it still fits. They are beside their counters if there is room, else below them."""
     after = later(DOCUMENT, 231, 1)
     text = as_text(Status(after, NOW, rates(DOCUMENT, after, 2.0)), width)
     assert text == (GOLDEN / f"watch-{width}.txt").read_text()
@@ -73,7 +73,7 @@ def test_watched_status_looks_like_this(width: int) -> None:
 
 
 def test_virtual_servers_of_a_service_stand_together() -> None:
-    """In whatever order they come, as those of both families do, a service is in one place."""
+    """Virtual servers of both families are sorted apart, but those of one service are shown together."""
     first, second, third = DOCUMENT["virtual_servers"]
     other = first | {"address": "fd00:64::9"}
     text = as_text(Status(DOCUMENT | {"virtual_servers": [first, second, third, other]}, NOW), 200)
@@ -82,7 +82,7 @@ def test_virtual_servers_of_a_service_stand_together() -> None:
 
 @pytest.mark.parametrize("name", ["consul:web", "consul:\u7db2\u7d61", "consul:\u00e9te\u0301"])
 def test_columns_of_sources_are_aligned(name: str) -> None:
-    """What takes two cells of the screen, or none, does not push the next column aside."""
+    """A character that takes two cells of the screen, or none, does not move the next column."""
     source = DOCUMENT["sources"][0] | {"name": name, "state": "fresh", "reason": None}
     lines = as_text(Status(DOCUMENT | {"sources": [source]}, NOW), 200).splitlines()
     head, line = next((one, other) for one, other in pairwise(lines) if one.startswith("source"))
@@ -90,7 +90,7 @@ def test_columns_of_sources_are_aligned(name: str) -> None:
 
 
 def test_nothing_is_lost_on_a_narrow_screen() -> None:
-    """At 80 columns every address, number and message of the document is there; what is too long is folded."""
+    """At 80 columns the output has every address, number and message of the document. Long ones are folded."""
     text = words(as_text(Status(DOCUMENT, NOW), 80))
     for source in DOCUMENT["sources"]:
         assert words(source["name"]) in text
@@ -104,13 +104,13 @@ def test_nothing_is_lost_on_a_narrow_screen() -> None:
 
 @pytest.mark.parametrize("width", [1, 10, 20, 40])
 def test_absurd_widths_do_no_harm(width: int) -> None:
-    """However narrow it is, it ends, and shows something."""
+    """The last line is shown even on the narrowest screen."""
     assert "wrong" in words(as_text(Status(DOCUMENT, NOW), width))
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_untrusted_names_are_not_obeyed(width: int) -> None:
-    """Escape sequences and characters that turn text around are shown as what they are, and markup as it stands."""
+    """Escape sequences and characters that reverse text are escaped, and markup is shown literally."""
     text = as_text(Status(DOCUMENT, NOW), width)
     assert not CONTROL.search(text)
     assert r"pg\x1b[31m[red]\u202e" in text.replace("\n", "")
@@ -119,7 +119,7 @@ def test_untrusted_names_are_not_obeyed(width: int) -> None:
 
 
 def test_a_terminal_gets_colours_and_bars_and_others_get_neither(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Colours follow NO_COLOR; bars are drawn in what the terminal's encoding has."""
+    """Colours follow NO_COLOR, and bars use the characters of the terminal's encoding."""
     document = {**DOCUMENT, "virtual_servers": DOCUMENT["virtual_servers"][:1]}
     sent = on_terminal(Status(document, NOW), 120, color_system="standard")
     assert "\x1b[32m" in sent
@@ -132,7 +132,7 @@ def test_a_terminal_gets_colours_and_bars_and_others_get_neither(monkeypatch: py
 
 
 def test_pipes_get_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no terminal gets each line as long as it is, unless COLUMNS says otherwise, without blanks at the end."""
+    """A stream that is no terminal gets unfolded lines, unless COLUMNS is set, without spaces at their ends."""
     monkeypatch.delenv("COLUMNS", raising=False)
     output = io.StringIO()
     show(Status(DOCUMENT, NOW), output)
@@ -145,7 +145,7 @@ def test_pipes_get_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stream_that_cannot_show_a_name_gets_it_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that ASCII has no letters for is no error where the locale is C."""
+    """A name that ASCII cannot represent is no error if the locale is C."""
     monkeypatch.delenv("COLUMNS", raising=False)
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
@@ -153,8 +153,8 @@ def test_a_stream_that_cannot_show_a_name_gets_it_escaped(monkeypatch: pytest.Mo
     assert rb"gr\xf6\xdfe" in raw.getvalue()
 
 
-def test_what_does_not_fit_on_the_screen_is_counted() -> None:
-    """`--watch` never scrolls: it says how many lines are missing, and keeps the last one."""
+def test_lines_that_do_not_fit_on_the_screen_are_counted() -> None:
+    """`--watch` never scrolls: it shows how many lines are missing, and keeps the last one."""
     sent = on_terminal(Frame(Status(DOCUMENT, NOW)), 80, 12, color_system=None).splitlines()
     assert len(sent) <= 12
     assert re.search(r"\d+ more lines", "\n".join(sent))
@@ -168,15 +168,15 @@ def test_what_does_not_fit_on_the_screen_is_counted() -> None:
     [(-5, "0 s"), (0, "0 s"), (59, "59 s"), (60, "1 min"), (7199, "1 h"), (86400, "1 d"), (10 * 86400, "10 d")],
 )
 def test_ages(seconds: int, age: str) -> None:
-    """Ages are told in the largest unit that fits; a clock that was set back makes none negative."""
+    """Ages are in the largest unit that fits. None is negative after the clock was set back."""
     moment = datetime.fromtimestamp(NOW.timestamp() - seconds, UTC).isoformat().replace("+00:00", "Z")
     document = copy.deepcopy(DOCUMENT)
     document["sidecar"]["last_sync"] = moment
     assert f"last change {age} ago" in as_text(Status(document, NOW), 200)
 
 
-def test_what_is_not_loaded() -> None:
-    """An instance that is not loaded, of which nobody ever said anything, has a status, too."""
+def test_an_instance_that_is_not_loaded_has_a_status() -> None:
+    """That holds even if no sidecar has ever run."""
     document = {
         **DOCUMENT,
         "datapath": {**DOCUMENT["datapath"], "loaded": False, "effective": False, "features": {}},
@@ -192,7 +192,7 @@ def test_what_is_not_loaded() -> None:
 
 
 def test_listeners_on_vips_have_a_line() -> None:
-    """VIPs on which a program of this host listens are named above the last line, which does not call that wrong."""
+    """VIPs on which a program of this host listens are named above the last line, and are no problem in it."""
     document = copy.deepcopy(DOCUMENT)
     assert "listens" not in as_text(Status(document, NOW), 200)
     document["virtual_servers"][0]["listens_here"] = True
@@ -204,8 +204,8 @@ def test_listeners_on_vips_have_a_line() -> None:
     assert "listens" not in last
 
 
-def test_programs_that_connects_do_not_meet() -> None:
-    """Loaded is not effective, and the reason is told; what a sidecar said before it ended is marked as such."""
+def test_programs_that_are_not_in_effect() -> None:
+    """The reason is shown, and the sources are marked as those of a sidecar that has ended."""
     document = copy.deepcopy(DOCUMENT)
     document["datapath"] |= {"effective": False, "reason": "the cgroup is gone"}
     document["sidecar"]["running"] = False
@@ -215,6 +215,6 @@ def test_programs_that_connects_do_not_meet() -> None:
 
 
 def test_terminal_follows_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The width is the terminal's, or what COLUMNS says."""
+    """The width is the terminal's, or the value of COLUMNS."""
     monkeypatch.setenv("COLUMNS", "97")
     assert terminal(io.StringIO()).width == 97

@@ -1,7 +1,7 @@
-"""What a kernel can do that matters here: found out inside a machine, and explained in docs/kernels.md.
+"""Features of a kernel that matter here: probed inside a machine, and explained in docs/kernels.md.
 
-As a program it prints, for each feature, whether the kernel has it and what that looks like, as JSON. A feature is
-added by adding it to `FEATURES`.
+As a program it prints, for each feature, whether the kernel has it and a detail, as JSON. To add a feature, add it to
+`FEATURES`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ IPPROTO_MPTCP: Final = 262  # linux/in.h
 
 
 class Finding(NamedTuple):
-    """What was found out about one feature."""
+    """The result for one feature."""
 
     has: bool
     detail: str = ""
@@ -50,7 +50,7 @@ class Feature(NamedTuple):
 
 
 def programs(pins: Pins) -> Finding:
-    """Load everything onto the root cgroup, and make the self-test connects."""
+    """Load everything onto the root cgroup, and make the self-test connect."""
     target = cgroup.find_root()
     loader.load(pins, target, Loader.OBJECT)
     reason = selftest.run(INSTANCE, target)
@@ -58,7 +58,7 @@ def programs(pins: Pins) -> Finding:
 
 
 def programs_of_bcc(pins: Pins) -> Finding:
-    """Load the programs as BCC compiles them in place of the shipped ones, and make the self-test connects."""
+    """Load the programs as BCC compiles them instead of the shipped ones, and make the self-test connect."""
     target = cgroup.find_root()
     loader.load(pins, target, Loader.BCC)
     reason = selftest.run(INSTANCE, target)
@@ -76,7 +76,7 @@ def error_of_an_empty_pool(pins: Pins) -> Finding:
 
 
 def replacing_in_place(pins: Pins) -> Finding:
-    """Put a program into the place of another in its link."""
+    """Replace a program by another in its link."""
     link, program = bpf.open_pin(pins.link("clb_connect4")), bpf.open_pin(pins.program("clb_connect4"))
     try:
         bpf.link_update(link, program)
@@ -101,7 +101,7 @@ def batches(pins: Pins) -> Finding:
 
 
 def memory_by_cgroup(_: Pins) -> Finding:
-    """Make a map where no locked memory is allowed."""
+    """Make a map with a locked memory limit of 0."""
     process = os.fork()
     if process == 0:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))
@@ -115,7 +115,7 @@ def memory_by_cgroup(_: Pins) -> Finding:
 
 
 def writing_by_pins(pins: Pins) -> Finding:
-    """Write a map that is open as a process without any capability."""
+    """Write an open map as a process without any capability."""
     fd = bpf.open_pin(pins.map(Map.LISTENER))
     process = os.fork()
     if process == 0:
@@ -145,64 +145,64 @@ def records_of_tcp(_: Pins) -> Finding:
 
 
 def records_of_udp(_: Pins) -> Finding:
-    """List the records that are with UDP sockets."""
+    """List the records that are stored with UDP sockets."""
     with record_maps() as maps, closing(StoredRecords(maps.stored, Protocol.UDP)) as records:
         return Finding(records.read() == {})
 
 
 FEATURES: Final = (
-    Feature("programs load and connects meet them", "The floor: without it nothing works.", programs),
+    Feature("programs load and are in effect", "Required: without it nothing works.", programs),
     Feature("programs of BCC load", "`--loader bcc` does the same without the shipped object.", programs_of_bcc),
     Feature(
         "errno of an empty pool",
-        "A connect to a virtual server without real servers fails with ECONNREFUSED. Kernels before 6.1 cannot choose "
-        "the errno in connect hooks: it fails with EPERM there, just as fast, and `status` has `errno` false.",
+        "A connect to a virtual server without real servers fails with ECONNREFUSED. Before 6.1 connect hooks cannot "
+        "set the errno: there it fails with EPERM, just as fast, and `status` has `errno` false.",
         error_of_an_empty_pool,
     ),
     Feature(
         "programs are replaced in their links",
-        "An upgrade puts new programs into the place of the old without a connect that meets none.",
+        "An upgrade replaces the programs, and every connect meanwhile runs the old or the new ones.",
         replacing_in_place,
     ),
     Feature(
         "records of TCP sockets",
-        "Connections to a removed server can be told from others, and closed.",
+        "Connections to a removed server can be recognised, and closed.",
         records_of_tcp,
     ),
     Feature(
         "records of UDP sockets",
-        "So can UDP sockets that are connected to a removed server. Before 5.12 the few whose record is with "
-        "themselves, since its place was taken, stay as they are until their application connects them again.",
+        "UDP sockets that are connected to a removed server can be closed, too. Before 5.12 the few whose record is "
+        "stored with the socket, because its place was taken, stay open until the application connects again.",
         records_of_udp,
     ),
     Feature(
         "sockets of multipath TCP",
-        "They are balanced as those of TCP. Debian's 5.10 is built without them.",
+        "They are balanced as TCP sockets are. Debian's 5.10 is built without them.",
         multipath_tcp,
     ),
     Feature(
         "maps are written without CAP_BPF",
-        "The sidecar of the systemd units needs only the pins. Kernels before 5.19 ask it for CAP_BPF besides.",
+        "The sidecar of the systemd units needs only the pins. Before 5.19 it also needs CAP_BPF.",
         writing_by_pins,
     ),
     Feature("batches of map elements", "Large pools are written, read and deleted with a few calls.", batches),
     Feature(
         "memory is counted by cgroup",
-        "Kernels before 5.11 count maps and programs against RLIMIT_MEMLOCK, which the systemd unit lifts, "
-        "and the sidecar itself where it has CAP_SYS_RESOURCE.",
+        "Kernels before 5.11 count maps and programs against RLIMIT_MEMLOCK. The systemd unit removes this limit, "
+        "as does the sidecar itself if it has CAP_SYS_RESOURCE.",
         memory_by_cgroup,
     ),
 )
 
 
 def main() -> None:
-    """Probe every feature; what raises is lacking, for that reason."""
+    """Probe every feature; one that raises an error is missing, with the error as the reason."""
     pins = Pins(INSTANCE)
     found = {}
     for feature in FEATURES:
         try:
             found[feature.name] = feature.probe(pins)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what the kernel says
+        except Exception as error:  # noqa: BLE001 - any error is a result
             found[feature.name] = Finding(has=False, detail=str(error))
     loader.unload(pins)
     json.dump(found, sys.stdout)

@@ -1,4 +1,4 @@
-"""docs/kernels.md, from what the machines found."""
+"""docs/kernels.md, from the results of the machines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.vm.machine import Found
 HEAD = """\
 # Features by kernel
 
-`make test-kernels` wrote this file. It boots Debian's kernels in emulated machines, finds out there what each of them
-can do, and runs the tests of `tests/kernel` against the same wheel. What a kernel lacks is what it is known to lack: if
-one lacks more, or less, than `tests/vm/kernels.py` says, `make test-kernels` fails.
+`make test-kernels` wrote this file. It boots Debian's kernels in emulated machines, probes the features of each kernel
+there, and runs the tests of `tests/kernel` against the same wheel. `tests/vm/kernels.py` lists the features that each
+kernel lacks: `make test-kernels` fails if a kernel lacks other ones.
 """
 
 
@@ -33,7 +33,7 @@ def document(versions: Mapping[Kernel, str], found: Mapping[Kernel, Found]) -> s
     meanings = "\n".join(
         textwrap.fill(f"- **{feature.name}**: {feature.meaning}", 120, subsequent_indent="  ") for feature in FEATURES
     )
-    return f"{HEAD}\n{table}\nWhat the rows mean:\n\n{meanings}\n"
+    return f"{HEAD}\n{table}\nMeaning of the rows:\n\n{meanings}\n"
 
 
 def _cell(finding: Finding) -> str:

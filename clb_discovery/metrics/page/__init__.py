@@ -1,4 +1,4 @@
-"""The page of statistics: one document, put together from three files, that loads nothing but `/status.json`."""
+"""The page of statistics: one document, built from three files. It loads only `/status.json`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 
 class Page(NamedTuple):
-    """A document and what it may do."""
+    """A document and its policy."""
 
     body: bytes
     policy: str
-    """Its Content-Security-Policy: no script and no style but its own, and text from elsewhere never becomes markup."""
+    """Its Content-Security-Policy: only its own script and style, and no text from elsewhere as markup."""
 
 
 def read_page() -> Page:
-    """Put the page together."""
+    """Build the page."""
     files = resources.files(__name__)
     document, style, script = (files.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     body = document.replace("<style></style>", f"<style>{style}</style>").replace(

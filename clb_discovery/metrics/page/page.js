@@ -1,12 +1,12 @@
 
 "use strict";
-// Whatever comes from status.json ends up in text nodes and attributes of our choice, never in markup.
+// Values of status.json become text nodes and fixed attributes, never markup.
 
-const EVERY = 2000; // ms between questions, and longer where an answer takes long
+const EVERY = 2000; // ms between two requests; longer if a response takes long
 const SHARE_OVER = 60_000; // ms
 const RATES_OVER = 120_000; // ms
-const AT_MOST = 1000; // rows drawn at a time
-const AT_MOST_OF_ONE = 250; // of one virtual server
+const AT_MOST = 1000; // rows on the page
+const AT_MOST_OF_ONE = 250; // rows of one virtual server
 const LONGEST = 300; // characters shown of an error
 const SVG = "http://www.w3.org/2000/svg";
 const whole = new Intl.NumberFormat("en");
@@ -32,7 +32,7 @@ function set(node, name, value) {
 
 const viewsOf = new WeakMap();
 
-// Make the children of a node those of the items, in their order. Who is there stays, with focus and all.
+// Make the children of a node those of the items, in their order. Existing children stay, and keep the focus.
 function sync(parent, items, keyOf, make) {
   const old = viewsOf.get(parent) ?? new Map();
   const views = new Map();
@@ -52,12 +52,12 @@ function sync(parent, items, keyOf, make) {
 
 class History {
   constructor() {
-    this.samples = []; // [ms, counter so far]; only growth counts, so that one that starts again is no step back
+    this.samples = []; // [ms, total]; the total adds up growth, so it does not drop when a counter starts again
     this.total = 0;
     this.last = null;
   }
   add(now, counter) {
-    if (this.samples.at(-1)?.[0] === now) return; // drawn again
+    if (this.samples.at(-1)?.[0] === now) return; // the same sample, drawn again
     if (this.last !== null) this.total += counter >= this.last ? counter - this.last : counter;
     this.last = counter;
     this.samples.push([now, this.total]);
@@ -75,7 +75,7 @@ class History {
   }
 }
 
-// A sum over counters that come and go: only what each has grown by counts.
+// A sum over counters that come and go. It adds up the growth of each.
 class Sum extends History {
   constructor() {
     super();
@@ -113,7 +113,7 @@ function ago(then, now) {
   return seconds < 172_800 ? `${Math.floor(seconds / 3600)} h ago` : `${Math.floor(seconds / 86_400)} d ago`;
 }
 
-// A line of rates; all lines of one table have the same scale.
+// A line of rates. All lines of one table have the same scale.
 function spark() {
   const path = s("path");
   const steps = RATES_OVER / EVERY;
@@ -143,19 +143,6 @@ function bar() {
   };
 }
 
-// What weights ask for: the lowest tier with anybody left takes all. Servers of weight 0 have one part together (RFC 2782).
-function targets(servers) {
-  const usable = servers.filter((server) => server.state !== "ejected");
-  const candidates = usable.length ? usable : servers;
-  const tier = Math.min(...candidates.map((server) => server.priority));
-  const taking = candidates.filter((server) => server.priority === tier);
-  const whole = servers.filter((server) => server.priority === tier);
-  const zeros = whole.filter((server) => server.weight === 0).length;
-  const part = (server) => (zeros === whole.length ? 1 : zeros ? server.weight * zeros || 1 : server.weight);
-  const sum = taking.reduce((total, server) => total + part(server), 0);
-  return servers.map((server) => (taking.includes(server) ? part(server) / sum : 0));
-}
-
 // One real server: a row
 
 const LOOK = {
@@ -178,7 +165,8 @@ function realServer() {
   const node = h("tr", { role: "row" }, name, state, priority, weight, shareCell, rateCell, connects, active, failures);
   return {
     node,
-    update({ server, history, all, most, target: wanted }) {
+    update({ server, history, all, most }) {
+      const wanted = server.target_share;
       put(name, nameOf(server));
       const found = server.probing ? "probing" : server.state;
       const shown = found === "active" && !wanted ? "standby" : found;
@@ -246,8 +234,7 @@ function virtualServer() {
       }
       const most = highest([...histories.values()].flatMap((history) => history.rates()));
       const all = total.grownIn(SHARE_OVER);
-      const wanted = targets(servers);
-      const rows = [...drawn].map(([key, server], i) => ({ key, server, history: histories.get(key), all, most, target: wanted[i] }));
+      const rows = [...drawn].map(([key, server]) => ({ key, server, history: histories.get(key), all, most }));
       sync(body, rows, (row) => row.key, realServer);
       node.classList.toggle("empty", !servers.length);
       if (servers.length) none.remove();
@@ -256,10 +243,10 @@ function virtualServer() {
   };
 }
 
-// One service: a source, and what it feeds
+// One service: a source and its virtual servers
 
 function service() {
-  const [title, sourceName, reason] = [h("bdi"), h("bdi"), h("bdi")]; // in whatever direction they are written
+  const [title, sourceName, reason] = [h("bdi"), h("bdi"), h("bdi")]; // for names that are written from right to left
   const [state, age] = [h("b"), h("span")];
   const source = h("p", { class: "source" }, sourceName, " ", state, " ", age);
   const why = h("p", { class: "reason warn" }, reason);
@@ -285,7 +272,7 @@ function service() {
   };
 }
 
-// The whole
+// The whole page
 
 function grouped(status) {
   const known = new Map(status.sources.map((source) => [source.name, source]));
@@ -376,7 +363,7 @@ function showHealth(status, { out, late, empty, refused }) {
 }
 
 function say(text, look) {
-  put(byId("health"), text); // a live region: it changes only where there is news
+  put(byId("health"), text); // a live region: put() changes it only if the text is another
   set(byId("health"), "class", look);
 }
 

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from clb_discovery.cli.parser import make_parser
-from clb_discovery.config.options import read_options
+from clb_discovery.cli.read_options import read_options
 from clb_discovery.config.services import read_services
 from clb_discovery.config.sources import open_sources
 from clb_discovery.errors import SourceError, UsageError
@@ -131,7 +131,7 @@ async def test_the_wait_is_that_of_the_options(tmp_path: Path) -> None:
             file.write_text(
                 f'consul = "{fake.url}"\nconsul-wait = "2m"\n[[service]]\nname = "redis"\nconsul = "redis"\n'
             )
-            options = read_options(make_parser, ["run", "--config", str(file), *arguments])
+            options = read_options(make_parser().parse_args(["run", "--config", str(file), *arguments]), {})
             async with open_sources(options, read_services(options)) as sources:
                 (source,) = sources.values()
                 await source.next()

@@ -1,0 +1,37 @@
+"""`load`: load and attach the data plane."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from clb_discovery.cli.read_options import read_options
+from clb_discovery.datapath import cgroup, handover, units
+from clb_discovery.datapath.instance import Instance
+from clb_discovery.datapath.loading import loader
+from clb_discovery.datapath.neighbours import find_overlaps, others
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.errors import HostError
+from clb_discovery.model.neighbours import relation
+
+
+def main(typed: argparse.Namespace) -> int:
+    """Load the programs, and leave the maps to the process that writes them."""
+    options = read_options(typed, os.environ)
+    os.umask(0o022)  # the writer and systemd read what is made here, whatever umask a unit sets
+    pins, instance = Pins(options.instance), Instance(options.instance)
+    target = units.cgroup_of(typed.unit) if typed.unit else cgroup.resolve(options.cgroup)
+    with instance.loading() as alone:
+        loader.load(pins, target, options.loader, alone=alone)
+        near = [one for one in others(pins) if relation(str(target), one.cgroup)]
+        instance.write_loaded(cgroup.identity(target) or 0, near)
+        if typed.group is not None:
+            handover.share(pins, typed.group)
+            instance.share(typed.group)
+        ineffective = loader.objection(pins, target)
+    if ineffective:
+        raise HostError(ineffective)
+    for overlap in find_overlaps(pins, target):
+        print(f"clb-discovery: warning: {overlap}", file=sys.stderr)  # noqa: T201 - it is loaded all the same
+    return 0

@@ -1,0 +1,44 @@
+"""From a parsed command line to `Options`, by way of the configuration file that it names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from clb_discovery.cli.parser import make_parser
+from clb_discovery.config.entries import Entry
+from clb_discovery.config.file import decode
+from clb_discovery.config.options import Options, make_options
+from clb_discovery.errors import UsageError
+from clb_discovery.text import without_passwords
+
+
+def read_options(typed: argparse.Namespace, environment: Mapping[str, str]) -> Options:
+    """Read the file that was named, if any, and return the options of a command; call it again to read them again.
+
+    :param typed: as the parser returns it.
+    :param environment: usually `os.environ`.
+    :raises UsageError: naming the file and the error in it.
+    """
+    if "config" not in typed:
+        return make_options(vars(typed), {}, (), environment)
+    given, entries = _read_file(typed.config)
+    return make_options(vars(typed), given, entries, environment)
+
+
+def _read_file(path: Path) -> tuple[Mapping[str, Any], list[Entry]]:
+    """Return the values of the options in a file, by the names of fields, and its services.
+
+    Every option of the file is checked as an option of `run`, whichever command the file is for.
+    """
+    try:
+        config = decode(path.read_bytes())
+        given = make_parser().parse_args(["run", *config.arguments])
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}; --config takes a TOML file") from None
+    except (ValueError, UsageError) as error:
+        raise UsageError(without_passwords(f"{path}: {error}")) from None  # status and the log repeat it
+    return vars(given), [replace(entry, place=f"{path}: {entry.place}") for entry in config.entries]

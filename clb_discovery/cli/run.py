@@ -1,0 +1,28 @@
+"""`run`: follow discovery in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+
+from clb_discovery import log
+from clb_discovery.cli.read_options import read_options
+from clb_discovery.config.settings import read_settings
+from clb_discovery.datapath import seccomp
+from clb_discovery.datapath.loading.loader import Loader
+from clb_discovery.files import raise_file_limit
+from clb_discovery.sidecar.daemon import Daemon
+
+
+def main(typed: argparse.Namespace) -> int:
+    """Run the sidecar until it is stopped."""
+    environment = dict(os.environ)  # a copy: the Consul client takes its variables out for moments
+    options = read_options(typed, environment)
+    log.configure(options.log_format, options.log_level)
+    raise_file_limit()
+    configured = read_settings(options)
+    if configured.settings.loader is Loader.NONE:
+        seccomp.confine()
+    asyncio.run(Daemon(configured, lambda: read_settings(read_options(typed, environment))).run())
+    return 0
