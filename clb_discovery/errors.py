@@ -1,7 +1,7 @@
-"""Errors by whose fault they are; each carries the exit code of the contract.
+"""Errors, grouped by cause; each has its documented exit code.
 
-Every message is one line that names the thing, the cause and the way out, because `cli.main` prints it as it
-stands and an operator reads it at three in the morning.
+Every message is one line that names the object, the cause and the fix, because `cli.main` prints it unchanged and an
+operator reads it at three in the morning.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class ClbError(Exception):
 
 
 class SourceError(ClbError):
-    """Discovery did not answer, or answered nonsense. Never means "there are no real servers"."""
+    """Discovery did not answer, or its answer was malformed. It never means "there are no real servers"."""
 
 
 class UnusableError(SourceError):
-    """Discovery answered for one name with what cannot be used, and will do so again until somebody mends it."""
+    """The answer for one name cannot be used, and a retry does not help until the registration is corrected."""
 
 
 class UsageError(ClbError):
@@ -36,7 +36,7 @@ class HostError(ClbError):
 
 
 class RemovedError(HostError):
-    """What is mounted for this process was removed; another one would see what is there now."""
+    """A directory that is mounted for this process was removed; a new process would see the present one."""
 
 
 class BusyError(ClbError):

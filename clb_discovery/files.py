@@ -1,9 +1,9 @@
-"""Files that others may read and nobody else may lead astray: where they are, and replacing them as a whole.
+"""Reading and atomically replacing files at places that no other user can tamper with.
 
-A user that may write in a directory can put a link, a pipe or another file where ours is to be. One that may rename a
-directory can do so with all that is in it. So the way to a file is walked step by step from the root, every step by the
-descriptor of the one before, and each has to be root's or our own, and for nobody else to change. From there on
-only descriptors are used: what was looked at is what is written.
+A user with write access to a directory can put a link, a pipe or another file in the place of ours. A user that can
+rename a directory can move everything in it. So the path to a file is walked from the root, each step relative to the
+descriptor of the previous one. Each directory must belong to root or this user, and no other user may be able to write
+it. After that only descriptors are used, so the checked file is the one that is written.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from typing import Final, NamedTuple, NoReturn
 from clb_discovery.errors import HostError
 
 SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
-"""Errors of a host that has too little at the moment, which say nothing of what was tried."""
+"""Errors of a host that is short of resources at the moment; the attempt itself may be right."""
 
 _MODE: Final = 0o644
-"""Of a file that was not there."""
+"""Mode of a new file."""
 _OWN_MODE: Final = 0o600
-"""Of a file while it is written."""
+"""Mode of a file while it is written."""
 _LEFT_AFTER: Final = 60.0
-"""Seconds after which nobody is about to rename a file that has its last mode."""
+"""Seconds after which a temporary file with its final mode is left over; its writer renames it at once."""
 _MOST_LINKS: Final = 40
-"""As many as the kernel follows, path_resolution(7)."""
+"""The limit of the kernel, path_resolution(7)."""
 _MOST: Final = 64 << 20
-"""Bytes of a file that is read; the longest hosts files, against advertising, have some millions."""
+"""Most bytes of a file that is read; the longest hosts files, which block advertising, have some millions."""
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _PLACE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would make us wait for a writer
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a pipe must not block
 
 
 class Place(NamedTuple):
@@ -50,15 +50,15 @@ class Place(NamedTuple):
 
 
 def raise_file_limit() -> None:
-    """Have as many descriptors as the host allows; programs that count on fewer than 1,024 (select(2)) are not ours."""
+    """Raise the limit of open descriptors to the maximum. We do not use select(2), which is limited to 1,024."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # it stays what it was
+    with suppress(OSError, ValueError):  # the limit stays as it is
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager
 def acting_as(user: int, group: int) -> Iterator[None]:
-    """Have no more rights over files than a user while the block runs; for root, where the user may lead it astray."""
+    """Take the file permissions of a user while the block runs; for root, at places that the user can tamper with."""
     own_user, own_group, own_groups = os.geteuid(), os.getegid(), os.getgroups()
     if user == own_user:
         yield
@@ -78,12 +78,12 @@ def acting_as(user: int, group: int) -> Iterator[None]:
 
 @contextmanager
 def safe_directory(path: Path, *, make: bool = False, shared: bool = False) -> Iterator[int]:
-    """Open a directory while the block runs, in which nobody but root and this user can put or replace anything.
+    """Open a directory in which only root and this user can create or replace files, while the block runs.
 
-    :param make: whether to make it where it is missing; what it is in has to be there.
-    :param shared: whether its group may put things there, without replacing those of others (the sticky bit).
-    :raises HostError: if others could, or could put another directory in its place.
-    :raises OSError: if it is not there, or cannot be opened.
+    :param make: create it if it is missing; its parent must exist.
+    :param shared: allow that its group can create files there without replacing those of others (the sticky bit).
+    :raises HostError: if other users can change it or replace it by another directory.
+    :raises OSError: if it is missing or cannot be opened.
     """
     with _walked(path, shared=shared, make=make) as place:
         if place.name:
@@ -93,9 +93,9 @@ def safe_directory(path: Path, *, make: bool = False, shared: bool = False) -> I
 
 @contextmanager
 def safe_place(path: Path) -> Iterator[Place]:
-    """Open the directory of a file while the block runs, as `safe_directory`; the file need not be there.
+    """Open the directory of a file, as `safe_directory`, while the block runs; the file need not exist.
 
-    A link on the way, or in the file's place, is followed where only root or this user can have put it there.
+    Links in the path, or in the place of the file, are followed if only root or this user can have made them.
     """
     with _walked(path, is_file=True) as place:
         if not place.name:
@@ -104,10 +104,10 @@ def safe_place(path: Path) -> Iterator[Place]:
 
 
 def read_file(place: Place, most: int = _MOST) -> bytes | None:
-    """Return what a file holds, or None where there is none.
+    """Return the content of a file, or None if it does not exist.
 
-    :param most: bytes.
-    :raises ValueError: if it is no regular file, or longer; the message goes on from the file's name.
+    :param most: largest accepted size in bytes.
+    :raises ValueError: if it is not a regular file or is too long; the message continues after the name of the file.
     """
     try:
         fd = os.open(place.name, _READ, dir_fd=place.directory)
@@ -136,16 +136,16 @@ def replace_file(place: Place, content: bytes, *, lasting: bool) -> None:
 
 @contextmanager
 def replacing(place: Place, *, lasting: bool) -> Iterator[Callable[[bytes], None]]:
-    """Be the only one who replaces a file while the block runs; yield what gives it new content, once or not at all.
+    """Lock the replacement of a file while the block runs; yield a function that replaces its content, at most once.
 
-    Readers see all of the old content or all of the new. The file keeps its owner, mode and labels. The new one is
-    first written beside it, under a name that depends on the file's alone, and holds a lock from the beginning. Nobody
-    else can open it until then, so nobody else can hold the lock.
+    Readers see the whole old content or the whole new content. The file keeps its owner, mode and labels. The new
+    content is first written to a temporary file beside it, whose name depends only on the name of the file. The
+    temporary file is locked from the beginning; no other user can open it before, so no other user can hold the lock.
 
-    :param lasting: whether it has to be there after a crash of the machine: it is on disk before it has the name, and
-        the name is before the block ends.
-    :raises BlockingIOError: if another process replaces it at this moment.
-    :raises OSError: if it cannot be written; the file is then as it was, and nothing is left beside it.
+    :param lasting: whether the new content must survive a crash of the machine: it is synced to disk before the rename,
+        and the rename before the block ends.
+    :raises BlockingIOError: if another process is replacing the file.
+    :raises OSError: if it cannot be written; the file is unchanged then, and the temporary file is removed.
     """
     temporary = f".{place.name}.clb-discovery"
     fd = _made(place.directory, temporary)
@@ -173,9 +173,9 @@ def replacing(place: Place, *, lasting: bool) -> Iterator[Callable[[bytes], None
 
 
 def _made(directory: int, name: str) -> int:
-    """Make a file that is ours alone, and lock it; what a crash has left in its place goes.
+    """Create and lock a file that only this user can open; one that a crash has left is removed first.
 
-    :raises BlockingIOError: if another process is at it.
+    :raises BlockingIOError: if another process is using it.
     """
     try:
         fd = os.open(name, _MAKE, _OWN_MODE, dir_fd=directory)
@@ -183,11 +183,11 @@ def _made(directory: int, name: str) -> int:
         try:
             _remove_left(directory, name)
             fd = os.open(name, _MAKE, _OWN_MODE, dir_fd=directory)
-        except (FileExistsError, FileNotFoundError):  # others come and go
+        except (FileExistsError, FileNotFoundError):  # another process has just created or removed it
             _give_way()
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(fd).st_nlink != 1:  # one who came at the same time took it for left
+        if os.fstat(fd).st_nlink != 1:  # another process took it for left over and removed it
             _give_way()
     except BaseException:
         os.close(fd)
@@ -200,13 +200,13 @@ def _give_way() -> NoReturn:
 
 
 def _remove_left(directory: int, name: str) -> None:
-    """Remove what is there under this name, unless somebody is at it; raises BlockingIOError then."""
+    """Remove a file that was left over; raises BlockingIOError if a process is still using it."""
     try:
         fd = os.open(name, _READ, dir_fd=directory)
     except FileNotFoundError:
         return
     except OSError as error:
-        # A link or a socket is none of ours, nor is what we may not open: a crash of another user has left it.
+        # We make no links and no sockets. A file that we cannot open was left by a crash of another user.
         if error.errno not in {errno.ELOOP, errno.ENXIO, errno.EACCES}:
             raise
         os.unlink(name, dir_fd=directory)
@@ -215,7 +215,7 @@ def _remove_left(directory: int, name: str) -> None:
         found = os.fstat(fd)
         if _may_be_written(found):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino != found.st_ino:  # it has got its name
+            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino != found.st_ino:  # renamed meanwhile
                 _give_way()
         os.unlink(name, dir_fd=directory)
     finally:
@@ -223,10 +223,10 @@ def _remove_left(directory: int, name: str) -> None:
 
 
 def _may_be_written(found: os.stat_result) -> bool:
-    """Tell whether a process may still be writing a file, and then holds its lock.
+    """Tell whether a process may still be writing a file; that process holds its lock then.
 
-    At its end a file gets the mode of the one that it replaces, by which others may open and lock it. So much later
-    that says nothing.
+    At the end, the file gets the mode of the one that it replaces, with which others may be able to open and lock it.
+    So the lock of an old file with that mode means nothing.
     """
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
         return False
@@ -234,7 +234,7 @@ def _may_be_written(found: os.stat_result) -> bool:
 
 
 def _take_after(place: Place, fd: int) -> None:
-    """Give a new file the owner, the mode and the labels of the one whose place it takes."""
+    """Give a new file the owner, the mode and the labels of the file that it replaces."""
     try:
         old = os.open(place.name, _READ, dir_fd=place.directory)
     except OSError as error:
@@ -251,7 +251,7 @@ def _take_after(place: Place, fd: int) -> None:
             os.fchown(fd, found.st_uid, found.st_gid)
         os.fchmod(fd, stat.S_IMODE(found.st_mode))
         for name in os.listxattr(old):
-            with suppress(OSError):  # a label may be as good as set already, and not ours to set
+            with suppress(OSError):  # the kernel may have set the label already, and not allow us to
                 os.setxattr(fd, name, os.getxattr(old, name))
     finally:
         os.close(old)
@@ -261,7 +261,7 @@ def _take_after(place: Place, fd: int) -> None:
 def _walked(path: Path, *, is_file: bool = False, make: bool = False, shared: bool = False) -> Iterator[Place]:
     """Walk to a directory, or to that of a file, and open it while the block runs.
 
-    :returns: the name is empty where the path has led to a directory.
+    :returns: a place whose name is empty if the path leads to a directory.
     """
     steps = _Steps(path)
     try:
@@ -276,7 +276,7 @@ def _walked(path: Path, *, is_file: bool = False, make: bool = False, shared: bo
 
 
 class _Steps:
-    """The way from the root to a path."""
+    """The steps from the root to a path."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -287,11 +287,11 @@ class _Steps:
         self.here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Let go of where we are."""
+        """Close the present directory."""
         os.close(self.here)
 
     def walk(self, *, is_file: bool, make: bool, shared: bool) -> str:
-        """Go on to the end; return the name of the file that is there, or may be there, or else nothing."""
+        """Walk to the end; return the name of the existing or new file, or an empty text for a directory."""
         while self._left:
             name = self._left.pop()
             try:
@@ -302,7 +302,7 @@ class _Steps:
                 self._require_safe(os.fstat(self.here), is_last=is_file)
                 if is_file:
                     return name
-                with suppress(FileExistsError):  # made by another at the same time
+                with suppress(FileExistsError):  # another process has just made it
                     os.mkdir(name, 0o755, dir_fd=self.here)
                 found = os.open(name, _PLACE, dir_fd=self.here)
             try:
@@ -348,12 +348,12 @@ class _Steps:
         self._left += reversed([part for part in way.parts if part != "/"])
 
     def _require_safe(self, found: os.stat_result, *, is_last: bool, shared: bool = False) -> None:
-        """Make sure that nobody else can change what is in the directory where we are.
+        """Check that no other user can change the entries of the present directory.
 
-        In one with the sticky bit others can make entries and not replace those of root and ours (unlink(2)), which is
-        enough on the way, where it is looked whose each entry is.
+        With the sticky bit, other users can create entries, but not replace those of root and of this user (unlink(2)).
+        That is enough for the directories in a path, because the owner of each entry is checked, too.
 
-        :raises HostError: naming the user that could, and the fix.
+        :raises HostError: naming the user that can, and the fix.
         """
         where = self._so_far
         ours = {0, os.geteuid()}

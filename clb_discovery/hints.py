@@ -1,4 +1,4 @@
-"""Commands that messages name as the way out: those of the instance in question, ready to be typed."""
+"""Commands that messages name as the fix: for the affected instance, ready to be typed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ _PLAIN: Final = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
 
 def load_command(instance: str, cgroup: object = None) -> str:
-    """Return what loads an instance; without its name or cgroup another one would be attached, or at another place.
+    """Return the command that loads an instance, with its name and its cgroup.
 
-    :param cgroup: its path, where that is known.
+    :param cgroup: its path, if known.
     """
     return _command("load", instance) + (f" --cgroup {_quoted(str(cgroup))}" if cgroup else "")
 
 
 def unload_command(instance: str) -> str:
-    """Return what unloads an instance."""
+    """Return the command that unloads an instance."""
     return _command("unload", instance)
 
 
@@ -28,5 +28,5 @@ def _command(name: str, instance: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return text as a shell takes it: names of systemd's slices may have a backslash."""
+    """Quote a text for a shell: names of systemd slices may contain a backslash."""
     return text if _PLAIN.fullmatch(text) else "'" + text.replace("'", "'\\''") + "'"

@@ -1,8 +1,8 @@
-"""Logs: lines for people on a terminal, one JSON object per line for a service. All of it goes to stderr.
+"""Logging to stderr: readable lines on a terminal, one JSON object per line otherwise.
 
-In the journal each line has its priority in front, as sd-daemon(3) describes; systemd takes it off again, so that the
-message is the JSON object alone, and `journalctl --priority` works. Passwords in URLs never get here, and are taken out
-all the same; local variables, which may hold a token, are in no traceback.
+In the journal, each line begins with its priority, as sd-daemon(3) describes. systemd removes it, so that the message
+is the JSON object alone and `journalctl --priority` works. Passwords in URLs are removed here as a second line of
+defence. Tracebacks contain no local variables, because these may hold a token.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final
 from clb_discovery.repeats import Repeats
 from clb_discovery.text import printable, without_passwords
 
-# structlog imports rich where it is installed, for tracebacks that nobody wants here: 5 MB and 60 ms of every sidecar.
-_HIDDEN = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # which is how an import is made to fail
+# If rich is installed, structlog imports it for its tracebacks, which are not used here: 5 MB and 60 ms per sidecar.
+_HIDDEN = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # None makes an import fail
 import structlog  # noqa: E402
 from structlog.tracebacks import ExceptionDictTransformer  # noqa: E402
 from structlog.typing import EventDict, Processor, WrappedLogger  # noqa: E402
@@ -33,10 +33,10 @@ _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical
 
 
 def configure(form: str, level: str) -> None:
-    """Set up structlog, and hand it what libraries log, from warnings on.
+    """Set up structlog, and route log records of libraries to it, from warnings on.
 
     :param form: one of `FORMATS`; auto is console on a terminal, else json.
-    :param level: one of `LEVELS`; what is below it is dropped.
+    :param level: one of `LEVELS`; lines below it are dropped.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
@@ -56,15 +56,15 @@ def configure(form: str, level: str) -> None:
 
 
 def described(error: BaseException) -> str:
-    """Return what went wrong and where in the code, in one line: for errors that nobody foresaw."""
+    """Return an unexpected error and its place in the code, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return f"{error!r}{where}"
 
 
 def priority(level: str) -> str:
-    """Return what stands before a line of this level: `<3>` in the journal, else nothing."""
-    # Compared, since a child that has its stderr elsewhere inherits the variable (systemd.exec(5)).
+    """Return the prefix of a line of this level: `<3>` in the journal, else nothing."""
+    # Compared, because a child whose stderr is redirected inherits the variable (systemd.exec(5)).
     try:
         stderr = os.fstat(sys.stderr.fileno())
     except OSError:
@@ -106,7 +106,7 @@ def _finish(_logger: WrappedLogger, level: str, line: EventDict | str) -> str:
 
 
 class _Libraries(logging.Handler):
-    """Lets what libraries log look like our own: a line each, and what comes again and again less and less often."""
+    """Logs records of libraries in our form: one line each, and repeated ones less and less often."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class _Libraries(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record."""
-        # asyncio puts what it knows on lines of its own, with numbers that are others each time.
+        # asyncio adds details on further lines, with numbers that differ each time.
         event = record.getMessage().partition("\n")[0]
         error = record.exc_info[1] if record.exc_info else None
         times = self._repeats.happened(f"{record.name} {event}", type(error).__name__, time.monotonic())

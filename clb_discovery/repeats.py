@@ -1,4 +1,4 @@
-"""Saying the same thing less and less often: at once, then with a count at intervals that double."""
+"""Reporting repeated events less and less often: at once, then with a count at intervals that double."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 
 FIRST: Final = 10.0
-"""Seconds until what goes on is said again; each further time takes twice as long."""
+"""Seconds until an event that goes on is reported again; each further interval is twice as long."""
 LONGEST: Final = 3600.0
-"""Seconds between two times, at most."""
+"""Longest interval between two reports, in seconds."""
 FORGOTTEN: Final = 300.0
-"""Seconds after which something that did not happen again is new."""
+"""An event that has not happened for this many seconds counts as new."""
 MOST: Final = 1024
-"""Different things that are remembered, since their words come from elsewhere."""
+"""Most events that are remembered, because their texts come from untrusted sources."""
 
 
 @dataclass(slots=True)
@@ -24,19 +24,19 @@ class _Said:
 
 
 class Repeats:
-    """Remembers what was said, and how often it happened since."""
+    """Remembers reported events, and how often each happened since."""
 
     def __init__(self) -> None:
         self._said: dict[tuple[str, str], _Said] = {}
 
     def happened(self, what: str, reason: str, now: float) -> int | None:
-        """Note that something happened, and tell whether to say it.
+        """Count an event, and return whether to report it.
 
-        :param now: seconds on a clock that does not go backwards.
-        :returns: how often it happened since it was said last, or 0 if it is new; None if it is not to be said now.
+        :param now: seconds of a monotonic clock.
+        :returns: how often it has happened since the last report, or 0 if it is new; None if it is not to be reported.
         """
         key = what, reason
-        said = self._said.pop(key, None)  # and back at the end: the first is the one that did not happen for longest
+        said = self._said.pop(key, None)  # reinserted at the end, so that the first is the least recent
         if said is None or now - said.last > FORGOTTEN:
             said = _Said(FIRST, due=now, last=now)
         else:

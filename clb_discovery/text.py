@@ -1,4 +1,4 @@
-"""Text from elsewhere (names in Consul and DNS, what servers answer, what was typed) on its way to a person's eyes."""
+"""Untrusted text (names in Consul and DNS, replies of servers, typed input) made safe to print."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _USER_INFO: Final = re.compile(r"//[^/\s\"'@]*@")
 
 
 def printable(text: str) -> str:
-    """Return the text with every character escaped that a terminal may obey, or that nobody can see."""
+    """Return the text with control characters and invisible characters escaped."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
@@ -21,7 +21,7 @@ def without_passwords(text: str) -> str:
 
 
 def some_of(names: Sequence[str], most: int) -> list[str]:
-    """Return the first few names, and how many more there are."""
+    """Return the first `most` names, then `and N more` if there are more."""
     return [*names[:most], f"and {len(names) - most} more"] if len(names) > most else list(names)
 
 

@@ -152,7 +152,7 @@ def following() -> list[ServiceState]:
 def unpublished() -> list[Mapping[str, Any]]:
     """Return the services without room, as in the state of the sidecar."""
     table = ServiceTable([SERVICE])
-    table.refuse({}, (), [Unpublished(WEB, SERVICE.name, SERVICE.source, "the maps are full")])
+    table.refuse({}, {}, [Unpublished(WEB, SERVICE.name, SERVICE.source, "the maps are full")])
     return list(table.unpublished)
 
 

@@ -1,4 +1,4 @@
-"""The names of services in a hosts file, hosts(5): `<name>.clb` for its VIPs, in a block of our own."""
+"""Names of services in a hosts file, hosts(5): `<name>.clb` for the VIPs of a service, in a marked block."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LONGEST: Final = 253
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a hosts file should say."""
+    """The names that a hosts file should contain."""
 
     addresses: Mapping[str, tuple[Address, ...]]
     """By host name."""
@@ -30,10 +30,10 @@ class Names:
 
 
 def names(virtual: Mapping[Vip, Published]) -> Names:
-    """Return the names of what the kernel balances, so that none leads to an address that nobody serves.
+    """Return the names of installed services, so that no name resolves to an address that is not balanced.
 
-    A VIP whose pool is empty is left out while the service has another that can be connected to: many programs try the
-    first address of a name and no other.
+    A VIP whose pool is empty is left out if the service has another one with real servers, because many programs try
+    only the first address of a name.
     """
     found: defaultdict[str, dict[Address, bool]] = defaultdict(dict)
     left_out: set[str] = set()
@@ -49,7 +49,7 @@ def names(virtual: Mapping[Vip, Published]) -> Names:
 
 
 def host_name(service: str) -> str | None:
-    """Return `redis.clb` for the service redis; None where that is no host name (RFC 1123 section 2.1)."""
+    """Return `redis.clb` for the service redis; None if that is not a host name (RFC 1123 section 2.1)."""
     name = f"{service.lower()}.{DOMAIN}"
     if len(name) > _LONGEST or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         return None
@@ -57,10 +57,10 @@ def host_name(service: str) -> str | None:
 
 
 def with_block(text: str, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> str:
-    """Return the file with the block of an instance replaced, where it is or else at the end; without names, removed.
+    """Return the file with the block of an instance replaced, or added at the end; without names, removed.
 
-    :param text: the file's content, which is otherwise kept as it is.
-    :raises ValueError: if a mark stands alone, so that nobody knows what is ours.
+    :param text: the content of the file. Everything outside the block is kept.
+    :raises ValueError: if there is a mark without the other one, so that the extent of the block is unknown.
     """
     begin, end = f"# BEGIN clb-discovery {instance}", f"# END clb-discovery {instance}"
     block = "".join(

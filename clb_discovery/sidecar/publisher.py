@@ -24,7 +24,7 @@ from clb_discovery.layout.elements import Info, Server
 from clb_discovery.layout.installed import Installed
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.model import own_servers
-from clb_discovery.model.answer import Claim, Refused, Rejected
+from clb_discovery.model.answer import Claim, Refusal
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.servers import Protocol, Unpublished, Vip, VirtualServer
 from clb_discovery.publication.admission import SLICE
@@ -59,9 +59,10 @@ class Counted(NamedTuple):
 class Refusals(NamedTuple):
     """The parts of answers that were not published."""
 
-    words: Mapping[str, Sequence[Refused]]
+    words: Mapping[str, Sequence[Refusal]]
     """Of services of a catalog, by source."""
-    servers: Sequence[Rejected]
+    servers: Mapping[str, Sequence[Refusal]]
+    """Real servers of all services, by source."""
     unpublished: Sequence[Unpublished]
     """Virtual servers that there is no room for."""
 
@@ -151,7 +152,7 @@ class Publisher:
             if not found.goes_on or interrupted():
                 break
         await self._close_sockets(reset=settings.reset)
-        self._announcer.rejected(found.desired.rejected)
+        self._announcer.rejected(found.desired.rejected, found.desired.basis.by_source)
         without_room = {one.vip: one for one in (*found.unpublished, *(one.why for one in self._aside.values()))}
         unpublished = tuple(without_room.values())
         self._announcer.unpublished(unpublished)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Address, Network
-from clb_discovery.model.answer import Claim, Outcome, Refused, Rejected
+from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.servers import RealServer, Unpublished
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Service
 from clb_discovery.model.usable import objection
@@ -226,26 +226,23 @@ class ServiceTable:
 
     def refuse(
         self,
-        words: Mapping[str, Sequence[Refused]],
-        servers: Iterable[Rejected],
+        words: Mapping[str, Sequence[Refusal]],
+        servers: Mapping[str, Sequence[Refusal]],
         unpublished: Iterable[Unpublished] = (),
     ) -> Sequence[Change]:
         """Note the parts of answers that were not published.
 
         :param words: registrations of services of a catalog that are not applied, by source.
-        :param servers: real servers of all services that are not used.
+        :param servers: real servers of all services that are not used, by source.
         :param unpublished: virtual servers of all services that there is no room for.
         :returns: the services whose state has changed.
         """
-        rejected: defaultdict[str, list[Rejected]] = defaultdict(list)
-        for item in servers:
-            rejected[item.source].append(item)
         without_room: defaultdict[str, list[Unpublished]] = defaultdict(list)
         for one in unpublished:
             without_room[one.source].append(one)
         changes = []
         for source, (before, _) in self._entries.items():
-            now = tuple(rejected.get(source, ()))
+            now = tuple(servers.get(source, ()))
             lacking = tuple(without_room.get(source, ()))
             refused = tuple(words.get(source, ())) if before.from_catalog else before.refused
             if (before.rejected, before.unpublished, before.refused) != (now, lacking, refused):

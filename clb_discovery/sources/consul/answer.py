@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, TypeGuard
 
 from clb_discovery.errors import SourceError
 from clb_discovery.model.address import Address, parse_address
-from clb_discovery.model.answer import OptIn, Refused
+from clb_discovery.model.answer import OptIn, Refusal
 from clb_discovery.model.servers import MAX_PORT, MAX_WEIGHT
 from clb_discovery.sources.consul.opt_in import opt_in, said
 from clb_discovery.text import printable
@@ -94,7 +94,7 @@ class Reading(NamedTuple):
 
     instances: tuple[Instance, ...] = ()
     """In Consul's order, duplicates included."""
-    left_out: tuple[Refused, ...] = ()
+    left_out: tuple[Refusal, ...] = ()
     """Those that should serve and cannot be used, as many as there are."""
     is_somebody_out: bool = False
     """Whether an instance is out, even one whose endpoint cannot be read."""
@@ -123,7 +123,7 @@ def parse_entries(entries: object, tagged: str | None = None) -> Reading:
     if not isinstance(entries, list):
         raise SourceError(f"Consul answered {show(entries)} where a list of instances belongs; is this Consul?")
     instances: list[Instance] = []
-    left_out: list[Refused] = []
+    left_out: list[Refusal] = []
     is_somebody_out = False
     out_members: set[str] = set()
     for entry in entries:
@@ -147,13 +147,13 @@ def parse_entries(entries: object, tagged: str | None = None) -> Reading:
     )
 
 
-def bounded(reports: Iterable[Refused]) -> tuple[Refused, ...]:
+def bounded(reports: Iterable[Refusal]) -> tuple[Refusal, ...]:
     """Return the first `MAX_REPORTS` by their text, and one about how many more there are."""
     ordered = sorted(reports)
     more = len(ordered) - MAX_REPORTS
     if more <= 0:
         return tuple(ordered)
-    return (*ordered[:MAX_REPORTS], Refused(f"{more} more instances", "cannot be used either; correct those first"))
+    return (*ordered[:MAX_REPORTS], Refusal(f"{more} more instances", "cannot be used either; correct those first"))
 
 
 def show(value: object) -> str:
@@ -204,11 +204,11 @@ def _read_opt_in(entries: list[object]) -> OptIn | None:
     return opt_in(said(own.get("Meta"), own.get("Tags")) for own in services if _is_object(own) and not own.get("Kind"))
 
 
-def _refused(entry: object, error: _UnusableError) -> Refused:
+def _refused(entry: object, error: _UnusableError) -> Refusal:
     if not _is_object(entry):
-        return Refused(f"instance {show(entry)}", "is no object; is this Consul?")
+        return Refusal(f"instance {show(entry)}", "is no object; is this Consul?")
     node, service = entry.get("Node"), entry.get("Service")
-    return Refused(
+    return Refusal(
         _shown(node.get("Node") if _is_object(node) else None, service.get("ID") if _is_object(service) else None),
         str(error),
     )

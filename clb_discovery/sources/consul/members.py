@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from clb_discovery.errors import UnusableError
 from clb_discovery.model.address import Address, is_ipv4
-from clb_discovery.model.answer import Answer, Refused
+from clb_discovery.model.answer import Answer, Refusal
 from clb_discovery.model.servers import Endpoint, RealServer, Unread
 from clb_discovery.sources.consul.answer import MAX_NAMES, Instance, Reading, bounded, show
 
@@ -91,7 +91,7 @@ class _Found:
         """Likewise of what is out."""
         self.out_members = set(out_members)
         self.unread: set[Unread] = set()
-        self.reports: set[Refused] = set()
+        self.reports: set[Refusal] = set()
 
     def add(self, instance: Instance, addresses: Iterable[Address]) -> None:
         """Take an instance with these addresses."""
@@ -129,4 +129,4 @@ class _Found:
             )
 
     def report(self, instance: Instance, name: str, reason: str) -> None:
-        self.reports.add(Refused(instance.shown, f"has the host name {show(name)} as its address, {reason}"))
+        self.reports.add(Refusal(instance.shown, f"has the host name {show(name)} as its address, {reason}"))

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from clb_discovery.model.answer import OptIn, Refused
+from clb_discovery.model.answer import OptIn, Refusal
 from clb_discovery.model.servers import Algorithm, Protocol, Vip
 from clb_discovery.model.text_forms import parse_algorithm, parse_vip
 
@@ -100,11 +100,11 @@ class _Reading:
         """With the number of instances that name each."""
         self.unread = 0
         self.automatic: set[Protocol] = set()
-        self.refused: set[Refused] = set()
+        self.refused: set[Refusal] = set()
         self._left = MAX_READ
 
     def refuse(self, value: str, reason: str) -> None:
-        self.refused.add(Refused(value, reason))
+        self.refused.add(Refusal(value, reason))
 
     def read(self, one: Said, count: int) -> None:
         """Take the VIPs of so many instances that say the same."""

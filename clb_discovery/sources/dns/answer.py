@@ -14,7 +14,7 @@ from typing import Final
 
 from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.model.address import Address, is_ipv4, parse_address
-from clb_discovery.model.answer import Answer, Refused
+from clb_discovery.model.answer import Answer, Refusal
 from clb_discovery.model.servers import MAX_POOL, MAX_PORT, Endpoint, RealServer, Unread
 
 NO_SERVICE: Final = "."
@@ -119,17 +119,17 @@ def build_answer(
     :raises SourceError: if there are too many, or nobody can be used although there are records, not all of which are
         certain to have no address.
     """
-    left_out = {Refused(f"SRV record '{one}'", why): None for one in srv.records if (why := _unusable(one))}
+    left_out = {Refusal(f"SRV record '{one}'", why): None for one in srv.records if (why := _unusable(one))}
     literals: dict[str, list[Address]] = {}
     lacking: dict[str, list[Unavailable]] = {}
-    empty: list[Refused] = []
+    empty: list[Refusal] = []
     for name in targets(srv):
         sets = addresses[name]
         literals[name], bad = _parse(name, [one for one in sets if isinstance(one, AddressSet)])
         left_out |= dict.fromkeys(bad)
         lacking[name] = [one for one in sets if isinstance(one, Unavailable)]
         if not literals[name] and not lacking[name] and not bad:
-            empty.append(Refused(f"target {name}", "has no address; publish A or AAAA records for it"))
+            empty.append(Refusal(f"target {name}", "has no address; publish A or AAAA records for it"))
     left_out |= dict.fromkeys(empty)
     total = sum(len(literals.get(record.target, ())) for record in srv.records if is_needed(record))
     if total > 2 * MAX_POOL:
@@ -153,7 +153,7 @@ def build_answer(
             kept[one] = cause
         else:
             left_out[
-                Refused(f"target {one.identity}", f"has no address that can be had now: {_family(one)}: {cause}")
+                Refusal(f"target {one.identity}", f"has no address that can be had now: {_family(one)}: {cause}")
             ] = None
     if not servers and (unread or len(left_out) > len(empty)):
         cause = _first(unread) if unread else str(min(left_out))
@@ -255,7 +255,7 @@ def pause(questions: int, bounds: tuple[float, float]) -> float:
     return min(most, max(least, questions / QUESTIONS_PER_SECOND))
 
 
-def _parse(target: str, found: Sequence[AddressSet]) -> tuple[list[Address], list[Refused]]:
+def _parse(target: str, found: Sequence[AddressSet]) -> tuple[list[Address], list[Refusal]]:
     """Return the addresses of one target, each once, and those that cannot be used.
 
     An IPv4-mapped AAAA record would join the pool of IPv4 servers from the IPv6 side.
@@ -265,10 +265,10 @@ def _parse(target: str, found: Sequence[AddressSet]) -> tuple[list[Address], lis
         try:
             address = parse_address(text)
         except ValueError:
-            bad.append(Refused(f"target {target}", f"has {text[:80]!a} as address, which is none; correct the zone"))
+            bad.append(Refusal(f"target {target}", f"has {text[:80]!a} as address, which is none; correct the zone"))
             continue
         if is_ipv4(address) and ":" in text:
-            bad.append(Refused(f"target {target}", f"has {text} as AAAA record; publish it as A record"))
+            bad.append(Refusal(f"target {target}", f"has {text} as AAAA record; publish it as A record"))
         else:
             parsed.append(address)
     return parsed, bad

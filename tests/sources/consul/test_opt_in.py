@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.model.answer import OptIn, Refused
+from clb_discovery.model.answer import OptIn, Refusal
 from clb_discovery.model.servers import Algorithm, Protocol
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.sources.consul.opt_in import MAX_READ, MAX_REFUSED, MAX_TEXT, MAX_VIPS, Said, opt_in, said
@@ -111,7 +111,7 @@ def test_the_scheduler_that_most_instances_name_counts(votes: list[str], winner:
     assert found is not None
     assert found.algorithm is winner
     reason = f"is outvoted by instances that say {winner}; register all of them with one"
-    assert found.refused == (Refused(f"clb-algorithm '{loser}'", reason),)
+    assert found.refused == (Refusal(f"clb-algorithm '{loser}'", reason),)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_reading_is_bounded() -> None:
     assert len(found.vips) == MAX_VIPS
     unread = 64 * 256 + 1 - MAX_READ
     assert found.refused == (
-        Refused(f"{unread} VIPs", f"are more than the {MAX_READ} that are read for one service; register fewer"),
+        Refusal(f"{unread} VIPs", f"are more than the {MAX_READ} that are read for one service; register fewer"),
     )
 
 
@@ -187,7 +187,7 @@ def test_vips_and_reports_are_bounded() -> None:
     assert len(found.vips) == MAX_VIPS
     assert len(found.refused) == MAX_REFUSED
     assert (
-        Refused(
+        Refusal(
             f"{MAX_VIPS + 1} VIPs", f"are more than {MAX_VIPS}; those that most instances name count; register fewer"
         )
         in found.refused
