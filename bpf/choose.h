@@ -24,8 +24,8 @@ struct clb_walk {
 	__u64 now;
 	__u64 dice;
 	__u32 servers;
-	__u32 at;    /* index of a slot in the next row */
-	__u32 looks; /* rows of this tier looked at so far, if not all of it is looked at */
+	__u32 at;     /* index of a slot in the next row */
+	__u32 looks;  /* rows of this tier looked at so far, if not all of it is looked at */
 	__u32 usable; /* bits of the slots of this row */
 	__u32 found;  /* index of the found slot */
 };
@@ -102,10 +102,10 @@ struct clb_scale {
 	__u64 dice;
 	__u32 first;
 	__u32 tier;
-	__u32 at;    /* a slot of the first row to look at */
-	__u32 sum;   /* sum of the weights of usable servers */
-	__u32 found; /* slot of the server chosen by weight */
-	__u32 zeros; /* servers of weight 0, including ejected ones */
+	__u32 at;         /* a slot of the first row to look at */
+	__u32 sum;        /* sum of the weights of usable servers */
+	__u32 found;      /* slot of the server chosen by weight */
+	__u32 zeros;      /* servers of weight 0, including ejected ones */
 	__u32 zeros_left; /* usable servers of weight 0 */
 	__u32 found_zero; /* slot of the server chosen among these */
 	__u32 bits;       /* slots of this row that are in the tier */
@@ -243,12 +243,12 @@ static __always_inline struct clb_slot *clb_draw_from(struct clb_search *search)
 static __always_inline struct clb_slot *clb_schedule(struct clb_search *search)
 {
 	struct clb_slot *slot = 0;
-	int try;
+	int attempt;
 
 	if (!clb_may_be_vip(search->vip.address))
 		return 0;
-	for (try = 0; try < 2 * CLB_TRIES && !slot; try++) {
-		if (try == CLB_TRIES)
+	for (attempt = 0; attempt < 2 * CLB_TRIES && !slot; attempt++) {
+		if (attempt == CLB_TRIES)
 			search->vip.port = 0;
 		slot = clb_draw_from(search);
 	}

@@ -77,7 +77,7 @@
 #define CLB_FILTER_HIGH 0x9e3779b97f4a7c15ULL /* odd, without a pattern: 2^64 divided by the golden ratio */
 #define CLB_FILTER_LOW 0xd1342543de82ef95ULL  /* a multiplier of Steele and Vigna (2021) */
 
-#define CLB_EVENTS_BYTES 262144       /* size of clb_events; events that do not fit are dropped */
+#define CLB_EVENTS_BYTES 262144 /* size of clb_events; events that do not fit are dropped */
 
 /* Schedulers: clb_virtual.algorithm */
 #define CLB_RANDOM 0      /* weighted random by alias table */
@@ -87,7 +87,7 @@
 /* Bits of clb_info.features */
 #define CLB_FEATURE_ERRNO 1 /* connects to an empty pool fail with ECONNREFUSED; without it, with EPERM */
 
-#define CLB_FEATURE_LOOP 2  /* programs can look at all servers of a pool; without it, at 896 (BCC: 384) */
+#define CLB_FEATURE_LOOP 2 /* programs can look at all servers of a pool; without it, at 896 (BCC: 384) */
 
 /* Bits of clb_virtual.flags */
 #define CLB_COUNT_ACTIVE 1 /* keep clb_server.active; CLB_LEAST_CONN needs it */
@@ -114,12 +114,12 @@ struct clb_vip {
 
 /* The published state of a virtual server: one element, replaced as a whole. */
 struct clb_virtual {
-	__u64 generation;    /* generation of the slots of the pool; never reused, starts at 1 */
-	__u32 servers;       /* slots of this generation, at least 1: an empty pool has one, which refuses connects */
-	__u32 tier;          /* size of the lowest tier (RFC 2782 priority), whose slots come first */
-	__u16 algorithm;     /* CLB_RANDOM, CLB_ROUND_ROBIN or CLB_LEAST_CONN */
-	__u16 flags;         /* CLB_COUNT_ACTIVE */
-	__u32 eject_after;   /* consecutive failed connects that eject a server; 0: never */
+	__u64 generation;     /* generation of the slots of the pool; never reused, starts at 1 */
+	__u32 servers;        /* slots of this generation, at least 1: an empty pool has one, which refuses connects */
+	__u32 tier;           /* size of the lowest tier (RFC 2782 priority), whose slots come first */
+	__u16 algorithm;      /* CLB_RANDOM, CLB_ROUND_ROBIN or CLB_LEAST_CONN */
+	__u16 flags;          /* CLB_COUNT_ACTIVE */
+	__u32 eject_after;    /* consecutive failed connects that eject a server; 0: never */
 	__u32 eject_first_ms; /* duration of the first ejection; doubles with each repetition */
 	__u32 eject_most_ms;  /* longest ejection */
 	__u32 refusal;        /* index of the server that counts refused connects and turns */
@@ -166,17 +166,17 @@ struct clb_row {
 /* Counters and health of a real server. They outlive generations and are zero for a new server. Times are in
  * nanoseconds of CLOCK_MONOTONIC. */
 struct clb_server {
-	__u64 connects;      /* connects and first datagrams sent there; for a refusal, those that were refused */
-	__u64 failures;      /* connects ended by it, an ICMP error or silence; for a refusal, turns taken */
-	__u64 ejected_until; /* time from which it may be probed; 0: not ejected */
-	__u64 recovered_at;  /* time of its last recovery from an ejection; 0: never */
-	__u64 began;         /* time of the first connect or datagram with a record; 0: never */
-	__u32 active;        /* TCP connections from SYN_SENT to the end of ESTABLISHED, connected UDP sockets */
-	__u32 in_row;        /* failures since the last success */
-	__u32 ejections;     /* ejections in close succession: each doubles the duration */
-	__u32 probing;       /* 1: a connect was sent to probe whether it works again */
+	__u64 connects;            /* connects and first datagrams sent there; for a refusal, those that were refused */
+	__u64 failures;            /* connects ended by it, an ICMP error or silence; for a refusal, turns taken */
+	__u64 ejected_until;       /* time from which it may be probed; 0: not ejected */
+	__u64 recovered_at;        /* time of its last recovery from an ejection; 0: never */
+	__u64 began;               /* time of the first connect or datagram with a record; 0: never */
+	__u32 active;              /* TCP connections from SYN_SENT to the end of ESTABLISHED, connected UDP sockets */
+	__u32 in_row;              /* failures since the last success */
+	__u32 ejections;           /* ejections in close succession: each doubles the duration */
+	__u32 probing;             /* 1: a connect was sent to probe whether it works again */
 	struct bpf_spin_lock lock; /* protects ejected_until, recovered_at, began, ejections, probing */
-	__u32 times_ejected; /* in total */
+	__u32 times_ejected;       /* in total */
 };
 
 /* The owner of a record. */
@@ -188,13 +188,13 @@ struct clb_owner {
 
 /* The record of a connected socket: where it was sent. */
 struct clb_socket {
-	__u64 began;     /* of its server: a later server with the same index has not counted this connection */
-	__u64 started;   /* time of the connect if clb_events needs its outcome, else 0 */
-	__u32 server;    /* index in clb_servers */
-	__be16 asked;    /* the port that the application connected to, which a wildcard VIP lacks */
-	__u16 priority;  /* of the slot, to find its tier */
-	__u8 counts;     /* 1: its virtual server has CLB_COUNT_ACTIVE */
-	__u8 watched;    /* 1: its virtual server ejects */
+	__u64 began;    /* of its server: a later server with the same index has not counted this connection */
+	__u64 started;  /* time of the connect if clb_events needs its outcome, else 0 */
+	__u32 server;   /* index in clb_servers */
+	__be16 asked;   /* the port that the application connected to, which a wildcard VIP lacks */
+	__u16 priority; /* of the slot, to find its tier */
+	__u8 counts;    /* 1: its virtual server has CLB_COUNT_ACTIVE */
+	__u8 watched;   /* 1: its virtual server ejects */
 	__u8 zero[6];
 	struct clb_member member;
 };
@@ -211,12 +211,12 @@ struct clb_stored {
  * for each VIP, and replies from a real server appear to come from the VIP. */
 #define CLB_PEERS 4
 struct clb_peer {
-	__u64 began;   /* as in clb_socket, also server and asked */
+	__u64 began; /* as in clb_socket, also server and asked */
 	__u32 server;
 	__be16 asked;
-	__u16 direct;  /* 1: the socket has since sent to the real server's own address */
-	__u32 used;    /* value of clb_peers.uses at the last datagram to it */
-	__u32 at;      /* time of the last datagram to or from it, in 2^20 ns (1.05 ms) of CLOCK_MONOTONIC */
+	__u16 direct;             /* 1: the socket has since sent to the real server's own address */
+	__u32 used;               /* value of clb_peers.uses at the last datagram to it */
+	__u32 at;                 /* time of the last datagram to or from it, in 2^20 ns (1.05 ms) of CLOCK_MONOTONIC */
 	struct clb_member member; /* port 0: free */
 };
 struct clb_peers {
@@ -245,10 +245,10 @@ struct clb_label {
 
 /* The record of the loader about what it has loaded; written once. */
 struct clb_info {
-	__u32 layout;   /* CLB_LAYOUT */
-	__u32 features; /* CLB_FEATURE_* bits */
-	char loader[16];  /* "object" or "bcc" */
-	char build[72];   /* SHA-256 of the object, in hexadecimal */
+	__u32 layout;      /* CLB_LAYOUT */
+	__u32 features;    /* CLB_FEATURE_* bits */
+	char loader[16];   /* "object" or "bcc" */
+	char build[72];    /* SHA-256 of the object, in hexadecimal */
 	char cgroup[1024]; /* path of the cgroup that the programs are attached to */
 };
 

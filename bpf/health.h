@@ -88,8 +88,8 @@ struct clb_count {
 static long clb_count_row(__u32 turn, struct clb_count *count)
 {
 	/* If there are too many rows to count all, count random ones. */
-	__u32 at = count->rows > CLB_COUNTED ? count->first + clb_next_below(&count->dice, count->tier) :
-					      count->first + turn * CLB_ROW;
+	__u32 at = count->rows > CLB_COUNTED ? count->first + clb_next_below(&count->dice, count->tier)
+					     : count->first + turn * CLB_ROW;
 	struct clb_row *row = clb_row_of(count->generation, at);
 	__u32 bits = clb_bits_between(at, count->first, count->first + count->tier);
 
@@ -105,7 +105,11 @@ static long clb_count_row(__u32 turn, struct clb_count *count)
 CLB_GLOBAL int clb_half_stays(__u64 generation, __u32 first, __u32 tier, __u32 more)
 {
 	struct clb_count count = {
-		.generation = generation, .dice = clb_roll(), .first = first, .tier = tier, .ejected = more,
+		.generation = generation,
+		.dice = clb_roll(),
+		.first = first,
+		.tier = tier,
+		.ejected = more,
 	};
 
 	count.rows = (first + tier - 1) / CLB_ROW - first / CLB_ROW + 1;

@@ -159,8 +159,7 @@ CLB_FUNCTION int clb_is_better(const struct clb_search *search, const struct clb
 		.generation = search->generation, .first = slot->first, .server = server, .found = 0
 	};
 
-	if (clb_refuses(slot) || slot->member.vip.port != port || slot->tier >= search->servers ||
-	    rows > CLB_LOOKED)
+	if (clb_refuses(slot) || slot->member.vip.port != port || slot->tier >= search->servers || rows > CLB_LOOKED)
 		return 0;
 	clb_for_each(rows, CLB_LOOKED, clb_look_for_server, &lookout);
 	return !lookout.found;

@@ -26,16 +26,16 @@ struct clb_search {
 	__u32 tier;
 	__u32 eject_after;
 	__u32 eject_first_ms;
-	__u32 refusal; /* index of the server that counts turns, for CLB_ROUND_ROBIN */
-	__u32 turns;   /* turns taken for this connect */
-	__be16 asked; /* the port that the application connects to */
-	__u64 cookie; /* of the socket */
+	__u32 refusal;             /* index of the server that counts turns, for CLB_ROUND_ROBIN */
+	__u32 turns;               /* turns taken for this connect */
+	__be16 asked;              /* the port that the application connects to */
+	__u64 cookie;              /* of the socket */
 	struct clb_server *server; /* server of the chosen slot */
 };
 
 /* The alias of a slot; in most pools it is in the same row, which saves a lookup. */
-static __always_inline struct clb_slot *clb_alias_of(const struct clb_search *search, struct clb_row *row,
-						     __u32 column, const struct clb_slot *slot)
+static __always_inline struct clb_slot *clb_alias_of(const struct clb_search *search, struct clb_row *row, __u32 column,
+						     const struct clb_slot *slot)
 {
 	__u32 alias = slot->alias;
 
@@ -154,8 +154,7 @@ static __always_inline struct clb_slot *clb_slot_of_few(__u32 first, struct clb_
 /* Compare a slot with the best so far.
  *
  * nothing is 0 with a value unknown to the verifier, which would otherwise follow each possible load and sum. */
-static __always_inline void clb_compare(struct clb_least *best, const struct clb_slot *slot, __u32 index,
-					__u64 nothing)
+static __always_inline void clb_compare(struct clb_least *best, const struct clb_slot *slot, __u32 index, __u64 nothing)
 {
 	__u64 load = clb_load(slot) + nothing, weight = clb_weight(slot);
 

@@ -82,8 +82,7 @@ static __always_inline struct clb_socket *clb_connection(struct bpf_sock *sk, __
 {
 	struct clb_record record;
 
-	if (!clb_find_record(sk, cookie, &record) ||
-	    !clb_same_peer(&record.socket->member, peer->address, peer->port))
+	if (!clb_find_record(sk, cookie, &record) || !clb_same_peer(&record.socket->member, peer->address, peer->port))
 		return 0;
 	return record.socket;
 }
@@ -93,9 +92,9 @@ static __always_inline int clb_is_asked(const struct clb_member *member, __be16 
 {
 	const __be32 *address = member->vip.address;
 
-	return member->port && !((address[0] ^ asked->address[0]) | (address[1] ^ asked->address[1]) |
-				 (address[2] ^ asked->address[2]) | (address[3] ^ asked->address[3]) |
-				 (__u32)(port ^ asked->port));
+	return member->port &&
+	       !((address[0] ^ asked->address[0]) | (address[1] ^ asked->address[1]) |
+		 (address[2] ^ asked->address[2]) | (address[3] ^ asked->address[3]) | (__u32)(port ^ asked->port));
 }
 
 /* Count a socket in the active connections of its server, if its virtual server counts them. */

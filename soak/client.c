@@ -208,7 +208,8 @@ static void connect_many(void)
 		else
 			getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
 		if (error) /* a reset comes after the connect, of a server that has died since */
-			note(starts[index], their_targets[index], error == ECONNRESET ? NO_ANSWER : CONNECT_FAILED, error, 0);
+			note(starts[index], their_targets[index], error == ECONNRESET ? NO_ANSWER : CONNECT_FAILED,
+			     error, 0);
 		else
 			ask(fd, their_targets[index], starts[index]);
 		closed(fd);
@@ -231,7 +232,8 @@ static void send_many(void)
 			break;
 		}
 		error = waits(fd, POLLIN);
-		if (error || recvfrom(fd, &reached, sizeof(reached), MSG_DONTWAIT, (void *)&from, &size) != sizeof(reached)) {
+		if (error ||
+		    recvfrom(fd, &reached, sizeof(reached), MSG_DONTWAIT, (void *)&from, &size) != sizeof(reached)) {
 			note(start, target, NO_ANSWER, error ? error : errno, 0);
 			break;
 		}
