@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from clb_discovery.layout import address_filter, elements, structs
@@ -38,6 +39,8 @@ Outcomes = Mapping[Outcome, Fraction]
 
 EMPTY: Final[State] = {map_: {} for map_ in DECODED}
 PASSES_THROUGH: Final[Outcomes] = {None: Fraction(1)}
+_KEYS: Final = tuple(map(elements.pack_index, range(structs.MAX_SERVERS)))
+"""Of an array of servers. They are made once, because tests read such an array thousands of times."""
 
 
 class Put(NamedTuple):
@@ -114,9 +117,8 @@ def read(state: State) -> Installed:
 
 
 def array(raw: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield all elements of an array in the order of their indexes, as the kernel does."""
-    for key in map(elements.pack_index, range(structs.MAX_SERVERS)):
-        yield key, raw.get(key, elements.NEW_SERVER)
+    """Return all elements of an array in the order of their indexes, as the kernel does."""
+    return zip(_KEYS, map(raw.get, _KEYS, repeat(elements.NEW_SERVER)), strict=False)
 
 
 def connect(state: State, wanted: Vip) -> Outcomes:
