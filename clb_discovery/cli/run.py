@@ -22,7 +22,7 @@ def main(typed: argparse.Namespace) -> int:
     log.configure(options.log_format, options.log_level)
     raise_file_limit()
     configured = read_settings(options)
-    if configured.settings.loader is Loader.NONE:
+    if options.loader is Loader.NONE:
         seccomp.confine()
     asyncio.run(Daemon(configured, lambda: read_settings(read_options(typed, environment))).run())
     return 0

@@ -69,10 +69,11 @@ class Daemon:
         self._watches = Watches(configured.open_sources)
         self._announcer = Announcer()
         self._service_manager = ServiceManager(self._announcer)
-        self._services = ServiceTable(settings.services, settings.max_services, settings.real_ranges)
-        self._instance = Instance(settings.pins.instance)
+        options = settings.options
+        self._services = ServiceTable(settings.services, options.max_services, options.real_range)
+        self._instance = Instance(options.instance)
         self._names = HostsFile(self._instance, self._announcer)
-        self._store = Store(settings.state_dir, settings.pins.instance)
+        self._store = Store(options.state_dir, options.instance)
         self._meters = Meters()
         self._plane = settings.plane()
         self._proof = Proof(self._plane)
@@ -104,10 +105,10 @@ class Daemon:
             listener = None
             async with self._plane.coming_up():
                 await self._watches.open()
-                if self._settings.metrics:
+                if self._settings.options.metrics:
                     from clb_discovery.metrics import server  # noqa: PLC0415 - aiohttp is a fifth of a sidecar that does without
 
-                    listener = stack.enter_context(server.listen(*self._settings.metrics))
+                    listener = stack.enter_context(server.listen(*self._settings.options.metrics))
                 self._watches.start(self._heard)
             maps = stack.enter_context(self._plane.open())
             publisher = Publisher(self._plane, maps, self._announcer, self._meters)
@@ -132,7 +133,7 @@ class Daemon:
     async def _report(self, publisher: Publisher) -> Report:
         counted = await publisher.counted()
         return Report(
-            instance=self._settings.pins.instance,
+            instance=self._instance.name,
             info=counted.info,
             installed=counted.installed,
             servers=counted.servers,
@@ -140,18 +141,18 @@ class Daemon:
             records_lost=counted.records_lost,
             overlaps=publisher.overlaps,
             following=tuple(self._services),
-            state=self._self_report.document(self._services, self._settings.hosts_file),
+            state=self._self_report.document(self._services, self._settings.options.hosts_file),
             listening=await self._local_listeners.now(counted.installed),
         )
 
     def _start_up(self, publisher: Publisher) -> None:
         services = self._services
         self._changed |= self._recall(tuple(services.sources), publisher.installed, self._store.read())
-        self._names.leave(self._settings.hosts_file)
+        self._names.leave(self._settings.options.hosts_file)
         _log.info(
             "started",
             version=__version__,
-            instance=self._settings.pins.instance,
+            instance=self._instance.name,
             cgroup=str(self._plane.cgroup),
             services=len(services),
         )
@@ -179,7 +180,7 @@ class Daemon:
             with self._announcer.trying("cannot go on", *self._bearable(OSError)):  # such as no free descriptor
                 await self._tick(publisher)
             self._service_manager.alive()
-            if self._settings.once:
+            if self._settings.options.once:
                 self._finish_once()
 
     def _next_look(self, publisher: Publisher) -> float:
@@ -241,7 +242,7 @@ class Daemon:
         services = self._services
         if self._readiness.reach(settled=settled, served=services.is_served):
             stale = sum(state.stale for state in services)
-            virtual_servers = len(installed.virtual) - len(own_servers.virtual_servers(self._settings.pins.instance))
+            virtual_servers = len(installed.virtual) - len(own_servers.virtual_servers(self._instance.name))
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
             with self._announcer.trying("cannot remove what another version has loaded", HostError, OSError):
                 self._plane.settle()
@@ -302,13 +303,13 @@ class Daemon:
         """Go on with other settings, as after a restart; the state of services that stay is kept."""
         self._self_report.config_error = None
         self._settings, left_out = without_restart(wanted, self._settings)
-        log.configure(self._settings.log_format, self._settings.log_level)
+        options, services = self._settings.options, self._settings.services
+        log.configure(options.log_format, options.log_level)
         if left_out:
             _log.warning("changed options need a restart", options=left_out)
-        settings = self._settings
-        new = self._services.adopt(settings.services, settings.max_services, settings.real_ranges)
+        new = self._services.adopt(services, options.max_services, options.real_range)
         self._recall(new, installed, await asyncio.to_thread(self._store.read) if new else {})
-        self._names.leave(self._settings.hosts_file)
+        self._names.leave(self._settings.options.hosts_file)
         self._changed = True
         _log.info("configuration read again", services=len(self._services))
 
@@ -324,14 +325,14 @@ class Daemon:
         _log.info("stopped; connects go on over what was published last")
 
     async def _publish_names(self, installed: Installed) -> None:
-        if self._settings.hosts_file is None:
+        if self._settings.options.hosts_file is None:
             return
         with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
-            await asyncio.to_thread(self._names.publish, self._settings.hosts_file, installed)
+            await asyncio.to_thread(self._names.publish, self._settings.options.hosts_file, installed)
 
     def _write_state(self) -> None:
         with self._announcer.trying("cannot write the state that status shows", HostError, OSError):
-            self._self_report.write(self._services, self._settings.hosts_file)
+            self._self_report.write(self._services, self._settings.options.hosts_file)
 
     async def _write_last_good(self) -> None:
         """Keep the published sets on disk, with the time of each source's last answer."""
@@ -343,7 +344,7 @@ class Daemon:
 
     def _bearable(self, *errors: type[Exception]) -> tuple[type[Exception], ...]:
         """Return the errors after which the sidecar goes on; with `once` there are none."""
-        return () if self._settings.once else errors
+        return () if self._settings.options.once else errors
 
 
 def _threads() -> ThreadPoolExecutor:

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from clb_discovery.config.services import vip_ranges
 from clb_discovery.config.settings import Settings
 from clb_discovery.datapath.maps import FullError, Maps
 from clb_discovery.datapath.plane import Plane
@@ -140,9 +141,9 @@ class Publisher:
             settings.services,
             claims,
             servers,
-            own_servers.virtual_servers(settings.pins.instance),
-            settings.vip_ranges,
-            settings.real_ranges,
+            own_servers.virtual_servers(settings.options.instance),
+            vip_ranges(settings.options),
+            settings.options.real_range,
             complete,
         )
         while True:
@@ -150,7 +151,7 @@ class Publisher:
             self._leaving.add(found.plan.dropped)
             if not found.goes_on or interrupted():
                 break
-        await self._close_sockets(reset=settings.reset)
+        await self._close_sockets(reset=settings.options.on_remove == "reset")
         self._announcer.rejected(found.desired.rejected)
         without_room = {one.vip: one for one in (*found.unpublished, *(one.why for one in self._aside.values()))}
         unpublished = tuple(without_room.values())

@@ -6,14 +6,13 @@ import asyncio
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from clb_discovery.config.options import Options
 from clb_discovery.config.settings import Settings
 from clb_discovery.datapath.maps import FullError
-from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import ClbError
 from clb_discovery.layout import elements
 from clb_discovery.layout.installed import Installed
@@ -94,7 +93,7 @@ class World:
 
     def publish(self) -> Published:
         """Publish once."""
-        settings = Settings(Pins("test"), Path("/"), self.services, (), reset=False, once=False)
+        settings = Settings(Options(instance="test"), self.services)
         return asyncio.run(self.publisher.publish(settings, (), dict(self.known), complete=True))
 
     def pools(self) -> dict[str, tuple[RealServer, ...]]:
