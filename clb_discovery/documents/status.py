@@ -17,9 +17,10 @@ from clb_discovery.model.servers import RealServer, Vip
 
 
 class Datapath(NamedTuple):
-    """The loaded data plane, and whether it is in effect."""
+    """The data plane, and whether it is in effect."""
 
-    info: Info
+    info: Info | None
+    """None if it is not loaded, or is being replaced."""
     installed: Installed
     servers: Mapping[bytes, Server]
     """Counters of connects, by packed member."""
@@ -48,10 +49,11 @@ def document(  # noqa: PLR0913 - the parts of the document
     :param state: the state that the sidecar wrote last: `last_sync`, `config_error`, `sources` and `unpublished`.
     :param listening: the VIPs on which a program of this host listens.
     """
+    loaded = datapath if datapath and datapath.info else None
     return {
         "instance": instance,
         "version": version,
-        "datapath": _datapath(datapath, kernel),
+        "datapath": _datapath(loaded, kernel),
         "sidecar": {
             "running": pid is not None,
             "pid": pid,
@@ -59,7 +61,7 @@ def document(  # noqa: PLR0913 - the parts of the document
             "config_error": state.get("config_error"),
         },
         "sources": state.get("sources", []),
-        "virtual_servers": virtual_servers(datapath.installed, datapath.servers, listening) if datapath else [],
+        "virtual_servers": virtual_servers(loaded.installed, loaded.servers, listening) if loaded else [],
         "unpublished": state.get("unpublished", []),
     }
 

@@ -131,18 +131,13 @@ class Daemon:
             _log.error("programs are not effective", reason=ineffective)
 
     async def _report(self, publisher: Publisher) -> Report:
-        counted = await publisher.counted()
+        datapath = await publisher.datapath(await asyncio.to_thread(self._proof.objection))
         return Report(
             instance=self._instance.name,
-            info=counted.info,
-            installed=counted.installed,
-            servers=counted.servers,
-            ineffective=await asyncio.to_thread(self._proof.objection),
-            records_lost=counted.records_lost,
-            overlaps=publisher.overlaps,
+            datapath=datapath,
             following=tuple(self._services),
             state=self._self_report.document(self._services, self._settings.options.hosts_file),
-            listening=await self._local_listeners.now(counted.installed),
+            listening=await self._local_listeners.now(datapath.installed),
         )
 
     def _start_up(self, publisher: Publisher) -> None:

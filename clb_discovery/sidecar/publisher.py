@@ -20,8 +20,8 @@ from clb_discovery.config.services import vip_ranges
 from clb_discovery.config.settings import Settings
 from clb_discovery.datapath.maps import FullError, Maps
 from clb_discovery.datapath.plane import Plane
+from clb_discovery.documents.status import Datapath
 from clb_discovery.errors import ClbError, RemovedError
-from clb_discovery.layout.elements import Info, Server
 from clb_discovery.layout.installed import Installed
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.model import own_servers
@@ -44,17 +44,6 @@ _LOOK_EVERY: Final = 60.0
 """Seconds between two looks for other instances."""
 
 _log = structlog.stdlib.get_logger()
-
-
-class Counted(NamedTuple):
-    """The content of the maps at one moment."""
-
-    installed: Installed
-    info: Info | None
-    servers: Mapping[bytes, Server]
-    """Counters of connects, by packed member."""
-    records_lost: int
-    """How often there was no memory for the record of a socket."""
 
 
 class Refusals(NamedTuple):
@@ -101,13 +90,18 @@ class Publisher:
         """Whether the data plane was lost, and is not yet restored."""
         self._kernel = asyncio.Lock()  # while it is free, `installed` is the content of the maps
 
-    async def counted(self) -> Counted:
-        """Read the counters of connects."""
+    async def datapath(self, ineffective: str | None) -> Datapath:
+        """Read the counters of connects.
+
+        :param ineffective: why the programs are not in effect, if they are not.
+        """
+
+        def read(maps: Maps, installed: Installed) -> Datapath:
+            counters = maps.servers(installed)
+            return Datapath(maps.info(), installed, counters, ineffective, maps.records_lost(), self.overlaps)
+
         async with self._kernel:
-            installed = self.installed
-            return await asyncio.to_thread(
-                lambda: Counted(installed, self._maps.info(), self._maps.servers(installed), self._maps.records_lost())
-            )
+            return await asyncio.to_thread(read, self._maps, self.installed)
 
     @property
     def next_try(self) -> float:
