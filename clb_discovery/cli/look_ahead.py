@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from clb_discovery.config.options import Options
-from clb_discovery.config.services import vip_ranges
 from clb_discovery.config.sources import open_sources
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
@@ -72,7 +71,7 @@ def look_ahead(options: Options, services: Sequence[Service], installed: Install
         catalog.claims(following.values()),
         {source: one.guarded.good for source, one in following.items() if one.known},
         own_servers.virtual_servers(options.instance),
-        vip_ranges(options),
+        options.vip_range,
         options.real_range,
         complete=not queries.failed,
     )

@@ -108,6 +108,7 @@ class Options:
         parse_vip_range,
         "where automatic VIPs come from, and where those of Consul's catalog have to lie; repeatable; default "
         + " and ".join(map(str, DEFAULT_RANGES)),
+        default=DEFAULT_RANGES,
     )
 
     consul_token_file: str | None = _CONSUL.value(

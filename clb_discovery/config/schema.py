@@ -61,11 +61,17 @@ class Group:
         return field(default=default, metadata={_KEY: option})
 
     def repeatable(
-        self, metavar: str, parse: Callable[[str], _T], text: str, *, in_file: bool = True
+        self,
+        metavar: str,
+        parse: Callable[[str], _T],
+        text: str,
+        *,
+        default: tuple[_T, ...] = (),
+        in_file: bool = True,
     ) -> tuple[_T, ...]:
         """Define an option that takes one value each time it is given."""
         option = Option(self, text, metavar, parse, repeatable=True, in_file=in_file)
-        return field(default=(), metadata={_KEY: option})
+        return field(default=default, metadata={_KEY: option})
 
     def choice(self, default: _T, choices: tuple[str, ...], text: str) -> _T:
         """Define an option that takes one of these values."""

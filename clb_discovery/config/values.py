@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Final
 
 from clb_discovery.model.address import is_ipv4, parse_address
 from clb_discovery.model.servers import MAX_NAME, MAX_PORT, Protocol, Vip
-from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
 
 _DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h)?")
@@ -43,43 +40,6 @@ def srv_protocol(record: str) -> Protocol:
 def srv_service(record: str) -> str:
     """Return the service in the name of an SRV record (RFC 2782): `redis` for `_redis._tcp.example`."""
     return record.split(".", 1)[0].removeprefix("_") or record
-
-
-def merge_services(services: Iterable[Service], places: Mapping[str, str] | None = None) -> tuple[Service, ...]:
-    """Join services of the same source: their VIPs add up, including automatic ones.
-
-    :param places: where each source is written, for messages.
-    :raises ValueError: if two services claim one VIP, or if a real server has the address of a VIP, so that connects
-        would go in a circle.
-    """
-    places = places or {}
-    merged: dict[str, Service] = {}
-    holders: dict[Vip, str] = {}
-    for service in services:
-        for vip in service.vips:
-            holder = holders.setdefault(vip, service.source)
-            if holder != service.source:
-                claims = [places.get(source, source) for source in (holder, service.source)]
-                raise ValueError(f"{vip} is claimed by {claims[0]} and by {claims[1]}; give each its own")
-        other = merged.get(service.source)
-        vips = tuple(dict.fromkeys((other.vips if other else ()) + service.vips))
-        automatic = other.automatic if other and service.automatic is None else service.automatic
-        merged[service.source] = replace(service, vips=vips, automatic=automatic)
-    _refuse_circles(merged.values(), holders, places)
-    return tuple(merged.values())
-
-
-def _refuse_circles(services: Iterable[Service], holders: Mapping[Vip, str], places: Mapping[str, str]) -> None:
-    vips = {vip.address: vip for vip in holders}
-    for service in services:
-        for server in service.servers:
-            vip = vips.get(server.address)
-            if vip:
-                where, other = places.get(service.source, service.source), places.get(holders[vip], holders[vip])
-                raise ValueError(
-                    f"the real server {server} of {where} is at the VIP {vip} of {other}: connects would go round in a "
-                    "circle; give the address that the server itself listens on"
-                )
 
 
 def parse_listener(text: str) -> tuple[str, int]:

@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from clb_discovery.config.services import vip_ranges
 from clb_discovery.config.settings import Settings
 from clb_discovery.datapath.maps import FullError, Maps
 from clb_discovery.datapath.plane import Plane
@@ -136,7 +135,7 @@ class Publisher:
             claims,
             servers,
             own_servers.virtual_servers(settings.options.instance),
-            vip_ranges(settings.options),
+            settings.options.vip_range,
             settings.options.real_range,
             complete,
         )
