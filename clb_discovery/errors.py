@@ -1,7 +1,6 @@
 """Errors by whose fault they are; each carries the exit code of the contract.
 
-Every message is one line that names the thing, the cause and the way out, because `cli.main` prints it as it
-stands and an operator reads it at three in the morning.
+Every message is one line that names the thing, the cause and the fix: `cli.main` prints it as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ class SourceError(ClbError):
 
 
 class UnusableError(SourceError):
-    """Discovery answered for one name with what cannot be used, and will do so again until somebody mends it."""
+    """Discovery gave an answer for one name that cannot be used, and will do so until the entry is fixed."""
 
 
 class UsageError(ClbError):
@@ -36,7 +35,7 @@ class HostError(ClbError):
 
 
 class RemovedError(HostError):
-    """What is mounted for this process was removed; another one would see what is there now."""
+    """A mount that this process sees was removed; a new process would see the present one."""
 
 
 class BusyError(ClbError):

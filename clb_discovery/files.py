@@ -1,9 +1,9 @@
-"""Files that others may read and nobody else may lead astray: where they are, and replacing them as a whole.
+"""Find and replace files safely, although other users of the host may try to redirect us.
 
-A user that may write in a directory can put a link, a pipe or another file where ours is to be. One that may rename a
-directory can do so with all that is in it. So the way to a file is walked step by step from the root, every step by the
-descriptor of the one before, and each has to be root's or our own, and for nobody else to change. From there on
-only descriptors are used: what was looked at is what is written.
+A user with write access to a directory can put a link, a pipe or another file in the place of ours, or rename the
+directory. So a path is walked step by step from the root, each step by the descriptor of the previous directory. Each
+directory has to belong to root or to us, and only its owner may change it. From then on only descriptors are used, so
+the directory that was checked is the one that is written to.
 """
 
 from __future__ import annotations
@@ -13,31 +13,26 @@ import fcntl
 import grp
 import os
 import pwd
-import resource
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 from clb_discovery.errors import HostError
 
 SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
-"""Errors of a host that has too little at the moment, which say nothing of what was tried."""
+"""Errors of a host that lacks resources for the moment."""
 
-_MODE: Final = 0o644
-"""Of a file that was not there."""
-_OWN_MODE: Final = 0o600
-"""Of a file while it is written."""
-_LEFT_AFTER: Final = 60.0
-"""Seconds after which nobody is about to rename a file that has its last mode."""
-_MOST_LINKS: Final = 40
-"""As many as the kernel follows, path_resolution(7)."""
-_MOST: Final = 64 << 20
-"""Bytes of a file that is read; the longest hosts files, against advertising, have some millions."""
+_MODE: Final = 0o644  # of a new file
+_OWN_MODE: Final = 0o600  # of a file while it is written
+_LEFT_AFTER: Final = 60.0  # seconds after which no process is about to rename a file that has its last mode
+_MOST_LINKS: Final = 40  # the kernel follows as many, path_resolution(7)
+_MOST: Final = 64 << 20  # bytes; the longest hosts files, against advertising, have some millions
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _PLACE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_ROOT: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would make us wait for a writer
 
@@ -49,65 +44,48 @@ class Place(NamedTuple):
     name: str
 
 
-def raise_file_limit() -> None:
-    """Have as many descriptors as the host allows; programs that count on fewer than 1,024 (select(2)) are not ours."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # it stays what it was
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 @contextmanager
 def acting_as(user: int, group: int) -> Iterator[None]:
-    """Have no more rights over files than a user while the block runs; for root, where the user may lead it astray."""
+    """Have no more rights over files than a user while the block runs; for root in places that the user controls."""
     own_user, own_group, own_groups = os.geteuid(), os.getegid(), os.getgroups()
     if user == own_user:
         yield
         return
-    os.setgroups([group])
-    os.setegid(group)
-    try:
+    with ExitStack() as stack:
+        os.setgroups([group])
+        stack.callback(os.setgroups, own_groups)
+        os.setegid(group)
+        stack.callback(os.setegid, own_group)
         os.seteuid(user)
-        try:
-            yield
-        finally:
-            os.seteuid(own_user)
-    finally:
-        os.setegid(own_group)
-        os.setgroups(own_groups)
+        stack.callback(os.seteuid, own_user)
+        yield
 
 
 @contextmanager
 def safe_directory(path: Path, *, make: bool = False, shared: bool = False) -> Iterator[int]:
-    """Open a directory while the block runs, in which nobody but root and this user can put or replace anything.
+    """Open a directory while the block runs. Only root and this user can create or replace files in it.
 
-    :param make: whether to make it where it is missing; what it is in has to be there.
-    :param shared: whether its group may put things there, without replacing those of others (the sticky bit).
-    :raises HostError: if others could, or could put another directory in its place.
-    :raises OSError: if it is not there, or cannot be opened.
+    :param make: whether to make it if it is missing; its parent has to exist.
+    :param shared: whether its group may create files there, without replacing those of others (the sticky bit).
+    :raises HostError: if other users could replace files in it, or the directory.
+    :raises OSError: if it does not exist or cannot be opened.
     """
     with _walked(path, shared=shared, make=make) as place:
-        if place.name:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         yield place.directory
 
 
-@contextmanager
-def safe_place(path: Path) -> Iterator[Place]:
-    """Open the directory of a file while the block runs, as `safe_directory`; the file need not be there.
+def safe_place(path: Path) -> AbstractContextManager[Place]:
+    """Open the directory of a file while the block runs, as `safe_directory`; the file need not exist.
 
-    A link on the way, or in the file's place, is followed where only root or this user can have put it there.
+    Links are followed if only root or this user can have made them.
     """
-    with _walked(path, is_file=True) as place:
-        if not place.name:
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        yield place
+    return _walked(path, is_file=True)
 
 
 def read_file(place: Place, most: int = _MOST) -> bytes | None:
-    """Return what a file holds, or None where there is none.
+    """Return the content of a file, or None if there is none.
 
-    :param most: bytes.
-    :raises ValueError: if it is no regular file, or longer; the message goes on from the file's name.
+    :raises ValueError: if it is no regular file, or longer than `most` bytes; the message continues the file's name.
     """
     try:
         fd = os.open(place.name, _READ, dir_fd=place.directory)
@@ -116,7 +94,7 @@ def read_file(place: Place, most: int = _MOST) -> bytes | None:
     try:
         kind = os.fstat(fd).st_mode
         if stat.S_ISDIR(kind):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            raise _error(errno.EISDIR)
         if not stat.S_ISREG(kind):
             raise ValueError("is no regular file")
         with os.fdopen(fd, "rb", closefd=False) as file:
@@ -129,23 +107,23 @@ def read_file(place: Place, most: int = _MOST) -> bytes | None:
 
 
 def replace_file(place: Place, content: bytes, *, lasting: bool) -> None:
-    """Give a file new content, as `replacing` does."""
+    """Replace a file as `replacing` does."""
     with replacing(place, lasting=lasting) as put:
         put(content)
 
 
 @contextmanager
 def replacing(place: Place, *, lasting: bool) -> Iterator[Callable[[bytes], None]]:
-    """Be the only one who replaces a file while the block runs; yield what gives it new content, once or not at all.
+    """Keep other instances from replacing a file while the block runs; yield a function that gives it new content.
 
-    Readers see all of the old content or all of the new. The file keeps its owner, mode and labels. The new one is
-    first written beside it, under a name that depends on the file's alone, and holds a lock from the beginning. Nobody
-    else can open it until then, so nobody else can hold the lock.
+    Call that function at most once. Readers see the whole old or the whole new content. The file keeps its owner, mode
+    and labels. The new file is first written beside it, under a name that depends only on the name of the file, and is
+    locked from the beginning. No other user can open it, so no other user can hold the lock.
 
-    :param lasting: whether it has to be there after a crash of the machine: it is on disk before it has the name, and
-        the name is before the block ends.
-    :raises BlockingIOError: if another process replaces it at this moment.
-    :raises OSError: if it cannot be written; the file is then as it was, and nothing is left beside it.
+    :param lasting: whether the file has to survive a crash of the machine: its content is on disk before the rename,
+        and the rename is before the block ends.
+    :raises BlockingIOError: if another process is replacing it.
+    :raises OSError: if it cannot be written; the file stays as it was, and nothing is left beside it.
     """
     temporary = f".{place.name}.clb-discovery"
     fd = _made(place.directory, temporary)
@@ -173,9 +151,9 @@ def replacing(place: Place, *, lasting: bool) -> Iterator[Callable[[bytes], None
 
 
 def _made(directory: int, name: str) -> int:
-    """Make a file that is ours alone, and lock it; what a crash has left in its place goes.
+    """Make and lock a file that only we can open; one that a crash has left in its place is removed.
 
-    :raises BlockingIOError: if another process is at it.
+    :raises BlockingIOError: if another process is writing it.
     """
     try:
         fd = os.open(name, _MAKE, _OWN_MODE, dir_fd=directory)
@@ -183,58 +161,50 @@ def _made(directory: int, name: str) -> int:
         try:
             _remove_left(directory, name)
             fd = os.open(name, _MAKE, _OWN_MODE, dir_fd=directory)
-        except (FileExistsError, FileNotFoundError):  # others come and go
-            _give_way()
-    try:
+        except (FileExistsError, FileNotFoundError):  # another process made or removed it meanwhile
+            raise _error(errno.EWOULDBLOCK) from None
+    with ExitStack() as stack:
+        stack.callback(os.close, fd)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(fd).st_nlink != 1:  # one who came at the same time took it for left
-            _give_way()
-    except BaseException:
-        os.close(fd)
-        raise
+        if os.fstat(fd).st_nlink != 1:  # another process took it for one that a crash had left, and removed it
+            raise _error(errno.EWOULDBLOCK)
+        stack.pop_all()
     return fd
 
 
-def _give_way() -> NoReturn:
-    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+def _error(number: int, *path: Path) -> OSError:
+    """Return the subclass of OSError for this number of errno(3)."""
+    return OSError(number, os.strerror(number), *map(str, path))
 
 
 def _remove_left(directory: int, name: str) -> None:
-    """Remove what is there under this name, unless somebody is at it; raises BlockingIOError then."""
+    """Remove what a crash has left under this name; raises BlockingIOError if another process is writing it."""
     try:
         fd = os.open(name, _READ, dir_fd=directory)
     except FileNotFoundError:
         return
     except OSError as error:
-        # A link or a socket is none of ours, nor is what we may not open: a crash of another user has left it.
+        # A link or a socket is not ours. A file that we may not open was left by a crash of another user.
         if error.errno not in {errno.ELOOP, errno.ENXIO, errno.EACCES}:
             raise
         os.unlink(name, dir_fd=directory)
         return
     try:
         found = os.fstat(fd)
-        if _may_be_written(found):
+        is_own = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+        # A process that is still writing holds the lock. Before the rename the file gets its last mode, so that other
+        # users may lock it, and a lock proves nothing any more.
+        if is_own and (stat.S_IMODE(found.st_mode) == _OWN_MODE or time.time() - found.st_ctime < _LEFT_AFTER):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino != found.st_ino:  # it has got its name
-                _give_way()
+            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino != found.st_ino:  # it was renamed
+                raise _error(errno.EWOULDBLOCK)
         os.unlink(name, dir_fd=directory)
     finally:
         os.close(fd)
 
 
-def _may_be_written(found: os.stat_result) -> bool:
-    """Tell whether a process may still be writing a file, and then holds its lock.
-
-    At its end a file gets the mode of the one that it replaces, by which others may open and lock it. So much later
-    that says nothing.
-    """
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-        return False
-    return stat.S_IMODE(found.st_mode) == _OWN_MODE or time.time() - found.st_ctime < _LEFT_AFTER
-
-
 def _take_after(place: Place, fd: int) -> None:
-    """Give a new file the owner, the mode and the labels of the one whose place it takes."""
+    """Give a new file the owner, mode and labels of the one that it replaces."""
     try:
         old = os.open(place.name, _READ, dir_fd=place.directory)
     except OSError as error:
@@ -251,7 +221,7 @@ def _take_after(place: Place, fd: int) -> None:
             os.fchown(fd, found.st_uid, found.st_gid)
         os.fchmod(fd, stat.S_IMODE(found.st_mode))
         for name in os.listxattr(old):
-            with suppress(OSError):  # a label may be as good as set already, and not ours to set
+            with suppress(OSError):  # we may not be allowed to set a label, and the kernel may have set it already
                 os.setxattr(fd, name, os.getxattr(old, name))
     finally:
         os.close(old)
@@ -259,16 +229,13 @@ def _take_after(place: Place, fd: int) -> None:
 
 @contextmanager
 def _walked(path: Path, *, is_file: bool = False, make: bool = False, shared: bool = False) -> Iterator[Place]:
-    """Walk to a directory, or to that of a file, and open it while the block runs.
-
-    :returns: the name is empty where the path has led to a directory.
-    """
+    """Walk to a directory, or to that of a file, and open it while the block runs."""
     steps = _Steps(path)
     try:
         name = steps.walk(is_file=is_file, make=make, shared=shared)
         directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=steps.here)
     finally:
-        steps.close()
+        os.close(steps.here)
     try:
         yield Place(directory, name)
     finally:
@@ -280,18 +247,13 @@ class _Steps:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        way = path if path.is_absolute() else Path.cwd() / path
-        self._left = list(reversed(way.parts[1:]))
+        self._left = list(reversed(path.absolute().parts[1:]))
         self._so_far = Path("/")
         self._links = 0
-        self.here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        """Let go of where we are."""
-        os.close(self.here)
+        self.here = os.open("/", _ROOT)
 
     def walk(self, *, is_file: bool, make: bool, shared: bool) -> str:
-        """Go on to the end; return the name of the file that is there, or may be there, or else nothing."""
+        """Walk to the end; return the name of the file that is or may be there, or for a directory nothing."""
         while self._left:
             name = self._left.pop()
             try:
@@ -299,10 +261,10 @@ class _Steps:
             except FileNotFoundError:
                 if self._left or not (is_file or make):
                     raise
-                self._require_safe(os.fstat(self.here), is_last=is_file)
+                self._require_safe(is_last=is_file)
                 if is_file:
                     return name
-                with suppress(FileExistsError):  # made by another at the same time
+                with suppress(FileExistsError):  # another process made it meanwhile
                     os.mkdir(name, 0o755, dir_fd=self.here)
                 found = os.open(name, _PLACE, dir_fd=self.here)
             try:
@@ -313,18 +275,20 @@ class _Steps:
                     self._enter(name, found)
                     found = -1
                 elif is_file and not self._left:
-                    self._require_safe(os.fstat(self.here), is_last=True)
+                    self._require_safe(is_last=True)
                     return name
                 else:
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._so_far / name))
+                    raise _error(errno.ENOTDIR, self._so_far / name)
             finally:
                 if found >= 0:
                     os.close(found)
-        self._require_safe(os.fstat(self.here), is_last=True, shared=shared)
+        self._require_safe(is_last=True, shared=shared)
+        if is_file:
+            raise _error(errno.EISDIR, self._path)
         return ""
 
     def _enter(self, name: str, directory: int) -> None:
-        self._require_safe(os.fstat(self.here), is_last=False)
+        self._require_safe(is_last=False)
         os.close(self.here)
         self.here = directory
         self._so_far = self._so_far.parent if name == ".." else self._so_far / name
@@ -332,56 +296,49 @@ class _Steps:
     def _follow(self, name: str, link: os.stat_result, target: str) -> None:
         self._links += 1
         if self._links > _MOST_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path))
-        self._require_safe(os.fstat(self.here), is_last=False)
+            raise _error(errno.ELOOP, self._path)
+        self._require_safe(is_last=False)
         if link.st_uid not in {0, os.geteuid()}:
             raise HostError(
-                f"{self._so_far / name} is a link of {_user(link.st_uid)}, who can lead it anywhere; name the path "
-                "that it stands for"
+                f"{self._so_far / name} is a link of {_name(pwd.getpwuid, link.st_uid)}, who can lead it anywhere; "
+                "name the path that it stands for"
             )
         way = Path(target)
         if way.is_absolute():
-            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = os.open("/", _ROOT)
             os.close(self.here)
             self.here = root
             self._so_far = Path("/")
         self._left += reversed([part for part in way.parts if part != "/"])
 
-    def _require_safe(self, found: os.stat_result, *, is_last: bool, shared: bool = False) -> None:
-        """Make sure that nobody else can change what is in the directory where we are.
+    def _require_safe(self, *, is_last: bool, shared: bool = False) -> None:
+        """Make sure that no other user can replace files in the directory where we are.
 
-        In one with the sticky bit others can make entries and not replace those of root and ours (unlink(2)), which is
-        enough on the way, where it is looked whose each entry is.
+        With the sticky bit, other users can create files there, and cannot replace those of root and ours (unlink(2)).
+        On the way that is enough, because the owner of each entry is checked.
 
         :raises HostError: naming the user that could, and the fix.
         """
-        where = self._so_far
-        ours = {0, os.geteuid()}
-        if found.st_uid not in ours:
+        where, found = self._so_far, os.fstat(self.here)
+        if found.st_uid not in {0, os.geteuid()}:
+            owner, own = (_name(pwd.getpwuid, user) for user in (found.st_uid, os.geteuid()))
             raise HostError(
-                f"{where} belongs to {_user(found.st_uid)}, who could replace what is in it; use a directory of root, "
-                f"or: chown {_user(os.geteuid())} {where}"
+                f"{where} belongs to {owner}, who could replace what is in it; use a directory of root, "
+                f"or: chown {own} {where}"
             )
         others = found.st_mode & _WRITABLE_BY_OTHERS
         if found.st_mode & stat.S_ISVTX and (not is_last or (shared and not others & stat.S_IWOTH)):
             return
         if others:
-            who = "every user" if others & stat.S_IWOTH else f"the group {_group(found.st_gid)}"
+            who = "every user" if others & stat.S_IWOTH else f"the group {_name(grp.getgrgid, found.st_gid)}"
             raise HostError(
                 f"{where} can be written by {who} (mode {stat.S_IMODE(found.st_mode):04o}), who could replace what is "
                 f"in it; use another directory, or: chmod go-w {where}"
             )
 
 
-def _user(number: int) -> str:
+def _name(look_up: Callable[[int], Sequence[object]], number: int) -> str:
     try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
-def _group(number: int) -> str:
-    try:
-        return grp.getgrgid(number).gr_name
+        return str(look_up(number)[0])
     except KeyError:
         return str(number)

@@ -1,8 +1,8 @@
-"""Logs: lines for people on a terminal, one JSON object per line for a service. All of it goes to stderr.
+"""Logs on stderr: lines for people on a terminal, and one JSON object per line for a service.
 
-In the journal each line has its priority in front, as sd-daemon(3) describes; systemd takes it off again, so that the
-message is the JSON object alone, and `journalctl --priority` works. Passwords in URLs never get here, and are taken out
-all the same; local variables, which may hold a token, are in no traceback.
+In the journal each line begins with its priority, as in sd-daemon(3). systemd removes it, so the message is the JSON
+object alone, and `journalctl --priority` works. Passwords in URLs are removed. Tracebacks contain no local variables,
+because one may be a token.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final
 from clb_discovery.repeats import Repeats
 from clb_discovery.text import printable, without_passwords
 
-# structlog imports rich where it is installed, for tracebacks that nobody wants here: 5 MB and 60 ms of every sidecar.
-_HIDDEN = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # which is how an import is made to fail
+# structlog imports rich for its tracebacks, which we do not use: 5 MB and 60 ms of every sidecar. None hides a module.
+_HIDDEN = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
 import structlog  # noqa: E402
 from structlog.tracebacks import ExceptionDictTransformer  # noqa: E402
 from structlog.typing import EventDict, Processor, WrappedLogger  # noqa: E402
@@ -30,13 +30,17 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("auto", "console", "json")
 
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
+_FOR_PROGRAMS: Final[tuple[Processor, ...]] = (
+    structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+    structlog.processors.JSONRenderer(),
+)
 
 
 def configure(form: str, level: str) -> None:
-    """Set up structlog, and hand it what libraries log, from warnings on.
+    """Set up structlog; warnings and errors of libraries go there, too.
 
     :param form: one of `FORMATS`; auto is console on a terminal, else json.
-    :param level: one of `LEVELS`; what is below it is dropped.
+    :param level: the lowest of `LEVELS` that is logged.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
@@ -45,7 +49,7 @@ def configure(form: str, level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *(_for_people() if console else _for_programs()),
+            *(_for_people() if console else _FOR_PROGRAMS),
             _finish,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -56,15 +60,15 @@ def configure(form: str, level: str) -> None:
 
 
 def described(error: BaseException) -> str:
-    """Return what went wrong and where in the code, in one line: for errors that nobody foresaw."""
+    """Return an unexpected error and its place in the code, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return f"{error!r}{where}"
 
 
 def priority(level: str) -> str:
-    """Return what stands before a line of this level: `<3>` in the journal, else nothing."""
-    # Compared, since a child that has its stderr elsewhere inherits the variable (systemd.exec(5)).
+    """Return the prefix of a line of this level: `<3>` in the journal, else nothing."""
+    # Compared, because a child with another stderr inherits the variable (systemd.exec(5)).
     try:
         stderr = os.fstat(sys.stderr.fileno())
     except OSError:
@@ -84,13 +88,6 @@ def _for_people() -> list[Processor]:
     ]
 
 
-def _for_programs() -> list[Processor]:
-    return [
-        structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-        structlog.processors.JSONRenderer(),
-    ]
-
-
 def _escape(_logger: WrappedLogger, _level: str, event: EventDict) -> EventDict:
     return {name: _escaped(value) for name, value in event.items()}
 
@@ -106,7 +103,7 @@ def _finish(_logger: WrappedLogger, level: str, line: EventDict | str) -> str:
 
 
 class _Libraries(logging.Handler):
-    """Lets what libraries log look like our own: a line each, and what comes again and again less and less often."""
+    """Logs messages of libraries as our own: one line each, and a message that repeats less and less often."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +111,7 @@ class _Libraries(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record."""
-        # asyncio puts what it knows on lines of its own, with numbers that are others each time.
+        # asyncio adds lines of details, whose numbers differ each time.
         event = record.getMessage().partition("\n")[0]
         error = record.exc_info[1] if record.exc_info else None
         times = self._repeats.happened(f"{record.name} {event}", type(error).__name__, time.monotonic())

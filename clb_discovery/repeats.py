@@ -1,4 +1,4 @@
-"""Saying the same thing less and less often: at once, then with a count at intervals that double."""
+"""Report a repeated event less and less often: at once, then with a count at intervals that double."""
 
 from __future__ import annotations
 
@@ -6,48 +6,48 @@ from dataclasses import dataclass
 from typing import Final
 
 FIRST: Final = 10.0
-"""Seconds until what goes on is said again; each further time takes twice as long."""
+"""Seconds until an event that goes on is reported again; each further interval is twice as long."""
 LONGEST: Final = 3600.0
-"""Seconds between two times, at most."""
+"""At most so many seconds are between two reports."""
 FORGOTTEN: Final = 300.0
-"""Seconds after which something that did not happen again is new."""
+"""Seconds after which an event that did not happen again is new."""
 MOST: Final = 1024
-"""Different things that are remembered, since their words come from elsewhere."""
+"""At most so many different events are remembered, because their text comes from other hosts."""
 
 
 @dataclass(slots=True)
-class _Said:
-    interval: float
+class _Event:
     due: float
     last: float
+    interval: float = FIRST
     unsaid: int = 0
 
 
 class Repeats:
-    """Remembers what was said, and how often it happened since."""
+    """The events that were reported, and how often each has happened since."""
 
     def __init__(self) -> None:
-        self._said: dict[tuple[str, str], _Said] = {}
+        self._events: dict[tuple[str, str], _Event] = {}
 
     def happened(self, what: str, reason: str, now: float) -> int | None:
-        """Note that something happened, and tell whether to say it.
+        """Note an event, and tell whether to report it.
 
         :param now: seconds on a clock that does not go backwards.
-        :returns: how often it happened since it was said last, or 0 if it is new; None if it is not to be said now.
+        :returns: how often it has happened since the last report, or 0 if it is new; None for no report now.
         """
         key = what, reason
-        said = self._said.pop(key, None)  # and back at the end: the first is the one that did not happen for longest
-        if said is None or now - said.last > FORGOTTEN:
-            said = _Said(FIRST, due=now, last=now)
+        event = self._events.pop(key, None)  # inserted again at the end: the first is the one that is oldest
+        if event is None or now - event.last > FORGOTTEN:
+            event = _Event(due=now, last=now)
         else:
-            said.unsaid += 1
-            said.last = now
-        self._said[key] = said
-        if len(self._said) > MOST:
-            del self._said[next(iter(self._said))]
-        if now < said.due:
+            event.unsaid += 1
+            event.last = now
+        self._events[key] = event
+        if len(self._events) > MOST:
+            del self._events[next(iter(self._events))]
+        if now < event.due:
             return None
-        count, said.unsaid = said.unsaid, 0
-        said.due = now + said.interval
-        said.interval = min(2 * said.interval, LONGEST)
+        count, event.unsaid = event.unsaid, 0
+        event.due = now + event.interval
+        event.interval = min(2 * event.interval, LONGEST)
         return count

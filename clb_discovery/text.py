@@ -1,4 +1,4 @@
-"""Text from elsewhere (names in Consul and DNS, what servers answer, what was typed) on its way to a person's eyes."""
+"""Untrusted text, such as names in Consul and DNS and responses of servers, in a form that is safe to show."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _USER_INFO: Final = re.compile(r"//[^/\s\"'@]*@")
 
 
 def printable(text: str) -> str:
-    """Return the text with every character escaped that a terminal may obey, or that nobody can see."""
+    """Return the text with all control characters and invisible characters escaped."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def without_passwords(text: str) -> str:
-    """Return the text with `user:password@` taken out of every URL (RFC 3986 section 3.2.1)."""
+    """Return the text without the `user:password@` of every URL (RFC 3986 section 3.2.1)."""
     return _USER_INFO.sub("//***@", text)
 
 
 def some_of(names: Sequence[str], most: int) -> list[str]:
-    """Return the first few names, and how many more there are."""
+    """Return at most so many names, and the number of others."""
     return [*names[:most], f"and {len(names) - most} more"] if len(names) > most else list(names)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from clb_discovery.layout.installed import Published
 from clb_discovery.model.address import Address, format_address
@@ -19,9 +18,8 @@ _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123 se
 _LONGEST: Final = 253
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What a hosts file should say."""
+class Names(NamedTuple):
+    """The names for a hosts file."""
 
     addresses: Mapping[str, tuple[Address, ...]]
     """By host name."""
@@ -30,10 +28,10 @@ class Names:
 
 
 def names(virtual: Mapping[Vip, Published]) -> Names:
-    """Return the names of what the kernel balances, so that none leads to an address that nobody serves.
+    """Return the names of all services that the kernel balances.
 
-    A VIP whose pool is empty is left out while the service has another that can be connected to: many programs try the
-    first address of a name and no other.
+    A VIP with an empty pool is left out if the service has another one that is served, because many programs try only
+    the first address of a name.
     """
     found: defaultdict[str, dict[Address, bool]] = defaultdict(dict)
     left_out: set[str] = set()
@@ -49,18 +47,16 @@ def names(virtual: Mapping[Vip, Published]) -> Names:
 
 
 def host_name(service: str) -> str | None:
-    """Return `redis.clb` for the service redis; None where that is no host name (RFC 1123 section 2.1)."""
+    """Return `redis.clb` for the service redis; None if that is no host name (RFC 1123 section 2.1)."""
     name = f"{service.lower()}.{DOMAIN}"
-    if len(name) > _LONGEST or not all(_LABEL.fullmatch(label) for label in name.split(".")):
-        return None
-    return name
+    return name if len(name) <= _LONGEST and all(map(_LABEL.fullmatch, name.split("."))) else None
 
 
 def with_block(text: str, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> str:
-    """Return the file with the block of an instance replaced, where it is or else at the end; without names, removed.
+    """Return a file with the block of an instance replaced, or added at the end; without names it is removed.
 
-    :param text: the file's content, which is otherwise kept as it is.
-    :raises ValueError: if a mark stands alone, so that nobody knows what is ours.
+    :param text: the content of the file, which otherwise stays as it is.
+    :raises ValueError: if a mark stands alone or twice, so that the block has no clear limits.
     """
     begin, end = f"# BEGIN clb-discovery {instance}", f"# END clb-discovery {instance}"
     block = "".join(

@@ -1,4 +1,4 @@
-"""Writing the names of services into a hosts file, which other programs read and write, too."""
+"""Write the names of services into a hosts file, which other programs read and write, too."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from clb_discovery.model.address import Address
 
 
 def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> bool:
-    """Make the block of an instance say these names; readers see the whole old file or the whole new one.
+    """Write the block of an instance; readers see the whole old file or the whole new one.
 
-    :param path: what is not there is made, unless there is nothing to say.
-    :param addresses: by host name; none removes the block.
+    :param path: a missing file is made, unless there are no names.
+    :param addresses: by host name; without any the block is removed.
     :returns: whether the file had to be changed.
-    :raises HostError: naming the file, the cause and the way out.
+    :raises HostError: naming the file, the cause and the fix.
     """
     with _explained(path), _place(path, addresses) as place:
         if place is None:
@@ -30,17 +30,16 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
         if wanted == content:
             return False
         with replacing(place, lasting=True) as put:
-            content, wanted = _read_and_wanted(place, instance, addresses)  # another instance may have been there
+            content, wanted = _read_and_wanted(place, instance, addresses)  # another instance may have changed it
             if wanted != content:
                 put(wanted)
         return wanted != content
 
 
 def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> dict[str, Any] | None:
-    """Return what `write_names` would change, as `plan --json` prints it: the file, and the lines that come and go.
+    """Return what `write_names` would change, as `plan --json` prints it; None for no change.
 
-    :returns: None for nothing.
-    :raises HostError: as `write_names`, as far as reading tells.
+    :raises HostError: if the file cannot be read.
     """
     with _explained(path), _place(path, addresses) as place:
         if place is None:
@@ -55,13 +54,13 @@ def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address
 
 
 def real_path(path: Path) -> Path:
-    """Return where a path leads, as far as that can be seen."""
+    """Return the path after all links, as far as they can be read."""
     return Path(os.path.realpath(path))
 
 
 @contextmanager
 def _place(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterator[Place | None]:
-    """Open where the file is; None where its directory has gone, and there is nothing to say."""
+    """Open the directory of the file; None if it is missing and there are no names."""
     with ExitStack() as stack:
         try:
             place = stack.enter_context(safe_place(path))
@@ -98,6 +97,6 @@ def _read_and_wanted(place: Place, instance: str, addresses: Mapping[str, tuple[
 
 
 def _lines(content: bytes) -> list[str]:
-    """Return the lines that name something."""
+    """Return the lines with names."""
     lines = content.decode(errors="replace").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
