@@ -62,28 +62,25 @@ def main(typed: argparse.Namespace) -> int:
     for finding in _findings(options, services):
         show(_line(finding))
         findings.append(finding)
-    failed = [finding for finding in findings if finding.error]
+    errors = [finding.error for finding in findings if finding.error]
     warnings = sum(finding.warns for finding in findings)
     looked = len(findings) - warnings
-    verdict = f"{len(failed)} of {looked} fail" if failed else f"all {looked} work"
+    verdict = f"{len(errors)} of {looked} fail" if errors else f"all {looked} work"
     show(plain(verdict + (f", {warnings} warning{'' if warnings == 1 else 's'}" if warnings else ""), "bold"))
-    return failed[0].error.exit_code if failed and failed[0].error else 0
+    return errors[0].exit_code if errors else 0
 
 
 def _line(finding: Finding) -> Text:
     detail = finding.detail if finding.error is None else without_passwords(str(finding.error))
-    mark = plain("ok    ", "green") if finding.error is None else plain("FAIL  ", "bold red")
-    if finding.warns:
-        mark = plain("warn  ", "yellow")
-    return mark + plain(f"{finding.what}{': ' if detail else ''}{detail}")
+    mark = ("warn  ", "yellow") if finding.warns else ("FAIL  ", "bold red") if finding.error else ("ok    ", "green")
+    return plain(*mark) + plain(f"{finding.what}{': ' if detail else ''}{detail}")
 
 
 def _findings(options: Options, services: Sequence[Service]) -> Iterator[Finding]:
     pins = Pins(options.instance)
     probe.raise_memlock_limit()
     yield _look("privileges", _privileges)
-    hooks = _look("connect hooks", _hooks)
-    yield hooks
+    yield (hooks := _look("connect hooks", _hooks))
     if hooks.error is None:
         yield _look("errno of an empty pool", _errno)
     yield _look("cgroup v2", lambda: str(cgroup.resolve(options.cgroup)))
@@ -205,11 +202,8 @@ def _listeners(installed: Installed, vips: Collection[Vip]) -> Iterator[Finding]
     """Warn about programs of this host that listen on a VIP."""
     for vip, listener in sorted(listening_here(vips).items()):
         label = installed.virtual[vip].label
-        name = label.source if label else "a VIP"
-        text = (
-            f"a program of this host listens on {listener}; its clients on this host get real servers of {vip} instead"
-        )
-        yield Finding(name, None, text, warns=True)
+        text = f"a program of this host listens on {listener}; its clients on this host get real servers of {vip}"
+        yield Finding(label.source if label else "a VIP", None, f"{text} instead", warns=True)
 
 
 def _use(source: str, used: Usage, *, held: bool) -> Finding:

@@ -22,7 +22,6 @@ from clb_discovery.model import own_servers
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Answer, Failure, Outcome, Refused
 from clb_discovery.model.service import CATALOG, Service
-from clb_discovery.model.usable import objection
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sources.base import CatalogSource, Source
 from clb_discovery.state import catalog
@@ -42,10 +41,10 @@ class Outlook(NamedTuple):
     """Sources whose answer removes so much that a sidecar would hold it at first; here it counts at once."""
     publication: Publication
 
-    def left_out(self, source: str) -> list[Refused]:
+    def left_out(self, source: str) -> Sequence[Refused]:
         """Return the members that the answer of a source leaves out."""
         outcome = self.outcomes.get(source)
-        return list(outcome.left_out) if isinstance(outcome, Answer) else []
+        return outcome.left_out if isinstance(outcome, Answer) else ()
 
     def note(self, source: str) -> str | None:
         """Return a remark on the answer of a source, for people."""
@@ -124,10 +123,5 @@ class _Queries:
             outcome = Failure(str(error), unusable=isinstance(error, UnusableError))
             if not (outcome.unusable and one.from_catalog):  # a sidecar runs without it
                 self.failed[source] = error
-        self._following[source] = one.after(
-            outcome,
-            time.monotonic(),
-            datetime.now(UTC),
-            lambda address: objection(address, frozenset(), real_ranges) is None,
-        )
+        self._following[source] = one.after(outcome, time.monotonic(), datetime.now(UTC), real_ranges)
         self.outcomes[source] = outcome

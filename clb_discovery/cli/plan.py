@@ -47,8 +47,7 @@ def plan_document(options: Options) -> dict[str, Any]:
     ahead = look_ahead(options, services, installed)
     for error in ahead.failed.values():
         raise error
-    found = ahead.publication
-    after = found.plan.result
+    found, after = ahead.publication, ahead.publication.plan.result
     files = _names(Instance(pins.instance), options.hosts_file, after)
     document = preview(installed, after, found.desired.rejected, ahead.waiting, names=files)
     document["refused"] += [

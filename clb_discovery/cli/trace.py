@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,6 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.ring import Ring
 from clb_discovery.documents.trace import DROPPED, Joiner, Line, Wanted, dropped
 from clb_discovery.layout import elements, structs
-from clb_discovery.layout.elements import Label
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.text import printable
 
@@ -57,14 +57,14 @@ def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
     ):
         _report_unknown(wanted.services, maps)
         ring.skip()
-        joiner, labels = Joiner(), _Labels(maps)
+        joiner, label_of = Joiner(), cache(maps.label)
         form = _as_json(_Cgroups()) if as_json else _Columns()
         try:
             while True:
                 maps.listen_until(time.monotonic_ns() + _LISTEN)
-                labels.forget()
+                label_of.cache_clear()  # because they may change
                 for line in _lines(ring, joiner, time.monotonic() + _RENEW):
-                    label = labels.of(line.key)
+                    label = label_of(line.key) if line.key else None
                     service = label.service if label else None
                     if not (label and is_own(label.source)) and wanted.takes(line, service):
                         print(form(line, service), flush=True)  # noqa: T201 - this is the output
@@ -132,24 +132,6 @@ class _Columns:
         ]
         self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
         return "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
-
-
-class _Labels:
-    """Names of services and sources by their virtual servers, until they are forgotten."""
-
-    def __init__(self, maps: Maps) -> None:
-        self._maps = maps
-        self._labels: dict[bytes, Label | None] = {}
-
-    def of(self, vip: bytes | None) -> Label | None:
-        """Return the names of a virtual server, given by its packed key; None if it has none."""
-        if vip is not None and vip not in self._labels:
-            self._labels[vip] = self._maps.label(vip)
-        return self._labels.get(vip) if vip is not None else None
-
-    def forget(self) -> None:
-        """Read the names again from now on, because they may change."""
-        self._labels.clear()
 
 
 class _Cgroups:

@@ -38,9 +38,9 @@ def preview(
 
 
 def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Collection[str]) -> dict[str, Any] | None:
-    there = new or old
-    source = there.label.source if there and there.label else None
-    if there is None or is_own(source):
+    label = there.label if (there := new or old) else None
+    source = label.source if label else None
+    if is_own(source):
         return None
     pools = changes((old.pool if old else None) or (), (new.pool if new else None) or ())
     settings = {name: list(both) for name, both in setting_changes(old, new).items()}
@@ -48,7 +48,7 @@ def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Col
         return None
     return {
         "action": "change" if old and new else "add" if new else "remove",
-        "service": there.label.service if there.label else None,
+        "service": label.service if label else None,
         "source": source,
         "address": format_address(vip.address),
         "port": vip.port,

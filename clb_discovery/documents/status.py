@@ -102,12 +102,12 @@ def virtual_servers(
 
 
 def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Server]) -> dict[str, Any]:
-    key, pool = elements.pack_vip(vip), published.pool or ()
+    key, pool, label = elements.pack_vip(vip), published.pool or (), published.label
     found = [_of(servers, elements.pack_member(key, server)) for server in pool]
     members = [Member(one.priority, one.weight, bool(had.ejected_until)) for one, had in zip(pool, found, strict=True)]
     return {
-        "service": published.label.service if published.label else None,
-        "source": published.label.source if published.label else None,
+        "service": label.service if label else None,
+        "source": label.source if label else None,
         "address": format_address(vip.address),
         "port": vip.port,
         "protocol": vip.protocol.name.lower(),

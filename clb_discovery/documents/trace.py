@@ -57,12 +57,7 @@ class Line:
     """Nanoseconds from the decision to the outcome; None unless this outcome ends a connect."""
 
     def document(self, time: str, cgroup: str | None, service: str | None) -> dict[str, Any]:
-        """Return the object that `trace --json` prints.
-
-        :param time: in the format of RFC 3339.
-        :param cgroup: path of the cgroup.
-        :param service: the service of the virtual server.
-        """
+        """Return the object that `trace --json` prints, with the time in the format of RFC 3339."""
         return {
             "time": time,
             "pid": self.process,
@@ -77,10 +72,7 @@ class Line:
 
 
 def dropped(time: int) -> Line:
-    """Return the line that stands for connects that were not read in time.
-
-    :param time: nanoseconds of CLOCK_MONOTONIC.
-    """
+    """Return the line that stands for connects that were not read in time."""
     return Line(time, None, None, None, None, None, None, DROPPED, None)
 
 
@@ -93,10 +85,7 @@ class Wanted:
     outcomes: frozenset[str] = frozenset()
 
     def takes(self, line: Line, service: str | None) -> bool:
-        """Return whether a line matches. The line of dropped connects always does.
-
-        :param service: the service of the line's virtual server.
-        """
+        """Return whether a line, which is of this service, matches. The line of dropped connects always does."""
         if line.outcome == DROPPED:
             return True
         return (

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final, cast
 
 MOST: Final = 64
@@ -30,7 +29,7 @@ class Connections:
     """The connections of one listener."""
 
     def __init__(self, make: Callable[[], asyncio.Protocol], trouble: Callable[[str | None], None]) -> None:
-        """Prepare.
+        """Take what serves a client and what reports troubles.
 
         :param make: makes the protocol that serves a client.
         :param trouble: is called with the reason when connections cannot be accepted, and with None when they can.
@@ -120,7 +119,6 @@ class Connection(asyncio.Protocol):
     """One connection: it passes everything on to the protocol that serves the client, and limits the time."""
 
     def __init__(self, connections: Connections, inner: asyncio.Protocol) -> None:
-        """Prepare; asyncio calls the other methods."""
         self._connections = connections
         self._inner = inner
         self._transport: asyncio.Transport | None = None
@@ -180,10 +178,3 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Pass on that the client reads again."""
         self._inner.resume_writing()
-
-
-async def ended(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait for its end."""
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

@@ -49,8 +49,8 @@ CHECK_EVERY: Final = 2.0
 THREADS: Final = 6
 """Operations that may wait for the kernel or a disk at the same time."""
 YOUNG: Final = 10_000
-"""New objects until the next search for garbage in cycles: with Python's 700 it took a third of the time of the first
-publication of 10,000 services."""
+"""New objects until the next search for garbage in cycles. With Python's 700 the search took a third of the time of the
+first publication of 10,000 services."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -63,13 +63,12 @@ class Daemon:
 
         :param reread: reads the configuration again, for SIGHUP.
         """
-        settings = configured.settings
+        settings, options = configured.settings, configured.settings.options
         self._settings = settings
         self._reread = reread
         self._watches = Watches(configured.open_sources)
         self._announcer = Announcer()
         self._service_manager = ServiceManager(self._announcer)
-        options = settings.options
         self._services = ServiceTable(settings.services, options.max_services, options.real_range)
         self._instance = Instance(options.instance)
         self._names = HostsFile(self._instance, self._announcer)
@@ -101,7 +100,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._instance.locked(loads=self._plane.loads))
-            stack.push_async_callback(self._unwatch)
+            stack.push_async_callback(lambda: self._watches.end())  # noqa: PLW0108 - those of that moment
             listener = None
             async with self._plane.coming_up():
                 await self._watches.open()
@@ -141,16 +140,10 @@ class Daemon:
         )
 
     def _start_up(self, publisher: Publisher) -> None:
-        services = self._services
-        self._changed |= self._recall(tuple(services.sources), publisher.installed, self._store.read())
+        self._changed |= self._recall(tuple(self._services.sources), publisher.installed, self._store.read())
         self._names.leave(self._settings.options.hosts_file)
-        _log.info(
-            "started",
-            version=__version__,
-            instance=self._instance.name,
-            cgroup=str(self._plane.cgroup),
-            services=len(services),
-        )
+        instance, cgroup = self._instance.name, str(self._plane.cgroup)
+        _log.info("started", version=__version__, instance=instance, cgroup=cgroup, services=len(self._services))
         self._write_state()
         self._readiness.begin(asyncio.get_running_loop().time())
         early, self._early = self._early or (), None
@@ -212,7 +205,8 @@ class Daemon:
 
     async def _sync(self, publisher: Publisher) -> None:
         services = self._services
-        known, servers, complete = services.known, services.servers, services.is_complete
+        known, complete = services.known, services.is_complete
+        servers = {source: last.servers for source, last in known.items()}
         self._changed = self._pending = False  # first, because sources go on answering while a thread publishes
         with self._announcer.trying("cannot publish", *self._bearable(ClbError, OSError)):
             refusals, pending = await publisher.publish(
@@ -288,7 +282,7 @@ class Daemon:
             self._self_report.config_error = str(error)
             _log.error("configuration refused; the running one stays", error=str(error))
         else:
-            await self._unwatch()
+            await self._watches.end()
             self._watches = watches
             await self._adopt(configured.settings, publisher.installed)
             watches.start(self._heard)
@@ -308,12 +302,9 @@ class Daemon:
         self._changed = True
         _log.info("configuration read again", services=len(self._services))
 
-    async def _unwatch(self) -> None:
-        await self._watches.end()
-
     async def _shut_down(self) -> None:
         self._service_manager.stopping()
-        await self._unwatch()
+        await self._watches.end()
         self._write_state()
         if self._services.applied:  # otherwise the disk may have more
             await self._write_last_good()
@@ -343,11 +334,7 @@ class Daemon:
 
 
 def _threads() -> ThreadPoolExecutor:
-    """Return threads that are all started at the beginning.
-
-    If one could not be started later, the executor would report an error and still do the work when another thread is
-    free, although no caller expects that any more.
-    """
+    """Return threads that have all started; if one failed later, the executor would raise and still do the work."""
     executor, all_there = ThreadPoolExecutor(THREADS), threading.Barrier(THREADS)
     try:
         for started in [executor.submit(all_there.wait) for _ in range(THREADS)]:

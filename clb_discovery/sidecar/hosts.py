@@ -20,8 +20,7 @@ class HostsFile:
     """The names of an instance's services, in the file of `--hosts-file`."""
 
     def __init__(self, instance: Instance, announcer: Announcer) -> None:
-        """Take the instance, which remembers the file of the previous sidecar, and the announcer."""
-        self._instance = instance
+        self._instance = instance  # it remembers the file of the previous sidecar
         self._announcer = announcer
 
     def leave(self, path: Path | None) -> None:

@@ -67,7 +67,6 @@ class Publisher:
     """The only writer of an instance's maps, which therefore knows their content."""
 
     def __init__(self, plane: Plane, maps: Maps, announcer: Announcer, meters: Meters) -> None:
-        """Read the maps of the plane."""
         self._plane = plane
         self.installed = maps.read()
         self._before: Publication | None = None
@@ -83,10 +82,8 @@ class Publisher:
         self._maps = maps
         self._announcer = announcer
         self._meters = meters
-        self._unsure = False
-        """Whether the maps may differ from `installed`, and could not be read."""
-        self._lost = False
-        """Whether the data plane was lost, and is not yet restored."""
+        self._unsure = False  # whether the maps may differ from `installed`, and could not be read
+        self._lost = False  # whether the data plane was lost, and is not yet restored
         self._kernel = asyncio.Lock()  # while it is free, `installed` is the content of the maps
 
     async def datapath(self, ineffective: str | None) -> Datapath:
@@ -130,21 +127,15 @@ class Publisher:
         :raises ClbError: if the kernel refuses a step for another reason than lack of room.
         :raises OSError: if this host lacks a resource, such as descriptors.
         """
-        wanted = Wanted(
-            settings.services,
-            claims,
-            servers,
-            own_servers.virtual_servers(settings.options.instance),
-            settings.options.vip_range,
-            settings.options.real_range,
-            complete,
-        )
+        options, services = settings
+        own = own_servers.virtual_servers(options.instance)
+        wanted = Wanted(services, claims, servers, own, options.vip_range, options.real_range, complete)
         while True:
             found = await self._round(wanted)
             self._leaving.add(found.plan.dropped)
             if not found.goes_on or interrupted():
                 break
-        await self._close_sockets(reset=settings.options.on_remove == "reset")
+        await self._close_sockets(reset=options.on_remove == "reset")
         self._announcer.rejected(found.desired.rejected)
         without_room = {one.vip: one for one in (*found.unpublished, *(one.why for one in self._aside.values()))}
         unpublished = tuple(without_room.values())
