@@ -48,28 +48,26 @@ class Config:
 
 
 def decode(content: bytes) -> Config:
-    """Read a file.
-
-    :raises ValueError: naming the error and how to fix it.
-    """
+    """Read a file."""
     try:
         # With the added line end, an error in the last line names that line, and not "end of document".
         document = tomllib.loads(content.decode() + "\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"is not UTF-8 (at line {line}); TOML has to be") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"is not TOML: {error}") from None
     except RecursionError:
         raise ValueError("nests too deeply") from None
-    except ValueError as error:  # an integer of thousands of digits
+    except ValueError as error:  # of tomllib, or of int for thousands of digits
         raise ValueError(f"is not TOML: {error}") from None
     document["service"], tables = _services(document.get("service", []))
     arguments = tuple(argument for name, value in document.items() for argument in _arguments(name, value))
-    entries = [
-        _named(f"[[service]] {toml_values.shown(table.get('name', position))}", table)
-        for position, table in enumerate(tables, 1)
-    ]
+    entries = []
+    for position, table in enumerate(tables, 1):
+        where = f"[[service]] {toml_values.shown(table.get('name', position))}"
+        try:
+            entries.append(replace(_entry(table), place=where))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
     _refuse_repeated(_typed(document), entries)
     for name, value in document.items():
         if value is False and not KEYS[name].may_stand_alone:
@@ -102,13 +100,6 @@ def _typed(document: Mapping[str, object]) -> list[tuple[str, Entry]]:
         for name, parse in (("service", consul_entry), ("srv", srv_entry))
         for one in toml_values.texts(name, document.get(name, []))
     ]
-
-
-def _named(where: str, table: Mapping[str, object]) -> Entry:
-    try:
-        return replace(_entry(table), place=where)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def _entry(table: Mapping[str, object]) -> Entry:
@@ -189,10 +180,8 @@ def _server(value: object) -> RealServer:
     try:
         toml_values.refuse_unknown(table, _SERVER)
         host, port = values.parse_listener(toml_values.text("address", table.get("address", "")))
-        weight, priority = (
-            toml_values.number(table, "weight", 1, MAX_WEIGHT),
-            toml_values.number(table, "priority", 0, MAX_PRIORITY),
-        )
+        weight = toml_values.number(table, "weight", 1, MAX_WEIGHT)
+        priority = toml_values.number(table, "priority", 0, MAX_PRIORITY)
     except ValueError as error:
         raise ValueError(f"servers: {error}") from None
     return RealServer(priority, parse_address(host), port, weight)
@@ -201,8 +190,8 @@ def _server(value: object) -> RealServer:
 def _refuse_repeated(typed: Iterable[tuple[str, Entry]], tables: Sequence[Entry]) -> None:
     """Make sure that each source has one table, and that no option of the file names it, too.
 
-    :param typed: the services that options of the file name, with their places. These may repeat a source: their VIPs
-        add up, as on a command line.
+    :param typed: the services that options of the file name, with their places. They may repeat a source, as on a
+        command line.
     """
     places = {entry.service.source: place for place, entry in typed}
     for position, entry in enumerate(tables, 1):

@@ -26,11 +26,7 @@ class Zone:
     """The records of one domain. The next response has every edit."""
 
     def __init__(self, origin: str, ttl: int) -> None:
-        """Start empty.
-
-        :param origin: the domain, such as `example.`
-        :param ttl: of all records and of negative answers, in seconds.
-        """
+        """Take the domain, such as `example.`, and the seconds that records and negative answers are valid."""
         self._origin = dns.name.from_text(origin)
         self._ttl = ttl
         self._serial = 1
@@ -41,9 +37,8 @@ class Zone:
 
         :param data: in the form of a zone file, such as `0 60 7001 redis-1.example.`
         """
-        name = dns.name.from_text(owner, self._origin)
+        name, texts = dns.name.from_text(owner, self._origin), list(data)
         self._records.pop((name, kind), None)
-        texts = list(data)
         if texts:
             self._records[name, kind] = dns.rrset.from_text_list(name, self._ttl, IN, kind, texts)
         self._serial += 1
@@ -77,13 +72,11 @@ class Zone:
 
 
 class DnsServer:
-    """Serves a zone on one address.
-
-    :ivar failing: respond to every query with SERVFAIL.
-    """
+    """Serves a zone on one address."""
 
     def __init__(self, zone: Zone) -> None:
         self.failing = False
+        """Whether the response to every query is SERVFAIL."""
         self._zone = zone
         self._udp: asyncio.DatagramTransport | None = None
         self._tcp: asyncio.Server | None = None

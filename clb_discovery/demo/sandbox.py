@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from clb_discovery.datapath import cgroup, instance
 from clb_discovery.datapath.loading import loader
@@ -27,16 +27,11 @@ _PATIENCE: Final = 5.0
 _POLL: Final = 0.01
 
 
-class Sandbox:
-    """A cgroup and an instance, named after this process.
+class Sandbox(NamedTuple):
+    """The cgroup of the clients, and the pins of an instance. Both are named after this process."""
 
-    :ivar cgroup: the cgroup of the clients.
-    :ivar pins: the pins of the instance.
-    """
-
-    def __init__(self, directory: Path, pins: Pins) -> None:
-        self.cgroup: Final = directory
-        self.pins: Final = pins
+    cgroup: Path
+    pins: Pins
 
 
 @contextlib.contextmanager

@@ -62,9 +62,8 @@ _PATIENCE: Final = 30.0
 
 
 def show(*, color: bool) -> int:
-    """Run the demo.
+    """Run the demo, on a terminal with or without colour.
 
-    :param color: whether a terminal gets colour.
     :returns: the exit code: 1 if any connect failed or reached a wrong server.
     :raises ClbError: if the host lacks something, or a step fails.
     """
@@ -102,13 +101,9 @@ async def _perform(screen: Screen) -> int:
 
 
 class Show:
-    """One run of the demo."""
+    """One run of the demo. The stack closes everything that it opens."""
 
     def __init__(self, screen: Screen, place: Sandbox, stack: ExitStack) -> None:
-        """Prepare, without any effect yet.
-
-        :param stack: closes everything that the show opens.
-        """
         self._screen = screen
         self._place = place
         self._stack = stack
@@ -122,18 +117,14 @@ class Show:
         self._strays = 0
 
     async def play(self) -> bool:
-        """Play every step.
-
-        :returns: whether no connect failed or reached a wrong server.
-        """
+        """Play every step; return whether no connect failed or reached a wrong server."""
         started = _now()
         self._screen.say("clb-discovery demo: the kernel sends each connect(2) to a server that DNS names.")
         self._screen.say("It runs in a network namespace and a cgroup of its own: nothing else is touched.")
         await self._set_the_scene()
         await self._start_sidecar()
-        await self._change(
-            "3. A server joins, with little weight at first", (*_FIRST[:3], _JOINING, _FIRST[3]), joining=_JOINING
-        )
+        joined = (*_FIRST[:3], _JOINING, _FIRST[3])
+        await self._change("3. A server joins, with little weight at first", joined, joining=_JOINING)
         await self._change("4. It does well, and gets more weight", (*_FIRST[:3], _PROVEN, _FIRST[3]))
         await self._change("5. A server leaves DNS, and is switched off", (*_FIRST[1:3], _PROVEN, _FIRST[3]))
         self._listeners[_FIRST[0].name].close()
@@ -208,10 +199,8 @@ class Show:
     async def _sum_up(self, started: float) -> bool:
         self._traffic.stop()
         await self._until(lambda: self._traffic.finished, "the clients have ended", clients_may_end=True)
-        failures = self._traffic.failures
-        self._screen.title(
-            f"{self._traffic.connects:,} connects in {_now() - started:.0f} s, {failures.total():,} failed."
-        )
+        connects, failures = self._traffic.connects, self._traffic.failures
+        self._screen.title(f"{connects:,} connects in {_now() - started:.0f} s, {failures.total():,} failed.")
         for reason, count in failures.most_common():
             self._screen.say(f"   {count:,} failed with: {reason}")
         if self._strays:

@@ -49,7 +49,7 @@ def usage(found: Publication) -> dict[str, Usage]:
 
 def _size(found: Publication, vip: Vip, source: str) -> int:
     published = found.plan.result.virtual.get(vip)
-    is_own = published is not None and published.label is not None and published.label.source == source
+    is_own = published and published.label and published.label.source == source
     return len(published.pool or ()) if published and is_own else 0
 
 

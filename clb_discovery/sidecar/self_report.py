@@ -25,10 +25,7 @@ class SelfReport:
         self._written: dict[str, Any] | None = None
 
     def document(self, services: ServiceTable, hosts_file: Path | None) -> dict[str, Any]:
-        """Return the report, without the sources.
-
-        :param hosts_file: the file of `--hosts-file`, if any.
-        """
+        """Return the report, without the sources."""
         return {
             "pid": os.getpid(),
             "last_sync": timestamp(self.last_sync),

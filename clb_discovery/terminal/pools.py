@@ -52,12 +52,9 @@ class Pools:
     """All virtual servers with their real servers."""
 
     def __init__(self, virtual_servers: Sequence[Mapping[str, Any]], rates: Mapping[Key, Rate] | None) -> None:
-        """Take the virtual servers of `status --json`. Those of one service are shown together.
-
-        :param rates: None to show no rates.
-        """
+        """Take the virtual servers of `status --json`, and rates if they are shown, too."""
         services = dict.fromkeys(server["service"] for server in virtual_servers)
-        places = {service: place for place, service in enumerate(services)}
+        places = {service: place for place, service in enumerate(services)}  # those of one service are shown together
         self._virtual_servers = sorted(virtual_servers, key=lambda server: places[server["service"]])
         self._rates = rates
         self._most = max(_FEWEST_ROWS, min(_MOST_ROWS, _MOST_ROWS_OF_ALL // max(1, len(virtual_servers))))
@@ -79,11 +76,7 @@ class Pools:
                 yield plain(f"{' ' * _INDENT}no real servers: connects are refused", "red")
 
     def _fit(self, room: int, glyphs: Glyphs | None) -> tuple[Layout, list[list[_Row]], Mapping[str, int]]:
-        """Return the widest layout that fits, its rows of each pool, and the widths of its columns.
-
-        :param room: characters of a line.
-        :param glyphs: None for no bars.
-        """
+        """Return the widest layout that fits into lines of this length, its rows by pool, and its columns' widths."""
         for layout in _LAYOUTS if glyphs else _LAYOUTS[1:]:
             pools = [self._rows(server, layout.join, glyphs or ASCII) for server in self._virtual_servers]
             rows = [layout.heads, *(row for pool in pools for row in pool)]

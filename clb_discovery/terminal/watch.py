@@ -31,12 +31,11 @@ def watch(read: Callable[[], Mapping[str, Any]], seconds: float, *, as_json: boo
     with _output(as_json=as_json) as output:
         before, then = None, 0.0
         while True:
-            document, now = read(), time.monotonic()
+            document, now, moment = read(), time.monotonic(), datetime.now(UTC)
             if as_json:
-                print(json.dumps({"time": _now().isoformat().replace("+00:00", "Z"), **document}), flush=True)  # noqa: T201 - this is the output
+                print(json.dumps({"time": moment.isoformat().replace("+00:00", "Z"), **document}), flush=True)  # noqa: T201 - this is the output
             else:
-                found = rates(before, document, now - then) if before else None
-                output(Status(document, _now(), found))
+                output(Status(document, moment, rates(before, document, now - then) if before else None))
             before, then = document, now
             time.sleep(seconds)
 
@@ -48,10 +47,6 @@ def _output(*, as_json: bool) -> Iterator[Callable[[Status], None]]:
         return
     with Live(console=terminal(sys.stdout), screen=True, auto_refresh=False, redirect_stdout=False) as live:
         yield lambda status: live.update(Frame(status), refresh=True)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
