@@ -51,10 +51,7 @@ class Finding(NamedTuple):
 
 
 def main(typed: argparse.Namespace) -> int:
-    """Print a line for each check, and a last line with their numbers.
-
-    :returns: 0 if all of them succeed, else the exit code of the first that fails.
-    """
+    """Print a line for each check, and their numbers; return 0, or the exit code of the first that fails."""
     options = read_options(typed, os.environ)
     named = options.consul is not None or options.service or options.srv or options.config
     services = read_services(options) if named else ()

@@ -26,10 +26,9 @@ _SILENT: Final = frozenset({"run", "load", "unload"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line; return the exit code.
 
     :param arguments: without the name of the program; those of the process by default.
-    :returns: the exit code.
     """
     given = _with_command(list(sys.argv[1:] if arguments is None else arguments))
     if sys.stdout is None and given[0] not in _SILENT:

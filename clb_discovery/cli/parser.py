@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
 from clb_discovery import __version__
 from clb_discovery.config import values
@@ -17,7 +17,6 @@ from clb_discovery.documents.trace import OUTCOMES
 from clb_discovery.errors import UsageError
 
 PROGRAM: Final = "clb-discovery"
-_T = TypeVar("_T")
 _DESCRIPTION: Final = """\
 Balance connect(2) over the real servers that Consul or DNS SRV names, in the kernel, without a proxy.
 
@@ -148,10 +147,10 @@ def _add_option(container: argparse._ActionsContainer, name: str, option: Option
     container.add_argument(f"--{name}", default=argparse.SUPPRESS, help=option.help, **taken)
 
 
-def _typed(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+def _typed(parse: Callable[[str], object]) -> Callable[[str], object]:
     """Keep the message of a ValueError, which argparse would replace by its own."""
 
-    def convert(text: str) -> _T:
+    def convert(text: str) -> object:
         try:
             return parse(text)
         except ValueError as error:

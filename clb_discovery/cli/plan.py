@@ -37,10 +37,7 @@ def main(typed: argparse.Namespace) -> int:
 
 
 def plan_document(options: Options) -> dict[str, Any]:
-    """Return the document of `plan --json`.
-
-    :raises ClbError: also if a source does not answer, because the changes are then unknown.
-    """
+    """Return the document of `plan --json`; raises ClbError if a source does not answer, because it is then unknown."""
     pins = Pins(options.instance)
     services = read_services(options)
     installed = read_installed(pins)
@@ -67,10 +64,7 @@ def plan_document(options: Options) -> dict[str, Any]:
 
 
 def _names(instance: Instance, path: Path | None, after: Installed) -> list[dict[str, Any]]:
-    """Return the changes of hosts files: of the one in the options, and of a previous one, which loses its names.
-
-    :param after: what would be installed.
-    """
+    """Return the changes of hosts files: of the one in the options, and of a previous one, which loses its names."""
     before = instance.hosts_file()
     files = {real_path(path): names(after.virtual).addresses} if path else {}
     if before:

@@ -19,8 +19,6 @@ from clb_discovery.text import without_passwords
 def read_options(typed: argparse.Namespace, environment: Mapping[str, str]) -> Options:
     """Read the file that was named, if any, and return the options of a command; call it again to read them again.
 
-    :param typed: as the parser returns it.
-    :param environment: usually `os.environ`.
     :raises UsageError: naming the file and the error in it.
     """
     if "config" not in typed:
@@ -30,10 +28,7 @@ def read_options(typed: argparse.Namespace, environment: Mapping[str, str]) -> O
 
 
 def _read_file(path: Path) -> tuple[Mapping[str, Any], list[Entry]]:
-    """Return the values of the options in a file, by the names of fields, and its services.
-
-    Every option of the file is checked as an option of `run`, whichever command the file is for.
-    """
+    """Return the options in a file, checked as those of `run`, by the names of their fields, and its services."""
     try:
         config = decode(path.read_bytes())
         given = make_parser().parse_args(["run", *config.arguments])

@@ -74,9 +74,7 @@ def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
 
 def _report_unknown(services: frozenset[str], maps: Maps) -> None:
     """Report services without a virtual server, such as a mistyped name: silence would look like no connects."""
-    if not services:
-        return
-    labels = (published.label for published in maps.read().virtual.values())
+    labels = (published.label for published in maps.read().virtual.values()) if services else ()
     unknown = sorted(services - {label.service for label in labels if label})
     if unknown:
         names = ", ".join(map(repr, unknown))

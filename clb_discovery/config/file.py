@@ -7,7 +7,7 @@ adds the name of the file.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -93,10 +93,10 @@ def _arguments(name: str, value: object) -> list[str]:
     return [f"--{name}={one}" for one in given]
 
 
-def _typed(document: Mapping[str, object]) -> list[tuple[str, Entry]]:
-    """Return the services that `service` and `srv` name, each with its place in the file."""
+def _typed(document: Mapping[str, object]) -> list[Entry]:
+    """Return the services that `service` and `srv` name."""
     return [
-        (f"{name} = {toml_values.shown(one)}", toml_values.parsed(name, parse, one))
+        replace(toml_values.parsed(name, parse, one), place=f"{name} = {toml_values.shown(one)}")
         for name, parse in (("service", consul_entry), ("srv", srv_entry))
         for one in toml_values.texts(name, document.get(name, []))
     ]
@@ -187,13 +187,12 @@ def _server(value: object) -> RealServer:
     return RealServer(priority, parse_address(host), port, weight)
 
 
-def _refuse_repeated(typed: Iterable[tuple[str, Entry]], tables: Sequence[Entry]) -> None:
+def _refuse_repeated(typed: Iterable[Entry], tables: Iterable[Entry]) -> None:
     """Make sure that each source has one table, and that no option of the file names it, too.
 
-    :param typed: the services that options of the file name, with their places. They may repeat a source, as on a
-        command line.
+    :param typed: the services that options of the file name. They may repeat a source, as on a command line.
     """
-    places = {entry.service.source: place for place, entry in typed}
+    places = {entry.service.source: entry.place for entry in typed}
     for position, entry in enumerate(tables, 1):
         source, place = entry.service.source, f"[[service]] {entry.service.name!r} (table {position})"
         other = places.setdefault(source, place)

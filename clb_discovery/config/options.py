@@ -249,9 +249,7 @@ def make_options(
     An option that was typed replaces the file's. This holds for a repeatable one, too: their values do not add up.
 
     :param typed: values by the names of fields, with lists of repeatable ones; other names are left out.
-    :param from_file: the same of the file.
-    :param entries: the tables of the file.
-    :param environment: usually `os.environ`.
+    :param from_file: the same of the file, whose tables are the entries.
     """
     given = {**from_file, **typed}
     names = (name.replace("-", "_") for name in OPTIONS)

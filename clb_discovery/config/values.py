@@ -18,10 +18,7 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_assignment(text: str, default: Protocol = Protocol.TCP) -> tuple[str, tuple[Vip, ...]]:
-    """Read `NAME=VIP[,VIP...]`, or `NAME` for automatic VIPs.
-
-    :returns: the name and its VIPs; no VIPs if it gets automatic ones.
-    """
+    """Read `NAME=VIP[,VIP...]`, or `NAME` for automatic VIPs; return the name and the given VIPs."""
     name, equals, vips = text.rpartition("=") if "=" in text else (text, "", "")
     if not name or len(name.encode()) > MAX_NAME or not name.isprintable():
         raise ValueError(

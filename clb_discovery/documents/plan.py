@@ -21,10 +21,8 @@ def preview(
     *,
     names: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Build the document that `plan --json` prints.
+    """Build the document that `plan --json` prints, from the kernel's maps before and after the plan.
 
-    :param before: the present state of the kernel's maps.
-    :param after: their state after the plan.
     :param waiting: sources whose removals are held until another answer confirms them.
     :param names: hosts files that would change, each with the lines that are `added` and `removed`.
     """

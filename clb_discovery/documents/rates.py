@@ -17,10 +17,9 @@ class Rate(NamedTuple):
 
 
 def rates(before: Mapping[str, Any], after: Mapping[str, Any], seconds: float) -> dict[Key, Rate]:
-    """Compare two documents.
+    """Return the rates of the real servers that are in both documents, from the seconds between them.
 
-    :param seconds: the time between them.
-    :returns: the rates of the real servers that are in both. A server whose counters have started again has no rate.
+    A server whose counters have started again has no rate.
     """
     then, found = dict(_counters(before)), {}
     for key, (connects, failures) in _counters(after):

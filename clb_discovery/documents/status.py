@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from clb_discovery.documents.shares import Member, target_shares
 from clb_discovery.layout import elements
@@ -14,6 +14,8 @@ from clb_discovery.model.address import format_address
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import RealServer, Vip
+
+_FEATURES: Final = {"errno": FEATURE_ERRNO, "loop": FEATURE_LOOP}
 
 
 class Datapath(NamedTuple):
@@ -44,7 +46,6 @@ def document(  # noqa: PLR0913 - the parts of the document
 ) -> dict[str, Any]:
     """Build the document. Scripts rely on its shape.
 
-    :param datapath: None if nothing is loaded.
     :param pid: process id of the running sidecar, or None.
     :param state: the state that the sidecar wrote last: `last_sync`, `config_error`, `sources` and `unpublished`.
     :param listening: the VIPs on which a program of this host listens.
@@ -75,25 +76,16 @@ def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
         "kernel": kernel,
         "effective": datapath is not None and datapath.ineffective is None,
         "reason": datapath.ineffective if datapath else "the data plane is not loaded",
-        "features": features(info.features) if info else {},
+        "features": {name: bool(info.features & bit) for name, bit in _FEATURES.items()} if info else {},
         "records_lost": datapath.records_lost if datapath else 0,
         "overlaps": [overlap.document() for overlap in datapath.overlaps] if datapath else [],
     }
 
 
-def features(bits: int) -> dict[str, bool]:
-    """Return the CLB_FEATURE_* bits under the names that the document uses."""
-    return {"errno": bool(bits & FEATURE_ERRNO), "loop": bool(bits & FEATURE_LOOP)}
-
-
 def virtual_servers(
     installed: Installed, servers: Mapping[bytes, Server], listening: Collection[Vip] = ()
 ) -> list[dict[str, Any]]:
-    """Build the part of the document with the virtual servers and their real servers, sorted by VIP.
-
-    :param servers: counters of connects, by packed member.
-    :param listening: as for `document`.
-    """
+    """Build the part of the document with the virtual servers, sorted by VIP, from the counters of real servers."""
     return [
         _virtual_server(vip, published, servers) | {"listens_here": vip in listening}
         for vip, published in sorted(installed.virtual.items())

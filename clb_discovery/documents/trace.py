@@ -88,10 +88,11 @@ class Wanted:
         """Return whether a line, which is of this service, matches. The line of dropped connects always does."""
         if line.outcome == DROPPED:
             return True
+        kept = {name.encode()[:_LONGEST_COMMAND].decode(errors="replace") for name in self.commands}
         return (
             (not self.outcomes or line.outcome in self.outcomes)
             and (not self.services or service in self.services)
-            and (not self.commands or line.command in {_as_kept(command) for command in self.commands})
+            and (not self.commands or line.command in kept)
         )
 
 
@@ -122,14 +123,6 @@ class Joiner:
             key=key,
             vip=str(vip),
             real_server=format_endpoint(address, port) if port else None,
-            outcome=_name(event.kind),
+            outcome=OUTCOMES[event.kind - 1] if event.kind in Kind.__members__.values() else f"unknown {event.kind}",
             latency=event.latency if ends else None,
         )
-
-
-def _name(kind: int) -> str:
-    return OUTCOMES[kind - 1] if kind in Kind.__members__.values() else f"unknown {kind}"
-
-
-def _as_kept(command: str) -> str:
-    return command.encode()[:_LONGEST_COMMAND].decode(errors="replace")

@@ -23,7 +23,7 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
     :returns: whether the file had to be changed.
     :raises HostError: naming the file, the cause and the fix.
     """
-    with _explained(path), _place(path, addresses) as place:
+    with _opened(path, addresses) as place:
         if place is None:
             return False
         content, wanted = _read_and_wanted(place, instance, addresses)
@@ -41,7 +41,7 @@ def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address
 
     :raises HostError: if the file cannot be read.
     """
-    with _explained(path), _place(path, addresses) as place:
+    with _opened(path, addresses) as place:
         if place is None:
             return None
         content, wanted = (_lines(one) for one in _read_and_wanted(place, instance, addresses))
@@ -59,22 +59,20 @@ def real_path(path: Path) -> Path:
 
 
 @contextmanager
-def _place(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterator[Place | None]:
-    """Open the directory of the file; None if it is missing and there are no names."""
-    with ExitStack() as stack:
-        try:
-            place = stack.enter_context(safe_place(path))
-        except FileNotFoundError:
-            if addresses:
-                raise
-            place = None
-        yield place
+def _opened(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterator[Place | None]:
+    """Open the directory of the file while the block runs; None if it is missing and there are no names.
 
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
+    :raises HostError: for errors of the block, too.
+    """
     try:
-        yield
+        with ExitStack() as stack:
+            try:
+                place = stack.enter_context(safe_place(path))
+            except FileNotFoundError:
+                if addresses:
+                    raise
+                place = None
+            yield place
     except BlockingIOError:
         raise HostError(f"cannot write {path}: another instance is about to; trying again") from None
     except HostError as error:

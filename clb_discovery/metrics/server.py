@@ -66,10 +66,7 @@ class Site(NamedTuple):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind the port, before the sidecar changes anything.
-
-    :raises ClbError: if that fails.
-    """
+    """Bind the port, before the sidecar changes anything; raises ClbError if that fails."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)

@@ -224,10 +224,7 @@ class Daemon:
         return self._changed or self._reloading or self._stopping
 
     def _notify(self, installed: Installed, *, settled: bool) -> None:
-        """Report to the service manager how the sources are, and once that the sidecar is ready.
-
-        :param settled: whether last known sets are used in place of answers that are missing.
-        """
+        """Report to the service manager how the sources are, and once that the sidecar is ready."""
         services = self._services
         if self._readiness.reach(settled=settled, served=services.is_served):
             stale = sum(state.stale for state in services)

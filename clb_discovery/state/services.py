@@ -202,7 +202,6 @@ class ServiceTable:
         """Start from the last known sets: those of the kernel, else, as after a reboot, those of the disk.
 
         :param installed: real servers by source.
-        :param stored: by source.
         :returns: the states that come from the disk alone.
         """
         restored = []

@@ -20,10 +20,9 @@ from clb_discovery.terminal.status import Frame, Status
 
 
 def watch(read: Callable[[], Mapping[str, Any]], seconds: float, *, as_json: bool) -> NoReturn:
-    """Show the status until interrupted, then restore the terminal.
+    """Show the status every few seconds until interrupted, then restore the terminal.
 
     :param read: returns the document of `status --json`.
-    :param seconds: time between two readings.
     :raises KeyboardInterrupt: by SIGINT.
     :raises SystemExit: by SIGTERM.
     """
