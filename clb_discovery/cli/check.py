@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -86,7 +87,9 @@ def _findings(options: Options, services: Sequence[Service]) -> Iterator[Finding
     plane = _look(f"data plane of instance {pins.instance}", lambda: _effective(pins, options.cgroup))
     if plane.error or plane.detail:
         yield plane
-    installed = _installed(pins)
+    installed = Installed()
+    with suppress(HostError):  # without permission
+        installed = read_installed(pins)
     if services:
         ahead = look_ahead(options, services, installed)
         yield from _sources(ahead)
@@ -151,14 +154,6 @@ def _effective(pins: Pins, path: str | None) -> str | None:
     if reason:
         raise HostError(reason)
     return f"effective in {target}"
-
-
-def _installed(pins: Pins) -> Installed:
-    """Return what is installed, because an answer that removes much of it is held; empty without permission."""
-    try:
-        return read_installed(pins)
-    except HostError:
-        return Installed()
 
 
 def _sources(ahead: Outlook) -> Iterator[Finding]:

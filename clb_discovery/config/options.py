@@ -41,10 +41,6 @@ _POLICY: Final = RemovalPolicy()
 _HEALTH: Final = PassiveHealth()
 
 
-def _path_if_any(text: str) -> Path | None:
-    return Path(text) if text else None
-
-
 @dataclass(frozen=True, slots=True)
 class Options:
     """All options of `run`, with their defaults; `plan`, `check` and `load` read some of them. Times are in seconds."""
@@ -225,7 +221,7 @@ class Options:
     state_dir: Path | None = _GENERAL.value(
         None,
         "PATH",
-        _path_if_any,
+        lambda text: Path(text) if text else None,
         "keep the last known sets there, to serve them after a reboot while discovery is down; "
         "default: STATE_DIRECTORY, which systemd sets, else none",
     )
@@ -251,10 +247,8 @@ def make_options(
     :param typed: values by the names of fields, with lists of repeatable ones; other names are left out.
     :param from_file: the same of the file, whose tables are the entries.
     """
-    given = {**from_file, **typed}
-    names = (name.replace("-", "_") for name in OPTIONS)
-    found = {name: given[name] for name in names if name in given}
-    found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    given = {name: value for name, value in {**from_file, **typed}.items() if name.replace("_", "-") in OPTIONS}
+    found: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in given.items()}
     if "loader" in found:
         found["loader"] = Loader(found["loader"])
     found["state_dir"] = found.get("state_dir") or state_directory(None, environment)

@@ -132,16 +132,13 @@ class _Words:
         for one in sorted(answer.unread, key=_preference, reverse=True):
             if one.is_ipv4 in {None, ipv4}:
                 self._unread[one.identity, one.port] = one
+        self.is_any_unread = bool(self._unread)
+        """Whether there are members whose addresses in this family cannot be read."""
 
     def taken_out(self, missing: Collection[Endpoint], identities: Identities) -> frozenset[Endpoint]:
         """Return those that the answer takes out by name: themselves, or the members that had them before."""
         moved = (one for one in missing if identities.get(one) in self._stated) if self._stated else ()
         return self._out.intersection(missing).union(moved)
-
-    @property
-    def is_any_unread(self) -> bool:
-        """Whether there are members whose addresses in this family cannot be read."""
-        return bool(self._unread)
 
     def unread(self, missing: Collection[Endpoint], identities: Identities) -> dict[Endpoint, Unread]:
         """Return those that stay because the answer names their members without addresses, each with its statement."""
