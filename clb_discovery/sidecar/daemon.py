@@ -209,14 +209,14 @@ class Daemon:
         servers = {source: last.servers for source, last in known.items()}
         self._changed = self._pending = False  # first, because sources go on answering while a thread publishes
         with self._announcer.trying("cannot publish", *self._bearable(ClbError, OSError)):
-            refusals, pending = await publisher.publish(
+            found = await publisher.publish(
                 self._settings, services.claims, servers, complete=complete, interrupted=self._is_interrupted
             )
-            self._pending = bool(pending)
-            services.apply(known, pending)
-            for before, now in services.refuse(*refusals):
+            self._pending = bool(found.pending)
+            services.apply(known, found.pending)
+            for before, now in services.refuse(found.refused, found.rejected, found.unpublished):
                 self._announcer.refused(now.service.name, before.refused, now.refused)
-            if complete and not pending:
+            if complete and not found.pending:
                 self._self_report.last_sync = datetime.now(UTC)
 
     def _is_interrupted(self) -> bool:

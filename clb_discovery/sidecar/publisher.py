@@ -45,20 +45,14 @@ _LOOK_EVERY: Final = 60.0
 _log = structlog.stdlib.get_logger()
 
 
-class Refusals(NamedTuple):
-    """The parts of answers that were not published."""
+class Published(NamedTuple):
+    """The result of a publication: the parts of answers that were not published, or not yet."""
 
-    words: Mapping[str, Sequence[Refused]]
-    """Of services of a catalog, by source."""
-    servers: Sequence[Rejected]
+    refused: Mapping[str, Sequence[Refused]]
+    """Registrations of services of a catalog, by source."""
+    rejected: Sequence[Rejected]
     unpublished: Sequence[Unpublished]
     """Virtual servers that there is no room for."""
-
-
-class Published(NamedTuple):
-    """The result of a publication."""
-
-    refusals: Refusals
     pending: frozenset[str]
     """Sources of which more has to be published at once, because the publication was interrupted."""
 
@@ -140,8 +134,7 @@ class Publisher:
         without_room = {one.vip: one for one in (*found.unpublished, *(one.why for one in self._aside.values()))}
         unpublished = tuple(without_room.values())
         self._announcer.unpublished(unpublished)
-        refusals = Refusals(found.resolved.refused, found.desired.rejected, unpublished)
-        return Published(refusals, found.pending())
+        return Published(found.resolved.refused, found.desired.rejected, unpublished, found.pending())
 
     async def _round(self, wanted: Wanted) -> Publication:
         """Publish a bounded number of changes."""
