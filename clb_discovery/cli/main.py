@@ -55,10 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line.
-
-    :raises UsageError: naming unknown options without their values, which may be secrets.
-    """
+    """Parse the command line; raises UsageError that names unknown options without their values, possibly secrets."""
     typed, unknown = make_parser().parse_known_args(arguments)
     if unknown:
         names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or unknown[:1]

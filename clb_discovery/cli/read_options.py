@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from clb_discovery.cli.parser import make_parser
-from clb_discovery.config.entries import Entry
 from clb_discovery.config.file import decode
 from clb_discovery.config.options import Options, make_options
+from clb_discovery.config.values import Entry
 from clb_discovery.errors import UsageError
 from clb_discovery.text import without_passwords
 

@@ -22,10 +22,10 @@ def main(typed: argparse.Namespace) -> int:
     options = read_options(typed, environment)
     log.configure(options.log_format, options.log_level)
     _raise_file_limit()
-    configured = read_settings(options)
+    settings = read_settings(options)
     if options.loader is Loader.NONE:
         seccomp.confine()
-    asyncio.run(Daemon(configured, lambda: read_settings(read_options(typed, environment))).run())
+    asyncio.run(Daemon(settings, lambda: read_settings(read_options(typed, environment))).run())
     return 0
 
 

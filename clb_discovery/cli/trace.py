@@ -11,10 +11,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +58,7 @@ def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
         _report_unknown(wanted.services, maps)
         ring.skip()
         joiner, label_of = Joiner(), cache(maps.label)
-        form = _as_json(_Cgroups()) if as_json else _Columns()
+        form = partial(_as_json, _Cgroups()) if as_json else _Columns()
         try:
             while True:
                 maps.listen_until(time.monotonic_ns() + _LISTEN)
@@ -99,12 +99,9 @@ def _moment(line: Line) -> datetime:
     return datetime.fromtimestamp((line.time + time.time_ns() - time.monotonic_ns()) / 1e9, UTC)
 
 
-def _as_json(cgroups: _Cgroups) -> Callable[[Line, str | None], str]:
-    def form(line: Line, service: str | None) -> str:
-        stamp = _moment(line).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        return json.dumps(line.document(stamp, cgroups.path(line.cgroup), service))
-
-    return form
+def _as_json(cgroups: _Cgroups, line: Line, service: str | None) -> str:
+    stamp = _moment(line).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return json.dumps(line.document(stamp, cgroups.path(line.cgroup), service))
 
 
 class _Columns:

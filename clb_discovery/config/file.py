@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from clb_discovery.config import toml_values, values
-from clb_discovery.config.entries import Entry, consul_entry, srv_entry
 from clb_discovery.config.options import OPTIONS
 from clb_discovery.config.schema import Option
+from clb_discovery.config.values import Entry, consul_entry, srv_entry
 from clb_discovery.model import text_forms
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import MAX_NAME, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Protocol, RealServer, Vip

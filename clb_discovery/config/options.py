@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from clb_discovery.config import values
-from clb_discovery.config.entries import Entry
 from clb_discovery.config.schema import Group, Option, definitions
+from clb_discovery.config.values import Entry
 from clb_discovery.datapath.instance import state_directory
 from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.log import FORMATS, LEVELS

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from clb_discovery.config.entries import Entry, consul_entry, srv_entry
 from clb_discovery.config.options import Options
+from clb_discovery.config.values import Entry, consul_entry, srv_entry
 from clb_discovery.errors import UsageError
 from clb_discovery.model.servers import Algorithm, PassiveHealth, Vip
 from clb_discovery.model.service import CATALOG, CONSUL, RemovalPolicy, Service

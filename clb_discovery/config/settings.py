@@ -27,6 +27,8 @@ class Settings(NamedTuple):
     options: Options
     """Its cgroup is the whole path; None if another process loads the programs, which knows it."""
     services: Sequence[Service]
+    open_sources: Callable[[], AbstractAsyncContextManager[Mapping[str, Source]]]
+    """Opens the source of each service, by its name; nothing is sent yet."""
 
     def plane(self) -> Plane:
         """Return the data plane that fits these settings; nothing is touched yet."""
@@ -34,23 +36,14 @@ class Settings(NamedTuple):
         return LoadedPlane(pins) if path is None else OwnPlane(pins, Path(path), self.options.loader)
 
 
-class Configured(NamedTuple):
-    """Settings, and a factory for the sources."""
-
-    settings: Settings
-    open_sources: Callable[[], AbstractAsyncContextManager[Mapping[str, Source]]]
-    """Opens the source of each service, by its name; nothing is sent yet."""
-
-
-def read_settings(options: Options) -> Configured:
+def read_settings(options: Options) -> Settings:
     """Return the settings that the options describe; nothing is changed on this host.
 
     :raises ClbError: naming the option, the value and how to fix it.
     """
     services = read_services(options)
     Pins(options.instance)  # checks the name
-    settings = Settings(replace(options, cgroup=_cgroup(options)), services)
-    return Configured(settings, partial(open_sources, options, services))
+    return Settings(replace(options, cgroup=_cgroup(options)), services, partial(open_sources, options, services))
 
 
 def _cgroup(options: Options) -> str | None:

@@ -1,4 +1,4 @@
-"""Read the values that operators write: VIPs, `NAME[=VIP]`, durations and shares.
+"""Read the values that operators write: services as `NAME[=VIP]`, durations and shares.
 
 Every function raises ValueError with a message that names the value and how to fix it. The caller adds the option.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from clb_discovery.model.address import is_ipv4, parse_address
 from clb_discovery.model.servers import MAX_NAME, MAX_PORT, Protocol, Vip
+from clb_discovery.model.service import CONSUL, SRV, Service
 from clb_discovery.model.text_forms import parse_vip
 
 _DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h)?")
@@ -37,6 +40,35 @@ def srv_protocol(record: str) -> Protocol:
 def srv_service(record: str) -> str:
     """Return the service in the name of an SRV record (RFC 2782): `redis` for `_redis._tcp.example`."""
     return record.split(".", 1)[0].removeprefix("_") or record
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A service, and its own settings."""
+
+    service: Service
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Values of options that replace the general ones, by the names of their fields in `Options`."""
+    place: str = field(default="", compare=False)
+    """Where it is written, for messages: `--service redis=10.64.0.1`, `[[service]] 'redis'`."""
+
+
+def consul_entry(text: str) -> Entry:
+    """Read the value of `--service`: `NAME[=VIP,...]`.
+
+    :raises ValueError: naming the value and how to fix it.
+    """
+    name, vips = parse_assignment(text)
+    service = Service(name, CONSUL + name, vips, automatic=None if vips else Protocol.TCP)
+    return Entry(service, place=f"--service {text}")
+
+
+def srv_entry(text: str) -> Entry:
+    """Read the value of `--srv`: `NAME[=VIP,...]`; raises as `consul_entry`."""
+    protocol = srv_protocol(text.rpartition("=")[0] or text)
+    record, vips = parse_assignment(text, protocol)
+    service = Service(srv_service(record), SRV + record, vips, automatic=None if vips else protocol)
+    return Entry(service, place=f"--srv {text}")
 
 
 def parse_listener(text: str) -> tuple[str, int]:

@@ -36,10 +36,7 @@ class Sandbox(NamedTuple):
 
 @contextlib.contextmanager
 def sandbox() -> Iterator[Sandbox]:
-    """Make a sandbox, and remove all of it when the block ends.
-
-    :raises HostError: without cgroup v2, or without the permission to make a cgroup.
-    """
+    """Make a sandbox until the block ends; raises HostError without cgroup v2, or the permission to make a cgroup."""
     pins = Pins(f"demo-{os.getpid()}")
     directory = cgroup.find_root() / f"clb-{pins.instance}"
     with ExitStack() as stack:

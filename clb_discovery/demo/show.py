@@ -24,11 +24,10 @@ from clb_discovery.demo import sidecar as sidecars
 from clb_discovery.demo import traffic as clients
 from clb_discovery.demo.chart import Row, chart
 from clb_discovery.demo.dns import DnsServer, Zone
-from clb_discovery.demo.fleet import DOMAIN, RECORD, Server, pool, publish
 from clb_discovery.demo.private_network import enter_private_network
 from clb_discovery.demo.sandbox import Sandbox, sandbox
 from clb_discovery.demo.screen import Screen
-from clb_discovery.demo.servers import Listener
+from clb_discovery.demo.servers import DOMAIN, RECORD, Listener, Server, pool, publish
 from clb_discovery.demo.sidecar import Sidecar
 from clb_discovery.demo.traffic import Traffic, Window
 from clb_discovery.errors import ClbError

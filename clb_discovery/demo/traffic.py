@@ -98,10 +98,7 @@ class Traffic:
         return all(client.finished for client in self.clients)
 
     def check(self) -> None:
-        """Check that all clients still run.
-
-        :raises ClbError: if one has ended.
-        """
+        """Raise ClbError if a client has ended."""
         for client in self.clients:
             if client.finished:
                 raise ClbError(f"the client of {client.vip} ended with {client.process.wait()}")

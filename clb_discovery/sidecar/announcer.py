@@ -113,10 +113,7 @@ class Announcer:
         return self._repeats.happened(what, " ".join(of), self._clock()) is not None
 
     def _say(self, log: Callable[..., None], what: str, reason: str, **of: str) -> None:
-        """Log a trouble, unless it was logged a short time ago.
-
-        :param of: the thing that it happens to, if `what` does not name it.
-        """
+        """Log a trouble of something, which `of` or `what` names, unless it was logged a short time ago."""
         thing = " ".join([what, *of.values()])
         times = self._repeats.happened(thing, reason, self._clock())
         if times is None:

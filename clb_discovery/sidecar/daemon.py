@@ -21,7 +21,7 @@ from typing import Final
 import structlog
 
 from clb_discovery import __version__, log
-from clb_discovery.config.settings import Configured, Settings, without_restart
+from clb_discovery.config.settings import Settings, without_restart
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.layout.installed import Installed
@@ -49,8 +49,7 @@ CHECK_EVERY: Final = 2.0
 THREADS: Final = 6
 """Operations that may wait for the kernel or a disk at the same time."""
 YOUNG: Final = 10_000
-"""New objects until the next search for garbage in cycles. With Python's 700 the search took a third of the time of the
-first publication of 10,000 services."""
+"""New objects between two searches for garbage in cycles; 700 take a third of the time to publish 10,000 services."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -58,15 +57,12 @@ _log = structlog.stdlib.get_logger()
 class Daemon:
     """One sidecar: the single writer of one instance's maps."""
 
-    def __init__(self, configured: Configured, reread: Callable[[], Configured]) -> None:
-        """Prepare; nothing is touched yet.
-
-        :param reread: reads the configuration again, for SIGHUP.
-        """
-        settings, options = configured.settings, configured.settings.options
+    def __init__(self, settings: Settings, reread: Callable[[], Settings]) -> None:
+        """Prepare; nothing is touched yet. SIGHUP calls `reread`, to read the configuration again."""
+        options = settings.options
         self._settings = settings
         self._reread = reread
-        self._watches = Watches(configured.open_sources)
+        self._watches = Watches(settings.open_sources)
         self._announcer = Announcer()
         self._service_manager = ServiceManager(self._announcer)
         self._services = ServiceTable(settings.services, options.max_services, options.real_range)
@@ -272,8 +268,8 @@ class Daemon:
         self._reloading = False
         self._service_manager.reloading()
         try:
-            configured = await asyncio.to_thread(self._reread)
-            watches = Watches(configured.open_sources)
+            wanted = await asyncio.to_thread(self._reread)
+            watches = Watches(wanted.open_sources)
             await watches.open()
         except (ClbError, OSError) as error:
             self._self_report.config_error = str(error)
@@ -281,7 +277,7 @@ class Daemon:
         else:
             await self._watches.end()
             self._watches = watches
-            await self._adopt(configured.settings, publisher.installed)
+            await self._adopt(wanted, publisher.installed)
             watches.start(self._heard)
         self._service_manager.reloaded()
 

@@ -51,10 +51,7 @@ class Store:
                 raise ValueError(f"it {error}") from None
 
     def is_due(self, applied: Mapping[str, LastGood], now: float) -> bool:
-        """Tell whether anything except a time has changed since the last write, and the next write is not too soon.
-
-        :param applied: the published set of each source, without the time.
-        """
+        """Tell whether to write: the sets have changed, apart from their times, and the last write is not too new."""
         return self._directory is not None and now >= self._next and applied != self._written
 
     def write(self, sets: Mapping[str, LastGood], now: float) -> None:

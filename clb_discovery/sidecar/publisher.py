@@ -26,7 +26,7 @@ from clb_discovery.metrics.meters import Meters
 from clb_discovery.model import own_servers
 from clb_discovery.model.answer import Claim, Refused, Rejected
 from clb_discovery.model.neighbours import Overlap
-from clb_discovery.model.servers import Protocol, Unpublished, Vip, VirtualServer
+from clb_discovery.model.servers import Protocol, Unpublished, Vip
 from clb_discovery.publication.admission import SLICE
 from clb_discovery.publication.aside import FIRST_PAUSE, LONGEST_PAUSE, Aside, next_try, put_aside, waiting
 from clb_discovery.publication.cut import Cut, cut
@@ -81,10 +81,7 @@ class Publisher:
         self._kernel = asyncio.Lock()  # while it is free, `installed` is the content of the maps
 
     async def datapath(self, ineffective: str | None) -> Datapath:
-        """Read the counters of connects.
-
-        :param ineffective: why the programs are not in effect, if they are not.
-        """
+        """Read the counters of connects, and add why the programs are not in effect, if they are not."""
 
         def read(maps: Maps, installed: Installed) -> Datapath:
             counters = maps.servers(installed)
@@ -121,7 +118,7 @@ class Publisher:
         :raises ClbError: if the kernel refuses a step for another reason than lack of room.
         :raises OSError: if this host lacks a resource, such as descriptors.
         """
-        options, services = settings
+        options, services, _ = settings
         own = own_servers.virtual_servers(options.instance)
         wanted = Wanted(services, claims, servers, own, options.vip_range, options.real_range, complete)
         while True:
@@ -194,7 +191,9 @@ class Publisher:
                 behind = found.plan.changed[found.plan.changed.index(refused.vip) + 1 :]
             for vip in (refused.vip, *behind):
                 if (vip in installed.virtual) == (refused.vip in installed.virtual):
-                    self._put_aside(found.desired.virtual.get(vip) or wanted.own[vip], reason)
+                    server = found.desired.virtual.get(vip) or wanted.own[vip]
+                    why = Unpublished(vip, server.service, server.source, reason)
+                    self._aside[vip] = put_aside(self._aside.get(vip), server, why, time.monotonic())
             carried_out.append(refused.carried_out)
             installed, before = refused.carried_out.result, None
         self._before = None
@@ -212,11 +211,6 @@ class Publisher:
             self._maps.apply(refused.steps)
             return error.reason, refused
         return None
-
-    def _put_aside(self, server: VirtualServer, reason: str) -> None:
-        why = Unpublished(server.vip, server.service, server.source, reason)
-        before = self._aside.get(server.vip)
-        self._aside[server.vip] = put_aside(before, server, why, time.monotonic())
 
     async def _close_sockets(self, *, reset: bool) -> None:
         """Close sockets of removed servers: a UDP socket would go on sending there without noticing."""

@@ -45,10 +45,7 @@ class LastGood(NamedTuple):
 
 
 def encode(sets: Mapping[str, LastGood]) -> bytes:
-    """Return the document.
-
-    :raises ValueError: if it would be longer than `MAX_BYTES` even without identities.
-    """
+    """Return the document; raises ValueError if it would be longer than `MAX_BYTES` even without identities."""
     for identities in (True, False):
         sources = {name: _source(one, identities=identities) for name, one in sets.items()}
         document = json.dumps({"version": VERSION, "sources": sources}, separators=(",", ":")).encode()

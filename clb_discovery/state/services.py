@@ -144,10 +144,7 @@ class ServiceTable:
         return bool(left)
 
     def due(self, now: float) -> Collection[str]:
-        """Return the sources to query at once, because an answer may confirm a removal: each of them once.
-
-        :param now: seconds on a clock that does not go backwards.
-        """
+        """Return the sources to query at once, because an answer may confirm a removal: each of them once."""
         due = [state for state in self if state.deadline is not None and now >= state.deadline]
         for state in due:
             self._put(replace(state, hastened=True))
@@ -161,10 +158,7 @@ class ServiceTable:
     def adopt(
         self, services: Sequence[Service], max_services: int = MAX_SERVICES, real_ranges: Sequence[Network] = ()
     ) -> Collection[str]:
-        """Go on with these services, as at the beginning; the state of those that stay is kept.
-
-        :returns: the sources that are new.
-        """
+        """Go on with these services, and keep the state of those that stay; return the sources that are new."""
         before, entries = self._states, self._entries
         self._services, self._max_services, self._real_ranges = services, max_services, real_ranges
         kept = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final
 
@@ -93,7 +94,7 @@ class World:
 
     def publish(self) -> Published:
         """Publish once."""
-        settings = Settings(Options(instance="test"), self.services)
+        settings = Settings(Options(instance="test"), self.services, lambda: nullcontext({}))
         return asyncio.run(self.publisher.publish(settings, (), dict(self.known), complete=True))
 
     def pools(self) -> dict[str, tuple[RealServer, ...]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from clb_discovery.config.options import Options
-from clb_discovery.config.settings import Configured, Settings
+from clb_discovery.config.settings import Settings
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.layout import elements, structs
@@ -47,8 +47,8 @@ async def running_daemon(
         loader=loader_of_tests(),
         state_dir=state_dir,
     )
-    configured = Configured(Settings(options, [service]), lambda: nullcontext({source.name: source}))
-    task = asyncio.create_task(Daemon(configured, lambda: configured).run())
+    settings = Settings(options, [service], lambda: nullcontext({source.name: source}))
+    task = asyncio.create_task(Daemon(settings, lambda: settings).run())
     try:
         yield task
     finally:
