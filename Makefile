@@ -1,26 +1,34 @@
 # Every target does its own set-up, and can be repeated.
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
+PROCESSES := $(shell nproc)
+SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*[/ ](ba|da)?sh$$' .ci benchmarks contrib scripts tests)
+C_FILES = $(wildcard $(addsuffix /*.[ch],benchmarks bpf soak))
 
-.PHONY: help audit demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
+.PHONY: help check audit demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
-audit: ## look for known advisories about the Python packages (fails where pypi.org's JSON cannot be asked); AUDIT_ARGS="--dry-run"
+check: lint ## run lint and every test that needs no root, kernel, Consul or DNS server, in a minute; PYTEST_ARGS=tests/state
+	@.venv/bin/pytest --check -n $(PROCESSES) $(PYTEST_ARGS)
+
+audit: ## look for known advisories about the Python packages (fails if pypi.org's JSON API cannot be reached); AUDIT_ARGS="--dry-run"
 	@scripts/setup audit
 	@scripts/audit $(AUDIT_ARGS)
 
-demo: ## show the whole thing at work on this machine (root, or through sudo)
+demo: ## show everything at work on this machine (root, or through sudo)
 	@scripts/setup run
 	@$(AS_ROOT) .venv/bin/clb-discovery demo
 
-test: lint ## run every check and every test (root, or through sudo)
-	@$(AS_ROOT) .venv/bin/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
-
-test-bcc: ## run the tests of the kernel's side over programs that BCC compiles here (root, or through sudo)
+test: ## run lint and every test but those of the targets below (root, or through sudo)
 	@scripts/setup test
-	@$(AS_ROOT) .venv/bin/pytest -n 2 --dist loadgroup --loader bcc tests/kernel $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory lint
+	@$(AS_ROOT) .venv/bin/pytest -n $(PROCESSES) --dist loadgroup --durations 20 $(PYTEST_ARGS)
+
+test-bcc: ## run the kernel tests with programs that BCC compiles on this machine (root, or through sudo)
+	@scripts/setup test
+	@$(AS_ROOT) .venv/bin/pytest -n $(PROCESSES) --dist loadgroup --loader bcc tests/kernel $(PYTEST_ARGS)
 
 test-clients: ## run the tests with a JDK, Node, nginx and HAProxy (root, or through sudo)
 	@scripts/setup clients
@@ -30,7 +38,7 @@ test-discovery: ## run the slow tests of discovery: clusters, ACLs, TLS, 1,000 s
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/pytest -m discovery $(PYTEST_ARGS)
 
-fuzz: ## throw bytes at whoever reads what comes from outside, for ten minutes; FUZZ_ARGS="--seconds 60 srv"
+fuzz: ## fuzz every parser of untrusted input for ten minutes; FUZZ_ARGS="--seconds 60 srv"
 	@scripts/setup fuzz
 	@.venv/bin/python -m fuzz $(FUZZ_ARGS)
 
@@ -38,11 +46,13 @@ test-page: ## run the tests of the page of --metrics in Chromium (root, or throu
 	@scripts/setup page
 	@$(AS_ROOT) .venv/bin/pytest -m page $(PYTEST_ARGS)
 
-lint: ## run ruff and mypy
-	@scripts/setup test
+lint: ## run ruff, mypy, shellcheck and clang-format
+	@scripts/setup check
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+	@shellcheck $(SHELL_SCRIPTS)
+	@clang-format --dry-run --Werror $(C_FILES)
 
 build: ## build the wheel and the sdist into dist/
 	@scripts/setup run
@@ -52,38 +62,38 @@ deb: ## build a Debian package, for 12 and 13, into dist/
 	@scripts/setup deb
 	@scripts/build-deb
 
-test-deb: deb ## install, use and purge the Debian package in bare Debian 12 and 13 roots (root, or through sudo)
+test-deb: deb ## install, use and purge the Debian package in bare roots of Debian 12 and 13 (root, or through sudo)
 	@$(AS_ROOT) scripts/test-fresh --deb
 
-test-fresh: ## run demo and test in bare Debian 12 and 13 roots (root, or through sudo)
+test-fresh: ## run demo and test in bare roots of Debian 12 and 13 (root, or through sudo)
 	@$(AS_ROOT) scripts/test-fresh
 
 test-systemd: deb ## run the units under the systemd of Debian 12 and 13 in QEMU (root, or through sudo)
 	@scripts/setup kernels
 	@$(AS_ROOT) scripts/test-systemd
 
-soak: ## ten minutes of everything that goes wrong, with nothing lost (root, or through sudo); SOAK_ARGS="--seconds 60 --seed 1"
+soak: ## let everything fail at once for ten minutes, without a lost connect (root, or through sudo); SOAK_ARGS="--seconds 60 --seed 1"
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m soak $(SOAK_ARGS)
 
-bench: ## measure connects and requests beside iptables, nftables and HAProxy (root, or through sudo); BENCH_ARGS="--save"
+bench: ## measure connects and requests, compared with iptables, nftables and HAProxy (root, or through sudo); BENCH_ARGS="--save"
 	@scripts/setup bench
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.connect $(BENCH_ARGS)
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.established $(BENCH_ARGS)
 
-bench-change: ## measure how soon a change in Consul is felt, beside HAProxy (root, or through sudo); BENCH_ARGS="--save"
+bench-change: ## measure how soon a change in Consul takes effect, compared with HAProxy (root, or through sudo); BENCH_ARGS="--save"
 	@scripts/setup bench
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.change $(BENCH_ARGS)
 
-bench-consul: ## measure what sidecars ask of a Consul cluster (root, or through sudo); BENCH_ARGS="--save"
+bench-consul: ## measure the load of sidecars on a Consul cluster (root, or through sudo); BENCH_ARGS="--save"
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.consul_load $(BENCH_ARGS)
 
-bench-hooks: ## measure what the programs cost a connect (root, or through sudo)
+bench-hooks: ## measure the cost of the BPF programs per connect (root, or through sudo)
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.hooks
 
-bench-plots: ## make the pictures and tables of docs/benchmarks.md from what is in benchmarks/results
+bench-plots: ## make the pictures and tables of docs/benchmarks.md from benchmarks/results
 	@scripts/setup test
 	@.venv/bin/python -m benchmarks.plot
 
@@ -103,6 +113,6 @@ test-kernels: ## run the kernel tests on Debian's 5.10, 6.1 and 6.12 in QEMU (ro
 	@scripts/setup kernels
 	@$(AS_ROOT) scripts/test-kernels
 
-clean: ## remove everything that the targets made, .venv included
+clean: ## remove all files that the targets made, also .venv
 	@$(AS_ROOT) rm -rf .venv .cache dist clb_discovery/_bpf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec $(AS_ROOT) rm -rf {} +

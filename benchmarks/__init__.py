@@ -1,1 +1,1 @@
-"""Measurements that a person runs; nothing here passes or fails."""
+"""Measurements for people to run; nothing here passes or fails."""

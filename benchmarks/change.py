@@ -1,11 +1,10 @@
-"""How soon a change in Consul is felt, beside HAProxy with SRV records and a poller: `make bench-change`.
+"""How soon a change in Consul takes effect, compared with HAProxy with SRV records and a poller: `make bench-change`.
 
-A real Consul agent, and for each way a service of its own with one real server that stays and one that comes and goes.
-The latter has nine times the weight, so nine of ten connects say whether it is in use. A client connects some hundred
-times a second and asks who is there. Two times are taken, both from when the agent has answered the call: until the
-first connect that lands on the new real server, and until the last one that still lands on the removed one. Before each
-change there is a pause as long as the way's own period at most, by chance, so that no change comes at a favourite time.
-Run as root.
+There is a real Consul agent, and for each way a service with one real server that stays and one that comes and goes.
+The latter has nine times the weight, so nine of ten connects show whether it is in use. A client connects some hundred
+times a second and reads the name of the server. Two times are measured, both from the agent's response to the change:
+until the first connect that reaches the added real server, and until the last one that reaches the removed one. Before
+each change there is a random pause of at most the way's own period, so that no phase is preferred. Run as root.
 """
 
 from __future__ import annotations
@@ -37,30 +36,30 @@ from tests.support.sidecar import sidecar
 INSTANCE: Final = "bench-change"
 VIP_PORT: Final = 80
 STEADY, GUEST = 1, 2
-"""What the real servers call themselves: the one that stays, and the one that comes and goes."""
+"""The numbers of the real servers: the one that stays, and the one that comes and goes."""
 PORTS: Final = {STEADY: 7001, GUEST: 7002}
 WEIGHTS: Final = {STEADY: 256, GUEST: 9 * 256}
-"""HAProxy takes an SRV record's weight by 256."""
+"""HAProxy divides the weight of an SRV record by 256."""
 BETWEEN: Final = 0.002
 """Seconds between two connects of the client."""
 GONE: Final = 30
-"""Connects in a row that land elsewhere: by then the removed one is out of use. By chance: one in 10^30."""
+"""After so many connects in a row to others the removed server is out of use. By chance: one in 10^30."""
 GIVEN_UP: Final = 60.0
 CHANGES: Final = 50
 POLL: Final = 10.0
-"""Seconds from one poll to the next."""
+"""Seconds between two polls."""
 
 
 class Way(NamedTuple):
-    """One that follows a service of its name."""
+    """One way to follow a service, which has its name."""
 
     name: str
     service: str
     vip: str
     period: float
-    """Seconds within which it looks again, if it does so by the clock."""
+    """Seconds of its polling interval, if it polls."""
     turns: int
-    """Changes in each round: those that are felt soon are more often made."""
+    """Changes in each round: fast ways get more of them."""
 
 
 OURS: Final = Way("clb-discovery", "ours", "10.64.0.1", 0.5, 4)
@@ -68,12 +67,12 @@ SRV: Final = Way("HAProxy, SRV records", "srv", "10.64.0.2", 1.0, 2)
 
 
 def polling(seconds: float) -> Way:
-    """Return the way that asks after so many seconds again."""
+    """Return the way that polls at this interval."""
     return Way(f"HAProxy, polled every {seconds:g} s", "polled", "10.64.0.3", seconds, 1)
 
 
 def who(vip: str) -> int:
-    """Connect to the VIP and return who is there, 0 if nobody answers."""
+    """Connect to the VIP and return the number of the server, 0 without an answer."""
     try:
         with socket.create_connection((vip, VIP_PORT), timeout=1) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT
@@ -84,12 +83,12 @@ def who(vip: str) -> int:
 
 
 def leads(way: Way) -> bool:
-    """Tell whether the way leads to the real server that stays."""
+    """Return whether the way leads to the real server that stays."""
     return who(way.vip) == STEADY
 
 
 def until_first(ask: Callable[[], int], began: float) -> float:
-    """Return after how many milliseconds somebody lands on the guest."""
+    """Return after how many milliseconds the first connect reaches the guest."""
     while ask() != GUEST:
         assert time.monotonic() < began + GIVEN_UP, "nobody has seen the new real server"
         time.sleep(BETWEEN)
@@ -97,7 +96,7 @@ def until_first(ask: Callable[[], int], began: float) -> float:
 
 
 def until_last(ask: Callable[[], int], began: float) -> float:
-    """Return after how many milliseconds somebody lands on the guest for the last time; 0 if nobody does."""
+    """Return after how many milliseconds the last connect reaches the guest; 0 if none does."""
     last, elsewhere = began, 0
     while elsewhere < GONE:
         elsewhere += 1
@@ -109,14 +108,14 @@ def until_last(ask: Callable[[], int], began: float) -> float:
 
 
 class Times(NamedTuple):
-    """Of one way, in milliseconds."""
+    """The times of one way, in milliseconds."""
 
     added: list[float]
     removed: list[float]
 
 
 def register(agent: ConsulAgent, service: str, number: int) -> str:
-    """Let Consul know a real server; return its id."""
+    """Register a real server with Consul; return its id."""
     weight = WEIGHTS[number]
     return agent.register(service, PORTS[number], f"10.1.0.{number}", weights=(weight, weight))
 
@@ -134,7 +133,7 @@ def change(agent: ConsulAgent, way: Way, times: Times) -> None:
 
 @contextmanager
 def followed(agent: ConsulAgent, folder: Path, polled: Way) -> Iterator[Path]:
-    """Have everyone follow its service; yield the cgroup in which ours balances."""
+    """Let each way follow its service; yield the cgroup in which ours balances."""
     with ExitStack() as stack:
         cgroup = stack.enter_context(made_cgroup())
         stack.callback(wipe, INSTANCE)
@@ -159,7 +158,7 @@ def summary(times: Sequence[float]) -> dict[str, float]:
 
 
 def measure(agent: ConsulAgent, folder: Path, rounds: int, polled: Way) -> dict[str, Times]:
-    """Let all ways feel changes, in turns."""
+    """Measure changes of all ways, in turns."""
     ways = (OURS, SRV, polled)
     found = {way.name: Times([], []) for way in ways}
     program = compiled(SERVER, folder)
@@ -173,7 +172,7 @@ def measure(agent: ConsulAgent, folder: Path, rounds: int, polled: Way) -> dict[
         stack.enter_context(entered(cgroup))
         for way in ways:
             wait_until(partial(leads, way), f"{way.name} leads to the real server")
-            change(agent, way, Times([], []))  # what is done once
+            change(agent, way, Times([], []))  # the first run includes one-time work
         order = [way for way in ways for _ in range(way.turns)]
         for _ in range(rounds):
             random.shuffle(order)

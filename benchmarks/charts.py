@@ -1,7 +1,7 @@
-"""Charts as SVG text: pure functions of what they show.
+"""Charts as SVG text, by pure functions.
 
-A picture has its own background and follows the reader's light or dark scheme, since inside `<img>` it inherits nothing
-of the page. What it shows is also in its `desc`, for those who have it read to them; nothing is told by colour alone.
+A chart has its own background and follows the reader's light or dark scheme, because inside `<img>` it inherits nothing
+of the page. Its contents are also in its `desc`, for screen readers; nothing is shown by colour alone.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from xml.sax.saxutils import escape
 
 WIDTH: Final = 760
 LABELS: Final = 264
-"""Where the bars begin: names are left of it."""
+"""Left end of the bars; names are left of it."""
 VALUES: Final = 160
-"""Room for the numbers right of the bars."""
+"""Width of the numbers right of the bars."""
 ROW: Final = 28
 TOP: Final = 56
 BOTTOM: Final = 44
 PLOT: Final = 300
-"""Height of a chart with lines."""
+"""Height of the plot area of a chart with lines."""
 LEFT: Final = 64
-"""Of a chart with lines: room for the numbers of its axis."""
+"""Width left of the plot area, for the numbers of its axis."""
 LEGEND: Final = 230
-"""Right of the lines."""
+"""Width right of the plot area, for the legend."""
 STYLE: Final = """\
   .back { fill: #ffffff } .ink { fill: #1f2328 } .faint { fill: #59636e }
   .ours { fill: #0969da } .others { fill: #8c959f } .axis { stroke: #d1d9e0 } .mark { stroke: #1f2328 }
@@ -49,7 +49,7 @@ class Bar(NamedTuple):
     value: float
     low: float | None = None
     high: float | None = None
-    """Quartiles, where they are known."""
+    """Quartiles, if they are known."""
     is_ours: bool = False
 
 
@@ -71,12 +71,12 @@ class Series(NamedTuple):
 
 
 def number(value: float) -> str:
-    """Return a coordinate, or a number of an axis."""
+    """Return a coordinate, or a number of an axis, as text."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
 def text(x: float, y: float, words: str, look: str = "ink", anchor: str = "start") -> str:
-    """Return words; `anchor` says what of them is at x: start, middle or end."""
+    """Return a text element; `anchor` is the part of the text at x: start, middle or end."""
     return f'<text x="{number(x)}" y="{number(y)}" class="{look}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
@@ -93,7 +93,7 @@ def rectangle(x: float, y: float, width: float, height: float, look: str) -> str
 
 
 def document(title: str, description: str, height: float, inside: Iterable[str]) -> str:
-    """Return the whole picture."""
+    """Return the whole chart."""
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {number(height)}" role="img" '
         'aria-labelledby="title desc">'
@@ -130,8 +130,8 @@ def _rows(names: Sequence[str], ticks: Iterable[tuple[float, str]], unit: str) -
 def bars(title: str, unit: str, rows: Sequence[Bar], *, reference: float | None = None) -> str:
     """Draw bars from 0, with lines over their quartiles.
 
-    :param unit: what the axis says.
-    :param reference: a value that all are compared to, with a line.
+    :param unit: the label of the axis.
+    :param reference: a value to compare with, shown as a line.
     """
     ends = steps(max(max(row.value, row.high or 0) for row in rows))
     scale = (WIDTH - LABELS - VALUES) / ends[-1]
@@ -160,12 +160,12 @@ def bars(title: str, unit: str, rows: Sequence[Bar], *, reference: float | None 
 
 
 def number_of(value: float) -> str:
-    """Return a value as the tables have it."""
+    """Return a value in the format of the tables."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value >= 100 else f"{value:.4g}"
 
 
 def quartiles(row: Bar) -> str:
-    """Return the quartiles of a row in words, if it has any that differ."""
+    """Return the quartiles of a row as text, or nothing if they do not differ."""
     if row.low is None or row.high is None or row.low == row.high:
         return ""
     return f" ({number_of(row.low)} to {number_of(row.high)})"

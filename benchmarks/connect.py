@@ -1,8 +1,8 @@
-"""What a connect takes, beside other ways to balance it: `make bench`.
+"""The cost of a connect, compared with other ways to balance: `make bench`.
 
-Each case has a client of its own, a loop in C. It connects to itself by way of the VIP, so that nobody else is woken
+Each case has its own client, a loop in C. It connects to itself through the VIP, so that no other process is woken
 while connect(2) is measured; then to a process that listens at ten addresses, and waits for its answer. Cases are
-interleaved, in another order in each round. What is told is the median over all rounds, with quartiles of the ratio to
+interleaved, in another order in each round. The result is the median over all rounds, with quartiles of the ratio to
 direct within a round. Run as root.
 """
 
@@ -29,7 +29,7 @@ ROUNDS: Final = 200
 
 
 class Batch(NamedTuple):
-    """What the client says of one batch, in nanoseconds."""
+    """The client's results for one batch, in nanoseconds."""
 
     connect: int
     connect_p99: int
@@ -77,7 +77,7 @@ def cases(stack: ExitStack, folder: Path) -> dict[str, Case]:
 
 
 def summary(measured: dict[str, Case]) -> dict[str, dict[str, float]]:
-    """Return what has come of it, by case; of a connect that leads to a proxy nothing but all of it."""
+    """Return the results by case; for a connect that leads to a proxy only the total."""
     direct = measured[DIRECT].batches
     found: dict[str, dict[str, float]] = {}
     for name, case in measured.items():
@@ -112,7 +112,7 @@ def main() -> None:
             random.shuffle(order)
             for case in order:
                 case.measure()
-                if turn < 5:  # caches and branches
+                if turn < 5:  # fills caches and branch predictors
                     case.batches.clear()
     found = summary(measured)
     print(*results.table(found), sep="\n")

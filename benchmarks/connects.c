@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* A client that costs little itself. Usage: connects LISTENER-DESCRIPTOR, and on its standard input lines of
- * "IPV4-ADDRESS PORT CONNECTS"; it connects so often, accepts each connection at the listener, and resets it. Then it says
- * how many nanoseconds it was in connect(2), and how many all of that took. */
+/* A client with little cost of its own. Usage: connects LISTENER-DESCRIPTOR, and on its standard input lines of
+ * "IPV4-ADDRESS PORT CONNECTS"; it makes so many connects, accepts each connection at the listener, and resets it. Then
+ * it prints the nanoseconds in connect(2), and the nanoseconds in total. */
 #include <arpa/inet.h>
 #include <err.h>
 #include <stdint.h>

@@ -1,13 +1,13 @@
-"""What sidecars ask of a Consul cluster, and what a large fleet would: `make bench-consul`.
+"""The load of sidecars on a Consul cluster, and that of a large fleet: `make bench-consul`.
 
-A real cluster of three servers, with client agents in front of it as hosts have. Behind those, more and more sidecars:
-the part of the sidecar that follows Consul, as it is, many in one process. All follow the same services, so that one
-change is an answer to each of them. What a change costs the servers grows with the number of sidecars by a straight
-line; its slope is the cost of an answer, and the rest is the cost of the change itself. The same goes for memory and
-watches.
+There is a real cluster of three servers, with client agents in front of it as on ordinary hosts. Behind those are more
+and more sidecars: the real code of the sidecar that follows Consul, many in one process. All follow the same services,
+so that one change is an answer to each of them. The cost of a change for the servers grows linearly with the number of
+sidecars; the slope is the cost of an answer, and the intercept is the cost of the change itself. The same holds for
+memory and watches.
 
-From those costs, benchmarks/fleet.py tells what a fleet would be for the servers. Run as root, since everything is in a
-network namespace of its own.
+From those costs, benchmarks/fleet.py computes the load of a fleet. Run as root, because everything is in a network
+namespace of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 from benchmarks import results
 from benchmarks.fleet import Costs, Fleet, load
 from benchmarks.process import cpu
+from clb_discovery import log
 from clb_discovery.demo.private_network import enter_private_network
 from clb_discovery.model.answer import Answer, Outcome
 from clb_discovery.sources.consul.server import ConsulServer
@@ -37,14 +38,14 @@ from tests.support.followed import followed
 
 SIDECARS: Final = (0, 100, 200, 300)
 SERVICES: Final = 10
-"""Which each of them follows."""
+"""The number of services that each of them follows."""
 POOL: Final = 10
 """Real servers of each service."""
 PORT: Final = 8000
-"""Theirs, until one changes to a higher one."""
+"""The port of the real servers, until one of them changes to a higher one."""
 CHANGES: Final = 20
 IDLE: Final = 60.0
-"""Seconds in which nothing changes: each watch is asked anew about once."""
+"""Seconds without a change: each watch is renewed about once."""
 AGENTS: Final = 4
 PATIENCE: Final = 60.0
 DEBUG: Final = {"enable_debug": True}
@@ -52,25 +53,25 @@ UNLIMITED: Final = {"limits": {"http_max_conns_per_client": 10_000}}
 
 
 class Cell(NamedTuple):
-    """What one number of sidecars costs all servers together."""
+    """The cost of one number of sidecars for all servers together."""
 
     sidecars: int
     watches: int
     goroutines: int
     memory_mib: float
-    """What is alive on the heap, and stacks."""
+    """Live memory on the heap, and stacks."""
     idle_cpu_ms_a_second: float
     idle_answers_a_second: float
     change_cpu_ms: float
     change_kb: float
     """Between client agents and servers, both ways."""
     felt_ms: float
-    """Until the last sidecar has it: the median change."""
+    """The median time of a change until the last sidecar has it."""
     felt_ms_worst: float
 
 
 def slope(cells: Sequence[Cell], along: str, field: str) -> float:
-    """Return how much a field grows with another, by a straight line through all cells."""
+    """Return the growth of a field with another one, by a linear fit through all cells."""
     line = statistics.linear_regression(
         [getattr(cell, along) for cell in cells], [getattr(cell, field) for cell in cells]
     )
@@ -78,7 +79,7 @@ def slope(cells: Sequence[Cell], along: str, field: str) -> float:
 
 
 def costs_of(cells: Sequence[Cell]) -> Costs:
-    """Return what an answer and a watch cost."""
+    """Return the costs of an answer and of a watch."""
     return Costs(
         answer_cpu_us=round(slope(cells, "sidecars", "change_cpu_ms") * 1000, 1),
         answer_kb=round(slope(cells, "sidecars", "change_kb"), 2),
@@ -88,7 +89,7 @@ def costs_of(cells: Sequence[Cell]) -> Costs:
 
 
 def bytes_of(sockets: str, pids: Iterable[int], ports: Iterable[int]) -> int:
-    """Return from `ss -HtinpO` what these processes have sent to these ports, and received from there."""
+    """Return the bytes that these processes have sent to these ports and received from them, from `ss -HtinpO`."""
     ours, theirs = {f"pid={pid}," for pid in pids}, {str(port) for port in ports}
     total = 0
     for row in sockets.splitlines():
@@ -99,7 +100,7 @@ def bytes_of(sockets: str, pids: Iterable[int], ports: Iterable[int]) -> int:
 
 
 def live(heap: str) -> float:
-    """Return from a server's /debug/pprof/heap what its heap and its stacks hold, in MiB."""
+    """Return the live memory of heap and stacks in MiB, from a server's /debug/pprof/heap."""
     allotted, stacks = (re.search(rf"^# {name} = (\d+)", heap, re.MULTILINE) for name in ("HeapAlloc", "Stack"))
     assert allotted
     assert stacks
@@ -107,7 +108,7 @@ def live(heap: str) -> float:
 
 
 def profile(server: ConsulAgent, name: str) -> str:
-    """Ask a server about itself."""
+    """Return a profile of a server."""
     with urllib.request.urlopen(f"{server.url}/debug/pprof/{name}", timeout=PATIENCE) as answer:  # noqa: S310  # ours
         return str(answer.read(), "utf-8")
 
@@ -121,25 +122,25 @@ class Cluster:
         self._ports = [server.request("GET", "/v1/agent/self")["DebugConfig"]["ServerPort"] for server in servers]
 
     def cpu(self) -> float:
-        """Return the processor seconds of the servers."""
+        """Return the CPU seconds of the servers."""
         return sum(cpu(server.pid) for server in self._servers)
 
     def bytes(self) -> int:
-        """Return what has gone between agents and servers."""
+        """Return the bytes between agents and servers."""
         rows = subprocess.run(["ss", "-HtinpO"], check=True, capture_output=True, text=True).stdout
         return bytes_of(rows, [agent.pid for agent in self.agents], self._ports)
 
     def goroutines(self) -> int:
-        """Return how many the servers have."""
+        """Return the number of goroutines in the servers."""
         heads = [profile(server, "goroutine?debug=1").split("\n", 1)[0] for server in self._servers]
         return sum(int(head.rsplit(" ", 1)[1]) for head in heads)
 
     def memory(self) -> float:
-        """Return what the servers hold after they have collected their garbage, in MiB."""
+        """Return the memory of the servers after a garbage collection, in MiB."""
         return sum(live(profile(server, "heap?debug=1&gc=1")) for server in self._servers)
 
     def register(self, service: int, number: int, port: int) -> None:
-        """Have a real server of a service at this port."""
+        """Register a real server of a service at this port."""
         found = {"Service": f"service-{service}", "ID": f"{service}-{number}", "Port": port}
         self._servers[0].register_external(f"node-{number}", f"10.1.0.{number + 1}", found)
 
@@ -162,7 +163,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
 
 class Fans:
-    """Those who follow, and what they have heard."""
+    """The sidecars, and their answers."""
 
     def __init__(self) -> None:
         self.ports: dict[tuple[int, str], int] = {}
@@ -170,7 +171,7 @@ class Fans:
         self.answers = 0
 
     def heard(self, number: int, service: str, outcome: Outcome) -> None:
-        """Keep what a source said."""
+        """Record the outcome of a source."""
         assert isinstance(outcome, Answer), outcome
         self.answers += 1
         self.ports[number, service] = max(server.port for server in outcome.servers)
@@ -192,7 +193,7 @@ async def fan(number: int, agent: ConsulAgent, fans: Fans) -> AsyncIterator[None
 
 
 async def measure(where: Cluster, fans: Fans, sidecars: int, idle: float, first_port: int) -> Cell:
-    """Measure with the sidecars that there are."""
+    """Measure with the current sidecars."""
     goroutines, memory = await asyncio.to_thread(where.goroutines), await asyncio.to_thread(where.memory)
     began, answers, taken = time.monotonic(), fans.answers, where.cpu()
     await asyncio.sleep(idle)
@@ -206,7 +207,7 @@ async def measure(where: Cluster, fans: Fans, sidecars: int, idle: float, first_
         called = time.monotonic()
         await fans.until(sidecars, f"service-{service}", port)
         felt = time.monotonic() - called
-        await asyncio.sleep(1)  # all ask again
+        await asyncio.sleep(1)  # all renew their watches
         spent = where.cpu() - taken - idle_cpu * (time.monotonic() - began)
         changes.append((felt * 1000, spent * 1000, (where.bytes() - sent) / 1000))
     felts, cpus, kilobytes = zip(*changes, strict=True)
@@ -217,7 +218,7 @@ async def measure(where: Cluster, fans: Fans, sidecars: int, idle: float, first_
         round(memory, 1),
         round(idle_cpu * 1000, 1),
         round(idle_answers, 1),
-        round(statistics.mean(cpus), 2),  # a tick is 10 ms: only all changes together tell something
+        round(statistics.mean(cpus), 2),  # a tick is 10 ms, so only the sum over all changes is meaningful
         round(statistics.mean(kilobytes), 1),
         round(statistics.median(felts), 1),
         round(max(felts), 1),
@@ -245,12 +246,13 @@ async def measure_all(where: Cluster, sizes: Sequence[int], idle: float) -> list
 
 
 def main() -> None:
-    """Measure, and tell what fleets would cost."""
+    """Measure, and print the load of fleets."""
     parser = argparse.ArgumentParser(prog="consul_load", description=__doc__)
     parser.add_argument("--sidecars", help="such as 0,100,200: how many at a time")
     parser.add_argument("--idle", type=float, default=IDLE, help="seconds without a change (default: %(default)s)")
     parser.add_argument("--save", action="store_true", help=f"keep the results in {results.FOLDER}")
     options = parser.parse_args()
+    log.configure("json", "warning")
     sizes = [int(size) for size in options.sidecars.split(",")] if options.sidecars else SIDECARS
     enter_private_network()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,12 +1,12 @@
-"""What a request takes on connections that are there already, beside other ways to balance: `make bench`.
+"""The cost of a request on established connections, compared with other ways to balance: `make bench`.
 
 redis-benchmark keeps 100 connections open and sends one PING at a time on each, to a redis-server at ten addresses.
-Ways take turns, in another order in each round. Ratios are those within one round, to a direct connection; what is told
-is their median, with quartiles. Processor time is that of the whole machine, by /proc/stat: of the client, of the
-server, of the kernel, of a proxy, and of whatever else runs there.
+Ways take turns, in another order in each round. Ratios are those within one round, to a direct connection; the result
+is their median, with quartiles. CPU time is that of the whole machine, from /proc/stat: of the client, the server, the
+kernel, a proxy, and any other process.
 
-How often our programs run for a request is counted apart: the kernel's own counts, with few and with many requests on
-as many connections. What those have in common belongs to the connections. Run as root.
+The runs of our programs for a request are counted separately: by the kernel's own counts, with few and with many
+requests on the same number of connections. The common part belongs to the connections. Run as root.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ INSTANCE: Final = "bench-established"
 WAYS: Final = (DIRECT, AGAIN, SHIPPED, IPTABLES, NFTABLES, HAPROXY)
 CONNECTIONS: Final = 100
 REQUESTS: Final = 50_000
-"""Of either kind of PING, in each round."""
+"""Number of each kind of PING in each round."""
 ROUNDS: Final = 20
 FEW: Final = 1_000
 MANY: Final = 21_000
-"""Requests of either kind with which runs of our programs are counted."""
+"""Requests of each kind for counting the runs of our programs."""
 KINDS: Final = 2
-"""PING as a line, and as all clients send it: redis-benchmark's test `ping` is both."""
+"""PING as a line, and as all clients send it: redis-benchmark's test `ping` does both."""
 AS_CLIENTS_DO: Final = "PING_MBULK"
 SERVER: Final = (
     *("redis-server", "--bind", *REAL, "--port", str(PORT), "--protected-mode", "no"),
@@ -48,7 +48,7 @@ SERVER: Final = (
 
 
 class Said(NamedTuple):
-    """What redis-benchmark says of one kind of request."""
+    """The output of redis-benchmark for one kind of request."""
 
     per_second: float
     p50_us: float
@@ -56,19 +56,19 @@ class Said(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one way has done in one round."""
+    """The results of one way in one round."""
 
     per_second: float
     """Requests of both kinds."""
     p50_us: float
     p99_us: float
-    """Of those that look like a client's."""
+    """Of requests in the form of clients."""
     cpu_us: float
-    """Processor time of the whole machine for a request."""
+    """CPU time of the whole machine for a request."""
 
 
 def parse(text: str) -> dict[str, Said]:
-    """Read what `redis-benchmark --csv` prints, by test."""
+    """Read the output of `redis-benchmark --csv`, by test."""
     return {
         row["test"]: Said(
             float(row["rps"]), round(float(row["p50_latency_ms"]) * 1000), round(float(row["p99_latency_ms"]) * 1000)
@@ -78,18 +78,18 @@ def parse(text: str) -> dict[str, Said]:
 
 
 def together(said: Mapping[str, Said]) -> float:
-    """Return how many requests a second there were in tests that had the same number of them, one after the other."""
+    """Return the requests per second over consecutive tests with the same number of requests."""
     return statistics.harmonic_mean([kind.per_second for kind in said.values()])
 
 
 def busy(text: str) -> int:
-    """Return from /proc/stat the ticks in which processors did something; what a hypervisor took is none of it."""
+    """Return the busy ticks of all CPUs, from /proc/stat, without those that a hypervisor took."""
     user, nice, system, _idle, _iowait, irq, softirq = map(int, text.split("\n", 1)[0].split()[1:8])
     return user + nice + system + irq + softirq
 
 
 def ask(way: Way, requests: int) -> dict[str, Said]:
-    """Let redis-benchmark ask; it opens its connections once for each kind of request."""
+    """Run redis-benchmark; it opens its connections once for each kind of request."""
     command = ["redis-benchmark", "-h", way.address, "-p", str(way.port), "-c", str(CONNECTIONS), "-P", "1"]
     command += ["-n", str(requests), "-t", "ping", "--csv"]
     done = subprocess.run(way.client(*command), check=True, capture_output=True, text=True)
@@ -99,7 +99,7 @@ def ask(way: Way, requests: int) -> dict[str, Said]:
 
 
 def measure(way: Way, requests: int) -> Run:
-    """Ask for one round."""
+    """Measure one round."""
     stat = Path("/proc/stat")
     before = busy(stat.read_text())
     said = ask(way, requests)
@@ -109,16 +109,16 @@ def measure(way: Way, requests: int) -> Run:
 
 
 def runs(way: Way, requests: int) -> int:
-    """Return how often our programs run while these requests of either kind are made, connects included."""
+    """Return the runs of our programs for these requests of each kind, connects included."""
     before = run_counts(Pins(INSTANCE))
     ask(way, requests)
-    time.sleep(0.5)  # the last of the connections is closed
+    time.sleep(0.5)  # the last connection is closed by then
     after = run_counts(Pins(INSTANCE))
     return sum(after[name] - count for name, count in before.items())
 
 
 def counted(way: Way) -> dict[str, float]:
-    """Return how often our programs run for a connection and for a request."""
+    """Return the runs of our programs for a connection and for a request."""
     with counting_runs():
         few, many = runs(way, FEW), runs(way, MANY)
     return {
@@ -128,7 +128,7 @@ def counted(way: Way) -> dict[str, float]:
 
 
 def summary(measured: Mapping[str, Sequence[Run]]) -> dict[str, dict[str, float]]:
-    """Return what has come of it, by way."""
+    """Return the results by way."""
     direct = measured[DIRECT]
     found = {}
     for name, rounds in measured.items():
@@ -157,7 +157,7 @@ def main() -> None:
         ways = {name: way for name, way in prepare(stack, folder, INSTANCE, SERVER).items() if name in WAYS}
         measured: dict[str, list[Run]] = {name: [] for name in ways}
         order = list(ways)
-        for name in order:  # what is done once
+        for name in order:  # the first run includes one-time work
             ask(ways[name], FEW)
         for _ in range(options.rounds):
             random.shuffle(order)

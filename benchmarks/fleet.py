@@ -1,4 +1,4 @@
-"""What a fleet of sidecars is for the servers of Consul, by what an answer and a watch cost: nothing but arithmetic."""
+"""The load of a fleet of sidecars on the servers of Consul, computed from the costs of an answer and of a watch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Final, NamedTuple
 from clb_discovery.sources.consul.blocking import WAIT
 
 JITTER: Final = 1 / 32
-"""Consul adds up to a sixteenth of the wait by chance."""
+"""Consul adds a random part of up to a sixteenth of the wait."""
 
 
 class Costs(NamedTuple):
-    """What the servers pay together."""
+    """The costs for all servers together."""
 
     answer_cpu_us: float
     answer_kb: float
@@ -20,19 +20,19 @@ class Costs(NamedTuple):
 
 
 class Fleet(NamedTuple):
-    """Hosts and services; which of these a host follows is chance."""
+    """Hosts and services; each host follows some of these at random."""
 
     hosts: int
     services: int = 2_000
-    """Of all."""
+    """All services of the fleet."""
     followed: int = 20
     """Services that a host follows."""
     changes: float = 1 / 600
-    """Of one service in a second."""
+    """Changes of one service per second."""
 
 
 def load(costs: Costs, fleet: Fleet) -> dict[str, float]:
-    """Return what a fleet is for all servers together; `stale` queries are spread over them."""
+    """Return the load of a fleet for all servers together; `stale` queries are spread over them."""
     watches = fleet.hosts * fleet.followed
     idle = watches / (WAIT * (1 + JITTER))
     news = watches * fleet.changes

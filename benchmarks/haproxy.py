@@ -1,9 +1,9 @@
-"""HAProxy as its documents have it follow SRV records.
+"""HAProxy as its documents recommend to follow SRV records.
 
-The times are those of HAProxy's manual (2.6, 5.3.2): it asks each second (`timeout resolve 1s`, the default), and drops
-what an answer lacks at once (`hold obsolete`, by default 0 s; the manual's example waits for 30 s). `hold valid 5s` and
-the payload size are those of HashiCorp's guide "Load balance with HAProxy"; the manual says that the former does not
-matter for servers. The health checks of that guide are left out: they would make HAProxy no faster.
+The times are those of HAProxy's manual (2.6, 5.3.2): it queries each second (`timeout resolve 1s`, the default), and
+removes records that an answer lacks at once (`hold obsolete`, by default 0 s; the manual's example waits for 30 s).
+`hold valid 5s` and the payload size are those of HashiCorp's guide "Load balance with HAProxy"; by the manual the
+former does not matter for servers. The health checks of that guide are left out: they would make HAProxy no faster.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _TEMPLATE: Final = """\
 
 
 def following_srv(control: Path, bind: str, nameserver: str, record: str, slots: int) -> str:
-    """Return the configuration with which it follows an SRV record.
+    """Return the configuration that follows an SRV record.
 
-    :param control: where its control socket is to be.
-    :param slots: as many real servers at most.
+    :param control: the path of its control socket.
+    :param slots: the maximum number of real servers.
     """
     template = _TEMPLATE.format(slots=slots, record=record)
     return (
@@ -55,7 +55,7 @@ def following_srv(control: Path, bind: str, nameserver: str, record: str, slots:
 
 
 def written_out(control: Path, bind: str, servers: dict[str, int]) -> str:
-    """Return the configuration with these real servers in it, each with its weight (1 to 256)."""
+    """Return the configuration with these real servers, each with its weight (1 to 256)."""
     lines = [
         f"    server s{number} {address} weight {weight}\n" for number, (address, weight) in enumerate(servers.items())
     ]
@@ -63,13 +63,13 @@ def written_out(control: Path, bind: str, servers: dict[str, int]) -> str:
 
 
 def usable(statistics: str) -> int:
-    """Return how many real servers there are to choose from, by what its `show stat` says."""
+    """Return the number of usable real servers, from the output of `show stat`."""
     rows = csv.DictReader(statistics.removeprefix("# ").splitlines())
     return sum(row["svname"].startswith("s") and row["status"] in {"UP", "no check"} for row in rows)
 
 
 def ask(control: Path, command: str) -> str:
-    """Give a running one a command; return what it says."""
+    """Send a command to a running one; return its output."""
     with socket.socket(socket.AF_UNIX) as conversation:
         conversation.connect(str(control))
         conversation.sendall(command.encode() + b"\n")

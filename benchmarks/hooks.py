@@ -1,10 +1,10 @@
-"""What the programs cost: nanoseconds of all hooks for a TCP connect, from connect to close.
+"""The cost of the programs: nanoseconds of all hooks for a TCP connect, from connect to close.
 
-The kernel's own statistics (kernel.bpf_stats_enabled) give the time of every program, the reading of their clock
-included, so what empty programs on the same hooks took for the same connects is taken off: the mean of one that runs
-before ours, which finds caches cold, and one that runs after. What one run of an empty program costs tells how fast the
-machine is: 25 ns where the design's limits were set. The client is a loop in C. Cases are interleaved; medians of the
-rounds are printed, of the sum with its quartiles. Run as root: make bench-hooks
+The kernel's own statistics (kernel.bpf_stats_enabled) have the time of every program, including the reading of the
+clock. The time of empty programs on the same hooks for the same connects is subtracted: the mean of one that runs
+before ours, which finds caches cold, and one that runs after. The cost of an empty program shows how fast the machine
+is: 25 ns where the design's limits were set. The client is a loop in C. Cases are interleaved; the output has medians
+of the rounds, and quartiles of the sum. Run as root: make bench-hooks
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CASES: Final[dict[str, tuple[str, Algorithm, PassiveHealth]]] = {
 
 
 def publish(pins: Pins, port: int) -> None:
-    """Publish a virtual server of ten real servers for each case; all of them are one listener."""
+    """Publish a virtual server of ten real servers for each case; all of them are the same listener."""
     pool = tuple(RealServer(0, parse_address(f"127.0.0.{number}"), port, number) for number in range(1, 11))
     desired = own_servers.virtual_servers(pins.instance)
     for address, algorithm, health in CASES.values():
@@ -77,7 +77,7 @@ def empty_programs(cgroup: Path) -> Iterator[list[int]]:
 
 @contextmanager
 def client_in(cgroup: Path, listener: socket.socket) -> Iterator[TextIO]:
-    """Run the client; yield its ear and mouth."""
+    """Run the client; yield its output and its input."""
     ours, its = socket.socketpair()
     with ours, its, tempfile.TemporaryDirectory() as folder, ours.makefile("rw") as conversation:
         program = str(Path(folder) / "connects")
@@ -91,12 +91,12 @@ def client_in(cgroup: Path, listener: socket.socket) -> Iterator[TextIO]:
 
 
 def times(programs: list[int]) -> list[int]:
-    """Return the nanoseconds that each program has run for."""
+    """Return the run time of each program in nanoseconds."""
     return [bpf.program_time(program) for program in programs]
 
 
 def table(results: dict[str, list[list[float]]]) -> Iterator[str]:
-    """Yield the lines of a table: for each case the median of every hook that costs anything, and of the sum."""
+    """Yield the lines of a table: for each case the median of every hook with a cost, and of the sum."""
     medians = {
         case: [statistics.median(hook) for hook in zip(*rounds, strict=True)] for case, rounds in results.items()
     }
@@ -143,7 +143,7 @@ def main() -> None:
                 )
                 net = [mine - (one + other) / 2 for mine, one, other in zip(own, cold, warm, strict=True)]
                 results[name].append(net)
-                single.append((cold[0] + warm[0]) / 2)  # connect4, which runs once
+                single.append((cold[0] + warm[0]) / 2)  # connect4 runs once
     print(f"kernel {os.uname().release}; an empty program takes {statistics.median(single):.0f} ns a run")
     print(f"net ns a connect, {ROUNDS} rounds of {CONNECTS}")
     print(*table(results), sep="\n")

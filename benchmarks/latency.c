@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/* How long a connect takes. Usage: latency PORT, on which it listens itself. On its standard input lines of "IPV4-ADDRESS
- * PORT OTHER-PORT CONNECTS". So often it connects to the first port, which has to lead to itself, so that nobody else is
- * woken; then to the other one, where it asks who is there. It says in nanoseconds: the median and the 99th of 100 of the
- * first connect(2), the same of everything until the answer to the second, and the time for all of those. The first port
- * may be 0, for none. */
+/* Measure the time of connects. Usage: latency PORT, on which it listens. On its standard input are lines of
+ * "IPV4-ADDRESS PORT OTHER-PORT CONNECTS". So many times it connects to the first port, which has to lead to itself, so
+ * that no other process is woken; then to the other port, where it queries the server. It prints in nanoseconds: the
+ * median and the 99th of 100 of the first connect(2), the same of the second with its answer, and the total time of the
+ * latter. The first port may be 0, for none. */
 #include <arpa/inet.h>
 #include <err.h>
 #include <stdint.h>
@@ -25,7 +25,7 @@ static uint64_t now(void)
 	return time.tv_sec * 1000000000ULL + time.tv_nsec;
 }
 
-/* Without TIME_WAIT, which would use up the ports. */
+/* Close without TIME_WAIT, which would use up the ports. */
 static void closed(int fd)
 {
 	struct linger reset = { .l_onoff = 1 };

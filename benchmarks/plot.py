@@ -1,4 +1,4 @@
-"""The pictures and tables of docs/benchmarks.md, from benchmarks/results and nothing else: `make bench-plots`."""
+"""The charts and tables of docs/benchmarks.md, only from benchmarks/results: `make bench-plots`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Cells = Sequence[Mapping[str, float]]
 Pictures = Iterator[tuple[str, str]]
 """Names and SVG."""
 LEFT_OUT: Final = frozenset({"direct again", "clb-discovery, elsewhere", "clb-discovery, lean"})
-"""What tells how good the measurement is, or is not as shipped: the tables have it."""
+"""Checks of the measurement, and cases that differ from the shipped state; only the tables have them."""
 
 
 def is_ours(name: str) -> bool:
-    """Tell whether this is clb-discovery."""
+    """Return whether this is clb-discovery."""
     return name.startswith("clb-discovery")
 
 
 def ratios(measured: Measured, value: str, low: str = "", high: str = "") -> list[Bar]:
-    """Return bars of all that have this field, with these quartiles."""
+    """Return bars of all results with this field, with these quartiles."""
     return [
         Bar(name, fields[value], fields.get(low), fields.get(high), is_ours(name))
         for name, fields in measured.items()
@@ -33,7 +33,7 @@ def ratios(measured: Measured, value: str, low: str = "", high: str = "") -> lis
 
 
 def growth(cells: Cells, what: str) -> list[Series]:
-    """Return how something grows with the number of real and virtual servers together."""
+    """Return a series of a field by the number of real and virtual servers together."""
 
     def points(wanted: Cells) -> list[tuple[float, float]]:
         return sorted((cell["virtual"] * cell["real"] + cell["virtual"], cell[what]) for cell in wanted)
@@ -55,7 +55,7 @@ def changes(measured: Measured) -> list[Span]:
 
 
 def of_connects(measured: Measured) -> Pictures:
-    """Draw what `make bench` has measured of connects."""
+    """Draw the results of `make bench` for connects."""
     connect = ratios(measured, "to_direct", "low", "high")
     answer = ratios(measured, "answer_to_direct", "answer_low", "answer_high")
     unit = "times that of a direct connection, with quartiles; less is better"
@@ -64,7 +64,7 @@ def of_connects(measured: Measured) -> Pictures:
 
 
 def of_requests(measured: Measured) -> Pictures:
-    """Draw what `make bench` has measured of requests on established connections."""
+    """Draw the results of `make bench` for requests on established connections."""
     requests, cpu = ratios(measured, "to_direct", "low", "high"), ratios(measured, "cpu_us")
     unit = "times those of direct connections, with quartiles; more is better"
     yield "established", bars("Requests a second on established connections", unit, requests, reference=1)
@@ -73,7 +73,7 @@ def of_requests(measured: Measured) -> Pictures:
 
 
 def of_machines(measured: Mapping[str, Any]) -> Pictures:
-    """Draw what `make bench-vm` has counted."""
+    """Draw the results of `make bench-vm`."""
     cases: Measured = measured["cases"]
     unit, requests = "times those of direct connections; more is better", ratios(cases, "to_direct")
     yield "vm", bars("Requests a virtual second on established connections", unit, requests, reference=1)
@@ -83,13 +83,13 @@ def of_machines(measured: Mapping[str, Any]) -> Pictures:
 
 
 def of_changes(measured: Measured) -> Pictures:
-    """Draw what `make bench-change` has measured."""
+    """Draw the results of `make bench-change`."""
     unit = "milliseconds: median / 99th of 100 / worst; less is better"
     yield "change", spans("Time until a change in Consul takes effect", unit, changes(measured))
 
 
 def of_sizes(cells: Cells) -> Pictures:
-    """Draw what `make bench-scale` has measured."""
+    """Draw the results of `make bench-scale`."""
     servers = "real and virtual servers together"
     cpu, memory = growth(cells, "sync_cpu_s"), growth(cells, "peak_mib")
     yield "scale-cpu", lines("First synchronisation of the sidecar", servers, "processor seconds", cpu)
@@ -107,7 +107,7 @@ DRAWN: Final[Mapping[str, Callable[[Any], Pictures]]] = {
 
 
 def pictures(found: Mapping[str, Any]) -> dict[str, str]:
-    """Return the pictures of results, by the names of their files."""
+    """Return the charts of results, by the names of their files."""
     return {
         f"{picture}.svg": svg
         for name, result in found.items()

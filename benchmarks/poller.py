@@ -1,4 +1,4 @@
-"""Followed by polling: what asks Consul every few seconds and reloads HAProxy when the answer has changed.
+"""A poller: it queries Consul every few seconds and reloads HAProxy after a change of the answer.
 
 Usage: python -m benchmarks.poller URL SERVICE ADDRESS:PORT SECONDS FOLDER. HAProxy is its child, as master and worker,
 and is reloaded without losing its listeners.
@@ -19,7 +19,7 @@ from typing import Any, Final
 from benchmarks.haproxy import written_out
 
 WEIGHTS: Final = 256
-"""HAProxy's weights end here, and those of Consul at so many times as many."""
+"""The maximum weight of HAProxy; that of Consul is larger by the same factor."""
 
 
 def servers(answer: Iterable[Mapping[str, Any]]) -> dict[str, int]:
@@ -34,7 +34,7 @@ def servers(answer: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def ask(url: str, service: str) -> dict[str, int]:
-    """Ask for the real servers that are well."""
+    """Return the healthy real servers from Consul."""
     question = f"{url}/v1/health/service/{service}?passing=1"
     with urllib.request.urlopen(question, timeout=10) as answer:  # noqa: S310 - of an agent of our own
         return servers(json.load(answer))

@@ -1,4 +1,4 @@
-"""Results as JSON, with a description of the machine that says nothing about whose it is."""
+"""Results as JSON, with a description of the machine that does not identify it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER: Final = Path(__file__).with_name("results")
 
 
 def machine() -> dict[str, object]:
-    """Return what matters of this machine."""
+    """Return the relevant properties of this machine."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     memory = int(Path("/proc/meminfo").read_text(encoding="utf-8").split()[1]) >> 20
@@ -30,9 +30,9 @@ def machine() -> dict[str, object]:
 
 
 def ratio(pairs: Iterable[tuple[float, float]]) -> dict[str, float]:
-    """Return how something compares to a direct connection: the median of its ratios, and their quartiles.
+    """Return the ratio to a direct connection: the median of its ratios, and their quartiles.
 
-    :param pairs: what was measured in each round, and what of the direct connection.
+    :param pairs: for each round the value, and that of the direct connection.
     """
     ratios = [one / direct for one, direct in pairs]
     low, median, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
@@ -48,12 +48,12 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
 
 
 def save(name: str, measured: object) -> None:
-    """Keep what was measured."""
+    """Save the results."""
     FOLDER.mkdir(exist_ok=True)
     document = {"machine": machine(), "measured": measured}
     (FOLDER / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def kept() -> dict[str, Any]:
-    """Return all results that are kept, by their names."""
+    """Return all saved results, by their names."""
     return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(FOLDER.glob("*.json"))}

@@ -1,9 +1,9 @@
-"""How the sidecar grows with the number of virtual and real servers: `make bench-scale`.
+"""The growth of the sidecar with the number of virtual and real servers: `make bench-scale`.
 
-For each size: processor time until everything is in the kernel for the first time; how long a change of one real server
-of one service takes from discovery's answer to the kernel, and its processor time; processor time while nothing
-changes; memory of the sidecar and of the maps. The sidecar is the real one, with a discovery inside that answers at
-once (benchmarks/synthetic.py). Run as root: python -m benchmarks.scale [--sizes 1x1,100x10]
+For each size: CPU time until everything is in the kernel for the first time; the latency from discovery's answer to the
+kernel for a change of one real server of one service, and its CPU time; CPU time without changes; memory of the sidecar
+and of the maps. The sidecar is the real one, with an internal discovery that answers at once (benchmarks/synthetic.py).
+Run as root: python -m benchmarks.scale [--sizes 1x1,100x10]
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ PAUSE: Final = 0.3
 GIVEN_UP: Final = 60.0
 IDLE: Final = 10.0
 QUIET_MS: Final = 50.0
-"""What the sidecar waits for further words after a change, and is a part of its latency."""
+"""The sidecar waits so long for further answers after a change; a part of the latency."""
 
 
 class Cell(NamedTuple):
-    """What one size costs."""
+    """The costs of one size."""
 
     virtual: int
     real: int
@@ -60,7 +60,7 @@ class Cell(NamedTuple):
 
 
 class Sidecar:
-    """The child."""
+    """The child process."""
 
     def __init__(self, process: subprocess.Popen[str], manager: ServiceManager, instance: str) -> None:
         self._process = process
@@ -68,17 +68,17 @@ class Sidecar:
         self._pins = Pins(instance)
 
     def cpu(self) -> float:
-        """Return the processor seconds that it has taken."""
+        """Return its CPU seconds."""
         self.tell("cpu")
         return self.read()
 
     def tell(self, command: str) -> None:
-        """Give it a command."""
+        """Send it a command."""
         assert self._process.stdin
         print(command, file=self._process.stdin, flush=True)
 
     def read(self) -> float:
-        """Return the number that it says."""
+        """Return the number that it prints."""
         assert self._process.stdout
         return float(self._process.stdout.readline())
 
@@ -87,11 +87,11 @@ class Sidecar:
         self._manager.until("READY=1")
 
     def memory(self, what: str) -> float:
-        """Return what it has now (`VmRSS`), or the most that it had (`VmHWM`), in MiB."""
+        """Return its current memory (`VmRSS`), or the maximum so far (`VmHWM`), in MiB."""
         return memory(self._process.pid, what)
 
     def maps(self) -> float:
-        """Return what the maps take, in MiB."""
+        """Return the memory of the maps, in MiB."""
         total = 0
         for map_ in Map:
             fd = bpf.open_pin(self._pins.map(map_))
@@ -101,7 +101,7 @@ class Sidecar:
         return total / 2**20
 
     def change(self, number: int) -> float:
-        """Let a service change; return after how many milliseconds it is in the kernel."""
+        """Change a service; return after how many milliseconds the change is in the kernel."""
         key = elements.pack_vip(vip(number))
         fd = bpf.open_pin(self._pins.map(Map.VIRTUAL))
         try:
@@ -140,7 +140,7 @@ def measure(virtual: int, real: int, folder: Path, *, idle: float) -> Cell:
         child.wait_until_ready()
         sync = time.monotonic() - began
         synced = child.cpu()
-        time.sleep(3)  # what comes after: the disk, the first look at links
+        time.sleep(3)  # work after readiness: the disk, the first check of links
         quiet = child.cpu()
         time.sleep(idle)
         busy = child.cpu()
@@ -186,7 +186,7 @@ def table(cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def growth(cells: Sequence[Cell]) -> Iterator[str]:
-    """Yield how cost grows: a straight line over the real servers of all pools together."""
+    """Yield the growth of costs: a linear fit over the real servers of all pools together."""
     if len(cells) < 3:
         return
     slots = [cell.virtual * cell.real + cell.virtual for cell in cells]

@@ -1,8 +1,7 @@
-"""What one sidecar takes: `make bench-sidecar`.
+"""The resources of one sidecar: `make bench-sidecar`.
 
-The real command over a real Consul agent, and over a real DNS server: seconds from its start until systemd hears that
-it is ready, and processor seconds until then; memory then and a minute later, and processor time over that minute, in
-which nothing changes.
+With the real command and a real Consul agent, and with a real DNS server: seconds from its start until READY=1, and CPU
+seconds until then; memory then and a minute later, and CPU time in that minute, in which nothing changes.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def vip(number: int) -> str:
 
 @contextmanager
 def consul(folder: Path) -> Iterator[list[str]]:
-    """Run an agent that knows the services; yield the options that follow them."""
+    """Run an agent with the services; yield the options that follow them."""
     with ConsulAgent(folder) as agent:
         for number in range(SERVICES):
             for server in range(SERVERS):
@@ -78,7 +77,7 @@ def measure(options: list[str], folder: Path, idle: float) -> dict[str, float]:
                     if turn < STARTS - 1:
                         continue
                     pid = found.process.pid
-                    time.sleep(5)  # what comes after: the first look at links
+                    time.sleep(5)  # work after readiness: the first check of links
                     rss, before, began = memory(pid, "VmRSS"), cpu(pid), time.monotonic()
                     time.sleep(idle)
                     used = (cpu(pid) - before) / (time.monotonic() - began)

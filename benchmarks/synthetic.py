@@ -1,8 +1,8 @@
-"""The real sidecar over a discovery that is a part of it.
+"""The real sidecar with an internal discovery.
 
-Usage: python -m benchmarks.synthetic VIRTUAL REAL INSTANCE CGROUP. What it costs to ask Consul or DNS is not in it.
-Each line on standard input is a command: `change NUMBER` lets the source of this service answer anew, with its last
-real server replaced, and `cpu` tells the processor time so far.
+Usage: python -m benchmarks.synthetic VIRTUAL REAL INSTANCE CGROUP. The costs of Consul or DNS are not included. Each
+line on standard input is a command: after `change NUMBER` the source of this service answers again, with its last real
+server replaced; `cpu` prints the CPU time so far.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAPPED = parse_address("0.0.0.0")[:12]
 
 
 def address(number: int, first: int) -> Address:
-    """Return an IPv4 address by its number in the network of this first byte."""
+    """Return the IPv4 address with this number in the network of this first byte."""
     return Address(MAPPED + bytes([first]) + number.to_bytes(3, "big"))
 
 
@@ -38,7 +38,7 @@ def vip(number: int) -> Vip:
 
 
 class Synthetic:
-    """A source that answers when it is told to."""
+    """A source that answers on command."""
 
     def __init__(self, number: int, real: int) -> None:
         self.name = f"synthetic:{number}"
@@ -55,7 +55,7 @@ class Synthetic:
         return Answer(tuple(self._servers))
 
     def hasten(self) -> None:
-        """Answer once more."""
+        """Repeat the last answer."""
         self._changed.set()
 
     def change(self) -> None:

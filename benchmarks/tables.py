@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md, from what is in benchmarks/results and nothing else: `make bench-plots`."""
+"""The tables of docs/benchmarks.md, only from benchmarks/results: `make bench-plots`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def rows(heads: Sequence[str], body: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def told(fields: Fields, form: str, *names: str) -> str:
-    """Return fields in words, or nothing if one is missing."""
+    """Return fields as text, or nothing if one is missing."""
     return form.format(*(fields[name] for name in names)) if all(name in fields for name in names) else ""
 
 
 def of_connects(measured: Fields) -> Iterator[str]:
-    """Tell what a connect takes."""
+    """Yield the table of connects."""
     heads = (
         "",
         "`connect(2)` p50",
@@ -52,7 +52,7 @@ def of_connects(measured: Fields) -> Iterator[str]:
 
 
 def of_requests(measured: Fields) -> Iterator[str]:
-    """Tell what a request takes."""
+    """Yield the table of requests."""
     heads = ("", "requests a second", "to direct", "quartiles", "p50", "p99", "CPU", "to direct")
     body = (
         (
@@ -78,7 +78,7 @@ def of_requests(measured: Fields) -> Iterator[str]:
 
 
 def of_machines(measured: Fields) -> Iterator[str]:
-    """Tell what the emulated machines have counted."""
+    """Yield the table of the emulated machines."""
     yield f"Debian's {measured['kernel']}; {measured['repeats']} machines for each case; in instructions:"
     yield ""
     heads = (
@@ -89,7 +89,7 @@ def of_machines(measured: Fields) -> Iterator[str]:
 
 
 def of_changes(measured: Fields) -> Iterator[str]:
-    """Tell how soon a change is felt."""
+    """Yield the table of changes."""
     heads = ("", "", "changes", "p50", "p99", "worst")
     times = ("p50_ms", "p99_ms", "worst_ms")
     body = (
@@ -101,7 +101,7 @@ def of_changes(measured: Fields) -> Iterator[str]:
 
 
 def of_fleets(measured: Fields) -> Iterator[str]:
-    """Tell what sidecars ask of Consul."""
+    """Yield the table of the load on Consul."""
     costs = measured["costs"]
     yield (
         f"An answer costs the servers {costs['answer_cpu_us']:,.0f} us of processor time and {costs['answer_kb']:.1f} "
@@ -149,7 +149,7 @@ def of_fleets(measured: Fields) -> Iterator[str]:
 
 
 def of_sizes(measured: Iterable[Fields]) -> Iterator[str]:
-    """Tell how the sidecar grows."""
+    """Yield the table of the growth of the sidecar."""
     heads = (
         *("virtual servers", "real servers of each", "sync CPU", "change, median", "worst"),
         *("its CPU", "idle", "peak memory", "maps"),
@@ -172,7 +172,7 @@ def of_sizes(measured: Iterable[Fields]) -> Iterator[str]:
 
 
 def of_sidecars(measured: Fields) -> Iterator[str]:
-    """Tell what one sidecar takes."""
+    """Yield the table of one sidecar."""
     heads = ("", "first start", "median of five", "its CPU", "memory", "a minute later", "idle")
     body = (
         (
@@ -220,11 +220,11 @@ PICTURES: Final[Mapping[str, Mapping[str, str]]] = {
         "scale-memory": "Peak memory of the sidecar by the number of servers, as in the table",
     },
 }
-"""What stands below a table: pictures by their names, and what they show."""
+"""The charts below a table: their names, and descriptions."""
 
 
 def machine(found: Fields) -> str:
-    """Return in words where something was measured, and how busy that was."""
+    """Return a description of the machine of a measurement, and of its load."""
     kind = "a virtual machine" if found["virtual"] else "a machine"
     return (
         f"on {kind} with {found['processors']} processors\n({found['processor']}) and Linux {found['kernel']}; "
@@ -233,14 +233,14 @@ def machine(found: Fields) -> str:
 
 
 def block(name: str, result: Fields) -> str:
-    """Return what the document says of a result."""
+    """Return the block of a result in the document."""
     words = f"[What was measured](../benchmarks/results/{name}.json) {machine(result['machine'])}"
     pictures = (f"\n![{alt}](benchmarks/{picture}.svg)" for picture, alt in PICTURES.get(name, {}).items())
     return "\n".join([words, "", *TABLES[name](result["measured"]), *pictures, ""])
 
 
 def filled(document: str, found: Mapping[str, Fields]) -> str:
-    """Return the document with its blocks made anew, of the results that there are."""
+    """Return the document with its blocks replaced, for all results."""
 
     def fresh(match: re.Match[str]) -> str:
         name = match[2]

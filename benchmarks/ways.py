@@ -1,7 +1,7 @@
-"""The ways to balance that benchmarks compare, each set up over ten real servers of its own.
+"""The ways to balance that benchmarks compare, each with ten real servers of its own.
 
-All is on the loopback of network namespaces. Conntrack slows whatever shares one with it, so iptables, nftables and
-HAProxy have theirs; direct and ours share a bare one, and what is ours is in a cgroup.
+All of them use the loopback of network namespaces. Conntrack slows everything in its namespace, so iptables, nftables
+and HAProxy have their own; direct and ours share a bare one, and our clients are in a cgroup.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ PORT: Final = 7000
 VIP: Final = "10.64.0.1"
 VIP_PORT: Final = 80
 OWN_PORT: Final = 81
-"""Of the VIP: leads to the client itself."""
+"""The port of the VIP that leads to the client itself."""
 FIRST_OWN: Final = 7001
-"""The ports on which clients listen, from this one on."""
+"""The first of the ports on which clients listen."""
 DNS_PORT: Final = 5300
 PORTS: Final = ((VIP_PORT, PORT), (OWN_PORT, FIRST_OWN))
-"""Of the VIP, and where they lead where there is only one client."""
+"""Ports of the VIP, and their destinations if there is only one client."""
 
 DIRECT: Final = "direct"
 AGAIN: Final = "direct again"
 SHIPPED: Final = "clb-discovery, random"
-"""What a service has that names no scheduler."""
+"""The scheduler of a service without a setting."""
 IPTABLES: Final = "iptables DNAT"
 NFTABLES: Final = "nftables DNAT"
 HAPROXY: Final = "HAProxy, TCP"
@@ -57,32 +57,32 @@ OURS: Final[dict[str, tuple[str, Algorithm, PassiveHealth]]] = {
 
 
 class Way(NamedTuple):
-    """How a client gets to the real servers."""
+    """The way of a client to the real servers."""
 
     namespace: Path
     address: str
     port: int
-    """Of that address; leads to the real servers."""
+    """The port of that address that leads to the real servers."""
     own: int
-    """Where the client has to listen, for those that connect to themselves."""
+    """The port on which the client has to listen, for clients that connect to themselves."""
     own_port: int
-    """Of that address; leads to where the client listens, and is 0 where nothing does."""
+    """The port of that address that leads to the client's listener; 0 for none."""
     cgroup: Path | None = None
-    """Where the client has to be, if that matters."""
+    """The cgroup that the client needs, if any."""
 
     def client(self, *command: str | Path) -> list[str]:
-        """Return the command that runs a program as a client of this way."""
+        """Return the command line of a program as a client of this way."""
         entered = in_namespace(self.namespace, command)
         return inside(self.cgroup, entered) if self.cgroup else entered
 
 
 def in_namespace(namespace: Path, command: Sequence[str | Path]) -> list[str]:
-    """Return the command that runs another in a network namespace."""
+    """Return the command line that runs a program in a network namespace."""
     return ["nsenter", f"--net={namespace}", *map(str, command)]
 
 
 def is_listening(process: subprocess.Popen[bytes], namespace: Path, address: str, port: int) -> bool:
-    """Tell whether a process of ours has got as far as to listen there; fail if it has ended."""
+    """Return whether a process listens there; fail if it has ended."""
     assert process.poll() is None, f"{process.args!r} does not run"
     command = in_namespace(namespace, ["ss", "-Hltn", "src", f"{address}:{port}"])
     return bool(subprocess.run(command, check=True, capture_output=True).stdout)
@@ -90,7 +90,7 @@ def is_listening(process: subprocess.Popen[bytes], namespace: Path, address: str
 
 @contextmanager
 def listener(command: Sequence[str | Path], namespace: Path, address: str, port: int) -> Iterator[None]:
-    """Run a program in a network namespace while the block runs, from when it listens there."""
+    """Run a program in a network namespace while the block runs, and wait until it listens."""
     with subprocess.Popen(
         in_namespace(namespace, command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
@@ -128,7 +128,7 @@ def publish(pins: Pins) -> None:
 def add_iptables(namespace: Path, ports: Sequence[tuple[int, int]] = PORTS) -> None:
     """Let iptables choose a real server at random.
 
-    :param ports: of the VIP, and where they lead.
+    :param ports: of the VIP, and their destinations.
     """
     for port, real_port in ports:
         for left, address in zip(range(len(REAL), 0, -1), REAL, strict=True):
@@ -149,7 +149,7 @@ def add_nftables(namespace: Path) -> None:
 
 @contextmanager
 def dns(namespace: Path) -> Iterator[str]:
-    """Run a DNS server that has the real servers in an SRV record; yield its address."""
+    """Run a DNS server with the real servers in an SRV record; yield its address."""
     knot = KnotServer(port=DNS_PORT)
     records = [f"s{number} A {address}" for number, address in enumerate(REAL)]
     records += [f"_bench._tcp SRV 0 1 {PORT} s{number}" for number in range(len(REAL))]
@@ -161,7 +161,7 @@ def dns(namespace: Path) -> Iterator[str]:
 
 @contextmanager
 def proxy(namespace: Path, folder: Path) -> Iterator[None]:
-    """Run HAProxy, one thread of it, in the place of the VIP, from when it knows all real servers."""
+    """Run HAProxy at the VIP, with one thread, and wait until it knows all real servers."""
     config, control = folder / "haproxy.cfg", folder / "haproxy.socket"
     with dns(namespace) as nameserver:
         bind = f"{VIP}:{VIP_PORT}"
@@ -177,7 +177,7 @@ def prepare(stack: ExitStack, folder: Path, instance: str, servers: Sequence[str
     """Set up all ways.
 
     :param stack: undoes it.
-    :param instance: of ours.
+    :param instance: for our way.
     :param servers: the command that serves `PORT` of every address of `REAL`.
     """
     pins = Pins(instance)

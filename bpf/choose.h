@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* From the VIP that an application asked for to the slot that serves it. */
+/* Find the slot that serves a connect to a VIP. */
 #ifndef CLB_CHOOSE_H
 #define CLB_CHOOSE_H
 
 #include "schedule.h"
 
-/* Draws in a tier of which a server is ejected, before its servers are weighed. */
+/* Draws in a tier with an ejected server, before its servers are weighed. */
 #define CLB_DRAWS 3
-/* Whether an address may be a VIP; where not, it is none. */
+/* Whether an address may be a VIP. If not, it certainly is none. */
 static __always_inline int clb_may_be_vip(const __be32 *address)
 {
 	__u64 hash = ((__u64)address[0] << 32 | address[1]) * CLB_FILTER_HIGH +
@@ -18,24 +18,25 @@ static __always_inline int clb_may_be_vip(const __be32 *address)
 	return bits && *bits >> (bit % 64) & 1;
 }
 
-/* A walk over the rows of a pool, from its lowest tier on, for a server that takes connects. */
+/* A walk over the rows of a pool, from its lowest tier on, to find a server that takes connects. */
 struct clb_walk {
 	__u64 generation;
 	__u64 now;
 	__u64 dice;
 	__u32 servers;
-	__u32 at;    /* index of a slot in the row that is next */
-	__u32 looks; /* at rows of the tier of this slot, where not all of it is looked through */
-	__u32 usable; /* bits of its row's slots */
-	__u32 found;  /* index of the slot that was found */
+	__u32 at;     /* index of a slot in the next row */
+	__u32 looks;  /* rows of this tier looked at so far, if not all of it is looked at */
+	__u32 usable; /* bits of the slots of this row */
+	__u32 found;  /* index of the found slot */
 };
 
 #if CLB_CAN_LOOP
-/* The row after one in which nobody was found. */
+/* Go on after a row without a usable server. */
 #define clb_go_on(walk, row) ((walk)->at += CLB_ROW)
 #else
-/* The row after one in which nobody was found: the next one of the pool; in a pool that has too many for that the next one
- * of the tier, or any of a large tier, and after CLB_LOOKS_IN_TIER the first one of the next tier. */
+/* Go on after a row without a usable server: with the next row of the pool. In a pool with too many rows, with the
+ * next row of the tier, or a random one of a large tier; after CLB_LOOKS_IN_TIER rows, with the first row of the next
+ * tier. */
 static __always_inline void clb_go_on(struct clb_walk *walk, const struct clb_row *row)
 {
 	const struct clb_slot *slot = clb_slot_at(row, walk->at);
@@ -51,7 +52,7 @@ static __always_inline void clb_go_on(struct clb_walk *walk, const struct clb_ro
 	}
 	walk->at = next;
 	walk->looks = looks;
-	clb_forget(walk->at); /* or the verifier follows each value that they may have */
+	clb_forget(walk->at); /* otherwise the verifier follows each possible value */
 	clb_forget(walk->looks);
 }
 #endif
@@ -71,15 +72,15 @@ static long clb_look(__u32 turn, struct clb_walk *walk)
 		clb_go_on(walk, row);
 		return 0;
 	}
-	/* Slots are in the order of tiers; those behind the last one of the pool are empty. */
+	/* Slots are in the order of tiers; those after the last one of the pool are empty. */
 	index = walk->at / CLB_ROW * CLB_ROW + clb_lowest(walk->usable);
 	if (index < walk->servers)
 		walk->found = index;
 	return 1;
 }
 
-/* The first slot of a server that may take the connect, in the lowest tier that has any; CLB_NOBODY if all servers of all
- * tiers are kept away. */
+/* The first slot whose server can take the connect, in the lowest tier with one; CLB_NOBODY if all servers of all tiers
+ * are ejected. */
 CLB_GLOBAL __u32 clb_find_taker(__u64 generation, __u32 servers)
 {
 	struct clb_walk walk = {
@@ -95,23 +96,23 @@ CLB_GLOBAL __u32 clb_find_taker(__u64 generation, __u32 servers)
 	return walk.found;
 }
 
-/* A choice by weight among those servers of a tier that are not ejected. */
+/* A choice by weight among the servers of a tier that are not ejected. */
 struct clb_scale {
 	__u64 generation;
 	__u64 dice;
 	__u32 first;
 	__u32 tier;
-	__u32 at;    /* a slot of the first row that is looked at */
-	__u32 sum;   /* weights of those that are not ejected */
-	__u32 found; /* the slot of the one that was chosen by weight */
-	__u32 zeros; /* servers of weight 0, with those that are ejected */
-	__u32 zeros_left; /* without them */
-	__u32 found_zero; /* the slot of the one that was chosen among these */
-	__u32 bits;       /* slots of the row that is weighed: those of the tier */
-	__u32 usable;     /* and those that are not ejected */
+	__u32 at;         /* a slot of the first row to look at */
+	__u32 sum;        /* sum of the weights of usable servers */
+	__u32 found;      /* slot of the server chosen by weight */
+	__u32 zeros;      /* servers of weight 0, including ejected ones */
+	__u32 zeros_left; /* usable servers of weight 0 */
+	__u32 found_zero; /* slot of the server chosen among these */
+	__u32 bits;       /* slots of this row that are in the tier */
+	__u32 usable;     /* slots of this row that are not ejected */
 };
 
-/* Whether the part of a whole that was added last is chosen, in its share. */
+/* Whether the last added part is chosen, with the probability of its share of the whole. */
 static __always_inline int clb_falls_to(struct clb_scale *scale, __u32 part, __u32 whole)
 {
 	return clb_next_below(&scale->dice, whole) < part;
@@ -143,7 +144,7 @@ static long clb_weigh_row(__u32 turn, struct clb_scale *scale)
 		return 1;
 	scale->bits = clb_bits_between(at, scale->first, scale->first + scale->tier);
 	scale->usable = clb_bits_usable(row, 0);
-	clb_forget(scale->bits); /* or the verifier follows each value that they may have */
+	clb_forget(scale->bits); /* otherwise the verifier follows each possible value */
 	clb_forget(scale->usable);
 	for (column = 0; column < CLB_ROW; column++) {
 		clb_opaque(column);
@@ -154,8 +155,9 @@ static long clb_weigh_row(__u32 turn, struct clb_scale *scale)
 	return 0;
 }
 
-/* Choose by weight among the servers of a tier that are not ejected; in a tier of more than CLB_WEIGHED, among so many side
- * by side. All of weight 0 together have the part of one weight of 1 (RFC 2782). CLB_NOBODY: all of these are ejected. */
+/* Choose by weight among the servers of a tier that are not ejected; in a tier of more than CLB_WEIGHED servers, among
+ * that many consecutive ones. All servers of weight 0 together have the share of one server of weight 1 (RFC 2782).
+ * CLB_NOBODY: all of these are ejected. */
 CLB_GLOBAL __u32 clb_weigh(__u64 generation, __u32 first, __u32 tier)
 {
 	struct clb_scale scale = { .generation = generation, .first = first, .tier = tier, .dice = clb_roll() };
@@ -172,8 +174,8 @@ CLB_GLOBAL __u32 clb_weigh(__u64 generation, __u32 first, __u32 tier)
 	return scale.found;
 }
 
-/* Give back the turns that found nobody in a tier: a connect takes one in the tier that serves it, or it would always meet
- * the same servers there. */
+/* Give back the turns that were taken in vain in a lower tier: a connect must take exactly one turn, in the tier that
+ * serves it; otherwise it would always get the same servers there. */
 static __always_inline void clb_give_back_turns(struct clb_search *search)
 {
 	struct clb_server *turns = clb_lookup(clb_servers, &search->refusal);
@@ -183,8 +185,8 @@ static __always_inline void clb_give_back_turns(struct clb_search *search)
 	search->turns = 0;
 }
 
-/* The server that was drawn is ejected: schedule in the tier that is in use, which is the lowest with a server that takes
- * connects. Drawing again keeps the shares of the rest. */
+/* The drawn server is ejected: schedule in the tier in use, which is the lowest one with a server that takes connects.
+ * Drawing again keeps the shares of the other servers. */
 CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 {
 	__u32 found = clb_find_taker(search->generation, search->servers);
@@ -192,12 +194,12 @@ CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 	struct clb_server *server = taker ? clb_server_of(taker) : 0;
 	int draw;
 
-	if (server && !clb_takes(server, search->eject_first_ms)) { /* another connect has just begun to probe it */
+	if (server && !clb_takes(server, search->eject_first_ms)) { /* another connect has just started its probe */
 		found = clb_find_taker(search->generation, search->servers);
 		taker = clb_slot_of(&search->vip, search->generation, found);
 		server = taker ? clb_server_of(taker) : 0;
 	}
-	if (!taker) /* better to try than to refuse */
+	if (!taker) /* all are ejected: an attempt is better than a refusal */
 		return clb_random(search);
 	if (server && server->ejected_until) /* this connect is its probe */
 		return taker;
@@ -207,7 +209,7 @@ CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 		clb_give_back_turns(search);
 	}
 	for (draw = 0; draw < CLB_DRAWS; draw++) {
-		/* After the scheduler's own draw by weight alone, which is less to verify. */
+		/* After the first draw of the scheduler, draw by weight alone, which is less to verify. */
 		slot = draw ? clb_random(search) : clb_draw(search);
 		if (slot && clb_takes(clb_server_of(slot), search->eject_first_ms))
 			return slot;
@@ -217,7 +219,7 @@ CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 	return slot ? slot : taker;
 }
 
-/* Draw a slot of this very VIP; 0 if there is no such virtual server, or if it was replaced while being read. */
+/* Draw a slot of exactly this VIP; 0 if there is no such virtual server, or if it was replaced meanwhile. */
 static __always_inline struct clb_slot *clb_draw_from(struct clb_search *search)
 {
 	struct clb_virtual *published = clb_lookup(clb_virtual, &search->vip);
@@ -236,24 +238,24 @@ static __always_inline struct clb_slot *clb_draw_from(struct clb_search *search)
 	return clb_draw(search);
 }
 
-/* The slot that serves a connect to search->vip: the exact port wins over the wildcard. 0: not ours, leave it alone.
- * Where the wildcard answers, the port of search->vip is 0 afterwards. */
+/* The slot that serves a connect to search->vip; the exact port wins over the wildcard. 0: it is not a VIP.
+ * If the wildcard serves it, the port of search->vip is 0 afterwards. */
 static __always_inline struct clb_slot *clb_schedule(struct clb_search *search)
 {
 	struct clb_slot *slot = 0;
-	int try;
+	int attempt;
 
 	if (!clb_may_be_vip(search->vip.address))
 		return 0;
-	for (try = 0; try < 2 * CLB_TRIES && !slot; try++) {
-		if (try == CLB_TRIES)
+	for (attempt = 0; attempt < 2 * CLB_TRIES && !slot; attempt++) {
+		if (attempt == CLB_TRIES)
 			search->vip.port = 0;
 		slot = clb_draw_from(search);
 	}
 	if (!slot)
 		return 0;
 	search->server = clb_server_of(slot);
-	/* Where ejection has been switched off nobody would learn what became of a probe. */
+	/* If ejection is off, the outcome of a probe would not be recorded. */
 	if (!search->eject_after || clb_takes(search->server, search->eject_first_ms))
 		return slot;
 	slot = clb_elsewhere(search);

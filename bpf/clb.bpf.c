@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * Programs on the socket hooks of a cgroup. A connect(2) or an unconnected datagram to a VIP is sent to a real server of
- * its pool, before the kernel has looked at the address; getpeername(2) and recvmsg(2) answer the VIP. What becomes of a
- * TCP connect is seen at its changes of state. Nothing runs per packet or per message of an established connection.
+ * Programs on the socket hooks of a cgroup. They send a connect(2) or an unconnected datagram to a VIP to a real server
+ * of its pool, before the kernel looks at the address. getpeername(2) and recvmsg(2) return the VIP. The outcome of a
+ * TCP connect follows from its state changes. No program runs per packet or per message of an established connection.
  */
 #include "dialect.h"
 
@@ -27,7 +27,7 @@ static __always_inline enum clb_verdict clb_refuse(void)
 #if CLB_CAN_SET_ERRNO
 	bpf_set_retval(-CLB_ECONNREFUSED);
 #endif
-	return CLB_DENY; /* EPERM, unless it was set */
+	return CLB_DENY; /* fails with EPERM, unless another errno was set */
 }
 
 static __always_inline int clb_is_balanced(const struct bpf_sock_addr *ctx)
@@ -43,7 +43,7 @@ static __always_inline void clb_count(const struct clb_search *search)
 		__sync_fetch_and_add(&server->connects, 1);
 }
 
-/* connect(2). Returns the slot that the socket is sent to, 0 where it is none of ours. */
+/* connect(2). Returns the slot that the socket is sent to; 0 if the address is not a VIP. */
 static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, struct clb_search *search)
 {
 	struct bpf_sock *sk = ctx->sk;
@@ -54,13 +54,13 @@ static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, s
 
 	search->asked = search->vip.port;
 	search->cookie = bpf_get_socket_cookie(ctx);
-	/* No hook sees whether a connected UDP socket ever sends: getaddrinfo(3) connects one to each address, to sort them.
-	 * So such a connect takes no turn of those that do. */
+	/* No hook sees whether a connected UDP socket ever sends: getaddrinfo(3) connects one to each address to sort
+	 * them. So connects of UDP take no turns of round-robin. */
 	search->by_chance = search->vip.protocol == CLB_PROTOCOL_UDP;
 	slot = clb_is_balanced(ctx) ? clb_schedule(search) : 0;
 	if (slot)
 		clb_count(search);
-	if (slot && clb_refuses(slot)) { /* the socket stays what it is: UDP's may be connected */
+	if (slot && clb_refuses(slot)) { /* the record stays: a UDP socket may already be connected */
 		if (clb_somebody_listens())
 			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
 		return slot;
@@ -110,7 +110,7 @@ int clb_connect6(struct bpf_sock_addr *ctx)
 	return CLB_ALLOW;
 }
 
-/* Whether a socket goes on to the server that it was sent to before, for as long as that is in the pool and takes connects.
+/* Whether a socket keeps the server that it was sent to before: as long as that is in the pool and is not ejected.
  * Returns the server, its index, and whether the socket has paused. */
 CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, struct clb_member *server,
 			     struct clb_pause *pause)
@@ -130,8 +130,8 @@ CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, s
 	return 1;
 }
 
-/* The slot for a socket whose peers cannot be remembered: a function of the socket and of the tier that serves it, so that
- * its datagrams go on to one server. Where each of some numbers leads to one that is ejected, the slot that was drawn. */
+/* The slot for a socket without memory for its peers: a function of the socket and of the tier that serves it, so that
+ * its datagrams keep going to one server. If CLB_STEADY_DRAWS attempts lead to ejected servers, the drawn slot. */
 CLB_FUNCTION struct clb_slot *clb_steady(struct clb_search *search, struct clb_slot *drawn, __u64 cookie)
 {
 	struct clb_server *server;
@@ -150,7 +150,7 @@ CLB_FUNCTION struct clb_slot *clb_steady(struct clb_search *search, struct clb_s
 	return drawn;
 }
 
-/* Whether a socket is connected through this very VIP and port. Returns the server in question. */
+/* Whether a socket is connected through exactly this VIP and port. Returns its server. */
 static __always_inline int clb_is_connected_through(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *asked,
 						    int ipv6, struct clb_member *server)
 {
@@ -168,7 +168,7 @@ static __always_inline int clb_is_connected_through(struct bpf_sock *sk, __u64 c
 	return 1;
 }
 
-/* Send a socket to the server of this slot from now on, or refuse its datagram. Returns the server. */
+/* Assign the server of this slot to a socket, or refuse its datagram. Returns the server. */
 static __always_inline void clb_begin_to_send(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct clb_search *search,
 					      const struct clb_vip *asked, struct clb_slot *slot,
 					      struct clb_member *server)
@@ -192,8 +192,8 @@ static __always_inline void clb_begin_to_send(struct bpf_sock_addr *ctx, struct 
 		clb_report_decision(ctx, &slot->member, refuses ? CLB_EVENT_REFUSED : CLB_EVENT_SENT);
 }
 
-/* sendto(2) and sendmsg(2) with an address, on UDP. Returns whether server says where to; its port is 0 for a refusal.
- * A connected socket hears its peer alone, so what it sends to the VIP that it is connected through goes there. */
+/* sendto(2) and sendmsg(2) with an address, on UDP. Returns whether server is set; its port is 0 for a refusal. A
+ * connected socket receives from its peer alone, so its datagrams to the VIP that it is connected through go there. */
 static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search *search, struct clb_member *server,
 				    int ipv6)
 {
@@ -257,8 +257,8 @@ int clb_sendmsg6(struct bpf_sock_addr *ctx)
 	return CLB_ALLOW;
 }
 
-/* The VIP that an application sees in the place of a connected socket's peer, if that is really the one that the record
- * says. Returns whether there is one. */
+/* The VIP that an application sees instead of the peer of a connected socket, if the real peer is that of the record.
+ * Returns whether there is one. */
 static __always_inline int clb_peer_seen_as(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *real,
 					    struct clb_vip *vip)
 {
@@ -271,7 +271,7 @@ static __always_inline int clb_peer_seen_as(struct bpf_sock *sk, __u64 cookie, c
 	return 1;
 }
 
-/* The VIP that an application sees in the place of where a datagram comes from. Returns whether there is one. */
+/* The VIP that an application sees instead of the sender of a datagram. Returns whether there is one. */
 static __always_inline int clb_sender_seen_as(struct bpf_sock_addr *ctx, const struct clb_vip *real,
 					      struct clb_vip *vip)
 {
@@ -280,7 +280,7 @@ static __always_inline int clb_sender_seen_as(struct bpf_sock_addr *ctx, const s
 
 	if (!sk)
 		return 0;
-	if (sk->state == BPF_TCP_ESTABLISHED) /* which is what a connected UDP socket is, too */
+	if (sk->state == BPF_TCP_ESTABLISHED) /* a connected UDP socket is also in this state */
 		return clb_peer_seen_as(sk, bpf_get_socket_cookie(ctx), real, vip);
 	peers = clb_of_socket(clb_peers, sk, 0);
 	return peers && clb_peer_at(peers, real, vip, clb_moment());
@@ -330,7 +330,7 @@ int clb_getpeername6(struct bpf_sock_addr *ctx)
 	return CLB_ALLOW;
 }
 
-/* A TCP connect leaves with its SYN: follow its changes of state, where anybody wants to know. */
+/* The SYN of a TCP connect is sent: follow its state changes, if anything needs them. */
 static __always_inline void clb_leaves(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie)
 {
 	const struct clb_socket *socket = record->socket;
@@ -353,12 +353,13 @@ static __always_inline void clb_arrives(struct clb_socket *socket, __u64 cookie)
 	}
 }
 
-/* Whether the other end has ended a connect: it refused, an ICMP error came, or nothing came until the last timer. For
- * these the kernel empties the queue of what it has sent before it changes the state. It changes the state first where the
- * application gives up (shutdown, connect to AF_UNSPEC, an MPTCP close), and for ICMP before tcp_done_with_error (6.11 and
- * stable kernels). Where the connect failed on this host, for want of a port, a route or memory, no segment has left:
- * the kernel counts from zero at each connect of a socket. It also counts segments that a filter of this host has
- * dropped; but a repetition that was dropped is not on its way (retrans_out), and its silence is not the server's. */
+/* Whether the other end has ended a connect: by a refusal, an ICMP error, or silence up to the last timer. In these
+ * cases the kernel empties the queue of sent segments before it changes the state. It changes the state first if the
+ * application gives up (shutdown, connect to AF_UNSPEC, an MPTCP close), and for ICMP before tcp_done_with_error (6.11
+ * and stable kernels). If the connect failed on this host, because of a missing port, route or memory, no segment was
+ * sent: the kernel counts from zero at each connect of a socket. It also counts segments that a filter of this host
+ * has dropped; but a dropped retransmission is not in flight (retrans_out), and then silence is not the fault of the
+ * server. */
 static __always_inline int clb_peer_ended(const struct bpf_sock_ops *ctx)
 {
 	int has_left = ctx->retrans_out || !ctx->total_retrans;
@@ -366,7 +367,7 @@ static __always_inline int clb_peer_ended(const struct bpf_sock_ops *ctx)
 	return ctx->segs_out && !ctx->packets_out && (has_left || ctx->segs_in);
 }
 
-/* A connect ended before it was established, and the application has not closed it. */
+/* A connect ended before it was established, without a close by the application. */
 CLB_FUNCTION int clb_fails(const struct clb_sent *sent, __u64 cookie, int peer_ended)
 {
 	if (sent->started)
@@ -377,13 +378,13 @@ CLB_FUNCTION int clb_fails(const struct clb_sent *sent, __u64 cookie, int peer_e
 	return 0;
 }
 
-/* Nothing is left to follow once a socket is closed; the kernel's own sockets see no other end than this. */
+/* After TCP_CLOSE there is nothing left to follow. For the kernel's own sockets it is the only end that we see. */
 static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie)
 {
 	__u32 before = ctx->args[0], after = ctx->args[1];
 	struct clb_sent sent;
 
-	if (after == BPF_TCP_SYN_RECV) /* both ends have connected to each other at once */
+	if (after == BPF_TCP_SYN_RECV) /* simultaneous connect of both ends */
 		return;
 	if (after == BPF_TCP_ESTABLISHED)
 		clb_arrives(record->socket, cookie);
@@ -412,7 +413,7 @@ int clb_sock_ops(struct bpf_sock_ops *ctx)
 	return 1;
 }
 
-/* close(2) by the last who holds the socket, or the end of its process; before TCP's final states. */
+/* The last close(2) of the socket, or the end of its process; before the final states of TCP. */
 CLB_PROGRAM("cgroup/sock_release")
 int clb_sock_release(struct bpf_sock *ctx)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What the two families' contexts say and how they are written: one helper per quirk. user_port is 32 bits wide with the
- * port, in network byte order, in the lower half. */
+/* Read and write the contexts of both families: one helper per quirk. user_port is 32 bits wide, with the port in
+ * network byte order in the lower half. */
 #ifndef CLB_CONTEXT_H
 #define CLB_CONTEXT_H
 
@@ -19,7 +19,7 @@ static __always_inline void clb_read4(const struct bpf_sock_addr *ctx, struct cl
 	vip->zero = 0;
 }
 
-/* Dual-stack sockets come with IPv4-mapped addresses, which are looked up and written back as they are. */
+/* Dual-stack sockets have IPv4-mapped addresses, which are looked up and written back unchanged. */
 static __always_inline void clb_read6(const struct bpf_sock_addr *ctx, struct clb_vip *vip)
 {
 	vip->address[0] = ctx->user_ip6[0];
@@ -31,7 +31,7 @@ static __always_inline void clb_read6(const struct bpf_sock_addr *ctx, struct cl
 	vip->zero = 0;
 }
 
-/* Where a socket is connected. */
+/* The peer of a connected socket. */
 static __always_inline void clb_read_peer4(const struct bpf_sock *sk, struct clb_vip *peer)
 {
 	peer->address[0] = 0;

@@ -1,40 +1,41 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The two dialects that these sources are compiled in: libbpf's (clang, when the package is built) and BCC's (on the
- * host, CLB_BCC). They differ in how maps are declared and used, how programs are named, and how the loader passes a
+ * These sources are compiled in two dialects: for libbpf (clang, when the package is built) and for BCC (on the host,
+ * CLB_BCC). The dialects differ in how maps are declared and used, how programs are named, and how the loader passes a
  * constant.
  *
- * Programs for BCC keep to less than C, and to what its optimizer leaves provable to the verifier:
+ * BCC accepts only a part of C, and its optimizer must leave code that the verifier can prove. The rules:
  *
- *  - A map is named in the call, clb_lookup(clb_rows, key), never reached through a variable. BCC knows map functions
- *    only as map.lookup(key) and not inside macros, so its loader expands the macros below whose body starts with "map."
- *    before the compiler sees them; such a call may not stand in the body of another macro.
- *  - Helpers that take no map (bpf_spin_lock, bpf_set_retval, bpf_ringbuf_discard) are called as they are.
- *  - No function calls another: static functions are inlined, and every other function is a program. So a program has
- *    512 bytes of stack with everything that it calls, and no helper can be given a function (bpf_loop).
- *  - Maps are the only data: no variables outside of functions, no tables of constants, no const volatile; what the loader
- *    decides is a macro that it defines. __builtin_memcmp and large __builtin_memcpy become calls, so they are out.
- *  - A pointer of the context is read once: struct bpf_sock *sk = ctx->sk. Read again after a test it may be null.
- *  - A loop with a constant bound and another way out hides its index from the optimizer by clb_opaque(index) before that
- *    test, or the two bounds become one that the verifier does not see. What is counted in a loop is counted by
- *    __sync_fetch_and_add on a local variable: the verifier then forgets its value instead of following each.
- *  - bpf_htonl and its like are functions, so no initializer outside of functions can use them.
+ *  - Name the map in the call, clb_lookup(clb_rows, key), never through a variable. BCC knows map functions only as
+ *    map.lookup(key), and not inside macros. So our BCC loader expands the macros below whose body starts with "map."
+ *    before the compiler sees them; such a call must not be in the body of another macro.
+ *  - Call helpers without a map (bpf_spin_lock, bpf_set_retval, bpf_ringbuf_discard) directly.
+ *  - There are no function calls: static functions are inlined, and every other function is a program. So a program and
+ *    everything that it calls share 512 bytes of stack, and no helper can take a function (bpf_loop).
+ *  - Maps are the only data: no variables outside functions, no tables of constants, no const volatile. The loader
+ *    passes constants as macros. __builtin_memcmp and large __builtin_memcpy become calls, so do not use them.
+ *  - Read a pointer of the context once: struct bpf_sock *sk = ctx->sk. A second read after a test may give null.
+ *  - In a loop with a constant bound and another exit condition, call clb_opaque(index) before that test. Otherwise the
+ *    optimizer merges both bounds into one that the verifier does not understand. Count in a loop with
+ *    __sync_fetch_and_add on a local variable: the verifier then forgets its value instead of following each value.
+ *  - bpf_htonl and similar are functions, so an initializer outside functions cannot use them.
  *
- * Tried with BCC 0.26 and 0.31: spin locks in values of hashes and of sockets, sock_addr programs of every kind, sock_ops,
- * sock_release, bounded loops, switch, division, atomics with and without a result, a part of a map's value as a key.
+ * Tested with BCC 0.26 and 0.31: spin locks in values of hashes and of socket storage, sock_addr programs of every
+ * kind, sock_ops, sock_release, bounded loops, switch, division, atomics with and without a result, a part of a map
+ * value as a key.
  */
 #ifndef CLB_DIALECT_H
 #define CLB_DIALECT_H
 
-/* What the kernel can do is decided when the sources are compiled, by macros that are 0 or 1: CLB_CAN_SET_ERRNO (hooks
- * choose the errno, 6.1), CLB_CAN_LOOP (bpf_loop, 5.17; never with BCC) and CLB_CAN_EXCHANGE (atomics that return what was
- * there: compare and exchange, fetch and add; 5.12; never with BCC). The package holds an object with all of them and one
- * with none, for 5.10. */
+/* Kernel features are chosen at compile time, by macros that are 0 or 1: CLB_CAN_SET_ERRNO (hooks set the errno, 6.1),
+ * CLB_CAN_LOOP (bpf_loop, 5.17; never with BCC) and CLB_CAN_EXCHANGE (atomics that return the old value: compare and
+ * exchange, fetch and add; 5.12; never with BCC). The package has one object with all of them, and one without any for
+ * 5.10. */
 
-/* The value is the same, but the optimizer no longer knows anything about it. */
+/* Keep the value, but make the optimizer forget everything about it. */
 #define clb_opaque(variable) asm volatile("" : "+r"(variable))
 
-/* The value of a variable in memory is the same, but the verifier no longer knows anything about it. */
+/* Keep the value of a variable in memory, but make the verifier forget everything about it. */
 #define clb_forget(variable)                                                                                           \
 	do {                                                                                                           \
 		__u32 clb_nothing = 0;                                                                                 \
@@ -42,7 +43,7 @@
 		__sync_fetch_and_add(&(variable), clb_nothing);                                                        \
 	} while (0)
 
-/* 0, of which the verifier knows nothing. */
+/* 0, without the verifier knowing its value. */
 #define clb_nothing()                                                                                                  \
 	({                                                                                                             \
 		__u32 clb_half = 0;                                                                                    \
@@ -101,9 +102,9 @@
 #define clb_submit(map, record) bpf_ringbuf_submit(record, 0)
 
 #define CLB_PROGRAM(section) SEC(section)
-/* A function of its own, verified once for each call: keeps programs small for the verifier. */
+/* A separate function, verified once for each call; keeps programs small for the verifier. */
 #define CLB_FUNCTION static __attribute__((noinline))
-/* One that is verified once for all callers. So its arguments are numbers (pointers: 5.12), and what it returns. */
+/* A function that is verified once for all callers. So arguments and result must be numbers (pointers: 5.12). */
 #define CLB_GLOBAL __attribute__((noinline))
 
 #endif

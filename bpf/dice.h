@@ -5,8 +5,8 @@
 
 #include "maps.h"
 
-/* 32 random bits: PCG-XSH-RS (O'Neill 2014), a state for each CPU, which the kernel's generator starts. At a tenth of what
- * that one costs a connect. */
+/* 32 random bits: PCG-XSH-RS (O'Neill 2014), with a state for each CPU, seeded by the generator of the kernel. It
+ * takes a tenth of the time of that generator. */
 static __always_inline __u32 clb_roll(void)
 {
 	__u32 zero = 0;
@@ -27,8 +27,8 @@ static __always_inline __u32 clb_below(__u32 bound)
 	return (__u32)(((__u64)clb_roll() * bound) >> 32);
 }
 
-/* A number below bound from a state that clb_roll has begun, for many in a row: a linear congruential generator (Knuth's
- * MMIX), of which the upper half is good enough. */
+/* A number below bound, for many draws in a row; the state is seeded with clb_roll. A linear congruential generator
+ * (Knuth's MMIX), whose upper half is good enough. */
 static __always_inline __u32 clb_next_below(__u64 *state, __u64 bound)
 {
 	*state = *state * 6364136223846793005ULL + 1442695040888963407ULL;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Decisions and outcomes for `clb-discovery trace`; nothing but one array look-up while nobody listens. */
+/* Decisions and outcomes for `clb-discovery trace`; only one array lookup while no trace is running. */
 #ifndef CLB_EVENT_H
 #define CLB_EVENT_H
 
@@ -13,7 +13,7 @@ static __always_inline int clb_somebody_listens(void)
 	return until && *until && bpf_ktime_get_ns() < *until;
 }
 
-/* What decisions and outcomes have in common; started is 0 in a decision. */
+/* Set the fields that decisions and outcomes have in common; started is 0 in a decision. */
 CLB_FUNCTION int clb_describe(struct clb_event *event, const struct clb_member *member, __u32 kind, __u64 started)
 {
 	event->time = bpf_ktime_get_ns();
@@ -23,7 +23,7 @@ CLB_FUNCTION int clb_describe(struct clb_event *event, const struct clb_member *
 	return 0;
 }
 
-/* Report what was decided for the process that runs now. */
+/* Report a decision for the current process. */
 CLB_FUNCTION int clb_report_decision(struct bpf_sock_addr *ctx, const struct clb_member *member, __u32 kind)
 {
 	struct clb_event *event = clb_reserve(clb_events, sizeof(*event));
@@ -39,7 +39,7 @@ CLB_FUNCTION int clb_report_decision(struct bpf_sock_addr *ctx, const struct clb
 	return 0;
 }
 
-/* Report what became of it, for the socket with this cookie. */
+/* Report the outcome for the socket with this cookie. */
 CLB_FUNCTION int clb_report_outcome(__u64 cookie, const struct clb_member *member, __u64 started, __u32 kind)
 {
 	struct clb_event *event = clb_reserve(clb_events, sizeof(*event));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Passive health: servers that fail connects in a row are left out for a while, then probed with one connect. */
+/* Passive health: a server with consecutive failed connects is ejected for a while, then probed with one connect. */
 #ifndef CLB_HEALTH_H
 #define CLB_HEALTH_H
 
@@ -8,11 +8,11 @@
 
 #define CLB_NS_PER_MS 1000000ULL
 
-/* A socket's connection, as its record said at one moment. */
+/* A copy of the record of a connected socket. */
 struct clb_sent {
 	struct clb_member member;
 	__u64 began;
-	__u64 started; /* 0: its outcome is not wanted */
+	__u64 started; /* 0: its outcome is not reported */
 	__u32 server;
 	__u16 priority;
 	__u8 watched;
@@ -20,8 +20,8 @@ struct clb_sent {
 
 #define CLB_MOST_DOUBLINGS 16
 
-/* Whether a server takes connects. When its ejection is over the first who asks gets to probe it, and the others are
- * kept away for hold_ms more. */
+/* Whether a server takes connects. When its ejection is over, the first connect probes it, and all others are kept away
+ * for hold_ms more. */
 static __always_inline int clb_takes(struct clb_server *server, __u32 hold_ms)
 {
 	int takes = 0;
@@ -44,14 +44,14 @@ static __always_inline int clb_takes(struct clb_server *server, __u32 hold_ms)
 	return takes;
 }
 
-/* Whether a server is kept away from connects now: one whose time is up waits for its probe, and is not. */
+/* Whether a server is kept away from connects now. One whose ejection is over and that waits for its probe is not. */
 static __always_inline int clb_is_out(const struct clb_server *server)
 {
 	return server->ejected_until && bpf_ktime_get_ns() < server->ejected_until;
 }
 
-/* When a server was first sent anything that is remembered. It tells the server from an earlier one of the same index,
- * which has been removed since, and whose connections were never added to this one's. */
+/* The time of the first connect or datagram with a record to a server. It distinguishes the server from a removed one
+ * with the same index, whose connections are not counted in this one. */
 static __always_inline __u64 clb_began(struct clb_server *server)
 {
 	__u64 now;
@@ -74,7 +74,7 @@ static __always_inline struct clb_server *clb_server_since(const __u32 *index, _
 	return server && server->began == began ? server : 0;
 }
 
-/* A walk over the rows of a tier that counts its servers, and those that are ejected. */
+/* A walk over the rows of a tier that counts all servers and ejected servers. */
 struct clb_count {
 	__u64 generation;
 	__u64 dice;
@@ -87,25 +87,29 @@ struct clb_count {
 
 static long clb_count_row(__u32 turn, struct clb_count *count)
 {
-	/* Where not all rows can be counted, some are, at random. */
-	__u32 at = count->rows > CLB_COUNTED ? count->first + clb_next_below(&count->dice, count->tier) :
-					      count->first + turn * CLB_ROW;
+	/* If there are too many rows to count all, count random ones. */
+	__u32 at = count->rows > CLB_COUNTED ? count->first + clb_next_below(&count->dice, count->tier)
+					     : count->first + turn * CLB_ROW;
 	struct clb_row *row = clb_row_of(count->generation, at);
 	__u32 bits = clb_bits_between(at, count->first, count->first + count->tier);
 
 	if (!row)
 		return 1;
-	/* The verifier does not follow every value of what is counted so. */
+	/* With atomics, the verifier does not follow every value of the counters. */
 	__sync_fetch_and_add(&count->counted, clb_how_many(bits));
 	__sync_fetch_and_add(&count->ejected, clb_how_many(bits & ~clb_bits_usable(row, 0)));
 	return 0;
 }
 
-/* Whether at most half of a tier is left out, when so many more are. */
+/* Whether at most half of a tier is ejected, with this many more ejected. */
 CLB_GLOBAL int clb_half_stays(__u64 generation, __u32 first, __u32 tier, __u32 more)
 {
 	struct clb_count count = {
-		.generation = generation, .dice = clb_roll(), .first = first, .tier = tier, .ejected = more,
+		.generation = generation,
+		.dice = clb_roll(),
+		.first = first,
+		.tier = tier,
+		.ejected = more,
 	};
 
 	count.rows = (first + tier - 1) / CLB_ROW - first / CLB_ROW + 1;
@@ -113,8 +117,8 @@ CLB_GLOBAL int clb_half_stays(__u64 generation, __u32 first, __u32 tier, __u32 m
 	return count.ejected * 2 <= count.counted;
 }
 
-/* Whether so many more servers of a tier may be ejected: always where another tier is there to take over, else as long as
- * no more than half of the tier is left out. */
+/* Whether this many more servers of a tier may be ejected: always if there is a further tier to take over, else as long
+ * as at most half of the tier is ejected. */
 CLB_FUNCTION int clb_may_eject(const struct clb_vip *vip, const struct clb_virtual *published, __u16 priority,
 			       __u32 more)
 {
@@ -134,8 +138,8 @@ CLB_FUNCTION int clb_may_eject(const struct clb_vip *vip, const struct clb_virtu
 	return first + tier < servers || clb_half_stays(generation, first, tier, more);
 }
 
-/* Eject a server, for longer each time in close succession. Failures of connects that were on their way when it was
- * ejected, or is left out already, change nothing. */
+/* Eject a server, for longer each time in close succession. Failures of connects that were started before it was
+ * ejected change nothing. */
 static __always_inline int clb_eject(struct clb_server *server, __u32 first_ms, __u32 most_ms)
 {
 	__u64 now = bpf_ktime_get_ns(), most = most_ms * CLB_NS_PER_MS, duration = first_ms * CLB_NS_PER_MS;
@@ -163,7 +167,7 @@ static __always_inline void clb_take_back(struct clb_server *server)
 	bpf_spin_unlock(&server->lock);
 }
 
-/* A connect failed. Returns whether the server was ejected for it. */
+/* A connect failed. Returns whether the server was ejected because of it. */
 CLB_FUNCTION int clb_failed(const struct clb_sent *sent)
 {
 	struct clb_virtual *published = clb_lookup(clb_virtual, &sent->member.vip);
@@ -184,7 +188,7 @@ CLB_FUNCTION int clb_failed(const struct clb_sent *sent)
 	if (!clb_may_eject(&sent->member.vip, published, sent->priority, 1) ||
 	    !clb_eject(server, published->eject_first_ms, published->eject_most_ms))
 		return 0;
-	/* Of two that fail at once neither has counted the other. */
+	/* If two servers fail at the same time, neither has counted the other. */
 	if (clb_may_eject(&sent->member.vip, published, sent->priority, 0)) {
 		__sync_fetch_and_add(&server->times_ejected, 1);
 		return 1;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The maps; clb.h says what is in them. Elements of hashes are allocated as they are needed. What each connect counts on is
- * in arrays, where a look-up is a few instructions and never a call: 16 MiB of servers, and 1.5 MiB of the rest. */
+/* The maps; clb.h describes their elements. Elements of hashes are allocated on demand. Counters and other data of
+ * each connect are in arrays, where a lookup is a few instructions and never a call: 16 MiB of servers, 1.5 MiB of
+ * others. */
 #ifndef CLB_MAPS_H
 #define CLB_MAPS_H
 

@@ -5,23 +5,23 @@
 
 #include "socket.h"
 
-/* A socket that has been silent for so long may change its server: 5 s. */
+/* A socket that has been silent for this long can change its server: 5 s. */
 #define CLB_PAUSE 4768
 
-/* Of a socket that goes on to its server. */
+/* The state of a socket that keeps its server. */
 struct clb_pause {
 	__u32 server;  /* its index */
-	__u32 is_over; /* 1: the datagram that it sends now comes after a pause */
+	__u32 is_over; /* 1: the present datagram comes after a pause */
 };
 
-/* The time as clb_peer.at has it. It comes round after 52 days. */
+/* The time in the unit of clb_peer.at. It wraps around after 52 days. */
 static __always_inline __u32 clb_moment(void)
 {
 	return bpf_ktime_get_ns() >> 20;
 }
 
-/* Find the real server that the socket sends to for this VIP and port, with how long ago that was in the place of when.
- * Returns whether there is one. */
+/* Find the peer for this VIP and port; at is replaced by the time since the last datagram. Returns whether there is
+ * one. */
 CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *asked, struct clb_peer *found, __u32 now)
 {
 	int index;
@@ -43,8 +43,7 @@ CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *a
 	return found->member.port != 0;
 }
 
-/* Take up a peer: in the place of an older one for the same VIP and port, else in a free one, else of the one whose last
- * use is longest ago. */
+/* Add a peer: it replaces an older one for the same VIP and port, else a free one, else the least recently used one. */
 CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *asked, const struct clb_slot *slot,
 			      __u64 began, __u32 now)
 {
@@ -78,7 +77,7 @@ CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *ask
 	return 0;
 }
 
-/* The socket sends to a real server by its own address: until it asks the VIP again, what comes from there is left alone. */
+/* The socket sends to the own address of a real server: until it sends to the VIP again, replies are not rewritten. */
 CLB_FUNCTION int clb_sends_direct(struct clb_peers *peers, const struct clb_vip *to)
 {
 	int index;
@@ -94,8 +93,8 @@ CLB_FUNCTION int clb_sends_direct(struct clb_peers *peers, const struct clb_vip 
 	return 0;
 }
 
-/* Find the VIP and port that a datagram from this address is seen as coming from: of several with that real server, the
- * one that was asked last. Returns whether there is one. */
+/* Find the VIP and port that the application sees as the sender of a datagram from this address: of several with that
+ * real server, the last one that it sent to. Returns whether there is one. */
 CLB_FUNCTION int clb_peer_at(struct clb_peers *peers, const struct clb_vip *from, struct clb_vip *vip, __u32 now)
 {
 	__u32 youngest = 0xffffffff, place = 0, index, age;
@@ -121,18 +120,18 @@ CLB_FUNCTION int clb_peer_at(struct clb_peers *peers, const struct clb_vip *from
 }
 
 #if CLB_CAN_LOOP
-/* How many rows of a tier are looked at for a server. */
+/* Most rows of a tier that are searched for a server. */
 #define CLB_LOOKED CLB_MAX_ROWS
 #else
 #define CLB_LOOKED 8
 #endif
 
-/* A walk over the rows of a tier for a server. */
+/* A walk over the rows of a tier to find a server. */
 struct clb_lookout {
 	__u64 generation;
-	__u32 first; /* slot of the tier */
+	__u32 first; /* first slot of the tier */
 	__u32 server;
-	__u32 found; /* not 0: it is there */
+	__u32 found; /* not 0: it was found */
 };
 
 static long clb_look_for_server(__u32 turn, struct clb_lookout *lookout)
@@ -151,8 +150,8 @@ static long clb_look_for_server(__u32 turn, struct clb_lookout *lookout)
 	return 0;
 }
 
-/* Whether a slot that was drawn is of a better tier than a server of the virtual server with this port. Where not all of a large tier can be looked at
- * for that server, it is taken to be there: the socket stays. */
+/* Whether a drawn slot is in a better tier than a server of the virtual server with this port. If the tier has too many
+ * rows to search for that server, it counts as found, and the socket keeps its server. */
 CLB_FUNCTION int clb_is_better(const struct clb_search *search, const struct clb_slot *slot, __u32 server, __be16 port)
 {
 	__u32 rows = (slot->first + slot->tier - 1) / CLB_ROW - slot->first / CLB_ROW + 1;
@@ -160,8 +159,7 @@ CLB_FUNCTION int clb_is_better(const struct clb_search *search, const struct clb
 		.generation = search->generation, .first = slot->first, .server = server, .found = 0
 	};
 
-	if (clb_refuses(slot) || slot->member.vip.port != port || slot->tier >= search->servers ||
-	    rows > CLB_LOOKED)
+	if (clb_refuses(slot) || slot->member.vip.port != port || slot->tier >= search->servers || rows > CLB_LOOKED)
 		return 0;
 	clb_for_each(rows, CLB_LOOKED, clb_look_for_server, &lookout);
 	return !lookout.found;

@@ -1,41 +1,41 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The schedulers: which slot of a tier a connect is sent to, by weight, turn or load. */
+/* The schedulers: choose the slot of a tier for a connect, by weight, turn or load. */
 #ifndef CLB_SCHEDULE_H
 #define CLB_SCHEDULE_H
 
 #include "health.h"
 
-/* How often each of the exact and the wildcard port is looked up behind the filter: an element that is being
- * replaced can be missed once (see clb.h), and twice in a row would take two replacements within one look-up. */
+/* How often each of the exact and the wildcard port is looked up after the filter. A lookup can miss an element that is
+ * being replaced (see clb.h); two misses in a row would need two replacements within one lookup. */
 #define CLB_TRIES 2
-/* The load of a server that is kept away: above any real one, and within 64 bits times any weight. */
+/* The load of an ejected server: above any real load, and within 64 bits when multiplied by any weight. */
 #define CLB_OVERLOADED (1ULL << 39)
 
-/* CLB_LEAST_CONN compares all servers of a tier with at most this many; they are in two rows at most. */
+/* CLB_LEAST_CONN compares all servers of a tier of at most this size, which is in at most two rows. */
 #define CLB_FEW CLB_ROW
 
-/* A look-up on its way: the VIP that slots have to name, and its virtual server as it was read once. */
+/* A lookup in progress: the VIP that slots must name, and a copy of its virtual server. */
 struct clb_search {
 	struct clb_vip vip;
 	__u16 algorithm;
 	__u16 flags;
-	__u32 by_chance; /* 1: drawn by weighted chance whatever the scheduler, see clb_connect */
+	__u32 by_chance; /* 1: weighted random whatever the scheduler, see clb_connect */
 	__u64 generation;
 	__u32 servers;
-	__u32 first; /* the tier in question: its first slot and its size */
+	__u32 first; /* the present tier: its first slot and its size */
 	__u32 tier;
 	__u32 eject_after;
 	__u32 eject_first_ms;
-	__u32 refusal; /* index of the server that knows whose turn it is, for CLB_ROUND_ROBIN */
-	__u32 turns;   /* taken for this connect */
-	__be16 asked; /* the port that the application asked for */
-	__u64 cookie; /* of its socket */
-	struct clb_server *server; /* of the slot that was chosen */
+	__u32 refusal;             /* index of the server that counts turns, for CLB_ROUND_ROBIN */
+	__u32 turns;               /* turns taken for this connect */
+	__be16 asked;              /* the port that the application connects to */
+	__u64 cookie;              /* of the socket */
+	struct clb_server *server; /* server of the chosen slot */
 };
 
-/* The alias of a slot; in most pools it is in the same row, which saves a look-up. */
-static __always_inline struct clb_slot *clb_alias_of(const struct clb_search *search, struct clb_row *row,
-						     __u32 column, const struct clb_slot *slot)
+/* The alias of a slot; in most pools it is in the same row, which saves a lookup. */
+static __always_inline struct clb_slot *clb_alias_of(const struct clb_search *search, struct clb_row *row, __u32 column,
+						     const struct clb_slot *slot)
 {
 	__u32 alias = slot->alias;
 
@@ -44,8 +44,8 @@ static __always_inline struct clb_slot *clb_alias_of(const struct clb_search *se
 	return clb_slot_in(row, &search->vip, alias);
 }
 
-/* The column's own server or its alias, by a draw: 32 bits times the size of the tier. The part of the draw that has not
- * chosen the column chooses between the two; in a tier of 65,536 that is still 16 bits. */
+/* The own server of a column or its alias, by a draw: 32 random bits times the size of the tier. The upper part of the
+ * draw chooses the column, the rest chooses between the two; in a tier of 65,536 servers the rest still has 16 bits. */
 CLB_FUNCTION struct clb_slot *clb_drawn(struct clb_search *search, __u64 draw)
 {
 	__u32 column = search->first + (__u32)(draw >> 32);
@@ -67,7 +67,7 @@ static __always_inline struct clb_slot *clb_random(struct clb_search *search)
 	return clb_drawn(search, draw);
 }
 
-/* Take a turn. Returns how many were taken before. */
+/* Take a turn. Returns the number of turns taken before. */
 static __always_inline __u64 clb_take_turn(struct clb_server *turns)
 {
 #if CLB_CAN_EXCHANGE
@@ -82,8 +82,8 @@ static __always_inline __u64 clb_take_turn(struct clb_server *turns)
 #endif
 }
 
-/* The columns in turn. In out_of rounds a column keeps its own server keep times, evenly spread (Bresenham's line), so
- * that out_of times tier connects follow the weights exactly. */
+/* The columns in turn. In out_of rounds, a column chooses its own server keep times, evenly spread (Bresenham's line).
+ * So in out_of * tier connects the shares are exactly those of the weights. */
 CLB_FUNCTION struct clb_slot *clb_round_robin(struct clb_search *search)
 {
 	struct clb_server *turns = clb_lookup(clb_servers, &search->refusal);
@@ -106,7 +106,7 @@ CLB_FUNCTION struct clb_slot *clb_round_robin(struct clb_search *search)
 	return slot;
 }
 
-/* Active connections of a slot's server, which are beyond compare while it is kept away. */
+/* Active connections of the server of a slot; CLB_OVERLOADED while it is ejected. */
 static __always_inline __u64 clb_load(const struct clb_slot *slot)
 {
 	struct clb_server *server = clb_server_of(slot);
@@ -116,35 +116,35 @@ static __always_inline __u64 clb_load(const struct clb_slot *slot)
 	return clb_is_out(server) ? CLB_OVERLOADED : server->active;
 }
 
-/* A weight to compare loads by; 0 is a very small one (RFC 2782). */
+/* A weight to compare loads with; 0 counts as a very small one (RFC 2782). */
 static __always_inline __u64 clb_weight(const struct clb_slot *slot)
 {
 	return slot->weight ? slot->weight * 256 : 1;
 }
 
-/* Active connections per weight of a are at most b's. */
+/* Whether a has at most as many active connections per weight as b. */
 static __always_inline int clb_is_less_loaded(const struct clb_slot *a, const struct clb_slot *b)
 {
 	return clb_load(a) * clb_weight(b) <= clb_load(b) * clb_weight(a);
 }
 
-/* A server of weight 0 beside others that have one is only compared where it was drawn: an idle one would have the least
- * load of all whenever the others are busy, and its share is to be very small. */
+/* A server of weight 0 beside servers with a weight is compared only if it was drawn. Otherwise an idle one would have
+ * the least load whenever the others are busy, but its share has to be very small. */
 static __always_inline int clb_is_spared(const struct clb_slot *slot)
 {
 	return !slot->weight && slot->keep < slot->out_of;
 }
 
-/* The best so far of a tier of few. */
+/* The best slot so far in a small tier. */
 struct clb_least {
 	__u64 load;
 	__u64 weight;
 	__u64 dice;
-	__u64 sum;   /* weights of those that are equal; 0: the slot that was drawn is among them, and stays */
+	__u64 sum;   /* sum of weights of equal slots; 0: the drawn slot is among them and wins */
 	__u32 index; /* of its slot */
 };
 
-/* The slot with this index in one of the two rows of a tier of few. */
+/* The slot with this index in one of the two rows of a small tier. */
 static __always_inline struct clb_slot *clb_slot_of_few(__u32 first, struct clb_row *row, struct clb_row *next,
 							__u32 index)
 {
@@ -153,9 +153,8 @@ static __always_inline struct clb_slot *clb_slot_of_few(__u32 first, struct clb_
 
 /* Compare a slot with the best so far.
  *
- * nothing is 0, which the verifier does not know: it would follow each load and sum that it thinks possible. */
-static __always_inline void clb_compare(struct clb_least *best, const struct clb_slot *slot, __u32 index,
-					__u64 nothing)
+ * nothing is 0 with a value unknown to the verifier, which would otherwise follow each possible load and sum. */
+static __always_inline void clb_compare(struct clb_least *best, const struct clb_slot *slot, __u32 index, __u64 nothing)
 {
 	__u64 load = clb_load(slot) + nothing, weight = clb_weight(slot);
 
@@ -175,8 +174,8 @@ static __always_inline void clb_compare(struct clb_least *best, const struct clb
 	best->index = index;
 }
 
-/* The slot with the least active connections per weight in a tier of few. Of several that are equal the one that is drawn
- * by weight wins, else chance by weight: where all are idle the draw alone decides. */
+/* The slot with the fewest active connections per weight in a small tier. Of several equal slots, the one drawn by
+ * weight wins, else a random one by weight. If all are idle, the draw alone decides. */
 CLB_GLOBAL __u32 clb_least_of_few(__u64 generation, __u32 first, __u32 tier)
 {
 	__u64 draw = (__u64)clb_roll() * tier, nothing = clb_nothing();
@@ -209,11 +208,11 @@ CLB_GLOBAL __u32 clb_least_of_few(__u64 generation, __u32 first, __u32 tier)
 		if (index != drawn && slot->out_of && !clb_is_spared(slot))
 			clb_compare(&best, slot, index, nothing);
 	}
-	clb_forget(best.index); /* or the verifier follows each value that it may have */
+	clb_forget(best.index); /* otherwise the verifier follows each possible value */
 	return best.index;
 }
 
-/* A slot of another server of the tier than this one's, each with the same chance. */
+/* A slot of another server in the tier, uniformly chosen. */
 static __always_inline struct clb_slot *clb_another(struct clb_search *search, const struct clb_slot *than)
 {
 	__u32 others = search->tier - 1, index = search->first + clb_below(others);
@@ -224,8 +223,8 @@ static __always_inline struct clb_slot *clb_another(struct clb_search *search, c
 	return slot;
 }
 
-/* The power of two choices (Mitzenmacher 2001), drawn by weight, and of different servers. Of two that are equal the first
- * wins, so that where all are idle its draw alone decides. */
+/* The power of two choices (Mitzenmacher 2001): two different servers, drawn by weight. Of two equal ones the first
+ * wins, so that its draw alone decides if all are idle. */
 static __always_inline struct clb_slot *clb_least_of_two(struct clb_search *search)
 {
 	struct clb_slot *a = clb_random(search), *b = clb_random(search);

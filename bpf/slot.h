@@ -1,27 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Slots, and the servers that they stand for. */
+/* Slots, and the servers that they refer to. */
 #ifndef CLB_SLOT_H
 #define CLB_SLOT_H
 
 #include "dice.h"
 
-/* How many tiers a pool has at most. */
+/* Most tiers of a pool. */
 #define CLB_TIERS 16
 
 #if CLB_CAN_LOOP
-/* How many rows are looked at, where all of a pool would have to be, to find a server that takes connects, and all of a
- * tier, to count those that are ejected. */
+/* Most rows of a pool that are searched for a server that takes connects, and most rows of a tier in which ejected
+ * servers are counted. */
 #define CLB_LOOKS CLB_MAX_ROWS
 #define CLB_COUNTED CLB_MAX_ROWS
-/* How many servers of a tier are weighed against each other. */
+/* Most servers of a tier that are weighed against each other. */
 #define CLB_WEIGHED 64
 
-/* Call a function of struct walk's kind for each of these numbers, at most so many, until it returns 1. */
+/* Call a function with each number below count, at most `most` times, and with walk, until it returns 1. */
 #define clb_for_each(count, most, function, walk) bpf_loop(count, function, walk, 0)
 #else
-/* Before bpf_loop (5.17) every turn is verified on its own, and with BCC, which has no functions, for each way there. In a
- * pool of more rows than are looked at, so many of each tier are, at random where it has more, and of the last one as many
- * as are left. */
+/* Without bpf_loop (5.17) the verifier checks every turn, and with BCC, which has no functions, every path to it. In a
+ * pool with more rows than CLB_LOOKS, at most CLB_LOOKS_IN_TIER rows of each tier are searched, random ones if the tier
+ * has more; in the last tier, all remaining looks are used. */
 #ifdef CLB_BCC
 #define CLB_LOOKS_IN_TIER 2
 #define CLB_COUNTED 16
@@ -41,7 +41,7 @@
 	}
 #endif
 
-/* Without a branch for each word: the verifier follows every one. */
+/* Without a branch for each word, because the verifier follows every branch. */
 static __always_inline int clb_same_vip(const struct clb_vip *a, const struct clb_vip *b)
 {
 	return !((a->address[0] ^ b->address[0]) | (a->address[1] ^ b->address[1]) | (a->address[2] ^ b->address[2]) |
@@ -56,7 +56,7 @@ static __always_inline int clb_refuses(const struct clb_slot *slot)
 /* The slot with this index in its row. */
 static __always_inline struct clb_slot *clb_slot_at(const struct clb_row *row, __u32 index)
 {
-	clb_opaque(index); /* or its column is made early, and 5.10 forgets the bounds of what is put aside */
+	clb_opaque(index); /* otherwise the column is computed early, and 5.10 forgets the bounds of a spilled value */
 	return (struct clb_slot *)&row->slot[index % CLB_ROW];
 }
 
@@ -87,13 +87,14 @@ static __always_inline struct clb_slot *clb_slot_of(const struct clb_vip *vip, _
 
 #define CLB_NOBODY 0xffffffff /* no slot has this index */
 
-/* What became of connects to the slot's server. */
+/* The counters and health of the server of a slot. */
 static __always_inline struct clb_server *clb_server_of(const struct clb_slot *slot)
 {
 	return clb_lookup(clb_servers, &slot->server);
 }
 
-/* Eight bits stand for the slots of a row, the lowest for the first. Here, those from one index to before another. */
+/* Eight bits stand for the slots of a row, the lowest for the first. These are the slots from one index to before
+ * another. */
 static __always_inline __u32 clb_bits_between(__u32 index, __u32 from, __u32 to)
 {
 	__u32 row = index / CLB_ROW * CLB_ROW, bits = 0xff;
@@ -105,8 +106,8 @@ static __always_inline __u32 clb_bits_between(__u32 index, __u32 from, __u32 to)
 	return bits;
 }
 
-/* The slots whose server is not kept away at this time; for 0, not ejected. Of slots that do not exist it says nothing.
- * With a branch for each slot the verifier would follow 256 ways through a row. */
+/* The slots whose server takes connects at this time; with 0, those that are not ejected. Bits of missing slots are
+ * undefined. With a branch for each slot, the verifier would follow 256 paths through a row. */
 static __always_inline __u32 clb_bits_usable(const struct clb_row *row, __u64 now)
 {
 	struct clb_server *server;
@@ -125,7 +126,7 @@ static __always_inline __u32 clb_bits_usable(const struct clb_row *row, __u64 no
 	return ~bits & 0xff;
 }
 
-/* How many of them are set. */
+/* The number of bits that are set. */
 static __always_inline __u32 clb_how_many(__u32 bits)
 {
 	bits = (bits & 0x55) + (bits >> 1 & 0x55);
@@ -133,7 +134,7 @@ static __always_inline __u32 clb_how_many(__u32 bits)
 	return (bits & 0xf) + (bits >> 4);
 }
 
-/* The number of the lowest that is set. */
+/* The position of the lowest bit that is set. */
 static __always_inline __u32 clb_lowest(__u32 bits)
 {
 	return clb_how_many((bits & -bits) - 1);

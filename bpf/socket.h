@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The record of a connected socket: made at connect, cleared at the next one that is not refused, gone with the socket.
+/* The record of a connected socket: written at connect, cleared at the next connect that is not refused, freed with the
+ * socket.
  *
- * The kernel runs the connect hook of a socket under the socket's lock, and most of its changes of state; only close(2)
- * comes at any time, and other sockets that want the same place. So what takes a record away, counts its socket or gives
- * it to one does that by one exchange of the owner's word; a look is good for what belongs to a socket that is still
- * held. */
+ * The kernel runs the connect hook and most state changes of a socket under the lock of the socket. Only close(2), and
+ * connects of other sockets that need the same place, can run at any time. So a record is released, counted or claimed
+ * by one atomic exchange of the owner's word. A plain read is enough for the record of a socket that is still open. */
 #ifndef CLB_SOCKET_H
 #define CLB_SOCKET_H
 
@@ -13,7 +13,7 @@
 #define CLB_PROTOCOL_TCP 6
 #define CLB_PROTOCOL_UDP 17
 
-/* An owner's word. */
+/* Values of the word of an owner. */
 #define CLB_OWNS(cookie) ((cookie) << 1)
 #define CLB_OWNS_COUNTED(cookie) ((cookie) << 1 | 1)
 
@@ -27,7 +27,7 @@ static __always_inline int clb_owns(const struct clb_owner *owner, __u64 cookie)
 	return owner->socket >> 1 == cookie;
 }
 
-/* Change an owner's word. Returns whether it was what it was thought to be. */
+/* Change the word of an owner. Returns whether it had the expected value. */
 static __always_inline int clb_exchange(struct clb_owner *owner, __u64 from, __u64 to)
 {
 #if CLB_CAN_EXCHANGE
@@ -44,7 +44,7 @@ static __always_inline int clb_exchange(struct clb_owner *owner, __u64 from, __u
 #endif
 }
 
-/* The record with the socket itself. Returns whether there is one, whosever it is. */
+/* The record in the storage of the socket. Returns whether there is one, of any owner. */
 static __always_inline int clb_stored_record(struct bpf_sock *sk, __u64 flags, struct clb_record *record)
 {
 	struct clb_stored *stored = clb_of_socket(clb_sockets, sk, flags);
@@ -77,28 +77,27 @@ static __always_inline int clb_same_peer(const struct clb_member *member, const 
 	       member->address[0] == address[0] && member->address[1] == address[1] && member->address[2] == address[2];
 }
 
-/* The record of a socket that is connected to this peer: what it says is believed only where it names the peer. */
+/* The record of a socket that is connected to this peer. A record with another peer is not trusted. */
 static __always_inline struct clb_socket *clb_connection(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *peer)
 {
 	struct clb_record record;
 
-	if (!clb_find_record(sk, cookie, &record) ||
-	    !clb_same_peer(&record.socket->member, peer->address, peer->port))
+	if (!clb_find_record(sk, cookie, &record) || !clb_same_peer(&record.socket->member, peer->address, peer->port))
 		return 0;
 	return record.socket;
 }
 
-/* Whether a member's VIP, and the port that the application asked for there, are these, be it through the wildcard. */
+/* Whether the VIP of a member and the port that the application connected to are these, also through the wildcard. */
 static __always_inline int clb_is_asked(const struct clb_member *member, __be16 port, const struct clb_vip *asked)
 {
 	const __be32 *address = member->vip.address;
 
-	return member->port && !((address[0] ^ asked->address[0]) | (address[1] ^ asked->address[1]) |
-				 (address[2] ^ asked->address[2]) | (address[3] ^ asked->address[3]) |
-				 (__u32)(port ^ asked->port));
+	return member->port &&
+	       !((address[0] ^ asked->address[0]) | (address[1] ^ asked->address[1]) |
+		 (address[2] ^ asked->address[2]) | (address[3] ^ asked->address[3]) | (__u32)(port ^ asked->port));
 }
 
-/* Count a socket in its server's active connections, where its virtual server keeps count. */
+/* Count a socket in the active connections of its server, if its virtual server counts them. */
 static __always_inline void clb_count_in(const struct clb_record *record, __u64 cookie)
 {
 	struct clb_socket *socket = record->socket;
@@ -111,8 +110,8 @@ static __always_inline void clb_count_in(const struct clb_record *record, __u64 
 		__sync_fetch_and_add(&server->active, -1);
 }
 
-/* Read where a socket was sent, and end its count. Returns 0 where the record is not its any more.
- * With give_back the record is nobody's from here on. */
+/* Read where a socket was sent, and end its count. Returns 0 if the record is no longer that of the socket.
+ * With give_back, the record is free afterwards. */
 CLB_FUNCTION int clb_take(struct clb_owner *owner, struct clb_socket *socket, __u64 cookie, struct clb_sent *sent,
 			  int give_back)
 {
@@ -127,7 +126,7 @@ CLB_FUNCTION int clb_take(struct clb_owner *owner, struct clb_socket *socket, __
 	sent->server = socket->server;
 	sent->priority = socket->priority;
 	sent->watched = socket->watched;
-	if (!clb_exchange(owner, word, next)) /* both ends at once: the other one has ended the count */
+	if (!clb_exchange(owner, word, next)) /* another program has ended the count meanwhile */
 		return clb_exchange(owner, CLB_OWNS(cookie), next);
 	server = word & 1 ? clb_server_since(&sent->server, sent->began) : 0;
 	if (server)
@@ -135,7 +134,7 @@ CLB_FUNCTION int clb_take(struct clb_owner *owner, struct clb_socket *socket, __
 	return 1;
 }
 
-/* Write where a socket is sent into a record that nobody has. Returns whether it was so. */
+/* Claim a free record and write where a socket is sent. Returns whether the record was free. */
 static __always_inline int clb_fill(const struct clb_record *record, const struct clb_slot *slot,
 				    const struct clb_search *search)
 {
@@ -153,12 +152,12 @@ static __always_inline int clb_fill(const struct clb_record *record, const struc
 	socket->counts = counts;
 	socket->watched = watched;
 	socket->member = slot->member;
-	if (search->vip.protocol == CLB_PROTOCOL_UDP) /* TCP is counted when its SYN leaves */
+	if (search->vip.protocol == CLB_PROTOCOL_UDP) /* TCP is counted when its SYN is sent */
 		clb_count_in(record, search->cookie);
 	return 1;
 }
 
-/* The kernel gives a socket no more memory: net.core.optmem_max, or its memory cgroup's limit. */
+/* The kernel has no memory for the storage of a socket: net.core.optmem_max, or the limit of its memory cgroup. */
 static __always_inline void clb_lose_record(void)
 {
 	__u32 index = CLB_COUNT_RECORDS_LOST;
@@ -168,7 +167,7 @@ static __always_inline void clb_lose_record(void)
 		__sync_fetch_and_add(lost, 1);
 }
 
-/* Remember where a socket is sent. Returns whether there was memory for its record. */
+/* Record where a socket is sent. Returns whether there was memory for the record. */
 static __always_inline int clb_remember(struct bpf_sock *sk, const struct clb_slot *slot,
 					const struct clb_search *search, struct clb_record *record)
 {

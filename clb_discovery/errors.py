@@ -1,6 +1,7 @@
-"""Errors by whose fault they are; each carries the exit code of the contract.
+"""Errors, grouped by cause; each has its documented exit code.
 
-Every message is one line that names the thing, the cause and the fix: `cli.main` prints it as it is.
+Every message is one line that names the object, the cause and the fix, because `cli.main` prints it unchanged and an
+operator reads it at three in the morning.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ class ClbError(Exception):
 
 
 class SourceError(ClbError):
-    """Discovery did not answer, or answered nonsense. Never means "there are no real servers"."""
+    """Discovery did not answer, or its answer was malformed. It never means "there are no real servers"."""
 
 
 class UnusableError(SourceError):
-    """Discovery gave an answer for one name that cannot be used, and will do so until the entry is fixed."""
+    """The answer for one name cannot be used, and a retry does not help until the registration is corrected."""
 
 
 class UsageError(ClbError):
@@ -35,7 +36,7 @@ class HostError(ClbError):
 
 
 class RemovedError(HostError):
-    """A mount that this process sees was removed; a new process would see the present one."""
+    """A directory that is mounted for this process was removed; a new process would see the present one."""
 
 
 class BusyError(ClbError):

@@ -1,9 +1,9 @@
-"""Find and replace files safely, although other users of the host may try to redirect us.
+"""Reading and atomically replacing files at places that no other user can tamper with.
 
-A user with write access to a directory can put a link, a pipe or another file in the place of ours, or rename the
-directory. So a path is walked step by step from the root, each step by the descriptor of the previous directory. Each
-directory has to belong to root or to us, and only its owner may change it. From then on only descriptors are used, so
-the directory that was checked is the one that is written to.
+A user with write access to a directory can put a link, a pipe or another file in the place of ours. A user that can
+rename a directory can move everything in it. So the path to a file is walked from the root, each step relative to the
+descriptor of the previous one. Each directory must belong to root or this user, and no other user may be able to write
+it. After that only descriptors are used, so the checked file is the one that is written.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from typing import Final, NamedTuple
 from clb_discovery.errors import HostError
 
 SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
-"""Errors of a host that lacks resources for the moment."""
+"""Errors of a host that is short of resources at the moment; the attempt itself may be right."""
 
 _MODE: Final = 0o644  # of a new file
 _OWN_MODE: Final = 0o600  # of a file while it is written
-_LEFT_AFTER: Final = 60.0  # seconds after which no process is about to rename a file that has its last mode
-_MOST_LINKS: Final = 40  # the kernel follows as many, path_resolution(7)
-_MOST: Final = 64 << 20  # bytes; the longest hosts files, against advertising, have some millions
+_LEFT_AFTER: Final = 60.0  # seconds after which a temporary file with its final mode is left over
+_MOST_LINKS: Final = 40  # the limit of the kernel, path_resolution(7)
+_MOST: Final = 64 << 20  # bytes; the longest hosts files, which block advertising, have some millions
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _PLACE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROOT: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe would make us wait for a writer
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a pipe must not block
 
 
 class Place(NamedTuple):
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 @contextmanager
 def acting_as(user: int, group: int) -> Iterator[None]:
-    """Have no more rights over files than a user while the block runs; for root in places that the user controls."""
+    """Take the file permissions of a user while the block runs; for root, at places that the user can tamper with."""
     own_user, own_group, own_groups = os.geteuid(), os.getegid(), os.getgroups()
     if user == own_user:
         yield
@@ -63,29 +63,29 @@ def acting_as(user: int, group: int) -> Iterator[None]:
 
 @contextmanager
 def safe_directory(path: Path, *, make: bool = False, shared: bool = False) -> Iterator[int]:
-    """Open a directory while the block runs. Only root and this user can create or replace files in it.
+    """Open a directory in which only root and this user can create or replace files, while the block runs.
 
-    :param make: whether to make it if it is missing; its parent has to exist.
-    :param shared: whether its group may create files there, without replacing those of others (the sticky bit).
-    :raises HostError: if other users could replace files in it, or the directory.
-    :raises OSError: if it does not exist or cannot be opened.
+    :param make: create it if it is missing; its parent must exist.
+    :param shared: allow that its group can create files there without replacing those of others (the sticky bit).
+    :raises HostError: if other users can change it or replace it by another directory.
+    :raises OSError: if it is missing or cannot be opened.
     """
     with _walked(path, shared=shared, make=make) as place:
         yield place.directory
 
 
 def safe_place(path: Path) -> AbstractContextManager[Place]:
-    """Open the directory of a file while the block runs, as `safe_directory`; the file need not exist.
+    """Open the directory of a file, as `safe_directory`, while the block runs; the file need not exist.
 
-    Links are followed if only root or this user can have made them.
+    Links in the path, or in the place of the file, are followed if only root or this user can have made them.
     """
     return _walked(path, is_file=True)
 
 
 def read_file(place: Place, most: int = _MOST) -> bytes | None:
-    """Return the content of a file, or None if there is none.
+    """Return the content of a file, or None if it does not exist.
 
-    :raises ValueError: if it is no regular file, or longer than `most` bytes; the message continues the file's name.
+    :raises ValueError: if it is not a regular file, or has more bytes; the message continues after the file's name.
     """
     try:
         fd = os.open(place.name, _READ, dir_fd=place.directory)
@@ -114,16 +114,16 @@ def replace_file(place: Place, content: bytes, *, lasting: bool) -> None:
 
 @contextmanager
 def replacing(place: Place, *, lasting: bool) -> Iterator[Callable[[bytes], None]]:
-    """Keep other instances from replacing a file while the block runs; yield a function that gives it new content.
+    """Lock the replacement of a file while the block runs; yield a function that replaces its content, at most once.
 
-    Call that function at most once. Readers see the whole old or the whole new content. The file keeps its owner, mode
-    and labels. The new file is first written beside it, under a name that depends only on the name of the file, and is
-    locked from the beginning. No other user can open it, so no other user can hold the lock.
+    Readers see the whole old content or the whole new content. The file keeps its owner, mode and labels. The new
+    content is first written to a temporary file beside it, whose name depends only on the name of the file. The
+    temporary file is locked from the beginning; no other user can open it before, so no other user can hold the lock.
 
-    :param lasting: whether the file has to survive a crash of the machine: its content is on disk before the rename,
-        and the rename is before the block ends.
-    :raises BlockingIOError: if another process is replacing it.
-    :raises OSError: if it cannot be written; the file stays as it was, and nothing is left beside it.
+    :param lasting: whether the new content must survive a crash of the machine: it is synced to disk before the rename,
+        and the rename before the block ends.
+    :raises BlockingIOError: if another process is replacing the file.
+    :raises OSError: if it cannot be written; the file is unchanged then, and the temporary file is removed.
     """
     temporary = f".{place.name}.clb-discovery"
     fd = _made(place.directory, temporary)
@@ -151,9 +151,9 @@ def replacing(place: Place, *, lasting: bool) -> Iterator[Callable[[bytes], None
 
 
 def _made(directory: int, name: str) -> int:
-    """Make and lock a file that only we can open; one that a crash has left in its place is removed.
+    """Create and lock a file that only this user can open; one that a crash has left is removed first.
 
-    :raises BlockingIOError: if another process is writing it.
+    :raises BlockingIOError: if another process is using it.
     """
     try:
         fd = os.open(name, _MAKE, _OWN_MODE, dir_fd=directory)
@@ -178,13 +178,13 @@ def _error(number: int, *path: Path) -> OSError:
 
 
 def _remove_left(directory: int, name: str) -> None:
-    """Remove what a crash has left under this name; raises BlockingIOError if another process is writing it."""
+    """Remove a file that was left over; raises BlockingIOError if a process is still using it."""
     try:
         fd = os.open(name, _READ, dir_fd=directory)
     except FileNotFoundError:
         return
     except OSError as error:
-        # A link or a socket is not ours. A file that we may not open was left by a crash of another user.
+        # We make no links and no sockets. A file that we cannot open was left by a crash of another user.
         if error.errno not in {errno.ELOOP, errno.ENXIO, errno.EACCES}:
             raise
         os.unlink(name, dir_fd=directory)
@@ -204,7 +204,7 @@ def _remove_left(directory: int, name: str) -> None:
 
 
 def _take_after(place: Place, fd: int) -> None:
-    """Give a new file the owner, mode and labels of the one that it replaces."""
+    """Give a new file the owner, the mode and the labels of the file that it replaces."""
     try:
         old = os.open(place.name, _READ, dir_fd=place.directory)
     except OSError as error:
@@ -221,7 +221,7 @@ def _take_after(place: Place, fd: int) -> None:
             os.fchown(fd, found.st_uid, found.st_gid)
         os.fchmod(fd, stat.S_IMODE(found.st_mode))
         for name in os.listxattr(old):
-            with suppress(OSError):  # we may not be allowed to set a label, and the kernel may have set it already
+            with suppress(OSError):  # the kernel may have set the label already, and not allow us to
                 os.setxattr(fd, name, os.getxattr(old, name))
     finally:
         os.close(old)
@@ -243,7 +243,7 @@ def _walked(path: Path, *, is_file: bool = False, make: bool = False, shared: bo
 
 
 class _Steps:
-    """The way from the root to a path."""
+    """The steps from the root to a path."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -253,7 +253,7 @@ class _Steps:
         self.here = os.open("/", _ROOT)
 
     def walk(self, *, is_file: bool, make: bool, shared: bool) -> str:
-        """Walk to the end; return the name of the file that is or may be there, or for a directory nothing."""
+        """Walk to the end; return the name of the existing or new file, or an empty text for a directory."""
         while self._left:
             name = self._left.pop()
             try:
@@ -264,7 +264,7 @@ class _Steps:
                 self._require_safe(is_last=is_file)
                 if is_file:
                     return name
-                with suppress(FileExistsError):  # another process made it meanwhile
+                with suppress(FileExistsError):  # another process has just made it
                     os.mkdir(name, 0o755, dir_fd=self.here)
                 found = os.open(name, _PLACE, dir_fd=self.here)
             try:
@@ -312,12 +312,12 @@ class _Steps:
         self._left += reversed([part for part in way.parts if part != "/"])
 
     def _require_safe(self, *, is_last: bool, shared: bool = False) -> None:
-        """Make sure that no other user can replace files in the directory where we are.
+        """Check that no other user can change the entries of the present directory.
 
-        With the sticky bit, other users can create files there, and cannot replace those of root and ours (unlink(2)).
-        On the way that is enough, because the owner of each entry is checked.
+        With the sticky bit, other users can create entries, but not replace those of root and of this user (unlink(2)).
+        That is enough for the directories in a path, because the owner of each entry is checked, too.
 
-        :raises HostError: naming the user that could, and the fix.
+        :raises HostError: naming the user that can, and the fix.
         """
         where, found = self._so_far, os.fstat(self.here)
         if found.st_uid not in {0, os.geteuid()}:

@@ -1,4 +1,4 @@
-"""Commands that messages suggest, with the name of the instance, ready to be typed."""
+"""Commands that messages name as the fix: for the affected instance, ready to be typed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _DEFAULT: Final = "default"
 
 
 def load_command(instance: str, cgroup: object = None) -> str:
-    """Return the command that loads an instance, in this cgroup if it is known."""
+    """Return the command that loads an instance, with its name and its cgroup, if that is known."""
     # Names of systemd's slices may have a backslash.
     return _command("load", instance) + (f" --cgroup {shlex.quote(str(cgroup))}" if cgroup else "")
 

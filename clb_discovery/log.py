@@ -1,8 +1,8 @@
-"""Logs on stderr: lines for people on a terminal, and one JSON object per line for a service.
+"""Logging to stderr: readable lines on a terminal, one JSON object per line otherwise.
 
-In the journal each line begins with its priority, as in sd-daemon(3). systemd removes it, so the message is the JSON
-object alone, and `journalctl --priority` works. Passwords in URLs are removed. Tracebacks contain no local variables,
-because one may be a token.
+In the journal, each line begins with its priority, as sd-daemon(3) describes. systemd removes it, so that the message
+is the JSON object alone and `journalctl --priority` works. Passwords in URLs are removed here as a second line of
+defence. Tracebacks contain no local variables, because these may hold a token.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final
 from clb_discovery.repeats import Repeats
 from clb_discovery.text import printable, without_passwords
 
-# structlog imports rich for its tracebacks, which we do not use: 5 MB and 60 ms of every sidecar. None hides a module.
-_HIDDEN = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+# If rich is installed, structlog imports it for its tracebacks, which are not used here: 5 MB and 60 ms per sidecar.
+_HIDDEN = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # None makes an import fail
 import structlog  # noqa: E402
 from structlog.tracebacks import ExceptionDictTransformer  # noqa: E402
 from structlog.typing import EventDict, Processor, WrappedLogger  # noqa: E402
@@ -37,10 +37,10 @@ _FOR_PROGRAMS: Final[tuple[Processor, ...]] = (
 
 
 def configure(form: str, level: str) -> None:
-    """Set up structlog; warnings and errors of libraries go there, too.
+    """Set up structlog, and route log records of libraries to it, from warnings on.
 
     :param form: one of `FORMATS`; auto is console on a terminal, else json.
-    :param level: the lowest of `LEVELS` that is logged.
+    :param level: one of `LEVELS`; lines below it are dropped.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
@@ -68,7 +68,7 @@ def described(error: BaseException) -> str:
 
 def priority(level: str) -> str:
     """Return the prefix of a line of this level: `<3>` in the journal, else nothing."""
-    # Compared, because a child with another stderr inherits the variable (systemd.exec(5)).
+    # Compared, because a child whose stderr is redirected inherits the variable (systemd.exec(5)).
     try:
         stderr = os.fstat(sys.stderr.fileno())
     except OSError:
@@ -103,7 +103,7 @@ def _finish(_logger: WrappedLogger, level: str, line: EventDict | str) -> str:
 
 
 class _Libraries(logging.Handler):
-    """Logs messages of libraries as our own: one line each, and a message that repeats less and less often."""
+    """Logs records of libraries in our form: one line each, and repeated ones less and less often."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class _Libraries(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record."""
-        # asyncio adds lines of details, whose numbers differ each time.
+        # asyncio adds details on further lines, with numbers that differ each time.
         event = record.getMessage().partition("\n")[0]
         error = record.exc_info[1] if record.exc_info else None
         times = self._repeats.happened(f"{record.name} {event}", type(error).__name__, time.monotonic())

@@ -1,4 +1,4 @@
-"""Report a repeated event less and less often: at once, then with a count at intervals that double."""
+"""Reporting repeated events less and less often: at once, then with a count at intervals that double."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 FIRST: Final = 10.0
 """Seconds until an event that goes on is reported again; each further interval is twice as long."""
 LONGEST: Final = 3600.0
-"""At most so many seconds are between two reports."""
+"""Longest interval between two reports, in seconds."""
 FORGOTTEN: Final = 300.0
-"""Seconds after which an event that did not happen again is new."""
+"""An event that has not happened for this many seconds counts as new."""
 MOST: Final = 1024
-"""At most so many different events are remembered, because their text comes from other hosts."""
+"""Most events that are remembered, because their texts come from untrusted sources."""
 
 
 @dataclass(slots=True)
@@ -24,19 +24,19 @@ class _Event:
 
 
 class Repeats:
-    """The events that were reported, and how often each has happened since."""
+    """Remembers reported events, and how often each happened since."""
 
     def __init__(self) -> None:
         self._events: dict[tuple[str, str], _Event] = {}
 
     def happened(self, what: str, reason: str, now: float) -> int | None:
-        """Note an event, and tell whether to report it.
+        """Count an event, and return whether to report it.
 
-        :param now: seconds on a clock that does not go backwards.
-        :returns: how often it has happened since the last report, or 0 if it is new; None for no report now.
+        :param now: seconds of a monotonic clock.
+        :returns: how often it has happened since the last report, or 0 if it is new; None if it is not to be reported.
         """
         key = what, reason
-        event = self._events.pop(key, None)  # inserted again at the end: the first is the one that is oldest
+        event = self._events.pop(key, None)  # reinserted at the end, so that the first is the least recent
         if event is None or now - event.last > FORGOTTEN:
             event = _Event(due=now, last=now)
         else:

@@ -1,4 +1,4 @@
-"""Untrusted text, such as names in Consul and DNS and responses of servers, in a form that is safe to show."""
+"""Untrusted text (names in Consul and DNS, replies of servers, typed input) made safe to print."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _USER_INFO: Final = re.compile(r"//[^/\s\"'@]*@")
 
 
 def printable(text: str) -> str:
-    """Return the text with all control characters and invisible characters escaped."""
+    """Return the text with control characters and invisible characters escaped."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
@@ -21,7 +21,7 @@ def without_passwords(text: str) -> str:
 
 
 def some_of(names: Sequence[str], most: int) -> list[str]:
-    """Return at most so many names, and the number of others."""
+    """Return the first `most` names, then `and N more` if there are more."""
     return [*names[:most], f"and {len(names) - most} more"] if len(names) > most else list(names)
 
 

@@ -1,1 +1,1 @@
-"""What comes from outside, thrown at whoever reads it: `make fuzz`, and a few examples in `make test`."""
+"""Fuzzing of every parser of untrusted input: `make fuzz`, and a few examples in `make test`."""

@@ -14,7 +14,7 @@ FOUND: Final = Path(".cache/fuzz")
 
 
 def main() -> int:
-    """Share the time out; return 1 where something was found."""
+    """Divide the time between the targets; return 1 if anything was found."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
     parser.add_argument("--seconds", type=int, default=600, help="for all targets together (default: %(default)s)")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)} (default: all)")
@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def _clean(name: str, seconds: int) -> bool:
-    """Fuzz one target; tell whether nothing was found."""
+    """Fuzz one target; return whether nothing was found."""
     folder = FOUND / name
     folder.mkdir(parents=True, exist_ok=True)
     print(f"fuzz: {name}, {seconds} s", flush=True)

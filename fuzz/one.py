@@ -1,4 +1,4 @@
-"""Fuzz one target in this process: `python -m fuzz.one TARGET FOLDER SECONDS`; what it finds is left in the folder."""
+"""Fuzz one target in this process: `python -m fuzz.one TARGET FOLDER SECONDS`; findings are written to the folder."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from typing import Final
 import atheris
 
 with atheris.instrument_imports(include=["clb_discovery", "consul", "dns"]):
+    from clb_discovery import log
     from fuzz.targets import TARGETS
 
 SLOWEST: Final = 1.0
-"""Seconds of processor time that an input may take: others may keep the machine busy."""
+"""Seconds of CPU time for one input; on a busy machine it may take longer."""
 HUNG: Final = 30
-"""Seconds after which an input that only waits has hung."""
+"""Seconds after which a waiting input counts as hung."""
 MEMORY: Final = 200
-"""MiB that the whole process may have."""
+"""Maximum memory of the whole process, in MiB."""
 LONGEST: Final = 16384
-"""Bytes of an input."""
+"""Maximum size of an input, in bytes."""
 
 
 class TooSlow(BaseException):
-    """An input took too long; nothing that handles ordinary errors handles this."""
+    """An input took too long; no handler of ordinary errors catches this."""
 
 
 def too_slow(_signal: int, _frame: FrameType | None) -> None:
-    """Break off what runs, as the handler of a signal."""
+    """Abort the current input, as a signal handler."""
     raise TooSlow
 
 
 def main() -> None:
-    """Fuzz; ends with another code than 0 where something was found."""
+    """Fuzz; the exit code is not 0 if anything was found."""
     name, folder, seconds = sys.argv[1:]
+    log.configure("json", "error")
     target, corpus = TARGETS[name], Path(folder) / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(target.seeds):

@@ -1,4 +1,4 @@
-"""The inputs from which the others are made: well-formed ones, and what fuzzing has found."""
+"""The inputs that are mutated: well-formed ones, and earlier findings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CONSUL: Final = (
     _http("X-Consul-Index: 8", entries=[{"Name": "web", "PeerName": ""}, {"Name": "far", "PeerName": "other"}]),
 )
 _Said = tuple[str, str, list[str], list[str]]
-"""Owner and type of a question, records of the answer and of the additional section."""
+"""Owner and type of a query, records of the answer and of the additional section."""
 
 
 def _answer(said: _Said) -> bytes:
@@ -57,7 +57,7 @@ def _answer(said: _Said) -> bytes:
 
 
 def _answers(*answers: _Said) -> bytes:
-    """Return answers as `targets.srv` reads them."""
+    """Return answers in the form that `targets.srv` reads."""
     stream = b""
     for answer in answers:
         wire = _answer(answer)

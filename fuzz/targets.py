@@ -1,6 +1,6 @@
-"""The readers of what comes from outside, each as a function of bytes.
+"""The parsers of untrusted input, each as a function of bytes.
 
-It returns what it read, or None where the reader refused it by an error that it declares. Every other error is a
+It returns the result, or None if the parser rejected the input with an error that it declares. Every other error is a
 finding.
 """
 
@@ -55,14 +55,14 @@ _loop: Final = asyncio.new_event_loop()
 
 
 class Target(NamedTuple):
-    """A reader, and well-formed inputs to start from."""
+    """A parser, and well-formed inputs to start from."""
 
     read: Callable[[bytes], object]
     seeds: tuple[bytes, ...]
 
 
 class _Canned(Transport):
-    """A transport whose server says the same to everything."""
+    """A transport with the same response to every request."""
 
     def __init__(self, said: bytes) -> None:
         super().__init__(ConsulAddress.parse("127.0.0.1:8500"), None)
@@ -83,7 +83,7 @@ class _Canned(Transport):
 
 
 def consul(data: bytes) -> Answer | None:
-    """Read an answer as that of each endpoint: headers, an empty line, the body; one about rights behind another."""
+    """Read the answer of each endpoint: headers, an empty line, the body; an answer about rights follows another."""
     client = Client(_Canned(data), None, OWN)
     with suppress(SourceError):
         _, checks = _loop.run_until_complete(client.checks(7, 60))
@@ -101,9 +101,9 @@ def consul(data: bytes) -> Answer | None:
 
 
 class _CannedNameserver(AddressAndPortNameserver):
-    """A server with prepared answers: what of a message comes behind its id, without the question.
+    """A server with prepared answers: each is the part of a message after the id, without the question.
 
-    Each has its length in two bytes before it. When there are no more it closes the connection.
+    Each has its length in two bytes before it. After the last one the connection is closed.
     """
 
     def __init__(self, said: bytes) -> None:
@@ -139,7 +139,7 @@ class _CannedNameserver(AddressAndPortNameserver):
 
 
 class _Canned53(Resolvers):
-    """Resolvers that know a prepared server only."""
+    """Resolvers with only one prepared server."""
 
     def __init__(self, said: bytes) -> None:
         super().__init__(["127.0.0.1"])
@@ -151,7 +151,7 @@ class _Canned53(Resolvers):
 
 
 def srv(data: bytes) -> Answer | None:
-    """Follow an SRV record over the answers of a server."""
+    """Follow an SRV record with the answers of a server."""
     source = SrvSource("_web._tcp.example", _Canned53(data), rng=random.Random(0))  # noqa: S311 - jitter
     with suppress(SourceError):
         return _used(_loop.run_until_complete(source.next()))
@@ -177,7 +177,7 @@ def _used(answer: Answer) -> Answer:
 
 
 def configuration(data: bytes) -> tuple[Service, ...] | None:
-    """Read a configuration file, its options, and the services that come of it."""
+    """Read a configuration file, its options, and its services."""
     os.ftruncate(_FILE, 0)
     os.pwrite(_FILE, data, 0)
     with suppress(UsageError):
@@ -195,7 +195,7 @@ def disk(data: bytes) -> Mapping[str, last_good.LastGood] | None:
 
 
 def hosts_file(data: bytes) -> str | None:
-    """Put our block into a hosts file, and take it out again."""
+    """Write our block into a hosts file, and remove it again."""
     with suppress(ValueError):
         text = data.decode()
         without = block.with_block(text, "default", {})
@@ -206,7 +206,7 @@ def hosts_file(data: bytes) -> str | None:
 
 
 def close(data: bytes) -> close_request.Request | close_request.Closed | None:
-    """Read a request to close sockets; and the same as its answer."""
+    """Read a request to close sockets; and the same bytes as its answer."""
     closed = close_request.parse_answer(data)
     assert close_request.parse_answer(close_request.answer(closed)) == closed
     with suppress(ValueError):
@@ -220,7 +220,7 @@ def close(data: bytes) -> close_request.Request | close_request.Closed | None:
 
 
 def words(data: bytes) -> list[object]:
-    """Read what is typed: VIPs, assignments, durations, resolvers, addresses of Consul, SRV names."""
+    """Read command line values: VIPs, assignments, durations, resolvers, addresses of Consul, SRV names."""
     text, found = data.decode("utf-8", "surrogateescape"), list[object]()
     for read in _WORDS:
         with suppress(ValueError, UsageError):

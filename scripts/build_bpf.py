@@ -1,9 +1,9 @@
-"""Compile bpf/clb.bpf.c into the package: a hatchling build hook, and a script that prints where the objects are.
+"""Compile bpf/clb.bpf.c into the package: a hatchling build hook, and a script that prints the paths of the objects.
 
-The sources go into the package, too, for BCC to compile on hosts without libbpf.
+The package also contains the sources, which BCC compiles on hosts without libbpf.
 
-An object is the same on every little-endian host, whatever its processor: BPF is a machine of its own and the sources
-rest on the kernel's user API alone. So the wheel keeps the tag py3-none-any; build it again for a big-endian host.
+An object is the same for every little-endian host, whatever its processor, because BPF is a virtual machine and the
+sources use only the user API of the kernel. So the wheel has the tag py3-none-any. Big-endian hosts need another build.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE: Final = Path("bpf/clb.bpf.c")
 OBJECTS: Final = {
-    # kernel 6.1 and later; v3 has atomics that return, and 32-bit arithmetic (5.12)
+    # Linux 6.1 and later; v3 has atomics with a result, and 32-bit arithmetic (5.12)
     Path("clb_discovery/_bpf/clb.bpf.o"): (
         "-mcpu=v3",
         "-DCLB_CAN_SET_ERRNO=1",
         "-DCLB_CAN_LOOP=1",
         "-DCLB_CAN_EXCHANGE=1",
     ),
-    # 5.10 and later
+    # Linux 5.10 and later
     Path("clb_discovery/_bpf/clb-floor.bpf.o"): (
         "-mcpu=v2",
         "-DCLB_CAN_SET_ERRNO=0",
@@ -50,11 +50,11 @@ CFLAGS: Final = (
 
 
 class BuildError(Exception):
-    """The object cannot be built here; the message is one line for a person."""
+    """The object cannot be built here; the message is one line."""
 
 
 def find_tool(name: str, package: str) -> str:
-    """Return the path of `name`, or of its newest version-suffixed sibling (clang-19) where only that is installed."""
+    """Return the path of `name`, or of its newest version with a suffix (clang-19) if only such are installed."""
     found = shutil.which(name)
     if found is None:
         folders = [Path(folder) for folder in os.get_exec_path()]
@@ -71,7 +71,7 @@ def find_tool(name: str, package: str) -> str:
 
 
 def compile_bpf(root: Path) -> list[Path]:
-    """Compile the programs of the checkout at `root`; return the objects, each of which appears whole or not at all."""
+    """Compile the programs of the checkout at `root`; return the objects, each of which is replaced atomically."""
     return [compile_object(root, root / target, macros) for target, macros in OBJECTS.items()]
 
 
@@ -80,7 +80,7 @@ def compile_object(root: Path, target: Path, macros: Sequence[str]) -> Path:
     clang = find_tool("clang", "clang")
     strip = find_tool("llvm-strip", "llvm")
     target.parent.mkdir(parents=True, exist_ok=True)
-    multiarch = sysconfig.get_config_var("MULTIARCH") or ""  # where Debian keeps asm/types.h
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""  # the directory of asm/types.h on Debian
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         fresh = Path(folder) / target.name
         include = f"/usr/include/{multiarch}"
@@ -93,7 +93,7 @@ def compile_object(root: Path, target: Path, macros: Sequence[str]) -> Path:
 
 
 def copy_sources(root: Path) -> None:
-    """Copy the sources of the checkout at `root`, nothing that is not there any more staying behind."""
+    """Copy the sources of the checkout at `root` into the package, replacing the previous copy."""
     target = root / SOURCES
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -105,17 +105,17 @@ def copy_sources(root: Path) -> None:
 
 
 def run(command: list[str]) -> None:
-    """Run a tool, whose own words about a failure go to stderr."""
+    """Run a tool; its own messages go to stderr."""
     status = subprocess.run(command, check=False).returncode
     if status != 0:
         raise BuildError(f"{Path(command[0]).name} failed with status {status} on {SOURCE}; see its messages above")
 
 
 class BpfBuildHook(BuildHookInterface[BuilderConfig]):
-    """Put the objects and the sources into the wheel, standard or editable."""
+    """Add the objects and the sources to the wheel, standard or editable."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Make both and name them as artifacts, for git ignores them."""
+        """Build both, and list them as artifacts, because git ignores them."""
         try:
             compile_bpf(Path(self.root))
         except BuildError as error:

@@ -1,7 +1,7 @@
-"""Run the whole product under everything that goes wrong at once: `python -m soak [--seconds N] [--seed N]`.
+"""Run the whole product under all failures at once: `python -m soak [--seconds N] [--seed N]`.
 
-It runs in network and mount namespaces and cgroups of its own, as root. It prints what was done, how much, and every
-violation with what was done around it; docs/soak.md says what has to hold. Exit code 1 where something did not.
+It runs in network and mount namespaces and cgroups of its own, as root. It prints the numbers of actions and connects,
+and every violation with the events around it; docs/soak.md has the conditions. Exit code 1 after a violation.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ HERE: Final = Path(__file__).parent
 INSTANCES: Final = (traffic.KILLED, traffic.KEPT)
 CLONE_NEWNS: Final = 0x00020000
 DISK: Final = "size=256k"
-"""Room in the state and run-time directories, so that they can be full."""
+"""Size of the state and run-time directories, which are small so that they can be filled."""
 SHOWN: Final = 20
 
 
 def main() -> int:
-    """Soak; return 1 where something did not hold."""
+    """Soak; return 1 after a violation."""
     parser = argparse.ArgumentParser(prog="soak", description=__doc__)
     parser.add_argument("--seconds", type=int, default=600, help="how long (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31), help="repeats a schedule")
@@ -80,7 +80,7 @@ class Run:
         self._starts = 0
 
     def run(self) -> None:
-        """Set everything up, let it go on, and judge."""
+        """Set everything up, let it run, and judge."""
         with ExitStack() as stack:
             programs = _compiled(self._folder)
             disk = stack.enter_context(_small_disk(self._folder))
@@ -135,7 +135,7 @@ class Run:
             file.unlink()
 
     def _settle(self, world: World, instance: str) -> None:
-        """Wait until the kernel holds what discovery names."""
+        """Wait until the kernel has the servers of discovery."""
 
         def settled() -> bool:
             found = {
@@ -172,7 +172,7 @@ class Run:
         found += [Violation(0, f"the sidecar that runs all the time has {what}") for what in leaks.grown(self._samples)]
 
     def report(self) -> bool:
-        """Print what has come of it; return whether all is well."""
+        """Print the results; return whether there was no violation."""
         judge, samples = self._judge, self._samples
         print(f"\n{judge.tries.total()} connects: " + ", ".join(f"{n} {name}" for name, n in judge.by_client.items()))
         print(f"failed with a dead server: {judge.failed.total()}, unanswered by one: {judge.unanswered.total()}")
@@ -232,7 +232,7 @@ def _prepare_network() -> None:
 
 @contextlib.contextmanager
 def _small_disk(folder: Path) -> Iterator[Path]:
-    """Mount a small file system where sidecars keep what they know, and tell what they do."""
+    """Mount a small file system for the state and run-time directories of sidecars."""
     disk, run = folder / "disk", Path("/run/clb-discovery")
     for place in (disk, run):
         place.mkdir(exist_ok=True)

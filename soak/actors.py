@@ -1,4 +1,4 @@
-"""What changes and what goes wrong: each actor is a thread with its own dice, so that a seed repeats its schedule."""
+"""Changes and failures: each actor is a thread with its own random generator, so that a seed repeats its schedule."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from soak.world import POISON, World
 from tests.support.faulty_dns import Fault
 
 CHURN: Final = 10.0
-"""Changes a second, in Consul and in the zone each."""
+"""Changes per second, in Consul and in the zone each."""
 SLOW: Final = 0.3
-"""Seconds from which on a write is taken as a trouble of the source."""
+"""A write that takes more seconds counts as trouble of the source."""
 EJECT_MOST: Final = 4.0
-"""Seconds for which a server that has returned may still be left out (`--eject-max`)."""
+"""Maximum seconds until a server that has returned is used again (`--eject-max`)."""
 YEARS: Final = 10 * 365 * 86400
 
 Dice = random.Random
 
 
 class Stage:
-    """Everything that actors act on."""
+    """Everything that actors change."""
 
     def __init__(self, world: World, keepers: Sequence[Keeper], memory: MemoryCgroup, disk: Path, seed: int) -> None:
         self.world = world
@@ -42,12 +42,12 @@ class Stage:
         self.stop = threading.Event()
         self.failed: list[BaseException] = []
         self.objections: list[tuple[int, str]] = []
-        """Of who looks on: when, and what was wrong."""
+        """Violations that onlookers found: time, and text."""
         self._seed = seed
 
     @contextmanager
     def acting(self) -> Iterator[None]:
-        """Let all actors act while the block runs."""
+        """Run all actors while the block runs."""
         actors: list[Callable[[Stage, Dice], None]] = [churn_consul, churn_zone, kill_sidecars, break_things]
         actors += [die, die_in_tiers, lie, trim, poison, watch_machine, onlookers.watch_connects, onlookers.ask]
         threads = [threading.Thread(target=self._act, args=(actor,), daemon=True) for actor in actors]
@@ -65,18 +65,18 @@ class Stage:
         try:
             while not self.stop.is_set():
                 actor(self, dice)
-        except BaseException as error:  # noqa: BLE001 - the run ends, and says so
+        except BaseException as error:  # noqa: BLE001 - the run ends with this error
             self.failed.append(error)
             self.stop.set()
 
 
 def churn_consul(stage: Stage, dice: Dice) -> None:
-    """Let an instance come or go in Consul's catalog."""
+    """Add or remove an instance in Consul's catalog."""
     _toggle(stage, dice, STEADY, "consul")
 
 
 def churn_zone(stage: Stage, dice: Dice) -> None:
-    """Let a target come or go in the zone."""
+    """Add or remove a target in the zone."""
     _toggle(stage, dice, ZONE, "dns")
 
 
@@ -105,7 +105,7 @@ def _write(world: World, service: Service, number: int, *, joins: bool) -> None:
 
 
 def _until_done(stage: Stage, source: str, write: Callable[[], None]) -> None:
-    """Write until it is known to be done; what takes long is a trouble of the source."""
+    """Write until it is known to be done; a slow write counts as trouble of the source."""
     began = time.monotonic()
     with suppress(OSError):
         write()
@@ -122,18 +122,18 @@ def _until_done(stage: Stage, source: str, write: Callable[[], None]) -> None:
 
 
 def kill_sidecars(stage: Stage, dice: Dice) -> None:
-    """Kill the one sidecar every few seconds."""
+    """Kill one of the sidecars every few seconds."""
     if not stage.stop.wait(dice.uniform(1.0, 8.0)):
         stage.killed.kill()
 
 
 def die(stage: Stage, dice: Dice) -> None:
-    """Let a real server die and return; never more of them at once than passive health may leave out."""
+    """Let a real server die and return; at most as many at once as passive health may eject."""
     _die(stage, dice, MORTAL)
 
 
 def die_in_tiers(stage: Stage, dice: Dice) -> None:
-    """Let one of the first tier die and return."""
+    """Let one server of the first tier die and return."""
     _die(stage, dice, TIERS)
 
 
@@ -151,7 +151,7 @@ def _die(stage: Stage, dice: Dice, service: Service) -> None:
 
 
 def lie(stage: Stage, dice: Dice) -> None:
-    """Let DNS misbehave for a while, shorter than an answer that removes everything has to stand."""
+    """Let DNS misbehave for a while, shorter than the hold of removals."""
     if stage.stop.wait(dice.uniform(3.0, 12.0)):
         return
     fault, seconds = dice.choice(list(Fault)), dice.uniform(0.2, 2.5)
@@ -164,7 +164,7 @@ def lie(stage: Stage, dice: Dice) -> None:
 
 
 def trim(stage: Stage, dice: Dice) -> None:
-    """Let DNS give another random half of the zone's service each time, for a while."""
+    """For a while, let DNS return a random half of the service's records for each query."""
     if stage.stop.wait(dice.uniform(5.0, 20.0)):
         return
     seconds = dice.uniform(0.5, 8.0)
@@ -177,7 +177,7 @@ def trim(stage: Stage, dice: Dice) -> None:
 
 
 def poison(stage: Stage, dice: Dice) -> None:
-    """Register an instance that nobody can use beside the good ones of a service, and take it out later."""
+    """Register an unusable instance beside the good ones of a service, and remove it later."""
     service, kind = dice.choice([STEADY, MORTAL]), dice.randrange(len(POISON))
     stage.history.note("consul", f"{service.name} has an instance at {POISON[kind]}")
     _until_done(stage, "consul", lambda: stage.world.poison(service, kind))
@@ -188,19 +188,19 @@ def poison(stage: Stage, dice: Dice) -> None:
 
 
 def break_things(stage: Stage, dice: Dice) -> None:
-    """Break something else, and mend it."""
+    """Break something else, and repair it."""
     if not stage.stop.wait(dice.uniform(1.0, 4.0)):
         dice.choice(BREAKING)(stage, dice)
 
 
 def kill_leader(stage: Stage, dice: Dice) -> None:
-    """Kill the server that leads Consul, and start it again later."""
+    """Kill the leader of Consul, and start it again later."""
     history, cluster = stage.history, stage.world.cluster
     stage.world.wait_for_leader()
     try:
         leader = cluster.leader()
     except (OSError, ValueError):
-        return  # an election is on
+        return  # an election is under way
     with history.trouble("consul"):
         history.note("consul", f"the leader is killed: server {cluster.servers.index(leader)}")
         leader.kill()
@@ -222,7 +222,7 @@ def kill_agent(stage: Stage, dice: Dice) -> None:
 
 
 def fill_disk(stage: Stage, dice: Dice) -> None:
-    """Leave no room in the state directory, nor in the run-time directory."""
+    """Fill the state directory and the run-time directory."""
     stage.history.note("disk", "is full")
     filler = stage.disk / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
@@ -234,7 +234,7 @@ def fill_disk(stage: Stage, dice: Dice) -> None:
 
 
 def lock_disk(stage: Stage, dice: Dice) -> None:
-    """Let nobody write into them."""
+    """Make them read-only."""
     stage.history.note("disk", "is read-only")
     _remount(stage.disk, "ro")
     stage.stop.wait(dice.uniform(1.0, 6.0))
@@ -243,12 +243,12 @@ def lock_disk(stage: Stage, dice: Dice) -> None:
 
 
 def _remount(disk: Path, how: str) -> None:
-    # Not of the file system as a whole, which open files would keep from it.
+    # The mount is read-only, not the file system, which open files would prevent.
     subprocess.run(["mount", "-o", f"remount,bind,{how}", disk], check=True)
 
 
 def lock_pins(stage: Stage, dice: Dice) -> None:
-    """Start the sidecar with a BPF file system that is read-only."""
+    """Start the sidecar with a read-only BPF file system."""
     stage.history.note("bpffs", "is read-only for the sidecar")
     stage.killed.read_only = True
     stage.killed.kill()
@@ -289,7 +289,7 @@ BREAKING: Final = (kill_leader, kill_agent, fill_disk, lock_disk, lock_pins, sta
 
 
 def watch_machine(stage: Stage, _: Dice) -> None:
-    """Notice when this machine is too busy for anybody to be in time."""
+    """Detect that this machine is too busy for any time limit."""
     began = time.monotonic()
     stage.stop.wait(0.05)
     late = time.monotonic() - began - 0.05

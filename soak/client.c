@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/* A client that connects without pause and writes down where it came out. Usage: client KIND FOLDER ADDRESS,PORT...
+/* A client that connects without pause, and records each connect. Usage: client KIND FOLDER ADDRESS,PORT...
  *
- * KIND is tcp, which waits for each connect; poll, which does not and has several under way; udp, which connects each
- * socket; or sendto, which does not, and uses a socket again and again. The targets are taken in turn. Records are those of
- * soak/record.py, in files that are renamed to *.done when they are complete. SIGTERM ends it. */
+ * KIND is tcp, with blocking connects; poll, with several non-blocking connects at once; udp, which connects each
+ * socket; or sendto, which does not connect, and sends many datagrams on each socket. The targets are taken in turn.
+ * Records are those of soak/record.py, in files that are renamed to *.done when they are complete. SIGTERM ends it. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <err.h>
@@ -106,7 +106,7 @@ static int opened(int target, int type)
 	return fd;
 }
 
-/* Without TIME_WAIT, which would use up the ports. */
+/* Close without TIME_WAIT, which would use up the ports. */
 static void closed(int fd)
 {
 	struct linger reset = { .l_onoff = 1 };
@@ -146,7 +146,7 @@ static int waits(int fd, int events)
 	return ready > 0 ? 0 : ETIMEDOUT;
 }
 
-/* Ask over a connected socket who is there, and write it down. */
+/* Query the server of a connected socket for its number, and record it. */
 static void ask(int fd, int target, uint64_t start)
 {
 	int seen = sees_target(target, fd), error;
@@ -157,7 +157,7 @@ static void ask(int fd, int target, uint64_t start)
 		return;
 	}
 	error = waits(fd, POLLIN);
-	errno = 0; /* which the end of the connection is not */
+	errno = 0; /* the end of the connection does not set it */
 	if (error)
 		note(start, target, NO_ANSWER, error, 0);
 	else if (recv(fd, &reached, sizeof(reached), MSG_DONTWAIT) != sizeof(reached))
@@ -178,7 +178,7 @@ static void connect_once(int type)
 	closed(fd);
 }
 
-/* As many at once as there are; each asks when it is there, and all are over before the next ones begin. */
+/* AT_ONCE connects at once; each queries its server when it is connected, and all have ended before the next batch. */
 static void connect_many(void)
 {
 	struct pollfd under_way[AT_ONCE];
@@ -208,7 +208,8 @@ static void connect_many(void)
 		else
 			getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size);
 		if (error) /* a reset comes after the connect, of a server that has died since */
-			note(starts[index], their_targets[index], error == ECONNRESET ? NO_ANSWER : CONNECT_FAILED, error, 0);
+			note(starts[index], their_targets[index], error == ECONNRESET ? NO_ANSWER : CONNECT_FAILED,
+			     error, 0);
 		else
 			ask(fd, their_targets[index], starts[index]);
 		closed(fd);
@@ -231,7 +232,8 @@ static void send_many(void)
 			break;
 		}
 		error = waits(fd, POLLIN);
-		if (error || recvfrom(fd, &reached, sizeof(reached), MSG_DONTWAIT, (void *)&from, &size) != sizeof(reached)) {
+		if (error ||
+		    recvfrom(fd, &reached, sizeof(reached), MSG_DONTWAIT, (void *)&from, &size) != sizeof(reached)) {
 			note(start, target, NO_ANSWER, error ? error : errno, 0);
 			break;
 		}

@@ -47,7 +47,7 @@ def _seen(sock: socket.socket, address: str, port: int, answer: bytes) -> tuple[
 
 
 def blocking(address: str, port: int) -> tuple[Stage, int, int]:
-    """Connect and ask; return stage, error and the number that was reached."""
+    """Connect and query the server; return stage, error and the number of the server."""
     stage = Stage.CONNECT_FAILED
     with _socket(address) as sock:
         sock.settimeout(PATIENCE)
@@ -72,19 +72,19 @@ async def nonblocking(address: str, port: int) -> tuple[Stage, int, int]:
                 await loop.sock_sendall(sock, b"?")
                 return _seen(sock, address, port, await loop.sock_recv(sock, 4))
         except OSError as error:
-            if error.errno == errno.ECONNRESET:  # after the connect, by a server that has died since
+            if error.errno == errno.ECONNRESET:  # after the connect, because the server has died since
                 stage = Stage.NO_ANSWER
             return stage, error.errno or errno.ETIMEDOUT, 0
 
 
 def by_curl(address: str, port: int) -> tuple[Stage, int, int]:
-    """Let curl ask."""
+    """Query the server with curl."""
     host = f"[{address}]" if ":" in address else address
     return _by_command(["curl", "-s", "-m", str(PATIENCE), f"http://{host}:{port}/"])
 
 
 def by_redis_cli(address: str, port: int) -> tuple[Stage, int, int]:
-    """Let redis-cli ask."""
+    """Query the server with redis-cli."""
     return _by_command(["redis-cli", "-h", address, "-p", str(port), "get", "number"])
 
 

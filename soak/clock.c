@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* For LD_PRELOAD: the time of day is wrong by the seconds that the file CLB_SOAK_CLOCK holds, eight bytes of it, now.
- * Clocks that cannot be set are not touched. */
+/* For LD_PRELOAD: shifts the time of day by the current number of seconds in the file CLB_SOAK_CLOCK, eight bytes.
+ * Clocks that cannot be set are not changed. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-"""Whether the kernel's counters say the same as the clients' own, once all clients have ended. Pure."""
+"""Compare the kernel's counters with the clients' own, after all clients have ended. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from soak.scene import SERVICES, Service, port
 
 
 def differences(instance: str, document: Mapping[str, Any], judge: Judge) -> Iterator[str]:
-    """Yield what does not add up.
+    """Yield each difference.
 
-    Of servers that come and go nothing is said: their counters start anew each time.
+    Servers that come and go are left out: their counters restart each time.
 
     :param document: of `status --json`.
     """
@@ -37,7 +37,7 @@ def _of_servers(service: Service, key: Key, servers: Mapping[int, Mapping[str, A
             yield f"{server['active']} active at real server {number}, and no client is left"
         if number not in service.mortal and server["failures"]:
             yield f"{server['failures']} failures of real server {number}, which never died"
-        # An unconnected socket is counted once, however much it sends.
+        # An unconnected socket is counted once, with any number of datagrams.
         if not service.mortal and key.protocol == "tcp" and server["connects"] != judge.reached[key, number]:
             ours = judge.reached[key, number]
             yield f"the kernel counts {server['connects']} connects to real server {number}, clients {ours}"
@@ -46,7 +46,7 @@ def _of_servers(service: Service, key: Key, servers: Mapping[int, Mapping[str, A
 def _of_pools(service: Service, key: Key, servers: Iterable[Mapping[str, Any]], judge: Judge) -> Iterator[str]:
     if not service.mortal:
         return
-    servers = list(servers)  # which nobody adds to, or takes away
+    servers = list(servers)  # no actor changes these
     for what, ours in (("connects", judge.tries[key]), ("failures", judge.failed[key])):
         counted = sum(server[what] for server in servers)
         if counted != ours:

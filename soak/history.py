@@ -1,7 +1,7 @@
-"""What was done to the world and when, so that a connect can be judged by what was true at its time.
+"""The record of all changes with their times, so that a connect can be judged by the state at its time.
 
-Times are nanoseconds of CLOCK_MONOTONIC. Whoever changes something says so before and after: what may have been true
-meanwhile counts as true.
+Times are nanoseconds of CLOCK_MONOTONIC. Each change is recorded before and after: both states count as true in
+between.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SECOND: Final = 1_000_000_000
 
 
 class Event(NamedTuple):
-    """Something that was done."""
+    """One event."""
 
     time: int
     actor: str
@@ -27,16 +27,16 @@ class Event(NamedTuple):
 
 
 class Spans:
-    """Spans of time in which something was so; they may overlap, and some may not have ended."""
+    """Intervals in which something was true; they may overlap, and some may not have ended."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._open: set[int] = set()
-        self._longest = 0  # of those that have ended
+        self._longest = 0  # of the ended ones
 
     def open(self, start: int) -> int:
-        """Begin a span, not earlier than any before; return its number."""
+        """Begin an interval, not earlier than any before; return its number."""
         number = len(self._starts)
         self._open.add(number)
         self._ends.append(FOREVER)
@@ -44,7 +44,7 @@ class Spans:
         return number
 
     def close(self, end: int, number: int | None = None) -> None:
-        """End a span.
+        """End an interval.
 
         :param number: by default the one that began last.
         """
@@ -54,7 +54,7 @@ class Spans:
         self._open.discard(number)
 
     def within(self, start: int, end: int) -> list[tuple[int, int]]:
-        """Return the spans that have a moment in common with this one, earliest first."""
+        """Return the intervals that overlap with this one, earliest first."""
         found = []
         oldest = min([*self._open, len(self._starts)])
         for number in range(bisect.bisect_right(self._starts, end) - 1, -1, -1):
@@ -65,13 +65,13 @@ class Spans:
         return found[::-1]
 
     def ended_before(self, moment: int) -> int | None:
-        """Return when the last span that had begun by then ended, or None; for spans that do not overlap."""
+        """Return the end of the last interval that had begun by then, or None; for intervals that do not overlap."""
         number = bisect.bisect_right(self._starts, moment)
         return self._ends[number - 1] if number else None
 
 
 def outside(start: int, end: int, *those: Spans) -> int:
-    """Return how much of the time between is in none of the spans."""
+    """Return how much of the time between is in none of the intervals."""
     left, reached = 0, start
     for first, last in sorted(span for spans in those for span in spans.within(start, end)):
         left += max(0, first - reached)
@@ -80,26 +80,26 @@ def outside(start: int, end: int, *those: Spans) -> int:
 
 
 class History:
-    """The events of a run, and the spans that follow from them. For many threads."""
+    """The events of a run, and the intervals that follow from them. For many threads."""
 
     def __init__(self, output: TextIO) -> None:
-        """Start with nothing.
+        """Start without events.
 
-        :param output: for every event, a line as it happens.
+        :param output: gets a line for every event as it happens.
         """
         self.start = time.monotonic_ns()
         self._events: list[Event] = []
         self._output = output
         self._lock = threading.Lock()
         self.members: defaultdict[tuple[str, int], Spans] = defaultdict(Spans)
-        """By service and number of the real server: when discovery may have named it."""
+        """By service and number of the real server: intervals in which discovery may have it."""
         self.dead: defaultdict[int, Spans] = defaultdict(Spans)
-        """When a real server may have been without a listener."""
+        """Intervals in which a real server may have had no listener."""
         self.troubled: defaultdict[str, Spans] = defaultdict(Spans)
-        """By what is late meanwhile: a kind of source, or an instance of the sidecar."""
+        """By kind of source or instance of the sidecar: intervals in which it may be late."""
 
     def note(self, actor: str, what: str) -> int:
-        """Write down what happens now, and return the time."""
+        """Record an event that happens now, and return the time."""
         with self._lock:
             event = Event(time.monotonic_ns(), actor, what)
             self._events.append(event)
@@ -111,17 +111,17 @@ class History:
         return f"{(event.time - self.start) / SECOND:10.3f}  {event.actor:<10}{event.what}"
 
     def around(self, moment: int, seconds: float = 2.0) -> list[str]:
-        """Return the lines about what happened around a moment."""
+        """Return the lines of the events around a moment."""
         margin = round(seconds * SECOND)
         with self._lock:
             return [self.line(event) for event in self._events if abs(event.time - moment) <= margin]
 
     @contextmanager
     def trouble(self, what: str, *, again: float = 1.0, more: float = 3.0) -> Iterator[None]:
-        """Count the block as a time in which this may be late, and what it takes to come back.
+        """Record the block and the recovery after it as an interval in which this may be late.
 
-        :param again: the block's length times this; a source that fails waits twice as long each time, so it may come
-            back that much later.
+        :param again: the block's length times this; a failing source doubles its pauses, so the recovery may take that
+            long.
         :param more: seconds on top.
         """
         start = time.monotonic_ns()
@@ -133,9 +133,9 @@ class History:
             self.troubled[what].close(end + round((end - start) * again + more * SECOND), number)
 
     def join(self, service: str, number: int) -> None:
-        """Say that discovery is about to name a real server."""
+        """Record that discovery is about to get a real server."""
         self.members[service, number].open(time.monotonic_ns())
 
     def leave(self, service: str, number: int) -> None:
-        """Say that discovery no longer names it."""
+        """Record that discovery no longer has it."""
         self.members[service, number].close(time.monotonic_ns())

@@ -1,10 +1,10 @@
-"""What has to hold for every connect, whatever happens meanwhile. Pure: it reads what clients wrote and what was done.
+"""The conditions for every connect, at any time. Pure: it reads the records of clients and the history.
 
-- A connect fails only where it may have met a real server that was dead then: servers of a service without mortal ones
+- A connect fails only if it may have reached a real server that was dead then: servers of a service without mortal ones
   never refuse, so its connects never fail at all.
-- Failures end soon: passive health leaves a dead server out after three of them, and probes it with one now and then.
-- A connect comes out at a real server that discovery named at that time, or had named until `LAG` before it; time in
-  which the soak itself keeps the news from the sidecar (it was killed, a leader is lost, DNS lies) does not count.
+- Failures end soon: passive health ejects a dead server after three of them, and probes it now and then.
+- A connect reaches a real server that discovery had at that time, or until `LAG` before it; time in which the soak
+  itself delays the sidecar (it was killed, a leader is lost, DNS misbehaves) does not count.
 - The application sees the VIP as its peer.
 """
 
@@ -20,33 +20,35 @@ from soak.record import Record, Stage
 from soak.scene import Service, Target
 
 LAG: Final = 2 * SECOND
-"""How long a change may take to be in the kernel while nothing keeps it away: the longest burst and the DNS refresh are
-0.7 s of it, the rest is for two busy processors."""
+"""Maximum time from a change until it is in the kernel, without disturbance.
+
+The longest burst and the DNS refresh are 0.7 s of it, the remaining part is for two busy processors.
+"""
 EJECT_AFTER: Final = 3
 EJECT_SECONDS: Final = 1
 UNDER_WAY: Final = 16
-"""Failures of connects that were under way when a server was ejected, and of probes that were cut off."""
+"""Failures of connects under way during an ejection, and of interrupted probes."""
 _DIED: Final = frozenset({0, errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE, errno.EAGAIN})
 
 
 class Client(NamedTuple):
-    """A client, and what it connects to."""
+    """A client, and its targets."""
 
     name: str
     instance: str
-    """The instance of the sidecar in whose cgroup it is."""
+    """The instance of the sidecar that balances the client's cgroup."""
     targets: Sequence[Target]
 
 
 class Violation(NamedTuple):
-    """Something that must not happen."""
+    """A violated condition."""
 
     time: int
     what: str
 
 
 class Key(NamedTuple):
-    """What counters are counted by."""
+    """The key of counters."""
 
     instance: str
     vip: str
@@ -54,7 +56,7 @@ class Key(NamedTuple):
 
 
 class Judge:
-    """Reads connects, keeps their counts, and finds violations."""
+    """Reads connects, counts them, and finds violations."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -68,7 +70,7 @@ class Judge:
         self._arrivals: dict[tuple[str, str, int, int], int] = {}
 
     def take(self, client: Client, records: Iterable[Record]) -> None:
-        """Judge what a client wrote down."""
+        """Judge the records of a client."""
         keys = [Key(client.instance, target.vip, target.protocol) for target in client.targets]
         for record in records:
             key, target = keys[record.target], client.targets[record.target]
@@ -90,7 +92,7 @@ class Judge:
                 return "the peer is not the VIP"
             return self._misplaced(client, target.service, record)
         error = errno.errorcode.get(record.error, str(record.error))
-        # A reset comes right after the handshake: the server died with what it had not accepted.
+        # A reset follows right after the handshake: the server died with connections that it had not accepted.
         if stage == Stage.CONNECT_FAILED and record.error != errno.ECONNRESET:
             self.failed[key] += 1
             self._refusals.setdefault((client.instance, target.service.name), []).append(record.end)
@@ -104,11 +106,11 @@ class Judge:
             and record.error == errno.ECONNABORTED
             and self._some_left(client, target.service, record)
         ):
-            return None  # its server has left the pool, and the application is told to ask again
+            return None  # its server has left the pool, so the application has to connect again
         return f"connected, and no answer: {error} with every server alive"
 
     def _arrive(self, client: Client, service: Service, record: Record) -> None:
-        """Keep when a real server was first reached after discovery was told of it."""
+        """Record the first connect to a real server after discovery got it."""
         spans = self._history.members.get((service.name, record.reached))
         found = spans.within(record.end, record.end) if spans else []
         if found:
@@ -116,9 +118,9 @@ class Judge:
             self._arrivals[about] = min(self._arrivals.get(about, record.end), record.end)
 
     def delays(self, instance: str, service: Service) -> list[float]:
-        """Return, sorted, the seconds from telling discovery of a real server to the first connect that reached it.
+        """Return, sorted, the seconds from a registration of a real server to the first connect that reached it.
 
-        Only where nothing kept the news from the sidecar meanwhile.
+        Only registrations without disturbance of the sidecar are included.
         """
         troubled = [self._history.troubled[what] for what in (service.source, instance, "machine")]
         return sorted(
@@ -138,7 +140,7 @@ class Judge:
         return None
 
     def _late(self, client: Client, service: Service, number: int, record: Record) -> int | None:
-        """Return how long a server had not been a member any more, without what excuses it; None if it never was."""
+        """Return for how long a server was no member any more, without excused time; None if it never was one."""
         spans = self._history.members.get((service.name, number))
         if spans is None:
             return None
@@ -159,14 +161,14 @@ class Judge:
         return any(one is not None and 0 < one <= LAG for one in late)
 
     def judge_refusals(self, services: Iterable[Service]) -> None:
-        """Judge how many connects met dead servers: passive health bounds them, for each death."""
+        """Judge the number of connects to dead servers: passive health limits them, for each death."""
         for (instance, name), moments in self._refusals.items():
             service = next(service for service in services if service.name == name)
             allowed = 0.0
             for number in service.mortal:
                 for first, last in self._history.dead[number].within(0, max(moments)):
                     seconds = (min(last, max(moments)) - first) / SECOND
-                    # Of each family, since each has a pool of its own.
+                    # The limit is doubled, because each family has a pool of its own.
                     allowed += 2 * (EJECT_AFTER + UNDER_WAY + 1 + seconds / EJECT_SECONDS)
             if len(moments) > allowed:
                 most = f"passive health allows {allowed:.0f}"

@@ -1,4 +1,4 @@
-"""Runs one sidecar, and runs it again whenever it was killed, as a service manager does."""
+"""A sidecar that is started again whenever it was killed, as a service manager does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENTER: Final = 'echo $$ >"$0" && exec "$@"'
 READ_ONLY: Final = ("unshare", "--mount", "sh", "-c")
 _READ_ONLY: Final = 'mount --bind /sys/fs/bpf /sys/fs/bpf && mount -o remount,bind,ro /sys/fs/bpf && exec "$@"'
 SOON: Final = 0.3
-"""Seconds between two starts that fail."""
+"""Seconds between two failing starts."""
 
 
 class Keeper:
@@ -32,17 +32,17 @@ class Keeper:
     def __init__(self, history: History, instance: str, folder: Path, options: Sequence[str], procs: Path) -> None:
         """Prepare; nothing runs yet.
 
-        :param procs: the file `cgroup.procs` that it enters.
+        :param procs: the file `cgroup.procs` that it is added to.
         """
         self.instance = instance
         self.name = instance.split("-")[1]
         self.process: subprocess.Popen[bytes] | None = None
         self.read_only = False
-        """Whether the BPF file system is to be read-only for the next one."""
+        """Whether the BPF file system is read-only for the next start."""
         self.may_end = False
-        """Whether it may end by itself, as where memory is short."""
+        """Whether it may end by itself, for example without memory."""
         self.starved = False
-        """Whether its memory has ever been short."""
+        """Whether its memory has ever been limited."""
         self.violations: list[tuple[int, str]] = []
         self.starts = 0
         self.clock = folder / f"clock-{self.name}"
@@ -60,7 +60,7 @@ class Keeper:
         self._thread = threading.Thread(target=self._keep, daemon=True)
 
     def start(self) -> None:
-        """Run it from now on."""
+        """Start it, and keep it running."""
         self._thread.start()
 
     def kill(self) -> None:
@@ -71,7 +71,7 @@ class Keeper:
             self.process.kill()
 
     def set_clock(self, seconds: int) -> None:
-        """Let its time of day be wrong by this from now on."""
+        """From now on shift its time of day by these seconds."""
         with self.clock.open("r+b") as file:
             file.write(struct.pack("=q", seconds))
 
@@ -84,7 +84,7 @@ class Keeper:
         return self.process.returncode if self.process else -1
 
     def objections(self) -> list[str]:
-        """Return what it has logged that it never should: bugs of its own, errors without a reason, tracebacks."""
+        """Return forbidden lines of its log: bugs, errors without a reason, tracebacks."""
         found: Counter[str] = Counter()
         for line in self.log.read_text(errors="replace").splitlines():
             if not line.startswith("{"):

@@ -1,4 +1,4 @@
-"""What has to be there before, and no more of it after: pins, elements of maps, descriptors, threads, memory."""
+"""Resources that have to exist, and must not grow: pins, elements of maps, descriptors, threads, memory."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from clb_discovery.layout.structs import Map
 from tests.support.kernel_objects import KernelObject, pinned
 
 SPARE_FDS: Final = 12
-"""Connections to Consul that may be open at one time and not at another."""
+"""Number of connections to Consul that may be open at one time and not at another."""
 SPARE_KIB: Final = 16 << 10
-"""Memory that the second half of a run may take beyond what the first took at most."""
+"""Memory that the second half of a run may use beyond the maximum of the first."""
 
 
 class Sample(NamedTuple):
-    """What a process has."""
+    """The resources of a process."""
 
     time: float
     descriptors: int
@@ -32,14 +32,14 @@ class Sample(NamedTuple):
 
 
 def sample(pid: int) -> Sample:
-    """Look at a process."""
+    """Return the resources of a process."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
     descriptors = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - only their number
     return Sample(time.monotonic(), descriptors, int(status["Threads"]), int(status["VmRSS"].split()[0]))
 
 
 def slope(samples: list[Sample]) -> float:
-    """Return how fast memory grew in the second half, in KiB a minute."""
+    """Return the growth of memory in the second half, in KiB a minute."""
     half = samples[len(samples) // 2 :]
     if len(half) < 3:
         return 0.0
@@ -47,7 +47,7 @@ def slope(samples: list[Sample]) -> float:
 
 
 def grown(samples: list[Sample]) -> Iterator[str]:
-    """Say what a process has more of in the end than in the first half."""
+    """Yield the resources of which a process has more in the end than in the first half."""
     first, second = samples[: len(samples) // 2], samples[len(samples) // 2 :]
     if len(first) < 3:
         return
@@ -58,12 +58,12 @@ def grown(samples: list[Sample]) -> Iterator[str]:
 
 
 def pins(instance: str) -> Mapping[str, KernelObject]:
-    """Return everything of an instance that is pinned."""
+    """Return all pins of an instance."""
     return pinned(Pins(instance).home)
 
 
 def leftovers(instance: str) -> Iterator[str]:
-    """Say what the maps hold that nobody needs, once all clients have ended and nothing changes."""
+    """Yield the unused elements of the maps, after all clients have ended and nothing changes."""
     with Maps(Pins(instance)) as maps:
         installed = maps.read()
     for map_, keys in installed.orphans.items():

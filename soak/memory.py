@@ -1,4 +1,4 @@
-"""A limit to the memory of the processes in a cgroup of their own, in either version of cgroups."""
+"""A memory limit for the processes in a cgroup of their own, in either version of cgroups."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _V1 = Path("/sys/fs/cgroup/memory")
 
 
 class MemoryCgroup:
-    """A cgroup whose memory may be made short."""
+    """A cgroup whose memory can be limited."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._v1 = path.is_relative_to(_V1)
 
     def limit(self, size: int | None) -> None:
-        """Let the processes have no more than this many bytes; None for as much as there is."""
+        """Limit the memory to this many bytes; None for no limit."""
         file = self.path / ("memory.limit_in_bytes" if self._v1 else "memory.max")
-        with contextlib.suppress(OSError):  # less than cannot be taken away
+        with contextlib.suppress(OSError):  # the limit may be below the memory in use
             file.write_text(str(size) if size else ("-1" if self._v1 else "max"))
 
     def usage(self) -> int:
-        """Return how many bytes they have."""
+        """Return the memory in use, in bytes."""
         return int((self.path / ("memory.usage_in_bytes" if self._v1 else "memory.current")).read_text())
 
 
 @contextlib.contextmanager
 def memory_cgroup() -> Iterator[MemoryCgroup]:
-    """Make one; whoever is in it at the end has to have ended."""
+    """Make one; all processes in it have to end before the block does."""
     root = find_root()
     if "memory" in (root / "cgroup.controllers").read_text().split():
         (root / "cgroup.subtree_control").write_text("+memory")

@@ -1,4 +1,4 @@
-"""Who looks on meanwhile: `trace --json`, ended and killed again and again, and who asks for metrics and status."""
+"""Onlookers: `trace --json`, started and ended repeatedly, and clients of metrics and status."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from soak.actors import Stage
 
 METRICS: Final[Mapping[str, str]] = {KILLED: "127.0.0.1:9464", KEPT: "127.0.0.1:9465"}
-"""Where the sidecars are asked, by instance."""
+"""The addresses of `--metrics`, by instance."""
 PATIENCE: Final = 10.0
-"""Seconds within which an answer comes, however busy the machine is."""
+"""Seconds within which an answer comes, on a busy machine, too."""
 NOT_POSSIBLE: Final = 3
-"""How `trace` ends where it cannot begin, as with a run-time directory that is read-only."""
+"""The exit code of `trace` if it cannot begin, for example with a read-only run-time directory."""
 SERVERS: Final = {
     service.name: {
         f"{address}:{port(number)}" for number in service.servers for address in (ipv4(number), f"[{ipv6(number)}]")
@@ -37,7 +37,7 @@ SERVERS: Final = {
 
 
 def watch_connects(stage: Stage, dice: random.Random) -> None:
-    """Read what `trace` tells of one instance for a moment."""
+    """Read the trace of one instance for a moment."""
     if stage.stop.wait(dice.uniform(1.0, 6.0)):
         return
     instance, seconds = dice.choice(list(METRICS)), dice.uniform(0.1, 2.0)
@@ -52,13 +52,13 @@ def watch_connects(stage: Stage, dice: random.Random) -> None:
             process.send_signal(end)
             _, errors = process.communicate()
         told.seek(0)
-        *whole, _ = told.read().split("\n")  # what follows the last end of a line was cut off
+        *whole, _ = told.read().split("\n")  # the last line was cut off
     for objection in (*objections_to_end(process.returncode, errors.decode(), end), *objections_to_lines(whole)):
         stage.objections.append((moment, f"trace of {instance}: {objection}"))
 
 
 def objections_to_end(code: int, errors: str, sent: signal.Signals) -> Iterator[str]:
-    """Say what is wrong with how a trace has ended.
+    """Return what is wrong with the end of a trace.
 
     :param sent: the signal that ended it, unless it had ended by itself.
     """
@@ -68,7 +68,7 @@ def objections_to_end(code: int, errors: str, sent: signal.Signals) -> Iterator[
 
 
 def objections_to_lines(lines: Iterable[str]) -> Iterator[str]:
-    """Say what is wrong with what a trace has told."""
+    """Return what is wrong with the lines of a trace."""
     for line in lines:
         try:
             found = json.loads(line)
@@ -85,7 +85,7 @@ def objections_to_lines(lines: Iterable[str]) -> Iterator[str]:
 
 
 def ask(stage: Stage, dice: random.Random) -> None:
-    """Ask each sidecar for something; only the one that is killed may not answer."""
+    """Send a query to each sidecar; only the one that is killed may fail to answer."""
     if stage.stop.wait(dice.uniform(0.2, 1.0)):
         return
     path, check = dice.choice(list(CHECKS.items()))

@@ -15,9 +15,9 @@ _KEPT: Final = ("X-Consul-Index", "X-Consul-KnownLeader", "X-Consul-LastContact"
 
 
 class PollCutter:
-    """Passes requests on to an agent; one that takes long ends by a 504 or by a closed connection, in turn.
+    """Passes requests on to an agent, and ends long ones by a 504 or by a closed connection, in turn.
 
-    :ivar url: where it listens, once its block is entered.
+    :ivar url: its address, inside its block.
     """
 
     def __init__(self, agent: str) -> None:

@@ -1,4 +1,4 @@
-"""What clients write down of each connect: client.c's `struct record`, in files that are renamed when complete."""
+"""Clients' records of connects: client.c's `struct record`, in files that are renamed when complete."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Record(NamedTuple):
     start: int
     """Nanoseconds of CLOCK_MONOTONIC."""
     end: int
-    """When its outcome was known, the server's answer included."""
+    """The time of the outcome, including the server's answer."""
     reached: int
     """The number of the real server; 0 for none."""
     error: int
@@ -45,7 +45,7 @@ def read(file: Path) -> Iterator[Record]:
 
 
 class Writer:
-    """Writes the records of one client that is written in Python."""
+    """Writes the records of one client in Python."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -55,7 +55,7 @@ class Writer:
         self._began = 0
 
     def note(self, start: int, target: int, stage: Stage, error: int = 0, reached: int = 0) -> None:
-        """Write down a connect that has come to its end now."""
+        """Record a connect that has ended now."""
         end = time.monotonic_ns()
         if self._file and end - self._began > _FILE_NS:
             self.close()
@@ -66,7 +66,7 @@ class Writer:
         self._file.write(RECORD.pack(start, end, reached, error, target, stage, 0))
 
     def close(self) -> None:
-        """Complete the file at hand."""
+        """Complete the current file."""
         if self._file:
             self._file.close()
             self._path.rename(self._path.with_suffix(".done"))

@@ -1,11 +1,11 @@
-"""The services of a soak: who serves them, under which VIPs, and what becomes of their servers."""
+"""The services of a soak: their servers, their VIPs, and the changes of their servers."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
 PORT: Final = 80
-"""Of every virtual server."""
+"""The port of every virtual server."""
 
 
 class Service(NamedTuple):
@@ -17,11 +17,11 @@ class Service(NamedTuple):
     """`consul` or `dns`."""
     algorithm: str
     core: range
-    """Numbers of the real servers that discovery always names."""
+    """Numbers of the real servers that discovery always has."""
     rotating: range = range(0)
-    """Those that come and go in discovery, and run all the time."""
+    """Servers that come and go in discovery, and run all the time."""
     mortal: range = range(0)
-    """Those of the core that die and return, which discovery is not told."""
+    """Servers of the core that die and return, while discovery keeps them."""
     udp: bool = False
     every_port: bool = False
 
@@ -37,14 +37,14 @@ class Service(NamedTuple):
 
     @property
     def vips(self) -> str:
-        """All its VIPs as options take them."""
+        """All its VIPs in the form of options."""
         port4, port6 = ("", "") if self.every_port else (f":{PORT}", f":{PORT}")
         both = [self.ipv4 + port4, f"[{self.ipv6}]" + port6]
         return ",".join([*both, *(f"{vip}/udp" for vip in both if self.udp)])
 
     @property
     def servers(self) -> range:
-        """All that ever serve it."""
+        """All servers that it ever has."""
         return range(self.core.start, max(self.core.stop, self.rotating.stop))
 
 
@@ -52,7 +52,7 @@ STEADY: Final = Service("steady", 1, "consul", "random", range(1, 6), range(6, 1
 ZONE: Final = Service("zone", 2, "dns", "round-robin", range(11, 16), range(16, 21), udp=True, every_port=True)
 MORTAL: Final = Service("mortal", 3, "consul", "least-conn", range(21, 27), mortal=range(21, 27))
 TIERS: Final = Service("tiers", 4, "dns", "random", range(31, 35), mortal=range(31, 33))
-"""The mortal ones have the lower priority, and so come first."""
+"""The mortal ones have the lower priority, and are preferred."""
 SERVICES: Final = (STEADY, ZONE, MORTAL, TIERS)
 
 
@@ -77,16 +77,16 @@ def priority(service: Service, number: int) -> int:
 
 
 class Target(NamedTuple):
-    """What a client connects to."""
+    """The target of a client."""
 
     service: Service
     address: str
-    """As the client writes it; IPv4 also as `::ffff:10.64.0.1`."""
+    """In the form of the client; IPv4 also as `::ffff:10.64.0.1`."""
     protocol: str = "tcp"
 
     @property
     def vip(self) -> str:
-        """The VIP that it means."""
+        """The VIP that it stands for."""
         return self.address.removeprefix("::ffff:")
 
     def __str__(self) -> str:

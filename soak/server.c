@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* A real server that tells who it is. Usage: server NUMBER PORT ADDRESS...
+/* A real server that sends its number. Usage: server NUMBER PORT ADDRESS...
  *
- * It serves TCP and UDP on this port of each address, and answers with its number: to a question mark, and to any datagram,
- * as four bytes in network order; to an HTTP request as text; to a Redis command as an integer. */
+ * It serves TCP and UDP on this port of each address, and answers with its number: to a question mark and to any
+ * datagram as four bytes in network order; to an HTTP request as text; to a Redis command as an integer. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <err.h>
@@ -55,7 +55,7 @@ static void done(int fd)
 	close(fd);
 }
 
-/* Answer what has come; the client closes. */
+/* Answer a request; the client closes. */
 static void answer(int fd)
 {
 	uint32_t name = htonl(number);

@@ -1,4 +1,4 @@
-"""The clients: of several kinds, all at full rate, each a process in the cgroup of one sidecar."""
+"""The clients: several kinds, all at full rate, each a process in the cgroup of one sidecar."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.support.cgroups import inside
 
 KINDS_IN_C: Final = ("tcp", "poll", "udp", "sendto")
 KILLED: Final = "soak-killed"
-"""The instance whose sidecar is killed again and again."""
+"""The instance whose sidecar is killed repeatedly."""
 KEPT: Final = "soak-kept"
-"""The one whose sidecar runs from the beginning to the end."""
+"""The instance whose sidecar runs all the time."""
 
 
 def clients() -> dict[str, Client]:
@@ -43,7 +43,7 @@ def clients() -> dict[str, Client]:
 def connecting(
     folder: Path, program: Path, cgroups: Mapping[str, Path]
 ) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """Let all clients connect while the block runs; then they end, and have written everything down.
+    """Let all clients connect while the block runs; then they complete their files and end.
 
     :param program: client.c, compiled.
     :param cgroups: by instance.
@@ -67,7 +67,7 @@ def connecting(
 
 
 def written(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the names of clients, and the files that they have completed, earliest first."""
+    """Yield the names of clients, and their completed files, earliest first."""
     for home in sorted((folder / "clients").iterdir()):
         for file in sorted(home.glob("*.done")):
             yield home.name, file

@@ -1,4 +1,4 @@
-"""What there is in a soak: a Consul cluster with an agent, a DNS server behind a proxy that lies, and real servers."""
+"""The environment of a soak: a Consul cluster and an agent, a DNS server behind a misbehaving proxy, real servers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.knot import KnotServer
 from tests.support.process import wait_until
 
 JUNK: Final = ("127.0.0.9", "169.254.1.1", "224.0.0.1", "10.64.0.2", "0.0.0.0", "fe80::1")
-"""Addresses that the zone always names beside the servers, and that may never be connected to."""
+"""Addresses that the zone always has beside the servers, and that are not allowed as real servers."""
 
 
 UNUSABLE: Final = (
@@ -36,8 +36,10 @@ UNUSABLE: Final = (
     "_{name}._tcp SRV 0 9 99 gone.other.",
     "_{name}._tcp SRV 0 9 99 nowhere.invalid.",
 )
-"""Records that nobody can use, beside those of each service in the zone: a port of 0, an address in letters, and names
-that do not exist or that nobody answers for."""
+"""Unusable records beside those of each service in the zone.
+
+They have a port of 0, an address as a name, or a name that does not exist or gets no answer.
+"""
 POISON: Final[tuple[tuple[str, int], ...]] = (
     ("10.1.0.9", 0),
     ("http://10.1.1.1", 80),
@@ -47,14 +49,14 @@ POISON: Final[tuple[tuple[str, int], ...]] = (
     ("gone.other", 80),
     ("nowhere.invalid", 80),
 )
-"""Addresses and ports of registrations that nobody can use."""
+"""Addresses and ports of unusable registrations."""
 
 
 class LyingDns(FaultyDns):
-    """The server's zones behind a proxy that misbehaves for every name alike.
+    """The server's zones behind a proxy that misbehaves for all names in the same way.
 
-    Its answers are rotated, always. Where it trims, those about `ZONE` have another random half of the records that
-    come and go each time; the others stay, so that their counters do.
+    Its answers are always rotated. If it trims, an answer about `ZONE` has a random half of the records that come and
+    go; the other records stay, so that their counters do.
     """
 
     fault: Fault | None = None
@@ -74,7 +76,7 @@ class LyingDns(FaultyDns):
             records = random.sample(list(rrset), len(rrset))
             if self.trims and rrset.rdtype == SRV and ZONE.name in rrset.name.to_text():
                 core = {port(number) for number in ZONE.core}
-                records.sort(key=lambda record: record.port not in core)  # which keeps the order of the rest
+                records.sort(key=lambda record: record.port not in core)  # a stable sort: others keep their order
                 records = records[: len(ZONE.core) + (len(records) - len(ZONE.core) + 1) // 2]
             message.answer[number] = dns.rrset.from_rdata(rrset.name, rrset.ttl, *records)
         return message.to_wire(max_size=65535)
@@ -82,7 +84,7 @@ class LyingDns(FaultyDns):
 
 @contextmanager
 def in_thread(server: AbstractAsyncContextManager[Any]) -> Iterator[None]:
-    """Let a proxy serve in a thread of its own while the block runs."""
+    """Run a proxy in a thread of its own while the block runs."""
     started: Future[Callable[[], object]] = Future()
 
     async def serve() -> None:
@@ -102,7 +104,7 @@ def in_thread(server: AbstractAsyncContextManager[Any]) -> Iterator[None]:
 
 
 class RealServers:
-    """The real servers, each a process that may be killed."""
+    """The real servers, each a process that can be killed."""
 
     def __init__(self, program: Path) -> None:
         self._program = program
@@ -150,7 +152,7 @@ class World:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Have all of it while the block runs."""
+        """Run all of it while the block runs."""
         with ExitStack() as stack:
             stack.enter_context(self.real)
             with ThreadPoolExecutor(8) as pool:
@@ -169,9 +171,9 @@ class World:
             yield
 
     def register(self, service: Service, number: int) -> None:
-        """Write an instance into Consul's catalog, both of its addresses.
+        """Register an instance in Consul's catalog, with both of its addresses.
 
-        :raises OSError: if it is not known whether that has happened.
+        :raises OSError: if the result is unknown.
         """
         for identity, address in (
             (f"{service.name}-{number}", ipv4(number)),
@@ -182,13 +184,13 @@ class World:
             self.agent.register_external("outside", "10.1.255.254", found)
 
     def deregister(self, service: Service, number: int) -> None:
-        """Take it out again; raises as `register`."""
+        """Remove it again; raises as `register`."""
         for identity in (f"{service.name}-{number}", f"{service.name}-{number}-6"):
             body = {"Node": "outside", "ServiceID": identity}
             self.agent.request("PUT", "/v1/catalog/deregister", body)
 
     def poison(self, service: Service, kind: int) -> None:
-        """Register an instance that nobody can use; raises as `register`.
+        """Register an unusable instance; raises as `register`.
 
         :param kind: number of one of `POISON`.
         """
@@ -197,12 +199,12 @@ class World:
         self.agent.register_external("outside", "10.1.255.254", found)
 
     def cure(self, kind: int) -> None:
-        """Take it out again; raises as `register`."""
+        """Remove it again; raises as `register`."""
         body = {"Node": "outside", "ServiceID": f"poison-{kind}"}
         self.agent.request("PUT", "/v1/catalog/deregister", body)
 
     def write_zone(self) -> None:
-        """Let the zone say what is named now."""
+        """Write the current members into the zone."""
         records = [f"junk A{'AAA' if ':' in address else ''} {address}" for address in JUNK]
         for service in SERVICES:
             if service.source == "dns":
@@ -215,7 +217,7 @@ class World:
         self.knot.write("\n".join(records))
 
     def has_leader(self) -> bool:
-        """Tell whether the cluster takes writes."""
+        """Return whether the cluster accepts writes."""
         try:
             self.agent.request("PUT", "/v1/kv/soak", {"a": 1})
         except OSError:
@@ -223,7 +225,7 @@ class World:
         return True
 
     def wait_for_leader(self) -> None:
-        """Wait until the cluster takes writes."""
+        """Wait until the cluster accepts writes."""
         wait_until(self.has_leader, "Consul has a leader", 120)
 
 

@@ -1,1 +1,1 @@
-"""Tests, in packages of the same names as those of `clb_discovery`; `kernel` has the real data plane, end to end."""
+"""Tests, in packages named as those of `clb_discovery`; `kernel` tests the real data plane, end to end."""

@@ -1,4 +1,4 @@
-"""The rooms of the package keep to the import matrix, and what calls itself pure computes and reaches nothing outside.
+"""The rooms of the package keep to the import matrix, and pure modules only compute.
 
 The matrix is that of docs/architecture.md; docs/decisions/0023-rooms.md gives the reasons.
 """
@@ -42,7 +42,7 @@ MATRIX: Final = {
         "__main__": "cli",
     }.items()
 }
-"""What each room may import. A room is a package or a module directly inside `clb_discovery`."""
+"""The rooms that each room may import. A room is a package or a module directly inside `clb_discovery`."""
 PURE_ROOMS: Final = ("model", "layout", "state", "publication", "documents")
 PURE_MODULES: Final = frozenset(
     {
@@ -63,7 +63,7 @@ PURE_MODULES: Final = frozenset(
         "clb_discovery.sources.dns.linger",
     }
 )
-"""Those of other rooms."""
+"""Pure modules in other rooms."""
 IMPURE: Final = (
     "asyncio", "ctypes", "logging", "os", "pathlib", "random", "secrets", "select", "socket",
     "structlog", "subprocess", "sys", "tempfile", "threading", "time", "urllib.request", "uuid",
@@ -80,7 +80,7 @@ def package(root: Path, **sources: str) -> frozenset[str]:
 
 
 def test_rooms_import_what_the_matrix_allows() -> None:
-    """Nothing imports more than the matrix says, every room is in it, and no permission is left over."""
+    """No room imports more than the matrix allows, every room is in it, and every permission is used."""
     used = rooms_used(ROOT, PACKAGE)
     assert used.keys() == MATRIX.keys()
     for room, uses in used.items():
@@ -103,7 +103,7 @@ def test_pure_rooms_and_the_pure_modules_of_others_are_pure() -> None:
 
 
 def test_no_allowed_module_is_known_to_be_impure() -> None:
-    """The list of what is allowed holds no module with a clock, chance, network, file, process or log."""
+    """The list of allowed modules has none with a clock, randomness, network, file, process or log."""
     assert not ALLOWED_STDLIB & set(IMPURE)
 
 
@@ -118,7 +118,7 @@ def test_an_impure_import_is_found(tmp_path: Path, module: str) -> None:
 
 @pytest.mark.parametrize("source", ["from pure import other", "import pure.other", "from pure.other import name"])
 def test_an_import_of_a_module_that_is_not_pure_is_found(tmp_path: Path, source: str) -> None:
-    """A pure module may not reach anything impure through a neighbour."""
+    """A pure module may not use anything impure through another module."""
     package(tmp_path, one=source, other="import time\nname = time.time")
     assert violations(tmp_path, "pure", frozenset({"pure.one"})) == ["pure.one imports pure.other"]
     assert violations(tmp_path, "pure", frozenset({"pure.one", "pure.other"})) == ["pure.other imports time"]
@@ -132,19 +132,19 @@ def test_an_impure_package_above_is_found(tmp_path: Path) -> None:
 
 
 def test_a_clock_is_found(tmp_path: Path) -> None:
-    """Moments are values; what reads the clock for one is not."""
+    """Moments are values; a module that reads the clock for them is impure."""
     modules = package(tmp_path, one="from datetime import UTC, datetime\nnow = datetime.now(UTC)")
     assert violations(tmp_path, "pure", modules) == ["pure.one uses datetime.now"]
 
 
 @pytest.mark.parametrize("source", ["open('x')", "print(1)", "__import__('os')", "f = open", "eval('1')"])
 def test_a_builtin_that_reaches_outside_is_found(tmp_path: Path, source: str) -> None:
-    """Files, the terminal and code from text need no import, and are found by name."""
+    """Files, the terminal and `eval` need no import, and are found by name."""
     (found,) = violations(tmp_path, "pure", package(tmp_path, one=source))
     assert found.startswith("pure.one uses ")
 
 
 def test_a_relative_import_is_found(tmp_path: Path) -> None:
-    """A relative import is refused as it stands, since it could lead anywhere."""
+    """A relative import is always rejected, because it could lead anywhere."""
     modules = package(tmp_path, one="from . import two", two="")
     assert violations(tmp_path, "pure", modules) == ["pure.one imports ."]

@@ -1,4 +1,4 @@
-"""`make audit`, as far as that can be seen without the service that it asks."""
+"""`make audit`, as far as it can be tested without the service that it queries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ exit 7
 
 
 def test_every_installed_package_is_looked_up(tmp_path: Path) -> None:
-    """All of them by name and version, but not ours; what cannot be looked up, and what is found, is a failure."""
+    """All of them are looked up by name and version, except ours; a failed look-up or an advisory is a failure."""
     fake = tmp_path / "pip-audit"
     fake.write_text(FAKE)
     fake.chmod(0o755)
@@ -32,8 +32,9 @@ def test_every_installed_package_is_looked_up(tmp_path: Path) -> None:
 
 
 def test_target_sets_up_and_then_audits() -> None:
-    """The target hands on what is asked of it."""
+    """The target passes its arguments on."""
     command = ["make", "--no-print-directory", "--dry-run", "audit", "AUDIT_ARGS=--dry-run"]
-    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # tests may run by make
+    # This test may run under make.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=alone).stdout
     assert said.splitlines() == ["scripts/setup audit", "scripts/audit --dry-run"]

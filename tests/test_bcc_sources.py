@@ -1,4 +1,4 @@
-"""How sources are made ready for BCC: one text, and no macro around a function of a map."""
+"""Preparation of the sources for BCC: one text, and no macro around a function of a map."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DIALECT: Final = """\
     ],
 )
 def test_calls_of_map_functions_are_expanded(call: str, expanded: str) -> None:
-    """Each argument takes the place of its parameter, once, also where it is such a call itself."""
+    """Each argument replaces its parameter, once, also if it is such a call itself."""
     assert expand(f"{DIALECT}x = {call};\n").endswith(f"\nx = {expanded};\n")
 
 
@@ -41,25 +41,25 @@ def test_calls_of_map_functions_are_expanded(call: str, expanded: str) -> None:
     "text",
     ["clb_lookup(slots)", "clb_lookup(a, b, c)", "clb_lookup(a, b", "my_clb_lookup(a, b)", "clb_lookup", "f(a, b)"],
 )
-def test_what_is_no_such_call_stays(text: str) -> None:
-    """Other names, other numbers of arguments and calls that do not end are left to the compiler."""
+def test_other_calls_stay(text: str) -> None:
+    """Other names, other numbers of arguments and calls without an end are left to the compiler."""
     assert expand(f"{DIALECT}{text}\n").endswith(f"\n{text}\n")
 
 
 def test_lines_keep_their_numbers() -> None:
-    """Definitions leave an empty line behind, so that errors name the right one; other macros stay."""
+    """Definitions leave an empty line behind, so that errors have the right line number; other macros stay."""
     lines = expand(DIALECT).splitlines()
     assert lines[:4] == ["#ifdef CLB_BCC", "", "", "#define CLB_PROGRAM(section)"]
     assert len(lines) == len(DIALECT.splitlines())
 
 
 def test_text_without_macros_stays() -> None:
-    """Where nothing is to be expanded nothing is changed."""
+    """Without macros to expand nothing is changed."""
     assert expand("int x;\n") == "int x;\n"
 
 
 def test_included_files_take_the_place_of_their_names(tmp_path: Path) -> None:
-    """Files that are included by name appear once, in order, with lines that say where text is from."""
+    """Files that are included by name appear once, in order, with lines that name their origin."""
     (tmp_path / "a.c").write_text('#include "b.h"\n#include <linux/bpf.h>\n#include "c.h"\nint a;\n')
     (tmp_path / "b.h").write_text("int b;\n")
     (tmp_path / "c.h").write_text('#include "b.h"\nint c;\n')

@@ -1,4 +1,4 @@
-"""What the documents say about tests, commands, options, files, metrics and log lines is so."""
+"""The documents are right about tests, commands, options, files, metrics and log lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clb_discovery.config.services import read_services
 from tests.support.documents import DOCUMENTS, ROOT, blocks, command_lines
 
 FOREIGN_OPTIONS: Final = frozenset({"--now", "--offline", "--threshold", "--seconds", "--seed", "--keep", "--save"})
-"""Those of other programs: systemctl and systemd-analyze, the soak, benchmarks."""
+"""Options of other programs: systemctl and systemd-analyze, the soak, benchmarks."""
 ASKS: Final = frozenset({"run", "plan", "check"})
 """Commands that take services."""
 
@@ -41,7 +41,7 @@ def known_options() -> set[str]:
 
 @cache
 def log_events() -> set[str]:
-    """Return every constant text that is handed to a function that logs."""
+    """Return every constant text that is passed to a function that logs."""
     calls = (
         node
         for file in (ROOT / "clb_discovery").rglob("*.py")
@@ -59,13 +59,13 @@ def log_events() -> set[str]:
 
 
 def anchors(document: Path) -> set[str]:
-    """Return the headings of a document, as GitHub makes anchors of them."""
+    """Return the headings of a document in the form of GitHub's anchors."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def expanded(path: str) -> Iterator[str]:
-    """Return what a shell makes of one pair of braces."""
+    """Return the paths that a shell makes of one pair of braces."""
     before, brace, rest = path.partition("{")
     inside, _, after = rest.partition("}")
     yield from (before + word + after for word in inside.split(",")) if brace else (path,)
@@ -96,7 +96,7 @@ def test_command_lines_are_taken(document: Path) -> None:
 
 
 def test_command_lines_are_found() -> None:
-    """The test above looks at what people copy: of blocks and of text, with a comment or without."""
+    """The test above finds lines that people copy: in blocks and in text, with a comment or without."""
     found = list(command_lines((ROOT / "README.md").read_text()))
     assert ["unload"] in found
     assert any("--srv" in words for words in found)
@@ -152,12 +152,12 @@ def test_metrics_and_maps_exist(document: Path) -> None:
 
 @each_document
 def test_alerts_exist(document: Path) -> None:
-    """Each alert that a document names is one of the rules."""
+    """Each alert in a document is one of the rules."""
     rules = (ROOT / "contrib" / "prometheus" / "clb-discovery.rules.yml").read_text()
     assert set(re.findall(r"\bClb[A-Z]\w+", document.read_text())) <= set(re.findall(r"alert: (\w+)", rules))
 
 
 @each_document
 def test_log_events_exist(document: Path) -> None:
-    """Each event of the log, which documents write as `"source fails"`, is one that the program logs."""
+    """Each event of the log, in documents `"source fails"`, is one that the program logs."""
     assert set(re.findall(r'`"([^`"]+)"`', document.read_text())) <= log_events()

@@ -1,4 +1,4 @@
-"""Files in places that other users can, or cannot, reach: nothing is followed, taken over or held up."""
+"""Files in places that other users can, or cannot, reach: nothing of theirs is followed, taken over or waited for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def as_nobody(program: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
 
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
-    """Return a directory of root that other users can walk to."""
+    """Return a directory of root that other users can enter."""
     with directory_for_all() as path:
         yield path
 
@@ -54,7 +54,7 @@ def open_to_all() -> Iterator[Path]:
 def test_directory_that_others_can_change_is_refused(
     tmp_path: Path, prepare: Callable[[Path], None], words: str
 ) -> None:
-    """Whoever could put something there, or could put another directory in its place, is named with the way out."""
+    """If another user can write to a directory or replace it, the error has the reason and the fix."""
     directory = tmp_path / "above" / "here"
     directory.mkdir(parents=True)
     hosts = directory / "hosts"
@@ -69,7 +69,7 @@ def test_directory_that_others_can_change_is_refused(
 
 
 def test_sticky_directory_on_the_way_is_enough(tmp_path: Path) -> None:
-    """Below /tmp, a directory of our own is safe; one of others is not."""
+    """Below /tmp, a directory of our own is accepted; one of others is rejected."""
     above = tmp_path / "like-tmp"
     above.mkdir()
     above.chmod(0o1777)
@@ -82,7 +82,7 @@ def test_sticky_directory_on_the_way_is_enough(tmp_path: Path) -> None:
 
 
 def test_links_are_followed_where_only_root_makes_them(tmp_path: Path) -> None:
-    """On the way and in the file's place, absolute and relative; the link stays, and its target gets the names."""
+    """Links of root are followed, in the path and at its end, absolute and relative; only their target is changed."""
     real = tmp_path / "real"
     real.mkdir()
     (tmp_path / "way").symlink_to("real")
@@ -99,7 +99,7 @@ def test_links_are_followed_where_only_root_makes_them(tmp_path: Path) -> None:
 
 
 def test_locks_of_others_hold_nothing_up(open_to_all: Path) -> None:
-    """An ordinary user who locks the directory and the file, as anybody may, keeps no name out of it."""
+    """A user who locks the directory and the file, as any user may, does not block writing the names."""
     hosts = open_to_all / "hosts"
     hosts.write_text("old\n")
     program = """if True:
@@ -130,7 +130,7 @@ PRECREATED: Final[dict[str, Callable[[Path, Path], object]]] = {
 
 @pytest.mark.parametrize("made", PRECREATED)
 def test_what_is_in_the_way_is_not_written_to(tmp_path: Path, made: str) -> None:
-    """Under the name of the new file, whatever is there goes, and what it leads to stays as it is."""
+    """Anything under the name of the temporary file is removed, and the target of a link stays as it is."""
     secret, hosts = tmp_path / "secret", tmp_path / "hosts"
     secret.write_text(ALONE)
     secret.chmod(0o600)
@@ -145,7 +145,7 @@ def test_what_is_in_the_way_is_not_written_to(tmp_path: Path, made: str) -> None
 
 @pytest.mark.parametrize("made", ["a link", "a pipe", "a socket"])
 def test_shared_directory_lets_nobody_lead_root_astray(tmp_path: Path, made: str) -> None:
-    """In one that a group may write, what root replaces is replaced, and neither owner nor mode of another is taken."""
+    """In a directory that a group may write, root's files are replaced, without owner or mode of another user."""
     tmp_path.chmod(0o1775)
     secret = tmp_path / "secret"
     secret.write_text(ALONE)
@@ -162,7 +162,7 @@ def test_shared_directory_lets_nobody_lead_root_astray(tmp_path: Path, made: str
 
 
 def test_a_race_for_the_directory_gives_nothing_away(open_to_all: Path) -> None:
-    """While another user swaps a directory of theirs for a link, root writes nothing where the link leads."""
+    """While another user swaps a directory for a link, root writes nothing to the link's target."""
     theirs, target = open_to_all / "theirs", open_to_all / "target"
     theirs.mkdir()
     target.mkdir()
@@ -192,7 +192,7 @@ def test_a_race_for_the_directory_gives_nothing_away(open_to_all: Path) -> None:
 
 
 def test_instances_take_turns(tmp_path: Path) -> None:
-    """Many who write one file at a time lose nothing of each other, and find out when another is at it."""
+    """Many writers of one file lose no data of each other, and detect that another one is writing."""
     hosts = tmp_path / "hosts"
 
     def publish(instance: str) -> None:
@@ -215,7 +215,7 @@ def test_instances_take_turns(tmp_path: Path) -> None:
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    """While one has the file in hand another is refused at once, and nothing is left of either."""
+    """While one writer has the file locked another one fails at once, and no temporary files are left."""
     with safe_place(tmp_path / "file") as place:
         with replacing(place, lasting=False) as put:
             with pytest.raises(BlockingIOError):
@@ -231,8 +231,8 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         assert read_file(place) == b"two"
 
 
-def test_what_a_crash_of_another_user_left_goes(open_to_all: Path) -> None:
-    """Also where it may be removed, and not read, as for root in a unit with few capabilities."""
+def test_leftovers_of_another_users_crash_are_removed(open_to_all: Path) -> None:
+    """A leftover is removed even if it cannot be read, as for root in a unit with few capabilities."""
     (open_to_all / ".file.clb-discovery").touch(mode=0o600)
     os.chown(open_to_all, NOBODY, NOBODY)
     with acting_as(NOBODY, NOBODY), safe_place(open_to_all / "file") as place:

@@ -1,4 +1,4 @@
-"""What `make fuzz` does by the million, by the hundred."""
+"""A small part of `make fuzz`: hundreds of inputs in place of millions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fuzz.targets import TARGETS
 
 @st.composite
 def damaged(draw: st.DrawFn, seeds: tuple[bytes, ...]) -> bytes:
-    """Return well-formed inputs of which pieces are lost, repeated or made up."""
+    """Return well-formed inputs with lost, repeated or invented pieces."""
     data = draw(st.sampled_from(seeds))
     for _ in range(draw(st.integers(0, 4))):
         start, end = sorted(draw(st.tuples(st.integers(0, len(data)), st.integers(0, len(data)))))
@@ -21,7 +21,7 @@ def damaged(draw: st.DrawFn, seeds: tuple[bytes, ...]) -> bytes:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_any_bytes_are_read_or_refused(name: str) -> None:
-    """Whatever comes from outside is read, or refused by an error that the reader declares."""
+    """Every input is read, or rejected with an error that the reader declares."""
     target = TARGETS[name]
 
     @given(damaged(target.seeds) | st.binary(max_size=300))
@@ -32,13 +32,13 @@ def test_any_bytes_are_read_or_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_fuzzing_starts_from_what_is_read(name: str) -> None:
-    """The first of each target's seeds is well-formed, so that what is made of it gets beyond the first check."""
+def test_fuzzing_starts_from_valid_inputs(name: str) -> None:
+    """The first of each target's seeds is well-formed, so that mutations of it pass the first check."""
     target = TARGETS[name]
     assert target.read(target.seeds[0])
 
 
 @pytest.mark.parametrize(("name", "data"), [(name, seed) for name, target in TARGETS.items() for seed in target.seeds])
 def test_every_seed_is_read_or_refused(name: str, data: bytes) -> None:
-    """So is each seed, among them whatever fuzzing has found."""
+    """The seeds include all inputs that fuzzing has found."""
     TARGETS[name].read(data)

@@ -1,4 +1,4 @@
-"""Commands that messages name."""
+"""Commands in messages."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from clb_discovery.hints import load_command, unload_command
     ],
 )
 def test_load_is_of_the_instance_and_its_cgroup(instance: str, cgroup: object, command: str) -> None:
-    """As it is typed: with the instance unless it is the default, and the cgroup where that is known."""
+    """The command can be typed as it is: with the instance unless it is the default, and the cgroup if it is known."""
     assert load_command(instance, cgroup) == command
 
 
 def test_unload_is_of_the_instance() -> None:
-    """Another instance is never unloaded by what a message says."""
+    """The command never unloads another instance."""
     assert unload_command("shop") == "clb-discovery unload --instance shop"
     assert unload_command("default") == "clb-discovery unload"

@@ -1,4 +1,4 @@
-"""What a line of the log looks like where, and what is in none."""
+"""Log lines by destination, and text that no log line contains."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ except ValueError as error:
 def logged(path: Path, form: str, level: str = "debug", journal: str | None = None) -> list[str]:
     """Return the lines that the program logs into a file.
 
-    :param journal: what JOURNAL_STREAM says; `{}` in it stands for what the file really is.
+    :param journal: the value of JOURNAL_STREAM; `{}` in it stands for the identity of the file.
     """
     with path.open("wb") as output:
         stat = os.fstat(output.fileno())
@@ -47,7 +47,7 @@ def logged(path: Path, form: str, level: str = "debug", journal: str | None = No
 
 
 def test_a_service_gets_one_json_object_a_line(tmp_path: Path) -> None:
-    """Where stderr is no terminal each line is an object, those of libraries and tracebacks, too."""
+    """If stderr is not a terminal each line is an object, including those of libraries and tracebacks."""
     lines: list[dict[str, Any]] = [json.loads(line) for line in logged(tmp_path / "log", "auto")]
     assert [(line["event"], line["level"]) for line in lines] == [
         ("a", "debug"),
@@ -62,8 +62,8 @@ def test_a_service_gets_one_json_object_a_line(tmp_path: Path) -> None:
 
 
 def test_a_line_is_one_write() -> None:
-    """Whoever kills the sidecar finds whole lines in a file, each with its end."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # which keeps writes apart
+    """If the sidecar is killed, a log file has only whole lines, each with its end."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # this keeps writes apart
     with ours, its:
         subprocess.run([sys.executable, "-c", PROGRAM, "json", "info"], check=True, stderr=its.fileno())
         its.close()
@@ -73,15 +73,15 @@ def test_a_line_is_one_write() -> None:
 
 
 @pytest.mark.parametrize(("level", "events"), [("info", "bcd"), ("warning", "cd"), ("error", "d")])
-def test_what_is_below_the_level_is_dropped(tmp_path: Path, level: str, events: str) -> None:
-    """The level counts for libraries, too."""
+def test_lines_below_the_level_are_dropped(tmp_path: Path, level: str, events: str) -> None:
+    """The level applies to libraries, too."""
     found = [json.loads(line)["event"] for line in logged(tmp_path / "log", "json", level)]
     assert found == [*events, *([] if level == "error" else ["of a library"]), "e"]
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_the_journal_gets_priorities(tmp_path: Path, form: str) -> None:
-    """In the journal, which is where JOURNAL_STREAM says that stderr goes, each line says how bad it is."""
+    """If JOURNAL_STREAM names stderr, each line begins with its priority."""
     lines = logged(tmp_path / "log", form, journal="{}")
     assert [line[:3] for line in lines[:5]] == ["<7>", "<6>", "<4>", "<3>", "<4>"]
     if form == "json":
@@ -90,13 +90,13 @@ def test_the_journal_gets_priorities(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("journal", ["8:1", "", "nonsense"])
 def test_elsewhere_there_are_none(tmp_path: Path, journal: str) -> None:
-    """A child that has its stderr elsewhere inherits the variable, and is not misled by it."""
+    """A child with another stderr inherits the variable, and ignores it."""
     assert not [line for line in logged(tmp_path / "log", "json", journal=journal) if line.startswith("<")]
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_no_secret_and_nothing_that_a_terminal_obeys(tmp_path: Path, form: str) -> None:
-    """Passwords in URLs are taken out, tracebacks hold no variables, control characters are escaped."""
+    """Passwords in URLs are removed, tracebacks have no variables, control characters are escaped."""
     text = "\n".join(logged(tmp_path / "log", form))
     assert "http://***@host/" in text
     assert "secret" not in text.replace('fail("secret-token")', "")
@@ -105,7 +105,7 @@ def test_no_secret_and_nothing_that_a_terminal_obeys(tmp_path: Path, form: str) 
 
 
 def test_the_last_words_have_a_priority_too(tmp_path: Path) -> None:
-    """The one line that a failing command ends with is an error in the journal."""
+    """The last line of a failing command is an error in the journal."""
     path = tmp_path / "log"
     with path.open("wb") as output:
         stat = os.fstat(output.fileno())

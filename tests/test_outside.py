@@ -87,7 +87,7 @@ def exit_codes() -> dict[str, int]:
 def commands() -> Mapping[str, argparse.ArgumentParser]:
     """Return the parser of each command, and that of the program under an empty name."""
     parser = make_parser()
-    (found,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001 - argparse has no other way
+    (found,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))  # noqa: SLF001 - argparse has no public access
     return {"": parser, **found.choices}
 
 
@@ -152,7 +152,7 @@ def following() -> list[ServiceState]:
 def unpublished() -> list[Mapping[str, Any]]:
     """Return the services without room, as in the state of the sidecar."""
     table = ServiceTable([SERVICE])
-    table.refuse({}, (), [Unpublished(WEB, SERVICE.name, SERVICE.source, "the maps are full")])
+    table.refuse({}, {}, [Unpublished(WEB, SERVICE.name, SERVICE.source, "the maps are full")])
     return list(table.unpublished)
 
 

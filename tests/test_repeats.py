@@ -1,4 +1,4 @@
-"""Saying the same thing less and less often."""
+"""Repeated log lines at growing intervals."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from hypothesis import strategies as st
 from clb_discovery.repeats import FIRST, FORGOTTEN, LONGEST, MOST, Repeats
 
 
-def test_what_goes_on_is_said_at_growing_intervals_with_a_count() -> None:
-    """At once, then after 10 s, 20 s, 40 s and so on, each time with how often it happened meanwhile."""
+def test_repetitions_are_logged_at_growing_intervals_with_a_count() -> None:
+    """It is logged at once, then after 10 s, 20 s, 40 s and so on, each time with the number of events in between."""
     repeats = Repeats()
     said = {now: times for now in range(200) if (times := repeats.happened("x", "down", float(now))) is not None}
     assert said == {0: 0, 10: 10, 30: 20, 70: 40, 150: 80}
 
 
 def test_intervals_have_an_end() -> None:
-    """After days it is still said once an hour."""
+    """After days it is still logged once an hour."""
     repeats = Repeats()
     moments = [now for now in range(0, 200_000, 10) if repeats.happened("x", "down", float(now)) is not None]
     assert moments[-1] - moments[-2] == LONGEST
 
 
-def test_another_reason_and_another_thing_are_said_at_once() -> None:
-    """Only what is the same is said less often."""
+def test_another_reason_and_another_thing_are_logged_at_once() -> None:
+    """Only a repetition of the same reason is delayed."""
     repeats = Repeats()
     assert [repeats.happened(*of, 0.0) for of in (("x", "a"), ("x", "b"), ("y", "a"))] == [0, 0, 0]
     assert [repeats.happened(*of, FIRST / 2) for of in (("x", "a"), ("x", "b"), ("y", "a"))] == [None] * 3
 
 
-def test_what_has_not_happened_for_long_is_new() -> None:
-    """An error of an hour ago says nothing about this one."""
+def test_event_after_a_long_pause_is_new() -> None:
+    """An error after a long pause is logged at once."""
     repeats = Repeats()
     repeats.happened("x", "down", 0.0)
     assert repeats.happened("x", "down", 1.0) is None
@@ -38,7 +38,7 @@ def test_what_has_not_happened_for_long_is_new() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """Errors that differ each time do not pile up, and what goes on is not forgotten for them."""
+    """Errors that differ each time do not accumulate, and do not displace ongoing ones."""
     repeats = Repeats()
     for number in range(3 * MOST):
         assert repeats.happened("x", str(number), 0.0) == 0
@@ -48,7 +48,7 @@ def test_memory_is_bounded() -> None:
 
 @given(st.lists(st.floats(0, 10_000), min_size=1, max_size=200))
 def test_nothing_is_lost_in_counting(moments: list[float]) -> None:
-    """What was said and what is still unsaid add up, and the first time is always said."""
+    """Logged and pending events add up, and the first one is always logged."""
     repeats = Repeats()
     answers = [repeats.happened("x", "down", now) for now in sorted(moments)]
     assert answers[0] == 0

@@ -1,4 +1,4 @@
-"""The oracles of `make soak`: what they object to, and what they excuse."""
+"""The oracles of `make soak`: violations that they find, and deviations that they accept."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ INSTANCE = "soak-killed"
 
 @pytest.fixture
 def history() -> History:
-    """Return the history of a run in which nothing has happened."""
+    """Return the history of a run without any events."""
     return History(io.StringIO())
 
 
 def verdict(history: History, target: Target, **fields: int) -> str | None:
-    """Let a judge see one connect, from 100 to 101 s; return its objection."""
+    """Let a judge see one connect, from 100 to 101 s; return the violation."""
     record = Record(100 * SECOND, 101 * SECOND, 0, 0, 0, Stage.REACHED)._replace(**fields)
     judge = Judge(history)
     judge.take(Client("tcp", INSTANCE, [target]), [record])
@@ -36,7 +36,7 @@ def verdict(history: History, target: Target, **fields: int) -> str | None:
 
 
 def member(history: History, number: int, start: float, end: float) -> None:
-    """Have a real server named for a while."""
+    """Record a real server as a member for an interval."""
     spans = history.members[STEADY.name, number]
     spans.open(round(start * SECOND))
     spans.close(round(end * SECOND))
@@ -49,14 +49,14 @@ TCP = Target(STEADY, STEADY.ipv4)
     ("start", "end", "objects"),
     [(10, 200, False), (100.5, 200, False), (101.5, 200, True), (10, 99, False), (10, 97.5, True)],
 )
-def test_a_connect_comes_out_at_a_member(history: History, start: float, end: float, *, objects: bool) -> None:
-    """Named during the connect or at most `LAG` before it; neither later nor earlier."""
+def test_a_connect_reaches_a_member(history: History, start: float, end: float, *, objects: bool) -> None:
+    """A member is valid during the connect, or at most `LAG` before it; not later or earlier."""
     member(history, 7, start, end)
     assert (verdict(history, TCP, reached=7) is not None) == objects
 
 
 def test_a_server_of_another_service_is_never_right(history: History) -> None:
-    """Whoever it is, and though discovery names it there."""
+    """A server of another service is a violation even if discovery has it there."""
     assert "another service" in (verdict(history, TCP, reached=21) or "")
     assert "never was" in (verdict(history, TCP, reached=7) or "")
 
@@ -65,7 +65,7 @@ def test_a_server_of_another_service_is_never_right(history: History) -> None:
     ("what", "excuses"), [("consul", True), (INSTANCE, True), ("machine", True), ("dns", False), ("soak-kept", False)]
 )
 def test_time_in_which_news_are_kept_away_does_not_count(history: History, what: str, *, excuses: bool) -> None:
-    """Of this source and this sidecar; what troubles others is no excuse."""
+    """Only delays of this source and this sidecar count; those of others are no excuse."""
     member(history, 7, 10, 90)
     history.troubled[what].open(91 * SECOND)
     history.troubled[what].close(99 * SECOND + LAG // 2)
@@ -73,7 +73,7 @@ def test_time_in_which_news_are_kept_away_does_not_count(history: History, what:
 
 
 def test_no_connect_to_living_servers_fails(history: History) -> None:
-    """Whatever the error, and though servers of other services are dead."""
+    """Any error is a violation, even if servers of other services are dead."""
     history.dead[21].open(0)
     for error in (errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EPERM):
         assert verdict(history, TCP, stage=Stage.CONNECT_FAILED, error=error)
@@ -92,7 +92,7 @@ def test_no_connect_to_living_servers_fails(history: History) -> None:
     ],
 )
 def test_a_dead_server_may_refuse(history: History, start: float, end: float, error: int, *, excused: bool) -> None:
-    """One that was dead during the connect, or died right after its handshake, and by the error that this gives."""
+    """The server has to be dead during the connect, or die right after its handshake, and the error has to fit."""
     history.dead[21].open(round(start * SECOND))
     history.dead[21].close(round(end * SECOND))
     found = verdict(history, Target(MORTAL, MORTAL.ipv4), stage=Stage.CONNECT_FAILED, error=error)
@@ -106,7 +106,7 @@ def test_an_application_has_to_see_the_vip(history: History) -> None:
 
 
 def test_refusals_have_to_end(history: History) -> None:
-    """Passive health allows a few for each death, and not one for each connect."""
+    """Passive health allows a few for each death, but not one for each connect."""
     history.dead[21].open(0)
     history.dead[21].close(10 * SECOND)
     failure = Record(SECOND, SECOND, 0, errno.ECONNREFUSED, 0, Stage.CONNECT_FAILED)
@@ -118,7 +118,7 @@ def test_refusals_have_to_end(history: History) -> None:
 
 
 def test_a_reset_is_no_failure_of_the_connect(history: History) -> None:
-    """Its handshake was done, so the kernel has counted none."""
+    """The handshake was complete, so the kernel has counted no failure."""
     judge = Judge(history)
     target = Target(MORTAL, MORTAL.ipv4)
     reset = Record(SECOND, SECOND, 0, errno.ECONNRESET, 0, Stage.CONNECT_FAILED)
@@ -128,7 +128,7 @@ def test_a_reset_is_no_failure_of_the_connect(history: History) -> None:
 
 
 def test_counters_have_to_add_up(history: History) -> None:
-    """The kernel's are the clients' own: connects of each server, and failures of those that die."""
+    """The kernel's counters equal those of the clients: connects of each server, and failures of dead ones."""
     judge = Judge(history)
     key = Key(INSTANCE, STEADY.ipv4, "tcp")
     judge.reached.update({(key, number): 3 for number in STEADY.core})
@@ -152,7 +152,7 @@ def test_counters_have_to_add_up(history: History) -> None:
     st.integers(0, 20),
 )
 def test_spans_are_what_they_are_moment_by_moment(those: list[tuple[int, int | None]], start: int, size: int) -> None:
-    """What is within a span of time, and how much of it is outside, is what looking at each moment says."""
+    """Intersections and differences of spans equal those computed moment by moment."""
     spans, plain = Spans(), []
     for first, length in sorted(those, key=lambda one: one[0]):
         number = spans.open(first)
@@ -183,7 +183,7 @@ LINE: Final = '{"outcome": "established", "service": "steady", "real_server": "1
     ],
 )
 def test_lines_of_a_trace_are_whole_and_true(line: str, objection: str | None) -> None:
-    """A line names a server of the service, or nobody; what was dropped is told without either."""
+    """Each line has a server of the service, or none; lines about dropped events have neither."""
     found = list(objections_to_lines([line]))
     assert [one.split(":")[0] for one in found] == ([objection] if objection else [])
 
@@ -199,6 +199,6 @@ def test_lines_of_a_trace_are_whole_and_true(line: str, objection: str | None) -
         (-signal.SIGKILL, "warning", False),
     ],
 )
-def test_trace_ends_by_its_signal_or_says_why_it_cannot_begin(code: int, errors: str, well: bool) -> None:
-    """Whoever reads connects ends when told to, without a word, or at once, with one line."""
+def test_trace_ends_by_its_signal_or_with_an_error(code: int, errors: str, well: bool) -> None:
+    """A reader of connects ends after its signal without output, or at once with one line."""
     assert (list(objections_to_end(code, errors, signal.SIGKILL)) == []) is well

@@ -1,4 +1,4 @@
-"""The units of systemd: it accepts them, they fit the program and each other, and the sidecar is little exposed."""
+"""The systemd units: systemd accepts them, they fit the program and each other, and the sidecar has little exposure."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from tests.support.sidecar import clb
 from tests.support.units import BESIDE, CLOSE, CLOSE_SOCKET, DATAPATH, DATAPATH_BESIDE, SIDECAR, UNITS, as_unit
 
 MOST_EXPOSURE: Final = 15
-"""Of the sidecar, in tenths, as `systemd-analyze security` counts."""
+"""For the sidecar, in tenths, by `systemd-analyze security`."""
 STARTED_BY_SYSTEMD: Final = (SIDECAR, BESIDE, DATAPATH, DATAPATH_BESIDE, CLOSE)
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the units as on a host that has the program, and an application shop.service."""
+    """Return a directory with the units as on a host with the program, and an application shop.service."""
     directory = tmp_path_factory.mktemp("units")
     program = directory / "clb-discovery"
     program.write_text("#!/bin/sh\n")
@@ -52,7 +52,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("unit", [*STARTED_BY_SYSTEMD, CLOSE_SOCKET], ids=lambda unit: unit.name)
 def test_systemd_accepts_the_unit(installed: Path, unit: Path) -> None:
-    """`systemd-analyze verify` has nothing to say about the unit, once its program is there."""
+    """`systemd-analyze verify` reports nothing about the unit if its program exists."""
     verify = subprocess.run(
         ["systemd-analyze", "verify", f"./{unit.name.replace('@.', '@shop.')}"],
         check=False,
@@ -66,14 +66,14 @@ def test_systemd_accepts_the_unit(installed: Path, unit: Path) -> None:
 
 @pytest.mark.parametrize("unit", [SIDECAR, BESIDE], ids=lambda unit: unit.name)
 def test_sidecar_is_little_exposed(installed: Path, unit: Path) -> None:
-    """`systemd-analyze security` counts at most 1.5 of 10 for who talks to the network."""
+    """`systemd-analyze security` gives at most 1.5 of 10 to the unit that uses the network."""
     command = ["systemd-analyze", "security", "--no-pager", "--offline=true", f"--threshold={MOST_EXPOSURE}"]
     path = installed / unit.name.replace("@.", "@shop.")
     assert subprocess.run([*command, path], check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
 def test_units_fit_the_program(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every command line of a unit is one that the program takes, and a service without options is wrong usage."""
+    """The program accepts every command line of a unit; a unit without options is wrong usage."""
     for unit in STARTED_BY_SYSTEMD:
         for line in re.findall(
             r"^Exec\w+=(?:-?\+/usr/bin/nsenter --target 1 --mount )?/usr/bin/clb-discovery (.*)$",
@@ -88,7 +88,7 @@ def test_units_fit_the_program(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_units_of_the_sidecar_are_patient() -> None:
-    """They wait for READY=1 without limit, start again without limit, and leave the main loop time."""
+    """They wait for READY=1 without limit, restart without limit, and give the main loop time."""
     for unit in (DATAPATH, DATAPATH_BESIDE):
         assert read_unit(unit)["StartLimitIntervalSec"] == "0"
     for unit in (SIDECAR, BESIDE):
@@ -100,7 +100,7 @@ def test_units_of_the_sidecar_are_patient() -> None:
 
 
 def test_stopping_takes_nothing_away() -> None:
-    """No unit unloads anything when it stops; only what other layouts have left, after a start."""
+    """No unit unloads anything when it stops; only maps of other layouts are removed, after a start."""
     for unit in STARTED_BY_SYSTEMD:
         assert "ExecStop" not in unit.read_text()
         assert all(
@@ -109,7 +109,7 @@ def test_stopping_takes_nothing_away() -> None:
 
 
 def test_both_units_of_the_sidecar_may_do_the_same() -> None:
-    """What stands in the one only by its value stands in the other with the reason; only the instance differs."""
+    """Their settings are the same, except for the instance."""
     one, other = (read_unit(unit) for unit in (SIDECAR, BESIDE))
     start = list(one).index("User")
     restrictions = dict(list(one.items())[start : list(one).index("WantedBy")])
@@ -119,7 +119,7 @@ def test_both_units_of_the_sidecar_may_do_the_same() -> None:
 
 
 def test_both_units_that_load_may_do_the_same() -> None:
-    """They differ in the instance, in what they attach to, and in when they run."""
+    """They differ in the instance, the cgroup that they attach to, and their ordering."""
     one, other = (read_unit(unit) for unit in (DATAPATH, DATAPATH_BESIDE))
     of_service = dict(list(one.items())[list(one).index("Type") :])
     differ = {name for name in of_service if other.get(name) != one[name]}
@@ -127,7 +127,7 @@ def test_both_units_that_load_may_do_the_same() -> None:
 
 
 def test_units_name_the_same_places() -> None:
-    """Directories, sockets and the user are those of the program and of each other."""
+    """Directories, sockets and the user are the same in the program and in all units."""
     loader, one, socket = (read_unit(unit) for unit in (DATAPATH, SIDECAR, CLOSE_SOCKET))
     (user,) = re.findall(r"^u (\S+) ", (UNITS / "clb-discovery.sysusers").read_text(), re.MULTILINE)
     assert user == one["User"] == one["Group"] == loader["SupplementaryGroups"] == socket["SocketGroup"]
@@ -140,30 +140,30 @@ def test_units_name_the_same_places() -> None:
 
 @pytest.mark.parametrize("unit", [SIDECAR, DATAPATH, CLOSE_SOCKET, UNITS / "clb-discovery.sysusers"], ids=str)
 def test_every_line_has_its_reason(unit: Path) -> None:
-    """Behind each comment stand at most a few settings, and no block of settings is without one."""
+    """A comment is followed by at most a few settings, and every block of settings has one."""
     _, *blocks = re.split(r"^#.*\n(?!#)", unit.read_text(), flags=re.MULTILINE)
     assert blocks
     assert max(len(re.findall(r"^\w+=", block, re.MULTILINE)) for block in blocks) <= 9
 
 
 @pytest.mark.parametrize("unit", [SIDECAR, BESIDE], ids=lambda unit: unit.name)
-def test_unit_says_what_to_write_into_its_options(unit: Path) -> None:
-    """The example of the unit's comment is a command line that `run` takes."""
+def test_example_of_options_in_the_unit_is_valid(unit: Path) -> None:
+    """`run` accepts the example in the unit's comment."""
     (example,) = re.findall(r"^#\s+CLB_DISCOVERY_OPTIONS=(.+)$", unit.read_text(), re.MULTILINE)
     instance = f"test-{uuid4().hex[:8]}"
     try:
-        result = clb("run", *example.split(), "--loader", "none", "--instance", instance)  # which confines its process
+        result = clb("run", *example.split(), "--loader", "none", "--instance", instance)  # it confines its process
     finally:
         wipe(instance)
-    assert result.returncode == 3, result.stderr  # read, and then not loaded
+    assert result.returncode == 3, result.stderr  # options are valid, but nothing is loaded
 
 
 def test_restrictions_of_the_unit_are_in_force() -> None:
-    """The program that stands in for systemd in tests really takes away what the unit forbids."""
+    """The program that replaces systemd in tests really applies the restrictions of the unit."""
     loader = as_unit(DATAPATH)
     shown = subprocess.run([*loader, "cat", "/proc/self/status"], check=True, capture_output=True, text=True).stdout
     fields = dict(line.split(":\t") for line in shown.splitlines() if ":\t" in line)
-    net_admin, perfmon, bpf = 12, 38, 39  # linux/capability.h
+    net_admin, perfmon, bpf = 12, 38, 39  # from linux/capability.h
     assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 1 << net_admin | 1 << perfmon | 1 << bpf
     assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
     for forbidden in (
@@ -177,7 +177,7 @@ def test_restrictions_of_the_unit_are_in_force() -> None:
 
 
 def test_token_is_given_as_a_credential(tmp_path: Path) -> None:
-    """What the unit has as a comment makes a token that only root may read known to the sidecar, by its file."""
+    """The commented lines of the unit pass a token that only root can read to the sidecar, as a file."""
     token = tmp_path / "consul-token"
     token.write_text("secret")
     token.chmod(0o600)
@@ -204,13 +204,13 @@ def test_token_is_given_as_a_credential(tmp_path: Path) -> None:
     ],
 )
 def test_cgroup_of_a_unit(slice_: str, unit: str, path: str) -> None:
-    """A unit is below its slice, a slice below that of the first parts of its name."""
+    """A unit is below its slice; a slice is below that of the first parts of its name."""
     assert path_below(slice_, unit) == Path(path)
 
 
 @pytest.fixture
 def slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Have systemctl tell a slice of our own for every unit; return where it is."""
+    """Let systemctl report a slice of our own for every unit; return its directory."""
     slice_ = f"clbtest{uuid4().hex[:8]}.slice"
     (tmp_path / "systemctl").write_text(f"#!/bin/sh\ncase $* in *shop*) echo {slice_};; *bad*) exit 1;; esac\n")
     (tmp_path / "systemctl").chmod(0o755)
@@ -224,7 +224,7 @@ def slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_cgroup_is_made_before_the_unit_is_started(slices: Path) -> None:
-    """It is where systemd will look for it, and stays what it is if it is there."""
+    """The cgroup is where systemd will look for it, and an existing one is left as it is."""
     made = cgroup_of("shop.service")
     assert made == slices / "shop.service"
     before = made.stat().st_ino
@@ -232,7 +232,7 @@ def test_cgroup_is_made_before_the_unit_is_started(slices: Path) -> None:
 
 
 def test_programs_of_the_callers_path_are_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who runs a command as root with a PATH of somebody else starts nothing that is in it."""
+    """If root runs a command with the PATH of another user, no program from there is started."""
     for name in ("systemctl", "python3", "python3.99"):
         (tmp_path / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
         (tmp_path / name).chmod(0o755)
@@ -247,7 +247,7 @@ def test_programs_of_the_callers_path_are_not_started(tmp_path: Path, monkeypatc
 
 @pytest.mark.usefixtures("slices")
 def test_unit_without_a_cgroup_is_named() -> None:
-    """What systemd does not know, or has no cgroup, is an error that says what to do."""
+    """If systemd does not know a unit, or the unit has no cgroup, the error has the fix."""
     with pytest.raises(UsageError, match="no unit with a cgroup"):
         cgroup_of("other.mount")
     with pytest.raises(HostError, match="--cgroup PATH"):

@@ -1,4 +1,4 @@
-"""Untrusted text on its way to a person's eyes."""
+"""Untrusted text that is shown to people."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from clb_discovery.text import printable, some_of, without_passwords
 
 
 @given(st.text())
-def test_what_is_shown_can_be_seen(text: str) -> None:
-    """Whatever it was, afterwards no character is obeyed, and text that was fit to be seen is as it was."""
+def test_shown_text_is_printable(text: str) -> None:
+    """The result has no control characters, and printable text is unchanged."""
     assert printable(text).isprintable()
     assert printable(text) == text or not text.isprintable()
 
 
 @given(st.text(alphabet="abc:@/\"' \\"), st.text(alphabet="pqr!:", min_size=1))
 def test_no_password_of_a_url_is_left(around: str, password: str) -> None:
-    """The user and the password of every URL are taken out, whatever stands around it."""
+    """User and password of every URL are removed, with any text around it."""
     assert f"user:{password}@" not in without_passwords(f"{around} http://user:{password}@host/{around}")
 
 
@@ -33,11 +33,11 @@ def test_no_password_of_a_url_is_left(around: str, password: str) -> None:
     ],
 )
 def test_the_rest_of_a_url_stays(text: str, expected: str) -> None:
-    """Only what may be a password goes."""
+    """Only a possible password is removed."""
     assert without_passwords(text) == expected
 
 
 def test_a_few_names_and_how_many_more() -> None:
-    """A list that is short is whole; a longer one is counted."""
+    """A short list is complete; a longer one ends with the number of the remaining names."""
     assert some_of(["a", "b"], 2) == ["a", "b"]
     assert some_of(["a", "b", "c", "d"], 2) == ["a", "b", "and 2 more"]

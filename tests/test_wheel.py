@@ -1,4 +1,4 @@
-"""The wheel: installed on a host without a compiler it is the whole product."""
+"""The wheel is the whole product when it is installed on a host without a compiler."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT: Final = Path(__file__).parent.parent
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the wheel, in a folder of its own."""
     folder = tmp_path_factory.mktemp("wheel")
-    checkout = folder / "checkout"  # a copy: a build replaces the compiled programs, which other tests may be reading
+    checkout = folder / "checkout"  # a copy: a build replaces compiled programs that other tests may be reading
     for part in ("clb_discovery", "bpf", "scripts"):
         shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("_bpf", "__pycache__"))
     for path in (*ROOT.glob("*.md"), ROOT / "LICENSE", ROOT / "pyproject.toml"):
@@ -39,19 +39,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path) -> Path:
-    """Return the command, from the wheel in a fresh environment that has nothing else but our dependencies."""
+    """Return the command, from the wheel in a fresh environment with only our dependencies."""
     venv = wheel.parent / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(venv), "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "install", "--no-index", "--no-deps", wheel], check=True, capture_output=True)
-    # Seen like this, the checkout that is installed there for editing stays out of sight.
+    # In this way an editable installation of the checkout stays invisible.
     site = venv / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     return venv / "bin" / "clb-discovery"
 
 
 def run(installed: Path, *arguments: str | Path) -> str:
-    """Run the command where PATH leads to no tool at all, and in a directory of code that it must not import."""
+    """Run the command with an empty PATH, in a directory of code that it must not import."""
     trap = installed.parent.with_name("trap")
     trap.mkdir(exist_ok=True)
     for name in ("socket.py", "clb_discovery.py"):
@@ -70,7 +70,7 @@ def run(installed: Path, *arguments: str | Path) -> str:
 
 
 def test_wheel_runs_its_own_code(installed: Path) -> None:
-    """The command says its version, and what runs is the installed package."""
+    """The command prints its version, and the installed package is what runs."""
     assert run(installed, "--version") == f"clb-discovery {__version__}\n"
     where: list[str | Path] = [
         installed.with_name("python"),
@@ -83,7 +83,7 @@ def test_wheel_runs_its_own_code(installed: Path) -> None:
 
 
 def test_pipx_installs_it_as_the_documents_say(wheel: Path, tmp_path: Path) -> None:
-    """On a host with pipx the line of the documents makes the command; /opt and /usr/local/bin are others here."""
+    """On a host with pipx the documented line installs the command; /opt and /usr/local/bin are replaced here."""
     lines = [line for document in DOCUMENTS for line in other_command_lines(document.read_text(), r"PIPX_HOME=.* pipx")]
     assert lines
     (tmp_path / "dist").symlink_to(wheel.parent)
@@ -103,7 +103,7 @@ def test_pipx_installs_it_as_the_documents_say(wheel: Path, tmp_path: Path) -> N
 
 
 def test_wheel_needs_no_compiler(installed: Path) -> None:
-    """The programs come with the wheel: they are loaded by libbpf, prove themselves, and go again."""
+    """The programs are in the wheel: libbpf loads them, the self-test succeeds, and unload removes them."""
     assert os.geteuid() == 0, "loading programs needs root: run the tests through sudo"
     instance = f"test-{uuid4().hex[:8]}"
     try:

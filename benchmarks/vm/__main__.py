@@ -38,25 +38,25 @@ PACKAGES: Final = (
     *("redis-server", "redis-tools", "ipvsadm", "iptables"),
 )
 REQUESTS: Final = 50_000
-"""Of each test of redis-benchmark."""
+"""Number for each test of redis-benchmark."""
 CONNECTS: Final = 5_000
 REPEATS: Final = 3
 LIMIT: Final = 1800.0
 CLOCK: Final = ("-icount", f"shift={NS_PER_INSTRUCTION.bit_length() - 1},sleep=off", "-rtc", "base=2024-01-01,clock=vm")
 QUIET: Final = "clb_job=benchmarks/vm/job clocksource=tsc tsc=reliable"
-"""The processor's own clock is read without leaving the machine, and is the one that counts instructions."""
+"""The processor's own clock is read without leaving the machine, and counts the instructions."""
 
 
 def say(text: str) -> None:
-    """Tell a person."""
+    """Print a line for people."""
     print(f"bench-vm: {text}", flush=True)
 
 
 async def measure(case: str, repeat: int, job: Job, work: Path) -> Sample:
-    """Boot a machine for a case, and return what it measured.
+    """Boot a machine for a case, and return its results.
 
     :param repeat: machines of the same number have the same randomness.
-    :raises VmError: if it did not measure anything.
+    :raises VmError: if it has no results.
     """
     console, files = CACHE / f"{case}-{repeat}.log", work / f"{case}-{repeat}"
     files.mkdir()
@@ -77,7 +77,7 @@ async def measure(case: str, repeat: int, job: Job, work: Path) -> Sample:
 
 
 async def measure_all(cases: list[str], options: argparse.Namespace, work: Path) -> dict[str, list[Sample]]:
-    """Boot all machines, as many at a time as there are processors: each keeps one busy."""
+    """Boot all machines, as many at a time as there are processors: each uses one."""
     kernels.cached(KERNEL, CACHE, say, (*MODULES, *MORE_MODULES))
     recipe = Recipe(PACKAGES, tuple(root.requirements(CHECKOUT)))
     job = Job(root.cached(recipe, CACHE, say), work / "stage", "", LIMIT)
@@ -96,7 +96,7 @@ async def measure_all(cases: list[str], options: argparse.Namespace, work: Path)
 
 
 def main(options: argparse.Namespace, work: Path) -> int:
-    """Measure, tell, and return 1 where something is not as it has to be."""
+    """Measure, print the table, and return 1 if a result is not acceptable."""
     cases = [case for case in CASES if case == DIRECT or not options.only or case in options.only]
     found = figures.rows(asyncio.run(measure_all(cases, options, work)))
     version = Parts(CACHE / KERNEL.name).version

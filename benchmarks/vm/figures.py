@@ -1,4 +1,4 @@
-"""What is made of what the machines measured: ratios, spreads, a table, and what is not as it has to be. No I/O.
+"""Evaluation of the machines' results: ratios, spreads, a table, and shortcomings. No I/O.
 
 The clock of a machine counts instructions, so times become instructions here.
 """
@@ -22,33 +22,33 @@ CASES: Final[dict[str, str]] = {
     "ipvs-nat": "IPVS -m, NAT",
     "iptables": "iptables DNAT, -m statistic",
 }
-"""What a person reads for each."""
+"""The names of cases for people."""
 LEAST: Final = 0.995
-"""Of the requests of a direct connection, ours has to make so many."""
+"""The minimum for our requests, relative to a direct connection."""
 MOST_SPREAD: Final = 0.005
-"""By which the runs of a case may differ, of their median."""
+"""The maximum difference of the runs of a case, relative to their median."""
 _NETFILTER: Final = ("nf_", "nft_", "ip_vs", "ip_tables", "iptable_", "x_tables", "xt_")
 
 
 class Sample(NamedTuple):
-    """What one machine measured."""
+    """The results of one machine."""
 
     per_second: float
     """Requests, over all tests of redis-benchmark, by the clock of the machine."""
     connect: float
     """Instructions of one connect(2)."""
     cycle: float
-    """Those of a connection from socket(2) to close(2) at both ends, without requests."""
+    """Instructions of a connection from socket(2) to close(2) at both ends, without requests."""
     modules: tuple[str, ...]
-    """Netfilter's that are in the kernel at the end."""
+    """Netfilter modules in the kernel at the end."""
     programs: int
     """BPF programs in the kernel at the end."""
     runs: float | None
-    """Of our programs for each request; None where there are none of ours."""
+    """Runs of our programs for each request; None without our programs."""
 
 
 class Row(NamedTuple):
-    """What all machines of one case measured: medians, ratios to direct, and by how much the runs differ."""
+    """The results of all machines of one case: medians, ratios to direct, and spreads."""
 
     per_second: float
     to_direct: float
@@ -57,7 +57,7 @@ class Row(NamedTuple):
     """Of one request, on both sides."""
     connect: float
     connect_more: float
-    """Than direct."""
+    """Difference to direct."""
     connect_spread: float
     cycle: float
     cycle_more: float
@@ -67,9 +67,9 @@ class Row(NamedTuple):
 
 
 def requests_per_second(text: str) -> float:
-    """Return what redis-benchmark --csv says, over all of its tests, which make the same number of requests each.
+    """Return the requests per second over all tests of redis-benchmark --csv, which have equal numbers of requests.
 
-    :raises ValueError: if it says nothing.
+    :raises ValueError: if there are none.
     """
     rates = [float(row["rps"]) for row in csv.DictReader(text.splitlines())]
     if not rates:
@@ -78,18 +78,18 @@ def requests_per_second(text: str) -> float:
 
 
 def runs_per_request(counts: Sequence[tuple[int, int]]) -> float:
-    """Return how often programs ran for each request.
+    """Return the runs of programs for each request.
 
-    :param counts: requests, and runs meanwhile, of two times with as many connections.
+    :param counts: requests and runs of two measurements with the same number of connections.
     """
     (few, before), (many, after) = counts
     return (after - before) / (many - few)
 
 
 def read_sample(document: bytes) -> Sample:
-    """Return what a machine wrote.
+    """Return the results that a machine wrote.
 
-    :raises ValueError: if that is not all that it should have.
+    :raises ValueError: if they are incomplete.
     """
     try:
         found = json.loads(document)
@@ -107,7 +107,7 @@ def read_sample(document: bytes) -> Sample:
 
 
 def spread(values: Sequence[float]) -> float:
-    """Return how far apart the least and the most are, of the median."""
+    """Return the difference of maximum and minimum, relative to the median."""
     return (max(values) - min(values)) / statistics.median(values)
 
 
@@ -138,7 +138,7 @@ def rows(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Row]:
 
 
 def shortcomings(found: Mapping[str, Row]) -> Iterator[str]:
-    """Yield what is not as it has to be."""
+    """Yield each unacceptable result."""
     for case, row in found.items():
         title = CASES[case]
         if max(row.spread, row.connect_spread) > MOST_SPREAD:
@@ -174,12 +174,12 @@ _FORMS: Final = {
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """Return the fields of a row, by their names, as tables have them; nothing for a field that is None."""
+    """Return the fields of a row as text, by their names; nothing for a field that is None."""
     return ["" if row[field] is None else form.format(row[field]) for field, form in _FORMS.items()]
 
 
 def lines(found: Mapping[str, Row]) -> Iterator[str]:
-    """Yield the table for a person."""
+    """Yield the table for people."""
     heads = (
         "requests/s",
         "to direct",

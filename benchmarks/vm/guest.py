@@ -1,7 +1,7 @@
-"""What a machine does: set one case up, measure it, and write down what was found.
+"""The job inside a machine: set one case up, measure it, and write the results.
 
 Usage: python -m benchmarks.vm.guest CASE REQUESTS CONNECTS CLIENT-PROGRAM FILE. Everything is done once before it is
-measured. How often programs run is counted afterwards, as counting takes instructions itself.
+measured. Runs of programs are counted afterwards, because counting needs instructions itself.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from tests.support.process import running, wait_until
 from tests.support.run_counts import counting_runs, run_counts
 
 TESTS: Final = 2
-"""Those of redis-benchmark: PING_INLINE and PING_MBULK."""
+"""The tests of redis-benchmark: PING_INLINE and PING_MBULK."""
 COUNTED: Final = (1000, 3000)
-"""Requests of each test, while the runs of programs are counted."""
+"""Requests of each test, while runs of programs are counted."""
 _SETTLING: Final = 3.0
-"""Seconds in which what was started gets done with that; they pass at once."""
+"""Seconds for started processes to become idle; they pass at once on this clock."""
 
 
 class Client:
-    """One that does nothing but connect, to itself."""
+    """A client that only connects, to itself."""
 
     def __init__(self, process: subprocess.Popen[str], address: str) -> None:
         self._process = process
         self._address = address
 
     def connect(self, times: int) -> tuple[int, int, int]:
-        """Make connections; return how many, the nanoseconds in the call alone, and those for all of it."""
+        """Make connections; return their number, the nanoseconds in the call alone, and in total."""
         assert self._process.stdin
         assert self._process.stdout
         print(self._address, OWN_PORT, times, file=self._process.stdin, flush=True)
@@ -51,7 +51,7 @@ class Client:
 
 @contextmanager
 def client(program: Path, address: str, servers: Path) -> Iterator[Client]:
-    """Run a client that listens in the namespace of the servers, and is outside of it itself."""
+    """Run a client outside of the namespace of the servers, with its listener inside."""
     listener = namespaces.inside(servers, lambda: socket.create_server(("0.0.0.0", OWN_PORT), backlog=4096))
     with listener:
         fd = listener.fileno()
@@ -74,14 +74,14 @@ def redis(servers: Path, folder: Path) -> Iterator[None]:
 
 
 def ping(address: str, requests: int) -> str:
-    """Let redis-benchmark make so many requests of each kind over 100 connections; return what it says."""
+    """Let redis-benchmark send so many requests of each kind over 100 connections; return its output."""
     command = ["redis-benchmark", "-h", address, "-p", str(REDIS_PORT), "-c", "100", "-P", "1", "-t", "ping"]
     command += ["-n", str(requests), "--csv"]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def counted_runs(address: str) -> list[tuple[int, int]]:
-    """Return requests, and how often programs ran meanwhile, for few and for many requests."""
+    """Return requests, and runs of programs meanwhile, for few and for many requests."""
     counts = []
     with counting_runs():
         for requests in COUNTED:
@@ -97,12 +97,12 @@ def modules() -> list[str]:
 
 
 def programs() -> int:
-    """Return how many BPF programs are in the kernel, by the names, with tags, that it gives to what it compiled."""
+    """Return the number of BPF programs in the kernel, by the names, with tags, of their JIT symbols."""
     return len(re.findall(r" bpf_prog_[0-9a-f]{16}\b", Path("/proc/kallsyms").read_text(encoding="utf-8")))
 
 
 def main(case: str, requests: int, connects: int, program: Path) -> dict[str, object]:
-    """Measure a case; return what was found."""
+    """Measure a case; return the results."""
     address, way = WAYS[case]
     folder = Path("/tmp")  # noqa: S108 - the machine's own, in memory
     with ExitStack() as stack:
@@ -117,7 +117,7 @@ def main(case: str, requests: int, connects: int, program: Path) -> dict[str, ob
             connecting.connect(connects // 10)
             connected = connecting.connect(connects)
             found = {"modules": modules(), "programs": programs()}
-        # The data plane stays without the sidecar, which connects now and then itself.
+        # The data plane stays without the sidecar, whose own connects would be counted.
         runs = counted_runs(address) if case == OURS else None
     return {"redis": said, "connects": connected, "runs": runs, **found}
 

@@ -1,8 +1,8 @@
-"""The ways from a client to the real servers, one for each case, set up in the machine that measures it.
+"""The ways from a client to the real servers, one for each case, set up in its machine.
 
-The real servers are ten addresses of one network namespace, behind a veth pair; the client is outside of it. Whatever
-way there is leads from a VIP to these addresses at the same port, since direct routing cannot change that. What is set
-up is alike for all cases but for the way itself. Nothing is taken down: the machine is switched off.
+The real servers are ten addresses of one network namespace, behind a veth pair; the client is outside of it. Every way
+leads from a VIP to these addresses at the same port, because direct routing cannot change the port. The set-up is the
+same for all cases but for the way itself. Nothing is removed: the machine is switched off.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from tests.support.sidecar import sidecar
 INSTANCE: Final = "default"
 REDIS_PORT: Final = 6379
 OWN_PORT: Final = 7000
-"""Leads to the client itself, which listens in the namespace of the real servers."""
+"""The port that leads to the client itself, which listens in the namespace of the real servers."""
 PORTS: Final = (REDIS_PORT, OWN_PORT)
 _CLIENT: Final = "10.1.0.100"
 _HERE: Final = Path("/proc/self/ns/net")
 
 
 def connect_place(servers: Path) -> None:
-    """Join the namespace of the real servers and that of the client, which is this process's.
+    """Connect the namespace of the real servers with that of the client, which is this process's.
 
-    The VIP is where direct routing has to have it: at the real servers. The client has a way there, as to any address
-    that packets can be sent to; what changes their destination does so afterwards.
+    Direct routing needs the VIP at the real servers. The client has a route to it, as to any destination; the
+    destination is changed after routing.
 
     :param servers: the file of the namespace.
     """
@@ -49,7 +49,7 @@ def connect_place(servers: Path) -> None:
 
 @contextmanager
 def _clb_discovery(folder: Path) -> Iterator[None]:
-    """Have the sidecar running as it is shipped, with nothing but services in its configuration."""
+    """Run the sidecar as shipped, with only services in its configuration."""
     config = folder / "clb-discovery.toml"
     config.write_text("".join(map(_service, PORTS)))
     with sidecar(INSTANCE, find_root(), folder, ["--config", str(config)]):
@@ -88,7 +88,7 @@ WAYS: Final[dict[str, tuple[str, Callable[[Path], AbstractContextManager[None]]]
     "ipvs-nat": (VIP, partial(_ipvs, "-m")),
     "iptables": (VIP, _iptables),
 }
-"""The address that a client of each case connects to, and what sets the case up for as long as it is measured."""
+"""For each case the address that its client connects to, and the context in which it is measured."""
 
 
 def _do(*command: str) -> None:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from rich.text import Text
 
+from clb_discovery import log
 from clb_discovery.cli.look_ahead import Outlook, look_ahead, read_installed
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.config.options import Options
@@ -53,6 +54,7 @@ class Finding(NamedTuple):
 
 def main(typed: argparse.Namespace) -> int:
     """Print a line for each check, and their numbers; return 0, or the exit code of the first that fails."""
+    log.configure("auto", "error")
     options = read_options(typed, os.environ)
     named = options.consul is not None or options.service or options.srv or options.config
     services = read_services(options) if named else ()

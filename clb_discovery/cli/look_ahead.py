@@ -19,7 +19,7 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model import own_servers
-from clb_discovery.model.answer import Answer, Failure, Outcome, Refused
+from clb_discovery.model.answer import Answer, Failure, Outcome, Refusal
 from clb_discovery.model.service import CATALOG, Service
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sources.base import CatalogSource, Source
@@ -40,7 +40,7 @@ class Outlook(NamedTuple):
     """Sources whose answer removes so much that a sidecar would hold it at first; here it counts at once."""
     publication: Publication
 
-    def left_out(self, source: str) -> Sequence[Refused]:
+    def left_out(self, source: str) -> Sequence[Refusal]:
         """Return the members that the answer of a source leaves out."""
         outcome = self.outcomes.get(source)
         return outcome.left_out if isinstance(outcome, Answer) else ()

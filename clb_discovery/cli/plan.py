@@ -46,12 +46,14 @@ def plan_document(options: Options) -> dict[str, Any]:
         raise error
     found, after = ahead.publication, ahead.publication.plan.result
     files = _names(Instance(pins.instance), options.hosts_file, after)
-    document = preview(installed, after, found.desired.rejected, ahead.waiting, names=files)
-    document["refused"] += [
-        {"service": one.service.name, "server": item.value, "reason": item.reason}
+    by_source = found.desired.basis.by_source
+    refused = [(by_source[source].name, item) for source, items in found.desired.rejected.items() for item in items]
+    refused += [
+        (one.service.name, item)
         for source, one in ahead.following.items()
         for item in (*ahead.left_out(source), *found.resolved.refused.get(source, ()))
     ]
+    document = preview(installed, after, refused, ahead.waiting, names=files)
     document["notes"] = [
         {"service": one.service.name, "note": note}
         for source, one in ahead.following.items()

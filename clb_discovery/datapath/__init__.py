@@ -1,1 +1,1 @@
-"""The kernel: bpf(2), loading, attaching, and carrying out plans on the maps."""
+"""The kernel: bpf(2), loading and attaching programs, and carrying out plans on the maps."""

@@ -1,7 +1,7 @@
 """bpf(2) as far as a map writer needs it: thin calls that take and return bytes and file descriptors.
 
-The system call is made directly, so that the sidecar needs no library to write maps; only loading does. Structures are
-those of `union bpf_attr` in linux/bpf.h. Every function raises OSError with the kernel's errno.
+The system call is made directly, so that the sidecar needs no library to write maps; only loading needs one. The
+structures are those of `union bpf_attr` in linux/bpf.h. Every function raises OSError with the kernel's errno.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Command(IntEnum):
 
 
 class AttachType(IntEnum):
-    """`enum bpf_attach_type`, the hooks of ours."""
+    """`enum bpf_attach_type`: the hooks that our programs use."""
 
     CGROUP_SOCK_OPS = 3
     CGROUP_INET4_CONNECT = 10
@@ -75,10 +75,10 @@ _TRACE_ITER: Final = 28
 
 
 class Types(NamedTuple):
-    """What a map's keys and values are, which some kinds of map insist on: type ids in loaded BTF."""
+    """Type ids of the keys and values of a map, which some kinds of map require."""
 
     btf: int
-    """Descriptor of what `load_btf` loaded."""
+    """Descriptor of the type information, from `load_btf`."""
     key: int
     value: int
 
@@ -93,12 +93,12 @@ def create_map(  # noqa: PLR0913 - the fields of the kernel's structure
     inner: int = 0,
     types: Types | None = None,
 ) -> int:
-    """Make a map; the caller closes its descriptor.
+    """Create a map; the caller closes its descriptor.
 
     :param kind: of `enum bpf_map_type`.
-    :param inner: descriptor of the pattern for the elements of a map of maps.
+    :param inner: descriptor of the template for the elements of a map of maps.
     """
-    # Between the inner map and the types: NUMA node, name, network device.
+    # The 24 bytes between the inner map and the types: NUMA node, name, network device.
     attr = struct.pack("=IIIIII24xIII", kind, key_size, value_size, entries, flags, inner, *(types or (0, 0, 0)))
     return _bpf(Command.MAP_CREATE, attr)
 
@@ -110,20 +110,20 @@ def load_btf(data: bytes) -> int:
 
 
 def pin(fd: int, path: Path) -> None:
-    """Give an object a name in the BPF file system."""
+    """Pin an object in the BPF file system."""
     _named(Command.OBJ_PIN, path, fd)
 
 
 def open_pin(path: Path, *, read_only: bool = False) -> int:
     """Open a pinned map, program or link; the caller closes the descriptor.
 
-    :param read_only: for a map that this process may not, or does not want to, write.
+    :param read_only: for a map that this process does not write, or is not allowed to.
     """
     return _named(Command.OBJ_GET, path, 0, _READ_ONLY if read_only else 0)
 
 
 def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
-    """Return the value of a key, or None if it is not there."""
+    """Return the value of a key, or None if it does not exist."""
     value = ctypes.create_string_buffer(value_size)
     try:
         _bpf(Command.MAP_LOOKUP_ELEM, struct.pack("=IxxxxQQQ", fd, _address(key), ctypes.addressof(value), 0))
@@ -141,7 +141,7 @@ class BatchError(OSError):
     """The kernel refused an element of a batch."""
 
     done: int = 0
-    """How many elements it took before."""
+    """Number of elements written before it."""
 
 
 def update_all(fd: int, items: Sequence[tuple[bytes, bytes]]) -> None:
@@ -160,14 +160,14 @@ def update_all(fd: int, items: Sequence[tuple[bytes, bytes]]) -> None:
         except OSError as error:
             (taken,) = struct.unpack_from("=I", attr, 32)
             refused = BatchError(error.errno, error.strerror)
-            # Before 6.7 the count stays as it was where the kernel has no memory for the first one.
+            # Before 6.7, if the kernel has no memory for the first element, it does not change the count.
             refused.done = done + (taken if taken < len(chunk) else 0)
             raise refused from error
         done += len(chunk)
 
 
 def delete_all(fd: int, keys: Sequence[bytes]) -> None:
-    """Delete elements, in order, in batches; one that is not there ends it with FileNotFoundError."""
+    """Delete elements, in order, in batches; stops with FileNotFoundError at a missing one."""
     for chunk in _chunks(keys):
         joined = b"".join(chunk)
         _bpf(Command.MAP_DELETE_BATCH, _batch(fd, len(chunk), keys=_address(joined)))
@@ -194,10 +194,10 @@ def items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, byte
         )
         try:
             _call(Command.MAP_LOOKUP_BATCH, attr)
-        except FileNotFoundError:  # the end; what was read until there is valid
+        except FileNotFoundError:  # the end; the elements read before it are valid
             finished = True
         except OSError as error:
-            if error.errno != errno.ENOSPC:  # one bucket alone holds more than was asked for
+            if error.errno != errno.ENOSPC:  # a single bucket has more elements than the batch
                 raise
             count *= 2
             continue
@@ -207,7 +207,7 @@ def items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, byte
 
 
 def load_program(instructions: bytes, attach_type: AttachType) -> int:
-    """Load a connect-hook program from raw instructions, only to learn whether the kernel takes it.
+    """Load a program from raw instructions, to find out whether the kernel accepts it.
 
     :returns: its descriptor, which the caller closes.
     """
@@ -215,7 +215,7 @@ def load_program(instructions: bytes, attach_type: AttachType) -> int:
 
 
 def load_iterator(instructions: bytes, function: int) -> int:
-    """Load a program that the kernel runs for each object of a kind.
+    """Load a program that the kernel runs for each object of some kind.
 
     :param function: the number of the function in the kernel's BTF that stands for the kind.
     :returns: its descriptor, which the caller closes.
@@ -239,28 +239,28 @@ def _load(kind: int, instructions: bytes, attach_type: int, function: int = 0) -
         b"clb_probe",
         0,  # interface
         attach_type,
-        function,  # behind the program's own type information, which it does not have
+        function,  # after the program's own type information, which it does not have
     )
     return _bpf(Command.PROG_LOAD, attr)
 
 
 def link_create(program: int, cgroup: int, attach_type: AttachType) -> int:
-    """Attach a program to a cgroup beside the others that are there; the caller closes the link's descriptor."""
+    """Attach a program to a cgroup, in addition to others; the caller closes the descriptor of the link."""
     return _bpf(Command.LINK_CREATE, struct.pack("=IIII", program, cgroup, attach_type, 0))
 
 
 def link_iterator(program: int) -> int:
-    """Make an iterator that can be read, of one that is loaded; the caller closes the link's descriptor."""
+    """Make a readable iterator of a loaded program; the caller closes the descriptor of the link."""
     return _bpf(Command.LINK_CREATE, struct.pack("=IIII", program, 0, _TRACE_ITER, 0))
 
 
 def iterate(link: int) -> int:
-    """Return a descriptor from which one run of an iterator is read, like a file; the caller closes it."""
+    """Start one run of an iterator; return a descriptor to read its output from, which the caller closes."""
     return _bpf(Command.ITER_CREATE, struct.pack("=II", link, 0))
 
 
 def link_update(link: int, program: int) -> None:
-    """Put another program in a link's place, atomically for those that connect meanwhile."""
+    """Replace the program of a link, atomically for concurrent connects."""
     _bpf(Command.LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
 
 
@@ -272,7 +272,7 @@ def link_cgroup(link: int) -> int:
 
 
 def program_time(program: int) -> int:
-    """Return the nanoseconds that a program has run for, while kernel.bpf_stats_enabled was on."""
+    """Return the run time of a program in nanoseconds, as counted while kernel.bpf_stats_enabled was on."""
     (nanoseconds,) = struct.unpack_from("=Q", _info(program, 224), 192)  # bpf_prog_info.run_time_ns
     return int(nanoseconds)
 
@@ -284,17 +284,17 @@ def map_sizes(map_: int) -> tuple[int, int]:
 
 
 class GracePeriod:
-    """Waits until every program that runs now has ended.
+    """Waits until every program that is running now has ended.
 
-    Updating a map of maps does that: the kernel waits for an RCU grace period before the call returns (kernel commit
-    1ae80cf31938; its own selftest btf_map_in_map relies on it). Unlike membarrier(MEMBARRIER_CMD_GLOBAL) it also works
+    Updating a map of maps does this: the kernel waits for an RCU grace period before the call returns (kernel commit
+    1ae80cf31938; its own selftest btf_map_in_map relies on it). Unlike membarrier(MEMBARRIER_CMD_GLOBAL), it also works
     on one CPU and with nohz_full.
     """
 
     def __init__(self, maps: tuple[int, int] | None = None) -> None:
-        """Take the maps, or make them, private to this process.
+        """Use the given maps, or create private ones.
 
-        :param maps: descriptors of the outer and the inner map, as `maps` returns them, which are then ours to close.
+        :param maps: descriptors of the outer and the inner map, as `maps` returns them; `close` closes them.
         """
         if maps:
             self._outer, self._inner = maps
@@ -304,15 +304,15 @@ class GracePeriod:
 
     @property
     def maps(self) -> tuple[int, int]:
-        """The outer and the inner map, which stay ours."""
+        """Descriptors of the outer and the inner map; the caller must not close them."""
         return self._outer, self._inner
 
     def wait(self) -> None:
-        """Return when no program that ran at the call runs any more; takes some milliseconds."""
+        """Return when all programs that were running at the call have ended; this takes some milliseconds."""
         update(self._outer, bytes(4), struct.pack("=I", self._inner))
 
     def close(self) -> None:
-        """Let go of the maps."""
+        """Close the maps."""
         os.close(self._outer)
         os.close(self._inner)
 
@@ -362,7 +362,7 @@ def _cut(data: bytes, size: int, count: int) -> Iterator[bytes]:
 
 
 def _address(data: bytes) -> int:
-    """Return where the bytes are; the caller keeps them alive during the call."""
+    """Return the address of the bytes; the caller keeps them alive during the call."""
     return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
 
 

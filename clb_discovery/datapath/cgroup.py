@@ -1,4 +1,4 @@
-"""Finding the cgroup v2 hierarchy, and telling cgroups apart."""
+"""Find the cgroup v2 hierarchy, and identify cgroups."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _OWN: Final = Path("/proc/self/cgroup")
 
 
 def find_root(mountinfo: str | None = None) -> Path:
-    """Return where the cgroup v2 hierarchy is mounted, pure (/sys/fs/cgroup) or hybrid (/sys/fs/cgroup/unified).
+    """Return the mount point of the cgroup v2 hierarchy: pure (/sys/fs/cgroup) or hybrid (/sys/fs/cgroup/unified).
 
     :param mountinfo: text of proc_pid_mountinfo(5), for tests; read from the kernel by default.
-    :raises HostError: if it is mounted nowhere.
+    :raises HostError: if it is not mounted.
     """
     for mount in mounts(mountinfo):
         if mount.file_system == "cgroup2":
@@ -34,7 +34,7 @@ def resolve(path: str | None) -> Path:
     :raises HostError: if there is no cgroup v2, or the path is not a cgroup in it.
     """
     root = find_root()
-    # A path is what it leads to: through .. or a link it may leave the hierarchy.
+    # Resolved, because .. or a link in the path can lead out of the hierarchy.
     cgroup = root if path is None else Path(path).resolve()
     if path == "" or not (cgroup / "cgroup.procs").is_file() or not cgroup.is_relative_to(root):
         raise HostError(f"{path!r} is not a cgroup of version 2; --cgroup takes a directory below {root}")
@@ -61,16 +61,16 @@ def contains_self(cgroup: Path) -> bool:
 
 @contextlib.contextmanager
 def temporary_child(parent: Path, name: str) -> Iterator[Path]:
-    """Make a cgroup below another for as long as the block runs; whatever entered it must have ended by then.
+    """Make a cgroup below another while the block runs; its processes must have ended before the block ends.
 
-    Whoever makes one holds a lock on it, so that what a killed process has left behind is known, and goes.
+    The creator holds a lock on the cgroup. One without a lock was left by a killed process, and is removed here.
     """
     for left in parent.glob(f"{name}-*"):
-        with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):  # somebody's, or gone already
+        with contextlib.suppress(OSError), _locked(left, fcntl.LOCK_NB):  # in use, or already gone
             left.rmdir()
     with contextlib.ExitStack() as stack:
         child = None
-        while child is None or not child.exists():  # one that was not locked yet may have been taken for left behind
+        while child is None or not child.exists():  # another process may have removed it before it was locked
             child = parent / f"{name}-{secrets.token_hex(8)}"
             child.mkdir()
             with contextlib.suppress(FileNotFoundError):

@@ -1,8 +1,8 @@
-"""A request to close sockets of removed real servers, and its answer, as bytes.
+"""The format of a request to close sockets of removed real servers, and of its answer.
 
-A request is a head of fixed size, the name of the instance, and packed members (`struct clb_member`), so that its size
-is known, and bounded, before any of it is read. An answer is text, a line for each thing. Both sides are of one
-package. During an upgrade they may be of two: then the answer is an error that says so.
+A request is a header of fixed size, the name of the instance, and packed members (`struct clb_member`). So its size is
+known and bounded before the body is read. An answer is lines of text. Both sides are of the same package; during an
+upgrade their versions may differ, and the answer is an error then.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from clb_discovery.model.servers import Protocol
 from clb_discovery.text import printable
 
 MOST_MEMBERS: Final = 8192
-"""Of one request; those who have more to ask send several."""
+"""Most members in one request; more are sent in several requests."""
 LONGEST_ANSWER: Final = 1 << 16
-"""Bytes."""
+"""Most bytes of an answer."""
 
 HEAD: Final = struct.Struct("!4sBBHI")
-"""The mark, the version, protocols, bytes of the instance's name, and how many members there are."""
+"""Magic number, version, bits of protocols, length of the instance name in bytes, number of members."""
 _MARK: Final = b"CLBC"
 _VERSION: Final = 1
 _PROTOCOLS: Final = {1: Protocol.TCP, 2: Protocol.UDP}
-"""By their bit."""
+"""By bit."""
 _MOST_FAILURES: Final = 32
 _SHOWN: Final = 500
-"""Characters of a line."""
+"""Most characters of a line."""
 
 
 class Request(NamedTuple):
-    """What is to be closed."""
+    """The sockets to close."""
 
     instance: str
     protocols: tuple[Protocol, ...]
@@ -43,17 +43,17 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """What closing brought."""
+    """The result of closing."""
 
     count: int
     failures: tuple[str, ...]
-    """Why sockets may be left, for people, each reason once."""
+    """Reasons why some sockets may still be open, each once."""
     hidden: int
-    """Processes whose network namespace could not be seen."""
+    """Number of processes whose network namespace could not be read."""
 
 
 def requests(instance: str, members: Iterable[bytes], protocols: Collection[Protocol]) -> list[bytes]:
-    """Return requests that together name all of the members."""
+    """Return requests that together contain all members."""
     bits = sum(bit for bit, protocol in _PROTOCOLS.items() if protocol in protocols)
     name = instance.encode()
     return [
@@ -63,9 +63,9 @@ def requests(instance: str, members: Iterable[bytes], protocols: Collection[Prot
 
 
 def length_behind(head: bytes) -> int:
-    """Return how many bytes come behind the head of a request.
+    """Return the number of bytes after the header of a request.
 
-    :raises ValueError: if it is none of this version, or too long.
+    :raises ValueError: if it is not a header of this version, or the request is too long.
     """
     if len(head) < HEAD.size or not head.startswith(_MARK):
         raise ValueError("it is of no known form")
@@ -78,10 +78,11 @@ def length_behind(head: bytes) -> int:
 
 
 def parse_request(head: bytes, rest: bytes) -> Request:
-    """Read a request.
+    """Parse a request.
 
-    :param head: for which `length_behind` returns the length of the rest.
-    :raises ValueError: if it is none; nothing else is ever raised.
+    :param head: the header.
+    :param rest: the bytes after it, as many as `length_behind` returns.
+    :raises ValueError: if it is malformed; no other exception is raised.
     """
     if length_behind(head) != len(rest):
         raise ValueError("it is cut off")
@@ -92,7 +93,7 @@ def parse_request(head: bytes, rest: bytes) -> Request:
     size = structs.MEMBER.size
     members = tuple(packed[start : start + size] for start in range(0, len(packed), size))
     for member in members:
-        elements.unpack_vip(elements.unpack_member(member)[0])  # is it one?
+        elements.unpack_vip(elements.unpack_member(member)[0])  # raises ValueError if it is not a member
     return Request(name.decode("ascii"), tuple(protocol for bit, protocol in _PROTOCOLS.items() if bits & bit), members)
 
 
@@ -104,12 +105,12 @@ def answer(closed: Closed) -> bytes:
 
 
 def refusal(reason: str) -> bytes:
-    """Return the answer to one that was not."""
+    """Return the answer to a request that was not carried out."""
     return f"error {_line(reason)}\n".encode()
 
 
 def parse_answer(said: bytes) -> Closed:
-    """Read an answer; one that is none is a failure to close anything."""
+    """Parse an answer; a malformed one counts as a failure to close anything."""
     try:
         first, *rest = said[:LONGEST_ANSWER].decode().splitlines() or [""]
         kind, _, words = first.partition(" ")

@@ -1,10 +1,9 @@
-"""Having sockets of removed real servers closed by a process that may, for a sidecar that may not.
+"""Ask a privileged service to close sockets of removed real servers on behalf of an unprivileged sidecar.
 
-Closing a socket of somebody else takes CAP_NET_ADMIN, with which one can also change routes, addresses and firewalls:
-too much for who talks to the network. So the units of systemd have a service of its own for it, which is started for
-each request (`Accept=yes`), and closes by the rule of `sockets.closing` and no other: record and peer have to agree.
-It believes nothing else of what it is asked: a member that is in a pool now is refused. What is said is in
-`close_request`.
+Closing sockets of other processes requires CAP_NET_ADMIN, which also allows changing routes, addresses and firewalls:
+too much for a process that talks to the network. So the systemd units have a separate service for it, started for each
+request (`Accept=yes`). It closes sockets only by the rule of `sockets.closing`: the record and the peer must agree. It
+does not trust the request: members that are in a pool now are refused. The format is in `close_request`.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from clb_discovery.errors import ClbError, UsageError
 from clb_discovery.model.servers import Protocol
 
 SOCKET: Final = Path("/run/clb-discovery-close.sock")
-"""Where the service listens, for the sidecar's group."""
+"""The socket of the service; the group of the sidecar can connect to it."""
 _PATIENCE: Final = 60.0
 """Seconds to wait for an answer."""
 _REQUEST_WITHIN: Final = 10.0
-"""Seconds that a whole request may take to come."""
+"""Seconds within which a whole request must arrive."""
 _DISCARD_WITHIN: Final = 1.0
 _BUFFER: Final = 1 << 16
 _MOST_DISCARDED: Final = 1 << 20
 
 
 def ask(instance: str, members: Collection[bytes], protocols: Collection[Protocol]) -> Destroyed:
-    """Have sockets closed, and wait for it; nothing is raised, as by `close_sockets`.
+    """Request the closing of sockets, and wait for it; as `close_sockets`, this raises nothing.
 
     :param members: packed `struct clb_member` of each removed real server.
     """
@@ -70,10 +69,10 @@ def _answer_to(request: bytes) -> bytes:
 def serve(question: IO[bytes], answer: IO[bytes]) -> int:
     """Answer one request.
 
-    :param question: nothing of it has been read yet.
+    :param question: the stream of the request, from its beginning.
     :returns: the exit code.
-    :raises UsageError: if it is none, when that has been answered, too.
-    :raises HostError: if the maps are not there; likewise.
+    :raises UsageError: if the request is malformed, after an answer with the reason.
+    :raises HostError: if the maps are missing, after an answer with the reason.
     """
     try:
         said = wire.answer(_carried_out(_read(question.fileno())))
@@ -108,10 +107,10 @@ def _read(question: int) -> Request:
 
 
 def _received(fd: int, size: int, until: float) -> bytes:
-    """Read this many bytes, or fewer where no more come.
+    """Read this many bytes, or fewer if the stream ends.
 
-    :param until: when they have to be there, on the monotonic clock.
-    :raises ValueError: if they are not.
+    :param until: the deadline, on the monotonic clock.
+    :raises ValueError: if it passes before.
     """
     poller = select.poll()
     poller.register(fd, select.POLLIN)
@@ -127,7 +126,7 @@ def _received(fd: int, size: int, until: float) -> bytes:
 
 
 def _discard(fd: int) -> None:
-    """Read what was sent and is not wanted: where it is left unread the kernel takes back our answer (unix(7))."""
+    """Read and discard the rest of the request: if it stays unread, the kernel discards our answer (unix(7))."""
     with suppress(ValueError):
         until = time.monotonic() + _DISCARD_WITHIN
         for _ in range(_MOST_DISCARDED // _BUFFER):

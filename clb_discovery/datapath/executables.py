@@ -1,4 +1,4 @@
-"""Where programs of the host are: in the places of the system, whatever PATH the caller has."""
+"""Find programs of the host in the system directories, whatever PATH the caller has."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import shutil
 from typing import Final
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
-"""As systemd has it (systemd.exec(5)), and where NixOS has them."""
+"""The PATH of systemd (systemd.exec(5)), and the directory of NixOS."""
 
 
 def find(name: str) -> str:
     """Return the path of a program.
 
-    :raises FileNotFoundError: if it is in none of these places.
+    :raises FileNotFoundError: if it is in none of these directories.
     """
     found = shutil.which(name, path=PATH)
     if found is None:
@@ -22,5 +22,5 @@ def find(name: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return the variables of a program that we start: ours, but for where it finds others in turn."""
+    """Return the environment of a program that we start: ours, except for PATH."""
     return {**os.environ, "PATH": PATH}

@@ -1,9 +1,9 @@
-"""What the loader leaves for a writer of the maps that has none of its rights: pins, and a group that may use them.
+"""Pins that the loader leaves for an unprivileged writer of the maps, and the group that can open them.
 
-Writing into a map takes the right to open its pin; only making maps and programs takes CAP_BPF (bpf(2), since Linux
-5.19). So whatever a writer would make for itself is made at the load: the maps by which it waits for running programs,
-and the iterators that show it the records of sockets. Programs and links stay root's alone: who can open a link can
-detach it.
+Writing into a map requires only the permission to open its pin; creating maps and programs requires CAP_BPF (bpf(2),
+since Linux 5.19). So `load` creates what a writer would otherwise create for itself: the maps with which it waits for
+running programs, and the iterators that list the records of sockets. Only root can open programs and links, because a
+process that can open a link can detach it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clb_discovery.model.servers import Protocol
 
 
 class Access(IntEnum):
-    """What a group may do with a map, as the mode of its pin."""
+    """Permissions of a group on a map, as the mode of its pin."""
 
     READ = 0o640
     WRITE = 0o660
@@ -43,13 +43,13 @@ WRITER: Final[Mapping[Map, Access]] = {
     Map.SOCKETS: Access.READ,
     Map.COUNTS: Access.READ,
 }
-"""What a writer needs; not the events of `trace`, which tell who connects where."""
+"""Maps that a writer needs. The events of `trace` are not among them: they show which process connects where."""
 EVERYTHING: Final[Mapping[Map, Access]] = dict.fromkeys(Map, Access.WRITE)
-"""What root opens."""
+"""Maps that root opens."""
 
 
 def prepare(pins: Pins) -> None:
-    """Pin what a writer cannot make for itself, where it is not there already.
+    """Create and pin the objects that a writer cannot create for itself, unless they exist.
 
     :raises OSError: if the file system or our privileges do not allow it.
     """
@@ -70,7 +70,7 @@ def _pin_iterator(pins: Pins, protocol: Protocol) -> None:
     stored = bpf.open_pin(pins.map(Map.SOCKETS))
     try:
         link = records.make_iterator(stored, protocol)
-    except OSError:  # not every kernel has it; whoever closes sockets then says why some are left
+    except OSError:  # not supported by every kernel; closing sockets then reports why some stay open
         return
     finally:
         os.close(stored)
@@ -81,9 +81,9 @@ def _pin_iterator(pins: Pins, protocol: Protocol) -> None:
 
 
 def share(pins: Pins, group: int) -> None:
-    """Let a group do what a writer has to; of the loader's other pins it can open none.
+    """Give a group the permissions of a writer; it can open no other pins of the loader.
 
-    :param group: its number; root without CAP_CHOWN has to be in it.
+    :param group: its number; root without CAP_CHOWN must be a member.
     :raises HostError: if our privileges do not allow it.
     """
     modes: dict[Path, int] = {pins.map(map_): access for map_, access in WRITER.items()}
@@ -103,7 +103,7 @@ def parse_group(text: str) -> int:
     """Return the number of a group.
 
     :param text: its name or number.
-    :raises ValueError: if there is none of that name.
+    :raises ValueError: if there is no group with that name.
     """
     if text.isdecimal():
         return int(text)
@@ -114,9 +114,9 @@ def parse_group(text: str) -> int:
 
 
 def grace_period(pins: Pins) -> GracePeriod:
-    """Return a `GracePeriod` over the pinned maps, or over private ones where a loader has left none.
+    """Return a `GracePeriod` over the pinned maps, or over private ones if the loader has left none.
 
-    :raises OSError: if we may neither open nor make them.
+    :raises OSError: if our privileges allow neither.
     """
     outer, inner = pins.waiting
     try:

@@ -1,9 +1,9 @@
-"""The run-time directory of an instance: the locks of its one writer and its one loader, and what they say.
+"""The run-time directory of an instance: the locks of its one writer and its one loader, and their state files.
 
-`/run/clb-discovery/<instance>/lock` carries a POSIX record lock (fcntl(2)) for as long as somebody may write the maps,
-so that anybody can ask who without taking it. Its first byte stands for writing them, its second for loading; a sidecar
-that loads by itself holds both. `state.json` is replaced whenever the sidecar's knowledge changes, and stays when it
-ends; `loaded.json` is what `load` leaves for a writer that may not look for itself.
+A process that writes the maps holds a POSIX record lock (fcntl(2)) on `/run/clb-discovery/<instance>/lock`, whose owner
+other processes can read without taking the lock. The first byte of the file is locked for writing, the second for
+loading; a sidecar that also loads holds both. The sidecar replaces `state.json` whenever its state changes; the file
+stays when it ends. `load` leaves `loaded.json` for a writer without the privilege to find out for itself.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _LOCK: Final = "lock"
 _STATE: Final = "state.json"
 _LOADED: Final = "loaded.json"
 _MOST_STATE: Final = 64 << 20
-"""Bytes of a file that is read; a sidecar with 10,000 sources says some millions."""
+"""Most bytes of a file that is read; the state of a sidecar with 10,000 sources has some millions."""
 _OURS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FLOCK: Final = struct.Struct("@hhqqi")  # struct flock: type, whence, start, length, process
 _STOP_IT: Final = "stop it, or use another --instance"
-_SHARED_DIRECTORY: Final = 0o1775  # sticky: of who is in the group nobody can replace what root has put there
+_SHARED_DIRECTORY: Final = 0o1775  # sticky: members of the group cannot replace files created by root
 _SHARED_LOCK: Final = 0o660
 
 
 class _Bytes(NamedTuple):
-    """Part of a lock file."""
+    """A range of bytes of the lock file."""
 
     start: int
     length: int
@@ -44,13 +44,13 @@ class _Bytes(NamedTuple):
 
 _WRITING: Final = _Bytes(0, 1)
 _LOADING: Final = _Bytes(1, 1)
-_BOTH: Final = _Bytes(0, 0)  # to the end, wherever that is
+_BOTH: Final = _Bytes(0, 0)  # a length of 0 means up to the end of the file
 
 
 def state_directory(given: str | None, environment: Mapping[str, str]) -> Path | None:
-    """Return where to keep what has to outlive a reboot: what was given, else what systemd made, else None.
+    """Return the directory for state that has to survive a reboot: the given one, else that of systemd, else None.
 
-    :param environment: with `STATE_DIRECTORY`, where `StateDirectory=` of the unit names one (systemd.exec(5)).
+    :param environment: has `STATE_DIRECTORY` if the unit has `StateDirectory=` (systemd.exec(5)).
     """
     found = given or environment.get("STATE_DIRECTORY", "").split(":")[0]  # there may be several
     return Path(found) if found else None
@@ -62,20 +62,20 @@ class Instance:
     def __init__(self, name: str) -> None:
         """Name the directory; nothing is created yet.
 
-        :param name: checked by `Pins` before.
+        :param name: the caller has validated it with `Pins`.
         """
         self.name = name
         self._directory = RUN / name
 
     def exists(self) -> bool:
-        """Tell whether anybody has ever held or traced it since the host was booted."""
+        """Tell whether any process has held or traced the instance since the boot."""
         return self._directory.exists()
 
     @contextmanager
     def locked(self, *, loads: bool = True) -> Iterator[None]:
         """Hold the instance as its only writer while the block runs.
 
-        :param loads: also as the only one who loads; without, `load` may put the programs back meanwhile.
+        :param loads: also as its only loader. If not, `load` can restore the programs meanwhile.
         :raises BusyError: if another process holds it.
         :raises HostError: if the directory cannot be used.
         """
@@ -84,21 +84,21 @@ class Instance:
 
     @contextmanager
     def loading(self) -> Iterator[bool]:
-        """Be the only one who loads while the block runs, and yield whether nobody else writes; raises as `locked`."""
+        """Lock loading while the block runs, and yield whether no other process writes; raises as `locked`."""
         with self._locked(_LOCK, _STOP_IT, _LOADING) as lock:
             yield _lock_bytes(lock, _WRITING)
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
-        """Be the only one who traces the instance while the block runs; raises as `locked`."""
+        """Lock tracing of the instance while the block runs; raises as `locked`."""
         with self._locked("trace", "it is the one that traces; stop it first", _BOTH):
             yield
 
     @contextmanager
-    def _locked(self, name: str, way_out: str, part: _Bytes) -> Iterator[int]:
+    def _locked(self, name: str, fix: str, part: _Bytes) -> Iterator[int]:
         try:
             with safe_directory(RUN, make=True), self._opened(make=True) as directory:
-                # A process that may read the file may lock it, and keep us from our lock.
+                # A process that can read the file can lock it and so block our lock.
                 lock = os.open(name, os.O_RDWR | os.O_CREAT | _OURS, 0o600, dir_fd=directory)
         except OSError as error:
             raise HostError(
@@ -107,15 +107,15 @@ class Instance:
             ) from error
         try:
             if not _lock_bytes(lock, part):
-                raise BusyError(f"instance {self.name!r} is held by process {_holder(lock, part)}; {way_out}")
+                raise BusyError(f"instance {self.name!r} is held by process {_holder(lock, part)}; {fix}")
             yield lock
         finally:
             os.close(lock)
 
     def share(self, group: int) -> None:
-        """Let a group write the maps in this instance's name: hold the lock, and say how it is.
+        """Let a group act as the writer of this instance: hold the lock, and write its state.
 
-        :param group: its number; root without CAP_CHOWN has to be in it.
+        :param group: its number; root without CAP_CHOWN must be a member.
         :raises HostError: if the directory cannot be given to it.
         """
         try:
@@ -128,12 +128,12 @@ class Instance:
                 finally:
                     os.close(lock)
                 if _owner(Place(directory, _STATE)) == os.fstat(directory).st_uid:
-                    os.unlink(_STATE, dir_fd=directory)  # root's, which the group could not replace
+                    os.unlink(_STATE, dir_fd=directory)  # a file of root, which the group could not replace
         except OSError as error:
             raise HostError(f"cannot give {self._directory} to group {group}: {error.strerror}; run as root") from error
 
     def holder(self) -> int | None:
-        """Return the process that holds the instance, or None. Not for the holder itself: it would lose the lock."""
+        """Return the process that holds the instance, or None. The holder must not call it: it would lose the lock."""
         try:
             lock = os.open(self._directory / _LOCK, os.O_RDONLY | _OURS)
         except OSError:
@@ -144,10 +144,11 @@ class Instance:
             os.close(lock)
 
     def write_loaded(self, cgroup: int, neighbours: Sequence[Neighbour] = ()) -> None:
-        """Leave what a writer may not see for itself.
+        """Record facts for a writer without the privilege to find them out.
 
-        :param cgroup: its id, which tells the one that the programs were attached to from one of the same name.
-        :param neighbours: the other instances that were loaded then.
+        :param cgroup: the id of the cgroup that the programs are attached to, which differs from the id of a later
+            cgroup of the same name.
+        :param neighbours: the other loaded instances.
         :raises HostError: if it cannot be written.
         """
         found = {"cgroup": cgroup, "neighbours": recorded(neighbours)}
@@ -158,16 +159,16 @@ class Instance:
             raise HostError(f"cannot write {self._directory / _LOADED}: {error.strerror}; is there room?") from error
 
     def read_loaded(self) -> int | None:
-        """Return what `load` left last; None if nothing."""
+        """Return the id of the cgroup that the last `load` recorded; None if there is no record."""
         found = _read(self._directory, _LOADED).get("cgroup")
         return found if isinstance(found, int) else None
 
     def read_neighbours(self) -> list[Neighbour]:
-        """Return the other instances that were there at the last `load`."""
+        """Return the other instances that the last `load` recorded."""
         return remembered(_read(self._directory, _LOADED).get("neighbours"))
 
     def write_state(self, state: Mapping[str, Any]) -> None:
-        """Replace what the sidecar says about itself.
+        """Replace the state of the sidecar.
 
         :raises HostError: if it cannot be written.
         """
@@ -175,22 +176,22 @@ class Instance:
         try:
             with self._opened() as directory:
                 place = Place(directory, _STATE)
-                if _owner(place) not in {None, os.geteuid()}:  # another user's, which it need not stay
+                if _owner(place) not in {None, os.geteuid()}:  # of another user; it may be replaced
                     with suppress(OSError):
                         os.unlink(_STATE, dir_fd=directory)
-                replace_file(place, json.dumps(state).encode(), lasting=False)  # no reboot leaves anything in /run
-        except PermissionError as error:  # root's, from when the sidecar was root
+                replace_file(place, json.dumps(state).encode(), lasting=False)  # /run does not survive a reboot
+        except PermissionError as error:  # a file of root, from a time when the sidecar ran as root
             raise HostError(f"{path} is another user's; as root remove it") from error
         except OSError as error:
             raise HostError(f"cannot write {path}: {error.strerror}; is there room?") from error
 
     def read_state(self) -> dict[str, Any]:
-        """Return what the sidecar said last; empty if nothing, or nothing that can be read."""
+        """Return the last state of the sidecar; empty if there is none or it cannot be read."""
         return _read(self._directory, _STATE)
 
     @contextmanager
     def as_writer(self) -> Iterator[None]:
-        """Act as the user that wrote the state while the block runs; it may be less trusted than we are."""
+        """Act as the user that wrote the state while the block runs; that user may be less trusted than we are."""
         try:
             found = (self._directory / _STATE).lstat()
         except OSError:
@@ -200,12 +201,12 @@ class Instance:
             yield
 
     def hosts_file(self) -> Path | None:
-        """Return where the sidecar published names last, or None."""
+        """Return the hosts file that the sidecar wrote last, or None."""
         path = self.read_state().get("hosts_file")
         return Path(path) if isinstance(path, str) else None
 
     def forget(self) -> None:
-        """Remove what was said; the lock file stays, since a new one would let a second holder in."""
+        """Remove the state files. The lock file stays, because a new one would allow a second holder."""
         with self._opened() as directory:
             for name in (_STATE, _LOADED):
                 with suppress(FileNotFoundError):
@@ -218,7 +219,7 @@ class Instance:
 
 
 def _owner(place: Place) -> int | None:
-    """Return whose a file is; None if there is none."""
+    """Return the user that owns a file; None if it does not exist."""
     try:
         return os.stat(place.name, dir_fd=place.directory, follow_symlinks=False).st_uid
     except OSError:
@@ -226,7 +227,7 @@ def _owner(place: Place) -> int | None:
 
 
 def _read(path: Path, name: str) -> dict[str, Any]:
-    """Return an object of JSON; empty if there is none. Who writes there may be less trusted than who reads."""
+    """Return an object of JSON; empty if there is none. The writer of the file may be less trusted than the reader."""
     try:
         directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -239,7 +240,7 @@ def _read(path: Path, name: str) -> dict[str, Any]:
 
 
 def _lock_bytes(lock: int, part: _Bytes) -> bool:
-    """Take a lock; return whether that was possible."""
+    """Try to take a lock; return whether it was free."""
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, part.length, part.start)
     except OSError:

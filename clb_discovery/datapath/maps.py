@@ -1,4 +1,4 @@
-"""The pinned maps of an instance: read as a whole, and written by carrying out the steps of a plan."""
+"""The pinned maps of an instance: read as a whole, written by the steps of a plan."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _NO_ROOM: Final = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})
 
 
 class FullError(ClbError):
-    """The kernel has no room, or no memory, for one element; those before it are written."""
+    """The kernel has no room or no memory for one element; the elements before it are written."""
 
     def __init__(self, map_: Map, key: bytes, reason: str) -> None:
-        """Name the element, and say why and how to fix it."""
+        """Name the element, the cause and the fix."""
         super().__init__(f"{reason}; connects keep using what was published before")
         self.map = map_
         self.key = key
@@ -41,14 +41,13 @@ class FullError(ClbError):
 
 
 class Maps:
-    """Open maps of one instance. One writer at a time: see `runtime.Instance`."""
+    """Open maps of one instance. There is one writer at a time: see `instance.Instance`."""
 
     def __init__(self, pins: Pins, *, handed_over: bool = False) -> None:
         """Open the pinned maps.
 
-        :param handed_over: as a process whose rights are those that `handover.share` gives: only what a publication
-            needs.
-        :raises HostError: if they are not there, or not ours to open.
+        :param handed_over: open only the maps that `handover.share` gives to a writer.
+        :raises HostError: if they do not exist, or we are not allowed to open them.
         """
         probe.raise_memlock_limit()
         self._pins = pins
@@ -71,21 +70,21 @@ class Maps:
             self._grace_period = None
 
     def reopen(self) -> None:
-        """Open the maps that are pinned now: after a load they may be others.
+        """Open the maps that are pinned now; a load may have replaced them.
 
-        :raises HostError: as at first; the maps that were open stay so.
+        :raises HostError: as the constructor; the previous maps stay open then.
         """
         fds, self._fds = self._fds, self._opened()
         _close(fds)
 
     def read(self) -> Installed:
-        """Read and decode everything that a plan starts from."""
+        """Read and decode the installed state."""
         return decode({map_: self._items(map_) for map_ in DECODED})
 
     def servers(self, installed: Installed) -> dict[bytes, Server]:
-        """Return what became of connects to each packed member.
+        """Return the counters and the health of each packed member.
 
-        :param held: what the maps hold, which says whose servers they are.
+        :param installed: the content of the maps, which assigns members to indexes.
         """
         members = {index: member for one in installed.virtual.values() for member, index in one.servers.items()}
         raw = islice(self._items(Map.SERVERS), max(members, default=-1) + 1)
@@ -93,15 +92,15 @@ class Maps:
         return {members[index]: elements.unpack_server(value) for index, value in decoded if index in members}
 
     def records_lost(self) -> int:
-        """Return how often there was no memory to remember where a socket was sent."""
+        """Return how often there was no memory for the record of a socket."""
         counts = self._fds.get(Map.COUNTS)
         data = bpf.lookup(counts, elements.pack_index(structs.COUNT_RECORDS_LOST), 8) if counts is not None else None
         return int.from_bytes(data or b"", sys.byteorder)
 
     def published(self, members: Collection[bytes]) -> set[bytes]:
-        """Return those of these packed members that are in a pool now, without keeping more in memory."""
+        """Return the packed members that are in a pool now. This keeps nothing else in memory."""
         asked = frozenset(members)
-        # First, as in `decode`: rows stay longer than the element that refers to them.
+        # Read first, as in `decode`: rows are deleted after the element that refers to them.
         generations = {elements.unpack_virtual(value).generation for _, value in self._items(Map.VIRTUAL)}
         found: set[bytes] = set()
         for key, value in self._items(Map.ROWS):
@@ -110,20 +109,20 @@ class Maps:
         return found
 
     def records(self) -> RecordMaps:
-        """Return the descriptors of what is known of connected sockets, which stay ours."""
+        """Return the descriptors of the maps with records of sockets; the caller must not close them."""
         return RecordMaps(self._fds[Map.OWNERS], self._fds[Map.PLACES], self._fds[Map.SOCKETS])
 
     def record_iterators(self) -> Mapping[Protocol, Path]:
-        """Return the pins from which the records are read that are with sockets, where there are any."""
+        """Return the pinned iterators over records in socket storage, by protocol; only existing ones."""
         pins = {protocol: self._pins.records(protocol) for protocol in Protocol}
         return {protocol: pin for protocol, pin in pins.items() if pin.exists()}
 
     def events(self) -> int:
-        """Return the descriptor of the ring buffer, which stays ours."""
+        """Return the descriptor of the ring buffer; the caller must not close it."""
         return self._fds[Map.EVENTS]
 
     def listen_until(self, moment: int) -> None:
-        """Let programs report connects until then: nanoseconds of CLOCK_MONOTONIC, 0 for no longer."""
+        """Let programs report connects until this moment in nanoseconds of CLOCK_MONOTONIC; 0 stops reports."""
         bpf.update(self._fds[Map.LISTENER], elements.INFO_KEY, struct.pack("=Q", moment))
 
     def label(self, vip: bytes) -> Label | None:
@@ -135,22 +134,22 @@ class Maps:
         return elements.unpack_label(data) if data else None
 
     def is_heard(self) -> bool:
-        """Tell whether programs have somebody to report to, unless that has ended without a word."""
+        """Tell whether a listener is registered; it may have died without unregistering."""
         return bpf.lookup(self._fds[Map.LISTENER], elements.INFO_KEY, 8) != bytes(8)
 
     def info(self) -> Info | None:
-        """Return what the loader wrote, or None where a load was cut off before it did."""
+        """Return the record of the loader, or None if a load was interrupted before it was written."""
         return _info(self._fds[Map.INFO])
 
     def write_info(self, info: Info) -> None:
-        """Write what was loaded."""
+        """Write the record of the loader."""
         bpf.update(self._fds[Map.INFO], elements.INFO_KEY, elements.pack_info(info))
 
     def apply(self, steps: Iterable[Step]) -> None:
         """Carry out the steps of a plan in their order.
 
         :raises FullError: if there is no room or no memory for an element.
-        :raises ClbError: if the kernel refuses a step; what was published before it stays right, and `read` tells.
+        :raises ClbError: if the kernel refuses a step. The published pools stay valid; `read` returns the new state.
         """
         for step in steps:
             try:
@@ -162,7 +161,7 @@ class Maps:
                 what = (
                     f"{type(step).__name__.lower()} in {step.map}" if isinstance(step, Write | Delete) else "RCU wait"
                 )
-                with contextlib.suppress(OSError):  # who reads the maps now may give away what was just set to zero
+                with contextlib.suppress(OSError):  # the next reader may reuse indexes that were just set to zero
                     self.carry_out(GracePeriod())
                 raise ClbError(
                     f"the kernel refuses a {what}: {error.strerror}; connects keep using what was published before"
@@ -179,7 +178,7 @@ class Maps:
             case Delete(map_, keys):
                 try:
                     bpf.delete_all(self._fds[map_], keys)
-                except FileNotFoundError:  # a foreign hand was there before: what is gone is gone
+                except FileNotFoundError:  # another program has deleted elements before
                     for key in keys:
                         with contextlib.suppress(FileNotFoundError):
                             bpf.delete_all(self._fds[map_], [key])
@@ -202,8 +201,8 @@ class Maps:
                         continue
                     raise _cannot_open(pins, error) from error
                 if sizes != structs.SIZES[map_]:
-                    way_out = unload_command(pins.instance)
-                    raise HostError(f"{pins.map(map_)} is not a map of this version; run: {way_out}")
+                    fix = unload_command(pins.instance)
+                    raise HostError(f"{pins.map(map_)} is not a map of this version; run: {fix}")
             stack.pop_all()
             return fds
 
@@ -212,7 +211,7 @@ class Maps:
 
 
 def read_info(pins: Pins) -> Info | None:
-    """Return what `Maps.info` returns of the maps that are pinned now, without opening the others.
+    """Return the result of `Maps.info` for the maps that are pinned now, without opening the others.
 
     :raises HostError: as `Maps`.
     """

@@ -1,4 +1,4 @@
-"""What is mounted where, as this process sees it."""
+"""The mounts that this process sees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Mount(NamedTuple):
     """One line of proc_pid_mountinfo(5)."""
 
     root: str
-    """What of the file system is mounted: `/`, or for a namespace `net:[4026532281]`."""
+    """The mounted part of the file system: `/`, or for a namespace `net:[4026532281]`."""
     path: Path
     file_system: str
 

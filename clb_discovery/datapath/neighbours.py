@@ -1,4 +1,4 @@
-"""Other instances on this host, as their pins tell."""
+"""Other instances on this host, found by their pins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clb_discovery.model.servers import Vip
 
 
 def others(own: Pins) -> list[Neighbour]:
-    """Return the other instances that are loaded, with the VIPs that they serve; none that we may not look at."""
+    """Return the other loaded instances, with their VIPs. Instances that we are not allowed to read are left out."""
     try:
         names = sorted(path.name for path in own.home.parent.iterdir() if path.name != own.instance)
     except OSError:
@@ -28,10 +28,10 @@ def others(own: Pins) -> list[Neighbour]:
 
 
 def find_overlaps(own: Pins, cgroup: Path | str, known: Iterable[Neighbour] = ()) -> list[Overlap]:
-    """Return the other instances that serve VIPs which our maps hold, for processes of our cgroup.
+    """Return the other instances that serve VIPs in our maps to processes of our cgroup.
 
-    :param cgroup: the one that our programs are attached to.
-    :param known: instances that are known from elsewhere; what their pins tell goes before it.
+    :param cgroup: the cgroup that our programs are attached to.
+    :param known: instances from another source; pins that can be read take precedence.
     """
     neighbours = {one.instance: one for one in (*known, *others(own))}
     return overlaps(str(cgroup), _vips(own), neighbours.values()) if neighbours else []
@@ -42,12 +42,12 @@ def _neighbour(name: str) -> Neighbour | None:
         pins = Pins(name)
         info = read_info(pins)
         return Neighbour(name, info.cgroup, _vips(pins)) if info else None
-    except (ClbError, OSError):  # not loaded, of another layout, just unloaded, or not ours to see
+    except (ClbError, OSError):  # not loaded, of another layout, just unloaded, or no permission
         return None
 
 
 def _vips(pins: Pins) -> list[Vip]:
-    """Return the VIPs of an instance but for those of its self-test."""
+    """Return the VIPs of an instance, without those of its self-test."""
     fd = bpf.open_pin(pins.map(Map.VIRTUAL), read_only=True)
     try:
         keys = [key for key, _ in bpf.items(fd, *structs.SIZES[Map.VIRTUAL])]
@@ -60,5 +60,5 @@ def _vips(pins: Pins) -> list[Vip]:
 def _vip(key: bytes) -> Vip | None:
     try:
         return elements.unpack_vip(key)
-    except ValueError:  # as only a foreign hand writes it
+    except ValueError:  # written by another program
         return None

@@ -1,8 +1,8 @@
-"""Where the objects of an instance are named in the BPF file system.
+"""The pins of an instance in the BPF file system.
 
-Maps and programs have the names that they have in bpf/, links that of their program with `_link`, all of them below
-`/sys/fs/bpf/clb-discovery/<instance>/v<layout>/`. A program is attached for as long as its link has a pin. The file
-system allows no dot in a name.
+All pins are below `/sys/fs/bpf/clb-discovery/<instance>/v<layout>/`. Maps and programs have their names in bpf/; a link
+has the name of its program with `_link`. A program stays attached while its link has a pin. The file system does not
+allow a dot in a name.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PROGRAMS: Final = {
     "clb_sock_ops": AttachType.CGROUP_SOCK_OPS,
     "clb_sock_release": AttachType.CGROUP_INET_SOCK_RELEASE,
 }
-"""Every program of the object and the hook that it belongs on."""
+"""Every program of the object, with its hook."""
 
 _INSTANCE: Final = re.compile(r"[A-Za-z0-9_@-]{1,64}")
 
@@ -50,14 +50,14 @@ class Pins:
     def __post_init__(self) -> None:
         """Check the name, which becomes part of paths.
 
-        :raises UsageError: if it cannot be one.
+        :raises UsageError: if it is invalid.
         """
         if not _INSTANCE.fullmatch(self.instance):
             raise UsageError(f"{self.instance!r} is no instance name; use up to 64 letters, digits, _, - and @")
 
     @property
     def home(self) -> Path:
-        """Directory of the instance, with every layout in it."""
+        """Directory of the instance, with all layouts."""
         return BPFFS / "clb-discovery" / self.instance
 
     @property
@@ -79,25 +79,25 @@ class Pins:
 
     @property
     def waiting(self) -> tuple[Path, Path]:
-        """Pins of the outer and the inner map by which a writer waits for running programs, see `GracePeriod`."""
+        """Pins of the outer and the inner map with which a writer waits for running programs, see `GracePeriod`."""
         return self.directory / "clb_waiting", self.directory / "clb_waiting_inner"
 
     def records(self, protocol: Protocol) -> Path:
-        """Return the pin of the iterator over the records that are with sockets; not every kernel can have one."""
+        """Return the pin of the iterator over records in socket storage; not every kernel supports one."""
         return self.directory / f"clb_records_{protocol.name.lower()}"
 
     def are_there(self) -> bool:
         """Tell whether every map, program and link has its pin.
 
-        :raises HostError: if one may not look there.
+        :raises HostError: if we are not allowed to read the directory.
         """
         links = (f"{name}_link" for name in PROGRAMS)
         return self._exist(*Map, *PROGRAMS, *links, *(pin.name for pin in self.waiting))
 
     def exist(self) -> bool:
-        """Tell whether there is anything of the instance, of any layout.
+        """Tell whether the instance has pins of any layout.
 
-        :raises HostError: if one may not look there.
+        :raises HostError: if we are not allowed to read the directory.
         """
         try:
             return self.home.exists()
@@ -105,16 +105,16 @@ class Pins:
             raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
 
     def are_removed(self) -> bool:
-        """Tell whether the directory is still mounted here, as by `BindReadOnlyPaths=`, but has been removed."""
+        """Tell whether the directory was removed while still mounted here, as with `BindReadOnlyPaths=`."""
         try:
             return self.home.stat().st_nlink == 0
         except OSError:
             return False
 
     def other_layouts(self) -> list[Path]:
-        """Return the directories that loaders of other layouts have left, with what is still attached there.
+        """Return the directories of other layouts, whose programs are still attached.
 
-        :raises HostError: if one may not look there.
+        :raises HostError: if we are not allowed to read the directory.
         """
         try:
             return sorted(path for path in self.home.glob("v*") if path != self.directory)
@@ -122,9 +122,9 @@ class Pins:
             raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
 
     def have_maps(self) -> bool:
-        """Tell whether every map has its pin that each version of this layout has.
+        """Tell whether all maps that every version of this layout has are pinned.
 
-        :raises HostError: if one may not look there.
+        :raises HostError: if we are not allowed to read the directory.
         """
         return self._exist(*(map_ for map_ in Map if map_ not in ADDED))
 
@@ -135,18 +135,18 @@ class Pins:
             raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
 
     def create_directory(self) -> None:
-        """Make the directory, and mount the BPF file system where that has not been done.
+        """Make the directory, and mount the BPF file system if necessary.
 
-        :raises HostError: if either cannot be.
+        :raises HostError: if either fails.
         """
         try:
             if not is_bpffs(BPFFS):
                 _mount_bpffs()
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
-            except FileNotFoundError:  # another instance has just removed what was above, as the last one
+            except FileNotFoundError:  # another instance, the last one, has just removed the parent
                 self.directory.mkdir(parents=True, exist_ok=True)
-            with safe_directory(self.directory):  # a file system that others have mounted may be for all to write
+            with safe_directory(self.directory):  # a file system mounted by others may be writable for everyone
                 pass
         except OSError as error:
             raise HostError(
@@ -155,7 +155,7 @@ class Pins:
             ) from error
 
     def remove(self) -> None:
-        """Remove every pin of the instance, of any layout; links first, so that nothing runs on vanishing maps.
+        """Remove every pin of the instance, of all layouts; links first, so that no program runs while its maps vanish.
 
         :raises HostError: if the file system does not allow it.
         """
@@ -188,7 +188,7 @@ def is_bpffs(path: Path) -> bool:
 
 def _mount_bpffs() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    # As systemd mounts it; by default everybody may make directories there, ours before us among them.
+    # The mode that systemd uses. By default every user can make directories there, and so could make ours first.
     if libc.mount(b"bpf", os.fsencode(BPFFS), b"bpf", ctypes.c_ulong(0), b"mode=700") != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

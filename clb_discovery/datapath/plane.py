@@ -1,4 +1,4 @@
-"""The data plane as the sidecar finds it: loaded by itself, or with `--loader none` by `clb-discovery load`."""
+"""The data plane from the view of the sidecar: loaded by itself, or with `--loader none` by `clb-discovery load`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from clb_discovery.model.servers import Protocol
 
 
 class Plane(ABC):
-    """Who loads it, and what the sidecar can find out about it."""
+    """The data plane: how it is loaded, and its state."""
 
     loads: bool
-    """Whether the sidecar does so itself."""
+    """Whether the sidecar itself loads it."""
 
     def __init__(self, pins: Pins) -> None:
         """Name it; nothing is touched yet."""
@@ -41,9 +41,9 @@ class Plane(ABC):
 
     @asynccontextmanager
     async def coming_up(self) -> AsyncIterator[None]:
-        """Bring it up while the block runs: the kernel takes as long for that as a sidecar for its first answers.
+        """Bring it up while the block runs: that takes the kernel as long as the sidecar needs for its first answers.
 
-        A block that fails takes back what was loaded, and is what is told, whatever the kernel lacks.
+        If the block fails, a new load is undone, and the exception of the block is raised even if loading failed, too.
 
         :raises HostError: as `bring_up`.
         """
@@ -59,14 +59,14 @@ class Plane(ABC):
 
     @abstractmethod
     def bring_up(self) -> None:
-        """Make sure that it is there, before its maps are opened.
+        """Make sure that it is loaded, before its maps are opened.
 
-        :raises HostError: naming what is missing, and the way out.
+        :raises HostError: naming the cause and the fix.
         """
 
     @abstractmethod
     def _take_back(self) -> None:
-        """Undo `bring_up`, if nothing was there before it; raises as that."""
+        """Undo `bring_up` if nothing was loaded before it; raises as `bring_up`."""
 
     @abstractmethod
     def open(self) -> Maps:
@@ -74,9 +74,9 @@ class Plane(ABC):
 
     @abstractmethod
     def is_lost(self) -> bool:
-        """Tell whether it has to be brought up again, and the maps opened again.
+        """Tell whether it has to be brought up again and its maps have to be reopened.
 
-        :raises HostError: if it does not do its work, and bringing it up would not help.
+        :raises HostError: if it does not work and bringing it up does not help.
         """
 
     @abstractmethod
@@ -84,20 +84,20 @@ class Plane(ABC):
         """Return why connects are not balanced as they should be, or None if they are."""
 
     def overlaps(self) -> Sequence[Overlap]:
-        """Return the other instances that serve VIPs of ours, as far as we may see; raises as `bring_up`."""
+        """Return other instances that serve the same VIPs, as far as we can read them; raises as `bring_up`."""
         return find_overlaps(self._pins, self.cgroup)
 
     @abstractmethod
     def settle(self) -> None:
-        """Take note that our maps serve every virtual server now; raises as `bring_up`."""
+        """Clean up, once our maps serve every virtual server; raises as `bring_up`."""
 
     @abstractmethod
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
-        """Close sockets of removed real servers; as `sockets.close_sockets`."""
+        """Close sockets of removed real servers; as `sockets.closing.close_sockets`."""
 
 
 class OwnPlane(Plane):
-    """A data plane that the sidecar loads, attaches, and attaches again."""
+    """A data plane that the sidecar loads and attaches, and reattaches if necessary."""
 
     loads = True
 
@@ -114,7 +114,7 @@ class OwnPlane(Plane):
         return self._cgroup
 
     def bring_up(self) -> None:
-        """Load and attach what is not there."""
+        """Load and attach whatever is missing."""
         self._is_new = loader.load(self._pins, self._cgroup, self._loader)
 
     def _take_back(self) -> None:
@@ -127,29 +127,29 @@ class OwnPlane(Plane):
         return Maps(self._pins)
 
     def is_lost(self) -> bool:
-        """Tell whether pins are gone, or the cgroup was removed and made anew."""
+        """Tell whether pins are gone, or the cgroup was removed and recreated."""
         if not self._cgroup.exists():
             raise HostError(f"{self._cgroup} is gone; it is attached again when it is back")
         return not loader.is_attached(self._pins, self._cgroup)
 
     def settle(self) -> None:
-        """Remove what a version with another layout has left: its programs are in front, and have served until now."""
+        """Remove the programs of other layouts: they run before ours and have served connects until now."""
         self._pins.remove_other_layouts()
 
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
-        """Close them."""
+        """Close the sockets in this process."""
         return close_sockets(members, maps.records(), protocols=protocols)
 
     def objection(self) -> str | None:
-        """Look at the links, and prove it by a connect inside the cgroup."""
+        """Check the links, and test by a connect inside the cgroup."""
         return loader.objection(self._pins, self._cgroup)
 
 
 class LoadedPlane(Plane):
-    """A data plane that root loads and attaches by `clb-discovery load`, and that the sidecar only writes.
+    """A data plane that root loads and attaches by `clb-discovery load`; the sidecar only writes its maps.
 
-    It may not open links. That they are on the cgroup as it is now it sees by what the loader left; the proof by a
-    connect it can only make where it is in the cgroup itself. `status`, as root, tells the rest.
+    The sidecar is not allowed to open links. To check that they are on the present cgroup, it uses the record of the
+    loader. It can make the test connect only if it is in the cgroup itself. `status`, as root, checks everything.
     """
 
     loads = False
@@ -163,26 +163,26 @@ class LoadedPlane(Plane):
 
     @property
     def cgroup(self) -> Path:
-        """The cgroup that the loader named, which it does when all is done."""
+        """The cgroup in the record of the loader, which is written at the end of a load."""
         info = read_info(self._pins)
         if info is None:
             raise HostError(f"a load is under way, or was cut off; then run: {self._load}")
         return Path(info.cgroup)
 
     def bring_up(self) -> None:
-        """Make sure that there are maps of our layout, and remember which."""
+        """Check that maps of our layout are pinned, and remember which ones."""
         self._require_maps()
         self._opened = self._pinned()
 
     def _take_back(self) -> None:
-        """Leave it: somebody else has loaded it."""
+        """Do nothing: the sidecar has not loaded it."""
 
     def open(self) -> Maps:
         """Open the maps that a writer needs."""
         return Maps(self._pins, handed_over=True)
 
     def is_lost(self) -> bool:
-        """Tell whether other maps are pinned now than were opened last."""
+        """Tell whether the pinned maps are not those that were opened last."""
         self._require_maps()
         reason = self._unattached()
         if self._pinned() != self._opened:
@@ -192,7 +192,7 @@ class LoadedPlane(Plane):
         return False
 
     def objection(self) -> str | None:
-        """Compare with what the loader left, and prove it by a connect of our own where we are inside."""
+        """Compare with the record of the loader, and test by a connect if this process is in the cgroup."""
         try:
             reason = self._unattached()
             inside = reason is None and cgroups.contains_self(self.cgroup)
@@ -201,14 +201,14 @@ class LoadedPlane(Plane):
         return selftest.run(self._pins.instance, self.cgroup) if inside else reason
 
     def overlaps(self) -> Sequence[Overlap]:
-        """Return what our own eyes see, and besides what the loader saw."""
+        """Return the overlaps that this process can see, and those in the record of the loader."""
         return find_overlaps(self._pins, self.cgroup, self._instance.read_neighbours())
 
     def settle(self) -> None:
-        """Leave the rest to root: `clb-discovery unload --other-layouts`."""
+        """Do nothing: root removes other layouts with `clb-discovery unload --other-layouts`."""
 
     def close_sockets(self, members: Collection[bytes], maps: Maps, protocols: Collection[Protocol]) -> Destroyed:
-        """Have them closed by the service for it; where that does not listen, as far as our own rights go."""
+        """Let the service close them; without the service, close those that our own privileges allow."""
         if closer.SOCKET.exists():
             return closer.ask(self._pins.instance, members, protocols)
         return close_sockets(members, maps.records(), protocols=protocols, pinned=maps.record_iterators())

@@ -1,4 +1,4 @@
-"""What this kernel can do, found out by loading tiny programs of the real type."""
+"""Features of this kernel, found by loading tiny programs of the real types."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _REFUSE_WITH_ERRNO: Final = (
 
 
 def raise_memlock_limit() -> None:
-    """Lift RLIMIT_MEMLOCK where that is allowed: kernels before 5.11 count BPF memory against it."""
+    """Remove the limit RLIMIT_MEMLOCK if allowed: kernels before 5.11 count BPF memory against it."""
     unlimited = resource.RLIM_INFINITY
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (unlimited, unlimited))
@@ -40,9 +40,9 @@ def raise_memlock_limit() -> None:
 
 
 def require_hooks() -> None:
-    """Make sure that every hook exists and that we may use it.
+    """Check that every hook exists and that we are allowed to use it.
 
-    :raises HostError: naming what is missing.
+    :raises HostError: naming the missing hook or privilege.
     """
     for attach_type in PROGRAMS.values():
         try:
@@ -62,6 +62,6 @@ def features() -> int:
     """Return the CLB_FEATURE_* bits that this kernel has."""
     try:
         os.close(bpf.load_program(_REFUSE_WITH_ERRNO, bpf.AttachType.CGROUP_INET4_CONNECT))
-    except OSError:  # before 6.1: the helper is unknown in connect hooks
+    except OSError:  # before 6.1, connect hooks lack the helper
         return 0
-    return FEATURE_ERRNO | FEATURE_LOOP  # bpf_loop is older: 5.17
+    return FEATURE_ERRNO | FEATURE_LOOP  # bpf_loop exists since 5.17

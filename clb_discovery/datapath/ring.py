@@ -1,4 +1,4 @@
-"""Reading a BPF ring buffer: memory that is shared with the kernel (Documentation/bpf/ringbuf.rst)."""
+"""Read a BPF ring buffer: memory shared with the kernel (Documentation/bpf/ringbuf.rst)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _LENGTH: Final = struct.Struct("=I")
 
 
 class Ring:
-    """The one reader of a ring buffer.
+    """The only reader of a ring buffer.
 
-    The first page holds how far we have read, the second how far programs have written; the data follow, mapped twice
-    in a row so that no record is broken at the end.
+    The first page has the position of the reader, the second that of the writers. The data follow, mapped twice in a
+    row, so that records that wrap around are contiguous.
     """
 
     def __init__(self, fd: int, size: int) -> None:
         """Map a ring buffer.
 
-        :param fd: of the map; it has to stay open.
+        :param fd: descriptor of the map; it must stay open.
         :param size: bytes of data, a power of two.
         """
         page = mmap.PAGESIZE
@@ -37,28 +37,28 @@ class Ring:
         self._poll.register(fd, select.EPOLLIN)
 
     def close(self) -> None:
-        """Unmap the ring buffer, which stays as it is."""
+        """Unmap the ring buffer; its content stays."""
         self._poll.close()
         self._read.close()
         self._written.close()
 
     def skip(self) -> None:
-        """Pass over everything that was written until now."""
+        """Skip all records that are in the buffer now."""
         for _ in self._records():
             pass
         self.was_full()
 
     def was_full(self) -> bool:
-        """Tell whether there was no room for another record at some time since this was asked last.
+        """Tell whether the buffer was full at some time since the last call, so that records may have been lost.
 
-        Programs then go on without a word, and only a reader makes room: so what was dropped, was dropped while a full
-        buffer was read.
+        Programs drop records silently, and only the reader makes room: so every lost record leaves a full buffer that
+        the reader sees.
         """
         was, self._full = self._full, False
         return was
 
     def records(self, timeout: float) -> Iterator[bytes]:
-        """Wait for records, and return those that are there.
+        """Wait for records, and return all present ones.
 
         :param timeout: seconds to wait at most.
         """
@@ -75,7 +75,7 @@ class Ring:
             size = length & ~_DISCARDED
             data = self._written[start + _HEADER : start + _HEADER + size]
             length_in_all = _HEADER + (size + 7) // 8 * 8
-            # As the kernel's __bpf_ringbuf_reserve asks, for a record of the same size.
+            # The condition of the kernel's __bpf_ringbuf_reserve, for a record of the same size.
             self._full |= _POSITION.unpack_from(self._written)[0] + length_in_all - position >= self._size
             position += length_in_all
             _POSITION.pack_into(self._read, 0, position)

@@ -1,9 +1,9 @@
-"""Giving up the right to load: a seccomp filter after which bpf(2) reads and writes maps, and does nothing else.
+"""Give up the privilege to load: a seccomp filter that limits bpf(2) to reading and writing maps.
 
-A service manager can allow or forbid a system call as a whole (systemd.exec(5), SystemCallFilter=), and writing maps is
-the same call as loading programs. So a sidecar that does not load (`run --loader none`) takes that from itself, for as
-long as it lives and for all that it starts. The rules are those of seccomp(2): the architecture is looked at first,
-since the numbers of calls depend on it, and calls of any other one (32-bit ones, x32) fail.
+A service manager can only allow or forbid a whole system call (systemd.exec(5), SystemCallFilter=), and writing maps is
+the same call as loading programs. So a sidecar that does not load (`run --loader none`) gives up loading itself, for
+its lifetime and for all its children. The filter follows seccomp(2): it checks the architecture first, because the
+numbers of calls depend on it; calls of any other architecture (32-bit, x32) fail.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ ALLOWED: Final = (
     Command.OBJ_GET,
     Command.OBJ_GET_INFO_BY_FD,
 )
-"""What of bpf(2) is left: maps are opened, read and written."""
+"""The commands of bpf(2) that stay allowed: opening, reading and writing maps."""
 
 
 class _Machine(NamedTuple):
-    """What a filter has to know of an architecture."""
+    """The numbers of an architecture that a filter needs."""
 
     audit: int
     """AUDIT_ARCH_* of linux/audit.h."""
@@ -45,7 +45,7 @@ _MACHINES: Final = {
     "riscv64": _Machine(0xC00000F3, 277),
     "ppc64le": _Machine(0xC0000015, 358),
 }
-_X32: Final = 0x40000000  # __X32_SYSCALL_BIT: the same architecture to the filter, with numbers of its own
+_X32: Final = 0x40000000  # __X32_SYSCALL_BIT: the same architecture for the filter, but other numbers
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _SET_MODE_FILTER, _TSYNC = 1, 1  # SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC
 _ALLOW, _FAIL = 0x7FFF0000, 0x00050000 | errno.EPERM  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO
@@ -62,16 +62,16 @@ class _Program(ctypes.Structure):
 
 
 def confine() -> None:
-    """Take everything of bpf(2) but `ALLOWED` from this process, all its threads and children: it fails with EPERM.
+    """Let all commands of bpf(2) except `ALLOWED` fail with EPERM, in all threads and children of this process.
 
-    :raises HostError: if the kernel cannot do that, or this machine is not known.
+    :raises HostError: if the kernel does not support it, or the architecture is unknown.
     """
     machine = _MACHINES.get(platform.machine())
     if machine is None:
         raise HostError(f"--loader none does not know how to confine itself on {platform.machine()}; leave it out")
     code = instructions(machine.audit, SYSCALLS[platform.machine()])
     program = _Program(len(code) // 8, code)
-    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:  # without it a filter takes CAP_SYS_ADMIN
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:  # otherwise a filter requires CAP_SYS_ADMIN
         result = _libc.syscall(ctypes.c_long(machine.seccomp), _SET_MODE_FILTER, _TSYNC, ctypes.byref(program))
         if result == 0:
             return
@@ -82,8 +82,8 @@ def confine() -> None:
 def instructions(audit: int, number: int) -> bytes:
     """Return the filter as packed `struct sock_filter`.
 
-    :param audit: the architecture whose calls are judged; those of others fail.
-    :param number: of bpf(2) there.
+    :param audit: the architecture whose calls are filtered; calls of others fail.
+    :param number: the number of bpf(2) there.
     """
     fail = 6 + len(ALLOWED)  # where the last two instructions are
     allow = fail + 1

@@ -1,8 +1,7 @@
-"""Proof that connects in a cgroup meet our programs: a UDP connect to a virtual server that is always empty.
+"""Test that the programs are in effect in a cgroup, by a UDP connect to a virtual server that is always empty.
 
-A link that exists proves nothing: its cgroup may have died, or another hierarchy may be in use. The connect is made by
-a short-lived child (this module as a program) in a cgroup of its own below the one in question, unless this process is
-inside already.
+An existing link is no proof: its cgroup may be gone, or another hierarchy may be in use. Unless this process is in the
+cgroup, a short-lived child (this module as a program) makes the connect, in a temporary cgroup below it.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ _NOT_REFUSED: Final = 3
 
 
 def run(instance: str, cgroup: Path) -> str | None:
-    """Make the self-test connects of both families.
+    """Make the self-test connects in both families.
 
-    :returns: None if the programs are effective in the cgroup, else the reason why they are not.
+    :returns: None if the programs are in effect in the cgroup, else the reason.
     """
     load = load_command(instance, cgroup)
     try:
@@ -59,7 +58,7 @@ def _are_refused(instance: str) -> bool:
 def _is_refused(vip: Vip) -> bool:
     try:
         sock = socket.socket(socket.AF_INET if is_ipv4(vip.address) else socket.AF_INET6, socket.SOCK_DGRAM)
-    except OSError:  # a kernel without this family has nothing to balance in it
+    except OSError:  # without this family in the kernel there are no connects to balance
         return True
     with sock:
         try:

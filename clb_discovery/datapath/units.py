@@ -1,7 +1,7 @@
-"""The cgroup of a unit of systemd, before the unit has been started.
+"""The cgroup of a systemd unit, before the unit is started.
 
-systemd puts a service into a directory of its name below that of its slice, and takes one that is there already as it
-is (cg_create in its sources; systemd.slice(5) for how slices nest).
+systemd puts a service into a directory with its name below that of its slice, and uses an existing directory unchanged
+(cg_create in its sources). systemd.slice(5) describes how slices nest.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from clb_discovery.errors import HostError, UsageError
 
 _PATIENCE: Final = 30.0
 _ESCAPED: Final = ("_", ".", "cgroup.", "cpu.", "cpuacct.", "cpuset.", "io.", "blkio.", "memory.", "pids.", "devices.")
-"""How names begin that could be files of the cgroup; systemd puts an underscore in front (cg_needs_escape)."""
+"""Prefixes of names that could be files of a cgroup; systemd prepends an underscore then (cg_needs_escape)."""
 
 
 def cgroup_of(unit: str) -> Path:
-    """Return the cgroup of a unit, which is made where systemd has not made it yet.
+    """Return the cgroup of a unit; it is created if systemd has not created it yet.
 
     :param unit: with its suffix, such as `shop.service`.
     :raises UsageError: if it is not the name of a unit that has a cgroup.
-    :raises HostError: if systemd does not say, or the cgroup cannot be made.
+    :raises HostError: if systemd gives no slice, or the cgroup cannot be created.
     """
     path = cgroup.find_root() / path_below(_slice_of(unit), unit)
     try:
@@ -34,7 +34,7 @@ def cgroup_of(unit: str) -> Path:
 
 
 def path_below(slice_: str, unit: str) -> Path:
-    """Return where the cgroup of a unit is below the root: `a-b.slice` is in `a.slice`, and the unit in that.
+    """Return the path of the cgroup of a unit below the root: `a-b.slice` is in `a.slice`, the unit in `a-b.slice`.
 
     :param slice_: `-.slice` is the root itself.
     """

@@ -7,7 +7,7 @@ from typing import Any
 
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.address import format_address
-from clb_discovery.model.answer import Rejected
+from clb_discovery.model.answer import Refusal
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import RealServer, Vip
 from clb_discovery.publication.changes import Changes, changes, setting_changes
@@ -16,13 +16,14 @@ from clb_discovery.publication.changes import Changes, changes, setting_changes
 def preview(
     before: Installed,
     after: Installed,
-    rejected: Iterable[Rejected],
+    refused: Iterable[tuple[str, Refusal]],
     waiting: Collection[str],
     *,
     names: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Build the document that `plan --json` prints, from the kernel's maps before and after the plan.
 
+    :param refused: each with the name of its service.
     :param waiting: sources whose removals are held until another answer confirms them.
     :param names: hosts files that would change, each with the lines that are `added` and `removed`.
     """
@@ -30,7 +31,7 @@ def preview(
     found = (_change(vip, before.virtual.get(vip), after.virtual.get(vip), waiting) for vip in vips)
     return {
         "changes": [change for change in found if change is not None],
-        "refused": [{"service": item.service, "server": str(item.server), "reason": item.reason} for item in rejected],
+        "refused": [{"service": name, "server": str(item.value), "reason": item.reason} for name, item in refused],
         "names": list(names),
     }
 

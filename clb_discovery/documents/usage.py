@@ -26,10 +26,9 @@ class Usage(NamedTuple):
 def usage(found: Publication) -> dict[str, Usage]:
     """Return the usage of each source that has a known answer."""
     left_out: defaultdict[str, list[str]] = defaultdict(list)
-    for source, refused in found.resolved.refused.items():
-        left_out[source] += map(str, refused)
-    for item in found.desired.rejected:
-        left_out[item.source].append(str(item))
+    for refusals in (found.resolved.refused, found.desired.rejected):
+        for source, of_source in refusals.items():
+            left_out[source] += map(str, of_source)
     without_room = {one.vip: one.reason for one in found.unpublished}
     named = {claim.service.source: claim.opt_in.vips for claim in found.wanted.claims}
     automatic = {claim.service.source for claim in found.wanted.claims if claim.opt_in.automatic}

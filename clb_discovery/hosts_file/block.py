@@ -1,4 +1,4 @@
-"""The names of services in a hosts file, hosts(5): `<name>.clb` for its VIPs, in a block of our own."""
+"""Names of services in a hosts file, hosts(5): `<name>.clb` for the VIPs of a service, in a marked block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST: Final = 253
 
 
 class Names(NamedTuple):
-    """The names for a hosts file."""
+    """The names that a hosts file should contain."""
 
     addresses: Mapping[str, tuple[Address, ...]]
     """By host name."""
@@ -28,10 +28,10 @@ class Names(NamedTuple):
 
 
 def names(virtual: Mapping[Vip, Published]) -> Names:
-    """Return the names of all services that the kernel balances.
+    """Return the names of installed services, so that no name resolves to an address that is not balanced.
 
-    A VIP with an empty pool is left out if the service has another one that is served, because many programs try only
-    the first address of a name.
+    A VIP whose pool is empty is left out if the service has another one with real servers, because many programs try
+    only the first address of a name.
     """
     found: defaultdict[str, dict[Address, bool]] = defaultdict(dict)
     left_out: set[str] = set()
@@ -47,16 +47,16 @@ def names(virtual: Mapping[Vip, Published]) -> Names:
 
 
 def host_name(service: str) -> str | None:
-    """Return `redis.clb` for the service redis; None if that is no host name (RFC 1123 section 2.1)."""
+    """Return `redis.clb` for the service redis; None if that is not a host name (RFC 1123 section 2.1)."""
     name = f"{service.lower()}.{DOMAIN}"
     return name if len(name) <= _LONGEST and all(map(_LABEL.fullmatch, name.split("."))) else None
 
 
 def with_block(text: str, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> str:
-    """Return a file with the block of an instance replaced, or added at the end; without names it is removed.
+    """Return the file with the block of an instance replaced, or added at the end; without names, removed.
 
-    :param text: the content of the file, which otherwise stays as it is.
-    :raises ValueError: if a mark stands alone or twice, so that the block has no clear limits.
+    :param text: the content of the file. Everything outside the block is kept.
+    :raises ValueError: if there is a mark without the other one, so that the extent of the block is unknown.
     """
     begin, end = f"# BEGIN clb-discovery {instance}", f"# END clb-discovery {instance}"
     block = "".join(

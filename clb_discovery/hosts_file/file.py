@@ -1,4 +1,4 @@
-"""Write the names of services into a hosts file, which other programs read and write, too."""
+"""Write the names of services into a hosts file that other programs also read and write."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from clb_discovery.model.address import Address
 
 
 def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> bool:
-    """Write the block of an instance; readers see the whole old file or the whole new one.
+    """Replace the block of an instance with these names. Readers see the whole old file or the whole new one.
 
-    :param path: a missing file is made, unless there are no names.
-    :param addresses: by host name; without any the block is removed.
+    :param path: a missing file is created, unless there are no names.
+    :param addresses: by host name; without any, the block is removed.
     :returns: whether the file had to be changed.
     :raises HostError: naming the file, the cause and the fix.
     """
@@ -30,7 +30,7 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
         if wanted == content:
             return False
         with replacing(place, lasting=True) as put:
-            content, wanted = _read_and_wanted(place, instance, addresses)  # another instance may have changed it
+            content, wanted = _read_and_wanted(place, instance, addresses)  # may have changed meanwhile
             if wanted != content:
                 put(wanted)
         return wanted != content
@@ -54,7 +54,7 @@ def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address
 
 
 def real_path(path: Path) -> Path:
-    """Return the path after all links, as far as they can be read."""
+    """Return the path with links resolved, as far as they can be read."""
     return Path(os.path.realpath(path))
 
 

@@ -1,1 +1,1 @@
-"""The mirror of bpf/clb.h."""
+"""The mirror of bpf/clb.h: the elements of the maps as Python values."""

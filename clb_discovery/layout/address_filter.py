@@ -1,4 +1,4 @@
-"""The filter by which programs tell most addresses from VIPs: `clb_filter`, as bpf/clb.h defines it."""
+"""The filter that lets programs skip most addresses that are not VIPs: `clb_filter`, as bpf/clb.h defines it."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def bit_of(address: bytes) -> int:
     return hashed >> (64 - structs.FILTER_BITS)
 
 
-@lru_cache(maxsize=2)  # what is published changes more often than where
+@lru_cache(maxsize=2)  # pools change more often than addresses of VIPs
 def elements(addresses: frozenset[bytes]) -> Mapping[int, int]:
-    """Return the elements that are not 0 of the filter that lets these addresses pass, by index."""
+    """Return the non-zero elements of the filter that lets these addresses pass, by index."""
     found: dict[int, int] = {}
     for address in addresses:
         index, bit = divmod(bit_of(address), _ELEMENT_BITS)
@@ -41,6 +41,6 @@ def pack_element(bits: int) -> bytes:
 
 
 def unpack_element(data: bytes) -> int:
-    """Read the value of an element."""
+    """Parse the value of an element."""
     (bits,) = _ELEMENT.unpack(data)
     return int(bits)

@@ -1,7 +1,7 @@
 """Weighted random choice in constant time: Walker's alias method (1977) with Vose's linear construction (1991).
 
-All arithmetic is in integers, so the table gives every server exactly its share: a draw picks a column uniformly, then
-keeps the column's own server `keep` times out of `out_of`, and takes the column's alias otherwise.
+All arithmetic is in integers, so every server gets exactly its share. A draw picks a column uniformly; then it picks
+the column's own server `keep` times out of `out_of`, and the column's alias otherwise.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from math import gcd
 from typing import Final, NamedTuple
 
 MAX_OUT_OF: Final = 0xFFFFFFFF
-"""The kernel draws 32 random bits, so shares finer than this cannot be told apart."""
+"""The kernel draws 32 random bits, so finer shares are not possible."""
 
 
 class Column(NamedTuple):
@@ -31,8 +31,8 @@ class AliasTable(NamedTuple):
 def effective_weights(weights: Sequence[int]) -> list[int]:
     """Turn SRV weights into plain proportions, none of them zero.
 
-    RFC 2782 draws a number from 0 to the sum of the weights, both included, and 0 selects a server of weight 0: all of
-    those together therefore get one part beside the sum. If every weight is 0 the servers share equally.
+    RFC 2782 draws a number from 0 to the sum of the weights, both included, and 0 selects a server of weight 0. So all
+    servers of weight 0 together get one part in addition to the sum. If every weight is 0, the shares are equal.
 
     :param weights: 0 to 65535 each.
     :returns: positive integers with an exact ratio, except that ratios finer than 32 bits are rounded.
@@ -60,8 +60,8 @@ def alias_table(weights: Sequence[int]) -> AliasTable:
     if min(parts) == max(parts):
         return AliasTable(1, tuple(Column(1, index) for index in range(count)))
     out_of = sum(parts)
-    # A column holds out_of; a server's mass is its part times the number of columns. Columns with less mass than they
-    # hold are filled up from one with more, which may become a poor one by that.
+    # A column has room for out_of; a server's mass is its part times the number of columns. A column whose mass is too
+    # small ("poor") is filled up from one with too much ("rich"), which may become poor itself by that.
     mass = [part * count for part in parts]
     poor = [index for index in range(count) if mass[index] < out_of]
     rich = [index for index in range(count) if mass[index] >= out_of]

@@ -25,7 +25,7 @@ from clb_discovery.model.address import Address
 from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Vip
 
 NEW_SERVER: Final = bytes(SERVER.size)
-"""What the element of a new server holds, and one that stands for no server."""
+"""The element of a new server, and of an index without a server."""
 INFO_KEY: Final = bytes(4)
 _INDEX: Final = struct.Struct("=I")
 
@@ -45,7 +45,7 @@ class Virtual(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Decoded `struct clb_slot`; the member stays bytes, since that is what members are told apart by."""
+    """Decoded `struct clb_slot`; the member stays packed, because packed members are the keys everywhere."""
 
     member: bytes
     keep: int
@@ -84,7 +84,7 @@ class Owner(NamedTuple):
 
     @property
     def cookie(self) -> int:
-        """The socket's cookie; 0: nobody's."""
+        """The cookie of the socket; 0 for none."""
         return self.socket >> 1
 
 
@@ -137,7 +137,7 @@ def pack_vip(vip: Vip) -> bytes:
 
 
 def unpack_vip(data: bytes) -> Vip:
-    """Read the key of a virtual server.
+    """Parse the key of a virtual server.
 
     :raises ValueError: if the protocol is unknown.
     """
@@ -177,7 +177,7 @@ def pack_virtual(virtual: Virtual) -> bytes:
 
 
 def unpack_virtual(data: bytes) -> Virtual:
-    """Read the published state of a virtual server."""
+    """Parse the published state of a virtual server."""
     return Virtual(*VIRTUAL.struct.unpack(data))
 
 
@@ -187,29 +187,29 @@ def pack_place(generation: int, row: int) -> bytes:
 
 
 def unpack_place(data: bytes) -> tuple[int, int]:
-    """Return generation and row of a row's key."""
+    """Return the generation and the row number of the key of a row."""
     generation, row = PLACE.struct.unpack(data)
     return generation, row
 
 
 def pack_slot(slot: Slot) -> bytes:
-    """Return a slot as it stands in its row."""
+    """Return a slot as it is in its row."""
     return SLOT.struct.pack(*slot)
 
 
 def pack_rows(slots: Sequence[Slot]) -> list[bytes]:
-    """Return the rows of a generation; the last one is filled up with zero."""
+    """Return the rows of a generation; the last one is padded with zeros."""
     packed = b"".join(map(pack_slot, slots))
     return [packed[at : at + ROW.size].ljust(ROW.size, b"\0") for at in range(0, len(packed), ROW.size)]
 
 
 def rows(slots: int) -> int:
-    """Return in how many rows so many slots are."""
+    """Return the number of rows for this many slots."""
     return -(-slots // ROW_SLOTS)
 
 
 def unpack_row(data: bytes) -> list[Slot]:
-    """Read the slots of a row, without those that are zero at its end."""
+    """Parse the slots of a row, without the zero ones at its end."""
     slots = [Slot(*values) for values in SLOT.struct.iter_unpack(data)]
     while slots and slots[-1] == _NO_SLOT:
         slots.pop()
@@ -222,58 +222,58 @@ def pack_index(index: int) -> bytes:
 
 
 def unpack_index(data: bytes) -> int:
-    """Read the key of an element of an array."""
+    """Parse the key of an element of an array."""
     (index,) = _INDEX.unpack(data)
     return int(index)
 
 
 def pack_label(label: Label) -> bytes:
-    """Return the names of a virtual server; what does not fit is cut at a character."""
+    """Return the names of a virtual server; one that is too long is cut between two characters."""
     return LABEL.struct.pack(_text(label.service, 256), _text(label.source, 272))
 
 
 def unpack_label(data: bytes) -> Label:
-    """Read the names of a virtual server."""
+    """Parse the names of a virtual server."""
     service, source = LABEL.struct.unpack(data)
     return Label(_untext(service), _untext(source))
 
 
 def pack_info(info: Info) -> bytes:
-    """Return what the loader tells about itself."""
+    """Return the record of the loader about what it has loaded."""
     return INFO.struct.pack(
         info.layout, info.features, _text(info.loader, 16), _text(info.build, 72), _text(info.cgroup, 1024)
     )
 
 
 def unpack_info(data: bytes) -> Info:
-    """Read what the loader told about itself."""
+    """Parse the record of the loader about what it has loaded."""
     layout, features, loader, build, cgroup = INFO.struct.unpack(data)
     return Info(layout, features, _untext(loader), _untext(build), _untext(cgroup))
 
 
 def unpack_server(data: bytes) -> Server:
-    """Read what became of connects to a server."""
+    """Parse the counters and the health of a server."""
     return Server(*SERVER.struct.unpack(data))
 
 
 def unpack_owner(data: bytes) -> Owner:
-    """Read whose a record is."""
+    """Parse the owner of a record."""
     return Owner(*OWNER.struct.unpack(data))
 
 
 def unpack_socket(data: bytes) -> Socket:
-    """Read the record of a connected socket."""
+    """Parse the record of a connected socket."""
     return Socket(*SOCKET.struct.unpack(data))
 
 
 def unpack_event(data: bytes) -> Event:
-    """Read a decision or an outcome."""
+    """Parse an event: the choice for a connect, or its outcome."""
     time, latency, socket, cgroup, process, kind, member, command = EVENT.struct.unpack(data)
     return Event(time, latency, socket, cgroup, process, kind, member, _untext(command))
 
 
 def algorithm_of(number: int) -> Algorithm | None:
-    """Return the scheduler with this number, or None for one of a newer version."""
+    """Return the scheduler with this number, or None if only a newer version knows it."""
     return Algorithm(number) if number in Algorithm.__members__.values() else None
 
 

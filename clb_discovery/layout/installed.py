@@ -1,7 +1,7 @@
-"""What the kernel's maps hold, decoded from their raw elements.
+"""The content of the kernel's maps, decoded from their raw elements.
 
-A start reads the pinned maps through this and then takes the regular path: held is one side of the diff in `plan`.
-What no virtual server refers to (left by a crash between two steps) is kept apart as orphans.
+At a start, the sidecar reads the pinned maps with this module and then takes the regular path: `Installed` is one side
+of the diff in `plan`. Elements that no virtual server refers to, which a crash between two steps leaves, are orphans.
 """
 
 from __future__ import annotations
@@ -21,54 +21,54 @@ from clb_discovery.model.service import Service
 Elements = Iterable[tuple[bytes, bytes]]
 """Raw keys and values of one map."""
 DECODED: Final = (Map.FILTER, Map.VIRTUAL, Map.ROWS, Map.SERVERS, Map.LABELS)
-"""The maps that `decode` wants."""
+"""The maps that `decode` needs."""
 READ_AHEAD: Final = 1024
-"""Elements of `clb_servers` that have to be zero, behind all that anything names, for the rest to count as zero too."""
+"""If this many elements of `clb_servers` after the last index in use are zero, all further ones are taken as zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A virtual server as the kernel holds it."""
+    """A virtual server in the kernel's maps."""
 
     generation: int
     rows: Sequence[int]
-    """The generation's rows that are there: from 0 on, unless a foreign hand was there too."""
+    """The existing rows of the generation: from 0 on without gaps, unless another program has changed the maps."""
     algorithm: Algorithm | None
-    """None for a scheduler of a newer version."""
+    """None for a scheduler that only a newer version knows."""
     pool: Pool | None
-    """None where the elements are not a whole pool, as only a foreign hand leaves them."""
+    """None if the elements are not a whole pool, which happens only if another program has changed the maps."""
     health: PassiveHealth | None
-    """None where the pool is, and for flags of a newer version."""
+    """None if `pool` is None, and for flags that only a newer version knows."""
     label: Label | None
     servers: Mapping[bytes, int]
-    """The packed members and the indexes of their servers: those of the slots and the refusal. No two members have the
-    same index, in whatever virtual servers; it is empty where a foreign hand made it so, and then the pool is None."""
+    """Index in `clb_servers` of each packed member: those of the slots, and the refusal. No two members of any virtual
+    servers share an index. If another program has broken that, this is empty and the pool is None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What the kernel's maps hold."""
+    """The content of the kernel's maps."""
 
     virtual: Mapping[Vip, Published] = field(default_factory=dict)
     filter: Mapping[int, int] = field(default_factory=dict)
-    """Elements of `clb_filter` that are not 0, by index."""
+    """The non-zero elements of `clb_filter`, by index."""
     orphans: Mapping[Map, tuple[bytes, ...]] = field(default_factory=dict)
-    """Keys that no virtual server refers to, and of virtual servers that no connect can ask for."""
+    """Keys of elements that no virtual server refers to, and keys in `clb_virtual` that no connect can look up."""
     last_generation: int = 0
     """The highest generation of any slot or virtual server."""
     free: tuple[int, ...] = ()
-    """Indexes of `clb_servers` that new servers may have."""
+    """Indexes of `clb_servers` that can be given to new servers now."""
     resting: tuple[int, ...] = ()
-    """Indexes of servers that have left, which are zero; new servers may have them after another grace period."""
+    """Indexes of removed servers, set to zero; they can be given to new servers after another grace period."""
     top: int = 0
-    """New servers may have this index and all above: nothing of them is known, and a start takes longer than a rest."""
+    """This and all higher indexes can be given to new servers: they are unused, and a start outlasts a grace period."""
 
 
 def decode(raw: Mapping[Map, Elements]) -> Installed:
     """Decode all elements of the maps in `DECODED`.
 
-    Those of `clb_servers` are in the order of their indexes; they are taken as far as there may be something, and what
-    is missing at the end is zero. All others are in any order.
+    :param raw: elements of `clb_servers` in the order of their indexes; they are read only as far as any can be
+        non-zero, and missing ones at the end count as zero. Elements of all other maps are in any order.
     """
     found, orphans = _found(raw)
     labels = {key: elements.unpack_label(value) for key, value in raw[Map.LABELS]}
@@ -102,12 +102,12 @@ def decode(raw: Mapping[Map, Elements]) -> Installed:
 
 
 def installed_servers(installed: Installed, services: Sequence[Service]) -> dict[str, list[RealServer]]:
-    """Return the real servers that the kernel holds for each source, over all VIPs of its service."""
+    """Return the installed real servers of each source, over all VIPs of its service."""
     servers: defaultdict[str, dict[RealServer, None]] = defaultdict(dict)
     for service in services:
         for vip in service.vips:
             published = installed.virtual.get(vip)
-            # A VIP that another source fed before says nothing about this one.
+            # If another source fed the VIP before, its pool is no answer of this source.
             if (
                 published
                 and published.pool is not None
@@ -137,7 +137,7 @@ class _Found(NamedTuple):
     rows: Rows
 
     def named(self) -> Iterator[tuple[bytes, int]]:
-        """Yield packed members and the indexes of the servers that they are said to have."""
+        """Yield packed members, each with its claimed index in `clb_servers`."""
         yield from ((slot.member, slot.server) for slot in _slots(self.rows))
         yield elements.refusal(self.key), self.element.refusal
 
@@ -146,14 +146,14 @@ class _Orphans(NamedTuple):
     """Elements of no virtual server."""
 
     virtual: Sequence[bytes]
-    """Keys that no connect can ask for."""
+    """Keys that no connect can look up."""
     rows: Mapping[int, Rows]
     """By generation."""
 
 
 def _found(raw: Mapping[Map, Elements]) -> tuple[list[_Found], _Orphans]:
-    """Tell what belongs to virtual servers from what does not."""
-    # First, since status reads while a sidecar may write: rows stay longer than the element that refers to them.
+    """Separate the elements of virtual servers from orphans."""
+    # Read first, because a sidecar may write meanwhile: rows are deleted after the element that refers to them.
     virtual = [(_vip(key), key, elements.unpack_virtual(value)) for key, value in raw[Map.VIRTUAL]]
     rows: defaultdict[int, dict[int, list[Slot]]] = defaultdict(dict)
     for key, value in raw[Map.ROWS]:
@@ -180,7 +180,7 @@ def _published(found: _Found, misused: set[int], *, label: Label | None) -> Publ
 
 
 def _misused(found: Iterable[_Found]) -> set[int]:
-    """Return the indexes that no publication gives to members: one of two members, or one that is not there."""
+    """Return the indexes that no publication assigns: shared by two members, or out of range."""
     members: dict[int, bytes] = {}
     return {
         index
@@ -191,7 +191,7 @@ def _misused(found: Iterable[_Found]) -> set[int]:
 
 
 def _servers(found: _Found, misused: set[int]) -> dict[bytes, int]:
-    """Return the indexes of a virtual server's members; none where one of them cannot be right."""
+    """Return the indexes of a virtual server's members; empty if one of them is invalid."""
     named = set(found.named())
     servers = dict(named)
     whole = len(servers) == len(named) and misused.isdisjoint(servers.values())
@@ -201,7 +201,8 @@ def _servers(found: _Found, misused: set[int]) -> dict[bytes, int]:
 def _used(servers: Elements, highest: int) -> set[int]:
     """Return the indexes of servers that are not zero.
 
-    :param highest: the last index that is named by anything. A crash may leave some behind it, close by.
+    :param highest: the last index that a slot or virtual server refers to. A crash may leave non-zero servers at higher
+        indexes nearby.
     """
     used = set()
     last = highest
@@ -216,7 +217,7 @@ def _used(servers: Elements, highest: int) -> set[int]:
 
 
 def _vip(key: bytes) -> Vip | None:
-    """Read the key of a virtual server; None where no connect could ask for it, as only a foreign hand writes it."""
+    """Parse the key of a virtual server; None if no connect can look it up, so another program must have written it."""
     try:
         vip = elements.unpack_vip(key)
     except ValueError:
@@ -225,7 +226,7 @@ def _vip(key: bytes) -> Vip | None:
 
 
 def _pool(found: _Found, servers: Mapping[bytes, int]) -> Pool | None:
-    """Put a pool together from its slots; None where they are not exactly what a publication leaves."""
+    """Build a pool from its slots; None if they are not exactly as a publication writes them."""
     published, in_order = found.element, list(_slots(found.rows))
     if len(in_order) != published.servers or found.rows.keys() != set(range(elements.rows(published.servers))):
         return None
@@ -240,5 +241,5 @@ def _pool(found: _Found, servers: Mapping[bytes, int]) -> Pool | None:
 
 
 def holders(installed: Installed) -> dict[Vip, str]:
-    """Return the source of each VIP that the kernel balances."""
+    """Return the source of each installed VIP."""
     return {vip: published.label.source for vip, published in installed.virtual.items() if published.label}

@@ -1,4 +1,4 @@
-"""A pool as the programs read it: one slot per real server, and the element of `clb_virtual` that refers to them."""
+"""A pool in the form that the programs read: one slot per real server, and the element of `clb_virtual`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from clb_discovery.layout.alias import alias_table
 from clb_discovery.layout.elements import Slot, Virtual
 from clb_discovery.model.servers import PassiveHealth, Pool, VirtualServer
 
-_known_table = lru_cache(maxsize=16)(alias_table)  # who changes seldom changes the weights of a pool
+_known_table = lru_cache(maxsize=16)(alias_table)  # weights rarely change between publications
 
 
 def pool_members(vip: bytes, pool: Pool) -> Iterator[bytes]:
-    """Yield the packed members that have a server: the refusal, then the pool's in its order.
+    """Yield the packed members that have an element in `clb_servers`: the refusal, then those of the pool in order.
 
     :param vip: the virtual server's key, packed.
     """
@@ -25,9 +25,9 @@ def pool_members(vip: bytes, pool: Pool) -> Iterator[bytes]:
 
 
 def pool_slots(pool: Pool, servers: Iterable[tuple[bytes, int]]) -> list[Slot]:
-    """Return the slots of a pool in the order of their index; one that refuses where the pool is empty.
+    """Return the slots of a pool in the order of their index; for an empty pool, one slot that refuses connects.
 
-    :param servers: each of `pool_members`, in their order, with its index in `clb_servers`.
+    :param servers: each of `pool_members`, in the same order, with its index in `clb_servers`.
     """
     (refusal, index), *members = servers
     if not pool:
@@ -38,7 +38,7 @@ def pool_slots(pool: Pool, servers: Iterable[tuple[bytes, int]]) -> list[Slot]:
         table = _known_table(weights)
         first = len(slots)
         own = islice(members, first, first + len(weights))
-        # By position: pools are large, and so each of these is made in a third of the time.
+        # Positional arguments: pools are large, and this takes a third of the time.
         slots += [
             Slot(member, keep, table.out_of, first + alias, first, len(weights), weight, priority, index)
             for weight, (keep, alias), (member, index) in zip(weights, table.columns, own, strict=True)
@@ -47,9 +47,9 @@ def pool_slots(pool: Pool, servers: Iterable[tuple[bytes, int]]) -> list[Slot]:
 
 
 def pool_virtual(generation: int, server: VirtualServer, refusal: int) -> Virtual:
-    """Return the element that refers to the slots of a virtual server's pool.
+    """Return the element of `clb_virtual` that refers to the slots of the pool.
 
-    :param refusal: index of the server that stands for the refusal.
+    :param refusal: index in `clb_servers` of the refusal.
     """
     health = server.health
     return Virtual(
@@ -66,7 +66,7 @@ def pool_virtual(generation: int, server: VirtualServer, refusal: int) -> Virtua
 
 
 def passive_health_of(virtual: Virtual) -> PassiveHealth | None:
-    """Read back what the kernel keeps track of; None where a newer version's flags say more."""
+    """Return the settings of passive health; None if the element has flags of a newer version."""
     if virtual.flags & ~structs.COUNT_ACTIVE:
         return None
     active = bool(virtual.flags & structs.COUNT_ACTIVE)
@@ -74,5 +74,5 @@ def passive_health_of(virtual: Virtual) -> PassiveHealth | None:
 
 
 def lowest_tier(pool: Pool) -> int:
-    """Return how many slots, from the first on, are picked from: the lowest tier, or the one that refuses."""
+    """Return the number of slots in the lowest tier, which come first; 1 for an empty pool: the slot that refuses."""
     return sum(1 for server in pool if server.priority == pool[0].priority) or 1

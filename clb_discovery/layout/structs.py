@@ -1,6 +1,6 @@
-"""The mirror of bpf/clb.h: what the elements of the maps look like as bytes.
+"""The mirror of bpf/clb.h: the binary layout of the elements of the maps.
 
-The header is the contract and says what each field means; a test compares this file with the compiled object's BTF.
+The header is the contract and explains each field; a test compares this file with the BTF of the compiled object.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Map(StrEnum):
 
 
 ADDED: Final = frozenset({Map.COUNTS})
-"""Maps that an earlier version of this layout has not: until its data plane is loaded again they count as empty."""
+"""Maps that a data plane of an earlier version lacks. They count as empty until `load` replaces that data plane."""
 
 
 class Record:
-    """One struct of the header: its fields in order, and the packing that follows from them."""
+    """One struct of the header: its fields in order, and the resulting packing."""
 
     def __init__(self, name: str, *fields: tuple[str, str]) -> None:
         """Describe a struct.

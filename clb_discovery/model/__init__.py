@@ -1,1 +1,1 @@
-"""The terms that every room uses: addresses, virtual and real servers, services, answers."""
+"""The terms that every package uses: addresses, virtual and real servers, services, answers."""

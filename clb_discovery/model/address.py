@@ -21,10 +21,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @lru_cache(maxsize=CACHED_ADDRESSES)
 def parse_address(text: str) -> Address:
-    """Read an IPv4 or IPv6 literal.
+    """Parse an IPv4 or IPv6 literal.
 
     :param text: `10.0.0.7`, `fd00::7` or `::ffff:10.0.0.7`; no brackets, no zone, no port.
-    :raises ValueError: if it is not a literal, or carries a zone.
+    :raises ValueError: if it is not a literal, or has a zone.
     """
     address = ipaddress.ip_address(text)
     if address.version == 4:
@@ -44,7 +44,7 @@ def format_address(address: Address) -> str:
 
 
 def format_endpoint(address: Address, port: int) -> str:
-    """Return `10.0.0.7:80` or `[fd00::7]:80`; without the port where it is 0."""
+    """Return `10.0.0.7:80` or `[fd00::7]:80`; without the port if it is 0."""
     text = format_address(address)
     if port == 0:
         return text
@@ -57,7 +57,7 @@ def is_ipv4(address: Address) -> bool:
 
 
 def parse_network(text: str) -> Network:
-    """Read `10.0.0.0/8` or `fd00::/8`; host bits may be set.
+    """Parse `10.0.0.0/8` or `fd00::/8`; host bits may be set.
 
     :raises ValueError: if it is not a network.
     """

@@ -1,4 +1,4 @@
-"""What discovery answers, and what of it is not used."""
+"""Answers of discovery, and refusals of what cannot be used of them."""
 
 from __future__ import annotations
 
@@ -11,93 +11,81 @@ from clb_discovery.model.service import Service
 
 
 class Claim(NamedTuple):
-    """A service of a catalog, and what it says of itself."""
+    """A service of a catalog, with its registration of virtual servers."""
 
     service: Service
     """Without VIPs."""
     opt_in: OptIn
 
 
-class Rejected(NamedTuple):
-    """A real server that discovery named and that is not used."""
+class Refusal(NamedTuple):
+    """Something that discovery named and that is not used: a real server, a member or a registration."""
 
-    service: str
-    server: RealServer
+    value: RealServer | str
+    """A real server, or a text that is bounded and escaped: `clb-vip '10.64.0.300'`."""
     reason: str
-    """Why, and the way out."""
-    source: str
+    """The cause and the fix. After a text it continues the sentence."""
 
     def __str__(self) -> str:
-        """Return `real server 127.0.0.1:80 refused: it is loopback; …`."""
-        return f"real server {self.server} refused: {self.reason}"
-
-
-class Refused(NamedTuple):
-    """Something that a service in a catalog says of itself and that is not applied."""
-
-    value: str
-    """What was said, bounded and escaped: `clb-vip '10.64.0.300'`."""
-    reason: str
-    """Goes on from the value, and names the way out."""
-
-    def __str__(self) -> str:
-        """Return both as one sentence."""
+        """Return `real server 127.0.0.1:80 refused: it is loopback; …` or `clb-vip '10.64.0.300' is …`."""
+        if isinstance(self.value, RealServer):
+            return f"real server {self.value} refused: {self.reason}"
         return f"{self.value} {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
 class OptIn:
-    """What the instances of a service in a catalog say about its virtual servers."""
+    """What the instances of a service in a catalog register about its virtual servers, merged."""
 
     vips: tuple[Vip, ...] = ()
     """Those of all instances, sorted."""
     automatic: tuple[Protocol, ...] = ()
-    """Protocols of VIPs that are to be taken from `--vip-range`, by the name."""
+    """Protocols of automatic VIPs: addresses in `--vip-range` that follow from the name."""
     algorithm: Algorithm | None = None
-    """None for that of the configuration."""
-    refused: tuple[Refused, ...] = ()
-    """What nobody could apply, whatever else there is."""
+    """None for the scheduler of the configuration."""
+    refused: tuple[Refusal, ...] = ()
+    """Registrations that cannot be applied on any host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One reading of discovery, complete: an empty tuple means that there really are no real servers."""
+    """One complete answer of discovery: if `servers` is empty, the service really has no real servers."""
 
     servers: tuple[RealServer, ...]
     """Usable ones of both families, any order, duplicates allowed; `desired` sorts, merges and checks them."""
     opt_in: OptIn | None = None
-    """What the service says of itself in a catalog; None where it does not opt in."""
+    """The registration of a service in a catalog; None if it does not opt in."""
     out: tuple[Endpoint, ...] = ()
-    """Members that discovery takes out by a statement: critical or in maintenance (Consul), or lingered to the end
-    (DNS). A gap is something else: a member that the answer does not contain at all."""
+    """Members that discovery explicitly takes out: critical or in maintenance (Consul), or lingered to the end (DNS).
+    A member that the answer does not contain at all is not here: that is a gap."""
     identities: Mapping[Endpoint, str] = field(default_factory=dict)
-    """Identity of each endpoint that has one, by which a replacement is told from a removal: node and service id
-    (Consul), the target (SRV). Where several share an endpoint, the lowest of the usable ones, else of all."""
+    """Identity of each endpoint that has one, to tell a replacement from a removal: node and service id (Consul), the
+    target (SRV). If several members share an endpoint, the lowest identity of the usable ones, else of all."""
     unread: tuple[Unread, ...] = ()
-    """Members whose addresses cannot be read now."""
-    left_out: tuple[Refused, ...] = ()
-    """Members that cannot be used at all, for people: bounded and escaped, with the cause and the fix."""
+    """Members whose addresses are unknown at the moment."""
+    left_out: tuple[Refusal, ...] = ()
+    """Members that cannot be used at all, with the cause and the fix."""
     note: str | None = None
-    """What people should know of this reading, such as that it may be incomplete; bounded and escaped."""
+    """A remark for the operator, such as that the answer may be incomplete; bounded and escaped."""
     out_members: tuple[str, ...] = ()
-    """Identities of members that are out, and whose endpoints the answer cannot tell."""
+    """Identities of members that are out and whose endpoints are not in the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Which services of a catalog may opt in now; each is then asked for itself, and has the last word."""
+    """The services of a catalog that may opt in. The answer for each of them decides whether it does."""
 
     names: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Discovery could not say. The last known good answer stays."""
+    """Discovery gave no usable answer. The last known good set stays in effect."""
 
     reason: str
     unusable: bool = False
-    """It did say, but nothing that can be used: asking again does not help before somebody mends it."""
+    """There was an answer without anything usable in it: a retry does not help before the registration is corrected."""
 
 
 Outcome = Answer | Listing | Failure
-"""What a source comes back with."""
+"""The result of one query of a source."""

@@ -1,8 +1,9 @@
 """Other instances on this host that serve a VIP of ours for the same processes.
 
-Programs of all cgroups that a process is in run at its connect: those of its own cgroup first, then those above, and on
-one cgroup those that were attached first. The first that knows the VIP rewrites it, and the others see a real server.
-So two instances with one VIP do not share it: one of them is never asked.
+At a connect, the kernel runs the programs of all cgroups that the process is in: those of its own cgroup first, then
+those of each parent; within one cgroup, in the order in which they were attached. The first program that knows the VIP
+rewrites the address, and the others see a real server. Two instances with the same VIP therefore do not share it: one
+of them never sees the connects.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from clb_discovery.text import some_of
 
 _SHOWN: Final = 4
 _RECORDED: Final = 1000
-"""VIPs of one instance that a loader leaves for a sidecar that may not look for itself."""
+"""Most VIPs of one instance that a loader records for a sidecar without the privilege to read them itself."""
 
 SAME: Final = "same"
 ABOVE: Final = "above"
 BELOW: Final = "below"
-"""Where the cgroup of the other instance is, seen from ours."""
+"""Where the cgroup of the other instance is, relative to ours."""
 _EFFECTS: Final = {
     SAME: "whichever was attached first decides",
     ABOVE: "ours decides for the processes of our cgroup",
@@ -35,12 +36,12 @@ class Neighbour(NamedTuple):
 
     instance: str
     cgroup: str
-    """Path of the cgroup that it was attached to."""
+    """Path of the cgroup that its programs are attached to."""
     vips: Sequence[Vip]
 
 
 class Overlap(NamedTuple):
-    """VIPs of ours that another instance serves, too."""
+    """VIPs that both this and another instance serve."""
 
     instance: str
     cgroup: str
@@ -50,14 +51,14 @@ class Overlap(NamedTuple):
     """Ours, sorted."""
 
     def __str__(self) -> str:
-        """Return what is wrong, who decides and how to fix it, on one line."""
+        """Return the problem, which instance decides, and the fix, on one line."""
         vips = ", ".join(some_of([str(vip) for vip in self.vips], _SHOWN))
         where = "the same cgroup" if self.relation == SAME else f"{self.cgroup}, {self.relation} ours,"
         effect = _EFFECTS[self.relation]
         return f"instance {self.instance!r} on {where} serves {vips} as well: {effect}; give each instance its own VIPs"
 
     def document(self) -> dict[str, Any]:
-        """Return what `status --json` says about it."""
+        """Return its entry in `status --json`."""
         vips = [str(vip) for vip in self.vips]
         return {"instance": self.instance, "cgroup": self.cgroup, "relation": self.relation, "vips": vips}
 
@@ -78,7 +79,7 @@ def overlaps(cgroup: str, vips: Collection[Vip], others: Iterable[Neighbour]) ->
 
 
 def relation(own: str, other: str) -> str | None:
-    """Return where another cgroup is, seen from ours: `same`, `above` or `below`; None where they share no process."""
+    """Return where another cgroup is relative to ours: `same`, `above` or `below`; None if they share no process."""
     own, other = own.rstrip("/") + "/", other.rstrip("/") + "/"
     if own == other:
         return SAME
@@ -97,9 +98,9 @@ def _meets(port: int, ports: Collection[int]) -> bool:
 
 
 def remembered(content: object) -> list[Neighbour]:
-    """Read what `load` has recorded of other instances; what cannot be read is left out.
+    """Parse the record of other instances that `load` has made; entries that cannot be parsed are left out.
 
-    :param content: decoded JSON, of `recorded`.
+    :param content: decoded JSON, as `recorded` returns it.
     """
     found = []
     for one in content if isinstance(content, list) else []:
@@ -116,7 +117,7 @@ def _vip(address: str, port: int, protocol: int) -> Vip:
 
 
 def recorded(others: Iterable[Neighbour]) -> list[Mapping[str, Any]]:
-    """Return other instances as JSON, for a sidecar that may not look for itself."""
+    """Return other instances as JSON, for a sidecar without the privilege to read their maps."""
     return [
         {
             "instance": one.instance,

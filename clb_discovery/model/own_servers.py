@@ -24,7 +24,7 @@ def is_own(source: str | None) -> bool:
 
 
 def virtual_servers(instance: str) -> dict[Vip, VirtualServer]:
-    """Return the virtual servers that every desired state of the instance contains."""
+    """Return the self-test servers, which every desired state of the instance contains."""
     port = 1 + crc32(instance.encode()) % MAX_PORT
     vips = [Vip(address, port, Protocol.UDP) for address in _ADDRESSES]
     return {vip: VirtualServer(vip, "", SOURCE, Algorithm.RANDOM, ()) for vip in vips}

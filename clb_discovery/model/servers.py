@@ -1,6 +1,6 @@
-"""The terms everything else speaks in: virtual servers, real servers, pools and what discovery answers.
+"""The basic terms: virtual servers, real servers and pools.
 
-All of them are immutable values. Names are LVS's own; a *pool* is the set of real servers of one virtual server.
+All of them are immutable values. The names are those of LVS; a *pool* is the set of real servers of one virtual server.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Protocol(IntEnum):
     TCP = 6
     UDP = 17
 
-    __hash__ = int.__hash__  # that of an enumeration takes longer than all else in the key of a virtual server
+    __hash__ = int.__hash__  # the hash of an enumeration is slower than that of the rest of a VIP
 
 
 class Algorithm(IntEnum):
@@ -42,7 +42,7 @@ class Algorithm(IntEnum):
 
 
 class Vip(NamedTuple):
-    """Where applications connect to: the key of a virtual server."""
+    """The address that applications connect to; the key of a virtual server."""
 
     address: Address
     port: int
@@ -50,7 +50,7 @@ class Vip(NamedTuple):
     protocol: Protocol
 
     def __str__(self) -> str:
-        """Return the text that the command line takes: `10.64.0.1:6379`, `[fd00::1]:53/udp`."""
+        """Return the text that the command line accepts: `10.64.0.1:6379`, `[fd00::1]:53/udp`."""
         suffix = "" if self.protocol is Protocol.TCP else "/udp"
         if self.port or is_ipv4(self.address):
             return format_endpoint(self.address, self.port) + suffix
@@ -81,16 +81,16 @@ Pool = tuple[RealServer, ...]
 
 @dataclass(frozen=True, slots=True)
 class PassiveHealth:
-    """What the kernel keeps track of for a virtual server's connects, and when it ejects a real server."""
+    """What the kernel counts for the connects of a virtual server, and when it ejects a real server."""
 
     active: bool = True
     """Count active connections; least-conn needs it."""
     eject_after: int = 3
     """Failed connects in a row that eject a real server; 0 for never."""
     eject_first_ms: int = 5_000
-    """How long the first time, in milliseconds; doubles with each repetition."""
+    """Duration of the first ejection, in milliseconds; it doubles with each repetition."""
     eject_most_ms: int = 60_000
-    """How long at most, in milliseconds."""
+    """Longest ejection, in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +107,24 @@ class VirtualServer:
 
 
 class Unread(NamedTuple):
-    """A member that discovery names, and whose addresses cannot be read now: it keeps those that it had."""
+    """A member that discovery names, but whose addresses are unknown at the moment: it keeps its previous ones."""
 
     identity: str
     port: int | None = None
-    """Only endpoints with this port are kept, so that no port meets the address of another version; None for all."""
+    """Only endpoints with this port are kept, so that no new port is combined with an old address; None for all."""
     priority: int | None = None
-    """The priority that the kept ones get; None for the previous one."""
+    """The new priority of the kept endpoints; None for the previous one."""
     weight: int | None = None
-    """Likewise the weight."""
+    """The new weight of the kept endpoints; None for the previous one."""
     is_ipv4: bool | None = None
-    """Only this family could not be read; None for both."""
+    """Only the addresses of this family are unknown; None for both families."""
 
 
 class Unpublished(NamedTuple):
-    """A virtual server that is not as it should be, although discovery has answered."""
+    """A virtual server that differs from the desired state, although discovery has answered."""
 
     vip: Vip
     service: str
     source: str
     reason: str
-    """Why, and how to fix it."""
+    """The cause and the fix."""

@@ -1,4 +1,4 @@
-"""What the operator configures: services, and the policy for removals."""
+"""The configuration of services, with the policy for removals."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from clb_discovery.model.servers import MAX_NAME, MAX_POOL, Algorithm, PassiveHe
 CONSUL: Final = "consul:"
 SRV: Final = "srv:"
 STATIC: Final = "static:"
-"""What the names of sources begin with."""
+"""Prefixes of the names of sources."""
 CATALOG: Final = "catalog:consul"
-"""Name of the source that lists which services of Consul opt in."""
+"""Name of the source that lists the services of Consul that opt in."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemovalPolicy:
-    """How many members may be missing from an answer to go at once, and for how long others stay."""
+    """How many missing members are removed at once, and how long they stay if more are missing."""
 
     max_removal: float = 0.5
-    """Share of present and absent members, 0 to 1; while more are absent, or all, they stay."""
+    """Share of present and absent members, 0 to 1. While more than this share is absent, or all are, they stay."""
     hold: float = 30.0
-    """Seconds that each of them has to be absent before an answer confirms that it has gone."""
+    """Seconds that each member must be absent before an answer can confirm its removal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the operator configured: one name in discovery behind one or more virtual servers."""
+    """One configured service: a name in discovery, and the virtual servers that it feeds."""
 
     name: str
     source: str
     vips: tuple[Vip, ...]
     algorithm: Algorithm = Algorithm.RANDOM
-    health: PassiveHealth = PassiveHealth()  # noqa: RUF009 - a value that cannot change
+    health: PassiveHealth = PassiveHealth()  # noqa: RUF009 - immutable
     policy: RemovalPolicy = RemovalPolicy()
     servers: Pool = ()
-    """Those of a static service; where discovery is asked there are none here."""
+    """The real servers of a static service; empty for a service with a source in discovery."""
     automatic: Protocol | None = None
-    """Protocol of VIPs that are to be taken from `--vip-range`, by the name; None where there are to be none."""
+    """Protocol of the automatic VIPs, whose addresses in `--vip-range` follow from the name; None for no such VIPs."""
     filter: str | None = None
-    """Consul's filter expression over instances, where the service is Consul's."""
+    """Filter expression of Consul over the instances of the service; for services in Consul only."""
     tags: tuple[str, ...] = ()
-    """Only instances that have all of them, likewise."""
+    """Only instances that have all of these tags are used; for services in Consul only."""
     linger: float | None = None
-    """Seconds that SRV records stay after they were last seen; None for as long as the name server makes necessary."""
+    """Seconds that SRV records stay after the last answer with them; None to derive it from the answers."""
     most: int = MAX_POOL
     """Most real servers in one pool."""
 
 
 def consul_objection(service: str) -> str | None:
-    """Return why Consul's HTTP interface cannot be asked for a service of this name, or None if it can.
+    """Return why the HTTP API of Consul cannot be queried for a service of this name, or None if it can.
 
-    It would read some names as another path, and others are no names.
+    Consul would take some names for another path; others are invalid.
 
-    :returns: what goes on from the name.
+    :returns: the rest of a sentence that begins with the name.
     """
     if service.isprintable() and len(service.encode()) <= MAX_NAME and {"", ".", ".."}.isdisjoint(service.split("/")):
         return None

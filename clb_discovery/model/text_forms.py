@@ -1,4 +1,4 @@
-"""VIPs and schedulers as people write them."""
+"""VIPs and schedulers as text, in options and registrations."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _FORMS: Final = "write 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00::1]:6379,
 
 
 def parse_vip(text: str, default: Protocol = Protocol.TCP) -> Vip:
-    """Read one VIP: `10.64.0.1:6379`, `10.64.0.1` (every port), `[fd00::1]:53/udp`.
+    """Parse one VIP: `10.64.0.1:6379`, `10.64.0.1` (every port), `[fd00::1]:53/udp`.
 
-    :param default: the protocol where the text names none.
+    :param default: the protocol if the text names none.
+    :raises ValueError: with the cause and the fix.
     """
     match = _VIP.fullmatch(text)
     if match is None:
@@ -37,7 +38,10 @@ def parse_vip(text: str, default: Protocol = Protocol.TCP) -> Vip:
 
 
 def parse_algorithm(text: str) -> Algorithm:
-    """Read the name of a scheduler."""
+    """Parse the name of a scheduler.
+
+    :raises ValueError: with all names.
+    """
     for algorithm in Algorithm:
         if str(algorithm) == text:
             return algorithm
@@ -45,7 +49,7 @@ def parse_algorithm(text: str) -> Algorithm:
 
 
 def _vip_address(text: str, ipv4: str | None, ipv6: str | None) -> Address:
-    """Read the address and make sure that the brackets fit its family and that it can be a VIP."""
+    """Parse the address, and check that the brackets match its family and that it can be a VIP."""
     try:
         address = parse_address(ipv4 if ipv6 is None else ipv6)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which addresses a real server may have: discovery is not trusted to name any."""
+"""Which addresses a real server may have: discovery is not trusted to name every address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 1122 section 3.
 
 @lru_cache(maxsize=CACHED_ADDRESSES)
 def never_usable(address: Address) -> str | None:
-    """Return why no server can be reached at this address, whoever says so, or None if one may."""
+    """Return why no server can be reached at this address, or None if one can."""
     parsed = _parsed(address)
     if parsed.is_unspecified or parsed in _THIS_NETWORK:
         return "it is unspecified"
@@ -38,19 +38,19 @@ def _parsed(address: Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return ipaddress.IPv4Address(address[12:]) if is_ipv4(address) else ipaddress.IPv6Address(address)
 
 
-_WAY_OUT: Final = "register the address that the server itself listens on"
+_FIX: Final = "register the address that the server itself listens on"
 
 
 def objection(address: Address, vips: frozenset[Address], real_ranges: Sequence[Network]) -> str | None:
-    """Return why this address may not be a real server, and the way out; or None if it may.
+    """Return why this address may not be a real server, with the fix, or None if it may.
 
-    :param vips: the addresses of all virtual servers: a real server there would send a connect round in a circle.
+    :param vips: the addresses of all virtual servers. A connect to a real server at one of them would loop.
     """
     if address in vips:
-        return f"it is a VIP; {_WAY_OUT}"
+        return f"it is a VIP; {_FIX}"
     never = never_usable(address)
     if never:
-        return f"{never}; {_WAY_OUT}"
+        return f"{never}; {_FIX}"
     if real_ranges and any(in_network(address, network) for network in real_ranges):
         return None
     if is_loopback(address):

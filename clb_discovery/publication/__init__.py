@@ -1,1 +1,1 @@
-"""From what counts to the steps that bring the kernel there."""
+"""From the known real servers to the steps that change the kernel's maps."""

@@ -1,14 +1,14 @@
-"""What of the desired state is published, and what of that now: the kernel's maps are bounded, and so is one round.
+"""Which virtual servers fit into the kernel's bounded maps, and which of them one bounded round publishes.
 
-Two decisions, both for each virtual server alone, so that one that is too large stops no other:
+Both are decided for each virtual server separately, so that one that is too large does not stop the others:
 
-- *Admission*: is there room for it beside all others? Those that shrink come first, then services of the configuration
-  in their order, then those of the catalog: those that the kernel balances, then by name. One that does not fit keeps
-  the size that it has: servers that are gone leave, and as many new ones come. Services of the catalog fill at most
-  three quarters of a map; the rest is for the configuration.
-- *Slices*: a round writes a bounded number of real servers. Services take turns, small changes first, so that what
-  changes much and often does not delay others; what has waited for long comes first. Old and new pool are held side by
-  side while one replaces the other, so a slice also has to fit beside everything that is held.
+- *Admission*: does it fit together with all others? Virtual servers that shrink come first, then those of configured
+  services in the order of the configuration, then those of the catalog: installed ones first, then by name. One that
+  does not fit keeps its size: servers that are gone are removed, and new ones take only their places. Services of the
+  catalog fill at most three quarters of a map; the remaining quarter is for the configuration.
+- *Slices*: a round writes a bounded number of real servers. Services take turns, small changes first, so that large or
+  frequent changes do not delay others; changes that have waited too long come before all. Old and new pool are in the
+  maps side by side while one replaces the other, so a slice must also fit beside everything that is installed.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from clb_discovery.model.servers import Protocol, Unpublished, Vip, VirtualServe
 from clb_discovery.publication.plan import is_installed
 
 SLICE: Final = 2560
-"""Real servers written in a round, unless one virtual server alone has more."""
+"""Real servers written in a round, unless a single virtual server has more."""
 SHARE: Final = 8
-"""Of a large backlog a round writes this part: each round costs something of its own."""
+"""A round writes at least the backlog divided by this number, because each round has a fixed cost."""
 OVERHEAD: Final = 8
-"""What a virtual server costs beside its real servers, in real servers."""
+"""Fixed cost of a virtual server, expressed in real servers."""
 PATIENCE: Final = 8
-"""Rounds after which what has waited comes first."""
+"""Rounds of waiting after which a change comes first."""
 
 
 class Room(NamedTuple):
-    """Elements of the maps."""
+    """A number of elements in each map."""
 
     virtual: int
     """Of `clb_virtual` and `clb_labels`."""
@@ -48,11 +48,11 @@ class Room(NamedTuple):
         return Room(self.virtual + other.virtual, self.rows + other.rows, self.servers + other.servers)
 
     def minus(self, other: Room) -> Room:
-        """Return what is left."""
+        """Return the difference."""
         return Room(self.virtual - other.virtual, self.rows - other.rows, self.servers - other.servers)
 
     def lacks(self, need: Room) -> str | None:
-        """Return which map has no room for what is needed, and how much that has; None where all have."""
+        """Return which map is too small for the need, with its size; None if there is room in all."""
         for what, has, wants, most in zip(_NAMES, self, need, SIZES, strict=True):
             if wants > 0 and wants > has:
                 return f"at most {most} {what} are possible"
@@ -66,26 +66,26 @@ _NOTHING: Final = Room(0, 0, 0)
 
 
 class Admitted(NamedTuple):
-    """What may be published."""
+    """The result of admission."""
 
     changes: Sequence[VirtualServer]
-    """Those that fit, and others as far as they fit."""
+    """Virtual servers that fit, and those that do not in their present size."""
     refused: Sequence[Unpublished]
 
 
 class Slice(NamedTuple):
-    """What is done in one round."""
+    """The changes of one round."""
 
     publish: Mapping[Vip, VirtualServer]
     withdraw: Collection[Vip]
     left: Mapping[Vip, int]
-    """What waits for another round, and for how many it has waited."""
+    """Virtual servers that wait for another round, each with the number of rounds that it has waited."""
     cramped: Sequence[Unpublished]
-    """What would fit, but not beside what it replaces, and no round will change that."""
+    """Virtual servers that fit, but not beside the pools that they replace; further rounds do not help."""
 
 
 def used(installed: Installed) -> Room:
-    """Return what virtual servers take, without what a crash has left over."""
+    """Return the elements of all installed virtual servers, without orphans."""
     return _total(installed.virtual.values())
 
 
@@ -98,9 +98,10 @@ def admit(
 ) -> Admitted:
     """Decide which virtual servers fit.
 
-    :param changes: virtual servers that are not held as they should be.
-    :param gone: those that are held and should not be.
-    :param configured: the places of the configuration's sources in their order; all others are of the catalog.
+    :param changes: virtual servers that differ from what is installed.
+    :param gone: installed virtual servers that are not desired.
+    :param configured: position of each source in the configuration; all other sources are of the catalog.
+    :param taken: the result of `used`, if the caller has it already.
     """
     growth = {server.vip: _size(server).minus(_installed_size(installed.virtual.get(server.vip))) for server in changes}
     wanted = (taken or used(installed)).minus(_total(installed.virtual[vip] for vip in gone))
@@ -165,9 +166,9 @@ def _refusal(installed: Installed, server: VirtualServer, lack: str, *, of_catal
 
 
 def _as_large_as_installed(installed: Installed, server: VirtualServer) -> VirtualServer | None:
-    """Return a virtual server with as many real servers as it has now; None where there are none, or it is new.
+    """Return a virtual server with as many real servers as are installed; None if none are.
 
-    Low priorities stay, as in every pool that is cut, and of one priority those that are in use.
+    Low priorities stay, as in every pool that is cut; within a priority, installed servers stay.
     """
     old = installed.virtual.get(server.vip)
     if not old or not old.pool:
@@ -177,7 +178,7 @@ def _as_large_as_installed(installed: Installed, server: VirtualServer) -> Virtu
     return replace(server, pool=tuple(sorted(ranked[: len(old.pool)])))
 
 
-def choose(  # noqa: PLR0913 - what a round follows from
+def choose(  # noqa: PLR0913 - all inputs of a round
     installed: Installed,
     changes: Sequence[VirtualServer],
     gone: Collection[Vip],
@@ -186,11 +187,11 @@ def choose(  # noqa: PLR0913 - what a round follows from
     *,
     budget: int | None = SLICE,
 ) -> Slice:
-    """Choose what is done in this round.
+    """Choose the changes of this round.
 
-    :param changes: virtual servers that have been admitted.
-    :param gone: virtual servers that are to be withdrawn.
-    :param waited: for how many rounds any of these has waited.
+    :param changes: admitted virtual servers.
+    :param gone: virtual servers to withdraw.
+    :param waited: the number of rounds that each of them has waited.
     :param taken: as for `admit`.
     :param budget: real servers to write; None for all of them.
     """
@@ -215,7 +216,7 @@ def choose(  # noqa: PLR0913 - what a round follows from
         spent += unit.cost
         publish |= {server.vip: server for server in unit.publish}
         withdraw += unit.withdraw
-    moves = bool(publish or withdraw)  # what is published or withdrawn now makes room for the next round
+    moves = bool(publish or withdraw)  # this round makes room for the next
     waiting = [*late, *(cramped if moves else ())]
     left = {vip: waited.get(vip, 0) + 1 for unit in waiting for vip in unit.vips()}
     stuck = () if moves else [server for unit in cramped for server in unit.publish]
@@ -229,7 +230,7 @@ def _cramped(installed: Installed, server: VirtualServer) -> Unpublished:
 
 
 class _Unit(NamedTuple):
-    """Changes that belong into one round: those of an address whose wildcard comes or goes, else of one VIP."""
+    """Changes that must be in one round: of all ports of an address whose wildcard comes or goes, else of one VIP."""
 
     source: str
     publish: Sequence[VirtualServer]
@@ -267,10 +268,10 @@ def _unit_of(vip: Vip, wild: Collection[object]) -> Vip | tuple[Address, Protoco
 
 
 def _in_turns(units: Iterable[_Unit], waited: Mapping[Vip, int]) -> list[_Unit]:
-    """Return units in the order in which they are done: by what their service has been given in this round before.
+    """Return units in their order: by the cost of the earlier units of the same source, including their own.
 
-    Of one service those that publish come before those that only withdraw, so that a service that moves to another VIP
-    is at the new one before it leaves the old.
+    Units of one source that publish come before those that only withdraw, so that a service that moves to another VIP
+    is published there before the old one is withdrawn.
     """
     given: defaultdict[str, int] = defaultdict(int)
     placed: list[tuple[int, int, _Unit]] = []
@@ -282,7 +283,7 @@ def _in_turns(units: Iterable[_Unit], waited: Mapping[Vip, int]) -> list[_Unit]:
 
 
 def _free(installed: Installed, taken: Room) -> Room:
-    """Return what can be written now, beside all that is held."""
+    """Return the free room beside everything that is in the maps, including orphans."""
     orphans = {map_: len(installed.orphans.get(map_, ())) for map_ in (Map.VIRTUAL, Map.LABELS, Map.ROWS)}
     return Room(
         SIZES.virtual - taken.virtual - max(orphans[Map.VIRTUAL], orphans[Map.LABELS]),
@@ -292,7 +293,10 @@ def _free(installed: Installed, taken: Room) -> Room:
 
 
 def _beside(installed: Installed, unit: _Unit, room: Room) -> Room:
-    """Return what a unit needs beside what it replaces; at least, where there is plenty of room."""
+    """Return the room that a unit needs while its old pools are still in the maps; less if servers are reused.
+
+    The exact number of servers is computed only if room is scarce.
+    """
     need = _NOTHING
     for server in unit.publish:
         old = installed.virtual.get(server.vip)

@@ -1,4 +1,4 @@
-"""Virtual servers that the kernel had no room for: each is set aside, and tried again after a growing pause."""
+"""Virtual servers that the kernel had no room for: each is set aside, and retried after a growing pause."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from clb_discovery.model.servers import Unpublished, Vip, VirtualServer
 
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 60.0
-"""Seconds until the next try, which double with each."""
+"""Seconds until the next attempt; the pause doubles with each failure."""
 
 
 class Aside(NamedTuple):
-    """One virtual server that is not to be tried now."""
+    """One virtual server that is not tried now."""
 
     wanted: VirtualServer
-    """As it should be; another wish is tried at once."""
+    """The desired virtual server that failed; a different one is tried at once."""
     why: Unpublished
     pause: float
     until: float
-    """When it is tried again, in seconds on a clock that does not go backwards."""
+    """Time of the next attempt, in seconds of a monotonic clock."""
 
 
 def put_aside(before: Aside | None, wanted: VirtualServer, why: Unpublished, now: float) -> Aside:
-    """Return what is set aside after another try has failed.
+    """Return the virtual server set aside after another failed attempt.
 
-    :param before: what was set aside of the same VIP.
+    :param before: the previous entry of the same VIP.
     """
     pause = min(2 * before.pause, LONGEST_PAUSE) if before else FIRST_PAUSE
     return Aside(wanted, why, pause, now + pause)
 
 
 def waiting(aside: Mapping[Vip, Aside], now: float) -> dict[Vip, VirtualServer]:
-    """Return what is not to be tried yet."""
+    """Return the virtual servers whose pause is not over."""
     return {vip: one.wanted for vip, one in aside.items() if now < one.until}
 
 
 def next_try(aside: Iterable[Aside]) -> float | None:
-    """Return when one is to be tried again, or None where there is none."""
+    """Return the time of the next attempt, or None if nothing is set aside."""
     return min((one.until for one in aside), default=None)

@@ -1,7 +1,7 @@
-"""Automatic VIPs: one address per family for each service that is given none, by its name alone.
+"""Automatic VIPs: one address per family for each service without a configured VIP, derived from its name.
 
-The outcome depends on the set of names and the ranges, and on nothing else: not on the order in which services appear,
-nor on who held an address before. docs/decisions/0014-automatic-vips.md says why, and what that costs.
+The result depends only on the set of names and the ranges: not on the order in which services appear, nor on previous
+holders of an address. docs/decisions/0014-automatic-vips.md gives the reasons and the drawbacks.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from clb_discovery.model.service import Service
 from clb_discovery.model.usable import never_usable
 
 DEFAULT_RANGES: Final[tuple[Network, ...]] = (
-    ipaddress.IPv4Network("240.64.0.0/10"),  # in 240.0.0.0/4, which nobody routes (RFC 1112 section 4)
+    ipaddress.IPv4Network("240.64.0.0/10"),  # in 240.0.0.0/4, which is not routed (RFC 1112 section 4)
     ipaddress.IPv6Network(
         "fd0b:8432:cc5a::/64"
-    ),  # unique local (RFC 4193); the digits begin SHA-256 of "clb-discovery"
+    ),  # unique local (RFC 4193); the digits are the beginning of SHA-256 of "clb-discovery"
 )
-"""Where automatic VIPs come from unless `--vip-range` says otherwise."""
+"""The ranges of automatic VIPs without `--vip-range`."""
 
 
 def parse_vip_range(text: str) -> Network:
-    """Read a network that VIPs are taken from.
+    """Parse a range for automatic VIPs.
 
-    :raises ValueError: if it is none, or if no VIP can lie at one of its ends.
+    :raises ValueError: if it is not a network, or if the address at one of its ends can never be a VIP.
     """
     try:
         network = parse_network(text)
@@ -46,10 +46,10 @@ def parse_vip_range(text: str) -> Network:
 
 
 def with_automatic_vips(services: Iterable[Service], ranges: Sequence[Network]) -> list[Service]:
-    """Give each service that asks for automatic VIPs one in each family of the ranges, for every port.
+    """Give each service with automatic VIPs one in each family of the ranges, for every port.
 
     :returns: all services, in order.
-    :raises ValueError: naming a service that finds no address.
+    :raises ValueError: if there is no free address for a service.
     """
     services = list(services)
     names = {service.name for service in services if service.automatic}
@@ -68,10 +68,10 @@ def automatic_addresses(
 ) -> dict[str, tuple[Address, ...]]:
     """Give each name an address in each family of the ranges; IPv4 comes first.
 
-    :param names: those that differ only in case are one, as they are in DNS.
+    :param names: case does not matter, as in DNS.
     :param ranges: in any order; they may overlap.
-    :param taken: addresses that are not to be given.
-    :raises ValueError: naming one that finds no address.
+    :param taken: addresses that must not be given.
+    :raises ValueError: if there is no free address for a name.
     """
     found, without = settle_automatic(names, ranges, taken)
     if without:
@@ -86,9 +86,9 @@ def automatic_addresses(
 def settle_automatic(
     names: Iterable[str], ranges: Sequence[Network], taken: Collection[Address] = ()
 ) -> tuple[dict[str, tuple[Address, ...]], dict[str, str]]:
-    """Give addresses as `automatic_addresses` does, as far as there are any.
+    """Give addresses as `automatic_addresses` does, but report names without a free address.
 
-    :returns: the addresses of each name; and by name, for those that found none in a family, its ranges as text.
+    :returns: the addresses of each name; and for each name without an address in some family, the ranges of it as text.
     """
     names = list(names)
     families = [places for version in (4, 6) if (places := _Places(ranges, version)).count]
@@ -104,11 +104,11 @@ def settle_automatic(
 
 
 class _Places:
-    """The addresses of one family that may be given, by number."""
+    """The addresses of one family that can be given, numbered from 0."""
 
     def __init__(self, ranges: Sequence[Network], version: int) -> None:
         own = sorted({network for network in ranges if network.version == version}, key=_order)
-        # Two networks are apart, or one holds the other, which then comes first.
+        # Two networks are disjoint, or one contains the other and comes first.
         self.networks: list[Network] = []
         for network in own:
             if not self.networks or int(network[0]) > int(self.networks[-1][-1]):
@@ -118,13 +118,13 @@ class _Places:
     def __getitem__(self, number: int) -> Address:
         for network in self.networks:
             if number < _size(network):
-                # Neither the first address of a network nor the last: they name it, and everybody in it.
+                # Without the first and the last address of a network: its own address and its broadcast address.
                 return parse_address(str(network[number + _margin(network)]))
             number -= _size(network)
         raise IndexError(number)
 
     def home(self, name: str) -> int:
-        """Return the number of the address that a name wants most: the same everywhere, and any with equal chance."""
+        """Return the preferred number of a name: the same on all hosts, and uniformly distributed."""
         return int.from_bytes(sha256(name.encode()).digest()[:16]) % self.count
 
     def __str__(self) -> str:
@@ -144,10 +144,10 @@ def _size(network: Network) -> int:
 
 
 def _settle(names: Collection[str], places: _Places, taken: Collection[Address]) -> dict[str, Address]:
-    """Let every name ask for its home in the first round, and those that got nothing for the next address in the next.
+    """Give every name its preferred address ("home") in the first round; in each next round, try the next address.
 
-    Within a round the lower name gets what several ask for. So who lives at home makes room for nobody but a lower name
-    with the same home, whoever else comes or goes.
+    If several names try one address in a round, the lowest name gets it. So a name at its home loses it only to a lower
+    name with the same home, regardless of all other names.
     """
     found: dict[str, Address] = {}
     given: set[Address] = set()

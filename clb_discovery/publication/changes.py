@@ -1,4 +1,4 @@
-"""What changed between two states of a virtual server; of its pool in the words of a log line: +2 -1 ~3."""
+"""The differences between two states of a virtual server; those of pools in the form of log lines: +2 -1 ~3."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from clb_discovery.model.servers import PassiveHealth, Pool, RealServer
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The real servers that came, went, or got another weight or priority."""
+    """Real servers that were added or removed, or whose weight or priority changed."""
 
     added: tuple[RealServer, ...]
     removed: tuple[RealServer, ...]
     changed: tuple[tuple[RealServer, RealServer], ...]
-    """As they were, and as they are."""
+    """Each before and after the change."""
 
     def __str__(self) -> str:
         """Return `+2 -1 ~3`."""
@@ -35,7 +35,7 @@ def changes(before: Pool, after: Pool) -> Changes:
 
 
 def setting_changes(before: Published | None, after: Published | None) -> dict[str, tuple[Any, Any]]:
-    """Return which settings changed, from what to what; nothing where a virtual server came or went."""
+    """Return the old and the new value of each changed setting; empty if a virtual server was added or removed."""
     if before is None or after is None:
         return {}
     old, new = _settings(before), _settings(after)
@@ -43,7 +43,7 @@ def setting_changes(before: Published | None, after: Published | None) -> dict[s
 
 
 def _settings(server: Published) -> dict[str, Any]:
-    """Return what a virtual server has beside its pool."""
+    """Return the settings of a virtual server."""
     health = server.health or PassiveHealth()
     return {
         "service": server.label.service if server.label else None,

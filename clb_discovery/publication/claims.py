@@ -1,9 +1,9 @@
-"""Who gets which VIP: what is configured, then what services in a catalog claim.
+"""Which service gets which VIP: configured services first, then claims of services in a catalog.
 
-A catalog is not trusted to name any VIP: it has to lie in a `--vip-range` and may not overlap one of another service.
-Two VIPs of one address and protocol overlap where their ports are equal or one of them is for every port: else a
-service could take single ports out of the VIP of another. Who holds a VIP in the kernel keeps it, so that a restart
-changes nothing; then the lower name has it. docs/decisions/0015-catalog-mode.md gives the reasons.
+A catalog is not trusted to name every VIP: a claimed VIP must lie in a `--vip-range` and must not overlap a VIP of
+another service. Two VIPs of one address and protocol overlap if their ports are equal or one of them is for every port;
+otherwise a service could take single ports out of the VIP of another. The current holder keeps a VIP, even across
+restarts; otherwise the service with the lower name gets it. docs/decisions/0015-catalog-mode.md gives the reasons.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from clb_discovery.model.address import Address, Network, in_network
-from clb_discovery.model.answer import Claim, Refused
+from clb_discovery.model.answer import Claim, Refusal
 from clb_discovery.model.servers import Algorithm, Protocol, Vip
 from clb_discovery.model.service import Service
 from clb_discovery.publication.automatic_vips import settle_automatic
@@ -27,22 +27,22 @@ MOST_PLACES: Final = 16384
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """All services with their VIPs, no two of which overlap unless they are configured so."""
+    """All services with their VIPs. No two VIPs overlap, except configured ones."""
 
     services: tuple[Service, ...]
-    refused: Mapping[str, tuple[Refused, ...]]
-    """What is not applied of what a service says, by the name of its source; only where there is something."""
+    refused: Mapping[str, tuple[Refusal, ...]]
+    """Registrations that are not applied, by the name of the source; only sources with any."""
 
 
 def resolve(
     configured: Sequence[Service], claims: Iterable[Claim], holders: Mapping[Vip, str], ranges: Sequence[Network]
 ) -> Resolved:
-    """Give every claim that may have it its VIPs; the order of the claims does not matter.
+    """Give claims the VIPs that they can have; the order of the claims does not matter.
 
-    A service of which every VIP is refused keeps those that it holds: a mistake in a catalog takes nothing away.
+    A service whose VIPs are all refused keeps those that it holds: a mistake in a catalog does not take a service away.
 
-    :param configured: services with VIPs of their own, which nobody disputes.
-    :param holders: the source of each VIP that the kernel balances.
+    :param configured: services of the configuration; their VIPs are never refused.
+    :param holders: the source of each installed VIP.
     :param ranges: `--vip-range`, or its default.
     """
     claims = tuple(claims)
@@ -56,7 +56,7 @@ def resolve(
 
 
 class _Resolving:
-    """The claims, and what has come of them so far."""
+    """The claims, with the VIPs and refusals of each so far."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class _Resolving:
         self._refused = {source: list(claim.opt_in.refused) for source, claim in self._claims.items()}
 
     def claim_declared(self) -> None:
-        """Give VIPs to those that name them: first to who holds one, then by the names of services."""
+        """Give VIPs that services name: first to the current holder, then in the order of service names."""
         wanted = [(source, vip) for source, claim in self._claims.items() for vip in claim.opt_in.vips]
         for source, vip in sorted(wanted, key=lambda one: self._holders.get(one[1]) != one[0]):
             objection = self._objection(source, vip)
@@ -84,7 +84,7 @@ class _Resolving:
                 self._give(source, vip)
 
     def keep_held(self) -> None:
-        """Leave what they hold to those of which all else is refused, where nobody else has got it."""
+        """Let services whose registrations are all refused keep the VIPs that they hold, unless given to others now."""
         for source, claim in self._claims.items():
             if self._refused[source] and not self._found[source] and not claim.opt_in.automatic:
                 for vip in sorted(vip for vip, holder in self._holders.items() if holder == source):
@@ -92,7 +92,7 @@ class _Resolving:
                         self._give(source, vip)
 
     def claim_automatic(self) -> None:
-        """Give VIPs to those that want them by their name."""
+        """Give automatic VIPs to the services that register for them."""
         claims = [claim for claim in self._claims.values() if claim.opt_in.automatic]
         names = [claim.service.name for claim in claims]
         automatic, without = settle_automatic(names, self._ranges, self._owners.addresses())
@@ -105,18 +105,18 @@ class _Resolving:
                     self._give(service.source, vip)
             if service.name in without:
                 full = f"is not to be had: every address of {without[service.name]} is taken; name a larger --vip-range"
-                self._refused[service.source].append(Refused(f"automatic VIP of {service.name!r}", full))
+                self._refused[service.source].append(Refusal(f"automatic VIP of {service.name!r}", full))
 
     def result(self) -> Resolved:
-        """Return what has come of it."""
+        """Return the services with their VIPs, and the refusals."""
         services = [_service(claim, self._found[source]) for source, claim in self._claims.items()]
         refused = {source: tuple(sorted(own)) for source, own in self._refused.items() if own}
         return Resolved((*self._configured, *services), refused)
 
-    def _objection(self, source: str, vip: Vip) -> Refused | None:
+    def _objection(self, source: str, vip: Vip) -> Refusal | None:
         if not any(in_network(vip.address, network) for network in self._ranges):
             ranges = ", ".join(map(str, self._ranges))
-            return Refused(f"VIP {vip}", f"is outside --vip-range {ranges}; register one inside, or widen the range")
+            return Refusal(f"VIP {vip}", f"is outside --vip-range {ranges}; register one inside, or widen the range")
         owner = self._owners.claimed(source, vip)
         return _clash(vip, owner) if owner else None
 
@@ -126,13 +126,13 @@ class _Resolving:
 
 
 class _Owners:
-    """Who has which VIP so far."""
+    """The owners of VIPs so far."""
 
     def __init__(self, configured: Iterable[Service], claims: Mapping[str, Claim], holders: Mapping[Vip, str]) -> None:
         self._holders = holders
         self._ports: defaultdict[tuple[Address, Protocol], dict[int, str]] = defaultdict(dict)
         self._automatic: dict[Address, str] = {}
-        """Addresses that a name alone gives to a service, and that nobody may claim any part of."""
+        """Owners of automatic addresses, of which no other service can claim any port."""
         for service in configured:
             for vip in service.vips:
                 self.add(service.source, vip)
@@ -144,7 +144,7 @@ class _Owners:
                 self._automatic.setdefault(vip.address, source)
 
     def add(self, source: str, vip: Vip) -> None:
-        """Note who has a VIP."""
+        """Record the owner of a VIP."""
         self._ports[vip.address, vip.protocol][vip.port] = source
 
     def addresses(self) -> frozenset[Address]:
@@ -158,7 +158,7 @@ class _Owners:
         return next((owner for owner in touched if owner and owner != source), None)
 
     def claimed(self, source: str, vip: Vip) -> str | None:
-        """Return another source to which a VIP that somebody names belongs, or None."""
+        """Return another source that owns a VIP which this source names, or None."""
         owner = self.overlapping(source, vip)
         if owner is None and self._holders.get(vip) != source:
             owner = self._automatic.get(vip.address)
@@ -173,5 +173,5 @@ def _service(claim: Claim, vips: Sequence[Vip]) -> Service:
     return replace(claim.service, vips=tuple(vips), algorithm=algorithm, health=health, most=most)
 
 
-def _clash(vip: Vip, owner: str) -> Refused:
-    return Refused(f"VIP {vip}", f"belongs to {owner}; register another one")
+def _clash(vip: Vip, owner: str) -> Refusal:
+    return Refusal(f"VIP {vip}", f"belongs to {owner}; register another one")

@@ -1,9 +1,9 @@
-"""What is held when the kernel has refused an element in the middle of a plan, and what has to be taken back.
+"""What is installed after the kernel has refused an element in the middle of a plan, and how to undo the rest.
 
-Elements are written map by map, and the element of `clb_virtual` last: so the virtual servers whose element was written
-are as the plan wants them, and no program has seen anything of the others, whose rows and labels are taken back. The
-one that the refused element belongs to is named, so that a new plan can go on without it. What those that are done no
-longer need are orphans, which the next complete plan deletes after a grace period.
+Elements are written map by map, and the element of `clb_virtual` last. So virtual servers whose element was written are
+as planned. The programs have seen nothing of the others; their rows and labels are taken back. `cut` names the virtual
+server of the refused element, so that a new plan can leave it out. Elements that finished virtual servers no longer
+need become orphans, which the next complete plan deletes after a grace period.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from clb_discovery.publication.plan import Delete, GracePeriod, Plan, Step, Writ
 
 
 class Cut(NamedTuple):
-    """A plan that ended at an element which the kernel refused."""
+    """A plan that ended at a refused element."""
 
     vip: Vip
     """The virtual server that the element belongs to."""
     steps: tuple[Step, ...]
-    """Take back what was written for virtual servers whose element was not."""
+    """Undo the writes for virtual servers whose element was not written."""
     carried_out: Plan
-    """What is held after these steps, and what changed; without steps."""
+    """The installed state after these steps, and the changes; without steps."""
 
 
 def cut(installed: Installed, made: Plan, refused: Map, key: bytes) -> Cut | None:
-    """Work out what to do when the kernel has refused an element of a plan.
+    """Return how to go on after the kernel has refused an element of a plan.
 
-    :param held: what was held before the plan.
-    :param refused: the map that the element belongs to, with its key; everything before it was written.
-    :returns: None where the element belongs to no single virtual server.
+    :param installed: the installed state before the plan.
+    :param refused: the map of the refused element; everything before the element was written.
+    :param key: the key of the refused element.
+    :returns: None if the element belongs to no single virtual server.
     """
     vip = _owner(made, refused, key)
     if vip is None:
@@ -45,7 +46,7 @@ def cut(installed: Installed, made: Plan, refused: Map, key: bytes) -> Cut | Non
 
 
 class _Written:
-    """What was written of a plan before an element that was refused."""
+    """The writes of a plan before the refused element."""
 
     def __init__(self, made: Plan, refused: Map, key: bytes) -> None:
         self._written: dict[Map, list[bytes]] = {}
@@ -57,7 +58,7 @@ class _Written:
                     break
 
     def of(self, map_: Map) -> list[bytes]:
-        """Return the keys of a map that were written, in order."""
+        """Return the written keys of a map, in order."""
         return self._written.get(map_, [])
 
 
@@ -76,9 +77,9 @@ def _owner(made: Plan, refused: Map, key: bytes) -> Vip | None:
 
 
 def _undone(installed: Installed, made: Plan, done: tuple[Vip, ...], written: _Written) -> list[Step]:
-    """Return the steps that take back rows and labels. No grace period is needed: no program was led there.
+    """Return the steps that undo rows and labels. No grace period is needed, because no element refers to them.
 
-    Of servers zero was written where zero was.
+    Servers need no undo: zeros were written over zeros.
     """
     lasting = {made.result.virtual[vip].generation for vip in done}
     rows = tuple(key for key in written.of(Map.ROWS) if elements.unpack_place(key)[0] not in lasting)
@@ -101,7 +102,7 @@ def _carried_out(installed: Installed, made: Plan, done: tuple[Vip, ...], writte
         Map.SERVERS: [elements.pack_index(index) for index in gone.values()],
     }
     kept = dict(installed.orphans)
-    labels = set(written.of(Map.LABELS))  # an orphan that was written is a label now, or deleted
+    labels = set(written.of(Map.LABELS))  # an orphan that was written is a label now, or undone
     kept[Map.LABELS] = tuple(key for key in kept.get(Map.LABELS, ()) if key not in labels)
     orphans = {map_: (*kept.get(map_, ()), *stale.get(map_, ())) for map_ in kept.keys() | stale.keys()}
     top = min(made.result.top, structs.MAX_SERVERS)

@@ -1,7 +1,7 @@
-"""Desired state: which virtual servers there should be, rebuilt from nothing each time.
+"""Desired state: the virtual servers that should be installed, rebuilt from scratch each time.
 
-Discovery is not trusted to name any address: what may never be a real server is left out here, whoever says so, and is
-reported with the reason.
+Discovery is not trusted to name every address: servers at unusable addresses are left out here and reported with the
+reason, whatever source they come from.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from operator import attrgetter, is_, is_not
 from typing import Final, NamedTuple
 
 from clb_discovery.model.address import Address, Network, is_ipv4
-from clb_discovery.model.answer import Rejected
+from clb_discovery.model.answer import Refusal
 from clb_discovery.model.servers import MAX_POOL, MAX_TIERS, Pool, RealServer, Vip, VirtualServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.usable import objection
 
 MAX_REJECTED: Final = 100
-"""Most real servers of one service that are reported as left out."""
+"""Most rejected real servers that are reported for one service."""
 
 
 class Basis(NamedTuple):
-    """What a desired state follows from."""
+    """The inputs of a desired state."""
 
     services: tuple[Service, ...]
     known: Mapping[str, Sequence[RealServer]]
@@ -36,13 +36,14 @@ class Basis(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the kernel should hold, and what was left out."""
+    """The virtual servers that should be installed, and the real servers that were left out."""
 
     virtual: Mapping[Vip, VirtualServer]
-    rejected: tuple[Rejected, ...]
+    rejected: Mapping[str, tuple[Refusal, ...]]
+    """Real servers that are not used, by the name of their source; only where there are any."""
     basis: Basis = field(compare=False, repr=False)
-    anew: Mapping[Vip, VirtualServer] = field(compare=False, repr=False)
-    """Those that were not taken from an earlier result."""
+    rebuilt: Mapping[Vip, VirtualServer] = field(compare=False, repr=False)
+    """Virtual servers that were not taken from an earlier result."""
 
 
 def desired(
@@ -54,11 +55,12 @@ def desired(
     """Build the virtual servers of all services that are known.
 
     :param services: no two of one source.
-    :param known: the real servers of each source, by its name, as the guard lets them through. A service whose source
-        is not in it has never been answered for, and is left out.
-    :param real_ranges: `--real-range`: where not empty, no other address is used; loopback needs it in any case.
-    :param before: an earlier result. Where only what some sources say has changed since, the rest is taken from it: the
-        very same objects, for the same state as without it.
+    :param known: the real servers of each source that the guard lets through, by name. A service whose source is not
+        in it has had no answer yet and is left out.
+    :param real_ranges: `--real-range`. If not empty, addresses outside are rejected; loopback addresses must be inside
+        one in any case.
+    :param before: an earlier result. If only the servers of some sources have changed since, all other objects are
+        taken from it. The result is the same as without it.
     """
     services, real_ranges = tuple(services), tuple(real_ranges)
     if before and (before.basis.services, before.basis.real_ranges) == (services, real_ranges):
@@ -66,43 +68,44 @@ def desired(
         changed = _changed(before.basis.known, known)
         if changed is not None:
             virtual, rejected = _built(basis, changed)
-            kept = [item for item in before.rejected if item.source not in changed]
-            return Desired({**before.virtual, **virtual}, (*kept, *rejected), basis, virtual)
+            kept = {source: refusals for source, refusals in before.rejected.items() if source not in changed}
+            return Desired({**before.virtual, **virtual}, kept | rejected, basis, virtual)
     vips = frozenset(vip.address for service in services for vip in service.vips)
     basis = Basis(services, known, real_ranges, vips, {service.source: service for service in services})
     virtual, rejected = _built(basis, basis.by_source)
-    return Desired(virtual, tuple(rejected), basis, virtual)
+    return Desired(virtual, rejected, basis, virtual)
 
 
 def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> Collection[str] | None:
-    """Return the keys of objects that are others now, None where a key has gone."""
-    if len(before) == len(now) and all(map(is_, before, now)):  # in the same order, as mostly: ten times as fast
+    """Return the keys whose objects have changed; None if a key is missing."""
+    if len(before) == len(now) and all(map(is_, before, now)):  # same order in most cases: ten times as fast
         return set(compress(now, map(is_not, now.values(), before.values())))
     if not before.keys() <= now.keys():
         return None
     return {key for key, found in now.items() if before.get(key) is not found}
 
 
-def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServer], list[Rejected]]:
-    """Return the virtual servers of these sources' services, and what was left out of what they say."""
+def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServer], dict[str, tuple[Refusal, ...]]]:
+    """Return the virtual servers of the services of these sources, and their rejected real servers."""
     virtual: dict[Vip, VirtualServer] = {}
-    rejected: list[Rejected] = []
+    rejected: dict[str, tuple[Refusal, ...]] = {}
     for service in (basis.by_source[source] for source in sources if source in basis.by_source):
         if service.source not in basis.known:
             continue
         usable: list[RealServer] = []
-        refused: list[Rejected] = []
+        refused: list[Refusal] = []
         for server in basis.known[service.source]:
             reason = objection(server.address, basis.vips, basis.real_ranges)
             if reason:
-                refused.append(Rejected(service.name, server, reason, service.source))
+                refused.append(Refusal(server, reason))
             else:
                 usable.append(server)
         families = {is_ipv4(vip.address) for vip in service.vips}
         pools = {ipv4: _pool(service, usable, ipv4=ipv4) for ipv4 in families}
         for _, surplus in pools.values():
-            refused += (Rejected(service.name, server, reason, service.source) for server, reason in surplus)
-        rejected += refused[:MAX_REJECTED]
+            refused += (Refusal(server, reason) for server, reason in surplus)
+        if refused:
+            rejected[service.source] = tuple(refused[:MAX_REJECTED])
         for vip in service.vips:
             pool, _ = pools[is_ipv4(vip.address)]
             virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool, service.health)
@@ -120,9 +123,9 @@ def _too_many(service: Service) -> str:
 
 
 def _pool(service: Service, servers: Iterable[RealServer], *, ipv4: bool) -> tuple[Pool, list[tuple[RealServer, str]]]:
-    """Return the pool of a family, and the servers beyond its limits, each with the reason.
+    """Return the pool of one family, and the servers beyond its limits, each with the reason.
 
-    Of two entries with one address and port the lower priority wins, then the higher weight. Low priorities stay.
+    Of two entries with one address and port, the lower priority wins, then the higher weight. Low priorities stay.
     """
     merged: dict[tuple[Address, int], RealServer] = {}
     for server in servers:

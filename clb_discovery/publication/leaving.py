@@ -1,4 +1,4 @@
-"""Real servers that have left their pools, until their sockets are closed."""
+"""Real servers that were removed from their pools, until their sockets are closed."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from clb_discovery.layout.installed import Installed
 from clb_discovery.model.servers import Protocol
 
 FIRST_PAUSE: Final = 1.0
-"""Seconds after a first failure; each further one doubles it."""
+"""Seconds after the first failure; the pause doubles with each failure."""
 MOST_TRIES: Final = 6
-"""After that it takes somebody's help, which the log has asked for."""
+"""Attempts before giving up; the log has told the operator how to fix the cause."""
 
 
 class Leaving:
-    """The packed members whose sockets are to be closed, and when to try that. Times are seconds of any one clock."""
+    """The packed members whose sockets have to be closed, with retries. Times are seconds of any one clock."""
 
     def __init__(self) -> None:
         """Start with none."""
         self._members: set[bytes] = set()
         self._tries = 0
         self.next_try: float | None = None
-        """When to close again what could not be closed; None where nothing waits."""
+        """Time of the next attempt after a failure; None if none is pending."""
 
     def add(self, members: Iterable[bytes]) -> None:
-        """Note members that have just left; they are due at once, with all that wait."""
+        """Add removed members. They are due at once, together with those that wait for a retry."""
         before = len(self._members)
         self._members.update(members)
         if len(self._members) > before:
             self._tries, self.next_try = 0, None
 
     def due(self, installed: Installed, protocols: Collection[Protocol], now: float) -> frozenset[bytes]:
-        """Return the members to close sockets of now.
+        """Return the members whose sockets have to be closed now.
 
-        :param held: what the kernel holds: a member that is back in its pool keeps its sockets.
-        :param protocols: others than these drain, and are forgotten.
+        :param installed: the installed state. A member that is back in its pool keeps its sockets.
+        :param protocols: the protocols whose sockets are closed. Members of others drain and are forgotten.
         """
         self._members = {
             one for one in self._members if elements.protocol_of(one) in protocols and not _is_member(installed, one)
@@ -46,7 +46,7 @@ class Leaving:
         return frozenset(self._members) if self.next_try is None or now >= self.next_try else frozenset()
 
     def tried(self, now: float, *, succeeded: bool) -> None:
-        """Note what came of closing those that were due."""
+        """Record the result of closing the sockets of the members that were due."""
         self._tries += 1
         if succeeded or self._tries >= MOST_TRIES:
             self._members.clear()

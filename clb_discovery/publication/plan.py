@@ -1,18 +1,19 @@
-"""The difference between desired and held, as steps in an order that is safe after every one of them.
+"""The difference between desired and installed, as steps in an order that is safe after each step.
 
-The order is bpf/clb.h's: servers, the rows of a fresh generation, labels, the virtual server's one element, its
-address in the filter; then what is gone; a grace period; then what nothing refers to any more. At each point a connect
-to a virtual server that is in both states finds all of its old pool or all of its new one:
+The order is that of bpf/clb.h: servers, the rows of a new generation, labels, the one element of the virtual server,
+its address in the filter; then virtual servers that are gone; a grace period; then elements without references. At each
+point, a connect to a virtual server that is in both states finds its whole old pool or its whole new pool:
 
-- what is written before `clb_virtual` is under a generation that nothing refers to yet;
+- elements written before `clb_virtual` belong to a generation without references yet;
 - replacing an element of `clb_virtual` is atomic for readers and moves all connects at once;
-- exact ports come before and go after the wildcard of their address, which would serve them meanwhile; where an exact
-  port takes over from a wildcard that goes, a grace period lies between, since a program looks for one after the other;
-- what is deleted after the grace period was last referred to before it;
-- an index of `clb_servers` goes to another server only when a grace period has passed since it was set to zero.
+- exact ports are added before and deleted after the wildcard of their address, which would serve them meanwhile. If an
+  exact port takes over from a wildcard that is deleted, there is a grace period between both steps, because a program
+  looks up the exact port first and the wildcard after it;
+- elements deleted after the grace period lost their last reference before it;
+- an index of `clb_servers` is given to another server only after a grace period since it was set to zero.
 
-A crash leaves at worst elements that nothing refers to; they are orphans at the next start and are deleted then.
-Where the kernel refuses an element, `publication.cut` works out what is held then.
+A crash leaves at worst elements without references. They are orphans at the next start and are deleted then.
+If the kernel refuses an element, `publication.cut` computes the installed state.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete elements that are there."""
+    """Delete existing elements."""
 
     map: Map
     keys: tuple[bytes, ...]
@@ -47,7 +48,7 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class GracePeriod:
-    """Wait until every program that runs now has ended."""
+    """Wait until every program that is running now has ended."""
 
 
 Step = Write | Delete | GracePeriod
@@ -55,27 +56,28 @@ Step = Write | Delete | GracePeriod
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps from held to desired, and what is held when they have been carried out."""
+    """The steps from installed to desired, and the result."""
 
     steps: tuple[Step, ...]
     result: Installed
+    """The installed state after all steps."""
     changed: tuple[Vip, ...]
-    """Virtual servers that get a new generation."""
+    """Virtual servers with a new generation."""
     removed: tuple[Vip, ...]
-    """Virtual servers that go."""
+    """Virtual servers that are deleted."""
     dropped: tuple[bytes, ...]
-    """Packed members that leave their pool."""
+    """Packed members that are removed from their pools."""
 
 
 def plan(
     installed: Installed, desired: Mapping[Vip, VirtualServer], *, complete: bool, keep: AbstractSet[Vip] = frozenset()
 ) -> Plan:
-    """Work out the steps that make the kernel hold what is desired.
+    """Return the steps from the installed to the desired state.
 
-    :param complete: whether desired says everything. Until every source has answered once it does not; then virtual
-        servers that it lacks stay, and so does everything that seems to belong to nobody.
-    :param keep: virtual servers that stay as they are although desired lacks them. An exact port may be here only if
-        the wildcard of its address neither comes nor goes, and the other way round.
+    :param complete: whether `desired` contains every virtual server. Before every source has answered once, it does
+        not: virtual servers that it lacks stay then, and so do orphans.
+    :param keep: virtual servers that stay although `desired` lacks them. An exact port can be here only if the wildcard
+        of its address is neither added nor deleted, and vice versa.
     """
     draft = _Draft(installed)
     for server in sorted(desired.values(), key=lambda server: server.vip.port == 0):
@@ -119,7 +121,7 @@ def plan(
 
 
 def together(carried_out: Sequence[Plan], last: Plan) -> Plan:
-    """Return what changed over plans that followed each other, with the steps of the last."""
+    """Return the changes of several consecutive plans, with the steps of the last one."""
     plans = (*carried_out, last)
     return replace(
         last,
@@ -130,13 +132,13 @@ def together(carried_out: Sequence[Plan], last: Plan) -> Plan:
 
 
 def is_installed(installed: Installed, server: VirtualServer) -> bool:
-    """Tell whether a plan would change nothing of a virtual server."""
+    """Tell whether a plan would change nothing in a virtual server."""
     old = installed.virtual.get(server.vip)
     return old is not None and holds(old, server) and old.label == _label(server)
 
 
 def holds(old: Published, server: VirtualServer) -> bool:
-    """Tell whether a virtual server is published, under whatever name."""
+    """Tell whether a virtual server is installed, apart from its label."""
     return (old.pool, old.algorithm, old.health) == (server.pool, server.algorithm, server.health)
 
 
@@ -149,10 +151,10 @@ class _Indexes:
         self._given = 0
         self.top = installed.top
         self.must_wait = False
-        """Whether a grace period has to come before everything else."""
+        """Whether the plan has to begin with a grace period."""
 
     def give(self) -> int:
-        """Return the index of a new server; one that is too high where there are no more, which the kernel refuses."""
+        """Return the index of a new server. If none is free, it is out of range, and the kernel will refuse it."""
         if self._given == len(self._free) and self.top >= structs.MAX_SERVERS and self._resting:
             self._free, self._resting, self._given, self.must_wait = self._resting, (), 0, True
         if self._given < len(self._free):
@@ -162,17 +164,17 @@ class _Indexes:
         return self.top - 1
 
     def left(self, zeroed: tuple[int, ...], *, waited: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return what is free and what is resting in the end.
+        """Return the free and the resting indexes after the plan.
 
-        :param zeroed: indexes that are set to zero after the last grace period; none unless there is one.
-        :param waited: whether there is one.
+        :param zeroed: indexes that are set to zero after the last grace period; empty without one.
+        :param waited: whether the plan has a grace period.
         """
         free = self._free[self._given :]
         return (free + self._resting, zeroed) if waited else (free, self._resting)
 
 
 class _Draft:
-    """What is written before, and taken away after, the virtual servers are replaced."""
+    """Elements to write before, and to delete after, the elements of virtual servers are replaced."""
 
     def __init__(self, installed: Installed) -> None:
         self.virtual = dict(installed.virtual)
@@ -180,12 +182,12 @@ class _Draft:
         self.changed: list[Vip] = []
         self.dropped: list[bytes] = []
         self.indexes = _Indexes(installed)
-        # In the order in which they are carried out.
+        # In the order of the steps.
         self.writes: dict[Map, dict[bytes, bytes]] = {map_: {} for map_ in _WRITTEN}
         self.stale: dict[Map, list[bytes]] = {map_: [] for map_ in _COLLECTED}
 
     def publish(self, server: VirtualServer) -> None:
-        """Bring a virtual server to what is desired."""
+        """Add the changes that make a virtual server as desired."""
         old = self.virtual.get(server.vip)
         key, label = elements.pack_vip(server.vip), _label(server)
         if old is None or old.label != label:
@@ -215,7 +217,7 @@ class _Draft:
         self.changed.append(server.vip)
 
     def withdraw(self, vip: Vip) -> None:
-        """Let a virtual server go."""
+        """Add the deletion of a virtual server."""
         old, key = self.virtual.pop(vip), elements.pack_vip(vip)
         self.stale[Map.ROWS] += _places(old)
         self._drop(old.servers)
@@ -241,14 +243,14 @@ _COLLECTED = (Map.VIRTUAL, Map.ROWS, Map.SERVERS, Map.LABELS)
 
 
 def _either(one: Mapping[int, int], other: Mapping[int, int]) -> Mapping[int, int]:
-    """Return the elements of a filter that lets pass what either of these does."""
+    """Return the elements of a filter that lets pass every address that one of these lets pass."""
     if one == other:
         return one
     return {index: one.get(index, 0) | other.get(index, 0) for index in one.keys() | other.keys()}
 
 
 def _filter_changes(before: Mapping[int, int], after: Mapping[int, int]) -> dict[bytes, bytes]:
-    """Return the elements of `clb_filter` that differ, as they are afterwards."""
+    """Return the elements of `clb_filter` that differ, with their new values."""
     if before == after:
         return {}
     differ = (index for index in before.keys() | after.keys() if before.get(index, 0) != after.get(index, 0))
@@ -256,14 +258,14 @@ def _filter_changes(before: Mapping[int, int], after: Mapping[int, int]) -> dict
 
 
 def _label(server: VirtualServer) -> Label:
-    # As it reads back, so that a name too long for the map does not look like a change for ever.
+    # As it is read back; otherwise a name that is too long for the map would be a change in every plan.
     return elements.unpack_label(elements.pack_label(Label(server.service, server.source)))
 
 
 def _without(
     orphans: Mapping[Map, Iterable[bytes]], written: Mapping[Map, Mapping[bytes, bytes]]
 ) -> dict[Map, tuple[bytes, ...]]:
-    """Return the orphans but for those that are needed now: a crash may have left just what comes next."""
+    """Return the orphans except those that are written now: a crash may have left the very elements that come next."""
     left = {map_: tuple(key for key in keys if key not in written.get(map_, {})) for map_, keys in orphans.items()}
     return {map_: keys for map_, keys in left.items() if keys}
 
@@ -273,7 +275,7 @@ def _places(published: Published) -> Iterable[bytes]:
 
 
 def _collect(map_: Map, keys: Sequence[bytes]) -> Write | Delete:
-    """Return the step that takes elements away; those of an array can only be set to zero."""
+    """Return the step that deletes elements; elements of an array can only be set to zero."""
     if map_ is Map.SERVERS:
         return Write(map_, tuple((key, elements.NEW_SERVER) for key in keys))
     return Delete(map_, tuple(keys))

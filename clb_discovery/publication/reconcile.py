@@ -1,6 +1,6 @@
-"""From what discovery says to the steps that bring the kernel there: claims, desired state, admission, plan.
+"""From the answers of discovery to the steps that change the kernel's maps: claims, desired state, admission, plan.
 
-Everything is rebuilt each time; of a publication before, which has been carried out, only what would be equal is taken.
+Everything is rebuilt each time. From a previous publication that was carried out, only equal parts are taken.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from clb_discovery.publication.plan import Plan, is_installed, plan
 
 
 class Wanted(NamedTuple):
-    """What is to be published."""
+    """The inputs of a publication."""
 
     configured: Sequence[Service]
     """The services of the configuration."""
     claims: Sequence[Claim]
-    """Those of a catalog, besides."""
+    """The services of a catalog."""
     known: Mapping[str, Sequence[RealServer]]
-    """The real servers of each source that has been answered for. Equal ones are best the same object as before."""
+    """The real servers of each source that has answered. Passing the same object for an equal value saves work."""
     own: Mapping[Vip, VirtualServer]
-    """Virtual servers of ours that no service has."""
+    """The self-test servers, which belong to no service."""
     vip_ranges: Sequence[Network]
     real_ranges: Sequence[Network]
     complete: bool
@@ -37,22 +37,22 @@ class Wanted(NamedTuple):
 
 
 class Publication(NamedTuple):
-    """What follows from it."""
+    """The result: what is published in this round, and what is not."""
 
     resolved: Resolved
     desired: Desired
     plan: Plan
     wanted: Wanted
     unpublished: Sequence[Unpublished]
-    """What there is no room for."""
+    """Virtual servers that there is no room for."""
     left: Mapping[Vip, int]
-    """Virtual servers that this plan does not bring to what is desired, and for how many rounds they have waited; 0 for
-    those that no other round brings there."""
+    """Virtual servers that differ from the desired state after this plan, with the number of rounds that each has
+    waited; 0 if further rounds do not help."""
     goes_on: bool
-    """Whether another round can bring more of them there."""
+    """Whether another round can publish more of them."""
 
     def pending(self) -> frozenset[str]:
-        """Return the sources of which another round can bring more."""
+        """Return the sources of which another round can publish more."""
         waiting = (self.desired.virtual.get(vip) for vip, rounds in self.left.items() if rounds)
         return frozenset(server.source for server in waiting if server)
 
@@ -64,18 +64,19 @@ def publication(
     aside: Mapping[Vip, VirtualServer] | None = None,
     budget: int | None = None,
 ) -> Publication:
-    """Work out what to publish.
+    """Compute what to publish.
 
-    :param before: the publication that led to what is held, if that is so; it spares work and changes nothing.
-    :param aside: virtual servers that are not to be tried now, as long as they should be just so.
+    :param before: the publication that led to the installed state, if there is one. It saves work and does not change
+        the result.
+    :param aside: virtual servers that are not tried now, unless another state is desired of them.
     :param budget: real servers to write in one round; None for all.
     """
     resolved = _resolved(installed, wanted, before)
     state = desired(resolved.services, wanted.known, wanted.real_ranges, before.desired if before else None)
     waited = before.left if before else {}
     goes_on = before is not None and _goes_on(installed, wanted, before, state)
-    if goes_on:  # what is as it was before needs no look
-        looked_at = {**state.anew, **{vip: state.virtual[vip] for vip in waited if vip in state.virtual}}
+    if goes_on:  # unchanged virtual servers need no look
+        looked_at = {**state.rebuilt, **{vip: state.virtual[vip] for vip in waited if vip in state.virtual}}
         gone = [
             vip for vip in waited if vip in installed.virtual and vip not in state.virtual and vip not in wanted.own
         ]
@@ -91,21 +92,21 @@ def publication(
     without_room = {*late, *(one.vip for one in admitted.refused)} - installed.virtual.keys()
     kept = _kept(installed, gone, [looked_at[vip] for vip in without_room])
     chosen = choose(installed, admitted.changes, [vip for vip in gone if vip not in kept], waited, taken, budget=budget)
-    # With nothing gone, and nothing left over from a crash, the rest needs no look.
+    # After a complete plan, and if nothing is withdrawn, a plan of the changes alone is enough.
     whole = wanted.complete and (not goes_on or bool(chosen.withdraw))
     keep = installed.virtual.keys() - set(chosen.withdraw) if whole else frozenset()
     steps = plan(installed, chosen.publish, complete=whole, keep=keep)
     unpublished = (*admitted.refused, *chosen.cramped)
     late |= dict.fromkeys((*kept, *(one.vip for one in unpublished)), 0)
-    collects = whole and bool(installed.orphans)  # which makes room, too
+    collects = whole and bool(installed.orphans)  # which also makes room
     more = bool(chosen.left) or (bool(chosen.cramped) and collects)
     return Publication(resolved, state, steps, wanted, unpublished, {**late, **chosen.left}, more)
 
 
 def _kept(installed: Installed, gone: Collection[Vip], without_room: Sequence[VirtualServer]) -> frozenset[Vip]:
-    """Return what stays although it should go, because what is to take its place has no room.
+    """Return the virtual servers that stay although they are gone, because there is no room for their successors.
 
-    That is what the same service has, or another port of the same address.
+    These are virtual servers of the same service, or at another port of the same address.
     """
     if not without_room:
         return frozenset()
@@ -120,18 +121,18 @@ def _kept(installed: Installed, gone: Collection[Vip], without_room: Sequence[Vi
 
 
 def _resolved(installed: Installed, wanted: Wanted, before: Publication | None) -> Resolved:
-    if before and before.wanted is wanted:  # another round of the same
+    if before and before.wanted is wanted:  # another round with the same inputs
         return before.resolved
     return resolve(wanted.configured, wanted.claims, holders(installed) if wanted.claims else {}, wanted.vip_ranges)
 
 
 def _goes_on(installed: Installed, wanted: Wanted, before: Publication, state: Desired) -> bool:
-    """Tell whether what is held is what was published before, with the same virtual servers as there should be now."""
+    """Tell whether the previous publication led to the installed state and has the same virtual servers as this one."""
     return (
         before.plan.result is installed
         and before.wanted.complete
         and wanted.complete
         and wanted.own.keys() == before.wanted.own.keys()
-        and state.anew is not state.virtual
-        and len(state.virtual) == len(before.desired.virtual)  # all of which are in it, then
+        and state.rebuilt is not state.virtual
+        and len(state.virtual) == len(before.desired.virtual)  # then these are the same VIPs
     )

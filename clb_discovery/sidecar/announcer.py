@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,10 +17,11 @@ import structlog
 from clb_discovery.datapath.sockets.closing import Destroyed
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import format_endpoint
-from clb_discovery.model.answer import Refused, Rejected
+from clb_discovery.model.answer import Refusal
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Endpoint, RealServer, Unpublished
+from clb_discovery.model.service import Service
 from clb_discovery.publication.changes import changes, setting_changes
 from clb_discovery.publication.plan import Plan
 from clb_discovery.repeats import Repeats
@@ -42,7 +43,7 @@ class Announcer:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock  # returns seconds, and does not go backwards
-        self._rejected: frozenset[Rejected] = frozenset()
+        self._rejected: Mapping[str, Sequence[Refusal]] = {}
         self._unpublished: frozenset[str] = frozenset()  # sources
         self._overlaps: Sequence[Overlap] = ()
         self._nameless: frozenset[str] = frozenset()
@@ -103,7 +104,7 @@ class Announcer:
         known = frozenset(before.left_out)
         service, new = now.service.name, [item for item in now.left_out if item not in known]
         for item in new[:_REFUSALS_OF_ONE]:
-            if self._is_new("member left out", service, *item):
+            if self._is_new("member left out", service, str(item)):
                 _log.warning("member left out", service=service, member=item.value, reason=item.reason)
         if len(new) > _REFUSALS_OF_ONE and self._is_new("more members left out", service):
             _log.warning("more members left out", service=service, count=len(new) - _REFUSALS_OF_ONE)
@@ -160,21 +161,26 @@ class Announcer:
         failures = "; ".join(sorted(closed.failures)) if closed else ""
         self.trouble("cannot close sockets of removed real servers", failures or None)
 
-    def rejected(self, rejected: Sequence[Rejected]) -> None:
-        """Report rejected real servers when they appear: a few of each service, and how many more."""
-        new: defaultdict[str, list[Rejected]] = defaultdict(list)
-        for item in rejected:
-            if item not in self._rejected:
-                new[item.service].append(item)
-        said = [item for items in new.values() for item in items[:_REFUSALS_OF_ONE]][:_REFUSALS]
-        for item in said:
-            server = str(item.server)
-            if self._is_new("real server refused", item.service, server, item.reason):
-                _log.warning("real server refused", service=item.service, server=server, reason=item.reason)
+    def rejected(self, rejected: Mapping[str, Sequence[Refusal]], services: Mapping[str, Service]) -> None:
+        """Report rejected real servers when they appear: a few of each service, and how many more.
+
+        :param rejected: by source, as `services`.
+        """
+        new: defaultdict[str, list[Refusal]] = defaultdict(list)
+        for source, items in rejected.items():
+            known = frozenset(self._rejected.get(source, ()))
+            for item in items:
+                if item not in known:
+                    new[services[source].name].append(item)
+        said = [(service, item) for service, items in new.items() for item in items[:_REFUSALS_OF_ONE]][:_REFUSALS]
+        for service, item in said:
+            server = str(item.value)
+            if self._is_new("real server refused", service, server, item.reason):
+                _log.warning("real server refused", service=service, server=server, reason=item.reason)
         left = sum(map(len, new.values())) - len(said)
         if left and self._is_new("more real servers refused"):
             _log.warning("more real servers refused", count=left)
-        self._rejected = frozenset(rejected)
+        self._rejected = rejected
 
     def unpublished(self, unpublished: Sequence[Unpublished]) -> None:
         """Report services that there is no room for, and services that have room again."""
@@ -195,10 +201,10 @@ class Announcer:
                 _log.warning("another instance serves a VIP of ours", instance=overlap.instance, reason=str(overlap))
         self._overlaps = tuple(overlaps)
 
-    def refused(self, service: str, before: Sequence[Refused], now: Sequence[Refused]) -> None:
+    def refused(self, service: str, before: Sequence[Refusal], now: Sequence[Refusal]) -> None:
         """Report registrations of a catalog's service that are not applied when they appear."""
         for item in now:
-            if item not in before and self._is_new("registration refused", service, *item):
+            if item not in before and self._is_new("registration refused", service, str(item)):
                 _log.warning("registration refused", service=service, value=item.value, reason=item.reason)
 
     def nameless(self, services: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from clb_discovery.errors import ClbError, RemovedError
 from clb_discovery.layout.installed import Installed
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.model import own_servers
-from clb_discovery.model.answer import Claim, Refused, Rejected
+from clb_discovery.model.answer import Claim, Refusal
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.servers import Protocol, Unpublished, Vip
 from clb_discovery.publication.admission import SLICE
@@ -48,9 +48,10 @@ _log = structlog.stdlib.get_logger()
 class Published(NamedTuple):
     """The result of a publication: the parts of answers that were not published, or not yet."""
 
-    refused: Mapping[str, Sequence[Refused]]
+    refused: Mapping[str, Sequence[Refusal]]
     """Registrations of services of a catalog, by source."""
-    rejected: Sequence[Rejected]
+    rejected: Mapping[str, Sequence[Refusal]]
+    """Real servers of all services, by source."""
     unpublished: Sequence[Unpublished]
     """Virtual servers that there is no room for."""
     pending: frozenset[str]
@@ -127,7 +128,7 @@ class Publisher:
             if not found.goes_on or interrupted():
                 break
         await self._close_sockets(reset=options.on_remove == "reset")
-        self._announcer.rejected(found.desired.rejected)
+        self._announcer.rejected(found.desired.rejected, found.desired.basis.by_source)
         without_room = {one.vip: one for one in (*found.unpublished, *(one.why for one in self._aside.values()))}
         unpublished = tuple(without_room.values())
         self._announcer.unpublished(unpublished)

@@ -1,4 +1,4 @@
-"""What a source is: it only knows how to wait for its next complete answer."""
+"""The interface of a source: it waits for its next complete answer."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ class Source(Protocol):
     async def next(self) -> Answer | Listing:
         """Wait for the next complete answer and return it, whether or not it differs from the last.
 
-        The first call answers at once; later ones wait for a change (Consul) or for the TTL (DNS).
+        The first call returns at once; later ones wait for a change (Consul) or for the TTL (DNS).
 
-        :raises SourceError: when discovery could not say. The next call tries again, at once.
+        :raises SourceError: if discovery gave no complete answer. The next call tries again, at once.
         """
 
     def hasten(self) -> None:
-        """Have discovery queried at once: what `next` waits for, now or when it is called next, is cut short.
+        """Query discovery at once: cut short the wait of `next`, whether it is waiting now or called later.
 
-        The answer that follows is of a query sent after this call, and of one that does not block.
+        The next answer is that of a query which was sent after this call and does not block.
         """
 
 
 @runtime_checkable
 class CatalogSource(Source, Protocol):
-    """The list of the names in a catalog that may opt in; its answers are `Listing`s."""
+    """The list of services in a catalog that may opt in; its answers are `Listing`s."""
 
     def service(self, name: str) -> Source:
-        """Return the source of one of them.
+        """Return the source of one of these services.
 
-        :raises UsageError: if it cannot be asked for.
+        :raises UsageError: if Consul cannot be queried for this name.
         """

@@ -1,7 +1,7 @@
-"""The one loop that follows any source.
+"""The loop that follows any source.
 
-Backoff lives here, so that every source gets the same: unlimited retries, exponential with full jitter, capped, and a
-fresh state after each success.
+Backoff is here, so that it is the same for every source: unlimited retries, exponential with full jitter, capped, and
+reset by each success.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _log = structlog.stdlib.get_logger()
 
 
 async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, cap: float = BACKOFF_CAP) -> None:
-    """Hand every answer and every failure of a source to `emit`, for ever; ends only by cancellation.
+    """Pass every answer and every failure of a source to `emit`, until cancelled.
 
     :param first: upper bound of the first pause after a failure, in seconds.
     :param cap: longest pause, in seconds.
@@ -35,13 +35,20 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
     def failed(state: RetryCallState) -> None:
         nonlocal traced
         error = state.outcome.exception() if state.outcome else None
+        _log.debug(
+            "query failed; it is repeated after a random pause",
+            source=source.name,
+            failures=state.attempt_number,
+            seconds=round(state.upcoming_sleep, 1),
+            error=type(error).__name__,
+        )
         if isinstance(error, SourceError):
             emit(Failure(str(error), unusable=isinstance(error, UnusableError)))
         elif isinstance(error, OSError):
             emit(Failure(f"cannot query: {error.strerror or error}"))
-        else:  # a bug of ours must not end the watch
+        else:  # a bug must not end the loop
             reason = f"internal error: {error!r}; please report it"
-            if reason != traced:  # which is long, and once is enough
+            if reason != traced:  # the traceback is long, so it is logged once
                 traced = reason
                 _log.error("source failed in an unknown way", source=source.name, exc_info=error)
             emit(Failure(reason))
@@ -49,7 +56,7 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
     while True:
         try:
             outcome = await source.next()
-        except Exception as error:  # noqa: BLE001 - the retries tell one from another
+        except Exception as error:  # noqa: BLE001 - `failed` distinguishes them
             outcome = await _retried(source, error, failed, first, cap)
         emit(outcome)
 
@@ -57,7 +64,7 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
 async def _retried(
     source: Source, error: Exception, failed: Callable[[RetryCallState], None], first: float, cap: float
 ) -> Answer | Listing:
-    """Go on from a first failure until there is an answer."""
+    """Retry after a first failure until there is an answer."""
     errors = [error]
 
     async def attempt() -> Answer | Listing:

@@ -1,4 +1,4 @@
-"""Real servers that the configuration names: a source that knows from the start, and hears nothing new."""
+"""Real servers from the configuration: a source whose answer never changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StaticSource:
         self._due.set()
 
     async def next(self) -> Answer:
-        """Return the servers the first time and after `hasten`; else wait."""
+        """Return the servers at the first call and after `hasten`; otherwise wait."""
         await self._due.wait()
         self._due.clear()
         return Answer(self._servers)

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from clb_discovery.model.address import Network
-from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refused, Rejected
+from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refusal
 from clb_discovery.model.servers import Endpoint, RealServer, Unpublished
 from clb_discovery.model.service import Service, consul_objection
 from clb_discovery.model.usable import objection
@@ -44,11 +44,11 @@ class ServiceState:
     error: str | None = None
     errors: int = 0
     """How often the source failed."""
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[Refusal, ...] = ()
     """Registrations of the service in a catalog that are not applied."""
-    rejected: tuple[Rejected, ...] = ()
+    rejected: tuple[Refusal, ...] = ()
     """Real servers of the answer that are not used."""
-    left_out: tuple[Refused, ...] = ()
+    left_out: tuple[Refusal, ...] = ()
     """Members of the last answer that cannot be used at all."""
     note: str | None = None
     """A remark for people about the last answer."""
@@ -217,7 +217,7 @@ class ServiceState:
 
 def _with_listing(state: ServiceState, listing: Listing) -> ServiceState:
     objections = {name: reason for name in listing.names if (reason := consul_objection(name))}
-    refused = [Refused(f"service {name[:_LONGEST]!r}", reason) for name, reason in sorted(objections.items())]
+    refused = [Refusal(f"service {name[:_LONGEST]!r}", reason) for name, reason in sorted(objections.items())]
     return replace(state, listed=listing.names - objections.keys(), refused=tuple(refused))
 
 
@@ -229,7 +229,7 @@ def _with_answer(
         leaving, opt_in = answer.opt_in is None, answer.opt_in or opt_in
         answer = Answer(()) if leaving else answer
     vips = frozenset(vip.address for vip in state.service.vips)
-    rejected = {(item.server.address, item.server.port) for item in state.rejected}
+    rejected = {(one.value.address, one.value.port) for one in state.rejected if isinstance(one.value, RealServer)}
 
     def is_usable(endpoint: Endpoint) -> bool:
         return endpoint not in rejected and objection(endpoint[0], vips, real_ranges) is None

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Network
-from clb_discovery.model.answer import Claim, Outcome, Refused, Rejected
+from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.servers import RealServer, Unpublished
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Service
 from clb_discovery.state import catalog
@@ -21,7 +21,6 @@ from clb_discovery.text import some_of
 _SHOWN: Final = 4
 """Sources named in one summary."""
 _SHOWN_LENGTH: Final = 80
-_Item = TypeVar("_Item", Rejected, Unpublished)
 
 
 class Change(NamedTuple):
@@ -211,21 +210,22 @@ class ServiceTable:
 
     def refuse(
         self,
-        words: Mapping[str, Sequence[Refused]],
-        servers: Iterable[Rejected],
+        words: Mapping[str, Sequence[Refusal]],
+        servers: Mapping[str, Sequence[Refusal]],
         unpublished: Iterable[Unpublished] = (),
     ) -> Sequence[Change]:
         """Note the parts of answers that were not published; return the services whose state has changed.
 
         :param words: registrations of services of a catalog that are not applied, by source.
-        :param servers: real servers of all services that are not used.
+        :param servers: real servers of all services that are not used, by source.
         :param unpublished: virtual servers of all services that there is no room for.
         """
-        rejected, without_room = _by_source(servers), _by_source(unpublished)
+        without_room: defaultdict[str, list[Unpublished]] = defaultdict(list)
+        for one in unpublished:
+            without_room[one.source].append(one)
         changes = []
         for source, (before, _) in self._entries.items():
-            now = rejected.get(source, ())
-            lacking = without_room.get(source, ())
+            now, lacking = tuple(servers.get(source, ())), tuple(without_room.get(source, ()))
             refused = tuple(words.get(source, ())) if before.from_catalog else before.refused
             if (before.rejected, before.unpublished, before.refused) != (now, lacking, refused):
                 changes.append(Change(before, replace(before, rejected=now, unpublished=lacking, refused=refused)))
@@ -328,13 +328,6 @@ def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
         good = before.servers
     found = LastGood(good, None, state.claims, state.guarded.identities)
     return before if before and before == found else found
-
-
-def _by_source(items: Iterable[_Item]) -> Mapping[str, tuple[_Item, ...]]:
-    found: defaultdict[str, list[_Item]] = defaultdict(list)
-    for item in items:
-        found[item.source].append(item)
-    return {source: tuple(own) for source, own in found.items()}
 
 
 def _names(states: Sequence[ServiceState]) -> str:

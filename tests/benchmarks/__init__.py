@@ -1,1 +1,1 @@
-"""What benchmarks make of what they hear; nothing here measures anything."""
+"""How benchmarks evaluate their measurements; nothing here measures anything."""

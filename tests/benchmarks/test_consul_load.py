@@ -1,4 +1,4 @@
-"""What is read of a Consul cluster under load, and what is made of it for a fleet."""
+"""What is read from a Consul cluster under load, and what follows for a fleet."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ heap profile: 1: 2 [3: 4] @ heap/1048576
 
 
 def test_bytes_are_those_between_agents_and_servers() -> None:
-    """Of the agents' end, each once, both ways; not what servers say to each other, nor what comes from elsewhere."""
+    """Sockets are counted at the agents, once, in both directions; traffic between servers and others is left out."""
     assert bytes_of(SOCKETS, [7, 8], [8300, 8301]) == 100 + 20 + 3
 
 
 def test_live_memory_is_heap_and_stacks() -> None:
-    """In MiB, without what the heap has in reserve."""
+    """Live memory is in MiB, without the reserve of the heap."""
     assert live(HEAP) == 4
 
 
 def cell(sidecars: int) -> Cell:
-    """Return a measurement in which all grows as it should."""
+    """Return a measurement in which everything grows as it should."""
     return Cell(
         sidecars=sidecars,
         watches=10 * sidecars,
@@ -51,14 +51,14 @@ def cell(sidecars: int) -> Cell:
     )
 
 
-def test_an_answer_costs_what_each_further_sidecar_adds() -> None:
-    """The change itself is not the sidecars'."""
+def test_an_answer_costs_the_slope_over_sidecars() -> None:
+    """The cost of the change itself is not that of the sidecars."""
     costs = costs_of([cell(0), cell(100), cell(300)])
     assert costs == Costs(answer_cpu_us=200, answer_kb=3.5, watch_kib=25.6, watch_goroutines=2)
 
 
-def test_a_fleet_asks_by_the_clock_and_by_what_changes() -> None:
-    """20 services of each of 1,000 hosts: a question each 51 s or so, and one for each of its changes."""
+def test_a_fleet_queries_by_the_clock_and_by_changes() -> None:
+    """With 20 services of each of 1,000 hosts: a query each 51 s or so, and one for each change."""
     found = load(Costs(100, 5, 32, 2), Fleet(1000, services=2000, followed=20, changes=0.01))
     assert found["watches"] == 20_000
     assert found["answers_a_second_idle"] == round(20_000 / 51.5625)
@@ -70,7 +70,7 @@ def test_a_fleet_asks_by_the_clock_and_by_what_changes() -> None:
 
 
 def test_a_fleet_ten_times_as_large_is_ten_times_the_load() -> None:
-    """No more and no less: nothing here is shared by hosts."""
+    """Hosts share nothing here, so the load is proportional."""
     small, large = (load(Costs(100, 5, 32, 2), Fleet(hosts)) for hosts in (10_000, 100_000))
     for what, value in small.items():
         assert large[what] == pytest.approx(10 * value, rel=0.02), what

@@ -23,21 +23,21 @@ intr 1
 
 
 def test_each_test_of_redis_benchmark_is_read() -> None:
-    """By its name, in requests a second and microseconds."""
+    """Each test has its name, requests per second, and microseconds."""
     assert parse(PRINTED) == {"PING_INLINE": Said(40000, 1135, 2311), "PING_MBULK": Said(60000, 815, 1700)}
 
 
 def test_requests_of_both_kinds_together() -> None:
-    """As many of each take the time of both: 48,000 a second, and not 50,000."""
+    """Equal numbers of both kinds take the time of both: 48,000 a second, and not 50,000."""
     assert together(parse(PRINTED)) == pytest.approx(48000)
 
 
-def test_a_processor_is_busy_with_what_it_does_itself() -> None:
-    """Neither idle, nor waiting for a disk, nor taken by the hypervisor; guests are in the first number already."""
+def test_busy_time_is_without_idle_and_stolen_time() -> None:
+    """Idle time, waiting for disks and time of the hypervisor are left out; guests are included in the first number."""
     assert busy(STAT) == 100 + 20 + 30 + 6 + 7
 
 
-def test_the_kernel_writes_what_is_read() -> None:
+def test_the_real_proc_stat_is_read() -> None:
     """The real /proc/stat grows, by no more than there are processors."""
     stat = Path("/proc/stat").read_text()
     uptime = float(Path("/proc/uptime").read_text().split()[0])
@@ -45,7 +45,7 @@ def test_the_kernel_writes_what_is_read() -> None:
 
 
 def test_ratios_are_those_of_the_same_round() -> None:
-    """More requests a second is a ratio above 1, and so is more processor time."""
+    """More requests per second give a ratio above 1, and so does more CPU time."""
     direct = [Run(50000, 1000, 2000, 40), Run(25000, 2000, 4000, 42), Run(50000, 1000, 2000, 44)]
     proxied = [Run(25000, 2000, 4000, 80), Run(12500, 4000, 8000, 84), Run(20000, 2500, 5000, 110)]
     found = summary({DIRECT: direct, HAPROXY: proxied})

@@ -1,4 +1,4 @@
-"""The pictures of docs/benchmarks.md: what they show, and that they show what was measured."""
+"""The charts of docs/benchmarks.md: they are readable, and they show the results."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ each_chart = pytest.mark.parametrize("chart", CHARTS.values(), ids=CHARTS)
 
 
 def drawn(chart: str) -> Element:
-    """Return a picture as its reader sees it."""
+    """Return a chart as SVG."""
     return fromstring(chart)  # noqa: S314  # our own text
 
 
 def words(chart: str) -> list[str | None]:
-    """Return all that stands in a picture."""
+    """Return all text in a chart."""
     return [element.text for element in drawn(chart).iter(f"{SVG}text")]
 
 
 def test_pictures_are_those_of_the_results() -> None:
-    """`make bench-plots` would change none of them, and draws all that are there."""
+    """`make bench-plots` would change no chart, and draws all that are there."""
     there = {file.name: file.read_text(encoding="utf-8") for file in PICTURES.glob("*.svg")}
     assert there.keys() == pictures(kept()).keys()
     assert there == pictures(kept())
@@ -40,7 +40,7 @@ def test_pictures_are_those_of_the_results() -> None:
 
 @each_chart
 def test_a_picture_can_be_read_aloud(chart: str) -> None:
-    """It has a title, and a description that says the numbers."""
+    """Each chart has a title, and a description with the numbers."""
     picture = drawn(chart)
     named = picture.attrib["aria-labelledby"].split()
     found = {element.attrib.get("id"): element for element in picture}
@@ -51,7 +51,7 @@ def test_a_picture_can_be_read_aloud(chart: str) -> None:
 
 @each_chart
 def test_a_picture_has_its_own_background(chart: str) -> None:
-    """In both schemes: the page behind it may have any."""
+    """A chart has a background in both colour schemes, because the page may have any."""
     first = next(element for element in drawn(chart) if element.tag == f"{SVG}rect")
     assert first.attrib["class"] == "back"
     assert chart.count(".back {") == 2
@@ -59,8 +59,8 @@ def test_a_picture_has_its_own_background(chart: str) -> None:
 
 
 @each_chart
-def test_a_picture_looks_as_its_style_says(chart: str) -> None:
-    """Each class that is used is one that the style knows."""
+def test_a_picture_uses_defined_styles(chart: str) -> None:
+    """The style defines each class that is used."""
     used = {name for element in drawn(chart).iter() for name in element.attrib.get("class", "").split()}
     assert used <= set(re.findall(r"\.(\w+) ", STYLE))
 
@@ -76,8 +76,8 @@ def test_a_picture_stays_inside(chart: str) -> None:
             assert not re.fullmatch("c?y[12]?", name) or 0 <= float(value) <= height
 
 
-def test_bars_are_as_long_as_what_they_stand_for() -> None:
-    """From 0 on."""
+def test_bars_are_proportional() -> None:
+    """Bars start at 0."""
     widths = [
         float(bar.attrib["width"])
         for bar in drawn(CHARTS["bars"]).iter(f"{SVG}rect")
@@ -87,18 +87,18 @@ def test_bars_are_as_long_as_what_they_stand_for() -> None:
 
 
 def test_numbers_stand_beside_bars() -> None:
-    """With their quartiles, where they have any that differ."""
+    """The numbers include quartiles if these differ."""
     assert {"1", "2 (1.5 to 2.5)"} <= set(words(CHARTS["bars"]))
 
 
 def test_names_are_text() -> None:
-    """Whatever is in them."""
+    """Special characters in names are escaped."""
     assert "<others> & co" in words(CHARTS["spans"])
 
 
 @pytest.mark.parametrize("most", [0.003, 0.9, 1, 1.5, 2.578, 99, 100, 180.5, 110000])
 def test_an_axis_has_a_few_round_numbers(most: float) -> None:
-    """From 0 to beyond the largest value."""
+    """Numbers go from 0 to beyond the largest value."""
     found = steps(most)
     assert found[0] == 0
     assert found[-2] < most <= found[-1]
@@ -110,12 +110,12 @@ def test_an_axis_has_a_few_round_numbers(most: float) -> None:
     [(50, 10100, [10, 100, 1000, 10000, 100000]), (10, 10, [10, 100]), (0.5, 3, [0.1, 1, 10])],
 )
 def test_powers_of_ten_hold_all_values(least: float, most: float, expected: list[float]) -> None:
-    """And are at least two."""
+    """There are at least two powers."""
     assert decades(least, most) == pytest.approx(expected)
 
 
 def test_ratios_are_those_that_were_measured() -> None:
-    """Not of those that lack one, nor of what only tells how good the measurement is."""
+    """Cases without a ratio, and those that only check the measurement, are left out."""
     measured = {
         "direct": {"x": 1.0, "low": 1.0, "high": 1.0},
         "direct again": {"x": 1.01},
@@ -129,7 +129,7 @@ def test_ratios_are_those_that_were_measured() -> None:
 
 
 def test_growth_is_over_all_servers() -> None:
-    """Each line by size, whatever the order in which it was measured."""
+    """Lines are ordered by size, not by the order of measurements."""
     cells = [
         {"virtual": 100, "real": 10, "s": 3.0},
         {"virtual": 1, "real": 10, "s": 2.0},

@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md say what was measured."""
+"""The tables of docs/benchmarks.md show the results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_tables_are_those_of_the_results() -> None:
 
 
 def test_only_blocks_are_written() -> None:
-    """What stands around them is a person's; so are blocks without a result."""
+    """Text around blocks is written by people, as are blocks without a result."""
     blocks = "<!-- from {0}.json -->\nold\n<!-- end -->\n"
     document = f"Before\n{blocks.format('change')}Between\n{blocks.format('scale')}After\n"
     new = filled(document, {"change": {"machine": MACHINE, "measured": CHANGE}})
@@ -36,18 +36,18 @@ def test_only_blocks_are_written() -> None:
     assert filled(new, {"change": {"machine": MACHINE, "measured": CHANGE}}) == new
 
 
-def test_what_was_not_measured_is_empty() -> None:
+def test_missing_measurements_are_empty() -> None:
     """A proxy has no connect of its own to compare."""
     (*_, row) = of_connects({"HAProxy, TCP": {"answer_to_direct": 2.578, "per_second": 5851}})
     assert row == "| HAProxy, TCP | | | | | 2.578 | 5,851 |"
 
 
 def test_a_table_is_markdown() -> None:
-    """With a line below its heads."""
+    """A table has a line below its heads."""
     assert list(rows(["", "a"], [["x", "1"]])) == ["| | a |", "| --- | --- |", "| x | 1 |"]
 
 
-def test_what_benchmarks_save_can_be_told() -> None:
+def test_saved_results_fill_the_tables() -> None:
     """Each benchmark's results fill all columns of its table."""
     costs = Costs(150, 5, 33, 2)
     cell = Cell(100, 1000, 245, 16, 30, 16, 20, 500, 90, 110)

@@ -1,4 +1,4 @@
-"""What `make bench-vm` makes of what its machines measured, without a machine."""
+"""How `make bench-vm` evaluates the results of its machines, without a machine."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ GOOD = {
 
 
 def test_a_sample_is_read_in_instructions() -> None:
-    """Two nanoseconds are one, and of the modules only those of netfilter are told."""
+    """Two nanoseconds are one instruction, and of the modules only those of netfilter are reported."""
     sample = read_sample(json.dumps(MEASURED).encode())
     assert (sample.connect, sample.cycle) == (20_000, 50_000)
     assert sample.modules == ("ip_vs", "nf_conntrack", "xt_nat")
@@ -50,33 +50,33 @@ def test_a_sample_is_read_in_instructions() -> None:
 
 @pytest.mark.parametrize("missing", MEASURED)
 def test_an_incomplete_sample_is_an_error(missing: str) -> None:
-    """Whatever it lacks."""
+    """Any part may be missing."""
     rest = {name: value for name, value in MEASURED.items() if name != missing}
     with pytest.raises(ValueError, match="not complete"):
         read_sample(json.dumps(rest).encode())
 
 
 def test_rates_are_joined_by_time() -> None:
-    """As many requests of each kind take as long as they take; a benchmark that failed has none."""
+    """Equal numbers of requests of each kind take the sum of their times; a failed benchmark has no rate."""
     assert requests_per_second(SAID) == pytest.approx(2 / (1 / 20_000 + 1 / 30_000))
     with pytest.raises(ValueError, match="says nothing"):
         requests_per_second("")
 
 
 def test_runs_for_connects_are_no_runs_for_requests() -> None:
-    """Opening and closing as many connections costs as many runs, however many requests are made."""
+    """Opening and closing connections takes a fixed number of runs, with any number of requests."""
     assert runs_per_request([(2000, 700), (6000, 700)]) == 0
     assert runs_per_request([(2000, 700), (6000, 4700)]) == 1
 
 
 def test_spread_is_relative() -> None:
-    """Of the median; one run alone has none."""
+    """Spread is relative to the median; a single run has none."""
     assert spread([98, 100, 101]) == pytest.approx(0.03)
     assert spread([7]) == 0
 
 
 def test_rows_are_compared_with_direct() -> None:
-    """Requests by their ratio, connects by their difference."""
+    """Requests are compared by their ratio, connects by their difference."""
     found = rows(GOOD)
     assert found[DIRECT].to_direct == 1
     assert found["ipvs-dr"].to_direct == pytest.approx(0.94)
@@ -86,13 +86,13 @@ def test_rows_are_compared_with_direct() -> None:
 
 
 def test_medians_are_taken() -> None:
-    """Of all machines of a case."""
+    """Medians are taken over all machines of a case."""
     samples = [PLAIN._replace(per_second=rate) for rate in (24_000.0, 10.0, 24_100.0)]
     assert rows({DIRECT: samples})[DIRECT].per_second == 24_000
 
 
 def test_good_results_have_no_shortcomings() -> None:
-    """And neither do those of direct alone."""
+    """Results of a direct connection alone have none either."""
     assert list(shortcomings(rows(GOOD))) == []
     assert list(shortcomings(rows({DIRECT: [PLAIN]}))) == []
 
@@ -107,13 +107,13 @@ def test_good_results_have_no_shortcomings() -> None:
         (GOOD_OURS._replace(modules=("nf_conntrack",)), "not a clean kernel"),
     ],
 )
-def test_shortcomings_are_told(of_ours: Sample, objection: str) -> None:
-    """A case of ours that costs too much, or was measured in a kernel that has something else in it."""
+def test_shortcomings_are_reported(of_ours: Sample, objection: str) -> None:
+    """A case of ours is reported if it costs too much, or was measured in a kernel with foreign programs."""
     assert any(objection in line for line in shortcomings(rows(GOOD | {OURS: [of_ours]})))
 
 
-def test_what_differs_or_is_not_clean_is_told() -> None:
-    """Runs that differ too much, and BPF programs where there have to be none."""
+def test_differing_and_unclean_runs_are_reported() -> None:
+    """Runs that differ too much are reported, and BPF programs that should not be there."""
     differing = {DIRECT: [PLAIN, PLAIN._replace(connect=20_200)]}
     assert list(shortcomings(rows(differing))) == ["direct: runs differ by 1.00%"]
     unclean = {DIRECT: [PLAIN._replace(programs=1)]}
@@ -121,7 +121,7 @@ def test_what_differs_or_is_not_clean_is_told() -> None:
 
 
 def test_every_case_is_in_the_table_and_has_a_way() -> None:
-    """In one order, all columns as wide."""
+    """The cases are in one order, and all columns have the same width."""
     assert list(CASES) == list(WAYS)
     shown = list(lines(rows(GOOD)))
     assert [line[:28].strip() for line in shown] == ["", *(CASES[case] for case in GOOD)]

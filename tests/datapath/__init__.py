@@ -1,1 +1,1 @@
-"""The edge to the kernel, as far as it is pure."""
+"""Tests of the pure parts of datapath."""

@@ -1,4 +1,4 @@
-"""A request to close sockets, and its answer: bounded before anything is read, and an error for everything else."""
+"""A request to close sockets, and its answer: the size is bounded before reading, and malformed ones are errors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PROTOCOLS = st.sets(st.sampled_from(Protocol), min_size=1)
 
 
 def split(request: bytes) -> tuple[bytes, bytes]:
-    """Return a request as it is read: its head, and what comes behind."""
+    """Return a request in two parts, as it is read: its header and the rest."""
     return request[: HEAD.size], request[HEAD.size :]
 
 
 @given(MEMBERS, PROTOCOLS)
 def test_what_is_asked_is_read(members: list[bytes], protocols: set[Protocol]) -> None:
-    """Every member, each protocol and the instance arrive; where there are no members there is no request."""
+    """Every member, each protocol and the instance arrive; without members there is no request."""
     requests = [
         close_request.parse_request(*split(one)) for one in close_request.requests("shop@1", members, protocols)
     ]
@@ -34,7 +34,7 @@ def test_what_is_asked_is_read(members: list[bytes], protocols: set[Protocol]) -
 
 
 def test_many_members_are_several_requests() -> None:
-    """Each is at most so long, whatever there is to ask."""
+    """Each request has at most the limit of members."""
     member = bytes(16) + b"\0\1\6\0" + bytes(20)
     requests = close_request.requests("default", [member] * (2 * MOST_MEMBERS + 1), [Protocol.TCP])
     assert [len(close_request.parse_request(*split(one)).members) for one in requests] == [
@@ -57,7 +57,7 @@ def test_many_members_are_several_requests() -> None:
     ],
 )
 def test_head_that_is_none(head: bytes, reason: str) -> None:
-    """Nothing behind the head of another version, or of a request that is too long, is read."""
+    """The header of another version, or of a request that is too long, is an error before the rest is read."""
     with pytest.raises(ValueError, match=reason):
         close_request.length_behind(head)
 
@@ -73,7 +73,7 @@ def test_head_that_is_none(head: bytes, reason: str) -> None:
     ],
 )
 def test_rest_that_is_none(bits: int, rest: bytes, reason: str) -> None:
-    """So are protocols and members that nobody has, and too few or too many bytes."""
+    """Unknown protocols, invalid members, and too few or too many bytes are errors."""
     with pytest.raises(ValueError, match=reason):
         close_request.parse_request(HEAD.pack(b"CLBC", 1, bits, 0, 1), rest)
 
@@ -84,14 +84,14 @@ def test_rest_that_is_none(bits: int, rest: bytes, reason: str) -> None:
     st.integers(0, 1 << 22),
 )
 def test_what_is_answered_is_read(count: int, failures: list[str], hidden: int) -> None:
-    """The numbers arrive, and a line for each failure, without what a terminal obeys."""
+    """The numbers arrive, and a line for each failure, without control characters."""
     read = close_request.parse_answer(close_request.answer(Closed(count, tuple(failures), hidden)))
     assert (read.count, read.hidden, len(read.failures)) == (count, hidden, len(failures))
     assert all(failure.isprintable() for failure in read.failures)
 
 
 def test_answer_is_short() -> None:
-    """However much went wrong, an answer is read as a whole."""
+    """An answer with many failures still fits the limit."""
     assert len(close_request.answer(Closed(1, ("\x1b" * 10_000,) * 10_000, 1))) < LONGEST_ANSWER
     assert len(close_request.refusal("x" * 100_000)) < LONGEST_ANSWER
 
@@ -100,14 +100,14 @@ def test_answer_is_short() -> None:
     "said", [b"", b"\xff", b"closed x y\n", b"closed 1\n", b'{"count": 1}', b"closed -1 0\n", b"\n"]
 )
 def test_answer_that_is_none_is_a_failure(said: bytes) -> None:
-    """Nothing was closed then, as far as anybody knows, and the reason names what to look at."""
+    """A malformed answer counts as nothing closed, and the reason names what to check."""
     read = close_request.parse_answer(said)
     assert (read.count, len(read.failures)) == (0, 1)
     assert "another version" in read.failures[0]
 
 
 def test_refusal_is_a_failure() -> None:
-    """The reason that the service gives is the one that the sidecar reports."""
+    """The sidecar reports the reason that the service returns."""
     assert close_request.parse_answer(close_request.refusal("it is of version 2")) == Closed(
         0, ("it is of version 2",), 0
     )

@@ -1,4 +1,4 @@
-"""What a confined process may do: the filter as the kernel would run it, instruction by instruction."""
+"""The permissions of a confined process: the filter is run as in the kernel, instruction by instruction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAST_COMMAND: Final = 64
 
 
 def verdict(architecture: int, number: int, command: int = 0) -> int:
-    """Return what the filter answers, by the rules of classic BPF."""
+    """Return the result of the filter, by the rules of classic BPF."""
     code = list(struct.iter_unpack("=HBBI", instructions(X86_64, BPF)))
     data = struct.pack("=IIQ6Q", number, architecture, 0, command, *(0,) * 5)  # struct seccomp_data
     at = accumulator = 0
@@ -40,13 +40,13 @@ def verdict(architecture: int, number: int, command: int = 0) -> int:
 
 @pytest.mark.parametrize("command", range(LAST_COMMAND))
 def test_commands_that_read_and_write_maps_are_left(command: int) -> None:
-    """Of all commands of bpf(2), those to come included, a few are allowed; the upper half of the word is no matter."""
+    """Of all commands of bpf(2), also future ones, only a few are allowed; the upper half of the word is ignored."""
     wanted = ALLOW if command in ALLOWED else FAILS
     assert verdict(X86_64, BPF, command) == verdict(X86_64, BPF, 1 << 32 | command) == wanted
 
 
 def test_loading_making_and_attaching_are_not_left() -> None:
-    """Nothing that gets a program, a map or a link into the kernel is among what is allowed, nor pinning."""
+    """Loading programs, creating maps and links, and pinning are not allowed."""
     makes = {
         Command.MAP_CREATE,
         Command.PROG_LOAD,
@@ -61,18 +61,18 @@ def test_loading_making_and_attaching_are_not_left() -> None:
 
 
 def test_other_calls_are_left_alone() -> None:
-    """What is not bpf(2) is for the service manager to filter."""
+    """Other system calls are allowed; the service manager filters them."""
     assert verdict(X86_64, READ) == ALLOW
 
 
 def test_calls_by_other_numbers_fail() -> None:
-    """Calls of 32-bit programs and of x32, whose numbers mean something else, fail all of them."""
+    """All calls of 32-bit programs and of x32, which have other numbers, fail."""
     assert verdict(I386, BPF, Command.MAP_LOOKUP_ELEM) == verdict(I386, READ) == FAILS
     assert verdict(X86_64, 0x40000000 | BPF, Command.MAP_LOOKUP_ELEM) == FAILS
 
 
 def test_a_confined_process_is_refused_by_the_kernel() -> None:
-    """Root, with every capability, is told EPERM for each command that is not left, in all threads."""
+    """Root with every capability gets EPERM for each forbidden command, in all threads."""
     program = [sys.executable, "-m", "tests.programs.confined"]
     said = json.loads(subprocess.run(program, check=True, capture_output=True, text=True).stdout)
     assert said["before"] == []

@@ -1,4 +1,4 @@
-"""The Consul source in the hard cases: ACLs, TLS, lost leaders, lost state, restarts, with the real consul."""
+"""The Consul source in hard cases with the real Consul: ACLs, TLS, lost leaders, lost state, restarts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.discovery
 DOCS: Final = Path(__file__).parents[2] / "docs/consul.md"
 SOON: Final = patient(5.0)
 AGAIN: Final = patient(45.0)
-"""Seconds until the longest backoff is over and an election has been held."""
+"""Seconds that suffice for the longest backoff and an election."""
 
 
 def real_server(number: int) -> RealServer:
@@ -41,14 +41,14 @@ def real_server(number: int) -> RealServer:
 
 
 def register(agent: ConsulAgent, service: str, *numbers: int) -> None:
-    """Write instances into the catalog, whichever agent is asked."""
+    """Write instances into the catalog, through any agent."""
     for number in numbers:
         body = {"Service": service, "ID": f"{service}-{number}", "Address": f"10.0.0.{number}", "Port": number}
         agent.register_external("outside", "10.0.0.254", body)
 
 
 class Heard:
-    """Everything that one source said, in order."""
+    """All outcomes of one source, in order."""
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
@@ -63,11 +63,11 @@ class Heard:
         return sorted(last.servers) if isinstance(last, Answer) else None
 
     def failed(self) -> bool:
-        """Tell whether the last outcome is a failure."""
+        """Return whether the last outcome is a failure."""
         return bool(self.outcomes) and isinstance(self.outcomes[-1], Failure)
 
     def ever_empty(self) -> bool:
-        """Tell whether there was ever an empty answer."""
+        """Return whether there was ever an empty answer."""
         return any(isinstance(outcome, Answer) and not outcome.servers for outcome in self.outcomes)
 
 
@@ -80,7 +80,7 @@ async def following(server: ConsulServer, *services: str) -> AsyncIterator[dict[
 
 
 async def until(condition: Callable[[], bool], what: str, within: float = SOON) -> None:
-    """Wait until something holds."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"waited {within:g} s in vain until {what}"
@@ -88,7 +88,7 @@ async def until(condition: Callable[[], bool], what: str, within: float = SOON) 
 
 
 def documented_policy() -> str:
-    """Return the rules that docs/consul.md gives."""
+    """Return the ACL rules from docs/consul.md."""
     blocks: list[str] = re.findall(r"```hcl\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     (rules,) = (block for block in blocks if "policy" in block)
     return rules
@@ -98,9 +98,9 @@ def documented_policy() -> str:
     "rules", [documented_policy(), 'service "redis" { policy = "read" }\nnode_prefix "" { policy = "read" }']
 )
 async def test_default_deny_with_the_policy_of_the_docs(tmp_path: Path, rules: str) -> None:
-    """The documented policies and commands give a token, in a file, with which services are followed, empty ones too.
+    """The documented policies and commands give a token that can follow all services, empty ones included.
 
-    When its rights are taken away there are errors, and never an empty answer.
+    When its rights are removed there are errors, and never an empty answer.
     """
     with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as agent:
 
@@ -134,7 +134,7 @@ async def test_default_deny_with_the_policy_of_the_docs(tmp_path: Path, rules: s
 
 
 async def test_a_token_that_is_replaced(tmp_path: Path) -> None:
-    """The file's new token counts without a restart: at once while all is well, and with the next try after a 403."""
+    """A new token in the file is used without a restart: while queries succeed at once, else at the next retry."""
     file = tmp_path / "token"
     with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as agent:
         agent.request("PUT", "/v1/acl/policy", {"Name": "clb-discovery", "Rules": documented_policy()})
@@ -168,7 +168,7 @@ async def test_a_token_that_is_replaced(tmp_path: Path) -> None:
 
 
 async def test_many_services_with_a_narrow_token(tmp_path: Path) -> None:
-    """Services beyond those with a query of their own follow the catalog although the token sees little of it."""
+    """Services without a blocking query of their own follow the catalog, even if the token may read little of it."""
     names = [f"narrow-{number}" for number in range(DIRECT + 4)]
     with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as agent:
         for name in [*names, "secret"]:
@@ -185,7 +185,7 @@ async def test_many_services_with_a_narrow_token(tmp_path: Path) -> None:
 
 
 async def test_tls_with_consuls_own_authority(tmp_path: Path) -> None:
-    """Files from `consul tls` serve as options, the authority also as a directory; each that is missing is an error."""
+    """Files from `consul tls` work as options, the authority also as a directory; each missing file is an error."""
     tls = make_tls(tmp_path)
     directory = tmp_path / "authorities"
     directory.mkdir()
@@ -210,7 +210,7 @@ async def test_tls_with_consuls_own_authority(tmp_path: Path) -> None:
 
 
 async def test_a_client_certificate_that_is_replaced(tmp_path: Path) -> None:
-    """Certificate and key count when both have been replaced; until then the pair of before is shown."""
+    """A new certificate and key are used when both have been replaced; until then the previous pair is sent."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     tls, other = make_tls(tmp_path), make_tls(theirs)
@@ -239,12 +239,12 @@ async def test_a_client_certificate_that_is_replaced(tmp_path: Path) -> None:
 
 
 def knows(agent: ConsulAgent, services: list[str]) -> bool:
-    """Tell whether a server's own copy of the catalog holds these services."""
+    """Return whether a server's own copy of the catalog has these services."""
     return set(services) <= set(agent.request("GET", "/v1/catalog/services?stale"))
 
 
 async def test_a_cluster_that_loses_its_leader(tmp_path: Path) -> None:
-    """Whichever server is asked, losing the leader never empties a pool, and what the next leader learns arrives."""
+    """The loss of the leader never empties a pool, whichever server is queried, and later changes arrive."""
     names = [f"service-{number}" for number in range(DIRECT + 4)]
     with ConsulCluster(tmp_path) as cluster:
         leader = cluster.leader()
@@ -269,12 +269,12 @@ async def test_a_cluster_that_loses_its_leader(tmp_path: Path) -> None:
 
 
 def cluster_leader(servers: list[ConsulAgent]) -> ConsulAgent:
-    """Return the leader among servers that run."""
+    """Return the leader among running servers."""
     return next(server for server in servers if server.leads())
 
 
 async def test_an_agent_that_restarts_under_many_services(tmp_path: Path) -> None:
-    """While the agent is down every source says so; when it is back all are answered, and none was ever empty."""
+    """While the agent is down every source has an error; when it is back all get answers, and none was ever empty."""
     names = [f"service-{number}" for number in range(2 * DIRECT)]
     with ConsulAgent(tmp_path, persistent=True) as agent:
         for name in names:
@@ -291,7 +291,7 @@ async def test_an_agent_that_restarts_under_many_services(tmp_path: Path) -> Non
 
 
 async def test_a_server_that_lost_its_state(tmp_path: Path) -> None:
-    """It says in good faith that there is nobody; that is held, and forgotten when the services are there again."""
+    """It returns an empty list. The removal is held, and dropped when the services are registered again."""
     names = [f"service-{number}" for number in range(DIRECT + 4)]
     policy = RemovalPolicy(max_removal=0.5, hold=patient(120))
     loop = asyncio.get_running_loop()
@@ -317,7 +317,7 @@ async def test_a_server_that_lost_its_state(tmp_path: Path) -> None:
 
 
 async def test_a_sidecar_that_finds_its_predecessors_places_taken(tmp_path: Path) -> None:
-    """An agent counts queries of a sidecar that has gone until their wait ends: errors until then, nothing empty."""
+    """An agent counts queries of a stopped sidecar until their wait ends: until then there are errors, no empty set."""
     names, wait = ["one", "two", "three"], 8.0
     with ConsulAgent(tmp_path, config={"limits": {"http_max_conns_per_client": 5}}) as agent:
         for name in names:

@@ -30,11 +30,11 @@ pytestmark = pytest.mark.discovery
 
 VIP: Final = "10.64.0.1"
 HOLD: Final = ("--hold", "1h")
-"""No answer that removes much counts here; the tests of the sources let time pass."""
+"""No answer in these schedules removes enough to be held; the tests of the sources let that time pass."""
 WITHIN: Final = patient(60.0)
-"""Seconds until the longest backoff is over."""
+"""Seconds that suffice for the longest backoff."""
 LATE: Final = {ConsulFault.SILENT, ConsulFault.EMPTY_AS_EVER}
-"""What ends with a time-out or the wait of a query, which take a minute here."""
+"""Faults that end with a time-out or the wait of a query, which take a minute here."""
 
 
 def steps(faults: st.SearchStrategy[object]) -> st.SearchStrategy[Schedule]:
@@ -43,12 +43,12 @@ def steps(faults: st.SearchStrategy[object]) -> st.SearchStrategy[Schedule]:
 
 
 def shown(servers: Servers) -> dict[str, int]:
-    """Return a pool as status shows it."""
+    """Return a pool as `status` shows it."""
     return {str(server): server.weight for server in servers}
 
 
 def applied(instance: str) -> tuple[dict[str, int], str]:
-    """Return the pool that the kernel holds, and the state of the source."""
+    """Return the pool in the kernel, and the state of the source."""
     document = status(instance)
     pools = [
         {f"{real['address']}:{real['port']}": real["weight"] for real in virtual["real_servers"]}
@@ -59,7 +59,7 @@ def applied(instance: str) -> tuple[dict[str, int], str]:
 
 
 async def play(schedule: Schedule, world: World, options: list[str]) -> None:
-    """Play a schedule in front of a sidecar; in the end a change has to arrive."""
+    """Play a schedule in front of a sidecar; afterwards a change has to arrive."""
     instance, rules = f"test-{uuid4().hex[:8]}", Rules()
     end: Schedule = [Inject(None), Publish(frozenset({1, 2, 3, 4, 5, LAST}))]
     await apply(schedule[0], world)
@@ -77,7 +77,7 @@ async def play(schedule: Schedule, world: World, options: list[str]) -> None:
 
 
 async def apply(step: Publish | Inject | Pass, world: World) -> None:
-    """Let a step happen."""
+    """Carry out a step."""
     if isinstance(step, Publish):
         await world.publish(step.numbers)
     elif isinstance(step, Inject):
@@ -85,7 +85,7 @@ async def apply(step: Publish | Inject | Pass, world: World) -> None:
 
 
 async def settle(instance: str, before: Servers, rules: Rules, step: object) -> None:
-    """Wait until kernel and status are as the rules want them; until then the kernel holds what it did before."""
+    """Wait until kernel and status are as the rules require; until then the kernel keeps the last state."""
     deadline = time.monotonic() + WITHIN
     found = await asyncio.to_thread(applied, instance)
     while found != (shown(rules.good), rules.state):
@@ -96,7 +96,7 @@ async def settle(instance: str, before: Servers, rules: Rules, step: object) -> 
 
 
 def play_a_few(faults: st.SearchStrategy[object], play_one: Callable[[Schedule], Coroutine[None, None, None]]) -> None:
-    """Play random schedules, as they come: to make one smaller would take too long."""
+    """Play random schedules; they are not shrunk, because that would take too long."""
 
     @settings(max_examples=5, phases=[Phase.generate])
     @given(steps(faults))
@@ -108,7 +108,7 @@ def play_a_few(faults: st.SearchStrategy[object], play_one: Callable[[Schedule],
 
 
 def test_sidecar_keeps_to_the_rules_over_a_faulty_consul(tmp_path: Path) -> None:
-    """Errors and lies of Consul change nothing in the kernel; what it says truly is there, at the end for certain."""
+    """Errors and wrong answers of Consul change nothing in the kernel; correct ones arrive, at the end for certain."""
     with ConsulAgent(tmp_path) as agent:
 
         async def play_one(schedule: Schedule) -> None:
@@ -122,7 +122,7 @@ def test_sidecar_keeps_to_the_rules_over_a_faulty_consul(tmp_path: Path) -> None
 
 
 def test_sidecar_keeps_to_the_rules_over_a_faulty_dns_server() -> None:
-    """Errors and lies of DNS change nothing in the kernel; what it says truly is there, at the end for certain."""
+    """Errors and wrong answers of DNS change nothing in the kernel; correct ones arrive, at the end at the latest."""
     addresses = "\n".join(f"s{number} A 10.0.0.{number}" for number in range(1, 10))
     quick = st.sampled_from([fault for fault in DnsFault if fault not in SLOW])
     faults = st.dictionaries(st.just(NAME), st.sampled_from(DnsFault)) | st.dictionaries(

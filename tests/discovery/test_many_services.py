@@ -1,4 +1,4 @@
-"""More services than the agent takes connections from one host, with the agent's own limits."""
+"""More services than connections that the agent accepts from one host, with the agent's default limits."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ LIMIT: Final = 200
 
 
 class Watched:
-    """What the sources of one sidecar have said."""
+    """The answers and failures of the sources of one sidecar."""
 
     def __init__(self) -> None:
         self.servers: dict[str, tuple[str, ...]] = {}
         self.failures: defaultdict[str, list[str]] = defaultdict(list)
 
     def take(self, service: str, outcome: Outcome) -> None:
-        """Keep what a source said."""
+        """Record an outcome of a source."""
         if isinstance(outcome, Failure):
             self.failures[service].append(outcome.reason)
         elif isinstance(outcome, Answer):
@@ -55,7 +55,7 @@ class Watched:
         return {reason for reasons in self.failures.values() for reason in reasons}
 
     async def seen(self, condition: Callable[[], bool], what: str, within: float) -> float:
-        """Wait until the condition holds; return after how many seconds."""
+        """Wait until the condition holds; return how many seconds that took."""
         started = time.monotonic()
         while not condition():
             assert time.monotonic() - started < within, f"{what} not seen within {within:g} s; {self.reasons()}"
@@ -64,7 +64,7 @@ class Watched:
 
 
 def vip_of(number: int) -> str:
-    """Return the VIP that a service opts in with."""
+    """Return the VIP by which a service opts in."""
     return f"10.64.{number >> 8}.{number & 255}:80"
 
 
@@ -91,9 +91,10 @@ def put_instance(agent: ConsulAgent, number: int, node: int, *, weight: int = 1,
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[ConsulAgent]:
-    """Run an agent whose catalog holds `SERVICES` services with two instances each.
+    """Run an agent whose catalog has `SERVICES` services with two instances each.
 
-    Each test has its own: for a minute an agent counts the queries of whoever has gone, of an earlier test, too.
+    Each test has its own agent: an agent counts queries of a stopped client for a minute, those of an earlier test,
+    too.
     """
     with ConsulAgent(tmp_path) as running:
         with ThreadPoolExecutor(8) as pool:
@@ -124,7 +125,7 @@ def connections(agent: ConsulAgent) -> int:
 
 
 async def test_a_thousand_services_under_the_default_limit(agent: ConsulAgent) -> None:
-    """Every change of any service arrives within 2 s, over few connections; little is asked while nothing happens."""
+    """Every change of any service arrives within 2 s, over few connections; without changes there are few queries."""
     chance = random.Random(20)  # noqa: S311  # a test's dice
     print()
     async with sidecar(agent) as watched:
@@ -173,7 +174,7 @@ CHANGES: Final = {"failing check": _fail, "new weight": _weigh, "new instance": 
 
 
 async def test_restarts_do_not_run_into_the_limit(agent: ConsulAgent) -> None:
-    """An agent goes on counting queries of a sidecar that has gone; some restarts a minute fit into its limit."""
+    """An agent keeps counting queries of a stopped sidecar; some restarts per minute fit into its limit."""
     for _ in range(3):
         async with sidecar(agent) as watched:
             await watched.seen(lambda: len(watched.servers) == SERVICES, "all services", patient(20))
@@ -182,7 +183,7 @@ async def test_restarts_do_not_run_into_the_limit(agent: ConsulAgent) -> None:
 
 
 async def test_past_the_limit_there_are_errors_and_no_storm(agent: ConsulAgent) -> None:
-    """Where others hold all connections there is no answer, and few tries; when they leave, everything is answered."""
+    """While others use all connections there are errors and few retries; when they stop, all sources get answers."""
     others = []
     try:
         for _ in range(LIMIT):
@@ -205,7 +206,7 @@ async def test_past_the_limit_there_are_errors_and_no_storm(agent: ConsulAgent) 
 
 @pytest.mark.parametrize("catalog", [False, True])
 def test_the_sidecar_publishes_a_change_of_any_service(agent: ConsulAgent, tmp_path: Path, *, catalog: bool) -> None:
-    """From Consul into the kernel's pools within 2 s, for 1,000 services behind 1,000 VIPs, named or opted in."""
+    """Changes in Consul reach the kernel's pools within 2 s, for 1,000 services with 1,000 VIPs, named or opted in."""
     instance = f"test-{uuid4().hex[:8]}"
     vips = [vip_of(number) for number in range(SERVICES)]
     options = ["--consul", agent.url]

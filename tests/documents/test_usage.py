@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clb_discovery.documents.usage import Usage, usage
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import is_ipv4, parse_address
-from clb_discovery.model.answer import Claim, OptIn, Refused
+from clb_discovery.model.answer import Claim, OptIn, Refusal
 from clb_discovery.model.servers import Protocol, RealServer, Unpublished, Vip
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
@@ -67,7 +67,7 @@ def test_automatic_vips_may_be_empty_in_one_family() -> None:
 
 def test_services_of_a_catalog_are_reported_with_their_refusals() -> None:
     """One without any VIP has an objection. A source without a known answer is not reported."""
-    opt_in = OptIn(refused=(Refused("clb-vip 'x'", "is not a VIP"),))
+    opt_in = OptIn(refused=(Refusal("clb-vip 'x'", "is not a VIP"),))
     claim = Claim(Service("web", "consul:web", ()), opt_in)
     found = published([Service("db", "srv:db", (_VIPS[0],))], {"consul:web": []}, claim)
     assert found.keys() == {"consul:web"}

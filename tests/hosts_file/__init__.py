@@ -1,1 +1,1 @@
-"""The block in a hosts file."""
+"""Tests of the block in a hosts file."""

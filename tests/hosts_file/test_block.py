@@ -1,4 +1,4 @@
-"""Names in a hosts file: which there are, and that nothing else in the file changes."""
+"""The names in a hosts file; nothing else in the file changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LINES = st.lists(
 
 
 def published(service: str, vips: list[str], *, servers: bool = True, source: str = "srv:x") -> dict[Vip, Published]:
-    """Return virtual servers as the kernel holds them."""
+    """Return installed virtual servers."""
     pool = (RealServer(0, ONE, 80, 1),) if servers else ()
     return {
         parse_vip(vip): Published(1, (), Algorithm.RANDOM, pool, PassiveHealth(), Label(service, source), servers={})
@@ -60,12 +60,12 @@ def published(service: str, vips: list[str], *, servers: bool = True, source: st
     ],
 )
 def test_host_names(service: str, name: str | None) -> None:
-    """A service's name is a host name if its labels are letters, digits and hyphens; nothing else gets in."""
+    """The name of a service becomes a host name if its labels are letters, digits and hyphens."""
     assert host_name(service) == name
 
 
 def test_names_are_those_of_what_the_kernel_balances() -> None:
-    """Each service has its addresses once, in both families; the self-test has no name, bad names are told."""
+    """Each service has its addresses once, in both families; the self-test has no name; bad names are reported."""
     found = names(
         published("redis", ["10.64.0.1:6379", "10.64.0.1:6380", "[fd00:64::1]:6379"])
         | published("a/b", ["10.64.0.2:80"])
@@ -76,14 +76,14 @@ def test_names_are_those_of_what_the_kernel_balances() -> None:
 
 
 def test_family_without_servers_has_no_name_while_the_other_has() -> None:
-    """A name leads to addresses that can be connected to, and to all of them where none can."""
+    """A name has the addresses with real servers, or all addresses if none has any."""
     ipv4, ipv6 = published("web", ["10.64.0.1"]), published("web", ["[fd00:64::1]"], servers=False)
     assert names(ipv4 | ipv6).addresses == {"web.clb": (ONE,)}
     assert names(ipv6).addresses == {"web.clb": (SIX,)}
 
 
 def test_block_is_readable() -> None:
-    """The block says whose it is, with a line for each address."""
+    """The block names its instance and has a line for each address."""
     assert with_block("127.0.0.1 localhost", "default", {"redis.clb": (ONE, SIX)}) == (
         "127.0.0.1 localhost\n"
         "# BEGIN clb-discovery default: written by the sidecar, changes are lost\n"
@@ -97,7 +97,7 @@ def test_block_is_readable() -> None:
 def test_the_rest_of_the_file_stays(
     before: str, after: str, first: dict[str, tuple[Address, ...]], second: dict[str, tuple[Address, ...]]
 ) -> None:
-    """A block is replaced in its place, writing it again changes nothing, and without it the file is as before."""
+    """A block is replaced in its place; writing it again changes nothing; removing it restores the file."""
     before = before + "\n" if before else ""
     written = with_block(before, "default", first) + after
     if first:
@@ -108,7 +108,7 @@ def test_the_rest_of_the_file_stays(
 
 
 def test_blocks_of_two_instances_live_in_one_file() -> None:
-    """An instance touches its own block alone, also where its name begins another's."""
+    """An instance changes only its own block, also if its name is a prefix of another name."""
     both = with_block(with_block("", "a", {"redis.clb": (ONE,)}), "a-b", {"web.clb": (TWO,)})
     assert with_block(both, "a", {}) == with_block("", "a-b", {"web.clb": (TWO,)})
     assert with_block(both, "a-b", {}) == with_block("", "a", {"redis.clb": (ONE,)})
@@ -125,6 +125,6 @@ def test_blocks_of_two_instances_live_in_one_file() -> None:
     ],
 )
 def test_block_that_somebody_broke_is_left_alone(text: str) -> None:
-    """Where a mark is missing, nobody knows what is ours: the file is not touched, and the line says what to do."""
+    """If a mark is missing, the extent of the block is unknown: the file stays, and the error names the fix."""
     with pytest.raises(ValueError, match="without the other, or twice; remove such lines"):
         with_block(text, "default", {"redis.clb": (ONE,)})

@@ -1,4 +1,4 @@
-"""What every end-to-end test needs: root, a cgroup and an instance of its own."""
+"""Fixtures of the end-to-end tests: each needs root, a cgroup and an instance of its own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cgroup() -> Iterator[Path]:
 
 @pytest.fixture
 def instance() -> Iterator[str]:
-    """Return the name of an instance that nobody else has; its data plane is removed at the end."""
+    """Return the name of an instance that no other test uses; its data plane is removed at the end."""
     name = f"test-{uuid4().hex[:8]}"
     yield name
     wipe(name)
@@ -37,7 +37,7 @@ def instance() -> Iterator[str]:
 
 @pytest.fixture
 def knot() -> Iterator[KnotServer]:
-    """Run a DNS server with the zones example and test."""
+    """Run a DNS server with the zones `example` and `test`."""
     with KnotServer({"example": "", "test": ""}) as server:
         yield server
 
@@ -50,7 +50,7 @@ def _plane_of_module(request: pytest.FixtureRequest) -> Iterator[Plane]:
 
 @pytest.fixture
 def plane(_plane_of_module: Plane) -> Iterator[Plane]:
-    """Return a data plane without virtual servers, of each of the objects that ship."""
+    """Return a data plane without virtual servers, once for each BPF object that we ship."""
     yield _plane_of_module
     _plane_of_module.clear()
 

@@ -1,4 +1,4 @@
-"""Active connections of each real server, as the kernel counts them: right after every ending, and never below zero."""
+"""Active connections of each real server, as the kernel counts them: exact right after every ending, never negative."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ HOLDER: Final = (sys.executable, "-m", "tests.programs.holder")
 VIPS: Final = ("10.64.0.1", "[fd00:64::1]")
 PROCESSES: Final = 8
 CRASHES: Final = (10, 15, 20)
-"""After how many publications one of them is killed."""
+"""One process is killed after each of these numbers of publications."""
 
 
 @pytest.fixture(autouse=True, params=["in places", "with sockets"])
 def _records(request: pytest.FixtureRequest, plane: Plane) -> Iterator[None]:
-    """Let records be in their places, or find those taken."""
+    """Run each test twice: with records in their array, and with all places in the array taken."""
     with ExitStack() as stack:
         if request.param == "with sockets":
             maps = stack.enter_context(Maps(plane.pins))
@@ -47,29 +47,29 @@ def _records(request: pytest.FixtureRequest, plane: Plane) -> Iterator[None]:
 
 
 def publish(plane: Plane, vip: str, *servers: MoodyServer, health: PassiveHealth = COUNTED) -> None:
-    """Let these servers be the pool of the one virtual server, by turns."""
+    """Publish these servers as the pool of the only virtual server, with round-robin."""
     names = [server.name for server in servers]
     plane.publish(virtual_server(vip, names, Algorithm.ROUND_ROBIN, health))
 
 
 def active(plane: Plane, vip: str) -> int:
-    """Return how many connections a virtual server has."""
+    """Return the active connections of a virtual server."""
     return sum(plane.active(vip).values())
 
 
 def wait_for(plane: Plane, vip: str, count: int) -> None:
-    """Wait until a virtual server has so many connections."""
+    """Wait until a virtual server has `count` active connections."""
     wait_until(lambda: active(plane, vip) == count, f"{vip} has {count} connections")
 
 
 def reset(sock: socket.socket) -> None:
-    """Close with a reset."""
+    """Close a socket with a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     sock.close()
 
 
 def disconnect(sock: socket.socket) -> None:
-    """Dissolve the connection and keep the socket: connect(2) with AF_UNSPEC, which Python has no words for."""
+    """Dissolve the connection and keep the socket: connect(2) with AF_UNSPEC, which Python does not offer."""
     assert ctypes.CDLL(None).connect(sock.fileno(), bytes(16), 16) == 0
 
 
@@ -85,7 +85,7 @@ def disconnect(sock: socket.socket) -> None:
     ids=["close", "reset", "disconnect", "half-close", "shutdown"],
 )
 def test_client_ends_its_connections(plane: Plane, vip: str, end: Callable[[socket.socket], None]) -> None:
-    """Connections count from their connect on until the client ends them, in whichever way, and not a moment longer."""
+    """A connection counts from its connect until the client ends it in any way, and not longer."""
     with moody_servers(*[HOST[vip]] * 2) as servers:
         publish(plane, vip, *servers)
         clients = plane.client.connected(target_of(vip), 10)
@@ -100,7 +100,7 @@ def test_client_ends_its_connections(plane: Plane, vip: str, end: Callable[[sock
 
 @pytest.mark.parametrize("end", [socket.socket.close, reset], ids=["half-close", "reset"])
 def test_server_ends_the_connections(plane: Plane, vip: str, end: Callable[[socket.socket], None]) -> None:
-    """A connection that its server closes or resets is not active any more; the client's close then changes nothing."""
+    """A connection that its server closes or resets is not active any more; the close by the client changes nothing."""
     with moody_servers(HOST[vip]) as (server,):
         publish(plane, vip, server)
         clients = plane.client.connected(target_of(vip), 5)
@@ -115,7 +115,7 @@ def test_server_ends_the_connections(plane: Plane, vip: str, end: Callable[[sock
 
 @pytest.mark.parametrize("crash", [signal.SIGKILL, signal.SIGTERM])
 def test_application_crashes(plane: Plane, vip: str, crash: signal.Signals) -> None:
-    """What a process that is killed had open is not counted any more once it is gone."""
+    """Connections of a killed process are not counted after it has ended."""
     with moody_servers(HOST[vip]) as (server,):
         publish(plane, vip, server)
         clients = plane.client.connected(target_of(vip), 7)
@@ -130,7 +130,7 @@ def test_application_crashes(plane: Plane, vip: str, crash: signal.Signals) -> N
 
 @contextmanager
 def heir(*sockets: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process that has inherited sockets, and does nothing with them."""
+    """Run a process that has inherited sockets and does nothing with them."""
     with subprocess.Popen(["sleep", "60"], pass_fds=[sock.fileno() for sock in sockets]) as process:
         try:
             yield process
@@ -152,7 +152,7 @@ def test_connection_ends_with_the_last_process_that_has_it(plane: Plane, vip: st
 
 
 def test_connection_is_passed_to_another_process(plane: Plane, vip: str) -> None:
-    """A connection that is passed over a UNIX socket is active on the way and there, until it is closed there."""
+    """A connection that is passed over a UNIX socket stays active until the receiving process closes it."""
     with moody_servers(HOST[vip]) as (server,):
         publish(plane, vip, server)
         (client,) = plane.client.connected(target_of(vip))
@@ -173,8 +173,8 @@ def test_connection_is_passed_to_another_process(plane: Plane, vip: str) -> None
                 assert active(plane, vip) == 0
 
 
-def test_connection_that_is_passed_to_nobody_ends(plane: Plane, vip: str) -> None:
-    """A connection that nobody takes out of a UNIX socket ends with that."""
+def test_connection_that_is_passed_but_not_received_ends(plane: Plane, vip: str) -> None:
+    """A passed connection that no process receives ends with the UNIX socket."""
     with moody_servers(HOST[vip]) as (server,):
         publish(plane, vip, server)
         (client,) = plane.client.connected(target_of(vip))
@@ -188,7 +188,7 @@ def test_connection_that_is_passed_to_nobody_ends(plane: Plane, vip: str) -> Non
 
 
 def test_connects_that_fail_are_not_active(plane: Plane, vip: str) -> None:
-    """A connect counts while it waits for its server, and no longer once it has failed or was given up."""
+    """A connect counts while it waits for its server, and stops counting when it fails or is given up."""
     with moody_servers(*[HOST[vip]] * 2) as (silent, dead):
         publish(plane, vip, silent)
         silent.fall_silent()
@@ -197,7 +197,7 @@ def test_connects_that_fail_are_not_active(plane: Plane, vip: str) -> None:
         for sock in waiting[:4]:
             sock.close()
         assert active(plane, vip) == 4
-        silent.refuse()  # which the repeated SYNs learn
+        silent.refuse()  # the repeated SYNs get this answer
         wait_for(plane, vip, 0)
         dead.refuse()
         publish(plane, vip, dead)
@@ -206,7 +206,7 @@ def test_connects_that_fail_are_not_active(plane: Plane, vip: str) -> None:
 
 
 def test_silent_server_times_out(plane: Plane, vip: str) -> None:
-    """A connect that times out is not active afterwards."""
+    """A connect that times out does not count any more."""
     with moody_servers(HOST[vip]) as (silent,):
         publish(plane, vip, silent)
         silent.fall_silent()
@@ -216,7 +216,7 @@ def test_silent_server_times_out(plane: Plane, vip: str) -> None:
 
 
 def test_socket_connects_again(plane: Plane, vip: str) -> None:
-    """One socket that fails, connects, is disconnected and connects elsewhere counts where it is, once."""
+    """A socket that fails, connects, is disconnected and connects elsewhere counts once, at its current server."""
     other = vip.replace(":80", ":81")
     with moody_servers(*[HOST[vip]] * 2) as (one, two):
         plane.publish(*(virtual_server(*pair, health=COUNTED) for pair in ((vip, [one.name]), (other, [two.name]))))
@@ -233,13 +233,13 @@ def test_socket_connects_again(plane: Plane, vip: str) -> None:
         reset(two.take())
         wait_for(plane, other, 0)
         disconnect(client)
-        client.connect(one.target)  # which is none of ours
+        client.connect(one.target)  # not a virtual server
         client.close()
         assert (active(plane, vip), active(plane, other)) == (0, 0)
 
 
 def test_socket_that_meets_itself(plane: Plane, vip: str) -> None:
-    """A connect whose real server is its own socket (simultaneous open, RFC 9293) counts once, and ends."""
+    """A connect whose real server is its own socket (simultaneous open, RFC 9293) counts once, until the close."""
     port = free_port()
     host = HOST[vip]
     plane.publish(virtual_server(vip, [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"], health=COUNTED))
@@ -254,7 +254,7 @@ def test_socket_that_meets_itself(plane: Plane, vip: str) -> None:
 
 
 def test_connected_udp_sockets_count(plane: Plane, vip: str) -> None:
-    """A UDP socket counts at the server that it is connected to, until it connects elsewhere or is closed."""
+    """A connected UDP socket counts at its server until it connects elsewhere or is closed."""
     here, there = f"{vip}/udp", vip.replace(":80", ":81/udp")
     with moody_servers(*[HOST[vip]] * 2) as (one, two):
         plane.publish(*(virtual_server(*pair, health=COUNTED) for pair in ((here, [one.name]), (there, [two.name]))))
@@ -264,9 +264,9 @@ def test_connected_udp_sockets_count(plane: Plane, vip: str) -> None:
         assert (active(plane, here), active(plane, there)) == (3, 0)
         first.connect((target_of(vip)[0], 81))
         assert (active(plane, here), active(plane, there)) == (2, 1)
-        second.connect(two.target)  # which is none of ours
+        second.connect(two.target)  # not a virtual server
         assert (active(plane, here), active(plane, there)) == (1, 1)
-        disconnect(third)  # which no hook sees, so it counts until the next connect
+        disconnect(third)  # no hook sees this, so it counts until the next connect
         third.connect((target_of(vip)[0], 81))
         assert (active(plane, here), active(plane, there)) == (0, 2)
         third.close()
@@ -279,7 +279,7 @@ def test_connected_udp_sockets_count(plane: Plane, vip: str) -> None:
 
 
 def test_threads_connect_one_udp_socket_at_once(plane: Plane, vip: str) -> None:
-    """However many threads connect a UDP socket at once, it counts once, and not at all when it is closed."""
+    """A UDP socket that many threads connect at once counts once, and stops counting when it is closed."""
     here, there = f"{vip}/udp", vip.replace(":80", ":81/udp")
     with moody_servers(*[HOST[vip]] * 4) as servers:
         names = [server.name for server in servers]
@@ -304,7 +304,7 @@ def test_threads_connect_one_udp_socket_at_once(plane: Plane, vip: str) -> None:
 
 
 def test_counts_survive_publication(plane: Plane, vip: str) -> None:
-    """Counts stay when weights, algorithm and other servers change, and ends of connections are seen in between."""
+    """Counts stay when weights, algorithm or other servers change; connections that end meanwhile are counted out."""
     with moody_servers(*[HOST[vip]] * 3) as servers:
         publish(plane, vip, *servers[:2])
         clients = plane.client.connected(target_of(vip), 10)
@@ -321,7 +321,7 @@ def test_counts_survive_publication(plane: Plane, vip: str) -> None:
 
 
 def test_counts_survive_other_programs(plane: Plane, vip: str) -> None:
-    """Connections from before the programs were replaced, as an upgrade does, end in the count that they are in."""
+    """After an upgrade has replaced the programs, earlier connections still leave the count that they are in."""
     with moody_servers(HOST[vip]) as (server,):
         publish(plane, vip, server)
         clients = plane.client.connected(target_of(vip), 6)
@@ -338,7 +338,7 @@ def test_counts_survive_other_programs(plane: Plane, vip: str) -> None:
 
 @pytest.mark.parametrize("udp", [False, True], ids=["tcp", "udp"])
 def test_connections_of_a_removed_server_take_nothing_from_its_successor(plane: Plane, vip: str, *, udp: bool) -> None:
-    """When a server comes back to the pool it counts from zero, whatever is left of the connections from before."""
+    """A server that comes back to the pool counts from zero; endings of its earlier connections do not change this."""
     name = f"{vip}/udp" if udp else vip
     with moody_servers(HOST[vip], HOST[vip]) as (server, other):
         publish(plane, name, server)
@@ -358,7 +358,7 @@ def test_connections_of_a_removed_server_take_nothing_from_its_successor(plane: 
 
 
 def test_counting_is_switched_on_and_off(plane: Plane, vip: str) -> None:
-    """A connection counts if counting was on when it began, and then ends in the count though it is off by now."""
+    """A connection counts if counting was on when it began, and it is counted out even if counting is off by then."""
     with moody_servers(HOST[vip]) as (server,):
         publish(plane, vip, server, health=replace(COUNTED, active=False))
         uncounted = plane.client.connected(target_of(vip), 3)
@@ -375,7 +375,7 @@ def test_counting_is_switched_on_and_off(plane: Plane, vip: str) -> None:
 
 
 def test_random_churn_leaves_nothing(plane: Plane, tmp_path: Path) -> None:
-    """Eight processes open and close at random on both families, while pools change: counts stay true, and end at 0."""
+    """Eight processes open and close at random on both families while pools change: counts stay exact, and end at 0."""
     port, gone = free_port(), free_port()
     health = PassiveHealth(eject_first_ms=20, eject_most_ms=100)
     vips = [f"{host}:{number}{kind}" for host in VIPS for number in churn.PORTS for kind in ("", "/udp")]
@@ -405,7 +405,7 @@ def test_random_churn_leaves_nothing(plane: Plane, tmp_path: Path) -> None:
         processes = [stack.enter_context(running(inside(plane.cgroup, command), log)) for log in logs]
         most = 0
         for round_ in range(1, effort(40, 25) + 1):
-            # Each is read at a moment of its own, so a socket that moves on meanwhile may show up in two of them.
+            # The counts are not read at the same moment, so a socket that moves in between may show up in two of them.
             counts = [count for vip in vips for count in plane.active(vip).values()]
             most = max(most, sum(counts))
             assert max(counts) <= PROCESSES * churn.MOST, counts

@@ -1,4 +1,4 @@
-"""What becomes of answers: published, held or refused; and of failures: nothing but a word."""
+"""What happens to answers (published, held or rejected) and to failures of sources (only logged)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.srv_web import OTHER_VIP, VIP, WEB, generations, resolver, se
 
 
 def test_answer_that_removes_much_is_held(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """Members that answers lack, more than half of the pool, stay for --hold, as status tells, and then go."""
+    """Members that an answer lacks, more than half of the pool, stay for --hold, as status reports, and go then."""
     before, after = ("127.0.0.1:1", "127.0.0.2:2", "127.0.0.3:3"), ("127.0.0.1:1",)
     serve(knot, *before)
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot), "--hold", "4s"]) as found:
@@ -33,7 +33,7 @@ def test_answer_that_removes_much_is_held(instance: str, cgroup: Path, knot: Kno
 def test_answer_that_comes_back_is_not_applied_late(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """Members that are back within --hold never leave the kernel."""
+    """Members that return within --hold are never removed from the kernel."""
     serve(knot, "127.0.0.1:1")
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]) as found:
         before = generations(instance)
@@ -47,7 +47,7 @@ def test_answer_that_comes_back_is_not_applied_late(
 def test_forbidden_real_servers_are_refused_and_logged_once(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """Addresses that nobody may name as real servers stay out, each with one line that says why."""
+    """Addresses that are not allowed as real servers stay out, and each is logged once with the reason."""
     forbidden = {
         "0.0.0.0:80": "unspecified",
         "224.0.0.1:80": "multicast",
@@ -68,7 +68,7 @@ def test_forbidden_real_servers_are_refused_and_logged_once(
 
 
 def test_srv_name_says_the_protocol(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """The VIP of `_dns._udp` takes UDP and leaves TCP alone, unless it says otherwise."""
+    """The VIP of `_dns._udp` takes UDP and leaves TCP alone, unless the option names a protocol."""
     knot.write("_dns._udp SRV 0 1 5300 one\none A 10.0.0.1")
     options = ["--srv", f"_dns._udp.example={VIP}:53,{OTHER_VIP}:53/tcp", "--resolver", knot.address]
     with sidecar(instance, cgroup, tmp_path, options):
@@ -78,7 +78,7 @@ def test_srv_name_says_the_protocol(instance: str, cgroup: Path, knot: KnotServe
 
 
 def test_failing_source_is_logged_once(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """While a source goes on failing in the same way nothing more is logged, and the pool stays."""
+    """While a source fails in the same way nothing more is logged, and the pool stays."""
     serve(knot, "127.0.0.1:1")
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]) as found:
         before = generations(instance)

@@ -1,4 +1,4 @@
-"""Services without a VIP: the addresses that they get lead to their real servers."""
+"""Services without a VIP: their automatic addresses lead to their real servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.sidecar import sidecar, status
 
 
 def test_automatic_vips_are_balanced(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """A service that is named without a VIP is reached on one of each family, on any port."""
+    """A service without a VIP in its option is reached on one address of each family, on any port."""
     ipv4, ipv6 = map(format_address, automatic_addresses(["web"], DEFAULT_RANGES)["web"])
     with KnotServer() as knot, listening("127.0.0.1", "127.0.0.2", "::1") as servers:
         lines = [f"_web._tcp SRV 0 1 {server.port} t{number}" for number, server in enumerate(servers)]

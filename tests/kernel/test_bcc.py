@@ -1,4 +1,4 @@
-"""Programs that BCC compiles on this host: they do what the object's do, and what is missing is named."""
+"""Programs that BCC compiles on this host: they work as those of the object do, and errors name what is missing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load(instance: str, cgroup: Path, loader: str) -> None:
 
 
 def loader_of(instance: str) -> str:
-    """Return who loaded the data plane, which has to be effective."""
+    """Return the loader of the data plane, which has to be in effect."""
     found = status(instance)["datapath"]
     assert found["effective"]
     loader: str = found["loader"]
@@ -46,19 +46,19 @@ def loader_of(instance: str) -> str:
 
 
 def assert_fails(result: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Check that something is missing on this host, in one line with these words."""
+    """Check that the command fails because the host lacks something, with one line that contains these words."""
     assert result.returncode == 3, result.stderr
     (line,) = result.stderr.splitlines()
     assert all(word in line for word in words), (line, words)
 
 
 def loading(loader: str, instance: str, cgroup: Path) -> tuple[str, ...]:
-    """Return the command that loads."""
+    """Return the command line that loads."""
     return (*COMMAND, "load", "--loader", loader, "--instance", instance, "--cgroup", str(cgroup))
 
 
 def without_bcc() -> str:
-    """Return the shell script that takes BCC away from the system's Python."""
+    """Return a shell script that hides BCC from the system's Python."""
     find = "import importlib.util as u; print(u.find_spec('bcc').submodule_search_locations[0])"
     found = subprocess.run(["/usr/bin/python3", "-c", find], check=True, capture_output=True, text=True)
     return f"mount -t tmpfs none {found.stdout.strip()}"
@@ -74,13 +74,13 @@ def test_connects_are_balanced(instance: str, cgroup: Path) -> None:
         assert dial(cgroup, VIP6, 443, 7) == ["ok"] * 7
         counts = [one.taken(), three.taken(), six.taken()]
     assert counts[0] + counts[1] == 400
-    assert 50 < counts[0] < 150  # one in 10^8 by chance
+    assert 50 < counts[0] < 150  # fails by chance once in 10^8 runs
     assert counts[2] == 7
     assert [found["connects"] for found in status(instance)["virtual_servers"]] == [400, 7]
 
 
 def test_empty_pool_refuses(instance: str, cgroup: Path) -> None:
-    """An empty pool refuses with the errno that status names, as the object's programs do."""
+    """An empty pool refuses with the errno that status shows, as with the programs of the object."""
     load(instance, cgroup, "bcc")
     publish(instance, {f"{VIP4}:80": [], f"[{VIP6}]:80": []})
     expected = "ECONNREFUSED" if status(instance)["datapath"]["features"]["errno"] else "EPERM"
@@ -108,7 +108,7 @@ def test_loaders_replace_each_other_under_connects(instance: str, cgroup: Path, 
 
 
 def test_loading_again_touches_nothing(instance: str, cgroup: Path) -> None:
-    """What BCC has loaded and what is current stays as it is, for the default loader too."""
+    """Programs that BCC has loaded stay as they are if they are current, also with the default loader."""
     load(instance, cgroup, "bcc")
     before = snapshot(instance)
     load(instance, cgroup, "bcc")
@@ -117,13 +117,13 @@ def test_loading_again_touches_nothing(instance: str, cgroup: Path) -> None:
 
 
 def test_auto_takes_the_object_first(instance: str, cgroup: Path) -> None:
-    """Where both loaders can, the default is the shipped object."""
+    """If both loaders work, the default is the shipped object."""
     load(instance, cgroup, "auto")
     assert loader_of(instance) == "object"
 
 
 def test_auto_falls_back_to_bcc(instance: str, cgroup: Path) -> None:
-    """Where the object cannot be loaded the default is BCC; where that cannot either, both are named."""
+    """If the object cannot be loaded the default is BCC; if BCC fails too, the error names both."""
     no_object = f"mount --bind /dev/null {libbpf.OBJECTS[True]}"
     neither = in_own_mounts(f"{no_object}; {without_bcc()}", *loading("auto", instance, cgroup))
     assert_fails(neither, str(libbpf.OBJECTS[True]), "--loader bcc", *PACKAGES)
@@ -134,7 +134,7 @@ def test_auto_falls_back_to_bcc(instance: str, cgroup: Path) -> None:
 
 
 def test_compiler_does_not_stay(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """A sidecar that has loaded by BCC has neither BCC nor LLVM in its memory, and no child."""
+    """A sidecar that has loaded with BCC has neither BCC nor LLVM in its memory, and no child process."""
     with KnotServer() as knot:
         knot.write("_web._tcp SRV 0 1 80 t\nt A 10.0.0.1")
         options = ["--loader", "bcc", "--srv", f"_web._tcp.example={VIP4}:80", "--resolver", knot.address]
@@ -149,7 +149,7 @@ def test_compiler_does_not_stay(instance: str, cgroup: Path, tmp_path: Path) -> 
 
 
 def test_powers_of_the_unit_are_enough(instance: str, cgroup: Path) -> None:
-    """With no more than the systemd unit leaves of root's powers BCC loads, first and over maps that are there."""
+    """With only the capabilities that the systemd unit leaves to root, BCC loads, first and over existing maps."""
     as_unit = (sys.executable, "-m", "tests.programs.as_unit", str(UNIT))
     for loader in ("bcc", "object", "bcc"):
         command = [*as_unit, *loading(loader, instance, cgroup)]
@@ -167,7 +167,7 @@ def test_powers_of_the_unit_are_enough(instance: str, cgroup: Path) -> None:
     ],
 )
 def test_wrong_module_is_named(instance: str, cgroup: Path, tmp_path: Path, module: str, words: list[str]) -> None:
-    """A module bcc that is something else is named by its file, with the package that has the right one."""
+    """If the module `bcc` is something else, the error names its file, and the package that has the right one."""
     file = tmp_path / "bcc.py"
     file.write_text(module)
     where = ("--instance", instance, "--cgroup", cgroup)
@@ -177,7 +177,7 @@ def test_wrong_module_is_named(instance: str, cgroup: Path, tmp_path: Path, modu
 
 
 def test_wrong_module_of_ours_is_passed_over(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Where only our own environment has the wrong module, the system's interpreter compiles."""
+    """If only our own environment has the wrong module, the system's interpreter compiles."""
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -194,7 +194,7 @@ def test_wrong_module_of_ours_is_passed_over(instance: str, cgroup: Path, tmp_pa
 
 
 def test_missing_bcc_is_named_with_its_package(instance: str, cgroup: Path) -> None:
-    """Where no interpreter has BCC the line names the packages that bring it, and check says so."""
+    """If no interpreter has BCC, the error names the packages that contain it, and check reports it."""
     result = in_own_mounts(without_bcc(), *loading("bcc", instance, cgroup))
     assert_fails(result, "no Python here has BCC", *PACKAGES)
     assert not Pins(instance).home.exists()
@@ -207,7 +207,7 @@ def test_missing_bcc_is_named_with_its_package(instance: str, cgroup: Path) -> N
 
 
 def test_check_names_bcc() -> None:
-    """Check says which BCC would load, and of which interpreter."""
+    """Check reports which version of BCC would load, and with which interpreter."""
     found = {line[6:].partition(": ")[0]: line[:4] for line in clb("check").stdout.splitlines()}
     assert (found["libbpf"], found["BCC"]) == ("ok  ", "ok  ")
     lines = clb("check", "--loader", "bcc").stdout.splitlines()
@@ -215,8 +215,8 @@ def test_check_names_bcc() -> None:
     assert not [line for line in lines if "libbpf" in line]
 
 
-def test_first_error_of_the_compiler_is_told(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Sources that do not compile end in one line: the first error, with its file and line."""
+def test_first_error_of_the_compiler_is_reported(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """If the sources do not compile, the error is one line: the first error of the compiler, with its file and line."""
     header = bcc.SOURCES / "maps.h"
     broken = tmp_path / "maps.h"
     broken.write_text(header.read_text() + "\n#line 1000\nint broken = nonsense;\nint more = rubbish;\n")
@@ -225,8 +225,8 @@ def test_first_error_of_the_compiler_is_told(instance: str, cgroup: Path, tmp_pa
     assert not Pins(instance).home.exists()
 
 
-def test_verdict_of_the_verifier_is_told(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Programs that the kernel refuses end in one line: which, and why; what was loaded before stays attached."""
+def test_verdict_of_the_verifier_is_reported(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """If the kernel rejects programs, the error is one line with program and reason; earlier programs stay attached."""
     load(instance, cgroup, "object")
     before = snapshot(instance)
     source = bcc.SOURCES / "clb.bpf.c"
@@ -242,7 +242,7 @@ def test_verdict_of_the_verifier_is_told(instance: str, cgroup: Path, tmp_path: 
 
 
 def test_map_of_another_shape_is_refused(instance: str, cgroup: Path) -> None:
-    """A map that is pinned with other properties than the sources declare is not used."""
+    """A pinned map with other properties than the sources declare is not used."""
     load(instance, cgroup, "bcc")
     pin = Pins(instance).map(Map.ROWS)
     map_ = bpf.open_pin(pin)

@@ -1,4 +1,4 @@
-"""Answers that come faster than they are published: merged, and none of them lost."""
+"""Answers that arrive faster than they can be published: they are merged, and none is lost."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Interrupting(FakeSource):
 
 
 async def test_answer_during_a_publication_is_not_lost(instance: str, cgroup: Path) -> None:
-    """What a source says while the kernel's maps are being written is published next."""
+    """An answer that arrives while the maps are being written is published next."""
     servers = 40_000
     source = Interrupting(instance, servers)
 
@@ -57,7 +57,7 @@ async def test_answer_during_a_publication_is_not_lost(instance: str, cgroup: Pa
 
 
 class Bursting(FakeSource):
-    """A source that answers again and again, with a real server more each time, up to 200 of them."""
+    """A source that answers in a loop, with one real server more each time, up to 200 of them."""
 
     name = "fake:bursting"
 
@@ -67,7 +67,7 @@ class Bursting(FakeSource):
         self.most = most
 
     async def next(self) -> Answer:
-        """Return the next answer after 5 ms, so that the quiet period never comes; nothing more after `most`."""
+        """Return the next answer after 5 ms, so that no quiet period occurs; after `most` answers, wait for ever."""
         if self.given == self.most:
             return await self.nothing_new()
         await asyncio.sleep(0.005)
@@ -76,12 +76,12 @@ class Bursting(FakeSource):
 
 
 def published(logs: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return how many real servers each publication had."""
+    """Return the number of real servers of each publication."""
     return [line["servers"] for line in logs if line["event"] == "pool published"]
 
 
 async def test_burst_is_merged(instance: str, cgroup: Path) -> None:
-    """A hundred answers within half a second or so are published a few times, and the last of them for certain."""
+    """A hundred answers within about half a second are published a few times, and the last one always is."""
     with capture_logs() as logs:
         async with running_daemon(instance, cgroup, Bursting(100)):
             await asyncio.to_thread(wait_until, lambda: published(logs)[-1:] == [100], "the last answer is published")
@@ -89,7 +89,7 @@ async def test_burst_is_merged(instance: str, cgroup: Path) -> None:
 
 
 async def test_burst_without_end_is_applied_meanwhile(instance: str, cgroup: Path) -> None:
-    """Where answers never pause for the quiet period, what they say is still published twice a second."""
+    """If answers never pause for the quiet period, they are still published twice a second."""
     source = Bursting(1_000_000)
     with capture_logs() as logs:
         async with running_daemon(instance, cgroup, source):

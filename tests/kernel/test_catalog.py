@@ -1,4 +1,4 @@
-"""Catalog mode: services of a real Consul that opt in are followed as they come and go."""
+"""Catalog mode: the sidecar follows services of a real Consul that opt in, as they come and go."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def agent(tmp_path: Path) -> Iterator[ConsulAgent]:
 
 @contextmanager
 def following(agent: ConsulAgent, instance: str, cgroup: Path, directory: Path, *options: str) -> Iterator[Sidecar]:
-    """Follow the whole catalog."""
+    """Run a sidecar that follows the whole catalog."""
     with sidecar(instance, cgroup, directory, ["--consul", agent.url, *LIMITS, *options]) as found:
         yield found
 
@@ -52,7 +52,7 @@ def put(agent: ConsulAgent, name: str, vip: str | None, host: str = "10.0.0.1", 
 
 
 def served(instance: str) -> dict[str, str]:
-    """Return the service behind each VIP."""
+    """Return the service of each VIP."""
     return {
         f"{server['address']}:{server['port'] or '*'}": server["service"]
         for server in status(instance)["virtual_servers"]
@@ -60,23 +60,23 @@ def served(instance: str) -> dict[str, str]:
 
 
 def wait_for_served(instance: str, expected: dict[str, str]) -> None:
-    """Wait until exactly these services are behind VIPs."""
+    """Wait until exactly these services have VIPs."""
     wait_until(lambda: served(instance) == expected, f"{expected} are served")
 
 
 def source(instance: str, name: str) -> dict[str, Any]:
-    """Return what status says of a source."""
+    """Return a source as status reports it."""
     (found,) = (one for one in status(instance)["sources"] if one["name"] == name)
     return dict(found)
 
 
 def generations(instance: str) -> list[int]:
-    """Return what changes with every pool that is written."""
+    """Return a value for each pool that changes with every write of it."""
     return [server["generation"] for server in status(instance)["virtual_servers"]]
 
 
 def test_services_come_and_go(instance: str, cgroup: Path, tmp_path: Path, agent: ConsulAgent) -> None:
-    """Meta, tags and auto opt in, before the start and after it; connects arrive; who leaves is left after the hold."""
+    """Meta, tags and auto opt in, before the start and after it; connects arrive; opting out counts after the hold."""
     ipv4, ipv6 = map(format_address, automatic_addresses(["auto"], [*map(parse_network, RANGES)])["auto"])
     with listening(*HOSTS) as (one, two, three, four):
         put(agent, "meta", "10.64.0.1:6379, [fd00:64::1]:6379", HOSTS[0], one.port, algorithm="least-conn")
@@ -106,7 +106,7 @@ def test_services_come_and_go(instance: str, cgroup: Path, tmp_path: Path, agent
 
 
 def test_what_instances_say_is_followed_live(instance: str, cgroup: Path, tmp_path: Path, agent: ConsulAgent) -> None:
-    """A VIP that changes moves with its pool; while instances disagree both are served, and schedulers are voted on."""
+    """A VIP that changes moves with its pool; while instances disagree both VIPs work, and they vote on schedulers."""
     for host in ("10.0.0.1", "10.0.0.2"):
         put(agent, "web", "10.64.0.1:80", host, algorithm="least-conn")
     with following(agent, instance, cgroup, tmp_path):
@@ -130,7 +130,7 @@ def test_what_instances_say_is_followed_live(instance: str, cgroup: Path, tmp_pa
 
 
 def test_claims_that_are_refused_are_told(instance: str, cgroup: Path, tmp_path: Path, agent: ConsulAgent) -> None:
-    """A clash, a VIP outside the range, bad meta, a bad instance: told in log and status; all others are served."""
+    """A clash, a VIP outside the range, bad meta, a bad instance: reported in log and status; all others are served."""
     put(agent, "z-first", "10.64.0.1:80")
     with following(agent, instance, cgroup, tmp_path, *SOON) as found:
         put(agent, "a-second", "10.64.0.1:80", "10.0.0.2")
@@ -162,7 +162,7 @@ def test_claims_that_are_refused_are_told(instance: str, cgroup: Path, tmp_path:
         assert "\x1b" not in told_in_log + clb("status", "--instance", instance).stdout
 
         found.stop()
-    with following(agent, instance, cgroup, tmp_path, *SOON):  # ready, although one instance can never be used
+    with following(agent, instance, cgroup, tmp_path, *SOON):  # ready, although one instance is unusable
         assert served(instance) == expected
         agent.deregister("z-first-10.0.0.1-80")
         wait_for_served(instance, expected | {"10.64.0.1:80": "a-second"})
@@ -170,7 +170,7 @@ def test_claims_that_are_refused_are_told(instance: str, cgroup: Path, tmp_path:
 
 
 def told(instance: str, name: str, reason: str) -> bool:
-    """Tell whether status gives this reason for a source."""
+    """Return whether status reports this reason for a source."""
     return any(one["name"] == name and reason in (one["reason"] or "") for one in status(instance)["sources"])
 
 
@@ -192,12 +192,12 @@ def test_consul_that_stops_changes_nothing(instance: str, cgroup: Path, tmp_path
             assert generations(instance) == published
 
         down = ["--consul", agent.url, *LIMITS, *options]
-        with sidecar(instance, cgroup, tmp_path, down):  # ready, since the kernel has all of them
+        with sidecar(instance, cgroup, tmp_path, down):  # it becomes ready, because the kernel has all of them
             assert (served(instance), generations(instance)) == (before, published)
             assert {one["name"] for one in status(instance)["sources"] if one["stale"]} == names
 
         loader.unload(Pins(instance))
-        with sidecar(instance, cgroup, tmp_path, down) as found:  # ready, since the disk has them
+        with sidecar(instance, cgroup, tmp_path, down) as found:  # it becomes ready, because the disk has them
             assert served(instance) == before
             assert pool(instance, "10.64.0.1") == {"10.0.0.1:80": 1}
             assert "round-robin" in {server["algorithm"] for server in status(instance)["virtual_servers"]}
@@ -210,7 +210,7 @@ def test_consul_that_stops_changes_nothing(instance: str, cgroup: Path, tmp_path
 
 
 def test_catalog_that_nobody_has_seen_keeps_it_from_being_ready(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """While Consul is down at the first start nobody knows who opts in; an empty catalog that was seen is known."""
+    """If Consul is down at the first start, the sidecar is not ready; an empty catalog that was read once is enough."""
     options = ["--state-dir", str(tmp_path / "state")]
     with ConsulAgent(tmp_path) as agent:
         agent.stop()
@@ -226,7 +226,7 @@ def test_catalog_that_nobody_has_seen_keeps_it_from_being_ready(instance: str, c
 
 
 def test_metrics_show_the_catalog(instance: str, cgroup: Path, tmp_path: Path, agent: ConsulAgent) -> None:
-    """The list and what opts in are sources like others; what is refused is held, and what nobody can use fails."""
+    """The list and services that opt in are sources: a rejected claim is `held`, a service without port `retrying`."""
     port = free_port()
     put(agent, "web", "10.64.0.1:80")
     put(agent, "web2", "10.64.0.1:80")
@@ -246,7 +246,7 @@ def test_metrics_show_the_catalog(instance: str, cgroup: Path, tmp_path: Path, a
 
 
 def test_what_is_configured_goes_first(instance: str, cgroup: Path, tmp_path: Path, agent: ConsulAgent) -> None:
-    """A service by --service or in a file keeps its VIPs beside the catalog; without --catalog it is all there is."""
+    """A service of --service or a file keeps its VIPs beside the catalog; without --catalog there are no others."""
     put(agent, "web", "10.64.0.9:80")
     put(agent, "thief", "10.64.0.1:80,10.64.0.2:80")
     put(agent, "shop", "10.64.0.3:80")
@@ -258,7 +258,7 @@ def test_what_is_configured_goes_first(instance: str, cgroup: Path, tmp_path: Pa
     explicit = {"10.64.0.1:80": "web", "10.64.0.2:80": "hand"}
     with following(agent, instance, cgroup, tmp_path, *SOON, "--config", str(config), "--catalog") as found:
         assert served(instance) == explicit | {"10.64.0.3:80": "shop"}
-        assert pool(instance, "10.64.0.1") == {}  # by its tags
+        assert pool(instance, "10.64.0.1") == {}  # the VIP comes from the tags
         reason = source(instance, "consul:thief")["reason"]
         assert "10.64.0.1:80 belongs to consul:web" in reason
         assert "10.64.0.2:80 belongs to static:hand" in reason
@@ -277,7 +277,7 @@ def test_what_is_configured_goes_first(instance: str, cgroup: Path, tmp_path: Pa
 
 
 def test_plan_and_once(instance: str, cgroup: Path, agent: ConsulAgent) -> None:
-    """Both take the whole catalog once; what is refused is in the plan; a start after that has nothing to do."""
+    """Both read the whole catalog once; the plan shows rejected claims; a start after that has nothing to do."""
     put(agent, "web", "10.64.0.1:80")
     put(agent, "web2", "10.64.0.1:80")
     put(agent, "portless", "10.64.0.3:80", port=0)
@@ -302,7 +302,7 @@ def test_plan_and_once(instance: str, cgroup: Path, agent: ConsulAgent) -> None:
 
 
 def test_services_choose_their_instances(instance: str, cgroup: Path, tmp_path: Path, agent: ConsulAgent) -> None:
-    """Two services of a file follow one name by filter and tags of their own; a filter that is none is told."""
+    """Two services of a file use one name with different filters and tags; an invalid filter is reported."""
     for host, version, tags in (("10.0.0.1", "1", ["a"]), ("10.0.0.2", "2", ["a", "b"]), ("10.0.0.3", "2", ["b"])):
         agent.register("web", 80, host, Meta={"version": version}, Tags=tags)
         agent.register("shop", 80, host, Meta={"version": version}, Tags=tags)

@@ -1,4 +1,4 @@
-"""`check`: what would be used of each answer, in the very numbers of `plan` and `run`, and what is left out and why."""
+"""`check`: which part of each answer would be used, in the same numbers as `plan` and `run`, and why not the rest."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ V4, V6 = "10.64.0.1:80", "[fd00:64::1]:80"
 
 
 class Case(NamedTuple):
-    """An answer of discovery, and what is right."""
+    """An answer of discovery, and the expected result."""
 
     answer: str
     """Lines of a zone, or addresses and ports of instances."""
     used: Mapping[str, int]
     """The number of real servers behind each VIP."""
     words: Sequence[str] = ()
-    """What `check` has to say of it."""
+    """Words that `check` has to print about it."""
     options: Sequence[str] = ()
 
 
@@ -49,7 +49,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
 
 
 def said_by_check(result: subprocess.CompletedProcess[str], source: str) -> tuple[dict[str, int], list[str], list[str]]:
-    """Return the numbers by VIP, the warnings, and the failures of a source."""
+    """Return the numbers by VIP, the warnings, and the failures that `check` reports for a source."""
     assert result.stderr == ""
     lines = [line for line in result.stdout.splitlines() if line[6:].startswith(f"{source}: ")]
     numbers: dict[str, int] = {}
@@ -64,7 +64,7 @@ def said_by_check(result: subprocess.CompletedProcess[str], source: str) -> tupl
 
 
 def said_by_plan(options: Sequence[str]) -> dict[str, int]:
-    """Return the number of real servers that would come behind each VIP, where nothing is loaded."""
+    """Return the number of real servers that `plan` would add for each VIP, with nothing loaded."""
     result = clb("plan", "--json", *options)
     assert result.stderr == ""
     changes: list[dict[str, Any]] = json.loads(result.stdout)["changes"]
@@ -79,7 +79,7 @@ def vip_of(found: Mapping[str, Any]) -> str:
 
 
 def assert_agreement(instance: str, cgroup: Path, source: str, case: Case, options: Sequence[str]) -> None:
-    """Compare what the three commands say of one answer with what is right, the sidecar last."""
+    """Compare the results of the three commands for one answer with the expected numbers, the sidecar last."""
     options = ["--instance", instance, *options, *case.options]
     checked = clb("check", *options, "--cgroup", cgroup)
     numbers, warnings, failures = said_by_check(checked, source)
@@ -135,7 +135,7 @@ def test_answers_of_dns_are_counted_as_they_are_used(instance: str, cgroup: Path
 def test_answers_of_consul_are_counted_as_they_are_used(
     instance: str, cgroup: Path, agent: ConsulAgent, case: Case
 ) -> None:
-    """The same for Consul, where instances may share an address, and be of a family that has no VIP."""
+    """The same for Consul, where instances may share an address, or have a family without a VIP."""
     registered = [
         agent.register("web", int(port), host, service_id=f"web-{number}")
         for number, (host, _, port) in enumerate(text.rpartition(":") for text in case.answer.split())
@@ -149,7 +149,7 @@ def test_answers_of_consul_are_counted_as_they_are_used(
 
 
 def test_automatic_vips_need_one_family(instance: str, cgroup: Path, knot: KnotServer) -> None:
-    """Of automatic VIPs there is one of each family, whatever servers there are: it takes both empty to fail."""
+    """Automatic VIPs exist for both families, so check fails only if neither family has real servers."""
     knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1")
     options = ["--srv", "_web._tcp.example", "--resolver", knot.address, "--instance", instance]
     result = clb("check", *options, "--cgroup", cgroup)
@@ -161,8 +161,8 @@ def test_automatic_vips_need_one_family(instance: str, cgroup: Path, knot: KnotS
     assert (result.returncode, list(numbers.values()), len(failures)) == (1, [0, 0], 1)
 
 
-def test_what_a_sidecar_would_hold_is_told(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
-    """Where the kernel holds more than an answer leaves, check counts what plan leaves, and says that it is held."""
+def test_held_removals_are_reported_by_check(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
+    """If the kernel has more servers than an answer, check counts as plan does, and reports that they are held."""
     records = [f"_web._tcp SRV 0 1 80 t{number}\nt{number} A 10.0.0.{number}" for number in range(1, 4)]
     knot.write("\n".join(records))
     options = ["--srv", f"_web._tcp.example={V4}", "--resolver", knot.address]
@@ -176,11 +176,11 @@ def test_what_a_sidecar_would_hold_is_told(instance: str, cgroup: Path, tmp_path
     assert f"ok    {SOURCE}: 1 real server at {V4}; held first: it removes much\n" in result.stdout
     knot.write("\n".join(record.replace("A 10.0.0.", "A 127.0.0.") for record in records))
     (change,) = json.loads(clb("plan", "--json", *options).stdout)["changes"]
-    assert (change["held"], len(change["removed"])) == (True, 3)  # what cannot be used replaces nobody
+    assert (change["held"], len(change["removed"])) == (True, 3)  # unusable servers replace no others
 
 
 def test_one_source_that_fails_keeps_no_other_from_being_checked(cgroup: Path, knot: KnotServer) -> None:
-    """The exit code is that of what fails, and every other source has its numbers."""
+    """The exit code is that of the failing source, and every other source has its numbers."""
     knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1")
     options = ["--srv", f"_web._tcp.example={V4}", "--srv", "_web._tcp.nowhere=10.64.0.2", "--resolver", knot.address]
     result = clb("check", *options, "--cgroup", cgroup)
@@ -190,7 +190,7 @@ def test_one_source_that_fails_keeps_no_other_from_being_checked(cgroup: Path, k
 
 
 def test_services_that_opt_in_are_checked(instance: str, cgroup: Path, agent: ConsulAgent) -> None:
-    """In catalog mode each service that opts in has its line, as in the plan, with what is refused of it."""
+    """In catalog mode each service that opts in has its line, as in the plan, with the claims that were rejected."""
     options = ["--instance", instance, "--consul", agent.url, "--vip-range", "10.64.0.0/16"]
     result = clb("check", *options, "--cgroup", cgroup)
     assert "warn  catalog:consul: 0 services may opt in" in result.stdout
@@ -223,8 +223,8 @@ def test_services_that_opt_in_are_checked(instance: str, cgroup: Path, agent: Co
     }
 
 
-def test_services_that_are_too_many_are_told(instance: str, cgroup: Path, agent: ConsulAgent) -> None:
-    """Those beyond --max-services are no part of a plan, and check and plan say which."""
+def test_services_beyond_the_limit_are_reported(instance: str, cgroup: Path, agent: ConsulAgent) -> None:
+    """Services beyond --max-services are not part of a plan; check and plan name them."""
     options = ["--instance", instance, "--consul", agent.url, "--vip-range", "10.64.0.0/16", "--max-services", "1"]
     registered = [
         agent.register(name, 80, "10.0.0.1", Meta={"clb-vip": vip})
@@ -246,7 +246,7 @@ def test_services_that_are_too_many_are_told(instance: str, cgroup: Path, agent:
 
 
 def test_check_without_privileges_counts_servers(knot: KnotServer) -> None:
-    """What needs no root is done without: the exit code says that something is missing, the numbers are there."""
+    """Check does what is possible without root: the exit code reports what is missing, and the numbers are there."""
     knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1")
     nobody = [sys.executable, "-m", "tests.programs.as_nobody", "check"]
     command = [*nobody, "--srv", f"_web._tcp.example={V4}", "--resolver", knot.address]
@@ -258,7 +258,7 @@ def test_check_without_privileges_counts_servers(knot: KnotServer) -> None:
 def test_name_that_is_given_twice_is_served_at_all_its_vips(
     instance: str, cgroup: Path, knot: KnotServer, agent: ConsulAgent
 ) -> None:
-    """VIPs of one name add up, for SRV records and for services in Consul, in what is checked, planned and done."""
+    """VIPs of one name add up, for SRV records and for services in Consul, in check, plan and run."""
     knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1\na AAAA fd00::1")
     once = ["--srv", f"_web._tcp.example={V4},{V6}", "--resolver", knot.address]
     case = Case("", {V4: 1, V6: 1, "10.64.0.2:81": 1}, options=["--srv", f"_web._tcp.example={V4},10.64.0.2:81"])

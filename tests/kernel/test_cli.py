@@ -1,4 +1,4 @@
-"""What goes wrong at the command line: one line that helps, the right exit code, and nothing touched."""
+"""Errors at the command line: one helpful line, the right exit code, and nothing changed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NOBODY: Final = (sys.executable, "-m", "tests.programs.as_nobody")
 
 
 class Plane:
-    """A loaded data plane that serves, and that nothing here may change."""
+    """A loaded data plane that serves; no command here may change it."""
 
     def __init__(self, instance: str, cgroup: Path) -> None:
         self.instance = instance
@@ -46,17 +46,17 @@ class Plane:
 
     @property
     def here(self) -> tuple[str, ...]:
-        """The options that name it."""
+        """The options that select it."""
         return ("--instance", self.instance, "--cgroup", str(self.cgroup))
 
     def assert_fails(
         self, code: int, *arguments: str | Path, words: Sequence[str] = (), env: Mapping[str, str] | None = None
     ) -> str:
-        """Run a command that has to fail, with one line that holds the words, and touch nothing; return the line."""
+        """Run a command that has to fail with one line that contains the words, and to change nothing; return it."""
         return self.assert_failed(clb(*arguments, env=env), code, words)
 
     def assert_failed(self, result: subprocess.CompletedProcess[str], code: int, words: Sequence[str] = ()) -> str:
-        """Check what a command left that had to fail. Log lines, which are JSON, are not counted."""
+        """Check the result of a command that had to fail. Log lines, which are JSON, are not counted."""
         lines = [line for line in result.stderr.splitlines() if not line.startswith("{")]
         assert result.returncode == code, result.stderr
         assert len(lines) == 1, result.stderr
@@ -137,13 +137,13 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_wrong_usage_is_one_line(plane: Plane, arguments: list[str], words: list[str]) -> None:
-    """What was typed wrong is named with the way to type it right, exit code 2."""
+    """Wrong usage ends with exit code 2 and a line that names the mistake and the right form."""
     plane.assert_fails(2, *arguments, *([] if arguments[:1] == ["status"] else plane.here), words=words)
 
 
 @pytest.mark.parametrize("secret", [["--consul-token=s3cr3t"], ["--consul-token", "s3cr3t"]])
-def test_option_that_nobody_knows_keeps_its_value(plane: Plane, secret: list[str]) -> None:
-    """A token where no token is taken does not get into the journal, and the message says where one is."""
+def test_value_of_an_unknown_option_is_not_printed(plane: Plane, secret: list[str]) -> None:
+    """A token in the wrong place does not get into the journal, and the message names the right place."""
     plane.assert_fails(2, *SRV, *secret, *plane.here, words=["--consul-token;", "--consul-token-file"])
     assert "s3cr3t" not in clb(*SRV, *secret).stderr
 
@@ -158,8 +158,8 @@ def test_option_that_nobody_knows_keeps_its_value(plane: Plane, secret: list[str
         ("run --help", ">/dev/full", "No space left on device"),
     ],
 )
-def test_output_that_nobody_takes_is_an_error(arguments: str, redirection: str, cause: str) -> None:
-    """Standard output that is closed, or on a full disk, is named in one line."""
+def test_output_that_cannot_be_written_is_an_error(arguments: str, redirection: str, cause: str) -> None:
+    """If standard output is closed or on a full disk, the error is one line."""
     command = f"{shlex.join(map(str, COMMAND))} {arguments} {redirection}"
     result = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
@@ -167,7 +167,7 @@ def test_output_that_nobody_takes_is_an_error(arguments: str, redirection: str, 
 
 
 def test_loading_needs_no_output(instance: str, cgroup: Path) -> None:
-    """What a script loads and unloads with standard output closed is done."""
+    """Load and unload work in a script with standard output closed."""
     for arguments in (["load", "--cgroup", str(cgroup)], ["unload"]):
         command = shlex.join([*COMMAND, *arguments, "--instance", instance])
         result = subprocess.run(["sh", "-c", f"{command} >&-"], check=False, capture_output=True, text=True)
@@ -175,7 +175,7 @@ def test_loading_needs_no_output(instance: str, cgroup: Path) -> None:
 
 
 def test_wrong_option_of_a_source_leaves_nothing_loaded(instance: str, cgroup: Path) -> None:
-    """What only a source's client finds wrong is wrong usage, though the data plane is loaded meanwhile."""
+    """A wrong option that only the client of a source detects is wrong usage, though the data plane is loaded then."""
     wrong = ["--consul-token-file", "/none", "--instance", instance, "--cgroup", str(cgroup)]
     result = clb("run", *CONSUL, *wrong)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
@@ -184,19 +184,19 @@ def test_wrong_option_of_a_source_leaves_nothing_loaded(instance: str, cgroup: P
 
 @pytest.mark.parametrize("command", [["run", *SRV], ["status"], ["load"], ["unload"], ["check"]])
 def test_bad_instance_name_is_refused(plane: Plane, command: list[str]) -> None:
-    """An instance name that would lead out of its directory is refused by every command."""
+    """Every command rejects an instance name that would lead out of its directory."""
     plane.assert_fails(2, *command, "--instance", "../other", words=["'../other'", "instance name", "letters, digits"])
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a.b", "x" * 65, "na\u00efve", "a\n", "a\0"])
 def test_instance_name_is_safe_in_a_path(name: str) -> None:
-    """An instance name is letters, digits, _ and - of limited number."""
+    """An instance name consists of letters, digits, _ and -, and its length is limited."""
     with pytest.raises(UsageError, match="letters, digits"):
         Pins(name)
 
 
 def test_check_refuses_wrong_usage_before_it_looks(plane: Plane) -> None:
-    """Check says what is wrong with its own command line and nothing else."""
+    """Check reports a mistake in its own command line, and nothing else."""
     plane.assert_fails(2, "check", "--service", "web=10.64.0.1:80", words=["--consul"])
     plane.assert_fails(2, "check", "--srv", "web=", words=["not a VIP"])
 
@@ -211,7 +211,7 @@ def test_help_and_version_are_no_errors() -> None:
 
 @pytest.mark.parametrize("command", ["load", "check", "run"])
 def test_cgroup_that_is_none(plane: Plane, command: str, tmp_path: Path) -> None:
-    """A --cgroup that is no cgroup of version 2, however it is written, is named with where one is found."""
+    """If --cgroup is not a cgroup of version 2, in any spelling, the error names it and where to find one."""
     root = cgroups.find_root()
     paths = ["/no/such/cgroup", str(tmp_path), f"{root}/no-such-cgroup", f"{root}/../../../tmp", ""]
     paths += [str(path.parent) for path in root.parent.glob("*/cgroup.procs") if path.parent != root][:1]  # version 1
@@ -226,14 +226,14 @@ def test_cgroup_that_is_none(plane: Plane, command: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("command", [["run", *SRV], ["load"], ["unload"], ["status"]])
-def test_ordinary_user_is_told_to_be_root(plane: Plane, command: list[str]) -> None:
-    """Without privileges every command that needs them says so."""
+def test_ordinary_user_gets_an_error(plane: Plane, command: list[str]) -> None:
+    """Without privileges every command that needs them reports it."""
     where = plane.here[:2] if command[0] in {"unload", "status"} else plane.here
     plane.assert_failed(run(*NOBODY, *command, *where), 3, ["run as root"])
 
 
-def test_check_tells_an_ordinary_user_what_is_missing(plane: Plane) -> None:
-    """Check goes on without privileges, names what is not allowed, and claims nothing that it could not find out."""
+def test_check_reports_missing_rights_to_an_ordinary_user(plane: Plane) -> None:
+    """Check continues without privileges, reports what is not allowed, and claims nothing that it cannot find out."""
     result = run(*NOBODY, "check", *plane.here)
     assert result.returncode == 3
     assert result.stderr == ""
@@ -243,20 +243,20 @@ def test_check_tells_an_ordinary_user_what_is_missing(plane: Plane) -> None:
 
 
 def test_status_of_a_closed_bpf_file_system(plane: Plane) -> None:
-    """An ordinary user who may not look into the BPF file system is told so, rather than that nothing is loaded."""
+    """A user without access to the BPF file system gets an error about that, not "nothing is loaded"."""
     closed = in_own_mounts(f"mount -t bpf -o mode=700 bpf {BPFFS}", *NOBODY, "status", "--instance", plane.instance)
     plane.assert_failed(closed, 3, [str(BPFFS), "run as root"])
 
 
 @pytest.mark.parametrize("command", [["run", *SRV], ["load"]])
 def test_host_without_cgroup_v2(plane: Plane, command: list[str]) -> None:
-    """Without a cgroup v2 hierarchy the command says how to get one."""
+    """Without a cgroup v2 hierarchy the error says how to mount one."""
     result = in_own_mounts("umount --lazy --all --types cgroup2", *COMMAND, *command, "--instance", plane.instance)
     plane.assert_failed(result, 3, ["no cgroup v2", "mount -t cgroup2"])
 
 
 def test_status_without_cgroup_v2(plane: Plane) -> None:
-    """Status shows the maps although the self-test has no cgroup to run in, and says why it is not effective."""
+    """Status shows the maps although there is no cgroup for the self-test, and why the programs are not in effect."""
     status = (*COMMAND, "status", "--json", "--instance", plane.instance)
     result = in_own_mounts("umount --lazy --all --types cgroup2", *status)
     assert (result.returncode, result.stderr) == (0, "")
@@ -266,14 +266,14 @@ def test_status_without_cgroup_v2(plane: Plane) -> None:
 
 
 def test_no_bpf_file_system_and_no_right_to_mount_it(plane: Plane) -> None:
-    """Where the BPF file system is not mounted and cannot be, the line says what to mount."""
+    """If the BPF file system is not mounted and mounting fails, the error says what to mount."""
     unprivileged = ("setpriv", "--bounding-set", "-sys_admin", *COMMAND)
     result = in_own_mounts("umount --lazy --all --types bpf", *unprivileged, "load", *plane.here)
     plane.assert_failed(result, 3, [str(BPFFS), f"mount -t bpf bpf {BPFFS}", "root"])
 
 
 def test_bpf_file_system_is_mounted_where_it_is_not(plane: Plane) -> None:
-    """Load mounts the BPF file system itself where it may, for root alone."""
+    """Load mounts the BPF file system itself if it may, accessible for root only."""
     look = f'test -e {BPFFS}/clb-discovery; test "$(stat --format %a {BPFFS})" = 1700'
     script = f'umount --lazy --all --types bpf; "$@"; {look}; set -- true'
     result = in_own_mounts(script, *COMMAND, "load", *plane.here)
@@ -282,7 +282,7 @@ def test_bpf_file_system_is_mounted_where_it_is_not(plane: Plane) -> None:
 
 
 def test_read_only_bpf_file_system(plane: Plane) -> None:
-    """Nothing is half removed or half loaded where the BPF file system is read-only, as under ProtectKernelTunables."""
+    """With a read-only BPF file system, as under ProtectKernelTunables, nothing is half removed or half loaded."""
     read_only = f"mount -o remount,bind,ro {BPFFS}"
     unload = in_own_mounts(read_only, *COMMAND, "unload", "--instance", plane.instance)
     plane.assert_failed(unload, 3, [str(BPFFS), "Read-only file system", "writable"])
@@ -312,7 +312,7 @@ def test_read_only_bpf_file_system(plane: Plane) -> None:
     ],
 )
 def test_kernel_that_does_not_take_the_programs(plane: Plane, number: str, words: list[str]) -> None:
-    """A kernel without the hooks, without bpf(2), or that forbids it is named, and nothing is left of the attempt.
+    """If the kernel lacks the hooks or bpf(2), or forbids it, the error says so, and nothing stays of the attempt.
 
     A seccomp filter answers as such kernels do when a program is loaded; the rest of bpf(2) is real.
     """
@@ -328,7 +328,7 @@ def test_kernel_that_does_not_take_the_programs(plane: Plane, number: str, words
 
 
 def test_missing_libbpf_is_named_with_its_package(plane: Plane) -> None:
-    """Without libbpf.so.1 the line names the packages that bring it."""
+    """If libbpf.so.1 is missing, the error names the packages that contain it."""
     libraries = {line.split()[-1] for line in run("/sbin/ldconfig", "-p").stdout.splitlines() if "libbpf.so.1 " in line}
     assert libraries
     hidden = "; ".join(f"mount --bind /dev/null {library}" for library in sorted(libraries))
@@ -340,7 +340,7 @@ def test_missing_libbpf_is_named_with_its_package(plane: Plane) -> None:
 
 @pytest.mark.parametrize("token", [None, "00000000-0000-0000-0000-000000000000"])
 def test_consul_that_refuses_the_token(plane: Plane, tmp_path: Path, token: str | None) -> None:
-    """Missing rights are an error of the source, and never an empty pool."""
+    """Missing rights are an error of the source, never an empty pool."""
     env = {"CONSUL_HTTP_TOKEN": token} if token else {}
     with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as agent:
         agent.register("web", 8080, "10.0.0.1")
@@ -351,7 +351,7 @@ def test_consul_that_refuses_the_token(plane: Plane, tmp_path: Path, token: str 
 
 @pytest.mark.parametrize("command", [("run", "--once"), ("check",)])
 def test_consul_that_is_down(plane: Plane, command: tuple[str, ...]) -> None:
-    """A Consul that does not answer is named with its address."""
+    """If Consul does not answer, the error names its address."""
     url = f"http://127.0.0.1:{free_port()}"
     arguments = (*command, "--consul", url, "--service", "web=10.64.0.1:80", *plane.here)
     if command == ("check",):
@@ -363,7 +363,7 @@ def test_consul_that_is_down(plane: Plane, command: tuple[str, ...]) -> None:
 
 
 def test_dns_that_is_down(plane: Plane) -> None:
-    """A DNS server that does not answer, or that answers SERVFAIL, is named with the question."""
+    """If a DNS server does not answer, or answers SERVFAIL, the error names the query."""
     with KnotServer() as knot:
         source = (*SRV, "--resolver", knot.address, *plane.here)
         knot.purge()
@@ -375,8 +375,8 @@ def test_dns_that_is_down(plane: Plane) -> None:
         plane.assert_fails(1, "run", "--once", *source, words=["_web._tcp.example", str(knot.port)])
 
 
-def test_second_sidecar_is_told_who_holds_the_instance(plane: Plane, tmp_path: Path) -> None:
-    """Whatever wants to write while a sidecar runs ends with exit code 4 and names its process."""
+def test_second_sidecar_names_the_first(plane: Plane, tmp_path: Path) -> None:
+    """Commands that write end with exit code 4 while a sidecar runs, and name its process."""
     with sidecar(plane.instance, plane.cgroup, tmp_path, [*SRV, "--resolver", "127.0.0.1:1"], ready=False) as found:
         found.wait_for(lambda: "started" in found.events(), "the sidecar holds the instance")
         for command in (("run", *SRV, *plane.here), ("load", *plane.here), ("unload", *plane.here[:2])):
@@ -385,14 +385,14 @@ def test_second_sidecar_is_told_who_holds_the_instance(plane: Plane, tmp_path: P
 
 
 def test_lock_is_not_for_others(instance: str) -> None:
-    """Nobody but root can open the lock, so that no ordinary user can hold it against the sidecar."""
+    """Only root can open the lock, so an ordinary user cannot lock the sidecar out."""
     with Instance(instance).locked():
         mode = (RUN / instance / "lock").stat().st_mode
     assert stat.S_IMODE(mode) == 0o600
 
 
 def test_reader_that_has_had_enough_is_no_error(plane: Plane) -> None:
-    """A closed pipe ends the output without a complaint."""
+    """If the reader of the output closes the pipe, the command ends without an error."""
     read, write = os.pipe()
     os.close(read)
     try:

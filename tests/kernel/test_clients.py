@@ -1,4 +1,4 @@
-"""Real clients that know nothing of us, on both families: what they reach, and what they see."""
+"""Real, unmodified clients on both families: which servers they reach, and which addresses they see."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PORT: Final = 80
 PROGRAMS: Final = Path(__file__).parent.parent / "programs"
 BOTH: Final = SIDES[:2]
 TRIES: Final = 40
-"""Connects after which each of two servers has been reached: that one is not is less likely than one in 10^11."""
+"""After so many connects each of two servers has been reached, except in less than one run of 10^11."""
 
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Plane]:
-    """Load the object that this kernel gets."""
+    """Load the object that fits this kernel."""
     with loaded_plane(OBJECTS[0]) as found:
         yield found
 
@@ -49,7 +49,7 @@ def side(request: pytest.FixtureRequest) -> Side:
 
 
 def run(plane: Plane, *command: str | Path) -> str:
-    """Run a client, which has to succeed; return what it says."""
+    """Run a client, which has to succeed; return its output."""
     result = run_inside(plane.cgroup, *command)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -62,7 +62,7 @@ def url(side: Side, port: int = PORT) -> str:
 
 
 def test_redis_cli(plane: Plane, side: Side, tmp_path: Path) -> None:
-    """redis-cli, and redis-benchmark with many connections at once, are served by every server of the pool."""
+    """redis-cli, and redis-benchmark with many connections at once, reach every server of the pool."""
     host, _ = side.target(6379)
     with redis_servers(tmp_path, side.real, side.real) as servers:
         plane.publish(virtual_server(side.at(6379), [f"{side.real_host}:{server.port}" for server in servers]))
@@ -73,11 +73,11 @@ def test_redis_cli(plane: Plane, side: Side, tmp_path: Path) -> None:
         run(plane, "redis-benchmark", "-q", "-h", host, "-k", "0", "-c", "50", "-n", "1000", "-t", "ping_inline")
         taken = [server.take_connections() for server in servers]
         assert sum(taken) >= 1000
-        assert min(taken) > 300  # one in 10^35 by chance
+        assert min(taken) > 300  # fails by chance once in 10^35 runs
 
 
 def test_curl(plane: Plane, side: Side) -> None:
-    """Curl is served by every server of the pool, and says that it has talked to the VIP."""
+    """Curl reaches every server of the pool, and reports the VIP as its peer."""
     with web_servers(side.real, side.real) as servers:
         plane.publish(virtual_server(side.at(PORT), names(servers)))
         told = " %{remote_ip} %{remote_port}\n"
@@ -91,7 +91,7 @@ def test_curl(plane: Plane, side: Side) -> None:
 
 
 def test_curl_and_an_empty_pool(plane: Plane, side: Side) -> None:
-    """Curl fails at once where a pool is empty, as where a server refuses."""
+    """Curl fails at once if a pool is empty, as if a server refused."""
     plane.publish(virtual_server(side.at(PORT), []))
     result = run_inside(plane.cgroup, "curl", "--silent", "--show-error", url(side))
     assert result.returncode == 7, result.stderr  # CURLE_COULDNT_CONNECT
@@ -99,7 +99,7 @@ def test_curl_and_an_empty_pool(plane: Plane, side: Side) -> None:
 
 @contextmanager
 def name_servers(plane: Plane, side: Side) -> Iterator[set[str]]:
-    """Run two Knot servers behind the VIP, each of which has an address of its own for a name; return these."""
+    """Run two Knot servers behind the VIP, each with its own address for one name; return the addresses."""
     addresses = ["192.0.2.1", "192.0.2.2"]
     with ExitStack() as stack:
         servers = [f"{side.real_host}:{stack.enter_context(knot_with(address)).port}" for address in addresses]
@@ -109,16 +109,16 @@ def name_servers(plane: Plane, side: Side) -> Iterator[set[str]]:
 
 @contextmanager
 def knot_with(address: str) -> Iterator[KnotServer]:
-    """Run a Knot server that has this address for who.example."""
+    """Run a Knot server that has this address for `who.example`."""
     with KnotServer() as knot:
         knot.write(f"who A {address}")
         yield knot
 
 
-@pytest.mark.parametrize("side", BOTH, ids=[side.name for side in BOTH])  # dig takes no mapped addresses
+@pytest.mark.parametrize("side", BOTH, ids=[side.name for side in BOTH])  # dig accepts no mapped addresses
 @pytest.mark.parametrize("transport", ["+notcp", "+tcp"])
 def test_dig(plane: Plane, side: Side, transport: str) -> None:
-    """`dig @VIP` is answered by every server of the pool, over UDP and TCP, and says that the VIP has answered."""
+    """Every server of the pool answers `dig @VIP`, over UDP and TCP, and dig reports that the VIP has answered."""
     host, _ = side.target(53)
     with name_servers(plane, side) as expected:
         answers = set()
@@ -132,7 +132,7 @@ def test_dig(plane: Plane, side: Side, transport: str) -> None:
 
 
 def test_resolver_that_checks_the_source(plane: Plane, side: Side) -> None:
-    """dnspython, which sends unconnected datagrams and takes answers from where it has asked only, gets its answers."""
+    """dnspython, which sends unconnected datagrams and accepts answers only from the address queried, gets answers."""
     host, _ = side.target(53)
     program = (
         "import dns.message, dns.query\n"
@@ -153,7 +153,7 @@ def greeters(plane: Plane, side: Side) -> Iterator[tuple[Teller, Teller]]:
 
 
 def said(answers: Sequence[tuple[str, Teller]]) -> list[str]:
-    """Return what a client program prints of these answers."""
+    """Return the output of a client program for these answers."""
     return [f"{host} {PORT} {server.name} hello" for host, server in answers]
 
 
@@ -178,12 +178,12 @@ def test_node(plane: Plane, side: Side) -> None:
 
 
 def names(servers: Sequence[WebServer]) -> list[str]:
-    """Return what the servers are called."""
+    """Return the names of the servers."""
     return [server.name for server in servers]
 
 
 def fetch(port: int) -> tuple[int, str, str]:
-    """Fetch a page from a proxy on 127.0.0.1; return its status, who it says it has asked, and the page."""
+    """Fetch a page from a proxy on 127.0.0.1; return its status, the upstream that it reports, and the page."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", "/")
@@ -221,7 +221,7 @@ http {{
 @pytest.mark.clients
 @pytest.mark.parametrize("side", BOTH, ids=[side.name for side in BOTH])
 def test_nginx(plane: Plane, side: Side, tmp_path: Path) -> None:
-    """Nginx with the VIP as its upstream is served by every server of the pool, and answers 502 while it is empty."""
+    """Nginx with the VIP as its upstream reaches every server of the pool, and answers 502 while it is empty."""
     port, config = free_port(), tmp_path / "nginx.conf"
     config.write_text(NGINX.format(folder=tmp_path, port=port, url=url(side)))
     command = inside(plane.cgroup, ["nginx", "-e", "stderr", "-c", config])
@@ -252,7 +252,7 @@ listen front
 @pytest.mark.clients
 @pytest.mark.parametrize("side", BOTH, ids=[side.name for side in BOTH])
 def test_haproxy(plane: Plane, side: Side, tmp_path: Path) -> None:
-    """HAProxy with the VIP as its server is served by every server of the pool, and marks it down while it is empty."""
+    """HAProxy with the VIP as its server reaches every server of the pool, and marks it down while it is empty."""
     port, config = free_port(), tmp_path / "haproxy.cfg"
     config.write_text(HAPROXY.format(port=port, upstream=url(side).removeprefix("http://").rstrip("/")))
     command = inside(plane.cgroup, ["haproxy", "-db", "-f", config])

@@ -1,4 +1,4 @@
-"""The service that closes sockets on behalf of the sidecar, and those who ask it for more than it should do."""
+"""The service that closes sockets on behalf of the sidecar, and clients that request more than it should do."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.support.sidecar import COMMAND, sidecar
 from tests.support.srv_web import VIP, WEB, resolver, serve
 
 MEMORY: Final = 512 << 20
-"""Bytes of addresses that the service may use; what Python maps at its start is most of it."""
+"""Bytes of address space that the service may use; most of it is what Python maps at its start."""
 
 
 @contextmanager
 def closer() -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
-    """Start the service for one connection; yield the other end of it, and the process, whose memory is limited."""
+    """Start the service for one connection, with limited memory; yield the other end and the process."""
     ours, its = socket.socketpair()
     ours.settimeout(patient(30))
     with ours, its:
@@ -44,10 +44,10 @@ def closer() -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
 
 
 def said_to(request: bytes) -> tuple[str, int, str]:
-    """Send a request; return the answer, the exit code, and what the journal gets."""
+    """Send a request; return the answer, the exit code, and the lines for the journal."""
     with closer() as (sock, process):
         answer = b""
-        with suppress(ConnectionError):  # it has seen enough
+        with suppress(ConnectionError):  # it may have closed the connection already
             sock.sendall(request)
             sock.shutdown(socket.SHUT_WR)
             answer = b"".join(iter(lambda: sock.recv(65536), b""))
@@ -70,7 +70,7 @@ def said_to(request: bytes) -> tuple[str, int, str]:
     ids=["nothing", "brackets", "json", "zeros", "count", "version", "path", "instance"],
 )
 def test_other_requests_are_an_error_line(request_: bytes) -> None:
-    """Whatever is sent, a line goes back where it is still wanted, one to the journal, and memory stays small."""
+    """Any other request gets an error line if the client still reads; the journal gets one too; memory stays small."""
     answer, code, journal = said_to(request_)
     assert code in {2, 3}
     assert len(journal.splitlines()) == 1
@@ -81,7 +81,7 @@ def test_other_requests_are_an_error_line(request_: bytes) -> None:
 
 
 def test_a_request_that_does_not_come_is_given_up() -> None:
-    """Byte by byte, too: after ten seconds there is an answer."""
+    """A request that is not complete after ten seconds gets an error, also if bytes keep arriving."""
     with closer() as (sock, process):
         began = time.monotonic()
         for octet in b"CLBC\1\1\1":
@@ -93,7 +93,7 @@ def test_a_request_that_does_not_come_is_given_up() -> None:
 
 
 def test_servers_in_a_pool_are_left_alone(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Who may ask cannot have connections closed to a server that is still published, and learns why."""
+    """A client cannot have connections to a published server closed, and gets the reason."""
     with listening("127.0.0.1") as (server,), KnotServer() as knot, ExitStack() as stack:
         serve(knot, server.name)
         with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]):

@@ -1,4 +1,4 @@
-"""`--config`: a file says what the command line says, and more; SIGHUP takes it again, a bad one changes nothing."""
+"""`--config`: a file has all that options can express, and more; SIGHUP reloads it, and a bad one changes nothing."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ OPTIONS: Final = 'real-range = ["127.0.0.0/8"]\n'
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Return where the file is to be."""
+    """Return the path of the configuration file."""
     return tmp_path / "clb.toml"
 
 
 def static(name: str, vip: str, servers: Sequence[Listener | str], *more: str) -> str:
-    """Return a table of a service with static servers."""
+    """Return the table of a service with static servers."""
     names = ", ".join(f'"{server if isinstance(server, str) else server.name}"' for server in servers)
     return "\n".join(["[[service]]", f'name = "{name}"', f'vip = "{vip}"', f"servers = [{names}]", *more, ""])
 
 
 def services(instance: str) -> dict[str, str]:
-    """Return the service behind each VIP."""
+    """Return the service of each VIP."""
     return {server["address"]: server["service"] for server in status(instance)["virtual_servers"]}
 
 
 @contextmanager
 def following(config: Path, instance: str, cgroup: Path, *options: str) -> Iterator[Sidecar]:
-    """Run a sidecar by the file."""
+    """Run a sidecar with the file."""
     with sidecar(instance, cgroup, config.parent, ["--config", str(config), *options]) as found:
         yield found
 
 
 def reload(found: Sidecar, *, refused: bool = False) -> None:
-    """Send SIGHUP and wait until it has been heard."""
+    """Send SIGHUP and wait until the sidecar has logged the result."""
     event = "configuration refused; the running one stays" if refused else "configuration read again"
     before = found.events().count(event)
     found.process.send_signal(signal.SIGHUP)
@@ -56,7 +56,7 @@ def reload(found: Sidecar, *, refused: bool = False) -> None:
 
 
 def test_static_servers_beside_discovery(instance: str, cgroup: Path, config: Path) -> None:
-    """A file alone sets up a service by hand and one from DNS, each with what is its own."""
+    """A file alone configures a static service and one from DNS, each with its own settings."""
     with KnotServer() as knot, listening("127.0.0.1", "127.0.0.2", "127.0.0.3") as (one, two, three):
         knot.write(f"_web._tcp SRV 0 1 {three.port} t\nt A 127.0.0.3")
         config.write_text(
@@ -75,7 +75,7 @@ def test_static_servers_beside_discovery(instance: str, cgroup: Path, config: Pa
 
 
 def test_command_line_wins(instance: str, cgroup: Path, config: Path) -> None:
-    """What is typed replaces what the file says: a value, what can be repeated, and a service of the same source."""
+    """Options replace entries of the file: a value, a repeated option, and a service of the same source."""
     with KnotServer() as knot:
         knot.write("_web._tcp SRV 0 1 80 t\nt A 127.0.0.1")
         config.write_text(
@@ -89,8 +89,8 @@ def test_command_line_wins(instance: str, cgroup: Path, config: Path) -> None:
         assert [real["address"] for real in server["real_servers"]] == ["127.0.0.1"]
 
 
-def test_sighup_takes_what_has_changed(instance: str, cgroup: Path, config: Path) -> None:
-    """Services come, go and change with a signal; what stays is not touched, and its connects go on."""
+def test_sighup_applies_changes(instance: str, cgroup: Path, config: Path) -> None:
+    """With SIGHUP services come, go and change; others are not touched, and their connects go on."""
     with listening("127.0.0.1", "127.0.0.2", "127.0.0.3") as (one, two, three):
         config.write_text(OPTIONS + static("web", WEB, [one]) + static("ldap", LDAP, [two]))
         with following(config, instance, cgroup) as found:
@@ -111,8 +111,10 @@ def test_sighup_takes_what_has_changed(instance: str, cgroup: Path, config: Path
             wait_until(lambda: services(instance) == {WEB: "web"} and pool(instance, WEB) == {}, "options count, too")
 
 
-def test_sighup_reaches_discovery_anew(instance: str, cgroup: Path, config: Path, tmp_path: Path) -> None:
-    """Another Consul and another resolver count at once, also before the first answer; old questions are given up."""
+def test_sighup_switches_to_other_servers_of_discovery(
+    instance: str, cgroup: Path, config: Path, tmp_path: Path
+) -> None:
+    """SIGHUP switches to another Consul or resolver at once, even before the first answer, and cancels old queries."""
     tables = '[[service]]\nname = "web"\nsrv = "_web._tcp.example"\nvip = "10.64.0.1"\n'
     tables += '[[service]]\nname = "api"\nconsul = "api"\nvip = "10.64.0.4"\n'
     nobody = free_port()
@@ -127,8 +129,8 @@ def test_sighup_reaches_discovery_anew(instance: str, cgroup: Path, config: Path
             found.wait_for(lambda: "ready" in found.events(), "both have answered")
             assert pool(instance, WEB) == {"10.0.0.1:80": 1}
             assert pool(instance, "10.64.0.4") == {"10.0.0.2:80": 1}
-            # None of them waits for the blocking query that is under way, nor for long for the service manager, which
-            # is this test and does not read.
+            # No reload waits for the blocking query under way, nor for long for the service manager, which is this test
+            # and reads nothing.
             for _ in range(8):
                 reload(found)
             agent.register("api", 81, "10.0.0.3")
@@ -140,7 +142,7 @@ def test_sighup_reaches_discovery_anew(instance: str, cgroup: Path, config: Path
 
 
 def test_sighup_reads_the_files_that_options_name(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Authorities that have been replaced count with SIGHUP; a file that is of no use is refused like any option."""
+    """SIGHUP reloads certificate authorities; an unusable file is rejected like any bad option."""
     (theirs := tmp_path / "theirs").mkdir()
     tls, authority, token = make_tls(tmp_path), tmp_path / "ca.pem", tmp_path / "token"
     authority.write_bytes(make_tls(theirs).authority.read_bytes())
@@ -165,7 +167,7 @@ def test_sighup_reads_the_files_that_options_name(instance: str, cgroup: Path, t
 
 
 def test_bad_file_changes_nothing(instance: str, cgroup: Path, config: Path) -> None:
-    """A file that is wrong, or gone, is refused with line and reason in log and status; a good one ends that."""
+    """If a file is wrong or missing, log and status show line and reason; nothing changes until it is good again."""
     with listening("127.0.0.1") as (server,):
         config.write_text(OPTIONS + static("web", WEB, [server]))
         with following(config, instance, cgroup) as found:
@@ -199,20 +201,20 @@ def test_bad_file_changes_nothing(instance: str, cgroup: Path, config: Path) -> 
             assert found.stop() == 0
 
 
-def test_what_needs_a_restart_is_told(instance: str, cgroup: Path, config: Path) -> None:
-    """An option that a running sidecar cannot change is named, and the others count."""
+def test_options_that_need_a_restart_are_reported(instance: str, cgroup: Path, config: Path) -> None:
+    """An option that a running sidecar cannot change is named, and the others take effect."""
     config.write_text(OPTIONS + static("web", WEB, ["127.0.0.1:1"]))
     with following(config, instance, cgroup) as found:
         options = 'metrics = "127.0.0.1:9100"\ninstance = "other"\n' + OPTIONS
         config.write_text(options + static("mail", WEB, ["127.0.0.1:1"]))
         reload(found)
         (line,) = (line for line in found.lines() if line["event"] == "changed options need a restart")
-        assert line["options"] == ["metrics"]  # the instance is typed, and wins
+        assert line["options"] == ["metrics"]  # the instance is on the command line, which wins
         wait_until(lambda: services(instance) == {WEB: "mail"}, "the rest has been taken")
 
 
 def test_sighup_takes_the_level_of_the_log(instance: str, cgroup: Path, config: Path) -> None:
-    """What is logged from then on is of the new level, in the new form."""
+    """From then on the log has the new level and the new form."""
     text = OPTIONS + static("web", WEB, ["127.0.0.1:1"])
     config.write_text(text)
     with following(config, instance, cgroup) as found:
@@ -239,7 +241,7 @@ def test_sighup_takes_the_level_of_the_log(instance: str, cgroup: Path, config: 
 )
 @pytest.mark.parametrize("command", ["run", "check"])
 def test_bad_file_is_wrong_usage(config: Path, command: str, text: str, words: list[str]) -> None:
-    """A file that is wrong at the start is one line and exit code 2."""
+    """A file that is wrong at the start is reported in one line, with exit code 2."""
     config.write_text(text)
     result = clb(command, "--config", config)
     assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
@@ -247,7 +249,7 @@ def test_bad_file_is_wrong_usage(config: Path, command: str, text: str, words: l
 
 
 def test_two_hosts_give_the_same_automatic_vips(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Sidecars in two network namespaces agree, whatever the order of services, also where names clash."""
+    """Sidecars in two network namespaces choose the same addresses, in any order of services, also if names clash."""
     names = [f"service-{number}" for number in range(12)]
     found = []
     with namespaces.by_mount() as one, namespaces.by_mount() as other:

@@ -1,4 +1,4 @@
-"""The life of the sidecar: starting, following, failing, being killed, and what it says about all that."""
+"""The life of the sidecar: start, changes, failures, kills, and what it reports about them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.srv_web import OTHER_VIP, VIP, WEB, generations, resolver, se
 def test_killed_sidecar_leaves_everything_as_it_was(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """After SIGKILL connects go on, and status is as in the contract, with the sources as they were last."""
+    """After SIGKILL connects go on, and status matches the contract, with the last state of the sources."""
     with listening("127.0.0.1") as (server,):
         serve(knot, server.name)
         with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]) as found:
@@ -50,7 +50,7 @@ def test_killed_sidecar_leaves_everything_as_it_was(
 
 
 def test_status_of_nothing(instance: str) -> None:
-    """Status of an instance that is not loaded has the contract's shape, and says so."""
+    """Status of an instance that is not loaded has the shape of the contract, and reports that."""
     found = status(instance)
     assert_is_status(found)
     assert found["datapath"]["loaded"] is False
@@ -80,7 +80,7 @@ def test_restart_touches_nothing_that_has_not_changed(
 def test_nothing_is_removed_before_the_first_complete_sync(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """While one of two sources has not answered, what nobody asks for any more and what a crash left both stay."""
+    """While one of two sources has not answered, unconfigured services and leftovers of a crash both stay."""
     loader.load(Pins(instance), cgroup, loader_of_tests())
     publish(instance, {f"{VIP}:80": ["127.0.0.9:9"], "10.64.0.9:80": ["127.0.0.9:9"]})
     orphan = (elements.pack_place(1000, 0), bytes(structs.ROW.size))
@@ -108,7 +108,7 @@ def test_nothing_is_removed_before_the_first_complete_sync(
 
 
 def test_once_syncs_and_ends(instance: str, cgroup: Path, knot: KnotServer) -> None:
-    """--once leaves the data plane in place with what discovery said, and ends with 0; again it changes nothing."""
+    """--once publishes what discovery returns, leaves the data plane loaded and exits 0; again, it changes nothing."""
     with listening("127.0.0.1") as (server,):
         serve(knot, server.name)
         once = ("run", "--once", "--instance", instance, "--cgroup", str(cgroup), *WEB, *resolver(knot))
@@ -125,8 +125,8 @@ def test_once_syncs_and_ends(instance: str, cgroup: Path, knot: KnotServer) -> N
 def test_state_that_cannot_be_written_is_no_reason_to_end(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """When the state file cannot be replaced that is logged once, and the sidecar follows on."""
-    in_the_way = RUN / instance / ".state.json.clb-discovery"  # of the temporary file
+    """If the state file cannot be replaced, this is logged once, and the sidecar goes on."""
+    in_the_way = RUN / instance / ".state.json.clb-discovery"  # in the place of the temporary file
     in_the_way.mkdir(parents=True)
     serve(knot, "127.0.0.1:8080")
     try:
@@ -141,7 +141,7 @@ def test_state_that_cannot_be_written_is_no_reason_to_end(
 
 
 def test_log_is_one_json_object_a_line(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """Every line of the log is JSON with event, level and time, and tells the story in order."""
+    """Every line of the log is JSON with event, level and time, and events are in order."""
     serve(knot, "127.0.0.1:1", "127.0.0.2:2")
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]) as found:
         assert found.stop() == 0
@@ -158,9 +158,9 @@ def test_log_is_one_json_object_a_line(instance: str, cgroup: Path, knot: KnotSe
 def test_nothing_is_written_while_nothing_changes(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """Over several TTLs of the same answer, and over a restart, no map is written and nothing is logged.
+    """During several TTLs with the same answer, and over a restart, no map is written and nothing is logged.
 
-    The maps are frozen meanwhile (BPF_MAP_FREEZE), so that the kernel refuses every write to them.
+    The maps are frozen meanwhile (BPF_MAP_FREEZE), so that the kernel rejects every write to them.
     """
     serve(knot, "127.0.0.1:1", "127.0.0.2:2")
     options = [*WEB, *resolver(knot), "--max-ttl", "1s"]
@@ -180,14 +180,14 @@ def test_nothing_is_written_while_nothing_changes(
 def test_kernel_that_refuses_a_change_is_logged_once(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """When the kernel takes no writes the sidecar says so once, goes on trying, and connects keep what they had."""
+    """If the kernel rejects writes, the sidecar logs it once and retries, and connects reach the previous pool."""
     with listening("127.0.0.1") as (server,):
         serve(knot, server.name)
         with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]) as found:
             freeze(Pins(instance).directory)
             serve(knot, server.name, "127.0.0.2:2")
             found.wait_for(lambda: "cannot publish" in found.events(), "the kernel has refused")
-            time.sleep(5)  # it tries again every 2 s
+            time.sleep(5)  # it retries every 2 s
             assert found.events().count("cannot publish") == 1
             assert pool(instance, VIP) == weighted(server.name)
             assert dial(cgroup, VIP, 80, 5) == ["ok"] * 5

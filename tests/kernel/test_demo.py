@@ -1,4 +1,4 @@
-"""The demo: its parts, and the whole of it as `make demo` runs it."""
+"""The demo: its parts, and the whole as `make demo` runs it."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ TWO = Server("two", "127.0.0.12", 7002, weight=10)
 
 
 def test_bar_ends_at_the_mark_when_measured_is_expected() -> None:
-    """A bar of what was expected fills the cells up to the mark."""
+    """If the measured share is the expected one, the bar fills the cells up to the mark."""
     assert bar(0.5, 0.5) == "#" * (WIDTH // 2) + "|"
 
 
 def test_bar_shows_too_little_and_too_much() -> None:
-    """The mark stays where the bar should end, beside a bar that is too short and inside one that is too long."""
+    """The mark shows where the bar should end, beside a bar that is too short and inside one that is too long."""
     assert bar(0.25, 0.5) == "#####     |"
     assert bar(0.75, 0.5) == "##########|####"
 
@@ -61,13 +61,13 @@ def test_bar_has_parts_of_a_cell_in_unicode() -> None:
 
 @given(measured=st.floats(0, 1), expected=st.floats(0, 1), glyphs=st.sampled_from([ASCII, UNICODE]))
 def test_bar_never_leaves_its_column(measured: float, expected: float, glyphs: object) -> None:
-    """Whatever the shares are, a bar and its mark fit the column that is kept for them."""
+    """For any shares a bar and its mark fit into their column."""
     assert isinstance(glyphs, type(ASCII))
     assert len(bar(measured, expected, glyphs)) <= WIDTH + 1
 
 
 def test_chart_lines_up() -> None:
-    """Every line of a chart is as wide as its head, and shares are of all connects of the chart."""
+    """Every line of a chart is as wide as its head, and shares refer to all connects of the chart."""
     rows = [Row("one", "127.0.0.11:7001", "30", 0.75, 1520), Row("gone", "", "gone", 0.0, 480)]
     head, *lines = chart("10.64.0.1:6379", rows)
     assert "2,000 connects" in head
@@ -76,12 +76,12 @@ def test_chart_lines_up() -> None:
 
 
 def test_chart_without_connects_is_a_chart_of_nothing() -> None:
-    """Nobody having answered yet is no error."""
+    """A chart without any answers is no error."""
     assert chart("10.64.0.1:6379", [Row("one", "127.0.0.11:7001", "30", 1.0, 0)])[1].endswith(" 0.0%")
 
 
 def test_screen_that_is_no_terminal_gets_plain_lines() -> None:
-    """A pipe gets no colour, no cursor movement and no progress, and ASCII where it can take nothing else."""
+    """A pipe gets no colour, no cursor movement and no progress, and only ASCII if its encoding has nothing else."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     screen = Screen(stream, color=True)
     screen.progress("half way")
@@ -113,7 +113,7 @@ async def serving(zone: Zone) -> AsyncIterator[tuple[DnsServer, int]]:
 
 
 async def ask(port: int, name: str, kind: object, *, tcp: bool = False) -> Message:
-    """Ask one question; a cut answer comes back as it is."""
+    """Send one query; return the answer, truncated or not."""
     query = dns.message.make_query(name, str(kind), use_edns=0, payload=1232)
     send = dns.asyncquery.tcp if tcp else dns.asyncquery.udp
     return await send(query, HOST, port=port, timeout=5)
@@ -121,7 +121,7 @@ async def ask(port: int, name: str, kind: object, *, tcp: bool = False) -> Messa
 
 @pytest.mark.parametrize("tcp", [False, True])
 async def test_dns_answers_with_records_and_the_addresses_of_their_targets(*, tcp: bool) -> None:
-    """An SRV answer is authoritative, and carries the addresses of both families along."""
+    """An SRV answer is authoritative, and includes the addresses of its targets in both families."""
     zone = Zone("example.", 1)
     publish([ONE], zone)
     async with serving(zone) as (_, port):
@@ -135,7 +135,7 @@ async def test_dns_answers_with_records_and_the_addresses_of_their_targets(*, tc
 
 
 async def test_dns_zone_can_be_edited_while_it_answers() -> None:
-    """An edit shows in the next answer: records join, change and leave, and the last one takes the name with it."""
+    """An edit shows in the next answer: records come, change and go; a name disappears with its last record."""
     zone = Zone("example.", 1)
     async with serving(zone) as (_, port):
         for data in (["0 1 1 a.example."], ["0 2 1 a.example.", "0 1 2 b.example."], []):
@@ -145,8 +145,8 @@ async def test_dns_zone_can_be_edited_while_it_answers() -> None:
     assert response.rcode() == dns.rcode.NXDOMAIN
 
 
-async def test_dns_tells_no_name_from_no_record() -> None:
-    """A name without such a record is NODATA, an unknown one NXDOMAIN, both for the time of the TTL; others REFUSED."""
+async def test_dns_distinguishes_no_name_from_no_record() -> None:
+    """A name without such a record is NODATA, an unknown one NXDOMAIN, both with a TTL; foreign names are REFUSED."""
     zone = Zone("example.", 1)
     zone.replace("a.b.example.", A, ["127.0.0.1"])
     async with serving(zone) as (_, port):
@@ -156,7 +156,7 @@ async def test_dns_tells_no_name_from_no_record() -> None:
 
 
 async def test_dns_cuts_a_large_answer_over_udp_only() -> None:
-    """What does not fit the client's buffer is marked as cut over UDP, and whole over TCP."""
+    """An answer that exceeds the client's buffer is truncated over UDP, and complete over TCP."""
     zone = Zone("example.", 1)
     zone.replace("a.example.", AAAA, [f"fd00::{number:x}" for number in range(100)])
     async with serving(zone) as (_, port):
@@ -187,13 +187,13 @@ async def test_dns_can_fail() -> None:
         pytest.param(dns.message.make_response(dns.message.make_query("a.", "A")).to_wire(), id="answer"),
     ],
 )
-def test_dns_says_nothing_to_what_is_no_question(wire: bytes) -> None:
-    """Bytes that are no question get no answer, and do no harm."""
+def test_dns_ignores_malformed_queries(wire: bytes) -> None:
+    """Bytes that are no query get no answer, and do no harm."""
     assert DnsServer(Zone("example.", 1)).respond(wire, over_tcp=False) is None
 
 
-async def test_client_counts_who_answers_and_what_fails() -> None:
-    """The client counts answers by server and failed connects by reason, down to its last line after SIGTERM."""
+async def test_client_counts_answers_and_failures() -> None:
+    """The client counts answers by server and failed connects by reason, and prints its last line after SIGTERM."""
     listener, port = Listener("one"), free_port()
     await listener.start([HOST], port)
     try:
@@ -231,7 +231,7 @@ def demo_cgroup(process: subprocess.Popen[bytes]) -> Path:
 
 
 def leftovers(process: subprocess.Popen[bytes]) -> list[str]:
-    """Return what a demo that has ended left behind: pins, state, cgroup, processes."""
+    """Return what a demo has left behind: pins, state, cgroup, processes."""
     name = f"demo-{process.pid}"
     paths = [Pins(name).home, instance.RUN / name, demo_cgroup(process)]
     mentioned = [path for path in Path("/proc").glob("[0-9]*/cmdline") if name.encode() in _read(path)]
@@ -246,7 +246,7 @@ def _read(path: Path) -> bytes:
 
 
 def test_demo_runs_to_its_end(tmp_path: Path) -> None:
-    """No connect fails through all changes and the sidecar's death, the shares are the expected ones, nothing stays."""
+    """No connect fails through all changes and the sidecar's death, shares are as expected, nothing is left behind."""
     log = tmp_path / "log"
     process = start_demo(log)
     assert process.wait(120) == 0, log.read_text()
@@ -269,7 +269,7 @@ def test_demo_runs_to_its_end(tmp_path: Path) -> None:
     [("1. The scene", signal.SIGTERM), ("2. The sidecar", signal.SIGINT), ("4. It does well", signal.SIGINT)],
 )
 def test_demo_cleans_up_when_interrupted(tmp_path: Path, moment: str, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end the demo at any moment, as a shell expects it, and leave nothing behind."""
+    """Ctrl-C and SIGTERM end the demo at any moment, with the exit code that a shell expects; nothing stays behind."""
     log = tmp_path / "log"
     process = start_demo(log)
     wait_until(lambda: moment in log.read_text(), f"the demo has come to {moment!r}")
@@ -280,7 +280,7 @@ def test_demo_cleans_up_when_interrupted(tmp_path: Path, moment: str, number: si
 
 
 def test_demo_fails_with_one_line_when_a_client_dies(tmp_path: Path) -> None:
-    """What breaks ends the demo with exit code 1, a line that names it, and nothing left behind."""
+    """If a part fails, the demo ends with exit code 1, a line that names it, and nothing left behind."""
     log = tmp_path / "log"
     process = start_demo(log)
     wait_until(lambda: "3. A server joins" in log.read_text(), "the clients connect")
@@ -292,7 +292,7 @@ def test_demo_fails_with_one_line_when_a_client_dies(tmp_path: Path) -> None:
 
 
 def test_demo_counts_connects_that_fail(tmp_path: Path) -> None:
-    """When the programs are torn off, the demo says how many connects failed and why, and its exit code is 1."""
+    """If the programs are detached, the demo reports how many connects failed and why, and exits 1."""
     log = tmp_path / "log"
     process = start_demo(log)
     wait_until(lambda: "7. The sidecar is killed" in log.read_text(), "the sidecar is killed", timeout=60)
@@ -311,8 +311,8 @@ def test_demo_counts_connects_that_fail(tmp_path: Path) -> None:
         (["unshare", "--mount", "sh", "-c", 'umount -l -a -t cgroup2 && exec "$@"', "sh"], "no cgroup v2 hierarchy"),
     ],
 )
-def test_demo_says_what_the_host_lacks(wrapper: list[str], reason: str) -> None:
-    """Without root's privileges or without cgroup v2 there is one line that says so, and exit code 3."""
+def test_demo_reports_missing_features_of_the_host(wrapper: list[str], reason: str) -> None:
+    """Without root's privileges or without cgroup v2 the error is one line with the reason, and the exit code is 3."""
     result = subprocess.run([*wrapper, *COMMAND], check=False, capture_output=True, text=True)
     assert result.returncode == 3, result.stderr
     assert result.stdout == ""

@@ -49,7 +49,7 @@ def backends(tmp_path: Path) -> Iterator[Backends]:
 
 @contextmanager
 def consul_sidecar(agent: ConsulAgent, instance: str, cgroup: Path, directory: Path) -> Iterator[Sidecar]:
-    """Follow the service redis of an agent."""
+    """Run a sidecar that follows the service redis of an agent."""
     options = ["--consul", agent.url, "--service", f"redis={VIPS}", *LOOPBACK]
     with sidecar(instance, cgroup, directory, options) as found:
         yield found
@@ -64,7 +64,7 @@ def register(agent: ConsulAgent, backends: Backends) -> list[str]:
 
 
 def expected(servers: Sequence[RedisServer], weights: Sequence[int] = WEIGHTS) -> Mapping[str, int]:
-    """Return what status should say of a pool."""
+    """Return the pool that status should report."""
     return {str(server): weight for server, weight in zip(servers, weights, strict=True)}
 
 
@@ -91,7 +91,7 @@ def hammer(cgroup: Path, vip: str, connects: int) -> None:
 
 
 def assert_in_proportion(cgroup: Path, vip: str, servers: Sequence[RedisServer]) -> None:
-    """Make connects, and test where they went against the weights; one run in a thousand is given a second sample."""
+    """Make connects and compare their distribution with the weights; one run in a thousand gets a second sample."""
     for server in servers:
         server.take_connections()
     samples: list[list[int]] = []
@@ -103,7 +103,7 @@ def assert_in_proportion(cgroup: Path, vip: str, servers: Sequence[RedisServer])
 
 
 def ask_each(cgroup: Path, vip: str, times: int = 120) -> set[str]:
-    """Ask with redis-cli, a process for each connect; return the ports of the servers that answered."""
+    """Send requests with redis-cli, a process for each connect; return the ports of the servers that answered."""
     script = f"for i in $(seq {times}); do redis-cli -h {vip} config get port; done"
     result = run_inside(cgroup, "/bin/sh", "-c", script)
     assert result.returncode == 0, result.stderr
@@ -129,7 +129,7 @@ def test_consul_instances_are_reached_in_proportion(
 
 
 def test_consul_changes_are_followed(instance: str, cgroup: Path, tmp_path: Path, backends: Backends) -> None:
-    """A critical check and a deregistration take an instance out; passing again and a new weight bring it back."""
+    """A critical check or a deregistration removes an instance; passing again or a new weight brings it back."""
     with ConsulAgent(tmp_path) as agent:
         ids = register(agent, backends)
         with consul_sidecar(agent, instance, cgroup, tmp_path):
@@ -151,7 +151,7 @@ def test_consul_changes_are_followed(instance: str, cgroup: Path, tmp_path: Path
 def test_stopped_and_restarted_consul_changes_nothing(
     instance: str, cgroup: Path, tmp_path: Path, backends: Backends
 ) -> None:
-    """While Consul is down, and when it is back with the same services, the pools are not touched at all."""
+    """While Consul is down, and when it is back with the same services, the pools are not touched."""
     with ConsulAgent(tmp_path, persistent=True) as agent:
         register(agent, backends)
         with consul_sidecar(agent, instance, cgroup, tmp_path) as found:
@@ -169,9 +169,9 @@ def test_stopped_and_restarted_consul_changes_nothing(
 
 
 def test_forbidden_instances_in_consul_are_refused(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """What nobody may name as a real server stays out, and what is beside it in Consul serves.
+    """Instances with addresses that are not allowed stay out, and other instances of the same service are used.
 
-    Consul takes all of it but the unspecified address.
+    Consul accepts all of these addresses except the unspecified one.
     """
     with ConsulAgent(tmp_path) as agent:
         for address in ("224.0.0.1", "255.255.255.255", "169.254.0.1", VIP4, "127.0.0.1", "10.0.0.1"):
@@ -196,7 +196,7 @@ def zone(servers: Sequence[tuple[RedisServer, int]]) -> str:
 
 
 def test_srv_targets_are_reached_in_proportion(instance: str, cgroup: Path, tmp_path: Path, backends: Backends) -> None:
-    """SRV targets of both families, some behind a CNAME, get their shares; an edited zone is followed."""
+    """SRV targets of both families, some behind a CNAME, get their shares; edits of the zone are followed."""
     with KnotServer() as knot:
         knot.write(zone(backends.weighted()))
         options = ["--srv", f"_redis._tcp.example={VIPS}", "--resolver", knot.address, *LOOPBACK]
@@ -237,7 +237,7 @@ def test_large_srv_answer_is_complete(instance: str, cgroup: Path, tmp_path: Pat
 
 
 def test_consul_dns_is_followed(instance: str, cgroup: Path, tmp_path: Path, backends: Backends) -> None:
-    """Consul's own DNS, whose answers have TTL 0, gives the same pools as its HTTP interface, and stays calm."""
+    """Consul's own DNS, whose answers have TTL 0, gives the same pools as its HTTP interface, without extra writes."""
     with ConsulAgent(tmp_path) as agent:
         ids = register(agent, backends)
         options = ["--srv", f"redis.service.consul={VIPS}", "--resolver", f"127.0.0.1:{agent.dns_port}", *LOOPBACK]
@@ -252,7 +252,7 @@ def test_consul_dns_is_followed(instance: str, cgroup: Path, tmp_path: Path, bac
 
 
 def test_mapped_address_is_balanced(instance: str, cgroup: Path, tmp_path: Path, backends: Backends) -> None:
-    """An IPv6 socket that connects to the IPv4-mapped VIP reaches the IPv4 pool, as dual-stack programs do."""
+    """An IPv6 socket that connects to the IPv4-mapped VIP reaches the IPv4 pool, as in dual-stack programs."""
     with KnotServer() as knot:
         knot.write(zone(backends.weighted()))
         options = ["--srv", f"_redis._tcp.example={VIPS}", "--resolver", knot.address, *LOOPBACK]
@@ -263,7 +263,7 @@ def test_mapped_address_is_balanced(instance: str, cgroup: Path, tmp_path: Path,
 def test_empty_family_refuses_while_the_other_serves(
     instance: str, cgroup: Path, tmp_path: Path, backends: Backends
 ) -> None:
-    """A service with IPv6 servers only refuses on its IPv4 VIP, at once, and serves on its IPv6 VIP."""
+    """A service with only IPv6 servers refuses on its IPv4 VIP, at once, and serves on its IPv6 VIP."""
     with KnotServer() as knot:
         knot.write(zone(backends.weighted()[3:]))
         options = ["--srv", f"_redis._tcp.example={VIPS}", "--resolver", knot.address, *LOOPBACK]
@@ -272,6 +272,6 @@ def test_empty_family_refuses_while_the_other_serves(
             assert os.strerror(getattr(errno, refusal())) in refused.stderr + refused.stdout
             assert ask_each(cgroup, VIP6) == ports(backends.ipv6)
             by_address = {server["address"]: server for server in status(instance)["virtual_servers"]}
-            assert by_address[VIP4]["refused"] >= 1  # redis-cli tries again
+            assert by_address[VIP4]["refused"] >= 1  # redis-cli retries
             assert by_address[VIP4]["connects"] == 0
             assert by_address[VIP6]["connects"] == 120

@@ -1,8 +1,8 @@
-"""Every `clb-discovery` and `curl` command line of the documents, run as it stands there.
+"""Every `clb-discovery` and `curl` command line of the documents, run as it is written.
 
-The surroundings are made as the documents suppose them: Consul on its usual port, a DNS server that the host asks, the
-same one behind TLS, and real servers that refuse, so that `trace` has something to tell. Only the instance and the
-cgroup are not those of the line, to keep away from other data planes of this host.
+The environment is the one that the documents assume: Consul on its usual port, a DNS server that the host uses, the
+same one over TLS, and real servers that refuse, so that `trace` prints something. Only instance and cgroup are
+replaced, to avoid other data planes of this host.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.support.web import web_servers
 RECORDS: Final = "_redis._tcp SRV 0 1 6379 a\n_postgresql._tcp SRV 0 1 5432 a\na A 10.0.0.7\n"
 ADDRESSES: Final = ("10.0.0.7", "10.0.0.53")
 FOLLOWS: Final = ("--consul", "--service", "redis=10.64.0.1:6379")
-"""What stands for the options that a document leaves out, as in `clb-discovery plan …`."""
+"""Replaces the options that a document leaves out, as in `clb-discovery plan …`."""
 FOLLOWERS: Final = frozenset({"plan", "run"})
 SOURCES: Final = frozenset({"--consul", "--srv", "--config"})
 ENDLESS: Final = frozenset({"trace", "--watch"})
@@ -45,7 +45,7 @@ EXIT_CODES: Final[Mapping[str, frozenset[int]]] = {"plan": frozenset({0, 2})}
 
 
 def lines() -> Iterator[tuple[str, ...]]:
-    """Return each command line once, `run` written out; those with NAME in them are patterns."""
+    """Return each command line once, with `run` written out; lines with NAME in them are patterns."""
     found = (tuple(words) for document in DOCUMENTS for words in command_lines(document.read_text()))
     written_out = (words if words and not words[0].startswith("-") else ("run", *words) for words in found)
     return (words for words in dict.fromkeys(written_out) if "NAME" not in " ".join(words))
@@ -57,7 +57,7 @@ def fetches() -> list[str]:
 
 
 def test_every_command_line_of_the_documents_runs(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Sidecars become ready and end with 0, tables and traces tell something, and all the rest ends as it says."""
+    """Sidecars become ready and end with 0, tables and traces print something, and all others exit as documented."""
     with namespaces.by_mount() as namespace:
         namespaces.inside(namespace, partial(_in_surroundings, instance, cgroup, tmp_path))
 
@@ -82,7 +82,7 @@ def _in_surroundings(instance: str, cgroup: Path, directory: Path) -> None:
             meta = {"clb-vip": "10.64.0.1:6379"} if service == "redis" else {}
             consul.register(service, port, ADDRESSES[0], Meta=meta)
         host = _Host(instance, cgroup, directory, {"SSL_CERT_FILE": str(authority.certificate)})
-        host.follow(("run", *FOLLOWS))  # so that there is something to look at
+        host.follow(("run", *FOLLOWS))  # so that there is something to show
         for words in lines():
             host.run(words)
             if "--hosts-file" in words:
@@ -95,7 +95,7 @@ def _readme() -> str:
 
 @contextmanager
 def _dns_over_tls(authority: Authority) -> Iterator[None]:
-    """Serve what Knot serves on TLS's port of 10.0.0.53, as dns.example.com."""
+    """Serve DNS over TLS on port 853 of 10.0.0.53, as dns.example.com, with the answers of Knot."""
     context = authority.issue("DNS:dns.example.com")
     ready, done = threading.Event(), threading.Event()
 
@@ -115,7 +115,7 @@ def _dns_over_tls(authority: Authority) -> Iterator[None]:
 
 
 class _Host:
-    """Who types the lines."""
+    """The host on which the lines are typed."""
 
     def __init__(self, instance: str, cgroup: Path, directory: Path, environment: Mapping[str, str]) -> None:
         self._instance = instance
@@ -124,7 +124,7 @@ class _Host:
         self._environment = {**os.environ, **environment}
 
     def run(self, words: Sequence[str]) -> None:
-        """Run a line, and see it do what it is for."""
+        """Run a line, and check that it works."""
         if "--help" in words:
             self._ends(words)
             return
@@ -166,8 +166,8 @@ class _Host:
         assert result.stderr == "", said
 
     def _tells(self, words: Sequence[str]) -> None:
-        """Run what goes on until it is interrupted, until it has told something."""
-        self.follow(("run", *FOLLOWS))  # an unload may have been before
+        """Run a command that does not end by itself until it has printed something, then interrupt it."""
+        self.follow(("run", *FOLLOWS))  # the line before may have been an unload
         with subprocess.Popen(
             self._line(words), stdout=subprocess.PIPE, text=True, env=self._environment, start_new_session=True
         ) as process:
@@ -183,7 +183,7 @@ class _Host:
             assert process.wait(patient(20)) == INTERRUPTED, words
 
     def _line(self, words: Sequence[str]) -> list[str | Path]:
-        """Return the command as this host has it."""
+        """Return the command adapted to this host."""
         for option in ("--instance", "--cgroup"):
             if option in words:
                 at = list(words).index(option)
@@ -194,7 +194,7 @@ class _Host:
         return [*self._with_copied_etc(), *COMMAND, *words, *own]
 
     def _with_copied_etc(self) -> list[str | Path]:
-        """Return what runs a program in a mount namespace where /etc is the copy."""
+        """Return a prefix that runs a program in a mount namespace with the copy of /etc."""
         etc = 'cd "$0" && mount --bind etc /etc && exec "$@"'
         return ["unshare", "--mount", "sh", "-c", etc, self._directory]
 
@@ -209,13 +209,13 @@ except OSError:
 
 
 def test_lines_are_found() -> None:
-    """The test above runs lines of several documents, of every command."""
+    """The test above runs lines of several documents, and of every command."""
     found = list(lines())
     assert len(found) > 20
     assert {"run", "status", "plan", "trace", "check", "load", "unload"} <= {words[0] for words in found}
 
 
 @pytest.mark.parametrize("option", ["--instance", "--cgroup"])
-def test_what_is_put_in_place_stands_in_a_line(option: str) -> None:
+def test_replaced_words_stand_in_a_line(option: str) -> None:
     """Some lines name an instance and a cgroup of their own, which the test above replaces."""
     assert any(option in words for words in lines())

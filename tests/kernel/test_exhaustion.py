@@ -1,4 +1,4 @@
-"""What runs out: descriptors, places for connections, time. The sidecar goes on, and says so in few lines."""
+"""Exhaustion of descriptors, places for connections, and time. The sidecar goes on, and logs little."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEAD: Final = b"GET /status.json HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 
 def descriptors(found: Sidecar) -> int:
-    """Return how many a sidecar has open."""
+    """Return how many descriptors a sidecar has open."""
     return len(list(Path(f"/proc/{found.process.pid}/fd").iterdir()))
 
 
@@ -38,7 +38,7 @@ def descriptors(found: Sidecar) -> int:
 def metered(
     instance: str, cgroup: Path, directory: Path, knot: KnotServer, *options: str
 ) -> Iterator[tuple[Sidecar, int]]:
-    """Run a sidecar over the SRV name with --metrics; yield it and its port."""
+    """Run a sidecar for the SRV name with --metrics; yield it and its port."""
     port = free_port()
     rest = [*WEB, *resolver(knot), "--max-ttl", "1s", "--hold", "0s", "--metrics", f"127.0.0.1:{port}", *options]
     with sidecar(instance, cgroup, directory, rest) as found:
@@ -51,7 +51,7 @@ def connected(port: int) -> socket.socket:
 
 
 def is_closed(sock: socket.socket) -> bool:
-    """Tell whether the other side has closed; what it sent is thrown away."""
+    """Return whether the other side has closed; discard received data."""
     sock.setblocking(False)
     try:
         while sock.recv(1 << 16):
@@ -64,7 +64,7 @@ def is_closed(sock: socket.socket) -> bool:
 
 
 def test_an_ordinary_user_cannot_use_descriptors_up(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Two thousand idle connections leave some descriptors, answers for others, and discovery as it was."""
+    """With two thousand idle connections some descriptors are left, others get answers, and discovery goes on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     try:
@@ -89,7 +89,7 @@ def test_an_ordinary_user_cannot_use_descriptors_up(instance: str, cgroup: Path,
 
 
 def test_slow_clients_are_ended(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Ten seconds are for a whole request, however its bytes come, for the next one, and for taking the answer."""
+    """Ten seconds are the limit for a whole request, for the next one, and for accepting the answer."""
     with KnotServer() as knot, ExitStack() as stack:
         serve(knot, "127.0.0.2:80")
         with metered(instance, cgroup, tmp_path, knot) as (found, port):
@@ -100,7 +100,7 @@ def test_slow_clients_are_ended(instance: str, cgroup: Path, tmp_path: Path) -> 
             greedy = stack.enter_context(socket.socket())
             greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             greedy.connect(("127.0.0.1", port))
-            greedy.sendall((HEAD + b"\r\n") * 500)  # and reads nothing
+            greedy.sendall((HEAD + b"\r\n") * 500)  # but it reads nothing
             began = time.monotonic()
             ended: dict[socket.socket, float] = {}
             octets = iter(HEAD * 10)
@@ -128,7 +128,7 @@ def limit(found: Sidecar) -> tuple[int, int]:
 
 @contextmanager
 def without_descriptors(found: Sidecar, seconds: float = 3.0) -> Iterator[None]:
-    """Let a sidecar open nothing while the block runs, and for some seconds more."""
+    """Keep a sidecar from opening anything while the block runs, and for some seconds more."""
     before = limit(found)
     resource.prlimit(found.process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
     try:
@@ -140,7 +140,7 @@ def without_descriptors(found: Sidecar, seconds: float = 3.0) -> Iterator[None]:
 
 
 def test_soft_limit_is_raised(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """A sidecar may have as many descriptors as the hard limit allows, whatever the soft one that it was given."""
+    """A sidecar raises its soft limit of descriptors to the hard one."""
     with KnotServer() as knot:
         serve(knot, "127.0.0.2:80")
         with metered(instance, cgroup, tmp_path, knot) as (found, _):
@@ -156,12 +156,12 @@ def idle(_found: Sidecar, _knot: KnotServer, _port: int, _hosts: Path) -> None:
 
 
 def changed(_found: Sidecar, knot: KnotServer, _port: int, _hosts: Path) -> None:
-    """Have discovery change."""
+    """Change discovery."""
     serve(knot, "127.0.0.9:80")
 
 
 def scraped(_found: Sidecar, _knot: KnotServer, port: int, _hosts: Path) -> None:
-    """Have many connect to the page."""
+    """Open many connections to the page."""
     for _ in range(200):
         with socket.socket() as sock:
             sock.setblocking(False)
@@ -169,18 +169,18 @@ def scraped(_found: Sidecar, _knot: KnotServer, port: int, _hosts: Path) -> None
 
 
 def reloaded(found: Sidecar, _knot: KnotServer, _port: int, _hosts: Path) -> None:
-    """Have the configuration read again."""
+    """Reload the configuration."""
     found.process.send_signal(signal.SIGHUP)
 
 
 def overwritten(_found: Sidecar, _knot: KnotServer, _port: int, hosts: Path) -> None:
-    """Have another program write the hosts file."""
+    """Let another program write the hosts file."""
     hosts.write_text("")
 
 
 @pytest.mark.parametrize("phase", [idle, changed, scraped, reloaded, overwritten], ids=lambda phase: phase.__name__)
 def test_shortage_of_descriptors_is_survived(instance: str, cgroup: Path, tmp_path: Path, phase: Phase) -> None:
-    """Without any descriptor for seconds, whatever it does then, the sidecar lives, recovers, and says little."""
+    """If no descriptor is available for seconds, the sidecar survives, recovers and logs little, in each situation."""
     hosts = tmp_path / "hosts"
     hosts.write_text("")
     options = ("--hosts-file", str(hosts), "--state-dir", str(tmp_path / "state"))
@@ -201,7 +201,7 @@ def test_shortage_of_descriptors_is_survived(instance: str, cgroup: Path, tmp_pa
 
 
 def test_a_sidecar_without_descriptors_ends_in_time(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """SIGTERM is heard meanwhile, too."""
+    """SIGTERM works meanwhile, too."""
     with KnotServer() as knot:
         serve(knot, "127.0.0.2:80")
         with metered(instance, cgroup, tmp_path, knot, "--state-dir", str(tmp_path / "state")) as (found, _):
@@ -215,7 +215,7 @@ def test_a_sidecar_without_descriptors_ends_in_time(instance: str, cgroup: Path,
 
 
 def test_a_cgroup_made_anew_meanwhile_is_attached_to(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """What is lost while nothing can be opened is brought up when it can."""
+    """A missed recreation of the cgroup is repaired when descriptors are available."""
     with KnotServer() as knot:
         serve(knot, "127.0.0.2:80")
         with metered(instance, cgroup, tmp_path, knot) as (found, _):
@@ -230,7 +230,7 @@ def test_a_cgroup_made_anew_meanwhile_is_attached_to(instance: str, cgroup: Path
 
 
 def test_maps_loaded_anew_meanwhile_are_taken(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """A sidecar that does not load goes over to new maps as soon as it can open them, and says little until then."""
+    """A sidecar with `--loader none` switches to new maps as soon as it can open them, and logs little until then."""
     where = ("--instance", instance, "--cgroup", cgroup)
     assert clb("load", *where).returncode == 0
     with KnotServer() as knot:
@@ -247,7 +247,7 @@ def test_maps_loaded_anew_meanwhile_are_taken(instance: str, cgroup: Path, tmp_p
 
 
 def test_no_thread_is_started_later(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """All that a sidecar needs are there when it starts, so that a host without room for more takes nothing away."""
+    """All threads of a sidecar start with it, so it does not need room for more later."""
     with KnotServer() as knot:
         serve(knot, "127.0.0.2:80")
         options = ("--hosts-file", str(tmp_path / "hosts"), "--state-dir", str(tmp_path / "state"))

@@ -1,4 +1,4 @@
-"""The whole sidecar over registrations and proxies that are not its operator's."""
+"""The whole sidecar with registrations and proxies that its operator does not control."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOLD = 4.0
 async def test_a_hold_ends_behind_a_proxy_that_cuts_long_polls(
     instance: str, cgroup: Path, tmp_path: Path, cut: Cut
 ) -> None:
-    """Held servers stay for `--hold`, although each query meanwhile is cut, and go then, without a word in the log."""
+    """Held servers stay for `--hold` and go then, although each query is cut, and nothing is logged."""
     with ConsulAgent(tmp_path) as agent:
         async with FaultyConsul(agent, "web", cut) as consul:
             await consul.publish(frozenset({1, 2}))
@@ -36,7 +36,7 @@ async def test_a_hold_ends_behind_a_proxy_that_cuts_long_polls(
 
 
 def held_and_gone(instance: str, cgroup: Path, tmp_path: Path, options: list[str], consul: FaultyConsul) -> None:
-    """Take every server out of Consul, and look at the pool meanwhile."""
+    """Remove every server from Consul, and watch the pool."""
     both = {"10.0.0.1:8001": 1, "10.0.0.2:8002": 2}
     with sidecar(instance, cgroup, tmp_path, options) as found:
         wait_for_pool(instance, VIP, both)
@@ -56,7 +56,7 @@ def held_and_gone(instance: str, cgroup: Path, tmp_path: Path, options: list[str
 async def test_thousands_of_names_that_nobody_answers_for_take_bounded_means(
     instance: str, cgroup: Path, tmp_path: Path
 ) -> None:
-    """Their services have their other servers, the sidecar a few threads and descriptors, and it ends at once."""
+    """Their services keep their other servers; the sidecar uses few threads and descriptors, and ends at once."""
     named = [entry(f"h{number}.example", f"s{number}") for number in range(1000)]
     async with SilentDns() as fake, FakeConsul(Reply(entries=[entry("10.0.0.1", "good"), *named])) as consul:
         options = ["--consul", consul.url, "--resolver", fake.address]
@@ -73,7 +73,7 @@ def entry(address: str, service_id: str) -> dict[str, object]:
 
 
 def bounded_and_ended(instance: str, cgroup: Path, tmp_path: Path, options: list[str]) -> None:
-    """Look at the process meanwhile."""
+    """Check the resources of the process meanwhile."""
     with sidecar(instance, cgroup, tmp_path, options) as found:
         for number in range(5):
             wait_for_pool(instance, f"10.64.0.{number + 1}", {"10.0.0.1:80": 1})

@@ -63,7 +63,7 @@ def load(instance: str, cgroup: Path, *options: str) -> None:
 
 
 def assert_refused(code: int, instance: str, *options: str, words: str) -> None:
-    """Make sure that a sidecar that does not load ends at once, with one line."""
+    """Check that a sidecar that does not load ends at once, with one line."""
     result = clb("run", "--instance", instance, "--loader", "none", *options)
     assert (result.returncode, result.stderr.count("\n")) == (code, 1), result.stderr
     assert words in result.stderr
@@ -75,7 +75,7 @@ def mode(path: Path) -> int:
 
 
 def test_nothing_loaded_is_named(instance: str, cgroup: Path) -> None:
-    """Without maps, with those of another layout only, or with a cgroup of its own it says what to run instead."""
+    """Without maps, with maps of another layout, or with a --cgroup, the error names the command to run instead."""
     way_out = f"run: clb-discovery load --instance {instance}"
     assert_refused(3, instance, *SRV, words=f"is not loaded; {way_out}")
     load(instance, cgroup)
@@ -86,7 +86,7 @@ def test_nothing_loaded_is_named(instance: str, cgroup: Path) -> None:
 
 
 def test_it_writes_and_cannot_load(instance: str, cgroup: Path, tmp_path: Path, config: Path) -> None:
-    """It publishes by the maps that are there, behind a filter; meanwhile `load` may mend, and nobody else write."""
+    """It publishes into existing maps behind a filter; `load` may still repair, and no other process may write."""
     load(instance, cgroup)
     with listening("127.0.0.1") as (server,), writing(instance, serving(config, server.name), tmp_path) as found:
         assert dial(cgroup, VIP, 80) == ["ok"]
@@ -102,7 +102,7 @@ def test_it_writes_and_cannot_load(instance: str, cgroup: Path, tmp_path: Path, 
 
 
 def test_cgroup_that_is_made_anew_is_for_the_loader(instance: str, cgroup: Path, tmp_path: Path, config: Path) -> None:
-    """It says that the cgroup is gone, then that nothing is attached to the new one, until somebody has loaded."""
+    """The sidecar reports that the cgroup is gone, then that nothing is attached to the new one, until a load."""
     load(instance, cgroup)
     with listening("127.0.0.1") as (server,), writing(instance, serving(config, server.name), tmp_path) as found:
         remove(cgroup)
@@ -115,7 +115,7 @@ def test_cgroup_that_is_made_anew_is_for_the_loader(instance: str, cgroup: Path,
 
 
 def test_maps_that_are_loaded_anew_are_taken(instance: str, cgroup: Path, tmp_path: Path, config: Path) -> None:
-    """When the pins have gone, and others are there, they are filled without a restart."""
+    """If the pins have gone and new ones appear, the sidecar fills the new maps without a restart."""
     load(instance, cgroup)
     with listening("127.0.0.1") as (server,), writing(instance, serving(config, server.name), tmp_path) as found:
         Pins(instance).remove()
@@ -128,7 +128,7 @@ def test_maps_that_are_loaded_anew_are_taken(instance: str, cgroup: Path, tmp_pa
 
 
 def test_pins_that_are_removed_where_they_are_mounted_end_it(instance: str, cgroup: Path, config: Path) -> None:
-    """A unit sees a directory that was removed for ever, so it ends with 3, and is started again by systemd."""
+    """A unit sees a removed directory for ever, so the sidecar exits 3, and systemd starts it again."""
     load_as_unit(instance, cgroup)
     unit = without(BESIDE, config.parent, instance)
     options = serving(config, "127.0.0.1:8080")
@@ -139,7 +139,7 @@ def test_pins_that_are_removed_where_they_are_mounted_end_it(instance: str, cgro
 
 
 def test_a_group_may_write_maps_and_nothing_else(instance: str, cgroup: Path) -> None:
-    """Of the pins the group has those that a publication needs; programs, links and the trace stay root's."""
+    """The group may open the pins that a publication needs; programs, links and the trace stay root's."""
     load(instance, cgroup, "--group", str(USER))
     pins = Pins(instance)
     shared = {pin.name: mode(pin) for pin in pins.directory.iterdir() if pin.stat().st_gid == USER}
@@ -151,7 +151,7 @@ def test_a_group_may_write_maps_and_nothing_else(instance: str, cgroup: Path) ->
 
 
 def test_unknown_group_is_wrong_usage(instance: str) -> None:
-    """A group that this host does not have is named, with how to make it."""
+    """If this host does not have the group, the error names it, and how to create it."""
     result = clb("load", "--instance", instance, "--group", "no-such-group")
     assert result.returncode == 2
     assert "groupadd --system no-such-group" in result.stderr
@@ -161,7 +161,7 @@ def test_unknown_group_is_wrong_usage(instance: str) -> None:
 def test_another_layout_is_taken_over_without_a_failed_connect(
     instance: str, cgroup: Path, tmp_path: Path, config: Path, *, loads: bool
 ) -> None:
-    """While clients connect, programs of another layout go on until the new maps serve all; then they are removed."""
+    """Connects use the programs of another layout until the new maps serve all; then those programs are removed."""
     port = free_port()
     load(instance, cgroup)
     publish(instance, {f"{VIP}:{port}": [f"127.0.0.1:{port}"]})
@@ -183,19 +183,19 @@ def test_another_layout_is_taken_over_without_a_failed_connect(
 
 
 def counted(instance: str) -> list[int]:
-    """Return how many connects each virtual server has seen."""
+    """Return the number of connects of each virtual server."""
     return [server["connects"] for server in status(instance)["virtual_servers"]]
 
 
-def test_status_waits_for_nobody(instance: str, cgroup: Path) -> None:
-    """What the group may put in the place of the state, such as a FIFO, does not hold up root's status."""
+def test_status_does_not_wait_for_the_state_file(instance: str, cgroup: Path) -> None:
+    """If the group replaces the state by a FIFO or the like, it does not block root's status."""
     load(instance, cgroup)
     os.mkfifo(Path("/run/clb-discovery") / instance / "state.json")
     assert status(instance)["sources"] == []
 
 
 def as_user(act: Callable[[], str]) -> str:
-    """Do something as an ordinary user who is in the group; return what it returns."""
+    """Do something as an ordinary user in the group; return the result."""
     read, write = os.pipe()
     process = os.fork()
     if process == 0:
@@ -212,7 +212,7 @@ def as_user(act: Callable[[], str]) -> str:
 
 
 def test_directory_of_an_instance_is_not_for_the_group_to_replace(instance: str, cgroup: Path) -> None:
-    """The group may add files to it, and hold the lock, but not put another lock in the place of root's."""
+    """The group may add files to it, and hold the lock, but cannot replace root's lock by another."""
     load(instance, cgroup, "--group", str(USER))
     directory = Path("/run/clb-discovery") / instance
     assert mode(directory) == 0o1775
@@ -230,7 +230,7 @@ def test_directory_of_an_instance_is_not_for_the_group_to_replace(instance: str,
 
 
 def test_state_of_another_user_is_named_and_goes_with_the_next_load(instance: str, cgroup: Path) -> None:
-    """What root has said as the sidecar nobody else can replace, until `load` has taken it away."""
+    """Another user cannot replace the state that a sidecar of root has written, until `load` removes it."""
 
     def write_state() -> str:
         try:

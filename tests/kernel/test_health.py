@@ -1,4 +1,4 @@
-"""Passive health in the kernel, without a sidecar: who is ejected when, for how long, and what that costs."""
+"""Passive health in the kernel, without a sidecar: which server is ejected, when, for how long, and at what cost."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FOR_GOOD: Final = PassiveHealth(eject_first_ms=3_600_000, eject_most_ms=3_600_00
 
 
 def names(servers: list[MoodyServer]) -> list[str]:
-    """Return what a virtual server's pool is made of."""
+    """Return the pool of a virtual server."""
     return [server.name for server in servers]
 
 
 def dial_until_ejected(plane: Plane, vip: str, count: int = 1) -> Counter[str]:
-    """Connect until so many servers are ejected; return how the connects ended."""
+    """Connect until so many servers are ejected; return the results of the connects."""
     outcomes: Counter[str] = Counter()
 
     def are_ejected() -> bool:
@@ -45,7 +45,7 @@ def dial_until_ejected(plane: Plane, vip: str, count: int = 1) -> Counter[str]:
 
 
 def wait_for_probe(plane: Plane, vip: str, server: MoodyServer) -> None:
-    """Wait until the time of an ejected server is up."""
+    """Wait until the ejection time of a server is over."""
     until = plane.servers(vip)[server.name].ejected_until
     wait_until(lambda: time.monotonic_ns() > until, f"{server.name} may be probed")
 
@@ -54,7 +54,7 @@ def wait_for_probe(plane: Plane, vip: str, server: MoodyServer) -> None:
     ("vip", "algorithm"), [(VIP4, Algorithm.RANDOM), (VIP6, Algorithm.ROUND_ROBIN), (VIP4, Algorithm.LEAST_CONN)]
 )
 def test_dead_and_silent_servers_fail_three_connects_each(plane: Plane, vip: str, algorithm: Algorithm) -> None:
-    """Of ten servers one resets and one is silent: three connects see each failure, and from then on all succeed."""
+    """Of ten servers one resets and one is silent: each fails three connects, and from then on all succeed."""
     with moody_servers(*[HOST[vip]] * 10) as servers:
         dead, silent = servers[3], servers[7]
         plane.publish(virtual_server(vip, names(servers), algorithm, FOR_GOOD))
@@ -71,7 +71,7 @@ def test_dead_and_silent_servers_fail_three_connects_each(plane: Plane, vip: str
 
 
 def test_only_failures_in_a_row_eject(plane: Plane, vip: str) -> None:
-    """A success between failures starts the count anew."""
+    """Only consecutive failures eject: a success resets the count."""
     with moody_servers(HOST[vip], HOST[vip]) as (moody, spare):
         plane.publish(virtual_server(vip, [moody.name, real(spare.name, 1, 1)], health=FOR_GOOD))
         for _ in range(3):
@@ -88,7 +88,7 @@ def test_only_failures_in_a_row_eject(plane: Plane, vip: str) -> None:
 
 
 def test_thresholds_are_each_virtual_servers_own(plane: Plane, vip: str) -> None:
-    """Two virtual servers over the same dead server each eject it after as many failures as they are told."""
+    """Two virtual servers with the same dead server each eject it after their own number of failures."""
     other = vip.replace(":80", ":81")
     with moody_servers(HOST[vip], HOST[vip]) as (dead, spare):
         pool = [real(dead.name), real(spare.name, 1, 1)]
@@ -103,7 +103,7 @@ def test_thresholds_are_each_virtual_servers_own(plane: Plane, vip: str) -> None
 
 
 def fail_once(plane: Plane, vip: str, server: MoodyServer) -> range:
-    """Connect until the server is ejected once more; return for how long it may be, in nanoseconds."""
+    """Connect until the server is ejected once more; return the length of the ejection, in nanoseconds."""
     before = plane.servers(vip)[server.name].ejections
     found: list[range] = []
 
@@ -119,11 +119,11 @@ def fail_once(plane: Plane, vip: str, server: MoodyServer) -> range:
 
 
 def test_ejection_takes_longer_each_time(plane: Plane, vip: str) -> None:
-    """The time doubles up to the most, goes on from there after a short recovery, and starts anew after a long one."""
+    """The time doubles up to its maximum, continues there after a short recovery, and is reset after a long one."""
     with moody_servers(HOST[vip], HOST[vip]) as (moody, spare):
         health = PassiveHealth(
             eject_after=1, eject_first_ms=250, eject_most_ms=1_000
-        )  # a busy machine recovers in less
+        )  # a busy machine would recover in less
         plane.publish(virtual_server(vip, [real(moody.name), real(spare.name, 1, 1)], health=health))
         moody.refuse()
         for duration in (250, 500, 1_000, 1_000):
@@ -139,7 +139,7 @@ def test_ejection_takes_longer_each_time(plane: Plane, vip: str) -> None:
 
 
 def test_one_connect_probes_while_the_others_keep_away(plane: Plane, vip: str) -> None:
-    """When its time is up an ejected server gets one connect; its success brings the server back."""
+    """After its ejection time a server gets one connect as a probe; a success ends the ejection."""
     with moody_servers(*[HOST[vip]] * 3) as (moody, *others):
         health = PassiveHealth(eject_first_ms=1000, eject_most_ms=1000)
         plane.publish(virtual_server(vip, names([moody, *others]), health=health))
@@ -156,7 +156,7 @@ def test_one_connect_probes_while_the_others_keep_away(plane: Plane, vip: str) -
         assert found.ejected_until > before.ejected_until
         assert plane.ejected(vip) == {moody.name}
 
-        wait_for_probe(plane, vip, moody)  # no answer yet, so that another one may try
+        wait_for_probe(plane, vip, moody)  # no answer yet, so the next probe is due
         plane.client.begun(target_of(vip), 60)
         assert plane.connects(vip)[moody.name] == before.connects + 2
         moody.accept()
@@ -168,7 +168,7 @@ def test_one_connect_probes_while_the_others_keep_away(plane: Plane, vip: str) -
 
 
 def test_probe_that_fails_ejects_for_longer(plane: Plane, vip: str) -> None:
-    """One application sees that a probe failed, and the server is left out for twice as long."""
+    """One application sees the failure of a probe, and the server is ejected for twice as long."""
     with moody_servers(*[HOST[vip]] * 3) as servers:
         health = PassiveHealth(eject_first_ms=500, eject_most_ms=60_000)
         plane.publish(virtual_server(vip, names(servers), health=health))
@@ -182,7 +182,7 @@ def test_probe_that_fails_ejects_for_longer(plane: Plane, vip: str) -> None:
 
 @pytest.mark.parametrize(("size", "most"), [(1, 0), (2, 1), (3, 1), (10, 5)])
 def test_half_of_the_only_tier_stays(plane: Plane, vip: str, size: int, most: int) -> None:
-    """Where all servers fail and there is no other tier at most half are ejected, and none where there is but one."""
+    """If all servers fail and there is no other tier, at most half are ejected; a single server never is."""
     with moody_servers(*[HOST[vip]] * size) as servers:
         plane.publish(virtual_server(vip, names(servers), health=FOR_GOOD))
         for server in servers:
@@ -194,7 +194,7 @@ def test_half_of_the_only_tier_stays(plane: Plane, vip: str, size: int, most: in
 
 
 def test_half_of_the_only_tier_stays_when_several_fail_at_once(plane: Plane, vip: str) -> None:
-    """No more than half are ejected by failures on several CPUs in the same moment, neither of which saw the other."""
+    """Failures on several CPUs at the same moment, which do not see each other, still eject at most half."""
     with moody_servers(*[HOST[vip]] * 10) as servers, ThreadPoolExecutor(4) as threads:
         for server in servers:
             server.refuse()
@@ -209,7 +209,7 @@ def test_half_of_the_only_tier_stays_when_several_fail_at_once(plane: Plane, vip
 
 
 def test_whole_tier_is_ejected_where_another_takes_over(plane: Plane, vip: str) -> None:
-    """All servers of a tier are ejected when there is a next one, and half of that one when it fails too."""
+    """All servers of a tier are ejected if there is a next tier, and half of the last one if it fails too."""
     with moody_servers(*[HOST[vip]] * 8) as servers:
         pool = [real(server.name, 1, index // 4) for index, server in enumerate(servers)]
         plane.publish(virtual_server(vip, pool, health=FOR_GOOD))
@@ -225,7 +225,7 @@ def test_whole_tier_is_ejected_where_another_takes_over(plane: Plane, vip: str) 
 
 
 def test_ejection_survives_republication(plane: Plane, vip: str) -> None:
-    """An ejected server stays so, with its counters, when weights change and when other servers come and go."""
+    """An ejected server stays ejected, with its counters, when weights change or other servers come and go."""
     with moody_servers(*[HOST[vip]] * 4) as (dead, *others):
         plane.publish(virtual_server(vip, names([dead, *others]), health=FOR_GOOD))
         dead.refuse()
@@ -243,8 +243,8 @@ def test_ejection_survives_republication(plane: Plane, vip: str) -> None:
             before = plane.servers(vip)
 
 
-def test_server_that_left_and_came_back_starts_anew(plane: Plane, vip: str) -> None:
-    """What is known of a server goes with it when discovery removes it."""
+def test_server_that_left_and_came_back_is_healthy(plane: Plane, vip: str) -> None:
+    """Passive health forgets a server when discovery removes it."""
     with moody_servers(*[HOST[vip]] * 3) as (dead, *others):
         plane.publish(virtual_server(vip, names([dead, *others]), health=FOR_GOOD))
         dead.refuse()
@@ -256,7 +256,7 @@ def test_server_that_left_and_came_back_starts_anew(plane: Plane, vip: str) -> N
 
 
 def test_application_that_gives_up_does_not_count(plane: Plane, vip: str) -> None:
-    """A connect that the application closes before there is an answer says nothing about the server."""
+    """A connect that the application closes before an answer does not count against the server."""
     with moody_servers(HOST[vip], HOST[vip]) as (silent, spare):
         plane.publish(virtual_server(vip, [silent.name, real(spare.name, 1, 1)], health=FOR_GOOD))
         silent.fall_silent()
@@ -269,8 +269,8 @@ def test_application_that_gives_up_does_not_count(plane: Plane, vip: str) -> Non
     assert (found.connects, found.failures, found.in_row, found.ejected_until) == (20, 0, 0, 0)
 
 
-def test_ejection_that_is_switched_off_leaves_nobody_out(plane: Plane, vip: str) -> None:
-    """With eject_after 0 every server gets its share, dead ones and those that were ejected before included."""
+def test_ejection_that_is_switched_off_leaves_no_server_out(plane: Plane, vip: str) -> None:
+    """With eject_after 0 every server gets its share, including dead and previously ejected ones."""
     with moody_servers(*[HOST[vip]] * 4) as servers:
         plane.publish(virtual_server(vip, names(servers), health=FOR_GOOD))
         servers[0].refuse()
@@ -280,8 +280,8 @@ def test_ejection_that_is_switched_off_leaves_nobody_out(plane: Plane, vip: str)
     assert 50 < outcomes["ECONNREFUSED"] < 150  # 100 on average, with a standard deviation of 9
 
 
-def test_least_conn_brings_back_who_has_no_connections(plane: Plane, vip: str) -> None:
-    """Under least-conn a server whose time is up is probed soon, for nobody has fewer connections than it."""
+def test_least_conn_probes_idle_servers_soon(plane: Plane, vip: str) -> None:
+    """With least-conn a server is probed soon after its ejection time, because no server has fewer connections."""
     with moody_servers(*[HOST[vip]] * 10) as servers:
         health = PassiveHealth(eject_first_ms=300, eject_most_ms=300)
         plane.publish(virtual_server(vip, names(servers), Algorithm.LEAST_CONN, health))
@@ -291,7 +291,7 @@ def test_least_conn_brings_back_who_has_no_connections(plane: Plane, vip: str) -
         while_out = plane.client.connected(target_of(vip), 100)
         assert len(while_out) == 100
         wait_for_probe(plane, vip, servers[0])
-        plane.client.connected(target_of(vip), 60)  # each draws it once in five times
+        plane.client.connected(target_of(vip), 60)  # each chooses it with probability 1/5
         assert plane.ejected(vip) == set()
 
 
@@ -323,7 +323,7 @@ def sock_ops_runs(plane: Plane, target: tuple[str, int]) -> int:
 
 
 def test_nobody_pays_for_what_is_switched_off(plane: Plane, vip: str) -> None:
-    """Without health and counts sock_ops runs for a VIP's connections as often as for those of others, and no more."""
+    """Without passive health and counts sock_ops runs no more often for a VIP's connections than for others."""
     other = vip.replace(":80", ":81")
     with moody_servers(HOST[vip]) as (server,), counting_runs():
         plane.publish(virtual_server(vip, [server.name]), virtual_server(other, [server.name], health=PassiveHealth()))
@@ -333,7 +333,7 @@ def test_nobody_pays_for_what_is_switched_off(plane: Plane, vip: str) -> None:
 
 
 def test_sockets_that_are_not_ours_have_no_record(plane: Plane, vip: str) -> None:
-    """Sock_ops sees connects elsewhere, keeps nothing of them, and counts nothing."""
+    """Sock_ops sees connects to other addresses, stores nothing about them, and counts nothing."""
     with moody_servers(HOST[vip]) as (server,), counting_runs():
         plane.publish(virtual_server(vip, [server.name], health=PassiveHealth()))
         before = run_counts(plane.pins)["clb_sock_ops"]

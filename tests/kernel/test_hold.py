@@ -1,4 +1,4 @@
-"""Removals over the whole sidecar and real connects: what is held and for how long, and what counts at once."""
+"""Removals with the whole sidecar and real connects: which are held and for how long, and which take effect at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SOON: Final = patient(1.0)
 """Seconds within which an answer is in the kernel."""
 HOLD: Final = 3.0
 FOR_LONG: Final = RemovalPolicy(max_removal=0, hold=60)
-"""Every gap is held for longer than a test takes."""
+"""Every removal is held for longer than a test takes."""
 
 
 def members(port: int, count: int) -> tuple[RealServer, ...]:
@@ -42,17 +42,17 @@ def members(port: int, count: int) -> tuple[RealServer, ...]:
 
 
 def ends(servers: Iterable[RealServer]) -> tuple[Endpoint, ...]:
-    """Return where they are."""
+    """Return their addresses and ports."""
     return tuple((server.address, server.port) for server in servers)
 
 
 def named(servers: tuple[RealServer, ...]) -> Answer:
-    """Return an answer in which each has an identity by its place."""
+    """Return an answer in which each member has an identity by its place."""
     return Answer(servers, identities={end: f"node/{number}" for number, end in enumerate(ends(servers))})
 
 
 def kernel_pool(instance: str) -> set[Endpoint] | None:
-    """Return where the kernel sends connects to the VIP; None before it is a virtual server."""
+    """Return the servers that the kernel has for the VIP; None if it is not a virtual server yet."""
     pins = Pins(instance)
     if not pins.have_maps():
         return None
@@ -62,20 +62,20 @@ def kernel_pool(instance: str) -> set[Endpoint] | None:
 
 
 async def seconds_until(instance: str, servers: Iterable[RealServer]) -> float:
-    """Wait until the kernel holds exactly these; return how long it took."""
+    """Wait until the kernel has exactly these; return after how many seconds."""
     began, wanted = time.monotonic(), set(ends(servers))
     await asyncio.to_thread(wait_until, lambda: kernel_pool(instance) == wanted, f"the pool is {wanted}")
     return time.monotonic() - began
 
 
 async def state(instance: str) -> str:
-    """Return the source's state, as status tells it."""
+    """Return the source's state as status reports it."""
     return str((await asyncio.to_thread(status, instance))["sources"][0]["state"])
 
 
 @pytest.mark.parametrize("count", [1, 10])
 async def test_members_that_move_refuse_no_connect(instance: str, cgroup: Path, tmp_path: Path, count: int) -> None:
-    """Their old endpoints are gone at once, all of them, so that what listened there may end."""
+    """Their old endpoints are removed at once, all of them, so that the processes there may end."""
     old, new = free_port(), free_port()
     source = Told(named(members(old, count)))
     with serving(new, tmp_path):
@@ -94,7 +94,7 @@ async def test_members_that_move_refuse_no_connect(instance: str, cgroup: Path, 
 
 
 async def test_others_that_come_replace_none(instance: str, cgroup: Path) -> None:
-    """A new member counts at once, and a vanished one of another identity is held beside it."""
+    """A new member counts at once, and a missing one with another identity is held beside it."""
     (one,), (two,) = members(80, 1), members(81, 1)
     source = Told(named((one,)))
     async with running_daemon(instance, cgroup, source, FOR_LONG):
@@ -105,7 +105,7 @@ async def test_others_that_come_replace_none(instance: str, cgroup: Path) -> Non
 
 
 async def test_critical_members_are_out_at_once(instance: str, cgroup: Path) -> None:
-    """Two of three, by one answer."""
+    """Two of three members turn critical in one answer, and are removed at once."""
     servers = members(80, 3)
     source = Told(named(servers))
     async with running_daemon(instance, cgroup, source, FOR_LONG):
@@ -116,7 +116,7 @@ async def test_critical_members_are_out_at_once(instance: str, cgroup: Path) -> 
 
 
 async def test_all_critical_are_served_for_the_hold(instance: str, cgroup: Path) -> None:
-    """Then the source is asked once, and by its answer the pool is empty: connects are refused."""
+    """After the hold the source is queried once, and its answer empties the pool: connects are refused."""
     servers = members(80, 3)
     source = Told(named(servers))
     async with running_daemon(instance, cgroup, source, RemovalPolicy(hold=HOLD)):
@@ -141,7 +141,7 @@ async def test_one_that_may_not_be_used_leaves_none(instance: str, cgroup: Path)
 
 
 async def test_time_alone_removes_nothing(instance: str, cgroup: Path) -> None:
-    """A source that does not answer when it is asked is asked once, and its members stay."""
+    """If a source does not answer the query at the end of the hold, the query is not repeated, and its members stay."""
 
     class Silent(Told):
         def hasten(self) -> None:
@@ -159,7 +159,7 @@ async def test_time_alone_removes_nothing(instance: str, cgroup: Path) -> None:
 
 
 async def test_errors_during_a_hold_do_not_prolong_it(instance: str, cgroup: Path) -> None:
-    """They come in between all the time, as from a proxy that cuts long polls; the hold ends by its own clock."""
+    """Errors in between, as from a proxy that cuts long polls, do not change when the hold ends."""
     servers = members(80, 3)
     source = Told(named(servers))
     async with running_daemon(instance, cgroup, source, RemovalPolicy(hold=HOLD)):
@@ -176,7 +176,7 @@ async def test_errors_during_a_hold_do_not_prolong_it(instance: str, cgroup: Pat
 
 
 async def test_statement_in_a_burst_is_not_lost(instance: str, cgroup: Path) -> None:
-    """Answers that come before the one ahead of them is published each count: a statement, and a replacement."""
+    """Answers that arrive before the previous one is published all count: an explicit removal, and a replacement."""
     old, new = members(80, 4), members(81, 4)
     source = Told(named(old))
     async with running_daemon(instance, cgroup, source, FOR_LONG):
@@ -190,7 +190,7 @@ async def test_statement_in_a_burst_is_not_lost(instance: str, cgroup: Path) -> 
 
 
 async def test_hold_goes_on_over_a_reload(instance: str, cgroup: Path) -> None:
-    """A reload, and one more, change nothing about when it ends; who is asked is the source that is followed then."""
+    """Two reloads do not change when it ends; then the current source is queried."""
     servers = members(80, 3)
     source = Told(named(servers))
     async with running_daemon(instance, cgroup, source, RemovalPolicy(hold=HOLD)):
@@ -205,7 +205,7 @@ async def test_hold_goes_on_over_a_reload(instance: str, cgroup: Path) -> None:
 
 
 def _as_it_is(_: str) -> None:
-    """Leave what the kernel holds."""
+    """Leave the kernel's pools as they are."""
 
 
 def _rebooted(instance: str) -> None:
@@ -213,14 +213,14 @@ def _rebooted(instance: str) -> None:
 
 
 @pytest.mark.parametrize("between", [_as_it_is, _rebooted])
-async def test_start_knows_who_has_moved(
+async def test_start_knows_moved_members(
     instance: str, cgroup: Path, tmp_path: Path, between: Callable[[str], None]
 ) -> None:
-    """Identities are on the disk: also after a reboot a member that has moved meanwhile is replaced at once."""
+    """Identities are on the disk: also after a reboot, a member that moved meanwhile is replaced at once."""
     old, new = members(80, 3), members(81, 3)
     async with running_daemon(instance, cgroup, Told(named(old)), FOR_LONG, tmp_path / "state"):
         await seconds_until(instance, old)
     between(instance)
     async with running_daemon(instance, cgroup, Told(named(new)), FOR_LONG, tmp_path / "state"):
-        assert await seconds_until(instance, new) < SOON + 2  # with the start
+        assert await seconds_until(instance, new) < SOON + 2  # including the start
         assert await state(instance) == "fresh"

@@ -1,4 +1,4 @@
-"""`--hosts-file`: programs that know nothing of us find services by name, and the file stays everybody's."""
+"""`--hosts-file`: unmodified programs find services by name, and the other lines of the file stay."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HIDE: Final = 'mount --bind "$0" /etc/hosts; exec "$@"'
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Path:
-    """Return a hosts file with lines of others, which is nobody's business but its group's."""
+    """Return a hosts file with lines of others, which only its owner and its group may read."""
     path = tmp_path / "hosts"
     path.write_text(BEFORE)
     path.chmod(0o640)
@@ -41,7 +41,7 @@ def hosts(tmp_path: Path) -> Path:
 def following(
     knot: KnotServer, instance: str, cgroup: Path, directory: Path, *options: str | Path
 ) -> Iterator[Sidecar]:
-    """Follow the SRV record of redis, without a VIP."""
+    """Run a sidecar that follows the SRV record of redis, without a VIP."""
     rest = ["--resolver", knot.address, *LOOPBACK, *map(str, options)]
     with sidecar(instance, cgroup, directory, ["--srv", "_redis._tcp.example", *rest]) as found:
         yield found
@@ -56,14 +56,14 @@ def zone(*servers: RedisServer) -> str:
 
 
 def ask(cgroup: Path, hosts: Path, *command: str) -> str:
-    """Run an ordinary program that sees this file as /etc/hosts; return what it prints."""
+    """Run an ordinary program that sees this file as /etc/hosts; return its output."""
     result = run_inside(cgroup, "unshare", "--mount", "sh", "-ec", HIDE, hosts, *command)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
 def reached(cgroup: Path, hosts: Path) -> set[str]:
-    """Ask redis.clb many times with redis-cli, which takes IPv4 where the name has it; return who answered, by port."""
+    """Connect to redis.clb many times with redis-cli, which prefers IPv4; return the ports of the answering servers."""
     script = "for i in $(seq 40); do redis-cli -h redis.clb config get port; done"
     return set(ask(cgroup, hosts, "sh", "-c", script).split()) - {"port"}
 
@@ -83,7 +83,7 @@ def test_application_that_resolves_the_name_is_balanced(
 
 
 def test_rest_of_the_file_stays(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
-    """Lines, mode and owner stay; nothing is written while nothing changes; what others do to the file is mended."""
+    """Lines, mode and owner stay; nothing is written while nothing changes; damage by other programs is repaired."""
     with redis_servers(tmp_path, "127.0.0.1", "::1") as (one, six), KnotServer() as knot:
         knot.write(zone(one))
         options = ("--hosts-file", hosts, "--max-ttl", "1s", "--hold", "0s")
@@ -107,7 +107,7 @@ def test_rest_of_the_file_stays(instance: str, cgroup: Path, tmp_path: Path, hos
 
 
 def test_names_stay_as_long_as_the_data_plane(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
-    """They outlive the sidecar, as the balancing does; unload, or a sidecar without the option, takes them out."""
+    """Names outlive the sidecar, as balancing does; unload, or a sidecar without the option, removes them."""
     with redis_servers(tmp_path, "127.0.0.1") as servers, KnotServer() as knot:
         knot.write(zone(*servers))
         with following(knot, instance, cgroup, tmp_path, "--hosts-file", hosts) as found:
@@ -126,7 +126,7 @@ def test_names_stay_as_long_as_the_data_plane(instance: str, cgroup: Path, tmp_p
 def test_file_that_cannot_be_replaced_is_no_reason_to_end(
     instance: str, cgroup: Path, tmp_path: Path, hosts: Path
 ) -> None:
-    """A file that is a mount of its own is named in one line; connects are balanced all the same."""
+    """If the file is a mount of its own, this is logged in one line; connects are still balanced."""
     with redis_servers(tmp_path, "127.0.0.1") as servers, KnotServer() as knot:
         knot.write(zone(*servers))
         wrapper: list[str | Path] = ["unshare", "--mount", "sh", "-ec", HIDE, hosts]
@@ -141,8 +141,8 @@ def test_file_that_cannot_be_replaced_is_no_reason_to_end(
     assert hosts.read_text() == BEFORE
 
 
-def test_service_without_a_host_name_is_told(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
-    """A name that is none in hosts(5) is left out with a warning, and served."""
+def test_service_without_a_host_name_is_reported(instance: str, cgroup: Path, tmp_path: Path, hosts: Path) -> None:
+    """If a name is not valid in hosts(5), it is left out with a warning, and its service works."""
     with redis_servers(tmp_path, "127.0.0.1") as (server,), KnotServer() as knot:
         knot.write(zone(server).replace("_redis._tcp", "_re_dis._tcp"))
         options = ["--srv", "_re_dis._tcp.example", "--resolver", knot.address, *LOOPBACK, "--hosts-file", str(hosts)]
@@ -157,7 +157,7 @@ def test_service_without_a_host_name_is_told(instance: str, cgroup: Path, tmp_pa
     [("/no/such/directory/hosts", "No such file or directory"), ("/dev/null", "no regular file"), ("/proc/hosts", "")],
 )
 def test_file_that_is_none(instance: str, cgroup: Path, path: str, words: str) -> None:
-    """A path that cannot be written is one line and exit code 3 with --once."""
+    """With --once, a path that cannot be written is one line and exit code 3."""
     with KnotServer() as knot:
         knot.write("_redis._tcp SRV 0 1 80 s\ns A 10.0.0.1")
         where = ("--instance", instance, "--cgroup", cgroup, "--resolver", knot.address, "--log-level", "error")
@@ -169,7 +169,7 @@ def test_file_that_is_none(instance: str, cgroup: Path, path: str, words: str) -
 
 @pytest.mark.parametrize("option", ["--hosts-file", "--state-dir"])
 def test_nothing_is_made_above(instance: str, cgroup: Path, tmp_path: Path, option: str) -> None:
-    """A path whose directory is missing is one line and an exit code with --once, and the directory stays missing."""
+    """With --once, a missing directory is one line and an exit code, and it is not created."""
     with KnotServer() as knot:
         knot.write("_redis._tcp SRV 0 1 80 s\ns A 10.0.0.1")
         where = ("--instance", instance, "--cgroup", cgroup, "--resolver", knot.address, "--log-level", "error")
@@ -181,7 +181,7 @@ def test_nothing_is_made_above(instance: str, cgroup: Path, tmp_path: Path, opti
 
 
 def test_directory_of_others_is_refused_by_the_sidecar(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """A link that another user has put there leads nowhere, what it names stays as it is, and connects are balanced."""
+    """The sidecar does not follow a link of another user; the target stays as it is, and connects are balanced."""
     open_to_all, victim = tmp_path / "open", tmp_path / "victim"
     open_to_all.mkdir()
     open_to_all.chmod(0o1777)
@@ -201,7 +201,7 @@ def test_directory_of_others_is_refused_by_the_sidecar(instance: str, cgroup: Pa
 
 
 def test_unload_has_no_more_rights_than_who_published(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Names of a sidecar of another user are taken out as that user, in a directory of theirs and nowhere else."""
+    """Names that another user's sidecar has published are removed as that user, in that user's directory only."""
     with redis_servers(tmp_path, "127.0.0.1") as servers, KnotServer() as knot, directory_for_all() as theirs:
         knot.write(zone(*servers))
         hosts = theirs / "hosts"
@@ -221,5 +221,5 @@ def test_unload_has_no_more_rights_than_who_published(instance: str, cgroup: Pat
 
 
 def test_names_whose_directory_has_gone_are_gone(instance: str, tmp_path: Path) -> None:
-    """Names of before need not be removed where their directory is not there any more."""
+    """Previously published names need not be removed if their directory does not exist any more."""
     assert not write_names(tmp_path / "gone" / "hosts", instance, {})

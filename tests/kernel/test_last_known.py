@@ -1,4 +1,4 @@
-"""A start while discovery is down: the last known sets are served, after a reboot, too."""
+"""A start while discovery is down: the last known good sets are served, also after a reboot."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.web import get
 def test_last_known_set_is_served_after_a_reboot_without_discovery(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """With the kernel's maps gone and DNS down, connects go to what was known last, marked stale, until DNS is back."""
+    """If the maps are gone and DNS is down, connects use the last known good set, marked stale, until DNS is back."""
     state_dir = tmp_path / "state"
     options = [*WEB, *resolver(knot), "--state-dir", str(state_dir)]
     with listening("127.0.0.1", "127.0.0.2", "127.0.0.3") as servers:
@@ -69,7 +69,7 @@ def test_last_known_set_is_served_after_a_reboot_without_discovery(
 
 
 def test_first_answer_after_a_reboot_is_guarded(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """A DNS server that comes back without its records has to confirm that after --hold before they are given up."""
+    """If a DNS server comes back without its records, they are removed only when an answer after --hold confirms it."""
     state_dir = tmp_path / "state"
     options = [*WEB, *resolver(knot), "--state-dir", str(state_dir), "--hold", "10s"]
     before = ("127.0.0.1:1", "127.0.0.2:2", "127.0.0.3:3")
@@ -93,7 +93,7 @@ def test_first_answer_after_a_reboot_is_guarded(instance: str, cgroup: Path, kno
 
 
 def test_kernel_knows_better_than_the_disk(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """Where the maps outlived the sidecar nothing is taken from the disk but when the source answered."""
+    """If the maps outlived the sidecar, only the time of the last answer is read from the disk."""
     state_dir = tmp_path / "state"
     state_dir.mkdir()
     options = [*WEB, *resolver(knot), "--state-dir", str(state_dir)]
@@ -114,7 +114,7 @@ def test_kernel_knows_better_than_the_disk(instance: str, cgroup: Path, knot: Kn
 def test_garbage_on_disk_is_no_reason_to_end(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path, content: bytes
 ) -> None:
-    """A file that says nothing of use is one warning, and is replaced by what the source says."""
+    """An unusable file is one warning, and is replaced after the next answer of the source."""
     file = tmp_path / f"{instance}.json"
     file.write_bytes(content)
     serve(knot, "127.0.0.1:1")
@@ -125,7 +125,7 @@ def test_garbage_on_disk_is_no_reason_to_end(
 
 
 def test_disk_that_takes_nothing_is_logged_once(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """Where the state directory cannot be written the sidecar says so once, counts, and follows on."""
+    """If the state directory cannot be written, the sidecar logs it once, counts it, and goes on."""
     (tmp_path / "file").touch()
     serve(knot, "127.0.0.1:1")
     port = free_port()
@@ -139,10 +139,10 @@ def test_disk_that_takes_nothing_is_logged_once(instance: str, cgroup: Path, kno
     assert found.events().count("cannot keep the last known sets on disk") == 1
 
 
-def test_what_nobody_names_stays_until_discovery_is_back(
+def test_unconfigured_services_stay_until_discovery_is_back(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """A sidecar that is ready with the last known set alone removes nothing; the first complete sync does."""
+    """A sidecar that became ready with last known good sets removes nothing before the first complete sync."""
     loader.load(Pins(instance), cgroup, loader_of_tests())
     serve(knot, "127.0.0.1:1")
     disk = ("--state-dir", str(tmp_path))
@@ -171,7 +171,7 @@ def test_what_nobody_names_stays_until_discovery_is_back(
 def test_service_without_any_set_keeps_it_from_being_ready(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """One service that is known is not enough: what starts after us may connect to the other."""
+    """One known service is not enough: programs that start after the sidecar may connect to the other."""
     serve(knot, "127.0.0.1:1")
     serve(knot, "127.0.0.2:1", name="_late._tcp", zone="test")
     options = [*WEB, *resolver(knot), "--state-dir", str(tmp_path)]
@@ -201,12 +201,12 @@ class Silent(FakeSource):
         self._answers = list(answers)
 
     async def next(self) -> Answer:
-        """Return the next answer, if there is one."""
+        """Return the next answer, or wait for ever."""
         return self.answer(self._answers.pop(0)) if self._answers else await self.nothing_new()
 
 
 async def test_source_that_hangs_is_not_waited_for(instance: str, cgroup: Path) -> None:
-    """Where something is known and its source says nothing at all, that has to do a few seconds later."""
+    """If a last known good set exists and its source hangs, the sidecar becomes ready with it after a few seconds."""
     for source, stale in ((Silent(Answer(real_servers(1))), 0), (Silent(), 1)):
         with capture_logs() as logs:
             async with running_daemon(instance, cgroup, source):

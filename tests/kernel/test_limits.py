@@ -1,4 +1,4 @@
-"""What discovery may do: whatever Consul or DNS name, only what may be a real server gets into the kernel."""
+"""Whatever addresses Consul or DNS return: only those that are allowed as real servers get into the kernel."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ FORBIDDEN: Final = {
 }
 
 UNSPECIFIED: Final = dict.fromkeys(("0.0.0.0", "::"), "it is unspecified; register the address")
-"""What Consul itself does not take."""
+"""Addresses that Consul itself rejects."""
 
 
 def register(agent: ConsulAgent, **more: object) -> None:
-    """Write an instance at each address into the catalog."""
+    """Register an instance at each address in the catalog."""
     for number, address in enumerate((*GOOD, *FORBIDDEN)):
         body = {"Service": "web", "ID": f"web-{number}", "Address": address, "Port": 8000}
         agent.register_external("outside", "10.0.0.254", body | more)
 
 
 def by_consul(agent: ConsulAgent) -> list[str]:
-    """Register all addresses; return the options that follow them, and another service."""
+    """Register all addresses; return the options that follow them and another service."""
     register(agent)
     return ["--consul", agent.url, "--service", f"web={VIPS}", "--service", f"other={OTHER_VIP}"]
 
@@ -58,13 +58,13 @@ def by_catalog(agent: ConsulAgent) -> list[str]:
 def test_addresses_that_consul_names(
     instance: str, cgroup: Path, tmp_path: Path, named: Callable[[ConsulAgent], list[str]]
 ) -> None:
-    """Each that may not be a real server is left out, and is named with the reason and the way out in the log."""
+    """Each address that is not allowed is left out, and the log has its reason and the fix."""
     with ConsulAgent(tmp_path) as agent, sidecar(instance, cgroup, tmp_path, named(agent)) as found:
         assert_only_good_ones(instance, "consul:web", found.lines(), FORBIDDEN)
 
 
 def test_addresses_that_dns_names(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """So they are where DNS names them."""
+    """The same holds for addresses that DNS returns."""
     with KnotServer() as knot:
         targets = [
             f"_web._tcp SRV 0 1 8000 t{number}\nt{number} {'AAAA' if ':' in address else 'A'} {address}"
@@ -77,7 +77,7 @@ def test_addresses_that_dns_names(instance: str, cgroup: Path, tmp_path: Path) -
 
 
 def assert_only_good_ones(instance: str, source: str, log: list[dict[str, str]], forbidden: Mapping[str, str]) -> None:
-    """Make sure of what the kernel holds, and of what is said about the rest."""
+    """Check which servers the kernel has, and which of the others are reported."""
     assert pool(instance, "10.64.0.1") == {"10.0.0.1:8000": 1}
     assert pool(instance, "fd00:64::1") == {"fd00::1:8000": 1}
     said = {line["server"]: line["reason"] for line in log if line["event"] == "real server refused"}
@@ -91,7 +91,7 @@ def assert_only_good_ones(instance: str, source: str, log: list[dict[str, str]],
 
 
 def test_addresses_outside_the_ranges(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Where --real-range is given it is all that may be used, and allows loopback where it names it."""
+    """With --real-range only addresses in the ranges are used, including loopback if a range contains it."""
     with ConsulAgent(tmp_path) as agent:
         for address in ("10.0.0.1", "10.1.0.1", "127.0.0.1", "127.0.0.2"):
             agent.register("web", 8000, address)

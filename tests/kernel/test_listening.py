@@ -1,4 +1,4 @@
-"""A VIP on which a program of this host listens works, and log, `status` and `check` tell of it."""
+"""If a program of this host listens on a VIP, the VIP works, and log, `status` and `check` report the listener."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ EVENT: Final = "a program of this host listens on a VIP"
 
 
 def told(found: Sidecar) -> list[tuple[str, str]]:
-    """Return the VIPs and listeners that the log tells of."""
+    """Return the VIPs and listeners in the log."""
     return [(line["vip"], line["listener"]) for line in found.lines() if line["event"] == EVENT]
 
 
 def listens_here(document: dict[str, Any]) -> dict[str, bool]:
-    """Return what a status says of each address."""
+    """Return the listeners of each address in a status document."""
     return {server["address"]: server["listens_here"] for server in document["virtual_servers"]}
 
 
@@ -36,8 +36,8 @@ def table(name: str, vip: str, server: str) -> str:
     return f'[[service]]\nname = "{name}"\nvip = "{vip}"\nservers = "{server}"\n'
 
 
-def test_listeners_on_vips_are_told_once(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """One line for each new VIP with a listener on it, or on every address while the VIP is local; connects go on."""
+def test_listeners_on_vips_are_logged_once(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """One line for each new VIP with a listener on it, or on every address if the VIP is local; connects go on."""
     port, metrics = free_port(), free_port()
     config = tmp_path / "clb.toml"
     with (
@@ -72,7 +72,7 @@ def test_listeners_on_vips_are_told_once(instance: str, cgroup: Path, tmp_path: 
             config.write_text(config.read_text() + table("new", f"127.0.0.9:{udp.port}/udp", other.name))
             found.process.send_signal(signal.SIGHUP)
             found.wait_for(lambda: len(told(found)) > 2, "the new VIP is looked at")
-            time.sleep(2.5)  # a look at the data plane, and more
+            time.sleep(2.5)  # longer than one check of the data plane
             assert told(found)[2:] == [(f"127.0.0.9:{udp.port}/udp", f"127.0.0.9:{udp.port}/udp")]
         check = clb("check", "--config", config, "--instance", instance, "--cgroup", cgroup)
         assert check.returncode == 0
@@ -85,7 +85,7 @@ def test_listeners_on_vips_are_told_once(instance: str, cgroup: Path, tmp_path: 
 
 
 def test_listeners_of_other_network_namespaces_are_no_concern(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Where the listener is in another network namespace nothing is told, neither here nor by who looks from here."""
+    """If the listener is in another network namespace, neither the sidecar nor a command in this one reports it."""
     port = free_port()
     options = ["--config", str(tmp_path / "clb.toml")]
     (tmp_path / "clb.toml").write_text(table("web", f"127.0.0.5:{port}", "10.0.0.1:80"))
@@ -97,12 +97,12 @@ def test_listeners_of_other_network_namespaces_are_no_concern(instance: str, cgr
 
 
 def test_sidecar_of_the_unit_sees_listeners(instance: str, cgroup: Path) -> None:
-    """What the unit leaves, without netlink and with little of /proc, is enough to find them."""
+    """The restrictions of the unit, without netlink and with little of /proc, leave enough to find them."""
     result = load_as_unit(instance, cgroup)
     assert (result.returncode, result.stderr) == (0, "")
     with tempfile.TemporaryDirectory(prefix="clb-test-") as name, listening("0.0.0.0") as (every,):
         directory = Path(name)
-        directory.chmod(0o755)  # the unit's user has to look into it
+        directory.chmod(0o755)  # the unit's user has to read it
         config = directory / "clb.toml"
         config.write_text(table("web", f"127.0.0.5:{every.port}", "10.0.0.1:80"))
         config.chmod(0o644)

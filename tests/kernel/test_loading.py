@@ -1,4 +1,4 @@
-"""Loading and unloading: what stays, what is replaced, what is left, and what others on the same hooks notice of it."""
+"""Loading and unloading: what is kept, replaced or left behind, and the effect on other programs on the same hooks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ VIP4: Final = "10.64.0.1"
 VIP6: Final = "fd00:64::1"
 FOREIGN_VIP: Final = "10.99.0.1"
 NOT_OURS: Final = "ENETUNREACH"
-"""How a connect to a VIP ends in a network without any route, when nobody rewrites it."""
+"""The error of a connect to a VIP in a network without any route, if no program rewrites it."""
 
 
 def load(instance: str, cgroup: Path) -> None:
@@ -61,7 +61,7 @@ def unload(instance: str) -> None:
 
 
 def test_loading_again_touches_nothing(instance: str, cgroup: Path) -> None:
-    """A second load leaves programs, maps, links and what the maps hold as they are."""
+    """A second load leaves programs, maps, links and the contents of the maps as they are."""
     load(instance, cgroup)
     publish(instance, {f"{VIP4}:80": ["127.0.0.1:8080"]})
     before = snapshot(instance)
@@ -69,12 +69,12 @@ def test_loading_again_touches_nothing(instance: str, cgroup: Path) -> None:
     assert snapshot(instance) == before
     links = (f"{name}_link" for name in PROGRAMS)
     pins = Pins(instance)
-    iterators = {pins.records(protocol).name for protocol in Protocol}  # not every kernel has these
+    iterators = {pins.records(protocol).name for protocol in Protocol}  # some kernels lack these
     assert before.objects.keys() - iterators == {*MAPS, *PROGRAMS, *links}
 
 
 def test_other_build_is_replaced_in_place(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Programs of another build are replaced in their links, over the same maps, and no connect fails meanwhile."""
+    """Programs of another build are replaced in their links, over the same maps, and no connect fails."""
     load(instance, cgroup)
     port = free_port()
     publish(instance, {f"{VIP4}:{port}": [f"127.0.0.1:{port}"]})
@@ -96,7 +96,7 @@ def test_other_build_is_replaced_in_place(instance: str, cgroup: Path, tmp_path:
 
 
 def test_loading_onto_another_cgroup_moves_the_links(instance: str, cgroup: Path) -> None:
-    """A load with another --cgroup balances connects there and no longer where it did before."""
+    """After a load with another --cgroup, connects there are balanced, and no longer those in the previous one."""
     with made_cgroup() as other, listening("127.0.0.1") as (server,):
         load(instance, cgroup)
         publish(instance, {f"{VIP4}:80": [server.name]})
@@ -108,7 +108,7 @@ def test_loading_onto_another_cgroup_moves_the_links(instance: str, cgroup: Path
 
 
 def test_cgroup_below_is_balanced_too(instance: str, cgroup: Path) -> None:
-    """Connects in a cgroup below the one in question are balanced, those beside it are not."""
+    """Connects in a cgroup below the given one are balanced, those beside it are not."""
     with made_cgroup(cgroup) as below, made_cgroup() as beside, listening("127.0.0.1") as (server,):
         load(instance, cgroup)
         publish(instance, {f"{VIP4}:80": [server.name]})
@@ -127,7 +127,7 @@ def following(instance: str, cgroup: Path, directory: Path, name: str) -> Iterat
 
 
 def test_cgroup_that_is_made_anew_is_attached_again(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """When its cgroup is removed the sidecar says so once, and attaches again when there is a new one of that name."""
+    """If its cgroup is removed the sidecar logs it once, and attaches to the next one of that name."""
     with listening("127.0.0.1") as (server,), following(instance, cgroup, tmp_path, server.name) as found:
         assert dial(cgroup, VIP4, 80) == ["ok"]
         remove(cgroup)
@@ -143,7 +143,7 @@ def test_cgroup_that_is_made_anew_is_attached_again(instance: str, cgroup: Path,
 
 
 def test_pins_that_were_taken_away_are_made_anew(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """A sidecar whose pins somebody removed loads again and publishes into the new maps what it knows."""
+    """A sidecar whose pins were removed loads again and publishes the same pools into the new maps."""
     with listening("127.0.0.1") as (server,), following(instance, cgroup, tmp_path, server.name) as found:
         shutil.rmtree(Pins(instance).home)
         found.wait_for(lambda: "attached again" in found.events(), "the sidecar loads again")
@@ -153,7 +153,7 @@ def test_pins_that_were_taken_away_are_made_anew(instance: str, cgroup: Path, tm
 
 
 def test_unload_leaves_nothing(instance: str, cgroup: Path) -> None:
-    """After unload no pin, program, map or link of the instance exists, and of its state only the lock file."""
+    """After unload the instance has no pin, program, map or link, and only the lock file of its state."""
     load(instance, cgroup)
     publish(instance, {f"{VIP4}:80": ["127.0.0.1:8080"], f"[{VIP6}]:80": []})
     pins = Pins(instance)
@@ -172,8 +172,8 @@ def test_unload_leaves_nothing(instance: str, cgroup: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--other-layouts"]])
-def test_unload_of_what_never_was_leaves_no_trace(instance: str, options: list[str]) -> None:
-    """An instance that never was, such as a name typed wrong, is told so, and gets no directory."""
+def test_unload_of_a_missing_instance_leaves_no_trace(instance: str, options: list[str]) -> None:
+    """Unload of an instance that never existed, such as a mistyped name, reports that, and creates no directory."""
     result = clb("unload", "--instance", instance, *options)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == f"nothing was loaded as instance {instance}\n"
@@ -181,7 +181,7 @@ def test_unload_of_what_never_was_leaves_no_trace(instance: str, options: list[s
 
 
 def test_foreign_program_keeps_running(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Somebody else's connect4 program on the same cgroup works before, during and after load and unload."""
+    """A foreign connect4 program on the same cgroup works before, during and after load and unload."""
     port = free_port()
     with (
         foreign_rewrite(cgroup, FOREIGN_VIP, "127.0.0.7"),
@@ -198,7 +198,7 @@ def test_foreign_program_keeps_running(instance: str, cgroup: Path, tmp_path: Pa
 
 
 def test_foreign_program_that_denies_is_obeyed(instance: str, cgroup: Path) -> None:
-    """What somebody else forbids fails with EPERM although we have decided; nobody can tell that from status."""
+    """A connect that a foreign program denies fails with EPERM after our decision; status cannot show that."""
     load(instance, cgroup)
     with listening("127.0.0.1") as (server,):
         publish(instance, {f"{VIP4}:80": [server.name]})
@@ -213,7 +213,7 @@ def test_foreign_program_that_denies_is_obeyed(instance: str, cgroup: Path) -> N
 
 @pytest.mark.parametrize("hook", list(AttachType))
 def test_foreign_program_that_allows_no_other_is_named(instance: str, cgroup: Path, hook: AttachType) -> None:
-    """Where a foreign program excludes all others, load fails with one line and leaves neither half of itself."""
+    """If a foreign program excludes all others, load fails with one line and leaves nothing half loaded."""
     before = snapshot(instance)
     with foreign_exclusive(cgroup, hook):
         result = clb("load", "--instance", instance, "--cgroup", cgroup)
@@ -226,7 +226,7 @@ def test_foreign_program_that_allows_no_other_is_named(instance: str, cgroup: Pa
 
 @pytest.mark.parametrize("hook", list(AttachType))
 def test_failed_move_leaves_the_links_where_they_were(instance: str, cgroup: Path, hook: AttachType) -> None:
-    """A load onto a cgroup that a foreign program keeps for itself leaves everything attached where it was."""
+    """If a load onto a cgroup fails because of a foreign program, everything stays attached to the previous cgroup."""
     load(instance, cgroup)
     before = snapshot(instance)
     with made_cgroup() as other, foreign_exclusive(other, hook):
@@ -237,7 +237,7 @@ def test_failed_move_leaves_the_links_where_they_were(instance: str, cgroup: Pat
 
 
 def test_two_instances_share_a_cgroup(instance: str, cgroup: Path) -> None:
-    """Two instances on one cgroup each serve their own virtual servers, and the second goes without the first."""
+    """Two instances on one cgroup each serve their own virtual servers, and the second is unloaded alone."""
     second = f"{instance}-two"
     try:
         with listening("127.0.0.1", "127.0.0.2") as (one, two):
@@ -254,7 +254,7 @@ def test_two_instances_share_a_cgroup(instance: str, cgroup: Path) -> None:
 
 
 def test_wildcard_takes_every_port_that_has_no_server_of_its_own(instance: str, cgroup: Path) -> None:
-    """A VIP without a port serves every port, each connect going to the real server's own; the exact port wins."""
+    """A VIP without a port serves every port, and connects keep their port; an exact port wins."""
     load(instance, cgroup)
     with listening("127.0.0.1", "127.0.0.2", "::1") as (every, exact, six):
         publish(instance, {VIP4: [every.name], f"{VIP4}:443": [exact.name], f"[{VIP6}]": [six.name]})
@@ -265,7 +265,7 @@ def test_wildcard_takes_every_port_that_has_no_server_of_its_own(instance: str, 
 
 
 def test_exact_port_that_is_empty_does_not_fall_back(instance: str, cgroup: Path) -> None:
-    """An exact port without real servers refuses, although a wildcard beside it would serve."""
+    """An exact port without real servers refuses, although a wildcard beside it could serve."""
     load(instance, cgroup)
     with listening("127.0.0.1") as (every,):
         publish(instance, {VIP4: [every.name], f"{VIP4}:443": []})
@@ -274,7 +274,7 @@ def test_exact_port_that_is_empty_does_not_fall_back(instance: str, cgroup: Path
 
 @pytest.mark.parametrize(("vip", "hosts"), [(VIP4, ("127.0.0.1", "127.0.0.2")), (VIP6, ("::1", "::1"))])
 def test_connected_udp_is_balanced(instance: str, cgroup: Path, vip: str, hosts: tuple[str, str]) -> None:
-    """A connected UDP socket stays with one real server, and several are spread over all of them."""
+    """A connected UDP socket stays with one real server, and several sockets are spread over all servers."""
     load(instance, cgroup)
     written = f"[{vip}]" if ":" in vip else vip
     with listening(*hosts, udp=True) as servers:
@@ -282,11 +282,11 @@ def test_connected_udp_is_balanced(instance: str, cgroup: Path, vip: str, hosts:
         assert dial(cgroup, vip, 53, 200, udp=True) == ["ok"] * 200
         counts = [server.taken() for server in servers]
     assert sum(counts) == 200
-    assert min(counts) > 50  # one in 10^13 by chance
+    assert min(counts) > 50  # fails by chance once in 10^13 runs
 
 
 def test_tcp_and_udp_of_one_vip_are_apart(instance: str, cgroup: Path) -> None:
-    """One address and port has a pool for each protocol; where only one is a virtual server the other is not ours."""
+    """An address and port has a pool for each protocol; if only one is a virtual server, the other is not affected."""
     load(instance, cgroup)
     with listening("127.0.0.1") as (tcp,), listening("127.0.0.2", udp=True) as (udp,):
         publish(instance, {f"{VIP4}:53": [tcp.name], f"{VIP4}:53/udp": [udp.name], f"{VIP4}:54/udp": [udp.name]})
@@ -295,8 +295,8 @@ def test_tcp_and_udp_of_one_vip_are_apart(instance: str, cgroup: Path) -> None:
         assert dial(cgroup, VIP4, 54) == [NOT_OURS]
 
 
-def test_counters_say_where_connects_went(instance: str, cgroup: Path) -> None:
-    """Connects and refusals in status are what the servers and the clients saw, over republications too."""
+def test_counters_equal_the_connects_of_servers(instance: str, cgroup: Path) -> None:
+    """Connects and refusals in status equal those of servers and clients, also over republications."""
     load(instance, cgroup)
     with listening("127.0.0.1", "127.0.0.2", "127.0.0.3") as servers:
         for weights in ((1, 2, 5), (5, 1, 1)):
@@ -315,7 +315,7 @@ def test_counters_say_where_connects_went(instance: str, cgroup: Path) -> None:
 
 
 def test_errno_of_an_empty_pool_is_what_status_says(instance: str, cgroup: Path) -> None:
-    """An empty pool refuses with ECONNREFUSED where the kernel can choose, else with EPERM; status says which."""
+    """An empty pool refuses with ECONNREFUSED if the kernel supports it, else with EPERM; status shows which."""
     load(instance, cgroup)
     publish(instance, {f"{VIP4}:80": [], f"[{VIP6}]:80": []})
     can_choose = status(instance)["datapath"]["features"]["errno"]
@@ -325,7 +325,7 @@ def test_errno_of_an_empty_pool_is_what_status_says(instance: str, cgroup: Path)
 
 
 def test_kernel_that_cannot_choose_the_errno_gets_eperm(instance: str, cgroup: Path) -> None:
-    """Programs as they are loaded on a kernel before 6.1 refuse with EPERM, which is all that it can do."""
+    """Programs as loaded on a kernel before 6.1 refuse with EPERM, the only errno that it supports."""
     load(instance, cgroup)
     publish(instance, {f"{VIP4}:80": [], f"[{VIP6}]:80": []})
     pins = Pins(instance)
@@ -342,7 +342,7 @@ def test_kernel_that_cannot_choose_the_errno_gets_eperm(instance: str, cgroup: P
 @pytest.mark.parametrize("lose", [detach, Path.unlink])
 @pytest.mark.parametrize("name", ["clb_connect4", "clb_sock_release"])
 def test_lost_link_is_reported(instance: str, cgroup: Path, name: str, lose: Callable[[Path], None]) -> None:
-    """When one of the links is gone status and check say that connects are not balanced, and load heals it."""
+    """If one of the links is gone status and check report that connects are not balanced, and load repairs it."""
     load(instance, cgroup)
     lose(Pins(instance).link(name))
     wait_until(lambda: not status(instance)["datapath"]["effective"], "status tells")
@@ -359,7 +359,7 @@ def test_lost_link_is_reported(instance: str, cgroup: Path, name: str, lose: Cal
 
 
 def test_what_a_killed_self_test_leaves_behind_goes(instance: str, cgroup: Path) -> None:
-    """The cgroup of a self-test whose process was killed is removed by the next one; that of a living one stays."""
+    """The next self-test removes the cgroup of a killed one, and leaves that of a running one."""
     code = (
         "import pathlib, sys, time\n"
         "from clb_discovery.datapath.cgroup import temporary_child\n"
@@ -380,7 +380,7 @@ def test_what_a_killed_self_test_leaves_behind_goes(instance: str, cgroup: Path)
 
 
 def test_status_of_a_cgroup_that_is_gone(instance: str, cgroup: Path) -> None:
-    """Status still works when the cgroup has been removed, and says that nothing is effective there."""
+    """Status still works when the cgroup has been removed, and reports that the programs are not in effect."""
     load(instance, cgroup)
     remove(cgroup)
     found = status(instance)["datapath"]
@@ -392,7 +392,7 @@ def test_status_of_a_cgroup_that_is_gone(instance: str, cgroup: Path) -> None:
 
 
 def test_cgroup_that_is_gone_is_named(instance: str) -> None:
-    """Status says that the cgroup is gone, and what attaches to it again."""
+    """Status reports that the cgroup is gone, and how to attach to it again."""
     with made_cgroup() as gone:
         load(instance, gone)
     reason = status(instance)["datapath"]["reason"]
@@ -401,7 +401,7 @@ def test_cgroup_that_is_gone_is_named(instance: str) -> None:
 
 
 def test_maps_of_another_shape_are_refused(instance: str, cgroup: Path) -> None:
-    """Maps that are not what their names say are not written to; unload, which the message names, removes them."""
+    """Maps with another shape than expected are not written to; the message names unload, which removes them."""
     load(instance, cgroup)
     pins = Pins(instance)
     aside = pins.directory / "aside"

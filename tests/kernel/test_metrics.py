@@ -1,4 +1,4 @@
-"""`--metrics` of a running sidecar, read as Prometheus and a probe read it."""
+"""`--metrics` of a running sidecar, as Prometheus and a probe read it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.support.web import get
 VIP = "10.64.0.1"
 
 
-def test_metrics_say_what_status_says(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Connects, failures and the source's state carry service, VIP, protocol and real server; /healthz is ready."""
+def test_metrics_agree_with_status(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """Connects, failures and source states are labelled by service, VIP, protocol and server; /healthz is ready."""
     port, dead = free_port(), free_port()
     with KnotServer() as knot, redis_servers(tmp_path, "127.0.0.1") as (server,):
         knot.write(f"_redis._tcp SRV 0 1 {server.port} one\n_redis._tcp SRV 0 1 {dead} one\none A 127.0.0.1")
@@ -49,7 +49,7 @@ def test_metrics_say_what_status_says(instance: str, cgroup: Path, tmp_path: Pat
 
 
 def values(port: int) -> dict[str, float]:
-    """Return all samples, by name and by what tells them apart here."""
+    """Return all samples by name and the labels that distinguish them here."""
     return {
         f"{sample.name} {sample.labels.get('real_server') or sample.labels.get('map') or ''}".strip(): sample.value
         for family in text_string_to_metric_families(get(port, "/metrics"))
@@ -104,7 +104,7 @@ def test_counters_outlive_publications_and_end_with_their_server(instance: str, 
 
 
 def source_state(port: int) -> dict[str, float]:
-    """Return what the metrics say of the one source: its states, and whether it is fresh and stale."""
+    """Return the metrics of the only source: its states, and whether it is fresh and stale."""
     samples = [
         sample
         for family in text_string_to_metric_families(get(port, "/metrics"))
@@ -115,8 +115,8 @@ def source_state(port: int) -> dict[str, float]:
     return {sample.labels.get("state", sample.name): sample.value for sample in samples}
 
 
-def test_metrics_say_which_state_a_source_is_in(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """A source is fresh, or held, or retrying, and stale when discovery is down."""
+def test_metrics_have_the_state_of_a_source(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """A source is fresh, held or retrying, and stale while discovery is down."""
     port = free_port()
 
     def shown(state: str, *, stale: bool = False) -> dict[str, float]:
@@ -135,7 +135,7 @@ def test_metrics_say_which_state_a_source_is_in(instance: str, cgroup: Path, tmp
 
 
 def test_port_in_use_is_one_line_and_nothing_is_touched(instance: str, cgroup: Path) -> None:
-    """Where somebody else listens the sidecar does not start, says where, and loads nothing."""
+    """If another process listens on the port, the sidecar does not start, names the port, and loads nothing."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         options = ["--srv", f"_redis._tcp.example={VIP}:6379", "--instance", instance, "--cgroup", str(cgroup)]
@@ -147,7 +147,7 @@ def test_port_in_use_is_one_line_and_nothing_is_touched(instance: str, cgroup: P
 
 
 def test_bad_listener_is_refused(instance: str) -> None:
-    """What is not an address and a port is wrong usage."""
+    """If the option is not an address and a port, that is wrong usage."""
     for text in ("9100", "localhost:9100", "127.0.0.1:0", "::1:9100", "[127.0.0.1]:9100"):
         result = clb("run", "--srv", f"a={VIP}", "--instance", instance, "--metrics", text)
         assert (result.returncode, result.stderr.count("\n")) == (2, 1)

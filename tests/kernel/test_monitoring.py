@@ -1,4 +1,4 @@
-"""What metrics.md, the alerts and the dashboard say of the metrics is so, by a real scrape and by promtool."""
+"""metrics.md, the alerts and the dashboard fit the metrics, checked by a real scrape and by promtool."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DASHBOARD: Final = ROOT / "contrib" / "grafana" / "clb-discovery.json"
 
 @pytest.fixture
 def scrape(instance: str, cgroup: Path, tmp_path: Path) -> str:
-    """Return what Prometheus is told by a sidecar that has had something to do."""
+    """Return the scrape of a sidecar that has had some traffic."""
     port = free_port()
     with KnotServer() as knot:
         knot.write(f"_web._tcp SRV 0 1 {free_port()} one\none A 127.0.0.1")
@@ -36,12 +36,12 @@ def scrape(instance: str, cgroup: Path, tmp_path: Path) -> str:
 
 
 def named(text: str) -> set[str]:
-    """Return the metrics that expressions speak of, histograms by their base names."""
+    """Return the metrics in expressions, histograms by their base names."""
     return {re.sub(r"_(?:bucket|sum|count)$", "", name) for name in re.findall(r"\bclb_\w+(?=[{\[\s)]|$)", text)}
 
 
 def test_document_lists_all_metrics(scrape: str) -> None:
-    """Names, types and labels of the table are exactly those of a scrape."""
+    """Names, types and labels in the table are exactly those of a scrape."""
     told: dict[str, tuple[str, set[str]]] = {}
     for family in text_string_to_metric_families(scrape):
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -52,13 +52,13 @@ def test_document_lists_all_metrics(scrape: str) -> None:
 
 
 def test_prometheus_has_no_objection_to_a_scrape(scrape: str) -> None:
-    """`promtool check metrics` finds names, types and help texts in order."""
+    """`promtool check metrics` accepts names, types and help texts."""
     check = subprocess.run(["promtool", "check", "metrics"], input=scrape, check=False, capture_output=True, text=True)
     assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
 
 
 def test_alerts_and_dashboard_speak_of_metrics_that_exist(scrape: str) -> None:
-    """Each metric of the rules, of their test and of the dashboard is one of a scrape."""
+    """Each metric in the rules, their test and the dashboard is part of a scrape."""
     told = set(re.findall(r"^# TYPE (\w+)", scrape, re.MULTILINE))
     dashboard = json.loads(DASHBOARD.read_text())
     panels = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
@@ -71,7 +71,7 @@ def test_alerts_and_dashboard_speak_of_metrics_that_exist(scrape: str) -> None:
 
 
 def test_alerts_fire_when_they_should() -> None:
-    """Prometheus takes the rules, and their own test of when each fires succeeds."""
+    """Prometheus accepts the rules, and the test of when each fires succeeds."""
     for command in (["check", "rules", "clb-discovery.rules.yml"], ["test", "rules", "clb-discovery.rules.test.yml"]):
         result = subprocess.run(["promtool", *command], cwd=RULES, check=False, capture_output=True, text=True)
         assert result.returncode == 0, result.stdout + result.stderr
@@ -80,8 +80,8 @@ def test_alerts_fire_when_they_should() -> None:
     assert [name for name in names if name not in tested] == []
 
 
-def test_dashboard_asks_what_prometheus_understands(tmp_path: Path) -> None:
-    """Every expression of the dashboard is PromQL, once Grafana has filled in its variables."""
+def test_dashboard_has_valid_expressions(tmp_path: Path) -> None:
+    """Every expression of the dashboard is PromQL, after Grafana's variables are filled in."""
     panels = json.loads(DASHBOARD.read_text())["panels"]
     expressions = [target["expr"] for panel in panels for target in panel.get("targets", ())]
     filled = [re.sub(r"\$(\w+)", lambda name: "5m" if "interval" in name[1] else ".*", one) for one in expressions]

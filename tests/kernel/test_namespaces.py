@@ -1,4 +1,4 @@
-"""Network namespaces as they are on the host, and the mounts that name them."""
+"""Network namespaces of the host, and the mounts that keep them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 
 
 def test_mounts_are_read_with_their_escapes() -> None:
-    """Blanks and backslashes in a path are written as octal numbers, and optional fields come in any number."""
+    """Spaces and backslashes in a path are octal numbers, and the number of optional fields varies."""
     assert mounts(MOUNTINFO)[1:4] == [
         Mount("/", Path("/sys/fs/bpf"), "bpf"),
         Mount("net:[4026532281]", Path("/run/netns/a b\\c"), "nsfs"),
@@ -33,14 +33,14 @@ def test_mounts_are_read_with_their_escapes() -> None:
 
 
 def test_the_cgroup_hierarchy_is_found_where_it_is_mounted() -> None:
-    """A hybrid host has it below the directory of version 1, and a host without it is told what to do."""
+    """A hybrid host has it below the directory of version 1; on a host without it, the error has the fix."""
     assert find_root(MOUNTINFO) == Path("/sys/fs/cgroup/unified")
     with pytest.raises(HostError, match="mount -t cgroup2"):
         find_root(MOUNTINFO.replace("cgroup2", "cgroup"))
 
 
 def test_every_namespace_comes_once_and_ours_first() -> None:
-    """Processes share namespaces; each is visited a single time, by a descriptor that is closed afterwards."""
+    """Processes share namespaces; each namespace is visited once, by a descriptor that is closed afterwards."""
     with namespaces.by_process() as one, namespaces.by_mount() as other:
         found = []
         for inode, fd in Namespaces():
@@ -54,7 +54,7 @@ def test_every_namespace_comes_once_and_ours_first() -> None:
 
 
 def test_a_mount_that_is_covered_by_another_is_not_mistaken_for_it() -> None:
-    """Two mounts on one path name two namespaces, of which only the upper can be entered by it."""
+    """If a mount covers another on one path, only the upper one can be entered by the path."""
     with namespaces.by_mount() as lower, namespaces.by_mount() as upper:
         hidden = lower.stat().st_ino
         subprocess.run(["mount", "--bind", upper, lower], check=True)
@@ -68,7 +68,7 @@ def test_a_mount_that_is_covered_by_another_is_not_mistaken_for_it() -> None:
 
 
 def test_a_socket_is_opened_inside_and_this_thread_stays_outside() -> None:
-    """What is bound inside another namespace does not take the port here."""
+    """A port that is bound inside another namespace stays free here."""
     own = Path("/proc/thread-self/ns/net").stat().st_ino
     with namespaces.by_mount() as namespace:
         fd = os.open(namespace, os.O_RDONLY)
@@ -82,7 +82,7 @@ def test_a_socket_is_opened_inside_and_this_thread_stays_outside() -> None:
     assert Path("/proc/thread-self/ns/net").stat().st_ino == own
 
 
-def test_what_is_no_namespace_cannot_be_entered() -> None:
-    """The kernel's reason is passed on."""
+def test_another_file_cannot_be_entered() -> None:
+    """The error has the kernel's reason."""
     with Path("/dev/null").open() as file, pytest.raises(OSError, match="cannot enter it: Invalid argument"):
         inside(file.fileno(), socket.socket)

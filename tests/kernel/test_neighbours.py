@@ -1,4 +1,4 @@
-"""Two instances with one VIP on one cgroup, or above: the loader, the sidecar and status say so."""
+"""If another instance on the same cgroup, or above, has the same VIP, loader, sidecar and status report it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def options(directory: Path, *vips: str) -> list[str]:
 
 
 def test_a_second_instance_with_the_same_vip_is_told(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """On the same cgroup and below it, each of both reports the other, once in the log."""
+    """On the same cgroup and below it, each instance reports the other one, once in the log."""
     other = f"test-{uuid4().hex[:8]}"
     inner = cgroup / "inner"
     inner.mkdir()
@@ -47,7 +47,7 @@ def test_a_second_instance_with_the_same_vip_is_told(instance: str, cgroup: Path
                 last = clb("status", "--instance", instance).stdout.splitlines()[-1]
                 assert f"instance {other} ({inner}, below) serves the same VIPs: 10.64.0.1:80" in last
                 again = clb("load", "--instance", other, "--cgroup", cgroup)
-                assert again.returncode == 4  # the sidecar loads by itself
+                assert again.returncode == 4  # the sidecar loads
                 assert second.events().count("another instance serves a VIP of ours") == 1
                 assert second.stop() == 0
             loaded = clb("load", "--instance", other, "--cgroup", cgroup)
@@ -64,7 +64,7 @@ def test_a_second_instance_with_the_same_vip_is_told(instance: str, cgroup: Path
 
 
 def test_instances_with_vips_of_their_own_are_silent(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Two instances on one cgroup are fine as long as no VIP is in both."""
+    """Two instances on one cgroup are fine as long as they share no VIP."""
     other = f"test-{uuid4().hex[:8]}"
     try:
         with (

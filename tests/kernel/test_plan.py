@@ -1,4 +1,4 @@
-"""`plan`: what a sidecar would change, with and without a data plane, and nothing changed by asking."""
+"""`plan`: the changes that a sidecar would make, with and without a data plane; `plan` itself changes nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ahead(instance: str, knot: KnotServer, *options: str) -> tuple[int, list[dic
 
 
 def test_without_a_data_plane_everything_is_new(instance: str, knot: KnotServer) -> None:
-    """Before the first start it names all that run would publish, and loads nothing."""
+    """Before the first start the plan has all that run would publish, and nothing is loaded."""
     code, (change,) = ahead(instance, knot, *SRV)
     assert (code, change["action"], change["address"], len(change["added"])) == (2, "add", "10.64.0.1", 3)
     assert not Pins(instance).home.exists()
@@ -50,8 +50,8 @@ def test_without_a_data_plane_everything_is_new(instance: str, knot: KnotServer)
     assert text.stdout.splitlines()[-1] == "virtual servers: 1 to add; real servers: +3 ~0 -0"
 
 
-def test_what_is_planned_is_what_run_does(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
-    """Beside a running sidecar there is nothing to do; new options show what they would do, and touch nothing."""
+def test_plan_and_run_agree(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
+    """Beside a running sidecar the plan is empty; with new options it shows their changes, and makes none."""
     config = tmp_path / "clb.toml"
     with sidecar(instance, cgroup, tmp_path, [*SRV, "--resolver", knot.address]):
         before = snapshot(instance)
@@ -75,7 +75,7 @@ def test_what_is_planned_is_what_run_does(instance: str, cgroup: Path, tmp_path:
 
 
 def test_names_are_planned_as_run_publishes_them(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
-    """Lines that would come into a hosts file, or leave the one of before, are shown; the files stay as they are."""
+    """Lines that would come into a hosts file, or leave the previous one, are shown; the files stay as they are."""
     one, other = tmp_path / "one", tmp_path / "other"
     for file in (one, other):
         file.write_text("127.0.0.1 localhost\n")
@@ -99,8 +99,8 @@ def test_names_are_planned_as_run_publishes_them(instance: str, cgroup: Path, tm
     assert (code.returncode, code.stdout, len(code.stderr.splitlines())) == (3, "", 1)
 
 
-def test_answer_that_would_be_held_is_told(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
-    """An answer that removes much is shown, and that the removal is held first."""
+def test_answer_that_would_be_held_is_reported(instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer) -> None:
+    """For an answer that removes much, the plan shows the removals, and that they are held first."""
     with sidecar(instance, cgroup, tmp_path, [*SRV, "--resolver", knot.address]):
         pass
     serve(knot, 1)
@@ -111,7 +111,7 @@ def test_answer_that_would_be_held_is_told(instance: str, cgroup: Path, tmp_path
 
 
 def test_discovery_that_is_down_is_no_plan(instance: str, knot: KnotServer) -> None:
-    """Without an answer nobody knows what would change: one line, exit code 1."""
+    """Without an answer the changes are unknown: one line, exit code 1."""
     knot.purge()
     result = clb("plan", "--instance", instance, "--resolver", knot.address, *SRV)
     assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (1, "", 1)

@@ -1,4 +1,4 @@
-"""Publication under load: no connect fails, and each comes out at a set that was published during that connect."""
+"""Publication under load: no connect fails, and each reaches a server of a set that was published meanwhile."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TARGETS: Final = (publisher.VIP4, publisher.VIP6, f"::ffff:{publisher.VIP4}")
 
 
 class Visible(NamedTuple):
-    """From when to when a set could be seen by a connect, in nanoseconds of CLOCK_MONOTONIC."""
+    """The interval in which connects could see a set, in nanoseconds of CLOCK_MONOTONIC."""
 
     start: int
     end: int
@@ -45,7 +45,7 @@ class Visible(NamedTuple):
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
-    """Run the server that tells clients where they came out, on all of 127.0.0.0/8 and a local IPv6 network."""
+    """Run the server that reports its address to clients, on all of 127.0.0.0/8 and a local IPv6 network."""
     network = f"{publisher.IPV6_REALS}/64"
     subprocess.run(["ip", "-6", "route", "add", "local", network, "dev", "lo"], check=True)
     try:
@@ -66,7 +66,7 @@ def loaded(instance: str, cgroup: Path) -> str:
 
 @contextmanager
 def publishing(instance: str, port: int, log: Path, first: int = 0) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the publisher; it is killed in the end, wherever it is."""
+    """Run the publisher; it is killed at the end, at any point of its work."""
     seen = swaps(log)
     command = [sys.executable, "-m", "tests.programs.publisher", instance, str(port), str(log), str(first)]
     with running(command, log.with_suffix(".err")) as process:
@@ -79,7 +79,7 @@ def publishing(instance: str, port: int, log: Path, first: int = 0) -> Iterator[
 
 @contextmanager
 def connecting(cgroup: Path, port: int, directory: Path) -> Iterator[list[Connect]]:
-    """Run the clients while the block runs, and fill the list when they have ended."""
+    """Run the clients while the block runs, and fill the list after their end."""
     files = [directory / f"connects-{number}" for number in range(CLIENTS)]
     log = directory / "clients.log"
     connects: list[Connect] = []
@@ -95,19 +95,19 @@ def connecting(cgroup: Path, port: int, directory: Path) -> Iterator[list[Connec
 
 
 def swaps(log: Path) -> int:
-    """Return how many sets have been published."""
+    """Return the number of published sets."""
     return log.read_text().count("swap") if log.exists() else 0
 
 
 def visible_sets(log: Path) -> dict[int, list[Visible]]:
-    """Return when each set could be seen: from the start of its publication until a later one had replaced it."""
+    """Return when each set was visible: from the start of its publication until a later one had replaced it."""
     events = [line.split() for line in log.read_text().splitlines()]
     begins: list[tuple[int, int]] = []
     visible: defaultdict[int, list[Visible]] = defaultdict(list)
     for event, number, time in events:
         if event == "begin":
             begins.append((int(number), int(time)))
-        else:  # everything that began before this one is gone from here on
+        else:  # sets that began before this one are no longer visible
             for old, start in begins[:-1]:
                 visible[publisher.set_of(old)].append(Visible(start, int(time)))
             begins = begins[-1:]
@@ -117,7 +117,7 @@ def visible_sets(log: Path) -> dict[int, list[Visible]]:
 
 
 def assert_all_came_out_right(connects: list[Connect], log: Path) -> None:
-    """No connect failed, and each reached a member of a set that could be seen during it."""
+    """Check that no connect failed, and that each reached a member of a set that was visible during it."""
     visible = visible_sets(log)
     failed = [connect for connect in connects if connect.error]
     assert not failed, f"{len(failed)} of {len(connects)} connects failed, such as {failed[:3]}"
@@ -130,7 +130,7 @@ def assert_all_came_out_right(connects: list[Connect], log: Path) -> None:
 
 
 def test_no_connect_is_lost_while_pools_are_replaced(loaded: str, cgroup: Path, port: int, tmp_path: Path) -> None:
-    """Four clients connect for 20 s while both families' pools are replaced as fast as can be, up to 1,000 servers."""
+    """Four clients connect for 20 s while pools of both families, up to 1,000 servers, are replaced at full rate."""
     log = tmp_path / "publications"
     with publishing(loaded, port, log), connecting(cgroup, port, tmp_path) as connects:
         pass
@@ -143,7 +143,7 @@ def test_no_connect_is_lost_while_pools_are_replaced(loaded: str, cgroup: Path, 
 
 
 def test_no_connect_is_lost_while_the_writer_is_killed(loaded: str, cgroup: Path, port: int, tmp_path: Path) -> None:
-    """Four clients connect while the writer is killed at a random moment again and again, and started anew."""
+    """Four clients connect while the writer is killed at random moments, and started again each time."""
     log = tmp_path / "publications"
     chance = random.Random()  # noqa: S311 - when to kill
     kills, wanted = 0, effort(12, 3)
@@ -171,14 +171,14 @@ def write_zone(knot: KnotServer, servers: Mapping[str, int], port: int) -> None:
 
 
 def sync_once(knot: KnotServer, instance: str, cgroup: Path, *vips: str) -> list[str]:
-    """Return the command line that makes the sidecar sync once onto these VIPs."""
+    """Return the command line for one sync of the sidecar onto these VIPs."""
     srv = "_swap._tcp.example=" + ",".join(vips)
     where = ["--instance", instance, "--cgroup", str(cgroup), "--resolver", knot.address]
     return ["run", *loading(), "--once", "--srv", srv, *where, "--real-range", "127.0.0.0/8", "--hold", "0s"]
 
 
 def reached_through(cgroup: Path, vip: str, port: int, directory: Path) -> set[str | int]:
-    """Connect for a moment; return the addresses that were reached and the errors that there were."""
+    """Connect for a moment; return the addresses that were reached, and the errors."""
     file = directory / f"connects-{vip}"
     result = run_inside(cgroup, *CONNECTOR, file, "0.05", str(port), vip)
     assert result.returncode == 0, result.stderr
@@ -186,12 +186,12 @@ def reached_through(cgroup: Path, vip: str, port: int, directory: Path) -> set[s
 
 
 def test_writer_may_be_killed_before_every_operation(instance: str, cgroup: Path, port: int, tmp_path: Path) -> None:
-    """Wherever the sidecar is killed, connects see one whole pool, and the next start finishes and leaves no orphan."""
+    """If the sidecar is killed at any point, connects see one whole pool; the next start repairs, without orphans."""
     fatal = [sys.executable, "-m", "tests.programs.fatal_sidecar"]
     with KnotServer() as knot:
         before = sync_once(knot, instance, cgroup, f"{STAYS}:{port}", f"{GOES}:{port}")
         after = sync_once(knot, instance, cgroup, f"{STAYS}:{port}", f"{COMES}:{port}")
-        for operation in count(random.randrange(STRIDE), STRIDE):  # noqa: S311 - which ones, where not all
+        for operation in count(random.randrange(STRIDE), STRIDE):  # noqa: S311 - a choice of operations
             write_zone(knot, OLD, port)
             assert clb(*before).returncode == 0
             write_zone(knot, NEW, port)

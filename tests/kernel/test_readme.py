@@ -1,4 +1,4 @@
-"""The README's first steps, as they stand there: from a service in Consul to a balanced connect."""
+"""The README's first steps, as they are written: from a service in Consul to a balanced connect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SERVERS: Final = ("10.0.0.7", "10.0.0.8")
 
 
 def first_steps() -> list[str]:
-    """Return the command lines of the section, without the one that sets the checkout up."""
+    """Return the command lines of the section, without the set-up of the checkout."""
     section = README.read_text().split("\n## Use it with your Consul\n")[1].split("\n## ")[0]
     lines = re.findall(r"^    (.+)$", section, re.MULTILINE)
     assert lines[0] == "scripts/setup run"
@@ -32,17 +32,17 @@ def first_steps() -> list[str]:
 
 
 def test_first_steps(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Who types what stands there is told that all works, gets answers from every server, and leaves nothing behind."""
+    """The steps report that all works, reach every server, and leave nothing behind."""
     with namespaces.by_mount() as namespace:
         namespaces.inside(namespace, partial(_walk, instance, cgroup, tmp_path))
 
 
 def _walk(instance: str, cgroup: Path, directory: Path) -> None:
-    """Follow the steps, with an agent and servers where the README supposes them."""
+    """Follow the steps, with an agent and servers as in the README."""
     check, run, client, status, unload = first_steps()
 
     def ours(line: str, *where: str | Path) -> Sequence[str | Path]:
-        """Keep away from other data planes of this host: the only difference from what stands there."""
+        """Avoid other data planes of this host: the only difference to the README."""
         assert line.startswith(OURS)
         return [*COMMAND, *shlex.split(line.removeprefix(OURS)), "--instance", instance, *where]
 
@@ -66,7 +66,7 @@ def _walk(instance: str, cgroup: Path, directory: Path) -> None:
             table = said(ours(status))
         assert answers == {"PONG\n"}
         assert all(str(server) in table for server in servers)
-        assert all(server.take_connections() for server in servers)  # one in 10^11 by chance
+        assert all(server.take_connections() for server in servers)  # fails by chance once in 10^11 runs
         assert run_inside(cgroup, *shlex.split(client)).stdout == "PONG\n"
         assert said(ours(unload)) == ""
         assert run_inside(cgroup, *shlex.split(client)).returncode != 0

@@ -1,4 +1,4 @@
-"""What becomes of open connections when their real server leaves the pool."""
+"""Open connections when their real server leaves the pool."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def zone(listener: Listener, service: str) -> str:
 
 @contextmanager
 def connected(cgroup: Path, kind: str, port: int, directory: Path) -> Iterator[Path]:
-    """Run a program that connects and then reads; yield the file that tells how it fares."""
+    """Run a program that connects and then reads; yield the file with its reports."""
     said = directory / f"client-{kind}"
     command = inside(cgroup, [sys.executable, "-c", CLIENT, kind, VIP, str(port)])
     with running(command, said):
@@ -52,7 +52,7 @@ def connected(cgroup: Path, kind: str, port: int, directory: Path) -> Iterator[P
 def test_open_sockets_of_a_removed_server(
     instance: str, cgroup: Path, tmp_path: Path, kind: str, on_remove: str, *, closed: bool
 ) -> None:
-    """TCP drains unless reset is asked for; UDP sockets are closed, so that the application looks again."""
+    """TCP connections drain, or are reset if configured; UDP sockets are closed, so the application connects again."""
     service = f"app._{kind}"
     with (
         KnotServer() as knot,
@@ -75,7 +75,7 @@ def test_open_sockets_of_a_removed_server(
 
 
 def test_sockets_of_others_stay(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """A connection that reached the same server without us survives a reset of ours."""
+    """A direct connection to the same server survives a reset."""
     with KnotServer() as knot, listening("127.0.0.1", "127.0.0.2") as (first, second):
         knot.write(zone(first, "app._tcp"))
         options = ["--srv", f"_app._tcp.example={VIP}:80", "--resolver", knot.address, "--hold", "0s"]

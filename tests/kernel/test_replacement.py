@@ -1,4 +1,4 @@
-"""Members that move, and members that discovery takes out, from real Consul and real DNS to real connects."""
+"""Members that move or are removed, from real Consul and real DNS to real connects."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.support.sidecar import Sidecar, pool, sidecar, status, wait_for_pool
 from tests.support.srv_web import VIP, WEB, resolver, serve, weighted
 
 FOR_LONG: Final = ("--max-removal", "0", "--hold", "1h")
-"""Every gap is held for longer than a test takes."""
+"""Every removal is held for longer than a test takes."""
 SOON: Final = patient(2)
-"""Seconds within which a pool is seen in status that has changed at once."""
+"""Seconds within which an immediate change of a pool shows in status."""
 HOLD: Final = 4.0
 
 
 def following(agent: ConsulAgent, *options: str) -> Sequence[str]:
-    """Return the options to follow the service web."""
+    """Return the options that follow the service web."""
     return ["--consul", agent.url, "--service", f"web={VIP}:80", "--real-range", "127.0.0.0/8", *options]
 
 
 def hosts(count: int) -> list[str]:
-    """Return addresses of the loopback."""
+    """Return loopback addresses."""
     return [f"127.0.0.{host}" for host in range(1, count + 1)]
 
 
@@ -40,14 +40,14 @@ def at(port: int, count: int) -> dict[str, int]:
 
 
 def wait_until_status(found: Sidecar, address: str, expected: dict[str, int]) -> float:
-    """Wait for a pool; return after how many seconds it was there."""
+    """Wait until status has this pool; return after how many seconds."""
     began = time.monotonic()
     found.wait_for(lambda: pool(found.instance, address) == expected, f"the pool is {expected}")
     return time.monotonic() - began
 
 
 def put_on_node(agent: ConsulAgent, status_of_node: str, count: int) -> None:
-    """Put instances of web on a node without an agent, with one check for the whole node."""
+    """Register instances of web on a node without an agent, with one check for the whole node."""
     check = {"CheckID": "alive", "Name": "the node is alive", "Node": "other", "Status": status_of_node}
     for number, host in enumerate(hosts(count), 1):
         service = {"ID": f"web-{number}", "Service": "web", "Address": host, "Port": 80}
@@ -59,7 +59,7 @@ def put_on_node(agent: ConsulAgent, status_of_node: str, count: int) -> None:
 def test_instances_registered_again_at_another_port_refuse_no_connect(
     instance: str, cgroup: Path, tmp_path: Path, count: int
 ) -> None:
-    """One of one, and ten of ten: as soon as they are registered with a new port nobody is sent to the old one."""
+    """One instance, and ten: as soon as they are registered with a new port, no connect goes to the old one."""
     old, new = free_port(), free_port()
     with ConsulAgent(tmp_path) as agent, serving(new, tmp_path):
 
@@ -82,7 +82,7 @@ def test_instances_registered_again_at_another_port_refuse_no_connect(
 
 
 def test_node_that_dies_is_out_at_once(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Its check turns critical and takes two of three instances out, by one answer."""
+    """Its check turns critical and removes two of three instances in one answer."""
     with ConsulAgent(tmp_path) as agent:
         put_on_node(agent, "passing", 2)
         agent.register("web", 80, "127.0.0.3")
@@ -96,7 +96,7 @@ def test_node_that_dies_is_out_at_once(instance: str, cgroup: Path, tmp_path: Pa
 
 
 def test_instance_that_moves_and_fails_its_check_is_out_at_once(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """As it is while it starts at its new port: nobody is sent to the old one, where another can serve."""
+    """A member that is critical while it starts at a new port gets no connects at the old one if others can serve."""
     with ConsulAgent(tmp_path) as agent:
         for number, host in enumerate(hosts(2)):
             agent.register("web", 80, host, service_id=f"web-{number}")
@@ -110,7 +110,7 @@ def test_instance_that_moves_and_fails_its_check_is_out_at_once(instance: str, c
 
 
 def test_all_critical_are_served_for_the_hold(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Better critical servers than none; then Consul is asked at once, and its answer empties the pool."""
+    """Critical servers are better than none; after the hold Consul is queried at once, and the pool becomes empty."""
     with ConsulAgent(tmp_path) as agent:
         put_on_node(agent, "passing", 3)
         with sidecar(instance, cgroup, tmp_path, following(agent, "--hold", f"{HOLD:g}s")) as found:
@@ -126,7 +126,7 @@ def test_all_critical_are_served_for_the_hold(instance: str, cgroup: Path, tmp_p
 def test_target_with_another_address_is_replaced_at_once(
     instance: str, cgroup: Path, tmp_path: Path, knot: KnotServer
 ) -> None:
-    """An A record changes: the target is the same member."""
+    """If an A record changes, its target is still the same member."""
     serve(knot, "127.0.0.1:80", "127.0.0.2:80")
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot), *FOR_LONG]):
         serve(knot, "127.0.0.3:80", "127.0.0.4:80")

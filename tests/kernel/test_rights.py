@@ -1,4 +1,4 @@
-"""What the units of systemd leave is enough, and none of it is too much: without any one right something is lost."""
+"""The rights that the systemd units give are sufficient and minimal: without any of them something fails."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.support.units import BESIDE, CLOSE, DATAPATH, as_unit, closing_servic
 
 
 class Right(NamedTuple):
-    """A word of a setting that gives a right, and what the log, or the end, says where it is missing."""
+    """A word of a setting that gives a right, and the log event, or the end, if it is missing."""
 
     setting: str
     word: str
     lost: str
-    """Empty for a process that cannot even say so, and ends."""
+    """Empty for a process that ends without a message."""
     resolver: str = "127.0.0.1"
 
 
@@ -59,14 +59,14 @@ RIGHTS: Final = (
     Right(CALLS, "seccomp", "cannot give up loading programs"),
     Right(CALLS, "uname", "Operation not permitted"),
 )
-"""Everything that the sidecar's unit gives; beside it StateDirectory=, whose lack nobody is told of."""
+"""All rights of the sidecar's unit, except StateDirectory=, whose absence is not reported."""
 LOADING: Final = {"CAP_BPF": "not allowed", "CAP_PERFMON": "refuses the programs", "CAP_NET_ADMIN": "not allowed"}
-"""The capabilities of the loader's unit, and what is said without each."""
+"""The capabilities of the loader's unit, and the error without each."""
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Return a directory that the sidecar's user may look into, which pytest's own are not."""
+    """Return a directory that the sidecar's user may read, unlike those of pytest."""
     path = Path(tempfile.mkdtemp(prefix="clb-test-"))
     path.chmod(0o755)
     yield path
@@ -82,7 +82,7 @@ def cgroup() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def loaded(cgroup: Path) -> Iterator[str]:
-    """Return an instance whose data plane the loader's unit has loaded."""
+    """Return an instance with a data plane that the loader's unit has loaded."""
     name = f"test-{uuid4().hex[:8]}"
     try:
         result = load_as_unit(name, cgroup)
@@ -101,7 +101,7 @@ def knot() -> Iterator[KnotServer]:
 
 
 def follows(knot: KnotServer, directory: Path, address: str = "127.0.0.1") -> tuple[list[str], dict[str, str]]:
-    """Return the options and the variables of a sidecar that follows SRV records."""
+    """Return options and environment of a sidecar that follows SRV records."""
     state = directory / "state"
     state.mkdir(exist_ok=True)
     hosts = ["--hosts-file", str(HERE / "state" / "hosts")]
@@ -109,7 +109,7 @@ def follows(knot: KnotServer, directory: Path, address: str = "127.0.0.1") -> tu
 
 
 def test_sidecar_works_as_the_units_run_it(loaded: str, cgroup: Path, knot: KnotServer, directory: Path) -> None:
-    """Without any capability it follows DNS, publishes pools and names, keeps the last known sets, and stops."""
+    """Without any capability it follows DNS, publishes pools and names, saves the last known good sets, and stops."""
     unit = without(BESIDE, directory, loaded)
     options, env = follows(knot, directory)
     with listening("127.0.0.1", "127.0.0.2") as servers:
@@ -126,7 +126,7 @@ def test_sidecar_works_as_the_units_run_it(loaded: str, cgroup: Path, knot: Knot
 def test_user_of_its_own_is_enough_and_keeps_others_out(
     loaded: str, cgroup: Path, knot: KnotServer, directory: Path
 ) -> None:
-    """With another user in the same group it works, and sidecars of the usual one can enter only those of their own."""
+    """With another user in the same group it works, and the usual user cannot access the processes of the other one."""
     usual = without(BESIDE, directory, loaded)
     unit = usual.with_name("own.service")
     unit.write_text(usual.read_text().replace("User=clb-discovery\n", "User=nobody\n"))
@@ -135,11 +135,11 @@ def test_user_of_its_own_is_enough_and_keeps_others_out(
     with listening("127.0.0.1") as (server,):
         serve(knot, server.name)
         for whose in (usual, unit):
-            state.unlink(missing_ok=True)  # the other user's
+            state.unlink(missing_ok=True)  # belongs to the other user
             own = directory / whose.stem
             own.mkdir()
             options, env = follows(knot, own)
-            options += ["--hold", "0s"]  # there may be servers of another test
+            options += ["--hold", "0s"]  # another test may have left servers
             with sidecar(loaded, None, directory, options, wrapper=as_unit(whose), env=env) as found:
                 assert dial(cgroup, VIP, 80, 20) == ["ok"] * 20
                 process = str(status(loaded)["sidecar"]["pid"])
@@ -157,7 +157,7 @@ def test_user_of_its_own_is_enough_and_keeps_others_out(
 def test_sockets_of_a_removed_server_are_closed_by_the_service_for_it(
     loaded: str, cgroup: Path, knot: KnotServer, directory: Path, capability: str
 ) -> None:
-    """An application's UDP socket to a server that has left is closed, unless the service may not close any."""
+    """The UDP socket to a removed server is closed, unless the service lacks the right to close sockets."""
     setting = "CapabilityBoundingSet" if capability else ""
     unit, close = without(BESIDE, directory, loaded), without(CLOSE, directory, loaded, setting, capability)
     options, env = follows(knot, directory)
@@ -179,7 +179,7 @@ def test_sockets_of_a_removed_server_are_closed_by_the_service_for_it(
 
 
 def test_sidecar_follows_consul_by_name_as_the_unit_runs_it(loaded: str, directory: Path) -> None:
-    """Looking up Consul's host name is within the unit's restrictions, and so is being refused there."""
+    """Within the unit's restrictions the sidecar resolves Consul's host name; a refused connection is reported."""
     options = ["--consul", "http://localhost:9", "--service", f"web={VIP}:80"]
     unit = without(BESIDE, directory, loaded)
     with sidecar(loaded, None, directory, options, wrapper=as_unit(unit), ready=False) as found:
@@ -191,7 +191,7 @@ def test_sidecar_follows_consul_by_name_as_the_unit_runs_it(loaded: str, directo
 
 @pytest.mark.parametrize("right", RIGHTS, ids=lambda right: f"{right.setting}-{right.word}")
 def test_no_right_of_the_sidecar_is_too_much(loaded: str, knot: KnotServer, directory: Path, right: Right) -> None:
-    """Without it the sidecar ends, or goes on and says what it cannot do."""
+    """Without each right the sidecar ends, or goes on and reports what it cannot do."""
     unit = without(BESIDE, directory, loaded, right.setting, right.word)
     options, env = follows(knot, directory, right.resolver)
     with sidecar(loaded, None, directory, options, wrapper=as_unit(unit), env=env, ready=False) as found:
@@ -203,7 +203,7 @@ def test_no_right_of_the_sidecar_is_too_much(loaded: str, knot: KnotServer, dire
 
 
 def test_without_a_state_directory_nothing_is_kept(loaded: str, knot: KnotServer, directory: Path) -> None:
-    """The last known sets are kept only where the unit gives a place for it."""
+    """The last known good sets are saved only if the unit has a state directory."""
     unit = without(BESIDE, directory, loaded, "StateDirectory", "clb-discovery")
     options, env = follows(knot, directory)
     with sidecar(loaded, None, directory, options, wrapper=as_unit(unit), env=env) as found:
@@ -212,7 +212,7 @@ def test_without_a_state_directory_nothing_is_kept(loaded: str, knot: KnotServer
 
 
 def test_root_without_capabilities_writes_hosts_files(loaded: str, knot: KnotServer, directory: Path) -> None:
-    """With the drop-in of docs/systemd.md names are published where only root may write, and all else works."""
+    """With the drop-in of docs/systemd.md names are written where only root may write, and all else works."""
     hosts = directory / "etc"
     hosts.mkdir(mode=0o700)
     unit = without(BESIDE, directory, loaded)
@@ -228,7 +228,7 @@ def test_root_without_capabilities_writes_hosts_files(loaded: str, knot: KnotSer
 
 
 def test_every_right_is_tested() -> None:
-    """What the unit gives is what is taken away above, no more and no less."""
+    """The rights of the unit are exactly those that the tests above remove."""
     settings = read_unit(BESIDE)
     given = {(name, word) for name in {right.setting for right in RIGHTS} for word in settings[name].split()}
     assert given == {(right.setting, right.word) for right in RIGHTS}
@@ -237,7 +237,7 @@ def test_every_right_is_tested() -> None:
 
 @pytest.mark.parametrize("capability", LOADING)
 def test_no_capability_of_the_loader_is_too_much(instance: str, cgroup: Path, tmp_path: Path, capability: str) -> None:
-    """Without it nothing is loaded, and the line says what is missing."""
+    """Without each of them nothing is loaded, and the error names what is missing."""
     assert set(read_unit(DATAPATH)["CapabilityBoundingSet"].split()) == LOADING.keys()
     result = load_as_unit(instance, cgroup, without(DATAPATH, tmp_path, instance, "CapabilityBoundingSet", capability))
     assert result.returncode == 3

@@ -1,4 +1,4 @@
-"""A full map, and a registration that is too large: refused alone, told everywhere, and all others are served."""
+"""A full map, and an oversized registration: only that service is rejected and reported, and all others are served."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from tests.support.web import get
 WEB, NEW, MAIL = "10.64.0.1", "10.64.0.2", "10.64.0.3"
 RANGES: Final = ("--vip-range", "10.64.0.0/16", "--real-range", "127.0.0.0/8", "--real-range", "10.0.0.0/8")
 CROWD: Final = 4200
-"""Instances of a service that is too large."""
+"""Instances of an oversized service."""
 
 
 @contextmanager
 def full(instance: str, map_: Map) -> Iterator[None]:
-    """Let a foreign hand fill a hash map while the block runs."""
+    """Fill a hash map from outside while the block runs."""
     key_size, value_size = structs.SIZES[map_]
     fd = bpf.open_pin(Pins(instance).map(map_))
     keys = [uuid4().bytes.ljust(key_size, b"\xff")[:key_size] for _ in range(70_000)]
@@ -59,12 +59,12 @@ def write(config: Path, **services: tuple[str, list[str]]) -> None:
 
 
 def unpublished(instance: str) -> dict[str, Any]:
-    """Return what status says of services that there is no room for, by name."""
+    """Return the services without room, by name, with the reason in status."""
     return {one["service"]: one for one in status(instance)["unpublished"]}
 
 
 def test_a_full_map_stops_nobody_else(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """What the kernel has no room for is told by name and tried again; changes of others go on."""
+    """A change that does not fit into the kernel is reported by name and retried; changes of others go on."""
     config, port = tmp_path / "clb.toml", free_port()
     with listening("127.0.0.1", "127.0.0.2") as (one, two):
         write(config, web=(WEB, [one.name]), mail=(MAIL, [one.name]))
@@ -98,7 +98,7 @@ def test_a_full_map_stops_nobody_else(instance: str, cgroup: Path, tmp_path: Pat
 
 
 def test_no_room_at_the_start_keeps_nobody_from_being_ready(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """A sidecar that is to serve more than fits serves what does, says what does not, and idles."""
+    """A sidecar with more services than fit serves those that fit, reports the others, and idles."""
     config = tmp_path / "clb.toml"
     with listening("127.0.0.1") as (one,):
         large = [f"127.{number // 250 + 1}.{number % 250 + 1}.1:80" for number in range(44_000)]
@@ -115,8 +115,10 @@ def test_no_room_at_the_start_keeps_nobody_from_being_ready(instance: str, cgrou
             assert found.stop() == 0
 
 
-def test_a_large_neighbour_that_changes_all_the_time_delays_nobody(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """While 16 pools of 1,024 change each second, a change of a small service is felt at once."""
+def test_a_large_neighbour_that_changes_all_the_time_delays_no_other_service(
+    instance: str, cgroup: Path, tmp_path: Path
+) -> None:
+    """While 16 pools of 1,024 servers change each second, a change of a small service takes effect at once."""
     vips = ",".join(f"10.64.9.{number}:80" for number in range(MAX_VIPS))
     with ConsulAgent(tmp_path) as agent:
         register_crowd(agent, vips, MOST_PLACES // MAX_VIPS)
@@ -141,7 +143,7 @@ def test_a_large_neighbour_that_changes_all_the_time_delays_nobody(instance: str
 
 @contextmanager
 def generations(instance: str) -> Iterator[Callable[[], int]]:
-    """Yield what returns the generation of the pool of `WEB`."""
+    """Yield a function that returns the generation of the pool of `WEB`."""
     fd, key = bpf.open_pin(Pins(instance).map(Map.VIRTUAL)), elements.pack_vip(parse_vip(f"{WEB}:80"))
 
     def now() -> int:
@@ -155,7 +157,7 @@ def generations(instance: str) -> Iterator[Callable[[], int]]:
 
 
 def register_crowd(agent: ConsulAgent, vips: str, count: int = CROWD, weight: int = 1) -> None:
-    """Register a service with very many instances, in transactions of as many as Consul takes."""
+    """Register a service with very many instances, in transactions of the maximum size of Consul."""
     agent.register_external("elsewhere", "10.1.0.1", {"Service": "other"})
     for start in range(0, count, 60):
         instances = [
@@ -174,7 +176,7 @@ def register_crowd(agent: ConsulAgent, vips: str, count: int = CROWD, weight: in
 
 
 def found_time(found: Sidecar) -> float:
-    """Return the seconds of processor time that a sidecar has taken."""
+    """Return the CPU time of a sidecar in seconds."""
     fields = Path(f"/proc/{found.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
@@ -182,7 +184,7 @@ def found_time(found: Sidecar) -> float:
 def test_one_registration_that_is_too_large_takes_nothing_from_others(
     instance: str, cgroup: Path, tmp_path: Path
 ) -> None:
-    """A service of thousands of instances and many VIPs gets its limit; all others are served as without it."""
+    """A service with thousands of instances and many VIPs is limited; all others are served as without it."""
     vips = ",".join(f"10.64.9.{number}:80" for number in range(MAX_VIPS + 4))
     with ConsulAgent(tmp_path) as agent, listening("127.0.0.1", "127.0.0.2") as (one, two):
         register_crowd(agent, vips)
@@ -208,7 +210,7 @@ def test_one_registration_that_is_too_large_takes_nothing_from_others(
 
 
 def test_a_new_service_without_an_answer_holds_up_no_removal(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """While nobody says what the host name of a new service stands for, the VIP of one that has gone is withdrawn."""
+    """While the host name of a new service has no answer, the VIP of a removed service is still withdrawn."""
     with ConsulAgent(tmp_path) as agent, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         web = agent.register("web", 80, "10.0.0.1", Meta={"clb-vip": f"{WEB}:80"})
@@ -225,7 +227,7 @@ def test_a_new_service_without_an_answer_holds_up_no_removal(instance: str, cgro
 
 
 def test_services_beyond_the_limit_are_not_followed(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """With --max-services those that are served stay, then the lower name comes; the others are counted and named."""
+    """With --max-services the services already served stay, then the lower name wins; others are counted and named."""
     with ConsulAgent(tmp_path) as agent:
         last = agent.register("m", 80, "10.0.0.1", Meta={"clb-vip": f"{WEB}:80"})
         with sidecar(instance, cgroup, tmp_path, ["--consul", agent.url, *RANGES, "--max-services", "2"]) as found:
@@ -244,5 +246,5 @@ def test_services_beyond_the_limit_are_not_followed(instance: str, cgroup: Path,
 
 
 def catalog(instance: str) -> dict[str, Any]:
-    """Return what status says of the list of services."""
+    """Return the list of services as status reports it."""
     return next(dict(one) for one in status(instance)["sources"] if one["name"] == "catalog:consul")

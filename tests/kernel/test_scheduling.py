@@ -1,4 +1,4 @@
-"""Schedulers and tiers on the real kernel: which real server a connect is sent to."""
+"""Schedulers and tiers on the real kernel: the real server that a connect gets."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from tests.support.process import accepts, free_port, running, wait_until
 from tests.support.sockets import on_cpu
 
 LEAST_CONN_BOUND: Final = 10
-"""How far from ideal least-conn may leave a server, in connections, however many there are.
+"""Maximum distance from the ideal count of a server with least-conn, in connections.
 
 With two choices the distance is O(log n) for n servers and does not grow with the number of connections (Peres, Talwar
-and Wieder 2010). In 20,000 simulations of each pool below it was at most 8, and one connection more is at least four
-times as rare: beyond 10 is less likely than one in 100,000. Random choice is off by more in two runs of three.
+and Wieder 2010). In 20,000 simulations of each pool below it was at most 8, and each further connection is at least
+four times less likely: beyond 10 is less likely than one in 100,000. Random choice exceeds it in two runs of three.
 """
 
 FOR_GOOD: Final = PassiveHealth(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
 BRIEFLY: Final = PassiveHealth(eject_first_ms=200, eject_most_ms=200)
 ROUNDS: Final = 10
-"""How often each scheduler is chosen at least, while clients connect."""
+"""How often at least each scheduler is selected while clients connect."""
 
 
 def taken(servers: list[Listener], connects: int) -> list[int]:
     """Return how many connections each server has got since the last call.
 
-    :param connects: of all clients. The end of a handshake may be on its way for a moment after connect(2) is done.
+    :param connects: of all clients. A handshake may take a moment longer than connect(2).
     """
     counts = [0] * len(servers)
 
@@ -53,9 +53,9 @@ def taken(servers: list[Listener], connects: int) -> list[int]:
 
 
 def assert_follows(weights: list[float], plane: Plane, vip: str, servers: list[Listener], connects: int) -> None:
-    """Compare where connects go with the weights (chi-square, p > 0.001).
+    """Compare connects with the weights (chi-square, p > 0.001).
 
-    Of the many such comparisons in a run one in a thousand fails by chance, so a second sample may speak for the first.
+    One in a thousand such comparisons fails by chance, so a failure is repeated with a second sample.
     """
     for sample in range(2):
         assert Counter(plane.client.dial(target_of(vip), connects)) == {"ok": connects}
@@ -77,7 +77,7 @@ def test_shares_follow_weights(plane: Plane, vip: str, algorithm: Algorithm) -> 
 
 
 def test_connects_are_counted_where_they_went(plane: Plane, vip: str) -> None:
-    """The kernel's counter of each real server is what that server saw."""
+    """The kernel's counter of each real server equals the number of connections that the server accepted."""
     with listening(*[HOST[vip]] * 5) as servers:
         plane.publish(virtual_server(vip, [server.name for server in servers], Algorithm.LEAST_CONN, PassiveHealth()))
         assert Counter(plane.client.dial(target_of(vip), 500)) == {"ok": 500}
@@ -86,7 +86,7 @@ def test_connects_are_counted_where_they_went(plane: Plane, vip: str) -> None:
 
 
 def test_round_robin_of_equal_weights_takes_turns(plane: Plane, vip: str) -> None:
-    """Each server of equal weight is chosen once in every round, on whatever CPUs the connects are made."""
+    """Each server of equal weight is chosen once in every round, with connects on all CPUs."""
     cpus = itertools.cycle(sorted(os.sched_getaffinity(0)))
     with listening(*[HOST[vip]] * 7) as servers:
         plane.publish(virtual_server(vip, [server.name for server in servers], Algorithm.ROUND_ROBIN))
@@ -99,7 +99,7 @@ def test_round_robin_of_equal_weights_takes_turns(plane: Plane, vip: str) -> Non
 
 @pytest.mark.parametrize("weights", [(1, 3), (3, 3, 6), (1, 3, 4), (7, 1, 1, 1), (0, 2, 3), (5, 10, 20, 40)])
 def test_round_robin_follows_weights_exactly(plane: Plane, vip: str, weights: tuple[int, ...]) -> None:
-    """Any number of connects that is a whole cycle long is shared exactly by the weights."""
+    """After a whole number of cycles each server has exactly its weight's share."""
     total = sum(weights) + (0 in weights)  # a weight of 0 beside others is one part (RFC 2782)
     cycle = total * len(weights)
     with listening(*[HOST[vip]] * len(weights)) as servers:
@@ -112,7 +112,7 @@ def test_round_robin_follows_weights_exactly(plane: Plane, vip: str, weights: tu
 
 @pytest.mark.parametrize("weights", [(1,) * 10, tuple(range(1, 11))], ids=["equal", "weighted"])
 def test_least_conn_keeps_long_lived_connections_near_ideal(plane: Plane, vip: str, weights: tuple[int, ...]) -> None:
-    """Active counts stay within the bound of each server's share while connections pile up, and after many ended."""
+    """Active counts stay near each server's share while connections accumulate, and after many of them have ended."""
     with listening(*[HOST[vip]] * len(weights)) as servers:
         pool = [real(server.name, weight) for server, weight in zip(servers, weights, strict=True)]
         plane.publish(virtual_server(vip, pool, Algorithm.LEAST_CONN, PassiveHealth()))
@@ -124,8 +124,8 @@ def test_least_conn_keeps_long_lived_connections_near_ideal(plane: Plane, vip: s
         assert_near_ideal(plane, vip, weights, servers, 800)
 
 
-def test_least_conn_fills_up_who_has_fewest(plane: Plane, vip: str) -> None:
-    """A server that is new beside loaded ones gets all of the next connections, until it has as many."""
+def test_least_conn_fills_up_the_least_loaded_server(plane: Plane, vip: str) -> None:
+    """A new server beside loaded ones gets all further connections until it has as many."""
     with listening(*[HOST[vip]] * 4) as servers:
         names = [server.name for server in servers]
         plane.publish(virtual_server(vip, names[:3], Algorithm.LEAST_CONN, PassiveHealth()))
@@ -142,7 +142,7 @@ def test_least_conn_fills_up_who_has_fewest(plane: Plane, vip: str) -> None:
     ids=lambda weights: "-".join(map(str, weights)),
 )
 def test_least_conn_is_exact_in_a_tier_of_few(plane: Plane, vip: str, weights: tuple[int, ...], before: int) -> None:
-    """After 400 connects each server has its share within one connection, in one row of slots as in two."""
+    """After 400 connects each server has its share within one connection, with one row of slots and with two."""
     with listening(*[HOST[vip]] * len(weights)) as servers:
         ejected = unused(vip, before)
         pool = [real(server.name, weight, 1) for server, weight in zip(servers, weights, strict=True)]
@@ -173,14 +173,14 @@ def test_weight_0_beside_others_is_a_very_small_share(plane: Plane, vip: str) ->
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
 def test_weights_that_are_all_0_are_equal(plane: Plane, vip: str, algorithm: Algorithm) -> None:
-    """Where every weight is 0 all servers have the same share (RFC 2782; chi-square, p > 0.001)."""
+    """If all weights are 0, all servers have the same share (RFC 2782; chi-square, p > 0.001)."""
     with listening(*[HOST[vip]] * 4) as servers:
         plane.publish(virtual_server(vip, [real(server.name, 0) for server in servers], algorithm, PassiveHealth()))
         assert_follows([1] * 4, plane, vip, servers, 1000)
 
 
 def test_least_conn_spares_a_server_of_weight_0(plane: Plane, vip: str) -> None:
-    """Beside servers with a weight one of weight 0 holds next to no long-lived connections."""
+    """Beside servers with a weight, a server of weight 0 has nearly no long-lived connections."""
     with listening(*[HOST[vip]] * 3) as servers:
         pool = [real(server.name, weight) for server, weight in zip(servers, (0, 100, 100), strict=True)]
         plane.publish(virtual_server(vip, pool, Algorithm.LEAST_CONN, PassiveHealth()))
@@ -193,7 +193,7 @@ def test_least_conn_spares_a_server_of_weight_0(plane: Plane, vip: str) -> None:
 @pytest.mark.parametrize("algorithm", list(Algorithm))
 @pytest.mark.parametrize("tiers", [5, 16])
 def test_the_last_tier_serves_when_all_others_refuse(plane: Plane, vip: str, algorithm: Algorithm, tiers: int) -> None:
-    """Each of the servers before costs three connects, and every further one is served."""
+    """Each failing server costs three connects, and every further connect succeeds."""
     with moody_servers(*[HOST[vip]] * tiers) as servers:
         pool = [real(server.name, 1, 10 * tier) for tier, server in enumerate(servers)]
         plane.publish(virtual_server(vip, pool, algorithm, FOR_GOOD))
@@ -204,7 +204,7 @@ def test_the_last_tier_serves_when_all_others_refuse(plane: Plane, vip: str, alg
 
 
 def eject(plane: Plane, vip: str, servers: list[MoodyServer]) -> None:
-    """Let servers refuse, and connect until they have been ejected for it."""
+    """Let servers refuse, and connect until they are ejected."""
     for server in servers:
         server.refuse()
     names = {server.name for server in servers}
@@ -212,8 +212,8 @@ def eject(plane: Plane, vip: str, servers: list[MoodyServer]) -> None:
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
-def test_higher_tier_gets_nothing_while_the_lower_has_somebody(plane: Plane, vip: str, algorithm: Algorithm) -> None:
-    """With all, some, or one of the lowest tier usable every connect goes there; with none all go to the next."""
+def test_higher_tier_gets_nothing_while_the_lower_is_usable(plane: Plane, vip: str, algorithm: Algorithm) -> None:
+    """While at least one server of the lowest tier is usable every connect goes there; with none all go to the next."""
     with moody_servers(*[HOST[vip]] * 9) as servers:
         tiers = servers[:5], servers[5:7], servers[7:]
         pool = [real(server.name, 1, priority) for priority, tier in enumerate(tiers) for server in tier]
@@ -230,7 +230,7 @@ def test_higher_tier_gets_nothing_while_the_lower_has_somebody(plane: Plane, vip
 
 
 def test_lower_tier_is_used_again_when_one_of_it_recovers(plane: Plane, vip: str) -> None:
-    """The next tier takes over while all of a tier are ejected, and gets nothing more once one of them answers."""
+    """The next tier serves while a whole tier is ejected, and gets no more connects once a server there answers."""
     with moody_servers(*[HOST[vip]] * 3) as servers:
         first, second, spare = servers
         pool = [real(first.name), real(second.name), real(spare.name, 1, 1)]
@@ -242,13 +242,13 @@ def test_lower_tier_is_used_again_when_one_of_it_recovers(plane: Plane, vip: str
             lambda: bool(plane.client.dial(target_of(vip))) and second.name not in plane.ejected(vip), "one is back"
         )
         before = plane.connects(vip)[spare.name]
-        # The other one is still probed now and then, which its application sees.
+        # The other server is still probed now and then, and the application sees these failures.
         assert set(plane.client.dial(target_of(vip), 300)) <= {"ok", "ECONNREFUSED"}
         assert plane.connects(vip)[spare.name] == before
 
 
 def test_algorithm_is_changed_under_connects(plane: Plane, tmp_path: Path) -> None:
-    """No connect fails while the algorithm of a virtual server is changed again and again, and the last one is used."""
+    """No connect fails while the algorithm of a virtual server is changed many times, and the last one is used."""
     port, file = free_port(), tmp_path / "connects"
     names = [f"127.0.0.{number}:{port}" for number in (1, 2, 3)]
     pool = [real(name, weight) for name, weight in zip(names, (1, 2, 3), strict=True)]
@@ -269,7 +269,7 @@ def test_algorithm_is_changed_under_connects(plane: Plane, tmp_path: Path) -> No
         assert plane.client.dial(("10.64.0.1", port), 18) == ["ok"] * 18
         assert [plane.connects(vip)[name] - before[name] for name in names] == [3, 6, 9]
     whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // RECORD.size * RECORD.size])  # it was ended in the middle of its work
+    file.write_bytes(whole[: len(whole) // RECORD.size * RECORD.size])  # it was killed, maybe while it wrote
     connects = read_connects(file)
     assert [connect for connect in connects if connect.error] == []
     assert len(connects) > 100

@@ -1,4 +1,4 @@
-"""No token and no password in anything that the program says, whatever goes wrong: a real Consul and a real kernel."""
+"""No output of the program contains a token or a password, in any failure, with a real Consul and a real kernel."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ SERVICE: Final = ("--service", "web=10.64.0.1:80")
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
-    """Run a Consul that lets nobody in without the token."""
+    """Run a Consul that rejects requests without the token."""
     with ConsulAgent(tmp_path_factory.mktemp("consul"), config=ACL_DENY, token=MASTER_TOKEN) as found:
         found.register("web", 8080, "10.0.0.1")
         yield found
 
 
 def assert_silent(text: str) -> None:
-    """Make sure that none of the secrets is there."""
+    """Check that the text has none of the secrets."""
     assert not [secret for secret in SECRETS if secret in text], text
 
 
 def said(*arguments: str, env: Mapping[str, str] | None = None) -> str:
-    """Return all that a command says."""
+    """Return the whole output of a command."""
     result = clb(*arguments, env=env)
     assert result.stdout + result.stderr
     return result.stdout + result.stderr
@@ -56,7 +56,7 @@ def scraped(port: int) -> str:
 
 @pytest.fixture
 def _secret_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONSUL_HTTP_TOKEN", WRONG_TOKEN)  # a file wins over it
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", WRONG_TOKEN)  # a file has precedence
     monkeypatch.setenv("CONSUL_HTTP_AUTH", f"user:{PASSWORD}")
 
 
@@ -65,7 +65,7 @@ def _secret_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sidecar_never_tells_a_secret(
     instance: str, cgroup: Path, tmp_path: Path, agent: ConsulAgent, mode: tuple[str, str]
 ) -> None:
-    """Through refused tokens, a Consul that goes away, and bad configurations, at every level and in either form."""
+    """With rejected tokens, Consul down, and bad configurations, at every log level and in both formats."""
     token, config, state, port = tmp_path / "token", tmp_path / "clb.toml", tmp_path / "state", free_port()
     token.write_text(MASTER_TOKEN)
     good = f'consul = "{agent.url}"\nconsul-token-file = "{token}"\n[[service]]\nname = "web"\nconsul = "web"\n'
@@ -129,7 +129,7 @@ def test_sidecar_never_tells_a_secret(
 def test_commands_never_tell_a_secret(
     instance: str, tmp_path: Path, agent: ConsulAgent, command: list[str], wrong: tuple[list[str], dict[str, str]]
 ) -> None:
-    """What was typed, what the environment says and what Consul answers is wrong, and the line says so without it."""
+    """With errors in options, environment and answers of Consul, the message has no secret."""
     arguments, env = wrong
     several = tmp_path / "several"
     several.write_text(f"{MASTER_TOKEN} {WRONG_TOKEN}")

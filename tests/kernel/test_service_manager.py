@@ -1,4 +1,4 @@
-"""What systemd is told: ready, how it is, reloading, alive, stopping."""
+"""Notifications to systemd: ready, status, reloading, watchdog, stopping."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ WATCHDOG: Final = 0.4
 """Seconds of `WatchdogSec=`."""
 
 
-def test_systemd_is_told_when_it_is_ready_and_when_it_stops(
+def test_readiness_and_stop_are_reported_to_systemd(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """Where nothing is known READY=1 comes after the first complete sync and not before; STOPPING=1 on SIGTERM."""
+    """Without a last known good set READY=1 comes after the first complete sync; STOPPING=1 comes on SIGTERM."""
     knot.purge()
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)], ready=False) as found:
         assert found.manager.next() == ["STATUS=1 of 1 without any answer: srv:_web._tcp.example"]
@@ -47,7 +47,7 @@ def test_systemd_is_told_when_it_is_ready_and_when_it_stops(
 def test_service_manager_that_does_not_listen_is_no_reason_to_end(
     instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path
 ) -> None:
-    """A NOTIFY_SOCKET that leads nowhere is logged once; the sidecar follows on."""
+    """A NOTIFY_SOCKET without a listener is logged once; the sidecar goes on."""
     serve(knot, "127.0.0.1:8080")
     nobody = {"NOTIFY_SOCKET": str(tmp_path / "nobody"), "WATCHDOG_USEC": "400000"}
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)], ready=False, env=nobody) as found:
@@ -59,7 +59,7 @@ def test_service_manager_that_does_not_listen_is_no_reason_to_end(
 
 
 def test_status_follows_the_sources(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """An outage after the start shows in STATUS=, once, and so does its end; it is ready all the time."""
+    """An outage after the start shows in STATUS=, once, as does its end; the sidecar stays ready."""
     serve(knot, "127.0.0.1:8080")
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)]) as found:
         knot.purge()
@@ -68,8 +68,8 @@ def test_status_follows_the_sources(instance: str, cgroup: Path, knot: KnotServe
         assert found.manager.next() == [FRESH]
 
 
-def test_systemd_is_told_of_a_reload(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """RELOADING=1 with the time in one message, then READY=1, also where the file is refused."""
+def test_reload_is_reported_to_systemd(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """RELOADING=1 with the time in one message, then READY=1, also if the file is rejected."""
     config = tmp_path / "clb.toml"
     config.write_text(f'[[service]]\nname = "web"\nvip = "{VIP}"\nservers = ["10.0.0.1:1"]\n')
     with sidecar(instance, cgroup, tmp_path, ["--config", str(config)]) as found:
@@ -83,7 +83,7 @@ def test_systemd_is_told_of_a_reload(instance: str, cgroup: Path, tmp_path: Path
         assert found.manager.heard() == []
 
 
-def test_watchdog_is_pinged_only_where_it_asked(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
+def test_watchdog_is_pinged_only_if_requested(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
     """With WATCHDOG_USEC for this process there are pings, also while nothing happens; for another there are none."""
     serve(knot, "127.0.0.1:8080")
     asked = {"WATCHDOG_USEC": str(int(WATCHDOG * 1e6))}
@@ -99,7 +99,7 @@ def test_watchdog_is_pinged_only_where_it_asked(instance: str, cgroup: Path, kno
 async def test_stuck_main_loop_is_not_alive(
     instance: str, cgroup: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a publication does not come to its end there is no ping, though the event loop runs; then they go on."""
+    """While a publication hangs there is no ping, though the event loop runs; afterwards pings go on."""
     stuck, released = threading.Event(), threading.Event()
     apply = Maps.apply
 
@@ -117,7 +117,7 @@ async def test_stuck_main_loop_is_not_alive(
             await asyncio.to_thread(manager.until, "WATCHDOG=1")
             stuck.set()
             source.tell(Answer(real_servers(2)))
-            await asyncio.sleep(patient(2 * WATCHDOG))  # what was under way is over
+            await asyncio.sleep(patient(2 * WATCHDOG))  # the publication is finished
             manager.heard()
             await asyncio.sleep(patient(4 * WATCHDOG))
             assert manager.heard() == []

@@ -1,4 +1,4 @@
-"""Real sockets of an application, closed from outside: those of a removed real server, and no other."""
+"""Closing real sockets of an application from outside: those of a removed real server, and no others."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WITHOUT_BTF: Final = [
     'mount --bind /dev/null /sys/kernel/btf/vmlinux; exec "$@"',
     "sh",
 ]
-"""What runs a program as on a kernel without its own type information."""
+"""Prefix that runs a program as on a kernel without its own BTF."""
 
 
 class Way(NamedTuple):
@@ -58,7 +58,7 @@ class Way(NamedTuple):
     server: str
     """Where the server is bound."""
     dialled: str
-    """What the application passes to connect, as its family writes it."""
+    """The address that the application passes to connect, as its family writes it."""
 
     def __str__(self) -> str:
         return f"{self.protocol.name.lower()}-{self.dialled}"
@@ -81,7 +81,7 @@ WAYS: Final = [
 TCP: Final = WAYS[0]
 UDP: Final = next(way for way in WAYS if way.protocol is Protocol.UDP)
 PLACE, STORAGE = "place", "storage"
-"""Where a socket's record is."""
+"""The location of a socket's record."""
 KERNEL: Final = tuple(map(int, os.uname().release.split(".")[:2]))
 SHOWS_UDP: Final = KERNEL >= (5, 12)
 
@@ -109,17 +109,17 @@ class Server:
 
     @property
     def dialled(self) -> tuple[str, int]:
-        """What the application connects to."""
+        """The address that the application connects to."""
         return self.way.dialled, self.port
 
     def member(self, port: int = 6379, protocol: Protocol | None = None) -> bytes:
-        """Return the packed member of a virtual server of this port that this server belongs to."""
+        """Return the packed member for this server in a virtual server with this port."""
         vip = Vip(VIPS[self.sock.family], port, protocol or self.way.protocol)
         return elements.pack_member(elements.pack_vip(vip), RealServer(0, self.address, self.port, 1))
 
 
 class Application:
-    """Connects sockets, with or without a record, and holds them."""
+    """Connects sockets, with or without a record, and keeps them open."""
 
     def __init__(self, where: str, maps: RecordMaps) -> None:
         self.where = where
@@ -131,14 +131,14 @@ class Application:
         return self.sockets.enter_context(socket.socket(way.family, way.kind))
 
     def connect(self, server: Server, record: bytes | None = None) -> Socket:
-        """Connect a socket and leave a record of it, by default that of the server."""
+        """Connect a socket and leave a record of it, by default the server's."""
         sock = self.socket(server.way)
         sock.connect(server.dialled)
         self.record(sock, record or server.member())
         return sock
 
     def record(self, sock: Socket, member: bytes) -> None:
-        """Leave the record that a connect to the member leaves, as the programs do where its place is free or taken."""
+        """Write the record that the programs leave for a connect to the member, in a place or with the socket."""
         cookie = cookie_of(sock)
         if self.where == PLACE:
             write_place(self.maps, cookie, member)
@@ -160,7 +160,7 @@ class Application:
         return self.sockets.enter_context(accepted)
 
     def close(self, *members: bytes, protocols: tuple[Protocol, ...] = tuple(Protocol)) -> tuple[int, frozenset[str]]:
-        """Close the sockets of removed members; return how many, and what failed."""
+        """Close the sockets of removed members; return their number and the failures."""
         closed = close_sockets(members, self.maps, protocols=protocols)
         return closed.count, closed.failures
 
@@ -179,7 +179,7 @@ records_with_sockets = pytest.mark.parametrize("app", [STORAGE], indirect=True)
 
 
 def works(sock: Socket) -> bool:
-    """Tell whether an application can still send."""
+    """Return whether an application can still send."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0 and sock.send(b"x") == 1
 
 
@@ -189,7 +189,7 @@ def state(sock: Socket) -> int:
 
 
 def disconnect(sock: Socket) -> None:
-    """Undo a connect by connecting to AF_UNSPEC, as connect(2) says; Python has no address of that family."""
+    """Undo a connect by connecting to AF_UNSPEC, as in connect(2); Python has no address of that family."""
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.connect(sock.fileno(), bytes(16), 16) == 0, os.strerror(ctypes.get_errno())
 
@@ -210,8 +210,8 @@ def test_an_application_that_waits_learns_at_once(app: Application, way: Way) ->
 
 
 @any_way
-def test_a_connection_of_somebody_else_survives(app: Application, way: Way) -> None:
-    """Who connects to the removed server without us keeps the connection, whoever else loses theirs."""
+def test_a_foreign_connection_survives(app: Application, way: Way) -> None:
+    """A direct connection to the removed server stays open when others are closed."""
     server = app.serve(way)
     foreign = app.socket(way)
     foreign.connect(server.dialled)
@@ -223,7 +223,7 @@ def test_a_connection_of_somebody_else_survives(app: Application, way: Way) -> N
 
 @any_way
 def test_a_stale_record_closes_nothing(app: Application, way: Way) -> None:
-    """A socket that has moved to another server keeps its connection, although its record still names the old one."""
+    """A socket that has moved to another server keeps its connection, although its record names the old server."""
     removed, other = app.serve(way), app.serve(way)
     sock = app.connect(removed)
     disconnect(sock)
@@ -234,7 +234,7 @@ def test_a_stale_record_closes_nothing(app: Application, way: Way) -> None:
 
 @any_way
 def test_a_server_removed_from_one_virtual_server_keeps_another_s_connections(app: Application, way: Way) -> None:
-    """The record says through which virtual server a socket came to the real server."""
+    """The record names the virtual server through which a socket came to the real server."""
     server = app.serve(way)
     kept, lost = app.connect(server, server.member(6380)), app.connect(server, server.member(6379))
     assert app.close(server.member(6379)) == (1, frozenset())
@@ -244,7 +244,7 @@ def test_a_server_removed_from_one_virtual_server_keeps_another_s_connections(ap
 
 @any_way
 def test_a_record_of_the_other_protocol_closes_nothing(app: Application, way: Way) -> None:
-    """A virtual server is of one protocol; a record that says another is not the socket's own."""
+    """A virtual server has one protocol; a record with the other one does not belong to the socket."""
     server = app.serve(way)
     other = Protocol.UDP if way.protocol is Protocol.TCP else Protocol.TCP
     sock = app.connect(server, server.member(protocol=other))
@@ -252,8 +252,8 @@ def test_a_record_of_the_other_protocol_closes_nothing(app: Application, way: Wa
     assert works(sock)
 
 
-def test_only_the_protocols_asked_for_are_closed(app: Application) -> None:
-    """Draining TCP while UDP is closed is a matter of what is asked for."""
+def test_only_requested_protocols_are_closed(app: Application) -> None:
+    """The caller can close UDP sockets while TCP connections drain."""
     servers = [app.serve(TCP), app.serve(UDP)]
     tcp, udp = map(app.connect, servers)
     members = [server.member() for server in servers]
@@ -266,7 +266,7 @@ def test_only_the_protocols_asked_for_are_closed(app: Application) -> None:
 
 @records_with_sockets
 def test_a_kernel_that_cannot_show_records_of_udp_is_named(app: Application) -> None:
-    """What is in places is closed all the same, and TCP; the other UDP socket is left: nobody can tell whose it is."""
+    """Only UDP sockets without a place stay open, because their server is unknown, and the failure names the fix."""
     servers = [app.serve(TCP), app.serve(UDP)]
     tcp, udp = map(app.connect, servers)
     placed = app.socket(UDP)
@@ -284,7 +284,7 @@ def test_a_kernel_that_cannot_show_records_of_udp_is_named(app: Application) -> 
 
 @records_in_places
 def test_where_every_record_is_in_a_place_no_kernel_leaves_a_udp_socket(app: Application) -> None:
-    """What the kernel cannot show is not missed, and not spoken of, where there is none."""
+    """If every record is in a place, nothing is missed, and no failure is reported."""
     server = app.serve(UDP)
     sock = app.connect(server)
     result = close_by(app, WITHOUT_BTF, server)
@@ -293,8 +293,8 @@ def test_where_every_record_is_in_a_place_no_kernel_leaves_a_udp_socket(app: App
 
 
 @any_way
-def test_a_place_that_is_not_given_back_closes_nobody(app: Application, way: Way) -> None:
-    """The record of a socket that is gone is not that of the next one in the same place."""
+def test_a_stale_place_closes_no_socket(app: Application, way: Way) -> None:
+    """If a socket is gone, its record is not taken for that of the next socket in the same place."""
     server = app.serve(way)
     gone = app.connect(server)
     write_place(app.maps, cookie_of(gone), server.member())
@@ -308,12 +308,12 @@ def test_a_place_that_is_not_given_back_closes_nobody(app: Application, way: Way
 
 @records_with_sockets
 @any_way
-def test_a_place_counts_for_more_than_what_is_with_the_socket(app: Application, way: Way) -> None:
-    """A socket that gets a place at a later connect keeps the record of an earlier one with itself."""
+def test_a_record_in_a_place_has_precedence(app: Application, way: Way) -> None:
+    """If a later connect puts a record into a place, the older record that is with the socket does not count."""
     server = app.serve(way)
     first, second = server.member(6379), server.member(6380)
     sock = app.connect(server, first)
-    app.connect(app.serve(way))  # whose place is crowded
+    app.connect(app.serve(way))  # its place is crowded
     write_place(app.maps, cookie_of(sock), second)
     assert app.close(first) == NOTHING
     assert works(sock)
@@ -321,7 +321,7 @@ def test_a_place_counts_for_more_than_what_is_with_the_socket(app: Application, 
 
 
 def test_the_server_sees_a_reset(app: Application) -> None:
-    """The other end of a closed TCP connection is told, and need not time out."""
+    """The peer of a closed TCP connection gets a reset, and need not time out."""
     server = app.serve(TCP)
     app.connect(server)
     accepted = app.accept(server)
@@ -331,7 +331,7 @@ def test_the_server_sees_a_reset(app: Application) -> None:
 
 
 def test_a_udp_socket_works_again_after_its_next_connect(app: Application) -> None:
-    """The application has only to do what it does after any error."""
+    """The application only has to handle it like any other error."""
     removed, other = app.serve(UDP), app.serve(UDP)
     sock = app.connect(removed)
     assert app.close(removed.member()) == (1, frozenset())
@@ -343,9 +343,9 @@ def test_a_udp_socket_works_again_after_its_next_connect(app: Application) -> No
 
 
 def test_a_connect_under_way_fails_at_once(app: Application) -> None:
-    """An application that waits for a removed server to accept need not wait for the time-out."""
+    """An application that waits in connect to a removed server does not have to wait for the time-out."""
     server = app.serve(TCP, backlog=0)
-    sockets = [app.socket(TCP) for _ in range(4)]  # more than the server's queue takes
+    sockets = [app.socket(TCP) for _ in range(4)]  # more than the backlog of the server
     for sock in sockets:
         sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
@@ -360,7 +360,7 @@ def test_a_connect_under_way_fails_at_once(app: Application) -> None:
 
 
 def test_half_closed_connections_are_closed(app: Application) -> None:
-    """Who has sent everything and waits for the answer, or still sends to a server that will not answer, learns too."""
+    """An application that has shut down its side and waits, or still sends to a server that has, gets the error."""
     server = app.serve(TCP)
     waiting, sending = app.connect(server), app.connect(server)
     waiting.shutdown(socket.SHUT_WR)
@@ -370,8 +370,8 @@ def test_half_closed_connections_are_closed(app: Application) -> None:
     assert app.close(server.member()) == (2, frozenset())
 
 
-def test_what_an_application_sent_before_it_closed_still_arrives(app: Application) -> None:
-    """A socket that its application has closed is left to the kernel, which delivers the rest."""
+def test_data_sent_before_the_close_still_arrives(app: Application) -> None:
+    """The kernel delivers the remaining data of a socket that its application has closed."""
     server = app.serve(TCP)
     sock = app.connect(server)
     accepted = app.accept(server)
@@ -393,7 +393,7 @@ def test_what_an_application_sent_before_it_closed_still_arrives(app: Applicatio
 def test_sockets_in_other_network_namespaces_are_closed(
     app: Application, way: Way, made: Callable[[], AbstractContextManager[Path]]
 ) -> None:
-    """A container's sockets are found, whether a process or only a mount holds its namespace."""
+    """Sockets of containers are found, whether a process or only a mount keeps the namespace."""
     with made() as namespace:
         server = namespaces.inside(namespace, lambda: app.serve(way))
         sock = namespaces.inside(namespace, lambda: app.connect(server))
@@ -406,7 +406,7 @@ def test_sockets_in_other_network_namespaces_are_closed(
 
 
 def test_udp_sockets_that_share_both_ends_are_all_closed(app: Application) -> None:
-    """With SO_REUSEPORT several sockets have the same two ends, of which the kernel finds one at a time."""
+    """With SO_REUSEPORT several sockets have the same two ends; the kernel returns one of them per query."""
     server = app.serve(UDP)
     sockets = [app.socket(UDP) for _ in range(5)]
     for sock in sockets:
@@ -420,7 +420,7 @@ def test_udp_sockets_that_share_both_ends_are_all_closed(app: Application) -> No
 
 @ways(TCP, UDP)
 def test_very_many_sockets_are_closed_and_no_other(app: Application, way: Way) -> None:
-    """Dumps of many parts lose nothing while what they show is being closed."""
+    """Long dumps lose no sockets while their sockets are being closed."""
     removed, kept = app.serve(way), app.serve(way)
     sockets = [app.connect(server) for _ in range(1000) for server in (removed, kept)]
     assert app.close(removed.member()) == (1000, frozenset())
@@ -430,7 +430,7 @@ def test_very_many_sockets_are_closed_and_no_other(app: Application, way: Way) -
 
 @any_way
 def test_more_removed_servers_than_a_filter_holds(app: Application, way: Way) -> None:
-    """Without the kernel's filter the same sockets are closed and the same survive."""
+    """Without the kernel's filter the same sockets are closed, and the same ones stay."""
     removed, kept = app.serve(way), app.serve(way)
     lost, staying = app.connect(removed), app.connect(kept)
     vip = elements.pack_vip(Vip(parse_address("10.64.0.1"), 6379, way.protocol))
@@ -445,7 +445,7 @@ def test_more_removed_servers_than_a_filter_holds(app: Application, way: Way) ->
 
 @ways(TCP, UDP)
 def test_a_socket_in_the_place_of_another_is_not_closed(app: Application, way: Way) -> None:
-    """The cookie tells a recycled socket from the one that was found, and what is gone is gone."""
+    """The cookie distinguishes a new socket from the one that was found; a socket that is gone is no error."""
     server = app.serve(way)
     sock = app.connect(server)
     with own_namespace() as diag:
@@ -460,13 +460,13 @@ def test_a_socket_in_the_place_of_another_is_not_closed(app: Application, way: W
 
 @pytest.mark.parametrize("udp", [False, True], ids=["tcp", "udp"])
 @pytest.mark.parametrize("where", [PLACE, STORAGE])
-def test_what_the_programs_record_is_found(plane: Plane, vip: str, where: str, *, udp: bool) -> None:
-    """Who came through the virtual server loses the connection, wherever the record is; who came directly keeps it."""
+def test_records_of_the_programs_are_found(plane: Plane, vip: str, where: str, *, udp: bool) -> None:
+    """Connections through the virtual server are closed, wherever the record is; direct connections stay."""
     name = f"{vip}/udp" if udp else vip
     with (
         Maps(plane.pins) as maps,
         all_places_taken(maps.records()) if where == STORAGE else contextlib.nullcontext(),
-        contextlib.closing(plane.client),  # before the places are free again
+        contextlib.closing(plane.client),  # closed before the places are freed
         listening(HOST[vip], udp=udp) as (server,),
     ):
         service = virtual_server(name, [server.name])
@@ -488,7 +488,7 @@ def test_what_the_programs_record_is_found(plane: Plane, vip: str, where: str, *
 
 
 def test_a_kernel_that_cannot_close_sockets_is_named(app: Application) -> None:
-    """Where the kernel lacks the operation (here for AF_UNIX, which has none), the message says what to build in."""
+    """If the kernel lacks the operation (as for AF_UNIX), the message names the kernel option."""
     unix = FoundSocket(socket.AF_UNIX, Protocol.TCP, State.ESTABLISHED, 1, bytes(48), None)
     with own_namespace() as diag, pytest.raises(HostError, match="CONFIG_INET_DIAG_DESTROY"):
         diag.destroy(unix)
@@ -496,7 +496,7 @@ def test_a_kernel_that_cannot_close_sockets_is_named(app: Application) -> None:
 
 
 def test_a_map_without_records_is_refused(app: Application) -> None:
-    """A descriptor that is no map of records is a mistake, and not an empty answer."""
+    """A descriptor of another map is a mistake, and not an empty answer."""
     server = app.serve(TCP)
     wrong = server.sock.fileno()
     for maps, reason in (
@@ -511,7 +511,7 @@ def test_a_map_without_records_is_refused(app: Application) -> None:
 def close_by(app: Application, launcher: list[str], *servers: Server, pinned: str = "") -> dict[str, Any]:
     """Close the sockets of removed servers from a process that another program starts.
 
-    :param pinned: the instance whose iterators show the records that are with sockets.
+    :param pinned: the instance whose iterators show the records that are stored with sockets.
     """
     members = (server.member().hex() for server in servers)
     closer = [sys.executable, str(CLOSER), *map(str, app.maps), pinned, *members]
@@ -531,13 +531,13 @@ def close_by(app: Application, launcher: list[str], *servers: Server, pinned: st
 
 
 def close_without(app: Application, server: Server, *capabilities: str, pinned: str = "") -> dict[str, Any]:
-    """Close a server's sockets from a process of root without some capabilities."""
+    """Close a server's sockets from a root process without some capabilities."""
     drop = ",".join(f"-{name}" for name in capabilities)
     return close_by(app, ["setpriv", f"--bounding-set={drop}"], server, pinned=pinned)
 
 
 def assert_named(app: Application, way: Way, named: str, *missing: str) -> None:
-    """Nothing is closed without some capabilities, and the message names one."""
+    """Check that nothing is closed without some capabilities, and that the message names one."""
     server = app.serve(way)
     sock = app.connect(server)
     result = close_without(app, server, *missing)
@@ -548,25 +548,25 @@ def assert_named(app: Application, way: Way, named: str, *missing: str) -> None:
 
 @ways(TCP, UDP)
 def test_a_missing_right_to_close_is_named(app: Application, way: Way) -> None:
-    """Without the right to close sockets nothing is closed and the message says what is missing."""
+    """Without the right to close sockets nothing is closed, and the message names the right."""
     assert_named(app, way, "CAP_NET_ADMIN", "net_admin")
 
 
 def test_a_missing_right_to_read_is_named(app: Application) -> None:
-    """Without the right to see the records of TCP sockets none is closed and the message says what is missing."""
+    """Without the right to see records of TCP sockets none is closed, and the message names the right."""
     assert_named(app, TCP, "CAP_BPF", "bpf", "sys_admin")
 
 
 @records_with_sockets
 def test_a_missing_right_to_look_for_udp_is_named(app: Application) -> None:
-    """The same for UDP, whose records are only looked for in other ways where they are with the sockets."""
+    """The same for UDP, if records are stored with the sockets, where they are read in another way."""
     assert_named(app, UDP, "CAP_BPF", "bpf", "sys_admin")
 
 
 @pytest.mark.skipif(KERNEL < (5, 19), reason="lacks maps are written without CAP_BPF")
 @ways(TCP, UDP)
-def test_who_may_only_close_sockets_reads_records_by_a_pin(app: Application, way: Way, instance: str) -> None:
-    """With the iterators that a loader has pinned, closing takes CAP_NET_ADMIN alone, wherever the record is."""
+def test_process_that_may_only_close_sockets_reads_records_by_a_pin(app: Application, way: Way, instance: str) -> None:
+    """With the iterators that a loader has pinned, closing needs CAP_NET_ADMIN alone, wherever the record is."""
     server = app.serve(way)
     sock, other = app.connect(server), app.connect(server, app.serve(way).member())
     pins = Pins(instance)
@@ -585,7 +585,7 @@ def test_who_may_only_close_sockets_reads_records_by_a_pin(app: Application, way
 
 
 def test_without_the_right_to_enter_namespaces_the_own_one_is_served(app: Application) -> None:
-    """What can be closed is closed, and what could not be looked at is told."""
+    """Sockets of the own namespace are closed, and the message names the namespaces that could not be entered."""
     server = app.serve(TCP)
     sock = app.connect(server)
     with namespaces.by_mount() as namespace:
@@ -597,7 +597,7 @@ def test_without_the_right_to_enter_namespaces_the_own_one_is_served(app: Applic
 
 
 def test_processes_that_hide_their_namespace_are_counted(app: Application) -> None:
-    """Without the right to look into other processes the answer says how many are hidden."""
+    """Without the right to look into other processes the answer has the number of hidden ones."""
     server = app.serve(TCP)
     assert close_without(app, server, "sys_ptrace")["hidden"] > 0
 

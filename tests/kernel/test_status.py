@@ -1,4 +1,4 @@
-"""`status` on the real kernel: on a terminal, watched, in a pipe, and where there is nothing to show or to see."""
+"""`status` on the real kernel: on a terminal, with --watch, in a pipe, and if nothing is loaded or not readable."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ CURSOR: Final = ("\x1b[?25l", "\x1b[?25h")
 
 
 def status_of(plane: Plane, *options: str) -> list[str]:
-    """Return the command."""
+    """Return the command line."""
     return [*COMMAND, "status", "--instance", plane.instance, *options]
 
 
 @pytest.mark.parametrize("end", ["Ctrl-C", "SIGTERM"])
 def test_watch_shows_rates_and_leaves_the_terminal_as_it_was(plane: Plane, end: str) -> None:
-    """It redraws one screen with rates, and Ctrl-C or SIGTERM gives back screen, cursor and settings."""
+    """It redraws one screen with rates, and Ctrl-C or SIGTERM restores screen, cursor and settings."""
     with listening("127.0.0.1") as (server,):
         plane.publish(virtual_server(VIP4, [server.name]))
         with on_terminal(status_of(plane, "--watch", "--interval", "200ms"), TERM) as terminal:
@@ -57,8 +57,8 @@ def test_watch_shows_rates_and_leaves_the_terminal_as_it_was(plane: Plane, end: 
         assert after.strip() == ""
 
 
-def test_watch_follows_what_happens(plane: Plane) -> None:
-    """A real server that fails is seen to be ejected, and the last line says so."""
+def test_watch_shows_ejections(plane: Plane) -> None:
+    """When a real server fails, it is shown as ejected, and the last line reports it."""
     dead = f"127.0.0.1:{free_port()}"
     with listening("127.0.0.1") as (server,):
         plane.publish(virtual_server(VIP4, [server.name, dead], health=PassiveHealth()))
@@ -72,7 +72,7 @@ def test_watch_follows_what_happens(plane: Plane) -> None:
 
 
 def test_colours_are_for_terminals_that_want_them(plane: Plane) -> None:
-    """A terminal gets colours unless NO_COLOR is set, and a pipe never gets a control character."""
+    """A terminal gets colours unless NO_COLOR is set; a pipe never gets a control character."""
     with on_terminal(status_of(plane), TERM) as terminal:
         assert terminal.end() == 0
     assert re.search(r"\x1b\[[0-9;]*3[0-9]", terminal.sent)
@@ -86,7 +86,7 @@ def test_colours_are_for_terminals_that_want_them(plane: Plane) -> None:
 
 
 def test_watch_in_a_pipe_is_lines(plane: Plane) -> None:
-    """Where nothing can be redrawn one status follows the other; with --json each is one line, with its time."""
+    """If the output cannot be redrawn, one status follows the other; with --json each is one line, with its time."""
     plane.publish(virtual_server(VIP4, []))
     with subprocess.Popen(
         status_of(plane, "--watch", "--json", "--interval", "100ms"), stdout=subprocess.PIPE, text=True
@@ -113,7 +113,7 @@ def test_watch_in_a_pipe_is_lines(plane: Plane) -> None:
 
 
 def test_nothing_loaded_is_no_error(instance: str) -> None:
-    """Status of an instance that is not loaded says so in its last line, and exits with 0, as its JSON does."""
+    """Status of an instance that is not loaded reports that in its last line, and exits with 0, as with --json."""
     text, document = clb("status", "--instance", instance), clb("status", "--json", "--instance", instance)
     assert (text.returncode, text.stderr) == (0, "")
     assert text.stdout.splitlines()[-1].startswith("wrong  the data plane is not loaded")
@@ -130,7 +130,7 @@ def test_loaded_without_virtual_servers(plane: Plane) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--json"], ["--watch"], ["--watch", "--json"]])
-def test_ordinary_user_is_told_to_be_root(plane: Plane, options: list[str]) -> None:
+def test_ordinary_user_gets_an_error(plane: Plane, options: list[str]) -> None:
     """Without privileges status is one line and exit code 3, watched or not."""
     nobody = (sys.executable, "-m", "tests.programs.as_nobody")
     command = [*nobody, "status", "--instance", plane.instance, *options]
@@ -140,7 +140,7 @@ def test_ordinary_user_is_told_to_be_root(plane: Plane, options: list[str]) -> N
 
 
 def test_sidecar_does_not_import_rich(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """What draws tables costs the sidecar neither memory nor time."""
+    """The library for tables costs the sidecar neither memory nor time."""
     config = tmp_path / "clb.toml"
     config.write_text('[[service]]\nname = "web"\nvip = "10.64.0.1:80"\nservers = ["10.0.0.1:80"]\n')
     run = ["run", "--once", "--config", str(config), "--instance", instance, "--cgroup", str(cgroup)]
@@ -149,4 +149,4 @@ def test_sidecar_does_not_import_rich(instance: str, cgroup: Path, tmp_path: Pat
     assert result.returncode == 0, result.stderr
     imported = re.findall(r"^import time:.*\| +(\S+)$", result.stderr, re.MULTILINE)
     assert "structlog" in imported
-    assert not [name for name in imported if name.startswith("rich.")]  # "rich" itself stands for attempts, too
+    assert not [name for name in imported if name.startswith("rich.")]  # "rich" itself may be a failed import

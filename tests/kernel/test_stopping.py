@@ -1,4 +1,4 @@
-"""SIGTERM, whatever is under way: exit code 0 in time, and the data plane stays."""
+"""SIGTERM in any situation: exit code 0 in time, and the data plane stays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.srv_web import OTHER_VIP, VIP, WEB, resolver, serve
 
 
 def assert_ends(found: Sidecar, number: int = signal.SIGTERM) -> None:
-    """Send a signal; the sidecar has to end with 0, in the contract's time."""
+    """Send a signal; the sidecar has to end with 0, within the time of the contract."""
     start = time.monotonic()
     found.process.send_signal(number)
     assert found.process.wait(timeout=20) == 0, found.log.read_text()
@@ -53,7 +53,7 @@ def test_sigterm_ends_it_and_leaves_the_data_plane(
 
 
 def test_sigterm_does_not_wait_for_a_dead_resolver(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """While the system's resolver hangs on the name of the Consul server the sidecar still ends within 2 s."""
+    """While the system's resolver hangs on Consul's host name, the sidecar still ends within 2 s."""
     resolv_conf = tmp_path / "resolv.conf"
     resolv_conf.write_text("nameserver 127.0.0.53\n")
     own_mounts = ["unshare", "--mount", "sh", "-ec", f'mount --bind {resolv_conf} /etc/resolv.conf; exec "$@"', "sh"]
@@ -67,7 +67,7 @@ def test_sigterm_does_not_wait_for_a_dead_resolver(instance: str, cgroup: Path, 
 
 
 class Stubborn(FakeSource):
-    """A source whose first cancellation is swallowed, as by asyncio.wait_for when it meets a result."""
+    """A source that swallows its first cancellation, as asyncio.wait_for does if a result arrives just then."""
 
     name = "fake:stubborn"
 
@@ -77,7 +77,7 @@ class Stubborn(FakeSource):
         self.asked = asyncio.Event()
 
     async def next(self) -> Answer:
-        """Wait for ever, or until the second cancellation."""
+        """Wait until the second cancellation."""
         self.asked.set()
         try:
             return await self.nothing_new()
@@ -89,7 +89,7 @@ class Stubborn(FakeSource):
 
 
 async def test_sigterm_ends_a_source_that_swallows_a_cancellation(instance: str, cgroup: Path) -> None:
-    """A cancellation that gets lost on the way is repeated, so that SIGTERM always ends the sidecar."""
+    """A lost cancellation is repeated, so that SIGTERM always ends the sidecar."""
     source = Stubborn()
     async with running_daemon(instance, cgroup, source):
         await source.asked.wait()
@@ -97,7 +97,7 @@ async def test_sigterm_ends_a_source_that_swallows_a_cancellation(instance: str,
 
 
 def test_sigterm_while_starting_is_a_stop(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """SIGTERM during the load does not cut it off: the load is finished, and the sidecar ends with 0."""
+    """SIGTERM during the load does not interrupt it: the load is finished, and the sidecar ends with 0."""
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot)], ready=False) as found:
         wait_until(Pins(instance).home.exists, "the load has begun")
         assert_ends(found)
@@ -105,17 +105,17 @@ def test_sigterm_while_starting_is_a_stop(instance: str, cgroup: Path, knot: Kno
 
 
 def test_sigterm_during_backoff_is_a_stop(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """Sources that have never answered, and wait to be asked again, do not keep it."""
+    """Sources that have never answered, and wait for their next retry, do not delay the end."""
     knot.purge()
     options = [*WEB, *resolver(knot), "--consul", f"http://127.0.0.1:{free_port()}", "--service", "web"]
     with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:
         found.wait_for(lambda: found.events().count("source fails") == 2, "both fail")
-        time.sleep(3)  # the pauses have grown beyond the time that there is
+        time.sleep(3)  # by now pauses are longer than the time to stop
         assert_ends(found)
 
 
 def test_sigterm_during_a_reload_is_a_stop(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
-    """With a reload under way, and the next one asked for, it ends; blocking queries are under way, too."""
+    """During a reload, with the next one requested and blocking queries under way, it ends."""
     serve(knot, "127.0.0.1:1")
     config = tmp_path / "clb.toml"
     with ConsulAgent(tmp_path) as agent:
@@ -130,7 +130,7 @@ def test_sigterm_during_a_reload_is_a_stop(instance: str, cgroup: Path, knot: Kn
 
 
 class Large(FakeSource):
-    """A source with as many real servers as a pool may have."""
+    """A source with the maximum number of real servers of a pool."""
 
     name = "fake:large"
 
@@ -139,7 +139,7 @@ class Large(FakeSource):
         self.is_asked_again = asyncio.Event()
 
     async def next(self) -> Answer:
-        """Return them at once, and then nothing more."""
+        """Return them at once; then wait for ever."""
         if not self.is_asked_again.is_set():
             self.is_asked_again.set()
             return self.answer(Answer(real_servers(MAX_POOL)))
@@ -147,7 +147,7 @@ class Large(FakeSource):
 
 
 async def test_sigterm_during_a_large_publication_is_a_stop(instance: str, cgroup: Path) -> None:
-    """The publication under way is finished, in time, and the data plane is whole."""
+    """The current publication is finished, in time, and the data plane is whole."""
     source = Large()
     async with running_daemon(instance, cgroup, source):
         await source.is_asked_again.wait()

@@ -1,4 +1,4 @@
-"""What a running sidecar has in its process of what its packages bring along."""
+"""The modules that a running sidecar has imported from its packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.web import get
 
 
 def test_no_second_http_stack_is_imported(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """A sidecar that follows Consul and serves its page has neither requests nor urllib3, nor what they need."""
+    """A sidecar that follows Consul and serves its page imports neither requests nor urllib3, nor what they need."""
     port = free_port()
     with ConsulAgent(tmp_path) as agent:
         agent.register("web", 80, "10.0.0.1")

@@ -1,6 +1,6 @@
-"""Which server programs choose, against the model of it, for any pool: tiers, weights, ejected servers, loads.
+"""The server that programs choose, compared with the model, for any pool: tiers, weights, ejected servers, loads.
 
-No server listens: a UDP connect or a first datagram is counted where it was sent, and that is all that counts here.
+No server listens: a UDP connect or a first datagram is counted at its destination, and the tests need only that.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def pool_of(*tiers: Sequence[int]) -> list[RealServer]:
 
 
 def slots_of(pool: Sequence[RealServer]) -> list[Slot]:
-    """Return the slots that a plan writes for a pool."""
+    """Return the slots that a plan writes for the pool."""
     key = elements.pack_vip(parse_vip(VIP))
     return pool_slots(tuple(pool), numbered(key, tuple(pool)).items())
 
 
 def connects(plane: Plane, times: int) -> Counter[str]:
-    """Connect a UDP socket again and again; return how often each server was chosen."""
+    """Connect a UDP socket many times; return how often each server was chosen."""
     before = plane.connects(VIP)
     (sock,) = plane.client.make(TARGET, udp=True)
     for _ in range(times):
@@ -68,7 +68,7 @@ def sends(plane: Plane, times: int) -> Counter[str]:
 
 
 def assert_follows(found: Counter[str], chances: dict[str, Fraction]) -> None:
-    """Compare choices with the chances: no other server, and by weight (chi-square, p > 0.00001: these are many)."""
+    """Compare choices with the chances: no other server, and by weight (chi-square, p > 0.00001, for many tests)."""
     assert {name for name, count in found.items() if count} <= chances.keys()
     rare = {name for name, chance in chances.items() if chance * found.total() < 5}
     likely = [name for name in chances if name not in rare]
@@ -86,7 +86,7 @@ def named(pool: Sequence[RealServer], slots: Iterable[int]) -> list[str]:
 
 
 def any_pool(dice: Random) -> tuple[list[RealServer], set[int]]:
-    """Return a pool of any number of tiers, and the slots whose servers are ejected."""
+    """Return a pool of any number of tiers, and the slots of the ejected servers."""
     most = dice.choice([2, 9, 20])
     tiers = [
         [dice.choice([0, 1, 1, 2, 5, 9]) for _ in range(dice.randint(1, most))]
@@ -100,7 +100,7 @@ def any_pool(dice: Random) -> tuple[list[RealServer], set[int]]:
 
 @pytest.mark.parametrize("seed", range(effort(30, least=10)))
 def test_choices_are_those_of_the_model(plane: Plane, seed: int) -> None:
-    """The lowest tier with a usable server serves, by weight among its usable servers, whoever else is ejected."""
+    """The lowest tier with a usable server serves, by weight among its usable servers, with any others ejected."""
     dice = Random(seed)  # noqa: S311
     pool, ejected = any_pool(dice)
     chances = {str(pool[slot]): chance for slot, chance in chances_of(slots_of(pool), ejected).items()}
@@ -116,7 +116,7 @@ def test_choices_are_those_of_the_model(plane: Plane, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(effort(30, least=10)))
 def test_least_conn_chooses_the_least_of_few(plane: Plane, seed: int) -> None:
-    """The fewest connections per weight win, ejected servers apart; of several that are equal each by its weight."""
+    """The server with the fewest connections per weight is chosen, without ejected ones; equal ones by weight."""
     dice = Random(seed)  # noqa: S311
     before = dice.randint(0, 9)
     weights = [dice.randint(1, 4) for _ in range(dice.randint(1, 8))]
@@ -159,7 +159,7 @@ def test_least_conn_hardly_uses_an_idle_server_of_weight_0(plane: Plane, weights
 
 
 def test_least_conn_uses_a_server_of_weight_0_when_all_others_are_ejected(plane: Plane) -> None:
-    """Its share is small beside others only."""
+    """Its share is small only while other servers are usable."""
     pool = pool_of([0, 9, 9], [1])
     plane.publish(virtual_server(VIP, pool, Algorithm.LEAST_CONN, FOR_GOOD))
     plane.mark(VIP, named(pool, [1, 2]))
@@ -169,7 +169,7 @@ def test_least_conn_uses_a_server_of_weight_0_when_all_others_are_ejected(plane:
 @pytest.mark.parametrize("algorithm", list(Algorithm))
 @pytest.mark.parametrize("place", [0, 0.5, 1])
 def test_the_last_usable_server_of_a_large_tier_serves(plane: Plane, algorithm: Algorithm, place: float) -> None:
-    """One server of hundreds is not ejected, wherever its slot is: it gets everything, and the next tier nothing."""
+    """If all servers of a tier but one are ejected, that one gets all connects in any slot, and the next tier none."""
     many = 380 if loader_of_tests() is Loader.BCC else 800
     usable = round(place * (many - 1))
     pool = pool_of([1] * many, [1])
@@ -180,7 +180,7 @@ def test_the_last_usable_server_of_a_large_tier_serves(plane: Plane, algorithm: 
 
 
 def test_no_connect_is_lost_in_a_very_large_pool(plane: Plane) -> None:
-    """In 16 tiers with 3,200 servers each connect is sent to a usable server, if only the last tier has any."""
+    """In 16 tiers with 3,200 servers each connect reaches a usable server, also if only the last tier has one."""
     pool = pool_of(*[[1] * 200] * MAX_TIERS)
     plane.publish(virtual_server(VIP, pool, health=FOR_GOOD))
     last = range(15 * 200, 16 * 200)
@@ -193,7 +193,7 @@ def test_no_connect_is_lost_in_a_very_large_pool(plane: Plane) -> None:
 @pytest.mark.parametrize("algorithm", [Algorithm.ROUND_ROBIN, Algorithm.LEAST_CONN])
 @pytest.mark.parametrize("kinds", [2, 3])
 def test_connects_that_send_nothing_take_no_turns(plane: Plane, algorithm: Algorithm, kinds: int) -> None:
-    """As getaddrinfo(3) connects a UDP socket to each address; datagrams and TCP take turns exactly all the same."""
+    """getaddrinfo(3) connects a UDP socket to each address; such connects do not count as turns of others."""
     with listening(HOST[VIP4], HOST[VIP4]) as servers, ExitStack() as stack:
         names = [server.name for server in servers]
         plane.publish(
@@ -216,11 +216,11 @@ def test_connects_that_send_nothing_take_no_turns(plane: Plane, algorithm: Algor
     counts = plane.connects(VIP)
     assert sum(counts.values()) == 40 * kinds
     by_chance = counts[names[0]] - received[0]
-    assert 0.1 < by_chance / (40 * (kinds - 1)) < 0.9  # an even chance is further away once in ten million
+    assert 0.1 < by_chance / (40 * (kinds - 1)) < 0.9  # a fair choice is outside once in ten million runs
 
 
 def how_many(receiver: socket.socket) -> int:
-    """Return how many datagrams have come."""
+    """Return how many datagrams have arrived."""
     count = 0
     with suppress(BlockingIOError):
         while True:

@@ -1,4 +1,4 @@
-"""`trace` on the real kernel: every connect with whose it is and what became of it, and no cost without a listener."""
+"""`trace` on the real kernel: every connect with its process and its result, and no cost without a listener."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def tracing(plane: Plane, output: Path, *options: str) -> Iterator[None]:
 
 
 def lines(output: Path) -> list[dict[str, Any]]:
-    """Return what `trace --json` has printed."""
+    """Return the lines of `trace --json`."""
     return [json.loads(line) for line in output.read_text().splitlines() if line.endswith("}")]
 
 
 def dial(plane: Plane, address: str, port: int) -> None:
-    """Connect with an ordinary program, whatever comes of it."""
+    """Connect with an ordinary program; any result is fine."""
     run_inside(plane.cgroup, "redis-cli", "-h", address, "-p", str(port), "ping")
 
 
-def test_every_connect_is_told(plane: Plane, tmp_path: Path) -> None:
-    """A success, a failure and a refusal come with process, command, cgroup, VIP, real server and latency."""
+def test_every_connect_is_reported(plane: Plane, tmp_path: Path) -> None:
+    """A success, a failure and a refusal have process, command, cgroup, VIP, real server and latency."""
     output = tmp_path / "trace"
     dead = free_port()
     with listening("127.0.0.1") as (server,), tracing(plane, output, "--json"):
@@ -109,7 +109,7 @@ def connect_to_three(plane: Plane) -> None:
     ],
 )
 def test_filters(plane: Plane, tmp_path: Path, filters: list[str], expected: set[tuple[str, str]]) -> None:
-    """Only what each kind of filter lets through is told, as JSON and as text."""
+    """Each kind of filter passes only matching connects, as JSON and as text."""
     json_output, text_output = tmp_path / "json", tmp_path / "text"
     with listening("127.0.0.1") as (server,):
         publish_three(plane, server.name, f"127.0.0.1:{free_port()}")
@@ -117,33 +117,33 @@ def test_filters(plane: Plane, tmp_path: Path, filters: list[str], expected: set
             with tracing(plane, output, *options, *filters):
                 connect_to_three(plane)
                 wait_until(lambda: len(output.read_text().splitlines()) >= len(expected), "they are told")  # noqa: B023
-                time.sleep(0.2)  # for what should not come
+                time.sleep(0.2)  # for lines that should not come
     assert {(line["service"], line["outcome"]) for line in lines(json_output)} == expected
     told = [line.split() for line in text_output.read_text().splitlines()]
     assert {(words[3], words[7]) for words in told} == expected
 
 
 def test_text_stands_in_columns(plane: Plane, tmp_path: Path) -> None:
-    """What is of one kind stands one below the other."""
+    """Values of one kind are aligned."""
     output = tmp_path / "text"
     with listening("127.0.0.1") as (server,), tracing(plane, output):
         publish_three(plane, server.name, f"127.0.0.1:{free_port()}")
         connect_to_three(plane)
         wait_until(lambda: "nobody" in output.read_text(), "all three are told")
-    assert len(output.read_text().splitlines()) >= 3  # redis-cli may try twice
+    assert len(output.read_text().splitlines()) >= 3  # redis-cli may connect twice
     for sign in ("->", "10.64.0."):
         assert len({line.index(sign) for line in output.read_text().splitlines()}) == 1
 
 
 def is_read(maps: Maps) -> bool:
-    """Tell whether all that is in the ring buffer has been read."""
+    """Return whether everything in the ring buffer has been read."""
     with mmap.mmap(maps.events(), 2 * mmap.PAGESIZE, prot=mmap.PROT_READ) as pages:
         return pages[:8] == pages[mmap.PAGESIZE : mmap.PAGESIZE + 8]
 
 
 @pytest.mark.parametrize("options", [["--json"], [], ["--service", "none"]])
-def test_connects_that_could_not_be_told_are_not_passed_over(plane: Plane, tmp_path: Path, options: list[str]) -> None:
-    """While nobody reads, the ring buffer runs full; the reader says where connects are missing, filtered or not."""
+def test_lost_events_are_reported(plane: Plane, tmp_path: Path, options: list[str]) -> None:
+    """If the ring buffer is full because the reader is slow, the reader reports the gap, with filters and without."""
     output = tmp_path / "trace"
     missing = '"outcome": "dropped"' if "--json" in options else "connects are missing here"
     with listening("127.0.0.1") as (server,):
@@ -155,19 +155,19 @@ def test_connects_that_could_not_be_told_are_not_passed_over(plane: Plane, tmp_p
             wait_until(maps.is_heard, "somebody listens")
             process.send_signal(signal.SIGSTOP)
             maps.listen_until(time.monotonic_ns() + 60_000_000_000)
-            plane.client.dial(target_of("10.64.0.1:80"), EVENTS_BYTES // EVENT.size)  # each leaves two records
+            plane.client.dial(target_of("10.64.0.1:80"), EVENTS_BYTES // EVENT.size)  # each writes two records
             process.send_signal(signal.SIGCONT)
             wait_until(lambda: missing in output.read_text(), "it is told")
             wait_until(lambda: is_read(maps), "there is room again")
             plane.client.dial(target_of("10.64.0.1:80"), 3)
-            time.sleep(2.5)  # longer than from one look to the next
+            time.sleep(2.5)  # longer than the interval of its checks
             assert output.read_text().count(missing) == 1
             process.send_signal(signal.SIGINT)
             process.wait(timeout=10)
 
 
 def test_only_one_traces(plane: Plane, tmp_path: Path) -> None:
-    """A second trace is told who the first is, and the first goes on."""
+    """The error of a second trace names the first one, which goes on."""
     with tracing(plane, tmp_path / "trace"):
         second = clb("trace", "--instance", plane.instance)
     assert second.returncode == 4
@@ -175,8 +175,8 @@ def test_only_one_traces(plane: Plane, tmp_path: Path) -> None:
     assert "it is the one that traces; stop it first" in second.stderr
 
 
-def test_service_that_nobody_serves_is_told(plane: Plane, tmp_path: Path) -> None:
-    """A name without a virtual server is said at once, on stderr; one that has some is not."""
+def test_filter_for_an_unknown_service_is_reported(plane: Plane, tmp_path: Path) -> None:
+    """A name without a virtual server is reported at once, on stderr; a known name is not."""
     publish_three(plane, "127.0.0.1:1", "127.0.0.1:2")
     with tracing(plane, tmp_path / "trace", "--service", "alive", "--service", "aliv"):
         pass
@@ -184,8 +184,8 @@ def test_service_that_nobody_serves_is_told(plane: Plane, tmp_path: Path) -> Non
     assert line.startswith("clb-discovery: no virtual server is of service 'aliv' now; waiting for one")
 
 
-def test_nothing_is_reported_to_nobody(plane: Plane, tmp_path: Path) -> None:
-    """Without a listener, and after one has ended, connects leave nothing in the ring buffer."""
+def test_nothing_is_reported_without_a_listener(plane: Plane, tmp_path: Path) -> None:
+    """Without a listener, and after its end, connects write nothing to the ring buffer."""
     with tracing(plane, tmp_path / "trace"):
         pass
     with listening("127.0.0.1") as (server,):

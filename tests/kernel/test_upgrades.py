@@ -1,4 +1,4 @@
-"""The sidecar comes and goes while clients connect as fast as they can."""
+"""Restarts of the sidecar while clients connect at full rate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDS: Final[tuple[Callable[[Sidecar], object], ...]] = (Sidecar.stop, Sidecar.ki
 
 @contextmanager
 def serving(instance: str, cgroup: Path, directory: Path, port: int) -> Iterator[Sidecar]:
-    """Run a sidecar with static servers behind the VIPs."""
+    """Run a sidecar with static servers for the VIPs."""
     config = directory / "clb.toml"
     config.write_text(
         'real-range = ["127.0.0.0/8", "::1/128"]\n[[service]]\nname = "web"\n'
@@ -35,7 +35,7 @@ def serving(instance: str, cgroup: Path, directory: Path, port: int) -> Iterator
 
 
 def name_another_build(instance: str) -> None:
-    """Let the next load find programs of another build than its own, which it replaces."""
+    """Change the build of the loaded programs, so that the next load replaces them."""
     with Maps(Pins(instance)) as maps:
         info = maps.info()
         assert info is not None
@@ -45,7 +45,7 @@ def name_another_build(instance: str) -> None:
 def test_no_connect_fails_while_the_sidecar_is_stopped_killed_and_upgraded(
     instance: str, cgroup: Path, tmp_path: Path
 ) -> None:
-    """Clients of both families connect at full rate: not one connect fails, and all servers have their share."""
+    """Clients of both families connect at full rate: no connect fails, and all servers have their share."""
     port = free_port()
     with serving(instance, cgroup, tmp_path, port):
         before = snapshot(instance)

@@ -1,4 +1,4 @@
-"""What `--metrics` serves beside the metrics: the page, its document, and to whom."""
+"""The page of `--metrics` and its document, and the clients that may read them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ask(
 ) -> tuple[int, http.client.HTTPMessage, str]:
     """Send one request; return status, headers and body.
 
-    :param host: the Host header, if it is not to be what the address makes it.
+    :param host: the Host header; by default the address.
     """
     connection = http.client.HTTPConnection(address, port, timeout=20)
     connection.request(method, path, headers={} if host is None else {"Host": host})
@@ -48,20 +48,20 @@ def ask(
 
 
 def test_document_is_that_of_status(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """/status.json is what `status --json` prints, and /healthz is not ready while a source has not answered."""
+    """/status.json equals `status --json`, and /healthz is not ready before the first answer of each source."""
     with served(instance, cgroup, tmp_path) as port:
         code, headers, body = ask(port, "/status.json")
         assert (code, headers["Content-Type"]) == (200, "application/json")
         found, expected = json.loads(body), status(instance)
         assert found["sources"][0]["state"] == "retrying"
         for document in (found, expected):
-            document["sources"][0].update(error=None, reason=None)  # it may have tried again meanwhile
+            document["sources"][0].update(error=None, reason=None)  # it may have retried meanwhile
         assert found == expected
         assert ask(port, "/healthz")[::2] == (503, "not ready\n")
 
 
 def test_page_may_do_nothing_but_what_it_does(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """The policy allows the page's own script and style and nothing else, and the page has no other code in it."""
+    """The policy allows the page's own script and style only, and the page contains no other code."""
     with served(instance, cgroup, tmp_path) as port:
         code, headers, body = ask(port, "/")
     assert (code, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
@@ -79,7 +79,7 @@ def test_page_may_do_nothing_but_what_it_does(instance: str, cgroup: Path, tmp_p
 
 
 def test_every_answer_has_the_same_headers(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Also errors: nothing is cached, sniffed or embedded, no address is handed on, no other origin may read."""
+    """Also errors: no caching, sniffing or embedding, no referrer, and no access for other origins."""
     with served(instance, cgroup, tmp_path) as port:
         for path in PAGES:
             _, headers, _ = ask(port, path)
@@ -92,7 +92,7 @@ def test_every_answer_has_the_same_headers(instance: str, cgroup: Path, tmp_path
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "0.0.0.0"])
 def test_loopback_is_not_called_by_foreign_names(instance: str, cgroup: Path, tmp_path: Path, address: str) -> None:
-    """What arrives at a loopback address names an address or localhost; a page elsewhere cannot have its name asked."""
+    """At a loopback address the Host has to be an address or localhost, against DNS rebinding by foreign pages."""
     to = "127.0.0.1" if address == "0.0.0.0" else address
     with served(instance, cgroup, tmp_path, address) as port:
         for host in ("127.0.0.1", "10.0.0.7:80", "[::1]:9100", "[::1]", "localhost", "LocalHost:9100"):
@@ -131,7 +131,7 @@ MALFORMED: Final = {
 
 
 def test_malformed_requests_are_a_line_for_debugging(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """Whatever is sent, at most a line each is logged, below info, without a traceback, and others are answered."""
+    """Each malformed request logs at most one line, below info, without a traceback, and others get answers."""
     port = free_port()
     options = [*OPTIONS, "--metrics", f"127.0.0.1:{port}", "--log-level", "debug"]
     with sidecar(instance, cgroup, tmp_path, options, ready=False) as found:

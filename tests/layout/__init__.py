@@ -1,1 +1,1 @@
-"""The mirror of the maps."""
+"""Tests of layout: the mirror of bpf/clb.h."""

@@ -20,7 +20,7 @@ def passes(elements: dict[int, int], address: bytes) -> bool:
 
 @given(st.frozensets(ADDRESS))
 def test_every_address_of_it_passes(addresses: frozenset[bytes]) -> None:
-    """There is no VIP that a connect passes by; and no more bits are set than there are addresses."""
+    """Every VIP passes, and at most one bit is set for each address."""
     elements = dict(address_filter.elements(addresses))
     assert all(passes(elements, address) for address in addresses)
     assert sum(bits.bit_count() for bits in elements.values()) <= len(addresses)
@@ -28,7 +28,7 @@ def test_every_address_of_it_passes(addresses: frozenset[bytes]) -> None:
 
 
 def test_few_others_pass() -> None:
-    """With 10,000 VIPs of one network 4 in 100 other addresses may pass, wherever they are; 6 are too many."""
+    """With 10,000 VIPs of one network, about 4 of 100 other addresses of any network pass; 6 are too many."""
     chance = random.Random(1)  # noqa: S311 - addresses, no secrets
     vips = [MAPPED_PREFIX + (0xF0400000 + number).to_bytes(4, "big") for number in range(10000)]
     elements = dict(address_filter.elements(frozenset(vips)))
@@ -43,7 +43,7 @@ def test_few_others_pass() -> None:
 
 @given(st.integers(0, 2**64 - 1))
 def test_an_element_reads_back(bits: int) -> None:
-    """64 bits in the host's byte order."""
+    """64 bits in the byte order of the host."""
     data = address_filter.pack_element(bits)
     assert len(data) == structs.SIZES[structs.Map.FILTER][1]
     assert address_filter.unpack_element(data) == bits

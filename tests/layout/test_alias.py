@@ -1,4 +1,4 @@
-"""The alias table is exact to the weights, and the weights are RFC 2782's."""
+"""The alias table follows the weights exactly, and the weights follow RFC 2782."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEW_WEIGHTS = st.lists(st.integers(0, 6), min_size=1, max_size=6)
 
 
 def masses(table: AliasTable) -> list[int]:
-    """Return how many of all equally likely (column, draw) pairs lead to each server."""
+    """Return for each server the number of equally likely (column, draw) pairs that choose it."""
     mass = [column.keep for column in table.columns]
     for column in table.columns:
         mass[column.alias] += table.out_of - column.keep
@@ -30,22 +30,22 @@ def masses(table: AliasTable) -> list[int]:
 
 
 def awkward_weights() -> list[int]:
-    """Return the weights of a full pool that need many more than 32 bits to be told apart."""
+    """Return weights of a full pool whose exact ratio needs many more than 32 bits."""
     return [0 if index % 2 else MAX_WEIGHT - index % 101 for index in range(MAX_POOL)]
 
 
 @given(WEIGHTS)
 def test_the_table_is_exact_to_the_effective_weights(weights: list[int]) -> None:
-    """What a server keeps and what others pass on to it add up to exactly its part, in integers."""
+    """The draws that a server keeps and those that others pass to it add up to exactly its part, in integers."""
     parts = effective_weights(weights)
     table = alias_table(weights)
-    # Scaled by both totals, since a table of equal parts is written with an out_of of 1.
+    # Scaled by both totals, because a table of equal parts has an out_of of 1.
     assert [mass * sum(parts) for mass in masses(table)] == [part * len(parts) * table.out_of for part in parts]
 
 
 @given(WEIGHTS)
 def test_each_server_gets_its_rfc_2782_share(weights: list[int]) -> None:
-    """From the table's masses follows exactly the share that RFC 2782 gives to each server."""
+    """The masses of the table give each server exactly its share of RFC 2782."""
     table = alias_table(weights)
     total = table.out_of * len(weights)
     assert [Fraction(mass, total) for mass in masses(table)] == shares(weights)
@@ -62,7 +62,7 @@ def test_every_column_is_in_range(weights: list[int]) -> None:
 
 @given(WEIGHTS)
 def test_effective_weights_are_positive_and_as_small_as_they_can_be(weights: list[int]) -> None:
-    """No server is left out for ever, and the ratio is in lowest terms."""
+    """No server gets nothing, and the ratio is in lowest terms."""
     parts = effective_weights(weights)
     assert min(parts) >= 1
     assert [Fraction(part, sum(parts)) for part in parts] == shares(weights)
@@ -85,7 +85,7 @@ def test_effective_weights_are_positive_and_as_small_as_they_can_be(weights: lis
     ],
 )
 def test_examples_of_effective_weights(weights: list[int], parts: list[int]) -> None:
-    """Zeros together get one part beside the sum of the others, and share it; all zero means equal."""
+    """All zeros together get one part in addition to the sum of the others; if all are zero, shares are equal."""
     assert effective_weights(weights) == parts
 
 
@@ -96,14 +96,14 @@ def test_the_example_of_the_header() -> None:
 
 @given(st.integers(0, MAX_WEIGHT), st.integers(1, 50))
 def test_equal_weights_need_no_second_draw(weight: int, count: int) -> None:
-    """Where all weights are equal each column keeps everything, so the kernel draws once."""
+    """If all weights are equal, each column keeps everything, so the kernel draws once."""
     table = alias_table([weight] * count)
     assert all(column.keep == table.out_of for column in table.columns)
 
 
 @given(WEIGHTS, st.randoms(use_true_random=False))
 def test_a_server_gets_the_same_share_wherever_it_stands(weights: list[int], random: Random) -> None:
-    """The order of the servers decides nothing about their shares."""
+    """The order of the servers has no effect on their shares."""
     order = list(range(len(weights)))
     random.shuffle(order)
     here, there = masses(alias_table(weights)), masses(alias_table([weights[index] for index in order]))
@@ -112,7 +112,7 @@ def test_a_server_gets_the_same_share_wherever_it_stands(weights: list[int], ran
 
 @given(WEIGHTS)
 def test_the_table_is_a_function_of_the_weights(weights: list[int]) -> None:
-    """Nothing random or left over from a former call is in it, and the weights are not touched."""
+    """It has nothing random and no state of a previous call, and the weights are not modified."""
     before = list(weights)
     assert alias_table(weights) == alias_table(tuple(weights))
     assert weights == before
@@ -131,7 +131,7 @@ def test_all_draws_of_a_small_table(weights: list[int]) -> None:
 
 @given(st.integers(1, 64))
 def test_every_number_below_a_bound_is_drawn_equally_often(bound: int) -> None:
-    """Enumerating all random inputs of 12 bits, no number is drawn more than once more often than another."""
+    """Over all random inputs of 12 bits, the counts of any two numbers differ by at most one."""
     bits = 12
     drawn = Counter(below(bound, random, bits) for random in range(1 << bits))
     assert sorted(drawn) == list(range(bound))
@@ -140,13 +140,13 @@ def test_every_number_below_a_bound_is_drawn_equally_often(bound: int) -> None:
 
 @given(st.integers(1, MAX_OUT_OF), st.integers(0, 2**32 - 1))
 def test_a_draw_is_below_its_bound(bound: int, random: int) -> None:
-    """Whatever 32 bits come, the draw is at least 0 and below the bound, and the last input reaches the last number."""
+    """For any 32 bits, the draw is at least 0 and below the bound, and the last input gives the last number."""
     assert 0 <= below(bound, random) < bound
     assert below(bound, 2**32 - 1) == bound - 1
 
 
 def test_a_full_pool_of_awkward_weights_fits_32_bits() -> None:
-    """65,536 servers whose exact ratio needs 47 bits still get a table in 32, exact to the rounded parts."""
+    """65,536 servers whose exact ratio needs 47 bits get a table in 32 bits that is exact to the rounded parts."""
     weights = awkward_weights()
     parts = effective_weights(weights)
     table = alias_table(weights)
@@ -157,7 +157,7 @@ def test_a_full_pool_of_awkward_weights_fits_32_bits() -> None:
 
 
 def test_rounding_stays_within_what_32_bits_can_tell() -> None:
-    """Where the ratio is too fine each share is off by about one part of 2**32, and nobody is left out."""
+    """If the ratio is too fine, each share is off by about one part of 2**32, and no server is left out."""
     weights = awkward_weights()
     parts = effective_weights(weights)
     total = sum(parts)
@@ -170,7 +170,7 @@ def test_rounding_stays_within_what_32_bits_can_tell() -> None:
 @settings(max_examples=5)
 @given(st.integers(2, MAX_POOL), st.integers(1, MAX_POOL), st.integers(1, MAX_WEIGHT))
 def test_large_pools_fit_32_bits(count: int, period: int, weight: int) -> None:
-    """Any size up to a full pool keeps to 32 bits, however zeros and weights alternate."""
+    """Any size up to a full pool fits 32 bits, however zeros and weights alternate."""
     weights = [0 if index % (period + 1) else max(1, weight - index % 7) for index in range(count)]
     table = alias_table(weights)
     assert table.out_of <= MAX_OUT_OF

@@ -1,4 +1,4 @@
-"""Decoding the maps: what virtual servers there are, and what belongs to none of them."""
+"""Decoding the maps: virtual servers, and orphans."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ POOL: Final = (ONE, THREE, BACKUP)
 TRACKING: Final = PassiveHealth(active=True, eject_after=3, eject_first_ms=200, eject_most_ms=900)
 PUBLISHED: Final = VirtualServer(VIP, "redis", "consul:redis", Algorithm.LEAST_CONN, POOL, TRACKING)
 STATE: Final[State] = apply(EMPTY, plan(Installed(), {VIP: PUBLISHED}, complete=True).steps)
-"""The refusal's index is 0, those of the pool follow."""
+"""The refusal has index 0; those of the pool follow."""
 OTHER: Final = replace(PUBLISHED, vip=VIP._replace(port=80))
 BOTH: Final[State] = apply(STATE, plan(read(STATE), {VIP: PUBLISHED, OTHER.vip: OTHER}, complete=True).steps)
-"""With a second virtual server, whose slots are of generation 2 and whose indexes begin with 4."""
+"""With a second virtual server, of generation 2 and with indexes from 4 on."""
 ROW: Final = elements.pack_place(1, 0)
 NO_SLOT: Final = Slot(bytes(40), 0, 0, 0, 0, 0, 0, 0, 0)
 COUNTED: Final = b"\xff" * structs.SERVER.size
@@ -69,13 +69,13 @@ def with_virtual(**changes: int) -> Put:
 
 
 def test_empty_maps_hold_nothing() -> None:
-    """A data plane that was just loaded has no virtual server, and its first generation is 1."""
+    """A data plane that was just loaded has no virtual servers, and its first generation will be 1."""
     assert read(EMPTY) == Installed()
     assert Installed().last_generation == 0
 
 
 def test_a_publication_is_read_as_it_was_meant() -> None:
-    """Pool, scheduler, tracking, names, turn and servers come back, and nothing is an orphan."""
+    """Pool, scheduler, passive health, names and servers are read back, and nothing is an orphan."""
     installed = read(STATE)
     (published,) = installed.virtual.values()
     assert installed.virtual.keys() == {VIP}
@@ -93,7 +93,7 @@ def test_a_publication_is_read_as_it_was_meant() -> None:
 
 @given(DESIRED)
 def test_any_desired_state_reads_back(desired: dict[Vip, VirtualServer]) -> None:
-    """Whatever is published is read as exactly the pools, schedulers and tracking that were desired."""
+    """Any published state is read as exactly the desired pools, schedulers and passive health."""
     installed = read(apply(EMPTY, plan(Installed(), desired, complete=True).steps))
     assert {vip: (one.pool, one.algorithm, one.health) for vip, one in installed.virtual.items()} == {
         vip: (one.pool, one.algorithm, one.health) for vip, one in desired.items()
@@ -103,9 +103,9 @@ def test_any_desired_state_reads_back(desired: dict[Vip, VirtualServer]) -> None
 
 @given(damaged(st.just(STATE)))
 def test_every_element_is_told_by_exactly_one_name(state: State) -> None:
-    """Whatever is in the maps belongs to one virtual server or is an orphan, never both, never neither.
+    """Every element of the maps belongs to one virtual server or is an orphan, never both, never neither.
 
-    What is zero in an array, and belongs to nobody, rests.
+    Zero elements of an array that belong to no virtual server are resting.
     """
     installed = read(state)
     places = [elements.pack_place(one.generation, row) for one in installed.virtual.values() for row in one.rows]
@@ -128,7 +128,7 @@ def test_every_element_is_told_by_exactly_one_name(state: State) -> None:
 
 @given(damaged(st.just(STATE)))
 def test_the_last_generation_is_above_everything(state: State) -> None:
-    """No generation that is in use or left over is higher, so that the next one is fresh."""
+    """No generation in use or left over is higher, so that the next one is new."""
     installed = read(state)
     known = [elements.unpack_place(key)[0] for key in state[Map.ROWS]]
     known += [one.generation for one in installed.virtual.values()]
@@ -168,34 +168,34 @@ DAMAGE: Final = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_pool_that_is_not_whole_is_none(damage: Put | Remove) -> None:
-    """Anything but exactly what a publication writes is no pool, so that the next plan writes it anew."""
+    """Any difference from the elements that a publication writes gives no pool, so that the next plan rewrites it."""
     published = read(carry_out(STATE, damage)).virtual[VIP]
     assert published.pool is None
     assert published.health is None
 
 
 def test_what_became_of_connects_is_nobodys_business_here() -> None:
-    """Whatever counters and ejections a server's record holds, the pool is whole."""
+    """The pool is whole whatever the counters and ejections of a server are."""
     state = carry_out(STATE, Put(Map.SERVERS, elements.pack_index(1), COUNTED))
     assert read(state) == read(STATE)
 
 
 def test_tracking_of_a_newer_version_is_none() -> None:
-    """A flag that this version does not know makes the tracking another, so that the next plan writes it anew."""
+    """An unknown flag changes the settings of passive health, so that the next plan rewrites the element."""
     published = read(carry_out(STATE, with_virtual(flags=structs.COUNT_ACTIVE | 1 << 15))).virtual[VIP]
     assert published.health is None
     assert published.pool == POOL
 
 
 def test_a_missing_label_is_none() -> None:
-    """A virtual server without names is still one."""
+    """A virtual server without names is still a virtual server."""
     published = read(carry_out(STATE, Remove(Map.LABELS, KEY))).virtual[VIP]
     assert published.label is None
     assert published.pool == POOL
 
 
 def test_servers_beside_the_pool_are_orphans() -> None:
-    """What counted for a former pool belongs to nobody; what did not, or not any more, rests."""
+    """A server with counters of a former pool is an orphan; a zero one is resting."""
     gone = elements.pack_index(6)
     installed = read(carry_out(STATE, Put(Map.SERVERS, gone, COUNTED)))
     assert installed.orphans == {Map.SERVERS: (gone,)}
@@ -204,14 +204,14 @@ def test_servers_beside_the_pool_are_orphans() -> None:
 
 
 def test_a_server_that_an_orphan_names_rests() -> None:
-    """The index in a slot that no virtual server refers to is not given away as one that nobody had."""
+    """The index in a slot without a virtual server is not given away as an unused one."""
     orphan = slot(0)._replace(server=5)
     installed = read(carry_out(STATE, Put(Map.ROWS, elements.pack_place(7, 0), elements.pack_rows([orphan])[0])))
     assert (installed.resting, installed.top) == ((4, 5), 6)
 
 
 def test_servers_are_read_as_far_as_there_may_be_some() -> None:
-    """Elements far behind all that anything names are not even asked for, and those that are missing are zero."""
+    """Elements far after the last index in use are not read, and missing elements are zero."""
     far = {elements.pack_index(3 + READ_AHEAD): COUNTED, elements.pack_index(4 + 2 * READ_AHEAD): COUNTED}
     state = {**STATE, Map.SERVERS: far}
     asked: list[bytes] = []
@@ -232,7 +232,7 @@ def test_servers_are_read_as_far_as_there_may_be_some() -> None:
 @pytest.mark.parametrize("shared", [0, 1, 3])
 @pytest.mark.parametrize("damage", ["slot", "refusal"])
 def test_an_index_of_two_virtual_servers_is_neithers(shared: int, damage: str) -> None:
-    """Both are published anew, with indexes of their own; a third one stays as it is."""
+    """Both are republished with indexes of their own; a third one stays as it is."""
     desired = {one.vip: one for one in (PUBLISHED, OTHER, replace(PUBLISHED, vip=VIP._replace(port=53)))}
     state = apply(BOTH, plan(read(BOTH), desired, complete=True).steps)
     if damage == "slot":
@@ -253,7 +253,7 @@ def test_an_index_of_two_virtual_servers_is_neithers(shared: int, damage: str) -
 
 @pytest.mark.parametrize("end", [bytes([132, 0]), bytes([6, 1]), bytes([0, 0])])
 def test_a_key_that_no_connect_can_ask_for_is_an_orphan(end: bytes) -> None:
-    """A virtual server with a protocol or padding of nobody's is no virtual server, and no error."""
+    """A key with an unknown protocol or with padding is no virtual server, and no error."""
     key = KEY[:18] + end
     installed = read(carry_out(STATE, Put(Map.VIRTUAL, key, STATE[Map.VIRTUAL][KEY])))
     assert installed.orphans == {Map.VIRTUAL: (key,)}
@@ -263,7 +263,7 @@ def test_a_key_that_no_connect_can_ask_for_is_an_orphan(end: bytes) -> None:
 
 @given(st.permutations(range(3)))
 def test_the_order_of_the_elements_does_not_matter(order: list[int]) -> None:
-    """Hash maps hand out their elements in any order, also the rows of one pool."""
+    """Hash maps return elements in any order, also the rows of one pool."""
     pool = tuple(ONE._replace(port=port) for port in range(1, 2 * structs.ROW_SLOTS + 2))
     state = apply(EMPTY, plan(Installed(), {VIP: replace(PUBLISHED, pool=pool)}, complete=True).steps)
     raw = {map_: list(state[map_].items()) for map_ in DECODED}

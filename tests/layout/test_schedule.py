@@ -1,4 +1,4 @@
-"""The schedulers on the tables that plans write: each follows the weights, in its own way."""
+"""The schedulers, on the tables that plans write: each follows the weights in its own way."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KEY: Final = elements.pack_vip(Vip(parse_address("10.64.0.1"), 6379, Protocol.TC
 FEW_WEIGHTS: Final = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 TIERED_WEIGHTS: Final = st.lists(FEW_WEIGHTS, min_size=1, max_size=3)
 START: Final = st.integers(0, 2**32)
-"""Whose turn it may be when somebody begins to look."""
+"""The turn at which a test begins."""
 BITS: Final = st.integers(0, 2**32 - 1)
 
 
@@ -56,7 +56,7 @@ def tiered(*tiers: Sequence[int]) -> list[Slot]:
 
 
 def each_tier(slots: Sequence[Slot]) -> Iterator[Tier]:
-    """Walk over the tiers as programs do."""
+    """Walk over the tiers in the way of the programs."""
     tier: Tier | None = Tier(0, slots[0].tier)
     while tier:
         yield tier
@@ -69,7 +69,7 @@ def in_turn(slots: Sequence[Slot], tier: Tier, start: int, turns: int) -> list[i
 
 
 def shares_of(picked: Iterable[int], tier: Tier) -> list[Fraction]:
-    """Return each server's share of what was picked; nothing outside of the tier may be."""
+    """Return the share of each server in the picks, all of which must be in the tier."""
     count = Counter(picked)
     own = range(tier.first, tier.first + tier.size)
     assert count.keys() <= set(own)
@@ -78,7 +78,7 @@ def shares_of(picked: Iterable[int], tier: Tier) -> list[Fraction]:
 
 @given(TIERED_WEIGHTS, START)
 def test_round_robin_follows_the_weights_exactly(tiers: list[list[int]], start: int) -> None:
-    """In any out_of times tier consecutive turns each server of a tier gets exactly its share, wherever they begin."""
+    """In out_of * tier consecutive turns from any start, each server of a tier gets exactly its share."""
     slots = tiered(*tiers)
     for tier, weights in zip(each_tier(slots), tiers, strict=True):
         turns = slots[tier.first].out_of * tier.size
@@ -87,7 +87,7 @@ def test_round_robin_follows_the_weights_exactly(tiers: list[list[int]], start: 
 
 @given(st.integers(0, MAX_WEIGHT), st.integers(1, 50), START)
 def test_round_robin_over_equal_weights_is_exactly_even(weight: int, count: int, start: int) -> None:
-    """In any as many consecutive turns as there are servers each gets exactly one, in the same order each round."""
+    """In each round of consecutive turns, each server gets exactly one turn, in the same order."""
     slots, tier = tiered([weight] * count), Tier(0, count)
     turns = in_turn(slots, tier, start, 3 * count)
     assert sorted(turns[:count]) == list(range(count))
@@ -96,7 +96,7 @@ def test_round_robin_over_equal_weights_is_exactly_even(weight: int, count: int,
 
 @given(st.lists(st.integers(0, MAX_WEIGHT), min_size=1, max_size=8), START, st.integers(1, 200))
 def test_round_robin_is_never_far_from_the_weights(weights: list[int], start: int, turns: int) -> None:
-    """After any number of turns a server is off its share by at most one for each column that leads to it, and two."""
+    """After any number of turns, a server is off its share by at most one for each column leading to it, plus two."""
     slots, tier = tiered(weights), Tier(0, len(weights))
     count = Counter(in_turn(slots, tier, start, turns))
     for index, share in enumerate(shares(weights)):
@@ -106,7 +106,7 @@ def test_round_robin_is_never_far_from_the_weights(weights: list[int], start: in
 
 @given(st.integers(0, 40), st.integers(0, 40), START)
 def test_a_column_keeps_its_turns_evenly_spread(keep: int, more: int, start: int) -> None:
-    """In any number of consecutive rounds a column keeps within one of its share, so that no server waits for long."""
+    """In any number of consecutive rounds, a column is off its share by at most one, so no server waits for long."""
     out_of = max(1, keep + more)
     slot = Slot(bytes(40), keep=keep, out_of=out_of, alias=1, first=0, tier=1, weight=1, priority=0, server=0)
     kept = 0
@@ -122,7 +122,7 @@ def test_round_robin_in_full() -> None:
 
 
 def test_round_robin_skips_nobody_when_drawn_again() -> None:
-    """With one of three equal servers ejected, whose turn goes to the next, the other two share evenly."""
+    """If one of three equal servers is ejected and its turn goes to the next, the other two have equal shares."""
     slots, tier = tiered([1, 1, 1]), Tier(0, 3)
     taken = [index for index in in_turn(slots, tier, 0, 300) if index != 1]
     assert Counter(taken) == {0: 100, 2: 100}
@@ -130,7 +130,7 @@ def test_round_robin_skips_nobody_when_drawn_again() -> None:
 
 @given(TIERED_WEIGHTS, BITS)
 def test_a_draw_stays_in_its_tier(tiers: list[list[int]], bits: int) -> None:
-    """Whatever random bits come, random picks a server of the tier in question, and never one of another."""
+    """For any random bits, random picks a server of the given tier."""
     slots = tiered(*tiers)
     for tier in each_tier(slots):
         index = weighted_random(slots, tier, bits)
@@ -139,7 +139,7 @@ def test_a_draw_stays_in_its_tier(tiers: list[list[int]], bits: int) -> None:
 
 @given(st.lists(st.integers(0, MAX_WEIGHT), min_size=1, max_size=8), st.integers(0, 2**20 - 1))
 def test_one_draw_is_enough_for_the_weights(weights: list[int], start: int) -> None:
-    """Over draws evenly spread each server is off its share by at most two for each column that leads to it."""
+    """Over evenly spread draws, each server is off its share by at most two for each column that leads to it."""
     slots, tier = tiered(weights), Tier(0, len(weights))
     draws = range(start, 2**32, 2**20)
     count = Counter(weighted_random(slots, tier, bits) for bits in draws)
@@ -150,7 +150,7 @@ def test_one_draw_is_enough_for_the_weights(weights: list[int], start: int) -> N
 
 @given(TIERED_WEIGHTS)
 def test_programs_find_each_tier(tiers: list[list[int]]) -> None:
-    """The first slot of a tier tells where it begins and how long it is, and so where the next one is."""
+    """The first slot of a tier gives its start and its size, and so the start of the next tier."""
     slots = tiered(*tiers)
     found = list(each_tier(slots))
     assert [tier.size for tier in found] == [len(weights) for weights in tiers]
@@ -160,7 +160,7 @@ def test_programs_find_each_tier(tiers: list[list[int]]) -> None:
 def held(weights: Sequence[int], connections: int, seed: int, before: int = 0) -> list[int]:
     """Return active connections by server of a tier after as many connects under least-conn, none of which ends.
 
-    :param before: servers of a lower tier, which nobody uses.
+    :param before: servers of a lower tier, which get no connects.
     """
     random = Random(seed)  # noqa: S311
     slots = tiered(*([1] * before, weights) if before else [weights])
@@ -177,7 +177,7 @@ def held(weights: Sequence[int], connections: int, seed: int, before: int = 0) -
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("weights", [[1] * 10, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]], ids=str)
 def test_least_conn_keeps_close_to_the_ideal(weights: list[int], seed: int) -> None:
-    """With connections that stay, each server has within 5 of its share: better than the tens that random is off."""
+    """With connections that stay, each server is within 5 of its share; random is off by tens."""
     connections = 10_000
     active = held(weights, connections, seed)
     for index, share in enumerate(shares(weights)):
@@ -188,7 +188,7 @@ def test_least_conn_keeps_close_to_the_ideal(weights: list[int], seed: int) -> N
     st.lists(st.integers(1, 20), min_size=1, max_size=FEW), st.integers(1, 300), st.integers(0, 8), st.integers(0, 99)
 )
 def test_least_conn_is_exact_in_a_tier_of_few(weights: list[int], connections: int, before: int, seed: int) -> None:
-    """Whatever the order of connects, no server has more than one connection above what its weight asks for."""
+    """For any order of connects, no server has more than one connection above its share."""
     active = held(weights, connections, seed, before)
     for one, weight in zip(active, weights, strict=True):
         assert (one - 1) * sum(weights) <= weight * connections
@@ -196,7 +196,7 @@ def test_least_conn_is_exact_in_a_tier_of_few(weights: list[int], connections: i
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=FEW), st.integers(0, 2**20 - 1))
 def test_least_conn_among_equals_is_a_weighted_draw(weights: list[int], start: int) -> None:
-    """Where all servers are idle the one that is drawn by weight is chosen, those of weight 0 included."""
+    """If all servers are idle, the one drawn by weight is chosen, including those of weight 0."""
     slots, tier = tiered(weights), Tier(0, len(weights))
     for bits in range(start, 2**32, 2**26):
         drawn = weighted_random(slots, tier, bits)
@@ -205,7 +205,7 @@ def test_least_conn_among_equals_is_a_weighted_draw(weights: list[int], start: i
 
 @given(st.lists(st.integers(0, 9), min_size=9, max_size=20), st.lists(BITS, min_size=3, max_size=3))
 def test_two_choices_are_two_servers(weights: list[int], bits: list[int]) -> None:
-    """The only server with connections is never chosen beside others that have a weight."""
+    """The only server with connections is never chosen while others have a weight."""
     slots, tier = tiered(weights), Tier(0, len(weights))
     busy = weighted_random(slots, tier, bits[0])
     loads = [OVERLOADED if index == busy else 0 for index in range(len(weights))]
@@ -224,7 +224,7 @@ WEIGHT: Final = st.integers(0, MAX_WEIGHT)
 
 @given(WEIGHT, LOAD, WEIGHT, LOAD)
 def test_one_of_two_servers_is_always_less_loaded(weight_a: int, load_a: int, weight_b: int, load_b: int) -> None:
-    """Of any two at least one is at most as loaded as the other; both are only where the loads are equal."""
+    """Of any two servers, at least one is at most as loaded as the other; both are only if the loads are equal."""
     a, b = slots_with(weight_a, weight_b)
     per_weight_a = Fraction(load_a, 256 * weight_a or 1)
     per_weight_b = Fraction(load_b, 256 * weight_b or 1)
@@ -234,7 +234,7 @@ def test_one_of_two_servers_is_always_less_loaded(weight_a: int, load_a: int, we
 
 @given(WEIGHT, WEIGHT)
 def test_an_idle_server_is_never_more_loaded(one: int, other: int) -> None:
-    """Of two that are idle the first drawn wins, which follows the weights; a single idle one always wins."""
+    """Of two idle servers, the first drawn wins, which follows the weights; a single idle one always wins."""
     a, b = slots_with(one, other)
     assert is_less_loaded(a, 0, b, 0)
     assert is_less_loaded(a, 0, b, 1)
@@ -243,7 +243,7 @@ def test_an_idle_server_is_never_more_loaded(one: int, other: int) -> None:
 
 @given(st.integers(1, MAX_WEIGHT), st.integers(1, MAX_WEIGHT), st.integers(0, 2**23 - 1))
 def test_a_server_that_is_kept_away_is_more_loaded(out: int, other: int, active: int) -> None:
-    """Whatever the weights, eight million connections elsewhere are not as much."""
+    """For any weights, it is more loaded than another server with eight million connections."""
     a, b = slots_with(out, other)
     assert not is_less_loaded(a, OVERLOADED, b, active)
     assert is_less_loaded(b, active, a, OVERLOADED)
@@ -251,7 +251,7 @@ def test_a_server_that_is_kept_away_is_more_loaded(out: int, other: int, active:
 
 @given(WEIGHT, LOAD, WEIGHT, LOAD)
 def test_loads_fit_the_words_of_the_kernel(weight_a: int, load_a: int, weight_b: int, load_b: int) -> None:
-    """No product that is compared exceeds 64 bits, so that the mirror and the kernel cannot differ."""
+    """No compared product exceeds 64 bits, so that the mirror and the kernel cannot differ."""
     assert load_a * (weight_b * 256 or 1) < 2**64
     assert load_b * (weight_a * 256 or 1) < 2**64
 
@@ -261,7 +261,7 @@ def test_loads_fit_the_words_of_the_kernel(weight_a: int, load_a: int, weight_b:
     [("slot.h", "TIERS", TIERS), ("slot.h", "TIERS", MAX_TIERS), ("schedule.h", "TRIES", TRIES)],
 )
 def test_numbers_are_those_of_the_programs(file: str, name: str, value: int) -> None:
-    """The mirror of the schedulers tries as often as the programs do, and pools have as many tiers."""
+    """The mirror of the schedulers has the same limits as the programs."""
     assert re.findall(rf"^#define CLB_{name} (\d+)$", (BPF / file).read_text(), re.MULTILINE) == [str(value)]
 
 
@@ -283,5 +283,5 @@ FORMULAS: Final[Mapping[str, str]] = {
 
 @pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS.keys())
 def test_the_mirrored_formulas_are_those_of_the_programs(formula: str) -> None:
-    """Whoever changes a formula of a scheduler is led to its mirror, which these tests look at in its place."""
+    """A changed formula of a scheduler fails here, because its mirror in these tests has to change, too."""
     assert formula in " ".join((BPF / "schedule.h").read_text().split())

@@ -25,7 +25,7 @@ ROOT: Final = Path(__file__).parents[2]
 HEADER: Final = ROOT / "bpf" / "clb.h"
 OBJECTS: Final = tuple(ROOT / "clb_discovery" / "_bpf" / name for name in ("clb.bpf.o", "clb-floor.bpf.o"))
 UNMIRRORED: Final = {"clb_peer", "clb_peers"}
-"""Structs that only programs read and write."""
+"""Structs that only the programs read and write."""
 
 MAPPED: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
 PLAIN: Final = Vip(parse_address("fd00:64::1"), 53, Protocol.UDP)
@@ -55,7 +55,7 @@ def fitting(size: int) -> st.SearchStrategy[str]:
 
 
 def differences(record: Record, compiled: Struct) -> list[str]:
-    """Return in which ways the mirror of a struct is not what the compiler made of it."""
+    """Return the differences between the mirror of a struct and the compiled struct."""
     mirror = {(name, *place) for name, place in record.offsets().items()}
     wrong = sorted(mirror ^ {tuple(field) for field in compiled.fields})
     found = [f"{record.name}.{name} at {offset}, {size} bytes" for name, offset, size in wrong]
@@ -73,7 +73,7 @@ def btf(request: pytest.FixtureRequest) -> Btf:
 
 
 def test_the_examples_of_the_header() -> None:
-    """The keys of the header's two addresses are the bytes that it shows."""
+    """The two example addresses of the header give the keys that it shows."""
     assert elements.pack_vip(MAPPED) == MAPPED_BYTES
     assert elements.pack_vip(MAPPED._replace(address=parse_address("::ffff:10.64.0.1"))) == MAPPED_BYTES
     assert elements.pack_vip(PLAIN) == PLAIN_BYTES
@@ -81,7 +81,7 @@ def test_the_examples_of_the_header() -> None:
 
 
 def test_a_virtual_server_in_bytes() -> None:
-    """Generation, servers, tier, scheduler and flags, when and how long servers are ejected, the refusal's index."""
+    """Generation, servers, tier, scheduler and flags, settings of ejection, index of the refusal."""
     virtual = Virtual(
         generation=0x0102030405060708,
         servers=3,
@@ -113,7 +113,7 @@ def test_the_refusal_in_bytes() -> None:
 
 
 def test_a_slot_in_bytes() -> None:
-    """The member, its column of the alias table, its tier, what discovery said, and the server's index."""
+    """The member, its column of the alias table, its tier, weight and priority, and the index of the server."""
     slot = Slot(MEMBER_BYTES, keep=2, out_of=4, alias=6, first=5, tier=3, weight=10, priority=7, server=70_000)
     assert elements.pack_slot(slot) == MEMBER_BYTES + host(4, 2, 4, 6, 5, 3) + host(2, 10, 7) + host(4, 70_000, 0)
 
@@ -124,7 +124,7 @@ def test_an_index_in_bytes() -> None:
 
 
 def test_a_server_in_bytes() -> None:
-    """Counters and times, then active connections, failures and ejections; the programs' lock is passed over."""
+    """Counters and times, then active connections, failures and ejections; the lock is skipped."""
     data = host(8, 9, 8, 7, 6, 10) + host(4, 5, 4, 3, 1) + b"\xff" * 4 + host(4, 2)
     found = elements.unpack_server(data)
     assert found == Server(
@@ -143,7 +143,7 @@ def test_a_server_in_bytes() -> None:
 
 
 def test_an_event_in_bytes() -> None:
-    """Times and identities, then what happened and to whom, and the command up to its NUL."""
+    """Times and identities, then the kind and the member, and the command up to its NUL."""
     data = host(8, 9, 8, 7, 6) + host(4, 5, Kind.EJECTED) + MEMBER_BYTES + b"redis-cli\0junk\0\0"
     assert elements.unpack_event(data) == Event(
         time=9, latency=8, socket=7, cgroup=6, process=5, kind=6, member=MEMBER_BYTES, command="redis-cli"
@@ -152,7 +152,7 @@ def test_an_event_in_bytes() -> None:
 
 @given(st.binary(min_size=96, max_size=96))
 def test_any_bytes_can_be_read_as_an_event(data: bytes) -> None:
-    """A command can have any name, for processes choose it themselves."""
+    """A command can have any bytes, because processes choose it themselves."""
     assert "\0" not in elements.unpack_event(data).command
 
 
@@ -179,7 +179,7 @@ def test_a_vip_reads_back(vip: Vip) -> None:
 
 @given(VIP, REAL_SERVER)
 def test_a_member_reads_back(vip: Vip, server: RealServer) -> None:
-    """A member tells its virtual server, address and port, and is no refusal."""
+    """A member gives its virtual server, address and port, and is no refusal."""
     key = elements.pack_vip(vip)
     member = elements.pack_member(key, server)
     assert elements.unpack_member(member) == (key, server.address, server.port)
@@ -205,7 +205,7 @@ SLOTS: Final = st.builds(Slot, st.binary(min_size=40, max_size=40), U32, U32, U3
 
 @given(st.lists(SLOTS.filter(lambda slot: any(elements.pack_slot(slot))), min_size=1, max_size=20))
 def test_rows_read_back(slots: list[Slot]) -> None:
-    """All values of all fields survive, in order; rows are full but for the last, whose rest is zero."""
+    """All values of all fields survive, in order; all rows are full except the last, which is padded with zeros."""
     rows = elements.pack_rows(slots)
     assert {len(row) for row in rows} == {structs.ROW.size}
     assert [slot for row in rows for slot in elements.unpack_row(row)] == slots
@@ -233,7 +233,7 @@ def test_what_was_loaded_reads_back(info: Info) -> None:
 
 @given(st.text(), st.text(min_size=300))
 def test_any_text_can_be_written(service: str, source: str) -> None:
-    """What does not fit is cut at a character, never inside one, and what was cut is cut no further."""
+    """A text that is too long is cut between characters, and a text that was cut is not cut further."""
     data = elements.pack_label(Label(service, source))
     assert len(data) == structs.LABEL.size
     assert data[255] == data[-1] == 0
@@ -244,25 +244,25 @@ def test_any_text_can_be_written(service: str, source: str) -> None:
 
 
 def test_half_of_a_surrogate_pair_can_be_written() -> None:
-    """JSON can carry text that UTF-8 cannot; it is written with a mark in its place."""
+    """JSON can contain characters that UTF-8 cannot; each is replaced by a mark."""
     assert elements.unpack_label(elements.pack_label(Label("a\ud800b", ""))).service == "a?b"
 
 
 @given(st.binary(min_size=528, max_size=528))
 def test_any_bytes_can_be_read_as_a_label(data: bytes) -> None:
-    """A foreign hand's bytes are no error, and end at the first NUL."""
+    """Arbitrary bytes are no error, and end at the first NUL."""
     label = elements.unpack_label(data)
     assert "\0" not in label.service + label.source
 
 
 def test_an_unknown_scheduler_is_none() -> None:
-    """A number of a newer version is told from those of this one."""
+    """A number of a newer version is recognized as unknown."""
     assert [elements.algorithm_of(number) for number in range(4)] == [*Algorithm, None]
     assert elements.algorithm_of(2**32 - 1) is None
 
 
 def test_an_unknown_protocol_is_an_error() -> None:
-    """A key with another protocol is not ours."""
+    """A key with an unknown protocol is an error."""
     with pytest.raises(ValueError, match="132"):
         elements.unpack_vip(MAPPED_BYTES[:18] + bytes([132, 0]))
 
@@ -275,7 +275,7 @@ def test_the_mirror_is_what_the_compiler_made_of_the_header(btf: Btf, record: Re
 
 @pytest.mark.parametrize("map_", Map)
 def test_keys_and_values_have_the_sizes_of_the_maps(btf: Btf, map_: Map) -> None:
-    """What is written has exactly the size that the map is declared with."""
+    """Packed elements have exactly the declared sizes of the map."""
     definition = btf.map(map_)
     assert (definition.key_size, definition.value_size) == structs.SIZES[map_]
 
@@ -298,12 +298,12 @@ def test_keys_and_values_have_the_sizes_of_the_maps(btf: Btf, map_: Map) -> None
     ],
 )
 def test_maps_hold_as_many_elements_as_the_mirror_says(btf: Btf, map_: Map, limit: int) -> None:
-    """The limits that plans go by are the ones that the kernel enforces."""
+    """The limits that plans use are those that the kernel enforces."""
     assert btf.map(map_).max_entries == limit
 
 
 def test_the_maps_are_those_of_the_mirror(btf: Btf) -> None:
-    """A map that is new in the objects has to be in the mirror too."""
+    """A new map of the objects must be in the mirror."""
     assert btf.maps() == set(Map)
 
 
@@ -320,7 +320,7 @@ def test_the_maps_are_those_of_the_mirror(btf: Btf) -> None:
     ],
 )
 def test_maps_are_of_their_kind(btf: Btf, map_: Map, kind: int) -> None:
-    """Servers and places are everybody's, and what else is known of a socket goes with it."""
+    """Servers and places are arrays; all other data of a socket is in its storage."""
     assert btf.map(map_).kind == kind
 
 
@@ -347,26 +347,26 @@ NUMBERS: Final = {
 
 @pytest.mark.parametrize(("name", "value"), NUMBERS.items())
 def test_numbers_are_those_of_the_header(name: str, value: int) -> None:
-    """Constants leave no trace in the object, so they are compared with the header's text."""
+    """Constants are not in the object, so they are compared with the text of the header."""
     found = re.findall(rf"^#define CLB_{name} (0x[0-9a-f]+|\d+)(?:ULL)?\b", HEADER.read_text(), re.MULTILINE)
     assert [int(number, 0) for number in found] == [value]
 
 
 def test_every_number_of_the_header_is_compared() -> None:
-    """A constant that is new in the header has to be in the mirror too."""
+    """A new constant of the header must be in the mirror."""
     found = set(re.findall(r"^#define CLB_(\w+)[ \t]+\S", HEADER.read_text(), re.MULTILINE))
     assert found == NUMBERS.keys() | {"PEERS"}
 
 
 def test_every_struct_of_the_header_is_compared() -> None:
-    """A struct that is new in the header has to be in the mirror too."""
+    """A new struct of the header must be in the mirror."""
     found = re.findall(r"^struct (\w+) \{", HEADER.read_text(), re.MULTILINE)
     assert sorted(found) == sorted({record.name for record in structs.RECORDS} | UNMIRRORED)
 
 
 @pytest.mark.parametrize("record", structs.RECORDS, ids=lambda record: str(record.name))
 def test_padding_and_locks_are_never_values(record: Record) -> None:
-    """What is called zero or lock is passed over when reading, is zero when writing, and nothing else is."""
+    """Fields named zero or lock are skipped when reading and zero when writing; no other fields are."""
     assert [name for name, form in record.fields if form.endswith("x")] == [
         name for name, _ in record.fields if name in {"zero", "lock"}
     ]
@@ -379,13 +379,13 @@ def test_padding_and_locks_are_never_values(record: Record) -> None:
     ids=lambda one: str(getattr(one, "name", getattr(one, "__name__", one))),
 )  # fmt: skip
 def test_decoded_fields_have_the_names_of_the_header(record: Record, decoded: type[NamedTuple]) -> None:
-    """What is decoded by position is called what the header calls it, in the same order."""
+    """Decoded fields have the names of the header, in the same order."""
     assert decoded._fields == tuple(name for name, form in record.fields if not form.endswith("x"))
 
 
 @pytest.mark.parametrize("record", structs.RECORDS, ids=lambda record: str(record.name))
 def test_a_shifted_field_is_noticed(btf: Btf, record: Record) -> None:
-    """Exchanging, widening, renaming or leaving out any field of the mirror is found."""
+    """Swapping, widening, renaming or removing any field of the mirror is detected."""
     compiled = btf.struct(record.name)
     fields = list(record.fields)
     for at, (name, form) in enumerate(fields):
@@ -402,7 +402,7 @@ def test_a_shifted_field_is_noticed(btf: Btf, record: Record) -> None:
 
 
 def test_a_struct_that_is_not_there_is_an_error(btf: Btf) -> None:
-    """Asking for an unknown struct or map does not pass for an empty one."""
+    """A lookup of an unknown struct or map is an error, not an empty result."""
     with pytest.raises(KeyError):
         btf.struct("clb_nothing")
     with pytest.raises(KeyError):
@@ -410,7 +410,7 @@ def test_a_struct_that_is_not_there_is_an_error(btf: Btf) -> None:
 
 
 def test_what_is_no_object_is_an_error() -> None:
-    """Bytes that are not ELF, or not BTF, are refused."""
+    """Bytes that are not ELF or not BTF are rejected."""
     with pytest.raises(ValueError, match="ELF"):
         section(b"#!/bin/sh\n", ".BTF")
     with pytest.raises(ValueError, match="BTF"):

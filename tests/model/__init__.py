@@ -1,1 +1,1 @@
-"""Terms and addresses."""
+"""Addresses and the basic terms."""

@@ -24,7 +24,7 @@ from tests.support.strategies import ADDRESS, PORT
 
 @given(ADDRESS)
 def test_text_and_bytes_are_the_same_address(address: Address) -> None:
-    """What is formatted parses to the same 16 bytes."""
+    """The text of an address parses to the same 16 bytes."""
     assert len(address) == 16
     assert parse_address(format_address(address)) == address
 
@@ -55,7 +55,7 @@ def test_ipv6_is_itself(address: ipaddress.IPv6Address) -> None:
     ["", "10.0.0", "10.0.0.256", "010.0.0.1", " 10.0.0.1", "10.0.0.1:80", "[fd00::1]", "fd00::1/64", "localhost", "1"],
 )
 def test_what_is_no_literal_is_refused(text: str) -> None:
-    """Names, ports, brackets, blanks and octal digits are no address."""
+    """Names, ports, brackets, blanks and octal digits are rejected."""
     with pytest.raises(ValueError, match="address"):
         parse_address(text)
 
@@ -98,13 +98,13 @@ def test_networks_hold_addresses_of_their_own_family(address: str, network: str,
 
 @pytest.mark.parametrize("text", ["", "10.0.0.0/33", "fd00::/129", "10.0.0.0/8/8", "net"])
 def test_what_is_no_network_is_refused(text: str) -> None:
-    """A network that cannot be read is an error, not an empty one."""
+    """A network that cannot be parsed is an error, not an empty network."""
     with pytest.raises(ValueError, match=r"network|address"):
         parse_network(text)
 
 
 def test_terms_print_as_the_command_line_takes_them() -> None:
-    """VIPs and real servers read like what an operator types."""
+    """VIPs and real servers print in the form that options accept."""
     ipv4, ipv6 = parse_address("10.64.0.1"), parse_address("fd00:64::1")
     assert str(Vip(ipv4, 6379, Protocol.TCP)) == "10.64.0.1:6379"
     assert str(Vip(ipv4, 0, Protocol.TCP)) == "10.64.0.1"

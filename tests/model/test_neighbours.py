@@ -1,4 +1,4 @@
-"""Other instances that serve the same VIPs: which ones matter, and what is recorded of them."""
+"""Other instances that serve the same VIPs: which of them matter, and their record."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WEB: Final = parse_vip("10.64.0.1:80")
     ],
 )
 def test_cgroups_that_share_processes_matter(own: str, other: str, relation: str | None) -> None:
-    """An instance on the same cgroup, above or below has processes of ours; one beside has none."""
+    """An instance on the same cgroup, above or below shares processes with ours; one on a sibling cgroup does not."""
     found = overlaps(own, [WEB], [Neighbour("b", other, [WEB])])
     assert [one.relation for one in found] == ([relation] if relation else [])
 
@@ -53,7 +53,7 @@ def test_vips_that_one_connect_may_mean_overlap(other: str, *, overlap: bool) ->
 
 
 def test_an_overlap_is_told_on_one_line() -> None:
-    """It names the other instance, its cgroup, the VIPs, who decides and what to do."""
+    """It names the other instance, its cgroup, the VIPs, the instance that decides, and the fix."""
     (found,) = overlaps(SHOP, [WEB], [Neighbour("b", ROOT, [WEB])])
     assert str(found) == (
         "instance 'b' on /sys/fs/cgroup, above ours, serves 10.64.0.1:80 as well: ours decides for the processes of "
@@ -64,7 +64,7 @@ def test_an_overlap_is_told_on_one_line() -> None:
 
 @given(st.lists(st.builds(Neighbour, st.text(), st.text(), st.lists(VIP)), max_size=3))
 def test_what_is_recorded_is_remembered(others: list[Neighbour]) -> None:
-    """The loader's record reads back as it was."""
+    """The record of the loader parses to the same neighbours."""
     assert remembered(recorded(others)) == others
 
 
@@ -72,5 +72,5 @@ def test_what_is_recorded_is_remembered(others: list[Neighbour]) -> None:
     "content", [None, {}, "x", [None], [{}], [{"instance": "b", "cgroup": "/", "vips": [["zz", 1, 6]]}], [{"vips": 7}]]
 )
 def test_nonsense_is_nothing(content: object) -> None:
-    """A record that another version or hand has written is left out."""
+    """Entries in another format are left out."""
     assert remembered(content) == []

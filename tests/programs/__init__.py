@@ -1,1 +1,1 @@
-"""Small programs that tests run as processes of their own."""
+"""Small programs that tests run as processes."""

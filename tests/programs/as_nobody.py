@@ -1,4 +1,4 @@
-"""Run `clb-discovery` as an ordinary user. Modules are loaded before, since the checkout may be root's alone.
+"""Run `clb-discovery` as an ordinary user. Modules are loaded first, because maybe only root can read the checkout.
 
 Usage: as_nobody.py [ARGUMENT...]
 """

@@ -1,8 +1,8 @@
-"""Run a program as systemd would run it for a unit: with the user, files, capabilities and filters that it leaves.
+"""Run a program as systemd would run it for a unit: with its user, files, capabilities and filters.
 
-Usage: as_unit.py UNIT PROGRAM [ARGUMENT...], as root. The filters are those of systemd's own seccomp-util.c. Of what
-takes mounts, this does what a service that works could miss: what is read-only, hidden, or put in another's place.
-CLB_TEST_STATE names the directory that the unit has for its StateDirectory=.
+Usage: as_unit.py UNIT PROGRAM [ARGUMENT...], as root. The filters are those of systemd's own seccomp-util.c. Of the
+settings that need mounts, only those are applied that could break a working service: read-only, hidden and replaced
+paths. CLB_TEST_STATE names the directory that the unit has for its StateDirectory=.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Final
 
 USER: Final = 64998
-"""The number of a unit's user and group where this host does not have them."""
+"""The number of a unit's user and group if this host does not have them."""
 STATE: Final = "CLB_TEST_STATE"
 HERE: Final = Path("/mnt")
-"""Where the program finds what it may not see in its own place: checkout, state, credentials."""
+"""Where the program finds directories that are hidden in their own places: checkout, state, credentials."""
 
 _CHECKOUT: Final = Path(__file__).parents[2]
 _KILL_PROCESS: Final = 0x80000000
@@ -55,7 +55,7 @@ class Filter:
     """A seccomp filter under construction."""
 
     def __init__(self, default: int) -> None:
-        """Start with what happens to system calls without a rule."""
+        """Start with the action for system calls without a rule."""
         self._library = ctypes.CDLL("libseccomp.so.2")
         self._library.seccomp_init.restype = ctypes.c_void_p
         self._context = ctypes.c_void_p(self._library.seccomp_init(ctypes.c_uint32(default)))
@@ -73,13 +73,13 @@ class Filter:
             )
 
     def load(self) -> None:
-        """Put it into force for this process."""
+        """Apply the filter to this process."""
         result = self._library.seccomp_load(self._context)
         assert result == 0, os.strerror(-result)
 
 
 def read_unit(path: Path) -> dict[str, str]:
-    """Return the settings of a unit; those that add up with blanks between."""
+    """Return the settings of a unit; repeated ones that accumulate are joined by spaces."""
     settings: dict[str, str] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         name, equals, value = line.partition("=")
@@ -89,7 +89,7 @@ def read_unit(path: Path) -> dict[str, str]:
 
 
 def main(unit: Path, program: list[str]) -> None:
-    """Become the program."""
+    """Replace this process by the program."""
     settings = read_unit(unit)
     user = _number(settings.get("User", "root"))
     group = _number(settings.get("Group", settings.get("User", "root")) or "nobody")
@@ -109,7 +109,7 @@ def main(unit: Path, program: list[str]) -> None:
     again = [*limited, mapped[0], "-m", "tests.programs.as_unit", "filtered", str(HERE / "unit"), *mapped[1:]]
     shutil.copy(unit, HERE / "unit")
     (HERE / "unit").chmod(0o644)
-    os.execvpe("setpriv", again, environment)  # noqa: S606 - that is what this is for
+    os.execvpe("setpriv", again, environment)  # noqa: S606 - the purpose of this program
 
 
 def _caps(settings: Mapping[str, str]) -> str:
@@ -144,7 +144,7 @@ def _enter_mounts(settings: Mapping[str, str], user: int, environment: dict[str,
         assert _libc.syscall(*arguments, attributes, ctypes.c_size_t(len(attributes))) == 0, os.strerror(
             ctypes.get_errno()
         )
-    temporary = ["/tmp"] if settings.get("PrivateTmp") == "yes" else []  # noqa: S108 - not hidden, since tests listen there
+    temporary = ["/tmp"] if settings.get("PrivateTmp") == "yes" else []  # noqa: S108 - tests listen there
     for path in temporary:
         _mount(path, path, "", _MS_BIND)
     for path in ("/dev", "/proc", "/sys/fs/bpf", *_cgroup_mounts(), *temporary, str(HERE)):
@@ -171,7 +171,7 @@ def _cgroup_mounts() -> list[str]:
 
 
 def _given(settings: Mapping[str, str], user: int) -> dict[str, str]:
-    """Make what systemd makes for a unit, and return the variables that name it."""
+    """Create what systemd creates for a unit, and return the variables that name it."""
     found = {}
     if settings.get("StateDirectory"):
         found["STATE_DIRECTORY"] = str(HERE / "state")
@@ -200,7 +200,7 @@ def _mount(source: Path | str, target: Path | str, kind: str, flags: int, option
 
 
 def filtered(unit: Path, program: list[str]) -> None:
-    """Become the program, behind the filters."""
+    """Replace this process by the program, behind the filters."""
     settings = read_unit(unit)
     denied = Filter(ALLOW)
     if settings["MemoryDenyWriteExecute"] == "yes":
@@ -223,7 +223,7 @@ def filtered(unit: Path, program: list[str]) -> None:
         allowed.rule(ALLOW, name)
     denied.load()
     allowed.load()
-    os.execvp(program[0], program)  # noqa: S606 - that is what this is for
+    os.execvp(program[0], program)  # noqa: S606 - the purpose of this program
 
 
 def failing(number: int) -> int:
@@ -232,8 +232,8 @@ def failing(number: int) -> int:
 
 
 def _system_calls(names: list[str]) -> set[str]:
-    """Replace the groups, which may hold others, by what is in them."""
-    # systemd's programs tell whoever listens there how they ended, since 254.
+    """Replace each group, also inside groups, by its system calls."""
+    # Since version 254 systemd's programs report to a listener how they ended.
     silent = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     listed = subprocess.run(
         ["systemd-analyze", "syscall-filter", "--no-pager"], check=True, capture_output=True, text=True, env=silent

@@ -1,4 +1,4 @@
-"""An application that opens and closes sockets at random without pause, in every way there is.
+"""An application that opens and closes sockets at random without pause, in all possible ways.
 
 Usage: churn.py HOST.... It runs until it is ended. Each host has TCP and UDP on ports 80 and 81. It never has more than
 `MOST` sockets.
@@ -22,20 +22,20 @@ _chance = random.Random()  # noqa: S311 - what to do next
 
 
 def opened(host: str, kind: socket.SocketKind) -> socket.socket:
-    """Return a new socket; half of them do not wait for what they do."""
+    """Return a new socket; half of them are non-blocking."""
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind)
     sock.settimeout(_chance.choice((0, 1)))
     return sock
 
 
 def reset(sock: socket.socket) -> None:
-    """Let the close be a reset."""
+    """Close with a reset."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     sock.close()
 
 
 def half_close(sock: socket.socket) -> None:
-    """Say that nothing more will come, and close."""
+    """Send the end of data, and close."""
     sock.shutdown(socket.SHUT_WR)
     sock.close()
 
@@ -44,7 +44,7 @@ _ENDS: Final[tuple[Callable[[socket.socket], None], ...]] = (socket.socket.close
 
 
 def main(hosts: list[str]) -> None:
-    """Open, connect anew and close for ever."""
+    """Open, reconnect and close for ever."""
     sockets: list[tuple[socket.socket, str]] = []
     while True:
         with contextlib.suppress(OSError):

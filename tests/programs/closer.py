@@ -1,7 +1,7 @@
-"""Close the sockets of removed real servers, and print what came of it as JSON.
+"""Close the sockets of removed real servers, and print the result as JSON.
 
-Usage: closer.py MAP-DESCRIPTORS-OF-RECORDS... INSTANCE MEMBER-IN-HEX...
-INSTANCE is one whose pinned iterators are read, or empty for none.
+Usage: closer.py MAP-DESCRIPTORS-OF-RECORDS... INSTANCE MEMBER-IN-HEX... The pinned iterators of INSTANCE are read;
+empty for none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Confine this process, and print as JSON which commands of bpf(2) the kernel then refuses for lack of permission."""
+"""Confine this process, and print as JSON the commands of bpf(2) that the kernel then denies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def refused() -> list[str]:
-    """Return the names of the commands that fail with EPERM; with nothing to work on, all others fail otherwise."""
+    """Return the names of the commands that fail with EPERM; with empty arguments, all others fail otherwise."""
     names = []
     for command in Command:
         attr = ctypes.create_string_buffer(128)
@@ -29,7 +29,7 @@ def refused() -> list[str]:
 
 before = refused()
 with ThreadPoolExecutor(1) as thread:
-    thread.submit(threading.get_ident).result()  # it runs already
+    thread.submit(threading.get_ident).result()  # the thread runs already
     confine()
     found = {"before": before, "refused": refused(), "thread": thread.submit(refused).result()}
 print(json.dumps(found))

@@ -1,4 +1,4 @@
-"""An ordinary client that connects without pause and writes down when it connected and where it came out.
+"""An ordinary client that connects without pause and records the time and the reached address of each connect.
 
 Usage: connector.py FILE SECONDS PORT ADDRESS... It takes the addresses in turn. Each connect adds a `Connect` to FILE.
 """
@@ -28,7 +28,7 @@ class Connect(NamedTuple):
 
 
 def read_connects(file: Path) -> list[Connect]:
-    """Return what a connector wrote."""
+    """Return the records of a connector."""
     return [Connect(*fields) for fields in RECORD.iter_unpack(file.read_bytes())]
 
 

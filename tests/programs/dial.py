@@ -1,4 +1,4 @@
-"""An ordinary client that connects some times and says how each connect ended, one line each: ok or the errno's name.
+"""An ordinary client that connects some times and prints the result of each connect: ok or the errno's name.
 
 Usage: dial.py tcp|udp TIMES ADDRESS PORT. Over UDP it sends an empty datagram on each connected socket.
 """

@@ -1,7 +1,7 @@
 """The real sidecar, killed by SIGKILL before one operation on the maps.
 
 Usage: fatal_sidecar.py OPERATION ARGUMENT... Every element that a step writes or deletes counts as an operation, and so
-does a grace period. If the sidecar gets by with fewer, it prints how many they were.
+does a grace period. If the sidecar needs fewer operations, their number is printed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from clb_discovery.publication.plan import Delete, Step, Write
 
 
 class FatalMaps(Maps):
-    """Maps that carry out one element at a time, and end the process before a chosen one."""
+    """Maps that carry out one element at a time, and kill the process before a chosen one."""
 
     fatal: ClassVar[int]
     done: ClassVar[int] = 0
 
     def carry_out(self, step: Step) -> None:
-        """Carry out a step unless the time has come."""
+        """Carry out a step, or kill the process in the middle of it."""
         for operation in _operations(step):
             if FatalMaps.done == FatalMaps.fatal:
                 os.kill(os.getpid(), signal.SIGKILL)

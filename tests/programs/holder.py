@@ -1,7 +1,7 @@
-"""Another process that holds a socket of ours, inherited or passed, and says what it sees of it.
+"""Another process that holds a socket of the test, inherited or passed, and prints what it sees of it.
 
-Usage: holder.py inherited FD | passed FD, where the second receives the socket over a UNIX socket. Prints the peer's
-address, then once a line has come on stdin sends `hello` and prints the answer, then waits for the end of stdin.
+Usage: holder.py inherited FD | passed FD; the second receives the socket over a UNIX socket. It prints the peer's
+address, sends `hello` after a line on stdin and prints the answer, then waits for the end of stdin.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 
 def received(fd: int) -> int:
-    """Return the descriptor that comes over a UNIX socket."""
+    """Return the descriptor that arrives over a UNIX socket."""
     with socket.socket(fileno=fd) as channel:
         _, fds, _, _ = socket.recv_fds(channel, 16, 1)
         (passed,) = fds

@@ -1,8 +1,8 @@
-"""A writer that replaces pools as fast as it can, and writes down when each set could be seen.
+"""A writer that replaces pools at full rate, and records when each set was visible.
 
 Usage: publisher.py INSTANCE PORT LOG [FIRST]. Set after set of one cycle is published on a VIP of each family until the
-program is killed, FIRST being the number of the first. Before a publication starts a line `begin NUMBER NANOSECONDS` is
-written to LOG, and `swap NUMBER NANOSECONDS` when its virtual servers have been replaced.
+program is killed; FIRST is the number of the first set. Before a publication starts a line `begin NUMBER NANOSECONDS`
+is written to LOG, and `swap NUMBER NANOSECONDS` when its virtual servers have been replaced.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IPV6_REALS: Final = "fd00:c1b::"
 SMALL: Final = 4
 LARGE: Final = 1000
 CYCLE: Final = 200
-"""Sets before the first comes again; no two neighbours share an address, except where only weights change."""
+"""Number of sets until the first one is repeated; no two neighbours share an address, unless only weights change."""
 
 
 def size(number: int) -> int:
@@ -38,7 +38,7 @@ def size(number: int) -> int:
 
 
 def set_of(number: int) -> int:
-    """Return the set that is published under a number; every fourth only changes the weights of the one before."""
+    """Return the set that is published under a number; every fourth only changes the weights of its predecessor."""
     position = number % CYCLE
     return position - 1 if position % 4 == 3 else position
 
@@ -52,7 +52,7 @@ def address(family: int, number: int, index: int) -> Address:
 
 
 def decode(reached: bytes) -> tuple[int, int]:
-    """Return set and index of the server that a client came out at."""
+    """Return set and index of the server that a client reached."""
     if reached.startswith(bytes(10) + b"\xff\xff"):
         return reached[13] - 1, reached[14] * 250 + reached[15] - 1
     return int.from_bytes(reached[12:14], "big") - 1, int.from_bytes(reached[14:16], "big") - 1

@@ -1,7 +1,7 @@
 """Make sockets in the cgroup that this program runs in, and hand them over.
 
-Usage: socket_maker.py FD, a SOCK_SEQPACKET socket. Each request names a family, a type and how many; the answer is the
-sockets, and one more message when nobody but the receiver has them.
+Usage: socket_maker.py FD, a SOCK_SEQPACKET socket. Each request has a family, a type and a count; the answer has the
+sockets, and a second message comes when only the receiver has them.
 """
 
 from __future__ import annotations

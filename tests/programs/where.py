@@ -1,4 +1,4 @@
-"""A server on every address of the loopback that tells each client which address it reached, as 16 bytes.
+"""A server on every loopback address that sends each client the address that it has reached, as 16 bytes.
 
 Usage: where.py PORT. The client closes first, so that no TIME_WAIT is left on the server's side.
 """
@@ -27,21 +27,21 @@ def main(port: int) -> None:
 
 
 def accept(selector: selectors.BaseSelector, listener: socket.socket) -> None:
-    """Tell every client that waits where it is."""
+    """Send every waiting client the address that it has reached."""
     with contextlib.suppress(BlockingIOError):
         while True:
             client, _ = listener.accept()
             client.setblocking(False)
             try:
                 client.sendall(parse_address(client.getsockname()[0]))
-            except ConnectionError:  # it was killed before it could hear
+            except ConnectionError:  # the client was killed in between
                 client.close()
                 continue
             selector.register(client, selectors.EVENT_READ, partial(close, selector, client))
 
 
 def close(selector: selectors.BaseSelector, client: socket.socket) -> None:
-    """Let a client go that has closed."""
+    """Close the connection of a client that has closed."""
     selector.unregister(client)
     client.close()
 

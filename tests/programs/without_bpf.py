@@ -1,7 +1,7 @@
-"""Run a program for which one command of bpf(2) fails, as on a kernel that lacks it, or in a container that forbids it.
+"""Run a program without one command of bpf(2), as on a kernel that lacks it, or in a container that forbids it.
 
 Usage: without_bpf.py COMMAND ERRNO PROGRAM [ARGUMENT...], such as `without_bpf.py PROG_LOAD EINVAL clb-discovery load`.
-The filter sees the command and nothing else of the call, so a kernel that has only some program types is not shown.
+The filter sees only the command of the call, so it cannot simulate a kernel that lacks some program types.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from tests.programs.as_unit import ALLOW, EQUAL, Filter, failing
 
 
 def main(command: Command, number: int, program: list[str]) -> None:
-    """Become the program."""
+    """Replace this process by the program."""
     denied = Filter(ALLOW)
     denied.rule(failing(number), "bpf", (0, EQUAL, command, 0))
     denied.load()
-    os.execvp(program[0], program)  # noqa: S606 - that is what this is for
+    os.execvp(program[0], program)  # noqa: S606 - the purpose of this program
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Claims, desired state, plan: pure."""
+"""Tests of claims, desired state and plans."""

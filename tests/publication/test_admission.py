@@ -1,4 +1,4 @@
-"""Admission: what does not fit is refused alone; slices: a round is bounded, and services take turns."""
+"""Admission rejects only virtual servers that do not fit; slices bound a round, and services take turns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFIGURED: Final = {"srv:mine": 0, "srv:second": 1}
 
 
 class Many(Mapping[bytes, int]):
-    """So many servers, of which only the number matters."""
+    """A number of servers, without contents."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -50,24 +50,24 @@ def vip(number: int, port: int = 80) -> Vip:
 
 
 def server(number: int, size: int, source: str = "consul:a", port: int = 80) -> VirtualServer:
-    """Build a virtual server with so many real servers."""
+    """Build a virtual server with this many real servers."""
     name = source.partition(":")[2]
     return VirtualServer(vip(number, port), name, source, Algorithm.RANDOM, tuple(REALS[:size]))
 
 
 def published(size: int, source: str = "consul:a") -> Published:
-    """Build what is held of a virtual server with so many real servers."""
+    """Build an installed virtual server with this many real servers."""
     label = Label(source.partition(":")[2], source)
     return Published(1, range(-(-size // 8) or 1), Algorithm.RANDOM, (), PassiveHealth(), label, Many(size + 1))
 
 
 def holding(*virtual: tuple[int, Published]) -> Installed:
-    """Build what is held, by the numbers of VIPs."""
+    """Build an installed state, by the numbers of VIPs."""
     return Installed({vip(number): one for number, one in virtual}, top=sum(len(one.servers) for _, one in virtual))
 
 
 def test_what_does_not_fit_is_refused_alone() -> None:
-    """A pool that no map has room for takes nothing from the others, and says why and what to do."""
+    """A pool without room takes nothing from the others, and is reported with the cause and the fix."""
     installed = holding((0, published(150_000)), (1, published(10)))
     large, small, grown = server(2, 65_536, "consul:b"), server(3, 10, "consul:c"), server(1, 20)
     found = admit(installed, [large, small, grown], (), CONFIGURED)
@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_refused_alone() -> None:
 
 
 def test_what_is_held_stays_where_its_successor_does_not_fit() -> None:
-    """Nothing that is served goes for want of room, and what shrinks always may."""
+    """No installed pool is removed because of missing room, and shrinking is always possible."""
     installed = holding((0, published(190_000)), (1, published(5_000, "consul:b")))
     found = admit(installed, [server(1, 60_000, "consul:b"), server(2, 6_000, "consul:c")], (), CONFIGURED)
     assert [one.vip for one in found.refused] == [vip(1), vip(2)]
@@ -91,7 +91,7 @@ def test_what_is_held_stays_where_its_successor_does_not_fit() -> None:
 
 
 def test_servers_that_are_gone_leave_a_pool_that_may_not_grow() -> None:
-    """With a full map a pool is replaced by one of its size: of low priorities, then with what is in use."""
+    """With a full map, a pool is replaced by one of the same size: low priorities first, then installed servers."""
     old = replace(published(4, "consul:b"), pool=tuple(REALS[10:14]))
     installed = holding((0, published(OF_CATALOG.servers - 5, "consul:a")), (1, old))
     backup = RealServer(1, REALS[10].address, 80, 1)
@@ -106,7 +106,7 @@ def test_servers_that_are_gone_leave_a_pool_that_may_not_grow() -> None:
 
 
 def test_configured_services_come_first_then_holders_then_names() -> None:
-    """Whoever comes when, the same are refused."""
+    """The same virtual servers are rejected in every order of changes."""
     installed = holding((0, published(OF_CATALOG.servers - 25_000, "consul:z")))
     pools = [
         server(1, 10_000, "consul:b"),
@@ -122,14 +122,14 @@ def test_configured_services_come_first_then_holders_then_names() -> None:
 
 
 def test_the_catalog_leaves_room_for_the_configuration() -> None:
-    """However much is registered, a quarter of each map is left for services of the configuration."""
+    """A quarter of each map is always left for services of the configuration."""
     installed = holding((0, published(OF_CATALOG.servers - 100)))
     found = admit(installed, [server(1, 200), server(2, 60_000, "srv:mine")], (), CONFIGURED)
     assert [one.source for one in found.changes] == ["srv:mine"]
 
 
 def test_virtual_servers_are_counted() -> None:
-    """There are at most so many VIPs, however few real servers they have."""
+    """The number of VIPs is limited, even if they have few real servers."""
     installed = Installed({vip(number): published(0, "srv:mine") for number in range(SIZES.virtual - 1)})
     new = [server(70_000, 1, "srv:mine"), server(70_001, 1, "srv:second")]
     found = admit(installed, new, (), CONFIGURED)
@@ -139,7 +139,7 @@ def test_virtual_servers_are_counted() -> None:
 
 
 def test_old_and_new_need_room_at_once() -> None:
-    """What fits only instead of something else waits until that has gone; what never will is refused alone."""
+    """A pool that needs the room of another one waits until that is gone; one that can never fit is rejected alone."""
     installed = holding((0, published(200_000, "srv:mine")))
     new, small = server(1, 65_000, "srv:second"), server(2, 10, "consul:a")
     found = choose(installed, [new, small], [vip(0)], {}, budget=None)
@@ -182,7 +182,7 @@ def test_what_has_waited_for_long_comes_first() -> None:
 
 
 def test_one_that_is_larger_than_a_round_has_one_of_its_own() -> None:
-    """A round is bounded by its budget, or by one virtual server."""
+    """A round is bounded by its budget or by a single virtual server."""
     found = choose(Installed(), [server(0, 60_000), server(1, 50_000)], (), {}, budget=2048)
     assert list(found.publish) == [vip(1)]
 
@@ -190,7 +190,7 @@ def test_one_that_is_larger_than_a_round_has_one_of_its_own() -> None:
 @settings(max_examples=150)
 @given(PRIOR, DESIRED, st.integers(1, 40))
 def test_slices_come_to_what_one_round_comes_to(state: State, desired: Desired, budget: int) -> None:
-    """Round by round, every connect has the whole old or the whole new pool, and in the end the desired one."""
+    """In every round, each connect has the whole old or the whole new pool, and in the end the desired one."""
     installed = read(state)
     old = {one: of.pool for one, of in installed.virtual.items() if of.pool is not None}
     first = {target: connect(state, target) for target in TARGETS}

@@ -1,4 +1,4 @@
-"""Automatic VIPs: the same for the same set of names, apart, inside the range, and at rest while others come and go."""
+"""Automatic VIPs: a function of the set of names, distinct, inside the range, and stable while others change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from clb_discovery.publication.automatic_vips import (
 
 NAMES = st.text("abAB-.ö", min_size=1, max_size=4)
 SMALL: tuple[Network, ...] = (ipaddress.IPv4Network("10.0.0.0/28"), ipaddress.IPv6Network("fd00::/124"))
-"""Fourteen addresses of each family, so that names often want the same one."""
+"""Fourteen addresses of each family, so that names often have the same home."""
 
 
 def sets(most: int) -> st.SearchStrategy[frozenset[str]]:
@@ -31,12 +31,12 @@ def sets(most: int) -> st.SearchStrategy[frozenset[str]]:
 
 
 def text(found: Mapping[str, tuple[Address, ...]]) -> dict[str, list[str]]:
-    """Return addresses to read."""
+    """Return addresses as text."""
     return {name: [format_address(address) for address in addresses] for name, addresses in found.items()}
 
 
 def test_addresses_are_what_they_have_always_been() -> None:
-    """These are on hosts now: another hash, another default range or another rule would move them."""
+    """Hosts use these addresses: a change of the hash, the default range or the rules would move them."""
     assert text(automatic_addresses(["redis", "web"], DEFAULT_RANGES)) == {
         "redis": ["240.127.30.225", "fd0b:8432:cc5a:0:d848:9334:2caf:6b57"],
         "web": ["240.64.13.84", "fd0b:8432:cc5a:0:9a57:ed0b:e9f1:1808"],
@@ -45,13 +45,13 @@ def test_addresses_are_what_they_have_always_been() -> None:
 
 @given(sets(14).flatmap(lambda names: st.tuples(st.permutations(sorted(names)), st.permutations(sorted(names)))))
 def test_order_does_not_matter(orders: tuple[list[str], list[str]]) -> None:
-    """Two hosts that know the same names agree, whatever came first and in whichever order ranges are named."""
+    """Two hosts with the same names agree, whatever the order of names and ranges."""
     assert automatic_addresses(orders[0], SMALL) == automatic_addresses(orders[1], SMALL[::-1])
 
 
 @given(sets(14), st.sampled_from([SMALL, DEFAULT_RANGES]))
 def test_addresses_are_apart_and_inside(names: frozenset[str], ranges: tuple[Network, ...]) -> None:
-    """Every name has an address of each family, in the range but at neither of its ends, that nobody else has."""
+    """Every name has its own address in each family, in the range but at neither of its ends."""
     found = automatic_addresses(names, ranges)
     assert found.keys() == names
     for number, network in enumerate(ranges):
@@ -63,7 +63,7 @@ def test_addresses_are_apart_and_inside(names: frozenset[str], ranges: tuple[Net
 
 @given(sets(13), NAMES.map(str.lower))
 def test_a_name_that_comes_or_goes_moves_nobody_without_a_clash(names: frozenset[str], other: str) -> None:
-    """Who has to move when a name joins makes room for one that wants its address, at once or by making room too."""
+    """A name moves only if a new name takes its address, directly or through other moves."""
     without, joined = automatic_addresses(names - {other}, SMALL), automatic_addresses(names | {other}, SMALL)
     for number in range(len(SMALL)):
         occupied = {addresses[number]: name for name, addresses in joined.items()}
@@ -75,13 +75,13 @@ def test_a_name_that_comes_or_goes_moves_nobody_without_a_clash(names: frozenset
 
 @given(sets(10), sets(10))
 def test_large_ranges_move_nobody(names: frozenset[str], others: frozenset[str]) -> None:
-    """With the default ranges a few names have what each would have alone."""
+    """With the default ranges, each of a few names has the address that it would have alone."""
     found = automatic_addresses(names | others, (DEFAULT_RANGES[1],))
     assert all(automatic_addresses([name], (DEFAULT_RANGES[1],))[name] == found[name] for name in names)
 
 
 def test_lower_name_keeps_what_two_want() -> None:
-    """Of two names with one home the lower one lives there, and the other next door."""
+    """Of two names with one home, the lower one gets it, and the other gets the next address."""
     ranges = [ipaddress.IPv4Network("10.0.0.0/28")]
     alone = {name: automatic_addresses([name], ranges)[name] for name in map("s{:02}".format, range(20))}
     low, high = next((a, b) for a in alone for b in alone if a < b and alone[a] == alone[b])
@@ -100,7 +100,7 @@ def test_case_is_no_difference() -> None:
     ("ranges", "count"), [(["10.0.0.0/30"], 2), (["10.0.0.0/31"], 2), (["10.0.0.0/32"], 1), (["fd00::/126"], 2)]
 )
 def test_every_address_of_a_range_is_used(ranges: list[str], count: int) -> None:
-    """A range gives all its addresses, and then says that it is full."""
+    """A range gives all its addresses, and then reports that it is full."""
     names = [f"service-{number}" for number in range(count)]
     networks = [parse_vip_range(text) for text in ranges]
     assert len(set(automatic_addresses(names, networks).values())) == count
@@ -122,7 +122,7 @@ def test_family_without_a_range_gets_no_vip() -> None:
 
 
 def test_services_get_vips_beside_those_that_have_them() -> None:
-    """Automatic VIPs take every port, and keep away from VIPs that are named."""
+    """Automatic VIPs are for every port, and avoid configured VIPs."""
     home = automatic_addresses(["redis"], SMALL[:1])["redis"][0]
     named = Service("web", "srv:web", (parse_vip(format_address(home)),))
     redis = Service("redis", "srv:redis", (), automatic=Protocol.TCP)
@@ -147,7 +147,7 @@ def test_services_get_vips_beside_those_that_have_them() -> None:
     ],
 )
 def test_range_without_vips_is_refused(given_text: str, reason: str) -> None:
-    """What is no range of addresses that VIPs may have is named with the reason."""
+    """A range that cannot contain VIPs is rejected with the reason."""
     with pytest.raises(ValueError, match=reason) as error:
         parse_vip_range(given_text)
     assert repr(given_text) in str(error.value)

@@ -1,4 +1,4 @@
-"""What a log line says about two pools."""
+"""The differences between two pools in a log line."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ POOLS = st.lists(
 
 
 def endpoints(pool: Pool) -> set[tuple[Address, int]]:
-    """Return who is in a pool."""
+    """Return the endpoints of a pool."""
     return {(one.address, one.port) for one in pool}
 
 
 def test_each_kind_of_change_is_named() -> None:
-    """Servers come, go, and get another weight or priority; the same address with another port is another server."""
+    """Servers are added, removed, or get another weight or priority; another port is another server."""
     before = (server(1), server(2), server(3), server(4), server(5, port=80))
     after = (server(1), server(2, weight=9), server(3, priority=1), server(5, port=81), server(6))
     found = changes(before, after)
@@ -47,7 +47,7 @@ def test_nothing_to_something_and_back() -> None:
 
 @given(POOLS, POOLS)
 def test_changes_lead_from_one_pool_to_the_other(before: Pool, after: Pool) -> None:
-    """Applied to the old pool they give the new one, and each server is in at most one of them."""
+    """Applied to the old pool, changes give the new one, and each server is in at most one kind of change."""
     found = changes(before, after)
     was, now = (tuple(pair[side] for pair in found.changed) for side in (0, 1))
     assert set(was) <= set(before)

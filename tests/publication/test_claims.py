@@ -1,4 +1,4 @@
-"""Who gets which VIP: what is configured goes first, then who holds it, then the lower name."""
+"""Assignment of VIPs: configured services first, then the current holder, then the lower name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.model.address import in_network, parse_address, parse_network
-from clb_discovery.model.answer import Claim, OptIn, Refused
+from clb_discovery.model.answer import Claim, OptIn, Refusal
 from clb_discovery.model.servers import Algorithm, PassiveHealth, Protocol, Vip
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
@@ -27,7 +27,7 @@ OPT_IN: Final = st.builds(
     OptIn,
     st.sets(st.sampled_from(VIPS), max_size=3).map(lambda found: tuple(sorted(found))),
     st.sampled_from([(), (), (Protocol.TCP,), (Protocol.TCP, Protocol.UDP)]),
-    refused=st.sampled_from([(), (), (Refused("clb-vip 'x'", "is not a VIP"),)]),
+    refused=st.sampled_from([(), (), (Refusal("clb-vip 'x'", "is not a VIP"),)]),
 )
 CLAIMS: Final = st.dictionaries(st.sampled_from(NAMES), OPT_IN).map(
     lambda found: [Claim(service(name), opt_in) for name, opt_in in found.items()]
@@ -55,12 +55,12 @@ def given_to(found: Resolved) -> dict[str, list[str]]:
 
 
 def installed(**vips: str) -> dict[Vip, str]:
-    """Return who holds a VIP, by the name of a service."""
+    """Return the holders of VIPs, from names of services."""
     return {parse_vip(vip): f"consul:{name}" for name, vip in vips.items()}
 
 
 def overlap(one: Vip, other: Vip) -> bool:
-    """Tell whether some connect could be meant for both."""
+    """Tell whether a connect could match both."""
     return one._replace(port=0) == other._replace(port=0) and (one.port == other.port or 0 in {one.port, other.port})
 
 
@@ -68,7 +68,7 @@ def overlap(one: Vip, other: Vip) -> bool:
 def test_no_connect_is_for_two_services(
     configured: list[Service], claims: list[Claim], holders: dict[Vip, str]
 ) -> None:
-    """Nothing of a VIP has two owners, none of a catalog lies outside the ranges, and the configuration has its own."""
+    """No part of a VIP has two owners, VIPs of a catalog are inside the ranges, and configured services keep theirs."""
     found = resolve(configured, claims, holders, RANGES)
     assert list(found.services[: len(configured)]) == configured
     for one, other in combinations(found.services, 2):
@@ -81,7 +81,7 @@ def test_no_connect_is_for_two_services(
 def test_every_claim_is_granted_or_refused(
     configured: list[Service], claims: list[Claim], holders: dict[Vip, str]
 ) -> None:
-    """Nothing that a service claims vanishes in silence."""
+    """Every claimed VIP is granted or reported."""
     found = resolve(configured, claims, holders, RANGES)
     granted = {one.source: one.vips for one in found.services}
     for one, opt_in in claims:
@@ -94,7 +94,7 @@ def test_every_claim_is_granted_or_refused(
 def test_the_order_of_claims_does_not_matter(
     configured: list[Service], claims: list[Claim], holders: dict[Vip, str], random: Random
 ) -> None:
-    """A catalog is listed in any order."""
+    """The order of claims has no effect."""
     shuffled = list(claims)
     random.shuffle(shuffled)
     assert resolve(configured, shuffled, holders, RANGES) == resolve(configured, claims, holders, RANGES)
@@ -102,7 +102,7 @@ def test_the_order_of_claims_does_not_matter(
 
 @given(CONFIGURED, CLAIMS)
 def test_what_was_granted_stays(configured: list[Service], claims: list[Claim]) -> None:
-    """Once it has been published the same claims give the same VIPs, as after a restart."""
+    """After a publication, the same claims give the same VIPs, as after a restart."""
     first = resolve(configured, claims, {}, RANGES)
     published = {vip: one.source for one in first.services for vip in one.vips}
     assert resolve(configured, claims, published, RANGES) == first
@@ -112,7 +112,7 @@ def test_what_was_granted_stays(configured: list[Service], claims: list[Claim]) 
 def test_who_holds_a_vip_and_claims_it_keeps_it(
     configured: list[Service], claims: list[Claim], holders: dict[Vip, str]
 ) -> None:
-    """Whoever else claims it, unless the configuration does; where holders overlap, one of them has it."""
+    """A holder keeps its VIP unless it is configured elsewhere; of overlapping holders, one keeps it."""
     found = {one.source: one.vips for one in resolve(configured, claims, holders, RANGES).services}
     disputed = [vip for one in configured for vip in one.vips] + [VIPS[5]]
     for one, opt_in in claims:
@@ -123,7 +123,7 @@ def test_who_holds_a_vip_and_claims_it_keeps_it(
 
 
 def test_the_first_holder_keeps_a_vip_then_the_lower_name() -> None:
-    """Who comes later is told whose it is; when the holder goes the next has it at once."""
+    """A later claim is reported with the owner; when the holder goes, the next service gets the VIP at once."""
     claims = [claim("a", "10.64.0.1:80"), claim("b", "10.64.0.1:80")]
     found = resolve([], claims, {}, RANGES)
     assert given_to(found) == {"a": ["10.64.0.1:80"], "b": []}
@@ -134,7 +134,7 @@ def test_the_first_holder_keeps_a_vip_then_the_lower_name() -> None:
 
 
 def test_what_is_configured_wins() -> None:
-    """Also against who holds the VIP."""
+    """Also against the current holder."""
     configured = [Service("x", "srv:x", (parse_vip("10.64.0.1:80"),))]
     found = resolve(configured, [claim("a", "10.64.0.1:80")], installed(a="10.64.0.1:80"), RANGES)
     assert given_to(found) == {"x": ["10.64.0.1:80"], "a": []}
@@ -143,7 +143,7 @@ def test_what_is_configured_wins() -> None:
 
 @pytest.mark.parametrize(("first", "second"), [("10.64.0.1", "10.64.0.1:80"), ("10.64.0.1:80", "10.64.0.1")])
 def test_a_port_cannot_be_taken_out_of_every_port(first: str, second: str) -> None:
-    """A VIP for every port and one for a single port are one VIP twice; other protocols are other VIPs."""
+    """A VIP for every port and one for a single port overlap; other protocols are other VIPs."""
     found = resolve([], [claim("a", first), claim("b", second, "10.64.0.1/udp")], {}, RANGES)
     assert given_to(found) == {"a": [first], "b": ["10.64.0.1/udp"]}
     assert "belongs to consul:a" in str(found.refused["consul:b"])
@@ -152,7 +152,7 @@ def test_a_port_cannot_be_taken_out_of_every_port(first: str, second: str) -> No
 
 
 def test_a_vip_outside_the_ranges_is_refused() -> None:
-    """The report names the ranges and both ways out."""
+    """The report names the ranges and both fixes."""
     found = resolve([], [claim("a", "10.65.0.1:80", "[fd00:64::1]:80")], {}, RANGES)
     assert given_to(found) == {"a": ["[fd00:64::1]:80"]}
     assert str(found.refused["consul:a"][0]) == (
@@ -161,10 +161,10 @@ def test_a_vip_outside_the_ranges_is_refused() -> None:
 
 
 def test_a_mistake_takes_nothing_away() -> None:
-    """Where all that a service claims is refused it keeps what it holds, unless another one claims that."""
+    """A service whose claims are all refused keeps the VIPs that it holds, unless another service claims them."""
     holders = installed(a="10.64.0.1:80")
     assert given_to(resolve([], [claim("a", "10.65.0.1:80")], holders, RANGES)) == {"a": ["10.64.0.1:80"]}
-    wrong = Claim(service("a"), OptIn(refused=(Refused("clb-vip 'x'", "is not a VIP"),)))
+    wrong = Claim(service("a"), OptIn(refused=(Refusal("clb-vip 'x'", "is not a VIP"),)))
     assert given_to(resolve([], [wrong], holders, RANGES)) == {"a": ["10.64.0.1:80"]}
     both = resolve([], [wrong, claim("b", "10.64.0.1:80")], holders, RANGES)
     assert given_to(both) == {"a": [], "b": ["10.64.0.1:80"]}
@@ -172,7 +172,7 @@ def test_a_mistake_takes_nothing_away() -> None:
 
 
 def test_automatic_vips_are_those_of_the_name() -> None:
-    """They are the same as of a service that is configured, in each family, and another protocol shares them."""
+    """They are the same as those of a configured service, in each family, and the same for each protocol."""
     ipv4, ipv6 = automatic_addresses(["a"], RANGES)["a"]
     both = Claim(service("a"), OptIn((), (Protocol.TCP, Protocol.UDP)))
     (found,) = resolve([], [both], {}, RANGES).services
@@ -180,7 +180,7 @@ def test_automatic_vips_are_those_of_the_name() -> None:
 
 
 def test_nobody_takes_a_part_of_an_automatic_vip() -> None:
-    """It is its holder's alone, on all ports and protocols; an address that nobody holds yet may be claimed."""
+    """It belongs to its holder alone, on all ports and protocols; an address without a holder can be claimed."""
     (home,) = automatic_addresses(["a"], RANGES[:1])["a"]
     vip = Vip(home, 0, Protocol.TCP)
     thief = Claim(service("b"), OptIn((Vip(home, 53, Protocol.UDP),)))
@@ -193,7 +193,7 @@ def test_nobody_takes_a_part_of_an_automatic_vip() -> None:
 
 
 def test_a_name_that_is_configured_keeps_its_automatic_vip() -> None:
-    """A service of the same name in a catalog would have the same one, and is refused."""
+    """A service of the same name in a catalog would get the same VIP, and is refused."""
     (home,) = automatic_addresses(["x"], RANGES[:1])["x"]
     configured = [Service("x", "srv:x", (Vip(home, 0, Protocol.TCP),), automatic=Protocol.TCP)]
     found = resolve(configured, [claim("x", automatic=True)], {}, RANGES[:1])
@@ -201,7 +201,7 @@ def test_a_name_that_is_configured_keeps_its_automatic_vip() -> None:
 
 
 def test_a_range_that_is_full_is_reported() -> None:
-    """Who finds no automatic VIP is told; the others have theirs."""
+    """A service without a free automatic VIP is reported; the others have theirs."""
     found = resolve([], [claim(name, automatic=True) for name in "abc"], {}, [parse_network("10.64.0.0/31")])
     without = [one for one in found.services if not one.vips]
     assert len(without) == 1
@@ -213,7 +213,7 @@ def test_a_range_that_is_full_is_reported() -> None:
 
 
 def test_settings_come_from_the_service_or_from_the_configuration() -> None:
-    """A scheduler that the service names counts, and least-conn counts active connections."""
+    """The registered scheduler takes precedence, and least-conn counts active connections."""
     pattern = Service("a", "consul:a", (), Algorithm.ROUND_ROBIN, PassiveHealth(active=False))
     named = Claim(pattern, OptIn((parse_vip("10.64.0.1:80"),), (), Algorithm.LEAST_CONN))
     (found,) = resolve([], [named], {}, RANGES).services

@@ -1,4 +1,4 @@
-"""A plan that the kernel refuses an element of: what is held then, and that all others get through."""
+"""A plan with a refused element: the installed state, and the publication of all others."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ BY_VIRTUAL_SERVER = (Map.SERVERS, Map.ROWS, Map.LABELS, Map.VIRTUAL)
 
 
 def refusable(made: Plan) -> Iterator[tuple[int, Put]]:
-    """Yield the elements that the kernel may have no room for, and how many operations come before each."""
+    """Yield the elements that the kernel may have no room for, each with the number of operations before it."""
     at = 0
     for step in made.steps:
         if isinstance(step, Delete) or (isinstance(step, GracePeriod) and at > 1):
-            return  # from here on elements are only taken away
+            return  # from here on, elements are only deleted
         for operation in operations([step]):
             if isinstance(operation, Put) and operation.map in BY_VIRTUAL_SERVER:
                 yield at, operation
@@ -34,7 +34,7 @@ def refusable(made: Plan) -> Iterator[tuple[int, Put]]:
 
 
 def cut_at(state: State, made: Plan, at: int, refused: Put) -> tuple[list[State], Cut]:
-    """Return all states until what was written is taken back, and what `cut` says."""
+    """Return all states until the writes are undone, and the result of `cut`."""
     states = [state]
     for operation in list(operations(made.steps))[:at]:
         states.append(carry_out(states[-1], operation))
@@ -44,7 +44,7 @@ def cut_at(state: State, made: Plan, at: int, refused: Put) -> tuple[list[State]
 
 
 def visible(installed: Installed, state: State) -> Installed:
-    """Return held without servers that have left and counted nothing: only who took them away knows that they rest."""
+    """Return the installed state without zero servers that were removed: the maps do not show that they are resting."""
     servers = tuple(key for key in installed.orphans.get(Map.SERVERS, ()) if key in state[Map.SERVERS])
     orphans = {**installed.orphans, Map.SERVERS: servers}
     return replace(installed, orphans={map_: keys for map_, keys in orphans.items() if keys})
@@ -55,7 +55,7 @@ def visible(installed: Installed, state: State) -> Installed:
 def test_what_is_held_after_a_refused_element_is_known_without_reading(
     state: State, desired: Desired, complete: bool, share: float
 ) -> None:
-    """Wherever the kernel refuses, the maps hold what `cut` says, and connects had a whole pool at each moment."""
+    """After any refusal, the maps are as `cut` returns, and connects had a whole pool at each moment."""
     made = plan(read(state), desired, complete=complete)
     elements = list(refusable(made))
     assume(elements)
@@ -74,7 +74,7 @@ def test_what_is_held_after_a_refused_element_is_known_without_reading(
 @settings(max_examples=150)
 @given(PRIOR, DESIRED, st.floats(0, 1))
 def test_all_others_get_through(state: State, desired: Desired, share: float) -> None:
-    """Without the virtual server that was refused a new plan comes to just what it would have come to alone."""
+    """A new plan without the refused virtual server gives the same state as without the failed plan."""
     installed = read(state)
     made = plan(installed, desired, complete=True)
     elements = list(refusable(made))
@@ -95,7 +95,7 @@ def test_all_others_get_through(state: State, desired: Desired, share: float) ->
 
 @given(PRIOR, DESIRED)
 def test_the_owner_of_each_element_is_named(state: State, desired: Desired) -> None:
-    """An element of a row, label, server or virtual server belongs to one virtual server that is written."""
+    """A row, label, server or virtual server belongs to one virtual server of the plan."""
     made = plan(read(state), desired, complete=True)
     for _, refused in refusable(made):
         found = cut(read(state), made, refused.map, refused.key)
@@ -106,7 +106,7 @@ def test_the_owner_of_each_element_is_named(state: State, desired: Desired) -> N
 
 
 def test_what_belongs_to_all_has_no_owner() -> None:
-    """The filter of addresses is everybody's, so nobody can be set aside for it."""
+    """The filter belongs to all virtual servers, so none can be set aside for it."""
     made = plan(read({map_: {} for map_ in Map}), {}, complete=True)
     assert cut(made.result, made, Map.FILTER, elements.pack_index(0)) is None
     unknown = elements.pack_vip(Vip(*_NOWHERE))

@@ -1,4 +1,4 @@
-"""Desired state: families apart, entries merged, and nothing that may never be a real server."""
+"""Desired state: families are separate, duplicates are merged, and unusable real servers are rejected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.model.address import Address, Network, in_network, is_ipv4, parse_address, parse_network
-from clb_discovery.model.answer import Rejected
+from clb_discovery.model.answer import Refusal
 from clb_discovery.model.servers import MAX_POOL, MAX_TIERS, Algorithm, Pool, Protocol, RealServer, Vip, VirtualServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.usable import never_usable, objection
@@ -21,7 +21,7 @@ from tests.support.strategies import ADDRESS, REAL_SERVER, few_real_servers
 
 IPV4: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
 IPV6: Final = Vip(parse_address("fd00:64::1"), 6379, Protocol.TCP)
-WAY_OUT: Final = "register the address that the server itself listens on"
+FIX: Final = "register the address that the server itself listens on"
 REDIS: Final = Service("redis", "consul:redis", (IPV4, IPV6))
 
 SERVERS: Final = st.lists(few_real_servers(ipv4=True) | few_real_servers(ipv4=False), max_size=12)
@@ -43,14 +43,14 @@ def server(address: str, port: int = 80, weight: int = 1, priority: int = 0) -> 
 
 
 def pools(servers: Sequence[RealServer], *ranges: str) -> dict[Vip, Pool]:
-    """Return the pools of one service that discovery gave these real servers."""
+    """Return the pools of one service with these real servers in discovery."""
     state = desired([REDIS], {REDIS.source: servers}, [parse_network(text) for text in ranges])
     return {vip: virtual.pool for vip, virtual in state.virtual.items()}
 
 
 @given(SERVERS)
 def test_families_are_apart(servers: list[RealServer]) -> None:
-    """An IPv4 virtual server gets the IPv4 real servers and an IPv6 one the IPv6 ones, none of them lost."""
+    """An IPv4 virtual server gets all IPv4 real servers, an IPv6 virtual server all IPv6 real servers."""
     found = pools(servers)
     endpoints = {(one.address, one.port) for one in servers}
     assert {(one.address, one.port) for pool in found.values() for one in pool} == endpoints
@@ -76,7 +76,7 @@ def test_of_equal_endpoints_the_lowest_priority_and_then_the_highest_weight_coun
 
 @given(SERVERS, st.randoms(use_true_random=False))
 def test_the_order_of_an_answer_does_not_matter(servers: list[RealServer], random: Random) -> None:
-    """Discovery that answers in another order says the same."""
+    """The order of the real servers in an answer has no effect."""
     shuffled = list(servers)
     random.shuffle(shuffled)
     assert pools(shuffled) == pools(servers)
@@ -84,17 +84,16 @@ def test_the_order_of_an_answer_does_not_matter(servers: list[RealServer], rando
 
 @given(st.lists(REAL_SERVER | st.builds(RealServer, st.just(0), AWKWARD, st.just(80), st.just(1)), max_size=8), RANGES)
 def test_every_real_server_is_used_or_reported(servers: list[RealServer], ranges: list[Network]) -> None:
-    """Nothing that discovery names vanishes in silence, and nothing that has an objection is used."""
+    """Every real server is used or reported, and none with an objection is used."""
     state = desired([REDIS], {REDIS.source: servers}, ranges)
     used = {(one.address, one.port) for virtual in state.virtual.values() for one in virtual.pool}
-    refused = {(one.server.address, one.server.port) for one in state.rejected}
+    rejected = [(one.value, one.reason) for one in state.rejected.get(REDIS.source, ())]
+    refused = {(one.address, one.port) for one, _ in rejected if isinstance(one, RealServer)}
     assert used | refused == {(one.address, one.port) for one in servers}
     assert not used & refused
     vips = frozenset({IPV4.address, IPV6.address})
     assert all(objection(address, vips, ranges) is None for address, _ in used)
-    assert [(one.server, one.reason) for one in state.rejected] == [
-        (one, reason) for one in servers if (reason := objection(one.address, vips, ranges))
-    ]
+    assert rejected == [(one, reason) for one in servers if (reason := objection(one.address, vips, ranges))]
 
 
 @pytest.mark.parametrize(
@@ -118,21 +117,21 @@ def test_every_real_server_is_used_or_reported(servers: list[RealServer], ranges
 )
 @pytest.mark.parametrize("ranges", [(), ("0.0.0.0/0", "::/0")])
 def test_what_may_never_be_a_real_server(address: str, reason: str, ranges: tuple[str, ...]) -> None:
-    """These are refused with their reason, and no range allows them."""
+    """These are rejected with the reason, and no range allows them."""
     networks = [parse_network(text) for text in ranges]
-    assert objection(parse_address(address), frozenset(), networks) == f"it is {reason}; {WAY_OUT}"
+    assert objection(parse_address(address), frozenset(), networks) == f"it is {reason}; {FIX}"
     assert never_usable(parse_address(address)) == f"it is {reason}"
 
 
 @pytest.mark.parametrize("address", ["1.0.0.0", "10.0.0.7", "223.255.255.255", "240.64.0.1", "fd00::7", "2001:db8::1"])
 def test_what_may_be_a_real_server(address: str) -> None:
-    """Any other address may be one where no range is given."""
+    """Without ranges, any other address is allowed."""
     assert objection(parse_address(address), frozenset(), []) is None
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.255.255.255", "::1"])
 def test_loopback_needs_a_range_that_names_it(address: str) -> None:
-    """Loopback is refused with the option that allows it, until a range does."""
+    """Loopback addresses are rejected with the option that allows them, unless a range contains them."""
     parsed = parse_address(address)
     reason = objection(parsed, frozenset(), [])
     allowed = f"it is loopback; --real-range {address} allows it"
@@ -143,36 +142,36 @@ def test_loopback_needs_a_range_that_names_it(address: str) -> None:
 
 @given(ADDRESS, RANGES.filter(bool))
 def test_ranges_are_an_allow_list(address: Address, ranges: list[Network]) -> None:
-    """Where ranges are given, no address outside all of them is used."""
+    """With ranges, no address outside all of them is used."""
     if not any(in_network(address, network) for network in ranges):
         assert objection(address, frozenset(), ranges) is not None
 
 
-def test_an_address_outside_all_ranges_is_refused_with_the_way_out() -> None:
-    """The reason says which option would let it in."""
+def test_an_address_outside_all_ranges_is_refused_with_the_fix() -> None:
+    """The reason names the option that would allow it."""
     reason = objection(parse_address("10.0.0.7"), frozenset(), [parse_network("10.1.0.0/16")])
     assert reason == "it is in no --real-range; --real-range 10.0.0.7 allows it"
 
 
 @given(ADDRESS, RANGES)
 def test_a_vip_is_never_a_real_server(address: Address, ranges: list[Network]) -> None:
-    """A real server on a VIP would send connects round in a circle, whatever range it is in."""
-    assert objection(address, frozenset({address}), ranges) == f"it is a VIP; {WAY_OUT}"
+    """Connects to a real server at a VIP would loop, so it is rejected whatever the ranges are."""
+    assert objection(address, frozenset({address}), ranges) == f"it is a VIP; {FIX}"
 
 
 def test_vips_of_every_service_are_refused() -> None:
-    """The VIP of another service is no real server either, on no port, even before that service is known."""
+    """A real server at the VIP of another service is rejected on every port, even before that service is known."""
     other = Service("other", "consul:other", (Vip(parse_address("10.64.0.9"), 80, Protocol.TCP),))
     circle = server("10.64.0.9", 9999)
     state = desired([REDIS, other], {REDIS.source: [circle, server("10.0.0.1")]}, [])
     assert state.virtual[IPV4].pool == (server("10.0.0.1"),)
-    (rejected,) = state.rejected
-    assert rejected == Rejected("redis", circle, f"it is a VIP; {WAY_OUT}", "consul:redis")
-    assert str(rejected) == f"real server 10.64.0.9:9999 refused: it is a VIP; {WAY_OUT}"
+    rejected = Refusal(circle, f"it is a VIP; {FIX}")
+    assert state.rejected == {"consul:redis": (rejected,)}
+    assert str(rejected) == f"real server 10.64.0.9:9999 refused: it is a VIP; {FIX}"
 
 
 def test_a_service_that_was_never_answered_for_is_left_out() -> None:
-    """Not known is not empty: a service without an answer has no virtual servers, one with an empty answer has."""
+    """A service without an answer has no virtual servers; one with an empty answer has."""
     other = Service("other", "consul:other", (Vip(parse_address("10.64.0.9"), 80, Protocol.TCP),))
     state = desired([REDIS, other], {other.source: []}, [])
     assert state.virtual.keys() == set(other.vips)
@@ -186,14 +185,14 @@ def test_a_virtual_server_carries_what_its_service_says() -> None:
 
 
 def test_a_pool_that_is_too_large_is_cut_where_it_matters_least() -> None:
-    """Past the greatest size the last of the order go, of the highest priority numbers, and are reported."""
+    """Beyond the largest size, servers of the highest priority numbers are left out and reported."""
     base = int.from_bytes(parse_address("10.1.0.0"))
     many = [RealServer(0, Address((base + host).to_bytes(16)), 80, 1) for host in range(MAX_POOL)]
     backups = [server("10.0.0.1", priority=9), server("10.0.0.2", priority=9)]
     state = desired([REDIS], {REDIS.source: backups + many}, [])
     assert state.virtual[IPV4].pool == tuple(many)
-    assert [(one.server, one.source) for one in state.rejected] == [(one, "consul:redis") for one in backups]
-    assert state.rejected[0].reason == f"there are more than {MAX_POOL} in the pool; spread them over several services"
+    reason = f"there are more than {MAX_POOL} in the pool; spread them over several services"
+    assert state.rejected == {"consul:redis": tuple(Refusal(one, reason) for one in backups)}
 
 
 PRIORITIES: Final = st.lists(st.integers(0, 24), min_size=1, max_size=40)
@@ -206,12 +205,13 @@ def test_a_pool_has_no_more_tiers_than_programs_walk(priorities: list[int]) -> N
     state = desired([REDIS], {REDIS.source: servers}, [])
     last = sorted(set(priorities))[:MAX_TIERS][-1]
     assert set(state.virtual[IPV4].pool) == {one for one in servers if one.priority <= last}
-    assert {one.server for one in state.rejected} == {one for one in servers if one.priority > last}
-    assert all(f"at most {MAX_TIERS} priorities" in one.reason for one in state.rejected)
+    rejected = state.rejected.get(REDIS.source, ())
+    assert {one.value for one in rejected} == {one for one in servers if one.priority > last}
+    assert all(f"at most {MAX_TIERS} priorities" in one.reason for one in rejected)
 
 
 def test_tiers_are_counted_in_each_family() -> None:
     """Sixteen priorities of IPv4 servers and sixteen others of IPv6 servers are two pools that both fit."""
     servers = [server("10.0.0.1", 80 + tier, priority=tier) for tier in range(MAX_TIERS)]
     servers += [server("fd00::1", 80 + tier, priority=100 + tier) for tier in range(MAX_TIERS)]
-    assert desired([REDIS], {REDIS.source: servers}, []).rejected == ()
+    assert desired([REDIS], {REDIS.source: servers}, []).rejected == {}

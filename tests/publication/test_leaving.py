@@ -1,4 +1,4 @@
-"""Sockets of removed servers: when they are to be closed."""
+"""When sockets of removed servers are closed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EMPTY = Installed()
 
 
 def test_what_has_left_is_closed_once() -> None:
-    """And no other time after it worked."""
+    """After a success there is no further attempt."""
     leaving = Leaving()
     leaving.add([MEMBER])
     assert leaving.due(EMPTY, BOTH, 0.0) == {MEMBER}
@@ -31,7 +31,7 @@ def test_what_has_left_is_closed_once() -> None:
 
 
 def test_what_could_not_be_closed_is_tried_again_and_not_for_ever() -> None:
-    """With a pause that doubles."""
+    """With a pause that doubles, for a limited number of attempts."""
     leaving, now, pause = Leaving(), 0.0, FIRST_PAUSE
     leaving.add([MEMBER])
     for _ in range(MOST_TRIES - 1):
@@ -47,7 +47,7 @@ def test_what_could_not_be_closed_is_tried_again_and_not_for_ever() -> None:
 
 
 def test_a_new_one_does_not_wait_for_others() -> None:
-    """It is due at once, together with those that wait."""
+    """A new member is due at once, together with those that wait."""
     leaving = Leaving()
     leaving.add([MEMBER])
     leaving.tried(0.0, succeeded=False)
@@ -57,7 +57,7 @@ def test_a_new_one_does_not_wait_for_others() -> None:
 
 
 def test_what_is_back_or_drains_keeps_its_sockets() -> None:
-    """A server that returned to its pool meanwhile, and TCP unless it is to be reset."""
+    """A server that is back in its pool, and protocols that drain."""
     installed = plan(EMPTY, {VIP: SERVER}, complete=True).result
     leaving = Leaving()
     leaving.add([MEMBER])

@@ -58,7 +58,7 @@ from tests.support.strategies import DESIRED, FEW_VIPS, TRACKING, pools
 Desired = Mapping[Vip, VirtualServer]
 
 TARGETS: Final = tuple({vip for few in FEW_VIPS for vip in (few, few._replace(port=6379), few._replace(port=9))})
-"""What applications ask for: every virtual server, and ports that only a wildcard takes."""
+"""Destinations of connects: every virtual server, and ports that only a wildcard serves."""
 
 MAPPED: Final = Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP)
 OTHER: Final = Vip(parse_address("fd00:64::1"), 53, Protocol.UDP)
@@ -66,29 +66,29 @@ ONE: Final = RealServer(0, parse_address("10.0.0.1"), 31001, 1)
 THREE: Final = RealServer(0, parse_address("10.0.0.3"), 31003, 3)
 BACKUP: Final = RealServer(7, parse_address("10.0.0.9"), 31009, 5)
 NEIGHBOURS: Final = (MAPPED, MAPPED._replace(port=0), MAPPED._replace(port=53, protocol=Protocol.UDP))
-"""An exact port, the wildcard beside it, and another protocol that keeps their address known."""
+"""An exact port, its wildcard, and another protocol that keeps their address in the filter."""
 SUBSETS: Final = [vips for size in range(4) for vips in combinations(NEIGHBOURS, size)]
 
 
 class Publication(NamedTuple):
-    """One try to reach a desired state, cut off by a crash after a share of its operations (1: not at all)."""
+    """One attempt to reach a desired state, cut off by a crash after a share of its operations (1: no crash)."""
 
     desired: Desired
     complete: bool
     until: float
     counts: bool = False
-    """Whether there are connects then."""
+    """Whether there are connects afterwards."""
 
 
 PUBLICATION: Final = st.builds(
     Publication, DESIRED, st.booleans(), st.just(1.0) | st.integers(1, 31).map(lambda part: part / 32), st.booleans()
 )
 PRIOR: Final = st.just(EMPTY) | st.lists(PUBLICATION, min_size=1, max_size=3).map(lambda past: after(EMPTY, past))
-"""Everything that publications and crashes can leave behind."""
+"""All states that publications and crashes can leave."""
 
 
 def after(state: State, past: Iterable[Publication]) -> State:
-    """Return what the publications leave, each of which starts from what the one before left."""
+    """Return the state after these publications, each of which starts from the result of the previous one."""
     for publication in past:
         states = history(state, plan(read(state), publication.desired, complete=publication.complete).steps)
         state = states[round(publication.until * (len(states) - 1))]
@@ -112,21 +112,21 @@ def pools_of(desired: Desired) -> dict[Vip, Pool]:
 
 
 def comparable(installed: Installed) -> Installed:
-    """Return held but for the highest generation and the indexes of servers that have left.
+    """Return the installed state without the highest generation and the indexes of removed servers.
 
-    Only the process that took them away still knows them.
+    Only the process that removed them knows these.
     """
     orphans = {map_: tuple(sorted(keys)) for map_, keys in installed.orphans.items()}
     return replace(installed, orphans=orphans, last_generation=0, free=(), resting=(), top=0)
 
 
 def taken(installed: Installed) -> set[int]:
-    """Return the indexes that no new server may have, now or later."""
+    """Return the indexes that must not be given to new servers."""
     return set(range(installed.top)) - set(installed.free) - set(installed.resting)
 
 
 def shape(state: State) -> dict[Map, object]:
-    """Return a state without the numbers of its generations and servers, which differ with its past."""
+    """Return a state without the numbers of generations and servers, which depend on the history."""
     virtual = {key: elements.unpack_virtual(value) for key, value in state[Map.VIRTUAL].items()}
     owners = {value.generation: key for key, value in virtual.items()}
     used = used_indexes(state)
@@ -145,7 +145,7 @@ def shape(state: State) -> dict[Map, object]:
 
 
 def fresh(desired: Desired) -> State:
-    """Return the state that a publication into empty maps gives."""
+    """Return the state after a publication into empty maps."""
     return apply(EMPTY, plan(Installed(), desired, complete=True).steps)
 
 
@@ -156,7 +156,7 @@ def is_of_servers(operation: Operation) -> TypeGuard[Put]:
 
 @given(DESIRED)
 def test_a_publication_into_empty_maps_serves_what_is_desired(desired: Desired) -> None:
-    """Each connect gets exactly the shares that RFC 2782 gives in the desired pools, or passes through."""
+    """Each connect gets exactly the RFC 2782 shares of the desired pools, or passes unchanged."""
     state = fresh(desired)
     for target in TARGETS:
         assert connect(state, target) == expected(pools_of(desired), target)
@@ -164,9 +164,10 @@ def test_a_publication_into_empty_maps_serves_what_is_desired(desired: Desired) 
 
 @given(PRIOR | damaged(PRIOR), DESIRED, st.booleans())
 def test_the_result_of_a_plan_is_what_decoding_the_maps_says(state: State, desired: Desired, complete: bool) -> None:
-    """A plan tells what will be held after it, so that the next one need not read the maps.
+    """The result of a plan is the installed state after it, so that the next plan need not read the maps.
 
-    Only of two virtual servers with the same index, when it replaces one, it does not see that the other is right now.
+    The exception: if it replaces one of two virtual servers with the same index, it does not see that the other one
+    becomes valid.
     """
     installed = read(state)
     assume(complete or all(published.servers for published in installed.virtual.values()))
@@ -179,7 +180,7 @@ def test_the_result_of_a_plan_is_what_decoding_the_maps_says(state: State, desir
 
 @given(st.lists(PUBLICATION, max_size=4).map(lambda past: [one.desired for one in past]), st.booleans())
 def test_plans_follow_from_results_without_reading_again(past: list[Desired], complete: bool) -> None:
-    """A sidecar that never reads the maps again serves what is desired, and leaves what a fresh start leaves."""
+    """A sidecar that never reads the maps again serves the desired state, and leaves the same state as a new start."""
     state, installed = EMPTY, Installed()
     for desired in past:
         made = plan(installed, desired, complete=complete)
@@ -194,7 +195,7 @@ def test_plans_follow_from_results_without_reading_again(past: list[Desired], co
 def test_a_plan_before_everything_is_known_is_followed_by_a_complete_one(
     past: list[Publication], first: Desired, second: Desired
 ) -> None:
-    """After a crash, an incomplete plan and then a complete one, without reading between, leave nothing over."""
+    """After a crash, an incomplete plan and then a complete one without reading the maps leave no orphans."""
     state = after(EMPTY, past)
     incomplete = plan(read(state), first, complete=False)
     complete = plan(incomplete.result, second, complete=True)
@@ -203,7 +204,7 @@ def test_a_plan_before_everything_is_known_is_followed_by_a_complete_one(
 
 @given(damaged(PRIOR), DESIRED)
 def test_any_state_leads_to_the_desired_one(state: State, desired: Desired) -> None:
-    """Whatever crashes and foreign hands left, one complete plan gives exactly the desired state and nothing beside."""
+    """From any state after crashes and other writers, one complete plan gives exactly the desired state."""
     state = apply(state, plan(read(state), desired, complete=True).steps)
     assert shape(state) == shape(fresh(desired))
     assert plan(read(state), desired, complete=True).steps == ()
@@ -211,7 +212,7 @@ def test_any_state_leads_to_the_desired_one(state: State, desired: Desired) -> N
 
 @given(damaged(PRIOR), DESIRED)
 def test_any_state_leads_to_what_is_known_so_far(state: State, desired: Desired) -> None:
-    """An incomplete plan serves what it desires from any prior state, and a second one has nothing to do."""
+    """From any state, an incomplete plan serves the desired pools, and a second one has nothing to do."""
     state = apply(state, plan(read(state), desired, complete=False).steps)
     for target in desired:
         assert connect(state, target) == expected(pools_of(desired), target)
@@ -220,7 +221,7 @@ def test_any_state_leads_to_what_is_known_so_far(state: State, desired: Desired)
 
 @given(PRIOR, DESIRED)
 def test_nothing_is_taken_away_before_everything_is_known(state: State, desired: Desired) -> None:
-    """An incomplete plan leaves all other virtual servers as they are, and orphans alone."""
+    """An incomplete plan leaves all other virtual servers and orphans as they are."""
     installed = read(state)
     states = history(state, plan(installed, desired, complete=False).steps)
     others = set(installed.virtual) - set(desired)
@@ -236,7 +237,7 @@ def test_nothing_is_taken_away_before_everything_is_known(state: State, desired:
 
 @given(PRIOR, DESIRED, st.booleans())
 def test_an_unchanged_pool_costs_nothing(state: State, desired: Desired, complete: bool) -> None:
-    """Planning again for what is held gives no step, no new generation and the same result."""
+    """A plan for the installed state has no steps, no new generation and the same result."""
     first = plan(read(state), desired, complete=complete)
     again = plan(first.result, desired, complete=complete)
     assert again == Plan((), first.result, (), (), ())
@@ -246,7 +247,7 @@ def test_an_unchanged_pool_costs_nothing(state: State, desired: Desired, complet
 
 @given(PRIOR, DESIRED)
 def test_only_pools_that_differ_are_written(state: State, desired: Desired) -> None:
-    """A virtual server whose pool, scheduler and tracking are as held keeps its generation and all that hangs on it."""
+    """A virtual server whose pool, scheduler and passive health are installed keeps its generation and its elements."""
     installed = read(state)
     made = plan(installed, desired, complete=True)
     for vip, server in desired.items():
@@ -265,7 +266,7 @@ def test_only_pools_that_differ_are_written(state: State, desired: Desired) -> N
 
 @given(PRIOR, DESIRED)
 def test_records_of_servers_that_stay_are_never_touched(state: State, desired: Desired) -> None:
-    """A real server that is in the old and in the new pool keeps its counters and its ejection."""
+    """A real server in both the old and the new pool keeps its counters and its ejection."""
     installed = read(state)
     made = plan(installed, desired, complete=True)
     touched = {operation.key for operation in operations(made.steps) if is_of_servers(operation)}
@@ -278,7 +279,7 @@ def test_records_of_servers_that_stay_are_never_touched(state: State, desired: D
 
 @given(PRIOR, DESIRED, st.booleans())
 def test_a_new_server_has_counted_nothing(state: State, desired: Desired, complete: bool) -> None:
-    """Whatever had its index before, what a new server counts begins at zero; all others go on from what they had."""
+    """The counters of a new server begin at zero, whatever had its index before; all others keep theirs."""
     before = used_indexes(state)
     later = apply(state, plan(read(state), desired, complete=complete).steps)
     for member, index in used_indexes(later):
@@ -290,9 +291,9 @@ def test_a_new_server_has_counted_nothing(state: State, desired: Desired, comple
 @settings(max_examples=150)
 @given(st.lists(DESIRED, max_size=6), st.booleans())
 def test_an_index_rests_before_another_server_has_it(past: list[Desired], complete: bool) -> None:
-    """It is set to zero a grace period after the last program could count on it, and used another one later.
+    """It is set to zero a grace period after its removal, and reused after another grace period.
 
-    At no time is it that of two members.
+    It never belongs to two members at the same time.
     """
     state, installed, periods = EMPTY, Installed(), 0
     known: dict[int, tuple[bytes, int]] = {}
@@ -318,7 +319,7 @@ def test_an_index_rests_before_another_server_has_it(past: list[Desired], comple
 
 
 def test_an_index_is_used_again() -> None:
-    """That of a server that has left waits for the grace period of the next plan, and goes to the next new server."""
+    """The index of a removed server is given to the next new server after the grace period of the next plan."""
     installed, indexes = Installed(), []
     for server in (ONE, THREE, BACKUP, ONE, THREE):
         installed = plan(installed, desired_of(virtual_server(MAPPED, server)), complete=True).result
@@ -328,7 +329,7 @@ def test_an_index_is_used_again() -> None:
 
 
 def test_an_index_may_have_to_rest_first() -> None:
-    """Where all indexes have been used, a plan waits for those that were set to zero last."""
+    """If all indexes have been used, a plan waits for those that were set to zero last."""
     installed = Installed(free=(4,), resting=(8, 6, 7), top=structs.MAX_SERVERS)
     made = plan(installed, desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
     assert isinstance(made.steps[0], GracePeriod)
@@ -338,7 +339,7 @@ def test_an_index_may_have_to_rest_first() -> None:
 
 
 def test_more_servers_than_there_are_indexes_are_for_the_kernel_to_refuse() -> None:
-    """A plan for more servers than the map holds fails at its first step, before anything is changed."""
+    """A plan for more servers than fit the map fails at its first step, before anything changes."""
     made = plan(Installed(top=structs.MAX_SERVERS - 1), desired_of(virtual_server(MAPPED, ONE)), complete=True)
     assert isinstance(made.steps[0], Write)
     assert made.steps[0].map is Map.SERVERS
@@ -348,7 +349,7 @@ def test_more_servers_than_there_are_indexes_are_for_the_kernel_to_refuse() -> N
 
 @given(PRIOR, DESIRED)
 def test_generations_are_never_reused(state: State, desired: Desired) -> None:
-    """Whatever is changed gets a generation above all that the maps know."""
+    """Every change gets a generation above all generations in the maps."""
     installed = read(state)
     made = plan(installed, desired, complete=True)
     new = [made.result.virtual[vip].generation for vip in made.changed]
@@ -360,9 +361,9 @@ def test_generations_are_never_reused(state: State, desired: Desired) -> None:
 @settings(max_examples=150)
 @given(PRIOR, DESIRED, st.booleans())
 def test_every_prefix_is_safe(state: State, desired: Desired, complete: bool) -> None:
-    """After each single operation a connect has the whole old pool or the whole new one, never a mix, never a hole.
+    """After each single operation, a connect has the whole old pool or the whole new one, never a mix, never a hole.
 
-    A virtual server in only one of the two states is wholly there, or is passed through.
+    For a virtual server in only one of the two states, a connect has its whole pool or passes unchanged.
     """
     installed = read(state)
     old = {vip: published.pool for vip, published in installed.virtual.items() if published.pool is not None}
@@ -371,7 +372,7 @@ def test_every_prefix_is_safe(state: State, desired: Desired, complete: bool) ->
     new = pools_of(desired) if complete else {**old, **pools_of(desired)}
     for target in TARGETS:
         before, then = connect(state, target), expected(new, target)
-        # An old virtual server that a crash kept hidden may come to light on its way out.
+        # An old virtual server that a crash kept hidden may become visible before it is deleted.
         allowed = [before, then, expected(old, target)]
         for later in states:
             assert connect(later, target) in allowed
@@ -383,10 +384,9 @@ def test_every_prefix_is_safe(state: State, desired: Desired, complete: bool) ->
 @settings(max_examples=150)
 @given(PRIOR, DESIRED, st.booleans())
 def test_a_slow_reader_finds_what_it_was_sent_to(state: State, desired: Desired, complete: bool) -> None:
-    """A program that has read an element of `clb_virtual` finds all that belongs to it until a grace period has passed.
+    """A program that has read an element of `clb_virtual` finds all of its elements until a grace period has passed.
 
-    It may read the element at any point and slots, servers and turn at any later one, as long as no grace period lies
-    between.
+    It may read the element at any point, and slots and servers at any later point before the next grace period.
     """
     for run in between_grace_periods(state, plan(read(state), desired, complete=complete)):
         for start, first in enumerate(run):
@@ -403,9 +403,9 @@ def test_a_slow_reader_finds_what_it_was_sent_to(state: State, desired: Desired,
 def test_no_reader_falls_between_exact_port_and_wildcard(
     before: tuple[Vip, ...], after: tuple[Vip, ...], complete: bool
 ) -> None:
-    """A program that misses the exact port early and looks for the wildcard late still finds one of the two.
+    """A program that misses the exact port early and looks up the wildcard late still finds one of the two.
 
-    This holds for all that is served before and after, whether by the exact port or by the wildcard.
+    This holds for all ports that are served before and after, by the exact port or by the wildcard.
     """
     old = desired_of(*(virtual_server(vip, ONE) for vip in before))
     new = desired_of(*(virtual_server(vip, THREE) for vip in after))
@@ -429,7 +429,7 @@ def test_no_reader_falls_between_exact_port_and_wildcard(
 @pytest.mark.parametrize("after", SUBSETS)
 @pytest.mark.parametrize("before", SUBSETS)
 def test_a_wildcard_never_serves_an_exact_port_in_passing(before: tuple[Vip, ...], after: tuple[Vip, ...]) -> None:
-    """Where virtual servers of one address come and go together, no connect is sent to a neighbour's pool meanwhile."""
+    """If virtual servers of one address are added and deleted together, no connect gets the pool of another one."""
     old = desired_of(*(virtual_server(vip, ONE) for vip in before))
     new = desired_of(*(virtual_server(vip, THREE) for vip in after))
     state = fresh(old)
@@ -441,7 +441,7 @@ def test_a_wildcard_never_serves_an_exact_port_in_passing(before: tuple[Vip, ...
 @settings(max_examples=150)
 @given(PRIOR, DESIRED, DESIRED, st.floats(0, 1))
 def test_a_crash_after_any_prefix_is_repaired(state: State, first: Desired, second: Desired, until: float) -> None:
-    """Starting again from what a crash left gives exactly the desired state, and no orphan stays."""
+    """A restart after a crash gives exactly the desired state, and no orphans."""
     crashed = after(state, [Publication(first, complete=True, until=until)])
     for desired in (first, second):
         repaired = apply(crashed, plan(read(crashed), desired, complete=True).steps)
@@ -450,7 +450,7 @@ def test_a_crash_after_any_prefix_is_repaired(state: State, first: Desired, seco
 
 
 def test_a_crash_after_each_operation_in_turn_is_repaired() -> None:
-    """No single point of a publication that changes, adds and removes leaves anything that the next start keeps."""
+    """A crash at any point of a publication that changes, adds and removes leaves nothing that the next start keeps."""
     before = desired_of(virtual_server(MAPPED, ONE, BACKUP), virtual_server(OTHER._replace(port=9)))
     target = desired_of(virtual_server(MAPPED, ONE, THREE), virtual_server(OTHER))
     start = fresh(before)
@@ -463,7 +463,7 @@ def test_a_crash_after_each_operation_in_turn_is_repaired() -> None:
 
 @given(PRIOR, DESIRED)
 def test_the_order_is_that_of_the_header(state: State, desired: Desired) -> None:
-    """What a generation needs comes before the element that refers to it, addresses after; deletions wait for RCU."""
+    """The rows of a generation are written before its element, addresses after it; deletions wait for RCU."""
     steps = plan(read(state), desired, complete=True).steps
     waits = [at for at, step in enumerate(steps) if isinstance(step, GracePeriod)]
     collected = steps[waits[-1] + 1 :] if waits else ()
@@ -491,7 +491,7 @@ def test_no_step_is_empty(state: State, desired: Desired, complete: bool) -> Non
 
 @given(pools(ipv4=True).filter(bool))
 def test_slots_are_a_table_for_each_tier(pool: Pool) -> None:
-    """Slots follow the pool's order; an alias stays in its own tier, so that each tier is a table of its own."""
+    """Slots are in the order of the pool; an alias stays in its tier, so that each tier has its own table."""
     key = elements.pack_vip(MAPPED)
     slots = pool_slots(pool, numbered(key, pool).items())
     assert [slot.server for slot in slots] == list(range(1, len(pool) + 1))
@@ -507,7 +507,7 @@ def test_slots_are_a_table_for_each_tier(pool: Pool) -> None:
 
 @given(pools(ipv4=True))
 def test_the_table_of_a_tier_does_not_depend_on_the_others(pool: Pool) -> None:
-    """The slots of a tier are those of a pool of its own, only further back."""
+    """The slots of a tier are the same as those of a pool with this tier alone, at a later position."""
     key = elements.pack_vip(MAPPED)
     indexes = numbered(key, pool)
 
@@ -524,7 +524,7 @@ def test_the_table_of_a_tier_does_not_depend_on_the_others(pool: Pool) -> None:
 
 @given(pools(ipv4=True), st.sampled_from(Algorithm), TRACKING)
 def test_tiers_take_over_from_each_other(pool: Pool, algorithm: Algorithm, health: PassiveHealth) -> None:
-    """A walk from tier to tier meets each once, by rising priority, with exactly the shares of its own servers."""
+    """A walk from tier to tier visits each once, by rising priority, with exactly the shares of its servers."""
     server = replace(virtual_server(MAPPED, *pool), algorithm=algorithm, health=health)
     state = fresh({MAPPED: server})
     key = elements.pack_vip(MAPPED)
@@ -532,7 +532,7 @@ def test_tiers_take_over_from_each_other(pool: Pool, algorithm: Algorithm, healt
 
 
 def test_every_tier_of_a_pool_can_take_over() -> None:
-    """With as many tiers as a pool has at most, programs find the last one, too."""
+    """With the largest number of tiers, programs still find the last one."""
     pool = tuple(ONE._replace(priority=10 * tier, port=1 + tier) for tier in range(MAX_TIERS))
     state, key = fresh(desired_of(virtual_server(MAPPED, *pool))), elements.pack_vip(MAPPED)
     found = failover(state, key, state[Map.VIRTUAL][key])
@@ -540,7 +540,7 @@ def test_every_tier_of_a_pool_can_take_over() -> None:
 
 
 def test_an_empty_pool_has_one_slot_that_refuses() -> None:
-    """Its slot has the refusal for a member, and every draw stays with it."""
+    """The member of its slot is the refusal, and every draw picks it."""
     key = elements.pack_vip(MAPPED)
     refusal = elements.refusal(key)
     assert pool_slots((), [(refusal, 5)]) == [
@@ -550,7 +550,7 @@ def test_an_empty_pool_has_one_slot_that_refuses() -> None:
 
 
 def test_only_the_lowest_tier_is_used() -> None:
-    """A real server of a higher priority number is published and never picked while the lowest tier is there."""
+    """A real server with a higher priority number is published, but not picked while the lowest tier exists."""
     state = fresh(desired_of(virtual_server(MAPPED, ONE, THREE, BACKUP)))
     assert len(slots_of(state, 1)) == 3
     assert connect(state, MAPPED) == served_by(MAPPED, (ONE, THREE))
@@ -608,14 +608,14 @@ def test_a_new_name_alone_writes_the_label_alone() -> None:
 
 
 def test_a_name_too_long_for_the_map_is_no_change_for_ever() -> None:
-    """A name is compared as the map can hold it."""
+    """A name is compared in the form that fits the map."""
     desired = desired_of(virtual_server(MAPPED, ONE, service="ü" * 200))
     first = plan(Installed(), desired, complete=True)
     assert plan(first.result, desired, complete=True).steps == ()
 
 
 def test_a_weight_alone_is_a_new_generation_of_the_same_servers() -> None:
-    """Weights are part of the table, so they are published like members; the servers' records stay."""
+    """Weights are part of the table, so they are published like members; the counters of the servers stay."""
     first = plan(Installed(), desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
     made = plan(first.result, desired_of(virtual_server(MAPPED, ONE, THREE._replace(weight=4))), complete=True)
     assert {step.map for step in made.steps if not isinstance(step, GracePeriod)} == {Map.ROWS, Map.VIRTUAL}
@@ -639,7 +639,7 @@ def test_a_weight_alone_is_a_new_generation_of_the_same_servers() -> None:
 def test_counters_and_ejections_outlive_a_change_of_how_servers_are_chosen(
     change: dict[str, Any], complete: bool
 ) -> None:
-    """Another scheduler, tracking or tier is a new generation with the same members, whose records stay as they are."""
+    """A change of scheduler, passive health or tier gives a new generation of the same members with their counters."""
     before = virtual_server(MAPPED, ONE, THREE, BACKUP)
     after = replace(before, **change)
     state = fresh({MAPPED: before})
@@ -658,7 +658,7 @@ def test_counters_and_ejections_outlive_a_change_of_how_servers_are_chosen(
 
 
 def test_an_address_is_there_as_long_as_one_virtual_server_needs_it() -> None:
-    """The last virtual server of an address takes the address with it, and no other does."""
+    """The address is removed with its last virtual server, and not before."""
     wildcard = MAPPED._replace(port=0)
     both = plan(Installed(), desired_of(virtual_server(MAPPED, ONE), virtual_server(wildcard, THREE)), complete=True)
     one = plan(both.result, desired_of(virtual_server(wildcard, THREE)), complete=True)
@@ -669,7 +669,7 @@ def test_an_address_is_there_as_long_as_one_virtual_server_needs_it() -> None:
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("newer", [{"algorithm": 99}, {"flags": structs.COUNT_ACTIVE | 2}], ids=str)
 def test_what_a_newer_version_published_is_replaced(newer: dict[str, int], complete: bool) -> None:
-    """A virtual server with a scheduler or a flag that this version does not know is published anew."""
+    """A virtual server with a scheduler or a flag that this version does not know is republished."""
     desired = desired_of(virtual_server(MAPPED, ONE))
     state = fresh(desired)
     ((key, value),) = state[Map.VIRTUAL].items()
@@ -681,7 +681,7 @@ def test_what_a_newer_version_published_is_replaced(newer: dict[str, int], compl
 
 
 def test_the_simulator_sees_what_counts_for_another() -> None:
-    """The check of what a program finds would notice an index that stands for another member."""
+    """The simulator detects an index that belongs to another member."""
     desired = desired_of(virtual_server(MAPPED, ONE, THREE))
     state = counted(fresh(desired))
     key = elements.pack_vip(MAPPED)
@@ -692,7 +692,7 @@ def test_the_simulator_sees_what_counts_for_another() -> None:
 
 
 def test_the_simulator_sees_a_mix() -> None:
-    """The check of every prefix would notice slots that change under their element, and one that leads nowhere."""
+    """The check of every prefix detects slots that change under their element, and elements without slots."""
     state = fresh(desired_of(virtual_server(MAPPED, ONE, THREE)))
     foreign = slots_of(state, 1)[0]._replace(member=elements.pack_member(elements.pack_vip(MAPPED), BACKUP))
     mixed = connect(with_slot(state, 1, 0, foreign), MAPPED)
@@ -702,7 +702,7 @@ def test_the_simulator_sees_a_mix() -> None:
 
 
 def between_grace_periods(state: State, made: Plan) -> list[list[State]]:
-    """Return the states of a plan in runs that one program may live through."""
+    """Return the states of a plan in runs that one program can see."""
     runs: list[list[State]] = [[state]]
     for operation in operations(made.steps):
         if isinstance(operation, GracePeriod):

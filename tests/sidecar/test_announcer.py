@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from clb_discovery.datapath.sockets.closing import Destroyed
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.answer import Answer, Failure, Refused, Rejected
+from clb_discovery.model.answer import Answer, Failure, Refusal
 from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Vip, VirtualServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
@@ -158,20 +158,18 @@ def test_a_pool_that_loses_its_last_server_is_a_warning() -> None:
 
 def test_servers_that_are_refused_are_bounded() -> None:
     """An answer full of forbidden servers takes a few lines, and only once."""
-    rejected = [
-        Rejected("web", RealServer(0, parse_address("224.0.0.1"), port, 1), "no", "srv:web") for port in range(1, 1001)
-    ]
+    rejected = [Refusal(RealServer(0, parse_address("224.0.0.1"), port, 1), "no") for port in range(1, 1001)]
     announcer = Announcer()
     with capture_logs() as lines:
-        announcer.rejected(rejected)
-        announcer.rejected(rejected)
+        announcer.rejected({SERVICE.source: rejected}, {SERVICE.source: SERVICE})
+        announcer.rejected({SERVICE.source: rejected}, {SERVICE.source: SERVICE})
     assert [line["event"] for line in lines] == ["real server refused"] * 16 + ["more real servers refused"]
     assert lines[-1]["count"] == 984
 
 
 def test_refused_words_of_a_catalog_are_said_when_they_appear() -> None:
     """The line has the service, the value and the fix."""
-    old, new = Refused("VIP 10.64.0.1", "belongs to consul:a"), Refused("clb-vip 'x'", "is not a VIP")
+    old, new = Refusal("VIP 10.64.0.1", "belongs to consul:a"), Refusal("clb-vip 'x'", "is not a VIP")
     with capture_logs() as logs:
         Announcer().refused("web", [old], [old, new])
     assert [(line["service"], line["value"], line["reason"]) for line in logs] == [("web", *new)]
@@ -181,13 +179,13 @@ def test_what_is_refused_again_and_again_does_not_fill_the_log() -> None:
     """A registration that is wrong every other second is logged at once, and then at growing intervals."""
     clock = iter(range(10_000))
     announcer = Announcer(lambda: next(clock))
-    word = Refused("VIP 10.64.0.1", "belongs to consul:a")
-    server = Rejected("web", RealServer(0, parse_address("224.0.0.1"), 80, 1), "no", "srv:web")
+    word = Refusal("VIP 10.64.0.1", "belongs to consul:a")
+    server = Refusal(RealServer(0, parse_address("224.0.0.1"), 80, 1), "no")
     with capture_logs() as lines:
         for _ in range(1800):
             announcer.refused("web", [], [word])
-            announcer.rejected([server])
-            announcer.rejected([])
+            announcer.rejected({SERVICE.source: [server]}, {SERVICE.source: SERVICE})
+            announcer.rejected({}, {})
     events = [line["event"] for line in lines]
     assert 8 < events.count("registration refused") < 12
     assert 8 < events.count("real server refused") < 12
@@ -256,7 +254,7 @@ def test_member_that_flaps_does_not_flood() -> None:
 
 def test_members_left_out_are_said_once() -> None:
     """A few of each answer are logged, with the count of the others; not again if they come and go."""
-    left_out = tuple(Refused(f"instance {number}", "has no port") for number in range(40))
+    left_out = tuple(Refusal(f"instance {number}", "has no port") for number in range(40))
     with_them, without = Answer(servers(1), left_out=left_out), Answer(servers(1))
     found = lines_of((0, with_them), (1, with_them), (2, without), (3, with_them))
     assert [line["event"] for line in found] == ["member left out"] * 16 + ["more members left out"]

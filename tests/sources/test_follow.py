@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from clb_discovery.errors import SourceError
 from clb_discovery.model.answer import Answer, Failure, Outcome
@@ -17,7 +18,7 @@ NOBODY: Final = Answer(())
 
 
 class Scripted(FakeSource):
-    """A source that comes back with these, one after the other, and then with nothing more."""
+    """A source that returns these outcomes in order, and then nothing new."""
 
     name = "consul:web"
 
@@ -27,7 +28,7 @@ class Scripted(FakeSource):
         self.done = asyncio.Event()
 
     async def next(self) -> Answer:
-        """Return or raise the next one."""
+        """Return or raise the next outcome."""
         if not self._script:
             self.done.set()
             return await self.nothing_new()
@@ -39,7 +40,7 @@ class Scripted(FakeSource):
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return the seconds of every sleep, none of which lasts."""
+    """Return the seconds of every sleep; no sleep takes time."""
     found: list[float] = []
     sleep = asyncio.sleep
 
@@ -52,7 +53,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def followed(script: Sequence[Answer | Exception]) -> list[Outcome]:
-    """Follow a script to its end; return what was handed on."""
+    """Follow a script to its end; return the outcomes."""
     source, heard = Scripted(script), list[Outcome]()
     following = asyncio.create_task(follow(source, heard.append))
     await source.done.wait()
@@ -62,26 +63,40 @@ async def followed(script: Sequence[Answer | Exception]) -> list[Outcome]:
 
 
 async def test_retries_without_end_and_with_bounded_pauses(pauses: list[float]) -> None:
-    """However often a source has failed it is asked again; pauses are random up to a bound that doubles up to 30 s."""
-    failures = 1100  # two to the power of this is more than a float holds
+    """A source is retried without limit; pauses are random up to a bound that doubles up to 30 s."""
+    failures = 1100  # two to this power exceeds the range of a float
     heard = await followed([SourceError("no")] * failures + [NOBODY])
     assert heard == [Failure("no")] * failures + [NOBODY]
     assert len(pauses) == failures
     assert all(pause <= min(BACKOFF_CAP, BACKOFF_FIRST * 2**number) for number, pause in enumerate(pauses[:20]))
     later = sorted(pauses[20:])
     assert BACKOFF_CAP * 0.9 < later[-1] <= BACKOFF_CAP
-    assert later[0] < BACKOFF_CAP * 0.1  # full jitter: the bound alone grows
+    assert later[0] < BACKOFF_CAP * 0.1  # full jitter: only the bound grows
     assert sum(later) / len(later) == pytest.approx(BACKOFF_CAP / 2, rel=0.15)
 
 
 async def test_each_success_starts_the_pauses_anew(pauses: list[float]) -> None:
-    """After an answer the first pause is short again, whatever was before it."""
+    """After an answer the first pause is short again, however long the last one was."""
     await followed([SourceError("no")] * 20 + [NOBODY, SourceError("no")] * 100)
     assert max(pauses[20:]) <= BACKOFF_FIRST
 
 
 @pytest.mark.usefixtures("pauses")
 async def test_a_bug_does_not_end_the_watch() -> None:
-    """An error that nobody foresaw is a failure like any other, which asks for a report."""
+    """An unexpected error is a failure like any other, whose text asks for a report."""
     heard = await followed([KeyError("x"), NOBODY])
     assert heard == [Failure("internal error: KeyError('x'); please report it"), NOBODY]
+
+
+@pytest.mark.usefixtures("pauses")
+async def test_each_retry_is_a_line_for_debugging() -> None:
+    """The line counts failures since the last answer, and shows the pause in seconds and the kind of the error."""
+    with capture_logs() as logs:
+        await followed([SourceError("no"), OSError(5, "no"), NOBODY, SourceError("no")])
+    lines = [line for line in logs if line["event"] == "query failed; it is repeated after a random pause"]
+    assert [(line["log_level"], line["source"], line["failures"], line["error"]) for line in lines] == [
+        ("debug", "consul:web", 1, "SourceError"),
+        ("debug", "consul:web", 2, "OSError"),
+        ("debug", "consul:web", 1, "SourceError"),
+    ]
+    assert all(0 <= line["seconds"] <= BACKOFF_CAP for line in lines)

@@ -1,10 +1,12 @@
-"""The tasks that follow sources: who can be hastened, and when that does nothing."""
+"""The tasks that follow sources: which source can be hastened, and when that has no effect."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 from contextlib import nullcontext
+
+from structlog.testing import capture_logs
 
 from clb_discovery.model.answer import Answer, Listing, Outcome
 from clb_discovery.model.service import CATALOG
@@ -14,14 +16,14 @@ from tests.support.fake_source import Told
 
 
 class Catalog(Told):
-    """A catalog whose services are told what to answer, too."""
+    """A catalog whose services are scripted, too."""
 
     def __init__(self) -> None:
         super().__init__()
         self.services: dict[str, Told] = {}
 
     async def next(self) -> Listing:  # type: ignore[override]  # a catalog answers with names
-        """Return nobody's name, again and again."""
+        """Return an empty list each time."""
         await super().next()
         return Listing(frozenset())
 
@@ -31,12 +33,12 @@ class Catalog(Told):
 
 
 def watches(sources: Mapping[str, Source]) -> Watches:
-    """Return watches of these sources, which are not made yet."""
+    """Return watches of these sources, which are not open yet."""
     return Watches(lambda: nullcontext(sources))
 
 
 async def test_source_that_is_followed_is_hastened() -> None:
-    """From start to end; before and after that, and of a name that nobody follows, it is left alone."""
+    """A followed source is hastened; before start, after end, and for a name that is not followed nothing happens."""
     source, heard = Told(Answer(())), asyncio.Queue[tuple[str, Outcome]]()
     found = watches({"fake:a": source})
     found.hasten("fake:a")
@@ -53,7 +55,7 @@ async def test_source_that_is_followed_is_hastened() -> None:
 
 
 async def test_service_that_has_left_is_left_alone() -> None:
-    """A service of a catalog is hastened for as long as it is followed, and the catalog goes on."""
+    """A service of a catalog is hastened while it is followed, and the catalog is followed throughout."""
     catalog = Catalog()
     found = watches({CATALOG: catalog})
     await found.open()
@@ -65,3 +67,18 @@ async def test_service_that_has_left_is_left_alone() -> None:
     found.hasten(CATALOG)
     assert (catalog.services["web"].hastens, catalog.hastens) == (1, 1)
     await found.end()
+
+
+async def test_a_change_of_what_is_followed_is_a_line_for_debugging() -> None:
+    """The line counts the sources before and after; without a change there is none."""
+    found = watches({CATALOG: Catalog()})
+    await found.open()
+    with capture_logs() as logs:
+        found.start(lambda _name, _outcome: None)
+        for _ in range(2):
+            found.adjust({"consul:web", CATALOG})
+    await found.end()
+    assert [(line["event"], line["log_level"], line["before"], line["now"]) for line in logs] == [
+        ("followed sources change", "debug", 0, 1),
+        ("followed sources change", "debug", 1, 2),
+    ]

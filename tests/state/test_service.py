@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refused, Rejected
+from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refusal
 from clb_discovery.model.servers import RealServer, Unread
 from clb_discovery.model.service import RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
@@ -161,7 +161,7 @@ def test_source_is_due_once() -> None:
 def test_members_left_out_and_notes_are_reasons() -> None:
     """They do not change the state, few are named, and they go with the next answer that has none."""
     one = following()
-    left_out = tuple(Refused(f"instance 'node/{number}'", "has no port; register one") for number in range(6))
+    left_out = tuple(Refusal(f"instance 'node/{number}'", "has no port; register one") for number in range(6))
     one = heard(one, Answer(SERVERS, left_out=left_out, note="it may be incomplete"), 0)
     named = "; ".join(["it may be incomplete", *map(str, left_out[:4]), "and 2 more"])
     assert shown(one) == ("fresh", False, named)
@@ -197,7 +197,7 @@ def from_catalog() -> ServiceState:
 
 def test_answer_that_names_only_members_that_cannot_be_read_is_an_error() -> None:
     """It is not an empty pool: nothing is known until one can be read, and until then no member goes."""
-    unread = Answer((), VIP, unread=(Unread("a"),), left_out=(Refused("instance 'a'", "has no address"),))
+    unread = Answer((), VIP, unread=(Unread("a"),), left_out=(Refusal("instance 'a'", "has no address"),))
     for new in (following(), from_catalog()):
         one = heard(new, unread, 0)
         assert (one.known, one.answered, one.deadline) == (False, one.from_catalog, None)
@@ -253,7 +253,7 @@ def test_words_of_a_service_that_leaves_do_not_count() -> None:
     one = from_catalog()
     one = heard(one, Answer(SERVERS, VIP), 0)
     end = (SERVERS[0].address, SERVERS[0].port)
-    one = heard(one, Answer(SERVERS[1:], out=(end,), left_out=(Refused("a", "b"),)), 1)
+    one = heard(one, Answer(SERVERS[1:], out=(end,), left_out=(Refusal("a", "b"),)), 1)
     assert (one.guarded.good, one.left_out) == (SERVERS, ())
 
 
@@ -290,10 +290,10 @@ def test_refusals_are_in_the_reason() -> None:
     """A rejected VIP makes a source held, a rejected real server does not; few are named."""
     one = from_catalog()
     one = heard(one, Answer(SERVERS, VIP), 0)
-    rejected = tuple(Rejected("web", server, "it is a VIP; go away", "consul:web") for server in SERVERS)
+    rejected = tuple(Refusal(server, "it is a VIP; go away") for server in SERVERS)
     one = replace(one, rejected=rejected)
     assert shown(one)[0] == "fresh"
-    one = replace(one, refused=(Refused("VIP 10.64.0.1:80", "belongs to consul:a; register another one"),) * 2)
+    one = replace(one, refused=(Refusal("VIP 10.64.0.1:80", "belongs to consul:a; register another one"),) * 2)
     clash, server = str(one.refused[0]), "real server 10.0.0.{}:80 refused: it is a VIP; go away"
     reason = "; ".join([clash, clash, server.format(1), server.format(2), "and 1 more"])
     assert shown(one) == ("held", False, reason)

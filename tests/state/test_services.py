@@ -7,7 +7,7 @@ from typing import Final
 
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address, parse_network
-from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Refused, Rejected
+from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Refusal
 from clb_discovery.model.servers import RealServer
 from clb_discovery.model.service import CATALOG, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
@@ -101,7 +101,7 @@ def test_one_that_may_not_be_a_real_server_is_not_there() -> None:
     for bad in (link_local, far, vip, other):
         found = ServiceTable([service("srv:web")], real_ranges=[parse_network("10.0.0.0/16")])
         found.hear("srv:web", Answer(SERVERS), 0, AT)
-        found.refuse({}, [Rejected("web", other, "it is a VIP", "srv:web")])
+        found.refuse({}, {"srv:web": [Refusal(other, "it is a VIP")]})
         found.hear("srv:web", Answer((bad,), out=out), 1, AT)
         assert [following.guarded.withheld[0] for following in found] == [3]
 
@@ -263,11 +263,11 @@ def test_catalog_is_known_last_with_its_services() -> None:
 def test_refusals_are_known_of_their_sources() -> None:
     """Rejected registrations and real servers are noted, and gone after the next publication without them."""
     found = of_catalog("a")
-    clash = Refused("VIP 10.64.0.7:80", "belongs to consul:b")
-    rejected = Rejected("a", SERVERS[0], "it is a VIP", "consul:a")
-    found.refuse({"consul:a": (clash,)}, [rejected])
+    clash = Refusal("VIP 10.64.0.7:80", "belongs to consul:b")
+    rejected = Refusal(SERVERS[0], "it is a VIP")
+    found.refuse({"consul:a": (clash,)}, {"consul:a": (rejected,)})
     assert [(one.refused, one.rejected) for one in found] == [((), ()), ((clash,), (rejected,))]
-    found.refuse({}, [])
+    found.refuse({}, {})
     assert [(one.refused, one.rejected) for one in found] == [((), ()), ((), ())]
 
 
@@ -309,9 +309,9 @@ def test_what_is_told_is_what_is_known() -> None:
     assert_up_to_date()
     found.hear("srv:b", Answer(()), 31, AT)
     assert_up_to_date()
-    found.refuse({}, [Rejected("b", SERVERS[0], "it is a VIP", "srv:b")])
+    found.refuse({}, {"srv:b": [Refusal(SERVERS[0], "it is a VIP")]})
     assert_up_to_date()
-    found.refuse({}, [])
+    found.refuse({}, {})
     assert_up_to_date()
     found.adopt([service("srv:a"), service("srv:d")])
     assert_up_to_date()

@@ -1,1 +1,1 @@
-"""What several tests share: real servers to start, statistics, and fakes as classes."""
+"""Shared parts of tests: real servers, statistics, and fakes as classes."""

@@ -42,7 +42,7 @@ class Struct:
 
 @dataclass(frozen=True, slots=True)
 class MapDefinition:
-    """A map as the object declares it; what it leaves out is 0."""
+    """A map as the object declares it; missing properties are 0."""
 
     key_size: int
     value_size: int
@@ -61,7 +61,7 @@ class _Type(NamedTuple):
 def section(elf: bytes, wanted: str) -> bytes:
     """Return the contents of a section of a 64-bit ELF file.
 
-    :raises ValueError: if it is no such file, or has no such section.
+    :raises ValueError: if it is not such a file, or has no such section.
     """
     if elf[:5] != b"\x7fELF\x02":
         raise ValueError("not a 64-bit ELF file")
@@ -84,7 +84,7 @@ class Btf:
     def __init__(self, data: bytes) -> None:
         """Parse the contents of a `.BTF` section.
 
-        :raises ValueError: if it is none.
+        :raises ValueError: if it is not BTF.
         """
         self._order = "<" if data[:2] == MAGIC.to_bytes(2, "little") else ">"
         magic, _, _, header, types, types_length, strings, strings_length = struct.unpack_from(

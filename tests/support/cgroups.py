@@ -1,4 +1,4 @@
-"""A cgroup of its own for a test, and programs in it that know nothing of us."""
+"""Cgroups for tests, and ordinary programs inside them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ENTER = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
 
 @contextmanager
 def made_cgroup(parent: Path | None = None) -> Iterator[Path]:
-    """Make a cgroup, below the root by default; whoever is in it at the end is killed."""
+    """Make a cgroup, by default below the root; processes that are in it at the end are killed."""
     cgroup = (parent or find_root()) / f"clb-test-{uuid4().hex[:8]}"
     cgroup.mkdir()
     try:
@@ -29,14 +29,14 @@ def made_cgroup(parent: Path | None = None) -> Iterator[Path]:
 
 
 def remove(cgroup: Path) -> None:
-    """Kill whoever is in the cgroup and remove it."""
+    """Kill all processes in the cgroup and remove it."""
     if not cgroup.exists():
         return
 
     def is_removed() -> bool:
         for process in (cgroup / "cgroup.procs").read_text().split():
             os.kill(int(process), signal.SIGKILL)
-        for child in (*cgroup.glob("clb-discovery-selftest-*"), cgroup):  # of a sidecar that goes on, or was killed
+        for child in (*cgroup.glob("clb-discovery-selftest-*"), cgroup):  # of a running or killed sidecar
             with suppress(OSError):
                 child.rmdir()
         return not cgroup.exists()
@@ -56,7 +56,7 @@ def run_inside(cgroup: Path, *command: str | Path, timeout: float = patient(60))
 
 @contextmanager
 def entered(cgroup: Path) -> Iterator[None]:
-    """Have this process in the cgroup while the block runs; a socket made there belongs to it from then on."""
+    """Move this process into the cgroup while the block runs; a socket made there belongs to it from then on."""
     own = Path("/proc/self/cgroup").read_text().split("0::", 1)[1].splitlines()[0]
     (cgroup / "cgroup.procs").write_text(str(os.getpid()))
     try:

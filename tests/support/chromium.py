@@ -1,6 +1,6 @@
-"""A real Chromium without a window, spoken to in its DevTools protocol over a pair of pipes.
+"""A real headless Chromium, controlled by its DevTools protocol over a pair of pipes.
 
-https://chromedevtools.github.io/devtools-protocol/ says what the methods and events are.
+https://chromedevtools.github.io/devtools-protocol/ documents methods and events.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.pace import patient
 TIMEOUT: Final = patient(30)
 _OPTIONS: Final = (
     "--headless=new",
-    "--no-sandbox",  # which root cannot have
+    "--no-sandbox",  # root cannot have a sandbox
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--disable-background-networking",
@@ -30,7 +30,7 @@ _OPTIONS: Final = (
     "--hide-scrollbars",
     "--no-first-run",
     "--force-color-profile=srgb",
-    "--remote-debugging-pipe",  # commands come in on descriptor 3, answers go out on 4, each with a NUL behind it
+    "--remote-debugging-pipe",  # commands arrive on descriptor 3, answers leave on 4, each with a NUL at its end
 )
 
 Message = dict[str, Any]
@@ -45,7 +45,7 @@ class Chromium:
         self._partial = b""
         self._last = 0
         self.events: list[Message] = []
-        """All that has happened in tabs, in order."""
+        """All events of tabs, in order."""
 
     def open(self) -> Tab:
         """Open an empty tab."""
@@ -69,7 +69,7 @@ class Chromium:
             self.events.append(answer)
 
     def listen(self, seconds: float) -> None:
-        """Take in what happens meanwhile."""
+        """Record the events of the next seconds."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             event = self._receive(left)
@@ -91,7 +91,7 @@ class Chromium:
 
 
 class Tab:
-    """One tab, with a record of all that it asks for and all that goes wrong."""
+    """One tab, with a record of all its requests and problems."""
 
     def __init__(self, browser: Chromium, session: str) -> None:
         self._browser = browser
@@ -108,7 +108,7 @@ class Tab:
         result = self.call("Page.navigate", url=url)
         assert "errorText" not in result, result
 
-    def evaluate(self, expression: str) -> Any:  # noqa: ANN401 - whatever JSON it is
+    def evaluate(self, expression: str) -> Any:  # noqa: ANN401 - any JSON
         """Return the value of a JavaScript expression, awaited; one that throws fails the test."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, result
@@ -132,25 +132,25 @@ class Tab:
         )
 
     def prefer(self, scheme: str) -> None:
-        """Have the user like `light` or `dark`."""
+        """Set the colour scheme that the user prefers, `light` or `dark`."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def screenshot(self) -> bytes:
-        """Return what the user sees, as PNG."""
+        """Return the visible part of the page, as PNG."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
     def press(self, key: str) -> None:
-        """Press a key, by the name that KeyboardEvent.key has."""
+        """Press a key; the name is that of KeyboardEvent.key."""
         for kind in ("rawKeyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=_KEYS[key])
 
     def tree(self) -> list[tuple[str, str]]:
-        """Return role and name of everything that assistive technology is told of."""
+        """Return role and name of everything that assistive technology sees."""
         nodes = self.call("Accessibility.getFullAXTree")["nodes"]
         return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
 
     def requests(self) -> list[str]:
-        """Return the URLs that the tab has asked for."""
+        """Return the URLs that the tab has requested."""
         return [event["params"]["request"]["url"] for event in self._happened("Network.requestWillBeSent")]
 
     def troubles(self) -> list[Message]:
@@ -172,7 +172,7 @@ _KEYS: Final = {"Tab": 9, "Enter": 13}
 
 @contextmanager
 def chromium() -> Iterator[Chromium]:
-    """Run a browser of our own while the block runs."""
+    """Run a browser for the test while the block runs."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         commands_in, commands = os.pipe()
         answers, answers_out = os.pipe()
@@ -186,7 +186,7 @@ def chromium() -> Iterator[Chromium]:
         try:
             yield Chromium(commands, answers)
         finally:
-            os.close(commands)  # which ends it
+            os.close(commands)  # this ends it
             try:
                 process.wait(timeout=patient(10))
             except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""Clients that connect without pause, with what others leave of the processors, while something happens."""
+"""Clients that connect without pause at low priority, while something happens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.process import accepts, running, wait_until
 
 @contextmanager
 def serving(port: int, directory: Path) -> Iterator[None]:
-    """Run the server that says where it is, on every address of the loopback, while the block runs."""
+    """Run the server that reports the reached address, on every loopback address, while the block runs."""
     program = [sys.executable, "-m", "tests.programs.where", str(port)]
     with running(program, directory / f"where-{port}.log"):
         wait_until(lambda: accepts(port), "the server accepts")
@@ -25,10 +25,10 @@ def serving(port: int, directory: Path) -> Iterator[None]:
 def connecting(
     cgroup: Path, port: int, directory: Path, *addresses: str, apart: bool = False, serve: bool = True
 ) -> Iterator[list[Connect]]:
-    """Connect without pause to the server that says where it is, while the block runs; then fill the list.
+    """Connect without pause to the server that reports the reached address, while the block runs; then fill the list.
 
-    :param apart: have a client for each address, all at once; else one takes the addresses in turn.
-    :param serve: run that server, at the port that clients connect to; else it is there, or elsewhere behind a VIP.
+    :param apart: start a client for each address, all at once; else one client takes the addresses in turn.
+    :param serve: run that server, at the port that clients connect to; else it runs already, maybe behind a VIP.
     """
     turns = [(address,) for address in addresses] if apart else [addresses]
     files, connects = [directory / f"connects-{number}" for number in range(len(turns))], list[Connect]()
@@ -42,5 +42,5 @@ def connecting(
         yield connects
     for file in files:
         whole = file.read_bytes()
-        file.write_bytes(whole[: len(whole) // RECORD.size * RECORD.size])  # it was ended in the middle of its work
+        file.write_bytes(whole[: len(whole) // RECORD.size * RECORD.size])  # it was killed, maybe while it wrote
         connects += read_connects(file)

@@ -21,7 +21,7 @@ MASTER_TOKEN = "1ebf7f9a-93c8-4f1c-a1d6-6d2a9d7f0a11"  # noqa: S105  # for agent
 ACL_DENY: Mapping[str, object] = {
     "acl": {"enabled": True, "default_policy": "deny", "tokens": {"master": MASTER_TOKEN, "agent": MASTER_TOKEN}}
 }
-"""Extra configuration: nobody may do anything without `MASTER_TOKEN`."""
+"""Extra configuration: requests without `MASTER_TOKEN` are rejected."""
 
 
 class ConsulTls(NamedTuple):
@@ -33,11 +33,11 @@ class ConsulTls(NamedTuple):
     config: dict[str, object]
     """Extra configuration of the agent."""
     client: dict[str, str]
-    """Variables of a client that is let in."""
+    """Environment of a client that the agent accepts."""
 
 
 def make_tls(folder: Path) -> ConsulTls:
-    """Make an authority, and a certificate of a server and of a client, by Consul's own tool."""
+    """Make an authority, and certificates for a server and a client, with Consul's own tool."""
     for command in (("ca", "create"), ("cert", "create", "-server"), ("cert", "create", "-client")):
         subprocess.run(["consul", "tls", *command], cwd=folder, check=True, capture_output=True)
     authority, port = folder / "consul-agent-ca.pem", free_port()
@@ -77,7 +77,7 @@ class ConsulAgent:
 
         :param directory: for the configuration, the log and, if persistent, the data.
         :param config: extra configuration, as the agent's JSON (`ACL_DENY`).
-        :param token: what the helpers below show to the agent.
+        :param token: sent by the helpers below.
         :param persistent: keep the services over a restart, as outside development mode (starts in about 3 s, not 1).
         """
         spare = _free_ports(4)
@@ -109,7 +109,7 @@ class ConsulAgent:
 
     @property
     def pid(self) -> int:
-        """The process that runs."""
+        """The id of the running process."""
         assert self._process
         return self._process.pid
 
@@ -147,14 +147,14 @@ class ConsulAgent:
         self.start()
 
     def ready(self) -> bool:
-        """Tell whether it answers from its catalog."""
+        """Return whether it answers from its catalog."""
         try:
             return bool(self.request("GET", "/v1/catalog/nodes"))
         except OSError:
             return False
 
     def leads(self) -> bool:
-        """Tell whether this server is the leader."""
+        """Return whether this server is the leader."""
         raft = self.request("GET", "/v1/agent/self")["Stats"]["raft"]
         return bool(raft["state"] == "Leader")
 
@@ -183,12 +183,12 @@ class ConsulAgent:
         if weights is not None:
             body["Weights"] = {"Passing": weights[0], "Warning": weights[1]}
         self.request("PUT", "/v1/agent/service/register", body | more)
-        if self._persistent:  # the agent saves what a check was told, and not what it was registered with
+        if self._persistent:  # the agent saves the last status of a check, not the one of its registration
             self.set_status(service_id, status)
         return service_id
 
     def deregister(self, service_id: str) -> None:
-        """Take an instance out of the agent and the catalog."""
+        """Remove an instance from the agent and the catalog."""
         self.request("PUT", f"/v1/agent/service/deregister/{urllib.parse.quote(service_id, safe='')}")
 
     def set_status(self, service_id: str, status: str) -> None:
@@ -197,18 +197,18 @@ class ConsulAgent:
         self.request("PUT", f"/v1/agent/check/update/{check}", {"Status": status})
 
     def set_maintenance(self, service_id: str, *, enable: bool) -> None:
-        """Put the instance into maintenance, or take it out."""
+        """Put the instance into maintenance, or end it."""
         service = urllib.parse.quote(service_id, safe="")
         self.request("PUT", f"/v1/agent/service/maintenance/{service}?enable={str(enable).lower()}")
 
     def register_external(self, node: str, node_address: str, service: Mapping[str, object]) -> None:
-        """Write an instance on a node without an agent straight into the catalog (`Service`, `Port`, `Address`…)."""
+        """Register an instance on a node without an agent in the catalog itself (`Service`, `Port`, `Address`…)."""
         self.request("PUT", "/v1/catalog/register", {"Node": node, "Address": node_address, "Service": service})
 
     def request(self, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401  # JSON
-        """Ask the HTTP API and return the decoded JSON, `None` for an empty answer.
+        """Send a request to the HTTP API and return the decoded JSON, `None` for an empty answer.
 
-        :raises OSError: if the agent cannot be reached or refuses (`urllib.error.HTTPError`).
+        :raises OSError: if the agent cannot be reached or rejects it (`urllib.error.HTTPError`).
         """
         headers = {"Content-Type": "application/json"} | ({"X-Consul-Token": self._token} if self._token else {})
         data = None if body is None else json.dumps(body).encode()
@@ -248,7 +248,7 @@ class ConsulCluster:
             self.servers.append(ConsulAgent(home, config={**(config or {}), **settings}, persistent=True))
 
     def __enter__(self) -> Self:
-        with ThreadPoolExecutor(3) as pool:  # none is ready before all are there
+        with ThreadPoolExecutor(3) as pool:  # none is ready before all are running
             list(pool.map(ConsulAgent.start, self.servers))
         return self
 
@@ -257,7 +257,7 @@ class ConsulCluster:
             server.stop()
 
     def client(self, directory: Path, name: str = "client", config: Mapping[str, object] | None = None) -> ConsulAgent:
-        """Return an agent that is no server and asks them, as hosts have; it is not started yet.
+        """Return a client agent of the cluster, as on ordinary hosts; it is not started yet.
 
         :param name: of its node.
         :param config: extra configuration, as the agent's JSON.
@@ -267,7 +267,7 @@ class ConsulCluster:
         return ConsulAgent(directory, config={**(config or {}), **settings}, persistent=True)
 
     def leader(self) -> ConsulAgent:
-        """Return the server that leads, by its own word."""
+        """Return the server that reports itself as the leader."""
         (leader,) = (server for server in self.servers if server.leads())
         return leader
 

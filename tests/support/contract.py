@@ -1,4 +1,4 @@
-"""The shape of `status --json`, which scripts rely on."""
+"""The shape of `status --json`, on which scripts rely."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DOCUMENT: Final[_Types] = {
     "sidecar": dict,
     "sources": list,
     "virtual_servers": list,
-    "unpublished": list,  # beyond the contract: services that there is no room for
+    "unpublished": list,  # beyond the contract: services without room in the maps
 }
 _DATAPATH: Final[_Types] = {
     "loaded": bool,
@@ -24,9 +24,9 @@ _DATAPATH: Final[_Types] = {
     "cgroup": _TEXT,
     "kernel": str,
     "effective": bool,
-    "reason": _TEXT,  # beyond the contract: why it is not effective
+    "reason": _TEXT,  # beyond the contract: why it is not in effect
     "features": dict,
-    "records_lost": int,  # beyond the contract: sockets whose server there was no memory to remember
+    "records_lost": int,  # beyond the contract: sockets whose server could not be remembered, for lack of memory
     "overlaps": list,  # beyond the contract: other instances that serve the same VIPs
 }
 _SIDECAR: Final[_Types] = {"running": bool, "pid": (int, type(None)), "last_sync": _TEXT, "config_error": _TEXT}
@@ -35,7 +35,7 @@ _SOURCE: Final[_Types] = {
     "state": str,
     "last_success": _TEXT,
     "error": _TEXT,
-    "stale": bool,  # beyond the contract: whether what is served may be out of date
+    "stale": bool,  # beyond the contract: whether the served set may be out of date
     "reason": _TEXT,  # as above: why it is not fresh
 }
 _VIRTUAL_SERVER: Final[_Types] = {
@@ -57,9 +57,9 @@ _REAL_SERVER: Final[_Types] = {
     "port": int,
     "weight": int,
     "priority": int,
-    "target_share": float,  # beyond the contract: the share of connects that weights and ejections give it
+    "target_share": float,  # beyond the contract: its share of connects, by weights and ejections
     "state": str,
-    "probing": bool,  # beyond the contract: ejected, and a connect is on its way to find out whether it works again
+    "probing": bool,  # beyond the contract: ejected, and a connect is under way as a probe
     "connects": int,
     "active": int,
     "failures": int,

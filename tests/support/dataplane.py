@@ -1,4 +1,4 @@
-"""The data plane of an instance as a test sees it: publish without a sidecar, connect in a cgroup, compare moments."""
+"""The data plane of an instance from a test's view: publish without a sidecar, connect in a cgroup, compare states."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tests.support.kernel_objects import KernelObject, pinned
 
 
 def wipe(instance: str) -> None:
-    """Remove everything of an instance, its lock file included; nobody may hold it."""
+    """Remove everything of an instance, including its lock file, which no process may hold."""
     loader.unload(Pins(instance))
     shutil.rmtree(RUN / instance, ignore_errors=True)
 
 
 def publish(instance: str, pools: Mapping[str, Sequence[str]]) -> None:
-    """Make these the virtual servers of a loaded instance.
+    """Publish these as the virtual servers of a loaded instance.
 
-    :param pools: by VIP, as the command line takes it, the real servers: `127.0.0.1:6379`, with `*3` for weight 3.
+    :param pools: by VIP, in the form of the command line, the real servers: `127.0.0.1:6379`, with `*3` for weight 3.
     """
     virtual = {vip: _virtual_server(vip, servers) for vip, servers in _parsed(pools).items()}
     with Instance(instance).locked(), Maps(Pins(instance)) as maps:
@@ -42,7 +42,7 @@ def publish(instance: str, pools: Mapping[str, Sequence[str]]) -> None:
 
 
 def dial(cgroup: Path, address: str, port: int, times: int = 1, *, udp: bool = False) -> list[str]:
-    """Connect from inside the cgroup with an ordinary program; return how each connect ended, ok or its errno."""
+    """Connect inside the cgroup with an ordinary program; return the result of each connect, ok or its errno."""
     program = [sys.executable, "-m", "tests.programs.dial", "udp" if udp else "tcp"]
     result = run_inside(cgroup, *program, str(times), address, str(port))
     assert result.returncode == 0, result.stderr
@@ -50,12 +50,12 @@ def dial(cgroup: Path, address: str, port: int, times: int = 1, *, udp: bool = F
 
 
 def refusal() -> str:
-    """Return how a connect to an empty pool ends, by what the kernel's probed features are."""
+    """Return the error of a connect to an empty pool, by the features of the kernel."""
     return "ECONNREFUSED" if probe.features() & FEATURE_ERRNO else "EPERM"
 
 
 class Snapshot(NamedTuple):
-    """Everything of ours in the kernel and in /run; the counters are not, since connects go on."""
+    """All objects of an instance in the kernel and in /run, without counters, because connects go on."""
 
     objects: Mapping[str, KernelObject]
     installed: Installed | None
@@ -64,7 +64,7 @@ class Snapshot(NamedTuple):
 
 
 def snapshot(instance: str) -> Snapshot:
-    """Look at an instance, loaded or not."""
+    """Return the state of an instance, loaded or not."""
     pins, installed, info = Pins(instance), None, None
     if pins.are_there():
         with Maps(pins) as maps:

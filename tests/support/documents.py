@@ -22,7 +22,7 @@ def blocks(text: str) -> Iterator[str]:
 def command_lines(text: str) -> Iterator[list[str]]:
     """Return the arguments of each `clb-discovery` command line of a document, in blocks and in the text.
 
-    `…` in a line stands for options that are told elsewhere.
+    `…` in a line stands for options that the document shows elsewhere.
     """
     lines = [line.strip() for block in blocks(text) for line in block.splitlines()]
     lines += re.findall(r"`(clb-discovery [^`]*)`", text)
@@ -33,7 +33,7 @@ def command_lines(text: str) -> Iterator[list[str]]:
 
 
 def other_command_lines(text: str, *programs: str) -> Iterator[str]:
-    """Return each line of a document, in blocks and in the text, that runs one of these programs on something."""
+    """Return each line of a document, in blocks and in the text, that runs one of these programs with arguments."""
     begins = rf"(?:{'|'.join(programs)})"
     found = [line.strip() for block in blocks(text) for line in block.splitlines()]
     found += re.findall(rf"`({begins} [^`]*)`", text)
@@ -44,7 +44,7 @@ def other_command_lines(text: str, *programs: str) -> Iterator[str]:
 
 
 def drop_ins(text: str) -> Iterator[tuple[str, str]]:
-    """Return what a document adds to units: the unit, and the text that is written there by `systemctl edit`."""
+    """Return the drop-ins of a document: the unit, and the text for `systemctl edit`."""
     for block in blocks(text):
         found = re.fullmatch(r"# systemctl edit (\S+)\n(.*)", textwrap.dedent(block).strip("\n"), re.DOTALL)
         if found:

@@ -1,4 +1,4 @@
-"""How programs that set up much are ended from outside."""
+"""A clean end by a signal, for programs that have much to clean up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a real Consul only does on a bad day, at will: an HTTP server with scripted answers."""
+"""Rare behaviour of Consul at will: an HTTP server with scripted answers."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Reply:
     """The X-Consul-Index header; `None` leaves it out."""
     status: int = 200
     body: bytes | None = None
-    """Sent instead of the entries."""
+    """Sent in place of the entries."""
     headers: Mapping[str, str] = field(default_factory=dict)
     hang: bool = False
     """Never answer."""
 
 
 class FakeConsul:
-    """Gives the replies in order, the last one again and again, and keeps what it was asked."""
+    """Sends the replies in order, the last one repeatedly, and records all requests."""
 
     def __init__(self, *replies: Reply) -> None:
         self.replies = list(replies)
         self.asked: list[web.BaseRequest] = []
         self.connections: set[object] = set()
         self.grants: Reply = Reply(status=404, body=b"no such endpoint")
-        """Answer to the question what the token may do."""
+        """Answer to the request for the rights of the token."""
         self.url = ""
         self._runner: web.ServerRunner | None = None
 

@@ -1,4 +1,4 @@
-"""A DNS server that can be told to misbehave, over UDP and TCP on one port of the loopback."""
+"""A misbehaving DNS server, over UDP and TCP on one port of the loopback."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.process import free_port
 
 @dataclass
 class Reply:
-    """What to say to one question; every knob is off by default."""
+    """The answer to one query; every option is off by default."""
 
     answer: list[str] = field(default_factory=list)
     """Zone file lines: `owner ttl type data`."""
@@ -36,36 +36,36 @@ class Reply:
     truncated_tcp: bool = False
     """The same over TCP."""
     udp_keeps: int | None = None
-    """Trim the answer over UDP to so many records without setting TC, as Consul does."""
+    """Limit the answer over UDP to so many records without setting TC, as Consul does."""
     keeps: int | None = None
-    """Trim the answer to so many records over TCP too, to others each time, as Consul does."""
+    """Limit the answer to so many records over TCP, too, to different ones each time, as Consul does."""
     wrong_id: bool = False
     garbage: bool = False
-    """Send bytes that are no DNS message."""
+    """Send bytes that are not a DNS message."""
     silent: bool = False
     tcp_silent: bool = False
     """The same over TCP alone."""
     edns: str | None = None
-    """The response code for questions with EDNS; None for the same answer as without."""
+    """The response code for queries with EDNS; None for the same answer as without."""
     edns_silent: bool = False
-    """Leave questions with EDNS unanswered."""
+    """Do not answer queries with EDNS."""
     only_class: str | None = None
-    """The class of the records in the answer, if another than IN."""
+    """The class of the records in the answer, if not IN."""
 
 
 class FakeDns:
-    """Answers from `replies`; a question without a reply gets NODATA.
+    """Answers from `replies`; a query without a reply gets NODATA.
 
     :ivar replies: by owner (absolute, lower case) and type, such as `("a.example.", "A")`.
-    :ivar asked: every question as it came: owner, type, and `udp` or `tcp`.
-    :ivar ports: of the clients, one for each question over UDP.
+    :ivar asked: every query as it came: owner, type, and `udp` or `tcp`.
+    :ivar ports: of the clients, one for each query over UDP.
     :ivar connections: how many came over TCP.
     """
 
     def __init__(
         self, *, tcp: bool = True, host: str = "127.0.0.1", port: int | None = None, questions: int = 1_000_000
     ) -> None:
-        """Choose a port, unless there is one.
+        """Choose a port, unless one is given.
 
         :param tcp: whether to listen on TCP too.
         :param host: the address to listen on.
@@ -85,7 +85,7 @@ class FakeDns:
 
     @property
     def address(self) -> str:
-        """What `--resolver` takes."""
+        """The address in the form of `--resolver`."""
         return f"[{self._host}]:{self.port}" if ":" in self._host else f"{self._host}:{self.port}"
 
     def respond(self, wire: bytes, protocol: str) -> bytes | None:
@@ -147,16 +147,16 @@ class FakeDns:
 
 
 class SilentDns(FakeDns):
-    """A DNS server that answers nothing."""
+    """A DNS server that never answers."""
 
     def respond(self, wire: bytes, protocol: str) -> bytes | None:
-        """Answer nothing."""
+        """Return nothing."""
         super().respond(wire, protocol)
         return None
 
 
 async def cancelled(tasks: Iterable[asyncio.Task[None] | None]) -> None:
-    """Cancel what still serves clients, and wait until it has closed its connections."""
+    """Cancel the tasks that serve clients, and wait until they have closed their connections."""
     present = [task for task in tasks if task]
     for task in present:
         task.cancel()
@@ -178,7 +178,7 @@ class _Datagrams(asyncio.DatagramProtocol):
 
 
 def _without_edns(query: Message, rcode: str) -> bytes:
-    """Return what a server answers that has never heard of EDNS: a header and nothing else."""
+    """Return the answer of a server without support of EDNS: a header and nothing else."""
     flags = int(dns.flags.QR | dns.flags.RD) | int(dns.rcode.from_text(rcode))
     return struct.pack("!HHHHHH", query.id, flags, 0, 0, 0, 0)
 

@@ -1,4 +1,4 @@
-"""What sources that are fakes have in common."""
+"""Common parts of fake sources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOBODY: Final = Answer(())
 
 
 class FakeSource:
-    """Waits after its last answer, until it is hastened."""
+    """After its last answer it waits, until it is hastened."""
 
     def __init__(self) -> None:
         """Start without any answer."""
@@ -20,28 +20,28 @@ class FakeSource:
         self.last = NOBODY
 
     def answer(self, answer: Answer) -> Answer:
-        """Return an answer, which is the last one from now on."""
+        """Return an answer, and keep it as the last one."""
         self.last = answer
         return answer
 
     async def nothing_new(self) -> Answer:
-        """Return the last answer, when it is hastened."""
+        """Return the last answer when the source is hastened."""
         await self._hastened.wait()
         self._hastened.clear()
         return self.last
 
     def hasten(self) -> None:
-        """Let the last answer be given once more."""
+        """Let the last answer be returned once more."""
         self._hastened.set()
 
 
 class Told(FakeSource):
-    """A source whose answers and failures the test gives, as they come."""
+    """A source whose answers and failures come from the test."""
 
     name = "fake:told"
 
     def __init__(self, *outcomes: Answer | SourceError) -> None:
-        """Take the first ones."""
+        """Start without any outcome."""
         super().__init__()
         self.hastens = 0
         self._outcomes: asyncio.Queue[Answer | SourceError | None] = asyncio.Queue()
@@ -49,17 +49,17 @@ class Told(FakeSource):
             self.tell(outcome)
 
     def tell(self, outcome: Answer | SourceError) -> None:
-        """Give the next answer, or failure."""
+        """Add the next answer, or failure."""
         self._outcomes.put_nowait(outcome)
 
     async def next(self) -> Answer:
-        """Return or raise what the test has given."""
+        """Return or raise the next outcome."""
         outcome = await self._outcomes.get()
         if isinstance(outcome, SourceError):
             raise outcome
         return self.answer(outcome or self.last)
 
     def hasten(self) -> None:
-        """Give the last answer once more."""
+        """Repeat the last answer."""
         self.hastens += 1
         self._outcomes.put_nowait(None)

@@ -1,4 +1,4 @@
-"""A real Consul behind a proxy that lets it misbehave."""
+"""A real Consul behind a misbehaving proxy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.schedules import Servers, real_server
 
 
 class Fault(Enum):
-    """What goes wrong with every query."""
+    """The fault of every query."""
 
     INTERNAL_ERROR = 500
     UNAVAILABLE = 503
@@ -38,9 +38,9 @@ class Fault(Enum):
 
 
 LIES: Final = frozenset({Fault.EMPTY, Fault.EMPTY_AS_EVER})
-"""What a source has to believe."""
+"""Faults that a source cannot detect."""
 HARMLESS: Final = frozenset({Fault.BACKWARD, Fault.OUT_OF_TOUCH})
-"""What a source has to see through."""
+"""Faults that a source has to detect and ignore."""
 _INDEX: Final = "X-Consul-Index"
 _KEPT: Final = (_INDEX, "X-Consul-KnownLeader", "X-Consul-LastContact", "Content-Type")
 _OTHERS: Final[dict[Fault, dict[str, str]]] = {
@@ -49,22 +49,22 @@ _OTHERS: Final[dict[Fault, dict[str, str]]] = {
     Fault.EMPTY_AS_EVER: {},
     Fault.OUT_OF_TOUCH: {"X-Consul-KnownLeader": "false"},
 }
-"""Headers of an empty list that stands for the real answer."""
+"""Headers of an empty list that replaces the real answer."""
 
 
 class Cut(NamedTuple):
-    """What a proxy does with a query that takes long."""
+    """How a proxy ends a long query."""
 
     after: float
     """Seconds."""
     status: int | None
-    """It answers with this; `None` if it closes the connection."""
+    """The status of its answer; `None` if it closes the connection."""
 
 
 class FaultyConsul:
-    """The instances of one service of an agent, over a proxy at `url`: a `schedules.World`.
+    """The instances of one service of an agent, behind a proxy at `url`: a `schedules.World`.
 
-    Without a fault queries block as the agent lets them; one that comes meanwhile meets those that are under way.
+    Without a fault queries block as the agent's do; a fault that is injected also applies to queries under way.
 
     :ivar asked: how many queries have come.
     :ivar queries: path and parameters of each.
@@ -115,7 +115,7 @@ class FaultyConsul:
             await asyncio.sleep(0.05)
 
     def restart(self) -> None:
-        """Be a server that has just restarted: what waits is reset, and it has read nothing of its log yet."""
+        """Behave as a server after a restart: waiting queries are reset, and it has not read its log yet."""
         self._restarted = True
         self._turned.set()
 
@@ -127,7 +127,7 @@ class FaultyConsul:
         self._turned = asyncio.Event()
 
     def says(self, good: Servers = frozenset()) -> Servers | None:
-        """Return what a source has to make of it."""
+        """Return the result that a source should have."""
         del good  # whether a member can be read does not depend on the others here
         if self._fault in LIES:
             return frozenset()
@@ -211,14 +211,14 @@ class FaultyConsul:
 
 
 def _closed(request: web.BaseRequest) -> web.Response:
-    """Close the connection; what is returned goes nowhere."""
+    """Close the connection; the returned response is not sent."""
     if request.transport is not None:
         request.transport.close()
     return web.Response()
 
 
 def _reset(request: web.BaseRequest) -> web.Response:
-    """Reset the connection; what is returned goes nowhere."""
+    """Reset the connection; the returned response is not sent."""
     if request.transport is not None:
         sock = request.transport.get_extra_info("socket")
         with suppress(OSError):  # the client may have gone

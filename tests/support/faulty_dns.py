@@ -1,4 +1,4 @@
-"""A real Knot behind a proxy that lets it misbehave, for each name in another way."""
+"""A real Knot behind a proxy that misbehaves, in a different way for each name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SOA: Final = "ns. admin. 1 3600 600 86400 1"
 
 
 class Fault(Enum):
-    """What goes wrong with every question for one name."""
+    """The fault of every query for one name."""
 
     SERVFAIL = "the server could not"
     REFUSED = "the server does not want to"
@@ -41,9 +41,9 @@ class Fault(Enum):
 
 
 LIES: Final = frozenset({Fault.NXDOMAIN, Fault.NODATA})
-"""What a source has to believe."""
+"""Faults that a source cannot detect."""
 SLOW: Final = frozenset({Fault.SILENT, Fault.WRONG_ID, Fault.HALF, Fault.GARBAGE})
-"""What costs a client its time-out."""
+"""Faults that cost a client its time-out."""
 _RCODES: Final = {
     Fault.SERVFAIL: dns.rcode.SERVFAIL,
     Fault.REFUSED: dns.rcode.REFUSED,
@@ -54,10 +54,10 @@ _RCODES: Final = {
 
 
 class FaultyDns(FakeDns):
-    """The targets of one SRV name of a server, over a proxy at `address`: a `schedules.World`.
+    """The targets of one SRV name of a server, behind a proxy at `address`: a `schedules.World`.
 
-    Their addresses lie in another zone, so that they are asked for one by one. What `inject` takes is the fault of each
-    name: `NAME`, or the number of a real server.
+    Their addresses are in another zone, so each is queried separately. `inject` takes the fault of each name: `NAME`,
+    or the number of a real server.
     """
 
     def __init__(self, knot: KnotServer) -> None:
@@ -68,7 +68,7 @@ class FaultyDns(FakeDns):
         self._faults: Mapping[object, Fault] = {}
 
     async def publish(self, numbers: frozenset[int]) -> None:
-        """Let the SRV records name these, all at once."""
+        """Write SRV records for exactly these, all at once."""
         servers = [(number, real_server(number)) for number in sorted(numbers)]
         records = [f"_web._tcp SRV 0 {one.weight} {one.port} s{number}.other." for number, one in servers]
         await asyncio.to_thread(self._knot.write, "\n".join(records))
@@ -80,7 +80,7 @@ class FaultyDns(FakeDns):
         self._faults = faults or {}
 
     def says(self, good: Servers = frozenset()) -> Servers | None:
-        """Return what a source has to make of it: a target that fails keeps what it had, and the others count."""
+        """Return the result that a source should have: a target that fails keeps its addresses, and others count."""
         believed = {None, Fault.TRUNCATED, *LIES}
         if self._faults.get(NAME) in LIES:
             return frozenset()
@@ -94,7 +94,7 @@ class FaultyDns(FakeDns):
     def respond(self, wire: bytes, protocol: str) -> bytes | None:
         """Return the message to send back; None for nothing.
 
-        :raises ConnectionError: where the connection is to be closed.
+        :raises ConnectionError: if the connection is to be closed.
         """
         question = dns.message.from_wire(wire).question[0]
         owner = question.name.canonicalize().to_text().removesuffix(".")
@@ -129,7 +129,7 @@ class FaultyDns(FakeDns):
         return answer[: len(answer) // 2] if fault is Fault.HALF else answer
 
     def _ask(self, wire: bytes, protocol: str) -> bytes:
-        """Ask the real server, which is near enough to wait for."""
+        """Query the real server, which is close enough to wait for."""
         where = ("127.0.0.1", self._knot.port)
         if protocol == "udp":
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

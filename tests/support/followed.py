@@ -1,4 +1,4 @@
-"""Services of Consul, followed as the sidecar does it."""
+"""Services of Consul, followed as in the sidecar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def followed(
 ) -> AsyncIterator[None]:
     """Follow services while the block runs; the server is closed at its end.
 
-    :param heard: gets the name of a service and what its source came back with.
+    :param heard: called with the name of a service and the outcome of its source.
     """
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Read imports and names from the source, without running it: which room uses which, and what a pure module touches."""
+"""Read imports and names from the source, without running it: rooms that a room uses, and impure parts of modules."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ALLOWED_STDLIB: Final = frozenset(
 """Modules that compute and nothing else. A clock, randomness, a socket, a file or a log is not among them."""
 
 IMPURE_BUILTINS: Final = frozenset({"__import__", "breakpoint", "compile", "eval", "exec", "input", "open", "print"})
-"""Names that reach outside without any import."""
+"""Built-in names that reach outside without an import."""
 CLOCKS: Final = frozenset({"datetime.now", "datetime.today", "datetime.utcnow", "date.today"})
 """The only functions of the module `datetime` that read a clock."""
 
 
 def violations(root: Path, package: str, modules: frozenset[str]) -> list[str]:
-    """Return what the modules reach that is neither pure standard library nor one of themselves.
+    """Return what the modules use beyond the pure standard library and each other.
 
     Importing a module runs the `__init__` of each package above it, so those are checked as well.
 
@@ -80,7 +80,7 @@ def _imports(root: Path, tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            # A relative import is written with its dots, and is in no list: absolute ones are the rule here.
+            # A relative import is returned with its dots, which no list contains: absolute imports are the rule here.
             name = "." * node.level + (node.module or "")
             for alias in node.names:
                 submodule = f"{name}.{alias.name}"

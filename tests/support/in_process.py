@@ -1,4 +1,4 @@
-"""The sidecar inside the test, over sources that are fakes."""
+"""The sidecar inside the test, with fake sources."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from tests.support.srv_web import VIP
 
 ANY: Final = RemovalPolicy()
 STOPS_WITHIN: Final = 5.0
-"""Seconds from SIGTERM to the end: 2 by the contract, and some for a test machine that is busy with other things."""
+"""Seconds from SIGTERM to the end: 2 by the contract, and more for a busy test machine."""
 
 
 @asynccontextmanager
 async def running_daemon(
     instance: str, cgroup: Path, source: Source, policy: RemovalPolicy = ANY, state_dir: Path | None = None
 ) -> AsyncIterator[asyncio.Task[None]]:
-    """Run the daemon in this process, over a source that is a fake; end it with SIGTERM.
+    """Run the daemon in this process, with a fake source; end it with SIGTERM.
 
     Real servers may be in 10.0.0.0/8, and on the loopback.
     """
@@ -63,9 +63,9 @@ def real_servers(count: int) -> tuple[RealServer, ...]:
 
 
 def wait_for_names(instance: str) -> None:
-    """Return when the virtual server's names are there, which are written before its slots."""
+    """Return when the names of the virtual server are in the map, which are written before its slots."""
     pin = Pins(instance).map(Map.LABELS)
-    while not pin.exists():  # sources are asked while the data plane is loaded
+    while not pin.exists():  # sources start while the data plane is loaded
         time.sleep(0.0005)
     labels = bpf.open_pin(pin)
     while bpf.lookup(labels, elements.pack_vip(parse_vip(f"{VIP}:80")), structs.LABEL.size) is None:

@@ -1,4 +1,4 @@
-"""Damage to the maps that no publication and no crash does, but a foreign hand could."""
+"""Damage to the maps that comes from foreign programs, and from no publication or crash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SERVER: Final = st.sampled_from([*range(12), structs.MAX_SERVERS - 1, structs.M
 
 @st.composite
 def damaged(draw: Draw, states: st.SearchStrategy[State]) -> State:
-    """Return states with up to eight elements lost, made up or overwritten."""
+    """Return states with up to eight elements lost, invented or overwritten."""
     state: State = draw(states)
     for damage in draw(st.lists(st.sampled_from(_DAMAGES), max_size=8)):
         operation = damage(draw, state)
@@ -80,19 +80,19 @@ def _unheard_of(draw: Draw, _state: State) -> Put:
 
 
 def _senseless(draw: Draw, state: State) -> Put:
-    """Write a virtual server whose protocol or padding no program ever asks for."""
+    """Write a virtual server with a protocol or padding that no program looks up."""
     key = draw(_KEYS)[:18] + draw(st.binary(min_size=2, max_size=2).filter(lambda end: end not in _SENSIBLE))
     return _virtual(draw, state)._replace(key=key)
 
 
 def _skewed(draw: Draw, state: State) -> Put | None:
-    """Change four bytes of a row or of a virtual server that is there."""
+    """Change four bytes of an existing row or virtual server."""
     map_ = draw(st.sampled_from([Map.ROWS, Map.VIRTUAL]))
     if not state[map_]:
         return None
     key = draw(st.sampled_from(sorted(state[map_])))
     value = state[map_][key]
-    # Generations stay small, so that there is one left to be the next.
+    # Generations stay small, so that there is a next one.
     at = draw(st.sampled_from(range(8 if map_ is Map.VIRTUAL else 0, len(value), 4)))
     return Put(map_, key, value[:at] + draw(st.binary(min_size=4, max_size=4)) + value[at + 4 :])
 

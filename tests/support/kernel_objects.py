@@ -1,4 +1,4 @@
-"""Programs, maps and links as the kernel numbers them, ours and foreign ones, through libbpf."""
+"""Programs, maps and links with their ids in the kernel, ours and foreign ones, through libbpf."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class KernelObject(NamedTuple):
     id: int
 
     def exists(self) -> bool:
-        """Tell whether the kernel still has it."""
+        """Return whether the kernel still has it."""
         fd: int = getattr(_libbpf, f"bpf_{self.kind}_get_fd_by_id")(ctypes.c_uint(self.id))
         if fd >= 0:
             os.close(fd)
@@ -39,7 +39,7 @@ class KernelObject(NamedTuple):
 
 
 def pinned(directory: Path) -> dict[str, KernelObject]:
-    """Return everything that is pinned below a directory, by the name of its pin."""
+    """Return all objects that are pinned below a directory, by the name of their pins."""
     found = {}
     for path in sorted(directory.glob("*/*")):
         kind = "prog" if path.name in PROGRAMS else "map" if path.name in MAPS else "link"
@@ -50,7 +50,7 @@ def pinned(directory: Path) -> dict[str, KernelObject]:
 
 
 def detach(pin: Path) -> None:
-    """Detach a pinned link by force; it stays as a link to nothing. Before 5.11 it cannot be, so its pin goes."""
+    """Detach a pinned link by force; it stays as a link to nothing. Before 5.11 only its pin can be removed."""
     link = bpf.open_pin(pin)
     result = _libbpf.bpf_link_detach(link)
     os.close(link)
@@ -60,8 +60,9 @@ def detach(pin: Path) -> None:
 
 
 def freeze(directory: Path) -> None:
-    """Let the kernel refuse every write to the pinned maps from user space, for good."""
-    # The kernel freezes no map whose values hold a lock, and nobody writes the ones that programs keep for themselves.
+    """Let the kernel reject every write to the pinned maps from user space, for good."""
+    # The kernel freezes no map with a lock in its values, and user space does not write the maps that only programs
+    # use.
     for map_ in set(Map) - {Map.SERVERS, Map.OWNERS, Map.PLACES, Map.SOCKETS, Map.PEERS, Map.EVENTS}:
         fd = bpf.open_pin(directory / map_)
         assert _libbpf.bpf_map_freeze(fd) == 0
@@ -69,7 +70,7 @@ def freeze(directory: Path) -> None:
 
 
 def used_maps(program: KernelObject) -> set[KernelObject]:
-    """Return the maps of a program, those without a pin included."""
+    """Return the maps of a program, including those without a pin."""
     fd = _libbpf.bpf_prog_get_fd_by_id(ctypes.c_uint(program.id))
     ids = (ctypes.c_uint32 * 64)()
     request = ctypes.create_string_buffer(_PROGRAM_INFO)
@@ -104,7 +105,7 @@ _USER_IP4: Final = 4  # offset in struct bpf_sock_addr
 
 
 def _rewriting(old: str, new: str) -> bytes:
-    """Return a connect4 program that sends one address to another."""
+    """Return a connect4 program that replaces one address by another."""
     old_word, new_word = (struct.unpack("=i", IPv4Address(address).packed)[0] for address in (old, new))
     return (
         _instruction(0x61, 0x12, _USER_IP4)  # r2 = *(u32 *)(r1 + user_ip4)
@@ -116,18 +117,18 @@ def _rewriting(old: str, new: str) -> bytes:
 
 
 def foreign_rewrite(cgroup: Path, old: str, new: str) -> AbstractContextManager[None]:
-    """Attach somebody else's program, beside others: it sends connects to one IPv4 address to another."""
+    """Attach a foreign program, beside others: it redirects connects from one IPv4 address to another."""
     return _foreign(cgroup, _rewriting(old, new))
 
 
 def foreign_denial(cgroup: Path) -> AbstractContextManager[None]:
-    """Attach somebody else's program, beside others: it denies every connect to an IPv4 address."""
+    """Attach a foreign program, beside others: it denies every connect to an IPv4 address."""
     return _foreign(cgroup, _DENY)
 
 
 @contextmanager
 def foreign_filter(cgroup: Path) -> Iterator[None]:
-    """Attach somebody else's program, beside others: it drops what sockets of the cgroup send (IPAddressDeny=any)."""
+    """Attach a foreign program, beside others: it drops all egress of the cgroup's sockets (IPAddressDeny=any)."""
     count = len(_DENY) // 8
     program = _libbpf.bpf_prog_load(_CGROUP_SKB, b"deny", b"GPL", _DENY, ctypes.c_size_t(count), None)
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
@@ -154,7 +155,7 @@ def _foreign(cgroup: Path, instructions: bytes) -> Iterator[None]:
 
 @contextmanager
 def foreign_exclusive(cgroup: Path, attach_type: AttachType) -> Iterator[None]:
-    """Attach somebody else's program that allows no other on its hook, as the oldest tools do."""
+    """Attach a foreign program that allows no other on its hook, as very old tools do."""
     program = bpf.load_program(_ALLOW, attach_type)
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:

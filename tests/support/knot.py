@@ -63,14 +63,14 @@ class KnotServer:
 
     @property
     def address(self) -> str:
-        """What `--resolver` takes."""
+        """The address in the form of `--resolver`."""
         return f"127.0.0.1:{self.port}"
 
     def write(self, records: str, zone: str = "example", ttl: int = 1, negative_ttl: int = 1) -> None:
-        """Replace all records of a zone, live when the server runs; returns when the new zone is served.
+        """Replace all records of a zone, live if the server runs; return when the new zone is served.
 
         :param records: zone file lines, relative to the zone; SOA and NS records are added.
-        :param ttl: seconds, for lines that give none.
+        :param ttl: seconds, for lines without one.
         :param negative_ttl: seconds; the SOA's minimum (RFC 2308).
         """
         self._serial += 1
@@ -84,13 +84,13 @@ class KnotServer:
             assert reload.returncode == 0, f"knot refuses the zone: {reload.stderr}{self.log()}"
 
     def purge(self, zone: str = "example") -> None:
-        """Make the running server lose a zone that it is configured for: it answers SERVFAIL until the next `write`."""
+        """Make the running server lose a configured zone: it answers SERVFAIL until the next `write`."""
         (self._path / f"{zone}.zone").unlink()
         purge = self._knotc("--blocking", "--force", "zone-purge", zone)
         assert purge.returncode == 0, purge.stderr
 
     def start(self) -> None:
-        """Start the server and wait until it serves; fail the test with its log when it does not."""
+        """Start the server and wait until it serves; otherwise fail the test with its log."""
         with contextlib.ExitStack() as stack:
             process = stack.enter_context(running(["knotd", "-c", self._path / "knot.conf"], self._path / "log"))
             wait_until(

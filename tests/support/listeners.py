@@ -1,4 +1,4 @@
-"""Servers inside the test that only count who came."""
+"""Servers inside the test that only count their clients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Listener:
 
 @contextmanager
 def listening(*hosts: str, udp: bool = False, port: int = 0) -> Iterator[list[Listener]]:
-    """Listen on each host, on a port of its own where none is named."""
+    """Listen on each host, on a port of its own unless one is given."""
     with ExitStack() as stack:
         listeners = []
         for host in hosts:

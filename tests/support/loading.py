@@ -1,4 +1,4 @@
-"""The loader that tests load the data plane with: the default, or what `pytest --loader` says."""
+"""The loader of the data plane in tests: the default, or the value of `pytest --loader`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from clb_discovery.datapath.loading.loader import Loader
 
 LOADER_VARIABLE: Final = "CLB_TEST_LOADER"
-"""Carries the option of pytest to here; also to programs of tests that run as processes of their own."""
+"""Passes the option of pytest to this module, and to programs of tests that run as processes."""
 
 
 def loader_of_tests() -> Loader:
@@ -17,5 +17,5 @@ def loader_of_tests() -> Loader:
 
 
 def loading() -> tuple[str, str]:
-    """Return the options of a command line that loads."""
+    """Return the options for the command line."""
     return ("--loader", str(loader_of_tests()))

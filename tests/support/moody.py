@@ -1,4 +1,4 @@
-"""Servers that accept, refuse or stay silent, as the test tells them, without ever giving up their port."""
+"""Servers that accept, refuse or stay silent at the test's command, without ever releasing their port."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ class MoodyServer:
         with socket.socket(family, socket.SOCK_STREAM) as scout:
             scout.bind((host, 0))
             self.target: tuple[str, int] = scout.getsockname()[:2]
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or its own connections would keep it out
-        self._sock.bind(self.target)  # by number, or the kernel would give the port up with the listening
+        # Connections of this server must not block its port.
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # The kernel releases an automatic port when listening ends, and keeps an explicit one.
+        self._sock.bind(self.target)
         self.name = f"[{host}]:{self.target[1]}" if ":" in host else f"{host}:{self.target[1]}"
         self.accept()
 
@@ -31,11 +33,11 @@ class MoodyServer:
         self._sock.listen(4096)
 
     def refuse(self) -> None:
-        """Answer with a reset from now on, since nothing listens; connections that nobody has taken are reset too."""
+        """Answer with a reset from now on, as nothing listens; connections that were not accepted are reset, too."""
         self._sock.shutdown(socket.SHUT_RDWR)
 
     def fall_silent(self) -> None:
-        """Answer nothing from now on: the kernel drops each SYN while the queue of those to be accepted is full."""
+        """Answer nothing from now on: the kernel drops each SYN while the backlog is full."""
         self._sock.listen(0)
         self._sock.setblocking(False)
         with suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""Network namespaces for a test, found by a process in them or by a mount, and work done inside them."""
+"""Network namespaces for a test, kept by a process or by a mount, and calls inside them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 @contextmanager
 def by_process() -> Iterator[Path]:
-    """Make a namespace with its loopback up that nothing but a process is in; return its file."""
+    """Make a namespace with its loopback up that only a process keeps; return its file."""
     command = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo ready && exec sleep 600"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -31,7 +31,7 @@ def by_process() -> Iterator[Path]:
 
 @contextmanager
 def by_mount() -> Iterator[Path]:
-    """Make a namespace with its loopback up that no process is in; return the mount that names it."""
+    """Make a namespace with its loopback up that no process keeps; return its mount."""
     name = f"clb-test-{uuid4().hex[:8]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
@@ -42,7 +42,7 @@ def by_mount() -> Iterator[Path]:
 
 
 def inside(namespace: Path, work: Callable[[], _T]) -> _T:
-    """Do something in a namespace; sockets that it opens stay there."""
+    """Call a function in a namespace; sockets that it opens stay there."""
 
     def enter_and_work() -> _T:
         fd = os.open(namespace, os.O_RDONLY)

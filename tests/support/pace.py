@@ -1,4 +1,4 @@
-"""How long tests wait and how much they do: more patience and less effort where the machine is an emulator.
+"""How long tests wait and how much they do: more patience and less effort on an emulated machine.
 
 `CLB_TEST_PATIENCE=10` makes every wait up to ten times as long, `CLB_TEST_EFFORT=0.1` every large amount a tenth.
 """
@@ -11,14 +11,14 @@ from typing import Final
 PATIENCE: Final = float(os.environ.get("CLB_TEST_PATIENCE", "1"))
 EFFORT: Final = float(os.environ.get("CLB_TEST_EFFORT", "1"))
 STRIDE: Final = max(1, round(1 / EFFORT))
-"""Of a series of equal trials one in this many is made."""
+"""Of a series of equal trials every n-th is made."""
 
 
 def patient(seconds: float) -> float:
-    """Return how long to wait for what an ordinary machine does within these seconds."""
+    """Return how long to wait for something that takes an ordinary machine at most these seconds."""
     return seconds * PATIENCE
 
 
 def effort(amount: int, least: int) -> int:
-    """Return how many times to do what is done this many times on an ordinary machine, and at least so many."""
+    """Return how many times to do something that an ordinary machine does `amount` times, but not less than `least`."""
     return max(least, round(amount * EFFORT))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def directory_for_all() -> Iterator[Path]:
-    """Make a directory of root that other users can walk to and read, while the block runs.
+    """Make a directory of root that other users can enter and read, while the block runs.
 
-    Those of pytest are private, and each start of another pytest makes them so again.
+    Those of pytest are private, and each start of another pytest makes them private again.
     """
     with tempfile.TemporaryDirectory(prefix="clb-test-") as made:
         path = Path(made)

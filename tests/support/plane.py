@@ -1,4 +1,4 @@
-"""A loaded data plane in the test's own hands: publish virtual servers as they are, and read what the kernel counts."""
+"""A loaded data plane under direct control of the test: publish virtual servers, and read the kernel's counters."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from tests.support.sockets import SocketMaker, socket_maker
 
 _LOADABLE: Final = ("full", "floor") if probe.features() & FEATURE_LOOP else ("floor",)
 OBJECTS: Final = _LOADABLE if EFFORT >= 1 else _LOADABLE[:1]
-"""The shipped objects that this kernel can load, the one that it loads by itself first; with less effort, only that.
+"""The shipped objects that this kernel can load, the default one first; with less effort, only that.
 
-With `pytest --loader bcc` what BCC compiles takes the place of the first.
+With `pytest --loader bcc` the programs of BCC replace the first.
 """
 
 VIP4: Final = "10.64.0.1:80"
 VIP6: Final = "[fd00:64::1]:80"
 HOST: Final = {VIP4: "127.0.0.1", VIP6: "::1"}
-"""Virtual servers of both families, and where their real servers listen."""
+"""Virtual servers of both families, and the hosts of their real servers."""
 
 SO_COOKIE: Final = 57
-"""Of asm-generic/socket.h; Python has no name for it."""
+"""From asm-generic/socket.h; Python has no name for it."""
 
 NO_TRACKING: Final = PassiveHealth(active=False, eject_after=0)
 
@@ -62,12 +62,12 @@ class Plane:
         self._maps = maps
 
     def clear(self) -> None:
-        """Close the client's sockets and forget all virtual servers with what was counted of them."""
+        """Close the client's sockets, and remove all virtual servers with their counters."""
         self.client.close()
         self.publish()
 
     def publish(self, *desired: VirtualServer) -> None:
-        """Make these the only virtual servers."""
+        """Publish exactly these virtual servers."""
         wanted = own_servers.virtual_servers(self.instance) | {server.vip: server for server in desired}
         with Instance(self.instance).locked():
             self._maps.apply(plan(self._maps.read(), wanted, complete=True).steps)
@@ -77,28 +77,28 @@ class Plane:
         _replace_programs(self.pins, self._which)
 
     def servers(self, vip: str) -> dict[str, Server]:
-        """Return what the kernel has counted of each real server of a virtual server, by name."""
+        """Return the kernel's counters of each real server of a virtual server, by name."""
         key = elements.pack_vip(parse_vip(vip))
         found = self._maps.servers(self._maps.read())
         members = ((elements.unpack_member(member), server) for member, server in found.items())
         return {format_endpoint(address, port): server for (of, address, port), server in members if of == key and port}
 
     def connects(self, vip: str) -> dict[str, int]:
-        """Return how many connects each real server was sent."""
+        """Return the number of connects to each real server."""
         return {name: server.connects for name, server in self.servers(vip).items()}
 
     def active(self, vip: str) -> dict[str, int]:
-        """Return how many connections each real server has."""
+        """Return the active connections of each real server."""
         return {name: server.active for name, server in self.servers(vip).items()}
 
     def ejected(self, vip: str) -> set[str]:
-        """Return the real servers that are left out, or wait for a probe."""
+        """Return the real servers that are ejected or wait for a probe."""
         return {name for name, server in self.servers(vip).items() if server.ejected_until}
 
     def mark(self, vip: str, ejected: Iterable[str], *, active: Mapping[str, int] | None = None) -> None:
-        """Let these real servers of a virtual server be ejected for an hour, and no others.
+        """Mark exactly these real servers of a virtual server as ejected for an hour.
 
-        :param active: how many connections each server has, by name.
+        :param active: the active connections of each server, by name.
         """
         installed = self._maps.read().virtual[parse_vip(vip)]
         out, items = set(ejected), []
@@ -114,14 +114,14 @@ class Plane:
         self._maps.carry_out(Write(Map.SERVERS, tuple(items)))
 
     def has_record(self, sock: socket.socket) -> bool:
-        """Tell whether the programs keep anything about a socket."""
+        """Return whether the programs store anything about a socket."""
         with Maps(self.pins) as maps:
             return is_in_its_place(maps.records(), sock) or is_stored(maps.records(), sock)
 
 
 @contextmanager
 def loaded_plane(which: str) -> Iterator[Plane]:
-    """Load one of `OBJECTS` for an instance and a cgroup that nobody else has; nothing is left of them in the end."""
+    """Load one of `OBJECTS` for a new instance and cgroup; both are removed at the end."""
     instance = f"test-{uuid4().hex[:8]}"
     pins = Pins(instance)
     with ExitStack() as stack:
@@ -158,7 +158,7 @@ def virtual_server(
 ) -> VirtualServer:
     """Return a virtual server with these real servers.
 
-    :param servers: each by name, for weight 1 and priority 0, or as `real` makes it.
+    :param servers: each by name, for weight 1 and priority 0, or as `real` returns it.
     """
     pool = tuple(sorted(real(server) if isinstance(server, str) else server for server in servers))
     return VirtualServer(parse_vip(vip), "test", "test:by-hand", algorithm, pool, health)
@@ -171,12 +171,12 @@ def real(name: str, weight: int = 1, priority: int = 0) -> RealServer:
 
 
 def unused(vip: str, count: int) -> list[str]:
-    """Return so many real servers of the family of a virtual server, by name, at ports where nothing listens."""
+    """Return so many real servers of the family of a virtual server, by name, at ports without a listener."""
     return [f"{f'[{HOST[VIP6]}]' if '[' in vip else HOST[VIP4]}:{port}" for port in range(1, count + 1)]
 
 
 def target_of(vip: str) -> tuple[str, int]:
-    """Return what an application connects to."""
+    """Return the address and port that an application connects to."""
     parsed: Vip = parse_vip(vip)
     host, _, _ = format_endpoint(parsed.address, parsed.port).rpartition(":")
     return host.strip("[]"), parsed.port

@@ -1,4 +1,4 @@
-"""Start a real server for a test, wait until it answers, and end it for certain."""
+"""Start a real server for a test, wait until it answers, and end it in any case."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.support.pace import patient
 
 START_TIMEOUT = patient(20)
 _PORTS = range(20000, 32768)
-"""Below those that the kernel gives to clients, who are many: one of them could have a port before its server."""
+"""Below the kernel's ephemeral ports: one of the many clients could take a port before its server does."""
 _CHANCE = random.SystemRandom()
 _GIVEN: deque[int] = deque(maxlen=1000)
 
 
 def free_port() -> int:
-    """Return a port that nobody has now on 127.0.0.1 or ::1, in TCP or UDP, and that was not given lately."""
+    """Return a port that is free on 127.0.0.1 and ::1, in TCP and UDP, and that was not returned lately."""
     trouble: OSError | None = None
     for port in _CHANCE.sample(_PORTS, 100):
         if port not in _GIVEN:
@@ -43,7 +43,7 @@ def _bind_all(port: int) -> None:
 
 
 def accepts(port: int, host: str = "127.0.0.1") -> bool:
-    """Tell whether something accepts TCP connections there."""
+    """Return whether something accepts TCP connections there."""
     try:
         with socket.create_connection((host, port), timeout=1):
             return True
@@ -52,7 +52,7 @@ def accepts(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout: float = START_TIMEOUT) -> None:
-    """Poll until the condition holds; fail the test, saying what was waited for, when it does not in time."""
+    """Poll until the condition holds; after the time-out fail the test, with the description of the condition."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""A stand-in for the data plane's records of connected sockets: maps like its own, and what its programs leave in them.
+"""A stand-in for the data plane's records of connected sockets: maps like its own, filled as its programs do.
 
 Numbers are those of linux/bpf.h, linux/btf.h and asm-generic/socket.h.
 """
@@ -22,7 +22,7 @@ _COOKIE = 57  # SO_COOKIE
 
 @contextmanager
 def record_maps() -> Iterator[RecordMaps]:
-    """Make maps for records, all of them nobody's."""
+    """Make maps for records, without any record."""
     probe.raise_memlock_limit()
     with ExitStack() as stack:
         btf = bpf.load_btf(_types())
@@ -38,12 +38,12 @@ def record_maps() -> Iterator[RecordMaps]:
 
 
 def cookie_of(sock: socket.socket) -> int:
-    """Return what tells a socket from every other until the next boot."""
+    """Return the cookie of a socket, which is unique until the next boot."""
     return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _COOKIE, 8), sys.byteorder)
 
 
 def place_of(cookie: int) -> bytes:
-    """Return the key of the place where the socket with this cookie has its record, unless it is taken."""
+    """Return the key of the place for the record of the socket with this cookie."""
     return elements.pack_index(cookie % structs.PLACES)
 
 
@@ -53,7 +53,7 @@ def record(member: bytes) -> bytes:
 
 
 def owner(cookie: int, *, crowded: bool = False) -> bytes:
-    """Return what says whose a place is.
+    """Return the owner of a place.
 
     :param crowded: whether another socket has found it taken.
     """
@@ -61,36 +61,36 @@ def owner(cookie: int, *, crowded: bool = False) -> bytes:
 
 
 def write_place(maps: RecordMaps, cookie: int, member: bytes, *, crowded: bool = False) -> None:
-    """Put a record into the place of its socket, whosever that is."""
+    """Put a record into the place of its socket, even if it is taken."""
     bpf.update(maps.places, place_of(cookie), record(member))
     bpf.update(maps.owners, place_of(cookie), owner(cookie, crowded=crowded))
 
 
 def write_stored(maps: RecordMaps, sock: socket.socket, member: bytes) -> None:
-    """Put a record with its socket."""
+    """Store a record with its socket."""
     stored = structs.STORED.struct.pack(cookie_of(sock) << 1, 0, record(member))
     bpf.update(maps.stored, struct.pack("=i", sock.fileno()), stored)
 
 
 def is_in_its_place(maps: RecordMaps, sock: socket.socket) -> bool:
-    """Tell whether a socket has a record in its place."""
+    """Return whether a socket has a record in its place."""
     found = bpf.lookup(maps.owners, place_of(cookie_of(sock)), structs.OWNER.size)
     assert found is not None
     return elements.unpack_owner(found).cookie == cookie_of(sock)
 
 
 def is_stored(maps: RecordMaps, sock: socket.socket) -> bool:
-    """Tell whether a socket has a record with itself."""
+    """Return whether a record is stored with a socket."""
     found = bpf.lookup(maps.stored, struct.pack("=i", sock.fileno()), structs.STORED.size)
     return found is not None and structs.STORED.struct.unpack(found)[0] != 0
 
 
 @contextmanager
 def all_places_taken(maps: RecordMaps) -> Iterator[None]:
-    """While the block runs, let every socket find its place taken; all are free afterwards."""
+    """While the block runs, every place is taken; afterwards all are free."""
     keys = [place_of(index) for index in range(structs.PLACES)]
     try:
-        # Cookies that no socket will ever have.
+        # No socket ever has these cookies.
         bpf.update_all(maps.owners, [(key, owner(1 << 62 | index, crowded=True)) for index, key in enumerate(keys)])
         yield
     finally:

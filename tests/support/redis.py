@@ -1,4 +1,4 @@
-"""Real Redis servers, and what they saw."""
+"""Real Redis servers, and their counts of connections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RedisServer:
         self._own = 0
 
     def __str__(self) -> str:
-        """Return how status writes it."""
+        """Return the form that status shows."""
         return f"{self.host}:{self.port}"
 
     def take_connections(self) -> int:

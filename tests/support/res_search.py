@@ -1,4 +1,4 @@
-"""What glibc's own res_search(3) makes of a resolv.conf, in a process that sees that file as /etc/resolv.conf."""
+"""The results of glibc's own res_search(3) for a resolv.conf, in a process that sees that file as /etc/resolv.conf."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ NO_DATA: Final = 4
 
 
 class Outcome(NamedTuple):
-    """What res_search returned for one name."""
+    """The result of res_search for one name."""
 
     owner: str | None
-    """Of the records that it found."""
+    """The owner of the records."""
     h_errno: int
-    """netdb.h; 0 where it found some."""
+    """From netdb.h; 0 if there are records."""
 
 
 async def res_search(conf: Path, names: Sequence[str]) -> list[Outcome]:

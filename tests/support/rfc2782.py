@@ -1,4 +1,4 @@
-"""RFC 2782's rules for picking a target, written as plain fractions: what tables are measured against."""
+"""RFC 2782's rules for selecting a target, written as plain fractions, to compare tables with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A router that answers each TCP segment with an ICMP error, or swallows it, as real ones do: not at once."""
+"""A router that answers each TCP segment with an ICMP error, or drops it, after a delay as real ones do."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Final
 from uuid import uuid4
 
 ERRORS: Final = {"host unreachable": (1, 3), "port unreachable": (3, 4), "prohibited": (13, 1), "nothing": None}
-"""What it answers: the code of ICMP's type 3 (RFC 792, RFC 1812) and of ICMPv6's type 1 (RFC 4443)."""
+"""Its answers: the code of ICMP's type 3 (RFC 792, RFC 1812) and of ICMPv6's type 1 (RFC 4443)."""
 
 _NETWORKS: Final = tuple(ERRORS)
 _DELAY: Final = 0.1
-"""Seconds until it answers: an error that comes while connect(2) still sends, as on a slow machine, is left aside."""
+"""Seconds until it answers; an error during connect(2) itself, as on a slow machine, is not tested."""
 _SET_INTERFACE: Final = 0x400454CA  # TUNSETIFF of linux/if_tun.h
 _TUN, _BARE = 0x0001, 0x1000  # IFF_TUN, IFF_NO_PI
 _TCP, _ICMP, _ICMPV6 = 6, 1, 58

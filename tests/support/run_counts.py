@@ -1,4 +1,4 @@
-"""How often the kernel has run the programs of an instance."""
+"""The number of runs of an instance's programs in the kernel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 @contextmanager
 def counting_runs() -> Iterator[None]:
-    """Let the kernel count while the block runs (kernel.bpf_stats_enabled, but only for as long as somebody asks)."""
+    """Let the kernel count while the block runs (as kernel.bpf_stats_enabled, but only while a descriptor is open)."""
     fd = _libbpf.bpf_enable_stats(0)  # BPF_STATS_RUN_TIME
     assert fd >= 0, os.strerror(ctypes.get_errno())
     try:
@@ -26,7 +26,7 @@ def counting_runs() -> Iterator[None]:
 
 
 def run_counts(pins: Pins) -> dict[str, int]:
-    """Return the number of runs of each program that is attached, by name."""
+    """Return the number of runs of each attached program, by name."""
     return {name: _runs(pins.program(name)) for name in PROGRAMS}
 
 

@@ -1,6 +1,6 @@
 """The schedulers of bpf/schedule.h, formula by formula, on the slots of one generation.
 
-Random bits, turns taken and the servers' loads are handed in; what comes out is the index of a slot.
+Random bits, turns and the servers' loads are arguments; the result is the index of a slot.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ TIERS: Final = 16
 FEW: Final = 8
 """`CLB_FEW` of bpf/schedule.h."""
 OVERLOADED: Final = 1 << 39
-"""`CLB_OVERLOADED`: the load of a server that is kept away."""
+"""`CLB_OVERLOADED`: the load of an ejected server."""
 _WORD: Final = 1 << 64
 
 
 class Tier(NamedTuple):
-    """Where the slots of a tier are."""
+    """The range of a tier's slots."""
 
     first: int
     size: int
@@ -48,7 +48,7 @@ def weighted_random(slots: Sequence[Slot], tier: Tier, bits: int) -> int:
 def round_robin(slots: Sequence[Slot], tier: Tier, turn: int) -> int:
     """Mirror `clb_round_robin`.
 
-    :param turn: how many were taken before.
+    :param turn: the number of earlier turns.
     """
     column = turn % tier.size
     index = tier.first + column
@@ -113,11 +113,11 @@ def least_of_two(slots: Sequence[Slot], tier: Tier, loads: Sequence[int], bits: 
 
 
 def chances_of(slots: Sequence[Slot], ejected: Collection[int]) -> dict[int, Fraction]:
-    """Return the chance of each slot that a connect may be sent to by weight: `clb_elsewhere` included.
+    """Return the chance of each slot that a connect may be sent to by weight, as in `clb_elsewhere`.
 
-    The tier in use is the lowest with a server that is not ejected; if there is none, the lowest as if none were.
+    The tier in use is the lowest with a usable server; if there is none, the lowest, as if no server were ejected.
 
-    :param ejected: indexes of the slots whose servers are.
+    :param ejected: indexes of the slots of ejected servers.
     """
     tier: Tier | None = Tier(0, slots[0].tier)
     while tier and all(index in ejected for index in range(tier.first, tier.first + tier.size)):

@@ -1,4 +1,4 @@
-"""Random schedules of faults, and a sidecar without a kernel that has to keep to the rules after every step of one."""
+"""Random schedules of faults, and a sidecar without a kernel that is checked against the rules after every step."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from clb_discovery.state.service import ServiceState
 from tests.support.pace import patient
 
 HOLD: Final = 30.0
-"""Seconds of the sidecar's clock, which goes on only where a schedule says so."""
+"""Seconds of the sidecar's clock, which advances only in steps of the schedule."""
 LAST: Final = 9
-"""The real server that a schedule ends with; it is in none of the steps before."""
+"""The real server at the end of a schedule; no other step has it."""
 
 Servers = frozenset[RealServer]
 
@@ -34,19 +34,19 @@ _SOON: Final = patient(20.0)
 
 
 class Publish(NamedTuple):
-    """The real server has these, by their numbers, from now on."""
+    """From now on discovery has these real servers, by number."""
 
     numbers: frozenset[int]
 
 
 class Inject(NamedTuple):
-    """What goes wrong from now on: what the world's `inject` takes."""
+    """The fault from now on: the argument of the world's `inject`."""
 
     faults: object
 
 
 class Pass(NamedTuple):
-    """The sidecar's clock goes on."""
+    """The sidecar's clock advances."""
 
     seconds: float
 
@@ -55,18 +55,18 @@ Schedule = Sequence[Publish | Inject | Pass]
 
 
 class World(Protocol):
-    """A real server behind a proxy that misbehaves."""
+    """Discovery behind a misbehaving proxy."""
 
     async def publish(self, numbers: frozenset[int]) -> None:
-        """Let the real server have these, all at once."""
+        """Let discovery have exactly these real servers, all at once."""
 
     def inject(self, faults: object) -> None:
-        """Misbehave in this way from now on; `None` for not at all."""
+        """Misbehave in this way from now on; `None` to stop."""
 
     def says(self, good: Servers = frozenset()) -> Servers | None:
-        """Return what a source has to make of it, `None` for a failure.
+        """Return the result that a source should have, `None` for a failure.
 
-        :param good: what counts so far; a member of it that cannot be read now stays.
+        :param good: the current members; one that cannot be read now stays.
         """
 
 
@@ -76,7 +76,7 @@ def real_server(number: int) -> RealServer:
 
 
 def schedules(faults: st.SearchStrategy[object]) -> st.SearchStrategy[Schedule]:
-    """Return schedules of up to twelve steps, of which the first comes before the sidecar starts."""
+    """Return schedules of up to twelve steps; the first comes before the sidecar starts."""
     inject = st.builds(Inject, faults | st.none())
     publish = st.builds(Publish, st.frozensets(st.integers(1, 5)))
     step = inject | inject | publish | st.builds(Pass, st.sampled_from([HOLD / 2, HOLD]))
@@ -84,21 +84,21 @@ def schedules(faults: st.SearchStrategy[object]) -> st.SearchStrategy[Schedule]:
 
 
 def one_after_the_other(faults: Iterable[object]) -> Schedule:
-    """Return the schedule in which everything goes wrong once, and each time for a while."""
+    """Return the schedule in which every fault occurs once, each for a while."""
     return [step for fault in faults for step in (Inject(fault), Pass(HOLD / 2), Inject(None))]
 
 
 class Rules:
-    """What counts by the rules alone, for one pool whose members never move: the guard again, in other words."""
+    """The members by the rules alone, for one pool whose members never move: a second implementation of the guard."""
 
     def __init__(self) -> None:
         self.good: Servers = frozenset()
         self.state = "retrying"
         self._gone: dict[RealServer, float] = {}
-        """Members that count and are absent, and since when."""
+        """Members that count although they are absent, with the time of their absence."""
 
     def hear(self, said: Servers | None, now: float) -> None:
-        """Take what discovery says now; `None` for a failure, which changes nothing that counts."""
+        """Apply an answer; `None` is a failure, which changes nothing."""
         if said is None:
             self.state = "retrying"
             return
@@ -117,8 +117,8 @@ class Rules:
 class Replica:
     """The sidecar from its source to the desired state, while the block runs; the clock of its guard is `now`.
 
-    :ivar rounds: how often the source was asked for its next answer.
-    :ivar last: what it came back with last.
+    :ivar rounds: how often the source was called for its next answer.
+    :ivar last: its last outcome.
     """
 
     def __init__(self, source: Source) -> None:
@@ -145,12 +145,12 @@ class Replica:
                 await self._task
 
     async def next(self) -> Answer | Listing:
-        """Ask the source, and count."""
+        """Return the source's next answer, and count."""
         self.rounds += 1
         return await self._source.next()
 
     def hasten(self) -> None:
-        """Have the source asked at once."""
+        """Let the source query at once."""
         self._source.hasten()
 
     def _heard(self, outcome: Outcome) -> None:
@@ -161,7 +161,7 @@ class Replica:
         self._changed.set()
 
     async def settle(self) -> None:
-        """Wait until a round that begins from now on has ended."""
+        """Wait until a round has ended that begins after this call."""
         begun = self.rounds
         async with asyncio.timeout(_SOON):
             while self._ended <= begun:
@@ -169,7 +169,7 @@ class Replica:
                 await self._changed.wait()
 
     def elapse(self, seconds: float) -> None:
-        """Let time pass; as in the sidecar, a source that is due is asked at once."""
+        """Let time pass; as in the sidecar, a source with a due hold queries at once."""
         self.now += seconds
         deadline = self._following.deadline
         if deadline is not None and self.now >= deadline:
@@ -183,13 +183,13 @@ class Replica:
 
     @property
     def pool(self) -> Servers:
-        """What the kernel would hold."""
+        """The pool that the kernel would hold."""
         known = {self.name: self._following.guarded.good} if self._following.known else {}
         virtual = desired([self._service], known, []).virtual
         return frozenset(virtual[_VIP].pool) if virtual else frozenset()
 
     def pools(self) -> set[Servers]:
-        """Return what the kernel would have held since the last call."""
+        """Return the pools that the kernel would have held since the last call."""
         found, self._pools = {*self._pools, self.pool}, []
         return found
 

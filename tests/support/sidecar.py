@@ -1,4 +1,4 @@
-"""The real sidecar as a process of its own, as systemd would run it."""
+"""The real sidecar as a process, as systemd would run it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMAND = (sys.executable, "-m", "clb_discovery")
 
 
 def clb(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one `clb-discovery` command and wait for it; one that loads does so with the loader of the tests."""
+    """Run one `clb-discovery` command and wait for it; one that loads uses the loader of the tests."""
     command, rest = arguments[:1], arguments[1:]
     if command and command[0] in {"load", "run"}:
         command = (*command, *loading())
@@ -44,7 +44,7 @@ def status(instance: str) -> dict[str, Any]:
 
 
 def pool(instance: str, address: str) -> dict[str, int]:
-    """Return the weights of the real servers behind a VIP by `address:port`, as the kernel holds them."""
+    """Return the weights of the real servers of a VIP by `address:port`, as the kernel holds them."""
     for server in status(instance)["virtual_servers"]:
         if server["address"] == address:
             return {f"{real['address']}:{real['port']}": real["weight"] for real in server["real_servers"]}
@@ -52,7 +52,7 @@ def pool(instance: str, address: str) -> dict[str, int]:
 
 
 def wait_for_pool(instance: str, address: str, expected: Mapping[str, int]) -> None:
-    """Wait until the kernel holds exactly these real servers and weights behind a VIP."""
+    """Wait until the kernel holds exactly these real servers and weights for a VIP."""
     wait_until(lambda: pool(instance, address) == expected, f"the pool of {address} is {expected}")
 
 
@@ -66,7 +66,7 @@ class Sidecar:
         self.manager = manager
 
     def wait_until_ready(self) -> list[str]:
-        """Wait until it has told systemd that it is ready; return the lines of that message."""
+        """Wait until it has reported READY=1; return the lines of that message."""
         try:
             return self.manager.until("READY=1")
         except AssertionError as error:
@@ -79,20 +79,20 @@ class Sidecar:
         return self.process.wait(timeout=patient(10))
 
     def kill(self) -> None:
-        """Kill it as the kernel does when memory is short."""
+        """Kill it with SIGKILL, as the kernel does when memory is short."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return what it has logged."""
+        """Return the lines of its log."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     def events(self) -> list[str]:
-        """Return what happened by the names that the log gives it."""
+        """Return the events of its log."""
         return [line["event"] for line in self.lines()]
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for something, and show the log when it does not come."""
+        """Wait for a condition; on a time-out show the log."""
         try:
             wait_until(condition, what)
         except AssertionError as error:
@@ -113,8 +113,8 @@ def sidecar(
 ) -> Iterator[Sidecar]:
     """Run a sidecar while the block runs.
 
-    :param cgroup: None where the data plane is there already, and the sidecar is not to load it.
-    :param ready: wait until it has told systemd so.
+    :param cgroup: None if the data plane is loaded already, and the sidecar has to use it.
+    :param ready: wait until it has reported READY=1.
     :param wrapper: a program, with its arguments, that becomes the sidecar, such as setpriv(1).
     :param env: variables beside those of the test.
     """

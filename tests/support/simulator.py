@@ -1,18 +1,18 @@
-"""The kernel in miniature: the maps as dictionaries of bytes, and what the connect programs would do with them.
+"""The kernel in miniature: the maps as dictionaries of bytes, and the decisions of the connect programs on them.
 
-An array has all its elements at all times: those that are zero are left out of its dictionary.
+An array always has all its elements: zero elements are left out of its dictionary.
 
-A state is never changed; each operation on one element gives the next state, so that what a program can see between any
-two operations can be looked at. The program's look-up is the one of bpf/schedule.h, with every weighted draw carried
-out: the outcome is not one real server but the exact probability of each. All schedulers choose by such draws:
-random takes one, round-robin comes to the same shares in turn, least-conn takes the better of two, or the first where
-all are idle.
+A state is never changed; each operation on one element returns the next state, so that tests can look at every state
+that a program can see. The program's look-up is the one of bpf/schedule.h, with every weighted draw carried out: the
+outcome is not one real server but the exact probability of each. All schedulers choose by such draws: random takes one,
+round-robin comes to the same shares in turn, least-conn takes the better of two, or the first if all are idle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from clb_discovery.layout import address_filter, elements, structs
@@ -29,16 +29,18 @@ TRIES: Final = 2
 """`CLB_TRIES` of bpf/schedule.h."""
 
 ARRAYS: Final = {Map.SERVERS: structs.MAX_SERVERS, Map.FILTER: 2**structs.FILTER_BITS // 64}
-"""How many elements each of them has."""
+"""The number of elements of each array."""
 
 State = Mapping[Map, Mapping[bytes, bytes]]
 Outcome = bytes | None
-"""The packed member that a connect is sent to (or the refusal), or None where it passes through."""
+"""The packed member that a connect is sent to (or the refusal), or None if the programs do not change the connect."""
 Outcomes = Mapping[Outcome, Fraction]
-"""The probability of each outcome that is possible."""
+"""The probability of each possible outcome."""
 
 EMPTY: Final[State] = {map_: {} for map_ in DECODED}
 PASSES_THROUGH: Final[Outcomes] = {None: Fraction(1)}
+_KEYS: Final = tuple(map(elements.pack_index, range(structs.MAX_SERVERS)))
+"""Of an array of servers. They are made once, because tests read such an array thousands of times."""
 
 
 class Put(NamedTuple):
@@ -50,7 +52,7 @@ class Put(NamedTuple):
 
 
 class Remove(NamedTuple):
-    """One element is deleted; it has to be there."""
+    """One element is deleted; it has to exist."""
 
     map: Map
     key: bytes
@@ -60,7 +62,7 @@ Operation = Put | Remove | GracePeriod
 
 
 def operations(steps: Iterable[Step]) -> Iterator[Operation]:
-    """Take steps apart into what happens to one element at a time: a batch is not atomic."""
+    """Split steps into operations on one element: a batch is not atomic."""
     for step in steps:
         match step:
             case Write(map_, items):
@@ -74,8 +76,8 @@ def operations(steps: Iterable[Step]) -> Iterator[Operation]:
 def carry_out(state: State, operation: Operation) -> State:
     """Return the state after one operation.
 
-    :raises KeyError: if it deletes what is not there.
-    :raises ValueError: if a key or value has not the size that the map is made for, or the element is not to be had.
+    :raises KeyError: if it deletes a missing element.
+    :raises ValueError: if a key or value does not have the size of the map, or the element cannot exist.
     """
     if isinstance(operation, GracePeriod):
         return state
@@ -110,14 +112,13 @@ def apply(state: State, steps: Iterable[Step]) -> State:
 
 
 def read(state: State) -> Installed:
-    """Decode a state as a start does."""
+    """Decode a state as at the start of a sidecar."""
     return decode({map_: state[map_].items() for map_ in DECODED} | {Map.SERVERS: array(state[Map.SERVERS])})
 
 
 def array(raw: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the elements of an array as the kernel does: all of them, in the order of their indexes."""
-    for key in map(elements.pack_index, range(structs.MAX_SERVERS)):
-        yield key, raw.get(key, elements.NEW_SERVER)
+    """Return all elements of an array in the order of their indexes, as the kernel does."""
+    return zip(_KEYS, map(raw.get, _KEYS, repeat(elements.NEW_SERVER)), strict=False)
 
 
 def connect(state: State, wanted: Vip) -> Outcomes:
@@ -140,14 +141,14 @@ def connect(state: State, wanted: Vip) -> Outcomes:
 
 
 def may_be_vip(state: State, address: bytes) -> bool:
-    """Tell whether the filter lets an address pass: `clb_may_be_vip`."""
+    """Return whether the filter lets an address pass: `clb_may_be_vip`."""
     index, bit = divmod(address_filter.bit_of(address), 64)
     bits = state[Map.FILTER].get(elements.pack_index(index), bytes(8))
     return bool(address_filter.unpack_element(bits) >> bit & 1)
 
 
 def scheduled(state: State, key: bytes, published: bytes) -> Outcomes:
-    """Return where a program goes that has read this element of `clb_virtual`, now or earlier: `clb_draw_from`.
+    """Return the outcomes of a program that has read this element of `clb_virtual`, now or earlier: `clb_draw_from`.
 
     None stands for no slot: there is none, or it belongs to another virtual server.
     """
@@ -156,7 +157,7 @@ def scheduled(state: State, key: bytes, published: bytes) -> Outcomes:
 
 
 def failover(state: State, key: bytes, published: bytes) -> list[Outcomes]:
-    """Return where such a program goes tier by tier, while all before are ejected: `clb_elsewhere`."""
+    """Return the outcomes of such a program tier by tier, while all previous ones are ejected: `clb_elsewhere`."""
     virtual = elements.unpack_virtual(published)
     tier = Tier(0, virtual.tier)
     found = []
@@ -171,9 +172,9 @@ def failover(state: State, key: bytes, published: bytes) -> list[Outcomes]:
 
 
 def lacking(state: State, key: bytes, published: bytes) -> list[tuple[Map, bytes]]:
-    """Return what such a program looks for beside the slots and does not find: the elements of servers.
+    """Return the elements of servers that such a program looks for beside the slots and does not find.
 
-    An element that other members count on is not found either.
+    An element that other members use is not found either.
     """
     return [
         (Map.SERVERS, elements.pack_index(index))
@@ -183,14 +184,14 @@ def lacking(state: State, key: bytes, published: bytes) -> list[tuple[Map, bytes
 
 
 def servers_of(state: State, key: bytes, published: bytes) -> list[tuple[bytes, int]]:
-    """Return the packed members that such a program may count on, with the indexes that it finds them by."""
+    """Return the packed members that such a program may use, with their indexes."""
     virtual = elements.unpack_virtual(published)
     slots = [_slot_of(state, key, virtual.generation, index) for index in range(virtual.servers)]
     return [(elements.refusal(key), virtual.refusal), *((slot.member, slot.server) for slot in slots if slot)]
 
 
 def slots_of(state: State, generation: int) -> dict[int, Slot]:
-    """Return the slots of a generation by index, whatever is in them."""
+    """Return the slots of a generation by index, with any contents."""
     rows = {elements.unpack_place(key): elements.unpack_row(value) for key, value in state[Map.ROWS].items()}
     return {
         row * structs.ROW_SLOTS + column: slot
@@ -201,7 +202,7 @@ def slots_of(state: State, generation: int) -> dict[int, Slot]:
 
 
 def with_slot(state: State, generation: int, index: int, slot: Slot) -> State:
-    """Return the state with another slot in a row that is there."""
+    """Return the state with another slot in an existing row."""
     row, column = divmod(index, structs.ROW_SLOTS)
     key, at = elements.pack_place(generation, row), column * structs.SLOT.size
     value = state[Map.ROWS][key]
@@ -209,28 +210,28 @@ def with_slot(state: State, generation: int, index: int, slot: Slot) -> State:
 
 
 def used_indexes(state: State) -> set[tuple[bytes, int]]:
-    """Return all packed members that programs may count on from now, with their indexes."""
+    """Return all packed members that programs may use from now on, with their indexes."""
     return {one for key, published in state[Map.VIRTUAL].items() for one in servers_of(state, key, published)}
 
 
 def numbered(key: bytes, pool: Pool) -> dict[bytes, int]:
-    """Return the indexes that the servers of a pool and its refusal get where there are no others."""
+    """Return the indexes of the servers of a pool and its refusal if there are no others."""
     return {member: index for index, member in enumerate(pool_members(key, pool))}
 
 
 def counted_for(member: bytes) -> bytes:
-    """Return an element that has counted: for whom can be told from it."""
+    """Return an element with counts that identify its member."""
     return member.ljust(structs.SERVER.size, b"\0")
 
 
 def counted(state: State) -> State:
-    """Return the state after connects to every server, which leave something in all elements."""
+    """Return the state after connects to every server, which leave counts in all elements."""
     servers = {elements.pack_index(index): counted_for(member) for member, index in used_indexes(state)}
     return {**state, Map.SERVERS: {**state[Map.SERVERS], **servers}}
 
 
 def expected(pools: Mapping[Vip, Pool], wanted: Vip) -> Outcomes:
-    """Return where a connect has to go when these are the virtual servers, without any of the layout's own tables."""
+    """Return the outcomes of a connect for these virtual servers, computed without the tables of the layout."""
     for vip in (wanted, wanted._replace(port=0)):
         if vip in pools:
             return served_by(vip, pools[vip])
@@ -238,7 +239,7 @@ def expected(pools: Mapping[Vip, Pool], wanted: Vip) -> Outcomes:
 
 
 def served_by(vip: Vip, pool: Pool) -> Outcomes:
-    """Return the share of each real server of a pool's lowest tier; the refusal where it is empty."""
+    """Return the share of each real server of a pool's lowest tier; the refusal if it is empty."""
     key = elements.pack_vip(vip)
     if not pool:
         return {elements.refusal(key): Fraction(1)}

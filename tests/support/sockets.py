@@ -1,6 +1,6 @@
-"""Sockets that belong to a cgroup, in the hands of the test itself.
+"""Sockets that belong to a cgroup and are used by the test itself.
 
-The kernel runs a cgroup's programs for the sockets that were made in it, whoever uses them.
+The kernel runs a cgroup's programs for the sockets that were made in it, in any process.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tests.programs.socket_maker import MOST, REQUEST
 from tests.support.cgroups import inside
 
 Target = tuple[str, int]
-"""Address and port to connect to."""
+"""The address and port of a connect."""
 
 RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER: a close is a reset."""
+"""For SO_LINGER: a close is a reset."""
 
 
 class SocketMaker:
-    """Makes sockets in a cgroup; those that are still open at the end are closed then."""
+    """Makes sockets in a cgroup, and closes the open ones at the end."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -40,7 +40,7 @@ class SocketMaker:
     def make(self, target: Target, count: int = 1, *, udp: bool = False) -> list[socket.socket]:
         """Make sockets of the target's family, which block for five seconds at most.
 
-        Over TCP the kernel gives a silent server up when the first repetition is due, after about a second.
+        Over TCP the kernel gives a silent server up at the first repetition, after about a second.
         """
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
         kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
@@ -58,14 +58,14 @@ class SocketMaker:
         return made
 
     def connected(self, target: Target, count: int = 1, *, udp: bool = False) -> list[socket.socket]:
-        """Make sockets and connect one after the other, each of which has to succeed."""
+        """Make sockets and connect them one after the other; each connect has to succeed."""
         made = self.make(target, count, udp=udp)
         for sock in made:
             sock.connect(target)
         return made
 
     def begun(self, target: Target, count: int = 1) -> list[socket.socket]:
-        """Make TCP sockets and begin to connect one after the other, without waiting for the server."""
+        """Make TCP sockets and begin their connects one after the other, without waiting for the server."""
         made = self.make(target, count)
         for sock in made:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
@@ -74,7 +74,7 @@ class SocketMaker:
         return made
 
     def dial(self, target: Target, times: int = 1) -> list[str]:
-        """Connect and reset some times, over TCP; return how each connect ended, as `outcome` does."""
+        """Connect and reset some times, over TCP; return the result of each, as `outcome` does."""
         outcomes = []
         for sock in self.make(target, times):
             outcomes.append(outcome(sock, target))
@@ -102,7 +102,7 @@ def socket_maker(cgroup: Path) -> Iterator[SocketMaker]:
 
 
 def outcome(sock: socket.socket, target: Target) -> str:
-    """Connect; return how it ended, `ok` or the errno's name."""
+    """Connect; return the result, `ok` or the errno's name."""
     try:
         sock.connect(target)
     except OSError as error:
@@ -122,5 +122,5 @@ def on_cpu(cpu: int) -> Iterator[None]:
 
 
 def names(targets: Sequence[Target]) -> list[str]:
-    """Return the targets as people write them."""
+    """Return the targets as text."""
     return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in targets]

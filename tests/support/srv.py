@@ -1,4 +1,4 @@
-"""SRV sources over the DNS server that answers to order."""
+"""SRV sources with the fake DNS server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Always(random.Random):
 def source(
     server: FakeDns, name: str = NAME, *, min_ttl: float = 1.0, chance: float = 0.0, lifetime: float = 0.8
 ) -> SrvSource:
-    """Build a source that gives up early and has known jitter."""
+    """Build a source with short time-outs and a fixed jitter."""
     return SrvSource(name, Resolvers([server.address], lifetime=lifetime), min_ttl, rng=Always(chance))
 
 

@@ -1,4 +1,4 @@
-"""The SRV name `_web._tcp.example` of a real DNS server, the options to follow it, and the pool that it leads to."""
+"""The SRV name `_web._tcp.example` of a real DNS server, the options to follow it, and its pool."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def serve(knot: KnotServer, *servers: str, name: str = "_web._tcp", zone: str = 
 
 
 def weighted(*servers: str) -> dict[str, int]:
-    """Return the pool that `serve` leads to."""
+    """Return the pool that belongs to `serve`."""
     return {server: number + 1 for number, server in enumerate(servers)}
 
 
 def resolver(knot: KnotServer) -> tuple[str, ...]:
-    """Return the options that lead to the DNS server."""
+    """Return the options for the DNS server."""
     return ("--resolver", knot.address, *LOOPBACK)
 
 

@@ -1,7 +1,7 @@
 """Hypothesis strategies for the terms of the model.
 
-Domains are small on purpose: the same few addresses, ports and weights meet again and again, and what meets is where
-mistakes live.
+Domains are small on purpose: the same few addresses, ports and weights occur together often, and mistakes are found in
+such combinations.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ OPT_IN: Final = st.builds(
     algorithm=st.none() | st.sampled_from(Algorithm),
     refused=st.just(()),
 )
-"""What a service of a catalog says of itself, over the few VIPs."""
+"""The opt-in of a service of a catalog, over the few VIPs."""
 
 _FEW_IPV4: Final = [parse_address(f"10.0.0.{host}") for host in range(1, 5)]
 _FEW_IPV6: Final = [parse_address(f"fd00::{host}") for host in range(1, 5)]
@@ -73,7 +73,7 @@ def few_real_servers(*, ipv4: bool) -> st.SearchStrategy[RealServer]:
 
 
 def pools(*, ipv4: bool) -> st.SearchStrategy[Pool]:
-    """Return pools of one family: sorted, no endpoint twice, often empty, at times of more than one row."""
+    """Return pools of one family: sorted, no endpoint twice, often empty, sometimes with more than one row."""
     unique = st.lists(few_real_servers(ipv4=ipv4), max_size=4, unique_by=lambda server: (server.address, server.port))
     first = (_FEW_IPV4 if ipv4 else _FEW_IPV6)[0]
     row = [RealServer(0, first, port, 1) for port in range(1, ROW_SLOTS + 1)]
@@ -88,7 +88,7 @@ TRACKING: Final = st.builds(
     st.sampled_from([1, 5_000]),
     st.sampled_from([60_000, 2**32 - 1]),
 )
-"""What virtual servers keep track of, in a few ways."""
+"""A few settings of passive health and counting."""
 
 
 def virtual_servers(vip: Vip) -> st.SearchStrategy[VirtualServer]:

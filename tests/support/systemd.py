@@ -1,4 +1,4 @@
-"""What a service manager hears, by the protocol of sd_notify(3)."""
+"""A service manager that receives messages by the protocol of sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATIENCE = patient(20)
 
 
 class ServiceManager:
-    """Listens where NOTIFY_SOCKET leads."""
+    """Listens on the socket of NOTIFY_SOCKET."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
@@ -29,7 +29,7 @@ class ServiceManager:
         return self._listener.recv(4096).decode().split("\n")
 
     def until(self, line: str) -> list[str]:
-        """Pass over messages until one has this line; return that one."""
+        """Skip messages until one has this line; return that one."""
         heard: list[list[str]] = []
         while not heard or line not in heard[-1]:
             try:
@@ -39,7 +39,7 @@ class ServiceManager:
         return heard[-1]
 
     def heard(self) -> list[list[str]]:
-        """Return all messages that are there already."""
+        """Return all messages that have arrived."""
         messages = []
         while select.select([self._listener], [], [], 0)[0]:
             messages.append(self.next())
@@ -52,6 +52,6 @@ def service_manager(directory: Path) -> Iterator[ServiceManager]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         path = directory / f"notify-{uuid4().hex[:8]}"
         listener.bind(str(path))
-        path.chmod(0o666)  # a service may be anybody
+        path.chmod(0o666)  # a service may have any user
         listener.settimeout(PATIENCE)
         yield ServiceManager(listener)

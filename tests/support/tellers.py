@@ -1,4 +1,4 @@
-"""Servers inside the test that tell each client where it has come out."""
+"""Servers inside the test that send each client their name."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _FAST_OPEN_QUEUE: Final = 16
 
 
 class Teller:
-    """A server on one address. Whatever it is sent it sends back, behind its own name and a space."""
+    """A server on one address. It sends every message back, after its own name and a space."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.target: tuple[str, int] = sock.getsockname()[:2]
         host, port = self.target
         self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.heard = 0
-        """Datagrams, or pieces of a stream, that have come."""
+        """Datagrams, or pieces of a stream, that have arrived."""
 
     def answer(self, message: bytes) -> bytes:
-        """Return what it says to a message."""
+        """Return the answer to a message."""
         return self.name.encode() + b" " + message
 
 
@@ -33,7 +33,7 @@ class Teller:
 def tellers(*hosts: str, udp: bool = False, protocol: int = 0) -> Iterator[list[Teller]]:
     """Serve on each host, on a port of its own, while the block runs.
 
-    :param protocol: another than the usual one, such as IPPROTO_MPTCP.
+    :param protocol: such as IPPROTO_MPTCP; 0 for the usual one.
     """
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())

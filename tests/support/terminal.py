@@ -1,4 +1,4 @@
-"""A real terminal (pty(7)) for a program, of a size that a test sets, and what the program sent to it."""
+"""A real terminal (pty(7)) for a program, with a size set by the test, and the program's output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.pace import patient
 
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 INTERRUPT: Final = b"\x03"
-"""What Ctrl-C sends."""
+"""Sent by Ctrl-C."""
 
 
 class Terminal:
@@ -30,26 +30,26 @@ class Terminal:
     def __init__(self, process: subprocess.Popen[bytes], own: int, side: int) -> None:
         self.process = process
         self._own = own
-        self._side = side  # held open, so that what was sent can be read, and settings looked at, after the program
+        self._side = side  # stays open, so that output and settings can be read after the program's end
         self.sent = ""
 
     def read_until(self, pattern: str) -> None:
-        """Read until what was sent holds a match without control sequences."""
+        """Read until the output matches the pattern without control sequences."""
         deadline = time.monotonic() + patient(30)
         while not re.search(pattern, self.text()):
             assert time.monotonic() < deadline, f"waited in vain for {pattern!r} in {self.sent!r}"
             self._read(0.1)
 
     def text(self) -> str:
-        """Return what was sent, without control sequences."""
+        """Return the output without control sequences."""
         return _CONTROL.sub("", self.sent)
 
     def type(self, keys: bytes) -> None:
-        """Type something."""
+        """Type keys."""
         os.write(self._own, keys)
 
     def end(self) -> int:
-        """Wait for the end, read the rest, and return the exit code."""
+        """Wait for the end, read the remaining output, and return the exit code."""
         deadline = time.monotonic() + patient(30)
         while self.process.poll() is None:
             assert time.monotonic() < deadline, "it does not end"
@@ -59,7 +59,7 @@ class Terminal:
         return self.process.returncode
 
     def settings(self) -> object:
-        """Return the terminal's settings, as termios(3) has them."""
+        """Return the terminal's settings in the form of termios(3)."""
         return termios.tcgetattr(self._side)
 
     def _read(self, timeout: float) -> bool:
@@ -74,7 +74,7 @@ def on_terminal(command: Sequence[str], env: Mapping[str, str], columns: int = 1
     """Run a program on a terminal of 40 lines, as the leader of its session, while the block runs."""
     own, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    # setsid(1) makes the terminal the one that Ctrl-C reaches the program by.
+    # setsid(1) makes this the controlling terminal, so that Ctrl-C reaches the program.
     process = subprocess.Popen(
         ["setsid", "--ctty", *command], stdin=side, stdout=side, stderr=side, env={**os.environ, **env}
     )

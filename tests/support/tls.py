@@ -1,4 +1,4 @@
-"""Certificates of an authority that exists for one test, and a TLS server in front of a DNS server."""
+"""Certificates of an authority for one test, and a TLS server in front of a DNS server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Authority:
         self._key = folder / f"{name}.key"
         self._folder = folder
         made = ("-subj", f"/CN={name}", "-keyout", self._key, "-out", self.certificate)
-        # Python verifies by RFC 5280 to the letter since 3.13.
+        # Since 3.13 Python verifies strictly by RFC 5280.
         usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
         _openssl("req", "-x509", *_KEY, *_DAYS, *made, *usage)
 
@@ -51,11 +51,11 @@ class Authority:
 async def tls_front(
     port: int, context: ssl.SSLContext, listen: tuple[str, int] = ("127.0.0.1", 0)
 ) -> AsyncIterator[int]:
-    """Take TLS while the block runs, and pass on what it carries to a port of 127.0.0.1, over TCP.
+    """Accept TLS while the block runs, and forward its contents to a port of 127.0.0.1, over TCP.
 
-    :param port: where the DNS server listens.
+    :param port: of the DNS server.
     :param listen: the address, and the port or 0 for a free one.
-    :returns: the port that takes TLS.
+    :returns: the port that accepts TLS.
     """
     serving: set[asyncio.Task[None] | None] = set()
 

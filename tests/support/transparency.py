@@ -1,4 +1,4 @@
-"""What an application does with its sockets, and what it sees."""
+"""Operations of an application on its sockets, and their results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WATCHED: Final = PassiveHealth(active=True, eject_after=3)
 PORT: Final = 53
 IPPROTO_MPTCP: Final = 262
 MPTCP_ENABLED: Final = Path("/proc/sys/net/mptcp/enabled")
-"""Where the kernel has sockets of multipath TCP."""
+"""Exists if the kernel has MPTCP sockets."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _OWN: Final = Path("/proc/self/cgroup")
@@ -32,19 +32,19 @@ class Side(NamedTuple):
 
     name: str
     host: str
-    """What the application connects to; N stands for the number of the VIP."""
+    """The host that the application connects to; N stands for the number of the VIP."""
     vip: str
-    """What it is called where it is published."""
+    """The VIP's host as it is published."""
     real: str
-    """Where its real servers are."""
+    """The host of its real servers."""
 
     @property
     def real_host(self) -> str:
-        """Return where its real servers are, as it stands before a port."""
+        """Return the host of its real servers in the form before a port."""
         return f"[{self.real}]" if ":" in self.real else self.real
 
     def target(self, port: int, number: int = 1) -> Target:
-        """Return what an application connects to."""
+        """Return the address and port that an application connects to."""
         return self.host.replace("N", str(number)), port
 
     def at(self, port: int | None, number: int = 1, *, udp: bool = False) -> str:
@@ -73,19 +73,19 @@ def as_seen_by(side: Side, target: Target) -> Target:
 
 
 def ask(sock: socket.socket, message: bytes = b"hello") -> str:
-    """Ask the peer; return the name of the server that answers."""
+    """Send to the peer; return the name of the server that answers."""
     sock.sendall(message)
     return heard(sock.recv(65536), message)
 
 
 def ask_at(sock: socket.socket, target: Target, message: bytes = b"hello") -> tuple[str, Target]:
-    """Ask there by a datagram; return who answers, and where the answer is seen to come from."""
+    """Send a datagram there; return the name of the server that answers, and the source address of the answer."""
     sock.sendto(message, target)
     return hear_from(sock, message)
 
 
 def hear_from(sock: socket.socket, message: bytes = b"hello") -> tuple[str, Target]:
-    """Receive the answer to a message; return who sent it, and where it is seen to come from."""
+    """Receive the answer to a message; return the name of the server, and the source address."""
     answer, source = sock.recvfrom(65536)
     return heard(answer, message), (source[0], source[1])
 
@@ -98,12 +98,12 @@ def heard(answer: bytes, message: bytes) -> str:
 
 
 def names(servers: Sequence[Teller]) -> list[str]:
-    """Return what the servers are called."""
+    """Return the names of the servers."""
     return [server.name for server in servers]
 
 
 def error_of(call: Callable[..., object], *arguments: object) -> str:
-    """Return the name of the errno that a call ends with, `ok` without one."""
+    """Return the name of the errno of a call, `ok` without one."""
     try:
         call(*arguments)
     except OSError as error:
@@ -112,20 +112,20 @@ def error_of(call: Callable[..., object], *arguments: object) -> str:
 
 
 def ask_at_peer(sock: socket.socket) -> tuple[str, Target]:
-    """Ask the peer of a connected socket; return who answers, and where the answer is seen to come from."""
+    """Send to the peer of a connected socket; return the name of the server that answers, and the source address."""
     sock.send(b"hello")
     return hear_from(sock)
 
 
 def dissolve(sock: socket.socket) -> None:
-    """Connect to AF_UNSPEC, which undoes the connect before."""
+    """Connect to AF_UNSPEC, which undoes the previous connect."""
     nowhere = bytes(28)
     assert _libc.connect(sock.fileno(), nowhere, len(nowhere)) == 0, os.strerror(ctypes.get_errno())
 
 
 @contextmanager
 def entered(cgroup: Path) -> Iterator[None]:
-    """Be in a cgroup oneself while the block runs: sockets that are made there stay its own."""
+    """Move this process into a cgroup while the block runs: sockets that are made there stay in it."""
     (own,) = [line.split(":", 2)[2] for line in _OWN.read_text().splitlines() if line.startswith("0:")]
     _move_to(cgroup)
     try:
@@ -150,7 +150,7 @@ def multipath(cgroup: Path, target: Target) -> socket.socket:
 
 @contextmanager
 def fast_open_allowed() -> Iterator[None]:
-    """Let clients and servers of this network namespace use TCP Fast Open, at once and without a cookie."""
+    """Allow TCP Fast Open in this network namespace for clients and servers, at once and without a cookie."""
     setting = Path("/proc/sys/net/ipv4/tcp_fastopen")
     before = setting.read_text()
     setting.write_text(str(0x1 | 0x2 | 0x4 | 0x200))

@@ -1,4 +1,4 @@
-"""The units of systemd as tests run them: with all that they leave of a host's powers, or with a little less."""
+"""The systemd units as tests run them: with all rights of the unit, or one less."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ DATAPATH: Final = UNITS / "clb-discovery-datapath.service"
 DATAPATH_BESIDE: Final = UNITS / "clb-discovery-datapath@.service"
 SIDECAR: Final = UNITS / "clb-discovery.service"
 BESIDE: Final = UNITS / "clb-discovery@.service"
-"""The sidecar of one application; what it may do is what `SIDECAR` may, of an instance with another name."""
+"""The sidecar of one application; it has the same rights as `SIDECAR`, for an instance with another name."""
 CLOSE: Final = UNITS / "clb-discovery-close@.service"
 CLOSE_SOCKET: Final = UNITS / "clb-discovery-close.socket"
 
 
 def as_unit(unit: Path) -> tuple[str, ...]:
-    """Return what runs a program as systemd would for the unit."""
+    """Return the prefix that runs a program as systemd would for the unit."""
     return (sys.executable, "-m", "tests.programs.as_unit", str(unit))
 
 
 def without(unit: Path, directory: Path, instance: str, setting: str = "", word: str = "") -> Path:
     """Write a copy of a unit for an instance, without one word of one setting, and return it.
 
-    :param word: as it stands there; that it does is made sure.
+    :param word: as it is written there; the unit has to contain it.
     """
     text = unit.read_text()
     if setting:
@@ -50,7 +50,7 @@ def without(unit: Path, directory: Path, instance: str, setting: str = "", word:
 
 
 def load_as_unit(instance: str, cgroup: Path, unit: Path = DATAPATH) -> subprocess.CompletedProcess[str]:
-    """Load as the unit does, for a group of this number where the host does not have the one of that name."""
+    """Load as the unit does, with a numeric group if the host does not have the unit's group."""
     here = ("--instance", instance, "--cgroup", str(cgroup), "--group", str(USER), "--loader", "object")
     return subprocess.run(
         [*as_unit(unit), *COMMAND, "load", *here], check=False, capture_output=True, text=True, timeout=patient(60)
@@ -59,7 +59,7 @@ def load_as_unit(instance: str, cgroup: Path, unit: Path = DATAPATH) -> subproce
 
 @contextmanager
 def closing_service(unit: Path) -> Iterator[list[int]]:
-    """Listen and start the service for each question as systemd does; yield how each of them ended."""
+    """Listen, and start the service for each connection as systemd does; yield the list of exit codes."""
     ended: list[int] = []
 
     def answer() -> None:

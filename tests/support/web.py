@@ -1,4 +1,4 @@
-"""HTTP servers inside the test whose pages say which server they come from, and a client."""
+"""HTTP servers inside the test whose pages have the server's name, and a client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WebServer(ThreadingHTTPServer):
         self.served = 0
 
     def server_bind(self) -> None:
-        """Bind, without the look-up of a host name that the base class makes."""
+        """Bind, without the base class's look-up of a host name."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
@@ -34,7 +34,7 @@ class _Page(BaseHTTPRequestHandler):
     timeout: ClassVar[float] = 20
 
     def do_GET(self) -> None:
-        """Say which server this is."""
+        """Send the name of this server."""
         self.server.served += 1
         page = self.server.name.encode()
         self.send_response(200)

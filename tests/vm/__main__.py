@@ -42,9 +42,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def surprises(kernel: Kernel, found: Found) -> list[str]:
-    """Return what is not as it should be.
+    """Return all unexpected results.
 
-    A test may be skipped only for something that the kernel is known to lack, with the reason `lacks FEATURE`.
+    A test may be skipped only for a feature that the kernel is known to lack, with the reason `lacks FEATURE`.
     """
     lacking = {name for name, finding in found.features.items() if not finding.has}
     wrong = [f"lacks {name!r}: {found.features[name].detail}" for name in sorted(lacking - kernel.lacks)]
@@ -56,14 +56,14 @@ def surprises(kernel: Kernel, found: Found) -> list[str]:
 
 
 def say(text: str) -> None:
-    """Tell a person."""
+    """Print a line for people."""
     print(f"test-kernels: {text}", flush=True)
 
 
 async def run_tests(kernel: Kernel, job: Job, work: Path, passed: Path) -> Found | None:
-    """Run one machine, and say how it went; return what it found if that is as it should be.
+    """Run one machine, and print its result; return its findings if they are as expected.
 
-    :param passed: where its disk is kept then.
+    :param passed: the directory that keeps its disk then.
     """
     console, files = CACHE / f"{kernel.name}.log", work / kernel.name
     files.mkdir()
@@ -90,7 +90,7 @@ async def run_tests(kernel: Kernel, job: Job, work: Path, passed: Path) -> Found
 
 
 async def main(options: argparse.Namespace, work: Path) -> int:
-    """Run the machines, as many at a time as there are processors: each keeps about one busy."""
+    """Run the machines, as many at a time as there are processors: each uses about one."""
     chosen = [kernel for kernel in KERNELS if not options.only or kernel.name in options.only]
     usual = [f"tests/kernel/{name}" for name in TESTED]
     usual += [f"--deselect=tests/kernel/{name}" for name in LEFT_OUT if "::" in name]

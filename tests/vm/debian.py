@@ -1,4 +1,4 @@
-"""Debian's packages from the mirror that this machine uses itself, of any suite, without touching its own apt."""
+"""Debian's packages of any suite, from this machine's mirror, without changes to its own apt."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _SLIM: Final = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 _WEEK: Final = 7 * 86400
 ISOLATED: Final = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-"""What runs a command so that no mount and no process outlives it."""
+"""Prefix that runs a command so that no mount and no process outlives it."""
 
 
 def is_young(path: Path) -> bool:
-    """Tell whether what was fetched there need not be fetched anew."""
+    """Return whether the file is recent enough not to be fetched again."""
     return path.exists() and time.time() - path.stat().st_mtime < _WEEK
 
 
 def run(command: Sequence[str | Path], env: dict[str, str] | None = None, text: str | None = None) -> str:
-    """Run a tool, and return what it printed.
+    """Run a tool, and return its output.
 
     :param text: its standard input.
-    :raises VmError: if it fails, with the end of what it said.
+    :raises VmError: if it fails, with the end of its output.
     """
     result = subprocess.run(
         command, check=False, capture_output=True, text=True, input=text or "", env={**os.environ, **(env or {})}
@@ -39,7 +39,7 @@ def run(command: Sequence[str | Path], env: dict[str, str] | None = None, text: 
 
 
 def mirror() -> str:
-    """Return the Debian mirror; DEBIAN_MIRROR names another.
+    """Return the Debian mirror; DEBIAN_MIRROR overrides it.
 
     :raises VmError: if apt knows none.
     """
@@ -57,7 +57,7 @@ def mirror() -> str:
 def bootstrap(target: Path, packages: Sequence[str], suite: str, *more_suites: str) -> None:
     """Make a small Debian with these packages; needs root.
 
-    :param target: a directory, or the archive if that is what its name says.
+    :param target: a directory, or an archive if the name is that of one.
     :raises VmError: if it cannot be made.
     """
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in _SLIM]
@@ -72,7 +72,7 @@ class Suite:
     def __init__(self, name: str, folder: Path) -> None:
         """Read the lists.
 
-        :raises VmError: if they cannot be had.
+        :raises VmError: if they cannot be fetched.
         """
         state, cache = folder / "state", folder / "cache"
         for directory in (state / "lists" / "partial", cache / "archives" / "partial"):
@@ -95,7 +95,7 @@ class Suite:
         run(["apt-get", "update"], self._env)
 
     def dependency(self, package: str) -> str:
-        """Return what a package is for: the one package that it depends on.
+        """Return the only dependency of a metapackage.
 
         :raises VmError: if it is not in the suite.
         """
@@ -107,7 +107,7 @@ class Suite:
     def extract(self, package: str, target: Path) -> str:
         """Unpack a package below a directory, without installing it; return its version.
 
-        :raises VmError: if it cannot be had.
+        :raises VmError: if it cannot be fetched.
         """
         command = ["sh", "-ec", 'cd "$0" && apt-get -qq download "$1"', str(self._folder), package]
         run(command, self._env)

@@ -1,7 +1,7 @@
-"""What goes wrong on this side of a machine."""
+"""Errors outside of a machine."""
 
 from __future__ import annotations
 
 
 class VmError(Exception):
-    """A machine cannot be made or run here; the message is for a person."""
+    """A machine cannot be made or run here; the message is for people."""

@@ -1,4 +1,4 @@
-"""Debian's kernels: which ones, what they are known to lack, and where their parts are."""
+"""Debian's kernels: which ones are tested, the features that they lack, and their parts."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ KERNELS: Final = (
     Kernel("6.12", "trixie"),
 )
 MODULES: Final = ("virtio_pci", "virtio_blk", "ext4", "overlay", "tun", "tcp_diag", "udp_diag", "unix_diag")
-"""What is in Debian's kernels only as a module, and used by the machine or the tests; dependencies follow."""
+"""Modules in Debian's kernels that the machine or the tests need; dependencies are added."""
 _CHOICE: Final = "choice"
 
 
 class Parts(NamedTuple):
-    """What a machine needs of a kernel, unpacked in one directory."""
+    """The parts of a kernel for a machine, unpacked in one directory."""
 
     folder: Path
 
@@ -69,16 +69,16 @@ class Parts(NamedTuple):
         return (self.folder / "version").read_text()
 
     def are_fresh(self, modules: Sequence[str]) -> bool:
-        """Tell whether they are there, young, and chosen for these modules."""
+        """Return whether the parts exist, are recent, and belong to these modules."""
         choice = self.folder / _CHOICE
         return is_young(choice) and choice.read_text() == " ".join(modules)
 
 
 def cached(kernel: Kernel, cache: Path, say: Callable[[str], None], modules: Sequence[str] = MODULES) -> Parts:
-    """Return the parts of a kernel, fetched anew when they are a week old or of other modules.
+    """Return the parts of a kernel, fetched again if they are a week old or of other modules.
 
-    :param say: tells a person.
-    :raises VmError: if they cannot be had.
+    :param say: prints a line for people.
+    :raises VmError: if they cannot be fetched.
     """
     parts = Parts(cache / kernel.name)
     if not parts.are_fresh(modules):
@@ -90,8 +90,8 @@ def cached(kernel: Kernel, cache: Path, say: Callable[[str], None], modules: Seq
 def fetch(kernel: Kernel, folder: Path, modules: Sequence[str]) -> Parts:
     """Get the parts of a kernel into a directory, which appears whole or not at all.
 
-    :param modules: which of them; what they need follows.
-    :raises VmError: if they cannot be had.
+    :param modules: without their dependencies, which are added.
+    :raises VmError: if they cannot be fetched.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
@@ -113,7 +113,7 @@ def fetch(kernel: Kernel, folder: Path, modules: Sequence[str]) -> Parts:
 
 
 def _choose_modules(tree: Path, modules: Sequence[str], target: Path) -> None:
-    """Copy the modules with everything that they need, unpacked, since busybox and old kernels know no compression."""
+    """Copy the modules with all dependencies, uncompressed, because busybox and old kernels cannot decompress them."""
     base, release = tree.parents[2], tree.name
     run(["depmod", "--basedir", base, release])
     command: list[str | Path] = [

@@ -1,4 +1,4 @@
-"""One emulated machine: its initramfs, its run, and what it found."""
+"""One emulated machine: its initramfs, its run, and its results."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from tests.vm.kernels import Parts
 FOUND_SIZE: Final = 32 * 2**20
 MEMORY: Final = "2G"
 CHECKOUT: Final = ("tests", "bpf", "contrib", "pyproject.toml")
-"""What the tests read, beside the wheel."""
+"""The parts of the checkout that tests read, beside the wheel."""
 PROCESSORS: Final = ("-smp", "2")
 
 
 class Job(NamedTuple):
-    """What every machine is to do."""
+    """The job of every machine."""
 
     root: Path
     stage: Path
-    """What `install` made."""
+    """The result of `install`."""
     append: str
-    """To the kernel's command line, for `guest/run`."""
+    """Added to the kernel's command line, for `guest/run`."""
     limit: float
-    """Seconds until it is switched off."""
+    """Seconds until the machine is switched off."""
     options: tuple[str, ...] = PROCESSORS
-    """QEMU's, for processors and clocks."""
+    """QEMU's options for processors and clocks."""
 
 
 class Outcome(NamedTuple):
-    """How the tests ended."""
+    """The results of the tests."""
 
     passed: int
     failed: tuple[str, ...]
@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a machine found out."""
+    """The results of a machine."""
 
     features: Mapping[str, Finding]
     tests: Outcome
@@ -70,7 +70,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def install(checkout: Path, wheel: Path, stage: Path, names: Sequence[str] = CHECKOUT) -> None:
-    """Put the wheel, and what else is to be of the checkout, where every machine takes them from.
+    """Put the wheel, and the needed parts of the checkout, into the stage for every machine.
 
     :raises VmError: if the wheel cannot be installed.
     """
@@ -85,7 +85,7 @@ def install(checkout: Path, wheel: Path, stage: Path, names: Sequence[str] = CHE
 
 
 def fingerprint(job: Job) -> str:
-    """Return what is the same for the same program, tests and arguments."""
+    """Return a value that is equal for the same program, tests and arguments."""
     digest = hashlib.sha256(job.append.encode())
     for path in sorted(job.stage.rglob("*")):
         if path.is_file() and not {"__pycache__", "direct_url.json", "RECORD"} & {path.name, path.parent.name}:
@@ -94,11 +94,11 @@ def fingerprint(job: Job) -> str:
 
 
 async def boot(parts: Parts, job: Job, work: Path, console: Path) -> float:
-    """Do a job in a machine, which then has written its disk; return how many seconds it was on.
+    """Do a job in a machine, which writes its disk; return how many seconds it ran.
 
     :param work: an empty directory, for the machine's files.
-    :param console: the file for what it says meanwhile.
-    :raises VmError: if it did not get to the end.
+    :param console: the file for its output.
+    :raises VmError: if it did not finish.
     """
     tree = work / "initramfs"
     shutil.copytree(job.stage, tree / "checkout")
@@ -110,7 +110,7 @@ async def boot(parts: Parts, job: Job, work: Path, console: Path) -> float:
 
 
 def disk_of(work: Path) -> Path:
-    """Return the disk for what a machine finds out."""
+    """Return the disk for a machine's results."""
     return work / "found"
 
 
@@ -132,22 +132,22 @@ async def emulate(
     console: Path,
     options: Sequence[str] = PROCESSORS,
 ) -> float:
-    """Run a machine until it switches itself off; return how many seconds that took.
+    """Run a machine until it switches itself off; return after how many seconds.
 
     :param append: to the kernel's command line.
     :param drives: as QEMU's -drive takes them; the first is /dev/vda.
     :param limit: seconds until it is switched off.
-    :param console: the file for what it says meanwhile.
+    :param console: the file for its output.
     :param options: QEMU's, for processors and clocks.
-    :raises VmError: if it did not end by itself, or not well.
+    :raises VmError: if it did not end by itself, or failed.
     """
     command = [
-        *("setpriv", "--pdeathsig", "KILL"),  # the machine must not outlive this process, however that ends
+        *("setpriv", "--pdeathsig", "KILL"),  # the machine must not outlive this process
         *("qemu-system-x86_64", "-accel", os.environ.get("QEMU_ACCEL", "tcg"), "-cpu", "max"),
         *(*options, "-m", MEMORY, "-nic", "none", "-no-reboot"),
         *("-display", "none", "-monitor", "none", "-serial", "stdio"),
         *("-kernel", str(parts.image), "-initrd", str(initramfs)),
-        # Where the host is busy the kernel would find its timer wanting, and panic.
+        # On a busy host the kernel would find its timer too slow, and panic.
         *("-append", f"console=ttyS0 quiet panic=-1 no_timer_check {append}"),
         *(argument for drive in drives for argument in ("-drive", drive)),
     ]
@@ -169,7 +169,7 @@ async def emulate(
 
 
 def make_initramfs(parts: Parts, init: Path, tree: Path) -> Path:
-    """Make the first root: busybox, the modules, the first program, and what is in the tree already.
+    """Make the first root: busybox, the modules, the first program, and the existing contents of the tree.
 
     :returns: the archive, beside the tree.
     """
@@ -186,7 +186,7 @@ def make_initramfs(parts: Parts, init: Path, tree: Path) -> Path:
 
 
 def read_disk(disk: Path) -> dict[str, bytes]:
-    """Return the files that a machine wrote on its disk, by their names.
+    """Return the files that a machine wrote to its disk, by their names.
 
     :raises tarfile.TarError: if there are none.
     """
@@ -196,9 +196,9 @@ def read_disk(disk: Path) -> dict[str, bytes]:
 
 
 def read_found(disk: Path, console: Path, seconds: float) -> Found:
-    """Return what a machine wrote on its disk.
+    """Return the results that a machine wrote to its disk.
 
-    :raises VmError: if that is not all that it should have.
+    :raises VmError: if they are not complete.
     """
     try:
         texts = read_disk(disk)
@@ -209,7 +209,7 @@ def read_found(disk: Path, console: Path, seconds: float) -> Found:
 
 
 def outcome(report: bytes) -> Outcome:
-    """Return how the tests of a JUnit report ended."""
+    """Return the results in a JUnit report."""
     passed, failed, skipped = 0, [], {}
     for case in ET.fromstring(report).iter("testcase"):  # noqa: S314 - pytest's own, from our own machine
         name, skip = f"{case.get('classname')}::{case.get('name')}", case.find("skipped")

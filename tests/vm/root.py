@@ -1,4 +1,4 @@
-"""The root of the machines: a small Debian with what is used in them, as a read-only image."""
+"""The root of the machines: a small Debian with the programs that they use, as a read-only image."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from typing import Any, Final, NamedTuple
 from tests.vm.debian import bootstrap, is_young, run
 
 SUITE: Final = "bookworm"
-PYTHON: Final = "3.11"  # the suite's
+PYTHON: Final = "3.11"  # that of the suite
 MORE_SUITES: Final = ("bullseye",)  # for Consul
-MORE_PACKAGES: Final = ("kmod",)  # modprobe, for what the kernel loads by itself
+MORE_PACKAGES: Final = ("kmod",)  # modprobe, for modules that the kernel loads by itself
 NOT_THERE: Final = ("clb-discovery", "mypy", "ruff")
-"""Of the extra `test`, what the tests of the kernel do not need."""
+"""Packages of the extra `test` that the tests of the kernel do not need."""
 
 
 class Recipe(NamedTuple):
-    """What a root is made of."""
+    """The contents of a root."""
 
     packages: tuple[str, ...]
-    """Debian's."""
+    """Packages of Debian."""
     requirements: tuple[str, ...]
-    """Python's, in /opt/python."""
+    """Packages of Python, in /opt/python."""
     more_suites: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """A name for it: another name is another image."""
+        """A name for the image: other contents have another name."""
         parts = (*self.packages, *self.requirements, SUITE, *self.more_suites, Path(__file__).read_text())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def of_tests(checkout: Path) -> Recipe:
-    """Return what the tests of the kernel need."""
+    """Return the recipe for the tests of the kernel."""
     packages = run([checkout / "scripts" / "setup", "list"]).split()
     wanted = [*requirements(checkout), *_project(checkout)["optional-dependencies"]["test"]]
     needed = tuple(requirement for requirement in wanted if not requirement.startswith(NOT_THERE))
@@ -45,15 +45,15 @@ def of_tests(checkout: Path) -> Recipe:
 
 
 def requirements(checkout: Path) -> list[str]:
-    """Return what the wheel itself needs."""
+    """Return the requirements of the wheel itself."""
     found: list[str] = _project(checkout)["dependencies"]
     return found
 
 
 def cached(recipe: Recipe, cache: Path, say: Callable[[str], None]) -> Path:
-    """Return the image, made anew when its parts have changed or it is a week old; needs root.
+    """Return the image, made again if its recipe has changed or it is a week old; needs root.
 
-    :param say: tells a person.
+    :param say: prints a line for people.
     :raises VmError: if it cannot be made.
     """
     image = cache / f"root-{recipe.name}.img"
@@ -79,7 +79,7 @@ def make(recipe: Recipe, image: Path) -> None:
         run([*install, "--target", target, "--python-version", PYTHON, "--only-binary=:all:", *recipe.requirements])
         run(["chroot", tree, "python3", "-m", "compileall", "-q", "/opt/python"])
         used = sum(path.lstat().st_size for path in tree.rglob("*") if not path.is_dir())
-        size = f"{used * 3 // 2 // 2**20 + 128}M"  # sparse: what is not used takes no room
+        size = f"{used * 3 // 2 // 2**20 + 128}M"  # sparse: unused space takes no room
         run(["mkfs.ext4", "-q", "-O", "^has_journal", "-d", tree, fresh, size])
         fresh.rename(image)
 

@@ -1,4 +1,4 @@
-"""What of tests/kernel is run in emulated machines, and what is not."""
+"""The part of tests/kernel that is run in emulated machines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TESTED: Final = (
     "test_trace.py",
     "transparency",
 )
-"""What in tests/kernel is about the kernel."""
+"""Tests that depend on the kernel."""
 ABOUT_THE_SIDECAR: Final = (
     "test_answers.py",
     "test_automatic.py",
@@ -55,7 +55,7 @@ ABOUT_THE_SIDECAR: Final = (
     "test_upgrades.py",
     "test_web.py",
 )
-"""What an emulated machine would be slow at, and is the same on every kernel."""
+"""Tests that are the same on every kernel, and slow in an emulated machine."""
 LEFT_OUT: Final = {
     "test_demo.py": "paced for people to watch; what it shows is what the other tests test",
     "test_bcc.py": "about BCC on the host, which takes minutes here; that it loads is a feature",
@@ -67,4 +67,4 @@ LEFT_OUT: Final = {
     "test_discovery.py::test_consul_dns_is_followed": "about Consul",
     "test_discovery.py::test_forbidden_instances_in_consul_are_refused": "about Consul",
 }
-"""Further tests that meet nothing of the kernel that others do not."""
+"""Further tests whose use of the kernel is covered by others."""

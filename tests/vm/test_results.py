@@ -1,4 +1,4 @@
-"""What is made of the results of machines, without a machine."""
+"""How the results of machines are evaluated, without a machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ THREE = Outcome(3, (), {})
 
 
 def found(*lacks: str, tests: Outcome = THREE) -> Found:
-    """Return what a machine with these gaps finds out."""
+    """Return the results of a machine with these gaps."""
     return Found({feature.name: Finding(feature.name not in lacks, "so") for feature in FEATURES}, tests, 1.0)
 
 
@@ -50,7 +50,7 @@ def write_disk(disk: Path, **files: bytes) -> Path:
 
 
 def test_expected_gaps_are_no_surprise() -> None:
-    """A kernel that lacks what it is known to lack, and passes its tests, is as it should be."""
+    """A kernel that lacks only known features, and passes its tests, is as expected."""
     assert surprises(OLD, found(ERRNO)) == []
     assert surprises(NEW, found()) == []
 
@@ -62,20 +62,20 @@ def test_other_gaps_are_surprises() -> None:
 
 
 def test_failed_and_missing_tests_are_surprises() -> None:
-    """A test that failed fails the run, and so does a run without tests."""
+    """A failed test fails the run, and so does a run without tests."""
     assert surprises(NEW, found(tests=Outcome(2, ("a::bad",), {}))) == ["failed: a::bad"]
     assert surprises(NEW, found(tests=Outcome(0, (), {}))) == ["ran no test"]
 
 
 def test_skips_need_an_expected_gap() -> None:
-    """A test may be skipped for something that the kernel is known to lack, and for nothing else."""
+    """A test may be skipped only for a feature that the kernel is known to lack."""
     skipped = Outcome(2, (), {"a::left": f"lacks {ERRNO}"})
     assert surprises(OLD, found(ERRNO, tests=skipped)) == []
     assert surprises(NEW, found(tests=skipped)) == [f"skipped: a::left, 'lacks {ERRNO}'"]
 
 
 def test_results_are_of_one_program_and_its_tests(tmp_path: Path) -> None:
-    """What has passed counts again only for the same files and arguments; what pip writes besides does not matter."""
+    """Earlier results are valid only for the same files and arguments; other files of pip do not matter."""
     (tmp_path / "site/clb.dist-info").mkdir(parents=True)
     (tmp_path / "site/clb.py").write_text("1")
     job = Job(tmp_path / "root", tmp_path, "tests/kernel", 1.0)
@@ -88,7 +88,7 @@ def test_results_are_of_one_program_and_its_tests(tmp_path: Path) -> None:
 
 
 def test_parts_are_of_one_choice_of_modules(tmp_path: Path) -> None:
-    """Parts that were chosen for other modules, or by nobody knows which, are fetched anew."""
+    """Parts for other or unknown modules are fetched again."""
     parts = Parts(tmp_path)
     assert not parts.are_fresh(["ext4"])
     (tmp_path / "choice").write_text("ext4 overlay")
@@ -120,7 +120,7 @@ def test_machine_that_did_not_finish_is_an_error(tmp_path: Path, files: dict[str
 
 
 def test_empty_disk_is_an_error(tmp_path: Path) -> None:
-    """A disk that nobody wrote to is no result."""
+    """An empty disk is no result."""
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(65536))
     with pytest.raises(VmError, match="without results"):
@@ -128,7 +128,7 @@ def test_empty_disk_is_an_error(tmp_path: Path) -> None:
 
 
 def test_document_shows_every_feature_of_every_kernel() -> None:
-    """The table has a column for each kernel and a row for each feature, and says what is lacking and why."""
+    """The table has a column for each kernel and a row for each feature, with the reason for missing ones."""
     text = document({OLD: "5.10.1-1", NEW: "6.1.1-1"}, {OLD: found(ERRNO), NEW: found()})
     lines = text.splitlines()
     assert "|  | 5.10 | 6.1 |" in lines
@@ -139,7 +139,7 @@ def test_document_shows_every_feature_of_every_kernel() -> None:
 
 
 def test_names_that_are_kept_by_hand_exist() -> None:
-    """What kernels are known to lack are features, and what is left out are tests."""
+    """Known gaps of kernels are features, and excluded tests exist."""
     assert {name for kernel in KERNELS for name in kernel.lacks} <= {feature.name for feature in FEATURES}
     for name in LEFT_OUT:
         path, _, test = name.partition("::")
@@ -147,6 +147,6 @@ def test_names_that_are_kept_by_hand_exist() -> None:
 
 
 def test_every_file_is_tested_or_left_out_on_purpose() -> None:
-    """Whoever adds tests of the kernel's side has to say whether they go into the machines."""
+    """Every new file of kernel tests has to be included in the machines or excluded explicitly."""
     files = {path.name for path in TESTS.iterdir() if path.name.startswith("test_") or path.name == "transparency"}
     assert sorted([*TESTED, *ABOUT_THE_SIDECAR, *(name for name in LEFT_OUT if "::" not in name)]) == sorted(files)

@@ -1,8 +1,8 @@
-"""Loading by BCC: the sources that ship inside the package are compiled on this host, without kernel headers.
+"""Load with BCC: the sources in the package are compiled on this host, without kernel headers.
 
-A short-lived child does it (`bcc_child/compile.py`), so that LLVM's 130 MB leave memory with it, and so that it can run
-under another Python than ours: BCC comes with the distribution and is visible to the system's interpreter only. The
-package `bcc` on PyPI is something else.
+A short-lived child (`bcc_child/compile.py`) compiles them: the 130 MB of LLVM are freed with it, and it can run under
+another Python interpreter, because BCC is part of the distribution and only visible to the system interpreter. The
+package `bcc` on PyPI is unrelated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from clb_discovery.hints import unload_command
 from clb_discovery.layout.structs import Map
 
 SOURCES: Final = Path(__file__).parents[2] / "_bpf" / "src"
-"""The contents of bpf/, as they ship inside the package."""
+"""The contents of bpf/ in the package."""
 
 _CHILD: Final = Path(__file__).parent / "bcc_child" / "compile.py"
 _SYSTEM_PYTHON: Final = "/usr/bin/python3"
@@ -37,7 +37,7 @@ _INSTALL: Final = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora
 
 
 class _Answer(NamedTuple):
-    """What the child said; `fields` are those of its messages."""
+    """The answer of the child; `fields` are those of its messages."""
 
     python: str
     fields: Mapping[str, Any]
@@ -46,10 +46,10 @@ class _Answer(NamedTuple):
 
 
 def load_sources(pins: Pins, *, can_set_errno: bool) -> dict[str, int]:
-    """Compile and load the shipped sources; their maps end up pinned, those that were pinned before are used.
+    """Compile and load the shipped sources. Their maps are pinned; existing pinned maps are reused.
 
     :returns: a file descriptor of each program by name, which the caller closes.
-    :raises HostError: if BCC is missing, or it or the kernel refuses the sources.
+    :raises HostError: if BCC is missing, or BCC or the kernel refuses the sources.
     """
     request = {
         "source": str(SOURCES / "clb.bpf.c"),
@@ -69,8 +69,8 @@ def load_sources(pins: Pins, *, can_set_errno: bool) -> dict[str, int]:
             return _kept(pins, made, answer.descriptors)
     match answer.fields.get("failed"):
         case "maps":
-            way_out = unload_command(pins.instance)
-            raise HostError(f"{answer.fields['reason']}, so it is not a map of this version; run: {way_out}")
+            fix = unload_command(pins.instance)
+            raise HostError(f"{answer.fields['reason']}, so it is not a map of this version; run: {fix}")
         case "load":
             raise HostError(f"the kernel refuses the programs: {_verdict(answer)}; run: clb-discovery check")
         case _:
@@ -78,7 +78,7 @@ def load_sources(pins: Pins, *, can_set_errno: bool) -> dict[str, int]:
 
 
 def build() -> str:
-    """Return what identifies the shipped sources: SHA-256 over their names and contents.
+    """Return the identity of the shipped sources: SHA-256 over their names and contents.
 
     :raises HostError: if they cannot be read.
     """
@@ -96,7 +96,7 @@ def build() -> str:
 
 
 def require() -> str:
-    """Make sure that BCC and the sources are there; return BCC's version and the interpreter that has it.
+    """Check that BCC and the sources exist; return the version of BCC and the interpreter that has it.
 
     :raises HostError: naming what is missing.
     """
@@ -106,7 +106,7 @@ def require() -> str:
 
 
 def _open(pin: Path, stack: ExitStack) -> int | None:
-    """Open a map for as long as the stack lasts, or return None where there is none."""
+    """Open a pinned map until the stack is closed; return None if it does not exist."""
     try:
         descriptor = bpf.open_pin(pin)
     except FileNotFoundError:
@@ -137,7 +137,7 @@ def _kept(pins: Pins, made: Sequence[Map], descriptors: Sequence[int]) -> dict[s
 
 
 def _ask(request: str | None = None, inherited: Sequence[int] = ()) -> _Answer:
-    """Ask the first interpreter that has BCC; without a request only whether there is one."""
+    """Send a request to a child under the first interpreter that has BCC; without a request, only look for one."""
     unusable = ""
     for python in _interpreters():
         answer = _ask_one(python, request, inherited)
@@ -166,14 +166,14 @@ def _ask_one(python: str, request: str | None, inherited: Sequence[int]) -> _Ans
                 raise HostError(
                     f"BCC in {python} did not end within {_TIMEOUT:g} s; is the host overloaded?"
                 ) from error
-            except OSError:  # no Python after all
+            except OSError:  # not a working interpreter
                 return _Answer(python, {}, [], "")
         fields, descriptors = _received(ours)
     return _Answer(python, fields, descriptors, result.stderr.decode(errors="replace"))
 
 
 def _received(child: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Return what the child, which has ended, had sent."""
+    """Return the messages and descriptors that the child sent before it ended."""
     fields, descriptors = dict[str, Any](), list[int]()
     while True:
         message, received, _, _ = socket.recv_fds(child, _ANSWER_SIZE, len(PROGRAMS) + len(Map))
@@ -184,9 +184,9 @@ def _received(child: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def _interpreters() -> Iterator[str]:
-    """Return our own interpreter, the system's, and every other in the places of programs; each once."""
+    """Yield our own interpreter, that of the system, and every other in the system directories; each once."""
     yield sys.executable
-    # A virtual environment is another place to look although its interpreter is a link to one of these.
+    # A virtual environment counts separately, although its interpreter is a link to one of these.
     seen = {os.path.realpath(sys.executable)} if sys.prefix == sys.base_prefix else set[str]()
     for path in (_SYSTEM_PYTHON, *(path for folder in executables.PATH.split(":") for path in _pythons(folder))):
         real = os.path.realpath(path)
@@ -198,18 +198,18 @@ def _interpreters() -> Iterator[str]:
 def _pythons(folder: str) -> list[str]:
     try:
         paths = sorted(Path(folder).iterdir())
-    except OSError:  # it need not be there
+    except OSError:  # the directory may not exist
         return []
     return [str(path) for path in paths if re.fullmatch(r"python3(\.\d+)?", path.name)]
 
 
 def _first_error(answer: _Answer) -> str:
-    """Return the compiler's first error, where it is and what it says; else the last words of all."""
+    """Return the first error of the compiler with its place, or else the last line of output."""
     lines = [line for line in answer.stderr.splitlines() if line.strip()] or ["no reason was given"]
     return next((line for line in lines if "error:" in line.lower()), lines[-1])
 
 
 def _verdict(answer: _Answer) -> str:
-    """Return which program was refused and the verifier's last words, which stand before its statistics."""
+    """Return the name of the refused program and the last message of the verifier before its statistics."""
     verdicts = [line for line, after in pairwise(answer.stderr.splitlines()) if after.startswith("processed ")]
     return f"{answer.fields['program']}: {verdicts[-1] if verdicts else answer.fields['reason']}"

@@ -1,7 +1,7 @@
-"""Loading the shipped object with libbpf.so.1: maps are created or reused by their pins, programs are verified.
+"""Load the shipped object with libbpf.so.1: it creates maps or reuses pinned ones, and the kernel verifies programs.
 
-Only the loader imports this; the sidecar writes maps by bpf(2) alone. Function names and structures are libbpf's own,
-whose API is stable within 1.x.
+Only the loader imports this; writing maps needs bpf(2) alone. The names of functions and structures are those of
+libbpf, whose API is stable within 1.x.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from clb_discovery.layout.structs import Map
 
 _SHIPPED: Final = Path(__file__).parents[2] / "_bpf"
 OBJECTS: Final = {True: _SHIPPED / "clb.bpf.o", False: _SHIPPED / "clb-floor.bpf.o"}
-"""The compiled programs, as they ship inside the package: for kernels with all features, and for the others."""
+"""The compiled programs in the package: for kernels with all features, and for others."""
 
 _LIBBPF_WARN: Final = 0
 _PRINT: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
 def load_object(pins: Pins, *, full: bool) -> dict[str, int]:
-    """Load the shipped object; its maps end up pinned, those that were pinned before are used as they are.
+    """Load the shipped object. Its maps are pinned; existing pinned maps are reused unchanged.
 
-    Other threads of Python go on while the kernel verifies the programs.
+    Other Python threads run while the kernel verifies the programs.
 
     :returns: a file descriptor of each program by name, which the caller closes.
     :raises HostError: if libbpf is missing or the kernel refuses the object.
@@ -38,8 +38,8 @@ def load_object(pins: Pins, *, full: bool) -> dict[str, int]:
     try:
         return _load(library, shipped, pins, [])
     except HostError:
-        # To find out why. Each message takes Python's lock, which another thread may keep for milliseconds, and there
-        # are hundreds where nothing is wrong.
+        # Again, with messages, to find the cause. The first attempt has none, because each message takes the lock of
+        # Python, which another thread may hold for milliseconds, and there are hundreds even without an error.
         messages: list[str] = []
         printer = _PRINT(_collector(messages))
         library.libbpf_set_print(printer)
@@ -51,7 +51,7 @@ def load_object(pins: Pins, *, full: bool) -> dict[str, int]:
 def _load(library: ctypes.CDLL, shipped: Path, pins: Pins, messages: Sequence[str]) -> dict[str, int]:
     """Load an object.
 
-    :param messages: what libbpf has said of it.
+    :param messages: messages of libbpf about it.
     """
     opened = library.bpf_object__open_file(os.fsencode(shipped), None)
     if not opened:
@@ -71,9 +71,9 @@ def _load(library: ctypes.CDLL, shipped: Path, pins: Pins, messages: Sequence[st
 
 
 def build() -> str:
-    """Return what identifies the shipped objects: SHA-256 over both.
+    """Return the identity of the shipped objects: SHA-256 over both.
 
-    :raises HostError: if it cannot be read.
+    :raises HostError: if one cannot be read.
     """
     try:
         return hashlib.sha256(b"".join(shipped.read_bytes() for shipped in OBJECTS.values())).hexdigest()
@@ -82,7 +82,7 @@ def build() -> str:
 
 
 def require() -> str:
-    """Make sure that libbpf and the objects are there; return libbpf's version.
+    """Check that libbpf and the objects exist; return the version of libbpf.
 
     :raises HostError: naming what is missing.
     """
@@ -130,6 +130,6 @@ def _collector(messages: list[str]) -> Callable[[int, bytes, int], int]:
     return collect
 
 
-def _failure(what: str, messages: Sequence[str], way_out: str) -> str:
+def _failure(what: str, messages: Sequence[str], fix: str) -> str:
     reason = messages[0] if messages else os.strerror(ctypes.get_errno())
-    return f"{what}: {reason}; {way_out}"
+    return f"{what}: {reason}; {fix}"

@@ -1,8 +1,8 @@
-"""Bringing the data plane of an instance up and down: maps and programs pinned, programs attached to a cgroup.
+"""Load and unload the data plane of an instance: pin maps and programs, and attach the programs to a cgroup.
 
-There are two loaders, the shipped object by libbpf and the shipped sources by BCC; both end in programs over the same
-pinned maps. Loading is repeatable: what is there and current stays untouched, programs of another build or loader are
-replaced in their links without a moment in which a connect meets none, and maps of the same layout keep what they hold.
+There are two loaders: libbpf loads the shipped object, BCC the shipped sources. Both give programs over the same pinned
+maps. Loading is repeatable: whatever is current stays untouched; programs of another build or loader are replaced in
+their links, so that a program is in effect at every moment; maps of the same layout keep their content.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from clb_discovery.publication.plan import plan
 
 
 class Loader(StrEnum):
-    """How programs get into the kernel, as `--loader` and `clb_info` say it."""
+    """How programs get into the kernel, with the names of `--loader` and `clb_info`."""
 
     AUTO = "auto"
-    """By the object; by BCC where that does not do. What is loaded and current stays, whichever loaded it."""
+    """The object, or BCC if the object cannot be loaded. Current programs stay, whichever loader loaded them."""
     OBJECT = "object"
     BCC = "bcc"
     NONE = "none"
-    """Somebody else loads: see `datapath.handover` and `plane`. Of `run` alone."""
+    """Another process loads: see `datapath.handover` and `datapath.plane`. Only for `run`."""
 
 
 def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO, *, alone: bool = True) -> bool:
-    """Make sure that the current programs run on connects in the cgroup; the caller is the only one who loads.
+    """Make sure that the current programs are attached to the cgroup. The caller holds the lock for loading.
 
-    What was attached stays so until everything that replaces it is there; a first load that fails leaves nothing.
+    Attached programs stay until everything that replaces them is ready. A first load that fails leaves nothing.
 
-    :param alone: whether nobody else writes the maps; who does keeps in them what every instance publishes.
-    :returns: whether nothing of the instance was there before.
-    :raises HostError: naming what the kernel, a file system or a privilege lacks.
+    :param alone: whether no other process writes the maps. Another writer keeps the self-test servers in them itself.
+    :returns: whether the instance had no pins before.
+    :raises HostError: naming the missing kernel feature, file system or privilege.
     """
     if is_current(pins, target, loader):
         return False
@@ -67,12 +67,12 @@ def _load(pins: Pins, target: Path, loader: Loader, *, alone: bool) -> None:
     with ExitStack() as stack, Maps(pins) as maps:
         for program in descriptors.values():
             stack.callback(os.close, program)
-        if alone or maps.info() is None:  # a writer takes maps that are new when all is done
+        if alone or maps.info() is None:  # a writer opens new maps only after the load
             maps.apply(plan(maps.read(), own_servers.virtual_servers(pins.instance), complete=False).steps)
         try:
             handover.prepare(pins)
             _attach(pins, descriptors, target)
-            # No helper can be given a function in what BCC compiles.
+            # Programs compiled by BCC cannot pass a function to a helper.
             granted = features if used is Loader.OBJECT else features & ~FEATURE_LOOP
             maps.write_info(Info(LAYOUT, granted, used, _build(used), str(target)))
         except OSError as error:
@@ -82,11 +82,11 @@ def _load(pins: Pins, target: Path, loader: Loader, *, alone: bool) -> None:
 
 
 def programs(pins: Pins, loader: Loader, features: int) -> tuple[Loader, dict[str, int]]:
-    """Load the programs over the pinned maps, which are made where there are none, and attach nothing.
+    """Load the programs over the pinned maps, without attaching them; missing maps are created.
 
-    :param features: CLB_FEATURE_* bits that the programs may use.
-    :returns: the loader that did it, and a descriptor of each program by name, which the caller closes.
-    :raises HostError: naming what is missing, or what the kernel refuses.
+    :param features: CLB_FEATURE_* bits that the programs can use.
+    :returns: the loader that was used, and a descriptor of each program by name, which the caller closes.
+    :raises HostError: naming what is missing, or what the kernel has refused.
     """
     can_set_errno = bool(features & FEATURE_ERRNO)
     if loader is Loader.BCC:
@@ -103,7 +103,7 @@ def programs(pins: Pins, loader: Loader, features: int) -> tuple[Loader, dict[st
 
 
 def is_current(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> bool:
-    """Tell whether this build of the programs is loaded and attached to the cgroup, which may have been made anew."""
+    """Tell whether this build of the programs is loaded and attached to the cgroup, not to a former one of its name."""
     if not pins.are_there():
         return False
     with Maps(pins) as maps:
@@ -117,7 +117,7 @@ def is_current(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> bool:
 
 
 def is_attached(pins: Pins, target: Path) -> bool:
-    """Tell whether every link is attached to the cgroup as it is now."""
+    """Tell whether every link is attached to the present cgroup."""
     wanted = cgroup.identity(target)
     return wanted is not None and all(_attached_to(pins.link(name)) == wanted for name in PROGRAMS)
 
@@ -125,7 +125,7 @@ def is_attached(pins: Pins, target: Path) -> bool:
 def objection(pins: Pins, target: Path) -> str | None:
     """Return why connects in the cgroup are not balanced as they should be, or None if they are.
 
-    A self-test connect tells about the connect hooks, the links about the others.
+    The self-test connect checks the connect hooks; the links show the state of the others.
     """
     reason = proof.run(pins.instance, target)
     if reason is None and not is_attached(pins, target):
@@ -134,7 +134,7 @@ def objection(pins: Pins, target: Path) -> str | None:
 
 
 def unload(pins: Pins) -> None:
-    """Detach the programs and remove every pin of the instance; the kernel frees the rest."""
+    """Detach the programs and remove every pin of the instance; the kernel frees the objects."""
     pins.remove()
 
 
@@ -156,7 +156,7 @@ def _attach(pins: Pins, programs: Mapping[str, int], target: Path) -> None:
     here = cgroup.identity(target)
     elsewhere = [name for name in programs if _attached_to(pins.link(name)) != here]
     with ExitStack() as stack:
-        links = {}  # all of them before the first is pinned: one that cannot be made takes the others with it
+        links = {}  # create all links before pinning the first: if one fails, none stays
         for name in elsewhere:
             links[name] = _create_link(programs[name], name, target)
             stack.callback(os.close, links[name])
@@ -186,7 +186,7 @@ def _create_link(program: int, name: str, target: Path) -> int:
 
 
 def _replace_pin(fd: int, path: Path) -> None:
-    """Pin under a temporary name and rename, so that an old object holds its place until the new one has it."""
+    """Pin under a temporary name and rename, so that the old object stays until the new one replaces it."""
     temporary = path.with_name(path.name + "_new")
     temporary.unlink(missing_ok=True)
     bpf.pin(fd, temporary)

@@ -1,1 +1,1 @@
-"""Records of sockets, and closing sockets."""
+"""Records of sockets, closing sockets, and local listeners."""

@@ -1,7 +1,7 @@
-"""Reading the kernel's type information (BTF), as far as it takes to name one of its functions in bpf(2).
+"""Read the kernel's type information (BTF), as far as necessary to find the numbers of functions for bpf(2).
 
-The format is that of Documentation/bpf/btf.rst and linux/btf.h: a header, types numbered from 1 in the order in which
-they stand, and NUL-terminated names; numbers are in the byte order of the host.
+The format is that of Documentation/bpf/btf.rst and linux/btf.h: a header, types numbered from 1 in their order, and
+NUL-terminated names. Numbers are in the byte order of the host.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _TYPE: Final = struct.Struct("=III")  # struct btf_type: name, info, size or typ
 _MAGIC: Final = 0xEB9F
 _KIND_FUNC: Final = 12
 _FIXED: Final = {1: 4, 3: 12, 14: 4, 17: 4}
-"""Bytes behind `struct btf_type` by kind: INT, ARRAY, VAR, DECL_TAG."""
+"""Bytes after `struct btf_type` by kind: INT, ARRAY, VAR, DECL_TAG."""
 _EACH: Final = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
 """Bytes for each member by kind: STRUCT, UNION, ENUM, FUNC_PROTO, DATASEC, ENUM64."""
 _BARE: Final = frozenset({2, 7, 8, 9, 10, 11, 12, 16, 18})
@@ -23,9 +23,9 @@ _BARE: Final = frozenset({2, 7, 8, 9, 10, 11, 12, 16, 18})
 
 
 def function_ids(data: bytes, names: Collection[str]) -> dict[str, int]:
-    """Return the numbers of functions by name, of those that there are.
+    """Return the numbers of functions by name; missing functions are left out.
 
-    :raises ValueError: if the data is not BTF, or has types of a kind that is not known.
+    :raises ValueError: if the data is not BTF, or has types of an unknown kind.
     """
     try:
         magic, _, _, header, types, types_size, text, text_size = _HEADER.unpack_from(data)

@@ -1,15 +1,15 @@
-"""Closing sockets that are connected to a removed real server, in every network namespace, by sock_diag(7).
+"""Close sockets that are connected to a removed real server, in every network namespace, by sock_diag(7).
 
-The application learns at once. A read, also one that waits, fails with ECONNABORTED; a write on TCP likewise, and the
-peer gets a reset; a write on UDP fails with EDESTADDRREQ, since the socket is disconnected, and works again after its
-next connect. An MPTCP connection loses its subflow, which its application learns after net.mptcp.close_timeout.
+The application notices at once. A read, also a blocked one, fails with ECONNABORTED, and so does a write on TCP, whose
+peer gets a reset. A write on UDP fails with EDESTADDRREQ, because the socket is disconnected; it works again after the
+next connect. An MPTCP connection loses its subflow; its application notices after net.mptcp.close_timeout.
 
-What may be closed is decided by `sock_diag.is_due`, from our own record of the socket and its real peer. The
-order to close names the socket by both ends and its cookie, so that one that was reconnected or recycled meanwhile is
-never met.
+`sock_diag.is_due` decides which sockets are closed, from our record of the socket and its real peer. The request to
+close identifies the socket by both ends and its cookie, so that a socket that was reconnected or recycled meanwhile is
+never closed.
 
-What reading records takes is in `records`; closing takes CAP_NET_ADMIN, reaching into other network namespaces what
-`namespaces` says, and all of it a kernel with CONFIG_INET_DIAG_DESTROY.
+Closing requires CAP_NET_ADMIN and a kernel with CONFIG_INET_DIAG_DESTROY. `records` and `namespaces` describe what
+reading records and entering other network namespaces require.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from clb_discovery.model.servers import Protocol
 
 _NETLINK_SOCK_DIAG: Final = 4  # linux/netlink.h
 _BUFFER: Final = 1 << 16
-"""Bytes of a read; the kernel fills at most 32 KiB."""
+"""Size of a read in bytes; the kernel fills at most 32 KiB."""
 _PASSES: Final = 64
 _GONE: Final = frozenset({errno.ENOENT, errno.ESTALE})
 _NONE: Final[Mapping[Protocol, Path]] = MappingProxyType({})
@@ -42,28 +42,28 @@ _NONE: Final[Mapping[Protocol, Path]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Destroyed:
-    """What closing brought."""
+    """The result of closing."""
 
     count: int
     failures: frozenset[str]
-    """Why sockets may be left, for people, each reason once."""
+    """Reasons why some sockets may still be open, each once."""
     hidden: int
-    """Processes whose network namespace we may not see; without CAP_SYS_PTRACE that can be most of them."""
+    """Number of processes whose network namespace we cannot read; without CAP_SYS_PTRACE that can be most of them."""
 
 
 class Diag:
     """Lists and closes the sockets of one network namespace."""
 
     def __init__(self, namespace: int) -> None:
-        """Open netlink sockets there: dumps are read from one while the other closes what they show.
+        """Open two netlink sockets in the namespace: one reads dumps while the other closes sockets.
 
         :param namespace: descriptor of the namespace; it may be closed afterwards.
-        :raises OSError: if we may not enter it.
+        :raises OSError: if we are not allowed to enter it.
         """
         kind = (socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
         self._dumps, self._orders = inside(namespace, lambda: [socket.socket(*kind) for _ in range(2)])
         for sock in (self._dumps, self._orders):
-            sock.connect((0, 0))  # to the kernel, and no process may send to it
+            sock.connect((0, 0))  # connected to the kernel, so that no process can send to it
 
     def close(self) -> None:
         """Close the netlink sockets."""
@@ -71,13 +71,13 @@ class Diag:
         self._orders.close()
 
     def find(self, protocol: Protocol, peers: Collection[Peer], storage_map: int | None) -> Iterator[FoundSocket]:
-        """Yield the sockets that are connected to one of the peers, of both families, and perhaps others.
+        """Yield the sockets of both families that are connected to one of the peers, and possibly others.
 
-        Read it to its end, or close this. What comes or goes meanwhile can be missed, and make another be missed or
-        shown twice.
+        Read it to its end, or close this object. Sockets that are opened or closed meanwhile can be missed, and can
+        cause others to be missed or to be yielded twice.
 
-        :param storage_map: descriptor of the SK_STORAGE map with our records, or None to go without.
-        :raises HostError: if the kernel cannot list them, or we may not see the records.
+        :param storage_map: descriptor of the SK_STORAGE map with our records, or None for sockets without records.
+        :raises HostError: if the kernel cannot list them, or we are not allowed to read the records.
         """
         for family in Family:
             reachable = [peer for peer in peers if family is Family.IPV6 or is_ipv4(peer.address)]
@@ -87,9 +87,9 @@ class Diag:
     def destroy(self, found: FoundSocket) -> bool:
         """Close a socket.
 
-        :returns: whether it was there; one that is gone, or is connected elsewhere, is left alone.
-        :raises HostError: if the kernel cannot close sockets, or we may not.
-        :raises OSError: if it refuses to close this one.
+        :returns: whether it was found; one that is gone or connected elsewhere is left alone.
+        :raises HostError: if the kernel cannot close sockets, or we are not allowed to.
+        :raises OSError: if the kernel refuses to close this one.
         """
         self._orders.send(sock_diag.destroy_request(found))
         error = sock_diag.parse(self._orders.recv(_BUFFER), Protocol(found.protocol)).error
@@ -129,12 +129,12 @@ def close_sockets(
 ) -> Destroyed:
     """Close every socket that is connected to a removed real server, in every network namespace.
 
-    Nothing is raised: what cannot be closed does not keep the rest open, and is told. New connects must not lead to the
-    removed servers any more.
+    Nothing is raised: a socket that cannot be closed does not stop the others, and is reported. New connects must not
+    reach the removed servers any more.
 
     :param members: packed `struct clb_member` of each removed real server.
-    :param protocols: those whose sockets are to be closed.
-    :param pinned: iterators over the records that are with sockets, for who may not make one.
+    :param protocols: the protocols whose sockets are closed.
+    :param pinned: iterators over records in socket storage, for a process without the privilege to create one.
     """
     removed = frozenset(members)
     try:
@@ -153,33 +153,33 @@ def close_sockets(
                 for search in searches.copy():
                     try:
                         count += _close(namespace, search, failures)
-                    except HostError as error:  # it would be the same in the next namespace
+                    except HostError as error:  # every other namespace would fail in the same way
                         failures.add(str(error))
                         searches.remove(search)
                     except OSError as error:
                         failures.add(f"network namespace {inode}: {error.strerror}")
-        except OSError as error:  # not even a descriptor to look for namespaces
+        except OSError as error:  # no descriptor left to look for namespaces
             failures.add(f"cannot look for network namespaces: {error.strerror}")
     return Destroyed(count, frozenset(failures), namespaces.hidden)
 
 
 class _Search(NamedTuple):
-    """What to close of one protocol."""
+    """The sockets to close of one protocol."""
 
     protocol: Protocol
     peers: Collection[Peer]
     removed: frozenset[bytes]
     stored: int | None
-    """Descriptor of the map of records that are with sockets, where the dump has to show them."""
+    """Descriptor of the map with socket storage, if the dump has to return the records."""
     members: Mapping[int, bytes]
-    """Where our records say that sockets were sent, by cookie; of other TCP sockets the dump says it."""
+    """The packed member of each socket with a record, by cookie; the dump returns those of other TCP sockets."""
     records: StoredRecords | None
-    """Those that are with sockets, where the dump does not show them."""
+    """The reader of records in socket storage, if the dump does not return them."""
 
     def read(self, namespace: int, failures: set[str]) -> _Search:
-        """Return the same with what is with the sockets of a namespace, and add why that cannot be read.
+        """Return this search with the records in socket storage of a namespace added; add failures to the set.
 
-        What a place says of a socket counts: with the socket there may still be a record from before it got the place.
+        A record in a place takes precedence: the socket storage may have an older record of the same socket.
         """
         if self.records is None:
             return self
@@ -193,11 +193,11 @@ class _Search(NamedTuple):
 
     @property
     def is_vain(self) -> bool:
-        """Whether nothing can be found."""
+        """Whether there is nothing to find."""
         return self.stored is None and self.removed.isdisjoint(self.members.values())
 
     def finds(self, found: FoundSocket) -> bool:
-        """Tell whether a socket is to be closed."""
+        """Tell whether a socket has to be closed."""
         member = self.members.get(found.cookie, found.member)
         return sock_diag.is_due(found._replace(member=member), self.removed)
 
@@ -209,15 +209,15 @@ def _search(
     failures: set[str],
     stored: tuple[int, Mapping[Protocol, Path], ExitStack],
 ) -> list[_Search]:
-    """Return what there is to look for, if anything, and add why some of it cannot be found.
+    """Return the search for one protocol, or None if there is nothing to find; add failures to the set.
 
-    :param stored: the map with records that are with sockets, pinned iterators over it, and who closes what reads them.
+    :param stored: the map with socket storage, pinned iterators over it, and the stack that closes their reader.
     """
     map_, pinned, stack = stored
     peers = sock_diag.peers_of(removed, protocol)
     if not peers:
         return []
-    is_shown = protocol is Protocol.TCP and protocol not in pinned  # by the dump
+    is_shown = protocol is Protocol.TCP and protocol not in pinned  # the dump returns them
     records = None
     if placed.crowded and not is_shown:
         try:
@@ -233,10 +233,10 @@ def _left(protocol: Protocol, error: HostError) -> str:
 
 
 def _close(namespace: int, search: _Search, failures: set[str]) -> int:
-    """Close what is due in one namespace; return how many, and add why others could not be.
+    """Close the due sockets of one namespace; return their number, and add failures to the set.
 
     :raises HostError: if the kernel or our privileges do not allow it in any namespace.
-    :raises OSError: if we may not enter this one.
+    :raises OSError: if we are not allowed to enter this one.
     """
     search = search.read(namespace, failures)
     if search.is_vain:
@@ -246,10 +246,10 @@ def _close(namespace: int, search: _Search, failures: set[str]) -> int:
 
 
 def _close_all(diag: Diag, search: _Search, failures: set[str]) -> int:
-    """Close what is due; return how many, and add why others could not be.
+    """Close the due sockets; return their number, and add failures to the set.
 
-    A dump keeps its place by counting, so closing while it is read makes it skip some, and of several UDP sockets with
-    the same two ends (SO_REUSEPORT) the kernel finds one at a time. So it is repeated until there is nothing to close.
+    A dump keeps its position by counting, so it skips sockets if some are closed meanwhile. Of several UDP sockets with
+    the same two ends (SO_REUSEPORT), the kernel finds one at a time. So the dump is repeated until nothing is due.
     """
     count = 0
     for _ in range(_PASSES):

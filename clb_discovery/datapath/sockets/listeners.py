@@ -1,11 +1,11 @@
-"""VIPs on which a program of this host listens: its local clients reach a real server instead of it.
+"""VIPs on which a program of this host listens: local clients reach a real server instead of that program.
 
-A listener has to do with a VIP if a connect to the VIP, from this host, would reach it without our programs: it listens
-on the VIP's address, or on every address while the VIP's is one of this host's.
+A listener is affected by a VIP if a connect to the VIP from this host would reach it without our programs: it listens
+on the address of the VIP; or it listens on every address, and the address of the VIP is local to this host.
 
-The tables are those of proc(5), which a process without any privilege can read: net/tcp, net/tcp6, net/udp, net/udp6,
-net/fib_trie and net/ipv6_route. Their numbers of sockets are in the byte order of the host. That a socket of every IPv6
-address takes no IPv4 (IPV6_V6ONLY) they do not say, so it counts as one that does.
+The tables are those of proc(5), which any process can read: net/tcp, net/tcp6, net/udp, net/udp6, net/fib_trie and
+net/ipv6_route. Their addresses are in the byte order of the host. They do not show whether a socket on every IPv6
+address accepts no IPv4 (IPV6_V6ONLY), so it counts as one that accepts both.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ ANY_IPV4: Final = parse_address("0.0.0.0")
 ANY_IPV6: Final = parse_address("::")
 
 _WAITING: Final = {Protocol.TCP: "0A", Protocol.UDP: "07"}
-"""The state of a TCP socket that listens, and of a UDP socket that takes datagrams of everybody (tcp_states.h)."""
+"""The state of a listening TCP socket, and of an unconnected UDP socket (tcp_states.h)."""
 _LEAF: Final = re.compile(r"\|-- (?P<address>[0-9.]+)")
 _LOCAL_IPV4: Final = re.compile(r"/(?P<length>[0-9]+) host LOCAL")
 _RTF_LOCAL: Final = 0x80000000  # linux/ipv6_route.h
 
 
 class Listener(NamedTuple):
-    """Where a socket waits for connects or datagrams."""
+    """The address and port at which a socket waits for connects or datagrams."""
 
     protocol: Protocol
     address: Address
@@ -46,9 +46,10 @@ class Listener(NamedTuple):
 
 
 def listeners(protocol: Protocol, table: Iterable[str]) -> Iterator[Listener]:
-    """Read the sockets of a table that wait.
+    """Parse the waiting sockets of a table.
 
-    :param table: the lines of net/tcp or one of its like. Of TCP those that listen come first, so no others are read.
+    :param table: the lines of net/tcp, net/tcp6, net/udp or net/udp6. In those of TCP, listening sockets come first, so
+        parsing stops after them.
     """
     for line in islice(table, 1, None):
         _, local, _, state, *_ = line.split(maxsplit=4)
@@ -60,7 +61,7 @@ def listeners(protocol: Protocol, table: Iterable[str]) -> Iterator[Listener]:
 
 
 def local_networks(fib_trie: Iterable[str], ipv6_route: Iterable[str]) -> Iterator[Network]:
-    """Read which addresses are this host's own: 127.0.0.0/8, those of interfaces, and local routes."""
+    """Parse the local networks of this host: 127.0.0.0/8, addresses of interfaces, and local routes."""
     address = ""
     for line in fib_trie:
         if leaf := _LEAF.search(line):
@@ -78,10 +79,10 @@ def taken_over(
 ) -> dict[Vip, Listener]:
     """Return the VIPs that take over connects to a listener, with one listener of each.
 
-    A VIP for every port has no part in a port that another VIP of its address has. Nor do UDP sockets that wait
-    on every address count for it: clients that have sent a datagram look just like that.
+    A VIP for every port does not affect a port for which its address has another VIP. UDP sockets on every address do
+    not count for it either, because clients that have sent a datagram look the same.
 
-    :param is_local: whether an address is this host's own.
+    :param is_local: tells whether an address is local to this host.
     """
     vips = list(vips)
     exact = {(vip.address, vip.protocol, vip.port) for vip in vips}

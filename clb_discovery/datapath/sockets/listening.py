@@ -1,4 +1,4 @@
-"""Looking for programs of this host that listen on a VIP, in the network namespace of this thread."""
+"""Find programs that listen on a VIP, in the network namespace of this thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TABLES: Final = {Protocol.TCP: ("tcp", "tcp6"), Protocol.UDP: ("udp", "udp6")}
 def listening_here(vips: Iterable[Vip]) -> dict[Vip, Listener]:
     """Return the VIPs on which a program of this host listens, with one listener of each; as `listeners` describes.
 
-    Nothing is raised: a table that cannot be read is taken as empty, such as one of a family that is switched off.
+    Nothing is raised: a table that cannot be read, such as one of a disabled family, counts as empty.
     """
     networks: list[Network] = []
 

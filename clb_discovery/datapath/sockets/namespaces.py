@@ -1,8 +1,8 @@
-"""The network namespaces of this host: finding them, and working inside them.
+"""Find the network namespaces of this host, and work inside them.
 
-A namespace is found by a process that is in it, or by a mount that names it, as `ip netns` makes them; one that only a
-thread or an open descriptor holds is not. Seeing the namespaces of processes with more privileges than ours takes
-CAP_SYS_PTRACE, entering a namespace CAP_SYS_ADMIN.
+A namespace is found through a process in it, or through a mount such as `ip netns` makes. One that is held only by a
+thread or an open descriptor is not found. Reading the namespace of a process with more privileges than ours requires
+CAP_SYS_PTRACE; entering a namespace requires CAP_SYS_ADMIN.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Namespaces:
-    """Every network namespace that can be found, each once, that of the calling thread first."""
+    """Iterates over the network namespaces that can be found, each once, that of the calling thread first."""
 
     def __init__(self) -> None:
         self.hidden = 0
-        """How many processes do not let us see their namespace."""
+        """Number of processes whose namespace we cannot read."""
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yield the inode number and a descriptor of each namespace, open until the next one is asked for."""
+        """Yield the inode number and a descriptor of each namespace, which stays open until the next iteration."""
         self.hidden = 0
         seen: set[int] = set()
         for inode, path in self._candidates():
@@ -45,7 +45,7 @@ class Namespaces:
             except OSError:  # the process has ended, the mount is gone
                 continue
             try:
-                if os.fstat(fd).st_ino == inode:  # else the process has moved, the mount is covered by another
+                if os.fstat(fd).st_ino == inode:  # else the process has moved, or another mount covers this one
                     seen.add(inode)
                     yield inode, fd
             finally:
@@ -66,10 +66,10 @@ class Namespaces:
 
 
 def inside(namespace: int, work: Callable[[], _T]) -> _T:
-    """Return what a function returns in a network namespace. A socket that it opens stays there whoever uses it.
+    """Call a function inside a network namespace and return its result. Sockets that it opens stay in the namespace.
 
     :param namespace: its descriptor.
-    :raises OSError: if we may not enter it.
+    :raises OSError: if we are not allowed to enter it.
     """
 
     def enter_and_work() -> _T:
@@ -85,7 +85,7 @@ def inside(namespace: int, work: Callable[[], _T]) -> _T:
 def enter(namespace: int) -> None:
     """Move the calling thread, and no other, into a network namespace.
 
-    :raises OSError: if we may not.
+    :raises OSError: if we are not allowed to.
     """
     if _libc.setns(namespace, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()

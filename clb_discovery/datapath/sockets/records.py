@@ -1,14 +1,14 @@
-"""Which sockets our programs keep a record of, over all network namespaces.
+"""Read the records that our programs keep of sockets, over all network namespaces.
 
-A record is in one of the places, which are read as a whole, or where its place was taken with the socket itself. Of the
-latter sock_diag(7) shows those of TCP sockets only, to who has CAP_BPF, so the others are read by a BPF iterator: a
-tiny program that the kernel runs for each socket of a protocol in the reader's network namespace. Loading that takes
-CAP_BPF and CAP_PERFMON, a kernel with its own type information (CONFIG_DEBUG_INFO_BTF), and version 5.12, whose
-iterators can ask for a socket's cookie; reading one that is pinned takes the right to read a file. Reading the places
-takes CAP_BPF before 5.19, where bpf(2) is not for everybody.
+A record is in one of the places, an array that is read as a whole; or, if its place was taken, in the storage of the
+socket itself. From socket storage, sock_diag(7) returns only the records of TCP sockets, and requires CAP_BPF. All
+others are read by a BPF iterator: a tiny program that the kernel runs for each socket of a protocol in the network
+namespace of the reader. Loading it requires CAP_BPF, CAP_PERFMON, a kernel with its own type information
+(CONFIG_DEBUG_INFO_BTF) and Linux 5.12, whose iterators can get the cookie of a socket. Reading a pinned iterator
+requires only permission to read a file. Reading the places requires CAP_BPF before Linux 5.19.
 
-An iterator over the storage map would show the sockets of all namespaces at once. Hardened kernels refuse it, since it
-may change what it shows.
+An iterator over the storage map would return the sockets of all namespaces at once. Hardened kernels refuse it, because
+it could change the map.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ NOT_ALLOWED: Final = "not allowed to read the records of sockets; run as root, o
 _NEVER_USED: Final = bytes(structs.OWNER.size)
 _KERNEL_TYPES: Final = Path("/sys/kernel/btf/vmlinux")
 _ITERATED: Final = {Protocol.TCP: "bpf_iter_tcp", Protocol.UDP: "bpf_iter_udp"}
-"""The functions of the kernel that stand for the iterators."""
+"""The functions of the kernel that represent the iterators."""
 _RECORD: Final = struct.Struct(f"=Q{structs.MEMBER.size}s")
-"""What the program writes for each socket: its cookie, and the member of its record."""
+"""The output of the program for each socket: its cookie, and the member of its record."""
 _BUFFER: Final = _RECORD.size * 1024
 
 
@@ -52,16 +52,16 @@ class RecordMaps(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """What the places say."""
+    """The records in the places."""
 
     members: dict[int, bytes]
-    """The packed member that each socket was sent to, by its cookie."""
+    """The packed member that each socket was sent to, by cookie."""
     crowded: bool
-    """Whether sockets that found their place taken have their records with themselves."""
+    """Whether there are records in socket storage, of sockets whose place was taken."""
 
 
 def placed_records(maps: RecordMaps) -> Placed:
-    """Read the places, those of sockets that are gone included.
+    """Read all places, including those of sockets that are gone.
 
     :raises HostError: if our privileges do not allow it.
     """
@@ -80,18 +80,18 @@ def placed_records(maps: RecordMaps) -> Placed:
         raise HostError(
             NOT_ALLOWED if error.errno == errno.EPERM else f"cannot read the places of records: {error.strerror}"
         ) from error
-    members.pop(0, None)  # nobody's
+    members.pop(0, None)  # 0 is no socket
     return Placed(members, crowded)
 
 
 class StoredRecords:
-    """The records that are with sockets of one protocol."""
+    """The records in the storage of sockets of one protocol."""
 
     def __init__(self, stored: int, protocol: Protocol, pinned: Path | None = None) -> None:
-        """Load what reads them; to be closed.
+        """Load the iterator that reads them; call `close` afterwards.
 
         :param stored: the SK_STORAGE map.
-        :param pinned: an iterator over it, as `make_iterator` makes it, to read instead of one of our own.
+        :param pinned: an existing iterator over it, made by `make_iterator`; without it, a new one is loaded.
         :raises HostError: if the kernel or our privileges do not allow it.
         """
         self._held = ExitStack()
@@ -106,7 +106,7 @@ class StoredRecords:
         self._open = partial(bpf.iterate, link)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the iterator."""
         self._held.close()
 
     def read(self) -> dict[int, bytes]:
@@ -120,14 +120,14 @@ class StoredRecords:
             raise HostError(_reason(error)) from error
 
     def _chunks(self) -> Iterator[bytes]:
-        """Yield what the program writes, cut anywhere."""
+        """Yield the output of the program, cut at arbitrary positions."""
         records = self._open()
         try:
             chunk = b"first"
             while chunk:
                 try:
                     chunk = os.read(records, _BUFFER)
-                except BlockingIOError:  # a million sockets without a record: go on from there
+                except BlockingIOError:  # a million sockets without a record: read on
                     continue
                 yield chunk
         finally:
@@ -135,7 +135,7 @@ class StoredRecords:
 
 
 def make_iterator(stored: int, protocol: Protocol) -> int:
-    """Load an iterator over the sockets of a protocol; the caller closes its link, or pins it for others to read.
+    """Load an iterator over the sockets of a protocol; the caller closes its link, or pins it for other readers.
 
     :param stored: the SK_STORAGE map with their records.
     :raises OSError: if the kernel or our privileges do not allow it.
@@ -152,7 +152,7 @@ def make_iterator(stored: int, protocol: Protocol) -> int:
 
 @lru_cache(maxsize=1)
 def _numbers() -> Mapping[str, int]:
-    """Return the numbers of the functions that stand for the iterators, by name."""
+    """Return the numbers of the functions that represent the iterators, by name."""
     try:
         return btf.function_ids(_KERNEL_TYPES.read_bytes(), _ITERATED.values())
     except ValueError as error:
@@ -175,7 +175,7 @@ def _instruction(code: int, destination: int = 0, *, source: int = 0, offset: in
     return struct.pack("=BBhi", code, source << 4 | destination, offset, immediate)
 
 
-# Instructions and helpers of linux/bpf.h; the context begins with meta and the socket, each a pointer.
+# Instructions and helpers of linux/bpf.h. The context begins with two pointers: meta and the socket.
 _MOVE, _MOVE_REGISTER, _ADD, _CALL, _EXIT = 0xB7, 0xBF, 0x07, 0x85, 0x95
 _LOAD, _STORE, _LOAD_MAP = 0x79, 0x7B, 0x18
 _MAP_BY_DESCRIPTOR = 1
@@ -205,26 +205,26 @@ _END: Final = _instruction(_MOVE, 0) + _instruction(_EXIT)
 
 
 def _program(stored: int) -> bytes:
-    """Return the program over an SK_STORAGE map."""
+    """Return the program for an SK_STORAGE map."""
     program = _unless_null(8, _instruction(_LOAD, 1, source=8, offset=_OWNER_AT) + _unless_null(1, _WRITE))
     program = (
         _instruction(_LOAD_MAP, 1, source=_MAP_BY_DESCRIPTOR, immediate=stored)
-        + _instruction(0)  # its other half
+        + _instruction(0)  # the second half of the previous instruction
         + _instruction(_MOVE_REGISTER, 2, source=7)
-        + _instruction(_MOVE, 3)  # no first value
-        + _instruction(_MOVE, 4)  # no flags: find, do not make
+        + _instruction(_MOVE, 3)  # no initial value
+        + _instruction(_MOVE, 4)  # no flags: look up, do not create
         + _instruction(_CALL, immediate=_STORAGE_GET)
         + _instruction(_MOVE_REGISTER, 8, source=0)
         + program
     )
     return (
         _instruction(_MOVE_REGISTER, 6, source=1)
-        + _instruction(_LOAD, 7, source=6, offset=8)  # the socket, null at the end
+        + _instruction(_LOAD, 7, source=6, offset=8)  # the socket; null at the end
         + _unless_null(7, program)
         + _END
     )
 
 
 def _unless_null(register: int, instructions: bytes) -> bytes:
-    """Return instructions that are passed over where a register is 0; an owner of 0 has given its record back."""
+    """Return instructions that are skipped if a register is 0. An owner of 0 means that the record was released."""
     return _instruction(_IF_EQUAL, register, offset=len(instructions) // 8) + instructions

@@ -1,12 +1,12 @@
-"""Finding and closing sockets by netlink, as bytes: requests to pack, answers to read, and the rule of what may go.
+"""Find and close sockets by netlink: pack requests, parse answers, and decide which sockets are closed.
 
-The messages are those of sock_diag(7); structures and numbers are of linux/netlink.h, linux/sock_diag.h and
-linux/inet_diag.h. Numbers are in the byte order of the host; addresses and ports inside a socket's identity are in
-network byte order. `struct inet_diag_sockid`, the identity, stays bytes: it goes back to the kernel as it came.
+The messages are those of sock_diag(7); structures and numbers are from linux/netlink.h, linux/sock_diag.h and
+linux/inet_diag.h. Numbers are in the byte order of the host; addresses and ports in the identity of a socket are in
+network byte order. The identity, `struct inet_diag_sockid`, stays packed, because it is sent back to the kernel.
 
-A dump can ask for the record that our programs keep with a TCP socket (SK_STORAGE, kernel 5.7), so the socket, its real
-peer and our record come from one look at it. For UDP the kernel leaves it out (inet_sk_diag_fill), and a record that is
-in a place instead is in no dump.
+A dump can include the record in the storage of a TCP socket (SK_STORAGE, Linux 5.7), so that the socket, its real peer
+and our record are read at the same time. For UDP the kernel does not include it (inet_sk_diag_fill). A record that is
+in a place is in no dump.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clb_discovery.model.address import MAPPED_PREFIX, Address, is_ipv4
 from clb_discovery.model.servers import Protocol
 
 MAX_FILTERED: Final = 256
-"""Most peers that a dump has the kernel look for; with more, it shows every connected socket."""
+"""Most peers in the filter of a dump; with more peers, the dump returns every connected socket."""
 
 
 class Family(IntEnum):
@@ -34,7 +34,7 @@ class Family(IntEnum):
 class State(IntEnum):
     """State of a TCP socket that can still serve its application (include/net/tcp_states.h).
 
-    Not among them: CLOSING, LAST_ACK and TIME_WAIT, in which both directions have ended. A connected UDP socket is
+    CLOSING, LAST_ACK and TIME_WAIT are not among them: both directions have ended there. A connected UDP socket is
     ESTABLISHED.
     """
 
@@ -56,19 +56,19 @@ class Peer(NamedTuple):
 
 
 class FoundSocket(NamedTuple):
-    """A socket as a dump shows it."""
+    """A socket in a dump."""
 
     family: int
     protocol: int
     state: int
     inode: int
-    """Of the application's descriptor; 0 once the application has closed it."""
+    """Inode number of the descriptor of the application; 0 after the application has closed it."""
     identity: bytes
-    """`struct inet_diag_sockid`: both ends, and the cookie that no other socket gets until the next boot."""
+    """`struct inet_diag_sockid`: both ends, and the cookie, which is unique until the next boot."""
     member: bytes | None
-    """The packed `struct clb_member` that our record says it was sent to, or None if we keep none.
+    """The packed `struct clb_member` in our record of the socket, or None without a record.
 
-    As a dump shows it, it is of the record with the socket.
+    In a dump, it is from the record in socket storage.
     """
 
     @property
@@ -81,19 +81,19 @@ class FoundSocket(NamedTuple):
 
     @property
     def cookie(self) -> int:
-        """What tells the socket from every other until the next boot."""
+        """The cookie, which identifies the socket until the next boot."""
         *_, low, high = _IDENTITY.unpack(self.identity)
         return int(high << 32 | low)
 
 
 class Part(NamedTuple):
-    """What one read brought."""
+    """The result of one read."""
 
     sockets: list[FoundSocket]
     error: int | None
-    """None: more is to come. Else the answer has ended, with this errno, or 0 where all is well."""
+    """None if more will follow. Else the answer has ended with this errno, or with 0 for success."""
     interrupted: bool
-    """The kernel's tables changed in a way that makes this dump doubtful (NLM_F_DUMP_INTR)."""
+    """The tables of the kernel changed meanwhile, so that this dump may be inconsistent (NLM_F_DUMP_INTR)."""
 
 
 _HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
@@ -120,10 +120,10 @@ _MEMBER_AT: Final = structs.STORED.offsets()["record"][0] + structs.SOCKET.offse
 
 
 def is_due(found: FoundSocket, members: Collection[bytes]) -> bool:
-    """Tell whether a socket may be closed, because our record and its real peer both say that it uses a removed server.
+    """Tell whether a socket has to be closed, because both our record and its real peer show a removed server.
 
-    A record alone can be stale and a peer alone can be somebody else's connection (cilium #42649, #48564). What the
-    application has closed itself is left to the kernel, which still delivers what was sent.
+    A record alone can be stale, and a peer alone can belong to a connection that is not ours (cilium #42649, #48564).
+    A socket that the application has closed is left to the kernel, which still delivers the data sent before.
 
     :param members: packed `struct clb_member` of each removed real server.
     """
@@ -140,7 +140,7 @@ def is_due(found: FoundSocket, members: Collection[bytes]) -> bool:
 
 
 def peers_of(members: Iterable[bytes], protocol: Protocol) -> frozenset[Peer]:
-    """Return where the sockets of these packed members are connected to."""
+    """Return the peers of sockets that are connected to these packed members."""
     parts = map(elements.unpack_member, members)
     return frozenset(
         Peer(address, port) for vip, address, port in parts if port and elements.unpack_vip(vip).protocol == protocol
@@ -148,12 +148,12 @@ def peers_of(members: Iterable[bytes], protocol: Protocol) -> frozenset[Peer]:
 
 
 def dump_request(family: Family, protocol: Protocol, peers: Collection[Peer], storage_map: int | None) -> bytes:
-    """Return the question for all sockets in `STATES` that are connected to a peer, with the records that they keep.
+    """Return the request for all sockets in `STATES` that are connected to a peer, with their records.
 
-    A socket of another peer may be in the answer.
+    The answer may contain sockets of other peers.
 
     :param peers: not empty.
-    :param storage_map: descriptor of the SK_STORAGE map, in the process that asks; None for no records.
+    :param storage_map: descriptor of the SK_STORAGE map in the requesting process; None for no records.
     """
     states = sum(1 << state for state in STATES[protocol])
     request = _REQUEST.pack(family, protocol, 0, states, bytes(_IDENTITY.size))
@@ -167,15 +167,15 @@ def dump_request(family: Family, protocol: Protocol, peers: Collection[Peer], st
 
 
 def destroy_request(found: FoundSocket) -> bytes:
-    """Return the order to close this very socket: one that has come in its place has another cookie."""
+    """Return the request to close exactly this socket; a later one with the same ends has another cookie."""
     request = _REQUEST.pack(found.family, found.protocol, 0, 1 << found.state, found.identity)
     return _message(_SOCK_DESTROY, _NLM_F_ACK, request)
 
 
 def parse(data: bytes, protocol: Protocol) -> Part:
-    """Read the messages of one datagram from the kernel.
+    """Parse the messages of one datagram from the kernel.
 
-    :param protocol: that was asked for; the answer does not repeat it.
+    :param protocol: the protocol of the request; the answer does not repeat it.
     :raises ValueError: if the datagram is cut off or malformed.
     """
     sockets: list[FoundSocket] = []
@@ -200,8 +200,9 @@ def _attribute(kind: int, payload: bytes) -> bytes:
 def _any_of(peers: Collection[Peer]) -> bytes:
     """Return the filter that accepts a socket connected to any of the peers.
 
-    Each instruction says how many bytes to go forward if it holds and if not. Arriving exactly at the end accepts, four
-    bytes past it rejects. A condition on IPv4 holds for the mapped form on an IPv6 socket too.
+    Each instruction has two jump distances in bytes: if its condition holds, and if not. A jump exactly to the end
+    accepts the socket; four bytes past the end rejects it. A condition on an IPv4 address also matches its
+    mapped form on an IPv6 socket.
     """
     code = b""
     for peer in sorted(peers, reverse=True):
@@ -215,7 +216,7 @@ def _any_of(peers: Collection[Peer]) -> bytes:
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield type, flags, and where the payload starts and ends, of each message."""
+    """Yield type, flags, and start and end of the payload of each message."""
     start = 0
     while start < len(data):
         if len(data) - start < _HEADER.size:
@@ -242,7 +243,7 @@ def _socket(data: bytes, start: int, end: int, protocol: Protocol) -> FoundSocke
 
 
 def _member(data: bytes, start: int, end: int) -> bytes | None:
-    """Return the member in the value of the one map that was asked for; None where the record was given back."""
+    """Return the member in the value of the requested map; None if the record was released."""
     for kind in _PATH_TO_VALUE:
         place = _find_attribute(data, start, end, kind)
         if place is None:
@@ -254,7 +255,7 @@ def _member(data: bytes, start: int, end: int) -> bytes | None:
 
 
 def _find_attribute(data: bytes, start: int, end: int, wanted: int) -> tuple[int, int] | None:
-    """Return where the payload of the first attribute of a kind starts and ends."""
+    """Return start and end of the payload of the first attribute of a kind."""
     while start < end:
         if end - start < _ATTRIBUTE.size:
             raise ValueError("a netlink attribute is cut off")

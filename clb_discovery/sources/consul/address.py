@@ -1,4 +1,4 @@
-"""Where a Consul agent listens, as `--consul` and CONSUL_HTTP_ADDR write it."""
+"""The address of a Consul agent, as written in `--consul` and CONSUL_HTTP_ADDR."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clb_discovery.errors import UsageError
 from clb_discovery.model.servers import MAX_PORT
 
 DEFAULT: Final = "127.0.0.1:8500"
-"""Where an agent listens if nothing else is said (Consul's own default)."""
+"""The address of an agent if none is given (Consul's own default)."""
 
 _LONGEST: Final = 1024
 _SHOWN: Final = 120
@@ -19,18 +19,18 @@ _HELP: Final = "write it like http://127.0.0.1:8500, https://consul.example:8501
 
 @dataclass(frozen=True, slots=True)
 class ConsulAddress:
-    """A Consul agent's HTTP interface."""
+    """The HTTP interface of a Consul agent."""
 
     base: str
-    """What every URL starts with, without a slash at the end."""
+    """The start of every URL, without a slash at the end."""
     socket: str | None
-    """Path of the Unix socket, if it is one."""
+    """Path of the Unix socket, if the agent listens on one."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `host:port`, `[v6]:port`, `http://…`, `https://…` or `unix:///path`.
 
-        :raises UsageError: if it is none of them, or carries a password.
+        :raises UsageError: if the text has none of these forms, or contains a password.
         """
         if "@" in text:
             raise UsageError(f"the Consul address carries a user name or password; {_HELP}, and set CONSUL_HTTP_TOKEN")
@@ -56,7 +56,7 @@ class ConsulAddress:
 
     @property
     def url(self) -> str:
-        """The address in full, as errors and status name it."""
+        """The full address, as errors and status show it."""
         return self.base if self.socket is None else f"unix://{self.socket}"
 
     def __str__(self) -> str:

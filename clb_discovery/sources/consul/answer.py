@@ -1,12 +1,12 @@
-"""Read the entries of `/v1/health/service/<name>`: which instances serve, where, and with which weight.
+"""Parse the entries of `/v1/health/service/<name>`: which instances serve, where, and with which weight.
 
-Health and weights follow Consul's own rule towards Envoy: the weight is `Weights.Passing`, or `Weights.Warning` when
-any check warns; an instance with a critical check is out, and so is one whose weight is below 1. Maintenance is a
+Health and weights follow the rule that Consul applies for Envoy: the weight is `Weights.Passing`, or `Weights.Warning`
+if any check warns; an instance with a critical check is out, and so is one whose weight is below 1. Maintenance is a
 critical check (`_node_maintenance`, `_service_maintenance:<id>`).
 
-Entries are read one by one. A registrant may write nonsense into an instance, so an instance that
-cannot be used is left out and reported, and never changes what the others give. Only an answer that is no list at all
-is an error. An address may be a host name; looking it up is not done here.
+Each entry is parsed on its own. A service may register nonsense, so an instance that cannot be used is left out and
+reported, and never affects the others. Only an answer that is not a list is an error. An address may be a host name;
+it is not looked up here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Final, NamedTuple, TypeGuard
 
 from clb_discovery.errors import SourceError
 from clb_discovery.model.address import Address, parse_address
-from clb_discovery.model.answer import OptIn, Refused
+from clb_discovery.model.answer import OptIn, Refusal
 from clb_discovery.model.servers import MAX_PORT, MAX_WEIGHT
-from clb_discovery.sources.consul.opt_in import opt_in, said
+from clb_discovery.sources.consul.opt_in import claims, opt_in
 from clb_discovery.text import printable
 
 Json = Mapping[str, object]
@@ -39,9 +39,9 @@ class Check(NamedTuple):
 
 
 MAX_NAMES: Final = 1024
-"""Most host names among the addresses of one service."""
+"""Maximum number of host names among the addresses of one service."""
 MAX_REPORTS: Final = 16
-"""Most reports about single instances of one answer; one more counts the others."""
+"""Maximum number of reports about single instances of one answer; one more report counts the others."""
 
 _DEFAULT_WEIGHT: Final = 1
 _CHECK_KEYS: Final = ("Node", "CheckID", "ServiceName", "Status")
@@ -51,7 +51,7 @@ _STATUSES: Final = frozenset({"passing", "warning"})
 _CRITICAL: Final = "critical"
 _LONGEST_NAME: Final = 253
 _HOST_NAME: Final = re.compile(r"(?:[a-z0-9_][a-z0-9_-]{0,62}\.)*[a-z_][a-z0-9_-]{0,62}\.?", re.ASCII | re.IGNORECASE)
-"""The last label starts with a letter (RFC 3696 section 2), so that `10.0.0.300` is none."""
+"""The last label starts with a letter (RFC 3696 section 2), so `10.0.0.300` is not a host name."""
 _LONGEST_IDENTITY: Final = 255
 _IDENTITY_PREFIX: Final = 64
 _REPR: Final = reprlib.Repr()
@@ -63,18 +63,18 @@ class Instance(NamedTuple):
     """An instance whose entry can be read."""
 
     node: str
-    """Name of its node, as untrusted text; empty where there is none."""
+    """Name of its node, as untrusted text; empty if there is none."""
     service_id: str
-    """Likewise its service id."""
+    """Its service ID, as untrusted text; empty if there is none."""
     host: Address | str
-    """Its address, or the host name that stands there, in lower case."""
+    """Its address, or the host name that is registered as its address, in lower case."""
     port: int
     weight: int
     """0 if it is critical, in maintenance, or has a weight below 1."""
 
     @property
     def identity(self) -> str:
-        """Node and service id as one bounded printable text, another one for each pair; empty if either is missing."""
+        """Node and service ID as one bounded printable text, unique for each pair; empty if either is missing."""
         if not self.node or not self.service_id:
             return ""
         plain = f"{self.node}/{self.service_id}"
@@ -85,46 +85,46 @@ class Instance(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """What reports call it."""
+        """Its name in reports."""
         return _shown(self.node, self.service_id)
 
 
 class Reading(NamedTuple):
-    """What the entries of one answer say."""
+    """The parsed entries of one answer."""
 
     instances: tuple[Instance, ...] = ()
     """In Consul's order, duplicates included."""
-    left_out: tuple[Refused, ...] = ()
-    """Those that should serve and cannot be used, as many as there are."""
-    is_somebody_out: bool = False
-    """Whether an instance is out, even one whose endpoint cannot be read."""
+    left_out: tuple[Refusal, ...] = ()
+    """All instances that should serve but cannot be used."""
+    is_any_out: bool = False
+    """Whether an instance is out, including one whose endpoint is malformed."""
     out_members: frozenset[str] = frozenset()
-    """The identities of those that are out and whose endpoints cannot be read."""
+    """The identities of instances that are out and whose endpoints are malformed."""
     opt_in: OptIn | None = None
 
     @property
     def host_names(self) -> frozenset[str]:
-        """The host names among the addresses: at most `MAX_NAMES`, the lowest."""
+        """The host names among the addresses: the lowest `MAX_NAMES` of them."""
         names = {instance.host for instance in self.instances if isinstance(instance.host, str)}
         return frozenset(sorted(names)[:MAX_NAMES])
 
 
 class _UnusableError(Exception):
-    """Why an instance cannot be used; goes on from its name."""
+    """Why an instance cannot be used: a clause that continues its name."""
 
 
 def parse_entries(entries: object, tagged: str | None = None) -> Reading:
-    """Return what the decoded JSON entries say.
+    """Parse the decoded JSON entries.
 
     :param entries: a list of objects with `Node`, `Service` and `Checks`.
-    :param tagged: name of the tagged address to use where an instance has it.
-    :raises SourceError: if it is no list.
+    :param tagged: name of the tagged address to use if an instance has it.
+    :raises SourceError: if `entries` is not a list.
     """
     if not isinstance(entries, list):
         raise SourceError(f"Consul answered {show(entries)} where a list of instances belongs; is this Consul?")
     instances: list[Instance] = []
-    left_out: list[Refused] = []
-    is_somebody_out = False
+    left_out: list[Refusal] = []
+    is_any_out = False
     out_members: set[str] = set()
     for entry in entries:
         node, service, checks = (entry.get(key) for key in _PARTS) if _is_object(entry) else _NO_PARTS
@@ -133,7 +133,7 @@ def parse_entries(entries: object, tagged: str | None = None) -> Reading:
         except _UnusableError as error:
             left_out.append(_refused(entry, error))
             continue
-        is_somebody_out |= weight == 0
+        is_any_out |= weight == 0
         try:
             host, port = _endpoint(node, service, tagged)
             instances.append(Instance(_name(node, "Node"), _name(service, "ID"), _host(host), _port(port), weight))
@@ -142,18 +142,16 @@ def parse_entries(entries: object, tagged: str | None = None) -> Reading:
                 left_out.append(_refused(entry, error))
             else:
                 out_members.add(Instance(_name(node, "Node"), _name(service, "ID"), "", 0, weight).identity)
-    return Reading(
-        tuple(instances), tuple(left_out), is_somebody_out, frozenset(out_members - {""}), _read_opt_in(entries)
-    )
+    return Reading(tuple(instances), tuple(left_out), is_any_out, frozenset(out_members - {""}), _read_opt_in(entries))
 
 
-def bounded(reports: Iterable[Refused]) -> tuple[Refused, ...]:
-    """Return the first `MAX_REPORTS` by their text, and one about how many more there are."""
+def bounded(reports: Iterable[Refusal]) -> tuple[Refusal, ...]:
+    """Return the first `MAX_REPORTS` in alphabetical order, and one report that counts the others."""
     ordered = sorted(reports)
     more = len(ordered) - MAX_REPORTS
     if more <= 0:
         return tuple(ordered)
-    return (*ordered[:MAX_REPORTS], Refused(f"{more} more instances", "cannot be used either; correct those first"))
+    return (*ordered[:MAX_REPORTS], Refusal(f"{more} more instances", "cannot be used either; correct those first"))
 
 
 def show(value: object) -> str:
@@ -163,18 +161,18 @@ def show(value: object) -> str:
 
 
 def parse_names(services: object) -> frozenset[str]:
-    """Return the services with a tag that opts in among the decoded JSON of `/v1/catalog/services`.
+    """Return the services with a tag that opts in, from the decoded JSON of `/v1/catalog/services`.
 
-    :raises SourceError: if it is no object.
+    :raises SourceError: if it is not an object.
     """
     tags = _object(services, "the list of services")
-    return frozenset(name for name, own in tags.items() if said(None, own) is not None)
+    return frozenset(name for name, own in tags.items() if claims(None, own) is not None)
 
 
 def parse_summaries(summaries: object) -> frozenset[str]:
-    """Return the names in the decoded JSON of `/v1/internal/ui/services`, without those of other clusters.
+    """Return the names in the decoded JSON of `/v1/internal/ui/services`, without those of peered clusters.
 
-    :raises SourceError: if it is no list of summaries.
+    :raises SourceError: if it is not a list of summaries.
     """
     if summaries is None:  # Go writes an empty list as null
         return frozenset()
@@ -185,9 +183,9 @@ def parse_summaries(summaries: object) -> frozenset[str]:
 
 
 def parse_checks(checks: object) -> frozenset[Check]:
-    """Return what of the decoded JSON of `/v1/health/state/any` says who serves.
+    """Return the fields that decide about health, from the decoded JSON of `/v1/health/state/any`.
 
-    :raises SourceError: if it is no list of checks.
+    :raises SourceError: if it is not a list of checks.
     """
     if not isinstance(checks, list):
         raise SourceError(f"Consul answered {show(checks)} where a list of checks belongs; is this Consul?")
@@ -196,19 +194,21 @@ def parse_checks(checks: object) -> frozenset[Check]:
 
 
 def _read_opt_in(entries: list[object]) -> OptIn | None:
-    """Return what the instances say about their service's virtual servers.
+    """Return the virtual servers that the instances claim for their service.
 
-    Those of Connect's proxies do not count: they take over meta and tags of the service that they stand before.
+    Proxies of Consul Connect do not count: they inherit meta and tags from their service.
     """
     services = (entry.get("Service") for entry in entries if _is_object(entry))
-    return opt_in(said(own.get("Meta"), own.get("Tags")) for own in services if _is_object(own) and not own.get("Kind"))
+    return opt_in(
+        claims(own.get("Meta"), own.get("Tags")) for own in services if _is_object(own) and not own.get("Kind")
+    )
 
 
-def _refused(entry: object, error: _UnusableError) -> Refused:
+def _refused(entry: object, error: _UnusableError) -> Refusal:
     if not _is_object(entry):
-        return Refused(f"instance {show(entry)}", "is no object; is this Consul?")
+        return Refusal(f"instance {show(entry)}", "is no object; is this Consul?")
     node, service = entry.get("Node"), entry.get("Service")
-    return Refused(
+    return Refusal(
         _shown(node.get("Node") if _is_object(node) else None, service.get("ID") if _is_object(service) else None),
         str(error),
     )
@@ -227,12 +227,12 @@ def _name(part: object, key: str) -> str:
 
 
 def _is_critical(checks: object) -> bool:
-    """Tell whether a check is critical, whatever is beside it."""
+    """Return whether any check is critical, even if other checks are malformed."""
     return isinstance(checks, list) and any(_is_object(check) and check.get("Status") == _CRITICAL for check in checks)
 
 
 def _weight(service: object, checks: object) -> int:
-    """Return the weight of an instance without a critical check, 0 where it is below 1."""
+    """Return the weight of an instance without a critical check; 0 if it is below 1."""
     statuses = _statuses(checks)
     weights = _part(service, "Service").get("Weights")
     if weights is None:
@@ -259,7 +259,7 @@ def _statuses(checks: object) -> set[str]:
 
 
 def _endpoint(node: object, service: object, tagged: str | None) -> tuple[object, object]:
-    """Return address and port as they stand there: the service's own address goes before all of the node's."""
+    """Return address and port as registered; the service's own address takes precedence over the node's."""
     node, service = _part(node, "Node"), _part(service, "Service")
     port = service.get("Port")
     if tagged is not None:
@@ -301,7 +301,7 @@ def _is_object(value: object) -> TypeGuard[Json]:
 
 
 def _part(value: object, what: str) -> Json:
-    """Return a part of an instance, which has to be an object."""
+    """Return a part of an instance; it has to be an object."""
     if not isinstance(value, dict):
         raise _UnusableError(f"has {show(value)} as {what}, where an object belongs; is this Consul?")
     return value

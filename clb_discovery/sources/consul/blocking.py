@@ -1,4 +1,4 @@
-"""The rules of Consul's blocking queries, as guards in one function, and a brake against hot loops.
+"""The rules of Consul's blocking queries, as guards in one function, and a rate limit against hot loops.
 
 A blocking query carries the index of the last answer and returns when there is a newer one, or when its wait is over.
 Source of the rules: Consul's API documentation, "Blocking Queries", "Implementation Details".
@@ -13,18 +13,18 @@ from typing import Final, Self
 from clb_discovery.errors import SourceError
 
 WAIT: Final = 50.0
-"""How long a query without news is held by default, in seconds.
+"""How long Consul holds a query without a change by default, in seconds.
 
-Consul's own default is 300. But a path that drops packets in silence is noticed only when the wait is over, and an
-agent keeps the place of a query whose client has gone until then. With the sixteenth that Consul adds it ends before
-the 60 s after which most proxies cut it.
+Consul's own default is 300. But a path that silently drops packets is noticed only after the wait, and until then an
+agent also counts a query whose client has gone. With the sixteenth that Consul adds, this wait ends before the 60 s
+after which most proxies cut a connection.
 """
 LONGEST_WAIT: Final = 600.0
-"""Longest wait that Consul takes, in seconds."""
+"""Longest wait that Consul accepts, in seconds."""
 MARGIN: Final = 10.0
-"""What a query may take beyond its wait, in seconds; also the limit of one that does not block."""
+"""Seconds that a query may take beyond its wait; also the time limit of a query that does not block."""
 FIRST: Final = 0
-"""The index of a query that answers at once."""
+"""The index of a query that does not block."""
 
 _INDEX_LIMIT: Final = 1 << 64  # an index is a uint64
 _INDEX_DIGITS: Final = 20
@@ -33,27 +33,27 @@ _LONG: Final = 1.0
 
 
 def next_index(header: str | None, previous: int) -> int:
-    """Return the index to ask with next.
+    """Return the index of the next query.
 
-    :param header: the `X-Consul-Index` of a good answer, `None` where it is missing.
-    :param previous: the index that this answer was asked with, `FIRST` included.
-    :return: at least 1; or `FIRST`, when the index went backwards and everything has to be read afresh.
-    :raises SourceError: if the header is missing or is no index.
+    :param header: the `X-Consul-Index` of a good answer, `None` if it is missing.
+    :param previous: the index that was sent with this query, possibly `FIRST`.
+    :return: at least 1; or `FIRST` if the index went backwards, so that the next query does not block.
+    :raises SourceError: if the header is missing or is not an index.
     """
     if header is None:
         raise SourceError("the answer has no X-Consul-Index header; is this Consul, or does a proxy drop headers?")
     if not (header.isascii() and header.isdigit() and len(header) <= _INDEX_DIGITS and int(header) < _INDEX_LIMIT):
         raise SourceError(f"the answer's X-Consul-Index is {header[:_SHOWN]!r}, which is no index; is this Consul?")
-    # An index of 0 would not block at all.
+    # A query with index 0 would not block at all.
     index = max(int(header), 1)
-    # Servers were restored from a snapshot or lost their state: what is newer than the old index may never come.
+    # The servers were restored from a snapshot or lost their state: an index above the old one may never come.
     if index < previous:
         return FIRST
     return index
 
 
 def client_timeout(wait: float, margin: float = MARGIN) -> float:
-    """Return after how many seconds a query that waits for `wait` seconds is given up.
+    """Return the client's time-out in seconds for a query with this wait.
 
     Consul adds up to a sixteenth of the wait, so that its clients do not all wake up at once.
     """
@@ -61,43 +61,43 @@ def client_timeout(wait: float, margin: float = MARGIN) -> float:
 
 
 def is_long(elapsed: float, wait: float) -> bool:
-    """Tell whether a query was held for so long that a broken connection may just be a proxy that cuts long polls.
+    """Return whether a query was held so long that a proxy which cuts long polls may have broken the connection.
 
-    An agent that refuses a query, or a proxy that cannot reach it, does so at once.
+    An agent that rejects a query, and a proxy that cannot reach the agent, respond at once.
 
-    :param elapsed: seconds until it broke off.
-    :param wait: seconds that Consul was to hold it.
+    :param elapsed: seconds until the connection broke.
+    :param wait: seconds that Consul was to hold the query.
     """
     return elapsed >= min(_LONG, wait / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Token bucket: lets a burst of queries pass, then holds them to a rate.
+    """Token bucket: allows a burst of queries, then limits them to a rate.
 
-    Consul wakes a query for an equal index, too, and a busy service has news all the time.
+    Consul may return a query although its index has not changed, and a busy service changes all the time.
     """
 
     rate: float
-    """Queries a second in the long run."""
+    """Queries per second in the long run."""
     burst: float
-    """Most queries at once after a quiet time; at least 1."""
+    """Maximum number of queries at once after a quiet time; at least 1."""
     tokens: float
-    """Queries that may start now; negative for those that were let in with a pause."""
+    """Queries that may start now; negative while admitted queries still have to pause."""
     at: float
     """When `tokens` was counted, in seconds of the caller's clock."""
 
     @classmethod
     def full(cls, rate: float, burst: float, now: float) -> Self:
-        """Return a bucket in which nothing is used up."""
+        """Return a full bucket."""
         return cls(rate=rate, burst=burst, tokens=burst, at=now)
 
     def take(self, now: float, count: int = 1) -> tuple[Self, float]:
-        """Count queries.
+        """Take tokens for queries.
 
-        :param now: in seconds of a clock that does not go backwards (if it does, no time has passed).
-        :param count: how many.
-        :return: the bucket from now on, and how many seconds to pause first.
+        :param now: seconds of a monotonic clock (if it goes backwards, no time has passed).
+        :param count: number of queries.
+        :return: the new bucket, and the seconds to pause before these queries.
         """
         earned = max(now - self.at, 0.0) * self.rate
         tokens = min(self.tokens + earned, self.burst) - count

@@ -1,4 +1,4 @@
-"""python-consul2's requests over our transport, with exactly the arguments given."""
+"""The queries to Consul, by python-consul2 over our own transport, with exactly the given arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
+import structlog
+
 from clb_discovery.errors import SourceError
+from clb_discovery.sources.consul.blocking import FIRST, next_index
 from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.opt_in import META_VIP
 from clb_discovery.sources.consul.secret_files import SecretFile
@@ -27,20 +30,22 @@ from clb_discovery.sources.consul.transport import (
     Transport,
 )
 
-_NOTHING_TO_ASK: Final = frozenset({401, 404, 405})  # ACLs are off, or the agent is too old to tell
-_STATES_POLICY: Final = "X-Consul-Default-ACL-Policy"  # Consul 1.9 and later
+_CANNOT_TELL: Final = frozenset({401, 404, 405})  # ACLs are off, or the agent is too old for this endpoint
+_DEFAULT_POLICY: Final = "X-Consul-Default-ACL-Policy"  # Consul 1.9 and later
 _NOT_PASSING: Final = 'Status != "passing"'
 _NODES_RIGHT: Final = {"Resource": "node", "Segment": "", "Access": "read"}
 _OPTS_IN: Final = f'"{META_VIP}" in Service.Meta and Service.Kind == ""'
 
+_log = structlog.stdlib.get_logger()
+
 Mode = tuple[tuple[str, str], ...]
-"""Who may answer, as a parameter of Consul's."""
+"""Consistency mode: which servers may answer, as a query parameter."""
 STALE: Final[Mode] = (ANY_SERVER,)
-"""Any server, whatever it has heard by now."""
+"""Any server may answer, however old its state is."""
 LEADER: Final[Mode] = ()
-"""The leader: it knows at least what any other has told us."""
+"""The leader answers: its state is at least as new as that of any other server."""
 CONSISTENT: Final[Mode] = (CONSISTENTLY,)
-"""The leader, when the others agree that it is, and it has read all of its log; `LEADER` may answer before that."""
+"""The leader answers once a quorum has confirmed it and it has applied its log; with `LEADER` it may answer before."""
 
 Indexed = tuple[str | None, object]
 """The index header (`None`: missing) and the decoded JSON."""
@@ -48,7 +53,7 @@ Indexed = tuple[str | None, object]
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which part of Consul is asked; empty for the agent's own."""
+    """Which part of Consul to query; empty for the agent's own."""
 
     datacenter: str | None = None
     namespace: str | None = None
@@ -59,16 +64,16 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which instances of a service are wanted, and what of them; empty for all, as they are registered."""
+    """Which instances of a service to return, and by which address; empty for all, as registered."""
 
     near: str | None = None
-    """Sort by the distance from this node (`_agent` for the agent's)."""
+    """Sort by the distance from this node (`_agent` for the agent's own)."""
     filter: str | None = None
     """Consul's filter expression over instances."""
     tags: tuple[str, ...] = ()
-    """Only instances that have all of them."""
+    """Only instances with all of these tags."""
     tagged_address: str | None = None
-    """The tagged address that stands for an instance's own, where it has one of this name."""
+    """Name of the tagged address to use instead of an instance's own, if the instance has it."""
 
 
 OWN: Final = Scope()
@@ -76,12 +81,12 @@ ALL: Final = Selection()
 
 
 class Client:
-    """What discovery asks one Consul."""
+    """The queries of discovery to one Consul."""
 
     def __init__(self, transport: Transport, token: str | SecretFile[str] | None, scope: Scope) -> None:
-        """Prepare; nothing is asked yet.
+        """Prepare; no query is sent yet.
 
-        :param token: ACL token, or where it is, or None for the agent's own.
+        :param token: ACL token, or the file that holds it, or None for the agent's own.
         """
         self._transport = transport
         self._token = token
@@ -95,13 +100,31 @@ class Client:
         """Return `Consul at http://127.0.0.1:8500`."""
         return str(self._transport)
 
-    async def entries(self, service: str, selection: Selection, index: int, wait: float, mode: Mode = STALE) -> Indexed:
-        """Ask for `/v1/health/service/<service>`.
+    def next_index(self, path: str, header: str | None, previous: int) -> int:
+        """Return the index of the next query, by the rules of `blocking.next_index`.
 
-        :param index: of the last answer, to wait for a newer one; 0 answers at once.
-        :param wait: seconds that Consul holds a query without news.
+        :param path: of the query that was answered, for the log.
+        :raises SourceError: if the header is missing or is not an index.
+        """
+        try:
+            index = next_index(header, previous)
+        except SourceError as error:
+            raise SourceError(f"{self}: {error}") from None
+        if index == FIRST:
+            _log.debug("index went backwards; the next query does not wait", path=path, previous=previous, index=header)
+        elif index == previous:
+            _log.debug("index has not changed", path=path, index=index)
+        else:
+            _log.debug("index has changed", path=path, previous=previous, index=index)
+        return index
+
+    async def entries(self, service: str, selection: Selection, index: int, wait: float, mode: Mode = STALE) -> Indexed:
+        """Query `/v1/health/service/<service>`.
+
+        :param index: of the last answer, to wait for a newer one; with 0 Consul responds at once.
+        :param wait: seconds that Consul holds a query without a change.
         :param mode: which servers may answer.
-        :raises SourceError: when Consul does not say, or does not let us see.
+        :raises SourceError: if there is no complete answer, or the token lacks rights.
         """
         library = self._services.get((selection, mode))
         if library is None:
@@ -114,30 +137,30 @@ class Client:
         return header, entries
 
     async def checks(self, index: int, wait: float) -> Indexed:
-        """Ask for all checks that are not passing; the index moves with every check.
+        """Query all checks that are not passing; every change of a check changes the index.
 
-        :raises SourceError: when Consul does not say.
+        :raises SourceError: if there is no complete answer.
         """
         found: Indexed = await self._checks.health.state("any", index=index, wait=_seconds(wait))
         return found
 
     async def services(self, index: int, wait: float, mode: Mode = STALE) -> Indexed:
-        """Ask for the names of all services; the index moves with every instance that is registered or goes.
+        """Query the names of all services; every instance that is registered or deregistered changes the index.
 
         :param mode: `STALE` or `CONSISTENT`.
-        :raises SourceError: when Consul does not say.
+        :raises SourceError: if there is no complete answer.
         """
         found: Indexed = await self._catalog[mode].catalog.services(index=index, wait=_seconds(wait))
         return found
 
     async def summaries(self, mode: Mode = LEADER) -> object:
-        """Ask for all services with an instance whose meta opts in; return decoded JSON.
+        """Query all services with an instance whose meta opts in; return decoded JSON.
 
-        No documented endpoint tells the meta of all services. This one is what Consul's web interface asks; its filter
-        is evaluated by the servers.
+        No documented endpoint returns the meta of all services. Consul's web interface uses this one; the servers
+        evaluate its filter.
 
         :param mode: which servers may answer.
-        :raises SourceError: when Consul does not say.
+        :raises SourceError: if there is no complete answer.
         """
         wanted = [*_given([("dc", self._datacenter)]), *self._scope, ("filter", _OPTS_IN), *mode]
         found = await self._transport.get(
@@ -148,9 +171,9 @@ class Client:
         return found
 
     async def nodes(self, index: int, wait: float) -> Indexed:
-        """Ask for all nodes; the index moves with the address of any.
+        """Query all nodes; every change of a node's address changes the index.
 
-        :raises SourceError: when Consul does not say.
+        :raises SourceError: if there is no complete answer.
         """
         found: Indexed = await self._catalog[STALE].catalog.nodes(index=index, wait=_seconds(wait))
         return found
@@ -165,11 +188,11 @@ class Client:
     async def _check_rights(self, *wanted: Mapping[str, str]) -> None:
         """Make sure that an empty list means "none", and not "none that this token may see".
 
-        Without rights Consul answers an empty list and status 200, and only since 1.11 a header that says so. The
-        endpoint that its web interface asks (since 1.7) tells about the token itself.
+        Without rights Consul returns an empty list with status 200; only since 1.11 a header reports it. The endpoint
+        that its web interface uses (since 1.7) returns the rights of the token itself.
 
-        :param wanted: what has to be allowed.
-        :raises SourceError: if the token may not do it.
+        :param wanted: the rights that are needed.
+        :raises SourceError: if the token lacks one of them.
         """
         try:
             denied = await self._transport.post(
@@ -180,7 +203,7 @@ class Client:
                 headers=self._headers(),
             )
         except StatusError as error:
-            if error.status in _NOTHING_TO_ASK:
+            if error.status in _CANNOT_TELL:
                 return
             raise
         if denied:
@@ -191,7 +214,7 @@ class Client:
 
 
 class _Adding(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships no types
-    """Our transport, with parameters and headers on each request that the library does not know."""
+    """Our transport; adds parameters and headers that the library does not know to each request."""
 
     def __init__(self, transport: Transport, added: Params, headers: Callable[[], Mapping[str, str]]) -> None:
         self._transport = transport
@@ -200,20 +223,20 @@ class _Adding(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships no
 
     async def get(
         self, callback: Callback, path: str, params: Params | None = None, headers: Mapping[str, str] | None = None
-    ) -> Any:  # noqa: ANN401  # whatever the callback makes of it
-        """Read with the parameters and headers of both."""
+    ) -> Any:  # noqa: ANN401  # the callback's result
+        """Send a GET request with the caller's parameters and headers and those added."""
         both = {**(headers or {}), **self._headers()}
         return await self._transport.get(callback, path, [*(params or ()), *self._added], both)
 
     def put(self, *_arguments: object, **_options: object) -> Any:  # noqa: ANN401  # python-consul2's signature
-        """Never: discovery only reads."""
+        """Not supported: discovery only reads."""
         raise NotImplementedError
 
     post = delete = put
 
 
 class _Library(base.Consul):  # type: ignore[misc]  # python-consul2 ships no types
-    """python-consul2 over a given connection, whatever host it has in mind."""
+    """python-consul2 over a given connection, whatever its default host is."""
 
     def __init__(self, connection: _Adding, datacenter: str | None) -> None:
         self._connection = connection
@@ -242,8 +265,8 @@ def _denied(response: base.Response) -> list[str]:
     grants = json.loads(response.body)
     if not isinstance(grants, list) or not all(isinstance(grant, dict) for grant in grants):
         raise ValueError("no list of objects")
-    # A token for some nodes only cannot read all of them, and need not: a newer Consul says when it filtered.
-    kinds = {"service"} if _STATES_POLICY in response.headers else {"service", "node"}
+    # A token for some nodes cannot read all nodes, and need not: a newer Consul reports when it filtered.
+    kinds = {"service"} if _DEFAULT_POLICY in response.headers else {"service", "node"}
     return [
         str(grant["Resource"]) for grant in grants if grant.get("Resource") in kinds and grant.get("Allow") is not True
     ]
@@ -251,9 +274,9 @@ def _denied(response: base.Response) -> list[str]:
 
 @contextlib.contextmanager
 def _without_consul_environment() -> Iterator[None]:
-    """Hide CONSUL_* from the library's constructor, where the environment would win over the arguments given.
+    """Hide CONSUL_* from the library's constructor, where the environment would override the given arguments.
 
-    It reads nothing afterwards. Its deprecation warnings are for its authors.
+    The library does not read the environment later. Its deprecation warnings concern its authors.
     """
     hidden = {name: os.environ.pop(name) for name in tuple(os.environ) if name.startswith("CONSUL_")}
     try:

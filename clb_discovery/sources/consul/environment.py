@@ -1,6 +1,6 @@
-"""What options and environment say about Consul, read as the consul command line reads it (its "Commands" page).
+"""Read the settings of Consul from options and environment, like the consul command line (its "Commands" page).
 
-Every function raises `UsageError` that names where the value stands, and repeats no secret.
+Every function raises a `UsageError` that names the option or variable, and repeats no secret.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OPTIONS: Final = {
     "CONSUL_NAMESPACE": "--namespace",
     "CONSUL_PARTITION": "--partition",
 }
-"""Options by the variable over which each wins."""
+"""Options by the variable that each overrides."""
 
 _T = TypeVar("_T")
 
@@ -37,8 +37,8 @@ _LARGEST_TOKEN: Final = 4096
 _SHOWN: Final = 80
 
 
-class Words:
-    """What was said: the option's value, else the variable's. Empty is the same as not said, as in Consul's client."""
+class Settings:
+    """Settings: the value of an option, else of its variable. An empty value counts as unset, as in Consul's client."""
 
     def __init__(self, environ: Mapping[str, str], options: Mapping[str, str | None]) -> None:
         """Take the values.
@@ -49,21 +49,21 @@ class Words:
         self._options = options
 
     def get(self, variable: str) -> str | None:
-        """Return what was said, if anything."""
+        """Return the value, if it is set."""
         return self._options.get(variable) or self._environ.get(variable) or None
 
     def label(self, variable: str) -> str:
-        """Return where it was said: `--consul-ca-file` or `CONSUL_CACERT`."""
+        """Return the name of the option or variable that is used: `--consul-ca-file` or `CONSUL_CACERT`."""
         return OPTIONS[variable] if self._options.get(variable) else variable
 
     def shown(self, variable: str) -> str:
-        """Return where it was said, and what: `--consul-ca-file '/etc/ca.pem'`."""
+        """Return the option or variable and its value: `--consul-ca-file '/etc/ca.pem'`."""
         return f"{self.label(variable)} {self.get(variable)!r}"
 
 
-def flag(words: Words, variable: str, *, default: bool) -> bool:
-    """Return a boolean, in the spellings of Go's strconv.ParseBool; the default where it is unset or empty."""
-    value = words.get(variable)
+def flag(settings: Settings, variable: str, *, default: bool) -> bool:
+    """Return a boolean, in the spellings of Go's strconv.ParseBool; the default if it is unset or empty."""
+    value = settings.get(variable)
     if value is None:
         return default
     if value not in _TRUE | _FALSE:
@@ -71,27 +71,29 @@ def flag(words: Words, variable: str, *, default: bool) -> bool:
     return value in _TRUE
 
 
-def address(words: Words, explicit: str | None = None) -> str:
+def address(settings: Settings, explicit: str | None = None) -> str:
     """Return the agent's address: the explicit one, else CONSUL_HTTP_ADDR, else Consul's default.
 
-    CONSUL_HTTP_SSL says what an address without a scheme means.
+    CONSUL_HTTP_SSL sets the scheme of an address that has none.
     """
-    value = explicit or words.get("CONSUL_HTTP_ADDR") or DEFAULT
-    https = flag(words, "CONSUL_HTTP_SSL", default=False)
+    value = explicit or settings.get("CONSUL_HTTP_ADDR") or DEFAULT
+    https = flag(settings, "CONSUL_HTTP_SSL", default=False)
     return f"https://{value}" if https and "://" not in value else value
 
 
-def token(words: Words) -> str | SecretFile[str] | None:
-    """Return the token; a file wins over CONSUL_HTTP_TOKEN, as in Consul's own client, and may be replaced."""
-    file = words.get("CONSUL_HTTP_TOKEN_FILE")
+def token(settings: Settings) -> str | SecretFile[str] | None:
+    """Return the token; a file overrides CONSUL_HTTP_TOKEN, as in Consul's own client, and may be replaced later."""
+    file = settings.get("CONSUL_HTTP_TOKEN_FILE")
     if file is None:
-        return words.get("CONSUL_HTTP_TOKEN")
-    return SecretFile("Consul token", [Path(file)], lambda: _token(Path(file), words.shown("CONSUL_HTTP_TOKEN_FILE")))
+        return settings.get("CONSUL_HTTP_TOKEN")
+    return SecretFile(
+        "Consul token", [Path(file)], lambda: _token(Path(file), settings.shown("CONSUL_HTTP_TOKEN_FILE"))
+    )
 
 
-def auth(words: Words) -> str | None:
-    """Return the Authorization header that CONSUL_HTTP_AUTH (`user:password`) asks for."""
-    value = words.get("CONSUL_HTTP_AUTH")
+def auth(settings: Settings) -> str | None:
+    """Return the Authorization header for CONSUL_HTTP_AUTH (`user:password`)."""
+    value = settings.get("CONSUL_HTTP_AUTH")
     if value is None:
         return None
     if not value.isprintable():
@@ -100,19 +102,19 @@ def auth(words: Words) -> str | None:
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
-def scope(words: Words, datacenter: str | None) -> Scope:
-    """Return which part of Consul is asked."""
-    return Scope(datacenter, words.get("CONSUL_NAMESPACE"), words.get("CONSUL_PARTITION"))
+def scope(settings: Settings, datacenter: str | None) -> Scope:
+    """Return which part of Consul to query."""
+    return Scope(datacenter, settings.get("CONSUL_NAMESPACE"), settings.get("CONSUL_PARTITION"))
 
 
-def tls(words: Words) -> Tls:
+def tls(settings: Settings) -> Tls:
     """Return the TLS settings: authorities, client certificate, and whether the agent's certificate is checked."""
-    context = _authorities(words)
-    certificate = _client_certificate(words, context)
-    if not flag(words, "CONSUL_HTTP_SSL_VERIFY", default=True):
+    context = _authorities(settings)
+    certificate = _client_certificate(settings, context)
+    if not flag(settings, "CONSUL_HTTP_SSL_VERIFY", default=True):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    return Tls(context, words.get("CONSUL_TLS_SERVER_NAME"), certificate)
+    return Tls(context, settings.get("CONSUL_TLS_SERVER_NAME"), certificate)
 
 
 def _token(file: Path, shown: str) -> str:
@@ -129,9 +131,9 @@ def _token(file: Path, shown: str) -> str:
     return text
 
 
-def _client_certificate(words: Words, context: ssl.SSLContext) -> SecretFile[None] | None:
-    """Let the context show the client certificate that is named, if any; `get` lets it show another one."""
-    cert, key = words.get("CONSUL_CLIENT_CERT"), words.get("CONSUL_CLIENT_KEY")
+def _client_certificate(settings: Settings, context: ssl.SSLContext) -> SecretFile[None] | None:
+    """Load the configured client certificate, if any, into the context; `get` loads it again if it has changed."""
+    cert, key = settings.get("CONSUL_CLIENT_CERT"), settings.get("CONSUL_CLIENT_KEY")
     if cert is None and key is None:
         return None
     if cert is None or key is None:
@@ -139,27 +141,27 @@ def _client_certificate(words: Words, context: ssl.SSLContext) -> SecretFile[Non
             "only one of --consul-client-cert (CONSUL_CLIENT_CERT) and --consul-client-key (CONSUL_CLIENT_KEY) is set; "
             "set both or none"
         )
-    both = f"{words.shown('CONSUL_CLIENT_CERT')} with {words.shown('CONSUL_CLIENT_KEY')}"
+    both = f"{settings.shown('CONSUL_CLIENT_CERT')} with {settings.shown('CONSUL_CLIENT_KEY')}"
 
     def read() -> None:
         for variable, file in (("CONSUL_CLIENT_CERT", cert), ("CONSUL_CLIENT_KEY", key)):
-            _use(words.shown(variable), Path(file).read_bytes)
-        # Tried elsewhere first: a pair of which only half has been replaced would leave half of it in the context.
+            _use(settings.shown(variable), Path(file).read_bytes)
+        # Loaded into another context first: a half replaced pair would leave one half in this context.
         for one in (ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), context):
-            # An encrypted key is refused instead of asked for on a terminal.
+            # An encrypted key is an error; without this, OpenSSL would ask for its password on the terminal.
             _use(both, lambda one=one: one.load_cert_chain(cert, key, password=lambda: ""))  # type: ignore[misc]
 
     return SecretFile("Consul client certificate", [Path(cert), Path(key)], read)
 
 
-def _authorities(words: Words) -> ssl.SSLContext:
-    """Return a context that trusts the file, and every file of the directory; the system's only where none is named."""
+def _authorities(settings: Settings) -> ssl.SSLContext:
+    """Return a context that trusts the file and every file of the directory; the system's only if neither is set."""
     files: list[tuple[str, Path]] = []
-    file, directory = words.get("CONSUL_CACERT"), words.get("CONSUL_CAPATH")
+    file, directory = settings.get("CONSUL_CACERT"), settings.get("CONSUL_CAPATH")
     if file is not None:
-        files.append((words.shown("CONSUL_CACERT"), Path(file)))
+        files.append((settings.shown("CONSUL_CACERT"), Path(file)))
     if directory is not None:
-        shown = words.shown("CONSUL_CAPATH")
+        shown = settings.shown("CONSUL_CAPATH")
         found = _use(shown, lambda: sorted(path for path in Path(directory).iterdir() if path.is_file()))
         if not found:
             raise UsageError(f"{shown} holds no file; put the authorities' certificates there, as PEM files")

@@ -1,7 +1,7 @@
 """`base`, the part of python-consul2 that we use, without its own client.
 
-The package imports that client, and with it requests and urllib3: a second HTTP stack in the process that talks to the
-network, of which nothing would run. So while the package is imported an empty module stands for it.
+The package imports that client, and with it requests and urllib3: a second HTTP stack that this process would load and
+never use. So an empty module replaces the client while the package is imported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the instances of a reading, and the addresses of their host names, to what discovery answers."""
+"""Build the answer from the instances of a reading and the addresses of their host names."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from typing import Final, NamedTuple
 
 from clb_discovery.errors import UnusableError
 from clb_discovery.model.address import Address, is_ipv4
-from clb_discovery.model.answer import Answer, Refused
+from clb_discovery.model.answer import Answer, Refusal
 from clb_discovery.model.servers import Endpoint, RealServer, Unread
 from clb_discovery.sources.consul.answer import MAX_NAMES, Instance, Reading, bounded, show
 
 BOTH: Final = frozenset({True, False})
 """Both families: True is IPv4."""
 
-_TOLD: Final = 2
-"""Reports in an error."""
+_QUOTED: Final = 2
+"""Reports that an error quotes."""
 
 
 class Known(NamedTuple):
-    """What is known of a host name."""
+    """The state of a host name."""
 
     addresses: tuple[Address, ...] = ()
-    """Those of the last look-up."""
+    """The addresses that the last look-up found."""
     surplus: int = 0
-    """How many more it has."""
+    """How many more addresses it has."""
     cause: str | None = None
-    """Why it, or one family of it, has none; a clause, bounded and escaped."""
+    """Why the name, or one family of it, has no address: a clause, bounded and escaped."""
     unread: frozenset[bool] = frozenset()
-    """Families that nobody could tell; those that it certainly does not have are not among them."""
+    """Families whose look-up failed. A family that certainly has no address is not among them."""
     last: tuple[Address, ...] = ()
-    """The last addresses that were found, if only before."""
+    """The addresses that the last successful look-up found."""
 
 
 def is_anyone_usable(reading: Reading, names: Mapping[str, Known]) -> bool:
-    """Tell whether an instance serves and has an address.
+    """Return whether an instance serves and has an address.
 
-    :param names: what is known of host names.
+    :param names: the state of each host name.
     """
     return any(
         instance.weight
@@ -48,9 +48,9 @@ def is_anyone_usable(reading: Reading, names: Mapping[str, Known]) -> bool:
 def to_answer(reading: Reading, names: Mapping[str, Known], families: frozenset[bool] = BOTH) -> Answer:
     """Return the instances as real servers of one tier, one for each address of a host name.
 
-    :param names: what is known of `reading.host_names`; those that are missing are still being looked up.
-    :param families: those that the virtual servers have; nobody needs to hear that a name lacks another one.
-    :raises UnusableError: if there are instances, and none that serves, is out or could not be read now.
+    :param names: the state of `reading.host_names`; missing ones are still being looked up.
+    :param families: those of the virtual servers; a name that lacks another family is not reported.
+    :raises UnusableError: if there are instances, but none that serves, is out, or could not be looked up now.
     """
     looked = reading.host_names
     found = _Found(reading.out_members)
@@ -64,8 +64,8 @@ def to_answer(reading: Reading, names: Mapping[str, Known], families: frozenset[
         else:
             found.add(instance, ())
     left_out = bounded((*reading.left_out, *found.reports))
-    if left_out and not (found.servers or found.unread or reading.is_somebody_out):
-        raise UnusableError(f"no instance can be used: {'; '.join(map(str, left_out[:_TOLD]))}")
+    if left_out and not (found.servers or found.unread or reading.is_any_out):
+        raise UnusableError(f"no instance can be used: {'; '.join(map(str, left_out[:_QUOTED]))}")
     out = {endpoint: identity for endpoint, identity in found.out.items() if endpoint not in found.in_use}
     return Answer(
         tuple(found.servers),
@@ -79,19 +79,19 @@ def to_answer(reading: Reading, names: Mapping[str, Known], families: frozenset[
 
 
 class _Found:
-    """What has been found so far."""
+    """The members found so far."""
 
     def __init__(self, out_members: Iterable[str]) -> None:
         self.servers: list[RealServer] = []
         self.in_use: set[Endpoint] = set()
-        """Those of `servers`, and what a name that cannot be looked up now may stand for."""
+        """The endpoints of `servers`, and last known endpoints of names that cannot be looked up now."""
         self.identities: dict[Endpoint, str] = {}
-        """Of `servers`; empty where none is known."""
+        """The identity of each of `servers`; empty if it has none."""
         self.out: dict[Endpoint, str] = {}
-        """Likewise of what is out."""
+        """The identity of each endpoint that is out."""
         self.out_members = set(out_members)
         self.unread: set[Unread] = set()
-        self.reports: set[Refused] = set()
+        self.reports: set[Refusal] = set()
 
     def add(self, instance: Instance, addresses: Iterable[Address]) -> None:
         """Take an instance with these addresses."""
@@ -108,8 +108,8 @@ class _Found:
             known[endpoint] = min(identity, other) if identity and other else identity or other or ""
 
     def add_named(self, instance: Instance, name: str, known: Known | None, families: frozenset[bool]) -> None:
-        """Take an instance that has a host name for an address."""
-        if not instance.weight:  # out is out, also while its name cannot be looked up
+        """Take an instance whose address is a host name."""
+        if not instance.weight:  # it stays out while its name cannot be looked up
             self.add(instance, known.last if known else ())
             return
         if known is None:
@@ -129,4 +129,4 @@ class _Found:
             )
 
     def report(self, instance: Instance, name: str, reason: str) -> None:
-        self.reports.add(Refused(instance.shown, f"has the host name {show(name)} as its address, {reason}"))
+        self.reports.add(Refusal(instance.shown, f"has the host name {show(name)} as its address, {reason}"))

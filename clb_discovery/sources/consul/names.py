@@ -1,6 +1,6 @@
-"""Host names, the agent's own and those that stand for an instance's address, looked up without keeping anyone waiting.
+"""Look up host names in the background: the agent's own and those that instances have as their address.
 
-`srv.host_names` does the looking up; it is imported with the first name, since most of those who use Consul have none.
+`dns.host_names` does the look-ups; it is imported with the first name, because most users of Consul have none.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from clb_discovery.model.address import format_address, is_ipv4
@@ -19,26 +20,28 @@ if TYPE_CHECKING:
     from clb_discovery.sources.dns.host_names import HostNames
 
 AT_ONCE: Final = 64
-"""Names of one service that are looked up at a time; `srv.gate` bounds what that takes in the whole process."""
+"""Names of one service that are looked up at a time; `dns.gate` limits the queries of the whole process."""
 SUSPECTS_AT_ONCE: Final = 16
-"""Names of one service, besides, that could not be looked up when last tried, so that they hold up no others."""
+"""Further names of one service whose last look-up failed, counted apart so that they do not delay others."""
 RATE: Final = 10.0
-"""Names a second that are looked up for one service in the long run."""
+"""Look-ups per second for one service in the long run."""
 FROM_FILE: Final = 10.0
-"""Seconds after which a name in the hosts file is looked up again."""
+"""Seconds until a name from the hosts file is looked up again."""
 RETRY: Final = 5.0
-"""Least seconds after which a name without an address is looked up again."""
+"""Minimum seconds until a name without an address is looked up again."""
 MERGED: Final = 0.2
-"""Seconds for which first look-ups are told together."""
+"""Seconds for which the results of first look-ups are collected into one notification."""
+
+_log = structlog.stdlib.get_logger()
 
 
 class Names(AbstractResolver):
-    """Looks up host names for one Consul; also the resolver that aiohttp uses for the agent's address."""
+    """Looks up host names for one Consul server; also aiohttp's resolver for the agent's address."""
 
     def __init__(self, host_names: Callable[[], HostNames]) -> None:
-        """Ask nothing yet.
+        """Prepare; no query is sent yet.
 
-        :param host_names: makes what looks names up, when there is the first.
+        :param host_names: creates the resolver when the first name is looked up.
         """
         self._make = host_names
         self._made: HostNames | None = None
@@ -54,7 +57,7 @@ class Names(AbstractResolver):
     ) -> list[ResolveResult]:
         """Return the addresses of a host.
 
-        :raises OSError: if there are none, or nobody can say.
+        :raises OSError: if there are none, or the look-up failed.
         """
         looked = await self._host_names.look_up([host])
         found = [
@@ -74,14 +77,14 @@ class Names(AbstractResolver):
         return found
 
     async def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no connection is kept open."""
 
     async def look_up(self, name: str, before: Known | None, since: float) -> tuple[Known, float]:
-        """Look up a name that stands where an instance's address belongs.
+        """Look up a name that an instance has as its address.
 
-        :param before: what was known of it.
-        :param since: what DNS was asked before this time does not count, in seconds of the loop's clock.
-        :return: what is known now, and for how many seconds.
+        :param before: the previous state of the name.
+        :param since: answers to DNS queries from before this time do not count, in seconds of the loop's clock.
+        :return: the new state, and for how many seconds it holds.
         """
         looked = await self._host_names.look_up([name], since)
         addresses = looked.found.get(name, ())
@@ -96,12 +99,12 @@ class Names(AbstractResolver):
 
 
 class Watched:
-    """The host names among the addresses of one service, each looked up again when its addresses' time is over."""
+    """The host names among the addresses of one service; each is looked up again when its addresses expire."""
 
     def __init__(self, names: Names, changed: Callable[[], None]) -> None:
-        """Look up nothing yet.
+        """Prepare; nothing is looked up yet.
 
-        :param changed: called when something else is known than before.
+        :param changed: called when the state of a name has changed.
         """
         self._names = names
         self._changed = changed
@@ -109,18 +112,18 @@ class Watched:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._since = 0.0
         self._awaited: set[str] = set()
-        """Names of which an answer from before `_since` does not count."""
-        self._telling: asyncio.TimerHandle | None = None
+        """Names whose answers from before `_since` do not count."""
+        self._timer: asyncio.TimerHandle | None = None
         self._places = asyncio.Semaphore(AT_ONCE)
         self._suspects = asyncio.Semaphore(SUSPECTS_AT_ONCE)
 
     @property
     def known(self) -> Mapping[str, Known]:
-        """What is known of those that are wanted; those that have not been looked up yet are missing."""
+        """The state of the wanted names; names that have not been looked up yet are missing."""
         return {name: known for name, known in self._known.items() if name not in self._awaited}
 
     def want(self, names: Collection[str]) -> None:
-        """Watch these names and no others; a look-up of another one is given up."""
+        """Watch exactly these names; cancel look-ups of others."""
         for name in self._tasks.keys() - names:
             self._tasks.pop(name).cancel()
         self._known = {name: known for name, known in self._known.items() if name in names}
@@ -134,7 +137,7 @@ class Watched:
         return self._tasks.keys() <= self._known.keys() - self._awaited
 
     def renew(self) -> None:
-        """Look all of them up again; what DNS was asked before counts no more."""
+        """Look up all names again; earlier DNS answers do not count any more."""
         self._since = asyncio.get_running_loop().time()
         self._awaited = {*self._tasks, *self._known}
         names = list(self._tasks)
@@ -143,20 +146,20 @@ class Watched:
             self.want(names)
 
     def stop(self) -> None:
-        """Look up nothing any more, until names are wanted again."""
+        """Stop all look-ups until `want` is called again."""
         for task in self._tasks.values():
             task.cancel()
         self._tasks.clear()
 
-    def _tell(self) -> None:
-        """Tell that something has changed; while there are many first look-ups that is not for each of them."""
+    def _report(self) -> None:
+        """Report a change; while first look-ups are running, collect their changes into one report."""
         if self.is_complete:
             self._changed()
-        elif self._telling is None:
-            self._telling = asyncio.get_running_loop().call_later(MERGED, self._tell_merged)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(MERGED, self._report_merged)
 
-    def _tell_merged(self) -> None:
-        self._telling = None
+    def _report_merged(self) -> None:
+        self._timer = None
         self._changed()
 
     async def _watch(self, name: str) -> None:
@@ -165,7 +168,14 @@ class Watched:
             async with self._suspects if before and before.unread else self._places:
                 known, lasts = await self._names.look_up(name, before, self._since)
             if known != before or name in self._awaited:
+                _log.debug(
+                    "host name has changed",
+                    name=name,
+                    addresses=len(known.addresses),
+                    failed_families=len(known.unread),
+                    next_query_in=round(lasts, 1),
+                )
                 self._known[name] = known
                 self._awaited.discard(name)
-                self._tell()
+                self._report()
             await asyncio.sleep(max(lasts, len(self._tasks) / RATE))

@@ -1,10 +1,11 @@
-"""What the instances of a service in Consul's catalog say about its virtual servers: their meta and tags.
+"""Parse the meta and tags by which instances in Consul's catalog claim virtual servers for their service.
 
-An instance opts its service in by the meta `clb-vip` (VIPs, or `auto`), by the tag `clb.vip=` with the same, or by the
-bare tag `clb` for an automatic VIP; its meta `clb-algorithm` and `clb-protocol` go with that. It is untrusted text.
+An instance opts its service in by the meta `clb-vip` (VIPs, or `auto`), by the tag `clb.vip=` with the same value, or
+by the plain tag `clb` for an automatic VIP; `clb-algorithm` and `clb-protocol` in the meta add to that. All of it is
+untrusted text.
 
-Instances of one service may disagree, as they do while they are registered anew one after the other: VIPs of all of
-them add up, and of the schedulers the one that most of them name counts, then the lower name.
+Instances of one service may differ, for example while they are registered again one after the other. The VIPs of all of
+them count. Of the schedulers, the one that most instances name counts; on a tie, the lower name.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from clb_discovery.model.answer import OptIn, Refused
+from clb_discovery.model.answer import OptIn, Refusal
 from clb_discovery.model.servers import Algorithm, Protocol, Vip
 from clb_discovery.model.text_forms import parse_algorithm, parse_vip
 
@@ -25,29 +26,29 @@ TAG_VIP: Final = "clb.vip="
 AUTOMATIC: Final = "auto"
 
 MAX_TEXT: Final = 512
-"""Longest meta or tag that is read, in characters; Consul's own agents take no longer meta."""
+"""Longest meta or tag that is parsed, in characters; Consul's own agents accept no longer meta."""
 MAX_VIPS: Final = 16
-"""Most VIPs of one service."""
+"""Maximum number of VIPs of one service."""
 MAX_READ: Final = 1024
-"""Most VIPs of one service that are read, those first that most instances name: anyone may write any number."""
+"""Maximum number of VIPs of one service that are parsed, most frequent first: instances may register any number."""
 MAX_REFUSED: Final = 8
-"""Most reports about one service."""
+"""Maximum number of reports about one service."""
 
 _SHOWN: Final = 80
 _PROTOCOLS: Final = {protocol.name.lower(): protocol for protocol in Protocol}
 
 
-class Said(NamedTuple):
-    """What one instance says, as text."""
+class Claims(NamedTuple):
+    """The claims of one instance, as text."""
 
     vips: tuple[str, ...]
-    """With the meta or the tag that it comes from in front: `clb-vip=auto`."""
+    """Each with the name of its meta or tag in front: `clb-vip=auto`."""
     algorithm: str | None
     protocol: str | None
 
 
-def said(meta: object, tags: object) -> Said | None:
-    """Return what an instance says, or None if it does not opt in.
+def claims(meta: object, tags: object) -> Claims | None:
+    """Return the claims of an instance, or None if it does not opt in.
 
     :param meta: decoded JSON, which should be an object of strings.
     :param tags: decoded JSON, which should be a list of strings.
@@ -61,11 +62,11 @@ def said(meta: object, tags: object) -> Said | None:
         vips.append(f"{META_VIP}={_text(meta[META_VIP]) or ''}")
     if not vips:
         return None
-    return Said(tuple(vips), _text(meta.get(META_ALGORITHM)), _text(meta.get(META_PROTOCOL)))
+    return Claims(tuple(vips), _text(meta.get(META_ALGORITHM)), _text(meta.get(META_PROTOCOL)))
 
 
-def opt_in(instances: Iterable[Said | None]) -> OptIn | None:
-    """Put together what the instances of a service say; their order does not matter.
+def opt_in(instances: Iterable[Claims | None]) -> OptIn | None:
+    """Combine the claims of all instances of a service; their order does not matter.
 
     :returns: None if no instance opts in.
     """
@@ -76,7 +77,7 @@ def opt_in(instances: Iterable[Said | None]) -> OptIn | None:
     for one in sorted(counts, key=lambda one: (-counts[one], repr(one))):
         reading.read(one, counts[one])
     algorithm = reading.elect(counts)
-    # Those that most instances name, so that a single one cannot take the place of what the others register.
+    # Most frequent first, so that a single instance cannot displace VIPs that the others register.
     vips = sorted(reading.vips, key=lambda vip: (-reading.vips[vip], vip))
     if reading.unread:
         reading.refuse(
@@ -93,26 +94,26 @@ def opt_in(instances: Iterable[Said | None]) -> OptIn | None:
 
 
 class _Reading:
-    """What has been read so far."""
+    """The claims parsed so far."""
 
     def __init__(self) -> None:
         self.vips: Counter[Vip] = Counter()
-        """With the number of instances that name each."""
+        """The number of instances that name each VIP."""
         self.unread = 0
         self.automatic: set[Protocol] = set()
-        self.refused: set[Refused] = set()
+        self.refused: set[Refusal] = set()
         self._left = MAX_READ
 
     def refuse(self, value: str, reason: str) -> None:
-        self.refused.add(Refused(value, reason))
+        self.refused.add(Refusal(value, reason))
 
-    def read(self, one: Said, count: int) -> None:
-        """Take the VIPs of so many instances that say the same."""
+    def read(self, one: Claims, count: int) -> None:
+        """Take the VIPs of `count` instances with the same claims."""
         if self._left <= 0:
             self.unread += len(one.vips)
             return
         protocol = _PROTOCOLS.get(one.protocol or "tcp")
-        if protocol is None:  # what its VIPs are for is anybody's guess
+        if protocol is None:  # its VIPs cannot be assigned to a protocol
             self.refuse(_shown(META_PROTOCOL, one.protocol or ""), "is no protocol; register tcp or udp")
             return
         found: set[Vip | None] = set()
@@ -140,8 +141,8 @@ class _Reading:
                 self.refuse(_shown(name, item), str(error).removeprefix(f"{item!r} "))
         return None
 
-    def elect(self, counts: Mapping[Said, int]) -> Algorithm | None:
-        """Return the scheduler that most instances name, then that of the lower name."""
+    def elect(self, counts: Mapping[Claims, int]) -> Algorithm | None:
+        """Return the scheduler that most instances name; on a tie, the one with the lower name."""
         votes: Counter[Algorithm] = Counter()
         for one, count in counts.items():
             if one.algorithm is None:

@@ -1,4 +1,4 @@
-"""Secrets that others replace while the sidecar runs: read again when their files have changed."""
+"""Secrets in files: they are read again when the files change while the sidecar runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from clb_discovery.errors import UsageError
+from clb_discovery.sources.file_state import FileState, file_state
 
 _T = TypeVar("_T")
 
@@ -16,15 +17,15 @@ _log = structlog.stdlib.get_logger()
 
 
 class SecretFile(Generic[_T]):
-    """What some files say, as of now; while they say nothing of use, what they said before."""
+    """A secret from some files: the current one, or the previous one while the files cannot be used."""
 
     def __init__(self, what: str, files: Sequence[Path], read: Callable[[], _T]) -> None:
         """Read for the first time.
 
-        :param what: for the log.
-        :param files: that `read` reads; links are followed, so that whatever they lead to may be replaced, too.
-        :param read: raises `UsageError`, without a secret in it, where the files are of no use.
-        :raises UsageError: if they are of no use now.
+        :param what: its name in the log.
+        :param files: the files that `read` reads; symbolic links are followed, so their targets may be replaced, too.
+        :param read: reads the files; raises `UsageError`, without a secret in it, if they cannot be used.
+        :raises UsageError: if they cannot be used now.
         """
         self._what = what
         self._files = files
@@ -33,7 +34,7 @@ class SecretFile(Generic[_T]):
         self._value = read()
 
     def get(self) -> _T:
-        """Return what the files say; they are looked at each time, and read where they have changed."""
+        """Return the secret; check the files each time, and read them again if they have changed."""
         seen = self._look()
         if seen != self._seen:
             self._seen = seen
@@ -45,13 +46,12 @@ class SecretFile(Generic[_T]):
                 _log.info("secret read again", what=self._what)
         return self._value
 
-    def _look(self) -> list[tuple[int, ...] | None]:
-        return [_stamp(file) for file in self._files]
+    def _look(self) -> list[FileState | None]:
+        return [_state(file) for file in self._files]
 
 
-def _stamp(file: Path) -> tuple[int, ...] | None:
+def _state(file: Path) -> FileState | None:
     try:
-        found = file.stat()
+        return file_state(file)
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,4 +1,4 @@
-"""One Consul agent, as all services that are followed there share it: its connections, and how many queries it gets."""
+"""One Consul agent, shared by all services that are followed there: its connections, and limits on queries."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
 
+import structlog
+
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.consul.address import ConsulAddress
 from clb_discovery.sources.consul.answer import Reading, parse_entries, parse_names, parse_summaries
-from clb_discovery.sources.consul.blocking import FIRST, LONGEST_WAIT, MARGIN, WAIT, next_index
+from clb_discovery.sources.consul.blocking import FIRST, LONGEST_WAIT, MARGIN, WAIT
 from clb_discovery.sources.consul.change_watch import ChangeWatch, Key
 from clb_discovery.sources.consul.client import CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope
 from clb_discovery.sources.consul.names import Names
 from clb_discovery.sources.consul.secret_files import SecretFile
-from clb_discovery.sources.consul.transport import RIGHTS, Tls, Transport
+from clb_discovery.sources.consul.transport import RIGHTS, SERVICE, SERVICES, Tls, Transport
 
 if TYPE_CHECKING:
     from clb_discovery.sources.dns.host_names import HostNames
@@ -23,39 +25,44 @@ if TYPE_CHECKING:
 DIRECT: Final = 32
 """Services with a blocking query of their own.
 
-With the three of the catalog and `AT_ONCE` these are 43 connections. An agent takes 200 from one host by default, and
-counts a query whose client has gone until its wait ends, so that there is room for four restarts in a minute.
+With the three of the catalog and `AT_ONCE` these are 43 connections. An agent accepts 200 from one host by default, and
+counts a query whose client has gone until its wait ends. That leaves room for four restarts in a minute.
 """
 AT_ONCE: Final = 8
-"""Most queries at a time that answer at once."""
+"""Maximum number of queries at a time that do not block."""
 REFRESH: Final = 300.0
-"""Seconds after which a service without a query of its own is asked for although nothing has been heard of it.
+"""Seconds after which a service without a blocking query of its own is queried although no change was reported.
 
-Likewise the names in the catalog.
+The names in the catalog are queried again after the same time.
 """
 AFTER_FAILURE: Final = 0.1
-"""Seconds for which a query that failed keeps its place among those."""
+"""Seconds for which a failed query keeps its place among the `AT_ONCE`."""
+
+_MODES: Final = {STALE: "stale", LEADER: "default", CONSISTENT: "consistent"}
+"""Consul's names of the consistency modes."""
+
+_log = structlog.stdlib.get_logger()
 
 
 def system_host_names() -> HostNames:
-    """Return what looks names up with the hosts file and the DNS servers of this host."""
-    from clb_discovery.sources.dns.host_names import HostNames  # noqa: PLC0415  # most have no use for dnspython
+    """Return a resolver that uses the hosts file and the DNS servers of this host."""
+    from clb_discovery.sources.dns.host_names import HostNames  # noqa: PLC0415  # rarely needed, and dnspython is big
     from clb_discovery.sources.dns.resolvers import Resolvers  # noqa: PLC0415
 
     return HostNames(Resolvers())
 
 
 class Endable(Protocol):
-    """What uses the connections besides those who call."""
+    """A user of the connections that works in the background."""
 
     async def end(self) -> None:
-        """Give up what is under way."""
+        """Cancel its queries."""
 
 
 class ConsulServer:
     """One Consul agent, or the cluster behind it; every source of it shares its connections."""
 
-    def __init__(  # noqa: PLR0913  # one for each thing that the environment says
+    def __init__(  # noqa: PLR0913  # one for each setting in the environment
         self,
         address: str,
         token: str | SecretFile[str] | None = None,
@@ -70,14 +77,14 @@ class ConsulServer:
         """Prepare; nothing is connected yet. The environment is not read.
 
         :param address: `127.0.0.1:8500`, `http://…`, `https://…`, `[::1]:8500` or `unix:///path`.
-        :param token: ACL token, sent with every query, or where it is; `None` for the agent's own.
-        :param scope: which part of Consul.
+        :param token: ACL token, sent with every query, or the file that holds it; `None` for the agent's own.
+        :param scope: which part of Consul to query.
         :param tls: settings for https; `None` for the system's authorities and the address's host.
         :param auth: value of the Authorization header, for a proxy before the agent.
-        :param names: what looks up host names; `None` for the hosts file and the DNS servers of this host.
-        :param wait: how long Consul holds a query without news, in seconds, at most 600.
-        :param margin: what a query may take beyond its wait, in seconds.
-        :raises UsageError: if the address is none, or the token cannot be one.
+        :param names: resolver of host names; `None` for the hosts file and the DNS servers of this host.
+        :param wait: how long Consul holds a query without a change, in seconds, at most 600.
+        :param margin: seconds that a query may take beyond its wait.
+        :raises UsageError: if the address, the token or the wait is invalid.
         """
         self._address = ConsulAddress.parse(address)
         if isinstance(token, str) and not (token.isascii() and token.isprintable() and token):
@@ -86,7 +93,7 @@ class ConsulServer:
             raise UsageError(f"a Consul query cannot wait for {wait:g} s; at most {LONGEST_WAIT:g}")
         self._wait = wait
         self.names = names or Names(system_host_names)
-        """What looks up host names."""
+        """Resolver of host names."""
         self._transport = Transport(self._address, tls, auth, self.names, margin=margin)
         self._client = Client(self._transport, token, scope)
         self._catalog = ChangeWatch(self._client, wait)
@@ -100,44 +107,48 @@ class ConsulServer:
 
     @property
     def url(self) -> str:
-        """The address in full."""
+        """The full address."""
         return self._address.url
 
     async def read(
         self, service: Key, index: int, *, answered: bool, confirm: bool = False
     ) -> tuple[int, Reading, float]:
-        """Ask which instances serve now.
+        """Query the instances of a service.
 
-        The first `DIRECT` services have a blocking query each. The others are asked for when the catalog has changed,
-        mostly elsewhere, or has been silent for `REFRESH` seconds.
+        At most `DIRECT` services have a blocking query each. The others are queried when the catalog has changed, often
+        because of another service, or after `REFRESH` seconds without a change.
 
-        :param index: what the last `read` returned, to wait for something newer; `FIRST` answers at once.
-        :param answered: whether there was an answer. `FIRST` after one means that something failed, perhaps by a
-            restart.
-        :param confirm: answer at once, with what is true now and not with what a server heard a while ago.
-        :return: the index to ask with next, what the answer says, and how many seconds of a processor reading it took.
-        :raises SourceError: when Consul could not say.
+        :param index: the index that the last `read` returned, to wait for a newer one; with `FIRST` Consul responds at
+            once.
+        :param answered: whether there was an answer before. `FIRST` after an answer means that something failed,
+            perhaps because of a restart.
+        :param confirm: query the current state at once, not the state that some server had a while ago.
+        :return: the index of the next query, the parsed answer, and the CPU seconds that parsing took.
+        :raises SourceError: if there is no complete answer.
         """
         if index == FIRST or confirm:
-            return await self._ask_now(service, after_failure=answered or confirm)
+            return await self._query_now(service, after_failure=answered or confirm)
         if not self._direct.locked():
             async with self._direct:
-                return await self._ask(service, index)
+                _log.debug("waiting for a change by a blocking query", service=service[0], index=index, wait=self._wait)
+                return await self._query(service, index)
+        _log.debug("waiting for a change of the whole catalog: too many services", service=service[0], direct=DIRECT)
         await self._catalog.changed(service, time.monotonic() + REFRESH)
-        return await self._ask_now(service)
+        return await self._query_now(service)
 
-    async def _ask_now(self, service: Key, *, after_failure: bool = False) -> tuple[int, Reading, float]:
+    async def _query_now(self, service: Key, *, after_failure: bool = False) -> tuple[int, Reading, float]:
         async with self._at_once:
-            # Any server may be behind the one that told of a change, or have just started; the leader is not.
+            # Other servers may lag behind the one that reported the change, or have just started; the leader does not.
             mode = CONSISTENT if after_failure else LEADER if self._direct.locked() else STALE
-            self._catalog.asked(service, leader=mode is not STALE)
+            _log.debug("querying without waiting", service=service[0], mode=_MODES[mode], after_failure=after_failure)
+            self._catalog.note_query(service, leader=mode is not STALE)
             try:
-                return await self._ask(service, FIRST, mode)
+                return await self._query(service, FIRST, mode)
             except SourceError:
-                await asyncio.sleep(AFTER_FAILURE)  # where one fails, the others mostly do, too
+                await asyncio.sleep(AFTER_FAILURE)  # when one query fails, the others mostly fail, too
                 raise
 
-    async def _ask(self, service: Key, index: int, mode: Mode = STALE) -> tuple[int, Reading, float]:
+    async def _query(self, service: Key, index: int, mode: Mode = STALE) -> tuple[int, Reading, float]:
         name, selection = service
         header, entries = await self._client.entries(name, selection, index, self._wait, mode)
         started = time.thread_time()
@@ -145,24 +156,26 @@ class ConsulServer:
             reading = parse_entries(entries, selection.tagged_address)
         except SourceError as error:
             raise SourceError(f"{self}: {error}") from None
-        return self._next_index(header, index), reading, time.thread_time() - started
+        took = time.thread_time() - started
+        return self._client.next_index(f"{SERVICE}{name}", header, index), reading, took
 
     async def list_services(
         self, index: int, *, known: bool = False, confirm: bool = False
     ) -> tuple[int, frozenset[str] | None]:
-        """Ask which services may opt in, by their tags and meta; a service that is not here does not.
+        """Query the services that may opt in, by their tags and meta; a service that is missing here does not.
 
-        :param index: as for `read`, like `confirm`.
-        :param known: do not trouble the leader for the names if nothing was registered or went.
-        :return: the index to ask with next, and the names; `None` if they are known.
-        :raises SourceError: when Consul could not say, or does not let us see.
+        :param index: as in `read`; `confirm` is, too.
+        :param known: skip the query to the leader if no instance was registered or deregistered.
+        :return: the index of the next query, and the names; `None` if they are unchanged.
+        :raises SourceError: if there is no complete answer, or the token lacks rights.
         """
         mode = CONSISTENT if confirm else STALE
         header, services = await self._client.services(FIRST if confirm else index, self._wait, mode)
-        if not services:  # there is always Consul's own
+        if not services:  # Consul itself is always listed
             raise SourceError(f"{self} showed no service at all: the token lacks rights; {RIGHTS}")
-        following = self._next_index(header, index)
+        following = self._client.next_index(SERVICES, header, index)
         if known and index == following:
+            _log.debug("the list of services has not changed; their meta is not queried")
             return following, None
         async with self._at_once:
             summaries = await self._client.summaries(CONSISTENT if confirm else LEADER)
@@ -172,14 +185,8 @@ class ConsulServer:
             raise SourceError(f"{self}: {error}") from None
         return following, names
 
-    def _next_index(self, header: str | None, index: int) -> int:
-        try:
-            return next_index(header, index)
-        except SourceError as error:
-            raise SourceError(f"{self}: {error}") from None
-
     def attach(self, source: Endable) -> None:
-        """End what a source has under way before the connections are closed."""
+        """Register a source whose queries have to end before the connections are closed."""
         self._sources.add(source)
 
     async def close(self) -> None:

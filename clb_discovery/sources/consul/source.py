@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
+import structlog
+
 from clb_discovery.errors import UnusableError, UsageError
 from clb_discovery.model.address import is_ipv4
 from clb_discovery.model.answer import Answer, Listing
@@ -22,85 +24,106 @@ from clb_discovery.sources.consul.names import Names, Watched
 from clb_discovery.sources.consul.server import REFRESH, ConsulServer
 
 RATE: Final = 10.0
-"""Queries a second for one service in the long run."""
+"""Queries per second for one service in the long run."""
 BURST: Final = 20.0
-"""Queries for one service at once after a quiet time."""
+"""Queries for one service without a pause after a quiet time."""
 REST: Final = 20.0
-"""Seconds without a query for each second of a processor that reading the last answer took."""
+"""Seconds without a query for each CPU second that parsing the last answer took."""
 LONGEST_REST: Final = 5.0
-"""Most seconds of such a rest."""
+"""Longest such rest, in seconds."""
 GRACE: Final = 1.0
-"""Seconds that an answer waits for host names which have never been looked up."""
+"""Seconds that an answer waits for host names that were never looked up."""
 LONG_GRACE: Final = 10.0
-"""Seconds more if no instance is usable without them."""
+"""Additional seconds if no instance is usable without them."""
 
 _SHOWN: Final = 80
-_Said = TypeVar("_Said")
+_SHOWN_PAUSE: Final = 0.05
+"""Seconds; every query has a shorter rest."""
+_Result = TypeVar("_Result")
+_log = structlog.stdlib.get_logger()
 
 
-class _Hastened(Generic[_Said]):
-    """A source whose query under way can be given up for one that answers at once."""
+class _Hastened(Generic[_Result]):
+    """A source whose current query can be cancelled in favour of one that does not block."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._index = FIRST
         self._wakeup = asyncio.Event()
-        self._asking: asyncio.Task[_Said] | None = None
-        self._gives_up = False
-        self._owes = False
-        """Whether no query that was sent since the last `hasten` has been answered yet."""
+        self._running: asyncio.Task[_Result] | None = None
+        self._is_cut = False
+        self._needs_fresh = False
+        """Whether no query that was sent after the last `hasten` has been answered yet."""
 
-    def hasten(self) -> None:
-        """Have Consul's leader queried at once; the next answer is what it says then."""
-        self._gives_up = self._owes = True
-        self._wakeup.set()
-
-    async def _ask(self, *, confirm: bool) -> _Said:
+    @property
+    def name(self) -> str:
+        """Name in status, logs and metrics."""
         raise NotImplementedError
 
-    async def _asked(self, patience: float | None = None) -> _Said | None:
-        """Wait for the query under way, which begins if there is none.
+    def hasten(self) -> None:
+        """Query Consul's leader at once; the next answer is the leader's."""
+        self._is_cut = self._needs_fresh = True
+        self._wakeup.set()
 
-        :param patience: in seconds; `None` for as long as it takes.
-        :return: what Consul said; `None` if something else has happened meanwhile, or patience is over.
+    async def _query(self, *, confirm: bool) -> _Result:
+        raise NotImplementedError
+
+    async def _wait_for_answer(self, patience: float | None = None) -> _Result | None:
+        """Wait for the current query; start one if there is none.
+
+        :param patience: longest wait in seconds; `None` for no limit.
+        :return: the answer; `None` if something else happened first, or the patience is over.
         """
-        if self._gives_up:
+        if self._is_cut:
+            _log.debug("wait was cut short; the leader is queried at once", source=self.name)
             await self._end()
-        if self._asking is None:
-            self._gives_up = False
-            self._asking = asyncio.create_task(self._ask(confirm=self._owes))
-            self._asking.add_done_callback(lambda _: self._wakeup.set())
+        if self._running is None:
+            self._is_cut = False
+            self._running = asyncio.create_task(self._query(confirm=self._needs_fresh))
+            self._running.add_done_callback(lambda _: self._wakeup.set())
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._wakeup.wait()
         self._wakeup.clear()
-        if self._gives_up or not self._asking.done():
+        if self._is_cut or not self._running.done():
             return None
-        asked, self._asking = self._asking, None
-        said = asked.result()
-        self._owes = False
-        return said
+        ended, self._running = self._running, None
+        result = ended.result()
+        self._needs_fresh = False
+        return result
+
+    async def _pause(self, until: float = 0.0) -> None:
+        """Keep to the rate limit before a query.
+
+        :param until: when it may start in any case, by `time.monotonic`.
+        """
+        now = time.monotonic()
+        self._bucket, pause = self._bucket.take(now)
+        pause = max(pause, until - now)
+        if pause >= _SHOWN_PAUSE:
+            _log.debug("rate limit: pausing before the next query", source=self.name, seconds=round(pause, 1))
+        await asyncio.sleep(pause)
 
     async def _end(self) -> None:
-        """Give up the query under way."""
-        asking, self._asking = self._asking, None
-        if asking is not None:
-            self._index = FIRST  # what it may have said already is lost
-            asking.cancel()
-            await asyncio.wait((asking,))
-            if not asking.cancelled():
-                asking.exception()  # which nobody needs to hear of
+        """Cancel the current query."""
+        running, self._running = self._running, None
+        if running is not None:
+            self._index = FIRST  # an answer that has already come is lost
+            running.cancel()
+            await asyncio.wait((running,))
+            if not running.cancelled():
+                running.exception()  # so that asyncio does not complain
 
 
 class ConsulCatalog(_Hastened[Listing]):
-    """The services of a Consul that may opt in: a `sources.base.CatalogSource`."""
+    """The services in Consul that may opt in: a `sources.base.CatalogSource`."""
 
     name = CATALOG
 
     def __init__(self, server: ConsulServer, selection: Selection = ALL) -> None:
-        """Prepare; nothing is asked yet.
+        """Prepare; no query is sent yet.
 
-        :param server: shared; whoever made it closes it.
+        :param server: shared; its creator closes it.
         :param selection: which instances of each service.
         """
         super().__init__(Bucket.full(WATCH_RATE, WATCH_BURST, time.monotonic()))
@@ -110,12 +133,12 @@ class ConsulCatalog(_Hastened[Listing]):
         self._listed_at = 0.0
 
     async def next(self) -> Listing:
-        """Wait until anything is registered or goes, or a wait is over, and return the names.
+        """Wait until an instance is registered or deregistered, or a wait is over, and return the names.
 
-        :raises SourceError: when Consul could not say.
+        :raises SourceError: if there is no complete answer.
         """
         try:
-            while (listing := await self._asked()) is None:
+            while (listing := await self._wait_for_answer()) is None:
                 pass
         finally:
             await self._end()
@@ -124,37 +147,37 @@ class ConsulCatalog(_Hastened[Listing]):
     def service(self, name: str) -> ConsulSource:
         """Return the source of one of the services.
 
-        :raises UsageError: if Consul's HTTP interface cannot be asked for such a name.
+        :raises UsageError: if Consul's HTTP interface cannot be queried for this name.
         """
         return ConsulSource(self._server, name, self._selection)
 
-    async def _ask(self, *, confirm: bool) -> Listing:
-        self._bucket, pause = self._bucket.take(time.monotonic())
-        await asyncio.sleep(pause)
+    async def _query(self, *, confirm: bool) -> Listing:
+        await self._pause()
         index, self._index = self._index, FIRST
         known = self._listed is not None and time.monotonic() < self._listed_at + REFRESH
         self._index, names = await self._server.list_services(index, known=known and not confirm, confirm=confirm)
         if names is not None:
             self._listed, self._listed_at = names, time.monotonic()
+            _log.debug("answer is complete", source=self.name, services=len(names))
         return Listing(self._listed or frozenset())
 
 
 class ConsulSource(_Hastened[Reading]):
-    """One service of a Consul: a `sources.base.Source`.
+    """One service in Consul: a `sources.base.Source`.
 
-    A query and the look-ups of host names go on side by side, so that a name that nobody answers for keeps no news
-    waiting. What one of them finds is an answer together with what is known from the other.
+    The query and the look-ups of host names run side by side, so that a name without a DNS answer does not delay a
+    change. A result of either is combined with the last result of the other into an answer.
     """
 
     def __init__(
         self, server: ConsulServer, service: str, selection: Selection = ALL, families: frozenset[bool] = frozenset()
     ) -> None:
-        """Prepare; nothing is asked yet.
+        """Prepare; no query is sent yet.
 
-        :param server: shared; whoever made it closes it.
+        :param server: shared; its creator closes it.
         :param selection: which instances.
-        :param families: those of its VIPs, True for IPv4; none for what the service says of itself.
-        :raises UsageError: if Consul's HTTP interface cannot be asked for such a name.
+        :param families: those of its VIPs, True for IPv4; empty for those that its registration claims.
+        :raises UsageError: if Consul's HTTP interface cannot be queried for this name.
         """
         objection = consul_objection(service)
         if objection:
@@ -171,9 +194,9 @@ class ConsulSource(_Hastened[Reading]):
         self._reading: Reading | None = None
         """The last one, while queries succeed."""
         self._returned: Answer | None = None
-        """What `next` last made of it."""
+        """The last answer that `next` made of it."""
         self._due: float | None = None
-        """When an answer may not wait any longer for host names, by `time.monotonic`; None if none waits."""
+        """Until when an answer may wait for host names, by `time.monotonic`; None if none waits."""
 
     @property
     def name(self) -> str:
@@ -183,11 +206,11 @@ class ConsulSource(_Hastened[Reading]):
     async def next(self) -> Answer:
         """Wait for the next complete answer and return it, whether or not it differs from the last.
 
-        :raises SourceError: when Consul could not say.
+        :raises SourceError: if there is no complete answer.
         """
         try:
             return await self._next()
-        except UnusableError as error:  # Consul did say, so that there is no need to read everything afresh
+        except UnusableError as error:  # there was an answer, so the index stays valid
             await self.end()
             raise UnusableError(f"{self._server}: {error}") from None
         except BaseException:
@@ -196,12 +219,12 @@ class ConsulSource(_Hastened[Reading]):
             raise
 
     async def end(self) -> None:
-        """Give up what is under way; the next call of `next` begins again."""
+        """Cancel the query and the look-ups; the next call of `next` starts them again."""
         self._names.stop()
         await self._end()
 
     def hasten(self) -> None:
-        """Have Consul's leader and DNS queried at once; the next answer is what they say then."""
+        """Query Consul's leader and DNS at once; the next answer is theirs."""
         self._names.renew()
         super().hasten()
 
@@ -209,34 +232,38 @@ class ConsulSource(_Hastened[Reading]):
         if self._reading is not None:
             self._names.want(self._reading.host_names)
         while True:
-            reading = await self._asked(self._patience())
+            reading = await self._wait_for_answer(self._patience())
             if reading is not None:
                 self._reading = reading
                 self._names.want(reading.host_names)
                 self._returned = None
                 self._due = self._due or time.monotonic() + GRACE
-            if self._reading is None or self._owes or self._patience():
+            if self._reading is None or self._needs_fresh:
+                continue
+            if patience := self._patience():
+                _log.debug("answer waits for host names", source=self.name, seconds=round(patience, 1))
                 continue
             self._due = None
             families = self._families or _own_families(self._reading)
             answer = to_answer(self._reading, self._names.known, families)
             if answer != self._returned:
                 self._returned = answer
+                _log.debug("answer is complete", source=self.name, servers=len(answer.servers))
                 return answer
+            _log.debug("looking up host names has changed nothing", source=self.name)
 
     def _patience(self) -> float | None:
-        """Return how many seconds an answer may still wait for host names; `None` if none waits."""
-        if self._due is None or self._reading is None or self._owes:
+        """Return the seconds that an answer may still wait for host names; `None` if none waits."""
+        if self._due is None or self._reading is None or self._needs_fresh:
             return None
         if self._names.is_complete:
             return 0.0
         grace = 0.0 if is_anyone_usable(self._reading, self._names.known) else LONG_GRACE
         return max(self._due + grace - time.monotonic(), 0.0)
 
-    async def _ask(self, *, confirm: bool) -> Reading:
-        self._bucket, pause = self._bucket.take(time.monotonic())
-        await asyncio.sleep(max(pause, self._rested - time.monotonic()))
-        # Whatever interrupts this query, the next one reads everything afresh.
+    async def _query(self, *, confirm: bool) -> Reading:
+        await self._pause(self._rested)
+        # If this query is interrupted, the next one must not block.
         index, self._index = self._index, FIRST
         self._index, reading, took = await self._server.read(
             self._service, index, answered=self._answered, confirm=confirm
@@ -247,13 +274,13 @@ class ConsulSource(_Hastened[Reading]):
 
 
 def _own_families(reading: Reading) -> frozenset[bool]:
-    """Return the families of the VIPs that a service of a catalog claims; automatic ones are of both."""
+    """Return the families of the VIPs that a service in the catalog claims; an automatic one counts as both."""
     if reading.opt_in is None or reading.opt_in.automatic:
         return BOTH
     return frozenset(is_ipv4(vip.address) for vip in reading.opt_in.vips) or BOTH
 
 
-def server_from_environment(  # noqa: PLR0913  # what the options name beside the environment
+def server_from_environment(  # noqa: PLR0913  # options beside the environment
     address: str | None,
     environ: Mapping[str, str],
     options: Mapping[str, str | None] | None = None,
@@ -262,23 +289,23 @@ def server_from_environment(  # noqa: PLR0913  # what the options name beside th
     names: Names | None = None,
     wait: float = WAIT,
 ) -> ConsulServer:
-    """Return the Consul that the arguments and the consul command line's variables name.
+    """Return the Consul server that the arguments and the variables of the consul command line name.
 
-    :param address: wins over CONSUL_HTTP_ADDR; `None` where the command line names none.
+    :param address: overrides CONSUL_HTTP_ADDR; `None` if the command line has none.
     :param environ: usually `os.environ`.
-    :param options: values of the options in `environment.OPTIONS`, by the variable over which they win.
-    :param datacenter: another one than the agent's.
-    :param names: what looks up host names; `None` for the hosts file and the DNS servers of this host.
-    :param wait: how long Consul holds a query without news, in seconds.
+    :param options: values of the options in `environment.OPTIONS`, by the variable that each overrides.
+    :param datacenter: if another than the agent's.
+    :param names: resolver of host names; `None` for the hosts file and the DNS servers of this host.
+    :param wait: how long Consul holds a query without a change, in seconds.
     :raises UsageError: if a value cannot be used.
     """
-    words = environment.Words(environ, options or {})
+    settings = environment.Settings(environ, options or {})
     return ConsulServer(
-        environment.address(words, address),
-        token=environment.token(words),
-        scope=environment.scope(words, datacenter),
-        tls=environment.tls(words),
-        auth=environment.auth(words),
+        environment.address(settings, address),
+        token=environment.token(settings),
+        scope=environment.scope(settings, datacenter),
+        tls=environment.tls(settings),
+        auth=environment.auth(settings),
         names=names,
         wait=wait,
     )

@@ -1,8 +1,8 @@
 """Our transport under python-consul2: one aiohttp session with keep-alive for every query to one Consul.
 
-python-consul2 builds the requests and reads the answers; everything about the connection is decided here. Its own
-asyncio client opens a session per request and knows no timeouts. Whatever is not a complete good answer leaves here
-as a `SourceError`, so that an error can never be mistaken for an empty list.
+python-consul2 builds the requests and parses the answers; this module decides everything about the connection. The
+library's own asyncio client opens a session per request and has no time-outs. Anything but a complete good answer is
+raised as a `SourceError`, so that an error can never be mistaken for an empty list.
 """
 
 from __future__ import annotations
@@ -27,14 +27,20 @@ from clb_discovery.sources.consul.library import base
 from clb_discovery.sources.consul.secret_files import SecretFile
 
 MAX_BODY: Final = 64 << 20
-"""Largest answer that is read, in bytes."""
+"""Largest answer that is accepted, in bytes."""
 CONNECT_TIMEOUT: Final = 5.0
-"""Seconds until a connection that is not accepted counts as failed."""
+"""Seconds after which a connection that was not accepted counts as failed."""
 MAX_STALE: Final = 10.0
-"""Seconds without its leader after which a server's answer is asked for again, from the leader."""
+"""If the answering server had no contact to its leader for more seconds, the query is repeated at the leader."""
 
 SERVICE: Final = "/v1/health/service/"
 """Path of the instances of a service."""
+CHECKS: Final = "/v1/health/state/any"
+"""Path of all checks."""
+SERVICES: Final = "/v1/catalog/services"
+"""Path of the names of all services."""
+NODES: Final = "/v1/catalog/nodes"
+"""Path of all nodes."""
 SUMMARIES: Final = "/v1/internal/ui/services"
 """Path of a summary of all services."""
 INDEX: Final = "X-Consul-Index"
@@ -42,9 +48,9 @@ TOKEN: Final = "X-Consul-Token"  # noqa: S105  # the header's name
 ANY_SERVER: Final = ("stale", "")
 """The parameter of a query that any server may answer."""
 CONSISTENTLY: Final = ("consistent", "")
-"""The parameter of a query that only the leader may answer, when it is sure that it is and has read all of its log."""
+"""The parameter of a query that only the leader may answer, confirmed by a quorum and with its whole log applied."""
 _BLOCKING: Final = frozenset({"index", "wait"})
-_LAST_CONTACT: Final = "X-Consul-LastContact"  # milliseconds since the answering server heard its leader
+_LAST_CONTACT: Final = "X-Consul-LastContact"  # milliseconds since the answering server's last contact to its leader
 _KNOWN_LEADER: Final = "X-Consul-KnownLeader"
 _FILTERED: Final = "X-Consul-Results-Filtered-By-ACLs"  # Consul 1.11 and later
 
@@ -60,7 +66,7 @@ _ADVICE: Final = {
 }
 
 _CUT: Final = frozenset({408, 502, 503, 504, 524})
-"""What proxies answer when a query has taken too long for them."""
+"""Status codes of proxies for a query that took too long."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -73,17 +79,17 @@ class Tls(NamedTuple):
 
     context: ssl.SSLContext
     name: str | None
-    """Name expected in the certificate where it is not the address's host."""
+    """Name expected in the certificate, if not the host of the address."""
     certificate: SecretFile[None] | None = None
-    """Brings the context to the client certificate of now; connections that are open keep theirs."""
+    """Loads the current client certificate into the context; open connections keep theirs."""
 
 
 class BrokenOffError(SourceError):
-    """A query ended without an answer, as it does where a proxy cuts it, or a path drops its packets."""
+    """A query ended without an answer, for example because a proxy cut it or a path dropped its packets."""
 
 
 class StatusError(SourceError):
-    """Consul answered with another status than 200."""
+    """Consul answered with a status other than 200."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -91,9 +97,9 @@ class StatusError(SourceError):
 
 
 class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships no types
-    """The connection to one Consul agent, as python-consul2 wants it: `get` and friends return `callback(response)`.
+    """The connection to one Consul agent, for python-consul2: `get` and `post` return `callback(response)`.
 
-    Paths arrive escaped. Use it from one event loop; the session opens with the first request.
+    Paths are already escaped. Use it in one event loop; the first request opens the session.
     """
 
     def __init__(
@@ -109,8 +115,8 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
 
         :param tls: settings for https; `None` for the system's authorities and the address's host.
         :param auth: value of the Authorization header.
-        :param resolver: what looks up the agent's host name; `None` for aiohttp's own.
-        :param margin: what a query may take beyond its wait, in seconds.
+        :param resolver: resolver of the agent's host name; `None` for aiohttp's own.
+        :param margin: seconds that a query may take beyond its wait.
         """
         super().__init__()
         self._address = address
@@ -129,37 +135,45 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
 
     async def get(
         self, callback: Callback, path: str, params: Params | None = None, headers: Mapping[str, str] | None = None
-    ) -> Any:  # noqa: ANN401  # whatever the callback makes of it
-        """Read.
+    ) -> Any:  # noqa: ANN401  # the callback's result
+        """Send a GET request.
 
-        A query that was held for news and then cut is repeated without waiting, and a `stale` one that reached a server
-        out of touch is repeated for the leader to answer; each once.
+        A blocking query that was cut is repeated without waiting. A `stale` query that reached a server without contact
+        to its leader is repeated at the leader. Each is repeated once.
 
-        :raises SourceError: when there is no complete good answer, or instances that ACLs have filtered to none.
+        :raises SourceError: if there is no complete good answer, or ACLs have filtered all of it.
         """
         params = params or ()
         given = dict(params)
-        # Without the index: the answer is wanted now, whether or not it is newer.
+        # Without the index, so that Consul responds at once, whether or not the answer is newer.
         now = [(name, value) for name, value in params if name not in _BLOCKING]
-        response = await self._held(path, params, headers) if "wait" in given and "index" in given else None
+        response = await self._long_poll(path, params, headers) if "wait" in given and "index" in given else None
         went_back = False
         if response is None:
             response = await self._request("GET", self.uri(path, now), headers, self._margin)
             went_back = _is_before(response.headers.get(INDEX), given.get("index"))
         if ANY_SERVER in params and (went_back or self._out_of_touch(response.headers)):
+            _log.debug(
+                "stale answer is not used; the query is repeated at the leader",
+                path=path,
+                mode="consistent" if went_back else "default",
+                index=response.headers.get(INDEX, "")[:_SHOWN],
+                last_contact=response.headers.get(_LAST_CONTACT, "")[:_SHOWN],
+                known_leader=response.headers.get(_KNOWN_LEADER, "")[:_SHOWN],
+            )
             leader = [*(one for one in now if one != ANY_SERVER), *([CONSISTENTLY] if went_back else [])]
             response = await self._request("GET", self.uri(path, leader), headers, self._margin)
         filtered = path.startswith((SERVICE, SUMMARIES)) and response.headers.get(_FILTERED) == "true"
         if filtered and not response.content.strip(b"[] \r\n"):
             raise SourceError(f"{self._address} filtered the whole answer by ACLs: the token lacks rights; {RIGHTS}")
-        # python-consul2 raises a bare KeyError for a missing index; None goes through, and is refused with the rest.
+        # python-consul2 raises a bare KeyError for a missing index; None passes, and `next_index` rejects it.
         response.headers.setdefault(INDEX, None)
         return self._read(callback, response)
 
-    async def _held(self, path: str, params: Params, headers: Mapping[str, str] | None) -> base.Response | None:
-        """Return the answer to a query that is held for news; `None` where it was held and then cut.
+    async def _long_poll(self, path: str, params: Params, headers: Mapping[str, str] | None) -> base.Response | None:
+        """Return the answer to a blocking query; `None` if it was held and then cut.
 
-        :raises SourceError: when there is no complete good answer for another reason.
+        :raises SourceError: if there is no complete good answer for another reason.
         """
         wait = float(str(dict(params)["wait"]).removesuffix("s"))
         started = time.monotonic()
@@ -179,16 +193,16 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         params: Params | None = None,
         data: str = "",
         headers: Mapping[str, str] | None = None,
-    ) -> Any:  # noqa: ANN401  # whatever the callback makes of it
-        """Send a body, and return what the callback makes of the answer.
+    ) -> Any:  # noqa: ANN401  # the callback's result
+        """Send a body in a POST request, and return the callback's result.
 
-        :raises SourceError: when there is no complete good answer.
+        :raises SourceError: if there is no complete good answer.
         """
         response = await self._request("POST", self.uri(path, params), headers, self._margin, data)
         return self._read(callback, response)
 
     def put(self, *_arguments: object, **_options: object) -> Any:  # noqa: ANN401  # python-consul2's signature
-        """Never: discovery only reads."""
+        """Not supported: discovery only reads."""
         raise NotImplementedError
 
     delete = put
@@ -201,7 +215,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # Every watch holds a connection, so a limit here would let some watches starve the others.
+            # Every blocking query holds a connection, so with a limit some would starve others.
             connector: aiohttp.BaseConnector
             if self._address.socket is not None:
                 connector = aiohttp.UnixConnector(self._address.socket, limit=0)
@@ -212,7 +226,8 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"Accept-Encoding": "identity"} | self._auth,  # bounds what a body can grow to
+                headers={"Accept-Encoding": "identity"}
+                | self._auth,  # so that a body cannot grow when it is decompressed
                 auto_decompress=False,
             )
         return self._session
@@ -220,10 +235,10 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
     async def _request(
         self, method: str, uri: str, headers: Mapping[str, str] | None, limit: float, data: str | None = None
     ) -> base.Response:
-        """Return the answer, which is a 200, read to its end.
+        """Return the complete answer, with status 200.
 
-        :param limit: seconds for the whole of it.
-        :raises SourceError: for everything else.
+        :param limit: seconds for the whole exchange.
+        :raises SourceError: in all other cases.
         """
         if self._tls and self._tls.certificate:
             self._tls.certificate.get()
@@ -242,9 +257,9 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             kind = BrokenOffError if _is_broken_off(error) else SourceError
             raise kind(f"{self._address} {_trouble(error, limit)}") from error
         if answer.status != 200:
-            said = _excerpt(body, (headers or {}).get(TOKEN))
+            excerpt = _excerpt(body, (headers or {}).get(TOKEN))
             advice = _ADVICE.get(400 if body.startswith(_BAD_FILTER) else answer.status, _AGAIN)
-            raise StatusError(f"{self._address} answered {answer.status} {said}; {advice}", answer.status)
+            raise StatusError(f"{self._address} answered {answer.status} {excerpt}; {advice}", answer.status)
         return base.Response(answer.status, answer.headers.copy(), "", body)
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
@@ -256,9 +271,9 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         return bytes(body)
 
     def _out_of_touch(self, headers: Mapping[str, str]) -> bool:
-        """Tell whether a server answered that has not heard its leader for too long.
+        """Return whether the answering server had no contact to its leader for too long.
 
-        Without the headers it was in touch: agents that stream from the servers do not send them.
+        Without the headers it had contact: agents that stream from the servers do not send them.
         """
         since = headers.get(_LAST_CONTACT, "0")
         number = int(since) if since.isascii() and since.isdigit() and len(since) <= _SHOWN else None
@@ -268,23 +283,23 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         try:
             return callback(response._replace(body=response.content.decode()))
         except (ValueError, RecursionError) as error:
-            said = _excerpt(response.content)
-            raise SourceError(f"{self._address} answered what is no JSON: {said}; is this Consul?") from error
+            excerpt = _excerpt(response.content)
+            raise SourceError(f"{self._address} answered what is no JSON: {excerpt}; is this Consul?") from error
 
 
 def _excerpt(body: bytes, token: str | None = None) -> str:
-    """Return the start of a body, escaped, without the token that a server may repeat."""
+    """Return the start of a body, escaped, without the token: a server may repeat it."""
     text = body[: 4 * _SHOWN].decode(errors="replace").strip()
     return repr((text.replace(token, "<token>") if token else text)[:_SHOWN])
 
 
 def _is_before(header: str | None, index: object) -> bool:
-    """Tell whether a server knows less than another one did: it was restored, or has not read all of its log."""
+    """Return whether a server is behind an earlier answer: it was restored, or has not applied its whole log."""
     return header is not None and header.isascii() and header.isdigit() and int(header[:_SHOWN]) < int(str(index or 0))
 
 
 def _is_broken_off(error: aiohttp.ClientError | OSError) -> bool:
-    """Tell whether a connection was made, and then ended or fell silent before there was an answer."""
+    """Return whether a connection was established, and then closed or silent before there was an answer."""
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ServerTimeoutError):
         return False
     return isinstance(error, TimeoutError) or _is_closed(error)
@@ -297,7 +312,7 @@ def _is_closed(error: aiohttp.ClientError | OSError) -> bool:
 
 
 def _trouble(error: aiohttp.ClientError | OSError, limit: float) -> str:
-    """Say what went wrong with a connection, and what to look at."""
+    """Return what went wrong with a connection, and what to check."""
     if isinstance(error, aiohttp.ServerTimeoutError):
         return f"did not accept a connection within {CONNECT_TIMEOUT:g} s; is the agent running, and a firewall open?"
     if isinstance(error, TimeoutError):
@@ -309,5 +324,5 @@ def _trouble(error: aiohttp.ClientError | OSError, limit: float) -> str:
         cause = os.strerror(error.errno)
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot be reached: {cause}; is the agent running there?"
-    # Past its limit an agent closes a new connection, which is a reset if the question was on its way.
+    # Above its limit an agent closes a new connection; that is a reset if the query was already sent.
     return f"broke off: {cause}; {_ADVICE[429] if _is_closed(error) else _AGAIN}"

@@ -1,1 +1,1 @@
-"""DNS SRV records, asked again as their TTLs run out."""
+"""DNS SRV records, queried again when their TTLs expire."""

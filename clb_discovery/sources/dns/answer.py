@@ -1,7 +1,7 @@
-"""From SRV records and the addresses of their targets to an `Answer`, and when to ask again. No I/O, no clock.
+"""Build an `Answer` from SRV records and the addresses of their targets, and compute the next query. No I/O, no clock.
 
-Names are absolute, in lower case and in presentation form (RFC 1035 section 5.1), as `srv` writes them, so that
-equal names are equal strings and odd bytes in a name are already escaped.
+Names are absolute, in lower case and in presentation form (RFC 1035 section 5.1), as `lookup.to_text` writes them. So
+equal names are equal strings, and unusual bytes in a name are already escaped.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Final
 
 from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.model.address import Address, is_ipv4, parse_address
-from clb_discovery.model.answer import Answer, Refused
+from clb_discovery.model.answer import Answer, Refusal
 from clb_discovery.model.servers import MAX_POOL, MAX_PORT, Endpoint, RealServer, Unread
 
 NO_SERVICE: Final = "."
-"""The target that says "decidedly not available at this domain" (RFC 2782, Target)."""
+"""The target that means "decidedly not available at this domain" (RFC 2782, Target)."""
 MAX_RECORDS: Final = 65536
 JITTER: Final = 0.1
-"""Up to this share of the interval is taken off, so that many hosts do not ask in step."""
+"""The interval is shortened by up to this share, so that many hosts do not query in step."""
 QUESTIONS_PER_SECOND: Final = 200
-"""What one name may ask on average: a TTL of 0 on hundreds of targets would cost a core here and at the server."""
+"""Average limit for one name: a TTL of 0 on hundreds of targets would cost a core here and at the server."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class SrvRecord:
-    """One SRV record, as it came off the wire (RFC 2782)."""
+    """One SRV record, as received (RFC 2782)."""
 
     priority: int
     weight: int
@@ -36,59 +36,59 @@ class SrvRecord:
     target: str
 
     def __str__(self) -> str:
-        """Return the record data in zone file order, the way `dig +short` prints it."""
+        """Return the record data in zone file order, as `dig +short` prints it."""
         return f"{self.priority} {self.weight} {self.port} {self.target}"
 
 
 @dataclass(frozen=True, slots=True)
 class SrvSet:
-    """All SRV records of one owner; none where the owner or its records do not exist."""
+    """All SRV records of one owner; empty if the owner or its records do not exist."""
 
     owner: str
     records: tuple[SrvRecord, ...]
     ttl: int
-    """Seconds; the smallest of the records, the CNAMEs before them and what came along, or of the negative answer
-    (RFC 2308)."""
+    """Seconds; the smallest of the records, the CNAMEs before them and the additional addresses, or of the negative
+    answer (RFC 2308)."""
     asked: float
-    """Seconds on the caller's clock: when the question was sent, which is what the TTL counts from."""
+    """When the query was sent, in seconds of the caller's clock; the TTL counts from here."""
 
 
 @dataclass(frozen=True, slots=True)
 class AddressSet:
-    """The addresses of one target in one family; none where it has none."""
+    """The addresses of one target in one family; empty if it has none."""
 
     addresses: tuple[str, ...]
     """IPv4 or IPv6 literals."""
     ttl: int
     """Seconds; the smallest of the addresses and the CNAMEs before them, or of the negative answer (RFC 2308)."""
     asked: float
-    """Seconds on the caller's clock: when the question was sent, which is what the TTL counts from."""
+    """When the query was sent, in seconds of the caller's clock; the TTL counts from here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """That the addresses of one target in one family cannot be had now."""
+    """A failed query for the addresses of one target in one family."""
 
     cause: str
-    """One clause, with the fix."""
+    """One clause that includes the fix."""
     ttl: int
-    """Seconds until they are asked for again."""
+    """Seconds until the query is repeated."""
     asked: float
-    """Seconds on the caller's clock, as in `AddressSet`."""
+    """In seconds of the caller's clock, as in `AddressSet`."""
     is_silence: bool = False
     """Whether there was no answer of any kind."""
     is_servfail: bool = False
-    """Whether a search list goes on, as after NXDOMAIN."""
+    """Whether the next search domain is tried, as after NXDOMAIN."""
     is_ipv4: bool = True
     """The family."""
 
 
 Part = SrvSet | AddressSet | Unavailable
-"""What an answer is put together from, and what is asked for again by itself."""
+"""A part of an answer, which is queried again on its own."""
 
 
 def targets(srv: SrvSet) -> tuple[str, ...]:
-    """Return the names whose addresses are needed, each once: those of records that can be used.
+    """Return the targets whose addresses are needed, each once: those of usable records.
 
     :raises SourceError: if there are too many records.
     """
@@ -100,7 +100,7 @@ def targets(srv: SrvSet) -> tuple[str, ...]:
 
 
 def is_needed(record: SrvRecord) -> bool:
-    """Tell whether a record can be used, as far as it says itself."""
+    """Return whether the record itself is usable, apart from the addresses of its target."""
     return record.target != NO_SERVICE and _unusable(record) is None
 
 
@@ -109,27 +109,26 @@ def build_answer(
     addresses: Mapping[str, Sequence[AddressSet | Unavailable]],
     known: Collection[tuple[str, int]] = (),
 ) -> Answer:
-    """Join each record with the addresses of its target; priorities and weights are carried as they are.
+    """Join each record with the addresses of its target; priorities and weights are unchanged.
 
-    :param addresses: for each name of `targets(srv)`, its sets, usually one a family. A target without any address
-        contributes nothing, and is reported.
-    :param known: target and port of members that had addresses before: what cannot be had of others now is reported as
-        left out, since there is nothing that they could keep.
+    :param addresses: for each name of `targets(srv)`, its sets, usually one per family. A target without any address
+        adds no server, and is reported.
+    :param known: target and port of members that had addresses before. A failed query for any other member is reported
+        as left out, because that member has no addresses to keep.
     :return: the real servers, sorted, so that the order of records in an answer does not matter.
-    :raises SourceError: if there are too many, or nobody can be used although there are records, not all of which are
-        certain to have no address.
+    :raises SourceError: if there are too many, or no record can be used and at least one of them may have addresses.
     """
-    left_out = {Refused(f"SRV record '{one}'", why): None for one in srv.records if (why := _unusable(one))}
+    left_out = {Refusal(f"SRV record '{one}'", why): None for one in srv.records if (why := _unusable(one))}
     literals: dict[str, list[Address]] = {}
     lacking: dict[str, list[Unavailable]] = {}
-    empty: list[Refused] = []
+    empty: list[Refusal] = []
     for name in targets(srv):
         sets = addresses[name]
         literals[name], bad = _parse(name, [one for one in sets if isinstance(one, AddressSet)])
         left_out |= dict.fromkeys(bad)
         lacking[name] = [one for one in sets if isinstance(one, Unavailable)]
         if not literals[name] and not lacking[name] and not bad:
-            empty.append(Refused(f"target {name}", "has no address; publish A or AAAA records for it"))
+            empty.append(Refusal(f"target {name}", "has no address; publish A or AAAA records for it"))
     left_out |= dict.fromkeys(empty)
     total = sum(len(literals.get(record.target, ())) for record in srv.records if is_needed(record))
     if total > 2 * MAX_POOL:
@@ -153,7 +152,7 @@ def build_answer(
             kept[one] = cause
         else:
             left_out[
-                Refused(f"target {one.identity}", f"has no address that can be had now: {_family(one)}: {cause}")
+                Refusal(f"target {one.identity}", f"has no address that can be had now: {_family(one)}: {cause}")
             ] = None
     if not servers and (unread or len(left_out) > len(empty)):
         cause = _first(unread) if unread else str(min(left_out))
@@ -168,7 +167,7 @@ def build_answer(
 
 
 def _identities(servers: Iterable[tuple[RealServer, str]]) -> dict[Endpoint, str]:
-    """Return the target of each endpoint, the lowest where several have it."""
+    """Return the target of each endpoint, the lowest if several have it."""
     found: dict[Endpoint, str] = {}
     for server, target in servers:
         endpoint = server.address, server.port
@@ -177,7 +176,7 @@ def _identities(servers: Iterable[tuple[RealServer, str]]) -> dict[Endpoint, str
 
 
 def _unusable(record: SrvRecord) -> str | None:
-    """Return why a record can never be used, if so; the target `NO_SERVICE` is a statement and no fault."""
+    """Return why a record can never be used, if so; the target `NO_SERVICE` is not an error."""
     if record.target == NO_SERVICE:
         return None
     if not 1 <= record.port <= MAX_PORT:
@@ -206,10 +205,10 @@ def _note(unread: Mapping[Unread, str]) -> str | None:
 
 
 def lasts(part: Part, bounds: tuple[float, float], chance: float) -> float:
-    """Return the time at which a part of an answer is asked for again.
+    """Return the time of the next query for a part of an answer.
 
-    :param bounds: least and most seconds after the question; they hold after jitter too.
-    :param chance: 0 to 1: how much of `JITTER` to take off.
+    :param bounds: minimum and maximum seconds after the last query; they hold after jitter, too.
+    :param chance: 0 to 1: how much of `JITTER` to subtract.
     :return: seconds on the clock of `part.asked`.
     """
     least, most = bounds
@@ -217,58 +216,58 @@ def lasts(part: Part, bounds: tuple[float, float], chance: float) -> float:
 
 
 def is_good(part: Part, bounds: tuple[float, float], now: float) -> bool:
-    """Tell whether a part may be used once more; not in its last tenth, so that one round asks for all that is due.
+    """Return whether a part may still be used; not in its last tenth, so that one round queries all parts that are due.
 
-    :param bounds: least and most seconds between questions.
+    :param bounds: minimum and maximum seconds between queries.
     :param now: seconds on the clock of `part.asked`.
     """
     return now < lasts(part, bounds, 1.0)
 
 
 def next_round(parts: Iterable[Part], bounds: tuple[float, float], chance: float) -> float:
-    """Return the time at which the first part of the answer is asked for again.
+    """Return the time of the first query for any part of the answer.
 
-    Within what jitter leaves it is on a grid, so that a sidecar wakes up once for many names.
-    Hosts stay apart: their clocks do not begin at the same time.
+    It is put on a grid where jitter allows, so that a sidecar wakes up once for many names.
+    Hosts do not query in step, because their clocks do not start at the same time.
 
     :param parts: at least one.
-    :param bounds: least and most seconds between questions.
-    :param chance: a random number, 0 <= chance < 1: how much of `JITTER` to take off.
+    :param bounds: minimum and maximum seconds between queries.
+    :param chance: a random number, 0 <= chance < 1: how much of `JITTER` to subtract.
     :return: seconds on the clock of the parts.
     """
     distinct = {(part.ttl, part.asked): part for part in parts}.values()
     due, earliest, latest = (min(lasts(part, bounds, share) for part in distinct) for share in (chance, 1.0, 0.0))
     if latest <= earliest:
         return due
-    grid = 2.0 ** math.floor(math.log2(latest - earliest))  # the same for TTLs that are about the same
+    grid = 2.0 ** math.floor(math.log2(latest - earliest))  # the same for similar TTLs
     on_grid = due // grid * grid
     return on_grid if on_grid >= earliest else on_grid + grid
 
 
 def pause(questions: int, bounds: tuple[float, float]) -> float:
-    """Return the seconds from the start of one round to that of the next, at least.
+    """Return the minimum seconds from the start of one round to the start of the next.
 
-    :param questions: how many the round took; more than `QUESTIONS_PER_SECOND` lengthen the pause.
-    :param bounds: least and most seconds.
+    :param questions: number of queries in the round; more than `QUESTIONS_PER_SECOND` lengthen the pause.
+    :param bounds: minimum and maximum seconds.
     """
     least, most = bounds
     return min(most, max(least, questions / QUESTIONS_PER_SECOND))
 
 
-def _parse(target: str, found: Sequence[AddressSet]) -> tuple[list[Address], list[Refused]]:
-    """Return the addresses of one target, each once, and those that cannot be used.
+def _parse(target: str, found: Sequence[AddressSet]) -> tuple[list[Address], list[Refusal]]:
+    """Return the addresses of one target, each once, and reports of unusable ones.
 
-    An IPv4-mapped AAAA record would join the pool of IPv4 servers from the IPv6 side.
+    An IPv4-mapped AAAA record is unusable: it would add an IPv6 answer to the pool of IPv4 servers.
     """
     parsed, bad = [], []
     for text in dict.fromkeys(text for one in found for text in one.addresses):
         try:
             address = parse_address(text)
         except ValueError:
-            bad.append(Refused(f"target {target}", f"has {text[:80]!a} as address, which is none; correct the zone"))
+            bad.append(Refusal(f"target {target}", f"has {text[:80]!a} as address, which is none; correct the zone"))
             continue
         if is_ipv4(address) and ":" in text:
-            bad.append(Refused(f"target {target}", f"has {text} as AAAA record; publish it as A record"))
+            bad.append(Refusal(f"target {target}", f"has {text} as AAAA record; publish it as A record"))
         else:
             parsed.append(address)
     return parsed, bad

@@ -1,4 +1,4 @@
-"""One question about one name, put to DNS servers in turn until one of them has a proper answer. dnspython asks."""
+"""Send one query to DNS servers in turn, by dnspython, until one of them returns a valid answer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, cast
 import dns.asyncbackend
 import dns.message
 import dns.name
+import structlog
 from dns.exception import DNSException, Timeout
 from dns.flags import AA, TC
 from dns.message import ChainingResult, QueryMessage, Truncated
@@ -19,32 +20,34 @@ from dns.rcode import BADVERS, FORMERR, NOERROR, NOTIMP, NXDOMAIN, SERVFAIL, YXD
 from dns.rdatatype import NS, SOA, RdataType
 
 EDNS_PAYLOAD: Final = 1232
-"""Bytes of UDP answer we take: one packet on every IPv6 path, so that nothing hangs on fragments (flag day 2020)."""
+"""Maximum bytes of an answer over UDP: one packet on every IPv6 path, so no answer is fragmented (flag day 2020)."""
 REMEMBERED: Final = 600.0
-"""Seconds for which a server is asked without EDNS after it could not read it."""
+"""Seconds for which a server is queried without EDNS after it rejected EDNS."""
 GUESSED: Final = 60.0
-"""Likewise after it answered without EDNS only, which may have been chance."""
+"""The same after it answered only without EDNS, which may have been chance."""
 SILENT: Final = 30.0
-"""Seconds for which a server that did not answer is asked after all others."""
+"""Seconds for which a server that did not answer is queried after all others."""
 
 _OLD: Final = frozenset({FORMERR, NOTIMP, BADVERS})
-"""What servers return that do not know EDNS (RFC 6891 section 7)."""
+"""Response codes of servers that do not support EDNS (RFC 6891 section 7)."""
 _SHOWN_LENGTH: Final = 100
+
+_log = structlog.stdlib.get_logger()
 
 
 class Memory:
-    """What was learned of servers, by how they are written; it goes with time."""
+    """The observed behaviour of servers, by their text form; it expires."""
 
     def __init__(self) -> None:
-        """Know nothing."""
+        """Start empty."""
         self.turn = 0
-        """Counts questions, where servers take turns."""
+        """Counts queries, for servers that are used in turn."""
         self._without_edns: dict[str, float] = {}
         self._with_edns: set[str] = set()
         self._silent: dict[str, float] = {}
 
     def knows_edns(self, server: Nameserver, now: float) -> bool:
-        """Tell whether a server is asked with EDNS."""
+        """Return whether a server is queried with EDNS."""
         return self._without_edns.get(str(server), now) <= now
 
     def cannot_edns(self, server: Nameserver, now: float, remembered: float = REMEMBERED) -> None:
@@ -52,15 +55,15 @@ class Memory:
         self._without_edns[str(server)] = now + remembered
 
     def can_edns(self, server: Nameserver) -> None:
-        """Note that a server answered a question with EDNS over UDP."""
+        """Note that a server answered a query with EDNS over UDP."""
         self._with_edns.add(str(server))
 
     def is_edns_certain(self, server: Nameserver) -> bool:
-        """Tell whether a server ever answered one; some drop such questions."""
+        """Return whether a server ever answered a query with EDNS; some drop such queries."""
         return str(server) in self._with_edns
 
     def is_silent(self, server: Nameserver, now: float) -> bool:
-        """Tell whether a server did not answer lately."""
+        """Return whether a server did not answer recently."""
         return self._silent.get(str(server), now) > now
 
     def was_silent(self, server: Nameserver, now: float) -> None:
@@ -74,33 +77,33 @@ class Memory:
 
 @dataclass(slots=True)
 class Servers:
-    """Whom to ask, and how."""
+    """The DNS servers, and how to query them."""
 
     nameservers: Sequence[Nameserver]
     waits: Sequence[float]
-    """Seconds to wait for each server, every time it is asked; the last one counts for servers beyond."""
+    """Seconds to wait for each server at every attempt; the last value holds for all further servers."""
     attempts: int = 2
-    """Times that the list is gone through."""
+    """Passes through the list."""
     lifetime: float = 5.0
-    """Seconds for one question over all servers and attempts."""
+    """Seconds for one query over all servers and attempts."""
     search: tuple[dns.name.Name, ...] = ()
     bad_search: str = ""
-    """A search domain that is no DNS name, behind the others: nothing can be said to be in none of them."""
+    """A search domain behind the others that is not a DNS name. With it, no name is certain to be in no domain."""
     ndots: int = 1
     rotate: bool = False
     memory: Memory = field(default_factory=Memory)
 
     def wait(self, place: int) -> float:
-        """Return the seconds to wait for one server, so that it leaves time for each of the others.
+        """Return the seconds to wait for one server, so that time is left for each of the others.
 
-        :param place: in `nameservers`.
+        :param place: index in `nameservers`.
         """
         share = self.lifetime / (self.attempts * max(1, len(self.nameservers)))
         return min(share, self.waits[min(place, len(self.waits) - 1)])
 
 
 class Cause(NamedTuple):
-    """Why one server had no proper answer."""
+    """Why one server returned no valid answer."""
 
     server: Nameserver
     what: str
@@ -108,7 +111,7 @@ class Cause(NamedTuple):
     over: str
     """`UDP`, `TCP` or `TLS`."""
     why: str = ""
-    """Why it was TCP, where that was the server's choice."""
+    """Why the query used TCP, if the server caused it."""
     is_silence: bool = False
     is_servfail: bool = False
 
@@ -118,10 +121,10 @@ class Cause(NamedTuple):
 
 
 class QuestionError(Exception):
-    """No server had a proper answer."""
+    """No server returned a valid answer."""
 
     def __init__(self, name: dns.name.Name, rdtype: RdataType, causes: Iterable[Cause]) -> None:
-        """Take what was asked for, and each server's cause in the order in which they came."""
+        """Take the query, and each server's cause in the order of the attempts."""
         super().__init__()
         self.name = name
         self.rdtype = rdtype
@@ -134,12 +137,12 @@ class QuestionError(Exception):
 
     @property
     def is_servfail(self) -> bool:
-        """Whether the last word of a server was SERVFAIL, after which glibc goes on through the search list."""
+        """Whether the last response was SERVFAIL, after which glibc continues with the search list."""
         return any(cause.is_servfail for cause in [one for one in self.causes if not one.is_silence][-1:])
 
 
 class Response(NamedTuple):
-    """A proper answer, also that there is nothing."""
+    """A valid answer, possibly negative."""
 
     message: QueryMessage
     chain: ChainingResult
@@ -150,21 +153,21 @@ class Response(NamedTuple):
 
     @property
     def is_found(self) -> bool:
-        """Whether there are records, or a CNAME to go on with."""
+        """Whether there are records, or a CNAME to follow."""
         return self.message.rcode() == NOERROR and (self.chain.answer is not None or bool(self.chain.cnames))
 
 
 async def ask(
     servers: Servers, order: Sequence[Nameserver], name: dns.name.Name, rdtype: RdataType, *, tcp: bool = False
 ) -> Response:
-    """Ask each server in turn, and those that did not answer once more, until one has a proper answer.
+    """Query each server in turn, and silent ones once more, until one returns a valid answer.
 
-    Once more is without EDNS over UDP, unless the server is known to answer questions with it.
+    The repeated query is without EDNS over UDP, unless the server has answered one with EDNS before.
 
-    :param order: the servers, in the order to ask them in.
+    :param order: the servers, in the order to query them.
     :param name: absolute.
-    :param tcp: ask over TCP only.
-    :raises QuestionError: if no server has one within the lifetime.
+    :param tcp: query over TCP only.
+    :raises QuestionError: if no server returns a valid answer within the lifetime.
     """
     clock = asyncio.get_running_loop().time
     end = clock() + servers.lifetime
@@ -184,6 +187,13 @@ async def ask(
                 response = await _one(memory, server, name, rdtype, wait, tcp=tcp, edns=edns and not is_guess)
             except _NoAnswerError as error:
                 causes.append(error.cause)
+                _log.debug(
+                    "DNS server gave no valid answer",
+                    name=name.to_text(),
+                    type=rdtype.name,
+                    cause=str(error.cause),
+                    attempt=attempt + 1,
+                )
                 if error.cause.is_silence:
                     memory.was_silent(server, clock())
                 else:
@@ -191,6 +201,7 @@ async def ask(
             else:
                 memory.answered(server)
                 if is_guess:
+                    _log.debug("DNS server answers without EDNS only", server=str(server), seconds=GUESSED)
                     memory.cannot_edns(server, clock(), GUESSED)
                 return response
     raise QuestionError(name, rdtype, causes)
@@ -202,7 +213,7 @@ class _NoAnswerError(Exception):
         self.cause = cause
 
 
-async def _one(  # noqa: PLR0913 - one question has as many sides
+async def _one(  # noqa: PLR0913 - one query has that many settings
     memory: Memory,
     server: Nameserver,
     name: dns.name.Name,
@@ -212,9 +223,9 @@ async def _one(  # noqa: PLR0913 - one question has as many sides
     tcp: bool,
     edns: bool,
 ) -> Response:
-    """Ask one server: over UDP first, over TCP where that is marked as truncated, and without EDNS where it has to be.
+    """Query one server: over UDP first, over TCP if the answer is marked as truncated, without EDNS if necessary.
 
-    :raises _NoAnswerError: if it has no proper answer.
+    :raises _NoAnswerError: if it returns no valid answer.
     """
     clock = asyncio.get_running_loop().time
     stream = server.is_always_max_size()
@@ -227,8 +238,15 @@ async def _one(  # noqa: PLR0913 - one question has as many sides
                 edns = False
                 message = await _exchange(server, name, rdtype, wait, tcp=tcp or stream, edns=False)
                 if message.rcode() not in _OLD:
+                    _log.debug("DNS server does not support EDNS", server=str(server), seconds=REMEMBERED)
                     memory.cannot_edns(server, clock())
         except Truncated:
+            _log.debug(
+                "UDP answer is truncated; the query is repeated over TCP",
+                name=name.to_text(),
+                type=rdtype.name,
+                server=str(server),
+            )
             over, why = "TCP", ", after a UDP answer that it marks as truncated"
             message = await _exchange(server, name, rdtype, wait, tcp=True, edns=edns)
         if edns and over == "UDP":
@@ -242,7 +260,7 @@ async def _one(  # noqa: PLR0913 - one question has as many sides
 async def _exchange(  # noqa: PLR0913 - as above
     server: Nameserver, name: dns.name.Name, rdtype: RdataType, wait: float, *, tcp: bool, edns: bool
 ) -> QueryMessage:
-    """Send a question, from a socket of its own, and return what comes back."""
+    """Send a query, from its own socket, and return the response."""
     request = dns.message.make_query(name, rdtype)
     if edns:
         request.use_edns(0, payload=EDNS_PAYLOAD)
@@ -251,7 +269,7 @@ async def _exchange(  # noqa: PLR0913 - as above
 
 
 class _ImproperError(Exception):
-    """An answer that is none; `str` is the cause."""
+    """An invalid answer; `str` is the cause."""
 
     def __init__(self, cause: str, rcode: Rcode = NOERROR) -> None:
         super().__init__(cause)
@@ -259,9 +277,9 @@ class _ImproperError(Exception):
 
 
 def _checked(message: QueryMessage) -> ChainingResult:
-    """Return the chain of CNAMEs and records of a proper answer.
+    """Return the chain of CNAMEs and records of a valid answer.
 
-    :raises DNSException: if it is none, or `_ImproperError`.
+    :raises DNSException: if the answer is invalid; or `_ImproperError`.
     """
     if message.flags & TC:
         raise _ImproperError("truncated even over TCP")
@@ -281,7 +299,7 @@ def _checked(message: QueryMessage) -> ChainingResult:
 
 
 def _cause(server: Nameserver, over: str, why: str, error: Exception) -> Cause:
-    """Word the cause, and tell silence from others."""
+    """Return the cause, with silence marked."""
     if isinstance(error, Timeout):
         return Cause(server, "no answer", over, why, is_silence=True)
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -298,5 +316,5 @@ def _cause(server: Nameserver, over: str, why: str, error: Exception) -> Cause:
 
 
 def plain(text: str) -> str:
-    """Return text that is safe in one line of a log: printable ASCII, bounded, without the full stop at its end."""
+    """Return text that is safe in one line of a log: printable ASCII, bounded, without a full stop at the end."""
     return ascii(text[:_SHOWN_LENGTH])[1:-1].removesuffix(".")

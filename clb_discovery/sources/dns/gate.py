@@ -1,4 +1,4 @@
-"""How many questions about addresses are under way in the process, and zones that do not answer."""
+"""Limits on concurrent address queries of the process, and zones that do not answer."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import dns.name
+import structlog
 
 MOST: Final = 32
-"""Questions under way at once, of all services; each has one socket."""
+"""Maximum number of concurrent queries, of all services; each has one socket."""
 MOST_OF_ZONE: Final = 8
-"""Of these, questions about names of one zone, so that a slow zone leaves places to others."""
+"""Maximum number of these for names of one zone, so that a slow zone leaves places for others."""
 SILENT_AFTER: Final = 8
-"""Time-outs in a row, without any answer, after which a zone counts as silent."""
+"""Consecutive time-outs after which a zone counts as silent."""
 ALL_SILENT_AFTER: Final = 64
-"""Likewise of all zones together, which is how a dead server looks."""
+"""The same for all zones together, which indicates a dead server."""
 PAUSE: Final = 5.0
-"""Seconds between two questions to a silent zone; all others fail at once."""
+"""Seconds between two queries to a silent zone; all others fail at once."""
 _PRUNED_FROM: Final = 1024
+
+_log = structlog.stdlib.get_logger()
 
 
 @dataclass(slots=True)
@@ -36,17 +39,17 @@ class _Silence:
 
 
 class Gate:
-    """Places for questions, and which zones are silent. A *zone* is here what `zone_of` returns."""
+    """Places for queries, and the silent zones. *Zone* means here the result of `zone_of`."""
 
     def __init__(self) -> None:
-        """Have all places free."""
+        """Start with all places free."""
         self._places = asyncio.Semaphore(MOST)
         self._shares: dict[dns.name.Name, _Share] = {}
         self._silences: dict[dns.name.Name, _Silence] = {}
 
     @asynccontextmanager
     async def place(self, name: dns.name.Name) -> AsyncIterator[None]:
-        """Wait for a place for one question about a name, and hold it within the block."""
+        """Wait for a place for one query about a name, and keep it within the block."""
         zone = zone_of(name)
         share = self._shares.setdefault(zone, _Share())
         share.users += 1
@@ -59,9 +62,9 @@ class Gate:
                 del self._shares[zone]
 
     def may_ask(self, name: dns.name.Name, now: float) -> bool:
-        """Tell whether a question about a name may be sent; of a silent zone one each `PAUSE` may.
+        """Return whether a query about a name may be sent; in a silent zone, one per `PAUSE` may.
 
-        :param now: seconds on any steady clock, the same in every call.
+        :param now: seconds of any monotonic clock, the same in every call.
         """
         silent = [
             silence
@@ -75,7 +78,7 @@ class Gate:
         return True
 
     def is_silent(self, name: dns.name.Name) -> bool:
-        """Tell whether the zone of a name, or every zone, did not answer the last times."""
+        """Return whether the zone of a name, or all zones together, count as silent."""
         return any(
             silence.time_outs >= limit
             for zone, limit in _limits(name)
@@ -83,22 +86,25 @@ class Gate:
         )
 
     def answered(self, name: dns.name.Name) -> None:
-        """Note that a question about a name was answered, whatever was said."""
+        """Note that a query about a name was answered, whatever the answer was."""
         for zone, _ in _limits(name):
             self._silences.pop(zone, None)
 
     def timed_out(self, name: dns.name.Name, now: float) -> None:
-        """Note that a question about a name had no answer in time."""
+        """Note that a query about a name timed out."""
         if len(self._silences) >= _PRUNED_FROM:
             self._silences = {zone: one for zone, one in self._silences.items() if now < one.next_question + PAUSE}
-        for zone, _ in _limits(name):
+        for zone, limit in _limits(name):
             silence = self._silences.setdefault(zone, _Silence())
             silence.time_outs += 1
             silence.next_question = now + PAUSE
+            if silence.time_outs == limit:
+                shown = zone.canonicalize().to_text()
+                _log.debug("zone does not answer; it is queried seldom", zone=shown, time_outs=limit, seconds=PAUSE)
 
 
 def zone_of(name: dns.name.Name) -> dns.name.Name:
-    """Return what is left of a name without its first label."""
+    """Return the name without its first label."""
     return name.parent() if name != dns.name.root else name
 
 

@@ -1,4 +1,4 @@
-"""The addresses of host names: /etc/hosts first, then DNS, as `hosts: files dns` in nsswitch.conf; without threads."""
+"""Look up host names: first in /etc/hosts, then in DNS, as `hosts: files dns` in nsswitch.conf; without threads."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import dns.name
+import structlog
 from dns.rdatatype import AAAA, A
 
 from clb_discovery.errors import SourceError
@@ -23,49 +24,51 @@ from clb_discovery.sources.dns.resolvers import Resolvers
 from clb_discovery.sources.dns.target_cache import PATIENCE, RETRY, Question
 
 MAX_ADDRESSES: Final = 256
-"""Of one name; a name with more keeps the lowest, so that every host uses the same."""
+"""Maximum number of addresses of one name; if it has more, the lowest count, so that all hosts use the same."""
 BOUNDS: Final = (1.0, 60.0)
-"""Least and most seconds for which addresses are kept, whatever their TTL."""
+"""Minimum and maximum seconds for which addresses are cached, whatever their TTL."""
 _LONGEST_NAME: Final = 253
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?", re.IGNORECASE)
 
+_log = structlog.stdlib.get_logger()
+
 
 class Looked(NamedTuple):
-    """What one look-up found; each name that was passed is in `found` or in `failed`, or in both."""
+    """The result of one look-up; each name is in `found` or in `failed`, or in both."""
 
     found: Mapping[str, tuple[Address, ...]]
-    """Sorted, each once, at least one; as they come, loopback addresses and others that cannot be used included."""
+    """Sorted, each once, at least one; including loopback and other addresses that cannot be used."""
     failed: Mapping[str, str]
-    """Why a name, or one family of it, has no address: one clause, bounded and escaped, without the name."""
+    """Why a name, or one family of it, has no address: a clause, bounded and escaped, without the name."""
     failed_families: Mapping[str, tuple[bool, ...]]
-    """For names in `failed` the families that could not be had now: True for IPv4. Empty where it is certain that the
-    name has no address: it does not exist, it is none, or both families are empty."""
+    """For names in `failed`, the families whose query failed: True for IPv4. Empty if the name certainly has no
+    address: it does not exist, is not a host name, or both families are empty."""
     surplus: Mapping[str, int]
-    """For names with more than `MAX_ADDRESSES` addresses: how many were left out."""
+    """For names with more than `MAX_ADDRESSES` addresses: the number that was left out."""
     lasts: Mapping[str, float]
-    """For names that DNS was asked for: the seconds until it is asked again."""
+    """For names that were queried in DNS: the seconds until the next query."""
 
 
 @dataclass(slots=True)
 class _Search:
-    """One name on its way through the search list, both families together."""
+    """The search for one name through the search list, both families together."""
 
     left: list[Candidate]
-    """The names that it may stand for and that were not asked for yet."""
+    """The absolute names that it may mean and that were not queried yet."""
     addresses: tuple[str, ...] = ()
     failures: dict[bool, Unavailable] = field(default_factory=dict)
-    """By the family, True for IPv4, the first failure."""
+    """The first failure by family, True for IPv4."""
     lasts: float = math.inf
-    """When the first part of it is asked for again."""
+    """When the first part of it is queried again."""
 
     @property
     def is_over(self) -> bool:
-        """Whether there is an address, or no name is left to ask for."""
+        """Whether there is an address, or no name is left to query."""
         return bool(self.addresses) or not self.left
 
     def take(self, sets: Sequence[AddressSet | Unavailable], bounds: tuple[float, float]) -> None:
-        """Take what both families of the first name left are; see `Lookup.find` for the rule."""
+        """Take the results of both families of the next candidate; the rule is that of `Lookup.find`."""
         self.lasts = min(self.lasts, *(lasts(one, bounds, 1.0) for one in sets))
         is_listed = self.left.pop(0).is_listed
         failures = [one for one in sets if isinstance(one, Unavailable)]
@@ -82,23 +85,23 @@ class HostNames:
     """Looks up host names for all services of one sidecar."""
 
     def __init__(self, resolvers: Resolvers, *, hosts: Path = HOSTS, bounds: tuple[float, float] = BOUNDS) -> None:
-        """Ask nothing yet.
+        """Prepare; no query is sent yet.
 
-        :param resolvers: whom to ask; share it with every other source, so that the bounds hold for the process.
-        :param hosts: read again whenever it has changed.
-        :param bounds: least and most seconds for which addresses are kept, whatever their TTL.
+        :param resolvers: the DNS servers; share it with all other sources, so that its limits hold for the process.
+        :param hosts: the hosts file, read again when it has changed.
+        :param bounds: minimum and maximum seconds for which addresses are cached, whatever their TTL.
         """
         self._resolvers = resolvers
         self._bounds = bounds
         self._hosts = HostsTable(hosts)
 
     async def look_up(self, names: Iterable[str], since: float = 0.0) -> Looked:
-        """Return the addresses of names, in both families; a name that fails does not keep others from being found.
+        """Return the addresses of names, in both families; a name that fails does not affect others.
 
-        A name in the hosts file has the addresses of that file and no others. An address in letters is itself.
-        It takes at most `PATIENCE`; what is not answered by then fails. Cancelling ends all that is under way.
+        A name in the hosts file has only the addresses of that file. An IP address as a name is its own address.
+        It takes at most `PATIENCE`; queries without an answer by then have failed. Cancelling ends all queries.
 
-        :param since: DNS is asked again for what was asked before this time, in seconds of the loop's clock.
+        :param since: answers to queries from before this time do not count, in seconds of the loop's clock.
         """
         hosts = self._hosts.current()
         known: dict[str, Iterable[Address]] = {}
@@ -128,6 +131,7 @@ class HostNames:
                     (f"{'A' if one.is_ipv4 else 'AAAA'}: {one.cause}" for one in search.failures.values()),
                     "has no address in DNS",
                 )
+        _log.debug("host names were looked up", found=len(known), failed=len(failed), from_dns=len(searches))
         now = asyncio.get_running_loop().time()
         lists = {name: sorted(set(addresses)) for name, addresses in known.items()}
         return Looked(
@@ -139,9 +143,9 @@ class HostNames:
         )
 
     async def _ask(self, names: Iterable[str], since: float) -> Mapping[str, _Search]:
-        """Ask DNS for both families of each name.
+        """Query DNS for both families of each name.
 
-        :raises SourceError: if there is no server to ask.
+        :raises SourceError: if the DNS servers cannot be determined.
         """
         clock = asyncio.get_running_loop().time
         end = clock() + PATIENCE

@@ -1,22 +1,26 @@
-"""/etc/hosts, as the `files` service of nsswitch.conf reads it. Pure reading, and one file that is read again."""
+"""Read /etc/hosts, as the `files` service of nsswitch.conf does, and read it again when it changes."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from clb_discovery.model.address import Address, parse_address
+from clb_discovery.sources.file_state import FileState, file_state
 
 HOSTS: Final = Path("/etc/hosts")
 _LOCALHOST: Final = (parse_address("127.0.0.1"), parse_address("::1"))
 _LARGEST: Final = 64 << 20
 """Bytes; block lists of some megabytes are usual."""
 
+_log = structlog.stdlib.get_logger()
+
 
 def parse_hosts(text: str) -> dict[str, tuple[Address, ...]]:
-    """Read hosts(5): an address, then its names; `#` begins a comment. Other lines are passed over, as glibc does.
+    """Parse hosts(5): an address, then its names; `#` starts a comment. Other lines are ignored, as in glibc.
 
     :return: addresses by name in lower case, each once, in the order of the file.
     """
@@ -35,26 +39,26 @@ def parse_hosts(text: str) -> dict[str, tuple[Address, ...]]:
 
 
 class HostsTable:
-    """The hosts file as it is now."""
+    """The current contents of the hosts file."""
 
     def __init__(self, path: Path = HOSTS) -> None:
-        """Read nothing yet."""
+        """Prepare; nothing is read yet."""
         self._path = path
-        self._seen: tuple[int, ...] = ()
+        self._seen: FileState = ()
         self._known: Mapping[str, tuple[Address, ...]] = {}
 
     def current(self) -> Mapping[str, tuple[Address, ...]]:
-        """Return the addresses by name in lower case; `localhost` is always there.
+        """Return the addresses by name in lower case; `localhost` is always among the names.
 
-        A file that is missing or cannot be read is an empty one, as for glibc.
+        A file that is missing or cannot be read counts as empty, as in glibc.
         """
         try:
-            stat = os.stat(self._path)  # noqa: PTH116 -- follows links, as open does
-            seen = (stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            seen = file_state(self._path)
             if seen != self._seen:
                 with self._path.open("rb") as file:
                     self._known = parse_hosts(file.read(_LARGEST).decode("utf-8", "replace"))
                 self._seen = seen
+                _log.debug("hosts file was read", file=str(self._path), names=len(self._known))
         except OSError:
             self._known, self._seen = {}, ()
         return self._known if "localhost" in self._known else {**self._known, "localhost": _LOCALHOST}

@@ -1,7 +1,7 @@
-"""Name servers that give another part of their records each time, and how long records then stay. Pure.
+"""Recognise servers that return another part of their records each time, and let records stay then. No I/O.
 
-AWS Cloud Map gives 8 records at random, weighted records come one at a time, and Consul trims what does not fit. Taken
-at their word they would make a pool flap.
+AWS Cloud Map returns 8 records at random, weighted records come one at a time, and Consul trims answers that do not
+fit. Without this module their pools would flap.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Final, Generic, TypeVar
 
 READINGS: Final = 10
-"""Readings that are looked at."""
+"""Number of readings that are compared."""
 RETURNS: Final = 3
-"""Records that have vanished and come back within them, from which on the server gives varying parts."""
+"""The server varies its answers if at least so many records vanished and came back within these readings."""
 FORGOTTEN: Final = 900.0
-"""Seconds without a return after which it does not any more."""
+"""Seconds without a returning record after which the server no longer counts as varying."""
 LEAST: Final = 60.0
 MOST: Final = 600.0
-"""Seconds: the bounds of how long a record stays; within them twice the longest absence that ended in a return."""
+"""Seconds: a record stays twice the longest absence that ended in a return, within these bounds."""
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -28,11 +28,11 @@ class Linger(Generic[_Key, _Value]):
     """The records of one name over its readings, and those that stay although the last reading lacks them."""
 
     def __init__(self, fixed: float | None = None, *, identity: Callable[[_Key], Hashable] | None = None) -> None:
-        """Have seen nothing.
+        """Start without readings.
 
-        :param fixed: seconds that records stay after they were last seen, whatever the server does; 0 for never.
-        :param identity: what a record still is when it moves: a new one takes the place of an absent one of the same
-            identity, which stays no longer. None where records never move.
+        :param fixed: seconds that records stay after they were last seen, in any case; 0 for never.
+        :param identity: returns the part of a record that is the same after it moves. A new record replaces an absent
+            one with the same identity, which then stays no longer. None if records never move.
         """
         self._fixed = fixed
         self._identity = identity
@@ -45,29 +45,29 @@ class Linger(Generic[_Key, _Value]):
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it is the operator who says how long records stay."""
+        """Whether the operator has set how long records stay."""
         return self._fixed is not None
 
     @property
     def stays(self) -> float:
-        """Seconds that a record stays after it was last seen; 0 where the server gives all its records."""
+        """Seconds that a record stays after it was last seen; 0 if the server returns all its records."""
         if self._fixed is not None:
             return self._fixed
         return min(MOST, max(LEAST, 2 * self._longest)) if self._varies else 0.0
 
     def last(self, key: _Key) -> _Value | None:
-        """Return the last value of a record, as long as it is known."""
+        """Return the last value of a record, if it is still known."""
         return self._seen[key][1] if key in self._seen else None
 
     def update(self, members: Mapping[_Key, _Value]) -> None:
-        """Take news of the values of records, of the last reading or an earlier one."""
+        """Update the values of known records."""
         self._seen |= {key: (self._seen[key][0], value) for key, value in members.items() if key in self._seen}
 
     def read(self, members: Mapping[_Key, _Value], now: float) -> None:
         """Take one reading.
 
-        :param members: its records; the value of each is what it has while it stays.
-        :param now: seconds on any steady clock.
+        :param members: its records, each with the value that it keeps while it stays.
+        :param now: seconds of any monotonic clock.
         """
         if now - self._last_return >= FORGOTTEN:
             self._forget_returns(now)
@@ -93,12 +93,12 @@ class Linger(Generic[_Key, _Value]):
         return {key: value for key, (_, value) in self._absent().items() if key not in self._over} if self.stays else {}
 
     def ended(self, now: float) -> Mapping[_Key, _Value]:
-        """Return the records whose time to stay is over and that were not seen since, as long as they are known."""
+        """Return the records that stayed long enough and were not seen since, if they are still known."""
         self._settle(now)
         return {key: value for key, (_, value) in self._absent().items() if key in self._over} if self.stays else {}
 
     def next_end(self, now: float) -> float | None:
-        """Return when the time of the next lingering record is over."""
+        """Return when the next lingering record ends."""
         self._settle(now)
         return min(
             (seen + self.stays for key, (seen, _) in self._absent().items() if key not in self._over), default=None
@@ -109,12 +109,12 @@ class Linger(Generic[_Key, _Value]):
         return {key: seen for key, seen in self._seen.items() if key not in present}
 
     def _settle(self, now: float) -> None:
-        """Let the time of records be over, once and for all: a longer one does not bring them back."""
+        """End the stay of records for good: a longer time to stay later does not bring them back."""
         if self.stays:
             self._over |= {key for key, (seen, _) in self._absent().items() if seen + self.stays <= now}
 
     def _replace(self, present: Collection[_Key], identity: Callable[[_Key], Hashable]) -> None:
-        """Let the time of absent records be over in whose place there are new ones, of those absent for longest."""
+        """End the stay of absent records that new ones have replaced, longest absent first."""
         new = Counter(identity(key) for key in present if key not in self._seen)
         if not new:
             return
@@ -125,7 +125,7 @@ class Linger(Generic[_Key, _Value]):
                 self._over.add(key)
 
     def _forget_returns(self, now: float) -> None:
-        """Take the server at its word again, and its absences for what they were, unless records stay meanwhile."""
+        """Trust that answers are complete again, and forget past absences, unless records linger now."""
         if not self._varies:
             self._longest = 0.0
         elif not self.lingering(now):
@@ -134,7 +134,7 @@ class Linger(Generic[_Key, _Value]):
             self._over.clear()
 
     def _forget(self, now: float) -> None:
-        """Drop records that are neither in the last readings nor may come back in time to matter."""
+        """Drop records that are not in the last readings and would come back too late to matter."""
         recent = frozenset[_Key]().union(*self._readings)
         self._seen = {
             key: (seen, value)
@@ -145,10 +145,10 @@ class Linger(Generic[_Key, _Value]):
 
 
 def _returned(readings: Iterable[frozenset[_Key]]) -> int:
-    """Count the records that vanished and came back while the size of the answer stayed within one.
+    """Count the records that vanished and came back while the size of the answer varied by at most one.
 
-    They count where answers vary: one of them vanished again, and no reading has all of them. In a rolling restart each
-    is away once, and after it all are there.
+    They only count if answers vary: one of them vanished again, and no reading has all records. In a rolling restart
+    each record is missing once, and afterwards all are present.
     """
     sizes: list[int] = []
     held: set[_Key] = set()

@@ -1,4 +1,4 @@
-"""One round of DNS questions: each is followed through search list and CNAMEs to its records, to "none", or fails."""
+"""One round of DNS queries: each follows search list and CNAMEs to records, to a negative answer, or to a failure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import dns.name
+import structlog
 from dns.message import ChainingResult, QueryMessage
 from dns.nameserver import Nameserver
 from dns.rdatatype import SOA, RdataType
@@ -22,9 +23,11 @@ MAX_CNAMES: Final = 8
 """CNAMEs followed from one name, in one answer or over several."""
 _SHOWN_CAUSES: Final = 4
 
+_log = structlog.stdlib.get_logger()
+
 
 class LookupFailedError(SourceError):
-    """A question got no proper answer."""
+    """A query got no valid answer."""
 
     def __init__(
         self, label: str, what: str, cause: str, *, is_silence: bool = False, is_servfail: bool = False
@@ -32,44 +35,45 @@ class LookupFailedError(SourceError):
         """Take the parts of the message.
 
         :param label: the name of the source.
-        :param what: the type and name that were asked for.
-        :param cause: one clause, with the fix.
+        :param what: type and name of the query.
+        :param cause: one clause that includes the fix.
         """
         super().__init__(f"{label}: {what}: {cause}")
         self.cause = cause
         self.is_silence = is_silence
         """Whether no server answered in time."""
         self.is_servfail = is_servfail
-        """Whether a search list goes on, as after NXDOMAIN."""
+        """Whether the next search domain is tried, as after NXDOMAIN."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where the search for records of one type ended."""
+    """The result of a search for records of one type."""
 
     name: dns.name.Name
-    """Owner of the records, or the name that has none."""
+    """Owner of the records, or the name without records."""
     records: RRset | None
     """None after NXDOMAIN and NODATA."""
     response: QueryMessage
-    """The last one, with its additional section."""
+    """The last response, with its additional section."""
     ttl: int
-    """Seconds; the smallest on the way."""
+    """Seconds; the smallest TTL on the way."""
     size: int = 0
     """Bytes of the response on the wire."""
     over_tcp: bool = False
 
 
 class Lookup:
-    """The questions of one round; prefers the server that answered last, counts, and words the errors."""
+    """The queries of one round: it prefers the server that answered last, counts queries, and formats errors."""
 
     def __init__(self, label: str, servers: Servers) -> None:
-        """Ask nothing yet.
+        """Prepare; no query is sent yet.
 
-        :param label: what errors begin with: the name of the source.
+        :param label: the start of each error: the name of the source.
         """
         self.questions = 0
-        self._label = label
+        self.label = label
+        """The name of the source."""
         self._servers = replace(
             servers,
             nameservers=[
@@ -79,68 +83,82 @@ class Lookup:
         self._preferred: Nameserver | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin the round."""
+        """Start the round."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End the round, and its connections."""
+        """End the round, and close its connections."""
         for server in self._servers.nameservers:
             if isinstance(server, StreamNameserver):
                 await server.close()
 
     def candidates(self, name: dns.name.Name) -> list[Candidate]:
-        """Return the absolute names that a name may stand for, in the order in which to ask for them."""
+        """Return the absolute names that a name may mean, in the order in which to query them."""
         return candidates(name, self._servers.search, self._servers.ndots)
 
     def search_fault(self, name: dns.name.Name) -> str | None:
-        """Return why a name that is not found may be in a search domain all the same, if so."""
+        """Return why a name that was not found may still be in a search domain, if so."""
         if name.is_absolute() or not self._servers.bad_search:
             return None
         return f"resolv.conf: {self._servers.bad_search} is no search domain; correct it, or end the name in a dot"
 
     async def find(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
-        """Follow CNAMEs to the records asked for, or to the name that does not have them.
+        """Follow CNAMEs to the records, or to the name that has none.
 
-        An authoritative server returns the CNAME alone when its target lies in another zone, so an answer that ends in
-        a CNAME is asked on.
+        An authoritative server returns only the CNAME if its target is in another zone, so after an answer that ends in
+        a CNAME its target is queried.
 
-        :param name: absolute, or relative to the search domains where there are any.
-        :param tcp: ask over TCP only; else over UDP, and over TCP when the answer is marked as truncated.
-        :raises LookupFailedError: if a question got no proper answer, or there are more than `MAX_CNAMES`.
+        :param name: absolute, or relative to the search domains if there are any.
+        :param tcp: query over TCP only; else over UDP, and over TCP if the answer is marked as truncated.
+        :raises LookupFailedError: if a query got no valid answer, or there are more than `MAX_CNAMES`.
         """
-        response = await self._search(name, rdtype, tcp=tcp)
+        shown = to_text(name)
+        response = await self._search(name, rdtype, shown, tcp=tcp)
         ttl, hops = None, 0
         while True:
             chain, message = response.chain, response.message
             hops += len(chain.cnames)
             if hops > MAX_CNAMES:
                 raise LookupFailedError(
-                    self._label,
-                    f"{rdtype.name} of {to_text(name)}",
+                    self.label,
+                    f"{rdtype.name} of {shown}",
                     f"is behind more than {MAX_CNAMES} CNAMEs; shorten the chain, or break the loop",
                 )
             unfinished = chain.answer is None and response.is_found
             here = _ttl(chain, message, negative=chain.answer is None and not unfinished)
             ttl = here if ttl is None else min(ttl, here)
             if not unfinished:
+                _log.debug(
+                    "DNS server answered",
+                    source=self.label,
+                    name=shown,
+                    type=rdtype.name,
+                    found=chain.answer is not None,
+                    ttl=ttl,
+                    cnames=hops,
+                    server=str(response.server),
+                    over_tcp=response.over_tcp,
+                    size=response.size,
+                )
                 return Found(chain.canonical_name, chain.answer, message, ttl, response.size, response.over_tcp)
             response = await self._ask(chain.canonical_name, rdtype, tcp=tcp)
 
-    async def _search(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool) -> Response:
-        """Ask for each name that this one may stand for, until there is something (res_search in resolv/res_query.c).
+    async def _search(self, name: dns.name.Name, rdtype: RdataType, text: str, *, tcp: bool) -> Response:
+        """Query each name that this one may mean, until one has records (res_search in resolv/res_query.c).
 
-        After SERVFAIL the next one is asked for, as after NXDOMAIN and NODATA; after another failure of a name of the
-        search list only the name as it is. Unlike there, where nothing was found a failure on the way is a failure of
-        all, since the records may be just where it failed.
+        After SERVFAIL the next name is queried, as after NXDOMAIN and NODATA. After another failure of a name from the
+        search list, only the name as it is. Unlike in glibc, a failure on the way is an error if no name has records,
+        because the failed name may be the one that has them.
 
-        :return: what was found, else the negative answer that holds for the shortest time.
-        :raises LookupFailedError: the first one, if nothing was found.
+        :param text: `name` as text.
+        :return: the records, else the negative answer with the smallest TTL.
+        :raises LookupFailedError: the first failure, if no name has records.
         """
         nothing: list[Response] = []
         failed: LookupFailedError | None = None
         stopped = False
         names = self.candidates(name)
-        shown = to_text(name) if len(names) == 1 else None
+        shown = text if len(names) == 1 else None
         for candidate, is_listed in names:
             if stopped and is_listed:
                 continue
@@ -156,14 +174,14 @@ class Lookup:
         if failed:
             raise failed
         if fault := self.search_fault(name):
-            raise LookupFailedError(self._label, f"{rdtype.name} of {to_text(name)}", fault)
+            raise LookupFailedError(self.label, f"{rdtype.name} of {text}", fault)
         return min(nothing, key=lambda one: _ttl(one.chain, one.message, negative=True))
 
     async def _ask(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool, shown: str | None = None) -> Response:
-        """Ask one question about an absolute name; NXDOMAIN and NODATA are answers.
+        """Send one query for an absolute name; NXDOMAIN and NODATA are valid answers.
 
-        :param shown: the name in errors, if another.
-        :raises LookupFailedError: if no server gave a proper answer.
+        :param shown: the name in errors, if different.
+        :raises LookupFailedError: if no server gave a valid answer.
         """
         self.questions += 1
         try:
@@ -174,7 +192,7 @@ class Lookup:
         return response
 
     def _order(self) -> list[Nameserver]:
-        """Return the servers in the order to ask them in: those that were silent lately come last."""
+        """Return the servers in the order to query them: those that were silent recently come last."""
         servers, memory = list(self._servers.nameservers), self._servers.memory
         if self._servers.rotate:
             memory.turn += 1
@@ -189,23 +207,23 @@ class Lookup:
         causes = list(dict.fromkeys(map(str, error.causes)))
         shown = ", ".join(causes[:_SHOWN_CAUSES]) + (", ..." if len(causes) > _SHOWN_CAUSES else "")
         return LookupFailedError(
-            self._label,
+            self.label,
             f"{error.rdtype.name} of {name}",
-            f"{shown}; ask by hand: {_by_hand(error)}",
+            f"{shown}; ask by hand: {_dig_command(error)}",
             is_silence=error.is_silence,
             is_servfail=error.is_servfail,
         )
 
 
 def to_text(name: dns.name.Name) -> str:
-    """Return the form that `answer` speaks: lower case, odd bytes escaped (RFC 1035 section 5.1)."""
+    """Return the form that `answer` uses: lower case, unusual bytes escaped (RFC 1035 section 5.1)."""
     return name.canonicalize().to_text()
 
 
 def _ttl(chain: ChainingResult, response: QueryMessage, *, negative: bool) -> int:
-    """Return the seconds one response holds: its CNAMEs, its records, and where negative RFC 2308 section 5.
+    """Return the TTL of a response: the smallest of its CNAMEs and records, or by RFC 2308 section 5 if it is negative.
 
-    A negative answer without a SOA record must not be kept, so it holds 0 seconds.
+    A negative answer without a SOA record must not be cached, so its TTL is 0.
     """
     ttls = [part.ttl for part in (*chain.cnames, chain.answer) if part is not None]
     if negative:
@@ -214,8 +232,8 @@ def _ttl(chain: ChainingResult, response: QueryMessage, *, negative: bool) -> in
     return min(ttls)
 
 
-def _by_hand(error: QuestionError) -> str:
-    """Return the command that repeats the question that failed; names come from DNS, so they are quoted for a shell."""
+def _dig_command(error: QuestionError) -> str:
+    """Return the command that repeats the failed query; names come from DNS, so they are quoted for a shell."""
     words = ["dig"]
     if error.causes:
         cause = error.causes[0]

@@ -1,4 +1,4 @@
-"""One DNS server: asked over UDP and, where that is cut short, TCP; or over TCP alone; or over TLS."""
+"""DNS servers, queried over UDP (and TCP after truncation), over TCP only, or over TLS."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORE
 
 
 class StreamNameserver(AddressAndPortNameserver):
-    """A server that is asked over TCP alone or over TLS (RFC 7858).
+    """A server that is queried over TCP only, or over TLS (RFC 7858).
 
-    Connections are used again (RFC 7766 section 6.2.1), since one over TLS costs more than its questions. Who asks
-    takes a server by `opened`, and closes it afterwards.
+    Connections are reused (RFC 7766 section 6.2.1), because a TLS handshake costs more than the queries. Callers get a
+    copy of a server from `opened`, and close it afterwards.
     """
 
     def __init__(self, address: str, port: int, name: str | None = None, trust: ssl.SSLContext | None = None) -> None:
-        """Take where it is; nothing is connected yet.
+        """Take the address; nothing is connected yet.
 
-        :param name: what its certificate has to be good for (RFC 8310), a host name or the address; with `trust` only.
-        :param trust: asked over TLS, with the authorities that this trusts; None for TCP.
+        :param name: the name in its certificate (RFC 8310), a host name or the address; only with `trust`.
+        :param trust: query over TLS, with the authorities in this context; None for TCP.
         """
         super().__init__(address, port)
         self.name = name
@@ -53,7 +53,7 @@ class StreamNameserver(AddressAndPortNameserver):
         return StreamNameserver(self.address, self.port, self.name, self._trust)
 
     async def close(self) -> None:
-        """Close the connections that no question is using, and the others after their question."""
+        """Close the idle connections, and the others after their query."""
         self._closed = True
         while self._idle:
             await self._idle.pop().close()  # type: ignore[no-untyped-call] # as all of dnspython's back ends
@@ -63,7 +63,7 @@ class StreamNameserver(AddressAndPortNameserver):
         return "tls" if self._trust else "tcp"
 
     def is_always_max_size(self) -> bool:
-        """Return that nothing is cut short to fit a datagram."""
+        """Return True: answers are not truncated to fit a datagram."""
         return True
 
     async def async_query(  # noqa: PLR0913, PLR0917 - the shape of its base class
@@ -77,7 +77,7 @@ class StreamNameserver(AddressAndPortNameserver):
         one_rr_per_rrset: bool = False,  # noqa: FBT002 - as above
         ignore_trailing: bool = False,  # noqa: FBT002 - as above
     ) -> Message:
-        """Ask one question, over a connection that is open if there is one.
+        """Send one query, over an open connection if there is one.
 
         :raises Exception: what `dns.asyncquery.tls` raises, such as `ssl.SSLCertVerificationError`.
         """
@@ -94,7 +94,7 @@ class StreamNameserver(AddressAndPortNameserver):
                     ignore_trailing=ignore_trailing,
                     sock=connection,
                 )
-            except BaseException:  # an answer that is still under way would be taken for the next one
+            except BaseException:  # a late answer would be taken for that of the next query
                 await connection.close()  # type: ignore[no-untyped-call] # as above
                 raise
             self._idle.append(connection)
@@ -103,7 +103,7 @@ class StreamNameserver(AddressAndPortNameserver):
             return response
 
         while self._idle:
-            with suppress(EOFError, OSError):  # the server may have closed it, which says nothing about the question
+            with suppress(EOFError, OSError):  # the server may have closed an idle connection
                 return await ask(self._idle.pop())
         made = await backend.make_socket(  # type: ignore[no-untyped-call] # as above
             dns.inet.af_for_address(self.address),
@@ -120,10 +120,10 @@ Nameserver = Do53Nameserver | StreamNameserver
 
 
 def parse_nameserver(text: str) -> Nameserver:
-    """Read one `--resolver` value.
+    """Parse one `--resolver` value.
 
-    :param text: `IP`, `IP:PORT` or `[IPV6]:PORT`; with `tcp://` or `tls://` before it; for TLS with `#NAME` behind it,
-        where the certificate is not for the address.
+    :param text: `IP`, `IP:PORT` or `[IPV6]:PORT`; optionally with `tcp://` or `tls://` before it, and for TLS with
+        `#NAME` behind it if the certificate is not for the address.
     :raises UsageError: if it is anything else.
     """
     shown = repr(text[:_SHOWN_LENGTH])
@@ -151,7 +151,7 @@ def _trust() -> ssl.SSLContext:
 
 
 def _address_and_port(shown: str, text: str, default: int) -> tuple[str, int]:
-    """Read where a server is.
+    """Parse the address and port of a server.
 
     :param shown: the whole value, for errors.
     :raises UsageError: if it is not an address with or without a port.
@@ -176,7 +176,7 @@ def _address_and_port(shown: str, text: str, default: int) -> tuple[str, int]:
 
 
 def destination(address: str) -> str:
-    """Return the address that answers come from; what is sent to 0.0.0.0 or :: goes to this host's loopback address.
+    """Return the address that answers come from; queries to 0.0.0.0 or :: go to this host's loopback address.
 
     :param address: an IPv4 or IPv6 literal.
     """

@@ -1,4 +1,4 @@
-"""One response with SRV records, and the addresses that came along with it. No I/O."""
+"""One response with SRV records, and the addresses in its additional section. No I/O."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from clb_discovery.sources.dns.target_cache import Question
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One response with SRV records, and the addresses that came along."""
+    """One response with SRV records, and the addresses in its additional section."""
 
     srv: SrvSet
-    """Its TTL is the smallest of all that came in the answer."""
+    """Its TTL is the smallest in the whole response."""
     given: Mapping[Question, AddressSet]
-    """Addresses that came along in the additional section; they hold as long as the records."""
+    """Addresses from the additional section; they are valid as long as the records."""
     apart: tuple[Question, ...]
-    """The remaining addresses, which are asked for."""
+    """The remaining addresses, which are queried."""
     read: float
-    """When the response was there, in seconds of the loop's clock."""
+    """When the response arrived, in seconds of the loop's clock."""
     note: str | None
-    """Why it may be incomplete."""
+    """Why the records may be incomplete, if so."""
 
 
-def given_along(srv: Found, wanted: frozenset[Question], asked: float) -> dict[Question, AddressSet]:
-    """Return the addresses that came along for these questions, of names that the answering zone may speak for."""
+def additional_addresses(srv: Found, wanted: frozenset[Question], asked: float) -> dict[Question, AddressSet]:
+    """Return the additional addresses for these questions, of names that the answering zone is responsible for."""
     bailiwick = _bailiwick(srv.name)
     if bailiwick is None:
         return {}
@@ -45,9 +45,9 @@ def given_along(srv: Found, wanted: frozenset[Question], asked: float) -> dict[Q
 
 
 def _bailiwick(owner: dns.name.Name) -> dns.name.Name | None:
-    """Return the domain whose addresses an answer for this owner may carry along; None where that is the root.
+    """Return the domain whose addresses an answer for this owner may contain; None if that is the root.
 
-    Addresses of other domains are not the answering zone's to give (RFC 2181 section 5.4.1), so they are asked for.
+    The answering zone is not trusted for other domains (RFC 2181 section 5.4.1), so their addresses are queried.
     """
     labels = list(owner.labels)
     while labels[0].startswith(b"_"):

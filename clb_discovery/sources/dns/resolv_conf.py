@@ -1,4 +1,4 @@
-"""resolv.conf, read as glibc reads it (resolv/res_init.c), and the names that its search list makes. Pure."""
+"""Parse resolv.conf as glibc does (resolv/res_init.c), and apply its search list to names. No I/O."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ import dns.name
 from dns.exception import DNSException
 
 MAX_SERVERS: Final = 3
-"""MAXNS: glibc passes over all others."""
+"""MAXNS: glibc ignores all others."""
 _MOST_NDOTS: Final = 15
 _MOST_SECONDS: Final = 30
 _MOST_ATTEMPTS: Final = 5
 _NUMBER: Final = re.compile(r"\s*([+-]?\d{1,9})", re.ASCII)
-"""What atoi(3) reads; anything else is 0."""
+"""The text that atoi(3) parses; anything else is 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvConf:
-    """What the file says."""
+    """The settings of the file."""
 
     nameservers: tuple[str, ...] = ()
-    """IPv4 and IPv6 literals, at most `MAX_SERVERS`, in their order."""
+    """IPv4 and IPv6 literals, at most `MAX_SERVERS`, in the order of the file."""
     search: tuple[dns.name.Name, ...] = ()
-    """Absolute, in their order; nothing is searched for in those behind one that is no DNS name."""
+    """Absolute, in the order of the file; it ends before the first domain that is not a DNS name."""
     bad_search: str = ""
-    """The first that is none, bounded and escaped."""
+    """The first search domain that is not a DNS name, bounded and escaped."""
     ndots: int = 1
-    """Dots from which on a relative name is tried as it is before the search list."""
+    """A relative name with at least so many dots is tried as it is before the search list."""
     timeout: int = 5
-    """Seconds to wait for the first server; 1 at least."""
+    """Seconds to wait for the first server; at least 1."""
     attempts: int = 2
-    """Times that the list of servers is gone through; 1 at least."""
+    """Passes through the list of servers; at least 1."""
     rotate: bool = False
-    """Whether questions begin with each server in turn."""
+    """Whether each query starts with the next server in turn."""
     use_tcp: bool = False
-    """`use-vc`: whether everything is asked over TCP."""
+    """`use-vc`: whether all queries use TCP."""
 
     def waits(self) -> tuple[float, ...]:
-        """Return the seconds to wait for each server, every time it is asked (send_dg in resolv/res_send.c)."""
+        """Return the seconds to wait for each server at every attempt (send_dg in resolv/res_send.c)."""
         count = len(self.nameservers)
         return tuple(float(max(1, (self.timeout << place) // (count if place else 1))) for place in range(count))
 
 
 def parse_resolv_conf(text: str, host_name: str = "") -> ResolvConf:
-    """Read resolv.conf(5). What glibc passes over is passed over: unknown keywords and options, bad addresses.
+    """Parse resolv.conf(5). Unknown keywords, unknown options and bad addresses are ignored, as in glibc.
 
-    :param host_name: of this host; its domain is the search list where the file has none.
+    :param host_name: of this host; its domain is the search list if the file has none.
     """
     read = ResolvConf()
     search: list[str] | None = None
@@ -75,17 +75,17 @@ def parse_resolv_conf(text: str, host_name: str = "") -> ResolvConf:
 
 
 class Candidate(NamedTuple):
-    """An absolute name that another name may stand for."""
+    """An absolute name that may be meant by another name."""
 
     name: dns.name.Name
     is_listed: bool
-    """Whether it comes from the search list; of these no more are asked for after a failure other than SERVFAIL."""
+    """Whether it comes from the search list; after a failure other than SERVFAIL, no more of these are queried."""
 
 
 def candidates(name: dns.name.Name, search: Sequence[dns.name.Name], ndots: int) -> list[Candidate]:
-    """Return the names to ask for, in their order (res_search in resolv/res_query.c).
+    """Return the names to query, in order (res_search in resolv/res_query.c).
 
-    :param name: absolute, which is asked for alone, or relative.
+    :param name: relative, or absolute, which is the only candidate then.
     """
     as_it_is = Candidate(name.derelativize(dns.name.root), is_listed=False)
     if name.is_absolute():
@@ -97,7 +97,7 @@ def candidates(name: dns.name.Name, search: Sequence[dns.name.Name], ndots: int)
 
 
 def _keyword(line: str) -> tuple[str, str]:
-    """Split a line; a keyword begins it and ends with a blank, and a comment begins with `;` or `#`."""
+    """Split a line: it starts with a keyword and a blank; a comment starts with `;` or `#`."""
     match = re.match(r"([a-z]+)[ \t](.*)", line)
     return (match[1], match[2]) if match else ("", "")
 
@@ -110,13 +110,13 @@ def _address(text: str) -> str | None:
 
 
 def _with_options(read: ResolvConf, options: str) -> ResolvConf:
-    """Take one line of options (res_setoptions); a number may stand after blanks, what follows a name says nothing."""
+    """Apply one line of options (res_setoptions); blanks may precede a number, and text after a name is ignored."""
     for match in re.finditer(r"[^ \t]+", options):
         option = match[0]
         value = _NUMBER.match(options, match.start() + option.find(":") + 1)
         number = int(value[1]) if value else 0
         if option.startswith("ndots:"):
-            read = replace(read, ndots=min(number, _MOST_NDOTS) & _MOST_NDOTS)  # it is kept in four bits
+            read = replace(read, ndots=min(number, _MOST_NDOTS) & _MOST_NDOTS)  # glibc keeps it in four bits
         elif option.startswith("timeout:"):
             read = replace(read, timeout=min(max(0, number), _MOST_SECONDS))
         elif option.startswith("attempts:"):
@@ -133,7 +133,7 @@ def _with_search(read: ResolvConf, search: Sequence[str]) -> ResolvConf:
     for text in search:
         try:
             domains.append(dns.name.from_text(text.removeprefix(".")))  # as res_search does
-        except (DNSException, ValueError, struct.error):  # struct.error: an escape above \\255, to dnspython 2.7
+        except (DNSException, ValueError, struct.error):  # struct.error: an escape above \\255, up to dnspython 2.7
             return replace(read, search=tuple(domains), bad_search=ascii(text[:80]))
     return replace(read, search=tuple(domains))
 
@@ -141,5 +141,5 @@ def _with_search(read: ResolvConf, search: Sequence[str]) -> ResolvConf:
 def _joined(name: dns.name.Name, domain: dns.name.Name) -> dns.name.Name | None:
     try:
         return name.concatenate(domain)
-    except DNSException:  # longer than a name may be
+    except DNSException:  # the name is too long
         return None

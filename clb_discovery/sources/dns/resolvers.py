@@ -1,14 +1,14 @@
-"""Which DNS servers to ask: those of the command line, else those of resolv.conf as it is now."""
+"""The DNS servers to query: those of the command line, else those of the current resolv.conf."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import structlog
 from dns.nameserver import Do53Nameserver
 
 from clb_discovery.errors import SourceError
@@ -17,43 +17,46 @@ from clb_discovery.sources.dns.gate import Gate
 from clb_discovery.sources.dns.nameservers import DNS_PORT, StreamNameserver, destination, parse_nameserver
 from clb_discovery.sources.dns.resolv_conf import ResolvConf, parse_resolv_conf
 from clb_discovery.sources.dns.target_cache import Addresses
+from clb_discovery.sources.file_state import FileState, file_state
 
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 LIFETIME: Final = 5.0
-"""Seconds for one question over all servers and tries, of those that the command line names."""
+"""Seconds for one query over all servers and attempts, for servers of the command line."""
 _LONGEST: Final = 15.0
-"""Likewise of those of resolv.conf, whatever its time-outs are: a silent server leaves time for the others."""
+"""The same limit for servers of resolv.conf, whatever its time-outs are, so that one silent server leaves time."""
 _ATTEMPTS: Final = 2
 AT_ONCE: Final = 128
-"""Sources that ask for their SRV records at once; thousands of services have the same TTL."""
+"""Sources that query their SRV records at the same time; thousands of services may have the same TTL."""
 _LOCAL: Final = "127.0.0.1"
-"""Whom to ask where resolv.conf names no server, or is not there (resolv.conf(5))."""
-_MISSING: Final = (-1,)
+"""The server to query if resolv.conf names none, or does not exist (resolv.conf(5))."""
+_MISSING: Final[FileState] = (-1,)
+
+_log = structlog.stdlib.get_logger()
 
 
 class Resolvers:
-    """The DNS servers that every source of this sidecar asks, and what is known of them and of addresses."""
+    """The DNS servers that all sources of this sidecar share, with the state of these servers and cached addresses."""
 
     def __init__(
         self, nameservers: Sequence[str] = (), *, resolv_conf: Path = RESOLV_CONF, lifetime: float | None = None
     ) -> None:
         """Check the servers; nothing is sent or read yet.
 
-        :param nameservers: as `parse_nameserver` reads them, asked in this order. Names are then absolute: search
-            domains belong to resolv.conf.
-        :param resolv_conf: read when `nameservers` is empty, and again whenever the file has changed.
-        :param lifetime: seconds for one question over all servers and tries; None for `LIFETIME`, and with resolv.conf
-            for as long as its time-outs take, at most 15 s.
-        :raises UsageError: if one is no server.
+        :param nameservers: in the form of `parse_nameserver`, queried in this order. Names are then absolute, because
+            search domains belong to resolv.conf.
+        :param resolv_conf: read if `nameservers` is empty, and again when the file has changed.
+        :param lifetime: seconds for one query over all servers and attempts; None for `LIFETIME`, or with resolv.conf
+            for the sum of its time-outs, at most 15 s.
+        :raises UsageError: if one of `nameservers` is invalid.
         """
         self._resolv_conf = resolv_conf
         self._lifetime = lifetime
-        self._seen: tuple[int, ...] = ()
+        self._seen: FileState = ()
         self._gate = Gate()
         self.addresses = Addresses(self._gate)
-        """What these servers said of targets and host names."""
+        """The cached addresses of targets and host names from these servers."""
         self.places = asyncio.Semaphore(AT_ONCE)
-        """For questions about SRV records, each of which has a socket."""
+        """Places for queries of SRV records; each needs a socket."""
         self._from_file = not nameservers
         seconds = lifetime or LIFETIME
         self._servers = Servers(
@@ -61,9 +64,9 @@ class Resolvers:
         )
 
     def current(self) -> Servers:
-        """Return the servers to ask in the next round of questions.
+        """Return the servers to query in the next round.
 
-        :raises SourceError: if resolv.conf cannot be used. The next call looks again.
+        :raises SourceError: if resolv.conf cannot be used. The next call tries again.
         """
         if not self._from_file:
             return self._servers
@@ -73,6 +76,8 @@ class Resolvers:
                 text = self._resolv_conf.read_text("utf-8", "replace") if seen != _MISSING else ""
                 self._servers = self._of_file(parse_resolv_conf(text, socket.gethostname()))
                 self._seen = seen
+                servers = [str(server) for server in self._servers.nameservers]
+                _log.debug("resolv.conf was read", file=str(self._resolv_conf), servers=servers)
                 self.addresses = Addresses(self._gate)
         except OSError as error:
             raise self._unusable(error.strerror or type(error).__name__) from None
@@ -95,10 +100,9 @@ class Resolvers:
         return SourceError(f"{self._resolv_conf}: {cause}; correct it, or name a DNS server with --resolver IP[:PORT]")
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    """Return what tells one state of a file from another; raises OSError where it is there and may not be looked at."""
+def _state(path: Path) -> FileState:
+    """Return the state of a file; raises OSError if the file exists but may not be examined."""
     try:
-        stat = os.stat(path)  # noqa: PTH116 -- follows the link of systemd-resolved, as open does
+        return file_state(path)
     except FileNotFoundError:
         return _MISSING
-    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -1,8 +1,8 @@
-"""DNS SRV as a source: one record name, of which each part is asked again when its TTL runs out.
+"""DNS SRV as a source: one record name; each part of its answer is queried again when its TTL expires.
 
-dnspython resolves; what is ours is the stance around it. The SRV records are whole or an error: SERVFAIL, REFUSED, a
-time-out or a malformed message keeps the last known answer (RFC 8767 section 4), and only NXDOMAIN and NODATA mean
-"none". A target that cannot be had now keeps what it had, and the others count.
+dnspython sends the queries; the rules are ours. The SRV records are complete or an error: after SERVFAIL, REFUSED, a
+time-out or a malformed message the last known answer stays (RFC 8767 section 4), and only NXDOMAIN and NODATA mean
+"none". A target whose query fails keeps its last addresses, and the other targets count.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from operator import itemgetter
 from typing import Final
 
 import dns.name
+import structlog
 from dns.exception import DNSException
 from dns.rdatatype import AAAA, A
 
@@ -38,17 +39,19 @@ from clb_discovery.sources.dns.answer import (
 from clb_discovery.sources.dns.exchange import plain
 from clb_discovery.sources.dns.linger import Linger
 from clb_discovery.sources.dns.lookup import Lookup, to_text
-from clb_discovery.sources.dns.reading import Reading, given_along
+from clb_discovery.sources.dns.reading import Reading, additional_addresses
 from clb_discovery.sources.dns.resolvers import Resolvers
 from clb_discovery.sources.dns.target_cache import Question
 from clb_discovery.sources.dns.whole import WholeSrv
 
 MAX_READS: Final = 3
-"""How often a zone that changes while it is read is read again in one round, the first time included."""
+"""Maximum reads of a zone in one round, if it changes while it is read."""
 ROUND_TIMEOUT: Final = 60.0
 """Seconds for the SRV records and all their targets."""
 BOTH: Final = (True, False)
 """IPv4 and IPv6."""
+
+_log = structlog.stdlib.get_logger()
 
 _Set = AddressSet | Unavailable
 _Member = tuple[str, int]
@@ -72,12 +75,12 @@ class SrvSource:
         """Check the name; nothing is sent yet.
 
         :param name: the owner of the SRV records; unless it ends in a dot, search domains of resolv.conf apply.
-        :param min_ttl: least seconds between two rounds.
-        :param max_ttl: most seconds between two rounds.
-        :param families: those that addresses are needed of: True for IPv4, False for IPv6.
-        :param linger: seconds that records stay after they were last seen; None for as long as the server's way of
-            varying its answers makes necessary, see `Linger`.
-        :param rng: where jitter comes from.
+        :param min_ttl: minimum seconds between two rounds.
+        :param max_ttl: maximum seconds between two rounds.
+        :param families: families whose addresses are needed: True for IPv4, False for IPv6.
+        :param linger: seconds that records stay after they were last seen; None to derive it from how much the server
+            varies its answers, see `Linger`.
+        :param rng: random numbers for jitter.
         :raises UsageError: if the name is not a DNS name, or the bounds cross.
         """
         self.name: Final = f"srv:{name}"
@@ -91,31 +94,32 @@ class SrvSource:
         self._rdtypes: Final = tuple(A if is_ipv4 else AAAA for is_ipv4 in BOTH if is_ipv4 in families)
         self._rng: Final = rng or random.Random()  # noqa: S311 -- jitter, nothing secret
         self.due: float | None = None
-        """When it asks again, in seconds of the loop's clock; None for at once."""
+        """When the next round starts, in seconds of the loop's clock; None for at once."""
         self._whole: Final = WholeSrv(self.name, self._qname)
         self._linger: Final = Linger[_Member, tuple[RealServer, ...]](linger, identity=itemgetter(0))
         self._hastened = asyncio.Event()
-        self._since = 0.0  # when it was hastened: nothing that was asked before counts
-        self._reading: Reading | None = None  # which the last answer is from
-        self._last: Answer | None = None  # of that reading alone, without records that linger
-        self._built: tuple[object, Answer] | None = None  # the last one that was put together, and what of
-        self._members: frozenset[_Member] = frozenset()  # those that had addresses
+        self._since = 0.0  # when it was hastened: answers to earlier queries do not count
+        self._reading: Reading | None = None  # the one that the last answer was built from
+        self._last: Answer | None = None  # of that reading alone, without lingering records
+        self._built: tuple[object, Answer] | None = None  # the last answer that was built, and its parts
+        self._members: frozenset[_Member] = frozenset()  # members that had addresses
 
     def hasten(self) -> None:
-        """Ask at once; the answer that follows is of questions that were sent after this call."""
+        """Query at once; the next answer comes from queries that were sent after this call."""
         self._since = asyncio.get_running_loop().time()
         self._hastened.set()
 
     async def next(self) -> Answer:
-        """Wait until the first TTL of the last answer is over, then ask; at once the first time and after an error.
+        """Wait until the first TTL of the last answer expires, then query; the first time and after an error, at once.
 
-        :raises SourceError: if the SRV records could not be had, or nobody in them can be used.
+        :raises SourceError: if the query of the SRV records failed, or none of them can be used.
         """
         clock = asyncio.get_running_loop().time
         if self.due is not None:
             try:
                 async with asyncio.timeout_at(self.due):
                     await self._hastened.wait()
+                _log.debug("wait was cut short; DNS is queried at once", source=self.name)
             except TimeoutError:
                 pass
         self.due = None
@@ -126,7 +130,7 @@ class SrvSource:
                 return answer
 
     async def _round(self, started: float) -> Answer:
-        """Ask for what is due, and set when to ask again; raises as `next`."""
+        """Query all parts that are due, and set the time of the next round; raises as `next`."""
         clock = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(ROUND_TIMEOUT), Lookup(self.name, self._resolvers.current()) as lookup:
@@ -144,23 +148,37 @@ class SrvSource:
             started + pause(lookup.questions, self._bounds),
             now + self._bounds[0],
         )
+        ttl, (min_ttl, max_ttl) = reading.srv.ttl, self._bounds
+        _log.debug(
+            "answer is complete",
+            source=self.name,
+            servers=len(answer.servers),
+            srv_ttl=ttl,
+            clamped_ttl=min(max(ttl, min_ttl), max_ttl),
+            min_ttl=min_ttl,
+            max_ttl=max_ttl,
+            queries=lookup.questions,
+            next_query_in=round(self.due - now, 1),
+        )
         return self._with_lingering(reading, answer, now, is_read=is_read)
 
     async def _find(self, lookup: Lookup, since: float) -> tuple[Reading, Mapping[Question, _Set]]:
         """Find the records of one response, and the addresses of exactly those records.
 
-        Addresses that did not come along are from another time, when the zone may have been another, and the port of
-        one server would meet the address of the next. So with new records addresses are asked for again, and news is
-        read until the records are the same before and after. Where they never are the last reading counts as it is.
+        Addresses that did not come with the records are of another time, when the zone may have been different. The
+        port of one server could then meet the address of another. So if the records are new, their addresses are
+        queried again, and the records are read again until they are the same before and after the addresses. If
+        they never are, the last reading counts.
 
-        :param since: nothing that was asked before this time counts, in seconds of the loop's clock.
-        :return: the records, and the addresses that did not come along with them.
-        :raises SourceError: if the records could not be had.
+        :param since: answers to queries from before this time do not count, in seconds of the loop's clock.
+        :return: the records, and the addresses that did not come with them.
+        :raises SourceError: if the query of the records failed.
         """
         last = self._reading
         now = asyncio.get_running_loop().time()
         if last is not None and last.srv.asked >= since and is_good(last.srv, self._bounds, now):
             reading = last
+            _log.debug("SRV records are within their TTL; only addresses are queried", source=self.name)
         else:
             reading = await self._read(lookup)
         for reads in range(1, MAX_READS + 1):
@@ -172,18 +190,19 @@ class SrvSource:
             again = await self._read(lookup)
             if again.srv.records == reading.srv.records:
                 break
+            _log.debug("records changed while addresses were queried; querying again", source=self.name, reads=reads)
             last, reading = reading, again
         return reading, addresses
 
     def _is_known(self, reading: Reading, addresses: Mapping[Question, _Set]) -> bool:
-        """Tell whether this is the answer of the last round; where nobody can be used the zone may be another now."""
+        """Return whether this is the answer of the last round; without usable records the zone may have changed."""
         try:
             return self._last is not None and self._answer(reading, addresses).servers == self._last.servers
         except SourceError:
             return False
 
     def _answer(self, reading: Reading, addresses: Mapping[Question, _Set]) -> Answer:
-        """Build the answer, unless it is of the same records and addresses as the one before; raises as that."""
+        """Build the answer, or return the last one if records and addresses are the same; raises as `build_answer`."""
         known: dict[Question, _Set] = {**reading.given, **addresses}
         parts = (
             reading.srv.records,
@@ -209,9 +228,9 @@ class SrvSource:
         return self._built[1]
 
     def _with_lingering(self, reading: Reading, answer: Answer, now: float, *, is_read: bool) -> Answer:
-        """Add the records that stay although this reading lacks them, where the server varies its answers.
+        """Add records that stay although this reading lacks them, if the server varies its answers.
 
-        :param is_read: whether the reading is a new one.
+        :param is_read: whether the reading is new.
         """
         linger = self._linger
         members = self._with_addresses(reading, answer)
@@ -233,6 +252,15 @@ class SrvSource:
         ended = {
             (server.address, server.port) for servers in linger.ended(now).values() for server in servers
         } - present
+        if stay or ended:
+            _log.debug(
+                "records that the answer lacks linger",
+                source=self.name,
+                servers=len(stay),
+                ended=len(ended),
+                seconds=round(linger.stays, 1),
+                fixed=linger.is_fixed,
+            )
         end = linger.next_end(now)
         if end is not None and self.due is not None:
             self.due = min(self.due, max(end, now + self._bounds[0]))
@@ -251,7 +279,7 @@ class SrvSource:
         )
 
     def _with_addresses(self, reading: Reading, answer: Answer) -> Mapping[_Member, tuple[RealServer, ...]]:
-        """Return the records of a reading with their real servers, of families that cannot be had now the last ones."""
+        """Return the records of a reading with their real servers; for a failed query, the last known servers."""
         members: dict[_Member, list[RealServer]] = {
             (record.target, record.port): [] for record in reading.srv.records if is_needed(record)
         }
@@ -264,15 +292,15 @@ class SrvSource:
         return {member: tuple(dict.fromkeys(servers)) for member, servers in members.items()}
 
     async def _read(self, lookup: Lookup) -> Reading:
-        """Read the SRV records, with the addresses that come along and are to be believed.
+        """Read the SRV records, with the trustworthy addresses of the same response.
 
-        :raises SourceError: if the question got no proper answer, or there are too many records.
+        :raises SourceError: if the query failed, or there are too many records.
         """
         clock = asyncio.get_running_loop().time
         async with self._resolvers.places:
             asked = clock()
             found, note = await self._whole.find(lookup)
-        records = sorted(  # servers rotate them, which is no news
+        records = sorted(  # sorted, because servers rotate them
             SrvRecord(record.priority, record.weight, record.port, to_text(record.target))
             for record in found.records or ()
         )
@@ -282,15 +310,19 @@ class SrvSource:
         except SourceError as error:
             raise type(error)(f"{self.name}: {error}") from None
         wanted = [Question(name, rdtype) for name in names for rdtype in self._rdtypes]
-        given = self._believed(given_along(found, frozenset(wanted), asked))
-        srv = replace(srv, ttl=min([srv.ttl, *(along.ttl for along in given.values())]))
+        along = additional_addresses(found, frozenset(wanted), asked)
+        given = self._trusted(along)
+        if len(given) < len(along):
+            count = len(along) - len(given)
+            _log.debug("additional addresses differ from those known; querying them", source=self.name, addresses=count)
+        srv = replace(srv, ttl=min([srv.ttl, *(one.ttl for one in given.values())]))
         apart = tuple(question for question in wanted if question not in given)
         return Reading(srv, given, apart, clock(), note)
 
-    def _believed(self, given: Mapping[Question, AddressSet]) -> Mapping[Question, AddressSet]:
-        """Return the addresses that came along and are the same as those known; others are asked for.
+    def _trusted(self, given: Mapping[Question, AddressSet]) -> Mapping[Question, AddressSet]:
+        """Return the additional addresses that equal the known ones; the others are queried.
 
-        A server may cut short what it adds (RFC 2181 section 9), another part each time.
+        A server may leave out additional records (RFC 2181 section 9), different ones each time.
         """
         addresses = self._resolvers.addresses
         before = self._reading.given if self._reading else {}
@@ -303,16 +335,16 @@ class SrvSource:
 
 
 def _parse_name(text: str) -> dns.name.Name:
-    """Read a record name.
+    """Parse a record name.
 
-    :raises UsageError: if it is empty, not a DNS name (RFC 1035 section 2.3.4), or would break a line of the log.
+    :raises UsageError: if it is empty, not a DNS name (RFC 1035 section 2.3.4), or not printable.
     """
     try:
         if not text.isprintable():
-            raise ValueError("A character is not printable.")  # noqa: TRY301  -- worded below, with the others
+            raise ValueError("A character is not printable.")  # noqa: TRY301  -- handled below, with the others
         name = dns.name.from_text(text, None)
         absolute = name.derelativize(dns.name.root)
-    except (DNSException, ValueError, struct.error) as error:  # struct.error: an escape above \255, to dnspython 2.7
+    except (DNSException, ValueError, struct.error) as error:  # struct.error: an escape above \255, up to dnspython 2.7
         reason = plain(str(error))
         raise UsageError(f"--srv {text[:300]!r}: {reason}; give a record name such as _redis._tcp.example") from None
     if absolute == dns.name.root:

@@ -1,4 +1,4 @@
-"""The addresses of targets, which the services of one sidecar share: servers are often behind many names."""
+"""The cache of target addresses, shared by all services of one sidecar: a server often serves many of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import dns.name
+import structlog
 from dns.rdatatype import A, RdataType
 
 from clb_discovery.sources.dns.answer import AddressSet, Unavailable, is_good
@@ -16,13 +17,15 @@ from clb_discovery.sources.dns.gate import MOST_OF_ZONE, Gate, zone_of
 from clb_discovery.sources.dns.lookup import Lookup, LookupFailedError
 
 PATIENCE: Final = 20.0
-"""Seconds for all the questions of one call; what is not answered by then cannot be had now."""
+"""Seconds for all queries of one call; queries without an answer by then have failed."""
 AT_ONCE: Final = 2 * MOST_OF_ZONE
-"""Questions of one call that are under way or wait for a place, so that others get places in between."""
+"""Maximum number of queries of one call that run or wait for a place, so that other calls get places in between."""
 RETRY: Final = 5
-"""Seconds after which a question is asked again that failed, or whose negative answer has no SOA record."""
+"""Seconds until a query is repeated that failed, or whose negative answer has no SOA record."""
 _PRUNED_FROM: Final = 1024
-"""Sets that are kept without a look at whether they are still good."""
+"""Number of cached sets up to which none is checked for expiry."""
+
+_log = structlog.stdlib.get_logger()
 
 
 class Question(NamedTuple):
@@ -35,33 +38,33 @@ class Question(NamedTuple):
 
 
 @dataclass(slots=True)
-class _UnderWay:
+class _Running:
     task: asyncio.Task[AddressSet | Unavailable]
     waiting: int = 0
-    """Calls that want the answer; when there are none left the question is given up."""
+    """Calls that wait for the answer; without any the query is cancelled."""
     asked: float = math.inf
-    """When it was sent, in seconds of the loop's clock."""
+    """When the query was sent, in seconds of the loop's clock."""
 
 
 class Addresses:
-    """What is known of targets, each set for its own TTL, also that there is none (RFC 2308 section 5)."""
+    """Cached addresses of targets, each set for its own TTL, including negative answers (RFC 2308 section 5)."""
 
     def __init__(self, gate: Gate | None = None) -> None:
-        """Know nothing.
+        """Start empty.
 
-        :param gate: shared by everything in the process that asks for addresses.
+        :param gate: shared by all address queries of the process.
         """
         self._gate = gate or Gate()
         self._known: dict[Question, AddressSet | Unavailable] = {}
-        self._under_way: dict[Question, _UnderWay] = {}
+        self._running: dict[Question, _Running] = {}
         self._pruned_from = _PRUNED_FROM
 
     def __len__(self) -> int:
-        """Return how many sets are kept, some of which nobody may use any more."""
+        """Return how many sets are cached, including expired ones."""
         return len(self._known)
 
     def last(self, question: Question) -> AddressSet | None:
-        """Return the last set that was asked for, as long as it is kept, whether or not it is still good."""
+        """Return the last set for a question, if it is still cached, even if it has expired."""
         known = self._known.get(question)
         return known if isinstance(known, AddressSet) else None
 
@@ -73,14 +76,14 @@ class Addresses:
         bounds: tuple[float, float],
         patience: float = PATIENCE,
     ) -> Mapping[Question, AddressSet | Unavailable]:
-        """Return what is known already, or another service is about to know; ask for the rest.
+        """Return cached addresses, share queries that other services have started, and query the others.
 
-        What had no answer the last time is asked for again without waiting for it, so that a silent name holds up
-        nobody for longer than once: it stays `Unavailable` until it has an answer.
+        A question that had no answer the last time is queried again in the background, so that a silent name delays a
+        caller only once: it stays `Unavailable` until there is an answer.
 
-        :param since: not what was asked before this time, in seconds of the loop's clock.
-        :param bounds: least and most seconds between questions.
-        :param patience: seconds after which what is not answered yet is `Unavailable`.
+        :param since: answers to queries from before this time do not count, in seconds of the loop's clock.
+        :param bounds: minimum and maximum seconds between queries.
+        :param patience: seconds after which a question without an answer is `Unavailable`.
         """
         found: dict[Question, AddressSet | Unavailable] = {}
         missing: list[Question] = []
@@ -96,11 +99,19 @@ class Addresses:
                 found[question] = replace(known, asked=now)
             elif self._gate.is_silent(name := dns.name.from_text(question.target)):
                 probes[zone_of(name)] = question
-                found[question] = _not_asked(name, question.rdtype, now)
+                found[question] = _skipped(name, question.rdtype, now)
             else:
                 missing.append(question)
+        _log.debug(
+            "addresses are taken from the cache, or queried",
+            source=lookup.label,
+            cached=len(found),
+            queried=len(missing),
+            silent=len(silent),
+            silent_zones=len(probes),
+        )
         for question in [*sorted(silent, key=silent.__getitem__)[:AT_ONCE], *probes.values()]:
-            self._ask_behind(lookup, question, bounds)
+            self._query_in_background(lookup, question, bounds)
         if missing:
             await self._find_missing(lookup, missing, found, since, bounds, patience)
         return found
@@ -138,51 +149,51 @@ class Addresses:
     async def _find_one(
         self, lookup: Lookup, question: Question, since: float, bounds: tuple[float, float]
     ) -> AddressSet | Unavailable:
-        """Ask, or wait for another call that asks the same; what nobody waits for any more is given up."""
-        under_way = self._under_way.get(question)
-        if under_way is None or under_way.asked < since:
-            under_way = _UnderWay(asyncio.create_task(self._ask(lookup, question, bounds)))
-            self._under_way[question] = under_way
-        under_way.waiting += 1
+        """Query, or wait for the same query of another call; cancel it when no call waits for it any more."""
+        running = self._running.get(question)
+        if running is None or running.asked < since:
+            running = _Running(asyncio.create_task(self._ask(lookup, question, bounds)))
+            self._running[question] = running
+        running.waiting += 1
         try:
-            return await asyncio.shield(under_way.task)
+            return await asyncio.shield(running.task)
         finally:
-            under_way.waiting -= 1
-            if not under_way.waiting:
-                if self._under_way.get(question) is under_way:
-                    del self._under_way[question]
-                under_way.task.cancel()
-                await asyncio.gather(under_way.task, return_exceptions=True)
+            running.waiting -= 1
+            if not running.waiting:
+                if self._running.get(question) is running:
+                    del self._running[question]
+                running.task.cancel()
+                await asyncio.gather(running.task, return_exceptions=True)
 
-    def _ask_behind(self, lookup: Lookup, question: Question, bounds: tuple[float, float]) -> None:
-        """Ask, so that a later call knows the answer; it ends by itself within the lifetime of a question."""
-        if question in self._under_way:
+    def _query_in_background(self, lookup: Lookup, question: Question, bounds: tuple[float, float]) -> None:
+        """Query in the background, for later calls; it ends by itself within the lifetime of a query."""
+        if question in self._running:
             return
-        under_way = _UnderWay(asyncio.create_task(self._ask(lookup, question, bounds)), waiting=1)
-        self._under_way[question] = under_way
+        running = _Running(asyncio.create_task(self._ask(lookup, question, bounds)), waiting=1)
+        self._running[question] = running
 
         def ended(task: asyncio.Task[AddressSet | Unavailable]) -> None:
             if not task.cancelled():
                 task.exception()
-            if self._under_way.get(question) is under_way:
-                del self._under_way[question]
+            if self._running.get(question) is running:
+                del self._running[question]
 
-        under_way.task.add_done_callback(ended)
+        running.task.add_done_callback(ended)
 
     async def _ask(self, lookup: Lookup, question: Question, bounds: tuple[float, float]) -> AddressSet | Unavailable:
         name = dns.name.from_text(question.target)
         async with self._gate.place(name):
             asked = _now()
-            mine = self._under_way.get(question)
+            mine = self._running.get(question)
             if mine is not None and mine.task is asyncio.current_task():
                 mine.asked = asked
             if not self._gate.may_ask(name, asked):
-                return _not_asked(name, question.rdtype, asked)
-            known = await self._ask_now(lookup, name, question.rdtype, asked)
+                return _skipped(name, question.rdtype, asked)
+            known = await self._query(lookup, name, question.rdtype, asked)
         self._keep(question, known, bounds)
         return known
 
-    async def _ask_now(
+    async def _query(
         self, lookup: Lookup, name: dns.name.Name, rdtype: RdataType, asked: float
     ) -> AddressSet | Unavailable:
         try:
@@ -198,7 +209,7 @@ class Addresses:
         return AddressSet(found, answer.ttl if found else answer.ttl or RETRY, asked)
 
     def _keep(self, question: Question, known: AddressSet | Unavailable, bounds: tuple[float, float]) -> None:
-        """Keep a set, and from time to time drop those that nobody can use any more."""
+        """Cache a set, and drop expired sets from time to time."""
         self._known[question] = known
         if len(self._known) > self._pruned_from:
             now = _now()
@@ -206,7 +217,7 @@ class Addresses:
             self._pruned_from = max(_PRUNED_FROM, 2 * len(self._known))
 
 
-def _not_asked(name: dns.name.Name, rdtype: RdataType, now: float) -> Unavailable:
+def _skipped(name: dns.name.Name, rdtype: RdataType, now: float) -> Unavailable:
     cause = f"not asked now, since the last questions about {zone_of(name).canonicalize()} had no answer"
     return Unavailable(cause, RETRY, now, is_silence=True, is_ipv4=rdtype == A)
 

@@ -1,1 +1,1 @@
-"""Sockets, as far as it is pure."""
+"""Tests of the pure parts of sockets."""

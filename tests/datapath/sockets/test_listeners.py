@@ -1,4 +1,4 @@
-"""VIPs on which a program of this host listens: which listener a connect to the VIP would reach, and no other."""
+"""VIPs on which a program of this host listens: exactly the listeners that a connect to the VIP would reach."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LOCAL = [parse_network("127.0.0.0/8"), parse_network("10.1.0.1/32"), parse_netwo
 
 
 def is_local(address: Address) -> bool:
-    """Tell whether an address is this host's own, for these tests."""
+    """Tell whether an address is local, for these tests."""
     return any(in_network(address, network) for network in LOCAL)
 
 
 def listener(text: str) -> Listener:
-    """Return where a socket waits: in the form of a VIP, where 0.0.0.0 and :: may stand, too."""
+    """Return a listener from the form of a VIP, which may also have the address 0.0.0.0 or ::."""
     for every, address in (("0.0.0.0", ANY_IPV4), ("[::]", ANY_IPV6)):
         if text.startswith(f"{every}:"):
             vip = parse_vip(text.replace(every, "10.9.9.9", 1))
@@ -38,7 +38,7 @@ def listener(text: str) -> Listener:
     [
         (["10.64.0.1:80"], ["10.64.0.1:80"], {"10.64.0.1:80": "10.64.0.1:80/tcp"}),
         (["10.64.0.1:80"], ["10.64.0.1:81", "10.64.0.2:80", "10.64.0.1:80/udp", "[fd00::1]:80"], {}),
-        (["10.64.0.1:80"], ["0.0.0.0:80", "[::]:80"], {}),  # the VIP is no address of this host
+        (["10.64.0.1:80"], ["0.0.0.0:80", "[::]:80"], {}),  # the VIP is not a local address
         (["10.1.0.1:80"], ["0.0.0.0:80"], {"10.1.0.1:80": "0.0.0.0:80/tcp"}),
         (["127.0.0.5:80"], ["0.0.0.0:80"], {"127.0.0.5:80": "0.0.0.0:80/tcp"}),
         (["127.0.0.5:80"], ["[::]:80"], {"127.0.0.5:80": "[::]:80/tcp"}),
@@ -51,14 +51,14 @@ def listener(text: str) -> Listener:
         (["127.0.0.5", "127.0.0.5:22"], ["0.0.0.0:22"], {"127.0.0.5:22": "0.0.0.0:22/tcp"}),
         (["127.0.0.5", "127.0.0.6:22"], ["127.0.0.5:22"], {"127.0.0.5": "127.0.0.5:22/tcp"}),
         (["127.0.0.5:53/udp"], ["0.0.0.0:53/udp"], {"127.0.0.5:53/udp": "0.0.0.0:53/udp"}),
-        (["127.0.0.5/udp"], ["0.0.0.0:40000/udp"], {}),  # which may be a client
+        (["127.0.0.5/udp"], ["0.0.0.0:40000/udp"], {}),  # may be a client
         (["127.0.0.5/udp"], ["127.0.0.5:53/udp"], {"127.0.0.5/udp": "127.0.0.5:53/udp"}),
     ],
 )
 def test_listener_that_a_connect_would_reach_is_found(
     vips: list[str], listening: list[str], found: dict[str, str]
 ) -> None:
-    """It listens on the address and port of the VIP, or on every address while the VIP's is this host's own."""
+    """It listens on the address and port of the VIP, or on every address if that of the VIP is local."""
     over = taken_over(map(parse_vip, vips), map(listener, listening), is_local)
     assert {str(vip): str(where) for vip, where in over.items()} == found
 
@@ -72,7 +72,7 @@ _LISTENERS = st.builds(
 
 @given(st.lists(_VIPS, max_size=4), st.lists(_LISTENERS, max_size=4))
 def test_order_and_other_listeners_do_not_matter(vips: list[Vip], found: list[Listener]) -> None:
-    """A VIP is found with all listeners if, and only if, it is with one of them alone; ports are never mixed."""
+    """A VIP is found with all listeners if and only if it is found with one of them; ports are not mixed up."""
 
     def over(listening: Iterable[Listener]) -> frozenset[Vip]:
         result = taken_over(vips, listening, is_local)
@@ -83,7 +83,7 @@ def test_order_and_other_listeners_do_not_matter(vips: list[Vip], found: list[Li
 
 
 def test_tables_of_sockets_are_read() -> None:
-    """Of TCP those that listen, which come first, of UDP those without a peer, on little-endian hosts."""
+    """Listening TCP sockets, which come first, and UDP sockets without a peer, on little-endian hosts."""
     tcp = [
         HEAD,
         f"   0: 0100007F:1F90 00000000:0000 0A {REST}",
@@ -103,7 +103,7 @@ def test_tables_of_sockets_are_read() -> None:
 
 
 def test_own_addresses_are_read() -> None:
-    """Whole networks that are local, as 127.0.0.0/8 is, single addresses, and local routes of IPv6."""
+    """Local networks such as 127.0.0.0/8, single addresses, and local routes of IPv6."""
     trie = """\
 Main:
   +-- 0.0.0.0/0 3 0 5

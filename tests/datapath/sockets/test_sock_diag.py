@@ -1,4 +1,4 @@
-"""Netlink messages byte by byte, the filter by a model of the kernel's interpreter, and the rule of what may go."""
+"""Netlink messages byte by byte, the filter by a model of the kernel's interpreter, and which sockets are due."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def message(kind: int, flags: int, payload: bytes) -> bytes:
 
 
 def socket_message(found: FoundSocket, *, record: bytes | None = RECORD, flags: int = 2, more: bytes = b"") -> bytes:
-    """Return the message by which the kernel shows a socket, with more attributes around the record."""
+    """Return the kernel's message about a socket, with more attributes around the record."""
     attributes = attribute(8, b"\0") + attribute(15, bytes(4)) + more
     if record is not None:
         value = attribute(2, host32(5)) + attribute(1, b"") + attribute(3, record)
@@ -68,7 +68,7 @@ def socket_message(found: FoundSocket, *, record: bytes | None = RECORD, flags: 
 
 
 def accepts(code: bytes, family: Family, peer: Peer) -> bool:
-    """Tell whether a filter accepts a socket, as the kernel's inet_diag_bc_run does."""
+    """Tell whether a filter accepts a socket, in the way of inet_diag_bc_run in the kernel."""
     address = peer.address[12:] if family is Family.IPV4 else peer.address
     position, left = 0, len(code)
     while left > 0:
@@ -99,7 +99,7 @@ def filter_of(request: bytes) -> bytes:
 
 
 def test_a_question_for_one_ipv4_peer_is_these_bytes() -> None:
-    """A dump asks for states, for our record by the descriptor of its map, and for the peer."""
+    """A dump has the states, the descriptor of the map with our records, and the peer."""
     request = sock_diag.dump_request(Family.IPV4, Protocol.TCP, {Peer(SERVER.address, SERVER.port)}, 9)
     assert request == (
         host32(104) + host16(20, 0x301) + host32(1) + host32(0)
@@ -110,13 +110,13 @@ def test_a_question_for_one_ipv4_peer_is_these_bytes() -> None:
 
 
 def test_a_question_for_udp_asks_for_connected_sockets() -> None:
-    """A connected UDP socket is in the state ESTABLISHED, and an unconnected one is not asked for."""
+    """A connected UDP socket has the state ESTABLISHED; unconnected ones are not requested."""
     request = sock_diag.dump_request(Family.IPV6, Protocol.UDP, {Peer(SERVER.address, SERVER.port)}, 9)
     assert request[16:24] == bytes([10, 17, 0, 0]) + host32(0b10)
 
 
 def test_an_order_to_close_repeats_the_identity_with_its_cookie() -> None:
-    """What the kernel told about the socket goes back to it byte by byte."""
+    """The identity of the socket is sent back to the kernel byte by byte."""
     assert sock_diag.destroy_request(FOUND) == (
         host32(72) + host16(21, 0x5) + host32(1) + host32(0) + bytes([2, 6, 0, 0]) + host32(0b10) + IDENTITY
     )
@@ -124,7 +124,7 @@ def test_an_order_to_close_repeats_the_identity_with_its_cookie() -> None:
 
 @given(st.sets(PEERS, min_size=1, max_size=12), PEERS, st.sampled_from(Family))
 def test_the_filter_accepts_exactly_the_peers(peers: set[Peer], other: Peer, family: Family) -> None:
-    """A socket is shown if and only if its peer is among those asked for, in mapped form too."""
+    """A socket is accepted if and only if its peer is requested, also in mapped form."""
     code = filter_of(sock_diag.dump_request(family, Protocol.TCP, peers, 9))
     for peer in {*peers, other}:
         if family is Family.IPV6 or is_ipv4(peer.address):
@@ -132,7 +132,7 @@ def test_the_filter_accepts_exactly_the_peers(peers: set[Peer], other: Peer, fam
 
 
 def test_many_peers_are_asked_for_without_a_filter() -> None:
-    """Past the limit the kernel shows every connected socket, since a filter costs for each peer."""
+    """Above the limit, the kernel returns every connected socket, because a filter costs time for each peer."""
     peers = [Peer(SERVER.address, port) for port in range(1, sock_diag.MAX_FILTERED + 2)]
     assert filter_of(sock_diag.dump_request(Family.IPV4, Protocol.TCP, peers, 9)) == b""
     code = filter_of(sock_diag.dump_request(Family.IPV4, Protocol.TCP, peers[:-1], 9))
@@ -141,7 +141,7 @@ def test_many_peers_are_asked_for_without_a_filter() -> None:
 
 
 def test_sockets_are_read_with_their_records() -> None:
-    """One datagram brings several sockets, with a record, without one, and with one of more than we know."""
+    """One datagram has several sockets: with a record, without one, and with a longer record than ours."""
     without, more = FOUND._replace(member=None), FOUND._replace(inode=0)
     data = socket_message(FOUND) + socket_message(without, record=None) + socket_message(more, record=RECORD + b"more")
     assert sock_diag.parse(data, Protocol.TCP) == Part([FOUND, without, more], None, interrupted=False)
@@ -149,7 +149,7 @@ def test_sockets_are_read_with_their_records() -> None:
 
 @pytest.mark.parametrize("record", [b"", MEMBER, RECORD[:-1]])
 def test_a_value_too_small_for_a_record_is_nobody_s(record: bytes) -> None:
-    """What another storage map holds makes no socket due."""
+    """The value of another storage map makes no socket due."""
     (found,) = sock_diag.parse(socket_message(FOUND, record=record), Protocol.TCP).sockets
     assert not sock_diag.is_due(found, {MEMBER})
 
@@ -162,32 +162,32 @@ def test_storage_of_others_is_no_record() -> None:
 
 @pytest.mark.parametrize(("kind", "payload"), [(3, bytes(4)), (2, bytes(20))])
 def test_an_answer_ends_well(kind: int, payload: bytes) -> None:
-    """The end of a dump and an acknowledgement are errno 0, and what comes behind them is not read."""
+    """The end of a dump and an acknowledgement are errno 0, and later messages are not read."""
     data = socket_message(FOUND) + message(kind, 2, payload) + b"behind"
     assert sock_diag.parse(data, Protocol.TCP) == Part([FOUND], 0, interrupted=False)
 
 
 @pytest.mark.parametrize("kind", [2, 3])
 def test_an_answer_ends_with_an_error(kind: int) -> None:
-    """A refusal and a dump that broke off carry the errno."""
+    """A refusal and an aborted dump have the errno."""
     data = message(kind, 0, struct.pack("=i", -errno.EPERM) + bytes(16))
     assert sock_diag.parse(data, Protocol.UDP) == Part([], errno.EPERM, interrupted=False)
 
 
 def test_a_doubtful_dump_is_noticed_on_any_message() -> None:
-    """The kernel may mark any of its messages, and not only the last."""
+    """The kernel can mark any message, not only the last."""
     data = socket_message(FOUND, flags=0x12) + socket_message(FOUND)
     assert sock_diag.parse(data, Protocol.TCP).interrupted
 
 
 def test_a_message_that_means_nothing_here_is_passed_over() -> None:
-    """Types that were not asked for, such as NLMSG_NOOP, bring no socket."""
+    """Messages of other types, such as NLMSG_NOOP, are skipped."""
     assert sock_diag.parse(message(1, 0, b"") + socket_message(FOUND), Protocol.TCP).sockets == [FOUND]
 
 
 @given(st.integers(1, len(socket_message(FOUND)) - 1))
 def test_an_answer_that_is_cut_off_is_an_error(size: int) -> None:
-    """Half a socket is never taken for a whole one."""
+    """A truncated socket is an error."""
     with pytest.raises(ValueError, match="netlink"):
         sock_diag.parse(socket_message(FOUND)[:size], Protocol.TCP)
 
@@ -200,7 +200,7 @@ def test_an_answer_that_is_cut_off_is_an_error(size: int) -> None:
 @example(message(20, 2, bytes(72) + host16(3, 20)))
 @example(message(3, 0, b""))
 def test_junk_is_an_error_or_an_answer(junk: bytes) -> None:
-    """Whatever the bytes are, reading them ends, and fails in no other way than it says."""
+    """Parsing arbitrary bytes ends, and raises nothing but ValueError."""
     try:
         part = sock_diag.parse(junk, Protocol.TCP)
     except ValueError:
@@ -210,7 +210,7 @@ def test_junk_is_an_error_or_an_answer(junk: bytes) -> None:
 
 @pytest.mark.parametrize(("family", "identity"), [(Family.IPV4, IDENTITY), (Family.IPV6, MAPPED_IDENTITY)])
 def test_the_peer_of_either_family_is_an_address_in_one_form(family: Family, identity: bytes) -> None:
-    """IPv4 is mapped, whether the socket is an IPv4 or a dual-stack one."""
+    """IPv4 is mapped, for IPv4 and for dual-stack sockets."""
     found = FOUND._replace(family=family, identity=identity)
     assert found.peer == Peer(SERVER.address, SERVER.port)
     assert sock_diag.is_due(found, {MEMBER})
@@ -218,13 +218,13 @@ def test_the_peer_of_either_family_is_an_address_in_one_form(family: Family, ide
 
 @pytest.mark.parametrize("state", State)
 def test_a_socket_that_its_application_holds_is_due_in_every_state(state: State) -> None:
-    """Also a half-closed one: the application may still wait for the answer."""
+    """Also a half-closed socket, because the application may still wait for the answer."""
     assert sock_diag.is_due(FOUND._replace(state=state), {MEMBER})
 
 
 @pytest.mark.parametrize("state", [State.FIN_WAIT1, State.FIN_WAIT2])
 def test_what_the_application_has_closed_is_left_alone(state: State) -> None:
-    """The kernel goes on delivering what was sent before the close."""
+    """The kernel still delivers data that was sent before the close."""
     assert not sock_diag.is_due(FOUND._replace(state=state, inode=0), {MEMBER})
 
 
@@ -237,7 +237,7 @@ REFUSAL: Final = elements.refusal(elements.pack_vip(VIP))
 
 @pytest.mark.parametrize("member", [None, b"", MEMBER[:39], bytes(40), OTHER_VIP, OTHER_PORT, OTHER_ADDRESS])
 def test_without_the_record_of_a_removed_server_nothing_is_due(member: bytes | None) -> None:
-    """Who is connected to the server without us, or through another virtual server, keeps the connection."""
+    """A socket that is connected directly, or through another virtual server, keeps its connection."""
     assert not sock_diag.is_due(FOUND._replace(member=member), {MEMBER})
 
 
@@ -248,7 +248,7 @@ def test_with_another_real_peer_or_protocol_nothing_is_due(member: bytes) -> Non
 
 
 def test_peers_are_those_of_the_protocol() -> None:
-    """The refusal of an empty pool is nobody's peer."""
+    """The refusal of an empty pool has no peer."""
     members = [MEMBER, OTHER_VIP, OTHER_ADDRESS, UDP_VIP, REFUSAL]
     assert sock_diag.peers_of(members, Protocol.TCP) == {
         Peer(SERVER.address, SERVER.port),

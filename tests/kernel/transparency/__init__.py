@@ -1,1 +1,1 @@
-"""What applications see: whatever they do with their sockets, they have to do with the VIP."""
+"""Applications only see the VIP, whatever they do with their sockets."""

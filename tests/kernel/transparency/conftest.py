@@ -1,4 +1,4 @@
-"""What tests of transparency have in common: both objects, and all ways to address a virtual server."""
+"""Fixtures of the tests of transparency: both objects, and all ways to address a virtual server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.transparency import SIDES, Side
 
 @pytest.fixture(scope="module", params=OBJECTS)
 def loaded(request: pytest.FixtureRequest) -> Iterator[tuple[str, Plane]]:
-    """Load each of the objects that ship."""
+    """Load each BPF object that we ship."""
     with loaded_plane(request.param) as found:
         yield request.param, found
 
@@ -27,7 +27,7 @@ def plane(loaded: tuple[str, Plane]) -> Iterator[Plane]:
 
 @pytest.fixture
 def refused(loaded: tuple[str, Plane]) -> str:
-    """Return how what goes to an empty pool ends."""
+    """Return the error of a connect to an empty pool."""
     which, _ = loaded
     return "ECONNREFUSED" if which == "full" else "EPERM"
 

@@ -35,7 +35,7 @@ SYN_DATA: Final = 32
 
 
 def test_non_blocking_connect(plane: Plane, side: Side, refused: str) -> None:
-    """A non-blocking connect ends as any other: in progress, then writable with the VIP as peer, or refused at once."""
+    """A non-blocking connect works as usual: in progress, then writable with the VIP as peer, or refused at once."""
     with tellers(side.real) as servers:
         plane.publish(
             virtual_server(side.at(PORT, 1), names(servers), health=WATCHED),
@@ -57,7 +57,7 @@ def test_non_blocking_connect(plane: Plane, side: Side, refused: str) -> None:
 
 
 def test_non_blocking_connect_that_fails(plane: Plane, side: Side) -> None:
-    """A non-blocking connect that the real server refuses says so, counts as a failure, and can be repeated."""
+    """A non-blocking connect that the real server refuses fails, counts as a failure, and can be repeated."""
     with tellers(side.real) as (server,), moody_servers(side.real) as (dead,):
         dead.refuse()
         plane.publish(virtual_server(side.at(PORT), [dead.name], health=WATCHED))
@@ -98,7 +98,7 @@ def test_fast_open(plane: Plane, side: Side) -> None:
 
 
 def test_fast_open_that_is_never_sent_is_not_counted(plane: Plane, side: Side) -> None:
-    """A Fast Open connect that is closed before anything was sent leaves no count and no failure behind."""
+    """A Fast Open connect that is closed before it has sent anything leaves no active connection and no failure."""
     with fast_open_allowed(), tellers(side.real) as servers:
         plane.publish(virtual_server(side.at(PORT), names(servers), health=WATCHED))
         (sock,) = plane.client.make(side.target(PORT))
@@ -116,9 +116,9 @@ if_multipath = pytest.mark.skipif(not MPTCP_ENABLED.exists(), reason="lacks sock
 @if_multipath
 @pytest.mark.parametrize("protocol", [0, IPPROTO_MPTCP], ids=["tcp", "mptcp"])
 def test_multipath_socket_is_balanced(plane: Plane, side: Side, protocol: int) -> None:
-    """An MPTCP socket's connect reaches the real server, with or without MPTCP there, and is counted until it closes.
+    """An MPTCP connect reaches the real server, with or without MPTCP there, and is active until the close.
 
-    What it sees as its peer is the real server: the socket that connects is not the one that the application has.
+    Its peer is the real server: the connecting socket is another one than the application's.
     """
     with tellers(side.real, protocol=protocol) as (server,):
         plane.publish(virtual_server(side.at(PORT), [server.name], health=WATCHED))
@@ -140,7 +140,7 @@ def test_multipath_socket_of_an_empty_pool_is_refused(plane: Plane, side: Side, 
 
 @if_multipath
 def test_multipath_connect_that_is_given_up_is_not_counted_on(plane: Plane, side: Side) -> None:
-    """An MPTCP socket that is closed while its connect is on its way is no longer counted."""
+    """An MPTCP socket that is closed during its connect is not active any more."""
     with moody_servers(side.real) as (server,):
         server.fall_silent()
         plane.publish(virtual_server(side.at(PORT), [server.name], health=COUNTED))

@@ -6,7 +6,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from socket import socket as Socket  # noqa: N812 - the module is called socket
+from socket import socket as Socket  # noqa: N812 - the module's name is socket
 from typing import Final
 
 import pytest
@@ -37,7 +37,7 @@ from tests.support.transparency import (
 
 @pytest.fixture(params=["in places", "with sockets"])
 def crowded(request: pytest.FixtureRequest, plane: Plane) -> Iterator[None]:
-    """Let records be in their places, or find those taken."""
+    """Run each test twice: with records in their array, and with all places in the array taken."""
     if request.param == "in places":
         yield
     else:
@@ -46,7 +46,7 @@ def crowded(request: pytest.FixtureRequest, plane: Plane) -> Iterator[None]:
 
 
 def test_answer_to_a_datagram_comes_from_the_vip(plane: Plane, side: Side) -> None:
-    """A plain sendto and recvfrom client sees the answer come from the VIP that it asked."""
+    """A plain sendto and recvfrom client sees the VIP as the source of the answer."""
     with tellers(side.real, udp=True) as servers:
         plane.publish(virtual_server(side.at(PORT, udp=True), names(servers)))
         (sock,) = plane.client.make(side.target(PORT), udp=True)
@@ -54,7 +54,7 @@ def test_answer_to_a_datagram_comes_from_the_vip(plane: Plane, side: Side) -> No
 
 
 def test_answer_to_a_connected_socket_comes_from_the_vip(plane: Plane, side: Side) -> None:
-    """Recvfrom on a connected UDP socket says that the answer comes from the VIP."""
+    """Recvfrom on a connected UDP socket returns the VIP as the source of the answer."""
     with tellers(side.real, udp=True) as servers:
         plane.publish(virtual_server(side.at(PORT, udp=True), names(servers)))
         (sock,) = plane.client.connected(side.target(PORT), udp=True)
@@ -62,7 +62,7 @@ def test_answer_to_a_connected_socket_comes_from_the_vip(plane: Plane, side: Sid
 
 
 def test_datagrams_of_one_socket_go_to_one_server(plane: Plane, side: Side) -> None:
-    """Every datagram of a socket reaches the server of its first; sockets are spread evenly (chi-square, p > 0.001)."""
+    """Every datagram of a socket reaches the same server; sockets are spread evenly (chi-square, p > 0.001)."""
     with tellers(*[side.real] * 3, udp=True) as servers:
         plane.publish(virtual_server(side.at(PORT, udp=True), names(servers)))
         counts: Counter[str] = Counter()
@@ -75,7 +75,7 @@ def test_datagrams_of_one_socket_go_to_one_server(plane: Plane, side: Side) -> N
 
 
 def test_quic_like_client_stays_with_its_server(plane: Plane, side: Side) -> None:
-    """A client with one unconnected socket and many datagrams on their way, which drops what comes from elsewhere."""
+    """A client with one unconnected socket and many datagrams in flight, which drops those from other addresses."""
     target = side.target(443)
     with tellers(*[side.real] * 4, udp=True) as servers:
         plane.publish(virtual_server(side.at(443, udp=True), names(servers)))
@@ -94,8 +94,8 @@ def test_quic_like_client_stays_with_its_server(plane: Plane, side: Side) -> Non
     assert (waiting, len(server)) == (set(), 1)
 
 
-def test_one_socket_asks_several_vips(plane: Plane, side: Side) -> None:
-    """A socket that asks four VIPs in turn sees each answer come from the VIP that it asked."""
+def test_one_socket_queries_several_vips(plane: Plane, side: Side) -> None:
+    """A socket that queries four VIPs in turn gets each answer from the VIP that it queried."""
     with tellers(*[side.real] * 8, udp=True) as servers:
         pools = [names(servers[2 * number : 2 * number + 2]) for number in range(4)]
         plane.publish(*(virtual_server(side.at(PORT, n + 1, udp=True), pool) for n, pool in enumerate(pools)))
@@ -108,14 +108,14 @@ def test_one_socket_asks_several_vips(plane: Plane, side: Side) -> None:
                 assert name in pool
                 chosen[number].add(name)
         assert [len(found) for found in chosen] == [1, 1, 1, 1]
-        for number in range(4):  # and all of them before the first answer
+        for number in range(4):  # all are sent before the first answer
             sock.sendto(b"hello", side.target(PORT, number + 1))
         answers = {hear_from(sock) for _ in range(4)}
         assert answers == {(*found, side.target(PORT, number + 1)) for number, found in enumerate(chosen)}
 
 
-def test_vip_that_was_not_asked_for_long_makes_room(plane: Plane, side: Side) -> None:
-    """A socket that asks more VIPs than are remembered keeps those that it has asked last."""
+def test_vip_that_was_not_queried_for_long_makes_room(plane: Plane, side: Side) -> None:
+    """A socket that queries more VIPs than are remembered keeps its servers for the most recent VIPs."""
     with tellers(*[side.real] * 6, udp=True) as servers:
         plane.publish(
             *(
@@ -126,13 +126,13 @@ def test_vip_that_was_not_asked_for_long_makes_room(plane: Plane, side: Side) ->
         (sock,) = plane.client.make(side.target(PORT), udp=True)
         for number in (1, 2, 3, 4, 1, 5, 1, 6, 1, 2, 1):
             assert ask_at(sock, side.target(PORT, number)) == (servers[number - 1].name, side.target(PORT, number))
-        # Six were asked; what was asked again and again was never drawn anew.
+        # Six VIPs were queried; the one queried repeatedly was never drawn again.
         connects = [plane.connects(side.at(PORT, number, udp=True))[servers[number - 1].name] for number in range(1, 7)]
         assert connects == [1, 2, 1, 1, 1, 1]
 
 
-def test_answer_of_a_server_of_two_vips_comes_from_the_one_asked_last(plane: Plane, side: Side) -> None:
-    """Where two VIPs lead to one real server, its answer is seen as that of the VIP that the socket asked last."""
+def test_answer_of_a_server_of_two_vips_comes_from_the_last_queried_one(plane: Plane, side: Side) -> None:
+    """If two VIPs lead to one real server, its answers have the VIP that the socket queried last as their source."""
     with tellers(side.real, udp=True) as servers:
         plane.publish(*(virtual_server(side.at(PORT, number, udp=True), names(servers)) for number in (1, 2)))
         (sock,) = plane.client.make(side.target(PORT), udp=True)
@@ -140,8 +140,8 @@ def test_answer_of_a_server_of_two_vips_comes_from_the_one_asked_last(plane: Pla
             assert ask_at(sock, side.target(PORT, number)) == (servers[0].name, side.target(PORT, number))
 
 
-def test_answer_of_a_server_that_was_asked_by_its_own_name_comes_from_there(plane: Plane, side: Side) -> None:
-    """A socket that asks a VIP and its real server directly sees the answer come from the one that it asked last."""
+def test_answer_of_a_server_that_was_queried_directly_comes_from_there(plane: Plane, side: Side) -> None:
+    """If a socket queries a VIP and its real server directly, answers have the last queried address as their source."""
     with tellers(side.real, udp=True) as (server,):
         plane.publish(virtual_server(side.at(PORT, udp=True), [server.name]))
         (sock,) = plane.client.make(side.target(PORT), udp=True)
@@ -149,8 +149,8 @@ def test_answer_of_a_server_that_was_asked_by_its_own_name_comes_from_there(plan
             assert ask_at(sock, target) == (server.name, target)
 
 
-def test_server_whose_address_passes_the_filter_of_vips_is_told_apart_too(plane: Plane) -> None:
-    """A real server's own name is that also where the filter takes its address for one of a VIP."""
+def test_server_whose_address_passes_the_filter_of_vips_is_distinguished(plane: Plane) -> None:
+    """The same holds if the filter of VIP addresses has a false positive for the real server's address."""
     wanted = bit_of(parse_address("10.64.0.1"))
     hosts = (f"127.{a}.{b}.{c}" for a in range(1, 256) for b in range(256) for c in range(1, 255))
     host = next(host for host in hosts if bit_of(parse_address(host)) == wanted)
@@ -162,7 +162,7 @@ def test_server_whose_address_passes_the_filter_of_vips_is_told_apart_too(plane:
 
 
 def test_unconnected_socket_that_connects_sees_its_peer(plane: Plane, side: Side) -> None:
-    """A UDP socket that sent to a VIP and then connects to the real server itself sees that, not the VIP."""
+    """A UDP socket that sent to a VIP and then connects to the real server sees the server as its peer, not the VIP."""
     with tellers(side.real, udp=True) as (server,):
         plane.publish(virtual_server(side.at(PORT, udp=True), [server.name]))
         (sock,) = plane.client.make(side.target(PORT), udp=True)
@@ -173,7 +173,7 @@ def test_unconnected_socket_that_connects_sees_its_peer(plane: Plane, side: Side
 
 
 def test_datagrams_leave_a_server_that_was_removed(plane: Plane, side: Side) -> None:
-    """The datagram after a server's removal goes to another one, where the socket stays; others stay where they are."""
+    """After a server's removal the next datagram goes to another server for good; other sockets do not move."""
     with tellers(*[side.real] * 3, udp=True) as servers:
         vip, target = side.at(PORT, udp=True), side.target(PORT)
         plane.publish(virtual_server(vip, names(servers)))
@@ -201,7 +201,7 @@ def test_datagrams_to_an_empty_pool_are_refused(plane: Plane, side: Side, refuse
 
 
 def test_datagrams_to_a_vip_that_is_gone_are_not_ours(plane: Plane, side: Side) -> None:
-    """Once its virtual server has been taken away, a datagram to a VIP takes the usual way, here to no route."""
+    """After the removal of its virtual server, a datagram to a VIP is routed as usual, here without a route."""
     with tellers(side.real, udp=True) as servers:
         (sock,) = plane.client.make(side.target(PORT), udp=True)
         plane.publish(virtual_server(side.at(PORT, udp=True), names(servers)))
@@ -211,8 +211,8 @@ def test_datagrams_to_a_vip_that_is_gone_are_not_ours(plane: Plane, side: Side) 
         assert error_of(sock.sendto, b"hello", side.target(PORT)) == "ENETUNREACH"
 
 
-def test_answers_behind_a_wildcard_come_from_the_port_that_was_asked(plane: Plane, side: Side) -> None:
-    """Datagrams of one socket to several ports of a wildcard VIP are answered from those ports."""
+def test_answers_behind_a_wildcard_come_from_the_queried_port(plane: Plane, side: Side) -> None:
+    """Datagrams of one socket to several ports of a wildcard VIP get answers from those ports."""
     with tellers(*[side.real] * 8, udp=True) as servers:
         plane.publish(virtual_server(side.at(None, udp=True), names(servers)))
         (sock,) = plane.client.make(side.target(PORT), udp=True)
@@ -223,7 +223,7 @@ def test_answers_behind_a_wildcard_come_from_the_port_that_was_asked(plane: Plan
 
 
 def test_socket_moves_on_from_a_wildcard_to_the_exact_port(plane: Plane, side: Side) -> None:
-    """A socket whose server behind the wildcard is gone goes to the exact port's pool that came, and stays there."""
+    """If a wildcard's server is removed and an exact port has been added, a socket moves there, and stays."""
     with tellers(*[side.real] * 5, udp=True) as (old, other, *exact):
         target = side.target(PORT)
         plane.publish(virtual_server(side.at(None, udp=True), [old.name]))
@@ -239,7 +239,7 @@ def test_socket_moves_on_from_a_wildcard_to_the_exact_port(plane: Plane, side: S
 
 
 def test_datagram_to_the_vip_of_a_connected_socket_goes_where_it_is_connected(plane: Plane, side: Side) -> None:
-    """Sendto the VIP that a socket is connected through reaches the same server as send does, whose answer it hears."""
+    """Sendto to the VIP that a socket is connected to reaches the same server as send; its answers are received."""
     with tellers(*[side.real] * 5, udp=True) as servers:
         target = side.target(PORT)
         plane.publish(virtual_server(side.at(PORT, udp=True), names(servers)))
@@ -256,7 +256,7 @@ def test_datagram_to_the_vip_of_a_connected_socket_goes_where_it_is_connected(pl
 
 @pytest.mark.usefixtures("crowded")
 def test_connected_socket_goes_on_to_a_server_that_left(plane: Plane, side: Side) -> None:
-    """Whatever becomes of its pool, sendto and send of a connected socket reach one server, until it connects anew."""
+    """Sendto and send of a connected socket reach one server, with any change of its pool, until it connects again."""
     with tellers(side.real, side.real, udp=True) as (one, two):
         vip, target = side.at(PORT, udp=True), side.target(PORT)
         plane.publish(virtual_server(vip, [one.name]))
@@ -272,7 +272,7 @@ def test_connected_socket_goes_on_to_a_server_that_left(plane: Plane, side: Side
 
 
 def test_socket_that_is_unconnected_again_is_as_any_other(plane: Plane, side: Side) -> None:
-    """After connect(2) to AF_UNSPEC a datagram to the VIP is the first of an unconnected socket."""
+    """After connect(2) to AF_UNSPEC a datagram to the VIP is the first one of an unconnected socket."""
     with tellers(side.real, side.real, udp=True) as (one, two):
         vip, target = side.at(PORT, udp=True), side.target(PORT)
         plane.publish(virtual_server(vip, [one.name]))
@@ -286,7 +286,7 @@ def test_socket_that_is_unconnected_again_is_as_any_other(plane: Plane, side: Si
 
 
 def test_connected_through_a_wildcard_is_connected_at_one_port(plane: Plane, side: Side) -> None:
-    """Behind a wildcard VIP, the port that a socket is connected at is its peer, and another port is another VIP."""
+    """With a wildcard VIP, the peer is the port that a socket connected to, and another port is another VIP."""
     with tellers(*[side.real] * 5, udp=True) as servers:
         plane.publish(virtual_server(side.at(None, udp=True), names(servers)))
         (sock,) = plane.client.connected(side.target(PORT), udp=True)
@@ -300,7 +300,7 @@ def test_connected_through_a_wildcard_is_connected_at_one_port(plane: Plane, sid
 
 
 def test_socket_that_is_connected_to_a_real_server_is_not_ours(plane: Plane, side: Side) -> None:
-    """A socket connected by a server's own address sends to a VIP as the kernel lets it, and hears its peer alone."""
+    """A socket that is connected to a server directly can still send to a VIP, and receives from its peer only."""
     with tellers(side.real, side.real, udp=True) as (one, two):
         plane.publish(virtual_server(side.at(PORT, udp=True), [two.name]))
         (sock,) = plane.client.make(side.target(PORT), udp=True)
@@ -312,7 +312,7 @@ def test_socket_that_is_connected_to_a_real_server_is_not_ours(plane: Plane, sid
 
 
 def test_datagrams_with_an_address_on_a_connected_socket(plane: Plane, side: Side) -> None:
-    """A connected UDP socket may still send elsewhere by sendto, to a VIP too, and stays connected where it is."""
+    """A connected UDP socket can still send elsewhere by sendto, also to a VIP, and stays connected."""
     with tellers(side.real, side.real, udp=True) as (one, two):
         plane.publish(
             virtual_server(side.at(PORT, 1, udp=True), [one.name]),
@@ -331,12 +331,12 @@ PAUSE: Final = 5.3
 
 
 def answering(sockets: Mapping[Side, Socket]) -> list[str]:
-    """Ask the VIP of each side; return who answers."""
+    """Query the VIP of each side; return the servers that answer."""
     return [ask_at(sock, side.target(PORT))[0] for side, sock in sockets.items()]
 
 
 def test_socket_that_pauses_returns_to_a_better_tier(plane: Plane) -> None:
-    """A socket that was sent to a backup goes back at its next pause, and one that never pauses stays with it."""
+    """A socket that was sent to a backup returns at its next pause; one that never pauses stays."""
     with tellers("127.0.0.1", "::1", "127.0.0.1", "::1", udp=True) as servers:
         one, two = (dict(zip(("127.0.0.1", "::1"), names(servers)[at : at + 2], strict=True)) for at in (0, 2))
 
@@ -363,7 +363,7 @@ def test_socket_that_pauses_returns_to_a_better_tier(plane: Plane) -> None:
 
 
 def test_socket_that_hears_its_server_does_not_pause(plane: Plane) -> None:
-    """What comes from a backup keeps a socket there as what goes to it does, if it asks where that comes from."""
+    """Datagrams from a backup keep a socket there as those to it do, if the socket reads their source."""
     sock, incurious = plane.client.make(("10.64.0.1", PORT), 2, udp=True)
     with tellers("127.0.0.1", udp=True) as (primary,), socket.socket(type=socket.SOCK_DGRAM) as backup:
         backup.bind(("127.0.0.1", 0))
@@ -386,8 +386,8 @@ def test_socket_that_hears_its_server_does_not_pause(plane: Plane) -> None:
         assert ask_at(incurious, ("10.64.0.1", PORT))[0] == primary.name
 
 
-def test_pause_moves_nobody_within_a_tier(plane: Plane) -> None:
-    """A socket whose server is of the tier in use stays after a pause, and takes no turn of others."""
+def test_pause_moves_no_socket_within_a_tier(plane: Plane) -> None:
+    """A socket with a server of the current tier stays there after a pause, and takes no turn of others."""
     with tellers(*["127.0.0.1"] * 21, udp=True) as servers:
         pool = [real(server.name, 1, number // 20) for number, server in enumerate(servers)]
         vips = {algorithm: f"10.64.0.{number}" for number, algorithm in enumerate(Algorithm, 1)}
@@ -395,7 +395,7 @@ def test_pause_moves_nobody_within_a_tier(plane: Plane) -> None:
         sockets = {host: plane.client.make((host, PORT), 40, udp=True) for host in vips.values()}
 
         def asked(first: int) -> dict[str, list[str]]:
-            """Ask each VIP with twenty of its sockets; return who answers."""
+            """Query each VIP from twenty of its sockets; return the servers that answer."""
             return {
                 host: [ask_at(sock, (host, PORT))[0] for sock in several[first : first + 20]]
                 for host, several in sockets.items()
@@ -410,7 +410,7 @@ def test_pause_moves_nobody_within_a_tier(plane: Plane) -> None:
 
 
 def test_error_queue_shows_the_real_server(plane: Plane) -> None:
-    """No program runs for MSG_ERRQUEUE: whose port is closed is the real server's address there."""
+    """No program runs for MSG_ERRQUEUE: the address of a closed port there is the real server's."""
     gone = free_port()
     plane.publish(virtual_server("10.64.0.1:53/udp", [f"127.0.0.1:{gone}"]))
     (sock,) = plane.client.connected(("10.64.0.1", PORT), udp=True)

@@ -1,4 +1,4 @@
-"""Sockets for which the kernel has no memory left: they are balanced as others are, and counted."""
+"""Sockets without kernel memory for their record: they are balanced as others are, and counted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.support.tellers import tellers
 from tests.support.transparency import PORT, WATCHED, Side, as_seen_by, ask, ask_at, ask_at_peer, names, peer
 
 OPTMEM: Final = Path("/proc/sys/net/core/optmem_max")
-"""Bytes that a socket may have for such things; of each network namespace since 6.7."""
+"""Bytes of option memory per socket; one setting per network namespace since 6.7."""
 HOST: Final = Path("/proc/1/ns/net")
 
 
 @contextmanager
 def no_memory() -> Iterator[None]:
-    """Let no socket have memory for its record while the block runs; nor has one for handing over descriptors."""
+    """Let no socket have memory for its record while the block runs; passing descriptors fails meanwhile, too."""
     if OPTMEM.exists():
         before = OPTMEM.read_text()
         OPTMEM.write_text("0")
@@ -43,7 +43,7 @@ def no_memory() -> Iterator[None]:
 
 
 def lost(plane: Plane) -> int:
-    """Return how many records the programs could not keep."""
+    """Return how many records the programs could not store."""
     with Maps(plane.pins) as maps:
         return maps.records_lost()
 
@@ -51,7 +51,7 @@ def lost(plane: Plane) -> int:
 def test_datagrams_without_a_record_stay_with_their_server(plane: Plane, side: Side) -> None:
     """Without memory a socket's datagrams still reach one server; sockets are spread by weight, and each is counted.
 
-    An answer is then seen as coming from the real server, which only a record could tell.
+    The source of answers is then the real server, because the VIP is only in the record.
     """
     with tellers(*[side.real] * 3, udp=True) as servers:
         pool = [real(server.name, weight) for weight, server in enumerate(servers, 1)]
@@ -69,7 +69,7 @@ def test_datagrams_without_a_record_stay_with_their_server(plane: Plane, side: S
 
 
 def test_datagrams_without_a_record_use_the_lowest_tier(plane: Plane, side: Side) -> None:
-    """Without memory, too, another tier is for when the first has nobody left."""
+    """Without memory, too, another tier is used only if the first one has no usable server."""
     with tellers(*[side.real] * 4, udp=True) as servers:
         pool = [real(server.name, 1, number // 2) for number, server in enumerate(servers)]
         plane.publish(virtual_server(side.at(PORT, udp=True), pool))
@@ -79,7 +79,7 @@ def test_datagrams_without_a_record_use_the_lowest_tier(plane: Plane, side: Side
 
 
 def test_datagrams_without_a_record_take_no_turns(plane: Plane, side: Side) -> None:
-    """A socket without memory, which is sent anywhere but by turns, leaves those of others as they are."""
+    """A socket without memory does not use turns of round-robin, so those of others stay exact."""
     target = side.target(PORT)
     with tellers(*[side.real] * 2, udp=True) as servers:
         plane.publish(virtual_server(side.at(PORT, udp=True), names(servers), Algorithm.ROUND_ROBIN))
@@ -93,13 +93,13 @@ def test_datagrams_without_a_record_take_no_turns(plane: Plane, side: Side) -> N
 
 
 def test_connect_without_a_record_is_balanced(plane: Plane, side: Side, udp: bool) -> None:
-    """Without memory a connect reaches a server, whose own address it sees as its peer; it is counted as lost."""
+    """Without memory a connect reaches a server, sees its address as the peer, and is counted as lost."""
     with tellers(side.real, udp=udp) as (server,), Maps(plane.pins) as maps:
         plane.publish(virtual_server(side.at(PORT, udp=udp), [server.name], health=WATCHED))
         before = lost(plane)
         remembered, sock = plane.client.make(side.target(PORT), 2, udp=udp)
         with no_memory():
-            remembered.connect(side.target(PORT))  # its record is in its place, which takes no such memory
+            remembered.connect(side.target(PORT))  # its record is in the array, without such memory
         assert (peer(remembered), lost(plane)) == (side.target(PORT), before)
         with all_places_taken(maps.records()):
             with no_memory():
@@ -110,7 +110,7 @@ def test_connect_without_a_record_is_balanced(plane: Plane, side: Side, udp: boo
 
 
 def test_lost_records_are_in_the_status(plane: Plane) -> None:
-    """`status` says how many there were."""
+    """`status` reports how many records were lost."""
     with tellers("127.0.0.1", udp=True) as (server,):
         plane.publish(virtual_server("10.64.0.1:53/udp", [server.name]))
         (sock,) = plane.client.make(("10.64.0.1", 53), udp=True)
@@ -121,13 +121,13 @@ def test_lost_records_are_in_the_status(plane: Plane) -> None:
 
 
 def test_data_plane_of_an_earlier_version_has_lost_none(plane: Plane) -> None:
-    """Maps that this layout has had added are no reason not to open those of a data plane without them."""
+    """A data plane without maps that were added to this layout later can still be opened."""
     pin = plane.pins.directory / "clb_counts"
     aside = pin.with_name("clb_aside")
     pin.rename(aside)
     try:
         assert plane.pins.have_maps()
-        assert not plane.pins.are_there()  # so the next load adds it
+        assert not plane.pins.are_there()  # the next load adds it
         assert lost(plane) == 0
     finally:
         aside.rename(pin)

@@ -1,4 +1,4 @@
-"""What getpeername(2) answers, and what becomes of it when a socket connects again."""
+"""The result of getpeername(2), also after another connect of the socket."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.transparency import (
 
 
 def test_peer_of_a_connected_socket_is_the_vip(plane: Plane, side: Side, udp: bool) -> None:
-    """A connected socket's peer is the VIP and port that was asked for, in the form in which it was asked for."""
+    """A connected socket's peer is the VIP and port that it connected to, in the same form."""
     with tellers(side.real, udp=udp) as servers:
         plane.publish(virtual_server(side.at(PORT, udp=udp), names(servers)))
         (sock,) = plane.client.connected(side.target(PORT), udp=udp)
@@ -30,8 +30,8 @@ def test_peer_of_a_connected_socket_is_the_vip(plane: Plane, side: Side, udp: bo
         assert ask(sock) == servers[0].name
 
 
-def test_peer_behind_a_wildcard_has_the_port_that_was_asked_for(plane: Plane, side: Side, udp: bool) -> None:
-    """The peer of a VIP that takes every port is seen with the port that the application asked for."""
+def test_peer_behind_a_wildcard_has_the_port_of_the_connect(plane: Plane, side: Side, udp: bool) -> None:
+    """With a wildcard VIP the peer has the port that the application connected to."""
     with tellers(side.real, udp=udp) as servers:
         plane.publish(virtual_server(side.at(None, udp=udp), names(servers)))
         for port in (1, 443, 65535):
@@ -41,7 +41,7 @@ def test_peer_behind_a_wildcard_has_the_port_that_was_asked_for(plane: Plane, si
 
 
 def test_peer_that_is_not_ours_stays_as_it_is(plane: Plane, side: Side, udp: bool) -> None:
-    """A socket that connects to a real server by its own address sees that address."""
+    """A socket that connects to a real server directly sees its address."""
     with tellers(side.real, side.real, udp=udp) as (ours, other):
         plane.publish(virtual_server(side.at(PORT, udp=udp), [ours.name]))
         for server in (ours, other):
@@ -51,7 +51,7 @@ def test_peer_that_is_not_ours_stays_as_it_is(plane: Plane, side: Side, udp: boo
 
 
 def test_peers_of_many_sockets_are_their_own(plane: Plane, side: Side, udp: bool) -> None:
-    """Sockets to several VIPs in front of one real server each see the VIP that they asked for."""
+    """Sockets to several VIPs of one real server each see their VIP."""
     with tellers(side.real, udp=udp) as servers:
         plane.publish(*(virtual_server(side.at(PORT, number, udp=udp), names(servers)) for number in (1, 2, 3)))
         numbers = (1, 2, 3) * 5
@@ -60,7 +60,7 @@ def test_peers_of_many_sockets_are_their_own(plane: Plane, side: Side, udp: bool
 
 
 def test_udp_socket_that_connects_elsewhere_sees_where_it_is(plane: Plane, side: Side) -> None:
-    """A UDP socket that goes from a VIP to its real server itself, and back, sees each time what it connected to."""
+    """A UDP socket that moves from a VIP to its real server, and back, sees the address of its last connect."""
     with tellers(side.real, side.real, udp=True) as (one, two):
         plane.publish(
             virtual_server(side.at(PORT, 1, udp=True), [one.name], health=COUNTED),
@@ -81,7 +81,7 @@ def test_udp_socket_that_connects_elsewhere_sees_where_it_is(plane: Plane, side:
 
 
 def test_refused_connect_leaves_a_connected_udp_socket_as_it_was(plane: Plane, side: Side, refused: str) -> None:
-    """A UDP socket whose connect to an empty pool is refused stays connected to the VIP that it had, and counted."""
+    """A UDP socket whose connect to an empty pool is refused stays connected to its previous VIP, and counted."""
     with tellers(side.real, udp=True) as servers:
         full = virtual_server(side.at(PORT, 1, udp=True), names(servers), health=COUNTED)
         plane.publish(full, virtual_server(side.at(PORT, 2, udp=True), []))
@@ -95,7 +95,7 @@ def test_refused_connect_leaves_a_connected_udp_socket_as_it_was(plane: Plane, s
 
 
 def test_udp_connect_that_fails_later_leaves_a_socket_without_its_vip(plane: Plane, side: Side) -> None:
-    """A connected UDP socket whose next connect finds no route goes on to its server, and sees that until the next."""
+    """A connected UDP socket whose next connect has no route keeps its server, and sees it until the next connect."""
     unrouted = "[2001:db8::1]:80" if side.name == "ipv6" else "192.0.2.1:80"
     with tellers(side.real, udp=True) as (server,):
         plane.publish(
@@ -113,13 +113,13 @@ def test_udp_connect_that_fails_later_leaves_a_socket_without_its_vip(plane: Pla
 
 
 def test_tcp_socket_connects_again_after_a_failure(plane: Plane, side: Side) -> None:
-    """A TCP socket whose connect failed may connect again, to the VIP or elsewhere, and sees what it then reached."""
+    """A TCP socket whose connect failed may connect again, to the VIP or elsewhere, and sees the new peer."""
     with tellers(side.real) as (server,), moody_servers(side.real) as (dead,):
         dead.refuse()
         for again in (side.target(PORT), as_seen_by(side, server.target)):
             plane.publish(virtual_server(side.at(PORT), [dead.name], health=COUNTED))
             (sock,) = plane.client.make(side.target(PORT))
-            sock.settimeout(None)  # with a time limit Python itself asks the kernel more than once
+            sock.settimeout(None)  # with a time-out Python calls connect(2) more than once
             assert outcome(sock, side.target(PORT)) == "ECONNREFUSED"
             assert error_of(sock.getpeername) == "ENOTCONN"
             plane.publish(virtual_server(side.at(PORT), [server.name], health=COUNTED))
@@ -130,7 +130,7 @@ def test_tcp_socket_connects_again_after_a_failure(plane: Plane, side: Side) -> 
 
 
 def test_tcp_socket_connects_again_after_a_refusal(plane: Plane, side: Side, refused: str) -> None:
-    """A TCP socket that an empty pool refused is served by the same connect once the pool has a server."""
+    """A TCP socket that was refused by an empty pool can connect again when the pool has a server."""
     with tellers(side.real) as servers:
         plane.publish(virtual_server(side.at(PORT), []))
         (sock,) = plane.client.make(side.target(PORT))
@@ -145,7 +145,7 @@ def test_second_connect_of_a_connected_tcp_socket_changes_nothing(plane: Plane, 
     with tellers(side.real) as servers:
         plane.publish(*(virtual_server(side.at(PORT, n), names(servers), health=COUNTED) for n in (1, 2)))
         (sock,) = plane.client.make(side.target(PORT))
-        sock.settimeout(None)  # with a time limit Python takes EISCONN for success
+        sock.settimeout(None)  # with a time-out Python takes EISCONN for success
         sock.connect(side.target(PORT, 1))
         for number in (1, 2):
             assert outcome(sock, side.target(PORT, number)) == "EISCONN"
@@ -174,7 +174,7 @@ def test_udp_socket_that_was_dissolved_can_be_used_again(plane: Plane, side: Sid
         (sock,) = plane.client.connected(side.target(PORT), udp=True)
         dissolve(sock)
         assert error_of(sock.getpeername) == "ENOTCONN"
-        assert plane.active(side.at(PORT, udp=True)) == {server.name: 1}  # no program sees it
+        assert plane.active(side.at(PORT, udp=True)) == {server.name: 1}  # no program sees this connect
         assert ask_at(sock, side.target(PORT)) == (server.name, side.target(PORT))
         sock.connect(as_seen_by(side, server.target))
         assert peer(sock) == as_seen_by(side, server.target)

@@ -18,7 +18,7 @@ from tests.support.transparency import COUNTED, PORT, Side, as_seen_by, ask, ent
 
 
 def in_threads(work: Callable[[int], None], count: int = 8) -> None:
-    """Do the work in as many threads at once, each with its number; fail with what the first of them fails with."""
+    """Run the function in as many threads at once, each with its number; raise the error of the first that fails."""
     failures: list[BaseException] = []
     together = threading.Barrier(count)
 
@@ -39,7 +39,7 @@ def in_threads(work: Callable[[int], None], count: int = 8) -> None:
 
 
 def test_threads_that_connect_one_udp_socket(plane: Plane, side: Side) -> None:
-    """However many threads connect one UDP socket at once, its peer is right and it is counted once, for one server."""
+    """If many threads connect one UDP socket at once, its peer is right, and it is counted once, for one server."""
     with tellers(*[side.real] * 3, udp=True) as servers:
         vips = [side.at(PORT, number, udp=True) for number in (1, 2, 3)]
         plane.publish(
@@ -54,7 +54,7 @@ def test_threads_that_connect_one_udp_socket(plane: Plane, side: Side) -> None:
                 assert peer(sock) in {*real, *real.values()}
 
         in_threads(connect)
-        # The kernel connects after it has asked us, so the last to ask need not be the last to connect.
+        # The kernel connects after our program has run, so the last program need not belong to the last connect.
         name = ask(sock)
         (number,) = [n for n, server in enumerate(servers, 1) if server.name == name]
         assert peer(sock) in {side.target(PORT, number), as_seen_by(side, servers[number - 1].target)}
@@ -68,7 +68,7 @@ def test_threads_that_connect_one_udp_socket(plane: Plane, side: Side) -> None:
 
 
 def test_threads_that_send_on_one_udp_socket(plane: Plane, side: Side) -> None:
-    """Threads that send on one unconnected socket to VIPs of their own all reach them, each by one server."""
+    """Threads that send on one unconnected socket to different VIPs all reach them, each with one server."""
     with tellers(*[side.real] * 4, udp=True) as servers:
         plane.publish(
             *(virtual_server(side.at(PORT, n, udp=True), [server.name]) for n, server in enumerate(servers, 1))
@@ -120,7 +120,7 @@ def test_threads_with_sockets_of_their_own(plane: Plane, side: Side, udp: bool) 
 
 @contextmanager
 def held_by_another(sock: socket.socket, how: str) -> Iterator[subprocess.Popen[str]]:
-    """Let another process hold the socket too, inherited over a fork or passed over a UNIX socket."""
+    """Let another process keep the socket open, inherited over a fork or passed over a UNIX socket."""
     here, there = socket.socketpair()
     with here, there:
         fd = sock.fileno() if how == "inherited" else there.fileno()
@@ -166,7 +166,7 @@ def test_socket_in_another_process(plane: Plane, side: Side, udp: bool, how: str
 
 
 def test_socket_belongs_to_the_cgroup_that_it_was_made_in(plane: Plane) -> None:
-    """A process that enters the cgroup later takes no socket along: only those that it makes there are balanced."""
+    """If a process enters the cgroup later, only the sockets that it makes afterwards are balanced."""
     with tellers("127.0.0.1") as (server,):
         plane.publish(virtual_server("10.64.0.1:80", [server.name]))
         with socket.socket() as before, entered(plane.cgroup), socket.socket() as inside:

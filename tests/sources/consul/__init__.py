@@ -1,1 +1,1 @@
-"""The Consul source against a fake and against the real consul."""
+"""The Consul source with a fake and with the real Consul."""

@@ -1,4 +1,4 @@
-"""The Consul source against the real consul."""
+"""The Consul source with the real Consul."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent, make_tls
 from tests.support.faulty_consul import FaultyConsul
 
 SOON = 5.0
-"""Seconds within which news must have arrived."""
+"""Seconds within which a change must arrive."""
 
 
 def endpoint(address: str, port: int) -> tuple[Address, int]:
@@ -41,7 +41,7 @@ def real_server(address: str, port: int, weight: int = 1) -> RealServer:
 
 
 async def until(source: ConsulSource, *expected: RealServer) -> None:
-    """Follow the source until it answers exactly these real servers."""
+    """Follow the source until it returns exactly these real servers."""
 
     async def follow() -> None:
         while sorted((await source.next()).servers) != sorted(expected):
@@ -51,7 +51,7 @@ async def until(source: ConsulSource, *expected: RealServer) -> None:
 
 
 async def refusal(source: Source) -> str:
-    """Return the message of the SourceError that the next answer is."""
+    """Return the message of the SourceError that `next` raises."""
     with pytest.raises(SourceError) as caught:
         await asyncio.wait_for(source.next(), SOON)
     return str(caught.value)
@@ -59,14 +59,14 @@ async def refusal(source: Source) -> str:
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
-    """One agent in development mode for all tests that only register services of their own."""
+    """One agent in development mode for all tests that only register their own services."""
     with ConsulAgent(tmp_path_factory.mktemp("consul")) as running:
         yield running
 
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Callable[..., ConsulServer]]:
-    """Return a function like ConsulServer; what it made is closed at the end."""
+    """Return a function like ConsulServer; the servers that it made are closed at the end."""
     made: list[ConsulServer] = []
 
     def make(address: str, token: str | None = None, scope: Scope = OWN, wait: float = WAIT) -> ConsulServer:
@@ -81,7 +81,7 @@ async def connect() -> AsyncIterator[Callable[..., ConsulServer]]:
 async def test_instances_of_both_families_with_their_weights(
     agent: ConsulAgent, connect: Callable[..., ConsulServer]
 ) -> None:
-    """Address, port and weight arrive as registered; without an address of its own an instance has the node's."""
+    """Address, port and weight arrive as registered; an instance without its own address has that of the node."""
     agent.register("plain", 31001, "10.0.0.1", weights=(10, 1))
     agent.register("plain", 31002, "fd00::2", weights=(3, 1))
     agent.register("plain", 31003, "10.0.0.3")
@@ -98,7 +98,7 @@ async def test_instances_of_both_families_with_their_weights(
 
 
 async def test_health_decides_who_serves(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
-    """Warning has its own weight, 0 included; critical and maintenance take out; passing brings back."""
+    """A warning has its own weight, possibly 0; critical and maintenance take an instance out until it passes again."""
     one = agent.register("health", 1, "10.0.0.1", weights=(10, 2))
     two = agent.register("health", 2, "10.0.0.2", weights=(5, 0))
     source = ConsulSource(connect(agent.url), "health")
@@ -123,7 +123,7 @@ async def test_health_decides_who_serves(agent: ConsulAgent, connect: Callable[.
 
 
 async def test_a_deregistered_instance_is_gone(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
-    """Deregistering takes one instance out; the last one leaves a real empty answer."""
+    """Deregistering removes an instance; after the last one there is a real empty answer."""
     one, two = agent.register("leaving", 1, "10.0.0.1"), agent.register("leaving", 2, "10.0.0.2")
     source = ConsulSource(connect(agent.url), "leaving")
     await until(source, real_server("10.0.0.1", 1), real_server("10.0.0.2", 2))
@@ -136,7 +136,7 @@ async def test_a_deregistered_instance_is_gone(agent: ConsulAgent, connect: Call
 async def test_news_arrive_at_once_and_silence_is_waited_out(
     agent: ConsulAgent, connect: Callable[..., ConsulServer]
 ) -> None:
-    """A blocking query returns with the change, not at the end of its wait; without news it stays for its wait."""
+    """A blocking query returns with the change, not at the end of its wait; without a change it takes the full wait."""
     agent.register("news", 1, "10.0.0.1")
     source = ConsulSource(connect(agent.url), "news")
     await until(source, real_server("10.0.0.1", 1))
@@ -162,13 +162,13 @@ async def test_news_arrive_at_once_and_silence_is_waited_out(
 async def test_strange_service_names_are_found(
     agent: ConsulAgent, connect: Callable[..., ConsulServer], service: str
 ) -> None:
-    """Every name that Consul accepts is asked for by exactly that name."""
+    """Every name that Consul accepts is queried by exactly that name."""
     agent.register(service, 1, "10.0.0.1", service_id=f"strange-{service.encode().hex()}")
     await until(ConsulSource(connect(agent.url), service), real_server("10.0.0.1", 1))
 
 
 async def again(source: ConsulSource) -> Answer:
-    """Return what the source answers now."""
+    """Return the current answer of the source."""
     source.hasten()
     return await asyncio.wait_for(source.next(), SOON)
 
@@ -191,7 +191,7 @@ UNUSABLE: list[dict[str, Any]] = [
 async def test_an_unusable_registration_is_left_out_alone(
     agent: ConsulAgent, connect: Callable[..., ConsulServer], bad: dict[str, Any]
 ) -> None:
-    """It is there from the start: the others are followed as ever, it is reported, and only alone is it an error."""
+    """An unusable instance is reported and does not affect the others; if it is the only one, that is an error."""
     name = f"unusable-{UNUSABLE.index(bad)}"
     registered: dict[str, Any] = {"port": 3, "address": "10.0.0.3", "service_id": f"{name}-bad"} | bad
     agent.register(name, **registered)
@@ -221,7 +221,7 @@ async def test_an_unusable_registration_is_left_out_alone(
 
 
 async def test_who_moves_and_who_is_out_is_named(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
-    """Identities stay when a port or an address changes; critical checks, of the node too, are statements."""
+    """Identities stay when a port or an address changes; a critical check, also of the node, takes the instance out."""
     one = agent.register("moves", 1, "10.0.0.1", service_id="one")
     agent.register("moves", 2, "10.0.0.2", service_id="two")
     source = ConsulSource(connect(agent.url), "moves")
@@ -245,7 +245,7 @@ async def test_who_moves_and_who_is_out_is_named(agent: ConsulAgent, connect: Ca
 async def test_a_hastened_source_asks_the_leader_at_once(
     agent: ConsulAgent, monkeypatch: pytest.MonkeyPatch, direct: int
 ) -> None:
-    """With a query of its own or without, what waits for news is given up, and the answer is of the leader, now."""
+    """With a blocking query of its own or without, a hastened source cuts its wait, and the leader answers at once."""
     monkeypatch.setattr(server_module, "DIRECT", direct)
     service = f"hastened-{direct}"
     async with FaultyConsul(agent, service) as consul:
@@ -253,12 +253,12 @@ async def test_a_hastened_source_asks_the_leader_at_once(
         server = ConsulServer(consul.url)
         source = ConsulSource(server, service)
         await source.next()
-        source.hasten()  # while nobody waits
+        source.hasten()  # while no call waits
         await asyncio.wait_for(source.next(), SOON)
         for _ in range(3):
             waiting = asyncio.create_task(source.next())
             await asyncio.wait((waiting,), timeout=1)
-            if waiting.done():  # at first the catalog is news
+            if waiting.done():  # at first the whole catalog is new
                 continue
             started, asked = time.monotonic(), len(consul.queries)
             source.hasten()
@@ -276,7 +276,7 @@ async def test_a_hastened_source_asks_the_leader_at_once(
 
 
 async def test_a_hastened_catalog_asks_the_leader_at_once(agent: ConsulAgent) -> None:
-    """The list that waits for news is given up, and the answer is of the leader, now."""
+    """A hastened catalog cuts its wait, and the leader answers at once."""
     async with FaultyConsul(agent, "any") as consul:
         server = ConsulServer(consul.url)
         catalog = ConsulCatalog(server)
@@ -296,12 +296,12 @@ async def test_a_hastened_catalog_asks_the_leader_at_once(agent: ConsulAgent) ->
 async def test_another_datacenter_that_nobody_knows_is_an_error(
     agent: ConsulAgent, connect: Callable[..., ConsulServer]
 ) -> None:
-    """A datacenter without a path to it is no empty answer."""
+    """A datacenter without a path to it is an error, not an empty answer."""
     assert "No path to datacenter" in await refusal(ConsulSource(connect(agent.url, None, Scope("nowhere")), "plain"))
 
 
 async def test_services_without_a_query_of_their_own_are_followed(tmp_path: Path) -> None:
-    """Health, weights, new and gone instances, and the node's own checks arrive at once for one too many."""
+    """A service without a blocking query gets changes of health, weights, instances and node checks at once."""
     with ConsulAgent(tmp_path) as own:
         names = [f"service-{number}" for number in range(DIRECT + 1)]
         ids = [own.register(name, 1, "10.0.0.1") for name in names]
@@ -362,7 +362,7 @@ async def test_a_restart_loses_nothing(tmp_path: Path, connect: Callable[..., Co
 
 
 async def test_a_token_without_rights_is_an_error(tmp_path: Path, connect: Callable[..., ConsulServer]) -> None:
-    """Consul 1.8 answers an empty list to a token without rights; that, and an unknown token, are errors."""
+    """Consul 1.8 returns an empty list to a token without rights; that is an error, and so is an unknown token."""
     with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as own:
         own.register("redis", 1, "10.0.0.1")
         good = ConsulSource(connect(own.url, MASTER_TOKEN), "redis")
@@ -389,7 +389,7 @@ async def test_a_token_without_rights_is_an_error(tmp_path: Path, connect: Calla
 
 
 async def test_the_catalog_lists_what_may_opt_in(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
-    """Names come with meta and tags of any instance, at once, and go with them; proxies of Connect are told by Kind."""
+    """Names appear and disappear with meta and tags of any instance; proxies of Connect are recognised by Kind."""
     catalog = ConsulCatalog(connect(agent.url))
     before = (await catalog.next()).names
     proxy: dict[str, object] = {"SidecarService": {}}
@@ -416,7 +416,7 @@ async def test_the_catalog_lists_what_may_opt_in(agent: ConsulAgent, connect: Ca
 async def test_a_catalog_that_a_token_may_not_see_is_an_error(
     tmp_path: Path, connect: Callable[..., ConsulServer]
 ) -> None:
-    """Consul shows nothing at all to one token, and to another no meta: both would look as if nobody opted in."""
+    """Consul shows no service to one token, and no meta to another; in both cases no service would seem to opt in."""
     with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as own:
         own.register("redis", 1, "10.0.0.1", Meta={"clb-vip": "auto"})
         assert "showed no service at all: the token lacks rights" in await refusal(ConsulCatalog(connect(own.url)))
@@ -455,7 +455,7 @@ async def test_https_with_client_certificates(tmp_path: Path) -> None:
 
 
 async def test_only_the_instances_asked_for(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
-    """A filter and tags choose instances; several tags have to be there together."""
+    """A filter and tags select instances; with several tags an instance needs all of them."""
     agent.register("chosen", 1, "10.0.0.1", Tags=["blue", "v1"], Meta={"zone": "a b"})
     agent.register("chosen", 2, "10.0.0.2", Tags=["blue"], Meta={"zone": "c"})
     agent.register("chosen", 3, "10.0.0.3", Tags=["v1"])
@@ -483,14 +483,14 @@ async def test_only_the_instances_asked_for(agent: ConsulAgent, connect: Callabl
 async def test_a_query_that_consul_does_not_take_is_an_error(
     agent: ConsulAgent, connect: Callable[..., ConsulServer], scope: Scope, selection: Selection, complaint: str
 ) -> None:
-    """A bad filter, or a namespace without Consul Enterprise, is no empty answer; Consul's words are in the message."""
+    """A bad filter, or a namespace without Consul Enterprise, is an error with Consul's message, not an empty list."""
     message = await refusal(ConsulSource(connect(agent.url, None, scope), "plain", selection))
     assert complaint in message
     assert "--filter" in message
 
 
 async def test_tagged_addresses_on_request(agent: ConsulAgent, connect: Callable[..., ConsulServer]) -> None:
-    """The tagged address of the name asked for, with its own port, stands for the instance's where it has one."""
+    """The tagged address of the given name, with its own port, replaces the instance's address if there is one."""
     tagged = {"wan": {"Address": "198.51.100.1", "Port": 8001}}
     agent.register("tagged", 1, "10.0.0.1", TaggedAddresses=tagged)
     agent.register("tagged", 2, "10.0.0.2")
@@ -504,7 +504,7 @@ async def test_tagged_addresses_on_request(agent: ConsulAgent, connect: Callable
 async def test_two_ids_with_one_endpoint_are_one_real_server(
     agent: ConsulAgent, connect: Callable[..., ConsulServer]
 ) -> None:
-    """Two ids may name one address and port; the desired state has it once, with the greater weight."""
+    """Two IDs may have the same address and port; the desired state has it once, with the greater weight."""
     agent.register("twice", 80, "10.0.0.1", service_id="twice-a", weights=(2, 1))
     agent.register("twice", 80, "10.0.0.1", service_id="twice-b", weights=(5, 1))
     source = ConsulSource(connect(agent.url), "twice")
@@ -516,7 +516,7 @@ async def test_two_ids_with_one_endpoint_are_one_real_server(
 
 
 async def test_every_way_to_write_where_the_agent_is(tmp_path: Path) -> None:
-    """An IPv6 literal, a Unix socket and http:// from CONSUL_HTTP_ADDR reach the real agent."""
+    """CONSUL_HTTP_ADDR reaches the real agent as an IPv6 literal, as a Unix socket and with http://."""
     config: dict[str, object] = {"addresses": {"http": f"127.0.0.1 ::1 unix://{tmp_path}/consul.sock"}}
     with ConsulAgent(tmp_path, config=config) as own:
         own.register("redis", 1, "10.0.0.1")

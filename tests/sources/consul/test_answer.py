@@ -34,7 +34,7 @@ STATUSES = st.lists(st.sampled_from(["passing", "warning", "critical"]), max_siz
 
 
 def parse(entries: object, tagged: str | None = None, **names: Known) -> Answer:
-    """Return the answer of entries, with what is known of host names (`_` for their dots)."""
+    """Return the answer of entries, with the state of host names (`_` for their dots)."""
     return to_answer(parse_entries(entries, tagged), {name.replace("_", "."): known for name, known in names.items()})
 
 
@@ -44,7 +44,7 @@ def endpoint(address: str = "10.0.0.1", port: int = 80) -> tuple[Address, int]:
 
 
 def entry(*statuses: str, node: object = "10.9.9.9", **service: object) -> dict[str, object]:
-    """Return an entry whose Service has these fields beside an id, a port and an address."""
+    """Return an entry whose Service has these fields besides an ID, a port and an address."""
     return {
         "Node": {"Node": "n1", "Address": node},
         "Service": {"ID": "s1", "Address": "10.0.0.1", "Port": 80} | service,
@@ -77,7 +77,7 @@ def server(address: str = "10.0.0.1", port: int = 80, weight: int = 1) -> RealSe
     ],
 )
 def test_an_instance_becomes_a_real_server(given: object, expected: RealServer) -> None:
-    """Service address, else the node's; the weight of its health; 1 where nothing is said."""
+    """The service's address, else the node's; the weight of its health; 1 if no weight is given."""
     assert parse([given]).servers == (expected,)
 
 
@@ -93,7 +93,7 @@ def test_an_instance_becomes_a_real_server(given: object, expected: RealServer) 
     ],
 )
 def test_an_instance_that_must_not_serve_is_out(given: dict[str, dict[str, object]]) -> None:
-    """A critical check or a weight below 1 takes an instance out by name, whatever else it says."""
+    """A critical check or a weight below 1 takes an instance out by its name, even if the entry is malformed."""
     given["Service"] |= {"ID": "s2", "Port": 81}
     answer = parse([entry(), given])
     assert answer == Answer(
@@ -105,20 +105,20 @@ def test_an_instance_that_must_not_serve_is_out(given: dict[str, dict[str, objec
     "given", [entry("critical", Port=0), entry("critical", Address="a b"), entry("critical") | {"Service": 1}]
 )
 def test_an_instance_that_is_out_may_have_any_address(given: object) -> None:
-    """It is no trouble: neither a server nor in a report, and nobody else being there is no error."""
+    """An instance that is out is neither a server nor reported; without others the answer is empty, not an error."""
     assert replace(parse([entry(), given]), out_members=()) == parse([entry()])
     assert replace(parse([given]), out_members=()) == Answer(())
 
 
 def test_an_endpoint_of_two_instances_is_usable_if_one_of_them_is() -> None:
-    """What passes goes before what is critical, also as the one that the endpoint belongs to; then the lower one."""
+    """A passing instance takes precedence over a critical one, and gives the endpoint its identity; then the lower."""
     answer = parse([entry("critical", ID="a"), entry(ID="c"), entry(ID="b"), entry("critical", ID="d")])
     assert answer == Answer((server(), server()), identities={endpoint(): "n1/b"})
 
 
 @given(statuses=STATUSES, passing=st.integers(-2, 100_000), warning=st.integers(-2, 100_000))
 def test_health_and_weight_follow_consuls_rule(statuses: list[str], passing: int, warning: int) -> None:
-    """Any critical check is out; any warning gives the warning weight; below 1 is out; the rest is clamped."""
+    """Any critical check is out; any warning gives the warning weight; below 1 is out; higher values are clamped."""
     answer = parse([entry(*statuses, Weights={"Passing": passing, "Warning": warning})])
     weight = warning if "warning" in statuses else passing
     out = "critical" in statuses or weight < 1
@@ -127,12 +127,12 @@ def test_health_and_weight_follow_consuls_rule(statuses: list[str], passing: int
 
 
 def test_an_empty_list_is_an_empty_answer() -> None:
-    """No instances is what Consul may say."""
+    """An empty list is a valid answer."""
     assert parse([]) == Answer(())
 
 
 def test_duplicates_are_left_to_the_desired_state() -> None:
-    """Two ids with one address and port stay two entries."""
+    """Two IDs with one address and port stay two entries."""
     assert parse([entry(ID="a"), entry(ID="b")]).servers == (server(), server())
 
 
@@ -166,7 +166,7 @@ UNUSABLE = [
 
 @pytest.mark.parametrize(("given", "complaint"), UNUSABLE, ids=[complaint for _, complaint in UNUSABLE])
 def test_an_instance_that_cannot_be_used_is_left_out_alone(given: object, complaint: str) -> None:
-    """The others count, and a report names node, service id and value; with nobody else it is an error."""
+    """The others count, and the report names node, service ID and value; without others it is an error."""
     other = entry("passing", Address="10.0.0.2", ID="s2")
     answer = parse([given, other])
     assert answer.servers == (server("10.0.0.2"),)
@@ -182,7 +182,7 @@ def test_an_instance_that_cannot_be_used_is_left_out_alone(given: object, compla
     "given", [None, [], {}, 7, {"Node": {}}, {"Node": {}, "Service": 1}, {"Service": {}, "Node": 1}]
 )
 def test_an_entry_of_another_shape_is_left_out_alone(given: object) -> None:
-    """So is what is no instance at all."""
+    """An entry that is not an instance is left out, too."""
     answer = parse([given, entry()])
     assert answer.servers == (server(),)
     assert "is this Consul?" in str(answer.left_out)
@@ -192,13 +192,13 @@ def test_an_entry_of_another_shape_is_left_out_alone(given: object) -> None:
 
 @pytest.mark.parametrize("given", [None, {}, "text", 1])
 def test_another_shape_of_the_whole_is_an_error(given: object) -> None:
-    """JSON that is no list is refused."""
+    """JSON that is not a list is rejected."""
     with pytest.raises(SourceError, match="is this Consul"):
         parse_entries(given)
 
 
 def test_untrusted_text_is_bounded_and_escaped() -> None:
-    """A long or hostile name, address or nest of lists gives one short printable line, and a bounded identity."""
+    """A long or malicious name, address or nested list gives one short printable line, and a bounded identity."""
     nest: object = []
     for _ in range(900):
         nest = [nest]
@@ -212,7 +212,7 @@ def test_untrusted_text_is_bounded_and_escaped() -> None:
 
 
 def test_reports_are_bounded() -> None:
-    """Of many unusable instances the first are reported, whatever their order, and how many more there are."""
+    """Of many unusable instances the first are reported, in any order of the entries, and the number of the others."""
     bad = [entry(ID=f"s{number:03}", Port=0) for number in range(4200)]
     reports = parse([entry(), *bad]).left_out
     assert reports == parse([*reversed(bad), entry()]).left_out
@@ -229,7 +229,7 @@ def test_reports_are_bounded() -> None:
     )
 )
 def test_each_pair_of_node_and_service_id_has_an_identity_of_its_own(pairs: list[tuple[str, str]]) -> None:
-    """So that no registration can take over the place of another one's."""
+    """Identities are unique, so that no registration can take the place of another one."""
     identities = {
         identity
         for node, own in pairs
@@ -239,7 +239,7 @@ def test_each_pair_of_node_and_service_id_has_an_identity_of_its_own(pairs: list
 
 
 def test_an_instance_without_a_name_has_no_identity() -> None:
-    """It serves, and is told from no other."""
+    """It serves, but it has no identity."""
     assert parse([entry(ID="")]) == parse([entry() | {"Node": {}}]) == Answer((server(),))
 
 
@@ -248,7 +248,7 @@ EIGHT_V6 = parse_address("fd00::8")
 
 
 def test_a_host_name_stands_for_all_its_addresses() -> None:
-    """Names are looked up in lower case; each address becomes a real server of that weight, port and identity."""
+    """Names are looked up in lower case; each address becomes a real server with that weight, port and identity."""
     entries = [
         entry(Address="Redis.example", Weights={"Passing": 3}),
         entry(ID="s2"),
@@ -278,9 +278,9 @@ def test_a_host_name_stands_for_all_its_addresses() -> None:
 def test_a_host_name_that_cannot_be_looked_up(
     known: Known | None, families: frozenset[bool], unread: list[bool | None], *, reported: bool
 ) -> None:
-    """Its instance keeps what it had in the families that nobody could tell, but for a name that certainly has none.
+    """Its instance keeps its last addresses in families whose look-up failed, unless the name certainly has none.
 
-    Families that no virtual server has are nobody's trouble.
+    Families that no virtual server has are ignored.
     """
     entries = [entry(), entry(ID="s2", Address="a.example", Weights={"Passing": 3})]
     answer = to_answer(parse_entries(entries), {} if known is None else {"a.example": known}, families)
@@ -294,7 +294,7 @@ def test_a_host_name_that_cannot_be_looked_up(
 
 
 def test_only_host_names_that_certainly_have_no_address_are_an_error() -> None:
-    """One that cannot be looked up now keeps what it had, so that the answer says something."""
+    """A name whose look-up failed keeps its last addresses, so that the answer is not an error."""
     entries = [entry(Address="a.example")]
     assert parse(entries, a_example=Known(cause="no answer", unread=BOTH)).servers == ()
     with pytest.raises(UnusableError, match=r"'a\.example' as its address, which cannot be looked up: has no address"):
@@ -302,7 +302,7 @@ def test_only_host_names_that_certainly_have_no_address_are_an_error() -> None:
 
 
 def test_a_critical_instance_with_a_host_name_is_out_where_it_was_last() -> None:
-    """Also while the name cannot be looked up."""
+    """Its name's last addresses are out, also while the name cannot be looked up."""
     entries = [entry(), entry("critical", ID="s2", Address="a.example")]
     answer = parse(entries, a_example=Known(cause="no answer", unread=BOTH, last=(EIGHT,)))
     assert (answer.out, answer.unread, answer.left_out) == ((endpoint("10.0.0.8"),), (), ())
@@ -310,7 +310,7 @@ def test_a_critical_instance_with_a_host_name_is_out_where_it_was_last() -> None
 
 @pytest.mark.parametrize("given", [{"Address": "a.example"}, {"Address": "$(id)"}, {"Port": 0}], ids=str)
 def test_a_critical_instance_is_out_by_its_name_where_nobody_can_tell_its_endpoint(given: dict[str, object]) -> None:
-    """Such as one that is registered anew with nonsense, or with a name that cannot be looked up."""
+    """For example after a registration with invalid fields, or with a name that cannot be looked up."""
     entries = [entry(Port=port, ID=f"s{port}") for port in (81, 82, 83)]
     before = parse(entries)
     lost = [entry("critical", **{"ID": f"s{port}", "Port": port, **given}) for port in (81, 82)]
@@ -321,7 +321,7 @@ def test_a_critical_instance_is_out_by_its_name_where_nobody_can_tell_its_endpoi
 
 
 def test_a_name_that_cannot_be_looked_up_is_not_out_where_another_instance_serves_by_it() -> None:
-    """Such as one that is registered under a new id while the old one turns critical and waits for its end."""
+    """For example an instance with a new ID, while the old one turns critical and waits for its removal."""
     names = {"a.example": Known((parse_address("10.0.0.1"),), last=(parse_address("10.0.0.1"),))}
     old, new = entry("critical", ID="a", Address="a.example"), entry(ID="b", Address="a.example")
     serving = to_answer(parse_entries([old, new]), names)
@@ -334,7 +334,7 @@ def test_a_name_that_cannot_be_looked_up_is_not_out_where_another_instance_serve
 
 
 def test_names_of_one_service_are_bounded() -> None:
-    """Beyond them an instance is reported, as the highest by name."""
+    """Only the lowest names are looked up; instances with other names are reported."""
     entries = [entry(ID=f"s{number}", Address=f"h{number:04}.example") for number in range(MAX_NAMES + 1)]
     reading = parse_entries([entry(), *entries])
     assert len(reading.host_names) == MAX_NAMES
@@ -362,24 +362,24 @@ WAN = {"wan": {"Address": "10.8.8.8", "Port": 8080}}
     ],
 )
 def test_a_tagged_address_is_used_where_there_is_one(given: object, expected: RealServer) -> None:
-    """The service's, with its own port; else the service's plain address; else the node's tagged, then plain one."""
+    """The service's, with its port; else the service's plain address; else the node's tagged, then plain address."""
     assert parse([given], "wan").servers == (expected,)
 
 
 def test_a_tagged_address_is_not_used_unasked() -> None:
-    """Without a name the plain address counts."""
+    """Without the option the plain address counts."""
     assert parse([entry(TaggedAddresses=WAN)]).servers == (server(),)
 
 
 @pytest.mark.parametrize("given", [{"wan": "x"}, "wan", {"wan": {"Address": 7}}])
 def test_an_instance_with_a_tagged_address_of_another_shape_is_left_out(given: object) -> None:
-    """It is reported with node and service id."""
+    """It is reported with node and service ID."""
     answer = parse([entry(ID="s2"), entry(TaggedAddresses=given)], "wan")
     assert answer.servers == (server(),)
     assert str(answer.left_out[0]).startswith("instance 's1' on node 'n1' has ")
 
 
-def test_checks_say_who_may_have_changed() -> None:
+def test_checks_name_the_services_that_may_have_changed() -> None:
     """Node, check, service and status count; output and index do not."""
     check = {"Node": "n1", "CheckID": "c1", "ServiceName": "redis", "Status": "critical"}
     assert parse_checks([check | {"Output": "a"}]) == parse_checks([check | {"Output": "b", "ModifyIndex": 7}])
@@ -389,7 +389,7 @@ def test_checks_say_who_may_have_changed() -> None:
 
 @pytest.mark.parametrize("given", [None, {}, [1]])
 def test_what_is_no_list_of_checks_is_an_error(given: object) -> None:
-    """JSON of another shape is refused."""
+    """JSON of any other shape is rejected."""
     with pytest.raises(SourceError, match="is this Consul"):
         parse_checks(given)
 
@@ -403,7 +403,7 @@ JSON = st.recursive(
 
 @given(entries=st.lists(JSON | st.fixed_dictionaries({"Node": JSON, "Service": JSON, "Checks": JSON})) | JSON)
 def test_no_json_breaks_the_parser(entries: object) -> None:
-    """Any JSON gives an answer or a SourceError, nothing else."""
+    """Any JSON gives an answer or a SourceError, and no other error."""
     for parse_one in (parse_checks, parse_names, parse_summaries):
         with suppress(SourceError):
             assert isinstance(parse_one(entries), frozenset)
@@ -424,7 +424,7 @@ PATHS = [
 
 @given(path=st.sampled_from(PATHS), value=JSON, tagged=st.sampled_from([None, "wan"]))
 def test_no_part_of_an_entry_changes_what_others_give(path: tuple[str | int, ...], value: object, tagged: str) -> None:
-    """Whatever is written into any part of one registration, the others are in the answer as they are without it."""
+    """Whatever one registration contains in any part, the answer has all others as it would without that one."""
     whole: dict[str | int, Any] = {
         "entry": entry("passing", Address="10.0.0.9", TaggedAddresses=deepcopy(WAN), Weights={})
     }
@@ -450,7 +450,7 @@ PROXY = {"Service": {"Kind": "connect-proxy", "Meta": {"clb-vip": "10.64.0.2:80"
 
 
 def test_opt_in_is_read_from_meta_and_tags() -> None:
-    """All instances count, whatever their checks say, but no proxy of Connect, which copies them from its service."""
+    """All instances count, whatever their checks are, but not proxies of Connect, which copy their service's claims."""
     assert parse_entries([INSTANCE, PROXY, entry("critical")]).opt_in == OptIn(
         (parse_vip("10.64.0.1:80"),), (Protocol.TCP,)
     )
@@ -459,7 +459,7 @@ def test_opt_in_is_read_from_meta_and_tags() -> None:
 
 
 def test_names_of_the_catalog_are_those_that_may_opt_in() -> None:
-    """Tags tell for themselves; the summaries are of services whose meta opts in, in this cluster or in another."""
+    """Tags are in the list itself; the summaries are of services whose meta opts in, of this cluster or a peer."""
     tags = {"a": ["clb"], "b": ["x", "clb.vip=10.64.0.1"], "c": ["clbx", "clb.v"], "d": [], "e": None}
     assert parse_names(tags) == {"a", "b"}
     assert parse_summaries([{"Name": "m", "Tags": None}, {"Name": "far", "PeerName": "west"}, {}]) == {"m"}

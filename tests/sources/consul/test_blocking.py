@@ -1,4 +1,4 @@
-"""The rules of blocking queries, and the brake."""
+"""The rules of blocking queries, and the rate limit."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_an_index_blocks_or_starts_afresh(header: int, previous: int) -> None:
 
 
 @given(headers=st.lists(UINT64, max_size=30))
-def test_a_chain_of_indexes_never_asks_for_what_is_behind(headers: list[int]) -> None:
-    """Whatever the server says, an index that is sent never lies ahead of the newest one seen since the last reset."""
+def test_a_chain_of_indexes_is_never_ahead(headers: list[int]) -> None:
+    """For any answers, an index that is sent is never ahead of the newest one received since the last reset."""
     index = FIRST
     for header in headers:
         before, index = index, next_index(str(header), index)
@@ -33,7 +33,7 @@ def test_a_chain_of_indexes_never_asks_for_what_is_behind(headers: list[int]) ->
     "header", ["", "-1", "+1", " 1", "1.0", "0x1", "1_0", "\u0661", "\u00b2", str(2**64), "9" * 5000, "a" * 999]
 )
 def test_a_header_that_is_no_index_is_an_error(header: str) -> None:
-    """Anything but the digits of a uint64 is refused, and shown in a bounded message."""
+    """Anything but the digits of a uint64 is rejected, with a bounded message."""
     with pytest.raises(SourceError, match="no index") as caught:
         next_index(header, 1)
     assert len(str(caught.value)) < 250
@@ -46,7 +46,7 @@ def test_a_missing_header_is_an_error() -> None:
 
 
 def test_the_client_waits_longer_than_consul() -> None:
-    """Consul may take its wait and a sixteenth of it; then there is still time for the answer."""
+    """Consul may take its wait and a sixteenth of it; after that there is still time for the answer."""
     assert client_timeout(WAIT) == WAIT + WAIT / 16 + MARGIN
 
 
@@ -56,7 +56,7 @@ def test_the_client_waits_longer_than_consul() -> None:
     gaps=st.lists(st.integers(min_value=0, max_value=40).map(lambda n: n / 16), max_size=100),
 )
 def test_a_bucket_holds_the_rate_in_every_window(rate: int, burst: int, gaps: list[float]) -> None:
-    """Over any stretch of time, a caller that obeys the pauses makes at most burst + rate * time queries."""
+    """In any period, a caller that keeps the pauses sends at most burst + rate * time queries."""
     now, bucket, starts = 100.0, Bucket.full(rate, burst, 100.0), []
     for gap in gaps:
         now += gap
@@ -70,7 +70,7 @@ def test_a_bucket_holds_the_rate_in_every_window(rate: int, burst: int, gaps: li
 
 @given(burst=st.integers(min_value=1, max_value=50))
 def test_a_quiet_bucket_lets_a_burst_pass(burst: int) -> None:
-    """As many queries as the burst start at once; the next one waits for its token."""
+    """As many queries as the burst start at once; the next one waits for a token."""
     bucket = Bucket.full(10.0, burst, 0.0)
     pauses = []
     for _ in range(burst + 1):

@@ -1,4 +1,4 @@
-"""Waiting for the catalog, against a server that misbehaves on purpose."""
+"""Waiting for changes of the catalog, with a server that misbehaves on purpose."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REDIS = ("redis", ALL)
 
 @asynccontextmanager
 async def opened(fake: FakeConsul) -> AsyncIterator[ChangeWatch]:
-    """Return the catalog of a fake; it and its connections are closed at the end."""
+    """Return the watch of a fake's catalog; it and its connections are closed at the end."""
     transport = Transport(ConsulAddress.parse(fake.url), None)
     catalog = ChangeWatch(Client(transport, None, OWN), WAIT)
     try:
@@ -35,20 +35,20 @@ async def opened(fake: FakeConsul) -> AsyncIterator[ChangeWatch]:
 
 
 async def test_what_was_not_read_from_the_leader_counts_as_changed() -> None:
-    """Another server's answer may be older than the news, so the leader is to be asked at once."""
+    """Another server's answer may be older than the change, so the leader is queried at once."""
     async with FakeConsul(Reply(hang=True)) as fake, opened(fake) as catalog:
         await asyncio.wait_for(catalog.changed(REDIS, LATER), SOON)
-        catalog.asked(REDIS, leader=False)
+        catalog.note_query(REDIS, leader=False)
         await asyncio.wait_for(catalog.changed(REDIS, LATER), SOON)
-        catalog.asked(REDIS, leader=True)
+        catalog.note_query(REDIS, leader=True)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(catalog.changed(REDIS, LATER), 0.2)
 
 
 async def test_waiting_ends_at_its_deadline() -> None:
-    """A service is asked for again at times although nothing is heard of it."""
+    """A service is queried again from time to time although no change was reported."""
     async with FakeConsul(Reply(hang=True)) as fake, opened(fake) as catalog:
-        catalog.asked(REDIS, leader=True)
+        catalog.note_query(REDIS, leader=True)
         started = time.monotonic()
         await catalog.changed(REDIS, started + 0.3)
         assert 0.25 < time.monotonic() - started < SOON
@@ -57,12 +57,12 @@ async def test_waiting_ends_at_its_deadline() -> None:
 @pytest.mark.parametrize(
     "bad", [Reply(status=500, body=b"No cluster leader"), Reply(index=None), Reply(body=b"<html>")]
 )
-async def test_a_failure_reaches_everyone_who_waits_and_then_all_starts_again(bad: Reply) -> None:
-    """A bad answer about the catalog is an error of every service; the next to wait starts from nothing."""
+async def test_a_failure_reaches_all_waiting_callers_and_then_the_watch_restarts(bad: Reply) -> None:
+    """A bad answer about the catalog is an error of every service; the next caller starts from the beginning."""
     async with FakeConsul(bad) as fake, opened(fake) as catalog:
         names = [(name, ALL) for name in ("redis", "ldap", "mail")]
         for name in names:
-            catalog.asked(name, leader=True)
+            catalog.note_query(name, leader=True)
         waiting = [asyncio.create_task(catalog.changed(name, LATER)) for name in names]
         for one in waiting:
             with pytest.raises(SourceError, match=f"Consul at {fake.url}"):
@@ -72,12 +72,12 @@ async def test_a_failure_reaches_everyone_who_waits_and_then_all_starts_again(ba
         assert "index" not in fake.queries[-1]
 
 
-async def test_a_server_that_always_has_news_is_asked_seldom() -> None:
-    """Answers that come at once, whether news or not, are braked for each of the three queries."""
+async def test_a_server_that_always_changes_is_rate_limited() -> None:
+    """Answers that come at once, with a change or without, are rate-limited for each of the three queries."""
     async with FakeConsul(*(Reply(index=str(number)) for number in range(1, 200))) as fake, opened(fake) as catalog:
         started = time.monotonic()
         while time.monotonic() - started < 2:
-            catalog.asked(REDIS, leader=True)
+            catalog.note_query(REDIS, leader=True)
             try:
                 await asyncio.wait_for(catalog.changed(REDIS, LATER), 0.2)
             except TimeoutError:
@@ -86,12 +86,12 @@ async def test_a_server_that_always_has_news_is_asked_seldom() -> None:
         assert WATCH_BURST <= len(fake.asked) <= 3 * (WATCH_BURST + WATCH_RATE * took + 1)
 
 
-async def test_a_catalog_that_cannot_be_watched_is_asked_seldom() -> None:
-    """Where services can be asked for and the catalog cannot, failures are few, since each lets all be asked for."""
+async def test_a_catalog_that_cannot_be_watched_is_rate_limited() -> None:
+    """If services can be queried but not the catalog, restarts are limited, because each one queries every service."""
     async with FakeConsul(Reply(status=403, body=b"not this path")) as fake, opened(fake) as catalog:
         failures, started = 0, time.monotonic()
         while time.monotonic() - started < 2:
-            catalog.asked(REDIS, leader=True)
+            catalog.note_query(REDIS, leader=True)
             try:
                 await asyncio.wait_for(catalog.changed(REDIS, LATER), 0.2)
             except SourceError:

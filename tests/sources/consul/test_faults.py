@@ -1,4 +1,4 @@
-"""The Consul source over random schedules of faults, which a proxy in front of the real consul plays."""
+"""The Consul source over random schedules of faults, played by a proxy in front of the real Consul."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.support.schedules import HOLD, Inject, Pass, Schedule, one_after_the_
 
 SERVICES: Final = count(1)
 MOST: Final = 8
-"""Requests of one round, each again after a reset.
+"""Maximum requests of one round, each repeated after a reset.
 
-The query, the same without waiting, the same for the leader, and what the token may do.
+The query, the same without waiting, the same at the leader, and the rights of the token.
 """
 
 
@@ -36,15 +36,15 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
 
 
 def bound(seconds: float) -> float:
-    """Return the most rounds in this time."""
+    """Return the maximum number of rounds in this time."""
     return BURST + RATE * seconds + 1
 
 
 @pytest.mark.parametrize("most", [effort(4, 2), pytest.param(effort(100, 10), marks=pytest.mark.discovery)])
 def test_consul_under_faults_keeps_to_the_rules(agent: ConsulAgent, most: int) -> None:
-    """Whatever fails in whatever order, errors change nothing, a lie is held, the truth counts, and watching goes on.
+    """Through any faults in any order, errors change nothing, wrong answers are held, correct ones count.
 
-    `tests/support/schedules.py` has the rules.
+    Watching goes on meanwhile. `tests/support/schedules.py` has the rules.
     """
 
     @settings(max_examples=most, report_multiple_bugs=False)
@@ -73,7 +73,7 @@ async def _play(agent: ConsulAgent, schedule: Schedule) -> None:
 
 
 async def test_no_fault_of_consul_makes_it_spin(agent: ConsulAgent) -> None:
-    """While a fault lasts no more is asked than the bucket lets pass, however short the pauses after failures."""
+    """While a fault lasts there are no more queries than the bucket allows, however short the pauses after failures."""
 
     async def watch(fault: Fault) -> None:
         async with FaultyConsul(agent, "spin") as consul:

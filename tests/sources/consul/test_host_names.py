@@ -1,4 +1,4 @@
-"""Instances of the real consul that are registered with host names, which the real knot knows, or nobody."""
+"""Instances of the real Consul that are registered with host names, in a real Knot DNS or nowhere."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
 
 @pytest.fixture
 def knot() -> Iterator[KnotServer]:
-    """Run a DNS server of the test's own."""
+    """Run a DNS server for one test."""
     with KnotServer({"example": "", "other": ""}) as running:
         yield running
 
 
 @pytest.fixture
 async def connect(tmp_path: Path) -> AsyncIterator[Connect]:
-    """Return a function that makes a server with a DNS server, and a hosts file; what it made is closed at the end."""
+    """Return a function that makes a server with a DNS server and a hosts file; all servers are closed at the end."""
     made: list[ConsulServer] = []
     (tmp_path / "hosts").write_text("10.0.0.77 local.example\n127.0.0.1 localhost\n")
 
@@ -74,7 +74,7 @@ def endpoint(address: str, port: int = 1) -> tuple[Address, int]:
 
 
 async def until(source: ConsulSource, *expected: RealServer, unread: tuple[Unread, ...] = ()) -> Answer:
-    """Follow the source until it answers exactly these."""
+    """Follow the source until it returns exactly these."""
     async with asyncio.timeout(SOON):
         while True:
             answer = await source.next()
@@ -85,7 +85,7 @@ async def until(source: ConsulSource, *expected: RealServer, unread: tuple[Unrea
 async def test_a_host_name_stands_for_its_addresses_as_they_change(
     agent: ConsulAgent, knot: KnotServer, connect: Connect
 ) -> None:
-    """Both families count, the hosts file goes first, and new addresses are news although Consul has none."""
+    """Both families count, the hosts file takes precedence, and new addresses give a new answer without Consul."""
     knot.write("a A 10.0.0.1\na AAAA fd00::1\nlocal A 10.0.0.66")
     agent.register("named", 1, "A.example", service_id="a", weights=(4, 1))
     agent.register("named", 1, "local.example", service_id="local")
@@ -94,10 +94,10 @@ async def test_a_host_name_stands_for_its_addresses_as_they_change(
     assert answer.identities[endpoint("10.0.0.1")] == "test/a"
     waiting = asyncio.create_task(source.next())
     await asyncio.wait((waiting,), timeout=2)
-    assert not waiting.done()  # the same addresses again are no news
+    assert not waiting.done()  # the same addresses again are not a new answer
     knot.write("a A 10.0.0.2")
     answer = await asyncio.wait_for(waiting, SOON)
-    if len(answer.servers) != 2:  # each family has a question of its own
+    if len(answer.servers) != 2:  # each family has its own query
         answer = await source.next()
     assert set(answer.servers) == {server("10.0.0.2", weight=4), server("10.0.0.77")}
     assert answer.identities[endpoint("10.0.0.2")] == "test/a"
@@ -106,7 +106,7 @@ async def test_a_host_name_stands_for_its_addresses_as_they_change(
 async def test_a_host_name_that_nobody_can_look_up_now_keeps_what_it_had(
     agent: ConsulAgent, knot: KnotServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is reported, and the others count meanwhile; one that certainly has no address has none."""
+    """It is reported, and the others count meanwhile; a name that certainly has no address has none."""
     monkeypatch.setattr(names_module, "RETRY", 0.2)
     knot.write("a A 10.0.0.1")
     agent.register("lost", 1, "a.example", service_id="a", weights=(4, 1))
@@ -135,7 +135,7 @@ async def test_a_host_name_that_nobody_can_look_up_now_keeps_what_it_had(
 
 
 async def test_a_hastened_source_looks_names_up_again(agent: ConsulAgent, knot: KnotServer, connect: Connect) -> None:
-    """What DNS said before does not confirm that an address has gone; without an answer the instance is unread."""
+    """An earlier DNS answer does not confirm that an address has gone; without a new answer the instance is unread."""
     knot.write("a A 10.0.0.1", ttl=60, negative_ttl=60)
     agent.register("again", 1, "a.example", service_id="a")
     agent.register("again", 2, "10.0.0.2")
@@ -156,7 +156,7 @@ async def test_a_hastened_source_looks_names_up_again(agent: ConsulAgent, knot: 
 async def test_a_critical_instance_is_out_at_the_addresses_of_its_name(
     agent: ConsulAgent, knot: KnotServer, connect: Connect
 ) -> None:
-    """Also when these can no longer be looked up."""
+    """Its name's last addresses are out, also when the name cannot be looked up any more."""
     knot.write("a A 10.0.0.1")
     one = agent.register("critical", 1, "a.example", service_id="a")
     agent.register("critical", 2, "10.0.0.2")
@@ -169,7 +169,7 @@ async def test_a_critical_instance_is_out_at_the_addresses_of_its_name(
 
 
 async def test_addresses_of_one_name_are_bounded(agent: ConsulAgent, knot: KnotServer, connect: Connect) -> None:
-    """Of a name with thousands the lowest count, and what is beyond is reported."""
+    """Of a name with thousands of addresses the lowest count, and the number of the others is reported."""
     knot.write("\n".join(f"a A 10.1.{number // 256}.{number % 256}" for number in range(1000)))
     agent.register("wide", 1, "a.example")
     answer = await asyncio.wait_for(ConsulSource(connect(agent.url, knot.address), "wide", families=IPV4).next(), SOON)
@@ -178,7 +178,7 @@ async def test_addresses_of_one_name_are_bounded(agent: ConsulAgent, knot: KnotS
 
 
 async def test_a_name_that_nobody_answers_for_holds_up_nothing(agent: ConsulAgent, connect: Connect) -> None:
-    """News of other instances arrive at once, the first time after a short grace, and it is reported."""
+    """Changes of other instances arrive at once, the first time after a short grace, and the name is reported."""
     agent.register("held-up", 1, "10.0.0.1")
     agent.register("held-up", 9, "silent.example", service_id="silent")
     async with SilentDns() as fake:
@@ -197,7 +197,7 @@ async def test_a_name_that_nobody_answers_for_holds_up_nothing(agent: ConsulAgen
 
 
 async def test_an_answer_without_anybody_waits_longer_and_ends_with_news(agent: ConsulAgent, connect: Connect) -> None:
-    """Where no instance has an address yet, a new one that has counts at once."""
+    """While no instance has an address yet, a new instance with one counts at once."""
     agent.register("nobody", 9, "silent.example")
     async with SilentDns() as fake:
         source = ConsulSource(connect(agent.url, fake.address), "nobody")
@@ -210,7 +210,7 @@ async def test_an_answer_without_anybody_waits_longer_and_ends_with_news(agent: 
 
 
 async def test_a_look_up_that_is_void_is_given_up(connect: Connect) -> None:
-    """When Consul no longer names a host, or nobody follows the service, nothing more is asked about it."""
+    """When Consul no longer returns a host name, or the service is not followed, the name is not queried any more."""
     named = [instance(address=f"h{number}.example") for number in range(100)]
     replies = (Reply(entries=[instance(), *named]), Reply(hang=True))
     async with SilentDns() as fake, FakeConsul(*replies) as consul:
@@ -222,12 +222,12 @@ async def test_a_look_up_that_is_void_is_given_up(connect: Connect) -> None:
         source.hasten()
         await source.next()
         async with asyncio.timeout(1):
-            while len(asyncio.all_tasks()) > len(names) + 10:  # noqa: ASYNC110  # nothing tells of their ends
+            while len(asyncio.all_tasks()) > len(names) + 10:  # noqa: ASYNC110  # nothing signals their end
                 await asyncio.sleep(0.02)
 
 
 async def test_many_names_that_nobody_answers_for_take_bounded_means(connect: Connect) -> None:
-    """Five services of a thousand such names each: no threads, bounded descriptors, and an end at once."""
+    """Five services with a thousand such names each: no threads, bounded descriptors, and they stop at once."""
     named = [instance(address=f"h{number}.example") for number in range(1000)]
     async with SilentDns() as fake, FakeConsul(Reply(entries=[instance(), *named]), Reply(hang=True)) as consul:
         consul.replies = [Reply(entries=[instance(), *named])] * 5 + [Reply(hang=True)]
@@ -254,7 +254,7 @@ def _descriptors() -> int:
 
 
 async def test_the_agents_own_name_is_looked_up_alike(agent: ConsulAgent, knot: KnotServer, connect: Connect) -> None:
-    """By the hosts file, and by the DNS server that was named; one that is not there is an error."""
+    """Its name is looked up in the hosts file and with the given DNS server; a missing server is an error."""
     agent.register("far", 1, "10.0.0.1")
     knot.write("consul A 127.0.0.1")
     for host in ("localhost", "consul.example"):

@@ -1,4 +1,4 @@
-"""Long polls to the real consul through a proxy that cuts them."""
+"""Long polls to the real Consul through a proxy that cuts them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
 
 @asynccontextmanager
 async def following(source: Source) -> AsyncIterator[list[Outcome]]:
-    """Follow a source while the block runs; return what it comes back with."""
+    """Follow a source while the block runs; return its outcomes."""
     heard: list[Outcome] = []
     task = asyncio.create_task(follow(source, heard.append))
     try:
@@ -56,7 +56,7 @@ async def heard_until(heard: list[Outcome], *numbers: int) -> None:
 
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 async def test_a_cut_long_poll_is_no_failure(agent: ConsulAgent, cut: Cut) -> None:
-    """The source stays fresh, in silence and without troubling the leader; no change is missed or late."""
+    """The source stays fresh, logs nothing and does not query the leader; no change is missed or late."""
     service = f"cut-{cut.status}"
     async with FaultyConsul(agent, service, cut) as consul:
         await consul.publish(frozenset({1, 2}))
@@ -81,7 +81,7 @@ async def test_a_cut_long_poll_is_no_failure(agent: ConsulAgent, cut: Cut) -> No
 
 
 async def test_a_cut_poll_before_a_dead_agent_is_a_failure(agent: ConsulAgent) -> None:
-    """What counts is whether Consul still answers a query that does not wait."""
+    """It is an error if Consul does not answer a query that does not wait, either."""
     async with FaultyConsul(agent, "dead") as consul:
         await consul.publish(frozenset({1}))
         server = ConsulServer(consul.url, wait=WAIT)
@@ -99,7 +99,7 @@ async def test_a_cut_poll_before_a_dead_agent_is_a_failure(agent: ConsulAgent) -
 
 
 async def test_a_poll_that_is_refused_at_once_is_a_failure(agent: ConsulAgent) -> None:
-    """A proxy that answers 504 without having waited cannot reach Consul."""
+    """A proxy that answers 504 without waiting cannot reach Consul."""
     async with FaultyConsul(agent, "refused", Cut(0.0, 504)) as consul:
         server = ConsulServer(consul.url, wait=WAIT)
         with pytest.raises(SourceError, match="answered 504"):
@@ -108,7 +108,7 @@ async def test_a_poll_that_is_refused_at_once_is_a_failure(agent: ConsulAgent) -
 
 
 async def test_after_a_cut_an_answer_older_than_the_last_is_overruled_by_the_leader(agent: ConsulAgent) -> None:
-    """A server that restarted behind the proxy answers before it has read its log."""
+    """A server that restarted behind the proxy answers before it has applied its log."""
     async with FaultyConsul(agent, "older") as consul:
         await consul.publish(frozenset({1, 2}))
         server = ConsulServer(consul.url, wait=2.0)
@@ -126,7 +126,7 @@ async def test_after_a_cut_an_answer_older_than_the_last_is_overruled_by_the_lea
 async def test_cut_polls_make_nobody_ask_for_every_service(
     agent: ConsulAgent, cut: Cut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where services share the queries about the catalog, a cut one is no news, and a change still arrives."""
+    """When services share the queries of the catalog, a cut query is not a change, and real changes still arrive."""
     monkeypatch.setattr(server_module, "DIRECT", 0)
     names = [f"shared-{cut.status}-{number}" for number in range(5)]
     async with FaultyConsul(agent, names[0], cut) as consul:
@@ -136,7 +136,7 @@ async def test_cut_polls_make_nobody_ask_for_every_service(
         async with AsyncExitStack() as stack:
             heard = [await stack.enter_async_context(following(source)) for source in sources]
             await heard_until(heard[0], 1)
-            await consul.cut_times(3)  # until then the watch of the catalog begins
+            await consul.cut_times(3)  # by then the watch of the catalog has started
             asked = len(of_services(consul))
             await consul.cut_times(consul.cuts + 6)
             assert len(of_services(consul)) == asked
@@ -160,7 +160,7 @@ async def test_a_cut_list_of_services_is_no_failure(agent: ConsulAgent, cut: Cut
         with capture_logs() as logs:
             async with following(catalog) as heard:
                 await consul.cut_times(2)
-                assert [path for path, _ in consul.queries].count("/v1/internal/ui/services") == 1  # the leader's
+                assert [path for path, _ in consul.queries].count("/v1/internal/ui/services") == 1  # at the leader
                 name = f"late-{cut.status}"
                 agent.register(name, 1, "10.0.0.1", Tags=["clb"])
                 async with asyncio.timeout(SOON):

@@ -1,4 +1,4 @@
-"""What instances say about their service: every form that is taken, and one sentence about every other."""
+"""The claims of instances for their service: every accepted form, and one sentence about every rejected one."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.model.answer import OptIn, Refused
+from clb_discovery.model.answer import OptIn, Refusal
 from clb_discovery.model.servers import Algorithm, Protocol
 from clb_discovery.model.text_forms import parse_vip
-from clb_discovery.sources.consul.opt_in import MAX_READ, MAX_REFUSED, MAX_TEXT, MAX_VIPS, Said, opt_in, said
+from clb_discovery.sources.consul.opt_in import MAX_READ, MAX_REFUSED, MAX_TEXT, MAX_VIPS, Claims, claims, opt_in
 
 TEXT: Final = st.sampled_from(
     ["auto", "", ",", "10.64.0.1:80", "10.64.0.1,[fd00::1]", "10.64.0.1:0", "127.0.0.1:x", "224.0.0.1", "least-conn"]
 ) | st.text(max_size=8)
 SAID: Final = st.builds(
-    Said,
+    Claims,
     st.lists(TEXT.map("clb-vip={}".format), min_size=1, max_size=3).map(tuple),
     st.none() | st.sampled_from(["random", "least-conn", "best"]) | TEXT,
     st.none() | st.sampled_from(["tcp", "udp", "sctp"]),
@@ -35,12 +35,12 @@ JSON: Final = st.recursive(
 
 
 def read(*instances: tuple[dict[str, str], list[str]]) -> OptIn | None:
-    """Return what instances with this meta and these tags say together."""
-    return opt_in(said(meta, tags) for meta, tags in instances)
+    """Return the combined claims of instances with this meta and these tags."""
+    return opt_in(claims(meta, tags) for meta, tags in instances)
 
 
 def refusals(meta: dict[str, str], *tags: str) -> list[str]:
-    """Return what is refused of one instance's words."""
+    """Return what was rejected of the claims of one instance."""
     found = read((meta, list(tags)))
     assert found is not None
     return [str(refused) for refused in found.refused]
@@ -85,12 +85,12 @@ def test_every_form_is_read(meta: dict[str, str], tags: list[str], expected: Opt
     [({}, []), ({"clb-algorithm": "random"}, []), ({"vip": "10.64.0.1"}, ["CLB", "clb.vip", "xclb.vip=10.64.0.1"])],
 )
 def test_other_words_do_not_opt_in(meta: dict[str, str], tags: list[str]) -> None:
-    """Neither does a scheduler alone."""
+    """Other meta and tags do not opt in, nor does a scheduler alone."""
     assert read((meta, tags)) is None
 
 
 def test_vips_of_all_instances_add_up() -> None:
-    """While instances are registered anew one after the other both VIPs are served; one without a word has none."""
+    """While instances are registered again one after the other, both VIPs are served; one without claims has none."""
     old, new = {"clb-vip": "10.64.0.1:80"}, {"clb-vip": "10.64.0.2:80"}
     assert read((old, []), ({}, []), (new, []), (new, [])) == OptIn(
         (parse_vip("10.64.0.1:80"), parse_vip("10.64.0.2:80"))
@@ -106,12 +106,12 @@ def test_vips_of_all_instances_add_up() -> None:
     ],
 )
 def test_the_scheduler_that_most_instances_name_counts(votes: list[str], winner: Algorithm, loser: str) -> None:
-    """Then the lower name; the other one is reported, and an instance without a word has no vote."""
+    """On a tie the lower name counts; the other one is reported, and an instance without a scheduler has no vote."""
     found = read(*(({"clb-vip": "auto", "clb-algorithm": vote}, []) for vote in votes), ({"clb-vip": "auto"}, []))
     assert found is not None
     assert found.algorithm is winner
     reason = f"is outvoted by instances that say {winner}; register all of them with one"
-    assert found.refused == (Refused(f"clb-algorithm '{loser}'", reason),)
+    assert found.refused == (Refusal(f"clb-algorithm '{loser}'", reason),)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_the_scheduler_that_most_instances_name_counts(votes: list[str], winner:
     ],
 )
 def test_what_is_wrong_is_named(meta: dict[str, str], tags: list[str], words: list[str]) -> None:
-    """The key, the value, the cause and the way out are in one short line."""
+    """Key, value, cause and fix are in one short line."""
     (reason,) = refusals(meta, *tags)
     assert all(word in reason for word in words), reason
     assert reason.isprintable()
@@ -146,7 +146,7 @@ def test_what_is_wrong_is_named(meta: dict[str, str], tags: list[str], words: li
 
 
 def test_what_is_right_beside_it_counts() -> None:
-    """A mistake in one VIP takes no other away."""
+    """An invalid VIP does not remove any other."""
     found = read(({"clb-vip": "10.64.0.1:80,10.64.0.300,auto"}, []))
     assert found is not None
     assert (found.vips, found.automatic) == ((parse_vip("10.64.0.1:80"),), (Protocol.TCP,))
@@ -154,7 +154,7 @@ def test_what_is_right_beside_it_counts() -> None:
 
 
 def test_of_too_many_vips_those_that_most_instances_name_count() -> None:
-    """One instance cannot take the place of what the others register, however often it repeats itself."""
+    """One instance cannot displace the VIPs of others, however often it repeats its own."""
     common: list[Any] = [({"clb-vip": f"10.64.9.{host}"}, []) for host in range(MAX_VIPS)] * 2
     rogue: Any = (
         {},
@@ -167,7 +167,7 @@ def test_of_too_many_vips_those_that_most_instances_name_count() -> None:
 
 
 def test_reading_is_bounded() -> None:
-    """However many instances name however many VIPs, no more than so many are read; what most of them name is."""
+    """For any number of instances and VIPs, parsing is bounded, and the most frequent VIPs are parsed."""
     common: list[Any] = [({"clb-vip": "10.64.9.9"}, [])] * 2
     found = read(*common, *(({}, [f"clb.vip=10.{one}.{two}.1" for two in range(256)]) for one in range(64, 128)))
     assert found is not None
@@ -175,19 +175,19 @@ def test_reading_is_bounded() -> None:
     assert len(found.vips) == MAX_VIPS
     unread = 64 * 256 + 1 - MAX_READ
     assert found.refused == (
-        Refused(f"{unread} VIPs", f"are more than the {MAX_READ} that are read for one service; register fewer"),
+        Refusal(f"{unread} VIPs", f"are more than the {MAX_READ} that are read for one service; register fewer"),
     )
 
 
 def test_vips_and_reports_are_bounded() -> None:
-    """Nobody can fill the kernel, the log or the status by one service."""
+    """One service cannot fill the kernel, the log or the status."""
     many = [({"clb-vip": f"10.64.1.{host}"}, [f"clb.vip=x{host}"]) for host in range(MAX_VIPS + 1)]
     found = read(*many)
     assert found is not None
     assert len(found.vips) == MAX_VIPS
     assert len(found.refused) == MAX_REFUSED
     assert (
-        Refused(
+        Refusal(
             f"{MAX_VIPS + 1} VIPs", f"are more than {MAX_VIPS}; those that most instances name count; register fewer"
         )
         in found.refused
@@ -195,16 +195,16 @@ def test_vips_and_reports_are_bounded() -> None:
 
 
 @given(st.lists(st.none() | SAID, max_size=6), st.randoms(use_true_random=False))
-def test_the_order_of_instances_does_not_matter(instances: list[Said | None], random: Random) -> None:
-    """Consul sorts an answer as it likes."""
+def test_the_order_of_instances_does_not_matter(instances: list[Claims | None], random: Random) -> None:
+    """Consul may return instances in any order."""
     shuffled = list(instances)
     random.shuffle(shuffled)
     assert opt_in(shuffled) == opt_in(instances)
 
 
 @given(st.lists(SAID, min_size=1, max_size=6))
-def test_whatever_opts_in_is_applied_or_refused(instances: list[Said]) -> None:
-    """A service that opts in has a VIP, or there is a report that says why not."""
+def test_whatever_opts_in_is_applied_or_refused(instances: list[Claims]) -> None:
+    """A service that opts in has a VIP, or a report that explains why not."""
     found = opt_in(instances)
     assert found is not None
     assert found.vips or found.automatic or found.refused
@@ -215,6 +215,6 @@ def test_whatever_opts_in_is_applied_or_refused(instances: list[Said]) -> None:
 
 @given(JSON, JSON)
 def test_any_json_is_read(meta: object, tags: object) -> None:
-    """Whatever stands there opts in or not, and breaks nothing."""
-    found = said(meta, tags)
+    """Any JSON opts in or does not, without an error."""
+    found = claims(meta, tags)
     assert opt_in([found]) is None or found is not None

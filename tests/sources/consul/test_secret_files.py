@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from clb_discovery.errors import UsageError
-from clb_discovery.sources.consul.environment import Words, token
+from clb_discovery.sources.consul.environment import Settings, token
 from clb_discovery.sources.consul.secret_files import SecretFile
 
 ONE: Final = "1ebf7f9a-93c8-4f1c-a1d6-6d2a9d7f0a11"
@@ -19,26 +19,26 @@ TWO: Final = "2ebf7f9a-93c8-4f1c-a1d6-6d2a9d7f0a11"
 
 def rotated(file: Path) -> SecretFile[str]:
     """Return the token of a file."""
-    found = token(Words({"CONSUL_HTTP_TOKEN_FILE": str(file)}, {}))
+    found = token(Settings({"CONSUL_HTTP_TOKEN_FILE": str(file)}, {}))
     assert isinstance(found, SecretFile)
     return found
 
 
 def replace(file: Path, text: str) -> None:
-    """Replace a file as careful programs do."""
+    """Replace a file atomically."""
     new = file.with_suffix(".new")
     new.write_text(text, encoding="utf-8")
     new.replace(file)
 
 
 def events(logs: list[Any]) -> list[str]:
-    """Return what was logged; a secret must not be in it."""
+    """Return the log lines; they must not contain a secret."""
     assert not any(secret in str(line) for line in logs for secret in (ONE, TWO))
     return [str(line["event"]) for line in logs if isinstance(line, Mapping)]
 
 
 def test_a_replaced_file_is_read_again(tmp_path: Path) -> None:
-    """What the file says now counts from the next use on, and that is logged once."""
+    """The new content is used from the next query on, with one log line."""
     file = tmp_path / "token"
     replace(file, ONE)
     found = rotated(file)
@@ -50,7 +50,7 @@ def test_a_replaced_file_is_read_again(tmp_path: Path) -> None:
 
 
 def test_a_link_that_leads_elsewhere_is_read_again(tmp_path: Path) -> None:
-    """Where the file is a link into a directory that is swapped as a whole, what it leads to counts."""
+    """If the file is a link into a directory that is replaced as a whole, its new target counts."""
     for name, text in (("old", ONE), ("new", TWO)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "token").write_text(text, encoding="utf-8")
@@ -63,8 +63,8 @@ def test_a_link_that_leads_elsewhere_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", f"{TWO} {TWO}", "\xff" * 5000, None])
-def test_a_file_that_says_nothing_of_use_changes_nothing(tmp_path: Path, text: str | None) -> None:
-    """An empty, strange or missing file leaves the secret of before, with one warning, until there is another one."""
+def test_an_unusable_file_changes_nothing(tmp_path: Path, text: str | None) -> None:
+    """While a file is empty, malformed or missing the previous secret stays, with one warning."""
     file = tmp_path / "token"
     replace(file, ONE)
     found = rotated(file)
@@ -77,7 +77,7 @@ def test_a_file_that_says_nothing_of_use_changes_nothing(tmp_path: Path, text: s
     assert f"CONSUL_HTTP_TOKEN_FILE '{file}'" in str(logs[0]["error"])
 
 
-def test_a_file_that_is_of_no_use_at_the_start_is_refused(tmp_path: Path) -> None:
-    """There is no secret of before then."""
+def test_a_file_that_is_unusable_at_the_start_is_an_error(tmp_path: Path) -> None:
+    """There is no previous secret then."""
     with pytest.raises(UsageError, match="No such file"):
         rotated(tmp_path / "token")

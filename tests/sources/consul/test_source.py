@@ -1,4 +1,4 @@
-"""The Consul source against a server that misbehaves on purpose."""
+"""The Consul source with a server that misbehaves on purpose."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from clb_discovery.sources.consul.source import BURST, RATE, ConsulCatalog, Cons
 from tests.support.fake_consul import FakeConsul, Reply, instance
 from tests.support.process import free_port
 
-TOKEN = "5d1c2b7e-very-secret"  # noqa: S105  # nobody's
+TOKEN = "5d1c2b7e-very-secret"  # noqa: S105  # not a real one
 
 
 async def failure(source: Source) -> str:
-    """Return the message of the SourceError that the next answer is."""
+    """Return the message of the SourceError that `next` raises."""
     with pytest.raises(SourceError) as caught:
         await source.next()
     message = str(caught.value)
@@ -73,7 +73,7 @@ BAD_REPLIES = [
 
 @pytest.mark.parametrize(("bad", "complaint"), BAD_REPLIES, ids=[complaint for _, complaint in BAD_REPLIES])
 async def test_a_bad_answer_is_an_error_and_then_everything_is_read_afresh(bad: Reply, complaint: str) -> None:
-    """Nothing but a complete good answer counts, and the query after a bad one does not wait for an index."""
+    """Only a complete good answer counts, and the query after a bad one does not wait for an index."""
     async with FakeConsul(Reply(index="5"), bad, Reply(index="4")) as fake:
         server = ConsulServer(fake.url)
         source = ConsulSource(server, "redis")
@@ -90,7 +90,7 @@ async def test_a_bad_answer_is_an_error_and_then_everything_is_read_afresh(bad: 
 
 
 async def test_instances_of_which_none_can_be_used_are_an_error_until_there_is_another_answer() -> None:
-    """Consul did answer, so that its leader is not troubled while the registrations stay as they are."""
+    """Consul did answer, so the leader is not queried while the registrations stay the same."""
     bad = Reply(entries=[instance(port=0)], index="6")
     async with FakeConsul(Reply(index="5"), bad, bad, Reply(index="7")) as fake:
         server = ConsulServer(fake.url)
@@ -106,7 +106,7 @@ async def test_instances_of_which_none_can_be_used_are_an_error_until_there_is_a
 
 
 async def test_later_queries_wait_for_news() -> None:
-    """The first query answers at once; the next carry the index and the wait; all of them are stale."""
+    """The first query does not wait; later ones carry index and wait; all of them are stale."""
     async with FakeConsul(Reply(index="5"), Reply(index="5"), Reply(index="9"), Reply(index="9")) as fake:
         server = ConsulServer(fake.url, scope=Scope("dc 2"))
         source = ConsulSource(server, "redis")
@@ -124,7 +124,7 @@ async def test_later_queries_wait_for_news() -> None:
 
 
 async def test_the_wait_is_that_of_the_options(tmp_path: Path) -> None:
-    """The command line's wins over the file's, and every query that waits has it."""
+    """The command line overrides the file, and every query that waits has this wait."""
     file = tmp_path / "clb.toml"
     async with FakeConsul(Reply()) as fake:
         for arguments, wait in (([], "120s"), (["--consul-wait", "2s"], "2s")):
@@ -140,7 +140,7 @@ async def test_the_wait_is_that_of_the_options(tmp_path: Path) -> None:
 
 
 async def test_an_index_that_goes_back_is_dropped() -> None:
-    """After a restore of the servers the answer counts, and the next query starts from nothing."""
+    """After a restore of the servers the answer counts, and the next query does not wait."""
     async with FakeConsul(Reply(index="900"), Reply(index="3"), Reply(index="0"), Reply(index="8")) as fake:
         server = ConsulServer(fake.url)
         source = ConsulSource(server, "redis")
@@ -151,7 +151,7 @@ async def test_an_index_that_goes_back_is_dropped() -> None:
 
 
 async def test_an_empty_list_is_an_answer() -> None:
-    """Consul may say that there is nobody, where it has no means to tell about rights, or ACLs are off."""
+    """Consul may return an empty list, if it cannot report rights, or ACLs are off."""
     async with FakeConsul(Reply(entries=[])) as fake:
         server = ConsulServer(fake.url)
         for status in (401, 404, 405):
@@ -161,7 +161,7 @@ async def test_an_empty_list_is_an_answer() -> None:
 
 
 def grant(resource: str, *, allow: bool) -> dict[str, object]:
-    """Return one line of Consul's answer to what a token may do."""
+    """Return one line of Consul's answer about the rights of a token."""
     return {"Resource": resource, "Access": "read", "Allow": allow}
 
 
@@ -180,7 +180,7 @@ NEW = {"X-Consul-Default-ACL-Policy": "deny"}
     ],
 )
 async def test_an_empty_list_without_rights_is_an_error(grants: Reply, complaint: str) -> None:
-    """Where the token may not read the service or its nodes, or nobody can say, an empty list proves nothing."""
+    """If the token may not read the service or its nodes, or the rights are unknown, an empty list proves nothing."""
     async with FakeConsul(Reply(entries=[])) as fake:
         fake.grants = grants
         server = ConsulServer(fake.url, token=TOKEN)
@@ -190,7 +190,7 @@ async def test_an_empty_list_without_rights_is_an_error(grants: Reply, complaint
 
 @pytest.mark.parametrize("headers", [{}, NEW])
 async def test_an_empty_list_with_rights_is_an_answer(headers: Mapping[str, str]) -> None:
-    """A token that may read the service proves an empty list; a newer Consul says itself when it hid nodes."""
+    """If the token may read the service an empty list is true; a newer Consul reports itself when it hid nodes."""
     async with FakeConsul(Reply(entries=[])) as fake:
         fake.grants = Reply([grant("service", allow=True), grant("node", allow=bool(not headers))], headers=headers)
         server = ConsulServer(fake.url, token=TOKEN)
@@ -221,7 +221,7 @@ async def test_a_server_out_of_touch_is_overruled_by_the_leader(headers: Mapping
 
 
 async def test_a_server_in_touch_is_believed() -> None:
-    """Up to ten seconds without the leader are fine."""
+    """Up to ten seconds without contact to the leader are fine."""
     async with FakeConsul(Reply(headers={"X-Consul-LastContact": "10000", "X-Consul-KnownLeader": "true"})) as fake:
         server = ConsulServer(fake.url)
         await ConsulSource(server, "redis").next()
@@ -230,7 +230,7 @@ async def test_a_server_in_touch_is_believed() -> None:
 
 
 async def test_all_sources_share_the_connections() -> None:
-    """Queries one after another, of several services, use one connection."""
+    """Consecutive queries of several services use one connection."""
     async with FakeConsul(Reply()) as fake:
         server = ConsulServer(fake.url)
         for service in ("redis", "ldap", "mail", "redis"):
@@ -240,7 +240,7 @@ async def test_all_sources_share_the_connections() -> None:
 
 
 async def test_a_query_that_hangs_is_given_up() -> None:
-    """Past the wait, its sixteenth and the margin, and the margin of one that does not wait, Consul has failed."""
+    """A query fails after its wait, the sixteenth and the margin; one that does not wait after the margin."""
     async with FakeConsul(Reply(), Reply(hang=True)) as fake:
         server = ConsulServer(fake.url, wait=0.16, margin=1.0)
         source = ConsulSource(server, "redis")
@@ -252,7 +252,7 @@ async def test_a_query_that_hangs_is_given_up() -> None:
 
 
 async def test_cancelling_leaves_nothing_behind() -> None:
-    """A query may be cancelled at any time; the next one reads everything afresh."""
+    """A query may be cancelled at any time; the next one does not wait."""
     async with FakeConsul(Reply(), Reply(hang=True), Reply()) as fake:
         server = ConsulServer(fake.url)
         source = ConsulSource(server, "redis")
@@ -265,7 +265,7 @@ async def test_cancelling_leaves_nothing_behind() -> None:
 
 
 async def test_a_hot_loop_is_braked() -> None:
-    """A server that always has news is asked no more than the burst and then the rate allow."""
+    """A server with a new index in each answer gets no more queries than burst and rate allow."""
     async with FakeConsul(Reply()) as fake:
         server = ConsulServer(fake.url)
         source = ConsulSource(server, "redis")
@@ -278,7 +278,7 @@ async def test_a_hot_loop_is_braked() -> None:
 
 
 async def test_a_service_that_takes_long_to_read_rests_meanwhile() -> None:
-    """Whoever registers thousands of instances and changes them all the time gets a fraction of a processor."""
+    """A service with thousands of instances that change all the time gets a fraction of a processor."""
     many = [instance(address=f"10.0.{number // 256}.{number % 256}") for number in range(4200)]
     for number, entry in enumerate(many):
         entry["Service"] |= {
@@ -302,7 +302,7 @@ async def test_a_service_that_takes_long_to_read_rests_meanwhile() -> None:
 
 
 async def test_a_refused_connection_is_an_error() -> None:
-    """Nobody listening gives the address, the cause and what to look at."""
+    """If no agent listens, the error has the address, the cause and what to check."""
     port = free_port()
     server = ConsulServer(f"127.0.0.1:{port}")
     message = await failure(ConsulSource(server, "redis"))
@@ -313,14 +313,14 @@ async def test_a_refused_connection_is_an_error() -> None:
 
 
 async def test_a_name_that_does_not_resolve_is_an_error() -> None:
-    """A host name nobody knows is a failure of discovery, not of the configuration."""
+    """An unknown host name is a failure of discovery, not of the configuration."""
     server = ConsulServer("http://consul.invalid:8500")
     assert "Consul at http://consul.invalid:8500 cannot be reached" in await failure(ConsulSource(server, "redis"))
     await server.close()
 
 
 async def test_no_tls_where_it_was_expected_is_an_error() -> None:
-    """An https address of a plain server is told apart from a server that is not there."""
+    """An https address of a plain server gives another error than a server that does not run."""
     async with FakeConsul(Reply()) as fake:
         server = ConsulServer(fake.url.replace("http", "https"))
         assert "failed in TLS" in await failure(ConsulSource(server, "redis"))
@@ -352,7 +352,7 @@ async def test_a_body_without_end_is_an_error() -> None:
     ],
 )
 async def test_a_catalog_that_does_not_say_is_an_error(replies: list[Reply], words: str) -> None:
-    """Half a list is none, and the next one is read afresh."""
+    """Half a list is not an answer, and the next query does not wait."""
     async with FakeConsul(*replies) as fake:
         server = ConsulServer(fake.url)
         catalog = ConsulCatalog(server)
@@ -364,8 +364,8 @@ async def test_a_catalog_that_does_not_say_is_an_error(replies: list[Reply], wor
         await server.close()
 
 
-async def test_the_leader_is_not_asked_for_what_is_known_of_a_catalog() -> None:
-    """A wait that ends without news costs one query that any server answers."""
+async def test_the_leader_is_not_queried_for_an_unchanged_catalog() -> None:
+    """A wait that ends without a change costs one query, which any server may answer."""
     names = Reply(entries={"redis": ["clb"]})
     async with FakeConsul(names, Reply(entries=[{"Name": "web"}]), names) as fake:
         server = ConsulServer(fake.url)
@@ -382,7 +382,7 @@ async def test_the_leader_is_not_asked_for_what_is_known_of_a_catalog() -> None:
 
 @asynccontextmanager
 async def closing_after(answer: bytes) -> AsyncIterator[ConsulServer]:
-    """Run a server that closes each connection after these bytes, whatever it is asked."""
+    """Run a server that closes each connection after these bytes, whatever the request is."""
 
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -398,19 +398,19 @@ async def closing_after(answer: bytes) -> AsyncIterator[ConsulServer]:
 
 
 async def test_a_connection_that_breaks_off_is_an_error() -> None:
-    """A server that goes away in the middle of an answer has not answered."""
+    """A server that closes the connection in the middle of an answer has not answered."""
     async with closing_after(b"HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nContent-Length: 100\r\n\r\n[]") as server:
         assert "broke off" in await failure(ConsulSource(server, "redis"))
 
 
 async def test_a_connection_closed_unanswered_hints_at_the_limit() -> None:
-    """Past its limit of connections per client the agent just closes them; the message says where to look."""
+    """Above its limit of connections per client the agent closes them; the message names this limit."""
     async with closing_after(b"") as server:
         assert "http_max_conns_per_client" in await failure(ConsulSource(server, "redis"))
 
 
 async def test_the_token_is_sent_and_never_shown() -> None:
-    """The token travels in its header, and stays out of messages even if the server repeats it."""
+    """The token is sent in its header, and never shown in messages, even if the server repeats it."""
     async with FakeConsul(Reply(status=403, body=f"token {TOKEN} not found".encode())) as fake:
         server = ConsulServer(fake.url, token=TOKEN)
         message = await failure(ConsulSource(server, "redis"))
@@ -421,8 +421,8 @@ async def test_the_token_is_sent_and_never_shown() -> None:
     assert TOKEN not in f"{server} {server!r} {server.url}"
 
 
-async def test_every_query_of_a_catalog_has_the_token_of_now(tmp_path: Path) -> None:
-    """Names and meta are asked for by two queries; once the token's file is replaced both have the new one."""
+async def test_every_query_of_a_catalog_has_the_current_token(tmp_path: Path) -> None:
+    """Names and meta take two queries; after the token's file was replaced both have the new token."""
     file = tmp_path / "token"
     file.write_text(TOKEN)
     async with FakeConsul(Reply(entries={"redis": ["clb"]}), Reply(entries=[{"Name": "web"}])) as fake:
@@ -443,7 +443,7 @@ async def test_every_query_of_a_catalog_has_the_token_of_now(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("service", ["a b", "a/b", "a?stale=1#x", "a%2Fb", "käse", "...", "a;b&c=d"])
 async def test_a_service_name_is_escaped(service: str) -> None:
-    """Whatever a name holds, Consul sees exactly that name."""
+    """For any name, Consul receives exactly that name."""
     async with FakeConsul(Reply()) as fake:
         server = ConsulServer(fake.url)
         await ConsulSource(server, service).next()
@@ -455,14 +455,14 @@ async def test_a_service_name_is_escaped(service: str) -> None:
 
 @pytest.mark.parametrize("service", ["", ".", "..", "a/../b", "a//b", "/a", "a\n", "\x00", "x" * 256, "\udcff"])
 async def test_a_name_that_cannot_be_asked_for_is_refused(service: str) -> None:
-    """What would be another path of Consul's interface, or no text, is wrong usage."""
+    """A name that would be another path of Consul's interface, or is not text, is wrong usage."""
     with pytest.raises(UsageError, match="cannot be a Consul service") as caught:
         ConsulSource(ConsulServer("127.0.0.1:8500"), service)
     assert str(caught.value).isprintable()
 
 
 async def test_the_environment_does_not_override_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CONSUL_HTTP_* of the process change nothing for a server made of explicit arguments, and stay as they are."""
+    """CONSUL_HTTP_* of the process do not affect a server made with explicit arguments, and are not changed."""
     monkeypatch.setenv("CONSUL_HTTP_ADDR", "[::1]:1")
     monkeypatch.setenv("CONSUL_HTTP_TOKEN", "another")
     monkeypatch.setenv("CONSUL_HTTP_SSL", "true")
@@ -471,11 +471,11 @@ async def test_the_environment_does_not_override_arguments(monkeypatch: pytest.M
         await ConsulSource(server, "redis").next()
         await server.close()
     assert "X-Consul-Token" not in fake.asked[0].headers
-    assert os.environ["CONSUL_HTTP_TOKEN"] == "another"  # noqa: S105  # nobody's
+    assert os.environ["CONSUL_HTTP_TOKEN"] == "another"  # noqa: S105  # not a real one
 
 
 async def test_a_unix_socket_serves(tmp_path: Path) -> None:
-    """An agent can be asked over its Unix socket."""
+    """An agent can be queried over its Unix socket."""
 
     async def answer(_request: web.BaseRequest) -> web.Response:
         return web.json_response([instance()], headers={"X-Consul-Index": "1"})
@@ -506,12 +506,12 @@ async def test_a_unix_socket_serves(tmp_path: Path) -> None:
 def test_the_address_comes_from_the_argument_or_the_environment(
     environ: Mapping[str, str], explicit: str | None, url: str
 ) -> None:
-    """An explicit address wins, then CONSUL_HTTP_ADDR, then the agent on this host."""
+    """An explicit address takes precedence, then CONSUL_HTTP_ADDR, then the agent on this host."""
     assert server_from_environment(explicit, environ).url == url
 
 
 async def test_the_token_comes_from_the_environment_or_a_file(tmp_path: Path) -> None:
-    """CONSUL_HTTP_TOKEN_FILE wins over CONSUL_HTTP_TOKEN, as with the consul command line."""
+    """CONSUL_HTTP_TOKEN_FILE overrides CONSUL_HTTP_TOKEN, as in the consul command line."""
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n", encoding="utf-8")
     environments = ({"CONSUL_HTTP_TOKEN": "plain"}, {"CONSUL_HTTP_TOKEN": "plain", "CONSUL_HTTP_TOKEN_FILE": str(file)})
@@ -560,13 +560,13 @@ def test_an_environment_that_cannot_be_used_is_refused(environ: Mapping[str, str
 
 @pytest.mark.parametrize("variable", ["CONSUL_HTTP_TOKEN_FILE", "CONSUL_CACERT", "CONSUL_CAPATH"])
 def test_an_option_wins_over_its_variable_and_is_named(variable: str) -> None:
-    """Where the option's value cannot be used the message names the option; the variable's is not looked at."""
+    """If the option's value cannot be used the message names the option; the variable is not read."""
     with pytest.raises(UsageError, match=re.escape(f"{OPTIONS[variable]} '/nonexistent': No such file")):
         server_from_environment(None, {variable: "/from-the-environment"}, {variable: "/nonexistent"})
 
 
 async def test_a_password_for_a_proxy_is_sent_and_never_shown() -> None:
-    """CONSUL_HTTP_AUTH becomes basic authentication beside the token."""
+    """CONSUL_HTTP_AUTH becomes basic authentication, in addition to the token."""
     environ = {"CONSUL_HTTP_AUTH": "wall:hunter2:x", "CONSUL_HTTP_TOKEN": TOKEN}
     async with FakeConsul(Reply(status=401, body=b"no")) as fake:
         server = server_from_environment(fake.url, environ)
@@ -585,7 +585,7 @@ async def test_a_password_for_a_proxy_is_sent_and_never_shown() -> None:
 
 
 async def test_what_is_asked_for_stands_in_every_query() -> None:
-    """Datacenter, namespace, partition, distance, filter and all tags go with the first and with later queries."""
+    """Datacenter, namespace, partition, distance, filter and all tags are sent with the first and all later queries."""
     environ = {"CONSUL_NAMESPACE": "other", "CONSUL_PARTITION": "p 1"}
     wanted = Selection(near="_agent", filter='Service.Meta.a == "b c"', tags=("x", "y=1"))
     async with FakeConsul(Reply()) as fake:
@@ -630,7 +630,7 @@ async def test_what_is_asked_for_stands_in_every_query() -> None:
     ],
 )
 def test_an_address_that_is_none_is_refused(address: str) -> None:
-    """The message names the value in bounded form and shows how to write it."""
+    """The message has the bounded value and shows how to write it."""
     with pytest.raises(UsageError, match="write it like") as caught:
         ConsulServer(address)
     assert str(caught.value).isprintable()
@@ -638,7 +638,7 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 
 
 def test_a_password_in_the_address_is_refused_unseen() -> None:
-    """Secrets have no place in an address, nor in the message about it."""
+    """Secrets are not allowed in an address, nor shown in the message about it."""
     with pytest.raises(UsageError, match="user name or password") as caught:
         ConsulServer("http://user:hunter2@host:8500")
     assert "hunter2" not in str(caught.value)

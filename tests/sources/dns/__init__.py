@@ -1,1 +1,1 @@
-"""The SRV source against a fake, Knot and Consul's own DNS."""
+"""The SRV source with a fake, with Knot and with Consul's own DNS."""

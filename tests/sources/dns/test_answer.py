@@ -1,4 +1,4 @@
-"""The pure half of the SRV source: records and addresses in, answer and waiting time out."""
+"""The pure part of the SRV source: from records and addresses to the answer and the time of the next query."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def addresses(*literals: str, ttl: int = 30) -> list[AddressSet]:
 
 @given(RECORDS, ADDRESSES)
 def test_each_record_meets_each_address(records: list[SrvRecord], found: dict[str, list[AddressSet]]) -> None:
-    """An answer is each record with each distinct address of its target, in both families, and nothing else."""
+    """An answer has each record with each distinct address of its target, in both families, and nothing else."""
     servers = build_answer(srv(*records), found).servers
 
     assert list(servers) == sorted(
@@ -75,7 +75,7 @@ def test_order_does_not_matter(records: list[SrvRecord], found: dict[str, list[A
 
 
 def test_families_and_fields_are_carried() -> None:
-    """Priority, weight (0 too) and port of a record go to every address of its target."""
+    """Priority, weight (including 0) and port of a record apply to every address of its target."""
     found = {"a.example.": addresses("10.0.0.7", "fd00::7")}
 
     servers = build_answer(srv(SrvRecord(7, 0, 31001, "a.example.")), found).servers
@@ -86,7 +86,7 @@ def test_families_and_fields_are_carried() -> None:
 
 
 def test_dot_target_is_none() -> None:
-    """The target "." needs no address, whatever its port, and yields no server (RFC 2782)."""
+    """The target "." needs no address, whatever its port, and gives no server (RFC 2782)."""
     only = srv(SrvRecord(0, 0, 0, "."))
 
     assert targets(only) == ()
@@ -101,7 +101,7 @@ def test_targets_are_named_once() -> None:
 
 
 def test_port_zero_names_the_record() -> None:
-    """A record with port 0 is left out as it stands in the zone, and its target is not asked for."""
+    """A record with port 0 is left out and reported as in the zone, and its target is not queried."""
     records = srv(SrvRecord(0, 0, 1, "b.example."), SrvRecord(10, 5, 0, "a.example."))
 
     assert targets(records) == ("b.example.",)
@@ -113,7 +113,7 @@ def test_port_zero_names_the_record() -> None:
 def test_what_cannot_be_had_costs_nobody_else(
     records: list[SrvRecord], found: dict[str, list[AddressSet]], failing: set[tuple[str, bool]]
 ) -> None:
-    """Sets that cannot be had are `unread`, one for each of their records, and all others are as without them."""
+    """Failed sets are `unread`, one for each of their records, and all others are as without them."""
     sets = {
         name: [
             Unavailable("SERVFAIL", 5, 0.0, is_ipv4=is_ipv4) if (name, is_ipv4) in failing else one
@@ -148,25 +148,25 @@ def test_what_cannot_be_had_costs_nobody_else(
 
 
 def normal(text: str) -> str:
-    """Return the form that addresses are written in here."""
+    """Return the form of addresses in these tests."""
     return format_address(parse_address(text))
 
 
 @pytest.mark.parametrize("literal", ["10.0.0", "", "host", "fe80::1%eth0"])
 def test_bad_address_fails(literal: str) -> None:
-    """An answer whose only address is none fails, and the error names the target."""
+    """An answer whose only address is invalid fails, and the error names the target."""
     with pytest.raises(SourceError, match=r"a\.example\."):
         build_answer(srv(SrvRecord(0, 0, 1, "a.example.")), {"a.example.": addresses(literal)})
 
 
 def test_mapped_aaaa_fails() -> None:
-    """An IPv4-mapped AAAA record alone fails the answer: it would join the IPv4 pool from the IPv6 side."""
+    """An IPv4-mapped AAAA record alone fails the answer: it would add an IPv6 answer to the IPv4 pool."""
     with pytest.raises(SourceError, match=r"::ffff:10\.0\.0\.1"):
         build_answer(srv(SrvRecord(0, 0, 1, "a.example.")), {"a.example.": addresses("::ffff:10.0.0.1")})
 
 
 def test_too_many_records_fail() -> None:
-    """More records than a pool can hold are refused before any lookup."""
+    """More records than a pool can have are rejected before any look-up."""
     with pytest.raises(SourceError, match="65537"):
         targets(srv(*[SrvRecord(0, 0, 1, "a.example.")] * (MAX_RECORDS + 1)))
 
@@ -182,7 +182,7 @@ def test_too_many_servers_fail() -> None:
 
 @given(SETS, BOUNDS, CHANCE)
 def test_part_lasts_within_its_bounds(parts: list[AddressSet], bounds: tuple[float, float], chance: float) -> None:
-    """A part lasts its TTL or up to a tenth less, within the bounds; in its last tenth it is not used once more."""
+    """A part is valid for its TTL or up to a tenth less, within the bounds; in its last tenth it is not used again."""
     least, most = bounds
     for part in parts:
         end = lasts(part, bounds, chance)
@@ -202,7 +202,7 @@ def test_next_round_is_when_the_first_part_ends(
     bounds: tuple[float, float],
     chance: float,
 ) -> None:
-    """No part of an answer is used beyond its time, and the next round is not before one may be asked for again."""
+    """No part of an answer is used after its time, and the next round does not start before a part may be queried."""
     of_records = srv(*records, ttl=ttl)
 
     parts: list[SrvSet | AddressSet] = [of_records, *(part for parts in found.values() for part in parts)]
@@ -214,7 +214,7 @@ def test_next_round_is_when_the_first_part_ends(
 
 
 def test_names_are_asked_for_at_the_same_times() -> None:
-    """Answers of any time with the same TTL are asked for again at a few times, all within what jitter leaves."""
+    """Answers with the same TTL from different times are queried again at a few times, all within the jitter."""
     clock = [1000 + number / 100 for number in range(3000)]
 
     due = [
@@ -227,7 +227,7 @@ def test_names_are_asked_for_at_the_same_times() -> None:
 
 
 def test_many_questions_stretch_the_pause() -> None:
-    """With TTL 0 an answer that takes 1,200 questions is asked for every 6 s, not each second; the most holds."""
+    """With TTL 0 an answer that takes 1,200 queries is queried every 6 s, not every second; the maximum holds."""
     assert pause(1200, (1.0, 60.0)) == 6.0
     assert pause(41, (1.0, 60.0)) == 1.0
     assert pause(1_000_000, (1.0, 60.0)) == 60.0

@@ -1,4 +1,4 @@
-"""The SRV source against Consul's own DNS interface: TTL 0, random order, and answers trimmed without a word."""
+"""The SRV source with Consul's own DNS interface: TTL 0, random order, and answers trimmed without a mark."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def agent(tmp_path: Path) -> Iterator[ConsulAgent]:
 
 
 def source(agent: ConsulAgent, name: str = NAME) -> SrvSource:
-    """Build a source that asks Consul often."""
+    """Build a source that queries Consul often."""
     return SrvSource(name, Resolvers([f"127.0.0.1:{agent.dns_port}"]), min_ttl=0.05)
 
 
 async def eventually(one: SrvSource, count: int) -> Answer:
-    """Return the first answer with so many servers; Consul's catalog follows its agent within a second or so."""
+    """Return the first answer with this many servers; Consul's catalog follows its agent within a second or so."""
     async with asyncio.timeout(20):
         while len((answer := await one.next()).servers) != count:
             pass
@@ -38,7 +38,7 @@ async def eventually(one: SrvSource, count: int) -> Answer:
 
 
 async def test_all_instances_every_time(agent: ConsulAgent) -> None:
-    """Of 40 instances in both families none is missing in any of 10 answers, although UDP holds less than half."""
+    """All 40 instances in both families are in each of 10 answers, although UDP carries less than half of them."""
     for i in range(20):
         agent.register("redis", 7000 + i, f"10.0.0.{i + 1}")
         agent.register("redis", 7000 + i, f"fd00::{i + 1:x}")
@@ -69,12 +69,12 @@ async def test_weights_and_health(agent: ConsulAgent) -> None:
 
 
 async def test_unknown_service_is_an_answer(agent: ConsulAgent) -> None:
-    """Consul says NXDOMAIN for a service without instances; that is a valid empty answer."""
+    """Consul returns NXDOMAIN for a service without instances; that is a valid empty answer."""
     assert await source(agent, "_nobody._tcp.service.consul").next() == Answer(())
 
 
 async def test_plain_service_name(agent: ConsulAgent) -> None:
-    """Consul's own form of the name, without underscores, works as well."""
+    """Consul's own form of the name, without underscores, works, too."""
     agent.register("redis", 7001)
 
     answer = await eventually(source(agent, "redis.service.consul"), 1)

@@ -1,4 +1,4 @@
-"""The SRV source over a real dnsmasq, which refuses AAAA, and which hides that Consul trims its answers."""
+"""The SRV source with a real dnsmasq, which refuses AAAA queries, and hides that Consul trims its answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECORDS = ("--host-record=a.example,10.0.0.1", f"--srv-host={NAME},a.example,637
 
 
 async def test_refused_aaaa_does_not_hurt_a_service_with_ipv4_vips(tmp_path: Path) -> None:
-    """Dnsmasq refuses AAAA of a name that has an A record only: nothing is asked, and nothing is reported."""
+    """Dnsmasq refuses AAAA of a name that has only an A record: without IPv6 VIPs it is not queried or reported."""
     with dnsmasq(tmp_path, *RECORDS) as port:
         answer = await SrvSource(NAME, Resolvers([f"127.0.0.1:{port}"]), families=(True,)).next()
 
@@ -25,7 +25,7 @@ async def test_refused_aaaa_does_not_hurt_a_service_with_ipv4_vips(tmp_path: Pat
 
 
 async def test_refused_aaaa_does_not_hurt_the_other_family(tmp_path: Path) -> None:
-    """With VIPs of both families the IPv4 servers count, and people are told why there are no others."""
+    """With VIPs of both families the IPv4 servers count, and a note explains why there are no others."""
     with dnsmasq(tmp_path, *RECORDS) as port:
         answer = await SrvSource(NAME, Resolvers([f"127.0.0.1:{port}"])).next()
 
@@ -35,7 +35,7 @@ async def test_refused_aaaa_does_not_hurt_the_other_family(tmp_path: Path) -> No
 
 
 async def test_consul_behind_a_forwarder_is_whole(tmp_path: Path) -> None:
-    """Consul trims what the forwarder asks for over UDP; over TCP it passes all 60 instances on, each time."""
+    """Consul trims answers to the forwarder over UDP; over TCP the forwarder passes all 60 instances, each time."""
     with ConsulAgent(tmp_path) as agent, dnsmasq(tmp_path, f"--server=/consul/127.0.0.1#{agent.dns_port}") as port:
         for number in range(60):
             agent.register("redis", 7000 + number, f"10.0.0.{number + 1}")

@@ -1,4 +1,4 @@
-"""Old and odd servers: without EDNS, without TCP, with answers to something else."""
+"""Old and unusual servers: without EDNS, without TCP, with answers to another query."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tests.support.srv import NAME, SOA, SRV, records, shown, source
 
 
 class Recording(FakeDns):
-    """Notes whether each question had EDNS."""
+    """Records whether each query had EDNS."""
 
     def __init__(self) -> None:
         super().__init__()
         self.edns: list[bool] = []
 
     def respond(self, wire: bytes, protocol: str) -> bytes | None:
-        """Answer as ever."""
+        """Answer as the base class does."""
         self.edns.append(dns.message.from_wire(wire).edns >= 0)
         return super().respond(wire, protocol)
 
 
 @pytest.mark.parametrize("rcode", ["FORMERR", "NOTIMP"])
 async def test_server_that_does_not_know_edns_is_asked_without(rcode: str) -> None:
-    """FORMERR or NOTIMP to EDNS is asked again without it, once for all questions of all sources."""
+    """After FORMERR or NOTIMP the query is repeated without EDNS, once for all queries of all sources."""
     async with Recording() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example."), edns=rcode)
         server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"], edns=rcode)
@@ -44,7 +44,7 @@ async def test_server_that_does_not_know_edns_is_asked_without(rcode: str) -> No
 
 
 async def test_server_that_drops_edns_is_asked_without() -> None:
-    """A server that leaves questions with EDNS unanswered is asked without it the second time, and then at once."""
+    """A server that ignores queries with EDNS is queried without it the second time, and from then on at once."""
     async with Recording() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example."), edns_silent=True)
         server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"], edns_silent=True)
@@ -57,7 +57,7 @@ async def test_server_that_drops_edns_is_asked_without() -> None:
 
 
 async def test_lost_answer_does_not_cost_edns() -> None:
-    """A server that answered with EDNS before is asked with it again after silence."""
+    """A server that answered with EDNS before is queried with EDNS again after silence."""
     async with Recording() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example."))
         one = source(server)
@@ -71,7 +71,7 @@ async def test_lost_answer_does_not_cost_edns() -> None:
 
 
 async def test_error_that_has_nothing_to_do_with_edns_is_not_remembered() -> None:
-    """FORMERR with EDNS and without is an error, and the next question has EDNS again."""
+    """FORMERR with and without EDNS is an error, and the next query has EDNS again."""
     async with Recording() as server:
         server.replies[SRV] = Reply(rcode="FORMERR")
         one = source(server)
@@ -82,8 +82,8 @@ async def test_error_that_has_nothing_to_do_with_edns_is_not_remembered() -> Non
     assert server.edns == [True, False] * 2
 
 
-async def test_truncated_answer_without_edns_is_asked_over_tcp() -> None:
-    """Without EDNS answers are cut at 512 bytes, and TCP has all of them."""
+async def test_truncated_answer_without_edns_is_queried_over_tcp() -> None:
+    """Without EDNS answers are truncated at 512 bytes, and TCP has all of them."""
     async with FakeDns() as server:
         every = records(*(f"0 1 {port} a.example." for port in range(1, 101)))
         server.replies[SRV] = Reply(every, additional=["a.example. 60 A 10.0.0.1"], edns="FORMERR", truncated=True)
@@ -105,7 +105,7 @@ async def test_truncated_answer_without_edns_is_asked_over_tcp() -> None:
     ids=["type", "address", "owner", "class", "referral"],
 )
 async def test_answer_to_something_else_is_a_failure(reply: Reply) -> None:
-    """A NOERROR answer with nothing but foreign records, or a referral, is no answer and does not say "none"."""
+    """A NOERROR answer with only unrelated records, or a referral, is an error and does not mean "none"."""
     async with FakeDns() as server:
         server.replies[SRV] = reply
 
@@ -113,8 +113,8 @@ async def test_answer_to_something_else_is_a_failure(reply: Reply) -> None:
             await source(server).next()
 
 
-async def test_error_says_whose_choice_tcp_was() -> None:
-    """Where TCP fails that the server itself made necessary, the error says so."""
+async def test_error_explains_why_tcp_was_used() -> None:
+    """If TCP fails after the server itself made it necessary, the error explains that."""
     async with FakeDns(tcp=False) as server:
         server.replies[SRV] = Reply(truncated=True)
 
@@ -124,7 +124,7 @@ async def test_error_says_whose_choice_tcp_was() -> None:
 
 @pytest.mark.parametrize("behaviour", [Reply(rcode="SERVFAIL"), Reply(rcode="REFUSED"), Reply(silent=True)])
 async def test_family_without_vips_is_not_asked_for(behaviour: Reply) -> None:
-    """A service that has IPv4 VIPs only does not hear of AAAA records, broken or not."""
+    """A service with IPv4 VIPs only is not affected by AAAA records, valid or not."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example."))
         server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
@@ -139,7 +139,7 @@ async def test_family_without_vips_is_not_asked_for(behaviour: Reply) -> None:
 
 
 async def test_broken_family_keeps_what_it_had() -> None:
-    """With VIPs of both families one that is broken is unread, and the other counts."""
+    """With VIPs of both families a failing family is unread, and the other counts."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example."))
         server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
@@ -152,8 +152,8 @@ async def test_broken_family_keeps_what_it_had() -> None:
     assert answer.left_out == ()
 
 
-async def test_negative_address_without_soa_is_not_asked_for_all_the_time() -> None:
-    """Twenty targets whose AAAA answers may not be kept are asked for some times a minute, not 20 times a second."""
+async def test_negative_address_without_soa_is_not_queried_all_the_time() -> None:
+    """Twenty targets whose AAAA answers may not be cached are queried some times a minute, not 20 times a second."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records(*(f"0 1 80 a{i}.example." for i in range(20))))
         for i in range(20):
@@ -166,7 +166,7 @@ async def test_negative_address_without_soa_is_not_asked_for_all_the_time() -> N
 
 
 async def test_each_question_has_a_port_of_its_own() -> None:
-    """Nothing that is asked at the same moment shares a port, so that an answer is as hard to forge as it can be."""
+    """Concurrent queries do not share a port, so that answers are as hard to forge as possible."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records(*(f"0 1 80 a{i}.example." for i in range(50))))
         for i in range(50):

@@ -1,4 +1,4 @@
-"""The SRV source over random schedules of faults, which a proxy in front of a real server plays."""
+"""The SRV source over random schedules of faults, played by a proxy in front of a real server."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.support.schedules import Schedule, one_after_the_other, play, schedul
 QUICK: Final = [fault for fault in Fault if fault not in SLOW]
 FAULTS: Final = st.sampled_from([*QUICK * 3, *SLOW])
 OF_TARGETS: Final = st.sampled_from(QUICK)
-"""A target that has no answer is asked again without waiting for it, so that what counts is not certain at once."""
+"""A target without an answer is queried again in the background, so the answer that counts is not certain at once."""
 INJECTED: Final = st.dictionaries(st.just(NAME), FAULTS) | st.dictionaries(st.integers(1, 5), OF_TARGETS, max_size=3)
 MOST: Final = 100
-"""Questions of one round: up to five targets in two families, each asked again after a time-out or over TCP."""
+"""Queries of one round: up to five targets in two families, each repeated after a time-out or over TCP."""
 
 
 class Patience(Resolvers):
-    """The proxy as the only server. Where an answer has to come a slow machine is waited for, and else nothing."""
+    """The proxy as the only server. Queries that need an answer wait for a slow machine, others do not."""
 
     def __init__(self, server: FaultyDns) -> None:
         super().__init__([server.address])
@@ -53,9 +53,9 @@ def knot() -> Iterator[KnotServer]:
 
 @pytest.mark.parametrize("most", [effort(5, 2), pytest.param(effort(100, 10), marks=pytest.mark.discovery)])
 def test_srv_under_faults_keeps_to_the_rules(knot: KnotServer, most: int) -> None:
-    """Whatever fails in whatever order, errors change nothing, a lie is held, the truth counts, and watching goes on.
+    """Through any faults in any order, errors change nothing, wrong answers are held, correct ones count.
 
-    `tests/support/schedules.py` has the rules.
+    Watching goes on meanwhile. `tests/support/schedules.py` has the rules.
     """
 
     @settings(max_examples=most, report_multiple_bugs=False)
@@ -76,7 +76,7 @@ async def _play(knot: KnotServer, schedule: Schedule) -> None:
 
 
 async def test_no_fault_of_dns_makes_it_spin(knot: KnotServer) -> None:
-    """While a fault lasts little is asked: rounds pause for their backoff or TTL, and are bounded themselves."""
+    """While a fault lasts there are few queries: rounds pause for their backoff or TTL, and are bounded themselves."""
 
     async def watch(fault: Fault) -> None:
         async with FaultyDns(knot) as server:

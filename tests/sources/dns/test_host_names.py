@@ -1,4 +1,4 @@
-"""Host names: the hosts file, DNS, and what a zone without an answer may cost."""
+"""Host names: the hosts file, DNS, and the cost of a zone that does not answer."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.support.res_search import getaddrinfo
 
 
 def shown(looked: Looked) -> dict[str, list[str]]:
-    """Return what was found as text."""
+    """Return the found addresses as text."""
     return {name: [format_address(address) for address in found] for name, found in looked.found.items()}
 
 
 def names_of(server: FakeDns, hosts: Path = Path("/nonexistent"), *, lifetime: float = 0.4) -> HostNames:
-    """Return what looks names up there."""
+    """Return a resolver that uses this server."""
     return HostNames(Resolvers([server.address], lifetime=lifetime), hosts=hosts)
 
 
 async def test_both_families_are_found() -> None:
-    """A name has the addresses of both families, sorted; a literal is itself, and a name without any says so."""
+    """A name has its addresses of both families, sorted; an IP address is itself; a name without any is reported."""
     async with FakeDns() as server:
         server.replies["web.example.", "A"] = Reply(["web.example. 9 A 10.0.0.2", "web.example. 9 A 10.0.0.1"])
         server.replies["web.example.", "AAAA"] = Reply(["web.example. 9 AAAA fd00::1"])
@@ -48,8 +48,8 @@ async def test_both_families_are_found() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "http://10.1.1.1", "10.1.1.1:8080", "web ", "$(id)", "a..b", "x" * 64, "-a", "é"])
-async def test_what_is_no_host_name_is_not_asked_for(name: str) -> None:
-    """Text that is no host name fails alone and for good, and no server hears of it."""
+async def test_invalid_host_name_is_not_queried(name: str) -> None:
+    """Text that is not a host name fails alone and for good, and no server is queried."""
     async with FakeDns() as server:
         server.replies["web.example.", "A"] = Reply(["web.example. 9 A 10.0.0.1"])
 
@@ -61,7 +61,7 @@ async def test_what_is_no_host_name_is_not_asked_for(name: str) -> None:
 
 
 async def test_one_family_may_fail_alone() -> None:
-    """Where one family cannot be had the other counts, and the cause says which."""
+    """If one family fails the other counts, and the cause names the family."""
     async with FakeDns() as server:
         server.replies["web.example.", "A"] = Reply(["web.example. 9 A 10.0.0.1"])
         server.replies["web.example.", "AAAA"] = Reply(rcode="SERVFAIL")
@@ -74,7 +74,7 @@ async def test_one_family_may_fail_alone() -> None:
 
 
 async def test_hosts_file_comes_first(tmp_path: Path) -> None:
-    """A name in the hosts file has the addresses there and no others, without a question, and changes count at once."""
+    """A name in the hosts file has only the addresses there, without a query, and changes count at once."""
     hosts = tmp_path / "hosts"
     hosts.write_text("10.9.9.9 web.example WEB # by hand\nfd00::9 web\n10.9.9.8 web\nnonsense x\n# 10.0.0.1 web\n")
     async with FakeDns() as server:
@@ -95,7 +95,7 @@ async def test_hosts_file_comes_first(tmp_path: Path) -> None:
 
 
 def descriptors() -> int:
-    """Return how many descriptors this process has open."""
+    """Return the number of open descriptors of this process."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
@@ -105,14 +105,14 @@ def sorted_text(*texts: str) -> list[str]:
 
 
 def test_hosts_lines_as_glibc_reads_them() -> None:
-    """Comments, blanks, several names and addresses are read; lines that are none are passed over."""
+    """Comments, blanks, several names and addresses are parsed; other lines are ignored."""
     read = parse_hosts("\t10.0.0.1\tone ONE.example\n10.0.0.2 one#x\n10.0.0 bad\n\nfe80::1%lo0 local\n10.0.0.3\n")
 
     assert {name: len(addresses) for name, addresses in read.items()} == {"one": 2, "one.example": 1, "local": 1}
 
 
 async def test_addresses_are_kept_for_their_ttl() -> None:
-    """A name that is looked up again within its TTL is not asked for again."""
+    """A name that is looked up again within its TTL is not queried again."""
     async with FakeDns() as server:
         server.replies["web.example.", "A"] = Reply(["web.example. 30 A 10.0.0.1"])
         server.replies["web.example.", "AAAA"] = Reply(authority=["example. 30 SOA ns. admin. 1 3600 600 86400 30"])
@@ -136,7 +136,7 @@ async def test_name_with_very_many_addresses_is_cut() -> None:
 
 
 async def test_both_families_are_of_one_name_of_the_search_list(tmp_path: Path) -> None:
-    """The first name with an address of either family is the one: no address comes from a name further down."""
+    """The first name with an address of either family counts: no address comes from a later name."""
     conf = tmp_path / "resolv.conf"
     conf.write_text("nameserver 127.0.0.1\nsearch one.test two.test\noptions ndots:2\n")
     async with FakeDns() as server:
@@ -152,7 +152,7 @@ async def test_both_families_are_of_one_name_of_the_search_list(tmp_path: Path) 
 
 
 async def test_resolv_conf_that_cannot_be_read_fails_each_name(tmp_path: Path) -> None:
-    """Without a server to ask, names fail with the cause, and those of the hosts file are found."""
+    """If the DNS servers cannot be determined, names fail with the cause, and those in the hosts file are found."""
     names = HostNames(Resolvers(resolv_conf=tmp_path), hosts=tmp_path / "none")
 
     looked = await names.look_up(["web.example", "localhost"])
@@ -163,7 +163,7 @@ async def test_resolv_conf_that_cannot_be_read_fails_each_name(tmp_path: Path) -
 
 
 async def test_silent_zone_is_bounded() -> None:
-    """Five services of 1,000 names in a zone without answers: few sockets, a bounded time, and others get through."""
+    """Five services with 1,000 names in a silent zone: few sockets, a bounded time, and other names are answered."""
     async with FakeDns() as server:
         loop = asyncio.get_running_loop()
         server.replies["web.good.", "A"] = Reply(["web.good. 9 A 10.0.0.1"])
@@ -204,7 +204,7 @@ async def test_silent_zone_is_bounded() -> None:
 
 
 async def test_cancelling_ends_all_at_once() -> None:
-    """A look-up that is given up leaves no question under way and no descriptor."""
+    """A cancelled look-up leaves no running query and no descriptor."""
     async with FakeDns() as server:
         for i in range(100):
             server.replies[f"n{i}.dead.", "A"] = server.replies[f"n{i}.dead.", "AAAA"] = Reply(silent=True)
@@ -240,7 +240,7 @@ NAMES = ["one", "ONE", "one.example", "two", "three", "four", "five", "six", "we
 
 @pytest.mark.parametrize("options", ["", "options ndots:2\n"])
 async def test_names_are_those_of_getaddrinfo(tmp_path: Path, options: str) -> None:
-    """The hosts file, the search list and both families give the addresses that glibc gives for `files dns`."""
+    """The hosts file, the search list and both families give the same addresses as glibc with `files dns`."""
     conf, hosts = tmp_path / "resolv.conf", tmp_path / "hosts"
     conf.write_text(f"nameserver 127.0.0.1\nsearch one.test two.test\noptions timeout:1 attempts:1\n{options}")
     hosts.write_text(HOSTS_LINES)

@@ -1,4 +1,4 @@
-"""The SRV source against a real authoritative server, whose zone is edited while it runs."""
+"""The SRV source with a real authoritative server, whose zone is edited while it runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def shown(answer: Answer) -> list[str]:
 
 
 async def test_priorities_weights_and_both_families(knot: KnotServer) -> None:
-    """Every record's priority, weight and port arrive with the addresses of both families."""
+    """Priority, weight and port of every record arrive with the addresses of both families."""
     knot.write("_redis._tcp SRV 0 10 6379 a\n_redis._tcp SRV 10 0 6380 b\n" + BOTH)
 
     answer = await source(knot).next()
@@ -43,7 +43,7 @@ async def test_priorities_weights_and_both_families(knot: KnotServer) -> None:
 
 
 async def test_live_edit_is_seen(knot: KnotServer) -> None:
-    """A change of the zone is in the next answer, which comes when the TTL of one second is over."""
+    """A change of the zone is in the next answer, which comes when the TTL of one second has expired."""
     knot.write("_redis._tcp SRV 0 1 6379 b\n" + BOTH)
     one = source(knot)
     before = await one.next()
@@ -56,7 +56,7 @@ async def test_live_edit_is_seen(knot: KnotServer) -> None:
 
 
 async def test_answer_larger_than_4_kb(knot: KnotServer) -> None:
-    """Two hundred records on as many targets, which do not fit UDP, are all there every time."""
+    """Two hundred records with as many targets, which do not fit into UDP, are all there every time."""
     lines = [
         f"_redis._tcp SRV 0 1 {7000 + i} host-{i}\nhost-{i} A 10.0.1.{i}\nhost-{i} AAAA fd00::1:{i:x}"
         for i in range(200)
@@ -72,7 +72,7 @@ async def test_answer_larger_than_4_kb(knot: KnotServer) -> None:
 
 @pytest.mark.parametrize("targets", [1000, 40])
 async def test_thousand_records(knot: KnotServer, targets: int) -> None:
-    """A thousand records are all there, although addresses of their targets overflow the largest DNS message."""
+    """A thousand records are all there, although the addresses of their targets exceed the largest DNS message."""
     lines = [f"_redis._tcp SRV 0 1 {7000 + i} host-{i % targets}" for i in range(1000)]
     lines += [f"host-{i} A 10.0.{i // 250}.{i % 250 + 1}\nhost-{i} AAAA fd00::1:{i:x}" for i in range(targets)]
     knot.write("\n".join(lines), ttl=60)
@@ -84,7 +84,7 @@ async def test_thousand_records(knot: KnotServer, targets: int) -> None:
 
 
 async def test_negative_answer_lasts_as_the_zone_says(knot: KnotServer) -> None:
-    """A zone's negative TTL of two seconds is when an empty answer is asked for again."""
+    """An empty answer is queried again after the zone's negative TTL of two seconds."""
     knot.write("", ttl=60, negative_ttl=2)
     one = source(knot)
     assert await one.next() == Answer(())
@@ -99,7 +99,7 @@ async def test_negative_answer_lasts_as_the_zone_says(knot: KnotServer) -> None:
 
 
 async def test_cname_targets(knot: KnotServer) -> None:
-    """Targets that are CNAMEs inside the zone and into another are followed, in both families."""
+    """Targets that are CNAMEs within the zone and into another are followed, in both families."""
     knot.write("_redis._tcp SRV 0 1 6379 near\n_redis._tcp SRV 0 1 6380 far\nnear CNAME a\nfar CNAME x.other.\n" + BOTH)
     knot.write("x CNAME y\ny A 10.0.0.9\ny AAAA fd00::9", "other")
 
@@ -124,7 +124,7 @@ async def test_cname_at_the_owner(knot: KnotServer) -> None:
 
 
 async def test_target_in_a_foreign_zone_is_unread(knot: KnotServer) -> None:
-    """A target in a zone that the server does not have keeps what it had: REFUSED does not mean "no address"."""
+    """A target in a zone that the server does not have keeps its last addresses: REFUSED does not mean "no address"."""
     knot.write("_redis._tcp SRV 0 1 6379 a\n_redis._tcp SRV 0 1 6379 a.elsewhere.\n" + BOTH)
 
     answer = await source(knot).next()
@@ -142,7 +142,7 @@ async def test_foreign_name_is_refused(knot: KnotServer) -> None:
 
 
 async def test_cname_loop_is_a_failure(knot: KnotServer) -> None:
-    """A CNAME loop in the zone is a failure, whatever the server makes of it."""
+    """A CNAME loop in the zone is a failure, whatever the server returns for it."""
     knot.write("_redis._tcp SRV 0 1 6379 a\na CNAME b\nb CNAME a")
 
     with pytest.raises(SourceError, match=r"of a\.example\."):
@@ -150,7 +150,7 @@ async def test_cname_loop_is_a_failure(knot: KnotServer) -> None:
 
 
 async def test_unloaded_zone_is_a_failure(knot: KnotServer) -> None:
-    """SERVFAIL, which a server gives for a zone that it should have and could not load, is a failure."""
+    """SERVFAIL, the answer for a configured zone that could not be loaded, is a failure."""
     knot.purge()
 
     with pytest.raises(SourceError, match="SERVFAIL from 127"):
@@ -166,7 +166,7 @@ async def test_authoritative_none(knot: KnotServer, zone: str) -> None:
 
 
 async def test_stopped_server_is_a_failure_and_restart_recovers(knot: KnotServer) -> None:
-    """While the server is down every answer is a failure; once it is back the next one is right."""
+    """While the server is down every answer is a failure; when it is back the next answer is complete."""
     knot.write("_redis._tcp SRV 0 1 6379 a\n" + BOTH)
     one = source(knot)
     before = await one.next()

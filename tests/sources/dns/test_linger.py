@@ -1,4 +1,4 @@
-"""Name servers that vary their answers: recognised by the rule, and what then stays for how long."""
+"""Servers that vary their answers: how they are recognised, and how long records then stay."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACES = st.sampled_from([1.0, 5.0, 27.0, 60.0])
 
 
 class Pool:
-    """A pool that is fed by readings: the last one and what lingers."""
+    """A pool built from readings: the last one and the lingering records."""
 
     def __init__(self, linger: float | None = None) -> None:
         self.linger = Linger[int, str](linger)
@@ -30,7 +30,7 @@ class Pool:
         self.members: set[int] = set()
 
     def read(self, present: set[int], after: float) -> set[int]:
-        """Take a reading so many seconds after the last one; return the pool."""
+        """Take a reading this many seconds after the last one; return the pool."""
         self.now += after
         self.linger.read({number: f"server {number}" for number in present}, self.now)
         self.members = present | set(self.linger.lingering(self.now))
@@ -48,7 +48,7 @@ def test_eight_of_twenty_at_random_become_all_twenty(seed: int, pace: float) -> 
         pool.read(set(chance.sample(range(20), 8)), pace)
     sizes = [len(pool.read(set(chance.sample(range(20), 8)), pace)) for _ in range(200)]
 
-    # Now and then one of twenty is not seen for longer than ever before.
+    # Now and then one of twenty is missing for longer than ever before.
     assert min(sizes) >= 16
     assert sum(size == 20 for size in sizes) >= 120
 
@@ -75,7 +75,7 @@ def test_rotation_of_a_trimmed_answer_becomes_all() -> None:
 
 @given(st.lists(st.sets(st.integers(0, 9)), min_size=1, max_size=30), PACES)
 def test_what_is_present_is_always_in_the_pool(readings: list[set[int]], pace: float) -> None:
-    """Whatever comes, the last reading counts whole; what lingers was seen, is absent, and is not out as well."""
+    """For any readings, the whole last one is in the pool; a lingering record was seen, is absent, and is not out."""
     pool, seen = Pool(), set[int]()
     for present in readings:
         pool.read(present, pace)
@@ -89,7 +89,7 @@ def test_what_is_present_is_always_in_the_pool(readings: list[set[int]], pace: f
 
 @given(st.lists(st.integers(0, 9), min_size=10, max_size=60), PACES)
 def test_servers_that_only_come_or_go_never_linger(order: list[int], pace: float) -> None:
-    """A pool that grows and shrinks without returns is taken at its word."""
+    """A pool that grows and shrinks without returning records does not linger."""
     pool = Pool()
     for last in range(len(set(order)) + 1):
         pool.read(set(range(last)), pace)
@@ -101,7 +101,7 @@ def test_servers_that_only_come_or_go_never_linger(order: list[int], pace: float
 
 
 def test_pool_that_is_scaled_down_and_up_does_not_linger() -> None:
-    """Records that return while the answer's size changes by more than one are no sign of varying answers."""
+    """Records that return while the answer's size changes by more than one are not a sign of varying answers."""
     pool = Pool()
     for _ in range(5):
         pool.read({1, 2, 3, 4, 5, 6}, 1.0)
@@ -112,7 +112,7 @@ def test_pool_that_is_scaled_down_and_up_does_not_linger() -> None:
 
 @given(st.integers(3, 30), st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=9), PACES)
 def test_rolling_restart_does_not_linger(count: int, steps: list[tuple[int, int]], pace: float) -> None:
-    """Servers that go one after the other, each for some readings, and come back are no varying answers."""
+    """Servers that go one after the other, each for some readings, and come back are not varying answers."""
     pool, every = Pool(), set(range(count))
     for _ in range(2):
         for number in range(count):
@@ -127,7 +127,7 @@ def test_rolling_restart_does_not_linger(count: int, steps: list[tuple[int, int]
 
 
 def test_flapping_servers_do_not_linger() -> None:
-    """Servers that come and go for reasons of their own are no varying answers while all are there in between."""
+    """Servers that come and go independently are not varying answers if all are there in between."""
     pool, every = Pool(), set(range(9))
     for number in (0, 1, 2, 1, 0, 2, 0, 1):
         pool.read(every - {number}, 1.0)
@@ -137,7 +137,7 @@ def test_flapping_servers_do_not_linger() -> None:
 
 
 def test_absence_of_long_ago_does_not_make_records_stay() -> None:
-    """A server that was away for repair says nothing about answers that begin to vary much later."""
+    """The absence of a server during a repair does not affect answers that start to vary much later."""
     pool = Pool()
     for present, after in (({0, 1}, 1.0), ({1}, 1.0), ({0, 1}, 500.0), ({0, 1}, FORGOTTEN), ({0, 1}, FORGOTTEN)):
         pool.read(present, after)
@@ -147,7 +147,7 @@ def test_absence_of_long_ago_does_not_make_records_stay() -> None:
 
 
 def test_record_that_moves_does_not_stay() -> None:
-    """A new port of the same target takes the place of one that the answer lacks; others stay."""
+    """A new port of the same target replaces a record that the answer lacks; others stay."""
     linger = Linger[tuple[str, int], str](60.0, identity=lambda key: key[0])
     linger.read({("a", 1): "a:1", ("a", 2): "a:2", ("b", 1): "b:1"}, 1.0)
     linger.read({("a", 2): "a:2", ("a", 3): "a:3"}, 2.0)
@@ -159,7 +159,7 @@ def test_record_that_moves_does_not_stay() -> None:
 
 
 def varying(pool: Pool, pace: float) -> None:
-    """Let the pool see answers that vary."""
+    """Feed the pool with answers that vary."""
     for number in range(READINGS):
         pool.read({number % 5, (number + 1) % 5}, pace)
     assert pool.linger.stays > 0
@@ -167,7 +167,7 @@ def varying(pool: Pool, pace: float) -> None:
 
 @pytest.mark.parametrize(("pace", "stays"), [(1.0, LEAST), (27.0, 2 * 4 * 27.0), (100.0, MOST)])
 def test_they_stay_for_twice_the_longest_absence(pace: float, stays: float) -> None:
-    """Twice the longest absence that ended in a return, at least a minute and at most ten."""
+    """A record stays twice the longest absence that ended in a return, at least one minute and at most ten."""
     pool = Pool()
     varying(pool, pace)
 
@@ -175,7 +175,7 @@ def test_they_stay_for_twice_the_longest_absence(pace: float, stays: float) -> N
 
 
 def test_what_does_not_come_back_is_out() -> None:
-    """A record whose time is over is out by a statement, until it comes back."""
+    """A record whose time to stay is over is reported as out, until it comes back."""
     pool = Pool()
     varying(pool, 1.0)
     gone = {0, 1, 2, 3, 4} - {0, 1}
@@ -190,7 +190,7 @@ def test_what_does_not_come_back_is_out() -> None:
 
 
 def test_it_is_forgotten_after_a_quarter_of_an_hour_without_returns() -> None:
-    """A server that has given the same for long is taken at its word again."""
+    """After a server has returned the same records for long, its answers count as complete again."""
     pool = Pool()
     varying(pool, 1.0)
     for _ in range(3):
@@ -202,7 +202,7 @@ def test_it_is_forgotten_after_a_quarter_of_an_hour_without_returns() -> None:
 
 @pytest.mark.parametrize(("fixed", "members"), [(30.0, {0, 1}), (0.0, {1})])
 def test_operator_sets_how_long(fixed: float, members: set[int]) -> None:
-    """With a time of the operator's records stay so long from the first reading on; with 0 never."""
+    """With a time from the operator, records stay that long from the first reading on; with 0 never."""
     pool = Pool(fixed)
     pool.read({0, 1}, 1.0)
 
@@ -212,7 +212,7 @@ def test_operator_sets_how_long(fixed: float, members: set[int]) -> None:
 
 
 class CloudMap(FakeDns):
-    """Gives eight of twenty records, chosen at random for each question."""
+    """Returns eight of twenty records, chosen at random for each query."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class CloudMap(FakeDns):
             self.replies[f"i{number}.example.", "A"] = Reply([f"i{number}.example. 60 A 10.0.0.{number}"])
 
     def respond(self, wire: bytes, protocol: str) -> bytes | None:
-        """Choose, and answer."""
+        """Choose records, and answer."""
         chosen = self._chance.sample(self.numbers, 8)
         self.replies[SRV] = Reply([f"{NAME}. 1 SRV 1 1 80 i{number}.example." for number in chosen])
         return super().respond(wire, protocol)
@@ -242,7 +242,7 @@ async def test_pool_over_a_server_that_varies_its_answers() -> None:
 
 
 async def test_record_that_lingered_to_the_end_is_out() -> None:
-    """A record that a varying server does not give any more leaves the servers, and is out."""
+    """A record that a varying server does not return any more is removed from the servers, and is out."""
     async with CloudMap() as server:
         one = SrvSource(NAME, Resolvers([server.address]), 0.01, 0.01, families=(True,), linger=0.5)
         for _ in range(20):
@@ -257,7 +257,7 @@ async def test_record_that_lingered_to_the_end_is_out() -> None:
 
 
 async def test_record_lingers_with_the_address_that_it_had_last() -> None:
-    """Addresses that changed while the records stayed the same are those that linger."""
+    """A lingering record has its latest addresses, if they changed while the records stayed the same."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply([f"{NAME}. 1 SRV 1 1 80 {host}.example." for host in "ab"])
         for number, host in enumerate("ab"):

@@ -1,4 +1,4 @@
-"""An answer is one reading: whole, whatever a server says from one question to the next."""
+"""An answer is one reading, and complete, whatever a server returns from one query to the next."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Records = frozenset[tuple[str, int]]
 """Target and port."""
 
 
-class Said(NamedTuple):
+class SrvAnswer(NamedTuple):
     """One answer for the SRV records."""
 
     records: Records
@@ -42,22 +42,22 @@ class Said(NamedTuple):
     """Targets whose address is in the additional section."""
 
 
-SAID = st.builds(
-    Said,
+SRV_ANSWER = st.builds(
+    SrvAnswer,
     st.frozensets(st.tuples(st.sampled_from(TARGETS), st.integers(80, 82)), max_size=6),
     st.frozensets(st.sampled_from(TARGETS)),
 )
 A, B, C = (frozenset({(target, 80)}) for target in "abc")
-GROWING = [Said(frozenset((target, 80) for target in TARGETS[:count]), frozenset()) for count in (1, 2, 3, 4, 5)]
-TWO_OF_THREE = [Said(A | B | C, frozenset(along)) for along in ("ab", "bc", "ac", "ab", "bc")]
+GROWING = [SrvAnswer(frozenset((target, 80) for target in TARGETS[:count]), frozenset()) for count in (1, 2, 3, 4, 5)]
+TWO_OF_THREE = [SrvAnswer(A | B | C, frozenset(along)) for along in ("ab", "bc", "ac", "ab", "bc")]
 
 
 class Fickle(AddressAndPortNameserver):
-    """Gives the next of some answers to each question for the SRV records, and the same address to all others."""
+    """Returns the next of some answers to each query for the SRV records, and a fixed address to all others."""
 
-    def __init__(self, said: Sequence[Said], failing: frozenset[str]) -> None:
+    def __init__(self, answers: Sequence[SrvAnswer], failing: frozenset[str]) -> None:
         super().__init__("127.0.0.1", 53)
-        self._said = said
+        self._answers = answers
         self._failing = failing
         self.given: list[Records] = []
 
@@ -84,12 +84,12 @@ class Fickle(AddressAndPortNameserver):
         response = dns.message.make_response(request, recursion_available=True)
         question = request.question[0]
         if question.rdtype == SRV:
-            said = self._said[min(len(self.given), len(self._said) - 1)]
-            self.given.append(said.records)
-            texts = [f"1 1 {port} {target}.example." for target, port in sorted(said.records)]
+            chosen = self._answers[min(len(self.given), len(self._answers) - 1)]
+            self.given.append(chosen.records)
+            texts = [f"1 1 {port} {target}.example." for target, port in sorted(chosen.records)]
             if texts:
                 response.answer.append(dns.rrset.from_text_list(question.name, 1, "IN", "SRV", texts))
-            for target in said.along - self._failing:
+            for target in chosen.along - self._failing:
                 owner = f"{target}.example."
                 response.additional.append(dns.rrset.from_text(owner, 1, "IN", "A", ADDRESSES[target]))
             return response
@@ -102,37 +102,37 @@ class Fickle(AddressAndPortNameserver):
 
 
 class Only(Resolvers):
-    """Resolvers that know one server."""
+    """Resolvers with one server."""
 
     def __init__(self, server: Fickle) -> None:
         super().__init__(["127.0.0.1"])
         self._only = Servers([server], (1.0,))
 
     def current(self) -> Servers:
-        """Return it."""
+        """Return this server."""
         return self._only
 
 
 def is_whole(answer: Answer, reading: Records, failing: frozenset[str]) -> bool:
-    """Tell whether an answer is what this reading makes necessary."""
+    """Return whether an answer is exactly what this reading requires."""
     had = {(one, port) for one, port in reading if one not in failing}
     return {(format_address(server.address), server.port) for server in answer.servers} == {
         (ADDRESSES[target], port) for target, port in had
     } and {(one.identity[0], one.port) for one in answer.unread} == reading - had
 
 
-@given(st.lists(SAID, min_size=1, max_size=12), st.frozensets(st.sampled_from(TARGETS), max_size=2))
-@example([Said(one, frozenset()) for one in (A, B, C, A, B, C, A, B, C)], frozenset())
+@given(st.lists(SRV_ANSWER, min_size=1, max_size=12), st.frozensets(st.sampled_from(TARGETS), max_size=2))
+@example([SrvAnswer(one, frozenset()) for one in (A, B, C, A, B, C, A, B, C)], frozenset())
 @example(GROWING, frozenset())
 @example(TWO_OF_THREE, frozenset())
 @example(TWO_OF_THREE, frozenset("b"))
-def test_answer_is_one_reading(said: list[Said], failing: frozenset[str]) -> None:
-    """Each answer is all records of one response of its round, with the addresses that can be had, and no other."""
-    asyncio.run(_each_answer_is_one_reading(said, failing))
+def test_answer_is_one_reading(answers: list[SrvAnswer], failing: frozenset[str]) -> None:
+    """Each answer has all records of one response of its round, with their available addresses, and no others."""
+    asyncio.run(_each_answer_is_one_reading(answers, failing))
 
 
-async def _each_answer_is_one_reading(said: Sequence[Said], failing: frozenset[str]) -> None:
-    server = Fickle(said, failing)
+async def _each_answer_is_one_reading(answers: Sequence[SrvAnswer], failing: frozenset[str]) -> None:
+    server = Fickle(answers, failing)
     one = SrvSource(NAME, Only(server), 0.0001, 0.0001, families=(True,), linger=0)
     for _ in range(6):
         before = max(0, len(server.given) - 3)
@@ -147,7 +147,7 @@ async def _each_answer_is_one_reading(said: Sequence[Said], failing: frozenset[s
 
 
 async def test_additional_section_never_makes_a_pool_smaller() -> None:
-    """A target with three addresses, of which other two come along each time, has three from the second round on."""
+    """A target with three addresses, of which two others are added each time, has three from the second round on."""
     async with FakeDns() as server:
         server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
         every = [f"a.example. 60 A 10.0.0.{number}" for number in (1, 2, 3)]
@@ -163,7 +163,7 @@ async def test_additional_section_never_makes_a_pool_smaller() -> None:
 
 
 async def test_silent_target_does_not_hold_up_the_others() -> None:
-    """A target without an answer costs its time once; after that changes of others count at their TTL."""
+    """A target without an answer delays a round once; after that changes of others count at their TTL."""
     async with FakeDns() as server:
         server.replies[QUESTION] = Reply(records("0 1 80 a.example.", "0 1 80 b.example.", ttl=0))
         server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
@@ -186,8 +186,8 @@ async def test_silent_target_does_not_hold_up_the_others() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_hastened_source_asks_again(fails: bool) -> None:
-    """An answer after `hasten` is of questions that were sent after it, also when the first of them fails."""
+async def test_hastened_source_queries_again(fails: bool) -> None:
+    """An answer after `hasten` comes from queries that were sent after it, even if the first of them fails."""
     async with FakeDns() as server:
         server.replies[QUESTION] = Reply(records("0 1 80 a.example."), additional=["a.example. 60 A 10.0.0.1"])
         server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
@@ -216,8 +216,8 @@ async def test_hastened_source_asks_again(fails: bool) -> None:
             await asyncio.wait_for(one.next(), 0.1)
 
 
-async def test_source_that_is_hastened_meanwhile_asks_once_more() -> None:
-    """An answer whose questions were sent before `hasten` is not the one that follows it."""
+async def test_source_that_is_hastened_meanwhile_queries_once_more() -> None:
+    """An answer to queries that were sent before `hasten` is not the one that follows it."""
     async with FakeDns() as server:
         server.replies[QUESTION] = Reply(records("0 1 80 a.example."))
         server.replies["a.example.", "A"] = Reply(silent=True)
@@ -230,8 +230,8 @@ async def test_source_that_is_hastened_meanwhile_asks_once_more() -> None:
         assert shown(await asking) == ["0 1 10.0.0.2:81"]
 
 
-async def test_records_are_read_again_where_nobody_can_be_used_any_more() -> None:
-    """Targets whose addresses cannot be had all at once may be out of the zone, whatever the TTL of the records."""
+async def test_records_are_read_again_when_none_is_usable_any_more() -> None:
+    """Targets whose queries all fail at once may have left the zone, whatever the TTL of the records is."""
     async with FakeDns() as server:
         server.replies[QUESTION] = Reply(records("0 1 80 old.example."))
         server.replies["old.example.", "A"] = Reply(["old.example. 0 A 10.0.0.1"])

@@ -1,4 +1,4 @@
-"""resolv.conf and its search list, compared with glibc's own res_search(3) over the same servers."""
+"""resolv.conf and its search list, compared with glibc's own res_search(3) with the same servers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ REFUSED, SILENT = "REFUSED", "silent"
 
 @asynccontextmanager
 async def servers(*hosts: str) -> AsyncIterator[list[FakeDns]]:
-    """Run servers at the port that resolv.conf means."""
+    """Run servers at the port that resolv.conf implies."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(FakeDns(host=host, port=53)) for host in hosts]
 
 
 def reply(owner: str, behaviour: str) -> Reply:
-    """Return what a server does when asked for an owner."""
+    """Return a server's behaviour when queried for an owner."""
     if behaviour == FOUND:
         return Reply([f"{owner} 9 SRV 0 1 80 a.test."])
     if behaviour == SILENT:
@@ -42,7 +42,7 @@ def reply(owner: str, behaviour: str) -> Reply:
 
 
 async def ours(conf: Path, name: str) -> tuple[str | None, str]:
-    """Return the owner that we find, and the error if there is one."""
+    """Return the owner that our look-up finds, and the error if there is one."""
     async with Lookup("test", Resolvers(resolv_conf=conf).current()) as lookup:
         try:
             found = await lookup.find(dns.name.from_text(name, None), SRV)
@@ -52,14 +52,14 @@ async def ours(conf: Path, name: str) -> tuple[str | None, str]:
 
 
 def names_in_order(asked: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Return the owners in the order in which they were asked for, without repetitions."""
+    """Return the owners in the order of their queries, without repetitions."""
     return [owner for owner, _ in groupby(owner for owner, _, _ in asked)]
 
 
 def agree(theirs: Outcome, mine: tuple[str | None, str], behaviours: Sequence[str]) -> bool:
-    """Tell whether we found what glibc found.
+    """Return whether we found the same as glibc.
 
-    Where glibc forgets a failure on the way, and says that there is nothing, we say that it failed.
+    If glibc forgets a failure on the way and returns "no records", we return the failure.
     """
     owner, error = mine
     if theirs.owner is not None or not error:
@@ -88,7 +88,7 @@ CONFS: Final = [
 
 @pytest.mark.parametrize("conf", CONFS)
 async def test_search_list_is_that_of_glibc(tmp_path: Path, conf: str) -> None:
-    """Whatever each name of the list answers, the same names are asked for in the same order, to the same end."""
+    """For any answers to the names of the list, the same names are queried in the same order, with the same result."""
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 127.0.0.1\noptions attempts:1 timeout:2\n" + conf)
     table = list(product([FOUND, NXDOMAIN, NODATA, SERVFAIL, REFUSED], repeat=3))
@@ -117,8 +117,8 @@ async def test_search_list_is_that_of_glibc(tmp_path: Path, conf: str) -> None:
 
 
 @pytest.mark.parametrize("nameserver", ["0.0.0.0", "::", "127.1", "0x7f000001", "127.0.00.01", "::ffff:127.0.0.1"])
-async def test_server_of_this_host_is_asked_however_it_is_written(tmp_path: Path, nameserver: str) -> None:
-    """What glibc reads as an address of this host is one."""
+async def test_server_of_this_host_is_queried_in_any_notation(tmp_path: Path, nameserver: str) -> None:
+    """Every form of this host's address that glibc accepts works."""
     path = tmp_path / "resolv.conf"
     path.write_text(f"nameserver {nameserver}\noptions attempts:1 timeout:2\n")
     async with servers("127.0.0.1", "::1") as both:
@@ -129,8 +129,8 @@ async def test_server_of_this_host_is_asked_however_it_is_written(tmp_path: Path
         assert await ours(path, "_a._tcp.test") == (theirs.owner, "") == ("_a._tcp.test.", "")
 
 
-async def test_bad_search_domain_is_told_where_nothing_is_found(tmp_path: Path) -> None:
-    """Of a name that may be in a search domain which is none nobody knows that it does not exist; full names count."""
+async def test_bad_search_domain_is_reported_if_nothing_is_found(tmp_path: Path) -> None:
+    """With an invalid search domain, no relative name is certain not to exist; absolute names count."""
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 127.0.0.1\nsearch .one.test b..a\n")
     async with servers("127.0.0.1") as (server,):
@@ -148,7 +148,7 @@ async def test_bad_search_domain_is_told_where_nothing_is_found(tmp_path: Path) 
 
 @pytest.mark.parametrize("conf", ["search one.test two.test\n", "search one.test two.test\noptions ndots:5\n"])
 async def test_silence_in_the_search_list_is_as_for_glibc(tmp_path: Path, conf: str) -> None:
-    """After a name without an answer only the name as it is gets asked for."""
+    """After a name without an answer only the name as it is is queried."""
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 127.0.0.1\noptions attempts:1 timeout:1\n" + conf)
     table = [(SILENT, FOUND, FOUND), (SILENT, FOUND, NXDOMAIN), (NXDOMAIN, SILENT, NXDOMAIN), (FOUND, FOUND, SILENT)]
@@ -168,7 +168,7 @@ async def test_silence_in_the_search_list_is_as_for_glibc(tmp_path: Path, conf: 
 
 @pytest.mark.parametrize("name", ["_a._tcp.", "_a._tcp.one.test.", "_a._tcp.one.test"])
 async def test_absolute_names_are_those_of_glibc(tmp_path: Path, name: str) -> None:
-    """A name with a dot at its end is asked for as it is, and one with dots first as it is."""
+    """A name with a dot at its end is queried as it is, and one with enough dots is queried as it is first."""
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 127.0.0.1\nsearch one.test\n")
     async with servers("127.0.0.1") as (server,):
@@ -187,7 +187,7 @@ async def test_absolute_names_are_those_of_glibc(tmp_path: Path, name: str) -> N
 )
 @pytest.mark.parametrize("first", [SILENT, SERVFAIL, REFUSED, "NOTIMP", "FORMERR"])
 async def test_second_server_is_asked_after_one_that_fails(tmp_path: Path, options: str, first: str) -> None:
-    """No server that is silent or fails uses up the time of the others, whatever the time-out."""
+    """A server that is silent or fails does not use up the time of the others, whatever the time-out is."""
     path = tmp_path / "resolv.conf"
     path.write_text(f"nameserver 127.0.0.1\nnameserver 127.0.0.2\n{options}")
     async with servers("127.0.0.1", "127.0.0.2") as (bad, good):
@@ -201,7 +201,7 @@ async def test_second_server_is_asked_after_one_that_fails(tmp_path: Path, optio
 
 
 async def test_silent_server_is_asked_last_from_then_on(tmp_path: Path) -> None:
-    """A silent first server costs its time once, not for each question of every source."""
+    """A silent first server costs its time-out once, not for each query of every source."""
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 127.0.0.1\nnameserver 127.0.0.2\noptions timeout:1\n")
     resolvers = Resolvers(resolv_conf=path)
@@ -215,7 +215,7 @@ async def test_silent_server_is_asked_last_from_then_on(tmp_path: Path) -> None:
 
 
 async def test_rotation_begins_with_each_server_in_turn(tmp_path: Path) -> None:
-    """With `rotate` questions are shared between the servers."""
+    """With `rotate` queries are shared between the servers."""
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 127.0.0.1\nnameserver 127.0.0.2\nnameserver 127.0.0.3\noptions rotate\n")
     resolvers = Resolvers(resolv_conf=path)
@@ -228,7 +228,7 @@ async def test_rotation_begins_with_each_server_in_turn(tmp_path: Path) -> None:
 
 
 async def test_suggested_command_repeats_the_question_that_failed(tmp_path: Path) -> None:
-    """The error names the name with its search domain and the server that failed, in the question and in `dig`."""
+    """The error names the name with its search domain and the server that failed, also in the `dig` command."""
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 127.0.0.1\nsearch one.test two.test\noptions ndots:5\n")
     async with servers("127.0.0.1") as (server,):
@@ -249,7 +249,7 @@ async def test_suggested_command_repeats_the_question_that_failed(tmp_path: Path
     ],
 )
 def test_three_name_servers_at_most(text: str, expected: int) -> None:
-    """The first three are asked; comments, bad addresses and indented lines are passed over."""
+    """The first three are queried; comments, bad addresses and indented lines are ignored."""
     assert len(parse_resolv_conf(text).nameservers) == expected
 
 
@@ -273,5 +273,5 @@ def test_options_are_clamped_as_by_glibc(options: str, waits: tuple[float, ...],
 
 @pytest.mark.parametrize(("host", "search"), [("web", []), ("web.corp.example", ["corp.example."]), ("", [])])
 def test_domain_of_the_host_is_the_search_list_where_there_is_none(host: str, search: list[str]) -> None:
-    """Without `search` and `domain` the host's own domain counts, as for glibc."""
+    """Without `search` and `domain` the host's own domain counts, as in glibc."""
     assert [one.to_text() for one in parse_resolv_conf("nameserver 10.0.0.1\n", host).search] == search

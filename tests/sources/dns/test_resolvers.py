@@ -1,4 +1,4 @@
-"""Which DNS servers are asked, and what happens when resolv.conf changes or breaks."""
+"""Which DNS servers are queried, and what happens when resolv.conf changes or becomes invalid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.fake_dns import FakeDns, Reply
 
 
 def asked(resolvers: Resolvers) -> list[tuple[str, int]]:
-    """Return the servers that would be asked."""
+    """Return the servers that would be queried."""
     return [
         (server.address, server.port)
         for server in resolvers.current().nameservers
@@ -40,7 +40,7 @@ def asked(resolvers: Resolvers) -> list[tuple[str, int]]:
     ],
 )
 def test_forms_of_a_server(text: str, server: tuple[str, int]) -> None:
-    """A server is an address of either family, with or without a port, a way to ask it, and a name to certify."""
+    """A server is an address of either family, optionally with a port, a transport, and a name for its certificate."""
     assert asked(Resolvers([text])) == [server]
 
 
@@ -54,8 +54,8 @@ def test_forms_of_a_server(text: str, server: tuple[str, int]) -> None:
         ("tls://127.0.0.1#dns.example", "tls dns.example"),
     ],
 )
-def test_ways_to_ask_a_server(text: str, how: str) -> None:
-    """The certificate has to be good for the name after the #, or else for the address."""
+def test_transports_of_a_server(text: str, how: str) -> None:
+    """The certificate has to match the name after the #, else the address."""
     (server,) = Resolvers([text]).current().nameservers
     assert isinstance(server, AddressAndPortNameserver)
     assert " ".join(filter(None, (server.kind(), getattr(server, "name", None)))) == how
@@ -94,7 +94,7 @@ def test_ways_to_ask_a_server(text: str, how: str) -> None:
     ],
 )
 def test_bad_server_is_wrong_usage(text: str) -> None:
-    """Anything else is refused with the value and the forms that are taken, in one short line."""
+    """Anything else is rejected with the value and the accepted forms, in one short line."""
     with pytest.raises(UsageError, match="write IP, IP:PORT or") as caught:
         Resolvers([text])
 
@@ -104,12 +104,12 @@ def test_bad_server_is_wrong_usage(text: str) -> None:
 
 
 def test_servers_with_one_address_and_two_ports() -> None:
-    """Two servers may share an address."""
+    """Two servers may have the same address."""
     assert asked(Resolvers(["127.0.0.1:1", "127.0.0.1:2"])) == [("127.0.0.1", 1), ("127.0.0.1", 2)]
 
 
 def test_resolv_conf_is_read_again(tmp_path: Path) -> None:
-    """A change of resolv.conf, in place or by replacement, counts from the next round on; else it is not parsed."""
+    """A change of resolv.conf, in place or by replacement, counts from the next round on; else it is not read again."""
     conf = tmp_path / "resolv.conf"
     conf.write_text("nameserver 10.0.0.53\n")
     resolvers = Resolvers(resolv_conf=conf)
@@ -137,8 +137,8 @@ def test_resolv_conf_is_read_again(tmp_path: Path) -> None:
         b"nameserver \xff\xfe\n",
     ],
 )
-def test_without_a_server_that_of_this_host_is_asked(tmp_path: Path, content: bytes | None) -> None:
-    """As glibc does where resolv.conf is missing or names none, until the file has one (resolv.conf(5))."""
+def test_without_a_server_the_one_on_this_host_is_queried(tmp_path: Path, content: bytes | None) -> None:
+    """The server on this host is queried while resolv.conf is missing or names none, as by glibc (resolv.conf(5))."""
     conf = tmp_path / "resolv.conf"
     if content is not None:
         conf.write_bytes(content)
@@ -149,7 +149,7 @@ def test_without_a_server_that_of_this_host_is_asked(tmp_path: Path, content: by
 
 
 async def test_resolv_conf_that_cannot_be_read_is_a_failure_that_heals(tmp_path: Path) -> None:
-    """With the file, the cause and the fix, in one line; over once the file is good."""
+    """The error names file, cause and fix, in one line; it ends when the file is valid again."""
     conf = tmp_path / "resolv.conf"
     conf.mkdir()
     resolvers = Resolvers(resolv_conf=conf)
@@ -162,7 +162,7 @@ async def test_resolv_conf_that_cannot_be_read_is_a_failure_that_heals(tmp_path:
 
 
 async def test_search_domains_are_tried(tmp_path: Path) -> None:
-    """With resolv.conf, a name without a dot at its end is also looked for in the search domains."""
+    """With resolv.conf, a name without a dot at its end is also searched in the search domains."""
     conf = tmp_path / "resolv.conf"
     conf.write_text("nameserver 127.0.0.1\nsearch one.test two.test\n")
     async with FakeDns() as server:
@@ -183,7 +183,7 @@ async def test_search_domains_are_tried(tmp_path: Path) -> None:
     [("", 0), ("options ndots:1\n", 0), ("options ndots:2\n", 2), ("options ndots:5 timeout:1\n", 2)],
 )
 async def test_ndots_says_which_name_comes_first(tmp_path: Path, ndots: str, as_it_is: int) -> None:
-    """A name with fewer dots than `ndots` is looked for in the search domains first, any other as it is first."""
+    """A name with fewer dots than `ndots` is tried in the search domains first, any other as it is first."""
     conf = tmp_path / "resolv.conf"
     conf.write_text(f"nameserver 127.0.0.1\nsearch one.test two.test\n{ndots}")
     async with FakeDns() as server:
@@ -202,7 +202,7 @@ async def test_ndots_says_which_name_comes_first(tmp_path: Path, ndots: str, as_
 
 @pytest.mark.parametrize("name", ["_redis._tcp.", "_redis._tcp.one.test."])
 async def test_absolute_name_is_not_searched_for(tmp_path: Path, name: str) -> None:
-    """A name with a dot at its end is asked for as it is."""
+    """A name with a dot at its end is queried as it is."""
     conf = tmp_path / "resolv.conf"
     conf.write_text("nameserver 127.0.0.1\nsearch one.test\noptions ndots:5\n")
     async with FakeDns() as server:
@@ -216,7 +216,7 @@ async def test_absolute_name_is_not_searched_for(tmp_path: Path, name: str) -> N
 
 
 async def test_search_domain_that_fails_is_a_failure(tmp_path: Path) -> None:
-    """NXDOMAIN of one candidate and SERVFAIL of another do not say that there are no servers."""
+    """NXDOMAIN of one candidate and SERVFAIL of another do not mean that there are no servers."""
     conf = tmp_path / "resolv.conf"
     conf.write_text("nameserver 127.0.0.1\nsearch one.test\n")
     async with FakeDns() as server:

@@ -1,4 +1,4 @@
-"""The SRV source against a server that misbehaves on purpose."""
+"""The SRV source with a server that misbehaves on purpose."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.srv import NAME, SOA, SRV, records, shown, source
 
 
 async def failure(from_source: SrvSource) -> str:
-    """Return the message of the SourceError that the next answer is."""
+    """Return the message of the SourceError that `next` raises."""
     with pytest.raises(SourceError) as caught:
         await from_source.next()
     message = str(caught.value)
@@ -49,7 +49,7 @@ BAD_REPLIES = [
 
 @pytest.mark.parametrize(("reply", "cause"), BAD_REPLIES)
 async def test_bad_reply_for_the_records_is_a_failure(reply: Reply, cause: str) -> None:
-    """An error, a silence or a malformed message for the SRV records fails, with cause, server and command."""
+    """An error, silence or a malformed message for the SRV records is a failure, with cause, server and command."""
     async with FakeDns() as server:
         server.replies[SRV] = reply
 
@@ -62,7 +62,7 @@ async def test_bad_reply_for_the_records_is_a_failure(reply: Reply, cause: str) 
 @pytest.mark.parametrize(("reply", "cause"), BAD_REPLIES)
 @pytest.mark.parametrize("kind", ["A", "AAAA"])
 async def test_bad_reply_for_one_target_leaves_the_others(reply: Reply, cause: str, kind: str) -> None:
-    """An error for one family of one target is reported, keeps what that target had, and the others count."""
+    """An error for one family of one target is reported, that target keeps its last addresses, and the others count."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example.", "0 1 80 b.example."))
         server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
@@ -100,7 +100,7 @@ async def test_target_that_had_addresses_is_kept_and_not_left_out() -> None:
 
 
 async def test_all_targets_failing_is_a_failure() -> None:
-    """Where the addresses of no target can be had, nothing is known, and the last good set stays."""
+    """If the queries of all targets fail there is no answer, and the last known good set stays."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example.", "0 1 80 b.example."))
         for host in "ab":
@@ -112,7 +112,7 @@ async def test_all_targets_failing_is_a_failure() -> None:
 
 
 async def test_truncated_without_tcp_is_a_failure() -> None:
-    """Truncation on a server without TCP is a failure, not a short pool."""
+    """Truncation by a server without TCP is a failure, not a short pool."""
     async with FakeDns(tcp=False) as server:
         server.replies[SRV] = Reply(truncated=True)
 
@@ -122,7 +122,7 @@ async def test_truncated_without_tcp_is_a_failure() -> None:
 
 
 async def test_recovers_at_once() -> None:
-    """After a failure the next call asks without waiting, and a good answer ends the trouble."""
+    """After a failure the next call queries without waiting, and a good answer ends the failures."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(rcode="SERVFAIL")
         one = source(server, min_ttl=30.0)
@@ -137,7 +137,7 @@ async def test_recovers_at_once() -> None:
 
 
 async def test_follow_hands_failures_and_answers_on() -> None:
-    """Under the common loop a failing server is a series of failures, then an answer, and never an empty one."""
+    """In the common loop a failing server is a series of failures, then an answer, and never an empty one."""
     seen: list[Outcome] = []
     async with FakeDns() as server:
         server.replies[SRV] = Reply(rcode="REFUSED")
@@ -157,7 +157,7 @@ async def test_follow_hands_failures_and_answers_on() -> None:
 
 @pytest.mark.parametrize("reply", [Reply(rcode="NXDOMAIN", authority=[SOA]), Reply(authority=[SOA])])
 async def test_no_records_is_an_answer(reply: Reply) -> None:
-    """NXDOMAIN and NODATA of the name say that there are no servers."""
+    """NXDOMAIN and NODATA of the name mean that there are no servers."""
     async with FakeDns() as server:
         server.replies[SRV] = reply
 
@@ -168,7 +168,7 @@ async def test_no_records_is_an_answer(reply: Reply) -> None:
 
 @pytest.mark.parametrize("reply", [Reply(rcode="NXDOMAIN", authority=[SOA]), Reply(authority=[SOA])])
 async def test_target_without_addresses_adds_nothing(reply: Reply) -> None:
-    """NXDOMAIN and NODATA of a target leave that target out, and the others in."""
+    """NXDOMAIN and NODATA of a target leave that target out, and keep the others."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example.", "0 1 80 b.example."))
         server.replies["a.example.", "A"] = Reply(["a.example. 60 A 10.0.0.1"])
@@ -181,7 +181,7 @@ async def test_target_without_addresses_adds_nothing(reply: Reply) -> None:
 
 
 async def test_additional_in_bailiwick_spares_questions() -> None:
-    """Addresses that come along for targets of the zone are used, family by family; only the missing ones are asked."""
+    """Additional addresses of targets in the zone are used, family by family; only missing ones are queried."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(
             records("0 1 80 a.example.", "0 1 80 B.sub.Example."),
@@ -195,7 +195,7 @@ async def test_additional_in_bailiwick_spares_questions() -> None:
 
 
 class Moving(FakeDns):
-    """Serves another version of the zone after each answer for the SRV records: the next host has the name a."""
+    """Serves another version of the zone after each answer for the SRV records: host name a then means another host."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class Moving(FakeDns):
         self._move()
 
     def respond(self, wire: bytes, protocol: str) -> bytes | None:
-        """Answer from this version, and go on to the next one."""
+        """Answer from this version, and switch to the next one."""
         answer = super().respond(wire, protocol)
         if self.asked[-1][:2] == SRV and self.version < self._most:
             self._move()
@@ -217,13 +217,13 @@ class Moving(FakeDns):
 
 
 async def test_zone_that_changes_while_it_is_read_is_read_again() -> None:
-    """The port of one version never meets the address of another, which would be somebody else's."""
+    """The port of one version is never combined with the address of another: it would be another service."""
     async with Moving(2) as server:
         assert shown(await source(server).next()) == ["0 1 10.0.0.2:2"]
 
 
 async def test_zone_that_always_changes_is_read_a_few_times() -> None:
-    """Where the records are others each time, the questions are bounded all the same."""
+    """Even if the records differ each time, the queries are bounded."""
     async with Moving(1000) as server:
         answer = await source(server).next()
 
@@ -231,8 +231,8 @@ async def test_zone_that_always_changes_is_read_a_few_times() -> None:
     assert [question[:2] for question in server.asked].count(SRV) == MAX_READS
 
 
-async def test_answer_that_is_no_news_is_read_once() -> None:
-    """As long as nothing changes each round asks for the SRV records once."""
+async def test_unchanged_answer_is_read_once() -> None:
+    """While nothing changes each round queries the SRV records once."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example."), additional=["a.example. 60 A 10.0.0.1"])
         one = SrvSource(NAME, Resolvers([server.address]), 0.01, 0.01)
@@ -245,7 +245,7 @@ async def test_answer_that_is_no_news_is_read_once() -> None:
 
 
 async def test_additional_out_of_bailiwick_is_not_believed() -> None:
-    """Addresses that come along for targets of other zones are ignored, and asked for."""
+    """Additional addresses of targets in other zones are ignored, and queried."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(
             records("0 1 80 a.other.", "0 1 80 a.notexample."),
@@ -259,8 +259,8 @@ async def test_additional_out_of_bailiwick_is_not_believed() -> None:
     assert ("a.notexample.", "A", "udp") in server.asked
 
 
-async def test_top_level_owner_makes_nothing_believed() -> None:
-    """An owner right under the root does not make every domain its bailiwick."""
+async def test_top_level_owner_makes_no_domain_trusted() -> None:
+    """An owner directly under the root does not make every domain its bailiwick."""
     async with FakeDns() as server:
         server.replies["_redis._tcp.", "SRV"] = Reply(
             ["_redis._tcp. 60 SRV 0 1 80 a.other."], additional=["a.other. 60 A 10.6.6.6"]
@@ -271,8 +271,8 @@ async def test_top_level_owner_makes_nothing_believed() -> None:
     assert answer.servers == ()
 
 
-async def test_unfinished_cname_of_target_is_asked_on() -> None:
-    """A server that returns the CNAME alone is asked for what it points to, over several such answers."""
+async def test_unfinished_cname_of_target_is_followed() -> None:
+    """If a server returns only the CNAME its target is queried, over several such answers."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example."))
         for kind in ("A", "AAAA"):
@@ -286,8 +286,8 @@ async def test_unfinished_cname_of_target_is_asked_on() -> None:
     assert shown(answer) == ["0 1 10.0.0.1:80"]
 
 
-async def test_unfinished_cname_of_owner_is_asked_on() -> None:
-    """The SRV name itself may be a CNAME, complete in the answer or not; the bailiwick is where the records are."""
+async def test_unfinished_cname_of_owner_is_followed() -> None:
+    """The SRV name itself may be a CNAME, complete in the answer or not; the bailiwick is that of the records."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply([f"{NAME}. 60 CNAME _redis._tcp.other."])
         server.replies["_redis._tcp.other.", "SRV"] = Reply(
@@ -302,7 +302,7 @@ async def test_unfinished_cname_of_owner_is_asked_on() -> None:
 
 @pytest.mark.parametrize("looped", [False, True])
 async def test_endless_cnames_are_a_failure(looped: bool) -> None:
-    """A chain of more than eight CNAMEs, or a loop of them, ends in a failure that says so."""
+    """A chain of more than eight CNAMEs, or a loop of them, is a failure with this cause."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 c0.example."))
         for i in range(100):
@@ -328,8 +328,8 @@ async def test_loop_inside_one_answer_is_a_failure() -> None:
     assert "chain" in message
 
 
-async def test_silently_trimmed_answer_is_asked_over_tcp() -> None:
-    """TTL 0 over UDP is asked again over TCP, and from then on TCP comes first, so that each answer is whole."""
+async def test_silently_trimmed_answer_is_queried_over_tcp() -> None:
+    """TTL 0 over UDP is queried again over TCP, and from then on TCP comes first, so that each answer is complete."""
     async with FakeDns() as server:
         every = records(*(f"0 1 {port} a.example." for port in range(1, 31)), ttl=0)
         server.replies[SRV] = Reply(every, additional=["a.example. 60 A 10.0.0.1"], udp_keeps=16)
@@ -343,7 +343,7 @@ async def test_silently_trimmed_answer_is_asked_over_tcp() -> None:
 
 @pytest.mark.parametrize("ttl", [0, 60])
 async def test_truncated_answer_is_asked_over_tcp_once(ttl: int) -> None:
-    """What came over TCP since UDP was marked as truncated is not asked for over TCP again, whatever its TTL."""
+    """An answer over TCP after truncation over UDP is not queried over TCP again, whatever its TTL is."""
     async with FakeDns() as server:
         every = records(*(f"0 1 {port} a.example." for port in range(1, 101)), ttl=ttl)
         server.replies[SRV] = Reply(every, additional=["a.example. 60 A 10.0.0.1"], truncated=True)
@@ -353,12 +353,12 @@ async def test_truncated_answer_is_asked_over_tcp_once(ttl: int) -> None:
     assert len(answer.servers) == 100
     assert [protocol for owner, _, protocol in server.asked if owner == SRV[0]] == [
         *("udp", "tcp"),
-        "tcp",  # again, since the answer is news
+        "tcp",  # twice, because the answer is new
     ]
 
 
 async def test_suspect_answer_without_tcp_counts_with_a_note() -> None:
-    """Where an answer may be trimmed and there is no TCP, the one over UDP counts, and people are told."""
+    """If an answer may be trimmed and there is no TCP, the answer over UDP counts, with a note."""
     async with FakeDns(tcp=False) as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=0), additional=["a.example. 9 A 10.0.0.1"])
         one = source(server, min_ttl=0.01)
@@ -370,7 +370,7 @@ async def test_suspect_answer_without_tcp_counts_with_a_note() -> None:
 
 
 async def test_tcp_that_worked_and_fails_is_a_failure() -> None:
-    """Where TCP had all records, those that UDP has do not make the pool smaller; the error says why it was TCP."""
+    """After TCP had all records, fewer records over UDP do not shrink the pool; the error explains why TCP was used."""
     async with FakeDns() as server:
         every = records(*(f"0 1 {port} a.example." for port in range(1, 31)), ttl=0)
         server.replies[SRV] = Reply(every, additional=["a.example. 0 A 10.0.0.1"], udp_keeps=16)
@@ -385,7 +385,7 @@ async def test_tcp_that_worked_and_fails_is_a_failure() -> None:
 
 
 async def test_answer_below_the_limit_of_datagrams_needs_no_tcp() -> None:
-    """An answer of 917 bytes with a TTL, from a server without TCP, is whole, and nothing is said of it."""
+    """An answer of 917 bytes with a TTL, from a server without TCP, is complete, and has no note."""
     async with FakeDns(tcp=False) as server:
         every = records(*(f"0 1 {port} {'x' * 43}.example." for port in range(1, 14)), ttl=30)
         server.replies[SRV] = Reply(every, additional=[f"{'x' * 43}.example. 9 A 10.0.0.1"])
@@ -397,8 +397,8 @@ async def test_answer_below_the_limit_of_datagrams_needs_no_tcp() -> None:
     assert {protocol for owner, _, protocol in server.asked if owner == SRV[0]} == {"udp"}
 
 
-async def test_answer_of_consul_is_asked_over_tcp_whatever_its_ttl() -> None:
-    """Consul trims also where `service_ttl` gives its answers a TTL: its domain is a mark of its own."""
+async def test_answer_of_consul_is_queried_over_tcp_whatever_its_ttl() -> None:
+    """Consul also trims with `service_ttl`, which gives its answers a TTL: its domain is another mark."""
     name = "_redis._tcp.service.consul"
     async with FakeDns() as server:
         every = [f"{name}. 5 SRV 0 1 {port} a.node.consul." for port in range(1, 31)]
@@ -412,18 +412,18 @@ async def test_answer_of_consul_is_asked_over_tcp_whatever_its_ttl() -> None:
 
 @pytest.mark.parametrize(("ttl", "keeps"), [(60, 850), (0, None)])
 async def test_answer_at_the_limit_of_dns_is_a_failure(ttl: int, keeps: int | None) -> None:
-    """An answer that fills a message and differs when asked for again, or has TTL 0, may lack servers: a failure."""
+    """An answer that fills a message, and differs from a second one or has TTL 0, may lack servers: it is a failure."""
     async with FakeDns() as server:
         every = records(*(f"0 1 {port} {'x' * 52}.{port}." for port in range(1, 856)), ttl=ttl)
         server.replies[SRV] = Reply(every, truncated=True, keeps=keeps)
 
-        message = await failure(source(server, lifetime=patient(10)))  # the fake takes its time for 64 kB
+        message = await failure(source(server, lifetime=patient(10)))  # the fake is slow with 64 kB
 
     assert "--consul" in message
 
 
 async def test_answer_that_fills_a_message_and_stays_the_same_is_whole() -> None:
-    """An answer at the limit is asked for twice each time; when it has a TTL and stays the same nothing is missing."""
+    """An answer at the limit is queried twice each time; with a TTL and without a difference it is complete."""
     async with FakeDns() as server:
         every = records(*(f"0 1 {port} {'x' * 52}.{port}." for port in range(1, 856)))
         server.replies[SRV] = Reply(every, truncated=True, additional=[f"{'x' * 52}.1. 60 A 10.0.0.1"])
@@ -443,7 +443,7 @@ async def test_answer_that_fills_a_message_and_stays_the_same_is_whole() -> None
     [Reply(rcode="SERVFAIL"), Reply(rcode="REFUSED"), Reply(rcode="FORMERR"), Reply(garbage=True), Reply(silent=True)],
 )
 async def test_next_server_is_asked_when_one_has_no_proper_answer(first: Reply) -> None:
-    """A server without an answer costs a question of each round, and the next one in the list is believed."""
+    """A server without an answer costs one query of each round, and the next one in the list is used."""
     async with FakeDns() as bad, FakeDns() as good:
         bad.replies[SRV] = first
         good.replies[SRV] = Reply(records("0 1 80 a.example."), additional=["a.example. 60 A 10.0.0.1"])
@@ -458,7 +458,7 @@ async def test_next_server_is_asked_when_one_has_no_proper_answer(first: Reply) 
 
 
 async def test_first_server_that_answers_is_believed() -> None:
-    """Servers are asked in their order: the others hear nothing while the first answers, be it that there is none."""
+    """Servers are queried in order: the others get no query while the first answers, even if negatively."""
     async with FakeDns() as first, FakeDns() as second:
         first.replies[SRV] = Reply(rcode="NXDOMAIN", authority=[SOA])
         second.replies[SRV] = Reply(records("0 1 80 a.example."))
@@ -470,7 +470,7 @@ async def test_first_server_that_answers_is_believed() -> None:
 
 
 async def test_all_servers_are_named_when_none_has_an_answer() -> None:
-    """When every server fails, the error says of each what it did."""
+    """If every server fails, the error has the cause of each."""
     async with FakeDns() as one, FakeDns() as other:
         one.replies[SRV] = Reply(rcode="SERVFAIL")
         other.replies[SRV] = Reply(rcode="REFUSED")
@@ -485,7 +485,7 @@ async def test_all_servers_are_named_when_none_has_an_answer() -> None:
     [("0 1 0 b.example.", "port"), ("0 1 80 10.1.1.2.", "IP address"), ("0 1 80 fd00::1.", "IP address")],
 )
 async def test_record_that_cannot_be_used_is_left_out(record: str, reason: str) -> None:
-    """A record with port 0 or an address in letters is reported as it stands in the zone, and the others count."""
+    """A record with port 0, or an IP address as target, is reported as in the zone, and the others count."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example.", record), additional=["a.example. 60 A 10.0.0.1"])
 
@@ -499,7 +499,7 @@ async def test_record_that_cannot_be_used_is_left_out(record: str, reason: str) 
 
 
 async def test_only_unusable_records_are_a_failure() -> None:
-    """Where no record can be used the error names the first, no target is asked for, and asking again is no use."""
+    """If no record can be used the error names the first, no target is queried, and the error is permanent."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 0 a.example."))
 
@@ -510,7 +510,7 @@ async def test_only_unusable_records_are_a_failure() -> None:
 
 
 async def test_mapped_address_is_left_out() -> None:
-    """An AAAA record that holds an IPv4 address is reported; the target's other addresses count."""
+    """An AAAA record with an IPv4 address is reported; the target's other addresses count."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example."))
         server.replies["a.example.", "AAAA"] = Reply(
@@ -524,7 +524,7 @@ async def test_mapped_address_is_left_out() -> None:
 
 
 async def test_strange_names_are_escaped() -> None:
-    """A target made of control characters and shell syntax shows up escaped and quoted in the one-line error."""
+    """A target made of control characters and shell syntax is escaped and quoted in the one-line error."""
     async with FakeDns() as server:
         target = r"\027[31m\010$\(reboot\)\;`id`.example."
         server.replies[SRV] = Reply(records(f"0 1 80 {target}"))
@@ -537,7 +537,7 @@ async def test_strange_names_are_escaped() -> None:
 
 
 async def test_server_on_ipv6() -> None:
-    """A server may be reached over IPv6, over UDP and TCP."""
+    """A server can be queried over IPv6, over UDP and TCP."""
     async with FakeDns(host="::1") as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example."), truncated=True)
         server.replies["a.example.", "AAAA"] = Reply(["a.example. 60 AAAA fd00::1"])
@@ -548,7 +548,7 @@ async def test_server_on_ipv6() -> None:
 
 
 async def test_dead_server_costs_its_timeout_once() -> None:
-    """With a dead server first in the list, the many questions of a round go to the one that answered."""
+    """If the first server is dead, the many queries of a round go to the one that answered."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records(*(f"0 1 80 a{i}.example." for i in range(200))))
         for i in range(200):
@@ -562,7 +562,7 @@ async def test_dead_server_costs_its_timeout_once() -> None:
 
 
 def test_name_shows_what_was_given() -> None:
-    """The source is called as the operator wrote it."""
+    """The source has the name that the operator wrote."""
     assert SrvSource("_Redis._tcp.Example", Resolvers(["127.0.0.1"])).name == "srv:_Redis._tcp.Example"
 
 
@@ -570,7 +570,7 @@ def test_name_shows_what_was_given() -> None:
     "name", ["", ".", "..", "a..b", "x" * 64 + ".example", ".".join(["x" * 63] * 4), "a\\", "\\999", "a\n.b"]
 )
 def test_bad_name_is_wrong_usage(name: str) -> None:
-    """What is no DNS name is refused with its value and an example."""
+    """Text that is not a DNS name is rejected with its value and an example."""
     with pytest.raises(UsageError, match=r"give a record name such as _redis\._tcp\.example") as caught:
         SrvSource(name, Resolvers(["127.0.0.1"]))
 
@@ -579,6 +579,6 @@ def test_bad_name_is_wrong_usage(name: str) -> None:
 
 @pytest.mark.parametrize("bounds", [(0.0, 60.0), (-1.0, 60.0), (61.0, 60.0), (float("nan"), 60.0)])
 def test_crossed_bounds_are_wrong_usage(bounds: tuple[float, float]) -> None:
-    """A least wait that is not above 0, or above the most, is refused."""
+    """A minimum wait that is not above 0, or above the maximum, is rejected."""
     with pytest.raises(UsageError, match="--min-ttl"):
         SrvSource(NAME, Resolvers(["127.0.0.1"]), *bounds)

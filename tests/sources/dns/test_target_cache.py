@@ -1,4 +1,4 @@
-"""What services share of targets: how much of it is kept."""
+"""The shared cache of target addresses: what is kept, and for how long."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clb_discovery.sources.dns.target_cache import Addresses, Question
 
 
 class Nobody(Lookup):
-    """Says of every target that it has no address, which lasts no time."""
+    """Returns a negative answer with a TTL of zero for every target."""
 
     def __init__(self) -> None:
         super().__init__("test", Resolvers(["127.0.0.1"]).current())
@@ -30,7 +30,7 @@ class Nobody(Lookup):
 
 
 async def test_targets_that_are_gone_are_forgotten() -> None:
-    """Names that come and go, as those of containers do, do not fill the memory."""
+    """Names that come and go, like those of containers, do not fill the memory."""
     addresses, lookup, bounds = Addresses(), Nobody(), (0.001, 0.001)
     kept = []
     for number in range(5000):
@@ -46,7 +46,7 @@ async def test_targets_that_are_gone_are_forgotten() -> None:
 
 
 async def test_question_that_is_not_sent_yet_is_shared() -> None:
-    """Services that all want what is said from now on ask once, though the moments are not the same."""
+    """Services that all need a fresh answer share one query, although they start at different times."""
     addresses, lookup, question = Addresses(), Nobody(), Question("host.example.", A)
     clock = asyncio.get_running_loop().time
 
@@ -59,7 +59,7 @@ async def test_question_that_is_not_sent_yet_is_shared() -> None:
 
 
 async def test_what_is_good_is_kept() -> None:
-    """Of very many targets that all are in use nothing is forgotten."""
+    """Even with very many targets, no valid set is dropped."""
     addresses, lookup, bounds = Addresses(), Nobody(), (60.0, 60.0)
     questions = [Question(f"host-{number}.example.", A) for number in range(5000)]
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The SRV source over TCP alone and over TLS, against Knot."""
+"""The SRV source over TCP only and over TLS, with Knot."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def knot() -> Iterator[KnotServer]:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Return an authority that nobody trusts yet."""
+    """Return an authority that no system trusts yet."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
@@ -39,7 +39,7 @@ def _trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def source(resolver: str, *, min_ttl: float = 0.05) -> SrvSource:
-    """Build a source that asks one server."""
+    """Build a source that queries one server."""
     return SrvSource(NAME, Resolvers([resolver]), min_ttl)
 
 
@@ -49,7 +49,7 @@ async def servers(one: SrvSource) -> list[str]:
 
 
 async def failure(resolver: str) -> str:
-    """Return why the server has no answer."""
+    """Return why the server gave no answer."""
     with pytest.raises(SourceError) as caught:
         await source(resolver).next()
     message = str(caught.value)
@@ -64,7 +64,7 @@ async def failure(resolver: str) -> str:
     [("DNS:dns.example", "#dns.example"), ("IP:127.0.0.1", ""), ("DNS:*.dns.example", "#a.dns.example")],
 )
 async def test_tls_with_a_good_certificate(knot: KnotServer, authority: Authority, certified: str, name: str) -> None:
-    """A server whose certificate is good for the name after the #, or else for its address, is believed."""
+    """A server is accepted if its certificate matches the name after the #, or else its address."""
     async with tls_front(knot.port, authority.issue(certified)) as port:
         one = source(f"tls://127.0.0.1:{port}{name}")
 
@@ -83,7 +83,7 @@ async def test_tls_with_a_good_certificate(knot: KnotServer, authority: Authorit
 async def test_tls_with_a_wrong_name(
     knot: KnotServer, authority: Authority, certified: str, name: str, cause: str
 ) -> None:
-    """A certificate for somebody else is a failure that says whose it is not, and how to look by hand."""
+    """A certificate for another name is a failure that shows the expected name and a command for a manual query."""
     async with tls_front(knot.port, authority.issue(certified)) as port:
         message = await failure(f"tls://127.0.0.1:{port}{name}")
 
@@ -93,7 +93,7 @@ async def test_tls_with_a_wrong_name(
 
 
 async def test_tls_with_an_unknown_authority(knot: KnotServer, authority: Authority) -> None:
-    """A certificate of an authority that the system does not know is a failure."""
+    """A certificate of an authority that the system does not trust is a failure."""
     async with tls_front(knot.port, authority.issue("IP:127.0.0.1")) as port:
         message = await failure(f"tls://127.0.0.1:{port}")
 
@@ -101,7 +101,7 @@ async def test_tls_with_an_unknown_authority(knot: KnotServer, authority: Author
 
 
 async def test_server_that_speaks_no_tls(knot: KnotServer) -> None:
-    """A plain DNS server behind tls:// is a failure; nothing is asked in the clear."""
+    """A plain DNS server behind tls:// is a failure; no query is sent in the clear."""
     message = await failure(f"tls://{knot.address}")
 
     assert f"connection closed from {knot.address.replace(':', '@')} (TLS); ask by hand: " in message
@@ -109,7 +109,7 @@ async def test_server_that_speaks_no_tls(knot: KnotServer) -> None:
 
 @pytest.mark.usefixtures("_trusted")
 async def test_tls_server_that_answers_nothing(authority: Authority) -> None:
-    """A TLS server that takes questions and is silent costs its time-out and is a failure."""
+    """A TLS server that accepts queries but does not answer costs its time-out and is a failure."""
     async with FakeDns() as silent, tls_front(silent.port, authority.issue("IP:127.0.0.1")) as port:
         silent.replies[f"{NAME}.", "SRV"] = Reply(silent=True)
         resolvers = Resolvers([f"tls://127.0.0.1:{port}"], lifetime=0.5)
@@ -119,7 +119,7 @@ async def test_tls_server_that_answers_nothing(authority: Authority) -> None:
 
 
 async def test_tls_server_that_never_shakes_hands() -> None:
-    """A server that accepts and says nothing costs its time-out and is a failure."""
+    """A server that accepts connections but does not answer costs its time-out and is a failure."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         resolvers = Resolvers([f"tls://127.0.0.1:{mute.getsockname()[1]}"], lifetime=0.5)
 
@@ -130,7 +130,7 @@ async def test_tls_server_that_never_shakes_hands() -> None:
 
 @pytest.mark.usefixtures("_trusted")
 async def test_refused_certificate_leads_to_the_next_server(knot: KnotServer, authority: Authority) -> None:
-    """Where several servers are named, one with a bad certificate is passed over like any other that fails."""
+    """Of several servers, one with a bad certificate is skipped like any other that fails."""
     async with tls_front(knot.port, authority.issue("DNS:dns.example")) as port:
         wrong, right = (f"tls://127.0.0.1:{port}#{name}" for name in ("other.example", "dns.example"))
 
@@ -142,7 +142,7 @@ async def test_refused_certificate_leads_to_the_next_server(knot: KnotServer, au
 @pytest.mark.usefixtures("_trusted")
 @pytest.mark.parametrize(("questions", "connections"), [(1_000_000, AT_ONCE), (3, 403), (1, 403)])
 async def test_many_targets_over_tls(authority: Authority, questions: int, connections: int) -> None:
-    """The targets of 200 records share a few connections; a server that closes them early is asked over new ones."""
+    """The targets of 200 records share a few connections; if a server closes them early, new ones are opened."""
     async with FakeDns(questions=questions) as server, tls_front(server.port, authority.issue("IP:127.0.0.1")) as port:
         server.replies[f"{NAME}.", "SRV"] = Reply([f"{NAME}. 9 SRV 0 1 80 a{i}.example." for i in range(200)])
         for i in range(200):
@@ -155,7 +155,7 @@ async def test_many_targets_over_tls(authority: Authority, questions: int, conne
 
 
 async def test_tcp_alone() -> None:
-    """Behind tcp:// nothing is asked over UDP."""
+    """With tcp:// no query is sent over UDP."""
     async with FakeDns() as server:
         server.replies[f"{NAME}.", "SRV"] = Reply([f"{NAME}. 9 SRV 0 1 80 a.example."])
         server.replies["a.example.", "A"] = Reply(["a.example. 9 A 10.0.0.1"])

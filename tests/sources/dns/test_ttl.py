@@ -1,4 +1,4 @@
-"""When an SRV source asks, what it asks again, and what services share."""
+"""When an SRV source sends queries, which it repeats, and which services share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.srv import SOA, SRV, records, shown, source
 async def test_smallest_ttl_sets_the_wait(
     srv_ttl: int, cname_ttl: int, a_ttl: int, negative: int, expected: float
 ) -> None:
-    """The next question comes when the first of SRV, CNAME, address or negative answer (SOA minimum) runs out."""
+    """The next query is sent when the first of SRV, CNAME, address or negative answer (SOA minimum) expires."""
     async with FakeDns() as server:
         soa = f"example. 60 SOA ns. admin. 1 3600 600 86400 {negative}"
         server.replies[SRV] = Reply(records("0 1 80 a.example.", ttl=srv_ttl))
@@ -33,7 +33,7 @@ async def test_smallest_ttl_sets_the_wait(
 
 
 async def asks_again_after(seconds: float, one: SrvSource) -> None:
-    """Make sure that a source asks so long after its first question again, or up to a tenth earlier."""
+    """Check that a source queries this many seconds after its first query again, or up to a tenth earlier."""
     clock = asyncio.get_running_loop().time
     earliest = clock()
     await one.next()
@@ -43,7 +43,7 @@ async def asks_again_after(seconds: float, one: SrvSource) -> None:
 
 
 async def test_jitter_asks_early() -> None:
-    """Nearly all of the jitter makes it the first time of the grid within the last tenth, which has steps of 2 s."""
+    """With nearly all of the jitter it is the first time on the grid within the last tenth, which has steps of 2 s."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(rcode="NXDOMAIN", authority=[SOA])
         one = source(server, chance=0.999)
@@ -56,7 +56,7 @@ async def test_jitter_asks_early() -> None:
 @pytest.mark.parametrize("rcode", ["NXDOMAIN", "NOERROR"])
 @pytest.mark.parametrize(("own", "minimum"), [(1, 60), (60, 1)])
 async def test_negative_answer_lasts_as_its_soa_says(rcode: str, own: int, minimum: int) -> None:
-    """A negative answer holds for the SOA record's own TTL or its minimum, the smaller one (RFC 2308 section 5)."""
+    """A negative answer is valid for the SOA record's own TTL or its minimum, the smaller one (RFC 2308 section 5)."""
     async with FakeDns() as server:
         soa = f"example. {own} SOA ns. admin. 1 3600 600 86400 {minimum}"
         server.replies[SRV] = Reply(rcode=rcode, authority=[soa])
@@ -64,14 +64,14 @@ async def test_negative_answer_lasts_as_its_soa_says(rcode: str, own: int, minim
 
 
 async def test_negative_answer_without_soa_is_not_kept() -> None:
-    """NXDOMAIN without a SOA record is asked again after the shortest wait (RFC 2308 section 5)."""
+    """NXDOMAIN without a SOA record is queried again after the minimum wait (RFC 2308 section 5)."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(rcode="NXDOMAIN")
         await asks_again_after(0.2, source(server, min_ttl=0.2))
 
 
 async def test_cancelled_wait_is_resumed() -> None:
-    """Giving up waiting and calling again does not ask early."""
+    """A cancelled wait that is started again does not query early."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(rcode="NXDOMAIN", authority=[SOA])
         one = source(server)
@@ -84,7 +84,7 @@ async def test_cancelled_wait_is_resumed() -> None:
 
 
 async def test_each_part_is_asked_again_by_its_own_ttl() -> None:
-    """That a target has no IPv6 address is not asked again with each SRV answer, nor these with each address."""
+    """A negative AAAA answer is not queried again with each SRV answer, nor the SRV records with each address."""
     async with FakeDns() as server:
         server.replies[SRV] = Reply(records("0 1 80 a.example.", "0 1 80 b.other.", ttl=60))
         server.replies["a.example.", "A"] = Reply(["a.example. 1 A 10.0.0.1"])
@@ -102,7 +102,7 @@ async def test_each_part_is_asked_again_by_its_own_ttl() -> None:
 
 @pytest.mark.parametrize(("srv_ttl", "a_ttl"), [(60, 1), (1, 60)], ids=["new address", "new records"])
 async def test_news_of_one_part_makes_the_other_be_asked_again(srv_ttl: int, a_ttl: int) -> None:
-    """A port and an address that change together are seen together, whichever of the two TTLs is over first."""
+    """A port and an address that change together arrive together, whichever of the two TTLs expires first."""
     async with FakeDns() as server:
         server.replies["a.example.", "AAAA"] = Reply(authority=[SOA])
         one = source(server, min_ttl=0.1)
@@ -116,7 +116,7 @@ async def test_news_of_one_part_makes_the_other_be_asked_again(srv_ttl: int, a_t
 
 
 async def test_services_share_what_is_known_of_targets() -> None:
-    """Of a hundred names on the same two hosts, later rounds ask for each host once in each family."""
+    """Of a hundred names on the same two hosts, later rounds query each host once in each family."""
     names = [f"_s{number}._tcp.example." for number in range(100)]
     async with FakeDns() as server:
         for port, name in enumerate(names, 1):
@@ -138,7 +138,7 @@ async def test_services_share_what_is_known_of_targets() -> None:
 
 
 async def test_thousands_of_services_take_few_sockets() -> None:
-    """However many services ask at the same moment, the questions under way are bounded."""
+    """For any number of services that query at the same moment, the concurrent queries are bounded."""
     async with FakeDns() as server:
         names = [f"_s{number}._tcp.example." for number in range(1500)]
         for name in names:
@@ -161,12 +161,12 @@ async def test_thousands_of_services_take_few_sockets() -> None:
 
 
 def descriptors() -> int:
-    """Return how many descriptors this process has open."""
+    """Return the number of open descriptors of this process."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 async def test_failure_of_one_service_is_not_that_of_another() -> None:
-    """A service whose round is given up, while another waits for its question, leaves that one to ask by itself."""
+    """If a service's round is cancelled while another waits for its query, the other sends the query itself."""
     async with FakeDns() as server:
         for port, name in ((1, "_s1._tcp.example."), (2, "_s2._tcp.example.")):
             server.replies[name, "SRV"] = Reply([f"{name} 60 SRV 0 1 {port} a.example."])

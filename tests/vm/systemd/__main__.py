@@ -35,7 +35,7 @@ LIMIT: Final = 3000.0
 
 
 class Boot(NamedTuple):
-    """What became of the scenarios of one boot."""
+    """The results of the scenarios of one boot."""
 
     tests: Outcome
     connects: int
@@ -44,14 +44,14 @@ class Boot(NamedTuple):
 
 
 def say(text: str) -> None:
-    """Tell a person."""
+    """Print a line for people."""
     print(f"test-systemd: {text}", flush=True)
 
 
 def read_boot(disk: Path, console: Path, seconds: float) -> Boot:
-    """Return what a machine wrote on its disk.
+    """Return the results that a machine wrote to its disk.
 
-    :raises VmError: if that is not all that it should have.
+    :raises VmError: if they are not complete.
     """
     try:
         report = read_disk(disk)["tests.xml"]
@@ -64,15 +64,15 @@ def read_boot(disk: Path, console: Path, seconds: float) -> Boot:
 
 
 def is_good(boot: Boot) -> bool:
-    """Tell whether a boot proves what it should."""
+    """Return whether a boot has passed."""
     ran = boot.tests.passed and not boot.tests.failed and not boot.tests.skipped
     return bool(ran and boot.connects and not boot.failed)
 
 
 async def run_machine(kernel: Kernel, packages: Packages, boots: Mapping[str, str], work: Path) -> bool:
-    """Switch a machine on as often as there are boots; tell whether all went well.
+    """Switch a machine on once for each boot; return whether all boots have passed.
 
-    :param boots: their names, and what pytest is told in each of them.
+    :param boots: their names, and pytest's arguments in each of them.
     """
     suite = kernel.suite
     parts = kernels.cached(kernel, KERNEL_CACHE, say)

@@ -22,11 +22,11 @@ _CHANGES: Final = (
     ("layout/structs.py", r'\("source", "(\d+)s"\)', 16),
     ("layout/elements.py", r"label\.source, (\d+)\)", 16),
 )
-"""File, where its number stands, and what is added to it."""
+"""The file, the pattern of its number, and the number to add."""
 
 
 def make_later(checkout: Path, package: Path, work: Path) -> Path:
-    """Make it from this version's; return where it is.
+    """Make the later package from this version's; return its path.
 
     :param checkout: whose scripts compile it.
     :param work: an empty directory.

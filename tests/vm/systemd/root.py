@@ -1,4 +1,4 @@
-"""The disk of a machine: a small Debian with systemd, the package, and what the scenarios use."""
+"""The disk of a machine: a small Debian with systemd, the package, and the programs of the scenarios."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Final, NamedTuple
 from tests.vm.debian import ISOLATED, bootstrap, is_young, run
 
 PACKAGES: Final = ("systemd", "kmod", "procps", "python3-pytest", "consul")
-"""What the scenarios need beside the dependencies of the package."""
+"""Packages for the scenarios beside the dependencies of our package."""
 MORE_SUITES: Final = ("bullseye",)  # for Consul
 SERVICES: Final = ("servers", "client", "shop", "scenarios")
 GUEST: Final = Path("tests/vm/systemd/guest")
-ROOM: Final = 512 * 2**20  # for what is written in the machine
+ROOM: Final = 512 * 2**20  # for writes in the machine
 _FILES: Final = {
-    # There are no devices but disk and console, and nobody logs in.
+    # The only devices are disk and console, and there are no logins.
     "etc/fstab": "",
     "etc/hostname": "guest\n",
     "etc/default/clb-discovery": "CLB_DISCOVERY_OPTIONS=--config /etc/clb-discovery.toml\n",
@@ -34,7 +34,7 @@ class Packages(NamedTuple):
 
     installed: Path
     later: Path
-    """What the installed one is replaced by in the machine."""
+    """Replaces the installed one in the machine."""
 
 
 def make(checkout: Path, suite: str, packages: Packages, cache: Path, disk: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is made of the results of machines with systemd, without a machine."""
+"""How the results of machines with systemd are evaluated, without a machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_disk(disk: Path, files: dict[str, bytes]) -> Path:
 
 
 def test_scenarios_and_connects_are_counted(tmp_path: Path) -> None:
-    """Scenarios and connects, and how many of either failed, come back from the disk."""
+    """The numbers of scenarios, connects and failures of both come back from the disk."""
     disk = write_disk(tmp_path / "disk", {"tests.xml": REPORT})
     boot = read_boot(disk, tmp_path / "console.log", 2.0)
     assert boot == Boot(Outcome(1, ("a::crash",), {}), connects=500, failed=2, seconds=2.0)
@@ -46,7 +46,7 @@ def test_machine_that_did_not_finish_is_an_error(tmp_path: Path) -> None:
             read_boot(write_disk(tmp_path / "disk", files), tmp_path / "console.log", 2.0)
 
 
-def test_only_what_was_proved_is_good() -> None:
+def test_only_proved_boots_are_good() -> None:
     """A boot is good if scenarios ran and none failed or was skipped, and if connects were made and none failed."""
     assert is_good(GOOD)
     for tests in (Outcome(2, ("a::crash",), {}), Outcome(2, (), {"a::crash": "why"}), Outcome(0, (), {})):

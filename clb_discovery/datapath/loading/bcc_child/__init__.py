@@ -1,1 +1,1 @@
-"""The program that runs under an interpreter which has BCC; alone in its directory, which that puts on its path."""
+"""The program that runs under an interpreter with BCC. It is alone in its directory, which Python adds to the path."""

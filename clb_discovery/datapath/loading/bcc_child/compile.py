@@ -1,4 +1,4 @@
-"""Compile and load the sources in bpf/ with BCC, and hand the programs to the parent: standard library and BCC only.
+"""Compile and load the sources in bpf/ with BCC, and pass the programs to the parent; imports only BCC beside stdlib.
 
 Usage: compile.py SOCKET [REQUEST]. SOCKET is the number of an inherited socket. REQUEST is JSON:
 
@@ -6,14 +6,14 @@ Usage: compile.py SOCKET [REQUEST]. SOCKET is the number of an inherited socket.
      "maps": {"clb_rows": 7, "clb_labels": null, …},
      "programs": [{"name": "clb_connect4", "type": 18, "attach_type": 10}, …]}
 
-Maps come with an inherited descriptor of the map that is to be used, or null where there is none yet.
+Each map has the inherited descriptor of the map to use, or null if it does not exist yet.
 
-The first message says {"version": "0.26.0"}; or {"unusable": reason} where this interpreter has no BCC, reason being
-null where it has no module of that name at all. The second, if there is a request, says {"loaded": true} and carries a
+The first message is {"version": "0.26.0"}; or {"unusable": reason} if this interpreter cannot use BCC. The reason is
+null if there is no module of that name at all. With a request, the second message is {"loaded": true} and carries a
 descriptor of each program and of each map that was null, in their order; or {"failed": "compile" | "maps" | "load",
-"reason": reason}, with the "program" that was not loaded. Compiler and verifier say more on stderr.
+"reason": reason}, with the "program" that was not loaded. Compiler and verifier write details to stderr.
 
-It runs under whatever Python 3 the system has, and takes LLVM out of memory with it when it ends.
+It runs under any Python 3 of the system. The memory of LLVM is freed when it ends.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from typing import Any
 _INCLUDE = re.compile(r'\s*#\s*include\s+"([^"]+)"')
 _MACRO = re.compile(r"^#define (\w+)\(([\w, ]+)\) (map\..+)$", re.MULTILINE)
 _LINUX_5_10 = 5 << 16 | 10 << 8
-"""For BCC's own headers: the oldest kernel that is supported."""
+"""For the headers of BCC: the oldest supported kernel."""
 
 
 class CannotError(Exception):
-    """Why there are no programs, as it is answered."""
+    """The programs could not be loaded; has the answer with the reason."""
 
     def __init__(self, **answer: object) -> None:
         """Take the answer."""
@@ -64,11 +64,11 @@ def _send(parent: socket.socket, answer: dict[str, object], descriptors: Sequenc
 
 def _import_bcc() -> Any:  # noqa: ANN401 - BCC has no types
     found = importlib.util.find_spec("bcc")
-    if found is None or found.origin is None:  # an empty directory, as an uninstalled package leaves, has no origin
+    if found is None or found.origin is None:  # an empty directory of an uninstalled package has no origin
         raise CannotError(unusable=None)
     try:
         bcc = importlib.import_module("bcc")
-    except Exception as error:  # whatever that package may be
+    except Exception as error:  # it may be any other package of this name
         raise CannotError(unusable=f"{found.origin} cannot be imported ({error})") from error
     if not hasattr(bcc, "BPF"):
         raise CannotError(unusable=f"{found.origin} is another package of that name")
@@ -79,7 +79,7 @@ def _load(bcc: Any, request: dict[str, Any]) -> list[int]:  # noqa: ANN401
     os.environ["BCC_KERNEL_SOURCE"] = request["headers"]
     os.environ["BCC_LINUX_VERSION_CODE"] = str(_LINUX_5_10)
     flags = [f"-D{name}={value}" for name, value in {"CLB_BCC": 1, **request["defines"]}.items()]
-    flags.append("-Wno-incompatible-pointer-types")  # map functions take the declared type, libbpf's take any pointer
+    flags.append("-Wno-incompatible-pointer-types")  # map functions of BCC take the declared type, libbpf's any pointer
     try:
         module = bcc.BPF(text=expand(flatten(Path(request["source"]), set())), cflags=flags)
     except Exception as error:  # BCC raises no other
@@ -93,7 +93,7 @@ def _load(bcc: Any, request: dict[str, Any]) -> list[int]:  # noqa: ANN401
 
 
 def _use(given: int, made: int, name: str) -> None:
-    """Put the map that is to be used in the place of the one that BCC made: programs name maps by their descriptors."""
+    """Replace the map that BCC has made by the one to use: programs refer to maps by descriptor."""
     wanted, found = _description(made), _description(given)
     wrong = [f"{key} {found[key]} and not {wanted[key]}" for key in wanted if found[key] != wanted[key]]
     if wrong:
@@ -111,14 +111,14 @@ def _load_program(module: Any, program: dict[str, Any]) -> int:  # noqa: ANN401
     try:
         loaded = module.load_func(program["name"].encode(), program["type"], attach_type=program["attach_type"])
     except Exception as error:  # BCC raises no other
-        why = str(error).rpartition(": ")[2]  # behind what it is about
+        why = str(error).rpartition(": ")[2]  # after the subject of the message
         raise CannotError(failed="load", program=program["name"], reason=why) from error
     descriptor: int = loaded.fd
     return descriptor
 
 
 def flatten(path: Path, seen: set[Path]) -> str:
-    """Return a source with the files that it includes by name in their places: BCC rewrites only its main file."""
+    """Return a source with its own includes replaced by their contents: BCC rewrites only the main file."""
     if path in seen:
         return ""
     seen.add(path)
@@ -133,7 +133,7 @@ def flatten(path: Path, seen: set[Path]) -> str:
 
 
 def expand(text: str) -> str:
-    """Expand the macros whose body calls a function of a map, which BCC does not find in macros."""
+    """Expand macros whose body calls a function of a map: BCC does not find such calls in macros."""
     macros = {name: (parameters.split(", "), body) for name, parameters, body in _MACRO.findall(text)}
     if not macros:
         return text
@@ -145,7 +145,7 @@ def expand(text: str) -> str:
         parameters, body = macros[match[1]]
         arguments, end = _arguments(text, position)
         if len(arguments) == len(parameters):
-            position = match.start()  # an argument may be such a call, too
+            position = match.start()  # an argument can be such a call, too
             given = {name: arguments[index] for index, name in enumerate(parameters)}
             text = text[:position] + _substitute(body, given) + text[end:]
         match = call.search(text, position)
@@ -157,7 +157,10 @@ def _substitute(body: str, given: dict[str, str]) -> str:
 
 
 def _arguments(text: str, start: int) -> tuple[list[str], int]:
-    """Return the arguments of a call, from behind its opening parenthesis, and where it ends."""
+    """Return the arguments of a call and the position of its end.
+
+    :param start: the position after the opening parenthesis.
+    """
     depth, begin, found = 0, start, []
     for at in range(start, len(text)):
         sign = text[at]

@@ -1,1 +1,1 @@
-"""What runs inside a machine, with the Python and pytest of its own Debian."""
+"""The scenarios inside a machine, run by the Python and pytest of its own Debian."""

@@ -1,8 +1,8 @@
-"""An ordinary client that connects without pause, counts, and writes down every connect that failed.
+"""An ordinary client that connects without pause, counts, and records every failed connect.
 
-Usage: client.py [--once] DIRECTORY PORT ADDRESS... It takes the addresses in turn. DIRECTORY/counts has how many
-connects were made and how many of them failed, in this life and those before, DIRECTORY/failures a line for each that
-did. With --once each address is taken once, and a failure is the exit code.
+Usage: client.py [--once] DIRECTORY PORT ADDRESS... It takes the addresses in turn. DIRECTORY/counts has the numbers of
+connects and of failures, over all runs of this client, DIRECTORY/failures a line for each failure. With --once it
+connects to each address once, and fails if one of them does.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Final
 
 COUNTS: Final = struct.Struct("=QQ")
-PAUSE: Final = 0.005  # so that an emulated machine does something else, too
+PAUSE: Final = 0.005  # so that an emulated machine can do something else, too
 PATIENCE: Final = 30.0
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: reset instead of TIME_WAIT, which would use up the ports
 
 
 def connect(address: str, port: int) -> str:
-    """Connect once, and return who answered.
+    """Connect once, and return the name of the server.
 
-    :raises OSError: if nobody did.
+    :raises OSError: if no server answered.
     """
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
         sock.settimeout(PATIENCE)
@@ -35,7 +35,7 @@ def connect(address: str, port: int) -> str:
 
 
 def main(directory: Path, port: int, addresses: list[str], *, once: bool) -> int:
-    """Connect until ended; return how many failed in this life."""
+    """Connect until ended; return the number of failures in this run."""
     counts = os.open(directory / "counts", os.O_RDWR | os.O_CREAT, 0o644)
     before = COUNTS.unpack(os.pread(counts, COUNTS.size, 0) or bytes(COUNTS.size))
     made, failed = map(int, before)

@@ -1,4 +1,4 @@
-"""What the documents tell an administrator to do with units, and with Consul for them, as it stands there."""
+"""The instructions of the documents for units, and for Consul with them, run as they are written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TOKEN: Final = Path("/etc/clb-discovery/consul-token")
 
 
 def commands() -> list[str]:
-    """Return every command for systemd that names a unit or a file, in their order; those that turn it off last."""
+    """Return every command for systemd that names a unit or a file, in their order; those that turn it off are last."""
     programs = ("cp", "install", "systemctl", "systemd-sysusers", "journalctl")
     found = [line for document in DOCUMENTS for line in other_command_lines(document.read_text(), *programs)]
     whole = [line for line in found if not re.fullmatch(r"systemctl (?!daemon)\S+(?: --now)?", line)]
@@ -44,7 +44,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _as_installed() -> None:
-    """Begin without drop-ins, and with the configuration of the first boot."""
+    """Remove drop-ins, and restore the configuration of the first boot."""
     shutil.rmtree(UNITS / f"{WRITER}.d", ignore_errors=True)
     shutil.copy(Path(__file__).with_name(CONFIG.name), CONFIG)
     configure_beside("shop")
@@ -54,10 +54,10 @@ def _as_installed() -> None:
 
 @contextmanager
 def edited_by_hand(unit: str, text: str, directory: Path) -> Iterator[None]:
-    """Type a drop-in into `systemctl edit`, which wants a terminal and an editor, restart the unit, and undo it."""
+    """Give a drop-in to `systemctl edit`, which needs a terminal and an editor; restart the unit, and undo it."""
     typed, editor = directory / "typed", directory / "editor"
     typed.write_text(text)
-    editor.write_text(f'#!/bin/sh\nfor file; do :; done\nexec cp {typed} "$file"\n')  # systemd 257 says a line first
+    editor.write_text(f'#!/bin/sh\nfor file; do :; done\nexec cp {typed} "$file"\n')  # systemd 257 prints a line first
     editor.chmod(0o755)
     editing = f"env SYSTEMD_EDITOR={editor} systemctl edit {unit}"
     run("script", "--quiet", "--return", "--command", editing, "/dev/null")
@@ -71,13 +71,13 @@ def edited_by_hand(unit: str, text: str, directory: Path) -> Iterator[None]:
 
 
 def last_words(unit: str) -> str:
-    """Return what a unit has said since it was started last."""
+    """Return the log of a unit since its last start."""
     invocation = show(unit, "InvocationID")
     return run("journalctl", "--no-pager", "--output=cat", f"_SYSTEMD_INVOCATION_ID={invocation}")
 
 
 def test_commands_of_the_documents(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command does what it says, and the sidecar serves after it, until it is turned off."""
+    """Each command works, and the sidecar serves after it, until it is turned off."""
     monkeypatch.chdir(ROOT)
     lines = commands()
     assert len(lines) > 10
@@ -96,7 +96,7 @@ def test_commands_of_the_documents(client: Client, monkeypatch: pytest.MonkeyPat
     ("unit", "text"), [found for document in DOCUMENTS for found in drop_ins(document.read_text())]
 )
 def test_drop_ins_of_the_documents(client: Client, tmp_path: Path, unit: str, text: str) -> None:
-    """The unit starts with each of them, and has what it says."""
+    """The unit starts with each of them, and has the documented settings."""
     TOKEN.parent.mkdir(exist_ok=True)
     TOKEN.touch(mode=0o600)
     with edited_by_hand(unit, text, tmp_path):
@@ -108,7 +108,7 @@ def test_drop_ins_of_the_documents(client: Client, tmp_path: Path, unit: str, te
 
 
 def test_token_of_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token made with the rights and the commands of the page about Consul, and given as that about systemd says."""
+    """A token is made with the rights and commands in docs/consul.md, and passed as in docs/systemd.md."""
     page = (ROOT / "docs" / "consul.md").read_text()
     (rules,) = (block for block in blocks(page) if block.startswith('service_prefix "" '))
     (tmp_path / "clb-discovery.hcl").write_text(rules)

@@ -1,4 +1,4 @@
-"""A machine that is switched on for the first time, and all that an administrator does to its sidecar then."""
+"""The first boot of a machine, and the commands of an administrator for its sidecar."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NEW_SERVICE: Final = '[[service]]\nname = "new"\nvip = "10.64.0.9:80"\nservers =
 
 
 def test_boot(client: Client) -> None:
-    """The loader comes first, then the sidecar; what is ordered after it connects when it starts, and succeeds."""
+    """The loader starts first, then the sidecar; a unit that is ordered after it can connect from its start."""
     assert show("shop.service", "Result") == "success"
     assert show(DATAPATH, "Result") == "success"
     assert moment(DATAPATH, "ExecMainExit") <= moment(WRITER, "InactiveExit")
@@ -52,7 +52,7 @@ def test_boot(client: Client) -> None:
 
 
 def test_sidecar_has_no_rights() -> None:
-    """Who talks to the network is an ordinary user without any capability, and little exposed."""
+    """The process that uses the network is an ordinary user without any capability, and little exposed."""
     text = Path("/proc", show(WRITER, "MainPID"), "status").read_text()
     found = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
     assert "0" not in found["Uid"].split()
@@ -62,7 +62,7 @@ def test_sidecar_has_no_rights() -> None:
 
 
 def test_restart() -> None:
-    """`systemctl restart` costs no connect."""
+    """`systemctl restart` breaks no connect."""
     before = show(WRITER, "MainPID")
     systemctl("restart", WRITER)
     assert is_active(WRITER)
@@ -70,7 +70,7 @@ def test_restart() -> None:
 
 
 def test_stop_and_start(client: Client) -> None:
-    """While the sidecar is stopped connects go on, and so they do when it is started again."""
+    """While the sidecar is stopped, and when it is started again, connects go on."""
     systemctl("stop", WRITER)
     assert (show(WRITER, "ActiveState"), show(WRITER, "Result")) == ("inactive", "success")
     client.goes_on(200)
@@ -80,7 +80,7 @@ def test_stop_and_start(client: Client) -> None:
 
 
 def test_reload() -> None:
-    """`systemctl reload` takes a virtual server in, and out again, in the same process; a bad file changes nothing."""
+    """`systemctl reload` adds a virtual server, and removes it, in the same process; a bad file changes nothing."""
     process = show(WRITER, "MainPID")
 
     def served() -> set[str]:
@@ -101,7 +101,7 @@ def test_reload() -> None:
 
 
 def test_crash() -> None:
-    """A sidecar that is killed is started again by systemd."""
+    """If a sidecar is killed, systemd starts it again."""
     before = show(WRITER, "MainPID")
     restarts = int(show(WRITER, "NRestarts"))
     run("kill", "-KILL", before)
@@ -110,7 +110,7 @@ def test_crash() -> None:
 
 
 def test_watchdog() -> None:
-    """A sidecar that does not go on is ended by systemd's watchdog, and started again."""
+    """If a sidecar hangs, systemd's watchdog ends it, and systemd starts it again."""
     with edited(WRITER, "[Service]\nWatchdogSec=20s\n"):
         systemctl("restart", WRITER)
         before = show(WRITER, "MainPID")
@@ -121,9 +121,9 @@ def test_watchdog() -> None:
 
 
 def test_sidecar_of_one_application(app: Client) -> None:
-    """A sidecar beside an application balances its connects, the first one included, and nobody else's.
+    """A sidecar beside an application balances its connects, from the first one on, and those of no other.
 
-    That holds after each of both was restarted, or crashed and was started again by systemd.
+    This holds after restarts of both, and after crashes and automatic restarts.
     """
     configure_beside("app")
     systemctl("enable", SIDECAR_OF_APP)
@@ -148,7 +148,7 @@ def test_sidecar_of_one_application(app: Client) -> None:
 
 
 def test_upgrade_to_another_layout(app: Client) -> None:
-    """Installing a version whose maps have another layout is all there is to do; nothing is left of the old ones."""
+    """Installing a version whose maps have another layout is enough; the old ones are removed."""
     assert app.is_running
 
     def layouts() -> set[str]:
@@ -166,7 +166,7 @@ def test_upgrade_to_another_layout(app: Client) -> None:
 
 
 def test_consul_with_a_token_by_credential(client: Client, tmp_path: Path) -> None:
-    """The token comes from systemd alone; Consul's changes are followed, and its end changes nothing."""
+    """The token is only in systemd's credential; changes in Consul are followed, and its end changes nothing."""
     TOKEN.touch(mode=0o600)
     TOKEN.write_text(MASTER_TOKEN)
     edit(WRITER, f"[Service]\nLoadCredential=token:{TOKEN}\nEnvironment=CONSUL_HTTP_TOKEN_FILE=%d/token\n")

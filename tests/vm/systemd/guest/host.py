@@ -1,4 +1,4 @@
-"""The machine that the scenarios run on: its systemd, its sidecar, and the client that connects all the time."""
+"""The machine of the scenarios: its systemd, its sidecar, and the client that connects all the time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ VIP4, VIP6 = "10.64.0.1", "fd00:64::1"
 
 
 def run(*command: str) -> str:
-    """Run a command, and return what it printed.
+    """Run a command, and return its output.
 
     :raises AssertionError: if it fails.
     """
@@ -49,7 +49,7 @@ def run(*command: str) -> str:
 
 
 def systemctl(*arguments: str) -> None:
-    """Tell systemd to do something, and wait until it is done."""
+    """Run systemctl with a command, and wait for its end."""
     run("systemctl", *arguments)
 
 
@@ -59,22 +59,22 @@ def show(unit: str, name: str) -> str:
 
 
 def is_active(unit: str) -> bool:
-    """Tell whether a unit is up."""
+    """Return whether a unit is active."""
     return show(unit, "ActiveState") == "active"
 
 
 def moment(unit: str, name: str) -> int:
-    """Return when something last happened to a unit, in microseconds since the boot."""
+    """Return the time of a unit's last event, in microseconds since the boot."""
     return int(show(unit, f"{name}TimestampMonotonic"))
 
 
 def journal(unit: str) -> str:
-    """Return what a unit has said in this boot, for people who look at a failure."""
+    """Return the log of a unit in this boot, for people who look at a failure."""
     return run("journalctl", "--boot", "--no-pager", "--output=cat", f"--unit={unit}")
 
 
 def status(instance: str = "default") -> dict[str, Any]:
-    """Return what `status --json` says."""
+    """Return the document of `status --json`."""
     found: dict[str, Any] = json.loads(run("clb-discovery", "status", "--json", "--instance", instance))
     return found
 
@@ -91,7 +91,7 @@ def edit(unit: str, text: str) -> Path:
 
 @contextmanager
 def edited(unit: str, text: str) -> Iterator[None]:
-    """Have a unit changed while the block runs."""
+    """Use a drop-in for a unit while the block runs."""
     file = edit(unit, text)
     try:
         yield
@@ -102,7 +102,7 @@ def edited(unit: str, text: str) -> Iterator[None]:
 
 @contextmanager
 def config(text: str) -> Iterator[None]:
-    """Have another configuration while the block runs; nothing is reloaded."""
+    """Use another configuration while the block runs; nothing is reloaded."""
     before = CONFIG.read_text()
     CONFIG.write_text(text)
     try:
@@ -112,24 +112,24 @@ def config(text: str) -> Iterator[None]:
 
 
 def configure_beside(application: str) -> None:
-    """Say what the sidecar of one application follows."""
+    """Write the configuration of the sidecar of one application."""
     file = Path(f"/etc/{application}.toml")
     file.write_text(APP_CONFIG)
     Path("/etc/default", f"clb-discovery@{application}").write_text(f"CLB_DISCOVERY_OPTIONS=--config {file}\n")
 
 
 def wait_for_restart(unit: str, before: str) -> None:
-    """Wait until a unit is up again, as another process than before."""
+    """Wait until a unit is active again, as another process than before."""
     wait_until(lambda: is_active(unit) and show(unit, "MainPID") != before, f"{unit} is up again", patient(20))
 
 
 def answers(address: str, port: int = 80, count: int = 12) -> set[str]:
-    """Connect so many times; return who answered."""
+    """Connect so many times; return the names of the servers."""
     return {connect(address, port) for _ in range(count)}
 
 
 class Counts(NamedTuple):
-    """What the client has counted."""
+    """The counts of the client."""
 
     made: int
     failed: int
@@ -144,15 +144,15 @@ class Client:
 
     @property
     def is_running(self) -> bool:
-        """Whether it connects."""
+        """Whether it is connecting."""
         return is_active(self.unit)
 
     def counts(self) -> Counts:
-        """Return how many connects it made in all of its lives, and how many of them failed."""
+        """Return the numbers of connects and of failures in all of its runs."""
         return Counts(*COUNTS.unpack((self._directory / "counts").read_bytes()))
 
     def failures(self) -> list[str]:
-        """Return every connect that failed in any of its lives."""
+        """Return every failed connect in all of its runs."""
         file = self._directory / "failures"
         return file.read_text().splitlines() if file.exists() else []
 

@@ -1,4 +1,4 @@
-"""The same machine, switched off and on again while Consul is down."""
+"""The second boot of the same machine, while Consul is down."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.vm.systemd.guest.host import (
 
 
 def test_boot_while_discovery_is_down(client: Client) -> None:
-    """Applications start after the sidecar, which serves the last known set; nor did a connect fail at the shutdown."""
+    """Applications start after the sidecar, which serves the last known good set; the shutdown broke no connect."""
     assert client.failures() == []
     assert show("shop.service", "Result") == "success"
     assert moment(WRITER, "ActiveEnter") <= moment("shop.service", "InactiveExit")
@@ -52,15 +52,15 @@ def test_nothing_is_left(client: Client) -> None:
 
 
 def test_start_after_unload(client: Client) -> None:
-    """The sidecar brings its data plane back when it is started after an `unload`."""
+    """After an `unload`, a start of the sidecar loads the data plane again."""
     systemctl("start", WRITER)
     systemctl("start", client.unit)
     assert answers(VIP4) == {"127.0.0.1:7001", "127.0.0.3:7003"}
 
 
 def test_failed_load_is_tried_again(client: Client) -> None:
-    """While loading fails loader and sidecar are started again, and both are up when it can be done."""
-    allowed = Path("/run/may-load")  # where a unit with a /tmp of its own sees it
+    """While loading fails loader and sidecar are restarted, and both become active when it succeeds."""
+    allowed = Path("/run/may-load")  # visible for a unit with a private /tmp
     systemctl("stop", client.unit, WRITER)
     run("clb-discovery", "unload")
     with edited(DATAPATH, f"[Service]\nExecStartPre=/usr/bin/test -e {allowed}\n"):

@@ -1,4 +1,4 @@
-"""Real servers: each says who it is to whoever connects, and closes.
+"""Real servers: each sends its name to every client, and closes.
 
 Usage: servers.py ADDRESS:PORT...
 """
@@ -13,7 +13,7 @@ from contextlib import suppress
 
 
 def ready() -> None:
-    """Tell systemd so, by sd_notify(3)."""
+    """Report READY=1 to systemd, by sd_notify(3)."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
 
@@ -30,7 +30,7 @@ def main(names: list[str]) -> None:
         while True:
             for key, _ in selector.select():
                 server, name = key.data
-                with suppress(ConnectionError), server.accept()[0] as connection:  # who asked may have been killed
+                with suppress(ConnectionError), server.accept()[0] as connection:  # the client may have been killed
                     connection.send(name.encode())
 
 
