@@ -36,10 +36,8 @@ from clb_discovery.text import some_of, without_passwords
 _STATUS: Final = Path("/proc/self/status")
 _CAP_NET_ADMIN: Final = 12  # linux/capability.h, as all of these
 _CAP_SYS_ADMIN: Final = 21
-_CAPABILITIES: Final = {"CAP_PERFMON": 38, "CAP_BPF": 39}
-"""CAP_SYS_ADMIN includes each of them."""
-_SHOWN: Final = 8
-"""At most so many warnings about one source, and VIPs in one line."""
+_CAPABILITIES: Final = {"CAP_PERFMON": 38, "CAP_BPF": 39}  # CAP_SYS_ADMIN includes each of them
+_SHOWN: Final = 8  # at most so many warnings about one source, and VIPs in one line
 
 
 class Finding(NamedTuple):

@@ -21,8 +21,7 @@ from clb_discovery.text import printable, without_passwords
 
 _OUTPUT_FAILS: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
 """Errors of writing. One without a file name comes from standard output."""
-_SILENT: Final = frozenset({"run", "load", "unload"})
-"""Commands that need no standard output."""
+_SILENT: Final = frozenset({"run", "load", "unload"})  # commands that need no standard output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

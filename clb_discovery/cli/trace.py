@@ -29,10 +29,8 @@ from clb_discovery.layout import elements, structs
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.text import printable
 
-_RENEW: Final = 1.0
-"""Seconds between two renewals of that time."""
-_LISTEN: Final = 3_000_000_000
-"""Nanoseconds for which programs write after a renewal."""
+_RENEW: Final = 1.0  # seconds between two renewals of that time
+_LISTEN: Final = 3_000_000_000  # nanoseconds for which programs write after a renewal
 _WIDTHS: Final = (12, 7, 15, 5, 16, 20, 11, 0)
 """Least widths of the columns time, process, command, service, virtual server, real server, outcome and latency."""
 

@@ -30,8 +30,7 @@ _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     name: OPTIONS[name].parse for name in ("algorithm", "max-removal", "hold", "eject-after", "eject-time", "eject-max")
 }
 """The options that a service may set for itself, each with the parser of its value."""
-_SELECTION: Final = ("filter", "tags")
-"""Which of Consul's instances a service may select for itself."""
+_SELECTION: Final = ("filter", "tags")  # which of Consul's instances a service may select for itself
 _SERVICE: Final = ("name", *_SOURCES, "vip", *_SELECTION, *_SETTINGS)
 _LONGEST_TEXT: Final = 1024
 _SERVER: Final = ("address", "weight", "priority")

@@ -22,8 +22,7 @@ from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import HostError
 
-_PATIENCE: Final = 5.0
-"""Seconds for a process to end, and for the kernel to release its cgroup."""
+_PATIENCE: Final = 5.0  # seconds for a process to end, and for the kernel to release its cgroup
 _POLL: Final = 0.01
 
 

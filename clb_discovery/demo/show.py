@@ -53,11 +53,9 @@ _FIRST: Final = (
 _JOINING: Final = Server("redis-4", "127.0.0.14", 7004, weight=25)
 _PROVEN: Final = replace(_JOINING, weight=100)
 
-_LINE: Final = 75
-"""Characters of a line of wrapped text."""
+_LINE: Final = 75  # characters of a line of wrapped text
 _POLL: Final = 0.02
-_PATIENCE: Final = 30.0
-"""Seconds until a step that does not end counts as failed."""
+_PATIENCE: Final = 30.0  # seconds until a step that does not end counts as failed
 
 
 def show(*, color: bool) -> int:

@@ -15,8 +15,7 @@ from clb_discovery.layout.elements import Event
 from clb_discovery.model.address import format_endpoint
 from clb_discovery.model.servers import Protocol
 
-_REMEMBERED: Final = 65536
-"""At most so many connects wait for their outcome."""
+_REMEMBERED: Final = 65536  # at most so many connects wait for their outcome
 
 
 class Kind(IntEnum):
@@ -34,8 +33,7 @@ OUTCOMES: Final = tuple(kind.name.lower().replace("_", "-") for kind in Kind)
 """The kinds as `trace` prints them."""
 DROPPED: Final = "dropped"
 """The outcome of a line that stands for connects that came faster than they were read."""
-_LONGEST_COMMAND: Final = 15
-"""Bytes of a program's name that the kernel keeps (TASK_COMM_LEN)."""
+_LONGEST_COMMAND: Final = 15  # bytes of a program's name that the kernel keeps (TASK_COMM_LEN)
 
 
 @dataclass(frozen=True, slots=True)

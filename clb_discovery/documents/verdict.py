@@ -9,8 +9,7 @@ from typing import Any, Final
 from clb_discovery.hints import load_command
 from clb_discovery.text import some_of
 
-_NAMED: Final = 3
-"""At most so many names in one remark."""
+_NAMED: Final = 3  # at most so many names in one remark
 
 
 def troubles(status: Mapping[str, Any]) -> Iterator[str]:

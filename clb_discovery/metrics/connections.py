@@ -21,8 +21,7 @@ PATIENCE: Final = 10.0
 _AT_A_TIME: Final = 8
 """At most so many connections are accepted before the existing ones are served again. A request that came with its
 connection is read some turns of the event loop later, and by then fewer than `MOST` connections have come after it."""
-_RECOVERY: Final = 1.0
-"""Seconds until the next try after accept(2) has failed."""
+_RECOVERY: Final = 1.0  # seconds until the next try after accept(2) has failed
 
 
 class Connections:

@@ -9,8 +9,7 @@ from typing import Final, NoReturn
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-_LAG_EVERY: Final = 1.0
-"""Seconds between two measurements of the event loop's lag."""
+_LAG_EVERY: Final = 1.0  # seconds between two measurements of the event loop's lag
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds in seconds."""
 

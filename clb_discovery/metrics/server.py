@@ -42,16 +42,13 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 """Headers of every response. There are none that let other origins read it."""
-_SHOWN_LENGTH: Final = 200
-"""At most so many characters of an error about a request are logged."""
+_SHOWN_LENGTH: Final = 200  # at most so many characters of an error about a request are logged
 _BY_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, web.PayloadAccessError, ConnectionError)
 """Errors that aiohttp logs because of a client: an invalid request, or one that was broken off."""
 _LINGER: Final = 0.25
 """Seconds for unfinished responses at shutdown. aiohttp waits for them twice, before and after it cancels them."""
-_PART: Final = 1 << 16
-"""Bytes of a response that are written to a connection at a time."""
-_SHOWN: Final = 8
-"""`/healthz` names at most so many services."""
+_PART: Final = 1 << 16  # bytes of a response that are written to a connection at a time
+_SHOWN: Final = 8  # `/healthz` names at most so many services
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
 
 

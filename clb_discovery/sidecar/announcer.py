@@ -28,12 +28,9 @@ from clb_discovery.repeats import Repeats
 from clb_discovery.state.service import ServiceState
 from clb_discovery.text import some_of, timestamp
 
-_SHOWN: Final = 8
-"""Real servers named in one line."""
-_REFUSALS_OF_ONE: Final = 16
-"""Most lines about real servers of one service that are rejected at the same time."""
-_REFUSALS: Final = 32
-"""The same over all services, because discovery may name any number."""
+_SHOWN: Final = 8  # real servers named in one line
+_REFUSALS_OF_ONE: Final = 16  # most lines about real servers of one service that are rejected at the same time
+_REFUSALS: Final = 32  # the same over all services, because discovery may name any number
 
 _log = structlog.stdlib.get_logger()
 

@@ -36,11 +36,9 @@ from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.state.guard import Servers
 
-_MOST_FAILURES: Final = 16
-"""Virtual servers that are set aside in one round; the next one goes on from there."""
+_MOST_FAILURES: Final = 16  # virtual servers that are set aside in one round; the next one goes on from there
 
-_LOOK_EVERY: Final = 60.0
-"""Seconds between two looks for other instances."""
+_LOOK_EVERY: Final = 60.0  # seconds between two looks for other instances
 
 _log = structlog.stdlib.get_logger()
 

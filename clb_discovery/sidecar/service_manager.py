@@ -10,8 +10,7 @@ from typing import Final
 
 from clb_discovery.sidecar.announcer import Announcer
 
-_PATIENCE: Final = 1.0
-"""Seconds to wait if the service manager does not read its messages."""
+_PATIENCE: Final = 1.0  # seconds to wait if the service manager does not read its messages
 
 
 class ServiceManager:

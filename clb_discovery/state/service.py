@@ -19,10 +19,8 @@ from clb_discovery.text import some_of, timestamp
 
 STATES: Final = ("fresh", "retrying", "held")
 """The values of `ServiceState.state`."""
-_SHOWN: Final = 4
-"""Refusals named in one reason."""
-_LONGEST: Final = 80
-"""Characters shown of a name."""
+_SHOWN: Final = 4  # refusals named in one reason
+_LONGEST: Final = 80  # characters shown of a name
 
 
 @dataclass(frozen=True)

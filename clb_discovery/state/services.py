@@ -18,8 +18,7 @@ from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.service import ServiceState
 from clb_discovery.text import some_of
 
-_SHOWN: Final = 4
-"""Sources named in one summary."""
+_SHOWN: Final = 4  # sources named in one summary
 _SHOWN_LENGTH: Final = 80
 
 

@@ -21,8 +21,7 @@ _FEWEST_ROWS: Final = 4
 """At most so many real servers of one pool are shown, so many of all pools together, and so many of one pool in any
 case. A line takes a quarter of a millisecond, and `--json` has all of them."""
 _STYLES: Final = {"active": "green", "probing": "yellow", "ejected": "red"}
-_TEXTS: Final = frozenset({"address", "state", "bar"})
-"""Columns that are aligned to the left."""
+_TEXTS: Final = frozenset({"address", "state", "bar"})  # columns that are aligned to the left
 
 
 class Layout(NamedTuple):

@@ -15,8 +15,7 @@ from rich.text import Text
 
 from clb_discovery.text import printable
 
-_ENDLESS: Final = 1_000_000
-"""Cells of a line that is never folded."""
+_ENDLESS: Final = 1_000_000  # cells of a line that is never folded
 _console: Final = partial(Console, force_jupyter=False, markup=False, emoji=False, highlight=False)
 
 

@@ -26,8 +26,7 @@ DEGRADATIONS: Final = {
 """The effect of each feature that is missing."""
 
 _STATES: Final = {"fresh": "green", "held": "yellow", "retrying": "red"}
-_NAMED: Final = 3
-"""At most so many VIPs in one remark."""
+_NAMED: Final = 3  # at most so many VIPs in one remark
 _LONGEST: Final = 40
 """The column of sources is at most so many cells wide; a longer name pushes its own line to the right."""
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
