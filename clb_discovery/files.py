@@ -272,26 +272,20 @@ class _Steps:
                 if stat.S_ISLNK(kind.st_mode):
                     self._follow(name, kind, os.readlink("", dir_fd=found))
                 elif stat.S_ISDIR(kind.st_mode):
-                    self._enter(name, found)
-                    found = -1
+                    self._require_safe(is_last=False)
+                    self.here, found = found, self.here
+                    self._so_far = self._so_far.parent if name == ".." else self._so_far / name
                 elif is_file and not self._left:
                     self._require_safe(is_last=True)
                     return name
                 else:
                     raise _error(errno.ENOTDIR, self._so_far / name)
             finally:
-                if found >= 0:
-                    os.close(found)
+                os.close(found)
         self._require_safe(is_last=True, shared=shared)
         if is_file:
             raise _error(errno.EISDIR, self._path)
         return ""
-
-    def _enter(self, name: str, directory: int) -> None:
-        self._require_safe(is_last=False)
-        os.close(self.here)
-        self.here = directory
-        self._so_far = self._so_far.parent if name == ".." else self._so_far / name
 
     def _follow(self, name: str, link: os.stat_result, target: str) -> None:
         self._links += 1

@@ -16,7 +16,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup
@@ -35,19 +35,14 @@ _WIDTHS: Final = (12, 7, 15, 5, 16, 20, 11, 0)
 """Least widths of the columns time, process, command, service, virtual server, real server, outcome and latency."""
 
 
-def main(typed: argparse.Namespace) -> int:
-    """Print decisions and outcomes until interrupted."""
-    wanted = Wanted(frozenset(typed.only_service), frozenset(typed.only_command), frozenset(typed.outcome))
-    follow(Pins(read_options(typed, os.environ).instance), wanted, as_json=typed.json)
-    return 0
-
-
-def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
+def main(typed: argparse.Namespace) -> NoReturn:
     """Print a line for each connect that the filters select, until interrupted.
 
     :raises HostError: if nothing is loaded.
     :raises BusyError: if another process reads the ring buffer, which has one reader.
     """
+    wanted = Wanted(frozenset(typed.only_service), frozenset(typed.only_command), frozenset(typed.outcome))
+    pins = Pins(read_options(typed, os.environ).instance)
     with (
         Maps(pins) as maps,
         Instance(pins.instance).tracing(),
@@ -56,7 +51,7 @@ def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
         _report_unknown(wanted.services, maps)
         ring.skip()
         joiner, label_of = Joiner(), cache(maps.label)
-        form = partial(_as_json, _Cgroups()) if as_json else _Columns()
+        form = partial(_as_json, _Cgroups()) if typed.json else _Columns()
         try:
             while True:
                 maps.listen_until(time.monotonic_ns() + _LISTEN)
@@ -109,7 +104,6 @@ class _Columns:
         self._widths = list(_WIDTHS)
 
     def __call__(self, line: Line, service: str | None) -> str:
-        """Return a line."""
         clock = _moment(line).astimezone().strftime("%H:%M:%S.%f")[:-3]
         if line.outcome == DROPPED:
             return f"{clock}  connects are missing here: they came faster than they were read"

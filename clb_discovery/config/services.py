@@ -80,28 +80,19 @@ def merge_services(services: Iterable[Service], places: Mapping[str, str]) -> tu
 def _completed(entry: Entry, options: Options) -> Service:
     """Return a service with its settings: its own, else those of the options."""
     own = replace(options, **entry.settings)
-    try:
-        health = _passive_health(own)
-    except UsageError as error:
-        raise UsageError(f"{entry.service.name}: {error}") from None
+    if own.eject_time > own.eject_max:
+        times = f"--eject-time {own.eject_time}ms is more than --eject-max {own.eject_max}ms"
+        raise UsageError(f"{entry.service.name}: {times}; raise the second")
+    active = not own.no_active or own.algorithm is Algorithm.LEAST_CONN
     return replace(
         entry.service,
         algorithm=own.algorithm,
-        health=health,
+        health=PassiveHealth(active, own.eject_after, own.eject_time, own.eject_max),
         policy=RemovalPolicy(own.max_removal, own.hold),
         filter=own.filter,
         tags=own.tag,
         linger=own.linger,
     )
-
-
-def _passive_health(options: Options) -> PassiveHealth:
-    if options.eject_time > options.eject_max:
-        raise UsageError(
-            f"--eject-time {options.eject_time}ms is more than --eject-max {options.eject_max}ms; raise the second"
-        )
-    active = not options.no_active or options.algorithm is Algorithm.LEAST_CONN
-    return PassiveHealth(active, options.eject_after, options.eject_time, options.eject_max)
 
 
 @contextmanager

@@ -43,7 +43,8 @@ def names(virtual: Mapping[Vip, Published]) -> Names:
             left_out.add(published.label.service)
         else:
             found[name][vip.address] = found[name].get(vip.address, False) or bool(published.pool)
-    return Names({name: _reachable(found[name]) for name in sorted(found)}, tuple(sorted(left_out)))
+    addresses = {name: tuple(sorted(filter(own.get, own)) or sorted(own)) for name, own in sorted(found.items())}
+    return Names(addresses, tuple(sorted(left_out)))
 
 
 def host_name(service: str) -> str | None:
@@ -74,8 +75,3 @@ def with_block(text: str, instance: str, addresses: Mapping[str, tuple[Address, 
     if whole:
         return text[: whole.start()] + block + text[whole.end() :]
     return text + ("\n" if text and block and not text.endswith("\n") else "") + block
-
-
-def _reachable(addresses: Mapping[Address, bool]) -> tuple[Address, ...]:
-    served = tuple(sorted(address for address, has_servers in addresses.items() if has_servers))
-    return served or tuple(sorted(addresses))

@@ -15,11 +15,6 @@ from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.service import ServiceState
 
 
-def template(services: Iterable[Service]) -> Service | None:
-    """Return the entry for the catalog, with the settings of all services that opt in; None without catalog mode."""
-    return next((service for service in services if service.source == CATALOG), None)
-
-
 def joined(
     services: Sequence[Service], names: Iterable[str], followed: Mapping[str, ServiceState], most: int = MAX_SERVICES
 ) -> dict[str, ServiceState]:
@@ -29,7 +24,7 @@ def joined(
     :param followed: services that are followed already, by source.
     :param most: at most so many services of the catalog are followed, including these.
     """
-    pattern = template(services)
+    pattern = next((service for service in services if service.source == CATALOG), None)
     if pattern is None:
         return {}
     new = (name for name in sorted(names) if CONSUL + name not in followed)
