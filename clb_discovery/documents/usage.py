@@ -55,8 +55,7 @@ def _size(found: Publication, vip: Vip, source: str) -> int:
 def _objection(pools: Mapping[Vip, int], needed: Sequence[Vip], known: int) -> str | None:
     """Return why connects are refused, or None if they are not.
 
-    :param needed: the VIPs that need real servers. Automatic ones do not, because there is one in each family, even if
-        all servers are of one family.
+    :param needed: the VIPs that need real servers. There is an automatic one in each family, whatever the servers are.
     :param known: the number of real servers that discovery returned.
     """
     if not pools:

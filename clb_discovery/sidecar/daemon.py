@@ -34,10 +34,9 @@ from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.hosts import HostsFile
 from clb_discovery.sidecar.last_good_file import Store
 from clb_discovery.sidecar.local_listeners import LocalListeners
-from clb_discovery.sidecar.proof import Proof
 from clb_discovery.sidecar.publisher import Publisher
 from clb_discovery.sidecar.readiness import Readiness
-from clb_discovery.sidecar.self_report import SelfReport
+from clb_discovery.sidecar.self_report import Proof, SelfReport
 from clb_discovery.sidecar.service_manager import ServiceManager
 from clb_discovery.sidecar.wakeup import Wakeup
 from clb_discovery.sources.watches import Watches
