@@ -58,17 +58,14 @@ class Zone:
             return response
         if not any(owner.is_subdomain(question.name) for owner, _ in self._records):
             response.set_rcode(dns.rcode.NXDOMAIN)
-        response.authority.append(self._soa())
+        data = f"ns.{self._origin} hostmaster.{self._origin} {self._serial} 60 60 3600 {self._ttl}"
+        response.authority.append(dns.rrset.from_text(self._origin, self._ttl, IN, SOA, data))
         return response
 
     def _addresses(self, found: dns.rrset.RRset) -> list[dns.rrset.RRset]:
         targets = dict.fromkeys(record.target for record in found) if found.rdtype == SRV else ()
         wanted = (self._records.get((target, kind)) for target in targets for kind in (A, AAAA))
         return [rrset for rrset in wanted if rrset]
-
-    def _soa(self) -> dns.rrset.RRset:
-        data = f"ns.{self._origin} hostmaster.{self._origin} {self._serial} 60 60 3600 {self._ttl}"
-        return dns.rrset.from_text(self._origin, self._ttl, IN, SOA, data)
 
 
 class DnsServer:

@@ -47,7 +47,9 @@ class Connections:
         readable = asyncio.Event()
         try:
             while True:
-                await self._has_room()
+                while len(self._open) >= MOST and not self._waiting:
+                    self._changed.clear()
+                    await self._changed.wait()
                 loop.add_reader(listener, readable.set)
                 await readable.wait()
                 loop.remove_reader(listener)  # else it is called in every turn of the loop
@@ -92,11 +94,6 @@ class Connections:
         except OSError:
             accepted.close()
             self.is_over(connection)
-
-    async def _has_room(self) -> None:
-        while len(self._open) >= MOST and not self._waiting:
-            self._changed.clear()
-            await self._changed.wait()
 
     def is_waiting(self, connection: Connection) -> None:
         """Record that a connection waits for its client from now on."""

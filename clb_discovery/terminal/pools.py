@@ -79,7 +79,7 @@ class Pools:
         for layout in _LAYOUTS if glyphs else _LAYOUTS[1:]:
             pools = [self._rows(server, layout.join, glyphs or ASCII) for server in self._virtual_servers]
             rows = [layout.heads, *(row for pool in pools for row in pool)]
-            widths = {name: max(_width(row[name]) for row in rows) for name in layout.heads}
+            widths = {name: max(len(line) for row in rows for line in row[name].split("\n")) for name in layout.heads}
             excess = sum(widths.values()) + layout.gap * (len(widths) - 1) - room
             if excess <= 0:
                 return layout, pools, widths
@@ -131,10 +131,6 @@ def _some_of(reals: Sequence[Mapping[str, Any]], most: int) -> Sequence[Mapping[
         return reals
     by_state = sorted(range(len(reals)), key=lambda at: reals[at]["state"] == "active")
     return [reals[at] for at in sorted(by_state[:most])]
-
-
-def _width(cell: str) -> int:
-    return max(map(len, cell.split("\n")))
 
 
 def _lines(row: _Row, gap: int, widths: Mapping[str, int], *, head: bool = False) -> Iterator[Text]:
