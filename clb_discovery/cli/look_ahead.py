@@ -81,10 +81,7 @@ def read_installed(pins: Pins) -> Installed:
 async def _query_all(
     options: Options, services: Sequence[Service], installed: Installed, following: dict[str, ServiceState]
 ) -> tuple[dict[str, Outcome], dict[str, SourceError]]:
-    """Query every source, and take the answers as a sidecar would that starts now; services that opt in are added.
-
-    :returns: the outcomes and the errors, by source.
-    """
+    """Query every source, and add services that opt in, as a sidecar that starts now; return outcomes and errors."""
     before = installed_servers(installed, [*services, *catalog.claimed(following.values())])
     outcomes: dict[str, Outcome] = {}
     failed: dict[str, SourceError] = {}

@@ -17,10 +17,7 @@ from clb_discovery.text import without_passwords
 
 
 def read_options(typed: argparse.Namespace, environment: Mapping[str, str]) -> Options:
-    """Read the file that was named, if any, and return the options of a command; call it again to read them again.
-
-    :raises UsageError: naming the file and the error in it.
-    """
+    """Return the options of a command and of its file, if any; raises UsageError that names the file and the error."""
     if "config" not in typed:
         return make_options(vars(typed), {}, (), environment)
     given, entries = _read_file(typed.config)

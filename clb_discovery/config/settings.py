@@ -37,10 +37,7 @@ class Settings(NamedTuple):
 
 
 def read_settings(options: Options) -> Settings:
-    """Return the settings that the options describe; nothing is changed on this host.
-
-    :raises ClbError: naming the option, the value and how to fix it.
-    """
+    """Return the settings that the options describe; raises ClbError with the option, the value and how to fix it."""
     services = read_services(options)
     Pins(options.instance)  # checks the name
     return Settings(replace(options, cgroup=_cgroup(options)), services, partial(open_sources, options, services))
@@ -59,10 +56,7 @@ _FIXED: Final = ("instance", "cgroup", "loader", "metrics", "state_dir")
 
 
 def without_restart(wanted: Settings, running: Settings) -> tuple[Settings, tuple[str, ...]]:
-    """Return the settings to go on with, and the changed options that need a restart.
-
-    :param wanted: the settings after a reload; those that need a restart are taken from `running`.
-    """
+    """Return the wanted settings, except those that need a restart, and the names of these if they have changed."""
     kept = {name: getattr(running.options, name) for name in _FIXED}
     changed = (name.replace("_", "-") for name, value in kept.items() if getattr(wanted.options, name) != value)
     return wanted._replace(options=replace(wanted.options, **kept)), tuple(changed)

@@ -54,17 +54,14 @@ class Entry:
 
 
 def consul_entry(text: str) -> Entry:
-    """Read the value of `--service`: `NAME[=VIP,...]`.
-
-    :raises ValueError: naming the value and how to fix it.
-    """
+    """Read the value of `--service`: `NAME[=VIP,...]`."""
     name, vips = parse_assignment(text)
     service = Service(name, CONSUL + name, vips, automatic=None if vips else Protocol.TCP)
     return Entry(service, place=f"--service {text}")
 
 
 def srv_entry(text: str) -> Entry:
-    """Read the value of `--srv`: `NAME[=VIP,...]`; raises as `consul_entry`."""
+    """Read the value of `--srv`: `NAME[=VIP,...]`."""
     protocol = srv_protocol(text.rpartition("=")[0] or text)
     record, vips = parse_assignment(text, protocol)
     service = Service(srv_service(record), SRV + record, vips, automatic=None if vips else protocol)

@@ -19,10 +19,7 @@ REPORT_EVERY: Final = 0.1
 
 
 def ask(host: str, port: int) -> str:
-    """Connect once, and return the name of the server that answers.
-
-    :raises OSError: if the connect fails, or the connection ends without an answer.
-    """
+    """Connect once; return the name of the server that answers, or raise OSError if none does."""
     with socket.create_connection((host, port)) as connection, connection.makefile("rb") as reader:
         connection.sendall(b"PING\r\n")
         answer = reader.readline()

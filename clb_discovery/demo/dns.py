@@ -33,10 +33,7 @@ class Zone:
         self._records: dict[tuple[dns.name.Name, RdataType], dns.rrset.RRset] = {}
 
     def replace(self, owner: str, kind: RdataType, data: Iterable[str]) -> None:
-        """Replace all records of this type that the owner has. Without data they are removed.
-
-        :param data: in the form of a zone file, such as `0 60 7001 redis-1.example.`
-        """
+        """Replace all records of this type and owner by data in the form of a zone file: `0 60 7001 redis-1.`."""
         name, texts = dns.name.from_text(owner, self._origin), list(data)
         self._records.pop((name, kind), None)
         if texts:

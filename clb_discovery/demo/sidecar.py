@@ -36,11 +36,7 @@ class Sidecar:
         self._process.wait()
 
     def check(self) -> None:
-        """Check that it runs.
-
-        :raises HostError: if it has ended with that exit code, with its message.
-        :raises ClbError: if it has ended otherwise.
-        """
+        """Raise an error with its last message if it has ended: HostError after that exit code, else ClbError."""
         code = self._process.poll()
         if code is None:
             return

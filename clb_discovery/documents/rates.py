@@ -17,10 +17,7 @@ class Rate(NamedTuple):
 
 
 def rates(before: Mapping[str, Any], after: Mapping[str, Any], seconds: float) -> dict[Key, Rate]:
-    """Return the rates of the real servers that are in both documents, from the seconds between them.
-
-    A server whose counters have started again has no rate.
-    """
+    """Return the rates of real servers that are in both documents, except those whose counters have started again."""
     then, found = dict(_counters(before)), {}
     for key, (connects, failures) in _counters(after):
         old = then.get(key)

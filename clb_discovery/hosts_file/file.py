@@ -60,10 +60,7 @@ def real_path(path: Path) -> Path:
 
 @contextmanager
 def _opened(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterator[Place | None]:
-    """Open the directory of the file while the block runs; None if it is missing and there are no names.
-
-    :raises HostError: for errors of the block, too.
-    """
+    """Open the directory of the file, or None if it and all names are gone; explain the errors of the block."""
     try:
         with ExitStack() as stack:
             try:

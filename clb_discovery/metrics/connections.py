@@ -28,13 +28,8 @@ class Connections:
     """The connections of one listener."""
 
     def __init__(self, make: Callable[[], asyncio.Protocol], trouble: Callable[[str | None], None]) -> None:
-        """Take what serves a client and what reports troubles.
-
-        :param make: makes the protocol that serves a client.
-        :param trouble: is called with the reason when connections cannot be accepted, and with None when they can.
-        """
-        self._make = make
-        self._trouble = trouble
+        self._make = make  # the protocol that serves a client
+        self._trouble = trouble  # called with the reason why connections cannot be accepted, or with None if they can
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # those that wait for their clients, the longest first
         self._beginning: set[asyncio.Task[None]] = set()

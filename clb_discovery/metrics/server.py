@@ -75,10 +75,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 @asynccontextmanager
 async def serving(listener: socket.socket, site: Site, trouble: Trouble) -> AsyncIterator[None]:
-    """Serve `/`, `/status.json`, `/metrics` and `/healthz` while the block runs.
-
-    :param trouble: reports connections that cannot be accepted, and requests that fail through our fault.
-    """
+    """Serve `/`, `/status.json`, `/metrics` and `/healthz` while the block runs; report troubles that are our fault."""
     runner = web.AppRunner(
         _application(site),
         access_log=None,

@@ -34,10 +34,7 @@ class HostsFile:
             _log.warning("cannot remove the names of before", error=str(error))
 
     def publish(self, path: Path, installed: Installed) -> None:
-        """Write the names of all balanced services, even if another program has rewritten the file.
-
-        :raises HostError: naming the file, the cause and the fix.
-        """
+        """Write the names of all services, even if another program has rewritten the file; raises as `write_names`."""
         found = names(installed.virtual)
         self._announcer.nameless(found.left_out)
         if write_names(path, self._instance.name, found.addresses):

@@ -235,10 +235,7 @@ class Publisher:
         self._announcer.overlaps(self.overlaps)
 
     async def keep_up(self) -> bool:
-        """Bring the data plane up again if its cgroup or its pins were recreated, as service managers do.
-
-        :returns: whether it was lost; if the pins were gone, the maps are new and empty.
-        """
+        """Bring the data plane up again if its cgroup or its pins were recreated; return whether it was lost."""
         try:
             lost = self._lost = self._lost or await asyncio.to_thread(self._plane.is_lost)
             if lost:

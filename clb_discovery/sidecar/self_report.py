@@ -40,11 +40,7 @@ class SelfReport:
         }
 
     def write(self, services: ServiceTable, hosts_file: Path | None) -> None:
-        """Write the report and the sources for `status`, unless nothing has changed.
-
-        :raises HostError: if the directory is not safe.
-        :raises OSError: if the file cannot be written. The next call tries again.
-        """
+        """Write the report and the sources, unless nothing has changed; after an error the next call tries again."""
         document = {**self.document(services, hosts_file), "sources": services.documents}
         if document != self._written:
             self._instance.write_state(document)

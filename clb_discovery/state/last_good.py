@@ -55,10 +55,7 @@ def encode(sets: Mapping[str, LastGood]) -> bytes:
 
 
 def decode(document: bytes) -> dict[str, LastGood]:
-    """Read a document of `encode`.
-
-    :raises ValueError: if it is anything else, with a short reason in one line; no other error is raised.
-    """
+    """Read a document of `encode`; raises ValueError, and no other error, with a short reason in one line."""
     if len(document) > MAX_BYTES:
         raise ValueError(f"it is longer than {MAX_BYTES} bytes")
     try:
