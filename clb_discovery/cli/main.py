@@ -25,10 +25,7 @@ _SILENT: Final = frozenset({"run", "load", "unload"})  # commands that need no s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code.
-
-    :param arguments: without the name of the program; those of the process by default.
-    """
+    """Run the command line, by default that of the process; return the exit code."""
     given = _with_command(list(sys.argv[1:] if arguments is None else arguments))
     if sys.stdout is None and given[0] not in _SILENT:
         return _failed("cannot write to standard output: it is closed; give it a file, or /dev/null", 1)

@@ -187,10 +187,7 @@ def _server(value: object) -> RealServer:
 
 
 def _refuse_repeated(typed: Iterable[Entry], tables: Iterable[Entry]) -> None:
-    """Make sure that each source has one table, and that no option of the file names it, too.
-
-    :param typed: the services that options of the file name. They may repeat a source, as on a command line.
-    """
+    """Make sure that each source has one table, and that no option of the file, which may repeat one, names it, too."""
     places = {entry.service.source: entry.place for entry in typed}
     for position, entry in enumerate(tables, 1):
         source, place = entry.service.source, f"[[service]] {entry.service.name!r} (table {position})"

@@ -24,7 +24,6 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
 
     Clients are imported only if a service needs them: their import is most of the start-up time.
 
-    :returns: the sources, by their names.
     :raises UsageError: if a name, an address or a resolver cannot be used.
     """
     static = (service for service in services if service.source.startswith(STATIC))

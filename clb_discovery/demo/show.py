@@ -246,13 +246,8 @@ class Show:
         return self._sidecar.error() if self._sidecar else None
 
     async def _until(self, condition: Callable[[], bool], what: str, *, clients_may_end: bool = False) -> None:
-        """Wait until a condition is true, and check that sidecar and clients run.
-
-        The wait is limited by the number of checks, not by a clock, so the demo can be suspended (Ctrl-Z) and resumed.
-
-        :param what: the condition in words, for the error.
-        :raises ClbError: if the condition does not become true, or if one of them ends.
-        """
+        """Wait until a condition is true; raise ClbError, which names it, if it stays false, or if a process ends."""
+        # Not limited by a clock, so that the demo can be suspended (Ctrl-Z) and resumed.
         for _ in range(int(_PATIENCE / _POLL)):
             if self._sidecar:
                 self._sidecar.check()

@@ -120,7 +120,7 @@ class _Reported(Collector):
 
 
 def _of_servers(report: Report) -> Iterator[bytes]:
-    """Yield the families of servers. There may be 100,000, so prometheus_client is not used, and labels are made once."""
+    """Yield the families of servers: they may be 100,000, so without prometheus_client, and labels are made once."""
     named = [
         (_labels(one.label.service, vip), one)
         for vip, one in report.datapath.installed.virtual.items()

@@ -112,7 +112,6 @@ class Publisher:
         """Publish the desired state that follows from the real servers of each source, round by round.
 
         :param claims: of services of a catalog, in addition to the services of the settings.
-        :param complete: as for `plan`.
         :param interrupted: whether there is something new to publish; then no further round begins.
         :raises ClbError: if the kernel refuses a step for another reason than lack of room.
         :raises OSError: if this host lacks a resource, such as descriptors.

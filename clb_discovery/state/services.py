@@ -97,10 +97,8 @@ class ServiceTable:
     # Events
 
     def hear(self, source: str, outcome: Outcome, now: float, at: datetime) -> Change | None:
-        """Take an outcome of a source; services that a catalog lists are followed from now on.
+        """Take an outcome, as `ServiceState.after`; services that a catalog lists are followed from now on.
 
-        :param now: seconds on a clock that does not go backwards.
-        :param at: the same moment in UTC.
         :returns: None if the source is not followed any more.
         """
         entry = self._entries.get(source)
