@@ -58,15 +58,10 @@ def look_ahead(options: Options, services: Sequence[Service], installed: Install
     outcomes, failed = asyncio.run(_query_all(options, services, installed, following))
     waiting = frozenset(source for source, one in following.items() if one.guarded.held)
     following = {source: one.confirmed() for source, one in following.items()}
-    wanted = Wanted(
-        services,
-        catalog.claims(following.values()),
-        {source: one.guarded.good for source, one in following.items() if one.known},
-        own_servers.virtual_servers(options.instance),
-        options.vip_range,
-        options.real_range,
-        complete=not failed,
-    )
+    claims = catalog.claims(following.values())
+    known = {source: one.guarded.good for source, one in following.items() if one.known}
+    own, ranges = own_servers.virtual_servers(options.instance), (options.vip_range, options.real_range)
+    wanted = Wanted(services, claims, known, own, *ranges, complete=not failed)
     return Outlook(following, outcomes, failed, waiting, publication(installed, wanted))
 
 

@@ -69,7 +69,7 @@ def decode(content: bytes) -> Config:
             raise ValueError(f"{where}: {error}") from None
     _refuse_repeated(_typed(document), entries)
     for name, value in document.items():
-        if value is False and not KEYS[name].may_stand_alone:
+        if value is False and not (KEYS[name].is_switch or KEYS[name].bare is not None):
             raise ValueError(f"{name} = false: takes a value; leave it out for its default")
     return Config(arguments, tuple(entries))
 

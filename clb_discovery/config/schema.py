@@ -32,11 +32,6 @@ class Option:
         """Return whether it never takes a value."""
         return self.metavar is None and not self.choices
 
-    @property
-    def may_stand_alone(self) -> bool:
-        """Return whether it needs no value, so that a file may set it to `true` or `false`."""
-        return self.is_switch or self.bare is not None
-
 
 @dataclass(frozen=True, slots=True)
 class Group:

@@ -60,14 +60,8 @@ def with_block(text: str, instance: str, addresses: Mapping[str, tuple[Address, 
     :raises ValueError: if there is a mark without the other one, so that the extent of the block is unknown.
     """
     begin, end = f"# BEGIN clb-discovery {instance}", f"# END clb-discovery {instance}"
-    block = "".join(
-        [
-            f"{begin}: written by the sidecar, changes are lost\n",
-            *(f"{format_address(address)} {name}\n" for name, own in addresses.items() for address in own),
-            f"{end}\n",
-        ]
-    )
-    block = block if addresses else ""
+    lines = "".join(f"{format_address(address)} {name}\n" for name, own in addresses.items() for address in own)
+    block = f"{begin}: written by the sidecar, changes are lost\n{lines}{end}\n" if addresses else ""
     marks = [match.start() for match in re.finditer(rf"^({begin}: .*|{end})$", text, re.MULTILINE)]
     whole = re.compile(rf"{begin}: .*?^{end}$\n?", re.MULTILINE | re.DOTALL).match(text, *marks[:1])
     if marks and not (whole and len(marks) == 2):

@@ -47,9 +47,7 @@ def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address
         content, wanted = (_lines(one) for one in _read_and_wanted(place, instance, addresses))
     if content == wanted:
         return None
-    added, removed = (
-        [line for line in one if line not in other] for one, other in ((wanted, content), (content, wanted))
-    )
+    added, removed = [line for line in wanted if line not in content], [line for line in content if line not in wanted]
     return {"file": str(path), "added": added, "removed": removed}
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any, NoReturn
 
 from rich.live import Live
@@ -26,7 +25,8 @@ def watch(read: Callable[[], Mapping[str, Any]], seconds: float, *, as_json: boo
     :raises KeyboardInterrupt: by SIGINT.
     :raises SystemExit: by SIGTERM.
     """
-    signal.signal(signal.SIGTERM, _end)
+    # The exit code is that of shells for signals; the terminal is restored first.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with _output(as_json=as_json) as output:
         before, then = None, 0.0
         while True:
@@ -46,7 +46,3 @@ def _output(*, as_json: bool) -> Iterator[Callable[[Status], None]]:
         return
     with Live(console=terminal(sys.stdout), screen=True, auto_refresh=False, redirect_stdout=False) as live:
         yield lambda status: live.update(Frame(status), refresh=True)
-
-
-def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)  # the code that shells use for signals; the terminal is restored first
