@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from clb_discovery import log
-from clb_discovery.config.settings import Configured, Settings
-from clb_discovery.datapath.pins import Pins
+from clb_discovery.config.options import Options
+from clb_discovery.config.settings import Settings
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import Protocol, RealServer, Vip
@@ -88,11 +88,10 @@ async def main(virtual: int, real: int, instance: str, cgroup: Path) -> None:
         elif command.strip() == "cpu":
             print(time.process_time(), flush=True)
 
-    settings = Settings(Pins(instance), cgroup, services, real_ranges=(), reset=False, once=False)
-    configured = Configured(settings, opened)
+    settings = Settings(Options(instance=instance, cgroup=str(cgroup)), services, opened)
     asyncio.get_running_loop().add_reader(sys.stdin, obey)
     print(time.process_time(), flush=True)
-    await Daemon(configured, lambda: configured).run()
+    await Daemon(settings, lambda: settings).run()
 
 
 if __name__ == "__main__":

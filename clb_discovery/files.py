@@ -13,31 +13,26 @@ import fcntl
 import grp
 import os
 import pwd
-import resource
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 from clb_discovery.errors import HostError
 
 SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
 """Errors of a host that is short of resources at the moment; the attempt itself may be right."""
 
-_MODE: Final = 0o644
-"""Mode of a new file."""
-_OWN_MODE: Final = 0o600
-"""Mode of a file while it is written."""
-_LEFT_AFTER: Final = 60.0
-"""Seconds after which a temporary file with its final mode is left over; its writer renames it at once."""
-_MOST_LINKS: Final = 40
-"""The limit of the kernel, path_resolution(7)."""
-_MOST: Final = 64 << 20
-"""Most bytes of a file that is read; the longest hosts files, which block advertising, have some millions."""
+_MODE: Final = 0o644  # of a new file
+_OWN_MODE: Final = 0o600  # of a file while it is written
+_LEFT_AFTER: Final = 60.0  # seconds after which a temporary file with its final mode is left over
+_MOST_LINKS: Final = 40  # the limit of the kernel, path_resolution(7)
+_MOST: Final = 64 << 20  # bytes; the longest hosts files, which block advertising, have some millions
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _PLACE: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_ROOT: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a pipe must not block
 
@@ -49,13 +44,6 @@ class Place(NamedTuple):
     name: str
 
 
-def raise_file_limit() -> None:
-    """Raise the limit of open descriptors to the maximum. We do not use select(2), which is limited to 1,024."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # the limit stays as it is
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
 @contextmanager
 def acting_as(user: int, group: int) -> Iterator[None]:
     """Take the file permissions of a user while the block runs; for root, at places that the user can tamper with."""
@@ -63,17 +51,14 @@ def acting_as(user: int, group: int) -> Iterator[None]:
     if user == own_user:
         yield
         return
-    os.setgroups([group])
-    os.setegid(group)
-    try:
+    with ExitStack() as stack:
+        os.setgroups([group])
+        stack.callback(os.setgroups, own_groups)
+        os.setegid(group)
+        stack.callback(os.setegid, own_group)
         os.seteuid(user)
-        try:
-            yield
-        finally:
-            os.seteuid(own_user)
-    finally:
-        os.setegid(own_group)
-        os.setgroups(own_groups)
+        stack.callback(os.seteuid, own_user)
+        yield
 
 
 @contextmanager
@@ -86,28 +71,21 @@ def safe_directory(path: Path, *, make: bool = False, shared: bool = False) -> I
     :raises OSError: if it is missing or cannot be opened.
     """
     with _walked(path, shared=shared, make=make) as place:
-        if place.name:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         yield place.directory
 
 
-@contextmanager
-def safe_place(path: Path) -> Iterator[Place]:
+def safe_place(path: Path) -> AbstractContextManager[Place]:
     """Open the directory of a file, as `safe_directory`, while the block runs; the file need not exist.
 
     Links in the path, or in the place of the file, are followed if only root or this user can have made them.
     """
-    with _walked(path, is_file=True) as place:
-        if not place.name:
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        yield place
+    return _walked(path, is_file=True)
 
 
 def read_file(place: Place, most: int = _MOST) -> bytes | None:
     """Return the content of a file, or None if it does not exist.
 
-    :param most: largest accepted size in bytes.
-    :raises ValueError: if it is not a regular file or is too long; the message continues after the name of the file.
+    :raises ValueError: if it is not a regular file, or has more bytes; the message continues after the file's name.
     """
     try:
         fd = os.open(place.name, _READ, dir_fd=place.directory)
@@ -116,7 +94,7 @@ def read_file(place: Place, most: int = _MOST) -> bytes | None:
     try:
         kind = os.fstat(fd).st_mode
         if stat.S_ISDIR(kind):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            raise _error(errno.EISDIR)
         if not stat.S_ISREG(kind):
             raise ValueError("is no regular file")
         with os.fdopen(fd, "rb", closefd=False) as file:
@@ -129,7 +107,7 @@ def read_file(place: Place, most: int = _MOST) -> bytes | None:
 
 
 def replace_file(place: Place, content: bytes, *, lasting: bool) -> None:
-    """Give a file new content, as `replacing` does."""
+    """Replace a file as `replacing` does."""
     with replacing(place, lasting=lasting) as put:
         put(content)
 
@@ -183,20 +161,20 @@ def _made(directory: int, name: str) -> int:
         try:
             _remove_left(directory, name)
             fd = os.open(name, _MAKE, _OWN_MODE, dir_fd=directory)
-        except (FileExistsError, FileNotFoundError):  # another process has just created or removed it
-            _give_way()
-    try:
+        except (FileExistsError, FileNotFoundError):  # another process made or removed it meanwhile
+            raise _error(errno.EWOULDBLOCK) from None
+    with ExitStack() as stack:
+        stack.callback(os.close, fd)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(fd).st_nlink != 1:  # another process took it for left over and removed it
-            _give_way()
-    except BaseException:
-        os.close(fd)
-        raise
+        if os.fstat(fd).st_nlink != 1:  # another process took it for one that a crash had left, and removed it
+            raise _error(errno.EWOULDBLOCK)
+        stack.pop_all()
     return fd
 
 
-def _give_way() -> NoReturn:
-    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+def _error(number: int, *path: Path) -> OSError:
+    """Return the subclass of OSError for this number of errno(3)."""
+    return OSError(number, os.strerror(number), *map(str, path))
 
 
 def _remove_left(directory: int, name: str) -> None:
@@ -213,24 +191,16 @@ def _remove_left(directory: int, name: str) -> None:
         return
     try:
         found = os.fstat(fd)
-        if _may_be_written(found):
+        is_own = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+        # A process that is still writing holds the lock. Before the rename the file gets its last mode, so that other
+        # users may lock it, and a lock proves nothing any more.
+        if is_own and (stat.S_IMODE(found.st_mode) == _OWN_MODE or time.time() - found.st_ctime < _LEFT_AFTER):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino != found.st_ino:  # renamed meanwhile
-                _give_way()
+            if os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino != found.st_ino:  # it was renamed
+                raise _error(errno.EWOULDBLOCK)
         os.unlink(name, dir_fd=directory)
     finally:
         os.close(fd)
-
-
-def _may_be_written(found: os.stat_result) -> bool:
-    """Tell whether a process may still be writing a file; that process holds its lock then.
-
-    At the end, the file gets the mode of the one that it replaces, with which others may be able to open and lock it.
-    So the lock of an old file with that mode means nothing.
-    """
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-        return False
-    return stat.S_IMODE(found.st_mode) == _OWN_MODE or time.time() - found.st_ctime < _LEFT_AFTER
 
 
 def _take_after(place: Place, fd: int) -> None:
@@ -259,16 +229,13 @@ def _take_after(place: Place, fd: int) -> None:
 
 @contextmanager
 def _walked(path: Path, *, is_file: bool = False, make: bool = False, shared: bool = False) -> Iterator[Place]:
-    """Walk to a directory, or to that of a file, and open it while the block runs.
-
-    :returns: a place whose name is empty if the path leads to a directory.
-    """
+    """Walk to a directory, or to that of a file, and open it while the block runs."""
     steps = _Steps(path)
     try:
         name = steps.walk(is_file=is_file, make=make, shared=shared)
         directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=steps.here)
     finally:
-        steps.close()
+        os.close(steps.here)
     try:
         yield Place(directory, name)
     finally:
@@ -280,15 +247,10 @@ class _Steps:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        way = path if path.is_absolute() else Path.cwd() / path
-        self._left = list(reversed(way.parts[1:]))
+        self._left = list(reversed(path.absolute().parts[1:]))
         self._so_far = Path("/")
         self._links = 0
-        self.here = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        """Close the present directory."""
-        os.close(self.here)
+        self.here = os.open("/", _ROOT)
 
     def walk(self, *, is_file: bool, make: bool, shared: bool) -> str:
         """Walk to the end; return the name of the existing or new file, or an empty text for a directory."""
@@ -299,7 +261,7 @@ class _Steps:
             except FileNotFoundError:
                 if self._left or not (is_file or make):
                     raise
-                self._require_safe(os.fstat(self.here), is_last=is_file)
+                self._require_safe(is_last=is_file)
                 if is_file:
                     return name
                 with suppress(FileExistsError):  # another process has just made it
@@ -310,44 +272,40 @@ class _Steps:
                 if stat.S_ISLNK(kind.st_mode):
                     self._follow(name, kind, os.readlink("", dir_fd=found))
                 elif stat.S_ISDIR(kind.st_mode):
-                    self._enter(name, found)
-                    found = -1
+                    self._require_safe(is_last=False)
+                    self.here, found = found, self.here
+                    self._so_far = self._so_far.parent if name == ".." else self._so_far / name
                 elif is_file and not self._left:
-                    self._require_safe(os.fstat(self.here), is_last=True)
+                    self._require_safe(is_last=True)
                     return name
                 else:
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._so_far / name))
+                    raise _error(errno.ENOTDIR, self._so_far / name)
             finally:
-                if found >= 0:
-                    os.close(found)
-        self._require_safe(os.fstat(self.here), is_last=True, shared=shared)
+                os.close(found)
+        self._require_safe(is_last=True, shared=shared)
+        if is_file:
+            raise _error(errno.EISDIR, self._path)
         return ""
-
-    def _enter(self, name: str, directory: int) -> None:
-        self._require_safe(os.fstat(self.here), is_last=False)
-        os.close(self.here)
-        self.here = directory
-        self._so_far = self._so_far.parent if name == ".." else self._so_far / name
 
     def _follow(self, name: str, link: os.stat_result, target: str) -> None:
         self._links += 1
         if self._links > _MOST_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path))
-        self._require_safe(os.fstat(self.here), is_last=False)
+            raise _error(errno.ELOOP, self._path)
+        self._require_safe(is_last=False)
         if link.st_uid not in {0, os.geteuid()}:
             raise HostError(
-                f"{self._so_far / name} is a link of {_user(link.st_uid)}, who can lead it anywhere; name the path "
-                "that it stands for"
+                f"{self._so_far / name} is a link of {_name(pwd.getpwuid, link.st_uid)}, who can lead it anywhere; "
+                "name the path that it stands for"
             )
         way = Path(target)
         if way.is_absolute():
-            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = os.open("/", _ROOT)
             os.close(self.here)
             self.here = root
             self._so_far = Path("/")
         self._left += reversed([part for part in way.parts if part != "/"])
 
-    def _require_safe(self, found: os.stat_result, *, is_last: bool, shared: bool = False) -> None:
+    def _require_safe(self, *, is_last: bool, shared: bool = False) -> None:
         """Check that no other user can change the entries of the present directory.
 
         With the sticky bit, other users can create entries, but not replace those of root and of this user (unlink(2)).
@@ -355,33 +313,26 @@ class _Steps:
 
         :raises HostError: naming the user that can, and the fix.
         """
-        where = self._so_far
-        ours = {0, os.geteuid()}
-        if found.st_uid not in ours:
+        where, found = self._so_far, os.fstat(self.here)
+        if found.st_uid not in {0, os.geteuid()}:
+            owner, own = (_name(pwd.getpwuid, user) for user in (found.st_uid, os.geteuid()))
             raise HostError(
-                f"{where} belongs to {_user(found.st_uid)}, who could replace what is in it; use a directory of root, "
-                f"or: chown {_user(os.geteuid())} {where}"
+                f"{where} belongs to {owner}, who could replace what is in it; use a directory of root, "
+                f"or: chown {own} {where}"
             )
         others = found.st_mode & _WRITABLE_BY_OTHERS
         if found.st_mode & stat.S_ISVTX and (not is_last or (shared and not others & stat.S_IWOTH)):
             return
         if others:
-            who = "every user" if others & stat.S_IWOTH else f"the group {_group(found.st_gid)}"
+            who = "every user" if others & stat.S_IWOTH else f"the group {_name(grp.getgrgid, found.st_gid)}"
             raise HostError(
                 f"{where} can be written by {who} (mode {stat.S_IMODE(found.st_mode):04o}), who could replace what is "
                 f"in it; use another directory, or: chmod go-w {where}"
             )
 
 
-def _user(number: int) -> str:
+def _name(look_up: Callable[[int], Sequence[object]], number: int) -> str:
     try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
-def _group(number: int) -> str:
-    try:
-        return grp.getgrgid(number).gr_name
+        return str(look_up(number)[0])
     except KeyError:
         return str(number)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 from typing import Final
 
-_PROGRAM: Final = "clb-discovery"
 _DEFAULT: Final = "default"
-_PLAIN: Final = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
 
 def load_command(instance: str, cgroup: object = None) -> str:
-    """Return the command that loads an instance, with its name and its cgroup.
-
-    :param cgroup: its path, if known.
-    """
-    return _command("load", instance) + (f" --cgroup {_quoted(str(cgroup))}" if cgroup else "")
+    """Return the command that loads an instance, with its name and its cgroup, if that is known."""
+    # Names of systemd's slices may have a backslash.
+    return _command("load", instance) + (f" --cgroup {shlex.quote(str(cgroup))}" if cgroup else "")
 
 
 def unload_command(instance: str) -> str:
@@ -24,9 +20,4 @@ def unload_command(instance: str) -> str:
 
 
 def _command(name: str, instance: str) -> str:
-    return f"{_PROGRAM} {name}" + (f" --instance {instance}" if instance != _DEFAULT else "")
-
-
-def _quoted(text: str) -> str:
-    """Quote a text for a shell: names of systemd slices may contain a backslash."""
-    return text if _PLAIN.fullmatch(text) else "'" + text.replace("'", "'\\''") + "'"
+    return f"clb-discovery {name}" + (f" --instance {instance}" if instance != _DEFAULT else "")

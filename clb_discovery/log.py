@@ -30,6 +30,10 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("auto", "console", "json")
 
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
+_FOR_PROGRAMS: Final[tuple[Processor, ...]] = (
+    structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+    structlog.processors.JSONRenderer(),
+)
 
 
 def configure(form: str, level: str) -> None:
@@ -45,7 +49,7 @@ def configure(form: str, level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *(_for_people() if console else _for_programs()),
+            *(_for_people() if console else _FOR_PROGRAMS),
             _finish,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -81,13 +85,6 @@ def _for_people() -> list[Processor]:
             colors=not os.environ.get("NO_COLOR") and sys.stderr.isatty(),
             exception_formatter=structlog.dev.plain_traceback,
         ),
-    ]
-
-
-def _for_programs() -> list[Processor]:
-    return [
-        structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-        structlog.processors.JSONRenderer(),
     ]
 
 

@@ -16,10 +16,10 @@ MOST: Final = 1024
 
 
 @dataclass(slots=True)
-class _Said:
-    interval: float
+class _Event:
     due: float
     last: float
+    interval: float = FIRST
     unsaid: int = 0
 
 
@@ -27,7 +27,7 @@ class Repeats:
     """Remembers reported events, and how often each happened since."""
 
     def __init__(self) -> None:
-        self._said: dict[tuple[str, str], _Said] = {}
+        self._events: dict[tuple[str, str], _Event] = {}
 
     def happened(self, what: str, reason: str, now: float) -> int | None:
         """Count an event, and return whether to report it.
@@ -36,18 +36,18 @@ class Repeats:
         :returns: how often it has happened since the last report, or 0 if it is new; None if it is not to be reported.
         """
         key = what, reason
-        said = self._said.pop(key, None)  # reinserted at the end, so that the first is the least recent
-        if said is None or now - said.last > FORGOTTEN:
-            said = _Said(FIRST, due=now, last=now)
+        event = self._events.pop(key, None)  # reinserted at the end, so that the first is the least recent
+        if event is None or now - event.last > FORGOTTEN:
+            event = _Event(due=now, last=now)
         else:
-            said.unsaid += 1
-            said.last = now
-        self._said[key] = said
-        if len(self._said) > MOST:
-            del self._said[next(iter(self._said))]
-        if now < said.due:
+            event.unsaid += 1
+            event.last = now
+        self._events[key] = event
+        if len(self._events) > MOST:
+            del self._events[next(iter(self._events))]
+        if now < event.due:
             return None
-        count, said.unsaid = said.unsaid, 0
-        said.due = now + said.interval
-        said.interval = min(2 * said.interval, LONGEST)
+        count, event.unsaid = event.unsaid, 0
+        event.due = now + event.interval
+        event.interval = min(2 * event.interval, LONGEST)
         return count

@@ -16,7 +16,7 @@ def printable(text: str) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """Return the text with `user:password@` taken out of every URL (RFC 3986 section 3.2.1)."""
+    """Return the text without the `user:password@` of every URL (RFC 3986 section 3.2.1)."""
     return _USER_INFO.sub("//***@", text)
 
 

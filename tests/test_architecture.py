@@ -35,7 +35,7 @@ MATRIX: Final = {
         "metrics": "model layout state documents errors log",
         "config": "model sources publication datapath errors log",
         "terminal": "documents text",
-        "sidecar": "model layout sources state publication datapath hosts_file metrics config "
+        "sidecar": "model layout sources state publication datapath hosts_file documents metrics config "
         "errors files log repeats text",
         "demo": "model datapath documents terminal errors",
         "cli": "*",

@@ -15,7 +15,7 @@ from clb_discovery.hints import load_command, unload_command
         ("default", None, "clb-discovery load"),
         ("shop", None, "clb-discovery load --instance shop"),
         ("default", Path("/sys/fs/cgroup/a b"), "clb-discovery load --cgroup '/sys/fs/cgroup/a b'"),
-        ("default", r"/a\x2db's", r"clb-discovery load --cgroup '/a\x2db'\''s'"),
+        ("default", r"/a\x2db's", r"""clb-discovery load --cgroup '/a\x2db'"'"'s'"""),
         ("shop", "/sys/fs/cgroup", "clb-discovery load --instance shop --cgroup /sys/fs/cgroup"),
     ],
 )

@@ -217,7 +217,8 @@ def metrics() -> dict[str, str]:
 
 def families() -> list[Metric]:
     """Return the families of metrics of a sidecar, with their samples."""
-    report = Report("default", INFO, installed(), counted(), None, 0, following(), {"config_error": None})
+    datapath = Datapath(INFO, installed(), counted(), None, 0)
+    report = Report("default", datapath, following(), {"config_error": None})
     return list(text_string_to_metric_families(exposition(report, Meters()).decode()))
 
 

@@ -43,7 +43,7 @@ def test_memory_is_bounded() -> None:
     for number in range(3 * MOST):
         assert repeats.happened("x", str(number), 0.0) == 0
         assert repeats.happened("x", "goes on", 0.0) == (0 if number == 0 else None)
-    assert len(repeats._said) == MOST  # noqa: SLF001 - what cannot be seen from outside
+    assert len(repeats._events) == MOST  # noqa: SLF001 - what cannot be seen from outside
 
 
 @given(st.lists(st.floats(0, 10_000), min_size=1, max_size=200))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -35,10 +36,8 @@ from clb_discovery.text import some_of, without_passwords
 _STATUS: Final = Path("/proc/self/status")
 _CAP_NET_ADMIN: Final = 12  # linux/capability.h, as all of these
 _CAP_SYS_ADMIN: Final = 21
-_CAPABILITIES: Final = {"CAP_PERFMON": 38, "CAP_BPF": 39}
-"""CAP_SYS_ADMIN includes each of them."""
-_SHOWN: Final = 8
-"""At most so many warnings about one source, and VIPs in one line."""
+_CAPABILITIES: Final = {"CAP_PERFMON": 38, "CAP_BPF": 39}  # CAP_SYS_ADMIN includes each of them
+_SHOWN: Final = 8  # at most so many warnings about one source, and VIPs in one line
 
 
 class Finding(NamedTuple):
@@ -52,10 +51,7 @@ class Finding(NamedTuple):
 
 
 def main(typed: argparse.Namespace) -> int:
-    """Print a line for each check, and a last line with their numbers.
-
-    :returns: 0 if all of them succeed, else the exit code of the first that fails.
-    """
+    """Print a line for each check, and their numbers; return 0, or the exit code of the first that fails."""
     log.configure("auto", "error")
     options = read_options(typed, os.environ)
     named = options.consul is not None or options.service or options.srv or options.config
@@ -64,28 +60,25 @@ def main(typed: argparse.Namespace) -> int:
     for finding in _findings(options, services):
         show(_line(finding))
         findings.append(finding)
-    failed = [finding for finding in findings if finding.error]
+    errors = [finding.error for finding in findings if finding.error]
     warnings = sum(finding.warns for finding in findings)
     looked = len(findings) - warnings
-    verdict = f"{len(failed)} of {looked} fail" if failed else f"all {looked} work"
+    verdict = f"{len(errors)} of {looked} fail" if errors else f"all {looked} work"
     show(plain(verdict + (f", {warnings} warning{'' if warnings == 1 else 's'}" if warnings else ""), "bold"))
-    return failed[0].error.exit_code if failed and failed[0].error else 0
+    return errors[0].exit_code if errors else 0
 
 
 def _line(finding: Finding) -> Text:
     detail = finding.detail if finding.error is None else without_passwords(str(finding.error))
-    mark = plain("ok    ", "green") if finding.error is None else plain("FAIL  ", "bold red")
-    if finding.warns:
-        mark = plain("warn  ", "yellow")
-    return mark + plain(f"{finding.what}{': ' if detail else ''}{detail}")
+    mark = ("warn  ", "yellow") if finding.warns else ("FAIL  ", "bold red") if finding.error else ("ok    ", "green")
+    return plain(*mark) + plain(f"{finding.what}{': ' if detail else ''}{detail}")
 
 
 def _findings(options: Options, services: Sequence[Service]) -> Iterator[Finding]:
     pins = Pins(options.instance)
     probe.raise_memlock_limit()
     yield _look("privileges", _privileges)
-    hooks = _look("connect hooks", _hooks)
-    yield hooks
+    yield (hooks := _look("connect hooks", _hooks))
     if hooks.error is None:
         yield _look("errno of an empty pool", _errno)
     yield _look("cgroup v2", lambda: str(cgroup.resolve(options.cgroup)))
@@ -94,7 +87,9 @@ def _findings(options: Options, services: Sequence[Service]) -> Iterator[Finding
     plane = _look(f"data plane of instance {pins.instance}", lambda: _effective(pins, options.cgroup))
     if plane.error or plane.detail:
         yield plane
-    installed = _installed(pins)
+    installed = Installed()
+    with suppress(HostError):  # without permission
+        installed = read_installed(pins)
     if services:
         ahead = look_ahead(options, services, installed)
         yield from _sources(ahead)
@@ -161,14 +156,6 @@ def _effective(pins: Pins, path: str | None) -> str | None:
     return f"effective in {target}"
 
 
-def _installed(pins: Pins) -> Installed:
-    """Return what is installed, because an answer that removes much of it is held; empty without permission."""
-    try:
-        return read_installed(pins)
-    except HostError:
-        return Installed()
-
-
 def _sources(ahead: Outlook) -> Iterator[Finding]:
     """Report, for each source, the servers that would be used and those that would not."""
     used = usage(ahead.publication)
@@ -207,11 +194,8 @@ def _listeners(installed: Installed, vips: Collection[Vip]) -> Iterator[Finding]
     """Warn about programs of this host that listen on a VIP."""
     for vip, listener in sorted(listening_here(vips).items()):
         label = installed.virtual[vip].label
-        name = label.source if label else "a VIP"
-        text = (
-            f"a program of this host listens on {listener}; its clients on this host get real servers of {vip} instead"
-        )
-        yield Finding(name, None, text, warns=True)
+        text = f"a program of this host listens on {listener}; its clients on this host get real servers of {vip}"
+        yield Finding(label.source if label else "a VIP", None, f"{text} instead", warns=True)
 
 
 def _use(source: str, used: Usage, *, held: bool) -> Finding:

@@ -13,17 +13,14 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from clb_discovery.config.options import Options
-from clb_discovery.config.services import vip_ranges
 from clb_discovery.config.sources import open_sources
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model import own_servers
-from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Answer, Failure, Outcome, Refusal
 from clb_discovery.model.service import CATALOG, Service
-from clb_discovery.model.usable import objection
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sources.base import CatalogSource, Source
 from clb_discovery.state import catalog
@@ -43,10 +40,10 @@ class Outlook(NamedTuple):
     """Sources whose answer removes so much that a sidecar would hold it at first; here it counts at once."""
     publication: Publication
 
-    def left_out(self, source: str) -> list[Refusal]:
+    def left_out(self, source: str) -> Sequence[Refusal]:
         """Return the members that the answer of a source leaves out."""
         outcome = self.outcomes.get(source)
-        return list(outcome.left_out) if isinstance(outcome, Answer) else []
+        return outcome.left_out if isinstance(outcome, Answer) else ()
 
     def note(self, source: str) -> str | None:
         """Return a remark on the answer of a source, for people."""
@@ -55,80 +52,55 @@ class Outlook(NamedTuple):
 
 
 def look_ahead(options: Options, services: Sequence[Service], installed: Installed) -> Outlook:
-    """Query every source once, whichever of them fail.
-
-    :param services: those of `read_services`.
-    :param installed: what is in the kernel now.
-    :raises UsageError: if a source cannot be opened.
-    """
+    """Query every source once, whichever of them fail; raises UsageError if one cannot be opened."""
     following = {service.source: ServiceState(service) for service in services}
     following |= catalog.restored(services, installed, {}, following, options.max_services)
-    queries = _Queries(services, installed, following)
-    asyncio.run(queries.run(options))
+    outcomes, failed = asyncio.run(_query_all(options, services, installed, following))
     waiting = frozenset(source for source, one in following.items() if one.guarded.held)
     following = {source: one.confirmed() for source, one in following.items()}
-    wanted = Wanted(
-        services,
-        catalog.claims(following.values()),
-        {source: one.guarded.good for source, one in following.items() if one.known},
-        own_servers.virtual_servers(options.instance),
-        vip_ranges(options),
-        options.real_range,
-        complete=not queries.failed,
-    )
-    return Outlook(following, queries.outcomes, queries.failed, waiting, publication(installed, wanted))
+    claims = catalog.claims(following.values())
+    known = {source: one.guarded.good for source, one in following.items() if one.known}
+    own, ranges = own_servers.virtual_servers(options.instance), (options.vip_range, options.real_range)
+    wanted = Wanted(services, claims, known, own, *ranges, complete=not failed)
+    return Outlook(following, outcomes, failed, waiting, publication(installed, wanted))
 
 
 def read_installed(pins: Pins) -> Installed:
-    """Return what is in the kernel for an instance; empty if it is not loaded.
-
-    :raises HostError: if reading it is not permitted.
-    """
+    """Return what is in the kernel for an instance, if it is loaded; raises HostError without permission."""
     if not pins.have_maps():
         return Installed()
     with Maps(pins) as maps:
         return maps.read()
 
 
-class _Queries:
-    """Query every source, and take the answers as a sidecar would that starts now; services that opt in are added."""
+async def _query_all(
+    options: Options, services: Sequence[Service], installed: Installed, following: dict[str, ServiceState]
+) -> tuple[dict[str, Outcome], dict[str, SourceError]]:
+    """Query every source, and add services that opt in, as a sidecar that starts now; return outcomes and errors."""
+    before = installed_servers(installed, [*services, *catalog.claimed(following.values())])
+    outcomes: dict[str, Outcome] = {}
+    failed: dict[str, SourceError] = {}
 
-    def __init__(self, services: Sequence[Service], installed: Installed, following: dict[str, ServiceState]) -> None:
-        self._services = services
-        self._following = following
-        self._before = installed_servers(installed, [*services, *catalog.claimed(following.values())])
-        self.outcomes: dict[str, Outcome] = {}
-        self.failed: dict[str, SourceError] = {}
-
-    async def run(self, options: Options) -> None:
-        """Query all of them."""
-        following, real_ranges = self._following, options.real_range
-        async with open_sources(options, self._services) as sources:
-            await asyncio.gather(*(self._query(source, queried, real_ranges) for source, queried in sources.items()))
-            listed = sources.get(CATALOG)
-            if isinstance(listed, CatalogSource):
-                following |= catalog.joined(self._services, following[CATALOG].listed, following, options.max_services)
-                following[CATALOG] = replace(following[CATALOG], unfollowed=catalog.unfollowed(following))
-                opting = [one.service for one in following.values() if one.from_catalog]
-                listed_sources = ((service.source, listed.service(service.name)) for service in opting)
-                await asyncio.gather(*(self._query(source, queried, real_ranges) for source, queried in listed_sources))
-        self.failed = {source: self.failed[source] for source in following if source in self.failed}
-
-    async def _query(self, source: str, queried: Source, real_ranges: Sequence[Network]) -> None:
-        one = self._following[source]
-        if source in self._before:
-            one = one.seeded(self._before[source], None, {})
+    async def query(source: str, queried: Source) -> None:
+        one = following[source]
+        if source in before:
+            one = one.seeded(before[source], None, {})
         outcome: Outcome
         try:
             outcome = await queried.next()
         except SourceError as error:
             outcome = Failure(str(error), unusable=isinstance(error, UnusableError))
             if not (outcome.unusable and one.from_catalog):  # a sidecar runs without it
-                self.failed[source] = error
-        self._following[source] = one.after(
-            outcome,
-            time.monotonic(),
-            datetime.now(UTC),
-            lambda address: objection(address, frozenset(), real_ranges) is None,
-        )
-        self.outcomes[source] = outcome
+                failed[source] = error
+        following[source] = one.after(outcome, time.monotonic(), datetime.now(UTC), options.real_range)
+        outcomes[source] = outcome
+
+    async with open_sources(options, services) as sources:
+        await asyncio.gather(*(query(*one) for one in sources.items()))
+        listed = sources.get(CATALOG)
+        if isinstance(listed, CatalogSource):
+            following |= catalog.joined(services, following[CATALOG].listed, following, options.max_services)
+            following[CATALOG] = replace(following[CATALOG], unfollowed=catalog.unfollowed(following))
+            opting = [one.service for one in following.values() if one.from_catalog]
+            await asyncio.gather(*(query(service.source, listed.service(service.name)) for service in opting))
+    return outcomes, {source: failed[source] for source in following if source in failed}

@@ -21,21 +21,16 @@ from clb_discovery.text import printable, without_passwords
 
 _OUTPUT_FAILS: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
 """Errors of writing. One without a file name comes from standard output."""
-_SILENT: Final = frozenset({"run", "load", "unload"})
-"""Commands that need no standard output."""
+_SILENT: Final = frozenset({"run", "load", "unload"})  # commands that need no standard output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    :param arguments: without the name of the program; those of the process by default.
-    :returns: the exit code.
-    """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if sys.stdout is None and _with_command(given)[0] not in _SILENT:
+    """Run the command line, by default that of the process; return the exit code."""
+    given = _with_command(list(sys.argv[1:] if arguments is None else arguments))
+    if sys.stdout is None and given[0] not in _SILENT:
         return _failed("cannot write to standard output: it is closed; give it a file, or /dev/null", 1)
     try:
-        typed = _parse(_with_command(given))
+        typed = _parse(given)
         result: int = import_module(f"clb_discovery.cli.{typed.command}").main(typed)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -47,29 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _forget_output()
         return 0
     except Exception as error:  # noqa: BLE001 - a bug is one line, too
-        return _failed(_unexpected(error), 1)
+        message = f"internal error: {log.described(error)}; please report it"
+        if isinstance(error, OSError) and error.errno in _OUTPUT_FAILS and error.filename is None:
+            _forget_output()
+            message = f"cannot write to standard output: {error.strerror}; is there room?"
+        return _failed(message, 1)
     return result
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line.
-
-    :raises UsageError: naming unknown options without their values, which may be secrets.
-    """
-    parser = make_parser()
-    typed, unknown = parser.parse_known_args(arguments)
+    """Parse the command line; raises UsageError that names unknown options without their values, possibly secrets."""
+    typed, unknown = make_parser().parse_known_args(arguments)
     if unknown:
         names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or unknown[:1]
         token = "; --consul-token-file FILE reads a token" if any("token" in name for name in names) else ""
         raise UsageError(f"unrecognized arguments: {' '.join(names)}{token}; see {PROGRAM} --help")
     return typed
-
-
-def _unexpected(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in _OUTPUT_FAILS and error.filename is None:
-        _forget_output()
-        return f"cannot write to standard output: {error.strerror}; is there room?"
-    return f"internal error: {log.described(error)}; please report it"
 
 
 def _forget_output() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
 from clb_discovery import __version__
 from clb_discovery.config import values
@@ -17,7 +17,6 @@ from clb_discovery.documents.trace import OUTCOMES
 from clb_discovery.errors import UsageError
 
 PROGRAM: Final = "clb-discovery"
-_T = TypeVar("_T")
 _DESCRIPTION: Final = """\
 Balance connect(2) over the real servers that Consul or DNS SRV names, in the kernel, without a proxy.
 
@@ -28,6 +27,7 @@ name such as _dns._udp.example says UDP. A service without one gets one of each 
 name, for every port, the same on every host.
 Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 kernel or privilege
 missing, 4 instance is held."""
+_DOCUMENT: Final = "print the document that scripts may rely on"
 _FOR_SERVICES: Final = tuple(name for name, option in OPTIONS.items() if option.group in SERVICE_GROUPS)
 
 
@@ -68,26 +68,21 @@ def make_parser() -> argparse.ArgumentParser:
 
     plan = command("plan", "show what run would change, without changing it; exits 2 if there are changes")
     _add(plan, (*_FOR_SERVICES, "instance", "hosts-file"))
-    plan.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
+    plan.add_argument("--json", action="store_true", help=_DOCUMENT)
 
     _complete_load(command("load", "load and attach the data plane only"))
 
     unload = command("unload", "detach and remove the data plane of an instance")
     _add(unload, ["instance"])
-    unload.add_argument(
-        "--other-layouts",
-        action="store_true",
-        help="only what versions with another layout of the maps have left attached; for after an upgrade",
-    )
+    text = "only what versions with another layout of the maps have left attached; for after an upgrade"
+    unload.add_argument("--other-layouts", action="store_true", help=text)
 
     _complete_trace(command("trace", "show each connect live: whose, where it is sent, what becomes of it"))
 
     command("close", "close sockets of removed real servers for a sidecar that may not; for its unit")
 
-    check = command(
-        "check", "report what works on this host, what run would use of each source, and how to fix the rest"
-    )
-    _add(check, (*_FOR_SERVICES, "instance", "cgroup", "loader"))
+    text = "report what works on this host, what run would use of each source, and how to fix the rest"
+    _add(command("check", text), (*_FOR_SERVICES, "instance", "cgroup", "loader"))
 
     demo = command("demo", "show it at work on an embedded DNS server and local real servers")
     demo.add_argument("--no-color", action="store_true", help="print plain text")
@@ -96,19 +91,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _complete_status(parser: argparse.ArgumentParser) -> None:
     _add(parser, ["instance"])
-    parser.add_argument("--json", action="store_true", help="print the document that scripts may rely on")
-    parser.add_argument(
-        "--watch",
-        action="store_true",
-        help="show it again and again, with rates, until interrupted; with --json a line each time, with the time",
-    )
-    parser.add_argument(
-        "--interval",
-        metavar="TIME",
-        type=_typed(values.parse_milliseconds),
-        default=2000,
-        help="for --watch; default 2s",
-    )
+    parser.add_argument("--json", action="store_true", help=_DOCUMENT)
+    text = "show it again and again, with rates, until interrupted; with --json a line each time, with the time"
+    parser.add_argument("--watch", action="store_true", help=text)
+    interval = _typed(values.parse_milliseconds)
+    parser.add_argument("--interval", metavar="TIME", type=interval, default=2000, help="for --watch; default 2s")
 
 
 def _complete_load(parser: argparse.ArgumentParser) -> None:
@@ -117,46 +104,23 @@ def _complete_load(parser: argparse.ArgumentParser) -> None:
     _add_option(target, "cgroup", OPTIONS["cgroup"])
     choices = tuple(loader for loader in OPTIONS["loader"].choices if loader != Loader.NONE)
     _add_option(parser, "loader", replace(OPTIONS["loader"], choices=choices, help=LOADERS))
-    target.add_argument(
-        "--unit",
-        metavar="NAME",
-        help="balance connects of this unit of systemd, which need not have been started: its cgroup is made for it",
-    )
-    parser.add_argument(
-        "--group",
-        metavar="GROUP",
-        type=_typed(parse_group),
-        help="let this group write the maps and nothing else, for run --loader none as another user than root",
-    )
+    text = "balance connects of this unit of systemd, which need not have been started: its cgroup is made for it"
+    target.add_argument("--unit", metavar="NAME", help=text)
+    text = "let this group write the maps and nothing else, for run --loader none as another user than root"
+    parser.add_argument("--group", metavar="GROUP", type=_typed(parse_group), help=text)
 
 
 def _complete_trace(parser: argparse.ArgumentParser) -> None:
     _add(parser, ["instance"])
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     only = parser.add_argument_group("filters", "Repeatable: any of the same kind, and all kinds together.")
-    only.add_argument(
-        "--service",
-        metavar="NAME",
-        action="append",
-        default=[],
-        dest="only_service",
-        help="connects to this service",
-    )
-    only.add_argument(
-        "--command",
-        metavar="NAME",
-        action="append",
-        default=[],
-        dest="only_command",
-        help="connects of programs of this name, which the kernel cuts at 15 bytes",
-    )
-    only.add_argument(
-        "--outcome",
-        choices=OUTCOMES,
-        action="append",
-        default=[],
-        help="connects that ended so; sent is for datagrams, which have no other outcome",
-    )
+    for name, text in (
+        ("service", "connects to this service"),
+        ("command", "connects of programs of this name, which the kernel cuts at 15 bytes"),
+    ):
+        only.add_argument(f"--{name}", metavar="NAME", action="append", default=[], dest=f"only_{name}", help=text)
+    text = "connects that ended so; sent is for datagrams, which have no other outcome"
+    only.add_argument("--outcome", choices=OUTCOMES, action="append", default=[], help=text)
 
 
 def _add(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
@@ -183,10 +147,10 @@ def _add_option(container: argparse._ActionsContainer, name: str, option: Option
     container.add_argument(f"--{name}", default=argparse.SUPPRESS, help=option.help, **taken)
 
 
-def _typed(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+def _typed(parse: Callable[[str], object]) -> Callable[[str], object]:
     """Keep the message of a ValueError, which argparse would replace by its own."""
 
-    def convert(text: str) -> _T:
+    def convert(text: str) -> object:
         try:
             return parse(text)
         except ValueError as error:

@@ -37,18 +37,14 @@ def main(typed: argparse.Namespace) -> int:
 
 
 def plan_document(options: Options) -> dict[str, Any]:
-    """Return the document of `plan --json`.
-
-    :raises ClbError: also if a source does not answer, because the changes are then unknown.
-    """
+    """Return the document of `plan --json`; raises ClbError if a source does not answer, because it is then unknown."""
     pins = Pins(options.instance)
     services = read_services(options)
     installed = read_installed(pins)
     ahead = look_ahead(options, services, installed)
     for error in ahead.failed.values():
         raise error
-    found = ahead.publication
-    after = found.plan.result
+    found, after = ahead.publication, ahead.publication.plan.result
     files = _names(Instance(pins.instance), options.hosts_file, after)
     by_source = found.desired.basis.by_source
     refused = [(by_source[source].name, item) for source, items in found.desired.rejected.items() for item in items]
@@ -70,10 +66,7 @@ def plan_document(options: Options) -> dict[str, Any]:
 
 
 def _names(instance: Instance, path: Path | None, after: Installed) -> list[dict[str, Any]]:
-    """Return the changes of hosts files: of the one in the options, and of a previous one, which loses its names.
-
-    :param after: what would be installed.
-    """
+    """Return the changes of hosts files: of the one in the options, and of a previous one, which loses its names."""
     before = instance.hosts_file()
     files = {real_path(path): names(after.virtual).addresses} if path else {}
     if before:

@@ -9,20 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from clb_discovery.cli.parser import make_parser
-from clb_discovery.config.entries import Entry
 from clb_discovery.config.file import decode
 from clb_discovery.config.options import Options, make_options
+from clb_discovery.config.values import Entry
 from clb_discovery.errors import UsageError
 from clb_discovery.text import without_passwords
 
 
 def read_options(typed: argparse.Namespace, environment: Mapping[str, str]) -> Options:
-    """Read the file that was named, if any, and return the options of a command; call it again to read them again.
-
-    :param typed: as the parser returns it.
-    :param environment: usually `os.environ`.
-    :raises UsageError: naming the file and the error in it.
-    """
+    """Return the options of a command and of its file, if any; raises UsageError that names the file and the error."""
     if "config" not in typed:
         return make_options(vars(typed), {}, (), environment)
     given, entries = _read_file(typed.config)
@@ -30,10 +25,7 @@ def read_options(typed: argparse.Namespace, environment: Mapping[str, str]) -> O
 
 
 def _read_file(path: Path) -> tuple[Mapping[str, Any], list[Entry]]:
-    """Return the values of the options in a file, by the names of fields, and its services.
-
-    Every option of the file is checked as an option of `run`, whichever command the file is for.
-    """
+    """Return the options in a file, checked as those of `run`, by the names of their fields, and its services."""
     try:
         config = decode(path.read_bytes())
         given = make_parser().parse_args(["run", *config.arguments])

@@ -11,11 +11,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup
@@ -25,31 +26,23 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.ring import Ring
 from clb_discovery.documents.trace import DROPPED, Joiner, Line, Wanted, dropped
 from clb_discovery.layout import elements, structs
-from clb_discovery.layout.elements import Label
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.text import printable
 
-_RENEW: Final = 1.0
-"""Seconds between two renewals of that time."""
-_LISTEN: Final = 3_000_000_000
-"""Nanoseconds for which programs write after a renewal."""
+_RENEW: Final = 1.0  # seconds between two renewals of that time
+_LISTEN: Final = 3_000_000_000  # nanoseconds for which programs write after a renewal
 _WIDTHS: Final = (12, 7, 15, 5, 16, 20, 11, 0)
 """Least widths of the columns time, process, command, service, virtual server, real server, outcome and latency."""
 
 
-def main(typed: argparse.Namespace) -> int:
-    """Print decisions and outcomes until interrupted."""
-    wanted = Wanted(frozenset(typed.only_service), frozenset(typed.only_command), frozenset(typed.outcome))
-    follow(Pins(read_options(typed, os.environ).instance), wanted, as_json=typed.json)
-    return 0
-
-
-def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
+def main(typed: argparse.Namespace) -> NoReturn:
     """Print a line for each connect that the filters select, until interrupted.
 
     :raises HostError: if nothing is loaded.
     :raises BusyError: if another process reads the ring buffer, which has one reader.
     """
+    wanted = Wanted(frozenset(typed.only_service), frozenset(typed.only_command), frozenset(typed.outcome))
+    pins = Pins(read_options(typed, os.environ).instance)
     with (
         Maps(pins) as maps,
         Instance(pins.instance).tracing(),
@@ -57,14 +50,14 @@ def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
     ):
         _report_unknown(wanted.services, maps)
         ring.skip()
-        joiner, labels = Joiner(), _Labels(maps)
-        form = _as_json(_Cgroups()) if as_json else _Columns()
+        joiner, label_of = Joiner(), cache(maps.label)
+        form = partial(_as_json, _Cgroups()) if typed.json else _Columns()
         try:
             while True:
                 maps.listen_until(time.monotonic_ns() + _LISTEN)
-                labels.forget()
+                label_of.cache_clear()  # because they may change
                 for line in _lines(ring, joiner, time.monotonic() + _RENEW):
-                    label = labels.of(line.key)
+                    label = label_of(line.key) if line.key else None
                     service = label.service if label else None
                     if not (label and is_own(label.source)) and wanted.takes(line, service):
                         print(form(line, service), flush=True)  # noqa: T201 - this is the output
@@ -74,9 +67,7 @@ def follow(pins: Pins, wanted: Wanted, *, as_json: bool) -> None:
 
 def _report_unknown(services: frozenset[str], maps: Maps) -> None:
     """Report services without a virtual server, such as a mistyped name: silence would look like no connects."""
-    if not services:
-        return
-    labels = (published.label for published in maps.read().virtual.values())
+    labels = (published.label for published in maps.read().virtual.values()) if services else ()
     unknown = sorted(services - {label.service for label in labels if label})
     if unknown:
         names = ", ".join(map(repr, unknown))
@@ -101,12 +92,9 @@ def _moment(line: Line) -> datetime:
     return datetime.fromtimestamp((line.time + time.time_ns() - time.monotonic_ns()) / 1e9, UTC)
 
 
-def _as_json(cgroups: _Cgroups) -> Callable[[Line, str | None], str]:
-    def form(line: Line, service: str | None) -> str:
-        stamp = _moment(line).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        return json.dumps(line.document(stamp, cgroups.path(line.cgroup), service))
-
-    return form
+def _as_json(cgroups: _Cgroups, line: Line, service: str | None) -> str:
+    stamp = _moment(line).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return json.dumps(line.document(stamp, cgroups.path(line.cgroup), service))
 
 
 class _Columns:
@@ -116,7 +104,6 @@ class _Columns:
         self._widths = list(_WIDTHS)
 
     def __call__(self, line: Line, service: str | None) -> str:
-        """Return a line."""
         clock = _moment(line).astimezone().strftime("%H:%M:%S.%f")[:-3]
         if line.outcome == DROPPED:
             return f"{clock}  connects are missing here: they came faster than they were read"
@@ -132,24 +119,6 @@ class _Columns:
         ]
         self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
         return "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
-
-
-class _Labels:
-    """Names of services and sources by their virtual servers, until they are forgotten."""
-
-    def __init__(self, maps: Maps) -> None:
-        self._maps = maps
-        self._labels: dict[bytes, Label | None] = {}
-
-    def of(self, vip: bytes | None) -> Label | None:
-        """Return the names of a virtual server, given by its packed key; None if it has none."""
-        if vip is not None and vip not in self._labels:
-            self._labels[vip] = self._maps.label(vip)
-        return self._labels.get(vip) if vip is not None else None
-
-    def forget(self) -> None:
-        """Read the names again from now on, because they may change."""
-        self._labels.clear()
 
 
 class _Cgroups:

@@ -7,14 +7,14 @@ adds the name of the file.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from clb_discovery.config import toml_values, values
-from clb_discovery.config.entries import Entry, consul_entry, srv_entry
 from clb_discovery.config.options import OPTIONS
 from clb_discovery.config.schema import Option
+from clb_discovery.config.values import Entry, consul_entry, srv_entry
 from clb_discovery.model import text_forms
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import MAX_NAME, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Protocol, RealServer, Vip
@@ -30,8 +30,7 @@ _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     name: OPTIONS[name].parse for name in ("algorithm", "max-removal", "hold", "eject-after", "eject-time", "eject-max")
 }
 """The options that a service may set for itself, each with the parser of its value."""
-_SELECTION: Final = ("filter", "tags")
-"""Which of Consul's instances a service may select for itself."""
+_SELECTION: Final = ("filter", "tags")  # which of Consul's instances a service may select for itself
 _SERVICE: Final = ("name", *_SOURCES, "vip", *_SELECTION, *_SETTINGS)
 _LONGEST_TEXT: Final = 1024
 _SERVER: Final = ("address", "weight", "priority")
@@ -48,31 +47,29 @@ class Config:
 
 
 def decode(content: bytes) -> Config:
-    """Read a file.
-
-    :raises ValueError: naming the error and how to fix it.
-    """
+    """Read a file."""
     try:
         # With the added line end, an error in the last line names that line, and not "end of document".
         document = tomllib.loads(content.decode() + "\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"is not UTF-8 (at line {line}); TOML has to be") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"is not TOML: {error}") from None
     except RecursionError:
         raise ValueError("nests too deeply") from None
-    except ValueError as error:  # an integer of thousands of digits
+    except ValueError as error:  # of tomllib, or of int for thousands of digits
         raise ValueError(f"is not TOML: {error}") from None
     document["service"], tables = _services(document.get("service", []))
     arguments = tuple(argument for name, value in document.items() for argument in _arguments(name, value))
-    entries = [
-        _named(f"[[service]] {toml_values.shown(table.get('name', position))}", table)
-        for position, table in enumerate(tables, 1)
-    ]
+    entries = []
+    for position, table in enumerate(tables, 1):
+        where = f"[[service]] {toml_values.shown(table.get('name', position))}"
+        try:
+            entries.append(replace(_entry(table), place=where))
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
     _refuse_repeated(_typed(document), entries)
     for name, value in document.items():
-        if value is False and not KEYS[name].may_stand_alone:
+        if value is False and not (KEYS[name].is_switch or KEYS[name].bare is not None):
             raise ValueError(f"{name} = false: takes a value; leave it out for its default")
     return Config(arguments, tuple(entries))
 
@@ -95,20 +92,13 @@ def _arguments(name: str, value: object) -> list[str]:
     return [f"--{name}={one}" for one in given]
 
 
-def _typed(document: Mapping[str, object]) -> list[tuple[str, Entry]]:
-    """Return the services that `service` and `srv` name, each with its place in the file."""
+def _typed(document: Mapping[str, object]) -> list[Entry]:
+    """Return the services that `service` and `srv` name."""
     return [
-        (f"{name} = {toml_values.shown(one)}", toml_values.parsed(name, parse, one))
+        replace(toml_values.parsed(name, parse, one), place=f"{name} = {toml_values.shown(one)}")
         for name, parse in (("service", consul_entry), ("srv", srv_entry))
         for one in toml_values.texts(name, document.get(name, []))
     ]
-
-
-def _named(where: str, table: Mapping[str, object]) -> Entry:
-    try:
-        return replace(_entry(table), place=where)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
 
 
 def _entry(table: Mapping[str, object]) -> Entry:
@@ -189,22 +179,16 @@ def _server(value: object) -> RealServer:
     try:
         toml_values.refuse_unknown(table, _SERVER)
         host, port = values.parse_listener(toml_values.text("address", table.get("address", "")))
-        weight, priority = (
-            toml_values.number(table, "weight", 1, MAX_WEIGHT),
-            toml_values.number(table, "priority", 0, MAX_PRIORITY),
-        )
+        weight = toml_values.number(table, "weight", 1, MAX_WEIGHT)
+        priority = toml_values.number(table, "priority", 0, MAX_PRIORITY)
     except ValueError as error:
         raise ValueError(f"servers: {error}") from None
     return RealServer(priority, parse_address(host), port, weight)
 
 
-def _refuse_repeated(typed: Iterable[tuple[str, Entry]], tables: Sequence[Entry]) -> None:
-    """Make sure that each source has one table, and that no option of the file names it, too.
-
-    :param typed: the services that options of the file name, with their places. These may repeat a source: their VIPs
-        add up, as on a command line.
-    """
-    places = {entry.service.source: place for place, entry in typed}
+def _refuse_repeated(typed: Iterable[Entry], tables: Iterable[Entry]) -> None:
+    """Make sure that each source has one table, and that no option of the file, which may repeat one, names it, too."""
+    places = {entry.service.source: entry.place for entry in typed}
     for position, entry in enumerate(tables, 1):
         source, place = entry.service.source, f"[[service]] {entry.service.name!r} (table {position})"
         other = places.setdefault(source, place)

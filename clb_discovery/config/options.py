@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from clb_discovery.config import values
-from clb_discovery.config.entries import Entry
 from clb_discovery.config.schema import Group, Option, definitions
+from clb_discovery.config.values import Entry
 from clb_discovery.datapath.instance import state_directory
 from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.log import FORMATS, LEVELS
@@ -39,10 +39,6 @@ LOADERS: Final = "object: the shipped programs, by libbpf; bcc: compiled here by
 
 _POLICY: Final = RemovalPolicy()
 _HEALTH: Final = PassiveHealth()
-
-
-def _path_if_any(text: str) -> Path | None:
-    return Path(text) if text else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +104,7 @@ class Options:
         parse_vip_range,
         "where automatic VIPs come from, and where those of Consul's catalog have to lie; repeatable; default "
         + " and ".join(map(str, DEFAULT_RANGES)),
+        default=DEFAULT_RANGES,
     )
 
     consul_token_file: str | None = _CONSUL.value(
@@ -224,7 +221,7 @@ class Options:
     state_dir: Path | None = _GENERAL.value(
         None,
         "PATH",
-        _path_if_any,
+        lambda text: Path(text) if text else None,
         "keep the last known sets there, to serve them after a reboot while discovery is down; "
         "default: STATE_DIRECTORY, which systemd sets, else none",
     )
@@ -248,14 +245,10 @@ def make_options(
     An option that was typed replaces the file's. This holds for a repeatable one, too: their values do not add up.
 
     :param typed: values by the names of fields, with lists of repeatable ones; other names are left out.
-    :param from_file: the same of the file.
-    :param entries: the tables of the file.
-    :param environment: usually `os.environ`.
+    :param from_file: the same of the file, whose tables are the entries.
     """
-    given = {**from_file, **typed}
-    names = (name.replace("-", "_") for name in OPTIONS)
-    found = {name: given[name] for name in names if name in given}
-    found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+    given = {name: value for name, value in {**from_file, **typed}.items() if name.replace("_", "-") in OPTIONS}
+    found: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in given.items()}
     if "loader" in found:
         found["loader"] = Loader(found["loader"])
     found["state_dir"] = found.get("state_dir") or state_directory(None, environment)

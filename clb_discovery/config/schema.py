@@ -32,11 +32,6 @@ class Option:
         """Return whether it never takes a value."""
         return self.metavar is None and not self.choices
 
-    @property
-    def may_stand_alone(self) -> bool:
-        """Return whether it needs no value, so that a file may set it to `true` or `false`."""
-        return self.is_switch or self.bare is not None
-
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -61,11 +56,17 @@ class Group:
         return field(default=default, metadata={_KEY: option})
 
     def repeatable(
-        self, metavar: str, parse: Callable[[str], _T], text: str, *, in_file: bool = True
+        self,
+        metavar: str,
+        parse: Callable[[str], _T],
+        text: str,
+        *,
+        default: tuple[_T, ...] = (),
+        in_file: bool = True,
     ) -> tuple[_T, ...]:
         """Define an option that takes one value each time it is given."""
         option = Option(self, text, metavar, parse, repeatable=True, in_file=in_file)
-        return field(default=(), metadata={_KEY: option})
+        return field(default=default, metadata={_KEY: option})
 
     def choice(self, default: _T, choices: tuple[str, ...], text: str) -> _T:
         """Define an option that takes one of these values."""

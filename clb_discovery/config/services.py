@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import TypeVar
 
-from clb_discovery.config import values
-from clb_discovery.config.entries import Entry, consul_entry, srv_entry
 from clb_discovery.config.options import Options
+from clb_discovery.config.values import Entry, consul_entry, srv_entry
 from clb_discovery.errors import UsageError
-from clb_discovery.model.address import Network
-from clb_discovery.model.servers import Algorithm, PassiveHealth
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Vip
 from clb_discovery.model.service import CATALOG, CONSUL, RemovalPolicy, Service
-from clb_discovery.publication.automatic_vips import DEFAULT_RANGES, with_automatic_vips
-
-_Given = TypeVar("_Given")
-_Parsed = TypeVar("_Parsed")
+from clb_discovery.publication.automatic_vips import with_automatic_vips
 
 
 def read_services(options: Options) -> tuple[Service, ...]:
@@ -28,8 +22,10 @@ def read_services(options: Options) -> tuple[Service, ...]:
 
     :raises UsageError: naming the option, the value and how to fix it.
     """
-    typed = [_parsed("--service", consul_entry, text) for text in options.service]
-    typed += [_parsed("--srv", srv_entry, text) for text in options.srv]
+    with _explained("--service"):
+        typed = [consul_entry(text) for text in options.service]
+    with _explained("--srv"):
+        typed += [srv_entry(text) for text in options.srv]
     sources = {entry.service.source for entry in typed}
     entries = [*typed, *(entry for entry in options.entries if entry.service.source not in sources)]
     in_consul = [entry.service.name for entry in entries if entry.service.source.startswith(CONSUL)]
@@ -45,30 +41,53 @@ def read_services(options: Options) -> tuple[Service, ...]:
             "--srv NAME[=VIP] such as --srv _redis._tcp.example=10.64.0.1:6379"
         )
     services = [_completed(entry, options) for entry in entries]
-    services = _parsed("--vip-range", partial(with_automatic_vips, ranges=vip_ranges(options)), services)
-    places = {entry.service.source: entry.place for entry in reversed(entries)}
-    try:
-        return values.merge_services(services, places)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    with _explained("--vip-range"):
+        services = with_automatic_vips(services, options.vip_range)
+    return merge_services(services, {entry.service.source: entry.place for entry in reversed(entries)})
 
 
-def vip_ranges(options: Options) -> Sequence[Network]:
-    """Return the ranges that automatic VIPs are taken from, and in which the VIPs of a catalog have to lie."""
-    return options.vip_range or DEFAULT_RANGES
+def merge_services(services: Iterable[Service], places: Mapping[str, str]) -> tuple[Service, ...]:
+    """Join services of the same source: their VIPs add up, including automatic ones.
+
+    :param places: where each source is written, for messages.
+    :raises UsageError: if two services claim one VIP, or if a real server has the address of a VIP, so that connects
+        would go in a circle.
+    """
+    merged: dict[str, Service] = {}
+    holders: dict[Vip, str] = {}
+    for service in services:
+        for vip in service.vips:
+            holder = holders.setdefault(vip, service.source)
+            if holder != service.source:
+                claims = f"{places[holder]} and by {places[service.source]}"
+                raise UsageError(f"{vip} is claimed by {claims}; give each its own")
+        other = merged.get(service.source, service)
+        vips = tuple(dict.fromkeys(other.vips + service.vips))
+        merged[service.source] = replace(service, vips=vips, automatic=service.automatic or other.automatic)
+    by_address = {vip.address: vip for vip in holders}
+    for service in merged.values():
+        for server in service.servers:
+            if server.address in by_address:
+                vip = by_address[server.address]
+                raise UsageError(
+                    f"the real server {server} of {places[service.source]} is at the VIP {vip} of "
+                    f"{places[holders[vip]]}: connects would go round in a circle; give the address that the server "
+                    "itself listens on"
+                )
+    return tuple(merged.values())
 
 
 def _completed(entry: Entry, options: Options) -> Service:
     """Return a service with its settings: its own, else those of the options."""
     own = replace(options, **entry.settings)
-    try:
-        health = _passive_health(own)
-    except UsageError as error:
-        raise UsageError(f"{entry.service.name}: {error}") from None
+    if own.eject_time > own.eject_max:
+        times = f"--eject-time {own.eject_time}ms is more than --eject-max {own.eject_max}ms"
+        raise UsageError(f"{entry.service.name}: {times}; raise the second")
+    active = not own.no_active or own.algorithm is Algorithm.LEAST_CONN
     return replace(
         entry.service,
         algorithm=own.algorithm,
-        health=health,
+        health=PassiveHealth(active, own.eject_after, own.eject_time, own.eject_max),
         policy=RemovalPolicy(own.max_removal, own.hold),
         filter=own.filter,
         tags=own.tag,
@@ -76,17 +95,9 @@ def _completed(entry: Entry, options: Options) -> Service:
     )
 
 
-def _passive_health(options: Options) -> PassiveHealth:
-    if options.eject_time > options.eject_max:
-        raise UsageError(
-            f"--eject-time {options.eject_time}ms is more than --eject-max {options.eject_max}ms; raise the second"
-        )
-    active = not options.no_active or options.algorithm is Algorithm.LEAST_CONN
-    return PassiveHealth(active, options.eject_after, options.eject_time, options.eject_max)
-
-
-def _parsed(option: str, parse: Callable[[_Given], _Parsed], given: _Given) -> _Parsed:
+@contextmanager
+def _explained(option: str) -> Iterator[None]:
     try:
-        return parse(given)
+        yield
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from None

@@ -24,14 +24,10 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
 
     Clients are imported only if a service needs them: their import is most of the start-up time.
 
-    :returns: the sources, by their names.
     :raises UsageError: if a name, an address or a resolver cannot be used.
     """
-    sources: dict[str, Source] = {
-        service.source: StaticSource(service.source, service.servers)
-        for service in services
-        if service.source.startswith(STATIC)
-    }
+    static = (service for service in services if service.source.startswith(STATIC))
+    sources: dict[str, Source] = {one.source: StaticSource(one.source, one.servers) for one in static}
 
     @cache
     def resolvers() -> Resolvers:
@@ -55,14 +51,9 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
             from clb_discovery.sources.consul.source import ConsulCatalog, ConsulSource, server_from_environment  # noqa: PLC0415
 
             given = {variable: getattr(options, name[2:].replace("-", "_")) for variable, name in OPTIONS.items()}
-            server = server_from_environment(
-                options.consul or None,
-                options.consul_environment,
-                given,
-                options.datacenter,
-                names=Names(host_names),
-                wait=options.consul_wait,
-            )
+            url, environment, wait = options.consul or None, options.consul_environment, options.consul_wait
+            names = Names(host_names)
+            server = server_from_environment(url, environment, given, options.datacenter, names=names, wait=wait)
             stack.push_async_callback(server.close)
             for service in consul:
                 selection = Selection(options.near, service.filter, service.tags, options.tagged_address)
@@ -76,15 +67,9 @@ async def open_sources(options: Options, services: Sequence[Service]) -> AsyncIt
             from clb_discovery.sources.dns.source import BOTH, SrvSource  # noqa: PLC0415
 
             for service in srv:
-                record = service.source.removeprefix(SRV)
-                sources[service.source] = SrvSource(
-                    record,
-                    resolvers(),
-                    options.min_ttl,
-                    options.max_ttl,
-                    families=_families(service) or BOTH,
-                    linger=service.linger,
-                )
+                record, families, linger = service.source.removeprefix(SRV), _families(service) or BOTH, service.linger
+                ttls = options.min_ttl, options.max_ttl
+                sources[service.source] = SrvSource(record, resolvers(), *ttls, families=families, linger=linger)
         yield sources
 
 

@@ -17,10 +17,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 def text(key: str, value: object) -> str:
-    """Return a string, or a number as an operator would type it.
-
-    :raises ValueError: for anything else.
-    """
+    """Return a string, or a number as an operator would type it; raises ValueError for anything else."""
     if isinstance(value, list):
         raise ValueError(f"{key} = {shown(value)}: takes one value, not an array")  # noqa: TRY004 - as all
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -38,10 +35,7 @@ def texts(key: str, value: object) -> list[str]:
 
 
 def number(table: Mapping[str, object], key: str, default: int, most: int) -> int:
-    """Return an integer of a table.
-
-    :raises ValueError: if the value is not an integer from 0 to `most`.
-    """
+    """Return an integer of a table, from 0 to `most`; raises ValueError for anything else."""
     value = table.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
         raise ValueError(f"{key} = {shown(value)}: is not a number from 0 to {most}")
@@ -49,10 +43,7 @@ def number(table: Mapping[str, object], key: str, default: int, most: int) -> in
 
 
 def parsed(key: str, parse: Callable[[str], _Parsed], value: object) -> _Parsed:
-    """Return the result of a parser for one text.
-
-    :raises ValueError: as `text` and the parser do, with the key in front.
-    """
+    """Return the result of a parser for one text; raises as `text` and the parser do, with the key in front."""
     found = text(key, value)
     try:
         return parse(found)
@@ -61,10 +52,7 @@ def parsed(key: str, parse: Callable[[str], _Parsed], value: object) -> _Parsed:
 
 
 def refuse_unknown(keys: Collection[str], known: Collection[str]) -> None:
-    """Make sure that every key is known.
-
-    :raises ValueError: naming the unknown key and the nearest known one.
-    """
+    """Raise ValueError for an unknown key, naming the nearest known one."""
     for key in keys:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)

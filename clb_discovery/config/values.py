@@ -1,4 +1,4 @@
-"""Read the values that operators write: VIPs, `NAME[=VIP]`, durations and shares.
+"""Read the values that operators write: services as `NAME[=VIP]`, durations and shares.
 
 Every function raises ValueError with a message that names the value and how to fix it. The caller adds the option.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from clb_discovery.model.address import is_ipv4, parse_address
 from clb_discovery.model.servers import MAX_NAME, MAX_PORT, Protocol, Vip
-from clb_discovery.model.service import Service
+from clb_discovery.model.service import CONSUL, SRV, Service
 from clb_discovery.model.text_forms import parse_vip
 
 _DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h)?")
@@ -21,10 +21,7 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_assignment(text: str, default: Protocol = Protocol.TCP) -> tuple[str, tuple[Vip, ...]]:
-    """Read `NAME=VIP[,VIP...]`, or `NAME` for automatic VIPs.
-
-    :returns: the name and its VIPs; no VIPs if it gets automatic ones.
-    """
+    """Read `NAME=VIP[,VIP...]`, or `NAME` for automatic VIPs; return the name and the given VIPs."""
     name, equals, vips = text.rpartition("=") if "=" in text else (text, "", "")
     if not name or len(name.encode()) > MAX_NAME or not name.isprintable():
         raise ValueError(
@@ -45,41 +42,30 @@ def srv_service(record: str) -> str:
     return record.split(".", 1)[0].removeprefix("_") or record
 
 
-def merge_services(services: Iterable[Service], places: Mapping[str, str] | None = None) -> tuple[Service, ...]:
-    """Join services of the same source: their VIPs add up, including automatic ones.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A service, and its own settings."""
 
-    :param places: where each source is written, for messages.
-    :raises ValueError: if two services claim one VIP, or if a real server has the address of a VIP, so that connects
-        would go in a circle.
-    """
-    places = places or {}
-    merged: dict[str, Service] = {}
-    holders: dict[Vip, str] = {}
-    for service in services:
-        for vip in service.vips:
-            holder = holders.setdefault(vip, service.source)
-            if holder != service.source:
-                claims = [places.get(source, source) for source in (holder, service.source)]
-                raise ValueError(f"{vip} is claimed by {claims[0]} and by {claims[1]}; give each its own")
-        other = merged.get(service.source)
-        vips = tuple(dict.fromkeys((other.vips if other else ()) + service.vips))
-        automatic = other.automatic if other and service.automatic is None else service.automatic
-        merged[service.source] = replace(service, vips=vips, automatic=automatic)
-    _refuse_circles(merged.values(), holders, places)
-    return tuple(merged.values())
+    service: Service
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Values of options that replace the general ones, by the names of their fields in `Options`."""
+    place: str = field(default="", compare=False)
+    """Where it is written, for messages: `--service redis=10.64.0.1`, `[[service]] 'redis'`."""
 
 
-def _refuse_circles(services: Iterable[Service], holders: Mapping[Vip, str], places: Mapping[str, str]) -> None:
-    vips = {vip.address: vip for vip in holders}
-    for service in services:
-        for server in service.servers:
-            vip = vips.get(server.address)
-            if vip:
-                where, other = places.get(service.source, service.source), places.get(holders[vip], holders[vip])
-                raise ValueError(
-                    f"the real server {server} of {where} is at the VIP {vip} of {other}: connects would go round in a "
-                    "circle; give the address that the server itself listens on"
-                )
+def consul_entry(text: str) -> Entry:
+    """Read the value of `--service`: `NAME[=VIP,...]`."""
+    name, vips = parse_assignment(text)
+    service = Service(name, CONSUL + name, vips, automatic=None if vips else Protocol.TCP)
+    return Entry(service, place=f"--service {text}")
+
+
+def srv_entry(text: str) -> Entry:
+    """Read the value of `--srv`: `NAME[=VIP,...]`."""
+    protocol = srv_protocol(text.rpartition("=")[0] or text)
+    record, vips = parse_assignment(text, protocol)
+    service = Service(srv_service(record), SRV + record, vips, automatic=None if vips else protocol)
+    return Entry(service, place=f"--srv {text}")
 
 
 def parse_listener(text: str) -> tuple[str, int]:

@@ -19,18 +19,12 @@ REPORT_EVERY: Final = 0.1
 
 
 def ask(host: str, port: int) -> str:
-    """Connect once, and return the name of the server that answers.
-
-    :raises OSError: if the connect fails, or the connection ends without an answer.
-    """
-    with socket.create_connection((host, port)) as connection:
+    """Connect once; return the name of the server that answers, or raise OSError if none does."""
+    with socket.create_connection((host, port)) as connection, connection.makefile("rb") as reader:
         connection.sendall(b"PING\r\n")
-        answer = b""
-        while not answer.endswith(b"\r\n"):
-            data = connection.recv(256)
-            if not data:
-                raise ConnectionError("closed without an answer")
-            answer += data
+        answer = reader.readline()
+    if not answer.endswith(b"\r\n"):
+        raise ConnectionError("closed without an answer")
     return answer.decode().removeprefix("+PONG ").rstrip()
 
 

@@ -26,24 +26,16 @@ class Zone:
     """The records of one domain. The next response has every edit."""
 
     def __init__(self, origin: str, ttl: int) -> None:
-        """Start empty.
-
-        :param origin: the domain, such as `example.`
-        :param ttl: of all records and of negative answers, in seconds.
-        """
+        """Take the domain, such as `example.`, and the seconds that records and negative answers are valid."""
         self._origin = dns.name.from_text(origin)
         self._ttl = ttl
         self._serial = 1
         self._records: dict[tuple[dns.name.Name, RdataType], dns.rrset.RRset] = {}
 
     def replace(self, owner: str, kind: RdataType, data: Iterable[str]) -> None:
-        """Replace all records of this type that the owner has. Without data they are removed.
-
-        :param data: in the form of a zone file, such as `0 60 7001 redis-1.example.`
-        """
-        name = dns.name.from_text(owner, self._origin)
+        """Replace all records of this type and owner by data in the form of a zone file: `0 60 7001 redis-1.`."""
+        name, texts = dns.name.from_text(owner, self._origin), list(data)
         self._records.pop((name, kind), None)
-        texts = list(data)
         if texts:
             self._records[name, kind] = dns.rrset.from_text_list(name, self._ttl, IN, kind, texts)
         self._serial += 1
@@ -63,7 +55,8 @@ class Zone:
             return response
         if not any(owner.is_subdomain(question.name) for owner, _ in self._records):
             response.set_rcode(dns.rcode.NXDOMAIN)
-        response.authority.append(self._soa())
+        data = f"ns.{self._origin} hostmaster.{self._origin} {self._serial} 60 60 3600 {self._ttl}"
+        response.authority.append(dns.rrset.from_text(self._origin, self._ttl, IN, SOA, data))
         return response
 
     def _addresses(self, found: dns.rrset.RRset) -> list[dns.rrset.RRset]:
@@ -71,19 +64,13 @@ class Zone:
         wanted = (self._records.get((target, kind)) for target in targets for kind in (A, AAAA))
         return [rrset for rrset in wanted if rrset]
 
-    def _soa(self) -> dns.rrset.RRset:
-        data = f"ns.{self._origin} hostmaster.{self._origin} {self._serial} 60 60 3600 {self._ttl}"
-        return dns.rrset.from_text(self._origin, self._ttl, IN, SOA, data)
-
 
 class DnsServer:
-    """Serves a zone on one address.
-
-    :ivar failing: respond to every query with SERVFAIL.
-    """
+    """Serves a zone on one address."""
 
     def __init__(self, zone: Zone) -> None:
         self.failing = False
+        """Whether the response to every query is SERVFAIL."""
         self._zone = zone
         self._udp: asyncio.DatagramTransport | None = None
         self._tcp: asyncio.Server | None = None

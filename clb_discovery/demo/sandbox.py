@@ -15,36 +15,27 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from clb_discovery.datapath import cgroup, instance
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import HostError
 
-_PATIENCE: Final = 5.0
-"""Seconds for a process to end, and for the kernel to release its cgroup."""
+_PATIENCE: Final = 5.0  # seconds for a process to end, and for the kernel to release its cgroup
 _POLL: Final = 0.01
 
 
-class Sandbox:
-    """A cgroup and an instance, named after this process.
+class Sandbox(NamedTuple):
+    """The cgroup of the clients, and the pins of an instance. Both are named after this process."""
 
-    :ivar cgroup: the cgroup of the clients.
-    :ivar pins: the pins of the instance.
-    """
-
-    def __init__(self, directory: Path, pins: Pins) -> None:
-        self.cgroup: Final = directory
-        self.pins: Final = pins
+    cgroup: Path
+    pins: Pins
 
 
 @contextlib.contextmanager
 def sandbox() -> Iterator[Sandbox]:
-    """Make a sandbox, and remove all of it when the block ends.
-
-    :raises HostError: without cgroup v2, or without the permission to make a cgroup.
-    """
+    """Make a sandbox until the block ends; raises HostError without cgroup v2, or the permission to make a cgroup."""
     pins = Pins(f"demo-{os.getpid()}")
     directory = cgroup.find_root() / f"clb-{pins.instance}"
     with ExitStack() as stack:

@@ -6,6 +6,7 @@ import os
 from typing import Final, TextIO
 
 from clb_discovery.terminal.bar import ASCII, UNICODE, Glyphs
+from clb_discovery.terminal.screen import is_terminal
 
 _CLEAR_LINE: Final = "\r\x1b[K"
 
@@ -14,12 +15,9 @@ class Screen:
     """Lines for people, with colour and progress on terminals only."""
 
     def __init__(self, stream: TextIO, *, color: bool) -> None:
-        """Find out which characters and colours the stream can show.
-
-        :param color: whether a terminal gets colour.
-        """
+        """Find out which characters and colours the stream can show; only a terminal gets colour."""
         self._stream = stream
-        self._is_terminal = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._is_terminal = is_terminal(stream)
         self._color = color and self._is_terminal and not os.environ.get("NO_COLOR")
         self._under_way = ""
         self.glyphs: Final = UNICODE if _can_show(stream, UNICODE) else ASCII

@@ -24,11 +24,10 @@ from clb_discovery.demo import sidecar as sidecars
 from clb_discovery.demo import traffic as clients
 from clb_discovery.demo.chart import Row, chart
 from clb_discovery.demo.dns import DnsServer, Zone
-from clb_discovery.demo.fleet import DOMAIN, RECORD, Server, pool, publish
 from clb_discovery.demo.private_network import enter_private_network
 from clb_discovery.demo.sandbox import Sandbox, sandbox
 from clb_discovery.demo.screen import Screen
-from clb_discovery.demo.servers import Listener
+from clb_discovery.demo.servers import DOMAIN, RECORD, Listener, Server, pool, publish
 from clb_discovery.demo.sidecar import Sidecar
 from clb_discovery.demo.traffic import Traffic, Window
 from clb_discovery.errors import ClbError
@@ -54,17 +53,14 @@ _FIRST: Final = (
 _JOINING: Final = Server("redis-4", "127.0.0.14", 7004, weight=25)
 _PROVEN: Final = replace(_JOINING, weight=100)
 
-_LINE: Final = 75
-"""Characters of a line of wrapped text."""
+_LINE: Final = 75  # characters of a line of wrapped text
 _POLL: Final = 0.02
-_PATIENCE: Final = 30.0
-"""Seconds until a step that does not end counts as failed."""
+_PATIENCE: Final = 30.0  # seconds until a step that does not end counts as failed
 
 
 def show(*, color: bool) -> int:
-    """Run the demo.
+    """Run the demo, on a terminal with or without colour.
 
-    :param color: whether a terminal gets colour.
     :returns: the exit code: 1 if any connect failed or reached a wrong server.
     :raises ClbError: if the host lacks something, or a step fails.
     """
@@ -102,13 +98,9 @@ async def _perform(screen: Screen) -> int:
 
 
 class Show:
-    """One run of the demo."""
+    """One run of the demo. The stack closes everything that it opens."""
 
     def __init__(self, screen: Screen, place: Sandbox, stack: ExitStack) -> None:
-        """Prepare, without any effect yet.
-
-        :param stack: closes everything that the show opens.
-        """
         self._screen = screen
         self._place = place
         self._stack = stack
@@ -122,18 +114,14 @@ class Show:
         self._strays = 0
 
     async def play(self) -> bool:
-        """Play every step.
-
-        :returns: whether no connect failed or reached a wrong server.
-        """
+        """Play every step; return whether no connect failed or reached a wrong server."""
         started = _now()
         self._screen.say("clb-discovery demo: the kernel sends each connect(2) to a server that DNS names.")
         self._screen.say("It runs in a network namespace and a cgroup of its own: nothing else is touched.")
         await self._set_the_scene()
         await self._start_sidecar()
-        await self._change(
-            "3. A server joins, with little weight at first", (*_FIRST[:3], _JOINING, _FIRST[3]), joining=_JOINING
-        )
+        joined = (*_FIRST[:3], _JOINING, _FIRST[3])
+        await self._change("3. A server joins, with little weight at first", joined, joining=_JOINING)
         await self._change("4. It does well, and gets more weight", (*_FIRST[:3], _PROVEN, _FIRST[3]))
         await self._change("5. A server leaves DNS, and is switched off", (*_FIRST[1:3], _PROVEN, _FIRST[3]))
         self._listeners[_FIRST[0].name].close()
@@ -208,10 +196,8 @@ class Show:
     async def _sum_up(self, started: float) -> bool:
         self._traffic.stop()
         await self._until(lambda: self._traffic.finished, "the clients have ended", clients_may_end=True)
-        failures = self._traffic.failures
-        self._screen.title(
-            f"{self._traffic.connects:,} connects in {_now() - started:.0f} s, {failures.total():,} failed."
-        )
+        connects, failures = self._traffic.connects, self._traffic.failures
+        self._screen.title(f"{connects:,} connects in {_now() - started:.0f} s, {failures.total():,} failed.")
         for reason, count in failures.most_common():
             self._screen.say(f"   {count:,} failed with: {reason}")
         if self._strays:
@@ -260,13 +246,8 @@ class Show:
         return self._sidecar.error() if self._sidecar else None
 
     async def _until(self, condition: Callable[[], bool], what: str, *, clients_may_end: bool = False) -> None:
-        """Wait until a condition is true, and check that sidecar and clients run.
-
-        The wait is limited by the number of checks, not by a clock, so the demo can be suspended (Ctrl-Z) and resumed.
-
-        :param what: the condition in words, for the error.
-        :raises ClbError: if the condition does not become true, or if one of them ends.
-        """
+        """Wait until a condition is true; raise ClbError, which names it, if it stays false, or if a process ends."""
+        # Not limited by a clock, so that the demo can be suspended (Ctrl-Z) and resumed.
         for _ in range(int(_PATIENCE / _POLL)):
             if self._sidecar:
                 self._sidecar.check()

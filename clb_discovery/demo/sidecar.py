@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from clb_discovery.datapath import instance
 from clb_discovery.datapath.maps import Maps
@@ -24,14 +25,10 @@ class Sidecar:
     """A running `clb-discovery run`."""
 
     def __init__(self, process: subprocess.Popen[bytes], pins: Pins, log: Path) -> None:
+        self.pid: Final = process.pid
         self._process = process
         self._pins = pins
         self._log = log
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
 
     def kill(self) -> None:
         """Kill it, so that it cannot clean up."""
@@ -39,11 +36,7 @@ class Sidecar:
         self._process.wait()
 
     def check(self) -> None:
-        """Check that it runs.
-
-        :raises HostError: if it has ended with that exit code, with its message.
-        :raises ClbError: if it has ended otherwise.
-        """
+        """Raise an error with its last message if it has ended: HostError after that exit code, else ClbError."""
         code = self._process.poll()
         if code is None:
             return

@@ -41,7 +41,6 @@ class Client:
     """One client process, and its last report."""
 
     def __init__(self, vip: Vip, cgroup: Path) -> None:
-        """Start it inside the cgroup."""
         self.vip: Final = vip
         self.report = Report()
         target = [format_address(vip.address), str(vip.port)]
@@ -53,14 +52,14 @@ class Client:
             process_group=0,  # Ctrl-C reaches only the demo, which ends its children in order
         )
         assert self.process.stdout is not None  # noqa: S101 - it is a pipe
-        self._output: Final = self.process.stdout.fileno()
+        self._output: Final = self.process.stdout
         self._partial = b""
         self.finished = False
-        os.set_blocking(self._output, False)
+        os.set_blocking(self._output.fileno(), False)
         asyncio.get_running_loop().add_reader(self._output, self._read)
 
     def _read(self) -> None:
-        data = os.read(self._output, 65536)
+        data = os.read(self._output.fileno(), 65536)
         if not data:
             self.finished = True
             asyncio.get_running_loop().remove_reader(self._output)
@@ -69,21 +68,12 @@ class Client:
         if lines:
             self.report = Report(**json.loads(lines[-1]))
 
-    def check(self) -> None:
-        """Check that it still runs.
-
-        :raises ClbError: if it has ended.
-        """
-        if self.finished:
-            raise ClbError(f"the client of {self.vip} ended with {self.process.wait()}")
-
     def close(self) -> None:
         """End it at once."""
         asyncio.get_running_loop().remove_reader(self._output)
         self.process.kill()
         self.process.wait()
-        assert self.process.stdout is not None  # noqa: S101 - it is a pipe
-        self.process.stdout.close()
+        self._output.close()
 
 
 class Traffic:
@@ -100,10 +90,7 @@ class Traffic:
     @property
     def failures(self) -> Counter[str]:
         """Failed connects since the start, by reason."""
-        total: Counter[str] = Counter()
-        for client in self.clients:
-            total.update(client.report.failures)
-        return total
+        return sum((Counter(client.report.failures) for client in self.clients), Counter())
 
     @property
     def finished(self) -> bool:
@@ -111,12 +98,10 @@ class Traffic:
         return all(client.finished for client in self.clients)
 
     def check(self) -> None:
-        """Check that all clients still run.
-
-        :raises ClbError: if one has ended.
-        """
+        """Raise ClbError if a client has ended."""
         for client in self.clients:
-            client.check()
+            if client.finished:
+                raise ClbError(f"the client of {client.vip} ended with {client.process.wait()}")
 
     def stop(self) -> None:
         """Let each client finish its current connect, report, and end."""
@@ -154,9 +139,4 @@ class Window:
 def running(vips: Sequence[Vip], cgroup: Path) -> Iterator[Traffic]:
     """Run a client for each virtual server while the block runs."""
     with contextlib.ExitStack() as stack:
-        clients = []
-        for vip in vips:
-            client = Client(vip, cgroup)
-            stack.callback(client.close)
-            clients.append(client)
-        yield Traffic(clients)
+        yield Traffic([stack.enter_context(contextlib.closing(Client(vip, cgroup))) for vip in vips])

@@ -21,10 +21,8 @@ def preview(
     *,
     names: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Build the document that `plan --json` prints.
+    """Build the document that `plan --json` prints, from the kernel's maps before and after the plan.
 
-    :param before: the present state of the kernel's maps.
-    :param after: their state after the plan.
     :param refused: each with the name of its service.
     :param waiting: sources whose removals are held until another answer confirms them.
     :param names: hosts files that would change, each with the lines that are `added` and `removed`.
@@ -39,9 +37,9 @@ def preview(
 
 
 def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Collection[str]) -> dict[str, Any] | None:
-    there = new or old
-    source = there.label.source if there and there.label else None
-    if there is None or is_own(source):
+    label = there.label if (there := new or old) else None
+    source = label.source if label else None
+    if is_own(source):
         return None
     pools = changes((old.pool if old else None) or (), (new.pool if new else None) or ())
     settings = {name: list(both) for name, both in setting_changes(old, new).items()}
@@ -49,7 +47,7 @@ def _change(vip: Vip, old: Published | None, new: Published | None, waiting: Col
         return None
     return {
         "action": "change" if old and new else "add" if new else "remove",
-        "service": there.label.service if there.label else None,
+        "service": label.service if label else None,
         "source": source,
         "address": format_address(vip.address),
         "port": vip.port,

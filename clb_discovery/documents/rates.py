@@ -17,11 +17,7 @@ class Rate(NamedTuple):
 
 
 def rates(before: Mapping[str, Any], after: Mapping[str, Any], seconds: float) -> dict[Key, Rate]:
-    """Compare two documents.
-
-    :param seconds: the time between them.
-    :returns: the rates of the real servers that are in both. A server whose counters have started again has no rate.
-    """
+    """Return the rates of real servers that are in both documents, except those whose counters have started again."""
     then, found = dict(_counters(before)), {}
     for key, (connects, failures) in _counters(after):
         old = then.get(key)

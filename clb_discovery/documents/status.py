@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from clb_discovery.documents.shares import Member, target_shares
 from clb_discovery.layout import elements
@@ -15,11 +15,14 @@ from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import RealServer, Vip
 
+_FEATURES: Final = {"errno": FEATURE_ERRNO, "loop": FEATURE_LOOP}
+
 
 class Datapath(NamedTuple):
-    """The loaded data plane, and whether it is in effect."""
+    """The data plane, and whether it is in effect."""
 
-    info: Info
+    info: Info | None
+    """None if it is not loaded, or is being replaced."""
     installed: Installed
     servers: Mapping[bytes, Server]
     """Counters of connects, by packed member."""
@@ -43,15 +46,15 @@ def document(  # noqa: PLR0913 - the parts of the document
 ) -> dict[str, Any]:
     """Build the document. Scripts rely on its shape.
 
-    :param datapath: None if nothing is loaded.
     :param pid: process id of the running sidecar, or None.
     :param state: the state that the sidecar wrote last: `last_sync`, `config_error`, `sources` and `unpublished`.
     :param listening: the VIPs on which a program of this host listens.
     """
+    loaded = datapath if datapath and datapath.info else None
     return {
         "instance": instance,
         "version": version,
-        "datapath": _datapath(datapath, kernel),
+        "datapath": _datapath(loaded, kernel),
         "sidecar": {
             "running": pid is not None,
             "pid": pid,
@@ -59,7 +62,7 @@ def document(  # noqa: PLR0913 - the parts of the document
             "config_error": state.get("config_error"),
         },
         "sources": state.get("sources", []),
-        "virtual_servers": virtual_servers(datapath.installed, datapath.servers, listening) if datapath else [],
+        "virtual_servers": virtual_servers(loaded.installed, loaded.servers, listening) if loaded else [],
         "unpublished": state.get("unpublished", []),
     }
 
@@ -73,25 +76,16 @@ def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
         "kernel": kernel,
         "effective": datapath is not None and datapath.ineffective is None,
         "reason": datapath.ineffective if datapath else "the data plane is not loaded",
-        "features": features(info.features) if info else {},
+        "features": {name: bool(info.features & bit) for name, bit in _FEATURES.items()} if info else {},
         "records_lost": datapath.records_lost if datapath else 0,
         "overlaps": [overlap.document() for overlap in datapath.overlaps] if datapath else [],
     }
 
 
-def features(bits: int) -> dict[str, bool]:
-    """Return the CLB_FEATURE_* bits under the names that the document uses."""
-    return {"errno": bool(bits & FEATURE_ERRNO), "loop": bool(bits & FEATURE_LOOP)}
-
-
 def virtual_servers(
     installed: Installed, servers: Mapping[bytes, Server], listening: Collection[Vip] = ()
 ) -> list[dict[str, Any]]:
-    """Build the part of the document with the virtual servers and their real servers, sorted by VIP.
-
-    :param servers: counters of connects, by packed member.
-    :param listening: as for `document`.
-    """
+    """Build the part of the document with the virtual servers, sorted by VIP, from the counters of real servers."""
     return [
         _virtual_server(vip, published, servers) | {"listens_here": vip in listening}
         for vip, published in sorted(installed.virtual.items())
@@ -100,12 +94,12 @@ def virtual_servers(
 
 
 def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Server]) -> dict[str, Any]:
-    key, pool = elements.pack_vip(vip), published.pool or ()
+    key, pool, label = elements.pack_vip(vip), published.pool or (), published.label
     found = [_of(servers, elements.pack_member(key, server)) for server in pool]
     members = [Member(one.priority, one.weight, bool(had.ejected_until)) for one, had in zip(pool, found, strict=True)]
     return {
-        "service": published.label.service if published.label else None,
-        "source": published.label.source if published.label else None,
+        "service": label.service if label else None,
+        "source": label.source if label else None,
         "address": format_address(vip.address),
         "port": vip.port,
         "protocol": vip.protocol.name.lower(),

@@ -15,8 +15,7 @@ from clb_discovery.layout.elements import Event
 from clb_discovery.model.address import format_endpoint
 from clb_discovery.model.servers import Protocol
 
-_REMEMBERED: Final = 65536
-"""At most so many connects wait for their outcome."""
+_REMEMBERED: Final = 65536  # at most so many connects wait for their outcome
 
 
 class Kind(IntEnum):
@@ -34,8 +33,7 @@ OUTCOMES: Final = tuple(kind.name.lower().replace("_", "-") for kind in Kind)
 """The kinds as `trace` prints them."""
 DROPPED: Final = "dropped"
 """The outcome of a line that stands for connects that came faster than they were read."""
-_LONGEST_COMMAND: Final = 15
-"""Bytes of a program's name that the kernel keeps (TASK_COMM_LEN)."""
+_LONGEST_COMMAND: Final = 15  # bytes of a program's name that the kernel keeps (TASK_COMM_LEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +55,7 @@ class Line:
     """Nanoseconds from the decision to the outcome; None unless this outcome ends a connect."""
 
     def document(self, time: str, cgroup: str | None, service: str | None) -> dict[str, Any]:
-        """Return the object that `trace --json` prints.
-
-        :param time: in the format of RFC 3339.
-        :param cgroup: path of the cgroup.
-        :param service: the service of the virtual server.
-        """
+        """Return the object that `trace --json` prints, with the time in the format of RFC 3339."""
         return {
             "time": time,
             "pid": self.process,
@@ -77,10 +70,7 @@ class Line:
 
 
 def dropped(time: int) -> Line:
-    """Return the line that stands for connects that were not read in time.
-
-    :param time: nanoseconds of CLOCK_MONOTONIC.
-    """
+    """Return the line that stands for connects that were not read in time."""
     return Line(time, None, None, None, None, None, None, DROPPED, None)
 
 
@@ -93,16 +83,14 @@ class Wanted:
     outcomes: frozenset[str] = frozenset()
 
     def takes(self, line: Line, service: str | None) -> bool:
-        """Return whether a line matches. The line of dropped connects always does.
-
-        :param service: the service of the line's virtual server.
-        """
+        """Return whether a line, which is of this service, matches. The line of dropped connects always does."""
         if line.outcome == DROPPED:
             return True
+        kept = {name.encode()[:_LONGEST_COMMAND].decode(errors="replace") for name in self.commands}
         return (
             (not self.outcomes or line.outcome in self.outcomes)
             and (not self.services or service in self.services)
-            and (not self.commands or line.command in {_as_kept(command) for command in self.commands})
+            and (not self.commands or line.command in kept)
         )
 
 
@@ -133,14 +121,6 @@ class Joiner:
             key=key,
             vip=str(vip),
             real_server=format_endpoint(address, port) if port else None,
-            outcome=_name(event.kind),
+            outcome=OUTCOMES[event.kind - 1] if event.kind in Kind.__members__.values() else f"unknown {event.kind}",
             latency=event.latency if ends else None,
         )
-
-
-def _name(kind: int) -> str:
-    return OUTCOMES[kind - 1] if kind in Kind.__members__.values() else f"unknown {kind}"
-
-
-def _as_kept(command: str) -> str:
-    return command.encode()[:_LONGEST_COMMAND].decode(errors="replace")

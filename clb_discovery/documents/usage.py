@@ -48,15 +48,14 @@ def usage(found: Publication) -> dict[str, Usage]:
 
 def _size(found: Publication, vip: Vip, source: str) -> int:
     published = found.plan.result.virtual.get(vip)
-    is_own = published is not None and published.label is not None and published.label.source == source
+    is_own = published and published.label and published.label.source == source
     return len(published.pool or ()) if published and is_own else 0
 
 
 def _objection(pools: Mapping[Vip, int], needed: Sequence[Vip], known: int) -> str | None:
     """Return why connects are refused, or None if they are not.
 
-    :param needed: the VIPs that need real servers. Automatic ones do not, because there is one in each family, even if
-        all servers are of one family.
+    :param needed: the VIPs that need real servers. There is an automatic one in each family, whatever the servers are.
     :param known: the number of real servers that discovery returned.
     """
     if not pools:

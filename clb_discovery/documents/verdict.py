@@ -9,19 +9,11 @@ from typing import Any, Final
 from clb_discovery.hints import load_command
 from clb_discovery.text import some_of
 
-_NAMED: Final = 3
-"""At most so many names in one remark."""
+_NAMED: Final = 3  # at most so many names in one remark
 
 
-def troubles(status: Mapping[str, Any]) -> list[str]:
-    """Return the problems of an instance, the worst first.
-
-    :param status: the document of `status --json`.
-    """
-    return list(_troubles(status))
-
-
-def _troubles(status: Mapping[str, Any]) -> Iterator[str]:
+def troubles(status: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the problems in the document of `status --json`, the worst first."""
     datapath, sidecar = status["datapath"], status["sidecar"]
     if not datapath["loaded"]:
         fix = "its sidecar loads it; with --loader none" if sidecar["running"] else "start the sidecar, or"

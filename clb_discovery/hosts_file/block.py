@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from clb_discovery.layout.installed import Published
 from clb_discovery.model.address import Address, format_address
@@ -19,8 +18,7 @@ _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123 se
 _LONGEST: Final = 253
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(NamedTuple):
     """The names that a hosts file should contain."""
 
     addresses: Mapping[str, tuple[Address, ...]]
@@ -45,15 +43,14 @@ def names(virtual: Mapping[Vip, Published]) -> Names:
             left_out.add(published.label.service)
         else:
             found[name][vip.address] = found[name].get(vip.address, False) or bool(published.pool)
-    return Names({name: _reachable(found[name]) for name in sorted(found)}, tuple(sorted(left_out)))
+    addresses = {name: tuple(sorted(filter(own.get, own)) or sorted(own)) for name, own in sorted(found.items())}
+    return Names(addresses, tuple(sorted(left_out)))
 
 
 def host_name(service: str) -> str | None:
     """Return `redis.clb` for the service redis; None if that is not a host name (RFC 1123 section 2.1)."""
     name = f"{service.lower()}.{DOMAIN}"
-    if len(name) > _LONGEST or not all(_LABEL.fullmatch(label) for label in name.split(".")):
-        return None
-    return name
+    return name if len(name) <= _LONGEST and all(map(_LABEL.fullmatch, name.split("."))) else None
 
 
 def with_block(text: str, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> str:
@@ -63,14 +60,8 @@ def with_block(text: str, instance: str, addresses: Mapping[str, tuple[Address, 
     :raises ValueError: if there is a mark without the other one, so that the extent of the block is unknown.
     """
     begin, end = f"# BEGIN clb-discovery {instance}", f"# END clb-discovery {instance}"
-    block = "".join(
-        [
-            f"{begin}: written by the sidecar, changes are lost\n",
-            *(f"{format_address(address)} {name}\n" for name, own in addresses.items() for address in own),
-            f"{end}\n",
-        ]
-    )
-    block = block if addresses else ""
+    lines = "".join(f"{format_address(address)} {name}\n" for name, own in addresses.items() for address in own)
+    block = f"{begin}: written by the sidecar, changes are lost\n{lines}{end}\n" if addresses else ""
     marks = [match.start() for match in re.finditer(rf"^({begin}: .*|{end})$", text, re.MULTILINE)]
     whole = re.compile(rf"{begin}: .*?^{end}$\n?", re.MULTILINE | re.DOTALL).match(text, *marks[:1])
     if marks and not (whole and len(marks) == 2):
@@ -78,8 +69,3 @@ def with_block(text: str, instance: str, addresses: Mapping[str, tuple[Address, 
     if whole:
         return text[: whole.start()] + block + text[whole.end() :]
     return text + ("\n" if text and block and not text.endswith("\n") else "") + block
-
-
-def _reachable(addresses: Mapping[Address, bool]) -> tuple[Address, ...]:
-    served = tuple(sorted(address for address, has_servers in addresses.items() if has_servers))
-    return served or tuple(sorted(addresses))

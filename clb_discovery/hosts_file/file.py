@@ -23,7 +23,7 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
     :returns: whether the file had to be changed.
     :raises HostError: naming the file, the cause and the fix.
     """
-    with _explained(path), _place(path, addresses) as place:
+    with _opened(path, addresses) as place:
         if place is None:
             return False
         content, wanted = _read_and_wanted(place, instance, addresses)
@@ -37,20 +37,17 @@ def write_names(path: Path, instance: str, addresses: Mapping[str, tuple[Address
 
 
 def names_ahead(path: Path, instance: str, addresses: Mapping[str, tuple[Address, ...]]) -> dict[str, Any] | None:
-    """Return what `write_names` would change, as `plan --json` prints it: the file, with added and removed lines.
+    """Return what `write_names` would change, as `plan --json` prints it; None for no change.
 
-    :returns: None if nothing would change.
-    :raises HostError: as `write_names`, as far as the cause can be found by reading.
+    :raises HostError: if the file cannot be read.
     """
-    with _explained(path), _place(path, addresses) as place:
+    with _opened(path, addresses) as place:
         if place is None:
             return None
         content, wanted = (_lines(one) for one in _read_and_wanted(place, instance, addresses))
     if content == wanted:
         return None
-    added, removed = (
-        [line for line in one if line not in other] for one, other in ((wanted, content), (content, wanted))
-    )
+    added, removed = [line for line in wanted if line not in content], [line for line in content if line not in wanted]
     return {"file": str(path), "added": added, "removed": removed}
 
 
@@ -60,22 +57,17 @@ def real_path(path: Path) -> Path:
 
 
 @contextmanager
-def _place(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterator[Place | None]:
-    """Open the directory of the file; yield None if it is gone and there are no names to write."""
-    with ExitStack() as stack:
-        try:
-            place = stack.enter_context(safe_place(path))
-        except FileNotFoundError:
-            if addresses:
-                raise
-            place = None
-        yield place
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _opened(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterator[Place | None]:
+    """Open the directory of the file, or None if it and all names are gone; explain the errors of the block."""
     try:
-        yield
+        with ExitStack() as stack:
+            try:
+                place = stack.enter_context(safe_place(path))
+            except FileNotFoundError:
+                if addresses:
+                    raise
+                place = None
+            yield place
     except BlockingIOError:
         raise HostError(f"cannot write {path}: another instance is about to; trying again") from None
     except HostError as error:

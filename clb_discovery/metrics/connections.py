@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final, cast
 
 MOST: Final = 64
@@ -22,21 +21,15 @@ PATIENCE: Final = 10.0
 _AT_A_TIME: Final = 8
 """At most so many connections are accepted before the existing ones are served again. A request that came with its
 connection is read some turns of the event loop later, and by then fewer than `MOST` connections have come after it."""
-_RECOVERY: Final = 1.0
-"""Seconds until the next try after accept(2) has failed."""
+_RECOVERY: Final = 1.0  # seconds until the next try after accept(2) has failed
 
 
 class Connections:
     """The connections of one listener."""
 
     def __init__(self, make: Callable[[], asyncio.Protocol], trouble: Callable[[str | None], None]) -> None:
-        """Prepare.
-
-        :param make: makes the protocol that serves a client.
-        :param trouble: is called with the reason when connections cannot be accepted, and with None when they can.
-        """
-        self._make = make
-        self._trouble = trouble
+        self._make = make  # the protocol that serves a client
+        self._trouble = trouble  # called with the reason why connections cannot be accepted, or with None if they can
         self._open: set[Connection] = set()
         self._waiting: dict[Connection, None] = {}  # those that wait for their clients, the longest first
         self._beginning: set[asyncio.Task[None]] = set()
@@ -49,7 +42,9 @@ class Connections:
         readable = asyncio.Event()
         try:
             while True:
-                await self._has_room()
+                while len(self._open) >= MOST and not self._waiting:
+                    self._changed.clear()
+                    await self._changed.wait()
                 loop.add_reader(listener, readable.set)
                 await readable.wait()
                 loop.remove_reader(listener)  # else it is called in every turn of the loop
@@ -95,11 +90,6 @@ class Connections:
             accepted.close()
             self.is_over(connection)
 
-    async def _has_room(self) -> None:
-        while len(self._open) >= MOST and not self._waiting:
-            self._changed.clear()
-            await self._changed.wait()
-
     def is_waiting(self, connection: Connection) -> None:
         """Record that a connection waits for its client from now on."""
         self._waiting[connection] = None
@@ -120,7 +110,6 @@ class Connection(asyncio.Protocol):
     """One connection: it passes everything on to the protocol that serves the client, and limits the time."""
 
     def __init__(self, connections: Connections, inner: asyncio.Protocol) -> None:
-        """Prepare; asyncio calls the other methods."""
         self._connections = connections
         self._inner = inner
         self._transport: asyncio.Transport | None = None
@@ -180,10 +169,3 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Pass on that the client reads again."""
         self._inner.resume_writing()
-
-
-async def ended(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait for its end."""
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

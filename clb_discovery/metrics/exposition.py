@@ -32,6 +32,23 @@ _OF_REAL_SERVERS: Final[tuple[tuple[str, str, str, Callable[[Server], int]], ...
 """Names, types, help texts and values of the metrics of each real server."""
 
 
+_OF_SOURCES: Final[tuple[tuple[str, str, Callable[[ServiceState], float]], ...]] = (
+    ("clb_source_fresh", "Whether discovery is up and what it says served", lambda one: one.state == "fresh"),
+    ("clb_source_stale", "Whether what is served may be out of date, since discovery is down", lambda one: one.stale),
+    (
+        "clb_source_held_removals",
+        "Real servers that are absent and kept until an answer confirms it",
+        lambda one: one.guarded.withheld[0],
+    ),
+    (
+        "clb_source_refused",
+        "Real servers and registrations that the source names and that are not used",
+        lambda one: len(one.refused) + len(one.rejected) + len(one.unfollowed) + len(one.left_out),
+    ),
+)
+"""Names, help texts and values of the gauges of each source."""
+
+
 def exposition(report: Report, meters: Meters) -> bytes:
     """Return all metrics in Prometheus' text format."""
     registry = CollectorRegistry()
@@ -53,89 +70,47 @@ class _Reported(Collector):
         yield from self._maps()
 
     def _sidecar(self) -> Iterator[Metric]:
-        effective = self._report.info is not None and self._report.ineffective is None
-        yield _gauge("clb_datapath_effective", "Whether connects meet the programs", (), ((), effective))
+        datapath = self._report.datapath
+        effective = datapath.info is not None and datapath.ineffective is None
+        yield GaugeMetricFamily("clb_datapath_effective", "Whether connects meet the programs", effective)
         refused = self._report.state["config_error"] is not None
-        yield _gauge(
-            "clb_config_refused", "Whether the configuration was refused when it was read last", (), ((), refused)
-        )
-        lost = CounterMetricFamily("clb_records_lost", "Times that there was no memory to remember a socket's server")
-        lost.add_metric((), self._report.records_lost)
-        yield lost
+        text = "Whether the configuration was refused when it was read last"
+        yield GaugeMetricFamily("clb_config_refused", text, refused)
+        text = "Times that there was no memory to remember a socket's server"
+        yield CounterMetricFamily("clb_records_lost", text, datapath.records_lost)
 
     def _sources(self) -> Iterator[Metric]:
-        following = self._report.following
-        now = time.time()
-
-        def each(value: Callable[[ServiceState], float]) -> list[tuple[tuple[str, ...], float]]:
-            return [((one.service.source,), value(one)) for one in following]
-
-        answered = [(one, one.last_success.timestamp()) for one in following if one.last_success]
-        source = ("source",)
-        yield _gauge(
-            "clb_source_fresh",
-            "Whether discovery is up and what it says served",
-            source,
-            *each(lambda one: one.state == "fresh"),
-        )
+        following, now, source = self._report.following, time.time(), ("source",)
+        for name, text, value in _OF_SOURCES:
+            yield _gauge(name, text, source, *(((one.service.source,), value(one)) for one in following))
         yield _gauge(
             "clb_source_state",
             "Which state the source is in",
             ("source", "state"),
             *(((one.service.source, name), one.state == name) for one in following for name in STATES),
         )
-        yield _gauge(
-            "clb_source_stale",
-            "Whether what is served may be out of date, since discovery is down",
-            source,
-            *each(lambda one: one.stale),
-        )
-        yield _gauge(
-            "clb_source_last_success_seconds",
-            "When the source last answered, in seconds since 1970",
-            source,
-            *(((one.service.source,), moment) for one, moment in answered),
-        )
-        yield _gauge(
-            "clb_source_age_seconds",
-            "How long ago the source last answered",
-            source,
-            *(((one.service.source,), max(0.0, now - moment)) for one, moment in answered),
-        )
-        yield _gauge(
-            "clb_source_held_removals",
-            "Real servers that are absent and kept until an answer confirms it",
-            source,
-            *each(lambda one: one.guarded.withheld[0]),
-        )
-        yield _gauge(
-            "clb_source_refused",
-            "Real servers and registrations that the source names and that are not used",
-            source,
-            *each(lambda one: len(one.refused) + len(one.rejected) + len(one.unfollowed) + len(one.left_out)),
-        )
+        answered = [((one.service.source,), one.last_success.timestamp()) for one in following if one.last_success]
+        text = "When the source last answered, in seconds since 1970"
+        yield _gauge("clb_source_last_success_seconds", text, source, *answered)
+        ages = ((labels, max(0.0, now - moment)) for labels, moment in answered)
+        yield _gauge("clb_source_age_seconds", "How long ago the source last answered", source, *ages)
         unpublished: collections.Counter[str] = collections.Counter()
         for one in following:
             unpublished[one.service.name] += len(one.unpublished)
-        yield _gauge(
-            "clb_unpublished",
-            "Virtual servers that are not as they should be, since there is no room for them",
-            ("service",),
-            *(((name,), number) for name, number in unpublished.items()),
-        )
+        text = "Virtual servers that are not as they should be, since there is no room for them"
+        yield _gauge("clb_unpublished", text, ("service",), *(((name,), n) for name, n in unpublished.items()))
         errors = CounterMetricFamily("clb_source_errors", "Times that the source could not say", labels=source)
-        for labels, value in each(lambda one: one.errors):
-            errors.add_metric(labels, value)
+        for one in following:
+            errors.add_metric((one.service.source,), one.errors)
         yield errors
 
     def _maps(self) -> Iterator[Metric]:
-        installed = self._report.installed
-        virtual = len(installed.virtual)
+        virtual = self._report.datapath.installed.virtual
         used = {
-            Map.VIRTUAL: (virtual, structs.MAX_VIRTUAL_SERVERS),
-            Map.LABELS: (virtual, structs.MAX_VIRTUAL_SERVERS),
-            Map.ROWS: (sum(len(one.rows) for one in installed.virtual.values()), structs.MAX_ROWS),
-            Map.SERVERS: (sum(len(one.servers) for one in installed.virtual.values()), structs.MAX_SERVERS),
+            Map.VIRTUAL: (len(virtual), structs.MAX_VIRTUAL_SERVERS),
+            Map.LABELS: (len(virtual), structs.MAX_VIRTUAL_SERVERS),
+            Map.ROWS: (sum(len(one.rows) for one in virtual.values()), structs.MAX_ROWS),
+            Map.SERVERS: (sum(len(one.servers) for one in virtual.values()), structs.MAX_SERVERS),
         }
         for name, text, column in (
             ("clb_map_entries", "Elements of a map that are in use", 0),
@@ -145,20 +120,17 @@ class _Reported(Collector):
 
 
 def _of_servers(report: Report) -> Iterator[bytes]:
-    """Yield the families of virtual and real servers.
-
-    There may be 100,000 real servers, so their labels are written only once, and without prometheus_client.
-    """
+    """Yield the families of servers: they may be 100,000, so without prometheus_client, and labels are made once."""
     named = [
         (_labels(one.label.service, vip), one)
-        for vip, one in report.installed.virtual.items()
+        for vip, one in report.datapath.installed.virtual.items()
         if one.label is not None and not is_own(one.label.source)
     ]
     refusals: list[tuple[str, Server]] = []
     rows: list[tuple[str, Server]] = []
     for labels, one in named:
         for member in one.servers:
-            server = report.servers.get(member)
+            server = report.datapath.servers.get(member)
             if server is None:
                 continue
             if elements.is_refusal(member):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Final, NoReturn
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
-_LAG_EVERY: Final = 1.0
-"""Seconds between two measurements of the event loop's lag."""
+_LAG_EVERY: Final = 1.0  # seconds between two measurements of the event loop's lag
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds in seconds."""
 
@@ -20,35 +20,19 @@ class Meters:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # they double the number of series and are not used
         self.registry = CollectorRegistry()
-        self._publications = Counter("clb_publications", "Changes of the kernel's maps", registry=self.registry)
-        self._pools = Counter("clb_published_pools", "Pools that were new or changed", registry=self.registry)
-        self._failures = Counter(
-            "clb_publication_failures", "Changes of the kernel's maps that it refused", registry=self.registry
-        )
-        self.unkept = Counter(
-            "clb_state_write_failures",
-            "Times that the last known sets could not be kept on disk",
-            registry=self.registry,
-        )
+        counter = partial(Counter, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry, buckets=_BUCKETS)
+        self._publications = counter("clb_publications", "Changes of the kernel's maps")
+        self._pools = counter("clb_published_pools", "Pools that were new or changed")
+        self._failures = counter("clb_publication_failures", "Changes of the kernel's maps that it refused")
+        self.unkept = counter("clb_state_write_failures", "Times that the last known sets could not be kept on disk")
         """For `count_exceptions` around the code that writes."""
-        self._time = Histogram(
-            "clb_publication_seconds",
-            "Time to work out and to carry out a change of the kernel's maps",
-            buckets=_BUCKETS,
-            registry=self.registry,
-        )
-        self._lag = Histogram(
-            "clb_loop_lag_seconds",
-            "How much later than asked the event loop comes back",
-            buckets=_BUCKETS,
-            registry=self.registry,
-        )
+        text = "Time to work out and to carry out a change of the kernel's maps"
+        self._time = histogram("clb_publication_seconds", text)
+        self._lag = histogram("clb_loop_lag_seconds", "How much later than asked the event loop comes back")
 
     def published(self, pools: int, seconds: float) -> None:
-        """Count a change of the maps.
-
-        :param pools: the number of pools that were new or changed.
-        """
+        """Count a change of the maps, and the pools that were new or changed."""
         self._publications.inc()
         self._pools.inc(pools)
         self._time.observe(seconds)

@@ -13,7 +13,7 @@ import os
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
@@ -25,7 +25,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from clb_discovery.errors import ClbError
 from clb_discovery.log import described
-from clb_discovery.metrics.connections import Connection, Connections, ended
+from clb_discovery.metrics.connections import Connection, Connections
 from clb_discovery.metrics.exposition import exposition
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.page import read_page
@@ -42,16 +42,13 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 """Headers of every response. There are none that let other origins read it."""
-_SHOWN_LENGTH: Final = 200
-"""At most so many characters of an error about a request are logged."""
+_SHOWN_LENGTH: Final = 200  # at most so many characters of an error about a request are logged
 _BY_CLIENTS: Final = (HttpProcessingError, web.RequestPayloadError, web.PayloadAccessError, ConnectionError)
 """Errors that aiohttp logs because of a client: an invalid request, or one that was broken off."""
 _LINGER: Final = 0.25
 """Seconds for unfinished responses at shutdown. aiohttp waits for them twice, before and after it cancels them."""
-_PART: Final = 1 << 16
-"""Bytes of a response that are written to a connection at a time."""
-_SHOWN: Final = 8
-"""`/healthz` names at most so many services."""
+_PART: Final = 1 << 16  # bytes of a response that are written to a connection at a time
+_SHOWN: Final = 8  # `/healthz` names at most so many services
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]+))(?::\d+)?")
 
 
@@ -66,10 +63,7 @@ class Site(NamedTuple):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind the port, before the sidecar changes anything.
-
-    :raises ClbError: if that fails.
-    """
+    """Bind the port, before the sidecar changes anything; raises ClbError if that fails."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
@@ -81,10 +75,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 @asynccontextmanager
 async def serving(listener: socket.socket, site: Site, trouble: Trouble) -> AsyncIterator[None]:
-    """Serve `/`, `/status.json`, `/metrics` and `/healthz` while the block runs.
-
-    :param trouble: reports connections that cannot be accepted, and requests that fail through our fault.
-    """
+    """Serve `/`, `/status.json`, `/metrics` and `/healthz` while the block runs; report troubles that are our fault."""
     runner = web.AppRunner(
         _application(site),
         access_log=None,
@@ -93,15 +84,16 @@ async def serving(listener: socket.socket, site: Site, trouble: Trouble) -> Asyn
         logger=_Log(trouble),
     )
     await runner.setup()
-    connections = Connections(
-        cast("web.Server", runner.server), partial(trouble, "cannot accept connections of --metrics")
-    )
+    cannot_accept = partial(trouble, "cannot accept connections of --metrics")
+    connections = Connections(cast("web.Server", runner.server), cannot_accept)
     tasks = [asyncio.create_task(work) for work in (site.meters.watch_lag(), connections.accept(listener))]
     try:
         yield
     finally:
         for task in tasks:
-            await ended(task)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await runner.cleanup()
         connections.end()
 
@@ -114,7 +106,8 @@ class _Log:
 
     def debug(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
         """Log a line at level debug."""
-        structlog.stdlib.get_logger().debug(message % args, reason=_one_line(exc_info) if exc_info else None)
+        reason = " ".join(str(exc_info).split())[:_SHOWN_LENGTH] if exc_info else None
+        structlog.stdlib.get_logger().debug(message % args, reason=reason)
 
     def exception(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
         """Log a failed request."""
@@ -122,10 +115,6 @@ class _Log:
             self.debug(message, *args, exc_info=exc_info)
         else:
             self._trouble("a request of --metrics fails", described(exc_info))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_SHOWN_LENGTH]
 
 
 def _application(site: Site) -> web.Application:
@@ -138,13 +127,8 @@ def _application(site: Site) -> web.Application:
     async def write_status() -> bytes:
         return await asyncio.to_thread((await site.report()).status)
 
-    shared_metrics, shared_status = _Shared(write_metrics, one_at_a_time), _Shared(write_status, one_at_a_time)
-
-    async def metrics(request: web.Request) -> web.StreamResponse:
-        return await _answer(request, shared_metrics, CONTENT_TYPE_LATEST)
-
-    async def status(request: web.Request) -> web.StreamResponse:
-        return await _answer(request, shared_status, "application/json")
+    metrics = _Shared(write_metrics, one_at_a_time, CONTENT_TYPE_LATEST)
+    status = _Shared(write_status, one_at_a_time, "application/json")
 
     async def healthz(_request: web.Request) -> web.Response:
         ready = site.is_ready()
@@ -157,14 +141,8 @@ def _application(site: Site) -> web.Application:
         return web.Response(body=page.body, content_type="text/html", charset="utf-8", headers=headers)
 
     application = web.Application(middlewares=[_in_time, _only_by_its_own_name])
-    application.add_routes(
-        [
-            web.get("/", stats_page),
-            web.get("/status.json", status),
-            web.get("/metrics", metrics),
-            web.get("/healthz", healthz),
-        ]
-    )
+    pages = {"/": stats_page, "/status.json": status.answer, "/metrics": metrics.answer, "/healthz": healthz}
+    application.add_routes([web.get(path, handler) for path, handler in pages.items()])
     application.on_response_prepare.append(_add_headers)
     return application
 
@@ -172,16 +150,21 @@ def _application(site: Site) -> web.Application:
 class _Shared:
     """Costly work shared by many requests, one piece at a time. Each gets a result of work that began after it."""
 
-    def __init__(self, work: Callable[[], Awaitable[bytes]], one_at_a_time: asyncio.Lock) -> None:
+    def __init__(self, work: Callable[[], Awaitable[bytes]], one_at_a_time: asyncio.Lock, content_type: str) -> None:
         self._work = work
         self._lock = one_at_a_time
+        self._content_type = content_type
         self._next: asyncio.Task[bytes] | None = None
 
-    async def get(self) -> bytes:
-        """Return the result of the next piece of work."""
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Respond with the result of the next piece of work."""
         if self._next is None:
             self._next = asyncio.create_task(self._run())
-        return await asyncio.shield(self._next)  # a cancelled request does not cancel the work for the others
+        try:
+            body = await asyncio.shield(self._next)  # a cancelled request does not cancel the work for the others
+        except (OSError, ClbError) as error:  # such as maps that were unloaded meanwhile
+            return web.Response(text=f"{error}\n", status=503)
+        return await _sent(request, body, self._content_type)
 
     async def _run(self) -> bytes:
         async with self._lock:
@@ -189,11 +172,7 @@ class _Shared:
             return await self._work()
 
 
-async def _answer(request: web.Request, shared: _Shared, content_type: str) -> web.StreamResponse:
-    try:
-        body = await shared.get()
-    except (OSError, ClbError) as error:  # such as maps that were unloaded meanwhile
-        return web.Response(text=f"{error}\n", status=503)
+async def _sent(request: web.Request, body: bytes, content_type: str) -> web.StreamResponse:
     headers = {"Content-Type": content_type, "Content-Length": str(len(body))}
     if request.method == "HEAD":
         return web.Response(headers=headers)

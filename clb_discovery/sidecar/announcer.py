@@ -28,12 +28,9 @@ from clb_discovery.repeats import Repeats
 from clb_discovery.state.service import ServiceState
 from clb_discovery.text import some_of, timestamp
 
-_SHOWN: Final = 8
-"""Real servers named in one line."""
-_REFUSALS_OF_ONE: Final = 16
-"""Most lines about real servers of one service that are rejected at the same time."""
-_REFUSALS: Final = 32
-"""The same over all services, because discovery may name any number."""
+_SHOWN: Final = 8  # real servers named in one line
+_REFUSALS_OF_ONE: Final = 16  # most lines about real servers of one service that are rejected at the same time
+_REFUSALS: Final = 32  # the same over all services, because discovery may name any number
 
 _log = structlog.stdlib.get_logger()
 
@@ -42,11 +39,7 @@ class Announcer:
     """Remembers what it logged, so that it does not repeat it all the time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start with nothing logged.
-
-        :param clock: returns seconds, and does not go backwards.
-        """
-        self._clock = clock
+        self._clock = clock  # returns seconds, and does not go backwards
         self._rejected: Mapping[str, Sequence[Refusal]] = {}
         self._unpublished: frozenset[str] = frozenset()  # sources
         self._overlaps: Sequence[Overlap] = ()
@@ -56,10 +49,7 @@ class Announcer:
         self._troubles: dict[str, str] = {}  # troubles that go on and were logged, each with its last reason
 
     def trouble(self, what: str, reason: str | None) -> None:
-        """Report a trouble.
-
-        :param reason: None while there is none.
-        """
+        """Report a trouble, or with None as its reason that there is none."""
         if reason is None:
             self._troubles.pop(what, None)
         else:
@@ -93,19 +83,14 @@ class Announcer:
         source, was, absent = now.service.source, before.guarded.absent, now.guarded.absent
         names = _endpoint_names(absent.keys() - was.keys())
         if names and self._is_new("removal held", source, *names):
-            removed, of = now.guarded.withheld
-            seconds = now.service.policy.hold
+            (removed, of), seconds = now.guarded.withheld, now.service.policy.hold
             _log.warning("removal held", source=source, servers=names, removed=removed, of=of, seconds=seconds)
             self._holds.add(source)
         ended = was.keys() - absent.keys()
         if ended and source in self._holds:
             back = ended & {(server.address, server.port) for server in now.guarded.good}
-            _log.info(
-                "removal no longer held",
-                source=source,
-                removed=_endpoint_names(ended - back),
-                back=_endpoint_names(back),
-            )
+            removed_names, back_names = _endpoint_names(ended - back), _endpoint_names(back)
+            _log.info("removal no longer held", source=source, removed=removed_names, back=back_names)
             if not absent:
                 self._holds.remove(source)
 
@@ -126,10 +111,7 @@ class Announcer:
         return self._repeats.happened(what, " ".join(of), self._clock()) is not None
 
     def _say(self, log: Callable[..., None], what: str, reason: str, **of: str) -> None:
-        """Log a trouble, unless it was logged a short time ago.
-
-        :param of: the thing that it happens to, if `what` does not name it.
-        """
+        """Log a trouble of something, which `of` or `what` names, unless it was logged a short time ago."""
         thing = " ".join([what, *of.values()])
         times = self._repeats.happened(thing, reason, self._clock())
         if times is None:
@@ -140,12 +122,8 @@ class Announcer:
 
     def restored(self, now: ServiceState) -> None:
         """Report a last known set from the disk, which is served until the source answers."""
-        _log.warning(
-            "serving the last known set",
-            source=now.service.source,
-            servers=len(now.guarded.good),
-            since=timestamp(now.last_success),
-        )
+        source, servers = now.service.source, len(now.guarded.good)
+        _log.warning("serving the last known set", source=source, servers=servers, since=timestamp(now.last_success))
 
     def published(self, before: Installed, carried_out: Plan) -> None:
         """Report the pools that changed."""
@@ -239,8 +217,7 @@ def _names(servers: Sequence[RealServer]) -> list[str]:
 
 
 def _endpoint_names(endpoints: Collection[Endpoint]) -> list[str]:
-    shown = [format_endpoint(*endpoint) for endpoint in sorted(endpoints)[:_SHOWN]]
-    return [*shown, f"and {len(endpoints) - _SHOWN} more"] if len(endpoints) > _SHOWN else shown
+    return some_of([format_endpoint(*endpoint) for endpoint in sorted(endpoints)], _SHOWN)
 
 
 def _change(was: RealServer, now: RealServer) -> str:

@@ -21,7 +21,7 @@ from typing import Final
 import structlog
 
 from clb_discovery import __version__, log
-from clb_discovery.config.settings import Configured, Settings, without_restart
+from clb_discovery.config.settings import Settings, without_restart
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.errors import ClbError, HostError, SourceError
 from clb_discovery.layout.installed import Installed
@@ -34,10 +34,9 @@ from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.hosts import HostsFile
 from clb_discovery.sidecar.last_good_file import Store
 from clb_discovery.sidecar.local_listeners import LocalListeners
-from clb_discovery.sidecar.proof import Proof
 from clb_discovery.sidecar.publisher import Publisher
 from clb_discovery.sidecar.readiness import Readiness
-from clb_discovery.sidecar.self_report import SelfReport
+from clb_discovery.sidecar.self_report import Proof, SelfReport
 from clb_discovery.sidecar.service_manager import ServiceManager
 from clb_discovery.sidecar.wakeup import Wakeup
 from clb_discovery.sources.watches import Watches
@@ -49,8 +48,7 @@ CHECK_EVERY: Final = 2.0
 THREADS: Final = 6
 """Operations that may wait for the kernel or a disk at the same time."""
 YOUNG: Final = 10_000
-"""New objects until the next search for garbage in cycles: with Python's 700 it took a third of the time of the first
-publication of 10,000 services."""
+"""New objects between two searches for garbage in cycles; 700 take a third of the time to publish 10,000 services."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -58,21 +56,18 @@ _log = structlog.stdlib.get_logger()
 class Daemon:
     """One sidecar: the single writer of one instance's maps."""
 
-    def __init__(self, configured: Configured, reread: Callable[[], Configured]) -> None:
-        """Prepare; nothing is touched yet.
-
-        :param reread: reads the configuration again, for SIGHUP.
-        """
-        settings = configured.settings
+    def __init__(self, settings: Settings, reread: Callable[[], Settings]) -> None:
+        """Prepare; nothing is touched yet. SIGHUP calls `reread`, to read the configuration again."""
+        options = settings.options
         self._settings = settings
         self._reread = reread
-        self._watches = Watches(configured.open_sources)
+        self._watches = Watches(settings.open_sources)
         self._announcer = Announcer()
         self._service_manager = ServiceManager(self._announcer)
-        self._services = ServiceTable(settings.services, settings.max_services, settings.real_ranges)
-        self._instance = Instance(settings.pins.instance)
+        self._services = ServiceTable(settings.services, options.max_services, options.real_range)
+        self._instance = Instance(options.instance)
         self._names = HostsFile(self._instance, self._announcer)
-        self._store = Store(settings.state_dir, settings.pins.instance)
+        self._store = Store(options.state_dir, options.instance)
         self._meters = Meters()
         self._plane = settings.plane()
         self._proof = Proof(self._plane)
@@ -100,14 +95,14 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._instance.locked(loads=self._plane.loads))
-            stack.push_async_callback(self._unwatch)
+            stack.push_async_callback(lambda: self._watches.end())  # noqa: PLW0108 - those of that moment
             listener = None
             async with self._plane.coming_up():
                 await self._watches.open()
-                if self._settings.metrics:
+                if self._settings.options.metrics:
                     from clb_discovery.metrics import server  # noqa: PLC0415 - aiohttp is a fifth of a sidecar that does without
 
-                    listener = stack.enter_context(server.listen(*self._settings.metrics))
+                    listener = stack.enter_context(server.listen(*self._settings.options.metrics))
                 self._watches.start(self._heard)
             maps = stack.enter_context(self._plane.open())
             publisher = Publisher(self._plane, maps, self._announcer, self._meters)
@@ -130,31 +125,20 @@ class Daemon:
             _log.error("programs are not effective", reason=ineffective)
 
     async def _report(self, publisher: Publisher) -> Report:
-        counted = await publisher.counted()
+        datapath = await publisher.datapath(await asyncio.to_thread(self._proof.objection))
         return Report(
-            instance=self._settings.pins.instance,
-            info=counted.info,
-            installed=counted.installed,
-            servers=counted.servers,
-            ineffective=await asyncio.to_thread(self._proof.objection),
-            records_lost=counted.records_lost,
-            overlaps=publisher.overlaps,
+            instance=self._instance.name,
+            datapath=datapath,
             following=tuple(self._services),
-            state=self._self_report.document(self._services, self._settings.hosts_file),
-            listening=await self._local_listeners.now(counted.installed),
+            state=self._self_report.document(self._services, self._settings.options.hosts_file),
+            listening=await self._local_listeners.now(datapath.installed),
         )
 
     def _start_up(self, publisher: Publisher) -> None:
-        services = self._services
-        self._changed |= self._recall(tuple(services.sources), publisher.installed, self._store.read())
-        self._names.leave(self._settings.hosts_file)
-        _log.info(
-            "started",
-            version=__version__,
-            instance=self._settings.pins.instance,
-            cgroup=str(self._plane.cgroup),
-            services=len(services),
-        )
+        self._changed |= self._recall(tuple(self._services.sources), publisher.installed, self._store.read())
+        self._names.leave(self._settings.options.hosts_file)
+        instance, cgroup = self._instance.name, str(self._plane.cgroup)
+        _log.info("started", version=__version__, instance=instance, cgroup=cgroup, services=len(self._services))
         self._write_state()
         self._readiness.begin(asyncio.get_running_loop().time())
         early, self._early = self._early or (), None
@@ -179,7 +163,7 @@ class Daemon:
             with self._announcer.trying("cannot go on", *self._bearable(OSError)):  # such as no free descriptor
                 await self._tick(publisher)
             self._service_manager.alive()
-            if self._settings.once:
+            if self._settings.options.once:
                 self._finish_once()
 
     def _next_look(self, publisher: Publisher) -> float:
@@ -216,17 +200,18 @@ class Daemon:
 
     async def _sync(self, publisher: Publisher) -> None:
         services = self._services
-        known, servers, complete = services.known, services.servers, services.is_complete
+        known, complete = services.known, services.is_complete
+        servers = {source: last.servers for source, last in known.items()}
         self._changed = self._pending = False  # first, because sources go on answering while a thread publishes
         with self._announcer.trying("cannot publish", *self._bearable(ClbError, OSError)):
-            refusals, pending = await publisher.publish(
+            found = await publisher.publish(
                 self._settings, services.claims, servers, complete=complete, interrupted=self._is_interrupted
             )
-            self._pending = bool(pending)
-            services.apply(known, pending)
-            for before, now in services.refuse(*refusals):
+            self._pending = bool(found.pending)
+            services.apply(known, found.pending)
+            for before, now in services.refuse(found.refused, found.rejected, found.unpublished):
                 self._announcer.refused(now.service.name, before.refused, now.refused)
-            if complete and not pending:
+            if complete and not found.pending:
                 self._self_report.last_sync = datetime.now(UTC)
 
     def _is_interrupted(self) -> bool:
@@ -234,14 +219,11 @@ class Daemon:
         return self._changed or self._reloading or self._stopping
 
     def _notify(self, installed: Installed, *, settled: bool) -> None:
-        """Report to the service manager how the sources are, and once that the sidecar is ready.
-
-        :param settled: whether last known sets are used in place of answers that are missing.
-        """
+        """Report to the service manager how the sources are, and once that the sidecar is ready."""
         services = self._services
         if self._readiness.reach(settled=settled, served=services.is_served):
             stale = sum(state.stale for state in services)
-            virtual_servers = len(installed.virtual) - len(own_servers.virtual_servers(self._settings.pins.instance))
+            virtual_servers = len(installed.virtual) - len(own_servers.virtual_servers(self._instance.name))
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
             with self._announcer.trying("cannot remove what another version has loaded", HostError, OSError):
                 self._plane.settle()
@@ -285,16 +267,16 @@ class Daemon:
         self._reloading = False
         self._service_manager.reloading()
         try:
-            configured = await asyncio.to_thread(self._reread)
-            watches = Watches(configured.open_sources)
+            wanted = await asyncio.to_thread(self._reread)
+            watches = Watches(wanted.open_sources)
             await watches.open()
         except (ClbError, OSError) as error:
             self._self_report.config_error = str(error)
             _log.error("configuration refused; the running one stays", error=str(error))
         else:
-            await self._unwatch()
+            await self._watches.end()
             self._watches = watches
-            await self._adopt(configured.settings, publisher.installed)
+            await self._adopt(wanted, publisher.installed)
             watches.start(self._heard)
         self._service_manager.reloaded()
 
@@ -302,36 +284,33 @@ class Daemon:
         """Go on with other settings, as after a restart; the state of services that stay is kept."""
         self._self_report.config_error = None
         self._settings, left_out = without_restart(wanted, self._settings)
-        log.configure(self._settings.log_format, self._settings.log_level)
+        options, services = self._settings.options, self._settings.services
+        log.configure(options.log_format, options.log_level)
         if left_out:
             _log.warning("changed options need a restart", options=left_out)
-        settings = self._settings
-        new = self._services.adopt(settings.services, settings.max_services, settings.real_ranges)
+        new = self._services.adopt(services, options.max_services, options.real_range)
         self._recall(new, installed, await asyncio.to_thread(self._store.read) if new else {})
-        self._names.leave(self._settings.hosts_file)
+        self._names.leave(self._settings.options.hosts_file)
         self._changed = True
         _log.info("configuration read again", services=len(self._services))
 
-    async def _unwatch(self) -> None:
-        await self._watches.end()
-
     async def _shut_down(self) -> None:
         self._service_manager.stopping()
-        await self._unwatch()
+        await self._watches.end()
         self._write_state()
         if self._services.applied:  # otherwise the disk may have more
             await self._write_last_good()
         _log.info("stopped; connects go on over what was published last")
 
     async def _publish_names(self, installed: Installed) -> None:
-        if self._settings.hosts_file is None:
+        if self._settings.options.hosts_file is None:
             return
         with self._announcer.trying("cannot publish names", *self._bearable(HostError, OSError)):
-            await asyncio.to_thread(self._names.publish, self._settings.hosts_file, installed)
+            await asyncio.to_thread(self._names.publish, self._settings.options.hosts_file, installed)
 
     def _write_state(self) -> None:
         with self._announcer.trying("cannot write the state that status shows", HostError, OSError):
-            self._self_report.write(self._services, self._settings.hosts_file)
+            self._self_report.write(self._services, self._settings.options.hosts_file)
 
     async def _write_last_good(self) -> None:
         """Keep the published sets on disk, with the time of each source's last answer."""
@@ -343,15 +322,11 @@ class Daemon:
 
     def _bearable(self, *errors: type[Exception]) -> tuple[type[Exception], ...]:
         """Return the errors after which the sidecar goes on; with `once` there are none."""
-        return () if self._settings.once else errors
+        return () if self._settings.options.once else errors
 
 
 def _threads() -> ThreadPoolExecutor:
-    """Return threads that are all started at the beginning.
-
-    If one could not be started later, the executor would report an error and still do the work when another thread is
-    free, although no caller expects that any more.
-    """
+    """Return threads that have all started; if one failed later, the executor would raise and still do the work."""
     executor, all_there = ThreadPoolExecutor(THREADS), threading.Barrier(THREADS)
     try:
         for started in [executor.submit(all_there.wait) for _ in range(THREADS)]:

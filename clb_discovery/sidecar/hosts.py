@@ -20,8 +20,7 @@ class HostsFile:
     """The names of an instance's services, in the file of `--hosts-file`."""
 
     def __init__(self, instance: Instance, announcer: Announcer) -> None:
-        """Take the instance, which remembers the file of the previous sidecar, and the announcer."""
-        self._instance = instance
+        self._instance = instance  # it remembers the file of the previous sidecar
         self._announcer = announcer
 
     def leave(self, path: Path | None) -> None:
@@ -35,10 +34,7 @@ class HostsFile:
             _log.warning("cannot remove the names of before", error=str(error))
 
     def publish(self, path: Path, installed: Installed) -> None:
-        """Write the names of all balanced services, even if another program has rewritten the file.
-
-        :raises HostError: naming the file, the cause and the fix.
-        """
+        """Write the names of all services, even if another program has rewritten the file; raises as `write_names`."""
         found = names(installed.virtual)
         self._announcer.nameless(found.left_out)
         if write_names(path, self._instance.name, found.addresses):

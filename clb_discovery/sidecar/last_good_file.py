@@ -22,10 +22,6 @@ class Store:
     """The file of one instance in the state directory; without a directory nothing is read or written."""
 
     def __init__(self, directory: Path | None, instance: str) -> None:
-        """Name the file; nothing is touched yet.
-
-        :param instance: already checked by `Pins`.
-        """
         self._directory = directory
         self._name = f"{instance}.json"
         self._written: Mapping[str, LastGood] = {}
@@ -55,17 +51,13 @@ class Store:
                 raise ValueError(f"it {error}") from None
 
     def is_due(self, applied: Mapping[str, LastGood], now: float) -> bool:
-        """Tell whether anything except a time has changed since the last write, and the next write is not too soon.
-
-        :param applied: the published set of each source, without the time.
-        :param now: seconds on a clock that does not go backwards.
-        """
+        """Tell whether to write: the sets have changed, apart from their times, and the last write is not too new."""
         return self._directory is not None and now >= self._next and applied != self._written
 
     def write(self, sets: Mapping[str, LastGood], now: float) -> None:
         """Replace the file, and wait until it is on disk.
 
-        :param now: as for `is_due`.
+        :param now: seconds on a clock that does not go backwards, as for `is_due`.
         :raises HostError: if it cannot be written. The next try is due as usual.
         :raises ValueError: if there is too much to write.
         """

@@ -30,10 +30,7 @@ class LocalListeners:
         self._until = 0.0
 
     async def announce(self, installed: Installed) -> None:
-        """Log the listeners on new VIPs.
-
-        :param installed: the same object as before if nothing has changed.
-        """
+        """Log the listeners on new VIPs, which are looked for only if the object is another one than before."""
         if installed is self._installed:
             return
         self._installed = installed

@@ -19,14 +19,14 @@ import structlog
 from clb_discovery.config.settings import Settings
 from clb_discovery.datapath.maps import FullError, Maps
 from clb_discovery.datapath.plane import Plane
+from clb_discovery.documents.status import Datapath
 from clb_discovery.errors import ClbError, RemovedError
-from clb_discovery.layout.elements import Info, Server
 from clb_discovery.layout.installed import Installed
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.model import own_servers
 from clb_discovery.model.answer import Claim, Refusal
 from clb_discovery.model.neighbours import Overlap
-from clb_discovery.model.servers import Protocol, Unpublished, Vip, VirtualServer
+from clb_discovery.model.servers import Protocol, Unpublished, Vip
 from clb_discovery.publication.admission import SLICE
 from clb_discovery.publication.aside import FIRST_PAUSE, LONGEST_PAUSE, Aside, next_try, put_aside, waiting
 from clb_discovery.publication.cut import Cut, cut
@@ -36,41 +36,22 @@ from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.state.guard import Servers
 
-_MOST_FAILURES: Final = 16
-"""Virtual servers that are set aside in one round; the next one goes on from there."""
+_MOST_FAILURES: Final = 16  # virtual servers that are set aside in one round; the next one goes on from there
 
-_LOOK_EVERY: Final = 60.0
-"""Seconds between two looks for other instances."""
+_LOOK_EVERY: Final = 60.0  # seconds between two looks for other instances
 
 _log = structlog.stdlib.get_logger()
 
 
-class Counted(NamedTuple):
-    """The content of the maps at one moment."""
+class Published(NamedTuple):
+    """The result of a publication: the parts of answers that were not published, or not yet."""
 
-    installed: Installed
-    info: Info | None
-    servers: Mapping[bytes, Server]
-    """Counters of connects, by packed member."""
-    records_lost: int
-    """How often there was no memory for the record of a socket."""
-
-
-class Refusals(NamedTuple):
-    """The parts of answers that were not published."""
-
-    words: Mapping[str, Sequence[Refusal]]
-    """Of services of a catalog, by source."""
-    servers: Mapping[str, Sequence[Refusal]]
+    refused: Mapping[str, Sequence[Refusal]]
+    """Registrations of services of a catalog, by source."""
+    rejected: Mapping[str, Sequence[Refusal]]
     """Real servers of all services, by source."""
     unpublished: Sequence[Unpublished]
     """Virtual servers that there is no room for."""
-
-
-class Published(NamedTuple):
-    """The result of a publication."""
-
-    refusals: Refusals
     pending: frozenset[str]
     """Sources of which more has to be published at once, because the publication was interrupted."""
 
@@ -79,7 +60,6 @@ class Publisher:
     """The only writer of an instance's maps, which therefore knows their content."""
 
     def __init__(self, plane: Plane, maps: Maps, announcer: Announcer, meters: Meters) -> None:
-        """Read the maps of the plane."""
         self._plane = plane
         self.installed = maps.read()
         self._before: Publication | None = None
@@ -95,19 +75,19 @@ class Publisher:
         self._maps = maps
         self._announcer = announcer
         self._meters = meters
-        self._unsure = False
-        """Whether the maps may differ from `installed`, and could not be read."""
-        self._lost = False
-        """Whether the data plane was lost, and is not yet restored."""
+        self._unsure = False  # whether the maps may differ from `installed`, and could not be read
+        self._lost = False  # whether the data plane was lost, and is not yet restored
         self._kernel = asyncio.Lock()  # while it is free, `installed` is the content of the maps
 
-    async def counted(self) -> Counted:
-        """Read the counters of connects."""
+    async def datapath(self, ineffective: str | None) -> Datapath:
+        """Read the counters of connects, and add why the programs are not in effect, if they are not."""
+
+        def read(maps: Maps, installed: Installed) -> Datapath:
+            counters = maps.servers(installed)
+            return Datapath(maps.info(), installed, counters, ineffective, maps.records_lost(), self.overlaps)
+
         async with self._kernel:
-            installed = self.installed
-            return await asyncio.to_thread(
-                lambda: Counted(installed, self._maps.info(), self._maps.servers(installed), self._maps.records_lost())
-            )
+            return await asyncio.to_thread(read, self._maps, self.installed)
 
     @property
     def next_try(self) -> float:
@@ -132,32 +112,24 @@ class Publisher:
         """Publish the desired state that follows from the real servers of each source, round by round.
 
         :param claims: of services of a catalog, in addition to the services of the settings.
-        :param complete: as for `plan`.
         :param interrupted: whether there is something new to publish; then no further round begins.
         :raises ClbError: if the kernel refuses a step for another reason than lack of room.
         :raises OSError: if this host lacks a resource, such as descriptors.
         """
-        wanted = Wanted(
-            settings.services,
-            claims,
-            servers,
-            own_servers.virtual_servers(settings.pins.instance),
-            settings.vip_ranges,
-            settings.real_ranges,
-            complete,
-        )
+        options, services, _ = settings
+        own = own_servers.virtual_servers(options.instance)
+        wanted = Wanted(services, claims, servers, own, options.vip_range, options.real_range, complete)
         while True:
             found = await self._round(wanted)
             self._leaving.add(found.plan.dropped)
             if not found.goes_on or interrupted():
                 break
-        await self._close_sockets(reset=settings.reset)
+        await self._close_sockets(reset=options.on_remove == "reset")
         self._announcer.rejected(found.desired.rejected, found.desired.basis.by_source)
         without_room = {one.vip: one for one in (*found.unpublished, *(one.why for one in self._aside.values()))}
         unpublished = tuple(without_room.values())
         self._announcer.unpublished(unpublished)
-        refusals = Refusals(found.resolved.refused, found.desired.rejected, unpublished)
-        return Published(refusals, found.pending())
+        return Published(found.resolved.refused, found.desired.rejected, unpublished, found.pending())
 
     async def _round(self, wanted: Wanted) -> Publication:
         """Publish a bounded number of changes."""
@@ -217,7 +189,9 @@ class Publisher:
                 behind = found.plan.changed[found.plan.changed.index(refused.vip) + 1 :]
             for vip in (refused.vip, *behind):
                 if (vip in installed.virtual) == (refused.vip in installed.virtual):
-                    self._put_aside(found.desired.virtual.get(vip) or wanted.own[vip], reason)
+                    server = found.desired.virtual.get(vip) or wanted.own[vip]
+                    why = Unpublished(vip, server.service, server.source, reason)
+                    self._aside[vip] = put_aside(self._aside.get(vip), server, why, time.monotonic())
             carried_out.append(refused.carried_out)
             installed, before = refused.carried_out.result, None
         self._before = None
@@ -235,11 +209,6 @@ class Publisher:
             self._maps.apply(refused.steps)
             return error.reason, refused
         return None
-
-    def _put_aside(self, server: VirtualServer, reason: str) -> None:
-        why = Unpublished(server.vip, server.service, server.source, reason)
-        before = self._aside.get(server.vip)
-        self._aside[server.vip] = put_aside(before, server, why, time.monotonic())
 
     async def _close_sockets(self, *, reset: bool) -> None:
         """Close sockets of removed servers: a UDP socket would go on sending there without noticing."""
@@ -265,10 +234,7 @@ class Publisher:
         self._announcer.overlaps(self.overlaps)
 
     async def keep_up(self) -> bool:
-        """Bring the data plane up again if its cgroup or its pins were recreated, as service managers do.
-
-        :returns: whether it was lost; if the pins were gone, the maps are new and empty.
-        """
+        """Bring the data plane up again if its cgroup or its pins were recreated; return whether it was lost."""
         try:
             lost = self._lost = self._lost or await asyncio.to_thread(self._plane.is_lost)
             if lost:

@@ -17,10 +17,7 @@ class Readiness:
         self._fresh_until = math.inf
 
     def begin(self, now: float) -> None:
-        """Give sources their time to answer from now on.
-
-        :param now: seconds on a clock that does not go backwards.
-        """
+        """Give sources their time to answer from now on, by a clock that does not go backwards."""
         self._fresh_until = now + FRESH_WITHIN
 
     def is_settled(self, now: float, *, tried: bool) -> bool:
@@ -28,8 +25,7 @@ class Readiness:
 
         Until then they are not published again, perhaps at other VIPs.
 
-        :param now: as for `begin`.
-        :param tried: whether every source has come back with something.
+        :param tried: whether every source has had an outcome.
         """
         return tried or now >= self._fresh_until
 

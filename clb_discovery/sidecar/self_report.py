@@ -1,16 +1,21 @@
-"""The report of the sidecar about itself, for `status` and the page."""
+"""The report of the sidecar about itself, for `status` and the page, and the proof that its programs are in effect."""
 
 from __future__ import annotations
 
 import os
+import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from clb_discovery.datapath.instance import Instance
+from clb_discovery.datapath.plane import Plane
 from clb_discovery.hosts_file.file import real_path
 from clb_discovery.state.services import ServiceTable
 from clb_discovery.text import timestamp
+
+PROOF_LASTS: Final = 10.0
+"""Seconds for which the result of a self-test connect is used again: outside of its cgroup each takes a process."""
 
 
 class SelfReport:
@@ -25,10 +30,7 @@ class SelfReport:
         self._written: dict[str, Any] | None = None
 
     def document(self, services: ServiceTable, hosts_file: Path | None) -> dict[str, Any]:
-        """Return the report, without the sources.
-
-        :param hosts_file: the file of `--hosts-file`, if any.
-        """
+        """Return the report, without the sources."""
         return {
             "pid": os.getpid(),
             "last_sync": timestamp(self.last_sync),
@@ -38,12 +40,24 @@ class SelfReport:
         }
 
     def write(self, services: ServiceTable, hosts_file: Path | None) -> None:
-        """Write the report and the sources for `status`, unless nothing has changed.
-
-        :raises HostError: if the directory is not safe.
-        :raises OSError: if the file cannot be written. The next call tries again.
-        """
+        """Write the report and the sources, unless nothing has changed; after an error the next call tries again."""
         document = {**self.document(services, hosts_file), "sources": services.documents}
         if document != self._written:
             self._instance.write_state(document)
             self._written = document
+
+
+class Proof:
+    """The result of the last self-test; it runs again only after a while."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._objection: str | None = None
+        self._until = 0.0
+
+    def objection(self) -> str | None:
+        """Return why the programs are not in effect, or None if they are. For one thread at a time."""
+        if time.monotonic() >= self._until:
+            self._objection = self._plane.objection()
+            self._until = time.monotonic() + PROOF_LASTS
+        return self._objection

@@ -10,18 +10,14 @@ from typing import Final
 
 from clb_discovery.sidecar.announcer import Announcer
 
-_PATIENCE: Final = 1.0
-"""Seconds to wait if the service manager does not read its messages."""
+_PATIENCE: Final = 1.0  # seconds to wait if the service manager does not read its messages
 
 
 class ServiceManager:
     """The service manager that started the sidecar; without one, nothing happens."""
 
     def __init__(self, announcer: Announcer, environment: Mapping[str, str] = os.environ) -> None:
-        """Take the variables of sd_notify(3) and sd_watchdog_enabled(3).
-
-        :param announcer: reports a service manager that does not read.
-        """
+        """Take the variables of sd_notify(3) and sd_watchdog_enabled(3)."""
         self._announcer = announcer
         self._address = environment.get("NOTIFY_SOCKET")
         self.watchdog = _watchdog(environment)
@@ -30,10 +26,7 @@ class ServiceManager:
         self._status: str | None = None
 
     def status(self, summary: str, *, ready: bool) -> None:
-        """Report the status line, and once, that units after the sidecar may start.
-
-        :param summary: one line.
-        """
+        """Report the status line, and once, that units after the sidecar may start."""
         lines = [] if self._is_ready or not ready else ["READY=1"]
         if summary != self._status or lines:
             self._send(*lines, f"STATUS={summary}")

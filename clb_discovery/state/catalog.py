@@ -15,23 +15,16 @@ from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.service import ServiceState
 
 
-def template(services: Iterable[Service]) -> Service | None:
-    """Return the entry for the catalog, with the settings of all services that opt in; None without catalog mode."""
-    return next((service for service in services if service.source == CATALOG), None)
-
-
 def joined(
     services: Sequence[Service], names: Iterable[str], followed: Mapping[str, ServiceState], most: int = MAX_SERVICES
 ) -> dict[str, ServiceState]:
-    """Return the new services to follow, by the name of the source, for these names in the catalog.
+    """Return the new services to follow for these names in the catalog, the lowest first, by source.
 
-    Services that are followed already stay; the remaining places go to the lowest names.
-
-    :param services: those of the configuration, which go first.
-    :param followed: services that are followed already, by the name of the source.
-    :param most: services of the catalog to follow, including those that are followed already.
+    :param services: those of the configuration.
+    :param followed: services that are followed already, by source.
+    :param most: at most so many services of the catalog are followed, including these.
     """
-    pattern = template(services)
+    pattern = next((service for service in services if service.source == CATALOG), None)
     if pattern is None:
         return {}
     new = (name for name in sorted(names) if CONSUL + name not in followed)
@@ -53,10 +46,7 @@ def restored(
     followed: Mapping[str, ServiceState],
     most: int = MAX_SERVICES,
 ) -> dict[str, ServiceState]:
-    """Return the services to follow because the kernel balances them, or else because the disk has them.
-
-    :param services: as for `joined`, like `followed` and `most`.
-    """
+    """Return the services that `joined` may follow because the kernel balances them, or else the disk has them."""
     vips: defaultdict[str, list[Vip]] = defaultdict(list)
     for vip, source in holders(installed).items():
         if source.startswith(CONSUL):

@@ -84,15 +84,11 @@ class Guarded:
 
     def deadline(self, policy: RemovalPolicy) -> float | None:
         """Return when the first clock has run, after which an answer can confirm a removal; None if no clock runs."""
-        since = self.absent_since
-        return None if since is None else since + policy.hold
+        return None if self.absent_since is None else self.absent_since + policy.hold
 
 
 def seed(servers: Sequence[RealServer], identities: Identities) -> Guarded:
-    """Start from the servers that the kernel or the disk holds, so that the guard covers restarts too.
-
-    :param identities: those of other endpoints are ignored.
-    """
+    """Start from the servers that the kernel or the disk holds; identities of other endpoints are ignored."""
     return Guarded(*(Family(part, {}, _of(part, identities)) for part in _split(servers)))
 
 
@@ -136,25 +132,16 @@ class _Words:
         for one in sorted(answer.unread, key=_preference, reverse=True):
             if one.is_ipv4 in {None, ipv4}:
                 self._unread[one.identity, one.port] = one
+        self.is_any_unread = bool(self._unread)
+        """Whether there are members whose addresses in this family cannot be read."""
 
     def taken_out(self, missing: Collection[Endpoint], identities: Identities) -> frozenset[Endpoint]:
-        """Return those that the answer takes out by name: themselves, or the members that had them.
-
-        :param identities: of the missing ones, before.
-        """
+        """Return those that the answer takes out by name: themselves, or the members that had them before."""
         moved = (one for one in missing if identities.get(one) in self._stated) if self._stated else ()
         return self._out.intersection(missing).union(moved)
 
-    @property
-    def is_any_unread(self) -> bool:
-        """Whether there are members whose addresses in this family cannot be read."""
-        return bool(self._unread)
-
     def unread(self, missing: Collection[Endpoint], identities: Identities) -> dict[Endpoint, Unread]:
-        """Return those that stay because the answer names their members without addresses, each with its statement.
-
-        :param identities: as for `taken_out`.
-        """
+        """Return those that stay because the answer names their members without addresses, each with its statement."""
         named = self._unread
         if not named:
             return {}
@@ -217,10 +204,7 @@ def _unless_equal(before: Family, now: Family) -> Family:
 def _replaced(
     family: Family, new: Collection[Endpoint], gaps: Mapping[Endpoint, float], identities: Identities
 ) -> Iterable[Endpoint]:
-    """Return the absent endpoints that new ones of the same identity replace, one for one.
-
-    The one that has been absent longest goes first.
-    """
+    """Return the absent endpoints that new ones of the same identity replace, one for one, the longest absent first."""
     places = Counter(identities[endpoint] for endpoint in new if endpoint in identities)
     if not places:
         return []

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from clb_discovery.model.address import Address, format_address, parse_address
+from clb_discovery.model.address import format_address, parse_address
 from clb_discovery.model.answer import OptIn
 from clb_discovery.model.servers import MAX_PORT, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Protocol, RealServer
 from clb_discovery.model.text_forms import parse_algorithm, parse_vip
@@ -45,11 +45,7 @@ class LastGood(NamedTuple):
 
 
 def encode(sets: Mapping[str, LastGood]) -> bytes:
-    """Return the document.
-
-    :param sets: by the name of the source.
-    :raises ValueError: if it would be longer than `MAX_BYTES` even without identities.
-    """
+    """Return the document; raises ValueError if it would be longer than `MAX_BYTES` even without identities."""
     for identities in (True, False):
         sources = {name: _source(one, identities=identities) for name, one in sets.items()}
         document = json.dumps({"version": VERSION, "sources": sources}, separators=(",", ":")).encode()
@@ -59,10 +55,7 @@ def encode(sets: Mapping[str, LastGood]) -> bytes:
 
 
 def decode(document: bytes) -> dict[str, LastGood]:
-    """Read a document; the reverse of `encode`.
-
-    :raises ValueError: if it is anything else, with a short reason in one line; nothing else is ever raised.
-    """
+    """Read a document of `encode`; raises ValueError, and no other error, with a short reason in one line."""
     if len(document) > MAX_BYTES:
         raise ValueError(f"it is longer than {MAX_BYTES} bytes")
     try:
@@ -107,11 +100,8 @@ def _identities(found: Any, servers: Sequence[RealServer]) -> dict[Endpoint, str
         raise ValueError(f"{_shown(found)} are no identities")
     if found and len(found) != len(servers):
         raise ValueError(f"there are {len(found)} identities of {len(servers)} real servers")
-    return {
-        (server.address, server.port): identity
-        for server, identity in zip(servers, map(_bounded, found), strict=False)
-        if identity
-    }
+    named = zip(servers, map(_bounded, found), strict=False)
+    return {(server.address, server.port): identity for server, identity in named if identity}
 
 
 def _written(opt_in: OptIn) -> dict[str, Any]:
@@ -134,24 +124,15 @@ def _opt_in(found: Any) -> OptIn:  # noqa: ANN401 - as above
 
 
 def _real_server(found: Any) -> RealServer:  # noqa: ANN401 - as above
-    if isinstance(found, list) and len(found) == len(RealServer._fields):
-        priority, text, port, weight = found
-        address = _address(text)
-        if (
-            address is not None
-            and _is_number(priority, 0, MAX_PRIORITY)
-            and _is_number(port, 1, MAX_PORT)
-            and _is_number(weight, 0, MAX_WEIGHT)
-        ):
-            return RealServer(priority, address, port, weight)
-    raise ValueError(f"{_shown(found)} is no real server")
-
-
-def _address(text: Any) -> Address | None:  # noqa: ANN401 - as above
     try:
-        return parse_address(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
+        priority, text, port, weight = found
+        limits = zip((priority, port, weight), (0, 1, 0), (MAX_PRIORITY, MAX_PORT, MAX_WEIGHT), strict=True)
+        address = parse_address(text) if isinstance(text, str) and all(_is_number(*one) for one in limits) else None
+    except (TypeError, ValueError):
+        address = None
+    if address is None:
+        raise ValueError(f"{_shown(found)} is no real server")
+    return RealServer(priority, address, port, weight)
 
 
 def _is_number(found: Any, least: int, most: int) -> bool:  # noqa: ANN401 - as above

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final
 
-from clb_discovery.model.address import Address
+from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refusal
 from clb_discovery.model.servers import Endpoint, RealServer, Unpublished
 from clb_discovery.model.service import Service, consul_objection
+from clb_discovery.model.usable import objection
 from clb_discovery.state import guard
 from clb_discovery.state.guard import Guarded, Identities
 from clb_discovery.text import some_of, timestamp
 
 STATES: Final = ("fresh", "retrying", "held")
 """The values of `ServiceState.state`."""
-_SHOWN: Final = 4
-"""Refusals named in one reason."""
-_LONGEST: Final = 80
-"""Characters shown of a name."""
+_SHOWN: Final = 4  # refusals named in one reason
+_LONGEST: Final = 80  # characters shown of a name
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class ServiceState:
     absent_since: datetime | None = None
     """When the first of the absent members that stay became absent."""
     hastened: bool = False
-    """Whether the source was told to query at once, and has not come back since."""
+    """Whether the source was told to query at once, and has no outcome yet."""
     answered: bool = False
     """Whether the source has answered since the start."""
     known: bool = False
@@ -70,40 +69,35 @@ class ServiceState:
         """Return the state of a start, before the source has answered.
 
         :param servers: those that the kernel or the disk holds for the service.
-        :param answered: when its source had last answered, in seconds since 1970, or None if that is not known.
-        :param identities: those that are known; identities of other endpoints are ignored.
+        :param answered: when its source last answered, in seconds since 1970, if known.
+        :param identities: the known ones; those of other endpoints are ignored.
         """
         last_success = None if answered is None else datetime.fromtimestamp(answered, UTC)
         return replace(self, guarded=guard.seed(servers, identities), known=True, last_success=last_success)
 
-    def after(
-        self, outcome: Outcome, now: float, at: datetime, is_acceptable: Callable[[Address], bool] = lambda _: True
-    ) -> ServiceState:
+    def after(self, outcome: Outcome, now: float, at: datetime, real_ranges: Sequence[Network] = ()) -> ServiceState:
         """Return the state after an outcome of the source.
 
         If a service from a catalog no longer opts in, all of its members are absent.
 
         :param now: seconds on a clock that does not go backwards.
         :param at: the same moment in UTC.
-        :param is_acceptable: tells whether an address may be that of a real server, apart from the service's own VIPs.
+        :param real_ranges: networks of real servers; if empty, all except the loopback.
         """
         if isinstance(outcome, Answer) and self._is_unreadable(outcome):
-            outcome = Failure(f"no real server can be used: {_first(outcome)}", unusable=True)
+            first = str(outcome.left_out[0]) if outcome.left_out else outcome.note or "no address of any can be read"
+            outcome = Failure(f"no real server can be used: {first}", unusable=True)
         if isinstance(outcome, Failure):
             # A registration that nothing can use must not keep the sidecars of all hosts from being ready.
             unusable = outcome.unusable and self.from_catalog
+            answered, errors = self.answered or unusable, self.errors + 1
             return replace(
-                self,
-                error=outcome.reason,
-                errors=self.errors + 1,
-                unusable=unusable,
-                answered=self.answered or unusable,
-                hastened=False,
+                self, error=outcome.reason, errors=errors, unusable=unusable, answered=answered, hastened=False
             )
-        answered = replace(self, error=None, unusable=False, answered=True, known=True, last_success=at, hastened=False)
+        state = replace(self, error=None, unusable=False, answered=True, known=True, last_success=at, hastened=False)
         if isinstance(outcome, Listing):
-            return _with_listing(answered, outcome)
-        return _with_answer(answered, outcome, now, at, is_acceptable)
+            return _with_listing(state, outcome)
+        return _with_answer(state, outcome, now, at, real_ranges)
 
     def _is_unreadable(self, answer: Answer) -> bool:
         """Tell whether an answer names only members that cannot be read, while no member is known."""
@@ -118,15 +112,12 @@ class ServiceState:
         """Return the state after a reload of the configuration that has this service for the same source."""
         if not self.from_catalog:
             return replace(self, service=service)
-        one = ServiceState(
-            service,
-            self.guarded,
-            self.absent_since,
-            known=True,
-            last_success=self.last_success,
-            errors=self.errors,
+        if not self.claims:
+            return ServiceState(service)  # leaving emptied it, and no answer to this service did
+        last_success, errors = self.last_success, self.errors
+        return ServiceState(
+            service, self.guarded, self.absent_since, known=True, last_success=last_success, errors=errors
         )
-        return one if self.claims else ServiceState(service)  # leaving emptied it, and no answer to this service did
 
     @cached_property
     def deadline(self) -> float | None:
@@ -223,23 +214,23 @@ class ServiceState:
 
 
 def _with_listing(state: ServiceState, listing: Listing) -> ServiceState:
-    objections = {name: objection for name in listing.names if (objection := consul_objection(name))}
-    refused = [Refusal(f"service {name[:_LONGEST]!r}", objection) for name, objection in sorted(objections.items())]
+    objections = {name: reason for name in listing.names if (reason := consul_objection(name))}
+    refused = [Refusal(f"service {name[:_LONGEST]!r}", reason) for name, reason in sorted(objections.items())]
     return replace(state, listed=listing.names - objections.keys(), refused=tuple(refused))
 
 
 def _with_answer(
-    state: ServiceState, answer: Answer, now: float, at: datetime, is_acceptable: Callable[[Address], bool]
+    state: ServiceState, answer: Answer, now: float, at: datetime, real_ranges: Sequence[Network]
 ) -> ServiceState:
     opt_in, leaving = state.opt_in, state.leaving
     if state.from_catalog:
         leaving, opt_in = answer.opt_in is None, answer.opt_in or opt_in
         answer = Answer(()) if leaving else answer
-    vips = {vip.address for vip in state.service.vips}
+    vips = frozenset(vip.address for vip in state.service.vips)
     rejected = {(one.value.address, one.value.port) for one in state.rejected if isinstance(one.value, RealServer)}
 
     def is_usable(endpoint: Endpoint) -> bool:
-        return endpoint not in rejected and endpoint[0] not in vips and is_acceptable(endpoint[0])
+        return endpoint not in rejected and objection(endpoint[0], vips, real_ranges) is None
 
     guarded = guard.admit(state.guarded, answer, state.service.policy, now, is_usable)
     since, absent_since = guarded.absent_since, state.absent_since
@@ -247,16 +238,7 @@ def _with_answer(
         absent_since = None
     elif since != state.guarded.absent_since:
         absent_since = at - timedelta(seconds=now - since)
+    left_out, note = answer.left_out, answer.note
     return replace(
-        state,
-        guarded=guarded,
-        absent_since=absent_since,
-        opt_in=opt_in,
-        leaving=leaving,
-        left_out=answer.left_out,
-        note=answer.note,
+        state, guarded=guarded, absent_since=absent_since, opt_in=opt_in, leaving=leaving, left_out=left_out, note=note
     )
-
-
-def _first(answer: Answer) -> str:
-    return str(answer.left_out[0]) if answer.left_out else answer.note or "no address of any can be read"

@@ -9,19 +9,16 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.layout.installed import Installed, installed_servers
-from clb_discovery.model.address import Address, Network
+from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim, Outcome, Refusal
 from clb_discovery.model.servers import RealServer, Unpublished
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Service
-from clb_discovery.model.usable import objection
 from clb_discovery.state import catalog
-from clb_discovery.state.guard import Servers
 from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.service import ServiceState
 from clb_discovery.text import some_of
 
-_SHOWN: Final = 4
-"""Sources named in one summary."""
+_SHOWN: Final = 4  # sources named in one summary
 _SHOWN_LENGTH: Final = 80
 
 
@@ -59,17 +56,18 @@ class ServiceTable:
     ) -> None:
         """Start with nothing known of these services.
 
-        :param max_services: services of a catalog that are followed at most.
-        :param real_ranges: where real servers may be; empty for anywhere but the loopback.
+        :param max_services: at most so many services of a catalog are followed.
+        :param real_ranges: networks of real servers; if empty, all except the loopback.
         """
         self._services = services
         self._max_services = max_services
         self._real_ranges = real_ranges
         self._entries: dict[str, _Entry] = {}
-        self._applied: Mapping[str, LastGood] = {}
+        self.applied: Mapping[str, LastGood] = {}
+        """The last published set of each source, without the time."""
         self._late: set[str] = set()
         """Services that a catalog has listed since its first answer. Nothing is installed for them, and nothing waits
-        for their answers: a registrant of one after the other would keep all others waiting."""
+        for their answers: otherwise a client that registers one after the other would keep all others waiting."""
         self._summary: str | None = None
         for service in services:
             self._put(ServiceState(service))
@@ -90,7 +88,7 @@ class ServiceTable:
         return {source: entry.state for source, entry in self._entries.items()}
 
     def _put(self, state: ServiceState) -> None:
-        """Replace the state of a service; this is the only place that does."""
+        """Replace the state of a service. No other code does."""
         entry = self._entries.get(state.service.source)
         before = entry.last_good if entry else None
         self._entries[state.service.source] = _Entry(state, _last_good(state, before) if state.known else None)
@@ -99,24 +97,19 @@ class ServiceTable:
     # Events
 
     def hear(self, source: str, outcome: Outcome, now: float, at: datetime) -> Change | None:
-        """Take an outcome of a source; services that a catalog lists are followed from now on.
+        """Take an outcome, as `ServiceState.after`; services that a catalog lists are followed from now on.
 
-        :param now: seconds on a clock that does not go backwards.
-        :param at: the same moment in UTC.
-        :returns: None if the source is not followed any more, and its watch is about to end.
+        :returns: None if the source is not followed any more.
         """
         entry = self._entries.get(source)
         if entry is None:
             return None
         before = entry.state
-        self._put(before.after(outcome, now, at, self._is_acceptable))
+        self._put(before.after(outcome, now, at, self._real_ranges))
         if self._entries[source].state.listed:
             joined = self._join()
             self._late |= joined if before.answered else set()
         return Change(before, self._entries[source].state)
-
-    def _is_acceptable(self, address: Address) -> bool:
-        return objection(address, frozenset(), self._real_ranges) is None
 
     def _join(self) -> set[str]:
         """Follow the services that the catalog lists, as far as there is room; return the sources that are new."""
@@ -147,10 +140,7 @@ class ServiceTable:
         return bool(left)
 
     def due(self, now: float) -> Collection[str]:
-        """Return the sources to query at once, because an answer may confirm a removal: each of them once.
-
-        :param now: seconds on a clock that does not go backwards.
-        """
+        """Return the sources to query at once, because an answer may confirm a removal: each of them once."""
         due = [state for state in self if state.deadline is not None and now >= state.deadline]
         for state in due:
             self._put(replace(state, hastened=True))
@@ -158,17 +148,13 @@ class ServiceTable:
 
     @property
     def deadlines(self) -> Iterator[float]:
-        """When a source will be due."""
+        """The times when sources will be due."""
         return (state.deadline for state in self if state.deadline is not None)
 
     def adopt(
         self, services: Sequence[Service], max_services: int = MAX_SERVICES, real_ranges: Sequence[Network] = ()
     ) -> Collection[str]:
-        """Go on with these services; the state of those that stay is kept.
-
-        :param max_services: as at the beginning, like `real_ranges`.
-        :returns: the sources that are new.
-        """
+        """Go on with these services, and keep the state of those that stay; return the sources that are new."""
         before, entries = self._states, self._entries
         self._services, self._max_services, self._real_ranges = services, max_services, real_ranges
         kept = {
@@ -191,11 +177,7 @@ class ServiceTable:
     def recall(
         self, sources: Iterable[str], installed: Installed, stored: Mapping[str, LastGood]
     ) -> Sequence[ServiceState]:
-        """Start from the last known sets of these sources, and follow the services of a catalog that were followed.
-
-        :param stored: by source.
-        :returns: as for `seed`.
-        """
+        """Start as `seed` from the last known sets, and follow the services of a catalog that were followed."""
         found = catalog.restored(self._services, installed, stored, self._states, self._max_services)
         for state in found.values():
             self._put(state)
@@ -210,7 +192,6 @@ class ServiceTable:
         """Start from the last known sets: those of the kernel, else, as after a reboot, those of the disk.
 
         :param installed: real servers by source.
-        :param stored: by source.
         :returns: the states that come from the disk alone.
         """
         restored = []
@@ -230,20 +211,18 @@ class ServiceTable:
         servers: Mapping[str, Sequence[Refusal]],
         unpublished: Iterable[Unpublished] = (),
     ) -> Sequence[Change]:
-        """Note the parts of answers that were not published.
+        """Note the parts of answers that were not published; return the services whose state has changed.
 
         :param words: registrations of services of a catalog that are not applied, by source.
         :param servers: real servers of all services that are not used, by source.
         :param unpublished: virtual servers of all services that there is no room for.
-        :returns: the services whose state has changed.
         """
         without_room: defaultdict[str, list[Unpublished]] = defaultdict(list)
         for one in unpublished:
             without_room[one.source].append(one)
         changes = []
         for source, (before, _) in self._entries.items():
-            now = tuple(servers.get(source, ()))
-            lacking = tuple(without_room.get(source, ()))
+            now, lacking = tuple(servers.get(source, ())), tuple(without_room.get(source, ()))
             refused = tuple(words.get(source, ())) if before.from_catalog else before.refused
             if (before.rejected, before.unpublished, before.refused) != (now, lacking, refused):
                 changes.append(Change(before, replace(before, rejected=now, unpublished=lacking, refused=refused)))
@@ -259,11 +238,6 @@ class ServiceTable:
         return {source: last_good for source, (_, last_good) in self._entries.items() if last_good}
 
     @property
-    def servers(self) -> Mapping[str, Servers]:
-        """The real servers in `known`."""
-        return {source: last_good.servers for source, (_, last_good) in self._entries.items() if last_good}
-
-    @property
     def claims(self) -> Sequence[Claim]:
         """The claims of services of a catalog."""
         return catalog.claims(self)
@@ -274,33 +248,28 @@ class ServiceTable:
         :param known: that of the moment when the publication began.
         :param pending: sources of which a part is not published yet; for them the previous set counts.
         """
-        before = {source: self._applied[source] for source in pending & self._applied.keys()}
-        self._applied = {source: last for source, last in known.items() if source not in pending} | before
-
-    @property
-    def applied(self) -> Mapping[str, LastGood]:
-        """The last published set of each source, without the time."""
-        return self._applied
+        before = {source: self.applied[source] for source in pending & self.applied.keys()}
+        self.applied = {source: last for source, last in known.items() if source not in pending} | before
 
     @property
     def last_good(self) -> Mapping[str, LastGood]:
         """The last published set of each source, with the time of its last answer."""
         return {
-            source: self._applied[source]._replace(answered=state.answered_at)
+            source: self.applied[source]._replace(answered=state.answered_at)
             for source, (state, _) in self._entries.items()
-            if source in self._applied
+            if source in self.applied
         }
 
     @property
     def is_published(self) -> bool:
-        """Whether something was published of every source of which anything is known."""
-        return self._applied.keys() >= {source for source, (_, last_good) in self._entries.items() if last_good}
+        """Whether something was published of every known set."""
+        return self.applied.keys() >= self.known.keys()
 
     @property
     def is_served(self) -> bool:
         """Whether everything is served; of a catalog, everything but registrations that nothing can use."""
         return all(
-            source in self._applied or state.useless or source in self._late
+            source in self.applied or state.useless or source in self._late
             for source, (state, _) in self._entries.items()
         )
 
@@ -339,23 +308,14 @@ class ServiceTable:
     def summary(self) -> str:
         """One line about all sources; names in it are bounded and escaped."""
         if self._summary is None:
-            self._summary = self._summarised()
+            groups = {
+                "without any answer": [state for state in self if not (state.known or state.answered)],
+                "with answers of no use": [state for state in self if state.useless],
+                "served from the last known set": [state for state in self if state.stale],
+            }
+            parts = [f"{len(some)} of {len(self)} {what}: {_names(some)}" for what, some in groups.items() if some]
+            self._summary = "; ".join(parts) or f"following {len(self)}, all answered"
         return self._summary
-
-    def _summarised(self) -> str:
-        waiting = [state.service.source for state in self if not (state.known or state.answered)]
-        useless = [state.service.source for state in self if state.useless]
-        stale = [state.service.source for state in self if state.stale]
-        parts = [
-            f"{len(sources)} of {len(self)} {what}: {_names(sources)}"
-            for sources, what in (
-                (waiting, "without any answer"),
-                (useless, "with answers of no use"),
-                (stale, "served from the last known set"),
-            )
-            if sources
-        ]
-        return "; ".join(parts) or f"following {len(self)}, all answered"
 
 
 def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
@@ -367,5 +327,6 @@ def _last_good(state: ServiceState, before: LastGood | None) -> LastGood:
     return before if before and before == found else found
 
 
-def _names(sources: Sequence[str]) -> str:
-    return ", ".join(name.encode("unicode_escape").decode()[:_SHOWN_LENGTH] for name in some_of(sources, _SHOWN))
+def _names(states: Sequence[ServiceState]) -> str:
+    names = some_of([state.service.source for state in states], _SHOWN)
+    return ", ".join(name.encode("unicode_escape").decode()[:_SHOWN_LENGTH] for name in names)

@@ -21,10 +21,7 @@ ASCII: Final = Glyphs("#", "|")
 
 
 def bar(measured: float, expected: float, glyphs: Glyphs = ASCII) -> str:
-    """Draw a bar as long as the measured share, with a mark at the expected share if that is not 0.
-
-    :param measured: 0 to 1, as is `expected`.
-    """
+    """Draw a bar as long as the measured share, 0 to 1, with a mark at the expected share if that is not 0."""
     steps = len(glyphs.parts)
     whole, rest = divmod(round(measured * WIDTH * steps), steps)
     cells = glyphs.parts[-1] * whole + (glyphs.parts[rest - 1] if rest else "")

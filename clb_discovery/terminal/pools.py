@@ -21,8 +21,7 @@ _FEWEST_ROWS: Final = 4
 """At most so many real servers of one pool are shown, so many of all pools together, and so many of one pool in any
 case. A line takes a quarter of a millisecond, and `--json` has all of them."""
 _STYLES: Final = {"active": "green", "probing": "yellow", "ejected": "red"}
-_TEXTS: Final = frozenset({"address", "state", "bar"})
-"""Columns that are aligned to the left."""
+_TEXTS: Final = frozenset({"address", "state", "bar"})  # columns that are aligned to the left
 
 
 class Layout(NamedTuple):
@@ -52,12 +51,9 @@ class Pools:
     """All virtual servers with their real servers."""
 
     def __init__(self, virtual_servers: Sequence[Mapping[str, Any]], rates: Mapping[Key, Rate] | None) -> None:
-        """Take the virtual servers of `status --json`. Those of one service are shown together.
-
-        :param rates: None to show no rates.
-        """
+        """Take the virtual servers of `status --json`, and rates if they are shown, too."""
         services = dict.fromkeys(server["service"] for server in virtual_servers)
-        places = {service: place for place, service in enumerate(services)}
+        places = {service: place for place, service in enumerate(services)}  # those of one service are shown together
         self._virtual_servers = sorted(virtual_servers, key=lambda server: places[server["service"]])
         self._rates = rates
         self._most = max(_FEWEST_ROWS, min(_MOST_ROWS, _MOST_ROWS_OF_ALL // max(1, len(virtual_servers))))
@@ -79,15 +75,11 @@ class Pools:
                 yield plain(f"{' ' * _INDENT}no real servers: connects are refused", "red")
 
     def _fit(self, room: int, glyphs: Glyphs | None) -> tuple[Layout, list[list[_Row]], Mapping[str, int]]:
-        """Return the widest layout that fits, its rows of each pool, and the widths of its columns.
-
-        :param room: characters of a line.
-        :param glyphs: None for no bars.
-        """
+        """Return the widest layout that fits into lines of this length, its rows by pool, and its columns' widths."""
         for layout in _LAYOUTS if glyphs else _LAYOUTS[1:]:
             pools = [self._rows(server, layout.join, glyphs or ASCII) for server in self._virtual_servers]
             rows = [layout.heads, *(row for pool in pools for row in pool)]
-            widths = {name: max(_width(row[name]) for row in rows) for name in layout.heads}
+            widths = {name: max(len(line) for row in rows for line in row[name].split("\n")) for name in layout.heads}
             excess = sum(widths.values()) + layout.gap * (len(widths) - 1) - room
             if excess <= 0:
                 return layout, pools, widths
@@ -139,10 +131,6 @@ def _some_of(reals: Sequence[Mapping[str, Any]], most: int) -> Sequence[Mapping[
         return reals
     by_state = sorted(range(len(reals)), key=lambda at: reals[at]["state"] == "active")
     return [reals[at] for at in sorted(by_state[:most])]
-
-
-def _width(cell: str) -> int:
-    return max(map(len, cell.split("\n")))
 
 
 def _lines(row: _Row, gap: int, widths: Mapping[str, int], *, head: bool = False) -> Iterator[Text]:

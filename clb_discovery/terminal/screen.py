@@ -6,7 +6,8 @@ import io
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any, Final, Literal, TextIO
+from functools import partial
+from typing import Any, Final, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -14,8 +15,8 @@ from rich.text import Text
 
 from clb_discovery.text import printable
 
-_ENDLESS: Final = 1_000_000
-"""Cells of a line that is never folded."""
+_ENDLESS: Final = 1_000_000  # cells of a line that is never folded
+_console: Final = partial(Console, force_jupyter=False, markup=False, emoji=False, highlight=False)
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -25,7 +26,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 def terminal(stream: TextIO) -> Console:
     """Return the terminal; rich follows its size, COLUMNS and LINES, and NO_COLOR."""
-    return _console(_tolerant(stream), force_terminal=True)
+    return _console(file=_tolerant(stream), force_terminal=True)
 
 
 def show(renderable: RenderableType, stream: TextIO | None = None) -> None:
@@ -46,7 +47,7 @@ def show(renderable: RenderableType, stream: TextIO | None = None) -> None:
 def as_text(renderable: RenderableType, width: int) -> str:
     """Return plain lines, without spaces at their ends."""
     output = io.StringIO()
-    _console(output, force_terminal=False, width=width, color_system=None).print(renderable)
+    _console(file=output, force_terminal=False, width=width, color_system=None).print(renderable)
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 
 
@@ -71,22 +72,3 @@ def _tolerant(stream: TextIO) -> TextIO:
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
     return stream
-
-
-def _console(
-    stream: TextIO,
-    *,
-    force_terminal: bool,
-    width: int | None = None,
-    color_system: Literal["auto"] | None = "auto",
-) -> Console:
-    return Console(
-        file=stream,
-        force_terminal=force_terminal,
-        force_jupyter=False,
-        width=width,
-        color_system=color_system,
-        markup=False,
-        emoji=False,
-        highlight=False,
-    )

@@ -26,8 +26,7 @@ DEGRADATIONS: Final = {
 """The effect of each feature that is missing."""
 
 _STATES: Final = {"fresh": "green", "held": "yellow", "retrying": "red"}
-_NAMED: Final = 3
-"""At most so many VIPs in one remark."""
+_NAMED: Final = 3  # at most so many VIPs in one remark
 _LONGEST: Final = 40
 """The column of sources is at most so many cells wide; a longer name pushes its own line to the right."""
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -37,11 +36,7 @@ class Status:
     """The document of `status --json`, as people see it."""
 
     def __init__(self, status: Mapping[str, Any], now: datetime, rates: Mapping[Key, Rate] | None = None) -> None:
-        """Take the document.
-
-        :param now: with a time zone; ages are counted back from it.
-        :param rates: rates of real servers, for `--watch`.
-        """
+        """Take the document, the present time with its zone, and the rates of real servers, for `--watch`."""
         self._status = status
         self._now = now
         self._pools = Pools(status["virtual_servers"], rates)
@@ -60,9 +55,9 @@ class Status:
 
     def verdict(self) -> Text:
         """Return the last line: the problems, or that there are none."""
-        wrong = troubles(self._status)
+        wrong = "; ".join(troubles(self._status))
         if wrong:
-            return Text("wrong  ", style="bold red", overflow="fold") + plain("; ".join(wrong), "red")
+            return Text("wrong  ", style="bold red", overflow="fold") + plain(wrong, "red")
         virtual = self._status["virtual_servers"]
         count = f"virtual servers {len(virtual)}, real servers {sum(len(server['real_servers']) for server in virtual)}"
         return Text("ok     ", style="bold green") + plain(count)
@@ -75,21 +70,16 @@ class Status:
         if not datapath["loaded"]:
             table.add_row(plain("data plane"), plain("not loaded", "red"))
         else:
-            loaded = f"loaded ({datapath['loader']}) on {datapath['cgroup']}"
-            table.add_row(
-                plain("data plane"),
-                plain(f"{loaded}, effective", "green")
-                if datapath["effective"]
-                else plain(f"{loaded}, NOT EFFECTIVE: {datapath['reason']}", "red"),
-            )
+            loaded = f"loaded ({datapath['loader']}) on {datapath['cgroup']}, "
+            effective = plain(f"{loaded}effective", "green")
+            ineffective = plain(f"{loaded}NOT EFFECTIVE: {datapath['reason']}", "red")
+            table.add_row(plain("data plane"), effective if datapath["effective"] else ineffective)
         for name, there in datapath["features"].items():
             if not there:
                 table.add_row(plain("degraded"), plain(f"{name}: {DEGRADATIONS.get(name, 'missing')}", "yellow"))
-        last_change = f"last change {self._age(sidecar['last_sync'])}"
-        if sidecar["running"]:
-            table.add_row(plain("sidecar"), plain(f"running, process {sidecar['pid']}, {last_change}", "green"))
-        else:
-            table.add_row(plain("sidecar"), plain(f"not running, {last_change}", "red"))
+        running = f"running, process {sidecar['pid']}" if sidecar["running"] else "not running"
+        style = "green" if sidecar["running"] else "red"
+        table.add_row(plain("sidecar"), plain(f"{running}, last change {self._age(sidecar['last_sync'])}", style))
         if sidecar["config_error"]:
             table.add_row(plain("config"), plain(f"REFUSED: {sidecar['config_error']}", "red"))
         yield table
@@ -134,7 +124,6 @@ class Frame:
     """A status that fits on the screen. Lines that do not fit are counted, and the last line is always shown."""
 
     def __init__(self, status: Status) -> None:
-        """Take the status."""
         self._status = status
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from types import FrameType
 from typing import Any, NoReturn
 
 from rich.live import Live
@@ -20,23 +19,22 @@ from clb_discovery.terminal.status import Frame, Status
 
 
 def watch(read: Callable[[], Mapping[str, Any]], seconds: float, *, as_json: bool) -> NoReturn:
-    """Show the status until interrupted, then restore the terminal.
+    """Show the status every few seconds until interrupted, then restore the terminal.
 
     :param read: returns the document of `status --json`.
-    :param seconds: time between two readings.
     :raises KeyboardInterrupt: by SIGINT.
     :raises SystemExit: by SIGTERM.
     """
-    signal.signal(signal.SIGTERM, _end)
+    # The exit code is that of shells for signals; the terminal is restored first.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with _output(as_json=as_json) as output:
         before, then = None, 0.0
         while True:
-            document, now = read(), time.monotonic()
+            document, now, moment = read(), time.monotonic(), datetime.now(UTC)
             if as_json:
-                print(json.dumps({"time": _now().isoformat().replace("+00:00", "Z"), **document}), flush=True)  # noqa: T201 - this is the output
+                print(json.dumps({"time": moment.isoformat().replace("+00:00", "Z"), **document}), flush=True)  # noqa: T201 - this is the output
             else:
-                found = rates(before, document, now - then) if before else None
-                output(Status(document, _now(), found))
+                output(Status(document, moment, rates(before, document, now - then) if before else None))
             before, then = document, now
             time.sleep(seconds)
 
@@ -48,11 +46,3 @@ def _output(*, as_json: bool) -> Iterator[Callable[[Status], None]]:
         return
     with Live(console=terminal(sys.stdout), screen=True, auto_refresh=False, redirect_stdout=False) as live:
         yield lambda status: live.update(Frame(status), refresh=True)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + number)  # the code that shells use for signals; the terminal is restored first

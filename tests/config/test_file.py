@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.config.entries import Entry, consul_entry, srv_entry
 from clb_discovery.config.file import Config, decode
+from clb_discovery.config.values import Entry, consul_entry, srv_entry
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import Algorithm, Protocol, RealServer
 from clb_discovery.model.service import Service

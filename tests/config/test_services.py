@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from clb_discovery.cli.parser import make_parser
 from clb_discovery.cli.read_options import read_options
-from clb_discovery.config.services import read_services
+from clb_discovery.config.services import merge_services, read_services
 from clb_discovery.errors import UsageError
-from clb_discovery.model.servers import Algorithm, PassiveHealth
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer
 from clb_discovery.model.service import CATALOG, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 
@@ -95,3 +98,48 @@ def test_nothing_to_follow_is_refused(arguments: list[str], words: str) -> None:
     """The message names the options to add."""
     with pytest.raises(UsageError, match=words):
         read(*arguments)
+
+
+PLACES: Final = {"srv:a": "--srv a", "srv:b": "--srv b", "consul:a": "[[service]] 'a'", "static:b": "a table"}
+
+
+def service(source: str, *vips: str) -> Service:
+    """Return a service behind these VIPs."""
+    return Service(source.partition(":")[2], source, tuple(map(parse_vip, vips)))
+
+
+def test_services_of_one_source_are_joined() -> None:
+    """Naming a source twice adds up its VIPs, in order and each once."""
+    merged = merge_services(
+        [
+            service("srv:a", "10.64.0.1:80"),
+            service("srv:b", "10.64.0.2:80"),
+            service("srv:a", "[fd00::1]:80", "10.64.0.1:80"),
+        ],
+        PLACES,
+    )
+    assert merged == (service("srv:a", "10.64.0.1:80", "[fd00::1]:80"), service("srv:b", "10.64.0.2:80"))
+
+
+def test_vip_that_two_sources_claim_is_refused() -> None:
+    """A VIP has one source. The message names the VIP and both places that claim it."""
+    with pytest.raises(
+        UsageError, match=r"10\.64\.0\.1:80 is claimed by --srv a and by \[\[service\]\] 'a'; give each its own"
+    ):
+        merge_services([service("srv:a", "10.64.0.1:80"), service("consul:a", "10.64.0.1:80")], PLACES)
+
+
+def test_a_real_server_at_a_vip_is_refused() -> None:
+    """Connects would go in a circle, whatever the ports are. The message names both places."""
+    static = replace(service("static:b", "10.64.0.2:80"), servers=(RealServer(0, parse_address("10.64.0.1"), 9, 1),))
+    with pytest.raises(UsageError, match=r"10\.64\.0\.1:9 of a table is at the VIP 10\.64\.0\.1:80 of --srv a: "):
+        merge_services([service("srv:a", "10.64.0.1:80"), static], PLACES)
+    own = replace(static, servers=(RealServer(0, parse_address("10.64.0.2"), 80, 1),))
+    with pytest.raises(UsageError, match=r"of a table is at the VIP 10\.64\.0\.2:80 of a table"):
+        merge_services([own], PLACES)
+
+
+@pytest.mark.parametrize("other", ["10.64.0.1:81", "10.64.0.1:80/udp", "10.64.0.1", "10.64.0.2:80", "[fd00::1]:80"])
+def test_vips_that_differ_in_anything_are_apart(other: str) -> None:
+    """A source claims address, port and protocol together."""
+    assert len(merge_services([service("srv:a", "10.64.0.1:80"), service("srv:b", other)], PLACES)) == 2

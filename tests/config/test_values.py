@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 from clb_discovery.config import values
 from clb_discovery.model import text_forms
 from clb_discovery.model.address import Address, parse_address
-from clb_discovery.model.servers import MAX_NAME, Protocol, RealServer, Vip
-from clb_discovery.model.service import Service
+from clb_discovery.model.servers import MAX_NAME, Protocol, Vip
 from clb_discovery.model.usable import never_usable
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
@@ -194,52 +192,6 @@ def test_srv_name_says_service_and_protocol(record: str, protocol: Protocol, ser
     """The labels of an SRV record's name (RFC 2782) give the protocol and the service; others are TCP."""
     assert values.srv_protocol(record) is protocol
     assert values.srv_service(record) == service
-
-
-def service(source: str, *vips: str) -> Service:
-    """Return a service behind these VIPs."""
-    return Service(source.partition(":")[2], source, tuple(map(text_forms.parse_vip, vips)))
-
-
-def test_services_of_one_source_are_joined() -> None:
-    """Naming a source twice adds up its VIPs, in order and each once."""
-    merged = values.merge_services(
-        [
-            service("srv:a", "10.64.0.1:80"),
-            service("srv:b", "10.64.0.2:80"),
-            service("srv:a", "[fd00::1]:80", "10.64.0.1:80"),
-        ]
-    )
-    assert merged == (service("srv:a", "10.64.0.1:80", "[fd00::1]:80"), service("srv:b", "10.64.0.2:80"))
-
-
-def test_vip_that_two_sources_claim_is_refused() -> None:
-    """A VIP has one source. The message names the VIP and both sources that claim it."""
-    with pytest.raises(ValueError, match=r"10\.64\.0\.1:80 is claimed by srv:a and by consul:a; give each its own"):
-        values.merge_services([service("srv:a", "10.64.0.1:80"), service("consul:a", "10.64.0.1:80")])
-
-
-def test_places_are_named_where_they_are_known() -> None:
-    """The message names both places instead of the sources."""
-    places = {"srv:a": "--srv a=10.64.0.1:80", "consul:a": "clb.toml: [[service]] 'a'"}
-    with pytest.raises(ValueError, match=r"by --srv a=10\.64\.0\.1:80 and by clb\.toml: \[\[service\]\] 'a'"):
-        values.merge_services([service("srv:a", "10.64.0.1:80"), service("consul:a", "10.64.0.1:80")], places)
-
-
-def test_a_real_server_at_a_vip_is_refused() -> None:
-    """Connects would go in a circle, whatever the ports are. The message names both places."""
-    static = replace(service("static:b", "10.64.0.2:80"), servers=(RealServer(0, parse_address("10.64.0.1"), 9, 1),))
-    with pytest.raises(ValueError, match=r"10\.64\.0\.1:9 of static:b is at the VIP 10\.64\.0\.1:80 of srv:a: "):
-        values.merge_services([service("srv:a", "10.64.0.1:80"), static])
-    own = replace(static, servers=(RealServer(0, parse_address("10.64.0.2"), 80, 1),))
-    with pytest.raises(ValueError, match=r"of static:b is at the VIP 10\.64\.0\.2:80 of static:b"):
-        values.merge_services([own])
-
-
-@pytest.mark.parametrize("other", ["10.64.0.1:81", "10.64.0.1:80/udp", "10.64.0.1", "10.64.0.2:80", "[fd00::1]:80"])
-def test_vips_that_differ_in_anything_are_apart(other: str) -> None:
-    """A source claims address, port and protocol together."""
-    assert len(values.merge_services([service("srv:a", "10.64.0.1:80"), service("srv:b", other)])) == 2
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def virtual(service: str, *states: str) -> dict[str, Any]:
 
 def test_nothing_is_wrong() -> None:
     """A family without real servers is no problem if the service has some of the other family."""
-    assert troubles(status()) == []
+    assert list(troubles(status())) == []
 
 
 def test_not_loaded_is_the_only_problem() -> None:
@@ -64,22 +64,24 @@ def test_not_loaded_names_the_command_that_loads() -> None:
 
 def test_everything_at_once() -> None:
     """Each problem has its remark, the worst first, and a remark names only a few of many."""
-    found = troubles(
-        status(
-            datapath={
-                "loaded": True,
-                "effective": False,
-                "reason": "the cgroup is gone",
-                "overlaps": [{"instance": "b", "cgroup": "/", "relation": "above", "vips": ["10.64.0.1:80"]}],
-            },
-            sidecar={"running": False, "config_error": "line 3"},
-            sources=[
-                *(source(f"srv:{number}", "retrying", "SERVFAIL") for number in range(5)),
-                source("srv:held", "held", "10.64.0.2 is taken"),
-                source("srv:part", reason="127.0.0.1:80 is loopback"),
-            ],
-            virtual_servers=[virtual("empty"), virtual("half", "active", "ejected")],
-            unpublished=[{"service": "large", "reason": "no room"}],
+    found = list(
+        troubles(
+            status(
+                datapath={
+                    "loaded": True,
+                    "effective": False,
+                    "reason": "the cgroup is gone",
+                    "overlaps": [{"instance": "b", "cgroup": "/", "relation": "above", "vips": ["10.64.0.1:80"]}],
+                },
+                sidecar={"running": False, "config_error": "line 3"},
+                sources=[
+                    *(source(f"srv:{number}", "retrying", "SERVFAIL") for number in range(5)),
+                    source("srv:held", "held", "10.64.0.2 is taken"),
+                    source("srv:part", reason="127.0.0.1:80 is loopback"),
+                ],
+                virtual_servers=[virtual("empty"), virtual("half", "active", "ejected")],
+                unpublished=[{"service": "large", "reason": "no room"}],
+            )
         )
     )
     assert found == [

@@ -30,9 +30,8 @@ from clb_discovery.datapath import cgroup, instance
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.demo.chart import Row, chart
 from clb_discovery.demo.dns import DnsServer, Zone
-from clb_discovery.demo.fleet import Server, pool, publish
 from clb_discovery.demo.screen import Screen
-from clb_discovery.demo.servers import Listener
+from clb_discovery.demo.servers import Listener, Server, pool, publish
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.terminal.bar import ASCII, UNICODE, WIDTH, bar
 from tests.support.process import free_port, wait_until

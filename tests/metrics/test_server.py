@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 import structlog
 
+from clb_discovery.documents.status import Datapath
 from clb_discovery.layout.installed import Installed
 from clb_discovery.metrics import server as web
 from clb_discovery.metrics.meters import Meters
@@ -22,6 +23,7 @@ from clb_discovery.metrics.report import Report
 from clb_discovery.metrics.server import Site, listen
 from clb_discovery.sidecar.announcer import Announcer
 
+UNLOADED: Final = Datapath(None, Installed(), {}, None, 0)
 PART: Final = 1 << 18
 """Bytes that the client reads between two new connections of others."""
 
@@ -44,9 +46,7 @@ class SlowReports:
         self.begun += 1
         self.asked.set()
         await self.released.wait()
-        return Report(
-            "default", None, Installed(), {}, None, 0, (), {"config_error": str(self.begun), "last_sync": None}
-        )
+        return Report("default", UNLOADED, (), {"config_error": str(self.begun), "last_sync": None})
 
 
 async def test_many_share_work_and_probes_wait_for_nobody() -> None:
@@ -87,7 +87,7 @@ async def test_a_report_that_fails_is_an_error_for_its_requests() -> None:
     async def report() -> Report:
         if failures:
             raise failures.pop()
-        return Report("default", None, Installed(), {}, None, 0, (), {"config_error": None, "last_sync": None})
+        return Report("default", UNLOADED, (), {"config_error": None, "last_sync": None})
 
     with listen("127.0.0.1", 0) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"

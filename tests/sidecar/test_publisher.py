@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from clb_discovery.config.options import Options
 from clb_discovery.config.settings import Settings
 from clb_discovery.datapath.maps import FullError
-from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import ClbError
 from clb_discovery.layout import elements
 from clb_discovery.layout.installed import Installed
@@ -94,7 +94,7 @@ class World:
 
     def publish(self) -> Published:
         """Publish once."""
-        settings = Settings(Pins("test"), Path("/"), self.services, (), reset=False, once=False)
+        settings = Settings(Options(instance="test"), self.services, lambda: nullcontext({}))
         return asyncio.run(self.publisher.publish(settings, (), dict(self.known), complete=True))
 
     def pools(self) -> dict[str, tuple[RealServer, ...]]:
@@ -118,9 +118,9 @@ def test_all_but_those_without_room_are_published(clock: Clock, services: int) -
     world.maps.room = OWN + services // 3
     found = world.publish()
     assert len(world.pools()) == services // 3
-    unpublished = {one.service for one in found.refusals.unpublished}
+    unpublished = {one.service for one in found.unpublished}
     assert unpublished == {service.name for service in world.services} - world.pools().keys()
-    assert {one.reason for one in found.refusals.unpublished} == {"clb_labels is full"}
+    assert {one.reason for one in found.unpublished} == {"clb_labels is full"}
     assert found.pending == frozenset()
     assert world.maps.read().orphans == {}
     assert clock.now < world.publisher.next_try <= clock.now + 2
@@ -143,7 +143,7 @@ def test_what_is_set_aside_is_left_alone_for_a_growing_while(clock: Clock) -> No
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     world.maps.room += 1
     clock.now = world.publisher.next_try
-    assert world.publish().refusals.unpublished == ()
+    assert world.publish().unpublished == ()
     assert len(world.pools()) == 3
     assert world.publisher.next_try == math.inf
 
@@ -152,14 +152,14 @@ def test_changes_of_others_get_through(clock: Clock) -> None:
     """While one is set aside, a pool that changes is published at once; so is a new state of the one set aside."""
     world = World(3)
     world.maps.room = OWN + 2
-    (lacking,) = (one.source for one in world.publish().refusals.unpublished)
+    (lacking,) = (one.source for one in world.publish().unpublished)
     changing = next(service for service in world.services if service.source != lacking)
     world.known[changing.source] = (ONE, TWO)
     world.publish()
     assert world.pools()[changing.name] == (ONE, TWO)
     world.maps.room += 1
     world.known[lacking] = (TWO,)
-    assert not world.publish().refusals.unpublished
+    assert not world.publish().unpublished
     assert world.pools()[lacking.removeprefix("srv:")] == (TWO,)
     assert clock.now == 100
 
@@ -190,7 +190,7 @@ def test_what_admission_refuses_in_the_end_is_not_due_again(clock: Clock, monkey
     clock.now = world.publisher.next_try
     for name in ("SIZES", "OF_CATALOG"):
         monkeypatch.setattr(admission, name, Room(virtual=OWN + 2, rows=100, servers=100))
-    (refused,) = world.publish().refusals.unpublished
+    (refused,) = world.publish().unpublished
     assert refused.reason.startswith("no room: at most 4 virtual servers are possible")
     assert world.publisher.next_try == math.inf
 
@@ -210,19 +210,19 @@ def test_a_server_that_is_gone_leaves_although_its_pool_may_not_grow(
     )  # for the old and the new at once
     three, four = (TWO._replace(address=parse_address(f"10.0.0.{host}")) for host in (3, 4))
     world.known["srv:s0"] = (TWO, three)
-    (refused,) = world.publish().refusals.unpublished
+    (refused,) = world.publish().unpublished
     assert refused.reason.endswith(
         "its pool stays as large as it is; use fewer VIPs or real servers, or a second --instance for some services"
     )
     assert world.pools() == {"s0": (TWO,), "s1": (ONE,)}
     written = world.maps.written
-    assert world.publish().refusals.unpublished == (refused,)
+    assert world.publish().unpublished == (refused,)
     assert world.maps.written == written
     world.known["srv:s0"] = (three, four)
-    assert world.publish().refusals.unpublished
+    assert world.publish().unpublished
     assert world.pools()["s0"] == (three,)
     world.known["srv:s0"] = (four,)
-    assert not world.publish().refusals.unpublished
+    assert not world.publish().unpublished
     assert world.pools()["s0"] == (four,)
     assert world.publisher.next_try == math.inf
     assert clock.now == 100

@@ -113,12 +113,12 @@ def test_identities_are_known_last() -> None:
     found = knowledge("srv:web")
     found.seed(["srv:web"], {"srv:web": SERVERS[:2]}, disk)
     assert found.known == {"srv:web": LastGood(SERVERS[:2], None, None, {ends[0]: "a"})}
-    before = found.servers["srv:web"]
+    before = found.known["srv:web"].servers
     assert news(found.hear("srv:web", Answer(SERVERS[:2], identities={ends[0]: "b"}), 1, AT))[0]
     assert found.known["srv:web"].identities == {ends[0]: "b"}
-    assert found.servers["srv:web"] is before
+    assert found.known["srv:web"].servers is before
     assert news(found.hear("srv:web", Answer(SERVERS[1:], identities={ends[2]: "b"}), 2, AT))[0]
-    assert found.servers["srv:web"] == SERVERS[1:]
+    assert found.known["srv:web"].servers == SERVERS[1:]
 
 
 def test_what_the_kernel_holds_goes_before_the_disk() -> None:
@@ -292,7 +292,6 @@ def test_what_is_told_is_what_is_known() -> None:
         assert found.known == {
             one.service.source: LastGood(one.guarded.good, None, one.claims) for one in found if one.known
         }
-        assert found.servers == {one.service.source: one.guarded.good for one in found if one.known}
         assert set(found.deadlines) == {one.deadline for one in found if one.deadline is not None}
 
     assert_up_to_date()

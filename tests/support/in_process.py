@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
-from clb_discovery.config.settings import Configured, Settings
+from clb_discovery.config.options import Options
+from clb_discovery.config.settings import Settings
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.layout import elements, structs
@@ -39,18 +40,15 @@ async def running_daemon(
     Real servers may be in 10.0.0.0/8, and on the loopback.
     """
     service = Service("fake", source.name, (parse_vip(f"{VIP}:80"),), policy=policy)
-    settings = Settings(
-        Pins(instance),
-        cgroup,
-        [service],
-        [parse_network("10.0.0.0/8"), parse_network("127.0.0.0/8")],
-        reset=False,
-        once=False,
+    options = Options(
+        instance=instance,
+        cgroup=str(cgroup),
+        real_range=(parse_network("10.0.0.0/8"), parse_network("127.0.0.0/8")),
         loader=loader_of_tests(),
         state_dir=state_dir,
     )
-    configured = Configured(settings, lambda: nullcontext({source.name: source}))
-    task = asyncio.create_task(Daemon(configured, lambda: configured).run())
+    settings = Settings(options, [service], lambda: nullcontext({source.name: source}))
+    task = asyncio.create_task(Daemon(settings, lambda: settings).run())
     try:
         yield task
     finally:
