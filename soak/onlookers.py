@@ -10,6 +10,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -94,7 +95,7 @@ def ask(stage: Stage, dice: random.Random) -> None:
         try:
             with urllib.request.urlopen(f"http://{address}{path}", timeout=PATIENCE) as answer:
                 check(answer.read().decode())
-        except OSError as error:
+        except (OSError, HTTPException) as error:  # an answer may be cut in its middle, too
             if instance == KEPT:
                 stage.objections.append((moment, f"{instance} does not answer for {path}: {error}"))
         except (ValueError, KeyError) as error:
