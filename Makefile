@@ -2,6 +2,8 @@
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 PROCESSES := $(shell nproc)
+# Tests of servers and of the kernel wait more than they compute.
+WAITING := $(shell expr 2 '*' $(PROCESSES))
 SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*[/ ](ba|da)?sh$$' .ci benchmarks contrib scripts tests)
 C_FILES = $(wildcard $(addsuffix /*.[ch],benchmarks bpf soak))
 
@@ -10,7 +12,7 @@ C_FILES = $(wildcard $(addsuffix /*.[ch],benchmarks bpf soak))
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
-check: lint ## run lint and every test that needs no root, kernel, Consul or DNS server, in a minute; PYTEST_ARGS=tests/state
+check: lint ## run lint and every test that needs no root, kernel, Consul or DNS server, in a minute
 	@.venv/bin/pytest --check -n $(PROCESSES) $(PYTEST_ARGS)
 
 audit: ## look for known advisories about the Python packages (fails if pypi.org's JSON API cannot be reached); AUDIT_ARGS="--dry-run"
@@ -24,11 +26,11 @@ demo: ## show everything at work on this machine (root, or through sudo)
 test: ## run lint and every test but those of the targets below (root, or through sudo)
 	@scripts/setup test
 	@$(MAKE) --no-print-directory lint
-	@$(AS_ROOT) .venv/bin/pytest -n $(PROCESSES) --dist loadgroup --durations 20 $(PYTEST_ARGS)
+	@$(AS_ROOT) .venv/bin/pytest -n $(WAITING) --dist loadgroup --durations 20 $(PYTEST_ARGS)
 
 test-bcc: ## run the kernel tests with programs that BCC compiles on this machine (root, or through sudo)
 	@scripts/setup test
-	@$(AS_ROOT) .venv/bin/pytest -n $(PROCESSES) --dist loadgroup --loader bcc tests/kernel $(PYTEST_ARGS)
+	@$(AS_ROOT) .venv/bin/pytest -n $(WAITING) --dist loadgroup --loader bcc tests/kernel $(PYTEST_ARGS)
 
 test-clients: ## run the tests with a JDK, Node, nginx and HAProxy (root, or through sudo)
 	@scripts/setup clients

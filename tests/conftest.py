@@ -7,9 +7,11 @@ only the tests that need no root, kernel, Consul or DNS server.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,11 +25,13 @@ from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.demo.private_network import enter_private_network
 from tests.support.loading import LOADER_VARIABLE
 from tests.support.selection import needs_machine, without_machine
-from tests.vm.suite import ABOUT_THE_SIDECAR
+from tests.vm.suite import TESTED
 
 HERE: Final = Path(__file__).parent
 FILES: Final = 8192
 """Descriptors that tests have, for thousands of connections: most hosts give 1,024, and allow far more."""
+OPTMEM: Final = Path("/proc/sys/net/core/optmem_max")
+"""In a private network only if it is a limit of that network alone, which it is since 6.7."""
 
 settings.register_profile("clb", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("clb")
@@ -46,6 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Enter the namespace before any thread or child exists; tests that need root fail by themselves without it."""
     os.environ[LOADER_VARIABLE] = config.getoption("--loader")
     os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and output would be folded
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a thousand commands would compile every module again
+    sys.dont_write_bytecode = False
     check, is_first = config.getoption("--check"), not hasattr(config, "workerinput")
     if os.geteuid() == 0 and (is_first or not check):
         enter_private_network()
@@ -63,10 +69,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what `--check` does not run, and hand out the tests of the kernel.
+    """Leave out what `--check` does not run, and keep together what pytest-xdist runs in one process.
 
-    One process runs what is about the kernel, one test after the other, another what is about the sidecar. The one that
-    is ready first runs all the remaining tests, one by one.
+    A file whose tests share a fixture stays together, so that it is set up once. All other tests go one by one to the
+    process that is ready first: they use names, ports and cgroups of their own, and each process has its own network.
+    Before Linux 6.7 one test changes a limit of all networks: the tests that it could disturb stay together with it.
     """
     if config.getoption("--check"):
         by_need: dict[bool, list[pytest.Item]] = {True: [], False: []}
@@ -74,13 +81,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             by_need[needs_machine(_path(item.path), item.name.partition("[")[0])].append(item)
         config.hook.pytest_deselected(items=by_need[True])
         items[:] = by_need[False]
-    kernel = HERE / "kernel"
-    sidecar = {HERE / "test_systemd.py", *(kernel / name for name in (*ABOUT_THE_SIDECAR, "test_documents.py"))}
+    sharing = {item.path for item in items if _has_shared_fixture(item)}
+    about_the_kernel = {HERE / "kernel" / name for name in TESTED}
     for item in items:
-        if item.path in sidecar:
-            item.add_marker(pytest.mark.xdist_group("sidecar"))
-        elif item.path.is_relative_to(kernel):
+        if not OPTMEM.exists() and not about_the_kernel.isdisjoint({item.path, *item.path.parents}):
             item.add_marker(pytest.mark.xdist_group("kernel"))
+        elif item.path in sharing:
+            item.add_marker(pytest.mark.xdist_group(_path(item.path)))
+
+
+def pytest_collection_finish() -> None:
+    """Keep Python's garbage collector from looking at thousands of tests and modules again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _has_shared_fixture(item: pytest.Item) -> bool:
+    if not isinstance(item, pytest.Function):
+        return False
+    fixtures = item._fixtureinfo.name2fixturedefs.values()  # noqa: SLF001 - there is no other way to see them
+    return any(definition.scope == "module" for definitions in fixtures for definition in definitions)
 
 
 def _path(path: Path) -> str:
