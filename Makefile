@@ -1,9 +1,8 @@
 # Every target does its own set-up, and can be repeated.
 
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
-PROCESSES := $(shell nproc)
-# Tests of servers and of the kernel wait more than they compute.
-WAITING := $(shell expr 2 '*' $(PROCESSES))
+# Two for each processor, because tests wait more than they compute.
+PROCESSES := $(shell expr 2 '*' $$(nproc))
 SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*[/ ](ba|da)?sh$$' .ci benchmarks contrib scripts tests)
 C_FILES = $(wildcard $(addsuffix /*.[ch],benchmarks bpf soak))
 
@@ -26,11 +25,11 @@ demo: ## show everything at work on this machine (root, or through sudo)
 test: ## run lint and every test but those of the targets below (root, or through sudo)
 	@scripts/setup test
 	@$(MAKE) --no-print-directory lint
-	@$(AS_ROOT) .venv/bin/pytest -n $(WAITING) --dist loadgroup --durations 20 $(PYTEST_ARGS)
+	@$(AS_ROOT) .venv/bin/pytest -n $(PROCESSES) --dist loadgroup --durations 20 $(PYTEST_ARGS)
 
 test-bcc: ## run the kernel tests with programs that BCC compiles on this machine (root, or through sudo)
 	@scripts/setup test
-	@$(AS_ROOT) .venv/bin/pytest -n $(WAITING) --dist loadgroup --loader bcc tests/kernel $(PYTEST_ARGS)
+	@$(AS_ROOT) .venv/bin/pytest -n $(PROCESSES) --dist loadgroup --loader bcc tests/kernel $(PYTEST_ARGS)
 
 test-clients: ## run the tests with a JDK, Node, nginx and HAProxy (root, or through sudo)
 	@scripts/setup clients
