@@ -22,7 +22,7 @@ from soak.history import History
 from soak.poll_cutter import PollCutter
 from soak.scene import SERVICES, ZONE, Service, ipv4, ipv6, port, priority
 from tests.support.consul import ConsulAgent, ConsulCluster
-from tests.support.faulty_dns import Fault, FaultyDns
+from tests.support.faulty_dns import LIES, Fault, FaultyDns
 from tests.support.knot import KnotServer
 from tests.support.process import wait_until
 
@@ -55,6 +55,9 @@ POISON: Final[tuple[tuple[str, int], ...]] = (
 class LyingDns(FaultyDns):
     """The server's zones behind a proxy that misbehaves for all names in the same way.
 
+    Only SRV records are denied: the denial of a target's addresses is a statement that its server has gone, and if it
+    struck the targets of a minority in the middle of a reading, these would leave at once, and lose their counters.
+
     Its answers are always rotated. If it trims, an answer about `ZONE` has a random half of the records that come and
     go; the other records stay, so that their counters do.
     """
@@ -65,7 +68,7 @@ class LyingDns(FaultyDns):
     def respond(self, wire: bytes, protocol: str) -> bytes | None:
         """Return the message to send back; None for nothing."""
         with contextlib.suppress(OSError):
-            if self.fault:
+            if self.fault and (self.fault not in LIES or _is_of_srv(wire)):
                 return self._misbehave(wire, protocol, self.fault)
             return self._shuffled(self._ask(wire, protocol))
         return None
@@ -80,6 +83,10 @@ class LyingDns(FaultyDns):
                 records = records[: len(ZONE.core) + (len(records) - len(ZONE.core) + 1) // 2]
             message.answer[number] = dns.rrset.from_rdata(rrset.name, rrset.ttl, *records)
         return message.to_wire(max_size=65535)
+
+
+def _is_of_srv(wire: bytes) -> bool:
+    return dns.message.from_wire(wire).question[0].rdtype == SRV
 
 
 @contextmanager
