@@ -29,7 +29,7 @@ test: ## run lint and every test but those of the targets below (root, or throug
 
 test-bcc: ## run the kernel tests with programs that BCC compiles on this machine (root, or through sudo)
 	@scripts/setup test
-	@$(AS_ROOT) .venv/bin/pytest -n $(PROCESSES) --dist loadgroup --loader bcc tests/kernel $(PYTEST_ARGS)
+	@$(AS_ROOT) .venv/bin/pytest -n $$(nproc) --dist loadgroup --loader bcc tests/kernel $(PYTEST_ARGS)
 
 test-clients: ## run the tests with a JDK, Node, nginx and HAProxy (root, or through sudo)
 	@scripts/setup clients

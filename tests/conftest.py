@@ -71,8 +71,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what `--check` does not run, and keep together what pytest-xdist runs in one process.
 
-    A file whose tests share a fixture stays together, so that it is set up once. All other tests go one by one to the
-    process that is ready first: they use names, ports and cgroups of their own, and each process has its own network.
+    A file whose tests share a fixture stays together, so that it is set up once, and so do the tests of BCC, because
+    each of them compiles for seconds. All other tests go one by one to the process that is ready first: they use names,
+    ports and cgroups of their own, and each process has its own network.
     Before Linux 6.7 one test changes a limit of all networks: the tests that it could disturb stay together with it.
     """
     if config.getoption("--check"):
@@ -81,12 +82,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             by_need[needs_machine(_path(item.path), item.name.partition("[")[0])].append(item)
         config.hook.pytest_deselected(items=by_need[True])
         items[:] = by_need[False]
-    sharing = {item.path for item in items if _has_shared_fixture(item)}
+    together = {item.path for item in items if _has_shared_fixture(item)} | {HERE / "kernel" / "test_bcc.py"}
     about_the_kernel = {HERE / "kernel" / name for name in TESTED}
     for item in items:
         if not OPTMEM.exists() and not about_the_kernel.isdisjoint({item.path, *item.path.parents}):
             item.add_marker(pytest.mark.xdist_group("kernel"))
-        elif item.path in sharing:
+        elif item.path in together:
             item.add_marker(pytest.mark.xdist_group(_path(item.path)))
 
 
