@@ -24,7 +24,7 @@ BY_VIRTUAL_SERVER = (Map.SERVERS, Map.ROWS, Map.LABELS, Map.VIRTUAL)
 def refusable(made: Plan) -> Iterator[tuple[int, Put]]:
     """Yield the elements that the kernel may have no room for, each with the number of operations before it."""
     at = 0
-    for step in made.steps:
+    for step in made.steps if made.changed else ():  # without a change, servers are only reset to zero
         if isinstance(step, Delete) or (isinstance(step, GracePeriod) and at > 1):
             return  # from here on, elements are only deleted
         for operation in operations([step]):
