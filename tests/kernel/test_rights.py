@@ -153,7 +153,6 @@ def test_user_of_its_own_is_enough_and_keeps_others_out(
     assert enters == [[True] * 3, [False] * 3]
 
 
-@pytest.mark.xdist_group("closing service")  # whose socket has one path on the whole host
 @pytest.mark.parametrize("capability", ["", "CAP_NET_ADMIN"])
 def test_sockets_of_a_removed_server_are_closed_by_the_service_for_it(
     loaded: str, cgroup: Path, knot: KnotServer, directory: Path, capability: str
