@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import socket
 import subprocess
@@ -58,8 +60,22 @@ def load_as_unit(instance: str, cgroup: Path, unit: Path = DATAPATH) -> subproce
 
 
 @contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Lock a directory while the block runs, once no other process has locked it."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
 def closing_service(unit: Path) -> Iterator[list[int]]:
-    """Listen, and start the service for each connection as systemd does; yield the list of exit codes."""
+    """Listen, and start the service for each connection as systemd does; yield the list of exit codes.
+
+    The path of its socket is one for the whole host, so test processes take turns.
+    """
     ended: list[int] = []
 
     def answer() -> None:
@@ -71,7 +87,7 @@ def closing_service(unit: Path) -> Iterator[list[int]]:
                     fd = connection.fileno()
                     ended.append(subprocess.run(command, check=False, stdin=fd, stdout=fd).returncode)
 
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+    with locked(SOCKET.parent), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(SOCKET))
         try:
             SOCKET.chmod(0o666)
