@@ -6,6 +6,7 @@ structures are those of `union bpf_attr` in linux/bpf.h. Every function raises O
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -204,6 +205,18 @@ def items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, byte
         started = True
         (read,) = struct.unpack_from("=I", attr, 32)
         yield from zip(_cut(keys.raw, key_size, read), _cut(values.raw, value_size, read), strict=True)
+
+
+def first_values(fd: int, count: int, value_size: int) -> bytes:
+    """Return the values of the first elements of an array, one after the other, with one call."""
+    if not count:
+        return b""
+    position = ctypes.create_string_buffer(4)
+    keys, values = ctypes.create_string_buffer(4 * count), ctypes.create_string_buffer(value_size * count)
+    places = {"keys": ctypes.addressof(keys), "values": ctypes.addressof(values)}
+    with contextlib.suppress(FileNotFoundError):  # the array ends before the count
+        _bpf(Command.MAP_LOOKUP_BATCH, _batch(fd, count, **places, position_out=ctypes.addressof(position)))
+    return values.raw
 
 
 def load_program(instructions: bytes, attach_type: AttachType) -> int:

@@ -91,6 +91,10 @@ class Maps:
         decoded = ((elements.unpack_index(key), value) for key, value in raw)
         return {members[index]: elements.unpack_server(value) for index, value in decoded if index in members}
 
+    def raw_servers(self, count: int) -> bytes:
+        """Return the elements of the first indexes of `clb_servers`, not decoded: this takes one call."""
+        return bpf.first_values(self._fds[Map.SERVERS], count, structs.SERVER.size)
+
     def records_lost(self) -> int:
         """Return how often there was no memory for the record of a socket."""
         counts = self._fds.get(Map.COUNTS)

@@ -190,6 +190,7 @@ class Daemon:
         if await publisher.keep_up():
             self._changed = True
             self._wakeup.ring()
+        await publisher.look_at_health()
         await publisher.look_around()
         await self._publish_names(publisher.installed)
         await self._local_listeners.announce(publisher.installed)

@@ -34,6 +34,7 @@ from clb_discovery.publication.leaving import Leaving
 from clb_discovery.publication.plan import Plan, together
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sidecar.announcer import Announcer
+from clb_discovery.sidecar.ejections import Ejections
 from clb_discovery.state.guard import Servers
 
 _MOST_FAILURES: Final = 16  # virtual servers that are set aside in one round; the next one goes on from there
@@ -75,6 +76,7 @@ class Publisher:
         self._maps = maps
         self._announcer = announcer
         self._meters = meters
+        self._ejections = Ejections()
         self._unsure = False  # whether the maps may differ from `installed`, and could not be read
         self._lost = False  # whether the data plane was lost, and is not yet restored
         self._kernel = asyncio.Lock()  # while it is free, `installed` is the content of the maps
@@ -220,6 +222,12 @@ class Publisher:
                 closed = await asyncio.to_thread(self._plane.close_sockets, members, self._maps, protocols)
             self._leaving.tried(time.monotonic(), succeeded=not closed.failures)
         self._announcer.closed(closed)
+
+    async def look_at_health(self) -> None:
+        """Report real servers that were ejected or returned, if it is time to look."""
+        if self._ejections.is_due(self.installed):
+            async with self._kernel:
+                await asyncio.to_thread(self._ejections.look, self.installed, self._maps.raw_servers)
 
     async def look_around(self) -> None:
         """Look for other instances that serve VIPs of this one: when its VIPs have changed, and from time to time."""
