@@ -163,6 +163,7 @@ def statuses() -> Iterator[dict[str, Any]]:
     state = {
         "last_sync": "2026-01-02T03:04:05Z",
         "config_error": "line 3",
+        "metrics_error": "the port is in use",
         "sources": [one.document for one in following()],
         "unpublished": unpublished(),
     }
@@ -218,7 +219,7 @@ def metrics() -> dict[str, str]:
 def families() -> list[Metric]:
     """Return the families of metrics of a sidecar, with their samples."""
     datapath = Datapath(INFO, installed(), counted(), None, 0)
-    report = Report("default", datapath, following(), {"config_error": None})
+    report = Report("default", datapath, following(), {"config_error": None, "metrics_error": None})
     return list(text_string_to_metric_families(exposition(report, Meters()).decode()))
 
 

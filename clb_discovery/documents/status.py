@@ -47,7 +47,8 @@ def document(  # noqa: PLR0913 - the parts of the document
     """Build the document. Scripts rely on its shape.
 
     :param pid: process id of the running sidecar, or None.
-    :param state: the state that the sidecar wrote last: `last_sync`, `config_error`, `sources` and `unpublished`.
+    :param state: the state that the sidecar wrote last: `last_sync`, `config_error`, `metrics_error`,
+        `sources` and `unpublished`.
     :param listening: the VIPs on which a program of this host listens.
     """
     loaded = datapath if datapath and datapath.info else None
@@ -60,6 +61,7 @@ def document(  # noqa: PLR0913 - the parts of the document
             "pid": pid,
             "last_sync": state.get("last_sync"),
             "config_error": state.get("config_error"),
+            "metrics_error": state.get("metrics_error"),
         },
         "sources": state.get("sources", []),
         "virtual_servers": virtual_servers(loaded.installed, loaded.servers, listening) if loaded else [],

@@ -24,8 +24,7 @@ def troubles(status: Mapping[str, Any]) -> Iterator[str]:
         vips = _list(overlap["vips"])
         where = "same cgroup" if overlap["relation"] == "same" else f"{overlap['cgroup']}, {overlap['relation']}"
         yield f"instance {overlap['instance']} ({where}) serves the same VIPs: {vips}; give each instance its own"
-    if sidecar["config_error"]:
-        yield f"the configuration is refused, and the one before it goes on: {sidecar['config_error']}"
+    yield from _sidecar(sidecar)
     unpublished = [one["service"] for one in status["unpublished"]]
     if unpublished:
         yield f"not published as it should be, for the reason above: {_list(unpublished)}"
@@ -39,6 +38,13 @@ def troubles(status: Mapping[str, Any]) -> Iterator[str]:
         yield f"refused in part, for the reason above: {_list(refused)}"
     if datapath["loaded"] and not sidecar["running"]:
         yield "no sidecar runs: pools stay as they are"
+
+
+def _sidecar(sidecar: Mapping[str, Any]) -> Iterator[str]:
+    if sidecar["config_error"]:
+        yield f"the configuration is refused, and the one before it goes on: {sidecar['config_error']}"
+    if sidecar["metrics_error"]:
+        yield f"metrics are not served: {sidecar['metrics_error']}"
 
 
 def _pools(virtual_servers: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -96,22 +96,23 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._instance.locked(loads=self._plane.loads))
             stack.push_async_callback(lambda: self._watches.end())  # noqa: PLW0108 - those of that moment
-            listener = None
+            metrics = self._settings.options.metrics
             async with self._plane.coming_up():
                 await self._watches.open()
-                if self._settings.options.metrics:
-                    from clb_discovery.metrics import server  # noqa: PLC0415 - aiohttp is a fifth of a sidecar that does without
-
-                    listener = stack.enter_context(server.listen(*self._settings.options.metrics))
+                if metrics:
+                    from clb_discovery.sidecar import metrics_site  # noqa: PLC0415 - aiohttp is a fifth of a sidecar that does without
                 self._watches.start(self._heard)
             maps = stack.enter_context(self._plane.open())
             publisher = Publisher(self._plane, maps, self._announcer, self._meters)
             self._start_up(publisher)
             stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
-            if listener:
+            if metrics:
                 report, readiness = partial(self._report, publisher), self._readiness
-                site = server.Site(report, lambda: readiness.is_ready, self._meters, lambda: self._services.unpublished)
-                await stack.enter_async_context(server.serving(listener, site, self._announcer.trouble))
+                pages = metrics_site.Site(
+                    report, lambda: readiness.is_ready, self._meters, lambda: self._services.unpublished
+                )
+                site = metrics_site.MetricsSite(self._announcer, self._self_report, self._wakeup.ring)
+                await stack.enter_async_context(site.serving(metrics, pages))
             stack.push_async_callback(self._shut_down)
             await self._main_loop(publisher)
 

@@ -27,6 +27,8 @@ class SelfReport:
         """When everything was published last, with an answer of every source."""
         self.config_error: str | None = None
         """Why the configuration was not accepted when it was read last."""
+        self.metrics_error: str | None = None
+        """Why metrics are not served, although they are configured."""
         self._written: dict[str, Any] | None = None
 
     def document(self, services: ServiceTable, hosts_file: Path | None) -> dict[str, Any]:
@@ -35,6 +37,7 @@ class SelfReport:
             "pid": os.getpid(),
             "last_sync": timestamp(self.last_sync),
             "config_error": self.config_error,
+            "metrics_error": self.metrics_error,
             "unpublished": services.unpublished,
             "hosts_file": str(real_path(hosts_file)) if hosts_file else None,
         }

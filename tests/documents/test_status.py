@@ -121,7 +121,13 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
             "records_lost": 6,
             "overlaps": [],
         },
-        "sidecar": {"running": True, "pid": 99, "last_sync": "2026-01-02T03:04:05Z", "config_error": None},
+        "sidecar": {
+            "running": True,
+            "pid": 99,
+            "last_sync": "2026-01-02T03:04:05Z",
+            "config_error": None,
+            "metrics_error": None,
+        },
         "sources": STATE["sources"],
         "virtual_servers": [
             {
@@ -172,6 +178,7 @@ def test_an_instance_that_is_not_loaded_has_the_shape() -> None:
         "pid": None,
         "last_sync": "2026-01-02T03:04:05Z",
         "config_error": None,
+        "metrics_error": None,
     }
     assert found["sources"] == STATE["sources"]
     assert found["virtual_servers"] == []

@@ -12,7 +12,7 @@ def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
     return {
         "instance": "default",
         "datapath": {"loaded": True, "effective": True, "reason": None, "overlaps": []},
-        "sidecar": {"running": True, "config_error": None},
+        "sidecar": {"running": True, "config_error": None, "metrics_error": None},
         "sources": [source("srv:web")],
         "virtual_servers": [virtual("web", "active"), virtual("web")],
         "unpublished": [],
@@ -40,7 +40,7 @@ def test_not_loaded_is_the_only_problem() -> None:
     (only,) = troubles(
         status(
             datapath={"loaded": False, "effective": False, "reason": "x", "overlaps": []},
-            sidecar={"running": False, "config_error": None},
+            sidecar={"running": False, "config_error": None, "metrics_error": None},
             sources=[],
             virtual_servers=[],
         )
@@ -73,7 +73,7 @@ def test_everything_at_once() -> None:
                     "reason": "the cgroup is gone",
                     "overlaps": [{"instance": "b", "cgroup": "/", "relation": "above", "vips": ["10.64.0.1:80"]}],
                 },
-                sidecar={"running": False, "config_error": "line 3"},
+                sidecar={"running": False, "config_error": "line 3", "metrics_error": "port in use"},
                 sources=[
                     *(source(f"srv:{number}", "retrying", "SERVFAIL") for number in range(5)),
                     source("srv:held", "held", "10.64.0.2 is taken"),
@@ -88,6 +88,7 @@ def test_everything_at_once() -> None:
         "connects do not meet the programs: the cgroup is gone",
         "instance b (/, above) serves the same VIPs: 10.64.0.1:80; give each instance its own",
         "the configuration is refused, and the one before it goes on: line 3",
+        "metrics are not served: port in use",
         "not published as it should be, for the reason above: large",
         "no real servers, connects are refused: empty",
         "ejected after failed connects: half (1 of 2)",

@@ -44,6 +44,7 @@ def test_killed_sidecar_leaves_everything_as_it_was(
         "pid": None,
         "last_sync": alive["sidecar"]["last_sync"],
         "config_error": None,
+        "metrics_error": None,
     }
     assert dead["sources"][0] | {"last_success": None} == alive["sources"][0] | {"last_success": None}
     assert dead["virtual_servers"] == alive["virtual_servers"]
@@ -54,7 +55,13 @@ def test_status_of_nothing(instance: str) -> None:
     found = status(instance)
     assert_is_status(found)
     assert found["datapath"]["loaded"] is False
-    assert found["sidecar"] == {"running": False, "pid": None, "last_sync": None, "config_error": None}
+    assert found["sidecar"] == {
+        "running": False,
+        "pid": None,
+        "last_sync": None,
+        "config_error": None,
+        "metrics_error": None,
+    }
     assert (found["sources"], found["virtual_servers"]) == ([], [])
     text = clb("status", "--instance", instance)
     assert (text.returncode, "not loaded" in text.stdout) == (0, True)

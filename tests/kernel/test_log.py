@@ -28,7 +28,7 @@ def lines_of(found: Sidecar, event: str) -> list[dict[str, object]]:
 
 
 def test_ejection_and_return_are_in_the_log(instance: str, cgroup: Path, tmp_path: Path) -> None:
-    """A server that refuses is a line within seconds, with its cause; when it is back there is another with the time."""
+    """A server that refuses is a line within seconds, with its cause; so is its return, with the time."""
     with moody_servers("127.0.0.1", "127.0.0.2") as (moody, spare):
         options = configured(tmp_path, [moody.name, spare.name], 'eject-time = "1s"', 'eject-max = "1s"')
         with sidecar(instance, cgroup, tmp_path, options) as found:

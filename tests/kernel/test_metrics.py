@@ -11,7 +11,7 @@ from tests.support.cgroups import run_inside
 from tests.support.dataplane import dial
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
-from tests.support.process import free_port
+from tests.support.process import free_port, wait_until
 from tests.support.redis import redis_servers
 from tests.support.sidecar import clb, sidecar, status
 from tests.support.web import get
@@ -134,16 +134,24 @@ def test_metrics_have_the_state_of_a_source(instance: str, cgroup: Path, tmp_pat
             found.wait_for(lambda: source_state(port) == shown("retrying", stale=True), "the source is stale")
 
 
-def test_port_in_use_is_one_line_and_nothing_is_touched(instance: str, cgroup: Path) -> None:
-    """If another process listens on the port, the sidecar does not start, names the port, and loads nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        options = ["--srv", f"_redis._tcp.example={VIP}:6379", "--instance", instance, "--cgroup", str(cgroup)]
-        result = clb("run", *options, "--metrics", address)
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1
-    assert f"cannot listen on {address} for --metrics: Address already in use" in result.stderr
-    assert not status(instance)["datapath"]["loaded"]
+def test_port_in_use_is_waited_for(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """If another process has the port, connects are balanced all the same; log and `status` say so until it is free."""
+    file = tmp_path / "clb.toml"
+    with listening("127.0.0.1") as (server,), socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        table = f'[[service]]\nname = "redis"\nvip = "{VIP}:6379"\nservers = ["{server.name}"]\n'
+        file.write_text(f'metrics = "127.0.0.1:{port}"\nreal-range = ["127.0.0.0/8"]\n{table}')
+        with sidecar(instance, cgroup, tmp_path, ["--config", str(file)]) as found:
+            assert dial(cgroup, VIP, 6379, 5) == ["ok"] * 5
+            error = status(instance)["sidecar"]["metrics_error"]
+            assert f"cannot listen on 127.0.0.1:{port} for --metrics: Address already in use" in error
+            assert [line["error"] for line in found.lines() if line["event"] == "cannot serve metrics"] == [error]
+            text = clb("status", "--instance", instance).stdout
+            assert "metrics are not served" in text
+            taken.close()
+            found.wait_for(lambda: "metrics served again" in found.events(), "the port is taken")
+            assert values(port)["clb_datapath_effective"] == 1
+            wait_until(lambda: status(instance)["sidecar"]["metrics_error"] is None, "status has forgotten")
 
 
 def test_bad_listener_is_refused(instance: str) -> None:

@@ -29,7 +29,13 @@ _DATAPATH: Final[_Types] = {
     "records_lost": int,  # beyond the contract: sockets whose server could not be remembered, for lack of memory
     "overlaps": list,  # beyond the contract: other instances that serve the same VIPs
 }
-_SIDECAR: Final[_Types] = {"running": bool, "pid": (int, type(None)), "last_sync": _TEXT, "config_error": _TEXT}
+_SIDECAR: Final[_Types] = {
+    "running": bool,
+    "pid": (int, type(None)),
+    "last_sync": _TEXT,
+    "config_error": _TEXT,
+    "metrics_error": _TEXT,
+}
 _SOURCE: Final[_Types] = {
     "name": str,
     "state": str,

@@ -180,7 +180,13 @@ def test_an_instance_that_is_not_loaded_has_a_status() -> None:
     document = {
         **DOCUMENT,
         "datapath": {**DOCUMENT["datapath"], "loaded": False, "effective": False, "features": {}},
-        "sidecar": {"running": False, "pid": None, "last_sync": None, "config_error": "line 3\nis wrong"},
+        "sidecar": {
+            "running": False,
+            "pid": None,
+            "last_sync": None,
+            "config_error": "line 3\nis wrong",
+            "metrics_error": None,
+        },
         "sources": [],
         "virtual_servers": [],
     }
