@@ -1,4 +1,4 @@
-"""Logging to stderr: readable lines on a terminal, one JSON object per line otherwise.
+"""Logging to stderr: sentences on a terminal, one JSON object per line with all fields otherwise.
 
 In the journal, each line begins with its priority, as sd-daemon(3) describes. systemd removes it, so that the message
 is the JSON object alone and `journalctl --priority` works. Passwords in URLs are removed here as a second line of
@@ -15,6 +15,7 @@ import traceback
 from typing import Final
 
 from clb_discovery.repeats import Repeats
+from clb_discovery.sentences import sentence
 from clb_discovery.text import printable, without_passwords
 
 # If rich is installed, structlog imports it for its tracebacks, which are not used here: 5 MB and 60 ms per sidecar.
@@ -30,6 +31,8 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("auto", "console", "json")
 
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
+_COLORS: Final = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
+_PLAIN: Final = "\x1b[0m"
 _FOR_PROGRAMS: Final[tuple[Processor, ...]] = (
     structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
     structlog.processors.JSONRenderer(),
@@ -78,24 +81,27 @@ def priority(level: str) -> str:
 
 
 def _for_people() -> list[Processor]:
-    return [
-        structlog.processors.format_exc_info,
-        _escape,
-        structlog.dev.ConsoleRenderer(
-            colors=not os.environ.get("NO_COLOR") and sys.stderr.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,
-        ),
-    ]
+    return [structlog.processors.format_exc_info, _Sentences(colors=_wants_colors())]
 
 
-def _escape(_logger: WrappedLogger, _level: str, event: EventDict) -> EventDict:
-    return {name: _escaped(value) for name, value in event.items()}
+def _wants_colors() -> bool:
+    return not os.environ.get("NO_COLOR") and sys.stderr.isatty()
 
 
-def _escaped(value: object) -> object:
-    if isinstance(value, list):
-        return [_escaped(item) for item in value]
-    return "\n".join(map(printable, value.split("\n"))) if isinstance(value, str) else value
+class _Sentences:
+    """Renders time, level and a sentence, and a traceback below it."""
+
+    def __init__(self, *, colors: bool) -> None:
+        self._colors = _COLORS if colors else {}
+
+    def __call__(self, _logger: WrappedLogger, _name: str, event: EventDict) -> str:
+        """Return the line of an event."""
+        moment, level, what = str(event.pop("timestamp")), str(event.pop("level")), str(event.pop("event"))
+        traceback_ = str(event.pop("exception", "")).split("\n")
+        said = printable(sentence(what, event))
+        begin, end = self._colors.get(level, ""), _PLAIN if level in self._colors else ""
+        lines = [f"{moment[:19]}Z {begin}{level:7}{end} {said}", *map(printable, filter(None, traceback_))]
+        return "\n".join(lines)
 
 
 def _finish(_logger: WrappedLogger, level: str, line: EventDict | str) -> str:

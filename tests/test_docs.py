@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -19,6 +18,7 @@ from clb_discovery.config.file import decode
 from clb_discovery.config.options import make_options
 from clb_discovery.config.services import read_services
 from tests.support.documents import DOCUMENTS, ROOT, blocks, command_lines
+from tests.support.log_events import Logged, events, logged
 
 FOREIGN_OPTIONS: Final = frozenset({"--now", "--offline", "--threshold", "--seconds", "--seed", "--keep", "--save"})
 """Options of other programs: systemctl and systemd-analyze, the soak, benchmarks."""
@@ -37,25 +37,6 @@ def known_options() -> set[str]:
         with redirect_stdout(told), pytest.raises(SystemExit):
             main([command, "--help"])
     return set(re.findall(r"--[a-z][a-z-]+", general + told.getvalue()))
-
-
-@cache
-def log_events() -> set[str]:
-    """Return every constant text that is passed to a function that logs."""
-    calls = (
-        node
-        for file in (ROOT / "clb_discovery").rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-    )
-    said = (
-        argument.value
-        for call in calls
-        if call.func.attr in {"info", "warning", "error", "log", "trouble", "trying", "_say"}  # type: ignore[attr-defined]
-        for argument in call.args
-        if isinstance(argument, ast.Constant)
-    )
-    return {text for text in said if isinstance(text, str)}
 
 
 def anchors(document: Path) -> set[str]:
@@ -160,4 +141,33 @@ def test_alerts_exist(document: Path) -> None:
 @each_document
 def test_log_events_exist(document: Path) -> None:
     """Each event of the log, in documents `"source fails"`, is one that the program logs."""
-    assert set(re.findall(r'`"([^`"]+)"`', document.read_text())) <= log_events()
+    assert set(re.findall(r'`"([^`"]+)"`', document.read_text())) <= events()
+
+
+def logged_in_document() -> set[Logged]:
+    """Return the rows of the tables in docs/log.md: event, level and fields."""
+    rows = re.findall(
+        r"^\| `([^`|]+)` \| ([a-z ]+) \| [^|]+ \|([^|]*)\|$", (ROOT / "docs/log.md").read_text(), re.MULTILINE
+    )
+    return {Logged(event, level, frozenset(re.findall(r"`(\w+)`", fields))) for event, level, fields in rows}
+
+
+def test_every_event_is_in_the_document() -> None:
+    """docs/log.md has each event that the package logs, with its level and its fields, and no other."""
+    fields: dict[tuple[str, str], frozenset[str]] = {}
+    for one in logged():
+        fields[one.event, one.level] = fields.get((one.event, one.level), frozenset()) | one.fields
+    assert logged_in_document() == {Logged(event, level, names) for (event, level), names in fields.items()}
+
+
+def test_each_alert_leads_to_its_row() -> None:
+    """`runbook_url` of each alert leads to a row of docs/operating.md that names it, as the Debian package has it."""
+    rules = (ROOT / "contrib/prometheus/clb-discovery.rules.yml").read_text()
+    alerts = re.findall(r"alert: (\w+)\n(?:(?! +- alert).*\n)*? +runbook_url: (\S+)", rules)
+    assert [name for name, _ in alerts] == re.findall(r"alert: (\w+)", rules)
+    rows = (ROOT / "docs/operating.md").read_text().splitlines()
+    for name, url in alerts:
+        place, _, anchor = url.partition("#")
+        assert place == "file:///usr/share/doc/clb-discovery/docs/operating.md"
+        (row,) = (line for line in rows if f'<a id="{anchor}"></a>' in line)
+        assert name in row

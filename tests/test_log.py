@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.terminal import on_terminal
+
 PROGRAM = """
 import logging, sys
 import structlog
@@ -114,3 +116,22 @@ def test_the_last_words_have_a_priority_too(tmp_path: Path) -> None:
         assert subprocess.run(command, check=False, stderr=output, env=env).returncode == 2
     assert path.read_text().startswith("<3>clb-discovery: ")
     assert "secret" not in path.read_text()
+
+
+@pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}])
+def test_on_a_terminal_a_line_is_a_sentence(env: dict[str, str]) -> None:
+    """Time, level and a sentence; control characters are escaped, and the level alone has a colour."""
+    command = [sys.executable, "-c", PROGRAM, "auto", "info"]
+    with on_terminal(command, {"PATH": os.environ["PATH"], "TERM": "xterm", **env}, 80) as terminal:
+        assert terminal.end() == 0
+    shown = [re.sub(r"^\S+Z ", "", line) for line in terminal.text().splitlines()]
+    assert shown[:5] == [
+        "info    B",
+        r"warning C (name x\x1b[2J, some \x07)",
+        "error   D (url http://***@host/)",
+        "warning Of a library (logger library)",
+        "error   E",
+    ]
+    assert shown[-1] == "ValueError: broken"
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line) for line in terminal.text().splitlines()[:5])
+    assert ("\x1b[" in terminal.sent) is (not env)

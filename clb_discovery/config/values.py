@@ -69,7 +69,7 @@ def srv_entry(text: str) -> Entry:
 
 
 def parse_listener(text: str) -> tuple[str, int]:
-    """Read `127.0.0.1:9100` or `[::1]:9100`; return address and port."""
+    """Read `127.0.0.1:17100` or `[::1]:17100`; return address and port."""
     host, colon, port = text.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     bracketed = host != bare
@@ -79,7 +79,7 @@ def parse_listener(text: str) -> tuple[str, int]:
     except ValueError:
         family_fits = False
     if not family_fits or not 1 <= number <= MAX_PORT:
-        raise ValueError(f"{text!r} is not ADDR:PORT; write 127.0.0.1:9100 or [::1]:9100")
+        raise ValueError(f"{text!r} is not ADDR:PORT; write 127.0.0.1:17100 or [::1]:17100")
     return bare, number
 
 

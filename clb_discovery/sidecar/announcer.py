@@ -75,7 +75,7 @@ class Announcer:
         self._held(before, now)
         self._left_out(before, now)
         if now.note and now.note != before.note and self._is_new("note", source, now.note):
-            _log.warning("answer noted", source=source, note=now.note)
+            _log.warning("answer has a caveat", source=source, note=now.note)
         self.refused(now.service.name, before.refused, now.refused)
 
     def _held(self, before: ServiceState, now: ServiceState) -> None:
@@ -116,14 +116,15 @@ class Announcer:
         times = self._repeats.happened(thing, reason, self._clock())
         if times is None:
             return
-        event = f"{what} (repeated)" if self._troubles.get(thing) == reason else what
         self._troubles[thing] = reason
-        log(event, **of, error=reason, **({"times": times} if times else {}))
+        log(what, **of, error=reason, **({"times": times} if times else {}))
 
     def restored(self, now: ServiceState) -> None:
         """Report a last known set from the disk, which is served until the source answers."""
         source, servers = now.service.source, len(now.guarded.good)
-        _log.warning("serving the last known set", source=source, servers=servers, since=timestamp(now.last_success))
+        _log.warning(
+            "serving the last known good set", source=source, servers=servers, since=timestamp(now.last_success)
+        )
 
     def published(self, before: Installed, carried_out: Plan) -> None:
         """Report the pools that changed."""
@@ -172,11 +173,11 @@ class Announcer:
         said = [(service, item) for service, items in new.items() for item in items[:_REFUSALS_OF_ONE]][:_REFUSALS]
         for service, item in said:
             server = str(item.value)
-            if self._is_new("real server refused", service, server, item.reason):
-                _log.warning("real server refused", service=service, server=server, reason=item.reason)
+            if self._is_new("real server rejected", service, server, item.reason):
+                _log.warning("real server rejected", service=service, server=server, reason=item.reason)
         left = sum(map(len, new.values())) - len(said)
-        if left and self._is_new("more real servers refused"):
-            _log.warning("more real servers refused", count=left)
+        if left and self._is_new("more real servers rejected"):
+            _log.warning("more real servers rejected", count=left)
         self._rejected = rejected
 
     def unpublished(self, unpublished: Sequence[Unpublished]) -> None:
@@ -184,7 +185,7 @@ class Announcer:
         now = {one.source: one for one in unpublished}
         for source in self._unpublished - now.keys():
             self._troubles.pop(f"not published {source}", None)
-            _log.info("published, since there is room again", source=source)
+            _log.info("published because there is room again", source=source)
         for source, one in list(now.items())[:_REFUSALS]:
             self._say(_log.error, "not published", one.reason, source=source)
         if len(now) > _REFUSALS:
@@ -195,14 +196,14 @@ class Announcer:
         """Report other instances that serve VIPs of this one when they appear or change."""
         for overlap in overlaps:
             if overlap not in self._overlaps:
-                _log.warning("another instance serves a VIP of ours", instance=overlap.instance, reason=str(overlap))
+                _log.warning("another instance serves the same VIP", instance=overlap.instance, reason=str(overlap))
         self._overlaps = tuple(overlaps)
 
     def refused(self, service: str, before: Sequence[Refusal], now: Sequence[Refusal]) -> None:
         """Report registrations of a catalog's service that are not applied when they appear."""
         for item in now:
-            if item not in before and self._is_new("registration refused", service, str(item)):
-                _log.warning("registration refused", service=service, value=item.value, reason=item.reason)
+            if item not in before and self._is_new("registration rejected", service, str(item)):
+                _log.warning("registration rejected", service=service, value=item.value, reason=item.reason)
 
     def nameless(self, services: Sequence[str]) -> None:
         """Report services whose names cannot be host names when they appear."""

@@ -100,7 +100,9 @@ class Daemon:
             async with self._plane.coming_up():
                 await self._watches.open()
                 if metrics:
-                    from clb_discovery.sidecar import metrics_site  # noqa: PLC0415 - aiohttp is a fifth of a sidecar that does without
+                    # Here, because aiohttp is a fifth of a sidecar that does without.
+                    from clb_discovery.metrics.server import Site  # noqa: PLC0415
+                    from clb_discovery.sidecar.metrics_site import MetricsSite  # noqa: PLC0415
                 self._watches.start(self._heard)
             maps = stack.enter_context(self._plane.open())
             publisher = Publisher(self._plane, maps, self._announcer, self._meters)
@@ -108,11 +110,9 @@ class Daemon:
             stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
             if metrics:
                 report, readiness = partial(self._report, publisher), self._readiness
-                pages = metrics_site.Site(
-                    report, lambda: readiness.is_ready, self._meters, lambda: self._services.unpublished
-                )
-                site = metrics_site.MetricsSite(self._announcer, self._self_report, self._wakeup.ring)
-                await stack.enter_async_context(site.serving(metrics, pages))
+                site = Site(report, lambda: readiness.is_ready, self._meters, lambda: self._services.unpublished)
+                waiting = MetricsSite(self._announcer, self._self_report, self._wakeup.ring)
+                await stack.enter_async_context(waiting.serving(metrics, site))
             stack.push_async_callback(self._shut_down)
             await self._main_loop(publisher)
 
@@ -123,7 +123,7 @@ class Daemon:
         except (ClbError, OSError) as error:
             ineffective = str(error)
         if ineffective:
-            _log.error("programs are not effective", reason=ineffective)
+            _log.error("programs are not in effect", reason=ineffective)
 
     async def _report(self, publisher: Publisher) -> Report:
         datapath = await publisher.datapath(await asyncio.to_thread(self._proof.objection))
@@ -161,7 +161,7 @@ class Daemon:
                 await self._reload(publisher)
             if self._stopping:
                 return
-            with self._announcer.trying("cannot go on", *self._bearable(OSError)):  # such as no free descriptor
+            with self._announcer.trying("round failed", *self._bearable(OSError)):  # such as no free descriptor
                 await self._tick(publisher)
             self._service_manager.alive()
             if self._settings.options.once:
@@ -227,7 +227,7 @@ class Daemon:
             stale = sum(state.stale for state in services)
             virtual_servers = len(installed.virtual) - len(own_servers.virtual_servers(self._instance.name))
             _log.info("ready", virtual_servers=virtual_servers, stale=stale)
-            with self._announcer.trying("cannot remove what another version has loaded", HostError, OSError):
+            with self._announcer.trying("cannot remove the programs of another version", HostError, OSError):
                 self._plane.settle()
         self._service_manager.status(services.summary, ready=self._readiness.is_ready)
 
@@ -274,7 +274,7 @@ class Daemon:
             await watches.open()
         except (ClbError, OSError) as error:
             self._self_report.config_error = str(error)
-            _log.error("configuration refused; the running one stays", error=str(error))
+            _log.error("configuration reload failed; keeping the previous one", error=str(error))
         else:
             await self._watches.end()
             self._watches = watches
@@ -294,7 +294,7 @@ class Daemon:
         self._recall(new, installed, await asyncio.to_thread(self._store.read) if new else {})
         self._names.leave(self._settings.options.hosts_file)
         self._changed = True
-        _log.info("configuration read again", services=len(self._services))
+        _log.info("configuration reloaded", services=len(self._services))
 
     async def _shut_down(self) -> None:
         self._service_manager.stopping()
@@ -302,7 +302,7 @@ class Daemon:
         self._write_state()
         if self._services.applied:  # otherwise the disk may have more
             await self._write_last_good()
-        _log.info("stopped; connects go on over what was published last")
+        _log.info("stopped; the last published pools stay in effect")
 
     async def _publish_names(self, installed: Installed) -> None:
         if self._settings.options.hosts_file is None:
@@ -311,14 +311,14 @@ class Daemon:
             await asyncio.to_thread(self._names.publish, self._settings.options.hosts_file, installed)
 
     def _write_state(self) -> None:
-        with self._announcer.trying("cannot write the state that status shows", HostError, OSError):
+        with self._announcer.trying("cannot write the state for status", HostError, OSError):
             self._self_report.write(self._services, self._settings.options.hosts_file)
 
     async def _write_last_good(self) -> None:
         """Keep the published sets on disk, with the time of each source's last answer."""
         sets = self._services.last_good
         errors = self._bearable(HostError, OSError, ValueError)
-        trying = self._announcer.trying("cannot keep the last known sets on disk", *errors)
+        trying = self._announcer.trying("cannot save the last known good sets", *errors)
         with trying, self._meters.unkept.count_exceptions():
             await asyncio.to_thread(self._store.write, sets, asyncio.get_running_loop().time())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, NamedTuple
 
 import structlog
@@ -40,12 +41,16 @@ class _Found(NamedTuple):
     server: Server
     times_before: int
 
-    def names(self) -> dict[str, str | None]:
-        """Return the fields of a line that say which server it is about."""
+    @property
+    def service(self) -> str | None:
+        """The name of its service."""
+        return self.published.label.service if self.published.label else None
+
+    @property
+    def name(self) -> str:
+        """Its address and port."""
         _, address, port = elements.unpack_member(self.member)
-        label = self.published.label
-        name = format_endpoint(address, port)
-        return {"service": label.service if label else None, "vip": str(self.vip), "server": name}
+        return format_endpoint(address, port)
 
 
 class Ejections:
@@ -78,8 +83,8 @@ class Ejections:
         until, times = memoryview(raw).cast("Q")[_UNTIL :: _SIZE // 8], memoryview(raw).cast("I")[_TIMES :: _SIZE // 4]
         if until != self._until or times != self._times:
             lines = [line for found in self._changed(installed, raw, until, times) for line in self._lines(found, now)]
-            for log, event, fields in lines[:_MOST]:
-                log(event, **fields)
+            for line in lines[:_MOST]:
+                line()
             if len(lines) > _MOST:
                 _log.warning("more servers ejected or returned", count=len(lines) - _MOST)
             self._until, self._times = until, times
@@ -102,27 +107,29 @@ class Ejections:
                     server = elements.unpack_server(raw[index * _SIZE : (index + 1) * _SIZE])
                     yield _Found(vip, published, member, server, changed[index])
 
-    def _lines(self, found: _Found, now: int) -> Iterator[tuple[Callable[..., None], str, dict[str, object]]]:
-        """Yield function, event and fields of each line about a server."""
-        member, server = found.member, found.server
+    def _lines(self, found: _Found, now: int) -> Iterator[Callable[[], None]]:
+        """Yield a function for each line about a server, which logs it."""
+        member, server, vip = found.member, found.server, str(found.vip)
         is_out, was_out = bool(server.ejected_until), member in self._out
         missed = self._looked is not None and server.times_ejected > found.times_before and not is_out
         if not was_out and (is_out or missed):
             self._out[member] = self._since(server, found.published.health, now)
-            yield (
+            yield partial(
                 _log.warning,
                 "server ejected",
-                {
-                    **found.names(),
-                    "cause": self._cause(server),
-                    "probe_in": _seconds(server.ejected_until - now) if is_out else None,
-                    "times": server.times_ejected,
-                },
+                service=found.service,
+                vip=vip,
+                server=found.name,
+                cause=self._cause(server),
+                probe_in=_seconds(server.ejected_until - now) if is_out else None,
+                times=server.times_ejected,
             )
         if not is_out and member in self._out:
             since, back = self._out.pop(member), server.recovered_at or now
             out_for = None if since is None else _seconds(back - since)
-            yield _log.info, "server returned", {**found.names(), "out_for": out_for}
+            yield partial(
+                _log.info, "server returned", service=found.service, vip=vip, server=found.name, out_for=out_for
+            )
 
     def _cause(self, server: Server) -> str:
         """Return what the kernel knows of the cause: a server that has returned has no failures in a row."""

@@ -31,7 +31,7 @@ class HostsFile:
         try:
             write_names(before, self._instance.name, {})
         except HostError as error:
-            _log.warning("cannot remove the names of before", error=str(error))
+            _log.warning("cannot remove previously published names", error=str(error))
 
     def publish(self, path: Path, installed: Installed) -> None:
         """Write the names of all services, even if another program has rewritten the file; raises as `write_names`."""

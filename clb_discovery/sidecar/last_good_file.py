@@ -40,7 +40,7 @@ class Store:
             reason = error.strerror or type(error).__name__
         except (HostError, ValueError) as error:
             reason = str(error)
-        _log.warning("last known sets on disk ignored", file=str(self._directory / self._name), reason=reason)
+        _log.warning("saved last known good sets ignored", file=str(self._directory / self._name), reason=reason)
         return {}
 
     def _content(self, path: Path) -> bytes | None:

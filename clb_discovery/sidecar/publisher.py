@@ -254,11 +254,11 @@ class Publisher:
         except RemovedError:
             raise
         except (ClbError, OSError) as error:
-            self._announcer.trouble("not attached", str(error))
+            self._announcer.trouble("programs are not attached", str(error))
             return False
         if lost and self._plane.loads:
-            _log.warning("attached again", cgroup=str(self._plane.cgroup))
+            _log.warning("programs attached again", cgroup=str(self._plane.cgroup))
         elif lost:
-            _log.warning("maps were loaded anew", cgroup=str(self._plane.cgroup))
-        self._announcer.trouble("not attached", None)
+            _log.warning("maps were recreated", cgroup=str(self._plane.cgroup))
+        self._announcer.trouble("programs are not attached", None)
         return lost

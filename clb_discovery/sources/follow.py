@@ -50,7 +50,7 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
             reason = f"internal error: {error!r}; please report it"
             if reason != traced:  # the traceback is long, so it is logged once
                 traced = reason
-                _log.error("source failed in an unknown way", source=source.name, exc_info=error)
+                _log.error("source failed unexpectedly", source=source.name, exc_info=error)
             emit(Failure(reason))
 
     while True:

@@ -21,7 +21,7 @@ RESTART: Final = {
     "instance": '"other"',
     "cgroup": '"{cgroup}"',
     "loader": '"bcc"',
-    "metrics": '"127.0.0.1:9100"',
+    "metrics": '"127.0.0.1:17100"',
     "state-dir": '"/var/lib/other"',
 }
 """Options that need a restart, each with a value that is not the default."""

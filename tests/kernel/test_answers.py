@@ -61,10 +61,10 @@ def test_forbidden_real_servers_are_refused_and_logged_once(
         assert pool(instance, VIP) == {"10.0.0.1:80": 7}
         serve(knot, *forbidden, "10.0.0.1:80", "10.0.0.2:80")
         wait_for_pool(instance, VIP, {"10.0.0.1:80": 7, "10.0.0.2:80": 8})
-    refused = {line["server"]: line["reason"] for line in found.lines() if line["event"] == "real server refused"}
+    refused = {line["server"]: line["reason"] for line in found.lines() if line["event"] == "real server rejected"}
     assert refused.keys() == forbidden.keys()
     assert all(reason in refused[server] for server, reason in forbidden.items())
-    assert found.events().count("real server refused") == len(forbidden)
+    assert found.events().count("real server rejected") == len(forbidden)
 
 
 def test_srv_name_says_the_protocol(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def following(config: Path, instance: str, cgroup: Path, *options: str) -> Itera
 
 def reload(found: Sidecar, *, refused: bool = False) -> None:
     """Send SIGHUP and wait until the sidecar has logged the result."""
-    event = "configuration refused; the running one stays" if refused else "configuration read again"
+    event = "configuration reload failed; keeping the previous one" if refused else "configuration reloaded"
     before = found.events().count(event)
     found.process.send_signal(signal.SIGHUP)
     found.wait_for(lambda: found.events().count(event) > before, event)
@@ -205,7 +205,7 @@ def test_options_that_need_a_restart_are_reported(instance: str, cgroup: Path, c
     """An option that a running sidecar cannot change is named, and the others take effect."""
     config.write_text(OPTIONS + static("web", WEB, ["127.0.0.1:1"]))
     with following(config, instance, cgroup) as found:
-        options = 'metrics = "127.0.0.1:9100"\ninstance = "other"\n' + OPTIONS
+        options = 'metrics = "127.0.0.1:17100"\ninstance = "other"\n' + OPTIONS
         config.write_text(options + static("mail", WEB, ["127.0.0.1:1"]))
         reload(found)
         (line,) = (line for line in found.lines() if line["event"] == "changed options need a restart")

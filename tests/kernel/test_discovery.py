@@ -180,7 +180,7 @@ def test_forbidden_instances_in_consul_are_refused(instance: str, cgroup: Path, 
         options = ["--consul", agent.url, "--service", f"redis={VIP4}:6379", "--real-range", "10.0.0.0/8"]
         with sidecar(instance, cgroup, tmp_path, options) as found:
             wait_for_pool(instance, VIP4, {"10.0.0.1:6379": 1})
-            refused = [line for line in found.lines() if line["event"] == "real server refused"]
+            refused = [line for line in found.lines() if line["event"] == "real server rejected"]
     assert len(refused) == 5
 
 

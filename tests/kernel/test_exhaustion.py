@@ -223,7 +223,7 @@ def test_a_cgroup_made_anew_meanwhile_is_attached_to(instance: str, cgroup: Path
             with without_descriptors(found):
                 cgroup.rmdir()
                 cgroup.mkdir()
-            found.wait_for(lambda: "attached again" in found.events(), "it is attached again")
+            found.wait_for(lambda: "programs attached again" in found.events(), "it is attached again")
             serve(knot, "127.0.0.3:80")
             wait_for_pool(instance, VIP, weighted("127.0.0.3:80"))
             assert clb("status", "--instance", instance).returncode == 0
@@ -240,7 +240,7 @@ def test_maps_loaded_anew_meanwhile_are_taken(instance: str, cgroup: Path, tmp_p
             with without_descriptors(found):
                 shutil.rmtree(Pins(instance).directory)
                 assert clb("load", *where).returncode == 0
-            found.wait_for(lambda: "maps were loaded anew" in found.events(), "the new maps are found")
+            found.wait_for(lambda: "maps were recreated" in found.events(), "the new maps are found")
             wait_for_pool(instance, VIP, weighted("127.0.0.2:80"))
             assert len(found.log.read_text()) < 16_000
             assert found.stop() == 0
@@ -260,5 +260,5 @@ def test_no_thread_is_started_later(instance: str, cgroup: Path, tmp_path: Path)
             serve(knot, "127.0.0.3:80")
             wait_for_pool(instance, VIP, weighted("127.0.0.3:80"))
             found.process.send_signal(signal.SIGHUP)
-            found.wait_for(lambda: "configuration read again" in found.events(), "it is read again")
+            found.wait_for(lambda: "configuration reloaded" in found.events(), "it is read again")
             assert {path.name for path in threads.iterdir()} == before

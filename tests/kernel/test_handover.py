@@ -121,7 +121,7 @@ def test_maps_that_are_loaded_anew_are_taken(instance: str, cgroup: Path, tmp_pa
         Pins(instance).remove()
         found.wait_for(lambda: "is not loaded" in found.log.read_text(), "it sees that the pins have gone")
         load(instance, cgroup)
-        found.wait_for(lambda: "maps were loaded anew" in found.events(), "it takes the new maps")
+        found.wait_for(lambda: "maps were recreated" in found.events(), "it takes the new maps")
         found.wait_for(lambda: found.events().count("pool published") == 2, "it fills them")
         assert dial(cgroup, VIP, 80) == ["ok"]
         assert found.stop() == 0

@@ -57,7 +57,7 @@ def test_last_known_set_is_served_after_a_reboot_without_discovery(
             assert source["reason"] == f"stale since {answered}: {source['error']}"
             assert document["sidecar"]["last_sync"] is None
             assert source["reason"] in clb("status", "--instance", instance).stdout
-            (restored,) = (line for line in found.lines() if line["event"] == "serving the last known set")
+            (restored,) = (line for line in found.lines() if line["event"] == "serving the last known good set")
             assert (restored["level"], restored["servers"], restored["since"]) == ("warning", 2, answered)
 
             knot.start()
@@ -121,7 +121,7 @@ def test_garbage_on_disk_is_no_reason_to_end(
     with sidecar(instance, cgroup, tmp_path, [*WEB, *resolver(knot), "--state-dir", str(tmp_path)]) as found:
         assert pool(instance, VIP) == weighted("127.0.0.1:1")
         found.wait_for(lambda: b"127.0.0.1" in file.read_bytes(), "the file is good again")
-    assert found.events().count("last known sets on disk ignored") == 1
+    assert found.events().count("saved last known good sets ignored") == 1
 
 
 def test_disk_that_takes_nothing_is_logged_once(instance: str, cgroup: Path, knot: KnotServer, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_disk_that_takes_nothing_is_logged_once(instance: str, cgroup: Path, kno
         lost = re.compile(r"^clb_state_write_failures_total ([1-9]\d*)\.0$", re.MULTILINE)
         found.wait_for(lambda: lost.search(get(port, "/metrics")) is not None, "it is counted")
         assert found.stop() == 0
-    assert found.events().count("cannot keep the last known sets on disk") == 1
+    assert found.events().count("cannot save the last known good sets") == 1
 
 
 def test_unconfigured_services_stay_until_discovery_is_back(

@@ -80,7 +80,7 @@ def assert_only_good_ones(instance: str, source: str, log: list[dict[str, str]],
     """Check which servers the kernel has, and which of the others are reported."""
     assert pool(instance, "10.64.0.1") == {"10.0.0.1:8000": 1}
     assert pool(instance, "fd00:64::1") == {"fd00::1:8000": 1}
-    said = {line["server"]: line["reason"] for line in log if line["event"] == "real server refused"}
+    said = {line["server"]: line["reason"] for line in log if line["event"] == "real server rejected"}
     expected = {f"[{host}]:8000" if ":" in host else f"{host}:8000": reason for host, reason in forbidden.items()}
     assert said.keys() == expected.keys()
     assert [server for server, reason in said.items() if not reason.startswith(expected[server])] == []
@@ -99,7 +99,7 @@ def test_addresses_outside_the_ranges(instance: str, cgroup: Path, tmp_path: Pat
         options = ["--consul", agent.url, "--service", "web=10.64.0.1:80", *ranges]
         with sidecar(instance, cgroup, tmp_path, options) as found:
             assert pool(instance, "10.64.0.1") == {"10.0.0.1:8000": 1, "127.0.0.1:8000": 1}
-            said = {line["server"]: line["reason"] for line in found.lines() if line["event"] == "real server refused"}
+            said = {line["server"]: line["reason"] for line in found.lines() if line["event"] == "real server rejected"}
             assert said == {
                 "10.1.0.1:8000": "it is in no --real-range; --real-range 10.1.0.1 allows it",
                 "127.0.0.2:8000": "it is loopback; --real-range 127.0.0.2 allows it",

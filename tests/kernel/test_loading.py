@@ -131,22 +131,24 @@ def test_cgroup_that_is_made_anew_is_attached_again(instance: str, cgroup: Path,
     with listening("127.0.0.1") as (server,), following(instance, cgroup, tmp_path, server.name) as found:
         assert dial(cgroup, VIP4, 80) == ["ok"]
         remove(cgroup)
-        found.wait_for(lambda: "not attached" in found.events(), "the sidecar notices that the cgroup is gone")
+        found.wait_for(
+            lambda: "programs are not attached" in found.events(), "the sidecar notices that the cgroup is gone"
+        )
         lost = status(instance)["datapath"]
         assert not lost["effective"]
         assert str(cgroup) in lost["reason"]
         cgroup.mkdir()
-        found.wait_for(lambda: "attached again" in found.events(), "the sidecar attaches again")
+        found.wait_for(lambda: "programs attached again" in found.events(), "the sidecar attaches again")
         assert dial(cgroup, VIP4, 80) == ["ok"]
         assert status(instance)["datapath"]["effective"]
-        assert found.events().count("not attached") == 1
+        assert found.events().count("programs are not attached") == 1
 
 
 def test_pins_that_were_taken_away_are_made_anew(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """A sidecar whose pins were removed loads again and publishes the same pools into the new maps."""
     with listening("127.0.0.1") as (server,), following(instance, cgroup, tmp_path, server.name) as found:
         shutil.rmtree(Pins(instance).home)
-        found.wait_for(lambda: "attached again" in found.events(), "the sidecar loads again")
+        found.wait_for(lambda: "programs attached again" in found.events(), "the sidecar loads again")
         found.wait_for(lambda: bool(status(instance)["virtual_servers"]), "the pool is published again")
         assert pool(instance, VIP4) == {server.name: 1}
         assert dial(cgroup, VIP4, 80) == ["ok"]

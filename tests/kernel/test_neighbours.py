@@ -32,8 +32,8 @@ def test_a_second_instance_with_the_same_vip_is_told(instance: str, cgroup: Path
         with sidecar(instance, cgroup, tmp_path, options(tmp_path / "a", VIP, OWN)) as first:
             assert status(instance)["datapath"]["overlaps"] == []
             with sidecar(other, inner, tmp_path / "b", options(tmp_path / "b", VIP)) as second:
-                second.wait_for(lambda: "another instance serves a VIP of ours" in second.events(), "it is logged")
-                line = next(one for one in second.lines() if one["event"] == "another instance serves a VIP of ours")
+                second.wait_for(lambda: "another instance serves the same VIP" in second.events(), "it is logged")
+                line = next(one for one in second.lines() if one["event"] == "another instance serves the same VIP")
                 assert line["instance"] == instance
                 assert "10.64.0.1:80 as well" in line["reason"]
                 overlap = {"instance": instance, "cgroup": str(cgroup), "relation": "above", "vips": ["10.64.0.1:80"]}
@@ -48,7 +48,7 @@ def test_a_second_instance_with_the_same_vip_is_told(instance: str, cgroup: Path
                 assert f"instance {other} ({inner}, below) serves the same VIPs: 10.64.0.1:80" in last
                 again = clb("load", "--instance", other, "--cgroup", cgroup)
                 assert again.returncode == 4  # the sidecar loads
-                assert second.events().count("another instance serves a VIP of ours") == 1
+                assert second.events().count("another instance serves the same VIP") == 1
                 assert second.stop() == 0
             loaded = clb("load", "--instance", other, "--cgroup", cgroup)
             assert loaded.returncode == 0
@@ -74,7 +74,7 @@ def test_instances_with_vips_of_their_own_are_silent(instance: str, cgroup: Path
             wait_until(lambda: len(status(other)["virtual_servers"]) == 1, "both serve")
             assert [status(name)["datapath"]["overlaps"] for name in (instance, other)] == [[], []]
             for found in (first, second):
-                assert "another instance serves a VIP of ours" not in found.events()
+                assert "another instance serves the same VIP" not in found.events()
                 assert found.stop() == 0
     finally:
         wipe(other)

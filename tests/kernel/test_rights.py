@@ -41,7 +41,7 @@ PATHS: Final = "BindReadOnlyPaths"
 RIGHTS: Final = (
     Right("Group", "clb-discovery", "Permission denied"),
     Right(PATHS, "-/sys/fs/bpf/clb-discovery/%i", "is not loaded"),
-    Right(PATHS, "/sys/fs/cgroup", "programs are not effective"),
+    Right(PATHS, "/sys/fs/cgroup", "programs are not in effect"),
     Right("ReadWritePaths", "-/run/clb-discovery/%i", "Read-only file system"),
     Right(FAMILIES, "AF_INET", "source fails"),
     Right(FAMILIES, "AF_INET6", "source fails", "[::1]"),
@@ -54,7 +54,7 @@ RIGHTS: Final = (
     Right(CALLS, "@signal", "internal error"),
     Right(CALLS, "bpf", "not allowed to open BPF maps"),
     Right(CALLS, "flock", "cannot publish names"),
-    Right(CALLS, "fsync", "cannot keep the last known sets on disk"),
+    Right(CALLS, "fsync", "cannot save the last known good sets"),
     Right(CALLS, "ioctl", "internal error"),
     Right(CALLS, "seccomp", "cannot give up loading programs"),
     Right(CALLS, "uname", "Operation not permitted"),

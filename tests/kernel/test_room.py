@@ -93,7 +93,7 @@ def test_a_full_map_stops_nobody_else(instance: str, cgroup: Path, tmp_path: Pat
                 )
             wait_until(lambda: not unpublished(instance), "it is tried again")
             assert dial(cgroup, NEW, 80, 3) == ["ok"] * 3
-            assert "published, since there is room again" in found.events()
+            assert "published because there is room again" in found.events()
             assert found.stop() == 0
 
 

@@ -51,8 +51,8 @@ def test_error_that_goes_on_is_counted() -> None:
     outcomes: list[tuple[float, str | None]] = [(second, "SERVFAIL") for second in range(40)]
     assert said(announcer, clock, following, *outcomes, (40, None), (41, None)) == [
         ("source fails", "SERVFAIL", None),
-        ("source fails (repeated)", "SERVFAIL", 10),
-        ("source fails (repeated)", "SERVFAIL", 20),
+        ("source fails", "SERVFAIL", 10),
+        ("source fails", "SERVFAIL", 20),
         ("source answers again", None, None),
     ]
 
@@ -93,7 +93,7 @@ def test_trouble_is_repeated_with_a_count() -> None:
         announcer.trouble("cannot publish", "no memory")
     assert [(line["event"], line.get("times")) for line in lines] == [
         ("cannot publish", None),
-        ("cannot publish (repeated)", 10),
+        ("cannot publish", 10),
         ("cannot publish", 5),
     ]
 
@@ -163,7 +163,7 @@ def test_servers_that_are_refused_are_bounded() -> None:
     with capture_logs() as lines:
         announcer.rejected({SERVICE.source: rejected}, {SERVICE.source: SERVICE})
         announcer.rejected({SERVICE.source: rejected}, {SERVICE.source: SERVICE})
-    assert [line["event"] for line in lines] == ["real server refused"] * 16 + ["more real servers refused"]
+    assert [line["event"] for line in lines] == ["real server rejected"] * 16 + ["more real servers rejected"]
     assert lines[-1]["count"] == 984
 
 
@@ -187,8 +187,8 @@ def test_what_is_refused_again_and_again_does_not_fill_the_log() -> None:
             announcer.rejected({SERVICE.source: [server]}, {SERVICE.source: SERVICE})
             announcer.rejected({}, {})
     events = [line["event"] for line in lines]
-    assert 8 < events.count("registration refused") < 12
-    assert 8 < events.count("real server refused") < 12
+    assert 8 < events.count("registration rejected") < 12
+    assert 8 < events.count("real server rejected") < 12
 
 
 def test_closed_sockets_are_a_trouble_only_where_some_may_be_left() -> None:
@@ -267,5 +267,5 @@ def test_note_is_said_once() -> None:
     noted, without = Answer(servers(1), note="it may be incomplete"), Answer(servers(1))
     found = lines_of((0, noted), (1, noted), (2, without), (3, noted))
     assert [(line["event"], line["source"], line["note"]) for line in found] == [
-        ("answer noted", "srv:web", "it may be incomplete")
+        ("answer has a caveat", "srv:web", "it may be incomplete")
     ]

@@ -41,9 +41,9 @@ class SecretFile(Generic[_T]):
             try:
                 self._value = self._read()
             except UsageError as error:
-                _log.warning("secret not read again; the one of before stays", what=self._what, error=str(error))
+                _log.warning("secret reload failed; keeping the previous one", what=self._what, error=str(error))
             else:
-                _log.info("secret read again", what=self._what)
+                _log.info("secret reloaded", what=self._what)
         return self._value
 
     def _look(self) -> list[FileState | None]:

@@ -183,7 +183,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             elapsed = time.monotonic() - started
             if not is_long(elapsed, wait) or (isinstance(error, StatusError) and error.status not in _CUT):
                 raise
-            _log.debug("long poll was cut; asked again without waiting", seconds=round(elapsed, 1), error=str(error))
+            _log.debug("long poll was cut; it is repeated without waiting", seconds=round(elapsed, 1), error=str(error))
             return None
 
     async def post(

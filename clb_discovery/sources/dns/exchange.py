@@ -188,7 +188,7 @@ async def ask(
             except _NoAnswerError as error:
                 causes.append(error.cause)
                 _log.debug(
-                    "DNS server gave no valid answer",
+                    "DNS server returned no valid answer",
                     name=name.to_text(),
                     type=rdtype.name,
                     cause=str(error.cause),
@@ -201,7 +201,7 @@ async def ask(
             else:
                 memory.answered(server)
                 if is_guess:
-                    _log.debug("DNS server answers without EDNS only", server=str(server), seconds=GUESSED)
+                    _log.debug("DNS server responds only without EDNS", server=str(server), seconds=GUESSED)
                     memory.cannot_edns(server, clock(), GUESSED)
                 return response
     raise QuestionError(name, rdtype, causes)

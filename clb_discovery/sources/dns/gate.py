@@ -100,7 +100,7 @@ class Gate:
             silence.next_question = now + PAUSE
             if silence.time_outs == limit:
                 shown = zone.canonicalize().to_text()
-                _log.debug("zone does not answer; it is queried seldom", zone=shown, time_outs=limit, seconds=PAUSE)
+                _log.debug("zone does not respond; it is queried rarely", zone=shown, time_outs=limit, seconds=PAUSE)
 
 
 def zone_of(name: dns.name.Name) -> dns.name.Name:

@@ -109,7 +109,7 @@ async def test_a_long_poll_that_was_cut_is_a_line() -> None:
         with capture_logs() as logs:
             await source.next()
         await server.close()
-    (cut,) = lines_of(logs, "long poll was cut; asked again without waiting")
+    (cut,) = lines_of(logs, "long poll was cut; it is repeated without waiting")
     assert cut["seconds"] > 1
     (line,) = lines_of(logs, "stale answer is not used; the query is repeated at the leader")
     assert (line["mode"], line["index"]) == ("consistent", "3")

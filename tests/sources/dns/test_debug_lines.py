@@ -153,7 +153,7 @@ async def test_a_server_without_edns_is_a_line() -> None:
     async with FakeDns() as server:
         for event, reply in (
             ("DNS server does not support EDNS", Reply(records("0 1 80 ."), edns="FORMERR")),
-            ("DNS server answers without EDNS only", Reply(records("0 1 80 ."), edns_silent=True)),
+            ("DNS server responds only without EDNS", Reply(records("0 1 80 ."), edns_silent=True)),
         ):
             server.replies[SRV] = reply
             with capture_logs() as logs:
@@ -161,7 +161,7 @@ async def test_a_server_without_edns_is_a_line() -> None:
             (line,) = lines_of(logs, event)
             assert line["server"] == f"Do53:127.0.0.1@{server.port}"
             assert line["seconds"] > 0
-    (line,) = lines_of(logs, "DNS server gave no valid answer")
+    (line,) = lines_of(logs, "DNS server returned no valid answer")
     cause = f"no answer from 127.0.0.1@{server.port} (UDP)"
     assert line == {"name": f"{NAME}.", "type": "SRV", "cause": cause, "attempt": 1}
 
@@ -226,7 +226,7 @@ def test_a_silent_zone_is_one_line() -> None:
     with capture_logs() as logs:
         for _ in range(SILENT_AFTER + 3):
             gate.timed_out(name, 0.0)
-    assert lines_of(logs, "zone does not answer; it is queried seldom") == [
+    assert lines_of(logs, "zone does not respond; it is queried rarely") == [
         {"zone": "b\\027d.", "time_outs": SILENT_AFTER, "seconds": 5.0}
     ]
 
