@@ -96,7 +96,7 @@ def read_file(place: Place, most: int = _MOST) -> bytes | None:
         if stat.S_ISDIR(kind):
             raise _error(errno.EISDIR)
         if not stat.S_ISREG(kind):
-            raise ValueError("is no regular file")
+            raise ValueError("is not a regular file")
         with os.fdopen(fd, "rb", closefd=False) as file:
             content = file.read(most + 1)
     finally:
@@ -294,8 +294,8 @@ class _Steps:
         self._require_safe(is_last=False)
         if link.st_uid not in {0, os.geteuid()}:
             raise HostError(
-                f"{self._so_far / name} is a link of {_name(pwd.getpwuid, link.st_uid)}, who can lead it anywhere; "
-                "name the path that it stands for"
+                f"{self._so_far / name} is a link of {_name(pwd.getpwuid, link.st_uid)}, who can change its target; "
+                "give the path that it points to"
             )
         way = Path(target)
         if way.is_absolute():
@@ -317,7 +317,7 @@ class _Steps:
         if found.st_uid not in {0, os.geteuid()}:
             owner, own = (_name(pwd.getpwuid, user) for user in (found.st_uid, os.geteuid()))
             raise HostError(
-                f"{where} belongs to {owner}, who could replace what is in it; use a directory of root, "
+                f"{where} belongs to {owner}, who could replace files in it; use a directory of root, "
                 f"or: chown {own} {where}"
             )
         others = found.st_mode & _WRITABLE_BY_OTHERS

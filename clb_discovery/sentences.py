@@ -28,7 +28,7 @@ SENTENCES: Final = {
     "programs attached again": "Programs attached to {cgroup} again",
     "published because there is room again": "{source} is published because there is room again",
     "ready": "Ready: {virtual_servers} virtual servers[, {stale} sources stale]",
-    "real server rejected": "Real server {server} of {service} is rejected: {reason}",
+    "real servers rejected": "Rejected {servers} of {service}: {reason}",
     "registration rejected": "Registration {value} of {service} is rejected: {reason}",
     "removal held": "Removal of {removed} of {of} real servers by {source} is held until an answer confirms it"
     "[ after {seconds} s]: {servers}",

@@ -34,7 +34,7 @@ MATRIX: Final = {
         "hosts_file": "model layout errors files",
         "documents": "model layout publication hints text",
         "metrics": "model layout state documents errors log",
-        "config": "model sources publication datapath errors log",
+        "config": "model sources publication datapath errors log text",
         "terminal": "documents text",
         "sidecar": "model layout sources state publication datapath hosts_file documents metrics config "
         "errors files log repeats text",

@@ -53,11 +53,12 @@ def decode(content: bytes) -> Config:
         document = tomllib.loads(content.decode() + "\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"is not UTF-8 (at line {line}); TOML has to be") from None
+        raise ValueError(f"is not UTF-8 (at line {line}); save it as UTF-8") from None
     except RecursionError:
-        raise ValueError("nests too deeply") from None
+        raise ValueError("is nested too deeply") from None
     except ValueError as error:  # of tomllib, or of int for thousands of digits
         raise ValueError(f"is not TOML: {error}") from None
+    toml_values.refuse_unknown_tables(document, KEYS, "service")
     document["service"], tables = _services(document.get("service", []))
     arguments = tuple(argument for name, value in document.items() for argument in _arguments(name, value))
     entries = []
@@ -70,7 +71,7 @@ def decode(content: bytes) -> Config:
     _refuse_repeated(_typed(document), entries)
     for name, value in document.items():
         if value is False and not (KEYS[name].is_switch or KEYS[name].bare is not None):
-            raise ValueError(f"{name} = false: takes a value; leave it out for its default")
+            raise ValueError(f"{name} = false: needs a value; remove it to use the default")
     return Config(arguments, tuple(entries))
 
 
@@ -108,10 +109,7 @@ def _entry(table: Mapping[str, object]) -> Entry:
         raise ValueError(f'has no name of 1 to {MAX_NAME} bytes of printable text; add name = "..."')
     kinds = [kind for kind in _SOURCES if kind in table]
     if len(kinds) != 1:
-        raise ValueError(
-            f"has {' and '.join(kinds) or 'nobody to ask'}; give one of consul (a service's name), srv (a record's "
-            "name) and servers (an array of addresses)"
-        )
+        raise ValueError(f"has {' and '.join(kinds) or 'no source'}; set exactly one of consul, srv or servers")
     settings = {
         key.replace("-", "_"): toml_values.parsed(key, parse, table[key])
         for key, parse in _SETTINGS.items()
@@ -136,9 +134,7 @@ def _selection(table: Mapping[str, object], kind: str) -> dict[str, Any]:
     """Read the selection of instances, as values of the options `--filter` and `--tag`."""
     given = [key for key in _SELECTION if key in table]
     if given and kind != "consul":
-        raise ValueError(
-            f"{given[0]} = {toml_values.shown(table[given[0]])}: only Consul's instances have it; use it beside consul"
-        )
+        raise ValueError(f"{given[0]} = {toml_values.shown(table[given[0]])}: applies to consul only; remove it")
     found: dict[str, Any] = {}
     if "filter" in table:
         found["filter"] = _words("filter", table["filter"])
@@ -158,7 +154,7 @@ def _vips(value: object, protocol: Protocol) -> tuple[Vip, ...]:
     """Read VIPs from texts, each with one VIP or several separated by commas; a repeated one counts once."""
     names = [name for one in toml_values.texts("vip", value) for name in one.split(",")]
     if not names:
-        raise ValueError("vip = []: names no VIP; leave vip out for automatic ones")
+        raise ValueError("vip = []: has no VIP; remove it for automatic VIPs")
     vips = (toml_values.parsed("vip", lambda name: text_forms.parse_vip(name, protocol), name) for name in names)
     return tuple(dict.fromkeys(vips))
 
@@ -170,7 +166,7 @@ def _servers(value: object) -> tuple[RealServer, ...]:
         server = _server(one)
         other = found.setdefault((server.address, server.port), server)
         if other != server:
-            raise ValueError(f"servers: {server} is there twice, with another weight or priority; keep one of them")
+            raise ValueError(f"servers: {server} is listed twice with different weights or priorities; keep one entry")
     return tuple(found.values())
 
 
@@ -178,7 +174,7 @@ def _server(value: object) -> RealServer:
     table = value if isinstance(value, dict) else {"address": value}
     try:
         toml_values.refuse_unknown(table, _SERVER)
-        host, port = values.parse_listener(toml_values.text("address", table.get("address", "")))
+        host, port = values.parse_real_server(toml_values.text("address", table.get("address", "")))
         weight = toml_values.number(table, "weight", 1, MAX_WEIGHT)
         priority = toml_values.number(table, "priority", 0, MAX_PRIORITY)
     except ValueError as error:
@@ -194,5 +190,5 @@ def _refuse_repeated(typed: Iterable[Entry], tables: Iterable[Entry]) -> None:
         other = places.setdefault(source, place)
         if other is not place:
             raise ValueError(
-                f'{place}: {source} is followed by {other} already; give one of them all VIPs, vip = ["A", "B"]'
+                f'{place}: {other} already follows {source}; list all VIPs in one of them, vip = ["A", "B"]'
             )

@@ -30,14 +30,14 @@ def read_services(options: Options) -> tuple[Service, ...]:
     entries = [*typed, *(entry for entry in options.entries if entry.service.source not in sources)]
     in_consul = [entry.service.name for entry in entries if entry.service.source.startswith(CONSUL)]
     if in_consul and options.consul is None:
-        raise UsageError(f"{in_consul[0]} is a service in Consul; add --consul [URL], or consul = true to the file")
+        raise UsageError(f"{in_consul[0]} is a service in Consul; add --consul [URL], or consul = true in the file")
     if options.catalog and options.consul is None:
-        raise UsageError("--catalog follows services in Consul; add --consul [URL], or consul = true to the file")
+        raise UsageError("--catalog follows services in Consul; add --consul [URL], or consul = true in the file")
     if options.catalog or (options.consul is not None and not in_consul):
         entries.append(Entry(Service("catalog", CATALOG, ())))
     if not entries:
         raise UsageError(
-            "no service to follow; add --consul for the services that opt in there, --consul --service NAME[=VIP], or "
+            "no service to follow; add --consul to follow the services that opt in, --consul --service NAME[=VIP], or "
             "--srv NAME[=VIP] such as --srv _redis._tcp.example=10.64.0.1:6379"
         )
     services = [_completed(entry, options) for entry in entries]
@@ -60,7 +60,7 @@ def merge_services(services: Iterable[Service], places: Mapping[str, str]) -> tu
             holder = holders.setdefault(vip, service.source)
             if holder != service.source:
                 claims = f"{places[holder]} and by {places[service.source]}"
-                raise UsageError(f"{vip} is claimed by {claims}; give each its own")
+                raise UsageError(f"{vip} is claimed by {claims}; give each service its own VIP")
         other = merged.get(service.source, service)
         vips = tuple(dict.fromkeys(other.vips + service.vips))
         merged[service.source] = replace(service, vips=vips, automatic=service.automatic or other.automatic)
@@ -70,9 +70,9 @@ def merge_services(services: Iterable[Service], places: Mapping[str, str]) -> tu
             if server.address in by_address:
                 vip = by_address[server.address]
                 raise UsageError(
-                    f"the real server {server} of {places[service.source]} is at the VIP {vip} of "
-                    f"{places[holders[vip]]}: connects would go round in a circle; give the address that the server "
-                    "itself listens on"
+                    f"the real server {server} of {places[service.source]} has the address of the VIP {vip} of "
+                    f"{places[holders[vip]]}, so connects would loop; give the address that the server itself "
+                    "listens on"
                 )
     return tuple(merged.values())
 
@@ -82,7 +82,7 @@ def _completed(entry: Entry, options: Options) -> Service:
     own = replace(options, **entry.settings)
     if own.eject_time > own.eject_max:
         times = f"--eject-time {own.eject_time}ms is more than --eject-max {own.eject_max}ms"
-        raise UsageError(f"{entry.service.name}: {times}; raise the second")
+        raise UsageError(f"{entry.service.name}: {times}; raise --eject-max")
     active = not own.no_active or own.algorithm is Algorithm.LEAST_CONN
     return replace(
         entry.service,

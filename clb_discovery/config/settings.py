@@ -47,7 +47,9 @@ def _cgroup(options: Options) -> str | None:
     if options.loader is not Loader.NONE:
         return str(cgroup.resolve(options.cgroup))
     if options.cgroup is not None:
-        raise UsageError("--cgroup is for who loads, so not for --loader none; use: clb-discovery load --cgroup PATH")
+        raise UsageError(
+            "--loader none ignores --cgroup, because another process loads; use: clb-discovery load --cgroup PATH"
+        )
     return None
 
 

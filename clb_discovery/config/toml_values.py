@@ -5,9 +5,10 @@ Every error names the key, the value and how to fix it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, TypeVar
+
+from clb_discovery.text import nearest
 
 _LONGEST_SHOWN: Final = 200
 _LARGEST: Final = 1 << 64
@@ -19,13 +20,13 @@ _Parsed = TypeVar("_Parsed")
 def text(key: str, value: object) -> str:
     """Return a string, or a number as an operator would type it; raises ValueError for anything else."""
     if isinstance(value, list):
-        raise ValueError(f"{key} = {shown(value)}: takes one value, not an array")  # noqa: TRY004 - as all
+        raise ValueError(f"{key} = {shown(value)}: needs one value, not an array")  # noqa: TRY004 - as all
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{key} = {shown(value)}: is neither text nor a number; write it in quotes")  # noqa: TRY004
     if isinstance(value, int) and abs(value) > _LARGEST:
         raise ValueError(f"{key} = {shown(value)}: is too large")
     if isinstance(value, str) and "\0" in value:
-        raise ValueError(f"{key} = {shown(value)}: holds a NUL character; remove it")
+        raise ValueError(f"{key} = {shown(value)}: contains a NUL character; remove it")
     return str(value)
 
 
@@ -55,9 +56,17 @@ def refuse_unknown(keys: Collection[str], known: Collection[str]) -> None:
     """Raise ValueError for an unknown key, naming the nearest known one."""
     for key in keys:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
+            close = nearest(key, known)
             hint = f"did you mean {close[0]}?" if close else f"use {', '.join(known)}"
-            raise ValueError(f"{shown(key)} is no key here; {hint}")
+            raise ValueError(f"unknown key {shown(key)}; {hint}")
+
+
+def refuse_unknown_tables(document: Mapping[str, object], keys: Collection[str], known: str) -> None:
+    """Raise ValueError for a table, or an array of tables, whose name is no key; `known` is the name for services."""
+    for name, value in document.items():
+        if name not in keys and any(isinstance(one, dict) for one in (value if isinstance(value, list) else [value])):
+            hint = f"did you mean [[{known}]]?" if nearest(name, [known]) else f"services are [[{known}]] tables"
+            raise ValueError(f"unknown table {shown(name)}; {hint}")
 
 
 def shown(value: object) -> str:

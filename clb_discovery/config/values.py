@@ -17,6 +17,7 @@ from clb_discovery.model.service import CONSUL, SRV, Service
 from clb_discovery.model.text_forms import parse_vip
 
 _DURATION: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?P<unit>ms|s|m|h)?")
+_HOST_NAME: Final = re.compile(r"(?=[^:]*[A-Za-z])[A-Za-z0-9_.-]+(?::[0-9]*)?")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -70,6 +71,23 @@ def srv_entry(text: str) -> Entry:
 
 def parse_listener(text: str) -> tuple[str, int]:
     """Read `127.0.0.1:17100` or `[::1]:17100`; return address and port."""
+    found = _endpoint(text)
+    if found is None:
+        raise ValueError(f"{text!r} is not ADDR:PORT; write 127.0.0.1:17100 or [::1]:17100")
+    return found
+
+
+def parse_real_server(text: str) -> tuple[str, int]:
+    """Read the address and the port of a real server, `10.0.0.7:6379`."""
+    found = _endpoint(text)
+    if found is None and _HOST_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is a host name; give an IP address, or use `srv` for names")
+    if found is None:
+        raise ValueError(f"{text!r} is not ADDR:PORT; write 10.0.0.7:6379 or [fd00::7]:6379")
+    return found
+
+
+def _endpoint(text: str) -> tuple[str, int] | None:
     host, colon, port = text.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     bracketed = host != bare
@@ -78,9 +96,7 @@ def parse_listener(text: str) -> tuple[str, int]:
         family_fits = is_ipv4(parse_address(bare)) is not bracketed
     except ValueError:
         family_fits = False
-    if not family_fits or not 1 <= number <= MAX_PORT:
-        raise ValueError(f"{text!r} is not ADDR:PORT; write 127.0.0.1:17100 or [::1]:17100")
-    return bare, number
+    return (bare, number) if family_fits and 1 <= number <= MAX_PORT else None
 
 
 def parse_duration(text: str) -> float:
@@ -95,7 +111,7 @@ def parse_consul_wait(text: str) -> float:
     """Read how long a query to Consul waits for a change, 1 s to 10 min; return seconds."""
     seconds = parse_duration(text)
     if not 1 <= seconds <= 600:
-        raise ValueError(f"{text!r} is not from 1s to 10m")
+        raise ValueError(f"{text!r} is outside 1s to 10m")
     return seconds
 
 
@@ -103,7 +119,7 @@ def parse_milliseconds(text: str) -> int:
     """Read a duration of 1 ms to 24 h; return milliseconds."""
     milliseconds = 1000 * parse_duration(text)
     if not 1 <= milliseconds <= 24 * 3600 * 1000:
-        raise ValueError(f"{text!r} is not from 1ms to 24h")
+        raise ValueError(f"{text!r} is outside 1ms to 24h")
     return round(milliseconds)
 
 

@@ -333,7 +333,7 @@ class GracePeriod:
 def _syscall_number() -> int:
     machine = platform.machine()
     if machine not in SYSCALLS:
-        raise OSError(errno.ENOSYS, f"the number of the bpf system call on {machine} is not known")
+        raise OSError(errno.ENOSYS, f"bpf(2) is not supported on {machine}")
     return SYSCALLS[machine]
 
 

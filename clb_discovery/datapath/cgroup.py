@@ -37,7 +37,7 @@ def resolve(path: str | None) -> Path:
     # Resolved, because .. or a link in the path can lead out of the hierarchy.
     cgroup = root if path is None else Path(path).resolve()
     if path == "" or not (cgroup / "cgroup.procs").is_file() or not cgroup.is_relative_to(root):
-        raise HostError(f"{path!r} is not a cgroup of version 2; --cgroup takes a directory below {root}")
+        raise HostError(f"{path!r} is not a cgroup of version 2; --cgroup needs a directory below {root}")
     return cgroup
 
 

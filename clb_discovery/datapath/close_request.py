@@ -68,12 +68,12 @@ def length_behind(head: bytes) -> int:
     :raises ValueError: if it is not a header of this version, or the request is too long.
     """
     if len(head) < HEAD.size or not head.startswith(_MARK):
-        raise ValueError("it is of no known form")
+        raise ValueError("its format is unknown")
     _, version, _, name, count = HEAD.unpack(head)
     if version != _VERSION:
-        raise ValueError(f"it is of version {version}, and this is version {_VERSION}")
+        raise ValueError(f"its version is {version} instead of {_VERSION}")
     if count > MOST_MEMBERS:
-        raise ValueError(f"it has {count} members of at most {MOST_MEMBERS}")
+        raise ValueError(f"it has {count} members, more than {MOST_MEMBERS}")
     return int(name + count * structs.MEMBER.size)
 
 
@@ -85,10 +85,10 @@ def parse_request(head: bytes, rest: bytes) -> Request:
     :raises ValueError: if it is malformed; no other exception is raised.
     """
     if length_behind(head) != len(rest):
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     _, _, bits, length, _ = HEAD.unpack(head)
     if not bits or bits >> len(_PROTOCOLS):
-        raise ValueError("it names no protocol, or an unknown one")
+        raise ValueError("its protocol is missing or unknown")
     name, packed = rest[:length], rest[length:]
     size = structs.MEMBER.size
     members = tuple(packed[start : start + size] for start in range(0, len(packed), size))

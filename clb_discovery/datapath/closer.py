@@ -117,7 +117,7 @@ def _received(fd: int, size: int, until: float) -> bytes:
     received = b""
     while len(received) < size:
         if not poller.poll(max(0.0, until - time.monotonic()) * 1000):
-            raise ValueError(f"it did not come within {_REQUEST_WITHIN:.0f} s")
+            raise ValueError(f"it did not arrive within {_REQUEST_WITHIN:.0f} s")
         part = os.read(fd, min(size - len(received), _BUFFER))
         if not part:
             break

@@ -95,7 +95,8 @@ def share(pins: Pins, group: int) -> None:
             pin.chmod(mode)
     except OSError as error:
         raise HostError(
-            f"cannot give {error.filename} to group {group}: {error.strerror}; run as root, with CAP_CHOWN or in it"
+            f"cannot give {error.filename} to group {group}: {error.strerror}; run as root, with CAP_CHOWN, or as a "
+            "member of the group"
         ) from error
 
 
@@ -110,7 +111,7 @@ def parse_group(text: str) -> int:
     try:
         return grp.getgrnam(text).gr_gid
     except KeyError:
-        raise ValueError(f"{text!r} is no group of this host; make it: groupadd --system {text}") from None
+        raise ValueError(f"group {text!r} does not exist; create it: groupadd --system {text}") from None
 
 
 def grace_period(pins: Pins) -> GracePeriod:

@@ -102,8 +102,8 @@ class Instance:
                 lock = os.open(name, os.O_RDWR | os.O_CREAT | _OURS, 0o600, dir_fd=directory)
         except OSError as error:
             raise HostError(
-                f"cannot use {self._directory}: {error.strerror}; run as root, or as who is in the group that "
-                "clb-discovery load --group has named"
+                f"cannot use {self._directory}: {error.strerror}; run as root, or as a member of the group of: "
+                "clb-discovery load --group GROUP"
             ) from error
         try:
             if not _lock_bytes(lock, part):
@@ -156,7 +156,9 @@ class Instance:
             with self._opened() as directory:
                 replace_file(Place(directory, _LOADED), json.dumps(found).encode(), lasting=False)
         except OSError as error:
-            raise HostError(f"cannot write {self._directory / _LOADED}: {error.strerror}; is there room?") from error
+            raise HostError(
+                f"cannot write {self._directory / _LOADED}: {error.strerror}; is the file system full?"
+            ) from error
 
     def read_loaded(self) -> int | None:
         """Return the id of the cgroup that the last `load` recorded; None if there is no record."""
@@ -181,9 +183,9 @@ class Instance:
                         os.unlink(_STATE, dir_fd=directory)
                 replace_file(place, json.dumps(state).encode(), lasting=False)  # /run does not survive a reboot
         except PermissionError as error:  # a file of root, from a time when the sidecar ran as root
-            raise HostError(f"{path} is another user's; as root remove it") from error
+            raise HostError(f"{path} belongs to another user; remove it as root") from error
         except OSError as error:
-            raise HostError(f"cannot write {path}: {error.strerror}; is there room?") from error
+            raise HostError(f"cannot write {path}: {error.strerror}; is the file system full?") from error
 
     def read_state(self) -> dict[str, Any]:
         """Return the last state of the sidecar; empty if there is none or it cannot be read."""

@@ -34,7 +34,7 @@ class FullError(ClbError):
 
     def __init__(self, map_: Map, key: bytes, reason: str) -> None:
         """Name the element, the cause and the fix."""
-        super().__init__(f"{reason}; connects keep using what was published before")
+        super().__init__(f"{reason}; the last published pools stay in effect")
         self.map = map_
         self.key = key
         self.reason = reason
@@ -168,7 +168,7 @@ class Maps:
                 with contextlib.suppress(OSError):  # the next reader may reuse indexes that were just set to zero
                     self.carry_out(GracePeriod())
                 raise ClbError(
-                    f"the kernel refuses a {what}: {error.strerror}; connects keep using what was published before"
+                    f"the kernel rejects a {what}: {error.strerror}; the last published pools stay in effect"
                 ) from error
 
     def carry_out(self, step: Step) -> None:
@@ -242,7 +242,7 @@ def _cannot_open(pins: Pins, error: OSError) -> HostError:
     if isinstance(error, PermissionError):
         return HostError(
             f"not allowed to open BPF maps; run as root, or in the group of: {load} --group GROUP; "
-            "Linux before 5.19 also asks for CAP_BPF"
+            "Linux before 5.19 also requires CAP_BPF"
         )
     if error.errno in SHORT:
         return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}")

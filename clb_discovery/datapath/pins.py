@@ -53,7 +53,7 @@ class Pins:
         :raises UsageError: if it is invalid.
         """
         if not _INSTANCE.fullmatch(self.instance):
-            raise UsageError(f"{self.instance!r} is no instance name; use up to 64 letters, digits, _, - and @")
+            raise UsageError(f"{self.instance!r} is not an instance name; use up to 64 letters, digits, _, - and @")
 
     @property
     def home(self) -> Path:
@@ -102,7 +102,7 @@ class Pins:
         try:
             return self.home.exists()
         except PermissionError as error:
-            raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
+            raise HostError(f"not allowed to read {BPFFS}; run as root") from error
 
     def are_removed(self) -> bool:
         """Tell whether the directory was removed while still mounted here, as with `BindReadOnlyPaths=`."""
@@ -119,7 +119,7 @@ class Pins:
         try:
             return sorted(path for path in self.home.glob("v*") if path != self.directory)
         except PermissionError as error:
-            raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
+            raise HostError(f"not allowed to read {BPFFS}; run as root") from error
 
     def have_maps(self) -> bool:
         """Tell whether all maps that every version of this layout has are pinned.
@@ -132,7 +132,7 @@ class Pins:
         try:
             return all((self.directory / name).exists() for name in names)
         except PermissionError as error:
-            raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
+            raise HostError(f"not allowed to read {BPFFS}; run as root") from error
 
     def create_directory(self) -> None:
         """Make the directory, and mount the BPF file system if necessary.

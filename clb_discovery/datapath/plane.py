@@ -129,7 +129,7 @@ class OwnPlane(Plane):
     def is_lost(self) -> bool:
         """Tell whether pins are gone, or the cgroup was removed and recreated."""
         if not self._cgroup.exists():
-            raise HostError(f"{self._cgroup} is gone; it is attached again when it is back")
+            raise HostError(f"{self._cgroup} is gone; the programs are attached again when it exists")
         return not loader.is_attached(self._pins, self._cgroup)
 
     def settle(self) -> None:
@@ -166,7 +166,7 @@ class LoadedPlane(Plane):
         """The cgroup in the record of the loader, which is written at the end of a load."""
         info = read_info(self._pins)
         if info is None:
-            raise HostError(f"a load is under way, or was cut off; then run: {self._load}")
+            raise HostError(f"a load is in progress or was interrupted; if it was interrupted, run: {self._load}")
         return Path(info.cgroup)
 
     def bring_up(self) -> None:
@@ -216,21 +216,21 @@ class LoadedPlane(Plane):
     def _unattached(self) -> str | None:
         target, attached_to = self.cgroup, self._instance.read_loaded()
         if attached_to is None:
-            return f"nobody has left what {target} was at the load; run: {self._load}"
+            return f"the last load did not record its cgroup {target}; run: {self._load}"
         now, load = cgroups.identity(target), load_command(self._pins.instance, target)
         if now is None:
-            return f"{target} is gone; when it is back, run: {load}"
+            return f"{target} is gone; when it exists again, run: {load}"
         if now != attached_to:
-            return f"{target} was made anew, and nothing is attached to it; run: {load}"
+            return f"{target} was recreated without the programs; run: {load}"
         return None
 
     def _require_maps(self) -> None:
         if self._pins.have_maps():
             return
         if self._pins.are_removed():
-            raise RemovedError(f"{self._pins.home} was removed while it was mounted here; start the sidecar again")
+            raise RemovedError(f"{self._pins.home} was removed while it was mounted here; restart the sidecar")
         others = ", ".join(path.name for path in self._pins.other_layouts())
-        found = f"is loaded with layout {others}, and this version takes v{LAYOUT}" if others else "is not loaded"
+        found = f"is loaded with map layout {others} instead of v{LAYOUT}" if others else "is not loaded"
         raise HostError(f"the data plane of instance {self._pins.instance!r} {found}; run: {self._load}")
 
     def _pinned(self) -> tuple[int, ...]:

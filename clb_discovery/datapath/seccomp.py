@@ -68,7 +68,7 @@ def confine() -> None:
     """
     machine = _MACHINES.get(platform.machine())
     if machine is None:
-        raise HostError(f"--loader none does not know how to confine itself on {platform.machine()}; leave it out")
+        raise HostError(f"--loader none is not supported on {platform.machine()}; use another --loader")
     code = instructions(machine.audit, SYSCALLS[platform.machine()])
     program = _Program(len(code) // 8, code)
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:  # otherwise a filter requires CAP_SYS_ADMIN
@@ -76,7 +76,7 @@ def confine() -> None:
         if result == 0:
             return
     reason = os.strerror(ctypes.get_errno())
-    raise HostError(f"cannot give up loading programs by seccomp(2): {reason}; it needs CONFIG_SECCOMP_FILTER")
+    raise HostError(f"cannot drop the right to load programs by seccomp(2): {reason}; it needs CONFIG_SECCOMP_FILTER")
 
 
 def instructions(audit: int, number: int) -> bytes:

@@ -50,11 +50,11 @@ def _slice_of(unit: str) -> str:
             command, check=False, capture_output=True, text=True, timeout=_PATIENCE, env=executables.environment()
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise HostError(f"cannot ask systemd for the slice of {unit}: {error}; name it: --cgroup PATH") from error
+        raise HostError(f"cannot query the slice of {unit}: {error}; give --cgroup PATH") from error
     if asked.returncode != 0:
         said = " ".join(asked.stderr.split())
-        raise HostError(f"systemd does not tell the slice of {unit}: {said}; name it: --cgroup PATH")
+        raise HostError(f"systemd does not report the slice of {unit}: {said}; give --cgroup PATH")
     found = asked.stdout.strip()
     if not found.endswith(".slice"):
-        raise UsageError(f"{unit!r} is no unit with a cgroup; name a service with its suffix, such as shop.service")
+        raise UsageError(f"{unit!r} is not a unit with a cgroup; give a service with its suffix, such as shop.service")
     return found

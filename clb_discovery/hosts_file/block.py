@@ -65,7 +65,7 @@ def with_block(text: str, instance: str, addresses: Mapping[str, tuple[Address, 
     marks = [match.start() for match in re.finditer(rf"^({begin}: .*|{end})$", text, re.MULTILINE)]
     whole = re.compile(rf"{begin}: .*?^{end}$\n?", re.MULTILINE | re.DOTALL).match(text, *marks[:1])
     if marks and not (whole and len(marks) == 2):
-        raise ValueError(f"has one of the marks {begin!r} and {end!r} without the other, or twice; remove such lines")
+        raise ValueError(f"has only one of the marks {begin!r} and {end!r}, or one of them twice; remove these lines")
     if whole:
         return text[: whole.start()] + block + text[whole.end() :]
     return text + ("\n" if text and block and not text.endswith("\n") else "") + block

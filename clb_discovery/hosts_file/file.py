@@ -69,13 +69,13 @@ def _opened(path: Path, addresses: Mapping[str, tuple[Address, ...]]) -> Iterato
                 place = None
             yield place
     except BlockingIOError:
-        raise HostError(f"cannot write {path}: another instance is about to; trying again") from None
+        raise HostError(f"cannot write {path}: another instance is writing it; trying again") from None
     except HostError as error:
         raise HostError(f"cannot write {path}: {error}") from None
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise HostError(
-                f"cannot replace {path}: it is a mount of its own, as in containers; name a file in a directory "
+                f"cannot replace {path}: it is a mount point, as in containers; give a file in a directory "
                 "that is mounted as a whole"
             ) from error
         raise HostError(f"cannot write {path}: {error.strerror}; --hosts-file needs a writable directory") from error

@@ -33,8 +33,8 @@ _OF_REAL_SERVERS: Final[tuple[tuple[str, str, str, Callable[[Server], int]], ...
 
 
 _OF_SOURCES: Final[tuple[tuple[str, str, Callable[[ServiceState], float]], ...]] = (
-    ("clb_source_fresh", "Whether discovery is up and what it says served", lambda one: one.state == "fresh"),
-    ("clb_source_stale", "Whether what is served may be out of date, since discovery is down", lambda one: one.stale),
+    ("clb_source_fresh", "Whether discovery is up and its latest answer is served", lambda one: one.state == "fresh"),
+    ("clb_source_stale", "Whether the served pool may be out of date because discovery is down", lambda one: one.stale),
     (
         "clb_source_held_removals",
         "Real servers that are absent and kept until an answer confirms it",
@@ -74,7 +74,7 @@ class _Reported(Collector):
         effective = datapath.info is not None and datapath.ineffective is None
         yield GaugeMetricFamily("clb_datapath_effective", "Whether connects meet the programs", effective)
         refused = self._report.state["config_error"] is not None
-        text = "Whether the configuration was refused when it was read last"
+        text = "Whether the last reload of the configuration failed"
         yield GaugeMetricFamily("clb_config_refused", text, refused)
         text = "Times that there was no memory to remember a socket's server"
         yield CounterMetricFamily("clb_records_lost", text, datapath.records_lost)
@@ -97,9 +97,9 @@ class _Reported(Collector):
         unpublished: collections.Counter[str] = collections.Counter()
         for one in following:
             unpublished[one.service.name] += len(one.unpublished)
-        text = "Virtual servers that are not as they should be, since there is no room for them"
+        text = "Virtual servers that are not published because there is no room for them"
         yield _gauge("clb_unpublished", text, ("service",), *(((name,), n) for name, n in unpublished.items()))
-        errors = CounterMetricFamily("clb_source_errors", "Times that the source could not say", labels=source)
+        errors = CounterMetricFamily("clb_source_errors", "Failed queries of the source", labels=source)
         for one in following:
             errors.add_metric((one.service.source,), one.errors)
         yield errors
@@ -140,7 +140,7 @@ def _of_servers(report: Report) -> Iterator[bytes]:
                 rows.append((f'{labels},real_server="{format_endpoint(address, port)}"', server))
     text = "Real servers in the pool, ejected ones among them"
     yield _family("clb_pool_servers", "gauge", text, ((labels, len(one.pool or ())) for labels, one in named))
-    text = "Connects refused since the pool is empty"
+    text = "Connects refused because the pool is empty"
     yield _family("clb_refused_total", "counter", text, ((labels, server.connects) for labels, server in refusals))
     for name, kind, text, value in _OF_REAL_SERVERS:
         yield _family(name, kind, text, ((labels, value(server)) for labels, server in rows))

@@ -24,12 +24,12 @@ class Meters:
         histogram = partial(Histogram, registry=self.registry, buckets=_BUCKETS)
         self._publications = counter("clb_publications", "Changes of the kernel's maps")
         self._pools = counter("clb_published_pools", "Pools that were new or changed")
-        self._failures = counter("clb_publication_failures", "Changes of the kernel's maps that it refused")
-        self.unkept = counter("clb_state_write_failures", "Times that the last known sets could not be kept on disk")
+        self._failures = counter("clb_publication_failures", "Changes of the kernel's maps that the kernel rejected")
+        self.unkept = counter("clb_state_write_failures", "Times that the last known good sets could not be saved")
         """For `count_exceptions` around the code that writes."""
         text = "Time to work out and to carry out a change of the kernel's maps"
         self._time = histogram("clb_publication_seconds", text)
-        self._lag = histogram("clb_loop_lag_seconds", "How much later than asked the event loop comes back")
+        self._lag = histogram("clb_loop_lag_seconds", "Event-loop lag: how late a timer fires")
 
     def published(self, pools: int, seconds: float) -> None:
         """Count a change of the maps, and the pools that were new or changed."""

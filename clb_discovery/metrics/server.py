@@ -70,7 +70,9 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ClbError(f"cannot listen on {where} for --metrics: {reason}; name another ADDR:PORT") from error
+        raise ClbError(
+            f"cannot listen on {where} for --metrics: {reason}; give another ADDR:PORT, or free this one"
+        ) from error
 
 
 @asynccontextmanager
@@ -219,7 +221,7 @@ async def _only_by_its_own_name(request: web.Request, handler: Handler) -> web.S
     transport = request.transport
     arrived = transport.get_extra_info("sockname")[0] if transport else None
     if host is not None and arrived and ipaddress.ip_address(arrived).is_loopback and not _is_own(host):
-        raise web.HTTPMisdirectedRequest(text="ask for this by address, or as localhost\n")
+        raise web.HTTPMisdirectedRequest(text="request this by IP address, or as localhost\n")
     return await handler(request)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,10 +27,18 @@ class Refusal(NamedTuple):
     """The cause and the fix. After a text it continues the sentence."""
 
     def __str__(self) -> str:
-        """Return `real server 127.0.0.1:80 refused: it is loopback; …` or `clb-vip '10.64.0.300' is …`."""
+        """Return `real server 10.64.0.1:80 rejected: it is a VIP; …` or `clb-vip '10.64.0.300' is …`."""
         if isinstance(self.value, RealServer):
-            return f"real server {self.value} refused: {self.reason}"
+            return f"real server {self.value} rejected: {self.reason}"
         return f"{self.value} {self.reason}"
+
+
+def by_reason(rejected: Iterable[Refusal]) -> dict[str, list[str]]:
+    """Return rejected real servers by the reason, which often is the same for a whole pool."""
+    found: dict[str, list[str]] = {}
+    for one in rejected:
+        found.setdefault(one.reason, []).append(str(one.value))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def parse_vip(text: str, default: Protocol = Protocol.TCP) -> Vip:
     address = _vip_address(text, match["ipv4"], match["ipv6"])
     port = int(match["port"]) if match["port"] else 0
     if match["port"] and not 1 <= port <= MAX_PORT:
-        raise ValueError(f"{text!r} has a port outside 1 to {MAX_PORT}; leave it out for every port")
+        raise ValueError(f"{text!r} has a port outside 1 to {MAX_PORT}; omit it for every port")
     protocol = match["protocol"]
     if protocol is not None and protocol.upper() not in Protocol.__members__:
         raise ValueError(f"{text!r} has the protocol {protocol!r}; use /tcp or /udp")
@@ -45,7 +45,7 @@ def parse_algorithm(text: str) -> Algorithm:
     for algorithm in Algorithm:
         if str(algorithm) == text:
             return algorithm
-    raise ValueError(f"{text!r} is no scheduler: use {', '.join(map(str, Algorithm))}")
+    raise ValueError(f"{text!r} is not a scheduler: use {', '.join(map(str, Algorithm))}")
 
 
 def _vip_address(text: str, ipv4: str | None, ipv6: str | None) -> Address:
@@ -55,8 +55,8 @@ def _vip_address(text: str, ipv4: str | None, ipv6: str | None) -> Address:
     except ValueError:
         raise ValueError(f"{text!r} is not a VIP: {_FORMS}") from None
     if is_ipv4(address) is (ipv4 is None):
-        raise ValueError(f"{text!r} mixes the families: brackets are for IPv6, and only for IPv6")
+        raise ValueError(f"{text!r} mixes the families: IPv6 needs brackets, and IPv4 has none")
     reason = never_usable(address)
     if reason:
-        raise ValueError(f"{text!r} cannot be a VIP: {reason}; take an unused private address, such as 10.64.0.1")
+        raise ValueError(f"{text!r} cannot be a VIP: {reason}; use an unused private address, such as 10.64.0.1")
     return address

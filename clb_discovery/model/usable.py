@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from clb_discovery.model.address import CACHED_ADDRESSES, Address, Network, format_address, in_network, is_ipv4
+from clb_discovery.model.address import CACHED_ADDRESSES, Address, Network, in_network, is_ipv4
 
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 _THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")  # RFC 1122 section 3.2.1.3
@@ -54,6 +54,7 @@ def objection(address: Address, vips: frozenset[Address], real_ranges: Sequence[
     if real_ranges and any(in_network(address, network) for network in real_ranges):
         return None
     if is_loopback(address):
-        others = "" if real_ranges else ", beside one for every other server: all else is refused then"
-        return f"it is loopback; --real-range {format_address(address)} allows it{others}"
-    return f"it is in no --real-range; --real-range {format_address(address)} allows it" if real_ranges else None
+        others = "" if real_ranges else " (then only listed ranges are accepted)"
+        allowed = "127.0.0.0/8" if is_ipv4(address) else "::1/128"
+        return f"loopback addresses are rejected by default; allow with --real-range {allowed}{others}"
+    return "it is outside every --real-range; allow with a --real-range that contains it" if real_ranges else None

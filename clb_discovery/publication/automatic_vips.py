@@ -38,10 +38,10 @@ def parse_vip_range(text: str) -> Network:
     for end in (network[0], network[-1]):
         address = parse_address(str(end))
         if end.version == 6 and is_ipv4(address):
-            raise ValueError(f"{text!r} is a range of IPv4; write it as such, such as 240.64.0.0/10")
+            raise ValueError(f"{text!r} is an IPv4 range in IPv6 form; write it as IPv4, such as 240.64.0.0/10")
         reason = never_usable(address)
         if reason:
-            raise ValueError(f"{text!r} cannot give VIPs: {end}: {reason}; take an unused private range")
+            raise ValueError(f"{text!r} cannot be a range of VIPs: {end}: {reason}; use an unused private range")
     return network
 
 
@@ -77,8 +77,8 @@ def automatic_addresses(
     if without:
         name, network = min(without.items())
         raise ValueError(
-            f"{name!r} finds no VIP: every address of {network} is taken; name a larger range, "
-            "or give it a VIP of its own, such as NAME=10.64.0.1"
+            f"{name!r} gets no VIP: every address of {network} is taken; give a larger --vip-range, "
+            "or a VIP, such as NAME=10.64.0.1"
         )
     return found
 

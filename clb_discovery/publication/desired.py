@@ -139,6 +139,6 @@ def _pool(service: Service, servers: Iterable[RealServer], *, ipv4: bool) -> tup
     tiers = sorted({server.priority for server in pool})[:MAX_TIERS]
     end = bisect_right(pool, tiers[-1], key=attrgetter("priority")) if tiers else 0
     kept = min(end, service.most)
-    too_low = f"a pool has at most {MAX_TIERS} priorities, this server's comes after them; use fewer"
+    too_low = f"a pool has at most {MAX_TIERS} priorities, and this server has a higher one; use fewer"
     surplus = [(server, _too_many(service)) for server in pool[kept:end]] + [(server, too_low) for server in pool[end:]]
     return tuple(pool[:kept]), surplus

@@ -17,7 +17,7 @@ import structlog
 from clb_discovery.datapath.sockets.closing import Destroyed
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import format_endpoint
-from clb_discovery.model.answer import Refusal
+from clb_discovery.model.answer import Refusal, by_reason
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Endpoint, RealServer, Unpublished
@@ -29,8 +29,8 @@ from clb_discovery.state.service import ServiceState
 from clb_discovery.text import some_of, timestamp
 
 _SHOWN: Final = 8  # real servers named in one line
-_REFUSALS_OF_ONE: Final = 16  # most lines about real servers of one service that are rejected at the same time
-_REFUSALS: Final = 32  # the same over all services, because discovery may name any number
+_LEFT_OUT: Final = 16  # most lines about members of one answer that cannot be used
+_REFUSALS: Final = 32  # most lines about real servers that are rejected at the same time, over all services
 
 _log = structlog.stdlib.get_logger()
 
@@ -100,11 +100,11 @@ class Announcer:
             return
         known = frozenset(before.left_out)
         service, new = now.service.name, [item for item in now.left_out if item not in known]
-        for item in new[:_REFUSALS_OF_ONE]:
+        for item in new[:_LEFT_OUT]:
             if self._is_new("member left out", service, str(item)):
                 _log.warning("member left out", service=service, member=item.value, reason=item.reason)
-        if len(new) > _REFUSALS_OF_ONE and self._is_new("more members left out", service):
-            _log.warning("more members left out", service=service, count=len(new) - _REFUSALS_OF_ONE)
+        if len(new) > _LEFT_OUT and self._is_new("more members left out", service):
+            _log.warning("more members left out", service=service, count=len(new) - _LEFT_OUT)
 
     def _is_new(self, what: str, *of: str) -> bool:
         """Tell whether something has not happened for a while; if it comes and goes, it is logged rarely."""
@@ -160,7 +160,7 @@ class Announcer:
         self.trouble("cannot close sockets of removed real servers", failures or None)
 
     def rejected(self, rejected: Mapping[str, Sequence[Refusal]], services: Mapping[str, Service]) -> None:
-        """Report rejected real servers when they appear: a few of each service, and how many more.
+        """Report rejected real servers when they appear: a line for each service and reason, with the names of a few.
 
         :param rejected: by source, as `services`.
         """
@@ -170,12 +170,12 @@ class Announcer:
             for item in items:
                 if item not in known:
                     new[services[source].name].append(item)
-        said = [(service, item) for service, items in new.items() for item in items[:_REFUSALS_OF_ONE]][:_REFUSALS]
-        for service, item in said:
-            server = str(item.value)
-            if self._is_new("real server rejected", service, server, item.reason):
-                _log.warning("real server rejected", service=service, server=server, reason=item.reason)
-        left = sum(map(len, new.values())) - len(said)
+        groups = [(name, *group) for name, items in new.items() for group in by_reason(items).items()]
+        for service, reason, servers in groups[:_REFUSALS]:
+            names = some_of(servers, _SHOWN)
+            if self._is_new("real servers rejected", service, *names, reason):
+                _log.warning("real servers rejected", service=service, servers=names, reason=reason)
+        left = sum(len(servers) for _, _, servers in groups[_REFUSALS:])
         if left and self._is_new("more real servers rejected"):
             _log.warning("more real servers rejected", count=left)
         self._rejected = rejected

@@ -73,7 +73,7 @@ class Store:
             raise HostError(f"cannot write {file}: {error}") from None
         except OSError as error:
             raise HostError(
-                f"cannot write {file}: {error.strerror}; --state-dir takes a writable directory with room, which is "
-                "made in one that is there"
+                f"cannot write {file}: {error.strerror}; --state-dir needs a writable directory with free "
+                "space; its parent directory must exist"
             ) from error
         self._written = {source: one._replace(answered=None) for source, one in sets.items()}

@@ -51,7 +51,7 @@ def encode(sets: Mapping[str, LastGood]) -> bytes:
         document = json.dumps({"version": VERSION, "sources": sources}, separators=(",", ":")).encode()
         if len(document) <= MAX_BYTES:
             return document
-    raise ValueError(f"{len(document)} bytes are more than the {MAX_BYTES} that are read again")
+    raise ValueError(f"{len(document)} bytes are more than {MAX_BYTES}")
 
 
 def decode(document: bytes) -> dict[str, LastGood]:
@@ -86,10 +86,10 @@ def _bounded(identity: str | None) -> str | None:
 
 def _last_good(found: Any) -> LastGood:  # noqa: ANN401 - anything is what a disk may hold
     if not isinstance(found, dict) or not isinstance(found.get("servers"), list):
-        raise ValueError(f"{_shown(found)} is no set of real servers")  # noqa: TRY004 - as above
+        raise ValueError(f"{_shown(found)} is not a set of real servers")  # noqa: TRY004 - as above
     answered = found.get("answered")
     if answered is not None and not _is_number(answered, 0, _LAST_SECOND):
-        raise ValueError(f"{_shown(answered)} is no time")
+        raise ValueError(f"{_shown(answered)} is not a time")
     opt_in = _opt_in(found["opt_in"]) if "opt_in" in found else None
     servers = tuple(_real_server(item) for item in found["servers"])
     return LastGood(servers, answered, opt_in, _identities(found.get("identities", []), servers))
@@ -97,7 +97,7 @@ def _last_good(found: Any) -> LastGood:  # noqa: ANN401 - anything is what a dis
 
 def _identities(found: Any, servers: Sequence[RealServer]) -> dict[Endpoint, str]:  # noqa: ANN401 - as above
     if not isinstance(found, list) or not all(item is None or isinstance(item, str) for item in found):
-        raise ValueError(f"{_shown(found)} are no identities")
+        raise ValueError(f"{_shown(found)} is not a list of identities")
     if found and len(found) != len(servers):
         raise ValueError(f"there are {len(found)} identities of {len(servers)} real servers")
     named = zip(servers, map(_bounded, found), strict=False)
@@ -120,7 +120,7 @@ def _opt_in(found: Any) -> OptIn:  # noqa: ANN401 - as above
             None if found["algorithm"] is None else parse_algorithm(found["algorithm"]),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{_shown(found)} opts in to nothing") from None
+        raise ValueError(f"{_shown(found)} is not an opt-in") from None
 
 
 def _real_server(found: Any) -> RealServer:  # noqa: ANN401 - as above
@@ -131,7 +131,7 @@ def _real_server(found: Any) -> RealServer:  # noqa: ANN401 - as above
     except (TypeError, ValueError):
         address = None
     if address is None:
-        raise ValueError(f"{_shown(found)} is no real server")
+        raise ValueError(f"{_shown(found)} is not a real server")
     return RealServer(priority, address, port, weight)
 
 

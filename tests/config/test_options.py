@@ -94,8 +94,8 @@ def test_any_types_lead_to_settings_or_one_line(tmp_path: Path, options: dict[st
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("hold = false", ["hold = false", "takes a value"]),
-        ("real-range = false", ["real-range = false", "takes a value"]),
+        ("hold = false", ["hold = false", "needs a value"]),
+        ("real-range = false", ["real-range = false", "needs a value"]),
         ("hold = true", ["--hold", "expected one argument"]),
         ("metrics = 9100", ["--metrics", "'9100' is not ADDR:PORT", "127.0.0.1:17100"]),
         ('hosts-file = "a\\u0000b"', ["hosts-file = 'a\\x00b'", "NUL"]),

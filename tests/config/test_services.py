@@ -90,7 +90,7 @@ def test_the_catalog_has_the_settings_of_all_that_opt_in() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "add --consul for the services that opt in"),
+        ([], "add --consul to follow the services that opt in"),
         (["--catalog", "--srv", "_a._tcp.x"], r"--catalog follows services in Consul; add --consul \[URL\]"),
     ],
 )
@@ -124,7 +124,8 @@ def test_services_of_one_source_are_joined() -> None:
 def test_vip_that_two_sources_claim_is_refused() -> None:
     """A VIP has one source. The message names the VIP and both places that claim it."""
     with pytest.raises(
-        UsageError, match=r"10\.64\.0\.1:80 is claimed by --srv a and by \[\[service\]\] 'a'; give each its own"
+        UsageError,
+        match=r"10\.64\.0\.1:80 is claimed by --srv a and by \[\[service\]\] 'a'; give each service its own VIP",
     ):
         merge_services([service("srv:a", "10.64.0.1:80"), service("consul:a", "10.64.0.1:80")], PLACES)
 
@@ -132,10 +133,12 @@ def test_vip_that_two_sources_claim_is_refused() -> None:
 def test_a_real_server_at_a_vip_is_refused() -> None:
     """Connects would go in a circle, whatever the ports are. The message names both places."""
     static = replace(service("static:b", "10.64.0.2:80"), servers=(RealServer(0, parse_address("10.64.0.1"), 9, 1),))
-    with pytest.raises(UsageError, match=r"10\.64\.0\.1:9 of a table is at the VIP 10\.64\.0\.1:80 of --srv a: "):
+    with pytest.raises(
+        UsageError, match=r"10\.64\.0\.1:9 of a table has the address of the VIP 10\.64\.0\.1:80 of --srv a, "
+    ):
         merge_services([service("srv:a", "10.64.0.1:80"), static], PLACES)
     own = replace(static, servers=(RealServer(0, parse_address("10.64.0.2"), 80, 1),))
-    with pytest.raises(UsageError, match=r"of a table is at the VIP 10\.64\.0\.2:80 of a table"):
+    with pytest.raises(UsageError, match=r"of a table has the address of the VIP 10\.64\.0\.2:80 of a table"):
         merge_services([own], PLACES)
 
 

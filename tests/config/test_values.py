@@ -85,11 +85,11 @@ def test_what_is_no_vip_gets_the_forms(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("10.64.0.1:0", "port outside 1 to 65535; leave it out for every port"),
+        ("10.64.0.1:0", "port outside 1 to 65535; omit it for every port"),
         ("10.64.0.1:65536", "port outside 1 to 65535"),
         ("10.64.0.1:80/sctp", "protocol 'sctp'; use /tcp or /udp"),
-        ("[10.64.0.1]:80", "brackets are for IPv6, and only for IPv6"),
-        ("[::ffff:10.64.0.1]:80", "brackets are for IPv6, and only for IPv6"),
+        ("[10.64.0.1]:80", "IPv6 needs brackets, and IPv4 has none"),
+        ("[::ffff:10.64.0.1]:80", "IPv6 needs brackets, and IPv4 has none"),
         ("0.0.0.0:80", "unspecified"),
         ("0.1.2.3:80", "unspecified"),
         ("[::]:80", "unspecified"),
@@ -221,7 +221,7 @@ def test_every_form_of_consuls_wait(text: str, seconds: float) -> None:
 @pytest.mark.parametrize("text", ["0", "999ms", "601", "11m", "1h"])
 def test_another_wait_of_consul_is_refused(text: str) -> None:
     """The message names a value out of range, and the range."""
-    with pytest.raises(ValueError, match=f"'{text}' is not from 1s to 10m"):
+    with pytest.raises(ValueError, match=f"'{text}' is outside 1s to 10m"):
         values.parse_consul_wait(text)
 
 

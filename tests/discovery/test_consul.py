@@ -160,7 +160,7 @@ async def test_a_token_that_is_replaced(tmp_path: Path) -> None:
             assert not any(isinstance(outcome, Failure) for outcome in redis.outcomes)
             agent.request("DELETE", f"/v1/acl/token/{second}")
             register(agent, "redis", 4)
-            await until(redis.failed, "the token is refused", AGAIN)
+            await until(redis.failed, "the token is rejected", AGAIN)
             assert "403" in str(redis.outcomes[-1])
             new_token()
             await until(lambda: len(redis.servers() or ()) == 4, "the new token is taken", AGAIN)

@@ -126,5 +126,5 @@ def test_blocks_of_two_instances_live_in_one_file() -> None:
 )
 def test_block_that_somebody_broke_is_left_alone(text: str) -> None:
     """If a mark is missing, the extent of the block is unknown: the file stays, and the error names the fix."""
-    with pytest.raises(ValueError, match="without the other, or twice; remove such lines"):
+    with pytest.raises(ValueError, match="or one of them twice; remove these lines"):
         with_block(text, "default", {"redis.clb": (ONE,)})

@@ -115,7 +115,7 @@ def test_what_instances_say_is_followed_live(instance: str, cgroup: Path, tmp_pa
         both = {"10.0.0.1:80": 1, "10.0.0.2:80": 1}
         assert pool(instance, "10.64.0.1") == pool(instance, "10.64.0.2") == both
         assert (
-            "clb-algorithm 'random' is outvoted by instances that say least-conn; register all of them with one"
+            "clb-algorithm 'random' is outvoted by instances that register least-conn; register all of them with one"
             in (source(instance, "consul:web")["reason"])
         )
         put(agent, "web", "10.64.0.2:80", "10.0.0.2", algorithm="random")
@@ -144,7 +144,7 @@ def test_claims_that_are_refused_are_told(instance: str, cgroup: Path, tmp_path:
             "consul:a-second": ("held", "VIP 10.64.0.1:80 belongs to consul:z-first; register another one"),
             "consul:outside": ("held", f"VIP 10.65.0.1:80 is outside --vip-range {', '.join(RANGES)}; register one"),
             "consul:wrong": ("held", r"clb-vip '10.64.0.1:http\x1b[2J' is longer than 512 characters or not printable"),
-            "consul:portless": ("retrying", "has the port 0; register it with one from 1 to 65535"),
+            "consul:portless": ("retrying", "has the port 0; register one from 1 to 65535"),
             "consul:forbidden": ("fresh", "real server 224.0.0.1:80 refused: it is multicast; register the address"),
         }
         for name, (state, reason) in reasons.items():

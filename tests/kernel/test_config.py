@@ -233,7 +233,7 @@ def test_sighup_takes_the_level_of_the_log(instance: str, cgroup: Path, config: 
         ('real-range = ["10.0.0.0/33"]', ["clb.toml: argument --real-range: '10.0.0.0/33'"]),
         ('hold = "long"', ["clb.toml: argument --hold: 'long'", "30s"]),
         ("instance =", ["clb.toml: is not TOML", "line 1"]),
-        ("once = true", ["'once' is no key here"]),
+        ("once = true", ["unknown key 'once'"]),
         ("", ["no service to follow"]),
         ('[[service]]\nname = "a"\nconsul = "a"', ["add --consul"]),
         ('[[service]]\nname = "a"\nservers = []\neject-time = "2m"', ["a: --eject-time 120000ms", "raise the second"]),

@@ -142,7 +142,7 @@ def test_state_that_cannot_be_written_is_no_reason_to_end(
             found.wait_for(lambda: "removal held" in found.events(), "the source's state has changed")
         events = [line for line in found.lines() if line["level"] == "error"]
         assert [line["event"] for line in events] == ["cannot write the state for status"]
-        assert "is there room?" in events[0]["error"]
+        assert "is the file system full?" in events[0]["error"]
     finally:
         in_the_way.rmdir()
 

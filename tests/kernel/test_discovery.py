@@ -18,7 +18,7 @@ from tests.support.dataplane import refusal
 from tests.support.knot import KnotServer
 from tests.support.pace import effort
 from tests.support.redis import RedisServer, redis_servers
-from tests.support.sidecar import Sidecar, pool, sidecar, status, wait_for_pool
+from tests.support.sidecar import Sidecar, pool, rejected, sidecar, status, wait_for_pool
 
 VIP4: Final = "10.64.0.1"
 VIP6: Final = "fd00:64::1"
@@ -180,8 +180,7 @@ def test_forbidden_instances_in_consul_are_refused(instance: str, cgroup: Path, 
         options = ["--consul", agent.url, "--service", f"redis={VIP4}:6379", "--real-range", "10.0.0.0/8"]
         with sidecar(instance, cgroup, tmp_path, options) as found:
             wait_for_pool(instance, VIP4, {"10.0.0.1:6379": 1})
-            refused = [line for line in found.lines() if line["event"] == "real server rejected"]
-    assert len(refused) == 5
+            assert len(rejected(found.lines())) == 5
 
 
 def zone(servers: Sequence[tuple[RedisServer, int]]) -> str:

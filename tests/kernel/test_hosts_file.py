@@ -137,7 +137,7 @@ def test_file_that_cannot_be_replaced_is_no_reason_to_end(
             assert run_inside(cgroup, "redis-cli", "-h", VIP4, "ping").stdout == "PONG\n"
             assert found.stop() == 0
         (line,) = (line for line in found.lines() if line["event"] == "cannot publish names")
-        assert "/etc/hosts: it is a mount of its own" in line["error"]
+        assert "/etc/hosts: it is a mount point" in line["error"]
     assert hosts.read_text() == BEFORE
 
 

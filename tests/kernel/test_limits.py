@@ -10,12 +10,13 @@ import pytest
 
 from tests.support.consul import ConsulAgent
 from tests.support.knot import KnotServer
-from tests.support.sidecar import pool, sidecar, status
+from tests.support.sidecar import pool, rejected, sidecar, status
 
 VIPS: Final = "10.64.0.1:80,[fd00:64::1]:80"
 OTHER_VIP: Final = "10.64.0.9:80"
 GOOD: Final = ("10.0.0.1", "fd00::1")
-BESIDE: Final = ", beside one for every other server: all else is refused then"
+LOOPBACK: Final = "loopback addresses are rejected by default; allow with --real-range"
+THEN: Final = " (then only listed ranges are accepted)"
 FORBIDDEN: Final = {
     "0.1.2.3": "it is unspecified; register the address",
     "224.0.0.1": "it is multicast; register the address",
@@ -26,8 +27,8 @@ FORBIDDEN: Final = {
     "10.64.0.1": "it is a VIP; register the address",
     "10.64.0.9": "it is a VIP; register the address",
     "fd00:64::1": "it is a VIP; register the address",
-    "127.0.0.1": f"it is loopback; --real-range 127.0.0.1 allows it{BESIDE}",
-    "::1": f"it is loopback; --real-range ::1 allows it{BESIDE}",
+    "127.0.0.1": f"{LOOPBACK} 127.0.0.0/8{THEN}",
+    "::1": f"{LOOPBACK} ::1/128{THEN}",
 }
 
 UNSPECIFIED: Final = dict.fromkeys(("0.0.0.0", "::"), "it is unspecified; register the address")
@@ -80,7 +81,7 @@ def assert_only_good_ones(instance: str, source: str, log: list[dict[str, str]],
     """Check which servers the kernel has, and which of the others are reported."""
     assert pool(instance, "10.64.0.1") == {"10.0.0.1:8000": 1}
     assert pool(instance, "fd00:64::1") == {"fd00::1:8000": 1}
-    said = {line["server"]: line["reason"] for line in log if line["event"] == "real server rejected"}
+    said = rejected(log)
     expected = {f"[{host}]:8000" if ":" in host else f"{host}:8000": reason for host, reason in forbidden.items()}
     assert said.keys() == expected.keys()
     assert [server for server, reason in said.items() if not reason.startswith(expected[server])] == []
@@ -99,8 +100,7 @@ def test_addresses_outside_the_ranges(instance: str, cgroup: Path, tmp_path: Pat
         options = ["--consul", agent.url, "--service", "web=10.64.0.1:80", *ranges]
         with sidecar(instance, cgroup, tmp_path, options) as found:
             assert pool(instance, "10.64.0.1") == {"10.0.0.1:8000": 1, "127.0.0.1:8000": 1}
-            said = {line["server"]: line["reason"] for line in found.lines() if line["event"] == "real server rejected"}
-            assert said == {
-                "10.1.0.1:8000": "it is in no --real-range; --real-range 10.1.0.1 allows it",
-                "127.0.0.2:8000": "it is loopback; --real-range 127.0.0.2 allows it",
+            assert rejected(found.lines()) == {
+                "10.1.0.1:8000": "it is outside every --real-range; allow with a --real-range that contains it",
+                "127.0.0.2:8000": f"{LOOPBACK} 127.0.0.0/8",
             }

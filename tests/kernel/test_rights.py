@@ -50,13 +50,13 @@ RIGHTS: Final = (
     Right(CALLS, "@file-system", ""),
     Right(CALLS, "@io-event", "internal error"),
     Right(CALLS, "@network-io", "internal error"),
-    Right(CALLS, "@process", "cannot give up loading programs"),
+    Right(CALLS, "@process", "cannot drop the right to load programs"),
     Right(CALLS, "@signal", "internal error"),
     Right(CALLS, "bpf", "not allowed to open BPF maps"),
     Right(CALLS, "flock", "cannot publish names"),
     Right(CALLS, "fsync", "cannot save the last known good sets"),
     Right(CALLS, "ioctl", "internal error"),
-    Right(CALLS, "seccomp", "cannot give up loading programs"),
+    Right(CALLS, "seccomp", "cannot drop the right to load programs"),
     Right(CALLS, "uname", "Operation not permitted"),
 )
 """All rights of the sidecar's unit, except StateDirectory=, whose absence is not reported."""

@@ -93,7 +93,7 @@ def test_sidecar_never_tells_a_secret(
         token.write_text(f"{WRONG_TOKEN}\n")
         config.write_text(good)
         found.process.send_signal(signal.SIGHUP)
-        wait_until(fails, "the token is refused")
+        wait_until(fails, "the token is rejected")
         token.write_text(f"{MASTER_TOKEN} and {WRONG_TOKEN}")
         reread(good)
         agent.stop()

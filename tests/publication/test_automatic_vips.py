@@ -104,7 +104,9 @@ def test_every_address_of_a_range_is_used(ranges: list[str], count: int) -> None
     names = [f"service-{number}" for number in range(count)]
     networks = [parse_vip_range(text) for text in ranges]
     assert len(set(automatic_addresses(names, networks).values())) == count
-    with pytest.raises(ValueError, match=rf"finds no VIP: every address of {ranges[0]} is taken; name a larger range"):
+    with pytest.raises(
+        ValueError, match=rf"gets no VIP: every address of {ranges[0]} is taken; give a larger --vip-range"
+    ):
         automatic_addresses([*names, "one-more"], networks)
 
 
@@ -143,7 +145,7 @@ def test_services_get_vips_beside_those_that_have_them() -> None:
         ("224.0.0.0/4", "multicast"),
         ("0.0.0.0/0", "unspecified"),
         ("240.0.0.0/4", "broadcast"),
-        ("::ffff:0:0/96", "range of IPv4"),
+        ("::ffff:0:0/96", "IPv4 range in IPv6 form"),
     ],
 )
 def test_range_without_vips_is_refused(given_text: str, reason: str) -> None:

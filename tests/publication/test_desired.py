@@ -129,13 +129,15 @@ def test_what_may_be_a_real_server(address: str) -> None:
     assert objection(parse_address(address), frozenset(), []) is None
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.255.255.255", "::1"])
-def test_loopback_needs_a_range_that_names_it(address: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "network"), [("127.0.0.1", "127.0.0.0/8"), ("127.255.255.255", "127.0.0.0/8"), ("::1", "::1/128")]
+)
+def test_loopback_needs_a_range_that_names_it(address: str, network: str) -> None:
     """Loopback addresses are rejected with the option that allows them, unless a range contains them."""
     parsed = parse_address(address)
     reason = objection(parsed, frozenset(), [])
-    allowed = f"it is loopback; --real-range {address} allows it"
-    assert reason == f"{allowed}, beside one for every other server: all else is refused then"
+    allowed = f"loopback addresses are rejected by default; allow with --real-range {network}"
+    assert reason == f"{allowed} (then only listed ranges are accepted)"
     assert objection(parsed, frozenset(), [parse_network("10.0.0.0/8")]) == allowed
     assert objection(parsed, frozenset(), [parse_network(address)]) is None
 
@@ -150,7 +152,7 @@ def test_ranges_are_an_allow_list(address: Address, ranges: list[Network]) -> No
 def test_an_address_outside_all_ranges_is_refused_with_the_fix() -> None:
     """The reason names the option that would allow it."""
     reason = objection(parse_address("10.0.0.7"), frozenset(), [parse_network("10.1.0.0/16")])
-    assert reason == "it is in no --real-range; --real-range 10.0.0.7 allows it"
+    assert reason == "it is outside every --real-range; allow with a --real-range that contains it"
 
 
 @given(ADDRESS, RANGES)
@@ -167,7 +169,7 @@ def test_vips_of_every_service_are_refused() -> None:
     assert state.virtual[IPV4].pool == (server("10.0.0.1"),)
     rejected = Refusal(circle, f"it is a VIP; {FIX}")
     assert state.rejected == {"consul:redis": (rejected,)}
-    assert str(rejected) == f"real server 10.64.0.9:9999 refused: it is a VIP; {FIX}"
+    assert str(rejected) == f"real server 10.64.0.9:9999 rejected: it is a VIP; {FIX}"
 
 
 def test_a_service_that_was_never_answered_for_is_left_out() -> None:

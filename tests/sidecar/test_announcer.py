@@ -157,14 +157,23 @@ def test_a_pool_that_loses_its_last_server_is_a_warning() -> None:
 
 
 def test_servers_that_are_refused_are_bounded() -> None:
-    """An answer full of forbidden servers takes a few lines, and only once."""
+    """An answer full of forbidden servers takes one line for each reason, and only once."""
     rejected = [Refusal(RealServer(0, parse_address("224.0.0.1"), port, 1), "no") for port in range(1, 1001)]
     announcer = Announcer()
     with capture_logs() as lines:
         announcer.rejected({SERVICE.source: rejected}, {SERVICE.source: SERVICE})
         announcer.rejected({SERVICE.source: rejected}, {SERVICE.source: SERVICE})
-    assert [line["event"] for line in lines] == ["real server rejected"] * 16 + ["more real servers rejected"]
-    assert lines[-1]["count"] == 984
+    assert [(line["event"], line["reason"]) for line in lines] == [("real servers rejected", "no")]
+    assert lines[0]["servers"] == [*(f"224.0.0.1:{port}" for port in range(1, 9)), "and 992 more"]
+
+
+def test_reasons_of_refusals_are_bounded() -> None:
+    """If each server has a reason of its own, some are named and the others counted."""
+    rejected = [Refusal(RealServer(0, parse_address("224.0.0.1"), port, 1), f"no {port}") for port in range(1, 101)]
+    with capture_logs() as lines:
+        Announcer().rejected({SERVICE.source: rejected}, {SERVICE.source: SERVICE})
+    assert [line["event"] for line in lines] == ["real servers rejected"] * 32 + ["more real servers rejected"]
+    assert lines[-1]["count"] == 68
 
 
 def test_refused_words_of_a_catalog_are_said_when_they_appear() -> None:
@@ -188,7 +197,7 @@ def test_what_is_refused_again_and_again_does_not_fill_the_log() -> None:
             announcer.rejected({}, {})
     events = [line["event"] for line in lines]
     assert 8 < events.count("registration rejected") < 12
-    assert 8 < events.count("real server rejected") < 12
+    assert 8 < events.count("real servers rejected") < 12
 
 
 def test_closed_sockets_are_a_trouble_only_where_some_may_be_left() -> None:

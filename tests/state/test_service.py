@@ -287,16 +287,23 @@ def test_what_nobody_can_use_is_an_answer_of_a_catalog() -> None:
 
 
 def test_refusals_are_in_the_reason() -> None:
-    """A rejected VIP makes a source held, a rejected real server does not; few are named."""
+    """A rejected VIP makes a source held, a rejected real server does not; each reason stands once."""
     one = from_catalog()
     one = heard(one, Answer(SERVERS, VIP), 0)
     rejected = tuple(Refusal(server, "it is a VIP; go away") for server in SERVERS)
     one = replace(one, rejected=rejected)
     assert shown(one)[0] == "fresh"
     one = replace(one, refused=(Refusal("VIP 10.64.0.1:80", "belongs to consul:a; register another one"),) * 2)
-    clash, server = str(one.refused[0]), "real server 10.0.0.{}:80 refused: it is a VIP; go away"
-    reason = "; ".join([clash, clash, server.format(1), server.format(2), "and 1 more"])
+    clash, servers = str(one.refused[0]), "10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80"
+    reason = f"{clash}; {clash}; real servers {servers} rejected: it is a VIP; go away"
     assert shown(one) == ("held", False, reason)
+    many = [Refusal(RealServer(0, SERVERS[0].address, port, 1), "no") for port in range(1, 9)]
+    each = [Refusal(RealServer(0, SERVERS[0].address, port, 1), f"no {port}") for port in range(9, 19)]
+    reason = shown(replace(one, refused=(), rejected=(*many, *each)))[2] or ""
+    assert reason.startswith(
+        "real servers 10.0.0.1:1, 10.0.0.1:2, 10.0.0.1:3, 10.0.0.1:4, and 4 more rejected: no; real "
+    )
+    assert reason.endswith("real server 10.0.0.1:11 rejected: no 11; and 7 more")
 
 
 def test_names_that_cannot_be_asked_for_are_refused() -> None:

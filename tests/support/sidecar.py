@@ -56,6 +56,12 @@ def wait_for_pool(instance: str, address: str, expected: Mapping[str, int]) -> N
     wait_until(lambda: pool(instance, address) == expected, f"the pool of {address} is {expected}")
 
 
+def rejected(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the reason for each real server that the log names as rejected."""
+    found = (line for line in lines if line["event"] == "real servers rejected")
+    return {server: line["reason"] for line in found for server in line["servers"]}
+
+
 class Sidecar:
     """A running `clb-discovery run`."""
 

@@ -72,7 +72,7 @@ def load_sources(pins: Pins, *, can_set_errno: bool) -> dict[str, int]:
             fix = unload_command(pins.instance)
             raise HostError(f"{answer.fields['reason']}, so it is not a map of this version; run: {fix}")
         case "load":
-            raise HostError(f"the kernel refuses the programs: {_verdict(answer)}; run: clb-discovery check")
+            raise HostError(f"the kernel rejects the programs: {_verdict(answer)}; run: clb-discovery check")
         case _:
             raise HostError(f"BCC cannot compile the programs: {_first_error(answer)}; please report it")
 
@@ -144,7 +144,7 @@ def _ask(request: str | None = None, inherited: Sequence[int] = ()) -> _Answer:
         if "version" in answer.fields:
             return answer
         unusable = unusable or answer.fields.get("unusable") or ""
-    raise HostError(f"no Python here has BCC{': ' if unusable else ''}{unusable}; {_INSTALL}")
+    raise HostError(f"no Python of this host has BCC{': ' if unusable else ''}{unusable}; {_INSTALL}")
 
 
 def _ask_one(python: str, request: str | None, inherited: Sequence[int]) -> _Answer:

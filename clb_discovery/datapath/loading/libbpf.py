@@ -61,7 +61,7 @@ def _load(library: ctypes.CDLL, shipped: Path, pins: Pins, messages: Sequence[st
             handle = library.bpf_object__find_map_by_name(opened, map_.encode())
             library.bpf_map__set_pin_path(handle, os.fsencode(pins.map(map_)))
         if library.bpf_object__load(opened) != 0:
-            raise HostError(_failure("the kernel refuses the programs", messages, "run: clb-discovery check"))
+            raise HostError(_failure("the kernel rejects the programs", messages, "run: clb-discovery check"))
         return {
             name: os.dup(library.bpf_program__fd(library.bpf_object__find_program_by_name(opened, name.encode())))
             for name in PROGRAMS
@@ -98,7 +98,7 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
         raise HostError(
-            "libbpf.so.1 is missing, which loads the programs; install libbpf1 (Debian, Ubuntu) or libbpf (Fedora)"
+            "libbpf.so.1, which loads the programs, is missing; install libbpf1 (Debian, Ubuntu) or libbpf (Fedora)"
         ) from error
     pointer = ctypes.c_void_p
     for name, result, arguments in (

@@ -99,7 +99,7 @@ def programs(pins: Pins, loader: Loader, features: int) -> tuple[Loader, dict[st
         try:
             return Loader.BCC, bcc.load_sources(pins, can_set_errno=can_set_errno)
         except HostError as other:
-            raise HostError(f"{error}; nor does --loader bcc do it: {other}") from error
+            raise HostError(f"{error}; --loader bcc fails, too: {other}") from error
 
 
 def is_current(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> bool:
@@ -173,12 +173,12 @@ def _create_link(program: int, name: str, target: Path) -> int:
     try:
         directory = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise HostError(f"cannot open {target}: {error.strerror}; --cgroup takes a cgroup that exists") from error
+        raise HostError(f"cannot open {target}: {error.strerror}; --cgroup needs a cgroup that exists") from error
     try:
         return bpf.link_create(program, directory, PROGRAMS[name])
     except OSError as error:
         raise HostError(
-            f"cannot attach {name} to {target}: {error.strerror}; is a program there that allows no other? "
+            f"cannot attach {name} to {target}: {error.strerror}; is a program attached there exclusively? "
             f"see: bpftool cgroup show {target}"
         ) from error
     finally:

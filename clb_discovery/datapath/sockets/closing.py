@@ -95,10 +95,11 @@ class Diag:
         error = sock_diag.parse(self._orders.recv(_BUFFER), Protocol(found.protocol)).error
         if error == errno.EOPNOTSUPP:
             raise HostError(
-                f"this kernel ({os.uname().release}) cannot close sockets of others; it needs CONFIG_INET_DIAG_DESTROY"
+                f"this kernel ({os.uname().release}) cannot close sockets of other processes; it needs "
+                "CONFIG_INET_DIAG_DESTROY"
             )
         if error == errno.EPERM:
-            raise HostError("not allowed to close sockets of others; run as root, or with CAP_NET_ADMIN")
+            raise HostError("not allowed to close sockets of other processes; run as root, or with CAP_NET_ADMIN")
         if error and error not in _GONE:
             raise OSError(error, os.strerror(error))
         return error == 0
@@ -263,7 +264,7 @@ def _close_all(diag: Diag, search: _Search, failures: set[str]) -> int:
         count += closed
         if not closed:
             return count
-    failures.add(f"{search.protocol.name} sockets keep connecting to what was removed")
+    failures.add(f"{search.protocol.name} sockets keep connecting to removed servers")
     return count
 
 
@@ -275,4 +276,4 @@ def _cannot_list(protocol: Protocol, error: int) -> HostError:
         )
     if error == errno.EPERM:
         return HostError(NOT_ALLOWED)
-    return HostError(f"the kernel refuses to list {protocol.name} sockets: {os.strerror(error)}")
+    return HostError(f"the kernel does not list {protocol.name} sockets: {os.strerror(error)}")

@@ -89,7 +89,7 @@ def enter(namespace: int) -> None:
     """
     if _libc.setns(namespace, _CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"cannot enter it: {os.strerror(number)}; it takes CAP_SYS_ADMIN")
+        raise OSError(number, f"cannot enter it: {os.strerror(number)}; it needs CAP_SYS_ADMIN")
 
 
 def _named(name: str, path: Path) -> Iterator[tuple[int, Path]]:

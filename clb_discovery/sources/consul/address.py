@@ -33,25 +33,25 @@ class ConsulAddress:
         :raises UsageError: if the text has none of these forms, or contains a password.
         """
         if "@" in text:
-            raise UsageError(f"the Consul address carries a user name or password; {_HELP}, and set CONSUL_HTTP_TOKEN")
+            raise UsageError(f"the Consul address contains a user name or password; {_HELP}, and set CONSUL_HTTP_TOKEN")
         if not text.isprintable() or " " in text or len(text) > _LONGEST:
-            raise UsageError(f"the Consul address {text[:_SHOWN]!r} holds what no address does; {_HELP}")
+            raise UsageError(f"the Consul address {text[:_SHOWN]!r} contains invalid characters; {_HELP}")
         if text.startswith("unix://"):
             path = text.removeprefix("unix://")
             if not path.startswith("/"):
-                raise UsageError(f"the Consul address {text!r} names no absolute path; {_HELP}")
+                raise UsageError(f"the Consul address {text!r} has no absolute path; {_HELP}")
             return cls(base="http://localhost", socket=path)
         try:
             parts = urlsplit(text if "://" in text else f"http://{text}")
             port = parts.port
         except ValueError:
             raise UsageError(
-                f"the Consul address {text!r} is none: bad host or port (1 to {MAX_PORT}); {_HELP}"
+                f"the Consul address {text!r} is invalid: bad host or port (1 to {MAX_PORT}); {_HELP}"
             ) from None
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or port == 0:
-            raise UsageError(f"the Consul address {text!r} is none; {_HELP}")
+            raise UsageError(f"the Consul address {text!r} is invalid; {_HELP}")
         if port is None and "://" not in text:
-            raise UsageError(f"the Consul address {text!r} names no port; {_HELP}")
+            raise UsageError(f"the Consul address {text!r} has no port; {_HELP}")
         return cls(base=f"{parts.scheme}://{parts.netloc}{quote(parts.path.rstrip('/'), safe='/%')}", socket=None)
 
     @property

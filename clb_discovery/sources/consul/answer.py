@@ -121,7 +121,7 @@ def parse_entries(entries: object, tagged: str | None = None) -> Reading:
     :raises SourceError: if `entries` is not a list.
     """
     if not isinstance(entries, list):
-        raise SourceError(f"Consul answered {show(entries)} where a list of instances belongs; is this Consul?")
+        raise SourceError(f"Consul returned {show(entries)} instead of a list of instances; is this Consul?")
     instances: list[Instance] = []
     left_out: list[Refusal] = []
     is_any_out = False
@@ -177,7 +177,7 @@ def parse_summaries(summaries: object) -> frozenset[str]:
     if summaries is None:  # Go writes an empty list as null
         return frozenset()
     if not isinstance(summaries, list):
-        raise SourceError(f"Consul answered {show(summaries)} where a list of services belongs; is this Consul?")
+        raise SourceError(f"Consul returned {show(summaries)} instead of a list of services; is this Consul?")
     objects = [_object(summary, "a service") for summary in summaries]
     return frozenset(_text(one.get("Name")) for one in objects if not one.get("PeerName")) - {""}
 
@@ -188,7 +188,7 @@ def parse_checks(checks: object) -> frozenset[Check]:
     :raises SourceError: if it is not a list of checks.
     """
     if not isinstance(checks, list):
-        raise SourceError(f"Consul answered {show(checks)} where a list of checks belongs; is this Consul?")
+        raise SourceError(f"Consul returned {show(checks)} instead of a list of checks; is this Consul?")
     objects = (_object(check, "a check") for check in checks)
     return frozenset(Check(*(_text(check.get(key)) for key in _CHECK_KEYS)) for check in objects)
 
@@ -206,7 +206,7 @@ def _read_opt_in(entries: list[object]) -> OptIn | None:
 
 def _refused(entry: object, error: _UnusableError) -> Refusal:
     if not _is_object(entry):
-        return Refusal(f"instance {show(entry)}", "is no object; is this Consul?")
+        return Refusal(f"instance {show(entry)}", "is not an object; is this Consul?")
     node, service = entry.get("Node"), entry.get("Service")
     return Refusal(
         _shown(node.get("Node") if _is_object(node) else None, service.get("ID") if _is_object(service) else None),
@@ -240,7 +240,7 @@ def _weight(service: object, checks: object) -> int:
     kind = "Warning" if "warning" in statuses else "Passing"
     weight = _part(weights, "Weights").get(kind, _DEFAULT_WEIGHT)
     if not _is_integer(weight):
-        raise _UnusableError(f"has {show(weight)} as Weights.{kind}; register it with an integer")
+        raise _UnusableError(f"has {show(weight)} as Weights.{kind}; register an integer")
     return min(max(weight, 0), MAX_WEIGHT)
 
 
@@ -248,12 +248,12 @@ def _statuses(checks: object) -> set[str]:
     if checks is None:  # Go writes an empty list as null
         return set()
     if not isinstance(checks, list):
-        raise _UnusableError(f"has {show(checks)} as Checks, where a list belongs; is this Consul?")
+        raise _UnusableError(f"has {show(checks)} as Checks instead of a list; is this Consul?")
     statuses = set()
     for check in checks:
         status = _part(check, "one of its Checks").get("Status")
         if not isinstance(status, str) or status not in _STATUSES:
-            raise _UnusableError(f"has a check that is {show(status)}, and not passing, warning or critical")
+            raise _UnusableError(f"has a check with status {show(status)} instead of passing, warning or critical")
         statuses.add(status)
     return statuses
 
@@ -282,13 +282,13 @@ def _host(value: object) -> Address | str:
         return parse_address(text)
     except ValueError:
         raise _UnusableError(
-            f"has the address {show(value)}, which is no IP address and no host name; register it with one in Address"
+            f"has the address {show(value)}, which is neither an IP address nor a host name; register one in Address"
         ) from None
 
 
 def _port(value: object) -> int:
     if not _is_integer(value) or not 1 <= value <= MAX_PORT:
-        raise _UnusableError(f"has the port {show(value)}; register it with one from 1 to {MAX_PORT}")
+        raise _UnusableError(f"has the port {show(value)}; register one from 1 to {MAX_PORT}")
     return value
 
 
@@ -303,11 +303,11 @@ def _is_object(value: object) -> TypeGuard[Json]:
 def _part(value: object, what: str) -> Json:
     """Return a part of an instance; it has to be an object."""
     if not isinstance(value, dict):
-        raise _UnusableError(f"has {show(value)} as {what}, where an object belongs; is this Consul?")
+        raise _UnusableError(f"has {show(value)} as {what} instead of an object; is this Consul?")
     return value
 
 
 def _object(value: object, what: str) -> Json:
     if not isinstance(value, dict):
-        raise SourceError(f"{what} is {show(value)}, where an object belongs; is this Consul?")
+        raise SourceError(f"{what} is {show(value)} instead of an object; is this Consul?")
     return value

@@ -43,7 +43,7 @@ def next_index(header: str | None, previous: int) -> int:
     if header is None:
         raise SourceError("the answer has no X-Consul-Index header; is this Consul, or does a proxy drop headers?")
     if not (header.isascii() and header.isdigit() and len(header) <= _INDEX_DIGITS and int(header) < _INDEX_LIMIT):
-        raise SourceError(f"the answer's X-Consul-Index is {header[:_SHOWN]!r}, which is no index; is this Consul?")
+        raise SourceError(f"the answer's X-Consul-Index is {header[:_SHOWN]!r}, which is not an index; is this Consul?")
     # A query with index 0 would not block at all.
     index = max(int(header), 1)
     # The servers were restored from a snapshot or lost their state: an index above the old one may never come.

@@ -208,7 +208,7 @@ class Client:
             raise
         if denied:
             raise SourceError(
-                f"{self._transport} answered an empty list, but the token may not read every {' and '.join(denied)}"
+                f"{self._transport} returned an empty list, but the token may not read every {' and '.join(denied)}"
                 f" that could be in it: {RIGHTS}"
             )
 

@@ -97,7 +97,7 @@ def auth(settings: Settings) -> str | None:
     if value is None:
         return None
     if not value.isprintable():
-        raise UsageError("CONSUL_HTTP_AUTH holds characters that no password has; set it to user:password")
+        raise UsageError("CONSUL_HTTP_AUTH contains characters that a password cannot have; set it to user:password")
     pair = value if ":" in value else f"{value}:"
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
@@ -122,12 +122,12 @@ def _token(file: Path, shown: str) -> str:
         with file.open(encoding="utf-8") as opened:
             text = opened.read(_LARGEST_TOKEN + 1).strip()
     except (OSError, ValueError) as error:
-        cause = (error.strerror if isinstance(error, OSError) else None) or "it is no text"
+        cause = (error.strerror if isinstance(error, OSError) else None) or "it is not text"
         raise UsageError(f"cannot read {shown}: {cause}; it must be a readable file with the token") from None
     if not text:
         raise UsageError(f"{shown} is empty; put the token into it")
     if len(text) > _LARGEST_TOKEN or not (text.isascii() and text.isprintable()) or " " in text:
-        raise UsageError(f"{shown} holds more than a token; put the token's SecretID into it, and nothing else")
+        raise UsageError(f"{shown} contains more than a token; put only the token's SecretID into it")
     return text
 
 
@@ -164,7 +164,7 @@ def _authorities(settings: Settings) -> ssl.SSLContext:
         shown = settings.shown("CONSUL_CAPATH")
         found = _use(shown, lambda: sorted(path for path in Path(directory).iterdir() if path.is_file()))
         if not found:
-            raise UsageError(f"{shown} holds no file; put the authorities' certificates there, as PEM files")
+            raise UsageError(f"{shown} contains no file; put the CA certificates there, as PEM files")
         files += ((f"{path.name!r} in {shown}", path) for path in found)
     if not files:
         return ssl.create_default_context()
@@ -182,4 +182,4 @@ def _use(shown: str, use: Callable[[], _T]) -> _T:
             cause = f"{error.reason or error}".replace("_", " ").lower()
         else:
             cause = error.strerror or str(error)
-        raise UsageError(f"cannot use {shown}: {cause}; it must be readable, in PEM form") from None
+        raise UsageError(f"cannot use {shown}: {cause}; it must be a readable PEM file") from None

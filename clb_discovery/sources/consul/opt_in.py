@@ -114,7 +114,7 @@ class _Reading:
             return
         protocol = _PROTOCOLS.get(one.protocol or "tcp")
         if protocol is None:  # its VIPs cannot be assigned to a protocol
-            self.refuse(_shown(META_PROTOCOL, one.protocol or ""), "is no protocol; register tcp or udp")
+            self.refuse(_shown(META_PROTOCOL, one.protocol or ""), "is not a protocol; register tcp or udp")
             return
         found: set[Vip | None] = set()
         for text in one.vips:
@@ -151,12 +151,12 @@ class _Reading:
                 votes[parse_algorithm(one.algorithm)] += count
             except ValueError:
                 schedulers = ", ".join(map(str, Algorithm))
-                self.refuse(_shown(META_ALGORITHM, one.algorithm), f"is no scheduler; register one of {schedulers}")
+                self.refuse(_shown(META_ALGORITHM, one.algorithm), f"is not a scheduler; register one of {schedulers}")
         ranked = sorted(votes, key=lambda algorithm: (-votes[algorithm], str(algorithm)))
         for loser in ranked[1:]:
             self.refuse(
                 _shown(META_ALGORITHM, str(loser)),
-                f"is outvoted by instances that say {ranked[0]}; register all of them with one",
+                f"is outvoted by instances that register {ranked[0]}; register all of them with one",
             )
         return ranked[0] if ranked else None
 

@@ -88,7 +88,9 @@ class ConsulServer:
         """
         self._address = ConsulAddress.parse(address)
         if isinstance(token, str) and not (token.isascii() and token.isprintable() and token):
-            raise UsageError("the Consul token is empty or holds characters that no token has; set CONSUL_HTTP_TOKEN")
+            raise UsageError(
+                "the Consul token is empty or contains characters that a token cannot have; set CONSUL_HTTP_TOKEN"
+            )
         if not 0 < wait <= LONGEST_WAIT:
             raise UsageError(f"a Consul query cannot wait for {wait:g} s; at most {LONGEST_WAIT:g}")
         self._wait = wait
@@ -172,7 +174,7 @@ class ConsulServer:
         mode = CONSISTENT if confirm else STALE
         header, services = await self._client.services(FIRST if confirm else index, self._wait, mode)
         if not services:  # Consul itself is always listed
-            raise SourceError(f"{self} showed no service at all: the token lacks rights; {RIGHTS}")
+            raise SourceError(f"{self} listed no service at all: the token lacks rights; {RIGHTS}")
         following = self._client.next_index(SERVICES, header, index)
         if known and index == following:
             _log.debug("the list of services has not changed; their meta is not queried")

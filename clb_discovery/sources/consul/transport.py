@@ -56,13 +56,13 @@ _FILTERED: Final = "X-Consul-Results-Filtered-By-ACLs"  # Consul 1.11 and later
 
 _SHOWN: Final = 200
 RIGHTS: Final = "it needs service:read and node:read; set --consul-token-file or CONSUL_HTTP_TOKEN"
-_AGAIN: Final = "it is asked again"
+_AGAIN: Final = "the query is repeated"
 _BAD_FILTER: Final = b"Failed to create boolean expression"  # comes with status 500
 _ADVICE: Final = {
     400: "is a --filter, --near, --namespace or --partition wrong?",
-    401: "set --consul-token-file or CONSUL_HTTP_TOKEN, or CONSUL_HTTP_AUTH if a proxy asks",
-    403: f"the token is refused: {RIGHTS}",
-    429: "does it take no more connections from this host? Look at its limits.http_max_conns_per_client",
+    401: "set --consul-token-file or CONSUL_HTTP_TOKEN, or CONSUL_HTTP_AUTH if a proxy requires it",
+    403: f"the token is rejected: {RIGHTS}",
+    429: "are there too many connections from this host? See its limits.http_max_conns_per_client",
 }
 
 _CUT: Final = frozenset({408, 502, 503, 504, 524})
@@ -259,7 +259,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         if answer.status != 200:
             excerpt = _excerpt(body, (headers or {}).get(TOKEN))
             advice = _ADVICE.get(400 if body.startswith(_BAD_FILTER) else answer.status, _AGAIN)
-            raise StatusError(f"{self._address} answered {answer.status} {excerpt}; {advice}", answer.status)
+            raise StatusError(f"{self._address} returned {answer.status} {excerpt}; {advice}", answer.status)
         return base.Response(answer.status, answer.headers.copy(), "", body)
 
     async def _body(self, answer: aiohttp.ClientResponse) -> bytes:
@@ -267,7 +267,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
         async for chunk in answer.content.iter_any():
             body += chunk
             if len(body) > MAX_BODY:
-                raise SourceError(f"{self._address} answered more than {MAX_BODY >> 20} MiB; is this Consul?")
+                raise SourceError(f"{self._address} returned more than {MAX_BODY >> 20} MiB; is this Consul?")
         return bytes(body)
 
     def _out_of_touch(self, headers: Mapping[str, str]) -> bool:
@@ -284,7 +284,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # python-consul2 ships 
             return callback(response._replace(body=response.content.decode()))
         except (ValueError, RecursionError) as error:
             excerpt = _excerpt(response.content)
-            raise SourceError(f"{self._address} answered what is no JSON: {excerpt}; is this Consul?") from error
+            raise SourceError(f"{self._address} returned invalid JSON: {excerpt}; is this Consul?") from error
 
 
 def _excerpt(body: bytes, token: str | None = None) -> str:

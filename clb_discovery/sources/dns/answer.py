@@ -185,7 +185,7 @@ def _unusable(record: SrvRecord) -> str | None:
         ipaddress.ip_address(record.target.removesuffix("."))
     except ValueError:
         return None
-    return "has an IP address as target, where RFC 2782 wants a host name; publish one with A or AAAA records"
+    return "has an IP address as target, but RFC 2782 requires a host name; publish one with A or AAAA records"
 
 
 def _first(unread: Mapping[Unread, str]) -> str:
@@ -201,7 +201,7 @@ def _note(unread: Mapping[Unread, str]) -> str | None:
         return None
     count = len({one.identity for one in unread})
     others = f" (and {count - 1} more)" if count > 1 else ""
-    return f"addresses cannot be had now, previous ones are kept: {_first(unread)}{others}"
+    return f"some addresses cannot be looked up now, so previous ones are kept: {_first(unread)}{others}"
 
 
 def lasts(part: Part, bounds: tuple[float, float], chance: float) -> float:

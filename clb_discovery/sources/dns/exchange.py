@@ -291,7 +291,7 @@ def _checked(message: QueryMessage) -> ChainingResult:
     chain = message.resolve_chaining()
     if rcode == NOERROR and chain.answer is None and not chain.cnames:
         if message.answer:
-            raise _ImproperError("only records that were not asked for")
+            raise _ImproperError("only records that were not queried")
         kinds = {rrset.rdtype for rrset in message.authority}
         if NS in kinds and SOA not in kinds and not message.flags & AA:
             raise _ImproperError("a referral to other servers, not an answer")
@@ -303,7 +303,7 @@ def _cause(server: Nameserver, over: str, why: str, error: Exception) -> Cause:
     if isinstance(error, Timeout):
         return Cause(server, "no answer", over, why, is_silence=True)
     if isinstance(error, ssl.SSLCertVerificationError):
-        what = f"certificate refused ({plain(error.verify_message)})"
+        what = f"certificate rejected ({plain(error.verify_message)})"
     elif isinstance(error, ssl.SSLError):
         what = f"TLS failed ({plain(error.reason or str(error))})"
     elif isinstance(error, EOFError | ConnectionResetError):

@@ -29,16 +29,13 @@ _log = structlog.stdlib.get_logger()
 class LookupFailedError(SourceError):
     """A query got no valid answer."""
 
-    def __init__(
-        self, label: str, what: str, cause: str, *, is_silence: bool = False, is_servfail: bool = False
-    ) -> None:
+    def __init__(self, what: str, cause: str, *, is_silence: bool = False, is_servfail: bool = False) -> None:
         """Take the parts of the message.
 
-        :param label: the name of the source.
-        :param what: type and name of the query.
+        :param what: type and name of the query, after the name of the source.
         :param cause: one clause that includes the fix.
         """
-        super().__init__(f"{label}: {what}: {cause}")
+        super().__init__(f"{what}: {cause}")
         self.cause = cause
         self.is_silence = is_silence
         """Whether no server answered in time."""
@@ -100,7 +97,7 @@ class Lookup:
         """Return why a name that was not found may still be in a search domain, if so."""
         if name.is_absolute() or not self._servers.bad_search:
             return None
-        return f"resolv.conf: {self._servers.bad_search} is no search domain; correct it, or end the name in a dot"
+        return f"resolv.conf: {self._servers.bad_search} is not a search domain; correct it, or end the name in a dot"
 
     async def find(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
         """Follow CNAMEs to the records, or to the name that has none.
@@ -120,8 +117,7 @@ class Lookup:
             hops += len(chain.cnames)
             if hops > MAX_CNAMES:
                 raise LookupFailedError(
-                    self.label,
-                    f"{rdtype.name} of {shown}",
+                    self._shown(rdtype, shown),
                     f"is behind more than {MAX_CNAMES} CNAMEs; shorten the chain, or break the loop",
                 )
             unfinished = chain.answer is None and response.is_found
@@ -174,7 +170,7 @@ class Lookup:
         if failed:
             raise failed
         if fault := self.search_fault(name):
-            raise LookupFailedError(self.label, f"{rdtype.name} of {text}", fault)
+            raise LookupFailedError(self._shown(rdtype, text), fault)
         return min(nothing, key=lambda one: _ttl(one.chain, one.message, negative=True))
 
     async def _ask(self, name: dns.name.Name, rdtype: RdataType, *, tcp: bool, shown: str | None = None) -> Response:
@@ -203,13 +199,17 @@ class Lookup:
         now = asyncio.get_running_loop().time()
         return sorted(servers, key=lambda server: memory.is_silent(server, now))
 
+    def _shown(self, rdtype: RdataType, name: str) -> str:
+        """Return a query for messages; the source of SRV records has their name, which is not repeated."""
+        query = f"{rdtype.name} of {name}"
+        return query if rdtype == RdataType.SRV else f"{self.label}: {query}"
+
     def _failed(self, error: QuestionError, name: str) -> LookupFailedError:
         causes = list(dict.fromkeys(map(str, error.causes)))
         shown = ", ".join(causes[:_SHOWN_CAUSES]) + (", ..." if len(causes) > _SHOWN_CAUSES else "")
         return LookupFailedError(
-            self.label,
-            f"{error.rdtype.name} of {name}",
-            f"{shown}; ask by hand: {_dig_command(error)}",
+            self._shown(error.rdtype, name),
+            f"{shown}; repeat the query with: {_dig_command(error)}",
             is_silence=error.is_silence,
             is_servfail=error.is_servfail,
         )

@@ -131,12 +131,12 @@ def parse_nameserver(text: str) -> Nameserver:
     if not separator:
         scheme, where = "", text
     elif scheme not in {"tcp", "tls"}:
-        raise UsageError(f"--resolver {shown}: {scheme[:_SHOWN_LENGTH]!r} is no way to ask; {_FORMS}")
+        raise UsageError(f"--resolver {shown}: {scheme[:_SHOWN_LENGTH]!r} is not a supported scheme; {_FORMS}")
     name: str | None = None
     if scheme == "tls" and "#" in where:
         where, _, name = where.partition("#")
         if len(name) > _LONGEST_NAME or not all(map(_LABEL.fullmatch, name.split("."))):
-            raise UsageError(f"--resolver {shown}: {name[:_SHOWN_LENGTH]!r} is no host name; {_FORMS}")
+            raise UsageError(f"--resolver {shown}: {name[:_SHOWN_LENGTH]!r} is not a host name; {_FORMS}")
     address, port = _address_and_port(shown, where, TLS_PORT if scheme == "tls" else DNS_PORT)
     if scheme == "tls":
         return StreamNameserver(address, port, name or address.partition("%")[0], _trust())

@@ -87,7 +87,7 @@ class SrvSource:
         self._qname: Final = _parse_name(name)
         if not 0 < min_ttl <= max_ttl:
             raise UsageError(
-                f"--min-ttl {min_ttl:g} and --max-ttl {max_ttl:g}: give seconds above 0, the first not above the second"
+                f"--min-ttl {min_ttl:g} and --max-ttl {max_ttl:g}: give times above 0, --min-ttl at most --max-ttl"
             )
         self._bounds: Final = (min_ttl, max_ttl)
         self._resolvers: Final = resolvers
@@ -137,7 +137,7 @@ class SrvSource:
                 reading, addresses = await self._find(lookup, self._since)
         except TimeoutError:
             raise SourceError(
-                f"{self.name}: no complete answer in {ROUND_TIMEOUT:g} s; the DNS server is slow, look at its load"
+                f"{self.name}: no complete answer in {ROUND_TIMEOUT:g} s; check the load of the DNS server"
             ) from None
         answer = self._answer(reading, addresses)
         is_read = reading is not self._reading
@@ -216,10 +216,7 @@ class SrvSource:
             sets: dict[str, list[_Set]] = {name: [] for name in targets(reading.srv)}
             for question, found in known.items():
                 sets[question.target].append(found)
-            try:
-                answer = build_answer(reading.srv, sets, self._members)
-            except SourceError as error:
-                raise type(error)(f"{self.name}: {error}") from None
+            answer = build_answer(reading.srv, sets, self._members)
             self._members = frozenset(
                 [(answer.identities[server.address, server.port], server.port) for server in answer.servers]
                 + [(one.identity, one.port or 0) for one in answer.unread if (one.identity, one.port) in self._members]
@@ -305,10 +302,7 @@ class SrvSource:
             for record in found.records or ()
         )
         srv = SrvSet(to_text(found.name), tuple(records), found.ttl, asked)
-        try:
-            names = targets(srv)
-        except SourceError as error:
-            raise type(error)(f"{self.name}: {error}") from None
+        names = targets(srv)
         wanted = [Question(name, rdtype) for name in names for rdtype in self._rdtypes]
         along = additional_addresses(found, frozenset(wanted), asked)
         given = self._trusted(along)
@@ -348,7 +342,7 @@ def _parse_name(text: str) -> dns.name.Name:
         reason = plain(str(error))
         raise UsageError(f"--srv {text[:300]!r}: {reason}; give a record name such as _redis._tcp.example") from None
     if absolute == dns.name.root:
-        raise UsageError(f"--srv {text!r}: names no record; give a record name such as _redis._tcp.example")
+        raise UsageError(f"--srv {text!r}: has no record name; give one such as _redis._tcp.example")
     return name
 
 

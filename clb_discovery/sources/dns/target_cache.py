@@ -218,7 +218,7 @@ class Addresses:
 
 
 def _skipped(name: dns.name.Name, rdtype: RdataType, now: float) -> Unavailable:
-    cause = f"not asked now, since the last questions about {zone_of(name).canonicalize()} had no answer"
+    cause = f"not queried now, because the last queries of {zone_of(name).canonicalize()} got no response"
     return Unavailable(cause, RETRY, now, is_silence=True, is_ipv4=rdtype == A)
 
 

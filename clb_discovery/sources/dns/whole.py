@@ -65,7 +65,10 @@ class WholeSrv:
         suspect = _may_be_trimmed(found)
         self._tcp_first = suspect or (found.over_tcp and found.size > EDNS_PAYLOAD)
         if suspect and not found.over_tcp:
-            return found, "the answer may be incomplete: Consul cuts answers over UDP short, and there is no TCP"
+            return (
+                found,
+                "the answer may be incomplete: Consul truncates answers over UDP, and its TCP does not respond",
+            )
         if found.size > _TCP_TRIMMED_FROM:
             await self._compare(lookup, found)
         return found, None
@@ -82,7 +85,7 @@ class WholeSrv:
             found = await lookup.find(self._name, SRV, tcp=True)
         except SourceError as error:
             if self._last_over_tcp is not None and clock() < self._last_over_tcp + _TRUSTED:
-                raise SourceError(f"{error}; TCP was chosen here, since answers over UDP may be cut short") from None
+                raise SourceError(f"{error}; TCP is used because answers over UDP may be truncated") from None
             _log.debug("TCP failed; UDP answers are used", source=self._label, seconds=self._pause, error=str(error))
             self._without_tcp_until = clock() + self._pause
             self._pause = min(2 * self._pause, _WITHOUT_TCP[1])
@@ -103,7 +106,7 @@ class WholeSrv:
         if srv.records is None or srv.records.ttl == 0 or again.records != srv.records:
             raise SourceError(
                 f"{self._label}: an answer of {srv.size} bytes is at the limit of DNS and may lack servers; "
-                "use --consul where it is Consul that answers, else a TTL above 0, or split the service"
+                "if the server is Consul, use --consul; otherwise set a TTL above 0, or split the service"
             )
 
 

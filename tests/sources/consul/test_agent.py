@@ -374,7 +374,7 @@ async def test_a_token_without_rights_is_an_error(tmp_path: Path, connect: Calla
         assert "service:read and node:read" in message
 
         message = await refusal(ConsulSource(connect(own.url, "0f0e0d0c-unknown"), "redis"))
-        assert "answered 403 'ACL not found'" in message
+        assert "returned 403 'ACL not found'" in message
         assert "0f0e0d0c" not in message
 
         rules = 'service "redis" { policy = "read" }'
@@ -419,7 +419,7 @@ async def test_a_catalog_that_a_token_may_not_see_is_an_error(
     """Consul shows no service to one token, and no meta to another; in both cases no service would seem to opt in."""
     with ConsulAgent(tmp_path, config=ACL_DENY, token=MASTER_TOKEN) as own:
         own.register("redis", 1, "10.0.0.1", Meta={"clb-vip": "auto"})
-        assert "showed no service at all: the token lacks rights" in await refusal(ConsulCatalog(connect(own.url)))
+        assert "listed no service at all: the token lacks rights" in await refusal(ConsulCatalog(connect(own.url)))
         rules = 'service_prefix "" { policy = "read" }'
         own.request("PUT", "/v1/acl/policy", {"Name": "services", "Rules": rules})
         token = own.request("PUT", "/v1/acl/token", {"Policies": [{"Name": "services"}]})["SecretID"]

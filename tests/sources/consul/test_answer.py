@@ -137,30 +137,33 @@ def test_duplicates_are_left_to_the_desired_state() -> None:
 
 
 UNUSABLE = [
-    (entry(Port=0), "has the port 0; register it with one from 1 to 65535"),
+    (entry(Port=0), "has the port 0; register one from 1 to 65535"),
     (entry(Port=65536), "has the port 65536"),
     (entry(Port=True), "has the port True"),
     (entry(Port="80"), "has the port '80'"),
     (entry(Port=None), "has the port None"),
-    (entry(Address="http://10.1.1.1"), "has the address 'http://10.1.1.1', which is no IP address and no host name; "),
+    (
+        entry(Address="http://10.1.1.1"),
+        "has the address 'http://10.1.1.1', which is neither an IP address nor a host name; ",
+    ),
     (entry(Address="10.1.1.1:8080"), "has the address '10.1.1.1:8080'"),
     (entry(Address="10.1.1.1 "), "has the address '10.1.1.1 '"),
     (entry(Address="$(id)"), "has the address '$(id)'"),
     (entry(Address="redis example"), "has the address 'redis example'"),
     (entry(Address="10.0.0.300"), "has the address '10.0.0.300'"),
     (entry(Address="a..b"), "has the address 'a..b'"),
-    (entry(Address="a." * 127), "which is no IP address"),
-    (entry(Address=f"{'a' * 64}.example"), "which is no IP address"),
+    (entry(Address="a." * 127), "which is neither an IP address"),
+    (entry(Address=f"{'a' * 64}.example"), "which is neither an IP address"),
     (entry(Address="fe80::1%eth0"), "has the address 'fe80::1%eth0'"),
     (entry(Address="", node=""), "has the address ''"),
     (entry(Address=["10.0.0.1"]), "has the address ['10.0.0.1']"),
-    (entry(Weights={"Passing": 1.5}), "has 1.5 as Weights.Passing; register it with an integer"),
+    (entry(Weights={"Passing": 1.5}), "has 1.5 as Weights.Passing; register an integer"),
     (entry(Weights={"Passing": True}), "has True as Weights.Passing"),
-    (entry(Weights=3), "has 3 as Weights, where an object belongs"),
-    (entry("fine"), "has a check that is 'fine', and not passing, warning or critical"),
-    (entry() | {"Checks": "passing"}, "has 'passing' as Checks, where a list belongs"),
+    (entry(Weights=3), "has 3 as Weights instead of an object"),
+    (entry("fine"), "has a check with status 'fine' instead of passing, warning or critical"),
+    (entry() | {"Checks": "passing"}, "has 'passing' as Checks instead of a list"),
     (entry() | {"Checks": [1]}, "has 1 as one of its Checks"),
-    (entry() | {"Checks": [{}]}, "has a check that is None"),
+    (entry() | {"Checks": [{}]}, "has a check with status None"),
 ]
 
 

@@ -34,7 +34,7 @@ def test_a_chain_of_indexes_is_never_ahead(headers: list[int]) -> None:
 )
 def test_a_header_that_is_no_index_is_an_error(header: str) -> None:
     """Anything but the digits of a uint64 is rejected, with a bounded message."""
-    with pytest.raises(SourceError, match="no index") as caught:
+    with pytest.raises(SourceError, match="not an index") as caught:
         next_index(header, 1)
     assert len(str(caught.value)) < 250
 

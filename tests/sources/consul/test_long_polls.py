@@ -90,7 +90,7 @@ async def test_a_cut_poll_before_a_dead_agent_is_a_failure(agent: ConsulAgent) -
         waiting = asyncio.create_task(source.next())
         await asyncio.sleep(1.2)
         consul.inject(Fault.UNAVAILABLE)
-        with pytest.raises(SourceError, match="answered 503"):
+        with pytest.raises(SourceError, match="returned 503"):
             await asyncio.wait_for(waiting, SOON)
         consul.inject(None)
         assert set((await source.next()).servers) == {real_server(1)}
@@ -102,7 +102,7 @@ async def test_a_poll_that_is_refused_at_once_is_a_failure(agent: ConsulAgent) -
     """A proxy that answers 504 without waiting cannot reach Consul."""
     async with FaultyConsul(agent, "refused", Cut(0.0, 504)) as consul:
         server = ConsulServer(consul.url, wait=WAIT)
-        with pytest.raises(SourceError, match="answered 504"):
+        with pytest.raises(SourceError, match="returned 504"):
             await asyncio.wait_for(ConsulSource(server, "refused").next(), SOON)
         await server.close()
 

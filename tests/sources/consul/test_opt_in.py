@@ -110,7 +110,7 @@ def test_the_scheduler_that_most_instances_name_counts(votes: list[str], winner:
     found = read(*(({"clb-vip": "auto", "clb-algorithm": vote}, []) for vote in votes), ({"clb-vip": "auto"}, []))
     assert found is not None
     assert found.algorithm is winner
-    reason = f"is outvoted by instances that say {winner}; register all of them with one"
+    reason = f"is outvoted by instances that register {winner}; register all of them with one"
     assert found.refused == (Refusal(f"clb-algorithm '{loser}'", reason),)
 
 
@@ -119,10 +119,10 @@ def test_the_scheduler_that_most_instances_name_counts(votes: list[str], winner:
     [
         ({"clb-vip": ""}, [], ["clb-vip ''", "is not a VIP: write 10.64.0.1:6379"]),
         ({"clb-vip": "10.64.0.300"}, [], ["clb-vip '10.64.0.300'", "is not a VIP: write"]),
-        ({"clb-vip": "10.64.0.1:0"}, [], ["clb-vip '10.64.0.1:0'", "a port outside 1 to 65535; leave it out"]),
+        ({"clb-vip": "10.64.0.1:0"}, [], ["clb-vip '10.64.0.1:0'", "a port outside 1 to 65535; omit it"]),
         ({"clb-vip": "10.64.0.1:65536"}, [], ["clb-vip '10.64.0.1:65536'", "a port outside 1 to 65535"]),
         ({"clb-vip": "10.64.0.1/sctp"}, [], ["the protocol 'sctp'", "use /tcp or /udp"]),
-        ({"clb-vip": "224.0.0.1:80"}, [], ["cannot be a VIP: it is multicast; take an unused private address"]),
+        ({"clb-vip": "224.0.0.1:80"}, [], ["cannot be a VIP: it is multicast; use an unused private address"]),
         ({"clb-vip": "0.0.0.0:80"}, [], ["it is unspecified"]),
         ({"clb-vip": "255.255.255.255:80"}, [], ["it is broadcast"]),
         ({"clb-vip": "[fe80::1]:80"}, [], ["it is link-local"]),
@@ -132,9 +132,17 @@ def test_the_scheduler_that_most_instances_name_counts(votes: list[str], winner:
         ({"clb-vip": "x" * (MAX_TEXT + 1)}, [], ["clb-vip 'xxx", "'… is longer than 512 characters"]),
         ({}, ["clb.vip=10.64.0.1:http"], ["clb.vip '10.64.0.1:http'", "is not a VIP"]),
         ({}, [f"clb.vip={'9' * 10_000}"], ["clb.vip '999", "is longer than 512 characters"]),
-        ({"clb-vip": "auto", "clb-algorithm": "best"}, [], ["clb-algorithm 'best' is no scheduler; register one of"]),
-        ({"clb-vip": "auto", "clb-algorithm": "\x07" * 999}, [], [r"clb-algorithm '\x07\x07", "is no scheduler"]),
-        ({"clb-vip": "auto", "clb-protocol": "sctp"}, [], ["clb-protocol 'sctp' is no protocol; register tcp or udp"]),
+        (
+            {"clb-vip": "auto", "clb-algorithm": "best"},
+            [],
+            ["clb-algorithm 'best' is not a scheduler; register one of"],
+        ),
+        ({"clb-vip": "auto", "clb-algorithm": "\x07" * 999}, [], [r"clb-algorithm '\x07\x07", "is not a scheduler"]),
+        (
+            {"clb-vip": "auto", "clb-protocol": "sctp"},
+            [],
+            ["clb-protocol 'sctp' is not a protocol; register tcp or udp"],
+        ),
     ],
 )
 def test_what_is_wrong_is_named(meta: dict[str, str], tags: list[str], words: list[str]) -> None:

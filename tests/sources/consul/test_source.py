@@ -49,23 +49,23 @@ async def _for_ever(source: ConsulSource) -> None:
 
 
 BAD_REPLIES = [
-    (Reply(status=500, body=b"No cluster leader"), "answered 500 'No cluster leader'"),
-    (Reply(status=503, entries=[]), "answered 503"),
+    (Reply(status=500, body=b"No cluster leader"), "returned 500 'No cluster leader'"),
+    (Reply(status=503, entries=[]), "returned 503"),
     (Reply(status=429, body=b"Your IP is issuing too many concurrent connections"), "http_max_conns_per_client"),
     (Reply(status=403, body=b"ACL not found"), "service:read and node:read"),
     (Reply(status=401, body=b"unauthorized"), "CONSUL_HTTP_TOKEN"),
-    (Reply(status=404, body=b""), "answered 404"),
-    (Reply(status=301, headers={"Location": "/elsewhere"}), "answered 301"),
-    (Reply(status=204, body=b""), "answered 204"),
-    (Reply(body=b"<html>\n\x1b[31m"), "no JSON"),
-    (Reply(body=b'[{"Node": '), "no JSON"),
-    (Reply(body=b"\xff\xfe"), "no JSON"),
-    (Reply(body=b""), "no JSON"),
-    (Reply(body=b"[" * 200_000), "no JSON"),
+    (Reply(status=404, body=b""), "returned 404"),
+    (Reply(status=301, headers={"Location": "/elsewhere"}), "returned 301"),
+    (Reply(status=204, body=b""), "returned 204"),
+    (Reply(body=b"<html>\n\x1b[31m"), "invalid JSON"),
+    (Reply(body=b'[{"Node": '), "invalid JSON"),
+    (Reply(body=b"\xff\xfe"), "invalid JSON"),
+    (Reply(body=b""), "invalid JSON"),
+    (Reply(body=b"[" * 200_000), "invalid JSON"),
     (Reply(body=b"null"), "is this Consul"),
     (Reply(body=b"{}"), "is this Consul"),
     (Reply(index=None), "no X-Consul-Index"),
-    (Reply(index="soon"), "no index"),
+    (Reply(index="soon"), "not an index"),
     (Reply(entries=[], headers={"X-Consul-Results-Filtered-By-ACLs": "true"}), "by ACLs"),
     (Reply(body=b"[\n]\n", headers={"X-Consul-Results-Filtered-By-ACLs": "true"}), "by ACLs"),
 ]
@@ -175,8 +175,8 @@ NEW = {"X-Consul-Default-ACL-Policy": "deny"}
         (Reply([grant("service", allow=True), grant("node", allow=False)]), "every node that"),
         (Reply([grant("service", allow=False), grant("node", allow=False)]), "every service and node that"),
         (Reply([grant("service", allow=False), grant("node", allow=False)], headers=NEW), "every service that"),
-        (Reply(status=500, body=b"No cluster leader"), "answered 500"),
-        (Reply(body=b"7"), "no JSON"),
+        (Reply(status=500, body=b"No cluster leader"), "returned 500"),
+        (Reply(body=b"7"), "invalid JSON"),
     ],
 )
 async def test_an_empty_list_without_rights_is_an_error(grants: Reply, complaint: str) -> None:
@@ -339,12 +339,12 @@ async def test_a_body_without_end_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("replies", "words"),
     [
-        ([Reply(status=500, body=b"No cluster leader")], "answered 500 'No cluster leader'"),
-        ([Reply(entries={})], "showed no service at all: the token lacks rights"),
+        ([Reply(status=500, body=b"No cluster leader")], "returned 500 'No cluster leader'"),
+        ([Reply(entries={})], "listed no service at all: the token lacks rights"),
         ([Reply(entries=["redis"])], "the list of services is"),
         ([Reply(entries={"redis": ["clb"]}, index=None), Reply(entries=[])], "no X-Consul-Index"),
-        ([Reply(entries={"redis": ["clb"]}), Reply(status=404, body=b"")], "answered 404"),
-        ([Reply(entries={"redis": ["clb"]}), Reply(entries={"a": 1})], "where a list of services belongs"),
+        ([Reply(entries={"redis": ["clb"]}), Reply(status=404, body=b"")], "returned 404"),
+        ([Reply(entries={"redis": ["clb"]}), Reply(entries={"a": 1})], "instead of a list of services"),
         (
             [Reply(entries={"redis": []}), Reply(entries=[], headers={"X-Consul-Results-Filtered-By-ACLs": "true"})],
             "filtered the whole answer by ACLs",
@@ -528,7 +528,7 @@ async def test_the_token_comes_from_the_environment_or_a_file(tmp_path: Path) ->
     [
         ({"CONSUL_HTTP_TOKEN_FILE": "/nonexistent"}, "CONSUL_HTTP_TOKEN_FILE '/nonexistent': No such file"),
         ({"CONSUL_HTTP_TOKEN_FILE": "/dev/null"}, "is empty"),
-        ({"CONSUL_HTTP_TOKEN": "a\nb"}, "characters that no token has"),
+        ({"CONSUL_HTTP_TOKEN": "a\nb"}, "characters that a token cannot have"),
         ({"CONSUL_HTTP_SSL": "yes"}, "CONSUL_HTTP_SSL is 'yes'"),
         ({"CONSUL_CACERT": "/nonexistent"}, "CONSUL_CACERT '/nonexistent': No such file"),
         ({"CONSUL_CACERT": "/dev/null"}, "CONSUL_CACERT '/dev/null'"),
@@ -548,7 +548,7 @@ async def test_the_token_comes_from_the_environment_or_a_file(tmp_path: Path) ->
             {"CONSUL_CLIENT_CERT": "/dev/null", "CONSUL_CLIENT_KEY": "/dev/null"},
             "CONSUL_CLIENT_CERT '/dev/null' with CONSUL_CLIENT_KEY '/dev/null'",
         ),
-        ({"CONSUL_HTTP_TOKEN_FILE": "/etc/passwd"}, "holds more than a token"),
+        ({"CONSUL_HTTP_TOKEN_FILE": "/etc/passwd"}, "contains more than a token"),
         ({"CONSUL_HTTP_AUTH": "user:a\nb"}, "set it to user:password"),
     ],
 )

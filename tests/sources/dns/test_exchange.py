@@ -109,7 +109,7 @@ async def test_answer_to_something_else_is_a_failure(reply: Reply) -> None:
     async with FakeDns() as server:
         server.replies[SRV] = reply
 
-        with pytest.raises(SourceError, match=r"only records that were not asked for|a referral"):
+        with pytest.raises(SourceError, match=r"only records that were not queried|a referral"):
             await source(server).next()
 
 
@@ -118,7 +118,9 @@ async def test_error_explains_why_tcp_was_used() -> None:
     async with FakeDns(tcp=False) as server:
         server.replies[SRV] = Reply(truncated=True)
 
-        with pytest.raises(SourceError, match=r"\(TCP\), after a UDP answer that it marks as truncated; ask by hand"):
+        with pytest.raises(
+            SourceError, match=r"\(TCP\), after a UDP answer that it marks as truncated; repeat the query with"
+        ):
             await source(server).next()
 
 

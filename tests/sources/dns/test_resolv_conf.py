@@ -65,7 +65,7 @@ def agree(theirs: Outcome, mine: tuple[str | None, str], behaviours: Sequence[st
     if theirs.owner is not None or not error:
         return theirs.owner == owner and (theirs.owner is not None or theirs.h_errno in {HOST_NOT_FOUND, NO_DATA})
     forgotten = theirs.h_errno in {HOST_NOT_FOUND, NO_DATA}
-    return not forgotten or "is no search domain" in error or bool({SERVFAIL, REFUSED, SILENT} & set(behaviours))
+    return not forgotten or "is not a search domain" in error or bool({SERVFAIL, REFUSED, SILENT} & set(behaviours))
 
 
 CONFS: Final = [
@@ -142,7 +142,7 @@ async def test_bad_search_domain_is_reported_if_nothing_is_found(tmp_path: Path)
         looked = await HostNames(Resolvers(resolv_conf=path), hosts=tmp_path / "none").look_up(["a.test", "b.test."])
 
     assert found is None
-    assert "resolv.conf: 'b..a' is no search domain; correct it, or end the name in a dot" in error
+    assert "resolv.conf: 'b..a' is not a search domain; correct it, or end the name in a dot" in error
     assert looked.failed_families == {"a.test": (True, False), "b.test.": ()}
 
 
