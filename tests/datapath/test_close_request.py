@@ -48,10 +48,10 @@ def test_many_members_are_several_requests() -> None:
 @pytest.mark.parametrize(
     ("head", "reason"),
     [
-        (b"", "no known form"),
-        (b'{"instance": "default", "members": []}', "no known form"),
-        (b"[" * 2_000_000, "no known form"),
-        (HEAD.pack(b"CLBC", 2, 1, 0, 0), "of version 2, and this is version 1"),
+        (b"", "format is unknown"),
+        (b'{"instance": "default", "members": []}', "format is unknown"),
+        (b"[" * 2_000_000, "format is unknown"),
+        (HEAD.pack(b"CLBC", 2, 1, 0, 0), "version is 2 instead of 1"),
         (HEAD.pack(b"CLBC", 1, 1, 0, MOST_MEMBERS + 1), f"at most {MOST_MEMBERS}"),
         (HEAD.pack(b"CLBC", 1, 1, 0, 0xFFFFFFFF), f"at most {MOST_MEMBERS}"),
     ],
@@ -65,10 +65,10 @@ def test_head_that_is_none(head: bytes, reason: str) -> None:
 @pytest.mark.parametrize(
     ("bits", "rest", "reason"),
     [
-        (0, bytes(40), "no protocol"),
-        (4, bytes(40), "unknown one"),
-        (1, bytes(39), "cut off"),
-        (1, bytes(41), "cut off"),
+        (0, bytes(40), "protocol is missing"),
+        (4, bytes(40), "missing or unknown"),
+        (1, bytes(39), "truncated"),
+        (1, bytes(41), "truncated"),
         (1, bytes(40), "Protocol"),
     ],
 )

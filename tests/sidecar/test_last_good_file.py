@@ -58,7 +58,7 @@ def test_failed_write_leaves_the_file_and_is_due_again(tmp_path: Path) -> None:
     store = Store(tmp_path, "default")
     store.write(ONE, 0)
     (tmp_path / ".default.json.clb-discovery").mkdir()  # in the way
-    with pytest.raises(HostError, match=r"default\.json: .*; --state-dir takes"):
+    with pytest.raises(HostError, match=r"default\.json: .*; --state-dir needs"):
         store.write(TWO, 10)
     assert store.read() == ONE
     assert not store.is_due(timeless(TWO), 10.9)
@@ -105,7 +105,7 @@ def test_state_directory() -> None:
 
 def test_only_the_directory_itself_is_made(tmp_path: Path) -> None:
     """If the parent directory is missing, that is an error, and nothing is made."""
-    with pytest.raises(HostError, match="which is made in one that is there"):
+    with pytest.raises(HostError, match="its parent directory must exist"):
         Store(tmp_path / "no" / "such", "default").write(ONE, 0)
     assert not list(tmp_path.iterdir())
 

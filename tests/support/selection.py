@@ -47,6 +47,7 @@ MACHINE: Final = (
     "test_files.py::test_shared_directory_lets_nobody_lead_root_astray",
     "test_files.py::test_sticky_directory_on_the_way_is_enough",
     "test_files.py::test_leftovers_of_another_users_crash_are_removed",
+    "test_log.py::test_on_a_terminal_a_line_is_a_sentence",
     "test_systemd.py::test_cgroup_is_made_before_the_unit_is_started",
     "test_systemd.py::test_restrictions_of_the_unit_are_in_force",
     "test_systemd.py::test_sidecar_is_little_exposed",

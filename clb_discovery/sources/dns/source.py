@@ -342,7 +342,7 @@ def _parse_name(text: str) -> dns.name.Name:
         reason = plain(str(error))
         raise UsageError(f"--srv {text[:300]!r}: {reason}; give a record name such as _redis._tcp.example") from None
     if absolute == dns.name.root:
-        raise UsageError(f"--srv {text!r}: has no record name; give one such as _redis._tcp.example")
+        raise UsageError(f"--srv {text!r}: has no name; give a record name such as _redis._tcp.example")
     return name
 
 

@@ -382,7 +382,7 @@ async def test_tcp_that_worked_and_fails_is_a_failure() -> None:
         message = await failure(one)
 
     assert "(TCP)" in message
-    assert message.endswith("TCP was chosen here, since answers over UDP may be cut short")
+    assert message.endswith("TCP is used because answers over UDP may be truncated")
 
 
 async def test_answer_below_the_limit_of_datagrams_needs_no_tcp() -> None:
@@ -572,7 +572,7 @@ def test_name_shows_what_was_given() -> None:
 )
 def test_bad_name_is_wrong_usage(name: str) -> None:
     """Text that is not a DNS name is rejected with its value and an example."""
-    with pytest.raises(UsageError, match=r"has no record name; give one such as _redis\._tcp\.example") as caught:
+    with pytest.raises(UsageError, match=r"give a record name such as _redis\._tcp\.example") as caught:
         SrvSource(name, Resolvers(["127.0.0.1"]))
 
     assert repr(name)[:50] in str(caught.value)
