@@ -52,8 +52,8 @@ def test_many_members_are_several_requests() -> None:
         (b'{"instance": "default", "members": []}', "format is unknown"),
         (b"[" * 2_000_000, "format is unknown"),
         (HEAD.pack(b"CLBC", 2, 1, 0, 0), "version is 2 instead of 1"),
-        (HEAD.pack(b"CLBC", 1, 1, 0, MOST_MEMBERS + 1), f"at most {MOST_MEMBERS}"),
-        (HEAD.pack(b"CLBC", 1, 1, 0, 0xFFFFFFFF), f"at most {MOST_MEMBERS}"),
+        (HEAD.pack(b"CLBC", 1, 1, 0, MOST_MEMBERS + 1), f"more than {MOST_MEMBERS}"),
+        (HEAD.pack(b"CLBC", 1, 1, 0, 0xFFFFFFFF), f"more than {MOST_MEMBERS}"),
     ],
 )
 def test_head_that_is_none(head: bytes, reason: str) -> None:

@@ -196,14 +196,14 @@ def test_wrong_module_of_ours_is_passed_over(instance: str, cgroup: Path, tmp_pa
 def test_missing_bcc_is_named_with_its_package(instance: str, cgroup: Path) -> None:
     """If no interpreter has BCC, the error names the packages that contain it, and check reports it."""
     result = in_own_mounts(without_bcc(), *loading("bcc", instance, cgroup))
-    assert_fails(result, "no Python here has BCC", *PACKAGES)
+    assert_fails(result, "no Python of this host has BCC", *PACKAGES)
     assert not Pins(instance).home.exists()
     check = in_own_mounts(without_bcc(), *COMMAND, "check", "--instance", instance, "--cgroup", str(cgroup))
     assert check.returncode == 0, check.stdout
-    assert "ok    BCC: not needed beside libbpf: no Python here has BCC" in check.stdout
+    assert "ok    BCC: not needed beside libbpf: no Python of this host has BCC" in check.stdout
     check = in_own_mounts(without_bcc(), *COMMAND, "check", "--loader", "bcc", "--cgroup", str(cgroup))
     assert check.returncode == 3
-    assert "FAIL  BCC: no Python here has BCC" in check.stdout
+    assert "FAIL  BCC: no Python of this host has BCC" in check.stdout
 
 
 def test_check_names_bcc() -> None:

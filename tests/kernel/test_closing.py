@@ -87,7 +87,7 @@ def test_a_request_that_does_not_come_is_given_up() -> None:
         for octet in b"CLBC\1\1\1":
             sock.sendall(bytes([octet]))
             time.sleep(0.1)
-        assert sock.recv(65536).startswith(b"error malformed close request: it did not come within")
+        assert sock.recv(65536).startswith(b"error malformed close request: it did not arrive within")
         assert 9 < time.monotonic() - began < patient(20)
         assert process.wait(timeout=patient(10)) == 2
 

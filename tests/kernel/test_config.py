@@ -236,7 +236,7 @@ def test_sighup_takes_the_level_of_the_log(instance: str, cgroup: Path, config: 
         ("once = true", ["unknown key 'once'"]),
         ("", ["no service to follow"]),
         ('[[service]]\nname = "a"\nconsul = "a"', ["add --consul"]),
-        ('[[service]]\nname = "a"\nservers = []\neject-time = "2m"', ["a: --eject-time 120000ms", "raise the second"]),
+        ('[[service]]\nname = "a"\nservers = []\neject-time = "2m"', ["a: --eject-time 120000ms", "raise --eject-max"]),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "check"])

@@ -81,7 +81,7 @@ def test_nothing_loaded_is_named(instance: str, cgroup: Path) -> None:
     load(instance, cgroup)
     pins = Pins(instance)
     pins.directory.rename(pins.home / "v0")
-    assert_refused(3, instance, *SRV, words="is loaded with layout v0, and this version takes v")
+    assert_refused(3, instance, *SRV, words="is loaded with map layout v0 instead of v")
     assert_refused(2, instance, *SRV, "--cgroup", str(cgroup), words="clb-discovery load --cgroup")
 
 
