@@ -37,7 +37,7 @@ SENTENCES: Final = {
     "secret reload failed; keeping the previous one": "Reload of {what} failed; keeping the previous one: {error}",
     "secret reloaded": "Reloaded {what}",
     "server ejected": "{server} of {service} at {vip} is ejected: {cause}"
-    "[; probed in {probe_in} s][; ejection {times}]",
+    "[; probed in {probe_in} s][; ejection number {ejections}]",
     "server returned": "{server} of {service} at {vip} has returned[ after {out_for} s]",
     "serving the last known good set": "Serving the last known good set of {source}: {servers} servers[, from {since}]",
     "sockets closed": "{count} sockets of removed real servers closed",

@@ -122,7 +122,7 @@ class Ejections:
                 server=found.name,
                 cause=self._cause(server),
                 probe_in=_seconds(server.ejected_until - now) if is_out else None,
-                times=server.times_ejected,
+                ejections=server.times_ejected,
             )
         if not is_out and member in self._out:
             since, back = self._out.pop(member), server.recovered_at or now

@@ -75,7 +75,7 @@ def test_ejection_and_return_are_a_line_each(world: World) -> None:
             **names,
             "cause": "3 failed connects in a row",
             "probe_in": 4.0,
-            "times": 1,
+            "ejections": 1,
         }
     ]
     assert world.look(server(connects=9), server(106 * SECOND, times=1, in_row=4), at=104) == []
