@@ -58,7 +58,7 @@ class MetricsSite:
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 if self._self_report.metrics_error:
-                    _log.info("metrics served again")
+                    _log.info("metrics are served")
                 self._report(None)
                 return listener
 

@@ -149,7 +149,7 @@ def test_port_in_use_is_waited_for(instance: str, cgroup: Path, tmp_path: Path) 
             text = clb("status", "--instance", instance).stdout
             assert "metrics are not served" in text
             taken.close()
-            found.wait_for(lambda: "metrics served again" in found.events(), "the port is taken")
+            found.wait_for(lambda: "metrics are served" in found.events(), "the port is taken")
             assert values(port)["clb_datapath_effective"] == 1
             wait_until(lambda: status(instance)["sidecar"]["metrics_error"] is None, "status has forgotten")
 

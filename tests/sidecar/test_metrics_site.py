@@ -52,7 +52,7 @@ def test_port_in_use_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with capture_logs() as lines:
         asyncio.run(asyncio.wait_for(run(), 20))
-    assert [line["event"] for line in lines] == ["cannot serve metrics", "metrics served again"]
+    assert [line["event"] for line in lines] == ["cannot serve metrics", "metrics are served"]
 
 
 def test_end_while_the_port_is_in_use() -> None:
