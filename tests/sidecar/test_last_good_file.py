@@ -97,10 +97,9 @@ def test_file_that_cannot_be_read_is_one_warning(tmp_path: Path) -> None:
 
 def test_state_directory() -> None:
     """The option counts, else the first directory that systemd made, else nothing is kept."""
-    assert state_directory("/a", {"STATE_DIRECTORY": "/b"}) == Path("/a")
-    assert state_directory(None, {"STATE_DIRECTORY": "/b:/c"}) == Path("/b")
-    assert state_directory(None, {"STATE_DIRECTORY": ""}) is None
-    assert state_directory(None, {}) is None
+    assert state_directory({"STATE_DIRECTORY": "/b:/c"}) == Path("/b")
+    assert state_directory({"STATE_DIRECTORY": ""}) is None
+    assert state_directory({}) is None
 
 
 def test_only_the_directory_itself_is_made(tmp_path: Path) -> None:
