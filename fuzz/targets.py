@@ -29,6 +29,7 @@ from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.hosts_file import block
 from clb_discovery.model import text_forms
 from clb_discovery.model.answer import Answer
+from clb_discovery.model.servers import pools
 from clb_discovery.model.service import Service
 from clb_discovery.publication.desired import desired
 from clb_discovery.sources.consul.address import ConsulAddress
@@ -171,7 +172,7 @@ def hosts_table(data: bytes) -> object:
 
 
 def _used(answer: Answer) -> Answer:
-    built = desired([Service("web", "web", (_VIP,))], {"web": answer.servers}, [])
+    built = desired([Service("web", "web", (_VIP,))], {"web": pools(answer.servers)}, [])
     assert len(built.virtual[_VIP].pool) <= len(answer.servers)
     return answer
 

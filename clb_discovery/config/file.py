@@ -164,7 +164,7 @@ def _servers(value: object) -> tuple[RealServer, ...]:
     found: dict[Endpoint, RealServer] = {}
     for one in value if isinstance(value, list) else [value]:
         server = _server(one)
-        other = found.setdefault((server.address, server.port), server)
+        other = found.setdefault(server.endpoint, server)
         if other != server:
             raise ValueError(f"servers: {server} is listed twice with different weights or priorities; keep one entry")
     return tuple(found.values())

@@ -251,6 +251,6 @@ def make_options(
     found: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in given.items()}
     if "loader" in found:
         found["loader"] = Loader(found["loader"])
-    found["state_dir"] = found.get("state_dir") or state_directory(None, environment)
+    found["state_dir"] = found.get("state_dir") or state_directory(environment)
     variables = {name: value for name, value in environment.items() if name.startswith("CONSUL_")}
     return Options(**found, entries=tuple(entries), consul_environment=variables)

@@ -47,12 +47,12 @@ _LOADING: Final = _Bytes(1, 1)
 _BOTH: Final = _Bytes(0, 0)  # a length of 0 means up to the end of the file
 
 
-def state_directory(given: str | None, environment: Mapping[str, str]) -> Path | None:
-    """Return the directory for state that has to survive a reboot: the given one, else that of systemd, else None.
+def state_directory(environment: Mapping[str, str]) -> Path | None:
+    """Return the directory of systemd for state that has to survive a reboot; None if there is none.
 
     :param environment: has `STATE_DIRECTORY` if the unit has `StateDirectory=` (systemd.exec(5)).
     """
-    found = given or environment.get("STATE_DIRECTORY", "").split(":")[0]  # there may be several
+    found = environment.get("STATE_DIRECTORY", "").split(":")[0]  # there may be several
     return Path(found) if found else None
 
 

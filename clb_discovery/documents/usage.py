@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from clb_discovery.model.address import is_ipv4
-from clb_discovery.model.servers import RealServer, Vip
+from clb_discovery.model.servers import Pools, Vip
 from clb_discovery.model.service import Service
 from clb_discovery.publication.reconcile import Publication
 
@@ -69,13 +69,12 @@ def _objection(pools: Mapping[Vip, int], needed: Sequence[Vip], known: int) -> s
     return f"no real server at {', '.join(empty)}, so connects are refused; {reason}"
 
 
-def _without_vip(service: Service, servers: Sequence[RealServer]) -> Iterator[str]:
+def _without_vip(service: Service, servers: Pools) -> Iterator[str]:
     """Yield a remark for the real servers of each family in which the service has no VIP."""
     families = {is_ipv4(vip.address) for vip in service.vips}
-    for version, ipv4 in ((4, True), (6, False)):
-        count = sum(is_ipv4(server.address) is ipv4 for server in servers)
-        if count and families and ipv4 not in families:
-            yield f"{count_servers(count)} of IPv{version} not used: the service has no IPv{version} VIP; add one"
+    for version, pool in ((4, servers.ipv4), (6, servers.ipv6)):
+        if pool and families and (version == 4) not in families:
+            yield f"{count_servers(len(pool))} of IPv{version} not used: the service has no IPv{version} VIP; add one"
 
 
 def count_servers(servers: int) -> str:

@@ -15,7 +15,7 @@ from clb_discovery.layout import address_filter, elements, structs
 from clb_discovery.layout.elements import Label, Slot, Virtual
 from clb_discovery.layout.slots import lowest_tier, passive_health_of, pool_members, pool_slots
 from clb_discovery.layout.structs import Map
-from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, RealServer, Vip
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, Pools, RealServer, Vip, pools
 from clb_discovery.model.service import Service
 
 Elements = Iterable[tuple[bytes, bytes]]
@@ -101,9 +101,9 @@ def decode(raw: Mapping[Map, Elements]) -> Installed:
     )
 
 
-def installed_servers(installed: Installed, services: Sequence[Service]) -> dict[str, list[RealServer]]:
+def installed_servers(installed: Installed, services: Sequence[Service]) -> dict[str, Pools]:
     """Return the installed real servers of each source, over all VIPs of its service."""
-    servers: defaultdict[str, dict[RealServer, None]] = defaultdict(dict)
+    servers: defaultdict[str, list[RealServer]] = defaultdict(list)
     for service in services:
         for vip in service.vips:
             published = installed.virtual.get(vip)
@@ -114,8 +114,8 @@ def installed_servers(installed: Installed, services: Sequence[Service]) -> dict
                 and published.label
                 and published.label.source == service.source
             ):
-                servers[service.source].update(dict.fromkeys(published.pool))
-    return {source: list(found) for source, found in servers.items()}
+                servers[service.source] += published.pool
+    return {source: pools(found) for source, found in servers.items()}
 
 
 Rows = Mapping[int, Sequence[Slot]]

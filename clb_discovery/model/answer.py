@@ -60,7 +60,7 @@ class Answer:
     """One complete answer of discovery: if `servers` is empty, the service really has no real servers."""
 
     servers: tuple[RealServer, ...]
-    """Usable ones of both families, any order, duplicates allowed; `desired` sorts, merges and checks them."""
+    """Usable ones of both families, any order, duplicates allowed: the guard makes pools of them."""
     opt_in: OptIn | None = None
     """The registration of a service in a catalog; None if it does not opt in."""
     out: tuple[Endpoint, ...] = ()

@@ -5,6 +5,7 @@ All of them are immutable values. The names are those of LVS; a *pool* is the se
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -68,6 +69,11 @@ class RealServer(NamedTuple):
     weight: int
     """0 to 65535, relative to the other servers of the tier (RFC 2782)."""
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """Address and port, which identify a real server in its pool."""
+        return self.address, self.port
+
     def __str__(self) -> str:
         """Return `10.0.0.7:31001`."""
         return format_endpoint(self.address, self.port)
@@ -77,6 +83,40 @@ Endpoint = tuple[Address, int]
 """Address and port of a real server."""
 Pool = tuple[RealServer, ...]
 """The real servers of one virtual server: one family, sorted, no two with the same address and port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """The real servers of one service: a pool for each address family."""
+
+    ipv4: Pool = ()
+    ipv6: Pool = ()
+
+    def __len__(self) -> int:
+        return len(self.ipv4) + len(self.ipv6)
+
+    def __iter__(self) -> Iterator[RealServer]:
+        yield from self.ipv4
+        yield from self.ipv6
+
+
+def pools(servers: Iterable[RealServer]) -> Pools:
+    """Sort real servers into pools.
+
+    Of several with one address and port, the one with the lowest priority stays, then the one with the highest weight.
+
+    :param servers: of both families, in any order.
+    """
+    best: dict[Endpoint, RealServer] = {}
+    for server in servers:
+        other = best.setdefault(server.endpoint, server)
+        if other is not server and (server.priority, -server.weight) < (other.priority, -other.weight):
+            best[server.endpoint] = server
+    ipv4: list[RealServer] = []
+    ipv6: list[RealServer] = []
+    for server in sorted(best.values()):
+        (ipv4 if is_ipv4(server.address) else ipv6).append(server)
+    return Pools(tuple(ipv4), tuple(ipv6))
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,8 +173,8 @@ def _as_large_as_installed(installed: Installed, server: VirtualServer) -> Virtu
     old = installed.virtual.get(server.vip)
     if not old or not old.pool:
         return None
-    had = {(one.address, one.port) for one in old.pool}
-    ranked = sorted(server.pool, key=lambda one: (one.priority, (one.address, one.port) not in had))
+    had = {one.endpoint for one in old.pool}
+    ranked = sorted(server.pool, key=lambda one: (one.priority, one.endpoint not in had))
     return replace(server, pool=tuple(sorted(ranked[: len(old.pool)])))
 
 
@@ -303,8 +303,8 @@ def _beside(installed: Installed, unit: _Unit, room: Room) -> Room:
         size = _size(server)
         servers = size.servers
         if servers > room.servers and old:
-            had = {(one.address, one.port) for one in old.pool or ()}
-            servers = sum((one.address, one.port) not in had for one in server.pool)
+            had = {one.endpoint for one in old.pool or ()}
+            servers = sum(one.endpoint not in had for one in server.pool)
         need = need.plus(Room(0 if old else 1, size.rows, servers))
     return need
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from clb_discovery.model.address import Address, Network, is_ipv4
 from clb_discovery.model.answer import Refusal
-from clb_discovery.model.servers import MAX_POOL, MAX_TIERS, Pool, RealServer, Vip, VirtualServer
+from clb_discovery.model.servers import MAX_POOL, MAX_TIERS, Pool, Pools, Vip, VirtualServer
 from clb_discovery.model.service import Service
 from clb_discovery.model.usable import objection
 
@@ -27,7 +27,7 @@ class Basis(NamedTuple):
     """The inputs of a desired state."""
 
     services: tuple[Service, ...]
-    known: Mapping[str, Sequence[RealServer]]
+    known: Mapping[str, Pools]
     real_ranges: tuple[Network, ...]
     vips: frozenset[Address]
     """The addresses of all virtual servers."""
@@ -48,7 +48,7 @@ class Desired:
 
 def desired(
     services: Iterable[Service],
-    known: Mapping[str, Sequence[RealServer]],
+    known: Mapping[str, Pools],
     real_ranges: Sequence[Network],
     before: Desired | None = None,
 ) -> Desired:
@@ -92,22 +92,21 @@ def _built(basis: Basis, sources: Iterable[str]) -> tuple[dict[Vip, VirtualServe
     for service in (basis.by_source[source] for source in sources if source in basis.by_source):
         if service.source not in basis.known:
             continue
-        usable: list[RealServer] = []
-        refused: list[Refusal] = []
-        for server in basis.known[service.source]:
-            reason = objection(server.address, basis.vips, basis.real_ranges)
-            if reason:
-                refused.append(Refusal(server, reason))
-            else:
-                usable.append(server)
-        families = {is_ipv4(vip.address) for vip in service.vips}
-        pools = {ipv4: _pool(service, usable, ipv4=ipv4) for ipv4 in families}
-        for _, surplus in pools.values():
-            refused += (Refusal(server, reason) for server, reason in surplus)
+        known = basis.known[service.source]
+        found = ((server, objection(server.address, basis.vips, basis.real_ranges)) for server in known)
+        refused = [Refusal(server, reason) for server, reason in found if reason]
+        unusable = {one.value for one in refused}
+        pools = {
+            ipv4: tuple(server for server in pool if server not in unusable) if unusable else pool
+            for ipv4, pool in ((True, known.ipv4), (False, known.ipv6))
+        }
+        for ipv4 in {is_ipv4(vip.address) for vip in service.vips}:
+            pools[ipv4], surplus = _bounded(service, pools[ipv4])
+            refused += surplus
         if refused:
             rejected[service.source] = tuple(refused[:MAX_REJECTED])
         for vip in service.vips:
-            pool, _ = pools[is_ipv4(vip.address)]
+            pool = pools[is_ipv4(vip.address)]
             virtual[vip] = VirtualServer(vip, service.name, service.source, service.algorithm, pool, service.health)
     return virtual, rejected
 
@@ -122,23 +121,11 @@ def _too_many(service: Service) -> str:
     )
 
 
-def _pool(service: Service, servers: Iterable[RealServer], *, ipv4: bool) -> tuple[Pool, list[tuple[RealServer, str]]]:
-    """Return the pool of one family, and the servers beyond its limits, each with the reason.
-
-    Of two entries with one address and port, the lower priority wins, then the higher weight. Low priorities stay.
-    """
-    merged: dict[tuple[Address, int], RealServer] = {}
-    for server in servers:
-        if is_ipv4(server.address) is not ipv4:
-            continue
-        endpoint = (server.address, server.port)
-        other = merged.get(endpoint)
-        if other is None or (server.priority, -server.weight) < (other.priority, -other.weight):
-            merged[endpoint] = server
-    pool = sorted(merged.values())
+def _bounded(service: Service, pool: Pool) -> tuple[Pool, Sequence[Refusal]]:
+    """Return the servers within the limits of a pool, lowest priorities first, and the others, each with the reason."""
     tiers = sorted({server.priority for server in pool})[:MAX_TIERS]
     end = bisect_right(pool, tiers[-1], key=attrgetter("priority")) if tiers else 0
     kept = min(end, service.most)
     too_low = f"a pool has at most {MAX_TIERS} priorities, and this server has a higher one; use fewer"
-    surplus = [(server, _too_many(service)) for server in pool[kept:end]] + [(server, too_low) for server in pool[end:]]
-    return tuple(pool[:kept]), surplus
+    surplus = [Refusal(server, _too_many(service)) for server in pool[kept:end]]
+    return pool[:kept], [*surplus, *(Refusal(server, too_low) for server in pool[end:])]

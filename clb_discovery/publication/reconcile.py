@@ -11,7 +11,7 @@ from typing import NamedTuple
 from clb_discovery.layout.installed import Installed, holders
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim
-from clb_discovery.model.servers import RealServer, Unpublished, Vip, VirtualServer
+from clb_discovery.model.servers import Pools, Unpublished, Vip, VirtualServer
 from clb_discovery.model.service import Service
 from clb_discovery.publication.admission import admit, choose, used
 from clb_discovery.publication.claims import Resolved, resolve
@@ -26,7 +26,7 @@ class Wanted(NamedTuple):
     """The services of the configuration."""
     claims: Sequence[Claim]
     """The services of a catalog."""
-    known: Mapping[str, Sequence[RealServer]]
+    known: Mapping[str, Pools]
     """The real servers of each source that has answered. Passing the same object for an equal value saves work."""
     own: Mapping[Vip, VirtualServer]
     """The self-test servers, which belong to no service."""

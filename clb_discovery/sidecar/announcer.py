@@ -88,7 +88,7 @@ class Announcer:
             self._holds.add(source)
         ended = was.keys() - absent.keys()
         if ended and source in self._holds:
-            back = ended & {(server.address, server.port) for server in now.guarded.good}
+            back = ended & {server.endpoint for server in now.guarded.good}
             removed_names, back_names = _endpoint_names(ended - back), _endpoint_names(back)
             _log.info("removal no longer held", source=source, removed=removed_names, back=back_names)
             if not absent:

@@ -26,7 +26,7 @@ from clb_discovery.metrics.meters import Meters
 from clb_discovery.model import own_servers
 from clb_discovery.model.answer import Claim, Refusal
 from clb_discovery.model.neighbours import Overlap
-from clb_discovery.model.servers import Protocol, Unpublished, Vip
+from clb_discovery.model.servers import Pools, Protocol, Unpublished, Vip
 from clb_discovery.publication.admission import SLICE
 from clb_discovery.publication.aside import FIRST_PAUSE, LONGEST_PAUSE, Aside, next_try, put_aside, waiting
 from clb_discovery.publication.cut import Cut, cut
@@ -35,7 +35,6 @@ from clb_discovery.publication.plan import Plan, together
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.ejections import Ejections
-from clb_discovery.state.guard import Servers
 
 _MOST_FAILURES: Final = 16  # virtual servers that are set aside in one round; the next one goes on from there
 
@@ -106,7 +105,7 @@ class Publisher:
         self,
         settings: Settings,
         claims: Sequence[Claim],
-        servers: Mapping[str, Servers],
+        servers: Mapping[str, Pools],
         *,
         complete: bool,
         interrupted: Callable[[], bool] = lambda: False,

@@ -14,17 +14,15 @@ Time is a number of seconds on any clock that does not go backwards.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
 
-from clb_discovery.model.address import is_ipv4
 from clb_discovery.model.answer import Answer
-from clb_discovery.model.servers import Endpoint, RealServer, Unread
+from clb_discovery.model.servers import Endpoint, Pool, Pools, RealServer, Unread, pools
 from clb_discovery.model.service import RemovalPolicy
 
-Servers = tuple[RealServer, ...]
 Identities = Mapping[Endpoint, str]
 
 _ENDPOINT: Final = attrgetter("address", "port")
@@ -34,8 +32,8 @@ _ENDPOINT: Final = attrgetter("address", "port")
 class Family:
     """The state of the real servers of one address family."""
 
-    good: Servers = ()
-    """The real servers that count, sorted: those of the last answer, and absent ones that stay."""
+    good: Pool = ()
+    """The real servers that count: those of the last answer, and absent ones that stay."""
     absent: Mapping[Endpoint, float] = field(default_factory=dict)
     """The absent ones among them, with the time of the first answer without them."""
     identities: Identities = field(default_factory=dict)
@@ -52,9 +50,9 @@ class Guarded:
     ipv6: Family = field(default_factory=Family)
 
     @property
-    def good(self) -> Servers:
-        """The real servers that count now, both families."""
-        return self.ipv4.good + self.ipv6.good
+    def good(self) -> Pools:
+        """The real servers that count now."""
+        return Pools(self.ipv4.good, self.ipv6.good)
 
     @property
     def absent(self) -> Mapping[Endpoint, float]:
@@ -73,9 +71,9 @@ class Guarded:
 
     @property
     def withheld(self) -> tuple[int, int]:
-        """How many real servers would go, and of how many, in the families that hold a removal; by address and port."""
+        """How many real servers would go, and of how many, in the families that hold a removal."""
         held = [family for family in (self.ipv4, self.ipv6) if family.absent]
-        return sum(len(family.absent) for family in held), sum(len(_endpoints(family.good)) for family in held)
+        return sum(len(family.absent) for family in held), sum(len(family.good) for family in held)
 
     @property
     def absent_since(self) -> float | None:
@@ -87,9 +85,9 @@ class Guarded:
         return None if self.absent_since is None else self.absent_since + policy.hold
 
 
-def seed(servers: Sequence[RealServer], identities: Identities) -> Guarded:
+def seed(servers: Pools, identities: Identities) -> Guarded:
     """Start from the servers that the kernel or the disk holds; identities of other endpoints are ignored."""
-    return Guarded(*(Family(part, {}, _of(part, identities)) for part in _split(servers)))
+    return Guarded(*(Family(pool, {}, _of(pool, identities)) for pool in (servers.ipv4, servers.ipv6)))
 
 
 def admit(
@@ -106,10 +104,10 @@ def admit(
         and count as neither present nor absent: they cannot serve a connect.
     """
     stated = _stated_members(answer, is_usable)
-    ipv4, ipv6 = _split(answer.servers)
+    named = pools(answer.servers)
     return Guarded(
-        _admit(state.ipv4, ipv4, _Words(answer, stated, is_usable, ipv4=True), policy, now),
-        _admit(state.ipv6, ipv6, _Words(answer, stated, is_usable, ipv4=False), policy, now),
+        _admit(state.ipv4, named.ipv4, _Words(answer, stated, is_usable, ipv4=True), policy, now),
+        _admit(state.ipv6, named.ipv6, _Words(answer, stated, is_usable, ipv4=False), policy, now),
     )
 
 
@@ -165,7 +163,7 @@ def _preference(unread: Unread) -> tuple[bool, int, int]:
     return unread.priority is None, unread.priority or 0, -(unread.weight or 0)
 
 
-def _admit(family: Family, named: Servers, words: _Words, policy: RemovalPolicy, now: float) -> Family:
+def _admit(family: Family, named: Pool, words: _Words, policy: RemovalPolicy, now: float) -> Family:
     present, before = _endpoints(named), _endpoints(family.good)
     missing = before - present
     if not missing:
@@ -234,17 +232,18 @@ def _is_much(absent: int, present: int, policy: RemovalPolicy) -> bool:
     return absent > 0 and (present == 0 or absent > policy.max_removal * (present + absent))
 
 
-def _merged(family: Family, named: Servers, kept: Mapping[Endpoint, Unread], staying: Collection[Endpoint]) -> Servers:
-    """Return the real servers that count, sorted."""
+def _merged(family: Family, named: Pool, kept: Mapping[Endpoint, Unread], staying: Collection[Endpoint]) -> Pool:
+    """Return the real servers that count: those of the answer, and earlier ones that stay."""
     if not staying:
         return named
-    same = [server for server in family.good if _ENDPOINT(server) in staying and _ENDPOINT(server) not in kept]
-    first = {_ENDPOINT(server): server for server in reversed(family.good) if _ENDPOINT(server) in kept}
-    unread = [_as_stated(server, kept[endpoint]) for endpoint, server in first.items()]
-    return tuple(sorted([*named, *same, *unread]))
+    earlier = ((server, _ENDPOINT(server)) for server in family.good)
+    stay = [_as_stated(server, kept.get(endpoint)) for server, endpoint in earlier if endpoint in staying]
+    return tuple(sorted([*named, *stay]))
 
 
-def _as_stated(server: RealServer, unread: Unread) -> RealServer:
+def _as_stated(server: RealServer, unread: Unread | None) -> RealServer:
+    if unread is None:
+        return server
     priority = server.priority if unread.priority is None else unread.priority
     weight = server.weight if unread.weight is None else unread.weight
     return server._replace(priority=priority, weight=weight)
@@ -255,19 +254,10 @@ def _without_absent(family: Family) -> Family:
     return Family(good, {}, _of(good, family.identities), family.unread)
 
 
-def _of(servers: Servers, identities: Identities) -> dict[Endpoint, str]:
+def _of(servers: Pool, identities: Identities) -> dict[Endpoint, str]:
     endpoints = _endpoints(servers) if identities else frozenset()
     return {endpoint: identities[endpoint] for endpoint in endpoints if endpoint in identities}
 
 
-def _endpoints(servers: Servers) -> frozenset[Endpoint]:
+def _endpoints(servers: Iterable[RealServer]) -> frozenset[Endpoint]:
     return frozenset(map(_ENDPOINT, servers))
-
-
-def _split(servers: Sequence[RealServer]) -> tuple[Servers, Servers]:
-    """Return both families, sorted, so that an answer in another order is an equal one."""
-    ipv4: list[RealServer] = []
-    ipv6: list[RealServer] = []
-    for server in sorted(servers):
-        (ipv4 if is_ipv4(server.address) else ipv6).append(server)
-    return tuple(ipv4), tuple(ipv6)

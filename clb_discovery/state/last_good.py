@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from clb_discovery.model.address import format_address, parse_address
 from clb_discovery.model.answer import OptIn
-from clb_discovery.model.servers import MAX_PORT, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Protocol, RealServer
+from clb_discovery.model.servers import MAX_PORT, MAX_PRIORITY, MAX_WEIGHT, Endpoint, Pools, Protocol, RealServer, pools
 from clb_discovery.model.text_forms import parse_algorithm, parse_vip
 
 VERSION: Final = 1
@@ -34,8 +34,8 @@ _SHOWN_LENGTH: Final = 80
 class LastGood(NamedTuple):
     """The last set of one source that counted."""
 
-    servers: tuple[RealServer, ...]
-    """Both families, as the guard let them through."""
+    servers: Pools
+    """As the guard let them through."""
     answered: int | None = None
     """When the source last answered, in seconds since 1970 (UTC); None if that is not known."""
     opt_in: OptIn | None = None
@@ -71,7 +71,7 @@ def decode(document: bytes) -> dict[str, LastGood]:
 
 
 def _source(one: LastGood, *, identities: bool) -> dict[str, Any]:
-    known = [_bounded(one.identities.get((server.address, server.port))) for server in one.servers]
+    known = [_bounded(one.identities.get(server.endpoint)) for server in one.servers]
     return {
         "answered": one.answered,
         "servers": [[server.priority, format_address(server.address), *server[2:]] for server in one.servers],
@@ -91,8 +91,8 @@ def _last_good(found: Any) -> LastGood:  # noqa: ANN401 - anything is what a dis
     if answered is not None and not _is_number(answered, 0, _LAST_SECOND):
         raise ValueError(f"{_shown(answered)} is not a time")
     opt_in = _opt_in(found["opt_in"]) if "opt_in" in found else None
-    servers = tuple(_real_server(item) for item in found["servers"])
-    return LastGood(servers, answered, opt_in, _identities(found.get("identities", []), servers))
+    servers = [_real_server(item) for item in found["servers"]]
+    return LastGood(pools(servers), answered, opt_in, _identities(found.get("identities", []), servers))
 
 
 def _identities(found: Any, servers: Sequence[RealServer]) -> dict[Endpoint, str]:  # noqa: ANN401 - as above
@@ -101,7 +101,7 @@ def _identities(found: Any, servers: Sequence[RealServer]) -> dict[Endpoint, str
     if found and len(found) != len(servers):
         raise ValueError(f"there are {len(found)} identities of {len(servers)} real servers")
     named = zip(servers, map(_bounded, found), strict=False)
-    return {(server.address, server.port): identity for server, identity in named if identity}
+    return {server.endpoint: identity for server, identity in named if identity}
 
 
 def _written(opt_in: OptIn) -> dict[str, Any]:

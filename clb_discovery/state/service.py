@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refusal, by_reason
-from clb_discovery.model.servers import Endpoint, RealServer, Unpublished
+from clb_discovery.model.servers import Endpoint, Pools, RealServer, Unpublished
 from clb_discovery.model.service import Service, consul_objection
 from clb_discovery.model.usable import objection
 from clb_discovery.state import guard
@@ -65,7 +65,7 @@ class ServiceState:
     unusable: bool = False
     """Of a service from a catalog: whether its last answer was unusable, so that another query does not help."""
 
-    def seeded(self, servers: Sequence[RealServer], answered: int | None, identities: Identities) -> ServiceState:
+    def seeded(self, servers: Pools, answered: int | None, identities: Identities) -> ServiceState:
         """Return the state of a start, before the source has answered.
 
         :param servers: those that the kernel or the disk holds for the service.
@@ -233,7 +233,7 @@ def _with_answer(
         leaving, opt_in = answer.opt_in is None, answer.opt_in or opt_in
         answer = Answer(()) if leaving else answer
     vips = frozenset(vip.address for vip in state.service.vips)
-    rejected = {(one.value.address, one.value.port) for one in state.rejected if isinstance(one.value, RealServer)}
+    rejected = {one.value.endpoint for one in state.rejected if isinstance(one.value, RealServer)}
 
     def is_usable(endpoint: Endpoint) -> bool:
         return endpoint not in rejected and objection(endpoint[0], vips, real_ranges) is None

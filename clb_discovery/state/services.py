@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model.address import Network
 from clb_discovery.model.answer import Claim, Outcome, Refusal
-from clb_discovery.model.servers import RealServer, Unpublished
+from clb_discovery.model.servers import Pools, Unpublished
 from clb_discovery.model.service import CATALOG, MAX_SERVICES, Service
 from clb_discovery.state import catalog
 from clb_discovery.state.last_good import LastGood
@@ -183,11 +183,11 @@ class ServiceTable:
             self._put(state)
         servers = installed_servers(installed, [*self._services, *catalog.claimed(found.values())])
         if found:
-            servers[CATALOG] = []
+            servers[CATALOG] = Pools()
         return self.seed([*sources, *found], servers, stored)
 
     def seed(
-        self, sources: Iterable[str], installed: Mapping[str, Sequence[RealServer]], stored: Mapping[str, LastGood]
+        self, sources: Iterable[str], installed: Mapping[str, Pools], stored: Mapping[str, LastGood]
     ) -> Sequence[ServiceState]:
         """Start from the last known sets: those of the kernel, else, as after a reboot, those of the disk.
 

@@ -11,7 +11,7 @@ from clb_discovery.documents.usage import Usage, usage
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import is_ipv4, parse_address
 from clb_discovery.model.answer import Claim, OptIn, Refusal
-from clb_discovery.model.servers import Protocol, RealServer, Unpublished, Vip
+from clb_discovery.model.servers import Protocol, RealServer, Unpublished, Vip, pools
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
@@ -32,7 +32,12 @@ def published(
 
 def made(services: Sequence[Service], known: Mapping[str, Sequence[RealServer]], *claims: Claim) -> Publication:
     """Return a publication to an empty kernel."""
-    return publication(Installed(), Wanted(services, claims, known, {}, [], [], complete=True))
+    return publication(
+        Installed(),
+        Wanted(
+            services, claims, {source: pools(servers) for source, servers in known.items()}, {}, [], [], complete=True
+        ),
+    )
 
 
 @given(st.lists(st.sampled_from(_VIPS), min_size=1, unique=True), _SERVERS)

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from clb_discovery.layout import address_filter
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address, parse_network
-from clb_discovery.model.servers import Algorithm, RealServer
+from clb_discovery.model.servers import Algorithm, Pools, RealServer, pools
 from clb_discovery.model.service import Service
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from tests.support.simulator import EMPTY, apply, read
 from tests.support.strategies import FEW_VIPS, few_real_servers
 
-Known = dict[str, tuple[RealServer, ...]]
+Known = dict[str, Pools]
 
 SERVICES: Final = tuple(Service(f"service-{number}", f"srv:{number}", (vip,)) for number, vip in enumerate(FEW_VIPS))
 OTHERS: Final = (*SERVICES[:3], Service("another", "srv:3", FEW_VIPS[3:], Algorithm.LEAST_CONN))
-SERVERS: Final = st.lists(few_real_servers(ipv4=True) | few_real_servers(ipv4=False), max_size=4).map(tuple)
+SERVERS: Final = st.lists(few_real_servers(ipv4=True) | few_real_servers(ipv4=False), max_size=4).map(pools)
 
 
 class Round(NamedTuple):
@@ -50,10 +50,10 @@ ROUND: Final = st.builds(
 )
 
 
-def wanted(known: Mapping[str, tuple[RealServer, ...]], one: Round) -> Wanted:
+def wanted(known: Mapping[str, Pools], one: Round) -> Wanted:
     """Return the inputs of a round."""
     ranges = [parse_network("10.0.0.0/31"), parse_network("fd00::/127")] if one.narrow else []
-    return Wanted(one.services, (), dict(known), {}, (), ranges, one.complete)
+    return Wanted(one.services, (), known, {}, (), ranges, one.complete)
 
 
 @given(st.lists(ROUND, min_size=1, max_size=8))
@@ -86,9 +86,9 @@ def test_what_was_published_before_spares_work_and_changes_nothing(rounds: list[
 def test_only_what_has_changed_is_rebuilt() -> None:
     """With many services, the work for one that changes does not grow with the others."""
     one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
-    servers = (RealServer(0, FEW_VIPS[0].address, 80, 1),)  # a VIP, which is rejected
+    servers = pools([RealServer(0, FEW_VIPS[0].address, 80, 1)])  # a VIP, which is rejected
     first = publication(Installed(), wanted({service.source: servers for service in SERVICES}, one))
-    known = {service.source: servers for service in SERVICES[1:]} | {SERVICES[0].source: ()}
+    known = {service.source: servers for service in SERVICES[1:]} | {SERVICES[0].source: Pools()}
     second: Publication = publication(first.plan.result, wanted(known, one), first)
     rebuilt = [vip for vip, server in second.desired.virtual.items() if server is not first.desired.virtual[vip]]
     assert rebuilt == [FEW_VIPS[0]]
@@ -119,9 +119,9 @@ def test_rounds_come_to_what_one_publication_comes_to(rounds: list[Round], budge
 def test_what_is_set_aside_is_tried_again_when_it_is_another() -> None:
     """A virtual server without room stays as installed until another state is desired, or until its pause is over."""
     one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
-    known: Known = {service.source: () for service in SERVICES}
+    known: Known = {service.source: Pools() for service in SERVICES}
     first = publication(Installed(), wanted(known, one))
-    changed = {**known, SERVICES[0].source: (RealServer(0, parse_address("10.0.0.1"), 80, 1),)}
+    changed = {**known, SERVICES[0].source: pools([RealServer(0, parse_address("10.0.0.1"), 80, 1)])}
     asked = wanted(changed, one)
     wish = publication(first.plan.result, asked).desired.virtual[FEW_VIPS[0]]
     aside = publication(first.plan.result, asked, first, {FEW_VIPS[0]: wish})
@@ -133,7 +133,7 @@ def test_what_is_set_aside_is_tried_again_when_it_is_another() -> None:
     )
     again = publication(aside.plan.result, wanted(changed, one), aside, {})
     assert again.plan.changed == (FEW_VIPS[0],)
-    other = {**changed, SERVICES[0].source: (RealServer(0, parse_address("10.0.0.1"), 80, 2),)}
+    other = {**changed, SERVICES[0].source: pools([RealServer(0, parse_address("10.0.0.1"), 80, 2)])}
     rebuilt = publication(aside.plan.result, wanted(other, one), aside, {FEW_VIPS[0]: wish})
     assert rebuilt.plan.changed == (FEW_VIPS[0],)
 
@@ -142,7 +142,7 @@ def test_what_is_replaced_stays_until_there_is_room_for_its_successor() -> None:
     """A service that moves to a VIP without room keeps the VIP that it has."""
     one = Round(SERVICES, {}, frozenset(), narrow=False, complete=True, failed=False)
     here, there = Service("web", "srv:web", (FEW_VIPS[4],)), Service("web", "srv:web", (FEW_VIPS[1],))
-    known: Known = {"srv:web": ()}
+    known: Known = {"srv:web": Pools()}
     first = publication(Installed(), wanted(known, one._replace(services=(here,))))
     asked = wanted(known, one._replace(services=(there,)))
     wish = publication(first.plan.result, asked).desired.virtual[FEW_VIPS[1]]

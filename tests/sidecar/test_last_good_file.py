@@ -11,12 +11,12 @@ from structlog.testing import capture_logs
 from clb_discovery.datapath.instance import state_directory
 from clb_discovery.errors import HostError
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import RealServer
+from clb_discovery.model.servers import RealServer, pools
 from clb_discovery.sidecar.last_good_file import Store
 from clb_discovery.state.last_good import LastGood
 
-ONE = {"srv:web": LastGood((RealServer(0, parse_address("10.0.0.1"), 80, 1),), 99)}
-TWO = {"srv:web": LastGood((RealServer(0, parse_address("10.0.0.2"), 80, 1),), 100)}
+ONE = {"srv:web": LastGood(pools((RealServer(0, parse_address("10.0.0.1"), 80, 1),)), 99)}
+TWO = {"srv:web": LastGood(pools((RealServer(0, parse_address("10.0.0.2"), 80, 1),)), 100)}
 
 
 def timeless(sets: dict[str, LastGood]) -> dict[str, LastGood]:
@@ -97,10 +97,9 @@ def test_file_that_cannot_be_read_is_one_warning(tmp_path: Path) -> None:
 
 def test_state_directory() -> None:
     """The option counts, else the first directory that systemd made, else nothing is kept."""
-    assert state_directory("/a", {"STATE_DIRECTORY": "/b"}) == Path("/a")
-    assert state_directory(None, {"STATE_DIRECTORY": "/b:/c"}) == Path("/b")
-    assert state_directory(None, {"STATE_DIRECTORY": ""}) is None
-    assert state_directory(None, {}) is None
+    assert state_directory({"STATE_DIRECTORY": "/b:/c"}) == Path("/b")
+    assert state_directory({"STATE_DIRECTORY": ""}) is None
+    assert state_directory({}) is None
 
 
 def test_only_the_directory_itself_is_made(tmp_path: Path) -> None:

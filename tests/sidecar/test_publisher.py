@@ -21,7 +21,7 @@ from clb_discovery.layout.structs import Map
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.model import own_servers
 from clb_discovery.model.address import Address, parse_address
-from clb_discovery.model.servers import Protocol, RealServer, Vip
+from clb_discovery.model.servers import Protocol, RealServer, Vip, pools
 from clb_discovery.model.service import Service
 from clb_discovery.publication import admission
 from clb_discovery.publication.admission import Room
@@ -95,7 +95,11 @@ class World:
     def publish(self) -> Published:
         """Publish once."""
         settings = Settings(Options(instance="test"), self.services, lambda: nullcontext({}))
-        return asyncio.run(self.publisher.publish(settings, (), dict(self.known), complete=True))
+        return asyncio.run(
+            self.publisher.publish(
+                settings, (), {source: pools(servers) for source, servers in self.known.items()}, complete=True
+            )
+        )
 
     def pools(self) -> dict[str, tuple[RealServer, ...]]:
         """Return the pools in the maps, by the names of services."""

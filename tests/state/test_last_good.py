@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from clb_discovery.model.address import parse_address
 from clb_discovery.model.answer import OptIn
-from clb_discovery.model.servers import Algorithm, Protocol, RealServer
+from clb_discovery.model.servers import Algorithm, Pools, Protocol, RealServer, pools
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.state import last_good as lastgood
 from clb_discovery.state.last_good import LastGood, decode, encode
 from tests.support.strategies import OPT_IN, REAL_SERVER
 
-SERVERS = st.lists(REAL_SERVER, max_size=5).map(tuple)
+SERVERS = st.lists(REAL_SERVER, max_size=5).map(pools)
 SET = SERVERS.flatmap(
     lambda servers: st.builds(
         LastGood,
@@ -30,7 +30,9 @@ SET = SERVERS.flatmap(
     )
 )
 SETS = st.dictionaries(st.text(max_size=20), SET, max_size=4)
-WEB = LastGood((RealServer(0, parse_address("10.0.0.1"), 80, 1), RealServer(7, parse_address("fd00::1"), 8080, 0)), 99)
+WEB = LastGood(
+    pools((RealServer(0, parse_address("10.0.0.1"), 80, 1), RealServer(7, parse_address("fd00::1"), 8080, 0))), 99
+)
 OPTED_IN: dict[str, Any] = {"vips": [], "automatic": [], "algorithm": None}
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -58,7 +60,7 @@ def test_what_is_written_is_read(sets: dict[str, LastGood]) -> None:
 def test_document() -> None:
     """Files on disk have this format, so it changes with its version only."""
     opt_in = OptIn((parse_vip("10.64.0.1:53/udp"),), (Protocol.TCP,), Algorithm.LEAST_CONN)
-    assert json.loads(encode({"consul:web": LastGood((), None, opt_in)}))["sources"]["consul:web"]["opt_in"] == {
+    assert json.loads(encode({"consul:web": LastGood(Pools(), None, opt_in)}))["sources"]["consul:web"]["opt_in"] == {
         "vips": ["10.64.0.1:53/udp"],
         "automatic": ["tcp"],
         "algorithm": "least-conn",
@@ -72,7 +74,7 @@ def test_document() -> None:
 
 def test_identities_are_kept_beside_the_servers() -> None:
     """There is one for each server, null if unknown; a reader without them reads the remaining document."""
-    identities = {(WEB.servers[1].address, WEB.servers[1].port): "node/web-1"}
+    identities = {WEB.servers.ipv6[0].endpoint: "node/web-1"}
     document = encode({"srv:web": WEB._replace(identities=identities)})
     written = json.loads(document)["sources"]["srv:web"]
     assert written["identities"] == [None, "node/web-1"]

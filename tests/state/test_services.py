@@ -8,7 +8,7 @@ from typing import Final
 from clb_discovery.layout.installed import Installed
 from clb_discovery.model.address import parse_address, parse_network
 from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Refusal
-from clb_discovery.model.servers import RealServer
+from clb_discovery.model.servers import Pools, RealServer, pools
 from clb_discovery.model.service import CATALOG, RemovalPolicy, Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.state.last_good import LastGood
@@ -48,7 +48,7 @@ def test_equal_content_is_no_news() -> None:
 def test_first_answer_is_news_though_it_says_what_was_known() -> None:
     """Once every source has answered, virtual servers without a source may go."""
     found = knowledge("srv:web")
-    found.seed(["srv:web"], {"srv:web": SERVERS}, {})
+    found.seed(["srv:web"], {"srv:web": pools(SERVERS)}, {})
     assert news(found.hear("srv:web", Answer(SERVERS), 0, AT)) == BOTH
 
 
@@ -72,9 +72,9 @@ def test_removal_is_confirmed_by_an_answer_that_is_asked_for() -> None:
     assert not found.due(30.9)
     assert found.due(31) == ["srv:web"]
     assert (list(found.deadlines), found.due(32)) == ([], [])
-    assert found.known == {"srv:web": LastGood(SERVERS)}
+    assert found.known == {"srv:web": LastGood(pools(SERVERS))}
     assert news(found.hear("srv:web", Answer(SERVERS[:1]), 32, AT)) == BOTH
-    assert (list(found.deadlines), found.known) == ([], {"srv:web": LastGood(SERVERS[:1])})
+    assert (list(found.deadlines), found.known) == ([], {"srv:web": LastGood(pools(SERVERS[:1]))})
 
 
 def test_source_that_fails_is_not_due() -> None:
@@ -109,29 +109,29 @@ def test_one_that_may_not_be_a_real_server_is_not_there() -> None:
 def test_identities_are_known_last() -> None:
     """They come from the answer, else from the disk, and a change of them counts."""
     ends = [(server.address, server.port) for server in SERVERS]
-    disk = {"srv:web": LastGood(SERVERS, 99, None, {ends[0]: "a", ends[2]: "c"})}
+    disk = {"srv:web": LastGood(pools(SERVERS), 99, None, {ends[0]: "a", ends[2]: "c"})}
     found = knowledge("srv:web")
-    found.seed(["srv:web"], {"srv:web": SERVERS[:2]}, disk)
-    assert found.known == {"srv:web": LastGood(SERVERS[:2], None, None, {ends[0]: "a"})}
+    found.seed(["srv:web"], {"srv:web": pools(SERVERS[:2])}, disk)
+    assert found.known == {"srv:web": LastGood(pools(SERVERS[:2]), None, None, {ends[0]: "a"})}
     before = found.known["srv:web"].servers
     assert news(found.hear("srv:web", Answer(SERVERS[:2], identities={ends[0]: "b"}), 1, AT))[0]
     assert found.known["srv:web"].identities == {ends[0]: "b"}
     assert found.known["srv:web"].servers is before
     assert news(found.hear("srv:web", Answer(SERVERS[1:], identities={ends[2]: "b"}), 2, AT))[0]
-    assert found.known["srv:web"].servers == SERVERS[1:]
+    assert tuple(found.known["srv:web"].servers) == SERVERS[1:]
 
 
 def test_what_the_kernel_holds_goes_before_the_disk() -> None:
     """The disk is for sets that the kernel has lost."""
     found = knowledge("srv:a", "srv:b", "srv:c")
-    disk = {"srv:a": LastGood(SERVERS[:1], 99), "srv:b": LastGood(SERVERS[:2], 100)}
-    assert not knowledge("srv:a").seed(["srv:a"], {"srv:a": SERVERS}, disk)
-    assert found.seed(["srv:a", "srv:b", "srv:c"], {"srv:a": SERVERS}, disk)
-    assert found.known == {"srv:a": LastGood(SERVERS), "srv:b": LastGood(SERVERS[:2])}
+    disk = {"srv:a": LastGood(pools(SERVERS[:1]), 99), "srv:b": LastGood(pools(SERVERS[:2]), 100)}
+    assert not knowledge("srv:a").seed(["srv:a"], {"srv:a": pools(SERVERS)}, disk)
+    assert found.seed(["srv:a", "srv:b", "srv:c"], {"srv:a": pools(SERVERS)}, disk)
+    assert found.known == {"srv:a": LastGood(pools(SERVERS)), "srv:b": LastGood(pools(SERVERS[:2]))}
     assert [following.answered_at for following in found] == [99, 100, None]
     assert not found.is_complete
     found.apply(found.known, {"srv:a"})
-    assert found.last_good == {"srv:b": LastGood(SERVERS[:2], 100)}
+    assert found.last_good == {"srv:b": LastGood(pools(SERVERS[:2]), 100)}
 
 
 def test_complete_is_more_than_tried() -> None:
@@ -150,7 +150,7 @@ def test_other_services_keep_what_is_known_of_those_that_stay() -> None:
     found = knowledge("srv:a", "srv:b")
     found.hear("srv:a", Answer(SERVERS), 0, AT)
     assert found.adopt([service("srv:a"), service("srv:c")]) == {"srv:c"}
-    assert found.known == {"srv:a": LastGood(SERVERS)}
+    assert found.known == {"srv:a": LastGood(pools(SERVERS))}
     assert [following.service.source for following in found] == ["srv:a", "srv:c"]
 
 
@@ -185,7 +185,7 @@ def test_what_a_catalog_lists_is_followed() -> None:
     assert news(found.hear(CATALOG, Listing(frozenset({"a"})), 1, AT)) == NOTHING
     assert news(found.hear("consul:a", Answer(SERVERS, OPT_IN), 1, AT)) == BOTH
     assert (found.is_complete, found.is_tried) == (True, True)
-    assert found.known == {CATALOG: LastGood(()), "consul:a": LastGood(SERVERS, None, OPT_IN)}
+    assert found.known == {CATALOG: LastGood(Pools()), "consul:a": LastGood(pools(SERVERS), None, OPT_IN)}
     assert [claim.opt_in for claim in found.claims] == [OPT_IN]
     assert news(found.hear(CATALOG, Listing(frozenset({"a", "b"})), 2, AT)) == HEALTH
     assert set(found.sources) == {CATALOG, "consul:a", "consul:b"}
@@ -246,12 +246,12 @@ def test_nobody_waits_for_what_is_registered_later() -> None:
 
 def test_catalog_is_known_last_with_its_services() -> None:
     """The disk also restores an empty catalog, so that a start without discovery has its list."""
-    disk = {"consul:a": LastGood(SERVERS, 99, OPT_IN)}
-    for stored in (disk, {CATALOG: LastGood((), 98)}, disk | {CATALOG: LastGood((), 98)}):
+    disk = {"consul:a": LastGood(pools(SERVERS), 99, OPT_IN)}
+    for stored in (disk, {CATALOG: LastGood(Pools(), 98)}, disk | {CATALOG: LastGood(Pools(), 98)}):
         found = ServiceTable([Service("catalog", CATALOG, ())])
         found.recall([CATALOG], Installed(), stored)
         assert found.known == {source: one._replace(answered=None) for source, one in stored.items()} | {
-            CATALOG: LastGood(())
+            CATALOG: LastGood(Pools())
         }
         assert all(following.stale for following in found)
         assert [following.answered_at for following in found if CATALOG in stored][:1] in ([], [98])
@@ -280,7 +280,7 @@ def test_other_settings_of_a_catalog_are_taken_by_its_services() -> None:
     assert [following.service.policy.hold for following in found] == [5, 5, 5]
     assert len(found.claims) == 2
     assert found.adopt([service("consul:a")]) == set()
-    assert found.known == {"consul:a": LastGood(SERVERS)}
+    assert found.known == {"consul:a": LastGood(pools(SERVERS))}
 
 
 def test_what_is_told_is_what_is_known() -> None:
@@ -295,7 +295,7 @@ def test_what_is_told_is_what_is_known() -> None:
         assert set(found.deadlines) == {one.deadline for one in found if one.deadline is not None}
 
     assert_up_to_date()
-    found.seed(["srv:c"], {"srv:c": SERVERS}, {})
+    found.seed(["srv:c"], {"srv:c": pools(SERVERS)}, {})
     assert_up_to_date()
     for source in ("srv:a", "srv:b"):
         found.hear(source, Answer(SERVERS), 0, AT)

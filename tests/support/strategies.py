@@ -74,7 +74,7 @@ def few_real_servers(*, ipv4: bool) -> st.SearchStrategy[RealServer]:
 
 def pools(*, ipv4: bool) -> st.SearchStrategy[Pool]:
     """Return pools of one family: sorted, no endpoint twice, often empty, sometimes with more than one row."""
-    unique = st.lists(few_real_servers(ipv4=ipv4), max_size=4, unique_by=lambda server: (server.address, server.port))
+    unique = st.lists(few_real_servers(ipv4=ipv4), max_size=4, unique_by=lambda server: server.endpoint)
     first = (_FEW_IPV4 if ipv4 else _FEW_IPV6)[0]
     row = [RealServer(0, first, port, 1) for port in range(1, ROW_SLOTS + 1)]
     others = st.sampled_from([[], [], [], row])

@@ -170,7 +170,7 @@ def _identities(servers: Iterable[tuple[RealServer, str]]) -> dict[Endpoint, str
     """Return the target of each endpoint, the lowest if several have it."""
     found: dict[Endpoint, str] = {}
     for server, target in servers:
-        endpoint = server.address, server.port
+        endpoint = server.endpoint
         found[endpoint] = min(target, found.get(endpoint, target))
     return found
 

@@ -218,7 +218,7 @@ class SrvSource:
                 sets[question.target].append(found)
             answer = build_answer(reading.srv, sets, self._members)
             self._members = frozenset(
-                [(answer.identities[server.address, server.port], server.port) for server in answer.servers]
+                [(answer.identities[server.endpoint], server.port) for server in answer.servers]
                 + [(one.identity, one.port or 0) for one in answer.unread if (one.identity, one.port) in self._members]
             )
             self._built = parts, replace(answer, note=_joined(reading.note, answer.note))
@@ -237,18 +237,16 @@ class SrvSource:
             linger.update(members)
         if not linger.stays:
             return answer
-        present = {(server.address, server.port) for server in answer.servers}
+        present = {server.endpoint for server in answer.servers}
         identities = dict(answer.identities)
         stay: list[RealServer] = []
         for (target, _), servers in linger.lingering(now).items():
             for server in servers:
-                if (server.address, server.port) not in present:
+                if server.endpoint not in present:
                     stay.append(server)
-                    present.add((server.address, server.port))
-                    identities[server.address, server.port] = target
-        ended = {
-            (server.address, server.port) for servers in linger.ended(now).values() for server in servers
-        } - present
+                    present.add(server.endpoint)
+                    identities[server.endpoint] = target
+        ended = {server.endpoint for servers in linger.ended(now).values() for server in servers} - present
         if stay or ended:
             _log.debug(
                 "records that the answer lacks linger",
@@ -281,7 +279,7 @@ class SrvSource:
             (record.target, record.port): [] for record in reading.srv.records if is_needed(record)
         }
         for server in answer.servers:
-            members[answer.identities[server.address, server.port], server.port].append(server)
+            members[answer.identities[server.endpoint], server.port].append(server)
         for one in answer.unread:
             member = one.identity, one.port or 0
             known = self._linger.last(member) or ()

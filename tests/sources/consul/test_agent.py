@@ -13,7 +13,7 @@ import pytest
 from clb_discovery.errors import SourceError
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import Answer, OptIn
-from clb_discovery.model.servers import RealServer
+from clb_discovery.model.servers import RealServer, pools
 from clb_discovery.model.service import Service
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.desired import desired
@@ -510,7 +510,7 @@ async def test_two_ids_with_one_endpoint_are_one_real_server(
     source = ConsulSource(connect(agent.url), "twice")
     await until(source, real_server("10.0.0.1", 80, 2), real_server("10.0.0.1", 80, 5))
     vip = parse_vip("10.64.0.1:80")
-    known = {source.name: [real_server("10.0.0.1", 80, 2), real_server("10.0.0.1", 80, 5)]}
+    known = {source.name: pools([real_server("10.0.0.1", 80, 2), real_server("10.0.0.1", 80, 5)])}
     built = desired([Service("twice", source.name, (vip,))], known, [])
     assert built.virtual[vip].pool == (real_server("10.0.0.1", 80, 5),)
 

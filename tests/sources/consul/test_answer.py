@@ -320,7 +320,7 @@ def test_a_critical_instance_is_out_by_its_name_where_nobody_can_tell_its_endpoi
     answer = parse([*lost, entries[2]])
     assert (answer.out, answer.out_members) == ((), ("n1/s81", "n1/s82"))
     state = admit(admit(Guarded(), before, RemovalPolicy(), 0), answer, RemovalPolicy(), 1)
-    assert state.good == answer.servers
+    assert tuple(state.good) == answer.servers
 
 
 def test_a_name_that_cannot_be_looked_up_is_not_out_where_another_instance_serves_by_it() -> None:
