@@ -39,11 +39,10 @@ def test_every_sentence_is_of_an_event_and_names_all_its_fields() -> None:
         (
             "server ejected",
             {
-                "service": "web", "vip": "10.64.0.1:80", "server": "10.0.0.7:80",
+                "service": "a", "vip": "10.64.0.1:8", "server": "10.0.0.7:8",
                 "cause": "3 failed connects in a row", "probe_in": 4.2, "ejections": 1,
             },
-            "10.0.0.7:80 of web at 10.64.0.1:80 is ejected: 3 failed connects in a row; probed in 4.2 s; "
-            "ejection number 1",
+            "10.0.0.7:8 of a at 10.64.0.1:8 is ejected: 3 failed connects in a row; probed in 4.2 s; ejection number 1",
         ),
         (
             "server returned",
