@@ -145,7 +145,7 @@ def test_claims_that_are_refused_are_told(instance: str, cgroup: Path, tmp_path:
             "consul:outside": ("held", f"VIP 10.65.0.1:80 is outside --vip-range {', '.join(RANGES)}; register one"),
             "consul:wrong": ("held", r"clb-vip '10.64.0.1:http\x1b[2J' is longer than 512 characters or not printable"),
             "consul:portless": ("retrying", "has the port 0; register one from 1 to 65535"),
-            "consul:forbidden": ("fresh", "real server 224.0.0.1:80 refused: it is multicast; register the address"),
+            "consul:forbidden": ("fresh", "real server 224.0.0.1:80 rejected: it is multicast; register the address"),
         }
         for name, (state, reason) in reasons.items():
             found.wait_for(lambda name=name, reason=reason: told(instance, name, reason), f"{name}: {reason}")  # type: ignore[misc]

@@ -182,7 +182,7 @@ def test_bad_file_changes_nothing(instance: str, cgroup: Path, config: Path) -> 
                 ),
                 (
                     OPTIONS + static("web", WEB, [server]) + static("mail", LDAP, [f"{WEB}:25"]),
-                    ["clb.toml: [[service]] 'web'", "clb.toml: [[service]] 'mail'", "is at the VIP"],
+                    ["clb.toml: [[service]] 'web'", "clb.toml: [[service]] 'mail'", "has the address of the VIP"],
                 ),
                 (None, ["cannot read", "clb.toml", "No such file"]),
             ):
@@ -229,7 +229,7 @@ def test_sighup_takes_the_level_of_the_log(instance: str, cgroup: Path, config: 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("real_range = []", ["clb.toml: 'real_range'", "did you mean real-range?"]),
+        ("real_range = []", ["clb.toml: unknown key 'real_range'", "did you mean real-range?"]),
         ('real-range = ["10.0.0.0/33"]', ["clb.toml: argument --real-range: '10.0.0.0/33'"]),
         ('hold = "long"', ["clb.toml: argument --hold: 'long'", "30s"]),
         ("instance =", ["clb.toml: is not TOML", "line 1"]),

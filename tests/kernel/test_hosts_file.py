@@ -154,7 +154,11 @@ def test_service_without_a_host_name_is_reported(instance: str, cgroup: Path, tm
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("/no/such/directory/hosts", "No such file or directory"), ("/dev/null", "no regular file"), ("/proc/hosts", "")],
+    [
+        ("/no/such/directory/hosts", "No such file or directory"),
+        ("/dev/null", "not a regular file"),
+        ("/proc/hosts", ""),
+    ],
 )
 def test_file_that_is_none(instance: str, cgroup: Path, path: str, words: str) -> None:
     """With --once, a path that cannot be written is one line and exit code 3."""

@@ -221,7 +221,7 @@ def test_foreign_program_that_allows_no_other_is_named(instance: str, cgroup: Pa
         result = clb("load", "--instance", instance, "--cgroup", cgroup)
     assert result.returncode == 3
     (line,) = result.stderr.splitlines()
-    assert all(word in line for word in (str(cgroup), "allows no other", "bpftool cgroup show")), line
+    assert all(word in line for word in (str(cgroup), "exclusively", "bpftool cgroup show")), line
     assert snapshot(instance)._replace(files={}) == before
     load(instance, cgroup)
 

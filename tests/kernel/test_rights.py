@@ -60,7 +60,7 @@ RIGHTS: Final = (
     Right(CALLS, "uname", "Operation not permitted"),
 )
 """All rights of the sidecar's unit, except StateDirectory=, whose absence is not reported."""
-LOADING: Final = {"CAP_BPF": "not allowed", "CAP_PERFMON": "refuses the programs", "CAP_NET_ADMIN": "not allowed"}
+LOADING: Final = {"CAP_BPF": "not allowed", "CAP_PERFMON": "rejects the programs", "CAP_NET_ADMIN": "not allowed"}
 """The capabilities of the loader's unit, and the error without each."""
 
 
