@@ -110,7 +110,7 @@ def test_cgroup_that_is_made_anew_is_for_the_loader(instance: str, cgroup: Path,
             lambda: "is gone; when it exists again" in found.log.read_text(), "it sees that the cgroup is gone"
         )
         cgroup.mkdir()
-        found.wait_for(lambda: "was made anew" in found.log.read_text(), "it sees that there is a new one")
+        found.wait_for(lambda: "was recreated" in found.log.read_text(), "it sees that there is a new one")
         load(instance, cgroup)
         assert dial(cgroup, VIP, 80) == ["ok"]
         assert found.stop() == 0
