@@ -81,11 +81,8 @@ def priority(level: str) -> str:
 
 
 def _for_people() -> list[Processor]:
-    return [structlog.processors.format_exc_info, _Sentences(colors=_wants_colors())]
-
-
-def _wants_colors() -> bool:
-    return not os.environ.get("NO_COLOR") and sys.stderr.isatty()
+    colors = not os.environ.get("NO_COLOR") and sys.stderr.isatty()
+    return [structlog.processors.format_exc_info, _Sentences(colors=colors)]
 
 
 class _Sentences:
