@@ -11,6 +11,9 @@ from typing import Final
 
 import pytest
 
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.layout import elements, structs
 from clb_discovery.model.servers import Algorithm, PassiveHealth
 from tests.support.moody import MoodyServer, moody_servers
 from tests.support.pace import effort
@@ -68,6 +71,24 @@ def test_dead_and_silent_servers_fail_three_connects_each(plane: Plane, vip: str
         found = plane.servers(vip)
     assert [(found[server.name].connects, found[server.name].failures) for server in (dead, silent)] == [(3, 3)] * 2
     assert sum(server.failures for server in found.values()) == 6
+
+
+def test_one_call_reads_the_first_servers(plane: Plane) -> None:
+    """The elements in which the sidecar looks for ejections are those that `status` decodes, up to the end of the map."""
+    with moody_servers(*[HOST[VIP4]] * 3) as servers:
+        plane.publish(virtual_server(VIP4, names(servers), health=FOR_GOOD))
+        servers[1].refuse()
+        dial_until_ejected(plane, VIP4)
+        with Maps(Pins(plane.instance)) as maps:
+            installed = maps.read()
+            decoded = maps.servers(installed)
+            raw, size = maps.raw_servers(installed.top), structs.SERVER.size
+            whole = maps.raw_servers(structs.MAX_SERVERS)
+    assert len(raw) == installed.top * size
+    for published in installed.virtual.values():
+        for member, index in published.servers.items():
+            assert elements.unpack_server(raw[index * size : (index + 1) * size]) == decoded[member]
+    assert whole == raw + bytes((structs.MAX_SERVERS - installed.top) * size)
 
 
 def test_only_failures_in_a_row_eject(plane: Plane, vip: str) -> None:

@@ -39,6 +39,7 @@ ABOUT_THE_SIDECAR: Final = (
     "test_last_known.py",
     "test_limits.py",
     "test_listening.py",
+    "test_log.py",
     "test_metrics.py",
     "test_monitoring.py",
     "test_neighbours.py",
