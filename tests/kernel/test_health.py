@@ -74,7 +74,7 @@ def test_dead_and_silent_servers_fail_three_connects_each(plane: Plane, vip: str
 
 
 def test_one_call_reads_the_first_servers(plane: Plane) -> None:
-    """The elements in which the sidecar looks for ejections are those that `status` decodes, up to the end of the map."""
+    """The sidecar looks for ejections in the elements that `status` decodes, up to the end of the map."""
     with moody_servers(*[HOST[VIP4]] * 3) as servers:
         plane.publish(virtual_server(VIP4, names(servers), health=FOR_GOOD))
         servers[1].refuse()
