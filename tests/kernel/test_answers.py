@@ -59,9 +59,9 @@ def test_forbidden_real_servers_are_refused_and_logged_once(
     }
     serve(knot, *forbidden, "10.0.0.1:80")
     with sidecar(instance, cgroup, tmp_path, [*WEB, "--resolver", knot.address]) as found:
-        assert pool(instance, VIP) == {"10.0.0.1:80": 7}
+        assert pool(instance, VIP) == {"10.0.0.1:80": 8}
         serve(knot, *forbidden, "10.0.0.1:80", "10.0.0.2:80")
-        wait_for_pool(instance, VIP, {"10.0.0.1:80": 7, "10.0.0.2:80": 8})
+        wait_for_pool(instance, VIP, {"10.0.0.1:80": 8, "10.0.0.2:80": 9})
     refused = rejected(found.lines())
     assert refused.keys() == forbidden.keys()
     assert all(reason in refused[server] for server, reason in forbidden.items())
