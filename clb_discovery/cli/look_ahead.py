@@ -1,7 +1,7 @@
 """Look ahead: query every source once, or none, and compute what a sidecar that starts now would publish.
 
-Nothing is changed. `plan` and `check` print different parts of one `Outlook`. The functions that compute it are those of
-`run`.
+Nothing is changed. `plan` and `check` print different parts of one `Outlook`, and the functions that compute it are
+those of `run`.
 """
 
 from __future__ import annotations
