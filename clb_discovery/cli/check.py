@@ -103,7 +103,7 @@ def _sources(ahead: Outlook) -> Iterator[Finding]:
     for source, one in ahead.following.items():
         if one.error is not None:
             yield Finding(source, ahead.failed.get(source) or SourceError(one.error))
-        elif source in ahead.unqueried:
+        elif source not in ahead.outcomes:  # offline
             vips = ", ".join(some_of([str(vip) for vip in one.service.vips], _SHOWN))
             yield Finding(source, None, f"{vips}{'; ' if vips else ''}not queried", left_out=True)
         elif source == CATALOG:

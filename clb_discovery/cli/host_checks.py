@@ -38,24 +38,24 @@ class Finding(NamedTuple):
 
 def privileges() -> Finding:
     """Check the capabilities for loading and attaching programs."""
-    return look("privileges", _privileges)
+    return _look("privileges", _privileges)
 
 
 def host_findings(options: Options, pins: Pins) -> Iterator[Finding]:
     """Check whatever else loading needs, and the data plane if it is loaded."""
     probe.raise_memlock_limit()
-    yield (hooks := look("connect hooks", _hooks))
+    yield (hooks := _look("connect hooks", _hooks))
     if hooks.error is None:
-        yield look("errno of an empty pool", _errno)
-    yield look("cgroup v2", lambda: str(cgroup.resolve(options.cgroup)))
-    yield look("BPF file system", _bpffs)
+        yield _look("errno of an empty pool", _errno)
+    yield _look("cgroup v2", lambda: str(cgroup.resolve(options.cgroup)))
+    yield _look("BPF file system", _bpffs)
     yield from _loaders(options.loader)
-    plane = look(f"data plane of instance {pins.instance}", lambda: _effective(pins, options.cgroup))
+    plane = _look(f"data plane of instance {pins.instance}", lambda: _effective(pins, options.cgroup))
     if plane.error or plane.detail:
         yield plane
 
 
-def look(what: str, check: Callable[[], str | None]) -> Finding:
+def _look(what: str, check: Callable[[], str | None]) -> Finding:
     """Return the finding of a check that returns a detail, or raises ClbError."""
     try:
         return Finding(what, None, check() or "")
@@ -90,7 +90,7 @@ def _bpffs() -> str:
 
 def _loaders(wanted: Loader) -> Iterator[Finding]:
     """Check the loaders. A missing one fails if it was chosen, or if the other one is missing, too."""
-    by_object, by_bcc = look("libbpf", libbpf.require), look("BCC", bcc.require)
+    by_object, by_bcc = _look("libbpf", libbpf.require), _look("BCC", bcc.require)
     if wanted is Loader.NONE:  # another process loads, with either loader
         wanted = Loader.AUTO
     if wanted is Loader.AUTO and by_object.error is None and by_bcc.error:

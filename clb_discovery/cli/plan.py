@@ -78,7 +78,7 @@ def _installed(pins: Pins, *, offline: bool) -> tuple[Installed, str | None]:
         return read_installed(pins), None
     except HostError as error:
         if not offline:
-            raise
+            raise HostError(f"{error}, or add --offline, which compares with nothing installed") from None
         return Installed(), str(error)
 
 

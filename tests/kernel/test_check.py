@@ -19,6 +19,7 @@ from tests.support.knot import KnotServer
 from tests.support.mounts import in_own_mounts
 from tests.support.pace import patient
 from tests.support.sidecar import COMMAND, clb, sidecar
+from tests.support.terminal import on_terminal
 
 SOURCE: Final = "srv:_web._tcp.example"
 V4, V6 = "10.64.0.1:80", "[fd00:64::1]:80"
@@ -237,6 +238,17 @@ def test_without_proc_each_check_that_needs_it_says_so(knot: KnotServer) -> None
         (line,) = (line for line in result.stdout.splitlines() if line.startswith(f"FAIL  {what}: "))
         assert line.endswith("is /proc mounted? mount -t proc proc /proc")
     assert f"ok    {SOURCE}: 1 real server at {V4}\n" in result.stdout
+
+
+def test_lines_are_folded_on_a_narrow_terminal(cgroup: Path, knot: KnotServer) -> None:
+    """On a terminal of 80 columns nothing is cut off: the cause of a failure can be read to its end."""
+    knot.write("@ TXT nothing")
+    options = ["--srv", f"_web._tcp.example={V4}", "--resolver", knot.address, "--cgroup", str(cgroup)]
+    with on_terminal([*COMMAND, "check", *options], {}, columns=80) as terminal:
+        assert terminal.end() == 1
+        lines = terminal.text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "the name does not exist (NXDOMAIN); is it right, and complete?" in " ".join(map(str.strip, lines))
 
 
 @pytest.mark.parametrize("wrong", ["redsi", "REDIS-CACHE", "x[2J", "nothing-like-it"])

@@ -115,7 +115,7 @@ def test_servers_in_a_pool_are_left_alone(instance: str, cgroup: Path, tmp_path:
 
 @pytest.mark.parametrize("source", ["", "<&-", "</dev/null"])
 def test_by_hand_it_says_what_it_is_for(source: str) -> None:
-    """Nothing is read from a pipe, a file or a closed input; one line names the unit that starts it, and its purpose."""
+    """Nothing is read from a pipe, a file or a closed input; one line names its unit and its purpose."""
     shell = ["sh", "-c", f'exec "$@" {source}', "sh", *COMMAND, "close"]
     result = subprocess.run(shell, input="", check=False, capture_output=True, text=True, timeout=patient(30))
     assert (result.returncode, result.stdout) == (2, "")
