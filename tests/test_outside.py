@@ -30,7 +30,7 @@ from clb_discovery.cli.main import main
 from clb_discovery.cli.parser import make_parser
 from clb_discovery.documents.status import Datapath, document
 from clb_discovery.documents.trace import Joiner, Kind, dropped
-from clb_discovery.errors import ClbError
+from clb_discovery.errors import ClbError, HostError
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Event, Info, Server
 from clb_discovery.layout.installed import Installed
@@ -72,7 +72,7 @@ def outside() -> dict[str, dict[str, Any]]:
         "exit codes": exit_codes(),
         "options": {name: dict(options(command)) for name, command in commands().items()},
         "status --json": paths(*statuses()),
-        "plan --json": paths(planned()),
+        "plan --json": paths(*planned()),
         "trace --json": paths(*traced()),
         "metrics": metrics(),
     }
@@ -181,9 +181,9 @@ def statuses() -> Iterator[dict[str, Any]]:
         )
 
 
-def planned() -> Any:  # noqa: ANN401 - as in JSON
-    """Return the document of `plan`, from the command itself, with changes of every kind."""
-    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch, io.StringIO() as output:
+def planned() -> Iterator[dict[str, Any]]:
+    """Yield documents of `plan`, from the command itself: changes of every kind, and an offline one without maps."""
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         config, hosts = Path(directory) / "clb.toml", Path(directory) / "hosts"
         config.write_text(CONFIG)
         hosts.write_text("# BEGIN clb-discovery outside: written\n10.64.0.9 old.clb\n# END clb-discovery outside\n")
@@ -191,9 +191,23 @@ def planned() -> Any:  # noqa: ANN401 - as in JSON
         patch.setattr(Outlook, "note", lambda *_: "the answer may be incomplete")
         patch.setattr("clb_discovery.log.configure", lambda *_: None)
         files = ["--config", str(config), "--hosts-file", str(hosts)]
+        yield printed("plan", "--json", "--instance", "outside", *files)
+        patch.setattr("clb_discovery.cli.plan.read_installed", forbidden)
+        yield printed("plan", "--json", "--instance", "outside", "--offline", "--srv", "_web._tcp.example")
+
+
+def forbidden(_: object) -> Installed:
+    """Fail as for an ordinary user."""
+    raise HostError("not allowed")
+
+
+def printed(*arguments: str) -> dict[str, Any]:
+    """Return the document that a command with changes prints."""
+    with io.StringIO() as output:
         with redirect_stdout(output):
-            assert main(["plan", "--json", "--instance", "outside", *files]) == 2
-        return json.loads(output.getvalue())
+            assert main(arguments) == 2
+        document: dict[str, Any] = json.loads(output.getvalue())
+        return document
 
 
 def traced() -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
-"""Look ahead: query every source once, and compute what a sidecar that starts now would publish. Nothing is changed.
+"""Look ahead: query every source once, or none, and compute what a sidecar that starts now would publish.
 
-`plan` and `check` print different parts of one `Outlook`. The functions that compute it are those of `run`.
+Nothing is changed. `plan` and `check` print different parts of one `Outlook`, and the functions that compute it are
+those of `run`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -20,9 +22,9 @@ from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model import own_servers
 from clb_discovery.model.answer import Answer, Failure, Outcome, Refusal
-from clb_discovery.model.service import CATALOG, Service
+from clb_discovery.model.service import CATALOG, STATIC, Service
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
-from clb_discovery.sources.base import CatalogSource, Source
+from clb_discovery.sources.base import CatalogSource, Explaining, Source
 from clb_discovery.state import catalog
 from clb_discovery.state.service import ServiceState
 
@@ -38,7 +40,14 @@ class Outlook(NamedTuple):
     """The sources that did not answer. Their installed servers stay, as they do while a sidecar runs."""
     waiting: Collection[str]
     """Sources whose answer removes so much that a sidecar would hold it at first; here it counts at once."""
+    why_empty: Mapping[str, str]
+    """Why the answer of a source is empty, where discovery knows more."""
     publication: Publication
+
+    @property
+    def unqueried(self) -> Sequence[str]:
+        """The sources that were not queried, because the look ahead is offline."""
+        return [source for source in self.following if source not in self.outcomes]
 
     def left_out(self, source: str) -> Sequence[Refusal]:
         """Return the members that the answer of a source leaves out."""
@@ -51,18 +60,27 @@ class Outlook(NamedTuple):
         return outcome.note if isinstance(outcome, Answer) else self.following[source].beyond
 
 
-def look_ahead(options: Options, services: Sequence[Service], installed: Installed) -> Outlook:
-    """Query every source once, whichever of them fail; raises UsageError if one cannot be opened."""
+def look_ahead(
+    options: Options, services: Sequence[Service], installed: Installed, *, offline: bool = False
+) -> Outlook:
+    """Query every source once, whichever of them fail; raises UsageError if one cannot be opened.
+
+    :param offline: query none. The real servers are then those that are installed, and those of static services.
+    """
     following = {service.source: ServiceState(service) for service in services}
     following |= catalog.restored(services, installed, {}, following, options.max_services)
-    outcomes, failed = asyncio.run(_query_all(options, services, installed, following))
+    queries = _Queries(options, services, installed, following)
+    asyncio.run(queries.open_all() if offline else queries.query_all())
+    following = queries.following
+    failed = {source: queries.failed[source] for source in following if source in queries.failed}
     waiting = frozenset(source for source, one in following.items() if one.guarded.held)
     following = {source: one.confirmed() for source, one in following.items()}
     claims = catalog.claims(following.values())
     known = {source: one.guarded.good for source, one in following.items() if one.known}
     own, ranges = own_servers.virtual_servers(options.instance), (options.vip_range, options.real_range)
     wanted = Wanted(services, claims, known, own, *ranges, complete=not failed)
-    return Outlook(following, outcomes, failed, waiting, publication(installed, wanted))
+    found = publication(installed, wanted)
+    return Outlook(following, queries.outcomes, failed, waiting, queries.why_empty, found)
 
 
 def read_installed(pins: Pins) -> Installed:
@@ -73,34 +91,75 @@ def read_installed(pins: Pins) -> Installed:
         return maps.read()
 
 
-async def _query_all(
-    options: Options, services: Sequence[Service], installed: Installed, following: dict[str, ServiceState]
-) -> tuple[dict[str, Outcome], dict[str, SourceError]]:
-    """Query every source, and add services that opt in, as a sidecar that starts now; return outcomes and errors."""
-    before = installed_servers(installed, [*services, *catalog.claimed(following.values())])
-    outcomes: dict[str, Outcome] = {}
-    failed: dict[str, SourceError] = {}
+class _Queries:
+    """One query of each source, and what a sidecar that starts now knows after it."""
 
-    async def query(source: str, queried: Source) -> None:
-        one = following[source]
-        if source in before:
-            one = one.seeded(before[source], None, {})
+    def __init__(
+        self, options: Options, services: Sequence[Service], installed: Installed, following: Mapping[str, ServiceState]
+    ) -> None:
+        """Begin with what is installed; nothing is sent yet.
+
+        :param following: the services, with those of a catalog that are installed.
+        """
+        self._options = options
+        self._services = services
+        self._before = installed_servers(installed, [*services, *catalog.claimed(following.values())])
+        self.following = {source: self._seeded(one) for source, one in following.items()}
+        self.outcomes: dict[str, Outcome] = {}
+        self.failed: dict[str, SourceError] = {}
+        self.why_empty: dict[str, str] = {}
+
+    def _seeded(self, one: ServiceState) -> ServiceState:
+        before = self._before.get(one.service.source)
+        return one if before is None else one.seeded(before, None, {})
+
+    async def open_all(self) -> None:
+        """Open every source, and query static ones; others have the installed real servers, or none."""
+        async with open_sources(self._options, self._services) as sources:
+            await self._query({source: one for source, one in sources.items() if source.startswith(STATIC)})
+        for source, one in self.following.items():
+            if source not in self.outcomes and source != CATALOG and not one.known:
+                self.following[source] = one.seeded((), None, {})
+
+    async def query_all(self) -> None:
+        """Query every source, and add services that opt in, as a sidecar that starts now."""
+        async with open_sources(self._options, self._services) as sources:
+            await self._query(sources)
+            listed = sources.get(CATALOG)
+            if not isinstance(listed, CatalogSource):
+                return
+            names, most = self.following[CATALOG].listed, self._options.max_services
+            self.following |= catalog.joined(self._services, names, self.following, most)
+            unfollowed = catalog.unfollowed(self.following)
+            self.following[CATALOG] = replace(self.following[CATALOG], unfollowed=unfollowed)
+            opting = [one.service for one in self.following.values() if one.from_catalog]
+            await self._query({service.source: listed.service(service.name) for service in opting})
+
+    async def _query(self, sources: Mapping[str, Source]) -> None:
+        await asyncio.gather(*(self._query_one(*one) for one in sources.items()))
+
+    async def _query_one(self, source: str, queried: Source) -> None:
+        one = self.following[source]
         outcome: Outcome
         try:
             outcome = await queried.next()
         except SourceError as error:
             outcome = Failure(str(error), unusable=isinstance(error, UnusableError))
             if not (outcome.unusable and one.from_catalog):  # a sidecar runs without it
-                failed[source] = error
-        following[source] = one.after(outcome, time.monotonic(), datetime.now(UTC), options.real_range)
-        outcomes[source] = outcome
+                self.failed[source] = error
+        self.following[source] = one.after(outcome, time.monotonic(), datetime.now(UTC), self._options.real_range)
+        self.outcomes[source] = outcome
+        if isinstance(outcome, Answer) and not outcome.servers and (why := await _why_empty(queried, outcome)):
+            self.why_empty[source] = why
 
-    async with open_sources(options, services) as sources:
-        await asyncio.gather(*(query(*one) for one in sources.items()))
-        listed = sources.get(CATALOG)
-        if isinstance(listed, CatalogSource):
-            following |= catalog.joined(services, following[CATALOG].listed, following, options.max_services)
-            following[CATALOG] = replace(following[CATALOG], unfollowed=catalog.unfollowed(following))
-            opting = [one.service for one in following.values() if one.from_catalog]
-            await asyncio.gather(*(query(service.source, listed.service(service.name)) for service in opting))
-    return outcomes, {source: failed[source] for source in following if source in failed}
+
+async def _why_empty(queried: Source, answer: Answer) -> str | None:
+    """Return why an answer without real servers has none, if it does not show that by its members."""
+    out = len(answer.out) + len(answer.out_members)
+    if out:
+        return f"{out} {'is' if out == 1 else 'are'} critical or in maintenance, and no other can be used"
+    if answer.left_out or answer.unread or not isinstance(queried, Explaining):
+        return None
+    with suppress(SourceError):  # the answer itself counts
+        return await queried.why_empty()
+    return None

@@ -68,6 +68,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     plan = command("plan", "show what run would change, without changing it; exits 2 if there are changes")
     _add(plan, (*_FOR_SERVICES, "instance", "hosts-file"))
+    text = (
+        "query no source, use no network, and need no root: check the configuration, and show its virtual servers with "
+        "their static real servers; those of other sources are taken from the kernel, if its maps may be read"
+    )
+    plan.add_argument("--offline", action="store_true", help=text)
     plan.add_argument("--json", action="store_true", help=_DOCUMENT)
 
     _complete_load(command("load", "load and attach the data plane only"))
@@ -82,7 +87,13 @@ def make_parser() -> argparse.ArgumentParser:
     command("close", "close sockets of removed real servers for a sidecar that may not; for its unit")
 
     text = "report what works on this host, what run would use of each source, and how to fix the rest"
-    _add(command("check", text), (*_FOR_SERVICES, "instance", "cgroup", "loader"))
+    check = command("check", text)
+    _add(check, (*_FOR_SERVICES, "instance", "cgroup", "loader"))
+    text = (
+        "query no source and use no network; with --config, and without root, this checks a file anywhere: its syntax, "
+        "its names, and VIPs that are claimed twice"
+    )
+    check.add_argument("--offline", action="store_true", help=text)
 
     demo = command("demo", "show it at work on an embedded DNS server and local real servers")
     demo.add_argument("--no-color", action="store_true", help="print plain text")

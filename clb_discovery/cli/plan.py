@@ -16,6 +16,7 @@ from clb_discovery.config.services import read_services
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.documents.plan import preview
+from clb_discovery.errors import HostError
 from clb_discovery.hosts_file.block import names
 from clb_discovery.hosts_file.file import names_ahead, real_path
 from clb_discovery.layout.installed import Installed
@@ -25,7 +26,7 @@ def main(typed: argparse.Namespace) -> int:
     """Print the changes; return 2 if there are any, for scripts."""
     options = read_options(typed, os.environ)
     log.configure("auto", "error")
-    found = plan_document(options)
+    found = plan_document(options, offline=typed.offline)
     if typed.json:
         print_json(found)
     else:
@@ -36,12 +37,15 @@ def main(typed: argparse.Namespace) -> int:
     return 2 if found["changes"] or found["names"] else 0
 
 
-def plan_document(options: Options) -> dict[str, Any]:
-    """Return the document of `plan --json`; raises ClbError if a source does not answer, because it is then unknown."""
+def plan_document(options: Options, *, offline: bool) -> dict[str, Any]:
+    """Return the document of `plan --json`; raises ClbError if a source does not answer, because it is then unknown.
+
+    :param offline: query no source, and compare with nothing if the maps may not be read.
+    """
     pins = Pins(options.instance)
     services = read_services(options)
-    installed = read_installed(pins)
-    ahead = look_ahead(options, services, installed)
+    installed, unread = _installed(pins, offline=offline)
+    ahead = look_ahead(options, services, installed, offline=offline)
     for error in ahead.failed.values():
         raise error
     found, after = ahead.publication, ahead.publication.plan.result
@@ -51,18 +55,31 @@ def plan_document(options: Options) -> dict[str, Any]:
     refused += [
         (one.service.name, item)
         for source, one in ahead.following.items()
-        for item in (*ahead.left_out(source), *found.resolved.refused.get(source, ()))
+        for item in (*ahead.left_out(source), *one.refused, *found.resolved.refused.get(source, ()))
     ]
     document = preview(installed, after, refused, ahead.waiting, names=files)
     document["notes"] = [
         {"service": one.service.name, "note": note}
         for source, one in ahead.following.items()
-        if (note := ahead.note(source))
+        for note in (ahead.note(source), ahead.why_empty.get(source))
+        if note
     ]
     document["refused"] += [
         {"service": one.service, "server": str(one.vip), "reason": one.reason} for one in found.unpublished
     ]
+    document["unqueried"] = ahead.unqueried
+    document["unread"] = unread
     return document
+
+
+def _installed(pins: Pins, *, offline: bool) -> tuple[Installed, str | None]:
+    """Return what is installed; offline, if it may not be read, nothing, and why."""
+    try:
+        return read_installed(pins), None
+    except HostError as error:
+        if not offline:
+            raise HostError(f"{error}, or add --offline, which compares with nothing installed") from None
+        return Installed(), str(error)
 
 
 def _names(instance: Instance, path: Path | None, after: Installed) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from clb_discovery.datapath.mountinfo import mounts
+from clb_discovery.datapath.mountinfo import mounts, read_proc
 from clb_discovery.errors import HostError
 
 _OWN: Final = Path("/proc/self/cgroup")
@@ -51,7 +51,7 @@ def identity(cgroup: Path) -> int | None:
 
 def contains_self(cgroup: Path) -> bool:
     """Tell whether this process is in the cgroup or below it."""
-    for line in _OWN.read_text(encoding="utf-8").splitlines():
+    for line in read_proc(_OWN).splitlines():
         number, _, path = line.split(":", 2)
         if number == "0":
             own = find_root() / path.lstrip("/")

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from clb_discovery.errors import HostError
+
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
@@ -23,9 +25,21 @@ def mounts(text: str | None = None) -> list[Mount]:
     """Return every mount, in the order in which they were made.
 
     :param text: of proc_pid_mountinfo(5), for tests; read from the kernel by default.
+    :raises HostError: if /proc is not mounted.
     """
-    lines = _MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape") if text is None else text
+    lines = read_proc(_MOUNTINFO) if text is None else text
     return [_mount(line) for line in lines.split("\n") if line]
+
+
+def read_proc(path: Path) -> str:
+    """Return a file of proc(5) about this process.
+
+    :raises HostError: if /proc is not mounted.
+    """
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise HostError(f"cannot read {path}: {error.strerror}; is /proc mounted? mount -t proc proc /proc") from error
 
 
 def _mount(line: str) -> Mount:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from clb_discovery.model.address import is_ipv4
@@ -23,8 +24,11 @@ class Usage(NamedTuple):
     """Members and registrations that are not used, each with the reason."""
 
 
-def usage(found: Publication) -> dict[str, Usage]:
-    """Return the usage of each source that has a known answer."""
+def usage(found: Publication, why_empty: Mapping[str, str] = MappingProxyType({})) -> dict[str, Usage]:
+    """Return the usage of each source that has a known answer.
+
+    :param why_empty: why the answer of a source is empty, where that is known.
+    """
     left_out: defaultdict[str, list[str]] = defaultdict(list)
     for refusals in (found.resolved.refused, found.desired.rejected):
         for source, of_source in refusals.items():
@@ -41,7 +45,7 @@ def usage(found: Publication) -> dict[str, Usage]:
         is_automatic = service.automatic is not None or source in automatic
         needed = [vip for vip in pools if not (is_automatic and vip.port == 0 and vip not in named.get(source, ()))]
         reasons = [f"{vip} is not published: {without_room[vip]}" for vip in pools if vip in without_room]
-        objection = reasons[0] if reasons else _objection(pools, needed, len(servers))
+        objection = reasons[0] if reasons else _objection(pools, needed, len(servers), why_empty.get(source))
         used[source] = Usage(pools, objection, (*left_out[source], *_without_vip(service, servers)))
     return used
 
@@ -52,11 +56,12 @@ def _size(found: Publication, vip: Vip, source: str) -> int:
     return len(published.pool or ()) if published and is_own else 0
 
 
-def _objection(pools: Mapping[Vip, int], needed: Sequence[Vip], known: int) -> str | None:
+def _objection(pools: Mapping[Vip, int], needed: Sequence[Vip], known: int, why: str | None) -> str | None:
     """Return why connects are refused, or None if they are not.
 
     :param needed: the VIPs that need real servers. There is an automatic one in each family, whatever the servers are.
     :param known: the number of real servers that discovery returned.
+    :param why: why there are none, if that is known.
     """
     if not pools:
         return "it gets no VIP, so nothing of it is balanced"
@@ -64,7 +69,7 @@ def _objection(pools: Mapping[Vip, int], needed: Sequence[Vip], known: int) -> s
     if not empty:
         return None
     serving = [f"{count_servers(count)} at {vip}" for vip, count in pools.items() if count]
-    unused = f"{count_servers(known)}, and none can be used" if known else "none"
+    unused = f"{count_servers(known)}, and none can be used" if known else f"none{f': {why}' if why else ''}"
     reason = f"only {', '.join(serving)}" if serving else f"discovery returned {unused}"
     return f"no real server at {', '.join(empty)}, so connects are refused; {reason}"
 

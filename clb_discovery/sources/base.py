@@ -30,6 +30,17 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Explaining(Source, Protocol):
+    """A source that can find out why an answer of it is empty."""
+
+    async def why_empty(self) -> str | None:
+        """Query discovery for the reason of an empty answer; None if nothing more is known.
+
+        :raises SourceError: if discovery gave no complete answer.
+        """
+
+
+@runtime_checkable
 class CatalogSource(Source, Protocol):
     """The list of services in a catalog that may opt in; its answers are `Listing`s."""
 

@@ -22,25 +22,29 @@ def render(document: Mapping[str, Any]) -> Group:
 
 def _lines(document: Mapping[str, Any]) -> Iterator[Text]:
     for change in document["changes"]:
-        yield _virtual_server(change)
+        yield _virtual_server(change, queried=change["source"] not in document["unqueried"])
         for kind, sign in _SERVERS.items():
             yield from (_signed(sign, f"{endpoint(server)}{_share(server, sign)}", "    ") for server in change[kind])
     for item in document["refused"]:
         yield _signed("!", f"{item['service']}: {item['server']} is refused: {item['reason']}")
     for item in document["notes"]:
         yield _signed("!", f"{item['service']}: {item['note']}")
+    if document["unread"]:
+        yield _signed("!", f"compared with nothing installed: {document['unread']}")
     for change in document["names"]:
         yield _signed("~", change["file"])
         yield from (_signed("+", line, "    ") for line in change["added"])
         yield from (_signed("-", line, "    ") for line in change["removed"])
-    yield plain("; ".join(_counts(document)) or "no changes", "bold")
+    changed = document["changes"] or document["names"]
+    yield plain("; ".join([*([] if changed else ["no changes"]), *_counts(document)]), "bold")
 
 
-def _virtual_server(change: Mapping[str, Any]) -> Text:
+def _virtual_server(change: Mapping[str, Any], *, queried: bool) -> Text:
     settings = "".join(f"  {name} {old} -> {new}" for name, (old, new) in change["settings"].items())
     held = "  (held first: it removes much)" if change["held"] else ""
     title = f"{endpoint(change)}/{change['protocol']}  {change['service']} ({change['source']})"
-    return _signed(_SIGNS[change["action"]], title + settings + held)
+    offline = "" if queried else "  (real servers not queried)"
+    return _signed(_SIGNS[change["action"]], title + settings + held + offline)
 
 
 def _counts(document: Mapping[str, Any]) -> Iterator[str]:
@@ -53,6 +57,8 @@ def _counts(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"real servers: {real}"
     if document["names"]:
         yield f"hosts files: {len(document['names'])} to change"
+    if document["unqueried"]:
+        yield f"sources: {len(document['unqueried'])} not queried"
 
 
 def _share(server: Mapping[str, Any], sign: str) -> str:

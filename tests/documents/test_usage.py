@@ -70,6 +70,15 @@ def test_automatic_vips_may_be_empty_in_one_family() -> None:
     assert "[fd0b::1]" not in objection
 
 
+def test_objection_has_the_reason_of_an_empty_answer() -> None:
+    """The reason that a source has found out is in the objection if there is no real server, and only then."""
+    services = [Service(name, f"srv:{name}", (vip,)) for name, vip in zip(("web", "api"), _VIPS, strict=False)]
+    known = {"srv:web": [], "srv:api": [RealServer(0, parse_address("127.0.0.1"), 80, 1)]}
+    found = usage(made(services, known), dict.fromkeys(known, "the name does not exist"))
+    assert str(found["srv:web"].objection).endswith("discovery returned none: the name does not exist")
+    assert "does not exist" not in str(found["srv:api"].objection)
+
+
 def test_services_of_a_catalog_are_reported_with_their_refusals() -> None:
     """One without any VIP has an objection. A source without a known answer is not reported."""
     opt_in = OptIn(refused=(Refusal("clb-vip 'x'", "is not a VIP"),))

@@ -298,7 +298,7 @@ def test_plan_and_once(instance: str, cgroup: Path, agent: ConsulAgent) -> None:
     agent.deregister("web-10.0.0.1-80")
     (change,) = json.loads(clb("plan", "--json", *options).stdout)["changes"]
     assert (change["action"], change["settings"]["service"]) == ("change", ["web", "web2"])
-    assert "services may opt in" in clb("check", *options, "--cgroup", cgroup).stdout
+    assert "ok    catalog:consul: 1 service opts in\n" in clb("check", *options, "--cgroup", cgroup).stdout
 
 
 def test_services_choose_their_instances(instance: str, cgroup: Path, tmp_path: Path, agent: ConsulAgent) -> None:

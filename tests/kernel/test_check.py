@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Final
 
 import pytest
 
-from clb_discovery.model.text_forms import parse_vip
+from clb_discovery.cli.host_checks import LOOKED_AT
+from tests.support.agreement import Case, assert_agreement, said_by_check
 from tests.support.consul import ConsulAgent
 from tests.support.knot import KnotServer
+from tests.support.mounts import in_own_mounts
 from tests.support.pace import patient
-from tests.support.sidecar import clb, sidecar, status
+from tests.support.sidecar import COMMAND, clb, sidecar
+from tests.support.terminal import on_terminal
 
 SOURCE: Final = "srv:_web._tcp.example"
 V4, V6 = "10.64.0.1:80", "[fd00:64::1]:80"
-
-
-class Case(NamedTuple):
-    """An answer of discovery, and the expected result."""
-
-    answer: str
-    """Lines of a zone, or addresses and ports of instances."""
-    used: Mapping[str, int]
-    """The number of real servers behind each VIP."""
-    words: Sequence[str] = ()
-    """Words that `check` has to print about it."""
-    options: Sequence[str] = ()
 
 
 @pytest.fixture(scope="module")
@@ -46,51 +37,6 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     """Run a Consul."""
     with ConsulAgent(tmp_path_factory.mktemp("consul")) as running:
         yield running
-
-
-def said_by_check(result: subprocess.CompletedProcess[str], source: str) -> tuple[dict[str, int], list[str], list[str]]:
-    """Return the numbers by VIP, the warnings, and the failures that `check` reports for a source."""
-    assert result.stderr == ""
-    lines = [line for line in result.stdout.splitlines() if line[6:].startswith(f"{source}: ")]
-    numbers: dict[str, int] = {}
-    for line in lines:
-        if line[:4] == "warn":
-            continue
-        numbers |= {vip: int(count) for count, vip in re.findall(r"(\d+) real servers? at ([^\s,;]+)", line)}
-        for vips in re.findall(r"no real server at ([^;]+), so", line):
-            numbers |= dict.fromkeys(vips.split(", "), 0)
-    warnings = [line for line in lines if line.startswith("warn")]
-    return numbers, warnings, [line for line in lines if line.startswith("FAIL")]
-
-
-def said_by_plan(options: Sequence[str]) -> dict[str, int]:
-    """Return the number of real servers that `plan` would add for each VIP, with nothing loaded."""
-    result = clb("plan", "--json", *options)
-    assert result.stderr == ""
-    changes: list[dict[str, Any]] = json.loads(result.stdout)["changes"]
-    assert all(change["action"] == "add" for change in changes)
-    return {vip_of(change): len(change["added"]) for change in changes}
-
-
-def vip_of(found: Mapping[str, Any]) -> str:
-    """Return the VIP of a virtual server in a document."""
-    address = f"[{found['address']}]" if ":" in found["address"] else found["address"]
-    return str(parse_vip(f"{address}:{found['port']}/{found['protocol']}"))
-
-
-def assert_agreement(instance: str, cgroup: Path, source: str, case: Case, options: Sequence[str]) -> None:
-    """Compare the results of the three commands for one answer with the expected numbers, the sidecar last."""
-    options = ["--instance", instance, *options, *case.options]
-    checked = clb("check", *options, "--cgroup", cgroup)
-    numbers, warnings, failures = said_by_check(checked, source)
-    planned = said_by_plan(options)
-    run = clb("run", "--once", *options, "--cgroup", cgroup)
-    assert run.returncode == 0, run.stderr
-    served = {vip_of(found): len(found["real_servers"]) for found in status(instance)["virtual_servers"]}
-    assert (served, planned, numbers) == (case.used,) * 3, checked.stdout
-    works = 0 not in case.used.values()
-    assert (checked.returncode, bool(failures)) == ((0, False) if works else (1, True)), checked.stdout
-    assert all(word in "\n".join([*warnings, *failures]) for word in case.words), checked.stdout
 
 
 @pytest.mark.parametrize(
@@ -116,7 +62,7 @@ def test_answers_of_dns_are_counted_as_they_are_used(instance: str, cgroup: Path
     record = "" if "TXT" in case.answer else "_web._tcp SRV 0 1 80 a\n"
     knot.write(record + case.answer)
     options = ["--srv", f"_web._tcp.example={','.join(case.used)}", "--resolver", knot.address]
-    assert_agreement(instance, cgroup, SOURCE, case, options)
+    assert_agreement(instance, cgroup, case, options, SOURCE)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +88,7 @@ def test_answers_of_consul_are_counted_as_they_are_used(
     ]
     try:
         options = ["--consul", agent.url, "--service", f"web={','.join(case.used)}"]
-        assert_agreement(instance, cgroup, "consul:web", case, options)
+        assert_agreement(instance, cgroup, case, options, "consul:web")
     finally:
         for service in registered:
             agent.deregister(service)
@@ -193,7 +139,7 @@ def test_services_that_opt_in_are_checked(instance: str, cgroup: Path, agent: Co
     """In catalog mode each service that opts in has its line, as in the plan, with the claims that were rejected."""
     options = ["--instance", instance, "--consul", agent.url, "--vip-range", "10.64.0.0/16"]
     result = clb("check", *options, "--cgroup", cgroup)
-    assert "warn  catalog:consul: 0 services may opt in" in result.stdout
+    assert "warn  catalog:consul: no service opts in; add the tag clb" in result.stdout
     assert result.returncode == 0
     registered = [
         agent.register(name, 80, host, Meta={"clb-vip": vips})
@@ -245,14 +191,110 @@ def test_services_beyond_the_limit_are_reported(instance: str, cgroup: Path, age
     assert note["note"].endswith("'store', 'web'")
 
 
+def as_nobody(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command as an ordinary user."""
+    command = [sys.executable, "-m", "tests.programs.as_nobody", *map(str, arguments)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60))
+
+
 def test_check_without_privileges_counts_servers(knot: KnotServer) -> None:
     """Check does what is possible without root: the exit code reports what is missing, and the numbers are there."""
     knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1")
-    nobody = [sys.executable, "-m", "tests.programs.as_nobody", "check"]
-    command = [*nobody, "--srv", f"_web._tcp.example={V4}", "--resolver", knot.address]
-    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60))
+    result = as_nobody("check", "--srv", f"_web._tcp.example={V4}", "--resolver", knot.address)
     assert (result.returncode, result.stderr) == (3, "")
     assert f"ok    {SOURCE}: 1 real server at {V4}\n" in result.stdout
+
+
+def test_file_is_checked_by_an_ordinary_user(knot: KnotServer) -> None:
+    """Without privileges the exit code is that of the file and its sources, and the checks left out are named."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        file = Path(folder) / "clb.toml"
+        file.write_text(f'resolver = ["{knot.address}"]\nsrv = ["_web._tcp.example={V4}"]\n')
+        for zone, code, line in (
+            ("_web._tcp SRV 0 1 80 a\na A 10.0.0.1", 0, f"ok    {SOURCE}: 1 real server at {V4}"),
+            ("_web._tcp SRV 0 1 80 a\na A 127.0.0.1", 1, f"FAIL  {SOURCE}: no real server at {V4}"),
+        ):
+            knot.write(zone)
+            result = as_nobody("check", "--config", file)
+            assert (result.returncode, result.stderr) == (code, "")
+            assert f"ok    configuration: {file}: 1 service\n" in result.stdout
+            assert f"skip  this host: {LOOKED_AT} are not checked: CAP_PERFMON, " in result.stdout
+            assert line in result.stdout
+            assert result.stdout.splitlines()[-1].endswith("1 not checked")
+        knot.purge()
+        result = as_nobody("plan", "--offline", "--config", file)
+        assert (result.returncode, result.stderr) == (2, "")
+        assert result.stdout.startswith(f"+ {V4}/tcp  web ({SOURCE})  (real servers not queried)\n")
+
+
+def test_without_proc_each_check_that_needs_it_says_so(knot: KnotServer) -> None:
+    """Without /proc there is no internal error: check names what it cannot read and how to fix it."""
+    knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1")
+    options = ["--srv", f"_web._tcp.example={V4}", "--resolver", knot.address]
+    result = in_own_mounts("mount -t tmpfs none /proc", *COMMAND, "check", *options)
+    assert (result.returncode, result.stderr) == (3, "")
+    for what in ("privileges", "cgroup v2", "BPF file system"):
+        (line,) = (line for line in result.stdout.splitlines() if line.startswith(f"FAIL  {what}: "))
+        assert line.endswith("is /proc mounted? mount -t proc proc /proc")
+    assert f"ok    {SOURCE}: 1 real server at {V4}\n" in result.stdout
+
+
+def test_lines_are_folded_on_a_narrow_terminal(cgroup: Path, knot: KnotServer) -> None:
+    """On a terminal of 80 columns nothing is cut off: the cause of a failure can be read to its end."""
+    knot.write("@ TXT nothing")
+    options = ["--srv", f"_web._tcp.example={V4}", "--resolver", knot.address, "--cgroup", str(cgroup)]
+    with on_terminal([*COMMAND, "check", *options], {}, columns=80) as terminal:
+        assert terminal.end() == 1
+        lines = terminal.text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "the name does not exist (NXDOMAIN); is it right, and complete?" in " ".join(map(str.strip, lines))
+
+
+@pytest.mark.parametrize("wrong", ["redsi", "REDIS-CACHE", "x[2J", "nothing-like-it"])
+def test_service_that_consul_does_not_know_fails(cgroup: Path, agent: ConsulAgent, wrong: str) -> None:
+    """Check fails, and plan notes it, with the nearest names that Consul knows, if any; run takes it as empty."""
+    names = ("redis", "redis-cache", "web", "x\x1b[2J")
+    known = [agent.register(name, 80, "10.0.0.1", service_id=f"known-{place}") for place, name in enumerate(names)]
+    options = ["--consul", agent.url, "--service", f"{wrong}={V4}"]
+    try:
+        checked, planned = clb("check", *options, "--cgroup", cgroup), clb("plan", *options)
+    finally:
+        for service in known:
+            agent.deregister(service)
+    assert (checked.returncode, planned.returncode) == (1, 2)
+    (line,) = said_by_check(checked, f"consul:{wrong}").failures
+    suggested = {
+        "redsi": "did you mean 'redis'?",
+        "REDIS-CACHE": "did you mean 'redis-cache' or 'redis'?",
+        "x[2J": r"did you mean 'x\x1b[2J'?",
+    }
+    cause = f"Consul at {agent.url} has no service {wrong!r}; "
+    assert line.endswith(cause + suggested.get(wrong, "is the name right, and the datacenter?"))
+    assert f"! {wrong}: {cause}" in planned.stdout
+    assert checked.stdout.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("status", "options", "words"),
+    [
+        ("critical", [], "discovery returned none: 1 is critical or in maintenance, and no other can be used"),
+        ("passing", ["--tag", "blue"], "discovery returned none: no instance of 'redis' fits the tags and the filter"),
+        ("passing", ["--filter", 'Service.ID == "x"'], "no instance of 'redis' fits the tags and the filter"),
+    ],
+)
+def test_service_without_a_usable_instance_fails(
+    cgroup: Path, agent: ConsulAgent, status: str, options: list[str], words: str
+) -> None:
+    """If Consul knows the service, but no instance can be used, check gives that reason."""
+    known = agent.register("redis", 80, "10.0.0.1", status=status)
+    try:
+        given = ["--consul", agent.url, "--service", f"redis={V4}", *options]
+        checked = clb("check", *given, "--cgroup", cgroup)
+    finally:
+        agent.deregister(known)
+    (line,) = said_by_check(checked, "consul:redis").failures
+    assert words in line
 
 
 def test_name_that_is_given_twice_is_served_at_all_its_vips(
@@ -262,11 +304,12 @@ def test_name_that_is_given_twice_is_served_at_all_its_vips(
     knot.write("_web._tcp SRV 0 1 80 a\na A 10.0.0.1\na AAAA fd00::1")
     once = ["--srv", f"_web._tcp.example={V4},{V6}", "--resolver", knot.address]
     case = Case("", {V4: 1, V6: 1, "10.64.0.2:81": 1}, options=["--srv", f"_web._tcp.example={V4},10.64.0.2:81"])
-    assert_agreement(instance, cgroup, SOURCE, case, once)
+    assert_agreement(instance, cgroup, case, once, SOURCE)
     assert clb("unload", "--instance", instance).returncode == 0
     registered = agent.register("redis", 6379, "10.0.0.1")
     try:
         case = Case("", {V4: 1, "10.64.0.2:81": 1}, options=["--service", "redis=10.64.0.2:81"])
-        assert_agreement(instance, cgroup, "consul:redis", case, ["--consul", agent.url, "--service", f"redis={V4}"])
+        given = ["--consul", agent.url, "--service", f"redis={V4}"]
+        assert_agreement(instance, cgroup, case, given, "consul:redis")
     finally:
         agent.deregister(registered)

@@ -24,6 +24,7 @@ from tests.support.listeners import listening
 from tests.support.pace import patient
 from tests.support.sidecar import COMMAND, sidecar
 from tests.support.srv_web import VIP, WEB, resolver, serve
+from tests.support.terminal import on_terminal
 
 MEMORY: Final = 512 << 20
 """Bytes of address space that the service may use; most of it is what Python maps at its start."""
@@ -110,3 +111,21 @@ def test_servers_in_a_pool_are_left_alone(instance: str, cgroup: Path, tmp_path:
             assert read.count == 0
             assert "1 of 2 real servers are in a pool, and were left alone" in read.failures
             assert said.read_text() == "connected\n"
+
+
+@pytest.mark.parametrize("source", ["", "<&-", "</dev/null"])
+def test_by_hand_it_says_what_it_is_for(source: str) -> None:
+    """Nothing is read from a pipe, a file or a closed input; one line names its unit and its purpose."""
+    shell = ["sh", "-c", f'exec "$@" {source}', "sh", *COMMAND, "close"]
+    result = subprocess.run(shell, input="", check=False, capture_output=True, text=True, timeout=patient(30))
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert "clb-discovery-close.socket starts it" in line
+    assert "to close sockets of removed servers" in line
+
+
+def test_on_a_terminal_it_does_not_wait_for_keys() -> None:
+    """Typed by a person, it ends at once with the same line."""
+    with on_terminal([*COMMAND, "close"], {}, columns=80) as terminal:
+        assert terminal.end() == 2
+        assert "clb-discovery-close.socket starts it" in terminal.text()

@@ -40,7 +40,10 @@ DOCUMENT = {
     "refused": [{"service": "web", "server": "127.0.0.1:80", "reason": "it is loopback"}],
     "notes": [{"service": "web", "note": "the answer may be incomplete"}],
     "names": [],
+    "unqueried": [],
+    "unread": None,
 }
+NOTHING: dict[str, Any] = {"changes": [], "refused": [], "notes": [], "names": [], "unqueried": [], "unread": None}
 
 
 def test_every_server_has_a_line_and_the_last_line_counts() -> None:
@@ -63,13 +66,13 @@ def test_every_server_has_a_line_and_the_last_line_counts() -> None:
 
 def test_nothing_to_change() -> None:
     """Without changes there is one line, which reports that."""
-    assert as_text(render({"changes": [], "refused": [], "notes": [], "names": []}), 80) == "no changes\n"
+    assert as_text(render(NOTHING), 80) == "no changes\n"
 
 
 def test_lines_of_hosts_files_are_shown() -> None:
     """They are shown below their file, and files are counted separately."""
     name = {"file": "/etc/hosts", "added": ["10.64.0.1 web.clb"], "removed": ["10.64.0.2 web.clb"]}
-    assert as_text(render({"changes": [], "refused": [], "notes": [], "names": [name]}), 80).splitlines() == [
+    assert as_text(render({**NOTHING, "names": [name]}), 80).splitlines() == [
         "~ /etc/hosts",
         "    + 10.64.0.1 web.clb",
         "    - 10.64.0.2 web.clb",
@@ -86,3 +89,18 @@ def test_signs_have_colours_on_a_terminal() -> None:
     assert "\x1b[31m- 10.64.0.1:*/tcp" in output.getvalue()
     assert "\x1b[32m    + 10.0.0.1:82" in output.getvalue()
     assert "\x1b" not in as_text(render(DOCUMENT), 200)
+
+
+def test_offline_plan_shows_which_real_servers_are_unknown() -> None:
+    """Changes of sources that were not queried are marked; a line reports that the maps were not read."""
+    queried = change("add", "10.64.0.2", source="static:web", added=[server("10.0.0.1", 80)])
+    changes = [change("add", "10.64.0.1"), queried]
+    document = {**NOTHING, "changes": changes, "unqueried": ["srv:web", "consul:api"], "unread": "run as root"}
+    assert as_text(render(document), 1000).splitlines() == [
+        "+ 10.64.0.1:80/tcp  web (srv:web)  (real servers not queried)",
+        "+ 10.64.0.2:80/tcp  web (static:web)",
+        "    + 10.0.0.1:80  weight 1  priority 0",
+        "! compared with nothing installed: run as root",
+        "virtual servers: 2 to add; real servers: +1 ~0 -0; sources: 2 not queried",
+    ]
+    assert as_text(render({**NOTHING, "unqueried": ["srv:web"]}), 80) == "no changes; sources: 1 not queried\n"

@@ -22,6 +22,7 @@ TESTED: Final = (
 )
 """Tests that depend on the kernel."""
 ABOUT_THE_SIDECAR: Final = (
+    "test_agreement.py",
     "test_answers.py",
     "test_automatic.py",
     "test_bursts.py",

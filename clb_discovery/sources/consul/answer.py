@@ -169,6 +169,11 @@ def parse_names(services: object) -> frozenset[str]:
     return frozenset(name for name, own in tags.items() if claims(None, own) is not None)
 
 
+def parse_service_names(services: object) -> frozenset[str]:
+    """Return all services of the same JSON; raises as `parse_names`."""
+    return frozenset(_object(services, "the list of services"))
+
+
 def parse_summaries(summaries: object) -> frozenset[str]:
     """Return the names in the decoded JSON of `/v1/internal/ui/services`, without those of peered clusters.
 

@@ -11,7 +11,13 @@ import structlog
 
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.sources.consul.address import ConsulAddress
-from clb_discovery.sources.consul.answer import Reading, parse_entries, parse_names, parse_summaries
+from clb_discovery.sources.consul.answer import (
+    Reading,
+    parse_entries,
+    parse_names,
+    parse_service_names,
+    parse_summaries,
+)
 from clb_discovery.sources.consul.blocking import FIRST, LONGEST_WAIT, MARGIN, WAIT
 from clb_discovery.sources.consul.change_watch import ChangeWatch, Key
 from clb_discovery.sources.consul.client import CONSISTENT, LEADER, OWN, STALE, Client, Mode, Scope
@@ -186,6 +192,14 @@ class ConsulServer:
         except SourceError as error:
             raise SourceError(f"{self}: {error}") from None
         return following, names
+
+    async def service_names(self) -> frozenset[str]:
+        """Query the names of all services that the token may read.
+
+        :raises SourceError: if there is no complete answer.
+        """
+        _, services = await self._client.services(FIRST, self._wait)
+        return parse_service_names(services)
 
     def attach(self, source: Endable) -> None:
         """Register a source whose queries have to end before the connections are closed."""

@@ -22,6 +22,7 @@ from clb_discovery.sources.consul.client import ALL, Selection
 from clb_discovery.sources.consul.members import BOTH, is_anyone_usable, to_answer
 from clb_discovery.sources.consul.names import Names, Watched
 from clb_discovery.sources.consul.server import REFRESH, ConsulServer
+from clb_discovery.text import nearest
 
 RATE: Final = 10.0
 """Queries per second for one service in the long run."""
@@ -217,6 +218,17 @@ class ConsulSource(_Hastened[Reading]):
             self._reading = self._returned = self._due = None
             await self.end()
             raise
+
+    async def why_empty(self) -> str | None:
+        """Query whether Consul knows the service at all: a `sources.base.Explaining`."""
+        name, selection = self._service
+        names = await self._server.service_names()
+        if name not in names:
+            similar = " or ".join(map(repr, nearest(name, names)))
+            hint = f"did you mean {similar}?" if similar else "is the name right, and the datacenter?"
+            return f"{self._server} has no service {name!r}; {hint}"
+        selects = selection.tags or selection.filter
+        return f"no instance of {name!r} fits the tags and the filter" if selects else None
 
     async def end(self) -> None:
         """Cancel the query and the look-ups; the next call of `next` starts them again."""

@@ -583,3 +583,28 @@ def test_crossed_bounds_are_wrong_usage(bounds: tuple[float, float]) -> None:
     """A minimum wait that is not above 0, or above the maximum, is rejected."""
     with pytest.raises(UsageError, match="--min-ttl"):
         SrvSource(NAME, Resolvers(["127.0.0.1"]), *bounds)
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(rcode="NXDOMAIN", authority=[SOA]), "does not exist (NXDOMAIN)"),
+        (Reply(authority=[SOA]), "exists, but has no SRV record"),
+        (Reply(records("0 0 0 .")), "the target is '.'"),
+    ],
+)
+async def test_reason_of_an_empty_answer(reply: Reply, words: str) -> None:
+    """A name that does not exist, one without records, and one that names no server are told apart."""
+    async with FakeDns() as server:
+        server.replies[SRV] = reply
+        one = source(server)
+        assert (await one.next()).servers == ()
+        assert words in str(await one.why_empty())
+
+
+async def test_reason_of_an_empty_answer_may_be_an_error() -> None:
+    """If the query for it fails, there is no reason."""
+    async with FakeDns() as server:
+        server.replies[SRV] = Reply(rcode="SERVFAIL")
+        with pytest.raises(SourceError):
+            await source(server).why_empty()
