@@ -9,9 +9,9 @@ VALUES: Final[Mapping[str, str]] = {
     "VIP": "the address of a virtual server: 10.64.0.1:6379, or 10.64.0.1 for every port; IPv6 in brackets: "
     "[fd00:64::1]:6379. It is for TCP; /udp at its end means UDP. For an SRV name such as _dns._udp.example it is for "
     "UDP; /tcp means TCP.",
-    "NAME[=VIP,...]": "a name in discovery, and the VIPs that lead to its servers: redis=10.64.0.1:6379. A name "
-    "without a VIP gets an automatic one of each address family from --vip-range, for every port. It depends on the "
-    "name only, and is the same on every host.",
+    "NAME[=VIP,...]": "a name in discovery, and the VIPs that lead to its servers: redis=10.64.0.1:6379. If a name is "
+    "given twice, its VIPs add up. A name without a VIP gets an automatic one of each address family from --vip-range, "
+    "for every port. It depends on the name only, and is the same on every host.",
     "TIME": "30s, 500ms, 2m or 1h; a number without a unit is in seconds.",
     "SHARE": "a number from 0 to 1; 0.5 is a half.",
     "N": "a whole number from 0 to 1000000.",
@@ -22,11 +22,8 @@ VALUES: Final[Mapping[str, str]] = {
     "the IP address.",
     "URL": "the address of a Consul agent: http://127.0.0.1:8500, https://consul.example:8501, [::1]:8500 or "
     "unix:///run/consul.sock.",
-    "EXPRESSION": "a filter of Consul's health API: 'Service.Meta.version == \"2\"'.",
-    "FILE, PATH, DIR": "a path. PATH is a cgroup, a directory, or a file that is written; FILE is read.",
-    "NAME, NODE, TAG, GROUP": "a name. That of an instance has up to 64 letters, digits, _, - and @.",
 }
-"""Values by the names that the help of options has for them."""
+"""Values by the names that the help of options has for them, unless a name says enough, such as FILE."""
 
 EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "": (
@@ -53,7 +50,7 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "load": (
         ("all connects of this host", "clb-discovery load"),
         ("connects of one systemd unit", "clb-discovery load --instance shop --unit shop.service"),
-        ("let a group write the maps", "clb-discovery load --group clb-discovery"),
+        ("connects of all systemd services", "clb-discovery load --cgroup /sys/fs/cgroup/system.slice"),
     ),
     "unload": (
         ("the default instance", "clb-discovery unload"),

@@ -25,7 +25,7 @@ Without a command it runs in the foreground, and follows discovery until it gets
 _SEE_VALUES: Final = f"`{PROGRAM} help values` explains values such as VIP and TIME."
 _SEE_COMMANDS: Final = f"`{PROGRAM} help COMMAND` lists the options of a command."
 _EXIT_CODES: Final = "\n".join(("exit codes:", *(f"  {code}  {text}" for code, text in EXIT_CODES.items())))
-_DOCUMENT: Final = "print the document that scripts may rely on"
+_DOCUMENT: Final = "print a document for scripts"
 _FOR_SERVICES: Final = tuple(name for name, option in OPTIONS.items() if option.group in SERVICE_GROUPS)
 
 
@@ -58,9 +58,9 @@ def make_parser() -> CommandParser:
             parser.commands[name] = sub
         return sub
 
-    _add(command("run", "follow discovery, and keep the pools in the kernel up to date (default)"), OPTIONS)
+    _add(command("run", "follow discovery, and keep the pools up to date (default)"), OPTIONS)
 
-    _complete_status(command("status", "show the current state of the kernel programs; works without the sidecar"))
+    _complete_status(command("status", "show the state of the kernel programs; works without the sidecar"))
 
     plan = command("plan", "show what `run` would change, without changing it; exits 2 if there are changes")
     _add(plan, (*_FOR_SERVICES, "instance", "hosts-file"))
@@ -68,7 +68,7 @@ def make_parser() -> CommandParser:
 
     _complete_load(command("load", "load and attach the kernel programs, without following discovery"))
 
-    unload = command("unload", "detach and remove the kernel programs of an instance, and its pools")
+    unload = command("unload", "detach and remove the kernel programs and pools of an instance")
     _add(unload, ["instance"])
     text = "only remove programs left by versions with a different map layout"
     unload.add_argument("--other-layouts", action="store_true", help=text)
@@ -78,10 +78,10 @@ def make_parser() -> CommandParser:
     text = "close sockets of removed servers on behalf of an unprivileged sidecar (used by its unit)"
     command("close", text, hidden=True)
 
-    text = "test this host, show which servers `run` would use, and how to fix problems"
+    text = "test this host, and show which servers `run` would use"
     _add(command("check", text), (*_FOR_SERVICES, "instance", "cgroup", "loader"))
 
-    demo = command("demo", "show it at work, with an embedded DNS server and local real servers")
+    demo = command("demo", "show it at work, with an embedded DNS server and local servers")
     demo.add_argument("--no-color", action="store_true", help="print plain text")
 
     topic = command("help", "explain a command, or the values that options take")
@@ -104,7 +104,7 @@ def _complete_status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help=_DOCUMENT)
     text = "refresh it, with rates, until interrupted; with --json print one line each time, with its time"
     parser.add_argument("--watch", action="store_true", help=text)
-    interval, text = _typed(values.parse_milliseconds), "time between two refreshes of --watch; default 2s"
+    interval, text = _typed(values.parse_milliseconds), "time between refreshes of --watch; default 2s"
     parser.add_argument("--interval", metavar="TIME", type=interval, default=2000, help=text)
 
 
@@ -132,8 +132,8 @@ def _complete_trace(parser: argparse.ArgumentParser) -> None:
         ("command", "only connects of programs with this name; the kernel cuts names at 15 bytes"),
     ):
         only.add_argument(f"--{name}", metavar="NAME", action="append", default=[], dest=f"only_{name}", help=text)
-    text = "only connects with this outcome; `sent` is for datagrams, which have no other outcome"
-    only.add_argument("--outcome", choices=OUTCOMES, action="append", default=[], help=text)
+    text = f"only connects with this outcome: {', '.join(OUTCOMES)}; datagrams have `sent` only"
+    only.add_argument("--outcome", metavar="NAME", choices=OUTCOMES, action="append", default=[], help=text)
 
 
 def _add(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

@@ -38,8 +38,8 @@ _GENERAL: Final = Group()
 SERVICE_GROUPS: Final = frozenset({_DISCOVERY, _VIRTUAL_SERVERS, _CONSUL, _LIMITS, _SCHEDULING})
 """The groups of options that `config.services` and `config.sources` read."""
 LOADERS: Final = (
-    "how to load the kernel programs: object loads the shipped ones with libbpf, bcc compiles them on this host; auto, "
-    "the default, tries object, then bcc"
+    "load the kernel programs with libbpf (object), or compile them on this host (bcc); auto, the default, tries "
+    "object, then bcc"
 )
 
 _POLICY: Final = RemovalPolicy()
@@ -54,8 +54,7 @@ class Options:
         None,
         "FILE",
         Path,
-        "read options and services from a TOML file: keys are the names of options, an array gives several values, and "
-        "each [[service]] table is a service; the command line takes precedence",
+        "read options by their names, and services as [[service]] tables, from TOML; the command line takes precedence",
         in_file=False,
     )
     consul: str | None = _DISCOVERY.value(
@@ -78,16 +77,14 @@ class Options:
     service: tuple[str, ...] = _DISCOVERY.repeatable(
         "NAME[=VIP,...]",
         str,
-        "balance connects to these VIPs over the instances of a Consul service; repeatable, and the VIPs of one NAME "
-        "add up",
+        "balance connects to these VIPs over the instances of a Consul service; repeatable",
         in_file=False,
     )
     """In a file, too, where the same key also holds tables: see `config.file`."""
     srv: tuple[str, ...] = _DISCOVERY.repeatable(
         "NAME[=VIP,...]",
         str,
-        "balance connects to these VIPs over the targets of an SRV record such as _redis._tcp.example; repeatable, and "
-        "the VIPs of one NAME add up",
+        "balance connects to these VIPs over the targets of an SRV record such as _redis._tcp.example; repeatable",
     )
     resolver: tuple[str, ...] = _DISCOVERY.repeatable(
         "IP[:PORT]",
@@ -110,8 +107,8 @@ class Options:
         None,
         "TIME",
         values.parse_duration,
-        "keep SRV records for this long after an answer last had them; 0 never keeps them; default: 1 to 10 minutes if "
-        "the name server returns varying subsets, else 0",
+        "keep SRV records this long after an answer last had them; default: 1 to 10 minutes if the name server returns "
+        "varying subsets, else 0",
     )
 
     vip_range: tuple[Network, ...] = _VIRTUAL_SERVERS.repeatable(
@@ -146,32 +143,24 @@ class Options:
     consul_tls_server_name: str | None = _CONSUL.value(
         None, "NAME", str, "expect this name in Consul's certificate (CONSUL_TLS_SERVER_NAME)"
     )
-    datacenter: str | None = _CONSUL.value(
-        None, "NAME", str, "follow the services of this datacenter; default: that of the agent"
-    )
-    namespace: str | None = _CONSUL.value(
-        None, "NAME", str, "follow the services of this namespace of Consul Enterprise (CONSUL_NAMESPACE)"
-    )
-    partition: str | None = _CONSUL.value(
-        None, "NAME", str, "follow the services of this partition of Consul Enterprise (CONSUL_PARTITION)"
-    )
+    datacenter: str | None = _CONSUL.value(None, "NAME", str, "use this datacenter; default: that of the agent")
+    namespace: str | None = _CONSUL.value(None, "NAME", str, "use this Consul Enterprise namespace (CONSUL_NAMESPACE)")
+    partition: str | None = _CONSUL.value(None, "NAME", str, "use this Consul Enterprise partition (CONSUL_PARTITION)")
     near: str | None = _CONSUL.value(
         None, "NODE", str, "let Consul sort instances by their distance from this node; _agent is the agent's node"
     )
-    filter: str | None = _CONSUL.value(None, "EXPRESSION", str, "use only instances that match this filter")
-    tagged_address: str | None = _CONSUL.value(
-        None, "NAME", str, "use the tagged address with this name, such as wan, of instances that have one"
+    filter: str | None = _CONSUL.value(
+        None, "EXPRESSION", str, "use only instances that match, such as 'Service.Meta.version == \"2\"'"
     )
+    tagged_address: str | None = _CONSUL.value(None, "NAME", str, "prefer tagged addresses with this name, such as wan")
     consul_wait: float = _CONSUL.value(
         50.0,
         "TIME",
         values.parse_consul_wait,
-        "let each query wait this long for a change, 1s to 10m; it must be shorter than the timeout of a proxy between "
-        "here and Consul; default 50s",
+        "wait this long for a change in each query, 1s to 10m; it must be below the timeout of a proxy on the way; "
+        "default 50s",
     )
-    tag: tuple[str, ...] = _CONSUL.repeatable(
-        "TAG", str, "use only instances with this tag; repeatable: with all of them"
-    )
+    tag: tuple[str, ...] = _CONSUL.repeatable("TAG", str, "use only instances with this tag; repeatable: with all tags")
 
     real_range: tuple[Network, ...] = _LIMITS.repeatable(
         "CIDR",
@@ -217,7 +206,9 @@ class Options:
         "do not count active connections, which saves a little work per connect; least-conn counts them anyway"
     )
 
-    instance: str = _GENERAL.value("default", "NAME", str, "use the data plane with this name; default: default")
+    instance: str = _GENERAL.value(
+        "default", "NAME", str, "use the data plane with this name, of letters, digits, _, - and @; default: default"
+    )
     cgroup: str | None = _GENERAL.value(
         None, "PATH", str, "balance connects of the processes in this cgroup and below it; default: the cgroup v2 root"
     )
@@ -229,8 +220,8 @@ class Options:
     on_remove: str = _GENERAL.choice(
         "drain",
         ("drain", "reset"),
-        "keep TCP connections to a removed real server (drain, the default), or close them (reset); its UDP sockets "
-        "are always closed",
+        "drain (default) keeps TCP connections to a removed real server, reset closes them; its UDP sockets are always "
+        "closed",
     )
 
     log_format: str = _LOGS.choice(
@@ -255,12 +246,10 @@ class Options:
         None,
         "PATH",
         lambda text: Path(text) if text else None,
-        "keep the last known good sets in this directory, and serve them after a reboot while discovery is down; "
-        "default: STATE_DIRECTORY, which systemd sets",
+        "keep the last known good sets in this directory, for a start while discovery is down; default: "
+        "STATE_DIRECTORY, which systemd sets",
     )
-    once: bool = _GENERAL.switch(
-        "publish the current answers once, leave the data plane in place, and exit", in_file=False
-    )
+    once: bool = _GENERAL.switch("publish once, leave the data plane in place, and exit", in_file=False)
 
     entries: tuple[Entry, ...] = ()
     """The tables of the file."""

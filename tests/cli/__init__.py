@@ -1,0 +1,1 @@
+"""The command line itself: help, and errors of its arguments."""
