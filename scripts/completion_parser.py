@@ -1,4 +1,4 @@
-"""The parser of the command line for shtab, which needs to know which values are paths."""
+"""The parser of the command line for shtab, which needs to know how values are completed."""
 
 from __future__ import annotations
 
@@ -7,26 +7,46 @@ from typing import Final
 
 import shtab
 
+from clb_discovery.cli.command_parser import CommandParser
+from clb_discovery.cli.parser import PROGRAM
 from clb_discovery.cli.parser import make_parser as make_cli_parser
+from clb_discovery.model.servers import Algorithm
 
 _PATHS: Final = {"FILE": shtab.FILE, "PATH": shtab.FILE, "DIR": shtab.DIRECTORY}
 """The kind of path that a value is, by its metavar."""
+_INSTANCES: Final = shtab.cmd(f"{PROGRAM} complete instances")
+_SERVICES: Final = shtab.cmd(f"{PROGRAM} complete services")
+_CHOICES: Final = {"--algorithm": [str(algorithm) for algorithm in Algorithm]}
+"""The choices of options that parse them themselves."""
+_LOOKING: Final = ("status", "trace")
+"""The commands whose --service is a service of the kernel's, not of Consul's."""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser with paths marked, and with the options of `run` for a command line without a command."""
+    """Return the parser with completions, and with the options of `run` for a command line without a command."""
     parser = make_cli_parser()
-    (commands,) = (action for action in _actions(parser) if isinstance(action.choices, dict))
-    assert isinstance(commands.choices, dict)  # noqa: S101 - for mypy
-    for command in commands.choices.values():
+    for name, command in parser.commands.items():
         for action in _actions(command):
-            if action.metavar in _PATHS:
-                setattr(action, "complete", _PATHS[str(action.metavar)])  # noqa: B010 - shtab's, unknown to argparse
-    for action in _actions(commands.choices["run"]):
+            _complete(name, action)
+            if action.dest == "topic":
+                action.choices = [*parser.commands, "values"]
+    for action in _actions(parser.commands["run"]):
         if "--help" not in action.option_strings:
             parser._add_action(action)  # noqa: SLF001 - argparse's `parents` would need the options twice
     return parser
 
 
-def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+def _complete(command: str, action: argparse.Action) -> None:
+    option = action.option_strings[-1] if action.option_strings else ""
+    found = _PATHS.get(str(action.metavar))
+    if option == "--instance":
+        found = _INSTANCES
+    elif option == "--service" and command in _LOOKING:
+        found = _SERVICES
+    action.choices = _CHOICES.get(option, action.choices)
+    if found is not None:
+        setattr(action, "complete", found)  # noqa: B010 - shtab's, unknown to argparse
+
+
+def _actions(parser: CommandParser) -> list[argparse.Action]:
     return parser._actions  # noqa: SLF001 - argparse has no other way to list them

@@ -78,6 +78,9 @@ def make_parser() -> CommandParser:
     text = "close sockets of removed servers on behalf of an unprivileged sidecar (used by its unit)"
     command("close", text, hidden=True)
 
+    complete = command("complete", "print words for the completion of a shell (used by its script)", hidden=True)
+    complete.add_argument("kind", choices=("instances", "services"))
+
     text = "test this host, and show which servers `run` would use"
     _add(command("check", text), (*_FOR_SERVICES, "instance", "cgroup", "loader"))
 

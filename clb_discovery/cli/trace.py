@@ -24,8 +24,7 @@ from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.maps import Maps
-from clb_discovery.datapath.neighbours import others
-from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.pins import Pins, instance_names
 from clb_discovery.datapath.ring import Ring
 from clb_discovery.documents.trace import DROPPED, Joiner, Line, Wanted, dropped
 from clb_discovery.errors import ClbError
@@ -71,7 +70,7 @@ def main(typed: argparse.Namespace) -> int:
 def _require_loaded(pins: Pins) -> None:
     if pins.have_maps():
         return
-    loaded = some_of([one.instance for one in others(pins)], _SHOWN)
+    loaded = some_of([name for name in instance_names() if name != pins.instance], _SHOWN)
     hint = f"loaded on this host: {', '.join(loaded)}; or " if loaded else ""
     load = load_command(pins.instance)
     raise ClbError(f"the data plane of instance {pins.instance!r} is not loaded; {hint}run: {load}")

@@ -19,7 +19,7 @@ from tests.support.sidecar import COMMAND
 from tests.support.terminal import on_terminal
 from tests.test_outside import commands
 
-HIDDEN: Final = ("close",)
+HIDDEN: Final = ("close", "complete")
 PLAIN: Final = frozenset({"FILE", "PATH", "DIR", "NAME", "NODE", "TAG", "GROUP", "EXPRESSION"})
 """Values whose names say enough."""
 COMMANDS: Final = tuple(name for name in commands() if name and name not in HIDDEN)
@@ -68,10 +68,10 @@ def test_help_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_hidden_commands_still_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
-    """A command that only a unit runs is in no list, and has a help of its own."""
+    """A command that only programs run is in no list, and has a help of its own."""
     for command in HIDDEN:
         assert command not in make_parser().commands
-        assert "unit" in printed(capsys, command, "--help")
+        assert "(used by its " in printed(capsys, command, "--help")
 
 
 @pytest.mark.parametrize("command", EXAMPLES)
