@@ -139,6 +139,7 @@ class _Table:
         self._rows += 1
 
     def _print_header(self) -> None:
+        # `show` also lets the stream escape characters that its encoding lacks, for the rows, too.
         screen.show(screen.plain(trace.header(self._width), "bold"))
         self._rows = 1
 

@@ -196,11 +196,11 @@ class Options:
         _HEALTH.eject_first_ms,
         "TIME",
         values.parse_milliseconds,
-        "eject it for this long the first time; the time doubles with each ejection that follows soon; default 5s",
+        "let the first ejection last this long; the time doubles with each one that follows soon; default 5s",
     )
     """Milliseconds, as `eject_max`."""
     eject_max: int = _SCHEDULING.value(
-        _HEALTH.eject_most_ms, "TIME", values.parse_milliseconds, "eject it for at most this long; default 60s"
+        _HEALTH.eject_most_ms, "TIME", values.parse_milliseconds, "let an ejection last at most this long; default 60s"
     )
     no_active: bool = _SCHEDULING.switch(
         "do not count active connections, which saves a little work per connect; least-conn counts them anyway"

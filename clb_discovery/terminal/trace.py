@@ -48,11 +48,12 @@ def row(document: Mapping[str, Any], width: int | None) -> str:
         return f"{clock}  connects are missing here: they came faster than they were read"
     widths = _layout(width)
     command = printable(document["command"] or "?")
+    unnamed = printable(document["cgroup"] or "?") if "command" in widths else command
     cells = {
         "time": clock,
         "pid": f"{document['pid'] or '?':>7}",
         "command": command,
-        "from": _origin(document) or (printable(document["cgroup"] or "?") if "command" in widths else command),
+        "from": _origin(document, None if width is None else widths["from"]) or unnamed,
         "service": printable(document["service"] or "?"),
         "virtual server": document["virtual_server"],
         "real server": document["real_server"] or "none",
@@ -82,9 +83,13 @@ def _joined(cells: Mapping[str, str], widths: Mapping[str, int]) -> str:
     return " ".join(padded(cells[name], size) for name, size in widths.items()).rstrip()
 
 
-def _origin(document: Mapping[str, Any]) -> str | None:
-    engine, _, number = (document["container"] or "").partition(":")
-    return f"{engine}:{number[:_ID]}" if number else printable(document["unit"] or "") or None
+def _origin(document: Mapping[str, Any], size: int | None) -> str | None:
+    """Return the container, without its engine if there is no room for both, or else the unit."""
+    if document["container"] is None:
+        return printable(document["unit"] or "") or None
+    engine, _, number = document["container"].partition(":")
+    shown = f"{engine}:{number[:_ID]}"
+    return shown if size is None or len(shown) <= size else number[:_ID]
 
 
 def _outcome(document: Mapping[str, Any], size: int) -> str:
@@ -105,11 +110,6 @@ def _cut(text: str, size: int) -> str:
     return text if cell_len(text) <= size else f"{set_cell_size(text, size - 1).rstrip()}…"
 
 
-def _short_origin(text: str, size: int) -> str:
-    """Keep the id of a container rather than its engine."""
-    return _cut(text if len(text) <= size else text.rpartition(":")[2], size)
-
-
 def _short_endpoint(text: str, size: int) -> str:
     """Keep the port, the first group of an IPv6 address, and as many of its last groups as there is room for."""
     address, _, port = text.rpartition("]")
@@ -122,8 +122,7 @@ def _short_endpoint(text: str, size: int) -> str:
 
 _SHORTEN: Final[Mapping[str, Callable[[str, int], str]]] = {
     "time": lambda clock, size: clock[:size],
-    "from": _short_origin,
     "virtual server": _short_endpoint,
     "real server": _short_endpoint,
 }
-"""How a cell is shortened; other cells are cut at their ends."""
+"""How some cells are shortened; the others are cut at their ends."""

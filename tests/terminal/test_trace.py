@@ -69,6 +69,7 @@ def test_latency_has_a_fitting_unit(latency: float, expected: str) -> None:
     [
         ({"unit": "a-long-name-of-a.service"}, "a-long-name-…"),
         ({"unit": f"docker-{ID}.scope", "container": f"docker:{ID}"}, "3f2a1b9c0d1e"),
+        ({"unit": "dev:a-long-name.service"}, "dev:a-long-n…"),
         ({"unit": None, "cgroup": "/mine"}, "redis-cli"),
         ({"unit": None, "cgroup": None, "command": None}, "?"),
     ],
