@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +41,7 @@ def _options_of_run(run: argparse.ArgumentParser) -> Iterator[str]:
             yield _items((_tag(action), _help(action)) for action in actions)
 
 
-def _other_options(commands: dict[str, argparse.ArgumentParser]) -> Iterator[str]:
+def _other_options(commands: Mapping[str, argparse.ArgumentParser]) -> Iterator[str]:
     """Yield the options that `run` does not have, each with the commands that have it."""
     users: dict[str, list[str]] = {}
     actions: dict[str, argparse.Action] = {}

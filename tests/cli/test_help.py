@@ -14,10 +14,9 @@ from clb_discovery.cli.main import main
 from clb_discovery.cli.parser import make_parser
 from clb_discovery.config.options import make_options
 from clb_discovery.config.services import read_services
-from clb_discovery.errors import ClbError
 from tests.support.sidecar import COMMAND
 from tests.support.terminal import on_terminal
-from tests.test_outside import commands
+from tests.test_outside import commands, exit_codes
 
 HIDDEN: Final = ("close", "complete")
 PLAIN: Final = frozenset({"FILE", "PATH", "DIR", "NAME", "NODE", "TAG", "GROUP", "EXPRESSION"})
@@ -64,7 +63,7 @@ def test_help_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     assert tuple(re.findall(r"^    ([a-z]+)  ", text, re.MULTILINE)) == COMMANDS
     assert all(line in text for _, line in EXAMPLES[""])
     assert [int(code) for code in re.findall(r"^  (\d)  ", text, re.MULTILINE)] == list(EXIT_CODES)
-    assert set(EXIT_CODES) == {0, 2, *(error.exit_code for error in (ClbError, *ClbError.__subclasses__()))}
+    assert set(EXIT_CODES) == {0, *exit_codes().values()}
 
 
 def test_hidden_commands_still_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
