@@ -1,1 +1,1 @@
-"""The command line itself: help, and errors of its arguments."""
+"""The commands, run in this process."""
