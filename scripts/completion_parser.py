@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Final
+from typing import Any, Final
 
 import shtab
 
@@ -14,8 +14,6 @@ from clb_discovery.model.servers import Algorithm
 
 _PATHS: Final = {"FILE": shtab.FILE, "PATH": shtab.FILE, "DIR": shtab.DIRECTORY}
 """The kind of path that a value is, by its metavar."""
-_INSTANCES: Final = shtab.cmd(f"{PROGRAM} complete instances")
-_SERVICES: Final = shtab.cmd(f"{PROGRAM} complete services")
 _CHOICES: Final = {"--algorithm": [str(algorithm) for algorithm in Algorithm]}
 """The choices of options that parse them themselves."""
 _LOOKING: Final = ("status", "trace")
@@ -36,13 +34,21 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _words(kind: str) -> dict[str, Any]:
+    """Return a completion by the words of `complete`, which zsh asks for only when it needs them."""
+    command = f"{PROGRAM} complete {kind}"
+    found: dict[str, Any] = shtab.cmd(command)
+    zsh = f"_clb_discovery_{kind}"
+    return {**found, "zsh": zsh, "preamble": {**found["preamble"], "zsh": f"{zsh}() {{ compadd -- $({command}) }}"}}
+
+
 def _complete(command: str, action: argparse.Action) -> None:
     option = action.option_strings[-1] if action.option_strings else ""
     found = _PATHS.get(str(action.metavar))
     if option == "--instance":
-        found = _INSTANCES
+        found = _words("instances")
     elif option == "--service" and command in _LOOKING:
-        found = _SERVICES
+        found = _words("services")
     action.choices = _CHOICES.get(option, action.choices)
     if found is not None:
         setattr(action, "complete", found)  # noqa: B010 - shtab's, unknown to argparse
