@@ -16,16 +16,16 @@ _PATHS: Final = {"FILE": shtab.FILE, "PATH": shtab.FILE, "DIR": shtab.DIRECTORY}
 """The kind of path that a value is, by its metavar."""
 _CHOICES: Final = {"--algorithm": [str(algorithm) for algorithm in Algorithm]}
 """The choices of options that parse them themselves."""
-_LOOKING: Final = ("status", "trace")
-"""The commands whose --service is a service of the kernel's, not of Consul's."""
+_WORDS: Final = {"--instance": "instances", "--service": "services"}
+"""The words that `complete` prints for options. A service of the kernel's may also be one to follow."""
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser with completions, and with the options of `run` for a command line without a command."""
     parser = make_cli_parser()
-    for name, command in parser.commands.items():
+    for command in parser.commands.values():
         for action in _actions(command):
-            _complete(name, action)
+            _complete(action)
             if action.dest == "topic":
                 action.choices = [*parser.commands, "values"]
     for action in _actions(parser.commands["run"]):
@@ -42,13 +42,9 @@ def _words(kind: str) -> dict[str, Any]:
     return {**found, "zsh": zsh, "preamble": {**found["preamble"], "zsh": f"{zsh}() {{ compadd -- $({command}) }}"}}
 
 
-def _complete(command: str, action: argparse.Action) -> None:
+def _complete(action: argparse.Action) -> None:
     option = action.option_strings[-1] if action.option_strings else ""
-    found = _PATHS.get(str(action.metavar))
-    if option == "--instance":
-        found = _words("instances")
-    elif option == "--service" and command in _LOOKING:
-        found = _words("services")
+    found = _words(_WORDS[option]) if option in _WORDS else _PATHS.get(str(action.metavar))
     action.choices = _CHOICES.get(option, action.choices)
     if found is not None:
         setattr(action, "complete", found)  # noqa: B010 - shtab's, unknown to argparse
