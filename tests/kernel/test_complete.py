@@ -64,5 +64,5 @@ def test_instances_are_offered(plane: Plane) -> None:
 def test_ordinary_user_is_offered_nothing(plane: Plane, kind: str) -> None:
     """A user that may not look gets no words and no error."""
     assert plane.instance in words("instances")
-    result = subprocess.run([*NOBODY, *COMMAND, "complete", kind], check=False, capture_output=True, text=True)
+    result = subprocess.run([*NOBODY, "complete", kind], check=False, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
