@@ -6,7 +6,7 @@ PROCESSES := $(shell expr 2 '*' $$(nproc))
 SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*[/ ](ba|da)?sh$$' .ci benchmarks contrib scripts tests)
 C_FILES = $(wildcard $(addsuffix /*.[ch],benchmarks bpf soak))
 
-.PHONY: help check audit demo test test-bcc test-clients test-discovery test-page fuzz lint build deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
+.PHONY: help check audit demo test test-bcc test-clients test-discovery test-page fuzz lint build man deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -58,6 +58,11 @@ lint: ## run ruff, mypy, shellcheck and clang-format
 build: ## build the wheel and the sdist into dist/
 	@scripts/setup run
 	@.venv/bin/python -m hatchling build
+
+man: ## make the manual page, dist/clb-discovery.1
+	@scripts/setup run
+	@mkdir -p dist
+	@.venv/bin/python scripts/manual.py >dist/clb-discovery.1
 
 deb: ## build a Debian package, for 12 and 13, into dist/
 	@scripts/setup deb

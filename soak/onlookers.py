@@ -27,8 +27,8 @@ METRICS: Final[Mapping[str, str]] = {KILLED: "127.0.0.1:9464", KEPT: "127.0.0.1:
 """The addresses of `--metrics`, by instance."""
 PATIENCE: Final = 10.0
 """Seconds within which an answer comes, on a busy machine, too."""
-NOT_POSSIBLE: Final = 3
-"""The exit code of `trace` if it cannot begin, for example with a read-only run-time directory."""
+NOT_POSSIBLE: Final = frozenset({1, 3})
+"""The exit codes of `trace` if it cannot begin: nothing is loaded, or the run-time directory is read-only."""
 SERVERS: Final = {
     service.name: {
         f"{address}:{port(number)}" for number in service.servers for address in (ipv4(number), f"[{ipv6(number)}]")
@@ -63,7 +63,7 @@ def objections_to_end(code: int, errors: str, sent: signal.Signals) -> Iterator[
 
     :param sent: the signal that ended it, unless it had ended by itself.
     """
-    could_not = code == NOT_POSSIBLE and errors.startswith("clb-discovery: ") and errors.count("\n") == 1
+    could_not = code in NOT_POSSIBLE and errors.startswith("clb-discovery: ") and errors.count("\n") == 1
     if not could_not and (code != -sent or errors):
         yield f"ended with {code}: {errors!r}"
 

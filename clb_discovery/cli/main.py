@@ -6,7 +6,6 @@ does not load the tables of `terminal`.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import sys
@@ -16,7 +15,7 @@ from typing import Final
 
 from clb_discovery import log
 from clb_discovery.cli.parser import PROGRAM, make_parser
-from clb_discovery.errors import ClbError, UsageError
+from clb_discovery.errors import ClbError
 from clb_discovery.text import printable, without_passwords
 
 _OUTPUT_FAILS: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stdout is None and given[0] not in _SILENT:
         return _failed("cannot write to standard output: it is closed; give it a file, or /dev/null", 1)
     try:
-        typed = _parse(given)
+        typed = make_parser().parse_args(given)
         result: int = import_module(f"clb_discovery.cli.{typed.command}").main(typed)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -48,16 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message = f"cannot write to standard output: {error.strerror}; is there room?"
         return _failed(message, 1)
     return result
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line; raises UsageError that names unknown options without their values, possibly secrets."""
-    typed, unknown = make_parser().parse_known_args(arguments)
-    if unknown:
-        names = [word.partition("=")[0] for word in unknown if word.startswith("-")] or unknown[:1]
-        token = "; --consul-token-file FILE reads a token" if any("token" in name for name in names) else ""
-        raise UsageError(f"unrecognized arguments: {' '.join(names)}{token}; see {PROGRAM} --help")
-    return typed
 
 
 def _forget_output() -> None:

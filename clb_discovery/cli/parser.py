@@ -5,68 +5,64 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from clb_discovery import __version__
+from clb_discovery.cli.command_parser import CommandParser
+from clb_discovery.cli.help_texts import EXIT_CODES, VALUES, examples
 from clb_discovery.config import values
 from clb_discovery.config.options import LOADERS, OPTIONS, SERVICE_GROUPS
 from clb_discovery.config.schema import Group, Option
 from clb_discovery.datapath.handover import parse_group
 from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.documents.trace import OUTCOMES
-from clb_discovery.errors import UsageError
 
 PROGRAM: Final = "clb-discovery"
 _DESCRIPTION: Final = """\
-Balance connect(2) over the real servers that Consul or DNS SRV names, in the kernel, without a proxy.
+Balance connect(2) over the real servers that Consul or DNS SRV lists, in the kernel, without a proxy.
 
-Without a command it runs in the foreground, and keeps following discovery until it gets SIGTERM."""
-_EPILOG: Final = """\
-A VIP is 10.64.0.1:6379, 10.64.0.1 (every port) or [fd00:64::1]:6379, with /udp for UDP, or /tcp where an SRV
-name such as _dns._udp.example says UDP. A service without one gets one of each family from --vip-range by its
-name, for every port, the same on every host.
-Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration, 3 kernel or privilege
-missing, 4 instance is held."""
-_DOCUMENT: Final = "print the document that scripts may rely on"
+Without a command it runs in the foreground, and follows discovery until it gets SIGTERM."""
+_SEE_VALUES: Final = f"`{PROGRAM} help values` explains values such as VIP and TIME."
+_SEE_COMMANDS: Final = f"`{PROGRAM} help COMMAND` lists the options of a command."
+_EXIT_CODES: Final = "\n".join(("exit codes:", *(f"  {code}  {text}" for code, text in EXIT_CODES.items())))
+_DOCUMENT: Final = "print a document for scripts"
 _FOR_SERVICES: Final = tuple(name for name, option in OPTIONS.items() if option.group in SERVICE_GROUPS)
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
-
-
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> CommandParser:
     """Return the parser of all commands, which raises UsageError.
 
     Its namespaces hold `command`, the name of a module of this package; those of `config.options.OPTIONS` that were
     given; and all other options of the command.
     """
-    parser = _Parser(
-        prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [COMMAND] [OPTION]...",
+        description=_DESCRIPTION,
+        epilog="\n\n".join((examples(""), f"{_SEE_COMMANDS} {_SEE_VALUES}", _EXIT_CODES)),
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", prog=PROGRAM, required=True)
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
+    def command(name: str, text: str, *, hidden: bool = False) -> CommandParser:
+        listed: dict[str, Any] = {} if hidden else {"help": text}
         sub = subparsers.add_parser(
             name,
-            help=text,
+            usage=f"{PROGRAM} {name} [OPTION]...",
             description=text[0].upper() + text[1:] + ".",
-            epilog=_EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
+            epilog=f"{examples(name)}\n\n{_SEE_VALUES}",
+            **listed,
         )
         sub.set_defaults(command=name)
+        if not hidden:
+            parser.commands[name] = sub
         return sub
 
-    _add(command("run", "follow discovery and keep the kernel's pools up to date (default)"), OPTIONS)
+    _add(command("run", "follow discovery, and keep the pools up to date (default)"), OPTIONS)
 
-    _complete_status(command("status", "show what the kernel does now; works with the sidecar dead"))
+    _complete_status(command("status", "show the state of the kernel programs; works without the sidecar"))
 
-    plan = command("plan", "show what run would change, without changing it; exits 2 if there are changes")
+    plan = command("plan", "show what `run` would change, without changing it; exits 2 if there are changes")
     _add(plan, (*_FOR_SERVICES, "instance", "hosts-file"))
     text = (
         "query no source, use no network, and need no root: check the configuration, and show its virtual servers with "
@@ -75,18 +71,22 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("--offline", action="store_true", help=text)
     plan.add_argument("--json", action="store_true", help=_DOCUMENT)
 
-    _complete_load(command("load", "load and attach the data plane only"))
+    _complete_load(command("load", "load and attach the kernel programs, without following discovery"))
 
-    unload = command("unload", "detach and remove the data plane of an instance")
+    unload = command("unload", "detach and remove the kernel programs and pools of an instance")
     _add(unload, ["instance"])
-    text = "only what versions with another layout of the maps have left attached; for after an upgrade"
+    text = "only remove programs left by versions with a different map layout"
     unload.add_argument("--other-layouts", action="store_true", help=text)
 
-    _complete_trace(command("trace", "show each connect live: whose, where it is sent, what becomes of it"))
+    _complete_trace(command("trace", "show each connect live: its process, real server and outcome"))
 
-    command("close", "close sockets of removed real servers for a sidecar that may not; for its unit")
+    text = "close sockets of removed servers on behalf of an unprivileged sidecar (used by its unit)"
+    command("close", text, hidden=True)
 
-    text = "report what works on this host, what run would use of each source, and how to fix the rest"
+    complete = command("complete", "print words for the completion of a shell (used by its script)", hidden=True)
+    complete.add_argument("kind", choices=("instances", "services"))
+
+    text = "test this host, and show which servers `run` would use"
     check = command("check", text)
     _add(check, (*_FOR_SERVICES, "instance", "cgroup", "loader"))
     text = (
@@ -95,18 +95,31 @@ def make_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--offline", action="store_true", help=text)
 
-    demo = command("demo", "show it at work on an embedded DNS server and local real servers")
+    demo = command("demo", "show it at work, with an embedded DNS server and local servers")
     demo.add_argument("--no-color", action="store_true", help="print plain text")
+
+    topic = command("help", "explain a command, or the values that options take")
+    topic.usage = f"{PROGRAM} help [COMMAND | values]"
+    topic.add_argument("topic", nargs="?", default="", metavar="COMMAND", help="a command, or values")
+    return parser
+
+
+def make_values() -> CommandParser:
+    """Return a parser whose help explains the values of options."""
+    parser = CommandParser(prog=PROGRAM, usage=argparse.SUPPRESS, add_help=False)
+    group = parser.add_argument_group("values of options, and of keys in a configuration file")
+    for name, text in VALUES.items():
+        group.add_argument(name, metavar=name, help=text)
     return parser
 
 
 def _complete_status(parser: argparse.ArgumentParser) -> None:
     _add(parser, ["instance"])
     parser.add_argument("--json", action="store_true", help=_DOCUMENT)
-    text = "show it again and again, with rates, until interrupted; with --json a line each time, with the time"
+    text = "refresh it, with rates, until interrupted; with --json print one line each time, with its time"
     parser.add_argument("--watch", action="store_true", help=text)
-    interval = _typed(values.parse_milliseconds)
-    parser.add_argument("--interval", metavar="TIME", type=interval, default=2000, help="for --watch; default 2s")
+    interval, text = _typed(values.parse_milliseconds), "time between refreshes of --watch; default 2s"
+    parser.add_argument("--interval", metavar="TIME", type=interval, default=2000, help=text)
 
 
 def _complete_load(parser: argparse.ArgumentParser) -> None:
@@ -115,23 +128,26 @@ def _complete_load(parser: argparse.ArgumentParser) -> None:
     _add_option(target, "cgroup", OPTIONS["cgroup"])
     choices = tuple(loader for loader in OPTIONS["loader"].choices if loader != Loader.NONE)
     _add_option(parser, "loader", replace(OPTIONS["loader"], choices=choices, help=LOADERS))
-    text = "balance connects of this unit of systemd, which need not have been started: its cgroup is made for it"
+    text = "balance connects of this systemd unit only; its cgroup is created if the unit has not been started yet"
     target.add_argument("--unit", metavar="NAME", help=text)
-    text = "let this group write the maps and nothing else, for run --loader none as another user than root"
+    text = "let members of GROUP write the maps, so that `run --loader none` works without root"
     parser.add_argument("--group", metavar="GROUP", type=_typed(parse_group), help=text)
 
 
 def _complete_trace(parser: argparse.ArgumentParser) -> None:
     _add(parser, ["instance"])
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
-    only = parser.add_argument_group("filters", "Repeatable: any of the same kind, and all kinds together.")
+    text = "end after N connects; 0, the default, for no limit"
+    parser.add_argument("--limit", metavar="N", type=_typed(values.parse_count), default=0, help=text)
+    text = "Each can be given several times: a connect must match one value of each kind."
+    only = parser.add_argument_group("filters", text)
     for name, text in (
-        ("service", "connects to this service"),
-        ("command", "connects of programs of this name, which the kernel cuts at 15 bytes"),
+        ("service", "only connects to this service"),
+        ("command", "only connects of programs with this name; the kernel cuts names at 15 bytes"),
     ):
         only.add_argument(f"--{name}", metavar="NAME", action="append", default=[], dest=f"only_{name}", help=text)
-    text = "connects that ended so; sent is for datagrams, which have no other outcome"
-    only.add_argument("--outcome", choices=OUTCOMES, action="append", default=[], help=text)
+    text = f"only connects with this outcome: {', '.join(OUTCOMES)}; datagrams have `sent` only"
+    only.add_argument("--outcome", metavar="NAME", choices=OUTCOMES, action="append", default=[], help=text)
 
 
 def _add(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:

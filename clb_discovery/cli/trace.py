@@ -9,40 +9,45 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final
 
+from clb_discovery.cli.command_parser import did_you_mean
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.maps import Maps
-from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.pins import Pins, instance_names
 from clb_discovery.datapath.ring import Ring
 from clb_discovery.documents.trace import DROPPED, Joiner, Line, Wanted, dropped
+from clb_discovery.errors import ClbError
+from clb_discovery.hints import load_command
 from clb_discovery.layout import elements, structs
 from clb_discovery.model.own_servers import is_own
-from clb_discovery.text import printable
+from clb_discovery.terminal import screen, trace
+from clb_discovery.text import printable, some_of
 
 _RENEW: Final = 1.0  # seconds between two renewals of that time
 _LISTEN: Final = 3_000_000_000  # nanoseconds for which programs write after a renewal
-_WIDTHS: Final = (12, 7, 15, 5, 16, 20, 11, 0)
-"""Least widths of the columns time, process, command, service, virtual server, real server, outcome and latency."""
+_SHOWN: Final = 8  # at most so many instances in an error
 
 
-def main(typed: argparse.Namespace) -> NoReturn:
-    """Print a line for each connect that the filters select, until interrupted.
+def main(typed: argparse.Namespace) -> int:
+    """Print a line for each connect that the filters select, until interrupted, or until the limit is reached.
 
-    :raises HostError: if nothing is loaded.
+    :raises ClbError: if nothing is loaded.
     :raises BusyError: if another process reads the ring buffer, which has one reader.
     """
     wanted = Wanted(frozenset(typed.only_service), frozenset(typed.only_command), frozenset(typed.outcome))
     pins = Pins(read_options(typed, os.environ).instance)
+    _require_loaded(pins)
     with (
         Maps(pins) as maps,
         Instance(pins.instance).tracing(),
@@ -50,29 +55,50 @@ def main(typed: argparse.Namespace) -> NoReturn:
     ):
         _report_unknown(wanted.services, maps)
         ring.skip()
-        joiner, label_of = Joiner(), cache(maps.label)
-        form = partial(_as_json, _Cgroups()) if typed.json else _Columns()
+        show, printed = _print_json if typed.json else _Table().show, 0
         try:
-            while True:
-                maps.listen_until(time.monotonic_ns() + _LISTEN)
-                label_of.cache_clear()  # because they may change
-                for line in _lines(ring, joiner, time.monotonic() + _RENEW):
-                    label = label_of(line.key) if line.key else None
-                    service = label.service if label else None
-                    if not (label and is_own(label.source)) and wanted.takes(line, service):
-                        print(form(line, service), flush=True)  # noqa: T201 - this is the output
+            for document in _documents(maps, ring, wanted):
+                show(document)
+                printed += document["outcome"] != DROPPED
+                if printed == typed.limit > 0:
+                    break
         finally:
             maps.listen_until(0)
+    return 0
+
+
+def _require_loaded(pins: Pins) -> None:
+    if pins.have_maps():
+        return
+    loaded = some_of([name for name in instance_names() if name != pins.instance], _SHOWN)
+    hint = f"loaded on this host: {', '.join(loaded)}; or " if loaded else ""
+    load = load_command(pins.instance)
+    raise ClbError(f"the data plane of instance {pins.instance!r} is not loaded; {hint}run: {load}")
 
 
 def _report_unknown(services: frozenset[str], maps: Maps) -> None:
     """Report services without a virtual server, such as a mistyped name: silence would look like no connects."""
     labels = (published.label for published in maps.read().virtual.values()) if services else ()
-    unknown = sorted(services - {label.service for label in labels if label})
-    if unknown:
-        names = ", ".join(map(repr, unknown))
-        line = f"clb-discovery: no virtual server is of service {names} now; waiting for one, see clb-discovery status"
-        print(line, file=sys.stderr, flush=True)  # noqa: T201 - for people, not for programs that read the lines
+    known = sorted({label.service for label in labels if label and not is_own(label.source)})
+    for service in sorted(services.difference(known)):
+        hint = did_you_mean(service, known) or "; see clb-discovery status"
+        line = f"clb-discovery: no virtual server belongs to service {service!r} now; waiting for one{hint}"
+        print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 - for people, not for programs
+
+
+def _documents(maps: Maps, ring: Ring, wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """Yield the objects of `trace --json` as connects come, without end."""
+    info = maps.info()
+    joiner = Joiner("ECONNREFUSED" if info and info.features & structs.FEATURE_ERRNO else "EPERM")
+    cgroups, label_of = _Cgroups(), cache(maps.label)
+    while True:
+        maps.listen_until(time.monotonic_ns() + _LISTEN)
+        label_of.cache_clear()  # because they may change
+        for line in _lines(ring, joiner, time.monotonic() + _RENEW):
+            label = label_of(line.key) if line.key else None
+            service = label.service if label else None
+            if not (label and is_own(label.source)) and wanted.takes(line, service):
+                yield line.document(_moment(line), cgroups.path(line.cgroup), service)
 
 
 def _lines(ring: Ring, joiner: Joiner, until: float) -> Iterator[Line]:
@@ -88,37 +114,42 @@ def _lines(ring: Ring, joiner: Joiner, until: float) -> Iterator[Line]:
         yield dropped(time.monotonic_ns())
 
 
-def _moment(line: Line) -> datetime:
-    return datetime.fromtimestamp((line.time + time.time_ns() - time.monotonic_ns()) / 1e9, UTC)
+def _moment(line: Line) -> str:
+    """Return the time of a line in the format of RFC 3339."""
+    moment = datetime.fromtimestamp((line.time + time.time_ns() - time.monotonic_ns()) / 1e9, UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _as_json(cgroups: _Cgroups, line: Line, service: str | None) -> str:
-    stamp = _moment(line).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return json.dumps(line.document(stamp, cgroups.path(line.cgroup), service))
+def _print_json(document: dict[str, Any]) -> None:
+    print(json.dumps(document), flush=True)  # noqa: T201 - this is the output
 
 
-class _Columns:
-    """Lines for people; a column is as wide as its widest cell so far."""
+class _Table:
+    """Lines for people, under a header that a terminal repeats for each screen."""
 
     def __init__(self) -> None:
-        self._widths = list(_WIDTHS)
+        """Print the header, so that the first connect may take its time."""
+        self._print_header()
 
-    def __call__(self, line: Line, service: str | None) -> str:
-        clock = _moment(line).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        if line.outcome == DROPPED:
-            return f"{clock}  connects are missing here: they came faster than they were read"
-        cells = [
-            clock,
-            f"{line.process or '?':>7}",
-            printable(line.command or "?"),
-            printable(service or "?"),
-            f"{line.vip}",
-            f"-> {line.real_server or 'nobody'}",
-            line.outcome,
-            f"{line.latency / 1e6:.2f} ms" if line.latency is not None else "",
-        ]
-        self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
-        return "  ".join(cell.ljust(width) for cell, width in zip(cells, self._widths, strict=True)).rstrip()
+    def show(self, document: dict[str, Any]) -> None:
+        """Print one line."""
+        if self._on_terminal and self._rows >= shutil.get_terminal_size().lines - 1:
+            self._print_header()
+        print(trace.row(document, self._width), flush=True)  # noqa: T201 - this is the output
+        self._rows += 1
+
+    def _print_header(self) -> None:
+        # `show` also lets the stream escape characters that its encoding lacks, for the rows, too.
+        screen.show(screen.plain(trace.header(self._width), "bold"))
+        self._rows = 1
+
+    @property
+    def _on_terminal(self) -> bool:
+        return screen.is_terminal(sys.stdout)
+
+    @property
+    def _width(self) -> int | None:
+        return shutil.get_terminal_size().columns if self._on_terminal else None
 
 
 class _Cgroups:

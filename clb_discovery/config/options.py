@@ -27,15 +27,20 @@ from clb_discovery.publication.automatic_vips import DEFAULT_RANGES, parse_vip_r
 _DISCOVERY: Final = Group("discovery")
 _VIRTUAL_SERVERS: Final = Group("virtual servers")
 _CONSUL: Final = Group(
-    "Consul", "The variables of Consul's own command line count, too; an option wins over its variable."
+    "Consul",
+    "The environment variables of the consul command are used, too. An option takes precedence over its variable, "
+    "which is in parentheses.",
 )
-_LIMITS: Final = Group("what discovery may do")
+_LIMITS: Final = Group("limits on discovery")
 _SCHEDULING: Final = Group("scheduling and passive health")
 _LOGS: Final = Group("logs")
 _GENERAL: Final = Group()
 SERVICE_GROUPS: Final = frozenset({_DISCOVERY, _VIRTUAL_SERVERS, _CONSUL, _LIMITS, _SCHEDULING})
 """The groups of options that `config.services` and `config.sources` read."""
-LOADERS: Final = "object: the shipped programs, by libbpf; bcc: compiled here by BCC; default auto: object, else bcc"
+LOADERS: Final = (
+    "load the kernel programs with libbpf (object), or compile them on this host (bcc); auto, the default, tries "
+    "object, then bcc"
+)
 
 _POLICY: Final = RemovalPolicy()
 _HEALTH: Final = PassiveHealth()
@@ -49,183 +54,202 @@ class Options:
         None,
         "FILE",
         Path,
-        "TOML: these options by their names, one value or an array where they are repeatable, and services as "
-        "[[service]]; the command line wins",
+        "read options by their names, and services as [[service]] tables, from TOML; the command line takes precedence",
         in_file=False,
     )
     consul: str | None = _DISCOVERY.value(
         None,
         "URL",
         str,
-        "follow services in Consul, without --service all that opt in by clb-vip in their meta or the tag clb; "
-        "default URL: CONSUL_HTTP_ADDR, else http://127.0.0.1:8500",
+        "follow services in Consul: those of --service, or, without any, all that opt in by clb-vip in their meta or "
+        "by the tag clb; default URL: CONSUL_HTTP_ADDR, else http://127.0.0.1:8500",
         bare="",
     )
     """None if Consul is not used; empty for the default URL."""
-    catalog: bool = _DISCOVERY.switch("follow those that opt in beside --service, too")
+    catalog: bool = _DISCOVERY.switch("also follow services that opt in when --service is given")
     max_services: int = _DISCOVERY.value(
         MAX_SERVICES,
         "N",
         values.parse_count,
-        "follow at most N of the services that opt in: those that are served already, then by name; default "
-        f"{MAX_SERVICES:,}",
+        "follow at most N of the services that opt in: first those that are served already, then by name; default "
+        f"{MAX_SERVICES}",
     )
     service: tuple[str, ...] = _DISCOVERY.repeatable(
         "NAME[=VIP,...]",
         str,
-        "a Consul service and the VIPs that reach it, automatic ones by default; repeatable, also for one "
-        "NAME, whose VIPs add up",
+        "balance connects to these VIPs over the instances of a Consul service; repeatable",
         in_file=False,
     )
     """In a file, too, where the same key also holds tables: see `config.file`."""
     srv: tuple[str, ...] = _DISCOVERY.repeatable(
         "NAME[=VIP,...]",
         str,
-        "an SRV record such as _redis._tcp.example and the VIPs that reach its targets; repeatable, as above",
+        "balance connects to these VIPs over the targets of an SRV record such as _redis._tcp.example; repeatable",
     )
     resolver: tuple[str, ...] = _DISCOVERY.repeatable(
         "IP[:PORT]",
         str,
-        "DNS server to ask, or tcp://IP[:PORT], or tls://IP[:PORT][#NAME], whose certificate has to be good for "
-        "NAME or the IP; repeatable; default: those of /etc/resolv.conf",
+        "query this DNS server, by UDP, TCP or TLS; repeatable; default: the servers in /etc/resolv.conf",
     )
-    min_ttl: float = _DISCOVERY.value(1.0, "TIME", values.parse_duration, "default 1s")
-    max_ttl: float = _DISCOVERY.value(60.0, "TIME", values.parse_duration, "default 60s")
+    min_ttl: float = _DISCOVERY.value(
+        1.0,
+        "TIME",
+        values.parse_duration,
+        "query a DNS name again after its TTL, but not earlier than this, however short the TTL is; default 1s",
+    )
+    max_ttl: float = _DISCOVERY.value(
+        60.0,
+        "TIME",
+        values.parse_duration,
+        "query a DNS name again after this time at the latest, however long its TTL is; default 60s",
+    )
     linger: float | None = _DISCOVERY.value(
         None,
         "TIME",
         values.parse_duration,
-        "keep SRV records for this long after they were last seen; 0 for never; default: only where the name "
-        "server returns varying subsets, for 1 to 10 minutes",
+        "keep SRV records this long after an answer last had them; default: 1 to 10 minutes if the name server returns "
+        "varying subsets, else 0",
     )
 
     vip_range: tuple[Network, ...] = _VIRTUAL_SERVERS.repeatable(
         "CIDR",
         parse_vip_range,
-        "where automatic VIPs come from, and where those of Consul's catalog have to lie; repeatable; default "
-        + " and ".join(map(str, DEFAULT_RANGES)),
+        "take automatic VIPs from this network, and accept VIPs from Consul's catalog only inside it; repeatable; "
+        "default " + " and ".join(map(str, DEFAULT_RANGES)),
         default=DEFAULT_RANGES,
     )
 
     consul_token_file: str | None = _CONSUL.value(
-        None, "FILE", str, "ACL token (CONSUL_HTTP_TOKEN_FILE, or the token itself in CONSUL_HTTP_TOKEN)"
+        None,
+        "FILE",
+        str,
+        "read the ACL token from this file (CONSUL_HTTP_TOKEN_FILE; CONSUL_HTTP_TOKEN has the token itself)",
     )
     consul_ca_file: str | None = _CONSUL.value(
-        None, "FILE", str, "authorities for https, in PEM form (CONSUL_CACERT); default: the system's"
+        None,
+        "FILE",
+        str,
+        "trust the certificate authorities in this file for https, in PEM form (CONSUL_CACERT); default: the system's",
     )
-    consul_ca_path: str | None = _CONSUL.value(None, "DIR", str, "directory of such files (CONSUL_CAPATH)")
+    consul_ca_path: str | None = _CONSUL.value(
+        None, "DIR", str, "trust the certificate authorities in the files of this directory (CONSUL_CAPATH)"
+    )
     consul_client_cert: str | None = _CONSUL.value(
-        None, "FILE", str, "client certificate, in PEM form (CONSUL_CLIENT_CERT)"
+        None, "FILE", str, "present this client certificate, in PEM form (CONSUL_CLIENT_CERT)"
     )
-    consul_client_key: str | None = _CONSUL.value(None, "FILE", str, "its key, not encrypted (CONSUL_CLIENT_KEY)")
+    consul_client_key: str | None = _CONSUL.value(
+        None, "FILE", str, "the unencrypted key of the client certificate (CONSUL_CLIENT_KEY)"
+    )
     consul_tls_server_name: str | None = _CONSUL.value(
-        None, "NAME", str, "name in Consul's certificate (CONSUL_TLS_SERVER_NAME)"
+        None, "NAME", str, "expect this name in Consul's certificate (CONSUL_TLS_SERVER_NAME)"
     )
-    datacenter: str | None = _CONSUL.value(None, "NAME", str, "default: the agent's own")
-    namespace: str | None = _CONSUL.value(None, "NAME", str, "Consul Enterprise (CONSUL_NAMESPACE)")
-    partition: str | None = _CONSUL.value(None, "NAME", str, "Consul Enterprise (CONSUL_PARTITION)")
+    datacenter: str | None = _CONSUL.value(None, "NAME", str, "use this datacenter; default: that of the agent")
+    namespace: str | None = _CONSUL.value(None, "NAME", str, "use this Consul Enterprise namespace (CONSUL_NAMESPACE)")
+    partition: str | None = _CONSUL.value(None, "NAME", str, "use this Consul Enterprise partition (CONSUL_PARTITION)")
     near: str | None = _CONSUL.value(
-        None, "NODE", str, "let Consul sort by the distance from this node; _agent for the agent's"
+        None, "NODE", str, "let Consul sort instances by their distance from this node; _agent is the agent's node"
     )
     filter: str | None = _CONSUL.value(
-        None, "EXPRESSION", str, "only instances that fit, such as 'Service.Meta.version == \"2\"'"
+        None, "EXPRESSION", str, "use only instances that match, such as 'Service.Meta.version == \"2\"'"
     )
-    tagged_address: str | None = _CONSUL.value(
-        None, "NAME", str, "use the tagged address of this name, such as wan, where an instance has it"
-    )
+    tagged_address: str | None = _CONSUL.value(None, "NAME", str, "prefer tagged addresses with this name, such as wan")
     consul_wait: float = _CONSUL.value(
         50.0,
         "TIME",
         values.parse_consul_wait,
-        "how long a query waits for news, 1s to 10m; keep it below the time after which a proxy between here and "
-        "Consul cuts requests; default 50s",
+        "wait this long for a change in each query, 1s to 10m; it must be below the timeout of a proxy on the way; "
+        "default 50s",
     )
-    tag: tuple[str, ...] = _CONSUL.repeatable("TAG", str, "only instances with this tag; repeatable: with all")
+    tag: tuple[str, ...] = _CONSUL.repeatable("TAG", str, "use only instances with this tag; repeatable: with all tags")
 
     real_range: tuple[Network, ...] = _LIMITS.repeatable(
         "CIDR",
         parse_network,
-        "accept real servers from these networks and no others; loopback only where one names it; repeatable",
+        "accept only real servers inside this network; repeatable; default: all networks, except loopback addresses",
     )
     max_removal: float = _LIMITS.value(
         _POLICY.max_removal,
         "SHARE",
         values.parse_share,
-        "keep absent servers while they are more than this share of a pool, or all of it; default 0.5",
+        f"hold a removal of more than this share of a pool, or of all of it; default {_POLICY.max_removal}",
     )
     hold: float = _LIMITS.value(
         _POLICY.hold,
         "TIME",
         values.parse_duration,
-        "how long they stay before an answer may confirm that they are gone; default 30s",
+        "keep the servers of a held removal this long; the next answer without them removes them; default 30s",
     )
 
     algorithm: Algorithm = _SCHEDULING.value(
         Algorithm.RANDOM,
         "NAME",
         text_forms.parse_algorithm,
-        "random (default), round-robin or least-conn; all follow weights",
+        "schedule connects by random (default), round-robin or least-conn; each follows weights",
     )
     eject_after: int = _SCHEDULING.value(
         _HEALTH.eject_after,
         "N",
         values.parse_count,
-        "failed connects in a row that eject a real server; 0 for never; default 3",
+        "eject a real server after N failed connects in a row; 0 never ejects; default 3",
     )
     eject_time: int = _SCHEDULING.value(
         _HEALTH.eject_first_ms,
         "TIME",
         values.parse_milliseconds,
-        "how long the first time; doubles with each repetition; default 5s",
+        "let the first ejection last this long; the time doubles with each one that follows soon; default 5s",
     )
     """Milliseconds, as `eject_max`."""
     eject_max: int = _SCHEDULING.value(
-        _HEALTH.eject_most_ms, "TIME", values.parse_milliseconds, "how long at most; default 60s"
+        _HEALTH.eject_most_ms, "TIME", values.parse_milliseconds, "let an ejection last at most this long; default 60s"
     )
     no_active: bool = _SCHEDULING.switch(
-        "do not count active connections, for a little less work per connect; least-conn counts them anyway"
+        "do not count active connections, which saves a little work per connect; least-conn counts them anyway"
     )
 
-    instance: str = _GENERAL.value("default", "NAME", str, "which data plane; default: default")
+    instance: str = _GENERAL.value(
+        "default", "NAME", str, "use the data plane with this name, of letters, digits, _, - and @; default: default"
+    )
     cgroup: str | None = _GENERAL.value(
-        None, "PATH", str, "balance connects in this cgroup; default: the cgroup v2 root"
+        None, "PATH", str, "balance connects of the processes in this cgroup and below it; default: the cgroup v2 root"
     )
     loader: Loader = _GENERAL.choice(
         Loader.AUTO,
         tuple(map(str, Loader)),
-        f"{LOADERS}; none: they are there by clb-discovery load, and only maps are written",
+        f"{LOADERS}; none expects that `clb-discovery load` has loaded them",
     )
     on_remove: str = _GENERAL.choice(
         "drain",
         ("drain", "reset"),
-        "TCP connections to a removed real server: drain (default) leaves them, reset closes them; "
-        "UDP sockets are always closed",
+        "drain (default) keeps TCP connections to a removed real server, reset closes them; its UDP sockets are always "
+        "closed",
     )
 
-    log_format: str = _LOGS.choice("auto", FORMATS, "default auto: console on a terminal")
-    log_level: str = _LOGS.choice("info", LEVELS, "default info")
+    log_format: str = _LOGS.choice(
+        "auto", FORMATS, "format of log lines; auto, the default, is console on a terminal, else json"
+    )
+    log_level: str = _LOGS.choice("info", LEVELS, "print log lines of this level and above; default info")
 
     hosts_file: Path | None = _GENERAL.value(
         None,
         "PATH",
         Path,
-        "publish NAME.clb for every service there, in a block of its own; /etc/hosts tells every program",
+        "write the name of each service as NAME.clb into a block of this file; in /etc/hosts every program finds it",
     )
     metrics: tuple[str, int] | None = _GENERAL.value(
         None,
         "ADDR:PORT",
         values.parse_listener,
-        "serve a page of statistics, /status.json, /metrics for Prometheus and /healthz there; "
-        "none of it asks for a password",
+        "serve a page of statistics, /status.json, /metrics for Prometheus and /healthz at this address, without a "
+        "password",
     )
     state_dir: Path | None = _GENERAL.value(
         None,
         "PATH",
         lambda text: Path(text) if text else None,
-        "keep the last known sets there, to serve them after a reboot while discovery is down; "
-        "default: STATE_DIRECTORY, which systemd sets, else none",
+        "keep the last known good sets in this directory, for a start while discovery is down; default: "
+        "STATE_DIRECTORY, which systemd sets",
     )
-    once: bool = _GENERAL.switch("sync once, leave the data plane in place, and exit", in_file=False)
+    once: bool = _GENERAL.switch("publish once, leave the data plane in place, and exit", in_file=False)
 
     entries: tuple[Entry, ...] = ()
     """The tables of the file."""

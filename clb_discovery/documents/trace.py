@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
+from clb_discovery.documents.origin import Origin, origin
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Event
 from clb_discovery.model.address import format_endpoint
@@ -34,6 +35,10 @@ OUTCOMES: Final = tuple(kind.name.lower().replace("_", "-") for kind in Kind)
 DROPPED: Final = "dropped"
 """The outcome of a line that stands for connects that came faster than they were read."""
 _LONGEST_COMMAND: Final = 15  # bytes of a program's name that the kernel keeps (TASK_COMM_LEN)
+_SILENCE: Final = 1_000_000_000
+"""Nanoseconds before which silence does not end a connect: the kernel first sends the SYN again (RFC 6298)."""
+_ANSWERED: Final = ("ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH")
+_UNANSWERED: Final = ("ETIMEDOUT", "EHOSTUNREACH", "ECONNREFUSED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +58,25 @@ class Line:
     outcome: str
     latency: int | None
     """Nanoseconds from the decision to the outcome; None unless this outcome ends a connect."""
+    errors: tuple[str, ...] = ()
+    """The errors that the application may have got, by their names in errno(3), the likeliest first; one if it is
+    certain. Empty if nothing failed or nothing is known, because events do not have the error itself."""
 
     def document(self, time: str, cgroup: str | None, service: str | None) -> dict[str, Any]:
         """Return the object that `trace --json` prints, with the time in the format of RFC 3339."""
+        found = Origin() if cgroup is None else origin(cgroup)
         return {
             "time": time,
             "pid": self.process,
             "command": self.command,
             "cgroup": cgroup,
+            "unit": found.unit,
+            "container": found.container,
             "service": service,
             "virtual_server": self.vip,
             "real_server": self.real_server,
             "outcome": self.outcome,
+            "errno": list(self.errors),
             "latency_ms": None if self.latency is None else self.latency / 1e6,
         }
 
@@ -97,7 +109,12 @@ class Wanted:
 class Joiner:
     """Remembers decisions until their outcomes come."""
 
-    def __init__(self) -> None:
+    def __init__(self, refusal: str = "ECONNREFUSED") -> None:
+        """Start without decisions.
+
+        :param refusal: the error of a connect to an empty pool.
+        """
+        self._refusal = refusal
         self._decisions: OrderedDict[int, Event] = OrderedDict()
 
     def feed(self, event: Event) -> Line | None:
@@ -123,4 +140,10 @@ class Joiner:
             real_server=format_endpoint(address, port) if port else None,
             outcome=OUTCOMES[event.kind - 1] if event.kind in Kind.__members__.values() else f"unknown {event.kind}",
             latency=event.latency if ends else None,
+            errors=self._errors(event),
         )
+
+    def _errors(self, event: Event) -> tuple[str, ...]:
+        if event.kind == Kind.FAILED:
+            return _ANSWERED if event.latency < _SILENCE else _UNANSWERED
+        return (self._refusal,) if event.kind == Kind.REFUSED else ()

@@ -1,4 +1,4 @@
-"""The filters of `trace`."""
+"""The lines of `trace`: filters, errors and origins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from clb_discovery.documents.trace import OUTCOMES, Line, Wanted, dropped
+from clb_discovery.documents.trace import OUTCOMES, Joiner, Kind, Line, Wanted, dropped
+from clb_discovery.layout import elements
+from clb_discovery.layout.elements import Event
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import RealServer
+from clb_discovery.model.text_forms import parse_vip
 
 LINE = Line(1, 42, "a-long-program-", 7, bytes(20), "10.64.0.1:80", "10.0.0.1:80", "failed", 5)
 
@@ -41,3 +46,38 @@ def test_the_line_of_dropped_connects_matches_every_filter() -> None:
     assert wanted.takes(dropped(1), None)
     assert dropped(1).document("now", None, None).keys() == LINE.document("now", "/", "web").keys()
     assert dropped(1).outcome not in OUTCOMES
+
+
+def event(kind: Kind, *, latency: int = 0, process: int = 9) -> Event:
+    """Return an event of one connect."""
+    server = RealServer(0, parse_address("10.0.0.1"), 81, 1)
+    member = elements.pack_member(elements.pack_vip(parse_vip("10.64.0.1:80")), server)
+    return Event(1, latency, 7, 8, process, kind, member, "curl")
+
+
+@pytest.mark.parametrize(
+    ("kind", "latency", "expected"),
+    [
+        (Kind.ESTABLISHED, 5, ()),
+        (Kind.GIVEN_UP, 5, ()),
+        (Kind.EJECTED, 0, ()),
+        (Kind.REFUSED, 0, ("EPERM",)),
+        (Kind.FAILED, 999_000_000, ("ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH")),
+        (Kind.FAILED, 1_000_000_000, ("ETIMEDOUT", "EHOSTUNREACH", "ECONNREFUSED")),
+    ],
+)
+def test_errors_of_a_connect(kind: Kind, latency: int, expected: tuple[str, ...]) -> None:
+    """A refusal has the error that the kernel gives. Before the first retransmission no failure is a time-out."""
+    line = Joiner("EPERM").feed(event(kind, latency=latency))
+    assert line is not None
+    assert line.document("now", None, "web")["errno"] == list(expected)
+
+
+def test_unit_and_container_are_those_of_the_cgroup() -> None:
+    """The document has the path of the cgroup, and the names in it; none without a path."""
+    number = "a" * 64
+    document = LINE.document("now", f"/system.slice/docker-{number}.scope", "web")
+    assert (document["unit"], document["container"]) == (f"docker-{number}.scope", f"docker:{number}")
+    assert document["cgroup"] == f"/system.slice/docker-{number}.scope"
+    document = LINE.document("now", None, "web")
+    assert (document["cgroup"], document["unit"], document["container"]) == (None, None, None)

@@ -125,7 +125,7 @@ class _Host:
 
     def run(self, words: Sequence[str]) -> None:
         """Run a line, and check that it works."""
-        if "--help" in words:
+        if _is_help(words):
             self._ends(words)
             return
         if words[0] in FOLLOWERS and SOURCES.isdisjoint(words):
@@ -188,8 +188,8 @@ class _Host:
             if option in words:
                 at = list(words).index(option)
                 words = [*words[:at], *words[at + 2 :]]
-        own = [] if "--help" in words else ["--instance", self._instance]
-        own += ["--cgroup", str(self._cgroup)] if words[0] in {"run", "load", "check"} and "--help" not in words else []
+        own = [] if _is_help(words) else ["--instance", self._instance]
+        own += ["--cgroup", str(self._cgroup)] if words[0] in {"run", "load", "check"} and own else []
         own += ["--real-range", "10.0.0.0/8"] if words[0] == "run" and "--real-range" not in words and own else []
         return [*self._with_copied_etc(), *COMMAND, *words, *own]
 
@@ -197,6 +197,10 @@ class _Host:
         """Return a prefix that runs a program in a mount namespace with the copy of /etc."""
         etc = 'cd "$0" && mount --bind etc /etc && exec "$@"'
         return ["unshare", "--mount", "sh", "-c", etc, self._directory]
+
+
+def _is_help(words: Sequence[str]) -> bool:
+    return "--help" in words or words[0] == "help"
 
 
 _CONNECT: Final = """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import mmap
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -18,9 +19,13 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.layout.structs import EVENT, EVENTS_BYTES
 from tests.support.cgroups import run_inside
 from tests.support.listeners import listening
+from tests.support.pace import patient
 from tests.support.plane import OBJECTS, Plane, loaded_plane, target_of, virtual_server
 from tests.support.process import free_port, running, wait_until
 from tests.support.sidecar import COMMAND, clb
+from tests.support.terminal import on_terminal
+
+TERM: Final = {"TERM": "xterm-256color"}
 
 
 @pytest.fixture
@@ -76,9 +81,13 @@ def test_every_connect_is_reported(plane: Plane, tmp_path: Path) -> None:
         assert line["command"] == "redis-cli"
         assert line["pid"] > 0
         assert line["cgroup"] == f"/{plane.cgroup.name}"
+        assert (line["unit"], line["container"]) == (None, None)
     assert told["established"]["latency_ms"] > 0
     assert told["failed"]["latency_ms"] > 0
     assert told["refused"]["latency_ms"] is None
+    assert told["established"]["errno"] == []
+    assert told["failed"]["errno"][0] == "ECONNREFUSED"
+    assert told["refused"]["errno"] in (["ECONNREFUSED"], ["EPERM"])
 
 
 def publish_three(plane: Plane, server: str, dead: str) -> None:
@@ -119,20 +128,63 @@ def test_filters(plane: Plane, tmp_path: Path, filters: list[str], expected: set
                 wait_until(lambda: len(output.read_text().splitlines()) >= len(expected), "they are told")  # noqa: B023
                 time.sleep(0.2)  # for lines that should not come
     assert {(line["service"], line["outcome"]) for line in lines(json_output)} == expected
-    told = [line.split() for line in text_output.read_text().splitlines()]
-    assert {(words[3], words[7]) for words in told} == expected
+    told = [line.split() for line in text_output.read_text().splitlines()[1:]]
+    assert {(words[4], words[7]) for words in told} == expected
 
 
 def test_text_stands_in_columns(plane: Plane, tmp_path: Path) -> None:
-    """Values of one kind are aligned."""
+    """Values of one kind are aligned, below the name of their column."""
     output = tmp_path / "text"
     with listening("127.0.0.1") as (server,), tracing(plane, output):
         publish_three(plane, server.name, f"127.0.0.1:{free_port()}")
         connect_to_three(plane)
-        wait_until(lambda: "nobody" in output.read_text(), "all three are told")
-    assert len(output.read_text().splitlines()) >= 3  # redis-cli may connect twice
-    for sign in ("->", "10.64.0."):
-        assert len({line.index(sign) for line in output.read_text().splitlines()}) == 1
+        wait_until(lambda: "refused" in output.read_text(), "all three are told")
+    header, *told = output.read_text().splitlines()
+    assert len(told) >= 3  # redis-cli may connect twice
+    assert {line.index("10.64.0.") for line in told} == {header.index("VIRTUAL SERVER")}
+    assert {line.index(word) for line in told for word in ("127.0.0.1:", "none") if word in line} == {
+        header.index("REAL SERVER")
+    }
+
+
+def test_terminal_of_80_columns(plane: Plane) -> None:
+    """The header comes first, each line fits, and it shows service, real server and cause."""
+    dead = f"127.0.0.1:{free_port()}"
+    with listening("127.0.0.1") as (server,):
+        publish_three(plane, server.name, dead)
+        command = [*COMMAND, "trace", "--instance", plane.instance, "--limit", "3"]
+        with on_terminal(command, TERM, columns=80, lines=24) as terminal, Maps(plane.pins) as maps:
+            terminal.read_until(r"TIME +FROM +SERVICE +REAL SERVER +OUTCOME")
+            wait_until(maps.is_heard, "somebody listens")
+            connect_to_three(plane)
+            assert terminal.end() == 0
+    told = terminal.text().splitlines()
+    assert max(map(len, told)) <= 80
+    found = {line.split()[2]: " ".join(line.split()[3:]) for line in told[1:]}
+    assert found["alive"].startswith(f"{server.name} established ")
+    assert found["dead"] == f"{dead} failed ECONNREFUSED/EHOST…"
+    assert "redis-cli" in told[1]
+
+
+def test_limit_ends_it(plane: Plane) -> None:
+    """After as many connects as the limit the command ends with 0, and nothing listens any more."""
+    with listening("127.0.0.1") as (server,):
+        plane.publish(virtual_server("10.64.0.1:80", [server.name]))
+        command = [*COMMAND, "trace", "--json", "--limit", "2", "--instance", plane.instance]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, Maps(plane.pins) as maps:
+            wait_until(maps.is_heard, "somebody listens")
+            plane.client.dial(target_of("10.64.0.1:80"), 5)
+            told, _ = process.communicate(timeout=patient(30))
+            assert (process.returncode, len(told.splitlines())) == (0, 2)
+            assert not maps.is_heard()
+
+
+def test_nothing_loaded_is_a_failure(plane: Plane) -> None:
+    """The exit code is 1, for it is no lack of the kernel; the line names loaded instances and the command to load."""
+    result = clb("trace", "--instance", f"{plane.instance}-other")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert f"'{plane.instance}-other' is not loaded; loaded on this host: " in result.stderr
+    assert f"run: clb-discovery load --instance {plane.instance}-other" in result.stderr
 
 
 def is_read(maps: Maps) -> bool:
@@ -180,8 +232,10 @@ def test_filter_for_an_unknown_service_is_reported(plane: Plane, tmp_path: Path)
     publish_three(plane, "127.0.0.1:1", "127.0.0.1:2")
     with tracing(plane, tmp_path / "trace", "--service", "alive", "--service", "aliv"):
         pass
-    (line,) = (tmp_path / "trace").read_text().splitlines()
-    assert line.startswith("clb-discovery: no virtual server is of service 'aliv' now; waiting for one")
+    line, _ = (tmp_path / "trace").read_text().splitlines()
+    assert line == (
+        "clb-discovery: no virtual server belongs to service 'aliv' now; waiting for one; did you mean alive?"
+    )
 
 
 def test_nothing_is_reported_without_a_listener(plane: Plane, tmp_path: Path) -> None:

@@ -70,10 +70,12 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(command: Sequence[str], env: Mapping[str, str], columns: int = 120) -> Iterator[Terminal]:
-    """Run a program on a terminal of 40 lines, as the leader of its session, while the block runs."""
+def on_terminal(
+    command: Sequence[str], env: Mapping[str, str], columns: int = 120, lines: int = 40
+) -> Iterator[Terminal]:
+    """Run a program on a terminal, as the leader of its session, while the block runs."""
     own, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     # setsid(1) makes this the controlling terminal, so that Ctrl-C reaches the program.
     process = subprocess.Popen(
         ["setsid", "--ctty", *command], stdin=side, stdout=side, stderr=side, env={**os.environ, **env}
