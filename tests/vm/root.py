@@ -83,7 +83,7 @@ def make(recipe: Recipe, image: Path) -> None:
         locked = Path(name) / "requirements.txt"
         locked.write_text("".join(recipe.requirements))
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        place = ["--target", target, "--python-version", PYTHON, "--only-binary=:all:"]
+        place: list[str | Path] = ["--target", target, "--python-version", PYTHON, "--only-binary=:all:"]
         run([*install, *place, "--require-hashes", "--requirement", locked])
         run(["chroot", tree, "python3", "-m", "compileall", "-q", "/opt/python"])
         used = sum(path.lstat().st_size for path in tree.rglob("*") if not path.is_dir())
