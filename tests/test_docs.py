@@ -102,6 +102,14 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+def test_sections_that_are_typed_exist() -> None:
+    """Each section of README that scripts/try-readme types in a bare system is there, with command lines."""
+    typed = re.findall(r'^type_\w+ "(.+)"$', (ROOT / "scripts" / "try-readme").read_text(), re.MULTILINE)
+    sections = dict(section.split("\n", 1) for section in (ROOT / "README.md").read_text().split("\n## ")[1:])
+    assert len(typed) > 2
+    assert [title for title in typed if not re.search(r"^    [a-z]", sections[title], re.MULTILINE)] == []
+
+
 def test_command_lines_are_found() -> None:
     """The test above finds lines that people copy: in blocks and in text, with a comment or without."""
     found = list(command_lines((ROOT / "README.md").read_text()))
