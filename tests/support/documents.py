@@ -13,7 +13,7 @@ ROOT: Final = Path(__file__).parents[2]
 FRONT: Final = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Documents beside docs/."""
 DOCUMENTS: Final = (*(ROOT / name for name in FRONT), *sorted((ROOT / "docs").rglob("*.md")))
-EXAMPLES: Final = tuple(sorted((ROOT / "docs" / "examples").iterdir()))
+EXAMPLES: Final = tuple(sorted((ROOT / "docs" / "examples").glob("*.toml")))
 """Complete configuration files."""
 
 
