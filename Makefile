@@ -71,7 +71,8 @@ deb: ## build a Debian package, for 12 and 13, into dist/
 test-deb: deb ## install, use and purge the Debian package in bare roots of Debian 12 and 13 (root, or through sudo)
 	@$(AS_ROOT) scripts/test-fresh --deb
 
-test-fresh: ## run demo and test in bare roots of Debian 12 and 13 (root, or through sudo)
+test-fresh: ## type the commands of README, and run demo and test, in bare roots of Debian 12 and 13 (root, or through sudo)
+	@$(AS_ROOT) scripts/test-fresh --readme
 	@$(AS_ROOT) scripts/test-fresh
 
 test-systemd: deb ## run the units under the systemd of Debian 12 and 13 in QEMU (root, or through sudo)

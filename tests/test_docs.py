@@ -20,8 +20,10 @@ from clb_discovery.config.services import read_services
 from tests.support.documents import DOCUMENTS, ROOT, blocks, command_lines
 from tests.support.log_events import Logged, events, logged
 
-FOREIGN_OPTIONS: Final = frozenset({"--now", "--offline", "--threshold", "--seconds", "--seed", "--keep", "--save"})
-"""Options of other programs: systemctl and systemd-analyze, the soak, benchmarks."""
+FOREIGN_OPTIONS: Final = frozenset(
+    {"--now", "--offline", "--threshold", "--seconds", "--seed", "--keep", "--save", "--port", "--daemonize", "--only"}
+)
+"""Options of other programs: systemctl and systemd-analyze, the soak, benchmarks, redis-server, test-kernels."""
 ASKS: Final = frozenset({"run", "plan", "check"})
 """Commands that take services."""
 
@@ -76,11 +78,24 @@ def test_command_lines_are_taken(document: Path) -> None:
             assert read_services(options), words
 
 
+def test_readme_is_short() -> None:
+    """A newcomer reads README in a few minutes: all else is behind its links."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_sections_that_are_typed_exist() -> None:
+    """Each section of README that scripts/try-readme types in a bare system is there, with command lines."""
+    typed = re.findall(r'^type_\w+ "(.+)"$', (ROOT / "scripts" / "try-readme").read_text(), re.MULTILINE)
+    sections = dict(section.split("\n", 1) for section in (ROOT / "README.md").read_text().split("\n## ")[1:])
+    assert len(typed) > 2
+    assert [title for title in typed if not re.search(r"^    [a-z]", sections[title], re.MULTILINE)] == []
+
+
 def test_command_lines_are_found() -> None:
     """The test above finds lines that people copy: in blocks and in text, with a comment or without."""
     found = list(command_lines((ROOT / "README.md").read_text()))
     assert ["unload"] in found
-    assert any("--srv" in words for words in found)
+    assert any("--consul" in words for words in found)
     assert [*command_lines("    sudo .venv/bin/clb-discovery plan …  # later\n\n`clb-discovery check`")] == [
         ["plan"],
         ["check"],

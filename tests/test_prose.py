@@ -13,13 +13,14 @@ from tests.support.prose import PHRASES, WHO, c_prose, document_prose, found_in,
 
 CODE: Final = ("clb_discovery", "tests", "soak", "fuzz", "benchmarks", "scripts")
 C: Final = ("bpf", "soak", "benchmarks")
-NO_PROSE: Final = frozenset({".json", ".svg", ".png", ".pyc", ".o", ".docs", ".install", ".manpages"})
+NO_PROSE: Final = frozenset({".json", ".svg", ".png", ".pyc", ".o", ".docs", ".install", ".links", ".manpages"})
 """Data, and lists of files."""
 
 
 def files_with_prose() -> list[Path]:
     """Return documents, code, scripts, units, and the packaging of contrib/."""
-    documents = [*ROOT.glob("*.md"), *(file for kind in ("md", "txt") for file in (ROOT / "docs").rglob(f"*.{kind}"))]
+    texts = (file for kind in ("md", "txt", "toml") for file in (ROOT / "docs").rglob(f"*.{kind}"))
+    documents = [*ROOT.glob("*.md"), *texts]
     code = [file for folder in CODE for file in (ROOT / folder).rglob("*") if file.suffix in {"", ".py", ".service"}]
     c = [file for folder in C for file in (ROOT / folder).glob("*.[ch]")]
     contrib = [file for file in (ROOT / "contrib").rglob("*") if file.suffix not in NO_PROSE]
@@ -39,6 +40,7 @@ def test_files_of_each_kind_are_read() -> None:
         "README.md",
         "CHANGELOG.md",
         "docs/operating.md",
+        "docs/examples/one-host.toml",
         "docs/decisions/0023-rooms.md",
         "clb_discovery/__init__.py",
         "bpf/clb.h",

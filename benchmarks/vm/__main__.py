@@ -79,7 +79,7 @@ async def measure(case: str, repeat: int, job: Job, work: Path) -> Sample:
 async def measure_all(cases: list[str], options: argparse.Namespace, work: Path) -> dict[str, list[Sample]]:
     """Boot all machines, as many at a time as there are processors: each uses one."""
     kernels.cached(KERNEL, CACHE, say, (*MODULES, *MORE_MODULES))
-    recipe = Recipe(PACKAGES, tuple(root.requirements(CHECKOUT)))
+    recipe = Recipe(PACKAGES, tuple(root.requirements(CHECKOUT, "run")))
     job = Job(root.cached(recipe, CACHE, say), work / "stage", "", LIMIT)
     machine.install(CHECKOUT, machine.build_wheel(work / "dist"), job.stage, ("tests", "benchmarks"))
     flags = ("-O2", "-Wall", "-Werror", "-static")

@@ -1,4 +1,4 @@
-"""Every `clb-discovery` and `curl` command line of the documents, run as it is written.
+"""Every `clb-discovery` and `curl` command line of the documents, run as it is written, and `check` of every example.
 
 The environment is the one that the documents assume: Consul on its usual port, a DNS server that the host uses, the
 same one over TLS, and real servers that refuse, so that `trace` prints something. Only instance and cgroup are
@@ -25,7 +25,7 @@ import pytest
 from tests.support import namespaces
 from tests.support.cgroups import run_inside
 from tests.support.consul import ConsulAgent
-from tests.support.documents import DOCUMENTS, blocks, command_lines, other_command_lines
+from tests.support.documents import DOCUMENTS, EXAMPLES, ROOT, command_lines, other_command_lines
 from tests.support.knot import KnotServer
 from tests.support.pace import patient
 from tests.support.process import running, wait_until
@@ -69,8 +69,7 @@ def _in_surroundings(instance: str, cgroup: Path, directory: Path) -> None:
     shutil.copytree("/etc", etc, symlinks=True)
     (etc / "resolv.conf").unlink(missing_ok=True)
     (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-    (example,) = (block for block in blocks(_readme()) if "[[service]]" in block)
-    (directory / "clb.toml").write_text(example)
+    shutil.copy(ROOT / "docs" / "examples" / "postgres-static.toml", directory / "clb.toml")
     authority = Authority(directory)
     with (
         ConsulAgent(directory, http_port=8500) as consul,
@@ -87,10 +86,8 @@ def _in_surroundings(instance: str, cgroup: Path, directory: Path) -> None:
             host.run(words)
             if "--hosts-file" in words:
                 assert [host.fetch(line) for line in fetches()] == [web.name]
-
-
-def _readme() -> str:
-    return DOCUMENTS[0].read_text()
+        for example in EXAMPLES:
+            host.run(("check", "--config", str(example)))
 
 
 @contextmanager
@@ -189,8 +186,9 @@ class _Host:
                 at = list(words).index(option)
                 words = [*words[:at], *words[at + 2 :]]
         own = [] if _is_help(words) else ["--instance", self._instance]
-        own += ["--cgroup", str(self._cgroup)] if words[0] in {"run", "load", "check"} and own else []
-        own += ["--real-range", "10.0.0.0/8"] if words[0] == "run" and "--real-range" not in words and own else []
+        own += ["--cgroup", str(self._cgroup)] if own and words[0] in {"run", "load", "check"} else []
+        if own and words[0] in {"run", "check"} and "--config" not in words:  # lines for one host name another range
+            own += ["--real-range", "10.0.0.0/8"]
         return [*self._with_copied_etc(), *COMMAND, *words, *own]
 
     def _with_copied_etc(self) -> list[str | Path]:

@@ -5,30 +5,30 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from tests.support import namespaces
 from tests.support.cgroups import run_inside
-from tests.support.consul import ConsulAgent
+from tests.support.documents import ROOT
 from tests.support.pace import patient
-from tests.support.process import running, wait_until
-from tests.support.redis import redis_servers
+from tests.support.process import accepts, running, wait_until
+from tests.support.redis import RedisServer
 from tests.support.sidecar import COMMAND
 
-README: Final = Path(__file__).parent.parent.parent / "README.md"
 OURS: Final = "sudo .venv/bin/clb-discovery "
-SERVERS: Final = ("10.0.0.7", "10.0.0.8")
+HOST: Final = "127.0.0.1"
+CONSUL: Final = 8500
 
 
-def first_steps() -> list[str]:
-    """Return the command lines of the section, without the set-up of the checkout."""
-    section = README.read_text().split("\n## Use it with your Consul\n")[1].split("\n## ")[0]
-    lines = re.findall(r"^    (.+)$", section, re.MULTILINE)
-    assert lines[0] == "scripts/setup run"
-    return lines[1:]
+def first_steps() -> Iterator[tuple[str, ...]]:
+    """Return the blocks of command lines of the section, without comments."""
+    section = (ROOT / "README.md").read_text().split("\n## Use it with your Consul\n")[1].split("\n## ")[0]
+    for block in re.findall(r"(?:^    .+\n)+", section, re.MULTILINE):
+        yield tuple(re.sub(r"\s+#.*", "", line).strip() for line in block.splitlines())
 
 
 def test_first_steps(instance: str, cgroup: Path, tmp_path: Path) -> None:
@@ -38,25 +38,17 @@ def test_first_steps(instance: str, cgroup: Path, tmp_path: Path) -> None:
 
 
 def _walk(instance: str, cgroup: Path, directory: Path) -> None:
-    """Follow the steps, with an agent and servers as in the README."""
-    check, run, client, status, unload = first_steps()
+    """Follow the steps."""
+    surroundings, (setup, check, run, client, status, unload) = first_steps()
+    assert setup == "scripts/setup run"
 
     def ours(line: str, *where: str | Path) -> Sequence[str | Path]:
         """Avoid other data planes of this host: the only difference to the README."""
         assert line.startswith(OURS)
         return [*COMMAND, *shlex.split(line.removeprefix(OURS)), "--instance", instance, *where]
 
-    def said(command: Sequence[str | Path]) -> str:
-        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60))
-        assert (result.returncode, result.stderr) == (0, "")
-        return result.stdout
-
-    for address in SERVERS:
-        subprocess.run(["ip", "address", "add", f"{address}/32", "dev", "lo"], check=True)
     log = directory / "sidecar.log"
-    with ConsulAgent(directory, http_port=8500) as consul, redis_servers(directory, *SERVERS) as servers:
-        for server in servers:
-            consul.register("redis", server.port, server.host)
+    with _surrounded(directory, *surroundings) as servers:
         found = said(ours(check, "--cgroup", cgroup))
         assert "2 real servers" in found
         assert "FAIL" not in found
@@ -70,3 +62,27 @@ def _walk(instance: str, cgroup: Path, directory: Path) -> None:
         assert run_inside(cgroup, *shlex.split(client)).stdout == "PONG\n"
         assert said(ours(unload)) == ""
         assert run_inside(cgroup, *shlex.split(client)).returncode != 0
+
+
+@contextmanager
+def _surrounded(directory: Path, *lines: str) -> Iterator[list[RedisServer]]:
+    """Start the agent and the servers of the README, and register them."""
+    agent, *others = (shlex.split(line) for line in lines)
+    servers = [RedisServer(HOST, int(words[words.index("--port") + 1])) for words in others if "--port" in words]
+    assert len(servers) == 2
+    with running(agent, directory / "consul.log"):
+        wait_until(partial(accepts, CONSUL, HOST), "the agent serves")
+        try:
+            for words in others:
+                said(words, directory)
+            yield servers
+        finally:
+            for server in servers:
+                subprocess.run(["redis-cli", "-p", str(server.port), "shutdown", "nosave"], check=False)
+
+
+def said(command: Sequence[str | Path], directory: Path | None = None) -> str:
+    """Return what a command prints that succeeds and has no complaint."""
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60), cwd=directory)
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+    return result.stdout

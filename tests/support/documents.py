@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
-DOCUMENTS: Final = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
+FRONT: Final = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+"""Documents beside docs/."""
+DOCUMENTS: Final = (*(ROOT / name for name in FRONT), *sorted((ROOT / "docs").rglob("*.md")))
+EXAMPLES: Final = tuple(sorted((ROOT / "docs" / "examples").glob("*.toml")))
+"""Complete configuration files."""
 
 
 def blocks(text: str) -> Iterator[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import tempfile
-import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from tests.vm.debian import bootstrap, is_young, run
 
@@ -16,8 +16,8 @@ SUITE: Final = "bookworm"
 PYTHON: Final = "3.11"  # that of the suite
 MORE_SUITES: Final = ("bullseye",)  # for Consul
 MORE_PACKAGES: Final = ("kmod",)  # modprobe, for modules that the kernel loads by itself
-NOT_THERE: Final = ("clb-discovery", "mypy", "ruff")
-"""Packages of the extra `test` that the tests of the kernel do not need."""
+NOT_THERE: Final = ("mypy==", "ruff==")
+"""Large packages of the extra `test` that the tests of the kernel do not need."""
 
 
 class Recipe(NamedTuple):
@@ -26,7 +26,7 @@ class Recipe(NamedTuple):
     packages: tuple[str, ...]
     """Packages of Debian."""
     requirements: tuple[str, ...]
-    """Packages of Python, in /opt/python."""
+    """Packages of Python, in /opt/python: each an exact version with its hashes."""
     more_suites: tuple[str, ...] = ()
 
     @property
@@ -39,15 +39,20 @@ class Recipe(NamedTuple):
 def of_tests(checkout: Path) -> Recipe:
     """Return the recipe for the tests of the kernel."""
     packages = run([checkout / "scripts" / "setup", "list"]).split()
-    wanted = [*requirements(checkout), *_project(checkout)["optional-dependencies"]["test"]]
+    wanted = requirements(checkout, "run", "build", "test")
     needed = tuple(requirement for requirement in wanted if not requirement.startswith(NOT_THERE))
     return Recipe((*packages, *MORE_PACKAGES), needed, MORE_SUITES)
 
 
-def requirements(checkout: Path) -> list[str]:
-    """Return the requirements of the wheel itself."""
-    found: list[str] = _project(checkout)["dependencies"]
-    return found
+def requirements(checkout: Path, *names: str) -> Iterator[str]:
+    """Return the packages that these files of requirements/ lock, each with its hashes.
+
+    Markers are left out, because pip applies them to the Python that runs it, which may not be that of the image.
+    """
+    for name in names:
+        text = (checkout / "requirements" / f"{name}.txt").read_text()
+        for block in re.findall(r"^\w.*\n(?: .*\n)+", text, re.MULTILINE):
+            yield re.sub(r" ;.*", " \\\\", block)
 
 
 def cached(recipe: Recipe, cache: Path, say: Callable[[str], None]) -> Path:
@@ -75,15 +80,13 @@ def make(recipe: Recipe, image: Path) -> None:
         tree, fresh = Path(name) / "root", Path(name) / "image"
         bootstrap(tree, recipe.packages, SUITE, *recipe.more_suites)
         target = tree / "opt" / "python"
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        run([*install, "--target", target, "--python-version", PYTHON, "--only-binary=:all:", *recipe.requirements])
+        locked = Path(name) / "requirements.txt"
+        locked.write_text("".join(recipe.requirements))
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        place: list[str | Path] = ["--target", target, "--python-version", PYTHON, "--only-binary=:all:"]
+        run([*install, *place, "--require-hashes", "--requirement", locked])
         run(["chroot", tree, "python3", "-m", "compileall", "-q", "/opt/python"])
         used = sum(path.lstat().st_size for path in tree.rglob("*") if not path.is_dir())
         size = f"{used * 3 // 2 // 2**20 + 128}M"  # sparse: unused space takes no room
         run(["mkfs.ext4", "-q", "-O", "^has_journal", "-d", tree, fresh, size])
         fresh.rename(image)
-
-
-def _project(checkout: Path) -> dict[str, Any]:
-    project: dict[str, Any] = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
-    return project

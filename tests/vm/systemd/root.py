@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.support.documents import FRONT
 from tests.vm.debian import ISOLATED, bootstrap, is_young, run
 
 PACKAGES: Final = ("systemd", "kmod", "procps", "python3-pytest", "consul")
@@ -52,7 +53,7 @@ def make(checkout: Path, suite: str, packages: Packages, cache: Path, disk: Path
         run([*ISOLATED, "chroot", tree, "dpkg", "--install", "/installed.deb"])
         for folder in ("tests", "docs", "contrib"):
             shutil.copytree(checkout / folder, tree / "checkout" / folder, ignore=shutil.ignore_patterns("__pycache__"))
-        for file in ("README.md", "CHANGELOG.md"):
+        for file in FRONT:
             shutil.copy(checkout / file, tree / "checkout")
         _furnish(checkout, tree)
         used = sum(path.lstat().st_size for path in tree.rglob("*") if not path.is_dir())
