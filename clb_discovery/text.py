@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from difflib import SequenceMatcher, get_close_matches
+from heapq import nlargest
+from itertools import islice
 from typing import Final
 
+_COMPARED: Final = 10_000  # at most so many names,
+_LONGEST: Final = 128  # of at most so many characters,
+_LIKELY: Final = 50  # and so many of them exactly, which takes quadratic time
 _USER_INFO: Final = re.compile(r"//[^/\s\"'@]*@")
 
 
@@ -28,3 +34,17 @@ def some_of(names: Sequence[str], most: int) -> list[str]:
 def timestamp(moment: datetime | None) -> str | None:
     """Return RFC 3339 text in UTC, to the second."""
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z") if moment else None
+
+
+def nearest(wrong: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Return at most three of the known names that a mistyped one may mean, the most similar first, as they are."""
+    if len(wrong) > _LONGEST:
+        return ()
+    names = {name.casefold(): name for name in islice(known, _COMPARED) if len(name) <= _LONGEST}
+    matcher = SequenceMatcher(b=wrong.casefold(), autojunk=False)
+
+    def shared(name: str) -> float:
+        matcher.set_seq1(name)
+        return matcher.quick_ratio()
+
+    return tuple(names[name] for name in get_close_matches(wrong.casefold(), nlargest(_LIKELY, names, key=shared)))

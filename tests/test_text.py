@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.text import printable, some_of, without_passwords
+from clb_discovery.text import nearest, printable, some_of, without_passwords
 
 
 @given(st.text())
@@ -41,3 +43,35 @@ def test_a_few_names_and_how_many_more() -> None:
     """A short list is complete; a longer one ends with the number of the remaining names."""
     assert some_of(["a", "b"], 2) == ["a", "b"]
     assert some_of(["a", "b", "c", "d"], 2) == ["a", "b", "and 2 more"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ("redsi", ("redis",)),
+        ("REDIS-WEB", ("redis-web", "redis")),
+        ("stauts", ("status",)),
+        ("--min-tll", ("--min-ttl", "--max-ttl")),
+        ("postgres", ()),
+        ("", ()),
+    ],
+)
+def test_names_that_a_mistyped_one_may_mean(wrong: str, expected: tuple[str, ...]) -> None:
+    """The most similar known names come first, whatever their case; there are none if nothing is similar."""
+    known = ["redis", "web", "redis-web", "status", "--min-ttl", "--max-ttl"]
+    assert nearest(wrong, known) == expected
+
+
+@given(st.text(max_size=200), st.lists(st.text(max_size=200)))
+def test_nearest_names_are_known_ones(wrong: str, known: list[str]) -> None:
+    """At most three names are returned, none twice, and each as it is known."""
+    found = nearest(wrong, known)
+    assert len(found) == len(set(found)) <= 3
+    assert set(found) <= set(known)
+
+
+def test_nearest_of_many_long_names_takes_seconds_at_most() -> None:
+    """Names that are hard to compare, as many and as long as anybody can register, do not stop a command."""
+    started = time.monotonic()
+    nearest("ab" * 64, ["ba" * 63 + str(number) for number in range(100_000)])
+    assert time.monotonic() - started < 5
