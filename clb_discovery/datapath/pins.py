@@ -24,6 +24,7 @@ from clb_discovery.layout.structs import ADDED, LAYOUT, Map
 from clb_discovery.model.servers import Protocol
 
 BPFFS: Final = Path("/sys/fs/bpf")
+_OURS: Final = BPFFS / "clb-discovery"
 PROGRAMS: Final = {
     "clb_connect4": AttachType.CGROUP_INET4_CONNECT,
     "clb_connect6": AttachType.CGROUP_INET6_CONNECT,
@@ -58,7 +59,7 @@ class Pins:
     @property
     def home(self) -> Path:
         """Directory of the instance, with all layouts."""
-        return BPFFS / "clb-discovery" / self.instance
+        return _OURS / self.instance
 
     @property
     def directory(self) -> Path:
@@ -110,6 +111,10 @@ class Pins:
             return self.home.stat().st_nlink == 0
         except OSError:
             return False
+
+    def layouts(self) -> list[int]:
+        """Return the layouts that the instance has pins of, sorted."""
+        return sorted(int(path.name[1:]) for path in self.home.glob("v*") if path.name[1:].isdecimal())
 
     def other_layouts(self) -> list[Path]:
         """Return the directories of other layouts, whose programs are still attached.
@@ -167,6 +172,19 @@ class Pins:
         """Remove every pin of other layouts, links first; raises as `remove`."""
         for directory in self.other_layouts():
             _remove(directory)
+
+
+def instance_names() -> list[str]:
+    """Return the names of the instances that have pins of any layout, sorted.
+
+    :raises HostError: if we are not allowed to read the directory.
+    """
+    try:
+        return sorted(path.name for path in _OURS.iterdir() if _INSTANCE.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
+    except PermissionError as error:
+        raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
 
 
 def _remove(directory: Path) -> None:

@@ -41,7 +41,7 @@ FOLLOWERS: Final = frozenset({"plan", "run"})
 SOURCES: Final = frozenset({"--consul", "--srv", "--config"})
 ENDLESS: Final = frozenset({"trace", "--watch"})
 INTERRUPTED: Final = 130
-EXIT_CODES: Final[Mapping[str, frozenset[int]]] = {"plan": frozenset({0, 2})}
+EXIT_CODES: Final[Mapping[str, frozenset[int]]] = {"plan": frozenset({0, 2}), "status": frozenset({0, 1})}
 
 
 def lines() -> Iterator[tuple[str, ...]]:
@@ -188,7 +188,7 @@ class _Host:
             if option in words:
                 at = list(words).index(option)
                 words = [*words[:at], *words[at + 2 :]]
-        own = [] if "--help" in words else ["--instance", self._instance]
+        own = [] if "--help" in words or words[0] == "instances" else ["--instance", self._instance]
         own += ["--cgroup", str(self._cgroup)] if words[0] in {"run", "load", "check"} and "--help" not in words else []
         own += ["--real-range", "10.0.0.0/8"] if words[0] == "run" and "--real-range" not in words and own else []
         return [*self._with_copied_etc(), *COMMAND, *words, *own]
@@ -212,7 +212,7 @@ def test_lines_are_found() -> None:
     """The test above runs lines of several documents, and of every command."""
     found = list(lines())
     assert len(found) > 20
-    assert {"run", "status", "plan", "trace", "check", "load", "unload"} <= {words[0] for words in found}
+    assert {"run", "status", "instances", "plan", "trace", "check", "load", "unload"} <= {words[0] for words in found}
 
 
 @pytest.mark.parametrize("option", ["--instance", "--cgroup"])

@@ -42,7 +42,12 @@ class Terminal:
 
     def text(self) -> str:
         """Return the output without control sequences."""
-        return _CONTROL.sub("", self.sent)
+        return self.without_control(self.sent)
+
+    @staticmethod
+    def without_control(sent: str) -> str:
+        """Return a part of the output without control sequences."""
+        return _CONTROL.sub("", sent)
 
     def type(self, keys: bytes) -> None:
         """Type keys."""
@@ -70,10 +75,12 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(command: Sequence[str], env: Mapping[str, str], columns: int = 120) -> Iterator[Terminal]:
-    """Run a program on a terminal of 40 lines, as the leader of its session, while the block runs."""
+def on_terminal(
+    command: Sequence[str], env: Mapping[str, str], columns: int = 120, lines: int = 40
+) -> Iterator[Terminal]:
+    """Run a program on a terminal, as the leader of its session, while the block runs."""
     own, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     # setsid(1) makes this the controlling terminal, so that Ctrl-C reaches the program.
     process = subprocess.Popen(
         ["setsid", "--ctty", *command], stdin=side, stdout=side, stderr=side, env={**os.environ, **env}
