@@ -1,11 +1,13 @@
-"""Commands that messages name as the fix: for the affected instance, ready to be typed."""
+"""Commands and names that messages give as the fix, ready to be typed."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Final
 
 _DEFAULT: Final = "default"
+_NAMED: Final = 10  # at most so many instances in one message
 
 
 def load_command(instance: str, cgroup: object = None) -> str:
@@ -17,6 +19,14 @@ def load_command(instance: str, cgroup: object = None) -> str:
 def unload_command(instance: str) -> str:
     """Return the command that unloads an instance."""
     return _command("unload", instance)
+
+
+def loaded_instances(names: Sequence[str]) -> str:
+    """Return the answer to the name of an instance that is not loaded: those that are."""
+    if not names:
+        return "no instance is loaded on this host"
+    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"loaded on this host: {', '.join(names[:_NAMED])}{more}"
 
 
 def _command(name: str, instance: str) -> str:

@@ -28,6 +28,8 @@ from clb_discovery import errors
 from clb_discovery.cli.look_ahead import Outlook
 from clb_discovery.cli.main import main
 from clb_discovery.cli.parser import make_parser
+from clb_discovery.documents import instances
+from clb_discovery.documents.instances import Found
 from clb_discovery.documents.status import Datapath, document
 from clb_discovery.documents.trace import Joiner, Kind, dropped
 from clb_discovery.errors import ClbError, HostError
@@ -46,6 +48,7 @@ from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
 from clb_discovery.state.service import ServiceState
 from clb_discovery.state.services import ServiceTable
+from tests.support.contract import assert_is_status
 
 RECORDED: Final = Path(__file__).with_suffix("").with_name("outside.json")
 NOW: Final = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -72,6 +75,7 @@ def outside() -> dict[str, dict[str, Any]]:
         "exit codes": exit_codes(),
         "options": {name: dict(options(command)) for name, command in commands().items()},
         "status --json": paths(*statuses()),
+        "instances --json": paths(listed()),
         "plan --json": paths(*planned()),
         "trace --json": paths(*traced()),
         "metrics": metrics(),
@@ -171,7 +175,7 @@ def statuses() -> Iterator[dict[str, Any]]:
         (Datapath(INFO, installed(), counted(), None, 0, overlaps), 99, state),
         (None, None, {}),
     ):
-        yield document(
+        found = document(
             instance="default",
             version="1.2.3",
             kernel="6.1.0",
@@ -179,6 +183,13 @@ def statuses() -> Iterator[dict[str, Any]]:
             pid=pid,
             state=written,
         )
+        assert_is_status(found)
+        yield found
+
+
+def listed() -> dict[str, Any]:
+    """Return the document of `instances`, with an instance of this version and one of another layout."""
+    return instances.document([Found("shop", (LAYOUT,), INFO, "1.2.3", 99), Found("old", (LAYOUT - 1,))])
 
 
 def planned() -> Iterator[dict[str, Any]]:

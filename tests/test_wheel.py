@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from clb_discovery import __version__
 from tests.support.cgroups import made_cgroup
+from tests.support.contract import status_schema
 from tests.support.dataplane import wipe
 from tests.support.documents import DOCUMENTS, other_command_lines
 
@@ -70,8 +72,9 @@ def run(installed: Path, *arguments: str | Path) -> str:
 
 
 def test_wheel_runs_its_own_code(installed: Path) -> None:
-    """The command prints its version, and the installed package is what runs."""
+    """The command prints its version and the schema of status, and the installed package is what runs."""
     assert run(installed, "--version") == f"clb-discovery {__version__}\n"
+    assert json.loads(run(installed, "status", "--schema")) == status_schema()
     where: list[str | Path] = [
         installed.with_name("python"),
         "-P",

@@ -62,6 +62,9 @@ def make_parser() -> CommandParser:
 
     _complete_status(command("status", "show the state of the kernel programs; works without the sidecar"))
 
+    instances = command("instances", "list the instances that are loaded on this host")
+    instances.add_argument("--json", action="store_true", help=_DOCUMENT)
+
     plan = command("plan", "show what `run` would change, without changing it; exits 2 if there are changes")
     _add(plan, (*_FOR_SERVICES, "instance", "hosts-file"))
     text = (
@@ -116,7 +119,14 @@ def make_values() -> CommandParser:
 def _complete_status(parser: argparse.ArgumentParser) -> None:
     _add(parser, ["instance"])
     parser.add_argument("--json", action="store_true", help=_DOCUMENT)
-    text = "refresh it, with rates, until interrupted; with --json print one line each time, with its time"
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of that document; needs no root")
+    text = "only this service, by name, or by a pattern such as 'web-*'; repeatable"
+    parser.add_argument("--service", metavar="NAME", action="append", default=[], dest="only_service", help=text)
+    text = "only problems; the exit code is 1 if there are any, else 0"
+    parser.add_argument("--problems", action="store_true", help=text)
+    parser.add_argument("--sources", action="store_true", help="list all sources, not only those with a problem")
+    text = "refresh it, with rates: on a terminal arrow and page keys scroll, / filters, q quits; with --json print a "
+    text += "line each time, with the time"
     parser.add_argument("--watch", action="store_true", help=text)
     interval, text = _typed(values.parse_milliseconds), "time between refreshes of --watch; default 2s"
     parser.add_argument("--interval", metavar="TIME", type=interval, default=2000, help=text)

@@ -6,37 +6,51 @@ import argparse
 import json
 import os
 from datetime import UTC, datetime
-from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from clb_discovery import __version__
+from clb_discovery import __version__, documents
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.neighbours import find_overlaps
-from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.pins import Pins, instance_names
 from clb_discovery.datapath.sockets.listening import listening_here
-from clb_discovery.documents.status import Datapath, document
+from clb_discovery.documents.selection import of_problems, of_services, unmatched
+from clb_discovery.documents.status import SCHEMA, Datapath, document
+from clb_discovery.documents.verdict import problems
+from clb_discovery.errors import ClbError
+from clb_discovery.hints import loaded_instances
 
 
 def main(typed: argparse.Namespace) -> int:
-    """Print the status, once or until interrupted."""
-    instance = read_options(typed, os.environ).instance
-    if typed.watch:
-        from clb_discovery.terminal.watch import watch  # noqa: PLC0415 - only this needs it
+    """Print the status, once or until interrupted.
 
-        watch(partial(read_status, instance), typed.interval / 1000, as_json=typed.json)
-    found = read_status(instance)
+    :returns: 1 if nothing is loaded, and with `--problems` if there are any.
+    :raises ClbError: if `--service` names nothing that is there.
+    """
+    if typed.schema:
+        print(resources.files(documents).joinpath(SCHEMA).read_text("utf-8"), end="")  # noqa: T201 - this is the output
+        return 0
+    name = read_options(typed, os.environ).instance
+    if typed.watch:
+        from clb_discovery.terminal.watch import Form, watch  # noqa: PLC0415 - only this needs it
+
+        form = Form(typed.json, typed.problems, typed.sources)
+        return watch(lambda: _wanted(read_status(name), typed), typed.interval / 1000, form)
+    whole = read_status(name)
+    is_loaded = whole["datapath"]["loaded"]
+    objection = unmatched(whole, typed.only_service) if is_loaded else None
+    if objection:
+        raise ClbError(objection)
+    found = _wanted(whole, typed)
     if typed.json:
         print_json(found)
-        return 0
-    from clb_discovery.terminal.screen import show  # noqa: PLC0415 - JSON does without
-    from clb_discovery.terminal.status import Status  # noqa: PLC0415 - JSON does without
-
-    show(Status(found, datetime.now(UTC)))
-    return 0
+    else:
+        _show(found, typed)
+    return 0 if is_loaded and not (typed.problems and any(problems(found))) else 1
 
 
 def read_status(name: str) -> dict[str, Any]:
@@ -56,7 +70,39 @@ def read_status(name: str) -> dict[str, Any]:
 
 def print_json(found: dict[str, Any]) -> None:
     """Print a document for scripts."""
-    print(json.dumps(found, indent=2))  # noqa: T201 - this is the output
+    print(_json(found, ""))  # noqa: T201 - this is the output
+
+
+def _json(value: object, indent: str) -> str:
+    """Return JSON in which an object or array of plain values is one line; json.dumps with `indent` is slow."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if not any(isinstance(one, dict | list) for one in inside):
+        return json.dumps(value)
+    line = f"\n{indent}  "
+    values = [_json(one, f"{indent}  ") for one in inside]
+    if isinstance(value, dict):
+        named = (f"{json.dumps(key)}: {one}" for key, one in zip(value, values, strict=True))
+        return f"{{{line}{f',{line}'.join(named)}\n{indent}}}"
+    return f"[{line}{f',{line}'.join(values)}\n{indent}]"
+
+
+def _wanted(found: dict[str, Any], typed: argparse.Namespace) -> dict[str, Any]:
+    """Return the part of a document that the options select."""
+    if typed.only_service:
+        found = of_services(found, typed.only_service)
+    return of_problems(found) if typed.problems and typed.json else found
+
+
+def _show(found: dict[str, Any], typed: argparse.Namespace) -> None:
+    from clb_discovery.terminal.problems import Problems  # noqa: PLC0415 - JSON does without
+    from clb_discovery.terminal.screen import show  # noqa: PLC0415 - JSON does without
+    from clb_discovery.terminal.status import Status  # noqa: PLC0415 - JSON does without
+
+    if typed.problems:
+        show(Problems(found))
+        return
+    note = None if found["datapath"]["loaded"] else loaded_instances(instance_names())
+    show(Status(found, datetime.now(UTC), all_sources=typed.sources, note=note))
 
 
 def _read_datapath(pins: Pins) -> Datapath | None:

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
-from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.pins import Pins, instance_names
+from clb_discovery.hints import loaded_instances
 from clb_discovery.hosts_file.file import write_names
 
 
@@ -38,4 +39,4 @@ def main(typed: argparse.Namespace) -> int:
 
 
 def _print_nothing_loaded(instance: str) -> None:
-    print(f"nothing was loaded as instance {instance}")  # noqa: T201 - this is the output
+    print(f"nothing was loaded as instance {instance}; {loaded_instances(instance_names())}")  # noqa: T201 - this is the output

@@ -112,6 +112,10 @@ class Pins:
         except OSError:
             return False
 
+    def layouts(self) -> list[int]:
+        """Return the layouts that the instance has pins of, sorted."""
+        return sorted(int(path.name[1:]) for path in self.home.glob("v*") if path.name[1:].isdecimal())
+
     def other_layouts(self) -> list[Path]:
         """Return the directories of other layouts, whose programs are still attached.
 

@@ -15,10 +15,10 @@ from clb_discovery.datapath import instance
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.demo.sandbox import end
+from clb_discovery.documents.names import endpoint
 from clb_discovery.documents.status import virtual_servers
 from clb_discovery.errors import ClbError, HostError
 from clb_discovery.model.servers import Pool, Vip
-from clb_discovery.terminal.screen import endpoint
 
 
 class Sidecar:

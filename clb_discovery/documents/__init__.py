@@ -1,1 +1,1 @@
-"""The JSON documents of status, plan and trace, and the facts that commands derive from them."""
+"""The JSON documents of status, instances, plan and trace, and the facts that commands derive from them."""

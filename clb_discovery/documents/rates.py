@@ -31,6 +31,12 @@ def key_of(virtual: Mapping[str, Any], real: Mapping[str, Any]) -> Key:
     return virtual["address"], virtual["port"], virtual["protocol"], real["address"], real["port"]
 
 
+def connects_per_second(rates: Mapping[Key, Rate], virtual: Mapping[str, Any]) -> float:
+    """Return the rate of connects to all real servers of a virtual server."""
+    found = (rates.get(key_of(virtual, real)) for real in virtual["real_servers"])
+    return sum(rate.connects for rate in found if rate)
+
+
 def _counters(document: Mapping[str, Any]) -> Iterator[tuple[Key, tuple[int, int]]]:
     for virtual in document["virtual_servers"]:
         for real in virtual["real_servers"]:

@@ -1,4 +1,7 @@
-"""The document of `status --json`, built from the kernel's maps and from the last state that the sidecar wrote."""
+"""The document of `status --json`, built from the kernel's maps and from the last state that the sidecar wrote.
+
+Its JSON Schema is a file beside this one, and docs/status.md describes each of its keys.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,10 @@ from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import RealServer, Vip
 
+FORMAT: Final = 1
+"""The format of the document. It stays the same as long as changes only add something."""
+SCHEMA: Final = "status.schema.json"
+"""The file in this package that describes the document."""
 _FEATURES: Final = {"errno": FEATURE_ERRNO, "loop": FEATURE_LOOP}
 
 
@@ -53,6 +60,7 @@ def document(  # noqa: PLR0913 - the parts of the document
     """
     loaded = datapath if datapath and datapath.info else None
     return {
+        "format": FORMAT,
         "instance": instance,
         "version": version,
         "datapath": _datapath(loaded, kernel),

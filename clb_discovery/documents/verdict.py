@@ -1,67 +1,98 @@
-"""The problems that the last line of `status` lists."""
+"""The problems in a document of `status`: its last line sums them up, and `--problems` lists them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
+from clb_discovery.documents.names import endpoint, service_of
 from clb_discovery.hints import load_command
 from clb_discovery.text import some_of
 
 _NAMED: Final = 3  # at most so many names in one remark
+_SOURCE_WORDS: Final = {
+    "retrying": ("no answer from", "no answer from {}: {}"),
+    "held": ("held (see above):", "{} held: {}"),
+    "fresh": ("partly rejected (see above):", "{} partly rejected: {}"),
+}
+"""What is wrong with a source that has a reason, by its state: for the last line, and for a list."""
 
 
-def troubles(status: Mapping[str, Any]) -> Iterator[str]:
+class Problem(NamedTuple):
+    """Something that is wrong."""
+
+    subject: str
+    """The service with the problem, or its source if no virtual server is known, or a part such as the sidecar."""
+    text: str
+    """The whole problem."""
+    kind: str = ""
+    """The words that the last line puts before the names of all subjects with a problem of this kind."""
+    name: str = ""
+    """The subject in that list."""
+
+
+def problems(status: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield the problems in the document of `status --json`, the worst first."""
     datapath, sidecar = status["datapath"], status["sidecar"]
     if not datapath["loaded"]:
         fix = "its sidecar loads it; with --loader none" if sidecar["running"] else "start the sidecar, or"
-        yield f"the data plane is not loaded: nothing is balanced; {fix} run: {load_command(status['instance'])}"
+        load = load_command(status["instance"])
+        yield Problem("data plane", f"the data plane is not loaded: nothing is balanced; {fix} run: {load}")
     elif not datapath["effective"]:
-        yield f"connects do not meet the programs: {datapath['reason']}"
+        reason = datapath["reason"]
+        yield Problem("data plane", f"the programs are not in effect: connects are not balanced: {reason}")
     for overlap in datapath["overlaps"]:
         vips = _list(overlap["vips"])
         where = "same cgroup" if overlap["relation"] == "same" else f"{overlap['cgroup']}, {overlap['relation']}"
-        yield f"instance {overlap['instance']} ({where}) serves the same VIPs: {vips}; give each instance its own"
-    yield from _sidecar(sidecar)
-    unpublished = [one["service"] for one in status["unpublished"]]
-    if unpublished:
-        yield f"not published as it should be, for the reason above: {_list(unpublished)}"
-    yield from _pools(status["virtual_servers"])
-    for state, words in (("retrying", "no answer from"), ("held", "held back, for the reason above:")):
-        names = [source["name"] for source in status["sources"] if source["state"] == state]
-        if names:
-            yield f"{words} {_list(names)}"
-    refused = [source["name"] for source in status["sources"] if source["state"] == "fresh" and source["reason"]]
-    if refused:
-        yield f"refused in part, for the reason above: {_list(refused)}"
-    if datapath["loaded"] and not sidecar["running"]:
-        yield "no sidecar runs: pools stay as they are"
-
-
-def _sidecar(sidecar: Mapping[str, Any]) -> Iterator[str]:
+        text = f"instance {overlap['instance']} ({where}) serves the same VIPs: {vips}; give each instance its own"
+        yield Problem("data plane", text)
     if sidecar["config_error"]:
-        yield f"the configuration is refused, and the one before it goes on: {sidecar['config_error']}"
+        text = f"configuration rejected, the previous one stays in effect: {sidecar['config_error']}"
+        yield Problem("configuration", text)
     if sidecar["metrics_error"]:
-        yield f"metrics are not served: {sidecar['metrics_error']}"
+        yield Problem("metrics", f"metrics are not served: {sidecar['metrics_error']}")
+    for one in status["unpublished"]:
+        text = f"{one['virtual_servers']} of its virtual servers not published: {one['reason']}"
+        yield Problem(one["service"], text, "not published in full (see above):", one["service"])
+    yield from _pools(status["virtual_servers"])
+    yield from _sources(status)
+    if datapath["loaded"] and not sidecar["running"]:
+        yield Problem("sidecar", "sidecar not running: pools will not be updated")
 
 
-def _pools(virtual_servers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def remarks(found: Iterable[Problem]) -> Iterator[str]:
+    """Yield the remarks of the last line: one for all problems of a kind."""
+    kinds: defaultdict[str, list[str]] = defaultdict(list)
+    for problem in found:
+        kinds[problem.kind or problem.text].append(problem.name)
+    for words, names in kinds.items():
+        yield f"{words} {_list(names)}" if any(names) else words
+
+
+def _pools(virtual_servers: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
     services: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for server in virtual_servers:
-        services[server["service"] or server["address"]].extend(server["real_servers"])
+        services[service_of(server)].extend(server["real_servers"])
     # A service with VIPs of both families often has real servers of one only.
-    empty = [name for name, servers in services.items() if not servers]
-    if empty:
-        yield f"no real servers, connects are refused: {_list(empty)}"
-    out = {
-        name: f"{name} ({len(ejected)} of {len(servers)})"
-        for name, servers in services.items()
-        if (ejected := [server for server in servers if server["state"] == "ejected"])
-    }
-    if out:
-        yield f"ejected after failed connects: {_list(list(out.values()))}"
+    for name in (name for name, servers in services.items() if not servers):
+        yield Problem(name, "no real servers: connects are refused", "no real servers, connects are refused:", name)
+    for name, servers in services.items():
+        ejected = [endpoint(server) for server in servers if server["state"] == "ejected"]
+        if ejected:
+            count = f"{len(ejected)} of {len(servers)}"
+            text = f"{count} real servers ejected after failed connects: {_list(ejected)}"
+            yield Problem(name, text, "ejected after failed connects:", f"{name} ({count})")
+
+
+def _sources(status: Mapping[str, Any]) -> Iterator[Problem]:
+    ours = (*status["unpublished"], *status["virtual_servers"])
+    services = {one["source"]: one["service"] for one in ours if one["service"]}
+    for state, (words, text) in _SOURCE_WORDS.items():
+        for source in status["sources"]:
+            name = source["name"]
+            if source["state"] == state and (source["reason"] or state != "fresh"):
+                yield Problem(services.get(name, name), text.format(name, source["reason"]), words, name)
 
 
 def _list(names: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ from typing import Any, Final
 from rich.console import Group
 from rich.text import Text
 
-from clb_discovery.terminal.screen import endpoint, plain
+from clb_discovery.documents.names import endpoint
+from clb_discovery.terminal.screen import plain
 
 _SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
 _STYLES: Final = {"+": "green", "~": "yellow", "-": "red", "!": "magenta"}

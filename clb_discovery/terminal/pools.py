@@ -1,4 +1,7 @@
-"""The real servers of all virtual servers, as tables whose columns have the same widths."""
+"""The real servers of all virtual servers, as tables whose columns have the same widths.
+
+Of many virtual servers only those of services with problems have tables, the others have a line each.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,19 @@ from typing import Any, Final, NamedTuple
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
-from clb_discovery.documents.rates import Key, Rate, key_of
+from clb_discovery.documents.names import endpoint, service_of
+from clb_discovery.documents.rates import Key, Rate, connects_per_second, key_of
 from clb_discovery.terminal.bar import ASCII, UNICODE, Glyphs, bar
-from clb_discovery.terminal.screen import endpoint, plain
+from clb_discovery.terminal.overview import Overview
+from clb_discovery.terminal.screen import plain
 
 _INDENT: Final = 2
 _NARROWEST: Final = 12
 """Least characters of the column of addresses. If the screen is too narrow even for that, whole lines are folded."""
+_MOST_TABLES: Final = 20
 _MOST_ROWS: Final = 50
-_MOST_ROWS_OF_ALL: Final = 4000
-_FEWEST_ROWS: Final = 4
-"""At most so many real servers of one pool are shown, so many of all pools together, and so many of one pool in any
-case. A line takes a quarter of a millisecond, and `--json` has all of them."""
+_MOST_ROWS_OF_ALL: Final = 300
+"""At most so many tables are shown, so many real servers of one, and so many of all together. `--json` has all."""
 _STYLES: Final = {"active": "green", "probing": "yellow", "ejected": "red"}
 _TEXTS: Final = frozenset({"address", "state", "bar"})  # columns that are aligned to the left
 
@@ -48,20 +52,26 @@ _Row = Mapping[str, str]
 
 
 class Pools:
-    """All virtual servers with their real servers."""
+    """All virtual servers, those of the worst services first."""
 
-    def __init__(self, virtual_servers: Sequence[Mapping[str, Any]], rates: Mapping[Key, Rate] | None) -> None:
-        """Take the virtual servers of `status --json`, and rates if they are shown, too."""
-        services = dict.fromkeys(server["service"] for server in virtual_servers)
-        places = {service: place for place, service in enumerate(services)}  # those of one service are shown together
-        self._virtual_servers = sorted(virtual_servers, key=lambda server: places[server["service"]])
+    def __init__(
+        self, virtual_servers: Sequence[Mapping[str, Any]], rates: Mapping[Key, Rate] | None, worst: Sequence[str] = ()
+    ) -> None:
+        """Take the virtual servers of `status --json`, rates if they are shown, too, and the services with problems."""
+        ranks = {service: rank for rank, service in reversed(list(enumerate(worst)))}
+        services = dict.fromkeys(map(service_of, virtual_servers))  # those of one service are shown together
+        places = {service: (ranks.get(service, len(ranks)), place) for place, service in enumerate(services)}
+        in_order = sorted(virtual_servers, key=lambda server: places[service_of(server)])
+        tables = [one for one in in_order if len(in_order) <= _MOST_TABLES or service_of(one) in ranks]
+        self._tables = tables[:_MOST_TABLES]
+        self._others = Overview([*tables[_MOST_TABLES:], *in_order[len(tables) :]], rates)
         self._rates = rates
-        self._most = max(_FEWEST_ROWS, min(_MOST_ROWS, _MOST_ROWS_OF_ALL // max(1, len(virtual_servers))))
+        self._most = min(_MOST_ROWS, _MOST_ROWS_OF_ALL // max(1, len(self._tables)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         glyphs = (ASCII if options.ascii_only else UNICODE) if console.is_terminal else None
         layout, pools, widths = self._fit(options.max_width - _INDENT, glyphs)
-        for server, pool in zip(self._virtual_servers, pools, strict=True):
+        for server, pool in zip(self._tables, pools, strict=True):
             yield ""
             yield self._title(server)
             if pool:
@@ -73,11 +83,12 @@ class Pools:
                     yield plain(f"{' ' * _INDENT}and {left:,} more; status --json has all of them", "dim")
             else:
                 yield plain(f"{' ' * _INDENT}no real servers: connects are refused", "red")
+        yield self._others
 
     def _fit(self, room: int, glyphs: Glyphs | None) -> tuple[Layout, list[list[_Row]], Mapping[str, int]]:
         """Return the widest layout that fits into lines of this length, its rows by pool, and its columns' widths."""
         for layout in _LAYOUTS if glyphs else _LAYOUTS[1:]:
-            pools = [self._rows(server, layout.join, glyphs or ASCII) for server in self._virtual_servers]
+            pools = [self._rows(server, layout.join, glyphs or ASCII) for server in self._tables]
             rows = [layout.heads, *(row for pool in pools for row in pool)]
             widths = {name: max(len(line) for row in rows for line in row[name].split("\n")) for name in layout.heads}
             excess = sum(widths.values()) + layout.gap * (len(widths) - 1) - room
@@ -111,8 +122,7 @@ class Pools:
     def _title(self, server: Mapping[str, Any]) -> Text:
         counts = f"{server['connects']:,} connects"
         if self._rates is not None:
-            found = [rate for real in server["real_servers"] if (rate := self._rates.get(key_of(server, real)))]
-            counts += f" ({sum(rate.connects for rate in found):,.1f}/s)"
+            counts += f" ({connects_per_second(self._rates, server):,.1f}/s)"
         counts += f", {server['refused']:,} refused" if server["refused"] else ""
         return Text("  ", overflow="fold").join(
             [
@@ -120,7 +130,7 @@ class Pools:
                 plain(f"{endpoint(server)}/{server['protocol']}", "cyan"),
                 plain(server["algorithm"] or "unknown scheduler"),
                 plain(counts),
-                plain(f"from {server['source']}" if server["source"] else "from nobody known", "dim"),
+                plain(f"from {server['source']}" if server["source"] else "from an unknown source", "dim"),
             ]
         )
 

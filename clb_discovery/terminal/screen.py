@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
@@ -59,12 +58,6 @@ def plain(text: str, style: str = "") -> Text:
 def padded(text: str, cells: int) -> str:
     """Return text padded with spaces to a width on the screen. Some characters take two cells there, and some none."""
     return text + " " * (cells - cell_len(text))
-
-
-def endpoint(found: Mapping[str, Any]) -> str:
-    """Return the address and port of a virtual or real server of a document; `*` is every port."""
-    address = f"[{found['address']}]" if ":" in found["address"] else found["address"]
-    return f"{address}:{found['port'] or '*'}"
 
 
 def _tolerant(stream: TextIO) -> TextIO:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import Padding
-from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from clb_discovery.documents.names import endpoint
 from clb_discovery.documents.rates import Key, Rate
-from clb_discovery.documents.verdict import troubles
+from clb_discovery.documents.verdict import problems, remarks
 from clb_discovery.terminal.pools import Pools
-from clb_discovery.terminal.screen import endpoint, padded, plain
+from clb_discovery.terminal.screen import padded, plain
 from clb_discovery.text import printable, some_of
 
 DEGRADATIONS: Final = {
@@ -27,6 +28,8 @@ DEGRADATIONS: Final = {
 
 _STATES: Final = {"fresh": "green", "held": "yellow", "retrying": "red"}
 _NAMED: Final = 3  # at most so many VIPs in one remark
+_MOST_SOURCES: Final = 200
+"""At most so many sources are listed without being asked for, because an outage concerns all of them."""
 _LONGEST: Final = 40
 """The column of sources is at most so many cells wide; a longer name pushes its own line to the right."""
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -35,34 +38,36 @@ _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 class Status:
     """The document of `status --json`, as people see it."""
 
-    def __init__(self, status: Mapping[str, Any], now: datetime, rates: Mapping[Key, Rate] | None = None) -> None:
-        """Take the document, the present time with its zone, and the rates of real servers, for `--watch`."""
+    def __init__(
+        self,
+        status: Mapping[str, Any],
+        now: datetime,
+        rates: Mapping[Key, Rate] | None = None,
+        *,
+        all_sources: bool = False,
+        note: str | None = None,
+    ) -> None:
+        """Take the document, the present time with its zone, and the rates of real servers, for `--watch`.
+
+        :param all_sources: list also those that are fresh.
+        :param note: a remark of the command.
+        """
         self._status = status
         self._now = now
-        self._pools = Pools(status["virtual_servers"], rates)
+        self._all_sources = all_sources
+        self._note = note
+        self._wrong = list(problems(status))
+        self._pools = Pools(status["virtual_servers"], rates, [problem.subject for problem in self._wrong])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        yield from self.head()
         yield from self.body()
-        yield self.verdict()
-
-    def body(self) -> Iterator[RenderableType]:
-        """Yield all parts except the last line."""
-        yield from self._head()
-        yield from self._sources()
-        yield self._pools
-        yield from self._listeners()
         yield ""
+        wrong = "; ".join(remarks(self._wrong))
+        yield wrong_line(wrong) if wrong else ok_line(self._status)
 
-    def verdict(self) -> Text:
-        """Return the last line: the problems, or that there are none."""
-        wrong = "; ".join(troubles(self._status))
-        if wrong:
-            return Text("wrong  ", style="bold red", overflow="fold") + plain(wrong, "red")
-        virtual = self._status["virtual_servers"]
-        count = f"virtual servers {len(virtual)}, real servers {sum(len(server['real_servers']) for server in virtual)}"
-        return Text("ok     ", style="bold green") + plain(count)
-
-    def _head(self) -> Iterator[RenderableType]:
+    def head(self) -> Iterator[RenderableType]:
+        """Yield the parts about the whole instance."""
         status, datapath, sidecar = self._status, self._status["datapath"], self._status["sidecar"]
         yield plain(f"clb-discovery {status['version']}, instance {status['instance']}, kernel {datapath['kernel']}")
         yield ""
@@ -71,68 +76,87 @@ class Status:
             table.add_row(plain("data plane"), plain("not loaded", "red"))
         else:
             loaded = f"loaded ({datapath['loader']}) on {datapath['cgroup']}, "
-            effective = plain(f"{loaded}effective", "green")
-            ineffective = plain(f"{loaded}NOT EFFECTIVE: {datapath['reason']}", "red")
+            effective = plain(f"{loaded}in effect", "green")
+            ineffective = plain(f"{loaded}NOT IN EFFECT: {datapath['reason']}", "red")
             table.add_row(plain("data plane"), effective if datapath["effective"] else ineffective)
         for name, there in datapath["features"].items():
             if not there:
                 table.add_row(plain("degraded"), plain(f"{name}: {DEGRADATIONS.get(name, 'missing')}", "yellow"))
-        running = f"running, process {sidecar['pid']}" if sidecar["running"] else "not running"
-        style = "green" if sidecar["running"] else "red"
-        table.add_row(plain("sidecar"), plain(f"{running}, last change {self._age(sidecar['last_sync'])}", style))
+        table.add_row(plain("sidecar"), self._sidecar())
         if sidecar["config_error"]:
-            table.add_row(plain("config"), plain(f"REFUSED: {sidecar['config_error']}", "red"))
+            table.add_row(plain("config"), plain(f"rejected, the previous one stays: {sidecar['config_error']}", "red"))
+        if status["sources"]:
+            states = Counter(source["state"] for source in status["sources"])
+            counts = ", ".join(f"{states[state]} {state}" for state in _STATES if states[state])
+            table.add_row(plain("sources"), plain(counts if sidecar["running"] else f"{counts}, as last reported"))
         yield table
 
+    def body(self) -> Iterator[RenderableType]:
+        """Yield the sources, the pools and the notes."""
+        yield from self._sources()
+        yield self._pools
+        yield from self._notes()
+
+    def _sidecar(self) -> Text:
+        sidecar = self._status["sidecar"]
+        last = f"last change {self._age(sidecar['last_sync'])}" if sidecar["last_sync"] else ""
+        if sidecar["running"]:
+            return plain(f"running, process {sidecar['pid']}, {last or 'no change since start'}", "green")
+        return plain(f"not running{last and f', {last}'}", "red")
+
     def _sources(self) -> Iterator[RenderableType]:
-        sources = self._status["sources"]
+        sources = [
+            source
+            for source in self._status["sources"]
+            if self._all_sources or source["state"] != "fresh" or source["reason"]
+        ]
         if not sources:
             return
-        head = "source" if self._status["sidecar"]["running"] else "source, as last told"
-        name = min(_LONGEST, max(len(head), *(cell_len(printable(source["name"])) for source in sources)))
+        shown = sources if self._all_sources else sources[:_MOST_SOURCES]
+        name = min(_LONGEST, max(len("source"), *(cell_len(printable(source["name"])) for source in shown)))
         state = max(len(word) for word in _STATES)
         yield ""
-        yield plain(f"{head:<{name}}  {'state':<{state}}  last answer", "dim")
-        for source in sources:
+        yield plain(f"{'source':<{name}}  {'state':<{state}}  last answer", "dim")
+        for source in shown:
             yield Text("  ", overflow="fold").join(
                 [
                     plain(padded(printable(source["name"]), name)),
                     plain(source["state"].ljust(state), _STATES.get(source["state"], "")),
-                    plain(self._age(source["last_success"])),
+                    plain(self._age(source["last_success"]) if source["last_success"] else "never"),
                 ]
             )
             if source["reason"]:
                 yield Padding(plain(source["reason"]), (0, 0, 0, 2), expand=False)
+        if len(shown) < len(sources):
+            yield plain(f"and {len(sources) - len(shown):,} more; --sources lists all", "dim")
 
-    def _listeners(self) -> Iterator[RenderableType]:
-        """Yield a note on VIPs on which a program of this host listens. That works, but operators may not expect it."""
+    def _notes(self) -> Iterator[RenderableType]:
+        """Yield facts that are no problems, but that operators may not expect."""
         found = [f"{endpoint(one)}/{one['protocol']}" for one in self._status["virtual_servers"] if one["listens_here"]]
         if found:
             text = f"a program of this host listens on {', '.join(some_of(found, _NAMED))}: "
-            yield ""
-            yield plain("note   ", "yellow") + plain(text + "its clients on this host get real servers instead")
+            yield from _note(text + "its clients on this host get real servers instead")
+        if self._note:
+            yield from _note(self._note)
 
-    def _age(self, moment: str | None) -> str:
-        if moment is None:
-            return "never"
+    def _age(self, moment: str) -> str:
         seconds = max(0, int((self._now - datetime.fromisoformat(moment)).total_seconds()))
         size, unit = next(((size, unit) for size, unit in _UNITS if seconds >= size), _UNITS[-1])
         return f"{seconds // size} {unit} ago"
 
 
-class Frame:
-    """A status that fits on the screen. Lines that do not fit are counted, and the last line is always shown."""
+def wrong_line(text: str) -> Text:
+    """Return a last line with problems."""
+    return Text("wrong  ", style="bold red", overflow="fold") + plain(text, "red")
 
-    def __init__(self, status: Status) -> None:
-        self._status = status
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = [line for part in self._status.body() for line in console.render_lines(part, options, pad=False)]
-        last = console.render_lines(self._status.verdict(), options, pad=False)
-        room = max(1, (options.height or console.height) - len(last))
-        if len(lines) > room:
-            more = plain(f"{len(lines) - room + 1} more lines: enlarge the window, or leave out --watch", "dim")
-            lines = lines[: room - 1] + console.render_lines(more, options, pad=False)
-        for line in [*lines, *last]:
-            yield from line
-            yield Segment.line()
+def ok_line(status: Mapping[str, Any]) -> Text:
+    """Return the last line of a status without problems."""
+    virtual = status["virtual_servers"]
+    real = sum(len(server["real_servers"]) for server in virtual)
+    return Text("ok     ", style="bold green") + plain(f"virtual servers {len(virtual):,}, real servers {real:,}")
+
+
+def _note(text: str) -> Iterator[RenderableType]:
+    yield ""
+    yield plain("note   ", "yellow") + plain(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clb_discovery.documents.rates import Rate, rates
+from clb_discovery.documents.rates import Rate, connects_per_second, rates
 
 
 def document(*counters: tuple[int, int, int]) -> dict[str, Any]:
@@ -28,3 +28,10 @@ def test_new_counters_have_no_rate() -> None:
     assert rates(document((1, 10, 0)), document((1, 3, 0)), 1.0) == {}
     assert rates(document((1, 10, 4)), document((1, 12, 0)), 1.0) == {}
     assert rates(document((1, 10, 0)), document((1, 12, 0)), 0.0) == {}
+
+
+def test_rate_of_a_virtual_server() -> None:
+    """It is the sum of those of its real servers; one without a rate counts nothing."""
+    after = document((1, 30, 0), (2, 5, 0), (3, 9, 0))
+    found = rates(document((1, 10, 0), (2, 0, 0)), after, 2.0)
+    assert connects_per_second(found, after["virtual_servers"][0]) == 12.5

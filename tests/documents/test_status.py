@@ -68,14 +68,14 @@ def published(
 def status(
     virtual: Mapping[Vip, Published] | None, *, ineffective: str | None = None, pid: int | None = None
 ) -> dict[str, Any]:
-    """Return the document for these virtual servers; None is an instance that is not loaded."""
+    """Return the document for these virtual servers, checked; None is an instance that is not loaded."""
     key = elements.pack_vip(VIP4)
     servers = {
         elements.pack_member(key, ONE): NEW._replace(connects=5, active=4),
         elements.pack_member(key, TWO): NEW._replace(connects=2, failures=1, ejected_until=1, probing=1),
         elements.refusal(key): NEW._replace(connects=3),
     }
-    return document(
+    found = document(
         instance="default",
         version="1.2.3",
         kernel="6.1.0",
@@ -83,6 +83,8 @@ def status(
         pid=pid,
         state=STATE,
     )
+    assert_is_status(found)
+    return found
 
 
 def test_vips_on_which_a_program_of_this_host_listens_are_marked() -> None:
@@ -106,8 +108,8 @@ def test_vips_on_which_a_program_of_this_host_listens_are_marked() -> None:
 def test_document_has_everything_under_the_names_of_the_contract() -> None:
     """It has data plane, sidecar, sources, and each virtual server with the counters of its real servers."""
     found = status({VIP4: published((ONE, TWO))}, pid=99)
-    assert_is_status(found)
     assert found == {
+        "format": 1,
         "instance": "default",
         "version": "1.2.3",
         "datapath": {
@@ -162,7 +164,6 @@ def real_server(address: str, port: int, *, weight: int, priority: int, target: 
 def test_every_kind_of_virtual_server_has_the_shape() -> None:
     """IPv6, UDP, wildcard ports and empty pools have the same keys as all others."""
     found = status({VIP6: published((SIX,)), EVERY: published(())})
-    assert_is_status(found)
     every, six = found["virtual_servers"]
     assert (every["port"], every["real_servers"]) == (0, [])
     assert (six["address"], six["protocol"], six["real_servers"][0]["address"]) == ("fd00::1", "udp", "fd00::7")
@@ -171,7 +172,6 @@ def test_every_kind_of_virtual_server_has_the_shape() -> None:
 def test_an_instance_that_is_not_loaded_has_the_shape() -> None:
     """The document has the reason, and the last state of a sidecar that does not run."""
     found = status(None)
-    assert_is_status(found)
     assert (found["datapath"]["loaded"], found["datapath"]["effective"]) == (False, False)
     assert found["sidecar"] == {
         "running": False,

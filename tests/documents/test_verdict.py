@@ -1,10 +1,10 @@
-"""The problems that the last line of `status` lists."""
+"""The problems of a status: one by one, and as the last line sums them up."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from clb_discovery.documents.verdict import troubles
+from clb_discovery.documents.verdict import Problem, problems, remarks
 
 
 def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
@@ -27,17 +27,23 @@ def source(name: str, state: str = "fresh", reason: str | None = None) -> dict[s
 
 def virtual(service: str, *states: str) -> dict[str, Any]:
     """Return a virtual server with real servers in these states."""
-    return {"service": service, "address": "10.64.0.1", "real_servers": [{"state": state} for state in states]}
+    reals = [{"address": f"10.0.0.{number}", "port": 80, "state": state} for number, state in enumerate(states)]
+    return {"service": service, "source": f"srv:{service}", "address": "10.64.0.1", "real_servers": reals}
+
+
+def last_line(document: dict[str, Any]) -> list[str]:
+    """Return the remarks of the last line."""
+    return list(remarks(problems(document)))
 
 
 def test_nothing_is_wrong() -> None:
     """A family without real servers is no problem if the service has some of the other family."""
-    assert list(troubles(status())) == []
+    assert list(problems(status())) == []
 
 
 def test_not_loaded_is_the_only_problem() -> None:
     """Without a data plane, the sidecar that does not run is no problem of its own."""
-    (only,) = troubles(
+    (only,) = last_line(
         status(
             datapath={"loaded": False, "effective": False, "reason": "x", "overlaps": []},
             sidecar={"running": False, "config_error": None, "metrics_error": None},
@@ -51,7 +57,7 @@ def test_not_loaded_is_the_only_problem() -> None:
 
 def test_not_loaded_names_the_command_that_loads() -> None:
     """The command has the instance, and the line does not suggest to start a sidecar that runs."""
-    (only,) = troubles(
+    (only,) = last_line(
         status(
             instance="shop",
             datapath={"loaded": False, "effective": False, "reason": "x", "overlaps": []},
@@ -62,38 +68,60 @@ def test_not_loaded_names_the_command_that_loads() -> None:
     assert only.endswith("; its sidecar loads it; with --loader none run: clb-discovery load --instance shop")
 
 
+EVERYTHING = status(
+    datapath={
+        "loaded": True,
+        "effective": False,
+        "reason": "the cgroup is gone",
+        "overlaps": [{"instance": "b", "cgroup": "/", "relation": "above", "vips": ["10.64.0.1:80"]}],
+    },
+    sidecar={"running": False, "config_error": "line 3", "metrics_error": "port in use"},
+    sources=[
+        *(source(f"srv:{number}", "retrying", "SERVFAIL") for number in range(5)),
+        source("srv:half", "held", "10.64.0.2 is taken"),
+        source("srv:part", reason="127.0.0.1:80 is loopback"),
+    ],
+    virtual_servers=[virtual("empty"), virtual("half", "active", "ejected")],
+    unpublished=[{"service": "large", "source": "srv:large", "virtual_servers": 2, "reason": "no room"}],
+)
+
+
 def test_everything_at_once() -> None:
-    """Each problem has its remark, the worst first, and a remark names only a few of many."""
-    found = list(
-        troubles(
-            status(
-                datapath={
-                    "loaded": True,
-                    "effective": False,
-                    "reason": "the cgroup is gone",
-                    "overlaps": [{"instance": "b", "cgroup": "/", "relation": "above", "vips": ["10.64.0.1:80"]}],
-                },
-                sidecar={"running": False, "config_error": "line 3", "metrics_error": "port in use"},
-                sources=[
-                    *(source(f"srv:{number}", "retrying", "SERVFAIL") for number in range(5)),
-                    source("srv:held", "held", "10.64.0.2 is taken"),
-                    source("srv:part", reason="127.0.0.1:80 is loopback"),
-                ],
-                virtual_servers=[virtual("empty"), virtual("half", "active", "ejected")],
-                unpublished=[{"service": "large", "reason": "no room"}],
-            )
-        )
-    )
-    assert found == [
-        "connects do not meet the programs: the cgroup is gone",
+    """The last line has a remark for each kind of problem, the worst first, and names only a few of many."""
+    assert last_line(EVERYTHING) == [
+        "the programs are not in effect: connects are not balanced: the cgroup is gone",
         "instance b (/, above) serves the same VIPs: 10.64.0.1:80; give each instance its own",
-        "the configuration is refused, and the one before it goes on: line 3",
+        "configuration rejected, the previous one stays in effect: line 3",
         "metrics are not served: port in use",
-        "not published as it should be, for the reason above: large",
+        "not published in full (see above): large",
         "no real servers, connects are refused: empty",
         "ejected after failed connects: half (1 of 2)",
         "no answer from srv:0, srv:1, srv:2, and 2 more",
-        "held back, for the reason above: srv:held",
-        "refused in part, for the reason above: srv:part",
-        "no sidecar runs: pools stay as they are",
+        "held (see above): srv:half",
+        "partly rejected (see above): srv:part",
+        "sidecar not running: pools will not be updated",
     ]
+
+
+def test_each_problem_names_its_service_and_its_reason() -> None:
+    """A source is that of a service if there is a virtual server of it; a problem of the instance names its part."""
+    found = [(problem.subject, problem.text) for problem in problems(EVERYTHING)]
+    assert [subject for subject, _ in found] == [
+        *("data plane", "data plane", "configuration", "large", "empty", "half"),
+        *(f"srv:{number}" for number in range(5)),
+        *("half", "srv:part", "sidecar"),
+    ]
+    assert found[3:7] == [
+        ("large", "2 of its virtual servers not published: no room"),
+        ("empty", "no real servers: connects are refused"),
+        ("half", "1 of 2 real servers ejected after failed connects: 10.0.0.1:80"),
+        ("srv:0", "no answer from srv:0: SERVFAIL"),
+    ]
+    assert ("half", "srv:half held: 10.64.0.2 is taken") in found
+    assert ("srv:part", "srv:part partly rejected: 127.0.0.1:80 is loopback") in found
+
+
+def test_names_of_one_kind_are_joined() -> None:
+    """Problems without a kind stand alone, and those with one in a list under its words."""
+    found = [Problem("a", "whole"), Problem("b", "x", "words:", "b"), Problem("c", "y", "words:", "c")]
+    assert list(remarks(found)) == ["whole", "words: b, c"]

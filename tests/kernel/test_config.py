@@ -191,7 +191,7 @@ def test_bad_file_changes_nothing(instance: str, cgroup: Path, config: Path) -> 
                 line = found.lines()[-1]
                 wait_until(lambda: status(instance)["sidecar"]["config_error"] == line["error"], "status says so")  # noqa: B023
                 assert all(word in line["error"] for word in words), line
-                assert "REFUSED: " in clb("status", "--instance", instance).stdout
+                assert "rejected, the previous one stays: " in clb("status", "--instance", instance).stdout
                 after = snapshot(instance)
                 assert (after.objects, after.installed) == (before.objects, before.installed)
                 assert dial(cgroup, WEB, 80) == ["ok"]

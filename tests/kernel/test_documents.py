@@ -41,7 +41,7 @@ FOLLOWERS: Final = frozenset({"plan", "run"})
 SOURCES: Final = frozenset({"--consul", "--srv", "--config"})
 ENDLESS: Final = frozenset({"trace", "--watch"})
 INTERRUPTED: Final = 130
-EXIT_CODES: Final[Mapping[str, frozenset[int]]] = {"plan": frozenset({0, 2})}
+EXIT_CODES: Final[Mapping[str, frozenset[int]]] = {"plan": frozenset({0, 2}), "status": frozenset({0, 1})}
 
 
 def lines() -> Iterator[tuple[str, ...]]:
@@ -185,7 +185,7 @@ class _Host:
             if option in words:
                 at = list(words).index(option)
                 words = [*words[:at], *words[at + 2 :]]
-        own = [] if _is_help(words) else ["--instance", self._instance]
+        own = [] if _is_help(words) or words[0] == "instances" else ["--instance", self._instance]
         own += ["--cgroup", str(self._cgroup)] if own and words[0] in {"run", "load", "check"} else []
         if own and words[0] in {"run", "check"} and "--config" not in words:  # lines for one host name another range
             own += ["--real-range", "10.0.0.0/8"]
@@ -214,7 +214,7 @@ def test_lines_are_found() -> None:
     """The test above runs lines of several documents, and of every command."""
     found = list(lines())
     assert len(found) > 20
-    assert {"run", "status", "plan", "trace", "check", "load", "unload"} <= {words[0] for words in found}
+    assert {"run", "status", "instances", "plan", "trace", "check", "load", "unload"} <= {words[0] for words in found}
 
 
 @pytest.mark.parametrize("option", ["--instance", "--cgroup"])

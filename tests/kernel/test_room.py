@@ -88,9 +88,7 @@ def test_a_full_map_stops_nobody_else(instance: str, cgroup: Path, tmp_path: Pat
                 ]
                 assert 'clb_unpublished{service="new"} 1.0' in get(port, "/metrics")
                 shown = clb("status", "--instance", instance).stdout
-                assert shown.splitlines()[-1].startswith(
-                    "wrong  not published as it should be, for the reason above: new"
-                )
+                assert shown.splitlines()[-1].startswith("wrong  not published in full (see above): new")
             wait_until(lambda: not unpublished(instance), "it is tried again")
             assert dial(cgroup, NEW, 80, 3) == ["ok"] * 3
             assert "published because there is room again" in found.events()

@@ -8,18 +8,21 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from clb_discovery.model.servers import PassiveHealth
+from clb_discovery.model.address import parse_address
+from clb_discovery.model.servers import PassiveHealth, RealServer
 from tests.support.contract import assert_is_status
+from tests.support.dataplane import dial
 from tests.support.listeners import listening
 from tests.support.pace import patient
 from tests.support.plane import VIP4, Plane, target_of, virtual_server
 from tests.support.process import free_port
-from tests.support.sidecar import COMMAND, clb
+from tests.support.sidecar import COMMAND, clb, sidecar, status
 from tests.support.terminal import INTERRUPT, on_terminal
 
 TERM: Final = {"TERM": "xterm-256color"}
@@ -66,7 +69,8 @@ def test_watch_shows_ejections(plane: Plane) -> None:
             terminal.read_until("connects")
             plane.client.dial(target_of(VIP4), 100)
             terminal.read_until(r"ejected\s")
-            terminal.read_until(r"wrong +ejected after failed connects: test \(1 of 2\)")
+            terminal.read_until(rf"test +1 of 2 real servers ejected after failed connects: {dead}")
+            terminal.read_until(r"wrong +2 problems, in 1 of 1 services")
             terminal.type(INTERRUPT)
             assert terminal.end() == 130
 
@@ -112,21 +116,73 @@ def test_watch_in_a_pipe_is_lines(plane: Plane) -> None:
         assert process.wait(patient(10)) == 128 + signal.SIGTERM
 
 
-def test_nothing_loaded_is_no_error(instance: str) -> None:
-    """Status of an instance that is not loaded reports that in its last line, and exits with 0, as with --json."""
+def test_nothing_loaded_is_exit_code_1(plane: Plane, instance: str) -> None:
+    """Status of an instance that is not loaded is shown, with the names of those that are, and exits with 1."""
     text, document = clb("status", "--instance", instance), clb("status", "--json", "--instance", instance)
-    assert (text.returncode, text.stderr) == (0, "")
-    assert text.stdout.splitlines()[-1].startswith("wrong  the data plane is not loaded")
-    assert (document.returncode, document.stderr) == (0, "")
+    assert (text.returncode, text.stderr) == (1, "")
+    *_, note, _, last = text.stdout.splitlines()
+    assert last.startswith("wrong  the data plane is not loaded")
+    assert note.startswith("note   loaded on this host: ")
+    assert plane.instance in note
+    assert (document.returncode, document.stderr) == (1, "")
     assert json.loads(document.stdout)["datapath"]["loaded"] is False
+    unloaded = clb("unload", "--instance", instance)
+    assert (unloaded.returncode, unloaded.stderr) == (0, "")
+    assert unloaded.stdout.startswith(f"nothing was loaded as instance {instance}; loaded on this host: ")
 
 
 def test_loaded_without_virtual_servers(plane: Plane) -> None:
     """An empty data plane is shown, and that no sidecar runs."""
     text = clb("status", "--instance", plane.instance)
     assert (text.returncode, text.stderr) == (0, "")
-    assert ", effective\n" in text.stdout
-    assert text.stdout.splitlines()[-1] == "wrong  no sidecar runs: pools stay as they are"
+    assert ", in effect\n" in text.stdout
+    assert text.stdout.splitlines()[-1] == "wrong  sidecar not running: pools will not be updated"
+
+
+def test_a_hundred_thousand_real_servers_have_a_short_status(plane: Plane) -> None:
+    """64 tenants of 1,600 servers have a line each; `--service` selects one, with a table of 50 servers."""
+    pool = tuple(RealServer(0, parse_address(f"10.0.{number >> 8}.{number & 255}"), 80, 1) for number in range(1_600))
+    tenants = [virtual_server(f"10.65.0.{number}:80", pool) for number in range(64)]
+    plane.publish(*(replace(one, service=f"tenant-{number}") for number, one in enumerate(tenants)))
+    lines = clb("status", "--instance", plane.instance).stdout.splitlines()
+    assert len(lines) < 80
+    assert sum(bool(re.fullmatch(r"tenant-\d+ +10\.65\.0\.\d+:80/tcp +0  1,600", line)) for line in lines) == 64
+    one = clb("status", "--instance", plane.instance, "--service", "tenant-7").stdout.splitlines()
+    assert sum(line.startswith("  10.0.") for line in one) == 50
+    assert "  and 1,550 more; status --json has all of them" in one
+
+
+def test_problems_of_sixty_services_are_named_on_one_screen(instance: str, cgroup: Path, tmp_path: Path) -> None:
+    """A real sidecar follows them: no servers, rejected servers, dead ones, and a DNS server that does not answer."""
+    good, loopback = "10.0.0.1:80", "127.0.0.1:80"
+    dead = [f"10.0.0.1:{free_port()}" for _ in range(2)]  # of which one stays in service
+    kinds = {"web": (50, [good]), "empty": (3, [loopback]), "part": (3, [good, loopback]), "dead": (1, dead)}
+    sources = {
+        f"{kind}-{number}": f"servers = {json.dumps(servers)}"
+        for kind, (count, servers) in kinds.items()
+        for number in range(count)
+    }
+    sources |= {f"dns-{number}": f'srv = "_dns-{number}._tcp.example"' for number in range(3)}
+    config = tmp_path / "clb.toml"
+    config.write_text(
+        'resolver = ["127.0.0.1:1"]\n'
+        + "".join(
+            f'[[service]]\nname = "{name}"\nvip = "10.66.0.{number}:80"\n{source}\n'
+            for number, (name, source) in enumerate(sources.items())
+        )
+    )
+    subprocess.run(["ip", "address", "replace", "10.0.0.1/32", "dev", "lo"], check=True)
+    with sidecar(instance, cgroup, tmp_path, ["--config", str(config)], ready=False) as found:
+        found.wait_for(lambda: len(status(instance)["virtual_servers"]) >= 54, "pools are published")
+        dial(cgroup, f"10.66.0.{list(sources).index('dead-0')}", 80, 20)
+        with on_terminal([*COMMAND, "status", "--problems", "--instance", instance], TERM, 80, 24) as terminal:
+            assert terminal.end() == 1
+        lines = terminal.text().splitlines()
+        assert len(lines) < 24
+        subjects = {line.split()[0] for line in lines if not line.startswith((" ", "wrong"))}
+        silent = {f"srv:_dns-{number}._tcp.example" for number in range(3)}
+        assert subjects == silent | {name for name in sources if name.startswith(("empty", "part", "dead"))}
+        assert clb("status", "--problems", "--service", "web-*", "--instance", instance).returncode == 0
 
 
 @pytest.mark.parametrize("options", [[], ["--json"], ["--watch"], ["--watch", "--json"]])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import http.client
-import json
 import re
 import socket
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Final
 
 import pytest
 
+from tests.support.contract import read_status
 from tests.support.process import free_port
 from tests.support.sidecar import sidecar, status
 
@@ -52,7 +52,7 @@ def test_document_is_that_of_status(instance: str, cgroup: Path, tmp_path: Path)
     with served(instance, cgroup, tmp_path) as port:
         code, headers, body = ask(port, "/status.json")
         assert (code, headers["Content-Type"]) == (200, "application/json")
-        found, expected = json.loads(body), status(instance)
+        found, expected = read_status(body), status(instance)
         assert found["sources"][0]["state"] == "retrying"
         for document in (found, expected):
             document["sources"][0].update(error=None, reason=None)  # it may have retried meanwhile

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.contract import read_status
 from tests.support.knot import KnotServer
 from tests.support.process import free_port
 from tests.support.sidecar import Sidecar, sidecar
@@ -71,8 +72,7 @@ class Scene:
     def status(self) -> dict[str, Any]:
         """Return /status.json."""
         with urllib.request.urlopen(f"{self.origin}/status.json", timeout=10) as answer:  # noqa: S310 - our own http
-            document: dict[str, Any] = json.load(answer)
-        return document
+            return read_status(answer.read())
 
     def add_server(self) -> None:
         """Add one more real server of redis to DNS."""

@@ -10,8 +10,8 @@ from typing import Final
 ALLOWED_STDLIB: Final = frozenset(
     {
         "__future__", "bisect", "collections", "collections.abc", "dataclasses", "datetime", "difflib", "enum",
-        "fractions", "functools", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "operator", "re",
-        "reprlib", "shlex", "string", "struct", "tomllib", "types", "typing", "zlib",
+        "fnmatch", "fractions", "functools", "hashlib", "heapq", "ipaddress", "itertools", "json", "math", "operator",
+        "re", "reprlib", "shlex", "string", "struct", "tomllib", "types", "typing", "zlib",
     }
 )  # fmt: skip
 """Modules that compute and nothing else. A clock, randomness, a socket, a file or a log is not among them."""

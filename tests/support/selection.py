@@ -61,7 +61,7 @@ MACHINE: Final = (
     "test_wheel.py::test_wheel_needs_no_compiler",
 )
 """Rooms, files and single tests below tests/ that need it."""
-TOOLS: Final = ("bash", "cat", "clang", "dirname", "llvm-strip", "make", "mktemp", "rm")
+TOOLS: Final = ("bash", "cat", "clang", "dirname", "llvm-strip", "make", "mktemp", "rm", "setsid")
 """Programs that the other tests find on PATH; `scripts/setup check` installs those that not every system has."""
 
 _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 27, 28

@@ -12,20 +12,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.contract import read_status
 from tests.support.loading import loading
 from tests.support.pace import patient
 from tests.support.process import running, wait_until
 from tests.support.systemd import ServiceManager, service_manager
 
 COMMAND = (sys.executable, "-m", "clb_discovery")
+NOT_LOADED = 1
+"""Exit code of `status` for an instance that is not loaded."""
 
 
 def clb(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one `clb-discovery` command and wait for it; one that loads uses the loader of the tests."""
+    """Run one `clb-discovery` command and wait for it; one that loads uses the loader of the tests.
+
+    A document of `status` is checked against its schema.
+    """
     command, rest = arguments[:1], arguments[1:]
     if command and command[0] in {"load", "run"}:
         command = (*command, *loading())
-    return subprocess.run(
+    result = subprocess.run(
         [*COMMAND, *map(str, command), *map(str, rest)],
         check=False,
         capture_output=True,
@@ -33,13 +39,17 @@ def clb(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subproc
         timeout=patient(60),
         env={**os.environ, **(env or {})},
     )
+    if {"status", "--json"} <= {*arguments} and result.stdout:
+        read_status(result.stdout)
+    return result
 
 
 def status(instance: str) -> dict[str, Any]:
     """Return the document of `status --json`."""
     result = clb("status", "--json", "--instance", instance)
-    assert result.returncode == 0, result.stderr
-    document: dict[str, Any] = json.loads(result.stdout)
+    assert result.returncode in {0, NOT_LOADED}, result.stderr
+    document = read_status(result.stdout)
+    assert document["datapath"]["loaded"] is (result.returncode == 0)
     return document
 
 

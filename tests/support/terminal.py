@@ -42,7 +42,12 @@ class Terminal:
 
     def text(self) -> str:
         """Return the output without control sequences."""
-        return _CONTROL.sub("", self.sent)
+        return self.without_control(self.sent)
+
+    @staticmethod
+    def without_control(sent: str) -> str:
+        """Return a part of the output without control sequences."""
+        return _CONTROL.sub("", sent)
 
     def type(self, keys: bytes) -> None:
         """Type keys."""

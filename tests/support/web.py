@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+from tests.support.contract import read_status
+
 
 class WebServer(ThreadingHTTPServer):
     """An HTTP server on one address."""
@@ -47,9 +49,11 @@ class _Page(BaseHTTPRequestHandler):
 
 
 def get(port: int, path: str) -> str:
-    """Fetch a page of a server on 127.0.0.1."""
+    """Fetch a page of a server on 127.0.0.1; a document of `status` is checked against its schema."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
         text: str = answer.read().decode()
+    if path == "/status.json":
+        read_status(text)
     return text
 
 

@@ -17,8 +17,9 @@ from rich.console import Console
 
 from clb_discovery.documents.rates import rates
 from clb_discovery.terminal.screen import as_text, show, terminal
-from clb_discovery.terminal.status import Frame, Status
+from clb_discovery.terminal.status import Status
 from tests.support.contract import assert_is_status
+from tests.support.statuses import source, status, virtual_server
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 NOW: Final = datetime(2026, 1, 2, 3, 4, 30, tzinfo=UTC)
@@ -77,27 +78,28 @@ def test_virtual_servers_of_a_service_stand_together() -> None:
     first, second, third = DOCUMENT["virtual_servers"]
     other = first | {"address": "fd00:64::9"}
     text = as_text(Status(DOCUMENT | {"virtual_servers": [first, second, third, other]}, NOW), 200)
-    assert re.findall(r"^(redis|mail) ", text, re.MULTILINE) == ["redis", "redis", "mail"]
+    assert re.findall(r"^(redis|mail) ", text, re.MULTILINE) == ["mail", "redis", "redis"]
 
 
 @pytest.mark.parametrize("name", ["consul:web", "consul:\u7db2\u7d61", "consul:\u00e9te\u0301"])
 def test_columns_of_sources_are_aligned(name: str) -> None:
     """A character that takes two cells of the screen, or none, does not move the next column."""
-    source = DOCUMENT["sources"][0] | {"name": name, "state": "fresh", "reason": None}
-    lines = as_text(Status(DOCUMENT | {"sources": [source]}, NOW), 200).splitlines()
-    head, line = next((one, other) for one, other in pairwise(lines) if one.startswith("source"))
+    found = DOCUMENT | {"sources": [source(name)]}
+    lines = as_text(Status(found, NOW, all_sources=True), 200).splitlines()
+    head, line = next((one, other) for one, other in pairwise(lines) if one.startswith("source "))
     assert cell_len(line.partition("fresh")[0]) == head.index("state")
 
 
 def test_nothing_is_lost_on_a_narrow_screen() -> None:
     """At 80 columns the output has every address, number and message of the document. Long ones are folded."""
-    text = words(as_text(Status(DOCUMENT, NOW), 80))
-    for source in DOCUMENT["sources"]:
-        assert words(source["name"]) in text
-        assert words(source["reason"] or "") in text
+    text = words(as_text(Status(DOCUMENT, NOW, all_sources=True), 80))
+    for one in DOCUMENT["sources"]:
+        assert words(one["name"]) in text
+        assert words(one["reason"] or "") in text
     for virtual in DOCUMENT["virtual_servers"]:
         assert f"{virtual['connects']:,}connects" in text
     narrow = as_text(Status(DOCUMENT, NOW), 80).split("\n\n")[-2]
+    assert words("1 fresh, 1 held, 1 retrying") in text
     column = "".join(line[2:24].strip() for line in narrow.splitlines()[-5:])
     assert "[fd00:1234:5678:9abc:def0:1234:5678:9abc]:31001" in column
 
@@ -153,16 +155,6 @@ def test_a_stream_that_cannot_show_a_name_gets_it_escaped(monkeypatch: pytest.Mo
     assert rb"gr\xf6\xdfe" in raw.getvalue()
 
 
-def test_lines_that_do_not_fit_on_the_screen_are_counted() -> None:
-    """`--watch` never scrolls: it shows how many lines are missing, and keeps the last one."""
-    sent = on_terminal(Frame(Status(DOCUMENT, NOW)), 80, 12, color_system=None).splitlines()
-    assert len(sent) <= 12
-    assert re.search(r"\d+ more lines", "\n".join(sent))
-    assert any(line.startswith("wrong") for line in sent)
-    whole = on_terminal(Frame(Status(DOCUMENT, NOW)), 80, 60, color_system=None)
-    assert "more lines" not in whole
-
-
 @pytest.mark.parametrize(
     ("seconds", "age"),
     [(-5, "0 s"), (0, "0 s"), (59, "59 s"), (60, "1 min"), (7199, "1 h"), (86400, "1 d"), (10 * 86400, "10 d")],
@@ -192,8 +184,8 @@ def test_an_instance_that_is_not_loaded_has_a_status() -> None:
     }
     text = as_text(Status(document, NOW), 300)
     assert "data plane  not loaded" in text
-    assert "sidecar     not running, last change never" in text
-    assert r"config      REFUSED: line 3\nis wrong" in text
+    assert re.search(r"^sidecar     not running$", text, re.MULTILINE)
+    assert r"config      rejected, the previous one stays: line 3\nis wrong" in text
     assert text.splitlines()[-1].startswith("wrong  the data plane is not loaded")
 
 
@@ -216,8 +208,96 @@ def test_programs_that_are_not_in_effect() -> None:
     document["datapath"] |= {"effective": False, "reason": "the cgroup is gone"}
     document["sidecar"]["running"] = False
     text = as_text(Status(document, NOW), 200)
-    assert "NOT EFFECTIVE: the cgroup is gone" in text
-    assert "source, as last told" in text
+    assert "NOT IN EFFECT: the cgroup is gone" in text
+    assert "sources     1 fresh, 1 held, 1 retrying, as last reported" in text
+
+
+def test_a_restart_without_a_change_is_healthy() -> None:
+    """A sidecar that has had nothing to change since its start reports that, and no age."""
+    document = copy.deepcopy(DOCUMENT)
+    document["sidecar"]["last_sync"] = None
+    assert "sidecar     running, process 4711, no change since start\n" in as_text(Status(document, NOW), 200)
+
+
+def test_fresh_sources_are_counted_and_only_others_listed() -> None:
+    """A source is listed if it is not fresh, or if a part of its answer is not used; `--sources` lists all."""
+    sources = [source(f"srv:{number}") for number in range(57)]
+    sources += [source("srv:held", "held", "kept"), source("srv:part", reason="port 0")]
+    document = status(sources=[*sources, source("srv:down", "retrying", "SERVFAIL")])
+    text = as_text(Status(document, NOW), 80)
+    assert "sources     58 fresh, 1 held, 1 retrying\n" in text
+    assert re.findall(r"^srv:(\S+)", text, re.MULTILINE) == ["held", "part", "down"]
+    listed = re.findall(r"^srv:(\S+)", as_text(Status(document, NOW, all_sources=True), 80), re.MULTILINE)
+    assert listed == [one["name"].removeprefix("srv:") for one in document["sources"]]
+
+
+def test_the_note_of_the_command_is_shown() -> None:
+    """It is above the last line, and no problem in it."""
+    *_, note, _, last = as_text(Status(status(), NOW, note="loaded on this host: shop"), 80).splitlines()
+    assert (note, last[:2]) == ("note   loaded on this host: shop", "ok")
+
+
+def test_services_with_problems_come_first() -> None:
+    """The order of all others is that of their VIPs."""
+    names = ("a", "b", "bad", "c")
+    servers = [virtual_server(name, number, ejected=name == "bad") for number, name in enumerate(names)]
+    text = as_text(Status(status(virtual_servers=servers), NOW), 80)
+    assert re.findall(r"^(\w+)  10\.64", text, re.MULTILINE) == ["bad", "a", "b", "c"]
+
+
+def many(count: int, *, servers: int, wrong: int = 0) -> dict[str, Any]:
+    """Return a status of many services, of which the last ones have an ejected server."""
+    return status(
+        virtual_servers=[
+            virtual_server(f"tenant-{number:04}", number, servers=servers, ejected=int(number >= count - wrong))
+            for number in range(count)
+        ],
+        sources=[source(f"consul:tenant-{number:04}") for number in range(count)],
+    )
+
+
+@pytest.mark.parametrize(("count", "servers"), [(1, 100_000), (20, 5_000), (64, 1_600), (1_000, 100)])
+@pytest.mark.parametrize("share_wrong", [0, 0.5, 1])
+def test_a_hundred_thousand_servers_have_a_short_status(count: int, servers: int, share_wrong: float) -> None:
+    """Whatever the number of pools and of problems, the output is short, and has a table of each of the worst pools."""
+    wrong = int(count * share_wrong)
+    text = as_text(Status(many(count, servers=servers, wrong=wrong), NOW), 80)
+    lines = text.splitlines()
+    assert len(lines) <= 650
+    assert text.count("\n  real server ") == (count if count <= 20 else min(wrong, 20))
+    if count > 20 and not wrong:
+        assert len(lines) <= 220
+    assert f"real servers {count * servers:,}" in lines[-1] or wrong
+
+
+def test_rows_are_counted_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real servers that are not shown cost nothing but their count: no bar, and no text, is made for them."""
+    made: list[float] = []
+
+    def counted(share: float, *_: object) -> str:
+        made.append(share)
+        return ""
+
+    monkeypatch.setattr("clb_discovery.terminal.pools.bar", counted)
+    on_terminal(Status(many(20, servers=5_000, wrong=20), NOW), 200)
+    assert 0 < len(made) <= 300
+
+
+def test_many_virtual_servers_have_one_line_each() -> None:
+    """Beyond 20, services without problems have a line with their number of real servers."""
+    text = as_text(Status(many(60, servers=3, wrong=2), NOW), 80)
+    assert re.findall(r"^(tenant-\d+)  10\.64\.\S+  random", text, re.MULTILINE) == ["tenant-0058", "tenant-0059"]
+    rows = re.findall(r"^(tenant-\d+)  10\.64\.0\.\d+:80/tcp +30  3$", text, re.MULTILINE)
+    assert rows == [f"tenant-{number:04}" for number in range(58)]
+
+
+def test_lines_of_many_virtual_servers_have_rates() -> None:
+    """`--watch` shows the connects per second of each, and the line still fits 80 columns."""
+    before = many(60, servers=3)
+    after = later(before, 3_000, 0)
+    lines = as_text(Status(after, NOW, rates(before, after, 2.0)), 80).splitlines()
+    assert sum(bool(re.fullmatch(r"tenant-\d+  10\.64\S+ +9,030 \(4,500\.0/s\)  3", line)) for line in lines) == 60
+    assert max(map(len, lines)) <= 80
 
 
 def test_terminal_follows_its_size(monkeypatch: pytest.MonkeyPatch) -> None:

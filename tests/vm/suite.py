@@ -37,6 +37,7 @@ ABOUT_THE_SIDECAR: Final = (
     "test_handover.py",
     "test_hold.py",
     "test_hosts_file.py",
+    "test_instances.py",
     "test_last_known.py",
     "test_limits.py",
     "test_listening.py",

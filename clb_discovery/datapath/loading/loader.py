@@ -74,7 +74,7 @@ def _load(pins: Pins, target: Path, loader: Loader, *, alone: bool) -> None:
             _attach(pins, descriptors, target)
             # Programs compiled by BCC cannot pass a function to a helper.
             granted = features if used is Loader.OBJECT else features & ~FEATURE_LOOP
-            maps.write_info(Info(LAYOUT, granted, used, _build(used), str(target)))
+            maps.write_info(Info(LAYOUT, granted, used, build(used), str(target)))
         except OSError as error:
             raise HostError(
                 f"cannot pin the programs in {pins.directory}: {error.strerror}; is the BPF file system writable?"
@@ -111,7 +111,7 @@ def is_current(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> bool:
     return (
         info is not None
         and loader in {Loader.AUTO, info.loader}
-        and info.build == _build(info.loader)
+        and info.build == build(info.loader)
         and is_attached(pins, target)
     )
 
@@ -138,7 +138,11 @@ def unload(pins: Pins) -> None:
     pins.remove()
 
 
-def _build(loader: str) -> str:
+def build(loader: str) -> str:
+    """Return the identity of the programs that a loader of this version loads, as it is in `Info`.
+
+    :raises HostError: if the package lacks them.
+    """
     return bcc.build() if loader == Loader.BCC else libbpf.build()
 
 

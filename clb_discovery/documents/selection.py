@@ -1,0 +1,61 @@
+"""Parts of the document of `status`: of some services, or of those with problems. Each is again such a document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+from clb_discovery.documents.names import service_of
+from clb_discovery.documents.verdict import problems
+from clb_discovery.text import nearest, some_of
+
+_NAMED: Final = 10  # at most so many names in one message
+
+
+def of_services(status: Mapping[str, Any], patterns: Collection[str]) -> dict[str, Any]:
+    """Return the document with the services that match any of the patterns, and with their sources.
+
+    :param patterns: names, with `*`, `?` and `[…]` as in a shell, of services or of sources. A source is also found
+        without its kind: `consul:redis` by `redis`.
+    """
+    return _part(status, lambda name: any(_matches(name, pattern) for pattern in patterns))
+
+
+def of_problems(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document with the services and sources that have a problem."""
+    return _part(status, {problem.subject for problem in problems(status)}.__contains__)
+
+
+def unmatched(status: Mapping[str, Any], patterns: Collection[str]) -> str | None:
+    """Return which pattern matches nothing, with the names nearest to it, or None if each matches something."""
+    unpublished = {one["service"] for one in status["unpublished"]}
+    services = sorted(unpublished.union(map(service_of, status["virtual_servers"])))
+    names = [*services, *(source["name"] for source in status["sources"])]
+    for pattern in patterns:
+        if not any(_matches(name, pattern) for name in names):
+            close = nearest(pattern, names)
+            known = ", ".join(some_of(services or names, _NAMED)) or "none"
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {known}"
+            return f"no service or source matches {pattern!r}; {hint}"
+    return None
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name.partition(":")[2], pattern)
+
+
+def _names_of(one: Mapping[str, Any]) -> set[str]:
+    """Return the names of the service and the source of a virtual server, or of an unpublished service."""
+    return {name for name in (one["service"] or one["address"], one["source"]) if name}
+
+
+def _part(status: Mapping[str, Any], is_wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """Return the document with the services and sources whose names are wanted, and with the sources of the former."""
+    parts = {
+        part: [one for one in status[part] if any(map(is_wanted, _names_of(one)))]
+        for part in ("virtual_servers", "unpublished")
+    }
+    of_them = {one["source"] for part in parts.values() for one in part}
+    sources = [one for one in status["sources"] if one["name"] in of_them or is_wanted(one["name"])]
+    return {**status, "sources": sources, **parts}
