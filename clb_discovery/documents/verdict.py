@@ -41,12 +41,22 @@ def troubles(status: Mapping[str, Any]) -> Iterator[str]:
         yield "no sidecar runs: pools stay as they are"
 
 
+def empty_services(virtual_servers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the services without real servers at any VIP, by name, or by address if the name is unknown.
+
+    A VIP of one family is no problem while the service has real servers of the other: automatic VIPs have both.
+    """
+    found: defaultdict[str, int] = defaultdict(int)
+    for server in virtual_servers:
+        found[server["service"] or server["address"]] += len(server["real_servers"])
+    return [name for name, count in found.items() if not count]
+
+
 def _pools(virtual_servers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     services: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for server in virtual_servers:
         services[server["service"] or server["address"]].extend(server["real_servers"])
-    # A service with VIPs of both families often has real servers of one only.
-    empty = [name for name, servers in services.items() if not servers]
+    empty = empty_services(virtual_servers)
     if empty:
         yield f"no real servers, connects are refused: {_list(empty)}"
     out = {
