@@ -6,7 +6,7 @@ PROCESSES := $(shell expr 2 '*' $$(nproc))
 SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*[/ ](ba|da)?sh$$' .ci benchmarks contrib scripts tests)
 C_FILES = $(wildcard $(addsuffix /*.[ch],benchmarks bpf soak))
 
-.PHONY: help check audit demo test test-bcc test-clients test-discovery test-page fuzz lint build man deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
+.PHONY: help check audit demo page-picture test test-bcc test-clients test-discovery test-page fuzz lint build man deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -46,6 +46,11 @@ fuzz: ## fuzz every parser of untrusted input for ten minutes; FUZZ_ARGS="--seco
 test-page: ## run the tests of the page of --metrics in Chromium (root, or through sudo)
 	@scripts/setup page
 	@$(AS_ROOT) .venv/bin/pytest -m page $(PYTEST_ARGS)
+
+page-picture: ## take docs/page.png from the page in Chromium (root, or through sudo)
+	@scripts/setup page
+	@$(AS_ROOT) .venv/bin/pytest -m page -k test_looks_right
+	@cp .cache/page/light.png docs/page.png
 
 lint: ## run ruff, mypy, shellcheck and clang-format
 	@scripts/setup check

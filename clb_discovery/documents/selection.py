@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from clb_discovery.documents.names import service_of
-from clb_discovery.documents.verdict import problems
+from clb_discovery.documents.verdict import empty_services, problems
 from clb_discovery.text import nearest, some_of
 
 _NAMED: Final = 10  # at most so many names in one message
@@ -58,4 +58,4 @@ def _part(status: Mapping[str, Any], is_wanted: Callable[[str], bool]) -> dict[s
     }
     of_them = {one["source"] for part in parts.values() for one in part}
     sources = [one for one in status["sources"] if one["name"] in of_them or is_wanted(one["name"])]
-    return {**status, "sources": sources, **parts}
+    return {**status, "sources": sources, **parts, "empty_services": empty_services(parts["virtual_servers"])}

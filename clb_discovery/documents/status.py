@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.documents.shares import Member, target_shares
+from clb_discovery.documents.verdict import empty_services
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Info, Server
 from clb_discovery.layout.installed import Installed, Published
@@ -59,6 +60,7 @@ def document(  # noqa: PLR0913 - the parts of the document
     :param listening: the VIPs on which a program of this host listens.
     """
     loaded = datapath if datapath and datapath.info else None
+    virtual = virtual_servers(loaded.installed, loaded.servers, listening) if loaded else []
     return {
         "format": FORMAT,
         "instance": instance,
@@ -72,8 +74,9 @@ def document(  # noqa: PLR0913 - the parts of the document
             "metrics_error": state.get("metrics_error"),
         },
         "sources": state.get("sources", []),
-        "virtual_servers": virtual_servers(loaded.installed, loaded.servers, listening) if loaded else [],
+        "virtual_servers": virtual,
         "unpublished": state.get("unpublished", []),
+        "empty_services": empty_services(virtual),
     }
 
 

@@ -70,12 +70,22 @@ def remarks(found: Iterable[Problem]) -> Iterator[str]:
         yield f"{words} {_list(names)}" if any(names) else words
 
 
+def empty_services(virtual_servers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the services without real servers at any VIP, by name, or by address if the name is unknown.
+
+    A VIP of one family is no problem while the service has real servers of the other: automatic VIPs have both.
+    """
+    found: defaultdict[str, int] = defaultdict(int)
+    for server in virtual_servers:
+        found[service_of(server)] += len(server["real_servers"])
+    return [name for name, count in found.items() if not count]
+
+
 def _pools(virtual_servers: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
     services: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for server in virtual_servers:
         services[service_of(server)].extend(server["real_servers"])
-    # A service with VIPs of both families often has real servers of one only.
-    for name in (name for name, servers in services.items() if not servers):
+    for name in empty_services(virtual_servers):
         yield Problem(name, "no real servers: connects are refused", "no real servers, connects are refused:", name)
     for name, servers in services.items():
         ejected = [endpoint(server) for server in servers if server["state"] == "ejected"]

@@ -151,6 +151,7 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
             }
         ],
         "unpublished": [{"service": "large", "source": "consul:large", "virtual_servers": 2, "reason": "no room"}],
+        "empty_services": [],
     }
     assert json.loads(json.dumps(found)) == found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from clb_discovery.documents.verdict import Problem, problems, remarks
+from clb_discovery.documents.verdict import Problem, empty_services, problems, remarks
 
 
 def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
@@ -39,6 +39,13 @@ def last_line(document: dict[str, Any]) -> list[str]:
 def test_nothing_is_wrong() -> None:
     """A family without real servers is no problem if the service has some of the other family."""
     assert list(problems(status())) == []
+
+
+def test_empty_services_have_no_server_at_any_vip() -> None:
+    """One real server at one VIP is enough, ejected or not; a VIP without a name counts by its address."""
+    nameless = virtual("") | {"service": None}
+    found = [virtual("web", "ejected"), virtual("web"), virtual("mail"), virtual("mail"), nameless]
+    assert empty_services(found) == ["mail", "10.64.0.1"]
 
 
 def test_not_loaded_is_the_only_problem() -> None:

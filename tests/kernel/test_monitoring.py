@@ -70,6 +70,18 @@ def test_alerts_and_dashboard_speak_of_metrics_that_exist(scrape: str) -> None:
         assert named("\n".join(text)) <= told
 
 
+def test_dashboard_counts_empty_pools_as_the_alert_does() -> None:
+    """Both count services without real servers at any VIP: one family may be empty."""
+    (alert,) = re.findall(
+        r"alert: ClbPoolEmpty\n(?: +#.*\n)* +expr: (.+)\n", (RULES / "clb-discovery.rules.yml").read_text()
+    )
+    targets = [
+        target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel.get("targets", ())
+    ]
+    (panel,) = [re.sub(r"{[^}]*}", "", expr) for expr in targets if "clb_pool_servers" in expr]
+    assert panel == f"count({alert}) or vector(0)"
+
+
 def test_alerts_fire_when_they_should() -> None:
     """Prometheus accepts the rules, and the test of when each fires succeeds."""
     for command in (["check", "rules", "clb-discovery.rules.yml"], ["test", "rules", "clb-discovery.rules.test.yml"]):

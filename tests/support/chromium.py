@@ -139,10 +139,15 @@ class Tab:
         """Return the visible part of the page, as PNG."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
-    def press(self, key: str) -> None:
+    def press(self, key: str, *, control: bool = False) -> None:
         """Press a key; the name is that of KeyboardEvent.key."""
-        for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=_KEYS[key])
+        code, text = _KEYS[key]
+        typed = {"type": "keyDown", "text": text} if text and not control else {"type": "rawKeyDown"}
+        modifiers = 2 if control else 0
+        for kind in (typed, {"type": "keyUp"}):
+            self.call(
+                "Input.dispatchKeyEvent", **kind, key=key, code=key, windowsVirtualKeyCode=code, modifiers=modifiers
+            )
 
     def tree(self) -> list[tuple[str, str]]:
         """Return role and name of everything that assistive technology sees."""
@@ -167,7 +172,8 @@ class Tab:
         return bool(event.get("sessionId") == self._session)
 
 
-_KEYS: Final = {"Tab": 9, "Enter": 13}
+_KEYS: Final = {"Tab": (9, ""), "Enter": (13, "\r"), "/": (191, "/")}
+"""Windows' code of each key, and the text that it types."""
 
 
 @contextmanager

@@ -1,11 +1,14 @@
-"""The page of statistics: one document, built from three files. It loads only `/status.json`."""
+"""The page of statistics: one document, built from the files beside this one. It loads only `/status.json`."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from importlib import resources
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+_SCRIPTS: Final = ("dom.js", "numbers.js", "groups.js", "views.js", "page.js")
+"""Parts of one script. Each uses only parts before it while it is loaded."""
 
 
 class Page(NamedTuple):
@@ -19,7 +22,8 @@ class Page(NamedTuple):
 def read_page() -> Page:
     """Build the page."""
     files = resources.files(__name__)
-    document, style, script = (files.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    document, style = (files.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "css"))
+    script = "".join(files.joinpath(part).read_text("utf-8") for part in _SCRIPTS)
     body = document.replace("<style></style>", f"<style>{style}</style>").replace(
         "<script></script>", f"<script>{script}</script>"
     )

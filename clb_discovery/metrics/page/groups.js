@@ -1,0 +1,68 @@
+// The services of status.json, the problems of each, and their order: those with problems first.
+
+// The worst first: how many there are, and the words of the headline.
+const KINDS = {
+  unpublished: [(status) => status.unpublished.length, (many) => `${plural(many, "service")} not published in full`],
+  empty: [(status) => status.empty_services.length, (many) => `${plural(many, "service")} without real servers`],
+  ejected: [(status) => count(status.virtual_servers, isOut), (many) => `${plural(many, "real server")} ejected`],
+  late: [(status) => status.sources.filter(isLate).length, (many) => `${plural(many, "source")} not fresh`],
+  rejected: [(status) => status.sources.filter(isPartial).length, (many) => `${plural(many, "source")} partly rejected`],
+};
+
+const isOut = (server) => server.state === "ejected";
+const isLate = (source) => source.state !== "fresh";
+const isPartial = (source) => !isLate(source) && Boolean(source.reason);
+
+// How many real servers of some virtual servers are so.
+function count(virtual, is) {
+  return virtual.reduce((sum, one) => sum + one.real_servers.filter(is).length, 0);
+}
+
+// Each service with its source, its virtual servers and its problems.
+function grouped(status) {
+  const known = new Map(status.sources.map((source) => [source.name, source]));
+  const groups = new Map();
+  const groupOf = (name, source) => {
+    const key = JSON.stringify([name, source]);
+    const from = known.get(source) ?? { name: source ?? "", state: "not followed", reason: null };
+    if (!groups.has(key)) groups.set(key, { key, name, from, virtual: [] });
+    return groups.get(key);
+  };
+  const fed = new Set();
+  for (const virtual of status.virtual_servers) {
+    groupOf(virtual.service || virtual.address, virtual.source).virtual.push(virtual);
+    fed.add(virtual.source);
+  }
+  for (const source of status.sources) if (!fed.has(source.name)) groupOf(source.name, source.name);
+  const empty = new Set(status.empty_services);
+  const unpublished = new Map(status.unpublished.map((one) => [one.source, one.reason]));
+  const found = [...groups.values()].map((group) => {
+    const reason = [unpublished.get(group.from.name), group.from.reason].filter(Boolean).join("; ");
+    const isEmpty = empty.has(group.name) && group.virtual.length > 0;
+    return { ...group, reason, isEmpty, troubles: troublesOf(group, isEmpty, unpublished.has(group.from.name)) };
+  });
+  return found.sort((a, b) => rank(a) - rank(b) || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+}
+
+// The problems of a service by kind, each with its words; a source that is not fresh has its own.
+function troublesOf({ from, virtual }, isEmpty, isUnpublished) {
+  const [out, all] = [count(virtual, isOut), count(virtual, () => true)];
+  const troubles = new Map();
+  if (isUnpublished) troubles.set("unpublished", "not published in full");
+  if (isEmpty) troubles.set("empty", "no real servers");
+  if (out) troubles.set("ejected", `${whole.format(out)} of ${whole.format(all)} ejected`);
+  if (isLate(from)) troubles.set("late", "");
+  if (isPartial(from)) troubles.set("rejected", "partly rejected");
+  return troubles;
+}
+
+function rank({ troubles }) {
+  const found = Object.keys(KINDS).findIndex((kind) => troubles.has(kind));
+  return found < 0 ? Object.keys(KINDS).length : found;
+}
+
+function matches({ name, from, virtual }, text) {
+  const has = (value) => value.toLowerCase().includes(text);
+  const anyOf = (one) => has(vipOf(one)) || one.real_servers.some((server) => has(nameOf(server)));
+  return !text || has(name) || has(from.name) || virtual.some(anyOf);
+}
