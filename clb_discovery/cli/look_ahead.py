@@ -22,6 +22,7 @@ from clb_discovery.errors import SourceError, UnusableError
 from clb_discovery.layout.installed import Installed, installed_servers
 from clb_discovery.model import own_servers
 from clb_discovery.model.answer import Answer, Failure, Outcome, Refusal
+from clb_discovery.model.servers import Pools
 from clb_discovery.model.service import CATALOG, STATIC, Service
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sources.base import CatalogSource, Explaining, Source
@@ -119,7 +120,7 @@ class _Queries:
             await self._query({source: one for source, one in sources.items() if source.startswith(STATIC)})
         for source, one in self.following.items():
             if source not in self.outcomes and source != CATALOG and not one.known:
-                self.following[source] = one.seeded((), None, {})
+                self.following[source] = one.seeded(Pools(), None, {})
 
     async def query_all(self) -> None:
         """Query every source, and add services that opt in, as a sidecar that starts now."""
