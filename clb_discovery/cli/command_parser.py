@@ -58,6 +58,12 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
 class _Formatter(argparse.HelpFormatter):
     """Wraps each paragraph of a description; lines that begin with spaces, such as commands, stay as they are."""
 
+    def add_argument(self, action: argparse.Action) -> None:
+        """Leave room for the names of commands, too, which argparse indents after it has measured them."""
+        super().add_argument(action)
+        if action.nargs == argparse.PARSER:
+            self._action_max_length += self._indent_increment
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(
             textwrap.indent(paragraph, indent)

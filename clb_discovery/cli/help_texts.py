@@ -40,8 +40,13 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ),
     ),
     "status": (
-        ("refresh it every second, with rates", "clb-discovery status --watch --interval 1s"),
+        ("problems only", "clb-discovery status --problems"),
+        ("some services, refreshed every second", "clb-discovery status --watch --interval 1s --service 'web-*'"),
         ("the document for scripts", "clb-discovery status --json --instance shop"),
+    ),
+    "instances": (
+        ("all instances of this host", "clb-discovery instances"),
+        ("the document for scripts", "clb-discovery instances --json"),
     ),
     "plan": (
         ("before a change of the file is reloaded", "clb-discovery plan --config /etc/clb-discovery.toml"),

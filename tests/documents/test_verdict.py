@@ -114,11 +114,11 @@ def test_each_problem_names_its_service_and_its_reason() -> None:
     """A source is that of a service if there is a virtual server of it; a problem of the instance names its part."""
     found = [(problem.subject, problem.text) for problem in problems(EVERYTHING)]
     assert [subject for subject, _ in found] == [
-        *("data plane", "data plane", "configuration", "large", "empty", "half"),
+        *("data plane", "data plane", "configuration", "metrics", "large", "empty", "half"),
         *(f"srv:{number}" for number in range(5)),
         *("half", "srv:part", "sidecar"),
     ]
-    assert found[3:7] == [
+    assert found[4:8] == [
         ("large", "2 of its virtual servers not published: no room"),
         ("empty", "no real servers: connects are refused"),
         ("half", "1 of 2 real servers ejected after failed connects: 10.0.0.1:80"),

@@ -142,7 +142,7 @@ def document(virtual_servers: list[dict[str, Any]], **more: Any) -> dict[str, An
             "records_lost": 0,
             "overlaps": [],
         },
-        "sidecar": {"running": True, "pid": 99, "last_sync": _AT, "config_error": None},
+        "sidecar": {"running": True, "pid": 99, "last_sync": _AT, "config_error": None, "metrics_error": None},
         "sources": [source(name) for name in names],
         "virtual_servers": virtual_servers,
         "unpublished": [],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clb_discovery.documents.status import FORMAT
+from clb_discovery.documents.verdict import empty_services
 
 CHANGED = "2026-01-02T03:04:05Z"
 
@@ -32,10 +33,11 @@ def status(
             "records_lost": 0,
             "overlaps": [],
         },
-        "sidecar": {"running": True, "pid": 4711, "last_sync": CHANGED, "config_error": None},
+        "sidecar": {"running": True, "pid": 4711, "last_sync": CHANGED, "config_error": None, "metrics_error": None},
         "sources": list(sources),
         "virtual_servers": list(virtual_servers),
         "unpublished": list(unpublished),
+        "empty_services": empty_services(virtual_servers),
     }
 
 
