@@ -223,7 +223,7 @@ class ConsulSource(_Hastened[Reading]):
         """Query whether Consul knows the service at all: a `sources.base.Explaining`."""
         name, selection = self._service
         names = await self._server.service_names()
-        if name not in names:
+        if name.lower() not in map(str.lower, names):  # Consul ignores case
             similar = " or ".join(map(repr, nearest(name, names)))
             hint = f"did you mean {similar}?" if similar else "is the name right, and the datacenter?"
             return f"{self._server} has no service {name!r}; {hint}"
