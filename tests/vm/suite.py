@@ -29,6 +29,7 @@ ABOUT_THE_SIDECAR: Final = (
     "test_check.py",
     "test_cli.py",
     "test_closing.py",
+    "test_complete.py",
     "test_config.py",
     "test_daemon.py",
     "test_exhaustion.py",
