@@ -251,22 +251,23 @@ def test_lines_are_folded_on_a_narrow_terminal(cgroup: Path, knot: KnotServer) -
     assert "the name does not exist (NXDOMAIN); is it right, and complete?" in " ".join(map(str.strip, lines))
 
 
-@pytest.mark.parametrize("wrong", ["redsi", "REDIS-CACHE", "x[2J", "nothing-like-it"])
-def test_service_that_consul_does_not_know_fails(cgroup: Path, agent: ConsulAgent, wrong: str) -> None:
-    """Check fails, and plan notes it, with the nearest names that Consul knows, if any; run takes it as empty."""
+@pytest.mark.parametrize("wrong", ["redsi", "REDIS-CASH", "x[2J", "nothing-like-it"])
+def test_service_that_consul_does_not_know_fails(instance: str, cgroup: Path, agent: ConsulAgent, wrong: str) -> None:
+    """Check fails, and plan notes it, with the nearest names that Consul knows, if any; run waits for the service."""
     names = ("redis", "redis-cache", "web", "x\x1b[2J")
     known = [agent.register(name, 80, "10.0.0.1", service_id=f"known-{place}") for place, name in enumerate(names)]
     options = ["--consul", agent.url, "--service", f"{wrong}={V4}"]
     try:
         checked, planned = clb("check", *options, "--cgroup", cgroup), clb("plan", *options)
+        ran = clb("run", "--once", *options, "--instance", instance, "--cgroup", cgroup)
     finally:
         for service in known:
             agent.deregister(service)
-    assert (checked.returncode, planned.returncode) == (1, 2)
+    assert (checked.returncode, planned.returncode, ran.returncode) == (1, 2, 0)
     (line,) = said_by_check(checked, f"consul:{wrong}").failures
     suggested = {
         "redsi": "did you mean 'redis'?",
-        "REDIS-CACHE": "did you mean 'redis-cache' or 'redis'?",
+        "REDIS-CASH": "did you mean 'redis-cache' or 'redis'?",
         "x[2J": r"did you mean 'x\x1b[2J'?",
     }
     cause = f"Consul at {agent.url} has no service {wrong!r}; "
@@ -286,8 +287,8 @@ def test_service_that_consul_does_not_know_fails(cgroup: Path, agent: ConsulAgen
 def test_service_without_a_usable_instance_fails(
     cgroup: Path, agent: ConsulAgent, status: str, options: list[str], words: str
 ) -> None:
-    """If Consul knows the service, but no instance can be used, check gives that reason."""
-    known = agent.register("redis", 80, "10.0.0.1", status=status)
+    """If Consul knows the service, in whatever case, but no instance can be used, check gives that reason."""
+    known = agent.register("Redis", 80, "10.0.0.1", status=status)
     try:
         given = ["--consul", agent.url, "--service", f"redis={V4}", *options]
         checked = clb("check", *given, "--cgroup", cgroup)

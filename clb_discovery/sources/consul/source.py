@@ -223,8 +223,8 @@ class ConsulSource(_Hastened[Reading]):
         """Query whether Consul knows the service at all: a `sources.base.Explaining`."""
         name, selection = self._service
         names = await self._server.service_names()
-        if name not in names:
-            similar = " or ".join(map(repr, nearest(name, names)))
+        if name.lower() not in map(str.lower, names):  # Consul ignores case
+            similar = " or ".join(map(repr, nearest(name, sorted(names))))
             hint = f"did you mean {similar}?" if similar else "is the name right, and the datacenter?"
             return f"{self._server} has no service {name!r}; {hint}"
         selects = selection.tags or selection.filter

@@ -18,8 +18,7 @@ from typing import Final
 import dns.name
 import structlog
 from dns.exception import DNSException
-from dns.rcode import NXDOMAIN
-from dns.rdatatype import AAAA, SRV, A
+from dns.rdatatype import AAAA, A
 
 from clb_discovery.errors import SourceError, UsageError
 from clb_discovery.model.address import is_ipv4
@@ -290,12 +289,7 @@ class SrvSource:
     async def why_empty(self) -> str | None:
         """Query whether the name exists at all: a `sources.base.Explaining`."""
         async with Lookup(self.name, self._resolvers.current()) as lookup:
-            found = [await lookup.find(candidate.name, SRV) for candidate in lookup.candidates(self._qname)]
-        if any(one.records for one in found):
-            return "its SRV records name no server: the target is '.'"
-        if all(one.response.rcode() == NXDOMAIN for one in found):
-            return "the name does not exist (NXDOMAIN); is it right, and complete?"
-        return "the name exists, but has no SRV record"
+            return await self._whole.why_empty(lookup)
 
     async def _read(self, lookup: Lookup) -> Reading:
         """Read the SRV records, with the trustworthy addresses of the same response.

@@ -7,6 +7,7 @@ from typing import Final
 
 import dns.name
 import structlog
+from dns.rcode import NXDOMAIN
 from dns.rdatatype import SRV
 
 from clb_discovery.errors import SourceError
@@ -72,6 +73,15 @@ class WholeSrv:
         if found.size > _TCP_TRIMMED_FROM:
             await self._compare(lookup, found)
         return found, None
+
+    async def why_empty(self, lookup: Lookup) -> str:
+        """Return why there is no server, if the records name none; raises SourceError if a query failed."""
+        found = [await lookup.find(candidate.name, SRV) for candidate in lookup.candidates(self._name)]
+        if any(one.records for one in found):
+            return "its SRV records name no server: the target is '.'"
+        if all(one.response.rcode() == NXDOMAIN for one in found):
+            return "the name does not exist (NXDOMAIN); is it right, and complete?"
+        return "the name exists, but has no SRV record"
 
     async def _over_tcp(self, lookup: Lookup) -> Found | None:
         """Query over TCP, unless that failed recently; return None if it fails.
