@@ -33,7 +33,7 @@ AUDIT: Final = "pip-audit>=2.7"
 
 BACKENDS: Final = ("editables~=0.3", "setuptools>=77")
 """What an installation without build isolation needs beside hatchling: hatchling needs editables for an editable
-project, and setuptools builds argparse-manpage, which is published as source only."""
+project, and setuptools builds packages that are published as source only."""
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from clb_discovery.hints import loaded_instances
 def main(typed: argparse.Namespace) -> int:
     """Print the status, once or until interrupted.
 
-    :returns: 1 if nothing is loaded, and with `--problems` if there are any.
+    :returns: 1 if there are problems and `--problems` is given.
     :raises ClbError: if `--service` names nothing that is there.
     """
     if typed.schema:
@@ -41,8 +41,7 @@ def main(typed: argparse.Namespace) -> int:
         form = Form(typed.json, typed.problems, typed.sources)
         return watch(lambda: _wanted(read_status(name), typed), typed.interval / 1000, form)
     whole = read_status(name)
-    is_loaded = whole["datapath"]["loaded"]
-    objection = unmatched(whole, typed.only_service) if is_loaded else None
+    objection = unmatched(whole, typed.only_service) if whole["datapath"]["loaded"] else None
     if objection:
         raise ClbError(objection)
     found = _wanted(whole, typed)
@@ -50,7 +49,7 @@ def main(typed: argparse.Namespace) -> int:
         print_json(found)
     else:
         _show(found, typed)
-    return 0 if is_loaded and not (typed.problems and any(problems(found))) else 1
+    return int(typed.problems and any(problems(found)))
 
 
 def read_status(name: str) -> dict[str, Any]:

@@ -27,11 +27,14 @@ KEYS: Final[Mapping[str, Option]] = {
 """The options that a file may set. `service` may also hold tables."""
 _SOURCES: Final = ("consul", "srv", "servers")
 _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
-    name: OPTIONS[name].parse for name in ("algorithm", "max-removal", "hold", "eject-after", "eject-time", "eject-max")
+    name: OPTIONS[name].parse
+    for name in ("algorithm", "max-removal", "hold", "linger", "eject-after", "eject-time", "eject-max")
 }
 """The options that a service may set for itself, each with the parser of its value."""
 _SELECTION: Final = ("filter", "tags")  # which of Consul's instances a service may select for itself
 _SERVICE: Final = ("name", *_SOURCES, "vip", *_SELECTION, *_SETTINGS)
+_OF_ONE_SOURCE: Final = {"filter": "consul", "tags": "consul", "linger": "srv"}
+"""The keys of a service that apply to one kind of source."""
 _LONGEST_TEXT: Final = 1024
 _SERVER: Final = ("address", "weight", "priority")
 
@@ -110,12 +113,15 @@ def _entry(table: Mapping[str, object]) -> Entry:
     kinds = [kind for kind in _SOURCES if kind in table]
     if len(kinds) != 1:
         raise ValueError(f"has {' and '.join(kinds) or 'no source'}; set exactly one of consul, srv or servers")
+    for key, kind in _OF_ONE_SOURCE.items():
+        if key in table and kinds[0] != kind:
+            raise ValueError(f"{key} = {toml_values.shown(table[key])}: applies to {kind} only; remove it")
     settings = {
         key.replace("-", "_"): toml_values.parsed(key, parse, table[key])
         for key, parse in _SETTINGS.items()
         if key in table
     }
-    settings |= _selection(table, kinds[0])
+    settings |= _selection(table)
     protocol = Protocol.TCP
     servers: tuple[RealServer, ...] = ()
     if kinds == ["servers"]:
@@ -130,11 +136,8 @@ def _entry(table: Mapping[str, object]) -> Entry:
     return Entry(Service(name, source, vips, servers=servers, automatic=None if vips else protocol), settings)
 
 
-def _selection(table: Mapping[str, object], kind: str) -> dict[str, Any]:
+def _selection(table: Mapping[str, object]) -> dict[str, Any]:
     """Read the selection of instances, as values of the options `--filter` and `--tag`."""
-    given = [key for key in _SELECTION if key in table]
-    if given and kind != "consul":
-        raise ValueError(f"{given[0]} = {toml_values.shown(table[given[0]])}: applies to consul only; remove it")
     found: dict[str, Any] = {}
     if "filter" in table:
         found["filter"] = _words("filter", table["filter"])

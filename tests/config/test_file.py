@@ -101,9 +101,16 @@ def test_services_of_options_stand_beside_tables() -> None:
 
 def test_service_has_settings_of_its_own() -> None:
     """A table may have its own values of some options."""
-    keys = 'max-removal = 1\nhold = "5s"\neject-after = 0\neject-time = "1s"\neject-max = "2s"'
+    keys = 'max-removal = 1\nhold = "5s"\nlinger = "1m"\neject-after = 0\neject-time = "1s"\neject-max = "2s"'
     (entry,) = read(f'[[service]]\nname = "a"\nsrv = "_a._tcp.x"\n{keys}').entries
-    assert entry.settings == {"max_removal": 1, "hold": 5, "eject_after": 0, "eject_time": 1000, "eject_max": 2000}
+    assert entry.settings == {
+        "max_removal": 1,
+        "hold": 5,
+        "linger": 60,
+        "eject_after": 0,
+        "eject_time": 1000,
+        "eject_max": 2000,
+    }
 
 
 def test_service_of_consul_has_instances_of_its_own_choice() -> None:
@@ -176,6 +183,7 @@ def test_service_without_a_vip_gets_automatic_ones() -> None:
         ),
         ('[[service]]\nname = "a"\nsrv = "a"\nfilter = "b"', ["'a': filter = 'b'", "applies to consul only"]),
         ('[[service]]\nname = "a"\nservers = []\ntags = ["b"]', ["'a': tags = ['b']", "applies to consul only"]),
+        ('[[service]]\nname = "a"\nconsul = "a"\nlinger = "1m"', ["'a': linger = '1m'", "applies to srv only"]),
         ('[[service]]\nname = "a\\u001b"\nsrv = "a"', ["has no name of 1 to 255 bytes of printable text"]),
         (f'[[service]]\nname = "{"a" * 256}"\nsrv = "a"', ["has no name of 1 to 255 bytes"]),
         (
