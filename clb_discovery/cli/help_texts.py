@@ -83,7 +83,7 @@ EXAMPLES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
 
 EXIT_CODES: Final[Mapping[int, str]] = {
     0: "done",
-    1: "failed while running; status --problems: there are problems",
+    1: "failed while running; status --problems: any found",
     2: "wrong usage or configuration; plan: there are changes",
     3: "kernel feature or privilege missing",
     4: "another process holds the instance",

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from clb_discovery.model.address import is_ipv4
+from clb_discovery.model.answer import rejections
 from clb_discovery.model.servers import Pools, Vip
 from clb_discovery.model.service import Service
 from clb_discovery.publication.reconcile import Publication
@@ -30,9 +31,10 @@ def usage(found: Publication, why_empty: Mapping[str, str] = MappingProxyType({}
     :param why_empty: why the answer of a source is empty, where that is known.
     """
     left_out: defaultdict[str, list[str]] = defaultdict(list)
-    for refusals in (found.resolved.refused, found.desired.rejected):
-        for source, of_source in refusals.items():
-            left_out[source] += map(str, of_source)
+    for source, refused in found.resolved.refused.items():
+        left_out[source] += map(str, refused)
+    for source, rejected in found.desired.rejected.items():
+        left_out[source] += rejections(rejected)
     without_room = {one.vip: one.reason for one in found.unpublished}
     named = {claim.service.source: claim.opt_in.vips for claim in found.wanted.claims}
     automatic = {claim.service.source for claim in found.wanted.claims if claim.opt_in.automatic}

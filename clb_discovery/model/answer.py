@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clb_discovery.model.servers import Algorithm, Endpoint, Protocol, RealServer, Unread, Vip
 from clb_discovery.model.service import Service
+from clb_discovery.text import some_of
+
+_NAMED: Final = 4  # real servers named in one sentence
 
 
 class Claim(NamedTuple):
@@ -39,6 +42,14 @@ def by_reason(rejected: Iterable[Refusal]) -> dict[str, list[str]]:
     for one in rejected:
         found.setdefault(one.reason, []).append(str(one.value))
     return found
+
+
+def rejections(rejected: Iterable[Refusal]) -> list[str]:
+    """Return a sentence for each reason: `real servers 127.0.0.1:80, 127.0.0.1:81 rejected: …`, which names a few."""
+    return [
+        f"real server{'' if len(servers) == 1 else 's'} {', '.join(some_of(servers, _NAMED))} rejected: {reason}"
+        for reason, servers in by_reason(rejected).items()
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from clb_discovery.model.address import Network
-from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refusal, by_reason
+from clb_discovery.model.answer import Answer, Failure, Listing, OptIn, Outcome, Refusal, rejections
 from clb_discovery.model.servers import Endpoint, Pools, RealServer, Unpublished
 from clb_discovery.model.service import Service, consul_objection
 from clb_discovery.model.usable import objection
@@ -181,8 +181,7 @@ class ServiceState:
             reasons.append(f"{len(self.unpublished)} virtual servers are not published: {self.unpublished[0].reason}")
         if self.note:
             reasons.append(self.note)
-        rejected = [_rejection(reason, servers) for reason, servers in by_reason(self.rejected).items()]
-        reasons += some_of([*map(str, self.refused), *rejected, *map(str, self.left_out)], _SHOWN)
+        reasons += some_of([*map(str, self.refused), *rejections(self.rejected), *map(str, self.left_out)], _SHOWN)
         return "; ".join(reasons) or None
 
     @property
@@ -212,11 +211,6 @@ class ServiceState:
             "stale": self.stale,
             "reason": self.reason,
         }
-
-
-def _rejection(reason: str, servers: Sequence[str]) -> str:
-    what = "real server" if len(servers) == 1 else "real servers"
-    return f"{what} {', '.join(some_of(servers, _SHOWN))} rejected: {reason}"
 
 
 def _with_listing(state: ServiceState, listing: Listing) -> ServiceState:
