@@ -51,7 +51,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
         Case("a AAAA fd00::1", {V4: 0}),
         Case("a A 10.0.0.1\na AAAA fd00::1", {V4: 1, V6: 1}),
         Case("a A 10.0.0.1", {V4: 1, V6: 0}, ["no real server at [fd00:64::1]:80", "1 real server at 10.64.0.1:80"]),
-        Case("a A 10.0.0.1\na A 10.0.0.2", {V4: 0}, ["in no --real-range"], ["--real-range", "10.9.0.0/16"]),
+        Case("a A 10.0.0.1\na A 10.0.0.2", {V4: 0}, ["outside every --real-range"], ["--real-range", "10.9.0.0/16"]),
         Case("a A 10.0.0.1\nb A 10.0.0.1\n_web._tcp SRV 1 9 80 b\n_web._tcp SRV 0 1 81 b", {V4: 2}),
         Case("@ TXT nothing", {V4: 0}, ["discovery returned none"]),
     ],
