@@ -36,7 +36,7 @@ def run(instance: str, cgroup: Path) -> str | None:
         if isinstance(error, OSError) and cgroups.identity(cgroup) is None:
             return f"{cgroup} is gone; when it is back a sidecar attaches to it again, or run: {load}"
         return f"the self-test could not run in {cgroup}: {error}"
-    return None if refused else f"connects in {cgroup} do not meet the programs; run: {load}"
+    return None if refused else f"connects in {cgroup} do not run the programs; run: {load}"
 
 
 def _are_refused_inside(cgroup: Path, instance: str) -> bool:

@@ -190,7 +190,7 @@ class Show:
         self._screen.title(f"7. The sidecar is killed: kill -9 {self._sidecar.pid}")
         self._sidecar.kill()
         self._sidecar = None
-        self._screen.say("   The kernel needs nobody for what it has. Since then:")
+        self._screen.say("   The kernel programs work without it. Since then:")
         await self._measure()
 
     async def _sum_up(self, started: float) -> bool:
