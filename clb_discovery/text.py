@@ -48,3 +48,10 @@ def nearest(wrong: str, known: Iterable[str]) -> tuple[str, ...]:
         return matcher.quick_ratio()
 
     return tuple(names[name] for name in get_close_matches(wrong.casefold(), nlargest(_LIKELY, names, key=shared)))
+
+
+def did_you_mean(wrong: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the end of an error about a mistyped name: `; did you mean redis?`, or `; ` and another hint, if any."""
+    names = nearest(wrong, known)
+    hint = f"did you mean {' or '.join(names)}?" if names else otherwise
+    return f"; {hint}" if hint else ""

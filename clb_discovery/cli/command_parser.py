@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from clb_discovery.errors import UsageError
-from clb_discovery.text import nearest
+from clb_discovery.text import did_you_mean
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -36,7 +36,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def unknown_command(self, name: str) -> UsageError:
         """Return the error for a name that is no command; it suggests the nearest ones, else lists all."""
-        hint = did_you_mean(name, self.commands) or f"; commands are {', '.join(self.commands)}"
+        hint = did_you_mean(name, self.commands, f"commands are {', '.join(self.commands)}")
         return UsageError(self._with_help(f"unknown command {name!r}{hint}"))
 
     def _with_help(self, message: str) -> str:
@@ -47,12 +47,6 @@ class CommandParser(argparse.ArgumentParser):
         if self.commands and action.choices is not None and value not in action.choices:
             raise self.unknown_command(value)
         super()._check_value(action, value)
-
-
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """Return the end of an error about a mistyped name: `; did you mean redis?`, or nothing if no name is near."""
-    names = nearest(wrong, known)
-    return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
 class _Formatter(argparse.HelpFormatter):

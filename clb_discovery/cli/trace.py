@@ -19,7 +19,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from clb_discovery.cli.command_parser import did_you_mean
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup
 from clb_discovery.datapath.instance import Instance
@@ -32,7 +31,7 @@ from clb_discovery.hints import load_command
 from clb_discovery.layout import elements, structs
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.terminal import screen, trace
-from clb_discovery.text import printable, some_of
+from clb_discovery.text import did_you_mean, printable, some_of
 
 _RENEW: Final = 1.0  # seconds between two renewals of that time
 _LISTEN: Final = 3_000_000_000  # nanoseconds for which programs write after a renewal
@@ -81,7 +80,7 @@ def _report_unknown(services: frozenset[str], maps: Maps) -> None:
     labels = (published.label for published in maps.read().virtual.values()) if services else ()
     known = sorted({label.service for label in labels if label and not is_own(label.source)})
     for service in sorted(services.difference(known)):
-        hint = did_you_mean(service, known) or "; see clb-discovery status"
+        hint = did_you_mean(service, known, "see clb-discovery status")
         line = f"clb-discovery: no virtual server belongs to service {service!r} now; waiting for one{hint}"
         print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 - for people, not for programs
 

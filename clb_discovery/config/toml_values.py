@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, TypeVar
 
-from clb_discovery.text import nearest
+from clb_discovery.text import did_you_mean, nearest
 
 _LONGEST_SHOWN: Final = 200
 _LARGEST: Final = 1 << 64
@@ -56,9 +56,8 @@ def refuse_unknown(keys: Collection[str], known: Collection[str]) -> None:
     """Raise ValueError for an unknown key, naming the nearest known one."""
     for key in keys:
         if key not in known:
-            close = nearest(key, known)
-            hint = f"did you mean {close[0]}?" if close else f"use {', '.join(known)}"
-            raise ValueError(f"unknown key {shown(key)}; {hint}")
+            hint = did_you_mean(key, known, f"use {', '.join(known)}")
+            raise ValueError(f"unknown key {shown(key)}{hint}")
 
 
 def refuse_unknown_tables(document: Mapping[str, object], keys: Collection[str], known: str) -> None:

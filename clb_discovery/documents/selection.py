@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from clb_discovery.documents.names import service_of
 from clb_discovery.documents.verdict import empty_services, problems
-from clb_discovery.text import nearest, some_of
+from clb_discovery.text import did_you_mean, some_of
 
 _NAMED: Final = 10  # at most so many names in one message
 
@@ -34,10 +34,8 @@ def unmatched(status: Mapping[str, Any], patterns: Collection[str]) -> str | Non
     names = [*services, *(source["name"] for source in status["sources"])]
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in names):
-            close = nearest(pattern, names)
             known = ", ".join(some_of(services or names, _NAMED)) or "none"
-            hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {known}"
-            return f"no service or source matches {pattern!r}; {hint}"
+            return f"no service or source matches {pattern!r}{did_you_mean(pattern, names, f'there are: {known}')}"
     return None
 
 
