@@ -70,15 +70,12 @@ class Daemon:
         self._store = Store(options.state_dir, options.instance)
         self._meters = Meters()
         self._plane = settings.plane()
-        self._proof = Proof(self._plane)
         self._local_listeners = LocalListeners()
         self._wakeup = Wakeup()
         self._early: list[tuple[str, Outcome]] | None = []
         """Outcomes of sources while the data plane is being loaded; None afterwards."""
         self._changed = False  # whether the desired state may have changed
         self._pending = False  # whether an interrupted publication goes on at once
-        self._reloading = False
-        self._stopping = False
         self._readiness = Readiness()
         self._self_report = SelfReport(self._instance)
 
@@ -91,8 +88,8 @@ class Daemon:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(_threads())
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+            loop.add_signal_handler(number, self._wakeup.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._wakeup.reload)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._instance.locked(loads=self._plane.loads))
             stack.push_async_callback(lambda: self._watches.end())  # noqa: PLW0108 - those of that moment
@@ -109,7 +106,7 @@ class Daemon:
             self._start_up(publisher)
             stack.push_async_callback(asyncio.wait, [asyncio.create_task(self._prove())])
             if metrics:
-                report, readiness = partial(self._report, publisher), self._readiness
+                report, readiness = partial(self._report, publisher, Proof(self._plane)), self._readiness
                 site = Site(report, lambda: readiness.is_ready, self._meters, lambda: self._services.unpublished)
                 waiting = MetricsSite(self._announcer, self._self_report, self._wakeup.ring)
                 await stack.enter_async_context(waiting.serving(metrics, site))
@@ -125,8 +122,8 @@ class Daemon:
         if ineffective:
             _log.error("programs are not in effect", reason=ineffective)
 
-    async def _report(self, publisher: Publisher) -> Report:
-        datapath = await publisher.datapath(await asyncio.to_thread(self._proof.objection))
+    async def _report(self, publisher: Publisher, proof: Proof) -> Report:
+        datapath = await publisher.datapath(await asyncio.to_thread(proof.objection))
         return Report(
             instance=self._instance.name,
             datapath=datapath,
@@ -155,11 +152,11 @@ class Daemon:
         return bool(restored)
 
     async def _main_loop(self, publisher: Publisher) -> None:
-        while not self._stopping:
+        while not self._wakeup.is_stopping:
             await (asyncio.sleep(0) if self._pending else self._wakeup.wait(self._next_look(publisher)))
-            if self._reloading:
+            if self._wakeup.is_reloading:
                 await self._reload(publisher)
-            if self._stopping:
+            if self._wakeup.is_stopping:
                 return
             with self._announcer.trying("round failed", *self._bearable(OSError)):  # such as no free descriptor
                 await self._tick(publisher)
@@ -218,7 +215,7 @@ class Daemon:
 
     def _is_interrupted(self) -> bool:
         """Tell whether another change comes before the remaining part of a publication."""
-        return self._changed or self._reloading or self._stopping
+        return self._changed or self._wakeup.is_reloading or self._wakeup.is_stopping
 
     def _notify(self, installed: Installed, *, settled: bool) -> None:
         """Report to the service manager how the sources are, and once that the sidecar is ready."""
@@ -239,7 +236,7 @@ class Daemon:
             for state in self._services:
                 if state.unpublished and not state.from_catalog:
                     raise ClbError(f"{state.service.name} is not published: {state.unpublished[0].reason}")
-            self._stopping = True
+            self._wakeup.stop()
 
     def _heard(self, source: str, outcome: Outcome) -> None:
         if self._early is not None:  # the guard needs the installed servers first
@@ -256,17 +253,9 @@ class Daemon:
         if change.counts or change.shows:
             self._wakeup.ring()
 
-    def _stop(self) -> None:
-        self._stopping = True
-        self._wakeup.ring()
-
-    def _reload_soon(self) -> None:
-        self._reloading = True
-        self._wakeup.ring()
-
     async def _reload(self, publisher: Publisher) -> None:
         """Reload the configuration; a wrong one changes nothing."""
-        self._reloading = False
+        self._wakeup.is_reloading = False
         self._service_manager.reloading()
         try:
             wanted = await asyncio.to_thread(self._reread)

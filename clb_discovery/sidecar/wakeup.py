@@ -17,6 +17,20 @@ class Wakeup:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self.is_stopping = False
+        """Whether the sidecar has to end."""
+        self.is_reloading = False
+        """Whether the configuration has to be read again; for the reader to clear."""
+
+    def stop(self) -> None:
+        """Request the end of the sidecar."""
+        self.is_stopping = True
+        self.ring()
+
+    def reload(self) -> None:
+        """Request a reload of the configuration."""
+        self.is_reloading = True
+        self.ring()
 
     def ring(self) -> None:
         """Report an event. Ringing without a change only delays the others."""
