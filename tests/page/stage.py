@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, cast
 
 from clb_discovery.documents.shares import Member, target_shares
-from clb_discovery.documents.verdict import empty_services
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
 from clb_discovery.metrics.server import Site, listen, serving
 from tests.support.contract import assert_is_status
+from tests.support.statuses import status
 
 HELD: Final = "3 of 4 real servers absent or out since 2026-01-02T03:04:05Z; kept until …"
 _AT: Final = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -127,28 +127,8 @@ def source(name: str, state: str = "fresh", reason: str | None = None) -> dict[s
 
 def document(virtual_servers: list[dict[str, Any]], **more: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON
     """Return a document in which nothing is wrong, but for the virtual servers and the given values."""
-    names = dict.fromkeys(one["source"] for one in virtual_servers)
-    return {
-        "instance": "default",
-        "version": "1.2.3",
-        "datapath": {
-            "loaded": True,
-            "loader": "object",
-            "cgroup": "/sys/fs/cgroup",
-            "kernel": "6.12.0",
-            "effective": True,
-            "reason": None,
-            "features": {"errno": True, "loop": True},
-            "records_lost": 0,
-            "overlaps": [],
-        },
-        "sidecar": {"running": True, "pid": 99, "last_sync": _AT, "config_error": None, "metrics_error": None},
-        "sources": [source(name) for name in names],
-        "virtual_servers": virtual_servers,
-        "unpublished": [],
-        "empty_services": empty_services(virtual_servers),
-        **more,
-    }
+    sources = [source(name) for name in dict.fromkeys(one["source"] for one in virtual_servers)]
+    return status(virtual_servers=virtual_servers, sources=sources) | more
 
 
 def sixty() -> dict[str, Any]:
