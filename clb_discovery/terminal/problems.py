@@ -84,8 +84,8 @@ def summary(status: Mapping[str, Any], found: Sequence[Problem]) -> Text:
         return ok_line(status)
     services = {*map(service_of, status["virtual_servers"]), *(one["service"] for one in status["unpublished"])}
     concerned = services & {problem.subject for problem in found}
-    number = f"{len(found):,} problem{'' if len(found) == 1 else 's'}"
-    return wrong_line(f"{number}, in {len(concerned):,} of {len(services):,} services")
+    where = f", in {len(concerned):,} of {len(services):,} services" if concerned else ""
+    return wrong_line(f"{len(found):,} problem{'' if len(found) == 1 else 's'}{where}")
 
 
 def _shortened(text: Text, room: int) -> Text:

@@ -41,7 +41,7 @@ FOLLOWERS: Final = frozenset({"plan", "run"})
 SOURCES: Final = frozenset({"--consul", "--srv", "--config"})
 ENDLESS: Final = frozenset({"trace", "--watch"})
 INTERRUPTED: Final = 130
-EXIT_CODES: Final[Mapping[str, frozenset[int]]] = {"plan": frozenset({0, 2})}
+EXIT_CODES: Final[Mapping[str, frozenset[int]]] = {"plan": frozenset({0, 2}), "status": frozenset({0, 1})}
 
 
 def lines() -> Iterator[tuple[str, ...]]:
