@@ -502,7 +502,7 @@ def test_a_map_without_records_is_refused(app: Application) -> None:
     for maps, reason in (
         (app.maps._replace(owners=wrong), "cannot read the places of records"),
         (app.maps._replace(places=wrong), "cannot read the places of records"),
-        (app.maps._replace(stored=wrong), "refuses to list TCP sockets"),
+        (app.maps._replace(stored=wrong), "does not list TCP sockets"),
     ):
         (failure,) = close_sockets([server.member()], maps, protocols=[Protocol.TCP]).failures
         assert reason in failure
