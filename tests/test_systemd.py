@@ -248,7 +248,7 @@ def test_programs_of_the_callers_path_are_not_started(tmp_path: Path, monkeypatc
 @pytest.mark.usefixtures("slices")
 def test_unit_without_a_cgroup_is_named() -> None:
     """If systemd does not know a unit, or the unit has no cgroup, the error has the fix."""
-    with pytest.raises(UsageError, match="no unit with a cgroup"):
+    with pytest.raises(UsageError, match="is not a unit with a cgroup"):
         cgroup_of("other.mount")
     with pytest.raises(HostError, match="--cgroup PATH"):
         cgroup_of("bad.service")
