@@ -57,6 +57,14 @@ def serve_itself() -> None:
     subprocess.run(["ip", "route", "add", "local", "10.1.0.0/24", "dev", "lo"], check=True)
 
 
+def configured(state: State, port: int, folder: Path) -> list[str]:
+    """Write the configuration of a sidecar; return its options."""
+    config = folder / f"{state.instance}.toml"
+    servers = ", ".join(f'"{address}:{port}"' for address in REAL[: state.servers])
+    config.write_text(f'[[service]]\nname = "bench"\nvip = "{VIP}:{port}"\nservers = [{servers}]\n', encoding="utf-8")
+    return ["--config", str(config), *state.options]
+
+
 @contextmanager
 def plane(state: State, port: int, folder: Path) -> Iterator[Plane]:
     """Set up a data plane while the block runs.
@@ -64,12 +72,9 @@ def plane(state: State, port: int, folder: Path) -> Iterator[Plane]:
     :param port: of the VIP and of all real servers.
     :param folder: for configuration and log.
     """
-    config = folder / f"{state.instance}.toml"
-    servers = ", ".join(f'"{address}:{port}"' for address in REAL[: state.servers])
-    config.write_text(f'[[service]]\nname = "bench"\nvip = "{VIP}:{port}"\nservers = [{servers}]\n', encoding="utf-8")
     with ExitStack() as stack:
         cgroup = stack.enter_context(made_cgroup())
         stack.callback(wipe, state.instance)
-        with sidecar(state.instance, cgroup, folder, ["--config", str(config), *state.options]):
+        with sidecar(state.instance, cgroup, folder, configured(state, port, folder)):
             pass
         yield Plane(state, cgroup, Pins(state.instance))
