@@ -28,8 +28,8 @@ from benchmarks.ways import REAL
 from clb_discovery.demo.private_network import enter_private_network
 from tests.support.cgroups import made_cgroup
 
-CONNECTS: Final = 50
-ROUNDS: Final = 100
+CONNECTS: Final = 30
+ROUNDS: Final = 200
 COUNTED_ROUNDS: Final = 20
 EMPTY: Final = "empty programs"
 

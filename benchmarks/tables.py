@@ -140,8 +140,8 @@ def of_instructions(measured: Fields) -> Iterator[str]:
 
 def of_kernel(measured: Fields, machines: str) -> str:
     """Return the sentence with the versions that the numbers of instructions depend on."""
-    versions = f"Debian's {measured['kernel']}, programs by {measured['compiler']}"
-    return f"{versions}; {measured['repeats']} {machines}; in instructions:"
+    compiler = told(measured, ", programs by {}", "compiler")
+    return f"Debian's {measured['kernel']}{compiler}; {measured['repeats']} {machines}; in instructions:"
 
 
 def of_changes(measured: Fields) -> Iterator[str]:
