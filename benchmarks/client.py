@@ -19,7 +19,7 @@ CLOSES: Final = (RST, FIN)
 
 
 class Times(NamedTuple):
-    """Nanoseconds for one connection: means of the middle half of many."""
+    """Nanoseconds for one connection that nothing has disturbed, from many."""
 
     connect: float
     """In connect(2), which includes the whole handshake at both ends."""

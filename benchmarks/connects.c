@@ -2,8 +2,7 @@
 /* A client with little cost of its own. Usage: connects LISTENER-DESCRIPTOR, and on its standard input lines of
  * "IPV4-ADDRESS PORT CONNECTS CLOSE"; it makes so many connections, accepts each at the listener, and closes first its
  * own end and then the other. CLOSE is rst or fin. Then it prints the nanoseconds in connect(2), and those of a
- * connection from socket(2) to the last close(2): means of the middle half, because the others include interrupts and
- * other processes. */
+ * connection from socket(2) to the last close(2). */
 #include <arpa/inet.h>
 #include <err.h>
 #include <stdint.h>
@@ -53,9 +52,11 @@ static int compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static double middle(uint64_t *values, int count)
+/* The mean of the quarter below the median. Interrupts, and other processes, add to some of the values, and to how many
+ * depends on chance; but they take nothing away. */
+static double undisturbed(uint64_t *values, int count)
 {
-	int first = count / 4, last = count - first, turn;
+	int first = count / 4, last = (count + 1) / 2, turn;
 	double sum = 0;
 
 	qsort(values, count, sizeof(*values), compare);
@@ -81,7 +82,7 @@ int main(int count, char **arguments)
 			errx(1, "%d connects closed by %s are not possible", connects, closing);
 		for (turn = 0; turn < connects; turn++)
 			connect_once(&to, listener, resets, turn);
-		printf("%.1f %.1f\n", middle(connected, connects), middle(whole, connects));
+		printf("%.1f %.1f\n", undisturbed(connected, connects), undisturbed(whole, connects));
 		fflush(stdout);
 	}
 	return 0;

@@ -44,8 +44,8 @@ REQUESTS: Final = 50_000
 CONNECTS: Final = 5_000
 CONNECTIONS: Final = "connections"
 """The machines that measure connections at the client's end."""
-CONNECTS_AT_CLIENT: Final = 1_000
-"""Few enough for free ports in spite of TIME_WAIT."""
+CONNECTS_AT_CLIENT: Final = 200
+"""Of a batch: few enough for free ports in spite of TIME_WAIT."""
 REPEATS: Final = 3
 LIMIT: Final = 1800.0
 CLOCK: Final = ("-icount", f"shift={NS_PER_INSTRUCTION.bit_length() - 1},sleep=off", "-rtc", "base=2024-01-01,clock=vm")
