@@ -88,9 +88,10 @@ soak: ## let everything fail at once for ten minutes, without a lost connect (ro
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m soak $(SOAK_ARGS)
 
-bench: ## measure connects and requests, compared with iptables, nftables and HAProxy (root, or through sudo); BENCH_ARGS="--save"
+bench: ## measure connects, connections and requests, compared with iptables, nftables and HAProxy (root, or through sudo); BENCH_ARGS="--save"
 	@scripts/setup bench
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.connect $(BENCH_ARGS)
+	@$(AS_ROOT) .venv/bin/python -m benchmarks.connection $(BENCH_ARGS)
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.established $(BENCH_ARGS)
 
 bench-change: ## measure how soon a change in Consul takes effect, compared with HAProxy (root, or through sudo); BENCH_ARGS="--save"
@@ -117,7 +118,7 @@ bench-sidecar: ## measure start, memory and idle time of the sidecar with 100 se
 	@scripts/setup test
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.sidecar $(BENCH_ARGS)
 
-bench-vm: ## compare with IPVS and iptables by instructions, in emulated machines (root, or through sudo); BENCH_ARGS="--save"
+bench-vm: ## count instructions of a connection, and compare with IPVS and iptables, in emulated machines (root, or through sudo); BENCH_ARGS="--save"
 	@scripts/setup kernels
 	@$(AS_ROOT) .venv/bin/python -m benchmarks.vm $(BENCH_ARGS)
 

@@ -12,14 +12,16 @@ from __future__ import annotations
 import os
 import socket
 import statistics
-import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
-from clb_discovery.datapath import bpf, probe
+from benchmarks.client import SOURCE, client
+from benchmarks.process import compiled
+from benchmarks.programs import empty_programs
+from clb_discovery.datapath import bpf
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
@@ -36,7 +38,6 @@ INSTANCE: Final = "bench-hooks"
 CONNECTS: Final = 100
 ROUNDS: Final = 200
 STATS: Final = Path("/proc/sys/kernel/bpf_stats_enabled")
-CLIENT: Final = Path(__file__).with_name("connects.c")
 LEAN: Final = PassiveHealth(active=False, eject_after=0)
 
 CASES: Final[dict[str, tuple[str, Algorithm, PassiveHealth]]] = {
@@ -60,37 +61,7 @@ def publish(pins: Pins, port: int) -> None:
         maps.apply(plan(maps.read(), desired, complete=True).steps)
 
 
-@contextmanager
-def empty_programs(cgroup: Path) -> Iterator[list[int]]:
-    """Attach an empty program to every hook; yield their descriptors."""
-    directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
-    programs = [bpf.load_program(probe.ALLOW, hook) for hook in PROGRAMS.values()]
-    links = [
-        bpf.link_create(program, directory, hook) for program, hook in zip(programs, PROGRAMS.values(), strict=True)
-    ]
-    try:
-        yield programs
-    finally:
-        for fd in (*links, *programs, directory):
-            os.close(fd)
-
-
-@contextmanager
-def client_in(cgroup: Path, listener: socket.socket) -> Iterator[TextIO]:
-    """Run the client; yield its output and its input."""
-    ours, its = socket.socketpair()
-    with ours, its, tempfile.TemporaryDirectory() as folder, ours.makefile("rw") as conversation:
-        program = str(Path(folder) / "connects")
-        subprocess.run(["clang", "-O2", "-Wall", "-Werror", "-o", program, CLIENT], check=True)
-        joined = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(cgroup / "cgroup.procs"), program]
-        fd = listener.fileno()
-        with subprocess.Popen([*joined, str(fd)], stdin=its.fileno(), stdout=its.fileno(), pass_fds=[fd]):
-            its.close()
-            yield conversation
-            ours.shutdown(socket.SHUT_WR)
-
-
-def times(programs: list[int]) -> list[int]:
+def times(programs: Collection[int]) -> list[int]:
     """Return the run time of each program in nanoseconds."""
     return [bpf.program_time(program) for program in programs]
 
@@ -120,22 +91,21 @@ def main() -> None:
         cgroup = stack.enter_context(made_cgroup())
         stack.enter_context(Instance(INSTANCE).locked())
         stack.callback(wipe, INSTANCE)
-        first = stack.enter_context(empty_programs(cgroup))
+        first = stack.enter_context(empty_programs(cgroup, *PROGRAMS)).values()
         loader.load(pins, cgroup)
         listener = stack.enter_context(socket.create_server(("0.0.0.0", 0), backlog=4096))
         port = listener.getsockname()[1]
         publish(pins, port)
         ours = [bpf.open_pin(pins.program(name)) for name in PROGRAMS]
-        last = stack.enter_context(empty_programs(cgroup))
-        client = stack.enter_context(client_in(cgroup, listener))
+        last = stack.enter_context(empty_programs(cgroup, *PROGRAMS)).values()
+        program = compiled(SOURCE, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        connecting = stack.enter_context(client(program, listener, cgroup))
         STATS.write_text("1")
         stack.callback(STATS.write_text, stats)
         for _ in range(ROUNDS):
             for name, (address, _, _) in CASES.items():
                 before = [times(programs) for programs in (first, ours, last)]
-                print(address, port, CONNECTS, file=client, flush=True)
-                if not client.readline():
-                    raise SystemExit("hooks: the client has failed; it says why above")
+                connecting.connect(address, CONNECTS)
                 after = [times(programs) for programs in (first, ours, last)]
                 cold, own, warm = (
                     [(end - start) / CONNECTS for start, end in zip(*pair, strict=True)]

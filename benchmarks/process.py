@@ -14,7 +14,7 @@ SERVER: Final = Path(__file__).parent.parent / "soak/server.c"
 def compiled(source: Path, folder: Path) -> Path:
     """Compile a program; return its path."""
     program = folder / source.stem
-    subprocess.run(["clang", "-O2", "-o", program, source], check=True)
+    subprocess.run(["clang", "-O2", "-Wall", "-Werror", "-o", program, source], check=True)
     return program
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.vm import figures
+from benchmarks.client import CLOSES
+from benchmarks.vm import figures, instructions
 
 DOCUMENT: Final = Path(__file__).parent.parent / "docs/benchmarks.md"
 _BLOCK: Final = re.compile(r"(<!-- from (\w+)\.json -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -51,6 +52,36 @@ def of_connects(measured: Fields) -> Iterator[str]:
     yield from rows(heads, body)
 
 
+def of_connections(measured: Fields) -> Iterator[str]:
+    """Yield the table of connections with their close."""
+    of_close = ("more than direct", "quartiles", "in programs", "outside")
+    heads = (
+        "",
+        "`connect(2)`",
+        "more than direct",
+        *(f"{close}: {head}" for close in ("RST", "FIN") for head in of_close),
+    )
+    body = (
+        (
+            name,
+            told(fields, "{:.1f} us", "connect_us"),
+            told(fields, "{:+,} ns", "connect_more_ns"),
+            *(
+                told(fields, form, *(f"{close}_{what}_ns" for what in names))
+                for close in CLOSES
+                for form, *names in (
+                    ("{:+,} ns", "more"),
+                    ("{:+,} to {:+,}", "low", "high"),
+                    ("{:,} ns", "inside"),
+                    ("{:,} ns", "outside"),
+                )
+            ),
+        )
+        for name, fields in measured.items()
+    )
+    yield from rows(heads, body)
+
+
 def of_requests(measured: Fields) -> Iterator[str]:
     """Yield the table of requests."""
     heads = ("", "requests a second", "to direct", "quartiles", "p50", "p99", "CPU", "to direct")
@@ -79,13 +110,38 @@ def of_requests(measured: Fields) -> Iterator[str]:
 
 def of_machines(measured: Fields) -> Iterator[str]:
     """Yield the table of the emulated machines."""
-    yield f"Debian's {measured['kernel']}; {measured['repeats']} machines for each case; in instructions:"
+    yield of_kernel(measured, "machines for each case")
     yield ""
     heads = (
         *("", "requests a virtual second", "to direct", "spread", "a request", "`connect(2)`", "more than direct"),
         *("spread", "open and close", "more than direct", "runs of ours a request"),
     )
     yield from rows(heads, ((name, *figures.cells(fields)) for name, fields in measured["cases"].items()))
+
+
+def of_instructions(measured: Fields) -> Iterator[str]:
+    """Yield the tables of the instructions of a connection."""
+    yield of_kernel(measured, "machines")
+    yield ""
+    direct = measured["direct"]
+    yield (
+        f"A direct connection takes {direct['connect']:,} instructions in `connect(2)`, and {direct['rst']:,} or "
+        f"{direct['fin']:,} from `socket` to `close` at both ends, closed by RST or FIN. More than that:"
+    )
+    yield ""
+    heads = ("", "`connect(2)`", "goal", "open and close, RST", "goal", "open and close, FIN", "goal", "spread")
+    yield from rows(heads, instructions.costs_and_goals(measured["rows"]))
+    yield ""
+    yield "Where a connection's instructions go, hook by hook:"
+    yield ""
+    hooks = (head for hook in ("connect4", "sock_ops", "sock_release") for head in (f"`{hook}` runs", "in", "out"))
+    yield from rows(("", *hooks, "rest", "more than direct"), instructions.by_hook(measured["rows"]))
+
+
+def of_kernel(measured: Fields, machines: str) -> str:
+    """Return the sentence with the versions that the numbers of instructions depend on."""
+    compiler = told(measured, ", programs by {}", "compiler")
+    return f"Debian's {measured['kernel']}{compiler}; {measured['repeats']} {machines}; in instructions:"
 
 
 def of_changes(measured: Fields) -> Iterator[str]:
@@ -191,8 +247,10 @@ def of_sidecars(measured: Fields) -> Iterator[str]:
 
 TABLES: Final[Mapping[str, Callable[[Any], Iterator[str]]]] = {
     "connect": of_connects,
+    "connection": of_connections,
     "established": of_requests,
     "vm": of_machines,
+    "instructions": of_instructions,
     "change": of_changes,
     "consul_load": of_fleets,
     "scale": of_sizes,

@@ -93,11 +93,11 @@ def read_sample(document: bytes) -> Sample:
     """
     try:
         found = json.loads(document)
-        connects, connect_ns, cycle_ns = found["connects"]
+        connect_ns, cycle_ns = found["times"]
         return Sample(
             requests_per_second(found["redis"]),
-            connect_ns / NS_PER_INSTRUCTION / connects,
-            cycle_ns / NS_PER_INSTRUCTION / connects,
+            connect_ns / NS_PER_INSTRUCTION,
+            cycle_ns / NS_PER_INSTRUCTION,
             tuple(sorted(name for name in found["modules"] if name.startswith(_NETFILTER))),
             found["programs"],
             runs_per_request(found["runs"]) if found["runs"] else None,

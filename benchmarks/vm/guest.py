@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from benchmarks.client import Client, client
 from benchmarks.vm.figures import OURS
 from benchmarks.vm.ways import INSTANCE, OWN_PORT, REDIS_PORT, WAYS, connect_place
 from benchmarks.ways import in_namespace
@@ -33,34 +34,12 @@ _SETTLING: Final = 3.0
 """Seconds for started processes to become idle; they pass at once on this clock."""
 
 
-class Client:
-    """A client that only connects, to itself."""
-
-    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
-        self._process = process
-        self._address = address
-
-    def connect(self, times: int) -> tuple[int, int, int]:
-        """Make connections; return their number, the nanoseconds in the call alone, and in total."""
-        assert self._process.stdin
-        assert self._process.stdout
-        print(self._address, OWN_PORT, times, file=self._process.stdin, flush=True)
-        in_connect, altogether = map(int, self._process.stdout.readline().split())
-        return times, in_connect, altogether
-
-
 @contextmanager
-def client(program: Path, address: str, servers: Path) -> Iterator[Client]:
+def connecting(program: Path, servers: Path) -> Iterator[Client]:
     """Run a client outside of the namespace of the servers, with its listener inside."""
     listener = namespaces.inside(servers, lambda: socket.create_server(("0.0.0.0", OWN_PORT), backlog=4096))
-    with listener:
-        fd = listener.fileno()
-        pipe = subprocess.PIPE
-        with subprocess.Popen([program, str(fd)], stdin=pipe, stdout=pipe, text=True, pass_fds=[fd]) as process:
-            try:
-                yield Client(process, address)
-            finally:
-                process.kill()
+    with listener, client(program, listener) as found:
+        yield found
 
 
 @contextmanager
@@ -110,16 +89,16 @@ def main(case: str, requests: int, connects: int, program: Path) -> dict[str, ob
         connect_place(servers)
         stack.enter_context(redis(servers, folder))
         with way(folder):
-            connecting = stack.enter_context(client(program, address, servers))
+            connects_only = stack.enter_context(connecting(program, servers))
             time.sleep(_SETTLING)
             ping(address, requests // 10)
             said = ping(address, requests)
-            connecting.connect(connects // 10)
-            connected = connecting.connect(connects)
+            connects_only.connect(address, connects // 10)
+            times = connects_only.connect(address, connects)
             found = {"modules": modules(), "programs": programs()}
         # The data plane stays without the sidecar, whose own connects would be counted.
         runs = counted_runs(address) if case == OURS else None
-    return {"redis": said, "connects": connected, "runs": runs, **found}
+    return {"redis": said, "times": times, "runs": runs, **found}
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def test_saved_results_fill_the_tables() -> None:
     row = Row(9980, 1.0039, 0.0012, 50100, 46442, 2883, 0.001, 75330, 3678, 0.0, (), 0)
     saved = {
         "established": requests,
-        "vm": {"kernel": "6.1", "repeats": 3, "cases": {"clb-discovery": row._asdict()}},
+        "vm": {"kernel": "6.1", "compiler": "clang", "repeats": 3, "cases": {"clb-discovery": row._asdict()}},
         "consul_load": {"cells": [cell._asdict()], "costs": costs._asdict(), "fleets": [load(costs, Fleet(1000))]},
     }
     for name, measured in saved.items():

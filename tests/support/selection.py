@@ -19,6 +19,7 @@ MACHINE: Final = (
     "discovery",
     "kernel",
     "page",
+    "benchmarks/test_client.py",
     "cli/test_help.py::test_help_on_a_terminal",
     "config/test_settings.py::test_option_that_needs_a_restart_is_named",
     "datapath/test_seccomp.py::test_a_confined_process_is_refused_by_the_kernel",

@@ -1,0 +1,77 @@
+"""The job inside a machine that measures connections at the client's end, from connect to close.
+
+Usage: python -m benchmarks.vm.connections CONNECTS CLIENT-PROGRAM FILE. Client and server are on the loopback. The
+server's end is in another cgroup, so no program of ours runs for it, as on another host. Direct connections come first,
+while nothing is attached; then an empty program at one hook after the other, which shows what the kernel itself spends
+for a call; then our data planes, one after the other; and direct connections again.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from benchmarks.client import CLOSES, Client, Times, client
+from benchmarks.planes import AGAIN, DIRECT, STATES, plane, serve_itself
+from benchmarks.programs import ON_THE_WAY, counted, empty_programs, programs_of
+from benchmarks.ways import REAL
+from tests.support.cgroups import made_cgroup
+
+PORT: Final = 7000
+_BATCHES: Final = 5
+"""The median of them counts: now and then, all connections of a batch take some 200 instructions more or less."""
+_TIME_WAIT: Final = 65.0
+"""Seconds until the ports of closed connections are free again; they pass at once on this clock."""
+
+
+def measured(connecting: Client, address: str, programs: Mapping[str, int], connects: int) -> dict[str, object]:
+    """Measure both closes of connections to an address, and count the runs of programs separately."""
+    found: dict[str, object] = {}
+    for close in CLOSES:
+        connect = partial(_connect, connecting, address, close)
+        batches = [connect(connects) for _ in range(_BATCHES)]
+        runs = counted(programs, connect, connects) if programs else {}
+        found[close] = {"times": [statistics.median(values) for values in zip(*batches, strict=True)], "runs": runs}
+    return found
+
+
+def _connect(connecting: Client, address: str, close: str, connects: int) -> Times:
+    """Make connections while all ports are free."""
+    time.sleep(_TIME_WAIT)
+    return connecting.connect(address, connects, close)
+
+
+def main(connects: int, program: Path) -> dict[str, object]:
+    """Measure everything; return the results."""
+    serve_itself()
+    folder = Path("/tmp")  # noqa: S108 - the machine's own, in memory
+    empty, rows = {}, {}
+    with socket.create_server(("0.0.0.0", PORT), backlog=4096) as listener, made_cgroup() as bare:
+        with client(program, listener, bare) as connecting:
+            measured(connecting, REAL[0], {}, connects)  # leaves the kernel as all others find it
+            rows[DIRECT] = measured(connecting, REAL[0], {}, connects)
+            for name in ON_THE_WAY:
+                with empty_programs(bare, name) as programs:
+                    empty[name] = measured(connecting, REAL[0], programs, connects)
+        for state in STATES:
+            with (
+                plane(state, PORT, folder) as own,
+                programs_of(own.pins) as programs,
+                client(program, listener, own.cgroup) as connecting,
+            ):
+                for row, address in state.rows:
+                    rows[row] = measured(connecting, address, programs, connects)
+        with client(program, listener, bare) as connecting:
+            rows[AGAIN] = measured(connecting, REAL[0], {}, connects)
+    return {"empty": empty, "rows": rows}
+
+
+if __name__ == "__main__":
+    Path(sys.argv[3]).write_text(json.dumps(main(int(sys.argv[1]), Path(sys.argv[2]))), encoding="utf-8")
