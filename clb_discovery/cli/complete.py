@@ -15,7 +15,7 @@ from typing import Final
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins, instance_names
 from clb_discovery.errors import ClbError
-from clb_discovery.model.own_servers import is_own
+from clb_discovery.layout.installed import service_names
 
 _SAFE: Final = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9_@.-]*")
 
@@ -33,5 +33,4 @@ def _services() -> Iterator[str]:
     """Yield the services of every instance that can be read."""
     for name in instance_names():
         with suppress(ClbError), Maps(Pins(name)) as maps:
-            labels = (published.label for published in maps.read().virtual.values())
-            yield from (label.service for label in labels if label and not is_own(label.source))
+            yield from service_names(maps.read())

@@ -27,15 +27,15 @@ from clb_discovery.datapath.pins import Pins, instance_names
 from clb_discovery.datapath.ring import Ring
 from clb_discovery.documents.trace import DROPPED, Joiner, Line, Wanted, dropped
 from clb_discovery.errors import ClbError
-from clb_discovery.hints import load_command
+from clb_discovery.hints import load_command, loaded_instances
 from clb_discovery.layout import elements, structs
+from clb_discovery.layout.installed import service_names
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.terminal import screen, trace
-from clb_discovery.text import did_you_mean, printable, some_of
+from clb_discovery.text import did_you_mean, printable
 
 _RENEW: Final = 1.0  # seconds between two renewals of that time
 _LISTEN: Final = 3_000_000_000  # nanoseconds for which programs write after a renewal
-_SHOWN: Final = 8  # at most so many instances in an error
 
 
 def main(typed: argparse.Namespace) -> int:
@@ -69,16 +69,15 @@ def main(typed: argparse.Namespace) -> int:
 def _require_loaded(pins: Pins) -> None:
     if pins.have_maps():
         return
-    loaded = some_of([name for name in instance_names() if name != pins.instance], _SHOWN)
-    hint = f"loaded on this host: {', '.join(loaded)}; or " if loaded else ""
+    others = [name for name in instance_names() if name != pins.instance]
+    hint = f"{loaded_instances(others)}; or " if others else ""
     load = load_command(pins.instance)
     raise ClbError(f"the data plane of instance {pins.instance!r} is not loaded; {hint}run: {load}")
 
 
 def _report_unknown(services: frozenset[str], maps: Maps) -> None:
     """Report services without a virtual server, such as a mistyped name: silence would look like no connects."""
-    labels = (published.label for published in maps.read().virtual.values()) if services else ()
-    known = sorted({label.service for label in labels if label and not is_own(label.source)})
+    known = sorted(service_names(maps.read())) if services else []
     for service in sorted(services.difference(known)):
         hint = did_you_mean(service, known, "see clb-discovery status")
         line = f"clb-discovery: no virtual server belongs to service {service!r} now; waiting for one{hint}"

@@ -11,7 +11,8 @@ import ctypes
 import os
 import re
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -100,10 +101,8 @@ class Pins:
 
         :raises HostError: if we are not allowed to read the directory.
         """
-        try:
+        with _reading():
             return self.home.exists()
-        except PermissionError as error:
-            raise HostError(f"not allowed to read {BPFFS}; run as root") from error
 
     def are_removed(self) -> bool:
         """Tell whether the directory was removed while still mounted here, as with `BindReadOnlyPaths=`."""
@@ -121,10 +120,8 @@ class Pins:
 
         :raises HostError: if we are not allowed to read the directory.
         """
-        try:
+        with _reading():
             return sorted(path for path in self.home.glob("v*") if path != self.directory)
-        except PermissionError as error:
-            raise HostError(f"not allowed to read {BPFFS}; run as root") from error
 
     def have_maps(self) -> bool:
         """Tell whether all maps that every version of this layout has are pinned.
@@ -134,10 +131,8 @@ class Pins:
         return self._exist(*(map_ for map_ in Map if map_ not in ADDED))
 
     def _exist(self, *names: str) -> bool:
-        try:
+        with _reading():
             return all((self.directory / name).exists() for name in names)
-        except PermissionError as error:
-            raise HostError(f"not allowed to read {BPFFS}; run as root") from error
 
     def create_directory(self) -> None:
         """Make the directory, and mount the BPF file system if necessary.
@@ -179,12 +174,18 @@ def instance_names() -> list[str]:
 
     :raises HostError: if we are not allowed to read the directory.
     """
-    try:
+    with suppress(FileNotFoundError), _reading():
         return sorted(path.name for path in _OURS.iterdir() if _INSTANCE.fullmatch(path.name))
-    except FileNotFoundError:
-        return []
+    return []
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raise HostError if the block is not allowed to read the BPF file system."""
+    try:
+        yield
     except PermissionError as error:
-        raise HostError(f"not allowed to look into {BPFFS}; run as root") from error
+        raise HostError(f"not allowed to read {BPFFS}; run as root") from error
 
 
 def _remove(directory: Path) -> None:

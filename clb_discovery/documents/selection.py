@@ -45,7 +45,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _names_of(one: Mapping[str, Any]) -> set[str]:
     """Return the names of the service and the source of a virtual server, or of an unpublished service."""
-    return {name for name in (one["service"] or one["address"], one["source"]) if name}
+    return {name for name in (service_of(one), one["source"]) if name}
 
 
 def _part(status: Mapping[str, Any], is_wanted: Callable[[str], bool]) -> dict[str, Any]:

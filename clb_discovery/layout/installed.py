@@ -15,6 +15,7 @@ from clb_discovery.layout import address_filter, elements, structs
 from clb_discovery.layout.elements import Label, Slot, Virtual
 from clb_discovery.layout.slots import lowest_tier, passive_health_of, pool_members, pool_slots
 from clb_discovery.layout.structs import Map
+from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, Pools, RealServer, Vip, pools
 from clb_discovery.model.service import Service
 
@@ -99,6 +100,12 @@ def decode(raw: Mapping[Map, Elements]) -> Installed:
         resting=tuple(index for index in range(top) if index not in owned and index not in used),
         top=top,
     )
+
+
+def service_names(installed: Installed) -> frozenset[str]:
+    """Return the names of the services that have virtual servers, without the self-test."""
+    labels = (published.label for published in installed.virtual.values())
+    return frozenset(label.service for label in labels if label and not is_own(label.source))
 
 
 def installed_servers(installed: Installed, services: Sequence[Service]) -> dict[str, Pools]:
