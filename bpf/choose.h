@@ -7,11 +7,10 @@
 
 /* Draws in a tier with an ejected server, before its servers are weighed. */
 #define CLB_DRAWS 3
-/* Whether an address may be a VIP. If not, it certainly is none. */
-static __always_inline int clb_may_be_vip(const __be32 *address)
+
+/* Whether an address with this hash may be a VIP. If not, it certainly is none. */
+static __always_inline int clb_may_be_vip(__u64 hash)
 {
-	__u64 hash = ((__u64)address[0] << 32 | address[1]) * CLB_FILTER_HIGH +
-		     ((__u64)address[2] << 32 | address[3]) * CLB_FILTER_LOW;
 	__u32 bit = hash >> (64 - CLB_FILTER_BITS), index = bit / 64;
 	__u64 *bits = clb_lookup(clb_filter, &index);
 
@@ -21,6 +20,7 @@ static __always_inline int clb_may_be_vip(const __be32 *address)
 /* A walk over the rows of a pool, from its lowest tier on, to find a server that takes connects. */
 struct clb_walk {
 	__u64 generation;
+	__u32 from;
 	__u64 now;
 	__u64 dice;
 	__u32 servers;
@@ -63,7 +63,7 @@ static long clb_look(__u32 turn, struct clb_walk *walk)
 	__u32 index;
 
 	(void)turn;
-	row = clb_row_of(walk->generation, walk->at);
+	row = clb_row_of(walk->generation, walk->from, walk->at);
 	if (!row || walk->at >= walk->servers)
 		return 1;
 	walk->usable = clb_bits_usable(row, walk->now);
@@ -81,10 +81,11 @@ static long clb_look(__u32 turn, struct clb_walk *walk)
 
 /* The first slot whose server can take the connect, in the lowest tier with one; CLB_NOBODY if all servers of all tiers
  * are ejected. */
-CLB_GLOBAL __u32 clb_find_taker(__u64 generation, __u32 servers)
+CLB_GLOBAL __u32 clb_find_taker(__u64 generation, __u32 from, __u32 servers)
 {
 	struct clb_walk walk = {
 		.generation = generation,
+		.from = from,
 		.now = bpf_ktime_get_ns(),
 		.dice = clb_roll(),
 		.servers = servers,
@@ -100,6 +101,7 @@ CLB_GLOBAL __u32 clb_find_taker(__u64 generation, __u32 servers)
 struct clb_scale {
 	__u64 generation;
 	__u64 dice;
+	__u32 from;
 	__u32 first;
 	__u32 tier;
 	__u32 at;         /* a slot of the first row to look at */
@@ -138,7 +140,7 @@ static __always_inline void clb_weigh_slot(struct clb_scale *scale, __u32 weight
 static long clb_weigh_row(__u32 turn, struct clb_scale *scale)
 {
 	__u32 at = scale->at + turn * CLB_ROW, column;
-	struct clb_row *row = clb_row_of(scale->generation, at);
+	struct clb_row *row = clb_row_of(scale->generation, scale->from, at);
 
 	if (!row)
 		return 1;
@@ -158,9 +160,15 @@ static long clb_weigh_row(__u32 turn, struct clb_scale *scale)
 /* Choose by weight among the servers of a tier that are not ejected; in a tier of more than CLB_WEIGHED servers, among
  * that many consecutive ones. All servers of weight 0 together have the share of one server of weight 1 (RFC 2782).
  * CLB_NOBODY: all of these are ejected. */
-CLB_GLOBAL __u32 clb_weigh(__u64 generation, __u32 first, __u32 tier)
+CLB_GLOBAL __u32 clb_weigh(__u64 generation, __u32 from, __u32 first, __u32 tier)
 {
-	struct clb_scale scale = { .generation = generation, .first = first, .tier = tier, .dice = clb_roll() };
+	struct clb_scale scale = {
+		.generation = generation,
+		.from = from,
+		.first = first,
+		.tier = tier,
+		.dice = clb_roll(),
+	};
 	__u32 whole;
 
 	scale.at = first + clb_below(tier > CLB_WEIGHED ? tier - CLB_WEIGHED : 0);
@@ -178,25 +186,34 @@ CLB_GLOBAL __u32 clb_weigh(__u64 generation, __u32 first, __u32 tier)
  * serves it; otherwise it would always get the same servers there. */
 static __always_inline void clb_give_back_turns(struct clb_search *search)
 {
-	struct clb_server *turns = clb_lookup(clb_servers, &search->refusal);
+	const struct clb_virtual *pool = search->pool;
+	struct clb_server *turns = pool ? clb_lookup(clb_servers, &pool->refusal) : 0;
 
 	if (turns)
 		__sync_fetch_and_add(&turns->failures, -(__u64)search->turns);
 	search->turns = 0;
 }
 
+/* The slot of the first server in the lowest tier that takes connects; 0 if all servers are ejected. */
+static __always_inline struct clb_slot *clb_taker(const struct clb_virtual *pool)
+{
+	__u32 found = clb_find_taker(pool->generation, pool->row, pool->servers);
+
+	return found < pool->servers ? clb_slot_of(pool, found) : 0;
+}
+
 /* The drawn server is ejected: schedule in the tier in use, which is the lowest one with a server that takes connects.
  * Drawing again keeps the shares of the other servers. */
 CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 {
-	__u32 found = clb_find_taker(search->generation, search->servers);
-	struct clb_slot *taker = clb_slot_of(&search->vip, search->generation, found), *slot;
+	const struct clb_virtual *pool = search->pool;
+	struct clb_slot *taker = clb_taker(pool), *slot;
 	struct clb_server *server = taker ? clb_server_of(taker) : 0;
-	int draw;
+	__u64 draw; /* of 64 bits, because the verifier forgets the value of a half that is spilled */
+	__u32 found;
 
-	if (server && !clb_takes(server, search->eject_first_ms)) { /* another connect has just started its probe */
-		found = clb_find_taker(search->generation, search->servers);
-		taker = clb_slot_of(&search->vip, search->generation, found);
+	if (server && !clb_takes(server, pool->eject_first_ms)) { /* another connect has just started its probe */
+		taker = clb_taker(pool);
 		server = taker ? clb_server_of(taker) : 0;
 	}
 	if (!taker) /* all are ejected: an attempt is better than a refusal */
@@ -211,52 +228,35 @@ CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
 	for (draw = 0; draw < CLB_DRAWS; draw++) {
 		/* After the first draw of the scheduler, draw by weight alone, which is less to verify. */
 		slot = draw ? clb_random(search) : clb_draw(search);
-		if (slot && clb_takes(clb_server_of(slot), search->eject_first_ms))
+		if (slot && clb_takes(clb_server_of(slot), pool->eject_first_ms))
 			return slot;
 	}
-	found = clb_weigh(search->generation, search->first, search->tier);
-	slot = clb_slot_of(&search->vip, search->generation, found);
+	found = clb_weigh(pool->generation, pool->row, search->first, search->tier);
+	slot = found < pool->servers ? clb_slot_of(pool, found) : 0;
 	return slot ? slot : taker;
 }
 
-/* Draw a slot of exactly this VIP; 0 if there is no such virtual server, or if it was replaced meanwhile. */
-static __always_inline struct clb_slot *clb_draw_from(struct clb_search *search)
+/* The slot that serves a connect to search->asked; the exact port wins over the wildcard. 0: it is not a VIP.
+ *
+ * hash is that of its address. */
+static __always_inline struct clb_slot *clb_schedule(struct clb_search *search, __u64 hash)
 {
-	struct clb_virtual *published = clb_lookup(clb_virtual, &search->vip);
+	const struct clb_virtual *pool = clb_find_virtual(&search->asked, search->asked.port, hash);
+	struct clb_slot *slot;
 
-	if (!published)
+	if (!pool)
+		pool = clb_find_virtual(&search->asked, 0, hash);
+	if (!pool)
 		return 0;
-	search->generation = published->generation;
-	search->servers = published->servers;
-	search->algorithm = search->by_chance ? CLB_RANDOM : published->algorithm;
-	search->flags = published->flags;
-	search->eject_after = published->eject_after;
-	search->eject_first_ms = published->eject_first_ms;
-	search->refusal = published->refusal;
+	search->pool = pool;
 	search->first = 0;
-	search->tier = published->tier;
-	return clb_draw(search);
-}
-
-/* The slot that serves a connect to search->vip; the exact port wins over the wildcard. 0: it is not a VIP.
- * If the wildcard serves it, the port of search->vip is 0 afterwards. */
-static __always_inline struct clb_slot *clb_schedule(struct clb_search *search)
-{
-	struct clb_slot *slot = 0;
-	int attempt;
-
-	if (!clb_may_be_vip(search->vip.address))
-		return 0;
-	for (attempt = 0; attempt < 2 * CLB_TRIES && !slot; attempt++) {
-		if (attempt == CLB_TRIES)
-			search->vip.port = 0;
-		slot = clb_draw_from(search);
-	}
+	search->tier = pool->tier;
+	slot = clb_draw(search);
 	if (!slot)
 		return 0;
 	search->server = clb_server_of(slot);
 	/* If ejection is off, the outcome of a probe would not be recorded. */
-	if (!search->eject_after || clb_takes(search->server, search->eject_first_ms))
+	if (!pool->eject_after || clb_takes(search->server, pool->eject_first_ms))
 		return slot;
 	slot = clb_elsewhere(search);
 	search->server = slot ? clb_server_of(slot) : 0;

@@ -10,6 +10,7 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #endif
 
+#include "btf.h"
 #include "context.h"
 #include "peers.h"
 
@@ -43,70 +44,120 @@ static __always_inline void clb_count(const struct clb_search *search)
 		__sync_fetch_and_add(&server->connects, 1);
 }
 
-/* connect(2). Returns the slot that the socket is sent to; 0 if the address is not a VIP. */
-static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, struct clb_search *search)
+/* Whether no program sees the end of a TCP socket: nothing follows its state, and it is one of the kernel's own, which
+ * has no close(2). It gets no record, because its place would be lost. */
+static __always_inline int clb_is_unseen(struct bpf_sock *sk, const struct clb_search *search)
+{
+	const struct clb_virtual *pool = search->pool;
+
+	return CLB_CAN_READ_KERNEL && !(pool->flags & CLB_COUNT_ACTIVE || pool->eject_after) &&
+	       search->asked.protocol == CLB_PROTOCOL_TCP && clb_is_of_kernel(sk);
+}
+
+/* connect(2) to what may be a VIP. Returns the slot that the socket is sent to; 0 if the address is not a VIP.
+ *
+ * hash is that of the address. */
+CLB_FUNCTION struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, struct clb_search *search, __u64 hash)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct clb_record record;
-	struct clb_sent before;
+	struct clb_record record = {};
 	struct clb_slot *slot;
-	int remembered;
+	int remembered = 0;
 
-	search->asked = search->vip.port;
+	search->turns = 0;
 	search->cookie = bpf_get_socket_cookie(ctx);
 	/* No hook sees whether a connected UDP socket ever sends: getaddrinfo(3) connects one to each address to sort
 	 * them. So connects of UDP take no turns of round-robin. */
-	search->by_chance = search->vip.protocol == CLB_PROTOCOL_UDP;
-	slot = clb_is_balanced(ctx) ? clb_schedule(search) : 0;
+	search->by_chance = search->asked.protocol == CLB_PROTOCOL_UDP;
+	slot = clb_is_balanced(ctx) ? clb_schedule(search, hash) : 0;
 	if (slot)
 		clb_count(search);
 	if (slot && clb_refuses(slot)) { /* the record stays: a UDP socket may already be connected */
 		if (clb_somebody_listens())
-			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
+			clb_report_decision(ctx, search->pool, slot, CLB_EVENT_REFUSED);
 		return slot;
 	}
-	if (sk && clb_find_record(sk, search->cookie, &record))
-		clb_take(record.owner, record.socket, search->cookie, &before, 1);
+	if (!sk || !clb_find_bucket(search->cookie, &record))
+		return slot;
+	if (clb_find_in_bucket(sk, search->cookie, &record))
+		clb_release(&record, search->cookie);
 	if (!slot)
 		return 0;
-	remembered = sk && clb_remember(sk, slot, search, &record);
+	if (!clb_is_unseen(sk, search))
+		remembered = clb_remember(sk, slot, search, &record);
 	if (clb_somebody_listens()) {
-		clb_report_decision(ctx, &slot->member, CLB_EVENT_SENT);
+		clb_report_decision(ctx, search->pool, slot, CLB_EVENT_SENT);
 		if (remembered)
 			record.socket->started = bpf_ktime_get_ns();
 	}
 	return slot;
 }
 
+/* connect(2) to another address: release the record of an earlier connect of the socket. */
+CLB_FUNCTION int clb_connects_directly(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct clb_record record = {};
+
+	if (sk && clb_find_record(sk, cookie, &record))
+		clb_release(&record, cookie);
+	return 0;
+}
+
+/* Whether a socket may have a record of an earlier connect. A TCP socket keeps the address of its last peer. */
+static __always_inline int clb_was_connected(const struct bpf_sock_addr *ctx, int ipv6)
+{
+	const struct bpf_sock *sk = ctx->sk;
+
+	if (!sk || ctx->protocol != CLB_PROTOCOL_TCP)
+		return 1;
+	return ipv6 ? sk->dst_ip6[3] | sk->dst_ip6[0] : sk->dst_ip4;
+}
+
 CLB_PROGRAM("cgroup/connect4")
 int clb_connect4(struct bpf_sock_addr *ctx)
 {
-	struct clb_search search = {};
+	struct clb_search search;
 	struct clb_slot *slot;
+	__u64 hash;
 
-	clb_read4(ctx, &search.vip);
-	slot = clb_connect(ctx, &search);
+	clb_read4(ctx, &search.asked);
+	hash = clb_hash(search.asked.address);
+	if (!clb_may_be_vip(hash)) {
+		if (clb_was_connected(ctx, 0))
+			clb_connects_directly(ctx);
+		return CLB_ALLOW;
+	}
+	slot = clb_connect(ctx, &search, hash);
 	if (!slot)
 		return CLB_ALLOW;
 	if (clb_refuses(slot))
 		return clb_refuse();
-	clb_write4(ctx, slot->member.address, slot->member.port);
+	clb_write4(ctx, slot->address, slot->port);
 	return CLB_ALLOW;
 }
 
 CLB_PROGRAM("cgroup/connect6")
 int clb_connect6(struct bpf_sock_addr *ctx)
 {
-	struct clb_search search = {};
+	struct clb_search search;
 	struct clb_slot *slot;
+	__u64 hash;
 
-	clb_read6(ctx, &search.vip);
-	slot = clb_connect(ctx, &search);
+	clb_read6(ctx, &search.asked);
+	hash = clb_hash(search.asked.address);
+	if (!clb_may_be_vip(hash)) {
+		if (clb_was_connected(ctx, 1))
+			clb_connects_directly(ctx);
+		return CLB_ALLOW;
+	}
+	slot = clb_connect(ctx, &search, hash);
 	if (!slot)
 		return CLB_ALLOW;
 	if (clb_refuses(slot))
 		return clb_refuse();
-	clb_write6(ctx, slot->member.address, slot->member.port);
+	clb_write6(ctx, slot->address, slot->port);
 	return CLB_ALLOW;
 }
 
@@ -170,26 +221,26 @@ static __always_inline int clb_is_connected_through(struct bpf_sock *sk, __u64 c
 
 /* Assign the server of this slot to a socket, or refuse its datagram. Returns the server. */
 static __always_inline void clb_begin_to_send(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct clb_search *search,
-					      const struct clb_vip *asked, struct clb_slot *slot,
-					      struct clb_member *server)
+					      struct clb_slot *slot, struct clb_member *server)
 {
 	struct clb_peers *peers;
 	int refuses = clb_refuses(slot);
 
+	clb_name(search->pool, slot, server);
 	if (!refuses) {
 		peers = clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!peers) {
 			clb_lose_record();
 			clb_give_back_turns(search);
 			slot = clb_steady(search, slot, bpf_get_socket_cookie(ctx));
+			clb_name(search->pool, slot, server);
 		} else if (search->server) {
-			clb_add_peer(peers, asked, slot, clb_began(search->server), clb_moment());
+			clb_add_peer(peers, &search->asked, server, slot->server, clb_began(search->server));
 		}
 	}
 	clb_count(search);
-	*server = slot->member;
 	if (clb_somebody_listens())
-		clb_report_decision(ctx, &slot->member, refuses ? CLB_EVENT_REFUSED : CLB_EVENT_SENT);
+		clb_report_decision(ctx, search->pool, slot, refuses ? CLB_EVENT_REFUSED : CLB_EVENT_SENT);
 }
 
 /* sendto(2) and sendmsg(2) with an address, on UDP. Returns whether server is set; its port is 0 for a refusal. A
@@ -197,7 +248,7 @@ static __always_inline void clb_begin_to_send(struct bpf_sock_addr *ctx, struct 
 static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search *search, struct clb_member *server,
 				    int ipv6)
 {
-	struct clb_vip asked = search->vip;
+	__u64 hash = clb_hash(search->asked.address);
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_peers *peers;
 	struct clb_slot *slot;
@@ -207,23 +258,23 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search
 	if (!sk || !clb_is_balanced(ctx))
 		return 0;
 	if (sk->state == BPF_TCP_ESTABLISHED &&
-	    clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &asked, ipv6, server))
+	    clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &search->asked, ipv6, server))
 		return 1;
-	goes_on = clb_goes_on(sk, &asked, server, &pause);
+	goes_on = clb_goes_on(sk, &search->asked, server, &pause);
 	if (goes_on && !pause.is_over)
 		return 1;
-	slot = clb_schedule(search);
+	slot = clb_may_be_vip(hash) ? clb_schedule(search, hash) : 0;
 	if (goes_on && !(slot && clb_is_better(search, slot, pause.server, server->vip.port))) {
 		clb_give_back_turns(search);
 		return 1;
 	}
 	if (slot) {
-		clb_begin_to_send(ctx, sk, search, &asked, slot, server);
+		clb_begin_to_send(ctx, sk, search, slot, server);
 		return 1;
 	}
 	peers = clb_of_socket(clb_peers, sk, 0);
 	if (peers)
-		clb_sends_direct(peers, &asked);
+		clb_sends_direct(peers, &search->asked);
 	return 0;
 }
 
@@ -233,7 +284,7 @@ int clb_sendmsg4(struct bpf_sock_addr *ctx)
 	struct clb_search search = {};
 	struct clb_member server = {};
 
-	clb_read4(ctx, &search.vip);
+	clb_read4(ctx, &search.asked);
 	if (!clb_send(ctx, &search, &server, 0))
 		return CLB_ALLOW;
 	if (!server.port)
@@ -248,7 +299,7 @@ int clb_sendmsg6(struct bpf_sock_addr *ctx)
 	struct clb_search search = {};
 	struct clb_member server = {};
 
-	clb_read6(ctx, &search.vip);
+	clb_read6(ctx, &search.asked);
 	if (!clb_send(ctx, &search, &server, 1))
 		return CLB_ALLOW;
 	if (!server.port)
@@ -330,15 +381,37 @@ int clb_getpeername6(struct bpf_sock_addr *ctx)
 	return CLB_ALLOW;
 }
 
-/* The SYN of a TCP connect is sent: follow its state changes, if anything needs them. */
-static __always_inline void clb_leaves(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie)
+/* Whether the peer of a TCP socket is this member. */
+static __always_inline int clb_is_peer(const struct bpf_sock *sk, const struct clb_member *member)
 {
-	const struct clb_socket *socket = record->socket;
+	__be32 address = member->address[3];
 
+	return member->port == (__be16)sk->dst_port && (address == sk->dst_ip4 || address == sk->dst_ip6[3]);
+}
+
+/* The SYN of a TCP connect is sent: follow its state changes, if anything needs them. */
+CLB_FUNCTION int clb_leaves(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_record record = {};
+	struct clb_socket *socket;
+	__u64 cookie;
+
+	if (!sk || !clb_may_have_record(sk))
+		return 0;
+	cookie = bpf_get_socket_cookie(ctx);
+	if (!clb_find_record(sk, cookie, &record))
+		return 0;
+	socket = record.socket;
+	if (!clb_is_peer(sk, &socket->member)) { /* it is a direct connect, after one that failed at once */
+		clb_release(&record, cookie);
+		return 0;
+	}
 	if (!(socket->counts || socket->watched || socket->started))
-		return;
-	clb_count_in(record, cookie);
+		return 0;
+	clb_count_in(&record, cookie);
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	return 0;
 }
 
 static __always_inline void clb_arrives(struct clb_socket *socket, __u64 cookie)
@@ -368,49 +441,62 @@ static __always_inline int clb_peer_ended(const struct bpf_sock_ops *ctx)
 }
 
 /* A connect ended before it was established, without a close by the application. */
-CLB_FUNCTION int clb_fails(const struct clb_sent *sent, __u64 cookie, int peer_ended)
+static __always_inline void clb_fails(const struct clb_sent *sent, __u64 cookie, int peer_ended)
 {
 	if (sent->started)
 		clb_report_outcome(cookie, &sent->member, sent->started,
 				   peer_ended ? CLB_EVENT_FAILED : CLB_EVENT_GIVEN_UP);
 	if (peer_ended && sent->watched && clb_failed(sent) && sent->started)
 		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_EJECTED);
+}
+
+/* A followed socket is closed. If it was never established, its connect has failed. */
+CLB_FUNCTION int clb_ends(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie, __u32 before)
+{
+	struct clb_sent sent;
+
+	if (clb_take(record, cookie, &sent) && (before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV))
+		clb_fails(&sent, cookie, clb_peer_ended(ctx));
 	return 0;
 }
 
-/* After TCP_CLOSE there is nothing left to follow. For the kernel's own sockets it is the only end that we see. */
-static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie)
+/* Once a connection is established, close(2) is what ends it for us, and its states are of no interest: each one would
+ * cost a run of this program. The kernel's own sockets have no close(2), so they are followed to TCP_CLOSE. */
+CLB_FUNCTION int clb_changes_state(struct bpf_sock_ops *ctx)
 {
 	__u32 before = ctx->args[0], after = ctx->args[1];
-	struct clb_sent sent;
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_record record = {};
 
-	if (after == BPF_TCP_SYN_RECV) /* simultaneous connect of both ends */
-		return;
-	if (after == BPF_TCP_ESTABLISHED)
-		clb_arrives(record->socket, cookie);
-	else if (clb_take(record->owner, record->socket, cookie, &sent, after == BPF_TCP_CLOSE) &&
-		 after == BPF_TCP_CLOSE && (before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV))
-		clb_fails(&sent, cookie, clb_peer_ended(ctx));
+	if ((after != BPF_TCP_ESTABLISHED && after != BPF_TCP_CLOSE) || !sk || !clb_find_record(sk, cookie, &record))
+		return 0;
+	if (after == BPF_TCP_CLOSE)
+		return clb_ends(ctx, &record, cookie, before);
+	clb_arrives(record.socket, cookie);
+	if (!clb_is_of_kernel(sk))
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_STATE_CB_FLAG);
+	return 0;
 }
 
 CLB_PROGRAM("sockops")
 int clb_sock_ops(struct bpf_sock_ops *ctx)
 {
-	struct clb_record record;
-	struct bpf_sock *sk;
-	__u64 cookie;
-
-	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_STATE_CB)
-		return 1;
-	sk = ctx->sk;
-	cookie = bpf_get_socket_cookie(ctx);
-	if (!sk || !clb_find_record(sk, cookie, &record))
-		return 1;
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-		clb_leaves(ctx, &record, cookie);
-	else
-		clb_changes_state(ctx, &record, cookie);
+		clb_leaves(ctx);
+	else if (ctx->op == BPF_SOCK_OPS_STATE_CB)
+		clb_changes_state(ctx);
 	return 1;
+}
+
+/* A connect that is traced is given up by close(2), before it was established. */
+CLB_FUNCTION int clb_gives_up(const struct clb_record *record, __u64 cookie)
+{
+	struct clb_sent sent;
+
+	if (clb_take(record, cookie, &sent) && sent.member.vip.protocol == CLB_PROTOCOL_TCP)
+		clb_report_outcome(cookie, &sent.member, sent.started, CLB_EVENT_GIVEN_UP);
+	return 0;
 }
 
 /* The last close(2) of the socket, or the end of its process; before the final states of TCP. */
@@ -418,11 +504,13 @@ CLB_PROGRAM("cgroup/sock_release")
 int clb_sock_release(struct bpf_sock *ctx)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct clb_record record;
-	struct clb_sent sent;
+	struct clb_record record = {};
 
-	if (clb_find_record(ctx, cookie, &record) && clb_take(record.owner, record.socket, cookie, &sent, 1) &&
-	    sent.started && sent.member.vip.protocol == CLB_PROTOCOL_TCP)
-		clb_report_outcome(cookie, &sent.member, sent.started, CLB_EVENT_GIVEN_UP);
+	if (!clb_find_record(ctx, cookie, &record))
+		return CLB_ALLOW;
+	if (record.socket->started)
+		clb_gives_up(&record, cookie);
+	else
+		clb_release(&record, cookie);
 	return CLB_ALLOW;
 }

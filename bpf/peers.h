@@ -44,10 +44,10 @@ CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *a
 }
 
 /* Add a peer: it replaces an older one for the same VIP and port, else a free one, else the least recently used one. */
-CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *asked, const struct clb_slot *slot,
-			      __u64 began, __u32 now)
+CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *asked, const struct clb_member *member,
+			      __u32 server, __u64 began)
 {
-	__u32 place = 0, oldest = 0, index;
+	__u32 place = 0, oldest = 0, now = clb_moment(), index;
 	struct clb_peer *peer;
 
 	bpf_spin_lock(&peers->lock);
@@ -67,8 +67,8 @@ CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *ask
 	}
 	peer = &peers->peer[place & (CLB_PEERS - 1)];
 	peer->began = began;
-	peer->server = slot->server;
-	peer->member = slot->member;
+	peer->server = server;
+	peer->member = *member;
 	peer->asked = asked->port;
 	peer->direct = 0;
 	peer->used = ++peers->uses;
@@ -129,6 +129,7 @@ CLB_FUNCTION int clb_peer_at(struct clb_peers *peers, const struct clb_vip *from
 /* A walk over the rows of a tier to find a server. */
 struct clb_lookout {
 	__u64 generation;
+	__u32 from;
 	__u32 first; /* first slot of the tier */
 	__u32 server;
 	__u32 found; /* not 0: it was found */
@@ -136,7 +137,7 @@ struct clb_lookout {
 
 static long clb_look_for_server(__u32 turn, struct clb_lookout *lookout)
 {
-	struct clb_row *row = clb_row_of(lookout->generation, lookout->first + turn * CLB_ROW);
+	struct clb_row *row = clb_row_of(lookout->generation, lookout->from, lookout->first + turn * CLB_ROW);
 	const struct clb_slot *slot;
 	__u32 column;
 
@@ -155,11 +156,15 @@ static long clb_look_for_server(__u32 turn, struct clb_lookout *lookout)
 CLB_FUNCTION int clb_is_better(const struct clb_search *search, const struct clb_slot *slot, __u32 server, __be16 port)
 {
 	__u32 rows = (slot->first + slot->tier - 1) / CLB_ROW - slot->first / CLB_ROW + 1;
+	const struct clb_virtual *pool = search->pool;
 	struct clb_lookout lookout = {
-		.generation = search->generation, .first = slot->first, .server = server, .found = 0
+		.generation = pool->generation,
+		.from = pool->row,
+		.first = slot->first,
+		.server = server,
 	};
 
-	if (clb_refuses(slot) || slot->member.vip.port != port || slot->tier >= search->servers || rows > CLB_LOOKED)
+	if (clb_refuses(slot) || pool->vip.port != port || slot->tier >= pool->servers || rows > CLB_LOOKED)
 		return 0;
 	clb_for_each(rows, CLB_LOOKED, clb_look_for_server, &lookout);
 	return !lookout.found;

@@ -54,7 +54,7 @@ def load_sources(pins: Pins, *, can_set_errno: bool) -> dict[str, int]:
     request = {
         "source": str(SOURCES / "clb.bpf.c"),
         "headers": str(SOURCES / "bcc"),
-        "defines": {"CLB_CAN_SET_ERRNO": int(can_set_errno), "CLB_CAN_LOOP": 0, "CLB_CAN_EXCHANGE": 0},
+        "defines": {"CLB_CAN_SET_ERRNO": int(can_set_errno), "CLB_CAN_LOOP": 0, "CLB_CAN_EXCHANGE": 0, "CLB_CAN_READ_KERNEL": 0},
         "programs": [
             {"name": name, "type": attach_type.program_type, "attach_type": attach_type}
             for name, attach_type in PROGRAMS.items()
