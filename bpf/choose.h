@@ -202,38 +202,54 @@ static __always_inline struct clb_slot *clb_taker(const struct clb_virtual *pool
 	return found < pool->servers ? clb_slot_of(pool, found) : 0;
 }
 
-/* The drawn server is ejected: schedule in the tier in use, which is the lowest one with a server that takes connects.
- * Drawing again keeps the shares of the other servers. */
-CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
+/* The result of clb_elsewhere. */
+static __always_inline __u64 clb_found(__u32 at, __u32 turns)
 {
-	const struct clb_virtual *pool = search->pool;
-	struct clb_slot *taker = clb_taker(pool), *slot;
-	struct clb_server *server = taker ? clb_server_of(taker) : 0;
-	__u64 draw; /* of 64 bits, because the verifier forgets the value of a half that is spilled */
-	__u32 found;
+	return (__u64)turns << 32 | at;
+}
 
+/* The drawn server is ejected: schedule in the tier in use, which is the lowest one with a server that takes connects.
+ * Drawing again keeps the shares of the other servers. Returns the index of a slot of the virtual server with this
+ * index, and in the upper half the number of turns taken for this connect, of which `turns` are taken already. */
+CLB_GLOBAL __u64 clb_elsewhere(__u32 index, __u32 by_chance, __u32 turns)
+{
+	const struct clb_virtual *pool = clb_lookup(clb_virtual, &index);
+	struct clb_search search = { .pool = pool, .by_chance = by_chance, .turns = turns };
+	struct clb_server *server;
+	struct clb_slot *slot;
+	__u32 taker, found;
+	__u64 draw; /* of 64 bits, because the verifier forgets the value of a half that is spilled */
+
+	if (!pool)
+		return CLB_NOBODY;
+	search.tier = pool->tier;
+	taker = clb_find_taker(pool->generation, pool->row, pool->servers);
+	slot = taker < pool->servers ? clb_slot_of(pool, taker) : 0;
+	server = slot ? clb_server_of(slot) : 0;
 	if (server && !clb_takes(server, pool->eject_first_ms)) { /* another connect has just started its probe */
-		taker = clb_taker(pool);
-		server = taker ? clb_server_of(taker) : 0;
+		taker = clb_find_taker(pool->generation, pool->row, pool->servers);
+		slot = taker < pool->servers ? clb_slot_of(pool, taker) : 0;
+		server = slot ? clb_server_of(slot) : 0;
 	}
-	if (!taker) /* all are ejected: an attempt is better than a refusal */
-		return clb_random(search);
+	if (!slot) { /* all are ejected: an attempt is better than a refusal */
+		clb_random(&search);
+		return clb_found(search.at, search.turns);
+	}
 	if (server && server->ejected_until) /* this connect is its probe */
-		return taker;
-	if (taker->first != search->first) {
-		search->first = taker->first;
-		search->tier = taker->tier;
-		clb_give_back_turns(search);
+		return clb_found(taker, search.turns);
+	if (slot->first != search.first) {
+		search.first = slot->first;
+		search.tier = slot->tier;
+		clb_give_back_turns(&search);
 	}
 	for (draw = 0; draw < CLB_DRAWS; draw++) {
 		/* After the first draw of the scheduler, draw by weight alone, which is less to verify. */
-		slot = draw ? clb_random(search) : clb_draw(search);
+		slot = draw ? clb_random(&search) : clb_draw(&search);
 		if (slot && clb_takes(clb_server_of(slot), pool->eject_first_ms))
-			return slot;
+			return clb_found(search.at, search.turns);
 	}
-	found = clb_weigh(pool->generation, pool->row, search->first, search->tier);
-	slot = found < pool->servers ? clb_slot_of(pool, found) : 0;
-	return slot ? slot : taker;
+	found = clb_weigh(pool->generation, pool->row, search.first, search.tier);
+	return clb_found(found < pool->servers ? found : taker, search.turns);
 }
 
 /* The slot that serves a connect to search->asked; the exact port wins over the wildcard. 0: it is not a VIP.
@@ -241,11 +257,15 @@ CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
  * hash is that of its address. */
 static __always_inline struct clb_slot *clb_schedule(struct clb_search *search, __u64 hash)
 {
-	const struct clb_virtual *pool = clb_find_virtual(&search->asked, search->asked.port, hash);
+	const struct clb_virtual *pool;
 	struct clb_slot *slot;
+	__u32 index;
+	__u64 found;
 
-	if (!pool)
-		pool = clb_find_virtual(&search->asked, 0, hash);
+	index = clb_find_virtual(&search->asked, search->asked.port, hash);
+	if (!index)
+		index = clb_find_virtual(&search->asked, 0, hash);
+	pool = index ? clb_lookup(clb_virtual, &index) : 0;
 	if (!pool)
 		return 0;
 	search->pool = pool;
@@ -258,8 +278,14 @@ static __always_inline struct clb_slot *clb_schedule(struct clb_search *search, 
 	/* If ejection is off, the outcome of a probe would not be recorded. */
 	if (!pool->eject_after || clb_takes(search->server, pool->eject_first_ms))
 		return slot;
-	slot = clb_elsewhere(search);
-	search->server = slot ? clb_server_of(slot) : 0;
+	found = clb_elsewhere(index, search->by_chance, search->turns);
+	search->turns = found >> 32;
+	slot = (__u32)found < pool->servers ? clb_slot_of(pool, found) : 0;
+	if (!slot)
+		return 0;
+	search->first = slot->first;
+	search->tier = slot->tier;
+	search->server = clb_server_of(slot);
 	return slot;
 }
 

@@ -171,7 +171,8 @@ static __always_inline void clb_take_back(struct clb_server *server)
 CLB_FUNCTION int clb_failed(const struct clb_sent *sent)
 {
 	const struct clb_vip *vip = &sent->member.vip;
-	struct clb_virtual *pool = clb_find_virtual(vip, vip->port, clb_hash(vip->address));
+	__u32 index = clb_find_virtual(vip, vip->port, clb_hash(vip->address));
+	struct clb_virtual *pool = index ? clb_lookup(clb_virtual, &index) : 0;
 	struct clb_server *server = clb_server_since(&sent->server, sent->began);
 
 	if (!server)

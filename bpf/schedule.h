@@ -18,17 +18,19 @@ struct clb_search {
 	const struct clb_virtual *pool; /* the virtual server */
 	__u32 first;                    /* the present tier: its first slot and its size */
 	__u32 tier;
+	__u32 at;                  /* index of the chosen slot */
 	__u32 turns;               /* turns taken for this connect */
 	struct clb_server *server; /* server of the chosen slot */
 	__u64 cookie;              /* of the socket */
 };
 
 /* The alias of a slot; in most pools it is in the same row, which saves a lookup. */
-static __always_inline struct clb_slot *clb_alias_of(const struct clb_search *search, struct clb_row *row, __u32 column,
+static __always_inline struct clb_slot *clb_alias_of(struct clb_search *search, struct clb_row *row, __u32 column,
 						     const struct clb_slot *slot)
 {
 	__u32 alias = slot->alias;
 
+	search->at = alias;
 	if (alias / CLB_ROW != column / CLB_ROW)
 		return clb_slot_of(search->pool, alias);
 	return clb_slot_at(row, alias);
@@ -42,6 +44,7 @@ CLB_FUNCTION struct clb_slot *clb_drawn(struct clb_search *search, __u64 draw)
 	struct clb_row *row = clb_row_of(search->pool->generation, search->pool->row, column);
 	struct clb_slot *slot;
 
+	search->at = column;
 	if (!row)
 		return 0;
 	slot = clb_slot_at(row, column);
@@ -93,6 +96,7 @@ CLB_FUNCTION struct clb_slot *clb_round_robin(struct clb_search *search)
 	column = now % search->tier;
 	round = now / search->tier + column;
 	column += search->first;
+	search->at = column;
 	row = clb_row_of(pool->generation, pool->row, column);
 	if (!row)
 		return 0;
@@ -214,8 +218,11 @@ static __always_inline struct clb_slot *clb_another(struct clb_search *search, c
 	__u32 others = search->tier - 1, index = search->first + clb_below(others);
 	struct clb_slot *slot = clb_slot_of(search->pool, index);
 
-	if (slot && slot->server == than->server)
-		slot = clb_slot_of(search->pool, search->first + others);
+	if (slot && slot->server == than->server) {
+		index = search->first + others;
+		slot = clb_slot_of(search->pool, index);
+	}
+	search->at = index;
 	return slot;
 }
 
@@ -223,16 +230,19 @@ static __always_inline struct clb_slot *clb_another(struct clb_search *search, c
  * wins, so that its draw alone decides if all are idle. */
 static __always_inline struct clb_slot *clb_least_of_two(struct clb_search *search)
 {
-	struct clb_slot *a = clb_random(search), *b = clb_random(search);
+	struct clb_slot *a = clb_random(search), *b;
+	__u32 at = search->at;
 
-	if (!a || !b)
-		return a;
-	if (a->server == b->server) {
+	b = a ? clb_random(search) : 0;
+	if (b && a->server == b->server) {
 		b = clb_another(search, a);
-		if (!b || clb_is_spared(b))
-			return a;
+		if (b && clb_is_spared(b))
+			b = 0;
 	}
-	return clb_is_less_loaded(a, b) ? a : b;
+	if (b && !clb_is_less_loaded(a, b))
+		return b;
+	search->at = at;
+	return a;
 }
 
 static __always_inline struct clb_slot *clb_least_conn(struct clb_search *search)
@@ -243,7 +253,8 @@ static __always_inline struct clb_slot *clb_least_conn(struct clb_search *search
 	if (search->tier > CLB_FEW)
 		return clb_least_of_two(search);
 	best = clb_least_of_few(pool->generation, pool->row, search->first, search->tier);
-	return best == CLB_NOBODY ? 0 : clb_slot_of(pool, best);
+	search->at = best;
+	return best < pool->servers ? clb_slot_of(pool, best) : 0;
 }
 
 static __always_inline struct clb_slot *clb_draw(struct clb_search *search)

@@ -48,11 +48,10 @@ static __always_inline __u64 clb_hash(const __be32 *address)
 	       ((__u64)address[2] << 32 | address[3]) * CLB_FILTER_LOW;
 }
 
-/* The virtual server of this address, port (0: the wildcard) and protocol; 0 if there is none. It stays as it is until
- * the program ends.
+/* The index of the virtual server of this address, port (0: the wildcard) and protocol; 0 if there is none.
  *
  * hash is that of the address. */
-CLB_FUNCTION struct clb_virtual *clb_find_virtual(const struct clb_vip *vip, __be16 port, __u64 hash)
+CLB_FUNCTION __u32 clb_find_virtual(const struct clb_vip *vip, __be16 port, __u64 hash)
 {
 	__u32 index = (hash + ((__u64)port << 8 | vip->protocol) * CLB_FILTER_HIGH) >> (64 - CLB_CHAIN_BITS), turn;
 	__u32 *link = clb_lookup(clb_chains, &index);
@@ -70,7 +69,7 @@ CLB_FUNCTION struct clb_virtual *clb_find_virtual(const struct clb_vip *vip, __b
 		if (!((found->vip.address[0] ^ vip->address[0]) | (found->vip.address[1] ^ vip->address[1]) |
 		      (found->vip.address[2] ^ vip->address[2]) | (found->vip.address[3] ^ vip->address[3]) |
 		      (__u32)(found->vip.port ^ port) | (__u32)(found->vip.protocol ^ vip->protocol)))
-			return found;
+			return index;
 		index = found->next;
 	}
 	return 0;
