@@ -252,41 +252,71 @@ CLB_GLOBAL __u64 clb_elsewhere(__u32 index, __u32 by_chance, __u32 turns)
 	return clb_found(found < pool->servers ? found : taker, search.turns);
 }
 
-/* The slot that serves a connect to search->asked; the exact port wins over the wildcard. 0: it is not a VIP.
+/* What matters of the chosen slot. A copy, because the verifier follows pointers into each map separately. */
+struct clb_choice {
+	__be32 address[4];
+	__be16 port; /* 0: connects are refused */
+	__u16 rank;
+	__u32 server;
+	__u32 first;
+	__u32 tier;
+};
+
+/* A connect, or a datagram, to what may be a VIP. */
+struct clb_request {
+	struct clb_vip asked; /* the address and port that the application gives */
+	__u64 cookie;         /* of the socket */
+	struct clb_search search;
+	struct clb_choice to;
+	struct clb_server *server; /* of the choice */
+};
+
+/* Choose a slot, which may be missing. Returns whether it is there. */
+static __always_inline int clb_choose(struct clb_request *request, const struct clb_slot *slot)
+{
+	if (!slot)
+		return 0;
+	request->to.address[0] = slot->address[0];
+	request->to.address[1] = slot->address[1];
+	request->to.address[2] = slot->address[2];
+	request->to.address[3] = slot->address[3];
+	request->to.port = slot->port;
+	request->to.rank = slot->rank;
+	request->to.server = slot->server;
+	request->to.first = slot->first;
+	request->to.tier = slot->tier;
+	request->server = clb_lookup(clb_servers, &request->to.server);
+	return 1;
+}
+
+/* Find the real server for a request; the exact port wins over the wildcard. Returns 0 if it is not to a VIP.
  *
  * hash is that of its address. */
-static __always_inline struct clb_slot *clb_schedule(struct clb_search *search, __u64 hash)
+static __always_inline int clb_schedule(struct clb_request *request, __u64 hash)
 {
+	struct clb_search *search = &request->search;
 	const struct clb_virtual *pool;
-	struct clb_slot *slot;
-	__u32 index;
+	__u32 index, at;
 	__u64 found;
 
-	index = clb_find_virtual(&search->asked, search->asked.port, hash);
+	index = clb_find_virtual(&request->asked, request->asked.port, hash);
 	if (!index)
-		index = clb_find_virtual(&search->asked, 0, hash);
+		index = clb_find_virtual(&request->asked, 0, hash);
 	pool = index ? clb_lookup(clb_virtual, &index) : 0;
 	if (!pool)
 		return 0;
 	search->pool = pool;
 	search->first = 0;
 	search->tier = pool->tier;
-	slot = clb_draw(search);
-	if (!slot)
+	if (!clb_choose(request, clb_draw(search)))
 		return 0;
-	search->server = clb_server_of(slot);
 	/* If ejection is off, the outcome of a probe would not be recorded. */
-	if (!pool->eject_after || clb_takes(search->server, pool->eject_first_ms))
-		return slot;
+	if (!pool->eject_after || clb_takes(request->server, pool->eject_first_ms))
+		return 1;
 	found = clb_elsewhere(index, search->by_chance, search->turns);
 	search->turns = found >> 32;
-	slot = (__u32)found < pool->servers ? clb_slot_of(pool, found) : 0;
-	if (!slot)
-		return 0;
-	search->first = slot->first;
-	search->tier = slot->tier;
-	search->server = clb_server_of(slot);
-	return slot;
+	at = found;
+	return at < pool->servers && clb_choose(request, clb_slot_of(pool, at));
 }
 
 #endif

@@ -36,9 +36,9 @@ static __always_inline int clb_is_balanced(const struct bpf_sock_addr *ctx)
 	return ctx->protocol == CLB_PROTOCOL_TCP || ctx->protocol == CLB_PROTOCOL_UDP;
 }
 
-static __always_inline void clb_count(const struct clb_search *search)
+static __always_inline void clb_count(const struct clb_request *request)
 {
-	struct clb_server *server = search->server;
+	struct clb_server *server = request->server;
 
 	if (server)
 		__sync_fetch_and_add(&server->connects, 1);
@@ -46,51 +46,57 @@ static __always_inline void clb_count(const struct clb_search *search)
 
 /* Whether no program sees the end of a TCP socket: nothing follows its state, and it is one of the kernel's own, which
  * has no close(2). It gets no record, because its place would be lost. */
-static __always_inline int clb_is_unseen(struct bpf_sock *sk, const struct clb_search *search)
+static __always_inline int clb_is_unseen(struct bpf_sock *sk, const struct clb_request *request)
 {
-	const struct clb_virtual *pool = search->pool;
+	const struct clb_virtual *pool = request->search.pool;
 
 	return CLB_CAN_READ_KERNEL && !(pool->flags & CLB_COUNT_ACTIVE || pool->eject_after) &&
-	       search->asked.protocol == CLB_PROTOCOL_TCP && clb_is_of_kernel(sk);
+	       request->asked.protocol == CLB_PROTOCOL_TCP && clb_is_of_kernel(sk);
 }
 
-/* connect(2) to what may be a VIP. Returns the slot that the socket is sent to; 0 if the address is not a VIP.
+/* What becomes of a connect. */
+enum clb_way {
+	CLB_DIRECT,  /* it is not to a VIP */
+	CLB_SENT,    /* it goes to the choice */
+	CLB_REFUSED, /* the pool is empty */
+};
+
+/* connect(2) to what may be a VIP.
  *
  * hash is that of the address. */
-CLB_FUNCTION struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, struct clb_search *search, __u64 hash)
+CLB_FUNCTION enum clb_way clb_connect(struct bpf_sock_addr *ctx, struct clb_request *request, __u64 hash)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_record record = {};
-	struct clb_slot *slot;
-	int remembered = 0;
+	int found, remembered = 0;
 
-	search->turns = 0;
-	search->cookie = bpf_get_socket_cookie(ctx);
+	request->search.turns = 0;
+	request->cookie = bpf_get_socket_cookie(ctx);
 	/* No hook sees whether a connected UDP socket ever sends: getaddrinfo(3) connects one to each address to sort
 	 * them. So connects of UDP take no turns of round-robin. */
-	search->by_chance = search->asked.protocol == CLB_PROTOCOL_UDP;
-	slot = clb_is_balanced(ctx) ? clb_schedule(search, hash) : 0;
-	if (slot)
-		clb_count(search);
-	if (slot && clb_refuses(slot)) { /* the record stays: a UDP socket may already be connected */
+	request->search.by_chance = request->asked.protocol == CLB_PROTOCOL_UDP;
+	found = clb_is_balanced(ctx) && clb_schedule(request, hash);
+	if (found)
+		clb_count(request);
+	if (found && !request->to.port) { /* the record stays: a UDP socket may already be connected */
 		if (clb_somebody_listens())
-			clb_report_decision(ctx, search->pool, slot, CLB_EVENT_REFUSED);
-		return slot;
+			clb_report_decision(ctx, request, CLB_EVENT_REFUSED);
+		return CLB_REFUSED;
 	}
-	if (!sk || !clb_find_bucket(search->cookie, &record))
-		return slot;
-	if (clb_find_in_bucket(sk, search->cookie, &record))
-		clb_release(&record, search->cookie);
-	if (!slot)
-		return 0;
-	if (!clb_is_unseen(sk, search))
-		remembered = clb_remember(sk, slot, search, &record);
+	if (sk && clb_find_bucket(request->cookie, &record)) {
+		if (clb_find_in_bucket(sk, request->cookie, &record))
+			clb_release(&record, request->cookie);
+		if (found && !clb_is_unseen(sk, request))
+			remembered = clb_remember(sk, request, &record);
+	}
+	if (!found)
+		return CLB_DIRECT;
 	if (clb_somebody_listens()) {
-		clb_report_decision(ctx, search->pool, slot, CLB_EVENT_SENT);
+		clb_report_decision(ctx, request, CLB_EVENT_SENT);
 		if (remembered)
 			record.socket->started = bpf_ktime_get_ns();
 	}
-	return slot;
+	return CLB_SENT;
 }
 
 /* connect(2) to another address: release the record of an earlier connect of the socket. */
@@ -118,46 +124,44 @@ static __always_inline int clb_was_connected(const struct bpf_sock_addr *ctx, in
 CLB_PROGRAM("cgroup/connect4")
 int clb_connect4(struct bpf_sock_addr *ctx)
 {
-	struct clb_search search;
-	struct clb_slot *slot;
+	struct clb_request request;
+	enum clb_way way;
 	__u64 hash;
 
-	clb_read4(ctx, &search.asked);
-	hash = clb_hash(search.asked.address);
+	clb_read4(ctx, &request.asked);
+	hash = clb_hash(request.asked.address);
 	if (!clb_may_be_vip(hash)) {
 		if (clb_was_connected(ctx, 0))
 			clb_connects_directly(ctx);
 		return CLB_ALLOW;
 	}
-	slot = clb_connect(ctx, &search, hash);
-	if (!slot)
-		return CLB_ALLOW;
-	if (clb_refuses(slot))
+	way = clb_connect(ctx, &request, hash);
+	if (way == CLB_REFUSED)
 		return clb_refuse();
-	clb_write4(ctx, slot->address, slot->port);
+	if (way == CLB_SENT)
+		clb_write4(ctx, request.to.address, request.to.port);
 	return CLB_ALLOW;
 }
 
 CLB_PROGRAM("cgroup/connect6")
 int clb_connect6(struct bpf_sock_addr *ctx)
 {
-	struct clb_search search;
-	struct clb_slot *slot;
+	struct clb_request request;
+	enum clb_way way;
 	__u64 hash;
 
-	clb_read6(ctx, &search.asked);
-	hash = clb_hash(search.asked.address);
+	clb_read6(ctx, &request.asked);
+	hash = clb_hash(request.asked.address);
 	if (!clb_may_be_vip(hash)) {
 		if (clb_was_connected(ctx, 1))
 			clb_connects_directly(ctx);
 		return CLB_ALLOW;
 	}
-	slot = clb_connect(ctx, &search, hash);
-	if (!slot)
-		return CLB_ALLOW;
-	if (clb_refuses(slot))
+	way = clb_connect(ctx, &request, hash);
+	if (way == CLB_REFUSED)
 		return clb_refuse();
-	clb_write6(ctx, slot->address, slot->port);
+	if (way == CLB_SENT)
+		clb_write6(ctx, request.to.address, request.to.port);
 	return CLB_ALLOW;
 }
 
@@ -181,24 +185,24 @@ CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, s
 	return 1;
 }
 
-/* The slot for a socket without memory for its peers: a function of the socket and of the tier that serves it, so that
- * its datagrams keep going to one server. If CLB_STEADY_DRAWS attempts lead to ejected servers, the drawn slot. */
-CLB_FUNCTION struct clb_slot *clb_steady(struct clb_search *search, struct clb_slot *drawn, __u64 cookie)
+/* Choose for a socket without memory for its peers: by a function of the socket and of the tier that serves it, so that
+ * its datagrams keep going to one server. If CLB_STEADY_DRAWS attempts lead to ejected servers, the choice stays. */
+CLB_FUNCTION int clb_choose_steadily(struct clb_request *request, __u64 cookie)
 {
 	struct clb_server *server;
 	struct clb_slot *slot;
-	int draw;
+	__u64 draw;
 
+	request->search.first = request->to.first;
+	request->search.tier = request->to.tier;
 	for (draw = 0; draw < CLB_STEADY_DRAWS; draw++) {
 		cookie *= CLB_FILTER_HIGH;
-		slot = clb_drawn(search, (cookie >> 32) * search->tier);
+		slot = clb_drawn(&request->search, (cookie >> 32) * request->search.tier);
 		server = slot ? clb_server_of(slot) : 0;
-		if (server && !server->ejected_until) {
-			search->server = server;
-			return slot;
-		}
+		if (server && !server->ejected_until)
+			return clb_choose(request, slot);
 	}
-	return drawn;
+	return 0;
 }
 
 /* Whether a socket is connected through exactly this VIP and port. Returns its server. */
@@ -219,73 +223,73 @@ static __always_inline int clb_is_connected_through(struct bpf_sock *sk, __u64 c
 	return 1;
 }
 
-/* Assign the server of this slot to a socket, or refuse its datagram. Returns the server. */
-static __always_inline void clb_begin_to_send(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct clb_search *search,
-					      struct clb_slot *slot, struct clb_member *server)
+/* Assign the chosen server to a socket, or refuse its datagram. Returns the server. */
+CLB_FUNCTION int clb_begin_to_send(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct clb_request *request,
+				   struct clb_member *server)
 {
 	struct clb_peers *peers;
-	int refuses = clb_refuses(slot);
+	int refuses = !request->to.port;
 
-	clb_name(search->pool, slot, server);
+	clb_name(request, server);
 	if (!refuses) {
 		peers = clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!peers) {
 			clb_lose_record();
-			clb_give_back_turns(search);
-			slot = clb_steady(search, slot, bpf_get_socket_cookie(ctx));
-			clb_name(search->pool, slot, server);
-		} else if (search->server) {
-			clb_add_peer(peers, &search->asked, server, slot->server, clb_began(search->server));
+			clb_give_back_turns(&request->search);
+			clb_choose_steadily(request, bpf_get_socket_cookie(ctx));
+			clb_name(request, server);
+		} else if (request->server) {
+			clb_add_peer(peers, &request->asked, server, request->to.server, clb_began(request->server));
 		}
 	}
-	clb_count(search);
+	clb_count(request);
 	if (clb_somebody_listens())
-		clb_report_decision(ctx, search->pool, slot, refuses ? CLB_EVENT_REFUSED : CLB_EVENT_SENT);
+		clb_report_decision(ctx, request, refuses ? CLB_EVENT_REFUSED : CLB_EVENT_SENT);
+	return 0;
 }
 
 /* sendto(2) and sendmsg(2) with an address, on UDP. Returns whether server is set; its port is 0 for a refusal. A
  * connected socket receives from its peer alone, so its datagrams to the VIP that it is connected through go there. */
-static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search *search, struct clb_member *server,
+static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_request *request, struct clb_member *server,
 				    int ipv6)
 {
-	__u64 hash = clb_hash(search->asked.address);
+	__u64 hash = clb_hash(request->asked.address);
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_peers *peers;
-	struct clb_slot *slot;
 	struct clb_pause pause;
-	int goes_on;
+	int goes_on, found;
 
 	if (!sk || !clb_is_balanced(ctx))
 		return 0;
 	if (sk->state == BPF_TCP_ESTABLISHED &&
-	    clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &search->asked, ipv6, server))
+	    clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &request->asked, ipv6, server))
 		return 1;
-	goes_on = clb_goes_on(sk, &search->asked, server, &pause);
+	goes_on = clb_goes_on(sk, &request->asked, server, &pause);
 	if (goes_on && !pause.is_over)
 		return 1;
-	slot = clb_may_be_vip(hash) ? clb_schedule(search, hash) : 0;
-	if (goes_on && !(slot && clb_is_better(search, slot, pause.server, server->vip.port))) {
-		clb_give_back_turns(search);
+	found = clb_may_be_vip(hash) && clb_schedule(request, hash);
+	if (goes_on && !(found && clb_is_better(request, pause.server, server->vip.port))) {
+		clb_give_back_turns(&request->search);
 		return 1;
 	}
-	if (slot) {
-		clb_begin_to_send(ctx, sk, search, slot, server);
+	if (found) {
+		clb_begin_to_send(ctx, sk, request, server);
 		return 1;
 	}
 	peers = clb_of_socket(clb_peers, sk, 0);
 	if (peers)
-		clb_sends_direct(peers, &search->asked);
+		clb_sends_direct(peers, &request->asked);
 	return 0;
 }
 
 CLB_PROGRAM("cgroup/sendmsg4")
 int clb_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	struct clb_search search = {};
+	struct clb_request request = {};
 	struct clb_member server = {};
 
-	clb_read4(ctx, &search.asked);
-	if (!clb_send(ctx, &search, &server, 0))
+	clb_read4(ctx, &request.asked);
+	if (!clb_send(ctx, &request, &server, 0))
 		return CLB_ALLOW;
 	if (!server.port)
 		return clb_refuse();
@@ -296,11 +300,11 @@ int clb_sendmsg4(struct bpf_sock_addr *ctx)
 CLB_PROGRAM("cgroup/sendmsg6")
 int clb_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	struct clb_search search = {};
+	struct clb_request request = {};
 	struct clb_member server = {};
 
-	clb_read6(ctx, &search.asked);
-	if (!clb_send(ctx, &search, &server, 1))
+	clb_read6(ctx, &request.asked);
+	if (!clb_send(ctx, &request, &server, 1))
 		return CLB_ALLOW;
 	if (!server.port)
 		return clb_refuse();

@@ -151,20 +151,21 @@ static long clb_look_for_server(__u32 turn, struct clb_lookout *lookout)
 	return 0;
 }
 
-/* Whether a drawn slot is in a better tier than a server of the virtual server with this port. If the tier has too many
+/* Whether the choice is in a better tier than a server of the virtual server with this port. If the tier has too many
  * rows to search for that server, it counts as found, and the socket keeps its server. */
-CLB_FUNCTION int clb_is_better(const struct clb_search *search, const struct clb_slot *slot, __u32 server, __be16 port)
+CLB_FUNCTION int clb_is_better(const struct clb_request *request, __u32 server, __be16 port)
 {
-	__u32 rows = (slot->first + slot->tier - 1) / CLB_ROW - slot->first / CLB_ROW + 1;
-	const struct clb_virtual *pool = search->pool;
+	__u32 first = request->to.first, tier = request->to.tier;
+	__u32 rows = (first + tier - 1) / CLB_ROW - first / CLB_ROW + 1;
+	const struct clb_virtual *pool = request->search.pool;
 	struct clb_lookout lookout = {
 		.generation = pool->generation,
 		.from = pool->row,
-		.first = slot->first,
+		.first = first,
 		.server = server,
 	};
 
-	if (clb_refuses(slot) || pool->vip.port != port || slot->tier >= pool->servers || rows > CLB_LOOKED)
+	if (!request->to.port || pool->vip.port != port || tier >= pool->servers || rows > CLB_LOOKED)
 		return 0;
 	clb_for_each(rows, CLB_LOOKED, clb_look_for_server, &lookout);
 	return !lookout.found;

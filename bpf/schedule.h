@@ -11,37 +11,34 @@
 /* CLB_LEAST_CONN compares all servers of a tier of at most this size, which is in at most two rows. */
 #define CLB_FEW CLB_ROW
 
-/* A search for the real server of a connect. */
+/* A search for a slot of a virtual server. */
 struct clb_search {
-	struct clb_vip asked;           /* the address and port that the application connects to */
-	__u32 by_chance;                /* 1: weighted random whatever the scheduler, see clb_connect */
-	const struct clb_virtual *pool; /* the virtual server */
-	__u32 first;                    /* the present tier: its first slot and its size */
+	const struct clb_virtual *pool;
+	__u32 by_chance; /* 1: weighted random whatever the scheduler, see clb_connect */
+	__u32 first;     /* the present tier: its first slot and its size */
 	__u32 tier;
-	__u32 at;                  /* index of the chosen slot */
-	__u32 turns;               /* turns taken for this connect */
-	struct clb_server *server; /* server of the chosen slot */
-	__u64 cookie;              /* of the socket */
+	__u32 turns; /* turns taken for this connect */
+	__u32 at;    /* index of the drawn slot */
 };
 
 /* The alias of a slot; in most pools it is in the same row, which saves a lookup. */
-static __always_inline struct clb_slot *clb_alias_of(struct clb_search *search, struct clb_row *row, __u32 column,
-						     const struct clb_slot *slot)
+static __always_inline struct clb_slot *clb_alias_of(struct clb_search *search, __u32 from, struct clb_row *row,
+						     __u32 column, const struct clb_slot *slot)
 {
 	__u32 alias = slot->alias;
 
 	search->at = alias;
 	if (alias / CLB_ROW != column / CLB_ROW)
-		return clb_slot_of(search->pool, alias);
-	return clb_slot_at(row, alias);
+		row = clb_row_of(search->pool->generation, from, alias);
+	return row ? clb_slot_at(row, alias) : 0;
 }
 
 /* The own server of a column or its alias, by a draw: 32 random bits times the size of the tier. The upper part of the
  * draw chooses the column, the rest chooses between the two; in a tier of 65,536 servers the rest still has 16 bits. */
 CLB_FUNCTION struct clb_slot *clb_drawn(struct clb_search *search, __u64 draw)
 {
-	__u32 column = search->first + (__u32)(draw >> 32);
-	struct clb_row *row = clb_row_of(search->pool->generation, search->pool->row, column);
+	__u32 column = search->first + (__u32)(draw >> 32), from = search->pool->row;
+	struct clb_row *row = clb_row_of(search->pool->generation, from, column);
 	struct clb_slot *slot;
 
 	search->at = column;
@@ -51,7 +48,7 @@ CLB_FUNCTION struct clb_slot *clb_drawn(struct clb_search *search, __u64 draw)
 	if (slot->keep >= slot->out_of)
 		return slot;
 	if ((((__u64)(__u32)draw * slot->out_of) >> 32) >= slot->keep)
-		slot = clb_alias_of(search, row, column, slot);
+		slot = clb_alias_of(search, from, row, column, slot);
 	return slot;
 }
 
@@ -86,8 +83,8 @@ CLB_FUNCTION struct clb_slot *clb_round_robin(struct clb_search *search)
 	struct clb_server *turns = clb_lookup(clb_servers, &pool->refusal);
 	struct clb_slot *slot;
 	struct clb_row *row;
+	__u32 from = pool->row, column;
 	__u64 now, round;
-	__u32 column;
 
 	if (!turns || !search->tier)
 		return 0;
@@ -97,12 +94,12 @@ CLB_FUNCTION struct clb_slot *clb_round_robin(struct clb_search *search)
 	round = now / search->tier + column;
 	column += search->first;
 	search->at = column;
-	row = clb_row_of(pool->generation, pool->row, column);
+	row = clb_row_of(pool->generation, from, column);
 	if (!row)
 		return 0;
 	slot = clb_slot_at(row, column);
 	if (slot->out_of && (round * slot->keep) % slot->out_of >= slot->keep)
-		slot = clb_alias_of(search, row, column, slot);
+		slot = clb_alias_of(search, from, row, column, slot);
 	return slot;
 }
 

@@ -75,24 +75,6 @@ CLB_FUNCTION __u32 clb_find_virtual(const struct clb_vip *vip, __be16 port, __u6
 	return 0;
 }
 
-static __always_inline int clb_refuses(const struct clb_slot *slot)
-{
-	return slot->port == 0;
-}
-
-/* The real server of a slot as a member of its virtual server. */
-static __always_inline void clb_name(const struct clb_virtual *pool, const struct clb_slot *slot,
-				     struct clb_member *member)
-{
-	member->vip = pool->vip;
-	member->address[0] = slot->address[0];
-	member->address[1] = slot->address[1];
-	member->address[2] = slot->address[2];
-	member->address[3] = slot->address[3];
-	member->port = slot->port;
-	member->zero = 0;
-}
-
 /* The slot with this index in its row. */
 static __always_inline struct clb_slot *clb_slot_at(const struct clb_row *row, __u32 index)
 {

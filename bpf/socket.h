@@ -13,6 +13,38 @@
 #define CLB_PROTOCOL_TCP 6
 #define CLB_PROTOCOL_UDP 17
 
+/* The choice as a member of its virtual server. */
+static __always_inline void clb_name(const struct clb_request *request, struct clb_member *member)
+{
+	const struct clb_virtual *pool = request->search.pool;
+
+	member->vip = pool->vip;
+	member->address[0] = request->to.address[0];
+	member->address[1] = request->to.address[1];
+	member->address[2] = request->to.address[2];
+	member->address[3] = request->to.address[3];
+	member->port = request->to.port;
+	member->zero = 0;
+}
+
+/* Report a decision for the current process. */
+CLB_FUNCTION int clb_report_decision(struct bpf_sock_addr *ctx, const struct clb_request *request, __u32 kind)
+{
+	struct clb_event *event = clb_reserve(clb_events, sizeof(*event));
+	struct clb_member member;
+
+	if (!event)
+		return 0;
+	clb_name(request, &member);
+	clb_describe(event, &member, kind, 0);
+	event->socket = bpf_get_socket_cookie(ctx);
+	event->cgroup = bpf_get_current_cgroup_id();
+	event->process = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(event->command, sizeof(event->command));
+	clb_submit(clb_events, event);
+	return 0;
+}
+
 /* Values of the word of an owner. */
 #define CLB_OWNS(cookie) ((cookie) << 1)
 #define CLB_OWNS_COUNTED(cookie) ((cookie) << 1 | 1)
@@ -176,26 +208,25 @@ static __always_inline int clb_take(const struct clb_record *record, __u64 cooki
 }
 
 /* Claim a free record and write where a socket is sent. Returns whether the record was free. */
-static __always_inline int clb_fill(const struct clb_record *record, const struct clb_slot *slot,
-				    const struct clb_search *search)
+static __always_inline int clb_fill(const struct clb_record *record, const struct clb_request *request)
 {
-	const struct clb_virtual *pool = search->pool;
+	const struct clb_virtual *pool = request->search.pool;
 	int counts = (pool->flags & CLB_COUNT_ACTIVE) != 0, watched = pool->eject_after != 0;
-	struct clb_server *server = search->server;
+	struct clb_server *server = request->server;
 	struct clb_socket *socket = record->socket;
 
-	if (!clb_exchange(record, 0, CLB_OWNS(search->cookie)))
+	if (!clb_exchange(record, 0, CLB_OWNS(request->cookie)))
 		return 0;
 	socket->began = server && (counts || watched) ? clb_began(server) : 0;
 	socket->started = 0;
-	clb_name(pool, slot, &socket->member);
-	socket->server = slot->server;
-	socket->asked = search->asked.port;
-	socket->rank = slot->rank;
+	clb_name(request, &socket->member);
+	socket->server = request->to.server;
+	socket->asked = request->asked.port;
+	socket->rank = request->to.rank;
 	socket->counts = counts;
 	socket->watched = watched;
-	if (search->asked.protocol == CLB_PROTOCOL_UDP) /* TCP is counted when its SYN is sent */
-		clb_count_in(record, search->cookie);
+	if (request->asked.protocol == CLB_PROTOCOL_UDP) /* TCP is counted when its SYN is sent */
+		clb_count_in(record, request->cookie);
 	return 1;
 }
 
@@ -211,25 +242,25 @@ static __always_inline void clb_lose_record(void)
 
 /* Record where a socket is sent, in its bucket, which is found before, or in its storage. Returns whether there was
  * memory for the record. */
-static __always_inline int clb_remember(struct bpf_sock *sk, const struct clb_slot *slot,
-					const struct clb_search *search, struct clb_record *record)
+static __always_inline int clb_remember(struct bpf_sock *sk, const struct clb_request *request,
+					struct clb_record *record)
 {
 	const __u64 *socket = record->bucket->socket;
 
-	if (!socket[0] && clb_use_place(record, 0) && clb_fill(record, slot, search))
+	if (!socket[0] && clb_use_place(record, 0) && clb_fill(record, request))
 		return 1;
-	if (!socket[1] && clb_use_place(record, 1) && clb_fill(record, slot, search))
+	if (!socket[1] && clb_use_place(record, 1) && clb_fill(record, request))
 		return 1;
-	if (!socket[2] && clb_use_place(record, 2) && clb_fill(record, slot, search))
+	if (!socket[2] && clb_use_place(record, 2) && clb_fill(record, request))
 		return 1;
-	if (!socket[3] && clb_use_place(record, 3) && clb_fill(record, slot, search))
+	if (!socket[3] && clb_use_place(record, 3) && clb_fill(record, request))
 		return 1;
 	if (!clb_use_storage(sk, BPF_SK_STORAGE_GET_F_CREATE, record)) {
 		clb_lose_record();
 		return 0;
 	}
 	__sync_fetch_and_add(&record->bucket->crowded, 1);
-	if (clb_fill(record, slot, search))
+	if (clb_fill(record, request))
 		return 1;
 	__sync_fetch_and_add(&record->bucket->crowded, -1);
 	return 0;
