@@ -32,19 +32,18 @@ struct clb_walk {
 
 #if CLB_CAN_LOOP
 /* Go on after a row without a usable server. */
-#define clb_go_on(walk, row) ((walk)->at += CLB_ROW)
+#define clb_go_on(walk, first, tier) ((void)(first), (void)(tier), (walk)->at += CLB_ROW)
 #else
 /* Go on after a row without a usable server: with the next row of the pool. In a pool with too many rows, with the
  * next row of the tier, or a random one of a large tier; after CLB_LOOKS_IN_TIER rows, with the first row of the next
  * tier. */
-static __always_inline void clb_go_on(struct clb_walk *walk, const struct clb_row *row)
+static __always_inline void clb_go_on(struct clb_walk *walk, __u32 first, __u32 tier)
 {
-	const struct clb_slot *slot = clb_slot_at(row, walk->at);
-	__u32 next = walk->at + CLB_ROW, end = slot->first + slot->tier, looks = walk->looks + 1;
+	__u32 next = walk->at + CLB_ROW, end = first + tier, looks = walk->looks + 1;
 
 	if (walk->servers > CLB_ROW * CLB_LOOKS) {
-		if (slot->tier > CLB_ROW * (CLB_LOOKS_IN_TIER - 1))
-			next = slot->first + clb_next_below(&walk->dice, slot->tier);
+		if (tier > CLB_ROW * (CLB_LOOKS_IN_TIER - 1))
+			next = first + clb_next_below(&walk->dice, tier);
 		if (next >= end || (looks >= CLB_LOOKS_IN_TIER && end < walk->servers)) {
 			next = end;
 			looks = 0;
@@ -59,17 +58,21 @@ static __always_inline void clb_go_on(struct clb_walk *walk, const struct clb_ro
 
 static long clb_look(__u32 turn, struct clb_walk *walk)
 {
+	const struct clb_slot *slot;
 	struct clb_row *row;
-	__u32 index;
+	__u32 index, first, tier;
 
 	(void)turn;
-	row = clb_row_of(walk->generation, walk->from, walk->at);
+	row = clb_next_row(walk->generation, walk->from, walk->at);
 	if (!row || walk->at >= walk->servers)
 		return 1;
+	slot = clb_slot_at(row, walk->at);
+	first = slot->first;
+	tier = slot->tier;
 	walk->usable = clb_bits_usable(row, walk->now);
 	clb_forget(walk->usable);
 	if (!walk->usable) {
-		clb_go_on(walk, row);
+		clb_go_on(walk, first, tier);
 		return 0;
 	}
 	/* Slots are in the order of tiers; those after the last one of the pool are empty. */
@@ -140,7 +143,7 @@ static __always_inline void clb_weigh_slot(struct clb_scale *scale, __u32 weight
 static long clb_weigh_row(__u32 turn, struct clb_scale *scale)
 {
 	__u32 at = scale->at + turn * CLB_ROW, column;
-	struct clb_row *row = clb_row_of(scale->generation, scale->from, at);
+	struct clb_row *row = clb_next_row(scale->generation, scale->from, at);
 
 	if (!row)
 		return 1;
@@ -231,8 +234,12 @@ CLB_GLOBAL __u64 clb_elsewhere(__u32 index, __u32 by_chance, __u32 turns)
 		slot = taker < pool->servers ? clb_slot_of(pool, taker) : 0;
 		server = slot ? clb_server_of(slot) : 0;
 	}
-	if (!slot) { /* all are ejected: an attempt is better than a refusal */
-		clb_random(&search);
+	if (!slot) { /* all that were looked at are ejected: an attempt is better than a refusal */
+		for (draw = 0; draw < CLB_DRAWS; draw++) {
+			slot = clb_random(&search);
+			if (slot && clb_takes(clb_server_of(slot), pool->eject_first_ms))
+				break;
+		}
 		return clb_found(search.at, search.turns);
 	}
 	if (server && server->ejected_until) /* this connect is its probe */

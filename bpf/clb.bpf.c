@@ -166,23 +166,17 @@ int clb_connect6(struct bpf_sock_addr *ctx)
 }
 
 /* Whether a socket keeps the server that it was sent to before: as long as that is in the pool and is not ejected.
- * Returns the server, its index, and whether the socket has paused. */
+ * Returns the server, and when it was sent there. */
 CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, struct clb_member *server,
-			     struct clb_pause *pause)
+			     struct clb_last *last)
 {
 	struct clb_peers *peers = clb_of_socket(clb_peers, sk, 0);
 	struct clb_server *known;
-	struct clb_peer peer;
 
-	if (!peers || !clb_known_peer(peers, asked, &peer, clb_moment()))
+	if (!peers || !clb_known_peer(peers, asked, server, last))
 		return 0;
-	known = clb_server_since(&peer.server, peer.began);
-	if (!known || known->ejected_until)
-		return 0;
-	*server = peer.member;
-	pause->server = peer.server;
-	pause->is_over = peer.at >= CLB_PAUSE;
-	return 1;
+	known = clb_server_since(&last->server, last->began);
+	return known && !known->ejected_until;
 }
 
 /* Choose for a socket without memory for its peers: by a function of the socket and of the tier that serves it, so that
@@ -256,7 +250,7 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_reques
 	__u64 hash = clb_hash(request->asked.address);
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_peers *peers;
-	struct clb_pause pause;
+	struct clb_last last = {};
 	int goes_on, found;
 
 	if (!sk || !clb_is_balanced(ctx))
@@ -264,11 +258,12 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_reques
 	if (sk->state == BPF_TCP_ESTABLISHED &&
 	    clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &request->asked, ipv6, server))
 		return 1;
-	goes_on = clb_goes_on(sk, &request->asked, server, &pause);
-	if (goes_on && !pause.is_over)
+	goes_on = clb_goes_on(sk, &request->asked, server, &last);
+	clb_forget(goes_on); /* otherwise the verifier follows all that comes next for each of its values */
+	if (goes_on && last.since < CLB_PAUSE)
 		return 1;
 	found = clb_may_be_vip(hash) && clb_schedule(request, hash);
-	if (goes_on && !(found && clb_is_better(request, pause.server, server->vip.port))) {
+	if (goes_on && !(found && clb_is_better(request, last.server, server->vip.port))) {
 		clb_give_back_turns(&request->search);
 		return 1;
 	}

@@ -91,7 +91,7 @@ static long clb_count_row(__u32 turn, struct clb_count *count)
 	/* If there are too many rows to count all, count random ones. */
 	__u32 at = count->rows > CLB_COUNTED ? count->first + clb_next_below(&count->dice, count->tier)
 					     : count->first + turn * CLB_ROW;
-	struct clb_row *row = clb_row_of(count->generation, count->from, at);
+	struct clb_row *row = clb_next_row(count->generation, count->from, at);
 	__u32 bits = clb_bits_between(at, count->first, count->first + count->tier);
 
 	if (!row)

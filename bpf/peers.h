@@ -8,10 +8,11 @@
 /* A socket that has been silent for this long can change its server: 5 s. */
 #define CLB_PAUSE 4768
 
-/* The state of a socket that keeps its server. */
-struct clb_pause {
-	__u32 server;  /* its index */
-	__u32 is_over; /* 1: the present datagram comes after a pause */
+/* The last datagram of a socket to the same VIP. */
+struct clb_last {
+	__u64 began;  /* as in clb_peer */
+	__u32 server; /* index of its server */
+	__u32 since;  /* time since then, in the unit of clb_peer.at */
 };
 
 /* The time in the unit of clb_peer.at. It wraps around after 52 days. */
@@ -20,13 +21,13 @@ static __always_inline __u32 clb_moment(void)
 	return bpf_ktime_get_ns() >> 20;
 }
 
-/* Find the peer for this VIP and port; at is replaced by the time since the last datagram. Returns whether there is
- * one. */
-CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *asked, struct clb_peer *found, __u32 now)
+/* Find the peer for this VIP and port. Returns whether there is one. */
+CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *asked, struct clb_member *server,
+				struct clb_last *last)
 {
-	int index;
+	__u32 now = clb_moment();
+	int index, found = 0;
 
-	found->member.port = 0;
 	bpf_spin_lock(&peers->lock);
 	for (index = 0; index < CLB_PEERS; index++) {
 		struct clb_peer *peer = &peers->peer[index];
@@ -34,13 +35,16 @@ CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *a
 		if (clb_is_asked(&peer->member, peer->asked, asked)) {
 			peer->direct = 0;
 			peer->used = ++peers->uses;
-			*found = *peer;
-			found->at = now - peer->at;
+			*server = peer->member;
+			last->began = peer->began;
+			last->server = peer->server;
+			last->since = now - peer->at;
 			peer->at = now;
+			found = 1;
 		}
 	}
 	bpf_spin_unlock(&peers->lock);
-	return found->member.port != 0;
+	return found;
 }
 
 /* Add a peer: it replaces an older one for the same VIP and port, else a free one, else the least recently used one. */
@@ -137,7 +141,7 @@ struct clb_lookout {
 
 static long clb_look_for_server(__u32 turn, struct clb_lookout *lookout)
 {
-	struct clb_row *row = clb_row_of(lookout->generation, lookout->from, lookout->first + turn * CLB_ROW);
+	struct clb_row *row = clb_next_row(lookout->generation, lookout->from, lookout->first + turn * CLB_ROW);
 	const struct clb_slot *slot;
 	__u32 column;
 

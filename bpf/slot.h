@@ -102,6 +102,20 @@ static __always_inline struct clb_row *clb_row_of(__u64 generation, __u32 from, 
 	return clb_lookup(clb_rows, &at);
 }
 
+/* The same in a walk over rows. With BCC, rows in clb_overflow cannot be walked over: the verifier would follow both maps
+ * in each turn. */
+static __always_inline struct clb_row *clb_next_row(__u64 generation, __u32 from, __u32 index)
+{
+#ifdef CLB_BCC
+	__u32 at = from + index / CLB_ROW;
+
+	(void)generation;
+	return from == CLB_OVERFLOWS ? 0 : clb_lookup(clb_rows, &at);
+#else
+	return clb_row_of(generation, from, index);
+#endif
+}
+
 /* The slot with this index. */
 static __always_inline struct clb_slot *clb_slot_of(const struct clb_virtual *pool, __u32 index)
 {
