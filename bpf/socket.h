@@ -104,10 +104,17 @@ static __always_inline int clb_use_storage(struct bpf_sock *sk, __u64 flags, str
 	return 1;
 }
 
+/* The number of buckets, which the loader sets as it makes the maps. */
+#ifdef CLB_BCC
+#define clb_buckets CLB_BUCKETS
+#else
+const volatile __u32 clb_buckets = CLB_BUCKETS;
+#endif
+
 /* Find the bucket of a socket. Consecutive cookies share one, so that the connects of a host read few cache lines. */
 static __always_inline int clb_find_bucket(__u64 cookie, struct clb_record *record)
 {
-	__u32 index = cookie / CLB_BUCKET & (CLB_BUCKETS - 1);
+	__u32 index = cookie / CLB_BUCKET & (clb_buckets - 1);
 
 	record->first = index * CLB_BUCKET;
 	record->bucket = clb_lookup(clb_owners, &index);
