@@ -395,6 +395,7 @@ CLB_FUNCTION int clb_leaves(struct bpf_sock_ops *ctx)
 	struct clb_record record = {};
 	struct clb_socket *socket;
 	__u64 cookie;
+	int flags;
 
 	if (!sk || !clb_may_have_record(sk))
 		return 0;
@@ -409,7 +410,11 @@ CLB_FUNCTION int clb_leaves(struct bpf_sock_ops *ctx)
 	if (!(socket->counts || socket->watched || socket->started))
 		return 0;
 	clb_count_in(&record, cookie);
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	flags = ctx->bpf_sock_ops_cb_flags;
+	if (!(flags & BPF_SOCK_OPS_STATE_CB_FLAG)) {
+		socket->follows = 1;
+		bpf_sock_ops_cb_flags_set(ctx, flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	}
 	return 0;
 }
 
@@ -470,11 +475,12 @@ CLB_FUNCTION int clb_changes_state(struct bpf_sock_ops *ctx)
 
 	if ((after != BPF_TCP_ESTABLISHED && after != BPF_TCP_CLOSE) || !sk || !clb_find_record(sk, cookie, &record))
 		return 0;
-	if (after == BPF_TCP_CLOSE)
-		return clb_ends(ctx, &record, cookie, before);
-	clb_arrives(record.socket, cookie);
-	if (!clb_is_of_kernel(sk))
+	if (record.socket->follows && (after == BPF_TCP_CLOSE || !clb_is_of_kernel(sk)))
 		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_STATE_CB_FLAG);
+	if (after == BPF_TCP_CLOSE)
+		clb_ends(ctx, &record, cookie, before);
+	else
+		clb_arrives(record.socket, cookie);
 	return 0;
 }
 

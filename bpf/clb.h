@@ -226,7 +226,8 @@ struct clb_socket {
 	__u16 rank;   /* of its tier when it was sent */
 	__u8 counts;  /* 1: its virtual server has CLB_COUNT_ACTIVE */
 	__u8 watched; /* 1: its virtual server ejects */
-	__u16 zero;
+	__u8 follows; /* 1: for it we have set BPF_SOCK_OPS_STATE_CB on the socket */
+	__u8 zero;
 	__u32 room[3]; /* for the time of the connect and what is known of its end; zero */
 };
 

@@ -232,6 +232,7 @@ static __always_inline int clb_fill(const struct clb_record *record, const struc
 	socket->rank = request->to.rank;
 	socket->counts = counts;
 	socket->watched = watched;
+	socket->follows = 0;
 	if (request->asked.protocol == CLB_PROTOCOL_UDP) /* TCP is counted when its SYN is sent */
 		clb_count_in(record, request->cookie);
 	return 1;
