@@ -31,7 +31,7 @@ def sizes(servers: int, sockets: int) -> Sizes:
     :param servers: real servers of all virtual servers, the old pool beside the new one while it is replaced.
     :param sockets: connected sockets.
     """
-    return Sizes(-(-servers // ROW_SLOTS), 1 << (-(-sockets // BUCKET_PLACES) - 1).bit_length())
+    return Sizes(-(-max(1, servers) // ROW_SLOTS), 1 << (-(-max(1, sockets) // BUCKET_PLACES) - 1).bit_length())
 
 
 def pinned_sizes(pins: Pins) -> Sizes | None:
