@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.layout.structs import BUCKET_PLACES, BUCKETS, ROW_SLOTS, ROWS, Map
+from clb_discovery.layout.structs import BUCKET_PLACES, BUCKETS, PLACES, ROW_SLOTS, ROWS, Map
+
+
+SERVERS: Final = ROWS * ROW_SLOTS
+"""Real servers for which there is room, if nothing else is wanted."""
+SOCKETS: Final = PLACES
+"""Connected sockets, likewise."""
 
 
 class Sizes(NamedTuple):
