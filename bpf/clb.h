@@ -71,12 +71,18 @@
 
 #define CLB_MAX_VIRTUAL_SERVERS 65536 /* virtual servers; old and new elements exist side by side for a short time */
 #define CLB_VIRTUAL 81920             /* elements of clb_virtual; no link leads to element 0 */
-#define CLB_ROWS 16384                /* elements of clb_rows, if the loader is not told otherwise */
 #define CLB_MAX_ROWS 262144           /* elements of clb_overflow */
 #define CLB_ROW 8                     /* slots of a row, a power of two: one look-up is enough for most pools */
 #define CLB_MAX_SERVERS 262144        /* elements of clb_servers, the refusals of all virtual servers among them */
 #define CLB_BUCKET 4                  /* places of a bucket, a power of two */
+
+/* Sizes that the loader can change when it makes the maps. */
+#ifndef CLB_ROWS
+#define CLB_ROWS 16384 /* elements of clb_rows; further pools are in clb_overflow, which is slower */
+#endif
+#ifndef CLB_BUCKETS
 #define CLB_BUCKETS 16384 /* elements of clb_owners, a power of two; sockets beyond CLB_BUCKET a bucket are slower */
+#endif
 #define CLB_PLACES (CLB_BUCKETS * CLB_BUCKET) /* elements of clb_places: those of a bucket are consecutive */
 
 /* The filter of addresses, one bit for each hash: with 10,000 VIPs, 4 of 100 other addresses pass, and are looked up in
@@ -220,7 +226,8 @@ struct clb_socket {
 	__u16 rank;   /* of its tier when it was sent */
 	__u8 counts;  /* 1: its virtual server has CLB_COUNT_ACTIVE */
 	__u8 watched; /* 1: its virtual server ejects */
-	__u16 zero;
+	__u8 follows; /* 1: for it we have set BPF_SOCK_OPS_STATE_CB on the socket */
+	__u8 zero;
 	__u32 room[3]; /* for the time of the connect and what is known of its end; zero */
 };
 

@@ -53,7 +53,7 @@ def _cgroup(options: Options) -> str | None:
     return None
 
 
-_FIXED: Final = ("instance", "cgroup", "loader", "metrics", "state_dir")
+_FIXED: Final = ("instance", "cgroup", "loader", "room_servers", "room_sockets", "metrics", "state_dir")
 """Options that change only at a restart. `once` cannot be in a file, so it never changes."""
 
 

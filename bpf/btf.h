@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What only the kernel's own structs tell of a socket. Their offsets come from the BTF of the running kernel, at load
+ * (CO-RE). */
+#ifndef CLB_BTF_H
+#define CLB_BTF_H
+
+#include "dialect.h"
+
+#if CLB_CAN_READ_KERNEL
+#include <bpf/bpf_core_read.h>
+
+struct sock_common {
+	struct {
+		__s64 counter;
+	} skc_cookie;
+} __attribute__((preserve_access_index));
+
+struct sock {
+	struct sock_common __sk_common;
+	__u8 sk_kern_sock : 1;
+} __attribute__((preserve_access_index));
+
+/* Whether the kernel itself has made this TCP socket, as MPTCP makes subflows: no close(2) ends it. Without BTF, every
+ * socket counts as one of the kernel, because that is always right, and only slower. */
+static __always_inline int clb_is_of_kernel(struct bpf_sock *sk)
+{
+	const struct sock *inside = (const struct sock *)bpf_skc_to_tcp_sock(sk);
+
+	return !inside || BPF_CORE_READ_BITFIELD(inside, sk_kern_sock);
+}
+
+/* Whether a TCP socket may have a record: records belong to cookies, and most sockets have none. The helper for cookies
+ * would make one. */
+static __always_inline int clb_may_have_record(struct bpf_sock *sk)
+{
+	const struct sock *inside = (const struct sock *)bpf_skc_to_tcp_sock(sk);
+
+	return !inside || inside->__sk_common.skc_cookie.counter;
+}
+#else
+#define clb_is_of_kernel(sk) ((void)(sk), 1)
+#define clb_may_have_record(sk) ((void)(sk), 1)
+#endif
+
+#endif
