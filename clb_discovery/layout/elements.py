@@ -111,6 +111,7 @@ class Socket(NamedTuple):
     rank: int
     counts: int
     watched: int
+    follows: int
 
 
 class Event(NamedTuple):

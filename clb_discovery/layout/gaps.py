@@ -33,8 +33,9 @@ def between(whole: Range, used: Iterable[Range]) -> Gaps:
     gaps = []
     start = whole.start
     for one in sorted(one for one in used if one.start < one.end):
-        if start < one.start < whole.end:
-            gaps.append(Range(start, one.start))
+        end = min(one.start, whole.end)
+        if start < end:
+            gaps.append(Range(start, end))
         start = max(start, one.end)
     if start < whole.end:
         gaps.append(Range(start, whole.end))

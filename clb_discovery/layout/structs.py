@@ -148,7 +148,8 @@ SOCKET: Final = Record(
     ("rank", "H"),
     ("counts", "B"),
     ("watched", "B"),
-    ("zero", "2x"),
+    ("follows", "B"),
+    ("zero", "x"),
     ("room", "12x"),
 )
 STORED: Final = Record("clb_stored", ("socket", "Q"), ("zero", "4x"), ("lock", "4x"), ("record", f"{SOCKET.size}s"))
