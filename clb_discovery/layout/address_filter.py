@@ -19,10 +19,17 @@ def bit_of(address: bytes) -> int:
 
     :param address: 16 bytes in network byte order.
     """
-    words = _WORDS.unpack(address)
+    return hash_of(_WORDS.unpack(address)) >> (64 - structs.FILTER_BITS)
+
+
+def hash_of(words: tuple[int, ...]) -> int:
+    """Return all 64 bits of the hash of an address.
+
+    :param words: its four words, in the byte order of the host.
+    """
     high, low = words[0] << 32 | words[1], words[2] << 32 | words[3]
     hashed: int = (high * structs.FILTER_HIGH + low * structs.FILTER_LOW) % 2**64
-    return hashed >> (64 - structs.FILTER_BITS)
+    return hashed
 
 
 @lru_cache(maxsize=2)  # pools change more often than addresses of VIPs

@@ -58,7 +58,8 @@ def server(number: int, size: int, source: str = "consul:a", port: int = 80) -> 
 def published(size: int, source: str = "consul:a") -> Published:
     """Build an installed virtual server with this many real servers."""
     label = Label(source.partition(":")[2], source)
-    return Published(1, range(-(-size // 8) or 1), Algorithm.RANDOM, (), PassiveHealth(), label, Many(size + 1))
+    rows = range(-(-size // 8) or 1)
+    return Published(1, 1, 0, rows, Algorithm.RANDOM, (), PassiveHealth(), label, Many(size + 1))
 
 
 def holding(*virtual: tuple[int, Published]) -> Installed:
@@ -216,4 +217,4 @@ def test_slices_come_to_what_one_round_comes_to(state: State, desired: Desired, 
         if not found.left:
             break
     assert shape(state) == shape(fresh(desired))
-    assert not read(state).orphans.get(Map.ROWS)
+    assert not read(state).orphans.get(Map.OVERFLOW)

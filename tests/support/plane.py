@@ -25,7 +25,8 @@ from clb_discovery.model import own_servers
 from clb_discovery.model.address import format_endpoint, parse_address
 from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Vip, VirtualServer
 from clb_discovery.model.text_forms import parse_vip
-from clb_discovery.publication.plan import Write, plan
+from clb_discovery.publication.plan import plan
+from clb_discovery.publication.steps import Write
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
 from tests.support.loading import loader_of_tests
