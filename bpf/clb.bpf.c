@@ -243,17 +243,16 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_reques
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_peers *peers;
 	struct clb_last last = {};
-	struct clb_vip real;
 	int goes_on, found;
 
 	if (!sk || !clb_is_balanced(ctx))
 		return 0;
 	if (sk->state == BPF_TCP_ESTABLISHED) {
-		if (ipv6)
-			clb_read_peer6(sk, &real);
+		if (ipv6) /* into memory that is free until then: 5.10 has just enough */
+			clb_read_peer6(sk, &server->vip);
 		else
-			clb_read_peer4(sk, &real);
-		if (clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &real, &request->asked, server))
+			clb_read_peer4(sk, &server->vip);
+		if (clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &server->vip, &request->asked, server))
 			return 1;
 	}
 	goes_on = clb_goes_on(sk, &request->asked, server, &last);
