@@ -51,7 +51,8 @@ def main(typed: argparse.Namespace) -> int:
     instance = Instance(pins.instance)
     _require_loaded(pins)
     for number in (signal.SIGTERM, signal.SIGHUP):  # as of timeout(1): what was attached has to be detached
-        signal.signal(number, _end)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as below nohup(1)
+            signal.signal(number, _end)
     with (
         Maps(pins) as maps,
         instance.tracing(),
