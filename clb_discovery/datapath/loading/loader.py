@@ -41,7 +41,7 @@ class Loader(StrEnum):
     """Another process loads: see `datapath.handover` and `datapath.plane`. Only for `run`."""
 
 
-def load(
+def load(  # noqa: PLR0913 - independent choices of two commands
     pins: Pins,
     target: Path,
     loader: Loader = Loader.AUTO,
@@ -76,7 +76,9 @@ def load(
     return is_first
 
 
-def _load(pins: Pins, target: Path, loader: Loader, room: Sizes, *, alone: bool, outcomes: bool) -> None:
+def _load(  # noqa: PLR0913 - those of `load`
+    pins: Pins, target: Path, loader: Loader, room: Sizes, *, alone: bool, outcomes: bool
+) -> None:
     pins.create_directory()
     features = probe.features()
     used, descriptors = programs(pins, loader, features, room)
@@ -97,9 +99,7 @@ def _load(pins: Pins, target: Path, loader: Loader, room: Sizes, *, alone: bool,
             ) from error
 
 
-def programs(
-    pins: Pins, loader: Loader, features: int, room: Sizes | None = None
-) -> tuple[Loader, dict[str, int]]:
+def programs(pins: Pins, loader: Loader, features: int, room: Sizes | None = None) -> tuple[Loader, dict[str, int]]:
     """Load the programs over the pinned maps, without attaching them; missing maps are created.
 
     :param features: CLB_FEATURE_* bits that the programs can use.
