@@ -265,14 +265,11 @@ struct clb_choice {
 	__be16 port; /* 0: connects are refused */
 	__u16 rank;
 	__u32 server;
-	__u32 first;
-	__u32 tier;
 };
 
 /* A connect, or a datagram, to what may be a VIP. */
 struct clb_request {
 	struct clb_vip asked; /* the address and port that the application gives */
-	__u64 cookie;         /* of the socket */
 	struct clb_search search;
 	struct clb_choice to;
 	struct clb_server *server; /* of the choice */
@@ -290,8 +287,8 @@ static __always_inline int clb_choose(struct clb_request *request, const struct 
 	request->to.port = slot->port;
 	request->to.rank = slot->rank;
 	request->to.server = slot->server;
-	request->to.first = slot->first;
-	request->to.tier = slot->tier;
+	request->search.first = slot->first;
+	request->search.tier = slot->tier;
 	request->server = clb_lookup(clb_servers, &request->to.server);
 	return 1;
 }

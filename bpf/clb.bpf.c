@@ -67,11 +67,11 @@ enum clb_way {
 CLB_FUNCTION enum clb_way clb_connect(struct bpf_sock_addr *ctx, struct clb_request *request, __u64 hash)
 {
 	struct bpf_sock *sk = ctx->sk;
+	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct clb_record record = {};
 	int found, remembered = 0;
 
 	request->search.turns = 0;
-	request->cookie = bpf_get_socket_cookie(ctx);
 	/* No hook sees whether a connected UDP socket ever sends: getaddrinfo(3) connects one to each address to sort
 	 * them. So connects of UDP take no turns of round-robin. */
 	request->search.by_chance = request->asked.protocol == CLB_PROTOCOL_UDP;
@@ -83,11 +83,11 @@ CLB_FUNCTION enum clb_way clb_connect(struct bpf_sock_addr *ctx, struct clb_requ
 			clb_report_decision(ctx, request, CLB_EVENT_REFUSED);
 		return CLB_REFUSED;
 	}
-	if (sk && clb_find_bucket(request->cookie, &record)) {
-		if (clb_find_in_bucket(sk, request->cookie, &record))
-			clb_release(&record, request->cookie);
+	if (sk && clb_find_bucket(cookie, &record)) {
+		if (clb_find_in_bucket(sk, cookie, &record))
+			clb_release(&record, cookie);
 		if (found && !clb_is_unseen(sk, request))
-			remembered = clb_remember(sk, request, &record);
+			remembered = clb_remember(sk, cookie, request, &record);
 	}
 	if (!found)
 		return CLB_DIRECT;
@@ -187,8 +187,6 @@ CLB_FUNCTION int clb_choose_steadily(struct clb_request *request, __u64 cookie)
 	struct clb_slot *slot;
 	__u64 draw;
 
-	request->search.first = request->to.first;
-	request->search.tier = request->to.tier;
 	for (draw = 0; draw < CLB_STEADY_DRAWS; draw++) {
 		cookie *= CLB_FILTER_HIGH;
 		slot = clb_drawn(&request->search, (cookie >> 32) * request->search.tier);
@@ -199,18 +197,12 @@ CLB_FUNCTION int clb_choose_steadily(struct clb_request *request, __u64 cookie)
 	return 0;
 }
 
-/* Whether a socket is connected through exactly this VIP and port. Returns its server. */
-static __always_inline int clb_is_connected_through(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *asked,
-						    int ipv6, struct clb_member *server)
+/* Whether a socket with this real peer is connected through exactly this VIP and port. Returns its server. */
+CLB_FUNCTION int clb_is_connected_through(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *real,
+					  const struct clb_vip *asked, struct clb_member *server)
 {
-	struct clb_socket *connection;
-	struct clb_vip real;
+	struct clb_socket *connection = clb_connection(sk, cookie, real);
 
-	if (ipv6)
-		clb_read_peer6(sk, &real);
-	else
-		clb_read_peer4(sk, &real);
-	connection = clb_connection(sk, cookie, &real);
 	if (!connection || !clb_is_asked(&connection->member, connection->asked, asked))
 		return 0;
 	*server = connection->member;
@@ -255,9 +247,14 @@ static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_reques
 
 	if (!sk || !clb_is_balanced(ctx))
 		return 0;
-	if (sk->state == BPF_TCP_ESTABLISHED &&
-	    clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &request->asked, ipv6, server))
-		return 1;
+	if (sk->state == BPF_TCP_ESTABLISHED) {
+		if (ipv6) /* into memory that is free until then: 5.10 has just enough */
+			clb_read_peer6(sk, &server->vip);
+		else
+			clb_read_peer4(sk, &server->vip);
+		if (clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &server->vip, &request->asked, server))
+			return 1;
+	}
 	goes_on = clb_goes_on(sk, &request->asked, server, &last);
 	clb_forget(goes_on); /* otherwise the verifier follows all that comes next for each of its values */
 	if (goes_on && last.since < CLB_PAUSE)

@@ -159,7 +159,7 @@ static long clb_look_for_server(__u32 turn, struct clb_lookout *lookout)
  * rows to search for that server, it counts as found, and the socket keeps its server. */
 CLB_FUNCTION int clb_is_better(const struct clb_request *request, __u32 server, __be16 port)
 {
-	__u32 first = request->to.first, tier = request->to.tier;
+	__u32 first = request->search.first, tier = request->search.tier;
 	__u32 rows = (first + tier - 1) / CLB_ROW - first / CLB_ROW + 1;
 	const struct clb_virtual *pool = request->search.pool;
 	struct clb_lookout lookout = {

@@ -225,7 +225,7 @@ static __always_inline struct clb_slot *clb_another(struct clb_search *search, c
 
 /* The power of two choices (Mitzenmacher 2001): two different servers, drawn by weight. Of two equal ones the first
  * wins, so that its draw alone decides if all are idle. */
-static __always_inline struct clb_slot *clb_least_of_two(struct clb_search *search)
+CLB_FUNCTION struct clb_slot *clb_least_of_two(struct clb_search *search)
 {
 	struct clb_slot *a = clb_random(search), *b;
 	__u32 at = search->at;

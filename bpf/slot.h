@@ -102,17 +102,17 @@ static __always_inline struct clb_row *clb_row_of(__u64 generation, __u32 from, 
 	return clb_lookup(clb_rows, &at);
 }
 
-/* The same in a walk over rows. With BCC, rows in clb_overflow cannot be walked over: the verifier would follow both maps
- * in each turn. */
+/* The same in a walk over rows. Without bpf_loop, rows in clb_overflow cannot be walked over: the verifier would follow
+ * both maps in each turn. */
 static __always_inline struct clb_row *clb_next_row(__u64 generation, __u32 from, __u32 index)
 {
-#ifdef CLB_BCC
+#if CLB_CAN_LOOP
+	return clb_row_of(generation, from, index);
+#else
 	__u32 at = from + index / CLB_ROW;
 
 	(void)generation;
 	return from == CLB_OVERFLOWS ? 0 : clb_lookup(clb_rows, &at);
-#else
-	return clb_row_of(generation, from, index);
 #endif
 }
 

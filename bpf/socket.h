@@ -215,14 +215,14 @@ static __always_inline int clb_take(const struct clb_record *record, __u64 cooki
 }
 
 /* Claim a free record and write where a socket is sent. Returns whether the record was free. */
-static __always_inline int clb_fill(const struct clb_record *record, const struct clb_request *request)
+static __always_inline int clb_fill(const struct clb_record *record, __u64 cookie, const struct clb_request *request)
 {
 	const struct clb_virtual *pool = request->search.pool;
 	int counts = (pool->flags & CLB_COUNT_ACTIVE) != 0, watched = pool->eject_after != 0;
 	struct clb_server *server = request->server;
 	struct clb_socket *socket = record->socket;
 
-	if (!clb_exchange(record, 0, CLB_OWNS(request->cookie)))
+	if (!clb_exchange(record, 0, CLB_OWNS(cookie)))
 		return 0;
 	socket->began = server && (counts || watched) ? clb_began(server) : 0;
 	socket->started = 0;
@@ -234,7 +234,7 @@ static __always_inline int clb_fill(const struct clb_record *record, const struc
 	socket->watched = watched;
 	socket->follows = 0;
 	if (request->asked.protocol == CLB_PROTOCOL_UDP) /* TCP is counted when its SYN is sent */
-		clb_count_in(record, request->cookie);
+		clb_count_in(record, cookie);
 	return 1;
 }
 
@@ -250,25 +250,25 @@ static __always_inline void clb_lose_record(void)
 
 /* Record where a socket is sent, in its bucket, which is found before, or in its storage. Returns whether there was
  * memory for the record. */
-static __always_inline int clb_remember(struct bpf_sock *sk, const struct clb_request *request,
+static __always_inline int clb_remember(struct bpf_sock *sk, __u64 cookie, const struct clb_request *request,
 					struct clb_record *record)
 {
 	const __u64 *socket = record->bucket->socket;
 
-	if (!socket[0] && clb_use_place(record, 0) && clb_fill(record, request))
+	if (!socket[0] && clb_use_place(record, 0) && clb_fill(record, cookie, request))
 		return 1;
-	if (!socket[1] && clb_use_place(record, 1) && clb_fill(record, request))
+	if (!socket[1] && clb_use_place(record, 1) && clb_fill(record, cookie, request))
 		return 1;
-	if (!socket[2] && clb_use_place(record, 2) && clb_fill(record, request))
+	if (!socket[2] && clb_use_place(record, 2) && clb_fill(record, cookie, request))
 		return 1;
-	if (!socket[3] && clb_use_place(record, 3) && clb_fill(record, request))
+	if (!socket[3] && clb_use_place(record, 3) && clb_fill(record, cookie, request))
 		return 1;
 	if (!clb_use_storage(sk, BPF_SK_STORAGE_GET_F_CREATE, record)) {
 		clb_lose_record();
 		return 0;
 	}
 	__sync_fetch_and_add(&record->bucket->crowded, 1);
-	if (clb_fill(record, request))
+	if (clb_fill(record, cookie, request))
 		return 1;
 	__sync_fetch_and_add(&record->bucket->crowded, -1);
 	return 0;

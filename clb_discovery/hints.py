@@ -16,6 +16,11 @@ def load_command(instance: str, cgroup: object = None) -> str:
     return _command("load", instance) + (f" --cgroup {shlex.quote(str(cgroup))}" if cgroup else "")
 
 
+def outcomes_command(instance: str, cgroup: object) -> str:
+    """Return the commands that let a loaded instance follow outcomes, now and after the next boot."""
+    return f"{load_command(instance, cgroup)} --outcomes on, and remove --outcomes off from CLB_DISCOVERY_LOAD_OPTIONS"
+
+
 def unload_command(instance: str) -> str:
     """Return the command that unloads an instance."""
     return _command("unload", instance)

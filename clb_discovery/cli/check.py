@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from rich.text import Text
@@ -17,16 +18,21 @@ from clb_discovery.cli.read_options import read_options
 from clb_discovery.config.options import Options
 from clb_discovery.config.services import read_services
 from clb_discovery.datapath import cgroup
+from clb_discovery.datapath.loading import loader
+from clb_discovery.datapath.loading.loader import Loader
+from clb_discovery.datapath.maps import read_info
 from clb_discovery.datapath.neighbours import others
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets.listening import listening_here
 from clb_discovery.documents.usage import Usage, count_servers, usage
 from clb_discovery.errors import ClbError, HostError, SourceError
+from clb_discovery.hints import outcomes_command
 from clb_discovery.layout.installed import Installed, holders
 from clb_discovery.model.neighbours import BELOW, overlaps
 from clb_discovery.model.own_servers import is_own
 from clb_discovery.model.servers import Vip
 from clb_discovery.model.service import CATALOG, Service
+from clb_discovery.publication.outcomes import WITHOUT_OUTCOMES, services_in_need
 from clb_discovery.terminal.screen import plain, show
 from clb_discovery.text import some_of, without_passwords
 
@@ -88,11 +94,13 @@ def _findings(options: Options, services: Sequence[Service], *, offline: bool) -
     installed = Installed()
     with suppress(HostError):  # without permission
         installed = read_installed(pins)
+    before = installed
     if services:
         ahead = look_ahead(options, services, installed, offline=offline)
         yield from _sources(ahead)
         installed = ahead.publication.plan.result
     vips = installed.virtual.keys() - {vip for vip, source in holders(installed).items() if is_own(source)}
+    yield from _outcomes(pins, installed if options.loader is Loader.NONE else before)
     yield from _neighbours(pins, options.cgroup, vips)
     yield from _listeners(installed, vips)
 
@@ -125,6 +133,20 @@ def _catalog(ahead: Outlook) -> Finding:
     if not count:
         return Finding(CATALOG, None, f"no service opts in; {_OPT_IN}", warns=True)
     return Finding(CATALOG, None, f"{count} service{' opts' if count == 1 else 's opt'} in")
+
+
+def _outcomes(pins: Pins, installed: Installed) -> Iterator[Finding]:
+    """Warn if services need the outcomes of connects, and nothing follows them. A sidecar that loads sees to that."""
+    needy = services_in_need(installed)
+    try:
+        info = read_info(pins) if needy else None
+        if info is None or loader.follows_outcomes(pins, Path(info.cgroup)):
+            return
+    except ClbError:  # not loaded, or without permission
+        return
+    names, fix = ", ".join(some_of(needy, _SHOWN)), outcomes_command(pins.instance, info.cgroup)
+    text = f"not followed, which {names} need{'s' if len(needy) == 1 else ''}: {WITHOUT_OUTCOMES}; run: {fix}"
+    yield Finding("outcomes of connects", None, text, warns=True)
 
 
 def _neighbours(pins: Pins, path: str | None, vips: Collection[Vip]) -> Iterator[Finding]:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
+from typing import Final
 
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup, handover, units
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
+from clb_discovery.datapath.loading.sizes import sizes
 from clb_discovery.datapath.neighbours import find_overlaps, others
-from clb_discovery.datapath.pins import Pins
-from clb_discovery.errors import HostError
+from clb_discovery.datapath.pins import OUTCOMES, Pins
+from clb_discovery.errors import BusyError, HostError
 from clb_discovery.model.neighbours import relation
+
+ON: Final = "on"
+"""The value of `--outcomes` with which the program that learns outcomes is attached."""
 
 
 def main(typed: argparse.Namespace) -> int:
@@ -23,7 +29,11 @@ def main(typed: argparse.Namespace) -> int:
     pins, instance = Pins(options.instance), Instance(options.instance)
     target = units.cgroup_of(typed.unit) if typed.unit else cgroup.resolve(options.cgroup)
     with instance.loading() as alone:
-        loader.load(pins, target, options.loader, alone=alone)
+        room = sizes(options.room_servers, options.room_sockets)
+        loader.load(pins, target, options.loader, room=room, alone=alone, outcomes=typed.outcomes == ON)
+        if typed.outcomes != ON and pins.link(OUTCOMES).exists():
+            with suppress(BusyError), instance.tracing():  # a trace that runs keeps it
+                loader.leave_outcomes(pins)
         near = [one for one in others(pins) if relation(str(target), one.cgroup)]
         instance.write_loaded(cgroup.identity(target) or 0, near)
         if typed.group is not None:

@@ -140,6 +140,12 @@ def _complete_load(parser: argparse.ArgumentParser) -> None:
     _add_option(parser, "loader", replace(OPTIONS["loader"], choices=choices, help=LOADERS))
     text = "balance connects of this systemd unit only; its cgroup is created if the unit has not been started yet"
     target.add_argument("--unit", metavar="NAME", help=text)
+    text = (
+        "follow how TCP connects end: on, the default, or off, which costs connects less, where no service ejects "
+        "(--eject-after 0) or counts connections (--no-active); a sidecar that loads the programs itself decides alone"
+    )
+    parser.add_argument("--outcomes", choices=("on", "off"), default="on", help=text)
+    _add(parser, ["room-servers", "room-sockets"])
     text = "let members of GROUP write the maps, so that `run --loader none` works without root"
     parser.add_argument("--group", metavar="GROUP", type=_typed(parse_group), help=text)
 

@@ -113,5 +113,5 @@ def _read_datapath(pins: Pins) -> Datapath | None:
             return None
         installed = maps.read()
         ineffective = loader.objection(pins, Path(info.cgroup))
-        overlaps = find_overlaps(pins, info.cgroup)
-        return Datapath(info, installed, maps.servers(installed), ineffective, maps.records_lost(), overlaps)
+        overlaps, outcomes = find_overlaps(pins, info.cgroup), loader.follows_outcomes(pins, Path(info.cgroup))
+        return Datapath(info, installed, maps.servers(installed), ineffective, maps.records_lost(), overlaps, outcomes)

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+from clb_discovery.cli.outcomes import followed
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup
 from clb_discovery.datapath.instance import Instance
@@ -46,10 +48,15 @@ def main(typed: argparse.Namespace) -> int:
     """
     wanted = Wanted(frozenset(typed.only_service), frozenset(typed.only_command), frozenset(typed.outcome))
     pins = Pins(read_options(typed, os.environ).instance)
+    instance = Instance(pins.instance)
     _require_loaded(pins)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as of timeout(1): what was attached has to be detached
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as below nohup(1)
+            signal.signal(number, _end)
     with (
         Maps(pins) as maps,
-        Instance(pins.instance).tracing(),
+        instance.tracing(),
+        followed(pins, instance, maps),
         closing(Ring(maps.events(), structs.EVENTS_BYTES)) as ring,
     ):
         _report_unknown(wanted.services, maps)
@@ -64,6 +71,10 @@ def main(typed: argparse.Namespace) -> int:
         finally:
             maps.listen_until(0)
     return 0
+
+
+def _end(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)  # as a shell reports a signal
 
 
 def _require_loaded(pins: Pins) -> None:
@@ -87,7 +98,8 @@ def _report_unknown(services: frozenset[str], maps: Maps) -> None:
 def _documents(maps: Maps, ring: Ring, wanted: Wanted) -> Iterator[dict[str, Any]]:
     """Yield the objects of `trace --json` as connects come, without end."""
     info = maps.info()
-    joiner = Joiner("ECONNREFUSED" if info and info.features & structs.FEATURE_ERRNO else "EPERM")
+    refusal = "ECONNREFUSED" if info and info.features & structs.FEATURE_ERRNO else "EPERM"
+    joiner = Joiner(refusal, since=time.monotonic_ns())
     cgroups, label_of = _Cgroups(), cache(maps.label)
     while True:
         maps.listen_until(time.monotonic_ns() + _LISTEN)

@@ -24,6 +24,7 @@ from clb_discovery.model.neighbours import Neighbour, recorded, remembered
 RUN: Final = Path("/run/clb-discovery")
 
 _LOCK: Final = "lock"
+_TRACE: Final = "trace"
 _STATE: Final = "state.json"
 _LOADED: Final = "loaded.json"
 _MOST_STATE: Final = 64 << 20
@@ -89,9 +90,15 @@ class Instance:
             yield _lock_bytes(lock, _WRITING)
 
     @contextmanager
+    def attaching(self) -> Iterator[None]:
+        """Lock loading for the moment in which one program is attached or detached; raises as `locked`."""
+        with self._locked(_LOCK, _STOP_IT, _LOADING):
+            yield
+
+    @contextmanager
     def tracing(self) -> Iterator[None]:
         """Lock tracing of the instance while the block runs; raises as `locked`."""
-        with self._locked("trace", "it is the one that traces; stop it first", _BOTH):
+        with self._locked(_TRACE, "it is the one that traces; stop it first", _BOTH):
             yield
 
     @contextmanager
@@ -134,12 +141,19 @@ class Instance:
 
     def holder(self) -> int | None:
         """Return the process that holds the instance, or None. The holder must not call it: it would lose the lock."""
+        return self._holder(_LOCK, _WRITING)
+
+    def tracer(self) -> int | None:
+        """Return the process that traces the instance, or None. That process must not call it, likewise."""
+        return self._holder(_TRACE, _BOTH)
+
+    def _holder(self, name: str, part: _Bytes) -> int | None:
         try:
-            lock = os.open(self._directory / _LOCK, os.O_RDONLY | _OURS)
+            lock = os.open(self._directory / name, os.O_RDONLY | _OURS)
         except OSError:
             return None
         try:
-            return _holder(lock, _WRITING)
+            return _holder(lock, part)
         finally:
             os.close(lock)
 

@@ -39,6 +39,9 @@ PROGRAMS: Final = {
     "clb_sock_release": AttachType.CGROUP_INET_SOCK_RELEASE,
 }
 """Every program of the object, with its hook."""
+OUTCOMES: Final = "clb_sock_ops"
+"""The program that learns how TCP connects end. The kernel calls it for every one of the cgroup, so it has a link only
+while something needs that."""
 
 _INSTANCE: Final = re.compile(r"[A-Za-z0-9_@-]{1,64}")
 
@@ -89,11 +92,11 @@ class Pins:
         return self.directory / f"clb_records_{protocol.name.lower()}"
 
     def are_there(self) -> bool:
-        """Tell whether every map, program and link has its pin.
+        """Tell whether every map and program has its pin, and every link except that of `OUTCOMES`.
 
         :raises HostError: if we are not allowed to read the directory.
         """
-        links = (f"{name}_link" for name in PROGRAMS)
+        links = (f"{name}_link" for name in PROGRAMS if name != OUTCOMES)
         return self._exist(*Map, *PROGRAMS, *links, *(pin.name for pin in self.waiting))
 
     def exist(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from clb_discovery.datapath import cgroup as cgroups
@@ -13,12 +13,13 @@ from clb_discovery.datapath import closer, handover, selftest
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.loading.loader import Loader
+from clb_discovery.datapath.loading.sizes import Sizes
 from clb_discovery.datapath.maps import Maps, read_info
 from clb_discovery.datapath.neighbours import find_overlaps
-from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.pins import OUTCOMES, Pins
 from clb_discovery.datapath.sockets.closing import Destroyed, close_sockets
-from clb_discovery.errors import HostError, RemovedError
-from clb_discovery.hints import load_command
+from clb_discovery.errors import BusyError, HostError, RemovedError
+from clb_discovery.hints import load_command, outcomes_command
 from clb_discovery.layout.structs import LAYOUT
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.servers import Protocol
@@ -33,6 +34,7 @@ class Plane(ABC):
     def __init__(self, pins: Pins) -> None:
         """Name it; nothing is touched yet."""
         self._pins = pins
+        self._instance = Instance(pins.instance)
 
     @property
     @abstractmethod
@@ -88,6 +90,25 @@ class Plane(ABC):
         return find_overlaps(self._pins, self.cgroup)
 
     @abstractmethod
+    def follows_outcomes(self) -> bool:
+        """Tell whether the program that learns how TCP connects end is attached, as far as we can see."""
+
+    @abstractmethod
+    def follow_outcomes(self) -> None:
+        """Make sure that it is attached.
+
+        :raises HostError: naming the cause and the fix.
+        """
+
+    @abstractmethod
+    def leave_outcomes(self) -> None:
+        """Detach it, unless `trace` needs it; raises as `bring_up`."""
+
+    @abstractmethod
+    def is_traced(self) -> bool:
+        """Tell whether `trace` runs and relies on us to follow outcomes."""
+
+    @abstractmethod
     def settle(self) -> None:
         """Clean up, once our maps serve every virtual server; raises as `bring_up`."""
 
@@ -101,11 +122,15 @@ class OwnPlane(Plane):
 
     loads = True
 
-    def __init__(self, pins: Pins, cgroup: Path, wanted: Loader) -> None:
-        """Name it; nothing is touched yet."""
+    def __init__(self, pins: Pins, cgroup: Path, wanted: Loader, room: Sizes | None = None) -> None:
+        """Name it; nothing is touched yet.
+
+        :param room: the sizes of new maps.
+        """
         super().__init__(pins)
         self._cgroup = cgroup
         self._loader = wanted
+        self._room = room
         self._is_new = False
 
     @property
@@ -114,8 +139,8 @@ class OwnPlane(Plane):
         return self._cgroup
 
     def bring_up(self) -> None:
-        """Load and attach whatever is missing."""
-        self._is_new = loader.load(self._pins, self._cgroup, self._loader)
+        """Load and attach whatever is missing, except the program that learns outcomes; a publication attaches it."""
+        self._is_new = loader.load(self._pins, self._cgroup, self._loader, room=self._room, outcomes=False)
 
     def _take_back(self) -> None:
         """Unload it."""
@@ -131,6 +156,23 @@ class OwnPlane(Plane):
         if not self._cgroup.exists():
             raise HostError(f"{self._cgroup} is gone; the programs are attached again when it exists")
         return not loader.is_attached(self._pins, self._cgroup)
+
+    def follows_outcomes(self) -> bool:
+        """Look at its link."""
+        return loader.follows_outcomes(self._pins, self._cgroup)
+
+    def follow_outcomes(self) -> None:
+        """Attach it."""
+        loader.follow_outcomes(self._pins, self._cgroup)
+
+    def leave_outcomes(self) -> None:
+        """Detach it, and let no trace begin meanwhile."""
+        with suppress(BusyError), self._instance.tracing():
+            loader.leave_outcomes(self._pins)
+
+    def is_traced(self) -> bool:
+        """Look at the lock of tracing. A trace cannot attach it by itself, because we hold the lock for loading."""
+        return self._instance.tracer() is not None
 
     def settle(self) -> None:
         """Remove the programs of other layouts: they run before ours and have served connects until now."""
@@ -157,7 +199,6 @@ class LoadedPlane(Plane):
     def __init__(self, pins: Pins) -> None:
         """Name it; nothing is touched yet."""
         super().__init__(pins)
-        self._instance = Instance(pins.instance)
         self._load = load_command(pins.instance)
         self._opened: tuple[int, ...] = ()
 
@@ -203,6 +244,22 @@ class LoadedPlane(Plane):
     def overlaps(self) -> Sequence[Overlap]:
         """Return the overlaps that this process can see, and those in the record of the loader."""
         return find_overlaps(self._pins, self.cgroup, self._instance.read_neighbours())
+
+    def follows_outcomes(self) -> bool:
+        """Look for the pin of its link, which we are not allowed to open."""
+        return self._pins.link(OUTCOMES).exists()
+
+    def follow_outcomes(self) -> None:
+        """Do nothing but check: only root can attach it."""
+        if not self.follows_outcomes():
+            raise HostError(f"{OUTCOMES} is not attached; run: {outcomes_command(self._pins.instance, self.cgroup)}")
+
+    def leave_outcomes(self) -> None:
+        """Do nothing: only root can detach it."""
+
+    def is_traced(self) -> bool:
+        """Return False: root's trace attaches it by itself."""
+        return False
 
     def settle(self) -> None:
         """Do nothing: root removes other layouts with `clb-discovery unload --other-layouts`."""

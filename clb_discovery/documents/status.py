@@ -17,7 +17,7 @@ from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP
 from clb_discovery.model.address import format_address
 from clb_discovery.model.neighbours import Overlap
 from clb_discovery.model.own_servers import is_own
-from clb_discovery.model.servers import RealServer, Vip
+from clb_discovery.model.servers import RealServer, Vip, needs_outcomes
 
 FORMAT: Final = 1
 """The format of the document. It stays the same as long as changes only add something."""
@@ -40,6 +40,8 @@ class Datapath(NamedTuple):
     """How often there was no memory for the record of a socket."""
     overlaps: Sequence[Overlap] = ()
     """Other instances that serve the same VIPs."""
+    outcomes: bool = True
+    """Whether the program that learns how TCP connects end is attached."""
 
 
 def document(  # noqa: PLR0913 - the parts of the document
@@ -91,6 +93,7 @@ def _datapath(datapath: Datapath | None, kernel: str) -> dict[str, Any]:
         "reason": datapath.ineffective if datapath else "the data plane is not loaded",
         "features": {name: bool(info.features & bit) for name, bit in _FEATURES.items()} if info else {},
         "records_lost": datapath.records_lost if datapath else 0,
+        "outcomes": datapath is not None and datapath.outcomes,
         "overlaps": [overlap.document() for overlap in datapath.overlaps] if datapath else [],
     }
 
@@ -120,6 +123,7 @@ def _virtual_server(vip: Vip, published: Published, servers: Mapping[bytes, Serv
         "generation": published.generation,
         "connects": sum(had.connects for had in found),
         "refused": _of(servers, elements.refusal(key)).connects,
+        "needs_outcomes": needs_outcomes(vip, published.health),
         "real_servers": [_real_server(*one) for one in zip(pool, found, target_shares(members), strict=True)],
     }
 

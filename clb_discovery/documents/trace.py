@@ -109,11 +109,14 @@ class Wanted:
 class Joiner:
     """Remembers decisions until their outcomes come."""
 
-    def __init__(self, refusal: str = "ECONNREFUSED") -> None:
+    def __init__(self, refusal: str = "ECONNREFUSED", since: int | None = None) -> None:
         """Start without decisions.
 
         :param refusal: the error of a connect to an empty pool.
+        :param since: the time, as in events, before which connects have no line. A previous trace has marked them, and
+            perhaps nothing has followed them since: they would seem given up when their sockets are closed.
         """
+        self._since = since
         self._refusal = refusal
         self._decisions: OrderedDict[int, Event] = OrderedDict()
 
@@ -127,6 +130,8 @@ class Joiner:
                 self._decisions.popitem(last=False)
             return None
         ends = event.kind in {Kind.ESTABLISHED, Kind.FAILED, Kind.GIVEN_UP}
+        if ends and self._since is not None and event.time - event.latency < self._since:
+            return None
         decision = self._decisions.get(event.socket) if event.process == 0 else event
         if ends:
             self._decisions.pop(event.socket, None)

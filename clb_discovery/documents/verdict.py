@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.documents.names import endpoint, service_of
-from clb_discovery.hints import load_command
+from clb_discovery.hints import load_command, outcomes_command
+from clb_discovery.publication.outcomes import WITHOUT_OUTCOMES
 from clb_discovery.text import some_of
 
 _NAMED: Final = 3  # at most so many names in one remark
@@ -42,6 +43,11 @@ def problems(status: Mapping[str, Any]) -> Iterator[Problem]:
     elif not datapath["effective"]:
         reason = datapath["reason"]
         yield Problem("data plane", f"the programs are not in effect: connects are not balanced: {reason}")
+    in_need = dict.fromkeys(service_of(one) for one in status["virtual_servers"] if one["needs_outcomes"])
+    if datapath["loaded"] and in_need and not datapath["outcomes"]:
+        command = outcomes_command(status["instance"], datapath["cgroup"])
+        fix = f"if the sidecar loads the programs, its log has the reason; else run: {command}"
+        yield Problem("data plane", f"outcomes not followed for {_list(list(in_need))}: {WITHOUT_OUTCOMES}; {fix}")
     for overlap in datapath["overlaps"]:
         vips = _list(overlap["vips"])
         where = "same cgroup" if overlap["relation"] == "same" else f"{overlap['cgroup']}, {overlap['relation']}"

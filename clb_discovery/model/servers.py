@@ -132,6 +132,11 @@ class PassiveHealth:
     eject_most_ms: int = 60_000
     """Longest ejection, in milliseconds."""
 
+    @property
+    def needs_outcomes(self) -> bool:
+        """Whether it needs to know how TCP connects end."""
+        return self.active or self.eject_after > 0
+
 
 @dataclass(frozen=True, slots=True)
 class VirtualServer:
@@ -144,6 +149,14 @@ class VirtualServer:
     algorithm: Algorithm
     pool: Pool
     health: PassiveHealth = PassiveHealth()
+
+
+def needs_outcomes(vip: Vip, health: PassiveHealth | None) -> bool:
+    """Tell whether a virtual server needs to know how its connects end; those of UDP have no outcome.
+
+    :param health: None if this version cannot read it; it may then need them.
+    """
+    return vip.protocol is Protocol.TCP and (health is None or health.needs_outcomes)
 
 
 class Unread(NamedTuple):

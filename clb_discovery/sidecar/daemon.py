@@ -188,6 +188,7 @@ class Daemon:
         if await publisher.keep_up():
             self._changed = True
             self._wakeup.ring()
+        await publisher.look_at_outcomes()
         await publisher.look_at_health()
         await publisher.look_around()
         await self._publish_names(publisher.installed)

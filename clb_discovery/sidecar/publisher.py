@@ -35,6 +35,7 @@ from clb_discovery.publication.plan import Plan, together
 from clb_discovery.publication.reconcile import Publication, Wanted, publication
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.ejections import Ejections
+from clb_discovery.sidecar.outcomes import Outcomes
 
 _MOST_FAILURES: Final = 16  # virtual servers that are set aside in one round; the next one goes on from there
 
@@ -76,8 +77,10 @@ class Publisher:
         self._announcer = announcer
         self._meters = meters
         self._ejections = Ejections()
+        self._outcomes = Outcomes(plane)
         self._unsure = False  # whether the maps may differ from `installed`, and could not be read
         self._lost = False  # whether the data plane was lost, and is not yet restored
+        self._attached = True  # whether `keep_up` has found the programs attached, or attached them
         self._kernel = asyncio.Lock()  # while it is free, `installed` is the content of the maps
 
     async def datapath(self, ineffective: str | None) -> Datapath:
@@ -85,7 +88,8 @@ class Publisher:
 
         def read(maps: Maps, installed: Installed) -> Datapath:
             counters = maps.servers(installed)
-            return Datapath(maps.info(), installed, counters, ineffective, maps.records_lost(), self.overlaps)
+            lost, outcomes = maps.records_lost(), self._plane.follows_outcomes()
+            return Datapath(maps.info(), installed, counters, ineffective, lost, self.overlaps, outcomes)
 
         async with self._kernel:
             return await asyncio.to_thread(read, self._maps, self.installed)
@@ -200,6 +204,7 @@ class Publisher:
 
     def _apply(self, installed: Installed, found: Publication) -> tuple[str, Cut] | None:
         """Carry out a plan. If the kernel has no room, undo its elements; return the reason and the cut."""
+        self._outcomes.prepare(found.plan)
         try:
             self._maps.apply(found.plan.steps)
         except FullError as error:
@@ -228,6 +233,15 @@ class Publisher:
             async with self._kernel:
                 await asyncio.to_thread(self._ejections.look, self.installed, self._maps.raw_servers)
 
+    async def look_at_outcomes(self) -> None:
+        """Let the kernel follow how connects end, if that is needed, and report if it cannot."""
+        if not self._attached:  # `keep_up` has reported why
+            return
+        with self._announcer.trying("cannot stop following outcomes", ClbError, OSError):
+            async with self._kernel:
+                await asyncio.to_thread(self._outcomes.look, self.installed, self._maps.servers)
+        self._announcer.trouble("outcomes are not followed", self._outcomes.objection)
+
     async def look_around(self) -> None:
         """Look for other instances that serve VIPs of this one: when its VIPs have changed, and from time to time."""
         vips, now = self.installed.virtual.keys(), time.monotonic()
@@ -253,8 +267,10 @@ class Publisher:
         except RemovedError:
             raise
         except (ClbError, OSError) as error:
+            self._attached = False
             self._announcer.trouble("programs are not attached", str(error))
             return False
+        self._attached = True
         if lost and self._plane.loads:
             _log.warning("programs attached again", cgroup=str(self._plane.cgroup))
         elif lost:

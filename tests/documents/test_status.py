@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from clb_discovery.documents.status import Datapath, document, virtual_servers
 from clb_discovery.layout import elements
@@ -13,7 +16,7 @@ from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.structs import FEATURE_ERRNO, LAYOUT
 from clb_discovery.model import own_servers
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, RealServer, Vip
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, Protocol, RealServer, Vip
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
 from tests.support.contract import assert_is_status
@@ -107,6 +110,25 @@ def test_vips_on_which_a_program_of_this_host_listens_are_marked() -> None:
     }
 
 
+@pytest.mark.parametrize("attached", [True, False])
+def test_outcomes_and_the_services_that_need_them(*, attached: bool) -> None:
+    """`outcomes` tells whether the program is attached; services need it that eject or count, but not over UDP."""
+    lean = replace(published((ONE,)), health=PassiveHealth(active=False, eject_after=0))
+    udp = VIP4._replace(protocol=Protocol.UDP)
+    installed = Installed(virtual={VIP4: published((ONE,)), EVERY: lean, udp: published((ONE,))})
+    found = document(
+        instance="default",
+        version="1.2.3",
+        kernel="6.1.0",
+        datapath=Datapath(INFO, installed, {}, None, 0, outcomes=attached),
+        pid=None,
+        state={},
+    )
+    assert found["datapath"]["outcomes"] is attached
+    assert [server["needs_outcomes"] for server in found["virtual_servers"]] == [True, False, False]
+    assert status(None)["datapath"]["outcomes"] is False
+
+
 def test_document_has_everything_under_the_names_of_the_contract() -> None:
     """It has data plane, sidecar, sources, and each virtual server with the counters of its real servers."""
     found = status({VIP4: published((ONE, TWO))}, pid=99)
@@ -123,6 +145,7 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
             "reason": None,
             "features": {"errno": True, "loop": False},
             "records_lost": 6,
+            "outcomes": True,
             "overlaps": [],
         },
         "sidecar": {
@@ -144,6 +167,7 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
                 "generation": 12,
                 "connects": 7,
                 "refused": 3,
+                "needs_outcomes": True,
                 "real_servers": [
                     real_server("10.0.0.7", 31001, weight=10, priority=0, target=1.0) | {"connects": 5, "active": 4},
                     real_server("10.0.0.8", 31002, weight=0, priority=1, target=0.0)

@@ -73,6 +73,14 @@ def test_errors_of_a_connect(kind: Kind, latency: int, expected: tuple[str, ...]
     assert line.document("now", None, "web")["errno"] == list(expected)
 
 
+def test_connects_from_before_the_trace_have_no_line() -> None:
+    """An outcome counts only if its connect began after the given moment; whatever has no outcome counts."""
+    joiner, now = Joiner(since=1_000), event(Kind.GIVEN_UP, latency=5)._replace(time=1_004)
+    assert joiner.feed(now) is None
+    assert joiner.feed(now._replace(latency=4)) is not None
+    assert joiner.feed(event(Kind.REFUSED)._replace(time=999)) is not None
+
+
 def test_unit_and_container_are_those_of_the_cgroup() -> None:
     """The document has the path of the cgroup, and the names in it; none without a path."""
     number = "a" * 64

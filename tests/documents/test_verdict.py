@@ -11,7 +11,14 @@ def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
     """Return a document without problems, except for the given values."""
     return {
         "instance": "default",
-        "datapath": {"loaded": True, "effective": True, "reason": None, "overlaps": []},
+        "datapath": {
+            "loaded": True,
+            "effective": True,
+            "reason": None,
+            "overlaps": [],
+            "outcomes": True,
+            "cgroup": "/c",
+        },
         "sidecar": {"running": True, "config_error": None, "metrics_error": None},
         "sources": [source("srv:web")],
         "virtual_servers": [virtual("web", "active"), virtual("web")],
@@ -28,7 +35,13 @@ def source(name: str, state: str = "fresh", reason: str | None = None) -> dict[s
 def virtual(service: str, *states: str) -> dict[str, Any]:
     """Return a virtual server with real servers in these states."""
     reals = [{"address": f"10.0.0.{number}", "port": 80, "state": state} for number, state in enumerate(states)]
-    return {"service": service, "source": f"srv:{service}", "address": "10.64.0.1", "real_servers": reals}
+    return {
+        "service": service,
+        "source": f"srv:{service}",
+        "address": "10.64.0.1",
+        "needs_outcomes": True,
+        "real_servers": reals,
+    }
 
 
 def last_line(document: dict[str, Any]) -> list[str]:
@@ -46,6 +59,18 @@ def test_empty_services_have_no_server_at_any_vip() -> None:
     nameless = virtual("") | {"service": None}
     found = [virtual("web", "ejected"), virtual("web"), virtual("mail"), virtual("mail"), nameless]
     assert empty_services(found) == ["mail", "10.64.0.1"]
+
+
+def test_services_without_the_outcomes_that_they_need() -> None:
+    """They are one problem, which names them, the effect and the fix; other services need none."""
+    document = status(virtual_servers=[virtual("web", "active"), virtual("dns", "active") | {"needs_outcomes": False}])
+    document["datapath"]["outcomes"] = False
+    (only,) = problems(document)
+    assert only.subject == "data plane"
+    assert only.text.startswith("outcomes not followed for web: no server is ejected, and no active connection is")
+    assert "run: clb-discovery load --cgroup /c --outcomes on, and remove --outcomes off from" in only.text
+    document["virtual_servers"] = document["virtual_servers"][1:]
+    assert list(problems(document)) == []
 
 
 def test_not_loaded_is_the_only_problem() -> None:
@@ -81,6 +106,7 @@ EVERYTHING = status(
         "effective": False,
         "reason": "the cgroup is gone",
         "overlaps": [{"instance": "b", "cgroup": "/", "relation": "above", "vips": ["10.64.0.1:80"]}],
+        "outcomes": True,
     },
     sidecar={"running": False, "config_error": "line 3", "metrics_error": "port in use"},
     sources=[

@@ -1,4 +1,4 @@
-"""Active connections of each real server, as the kernel counts them: until their application closes them, never negative."""
+"""Active connections of each real server, as the kernel counts them: until the application closes them, not longer."""
 
 from __future__ import annotations
 

@@ -124,9 +124,9 @@ def test_auto_takes_the_object_first(instance: str, cgroup: Path) -> None:
 
 def test_auto_falls_back_to_bcc(instance: str, cgroup: Path) -> None:
     """If the object cannot be loaded the default is BCC; if BCC fails too, the error names both."""
-    no_object = f"mount --bind /dev/null {libbpf.OBJECTS[True]}"
+    no_object = f"mount --bind /dev/null {libbpf.Variant.FULL.path}"
     neither = in_own_mounts(f"{no_object}; {without_bcc()}", *loading("auto", instance, cgroup))
-    assert_fails(neither, str(libbpf.OBJECTS[True]), "--loader bcc", *PACKAGES)
+    assert_fails(neither, str(libbpf.Variant.FULL.path), "--loader bcc", *PACKAGES)
     assert not Pins(instance).home.exists()
     result = in_own_mounts(no_object, *loading("auto", instance, cgroup))
     assert (result.returncode, result.stderr) == (0, "")

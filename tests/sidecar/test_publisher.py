@@ -30,6 +30,7 @@ from clb_discovery.publication.steps import Step
 from clb_discovery.sidecar import publisher as publishing
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.publisher import Published, Publisher
+from tests.support.fake_plane import FakePlane
 from tests.support.simulator import EMPTY, Put, State, carry_out, find, operations, read
 
 OWN: Final = 2
@@ -89,7 +90,7 @@ class World:
         vips = (Vip(Address((FIRST + number).to_bytes(16)), 80, Protocol.TCP) for number in range(services))
         self.services = [Service(f"s{number}", f"srv:s{number}", (vip,)) for number, vip in enumerate(vips)]
         self.known: dict[str, tuple[RealServer, ...]] = {service.source: (ONE,) for service in self.services}
-        plane: Any = None  # closes no sockets: none of these is UDP
+        plane: Any = FakePlane()  # closes no sockets: none of these is UDP
         maps: Any = self.maps
         self.publisher = Publisher(plane, maps, Announcer(), Meters())
 

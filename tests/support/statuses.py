@@ -31,6 +31,7 @@ def status(
             "reason": None,
             "features": {"errno": True, "loop": True},
             "records_lost": 0,
+            "outcomes": True,
             "overlaps": [],
         },
         "sidecar": {"running": True, "pid": 4711, "last_sync": CHANGED, "config_error": None, "metrics_error": None},
@@ -70,6 +71,7 @@ def virtual_server(service: str, number: int = 1, *, servers: int = 3, ejected: 
         "generation": 1,
         "connects": 10 * servers,
         "refused": 0,
+        "needs_outcomes": True,
         "real_servers": [
             {
                 "address": f"10.{number & 255}.{place >> 8}.{place & 255}",

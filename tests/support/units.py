@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -51,11 +51,17 @@ def without(unit: Path, directory: Path, instance: str, setting: str = "", word:
     return copy
 
 
-def load_as_unit(instance: str, cgroup: Path, unit: Path = DATAPATH) -> subprocess.CompletedProcess[str]:
+def load_as_unit(
+    instance: str, cgroup: Path, unit: Path = DATAPATH, options: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     """Load as the unit does, with a numeric group if the host does not have the unit's group."""
     here = ("--instance", instance, "--cgroup", str(cgroup), "--group", str(USER), "--loader", "object")
     return subprocess.run(
-        [*as_unit(unit), *COMMAND, "load", *here], check=False, capture_output=True, text=True, timeout=patient(60)
+        [*as_unit(unit), *COMMAND, "load", *here, *options],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=patient(60),
     )
 
 

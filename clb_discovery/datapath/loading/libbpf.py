@@ -78,9 +78,7 @@ def load_object(pins: Pins, variant: Variant, sizes: Sizes) -> dict[str, int]:
         library.libbpf_set_print(None)
 
 
-def _load(
-    library: ctypes.CDLL, shipped: Path, pins: Pins, sizes: Sizes, messages: Sequence[str]
-) -> dict[str, int]:
+def _load(library: ctypes.CDLL, shipped: Path, pins: Pins, sizes: Sizes, messages: Sequence[str]) -> dict[str, int]:
     """Load an object.
 
     :param messages: messages of libbpf about it.

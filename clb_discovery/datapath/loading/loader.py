@@ -3,6 +3,9 @@
 There are two loaders: libbpf loads the shipped object, BCC the shipped sources. Both give programs over the same pinned
 maps. Loading is repeatable: whatever is current stays untouched; programs of another build or loader are replaced in
 their links, so that a program is in effect at every moment; maps of the same layout keep their content.
+
+The program that learns outcomes is always loaded, and attached only while something needs it. Only the holder of the
+lock for loading attaches or detaches it.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from pathlib import Path
 from clb_discovery.datapath import bpf, cgroup, handover, probe
 from clb_discovery.datapath import selftest as proof
 from clb_discovery.datapath.loading import bcc, libbpf
+from clb_discovery.datapath.loading.sizes import Sizes, pinned_sizes
 from clb_discovery.datapath.maps import Maps
-from clb_discovery.datapath.pins import PROGRAMS, Pins
+from clb_discovery.datapath.pins import OUTCOMES, PROGRAMS, Pins
 from clb_discovery.errors import HostError
 from clb_discovery.hints import load_command
 from clb_discovery.layout.elements import Info
@@ -37,22 +41,34 @@ class Loader(StrEnum):
     """Another process loads: see `datapath.handover` and `datapath.plane`. Only for `run`."""
 
 
-def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO, *, alone: bool = True) -> bool:
+def load(  # noqa: PLR0913 - independent choices of two commands
+    pins: Pins,
+    target: Path,
+    loader: Loader = Loader.AUTO,
+    *,
+    room: Sizes | None = None,
+    alone: bool = True,
+    outcomes: bool = True,
+) -> bool:
     """Make sure that the current programs are attached to the cgroup. The caller holds the lock for loading.
 
     Attached programs stay until everything that replaces them is ready. A first load that fails leaves nothing.
 
+    :param room: the sizes of new maps; existing ones keep theirs.
     :param alone: whether no other process writes the maps. Another writer keeps the self-test servers in them itself.
+    :param outcomes: attach the program that learns outcomes, too. Otherwise it stays as it is, attached or not.
     :returns: whether the instance had no pins before.
     :raises HostError: naming the missing kernel feature, file system or privilege.
     """
     if is_current(pins, target, loader):
+        if outcomes:
+            follow_outcomes(pins, target)
         return False
     probe.raise_memlock_limit()
     probe.require_hooks()
     is_first = not pins.home.exists()
     try:
-        _load(pins, target, loader, alone=alone)
+        _load(pins, target, loader, room or Sizes(), alone=alone, outcomes=outcomes)
     except BaseException:
         if is_first:
             pins.remove()
@@ -60,10 +76,12 @@ def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO, *, alone: bool 
     return is_first
 
 
-def _load(pins: Pins, target: Path, loader: Loader, *, alone: bool) -> None:
+def _load(  # noqa: PLR0913 - those of `load`
+    pins: Pins, target: Path, loader: Loader, room: Sizes, *, alone: bool, outcomes: bool
+) -> None:
     pins.create_directory()
     features = probe.features()
-    used, descriptors = programs(pins, loader, features)
+    used, descriptors = programs(pins, loader, features, room)
     with ExitStack() as stack, Maps(pins) as maps:
         for program in descriptors.values():
             stack.callback(os.close, program)
@@ -71,7 +89,7 @@ def _load(pins: Pins, target: Path, loader: Loader, *, alone: bool) -> None:
             maps.apply(plan(maps.read(), own_servers.virtual_servers(pins.instance), complete=False).steps)
         try:
             handover.prepare(pins)
-            _attach(pins, descriptors, target)
+            _attach(pins, descriptors, target, outcomes=outcomes)
             # Programs compiled by BCC cannot pass a function to a helper.
             granted = features if used is Loader.OBJECT else features & ~FEATURE_LOOP
             maps.write_info(Info(LAYOUT, granted, used, build(used), str(target)))
@@ -81,25 +99,34 @@ def _load(pins: Pins, target: Path, loader: Loader, *, alone: bool) -> None:
             ) from error
 
 
-def programs(pins: Pins, loader: Loader, features: int) -> tuple[Loader, dict[str, int]]:
+def programs(pins: Pins, loader: Loader, features: int, room: Sizes | None = None) -> tuple[Loader, dict[str, int]]:
     """Load the programs over the pinned maps, without attaching them; missing maps are created.
 
     :param features: CLB_FEATURE_* bits that the programs can use.
+    :param room: the sizes of missing maps.
     :returns: the loader that was used, and a descriptor of each program by name, which the caller closes.
     :raises HostError: naming what is missing, or what the kernel has refused.
     """
     can_set_errno = bool(features & FEATURE_ERRNO)
+    sizes = _sizes(pins) or room or Sizes()
     if loader is Loader.BCC:
-        return Loader.BCC, bcc.load_sources(pins, can_set_errno=can_set_errno)
+        return Loader.BCC, bcc.load_sources(pins, sizes, can_set_errno=can_set_errno)
     try:
-        return Loader.OBJECT, libbpf.load_object(pins, full=can_set_errno)
+        return Loader.OBJECT, libbpf.load_object(pins, libbpf.best(full=can_set_errno), sizes)
     except HostError as error:
         if loader is Loader.OBJECT:
             raise
         try:
-            return Loader.BCC, bcc.load_sources(pins, can_set_errno=can_set_errno)
+            return Loader.BCC, bcc.load_sources(pins, sizes, can_set_errno=can_set_errno)
         except HostError as other:
             raise HostError(f"{error}; --loader bcc fails, too: {other}") from error
+
+
+def _sizes(pins: Pins) -> Sizes | None:
+    try:
+        return pinned_sizes(pins)
+    except OSError as error:
+        raise HostError(f"cannot open the maps in {pins.directory}: {error.strerror}; run as root") from error
 
 
 def is_current(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> bool:
@@ -117,9 +144,47 @@ def is_current(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> bool:
 
 
 def is_attached(pins: Pins, target: Path) -> bool:
-    """Tell whether every link is attached to the present cgroup."""
-    wanted = cgroup.identity(target)
-    return wanted is not None and all(_attached_to(pins.link(name)) == wanted for name in PROGRAMS)
+    """Tell whether every link is attached to the present cgroup; that of `OUTCOMES` may be missing."""
+    here = cgroup.identity(target)
+    links = (pins.link(name) for name in PROGRAMS)
+    return here is not None and all(
+        _attached_to(link) == here or (link == pins.link(OUTCOMES) and not link.exists()) for link in links
+    )
+
+
+def follows_outcomes(pins: Pins, target: Path) -> bool:
+    """Tell whether the program that learns outcomes is attached to the present cgroup."""
+    here = cgroup.identity(target)
+    return here is not None and _attached_to(pins.link(OUTCOMES)) == here
+
+
+def follow_outcomes(pins: Pins, target: Path) -> None:
+    """Attach the program that learns outcomes, if it is not attached. The caller holds the lock for loading.
+
+    :raises HostError: naming the cause.
+    """
+    if follows_outcomes(pins, target):
+        return
+    try:
+        with _opened(pins.program(OUTCOMES)) as program:
+            link = _create_link(program, OUTCOMES, target)
+            try:
+                _replace_pin(link, pins.link(OUTCOMES))
+            finally:
+                os.close(link)
+    except OSError as error:
+        raise HostError(f"cannot attach {OUTCOMES} to {target}: {error.strerror}") from error
+
+
+def leave_outcomes(pins: Pins) -> None:
+    """Detach the program that learns outcomes. The caller holds the lock for loading.
+
+    :raises HostError: if the file system does not allow it.
+    """
+    try:
+        pins.link(OUTCOMES).unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(f"cannot detach {OUTCOMES}: {error.strerror}") from error
 
 
 def objection(pins: Pins, target: Path) -> str | None:
@@ -156,9 +221,10 @@ def _attached_to(link: Path) -> int | None:
         raise HostError(f"not allowed to open {link}; run as root, or with CAP_BPF") from error
 
 
-def _attach(pins: Pins, programs: Mapping[str, int], target: Path) -> None:
+def _attach(pins: Pins, programs: Mapping[str, int], target: Path, *, outcomes: bool) -> None:
     here = cgroup.identity(target)
-    elsewhere = [name for name in programs if _attached_to(pins.link(name)) != here]
+    left_out = set() if outcomes or pins.link(OUTCOMES).exists() else {OUTCOMES}
+    elsewhere = [name for name in programs if name not in left_out and _attached_to(pins.link(name)) != here]
     with ExitStack() as stack:
         links = {}  # create all links before pinning the first: if one fails, none stays
         for name in elsewhere:
@@ -167,7 +233,7 @@ def _attach(pins: Pins, programs: Mapping[str, int], target: Path) -> None:
         for name, program in programs.items():
             if name in links:
                 _replace_pin(links[name], pins.link(name))
-            else:
+            elif name not in left_out:
                 with _opened(pins.link(name)) as link:
                     bpf.link_update(link, program)
             _replace_pin(program, pins.program(name))

@@ -10,7 +10,6 @@ from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.layout.structs import BUCKET_PLACES, BUCKETS, PLACES, ROW_SLOTS, ROWS, Map
 
-
 SERVERS: Final = ROWS * ROW_SLOTS
 """Real servers for which there is room, if nothing else is wanted."""
 SOCKETS: Final = PLACES
