@@ -244,7 +244,7 @@ def test_verdict_of_the_verifier_is_reported(instance: str, cgroup: Path, tmp_pa
 def test_map_of_another_shape_is_refused(instance: str, cgroup: Path) -> None:
     """A pinned map with other properties than the sources declare is not used."""
     load(instance, cgroup, "bcc")
-    pin = Pins(instance).map(Map.ROWS)
+    pin = Pins(instance).map(Map.OVERFLOW)
     map_ = bpf.open_pin(pin)
     key_size, value_size = bpf.map_sizes(map_)
     os.close(map_)
@@ -254,4 +254,4 @@ def test_map_of_another_shape_is_refused(instance: str, cgroup: Path) -> None:
     os.close(map_)
     with made_cgroup() as other:
         result = clb("load", "--loader", "bcc", "--instance", instance, "--cgroup", other)
-    assert_fails(result, "clb_rows", "max_entries", "16", "clb-discovery unload")
+    assert_fails(result, "clb_overflow", "max_entries", "16", "clb-discovery unload")

@@ -408,7 +408,7 @@ def test_maps_of_another_shape_are_refused(instance: str, cgroup: Path) -> None:
     load(instance, cgroup)
     pins = Pins(instance)
     aside = pins.directory / "aside"
-    for old, new in ((pins.map(Map.ROWS), aside), (pins.map(Map.LABELS), pins.map(Map.ROWS))):
+    for old, new in ((pins.map(Map.OVERFLOW), aside), (pins.map(Map.LABELS), pins.map(Map.OVERFLOW))):
         old.rename(new)
     aside.rename(pins.map(Map.LABELS))
     for command in (("status",), ("load", "--cgroup", cgroup)):
