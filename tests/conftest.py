@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Enter the namespace before any thread or child exists; tests that need root fail by themselves without it."""
     os.environ[LOADER_VARIABLE] = config.getoption("--loader")
     os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and output would be folded
+    os.unsetenv("COLUMNS")  # readline sets it, too, behind the back of os.environ
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a thousand commands would compile every module again
     sys.dont_write_bytecode = False
     check, is_first = config.getoption("--check"), not hasattr(config, "workerinput")
