@@ -222,8 +222,8 @@ class Options:
         SERVERS,
         "N",
         values.parse_count,
-        "make fast memory for N real servers of all virtual servers, each twice while its pool changes; connects to pools "
-        f"beyond it cost more; default {SERVERS}",
+        "make fast memory for N real servers of all virtual servers, each twice while its pool changes; connects to "
+        f"pools beyond it cost more; default {SERVERS}",
     )
     room_sockets: int = _GENERAL.value(
         SOCKETS,

@@ -1,4 +1,4 @@
-"""Storing links in the maps of virtual servers, while programs follow them.
+"""Links in the maps of virtual servers: stored while programs follow them, and read.
 
 An update by bpf(2) copies bytes, so a program could read half of a link. So both maps are mapped into our memory. They
 stay mapped only while links are stored, and only as far as they are: the kernel counts mapped pages as our memory.
@@ -62,3 +62,14 @@ def store(fds: Mapping[Map, int], links: Iterable[Link]) -> None:
             barrier.release()
             barrier.acquire()
             ctypes.c_void_p.from_buffer(memory[map_], start).value = int.from_bytes(word, sys.byteorder)
+
+
+def read_heads(chains: int) -> bytes:
+    """Return the first element of every chain, four bytes each. bpf(2) would take 20 ms, because it copies each alone.
+
+    :param chains: a descriptor of the map, which may be read-only.
+    :raises OSError: if it cannot be read, or if memory is lacking.
+    """
+    size = _WORD << structs.CHAIN_BITS
+    with mmap.mmap(chains, size, prot=mmap.PROT_READ) as memory, memoryview(memory) as words:
+        return words.cast("I")[::2].tobytes()

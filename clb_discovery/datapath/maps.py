@@ -241,7 +241,10 @@ class Maps:
         return bpf.items(self._fds[map_], *structs.SIZES[map_])
 
     def _values(self, map_: Map, first: int, count: int) -> bytes:
-        return bpf.values(self._fds[map_], first, count, structs.SIZES[map_][1])
+        size = structs.SIZES[map_][1]
+        if map_ is Map.CHAINS:
+            return links.read_heads(self._fds[map_])[first * size : (first + count) * size]
+        return bpf.values(self._fds[map_], first, count, size)
 
 
 def read_info(pins: Pins) -> Info | None:

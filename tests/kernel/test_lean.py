@@ -22,7 +22,7 @@ from clb_discovery.datapath.pins import OUTCOMES, Pins
 from clb_discovery.model.servers import PassiveHealth
 from tests.kernel.test_upgrades import name_another_build
 from tests.support.cgroups import remove
-from tests.support.clients import connecting
+from tests.support.clients import connecting, wait_for_records
 from tests.support.dataplane import dial, snapshot
 from tests.support.kernel_objects import foreign_exclusive
 from tests.support.listeners import listening
@@ -134,10 +134,15 @@ def test_service_that_ejects_has_it_from_its_first_connect_on(instance: str, cgr
             reload(found, config, lean + service(DEAD, dead, more="eject-after = 3"))
             assert has_link(instance)
             wait_until(lambda: failures(instance, DEAD)[dead] > 50, "connects fail")
-    refused = sum(connect.error == errno.ECONNREFUSED for connect in connects)
-    counted = failures(instance, DEAD)[dead]
-    assert counted - 1 <= refused <= counted  # the client is killed, maybe before it has written the last one
-    print(f"\n{refused} refused connects, {counted} counted; before, {len(connects) - refused} without the service")
+            first = time.monotonic_ns()
+            counted = failures(instance, DEAD)[dead]
+            last = time.monotonic_ns()
+            wait_for_records(config.parent)
+    refused = [connect for connect in connects if connect.error == errno.ECONNREFUSED]
+    certain, possible = (sum(one.end <= first for one in refused), sum(one.start <= last for one in refused))
+    print(f"\n{certain} failures for certain, {counted} counted, {possible} possible")
+    assert len(refused) < len(connects)  # the first connects came before the service
+    assert 50 < certain <= counted <= possible
 
 
 def test_service_that_counts_has_it_until_its_connections_are_closed(

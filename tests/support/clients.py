@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -44,3 +45,10 @@ def connecting(
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // RECORD.size * RECORD.size])  # it was killed, maybe while it wrote
         connects += read_connects(file)
+
+
+def wait_for_records(directory: Path, client: int = 0) -> None:
+    """Wait until a client, which writes in blocks, has written the records of all connects that have ended by now."""
+    file = directory / f"connects-{client}"
+    enough = file.stat().st_size + 2 * io.DEFAULT_BUFFER_SIZE
+    wait_until(lambda: file.stat().st_size >= enough, "the client writes")
