@@ -37,8 +37,9 @@ def chain_of(vip: bytes) -> int:
 
     :param vip: packed.
     """
-    *words, port, protocol = _KEY.unpack(vip)
-    hashed: int = address_filter.hash_of(tuple(words)) + (port << 8 | protocol) * structs.FILTER_HIGH
+    first, second, third, fourth, port, protocol = _KEY.unpack(vip)
+    address = address_filter.hash_of(first, second, third, fourth)
+    hashed: int = address + (port << 8 | protocol) * structs.FILTER_HIGH
     return hashed % 2**64 >> (64 - structs.CHAIN_BITS)
 
 

@@ -62,6 +62,7 @@ from tests.support.simulator import (
     slots_of,
     used_indexes,
     walks,
+    with_rows,
     with_slot,
     without_link,
 )
@@ -95,8 +96,6 @@ class Publication(NamedTuple):
 PUBLICATION: Final = st.builds(
     Publication, DESIRED, st.booleans(), st.just(1.0) | st.integers(1, 31).map(lambda part: part / 32), st.booleans()
 )
-PRIOR: Final = st.just(EMPTY) | st.lists(PUBLICATION, min_size=1, max_size=3).map(lambda past: after(EMPTY, past))
-"""All states that publications and crashes can leave."""
 
 
 def after(state: State, past: Iterable[Publication]) -> State:
@@ -106,6 +105,12 @@ def after(state: State, past: Iterable[Publication]) -> State:
         state = states[round(publication.until * (len(states) - 1))]
         state = counted(state) if publication.counts else state
     return state
+
+
+NEW: Final = st.sampled_from([EMPTY, EMPTY, with_rows(4), with_rows(1)])
+"""Maps that were just loaded; some with less room for rows than pools need."""
+PRIOR: Final = NEW | st.builds(after, NEW, st.lists(PUBLICATION, min_size=1, max_size=3))
+"""All states that publications and crashes can leave."""
 
 
 def virtual_server(vip: Vip, *pool: RealServer, service: str = "redis") -> VirtualServer:
@@ -454,7 +459,8 @@ def test_nothing_that_a_link_leads_to_is_written(state: State, desired: Desired,
     virtual = [elements.unpack_virtual(element) for element in reachable(crashed).values()]
     reached = {index for chain in read(crashed).chains.values() for index in chain}
     assert len(reached) == len(virtual)
-    rows = {one.row + row for one in virtual for row in range(elements.rows(one.servers))}
+    in_array = [one for one in virtual if one.row != structs.OVERFLOWS]
+    rows = {one.row + row for one in in_array for row in range(elements.rows(one.servers))}
     written = {Map.VIRTUAL: reached, Map.ROWS: rows}
     for operation in operations(plan(read(crashed), desired, complete=complete).steps):
         if isinstance(operation, Put) and operation.map in written:
@@ -625,6 +631,32 @@ def test_only_the_lowest_tier_is_used() -> None:
     state = fresh(desired_of(virtual_server(MAPPED, ONE, THREE, BACKUP)))
     assert len(slots_of(state, 1)) == 3
     assert connect(state, MAPPED) == served_by(MAPPED, (ONE, THREE))
+
+
+def test_a_pool_without_room_in_the_array_is_in_the_overflow() -> None:
+    """It needs consecutive rows; when it is published again and finds some, it moves back."""
+    many = tuple(ONE._replace(port=port) for port in range(1, 3 * structs.ROW_SLOTS))
+    large, other = virtual_server(OTHER, *many), virtual_server(MAPPED, ONE)
+    state, installed = with_rows(5), read(with_rows(5))
+    placed = []
+    for desired in (
+        (other,),
+        (other, large),  # three of the four free rows
+        (other, replace(large, pool=many[1:])),  # the old pool still has its rows
+        (other, replace(large, pool=many)),
+        (other, replace(large, pool=many[2:])),
+        (replace(other, pool=(THREE,)), large),
+    ):
+        made = plan(installed, desired_of(*desired), complete=True)
+        state, installed = apply(state, made.steps), made.result
+        placed.append([installed.virtual[server.vip].row for server in desired])
+        assert read(state).free_rows == installed.free_rows
+        assert comparable(read(state)) == comparable(installed)
+        for server in desired:
+            assert connect(state, server.vip) == served_by(server.vip, server.pool)
+    out = structs.OVERFLOWS
+    assert placed == [[0], [0, 1], [0, out], [0, 1], [0, out], [1, 2]]
+    assert read(state).orphans == {}
 
 
 def test_a_plan_in_full() -> None:

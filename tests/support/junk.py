@@ -11,14 +11,15 @@ from clb_discovery.layout import address_filter, elements, structs
 from clb_discovery.layout.chains import chain_of
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.servers import Protocol, RealServer, Vip
-from tests.support.simulator import ARRAYS, Put, Remove, State, carry_out
+from tests.support.simulator import Put, Remove, State, carry_out, rows_in
 from tests.support.strategies import ADDRESS, FEW_VIPS, few_real_servers
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 _KEYS: Final = st.sampled_from(FEW_VIPS).map(elements.pack_vip)
 _GENERATION: Final = st.integers(0, 12)
-_INDEX: Final = st.integers(0, 5)
+_MOST: Final = 5
+_INDEX: Final = st.integers(0, _MOST)
 _LINK: Final = st.integers(0, 8) | st.sampled_from([structs.VIRTUAL_ELEMENTS - 1, structs.VIRTUAL_ELEMENTS, 2**32 - 1])
 _SERVER: Final = st.sampled_from([*range(12), structs.MAX_SERVERS - 1, structs.MAX_SERVERS, 2**32 - 1])
 
@@ -35,7 +36,7 @@ def damaged(draw: Draw, states: st.SearchStrategy[State]) -> State:
 
 
 def _lost(draw: Draw, state: State) -> Remove | None:
-    map_ = draw(st.sampled_from(sorted(state.keys() - ARRAYS.keys())))
+    map_ = draw(st.sampled_from([Map.OVERFLOW, Map.LABELS]))
     return Remove(map_, draw(st.sampled_from(sorted(state[map_])))) if state[map_] else None
 
 
@@ -68,14 +69,14 @@ def _link(draw: Draw, _state: State) -> Put:
     return Put(Map.CHAINS, elements.pack_index(hashed), elements.pack_index(draw(_LINK)))
 
 
-def _slot(draw: Draw, _state: State) -> Put:
+def _slot(draw: Draw, state: State) -> Put:
     small = st.integers(0, 3)
     slot = elements.Slot(_member(draw), *(draw(small) for _ in elements.Slot._fields[1:]))._replace(
         server=draw(_SERVER)
     )
     generation = draw(_GENERATION)
     (row,) = elements.pack_rows(generation, [slot])
-    if draw(st.booleans()):
+    if draw(st.booleans()) or rows_in(state) <= _MOST:
         return Put(Map.OVERFLOW, elements.pack_place(generation, draw(_INDEX)), row)
     return Put(Map.ROWS, elements.pack_index(draw(_INDEX)), row)
 

@@ -43,6 +43,8 @@ Outcomes = Mapping[Outcome, Fraction]
 
 READ: Final = (*DECODED, Map.CHAINS, Map.VIRTUAL, Map.ROWS)
 EMPTY: Final[State] = {map_: {} for map_ in READ}
+_SIZE: Final = b"rows"
+"""The key, in place of the record of the loader, of the number of rows that a state has room for."""
 PASSES_THROUGH: Final[Outcomes] = {None: Fraction(1)}
 _KEYS: Final = tuple(map(elements.pack_index, range(structs.MAX_SERVERS)))
 """Of an array of servers. They are made once, because tests read such an array thousands of times."""
@@ -96,7 +98,9 @@ def carry_out(state: State, operation: Operation) -> State:
             raise ValueError(f"wrong size for {operation.map}")
         raw[operation.key] = operation.value
         if operation.map in ARRAYS:
-            if elements.unpack_index(operation.key) >= ARRAYS[operation.map]:
+            if elements.unpack_index(operation.key) >= (
+                rows_in(state) if operation.map is Map.ROWS else ARRAYS[operation.map]
+            ):
                 raise ValueError(f"no such element of {operation.map}")
             if not any(operation.value):
                 del raw[operation.key]
@@ -120,6 +124,16 @@ def apply(state: State, steps: Iterable[Step]) -> State:
     return history(state, steps)[-1]
 
 
+def with_rows(rows: int) -> State:
+    """Return empty maps with this number of elements of `clb_rows`."""
+    return {**EMPTY, Map.INFO: {_SIZE: elements.pack_index(rows)}}
+
+
+def rows_in(state: State) -> int:
+    """Return the number of elements of `clb_rows`."""
+    return elements.unpack_index(state.get(Map.INFO, {}).get(_SIZE, elements.pack_index(structs.ROWS)))
+
+
 def _stored(state: State, link: Link) -> Put:
     """Return what storing a link does: no other byte of the element changes."""
     key, value = elements.pack_index(link.at), elements.pack_index(link.to)
@@ -129,13 +143,15 @@ def _stored(state: State, link: Link) -> Put:
     return Put(link.map, key, value)
 
 
-def read(state: State, rows: int = structs.ROWS, *, servers: Iterator[tuple[bytes, bytes]] | None = None) -> Installed:
+def read(state: State, rows: int | None = None, *, servers: Iterator[tuple[bytes, bytes]] | None = None) -> Installed:
     """Decode a state as at the start of a sidecar.
 
-    :param rows: the number of elements of `clb_rows`.
+    :param rows: the number of elements of `clb_rows`, in place of that of the state.
     :param servers: in place of those of the state.
     """
     raw = {map_: state[map_].items() for map_ in DECODED} | {Map.SERVERS: servers or array(state[Map.SERVERS])}
+
+    rows = rows_in(state) if rows is None else rows
 
     def values(map_: Map, first: int, count: int) -> bytes:
         size = structs.SIZES[map_][1]
