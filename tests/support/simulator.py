@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import repeat
 from typing import Final, NamedTuple
 
@@ -111,6 +112,14 @@ def apply(state: State, steps: Iterable[Step]) -> State:
     return history(state, steps)[-1]
 
 
+def distinct(states: Sequence[State], *maps: Map) -> list[State]:
+    """Return one state for all those in a row that differ only in other maps.
+
+    :param states: in order, from `history`: each operation leaves all maps but one as the same objects.
+    """
+    return list({tuple(id(state[map_]) for map_ in maps): state for state in states}.values())
+
+
 def read(state: State) -> Installed:
     """Decode a state as at the start of a sidecar."""
     return decode({map_: state[map_].items() for map_ in DECODED} | {Map.SERVERS: array(state[Map.SERVERS])})
@@ -138,6 +147,14 @@ def connect(state: State, wanted: Vip) -> Outcomes:
         if not undecided:
             return total
     return {**total, None: undecided}
+
+
+def connects(states: Sequence[State], wanted: Vip) -> list[Outcomes]:
+    """Return where a connect goes in these states, in order, but only once where nothing changed for it.
+
+    :param states: from `history`.
+    """
+    return [connect(state, wanted) for state in distinct(states, Map.FILTER, Map.VIRTUAL, Map.ROWS)]
 
 
 def may_be_vip(state: State, address: bytes) -> bool:
@@ -284,6 +301,11 @@ def _draw(state: State, key: bytes, generation: int, index: int) -> Iterator[tup
 
 def _slot_of(state: State, key: bytes, generation: int, index: int) -> Slot | None:
     row, column = divmod(index, structs.ROW_SLOTS)
-    slots = elements.unpack_row(state[Map.ROWS].get(elements.pack_place(generation, row), b""))
+    slots = _unpacked(state[Map.ROWS].get(elements.pack_place(generation, row), b""))
     slot = slots[column] if column < len(slots) else None
     return slot if slot and elements.unpack_member(slot.member)[0] == key else None
+
+
+@lru_cache(maxsize=4096)
+def _unpacked(row: bytes) -> tuple[Slot, ...]:
+    return tuple(elements.unpack_row(row))
