@@ -29,17 +29,17 @@ static __always_inline int clb_is_of_kernel(struct bpf_sock *sk)
 	return !inside || BPF_CORE_READ_BITFIELD(inside, sk_kern_sock);
 }
 
-/* Whether a TCP socket may have a record: records belong to cookies, and most sockets have none. The helper for cookies
- * would make one. */
-static __always_inline int clb_may_have_record(struct bpf_sock *sk)
+/* The cookie of a TCP socket; 0 if it has none, and so no record. The helper for cookies would make one. */
+static __always_inline __u64 clb_cookie_of(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
 {
 	const struct sock *inside = (const struct sock *)bpf_skc_to_tcp_sock(sk);
 
-	return !inside || inside->__sk_common.skc_cookie.counter;
+	(void)ctx;
+	return inside ? inside->__sk_common.skc_cookie.counter : 0;
 }
 #else
 #define clb_is_of_kernel(sk) ((void)(sk), 1)
-#define clb_may_have_record(sk) ((void)(sk), 1)
+#define clb_cookie_of(ctx, sk) bpf_get_socket_cookie(ctx)
 #endif
 
 #endif

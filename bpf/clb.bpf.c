@@ -394,10 +394,10 @@ CLB_FUNCTION int clb_leaves(struct bpf_sock_ops *ctx)
 	__u64 cookie;
 	int flags;
 
-	if (!sk || !clb_may_have_record(sk))
+	if (!sk)
 		return 0;
-	cookie = bpf_get_socket_cookie(ctx);
-	if (!clb_find_record(sk, cookie, &record))
+	cookie = clb_cookie_of(ctx, sk);
+	if (!cookie || !clb_find_record(sk, cookie, &record))
 		return 0;
 	socket = record.socket;
 	if (!clb_is_peer(sk, &socket->member)) { /* it is a direct connect, after one that failed at once */
@@ -466,11 +466,14 @@ CLB_FUNCTION int clb_ends(struct bpf_sock_ops *ctx, const struct clb_record *rec
 CLB_FUNCTION int clb_changes_state(struct bpf_sock_ops *ctx)
 {
 	__u32 before = ctx->args[0], after = ctx->args[1];
-	__u64 cookie = bpf_get_socket_cookie(ctx);
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_record record = {};
+	__u64 cookie;
 
-	if ((after != BPF_TCP_ESTABLISHED && after != BPF_TCP_CLOSE) || !sk || !clb_find_record(sk, cookie, &record))
+	if ((after != BPF_TCP_ESTABLISHED && after != BPF_TCP_CLOSE) || !sk)
+		return 0;
+	cookie = clb_cookie_of(ctx, sk);
+	if (!cookie || !clb_find_record(sk, cookie, &record))
 		return 0;
 	if (record.socket->follows && (after == BPF_TCP_CLOSE || !clb_is_of_kernel(sk)))
 		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_STATE_CB_FLAG);

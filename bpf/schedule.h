@@ -35,7 +35,7 @@ static __always_inline struct clb_slot *clb_alias_of(struct clb_search *search, 
 
 /* The own server of a column or its alias, by a draw: 32 random bits times the size of the tier. The upper part of the
  * draw chooses the column, the rest chooses between the two; in a tier of 65,536 servers the rest still has 16 bits. */
-CLB_FUNCTION struct clb_slot *clb_drawn(struct clb_search *search, __u64 draw)
+CLB_HOT struct clb_slot *clb_drawn(struct clb_search *search, __u64 draw)
 {
 	__u32 column = search->first + (__u32)(draw >> 32), from = search->pool->row;
 	struct clb_row *row = clb_row_of(search->pool->generation, from, column);

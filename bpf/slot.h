@@ -51,7 +51,7 @@ static __always_inline __u64 clb_hash(const __be32 *address)
 /* The index of the virtual server of this address, port (0: the wildcard) and protocol; 0 if there is none.
  *
  * hash is that of the address. */
-CLB_FUNCTION __u32 clb_find_virtual(const struct clb_vip *vip, __be16 port, __u64 hash)
+CLB_HOT __u32 clb_find_virtual(const struct clb_vip *vip, __be16 port, __u64 hash)
 {
 	__u32 index = (hash + ((__u64)port << 8 | vip->protocol) * CLB_FILTER_HIGH) >> (64 - CLB_CHAIN_BITS), turn;
 	__u32 *link = clb_lookup(clb_chains, &index);
