@@ -211,7 +211,7 @@ def test_the_sidecar_publishes_a_change_of_any_service(agent: ConsulAgent, tmp_p
     vips = [vip_of(number) for number in range(SERVICES)]
     options = ["--consul", agent.url]
     if catalog:
-        options += ["--vip-range", "10.64.0.0/16"]
+        options += ["--vip-range", "10.64.0.0/16", "--max-services", str(SERVICES + 1)]
     else:
         options += [word for number, vip in enumerate(vips) for word in ("--service", f"service-{number}={vip}")]
     waits = []
