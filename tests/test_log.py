@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.log_events import events, named
 from tests.support.terminal import on_terminal
 
 PROGRAM = """
@@ -135,3 +137,11 @@ def test_on_a_terminal_a_line_is_a_sentence(env: dict[str, str]) -> None:
     assert shown[-1] == "ValueError: broken"
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line) for line in terminal.text().splitlines()[:5])
     assert ("\x1b[" in terminal.sent) is (not env)
+
+
+def test_tests_name_events_that_are_logged() -> None:
+    """Each event that a test looks for in a log is one that the program logs, also in tests that are run rarely."""
+    texts = [file.read_text() for file in Path(__file__).parent.rglob("*.py")]
+    found = {event for text in texts for event in named(ast.parse(text))}
+    assert len(found) > 20
+    assert found - events() == set()

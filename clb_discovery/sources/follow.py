@@ -35,11 +35,12 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
     def failed(state: RetryCallState) -> None:
         nonlocal traced
         error = state.outcome.exception() if state.outcome else None
+        pause = state.next_action.sleep if state.next_action else 0.0  # upcoming_sleep is not in tenacity of Debian 12
         _log.debug(
             "query failed; it is repeated after a random pause",
             source=source.name,
             failures=state.attempt_number,
-            seconds=round(state.upcoming_sleep, 1),
+            seconds=round(pause, 1),
             error=type(error).__name__,
         )
         if isinstance(error, SourceError):

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from clb_discovery.model.answer import Outcome
+from clb_discovery.model.answer import Failure, Outcome
 from clb_discovery.model.service import CATALOG, CONSUL
 from clb_discovery.sources.base import CatalogSource, Source
 from clb_discovery.sources.follow import follow
@@ -33,6 +33,7 @@ class Watches:
         self._followed: dict[str, Source] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._traced: dict[str, str] = {}  # by source, the bug that was logged last
 
     async def open(self) -> None:
         """Open the sources; no query is sent yet.
@@ -74,6 +75,22 @@ class Watches:
             if source:
                 self._followed[name] = source
                 self._tasks[name] = asyncio.create_task(follow(source, partial(self._receive, name)))
+                self._tasks[name].add_done_callback(partial(self._ended, name))
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        """Report a task that a bug has ended; the next `adjust` follows its source again.
+
+        Otherwise the source would look fresh for ever.
+        """
+        error = None if task.cancelled() else task.exception()
+        if error is None or self._receive is None or self._tasks.get(name) is not task:
+            return
+        del self._tasks[name], self._followed[name]
+        reason = f"internal error: {error!r}; please report it"
+        if self._traced.get(name) != reason:  # the traceback is long, so it is logged once
+            self._traced[name] = reason
+            _log.error("source failed unexpectedly", source=name, exc_info=error)
+        self._receive(name, Failure(reason))
 
     def hasten(self, name: str) -> None:
         """Hasten a source; ignore one that is not followed."""

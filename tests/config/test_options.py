@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
+import os
 from dataclasses import FrozenInstanceError
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Final
 
 import pytest
@@ -194,3 +196,19 @@ def test_what_is_typed_takes_the_place_of_a_table(tmp_path: Path) -> None:
     redis, ldap = read_services(options)
     assert (redis.name, tuple(map(str, redis.vips)), redis.policy.hold) == ("redis", ("10.64.0.8", "10.64.0.9"), 30)
     assert (ldap.name, ldap.source) == ("ldap", "static:ldap")
+
+
+class Forbidden(PosixPath):
+    """A file that only other users can read, also for tests as root."""
+
+    def read_bytes(self) -> bytes:
+        """Fail as open(2) does."""
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+
+def test_file_that_the_user_may_not_read() -> None:
+    """The error names the user that must be able to read the file: the units do not run as root."""
+    typed = make_parser().parse_args(["run", "--config", "/etc/clb.toml"])
+    typed.config = Forbidden(typed.config)
+    with pytest.raises(UsageError, match=r"/etc/clb.toml: Permission denied; the user .* clb-discovery, must"):
+        read_options(typed, {})

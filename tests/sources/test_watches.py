@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 from structlog.testing import capture_logs
 
-from clb_discovery.model.answer import Answer, Listing, Outcome
+from clb_discovery.model.answer import Answer, Failure, Listing, Outcome
 from clb_discovery.model.service import CATALOG
 from clb_discovery.sources.base import Source
 from clb_discovery.sources.watches import Watches
@@ -82,3 +82,25 @@ async def test_a_change_of_what_is_followed_is_a_line_for_debugging() -> None:
         ("followed sources change", "debug", 0, 1),
         ("followed sources change", "debug", 1, 2),
     ]
+
+
+async def test_source_whose_task_ends_by_a_bug_is_followed_again() -> None:
+    """The bug is a failure of its source, with one traceback for each kind; the next round follows the source again."""
+    heard, broken = asyncio.Queue[Outcome](), [True, True]
+
+    def hear(_name: str, outcome: Outcome) -> None:
+        if isinstance(outcome, Answer) and broken:
+            raise KeyError(broken.pop())
+        heard.put_nowait(outcome)
+
+    found = watches({"fake:a": Told(*[Answer(())] * 3)})
+    await found.open()
+    with capture_logs() as logs:
+        found.start(hear)
+        for _ in range(2):
+            assert await heard.get() == Failure("internal error: KeyError(True); please report it")
+            found.adjust(())
+        assert await heard.get() == Answer(())
+    await found.end()
+    errors = [(line["event"], line["source"]) for line in logs if line["log_level"] == "error"]
+    assert errors == [("source failed unexpectedly", "fake:a")]

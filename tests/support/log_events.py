@@ -35,6 +35,22 @@ def events(*levels: str) -> set[str]:
     return {one.event for one in logged() if not levels or one.level in levels}
 
 
+def named(tree: ast.AST) -> set[str]:
+    """Return the events whose presence or absence in a log a program of tests checks."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Compare(
+                ast.Constant(str(event)), [ast.In() | ast.NotIn()], [ast.Call(ast.Attribute(attr="events"))]
+            ):
+                found.add(event)
+            case ast.Call(ast.Attribute(ast.Call(ast.Attribute(attr="events")), "count"), [ast.Constant(str(event))]):
+                found.add(event)
+            case ast.Call(ast.Name("has_logged"), [_, ast.Constant(str(event))]):
+                found.add(event)
+    return found
+
+
 def _found(call: ast.Call) -> Iterator[Logged]:
     function, arguments = call.func, call.args
     if isinstance(function, ast.Name) and function.id == "partial" and arguments:

@@ -73,6 +73,11 @@ def journal(unit: str) -> str:
     return run("journalctl", "--boot", "--no-pager", "--output=cat", f"--unit={unit}")
 
 
+def has_logged(unit: str, event: str) -> bool:
+    """Return whether the log of a unit in this boot has an event."""
+    return f'"event": {json.dumps(event)}' in journal(unit)
+
+
 def status(instance: str = "default") -> dict[str, Any]:
     """Return the document of `status --json`."""
     found: dict[str, Any] = json.loads(run("clb-discovery", "status", "--json", "--instance", instance))
