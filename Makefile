@@ -5,8 +5,10 @@ AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
 PROCESSES := $(shell expr 2 '*' $$(nproc))
 SHELL_SCRIPTS = $(shell grep -rlIE '^\#!.*[/ ](ba|da)?sh$$' .ci benchmarks contrib scripts tests)
 C_FILES = $(wildcard $(addsuffix /*.[ch],benchmarks bpf soak))
+# They run side by side; the slowest comes first.
+LINTERS := lint-mypy lint-shell lint-ruff lint-format lint-c
 
-.PHONY: help check audit demo page-picture test test-bcc test-clients test-discovery test-page fuzz lint build man deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
+.PHONY: help check audit demo page-picture test test-bcc test-clients test-discovery test-page fuzz lint $(LINTERS) build man deb test-deb test-fresh test-kernels test-systemd soak bench bench-change bench-consul bench-hooks bench-plots bench-scale bench-sidecar bench-vm clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
@@ -54,10 +56,21 @@ page-picture: ## take docs/page.png from the page in Chromium (root, or through 
 
 lint: ## run ruff, mypy, shellcheck and clang-format
 	@scripts/setup check
-	@.venv/bin/ruff check .
-	@.venv/bin/ruff format --check .
+	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync $(LINTERS)
+
+lint-mypy:
 	@.venv/bin/mypy
+
+lint-shell:
 	@shellcheck $(SHELL_SCRIPTS)
+
+lint-ruff:
+	@.venv/bin/ruff check .
+
+lint-format:
+	@.venv/bin/ruff format --check .
+
+lint-c:
 	@clang-format --dry-run --Werror $(C_FILES)
 
 build: ## build the wheel and the sdist into dist/

@@ -45,7 +45,7 @@ def installed(wheel: Path) -> Path:
     venv = wheel.parent / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(venv), "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "install", "--no-index", "--no-deps", wheel], check=True, capture_output=True)
+    subprocess.run([*pip, "install", "--no-index", "--no-deps", "--no-compile", wheel], check=True, capture_output=True)
     # In this way an editable installation of the checkout stays invisible.
     site = venv / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))

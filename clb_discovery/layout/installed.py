@@ -130,7 +130,7 @@ def decode(raw: Mapping[Map, Elements], values: Values, rows: int = structs.ROWS
         },
         orphans={map_: orphaned for map_, orphaned in keys.items() if orphaned},
         last_generation=max([*orphans, *(one.element.generation for one in found)], default=0),
-        resting=tuple(index for index in range(top) if index not in owned and index not in used),
+        resting=tuple(sorted(set(range(top)).difference(owned, used))),
         top=top,
     )
 
@@ -306,10 +306,9 @@ def _used(servers: Elements, highest: int) -> set[int]:
     """
     used = set()
     last = highest
-    for key, value in servers:
-        index = elements.unpack_index(key)
+    for index, (key, value) in enumerate(servers):  # a key is parsed only if its element is not zero
         if value != elements.NEW_SERVER:
-            used.add(index)
+            used.add(elements.unpack_index(key))
             last = max(last, index)
         elif index >= last + READ_AHEAD:
             break

@@ -16,7 +16,7 @@ from clb_discovery.publication.cut import Cut, cut
 from clb_discovery.publication.plan import Plan, plan
 from clb_discovery.publication.steps import Delete, GracePeriod, Store
 from tests.publication.test_plan import PRIOR, TARGETS, Desired, comparable, fresh, pools_of, shape, taken
-from tests.support.simulator import Put, State, apply, carry_out, connect, history, operations, read
+from tests.support.simulator import Put, State, apply, carry_out, connect, connects, history, operations, read
 from tests.support.strategies import DESIRED
 
 BY_VIRTUAL_SERVER = (Map.SERVERS, Map.ROWS, Map.OVERFLOW, Map.VIRTUAL, Map.LABELS)
@@ -67,7 +67,8 @@ def test_what_is_held_after_a_refused_element_is_known_without_reading(
     assert taken(decoded) <= taken(installed) | set(installed.resting)
     assert decoded.last_generation <= installed.last_generation
     for target in TARGETS:
-        assert all(connect(later, target) == connect(state, target) for later in states)
+        outcome = connect(state, target)
+        assert all(found == outcome for found in connects(states, target))
 
 
 @settings(max_examples=150)
@@ -95,9 +96,10 @@ def test_all_others_get_through(state: State, desired: Desired, share: float) ->
 @given(PRIOR, DESIRED)
 def test_the_owner_of_each_element_is_named(state: State, desired: Desired) -> None:
     """A row, label, server or virtual server belongs to one virtual server of the plan."""
-    made = plan(read(state), desired, complete=True)
+    installed = read(state)
+    made = plan(installed, desired, complete=True)
     for _, refused in refusable(made):
-        found = cut(read(state), made, refused.map, refused.key)
+        found = cut(installed, made, refused.map, refused.key)
         assert found
         assert found.vip in desired
         if refused.map is Map.LABELS:

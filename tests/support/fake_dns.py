@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Self, cast
 
 import dns.flags
@@ -185,9 +186,12 @@ def _without_edns(query: Message, rcode: str) -> bytes:
 
 def _fill(response: Message, section: list[dns.rrset.RRset], lines: list[str], rdclass: str = "IN") -> None:
     for line in lines:
-        owner, ttl, kind, data = line.split(None, 3)
-        rdtype = dns.rdatatype.from_text(kind)
-        rdata = dns.rdata.from_text(rdclass, rdtype, data)
-        kind_of = dns.rdataclass.from_text(rdclass)
-        rrset = response.find_rrset(section, dns.name.from_text(owner), kind_of, rdtype, create=True)
-        rrset.add(rdata, int(ttl))
+        owner, ttl, rdata = _record(line, rdclass)
+        response.find_rrset(section, owner, rdata.rdclass, rdata.rdtype, create=True).add(rdata, ttl)
+
+
+@lru_cache(maxsize=8192)
+def _record(line: str, rdclass: str) -> tuple[dns.name.Name, int, dns.rdata.Rdata]:
+    """Parse a record once: tests ask for the same records again, and there may be hundreds in an answer."""
+    owner, ttl, kind, data = line.split(None, 3)
+    return dns.name.from_text(owner), int(ttl), dns.rdata.from_text(rdclass, kind, data)

@@ -95,7 +95,7 @@ def all_places_taken(maps: RecordMaps) -> Iterator[None]:
     ways = range(structs.BUCKET_PLACES)
     try:
         # No socket ever has these cookies.
-        taken = [owners([1 << 62 | number << 2 | way for way in ways], 1) for number in range(structs.BUCKETS)]
+        taken = [owners([1 << 62 | number << 2 | way for way in ways], 0) for number in range(structs.BUCKETS)]
         bpf.update_all(maps.owners, list(zip(keys, taken, strict=True)))
         yield
     finally:

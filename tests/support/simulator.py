@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import repeat
 from typing import Final, NamedTuple
 
@@ -165,6 +166,14 @@ def read(state: State, rows: int | None = None, *, servers: Iterator[tuple[bytes
     return decode(raw, values, rows)
 
 
+def distinct(states: Sequence[State], *maps: Map) -> list[State]:
+    """Return one state for all those in a row that differ only in other maps.
+
+    :param states: in order, from `history`: each operation leaves all maps but one as the same objects.
+    """
+    return list({tuple(id(state[map_]) for map_ in maps): state for state in states}.values())
+
+
 def array(raw: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
     """Return all elements of an array in the order of their indexes, as the kernel does."""
     return zip(_KEYS, map(raw.get, _KEYS, repeat(elements.NEW_SERVER)), strict=False)
@@ -245,6 +254,17 @@ def reachable(state: State) -> dict[bytes, bytes]:
     """Return the elements of `clb_virtual` that programs can find, by packed VIP."""
     vips = {element[: structs.VIP.size] for element in state[Map.VIRTUAL].values()}
     return {vip: element for vip in vips if (element := find(state, vip))}
+
+
+def connects(states: Sequence[State], wanted: Vip) -> list[Outcomes]:
+    """Return where a connect goes in these states, in order, but only once where nothing changed for it.
+
+    :param states: from `history`.
+    """
+    return [
+        connect(state, wanted)
+        for state in distinct(states, Map.FILTER, Map.CHAINS, Map.VIRTUAL, Map.ROWS, Map.OVERFLOW)
+    ]
 
 
 def may_be_vip(state: State, address: bytes) -> bool:
@@ -403,7 +423,7 @@ def _draw(state: State, virtual: Virtual, index: int) -> Iterator[tuple[Outcome,
 
 def _slot_of(state: State, virtual: Virtual, index: int) -> Slot | None:
     row, column = divmod(index, structs.ROW_SLOTS)
-    slots = elements.unpack_row(virtual.vip, _row_of(state, virtual, row))
+    slots = _unpacked(virtual.vip, _row_of(state, virtual, row))
     slot = slots[column] if column < len(slots) else None
     return slot if slot and slot.out_of else None
 
@@ -411,3 +431,8 @@ def _slot_of(state: State, virtual: Virtual, index: int) -> Slot | None:
 def _row_of(state: State, virtual: Virtual, row: int) -> bytes:
     map_, key = row_key(virtual, row)
     return state[map_].get(key, bytes(structs.ROW.size))
+
+
+@lru_cache(maxsize=4096)
+def _unpacked(vip: bytes, row: bytes) -> tuple[Slot, ...]:
+    return tuple(elements.unpack_row(vip, row))

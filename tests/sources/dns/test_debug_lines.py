@@ -139,8 +139,8 @@ async def test_an_answer_that_may_be_trimmed_is_a_line() -> None:
 async def test_an_answer_at_the_limit_of_dns_is_a_line() -> None:
     """The answer is queried once more, to see whether it is complete."""
     async with FakeDns() as server:
-        names = [f"{'x' * 60}{number:03}.example." for number in range(710)]
-        server.replies[SRV] = Reply(records(*(f"0 1 80 {name}" for name in names)), truncated=True)
+        every = (f"0 1 {port} {'x' * 63}.example." for port in range(1, 711))
+        server.replies[SRV] = Reply(records(*every), truncated=True)
         with capture_logs() as logs:
             await source(server, lifetime=10.0).next()
     line, *_ = lines_of(logs, "answer is at the limit of DNS; querying again to compare")

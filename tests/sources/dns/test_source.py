@@ -426,16 +426,18 @@ async def test_answer_at_the_limit_of_dns_is_a_failure(ttl: int, keeps: int | No
 async def test_answer_that_fills_a_message_and_stays_the_same_is_whole() -> None:
     """An answer at the limit is queried twice each time; with a TTL and without a difference it is complete."""
     async with FakeDns() as server:
-        every = records(*(f"0 1 {port} {'x' * 52}.{port}." for port in range(1, 856)))
-        server.replies[SRV] = Reply(every, truncated=True, additional=[f"{'x' * 52}.1. 60 A 10.0.0.1"])
-        server.replies[f"{'x' * 52}.855.", "A"] = Reply([f"{'x' * 52}.855. 60 A 10.0.0.2"])
-        one = SrvSource(NAME, Resolvers([server.address]), 0.01, 0.01)
+        first, middle, last = (f"{'x' * 52}.{name}." for name in ("one", "two", "end"))
+        targets = [first, *[middle] * 853, last]
+        every = records(*(f"0 1 {port} {target}" for port, target in enumerate(targets, 1)))
+        server.replies[SRV] = Reply(every, truncated=True, additional=[f"{first} 60 A 10.0.0.1"])
+        server.replies[last, "A"] = Reply([f"{last} 60 A 10.0.0.2"])
+        one = SrvSource(NAME, Resolvers([server.address], lifetime=patient(10)), 0.01, 0.01)
         await one.next()
-        first = len(server.asked)
+        before = len(server.asked)
 
         answer = await one.next()
 
-    assert [protocol for owner, _, protocol in server.asked[first:] if owner == SRV[0]] == ["tcp", "tcp"]
+    assert [protocol for owner, _, protocol in server.asked[before:] if owner == SRV[0]] == ["tcp", "tcp"]
     assert shown(answer) == ["0 1 10.0.0.2:855"]
 
 
