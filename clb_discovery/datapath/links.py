@@ -67,7 +67,7 @@ def store(fds: Mapping[Map, int], links: Iterable[Link]) -> None:
 def read_heads(chains: int) -> bytes:
     """Return the first element of every chain, four bytes each. bpf(2) would take 20 ms, because it copies each alone.
 
-    :param chains: a descriptor of the map, which may be read-only.
+    :param chains: a descriptor of the map; the kernel maps none that is read-only.
     :raises OSError: if it cannot be read, or if memory is lacking.
     """
     size = _WORD << structs.CHAIN_BITS

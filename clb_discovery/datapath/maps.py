@@ -241,19 +241,10 @@ class Maps:
         return bpf.items(self._fds[map_], *structs.SIZES[map_])
 
     def _values(self, map_: Map, first: int, count: int) -> bytes:
-        return values(self._fds[map_], map_, first, count)
-
-
-def values(fd: int, map_: Map, first: int, count: int) -> bytes:
-    """Return the values of consecutive elements of an array; fewer if it ends before.
-
-    :param fd: a descriptor of the map, which may be read-only.
-    :raises OSError: if the kernel refuses it.
-    """
-    size = structs.SIZES[map_][1]
-    if map_ is Map.CHAINS:
-        return links.read_heads(fd)[first * size : (first + count) * size]
-    return bpf.values(fd, first, count, size)
+        size = structs.SIZES[map_][1]
+        if map_ is Map.CHAINS:
+            return links.read_heads(self._fds[map_])[first * size : (first + count) * size]
+        return bpf.values(self._fds[map_], first, count, size)
 
 
 def read_info(pins: Pins) -> Info | None:

@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from clb_discovery.datapath import bpf
-from clb_discovery.datapath.maps import read_info, values
+from clb_discovery.datapath.maps import read_info
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import ClbError
+from clb_discovery.layout import structs
 from clb_discovery.layout.chains import read_chains
 from clb_discovery.layout.structs import Map
 from clb_discovery.model import own_servers
@@ -54,6 +55,6 @@ def _vips(pins: Pins) -> list[Vip]:
         for map_ in (Map.CHAINS, Map.VIRTUAL):
             fds[map_] = bpf.open_pin(pins.map(map_), read_only=True)
             stack.callback(os.close, fds[map_])
-        reached = read_chains(lambda map_, first, count: values(fds[map_], map_, first, count))
+        reached = read_chains(lambda map_, first, count: bpf.values(fds[map_], first, count, structs.SIZES[map_][1]))
     own = own_servers.virtual_servers(pins.instance)
     return [vip for vip in reached.virtual if vip not in own]

@@ -35,7 +35,6 @@ _GENERATION: Final = struct.Struct("=Q")
 _SLOT: Final = struct.Struct("=18sH7I4H")
 """A slot, with address and port as they are together in the packed member."""
 _SLOTS_SIZE: Final = ROW_SLOTS * SLOT.size
-_NO_SLOT: Final = _SLOT.unpack(bytes(SLOT.size))
 
 
 class Virtual(NamedTuple):
@@ -234,10 +233,11 @@ def unpack_row(vip: bytes, data: bytes) -> list[Slot]:
 
     :param vip: the packed virtual server, which is part of all members.
     """
-    slots = list(_SLOT.iter_unpack(data[_GENERATION.size :]))
-    while slots and slots[-1] == _NO_SLOT:
-        slots.pop()
-    return [Slot(b"%b%b\0\0" % (vip, endpoint), *values) for endpoint, *values in slots]
+    start = _GENERATION.size
+    used = -(-max(0, len(data.rstrip(b"\0")) - start) // SLOT.size)
+    slots = _SLOT.iter_unpack(data[start : start + used * SLOT.size])
+    make = Slot._make
+    return [make((b"%b%b\0\0" % (vip, slot[0]), *slot[1:])) for slot in slots]
 
 
 def generation_of(row: bytes) -> int:

@@ -53,7 +53,8 @@ class Draft:
         if old is None or old.label != label:
             self.writes[Map.LABELS][key] = elements.pack_label(label)
         if old is not None and holds(old, server):
-            self.virtual[server.vip] = replace(old, label=label)
+            if old.label != label:
+                self.virtual[server.vip] = replace(old, label=label)
             return
         self.generation += 1
         servers = self._servers(key, server.pool, old.servers if old else {})
