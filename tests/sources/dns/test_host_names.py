@@ -188,13 +188,13 @@ async def test_silent_zone_is_bounded() -> None:
         ]
         await asyncio.sleep(0.1)
         good = await names.look_up(["web.good"])
-        good_after = loop.time() - began
+        waiting = [look for look in looks if not look.done()]
         results = await asyncio.gather(*looks)
         took = loop.time() - began
         watching.cancel()
 
     assert shown(good) == {"web.good": ["10.0.0.1"]}
-    assert good_after < 2
+    assert len(waiting) == 5
     assert all(len(looked.failed) == 1000 for looked in results)
     assert all(set(looked.failed_families.values()) == {(True, False)} for looked in results)
     assert took < 10
