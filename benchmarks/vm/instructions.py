@@ -1,8 +1,8 @@
 """Evaluation of the machines' results for connections: where their instructions go. No I/O.
 
 A connection is compared with a direct one of the same machine, just before. The kernel's own counts have the time
-inside a program; an empty program at the same hook shows what a call costs outside of it. The rest is in no hook: another
-destination, and what follows from a flag that a program has set.
+inside a program; an empty program at the same hook shows what a call costs outside of it. The rest is in no hook:
+another destination, and what follows from a flag that a program has set.
 """
 
 from __future__ import annotations
