@@ -12,7 +12,6 @@ from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup, handover, units
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
-from clb_discovery.datapath.loading.sizes import sizes
 from clb_discovery.datapath.neighbours import find_overlaps, others
 from clb_discovery.datapath.pins import OUTCOMES, Pins
 from clb_discovery.errors import BusyError, HostError
@@ -29,8 +28,7 @@ def main(typed: argparse.Namespace) -> int:
     pins, instance = Pins(options.instance), Instance(options.instance)
     target = units.cgroup_of(typed.unit) if typed.unit else cgroup.resolve(options.cgroup)
     with instance.loading() as alone:
-        room = sizes(options.room_servers, options.room_sockets)
-        loader.load(pins, target, options.loader, room=room, alone=alone, outcomes=typed.outcomes == ON)
+        loader.load(pins, target, options.loader, alone=alone, outcomes=typed.outcomes == ON)
         if typed.outcomes != ON and pins.link(OUTCOMES).exists():
             with suppress(BusyError), instance.tracing():  # a trace that runs keeps it
                 loader.leave_outcomes(pins)

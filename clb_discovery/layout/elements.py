@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from clb_discovery.layout.structs import (
-    BUCKET,
-    BUCKET_PLACES,
     EVENT,
     INFO,
     LABEL,
     MEMBER,
+    OWNER,
     PLACE,
+    ROW,
     ROW_SLOTS,
     SERVER,
     SLOT,
@@ -27,23 +27,13 @@ from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Vip
 NEW_SERVER: Final = bytes(SERVER.size)
 """The element of a new server, and of an index without a server."""
 INFO_KEY: Final = bytes(4)
-NEXT_AT: Final = VIRTUAL.offsets()["next"][0]
-"""Where the link to the next virtual server is in an element of `clb_virtual`."""
 _INDEX: Final = struct.Struct("=I")
-_COOKIES: Final = struct.Struct(f"={BUCKET_PLACES}Q")
-_GENERATION: Final = struct.Struct("=Q")
-_SLOT: Final = struct.Struct("=18sH7I4H")
-"""A slot, with address and port as they are together in the packed member."""
-_SLOTS_SIZE: Final = ROW_SLOTS * SLOT.size
 
 
 class Virtual(NamedTuple):
-    """Decoded `struct clb_virtual`; the VIP stays packed, because packed VIPs are the keys of labels."""
+    """Decoded `struct clb_virtual`."""
 
-    vip: bytes
-    next: int
     generation: int
-    row: int
     servers: int
     tier: int
     algorithm: int
@@ -55,21 +45,20 @@ class Virtual(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Decoded `struct clb_slot`, with the packed member in place of its address and port."""
+    """Decoded `struct clb_slot`; the member stays packed, because packed members are the keys everywhere."""
 
     member: bytes
-    rank: int
-    server: int
     keep: int
     out_of: int
     alias: int
     first: int
     tier: int
-    share: int
     weight: int
     priority: int
-    part: int = 0
-    zone: int = 0
+    server: int
+
+
+_NO_SLOT: Final = Slot(bytes(MEMBER.size), 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class Server(NamedTuple):
@@ -87,16 +76,16 @@ class Server(NamedTuple):
     times_ejected: int
 
 
-class Bucket(NamedTuple):
-    """Decoded `struct clb_bucket`."""
+class Owner(NamedTuple):
+    """Decoded `struct clb_owner`."""
 
-    sockets: tuple[int, ...]
+    socket: int
     crowded: int
 
     @property
-    def cookies(self) -> list[int]:
-        """The cookie of the socket in each place; 0 for none."""
-        return [socket >> 1 for socket in self.sockets]
+    def cookie(self) -> int:
+        """The cookie of the socket; 0 for none."""
+        return self.socket >> 1
 
 
 class Socket(NamedTuple):
@@ -104,13 +93,12 @@ class Socket(NamedTuple):
 
     began: int
     started: int
-    member: bytes
     server: int
     asked: bytes
-    rank: int
+    priority: int
     counts: int
     watched: int
-    follows: int
+    member: bytes
 
 
 class Event(NamedTuple):
@@ -184,43 +172,35 @@ def is_refusal(member: bytes) -> bool:
 
 
 def pack_virtual(virtual: Virtual) -> bytes:
-    """Return a virtual server as it is in `clb_virtual`."""
+    """Return the published state of a virtual server."""
     return VIRTUAL.struct.pack(*virtual)
 
 
 def unpack_virtual(data: bytes) -> Virtual:
-    """Parse an element of `clb_virtual`."""
+    """Parse the published state of a virtual server."""
     return Virtual(*VIRTUAL.struct.unpack(data))
 
 
 def pack_place(generation: int, row: int) -> bytes:
-    """Return the key of a row in `clb_overflow`."""
+    """Return the key of a row of slots."""
     return PLACE.struct.pack(generation, row)
 
 
 def unpack_place(data: bytes) -> tuple[int, int]:
-    """Return the generation and the row number of the key of a row in `clb_overflow`."""
+    """Return the generation and the row number of the key of a row."""
     generation, row = PLACE.struct.unpack(data)
     return generation, row
 
 
 def pack_slot(slot: Slot) -> bytes:
     """Return a slot as it is in its row."""
-    return _SLOT.pack(slot[0][20:38], *slot[1:])
+    return SLOT.struct.pack(*slot)
 
 
-def pack_rows(generation: int, slots: Sequence[Slot]) -> list[bytes]:
+def pack_rows(slots: Sequence[Slot]) -> list[bytes]:
     """Return the rows of a generation; the last one is padded with zeros."""
-    # Positional, because pools are large: `pack_slot` takes a third longer.
-    pack = _SLOT.pack
-    packed = b"".join(
-        [
-            pack(member[20:38], rank, server, keep, out_of, alias, first, tier, share, weight, priority, part, zone)
-            for member, rank, server, keep, out_of, alias, first, tier, share, weight, priority, part, zone in slots
-        ]
-    )
-    head = _GENERATION.pack(generation)
-    return [head + packed[at : at + _SLOTS_SIZE].ljust(_SLOTS_SIZE, b"\0") for at in range(0, len(packed), _SLOTS_SIZE)]
+    packed = b"".join(map(pack_slot, slots))
+    return [packed[at : at + ROW.size].ljust(ROW.size, b"\0") for at in range(0, len(packed), ROW.size)]
 
 
 def rows(slots: int) -> int:
@@ -228,22 +208,12 @@ def rows(slots: int) -> int:
     return -(-slots // ROW_SLOTS)
 
 
-def unpack_row(vip: bytes, data: bytes) -> list[Slot]:
-    """Parse the slots of a row, without the zero ones at its end.
-
-    :param vip: the packed virtual server, which is part of all members.
-    """
-    start = _GENERATION.size
-    used = -(-max(0, len(data.rstrip(b"\0")) - start) // SLOT.size)
-    slots = _SLOT.iter_unpack(data[start : start + used * SLOT.size])
-    make = Slot._make
-    return [make((b"%b%b\0\0" % (vip, slot[0]), *slot[1:])) for slot in slots]
-
-
-def generation_of(row: bytes) -> int:
-    """Return the generation that a row belongs to."""
-    (generation,) = _GENERATION.unpack_from(row)
-    return int(generation)
+def unpack_row(data: bytes) -> list[Slot]:
+    """Parse the slots of a row, without the zero ones at its end."""
+    slots = [Slot(*values) for values in SLOT.struct.iter_unpack(data)]
+    while slots and slots[-1] == _NO_SLOT:
+        slots.pop()
+    return slots
 
 
 def pack_index(index: int) -> bytes:
@@ -286,10 +256,9 @@ def unpack_server(data: bytes) -> Server:
     return Server(*SERVER.struct.unpack(data))
 
 
-def unpack_bucket(data: bytes) -> Bucket:
-    """Parse the owners of the records of a bucket."""
-    sockets, crowded = BUCKET.struct.unpack(data)
-    return Bucket(_COOKIES.unpack(sockets), crowded)
+def unpack_owner(data: bytes) -> Owner:
+    """Parse the owner of a record."""
+    return Owner(*OWNER.struct.unpack(data))
 
 
 def unpack_socket(data: bytes) -> Socket:
