@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from tests.support.pace import patient
 
-PATIENCE = patient(20)
+PATIENCE = patient(60)
 
 
 class ServiceManager:
