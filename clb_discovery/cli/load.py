@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from contextlib import suppress
-from typing import Final
 
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup, handover, units
@@ -17,9 +16,6 @@ from clb_discovery.datapath.pins import OUTCOMES, Pins
 from clb_discovery.errors import BusyError, HostError
 from clb_discovery.model.neighbours import relation
 
-ON: Final = "on"
-"""The value of `--outcomes` with which the program that learns outcomes is attached."""
-
 
 def main(typed: argparse.Namespace) -> int:
     """Load the programs, and leave the maps to the process that writes them."""
@@ -27,9 +23,10 @@ def main(typed: argparse.Namespace) -> int:
     os.umask(0o022)  # the writer and systemd read what is made here, whatever umask a unit sets
     pins, instance = Pins(options.instance), Instance(options.instance)
     target = units.cgroup_of(typed.unit) if typed.unit else cgroup.resolve(options.cgroup)
+    outcomes = typed.outcomes == "on"
     with instance.loading() as alone:
-        loader.load(pins, target, options.loader, alone=alone, outcomes=typed.outcomes == ON)
-        if typed.outcomes != ON and pins.link(OUTCOMES).exists():
+        loader.load(pins, target, options.loader, alone=alone, outcomes=outcomes)
+        if not outcomes and pins.link(OUTCOMES).exists():
             with suppress(BusyError), instance.tracing():  # a trace that runs keeps it
                 loader.leave_outcomes(pins)
         near = [one for one in others(pins) if relation(str(target), one.cgroup)]

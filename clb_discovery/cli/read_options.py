@@ -29,11 +29,11 @@ def _read_file(path: Path) -> tuple[Mapping[str, Any], list[Entry]]:
     try:
         config = decode(path.read_bytes())
         given = make_parser().parse_args(["run", *config.arguments])
-    except PermissionError:
-        reason = "Permission denied; the user who runs this, in its units clb-discovery, must be able to read it"
-        raise UsageError(f"cannot read {path}: {reason}") from None
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}; --config takes a TOML file") from None
+        fix = "--config takes a TOML file"
+        if isinstance(error, PermissionError):
+            fix = "the user who runs this, in its units clb-discovery, must be able to read it"
+        raise UsageError(f"cannot read {path}: {error.strerror}; {fix}") from None
     except (ValueError, UsageError) as error:
         raise UsageError(without_passwords(f"{path}: {error}")) from None  # status and the log repeat it
     return vars(given), [replace(entry, place=f"{path}: {entry.place}") for entry in config.entries]

@@ -24,16 +24,33 @@ Emit = Callable[[Outcome], None]
 _log = structlog.stdlib.get_logger()
 
 
+class Bugs:
+    """Turns bugs into failures of sources. The traceback of a bug is long, so it is logged once for each source."""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, str] = {}  # the last one, by source
+
+    def failure(self, source: str, error: BaseException | None) -> Failure:
+        """Return the failure to report.
+
+        :param source: its name.
+        """
+        reason = f"internal error: {error!r}; please report it"
+        if self._logged.get(source) != reason:
+            self._logged[source] = reason
+            _log.error("source failed unexpectedly", source=source, exc_info=error)
+        return Failure(reason)
+
+
 async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, cap: float = BACKOFF_CAP) -> None:
     """Pass every answer and every failure of a source to `emit`, until cancelled.
 
     :param first: upper bound of the first pause after a failure, in seconds.
     :param cap: longest pause, in seconds.
     """
-    traced = ""
+    bugs = Bugs()
 
     def failed(state: RetryCallState) -> None:
-        nonlocal traced
         error = state.outcome.exception() if state.outcome else None
         pause = state.next_action.sleep if state.next_action else 0.0  # upcoming_sleep is not in tenacity of Debian 12
         _log.debug(
@@ -48,11 +65,7 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
         elif isinstance(error, OSError):
             emit(Failure(f"cannot query: {error.strerror or error}"))
         else:  # a bug must not end the loop
-            reason = f"internal error: {error!r}; please report it"
-            if reason != traced:  # the traceback is long, so it is logged once
-                traced = reason
-                _log.error("source failed unexpectedly", source=source.name, exc_info=error)
-            emit(Failure(reason))
+            emit(bugs.failure(source.name, error))
 
     while True:
         try:

@@ -10,10 +10,10 @@ from typing import Final
 
 import structlog
 
-from clb_discovery.model.answer import Failure, Outcome
+from clb_discovery.model.answer import Outcome
 from clb_discovery.model.service import CATALOG, CONSUL
 from clb_discovery.sources.base import CatalogSource, Source
-from clb_discovery.sources.follow import follow
+from clb_discovery.sources.follow import Bugs, follow
 
 _CANCEL_EVERY: Final = 0.1
 
@@ -33,7 +33,7 @@ class Watches:
         self._followed: dict[str, Source] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
-        self._traced: dict[str, str] = {}  # by source, the bug that was logged last
+        self._bugs = Bugs()  # that have ended tasks
 
     async def open(self) -> None:
         """Open the sources; no query is sent yet.
@@ -86,11 +86,7 @@ class Watches:
         if error is None or self._receive is None or self._tasks.get(name) is not task:
             return
         del self._tasks[name], self._followed[name]
-        reason = f"internal error: {error!r}; please report it"
-        if self._traced.get(name) != reason:  # the traceback is long, so it is logged once
-            self._traced[name] = reason
-            _log.error("source failed unexpectedly", source=name, exc_info=error)
-        self._receive(name, Failure(reason))
+        self._receive(name, self._bugs.failure(name, error))
 
     def hasten(self, name: str) -> None:
         """Hasten a source; ignore one that is not followed."""

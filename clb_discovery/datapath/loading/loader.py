@@ -125,10 +125,8 @@ def is_current(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> bool:
 def is_attached(pins: Pins, target: Path) -> bool:
     """Tell whether every link is attached to the present cgroup; that of `OUTCOMES` may be missing."""
     here = cgroup.identity(target)
-    links = (pins.link(name) for name in PROGRAMS)
-    return here is not None and all(
-        _attached_to(link) == here or (link == pins.link(OUTCOMES) and not link.exists()) for link in links
-    )
+    found = ((name, _attached_to(pins.link(name))) for name in PROGRAMS)
+    return here is not None and all(at == here or (at is None and name == OUTCOMES) for name, at in found)
 
 
 def follows_outcomes(pins: Pins, target: Path) -> bool:
