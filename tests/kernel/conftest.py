@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -33,6 +35,21 @@ def instance() -> Iterator[str]:
     name = f"test-{uuid4().hex[:8]}"
     yield name
     wipe(name)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Return a directory that everybody may read, unlike those of pytest."""
+    path = Path(tempfile.mkdtemp(prefix="clb-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def config(directory: Path) -> Path:
+    """Return the path of a configuration that everybody may read."""
+    return directory / "clb.toml"
 
 
 @pytest.fixture

@@ -22,19 +22,13 @@ from tests.support.listeners import listening
 from tests.support.mounts import in_own_mounts
 from tests.support.pace import patient
 from tests.support.process import free_port
-from tests.support.sidecar import COMMAND, clb, sidecar, status
+from tests.support.sidecar import COMMAND, clb, load, sidecar, status
 
 VIP4: Final = "10.64.0.1"
 VIP6: Final = "fd00:64::1"
 UNIT: Final = Path(__file__).parents[2] / "contrib" / "systemd" / "clb-discovery-datapath.service"
 PACKAGES: Final = ("python3-bpfcc", "python3-bcc")
 FOREIGN: Final = '"""Lattices: what PyPI calls bcc."""\n\n\nclass Lattice:\n    pass\n'
-
-
-def load(instance: str, cgroup: Path, loader: str) -> None:
-    """Load from the command line."""
-    result = clb("load", "--loader", loader, "--instance", instance, "--cgroup", cgroup)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def loader_of(instance: str) -> str:
@@ -66,7 +60,7 @@ def without_bcc() -> str:
 
 def test_connects_are_balanced(instance: str, cgroup: Path) -> None:
     """Connects of both families and of dual-stack sockets reach the pool by its weights and are counted."""
-    load(instance, cgroup, "bcc")
+    load(instance, cgroup, "--loader", "bcc")
     assert loader_of(instance) == "bcc"
     with listening("127.0.0.1", "127.0.0.2", "::1") as (one, three, six):
         publish(instance, {f"{VIP4}:80": [one.name, f"{three.name}*3"], f"[{VIP6}]": [six.name]})
@@ -81,7 +75,7 @@ def test_connects_are_balanced(instance: str, cgroup: Path) -> None:
 
 def test_empty_pool_refuses(instance: str, cgroup: Path) -> None:
     """An empty pool refuses with the errno that status shows, as with the programs of the object."""
-    load(instance, cgroup, "bcc")
+    load(instance, cgroup, "--loader", "bcc")
     publish(instance, {f"{VIP4}:80": [], f"[{VIP6}]:80": []})
     expected = "ECONNREFUSED" if status(instance)["datapath"]["features"]["errno"] else "EPERM"
     assert dial(cgroup, VIP4, 80) + dial(cgroup, VIP6, 80) == [expected] * 2
@@ -89,14 +83,14 @@ def test_empty_pool_refuses(instance: str, cgroup: Path) -> None:
 
 def test_loaders_replace_each_other_under_connects(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """Switching to the other loader and back replaces the programs over the same maps, and no connect fails."""
-    load(instance, cgroup, "object")
+    load(instance, cgroup, "--loader", "object")
     port = free_port()
     publish(instance, {f"{VIP4}:{port}": [f"127.0.0.1:{port}"], f"[{VIP6}]:{port}": [f"[::1]:{port}"]})
     before = snapshot(instance)
     with connecting(cgroup, port, tmp_path, VIP4, VIP6) as connects:
         for loader in ("bcc", "object", "bcc"):
             last = snapshot(instance)
-            load(instance, cgroup, loader)
+            load(instance, cgroup, "--loader", loader)
             assert loader_of(instance) == loader
             after = snapshot(instance)
             kept = {name for name in after.objects if after.objects[name] == last.objects[name]}
@@ -109,16 +103,16 @@ def test_loaders_replace_each_other_under_connects(instance: str, cgroup: Path, 
 
 def test_loading_again_touches_nothing(instance: str, cgroup: Path) -> None:
     """Programs that BCC has loaded stay as they are if they are current, also with the default loader."""
-    load(instance, cgroup, "bcc")
+    load(instance, cgroup, "--loader", "bcc")
     before = snapshot(instance)
-    load(instance, cgroup, "bcc")
-    load(instance, cgroup, "auto")
+    load(instance, cgroup, "--loader", "bcc")
+    load(instance, cgroup, "--loader", "auto")
     assert snapshot(instance) == before
 
 
 def test_auto_takes_the_object_first(instance: str, cgroup: Path) -> None:
     """If both loaders work, the default is the shipped object."""
-    load(instance, cgroup, "auto")
+    load(instance, cgroup, "--loader", "auto")
     assert loader_of(instance) == "object"
 
 
@@ -227,7 +221,7 @@ def test_first_error_of_the_compiler_is_reported(instance: str, cgroup: Path, tm
 
 def test_verdict_of_the_verifier_is_reported(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """If the kernel rejects programs, the error is one line with program and reason; earlier programs stay attached."""
-    load(instance, cgroup, "object")
+    load(instance, cgroup, "--loader", "object")
     before = snapshot(instance)
     source = bcc.SOURCES / "clb.bpf.c"
     bad = tmp_path / source.name
@@ -243,7 +237,7 @@ def test_verdict_of_the_verifier_is_reported(instance: str, cgroup: Path, tmp_pa
 
 def test_map_of_another_shape_is_refused(instance: str, cgroup: Path) -> None:
     """A pinned map with other properties than the sources declare is not used."""
-    load(instance, cgroup, "bcc")
+    load(instance, cgroup, "--loader", "bcc")
     pin = Pins(instance).map(Map.ROWS)
     map_ = bpf.open_pin(pin)
     key_size, value_size = bpf.map_sizes(map_)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,20 +23,11 @@ from tests.support.clients import connecting
 from tests.support.dataplane import dial, publish
 from tests.support.listeners import listening
 from tests.support.process import free_port
-from tests.support.sidecar import Sidecar, clb, sidecar, status
+from tests.support.sidecar import Sidecar, clb, load, sidecar, status
 from tests.support.units import BESIDE, as_unit, load_as_unit, without
 
 VIP: Final = "10.64.0.1"
 SRV: Final = ("--srv", f"_web._tcp.example={VIP}:80", "--resolver", "127.0.0.1:1")
-
-
-@pytest.fixture
-def config() -> Iterator[Path]:
-    """Return the path of a configuration that everybody may read."""
-    directory = Path(tempfile.mkdtemp(prefix="clb-test-"))
-    directory.chmod(0o755)
-    yield directory / "clb.toml"
-    shutil.rmtree(directory)
 
 
 def serving(config: Path, server: str, port: int = 80) -> list[str]:
@@ -54,12 +43,6 @@ def writing(instance: str, options: list[str], directory: Path, *, ready: bool =
     """Run a sidecar that does not load."""
     with sidecar(instance, None, directory, options, ready=ready) as found:
         yield found
-
-
-def load(instance: str, cgroup: Path, *options: str) -> None:
-    """Load the data plane."""
-    result = clb("load", "--instance", instance, "--cgroup", cgroup, *options)
-    assert (result.returncode, result.stderr) == (0, "")
 
 
 def assert_refused(code: int, instance: str, *options: str, words: str) -> None:

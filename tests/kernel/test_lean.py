@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
-import shutil
 import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +15,6 @@ import pytest
 from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import OUTCOMES, Pins
-from clb_discovery.model.servers import PassiveHealth
 from tests.kernel.test_upgrades import name_another_build
 from tests.support.cgroups import remove
 from tests.support.clients import connecting, wait_for_records
@@ -28,24 +23,14 @@ from tests.support.kernel_objects import foreign_exclusive
 from tests.support.listeners import listening
 from tests.support.process import free_port, running, wait_until
 from tests.support.run_counts import counting_runs, run_counts
-from tests.support.sidecar import COMMAND, Sidecar, clb, sidecar, status
+from tests.support.sidecar import COMMAND, Sidecar, clb, load, sidecar, status
+from tests.support.sockets import socket_maker
+from tests.support.tracing import outcomes, tracing
 from tests.support.units import BESIDE, as_unit, load_as_unit, without
 
 VIP: Final = "10.64.0.1"
 DEAD: Final = "10.64.0.2"
-EJECTS: Final = PassiveHealth(active=False)
-COUNTS: Final = PassiveHealth(eject_after=0)
 LEAN: Final = 'real-range = ["127.0.0.0/8"]\nno-active = true\neject-after = 0\n'
-ROUNDS: Final = 20
-
-
-@pytest.fixture
-def config() -> Iterator[Path]:
-    """Return the path of a configuration that everybody may read."""
-    directory = Path(tempfile.mkdtemp(prefix="clb-test-"))
-    directory.chmod(0o755)
-    yield directory / "clb.toml"
-    shutil.rmtree(directory)
 
 
 def service(vip: str, *servers: str, more: str = "") -> str:
@@ -79,24 +64,6 @@ def failures(instance: str, vip: str) -> dict[str, int]:
     """Return the failures of the real servers of a VIP, by name."""
     (server,) = (one for one in status(instance)["virtual_servers"] if one["address"] == vip)
     return {f"{real['address']}:{real['port']}": real["failures"] for real in server["real_servers"]}
-
-
-@contextmanager
-def tracing(instance: str, output: Path) -> Iterator[None]:
-    """Run `trace --json` until the block is left, and wait until programs report."""
-    with (
-        running([*COMMAND, "trace", "--json", "--instance", instance], output) as process,
-        Maps(Pins(instance)) as maps,
-    ):
-        wait_until(maps.is_heard, "it listens")
-        yield
-        process.terminate()
-        assert process.wait(timeout=20) == 128 + signal.SIGTERM
-
-
-def outcomes(output: Path) -> list[str]:
-    """Return the outcomes that a trace has printed."""
-    return [json.loads(line)["outcome"] for line in output.read_text().splitlines() if line.endswith("}")]
 
 
 def test_without_need_no_connect_runs_it(instance: str, cgroup: Path, config: Path) -> None:
@@ -145,15 +112,14 @@ def test_service_that_ejects_has_it_from_its_first_connect_on(instance: str, cgr
     assert 50 < certain <= counted <= possible
 
 
-def test_service_that_counts_has_it_until_its_connections_are_closed(
-    instance: str, cgroup: Path, config: Path, tmp_path: Path
-) -> None:
+def test_service_that_counts_has_it_until_its_connections_are_closed(instance: str, cgroup: Path, config: Path) -> None:
     """When the last service that counts has become lean, it stays for an open connection, and then goes."""
     with listening("127.0.0.1") as (server,):
         counting = service(VIP, server.name, more='algorithm = "least-conn"')
         with following(config, instance, cgroup, counting) as found:
             assert has_link(instance)
-            with held(cgroup, tmp_path):
+            with socket_maker(cgroup) as maker:
+                maker.connected((VIP, 80))
                 assert actives(instance) == 1
                 reload(found, config, service(VIP, server.name))
                 time.sleep(14)  # the sidecar looks after ten seconds
@@ -162,18 +128,6 @@ def test_service_that_counts_has_it_until_its_connections_are_closed(
             assert actives(instance) == 0
             assert found.stop() == 0
     assert {line["level"] for line in found.lines()} == {"info"}
-
-
-@contextmanager
-def held(cgroup: Path, directory: Path) -> Iterator[None]:
-    """Hold a connection to the VIP while the block runs."""
-    code = f"import socket, sys\nwith socket.create_connection(('{VIP}', 80)):\n print(flush=True)\n sys.stdin.read()\n"
-    command = ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(cgroup), "python3", "-c", code]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=directory) as process:
-        assert process.stdout
-        assert process.stdout.readline() == b"\n"
-        yield
-        process.communicate()
 
 
 def actives(instance: str) -> int:
@@ -192,7 +146,7 @@ def test_trace_sees_outcomes_where_nothing_else_needs_them(
             assert found.stop() == 0
         for number in range(2):
             output = tmp_path / f"trace-{number}"
-            with tracing(instance, output):
+            with tracing(instance, output, "--json", end=signal.SIGTERM):
                 assert has_link(instance)
                 assert dial(cgroup, VIP, 80, 3) == ["ok"] * 3
                 wait_until(lambda file=output: len(outcomes(file)) == 3, "all are reported")  # type: ignore[misc]
@@ -202,8 +156,8 @@ def test_trace_sees_outcomes_where_nothing_else_needs_them(
 
 def test_trace_leaves_it_to_services_that_need_it(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """One that was attached before the trace stays."""
-    assert clb("load", "--instance", instance, "--cgroup", cgroup).returncode == 0
-    with tracing(instance, tmp_path / "trace"):
+    load(instance, cgroup)
+    with tracing(instance, tmp_path / "trace", "--json", end=signal.SIGTERM):
         pass
     assert has_link(instance)
 
@@ -260,12 +214,6 @@ def test_refusal_of_the_kernel_stops_no_publication(instance: str, cgroup: Path,
     assert line["level"] == "error"
 
 
-def load(instance: str, cgroup: Path, *options: str) -> None:
-    """Load the data plane."""
-    result = clb("load", "--instance", instance, "--cgroup", cgroup, *options)
-    assert (result.returncode, result.stderr) == (0, "")
-
-
 def test_load_attaches_or_detaches_it_as_it_is_told(instance: str, cgroup: Path, tmp_path: Path) -> None:
     """`--outcomes off` leaves it out of the first load, and detaches it later, except from under a trace."""
     load(instance, cgroup, "--outcomes", "off")
@@ -273,7 +221,7 @@ def test_load_attaches_or_detaches_it_as_it_is_told(instance: str, cgroup: Path,
     for _ in range(2):
         load(instance, cgroup)
         assert has_link(instance)
-    with tracing(instance, tmp_path / "trace"):
+    with tracing(instance, tmp_path / "trace", "--json", end=signal.SIGTERM):
         load(instance, cgroup, "--outcomes", "off")
         assert has_link(instance)
     load(instance, cgroup, "--outcomes", "off")

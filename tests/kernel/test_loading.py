@@ -39,19 +39,13 @@ from tests.support.knot import KnotServer
 from tests.support.listeners import listening
 from tests.support.loading import loader_of_tests
 from tests.support.process import free_port, wait_until
-from tests.support.sidecar import Sidecar, clb, pool, sidecar, status
+from tests.support.sidecar import Sidecar, clb, load, pool, sidecar, status
 
 VIP4: Final = "10.64.0.1"
 VIP6: Final = "fd00:64::1"
 FOREIGN_VIP: Final = "10.99.0.1"
 NOT_OURS: Final = "ENETUNREACH"
 """The error of a connect to a VIP in a network without any route, if no program rewrites it."""
-
-
-def load(instance: str, cgroup: Path) -> None:
-    """Load from the command line."""
-    result = clb("load", "--instance", instance, "--cgroup", cgroup)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def unload(instance: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import signal
 import socket
 import time
@@ -27,9 +26,9 @@ from tests.support.clients import connecting, wait_for_records
 from tests.support.moody import moody_servers
 from tests.support.pace import effort
 from tests.support.plane import NO_TRACKING, Plane, target_of, virtual_server
-from tests.support.process import free_port, running, wait_until
+from tests.support.process import free_port, wait_until
 from tests.support.run_counts import counting_runs, run_counts
-from tests.support.sidecar import COMMAND
+from tests.support.tracing import outcomes, tracing
 
 VIP: Final = "10.64.0.1"
 DEAD: Final = "10.64.0.2"
@@ -71,7 +70,6 @@ def no_runs(plane: Plane, target: tuple[str, int]) -> bool:
 def test_trace_sees_outcomes(plane: Plane, tmp_path: Path) -> None:
     """A trace attaches it before it listens, and detaches it at its end; earlier connects have no line."""
     output, target = tmp_path / "trace", target_of(f"{VIP}:80")
-    command = [*COMMAND, "trace", "--json", "--instance", plane.instance]
     with moody_servers("127.0.0.1", "127.0.0.1") as (alive, refuses), Maps(plane.pins) as maps:
         refuses.refuse()
         dead = f"{DEAD}:80"
@@ -79,34 +77,26 @@ def test_trace_sees_outcomes(plane: Plane, tmp_path: Path) -> None:
         maps.listen_until(time.monotonic_ns() + 60 * 10**9)
         (earlier,) = plane.client.connected(target)  # as one of a trace that has ended: nothing follows it
         maps.listen_until(0)
-        with running(command, output) as process:
-            wait_until(maps.is_heard, "it listens")
+        with tracing(plane.instance, output, "--json", end=signal.SIGTERM):
             assert plane.pins.link(OUTCOMES).exists()
             earlier.close()
             (later,) = plane.client.connected(target)
             later.close()
             assert plane.client.dial(target_of(dead)) == ["ECONNREFUSED"]
-            wait_until(lambda: len(lines(output)) == 2, "both are reported")
-            process.terminate()
-            assert process.wait(timeout=20) == 128 + signal.SIGTERM
-        assert lines(output) == ["established", "failed"]
+            wait_until(lambda: len(outcomes(output)) == 2, "both are reported")
+        assert outcomes(output) == ["established", "failed"]
     assert not plane.pins.link(OUTCOMES).exists()
-
-
-def lines(output: Path) -> list[str]:
-    """Return the outcomes that a trace has printed."""
-    return [json.loads(line)["outcome"] for line in output.read_text().splitlines() if line.endswith("}")]
 
 
 def test_nothing_is_lost_while_it_comes_and_goes(plane: Plane, tmp_path: Path) -> None:
     """Under connects in flight each failure counts while a service ejects, and no count of connections stays behind."""
     port, dead = free_port(), f"127.0.0.1:{free_port()}"
-    outcomes = Outcomes(OwnPlane(plane.pins, plane.cgroup, Loader.AUTO))
+    following = Outcomes(OwnPlane(plane.pins, plane.cgroup, Loader.AUTO))
 
     def publish(failing: PassiveHealth, counting: PassiveHealth) -> None:
         servers = {DEAD: (dead, failing), VIP: (f"127.0.0.1:{port}", counting)}
         virtual = [virtual_server(f"{vip}:{port}", [name], health=health) for vip, (name, health) in servers.items()]
-        apply(plane, outcomes, virtual)
+        apply(plane, following, virtual)
 
     publish(NO_TRACKING, NO_TRACKING)
     spans = []
@@ -132,13 +122,13 @@ def test_nothing_is_lost_while_it_comes_and_goes(plane: Plane, tmp_path: Path) -
     wait_until(lambda: plane.active(f"{VIP}:{port}") == {f"127.0.0.1:{port}": 0}, "no connection is counted")
 
 
-def apply(plane: Plane, outcomes: Outcomes, virtual: list[VirtualServer]) -> None:
+def apply(plane: Plane, following: Outcomes, virtual: list[VirtualServer]) -> None:
     """Publish as the sidecar does."""
     wanted = own_servers.virtual_servers(plane.instance) | {server.vip: server for server in virtual}
     with Instance(plane.instance).locked(), Maps(plane.pins) as maps:
         found = plan(maps.read(), wanted, complete=True)
-        outcomes.prepare(found)
-        assert outcomes.objection is None
+        following.prepare(found)
+        assert following.objection is None
         maps.apply(found.steps)
 
 

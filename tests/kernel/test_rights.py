@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -62,15 +60,6 @@ RIGHTS: Final = (
 """All rights of the sidecar's unit, except StateDirectory=, whose absence is not reported."""
 LOADING: Final = {"CAP_BPF": "not allowed", "CAP_PERFMON": "rejects the programs", "CAP_NET_ADMIN": "not allowed"}
 """The capabilities of the loader's unit, and the error without each."""
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """Return a directory that the sidecar's user may read, unlike those of pytest."""
-    path = Path(tempfile.mkdtemp(prefix="clb-test-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="module")

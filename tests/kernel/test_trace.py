@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -24,6 +22,7 @@ from tests.support.plane import OBJECTS, Plane, loaded_plane, target_of, virtual
 from tests.support.process import free_port, running, wait_until
 from tests.support.sidecar import COMMAND, clb
 from tests.support.terminal import on_terminal
+from tests.support.tracing import lines, tracing
 
 TERM: Final = {"TERM": "xterm-256color"}
 
@@ -35,24 +34,6 @@ def plane() -> Iterator[Plane]:
         yield loaded
 
 
-@contextmanager
-def tracing(plane: Plane, output: Path, *options: str) -> Iterator[None]:
-    """Run `trace` until the block is left, and wait until programs report."""
-    with (
-        running([*COMMAND, "trace", "--instance", plane.instance, *options], output) as process,
-        Maps(plane.pins) as maps,
-    ):
-        wait_until(maps.is_heard, "somebody listens")
-        yield
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=10)
-
-
-def lines(output: Path) -> list[dict[str, Any]]:
-    """Return the lines of `trace --json`."""
-    return [json.loads(line) for line in output.read_text().splitlines() if line.endswith("}")]
-
-
 def dial(plane: Plane, address: str, port: int) -> None:
     """Connect with an ordinary program; any result is fine."""
     run_inside(plane.cgroup, "redis-cli", "-h", address, "-p", str(port), "ping")
@@ -62,7 +43,7 @@ def test_every_connect_is_reported(plane: Plane, tmp_path: Path) -> None:
     """A success, a failure and a refusal have process, command, cgroup, VIP, real server and latency."""
     output = tmp_path / "trace"
     dead = free_port()
-    with listening("127.0.0.1") as (server,), tracing(plane, output, "--json"):
+    with listening("127.0.0.1") as (server,), tracing(plane.instance, output, "--json"):
         plane.publish(
             virtual_server("10.64.0.1:80", [server.name]),
             virtual_server("10.64.0.2:80", [f"127.0.0.1:{dead}"]),
@@ -123,7 +104,7 @@ def test_filters(plane: Plane, tmp_path: Path, filters: list[str], expected: set
     with listening("127.0.0.1") as (server,):
         publish_three(plane, server.name, f"127.0.0.1:{free_port()}")
         for output, options in ((json_output, ["--json"]), (text_output, [])):
-            with tracing(plane, output, *options, *filters):
+            with tracing(plane.instance, output, *options, *filters):
                 connect_to_three(plane)
                 wait_until(lambda: len(output.read_text().splitlines()) >= len(expected), "they are told")  # noqa: B023
                 time.sleep(0.2)  # for lines that should not come
@@ -135,7 +116,7 @@ def test_filters(plane: Plane, tmp_path: Path, filters: list[str], expected: set
 def test_text_stands_in_columns(plane: Plane, tmp_path: Path) -> None:
     """Values of one kind are aligned, below the name of their column."""
     output = tmp_path / "text"
-    with listening("127.0.0.1") as (server,), tracing(plane, output):
+    with listening("127.0.0.1") as (server,), tracing(plane.instance, output):
         publish_three(plane, server.name, f"127.0.0.1:{free_port()}")
         connect_to_three(plane)
         wait_until(lambda: "refused" in output.read_text(), "all three are told")
@@ -220,7 +201,7 @@ def test_lost_events_are_reported(plane: Plane, tmp_path: Path, options: list[st
 
 def test_only_one_traces(plane: Plane, tmp_path: Path) -> None:
     """The error of a second trace names the first one, which goes on."""
-    with tracing(plane, tmp_path / "trace"):
+    with tracing(plane.instance, tmp_path / "trace"):
         second = clb("trace", "--instance", plane.instance)
     assert second.returncode == 4
     assert second.stderr.count("\n") == 1
@@ -230,7 +211,7 @@ def test_only_one_traces(plane: Plane, tmp_path: Path) -> None:
 def test_filter_for_an_unknown_service_is_reported(plane: Plane, tmp_path: Path) -> None:
     """A name without a virtual server is reported at once, on stderr; a known name is not."""
     publish_three(plane, "127.0.0.1:1", "127.0.0.1:2")
-    with tracing(plane, tmp_path / "trace", "--service", "alive", "--service", "aliv"):
+    with tracing(plane.instance, tmp_path / "trace", "--service", "alive", "--service", "aliv"):
         pass
     line, _ = (tmp_path / "trace").read_text().splitlines()
     assert line == (
@@ -240,7 +221,7 @@ def test_filter_for_an_unknown_service_is_reported(plane: Plane, tmp_path: Path)
 
 def test_nothing_is_reported_without_a_listener(plane: Plane, tmp_path: Path) -> None:
     """Without a listener, and after its end, connects write nothing to the ring buffer."""
-    with tracing(plane, tmp_path / "trace"):
+    with tracing(plane.instance, tmp_path / "trace"):
         pass
     with listening("127.0.0.1") as (server,):
         plane.publish(virtual_server("10.64.0.1:80", [server.name]))
@@ -248,7 +229,7 @@ def test_nothing_is_reported_without_a_listener(plane: Plane, tmp_path: Path) ->
     with Maps(plane.pins) as maps:
         assert not maps.is_heard()
     output = tmp_path / "later"
-    with tracing(plane, output, "--json"):
+    with tracing(plane.instance, output, "--json"):
         dial(plane, "10.64.0.1", 80)
         wait_until(lambda: bool(lines(output)), "the new connect is told")
     assert all(line["outcome"] == "failed" for line in lines(output))

@@ -42,6 +42,12 @@ def clb(*arguments: str | Path, env: Mapping[str, str] | None = None) -> subproc
     return result
 
 
+def load(instance: str, cgroup: Path, *options: str) -> None:
+    """Load the data plane from the command line."""
+    result = clb("load", "--instance", instance, "--cgroup", cgroup, *options)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
 def status(instance: str) -> dict[str, Any]:
     """Return the document of `status --json`."""
     result = clb("status", "--json", "--instance", instance)
