@@ -27,11 +27,11 @@ from benchmarks.synthetic import vip
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.demo.private_network import enter_private_network
-from clb_discovery.layout import elements, structs
 from clb_discovery.layout.structs import Map
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
 from tests.support.systemd import ServiceManager, service_manager
+from tests.support.virtual import generation_of
 
 SIZES: Final = ((1, 1), (1, 100), (1, 1000), (1, 10000), (100, 10), (1000, 10), (10000, 1), (10000, 10))
 CHANGES: Final = 20
@@ -102,17 +102,13 @@ class Sidecar:
 
     def change(self, number: int) -> float:
         """Change a service; return after how many milliseconds the change is in the kernel."""
-        key = elements.pack_vip(vip(number))
-        fd = bpf.open_pin(self._pins.map(Map.VIRTUAL))
-        try:
-            before = bpf.lookup(fd, key, structs.VIRTUAL.size)
+        with generation_of(self._pins, vip(number)) as generation:
+            before = generation()
             began = time.monotonic()
             self.tell(f"change {number}")
-            while bpf.lookup(fd, key, structs.VIRTUAL.size) == before and time.monotonic() < began + GIVEN_UP:
+            while generation() == before and time.monotonic() < began + GIVEN_UP:
                 time.sleep(0.0005)
             return (time.monotonic() - began) * 1000
-        finally:
-            os.close(fd)
 
 
 @contextmanager

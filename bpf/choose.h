@@ -7,11 +7,10 @@
 
 /* Draws in a tier with an ejected server, before its servers are weighed. */
 #define CLB_DRAWS 3
-/* Whether an address may be a VIP. If not, it certainly is none. */
-static __always_inline int clb_may_be_vip(const __be32 *address)
+
+/* Whether an address with this hash may be a VIP. If not, it certainly is none. */
+static __always_inline int clb_may_be_vip(__u64 hash)
 {
-	__u64 hash = ((__u64)address[0] << 32 | address[1]) * CLB_FILTER_HIGH +
-		     ((__u64)address[2] << 32 | address[3]) * CLB_FILTER_LOW;
 	__u32 bit = hash >> (64 - CLB_FILTER_BITS), index = bit / 64;
 	__u64 *bits = clb_lookup(clb_filter, &index);
 
@@ -21,6 +20,7 @@ static __always_inline int clb_may_be_vip(const __be32 *address)
 /* A walk over the rows of a pool, from its lowest tier on, to find a server that takes connects. */
 struct clb_walk {
 	__u64 generation;
+	__u32 from;
 	__u64 now;
 	__u64 dice;
 	__u32 servers;
@@ -32,19 +32,18 @@ struct clb_walk {
 
 #if CLB_CAN_LOOP
 /* Go on after a row without a usable server. */
-#define clb_go_on(walk, row) ((walk)->at += CLB_ROW)
+#define clb_go_on(walk, first, tier) ((void)(first), (void)(tier), (walk)->at += CLB_ROW)
 #else
 /* Go on after a row without a usable server: with the next row of the pool. In a pool with too many rows, with the
  * next row of the tier, or a random one of a large tier; after CLB_LOOKS_IN_TIER rows, with the first row of the next
  * tier. */
-static __always_inline void clb_go_on(struct clb_walk *walk, const struct clb_row *row)
+static __always_inline void clb_go_on(struct clb_walk *walk, __u32 first, __u32 tier)
 {
-	const struct clb_slot *slot = clb_slot_at(row, walk->at);
-	__u32 next = walk->at + CLB_ROW, end = slot->first + slot->tier, looks = walk->looks + 1;
+	__u32 next = walk->at + CLB_ROW, end = first + tier, looks = walk->looks + 1;
 
 	if (walk->servers > CLB_ROW * CLB_LOOKS) {
-		if (slot->tier > CLB_ROW * (CLB_LOOKS_IN_TIER - 1))
-			next = slot->first + clb_next_below(&walk->dice, slot->tier);
+		if (tier > CLB_ROW * (CLB_LOOKS_IN_TIER - 1))
+			next = first + clb_next_below(&walk->dice, tier);
 		if (next >= end || (looks >= CLB_LOOKS_IN_TIER && end < walk->servers)) {
 			next = end;
 			looks = 0;
@@ -59,17 +58,21 @@ static __always_inline void clb_go_on(struct clb_walk *walk, const struct clb_ro
 
 static long clb_look(__u32 turn, struct clb_walk *walk)
 {
+	const struct clb_slot *slot;
 	struct clb_row *row;
-	__u32 index;
+	__u32 index, first, tier;
 
 	(void)turn;
-	row = clb_row_of(walk->generation, walk->at);
+	row = clb_next_row(walk->generation, walk->from, walk->at);
 	if (!row || walk->at >= walk->servers)
 		return 1;
+	slot = clb_slot_at(row, walk->at);
+	first = slot->first;
+	tier = slot->tier;
 	walk->usable = clb_bits_usable(row, walk->now);
 	clb_forget(walk->usable);
 	if (!walk->usable) {
-		clb_go_on(walk, row);
+		clb_go_on(walk, first, tier);
 		return 0;
 	}
 	/* Slots are in the order of tiers; those after the last one of the pool are empty. */
@@ -81,10 +84,11 @@ static long clb_look(__u32 turn, struct clb_walk *walk)
 
 /* The first slot whose server can take the connect, in the lowest tier with one; CLB_NOBODY if all servers of all tiers
  * are ejected. */
-CLB_GLOBAL __u32 clb_find_taker(__u64 generation, __u32 servers)
+CLB_GLOBAL __u32 clb_find_taker(__u64 generation, __u32 from, __u32 servers)
 {
 	struct clb_walk walk = {
 		.generation = generation,
+		.from = from,
 		.now = bpf_ktime_get_ns(),
 		.dice = clb_roll(),
 		.servers = servers,
@@ -100,6 +104,7 @@ CLB_GLOBAL __u32 clb_find_taker(__u64 generation, __u32 servers)
 struct clb_scale {
 	__u64 generation;
 	__u64 dice;
+	__u32 from;
 	__u32 first;
 	__u32 tier;
 	__u32 at;         /* a slot of the first row to look at */
@@ -138,7 +143,7 @@ static __always_inline void clb_weigh_slot(struct clb_scale *scale, __u32 weight
 static long clb_weigh_row(__u32 turn, struct clb_scale *scale)
 {
 	__u32 at = scale->at + turn * CLB_ROW, column;
-	struct clb_row *row = clb_row_of(scale->generation, at);
+	struct clb_row *row = clb_next_row(scale->generation, scale->from, at);
 
 	if (!row)
 		return 1;
@@ -158,9 +163,15 @@ static long clb_weigh_row(__u32 turn, struct clb_scale *scale)
 /* Choose by weight among the servers of a tier that are not ejected; in a tier of more than CLB_WEIGHED servers, among
  * that many consecutive ones. All servers of weight 0 together have the share of one server of weight 1 (RFC 2782).
  * CLB_NOBODY: all of these are ejected. */
-CLB_GLOBAL __u32 clb_weigh(__u64 generation, __u32 first, __u32 tier)
+CLB_GLOBAL __u32 clb_weigh(__u64 generation, __u32 from, __u32 first, __u32 tier)
 {
-	struct clb_scale scale = { .generation = generation, .first = first, .tier = tier, .dice = clb_roll() };
+	struct clb_scale scale = {
+		.generation = generation,
+		.from = from,
+		.first = first,
+		.tier = tier,
+		.dice = clb_roll(),
+	};
 	__u32 whole;
 
 	scale.at = first + clb_below(tier > CLB_WEIGHED ? tier - CLB_WEIGHED : 0);
@@ -178,89 +189,138 @@ CLB_GLOBAL __u32 clb_weigh(__u64 generation, __u32 first, __u32 tier)
  * serves it; otherwise it would always get the same servers there. */
 static __always_inline void clb_give_back_turns(struct clb_search *search)
 {
-	struct clb_server *turns = clb_lookup(clb_servers, &search->refusal);
+	const struct clb_virtual *pool = search->pool;
+	struct clb_server *turns = pool ? clb_lookup(clb_servers, &pool->refusal) : 0;
 
 	if (turns)
 		__sync_fetch_and_add(&turns->failures, -(__u64)search->turns);
 	search->turns = 0;
 }
 
-/* The drawn server is ejected: schedule in the tier in use, which is the lowest one with a server that takes connects.
- * Drawing again keeps the shares of the other servers. */
-CLB_FUNCTION struct clb_slot *clb_elsewhere(struct clb_search *search)
+/* The slot of the first server in the lowest tier that takes connects; 0 if all servers are ejected. */
+static __always_inline struct clb_slot *clb_taker(const struct clb_virtual *pool)
 {
-	__u32 found = clb_find_taker(search->generation, search->servers);
-	struct clb_slot *taker = clb_slot_of(&search->vip, search->generation, found), *slot;
-	struct clb_server *server = taker ? clb_server_of(taker) : 0;
-	int draw;
+	__u32 found = clb_find_taker(pool->generation, pool->row, pool->servers);
 
-	if (server && !clb_takes(server, search->eject_first_ms)) { /* another connect has just started its probe */
-		found = clb_find_taker(search->generation, search->servers);
-		taker = clb_slot_of(&search->vip, search->generation, found);
-		server = taker ? clb_server_of(taker) : 0;
+	return found < pool->servers ? clb_slot_of(pool, found) : 0;
+}
+
+/* The result of clb_elsewhere. */
+static __always_inline __u64 clb_found(__u32 at, __u32 turns)
+{
+	return (__u64)turns << 32 | at;
+}
+
+/* The drawn server is ejected: schedule in the tier in use, which is the lowest one with a server that takes connects.
+ * Drawing again keeps the shares of the other servers. Returns the index of a slot of the virtual server with this
+ * index, and in the upper half the number of turns taken for this connect, of which `turns` are taken already. */
+CLB_GLOBAL __u64 clb_elsewhere(__u32 index, __u32 by_chance, __u32 turns)
+{
+	const struct clb_virtual *pool = clb_lookup(clb_virtual, &index);
+	struct clb_search search = { .pool = pool, .by_chance = by_chance, .turns = turns };
+	struct clb_server *server;
+	struct clb_slot *slot;
+	__u32 taker, found;
+	__u64 draw; /* of 64 bits, because the verifier forgets the value of a half that is spilled */
+
+	if (!pool)
+		return CLB_NOBODY;
+	search.tier = pool->tier;
+	taker = clb_find_taker(pool->generation, pool->row, pool->servers);
+	slot = taker < pool->servers ? clb_slot_of(pool, taker) : 0;
+	server = slot ? clb_server_of(slot) : 0;
+	if (server && !clb_takes(server, pool->eject_first_ms)) { /* another connect has just started its probe */
+		taker = clb_find_taker(pool->generation, pool->row, pool->servers);
+		slot = taker < pool->servers ? clb_slot_of(pool, taker) : 0;
+		server = slot ? clb_server_of(slot) : 0;
 	}
-	if (!taker) /* all are ejected: an attempt is better than a refusal */
-		return clb_random(search);
+	if (!slot) { /* all that were looked at are ejected: an attempt is better than a refusal */
+		for (draw = 0; draw < CLB_DRAWS; draw++) {
+			slot = clb_random(&search);
+			if (slot && clb_takes(clb_server_of(slot), pool->eject_first_ms))
+				break;
+		}
+		return clb_found(search.at, search.turns);
+	}
 	if (server && server->ejected_until) /* this connect is its probe */
-		return taker;
-	if (taker->first != search->first) {
-		search->first = taker->first;
-		search->tier = taker->tier;
-		clb_give_back_turns(search);
+		return clb_found(taker, search.turns);
+	if (slot->first != search.first) {
+		search.first = slot->first;
+		search.tier = slot->tier;
+		clb_give_back_turns(&search);
 	}
 	for (draw = 0; draw < CLB_DRAWS; draw++) {
 		/* After the first draw of the scheduler, draw by weight alone, which is less to verify. */
-		slot = draw ? clb_random(search) : clb_draw(search);
-		if (slot && clb_takes(clb_server_of(slot), search->eject_first_ms))
-			return slot;
+		slot = draw ? clb_random(&search) : clb_draw(&search);
+		if (slot && clb_takes(clb_server_of(slot), pool->eject_first_ms))
+			return clb_found(search.at, search.turns);
 	}
-	found = clb_weigh(search->generation, search->first, search->tier);
-	slot = clb_slot_of(&search->vip, search->generation, found);
-	return slot ? slot : taker;
+	found = clb_weigh(pool->generation, pool->row, search.first, search.tier);
+	return clb_found(found < pool->servers ? found : taker, search.turns);
 }
 
-/* Draw a slot of exactly this VIP; 0 if there is no such virtual server, or if it was replaced meanwhile. */
-static __always_inline struct clb_slot *clb_draw_from(struct clb_search *search)
+/* What matters of the chosen slot. A copy, because the verifier follows pointers into each map separately. */
+struct clb_choice {
+	__be32 address[4];
+	__be16 port; /* 0: connects are refused */
+	__u16 rank;
+	__u32 server;
+};
+
+/* A connect, or a datagram, to what may be a VIP. */
+struct clb_request {
+	struct clb_vip asked; /* the address and port that the application gives */
+	struct clb_search search;
+	struct clb_choice to;
+	struct clb_server *server; /* of the choice */
+};
+
+/* Choose a slot, which may be missing. Returns whether it is there. */
+static __always_inline int clb_choose(struct clb_request *request, const struct clb_slot *slot)
 {
-	struct clb_virtual *published = clb_lookup(clb_virtual, &search->vip);
-
-	if (!published)
-		return 0;
-	search->generation = published->generation;
-	search->servers = published->servers;
-	search->algorithm = search->by_chance ? CLB_RANDOM : published->algorithm;
-	search->flags = published->flags;
-	search->eject_after = published->eject_after;
-	search->eject_first_ms = published->eject_first_ms;
-	search->refusal = published->refusal;
-	search->first = 0;
-	search->tier = published->tier;
-	return clb_draw(search);
-}
-
-/* The slot that serves a connect to search->vip; the exact port wins over the wildcard. 0: it is not a VIP.
- * If the wildcard serves it, the port of search->vip is 0 afterwards. */
-static __always_inline struct clb_slot *clb_schedule(struct clb_search *search)
-{
-	struct clb_slot *slot = 0;
-	int attempt;
-
-	if (!clb_may_be_vip(search->vip.address))
-		return 0;
-	for (attempt = 0; attempt < 2 * CLB_TRIES && !slot; attempt++) {
-		if (attempt == CLB_TRIES)
-			search->vip.port = 0;
-		slot = clb_draw_from(search);
-	}
 	if (!slot)
 		return 0;
-	search->server = clb_server_of(slot);
+	request->to.address[0] = slot->address[0];
+	request->to.address[1] = slot->address[1];
+	request->to.address[2] = slot->address[2];
+	request->to.address[3] = slot->address[3];
+	request->to.port = slot->port;
+	request->to.rank = slot->rank;
+	request->to.server = slot->server;
+	request->search.first = slot->first;
+	request->search.tier = slot->tier;
+	request->server = clb_lookup(clb_servers, &request->to.server);
+	return 1;
+}
+
+/* Find the real server for a request; the exact port wins over the wildcard. Returns 0 if it is not to a VIP.
+ *
+ * hash is that of its address. */
+static __always_inline int clb_schedule(struct clb_request *request, __u64 hash)
+{
+	struct clb_search *search = &request->search;
+	const struct clb_virtual *pool;
+	__u32 index, at;
+	__u64 found;
+
+	index = clb_find_virtual(&request->asked, request->asked.port, hash);
+	if (!index)
+		index = clb_find_virtual(&request->asked, 0, hash);
+	pool = index ? clb_lookup(clb_virtual, &index) : 0;
+	if (!pool)
+		return 0;
+	search->pool = pool;
+	search->first = 0;
+	search->tier = pool->tier;
+	if (!clb_choose(request, clb_draw(search)))
+		return 0;
 	/* If ejection is off, the outcome of a probe would not be recorded. */
-	if (!search->eject_after || clb_takes(search->server, search->eject_first_ms))
-		return slot;
-	slot = clb_elsewhere(search);
-	search->server = slot ? clb_server_of(slot) : 0;
-	return slot;
+	if (!pool->eject_after || clb_takes(request->server, pool->eject_first_ms))
+		return 1;
+	found = clb_elsewhere(index, search->by_chance, search->turns);
+	search->turns = found >> 32;
+	at = found;
+	return at < pool->servers && clb_choose(request, clb_slot_of(pool, at));
 }
 
 #endif

@@ -10,6 +10,7 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #endif
 
+#include "btf.h"
 #include "context.h"
 #include "peers.h"
 
@@ -35,206 +36,252 @@ static __always_inline int clb_is_balanced(const struct bpf_sock_addr *ctx)
 	return ctx->protocol == CLB_PROTOCOL_TCP || ctx->protocol == CLB_PROTOCOL_UDP;
 }
 
-static __always_inline void clb_count(const struct clb_search *search)
+static __always_inline void clb_count(const struct clb_request *request)
 {
-	struct clb_server *server = search->server;
+	struct clb_server *server = request->server;
 
 	if (server)
 		__sync_fetch_and_add(&server->connects, 1);
 }
 
-/* connect(2). Returns the slot that the socket is sent to; 0 if the address is not a VIP. */
-static __always_inline struct clb_slot *clb_connect(struct bpf_sock_addr *ctx, struct clb_search *search)
+/* Whether no program sees the end of a TCP socket: nothing follows its state, and it is one of the kernel's own, which
+ * has no close(2). It gets no record, because its place would be lost. */
+static __always_inline int clb_is_unseen(struct bpf_sock *sk, const struct clb_request *request)
+{
+	const struct clb_virtual *pool = request->search.pool;
+
+	return CLB_CAN_READ_KERNEL && !(pool->flags & CLB_COUNT_ACTIVE || pool->eject_after) &&
+	       request->asked.protocol == CLB_PROTOCOL_TCP && clb_is_of_kernel(sk);
+}
+
+/* What becomes of a connect. */
+enum clb_way {
+	CLB_DIRECT,  /* it is not to a VIP */
+	CLB_SENT,    /* it goes to the choice */
+	CLB_REFUSED, /* the pool is empty */
+};
+
+/* connect(2) to what may be a VIP.
+ *
+ * hash is that of the address. */
+CLB_FUNCTION enum clb_way clb_connect(struct bpf_sock_addr *ctx, struct clb_request *request, __u64 hash)
 {
 	struct bpf_sock *sk = ctx->sk;
-	struct clb_record record;
-	struct clb_sent before;
-	struct clb_slot *slot;
-	int remembered;
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct clb_record record = {};
+	int found, remembered = 0;
 
-	search->asked = search->vip.port;
-	search->cookie = bpf_get_socket_cookie(ctx);
+	request->search.turns = 0;
 	/* No hook sees whether a connected UDP socket ever sends: getaddrinfo(3) connects one to each address to sort
 	 * them. So connects of UDP take no turns of round-robin. */
-	search->by_chance = search->vip.protocol == CLB_PROTOCOL_UDP;
-	slot = clb_is_balanced(ctx) ? clb_schedule(search) : 0;
-	if (slot)
-		clb_count(search);
-	if (slot && clb_refuses(slot)) { /* the record stays: a UDP socket may already be connected */
+	request->search.by_chance = request->asked.protocol == CLB_PROTOCOL_UDP;
+	found = clb_is_balanced(ctx) && clb_schedule(request, hash);
+	if (found)
+		clb_count(request);
+	if (found && !request->to.port) { /* the record stays: a UDP socket may already be connected */
 		if (clb_somebody_listens())
-			clb_report_decision(ctx, &slot->member, CLB_EVENT_REFUSED);
-		return slot;
+			clb_report_decision(ctx, request, CLB_EVENT_REFUSED);
+		return CLB_REFUSED;
 	}
-	if (sk && clb_find_record(sk, search->cookie, &record))
-		clb_take(record.owner, record.socket, search->cookie, &before, 1);
-	if (!slot)
-		return 0;
-	remembered = sk && clb_remember(sk, slot, search, &record);
+	if (sk && clb_find_bucket(cookie, &record)) {
+		if (clb_find_in_bucket(sk, cookie, &record))
+			clb_release(&record, cookie);
+		if (found && !clb_is_unseen(sk, request))
+			remembered = clb_remember(sk, cookie, request, &record);
+	}
+	if (!found)
+		return CLB_DIRECT;
 	if (clb_somebody_listens()) {
-		clb_report_decision(ctx, &slot->member, CLB_EVENT_SENT);
+		clb_report_decision(ctx, request, CLB_EVENT_SENT);
 		if (remembered)
 			record.socket->started = bpf_ktime_get_ns();
 	}
-	return slot;
+	return CLB_SENT;
+}
+
+/* connect(2) to another address: release the record of an earlier connect of the socket. */
+CLB_FUNCTION int clb_connects_directly(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct clb_record record = {};
+
+	if (sk && clb_find_record(sk, cookie, &record))
+		clb_release(&record, cookie);
+	return 0;
+}
+
+/* Whether a socket may have a record of an earlier connect. A TCP socket keeps the address of its last peer. */
+static __always_inline int clb_was_connected(const struct bpf_sock_addr *ctx, int ipv6)
+{
+	const struct bpf_sock *sk = ctx->sk;
+
+	if (!sk || ctx->protocol != CLB_PROTOCOL_TCP)
+		return 1;
+	return ipv6 ? sk->dst_ip6[3] | sk->dst_ip6[0] : sk->dst_ip4;
 }
 
 CLB_PROGRAM("cgroup/connect4")
 int clb_connect4(struct bpf_sock_addr *ctx)
 {
-	struct clb_search search = {};
-	struct clb_slot *slot;
+	struct clb_request request;
+	enum clb_way way;
+	__u64 hash;
 
-	clb_read4(ctx, &search.vip);
-	slot = clb_connect(ctx, &search);
-	if (!slot)
+	clb_read4(ctx, &request.asked);
+	hash = clb_hash(request.asked.address);
+	if (!clb_may_be_vip(hash)) {
+		if (clb_was_connected(ctx, 0))
+			clb_connects_directly(ctx);
 		return CLB_ALLOW;
-	if (clb_refuses(slot))
+	}
+	way = clb_connect(ctx, &request, hash);
+	if (way == CLB_REFUSED)
 		return clb_refuse();
-	clb_write4(ctx, slot->member.address, slot->member.port);
+	if (way == CLB_SENT)
+		clb_write4(ctx, request.to.address, request.to.port);
 	return CLB_ALLOW;
 }
 
 CLB_PROGRAM("cgroup/connect6")
 int clb_connect6(struct bpf_sock_addr *ctx)
 {
-	struct clb_search search = {};
-	struct clb_slot *slot;
+	struct clb_request request;
+	enum clb_way way;
+	__u64 hash;
 
-	clb_read6(ctx, &search.vip);
-	slot = clb_connect(ctx, &search);
-	if (!slot)
+	clb_read6(ctx, &request.asked);
+	hash = clb_hash(request.asked.address);
+	if (!clb_may_be_vip(hash)) {
+		if (clb_was_connected(ctx, 1))
+			clb_connects_directly(ctx);
 		return CLB_ALLOW;
-	if (clb_refuses(slot))
+	}
+	way = clb_connect(ctx, &request, hash);
+	if (way == CLB_REFUSED)
 		return clb_refuse();
-	clb_write6(ctx, slot->member.address, slot->member.port);
+	if (way == CLB_SENT)
+		clb_write6(ctx, request.to.address, request.to.port);
 	return CLB_ALLOW;
 }
 
 /* Whether a socket keeps the server that it was sent to before: as long as that is in the pool and is not ejected.
- * Returns the server, its index, and whether the socket has paused. */
+ * Returns the server, and when it was sent there. */
 CLB_FUNCTION int clb_goes_on(struct bpf_sock *sk, const struct clb_vip *asked, struct clb_member *server,
-			     struct clb_pause *pause)
+			     struct clb_last *last)
 {
 	struct clb_peers *peers = clb_of_socket(clb_peers, sk, 0);
 	struct clb_server *known;
-	struct clb_peer peer;
 
-	if (!peers || !clb_known_peer(peers, asked, &peer, clb_moment()))
+	if (!peers || !clb_known_peer(peers, asked, server, last))
 		return 0;
-	known = clb_server_since(&peer.server, peer.began);
-	if (!known || known->ejected_until)
-		return 0;
-	*server = peer.member;
-	pause->server = peer.server;
-	pause->is_over = peer.at >= CLB_PAUSE;
-	return 1;
+	known = clb_server_since(&last->server, last->began);
+	return known && !known->ejected_until;
 }
 
-/* The slot for a socket without memory for its peers: a function of the socket and of the tier that serves it, so that
- * its datagrams keep going to one server. If CLB_STEADY_DRAWS attempts lead to ejected servers, the drawn slot. */
-CLB_FUNCTION struct clb_slot *clb_steady(struct clb_search *search, struct clb_slot *drawn, __u64 cookie)
+/* Choose for a socket without memory for its peers: by a function of the socket and of the tier that serves it, so that
+ * its datagrams keep going to one server. If CLB_STEADY_DRAWS attempts lead to ejected servers, the choice stays. */
+CLB_FUNCTION int clb_choose_steadily(struct clb_request *request, __u64 cookie)
 {
 	struct clb_server *server;
 	struct clb_slot *slot;
-	int draw;
+	__u64 draw;
 
 	for (draw = 0; draw < CLB_STEADY_DRAWS; draw++) {
 		cookie *= CLB_FILTER_HIGH;
-		slot = clb_drawn(search, (cookie >> 32) * search->tier);
+		slot = clb_drawn(&request->search, (cookie >> 32) * request->search.tier);
 		server = slot ? clb_server_of(slot) : 0;
-		if (server && !server->ejected_until) {
-			search->server = server;
-			return slot;
-		}
+		if (server && !server->ejected_until)
+			return clb_choose(request, slot);
 	}
-	return drawn;
+	return 0;
 }
 
-/* Whether a socket is connected through exactly this VIP and port. Returns its server. */
-static __always_inline int clb_is_connected_through(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *asked,
-						    int ipv6, struct clb_member *server)
+/* Whether a socket with this real peer is connected through exactly this VIP and port. Returns its server. */
+CLB_FUNCTION int clb_is_connected_through(struct bpf_sock *sk, __u64 cookie, const struct clb_vip *real,
+					  const struct clb_vip *asked, struct clb_member *server)
 {
-	struct clb_socket *connection;
-	struct clb_vip real;
+	struct clb_socket *connection = clb_connection(sk, cookie, real);
 
-	if (ipv6)
-		clb_read_peer6(sk, &real);
-	else
-		clb_read_peer4(sk, &real);
-	connection = clb_connection(sk, cookie, &real);
 	if (!connection || !clb_is_asked(&connection->member, connection->asked, asked))
 		return 0;
 	*server = connection->member;
 	return 1;
 }
 
-/* Assign the server of this slot to a socket, or refuse its datagram. Returns the server. */
-static __always_inline void clb_begin_to_send(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct clb_search *search,
-					      const struct clb_vip *asked, struct clb_slot *slot,
-					      struct clb_member *server)
+/* Assign the chosen server to a socket, or refuse its datagram. Returns the server. */
+CLB_FUNCTION int clb_begin_to_send(struct bpf_sock_addr *ctx, struct bpf_sock *sk, struct clb_request *request,
+				   struct clb_member *server)
 {
 	struct clb_peers *peers;
-	int refuses = clb_refuses(slot);
+	int refuses = !request->to.port;
 
+	clb_name(request, server);
 	if (!refuses) {
 		peers = clb_of_socket(clb_peers, sk, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!peers) {
 			clb_lose_record();
-			clb_give_back_turns(search);
-			slot = clb_steady(search, slot, bpf_get_socket_cookie(ctx));
-		} else if (search->server) {
-			clb_add_peer(peers, asked, slot, clb_began(search->server), clb_moment());
+			clb_give_back_turns(&request->search);
+			clb_choose_steadily(request, bpf_get_socket_cookie(ctx));
+			clb_name(request, server);
+		} else if (request->server) {
+			clb_add_peer(peers, &request->asked, server, request->to.server, clb_began(request->server));
 		}
 	}
-	clb_count(search);
-	*server = slot->member;
+	clb_count(request);
 	if (clb_somebody_listens())
-		clb_report_decision(ctx, &slot->member, refuses ? CLB_EVENT_REFUSED : CLB_EVENT_SENT);
+		clb_report_decision(ctx, request, refuses ? CLB_EVENT_REFUSED : CLB_EVENT_SENT);
+	return 0;
 }
 
 /* sendto(2) and sendmsg(2) with an address, on UDP. Returns whether server is set; its port is 0 for a refusal. A
  * connected socket receives from its peer alone, so its datagrams to the VIP that it is connected through go there. */
-static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_search *search, struct clb_member *server,
+static __always_inline int clb_send(struct bpf_sock_addr *ctx, struct clb_request *request, struct clb_member *server,
 				    int ipv6)
 {
-	struct clb_vip asked = search->vip;
+	__u64 hash = clb_hash(request->asked.address);
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_peers *peers;
-	struct clb_slot *slot;
-	struct clb_pause pause;
-	int goes_on;
+	struct clb_last last = {};
+	int goes_on, found;
 
 	if (!sk || !clb_is_balanced(ctx))
 		return 0;
-	if (sk->state == BPF_TCP_ESTABLISHED &&
-	    clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &asked, ipv6, server))
+	if (sk->state == BPF_TCP_ESTABLISHED) {
+		if (ipv6) /* into memory that is free until then: 5.10 has just enough */
+			clb_read_peer6(sk, &server->vip);
+		else
+			clb_read_peer4(sk, &server->vip);
+		if (clb_is_connected_through(sk, bpf_get_socket_cookie(ctx), &server->vip, &request->asked, server))
+			return 1;
+	}
+	goes_on = clb_goes_on(sk, &request->asked, server, &last);
+	clb_forget(goes_on); /* otherwise the verifier follows all that comes next for each of its values */
+	if (goes_on && last.since < CLB_PAUSE)
 		return 1;
-	goes_on = clb_goes_on(sk, &asked, server, &pause);
-	if (goes_on && !pause.is_over)
-		return 1;
-	slot = clb_schedule(search);
-	if (goes_on && !(slot && clb_is_better(search, slot, pause.server, server->vip.port))) {
-		clb_give_back_turns(search);
+	found = clb_may_be_vip(hash) && clb_schedule(request, hash);
+	if (goes_on && !(found && clb_is_better(request, last.server, server->vip.port))) {
+		clb_give_back_turns(&request->search);
 		return 1;
 	}
-	if (slot) {
-		clb_begin_to_send(ctx, sk, search, &asked, slot, server);
+	if (found) {
+		clb_begin_to_send(ctx, sk, request, server);
 		return 1;
 	}
 	peers = clb_of_socket(clb_peers, sk, 0);
 	if (peers)
-		clb_sends_direct(peers, &asked);
+		clb_sends_direct(peers, &request->asked);
 	return 0;
 }
 
 CLB_PROGRAM("cgroup/sendmsg4")
 int clb_sendmsg4(struct bpf_sock_addr *ctx)
 {
-	struct clb_search search = {};
+	struct clb_request request = {};
 	struct clb_member server = {};
 
-	clb_read4(ctx, &search.vip);
-	if (!clb_send(ctx, &search, &server, 0))
+	clb_read4(ctx, &request.asked);
+	if (!clb_send(ctx, &request, &server, 0))
 		return CLB_ALLOW;
 	if (!server.port)
 		return clb_refuse();
@@ -245,11 +292,11 @@ int clb_sendmsg4(struct bpf_sock_addr *ctx)
 CLB_PROGRAM("cgroup/sendmsg6")
 int clb_sendmsg6(struct bpf_sock_addr *ctx)
 {
-	struct clb_search search = {};
+	struct clb_request request = {};
 	struct clb_member server = {};
 
-	clb_read6(ctx, &search.vip);
-	if (!clb_send(ctx, &search, &server, 1))
+	clb_read6(ctx, &request.asked);
+	if (!clb_send(ctx, &request, &server, 1))
 		return CLB_ALLOW;
 	if (!server.port)
 		return clb_refuse();
@@ -330,15 +377,42 @@ int clb_getpeername6(struct bpf_sock_addr *ctx)
 	return CLB_ALLOW;
 }
 
-/* The SYN of a TCP connect is sent: follow its state changes, if anything needs them. */
-static __always_inline void clb_leaves(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie)
+/* Whether the peer of a TCP socket is this member. */
+static __always_inline int clb_is_peer(const struct bpf_sock *sk, const struct clb_member *member)
 {
-	const struct clb_socket *socket = record->socket;
+	__be32 address = member->address[3];
 
+	return member->port == (__be16)sk->dst_port && (address == sk->dst_ip4 || address == sk->dst_ip6[3]);
+}
+
+/* The SYN of a TCP connect is sent: follow its state changes, if anything needs them. */
+CLB_FUNCTION int clb_leaves(struct bpf_sock_ops *ctx)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_record record = {};
+	struct clb_socket *socket;
+	__u64 cookie;
+	int flags;
+
+	if (!sk)
+		return 0;
+	cookie = clb_cookie_of(ctx, sk);
+	if (!cookie || !clb_find_record(sk, cookie, &record))
+		return 0;
+	socket = record.socket;
+	if (!clb_is_peer(sk, &socket->member)) { /* it is a direct connect, after one that failed at once */
+		clb_release(&record, cookie);
+		return 0;
+	}
 	if (!(socket->counts || socket->watched || socket->started))
-		return;
-	clb_count_in(record, cookie);
-	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+		return 0;
+	clb_count_in(&record, cookie);
+	flags = ctx->bpf_sock_ops_cb_flags;
+	if (!(flags & BPF_SOCK_OPS_STATE_CB_FLAG)) {
+		socket->follows = 1;
+		bpf_sock_ops_cb_flags_set(ctx, flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	}
+	return 0;
 }
 
 static __always_inline void clb_arrives(struct clb_socket *socket, __u64 cookie)
@@ -368,49 +442,66 @@ static __always_inline int clb_peer_ended(const struct bpf_sock_ops *ctx)
 }
 
 /* A connect ended before it was established, without a close by the application. */
-CLB_FUNCTION int clb_fails(const struct clb_sent *sent, __u64 cookie, int peer_ended)
+static __always_inline void clb_fails(const struct clb_sent *sent, __u64 cookie, int peer_ended)
 {
 	if (sent->started)
 		clb_report_outcome(cookie, &sent->member, sent->started,
 				   peer_ended ? CLB_EVENT_FAILED : CLB_EVENT_GIVEN_UP);
 	if (peer_ended && sent->watched && clb_failed(sent) && sent->started)
 		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_EJECTED);
+}
+
+/* A followed socket is closed. If it was never established, its connect has failed. */
+CLB_FUNCTION int clb_ends(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie, __u32 before)
+{
+	struct clb_sent sent;
+
+	if (clb_take(record, cookie, &sent) && (before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV))
+		clb_fails(&sent, cookie, clb_peer_ended(ctx));
 	return 0;
 }
 
-/* After TCP_CLOSE there is nothing left to follow. For the kernel's own sockets it is the only end that we see. */
-static __always_inline void clb_changes_state(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie)
+/* Once a connection is established, close(2) is what ends it for us, and its states are of no interest: each one would
+ * cost a run of this program. The kernel's own sockets have no close(2), so they are followed to TCP_CLOSE. */
+CLB_FUNCTION int clb_changes_state(struct bpf_sock_ops *ctx)
 {
 	__u32 before = ctx->args[0], after = ctx->args[1];
-	struct clb_sent sent;
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_record record = {};
+	__u64 cookie;
 
-	if (after == BPF_TCP_SYN_RECV) /* simultaneous connect of both ends */
-		return;
-	if (after == BPF_TCP_ESTABLISHED)
-		clb_arrives(record->socket, cookie);
-	else if (clb_take(record->owner, record->socket, cookie, &sent, after == BPF_TCP_CLOSE) &&
-		 after == BPF_TCP_CLOSE && (before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV))
-		clb_fails(&sent, cookie, clb_peer_ended(ctx));
+	if ((after != BPF_TCP_ESTABLISHED && after != BPF_TCP_CLOSE) || !sk)
+		return 0;
+	cookie = clb_cookie_of(ctx, sk);
+	if (!cookie || !clb_find_record(sk, cookie, &record))
+		return 0;
+	if (record.socket->follows && (after == BPF_TCP_CLOSE || !clb_is_of_kernel(sk)))
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_STATE_CB_FLAG);
+	if (after == BPF_TCP_CLOSE)
+		clb_ends(ctx, &record, cookie, before);
+	else
+		clb_arrives(record.socket, cookie);
+	return 0;
 }
 
 CLB_PROGRAM("sockops")
 int clb_sock_ops(struct bpf_sock_ops *ctx)
 {
-	struct clb_record record;
-	struct bpf_sock *sk;
-	__u64 cookie;
-
-	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_STATE_CB)
-		return 1;
-	sk = ctx->sk;
-	cookie = bpf_get_socket_cookie(ctx);
-	if (!sk || !clb_find_record(sk, cookie, &record))
-		return 1;
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-		clb_leaves(ctx, &record, cookie);
-	else
-		clb_changes_state(ctx, &record, cookie);
+		clb_leaves(ctx);
+	else if (ctx->op == BPF_SOCK_OPS_STATE_CB)
+		clb_changes_state(ctx);
 	return 1;
+}
+
+/* A connect that is traced is given up by close(2), before it was established. */
+CLB_FUNCTION int clb_gives_up(const struct clb_record *record, __u64 cookie)
+{
+	struct clb_sent sent;
+
+	if (clb_take(record, cookie, &sent) && sent.member.vip.protocol == CLB_PROTOCOL_TCP)
+		clb_report_outcome(cookie, &sent.member, sent.started, CLB_EVENT_GIVEN_UP);
+	return 0;
 }
 
 /* The last close(2) of the socket, or the end of its process; before the final states of TCP. */
@@ -418,11 +509,13 @@ CLB_PROGRAM("cgroup/sock_release")
 int clb_sock_release(struct bpf_sock *ctx)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
-	struct clb_record record;
-	struct clb_sent sent;
+	struct clb_record record = {};
 
-	if (clb_find_record(ctx, cookie, &record) && clb_take(record.owner, record.socket, cookie, &sent, 1) &&
-	    sent.started && sent.member.vip.protocol == CLB_PROTOCOL_TCP)
-		clb_report_outcome(cookie, &sent.member, sent.started, CLB_EVENT_GIVEN_UP);
+	if (!clb_find_record(ctx, cookie, &record))
+		return CLB_ALLOW;
+	if (record.socket->started)
+		clb_gives_up(&record, cookie);
+	else
+		clb_release(&record, cookie);
 	return CLB_ALLOW;
 }

@@ -19,42 +19,47 @@
  * The maps:
  *
  *     clb_filter      index of 64 bits   -> __u64                can this address be a VIP of ours?
- *     clb_virtual     struct clb_vip     -> struct clb_virtual   current generation of the pool, and its scheduler
- *     clb_rows        struct clb_place   -> struct clb_row       real servers of a generation, slots 0 to servers - 1
+ *     clb_chains      hash of the VIP    -> __u32                the first virtual server with this hash; 0: none
+ *     clb_virtual     index              -> struct clb_virtual   a virtual server: generation, scheduler, limits
+ *     clb_rows        index              -> struct clb_row       real servers of a generation, in consecutive rows
+ *     clb_overflow    struct clb_place   -> struct clb_row       rows of generations that do not fit into clb_rows
  *     clb_servers     index              -> struct clb_server    counters and health of a real server
  *     clb_labels      struct clb_vip     -> struct clb_label     names for display; no program reads them
  *     clb_info        0                  -> struct clb_info      record of the loader; no program reads it
  *     clb_dice        0                  -> __u64 per CPU        state of the random number generator
- *     clb_owners      cookie's low bits  -> struct clb_owner     the connected socket that has this place
- *     clb_places      cookie's low bits  -> struct clb_socket    its record: where it was sent
- *     clb_sockets     socket             -> struct clb_stored    its record if its place was taken; freed with it
+ *     clb_owners      bucket of a cookie -> struct clb_bucket    the connected sockets that have these places
+ *     clb_places      index              -> struct clb_socket    their records: where each was sent
+ *     clb_sockets     socket             -> struct clb_stored    its record if its bucket was full; freed with it
  *     clb_peers       socket             -> struct clb_peers     real servers of an unconnected UDP socket
  *     clb_listener    0                  -> __u64                time until which clb_events is read
  *     clb_events      ring buffer of struct clb_event            decisions and outcomes, only while it is read
  *     clb_counts      CLB_COUNT_*        -> __u64                counters that belong to no server
  *
+ * A published virtual server is never changed. It and its rows are written where no connect can reach them, and then
+ * one aligned store of 32 bits, the *link*, leads connects there: the first element of a chain, or the `next` of the
+ * element before. Both maps are mapped into the memory of the writer (BPF_F_MMAPABLE) for these stores, because an
+ * update by bpf(2) copies bytes, and a program could read half of it.
+ *
  * The order in which a pool is published, so that a connect sees the whole old pool or the whole new one:
  *
- *  1. write new servers, then all rows of slots of a new generation, then new labels;
- *  2. replace the one element of clb_virtual: from here on, connects use the new generation;
+ *  1. write new servers, then rows of the new generation, then new elements of clb_virtual, then new labels;
+ *  2. store the links: from here on, connects use the new generation. A new virtual server becomes the first of its
+ *     chain; a replaced one leaves its place in the chain to the new one; one that is gone is passed over;
  *  3. set the bit of the VIP's address in clb_filter, if it is not set;
- *  4. wait for an RCU grace period: no program that has read the old generation is running any more;
- *  5. delete the rows of the old generation and other elements without references; set removed servers to zero.
+ *  4. wait for an RCU grace period: no program that has read the old links is running any more;
+ *  5. now elements of clb_virtual and rows that no link leads to can be reused; delete the old generation in
+ *     clb_overflow and old labels; set removed servers to zero.
  *
  * An index of clb_servers that was set to zero is reused only after another grace period. So a program that was about
  * to count a connect on the removed server cannot count it on the next one.
  *
- * For readers: the kernel may recycle a replaced or deleted hash element for another key while a program still has a
- * pointer to it. Elements of clb_virtual are replaced, so their content is used only if the slot that it leads to names
- * the requested virtual server. Rows and servers are deleted only after a grace period, so they cannot change under a
- * reader. A lookup can also miss an element that is replaced while the lookup walks its bucket. So if a lookup in
- * clb_virtual fails although the filter lets the address pass, it is repeated.
+ * For programs: what a link leads to stays as it is until the program ends, so nothing has to be copied or checked.
+ * For user space: while it reads, elements can be reused. A row carries the generation that it belongs to.
  *
- * The record of a socket is in the place with the number of the low bits of its cookie; or, if another socket has that
- * place, in the storage of the socket itself (SK_STORAGE). A place is claimed at connect and released at close. Cookies
- * are never reused. So a place that is not released (the kernel's own sockets have no close) is lost for other sockets,
- * but never misleads them. Owners are separate from records and small: for connects that are not ours, programs read
- * only the owner.
+ * The record of a socket is in one of the places of the bucket that its cookie names; or, if other sockets have all of
+ * them, in the storage of the socket itself (SK_STORAGE). A place is claimed at connect and released at close. Cookies
+ * are never reused. So a place that is not released is lost for other sockets, but never misleads them. Owners are
+ * separate from records and small: for most sockets that are not ours, programs read only them.
  *
  * A record alone is never trusted: it is cleared at each connect that is not refused, and its peer is compared with the
  * real peer.
@@ -62,13 +67,23 @@
 #ifndef CLB_H
 #define CLB_H
 
-#define CLB_LAYOUT 1
+#define CLB_LAYOUT 2
 
-#define CLB_MAX_VIRTUAL_SERVERS 65536 /* elements of clb_virtual and clb_labels */
-#define CLB_MAX_ROWS 262144           /* old and new generation of a pool exist side by side for a short time */
-#define CLB_ROW 8                     /* slots of a row, a power of two: one lookup is enough for most pools */
+#define CLB_MAX_VIRTUAL_SERVERS 65536 /* virtual servers; old and new elements exist side by side for a short time */
+#define CLB_VIRTUAL 81920             /* elements of clb_virtual; no link leads to element 0 */
+#define CLB_MAX_ROWS 262144           /* elements of clb_overflow */
+#define CLB_ROW 8                     /* slots of a row, a power of two: one look-up is enough for most pools */
 #define CLB_MAX_SERVERS 262144        /* elements of clb_servers, the refusals of all virtual servers among them */
-#define CLB_PLACES 16384 /* elements of clb_owners and clb_places, a power of two; further sockets are slower */
+#define CLB_BUCKET 4                  /* places of a bucket, a power of two */
+
+/* Sizes that the loader can change when it makes the maps. */
+#ifndef CLB_ROWS
+#define CLB_ROWS 16384 /* elements of clb_rows; further pools are in clb_overflow, which is slower */
+#endif
+#ifndef CLB_BUCKETS
+#define CLB_BUCKETS 16384 /* elements of clb_owners, a power of two; sockets beyond CLB_BUCKET a bucket are slower */
+#endif
+#define CLB_PLACES (CLB_BUCKETS * CLB_BUCKET) /* elements of clb_places: those of a bucket are consecutive */
 
 /* The filter of addresses, one bit for each hash: with 10,000 VIPs, 4 of 100 other addresses pass, and are looked up in
  * vain. hash(address) = the upper CLB_FILTER_BITS of
@@ -76,6 +91,11 @@
 #define CLB_FILTER_BITS 18
 #define CLB_FILTER_HIGH 0x9e3779b97f4a7c15ULL /* odd, without a pattern: 2^64 divided by the golden ratio */
 #define CLB_FILTER_LOW 0xd1342543de82ef95ULL  /* a multiplier of Steele and Vigna (2021) */
+
+/* Chains of virtual servers. hash(VIP) = the upper CLB_CHAIN_BITS of
+ * (hash of its address as above, all 64 bits) + (port as it is in memory << 8 | protocol) * CLB_FILTER_HIGH */
+#define CLB_CHAIN_BITS 17
+#define CLB_CHAIN 16 /* most elements of a chain */
 
 #define CLB_EVENTS_BYTES 262144 /* size of clb_events; events that do not fit are dropped */
 
@@ -112,24 +132,28 @@ struct clb_vip {
 	__u8 zero;
 };
 
-/* The published state of a virtual server: one element, replaced as a whole. */
+/* A virtual server. It is never changed while a link leads to it, except for `next`. */
 struct clb_virtual {
+	struct clb_vip vip;
+	__u32 next;           /* the next virtual server of its chain; 0: none */
 	__u64 generation;     /* generation of the slots of the pool; never reused, starts at 1 */
+	__u32 row;            /* index of its first row in clb_rows; CLB_OVERFLOWS: they are in clb_overflow */
 	__u32 servers;        /* slots of this generation, at least 1: an empty pool has one, which refuses connects */
-	__u32 tier;           /* size of the lowest tier (RFC 2782 priority), whose slots come first */
+	__u32 tier;           /* size of the lowest tier, whose slots come first */
 	__u16 algorithm;      /* CLB_RANDOM, CLB_ROUND_ROBIN or CLB_LEAST_CONN */
 	__u16 flags;          /* CLB_COUNT_ACTIVE */
 	__u32 eject_after;    /* consecutive failed connects that eject a server; 0: never */
 	__u32 eject_first_ms; /* duration of the first ejection; doubles with each repetition */
 	__u32 eject_most_ms;  /* longest ejection */
 	__u32 refusal;        /* index of the server that counts refused connects and turns */
-	__u32 zero;
+	__u32 zero[8];        /* room for more limits */
 };
+#define CLB_OVERFLOWS 0xffffffff
 
-/* The key of a row of slots. */
+/* The key of a row in clb_overflow. */
 struct clb_place {
 	__u64 generation;
-	__u32 row; /* has slots row * CLB_ROW to row * CLB_ROW + CLB_ROW - 1 */
+	__u32 row; /* has slots row * CLB_ROW to row * CLB_ROW + CLB_ROW - 1 of the generation */
 	__u32 zero;
 };
 
@@ -142,24 +166,29 @@ struct clb_member {
 	__u16 zero;
 };
 
-/* One column of the alias table (Walker 1977, Vose 1991), and its real server. Draw r below out_of: if r is below keep,
- * choose this server, else the one in slot alias. Example, weights 1 and 3: slot 0 keeps 2 of 4 and has alias 1, slot 1
- * keeps 4 of 4; together 2/8 and 6/8. Each tier has its own table. */
+/* One column of the alias table (Walker 1977, Vose 1991), and its real server; port 0 refuses connects. Draw r below
+ * out_of: if r is below keep, choose this server, else the one in slot alias. Example, weights 1 and 3: slot 0 keeps 2
+ * of 4 and has alias 1, slot 1 keeps 4 of 4; together 2/8 and 6/8. Each tier has its own table. */
 struct clb_slot {
-	struct clb_member member;
+	__be32 address[4];
+	__be16 port;
+	__u16 rank;   /* of its tier, from 0 for the lowest; slots are sorted by it */
+	__u32 server; /* index of the member in clb_servers */
 	__u32 keep;
 	__u32 out_of;
 	__u32 alias;
 	__u32 first;    /* index of the first slot of its tier */
 	__u32 tier;     /* number of slots of its tier */
+	__u32 share;    /* the weight that counts in its tier */
 	__u16 weight;   /* as given by discovery */
-	__u16 priority; /* as given by discovery; slots are sorted by it */
-	__u32 server;   /* index of the member in clb_servers */
-	__u32 zero;
+	__u16 priority; /* as given by discovery */
+	__u16 part;     /* which part of the pool it comes from, from 0 */
+	__u16 zone;     /* which zone it is in; 0: none known */
 };
 
-/* Consecutive slots. Slots after the last one of a generation are zero and name no virtual server. */
+/* Consecutive slots of a generation. Slots after the last one are zero: out_of is 0. */
 struct clb_row {
+	__u64 generation;
 	struct clb_slot slot[CLB_ROW];
 };
 
@@ -179,30 +208,33 @@ struct clb_server {
 	__u32 times_ejected;       /* in total */
 };
 
-/* The owner of a record. */
-struct clb_owner {
-	__u64 socket;  /* twice the cookie, plus 1 while the socket is counted in active of its server; 0: free */
-	__u32 crowded; /* 1: a socket found the place taken and has its record in SK_STORAGE */
+/* The owners of the records of a bucket, in one cache line. */
+struct clb_bucket {
+	__u64 socket[CLB_BUCKET];  /* twice the cookie, plus 1 while it is counted in active of its server; 0: free */
+	__u32 crowded;             /* sockets that found the bucket full and have their record in SK_STORAGE */
 	struct bpf_spin_lock lock; /* protects socket in programs without compare-and-exchange */
+	__u64 zero[3];
 };
 
 /* The record of a connected socket: where it was sent. */
 struct clb_socket {
-	__u64 began;    /* of its server: a later server with the same index has not counted this connection */
-	__u64 started;  /* time of the connect if clb_events needs its outcome, else 0 */
-	__u32 server;   /* index in clb_servers */
-	__be16 asked;   /* the port that the application connected to, which a wildcard VIP lacks */
-	__u16 priority; /* of the slot, to find its tier */
-	__u8 counts;    /* 1: its virtual server has CLB_COUNT_ACTIVE */
-	__u8 watched;   /* 1: its virtual server ejects */
-	__u8 zero[6];
+	__u64 began;   /* of its server: a later server with the same index has not counted this connection */
+	__u64 started; /* time of the connect if clb_events needs its outcome, else 0 */
 	struct clb_member member;
+	__u32 server; /* index in clb_servers */
+	__be16 asked; /* the port that the application connected to, which a wildcard VIP lacks */
+	__u16 rank;   /* of its tier when it was sent */
+	__u8 counts;  /* 1: its virtual server has CLB_COUNT_ACTIVE */
+	__u8 watched; /* 1: its virtual server ejects */
+	__u8 follows; /* 1: for it we have set BPF_SOCK_OPS_STATE_CB on the socket */
+	__u8 zero;
+	__u32 room[3]; /* for the time of the connect and what is known of its end; zero */
 };
 
-/* A record together with its owner. */
+/* A record in the storage of its socket. */
 struct clb_stored {
-	__u64 socket;  /* like clb_owner, with which this struct begins */
-	__u32 crowded; /* 0 */
+	__u64 socket; /* as in clb_bucket */
+	__u32 zero;
 	struct bpf_spin_lock lock;
 	struct clb_socket record;
 };
@@ -233,6 +265,7 @@ struct clb_event {
 	__u64 cgroup;  /* id of the cgroup of the process; 0 in an outcome */
 	__u32 process; /* 0 in an outcome, which belongs to no process */
 	__u32 kind;    /* CLB_EVENT_* */
+	__u64 zero;    /* room for a cause */
 	struct clb_member member;
 	char command[16];
 };
@@ -253,17 +286,17 @@ struct clb_info {
 };
 
 _Static_assert(sizeof(struct clb_vip) == 20, "clb_vip");
-_Static_assert(sizeof(struct clb_virtual) == 40, "clb_virtual");
+_Static_assert(sizeof(struct clb_virtual) == 96, "clb_virtual");
 _Static_assert(sizeof(struct clb_place) == 16, "clb_place");
 _Static_assert(sizeof(struct clb_member) == 40, "clb_member");
-_Static_assert(sizeof(struct clb_slot) == 72, "clb_slot");
-_Static_assert(sizeof(struct clb_row) == 576, "clb_row");
+_Static_assert(sizeof(struct clb_slot) == 56, "clb_slot");
+_Static_assert(sizeof(struct clb_row) == 456, "clb_row");
 _Static_assert(sizeof(struct clb_server) == 64, "clb_server");
-_Static_assert(sizeof(struct clb_owner) == 16, "clb_owner");
-_Static_assert(sizeof(struct clb_socket) == 72, "clb_socket");
-_Static_assert(sizeof(struct clb_stored) == 88, "clb_stored");
+_Static_assert(sizeof(struct clb_bucket) == 64, "clb_bucket");
+_Static_assert(sizeof(struct clb_socket) == 80, "clb_socket");
+_Static_assert(sizeof(struct clb_stored) == 96, "clb_stored");
 _Static_assert(sizeof(struct clb_peers) == 264, "clb_peers");
-_Static_assert(sizeof(struct clb_event) == 96, "clb_event");
+_Static_assert(sizeof(struct clb_event) == 104, "clb_event");
 _Static_assert(sizeof(struct clb_label) == 528, "clb_label");
 _Static_assert(sizeof(struct clb_info) == 1120, "clb_info");
 

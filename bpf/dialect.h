@@ -28,9 +28,9 @@
 #define CLB_DIALECT_H
 
 /* Kernel features are chosen at compile time, by macros that are 0 or 1: CLB_CAN_SET_ERRNO (hooks set the errno, 6.1),
- * CLB_CAN_LOOP (bpf_loop, 5.17; never with BCC) and CLB_CAN_EXCHANGE (atomics that return the old value: compare and
- * exchange, fetch and add; 5.12; never with BCC). The package has one object with all of them, and one without any for
- * 5.10. */
+ * CLB_CAN_LOOP (bpf_loop, 5.17; never with BCC), CLB_CAN_EXCHANGE (atomics that return the old value: compare and
+ * exchange, fetch and add; 5.12; never with BCC) and CLB_CAN_READ_KERNEL (the kernel has BTF; never with BCC). The
+ * package has one object with all of them, one without BTF, and one without any for 5.10. */
 
 /* Keep the value, but make the optimizer forget everything about it. */
 #define clb_opaque(variable) asm volatile("" : "+r"(variable))
@@ -108,4 +108,12 @@
 #define CLB_GLOBAL __attribute__((noinline))
 
 #endif
+
+/* A function on the way of most connects. A call costs 25 instructions; but without calls, 5.10 finds too much stack. */
+#if CLB_CAN_LOOP
+#define CLB_HOT static __always_inline
+#else
+#define CLB_HOT CLB_FUNCTION
+#endif
+
 #endif

@@ -19,23 +19,8 @@ CLB_FUNCTION int clb_describe(struct clb_event *event, const struct clb_member *
 	event->time = bpf_ktime_get_ns();
 	event->latency = started ? event->time - started : 0;
 	event->kind = kind;
+	event->zero = 0;
 	event->member = *member;
-	return 0;
-}
-
-/* Report a decision for the current process. */
-CLB_FUNCTION int clb_report_decision(struct bpf_sock_addr *ctx, const struct clb_member *member, __u32 kind)
-{
-	struct clb_event *event = clb_reserve(clb_events, sizeof(*event));
-
-	if (!event)
-		return 0;
-	clb_describe(event, member, kind, 0);
-	event->socket = bpf_get_socket_cookie(ctx);
-	event->cgroup = bpf_get_current_cgroup_id();
-	event->process = bpf_get_current_pid_tgid() >> 32;
-	bpf_get_current_comm(event->command, sizeof(event->command));
-	clb_submit(clb_events, event);
 	return 0;
 }
 

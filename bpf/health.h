@@ -14,7 +14,7 @@ struct clb_sent {
 	__u64 began;
 	__u64 started; /* 0: its outcome is not reported */
 	__u32 server;
-	__u16 priority;
+	__u16 rank;
 	__u8 watched;
 };
 
@@ -78,6 +78,7 @@ static __always_inline struct clb_server *clb_server_since(const __u32 *index, _
 struct clb_count {
 	__u64 generation;
 	__u64 dice;
+	__u32 from;
 	__u32 first;
 	__u32 tier;
 	__u32 rows;
@@ -90,7 +91,7 @@ static long clb_count_row(__u32 turn, struct clb_count *count)
 	/* If there are too many rows to count all, count random ones. */
 	__u32 at = count->rows > CLB_COUNTED ? count->first + clb_next_below(&count->dice, count->tier)
 					     : count->first + turn * CLB_ROW;
-	struct clb_row *row = clb_row_of(count->generation, at);
+	struct clb_row *row = clb_next_row(count->generation, count->from, at);
 	__u32 bits = clb_bits_between(at, count->first, count->first + count->tier);
 
 	if (!row)
@@ -102,10 +103,11 @@ static long clb_count_row(__u32 turn, struct clb_count *count)
 }
 
 /* Whether at most half of a tier is ejected, with this many more ejected. */
-CLB_GLOBAL int clb_half_stays(__u64 generation, __u32 first, __u32 tier, __u32 more)
+CLB_GLOBAL int clb_half_stays(__u64 generation, __u32 from, __u32 first, __u32 tier, __u32 more)
 {
 	struct clb_count count = {
 		.generation = generation,
+		.from = from,
 		.dice = clb_roll(),
 		.first = first,
 		.tier = tier,
@@ -117,25 +119,23 @@ CLB_GLOBAL int clb_half_stays(__u64 generation, __u32 first, __u32 tier, __u32 m
 	return count.ejected * 2 <= count.counted;
 }
 
-/* Whether this many more servers of a tier may be ejected: always if there is a further tier to take over, else as long
+/* Whether this many more servers of a tier may be ejected, or of the next one if the pool has lost that tier: always if there is a further tier to take over, else as long
  * as at most half of the tier is ejected. */
-CLB_FUNCTION int clb_may_eject(const struct clb_vip *vip, const struct clb_virtual *published, __u16 priority,
-			       __u32 more)
+CLB_FUNCTION int clb_may_eject(const struct clb_virtual *pool, __u16 rank, __u32 more)
 {
-	__u32 servers = published->servers, first = 0, tier = 0, index;
-	__u64 generation = published->generation;
+	__u32 first = 0, tier = 0, index;
 	struct clb_slot *slot;
 
 	for (index = 0; index < CLB_TIERS; index++) {
 		first += tier;
-		slot = clb_slot_of(vip, generation, first);
+		slot = first < pool->servers ? clb_slot_of(pool, first) : 0;
 		if (!slot)
 			return 0;
 		tier = slot->tier;
-		if (slot->priority == priority)
+		if (slot->rank >= rank)
 			break;
 	}
-	return first + tier < servers || clb_half_stays(generation, first, tier, more);
+	return first + tier < pool->servers || clb_half_stays(pool->generation, pool->row, first, tier, more);
 }
 
 /* Eject a server, for longer each time in close succession. Failures of connects that were started before it was
@@ -170,26 +170,27 @@ static __always_inline void clb_take_back(struct clb_server *server)
 /* A connect failed. Returns whether the server was ejected because of it. */
 CLB_FUNCTION int clb_failed(const struct clb_sent *sent)
 {
-	struct clb_virtual *published = clb_lookup(clb_virtual, &sent->member.vip);
+	const struct clb_vip *vip = &sent->member.vip;
+	__u32 index = clb_find_virtual(vip, vip->port, clb_hash(vip->address));
+	struct clb_virtual *pool = index ? clb_lookup(clb_virtual, &index) : 0;
 	struct clb_server *server = clb_server_since(&sent->server, sent->began);
 
 	if (!server)
 		return 0;
 	__sync_fetch_and_add(&server->failures, 1);
 	__sync_fetch_and_add(&server->in_row, 1);
-	if (!published || !published->eject_after || server->in_row < published->eject_after)
+	if (!pool || !pool->eject_after || server->in_row < pool->eject_after)
 		return 0;
 	if (server->ejected_until) {
-		if (!clb_eject(server, published->eject_first_ms, published->eject_most_ms))
+		if (!clb_eject(server, pool->eject_first_ms, pool->eject_most_ms))
 			return 0;
 		__sync_fetch_and_add(&server->times_ejected, 1);
 		return 1;
 	}
-	if (!clb_may_eject(&sent->member.vip, published, sent->priority, 1) ||
-	    !clb_eject(server, published->eject_first_ms, published->eject_most_ms))
+	if (!clb_may_eject(pool, sent->rank, 1) || !clb_eject(server, pool->eject_first_ms, pool->eject_most_ms))
 		return 0;
 	/* If two servers fail at the same time, neither has counted the other. */
-	if (clb_may_eject(&sent->member.vip, published, sent->priority, 0)) {
+	if (clb_may_eject(pool, sent->rank, 0)) {
 		__sync_fetch_and_add(&server->times_ejected, 1);
 		return 1;
 	}

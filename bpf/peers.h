@@ -8,10 +8,11 @@
 /* A socket that has been silent for this long can change its server: 5 s. */
 #define CLB_PAUSE 4768
 
-/* The state of a socket that keeps its server. */
-struct clb_pause {
-	__u32 server;  /* its index */
-	__u32 is_over; /* 1: the present datagram comes after a pause */
+/* The last datagram of a socket to the same VIP. */
+struct clb_last {
+	__u64 began;  /* as in clb_peer */
+	__u32 server; /* index of its server */
+	__u32 since;  /* time since then, in the unit of clb_peer.at */
 };
 
 /* The time in the unit of clb_peer.at. It wraps around after 52 days. */
@@ -20,13 +21,13 @@ static __always_inline __u32 clb_moment(void)
 	return bpf_ktime_get_ns() >> 20;
 }
 
-/* Find the peer for this VIP and port; at is replaced by the time since the last datagram. Returns whether there is
- * one. */
-CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *asked, struct clb_peer *found, __u32 now)
+/* Find the peer for this VIP and port. Returns whether there is one. */
+CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *asked, struct clb_member *server,
+				struct clb_last *last)
 {
-	int index;
+	__u32 now = clb_moment();
+	int index, found = 0;
 
-	found->member.port = 0;
 	bpf_spin_lock(&peers->lock);
 	for (index = 0; index < CLB_PEERS; index++) {
 		struct clb_peer *peer = &peers->peer[index];
@@ -34,20 +35,23 @@ CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *a
 		if (clb_is_asked(&peer->member, peer->asked, asked)) {
 			peer->direct = 0;
 			peer->used = ++peers->uses;
-			*found = *peer;
-			found->at = now - peer->at;
+			*server = peer->member;
+			last->began = peer->began;
+			last->server = peer->server;
+			last->since = now - peer->at;
 			peer->at = now;
+			found = 1;
 		}
 	}
 	bpf_spin_unlock(&peers->lock);
-	return found->member.port != 0;
+	return found;
 }
 
 /* Add a peer: it replaces an older one for the same VIP and port, else a free one, else the least recently used one. */
-CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *asked, const struct clb_slot *slot,
-			      __u64 began, __u32 now)
+CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *asked, const struct clb_member *member,
+			      __u32 server, __u64 began)
 {
-	__u32 place = 0, oldest = 0, index;
+	__u32 place = 0, oldest = 0, now = clb_moment(), index;
 	struct clb_peer *peer;
 
 	bpf_spin_lock(&peers->lock);
@@ -67,8 +71,8 @@ CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *ask
 	}
 	peer = &peers->peer[place & (CLB_PEERS - 1)];
 	peer->began = began;
-	peer->server = slot->server;
-	peer->member = slot->member;
+	peer->server = server;
+	peer->member = *member;
 	peer->asked = asked->port;
 	peer->direct = 0;
 	peer->used = ++peers->uses;
@@ -129,6 +133,7 @@ CLB_FUNCTION int clb_peer_at(struct clb_peers *peers, const struct clb_vip *from
 /* A walk over the rows of a tier to find a server. */
 struct clb_lookout {
 	__u64 generation;
+	__u32 from;
 	__u32 first; /* first slot of the tier */
 	__u32 server;
 	__u32 found; /* not 0: it was found */
@@ -136,7 +141,7 @@ struct clb_lookout {
 
 static long clb_look_for_server(__u32 turn, struct clb_lookout *lookout)
 {
-	struct clb_row *row = clb_row_of(lookout->generation, lookout->first + turn * CLB_ROW);
+	struct clb_row *row = clb_next_row(lookout->generation, lookout->from, lookout->first + turn * CLB_ROW);
 	const struct clb_slot *slot;
 	__u32 column;
 
@@ -150,16 +155,21 @@ static long clb_look_for_server(__u32 turn, struct clb_lookout *lookout)
 	return 0;
 }
 
-/* Whether a drawn slot is in a better tier than a server of the virtual server with this port. If the tier has too many
+/* Whether the choice is in a better tier than a server of the virtual server with this port. If the tier has too many
  * rows to search for that server, it counts as found, and the socket keeps its server. */
-CLB_FUNCTION int clb_is_better(const struct clb_search *search, const struct clb_slot *slot, __u32 server, __be16 port)
+CLB_FUNCTION int clb_is_better(const struct clb_request *request, __u32 server, __be16 port)
 {
-	__u32 rows = (slot->first + slot->tier - 1) / CLB_ROW - slot->first / CLB_ROW + 1;
+	__u32 first = request->search.first, tier = request->search.tier;
+	__u32 rows = (first + tier - 1) / CLB_ROW - first / CLB_ROW + 1;
+	const struct clb_virtual *pool = request->search.pool;
 	struct clb_lookout lookout = {
-		.generation = search->generation, .first = slot->first, .server = server, .found = 0
+		.generation = pool->generation,
+		.from = pool->row,
+		.first = first,
+		.server = server,
 	};
 
-	if (clb_refuses(slot) || slot->member.vip.port != port || slot->tier >= search->servers || rows > CLB_LOOKED)
+	if (!request->to.port || pool->vip.port != port || tier >= pool->servers || rows > CLB_LOOKED)
 		return 0;
 	clb_for_each(rows, CLB_LOOKED, clb_look_for_server, &lookout);
 	return !lookout.found;

@@ -5,57 +5,50 @@
 
 #include "health.h"
 
-/* How often each of the exact and the wildcard port is looked up after the filter. A lookup can miss an element that is
- * being replaced (see clb.h); two misses in a row would need two replacements within one lookup. */
-#define CLB_TRIES 2
 /* The load of an ejected server: above any real load, and within 64 bits when multiplied by any weight. */
 #define CLB_OVERLOADED (1ULL << 39)
 
 /* CLB_LEAST_CONN compares all servers of a tier of at most this size, which is in at most two rows. */
 #define CLB_FEW CLB_ROW
 
-/* A lookup in progress: the VIP that slots must name, and a copy of its virtual server. */
+/* A search for a slot of a virtual server. */
 struct clb_search {
-	struct clb_vip vip;
-	__u16 algorithm;
-	__u16 flags;
+	const struct clb_virtual *pool;
 	__u32 by_chance; /* 1: weighted random whatever the scheduler, see clb_connect */
-	__u64 generation;
-	__u32 servers;
-	__u32 first; /* the present tier: its first slot and its size */
+	__u32 first;     /* the present tier: its first slot and its size */
 	__u32 tier;
-	__u32 eject_after;
-	__u32 eject_first_ms;
-	__u32 refusal;             /* index of the server that counts turns, for CLB_ROUND_ROBIN */
-	__u32 turns;               /* turns taken for this connect */
-	__be16 asked;              /* the port that the application connects to */
-	__u64 cookie;              /* of the socket */
-	struct clb_server *server; /* server of the chosen slot */
+	__u32 turns; /* turns taken for this connect */
+	__u32 at;    /* index of the drawn slot */
 };
 
 /* The alias of a slot; in most pools it is in the same row, which saves a lookup. */
-static __always_inline struct clb_slot *clb_alias_of(const struct clb_search *search, struct clb_row *row, __u32 column,
-						     const struct clb_slot *slot)
+static __always_inline struct clb_slot *clb_alias_of(struct clb_search *search, __u32 from, struct clb_row *row,
+						     __u32 column, const struct clb_slot *slot)
 {
 	__u32 alias = slot->alias;
 
+	search->at = alias;
 	if (alias / CLB_ROW != column / CLB_ROW)
-		row = clb_row_of(search->generation, alias);
-	return clb_slot_in(row, &search->vip, alias);
+		row = clb_row_of(search->pool->generation, from, alias);
+	return row ? clb_slot_at(row, alias) : 0;
 }
 
 /* The own server of a column or its alias, by a draw: 32 random bits times the size of the tier. The upper part of the
  * draw chooses the column, the rest chooses between the two; in a tier of 65,536 servers the rest still has 16 bits. */
-CLB_FUNCTION struct clb_slot *clb_drawn(struct clb_search *search, __u64 draw)
+CLB_HOT struct clb_slot *clb_drawn(struct clb_search *search, __u64 draw)
 {
-	__u32 column = search->first + (__u32)(draw >> 32);
-	struct clb_row *row = clb_row_of(search->generation, column);
-	struct clb_slot *slot = clb_slot_in(row, &search->vip, column);
+	__u32 column = search->first + (__u32)(draw >> 32), from = search->pool->row;
+	struct clb_row *row = clb_row_of(search->pool->generation, from, column);
+	struct clb_slot *slot;
 
-	if (!slot || slot->keep >= slot->out_of)
+	search->at = column;
+	if (!row)
+		return 0;
+	slot = clb_slot_at(row, column);
+	if (slot->keep >= slot->out_of)
 		return slot;
 	if ((((__u64)(__u32)draw * slot->out_of) >> 32) >= slot->keep)
-		slot = clb_alias_of(search, row, column, slot);
+		slot = clb_alias_of(search, from, row, column, slot);
 	return slot;
 }
 
@@ -86,11 +79,12 @@ static __always_inline __u64 clb_take_turn(struct clb_server *turns)
  * So in out_of * tier connects the shares are exactly those of the weights. */
 CLB_FUNCTION struct clb_slot *clb_round_robin(struct clb_search *search)
 {
-	struct clb_server *turns = clb_lookup(clb_servers, &search->refusal);
+	const struct clb_virtual *pool = search->pool;
+	struct clb_server *turns = clb_lookup(clb_servers, &pool->refusal);
 	struct clb_slot *slot;
 	struct clb_row *row;
+	__u32 from = pool->row, column;
 	__u64 now, round;
-	__u32 column;
 
 	if (!turns || !search->tier)
 		return 0;
@@ -99,10 +93,13 @@ CLB_FUNCTION struct clb_slot *clb_round_robin(struct clb_search *search)
 	column = now % search->tier;
 	round = now / search->tier + column;
 	column += search->first;
-	row = clb_row_of(search->generation, column);
-	slot = clb_slot_in(row, &search->vip, column);
-	if (slot && slot->out_of && (round * slot->keep) % slot->out_of >= slot->keep)
-		slot = clb_alias_of(search, row, column, slot);
+	search->at = column;
+	row = clb_row_of(pool->generation, from, column);
+	if (!row)
+		return 0;
+	slot = clb_slot_at(row, column);
+	if (slot->out_of && (round * slot->keep) % slot->out_of >= slot->keep)
+		slot = clb_alias_of(search, from, row, column, slot);
 	return slot;
 }
 
@@ -176,7 +173,7 @@ static __always_inline void clb_compare(struct clb_least *best, const struct clb
 
 /* The slot with the fewest active connections per weight in a small tier. Of several equal slots, the one drawn by
  * weight wins, else a random one by weight. If all are idle, the draw alone decides. */
-CLB_GLOBAL __u32 clb_least_of_few(__u64 generation, __u32 first, __u32 tier)
+CLB_GLOBAL __u32 clb_least_of_few(__u64 generation, __u32 from, __u32 first, __u32 tier)
 {
 	__u64 draw = (__u64)clb_roll() * tier, nothing = clb_nothing();
 	__u32 last = first + tier - 1, drawn, index, turn;
@@ -184,8 +181,8 @@ CLB_GLOBAL __u32 clb_least_of_few(__u64 generation, __u32 first, __u32 tier)
 	struct clb_least best;
 	struct clb_slot *slot;
 
-	row = clb_row_of(generation, first);
-	next = last / CLB_ROW == first / CLB_ROW ? row : clb_row_of(generation, last);
+	row = clb_row_of(generation, from, first);
+	next = last / CLB_ROW == first / CLB_ROW ? row : clb_row_of(generation, from, last);
 	if (!row || !next)
 		return CLB_NOBODY;
 	drawn = first + (__u32)(draw >> 32);
@@ -216,43 +213,54 @@ CLB_GLOBAL __u32 clb_least_of_few(__u64 generation, __u32 first, __u32 tier)
 static __always_inline struct clb_slot *clb_another(struct clb_search *search, const struct clb_slot *than)
 {
 	__u32 others = search->tier - 1, index = search->first + clb_below(others);
-	struct clb_slot *slot = clb_slot_of(&search->vip, search->generation, index);
+	struct clb_slot *slot = clb_slot_of(search->pool, index);
 
-	if (slot && slot->server == than->server)
-		slot = clb_slot_of(&search->vip, search->generation, search->first + others);
+	if (slot && slot->server == than->server) {
+		index = search->first + others;
+		slot = clb_slot_of(search->pool, index);
+	}
+	search->at = index;
 	return slot;
 }
 
 /* The power of two choices (Mitzenmacher 2001): two different servers, drawn by weight. Of two equal ones the first
  * wins, so that its draw alone decides if all are idle. */
-static __always_inline struct clb_slot *clb_least_of_two(struct clb_search *search)
+CLB_FUNCTION struct clb_slot *clb_least_of_two(struct clb_search *search)
 {
-	struct clb_slot *a = clb_random(search), *b = clb_random(search);
+	struct clb_slot *a = clb_random(search), *b;
+	__u32 at = search->at;
 
-	if (!a || !b)
-		return a;
-	if (a->server == b->server) {
+	b = a ? clb_random(search) : 0;
+	if (b && a->server == b->server) {
 		b = clb_another(search, a);
-		if (!b || clb_is_spared(b))
-			return a;
+		if (b && clb_is_spared(b))
+			b = 0;
 	}
-	return clb_is_less_loaded(a, b) ? a : b;
+	if (b && !clb_is_less_loaded(a, b))
+		return b;
+	search->at = at;
+	return a;
 }
 
 static __always_inline struct clb_slot *clb_least_conn(struct clb_search *search)
 {
-	__u64 generation = search->generation;
+	const struct clb_virtual *pool = search->pool;
+	__u32 best;
 
 	if (search->tier > CLB_FEW)
 		return clb_least_of_two(search);
-	return clb_slot_of(&search->vip, generation, clb_least_of_few(generation, search->first, search->tier));
+	best = clb_least_of_few(pool->generation, pool->row, search->first, search->tier);
+	search->at = best;
+	return best < pool->servers ? clb_slot_of(pool, best) : 0;
 }
 
 static __always_inline struct clb_slot *clb_draw(struct clb_search *search)
 {
-	if (search->algorithm == CLB_ROUND_ROBIN)
+	if (search->by_chance || search->pool->algorithm == CLB_RANDOM)
+		return clb_random(search);
+	if (search->pool->algorithm == CLB_ROUND_ROBIN)
 		return clb_round_robin(search);
-	if (search->algorithm == CLB_LEAST_CONN)
+	if (search->pool->algorithm == CLB_LEAST_CONN)
 		return clb_least_conn(search);
 	return clb_random(search);
 }

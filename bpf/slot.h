@@ -41,16 +41,38 @@
 	}
 #endif
 
-/* Without a branch for each word, because the verifier follows every branch. */
-static __always_inline int clb_same_vip(const struct clb_vip *a, const struct clb_vip *b)
+/* The hash of an address, for the filter and the chains. */
+static __always_inline __u64 clb_hash(const __be32 *address)
 {
-	return !((a->address[0] ^ b->address[0]) | (a->address[1] ^ b->address[1]) | (a->address[2] ^ b->address[2]) |
-		 (a->address[3] ^ b->address[3]) | (__u32)(a->port ^ b->port) | (__u32)(a->protocol ^ b->protocol));
+	return ((__u64)address[0] << 32 | address[1]) * CLB_FILTER_HIGH +
+	       ((__u64)address[2] << 32 | address[3]) * CLB_FILTER_LOW;
 }
 
-static __always_inline int clb_refuses(const struct clb_slot *slot)
+/* The index of the virtual server of this address, port (0: the wildcard) and protocol; 0 if there is none.
+ *
+ * hash is that of the address. */
+CLB_HOT __u32 clb_find_virtual(const struct clb_vip *vip, __be16 port, __u64 hash)
 {
-	return slot->member.port == 0;
+	__u32 index = (hash + ((__u64)port << 8 | vip->protocol) * CLB_FILTER_HIGH) >> (64 - CLB_CHAIN_BITS), turn;
+	__u32 *link = clb_lookup(clb_chains, &index);
+	struct clb_virtual *found;
+
+	if (!link)
+		return 0;
+	index = *link;
+	for (turn = 0; turn < CLB_CHAIN && index; turn++) {
+		clb_opaque(turn);
+		found = clb_lookup(clb_virtual, &index);
+		if (!found)
+			return 0;
+		/* Without a branch for each word, because the verifier follows every branch. */
+		if (!((found->vip.address[0] ^ vip->address[0]) | (found->vip.address[1] ^ vip->address[1]) |
+		      (found->vip.address[2] ^ vip->address[2]) | (found->vip.address[3] ^ vip->address[3]) |
+		      (__u32)(found->vip.port ^ port) | (__u32)(found->vip.protocol ^ vip->protocol)))
+			return index;
+		index = found->next;
+	}
+	return 0;
 }
 
 /* The slot with this index in its row. */
@@ -60,29 +82,46 @@ static __always_inline struct clb_slot *clb_slot_at(const struct clb_row *row, _
 	return (struct clb_slot *)&row->slot[index % CLB_ROW];
 }
 
-/* The slot with this index in its row, provided that it belongs to the VIP. */
-static __always_inline struct clb_slot *clb_slot_in(struct clb_row *row, const struct clb_vip *vip, __u32 index)
+/* A row of a generation that did not fit into clb_rows. */
+CLB_FUNCTION struct clb_row *clb_overflowing_row(__u64 generation, __u32 row)
 {
-	struct clb_slot *slot;
+	struct clb_place place = { .generation = generation, .row = row };
 
-	if (!row)
-		return 0;
-	slot = &row->slot[index % CLB_ROW];
-	return clb_same_vip(&slot->member.vip, vip) ? slot : 0;
+	return clb_lookup(clb_overflow, &place);
 }
 
-/* The row of the slot with this index. */
-static __always_inline struct clb_row *clb_row_of(__u64 generation, __u32 index)
+/* The row of the slot with this index.
+ *
+ * from is clb_virtual.row of the generation. */
+static __always_inline struct clb_row *clb_row_of(__u64 generation, __u32 from, __u32 index)
 {
-	struct clb_place place = { .generation = generation, .row = index / CLB_ROW };
+	__u32 at = from + index / CLB_ROW;
 
-	return clb_lookup(clb_rows, &place);
+	if (from == CLB_OVERFLOWS)
+		return clb_overflowing_row(generation, index / CLB_ROW);
+	return clb_lookup(clb_rows, &at);
 }
 
-/* The slot with this index, provided that it belongs to the VIP. */
-static __always_inline struct clb_slot *clb_slot_of(const struct clb_vip *vip, __u64 generation, __u32 index)
+/* The same in a walk over rows. Without bpf_loop, rows in clb_overflow cannot be walked over: the verifier would follow
+ * both maps in each turn. */
+static __always_inline struct clb_row *clb_next_row(__u64 generation, __u32 from, __u32 index)
 {
-	return clb_slot_in(clb_row_of(generation, index), vip, index);
+#if CLB_CAN_LOOP
+	return clb_row_of(generation, from, index);
+#else
+	__u32 at = from + index / CLB_ROW;
+
+	(void)generation;
+	return from == CLB_OVERFLOWS ? 0 : clb_lookup(clb_rows, &at);
+#endif
+}
+
+/* The slot with this index. */
+static __always_inline struct clb_slot *clb_slot_of(const struct clb_virtual *pool, __u32 index)
+{
+	struct clb_row *row = clb_row_of(pool->generation, pool->row, index);
+
+	return row ? clb_slot_at(row, index) : 0;
 }
 
 #define CLB_NOBODY 0xffffffff /* no slot has this index */

@@ -13,62 +13,134 @@
 #define CLB_PROTOCOL_TCP 6
 #define CLB_PROTOCOL_UDP 17
 
+/* The choice as a member of its virtual server. */
+static __always_inline void clb_name(const struct clb_request *request, struct clb_member *member)
+{
+	const struct clb_virtual *pool = request->search.pool;
+
+	member->vip = pool->vip;
+	member->address[0] = request->to.address[0];
+	member->address[1] = request->to.address[1];
+	member->address[2] = request->to.address[2];
+	member->address[3] = request->to.address[3];
+	member->port = request->to.port;
+	member->zero = 0;
+}
+
+/* Report a decision for the current process. */
+CLB_FUNCTION int clb_report_decision(struct bpf_sock_addr *ctx, const struct clb_request *request, __u32 kind)
+{
+	struct clb_event *event = clb_reserve(clb_events, sizeof(*event));
+	struct clb_member member;
+
+	if (!event)
+		return 0;
+	clb_name(request, &member);
+	clb_describe(event, &member, kind, 0);
+	event->socket = bpf_get_socket_cookie(ctx);
+	event->cgroup = bpf_get_current_cgroup_id();
+	event->process = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(event->command, sizeof(event->command));
+	clb_submit(clb_events, event);
+	return 0;
+}
+
 /* Values of the word of an owner. */
 #define CLB_OWNS(cookie) ((cookie) << 1)
 #define CLB_OWNS_COUNTED(cookie) ((cookie) << 1 | 1)
 
+/* Where the record of a socket is. */
 struct clb_record {
-	struct clb_owner *owner;
+	struct clb_bucket *bucket;  /* the bucket of its cookie */
+	__u64 *word;                /* of the owner */
+	struct bpf_spin_lock *lock; /* of the word */
 	struct clb_socket *socket;
+	__u32 first;  /* index of the first place of the bucket */
+	__u32 stored; /* 1: it is in the storage of the socket */
 };
 
-static __always_inline int clb_owns(const struct clb_owner *owner, __u64 cookie)
-{
-	return owner->socket >> 1 == cookie;
-}
-
 /* Change the word of an owner. Returns whether it had the expected value. */
-static __always_inline int clb_exchange(struct clb_owner *owner, __u64 from, __u64 to)
+static __always_inline int clb_exchange(const struct clb_record *record, __u64 from, __u64 to)
 {
 #if CLB_CAN_EXCHANGE
-	return __sync_val_compare_and_swap(&owner->socket, from, to) == from;
+	return __sync_val_compare_and_swap(record->word, from, to) == from;
 #else
+	struct bpf_spin_lock *lock = record->lock;
+	__u64 *word = record->word;
 	int was;
 
-	bpf_spin_lock(&owner->lock);
-	was = owner->socket == from;
+	bpf_spin_lock(lock);
+	was = *word == from;
 	if (was)
-		owner->socket = to;
-	bpf_spin_unlock(&owner->lock);
+		*word = to;
+	bpf_spin_unlock(lock);
 	return was;
 #endif
 }
 
-/* The record in the storage of the socket. Returns whether there is one, of any owner. */
-static __always_inline int clb_stored_record(struct bpf_sock *sk, __u64 flags, struct clb_record *record)
+/* Set the place of a record. Returns whether there is such a place, which is always so. */
+static __always_inline int clb_use_place(struct clb_record *record, __u32 way)
+{
+	__u32 index = record->first + way;
+
+	record->word = &record->bucket->socket[way];
+	record->lock = &record->bucket->lock;
+	record->socket = clb_lookup(clb_places, &index);
+	record->stored = 0;
+	return record->socket != 0;
+}
+
+/* Use the storage of the socket for a record. Returns whether it has any. */
+static __always_inline int clb_use_storage(struct bpf_sock *sk, __u64 flags, struct clb_record *record)
 {
 	struct clb_stored *stored = clb_of_socket(clb_sockets, sk, flags);
 
 	if (!stored)
 		return 0;
-	record->owner = (struct clb_owner *)stored;
+	record->word = &stored->socket;
+	record->lock = &stored->lock;
 	record->socket = &stored->record;
+	record->stored = 1;
 	return 1;
+}
+
+/* The number of buckets, which the loader sets as it makes the maps. */
+#ifdef CLB_BCC
+#define clb_buckets CLB_BUCKETS
+#else
+const volatile __u32 clb_buckets = CLB_BUCKETS;
+#endif
+
+/* Find the bucket of a socket. Consecutive cookies share one, so that the connects of a host read few cache lines. */
+static __always_inline int clb_find_bucket(__u64 cookie, struct clb_record *record)
+{
+	__u32 index = cookie / CLB_BUCKET & (clb_buckets - 1);
+
+	record->first = index * CLB_BUCKET;
+	record->bucket = clb_lookup(clb_owners, &index);
+	return record->bucket != 0;
+}
+
+/* Find the record of a socket in its bucket, which is found before. Returns whether it has one. */
+static __always_inline int clb_find_in_bucket(struct bpf_sock *sk, __u64 cookie, struct clb_record *record)
+{
+	const __u64 *socket = record->bucket->socket;
+
+	if (socket[0] >> 1 == cookie)
+		return clb_use_place(record, 0);
+	if (socket[1] >> 1 == cookie)
+		return clb_use_place(record, 1);
+	if (socket[2] >> 1 == cookie)
+		return clb_use_place(record, 2);
+	if (socket[3] >> 1 == cookie)
+		return clb_use_place(record, 3);
+	return record->bucket->crowded && sk && clb_use_storage(sk, 0, record) && *record->word >> 1 == cookie;
 }
 
 /* Find the record of a socket. Returns whether it has one. */
 static __always_inline int clb_find_record(struct bpf_sock *sk, __u64 cookie, struct clb_record *record)
 {
-	__u32 index = cookie & (CLB_PLACES - 1);
-
-	record->owner = clb_lookup(clb_owners, &index);
-	if (!record->owner)
-		return 0;
-	if (clb_owns(record->owner, cookie)) {
-		record->socket = clb_lookup(clb_places, &index);
-		return record->socket != 0;
-	}
-	return record->owner->crowded && clb_stored_record(sk, 0, record) && clb_owns(record->owner, cookie);
+	return clb_find_bucket(cookie, record) && clb_find_in_bucket(sk, cookie, record);
 }
 
 static __always_inline int clb_same_peer(const struct clb_member *member, const __be32 *address, __be16 port)
@@ -106,54 +178,63 @@ static __always_inline void clb_count_in(const struct clb_record *record, __u64 
 	if (!server)
 		return;
 	__sync_fetch_and_add(&server->active, 1);
-	if (!clb_exchange(record->owner, CLB_OWNS(cookie), CLB_OWNS_COUNTED(cookie)))
+	if (!clb_exchange(record, CLB_OWNS(cookie), CLB_OWNS_COUNTED(cookie)))
 		__sync_fetch_and_add(&server->active, -1);
 }
 
-/* Read where a socket was sent, and end its count. Returns 0 if the record is no longer that of the socket.
- * With give_back, the record is free afterwards. */
-CLB_FUNCTION int clb_take(struct clb_owner *owner, struct clb_socket *socket, __u64 cookie, struct clb_sent *sent,
-			  int give_back)
+/* Release the record of a socket, and end its count. Returns 0 if it is no longer that of the socket. */
+CLB_FUNCTION int clb_release(const struct clb_record *record, __u64 cookie)
 {
-	__u64 word = owner->socket, next = give_back ? 0 : CLB_OWNS(cookie);
+	const struct clb_socket *socket = record->socket;
+	__u64 word = *record->word, began = socket->began;
+	__u32 index = socket->server;
 	struct clb_server *server;
 
-	if (word >> 1 != cookie)
+	if (word >> 1 != cookie || !clb_exchange(record, word, 0))
 		return 0;
-	sent->member = socket->member;
-	sent->began = socket->began;
-	sent->started = socket->started;
-	sent->server = socket->server;
-	sent->priority = socket->priority;
-	sent->watched = socket->watched;
-	if (!clb_exchange(owner, word, next)) /* another program has ended the count meanwhile */
-		return clb_exchange(owner, CLB_OWNS(cookie), next);
-	server = word & 1 ? clb_server_since(&sent->server, sent->began) : 0;
+	if (record->stored)
+		__sync_fetch_and_add(&record->bucket->crowded, -1);
+	server = word & 1 ? clb_server_since(&index, began) : 0;
 	if (server)
 		__sync_fetch_and_add(&server->active, -1);
 	return 1;
 }
 
-/* Claim a free record and write where a socket is sent. Returns whether the record was free. */
-static __always_inline int clb_fill(const struct clb_record *record, const struct clb_slot *slot,
-				    const struct clb_search *search)
+/* As clb_release; sent is where the socket was sent. */
+static __always_inline int clb_take(const struct clb_record *record, __u64 cookie, struct clb_sent *sent)
 {
-	int counts = (search->flags & CLB_COUNT_ACTIVE) != 0, watched = search->eject_after != 0;
-	struct clb_server *server = search->server;
+	const struct clb_socket *socket = record->socket;
+
+	sent->member = socket->member;
+	sent->began = socket->began;
+	sent->started = socket->started;
+	sent->server = socket->server;
+	sent->rank = socket->rank;
+	sent->watched = socket->watched;
+	return clb_release(record, cookie);
+}
+
+/* Claim a free record and write where a socket is sent. Returns whether the record was free. */
+static __always_inline int clb_fill(const struct clb_record *record, __u64 cookie, const struct clb_request *request)
+{
+	const struct clb_virtual *pool = request->search.pool;
+	int counts = (pool->flags & CLB_COUNT_ACTIVE) != 0, watched = pool->eject_after != 0;
+	struct clb_server *server = request->server;
 	struct clb_socket *socket = record->socket;
 
-	if (!clb_exchange(record->owner, 0, CLB_OWNS(search->cookie)))
+	if (!clb_exchange(record, 0, CLB_OWNS(cookie)))
 		return 0;
 	socket->began = server && (counts || watched) ? clb_began(server) : 0;
 	socket->started = 0;
-	socket->server = slot->server;
-	socket->asked = search->asked;
-	socket->priority = slot->priority;
+	clb_name(request, &socket->member);
+	socket->server = request->to.server;
+	socket->asked = request->asked.port;
+	socket->rank = request->to.rank;
 	socket->counts = counts;
 	socket->watched = watched;
-	socket->member = slot->member;
-	if (search->vip.protocol == CLB_PROTOCOL_UDP) /* TCP is counted when its SYN is sent */
-		clb_count_in(record, search->cookie);
+	socket->follows = 0;
+	if (request->asked.protocol == CLB_PROTOCOL_UDP) /* TCP is counted when its SYN is sent */
+		clb_count_in(record, cookie);
 	return 1;
 }
 
@@ -167,22 +248,29 @@ static __always_inline void clb_lose_record(void)
 		__sync_fetch_and_add(lost, 1);
 }
 
-/* Record where a socket is sent. Returns whether there was memory for the record. */
-static __always_inline int clb_remember(struct bpf_sock *sk, const struct clb_slot *slot,
-					const struct clb_search *search, struct clb_record *record)
+/* Record where a socket is sent, in its bucket, which is found before, or in its storage. Returns whether there was
+ * memory for the record. */
+static __always_inline int clb_remember(struct bpf_sock *sk, __u64 cookie, const struct clb_request *request,
+					struct clb_record *record)
 {
-	__u32 index = search->cookie & (CLB_PLACES - 1);
+	const __u64 *socket = record->bucket->socket;
 
-	record->owner = clb_lookup(clb_owners, &index);
-	record->socket = clb_lookup(clb_places, &index);
-	if (!record->owner || !record->socket)
-		return 0;
-	if (clb_fill(record, slot, search))
+	if (!socket[0] && clb_use_place(record, 0) && clb_fill(record, cookie, request))
 		return 1;
-	record->owner->crowded = 1;
-	if (clb_stored_record(sk, BPF_SK_STORAGE_GET_F_CREATE, record))
-		return clb_fill(record, slot, search);
-	clb_lose_record();
+	if (!socket[1] && clb_use_place(record, 1) && clb_fill(record, cookie, request))
+		return 1;
+	if (!socket[2] && clb_use_place(record, 2) && clb_fill(record, cookie, request))
+		return 1;
+	if (!socket[3] && clb_use_place(record, 3) && clb_fill(record, cookie, request))
+		return 1;
+	if (!clb_use_storage(sk, BPF_SK_STORAGE_GET_F_CREATE, record)) {
+		clb_lose_record();
+		return 0;
+	}
+	__sync_fetch_and_add(&record->bucket->crowded, 1);
+	if (clb_fill(record, cookie, request))
+		return 1;
+	__sync_fetch_and_add(&record->bucket->crowded, -1);
 	return 0;
 }
 

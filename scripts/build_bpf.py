@@ -30,6 +30,15 @@ OBJECTS: Final = {
         "-DCLB_CAN_SET_ERRNO=1",
         "-DCLB_CAN_LOOP=1",
         "-DCLB_CAN_EXCHANGE=1",
+        "-DCLB_CAN_READ_KERNEL=1",
+    ),
+    # the same for a kernel without BTF
+    Path("clb_discovery/_bpf/clb-no-btf.bpf.o"): (
+        "-mcpu=v3",
+        "-DCLB_CAN_SET_ERRNO=1",
+        "-DCLB_CAN_LOOP=1",
+        "-DCLB_CAN_EXCHANGE=1",
+        "-DCLB_CAN_READ_KERNEL=0",
     ),
     # Linux 5.10 and later
     Path("clb_discovery/_bpf/clb-floor.bpf.o"): (
@@ -37,6 +46,7 @@ OBJECTS: Final = {
         "-DCLB_CAN_SET_ERRNO=0",
         "-DCLB_CAN_LOOP=0",
         "-DCLB_CAN_EXCHANGE=0",
+        "-DCLB_CAN_READ_KERNEL=0",
     ),
 }
 SOURCES: Final = Path("clb_discovery/_bpf/src")

@@ -71,11 +71,12 @@ def leftovers(instance: str) -> Iterator[str]:
     for vip, published in installed.virtual.items():
         if len(published.servers) != len(published.pool or ()) + 1:
             yield f"{vip} has {len(published.servers)} servers for {len(published.pool or ())} members"
-    for name, size in ((Map.OWNERS, structs.OWNER.size),):
-        fd = bpf.open_pin(Pins(instance).map(name))
-        try:
-            taken = sum(elements.unpack_owner(value).socket != 0 for _, value in bpf.items(fd, 4, size))
-        finally:
-            os.close(fd)
-        if taken:
-            yield f"{taken} places of sockets that are closed"
+    fd = bpf.open_pin(Pins(instance).map(Map.OWNERS))
+    try:
+        buckets = [elements.unpack_bucket(value) for _, value in bpf.items(fd, *structs.SIZES[Map.OWNERS])]
+    finally:
+        os.close(fd)
+    if taken := sum(socket != 0 for bucket in buckets for socket in bucket.sockets):
+        yield f"{taken} places of sockets that are closed"
+    if crowded := sum(bucket.crowded for bucket in buckets):
+        yield f"{crowded} sockets that are closed and count as beside a full bucket"

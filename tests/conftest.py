@@ -76,6 +76,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     each of them compiles for seconds. All other tests go one by one to the process that is ready first: they use names,
     ports and cgroups of their own, and each process has its own network.
     Before Linux 6.7 one test changes a limit of all networks: the tests that it could disturb stay together with it.
+    Tests that stay together begin first, so that no process is left alone with them at the end.
     """
     if config.getoption("--check"):
         by_need: dict[bool, list[pytest.Item]] = {True: [], False: []}
@@ -90,6 +91,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group("kernel"))
         elif item.path in together:
             item.add_marker(pytest.mark.xdist_group(_path(item.path)))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 def pytest_collection_finish() -> None:

@@ -1,9 +1,10 @@
 """The job inside a machine that measures connections at the client's end, from connect to close.
 
 Usage: python -m benchmarks.vm.connections CONNECTS CLIENT-PROGRAM FILE. Client and server are on the loopback. The
-server's end is in another cgroup, so no program of ours runs for it, as on another host. Direct connections come first,
-while nothing is attached; then an empty program at one hook after the other, which shows what the kernel itself spends
-for a call; then our data planes, one after the other; and direct connections again.
+server's end is in another cgroup, so no program of ours runs for it, as on another host. An empty program at one hook
+after the other shows what the kernel itself spends for a call; then come our data planes, one after the other. Direct
+connections come before each, while nothing is attached, because what they take changes now and then by a few hundred
+instructions; and once more at the end.
 """
 
 from __future__ import annotations
@@ -52,15 +53,21 @@ def main(connects: int, program: Path) -> dict[str, object]:
     """Measure everything; return the results."""
     serve_itself()
     folder = Path("/tmp")  # noqa: S108 - the machine's own, in memory
-    empty, rows = {}, {}
+    empty, rows, before = {}, {}, {}
     with socket.create_server(("0.0.0.0", PORT), backlog=4096) as listener, made_cgroup() as bare:
-        with client(program, listener, bare) as connecting:
-            measured(connecting, REAL[0], {}, connects)  # leaves the kernel as all others find it
-            rows[DIRECT] = measured(connecting, REAL[0], {}, connects)
-            for name in ON_THE_WAY:
-                with empty_programs(bare, name) as programs:
-                    empty[name] = measured(connecting, REAL[0], programs, connects)
+
+        def straight() -> dict[str, object]:
+            with client(program, listener, bare) as connecting:
+                return measured(connecting, REAL[0], {}, connects)
+
+        straight()  # leaves the kernel as all others find it
+        rows[DIRECT] = straight()
+        for name in ON_THE_WAY:
+            before[name] = straight()
+            with empty_programs(bare, name) as programs, client(program, listener, bare) as connecting:
+                empty[name] = measured(connecting, REAL[0], programs, connects)
         for state in STATES:
+            before |= dict.fromkeys((AGAIN, *(row for row, _ in state.rows)), straight())
             with (
                 plane(state, PORT, folder) as own,
                 programs_of(own.pins) as programs,
@@ -68,9 +75,8 @@ def main(connects: int, program: Path) -> dict[str, object]:
             ):
                 for row, address in state.rows:
                     rows[row] = measured(connecting, address, programs, connects)
-        with client(program, listener, bare) as connecting:
-            rows[AGAIN] = measured(connecting, REAL[0], {}, connects)
-    return {"empty": empty, "rows": rows}
+        rows[AGAIN] = straight()
+    return {"empty": empty, "rows": rows, "before": before}
 
 
 if __name__ == "__main__":

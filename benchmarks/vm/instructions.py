@@ -1,8 +1,8 @@
 """Evaluation of the machines' results for connections: where their instructions go. No I/O.
 
-A connection is compared with a direct one of the same machine. The kernel's own counts have the time inside of a
-program; an empty program at the same hook shows what a call costs outside of it. The rest is in no hook: another
-destination, and what follows from a flag that a program has set.
+A connection is compared with a direct one of the same machine, just before. The kernel's own counts have the time
+inside a program; an empty program at the same hook shows what a call costs outside of it. The rest is in no hook:
+another destination, and what follows from a flag that a program has set.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Sample(NamedTuple):
     empty: By
     """With an empty program at the hook of the one of ours that has this name."""
     rows: By
+    before: By
+    """Direct connections just before each of these; for `AGAIN`, before the last of our data planes."""
 
 
 class Hook(NamedTuple):
@@ -74,9 +76,11 @@ def read_sample(document: bytes) -> Sample:
     """
     try:
         found = json.loads(document)
-        sample = Sample(_read(found["empty"]), _read(found["rows"]))
-        complete = all(name in sample.empty for name in ON_THE_WAY) and all(
-            name in sample.rows for name in (DIRECT, AGAIN, *GOALS)
+        sample = Sample(_read(found["empty"]), _read(found["rows"]), _read(found["before"]))
+        complete = (
+            sample.empty.keys() >= set(ON_THE_WAY)
+            and sample.rows.keys() >= {DIRECT, AGAIN, *GOALS}
+            and sample.before.keys() >= {AGAIN, *ON_THE_WAY, *GOALS}
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"it is not complete: {error!r}") from error
@@ -105,15 +109,15 @@ def counts(measured: Mapping[str, Measured]) -> dict[str, float]:
 
 
 def more(sample: Sample, row: str) -> dict[str, float]:
-    """Return the instructions beyond those of a direct connection of the same machine."""
-    direct = counts(sample.rows[DIRECT])
+    """Return the instructions beyond those of a direct connection of the same machine, just before."""
+    direct = counts(sample.before[row])
     return {what: count - direct[what] for what, count in counts(sample.rows[row]).items()}
 
 
 def hook(sample: Sample, row: str, close: str, program: str) -> Hook:
     """Return the cost of a hook for one connection."""
     ours = sample.rows[row][close].runs.get(program, Runs(0, 0))
-    empty, direct = sample.empty[program][close], sample.rows[DIRECT][close]
+    empty, direct = sample.empty[program][close], sample.before[program][close]
     calls, reading = empty.runs[program]
     call = (empty.times.whole - direct.times.whole) / calls
     inside = ours.nanoseconds - ours.number * reading / calls

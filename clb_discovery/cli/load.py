@@ -11,6 +11,7 @@ from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup, handover, units
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
+from clb_discovery.datapath.loading.sizes import sizes
 from clb_discovery.datapath.neighbours import find_overlaps, others
 from clb_discovery.datapath.pins import OUTCOMES, Pins
 from clb_discovery.errors import BusyError, HostError
@@ -25,7 +26,8 @@ def main(typed: argparse.Namespace) -> int:
     target = units.cgroup_of(typed.unit) if typed.unit else cgroup.resolve(options.cgroup)
     outcomes = typed.outcomes == "on"
     with instance.loading() as alone:
-        loader.load(pins, target, options.loader, alone=alone, outcomes=outcomes)
+        room = sizes(options.room_servers, options.room_sockets)
+        loader.load(pins, target, options.loader, room=room, alone=alone, outcomes=outcomes)
         if not outcomes and pins.link(OUTCOMES).exists():
             with suppress(BusyError), instance.tracing():  # a trace that runs keeps it
                 loader.leave_outcomes(pins)

@@ -145,6 +145,7 @@ def _complete_load(parser: argparse.ArgumentParser) -> None:
         "(--eject-after 0) or counts connections (--no-active); a sidecar that loads the programs itself decides alone"
     )
     parser.add_argument("--outcomes", choices=("on", "off"), default="on", help=text)
+    _add(parser, ["room-servers", "room-sockets"])
     text = "let members of GROUP write the maps, so that `run --loader none` works without root"
     parser.add_argument("--group", metavar="GROUP", type=_typed(parse_group), help=text)
 

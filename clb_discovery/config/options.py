@@ -17,6 +17,7 @@ from clb_discovery.config.schema import Group, Option, definitions
 from clb_discovery.config.values import Entry
 from clb_discovery.datapath.instance import state_directory
 from clb_discovery.datapath.loading.loader import Loader
+from clb_discovery.datapath.loading.sizes import SERVERS, SOCKETS
 from clb_discovery.log import FORMATS, LEVELS
 from clb_discovery.model import text_forms
 from clb_discovery.model.address import Network, parse_network
@@ -216,6 +217,19 @@ class Options:
         Loader.AUTO,
         tuple(map(str, Loader)),
         f"{LOADERS}; none expects that `clb-discovery load` has loaded them",
+    )
+    room_servers: int = _GENERAL.value(
+        SERVERS,
+        "N",
+        values.parse_count,
+        "make fast memory for N real servers of all virtual servers, each twice while its pool changes; connects to "
+        f"pools beyond it cost more; default {SERVERS}",
+    )
+    room_sockets: int = _GENERAL.value(
+        SOCKETS,
+        "N",
+        values.parse_count,
+        f"make fast memory for N connected sockets; connects beyond it cost more; default {SOCKETS}",
     )
     on_remove: str = _GENERAL.choice(
         "drain",

@@ -14,6 +14,7 @@ from clb_discovery.config.services import read_services
 from clb_discovery.config.sources import open_sources
 from clb_discovery.datapath import cgroup
 from clb_discovery.datapath.loading.loader import Loader
+from clb_discovery.datapath.loading.sizes import sizes
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.plane import LoadedPlane, OwnPlane, Plane
 from clb_discovery.errors import UsageError
@@ -32,8 +33,11 @@ class Settings(NamedTuple):
 
     def plane(self) -> Plane:
         """Return the data plane that fits these settings; nothing is touched yet."""
-        pins, path = Pins(self.options.instance), self.options.cgroup
-        return LoadedPlane(pins) if path is None else OwnPlane(pins, Path(path), self.options.loader)
+        options, pins = self.options, Pins(self.options.instance)
+        if options.cgroup is None:
+            return LoadedPlane(pins)
+        room = sizes(options.room_servers, options.room_sockets)
+        return OwnPlane(pins, Path(options.cgroup), options.loader, room)
 
 
 def read_settings(options: Options) -> Settings:
@@ -53,7 +57,7 @@ def _cgroup(options: Options) -> str | None:
     return None
 
 
-_FIXED: Final = ("instance", "cgroup", "loader", "metrics", "state_dir")
+_FIXED: Final = ("instance", "cgroup", "loader", "room_servers", "room_sockets", "metrics", "state_dir")
 """Options that change only at a restart. `once` cannot be in a file, so it never changes."""
 
 

@@ -207,16 +207,29 @@ def items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, byte
         yield from zip(_cut(keys.raw, key_size, read), _cut(values.raw, value_size, read), strict=True)
 
 
-def first_values(fd: int, count: int, value_size: int) -> bytes:
-    """Return the values of the first elements of an array, one after the other, with one call."""
-    if not count:
+def values(fd: int, first: int, count: int, value_size: int) -> bytes:
+    """Return the values of consecutive elements of an array, one after the other, with one call.
+
+    :returns: fewer values if the array ends before.
+    """
+    if count <= 0:
         return b""
-    position = ctypes.create_string_buffer(4)
-    keys, values = ctypes.create_string_buffer(4 * count), ctypes.create_string_buffer(value_size * count)
-    places = {"keys": ctypes.addressof(keys), "values": ctypes.addressof(values)}
+    keys, found = ctypes.create_string_buffer(4 * count), ctypes.create_string_buffer(value_size * count)
+    # A position is the key before the first element.
+    start, end = ctypes.create_string_buffer(struct.pack("=I", max(0, first - 1))), ctypes.create_string_buffer(4)
+    batch = _batch(
+        fd,
+        count,
+        keys=ctypes.addressof(keys),
+        values=ctypes.addressof(found),
+        position_in=ctypes.addressof(start) if first else 0,
+        position_out=ctypes.addressof(end),
+    )
+    attr = ctypes.create_string_buffer(batch, _ATTR_SIZE)
     with contextlib.suppress(FileNotFoundError):  # the array ends before the count
-        _bpf(Command.MAP_LOOKUP_BATCH, _batch(fd, count, **places, position_out=ctypes.addressof(position)))
-    return values.raw
+        _call(Command.MAP_LOOKUP_BATCH, attr)
+    (read,) = struct.unpack_from("=I", attr, 32)
+    return found.raw[: read * value_size]
 
 
 def load_program(instructions: bytes, attach_type: AttachType) -> int:
@@ -294,6 +307,12 @@ def map_sizes(map_: int) -> tuple[int, int]:
     """Return key size and value size of a map, in bytes."""
     _, _, key_size, value_size = struct.unpack_from("=IIII", _info(map_, 64), 0)
     return key_size, value_size
+
+
+def map_entries(map_: int) -> int:
+    """Return the largest number of elements of a map."""
+    (entries,) = struct.unpack_from("=I", _info(map_, 64), 16)
+    return int(entries)
 
 
 class GracePeriod:

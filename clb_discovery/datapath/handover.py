@@ -33,8 +33,10 @@ class Access(IntEnum):
 
 WRITER: Final[Mapping[Map, Access]] = {
     Map.FILTER: Access.WRITE,
+    Map.CHAINS: Access.WRITE,
     Map.VIRTUAL: Access.WRITE,
     Map.ROWS: Access.WRITE,
+    Map.OVERFLOW: Access.WRITE,
     Map.SERVERS: Access.WRITE,
     Map.LABELS: Access.WRITE,
     Map.INFO: Access.READ,

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
-from clb_discovery.datapath import bpf, handover, probe
+from clb_discovery.datapath import bpf, handover, links, probe
 from clb_discovery.datapath.handover import Access
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.datapath.sockets.records import RecordMaps
@@ -20,12 +20,15 @@ from clb_discovery.errors import ClbError, HostError
 from clb_discovery.files import SHORT
 from clb_discovery.hints import load_command, unload_command
 from clb_discovery.layout import elements, structs
+from clb_discovery.layout.chains import read_chains
 from clb_discovery.layout.elements import Info, Label, Server
 from clb_discovery.layout.installed import DECODED, Installed, decode
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.servers import Protocol
-from clb_discovery.publication.plan import Delete, GracePeriod, Step, Write
+from clb_discovery.publication.steps import Delete, GracePeriod, Step, Store, Write
 
+_READS: Final = 3
+"""Another process may reuse elements while they are read; a reading that shows this is repeated."""
 _NO_ROOM: Final = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})
 
 
@@ -53,6 +56,7 @@ class Maps:
         self._pins = pins
         self._access = handover.WRITER if handed_over else handover.EVERYTHING
         self._grace_period: bpf.GracePeriod | None = None
+        self._settled = True  # whether a grace period has passed since the last step
         self._fds = self._opened()
 
     def __enter__(self) -> Self:
@@ -78,8 +82,19 @@ class Maps:
         _close(fds)
 
     def read(self) -> Installed:
-        """Read and decode the installed state."""
-        return decode({map_: self._items(map_) for map_ in DECODED})
+        """Read and decode the installed state.
+
+        :raises OSError: if the kernel refuses to read, or to wait for programs after our last steps: elements without
+            references are free for the next plan.
+        """
+        if not self._settled:
+            self.carry_out(GracePeriod())
+        rows = bpf.map_entries(self._fds[Map.ROWS])
+        for _ in range(_READS):
+            installed = decode({map_: self._items(map_) for map_ in DECODED}, self._values, rows)
+            if not installed.broken and all(one.pool is not None for one in installed.virtual.values()):
+                break
+        return installed
 
     def servers(self, installed: Installed) -> dict[bytes, Server]:
         """Return the counters and the health of each packed member.
@@ -93,7 +108,7 @@ class Maps:
 
     def raw_servers(self, count: int) -> bytes:
         """Return the elements of the first indexes of `clb_servers`, not decoded: this takes one call."""
-        return bpf.first_values(self._fds[Map.SERVERS], count, structs.SERVER.size)
+        return self._values(Map.SERVERS, 0, count)
 
     def records_lost(self) -> int:
         """Return how often there was no memory for the record of a socket."""
@@ -104,12 +119,25 @@ class Maps:
     def published(self, members: Collection[bytes]) -> set[bytes]:
         """Return the packed members that are in a pool now. This keeps nothing else in memory."""
         asked = frozenset(members)
-        # Read first, as in `decode`: rows are deleted after the element that refers to them.
-        generations = {elements.unpack_virtual(value).generation for _, value in self._items(Map.VIRTUAL)}
+        # Links are read first, as in `decode`: what they lead to stays for a grace period.
+        reached = read_chains(self._values).virtual.values()
+        keys = {element.generation: element.vip for _, element in reached}
+        in_array = sorted(
+            (element.row, elements.rows(element.servers)) for _, element in reached if element.row != structs.OVERFLOWS
+        )
         found: set[bytes] = set()
-        for key, value in self._items(Map.ROWS):
-            if elements.unpack_place(key)[0] in generations:
-                found.update(slot.member for slot in elements.unpack_row(value) if slot.member in asked)
+
+        def look(row: bytes) -> None:
+            vip = keys.get(elements.generation_of(row))
+            if vip is not None:
+                found.update(slot.member for slot in elements.unpack_row(vip, row) if slot.member in asked)
+
+        for first, count in in_array:
+            data = self._values(Map.ROWS, first, min(count, structs.MAX_ROWS))
+            for at in range(0, len(data), structs.ROW.size):
+                look(data[at : at + structs.ROW.size])
+        for _, row in self._items(Map.OVERFLOW):
+            look(row)
         return found
 
     def records(self) -> RecordMaps:
@@ -162,13 +190,8 @@ class Maps:
                 if isinstance(step, Write) and error.errno in _NO_ROOM:
                     key, _ = step.items[getattr(error, "done", 0)]
                     raise FullError(step.map, key, _lack(step.map, error)) from error
-                what = (
-                    f"{type(step).__name__.lower()} in {step.map}" if isinstance(step, Write | Delete) else "RCU wait"
-                )
-                with contextlib.suppress(OSError):  # the next reader may reuse indexes that were just set to zero
-                    self.carry_out(GracePeriod())
                 raise ClbError(
-                    f"the kernel rejects a {what}: {error.strerror}; the last published pools stay in effect"
+                    f"the kernel rejects a {_named(step)}: {error.strerror}; the last published pools stay in effect"
                 ) from error
 
     def carry_out(self, step: Step) -> None:
@@ -176,9 +199,12 @@ class Maps:
 
         :raises OSError: if the kernel refuses it.
         """
+        self._settled = False
         match step:
             case Write(map_, items):
                 bpf.update_all(self._fds[map_], items)
+            case Store(changed):
+                links.store(self._fds, changed)
             case Delete(map_, keys):
                 try:
                     bpf.delete_all(self._fds[map_], keys)
@@ -190,6 +216,7 @@ class Maps:
                 if self._grace_period is None:
                     self._grace_period = handover.grace_period(self._pins)
                 self._grace_period.wait()
+                self._settled = True
 
     def _opened(self) -> dict[Map, int]:
         pins = self._pins
@@ -212,6 +239,12 @@ class Maps:
 
     def _items(self, map_: Map) -> Iterable[tuple[bytes, bytes]]:
         return bpf.items(self._fds[map_], *structs.SIZES[map_])
+
+    def _values(self, map_: Map, first: int, count: int) -> bytes:
+        size = structs.SIZES[map_][1]
+        if map_ is Map.CHAINS:
+            return links.read_heads(self._fds[map_])[first * size : (first + count) * size]
+        return bpf.values(self._fds[map_], first, count, size)
 
 
 def read_info(pins: Pins) -> Info | None:
@@ -248,6 +281,16 @@ def _cannot_open(pins: Pins, error: OSError) -> HostError:
         return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}")
     unload = unload_command(pins.instance)
     return HostError(f"cannot open the maps in {pins.directory}: {error.strerror}; run: {unload}")
+
+
+def _named(step: Step) -> str:
+    match step:
+        case Write(map_) | Delete(map_):
+            return f"{type(step).__name__.lower()} in {map_}"
+        case Store():
+            return "store of a link"
+        case _:
+            return "RCU wait"
 
 
 def _lack(map_: Map, error: OSError) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.maps import read_info
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.errors import ClbError
-from clb_discovery.layout import elements, structs
+from clb_discovery.layout import structs
+from clb_discovery.layout.chains import read_chains
 from clb_discovery.layout.structs import Map
 from clb_discovery.model import own_servers
 from clb_discovery.model.neighbours import Neighbour, Overlap, overlaps
@@ -48,17 +50,11 @@ def _neighbour(name: str) -> Neighbour | None:
 
 def _vips(pins: Pins) -> list[Vip]:
     """Return the VIPs of an instance, without those of its self-test."""
-    fd = bpf.open_pin(pins.map(Map.VIRTUAL), read_only=True)
-    try:
-        keys = [key for key, _ in bpf.items(fd, *structs.SIZES[Map.VIRTUAL])]
-    finally:
-        os.close(fd)
+    with ExitStack() as stack:
+        fds = {}
+        for map_ in (Map.CHAINS, Map.VIRTUAL):
+            fds[map_] = bpf.open_pin(pins.map(map_), read_only=True)
+            stack.callback(os.close, fds[map_])
+        reached = read_chains(lambda map_, first, count: bpf.values(fds[map_], first, count, structs.SIZES[map_][1]))
     own = own_servers.virtual_servers(pins.instance)
-    return [vip for vip in map(_vip, keys) if vip is not None and vip not in own]
-
-
-def _vip(key: bytes) -> Vip | None:
-    try:
-        return elements.unpack_vip(key)
-    except ValueError:  # written by another program
-        return None
+    return [vip for vip in reached.virtual if vip not in own]

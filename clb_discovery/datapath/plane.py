@@ -13,6 +13,7 @@ from clb_discovery.datapath import closer, handover, selftest
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.loading.loader import Loader
+from clb_discovery.datapath.loading.sizes import Sizes
 from clb_discovery.datapath.maps import Maps, read_info
 from clb_discovery.datapath.neighbours import find_overlaps
 from clb_discovery.datapath.pins import OUTCOMES, Pins
@@ -121,11 +122,15 @@ class OwnPlane(Plane):
 
     loads = True
 
-    def __init__(self, pins: Pins, cgroup: Path, wanted: Loader) -> None:
-        """Name it; nothing is touched yet."""
+    def __init__(self, pins: Pins, cgroup: Path, wanted: Loader, room: Sizes | None = None) -> None:
+        """Name it; nothing is touched yet.
+
+        :param room: the sizes of new maps.
+        """
         super().__init__(pins)
         self._cgroup = cgroup
         self._loader = wanted
+        self._room = room
         self._is_new = False
 
     @property
@@ -135,7 +140,7 @@ class OwnPlane(Plane):
 
     def bring_up(self) -> None:
         """Load and attach whatever is missing, except the program that learns outcomes; a publication attaches it."""
-        self._is_new = loader.load(self._pins, self._cgroup, self._loader, outcomes=False)
+        self._is_new = loader.load(self._pins, self._cgroup, self._loader, room=self._room, outcomes=False)
 
     def _take_back(self) -> None:
         """Unload it."""

@@ -19,10 +19,13 @@ def bit_of(address: bytes) -> int:
 
     :param address: 16 bytes in network byte order.
     """
-    words = _WORDS.unpack(address)
-    high, low = words[0] << 32 | words[1], words[2] << 32 | words[3]
-    hashed: int = (high * structs.FILTER_HIGH + low * structs.FILTER_LOW) % 2**64
-    return hashed >> (64 - structs.FILTER_BITS)
+    return hash_of(*_WORDS.unpack(address)) >> (64 - structs.FILTER_BITS)
+
+
+def hash_of(first: int, second: int, third: int, fourth: int) -> int:
+    """Return all 64 bits of the hash of an address, from its words in the byte order of the host."""
+    high, low = first << 32 | second, third << 32 | fourth
+    return (high * structs.FILTER_HIGH + low * structs.FILTER_LOW) % 2**64
 
 
 @lru_cache(maxsize=2)  # pools change more often than addresses of VIPs

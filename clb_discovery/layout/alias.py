@@ -26,6 +26,8 @@ class AliasTable(NamedTuple):
 
     out_of: int
     columns: tuple[Column, ...]
+    shares: tuple[int, ...]
+    """The effective weight of each server."""
 
 
 def effective_weights(weights: Sequence[int]) -> list[int]:
@@ -58,7 +60,7 @@ def alias_table(weights: Sequence[int]) -> AliasTable:
     parts = effective_weights(weights)
     count = len(parts)
     if min(parts) == max(parts):
-        return AliasTable(1, tuple(Column(1, index) for index in range(count)))
+        return AliasTable(1, tuple(Column(1, index) for index in range(count)), tuple(parts))
     out_of = sum(parts)
     # A column has room for out_of; a server's mass is its part times the number of columns. A column whose mass is too
     # small ("poor") is filled up from one with too much ("rich"), which may become poor itself by that.
@@ -73,4 +75,4 @@ def alias_table(weights: Sequence[int]) -> AliasTable:
         mass[giver] -= out_of - mass[taker]
         if mass[giver] < out_of:
             poor.append(rich.pop())
-    return AliasTable(out_of, tuple(map(Column, keep, alias)))
+    return AliasTable(out_of, tuple(map(Column, keep, alias)), tuple(parts))

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from clb_discovery.layout.structs import (
+    BUCKET,
+    BUCKET_PLACES,
     EVENT,
     INFO,
     LABEL,
     MEMBER,
-    OWNER,
     PLACE,
-    ROW,
     ROW_SLOTS,
     SERVER,
     SLOT,
@@ -27,13 +27,23 @@ from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Vip
 NEW_SERVER: Final = bytes(SERVER.size)
 """The element of a new server, and of an index without a server."""
 INFO_KEY: Final = bytes(4)
+NEXT_AT: Final = VIRTUAL.offsets()["next"][0]
+"""Where the link to the next virtual server is in an element of `clb_virtual`."""
 _INDEX: Final = struct.Struct("=I")
+_COOKIES: Final = struct.Struct(f"={BUCKET_PLACES}Q")
+_GENERATION: Final = struct.Struct("=Q")
+_SLOT: Final = struct.Struct("=18sH7I4H")
+"""A slot, with address and port as they are together in the packed member."""
+_SLOTS_SIZE: Final = ROW_SLOTS * SLOT.size
 
 
 class Virtual(NamedTuple):
-    """Decoded `struct clb_virtual`."""
+    """Decoded `struct clb_virtual`; the VIP stays packed, because packed VIPs are the keys of labels."""
 
+    vip: bytes
+    next: int
     generation: int
+    row: int
     servers: int
     tier: int
     algorithm: int
@@ -45,20 +55,21 @@ class Virtual(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Decoded `struct clb_slot`; the member stays packed, because packed members are the keys everywhere."""
+    """Decoded `struct clb_slot`, with the packed member in place of its address and port."""
 
     member: bytes
+    rank: int
+    server: int
     keep: int
     out_of: int
     alias: int
     first: int
     tier: int
+    share: int
     weight: int
     priority: int
-    server: int
-
-
-_NO_SLOT: Final = Slot(bytes(MEMBER.size), 0, 0, 0, 0, 0, 0, 0, 0)
+    part: int = 0
+    zone: int = 0
 
 
 class Server(NamedTuple):
@@ -76,16 +87,16 @@ class Server(NamedTuple):
     times_ejected: int
 
 
-class Owner(NamedTuple):
-    """Decoded `struct clb_owner`."""
+class Bucket(NamedTuple):
+    """Decoded `struct clb_bucket`."""
 
-    socket: int
+    sockets: tuple[int, ...]
     crowded: int
 
     @property
-    def cookie(self) -> int:
-        """The cookie of the socket; 0 for none."""
-        return self.socket >> 1
+    def cookies(self) -> list[int]:
+        """The cookie of the socket in each place; 0 for none."""
+        return [socket >> 1 for socket in self.sockets]
 
 
 class Socket(NamedTuple):
@@ -93,12 +104,13 @@ class Socket(NamedTuple):
 
     began: int
     started: int
+    member: bytes
     server: int
     asked: bytes
-    priority: int
+    rank: int
     counts: int
     watched: int
-    member: bytes
+    follows: int
 
 
 class Event(NamedTuple):
@@ -172,35 +184,43 @@ def is_refusal(member: bytes) -> bool:
 
 
 def pack_virtual(virtual: Virtual) -> bytes:
-    """Return the published state of a virtual server."""
+    """Return a virtual server as it is in `clb_virtual`."""
     return VIRTUAL.struct.pack(*virtual)
 
 
 def unpack_virtual(data: bytes) -> Virtual:
-    """Parse the published state of a virtual server."""
+    """Parse an element of `clb_virtual`."""
     return Virtual(*VIRTUAL.struct.unpack(data))
 
 
 def pack_place(generation: int, row: int) -> bytes:
-    """Return the key of a row of slots."""
+    """Return the key of a row in `clb_overflow`."""
     return PLACE.struct.pack(generation, row)
 
 
 def unpack_place(data: bytes) -> tuple[int, int]:
-    """Return the generation and the row number of the key of a row."""
+    """Return the generation and the row number of the key of a row in `clb_overflow`."""
     generation, row = PLACE.struct.unpack(data)
     return generation, row
 
 
 def pack_slot(slot: Slot) -> bytes:
     """Return a slot as it is in its row."""
-    return SLOT.struct.pack(*slot)
+    return _SLOT.pack(slot[0][20:38], *slot[1:])
 
 
-def pack_rows(slots: Sequence[Slot]) -> list[bytes]:
+def pack_rows(generation: int, slots: Sequence[Slot]) -> list[bytes]:
     """Return the rows of a generation; the last one is padded with zeros."""
-    packed = b"".join(map(pack_slot, slots))
-    return [packed[at : at + ROW.size].ljust(ROW.size, b"\0") for at in range(0, len(packed), ROW.size)]
+    # Positional, because pools are large: `pack_slot` takes a third longer.
+    pack = _SLOT.pack
+    packed = b"".join(
+        [
+            pack(member[20:38], rank, server, keep, out_of, alias, first, tier, share, weight, priority, part, zone)
+            for member, rank, server, keep, out_of, alias, first, tier, share, weight, priority, part, zone in slots
+        ]
+    )
+    head = _GENERATION.pack(generation)
+    return [head + packed[at : at + _SLOTS_SIZE].ljust(_SLOTS_SIZE, b"\0") for at in range(0, len(packed), _SLOTS_SIZE)]
 
 
 def rows(slots: int) -> int:
@@ -208,12 +228,22 @@ def rows(slots: int) -> int:
     return -(-slots // ROW_SLOTS)
 
 
-def unpack_row(data: bytes) -> list[Slot]:
-    """Parse the slots of a row, without the zero ones at its end."""
-    slots = [Slot(*values) for values in SLOT.struct.iter_unpack(data)]
-    while slots and slots[-1] == _NO_SLOT:
-        slots.pop()
-    return slots
+def unpack_row(vip: bytes, data: bytes) -> list[Slot]:
+    """Parse the slots of a row, without the zero ones at its end.
+
+    :param vip: the packed virtual server, which is part of all members.
+    """
+    start = _GENERATION.size
+    used = -(-max(0, len(data.rstrip(b"\0")) - start) // SLOT.size)
+    slots = _SLOT.iter_unpack(data[start : start + used * SLOT.size])
+    make = Slot._make
+    return [make((b"%b%b\0\0" % (vip, slot[0]), *slot[1:])) for slot in slots]
+
+
+def generation_of(row: bytes) -> int:
+    """Return the generation that a row belongs to."""
+    (generation,) = _GENERATION.unpack_from(row)
+    return int(generation)
 
 
 def pack_index(index: int) -> bytes:
@@ -256,9 +286,10 @@ def unpack_server(data: bytes) -> Server:
     return Server(*SERVER.struct.unpack(data))
 
 
-def unpack_owner(data: bytes) -> Owner:
-    """Parse the owner of a record."""
-    return Owner(*OWNER.struct.unpack(data))
+def unpack_bucket(data: bytes) -> Bucket:
+    """Parse the owners of the records of a bucket."""
+    sockets, crowded = BUCKET.struct.unpack(data)
+    return Bucket(_COOKIES.unpack(sockets), crowded)
 
 
 def unpack_socket(data: bytes) -> Socket:

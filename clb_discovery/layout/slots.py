@@ -31,29 +31,39 @@ def pool_slots(pool: Pool, servers: Iterable[tuple[bytes, int]]) -> list[Slot]:
     """
     (refusal, index), *members = servers
     if not pool:
-        return [Slot(refusal, keep=1, out_of=1, alias=0, first=0, tier=1, weight=0, priority=0, server=index)]
+        return [Slot(refusal, 0, index, keep=1, out_of=1, alias=0, first=0, tier=1, share=1, weight=0, priority=0)]
     slots: list[Slot] = []
-    for priority, tier in groupby(pool, key=attrgetter("priority")):
+    for rank, (priority, tier) in enumerate(groupby(pool, key=attrgetter("priority"))):
         weights = tuple(server.weight for server in tier)
         table = _known_table(weights)
         first = len(slots)
         own = islice(members, first, first + len(weights))
         # Positional arguments: pools are large, and this takes a third of the time.
         slots += [
-            Slot(member, keep, table.out_of, first + alias, first, len(weights), weight, priority, index)
-            for weight, (keep, alias), (member, index) in zip(weights, table.columns, own, strict=True)
+            Slot(member, rank, index, keep, table.out_of, first + alias, first, len(weights), share, weight, priority)
+            for weight, share, (keep, alias), (member, index) in zip(
+                weights, table.shares, table.columns, own, strict=True
+            )
         ]
     return slots
 
 
-def pool_virtual(generation: int, server: VirtualServer, refusal: int) -> Virtual:
+def pool_virtual(  # noqa: PLR0913 - what only the caller knows of the structure
+    server: VirtualServer, vip: bytes, *, following: int, generation: int, row: int, refusal: int
+) -> Virtual:
     """Return the element of `clb_virtual` that refers to the slots of the pool.
 
+    :param vip: its key, packed.
+    :param following: index of the next element of its chain; 0 for none.
+    :param row: index of the first row in `clb_rows`; OVERFLOWS if the rows are in `clb_overflow`.
     :param refusal: index in `clb_servers` of the refusal.
     """
     health = server.health
     return Virtual(
+        vip,
+        following,
         generation,
+        row,
         max(1, len(server.pool)),
         lowest_tier(server.pool),
         server.algorithm,

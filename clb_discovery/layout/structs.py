@@ -9,15 +9,22 @@ import struct
 from enum import StrEnum
 from typing import Final
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 MAX_VIRTUAL_SERVERS: Final = 65536
+VIRTUAL_ELEMENTS: Final = 81920
+ROWS: Final = 16384
 MAX_ROWS: Final = 262144
 ROW_SLOTS: Final = 8
 MAX_SERVERS: Final = 262144
-PLACES: Final = 16384
+BUCKET_PLACES: Final = 4
+BUCKETS: Final = 16384
+PLACES: Final = BUCKETS * BUCKET_PLACES
 FILTER_BITS: Final = 18
 FILTER_HIGH: Final = 0x9E3779B97F4A7C15
 FILTER_LOW: Final = 0xD1342543DE82EF95
+CHAIN_BITS: Final = 17
+CHAIN: Final = 16
+OVERFLOWS: Final = 0xFFFFFFFF
 FEATURE_ERRNO: Final = 1
 FEATURE_LOOP: Final = 2
 COUNT_ACTIVE: Final = 1
@@ -29,8 +36,10 @@ class Map(StrEnum):
     """The maps, by the name of their pin."""
 
     FILTER = "clb_filter"
+    CHAINS = "clb_chains"
     VIRTUAL = "clb_virtual"
     ROWS = "clb_rows"
+    OVERFLOW = "clb_overflow"
     SERVERS = "clb_servers"
     LABELS = "clb_labels"
     INFO = "clb_info"
@@ -44,8 +53,10 @@ class Map(StrEnum):
     COUNTS = "clb_counts"
 
 
-ADDED: Final = frozenset({Map.COUNTS})
+ADDED: Final[frozenset[Map]] = frozenset()
 """Maps that a data plane of an earlier version lacks. They count as empty until `load` replaces that data plane."""
+SIZED_AT_LOAD: Final = frozenset({Map.ROWS, Map.OWNERS, Map.PLACES})
+"""Maps whose number of elements may differ from the header's: `bpf.map_entries` returns it."""
 
 
 class Record:
@@ -76,7 +87,10 @@ class Record:
 VIP: Final = Record("clb_vip", ("address", "16s"), ("port", "2s"), ("protocol", "B"), ("zero", "x"))
 VIRTUAL: Final = Record(
     "clb_virtual",
+    ("vip", "20s"),
+    ("next", "I"),
     ("generation", "Q"),
+    ("row", "I"),
     ("servers", "I"),
     ("tier", "I"),
     ("algorithm", "H"),
@@ -85,24 +99,28 @@ VIRTUAL: Final = Record(
     ("eject_first_ms", "I"),
     ("eject_most_ms", "I"),
     ("refusal", "I"),
-    ("zero", "4x"),
+    ("zero", "32x"),
 )
 PLACE: Final = Record("clb_place", ("generation", "Q"), ("row", "I"), ("zero", "4x"))
 MEMBER: Final = Record("clb_member", ("vip", "20s"), ("address", "16s"), ("port", "2s"), ("zero", "2x"))
 SLOT: Final = Record(
     "clb_slot",
-    ("member", "40s"),
+    ("address", "16s"),
+    ("port", "2s"),
+    ("rank", "H"),
+    ("server", "I"),
     ("keep", "I"),
     ("out_of", "I"),
     ("alias", "I"),
     ("first", "I"),
     ("tier", "I"),
+    ("share", "I"),
     ("weight", "H"),
     ("priority", "H"),
-    ("server", "I"),
-    ("zero", "4x"),
+    ("part", "H"),
+    ("zone", "H"),
 )
-ROW: Final = Record("clb_row", ("slot", f"{ROW_SLOTS * SLOT.size}s"))
+ROW: Final = Record("clb_row", ("generation", "Q"), ("slot", f"{ROW_SLOTS * SLOT.size}s"))
 SERVER: Final = Record(
     "clb_server",
     ("connects", "Q"),
@@ -117,20 +135,24 @@ SERVER: Final = Record(
     ("lock", "4x"),
     ("times_ejected", "I"),
 )
-OWNER: Final = Record("clb_owner", ("socket", "Q"), ("crowded", "I"), ("lock", "4x"))
+BUCKET: Final = Record(
+    "clb_bucket", ("socket", f"{8 * BUCKET_PLACES}s"), ("crowded", "I"), ("lock", "4x"), ("zero", "24x")
+)
 SOCKET: Final = Record(
     "clb_socket",
     ("began", "Q"),
     ("started", "Q"),
+    ("member", "40s"),
     ("server", "I"),
     ("asked", "2s"),
-    ("priority", "H"),
+    ("rank", "H"),
     ("counts", "B"),
     ("watched", "B"),
-    ("zero", "6x"),
-    ("member", "40s"),
+    ("follows", "B"),
+    ("zero", "x"),
+    ("room", "12x"),
 )
-STORED: Final = Record("clb_stored", ("socket", "Q"), ("crowded", "I"), ("lock", "4x"), ("record", "72s"))
+STORED: Final = Record("clb_stored", ("socket", "Q"), ("zero", "4x"), ("lock", "4x"), ("record", f"{SOCKET.size}s"))
 EVENT: Final = Record(
     "clb_event",
     ("time", "Q"),
@@ -139,6 +161,7 @@ EVENT: Final = Record(
     ("cgroup", "Q"),
     ("process", "I"),
     ("kind", "I"),
+    ("zero", "8x"),
     ("member", "40s"),
     ("command", "16s"),
 )
@@ -146,18 +169,20 @@ LABEL: Final = Record("clb_label", ("service", "256s"), ("source", "272s"))
 INFO: Final = Record(
     "clb_info", ("layout", "I"), ("features", "I"), ("loader", "16s"), ("build", "72s"), ("cgroup", "1024s")
 )
-RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, ROW, SERVER, OWNER, SOCKET, STORED, EVENT, LABEL, INFO)
+RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, ROW, SERVER, BUCKET, SOCKET, STORED, EVENT, LABEL, INFO)
 PEERS_SIZE: Final = 264
 EVENTS_BYTES: Final = 262144
 SIZES: Final = {
     Map.FILTER: (4, 8),
-    Map.VIRTUAL: (VIP.size, VIRTUAL.size),
-    Map.ROWS: (PLACE.size, ROW.size),
+    Map.CHAINS: (4, 4),
+    Map.VIRTUAL: (4, VIRTUAL.size),
+    Map.ROWS: (4, ROW.size),
+    Map.OVERFLOW: (PLACE.size, ROW.size),
     Map.SERVERS: (4, SERVER.size),
     Map.LABELS: (VIP.size, LABEL.size),
     Map.INFO: (4, INFO.size),
     Map.DICE: (4, 8),
-    Map.OWNERS: (4, OWNER.size),
+    Map.OWNERS: (4, BUCKET.size),
     Map.PLACES: (4, SOCKET.size),
     Map.SOCKETS: (4, STORED.size),
     Map.PEERS: (4, PEERS_SIZE),

@@ -106,10 +106,14 @@ class _Reported(Collector):
 
     def _maps(self) -> Iterator[Metric]:
         virtual = self._report.datapath.installed.virtual
+        rows = [0, 0]
+        for one in virtual.values():
+            rows[one.row == structs.OVERFLOWS] += len(one.rows)
         used = {
             Map.VIRTUAL: (len(virtual), structs.MAX_VIRTUAL_SERVERS),
             Map.LABELS: (len(virtual), structs.MAX_VIRTUAL_SERVERS),
-            Map.ROWS: (sum(len(one.rows) for one in virtual.values()), structs.MAX_ROWS),
+            Map.ROWS: (sum(rows), structs.MAX_ROWS),  # those that have no room there are in the overflow
+            Map.OVERFLOW: (rows[True], structs.MAX_ROWS),
             Map.SERVERS: (sum(len(one.servers) for one in virtual.values()), structs.MAX_SERVERS),
         }
         for name, text, column in (

@@ -6,6 +6,7 @@ Both are decided for each virtual server separately, so that one that is too lar
   services in the order of the configuration, then those of the catalog: installed ones first, then by name. One that
   does not fit keeps its size: servers that are gone are removed, and new ones take only their places. Services of the
   catalog fill at most three quarters of a map; the remaining quarter is for the configuration.
+  The programs follow a chain of `clb_virtual` only so far. A virtual server beyond that does not fit, either.
 - *Slices*: a round writes a bounded number of real servers. Services take turns, small changes first, so that large or
   frequent changes do not delay others; changes that have waited too long come before all. Old and new pool are in the
   maps side by side while one replaces the other, so a slice must also fit beside everything that is installed.
@@ -13,12 +14,15 @@ Both are decided for each virtual server separately, so that one that is too lar
 
 from __future__ import annotations
 
-from collections import defaultdict
+import operator
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from clb_discovery.layout import elements, structs
+from clb_discovery.layout.chains import chain_of
+from clb_discovery.layout.gaps import count
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.address import Address
@@ -39,17 +43,21 @@ class Room(NamedTuple):
     """A number of elements in each map."""
 
     virtual: int
-    """Of `clb_virtual` and `clb_labels`."""
+    """Of `clb_labels`."""
+    elements: int
+    """Of `clb_virtual`: old and new ones side by side."""
     rows: int
+    """Of `clb_rows` and `clb_overflow` together. A pool that does not fit into `clb_rows`, although there are enough
+    free rows in all, has room in `clb_overflow`, which can hold them all."""
     servers: int
 
     def plus(self, other: Room) -> Room:
         """Return the sum."""
-        return Room(self.virtual + other.virtual, self.rows + other.rows, self.servers + other.servers)
+        return Room(*map(operator.add, self, other))
 
     def minus(self, other: Room) -> Room:
         """Return the difference."""
-        return Room(self.virtual - other.virtual, self.rows - other.rows, self.servers - other.servers)
+        return Room(*map(operator.sub, self, other))
 
     def lacks(self, need: Room) -> str | None:
         """Return which map is too small for the need, with its size; None if there is room in all."""
@@ -59,10 +67,16 @@ class Room(NamedTuple):
         return None
 
 
-_NAMES: Final = ("virtual servers", "rows of real servers", "real and virtual servers together")
-SIZES: Final = Room(structs.MAX_VIRTUAL_SERVERS, structs.MAX_ROWS, structs.MAX_SERVERS)
+_NAMES: Final = (
+    "virtual servers",
+    "old and new virtual servers together",
+    "rows of real servers",
+    "real and virtual servers together",
+)
+SIZES: Final = Room(structs.MAX_VIRTUAL_SERVERS, structs.VIRTUAL_ELEMENTS - 1, structs.MAX_ROWS, structs.MAX_SERVERS)
 OF_CATALOG: Final = Room(*(size * 3 // 4 for size in SIZES))
-_NOTHING: Final = Room(0, 0, 0)
+_NOTHING: Final = Room(0, 0, 0, 0)
+_TOO_LONG: Final = "the VIPs of too many virtual servers have the same hash; use another VIP"
 
 
 class Admitted(NamedTuple):
@@ -107,7 +121,7 @@ def admit(
     wanted = (taken or used(installed)).minus(_total(installed.virtual[vip] for vip in gone))
     for each in growth.values():
         wanted = wanted.plus(each) if each.servers > 0 or each.virtual > 0 else wanted
-    if OF_CATALOG.minus(wanted).lacks(Room(1, 1, 1)) is None:
+    if OF_CATALOG.minus(wanted).lacks(Room(1, 1, 1, 1)) is None and not _may_be_too_long(installed, changes):
         return Admitted(changes, ())
     return _admit_in_order(installed, _ordered(installed, changes, growth, configured), growth, gone, configured)
 
@@ -122,12 +136,20 @@ def _admit_in_order(
     stays = [one for vip, one in installed.virtual.items() if vip not in gone]
     theirs = (one for one in stays if _source(one) not in configured)
     room, catalog = SIZES.minus(_total(stays)), OF_CATALOG.minus(_total(theirs))
+    chains = Counter(chain_of(elements.pack_vip(vip)) for vip in installed.virtual if vip not in gone)
     admitted: list[VirtualServer] = []
     refused: list[Unpublished] = []
     for server in ordered:
         need = growth[server.vip]
         of_catalog = server.source not in configured
         lack = room.lacks(need) or (catalog.lacks(need) if of_catalog else None)
+        if lack is None and need.virtual:
+            chain = chain_of(elements.pack_vip(server.vip))
+            chains[chain] += 1
+            if chains[chain] > structs.CHAIN:
+                chains[chain] -= 1
+                refused.append(_unpublished(server, _TOO_LONG))
+                continue
         if lack:
             refused.append(_refusal(installed, server, lack, of_catalog=of_catalog))
             same_size = _as_large_as_installed(installed, server)
@@ -162,7 +184,17 @@ def _refusal(installed: Installed, server: VirtualServer, lack: str, *, of_catal
     share = ", three quarters of them for services of the catalog" if of_catalog else ""
     stays = "; its pool stays as large as it is" if server.vip in installed.virtual else ""
     fix = "use fewer VIPs or real servers, or a second --instance for some services"
-    return Unpublished(server.vip, server.service, server.source, f"no room: {lack}{share}{stays}; {fix}")
+    return _unpublished(server, f"no room: {lack}{share}{stays}; {fix}")
+
+
+def _unpublished(server: VirtualServer, reason: str) -> Unpublished:
+    return Unpublished(server.vip, server.service, server.source, reason)
+
+
+def _may_be_too_long(installed: Installed, changes: Iterable[VirtualServer]) -> bool:
+    """Tell whether new virtual servers make a chain too long, if none of its others are gone."""
+    new = Counter(chain_of(elements.pack_vip(server.vip)) for server in changes if server.vip not in installed.virtual)
+    return any(len(installed.chains.get(chain, ())) + number > structs.CHAIN for chain, number in new.items())
 
 
 def _as_large_as_installed(installed: Installed, server: VirtualServer) -> VirtualServer | None:
@@ -199,6 +231,7 @@ def choose(  # noqa: PLR0913 - all inputs of a round
     if budget is not None:
         budget = max(budget, sum(unit.cost for unit in units) // SHARE)
     room = _free(installed, taken or used(installed))
+    chains: Counter[int] = Counter()
     publish: dict[Vip, VirtualServer] = {}
     withdraw: list[Vip] = []
     late: list[_Unit] = []
@@ -209,9 +242,14 @@ def choose(  # noqa: PLR0913 - all inputs of a round
             late.append(unit)
             continue
         need = _beside(installed, unit, room)
-        if room.lacks(need):
+        longer = _longer(installed, unit)
+        too_long = (
+            len(installed.chains.get(chain, ())) + chains[chain] + n > structs.CHAIN for chain, n in longer.items()
+        )
+        if room.lacks(need) or any(too_long):
             cramped.append(unit)
             continue
+        chains += longer
         room = room.minus(need)
         spent += unit.cost
         publish |= {server.vip: server for server in unit.publish}
@@ -226,7 +264,7 @@ def choose(  # noqa: PLR0913 - all inputs of a round
 def _cramped(installed: Installed, server: VirtualServer) -> Unpublished:
     stays = "; its previous pool stays in use" if server.vip in installed.virtual else ""
     reason = f"no room for the old and the new pool side by side{stays}; use a second --instance for some services"
-    return Unpublished(server.vip, server.service, server.source, reason)
+    return _unpublished(server, reason)
 
 
 class _Unit(NamedTuple):
@@ -284,12 +322,19 @@ def _in_turns(units: Iterable[_Unit], waited: Mapping[Vip, int]) -> list[_Unit]:
 
 def _free(installed: Installed, taken: Room) -> Room:
     """Return the free room beside everything that is in the maps, including orphans."""
-    orphans = {map_: len(installed.orphans.get(map_, ())) for map_ in (Map.VIRTUAL, Map.LABELS, Map.ROWS)}
+    orphans = {map_: len(installed.orphans.get(map_, ())) for map_ in (Map.LABELS, Map.OVERFLOW)}
     return Room(
-        SIZES.virtual - taken.virtual - max(orphans[Map.VIRTUAL], orphans[Map.LABELS]),
-        SIZES.rows - taken.rows - orphans[Map.ROWS],
+        SIZES.virtual - taken.virtual - orphans[Map.LABELS],
+        count(installed.free_virtual),
+        SIZES.rows - taken.rows - orphans[Map.OVERFLOW],
         len(installed.free) + len(installed.resting) + max(0, SIZES.servers - installed.top),
     )
+
+
+def _longer(installed: Installed, unit: _Unit) -> Counter[int]:
+    """Return how many elements each chain gains, while those that it loses are still in it."""
+    new = (server.vip for server in unit.publish if server.vip not in installed.virtual)
+    return Counter(chain_of(elements.pack_vip(vip)) for vip in new)
 
 
 def _beside(installed: Installed, unit: _Unit, room: Room) -> Room:
@@ -305,21 +350,21 @@ def _beside(installed: Installed, unit: _Unit, room: Room) -> Room:
         if servers > room.servers and old:
             had = {one.endpoint for one in old.pool or ()}
             servers = sum(one.endpoint not in had for one in server.pool)
-        need = need.plus(Room(0 if old else 1, size.rows, servers))
+        need = need.plus(Room(0 if old else 1, 1, size.rows, servers))
     return need
 
 
 def _size(server: VirtualServer) -> Room:
-    return Room(1, elements.rows(max(1, len(server.pool))), len(server.pool) + 1)
+    return Room(1, 1, elements.rows(max(1, len(server.pool))), len(server.pool) + 1)
 
 
 def _installed_size(one: Published | None) -> Room:
-    return Room(1, len(one.rows), len(one.servers)) if one else _NOTHING
+    return Room(1, 1, len(one.rows), len(one.servers)) if one else _NOTHING
 
 
 def _total(published: Iterable[Published]) -> Room:
     sizes = [(len(one.rows), len(one.servers)) for one in published]
-    return Room(len(sizes), sum(rows for rows, _ in sizes), sum(servers for _, servers in sizes))
+    return Room(len(sizes), len(sizes), sum(rows for rows, _ in sizes), sum(servers for _, servers in sizes))
 
 
 def _source(one: Published) -> str:

@@ -49,6 +49,7 @@ FOUND = {
         LEAN: of_closes(82_000, 142_000, connect4=(1, 1_060)),
         AGAIN: of_closes(80_002, 140_002),
     },
+    "before": {name: of_closes(80_000, 140_000) for name in (*ON_THE_WAY, *GOALS, AGAIN)},
 }
 SAMPLE = read_sample(json.dumps(FOUND).encode())
 
@@ -59,7 +60,7 @@ def test_connections_are_compared_with_direct_ones() -> None:
     assert direct([SAMPLE]) == {CONNECT: 40_000, RST: 70_000, FIN: 90_000}
 
 
-@pytest.mark.parametrize("part", ["empty", "rows"])
+@pytest.mark.parametrize("part", ["empty", "rows", "before"])
 @pytest.mark.parametrize("close", [None, *CLOSES])
 def test_an_incomplete_sample_is_an_error(part: str, close: str | None) -> None:
     """Anything may be missing."""
@@ -94,7 +95,8 @@ def test_everything_has_its_place() -> None:
 def test_differing_machines_are_reported() -> None:
     """Costs are medians; machines may differ by 200 instructions from direct to ours, whatever direct takes."""
     near, far = (copy.deepcopy(FOUND) for _ in range(2))
-    near["rows"] |= {row: of_closes(90_000, 150_000) for row in (DIRECT, AGAIN)}
+    near["before"] = {name: of_closes(90_000, 150_000) for name in FOUND["before"]}
+    near["rows"][AGAIN] = of_closes(90_000, 150_000)
     near["rows"] |= {row: of_closes(91_200, 151_200) for row in GOALS}
     far["rows"][SHIPPED] = of_closes(84_000, 146_402)
     samples = [read_sample(json.dumps(found).encode()) for found in (FOUND, far, FOUND)]

@@ -18,6 +18,8 @@ from clb_discovery.config.sources import open_sources
 from tests.support.cgroups import made_cgroup
 
 RESTART: Final = {
+    "room-servers": "1000",
+    "room-sockets": "1000",
     "instance": '"other"',
     "cgroup": '"{cgroup}"',
     "loader": '"bcc"',

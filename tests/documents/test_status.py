@@ -59,6 +59,8 @@ def published(
     label = Label("redis", "srv:_redis._tcp.example") if named else None
     return Published(
         generation=generation,
+        index=generation,
+        row=0,
         rows=range(elements.rows(len(pool or ()))),
         algorithm=algorithm,
         pool=pool,

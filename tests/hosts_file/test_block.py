@@ -32,7 +32,9 @@ def published(service: str, vips: list[str], *, servers: bool = True, source: st
     """Return installed virtual servers."""
     pool = (RealServer(0, ONE, 80, 1),) if servers else ()
     return {
-        parse_vip(vip): Published(1, (), Algorithm.RANDOM, pool, PassiveHealth(), Label(service, source), servers={})
+        parse_vip(vip): Published(
+            1, 1, 0, (), Algorithm.RANDOM, pool, PassiveHealth(), Label(service, source), servers={}
+        )
         for vip in vips
     }
 

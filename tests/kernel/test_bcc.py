@@ -118,9 +118,9 @@ def test_auto_takes_the_object_first(instance: str, cgroup: Path) -> None:
 
 def test_auto_falls_back_to_bcc(instance: str, cgroup: Path) -> None:
     """If the object cannot be loaded the default is BCC; if BCC fails too, the error names both."""
-    no_object = f"mount --bind /dev/null {libbpf.OBJECTS[True]}"
+    no_object = f"mount --bind /dev/null {libbpf.Variant.FULL.path}"
     neither = in_own_mounts(f"{no_object}; {without_bcc()}", *loading("auto", instance, cgroup))
-    assert_fails(neither, str(libbpf.OBJECTS[True]), "--loader bcc", *PACKAGES)
+    assert_fails(neither, str(libbpf.Variant.FULL.path), "--loader bcc", *PACKAGES)
     assert not Pins(instance).home.exists()
     result = in_own_mounts(no_object, *loading("auto", instance, cgroup))
     assert (result.returncode, result.stderr) == (0, "")
@@ -238,7 +238,7 @@ def test_verdict_of_the_verifier_is_reported(instance: str, cgroup: Path, tmp_pa
 def test_map_of_another_shape_is_refused(instance: str, cgroup: Path) -> None:
     """A pinned map with other properties than the sources declare is not used."""
     load(instance, cgroup, "--loader", "bcc")
-    pin = Pins(instance).map(Map.ROWS)
+    pin = Pins(instance).map(Map.OVERFLOW)
     map_ = bpf.open_pin(pin)
     key_size, value_size = bpf.map_sizes(map_)
     os.close(map_)
@@ -248,4 +248,4 @@ def test_map_of_another_shape_is_refused(instance: str, cgroup: Path) -> None:
     os.close(map_)
     with made_cgroup() as other:
         result = clb("load", "--loader", "bcc", "--instance", instance, "--cgroup", other)
-    assert_fails(result, "clb_rows", "max_entries", "16", "clb-discovery unload")
+    assert_fails(result, "clb_overflow", "max_entries", "16", "clb-discovery unload")

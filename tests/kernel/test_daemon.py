@@ -11,7 +11,7 @@ from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.structs import Map
-from clb_discovery.publication.plan import Write
+from clb_discovery.publication.steps import Write
 from tests.support.contract import assert_is_status
 from tests.support.dataplane import dial, publish, snapshot
 from tests.support.kernel_objects import freeze
@@ -92,7 +92,7 @@ def test_nothing_is_removed_before_the_first_complete_sync(
     publish(instance, {f"{VIP}:80": ["127.0.0.9:9"], "10.64.0.9:80": ["127.0.0.9:9"]})
     orphan = (elements.pack_place(1000, 0), bytes(structs.ROW.size))
     with Maps(Pins(instance)) as maps:
-        maps.carry_out(Write(Map.ROWS, (orphan,)))
+        maps.carry_out(Write(Map.OVERFLOW, (orphan,)))
     serve(knot, "127.0.0.1:8080")
     knot.purge("test")
     options = [*WEB, "--srv", f"_late._tcp.test={OTHER_VIP}:80", *resolver(knot), "--hold", "0s"]
@@ -101,7 +101,7 @@ def test_nothing_is_removed_before_the_first_complete_sync(
         found.wait_for(lambda: "source fails" in found.events(), "the second source fails")
         waiting = snapshot(instance).installed
         assert waiting is not None
-        assert waiting.orphans == {Map.ROWS: (orphan[0],)}
+        assert waiting.orphans == {Map.OVERFLOW: (orphan[0],)}
         assert set(generations(instance)) == {VIP, "10.64.0.9"}
         assert "ready" not in found.events()
         assert status(instance)["sidecar"]["last_sync"] is None

@@ -269,7 +269,7 @@ def without_a_port(scene: Scene) -> None:
 
 
 def reset_later(scene: Scene) -> None:
-    """Let the server reset established connections."""
+    """Let the server reset established connections, and close them."""
     for sock in scene.make(TIMES):
         assert scene.dialled(sock) == "ok"
         peer = scene.server.take()
@@ -278,6 +278,7 @@ def reset_later(scene: Scene) -> None:
         sock.settimeout(5)
         with suppress(ConnectionResetError):
             sock.recv(1)
+        sock.close()
 
 
 class Ending(NamedTuple):

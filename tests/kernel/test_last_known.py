@@ -15,7 +15,7 @@ from clb_discovery.datapath.pins import Pins
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.answer import Answer
-from clb_discovery.publication.plan import Write
+from clb_discovery.publication.steps import Write
 from tests.support.contract import assert_is_status
 from tests.support.dataplane import dial, snapshot
 from tests.support.fake_source import FakeSource
@@ -151,12 +151,12 @@ def test_unconfigured_services_stay_until_discovery_is_back(
     knot.stop()
     orphan = (elements.pack_place(1000, 0), bytes(structs.ROW.size))
     with Maps(Pins(instance)) as maps:
-        maps.carry_out(Write(Map.ROWS, (orphan,)))
+        maps.carry_out(Write(Map.OVERFLOW, (orphan,)))
     options = ["--srv", f"_web._tcp.example={VIP}:81", *resolver(knot), *disk]
     with sidecar(instance, cgroup, tmp_path, options) as found:
         waiting = snapshot(instance).installed
         assert waiting is not None
-        assert waiting.orphans == {Map.ROWS: (orphan[0],)}
+        assert waiting.orphans == {Map.OVERFLOW: (orphan[0],)}
         assert {server["port"] for server in status(instance)["virtual_servers"]} == {80, 81}
         assert pool(instance, VIP) == weighted("127.0.0.1:1")
         knot.start()

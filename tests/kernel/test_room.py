@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,7 @@ from uuid import uuid4
 
 from clb_discovery.datapath import bpf
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.layout import elements, structs
+from clb_discovery.layout import structs
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.claims import MOST_PLACES
@@ -25,6 +24,7 @@ from tests.support.listeners import listening
 from tests.support.pace import patient
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import Sidecar, clb, pool, sidecar, status
+from tests.support.virtual import generation_of
 from tests.support.web import get
 
 WEB, NEW, MAIL = "10.64.0.1", "10.64.0.2", "10.64.0.3"
@@ -123,7 +123,7 @@ def test_a_large_neighbour_that_changes_all_the_time_delays_no_other_service(
         agent.register("web", 80, "10.0.0.1", Meta={"clb-vip": f"{WEB}:80"})
         with (
             sidecar(instance, cgroup, tmp_path, ["--consul", agent.url, *RANGES]) as found,
-            generations(instance) as now,
+            generation_of(Pins(instance), parse_vip(f"{WEB}:80")) as now,
         ):
             times = []
             for turn in range(24):
@@ -137,21 +137,6 @@ def test_a_large_neighbour_that_changes_all_the_time_delays_no_other_service(
             assert found.stop() == 0
         assert sorted(times)[len(times) // 2] < patient(0.2)
         assert max(times) < patient(0.6)
-
-
-@contextmanager
-def generations(instance: str) -> Iterator[Callable[[], int]]:
-    """Yield a function that returns the generation of the pool of `WEB`."""
-    fd, key = bpf.open_pin(Pins(instance).map(Map.VIRTUAL)), elements.pack_vip(parse_vip(f"{WEB}:80"))
-
-    def now() -> int:
-        value = bpf.lookup(fd, key, structs.VIRTUAL.size)
-        return elements.unpack_virtual(value).generation if value else 0
-
-    try:
-        yield now
-    finally:
-        os.close(fd)
 
 
 def register_crowd(agent: ConsulAgent, vips: str, count: int = CROWD, weight: int = 1) -> None:

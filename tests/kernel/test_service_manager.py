@@ -14,7 +14,7 @@ import pytest
 
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.model.answer import Answer
-from clb_discovery.publication.plan import Step
+from clb_discovery.publication.steps import Step
 from tests.support.fake_source import Told
 from tests.support.in_process import real_servers, running_daemon
 from tests.support.knot import KnotServer

@@ -91,7 +91,7 @@ def test_examples_of_effective_weights(weights: list[int], parts: list[int]) -> 
 
 def test_the_example_of_the_header() -> None:
     """Weights 1 and 3 give the table that bpf/clb.h shows."""
-    assert alias_table([1, 3]) == AliasTable(4, (Column(2, 1), Column(4, 1)))
+    assert alias_table([1, 3]) == AliasTable(4, (Column(2, 1), Column(4, 1)), (1, 3))
 
 
 @given(st.integers(0, MAX_WEIGHT), st.integers(1, 50))

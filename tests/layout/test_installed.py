@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clb_discovery.layout import address_filter, elements, structs
+from clb_discovery.layout.chains import chain_of
 from clb_discovery.layout.elements import Label, Slot, Virtual
-from clb_discovery.layout.installed import DECODED, READ_AHEAD, Installed, decode
+from clb_discovery.layout.gaps import Range, count
+from clb_discovery.layout.installed import READ_AHEAD, Installed
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.address import parse_address
-from clb_discovery.model.servers import Algorithm, PassiveHealth, Protocol, RealServer, Vip, VirtualServer
+from clb_discovery.model.servers import Algorithm, PassiveHealth, Pool, Protocol, RealServer, Vip, VirtualServer
 from clb_discovery.publication.plan import plan
 from tests.support.junk import damaged
 from tests.support.simulator import (
@@ -47,8 +49,11 @@ STATE: Final[State] = apply(EMPTY, plan(Installed(), {VIP: PUBLISHED}, complete=
 OTHER: Final = replace(PUBLISHED, vip=VIP._replace(port=80))
 BOTH: Final[State] = apply(STATE, plan(read(STATE), {VIP: PUBLISHED, OTHER.vip: OTHER}, complete=True).steps)
 """With a second virtual server, of generation 2 and with indexes from 4 on."""
-ROW: Final = elements.pack_place(1, 0)
-NO_SLOT: Final = Slot(bytes(40), 0, 0, 0, 0, 0, 0, 0, 0)
+FIRST: Final = elements.pack_index(1)
+"""The key of the published element."""
+CHAIN: Final = elements.pack_index(chain_of(KEY))
+ROW: Final = elements.pack_index(0)
+NO_SLOT: Final = Slot(KEY + bytes(20), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 COUNTED: Final = b"\xff" * structs.SERVER.size
 
 
@@ -64,8 +69,20 @@ def in_row(index: int, changed: Slot) -> Put:
 
 def with_virtual(**changes: int) -> Put:
     """Overwrite the published element."""
-    virtual = elements.unpack_virtual(STATE[Map.VIRTUAL][KEY])._asdict() | changes
-    return Put(Map.VIRTUAL, KEY, elements.pack_virtual(Virtual(**virtual)))
+    virtual = elements.unpack_virtual(STATE[Map.VIRTUAL][FIRST])._asdict() | changes
+    return Put(Map.VIRTUAL, FIRST, elements.pack_virtual(Virtual(**virtual)))
+
+
+def in_overflow(*pools: Pool) -> State:
+    """Return the state with these pools in `clb_overflow`, because no row is free elsewhere."""
+    desired = {
+        VIP._replace(port=port): replace(PUBLISHED, vip=VIP._replace(port=port), pool=pool)
+        for port, pool in enumerate(pools, 1)
+    }
+    return apply(EMPTY, plan(Installed(free_rows=()), desired, complete=True).steps)
+
+
+OVERFLOWING: Final = in_overflow(POOL)
 
 
 def test_empty_maps_hold_nothing() -> None:
@@ -101,23 +118,32 @@ def test_any_desired_state_reads_back(desired: dict[Vip, VirtualServer]) -> None
     assert installed.orphans == {}
 
 
-@given(damaged(st.just(STATE)))
+@given(damaged(st.just(STATE) | st.just(OVERFLOWING)))
 def test_every_element_is_told_by_exactly_one_name(state: State) -> None:
     """Every element of the maps belongs to one virtual server or is an orphan, never both, never neither.
 
     Zero elements of an array that belong to no virtual server are resting.
     """
     installed = read(state)
-    places = [elements.pack_place(one.generation, row) for one in installed.virtual.values() for row in one.rows]
+    places = [
+        elements.pack_place(one.generation, row)
+        for one in installed.virtual.values()
+        for row in one.rows
+        if one.row == structs.OVERFLOWS
+    ]
     indexes = [index for one in installed.virtual.values() for index in one.servers.values()]
     labels = [elements.pack_vip(vip) for vip, one in installed.virtual.items() if one.label is not None]
-    owned = {
-        Map.VIRTUAL: [elements.pack_vip(vip) for vip in installed.virtual],
-        Map.ROWS: places,
-        Map.LABELS: labels,
-    }
+    owned = {Map.OVERFLOW: places, Map.LABELS: labels}
     for map_, keys in owned.items():
         assert sorted([*keys, *installed.orphans.get(map_, ())]) == sorted(state[map_])
+    reached = {index for chain in installed.chains.values() for index in chain}
+    strays = {index for chain in installed.broken.values() for index in chain}
+    assert reached == {one.index for one in installed.virtual.values()}
+    assert not any(start <= index < end for start, end in installed.free_virtual for index in reached | strays)
+    assert count(installed.free_virtual) + len(reached | strays) == structs.VIRTUAL_ELEMENTS - 1
+    rows = [one.row + row for one in installed.virtual.values() for row in one.rows if one.row != structs.OVERFLOWS]
+    assert len(set(rows)) == len(rows)
+    assert not any(start <= row < end for start, end in installed.free_rows for row in rows)
     raw = {elements.unpack_index(key): address_filter.unpack_element(bits) for key, bits in state[Map.FILTER].items()}
     assert installed.filter == {index: bits for index, bits in raw.items() if bits}
     orphans = list(map(elements.unpack_index, installed.orphans.get(Map.SERVERS, ())))
@@ -130,7 +156,7 @@ def test_every_element_is_told_by_exactly_one_name(state: State) -> None:
 def test_the_last_generation_is_above_everything(state: State) -> None:
     """No generation in use or left over is higher, so that the next one is new."""
     installed = read(state)
-    known = [elements.unpack_place(key)[0] for key in state[Map.ROWS]]
+    known = [elements.unpack_place(key)[0] for key in state[Map.OVERFLOW]]
     known += [one.generation for one in installed.virtual.values()]
     assert installed.last_generation >= max(known, default=0)
 
@@ -139,12 +165,13 @@ DAMAGE: Final = {
     "a slot is missing": in_row(1, NO_SLOT),
     "a slot is too many": in_row(3, slot(0)),
     "a slot is apart": in_row(7, slot(0)),
-    "the row is missing": Remove(Map.ROWS, ROW),
-    "a row is too many": Put(Map.ROWS, elements.pack_place(1, 1), STATE[Map.ROWS][ROW]),
-    "a row is empty": Put(Map.ROWS, elements.pack_place(1, 1), bytes(structs.ROW.size)),
-    "a row is far away": Put(Map.ROWS, elements.pack_place(1, 2**32 - 1), STATE[Map.ROWS][ROW]),
-    "a slot belongs to another": in_row(0, slot(0)._replace(member=elements.pack_member(OTHER_KEY, ONE))),
+    "the row is of another generation": Put(Map.ROWS, ROW, bytes([9]) + STATE[Map.ROWS][ROW][1:]),
+    "the row is empty": Put(Map.ROWS, ROW, bytes(structs.ROW.size)),
     "a slot refuses": in_row(0, slot(0)._replace(member=elements.refusal(KEY))),
+    "a slot has another rank": in_row(2, slot(2)._replace(rank=0)),
+    "a weight counts more": in_row(0, slot(0)._replace(share=2)),
+    "a slot is of another part": in_row(0, slot(0)._replace(part=1)),
+    "a slot is in a zone": in_row(0, slot(0)._replace(zone=1)),
     "a share is wrong": in_row(0, slot(0)._replace(keep=slot(0).keep + 1)),
     "a table cannot be drawn from": in_row(0, slot(0)._replace(out_of=0)),
     "an alias leads astray": in_row(0, slot(0)._replace(alias=2)),
@@ -161,6 +188,9 @@ DAMAGE: Final = {
     "the element counts fewer": with_virtual(servers=2),
     "the element counts none": with_virtual(servers=0),
     "the element counts very many": with_virtual(servers=2**32 - 1),
+    "the element leads to other rows": with_virtual(row=1),
+    "the element leads to no rows": with_virtual(row=structs.ROWS),
+    "the element leads to the other map": with_virtual(row=structs.OVERFLOWS),
     "the tier is too small": with_virtual(tier=1),
     "the tier is too large": with_virtual(tier=3),
 }
@@ -206,14 +236,14 @@ def test_servers_beside_the_pool_are_orphans() -> None:
 def test_a_server_that_an_orphan_names_rests() -> None:
     """The index in a slot without a virtual server is not given away as an unused one."""
     orphan = slot(0)._replace(server=5)
-    installed = read(carry_out(STATE, Put(Map.ROWS, elements.pack_place(7, 0), elements.pack_rows([orphan])[0])))
+    installed = read(carry_out(STATE, Put(Map.OVERFLOW, elements.pack_place(7, 0), elements.pack_rows(7, [orphan])[0])))
     assert (installed.resting, installed.top) == ((4, 5), 6)
+    assert installed.orphans == {Map.OVERFLOW: (elements.pack_place(7, 0),)}
 
 
 def test_servers_are_read_as_far_as_there_may_be_some() -> None:
     """Elements far after the last index in use are not read, and missing elements are zero."""
     far = {elements.pack_index(3 + READ_AHEAD): COUNTED, elements.pack_index(4 + 2 * READ_AHEAD): COUNTED}
-    state = {**STATE, Map.SERVERS: far}
     asked: list[bytes] = []
 
     def servers() -> Iterator[tuple[bytes, bytes]]:
@@ -221,12 +251,11 @@ def test_servers_are_read_as_far_as_there_may_be_some() -> None:
             asked.append(key)
             yield key, value
 
-    raw = {map_: list(STATE[map_].items()) for map_ in DECODED}
-    installed = decode(raw | {Map.SERVERS: servers()})
-    assert installed == read(state)
+    installed = read({**STATE, Map.SERVERS: far}, servers=servers())
+    assert installed == read({**STATE, Map.SERVERS: far})
     assert installed.orphans == {Map.SERVERS: (elements.pack_index(3 + READ_AHEAD),)}
     assert asked == list(map(elements.pack_index, range(4 + 2 * READ_AHEAD)))
-    assert decode(raw) == read(STATE)
+    assert read(STATE, servers=iter(())) == read(STATE)
 
 
 @pytest.mark.parametrize("shared", [0, 1, 3])
@@ -238,8 +267,9 @@ def test_an_index_of_two_virtual_servers_is_neithers(shared: int, damage: str) -
     if damage == "slot":
         state = with_slot(state, 2, 1, slots_of(state, 2)[1]._replace(server=shared))
     else:
-        virtual = elements.unpack_virtual(state[Map.VIRTUAL][OTHER_KEY])._replace(refusal=shared)
-        state = carry_out(state, Put(Map.VIRTUAL, OTHER_KEY, elements.pack_virtual(virtual)))
+        other = elements.pack_index(2)
+        virtual = elements.unpack_virtual(state[Map.VIRTUAL][other])._replace(refusal=shared)
+        state = carry_out(state, Put(Map.VIRTUAL, other, elements.pack_virtual(virtual)))
     installed = read(state)
     assert [(installed.virtual[vip].pool, installed.virtual[vip].servers) for vip in (VIP, OTHER.vip)] == [
         (None, {})
@@ -252,22 +282,98 @@ def test_an_index_of_two_virtual_servers_is_neithers(shared: int, damage: str) -
 
 
 @pytest.mark.parametrize("end", [bytes([132, 0]), bytes([6, 1]), bytes([0, 0])])
-def test_a_key_that_no_connect_can_ask_for_is_an_orphan(end: bytes) -> None:
-    """A key with an unknown protocol or with padding is no virtual server, and no error."""
-    key = KEY[:18] + end
-    installed = read(carry_out(STATE, Put(Map.VIRTUAL, key, STATE[Map.VIRTUAL][KEY])))
-    assert installed.orphans == {Map.VIRTUAL: (key,)}
-    assert installed.virtual.keys() == {VIP}
+def test_a_key_that_no_connect_can_ask_for_is_passed_over(end: bytes) -> None:
+    """A key with an unknown protocol or with padding is no virtual server, and no error; the next plan unlinks it."""
+    element = elements.unpack_virtual(STATE[Map.VIRTUAL][FIRST])._replace(vip=KEY[:18] + end, next=1)
+    state = carry_out(STATE, Put(Map.VIRTUAL, elements.pack_index(7), elements.pack_virtual(element)))
+    state = carry_out(state, Put(Map.CHAINS, CHAIN, elements.pack_index(7)))
+    installed = read(state)
+    assert installed.broken == {chain_of(KEY): frozenset({7})}
+    assert installed.chains == {chain_of(KEY): (1,)}
+    assert installed.free_virtual == (Range(2, 7), Range(8, structs.VIRTUAL_ELEMENTS))
     assert installed.virtual[VIP].pool == POOL
+    made = plan(installed, {VIP: PUBLISHED}, complete=False)
+    repaired = read(apply(state, made.steps))
+    assert made.changed == ()
+    assert repaired == read(STATE)
+    assert made.result.free_virtual == repaired.free_virtual
+
+
+@pytest.mark.parametrize("to", [1, structs.VIRTUAL_ELEMENTS, 2**32 - 1, 5])
+def test_a_link_to_nowhere_ends_a_chain(to: int) -> None:
+    """A chain that leads back, out of the map or to an element of zeros is followed no further, and repaired."""
+    state = carry_out(STATE, with_virtual(next=to))
+    installed = read(state)
+    assert installed.virtual == read(STATE).virtual
+    assert installed.broken.keys() == {chain_of(KEY)}
+    assert read(apply(state, plan(installed, {VIP: PUBLISHED}, complete=False).steps)) == read(STATE)
+
+
+def test_a_chain_that_is_too_long_is_read_as_far_as_programs_follow_it() -> None:
+    """The elements after that are free, because no program reads them."""
+    state = STATE
+    for index in range(2, 20):  # of other chains
+        element = elements.unpack_virtual(STATE[Map.VIRTUAL][FIRST])._replace(vip=OTHER_KEY, next=index - 1)
+        state = carry_out(state, Put(Map.VIRTUAL, elements.pack_index(index), elements.pack_virtual(element)))
+    state = carry_out(state, Put(Map.CHAINS, CHAIN, elements.pack_index(19)))
+    installed = read(state)
+    assert installed.virtual == {}
+    assert installed.broken == {chain_of(KEY): frozenset(range(4, 20))}
+    assert read(apply(state, plan(installed, {VIP: PUBLISHED}, complete=False).steps)).virtual.keys() == {VIP}
+
+
+def test_rows_of_two_virtual_servers_are_neithers() -> None:
+    """Both are republished in other rows, which no virtual server refers to."""
+    element = elements.unpack_virtual(BOTH[Map.VIRTUAL][elements.pack_index(2)])._replace(row=0)
+    state = carry_out(BOTH, Put(Map.VIRTUAL, elements.pack_index(2), elements.pack_virtual(element)))
+    installed = read(state)
+    assert [(one.pool, one.rows) for one in installed.virtual.values()] == [(None, ())] * 2
+    assert installed.free_rows == (Range(1, structs.ROWS),)
+    made = plan(installed, {VIP: PUBLISHED, OTHER.vip: OTHER}, complete=True)
+    assert made.changed == (VIP, OTHER.vip)
+    assert read(apply(state, made.steps)).free_rows == (Range(0, 1), Range(3, structs.ROWS))
+
+
+def test_rows_end_where_the_map_ends() -> None:
+    """The number of rows is that of the map, which may be smaller or larger than the default."""
+    assert read(STATE, 5).free_rows == (Range(1, 5),)
+    assert read(EMPTY, 20000).free_rows == (Range(0, 20000),)
+
+
+def test_pools_in_the_overflow_read_back() -> None:
+    """Each pool has all of its rows there, and none in the array."""
+    large = tuple(ONE._replace(port=port) for port in range(1, 2 * structs.ROW_SLOTS + 2))
+    installed = read(in_overflow(POOL, large))
+    found = [one for _, one in sorted(installed.virtual.items())]
+    assert [one.pool for one in found] == [POOL, large]
+    assert [(one.row, list(one.rows)) for one in found] == [
+        (structs.OVERFLOWS, [0]),
+        (structs.OVERFLOWS, [0, 1, 2]),
+    ]
+    assert installed.free_rows == (Range(0, structs.ROWS),)
+    assert installed.orphans == {}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        Remove(Map.OVERFLOW, elements.pack_place(1, 1)),
+        Put(Map.OVERFLOW, elements.pack_place(1, 3), bytes(structs.ROW.size)),
+        Put(Map.OVERFLOW, elements.pack_place(1, 2**32 - 1), bytes(structs.ROW.size)),
+    ],
+)
+def test_a_pool_that_is_not_whole_in_the_overflow_is_none(damage: Put | Remove) -> None:
+    """A missing row, or one too many, gives no pool."""
+    state = in_overflow(tuple(ONE._replace(port=port) for port in range(1, 2 * structs.ROW_SLOTS + 2)))
+    (published,) = read(carry_out(state, damage)).virtual.values()
+    assert published.pool is None
 
 
 @given(st.permutations(range(3)))
 def test_the_order_of_the_elements_does_not_matter(order: list[int]) -> None:
     """Hash maps return elements in any order, also the rows of one pool."""
-    pool = tuple(ONE._replace(port=port) for port in range(1, 2 * structs.ROW_SLOTS + 2))
-    state = apply(EMPTY, plan(Installed(), {VIP: replace(PUBLISHED, pool=pool)}, complete=True).steps)
-    raw = {map_: list(state[map_].items()) for map_ in DECODED}
-    raw[Map.ROWS] = [raw[Map.ROWS][index] for index in order]
-    installed = decode(raw)
+    state = in_overflow(tuple(ONE._replace(port=port) for port in range(1, 2 * structs.ROW_SLOTS + 2)))
+    rows = list(state[Map.OVERFLOW].items())
+    installed = read({**state, Map.OVERFLOW: dict(rows[index] for index in order)})
     assert installed == read(state)
-    assert installed.virtual[VIP].pool == pool
+    assert next(iter(installed.virtual.values())).pool is not None

@@ -33,7 +33,7 @@ from tests.support.scheduler import (
     round_robin,
     weighted_random,
 )
-from tests.support.simulator import TRIES, numbered
+from tests.support.simulator import numbered
 
 BPF: Final = Path(__file__).parents[2] / "bpf"
 KEY: Final = elements.pack_vip(Vip(parse_address("10.64.0.1"), 6379, Protocol.TCP))
@@ -108,7 +108,7 @@ def test_round_robin_is_never_far_from_the_weights(weights: list[int], start: in
 def test_a_column_keeps_its_turns_evenly_spread(keep: int, more: int, start: int) -> None:
     """In any number of consecutive rounds, a column is off its share by at most one, so no server waits for long."""
     out_of = max(1, keep + more)
-    slot = Slot(bytes(40), keep=keep, out_of=out_of, alias=1, first=0, tier=1, weight=1, priority=0, server=0)
+    slot = Slot(bytes(40), 0, 0, keep=keep, out_of=out_of, alias=1, first=0, tier=1, share=1, weight=1, priority=0)
     kept = 0
     for rounds in range(1, 2 * out_of + 1):
         kept += round_robin([slot], Tier(0, 1), start + rounds) == 0
@@ -258,7 +258,7 @@ def test_loads_fit_the_words_of_the_kernel(weight_a: int, load_a: int, weight_b:
 
 @pytest.mark.parametrize(
     ("file", "name", "value"),
-    [("slot.h", "TIERS", TIERS), ("slot.h", "TIERS", MAX_TIERS), ("schedule.h", "TRIES", TRIES)],
+    [("slot.h", "TIERS", TIERS), ("slot.h", "TIERS", MAX_TIERS)],
 )
 def test_numbers_are_those_of_the_programs(file: str, name: str, value: int) -> None:
     """The mirror of the schedulers has the same limits as the programs."""

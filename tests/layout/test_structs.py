@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from clb_discovery.documents.trace import Kind
 from clb_discovery.layout import elements, structs
-from clb_discovery.layout.elements import Event, Info, Label, Server, Slot, Virtual
+from clb_discovery.layout.elements import Bucket, Event, Info, Label, Server, Slot, Virtual
 from clb_discovery.layout.structs import Map, Record
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Vip
@@ -23,7 +23,9 @@ from tests.support.strategies import REAL_SERVER, VIP
 
 ROOT: Final = Path(__file__).parents[2]
 HEADER: Final = ROOT / "bpf" / "clb.h"
-OBJECTS: Final = tuple(ROOT / "clb_discovery" / "_bpf" / name for name in ("clb.bpf.o", "clb-floor.bpf.o"))
+OBJECTS: Final = tuple(
+    ROOT / "clb_discovery" / "_bpf" / name for name in ("clb.bpf.o", "clb-no-btf.bpf.o", "clb-floor.bpf.o")
+)
 UNMIRRORED: Final = {"clb_peer", "clb_peers"}
 """Structs that only the programs read and write."""
 
@@ -34,6 +36,7 @@ PLAIN_BYTES: Final = bytes.fromhex("fd000064 00000000 00000000 00000001 0035 11 
 SERVER: Final = RealServer(2, parse_address("10.0.0.7"), 31001, 10)
 MEMBER_BYTES: Final = MAPPED_BYTES + bytes.fromhex("00000000 00000000 0000ffff 0a000007 7919 0000")
 
+BPF_MAP_TYPE_HASH: Final = 1
 BPF_MAP_TYPE_ARRAY: Final = 2
 BPF_MAP_TYPE_SK_STORAGE: Final = 24
 BPF_MAP_TYPE_RINGBUF: Final = 27
@@ -81,9 +84,12 @@ def test_the_examples_of_the_header() -> None:
 
 
 def test_a_virtual_server_in_bytes() -> None:
-    """Generation, servers, tier, scheduler and flags, settings of ejection, index of the refusal."""
+    """VIP and link, generation, first row, servers, tier, scheduler and flags, ejection, index of the refusal."""
     virtual = Virtual(
+        vip=MAPPED_BYTES,
+        next=80_000,
         generation=0x0102030405060708,
+        row=structs.OVERFLOWS,
         servers=3,
         tier=2,
         algorithm=Algorithm.LEAST_CONN,
@@ -93,8 +99,10 @@ def test_a_virtual_server_in_bytes() -> None:
         eject_most_ms=60_000,
         refusal=70_000,
     )
-    numbers = host(4, 3, 2) + host(2, 2, 1) + host(4, 4, 5_000, 60_000, 70_000, 0)
-    assert elements.pack_virtual(virtual) == host(8, 0x0102030405060708) + numbers
+    numbers = host(4, 2**32 - 1, 3, 2) + host(2, 2, 1) + host(4, 4, 5_000, 60_000, 70_000) + bytes(32)
+    packed = elements.pack_virtual(virtual)
+    assert packed == MAPPED_BYTES + host(4, 80_000) + host(8, 0x0102030405060708) + numbers
+    assert packed[elements.NEXT_AT :][:4] == host(4, 80_000)
 
 
 def test_a_place_in_bytes() -> None:
@@ -113,9 +121,24 @@ def test_the_refusal_in_bytes() -> None:
 
 
 def test_a_slot_in_bytes() -> None:
-    """The member, its column of the alias table, its tier, weight and priority, and the index of the server."""
-    slot = Slot(MEMBER_BYTES, keep=2, out_of=4, alias=6, first=5, tier=3, weight=10, priority=7, server=70_000)
-    assert elements.pack_slot(slot) == MEMBER_BYTES + host(4, 2, 4, 6, 5, 3) + host(2, 10, 7) + host(4, 70_000, 0)
+    """Address and port, tier, index of the server, its column of the alias table, and its weights."""
+    slot = Slot(
+        MEMBER_BYTES,
+        rank=1,
+        server=70_000,
+        keep=2,
+        out_of=4,
+        alias=6,
+        first=5,
+        tier=3,
+        share=9,
+        weight=10,
+        priority=7,
+        part=11,
+        zone=12,
+    )
+    numbers = host(2, 1) + host(4, 70_000, 2, 4, 6, 5, 3, 9) + host(2, 10, 7, 11, 12)
+    assert elements.pack_slot(slot) == MEMBER_BYTES[20:38] + numbers
 
 
 def test_an_index_in_bytes() -> None:
@@ -144,13 +167,13 @@ def test_a_server_in_bytes() -> None:
 
 def test_an_event_in_bytes() -> None:
     """Times and identities, then the kind and the member, and the command up to its NUL."""
-    data = host(8, 9, 8, 7, 6) + host(4, 5, Kind.EJECTED) + MEMBER_BYTES + b"redis-cli\0junk\0\0"
+    data = host(8, 9, 8, 7, 6) + host(4, 5, Kind.EJECTED) + bytes(8) + MEMBER_BYTES + b"redis-cli\0junk\0\0"
     assert elements.unpack_event(data) == Event(
         time=9, latency=8, socket=7, cgroup=6, process=5, kind=6, member=MEMBER_BYTES, command="redis-cli"
     )
 
 
-@given(st.binary(min_size=96, max_size=96))
+@given(st.binary(min_size=104, max_size=104))
 def test_any_bytes_can_be_read_as_an_event(data: bytes) -> None:
     """A command can have any bytes, because processes choose it themselves."""
     assert "\0" not in elements.unpack_event(data).command
@@ -188,7 +211,7 @@ def test_a_member_reads_back(vip: Vip, server: RealServer) -> None:
     assert elements.unpack_member(elements.refusal(key)) == (key, Address(bytes(16)), 0)
 
 
-@given(st.builds(Virtual, U64, U32, U32, U16, U16, U32, U32, U32, U32))
+@given(st.builds(Virtual, st.binary(min_size=20, max_size=20), U32, U64, U32, U32, U32, U16, U16, U32, U32, U32, U32))
 def test_a_virtual_server_reads_back(virtual: Virtual) -> None:
     """All values of all fields survive."""
     assert elements.unpack_virtual(elements.pack_virtual(virtual)) == virtual
@@ -200,17 +223,40 @@ def test_a_place_reads_back(generation: int, row: int) -> None:
     assert elements.unpack_place(elements.pack_place(generation, row)) == (generation, row)
 
 
-SLOTS: Final = st.builds(Slot, st.binary(min_size=40, max_size=40), U32, U32, U32, U32, U32, U16, U16, U32)
+SLOTS: Final = st.builds(
+    Slot,
+    st.binary(min_size=18, max_size=18).map(lambda endpoint: MAPPED_BYTES + endpoint + bytes(2)),
+    U16,
+    *[U32] * 7,
+    *[U16] * 4,
+)
 
 
-@given(st.lists(SLOTS.filter(lambda slot: any(elements.pack_slot(slot))), min_size=1, max_size=20))
-def test_rows_read_back(slots: list[Slot]) -> None:
+@given(U64, st.lists(SLOTS.filter(lambda slot: any(elements.pack_slot(slot))), min_size=1, max_size=20))
+def test_rows_read_back(generation: int, slots: list[Slot]) -> None:
     """All values of all fields survive, in order; all rows are full except the last, which is padded with zeros."""
-    rows = elements.pack_rows(slots)
+    rows = elements.pack_rows(generation, slots)
     assert {len(row) for row in rows} == {structs.ROW.size}
-    assert [slot for row in rows for slot in elements.unpack_row(row)] == slots
-    assert [len(elements.unpack_row(row)) for row in rows[:-1]] == [8] * (len(rows) - 1)
-    assert b"".join(rows) == b"".join(map(elements.pack_slot, slots)).ljust(len(rows) * 576, b"\0")
+    assert {elements.generation_of(row) for row in rows} == {generation}
+    assert [slot for row in rows for slot in elements.unpack_row(MAPPED_BYTES, row)] == slots
+    assert [len(elements.unpack_row(MAPPED_BYTES, row)) for row in rows[:-1]] == [8] * (len(rows) - 1)
+    packed = b"".join(row.removeprefix(host(8, generation)) for row in rows)
+    assert packed == b"".join(map(elements.pack_slot, slots)).ljust(len(rows) * 448, b"\0")
+
+
+def test_a_bucket_in_bytes() -> None:
+    """Four sockets, each twice its cookie and one bit, then the number of those that found it full."""
+    bucket = elements.unpack_bucket(host(8, 10, 0, 7, 2**63) + host(4, 2) + b"\xff" * 4 + bytes(24))
+    assert bucket == Bucket((10, 0, 7, 2**63), 2)
+    assert bucket.cookies == [5, 0, 3, 2**62]
+
+
+def test_a_record_in_bytes() -> None:
+    """Times, then the member, then the server and what was asked; the rest is room."""
+    data = host(8, 9, 8) + MEMBER_BYTES + host(4, 7) + b"\x18\xeb" + host(2, 1) + bytes([1, 0, 1]) + bytes(13)
+    assert elements.unpack_socket(data) == elements.Socket(
+        began=9, started=8, member=MEMBER_BYTES, server=7, asked=b"\x18\xeb", rank=1, counts=1, watched=0, follows=1
+    )
 
 
 @given(U32)
@@ -284,12 +330,14 @@ def test_keys_and_values_have_the_sizes_of_the_maps(btf: Btf, map_: Map) -> None
     ("map_", "limit"),
     [
         (Map.FILTER, 2**structs.FILTER_BITS // 64),
-        (Map.VIRTUAL, structs.MAX_VIRTUAL_SERVERS),
+        (Map.CHAINS, 2**structs.CHAIN_BITS),
+        (Map.VIRTUAL, structs.VIRTUAL_ELEMENTS),
         (Map.LABELS, structs.MAX_VIRTUAL_SERVERS),
-        (Map.ROWS, structs.MAX_ROWS),
+        (Map.ROWS, structs.ROWS),
+        (Map.OVERFLOW, structs.MAX_ROWS),
         (Map.SERVERS, structs.MAX_SERVERS),
-        (Map.OWNERS, structs.PLACES),
-        (Map.PLACES, structs.PLACES),
+        (Map.OWNERS, structs.BUCKETS),
+        (Map.PLACES, structs.BUCKETS * structs.BUCKET_PLACES),
         (Map.DICE, 1),
         (Map.INFO, 1),
         (Map.LISTENER, 1),
@@ -311,6 +359,10 @@ def test_the_maps_are_those_of_the_mirror(btf: Btf) -> None:
     ("map_", "kind"),
     [
         (Map.FILTER, BPF_MAP_TYPE_ARRAY),
+        (Map.CHAINS, BPF_MAP_TYPE_ARRAY),
+        (Map.VIRTUAL, BPF_MAP_TYPE_ARRAY),
+        (Map.ROWS, BPF_MAP_TYPE_ARRAY),
+        (Map.OVERFLOW, BPF_MAP_TYPE_HASH),
         (Map.SERVERS, BPF_MAP_TYPE_ARRAY),
         (Map.OWNERS, BPF_MAP_TYPE_ARRAY),
         (Map.PLACES, BPF_MAP_TYPE_ARRAY),
@@ -320,17 +372,23 @@ def test_the_maps_are_those_of_the_mirror(btf: Btf) -> None:
     ],
 )
 def test_maps_are_of_their_kind(btf: Btf, map_: Map, kind: int) -> None:
-    """Servers and places are arrays; all other data of a socket is in its storage."""
+    """Virtual servers, rows, servers and places are arrays; all other data of a socket is in its storage."""
     assert btf.map(map_).kind == kind
 
 
 NUMBERS: Final = {
     "LAYOUT": structs.LAYOUT,
     "MAX_VIRTUAL_SERVERS": structs.MAX_VIRTUAL_SERVERS,
+    "VIRTUAL": structs.VIRTUAL_ELEMENTS,
+    "ROWS": structs.ROWS,
     "MAX_ROWS": structs.MAX_ROWS,
+    "OVERFLOWS": structs.OVERFLOWS,
     "ROW": structs.ROW_SLOTS,
     "MAX_SERVERS": structs.MAX_SERVERS,
-    "PLACES": structs.PLACES,
+    "BUCKET": structs.BUCKET_PLACES,
+    "BUCKETS": structs.BUCKETS,
+    "CHAIN_BITS": structs.CHAIN_BITS,
+    "CHAIN": structs.CHAIN,
     "FILTER_BITS": structs.FILTER_BITS,
     "FILTER_HIGH": structs.FILTER_HIGH,
     "FILTER_LOW": structs.FILTER_LOW,
@@ -355,7 +413,7 @@ def test_numbers_are_those_of_the_header(name: str, value: int) -> None:
 def test_every_number_of_the_header_is_compared() -> None:
     """A new constant of the header must be in the mirror."""
     found = set(re.findall(r"^#define CLB_(\w+)[ \t]+\S", HEADER.read_text(), re.MULTILINE))
-    assert found == NUMBERS.keys() | {"PEERS"}
+    assert found == NUMBERS.keys() | {"PEERS", "PLACES"}
 
 
 def test_every_struct_of_the_header_is_compared() -> None:
@@ -366,21 +424,22 @@ def test_every_struct_of_the_header_is_compared() -> None:
 
 @pytest.mark.parametrize("record", structs.RECORDS, ids=lambda record: str(record.name))
 def test_padding_and_locks_are_never_values(record: Record) -> None:
-    """Fields named zero or lock are skipped when reading and zero when writing; no other fields are."""
+    """Fields named zero, room or lock are skipped when reading and zero when writing; no other fields are."""
     assert [name for name, form in record.fields if form.endswith("x")] == [
-        name for name, _ in record.fields if name in {"zero", "lock"}
+        name for name, _ in record.fields if name in {"zero", "room", "lock"}
     ]
 
 
 @pytest.mark.parametrize(
     ("record", "decoded"),
-    [(structs.VIRTUAL, Virtual), (structs.SLOT, Slot), (structs.SERVER, Server), (structs.EVENT, Event),
-     (structs.LABEL, Label), (structs.INFO, Info)],
+    [(structs.VIRTUAL, Virtual), (structs.SLOT, Slot), (structs.SERVER, Server), (structs.SOCKET, elements.Socket),
+     (structs.EVENT, Event), (structs.LABEL, Label), (structs.INFO, Info)],
     ids=lambda one: str(getattr(one, "name", getattr(one, "__name__", one))),
 )  # fmt: skip
 def test_decoded_fields_have_the_names_of_the_header(record: Record, decoded: type[NamedTuple]) -> None:
-    """Decoded fields have the names of the header, in the same order."""
-    assert decoded._fields == tuple(name for name, form in record.fields if not form.endswith("x"))
+    """Decoded fields have the names of the header, in the same order; slots have the member for address and port."""
+    names = [name for name, form in record.fields if not form.endswith("x")]
+    assert list(decoded._fields) == (["member", *names[2:]] if decoded is Slot else names)
 
 
 @pytest.mark.parametrize("record", structs.RECORDS, ids=lambda record: str(record.name))

@@ -1,7 +1,7 @@
 """The real sidecar, killed by SIGKILL before one operation on the maps.
 
 Usage: fatal_sidecar.py OPERATION ARGUMENT... Every element that a step writes or deletes counts as an operation, and so
-does a grace period. If the sidecar needs fewer operations, their number is printed.
+do a link and a grace period. If the sidecar needs fewer operations, their number is printed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import ClassVar
 from clb_discovery.cli import main
 from clb_discovery.datapath import plane
 from clb_discovery.datapath.maps import Maps
-from clb_discovery.publication.plan import Delete, Step, Write
+from clb_discovery.publication.steps import Delete, Step, Store, Write
 
 
 class FatalMaps(Maps):
@@ -39,6 +39,8 @@ def _operations(step: Step) -> Iterator[Step]:
             yield from (Write(map_, (item,)) for item in items)
         case Delete(map_, keys):
             yield from (Delete(map_, (key,)) for key in keys)
+        case Store(links):
+            yield from (Store((link,)) for link in links)
         case _:
             yield step
 

@@ -15,11 +15,11 @@ from typing import Final
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
-from clb_discovery.layout.structs import Map
 from clb_discovery.model import own_servers
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.servers import Algorithm, Pool, Protocol, RealServer, Vip, VirtualServer
-from clb_discovery.publication.plan import Write, plan
+from clb_discovery.publication.plan import plan
+from clb_discovery.publication.steps import Store
 
 VIP4: Final = "10.64.0.1"
 VIP6: Final = "fd00:64::1"
@@ -87,7 +87,7 @@ def main(instance: str, port: int, log: str, first: int) -> None:
             note("begin", number)
             for step in wanted.steps:
                 maps.carry_out(step)
-                if isinstance(step, Write) and step.map is Map.VIRTUAL:
+                if isinstance(step, Store):
                     note("swap", number)
             installed, number = wanted.result, number + 1
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Final
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clb_discovery.layout import elements, structs
+from clb_discovery.layout.chains import chain_of
 from clb_discovery.layout.elements import Label
+from clb_discovery.layout.gaps import Range
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.address import Address, parse_address
@@ -58,7 +62,8 @@ def server(number: int, size: int, source: str = "consul:a", port: int = 80) -> 
 def published(size: int, source: str = "consul:a") -> Published:
     """Build an installed virtual server with this many real servers."""
     label = Label(source.partition(":")[2], source)
-    return Published(1, range(-(-size // 8) or 1), Algorithm.RANDOM, (), PassiveHealth(), label, Many(size + 1))
+    rows = range(-(-size // 8) or 1)
+    return Published(1, 1, 0, rows, Algorithm.RANDOM, (), PassiveHealth(), label, Many(size + 1))
 
 
 def holding(*virtual: tuple[int, Published]) -> Installed:
@@ -138,6 +143,47 @@ def test_virtual_servers_are_counted() -> None:
     assert not admit(installed, new, [vip(0)], CONFIGURED).refused
 
 
+def colliding(count: int) -> list[VirtualServer]:
+    """Return virtual servers whose VIPs have the hash of the first VIP."""
+    wanted = chain_of(elements.pack_vip(vip(0)))
+    found = (n for n in range(1, 2**32) if chain_of(elements.pack_vip(vip(n))) == wanted)
+    return [server(n, 1, f"consul:{n}") for n in islice(found, count)]
+
+
+def test_a_chain_that_would_be_too_long_refuses_one_virtual_server() -> None:
+    """Programs follow a chain only so far; all others are admitted, and room in the chain is used."""
+    new = colliding(structs.CHAIN + 1)
+    others = [server(1, 1), server(2, 1)]
+    found = admit(Installed(), [*new, *others], (), CONFIGURED)
+    (refused,) = found.refused
+    assert refused.vip in {one.vip for one in new}
+    assert refused.reason == "the VIPs of too many virtual servers have the same hash; use another VIP"
+    assert len(found.changes) == structs.CHAIN + 2
+    full = plan(Installed(), {one.vip: one for one in new[:-1]}, complete=True).result
+    assert [one.vip for one in admit(full, [new[-1]], (), CONFIGURED).refused] == [new[-1].vip]
+    assert not admit(full, [new[-1]], [new[0].vip], CONFIGURED).refused
+    assert not admit(full, [replace(new[0], pool=())], (), CONFIGURED).refused
+
+
+def test_a_chain_is_not_too_long_while_it_changes() -> None:
+    """A virtual server takes the place of another one in its chain in the round after that is withdrawn."""
+    new = colliding(structs.CHAIN + 1)
+    installed = plan(Installed(), {one.vip: one for one in new[:-1]}, complete=True).result
+    found = choose(installed, [new[-1]], [new[0].vip], {}, budget=None)
+    assert (found.publish, found.withdraw, set(found.left)) == ({}, [new[0].vip], {new[-1].vip})
+    keep = installed.virtual.keys() - {new[0].vip}
+    installed = plan(installed, found.publish, complete=True, keep=keep).result
+    assert choose(installed, [new[-1]], (), {}, budget=None).publish == {new[-1].vip: new[-1]}
+
+
+def test_old_and_new_virtual_servers_share_a_map() -> None:
+    """As many virtual servers are replaced in a round as have room beside the others."""
+    installed = replace(holding((0, published(10)), (1, published(10))), free_virtual=(Range(7, 8),))
+    found = choose(installed, [server(0, 5), server(1, 5)], (), {}, budget=None)
+    assert len(found.publish) == 1
+    assert len(found.left) == 1
+
+
 def test_old_and_new_need_room_at_once() -> None:
     """A pool that needs the room of another one waits until that is gone; one that can never fit is rejected alone."""
     installed = holding((0, published(200_000, "srv:mine")))
@@ -215,4 +261,4 @@ def test_slices_come_to_what_one_round_comes_to(state: State, desired: Desired, 
         if not found.left:
             break
     assert shape(state) == shape(fresh(desired))
-    assert not read(state).orphans.get(Map.ROWS)
+    assert not read(state).orphans.get(Map.OVERFLOW)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from itertools import combinations, pairwise
 from typing import Any, Final, NamedTuple, TypeGuard
 
@@ -12,7 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from clb_discovery.layout import address_filter, elements, structs
+from clb_discovery.layout.alias import effective_weights
+from clb_discovery.layout.chains import chain_of
 from clb_discovery.layout.elements import Label, Slot, Virtual
+from clb_discovery.layout.gaps import Gaps, Range
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.layout.slots import pool_members, pool_slots
 from clb_discovery.layout.structs import Map
@@ -27,13 +31,16 @@ from clb_discovery.model.servers import (
     Vip,
     VirtualServer,
 )
-from clb_discovery.publication.plan import Delete, GracePeriod, Plan, Write, plan
+from clb_discovery.publication.plan import Plan, plan
+from clb_discovery.publication.steps import Delete, GracePeriod, Link, Store, Write
 from tests.support.junk import damaged
+from tests.support.rfc2782 import shares
 from tests.support.simulator import (
     EMPTY,
     PASSES_THROUGH,
     Operation,
     Put,
+    Remove,
     State,
     apply,
     carry_out,
@@ -41,19 +48,25 @@ from tests.support.simulator import (
     connects,
     counted,
     distinct,
+    element_at,
     expected,
     failover,
+    find,
     history,
     lacking,
     may_be_vip,
     numbered,
     operations,
+    reachable,
     read,
     served_by,
     served_in_turn,
     slots_of,
     used_indexes,
+    walks,
+    with_rows,
     with_slot,
+    without_link,
 )
 from tests.support.strategies import DESIRED, FEW_VIPS, TRACKING, pools
 
@@ -85,8 +98,6 @@ class Publication(NamedTuple):
 PUBLICATION: Final = st.builds(
     Publication, DESIRED, st.booleans(), st.just(1.0) | st.integers(1, 31).map(lambda part: part / 32), st.booleans()
 )
-PRIOR: Final = st.just(EMPTY) | st.lists(PUBLICATION, min_size=1, max_size=3).map(lambda past: after(EMPTY, past))
-"""All states that publications and crashes can leave."""
 
 
 def after(state: State, past: Iterable[Publication]) -> State:
@@ -96,6 +107,12 @@ def after(state: State, past: Iterable[Publication]) -> State:
         state = states[round(publication.until * (len(states) - 1))]
         state = counted(state) if publication.counts else state
     return state
+
+
+NEW: Final = st.sampled_from([EMPTY, EMPTY, with_rows(4), with_rows(1)])
+"""Maps that were just loaded; some with less room for rows than pools need."""
+PRIOR: Final = NEW | st.builds(after, NEW, st.lists(PUBLICATION, min_size=1, max_size=3))
+"""All states that publications and crashes can leave."""
 
 
 def virtual_server(vip: Vip, *pool: RealServer, service: str = "redis") -> VirtualServer:
@@ -114,12 +131,13 @@ def pools_of(desired: Desired) -> dict[Vip, Pool]:
 
 
 def comparable(installed: Installed) -> Installed:
-    """Return the installed state without the highest generation and the indexes of removed servers.
+    """Return the installed state without the highest generation, the indexes of removed servers, and free rows.
 
-    Only the process that removed them knows these.
+    Only the process that removed servers knows the former. Rows that two virtual servers referred to are free at the
+    next start.
     """
     orphans = {map_: tuple(sorted(keys)) for map_, keys in installed.orphans.items()}
-    return replace(installed, orphans=orphans, last_generation=0, free=(), resting=(), top=0)
+    return replace(installed, orphans=orphans, free_rows=(), last_generation=0, free=(), resting=(), top=0)
 
 
 def taken(installed: Installed) -> set[int]:
@@ -127,19 +145,26 @@ def taken(installed: Installed) -> set[int]:
     return set(range(installed.top)) - set(installed.free) - set(installed.resting)
 
 
+def rows_of(gaps: Gaps) -> set[int]:
+    """Return the free rows one by one."""
+    return {row for start, end in gaps for row in range(start, min(end, 100))}
+
+
 def shape(state: State) -> dict[Map, object]:
     """Return a state without the numbers of generations and servers, which depend on the history."""
-    virtual = {key: elements.unpack_virtual(value) for key, value in state[Map.VIRTUAL].items()}
-    owners = {value.generation: key for key, value in virtual.items()}
+    virtual = {key: elements.unpack_virtual(value) for key, value in reachable(state).items()}
     used = used_indexes(state)
     indexes = {elements.pack_index(index) for _, index in used}
+    numbers = {one.generation for one in virtual.values() if one.row == structs.OVERFLOWS}
     return {
-        Map.VIRTUAL: {key: value._replace(generation=0, refusal=0) for key, value in virtual.items()},
+        Map.VIRTUAL: {key: value._replace(next=0, generation=0, row=0, refusal=0) for key, value in virtual.items()},
         Map.ROWS: {
-            (owners.get(generation), index): slot._replace(server=0)
-            for generation in {elements.unpack_place(key)[0] for key in state[Map.ROWS]}
-            for index, slot in slots_of(state, generation).items()
+            (key, index): slot._replace(server=0)
+            for key, value in virtual.items()
+            for index, slot in slots_of(state, value.generation).items()
         },
+        Map.OVERFLOW: {elements.unpack_place(key)[0] for key in state[Map.OVERFLOW]} - numbers,
+        Map.CHAINS: {index for chain in read(state).broken.values() for index in chain},
         Map.SERVERS: ({member for member, _ in used}, len(indexes), state[Map.SERVERS].keys() - indexes),
         Map.LABELS: dict(state[Map.LABELS]),
         Map.FILTER: read(state).filter,
@@ -149,6 +174,13 @@ def shape(state: State) -> dict[Map, object]:
 def fresh(desired: Desired) -> State:
     """Return the state after a publication into empty maps."""
     return apply(EMPTY, plan(Installed(), desired, complete=True).steps)
+
+
+def published_at(state: State, vip: Vip) -> bytes:
+    """Return the element of a virtual server that programs find."""
+    element = find(state, elements.pack_vip(vip))
+    assert element
+    return element
 
 
 def is_of_servers(operation: Operation) -> TypeGuard[Put]:
@@ -168,14 +200,16 @@ def test_a_publication_into_empty_maps_serves_what_is_desired(desired: Desired) 
 def test_the_result_of_a_plan_is_what_decoding_the_maps_says(state: State, desired: Desired, complete: bool) -> None:
     """The result of a plan is the installed state after it, so that the next plan need not read the maps.
 
-    The exception: if it replaces one of two virtual servers with the same index, it does not see that the other one
-    becomes valid.
+    The exception: if it replaces one of two virtual servers with the same index or row, it does not see that the other
+    one becomes valid.
     """
     installed = read(state)
-    assume(complete or all(published.servers for published in installed.virtual.values()))
+    assume(complete or all(published.servers and published.rows for published in installed.virtual.values()))
     made = plan(installed, desired, complete=complete)
     decoded = read(apply(state, made.steps))
     assert comparable(decoded) == comparable(made.result)
+    assert rows_of(made.result.free_rows) <= rows_of(decoded.free_rows)
+    assert made.result.free_rows == decoded.free_rows or not all(one.rows for one in installed.virtual.values())
     assert taken(decoded) == taken(made.result)
     assert decoded.last_generation <= made.result.last_generation
 
@@ -230,7 +264,7 @@ def test_nothing_is_taken_away_before_everything_is_known(state: State, desired:
     for later in states:
         bits_of = read(later).filter
         assert all(bits_of.get(index, 0) & bits == bits for index, bits in installed.filter.items())
-        assert state[Map.VIRTUAL].keys() <= later[Map.VIRTUAL].keys()
+        assert reachable(state).keys() <= reachable(later).keys()
         assert state[Map.LABELS].keys() <= later[Map.LABELS].keys()
         for map_, keys in installed.orphans.items():
             assert set(keys) <= later[map_].keys()
@@ -261,10 +295,12 @@ def test_only_pools_that_differ_are_written(state: State, desired: Desired) -> N
         if same and old:
             assert made.result.virtual[vip].generation == old.generation
     assert set(made.removed) == set(installed.virtual) - set(desired)
-    touched = {
-        key for step in made.steps if isinstance(step, Write) for key, _ in step.items if step.map is Map.VIRTUAL
-    }
-    assert touched == {elements.pack_vip(vip) for vip in made.changed}
+    touched = [
+        value for step in made.steps if isinstance(step, Write) for _, value in step.items if step.map is Map.VIRTUAL
+    ]
+    assert sorted(elements.unpack_virtual(value).vip for value in touched) == sorted(
+        map(elements.pack_vip, made.changed)
+    )
 
 
 @given(PRIOR, DESIRED)
@@ -389,19 +425,55 @@ def test_every_prefix_is_safe(state: State, desired: Desired, complete: bool) ->
 def test_a_slow_reader_finds_what_it_was_sent_to(state: State, desired: Desired, complete: bool) -> None:
     """A program that has read an element of `clb_virtual` finds all of its elements until a grace period has passed.
 
-    It may read the element at any point, and slots and servers at any later point before the next grace period.
+    It may read the link at any point, and the element, slots and servers at any later point before the next grace
+    period.
     """
     for run in between_grace_periods(state, plan(read(state), desired, complete=complete)):
-        known: set[tuple[bytes, bytes]] = set()
+        known: set[tuple[int, bytes]] = set()
         for start, first in enumerate(run):
-            rows = distinct(run[start:], Map.ROWS)
-            servers = distinct(run[start:], Map.ROWS, Map.SERVERS)
-            for key, published in first[Map.VIRTUAL].items() - known:
-                found = failover(first, key, published)
+            rows = distinct(run[start:], Map.VIRTUAL, Map.ROWS, Map.OVERFLOW)
+            servers = distinct(run[start:], Map.VIRTUAL, Map.ROWS, Map.OVERFLOW, Map.SERVERS)
+            for index in (index for chain in read(first).chains.values() for index in chain):
+                published = element_at(first, index) or b""
+                if (index, without_link(published)) in known:  # compared with all later states before
+                    continue
+                known.add((index, without_link(published)))
+                found = failover(first, published)
                 assert all(None not in outcomes for outcomes in found)
-                assert all(failover(later, key, published) == found for later in rows)
-                assert not any(lacking(later, key, published) for later in servers)
-            known |= first[Map.VIRTUAL].items()  # compared with all later states
+                for later in rows:
+                    assert without_link(element_at(later, index) or b"") == without_link(published)
+                    assert failover(later, published) == found
+                assert not any(lacking(later, published) for later in servers)
+
+
+@settings(max_examples=150)
+@given(PRIOR, DESIRED, st.booleans())
+def test_a_reader_that_follows_a_chain_while_links_change_finds_what_is_there(
+    state: State, desired: Desired, complete: bool
+) -> None:
+    """A program that reads each link of a chain at another moment finds what it would find at one of these moments."""
+    for run in between_grace_periods(state, plan(read(state), desired, complete=complete)):
+        for target in TARGETS:
+            key = elements.pack_vip(target)
+            at_once = {element and without_link(element) for element in (find(one, key) for one in run)}
+            assert walks(run, key) <= at_once
+
+
+@settings(max_examples=150)
+@given(PRIOR, DESIRED, st.booleans(), st.floats(0, 1))
+def test_nothing_that_a_link_leads_to_is_written(state: State, desired: Desired, complete: bool, until: float) -> None:
+    """After a crash at any point, the next plan writes no element and no row that programs can reach."""
+    states = history(state, plan(read(state), desired, complete=complete).steps)
+    crashed = states[round(until * (len(states) - 1))]
+    virtual = [elements.unpack_virtual(element) for element in reachable(crashed).values()]
+    reached = {index for chain in read(crashed).chains.values() for index in chain}
+    assert len(reached) == len(virtual)
+    in_array = [one for one in virtual if one.row != structs.OVERFLOWS]
+    rows = {one.row + row for one in in_array for row in range(elements.rows(one.servers))}
+    written = {Map.VIRTUAL: reached, Map.ROWS: rows}
+    for operation in operations(plan(read(crashed), desired, complete=complete).steps):
+        if isinstance(operation, Put) and operation.map in written:
+            assert elements.unpack_index(operation.key) not in written[operation.map]
 
 
 @pytest.mark.parametrize("complete", [True, False])
@@ -429,8 +501,8 @@ def test_no_reader_falls_between_exact_port_and_wildcard(
                 continue
             exact, wildcard = elements.pack_vip(target), elements.pack_vip(target._replace(port=0))
             assert all(may_be_vip(one, target.address) for one in run)
-            missed = [at for at, one in enumerate(run) if exact not in one[Map.VIRTUAL]]
-            assert not missed or all(wildcard in one[Map.VIRTUAL] for one in run[missed[0] :])
+            missed = [at for at, one in enumerate(run) if not find(one, exact)]
+            assert not missed or all(find(one, wildcard) for one in run[missed[0] :])
 
 
 @pytest.mark.parametrize("after", SUBSETS)
@@ -471,19 +543,22 @@ def test_a_crash_after_each_operation_in_turn_is_repaired() -> None:
 
 @given(PRIOR, DESIRED)
 def test_the_order_is_that_of_the_header(state: State, desired: Desired) -> None:
-    """The rows of a generation are written before its element, addresses after it; deletions wait for RCU."""
+    """All elements are written before the first link, addresses after it; deletions wait for RCU."""
     steps = plan(read(state), desired, complete=True).steps
     waits = [at for at, step in enumerate(steps) if isinstance(step, GracePeriod)]
     collected = steps[waits[-1] + 1 :] if waits else ()
     writes = [step.map for step in steps if isinstance(step, Write) and step not in collected]
-    order = [Map.SERVERS, Map.ROWS, Map.LABELS, Map.VIRTUAL, Map.FILTER]
+    order = [Map.SERVERS, Map.ROWS, Map.OVERFLOW, Map.VIRTUAL, Map.LABELS, Map.FILTER]
     assert list(dict.fromkeys(writes)) == [map_ for map_ in order if map_ in writes]  # bits are set, then cleared
     assert all(step.map is Map.SERVERS for step in collected if isinstance(step, Write))
+    stores = [at for at, step in enumerate(steps) if isinstance(step, Store)]
     for at, step in enumerate(steps):
-        if isinstance(step, Delete) and step.map in (Map.ROWS, Map.LABELS):
+        if isinstance(step, Delete):
             assert waits
             assert at > waits[-1]
-    assert not steps or not isinstance(steps[-1], GracePeriod)
+        if isinstance(step, Write) and step.map is not Map.FILTER and step not in collected and stores:
+            assert at < stores[0]
+    assert not stores or not any(isinstance(step, Store) for step in collected)
     assert all(not isinstance(one, GracePeriod) or not isinstance(other, GracePeriod) for one, other in pairwise(steps))
 
 
@@ -493,7 +568,7 @@ def test_no_step_is_empty(state: State, desired: Desired, complete: bool) -> Non
     steps = plan(read(state), desired, complete=complete).steps
     assert all(step.items for step in steps if isinstance(step, Write))
     assert all(step.keys for step in steps if isinstance(step, Delete))
-    done = [operation[:2] for operation in operations(steps) if not isinstance(operation, GracePeriod)]
+    done = [operation[:2] for operation in operations(steps) if isinstance(operation, Put | Remove)]
     assert len(set(done)) == len(done)
 
 
@@ -505,6 +580,11 @@ def test_slots_are_a_table_for_each_tier(pool: Pool) -> None:
     assert [slot.server for slot in slots] == list(range(1, len(pool) + 1))
     assert [elements.unpack_member(slot.member)[1:] for slot in slots] == [(one.address, one.port) for one in pool]
     assert [(slot.priority, slot.weight) for slot in slots] == [(one.priority, one.weight) for one in pool]
+    priorities = sorted({one.priority for one in pool})
+    assert [slot.rank for slot in slots] == [priorities.index(one.priority) for one in pool]
+    for slot in slots:
+        tier = [one.weight for one in pool if one.priority == slot.priority]
+        assert Fraction(slot.share, sum(effective_weights(tier))) == shares(tier)[slots.index(slot) - slot.first]
     assert all(slots[slot.alias].priority == slot.priority for slot in slots)
     for index, slot in enumerate(slots):
         own = range(slot.first, slot.first + slot.tier)
@@ -523,10 +603,10 @@ def test_the_table_of_a_tier_does_not_depend_on_the_others(pool: Pool) -> None:
         return pool_slots(some, [(member, indexes[member]) for member in pool_members(key, some)])
 
     alone: list[Slot] = []
-    for priority in sorted({server.priority for server in pool}):
+    for rank, priority in enumerate(sorted({server.priority for server in pool})):
         first = len(alone)
         tier = slots_of_some(tuple(server for server in pool if server.priority == priority))
-        alone += [slot._replace(first=first, alias=first + slot.alias) for slot in tier]
+        alone += [slot._replace(rank=rank, first=first, alias=first + slot.alias) for slot in tier]
     assert slots_of_some(pool) == (alone or slots_of_some(()))
 
 
@@ -535,15 +615,14 @@ def test_tiers_take_over_from_each_other(pool: Pool, algorithm: Algorithm, healt
     """A walk from tier to tier visits each once, by rising priority, with exactly the shares of its servers."""
     server = replace(virtual_server(MAPPED, *pool), algorithm=algorithm, health=health)
     state = fresh({MAPPED: server})
-    key = elements.pack_vip(MAPPED)
-    assert failover(state, key, state[Map.VIRTUAL][key]) == served_in_turn(MAPPED, pool)
+    assert failover(state, published_at(state, MAPPED)) == served_in_turn(MAPPED, pool)
 
 
 def test_every_tier_of_a_pool_can_take_over() -> None:
     """With the largest number of tiers, programs still find the last one."""
     pool = tuple(ONE._replace(priority=10 * tier, port=1 + tier) for tier in range(MAX_TIERS))
     state, key = fresh(desired_of(virtual_server(MAPPED, *pool))), elements.pack_vip(MAPPED)
-    found = failover(state, key, state[Map.VIRTUAL][key])
+    found = failover(state, published_at(state, MAPPED))
     assert found == [{elements.pack_member(key, server): 1} for server in pool]
 
 
@@ -552,7 +631,7 @@ def test_an_empty_pool_has_one_slot_that_refuses() -> None:
     key = elements.pack_vip(MAPPED)
     refusal = elements.refusal(key)
     assert pool_slots((), [(refusal, 5)]) == [
-        Slot(refusal, keep=1, out_of=1, alias=0, first=0, tier=1, weight=0, priority=0, server=5)
+        Slot(refusal, rank=0, server=5, keep=1, out_of=1, alias=0, first=0, tier=1, share=1, weight=0, priority=0)
     ]
     assert connect(fresh(desired_of(virtual_server(MAPPED))), MAPPED) == {elements.refusal(key): 1}
 
@@ -564,6 +643,32 @@ def test_only_the_lowest_tier_is_used() -> None:
     assert connect(state, MAPPED) == served_by(MAPPED, (ONE, THREE))
 
 
+def test_a_pool_without_room_in_the_array_is_in_the_overflow() -> None:
+    """It needs consecutive rows; when it is published again and finds some, it moves back."""
+    many = tuple(ONE._replace(port=port) for port in range(1, 3 * structs.ROW_SLOTS))
+    large, other = virtual_server(OTHER, *many), virtual_server(MAPPED, ONE)
+    state, installed = with_rows(5), read(with_rows(5))
+    placed = []
+    for desired in (
+        (other,),
+        (other, large),  # three of the four free rows
+        (other, replace(large, pool=many[1:])),  # the old pool still has its rows
+        (other, replace(large, pool=many)),
+        (other, replace(large, pool=many[2:])),
+        (replace(other, pool=(THREE,)), large),
+    ):
+        made = plan(installed, desired_of(*desired), complete=True)
+        state, installed = apply(state, made.steps), made.result
+        placed.append([installed.virtual[server.vip].row for server in desired])
+        assert read(state).free_rows == installed.free_rows
+        assert comparable(read(state)) == comparable(installed)
+        for server in desired:
+            assert connect(state, server.vip) == served_by(server.vip, server.pool)
+    out = structs.OVERFLOWS
+    assert placed == [[0], [0, 1], [0, out], [0, 1], [0, out], [1, 2]]
+    assert read(state).orphans == {}
+
+
 def test_a_plan_in_full() -> None:
     """Replacing one pool and removing another virtual server gives these steps, in this order."""
     first = plan(Installed(), desired_of(virtual_server(MAPPED, ONE), virtual_server(OTHER)), complete=True)
@@ -571,19 +676,23 @@ def test_a_plan_in_full() -> None:
     mapped, other = elements.pack_vip(MAPPED), elements.pack_vip(OTHER)
     assert made.changed == (MAPPED,)
     assert made.removed == (OTHER,)
-    steps = [
-        (type(step).__name__, getattr(step, "map", None)) for step in made.steps if not isinstance(step, GracePeriod)
-    ]
+    steps = [(type(step).__name__, getattr(step, "map", None)) for step in made.steps]
     assert steps == [
         ("Write", Map.SERVERS),
         ("Write", Map.ROWS),
-        ("Write", Map.LABELS),
         ("Write", Map.VIRTUAL),
+        ("Write", Map.LABELS),
+        ("Store", None),
         ("Write", Map.FILTER),
-        ("Delete", Map.VIRTUAL),
-        ("Delete", Map.ROWS),
+        ("Store", None),
+        ("GracePeriod", None),
         ("Write", Map.SERVERS),
         ("Delete", Map.LABELS),
+    ]
+    here, there = chain_of(mapped), chain_of(other)
+    assert [step.links for step in made.steps if isinstance(step, Store)] == [
+        (Link(Map.CHAINS, here, 3),),
+        (Link(Map.CHAINS, there, 0),),
     ]
     assert made.steps[0] == Write(Map.SERVERS, ((elements.pack_index(3), elements.NEW_SERVER),))
     assert made.steps[-2:] == (
@@ -593,6 +702,8 @@ def test_a_plan_in_full() -> None:
     assert made.result.virtual == {
         MAPPED: Published(
             generation=3,
+            index=3,
+            row=2,
             rows=range(1),
             algorithm=Algorithm.RANDOM,
             pool=(THREE,),
@@ -603,6 +714,9 @@ def test_a_plan_in_full() -> None:
     }
     assert made.dropped == (elements.pack_member(mapped, ONE),)
     assert (made.result.free, made.result.resting, made.result.top) == ((), (1, 2), 4)
+    assert made.result.chains == {here: (3,)}
+    assert made.result.free_virtual == (Range(1, 3), Range(4, structs.VIRTUAL_ELEMENTS))
+    assert made.result.free_rows == (Range(0, 2), Range(3, structs.ROWS))
 
 
 def test_a_new_name_alone_writes_the_label_alone() -> None:
@@ -626,7 +740,7 @@ def test_a_weight_alone_is_a_new_generation_of_the_same_servers() -> None:
     """Weights are part of the table, so they are published like members; the counters of the servers stay."""
     first = plan(Installed(), desired_of(virtual_server(MAPPED, ONE, THREE)), complete=True)
     made = plan(first.result, desired_of(virtual_server(MAPPED, ONE, THREE._replace(weight=4))), complete=True)
-    assert {step.map for step in made.steps if not isinstance(step, GracePeriod)} == {Map.ROWS, Map.VIRTUAL}
+    assert [getattr(step, "map", type(step)) for step in made.steps] == [Map.ROWS, Map.VIRTUAL, Store, GracePeriod]
     assert made.changed == (MAPPED,)
 
 
@@ -692,11 +806,10 @@ def test_the_simulator_sees_what_counts_for_another() -> None:
     """The simulator detects an index that belongs to another member."""
     desired = desired_of(virtual_server(MAPPED, ONE, THREE))
     state = counted(fresh(desired))
-    key = elements.pack_vip(MAPPED)
-    published = state[Map.VIRTUAL][key]
-    assert lacking(state, key, published) == []
+    published = published_at(state, MAPPED)
+    assert lacking(state, published) == []
     state = with_slot(state, 1, 0, slots_of(state, 1)[0]._replace(server=2))
-    assert lacking(state, key, published) == [(Map.SERVERS, elements.pack_index(2))]
+    assert lacking(state, published) == [(Map.SERVERS, elements.pack_index(2))]
 
 
 def test_the_simulator_sees_a_mix() -> None:
@@ -705,8 +818,7 @@ def test_the_simulator_sees_a_mix() -> None:
     foreign = slots_of(state, 1)[0]._replace(member=elements.pack_member(elements.pack_vip(MAPPED), BACKUP))
     mixed = connect(with_slot(state, 1, 0, foreign), MAPPED)
     assert mixed not in (served_by(MAPPED, (ONE, THREE)), served_by(MAPPED, (BACKUP, THREE)))
-    none = foreign._replace(member=elements.refusal(elements.pack_vip(OTHER)))
-    assert connect(with_slot(state, 1, 0, none), MAPPED).keys() > {None}
+    assert connect(with_slot(state, 1, 0, foreign._replace(out_of=0)), MAPPED).keys() > {None}
 
 
 def between_grace_periods(state: State, made: Plan) -> list[list[State]]:

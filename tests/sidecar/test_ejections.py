@@ -26,7 +26,7 @@ def installed(servers: Mapping[str, int], health: PassiveHealth = HEALTH) -> Ins
     key = elements.pack_vip(VIP)
     members = {elements.pack_member(key, real(name)): index for name, index in servers.items()}
     pool: tuple[RealServer, ...] = tuple(map(real, servers))
-    published = Published(1, (0,), None, pool, health, Label("web", "srv:web"), members)
+    published = Published(1, 1, 0, (0,), None, pool, health, Label("web", "srv:web"), members)
     return Installed({VIP: published}, top=max(servers.values()) + 1)
 
 

@@ -25,12 +25,13 @@ from clb_discovery.model.servers import Protocol, RealServer, Vip, pools
 from clb_discovery.model.service import Service
 from clb_discovery.publication import admission
 from clb_discovery.publication.admission import Room
-from clb_discovery.publication.plan import Step, plan
+from clb_discovery.publication.plan import plan
+from clb_discovery.publication.steps import Step
 from clb_discovery.sidecar import publisher as publishing
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.publisher import Published, Publisher
 from tests.support.fake_plane import FakePlane
-from tests.support.simulator import EMPTY, Put, State, carry_out, operations, read
+from tests.support.simulator import EMPTY, Put, State, carry_out, find, operations, read
 
 OWN: Final = 2
 """Virtual servers of the self-test."""
@@ -184,7 +185,7 @@ def test_maps_that_take_nothing_are_tried_again_after_a_growing_while(clock: Clo
     world.publish()
     assert not world.publisher.failed
     assert world.publisher.next_try == math.inf
-    assert elements.pack_vip(world.services[0].vips[0]) in world.maps.state[Map.VIRTUAL]
+    assert find(world.maps.state, elements.pack_vip(world.services[0].vips[0]))
 
 
 def test_what_admission_refuses_in_the_end_is_not_due_again(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +195,7 @@ def test_what_admission_refuses_in_the_end_is_not_due_again(clock: Clock, monkey
     world.publish()
     clock.now = world.publisher.next_try
     for name in ("SIZES", "OF_CATALOG"):
-        monkeypatch.setattr(admission, name, Room(virtual=OWN + 2, rows=100, servers=100))
+        monkeypatch.setattr(admission, name, Room(virtual=OWN + 2, elements=100, rows=100, servers=100))
     (refused,) = world.publish().unpublished
     assert refused.reason.startswith("no room: at most 4 virtual servers are possible")
     assert world.publisher.next_try == math.inf
@@ -208,7 +209,7 @@ def test_a_server_that_is_gone_leaves_although_its_pool_may_not_grow(
     world.maps.room = OWN + 2
     world.publish()
     used = admission.used(world.publisher.installed)
-    monkeypatch.setattr(admission, "SIZES", used.plus(Room(0, 4, 0)))
+    monkeypatch.setattr(admission, "SIZES", used.plus(Room(0, 4, 4, 0)))
     monkeypatch.setattr(admission, "OF_CATALOG", used)
     world.publisher.installed = replace(
         world.publisher.installed, free=tuple(range(50, 60))

@@ -15,6 +15,7 @@ from clb_discovery.datapath import bpf, probe
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import bcc, libbpf, loader
 from clb_discovery.datapath.loading.loader import Loader
+from clb_discovery.datapath.loading.sizes import Sizes, pinned_sizes
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.layout import elements, structs
@@ -24,7 +25,8 @@ from clb_discovery.model import own_servers
 from clb_discovery.model.address import format_endpoint, parse_address
 from clb_discovery.model.servers import Algorithm, PassiveHealth, RealServer, Vip, VirtualServer
 from clb_discovery.model.text_forms import parse_vip
-from clb_discovery.publication.plan import Write, plan
+from clb_discovery.publication.plan import plan
+from clb_discovery.publication.steps import Write
 from tests.support.cgroups import made_cgroup
 from tests.support.dataplane import wipe
 from tests.support.loading import loader_of_tests
@@ -71,6 +73,11 @@ class Plane:
         wanted = own_servers.virtual_servers(self.instance) | {server.vip: server for server in desired}
         with Instance(self.instance).locked():
             self._maps.apply(plan(self._maps.read(), wanted, complete=True).steps)
+
+    @property
+    def follows_every_state(self) -> bool:
+        """Whether the programs follow a connection to its last state, and not only until it is established."""
+        return self._which == "floor" or loader_of_tests() is Loader.BCC
 
     def load_again(self) -> None:
         """Replace the programs by the same ones, over the same maps, as an upgrade does."""
@@ -146,8 +153,9 @@ def _replace_programs(pins: Pins, which: str) -> None:
 
 def _programs(pins: Pins, which: str) -> dict[str, int]:
     if which == OBJECTS[0] and loader_of_tests() is Loader.BCC:
-        return bcc.load_sources(pins, can_set_errno=bool(probe.features() & FEATURE_ERRNO))
-    return libbpf.load_object(pins, full=which == "full")
+        can_set_errno = bool(probe.features() & FEATURE_ERRNO)
+        return bcc.load_sources(pins, pinned_sizes(pins) or Sizes(), can_set_errno=can_set_errno)
+    return libbpf.load_object(pins, libbpf.best(full=which == "full"), pinned_sizes(pins) or Sizes())
 
 
 def virtual_server(

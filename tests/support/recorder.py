@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from clb_discovery.datapath import bpf, probe
@@ -28,7 +28,7 @@ def record_maps() -> Iterator[RecordMaps]:
         btf = bpf.load_btf(_types())
         stack.callback(os.close, btf)
         made = RecordMaps(
-            bpf.create_map(_ARRAY, 4, structs.OWNER.size, structs.PLACES),
+            bpf.create_map(_ARRAY, 4, structs.BUCKET.size, structs.BUCKETS),
             bpf.create_map(_ARRAY, 4, structs.SOCKET.size, structs.PLACES),
             bpf.create_map(_SK_STORAGE, 4, structs.STORED.size, 0, flags=_NO_PREALLOC, types=bpf.Types(btf, 1, 3)),
         )
@@ -42,41 +42,44 @@ def cookie_of(sock: socket.socket) -> int:
     return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _COOKIE, 8), sys.byteorder)
 
 
-def place_of(cookie: int) -> bytes:
-    """Return the key of the place for the record of the socket with this cookie."""
-    return elements.pack_index(cookie % structs.PLACES)
+def bucket_of(cookie: int) -> bytes:
+    """Return the key of the bucket with the places for the record of the socket with this cookie."""
+    return elements.pack_index(cookie // structs.BUCKET_PLACES % structs.BUCKETS)
 
 
 def record(member: bytes) -> bytes:
     """Return the record of a socket that was sent to a packed `struct clb_member`."""
-    return structs.SOCKET.struct.pack(0, 0, 0, bytes(2), 0, 0, 0, member)
+    return structs.SOCKET.struct.pack(0, 0, member, 0, bytes(2), 0, 0, 0, 0)
 
 
-def owner(cookie: int, *, crowded: bool = False) -> bytes:
-    """Return the owner of a place.
+def owners(cookies: Sequence[int], crowded: int = 0) -> bytes:
+    """Return the owners of a bucket.
 
-    :param crowded: whether another socket has found it taken.
+    :param crowded: the number of other sockets that have found it full.
     """
-    return structs.OWNER.struct.pack(cookie << 1, crowded)
+    return structs.BUCKET.struct.pack(b"".join(struct.pack("=Q", cookie << 1) for cookie in cookies), crowded)
 
 
 def write_place(maps: RecordMaps, cookie: int, member: bytes, *, crowded: bool = False) -> None:
-    """Put a record into the place of its socket, even if it is taken."""
-    bpf.update(maps.places, place_of(cookie), record(member))
-    bpf.update(maps.owners, place_of(cookie), owner(cookie, crowded=crowded))
+    """Put a record into one of the places of its socket, even if it is taken."""
+    key, way = bucket_of(cookie), cookie % structs.BUCKET_PLACES
+    found = elements.unpack_bucket(bpf.lookup(maps.owners, key, structs.BUCKET.size) or b"")
+    cookies = [*found.cookies[:way], cookie, *found.cookies[way + 1 :]]
+    bpf.update(maps.places, elements.pack_index(cookie % structs.PLACES), record(member))
+    bpf.update(maps.owners, key, owners(cookies, found.crowded + crowded))
 
 
 def write_stored(maps: RecordMaps, sock: socket.socket, member: bytes) -> None:
     """Store a record with its socket."""
-    stored = structs.STORED.struct.pack(cookie_of(sock) << 1, 0, record(member))
+    stored = structs.STORED.struct.pack(cookie_of(sock) << 1, record(member))
     bpf.update(maps.stored, struct.pack("=i", sock.fileno()), stored)
 
 
 def is_in_its_place(maps: RecordMaps, sock: socket.socket) -> bool:
-    """Return whether a socket has a record in its place."""
-    found = bpf.lookup(maps.owners, place_of(cookie_of(sock)), structs.OWNER.size)
+    """Return whether a socket has a record in one of its places."""
+    found = bpf.lookup(maps.owners, bucket_of(cookie_of(sock)), structs.BUCKET.size)
     assert found is not None
-    return elements.unpack_owner(found).cookie == cookie_of(sock)
+    return cookie_of(sock) in elements.unpack_bucket(found).cookies
 
 
 def is_stored(maps: RecordMaps, sock: socket.socket) -> bool:
@@ -88,13 +91,15 @@ def is_stored(maps: RecordMaps, sock: socket.socket) -> bool:
 @contextmanager
 def all_places_taken(maps: RecordMaps) -> Iterator[None]:
     """While the block runs, every place is taken; afterwards all are free."""
-    keys = [place_of(index) for index in range(structs.PLACES)]
+    keys = [elements.pack_index(bucket) for bucket in range(structs.BUCKETS)]
+    ways = range(structs.BUCKET_PLACES)
     try:
         # No socket ever has these cookies.
-        bpf.update_all(maps.owners, [(key, owner(1 << 62 | index, crowded=True)) for index, key in enumerate(keys)])
+        taken = [owners([1 << 62 | number << 2 | way for way in ways], 0) for number in range(structs.BUCKETS)]
+        bpf.update_all(maps.owners, list(zip(keys, taken, strict=True)))
         yield
     finally:
-        bpf.update_all(maps.owners, [(key, bytes(structs.OWNER.size)) for key in keys])
+        bpf.update_all(maps.owners, [(key, bytes(structs.BUCKET.size)) for key in keys])
 
 
 def _types() -> bytes:

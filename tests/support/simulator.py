@@ -17,19 +17,23 @@ from itertools import repeat
 from typing import Final, NamedTuple
 
 from clb_discovery.layout import address_filter, elements, structs
-from clb_discovery.layout.elements import Slot
+from clb_discovery.layout.chains import chain_of
+from clb_discovery.layout.elements import Slot, Virtual
 from clb_discovery.layout.installed import DECODED, Installed, decode
 from clb_discovery.layout.slots import pool_members
 from clb_discovery.layout.structs import Map
 from clb_discovery.model.servers import Pool, RealServer, Vip
-from clb_discovery.publication.plan import Delete, GracePeriod, Step, Write
+from clb_discovery.publication.steps import Delete, GracePeriod, Link, Step, Store, Write
 from tests.support.rfc2782 import shares
 from tests.support.scheduler import TIERS, Tier
 
-TRIES: Final = 2
-"""`CLB_TRIES` of bpf/schedule.h."""
-
-ARRAYS: Final = {Map.SERVERS: structs.MAX_SERVERS, Map.FILTER: 2**structs.FILTER_BITS // 64}
+ARRAYS: Final = {
+    Map.SERVERS: structs.MAX_SERVERS,
+    Map.FILTER: 2**structs.FILTER_BITS // 64,
+    Map.CHAINS: 2**structs.CHAIN_BITS,
+    Map.VIRTUAL: structs.VIRTUAL_ELEMENTS,
+    Map.ROWS: structs.ROWS,
+}
 """The number of elements of each array."""
 
 State = Mapping[Map, Mapping[bytes, bytes]]
@@ -38,7 +42,10 @@ Outcome = bytes | None
 Outcomes = Mapping[Outcome, Fraction]
 """The probability of each possible outcome."""
 
-EMPTY: Final[State] = {map_: {} for map_ in DECODED}
+READ: Final = (*DECODED, Map.CHAINS, Map.VIRTUAL, Map.ROWS)
+EMPTY: Final[State] = {map_: {} for map_ in READ}
+_SIZE: Final = b"rows"
+"""The key, in place of the record of the loader, of the number of rows that a state has room for."""
 PASSES_THROUGH: Final[Outcomes] = {None: Fraction(1)}
 _KEYS: Final = tuple(map(elements.pack_index, range(structs.MAX_SERVERS)))
 """Of an array of servers. They are made once, because tests read such an array thousands of times."""
@@ -59,7 +66,7 @@ class Remove(NamedTuple):
     key: bytes
 
 
-Operation = Put | Remove | GracePeriod
+Operation = Put | Link | Remove | GracePeriod
 
 
 def operations(steps: Iterable[Step]) -> Iterator[Operation]:
@@ -68,6 +75,8 @@ def operations(steps: Iterable[Step]) -> Iterator[Operation]:
         match step:
             case Write(map_, items):
                 yield from (Put(map_, key, value) for key, value in items)
+            case Store(links):
+                yield from links
             case Delete(map_, keys):
                 yield from (Remove(map_, key) for key in keys)
             case GracePeriod():
@@ -82,13 +91,17 @@ def carry_out(state: State, operation: Operation) -> State:
     """
     if isinstance(operation, GracePeriod):
         return state
+    if isinstance(operation, Link):
+        operation = _stored(state, operation)
     raw = dict(state[operation.map])
     if isinstance(operation, Put):
         if (len(operation.key), len(operation.value)) != structs.SIZES[operation.map]:
             raise ValueError(f"wrong size for {operation.map}")
         raw[operation.key] = operation.value
         if operation.map in ARRAYS:
-            if elements.unpack_index(operation.key) >= ARRAYS[operation.map]:
+            if elements.unpack_index(operation.key) >= (
+                rows_in(state) if operation.map is Map.ROWS else ARRAYS[operation.map]
+            ):
                 raise ValueError(f"no such element of {operation.map}")
             if not any(operation.value):
                 del raw[operation.key]
@@ -112,17 +125,53 @@ def apply(state: State, steps: Iterable[Step]) -> State:
     return history(state, steps)[-1]
 
 
+def with_rows(rows: int) -> State:
+    """Return empty maps with this number of elements of `clb_rows`."""
+    return {**EMPTY, Map.INFO: {_SIZE: elements.pack_index(rows)}}
+
+
+def rows_in(state: State) -> int:
+    """Return the number of elements of `clb_rows`."""
+    return elements.unpack_index(state.get(Map.INFO, {}).get(_SIZE, elements.pack_index(structs.ROWS)))
+
+
+def _stored(state: State, link: Link) -> Put:
+    """Return what storing a link does: no other byte of the element changes."""
+    key, value = elements.pack_index(link.at), elements.pack_index(link.to)
+    if link.map is Map.VIRTUAL:
+        old = state[Map.VIRTUAL][key]
+        value = old[: elements.NEXT_AT] + value + old[elements.NEXT_AT + 4 :]
+    return Put(link.map, key, value)
+
+
+def read(state: State, rows: int | None = None, *, servers: Iterator[tuple[bytes, bytes]] | None = None) -> Installed:
+    """Decode a state as at the start of a sidecar.
+
+    :param rows: the number of elements of `clb_rows`, in place of that of the state.
+    :param servers: in place of those of the state.
+    """
+    raw = {map_: state[map_].items() for map_ in DECODED} | {Map.SERVERS: servers or array(state[Map.SERVERS])}
+
+    rows = rows_in(state) if rows is None else rows
+
+    def values(map_: Map, first: int, count: int) -> bytes:
+        size = structs.SIZES[map_][1]
+        end = min(first + count, rows if map_ is Map.ROWS else ARRAYS[map_])
+        data = bytearray(max(0, end - first) * size)
+        for key, value in state[map_].items():
+            if first <= (index := elements.unpack_index(key)) < end:
+                data[(index - first) * size : (index - first + 1) * size] = value
+        return bytes(data)
+
+    return decode(raw, values, rows)
+
+
 def distinct(states: Sequence[State], *maps: Map) -> list[State]:
     """Return one state for all those in a row that differ only in other maps.
 
     :param states: in order, from `history`: each operation leaves all maps but one as the same objects.
     """
     return list({tuple(id(state[map_]) for map_ in maps): state for state in states}.values())
-
-
-def read(state: State) -> Installed:
-    """Decode a state as at the start of a sidecar."""
-    return decode({map_: state[map_].items() for map_ in DECODED} | {Map.SERVERS: array(state[Map.SERVERS])})
 
 
 def array(raw: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
@@ -134,19 +183,77 @@ def connect(state: State, wanted: Vip) -> Outcomes:
     """Return where a connect to `wanted` goes: `clb_schedule`."""
     if not may_be_vip(state, wanted.address):
         return PASSES_THROUGH
-    keys = [elements.pack_vip(wanted)] * TRIES + [elements.pack_vip(wanted._replace(port=0))] * TRIES
-    total: dict[Outcome, Fraction] = {}
-    undecided = Fraction(1)
-    for key in keys:
-        published = state[Map.VIRTUAL].get(key)
-        found = scheduled(state, key, published) if published else PASSES_THROUGH
-        for outcome, probability in found.items():
-            if outcome is not None:
-                total[outcome] = total.get(outcome, Fraction(0)) + undecided * probability
-        undecided *= found.get(None, Fraction(0))
-        if not undecided:
-            return total
-    return {**total, None: undecided}
+    for vip in (wanted, wanted._replace(port=0)):
+        published = find(state, elements.pack_vip(vip))
+        if published:
+            return scheduled(state, published)
+    return PASSES_THROUGH
+
+
+def find(state: State, key: bytes) -> bytes | None:
+    """Return the element of `clb_virtual` that a program finds for a packed VIP."""
+    for index in followed(state, key):
+        element = element_at(state, index)
+        if element and elements.unpack_virtual(element).vip == key:
+            return element
+    return None
+
+
+def followed(state: State, key: bytes) -> Iterator[int]:
+    """Yield the elements of the chain for a packed VIP, as far as a program follows it."""
+    index = head(state, chain_of(key))
+    for _ in range(structs.CHAIN):
+        element = element_at(state, index)
+        if element is None:
+            return
+        yield index
+        index = elements.unpack_virtual(element).next
+
+
+def head(state: State, hashed: int) -> int:
+    """Return the first element of a chain; 0 for none."""
+    return elements.unpack_index(state[Map.CHAINS].get(elements.pack_index(hashed), bytes(4)))
+
+
+def element_at(state: State, index: int) -> bytes | None:
+    """Return an element of `clb_virtual`; None if a link to it leads nowhere."""
+    if not 0 < index < structs.VIRTUAL_ELEMENTS:
+        return None
+    return state[Map.VIRTUAL].get(elements.pack_index(index), bytes(structs.VIRTUAL.size))
+
+
+def walks(run: Sequence[State], key: bytes) -> set[bytes | None]:
+    """Return everything that programs can find for a packed VIP that follow its chain while the state changes.
+
+    A program reads the head of the chain in one of the states, and each further link in the same or in a later one.
+    """
+    at: set[int] = set()
+    found: set[bytes | None] = set()
+    for state in run:
+        at.add(head(state, chain_of(key)))
+        todo = list(at)
+        while todo:
+            element = element_at(state, todo.pop())
+            virtual = elements.unpack_virtual(element) if element else None
+            if virtual is None:
+                found.add(None)
+            elif virtual.vip == key:
+                found.add(without_link(element or b""))
+            elif virtual.next not in at:
+                at.add(virtual.next)
+                todo.append(virtual.next)
+    return found
+
+
+def without_link(element: bytes) -> bytes:
+    """Return an element of `clb_virtual` without its link to the next one, which may change."""
+    return elements.pack_virtual(elements.unpack_virtual(element)._replace(next=0))
+
+
+def reachable(state: State) -> dict[bytes, bytes]:
+    """Return the elements of `clb_virtual` that programs can find, by packed VIP."""
+    vips = {element[: structs.VIP.size] for element in state[Map.VIRTUAL].values()}
+    return {vip: element for vip in vips if (element := find(state, vip))}
 
 
 def connects(states: Sequence[State], wanted: Vip) -> list[Outcomes]:
@@ -154,7 +261,10 @@ def connects(states: Sequence[State], wanted: Vip) -> list[Outcomes]:
 
     :param states: from `history`.
     """
-    return [connect(state, wanted) for state in distinct(states, Map.FILTER, Map.VIRTUAL, Map.ROWS)]
+    return [
+        connect(state, wanted)
+        for state in distinct(states, Map.FILTER, Map.CHAINS, Map.VIRTUAL, Map.ROWS, Map.OVERFLOW)
+    ]
 
 
 def may_be_vip(state: State, address: bytes) -> bool:
@@ -164,71 +274,83 @@ def may_be_vip(state: State, address: bytes) -> bool:
     return bool(address_filter.unpack_element(bits) >> bit & 1)
 
 
-def scheduled(state: State, key: bytes, published: bytes) -> Outcomes:
+def scheduled(state: State, published: bytes) -> Outcomes:
     """Return the outcomes of a program that has read this element of `clb_virtual`, now or earlier: `clb_draw_from`.
 
-    None stands for no slot: there is none, or it belongs to another virtual server.
+    None stands for no slot.
     """
     virtual = elements.unpack_virtual(published)
-    return _drawn(state, key, virtual.generation, Tier(0, virtual.tier))
+    return _drawn(state, virtual, Tier(0, virtual.tier))
 
 
-def failover(state: State, key: bytes, published: bytes) -> list[Outcomes]:
+def failover(state: State, published: bytes) -> list[Outcomes]:
     """Return the outcomes of such a program tier by tier, while all previous ones are ejected: `clb_elsewhere`."""
     virtual = elements.unpack_virtual(published)
     tier = Tier(0, virtual.tier)
     found = []
     for _ in range(TIERS):
-        found.append(_drawn(state, key, virtual.generation, tier))
+        found.append(_drawn(state, virtual, tier))
         start = tier.first + tier.size
-        slot = _slot_of(state, key, virtual.generation, start) if start < virtual.servers else None
+        slot = _slot_of(state, virtual, start) if start < virtual.servers else None
         if slot is None:
             break
         tier = Tier(slot.first, slot.tier)
     return found
 
 
-def lacking(state: State, key: bytes, published: bytes) -> list[tuple[Map, bytes]]:
+def lacking(state: State, published: bytes) -> list[tuple[Map, bytes]]:
     """Return the elements of servers that such a program looks for beside the slots and does not find.
 
     An element that other members use is not found either.
     """
     return [
         (Map.SERVERS, elements.pack_index(index))
-        for member, index in servers_of(state, key, published)
+        for member, index in servers_of(state, published)
         if state[Map.SERVERS].get(elements.pack_index(index), counted_for(member)) != counted_for(member)
     ]
 
 
-def servers_of(state: State, key: bytes, published: bytes) -> list[tuple[bytes, int]]:
+def servers_of(state: State, published: bytes) -> list[tuple[bytes, int]]:
     """Return the packed members that such a program may use, with their indexes."""
     virtual = elements.unpack_virtual(published)
-    slots = [_slot_of(state, key, virtual.generation, index) for index in range(virtual.servers)]
-    return [(elements.refusal(key), virtual.refusal), *((slot.member, slot.server) for slot in slots if slot)]
+    slots = [_slot_of(state, virtual, index) for index in range(virtual.servers)]
+    return [(elements.refusal(virtual.vip), virtual.refusal), *((slot.member, slot.server) for slot in slots if slot)]
+
+
+def virtual_of(state: State, generation: int) -> Virtual:
+    """Return the virtual server with this generation."""
+    found = (elements.unpack_virtual(element) for element in reachable(state).values())
+    return next(one for one in found if one.generation == generation)
 
 
 def slots_of(state: State, generation: int) -> dict[int, Slot]:
     """Return the slots of a generation by index, with any contents."""
-    rows = {elements.unpack_place(key): elements.unpack_row(value) for key, value in state[Map.ROWS].items()}
+    virtual = virtual_of(state, generation)
     return {
         row * structs.ROW_SLOTS + column: slot
-        for (owner, row), slots in rows.items()
-        if owner == generation
-        for column, slot in enumerate(slots)
+        for row in range(elements.rows(virtual.servers))
+        for column, slot in enumerate(elements.unpack_row(virtual.vip, _row_of(state, virtual, row)))
     }
+
+
+def row_key(virtual: Virtual, row: int) -> tuple[Map, bytes]:
+    """Return where a row of a virtual server is."""
+    if virtual.row == structs.OVERFLOWS:
+        return Map.OVERFLOW, elements.pack_place(virtual.generation, row)
+    return Map.ROWS, elements.pack_index((virtual.row + row) % 2**32)
 
 
 def with_slot(state: State, generation: int, index: int, slot: Slot) -> State:
     """Return the state with another slot in an existing row."""
     row, column = divmod(index, structs.ROW_SLOTS)
-    key, at = elements.pack_place(generation, row), column * structs.SLOT.size
-    value = state[Map.ROWS][key]
-    return carry_out(state, Put(Map.ROWS, key, value[:at] + elements.pack_slot(slot) + value[at + structs.SLOT.size :]))
+    map_, key = row_key(virtual_of(state, generation), row)
+    at, value = 8 + column * structs.SLOT.size, state[map_][key]
+    return carry_out(state, Put(map_, key, value[:at] + elements.pack_slot(slot) + value[at + structs.SLOT.size :]))
 
 
 def used_indexes(state: State) -> set[tuple[bytes, int]]:
     """Return all packed members that programs may use from now on, with their indexes."""
-    return {one for key, published in state[Map.VIRTUAL].items() for one in servers_of(state, key, published)}
+    return {one for published in reachable(state).values() for one in servers_of(state, published)}
 
 
 def numbered(key: bytes, pool: Pool) -> dict[bytes, int]:
@@ -278,16 +400,16 @@ def lowest_tier(pool: Sequence[RealServer]) -> list[RealServer]:
     return [server for server in pool if server.priority == lowest]
 
 
-def _drawn(state: State, key: bytes, generation: int, tier: Tier) -> Outcomes:
+def _drawn(state: State, virtual: Virtual, tier: Tier) -> Outcomes:
     found: dict[Outcome, Fraction] = {}
     for index in range(tier.first, tier.first + tier.size):
-        for member, probability in _draw(state, key, generation, index):
+        for member, probability in _draw(state, virtual, index):
             found[member] = found.get(member, Fraction(0)) + probability / tier.size
     return found
 
 
-def _draw(state: State, key: bytes, generation: int, index: int) -> Iterator[tuple[Outcome, Fraction]]:
-    slot = _slot_of(state, key, generation, index)
+def _draw(state: State, virtual: Virtual, index: int) -> Iterator[tuple[Outcome, Fraction]]:
+    slot = _slot_of(state, virtual, index)
     if slot is None:
         yield None, Fraction(1)
         return
@@ -295,17 +417,22 @@ def _draw(state: State, key: bytes, generation: int, index: int) -> Iterator[tup
     if kept:
         yield slot.member, kept
     if kept < 1:
-        alias = _slot_of(state, key, generation, slot.alias)
+        alias = _slot_of(state, virtual, slot.alias)
         yield (alias.member if alias else None), 1 - kept
 
 
-def _slot_of(state: State, key: bytes, generation: int, index: int) -> Slot | None:
+def _slot_of(state: State, virtual: Virtual, index: int) -> Slot | None:
     row, column = divmod(index, structs.ROW_SLOTS)
-    slots = _unpacked(state[Map.ROWS].get(elements.pack_place(generation, row), b""))
+    slots = _unpacked(virtual.vip, _row_of(state, virtual, row))
     slot = slots[column] if column < len(slots) else None
-    return slot if slot and elements.unpack_member(slot.member)[0] == key else None
+    return slot if slot and slot.out_of else None
+
+
+def _row_of(state: State, virtual: Virtual, row: int) -> bytes:
+    map_, key = row_key(virtual, row)
+    return state[map_].get(key, bytes(structs.ROW.size))
 
 
 @lru_cache(maxsize=4096)
-def _unpacked(row: bytes) -> tuple[Slot, ...]:
-    return tuple(elements.unpack_row(row))
+def _unpacked(vip: bytes, row: bytes) -> tuple[Slot, ...]:
+    return tuple(elements.unpack_row(vip, row))

@@ -14,6 +14,7 @@ TESTED: Final = (
     "test_namespaces.py",
     "test_outcomes.py",
     "test_publication.py",
+    "test_records.py",
     "test_removal.py",
     "test_scheduling.py",
     "test_sockets.py",

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from clb_discovery.datapath import bpf, executables
+from clb_discovery.datapath.loading.sizes import Sizes
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.errors import HostError
 from clb_discovery.hints import unload_command
@@ -45,16 +46,24 @@ class _Answer(NamedTuple):
     stderr: str
 
 
-def load_sources(pins: Pins, *, can_set_errno: bool) -> dict[str, int]:
+def load_sources(pins: Pins, sizes: Sizes, *, can_set_errno: bool) -> dict[str, int]:
     """Compile and load the shipped sources. Their maps are pinned; existing pinned maps are reused.
 
+    :param sizes: those of the pinned maps, if there are any.
     :returns: a file descriptor of each program by name, which the caller closes.
     :raises HostError: if BCC is missing, or BCC or the kernel refuses the sources.
     """
     request = {
         "source": str(SOURCES / "clb.bpf.c"),
         "headers": str(SOURCES / "bcc"),
-        "defines": {"CLB_CAN_SET_ERRNO": int(can_set_errno), "CLB_CAN_LOOP": 0, "CLB_CAN_EXCHANGE": 0},
+        "defines": {
+            "CLB_CAN_SET_ERRNO": int(can_set_errno),
+            "CLB_CAN_LOOP": 0,
+            "CLB_CAN_EXCHANGE": 0,
+            "CLB_CAN_READ_KERNEL": 0,
+            "CLB_ROWS": sizes.rows,
+            "CLB_BUCKETS": sizes.buckets,
+        },
         "programs": [
             {"name": name, "type": attach_type.program_type, "attach_type": attach_type}
             for name, attach_type in PROGRAMS.items()

@@ -19,6 +19,7 @@ from pathlib import Path
 from clb_discovery.datapath import bpf, cgroup, handover, probe
 from clb_discovery.datapath import selftest as proof
 from clb_discovery.datapath.loading import bcc, libbpf
+from clb_discovery.datapath.loading.sizes import Sizes, pinned_sizes
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import OUTCOMES, PROGRAMS, Pins
 from clb_discovery.errors import HostError
@@ -40,11 +41,20 @@ class Loader(StrEnum):
     """Another process loads: see `datapath.handover` and `datapath.plane`. Only for `run`."""
 
 
-def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO, *, alone: bool = True, outcomes: bool = True) -> bool:
+def load(  # noqa: PLR0913 - independent choices of two commands
+    pins: Pins,
+    target: Path,
+    loader: Loader = Loader.AUTO,
+    *,
+    room: Sizes | None = None,
+    alone: bool = True,
+    outcomes: bool = True,
+) -> bool:
     """Make sure that the current programs are attached to the cgroup. The caller holds the lock for loading.
 
     Attached programs stay until everything that replaces them is ready. A first load that fails leaves nothing.
 
+    :param room: the sizes of new maps; existing ones keep theirs.
     :param alone: whether no other process writes the maps. Another writer keeps the self-test servers in them itself.
     :param outcomes: attach the program that learns outcomes, too. Otherwise it stays as it is, attached or not.
     :returns: whether the instance had no pins before.
@@ -58,7 +68,7 @@ def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO, *, alone: bool 
     probe.require_hooks()
     is_first = not pins.home.exists()
     try:
-        _load(pins, target, loader, alone=alone, outcomes=outcomes)
+        _load(pins, target, loader, room or Sizes(), alone=alone, outcomes=outcomes)
     except BaseException:
         if is_first:
             pins.remove()
@@ -66,10 +76,12 @@ def load(pins: Pins, target: Path, loader: Loader = Loader.AUTO, *, alone: bool 
     return is_first
 
 
-def _load(pins: Pins, target: Path, loader: Loader, *, alone: bool, outcomes: bool) -> None:
+def _load(  # noqa: PLR0913 - those of `load`
+    pins: Pins, target: Path, loader: Loader, room: Sizes, *, alone: bool, outcomes: bool
+) -> None:
     pins.create_directory()
     features = probe.features()
-    used, descriptors = programs(pins, loader, features)
+    used, descriptors = programs(pins, loader, features, room)
     with ExitStack() as stack, Maps(pins) as maps:
         for program in descriptors.values():
             stack.callback(os.close, program)
@@ -87,25 +99,34 @@ def _load(pins: Pins, target: Path, loader: Loader, *, alone: bool, outcomes: bo
             ) from error
 
 
-def programs(pins: Pins, loader: Loader, features: int) -> tuple[Loader, dict[str, int]]:
+def programs(pins: Pins, loader: Loader, features: int, room: Sizes | None = None) -> tuple[Loader, dict[str, int]]:
     """Load the programs over the pinned maps, without attaching them; missing maps are created.
 
     :param features: CLB_FEATURE_* bits that the programs can use.
+    :param room: the sizes of missing maps.
     :returns: the loader that was used, and a descriptor of each program by name, which the caller closes.
     :raises HostError: naming what is missing, or what the kernel has refused.
     """
     can_set_errno = bool(features & FEATURE_ERRNO)
+    sizes = _sizes(pins) or room or Sizes()
     if loader is Loader.BCC:
-        return Loader.BCC, bcc.load_sources(pins, can_set_errno=can_set_errno)
+        return Loader.BCC, bcc.load_sources(pins, sizes, can_set_errno=can_set_errno)
     try:
-        return Loader.OBJECT, libbpf.load_object(pins, full=can_set_errno)
+        return Loader.OBJECT, libbpf.load_object(pins, libbpf.best(full=can_set_errno), sizes)
     except HostError as error:
         if loader is Loader.OBJECT:
             raise
         try:
-            return Loader.BCC, bcc.load_sources(pins, can_set_errno=can_set_errno)
+            return Loader.BCC, bcc.load_sources(pins, sizes, can_set_errno=can_set_errno)
         except HostError as other:
             raise HostError(f"{error}; --loader bcc fails, too: {other}") from error
+
+
+def _sizes(pins: Pins) -> Sizes | None:
+    try:
+        return pinned_sizes(pins)
+    except OSError as error:
+        raise HostError(f"cannot open the maps in {pins.directory}: {error.strerror}; run as root") from error
 
 
 def is_current(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> bool:

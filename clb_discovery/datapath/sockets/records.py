@@ -1,6 +1,6 @@
 """Read the records that our programs keep of sockets, over all network namespaces.
 
-A record is in one of the places, an array that is read as a whole; or, if its place was taken, in the storage of the
+A record is in one of the places, an array that is read as a whole; or, if its bucket was full, in the storage of the
 socket itself. From socket storage, sock_diag(7) returns only the records of TCP sockets, and requires CAP_BPF. All
 others are read by a BPF iterator: a tiny program that the kernel runs for each socket of a protocol in the network
 namespace of the reader. Loading it requires CAP_BPF, CAP_PERFMON, a kernel with its own type information
@@ -26,12 +26,11 @@ from clb_discovery.datapath import bpf
 from clb_discovery.datapath.sockets import btf
 from clb_discovery.errors import HostError
 from clb_discovery.layout import elements, structs
-from clb_discovery.layout.structs import Map
 from clb_discovery.model.servers import Protocol
 
 NOT_ALLOWED: Final = "not allowed to read the records of sockets; run as root, or with CAP_BPF"
 
-_NEVER_USED: Final = bytes(structs.OWNER.size)
+_NEVER_USED: Final = bytes(structs.BUCKET.size)
 _KERNEL_TYPES: Final = Path("/sys/kernel/btf/vmlinux")
 _ITERATED: Final = {Protocol.TCP: "bpf_iter_tcp", Protocol.UDP: "bpf_iter_udp"}
 """The functions of the kernel that represent the iterators."""
@@ -44,7 +43,7 @@ class RecordMaps(NamedTuple):
     """Descriptors of the maps that hold records."""
 
     owners: int
-    """The array of `struct clb_owner`."""
+    """The array of `struct clb_bucket`."""
     places: int
     """The array of `struct clb_socket`."""
     stored: int
@@ -57,7 +56,7 @@ class Placed(NamedTuple):
     members: dict[int, bytes]
     """The packed member that each socket was sent to, by cookie."""
     crowded: bool
-    """Whether there are records in socket storage, of sockets whose place was taken."""
+    """Whether there are records in socket storage, of sockets whose bucket was full."""
 
 
 def placed_records(maps: RecordMaps) -> Placed:
@@ -67,20 +66,22 @@ def placed_records(maps: RecordMaps) -> Placed:
     """
     members: dict[int, bytes] = {}
     crowded = False
-    owners, places = (
-        bpf.items(fd, *structs.SIZES[map_]) for fd, map_ in ((maps.owners, Map.OWNERS), (maps.places, Map.PLACES))
-    )
     try:
-        for (_, owner), (_, record) in zip(owners, places, strict=True):
-            if owner != _NEVER_USED:
-                found = elements.unpack_owner(owner)
-                members[found.cookie] = elements.unpack_socket(record).member
+        owners = bpf.values(maps.owners, 0, bpf.map_entries(maps.owners), structs.BUCKET.size)
+        places = bpf.values(maps.places, 0, bpf.map_entries(maps.places), structs.SOCKET.size)
+        for bucket, at in enumerate(range(0, len(owners), structs.BUCKET.size)):
+            data = owners[at : at + structs.BUCKET.size]
+            if data != _NEVER_USED:
+                found = elements.unpack_bucket(data)
                 crowded |= found.crowded != 0
+                for place, cookie in enumerate(found.cookies, bucket * structs.BUCKET_PLACES):
+                    if cookie:
+                        record = places[place * structs.SOCKET.size : (place + 1) * structs.SOCKET.size]
+                        members[cookie] = elements.unpack_socket(record).member
     except OSError as error:
         raise HostError(
             NOT_ALLOWED if error.errno == errno.EPERM else f"cannot read the places of records: {error.strerror}"
         ) from error
-    members.pop(0, None)  # 0 is no socket
     return Placed(members, crowded)
 
 

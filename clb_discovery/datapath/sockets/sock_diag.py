@@ -250,7 +250,7 @@ def _member(data: bytes, start: int, end: int) -> bytes | None:
             return None
         start, end = place
     record = data[start:end]
-    is_owned = any(record[_OWNER_AT : _OWNER_AT + _OWNER_SIZE])
+    is_owned = len(record) >= structs.STORED.size and any(record[_OWNER_AT : _OWNER_AT + _OWNER_SIZE])
     return record[_MEMBER_AT : _MEMBER_AT + structs.MEMBER.size] if is_owned else None
 
 

@@ -8,8 +8,12 @@ from typing import Final
 
 import pytest
 
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.sockets.records import placed_records
+from clb_discovery.model.servers import PassiveHealth
 from tests.support.moody import moody_servers
-from tests.support.plane import Plane, virtual_server
+from tests.support.pace import effort
+from tests.support.plane import NO_TRACKING, Plane, virtual_server
 from tests.support.process import wait_until
 from tests.support.sockets import outcome
 from tests.support.tellers import tellers
@@ -18,10 +22,12 @@ from tests.support.transparency import (
     IPPROTO_MPTCP,
     MPTCP_ENABLED,
     PORT,
+    SIDES,
     WATCHED,
     Side,
     as_seen_by,
     ask,
+    entered,
     fast_open_allowed,
     heard,
     multipath,
@@ -128,6 +134,27 @@ def test_multipath_socket_is_balanced(plane: Plane, side: Side, protocol: int) -
             assert peer(sock) == as_seen_by(side, server.target)
             assert plane.active(side.at(PORT)) == {server.name: 1}
         wait_until(lambda: plane.active(side.at(PORT)) == {server.name: 0}, "the connection is no longer counted")
+
+
+@if_multipath
+@pytest.mark.parametrize("health", [NO_TRACKING, WATCHED], ids=["lean", "watched"])
+def test_multipath_sockets_leave_nothing(plane: Plane, health: PassiveHealth) -> None:
+    """No program sees the close of the sockets that connect for MPTCP; they leave neither a record nor a count.
+
+    `CLB_TEST_EFFORT=100` makes 100,000 connects.
+    """
+    if health is NO_TRACKING and plane.follows_every_state:
+        pytest.skip("lacks types of the kernel, so the places of such sockets are lost if nothing follows them")
+    side = SIDES[0]
+    with tellers(side.real, protocol=IPPROTO_MPTCP) as (server,), entered(plane.cgroup):
+        plane.publish(virtual_server(side.at(PORT), [server.name], health=health))
+        for _ in range(effort(1_000, least=200)):
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP) as sock:
+                sock.connect(side.target(PORT))
+    with Maps(plane.pins) as maps:
+        wait_until(lambda: not placed_records(maps.records()).members, "all places are free")
+        assert not placed_records(maps.records()).crowded
+    assert plane.active(side.at(PORT)) == {server.name: 0}
 
 
 @if_multipath

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What only the kernel's own structs tell of a socket. Their offsets come from the BTF of the running kernel, at load
+ * (CO-RE). */
+#ifndef CLB_BTF_H
+#define CLB_BTF_H
+
+#include "dialect.h"
+
+#if CLB_CAN_READ_KERNEL
+#include <bpf/bpf_core_read.h>
+
+struct sock_common {
+	struct {
+		__s64 counter;
+	} skc_cookie;
+} __attribute__((preserve_access_index));
+
+struct sock {
+	struct sock_common __sk_common;
+	__u8 sk_kern_sock : 1;
+} __attribute__((preserve_access_index));
+
+/* Whether the kernel itself has made this TCP socket, as MPTCP makes subflows: no close(2) ends it. Without BTF, every
+ * socket counts as one of the kernel, because that is always right, and only slower. */
+static __always_inline int clb_is_of_kernel(struct bpf_sock *sk)
+{
+	const struct sock *inside = (const struct sock *)bpf_skc_to_tcp_sock(sk);
+
+	return !inside || BPF_CORE_READ_BITFIELD(inside, sk_kern_sock);
+}
+
+/* The cookie of a TCP socket; 0 if it has none, and so no record. The helper for cookies would make one. */
+static __always_inline __u64 clb_cookie_of(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	const struct sock *inside = (const struct sock *)bpf_skc_to_tcp_sock(sk);
+
+	(void)ctx;
+	return inside ? inside->__sk_common.skc_cookie.counter : 0;
+}
+#else
+#define clb_is_of_kernel(sk) ((void)(sk), 1)
+#define clb_cookie_of(ctx, sk) bpf_get_socket_cookie(ctx)
+#endif
+
+#endif
