@@ -57,7 +57,7 @@ async def test_answer_during_a_publication_is_not_lost(instance: str, cgroup: Pa
 
 
 class Bursting(FakeSource):
-    """A source that answers in a loop, with one real server more each time, up to 200 of them."""
+    """A source whose answers all differ from the one before: they have 1 to 200 real servers in turn."""
 
     name = "fake:bursting"
 
@@ -72,7 +72,7 @@ class Bursting(FakeSource):
             return await self.nothing_new()
         await asyncio.sleep(0.005)
         self.given += 1
-        return self.answer(Answer(real_servers(min(self.given, 200))))
+        return self.answer(Answer(real_servers((self.given - 1) % 200 + 1)))
 
 
 def published(logs: Sequence[Mapping[str, Any]]) -> list[int]:

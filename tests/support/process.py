@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support.pace import patient
 
-START_TIMEOUT = patient(20)
+START_TIMEOUT = patient(60)
 _PORTS = range(20000, 32768)
 """Below the kernel's ephemeral ports: one of the many clients could take a port before its server does."""
 _CHANCE = random.SystemRandom()
