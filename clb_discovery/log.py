@@ -1,8 +1,7 @@
 """Logging to stderr: sentences on a terminal, one JSON object per line with all fields otherwise.
 
-In the journal, each line begins with its priority, as sd-daemon(3) describes. systemd removes it, so that the message
-is the JSON object alone and `journalctl --priority` works. Passwords in URLs are removed here as a second line of
-defence. Tracebacks contain no local variables, because these may hold a token.
+In the journal, systemd removes the priority of each line, so that the message is the JSON object alone. Passwords in
+URLs are removed here as a second line of defence. Tracebacks have no local variables, because these may hold a token.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import logging
 import os
 import sys
 import time
-import traceback
 from typing import Final
 
 from clb_discovery.repeats import Repeats
 from clb_discovery.sentences import sentence
+from clb_discovery.stderr import described, priority
 from clb_discovery.text import printable, without_passwords
 
 # If rich is installed, structlog imports it for its tracebacks, which are not used here: 5 MB and 60 ms per sidecar.
@@ -27,10 +26,6 @@ from structlog.typing import EventDict, Processor, WrappedLogger  # noqa: E402
 if _HIDDEN is None:
     del sys.modules["rich"]
 
-LEVELS: Final = ("debug", "info", "warning", "error")
-FORMATS: Final = ("auto", "console", "json")
-
-_PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 _COLORS: Final = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
 _PLAIN: Final = "\x1b[0m"
 _FOR_PROGRAMS: Final[tuple[Processor, ...]] = (
@@ -42,8 +37,8 @@ _FOR_PROGRAMS: Final[tuple[Processor, ...]] = (
 def configure(form: str, level: str) -> None:
     """Set up structlog, and route log records of libraries to it, from warnings on.
 
-    :param form: one of `FORMATS`; auto is console on a terminal, else json.
-    :param level: one of `LEVELS`; lines below it are dropped.
+    :param form: one of `stderr.FORMATS`; auto is console on a terminal, else json.
+    :param level: one of `stderr.LEVELS`; lines below it are dropped.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
@@ -60,24 +55,6 @@ def configure(form: str, level: str) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Libraries()], force=True)
-
-
-def described(error: BaseException) -> str:
-    """Return an unexpected error and its place in the code, in one line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    return f"{error!r}{where}"
-
-
-def priority(level: str) -> str:
-    """Return the prefix of a line of this level: `<3>` in the journal, else nothing."""
-    # Compared, because a child whose stderr is redirected inherits the variable (systemd.exec(5)).
-    try:
-        stderr = os.fstat(sys.stderr.fileno())
-    except OSError:
-        return ""
-    in_journal = os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
-    return f"<{_PRIORITIES[level]}>" if in_journal else ""
 
 
 def _for_people() -> list[Processor]:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final
 
-from clb_discovery import log
 from clb_discovery.cli.parser import PROGRAM, make_parser
 from clb_discovery.errors import ClbError
+from clb_discovery.stderr import described, priority
 from clb_discovery.text import printable, without_passwords
 
 _OUTPUT_FAILS: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _forget_output()
         return 0
     except Exception as error:  # noqa: BLE001 - a bug is one line, too
-        message = f"internal error: {log.described(error)}; please report it"
+        message = f"internal error: {described(error)}; please report it"
         if isinstance(error, OSError) and error.errno in _OUTPUT_FAILS and error.filename is None:
             _forget_output()
             message = f"cannot write to standard output: {error.strerror}; is there room?"
@@ -56,7 +56,7 @@ def _forget_output() -> None:
 
 def _failed(message: str, exit_code: int) -> int:
     # The message may repeat the command line or the answer of a server.
-    line = f"{log.priority('error')}{PROGRAM}: {printable(without_passwords(message))}"
+    line = f"{priority('error')}{PROGRAM}: {printable(without_passwords(message))}"
     print(line, file=sys.stderr)  # noqa: T201 - this is how commands report errors
     return exit_code
 

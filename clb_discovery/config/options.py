@@ -18,12 +18,12 @@ from clb_discovery.config.values import Entry
 from clb_discovery.datapath.instance import state_directory
 from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.datapath.loading.sizes import SERVERS, SOCKETS
-from clb_discovery.log import FORMATS, LEVELS
 from clb_discovery.model import text_forms
 from clb_discovery.model.address import Network, parse_network
 from clb_discovery.model.servers import Algorithm, PassiveHealth
 from clb_discovery.model.service import MAX_SERVICES, RemovalPolicy
 from clb_discovery.publication.automatic_vips import DEFAULT_RANGES, parse_vip_range
+from clb_discovery.stderr import FORMATS, LEVELS
 
 _DISCOVERY: Final = Group("discovery")
 _VIRTUAL_SERVERS: Final = Group("virtual servers")

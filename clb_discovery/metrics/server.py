@@ -24,12 +24,12 @@ from aiohttp.typedefs import Handler
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from clb_discovery.errors import ClbError
-from clb_discovery.log import described
 from clb_discovery.metrics.connections import Connection, Connections
 from clb_discovery.metrics.exposition import exposition
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.page import read_page
 from clb_discovery.metrics.report import Report
+from clb_discovery.stderr import described
 
 Trouble = Callable[[str, str | None], None]
 """Is called with a problem and its reason, or with None as the reason while there is no problem."""

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from clb_discovery.datapath.instance import RUN
-from clb_discovery.log import LEVELS
+from clb_discovery.stderr import LEVELS
 from tests.support.consul import ACL_DENY, MASTER_TOKEN, ConsulAgent
 from tests.support.process import free_port, wait_until
 from tests.support.sidecar import clb, sidecar, status
