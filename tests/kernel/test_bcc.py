@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
+from uuid import uuid4
 
 import pytest
 
@@ -16,7 +18,7 @@ from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.layout.structs import Map
 from tests.support.cgroups import made_cgroup
 from tests.support.clients import connecting
-from tests.support.dataplane import dial, publish, snapshot
+from tests.support.dataplane import dial, publish, snapshot, wipe
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
 from tests.support.mounts import in_own_mounts
@@ -58,9 +60,28 @@ def without_bcc() -> str:
     return f"mount -t tmpfs none {found.stdout.strip()}"
 
 
-def test_connects_are_balanced(instance: str, cgroup: Path) -> None:
+class Compiled(NamedTuple):
+    """A data plane that BCC has loaded."""
+
+    instance: str
+    cgroup: Path
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Iterator[Compiled]:
+    """Load with BCC once for several tests, because it compiles for seconds."""
+    instance = f"test-{uuid4().hex[:8]}"
+    with made_cgroup() as cgroup:
+        try:
+            load(instance, cgroup, "--loader", "bcc")
+            yield Compiled(instance, cgroup)
+        finally:
+            wipe(instance)
+
+
+def test_connects_are_balanced(compiled: Compiled) -> None:
     """Connects of both families and of dual-stack sockets reach the pool by its weights and are counted."""
-    load(instance, cgroup, "--loader", "bcc")
+    instance, cgroup = compiled
     assert loader_of(instance) == "bcc"
     with listening("127.0.0.1", "127.0.0.2", "::1") as (one, three, six):
         publish(instance, {f"{VIP4}:80": [one.name, f"{three.name}*3"], f"[{VIP6}]": [six.name]})
@@ -73,9 +94,9 @@ def test_connects_are_balanced(instance: str, cgroup: Path) -> None:
     assert [found["connects"] for found in status(instance)["virtual_servers"]] == [400, 7]
 
 
-def test_empty_pool_refuses(instance: str, cgroup: Path) -> None:
+def test_empty_pool_refuses(compiled: Compiled) -> None:
     """An empty pool refuses with the errno that status shows, as with the programs of the object."""
-    load(instance, cgroup, "--loader", "bcc")
+    instance, cgroup = compiled
     publish(instance, {f"{VIP4}:80": [], f"[{VIP6}]:80": []})
     expected = "ECONNREFUSED" if status(instance)["datapath"]["features"]["errno"] else "EPERM"
     assert dial(cgroup, VIP4, 80) + dial(cgroup, VIP6, 80) == [expected] * 2
@@ -88,7 +109,7 @@ def test_loaders_replace_each_other_under_connects(instance: str, cgroup: Path, 
     publish(instance, {f"{VIP4}:{port}": [f"127.0.0.1:{port}"], f"[{VIP6}]:{port}": [f"[::1]:{port}"]})
     before = snapshot(instance)
     with connecting(cgroup, port, tmp_path, VIP4, VIP6) as connects:
-        for loader in ("bcc", "object", "bcc"):
+        for loader in ("bcc", "object"):
             last = snapshot(instance)
             load(instance, cgroup, "--loader", loader)
             assert loader_of(instance) == loader
@@ -101,9 +122,9 @@ def test_loaders_replace_each_other_under_connects(instance: str, cgroup: Path, 
     assert after.installed == before.installed
 
 
-def test_loading_again_touches_nothing(instance: str, cgroup: Path) -> None:
+def test_loading_again_touches_nothing(compiled: Compiled) -> None:
     """Programs that BCC has loaded stay as they are if they are current, also with the default loader."""
-    load(instance, cgroup, "--loader", "bcc")
+    instance, cgroup = compiled
     before = snapshot(instance)
     load(instance, cgroup, "--loader", "bcc")
     load(instance, cgroup, "--loader", "auto")
@@ -237,7 +258,7 @@ def test_verdict_of_the_verifier_is_reported(instance: str, cgroup: Path, tmp_pa
 
 def test_map_of_another_shape_is_refused(instance: str, cgroup: Path) -> None:
     """A pinned map with other properties than the sources declare is not used."""
-    load(instance, cgroup, "--loader", "bcc")
+    load(instance, cgroup, "--loader", "object")
     pin = Pins(instance).map(Map.OVERFLOW)
     map_ = bpf.open_pin(pin)
     key_size, value_size = bpf.map_sizes(map_)

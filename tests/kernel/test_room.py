@@ -99,13 +99,14 @@ def test_no_room_at_the_start_keeps_nobody_from_being_ready(instance: str, cgrou
     """A sidecar with more services than fit serves those that fit, reports the others, and idles."""
     config = tmp_path / "clb.toml"
     with listening("127.0.0.1") as (one,):
-        large = [f"127.{number // 250 + 1}.{number % 250 + 1}.1:80" for number in range(44_000)]
+        addresses = [f"127.{number // 250 + 1}.{number % 250 + 1}.1:80" for number in range(44_000)]
         vips = ",".join(f"10.64.8.{number}:80" for number in range(6))
-        write(config, large=(vips, large), web=(WEB, [one.name]))
+        write(config, large=(vips, addresses), web=(WEB, [one.name]))
         with sidecar(instance, cgroup, tmp_path, ["--config", str(config)]) as found:
             assert dial(cgroup, WEB, 80) == ["ok"]
-            assert unpublished(instance)["large"]["virtual_servers"] == 1
-            assert "at most 262144 real and virtual servers" in unpublished(instance)["large"]["reason"]
+            large = unpublished(instance)["large"]
+            assert large["virtual_servers"] == 1
+            assert "at most 262144 real and virtual servers" in large["reason"]
             time.sleep(3)
             before = found_time(found)
             time.sleep(3)

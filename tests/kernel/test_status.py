@@ -20,7 +20,7 @@ from tests.support.contract import assert_is_status
 from tests.support.dataplane import dial
 from tests.support.listeners import listening
 from tests.support.pace import patient
-from tests.support.plane import VIP4, Plane, target_of, virtual_server
+from tests.support.plane import OBJECTS, VIP4, Plane, target_of, virtual_server
 from tests.support.process import free_port
 from tests.support.sidecar import COMMAND, clb, sidecar, status
 from tests.support.terminal import INTERRUPT, on_terminal
@@ -139,6 +139,7 @@ def test_loaded_without_virtual_servers(plane: Plane) -> None:
     assert text.stdout.splitlines()[-1] == "wrong  sidecar not running: pools will not be updated"
 
 
+@pytest.mark.parametrize("_plane_of_module", OBJECTS[:1], indirect=True)  # status asks no program
 def test_a_hundred_thousand_real_servers_have_a_short_status(plane: Plane) -> None:
     """64 tenants of 1,600 servers have a line each; `--service` selects one, with a table of 50 servers."""
     pool = tuple(RealServer(0, parse_address(f"10.0.{number >> 8}.{number & 255}"), 80, 1) for number in range(1_600))
