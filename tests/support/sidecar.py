@@ -55,7 +55,7 @@ def status(instance: str) -> dict[str, Any]:
 
 
 def pool(instance: str, address: str) -> dict[str, int] | None:
-    """Return the weights of the real servers of a VIP by `address:port`, as the kernel holds them; None if it is none."""
+    """Return the weights of the real servers of a VIP in the kernel, by `address:port`; None if it is none."""
     for server in status(instance)["virtual_servers"]:
         if server["address"] == address:
             return {f"{real['address']}:{real['port']}": real["weight"] for real in server["real_servers"]}
