@@ -18,7 +18,7 @@ from tests.support.consul import ConsulAgent
 from tests.support.knot import KnotServer
 from tests.support.mounts import in_own_mounts
 from tests.support.pace import patient
-from tests.support.sidecar import COMMAND, clb, sidecar
+from tests.support.sidecar import COMMAND, clb, load, sidecar
 from tests.support.terminal import on_terminal
 
 SOURCE: Final = "srv:_web._tcp.example"
@@ -238,6 +238,22 @@ def test_without_proc_each_check_that_needs_it_says_so(knot: KnotServer) -> None
         (line,) = (line for line in result.stdout.splitlines() if line.startswith(f"FAIL  {what}: "))
         assert line.endswith("is /proc mounted? mount -t proc proc /proc")
     assert f"ok    {SOURCE}: 1 real server at {V4}\n" in result.stdout
+
+
+def test_cgroup_of_another_loader(instance: str, cgroup: Path) -> None:
+    """With --loader none, check looks at the cgroup of the last load, and refuses --cgroup as run does."""
+    load(instance, cgroup)
+    options = ["--loader", "none", "--instance", instance]
+    result = clb("check", *options)
+    assert f"ok    cgroup v2: {cgroup}\nok" in result.stdout
+    assert f"ok    data plane of instance {instance}: effective in {cgroup}\n" in result.stdout
+    assert result.returncode == 0
+    options += ["--cgroup", str(cgroup)]
+    result, run = clb("check", *options), clb("run", *options, "--srv", "_web._tcp.example=10.64.0.1:80")
+    reason = "--loader none ignores --cgroup, because another process loads; use: clb-discovery load --cgroup PATH"
+    assert f"FAIL  cgroup v2: {reason}\n" in result.stdout
+    assert reason in run.stderr
+    assert result.returncode == run.returncode == 2
 
 
 def test_lines_are_folded_on_a_narrow_terminal(cgroup: Path, knot: KnotServer) -> None:
