@@ -120,7 +120,7 @@ def _sources(ahead: Outlook) -> Iterator[Finding]:
         else:  # a service of the catalog that does not opt in
             continue
         left_out = [*map(str, (*ahead.left_out(source), *one.refused))]
-        left_out += used[source].left_out if source in used else ()
+        left_out += (*used[source].left_out, *used[source].without_vip) if source in used else ()
         note = ahead.note(source)
         for text in some_of([*([note] if note else []), *left_out], _SHOWN):
             yield Finding(source, None, text, warns=True)
