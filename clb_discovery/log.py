@@ -69,6 +69,11 @@ def described(error: BaseException) -> str:
     return f"{error!r}{where}"
 
 
+def internal_error(error: BaseException) -> str:
+    """Return the reason to report for a bug, in one line."""
+    return f"internal error: {described(error)}; please report it"
+
+
 def priority(level: str) -> str:
     """Return the prefix of a line of this level: `<3>` in the journal, else nothing."""
     # Compared, because a child whose stderr is redirected inherits the variable (systemd.exec(5)).

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _forget_output()
         return 0
     except Exception as error:  # noqa: BLE001 - a bug is one line, too
-        message = f"internal error: {log.described(error)}; please report it"
+        message = log.internal_error(error)
         if isinstance(error, OSError) and error.errno in _OUTPUT_FAILS and error.filename is None:
             _forget_output()
             message = f"cannot write to standard output: {error.strerror}; is there room?"

@@ -119,6 +119,8 @@ class Daemon:
             ineffective = await asyncio.to_thread(self._plane.objection)
         except (ClbError, OSError) as error:
             ineffective = str(error)
+        except Exception as error:  # noqa: BLE001 - a bug must not end this task in silence
+            ineffective = log.internal_error(error)
         if ineffective:
             _log.error("programs are not in effect", reason=ineffective)
 
