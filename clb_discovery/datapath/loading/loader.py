@@ -140,15 +140,15 @@ def is_current(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> bool:
         info is not None
         and loader in {Loader.AUTO, info.loader}
         and info.build == build(info.loader)
+        and info.cgroup == str(target)  # it is written after the last link, also that of `OUTCOMES`
         and is_attached(pins, target)
     )
 
 
 def is_attached(pins: Pins, target: Path) -> bool:
-    """Tell whether every link is attached to the present cgroup; that of `OUTCOMES` may be missing."""
+    """Tell whether every link is attached to the present cgroup, except that of `OUTCOMES`: see `follows_outcomes`."""
     here = cgroup.identity(target)
-    found = ((name, _attached_to(pins.link(name))) for name in PROGRAMS)
-    return here is not None and all(at == here or (at is None and name == OUTCOMES) for name, at in found)
+    return here is not None and all(_attached_to(pins.link(name)) == here for name in PROGRAMS if name != OUTCOMES)
 
 
 def follows_outcomes(pins: Pins, target: Path) -> bool:
