@@ -93,7 +93,8 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._instance.locked(loads=self._plane.loads))
             stack.push_async_callback(lambda: self._watches.end())  # noqa: PLW0108 - those of that moment
-            metrics = self._settings.options.metrics
+            options = self._settings.options
+            metrics = None if options.once else options.metrics  # it ends before a scraper comes
             async with self._plane.coming_up():
                 await self._watches.open()
                 if metrics:

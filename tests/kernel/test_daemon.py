@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from pathlib import Path
 
@@ -153,6 +154,19 @@ def test_once_syncs_and_ends(instance: str, cgroup: Path, knot: KnotServer) -> N
     after = snapshot(instance)
     assert (after.objects, after.installed) == (before.objects, before.installed)
     assert status(instance)["sidecar"]["running"] is False
+
+
+def test_once_serves_no_metrics(instance: str, cgroup: Path, knot: KnotServer) -> None:
+    """A port of --metrics that another program has, such as a sidecar with the same file, is nothing to --once."""
+    serve(knot, "127.0.0.1:8080")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = f"127.0.0.1:{taken.getsockname()[1]}"
+        once = clb(
+            "run", "--once", *WEB, *resolver(knot), "--metrics", port, "--instance", instance, "--cgroup", cgroup
+        )
+    assert once.returncode == 0
+    assert "metrics" not in once.stderr
+    assert status(instance)["sidecar"]["metrics_error"] is None
 
 
 def test_state_that_cannot_be_written_is_no_reason_to_end(
