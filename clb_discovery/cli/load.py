@@ -22,9 +22,9 @@ def main(typed: argparse.Namespace) -> int:
     options = read_options(typed, os.environ)
     os.umask(0o022)  # the writer and systemd read what is made here, whatever umask a unit sets
     pins, instance = Pins(options.instance), Instance(options.instance)
-    target = units.cgroup_of(typed.unit) if typed.unit else cgroup.resolve(options.cgroup)
     outcomes = typed.outcomes == "on"
-    with instance.loading() as alone:
+    with instance.loading() as alone, instance.noting_failed_load():
+        target = units.cgroup_of(typed.unit) if typed.unit else cgroup.resolve(options.cgroup)
         room = sizes(options.room_servers, options.room_sockets)
         loader.load(pins, target, options.loader, room=room, alone=alone, outcomes=outcomes)
         if not outcomes:

@@ -140,7 +140,8 @@ class OwnPlane(Plane):
 
     def bring_up(self) -> None:
         """Load and attach whatever is missing, except the program that learns outcomes; a publication attaches it."""
-        self._is_new = loader.load(self._pins, self._cgroup, self._loader, room=self._room, outcomes=False)
+        with self._instance.noting_failed_load():
+            self._is_new = loader.load(self._pins, self._cgroup, self._loader, room=self._room, outcomes=False)
 
     def _take_back(self) -> None:
         """Unload it."""

@@ -133,6 +133,7 @@ class Daemon:
             following=tuple(self._services),
             state=self._self_report.document(self._services, self._settings.options.hosts_file),
             listening=await self._local_listeners.now(datapath.installed),
+            load_error=self._instance.load_error(),
         )
 
     def _start_up(self, publisher: Publisher) -> None:

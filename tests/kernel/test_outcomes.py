@@ -65,7 +65,12 @@ def test_a_round_opens_its_link_once(plane: Plane, monkeypatch: pytest.MonkeyPat
     """A sidecar looks every two seconds: at the links that balance, and once at this one while something needs it."""
     following, opened, look = OwnPlane(plane.pins, plane.cgroup, Loader.AUTO), list[str](), bpf.open_pin
     outcomes_ = Outcomes(following)
-    monkeypatch.setattr(bpf, "open_pin", lambda path, **more: opened.append(path.name) or look(path, **more))
+
+    def noted(path: Path, *, read_only: bool = False) -> int:
+        opened.append(path.name)
+        return look(path, read_only=read_only)
+
+    monkeypatch.setattr(bpf, "open_pin", noted)
     for needs, times in ((EJECTS, 1), (NO_TRACKING, 0)):
         with Maps(plane.pins) as maps:
             plane.publish(virtual_server(f"{VIP}:80", ["127.0.0.1:1"], health=needs))
