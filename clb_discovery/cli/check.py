@@ -15,6 +15,7 @@ from clb_discovery import log
 from clb_discovery.cli.host_checks import LOOKED_AT, Finding, host_findings, privileges, target
 from clb_discovery.cli.look_ahead import Outlook, look_ahead, read_installed
 from clb_discovery.cli.read_options import read_options
+from clb_discovery.cli.unit_user import unreadable_files
 from clb_discovery.config.options import Options
 from clb_discovery.config.services import read_services
 from clb_discovery.datapath.loading import loader
@@ -85,6 +86,8 @@ def _findings(options: Options, services: Sequence[Service], *, offline: bool) -
     if options.config:
         count = sum(service.source != CATALOG for service in services)
         yield Finding("configuration", None, f"{options.config}: {count} service{'' if count == 1 else 's'}")
+    for text in unreadable_files(options):
+        yield Finding("configuration", None, text, warns=True)
     if options.config and allowed.error:
         yield Finding("this host", None, f"{LOOKED_AT} are not checked: {allowed.error}", left_out=True)
     else:
