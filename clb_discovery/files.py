@@ -45,14 +45,17 @@ class Place(NamedTuple):
 
 
 @contextmanager
-def acting_as(user: int, group: int) -> Iterator[None]:
-    """Take the file permissions of a user while the block runs; for root, at places that the user can tamper with."""
+def acting_as(user: int, group: int, others: Sequence[int] = ()) -> Iterator[None]:
+    """Take the file permissions of a user while the block runs; for root, at places that the user can tamper with.
+
+    :param others: further groups of the user.
+    """
     own_user, own_group, own_groups = os.geteuid(), os.getegid(), os.getgroups()
     if user == own_user:
         yield
         return
     with ExitStack() as stack:
-        os.setgroups([group])
+        os.setgroups([group, *others])
         stack.callback(os.setgroups, own_groups)
         os.setegid(group)
         stack.callback(os.setegid, own_group)

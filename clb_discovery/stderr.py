@@ -35,3 +35,8 @@ def described(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     return f"{error!r}{where}"
+
+
+def internal_error(error: BaseException) -> str:
+    """Return the reason to report for a bug, in one line."""
+    return f"internal error: {described(error)}; please report it"

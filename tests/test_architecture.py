@@ -38,7 +38,7 @@ MATRIX: Final = {
         "config": "model sources publication datapath errors stderr text",
         "terminal": "documents text",
         "sidecar": "model layout sources state publication datapath hosts_file documents metrics config "
-        "errors files log repeats text",
+        "errors files log repeats stderr text",
         "demo": "model datapath documents terminal errors",
         "cli": "*",
         "__main__": "cli",

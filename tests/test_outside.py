@@ -182,6 +182,7 @@ def statuses() -> Iterator[dict[str, Any]]:
             datapath=datapath,
             pid=pid,
             state=written,
+            load_error="no such cgroup" if written else None,
         )
         assert_is_status(found)
         yield found

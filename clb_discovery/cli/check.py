@@ -12,12 +12,12 @@ from typing import Final
 from rich.text import Text
 
 from clb_discovery import log
-from clb_discovery.cli.host_checks import LOOKED_AT, Finding, host_findings, privileges
+from clb_discovery.cli.host_checks import LOOKED_AT, Finding, host_findings, privileges, target
 from clb_discovery.cli.look_ahead import Outlook, look_ahead, read_installed
 from clb_discovery.cli.read_options import read_options
+from clb_discovery.cli.unit_user import unreadable_files
 from clb_discovery.config.options import Options
 from clb_discovery.config.services import read_services
-from clb_discovery.datapath import cgroup
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.loading.loader import Loader
 from clb_discovery.datapath.maps import read_info
@@ -86,6 +86,8 @@ def _findings(options: Options, services: Sequence[Service], *, offline: bool) -
     if options.config:
         count = sum(service.source != CATALOG for service in services)
         yield Finding("configuration", None, f"{options.config}: {count} service{'' if count == 1 else 's'}")
+    for text in unreadable_files(options):
+        yield Finding("configuration", None, text, warns=True)
     if options.config and allowed.error:
         yield Finding("this host", None, f"{LOOKED_AT} are not checked: {allowed.error}", left_out=True)
     else:
@@ -101,7 +103,7 @@ def _findings(options: Options, services: Sequence[Service], *, offline: bool) -
         installed = ahead.publication.plan.result
     vips = installed.virtual.keys() - {vip for vip, source in holders(installed).items() if is_own(source)}
     yield from _outcomes(pins, installed if options.loader is Loader.NONE else before)
-    yield from _neighbours(pins, options.cgroup, vips)
+    yield from _neighbours(options, pins, vips)
     yield from _listeners(installed, vips)
 
 
@@ -121,7 +123,7 @@ def _sources(ahead: Outlook) -> Iterator[Finding]:
         else:  # a service of the catalog that does not opt in
             continue
         left_out = [*map(str, (*ahead.left_out(source), *one.refused))]
-        left_out += used[source].left_out if source in used else ()
+        left_out += (*used[source].left_out, *used[source].without_vip) if source in used else ()
         note = ahead.note(source)
         for text in some_of([*([note] if note else []), *left_out], _SHOWN):
             yield Finding(source, None, text, warns=True)
@@ -149,13 +151,13 @@ def _outcomes(pins: Pins, installed: Installed) -> Iterator[Finding]:
     yield Finding("outcomes of connects", None, text, warns=True)
 
 
-def _neighbours(pins: Pins, path: str | None, vips: Collection[Vip]) -> Iterator[Finding]:
+def _neighbours(options: Options, pins: Pins, vips: Collection[Vip]) -> Iterator[Finding]:
     """Report other instances that serve the same VIPs. One on a cgroup below ours is a warning: it may be intended."""
     try:
-        target = str(cgroup.resolve(path))
+        where = str(target(options, pins))
     except ClbError:  # another check reports it
         return
-    for overlap in overlaps(target, vips, others(pins)):
+    for overlap in overlaps(where, vips, others(pins)):
         what = f"instance {overlap.instance}"
         if overlap.relation == BELOW:
             yield Finding(what, None, str(overlap), warns=True)

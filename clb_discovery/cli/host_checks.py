@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from clb_discovery.config.options import Options
+from clb_discovery.config.settings import own_cgroup
 from clb_discovery.datapath import cgroup, probe
 from clb_discovery.datapath.loading import bcc, libbpf, loader
 from clb_discovery.datapath.loading.loader import Loader
+from clb_discovery.datapath.maps import read_info
 from clb_discovery.datapath.mountinfo import read_proc
 from clb_discovery.datapath.pins import BPFFS, Pins, is_bpffs
 from clb_discovery.errors import ClbError, HostError
@@ -47,12 +50,23 @@ def host_findings(options: Options, pins: Pins) -> Iterator[Finding]:
     yield (hooks := _look("connect hooks", _hooks))
     if hooks.error is None:
         yield _look("errno of an empty pool", _errno)
-    yield _look("cgroup v2", lambda: str(cgroup.resolve(options.cgroup)))
+    yield _look("cgroup v2", lambda: str(target(options, pins)))
     yield _look("BPF file system", _bpffs)
     yield from _loaders(options.loader)
-    plane = _look(f"data plane of instance {pins.instance}", lambda: _effective(pins, options.cgroup))
+    plane = _look(f"data plane of instance {pins.instance}", lambda: _effective(options, pins))
     if plane.error or plane.detail:
         yield plane
+
+
+def target(options: Options, pins: Pins) -> Path:
+    """Return the cgroup that `run` would balance; raises ClbError if `run` would refuse it.
+
+    If another process loads, this is the cgroup of its last load, or the default of `load`.
+    """
+    own = own_cgroup(options)
+    with suppress(HostError):  # nothing is loaded, or without permission
+        own = own or ((info := read_info(pins)) and info.cgroup)
+    return cgroup.resolve(own)
 
 
 def _look(what: str, check: Callable[[], str | None]) -> Finding:
@@ -103,11 +117,11 @@ def _loaders(wanted: Loader) -> Iterator[Finding]:
         yield by_bcc
 
 
-def _effective(pins: Pins, path: str | None) -> str | None:
+def _effective(options: Options, pins: Pins) -> str | None:
     if not pins.have_maps():
         return None
-    target = cgroup.resolve(path)
-    reason = loader.objection(pins, target)
+    where = target(options, pins)
+    reason = loader.objection(pins, where)
     if reason:
         raise HostError(reason)
-    return f"effective in {target}"
+    return f"effective in {where}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import suppress
 
 from clb_discovery.cli.read_options import read_options
 from clb_discovery.datapath import cgroup, handover, units
@@ -13,8 +12,8 @@ from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.loading.sizes import sizes
 from clb_discovery.datapath.neighbours import find_overlaps, others
-from clb_discovery.datapath.pins import OUTCOMES, Pins
-from clb_discovery.errors import BusyError, HostError
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.errors import HostError
 from clb_discovery.model.neighbours import relation
 
 
@@ -23,14 +22,13 @@ def main(typed: argparse.Namespace) -> int:
     options = read_options(typed, os.environ)
     os.umask(0o022)  # the writer and systemd read what is made here, whatever umask a unit sets
     pins, instance = Pins(options.instance), Instance(options.instance)
-    target = units.cgroup_of(typed.unit) if typed.unit else cgroup.resolve(options.cgroup)
     outcomes = typed.outcomes == "on"
-    with instance.loading() as alone:
+    with instance.loading() as alone, instance.noting_failed_load():
+        target = units.cgroup_of(typed.unit) if typed.unit else cgroup.resolve(options.cgroup)
         room = sizes(options.room_servers, options.room_sockets)
         loader.load(pins, target, options.loader, room=room, alone=alone, outcomes=outcomes)
-        if not outcomes and pins.link(OUTCOMES).exists():
-            with suppress(BusyError), instance.tracing():  # a trace that runs keeps it
-                loader.leave_outcomes(pins)
+        if not outcomes:
+            loader.leave_outcomes_unless_traced(pins)
         near = [one for one in others(pins) if relation(str(target), one.cgroup)]
         instance.write_loaded(cgroup.identity(target) or 0, near)
         if typed.group is not None:

@@ -15,7 +15,7 @@ from typing import Final
 
 from clb_discovery.cli.parser import PROGRAM, make_parser
 from clb_discovery.errors import ClbError
-from clb_discovery.stderr import described, priority
+from clb_discovery.stderr import internal_error, priority
 from clb_discovery.text import printable, without_passwords
 
 _OUTPUT_FAILS: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _forget_output()
         return 0
     except Exception as error:  # noqa: BLE001 - a bug is one line, too
-        message = f"internal error: {described(error)}; please report it"
+        message = internal_error(error)
         if isinstance(error, OSError) and error.errno in _OUTPUT_FAILS and error.filename is None:
             _forget_output()
             message = f"cannot write to standard output: {error.strerror}; is there room?"

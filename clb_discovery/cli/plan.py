@@ -16,6 +16,7 @@ from clb_discovery.config.services import read_services
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.pins import Pins
 from clb_discovery.documents.plan import preview
+from clb_discovery.documents.usage import usage
 from clb_discovery.errors import HostError
 from clb_discovery.hosts_file.block import names
 from clb_discovery.hosts_file.file import names_ahead, real_path
@@ -57,11 +58,12 @@ def plan_document(options: Options, *, offline: bool) -> dict[str, Any]:
         for source, one in ahead.following.items()
         for item in (*ahead.left_out(source), *one.refused, *found.resolved.refused.get(source, ()))
     ]
+    without_vip = {source: one.without_vip for source, one in usage(found).items()}
     document = preview(installed, after, refused, ahead.waiting, names=files)
     document["notes"] = [
         {"service": one.service.name, "note": note}
         for source, one in ahead.following.items()
-        for note in (ahead.note(source), ahead.why_empty.get(source))
+        for note in (ahead.note(source), ahead.why_empty.get(source), *without_vip.get(source, ()))
         if note
     ]
     document["refused"] += [

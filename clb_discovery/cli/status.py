@@ -64,6 +64,7 @@ def read_status(name: str) -> dict[str, Any]:
         pid=instance.holder(),
         state=instance.read_state(),
         listening=listening_here(datapath.installed.virtual) if datapath else (),
+        load_error=instance.load_error(),
     )
 
 

@@ -263,7 +263,9 @@ class Options:
         "keep the last known good sets in this directory, for a start while discovery is down; default: "
         "STATE_DIRECTORY, which systemd sets",
     )
-    once: bool = _GENERAL.switch("publish once, leave the data plane in place, and exit", in_file=False)
+    once: bool = _GENERAL.switch(
+        "publish once, leave the data plane in place, and exit; --metrics has no effect", in_file=False
+    )
 
     entries: tuple[Entry, ...] = ()
     """The tables of the file."""

@@ -44,10 +44,14 @@ def read_settings(options: Options) -> Settings:
     """Return the settings that the options describe; raises ClbError with the option, the value and how to fix it."""
     services = read_services(options)
     Pins(options.instance)  # checks the name
-    return Settings(replace(options, cgroup=_cgroup(options)), services, partial(open_sources, options, services))
+    return Settings(replace(options, cgroup=own_cgroup(options)), services, partial(open_sources, options, services))
 
 
-def _cgroup(options: Options) -> str | None:
+def own_cgroup(options: Options) -> str | None:
+    """Return the cgroup that a sidecar attaches its programs to, or None if another process loads them.
+
+    :raises ClbError: if there is no such cgroup, or both are in the options.
+    """
     if options.loader is not Loader.NONE:
         return str(cgroup.resolve(options.cgroup))
     if options.cgroup is not None:

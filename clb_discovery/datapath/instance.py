@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from clb_discovery.errors import BusyError, HostError
+from clb_discovery.errors import BusyError, ClbError, HostError
 from clb_discovery.files import Place, acting_as, read_file, replace_file, safe_directory
 from clb_discovery.model.neighbours import Neighbour, recorded, remembered
 
@@ -27,6 +27,7 @@ _LOCK: Final = "lock"
 _TRACE: Final = "trace"
 _STATE: Final = "state.json"
 _LOADED: Final = "loaded.json"
+_FAILED: Final = "failed-load.json"
 _MOST_STATE: Final = 64 << 20
 """Most bytes of a file that is read; the state of a sidecar with 10,000 sources has some millions."""
 _OURS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -174,6 +175,26 @@ class Instance:
                 f"cannot write {self._directory / _LOADED}: {error.strerror}; is the file system full?"
             ) from error
 
+    @contextmanager
+    def noting_failed_load(self) -> Iterator[None]:
+        """Record why a load in the block fails, for `status`; remove the record if it succeeds.
+
+        The programs of a previous load stay in effect, so nothing else shows the failure before the next boot.
+        """
+        try:
+            yield
+        except ClbError as error:
+            with suppress(OSError, HostError), self._opened() as directory:
+                replace_file(Place(directory, _FAILED), json.dumps({"error": str(error)}).encode(), lasting=False)
+            raise
+        with suppress(OSError, HostError), self._opened() as directory:
+            os.unlink(_FAILED, dir_fd=directory)
+
+    def load_error(self) -> str | None:
+        """Return why the last load failed; None if it succeeded."""
+        found = _read(self._directory, _FAILED).get("error")
+        return found if isinstance(found, str) else None
+
     def read_loaded(self) -> int | None:
         """Return the id of the cgroup that the last `load` recorded; None if there is no record."""
         found = _read(self._directory, _LOADED).get("cgroup")
@@ -224,7 +245,7 @@ class Instance:
     def forget(self) -> None:
         """Remove the state files. The lock file stays, because a new one would allow a second holder."""
         with self._opened() as directory:
-            for name in (_STATE, _LOADED):
+            for name in (_STATE, _LOADED, _FAILED):
                 with suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=directory)
 

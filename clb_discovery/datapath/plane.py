@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from clb_discovery.datapath import cgroup as cgroups
@@ -18,7 +18,7 @@ from clb_discovery.datapath.maps import Maps, read_info
 from clb_discovery.datapath.neighbours import find_overlaps
 from clb_discovery.datapath.pins import OUTCOMES, Pins
 from clb_discovery.datapath.sockets.closing import Destroyed, close_sockets
-from clb_discovery.errors import BusyError, HostError, RemovedError
+from clb_discovery.errors import HostError, RemovedError
 from clb_discovery.hints import load_command, outcomes_command
 from clb_discovery.layout.structs import LAYOUT
 from clb_discovery.model.neighbours import Overlap
@@ -140,7 +140,8 @@ class OwnPlane(Plane):
 
     def bring_up(self) -> None:
         """Load and attach whatever is missing, except the program that learns outcomes; a publication attaches it."""
-        self._is_new = loader.load(self._pins, self._cgroup, self._loader, room=self._room, outcomes=False)
+        with self._instance.noting_failed_load():
+            self._is_new = loader.load(self._pins, self._cgroup, self._loader, room=self._room, outcomes=False)
 
     def _take_back(self) -> None:
         """Unload it."""
@@ -167,8 +168,7 @@ class OwnPlane(Plane):
 
     def leave_outcomes(self) -> None:
         """Detach it, and let no trace begin meanwhile."""
-        with suppress(BusyError), self._instance.tracing():
-            loader.leave_outcomes(self._pins)
+        loader.leave_outcomes_unless_traced(self._pins)
 
     def is_traced(self) -> bool:
         """Look at the lock of tracing. A trace cannot attach it by itself, because we hold the lock for loading."""

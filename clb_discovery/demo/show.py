@@ -293,3 +293,5 @@ def _suggest_commands(screen: Screen) -> None:
         ("see who gets the connects", "status"),
     ):
         screen.say(f"   {purpose:<27}  {program} {arguments}")
+    screen.say("   Loopback addresses are rejected by default. Allow them with --real-range")
+    screen.say("   127.0.0.0/8. Then only servers inside a --real-range are accepted.")

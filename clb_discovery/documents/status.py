@@ -53,6 +53,7 @@ def document(  # noqa: PLR0913 - the parts of the document
     pid: int | None,
     state: Mapping[str, Any],
     listening: Collection[Vip] = (),
+    load_error: str | None = None,
 ) -> dict[str, Any]:
     """Build the document. Scripts rely on its shape.
 
@@ -60,6 +61,7 @@ def document(  # noqa: PLR0913 - the parts of the document
     :param state: the state that the sidecar wrote last: `last_sync`, `config_error`, `metrics_error`,
         `sources` and `unpublished`.
     :param listening: the VIPs on which a program of this host listens.
+    :param load_error: why the last load failed.
     """
     loaded = datapath if datapath and datapath.info else None
     virtual = virtual_servers(loaded.installed, loaded.servers, listening) if loaded else []
@@ -67,7 +69,7 @@ def document(  # noqa: PLR0913 - the parts of the document
         "format": FORMAT,
         "instance": instance,
         "version": version,
-        "datapath": _datapath(loaded, kernel),
+        "datapath": _datapath(loaded, kernel) | {"load_error": load_error},
         "sidecar": {
             "running": pid is not None,
             "pid": pid,

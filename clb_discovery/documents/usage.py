@@ -23,6 +23,8 @@ class Usage(NamedTuple):
     """Why connects to the service, or to a VIP that was named for it, are refused; None if they are not."""
     left_out: Sequence[str]
     """Members and registrations that are not used, each with the reason."""
+    without_vip: Sequence[str]
+    """A remark for each family in which there are real servers, but no VIP."""
 
 
 def usage(found: Publication, why_empty: Mapping[str, str] = MappingProxyType({})) -> dict[str, Usage]:
@@ -48,7 +50,7 @@ def usage(found: Publication, why_empty: Mapping[str, str] = MappingProxyType({}
         needed = [vip for vip in pools if not (is_automatic and vip.port == 0 and vip not in named.get(source, ()))]
         reasons = [f"{vip} is not published: {without_room[vip]}" for vip in pools if vip in without_room]
         objection = reasons[0] if reasons else _objection(pools, needed, len(servers), why_empty.get(source))
-        used[source] = Usage(pools, objection, (*left_out[source], *_without_vip(service, servers)))
+        used[source] = Usage(pools, objection, tuple(left_out[source]), tuple(_without_vip(service, servers)))
     return used
 
 

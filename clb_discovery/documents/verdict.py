@@ -43,6 +43,9 @@ def problems(status: Mapping[str, Any]) -> Iterator[Problem]:
     elif not datapath["effective"]:
         reason = datapath["reason"]
         yield Problem("data plane", f"the programs are not in effect: connects are not balanced: {reason}")
+    if datapath["load_error"]:
+        stays = "; the programs of the previous one stay as they are" if datapath["loaded"] else ""
+        yield Problem("data plane", f"the last load failed: {datapath['load_error']}{stays}")
     in_need = dict.fromkeys(service_of(one) for one in status["virtual_servers"] if one["needs_outcomes"])
     if datapath["loaded"] and in_need and not datapath["outcomes"]:
         command = outcomes_command(status["instance"], datapath["cgroup"])

@@ -86,9 +86,11 @@ class Connections:
     async def _begin(self, connection: Connection, accepted: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
-        except OSError:
+        except Exception as error:
             accepted.close()
             self.is_over(connection)
+            if not isinstance(error, OSError):  # a bug, which asyncio logs
+                raise
 
     def is_waiting(self, connection: Connection) -> None:
         """Record that a connection waits for its client from now on."""

@@ -24,6 +24,9 @@ class Report(NamedTuple):
     listening: Collection[Vip] = ()
     """The VIPs on which a program of this host listens."""
 
+    load_error: str | None = None
+    """Why the last load failed."""
+
     def status(self) -> bytes:
         """Return the document of `status --json`."""
         found = document(
@@ -34,5 +37,6 @@ class Report(NamedTuple):
             pid=os.getpid(),
             state={**self.state, "sources": [one.document for one in self.following]},
             listening=self.listening,
+            load_error=self.load_error,
         )
         return json.dumps(found).encode()

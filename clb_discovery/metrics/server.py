@@ -13,7 +13,7 @@ import os
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple, cast
 
@@ -77,7 +77,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 @asynccontextmanager
 async def serving(listener: socket.socket, site: Site, trouble: Trouble) -> AsyncIterator[None]:
-    """Serve `/`, `/status.json`, `/metrics` and `/healthz` while the block runs; report troubles that are our fault."""
+    """Serve `/`, `/status.json`, `/metrics` and `/healthz` while the block runs; report troubles that are our fault.
+
+    A bug outside of a request ends the block with an ExceptionGroup.
+    """
     runner = web.AppRunner(
         _application(site),
         access_log=None,
@@ -88,14 +91,15 @@ async def serving(listener: socket.socket, site: Site, trouble: Trouble) -> Asyn
     await runner.setup()
     cannot_accept = partial(trouble, "cannot accept connections of --metrics")
     connections = Connections(cast("web.Server", runner.server), cannot_accept)
-    tasks = [asyncio.create_task(work) for work in (site.meters.watch_lag(), connections.accept(listener))]
     try:
-        yield
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in (site.meters.watch_lag(), connections.accept(listener))]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
     finally:
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
         await runner.cleanup()
         connections.end()
 

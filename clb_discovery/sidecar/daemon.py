@@ -42,6 +42,7 @@ from clb_discovery.sidecar.wakeup import Wakeup
 from clb_discovery.sources.watches import Watches
 from clb_discovery.state.last_good import LastGood
 from clb_discovery.state.services import ServiceTable
+from clb_discovery.stderr import internal_error
 
 CHECK_EVERY: Final = 2.0
 """Seconds between two checks that the programs are still attached."""
@@ -93,7 +94,8 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._instance.locked(loads=self._plane.loads))
             stack.push_async_callback(lambda: self._watches.end())  # noqa: PLW0108 - those of that moment
-            metrics = self._settings.options.metrics
+            options = self._settings.options
+            metrics = None if options.once else options.metrics  # it ends before a scraper comes
             async with self._plane.coming_up():
                 await self._watches.open()
                 if metrics:
@@ -119,6 +121,8 @@ class Daemon:
             ineffective = await asyncio.to_thread(self._plane.objection)
         except (ClbError, OSError) as error:
             ineffective = str(error)
+        except Exception as error:  # noqa: BLE001 - a bug must not end this task in silence
+            ineffective = internal_error(error)
         if ineffective:
             _log.error("programs are not in effect", reason=ineffective)
 
@@ -130,6 +134,7 @@ class Daemon:
             following=tuple(self._services),
             state=self._self_report.document(self._services, self._settings.options.hosts_file),
             listening=await self._local_listeners.now(datapath.installed),
+            load_error=self._instance.load_error(),
         )
 
     def _start_up(self, publisher: Publisher) -> None:

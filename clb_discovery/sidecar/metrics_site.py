@@ -14,6 +14,7 @@ from clb_discovery.errors import ClbError
 from clb_discovery.metrics.server import Site, listen, serving
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.self_report import SelfReport
+from clb_discovery.stderr import internal_error
 
 FIRST_PAUSE: Final = 1.0
 """Seconds until the second try to listen; each further pause is twice as long."""
@@ -33,7 +34,7 @@ class MetricsSite:
 
     @asynccontextmanager
     async def serving(self, address: tuple[str, int], site: Site) -> AsyncIterator[None]:
-        """Serve while the block runs, as soon as the port is free."""
+        """Serve while the block runs, as soon as the port is free; again after a bug."""
         task = asyncio.create_task(self._serve(address, site))
         try:
             yield
@@ -43,9 +44,14 @@ class MetricsSite:
                 await task
 
     async def _serve(self, address: tuple[str, int], site: Site) -> None:
-        with await self._listener(address) as listener:
-            async with serving(listener, site, self._announcer.trouble):
-                await asyncio.Event().wait()  # until this is cancelled
+        while True:
+            try:
+                with await self._listener(address) as listener:
+                    async with serving(listener, site, self._announcer.trouble):
+                        await asyncio.Event().wait()  # until this is cancelled
+            except* Exception as failed:  # noqa: BLE001 - a bug must not end this task in silence
+                self._report(internal_error(failed.exceptions[0]))
+            await asyncio.sleep(LONGEST_PAUSE)
 
     async def _listener(self, address: tuple[str, int]) -> socket.socket:
         pause = FIRST_PAUSE

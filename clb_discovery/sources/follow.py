@@ -25,13 +25,16 @@ _log = structlog.stdlib.get_logger()
 
 
 class Bugs:
-    """Turns bugs into failures of sources. The traceback of a bug is long, so it is logged once for each source."""
+    """Turns bugs into failures of sources. The traceback of a bug is long, so it is logged once for each source.
+
+    Every task of a source that nothing waits for reports its bugs here, because it would otherwise end in silence.
+    """
 
     def __init__(self) -> None:
         self._logged: dict[str, str] = {}  # the last one, by source
 
-    def failure(self, source: str, error: BaseException | None) -> Failure:
-        """Return the failure to report.
+    def reason(self, source: str, error: BaseException | None) -> str:
+        """Return the reason of the failure.
 
         :param source: its name.
         """
@@ -39,7 +42,7 @@ class Bugs:
         if self._logged.get(source) != reason:
             self._logged[source] = reason
             _log.error("source failed unexpectedly", source=source, exc_info=error)
-        return Failure(reason)
+        return reason
 
 
 async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, cap: float = BACKOFF_CAP) -> None:
@@ -65,7 +68,7 @@ async def follow(source: Source, emit: Emit, *, first: float = BACKOFF_FIRST, ca
         elif isinstance(error, OSError):
             emit(Failure(f"cannot query: {error.strerror or error}"))
         else:  # a bug must not end the loop
-            emit(bugs.failure(source.name, error))
+            emit(Failure(bugs.reason(source.name, error)))
 
     while True:
         try:

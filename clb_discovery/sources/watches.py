@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from clb_discovery.model.answer import Outcome
+from clb_discovery.model.answer import Failure, Outcome
 from clb_discovery.model.service import CATALOG, CONSUL
 from clb_discovery.sources.base import CatalogSource, Source
 from clb_discovery.sources.follow import Bugs, follow
@@ -86,7 +86,7 @@ class Watches:
         if error is None or self._receive is None or self._tasks.get(name) is not task:
             return
         del self._tasks[name], self._followed[name]
-        self._receive(name, self._bugs.failure(name, error))
+        self._receive(name, Failure(self._bugs.reason(name, error)))
 
     def hasten(self, name: str) -> None:
         """Hasten a source; ignore one that is not followed."""

@@ -147,6 +147,7 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
             "records_lost": 6,
             "outcomes": True,
             "overlaps": [],
+            "load_error": None,
         },
         "sidecar": {
             "running": True,

@@ -16,6 +16,7 @@ def status(**more: Any) -> dict[str, Any]:  # noqa: ANN401 - as in JSON
             "effective": True,
             "reason": None,
             "overlaps": [],
+            "load_error": None,
             "outcomes": True,
             "cgroup": "/c",
         },
@@ -77,7 +78,7 @@ def test_not_loaded_is_the_only_problem() -> None:
     """Without a data plane, the sidecar that does not run is no problem of its own."""
     (only,) = last_line(
         status(
-            datapath={"loaded": False, "effective": False, "reason": "x", "overlaps": []},
+            datapath={"loaded": False, "effective": False, "reason": "x", "overlaps": [], "load_error": None},
             sidecar={"running": False, "config_error": None, "metrics_error": None},
             sources=[],
             virtual_servers=[],
@@ -92,7 +93,7 @@ def test_not_loaded_names_the_command_that_loads() -> None:
     (only,) = last_line(
         status(
             instance="shop",
-            datapath={"loaded": False, "effective": False, "reason": "x", "overlaps": []},
+            datapath={"loaded": False, "effective": False, "reason": "x", "overlaps": [], "load_error": None},
             sources=[],
             virtual_servers=[],
         )
@@ -106,6 +107,7 @@ EVERYTHING = status(
         "effective": False,
         "reason": "the cgroup is gone",
         "overlaps": [{"instance": "b", "cgroup": "/", "relation": "above", "vips": ["10.64.0.1:80"]}],
+        "load_error": "'/x' is not a cgroup",
         "outcomes": True,
     },
     sidecar={"running": False, "config_error": "line 3", "metrics_error": "port in use"},
@@ -123,6 +125,7 @@ def test_everything_at_once() -> None:
     """The last line has a remark for each kind of problem, the worst first, and names only a few of many."""
     assert last_line(EVERYTHING) == [
         "the programs are not in effect: connects are not balanced: the cgroup is gone",
+        "the last load failed: '/x' is not a cgroup; the programs of the previous one stay as they are",
         "instance b (/, above) serves the same VIPs: 10.64.0.1:80; give each instance its own",
         "configuration rejected, the previous one stays in effect: line 3",
         "metrics are not served: port in use",
@@ -140,11 +143,11 @@ def test_each_problem_names_its_service_and_its_reason() -> None:
     """A source is that of a service if there is a virtual server of it; a problem of the instance names its part."""
     found = [(problem.subject, problem.text) for problem in problems(EVERYTHING)]
     assert [subject for subject, _ in found] == [
-        *("data plane", "data plane", "configuration", "metrics", "large", "empty", "half"),
+        *("data plane", "data plane", "data plane", "configuration", "metrics", "large", "empty", "half"),
         *(f"srv:{number}" for number in range(5)),
         *("half", "srv:part", "sidecar"),
     ]
-    assert found[4:8] == [
+    assert found[5:9] == [
         ("large", "2 of its virtual servers not published: no room"),
         ("empty", "no real servers: connects are refused"),
         ("half", "1 of 2 real servers ejected after failed connects: 10.0.0.1:80"),

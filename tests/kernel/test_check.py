@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tests.support.consul import ConsulAgent
 from tests.support.knot import KnotServer
 from tests.support.mounts import in_own_mounts
 from tests.support.pace import patient
-from tests.support.sidecar import COMMAND, clb, sidecar
+from tests.support.sidecar import COMMAND, clb, load, sidecar
 from tests.support.terminal import on_terminal
 
 SOURCE: Final = "srv:_web._tcp.example"
@@ -238,6 +239,59 @@ def test_without_proc_each_check_that_needs_it_says_so(knot: KnotServer) -> None
         (line,) = (line for line in result.stdout.splitlines() if line.startswith(f"FAIL  {what}: "))
         assert line.endswith("is /proc mounted? mount -t proc proc /proc")
     assert f"ok    {SOURCE}: 1 real server at {V4}\n" in result.stdout
+
+
+def test_files_that_the_user_of_the_units_cannot_read(directory: Path, config: Path) -> None:
+    """Root can read each file, so check tests them as the units' user, if there is one, and gives the fix."""
+    token, closed = directory / "token", directory / "closed"
+    closed.mkdir(mode=0o700)
+    token.write_text("secret")
+    config.write_text(f'consul-token-file = "{token}"\nconsul = true\nservice = ["web=10.64.0.1:80"]\n')
+    users = directory / "passwd"
+    users.write_text(f"{Path('/etc/passwd').read_text()}clb-discovery:x:64997:64997::/:/bin/false\n")
+    options = ["check", "--offline", "--config", str(config)]
+
+    def warned() -> list[str]:
+        result = in_own_mounts(f"mount --bind {users} /etc/passwd", *COMMAND, *options)
+        assert result.returncode == 0, result.stdout
+        return [line for line in result.stdout.splitlines() if "the user clb-discovery" in line]
+
+    assert warned() == []
+    token.chmod(0o600)
+    config.chmod(0o640)
+    assert warned() == [
+        f"warn  configuration: {file}: the user clb-discovery of the systemd units cannot read it; "
+        f"run: chgrp clb-discovery {file} && chmod g+r {file}"
+        for file in (config, token)
+    ]
+    for file in (config, token):
+        os.chown(file, 0, 64997)
+        file.chmod(0o640)
+    assert warned() == []
+    closed_config = closed / "clb.toml"
+    config.rename(closed_config)
+    options[-1] = str(closed_config)
+    (line,) = warned()
+    assert line == (
+        f"warn  configuration: {closed_config}: the user clb-discovery of the systemd units cannot enter {closed}; "
+        "move it to another directory, such as /etc/clb-discovery"
+    )
+
+
+def test_cgroup_of_another_loader(instance: str, cgroup: Path) -> None:
+    """With --loader none, check looks at the cgroup of the last load, and refuses --cgroup as run does."""
+    load(instance, cgroup)
+    options = ["--loader", "none", "--instance", instance]
+    result = clb("check", *options)
+    assert f"ok    cgroup v2: {cgroup}\nok" in result.stdout
+    assert f"ok    data plane of instance {instance}: effective in {cgroup}\n" in result.stdout
+    assert result.returncode == 0
+    options += ["--cgroup", str(cgroup)]
+    result, run = clb("check", *options), clb("run", *options, "--srv", "_web._tcp.example=10.64.0.1:80")
+    reason = "--loader none ignores --cgroup, because another process loads; use: clb-discovery load --cgroup PATH"
+    assert f"FAIL  cgroup v2: {reason}\n" in result.stdout
+    assert reason in run.stderr
+    assert result.returncode == run.returncode == 2
 
 
 def test_lines_are_folded_on_a_narrow_terminal(cgroup: Path, knot: KnotServer) -> None:

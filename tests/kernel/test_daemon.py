@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
 from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
 
 from clb_discovery.datapath.instance import RUN
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import Pins
+from clb_discovery.datapath.plane import OwnPlane
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.structs import Map
+from clb_discovery.model.answer import Answer
 from clb_discovery.publication.steps import Write
 from tests.support.contract import assert_is_status
 from tests.support.dataplane import dial, publish, snapshot
+from tests.support.fake_source import Told
+from tests.support.in_process import real_servers, running_daemon
 from tests.support.kernel_objects import freeze
 from tests.support.knot import KnotServer
 from tests.support.listeners import listening
 from tests.support.loading import loader_of_tests
+from tests.support.pace import patient
 from tests.support.sidecar import clb, pool, sidecar, status
 from tests.support.srv_web import OTHER_VIP, VIP, WEB, generations, resolver, serve, weighted
 
@@ -48,6 +58,23 @@ def test_killed_sidecar_leaves_everything_as_it_was(
     }
     assert dead["sources"][0] | {"last_success": None} == alive["sources"][0] | {"last_success": None}
     assert dead["virtual_servers"] == alive["virtual_servers"]
+
+
+async def test_bug_of_the_first_test_connect_is_logged(
+    instance: str, cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits for that test, and the sidecar goes on; so a bug in it has a line of its own, at once."""
+
+    def broken(_: OwnPlane) -> str | None:
+        raise KeyError("test")
+
+    monkeypatch.setattr(OwnPlane, "objection", broken)
+    with capture_logs() as lines:
+        async with running_daemon(instance, cgroup, Told(Answer(real_servers(1)))), asyncio.timeout(patient(20)):
+            while "programs are not in effect" not in [line["event"] for line in lines]:  # noqa: ASYNC110 - a log
+                await asyncio.sleep(0.02)
+    (found,) = (line for line in lines if line["event"] == "programs are not in effect")
+    assert found["reason"].startswith("internal error: KeyError('test') at ")
 
 
 def test_status_of_nothing(instance: str) -> None:
@@ -127,6 +154,19 @@ def test_once_syncs_and_ends(instance: str, cgroup: Path, knot: KnotServer) -> N
     after = snapshot(instance)
     assert (after.objects, after.installed) == (before.objects, before.installed)
     assert status(instance)["sidecar"]["running"] is False
+
+
+def test_once_serves_no_metrics(instance: str, cgroup: Path, knot: KnotServer) -> None:
+    """A port of --metrics that another program has, such as a sidecar with the same file, is nothing to --once."""
+    serve(knot, "127.0.0.1:8080")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = f"127.0.0.1:{taken.getsockname()[1]}"
+        once = clb(
+            "run", "--once", *WEB, *resolver(knot), "--metrics", port, "--instance", instance, "--cgroup", cgroup
+        )
+    assert once.returncode == 0
+    assert "metrics" not in once.stderr
+    assert status(instance)["sidecar"]["metrics_error"] is None
 
 
 def test_state_that_cannot_be_written_is_no_reason_to_end(

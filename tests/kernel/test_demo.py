@@ -261,6 +261,11 @@ def test_demo_runs_to_its_end(tmp_path: Path) -> None:
             share = float(expected) / 100
             six_sigma = 6 * math.sqrt(share * (1 - share) / connects)
             assert abs(float(measured) / 100 - share) <= six_sigma + 0.001, output
+    hints = output.partition("Next, for a service of your own:\n")[2]
+    assert "check\n" in hints
+    assert "--real-range 127.0.0.0/8" in " ".join(
+        hints.split()
+    )  # else redis on this host, as the next thing to try, is rejected
     assert leftovers(process) == []
 
 

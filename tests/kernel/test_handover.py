@@ -99,6 +99,35 @@ def test_cgroup_that_is_made_anew_is_for_the_loader(instance: str, cgroup: Path,
         assert found.stop() == 0
 
 
+def test_load_that_fails_beside_older_programs_is_reported(
+    instance: str, cgroup: Path, tmp_path: Path, config: Path
+) -> None:
+    """The older programs balance on, so status names the failed load; the next load, or a sidecar's own, ends that."""
+    wrong = ("load", "--instance", instance, "--cgroup", "/sys/fs/cgroup/no-such-slice")
+    load(instance, cgroup)
+    with listening("127.0.0.1") as (server,), writing(instance, serving(config, server.name), tmp_path) as found:
+        failed = clb(*wrong)
+        assert failed.returncode == 3
+        document = status(instance)
+        assert document["datapath"]["effective"]
+        assert document["datapath"]["load_error"] in failed.stderr
+        problems = clb("status", "--problems", "--instance", instance)
+        assert problems.returncode == 1
+        reason = " ".join(problems.stdout.split())
+        assert f"the last load failed: {document['datapath']['load_error']}; the programs of the previous" in reason
+        assert dial(cgroup, VIP, 80) == ["ok"]
+        load(instance, cgroup)
+        assert status(instance)["datapath"]["load_error"] is None
+        assert found.stop() == 0
+    with sidecar(instance, cgroup, tmp_path, ["--config", str(config)]):
+        assert clb(*wrong).returncode == 4  # another process loads: this is no fault of the options
+        assert status(instance)["datapath"]["load_error"] is None
+    assert clb(*wrong).returncode == 3
+    assert status(instance)["datapath"]["load_error"]
+    with sidecar(instance, cgroup, tmp_path, ["--config", str(config)]):
+        assert status(instance)["datapath"]["load_error"] is None
+
+
 def test_maps_that_are_loaded_anew_are_taken(instance: str, cgroup: Path, tmp_path: Path, config: Path) -> None:
     """If the pins have gone and new ones appear, the sidecar fills the new maps without a restart."""
     load(instance, cgroup)

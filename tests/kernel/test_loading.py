@@ -102,6 +102,18 @@ def test_loading_onto_another_cgroup_moves_the_links(instance: str, cgroup: Path
         assert server.taken() == 2
 
 
+def test_move_that_was_interrupted_at_its_end_is_carried_out(instance: str, cgroup: Path) -> None:
+    """If a load ended after its last link and before its record of the cgroup, the next one writes that record."""
+    with made_cgroup() as former:
+        load(instance, cgroup)
+        with Maps(Pins(instance)) as maps:
+            info = maps.info()
+            assert info
+            maps.write_info(info._replace(cgroup=str(former)))
+        load(instance, cgroup)
+        assert status(instance)["datapath"]["cgroup"] == str(cgroup)
+
+
 def test_cgroup_below_is_balanced_too(instance: str, cgroup: Path) -> None:
     """Connects in a cgroup below the given one are balanced, those beside it are not."""
     with made_cgroup(cgroup) as below, made_cgroup() as beside, listening("127.0.0.1") as (server,):
@@ -232,7 +244,9 @@ def test_failed_move_leaves_the_links_where_they_were(instance: str, cgroup: Pat
     with made_cgroup() as other, foreign_exclusive(other, hook):
         result = clb("load", "--instance", instance, "--cgroup", other)
         assert (result.returncode, str(other) in result.stderr) == (3, True)
-    assert snapshot(instance) == before
+    after = snapshot(instance)
+    assert str(other) in after.files["failed-load.json"]  # for status
+    assert after._replace(files=before.files) == before
     assert status(instance)["datapath"]["effective"]
 
 

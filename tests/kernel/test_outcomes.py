@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from clb_discovery.datapath import bpf
 from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import loader
 from clb_discovery.datapath.loading.loader import Loader
@@ -58,6 +59,27 @@ def test_without_it_connects_are_balanced_and_run_nothing_of_it(plane: Plane, vi
         after = run_counts(plane.pins)
         assert after[OUTCOMES] == before[OUTCOMES]
         assert plane.connects(vip) == {server.name: 5}
+
+
+def test_a_round_opens_its_link_once(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sidecar looks every two seconds: at the links that balance, and once at this one while something needs it."""
+    following, opened, look = OwnPlane(plane.pins, plane.cgroup, Loader.AUTO), list[str](), bpf.open_pin
+    outcomes_ = Outcomes(following)
+
+    def noted(path: Path, *, read_only: bool = False) -> int:
+        opened.append(path.name)
+        return look(path, read_only=read_only)
+
+    monkeypatch.setattr(bpf, "open_pin", noted)
+    for needs, times in ((EJECTS, 1), (NO_TRACKING, 0)):
+        with Maps(plane.pins) as maps:
+            plane.publish(virtual_server(f"{VIP}:80", ["127.0.0.1:1"], health=needs))
+            outcomes_.look(maps.read(), maps.servers)
+            opened.clear()
+            assert not following.is_lost()
+            outcomes_.look(maps.read(), maps.servers)
+        assert opened.count(plane.pins.link(OUTCOMES).name) == times
+        assert plane.pins.link("clb_connect4").name in opened
 
 
 def no_runs(plane: Plane, target: tuple[str, int]) -> bool:

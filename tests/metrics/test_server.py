@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 import tracemalloc
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, ExitStack
 from typing import Final
 
@@ -17,6 +18,7 @@ import structlog
 
 from clb_discovery.documents.status import Datapath
 from clb_discovery.layout.installed import Installed
+from clb_discovery.metrics import connections
 from clb_discovery.metrics import server as web
 from clb_discovery.metrics.meters import Meters
 from clb_discovery.metrics.report import Report
@@ -169,6 +171,32 @@ async def test_a_client_that_reads_keeps_its_connection(monkeypatch: pytest.Monk
                     others.enter_context(socket.create_connection(listener.getsockname()))
                 await asyncio.sleep(0)
             assert got == size
+
+
+async def test_connection_that_a_bug_has_ended_leaves_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client is not left waiting, asyncio logs the bug, and the next connection is served."""
+    reports, bugs = SlowReports(), [KeyError("connection")]
+    loop = asyncio.get_running_loop()
+    begin = loop.connect_accepted_socket
+    reported: list[object] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+
+    async def broken(make: Callable[[], asyncio.Protocol], accepted: socket.socket) -> object:
+        if bugs:
+            raise bugs.pop()
+        return await begin(make, accepted)
+
+    monkeypatch.setattr(loop, "connect_accepted_socket", broken)
+    monkeypatch.setattr(connections, "MOST", 1)
+    with listen("127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/healthz"
+        async with (
+            serving(listener, Site(reports.report, lambda: True, Meters())),
+            aiohttp.ClientSession() as session,
+            session.get(url) as answer,  # aiohttp tries again
+        ):
+            assert answer.status == 200
+    assert list(map(repr, reported)) == ["KeyError('connection')"]
 
 
 async def test_lag_is_measured() -> None:

@@ -113,6 +113,7 @@ def virtual(service: str, address: str, *servers: dict[str, Any]) -> dict[str, A
         "generation": 1,
         "connects": sum(one["connects"] for one in servers),
         "refused": 0,
+        "needs_outcomes": True,
         "real_servers": [one | {"target_share": share} for one, share in zip(servers, shares, strict=True)],
         "listens_here": False,
     }

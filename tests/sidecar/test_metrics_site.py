@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from typing import ClassVar, NoReturn
 
 import pytest
 from structlog.testing import capture_logs
@@ -49,6 +50,39 @@ def test_port_in_use_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert await errors.get() is None
                 assert await accepts(port)
             assert not await accepts(port)
+
+    with capture_logs() as lines:
+        asyncio.run(asyncio.wait_for(run(), 20))
+    assert [line["event"] for line in lines] == ["cannot serve metrics", "metrics are served"]
+
+
+class Broken(Meters):
+    """Meters with one bug."""
+
+    bugs: ClassVar = [KeyError("lag")]
+
+    async def watch_lag(self) -> NoReturn:
+        """Raise once."""
+        if self.bugs:
+            raise self.bugs.pop()
+        await super().watch_lag()
+
+
+def test_site_that_a_bug_has_ended_is_served_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bug is reported as the reason why metrics are not served; after a pause they are."""
+    monkeypatch.setattr(metrics_site, "LONGEST_PAUSE", 0.01)
+    errors: asyncio.Queue[str | None] = asyncio.Queue()
+    report = SelfReport(Instance("test"))
+    waiting = MetricsSite(Announcer(), report, lambda: errors.put_nowait(report.metrics_error))
+
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        site = Site(no_report, lambda: True, Broken())  # type: ignore[arg-type]  # never called
+        async with waiting.serving(("127.0.0.1", port), site):
+            assert str(await errors.get()).startswith("internal error: KeyError('lag') at ")
+            assert await errors.get() is None
+            assert await accepts(port)
 
     with capture_logs() as lines:
         asyncio.run(asyncio.wait_for(run(), 20))

@@ -50,14 +50,28 @@ def said_by_check(result: subprocess.CompletedProcess[str], source: str = "") ->
     return Checked(numbers, *kinds)
 
 
-def said_by_plan(options: Sequence[str | Path]) -> tuple[dict[str, list[Any]], list[str]]:
-    """Return the real servers that `plan` would add for each VIP, with nothing loaded, and the rejected members."""
+class Planned(NamedTuple):
+    """The result of `plan` with nothing loaded."""
+
+    servers: dict[str, list[Any]]
+    """The real servers that it would add, by VIP."""
+    rejected: list[str]
+    """Members."""
+    notes: list[str]
+
+
+def said_by_plan(options: Sequence[str | Path]) -> Planned:
+    """Return the result of `plan`, which has to add everything."""
     result = clb("plan", "--json", *options)
     assert result.stderr == ""
     document = json.loads(result.stdout)
     changes: list[dict[str, Any]] = document["changes"]
     assert all(change["action"] == "add" for change in changes)
-    return {vip_of(one): _servers(one["added"]) for one in changes}, [one["server"] for one in document["refused"]]
+    return Planned(
+        {vip_of(one): _servers(one["added"]) for one in changes},
+        [one["server"] for one in document["refused"]],
+        [one["note"] for one in document["notes"]],
+    )
 
 
 def said_by_status(instance: str) -> tuple[dict[str, list[Any]], str]:
@@ -82,12 +96,13 @@ def assert_agreement(instance: str, cgroup: Path, case: Case, options: Sequence[
     """Compare what the three commands report with each other and with the case, `run` last; return the lines of check.
 
     The real servers are those of plan and status, by address, port, weight and priority; check counts them. Each member
-    that plan rejects has a line in check, and a reason in status.
+    that plan rejects has a line in check, and a reason in status. Real servers of a family without a VIP have a line in
+    both.
     """
     options = ["--instance", instance, *options, *case.options]
     checked = clb("check", *options, "--cgroup", cgroup)
     numbers, warnings, failures = said_by_check(checked, source)
-    planned, rejected = said_by_plan(options)
+    planned, rejected, notes = said_by_plan(options)
     run = clb("run", "--once", *options, "--cgroup", cgroup)
     assert run.returncode == 0, run.stderr
     served, reasons = said_by_status(instance)
@@ -98,6 +113,8 @@ def assert_agreement(instance: str, cgroup: Path, case: Case, options: Sequence[
         name = re.compile(rf"{re.escape(member)}[ ,]")
         assert len(list(filter(name.search, warnings))) == 1, (member, checked.stdout)
         assert name.search(reasons)
+    without_vip = [line for line in warnings if "VIP; add one" in line]
+    assert [line.partition(f"{source}: ")[2] for line in without_vip] == [note for note in notes if "VIP; add" in note]
     assert (checked.returncode != 0) == any(line.startswith("FAIL") for line in checked.stdout.splitlines())
     assert bool(failures) == (0 in case.used.values()), checked.stdout
     assert all(word in checked.stdout for word in case.words), checked.stdout

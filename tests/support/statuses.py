@@ -33,6 +33,7 @@ def status(
             "records_lost": 0,
             "outcomes": True,
             "overlaps": [],
+            "load_error": None,
         },
         "sidecar": {"running": True, "pid": 4711, "last_sync": CHANGED, "config_error": None, "metrics_error": None},
         "sources": list(sources),

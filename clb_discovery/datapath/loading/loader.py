@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 
 from clb_discovery.datapath import bpf, cgroup, handover, probe
 from clb_discovery.datapath import selftest as proof
+from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import bcc, libbpf
 from clb_discovery.datapath.loading.sizes import Sizes, pinned_sizes
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.pins import OUTCOMES, PROGRAMS, Pins
-from clb_discovery.errors import HostError
+from clb_discovery.errors import BusyError, HostError
 from clb_discovery.hints import load_command
 from clb_discovery.layout.elements import Info
 from clb_discovery.layout.structs import FEATURE_ERRNO, FEATURE_LOOP, LAYOUT
@@ -139,15 +140,15 @@ def is_current(pins: Pins, target: Path, loader: Loader = Loader.AUTO) -> bool:
         info is not None
         and loader in {Loader.AUTO, info.loader}
         and info.build == build(info.loader)
+        and info.cgroup == str(target)  # it is written after the last link, also that of `OUTCOMES`
         and is_attached(pins, target)
     )
 
 
 def is_attached(pins: Pins, target: Path) -> bool:
-    """Tell whether every link is attached to the present cgroup; that of `OUTCOMES` may be missing."""
+    """Tell whether every link is attached to the present cgroup, except that of `OUTCOMES`: see `follows_outcomes`."""
     here = cgroup.identity(target)
-    found = ((name, _attached_to(pins.link(name))) for name in PROGRAMS)
-    return here is not None and all(at == here or (at is None and name == OUTCOMES) for name, at in found)
+    return here is not None and all(_attached_to(pins.link(name)) == here for name in PROGRAMS if name != OUTCOMES)
 
 
 def follows_outcomes(pins: Pins, target: Path) -> bool:
@@ -183,6 +184,12 @@ def leave_outcomes(pins: Pins) -> None:
         pins.link(OUTCOMES).unlink(missing_ok=True)
     except OSError as error:
         raise HostError(f"cannot detach {OUTCOMES}: {error.strerror}") from error
+
+
+def leave_outcomes_unless_traced(pins: Pins) -> None:
+    """Detach it and let no trace begin meanwhile; a trace that runs keeps it. Otherwise as `leave_outcomes`."""
+    with suppress(BusyError), Instance(pins.instance).tracing():
+        leave_outcomes(pins)
 
 
 def objection(pins: Pins, target: Path) -> str | None:

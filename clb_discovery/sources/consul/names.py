@@ -14,7 +14,8 @@ import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from clb_discovery.model.address import format_address, is_ipv4
-from clb_discovery.sources.consul.members import Known
+from clb_discovery.sources.consul.members import BOTH, Known
+from clb_discovery.sources.follow import Bugs
 
 if TYPE_CHECKING:
     from clb_discovery.sources.dns.host_names import HostNames
@@ -101,13 +102,16 @@ class Names(AbstractResolver):
 class Watched:
     """The host names among the addresses of one service; each is looked up again when its addresses expire."""
 
-    def __init__(self, names: Names, changed: Callable[[], None]) -> None:
+    def __init__(self, names: Names, source: str, changed: Callable[[], None]) -> None:
         """Prepare; nothing is looked up yet.
 
+        :param source: name of the service's source, for reports of bugs.
         :param changed: called when the state of a name has changed.
         """
         self._names = names
+        self._source = source
         self._changed = changed
+        self._bugs = Bugs()
         self._known: dict[str, Known] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._since = 0.0
@@ -166,7 +170,7 @@ class Watched:
         while True:
             before = self._known.get(name)
             async with self._suspects if before and before.unread else self._places:
-                known, lasts = await self._names.look_up(name, before, self._since)
+                known, lasts = await self._look_up(name, before)
             if known != before or name in self._awaited:
                 _log.debug(
                     "host name has changed",
@@ -179,3 +183,11 @@ class Watched:
                 self._awaited.discard(name)
                 self._report()
             await asyncio.sleep(max(lasts, len(self._tasks) / RATE))
+
+    async def _look_up(self, name: str, before: Known | None) -> tuple[Known, float]:
+        """Look up a name; for a bug, too, the look-up has failed and is repeated, and other names are not affected."""
+        try:
+            return await self._names.look_up(name, before, self._since)
+        except Exception as error:  # noqa: BLE001 - otherwise it would end this task in silence
+            reason = self._bugs.reason(self._source, error)
+            return Known((), 0, reason, BOTH, before.last if before else ()), RETRY

@@ -187,7 +187,7 @@ class ConsulSource(_Hastened[Reading]):
         self._server = server
         self._service = service, selection
         self._families = families
-        self._names = Watched(server.names, self._wakeup.set)
+        self._names = Watched(server.names, self.name, self._wakeup.set)
         server.attach(self)
         self._answered = False
         self._rested = 0.0

@@ -15,6 +15,7 @@ from dns.rdatatype import A, RdataType
 from clb_discovery.sources.dns.answer import AddressSet, Unavailable, is_good
 from clb_discovery.sources.dns.gate import MOST_OF_ZONE, Gate, zone_of
 from clb_discovery.sources.dns.lookup import Lookup, LookupFailedError
+from clb_discovery.sources.follow import Bugs
 
 PATIENCE: Final = 20.0
 """Seconds for all queries of one call; queries without an answer by then have failed."""
@@ -57,6 +58,7 @@ class Addresses:
         self._gate = gate or Gate()
         self._known: dict[Question, AddressSet | Unavailable] = {}
         self._running: dict[Question, _Running] = {}
+        self._bugs = Bugs()  # of queries in the background
         self._pruned_from = _PRUNED_FROM
 
     def __len__(self) -> int:
@@ -173,8 +175,8 @@ class Addresses:
         self._running[question] = running
 
         def ended(task: asyncio.Task[AddressSet | Unavailable]) -> None:
-            if not task.cancelled():
-                task.exception()
+            if not task.cancelled() and (error := task.exception()):  # a bug: there is an outcome for everything else
+                self._bugs.reason(lookup.label, error)
             if self._running.get(question) is running:
                 del self._running[question]
 

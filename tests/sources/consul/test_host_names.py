@@ -9,13 +9,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from clb_discovery.errors import SourceError
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.answer import Answer
 from clb_discovery.model.servers import RealServer, Unread
 from clb_discovery.sources.consul import names as names_module
-from clb_discovery.sources.consul.names import Names
+from clb_discovery.sources.consul.members import BOTH, Known
+from clb_discovery.sources.consul.names import Names, Watched
 from clb_discovery.sources.consul.server import ConsulServer
 from clb_discovery.sources.consul.source import GRACE, ConsulSource
 from clb_discovery.sources.dns.gate import MOST
@@ -251,6 +253,42 @@ async def test_many_names_that_nobody_answers_for_take_bounded_means(connect: Co
 
 def _descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+class Broken(Names):
+    """Looks up names, with one bug."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: HostNames(Resolvers(["192.0.2.1"])))
+        self.bugs: list[Exception] = [KeyError("a.example")]
+
+    async def look_up(self, name: str, before: Known | None, since: float) -> tuple[Known, float]:
+        """Raise once, and then find an address."""
+        del before, since
+        await asyncio.sleep(0)
+        if name == "a.example" and self.bugs:
+            raise self.bugs.pop()
+        return Known((parse_address("10.0.0.1"),)), 60.0
+
+
+async def test_a_look_up_that_ends_by_a_bug_is_reported_and_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bug is logged with the source, is the reason why the name has no address, and other names do not notice."""
+    monkeypatch.setattr(names_module, "RETRY", 0.05)
+    changed = asyncio.Event()
+    watched = Watched(Broken(), "consul:web", changed.set)
+    with capture_logs() as logs:
+        watched.want(["a.example", "b.example"])
+        await asyncio.wait_for(changed.wait(), SOON)
+        assert watched.is_complete
+        assert watched.known["a.example"].cause == "internal error: KeyError('a.example'); please report it"
+        assert watched.known["a.example"].unread == BOTH
+        assert watched.known["b.example"].addresses
+        changed.clear()
+        await asyncio.wait_for(changed.wait(), SOON)
+        assert watched.known["a.example"] == watched.known["b.example"]
+        watched.stop()
+    errors = [(line["event"], line["source"]) for line in logs if line["log_level"] == "error"]
+    assert errors == [("source failed unexpectedly", "consul:web")]
 
 
 async def test_the_agents_own_name_is_looked_up_alike(agent: ConsulAgent, knot: KnotServer, connect: Connect) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from dns.name import Name
 from dns.rdatatype import A, RdataType
+from structlog.testing import capture_logs
 
-from clb_discovery.sources.dns.answer import AddressSet
-from clb_discovery.sources.dns.lookup import Found, Lookup
+from clb_discovery.sources.dns.answer import AddressSet, Unavailable
+from clb_discovery.sources.dns.lookup import Found, Lookup, LookupFailedError
 from clb_discovery.sources.dns.resolvers import Resolvers
 from clb_discovery.sources.dns.target_cache import Addresses, Question
 
@@ -56,6 +57,28 @@ async def test_question_that_is_not_sent_yet_is_shared() -> None:
     await asyncio.gather(*(find() for _ in range(100)))
 
     assert lookup.asked == 1
+
+
+class Broken(Nobody):
+    """Gets no response to the first query, and has a bug in the second."""
+
+    async def find(self, name: Name, rdtype: RdataType, *, tcp: bool = False) -> Found:
+        """Raise."""
+        if self.asked:
+            raise KeyError(name)
+        await super().find(name, rdtype, tcp=tcp)
+        raise LookupFailedError(str(name), "no answer", is_silence=True)
+
+
+async def test_bug_of_a_query_in_the_background_is_reported() -> None:
+    """No caller waits for such a query, so its bug is logged, with the source that has started it."""
+    addresses, lookup, question = Addresses(), Broken(), Question("host.example.", A)
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert isinstance((await addresses.find(lookup, [question], 0.0, (0.001, 0.001)))[question], Unavailable)
+            await asyncio.sleep(0.02)
+    errors = [(line["event"], line["source"]) for line in logs if line["log_level"] == "error"]
+    assert errors == [("source failed unexpectedly", "test")]
 
 
 async def test_what_is_good_is_kept() -> None:
