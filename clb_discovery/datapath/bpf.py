@@ -46,6 +46,7 @@ class Command(IntEnum):
     LINK_CREATE = 28
     LINK_UPDATE = 29
     ITER_CREATE = 33
+    LINK_DETACH = 34
 
 
 class AttachType(IntEnum):
@@ -288,6 +289,11 @@ def iterate(link: int) -> int:
 def link_update(link: int, program: int) -> None:
     """Replace the program of a link, atomically for concurrent connects."""
     _bpf(Command.LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
+
+
+def link_detach(link: int) -> None:
+    """Detach the program of a link; connects that begin later do not run it (kernel commit 73b11c2ab072, Linux 5.9)."""
+    _bpf(Command.LINK_DETACH, struct.pack("=I", link))
 
 
 def link_cgroup(link: int) -> int:

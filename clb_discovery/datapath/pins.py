@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from clb_discovery.datapath import bpf
 from clb_discovery.datapath.bpf import AttachType
 from clb_discovery.datapath.mountinfo import mounts
 from clb_discovery.errors import HostError, UsageError
@@ -194,13 +195,31 @@ def _reading() -> Iterator[None]:
 def _remove(directory: Path) -> None:
     try:
         for link in directory.rglob("*_link"):
-            link.unlink()
+            detach(link)
         if directory.exists():
             shutil.rmtree(directory)
     except OSError as error:
         raise HostError(
             f"cannot remove {directory}: {error.strerror}; is the BPF file system writable? Run as root"
         ) from error
+
+
+def detach(link: Path) -> None:
+    """Detach the program of a pinned link, if it is there, and remove the pin.
+
+    Without its pin alone the program would still run for a while: the kernel frees links in the background.
+
+    :raises OSError: if it is not allowed.
+    """
+    try:
+        fd = bpf.open_pin(link)
+    except FileNotFoundError:
+        return
+    try:
+        bpf.link_detach(fd)
+    finally:
+        os.close(fd)
+    link.unlink(missing_ok=True)
 
 
 def is_bpffs(path: Path) -> bool:

@@ -53,6 +53,7 @@ def test_loading_making_and_attaching_are_not_left() -> None:
         Command.BTF_LOAD,
         Command.LINK_CREATE,
         Command.LINK_UPDATE,
+        Command.LINK_DETACH,
         Command.ITER_CREATE,
         Command.OBJ_PIN,
     }

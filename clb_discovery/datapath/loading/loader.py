@@ -22,7 +22,7 @@ from clb_discovery.datapath.instance import Instance
 from clb_discovery.datapath.loading import bcc, libbpf
 from clb_discovery.datapath.loading.sizes import Sizes, pinned_sizes
 from clb_discovery.datapath.maps import Maps
-from clb_discovery.datapath.pins import OUTCOMES, PROGRAMS, Pins
+from clb_discovery.datapath.pins import OUTCOMES, PROGRAMS, Pins, detach
 from clb_discovery.errors import BusyError, HostError
 from clb_discovery.hints import load_command
 from clb_discovery.layout.elements import Info
@@ -181,7 +181,7 @@ def leave_outcomes(pins: Pins) -> None:
     :raises HostError: if the file system does not allow it.
     """
     try:
-        pins.link(OUTCOMES).unlink(missing_ok=True)
+        detach(pins.link(OUTCOMES))
     except OSError as error:
         raise HostError(f"cannot detach {OUTCOMES}: {error.strerror}") from error
 

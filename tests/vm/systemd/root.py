@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from tests.support.documents import FRONT
 from tests.vm.debian import ISOLATED, bootstrap, is_young, run
 
-PACKAGES: Final = ("systemd", "kmod", "procps", "python3-pytest", "consul")
+PACKAGES: Final = ("systemd", "kmod", "procps", "python3-pytest", "consul", "jq")
 """Packages for the scenarios beside the dependencies of our package."""
 MORE_SUITES: Final = ("bullseye",)  # for Consul
 SERVICES: Final = ("servers", "client", "shop", "scenarios")
