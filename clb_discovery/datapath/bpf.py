@@ -291,9 +291,15 @@ def link_update(link: int, program: int) -> None:
     _bpf(Command.LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
 
 
-def link_detach(link: int) -> None:
-    """Detach the program of a link; connects that begin later do not run it (kernel commit 73b11c2ab072, Linux 5.9)."""
-    _bpf(Command.LINK_DETACH, struct.pack("=I", link))
+def link_detach(link: int) -> bool:
+    """Detach the program of a link; connects that begin later do not run it. Returns whether the kernel can: 5.11."""
+    try:
+        _bpf(Command.LINK_DETACH, struct.pack("=I", link))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
 
 
 def link_cgroup(link: int) -> int:

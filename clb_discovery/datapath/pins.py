@@ -205,9 +205,10 @@ def _remove(directory: Path) -> None:
 
 
 def detach(link: Path) -> None:
-    """Detach the program of a pinned link, if it is there, and remove the pin.
+    """Remove the pin of a link, if it is there, and detach its program.
 
-    Without its pin alone the program would still run for a while: the kernel frees links in the background.
+    The kernel frees links in the background: after the removal of the pin alone, which has to do before Linux 5.11, the
+    program runs for a moment.
 
     :raises OSError: if it is not allowed.
     """
@@ -216,10 +217,10 @@ def detach(link: Path) -> None:
     except FileNotFoundError:
         return
     try:
+        link.unlink(missing_ok=True)  # first: where this is not allowed, nothing changes
         bpf.link_detach(fd)
     finally:
         os.close(fd)
-    link.unlink(missing_ok=True)
 
 
 def is_bpffs(path: Path) -> bool:

@@ -252,7 +252,7 @@ def test_verdict_of_the_verifier_is_reported(instance: str, cgroup: Path, tmp_pa
     bad.write_text(source.read_text().replace(signature, signature + wild))
     result = in_own_mounts(f"mount --bind {bad} {source}", *loading("bcc", instance, cgroup))
     assert_fails(result, "the kernel rejects", "clb_connect6: invalid bpf_context access")
-    assert snapshot(instance) == before
+    assert snapshot(instance)._replace(files=before.files) == before
     assert status(instance)["datapath"]["effective"]
 
 

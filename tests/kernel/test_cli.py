@@ -301,6 +301,7 @@ def test_read_only_bpf_file_system(plane: Plane) -> None:
         with Maps(Pins(plane.instance)) as maps:
             maps.write_info(info)
     assert snapshot(plane.instance)._replace(files={}) == plane.before._replace(files={})
+    assert loader.is_attached(Pins(plane.instance), plane.cgroup)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -52,11 +51,9 @@ def pinned(directory: Path) -> dict[str, KernelObject]:
 def detach(pin: Path) -> None:
     """Detach a pinned link by force; it stays as a link to nothing. Before 5.11 only its pin can be removed."""
     link = bpf.open_pin(pin)
-    result = _libbpf.bpf_link_detach(link)
-    os.close(link)
-    assert result in {0, -errno.EINVAL}
-    if result:
+    if not bpf.link_detach(link):
         pin.unlink()
+    os.close(link)
 
 
 def freeze(directory: Path) -> None:

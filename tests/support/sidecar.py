@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from clb_discovery.cli.status import read_status as document_of
+from clb_discovery.datapath.maps import Maps
+from clb_discovery.datapath.pins import Pins
+from clb_discovery.model.address import format_address
 from tests.support.contract import read_status
 from tests.support.loading import loading
 from tests.support.pace import patient
@@ -56,9 +59,13 @@ def status(instance: str) -> dict[str, Any]:
 
 def pool(instance: str, address: str) -> dict[str, int] | None:
     """Return the weights of the real servers of a VIP in the kernel, by `address:port`; None if it is none."""
-    for server in status(instance)["virtual_servers"]:
-        if server["address"] == address:
-            return {f"{real['address']}:{real['port']}": real["weight"] for real in server["real_servers"]}
+    pins = Pins(instance)
+    if not pins.are_there():
+        return None
+    with Maps(pins) as maps:
+        for vip, published in maps.read().virtual.items():
+            if format_address(vip.address) == address:
+                return {f"{format_address(one.address)}:{one.port}": one.weight for one in published.pool or ()}
     return None
 
 
