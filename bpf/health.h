@@ -114,9 +114,13 @@ CLB_GLOBAL int clb_half_stays(__u64 generation, __u32 from, __u32 first, __u32 t
 		.tier = tier,
 		.ejected = more,
 	};
+	struct clb_count *walk = &count;
 
 	count.rows = (first + tier - 1) / CLB_ROW - first / CLB_ROW + 1;
-	clb_for_each(count.rows, CLB_COUNTED, clb_count_row, &count);
+	/* Otherwise BCC's compiler loads a field at the end of each turn, and 5.10 accepts no loop whose last instruction
+	 * before its start is not a jump. */
+	clb_opaque(walk);
+	clb_for_each(count.rows, CLB_COUNTED, clb_count_row, walk);
 	return count.ejected * 2 <= count.counted;
 }
 
