@@ -491,6 +491,26 @@ def test_segments_that_a_filter_of_this_host_drops_are_no_failure(plane: Plane, 
     assert_no_failure(counted, kinds)
 
 
+@pytest.mark.parametrize(
+    ("give_up", "patience"), [(socket.socket.close, 3.3), (lambda sock: sock.shutdown(socket.SHUT_RD), 1.3)]
+)
+def test_segments_that_a_filter_drops_are_no_silence(
+    plane: Plane, side: Side, give_up: Callable[[socket.socket], None], patience: float
+) -> None:
+    """An application that gives up after its SYN could not be repeated has not waited for the server."""
+    with moody_servers(side.real, side.real) as (server, spare), heard(plane) as kinds:
+        health = replace(FOR_GOOD, silent_after_ms=1)
+        plane.publish(virtual_server(side.at(PORT), [server.name, real(spare.name, 1, 1)], health=health))
+        with foreign_filter(plane.cgroup):
+            scene = Scene(plane, side, server, blocking=False)
+            sockets = [scene.patient() for _ in range(TIMES)]
+            time.sleep(patience)
+            for sock in sockets:
+                give_up(sock)
+        counted = plane.servers(side.at(PORT))[server.name]
+    assert_no_failure(counted, kinds)
+
+
 def test_connect_without_a_route_is_no_failure(plane: Plane, side: Side, blocking: bool) -> None:
     """A connect without a route does not reach the server, and does not count against it."""
     unrouted = "[2001:db8::1]:80" if side.name == "ipv6" else "192.0.2.1:80"
