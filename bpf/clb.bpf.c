@@ -385,6 +385,9 @@ static __always_inline int clb_is_peer(const struct bpf_sock *sk, const struct c
 	return member->port == (__be16)sk->dst_port && (address == sk->dst_ip4 || address == sk->dst_ip6[3]);
 }
 
+/* What follows a connect: its changes of state, and the timers that run out before an answer. */
+#define CLB_FOLLOWS (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG)
+
 /* The SYN of a TCP connect is sent: follow its state changes, if anything needs them. */
 CLB_FUNCTION int clb_leaves(struct bpf_sock_ops *ctx)
 {
@@ -392,7 +395,7 @@ CLB_FUNCTION int clb_leaves(struct bpf_sock_ops *ctx)
 	struct clb_record record = {};
 	struct clb_socket *socket;
 	__u64 cookie;
-	int flags;
+	int missing;
 
 	if (!sk)
 		return 0;
@@ -406,11 +409,12 @@ CLB_FUNCTION int clb_leaves(struct bpf_sock_ops *ctx)
 	}
 	if (!(socket->counts || socket->watched || socket->started))
 		return 0;
+	socket->at = clb_ticks();
 	clb_count_in(&record, cookie);
-	flags = ctx->bpf_sock_ops_cb_flags;
-	if (!(flags & BPF_SOCK_OPS_STATE_CB_FLAG)) {
-		socket->follows = 1;
-		bpf_sock_ops_cb_flags_set(ctx, flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	missing = CLB_FOLLOWS & ~ctx->bpf_sock_ops_cb_flags;
+	if (missing) {
+		socket->follows = missing;
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | CLB_FOLLOWS);
 	}
 	return 0;
 }
@@ -422,50 +426,84 @@ static __always_inline void clb_arrives(struct clb_socket *socket, __u64 cookie)
 	if (server)
 		clb_succeeded(server);
 	if (socket->started) {
-		clb_report_outcome(cookie, &socket->member, socket->started, CLB_EVENT_ESTABLISHED);
+		clb_report_outcome(cookie, &socket->member, socket->started, CLB_EVENT_ESTABLISHED, CLB_CAUSE_NONE);
 		socket->started = 0;
 	}
 }
 
-/* Whether the other end has ended a connect: by a refusal, an ICMP error, or silence up to the last timer. In these
- * cases the kernel empties the queue of sent segments before it changes the state. It changes the state first if the
- * application gives up (shutdown, connect to AF_UNSPEC, an MPTCP close), and for ICMP before tcp_done_with_error (6.11
- * and stable kernels). If the connect failed on this host, because of a missing port, route or memory, no segment was
- * sent: the kernel counts from zero at each connect of a socket. It also counts segments that a filter of this host
- * has dropped; but a dropped retransmission is not in flight (retrans_out), and then silence is not the fault of the
- * server. */
-static __always_inline int clb_peer_ended(const struct bpf_sock_ops *ctx)
+/* Why a connect ended; CLB_CAUSE_SILENT if the application gave it up.
+ *
+ * If the other end ends a connect, by a refusal or an ICMP error, or if the last timer runs out, the kernel empties the
+ * queue of sent segments before it changes the state. It changes the state first if the application gives up (shutdown,
+ * connect to AF_UNSPEC, an MPTCP close), and for ICMP before tcp_done_with_error (6.11 and stable kernels). If the
+ * connect failed on this host, because of a missing port, route or memory, no segment was sent: the kernel counts from
+ * zero at each connect of a socket. It also counts segments that a filter of this host has dropped; but a dropped
+ * retransmission is not in flight (retrans_out), and then silence is not the fault of the server. */
+static __always_inline __u32 clb_cause_of(const struct bpf_sock_ops *ctx, const struct clb_socket *socket)
 {
 	int has_left = ctx->retrans_out || !ctx->total_retrans;
 
-	return ctx->segs_out && !ctx->packets_out && (has_left || ctx->segs_in);
+	if (!ctx->segs_out || !(has_left || (ctx->segs_in && !ctx->packets_out)))
+		return CLB_CAUSE_NONE;
+	if (ctx->packets_out)
+		return CLB_CAUSE_SILENT;
+	if (socket->expired)
+		return CLB_CAUSE_TIMED_OUT;
+	if (ctx->segs_in)
+		return CLB_CAUSE_REFUSED;
+	return ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTO_CB_FLAG ? CLB_CAUSE_UNREACHABLE : CLB_CAUSE_UNKNOWN;
 }
 
-/* A connect ended before it was established, without a close by the application. */
-static __always_inline void clb_fails(const struct clb_sent *sent, __u64 cookie, int peer_ended)
-{
-	if (sent->started)
-		clb_report_outcome(cookie, &sent->member, sent->started,
-				   peer_ended ? CLB_EVENT_FAILED : CLB_EVENT_GIVEN_UP);
-	if (peer_ended && sent->watched && clb_failed(sent) && sent->started)
-		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_EJECTED);
-}
-
-/* A followed socket is closed. If it was never established, its connect has failed. */
+/* A followed socket is closed, but not by close(2). If it was never established, its connect has ended early. */
 CLB_FUNCTION int clb_ends(struct bpf_sock_ops *ctx, const struct clb_record *record, __u64 cookie, __u32 before)
 {
+	__u32 cause = CLB_CAUSE_NONE;
 	struct clb_sent sent;
+	int early = before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV;
 
-	if (clb_take(record, cookie, &sent) && (before == BPF_TCP_SYN_SENT || before == BPF_TCP_SYN_RECV))
-		clb_fails(&sent, cookie, clb_peer_ended(ctx));
+	if (early)
+		cause = clb_cause_of(ctx, record->socket);
+	if (clb_take(record, cookie, &sent) && early)
+		clb_ended_early(&sent, cookie, cause);
 	return 0;
+}
+
+/* A timer of an unanswered SYN has run out. */
+CLB_FUNCTION int clb_waits(struct bpf_sock_ops *ctx)
+{
+	int repeated = ctx->args[0], expired = ctx->args[2];
+	int is_kept = repeated && !ctx->retrans_out; /* a filter of this host has dropped the repetition */
+	struct bpf_sock *sk = ctx->sk;
+	struct clb_record record = {};
+	__u64 cookie;
+
+	if (!(expired || is_kept) || ctx->state != BPF_TCP_SYN_SENT || !sk)
+		return 0;
+	cookie = clb_cookie_of(ctx, sk);
+	if (!cookie || !clb_find_record(sk, cookie, &record))
+		return 0;
+	if (expired)
+		record.socket->expired = 1;
+	if (is_kept)
+		record.socket->at = 0;
+	return 0;
+}
+
+/* Remove the flags that we have set on a socket in this state; see clb_changes_state. */
+static __always_inline void clb_follows_no_longer(struct bpf_sock_ops *ctx, struct bpf_sock *sk, __u32 follows,
+						  __u32 state)
+{
+	if (follows && state != BPF_TCP_CLOSE && clb_is_of_kernel(sk))
+		follows &= BPF_SOCK_OPS_RTO_CB_FLAG;
+	if (follows)
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~follows);
 }
 
 /* Once a connection is established, close(2) is what ends it for us, and its states are of no interest: each one would
  * cost a run of this program. The kernel's own sockets have no close(2), so they are followed to TCP_CLOSE. */
 CLB_FUNCTION int clb_changes_state(struct bpf_sock_ops *ctx)
 {
-	__u32 before = ctx->args[0], after = ctx->args[1];
+	__u32 before = ctx->args[0], after = ctx->args[1], follows;
 	struct bpf_sock *sk = ctx->sk;
 	struct clb_record record = {};
 	__u64 cookie;
@@ -475,12 +513,12 @@ CLB_FUNCTION int clb_changes_state(struct bpf_sock_ops *ctx)
 	cookie = clb_cookie_of(ctx, sk);
 	if (!cookie || !clb_find_record(sk, cookie, &record))
 		return 0;
-	if (record.socket->follows && (after == BPF_TCP_CLOSE || !clb_is_of_kernel(sk)))
-		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_STATE_CB_FLAG);
+	follows = record.socket->follows;
 	if (after == BPF_TCP_CLOSE)
 		clb_ends(ctx, &record, cookie, before);
 	else
 		clb_arrives(record.socket, cookie);
+	clb_follows_no_longer(ctx, sk, follows, after);
 	return 0;
 }
 
@@ -491,16 +529,18 @@ int clb_sock_ops(struct bpf_sock_ops *ctx)
 		clb_leaves(ctx);
 	else if (ctx->op == BPF_SOCK_OPS_STATE_CB)
 		clb_changes_state(ctx);
+	else if (ctx->op == BPF_SOCK_OPS_RTO_CB)
+		clb_waits(ctx);
 	return 1;
 }
 
-/* A connect that is traced is given up by close(2), before it was established. */
-CLB_FUNCTION int clb_gives_up(const struct clb_record *record, __u64 cookie)
+/* A connect is given up by close(2), before it was established. */
+CLB_FUNCTION int clb_gives_up(const struct clb_record *record, __u64 cookie, __u32 cause)
 {
 	struct clb_sent sent;
 
 	if (clb_take(record, cookie, &sent) && sent.member.vip.protocol == CLB_PROTOCOL_TCP)
-		clb_report_outcome(cookie, &sent.member, sent.started, CLB_EVENT_GIVEN_UP);
+		clb_ended_early(&sent, cookie, cause);
 	return 0;
 }
 
@@ -513,8 +553,10 @@ int clb_sock_release(struct bpf_sock *ctx)
 
 	if (!clb_find_record(ctx, cookie, &record))
 		return CLB_ALLOW;
-	if (record.socket->started)
-		clb_gives_up(&record, cookie);
+	if (ctx->state == BPF_TCP_SYN_SENT)
+		clb_gives_up(&record, cookie, CLB_CAUSE_SILENT);
+	else if (record.socket->started)
+		clb_gives_up(&record, cookie, CLB_CAUSE_NONE);
 	else
 		clb_release(&record, cookie);
 	return CLB_ALLOW;

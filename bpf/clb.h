@@ -117,8 +117,16 @@
 #define CLB_EVENT_REFUSED 2     /* the pool is empty */
 #define CLB_EVENT_ESTABLISHED 3 /* the real server accepted it */
 #define CLB_EVENT_FAILED 4      /* the real server refused it, was unreachable, or did not answer in time */
-#define CLB_EVENT_GIVEN_UP 5    /* the application or this host ended it before an answer */
+#define CLB_EVENT_GIVEN_UP 5    /* the application or this host ended it, sooner than silence counts */
 #define CLB_EVENT_EJECTED 6     /* this failure led to an ejection of the real server */
+
+/* clb_event.cause and clb_server.cause: why a connect failed */
+#define CLB_CAUSE_NONE 0        /* it did not fail */
+#define CLB_CAUSE_REFUSED 1     /* the real server reset it */
+#define CLB_CAUSE_TIMED_OUT 2   /* the kernel repeated its SYN until the last timer */
+#define CLB_CAUSE_SILENT 3      /* the application gave it up, after clb_virtual.silent_after_ms without an answer */
+#define CLB_CAUSE_UNREACHABLE 4 /* an ICMP error */
+#define CLB_CAUSE_UNKNOWN 5     /* timed out or unreachable: nothing watched the timers */
 
 /* Keys of clb_counts */
 #define CLB_COUNT_RECORDS_LOST 0 /* connects, and datagrams of unconnected sockets, without memory for a record */
@@ -135,18 +143,19 @@ struct clb_vip {
 /* A virtual server. It is never changed while a link leads to it, except for `next`. */
 struct clb_virtual {
 	struct clb_vip vip;
-	__u32 next;           /* the next virtual server of its chain; 0: none */
-	__u64 generation;     /* generation of the slots of the pool; never reused, starts at 1 */
-	__u32 row;            /* index of its first row in clb_rows; CLB_OVERFLOWS: they are in clb_overflow */
-	__u32 servers;        /* slots of this generation, at least 1: an empty pool has one, which refuses connects */
-	__u32 tier;           /* size of the lowest tier, whose slots come first */
-	__u16 algorithm;      /* CLB_RANDOM, CLB_ROUND_ROBIN or CLB_LEAST_CONN */
-	__u16 flags;          /* CLB_COUNT_ACTIVE */
-	__u32 eject_after;    /* consecutive failed connects that eject a server; 0: never */
-	__u32 eject_first_ms; /* duration of the first ejection; doubles with each repetition */
-	__u32 eject_most_ms;  /* longest ejection */
-	__u32 refusal;        /* index of the server that counts refused connects and turns */
-	__u32 zero[8];        /* room for more limits */
+	__u32 next;            /* the next virtual server of its chain; 0: none */
+	__u64 generation;      /* generation of the slots of the pool; never reused, starts at 1 */
+	__u32 row;             /* index of its first row in clb_rows; CLB_OVERFLOWS: they are in clb_overflow */
+	__u32 servers;         /* slots of this generation, at least 1: an empty pool has one, which refuses connects */
+	__u32 tier;            /* size of the lowest tier, whose slots come first */
+	__u16 algorithm;       /* CLB_RANDOM, CLB_ROUND_ROBIN or CLB_LEAST_CONN */
+	__u16 flags;           /* CLB_COUNT_ACTIVE */
+	__u32 eject_after;     /* consecutive failed connects that eject a server; 0: never */
+	__u32 eject_first_ms;  /* duration of the first ejection; doubles with each repetition */
+	__u32 eject_most_ms;   /* longest ejection */
+	__u32 refusal;         /* index of the server that counts refused connects and turns */
+	__u32 silent_after_ms; /* a connect that is given up fails if it was unanswered for so long; 0: never */
+	__u32 zero[7];         /* room for more limits */
 };
 #define CLB_OVERFLOWS 0xffffffff
 
@@ -195,17 +204,23 @@ struct clb_row {
 /* Counters and health of a real server. They outlive generations and are zero for a new server. Times are in
  * nanoseconds of CLOCK_MONOTONIC. */
 struct clb_server {
-	__u64 connects;            /* connects and first datagrams sent there; for a refusal, those that were refused */
-	__u64 failures;            /* connects ended by it, an ICMP error or silence; for a refusal, turns taken */
-	__u64 ejected_until;       /* time from which it may be probed; 0: not ejected */
-	__u64 recovered_at;        /* time of its last recovery from an ejection; 0: never */
-	__u64 began;               /* time of the first connect or datagram with a record; 0: never */
-	__u32 active;              /* TCP connections from SYN_SENT to the end of ESTABLISHED, connected UDP sockets */
-	__u32 in_row;              /* failures since the last success */
-	__u32 ejections;           /* ejections in close succession: each doubles the duration */
-	__u32 probing;             /* 1: a connect was sent to probe whether it works again */
-	struct bpf_spin_lock lock; /* protects ejected_until, recovered_at, began, ejections, probing */
+	__u64 connects;      /* connects and first datagrams sent there; for a refusal, those that were refused */
+	__u64 failures;      /* connects that failed; for a refusal, turns taken */
+	__u64 ejected_until; /* time from which it may be probed; 0: not ejected */
+	__u64 recovered_at;  /* time of its last recovery from an ejection; 0: never */
+	__u64 began;         /* time of the first connect or datagram with a record; 0: never */
+	__u32 active;        /* TCP connections from SYN_SENT to the end of ESTABLISHED, connected UDP sockets */
+	__u32 in_row;        /* failures since the last success */
+	__u32 ejections;     /* ejections in close succession: each doubles the duration */
+	__u8 probing;        /* 1: a connect was sent to probe whether it works again */
+	__u8 cause;          /* CLB_CAUSE_* of the failure that ejected it last */
+	__u16 zero;
+	struct bpf_spin_lock lock; /* protects ejected_until, recovered_at, began, ejections, probing, cause */
 	__u32 times_ejected;       /* in total */
+	__u32 refused;             /* failures by their cause, if it is known; they wrap around */
+	__u32 timed_out;
+	__u32 silent;
+	__u32 unreachable;
 };
 
 /* The owners of the records of a bucket, in one cache line. */
@@ -226,9 +241,10 @@ struct clb_socket {
 	__u16 rank;   /* of its tier when it was sent */
 	__u8 counts;  /* 1: its virtual server has CLB_COUNT_ACTIVE */
 	__u8 watched; /* 1: its virtual server ejects */
-	__u8 follows; /* 1: for it we have set BPF_SOCK_OPS_STATE_CB on the socket */
-	__u8 zero;
-	__u32 room[3]; /* for the time of the connect and what is known of its end; zero */
+	__u8 follows; /* the flags of bpf_sock_ops_cb_flags that we have set for it on the socket */
+	__u8 expired; /* 1: its last timer has run out */
+	__u32 at; /* when its SYN left, in ticks of the kernel (jiffies); 0: not, or not known to have left this host */
+	__u32 room[2];
 };
 
 /* A record in the storage of its socket. */
@@ -265,7 +281,8 @@ struct clb_event {
 	__u64 cgroup;  /* id of the cgroup of the process; 0 in an outcome */
 	__u32 process; /* 0 in an outcome, which belongs to no process */
 	__u32 kind;    /* CLB_EVENT_* */
-	__u64 zero;    /* room for a cause */
+	__u32 cause;   /* CLB_CAUSE_*; 0 unless it failed, or was ejected */
+	__u32 zero;
 	struct clb_member member;
 	char command[16];
 };
@@ -291,7 +308,7 @@ _Static_assert(sizeof(struct clb_place) == 16, "clb_place");
 _Static_assert(sizeof(struct clb_member) == 40, "clb_member");
 _Static_assert(sizeof(struct clb_slot) == 56, "clb_slot");
 _Static_assert(sizeof(struct clb_row) == 456, "clb_row");
-_Static_assert(sizeof(struct clb_server) == 64, "clb_server");
+_Static_assert(sizeof(struct clb_server) == 80, "clb_server");
 _Static_assert(sizeof(struct clb_bucket) == 64, "clb_bucket");
 _Static_assert(sizeof(struct clb_socket) == 80, "clb_socket");
 _Static_assert(sizeof(struct clb_stored) == 96, "clb_stored");

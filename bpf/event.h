@@ -19,19 +19,22 @@ CLB_FUNCTION int clb_describe(struct clb_event *event, const struct clb_member *
 	event->time = bpf_ktime_get_ns();
 	event->latency = started ? event->time - started : 0;
 	event->kind = kind;
+	event->cause = CLB_CAUSE_NONE;
 	event->zero = 0;
 	event->member = *member;
 	return 0;
 }
 
 /* Report the outcome for the socket with this cookie. */
-CLB_FUNCTION int clb_report_outcome(__u64 cookie, const struct clb_member *member, __u64 started, __u32 kind)
+CLB_FUNCTION int clb_report_outcome(__u64 cookie, const struct clb_member *member, __u64 started, __u32 kind,
+				    __u32 cause)
 {
 	struct clb_event *event = clb_reserve(clb_events, sizeof(*event));
 
 	if (!event)
 		return 0;
 	clb_describe(event, member, kind, started);
+	event->cause = cause;
 	event->socket = cookie;
 	event->cgroup = 0;
 	event->process = 0;

@@ -14,6 +14,7 @@ struct clb_sent {
 	__u64 began;
 	__u64 started; /* 0: its outcome is not reported */
 	__u32 server;
+	__u32 at;
 	__u16 rank;
 	__u8 watched;
 };
@@ -113,9 +114,13 @@ CLB_GLOBAL int clb_half_stays(__u64 generation, __u32 from, __u32 first, __u32 t
 		.tier = tier,
 		.ejected = more,
 	};
+	struct clb_count *walk = &count;
 
 	count.rows = (first + tier - 1) / CLB_ROW - first / CLB_ROW + 1;
-	clb_for_each(count.rows, CLB_COUNTED, clb_count_row, &count);
+	/* Otherwise BCC's compiler loads a field at the end of each turn, and 5.10 accepts no loop whose last instruction
+	 * before its start is not a jump. */
+	clb_opaque(walk);
+	clb_for_each(count.rows, CLB_COUNTED, clb_count_row, walk);
 	return count.ejected * 2 <= count.counted;
 }
 
@@ -140,9 +145,10 @@ CLB_FUNCTION int clb_may_eject(const struct clb_virtual *pool, __u16 rank, __u32
 
 /* Eject a server, for longer each time in close succession. Failures of connects that were started before it was
  * ejected change nothing. */
-static __always_inline int clb_eject(struct clb_server *server, __u32 first_ms, __u32 most_ms)
+static __always_inline int clb_eject(struct clb_server *server, const struct clb_virtual *pool, __u32 cause)
 {
-	__u64 now = bpf_ktime_get_ns(), most = most_ms * CLB_NS_PER_MS, duration = first_ms * CLB_NS_PER_MS;
+	__u64 now = bpf_ktime_get_ns(), most = pool->eject_most_ms * CLB_NS_PER_MS;
+	__u64 duration = pool->eject_first_ms * CLB_NS_PER_MS;
 	int ejected = 0;
 
 	bpf_spin_lock(&server->lock);
@@ -153,6 +159,7 @@ static __always_inline int clb_eject(struct clb_server *server, __u32 first_ms, 
 		server->ejected_until = now + (duration < most ? duration : most);
 		server->ejections++;
 		server->probing = 0;
+		server->cause = cause;
 		ejected = 1;
 	}
 	bpf_spin_unlock(&server->lock);
@@ -167,27 +174,38 @@ static __always_inline void clb_take_back(struct clb_server *server)
 	bpf_spin_unlock(&server->lock);
 }
 
-/* A connect failed. Returns whether the server was ejected because of it. */
-CLB_FUNCTION int clb_failed(const struct clb_sent *sent)
+/* Count a failure by its cause. */
+static __always_inline void clb_count_cause(struct clb_server *server, __u32 cause)
 {
-	const struct clb_vip *vip = &sent->member.vip;
-	__u32 index = clb_find_virtual(vip, vip->port, clb_hash(vip->address));
-	struct clb_virtual *pool = index ? clb_lookup(clb_virtual, &index) : 0;
+	if (cause == CLB_CAUSE_REFUSED)
+		__sync_fetch_and_add(&server->refused, 1);
+	else if (cause == CLB_CAUSE_TIMED_OUT)
+		__sync_fetch_and_add(&server->timed_out, 1);
+	else if (cause == CLB_CAUSE_SILENT)
+		__sync_fetch_and_add(&server->silent, 1);
+	else if (cause == CLB_CAUSE_UNREACHABLE)
+		__sync_fetch_and_add(&server->unreachable, 1);
+}
+
+/* A connect failed. Returns whether the server was ejected because of it. */
+static __always_inline int clb_failed(const struct clb_virtual *pool, const struct clb_sent *sent, __u32 cause)
+{
 	struct clb_server *server = clb_server_since(&sent->server, sent->began);
 
 	if (!server)
 		return 0;
 	__sync_fetch_and_add(&server->failures, 1);
+	clb_count_cause(server, cause);
 	__sync_fetch_and_add(&server->in_row, 1);
 	if (!pool || !pool->eject_after || server->in_row < pool->eject_after)
 		return 0;
 	if (server->ejected_until) {
-		if (!clb_eject(server, pool->eject_first_ms, pool->eject_most_ms))
+		if (!clb_eject(server, pool, cause))
 			return 0;
 		__sync_fetch_and_add(&server->times_ejected, 1);
 		return 1;
 	}
-	if (!clb_may_eject(pool, sent->rank, 1) || !clb_eject(server, pool->eject_first_ms, pool->eject_most_ms))
+	if (!clb_may_eject(pool, sent->rank, 1) || !clb_eject(server, pool, cause))
 		return 0;
 	/* If two servers fail at the same time, neither has counted the other. */
 	if (clb_may_eject(pool, sent->rank, 0)) {
@@ -195,6 +213,38 @@ CLB_FUNCTION int clb_failed(const struct clb_sent *sent)
 		return 1;
 	}
 	clb_take_back(server);
+	return 0;
+}
+
+/* Whether a connect that is given up now was unanswered for long enough to be a failure. */
+static __always_inline int clb_was_silent(const struct clb_virtual *pool, const struct clb_sent *sent)
+{
+	__u64 ticks = (__u32)(clb_ticks() - sent->at);
+
+	return pool && sent->at && pool->silent_after_ms &&
+	       ticks * clb_tick_ns >= pool->silent_after_ms * CLB_NS_PER_MS;
+}
+
+/* A connect ended before it was established, and its record is released. With CLB_CAUSE_SILENT it was given up, and its
+ * time decides whether it has failed. With a function more on the way to a row of clb_overflow there are too many calls in
+ * each other for the verifier. */
+CLB_FUNCTION int clb_ended_early(const struct clb_sent *sent, __u64 cookie, __u32 cause)
+{
+	const struct clb_vip *vip = &sent->member.vip;
+	struct clb_virtual *pool;
+	__u32 index;
+
+	if (!(cause && sent->watched) && !sent->started)
+		return 0;
+	index = clb_find_virtual(vip, vip->port, clb_hash(vip->address));
+	pool = index ? clb_lookup(clb_virtual, &index) : 0;
+	if (cause == CLB_CAUSE_SILENT && !clb_was_silent(pool, sent))
+		cause = CLB_CAUSE_NONE;
+	if (sent->started)
+		clb_report_outcome(cookie, &sent->member, sent->started, cause ? CLB_EVENT_FAILED : CLB_EVENT_GIVEN_UP,
+				   cause);
+	if (cause && sent->watched && clb_failed(pool, sent, cause) && sent->started)
+		clb_report_outcome(cookie, &sent->member, sent->started, CLB_EVENT_EJECTED, cause);
 	return 0;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The maps; clb.h describes their elements. Everything that a connect reads or writes is in arrays, where a look-up is a
- * few instructions and never a call: 16 MiB of servers, 12 MiB of virtual servers with their links, 7 MiB of rows, 6 MiB
+ * few instructions and never a call: 20 MiB of servers, 12 MiB of virtual servers with their links, 7 MiB of rows, 6 MiB
  * of records. Elements of hashes are allocated on demand. */
 #ifndef CLB_MAPS_H
 #define CLB_MAPS_H
@@ -26,5 +26,29 @@ CLB_SOCKET_MAP(clb_sockets, struct clb_stored);
 CLB_SOCKET_MAP(clb_peers, struct clb_peers);
 CLB_MAP(clb_counts, BPF_MAP_TYPE_ARRAY, "array", __u32, __u64, CLB_COUNTS, 0);
 CLB_RING(clb_events, CLB_EVENTS_BYTES);
+
+/* What the loader sets as it makes the maps: the number of buckets, and the length of a tick of the kernel (jiffy). */
+#ifndef CLB_TICK_NS
+#define CLB_TICK_NS 4000000
+#endif
+#ifdef CLB_BCC
+#define clb_buckets CLB_BUCKETS
+#define clb_tick_ns CLB_TICK_NS
+#else
+const volatile struct {
+	__u32 buckets;
+	__u32 tick_ns;
+} clb_constants = { CLB_BUCKETS, CLB_TICK_NS };
+#define clb_buckets clb_constants.buckets
+#define clb_tick_ns clb_constants.tick_ns
+#endif
+
+/* The time in ticks, never 0. It wraps around after 49 days or more. Ticks cost nothing to read, other clocks do. */
+static __always_inline __u32 clb_ticks(void)
+{
+	__u32 now = bpf_jiffies64();
+
+	return now ? now : 1;
+}
 
 #endif

@@ -104,13 +104,6 @@ static __always_inline int clb_use_storage(struct bpf_sock *sk, __u64 flags, str
 	return 1;
 }
 
-/* The number of buckets, which the loader sets as it makes the maps. */
-#ifdef CLB_BCC
-#define clb_buckets CLB_BUCKETS
-#else
-const volatile __u32 clb_buckets = CLB_BUCKETS;
-#endif
-
 /* Find the bucket of a socket. Consecutive cookies share one, so that the connects of a host read few cache lines. */
 static __always_inline int clb_find_bucket(__u64 cookie, struct clb_record *record)
 {
@@ -209,6 +202,7 @@ static __always_inline int clb_take(const struct clb_record *record, __u64 cooki
 	sent->began = socket->began;
 	sent->started = socket->started;
 	sent->server = socket->server;
+	sent->at = socket->at;
 	sent->rank = socket->rank;
 	sent->watched = socket->watched;
 	return clb_release(record, cookie);
@@ -233,6 +227,8 @@ static __always_inline int clb_fill(const struct clb_record *record, __u64 cooki
 	socket->counts = counts;
 	socket->watched = watched;
 	socket->follows = 0;
+	socket->expired = 0;
+	socket->at = 0;
 	if (request->asked.protocol == CLB_PROTOCOL_UDP) /* TCP is counted when its SYN is sent */
 		clb_count_in(record, cookie);
 	return 1;

@@ -100,6 +100,7 @@ consul = "redis"
 vip = "10.64.0.1:6379,[fd00:64::1]:6379"
 algorithm = "least-conn"
 eject-time = "5s"
+silent-after = "off"
 [[service]]
 name = "ldap"
 vip = "10.64.0.2"

@@ -29,6 +29,7 @@ from clb_discovery.cli.look_ahead import Outlook
 from clb_discovery.cli.main import main
 from clb_discovery.cli.parser import make_parser
 from clb_discovery.documents import instances
+from clb_discovery.documents.causes import Cause
 from clb_discovery.documents.instances import Found
 from clb_discovery.documents.status import Datapath, document
 from clb_discovery.documents.trace import Joiner, Kind, dropped
@@ -66,6 +67,7 @@ algorithm = "least-conn"
 eject-after = 5
 eject-time = "1s"
 eject-max = "2s"
+silent-after = "50ms"
 """
 
 
@@ -140,7 +142,8 @@ def installed() -> Installed:
 def counted() -> dict[bytes, Server]:
     """Return the counters of its servers."""
     new = elements.unpack_server(elements.NEW_SERVER)
-    return {member: new for one in installed().virtual.values() for member in one.servers}
+    failed = new._replace(failures=1, refused=1)
+    return {member: failed for one in installed().virtual.values() for member in one.servers}
 
 
 def following() -> list[ServiceState]:
@@ -224,9 +227,11 @@ def printed(*arguments: str) -> dict[str, Any]:
 
 def traced() -> Iterator[dict[str, Any]]:
     """Yield lines of `trace`: a connect and its outcome, an outcome alone, and a gap."""
-    sent = Event(1, 0, 7, 8, 9, Kind.SENT, elements.pack_member(elements.pack_vip(WEB), ONE), "curl")
+    sent = Event(1, 0, 7, 8, 9, Kind.SENT, 0, elements.pack_member(elements.pack_vip(WEB), ONE), "curl")
     joiner = Joiner()
-    for event in (sent, sent._replace(kind=Kind.ESTABLISHED, process=0), sent._replace(kind=Kind.EJECTED, process=0)):
+    outcome = sent._replace(process=0)
+    ejected = outcome._replace(kind=Kind.EJECTED, cause=Cause.REFUSED)
+    for event in (sent, outcome._replace(kind=Kind.ESTABLISHED), ejected):
         line = joiner.feed(event)
         if line:
             yield line.document("2026-01-02T03:04:05Z", "/web", "web")

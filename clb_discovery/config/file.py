@@ -28,7 +28,7 @@ KEYS: Final[Mapping[str, Option]] = {
 _SOURCES: Final = ("consul", "srv", "servers")
 _SETTINGS: Final[Mapping[str, Callable[[str], object]]] = {
     name: OPTIONS[name].parse
-    for name in ("algorithm", "max-removal", "hold", "linger", "eject-after", "eject-time", "eject-max")
+    for name in ("algorithm", "max-removal", "hold", "linger", "eject-after", "eject-time", "eject-max", "silent-after")
 }
 """The options that a service may set for itself, each with the parser of its value."""
 _SELECTION: Final = ("filter", "tags")  # which of Consul's instances a service may select for itself

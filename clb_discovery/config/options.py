@@ -203,6 +203,15 @@ class Options:
     eject_max: int = _SCHEDULING.value(
         _HEALTH.eject_most_ms, "TIME", values.parse_milliseconds, "let an ejection last at most this long; default 60s"
     )
+    silent_after: int = _SCHEDULING.value(
+        _HEALTH.silent_after_ms,
+        "TIME",
+        values.parse_silent_after,
+        "count a connect that the application gives up as failed if it was unanswered for this long; it must be above "
+        "the round trip to the servers, or clients that race several servers eject the far ones; off never counts it; "
+        "default 200ms",
+    )
+    """Milliseconds; 0 for never."""
     no_active: bool = _SCHEDULING.switch(
         "do not count active connections, which saves a little work per connect; least-conn counts them anyway"
     )

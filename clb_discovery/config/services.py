@@ -87,7 +87,7 @@ def _completed(entry: Entry, options: Options) -> Service:
     return replace(
         entry.service,
         algorithm=own.algorithm,
-        health=PassiveHealth(active, own.eject_after, own.eject_time, own.eject_max),
+        health=PassiveHealth(active, own.eject_after, own.eject_time, own.eject_max, own.silent_after),
         policy=RemovalPolicy(own.max_removal, own.hold),
         filter=own.filter,
         tags=own.tag,

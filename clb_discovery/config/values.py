@@ -123,6 +123,16 @@ def parse_milliseconds(text: str) -> int:
     return round(milliseconds)
 
 
+def parse_silent_after(text: str) -> int:
+    """Read a duration of 1 ms to 24 h, or `off`; return milliseconds, 0 for `off`."""
+    if text == "off":
+        return 0
+    try:
+        return parse_milliseconds(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or off") from None
+
+
 def parse_count(text: str) -> int:
     """Read a number from 0 to 1,000,000."""
     if not text.isascii() or not text.isdigit() or int(text) > 1_000_000:

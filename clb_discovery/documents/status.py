@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from clb_discovery.documents.causes import by_cause
 from clb_discovery.documents.shares import Member, target_shares
 from clb_discovery.documents.verdict import empty_services
 from clb_discovery.layout import elements
@@ -146,4 +147,5 @@ def _real_server(server: RealServer, found: Server, target: float) -> dict[str, 
         "connects": found.connects,
         "active": found.active,
         "failures": found.failures,
+        "causes": {cause.name.lower(): count for cause, count in by_cause(found).items()},
     }

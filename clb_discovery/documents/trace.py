@@ -6,10 +6,12 @@ The decision names the process and the outcome does not. The socket's cookie joi
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
+from clb_discovery.documents.causes import Cause, cause_of
 from clb_discovery.documents.origin import Origin, origin
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Event
@@ -35,10 +37,14 @@ OUTCOMES: Final = tuple(kind.name.lower().replace("_", "-") for kind in Kind)
 DROPPED: Final = "dropped"
 """The outcome of a line that stands for connects that came faster than they were read."""
 _LONGEST_COMMAND: Final = 15  # bytes of a program's name that the kernel keeps (TASK_COMM_LEN)
-_SILENCE: Final = 1_000_000_000
-"""Nanoseconds before which silence does not end a connect: the kernel first sends the SYN again (RFC 6298)."""
-_ANSWERED: Final = ("ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH")
-_UNANSWERED: Final = ("ETIMEDOUT", "EHOSTUNREACH", "ECONNREFUSED")
+_UNREACHABLE: Final = ("EHOSTUNREACH", "ENETUNREACH", "ECONNREFUSED")
+_ERRORS: Final[Mapping[int, tuple[str, ...]]] = {
+    Cause.REFUSED: ("ECONNREFUSED",),
+    Cause.TIMED_OUT: ("ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH"),  # the latter after an ICMP error on the way
+    Cause.SILENT: (),
+    Cause.UNREACHABLE: _UNREACHABLE,
+}
+"""The errors of failed connects by their cause. An application that gave up by itself has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,8 @@ class Line:
     vip: str | None
     real_server: str | None
     outcome: str
+    cause: str | None
+    """Why it failed; None if it did not, or if the cause is not known."""
     latency: int | None
     """Nanoseconds from the decision to the outcome; None unless this outcome ends a connect."""
     errors: tuple[str, ...] = ()
@@ -76,6 +84,7 @@ class Line:
             "virtual_server": self.vip,
             "real_server": self.real_server,
             "outcome": self.outcome,
+            "cause": self.cause,
             "errno": list(self.errors),
             "latency_ms": None if self.latency is None else self.latency / 1e6,
         }
@@ -83,7 +92,7 @@ class Line:
 
 def dropped(time: int) -> Line:
     """Return the line that stands for connects that were not read in time."""
-    return Line(time, None, None, None, None, None, None, DROPPED, None)
+    return Line(time, None, None, None, None, None, None, DROPPED, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +153,12 @@ class Joiner:
             vip=str(vip),
             real_server=format_endpoint(address, port) if port else None,
             outcome=OUTCOMES[event.kind - 1] if event.kind in Kind.__members__.values() else f"unknown {event.kind}",
+            cause=cause_of(event.cause),
             latency=event.latency if ends else None,
             errors=self._errors(event),
         )
 
     def _errors(self, event: Event) -> tuple[str, ...]:
         if event.kind == Kind.FAILED:
-            return _ANSWERED if event.latency < _SILENCE else _UNANSWERED
+            return _ERRORS.get(event.cause, ("ETIMEDOUT", *_UNREACHABLE))
         return (self._refusal,) if event.kind == Kind.REFUSED else ()

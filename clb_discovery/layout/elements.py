@@ -52,6 +52,7 @@ class Virtual(NamedTuple):
     eject_first_ms: int
     eject_most_ms: int
     refusal: int
+    silent_after_ms: int
 
 
 class Slot(NamedTuple):
@@ -84,7 +85,12 @@ class Server(NamedTuple):
     in_row: int
     ejections: int
     probing: int
+    cause: int
     times_ejected: int
+    refused: int
+    timed_out: int
+    silent: int
+    unreachable: int
 
 
 class Bucket(NamedTuple):
@@ -111,6 +117,8 @@ class Socket(NamedTuple):
     counts: int
     watched: int
     follows: int
+    expired: int
+    at: int
 
 
 class Event(NamedTuple):
@@ -122,6 +130,7 @@ class Event(NamedTuple):
     cgroup: int
     process: int
     kind: int
+    cause: int
     member: bytes
     command: str
 
@@ -299,8 +308,8 @@ def unpack_socket(data: bytes) -> Socket:
 
 def unpack_event(data: bytes) -> Event:
     """Parse an event: the choice for a connect, or its outcome."""
-    time, latency, socket, cgroup, process, kind, member, command = EVENT.struct.unpack(data)
-    return Event(time, latency, socket, cgroup, process, kind, member, _untext(command))
+    time, latency, socket, cgroup, process, kind, cause, member, command = EVENT.struct.unpack(data)
+    return Event(time, latency, socket, cgroup, process, kind, cause, member, _untext(command))
 
 
 def algorithm_of(number: int) -> Algorithm | None:

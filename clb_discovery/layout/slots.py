@@ -72,6 +72,7 @@ def pool_virtual(  # noqa: PLR0913 - what only the caller knows of the structure
         health.eject_first_ms,
         health.eject_most_ms,
         refusal,
+        health.silent_after_ms,
     )
 
 
@@ -80,7 +81,9 @@ def passive_health_of(virtual: Virtual) -> PassiveHealth | None:
     if virtual.flags & ~structs.COUNT_ACTIVE:
         return None
     active = bool(virtual.flags & structs.COUNT_ACTIVE)
-    return PassiveHealth(active, virtual.eject_after, virtual.eject_first_ms, virtual.eject_most_ms)
+    return PassiveHealth(
+        active, virtual.eject_after, virtual.eject_first_ms, virtual.eject_most_ms, virtual.silent_after_ms
+    )
 
 
 def lowest_tier(pool: Pool) -> int:

@@ -99,7 +99,8 @@ VIRTUAL: Final = Record(
     ("eject_first_ms", "I"),
     ("eject_most_ms", "I"),
     ("refusal", "I"),
-    ("zero", "32x"),
+    ("silent_after_ms", "I"),
+    ("zero", "28x"),
 )
 PLACE: Final = Record("clb_place", ("generation", "Q"), ("row", "I"), ("zero", "4x"))
 MEMBER: Final = Record("clb_member", ("vip", "20s"), ("address", "16s"), ("port", "2s"), ("zero", "2x"))
@@ -131,9 +132,15 @@ SERVER: Final = Record(
     ("active", "I"),
     ("in_row", "I"),
     ("ejections", "I"),
-    ("probing", "I"),
+    ("probing", "B"),
+    ("cause", "B"),
+    ("zero", "2x"),
     ("lock", "4x"),
     ("times_ejected", "I"),
+    ("refused", "I"),
+    ("timed_out", "I"),
+    ("silent", "I"),
+    ("unreachable", "I"),
 )
 BUCKET: Final = Record(
     "clb_bucket", ("socket", f"{8 * BUCKET_PLACES}s"), ("crowded", "I"), ("lock", "4x"), ("zero", "24x")
@@ -149,8 +156,9 @@ SOCKET: Final = Record(
     ("counts", "B"),
     ("watched", "B"),
     ("follows", "B"),
-    ("zero", "x"),
-    ("room", "12x"),
+    ("expired", "B"),
+    ("at", "I"),
+    ("room", "8x"),
 )
 STORED: Final = Record("clb_stored", ("socket", "Q"), ("zero", "4x"), ("lock", "4x"), ("record", f"{SOCKET.size}s"))
 EVENT: Final = Record(
@@ -161,7 +169,8 @@ EVENT: Final = Record(
     ("cgroup", "Q"),
     ("process", "I"),
     ("kind", "I"),
-    ("zero", "8x"),
+    ("cause", "I"),
+    ("zero", "4x"),
     ("member", "40s"),
     ("command", "16s"),
 )

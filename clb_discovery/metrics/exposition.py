@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from clb_discovery import __version__
+from clb_discovery.documents.causes import by_cause
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.elements import Server
 from clb_discovery.layout.structs import Map
@@ -148,6 +149,10 @@ def _of_servers(report: Report) -> Iterator[bytes]:
     yield _family("clb_refused_total", "counter", text, ((labels, server.connects) for labels, server in refusals))
     for name, kind, text, value in _OF_REAL_SERVERS:
         yield _family(name, kind, text, ((labels, value(server)) for labels, server in rows))
+    text = "Connects that a real server failed, by their cause where it is known"
+    counts = ((labels, by_cause(server)) for labels, server in rows if server.failures)
+    samples = ((f'{labels},cause="{cause}"', number) for labels, count in counts for cause, number in count.items())
+    yield _family("clb_failures_by_cause_total", "counter", text, samples)
 
 
 def _family(name: str, kind: str, text: str, samples: Iterable[tuple[str, int]]) -> bytes:

@@ -131,6 +131,8 @@ class PassiveHealth:
     """Duration of the first ejection, in milliseconds; it doubles with each repetition."""
     eject_most_ms: int = 60_000
     """Longest ejection, in milliseconds."""
+    silent_after_ms: int = 200
+    """How long a connect that the application gives up must have been unanswered to be a failure; 0 for never."""
 
     @property
     def needs_outcomes(self) -> bool:

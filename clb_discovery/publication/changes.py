@@ -53,4 +53,5 @@ def _settings(server: Published) -> dict[str, Any]:
         "eject-after": health.eject_after,
         "eject-time": f"{health.eject_first_ms}ms",
         "eject-max": f"{health.eject_most_ms}ms",
+        "silent-after": f"{health.silent_after_ms}ms" if health.silent_after_ms else "off",
     }

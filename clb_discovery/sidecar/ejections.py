@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from clb_discovery.documents.causes import cause_of
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.elements import Server
 from clb_discovery.layout.installed import Installed, Published
@@ -28,6 +29,9 @@ _MOST: Final = 32  # lines of one look
 _SIZE: Final = structs.SERVER.size
 _UNTIL: Final = 2  # the place of `ejected_until` among the 64-bit words of a server
 _TIMES: Final = 15  # the place of `times_ejected` among its 32-bit words
+
+_WORDS: Final = {"silent": "unanswered", "timed-out": "timed out"}
+"""Causes that read better in other words."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -134,6 +138,9 @@ class Ejections:
     def _cause(self, server: Server) -> str:
         """Return what the kernel knows of the cause: a server that has returned has no failures in a row."""
         cause = f"{server.in_row} failed connects in a row" if server.in_row else "failed connects"
+        last = cause_of(server.cause)
+        if last:
+            cause += f", the last one {_WORDS.get(last, last)}"
         return cause if self._looked is not None else f"{cause}, before this sidecar started"
 
     def _since(self, server: Server, health: PassiveHealth | None, now: int) -> int | None:

@@ -25,18 +25,20 @@ _MOST_ROWS: Final = 50
 _MOST_ROWS_OF_ALL: Final = 300
 """At most so many tables are shown, so many real servers of one, and so many of all together. `--json` has all."""
 _STYLES: Final = {"active": "green", "probing": "yellow", "ejected": "red"}
-_TEXTS: Final = frozenset({"address", "state", "bar"})  # columns that are aligned to the left
+_TEXTS: Final = frozenset({"address", "state", "bar", "causes"})  # columns that are aligned to the left
 
 
 class Layout(NamedTuple):
     """One way to use the width of the screen."""
 
-    heads: Mapping[str, str]
+    heads: dict[str, str]
     """The columns in their order, and their headings."""
     gap: int
     """Spaces between columns."""
     join: str
     """The text between a counter and its rate."""
+    stacked: bool = False
+    """Whether causes of failures are below their number, one a line."""
 
 
 _ROOMY: Final = {
@@ -87,8 +89,8 @@ class Pools:
 
     def _fit(self, room: int, glyphs: Glyphs | None) -> tuple[Layout, list[list[_Row]], Mapping[str, int]]:
         """Return the widest layout that fits into lines of this length, its rows by pool, and its columns' widths."""
-        for layout in _LAYOUTS if glyphs else _LAYOUTS[1:]:
-            pools = [self._rows(server, layout.join, glyphs or ASCII) for server in self._tables]
+        for layout in self._layouts(with_bars=bool(glyphs)):
+            pools = [self._rows(server, layout, glyphs or ASCII) for server in self._tables]
             rows = [layout.heads, *(row for pool in pools for row in pool)]
             widths = {name: max(len(line) for row in rows for line in row[name].split("\n")) for name in layout.heads}
             excess = sum(widths.values()) + layout.gap * (len(widths) - 1) - room
@@ -97,12 +99,23 @@ class Pools:
         widths["address"] = max(_NARROWEST, widths["address"] - excess)
         return layout, pools, widths
 
-    def _rows(self, server: Mapping[str, Any], join: str, glyphs: Glyphs) -> list[_Row]:
+    def _layouts(self, *, with_bars: bool) -> Iterator[Layout]:
+        """Yield the ways to use the width, the widest first; causes only if connects have failed, and there is room."""
+        failed = any(any(real["causes"].values()) for server in self._tables for real in server["real_servers"])
+        for layout in _LAYOUTS if with_bars else _LAYOUTS[1:]:
+            if failed:
+                yield layout._replace(heads=layout.heads | {"causes": "causes"})
+                yield layout._replace(stacked=True)
+            yield layout
+
+    def _rows(self, server: Mapping[str, Any], layout: Layout, glyphs: Glyphs) -> list[_Row]:
         rows: list[_Row] = []
+        join = layout.join
         for real in _some_of(server["real_servers"], self._most):
             target = real["target_share"]
             share = real["connects"] / server["connects"] if server["connects"] else None
             rate = self._rates.get(key_of(server, real)) if self._rates is not None else None
+            causes = _causes(real["causes"])
             rows.append(
                 {
                     "address": endpoint(real),
@@ -114,7 +127,10 @@ class Pools:
                     "share": f"{share:.1%}" if share is not None else "-",
                     "target": f"{target:.1%}",
                     "active": f"{real['active']:,}",
-                    "failures": f"{real['failures']:,}" + (f"{join}{rate.failures:,.1f}/s" if rate else ""),
+                    "failures": f"{real['failures']:,}"
+                    + (f"{join}{rate.failures:,.1f}/s" if rate else "")
+                    + "".join(f"\n{cause}" for cause in causes if layout.stacked),
+                    "causes": ", ".join(causes),
                 }
             )
         return rows
@@ -143,6 +159,10 @@ def _some_of(reals: Sequence[Mapping[str, Any]], most: int) -> Sequence[Mapping[
     return [reals[at] for at in sorted(by_state[:most])]
 
 
+def _causes(counts: Mapping[str, int]) -> list[str]:
+    return [f"{count:,} {cause.replace('_', '-')}" for cause, count in counts.items() if count]
+
+
 def _lines(row: _Row, gap: int, widths: Mapping[str, int], *, head: bool = False) -> Iterator[Text]:
     """Yield the lines of a row, each cell folded by itself. A rich.Table does the same in several times the time."""
     cells = {name: _folded(row[name], width) for name, width in widths.items()}
@@ -161,6 +181,8 @@ def _folded(cell: str, width: int) -> list[str]:
 
 
 def _style(name: str, row: _Row) -> str:
+    if name == "causes":
+        return "yellow"
     if name == "failures":
         return "" if row[name].startswith("0") else "yellow"
     return _STYLES.get(row[name], "") if name == "state" else "dim" if name in {"priority", "target"} else ""

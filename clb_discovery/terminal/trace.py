@@ -93,8 +93,8 @@ def _origin(document: Mapping[str, Any], size: int | None) -> str | None:
 
 
 def _outcome(document: Mapping[str, Any], size: int) -> str:
-    """Return the outcome with its errors, and with the time that it took if there is room."""
-    text = " ".join(filter(None, (document["outcome"], "/".join(document["errno"]))))
+    """Return the outcome with its cause, or else its errors, and with the time that it took if there is room."""
+    text = " ".join(filter(None, (document["outcome"], document["cause"] or "/".join(document["errno"]))))
     latency = document["latency_ms"]
     timed = text if latency is None else f"{text} {_duration(latency)}"
     return timed if not size or len(timed) <= size else _cut(text, size)

@@ -101,7 +101,15 @@ def test_services_of_options_stand_beside_tables() -> None:
 
 def test_service_has_settings_of_its_own() -> None:
     """A table may have its own values of some options."""
-    keys = 'max-removal = 1\nhold = "5s"\nlinger = "1m"\neject-after = 0\neject-time = "1s"\neject-max = "2s"'
+    keys = """
+        max-removal = 1
+        hold = "5s"
+        linger = "1m"
+        eject-after = 0
+        eject-time = "1s"
+        eject-max = "2s"
+        silent-after = "50ms"
+    """
     (entry,) = read(f'[[service]]\nname = "a"\nsrv = "_a._tcp.x"\n{keys}').entries
     assert entry.settings == {
         "max_removal": 1,
@@ -110,6 +118,7 @@ def test_service_has_settings_of_its_own() -> None:
         "eject_after": 0,
         "eject_time": 1000,
         "eject_max": 2000,
+        "silent_after": 50,
     }
 
 

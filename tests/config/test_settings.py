@@ -42,6 +42,7 @@ SETTINGS: Final = {
     "eject-after": "9",
     "eject-time": '"1s"',
     "eject-max": '"90s"',
+    "silent-after": '"1s"',
     "no-active": "true",
     "on-remove": '"reset"',
     "hosts-file": '"/etc/hosts"',

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clb_discovery.config.values import parse_count, parse_milliseconds
+from clb_discovery.config.values import parse_count, parse_milliseconds, parse_silent_after
 from clb_discovery.model.servers import Algorithm
 from clb_discovery.model.text_forms import parse_algorithm
 
@@ -90,3 +90,17 @@ def test_what_is_no_duration_is_not_read(text: str) -> None:
     """The message shows valid durations."""
     with pytest.raises(ValueError, match="write 30s, 500ms, 2m or 1h"):
         parse_milliseconds(text)
+
+
+@given(st.integers(1, DAY))
+def test_silence_has_a_time_or_none(milliseconds: int) -> None:
+    """A time is read as all others are; `off` is none."""
+    assert parse_silent_after(f"{milliseconds}ms") == milliseconds
+    assert parse_silent_after("off") == 0
+
+
+@pytest.mark.parametrize("text", ["0", "25h", "never", "OFF", ""])
+def test_silence_that_cannot_be_read_is_explained(text: str) -> None:
+    """The message says that it can be off."""
+    with pytest.raises(ValueError, match=r"or off$"):
+        parse_silent_after(text)

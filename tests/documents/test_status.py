@@ -21,6 +21,7 @@ from clb_discovery.model.text_forms import parse_vip
 from clb_discovery.publication.plan import plan
 from tests.support.contract import assert_is_status
 
+CAUSES = {"refused": 0, "timed_out": 0, "silent": 0, "unreachable": 0}
 NEW = elements.unpack_server(elements.NEW_SERVER)
 INFO = Info(LAYOUT, FEATURE_ERRNO, "object", "build", "/sys/fs/cgroup/web")
 VIP4, VIP6, EVERY = parse_vip("10.64.0.1:6379"), parse_vip("[fd00::1]:53/udp"), parse_vip("10.64.0.2")
@@ -77,7 +78,7 @@ def status(
     key = elements.pack_vip(VIP4)
     servers = {
         elements.pack_member(key, ONE): NEW._replace(connects=5, active=4),
-        elements.pack_member(key, TWO): NEW._replace(connects=2, failures=1, ejected_until=1, probing=1),
+        elements.pack_member(key, TWO): NEW._replace(connects=2, failures=1, silent=1, ejected_until=1, probing=1),
         elements.refusal(key): NEW._replace(connects=3),
     }
     found = document(
@@ -172,7 +173,8 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
                 "real_servers": [
                     real_server("10.0.0.7", 31001, weight=10, priority=0, target=1.0) | {"connects": 5, "active": 4},
                     real_server("10.0.0.8", 31002, weight=0, priority=1, target=0.0)
-                    | {"connects": 2, "failures": 1, "state": "ejected", "probing": True},
+                    | {"connects": 2, "failures": 1, "causes": CAUSES | {"silent": 1}}
+                    | {"state": "ejected", "probing": True},
                 ],
                 "listens_here": False,
             }
@@ -185,7 +187,7 @@ def test_document_has_everything_under_the_names_of_the_contract() -> None:
 
 def real_server(address: str, port: int, *, weight: int, priority: int, target: float) -> dict[str, Any]:
     """Return the document of a new real server."""
-    counts = {"state": "active", "probing": False, "connects": 0, "active": 0, "failures": 0}
+    counts = {"state": "active", "probing": False, "connects": 0, "active": 0, "failures": 0, "causes": CAUSES}
     return {"address": address, "port": port, "weight": weight, "priority": priority, "target_share": target} | counts
 
 

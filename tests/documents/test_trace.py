@@ -1,11 +1,14 @@
-"""The lines of `trace`: filters, errors and origins."""
+"""The lines of `trace`: filters, causes, errors and origins."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from clb_discovery.documents.causes import Cause
 from clb_discovery.documents.trace import OUTCOMES, Joiner, Kind, Line, Wanted, dropped
 from clb_discovery.layout import elements
 from clb_discovery.layout.elements import Event
@@ -13,7 +16,7 @@ from clb_discovery.model.address import parse_address
 from clb_discovery.model.servers import RealServer
 from clb_discovery.model.text_forms import parse_vip
 
-LINE = Line(1, 42, "a-long-program-", 7, bytes(20), "10.64.0.1:80", "10.0.0.1:80", "failed", 5)
+LINE = Line(1, 42, "a-long-program-", 7, bytes(20), "10.64.0.1:80", "10.0.0.1:80", "failed", "refused", 5)
 
 
 @pytest.mark.parametrize(
@@ -48,29 +51,41 @@ def test_the_line_of_dropped_connects_matches_every_filter() -> None:
     assert dropped(1).outcome not in OUTCOMES
 
 
-def event(kind: Kind, *, latency: int = 0, process: int = 9) -> Event:
+def event(kind: Kind, *, latency: int = 0, process: int = 9, cause: int = 0) -> Event:
     """Return an event of one connect."""
     server = RealServer(0, parse_address("10.0.0.1"), 81, 1)
     member = elements.pack_member(elements.pack_vip(parse_vip("10.64.0.1:80")), server)
-    return Event(1, latency, 7, 8, process, kind, member, "curl")
+    return Event(1, latency, 7, 8, process, kind, cause, member, "curl")
 
 
 @pytest.mark.parametrize(
-    ("kind", "latency", "expected"),
+    ("kind", "cause", "shown", "expected"),
     [
-        (Kind.ESTABLISHED, 5, ()),
-        (Kind.GIVEN_UP, 5, ()),
-        (Kind.EJECTED, 0, ()),
-        (Kind.REFUSED, 0, ("EPERM",)),
-        (Kind.FAILED, 999_000_000, ("ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH")),
-        (Kind.FAILED, 1_000_000_000, ("ETIMEDOUT", "EHOSTUNREACH", "ECONNREFUSED")),
+        (Kind.ESTABLISHED, 0, None, ()),
+        (Kind.GIVEN_UP, 0, None, ()),
+        (Kind.EJECTED, Cause.SILENT, "silent", ()),
+        (Kind.REFUSED, 0, None, ("EPERM",)),
+        (Kind.FAILED, Cause.REFUSED, "refused", ("ECONNREFUSED",)),
+        (Kind.FAILED, Cause.TIMED_OUT, "timed-out", ("ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH")),
+        (Kind.FAILED, Cause.SILENT, "silent", ()),
+        (Kind.FAILED, Cause.UNREACHABLE, "unreachable", ("EHOSTUNREACH", "ENETUNREACH", "ECONNREFUSED")),
+        (Kind.FAILED, 5, None, ("ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "ECONNREFUSED")),
     ],
 )
-def test_errors_of_a_connect(kind: Kind, latency: int, expected: tuple[str, ...]) -> None:
-    """A refusal has the error that the kernel gives. Before the first retransmission no failure is a time-out."""
-    line = Joiner("EPERM").feed(event(kind, latency=latency))
+def test_cause_and_errors_of_a_connect(kind: Kind, cause: int, shown: str | None, expected: tuple[str, ...]) -> None:
+    """A refusal has the error that the kernel gives; a failure those of its cause."""
+    line = Joiner("EPERM").feed(event(kind, cause=cause))
     assert line is not None
-    assert line.document("now", None, "web")["errno"] == list(expected)
+    document = line.document("now", None, "web")
+    assert (document["cause"], document["errno"]) == (shown, list(expected))
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_any_cause_can_be_shown(number: int) -> None:
+    """The kernel's programs may be of a newer version, which has more causes."""
+    line = Joiner().feed(event(Kind.FAILED, cause=number))
+    assert line is not None
+    assert line.cause in {None, *map(str, Cause)}
 
 
 def test_connects_from_before_the_trace_have_no_line() -> None:

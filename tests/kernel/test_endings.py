@@ -1,7 +1,8 @@
-"""Every ending of a TCP connect before it is established, and whether it counts against the real server.
+"""Every ending of a TCP connect before it is established, whether it counts against the real server, and its cause.
 
-If the other end ends a connect or nothing answers, that is a failure. If this host ends it, that is no sign about the
-server: the application gave it up, or it never left.
+If the other end ends a connect or nothing answers, that is a failure. If the application gives it up, its time decides:
+a connect that was unanswered for `silent_after_ms` is a failure, too. What never left this host is no sign about the
+server.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,6 +28,7 @@ import pytest
 
 from clb_discovery.datapath.maps import Maps
 from clb_discovery.datapath.ring import Ring
+from clb_discovery.documents.causes import Cause, by_cause
 from clb_discovery.documents.trace import Kind
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.elements import Server
@@ -48,7 +52,11 @@ from tests.support.transparency import (
     multipath,
 )
 
-FOR_GOOD: Final = PassiveHealth(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
+PATIENT: Final = 60_000
+"""Milliseconds after which silence counts, longer than any test takes."""
+FOR_GOOD: Final = PassiveHealth(eject_first_ms=3_600_000, eject_most_ms=3_600_000, silent_after_ms=PATIENT)
+SILENT_AFTER: Final = 100
+IMPATIENT: Final = replace(FOR_GOOD, silent_after_ms=SILENT_AFTER)
 OTHER: Final = PORT + 1
 TIMES: Final = 3
 """So many consecutive failures eject a server."""
@@ -78,12 +86,17 @@ def blocking(request: pytest.FixtureRequest) -> bool:
 class Scene:
     """An application whose virtual server has one server, and a spare in the next tier."""
 
-    def __init__(self, plane: Plane, side: Side, server: MoodyServer, *, blocking: bool) -> None:
+    def __init__(self, plane: Plane, side: Side, server: MoodyServer, *, blocking: bool, pause: float = 0) -> None:
+        """Take what connects need.
+
+        :param pause: seconds for which the application waits before it gives up.
+        """
         self.plane = plane
         self.target = side.target(PORT)
         self.side = side
         self.server = server
         self.blocking = blocking
+        self.pause = pause
 
     def active(self) -> int:
         """Return how many connections the server has."""
@@ -111,10 +124,11 @@ class Scene:
         return found
 
     def begun(self, sock: socket.socket) -> socket.socket:
-        """Begin a connect, by a socket that does not wait, or waits for a moment (SO_SNDTIMEO)."""
+        """Begin a connect, by a socket that does not wait, or waits for a moment (SO_SNDTIMEO); then pause."""
         sock.setblocking(self.blocking)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, 10_000))
         assert outcome(sock, self.target) == "EINPROGRESS"
+        time.sleep(self.pause)
         return sock
 
     def patient(self) -> socket.socket:
@@ -227,6 +241,19 @@ def closed(scene: Scene) -> None:
         scene.patient().close()
 
 
+def closed_at_a_time_limit(scene: Scene) -> None:
+    """Close the socket when poll(2) or a blocking connect(2) has waited for as long as the application wants."""
+    for sock in scene.make(TIMES):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+        limit = max(scene.pause, 0.001)
+        if scene.blocking:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, round(limit * 1e6)))
+        else:
+            sock.settimeout(limit)
+        assert outcome(sock, scene.target) in {"EINPROGRESS", "timed out"}
+        sock.close()
+
+
 def closed_with_reset(scene: Scene) -> None:
     """Close the socket without lingering."""
     for _ in range(TIMES):
@@ -248,6 +275,7 @@ def killed(scene: Scene) -> None:
     for _ in range(TIMES):
         with running(inside(scene.plane.cgroup, [sys.executable, "-c", program]), Path(os.devnull)) as process:
             wait_until(lambda: scene.active() == 1, "its connect is on its way")
+            time.sleep(scene.pause)
             process.kill()
             process.wait()
         assert scene.active() == 0
@@ -288,31 +316,54 @@ class Ending(NamedTuple):
     """Ends enough connects for an ejection, if they are failures."""
     mood: Callable[[MoodyServer], None]
     """Prepares the server for it."""
+    cause: int = 0
+    """Why its connects fail; 0 if they do not."""
     reported: Kind = Kind.GIVEN_UP
-    """The outcome that `trace` gets."""
+    """The outcome that `trace` gets, if they do not."""
 
 
 SILENT, REFUSING, ACCEPTING = MoodyServer.fall_silent, MoodyServer.refuse, MoodyServer.accept
+RACE: Final = """
+import asyncio, socket, sys
+
+async def race():
+    loop = asyncio.get_running_loop()
+    loop.getaddrinfo = found
+    for _ in range(10):
+        _, writer = await asyncio.open_connection("server", 80, happy_eyeballs_delay=0.05)
+        assert writer.get_extra_info("peername")[0] == sys.argv[3]
+        writer.close()
+
+async def found(host, port, **_):
+    pairs = zip(sys.argv[1::2], map(int, sys.argv[2::2]))
+    return [(socket.AF_INET6 if ":" in to[0] else socket.AF_INET, socket.SOCK_STREAM, 6, "", to) for to in pairs]
+
+asyncio.run(race())
+"""
+"""A program that connects to the faster one of two addresses ten times."""
 FAULTS: Final = {
-    "refused": Ending(refused, REFUSING),
-    "refused, repeated": Ending(refused_and_repeated, REFUSING),
-    "refused, fast open": Ending(refused_fast_open, REFUSING),
-    "refused, MPTCP": Ending(refused_multipath, REFUSING),
-    "timed out": Ending(timed_out, SILENT),
-    "timed out, repeated": Ending(timed_out_after_a_repetition, SILENT),
-    "timed out, fast open": Ending(timed_out_fast_open, SILENT),
+    "refused": Ending(refused, REFUSING, Cause.REFUSED),
+    "refused, repeated": Ending(refused_and_repeated, REFUSING, Cause.REFUSED),
+    "refused, fast open": Ending(refused_fast_open, REFUSING, Cause.REFUSED),
+    "refused, MPTCP": Ending(refused_multipath, REFUSING, Cause.REFUSED),
+    "timed out": Ending(timed_out, SILENT, Cause.TIMED_OUT),
+    "timed out, repeated": Ending(timed_out_after_a_repetition, SILENT, Cause.TIMED_OUT),
+    "timed out, fast open": Ending(timed_out_fast_open, SILENT, Cause.TIMED_OUT),
+}
+GIVEN_UP: Final = {
+    "SHUT_RD": Ending(shut_down(socket.SHUT_RD), SILENT, Cause.SILENT),
+    "SHUT_WR": Ending(shut_down(socket.SHUT_WR), SILENT, Cause.SILENT),
+    "SHUT_RDWR": Ending(shut_down(socket.SHUT_RDWR), SILENT, Cause.SILENT),
+    "AF_UNSPEC": Ending(dissolved, SILENT, Cause.SILENT),
+    "close": Ending(closed, SILENT, Cause.SILENT),
+    "close at a time limit": Ending(closed_at_a_time_limit, SILENT, Cause.SILENT),
+    "close with reset": Ending(closed_with_reset, SILENT, Cause.SILENT),
+    "close, MPTCP": Ending(closed_multipath, SILENT, Cause.SILENT),
+    "killed": Ending(killed, SILENT, Cause.SILENT),
 }
 OWN: Final = {
-    "SHUT_RD": Ending(shut_down(socket.SHUT_RD), SILENT),
-    "SHUT_WR": Ending(shut_down(socket.SHUT_WR), SILENT),
-    "SHUT_RDWR": Ending(shut_down(socket.SHUT_RDWR), SILENT),
-    "AF_UNSPEC": Ending(dissolved, SILENT),
-    "close": Ending(closed, SILENT),
-    "close with reset": Ending(closed_with_reset, SILENT),
-    "close, MPTCP": Ending(closed_multipath, SILENT),
-    "killed": Ending(killed, SILENT),
     "EADDRNOTAVAIL": Ending(without_a_port, ACCEPTING),
-    "reset later": Ending(reset_later, ACCEPTING, Kind.ESTABLISHED),
+    "reset later": Ending(reset_later, ACCEPTING, reported=Kind.ESTABLISHED),
 }
 
 
@@ -323,9 +374,9 @@ def possible(endings: dict[str, Ending]) -> list[object]:
 
 
 @contextmanager
-def heard(plane: Plane) -> Iterator[Counter[Kind]]:
+def heard(plane: Plane) -> Iterator[Counter[tuple[Kind, int]]]:
     """Listen while the block runs; then fill in the counts of the outcomes that were reported for `PORT`."""
-    found = Counter[Kind]()
+    found = Counter[tuple[Kind, int]]()
     with Maps(plane.pins) as maps, closing(Ring(maps.events(), structs.EVENTS_BYTES)) as ring:
         ring.skip()
         maps.listen_until(time.monotonic_ns() + 600_000_000_000)
@@ -334,41 +385,85 @@ def heard(plane: Plane) -> Iterator[Counter[Kind]]:
         finally:
             maps.listen_until(0)
         events = map(elements.unpack_event, ring.records(0))
-        found.update(Kind(event.kind) for event in events if elements.unpack_vip(event.member[:20]).port == PORT)
+        ours = (event for event in events if elements.unpack_vip(event.member[:20]).port == PORT)
+        found.update((Kind(event.kind), event.cause) for event in ours)
 
 
-def end(plane: Plane, side: Side, ending: Ending, *, blocking: bool) -> tuple[Server, Counter[Kind]]:
+def end(
+    plane: Plane,
+    side: Side,
+    ending: Ending,
+    *,
+    blocking: bool,
+    health: PassiveHealth = FOR_GOOD,
+    pause: float = 0,
+) -> tuple[Server, Counter[tuple[Kind, int]]]:
     """End connects to one server in this way; return the counts of the kernel, and the reported outcomes."""
     with moody_servers(*[side.real] * 3) as (server, spare, dead), heard(plane) as kinds:
         ending.mood(server)
         dead.refuse()
         plane.publish(
-            virtual_server(side.at(PORT), [server.name, real(spare.name, 1, 1)], health=FOR_GOOD),
-            virtual_server(side.at(OTHER), [dead.name], health=FOR_GOOD),
+            virtual_server(side.at(PORT), [server.name, real(spare.name, 1, 1)], health=health),
+            virtual_server(side.at(OTHER), [dead.name], health=health),
         )
-        ending.end(Scene(plane, side, server, blocking=blocking))
+        ending.end(Scene(plane, side, server, blocking=blocking, pause=pause))
         counted = plane.servers(side.at(PORT))[server.name]
     return counted, kinds
 
 
-@pytest.mark.parametrize("ending", possible(FAULTS))
-def test_connect_that_the_other_end_ends_is_a_failure(plane: Plane, side: Side, ending: Ending, blocking: bool) -> None:
-    """A refused connect and an unanswered one count, and three of them eject the server."""
-    counted, kinds = end(plane, side, ending, blocking=blocking)
+def assert_failure(counted: Server, kinds: Counter[tuple[Kind, int]], cause: int) -> None:
+    """Assert that three connects have failed for this cause, and have ejected their server."""
     assert (counted.connects, counted.failures, counted.active, counted.times_ejected) == (TIMES, TIMES, 0, 1)
-    assert kinds == {Kind.SENT: TIMES, Kind.FAILED: TIMES, Kind.EJECTED: 1}
+    assert (by_cause(counted)[Cause(cause)], sum(by_cause(counted).values()), counted.cause) == (TIMES, TIMES, cause)
+    assert kinds == {(Kind.SENT, 0): TIMES, (Kind.FAILED, cause): TIMES, (Kind.EJECTED, cause): 1}
 
 
-def assert_no_failure(counted: Server, kinds: Counter[Kind], reported: Kind = Kind.GIVEN_UP) -> None:
+def assert_no_failure(counted: Server, kinds: Counter[tuple[Kind, int]], reported: Kind = Kind.GIVEN_UP) -> None:
     """Assert that three connects have left the health of a server as it was."""
     assert (counted.connects, counted.failures, counted.active, counted.ejected_until) == (TIMES, 0, 0, 0)
-    assert kinds == {Kind.SENT: TIMES, reported: TIMES}
+    assert sum(by_cause(counted).values()) == 0
+    assert kinds == {(Kind.SENT, 0): TIMES, (reported, 0): TIMES}
+
+
+@pytest.mark.parametrize("ending", possible(FAULTS))
+def test_connect_that_the_other_end_ends_is_a_failure(plane: Plane, side: Side, ending: Ending, blocking: bool) -> None:
+    """A refused connect and an unanswered one count, each with its cause, and three of them eject the server."""
+    assert_failure(*end(plane, side, ending, blocking=blocking), ending.cause)
+
+
+@pytest.mark.parametrize("ending", possible(GIVEN_UP))
+def test_connect_that_is_given_up_soon_is_no_failure(plane: Plane, side: Side, ending: Ending, blocking: bool) -> None:
+    """Connects that the application gives up before silence counts are not counted against the server."""
+    assert_no_failure(*end(plane, side, ending, blocking=blocking))
+
+
+@pytest.mark.parametrize("ending", possible(GIVEN_UP))
+def test_connect_that_is_given_up_late_is_a_failure(plane: Plane, side: Side, ending: Ending, blocking: bool) -> None:
+    """However the application gives it up, a connect that was unanswered for long enough counts as silence."""
+    assert_failure(
+        *end(plane, side, ending, blocking=blocking, health=IMPATIENT, pause=2 * SILENT_AFTER / 1000), Cause.SILENT
+    )
+
+
+def test_silence_can_count_for_nobody(plane: Plane, side: Side, blocking: bool) -> None:
+    """Without a time, giving up never counts."""
+    never = replace(FOR_GOOD, silent_after_ms=0)
+    assert_no_failure(*end(plane, side, GIVEN_UP["close"], blocking=blocking, health=never, pause=0.1))
+
+
+def test_connect_that_is_not_watched_has_its_cause_in_the_trace(plane: Plane, blocking: bool) -> None:
+    """Where no server is ejected nothing is counted, but an outcome is the same."""
+    health = replace(IMPATIENT, eject_after=0)
+    counted, kinds = end(plane, SIDES[0], GIVEN_UP["close"], blocking=blocking, health=health, pause=0.2)
+    assert (counted.failures, counted.silent) == (0, 0)
+    assert kinds == {(Kind.SENT, 0): TIMES, (Kind.FAILED, Cause.SILENT): TIMES}
 
 
 @pytest.mark.parametrize("ending", possible(OWN))
 def test_connect_that_this_host_ends_is_no_failure(plane: Plane, side: Side, ending: Ending, blocking: bool) -> None:
-    """Connects that the application gives up, or that cannot leave the host, are not counted against the server."""
-    assert_no_failure(*end(plane, side, ending, blocking=blocking), ending.reported)
+    """Connects that cannot leave the host are not counted against the server, however soon silence counts."""
+    health = replace(FOR_GOOD, silent_after_ms=1)
+    assert_no_failure(*end(plane, side, ending, blocking=blocking, health=health), ending.reported)
 
 
 def test_denied_connect_is_no_failure(plane: Plane, blocking: bool) -> None:
@@ -387,11 +482,32 @@ def test_denied_connect_is_no_failure(plane: Plane, blocking: bool) -> None:
 def test_segments_that_a_filter_of_this_host_drops_are_no_failure(plane: Plane, side: Side) -> None:
     """A connect with all segments dropped on this host looks unanswered, and does not count against the server."""
     with moody_servers(side.real, side.real) as (server, spare), heard(plane) as kinds:
-        plane.publish(virtual_server(side.at(PORT), [server.name, real(spare.name, 1, 1)], health=FOR_GOOD))
+        health = replace(FOR_GOOD, silent_after_ms=1)
+        plane.publish(virtual_server(side.at(PORT), [server.name, real(spare.name, 1, 1)], health=health))
         with foreign_filter(plane.cgroup):
             ends = dialled_together(Scene(plane, side, server, blocking=True), PAST_A_REPETITION)
         counted = plane.servers(side.at(PORT))[server.name]
     assert ends == ["ETIMEDOUT"] * TIMES
+    assert_no_failure(counted, kinds)
+
+
+@pytest.mark.parametrize(
+    ("give_up", "patience"), [(socket.socket.close, 3.3), (lambda sock: sock.shutdown(socket.SHUT_RD), 1.3)]
+)
+def test_segments_that_a_filter_drops_are_no_silence(
+    plane: Plane, side: Side, give_up: Callable[[socket.socket], None], patience: float
+) -> None:
+    """An application that gives up after its SYN could not be repeated has not waited for the server."""
+    with moody_servers(side.real, side.real) as (server, spare), heard(plane) as kinds:
+        health = replace(FOR_GOOD, silent_after_ms=1)
+        plane.publish(virtual_server(side.at(PORT), [server.name, real(spare.name, 1, 1)], health=health))
+        with foreign_filter(plane.cgroup):
+            scene = Scene(plane, side, server, blocking=False)
+            sockets = [scene.patient() for _ in range(TIMES)]
+            time.sleep(patience)
+            for sock in sockets:
+                give_up(sock)
+        counted = plane.servers(side.at(PORT))[server.name]
     assert_no_failure(counted, kinds)
 
 
@@ -425,8 +541,7 @@ def test_server_that_a_router_keeps_away_fails(plane: Plane, side: Side, blockin
         counted = plane.servers(side.at(PORT))[name]
     assert set(ends) <= ({"ETIMEDOUT"} if silent else {"EHOSTUNREACH", "ECONNREFUSED", "EACCES"})
     if TELLS_ICMP or silent or counted.failures:
-        assert (counted.connects, counted.failures, counted.active, counted.times_ejected) == (TIMES, TIMES, 0, 1)
-        assert kinds == {Kind.SENT: TIMES, Kind.FAILED: TIMES, Kind.EJECTED: 1}
+        assert_failure(counted, kinds, Cause.TIMED_OUT if silent else Cause.UNREACHABLE)
     else:
         assert_no_failure(counted, kinds)
 
@@ -443,3 +558,41 @@ def test_every_ending_is_counted_out_where_ejection_is_off(plane: Plane, side: S
                 ending(Scene(plane, side, server, blocking=False))
                 counted = plane.servers(side.at(PORT))[server.name]
                 assert (counted.failures, counted.active) == (0, 0)
+
+
+def test_silence_of_a_router_counts_when_it_is_given_up(plane: Plane, side: Side, blocking: bool) -> None:
+    """A server whose packets are lost on the way is silent, as one that drops them itself."""
+    host = host_behind("nothing", ipv6=side.name == "ipv6")
+    name = f"[{host}]:80" if ":" in host else f"{host}:80"
+    with router(), moody_servers(side.real) as (spare,), heard(plane) as kinds:
+        plane.publish(virtual_server(side.at(PORT), [name, real(spare.name, 1, 1)], health=IMPATIENT))
+        closed(Scene(plane, side, spare, blocking=blocking, pause=2 * SILENT_AFTER / 1000))
+        counted = plane.servers(side.at(PORT))[name]
+    assert_failure(counted, kinds, Cause.SILENT)
+
+
+def test_time_of_silence_is_measured_in_ticks_of_this_kernel(plane: Plane) -> None:
+    """A connect that is given up well before that time does not count, and one well after it does."""
+    side = SIDES[0]
+    health = replace(FOR_GOOD, silent_after_ms=400)
+    for pause, failures in ((0.3, 0), (0.45, TIMES)):
+        counted, _ = end(plane, side, GIVEN_UP["close"], blocking=False, health=health, pause=pause)
+        assert (counted.failures, counted.silent) == (failures, failures)
+        plane.clear()
+
+
+def test_clients_that_race_servers_eject_nobody(plane: Plane) -> None:
+    """A client that begins a second connect soon, and gives up the slower one, as RFC 8305 has it, harms nobody."""
+    slow, fast = SIDES[0], next(side for side in SIDES if side.name == "ipv6")
+    with moody_servers(slow.real, slow.real, fast.real) as (far, spare, near):
+        far.fall_silent()
+        health = replace(FOR_GOOD, silent_after_ms=2_000)
+        plane.publish(
+            virtual_server(slow.at(PORT), [far.name, real(spare.name, 1, 1)], health=health),
+            virtual_server(fast.at(PORT), [near.name], health=health),
+        )
+        targets = [slow.target(PORT), fast.target(PORT)]
+        process = inside(plane.cgroup, [sys.executable, "-c", RACE, *map(str, chain(*targets))])
+        subprocess.run(process, check=True, timeout=60)
+        counted = plane.servers(slow.at(PORT))[far.name]
+    assert (counted.connects, counted.failures, counted.active, counted.times_ejected) == (10, 0, 0, 0)

@@ -25,7 +25,7 @@ from tests.support.sockets import RESET
 MS: Final = 1_000_000
 """Nanoseconds."""
 
-FOR_GOOD: Final = PassiveHealth(eject_first_ms=3_600_000, eject_most_ms=3_600_000)
+FOR_GOOD: Final = PassiveHealth(eject_first_ms=3_600_000, eject_most_ms=3_600_000, silent_after_ms=60_000)
 
 
 def names(servers: list[MoodyServer]) -> list[str]:

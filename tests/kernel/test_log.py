@@ -36,7 +36,9 @@ def test_ejection_and_return_are_in_the_log(instance: str, cgroup: Path, tmp_pat
             dial(cgroup, VIP, 80, 30)
             found.wait_for(lambda: "server ejected" in found.events(), "the ejection is logged")
             names = {"service": "web", "vip": f"{VIP}:80", "server": moody.name}
-            assert lines_of(found, "server ejected") == [names | {"cause": "3 failed connects in a row"}]
+            assert lines_of(found, "server ejected") == [
+                names | {"cause": "3 failed connects in a row, the last one refused"}
+            ]
             moody.accept()
 
             def is_back() -> bool:
@@ -60,5 +62,5 @@ def test_ejections_before_the_start_are_in_the_log(instance: str, cgroup: Path, 
         with sidecar(instance, cgroup, tmp_path, options) as found:
             found.wait_for(lambda: "server ejected" in found.events(), "the ejection is logged")
             assert [line["cause"] for line in lines_of(found, "server ejected")] == [
-                "3 failed connects in a row, before this sidecar started"
+                "3 failed connects in a row, the last one refused, before this sidecar started"
             ]

@@ -50,8 +50,9 @@ def test_metrics_agree_with_status(instance: str, cgroup: Path, tmp_path: Path) 
 
 def values(port: int) -> dict[str, float]:
     """Return all samples by name and the labels that distinguish them here."""
+    distinct = ("real_server", "map", "cause")
     return {
-        f"{sample.name} {sample.labels.get('real_server') or sample.labels.get('map') or ''}".strip(): sample.value
+        " ".join([sample.name, *(sample.labels[label] for label in distinct if label in sample.labels)]): sample.value
         for family in text_string_to_metric_families(get(port, "/metrics"))
         for sample in family.samples
     }
@@ -80,7 +81,8 @@ def test_counters_outlive_publications_and_end_with_their_server(instance: str, 
             dial(cgroup, VIP, 80, 60)
             first = values(port)
             counted = [name for name in first if one.name in name or dead in name]
-            assert len(counted) == 10
+            assert len(counted) == 14
+            assert first[f"clb_failures_by_cause_total {dead} refused"] == first[f"clb_failures_total {dead}"] == 3
             assert (first[f"clb_ejections_total {dead}"], first[f"clb_ejected {dead}"]) == (1, 1)
             assert first[f"clb_connects_total {one.name}"] + first[f"clb_connects_total {dead}"] == 60
             assert first["clb_pool_servers"] == 2

@@ -143,7 +143,7 @@ def test_terminal_of_80_columns(plane: Plane) -> None:
     assert max(map(len, told)) <= 80
     found = {line.split()[2]: " ".join(line.split()[3:]) for line in told[1:]}
     assert found["alive"].startswith(f"{server.name} established ")
-    assert found["dead"] == f"{dead} failed ECONNREFUSED/EHOST…"
+    assert found["dead"].startswith(f"{dead} failed refused ")
     assert "redis-cli" in told[1]
 
 

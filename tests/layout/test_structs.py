@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clb_discovery.documents.causes import Cause
 from clb_discovery.documents.trace import Kind
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.elements import Bucket, Event, Info, Label, Server, Slot, Virtual
@@ -84,7 +85,7 @@ def test_the_examples_of_the_header() -> None:
 
 
 def test_a_virtual_server_in_bytes() -> None:
-    """VIP and link, generation, first row, servers, tier, scheduler and flags, ejection, index of the refusal."""
+    """VIP and link, generation, rows, servers, tier, scheduler and flags, ejection, index of the refusal, silence."""
     virtual = Virtual(
         vip=MAPPED_BYTES,
         next=80_000,
@@ -98,8 +99,9 @@ def test_a_virtual_server_in_bytes() -> None:
         eject_first_ms=5_000,
         eject_most_ms=60_000,
         refusal=70_000,
+        silent_after_ms=200,
     )
-    numbers = host(4, 2**32 - 1, 3, 2) + host(2, 2, 1) + host(4, 4, 5_000, 60_000, 70_000) + bytes(32)
+    numbers = host(4, 2**32 - 1, 3, 2) + host(2, 2, 1) + host(4, 4, 5_000, 60_000, 70_000, 200) + bytes(28)
     packed = elements.pack_virtual(virtual)
     assert packed == MAPPED_BYTES + host(4, 80_000) + host(8, 0x0102030405060708) + numbers
     assert packed[elements.NEXT_AT :][:4] == host(4, 80_000)
@@ -148,7 +150,7 @@ def test_an_index_in_bytes() -> None:
 
 def test_a_server_in_bytes() -> None:
     """Counters and times, then active connections, failures and ejections; the lock is skipped."""
-    data = host(8, 9, 8, 7, 6, 10) + host(4, 5, 4, 3, 1) + b"\xff" * 4 + host(4, 2)
+    data = host(8, 9, 8, 7, 6, 10) + host(4, 5, 4, 3) + b"\1\3\0\0" + b"\xff" * 4 + host(4, 2, 11, 12, 13, 14)
     found = elements.unpack_server(data)
     assert found == Server(
         connects=9,
@@ -160,16 +162,21 @@ def test_a_server_in_bytes() -> None:
         in_row=4,
         ejections=3,
         probing=1,
+        cause=3,
         times_ejected=2,
+        refused=11,
+        timed_out=12,
+        silent=13,
+        unreachable=14,
     )
-    assert elements.unpack_server(elements.NEW_SERVER) == Server(*[0] * 10)
+    assert elements.unpack_server(elements.NEW_SERVER) == Server(*[0] * 15)
 
 
 def test_an_event_in_bytes() -> None:
     """Times and identities, then the kind and the member, and the command up to its NUL."""
-    data = host(8, 9, 8, 7, 6) + host(4, 5, Kind.EJECTED) + bytes(8) + MEMBER_BYTES + b"redis-cli\0junk\0\0"
+    data = host(8, 9, 8, 7, 6) + host(4, 5, Kind.EJECTED, 3, 0) + MEMBER_BYTES + b"redis-cli\0junk\0\0"
     assert elements.unpack_event(data) == Event(
-        time=9, latency=8, socket=7, cgroup=6, process=5, kind=6, member=MEMBER_BYTES, command="redis-cli"
+        time=9, latency=8, socket=7, cgroup=6, process=5, kind=6, cause=3, member=MEMBER_BYTES, command="redis-cli"
     )
 
 
@@ -211,7 +218,7 @@ def test_a_member_reads_back(vip: Vip, server: RealServer) -> None:
     assert elements.unpack_member(elements.refusal(key)) == (key, Address(bytes(16)), 0)
 
 
-@given(st.builds(Virtual, st.binary(min_size=20, max_size=20), U32, U64, U32, U32, U32, U16, U16, U32, U32, U32, U32))
+@given(st.builds(Virtual, st.binary(min_size=20, max_size=20), U32, U64, *[U32] * 3, U16, U16, *[U32] * 5))
 def test_a_virtual_server_reads_back(virtual: Virtual) -> None:
     """All values of all fields survive."""
     assert elements.unpack_virtual(elements.pack_virtual(virtual)) == virtual
@@ -252,10 +259,21 @@ def test_a_bucket_in_bytes() -> None:
 
 
 def test_a_record_in_bytes() -> None:
-    """Times, then the member, then the server and what was asked; the rest is room."""
-    data = host(8, 9, 8) + MEMBER_BYTES + host(4, 7) + b"\x18\xeb" + host(2, 1) + bytes([1, 0, 1]) + bytes(13)
+    """Times, the member, the server and what was asked, what is known of its end; the rest is room."""
+    numbers = host(4, 7) + b"\x18\xeb" + host(2, 1) + bytes([1, 0, 5, 1]) + host(4, 6)
+    data = host(8, 9, 8) + MEMBER_BYTES + numbers + bytes(8)
     assert elements.unpack_socket(data) == elements.Socket(
-        began=9, started=8, member=MEMBER_BYTES, server=7, asked=b"\x18\xeb", rank=1, counts=1, watched=0, follows=1
+        began=9,
+        started=8,
+        member=MEMBER_BYTES,
+        server=7,
+        asked=b"\x18\xeb",
+        rank=1,
+        counts=1,
+        watched=0,
+        follows=5,
+        expired=1,
+        at=6,
     )
 
 
@@ -400,6 +418,7 @@ NUMBERS: Final = {
     "FEATURE_LOOP": structs.FEATURE_LOOP,
     **{algorithm.name: algorithm.value for algorithm in Algorithm},
     **{f"EVENT_{kind.name}": kind.value for kind in Kind},
+    **{f"CAUSE_{cause.name}": cause.value for cause in Cause},
 }
 
 
@@ -413,7 +432,7 @@ def test_numbers_are_those_of_the_header(name: str, value: int) -> None:
 def test_every_number_of_the_header_is_compared() -> None:
     """A new constant of the header must be in the mirror."""
     found = set(re.findall(r"^#define CLB_(\w+)[ \t]+\S", HEADER.read_text(), re.MULTILINE))
-    assert found == NUMBERS.keys() | {"PEERS", "PLACES"}
+    assert found == NUMBERS.keys() | {"PEERS", "PLACES", "CAUSE_NONE", "CAUSE_UNKNOWN"}
 
 
 def test_every_struct_of_the_header_is_compared() -> None:

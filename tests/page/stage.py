@@ -95,7 +95,8 @@ def staged(document: dict[str, Any]) -> Iterator[Stage]:
 def real(address: str, *, ejected: bool = False) -> dict[str, Any]:
     """Return a real server."""
     state = {"state": "ejected" if ejected else "active", "probing": False}
-    counters = {"connects": 1000, "active": 3, "failures": 4 if ejected else 0}
+    causes = {"refused": 3 if ejected else 0, "timed_out": 1 if ejected else 0, "silent": 0, "unreachable": 0}
+    counters = {"connects": 1000, "active": 3, "failures": 4 if ejected else 0, "causes": causes}
     return {"address": address, "port": 8080, "weight": 10, "priority": 0, "target_share": 0.0, **state, **counters}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from clb_discovery.documents.causes import Cause
 from clb_discovery.layout import elements, structs
 from clb_discovery.layout.elements import Label
 from clb_discovery.layout.installed import Installed, Published
@@ -30,9 +31,14 @@ def installed(servers: Mapping[str, int], health: PassiveHealth = HEALTH) -> Ins
     return Installed({VIP: published}, top=max(servers.values()) + 1)
 
 
-def server(until: int = 0, *, times: int = 0, recovered: int = 0, in_row: int = 0, connects: int = 0) -> bytes:
+def server(
+    until: int = 0, *, times: int = 0, recovered: int = 0, in_row: int = 0, connects: int = 0, cause: int = 0
+) -> bytes:
     """Return an element of `clb_servers`."""
-    return structs.SERVER.struct.pack(connects, 0, until, recovered, 1, 0, in_row, min(times, 1), 0, times)
+    new = elements.unpack_server(elements.NEW_SERVER)
+    found = new._replace(connects=connects, ejected_until=until, recovered_at=recovered, began=1, in_row=in_row)
+    found = found._replace(ejections=min(times, 1), times_ejected=times, cause=cause)
+    return structs.SERVER.struct.pack(*found)
 
 
 class World:
@@ -68,12 +74,12 @@ def world() -> World:
 def test_ejection_and_return_are_a_line_each(world: World) -> None:
     """They name service, VIP, server and cause, the time until the probe, and how long the server was out."""
     names = {"service": "web", "vip": "10.64.0.1:80", "server": "10.0.0.2:80"}
-    assert world.look(server(connects=7), server(106 * SECOND, times=1, in_row=3), at=102) == [
+    assert world.look(server(connects=7), server(106 * SECOND, times=1, in_row=3, cause=Cause.SILENT), at=102) == [
         {
             "log_level": "warning",
             "event": "server ejected",
             **names,
-            "cause": "3 failed connects in a row",
+            "cause": "3 failed connects in a row, the last one unanswered",
             "probe_in": 4.0,
             "ejections": 1,
         }

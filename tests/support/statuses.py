@@ -85,6 +85,7 @@ def virtual_server(service: str, number: int = 1, *, servers: int = 3, ejected: 
                 "connects": 10,
                 "active": 1,
                 "failures": 3 if place < ejected else 0,
+                "causes": {"refused": 3 if place < ejected else 0, "timed_out": 0, "silent": 0, "unreachable": 0},
             }
             for place in range(servers)
         ],

@@ -24,6 +24,7 @@ DOCUMENT: Final[dict[str, Any]] = {
     "virtual_server": "10.64.0.1:6379",
     "real_server": "192.168.100.200:31001",
     "outcome": "established",
+    "cause": None,
     "errno": [],
     "latency_ms": 0.21,
 }
@@ -43,6 +44,7 @@ def test_narrow_terminal() -> None:
     """80 columns have the time, the origin, the service, the real server, and the outcome with its cause."""
     assert header(80) == "TIME     FROM          SERVICE  REAL SERVER           OUTCOME"
     assert shown() == "shop.service redis 192.168.100.200:31001 established 0.21 ms"
+    assert shown(outcome="failed", cause="unreachable", errno=ERRORS).endswith(" failed unreachable 0.21 ms")
     assert shown(outcome="failed", errno=ERRORS).endswith(" failed ECONNREFUSED/EHOST…")
     assert shown(outcome="refused", real_server=None, errno=["ECONNREFUSED"], latency_ms=None).endswith(
         " none refused ECONNREFUSED"

@@ -6,6 +6,7 @@ from typing import Final
 
 TESTED: Final = (
     "test_active.py",
+    "test_causes.py",
     "test_clients.py",
     "test_discovery.py",
     "test_endings.py",

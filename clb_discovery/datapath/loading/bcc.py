@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from clb_discovery.datapath import bpf, executables
 from clb_discovery.datapath.loading.sizes import Sizes
+from clb_discovery.datapath.loading.tick import tick_ns
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.errors import HostError
 from clb_discovery.hints import unload_command
@@ -63,6 +64,7 @@ def load_sources(pins: Pins, sizes: Sizes, *, can_set_errno: bool) -> dict[str, 
             "CLB_CAN_READ_KERNEL": 0,
             "CLB_ROWS": sizes.rows,
             "CLB_BUCKETS": sizes.buckets,
+            "CLB_TICK_NS": tick_ns(),
         },
         "programs": [
             {"name": name, "type": attach_type.program_type, "attach_type": attach_type}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from clb_discovery.datapath.loading.sizes import Sizes
+from clb_discovery.datapath.loading.tick import tick_ns
 from clb_discovery.datapath.pins import PROGRAMS, Pins
 from clb_discovery.errors import HostError
 from clb_discovery.layout.structs import Map
@@ -92,7 +93,7 @@ def _load(library: ctypes.CDLL, shipped: Path, pins: Pins, sizes: Sizes, message
             library.bpf_map__set_pin_path(handle, os.fsencode(pins.map(map_)))
             if map_ in sizes.elements:
                 library.bpf_map__set_max_entries(handle, sizes.elements[map_])
-        _set_constant(library, opened, sizes.buckets)
+        _set_constants(library, opened, sizes.buckets)
         if library.bpf_object__load(opened) != 0:
             raise HostError(_failure("the kernel rejects the programs", messages, "run: clb-discovery check"))
         return {
@@ -103,10 +104,10 @@ def _load(library: ctypes.CDLL, shipped: Path, pins: Pins, sizes: Sizes, message
         library.bpf_object__close(opened)
 
 
-def _set_constant(library: ctypes.CDLL, opened: int, buckets: int) -> None:
-    """Set `clb_buckets`, the only constant of the programs, before they are loaded."""
+def _set_constants(library: ctypes.CDLL, opened: int, buckets: int) -> None:
+    """Set `clb_constants`, all constants of the programs, before they are loaded."""
     handle = library.bpf_object__find_map_by_name(opened, b".rodata")
-    value = struct.pack("=I", buckets)
+    value = struct.pack("=II", buckets, tick_ns())
     library.bpf_map__set_initial_value(handle, value, len(value))
 
 

@@ -74,6 +74,8 @@ function realServer() {
       put(active, whole.format(server.active));
       put(failures, whole.format(server.failures));
       failures.classList.toggle("bad", server.failures > 0);
+      const causes = Object.entries(server.causes).filter(([, count]) => count);
+      set(failures, "title", causes.map(([cause, count]) => `${whole.format(count)} ${cause.replace("_", " ")}`).join(", "));
     },
   };
 }
