@@ -15,6 +15,7 @@ from clb_discovery.cli.parser import make_parser
 from clb_discovery.config.options import OPTIONS
 
 FOLDER: Final = Path(__file__).parents[1] / "contrib" / "man"
+WIDTH: Final = 72  # of a line that is not wrapped
 
 
 def manual() -> str:
@@ -58,7 +59,8 @@ def _other_options(commands: Mapping[str, argparse.ArgumentParser]) -> Iterator[
 def _examples() -> Iterator[str]:
     """Yield the examples of the program, and one of each command on which to look further."""
     for comment, line in (*EXAMPLES[""], *(EXAMPLES[command][0] for command in ("load", "plan", "check", "trace"))):
-        yield f"# {_escaped(comment)}\n{_escaped(line)}"
+        both = f"{line}  # {comment}"
+        yield _escaped(both if len(both) <= WIDTH else f"# {comment}\n{line}")
 
 
 def _items(items: Iterable[tuple[str, str]]) -> str:

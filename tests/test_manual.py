@@ -18,7 +18,7 @@ SECTIONS: Final = (
     "NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "OPTIONS", "VALUES", "CONFIGURATION FILE", "EXAMPLES", "EXIT STATUS",
     "FILES", "SEE ALSO",
 )  # fmt: skip
-MOST_LINES: Final = 260
+MOST_LINES: Final = 270
 
 
 @cache

@@ -21,6 +21,7 @@ from tests.support.dataplane import wipe
 from tests.support.documents import DOCUMENTS, other_command_lines
 
 ROOT: Final = Path(__file__).parent.parent
+OF_DEBIAN: Final = "/usr/share/python-wheels"  # pip itself, which newer versions of pipx want to install
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,11 @@ def test_pipx_installs_it_as_the_documents_say(wheel: Path, tmp_path: Path) -> N
     assert lines
     (tmp_path / "dist").symlink_to(wheel.parent)
     own = "mount -t tmpfs tmpfs /opt && mount -t tmpfs tmpfs /usr/local/bin"
-    environment = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(ROOT / ".cache/wheels"), "HOME": str(tmp_path)}
+    environment = {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": f"{ROOT / '.cache/wheels'} {OF_DEBIAN}",
+        "HOME": str(tmp_path),
+    }
     for line in lines:
         result = subprocess.run(
             ["unshare", "--mount", "sh", "-ec", f"{own}\n{line}\nclb-discovery --version"],

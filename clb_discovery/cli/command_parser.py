@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from clb_discovery.errors import UsageError
 from clb_discovery.text import did_you_mean
@@ -22,6 +23,10 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UsageError instead of the end of the process."""
         raise UsageError(self._with_help(message))
+
+    def _print_message(self, message: str, file: TextIO | None = None) -> None:  # type: ignore[override]
+        """Print help or version; raises OSError if that fails, which argparse of newer Pythons ignores."""
+        print(message, end="", file=file or sys.stderr, flush=True)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]  # noqa: ANN401 - as argparse
         """Parse the arguments; raises UsageError that names unknown options without their values, possibly secrets."""

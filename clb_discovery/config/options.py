@@ -207,9 +207,8 @@ class Options:
         _HEALTH.silent_after_ms,
         "TIME",
         values.parse_silent_after,
-        "count a connect that the application gives up as failed if it was unanswered for this long; it must be above "
-        "the round trip to the servers, or clients that race several servers eject the far ones; off never counts it; "
-        "default 200ms",
+        "count a connect that the application gives up as failed if it was unanswered for this long, which must be "
+        "above the round trip to the servers; off never counts it; default 200ms",
     )
     """Milliseconds; 0 for never."""
     no_active: bool = _SCHEDULING.switch(

@@ -11,15 +11,20 @@ import pkgutil
 import sys
 from typing import Final
 
+import dns.asyncbackend
+import dns.rdtypes
+
 import clb_discovery
 from clb_discovery.cli.main import main
 
 NOBODY: Final = 65534
 
 if __name__ == "__main__":
-    for module in pkgutil.walk_packages(clb_discovery.__path__, "clb_discovery."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
+    for package in (clb_discovery, dns.rdtypes):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    dns.asyncbackend.get_backend("asyncio")  # loads a module
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)

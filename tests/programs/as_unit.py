@@ -219,7 +219,7 @@ def filtered(unit: Path, program: list[str]) -> None:
         denied.rule(failing(errno.EAFNOSUPPORT), "socket", (0, EQUAL, family, 0))
     otherwise = settings.get("SystemCallErrorNumber")
     allowed = Filter(failing(getattr(errno, otherwise)) if otherwise else _KILL_PROCESS)
-    for name in _system_calls(["@default", *settings["SystemCallFilter"].split()]):
+    for name in system_calls(["@default", *settings["SystemCallFilter"].split()]):
         allowed.rule(ALLOW, name)
     denied.load()
     allowed.load()
@@ -231,7 +231,7 @@ def failing(number: int) -> int:
     return 0x00050000 | number
 
 
-def _system_calls(names: list[str]) -> set[str]:
+def system_calls(names: list[str]) -> set[str]:
     """Replace each group, also inside groups, by its system calls."""
     # Since version 254 systemd's programs report to a listener how they ended.
     silent = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
