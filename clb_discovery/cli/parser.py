@@ -60,12 +60,12 @@ def make_parser() -> CommandParser:
 
     _add(command("run", "follow discovery, and keep the pools up to date (default)"), OPTIONS)
 
-    _complete_status(command("status", "show the state of the kernel programs; works without the sidecar"))
+    _complete_status(command("status", "show the state of the kernel; works without the sidecar"))
 
     instances = command("instances", "list the instances that are loaded on this host")
     instances.add_argument("--json", action="store_true", help=_DOCUMENT)
 
-    plan = command("plan", "show what `run` would change, without changing it; exits 2 if there are changes")
+    plan = command("plan", "show what `run` would change; exits 2 if there are changes")
     _add(plan, (*_FOR_SERVICES, "instance", "hosts-file"))
     text = (
         "query no source, use no network, and need no root: check the configuration, and show its virtual servers with "
@@ -78,7 +78,7 @@ def make_parser() -> CommandParser:
 
     unload = command("unload", "detach and remove the kernel programs and pools of an instance")
     _add(unload, ["instance"])
-    text = "only remove programs left by versions with a different map layout"
+    text = "remove only programs of other map layouts"
     unload.add_argument("--other-layouts", action="store_true", help=text)
 
     _complete_trace(command("trace", "show each connect live: its process, real server and outcome"))
@@ -122,11 +122,11 @@ def _complete_status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of that document; needs no root")
     text = "only this service, by name, or by a pattern such as 'web-*'; repeatable"
     parser.add_argument("--service", metavar="NAME", action="append", default=[], dest="only_service", help=text)
-    text = "only problems; the exit code is 1 if there are any, else 0"
+    text = "only problems; exits 1 if there are any"
     parser.add_argument("--problems", action="store_true", help=text)
     parser.add_argument("--sources", action="store_true", help="list all sources, not only those with a problem")
     text = "refresh it, with rates: on a terminal arrow and page keys scroll, / filters, q quits; with --json print a "
-    text += "line each time, with the time"
+    text += "line with the time"
     parser.add_argument("--watch", action="store_true", help=text)
     interval, text = _typed(values.parse_milliseconds), "time between refreshes of --watch; default 2s"
     parser.add_argument("--interval", metavar="TIME", type=interval, default=2000, help=text)

@@ -108,8 +108,7 @@ class Options:
         None,
         "TIME",
         values.parse_duration,
-        "keep SRV records this long after an answer last had them; default: 1 to 10 minutes if the name server returns "
-        "varying subsets, else 0",
+        "keep SRV records this long after an answer last had them; default: 1 to 10 minutes if answers vary, else 0",
     )
 
     vip_range: tuple[Network, ...] = _VIRTUAL_SERVERS.repeatable(
@@ -136,30 +135,27 @@ class Options:
         None, "DIR", str, "trust the certificate authorities in the files of this directory (CONSUL_CAPATH)"
     )
     consul_client_cert: str | None = _CONSUL.value(
-        None, "FILE", str, "present this client certificate, in PEM form (CONSUL_CLIENT_CERT)"
+        None, "FILE", str, "present this client certificate (PEM) (CONSUL_CLIENT_CERT)"
     )
-    consul_client_key: str | None = _CONSUL.value(
-        None, "FILE", str, "the unencrypted key of the client certificate (CONSUL_CLIENT_KEY)"
-    )
+    consul_client_key: str | None = _CONSUL.value(None, "FILE", str, "its unencrypted key (PEM) (CONSUL_CLIENT_KEY)")
     consul_tls_server_name: str | None = _CONSUL.value(
         None, "NAME", str, "expect this name in Consul's certificate (CONSUL_TLS_SERVER_NAME)"
     )
     datacenter: str | None = _CONSUL.value(None, "NAME", str, "use this datacenter; default: that of the agent")
-    namespace: str | None = _CONSUL.value(None, "NAME", str, "use this Consul Enterprise namespace (CONSUL_NAMESPACE)")
-    partition: str | None = _CONSUL.value(None, "NAME", str, "use this Consul Enterprise partition (CONSUL_PARTITION)")
+    namespace: str | None = _CONSUL.value(None, "NAME", str, "use this Enterprise namespace (CONSUL_NAMESPACE)")
+    partition: str | None = _CONSUL.value(None, "NAME", str, "use this Enterprise partition (CONSUL_PARTITION)")
     near: str | None = _CONSUL.value(
         None, "NODE", str, "let Consul sort instances by their distance from this node; _agent is the agent's node"
     )
     filter: str | None = _CONSUL.value(
         None, "EXPRESSION", str, "use only instances that match, such as 'Service.Meta.version == \"2\"'"
     )
-    tagged_address: str | None = _CONSUL.value(None, "NAME", str, "prefer tagged addresses with this name, such as wan")
+    tagged_address: str | None = _CONSUL.value(None, "NAME", str, "prefer tagged addresses so named, such as wan")
     consul_wait: float = _CONSUL.value(
         50.0,
         "TIME",
         values.parse_consul_wait,
-        "wait this long for a change in each query, 1s to 10m; it must be below the timeout of a proxy on the way; "
-        "default 50s",
+        "wait this long for a change in each query, 1s to 10m; below the timeout of a proxy on the way; default 50s",
     )
     tag: tuple[str, ...] = _CONSUL.repeatable("TAG", str, "use only instances with this tag; repeatable: with all tags")
 
@@ -224,7 +220,7 @@ class Options:
     loader: Loader = _GENERAL.choice(
         Loader.AUTO,
         tuple(map(str, Loader)),
-        f"{LOADERS}; none expects that `clb-discovery load` has loaded them",
+        f"{LOADERS}; none takes what `clb-discovery load` has loaded",
     )
     room_servers: int = _GENERAL.value(
         SERVERS,
@@ -242,14 +238,14 @@ class Options:
     on_remove: str = _GENERAL.choice(
         "drain",
         ("drain", "reset"),
-        "drain (default) keeps TCP connections to a removed real server, reset closes them; its UDP sockets are always "
+        "drain (default) keeps TCP connections to a removed real server, reset closes them; UDP sockets are always "
         "closed",
     )
 
     log_format: str = _LOGS.choice(
         "auto", FORMATS, "format of log lines; auto, the default, is console on a terminal, else json"
     )
-    log_level: str = _LOGS.choice("info", LEVELS, "print log lines of this level and above; default info")
+    log_level: str = _LOGS.choice("info", LEVELS, "log lines from this level on; default info")
 
     hosts_file: Path | None = _GENERAL.value(
         None,
@@ -269,7 +265,7 @@ class Options:
         "PATH",
         lambda text: Path(text) if text else None,
         "keep the last known good sets in this directory, for a start while discovery is down; default: "
-        "STATE_DIRECTORY, which systemd sets",
+        "systemd's STATE_DIRECTORY",
     )
     once: bool = _GENERAL.switch(
         "publish once, leave the data plane in place, and exit; --metrics has no effect", in_file=False
