@@ -18,7 +18,7 @@ SECTIONS: Final = (
     "NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "OPTIONS", "VALUES", "CONFIGURATION FILE", "EXAMPLES", "EXIT STATUS",
     "FILES", "SEE ALSO",
 )  # fmt: skip
-MOST_LINES: Final = 255  # groff 1.23 renders some more than 1.22
+MOST_LINES: Final = 250
 
 
 @cache

@@ -69,7 +69,7 @@ def make_parser() -> CommandParser:
     _add(plan, (*_FOR_SERVICES, "instance", "hosts-file"))
     text = (
         "query no source, use no network, and need no root: check the configuration, and show its virtual servers with "
-        "their static real servers; those of other sources are taken from the kernel, if its maps may be read"
+        "static real servers; others come from the kernel's maps, if readable"
     )
     plan.add_argument("--offline", action="store_true", help=text)
     plan.add_argument("--json", action="store_true", help=_DOCUMENT)
@@ -125,8 +125,8 @@ def _complete_status(parser: argparse.ArgumentParser) -> None:
     text = "only problems; exits 1 if there are any"
     parser.add_argument("--problems", action="store_true", help=text)
     parser.add_argument("--sources", action="store_true", help="list all sources, not only those with a problem")
-    text = "refresh it, with rates: on a terminal arrow and page keys scroll, / filters, q quits; with --json print a "
-    text += "line with the time"
+    text = "refresh it, with rates: on a terminal arrow and page keys scroll, / filters, q quits; --json prints lines "
+    text += "with the time"
     parser.add_argument("--watch", action="store_true", help=text)
     interval, text = _typed(values.parse_milliseconds), "time between refreshes of --watch; default 2s"
     parser.add_argument("--interval", metavar="TIME", type=interval, default=2000, help=text)
@@ -142,7 +142,7 @@ def _complete_load(parser: argparse.ArgumentParser) -> None:
     target.add_argument("--unit", metavar="NAME", help=text)
     text = (
         "follow how TCP connects end: on, the default, or off, which costs connects less, where no service ejects "
-        "(--eject-after 0) or counts connections (--no-active); a sidecar that loads the programs itself decides alone"
+        "(--eject-after 0) or counts (--no-active); a sidecar that loads them itself decides alone"
     )
     parser.add_argument("--outcomes", choices=("on", "off"), default="on", help=text)
     _add(parser, ["room-servers", "room-sockets"])

@@ -135,7 +135,7 @@ class Options:
         None, "DIR", str, "trust the certificate authorities in the files of this directory (CONSUL_CAPATH)"
     )
     consul_client_cert: str | None = _CONSUL.value(
-        None, "FILE", str, "present this client certificate (PEM) (CONSUL_CLIENT_CERT)"
+        None, "FILE", str, "present this certificate (PEM) (CONSUL_CLIENT_CERT)"
     )
     consul_client_key: str | None = _CONSUL.value(None, "FILE", str, "its unencrypted key (PEM) (CONSUL_CLIENT_KEY)")
     consul_tls_server_name: str | None = _CONSUL.value(
@@ -144,9 +144,7 @@ class Options:
     datacenter: str | None = _CONSUL.value(None, "NAME", str, "use this datacenter; default: that of the agent")
     namespace: str | None = _CONSUL.value(None, "NAME", str, "use this Enterprise namespace (CONSUL_NAMESPACE)")
     partition: str | None = _CONSUL.value(None, "NAME", str, "use this Enterprise partition (CONSUL_PARTITION)")
-    near: str | None = _CONSUL.value(
-        None, "NODE", str, "let Consul sort instances by their distance from this node; _agent is the agent's node"
-    )
+    near: str | None = _CONSUL.value(None, "NODE", str, "let Consul sort instances by distance from it (or _agent)")
     filter: str | None = _CONSUL.value(
         None, "EXPRESSION", str, "use only instances that match, such as 'Service.Meta.version == \"2\"'"
     )
@@ -238,14 +236,13 @@ class Options:
     on_remove: str = _GENERAL.choice(
         "drain",
         ("drain", "reset"),
-        "drain (default) keeps TCP connections to a removed real server, reset closes them; UDP sockets are always "
-        "closed",
+        "drain (default) keeps TCP connections to a removed real server, reset closes them; UDP sockets always",
     )
 
     log_format: str = _LOGS.choice(
         "auto", FORMATS, "format of log lines; auto, the default, is console on a terminal, else json"
     )
-    log_level: str = _LOGS.choice("info", LEVELS, "log lines from this level on; default info")
+    log_level: str = _LOGS.choice("info", LEVELS, "lines from this level on; default info")
 
     hosts_file: Path | None = _GENERAL.value(
         None,
