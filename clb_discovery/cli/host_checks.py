@@ -64,9 +64,12 @@ def target(options: Options, pins: Pins) -> Path:
     If another process loads, this is the cgroup of its last load, or the default of `load`.
     """
     own = own_cgroup(options)
+    if own is not None:
+        return Path(own)
+    info = None
     with suppress(HostError):  # nothing is loaded, or without permission
-        own = own or ((info := read_info(pins)) and info.cgroup)
-    return cgroup.resolve(own)
+        info = read_info(pins)
+    return cgroup.resolve(info.cgroup if info else None)
 
 
 def _look(what: str, check: Callable[[], str | None]) -> Finding:

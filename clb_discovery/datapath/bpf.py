@@ -19,6 +19,8 @@ from typing import Final, NamedTuple, TypeVar
 
 SYSCALLS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 """The number of bpf(2) by machine."""
+KERNEL_TYPES: Final = Path("/sys/kernel/btf/vmlinux")
+"""The types of this kernel, if it describes them (CONFIG_DEBUG_INFO_BTF)."""
 _BATCH: Final = 4096
 _ATTR_SIZE: Final = 128
 _MAP_TYPE_ARRAY: Final = 2

@@ -17,6 +17,7 @@ from clb_discovery.sidecar import metrics_site
 from clb_discovery.sidecar.announcer import Announcer
 from clb_discovery.sidecar.metrics_site import MetricsSite
 from clb_discovery.sidecar.self_report import SelfReport
+from tests.support.process import free_port
 
 
 async def no_report() -> None:
@@ -76,8 +77,7 @@ def test_site_that_a_bug_has_ended_is_served_again(monkeypatch: pytest.MonkeyPat
     waiting = MetricsSite(Announcer(), report, lambda: errors.put_nowait(report.metrics_error))
 
     async def run() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         site = Site(no_report, lambda: True, Broken())  # type: ignore[arg-type]  # never called
         async with waiting.serving(("127.0.0.1", port), site):
             assert str(await errors.get()).startswith("internal error: KeyError('lag') at ")

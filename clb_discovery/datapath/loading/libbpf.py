@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from clb_discovery.datapath import bpf
 from clb_discovery.datapath.loading.sizes import Sizes
 from clb_discovery.datapath.loading.tick import tick_ns
 from clb_discovery.datapath.pins import PROGRAMS, Pins
@@ -22,7 +23,6 @@ from clb_discovery.errors import HostError
 from clb_discovery.layout.structs import Map
 
 _SHIPPED: Final = Path(__file__).parents[2] / "_bpf"
-_KERNEL_TYPES: Final = Path("/sys/kernel/btf/vmlinux")
 
 
 class Variant(StrEnum):
@@ -48,7 +48,7 @@ def best(*, full: bool) -> Variant:
     """
     if not full:
         return Variant.FLOOR
-    return Variant.FULL if _KERNEL_TYPES.exists() else Variant.NO_BTF
+    return Variant.FULL if bpf.KERNEL_TYPES.exists() else Variant.NO_BTF
 
 
 _LIBBPF_WARN: Final = 0

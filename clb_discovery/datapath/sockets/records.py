@@ -31,7 +31,6 @@ from clb_discovery.model.servers import Protocol
 NOT_ALLOWED: Final = "not allowed to read the records of sockets; run as root, or with CAP_BPF"
 
 _NEVER_USED: Final = bytes(structs.BUCKET.size)
-_KERNEL_TYPES: Final = Path("/sys/kernel/btf/vmlinux")
 _ITERATED: Final = {Protocol.TCP: "bpf_iter_tcp", Protocol.UDP: "bpf_iter_udp"}
 """The functions of the kernel that represent the iterators."""
 _RECORD: Final = struct.Struct(f"=Q{structs.MEMBER.size}s")
@@ -155,7 +154,7 @@ def make_iterator(stored: int, protocol: Protocol) -> int:
 def _numbers() -> Mapping[str, int]:
     """Return the numbers of the functions that represent the iterators, by name."""
     try:
-        return btf.function_ids(_KERNEL_TYPES.read_bytes(), _ITERATED.values())
+        return btf.function_ids(bpf.KERNEL_TYPES.read_bytes(), _ITERATED.values())
     except ValueError as error:
         raise OSError(errno.EOPNOTSUPP, str(error)) from error
 
