@@ -16,7 +16,7 @@ VALUES: Final[Mapping[str, str]] = {
     "SHARE": "a number from 0 to 1; 0.5 is a half.",
     "N": "a whole number from 0 to 1000000.",
     "CIDR": "a network: 10.0.0.0/8 or fd00::/8.",
-    "ADDR:PORT": "an own address and port: 127.0.0.1:17100 or [::1]:17100.",
+    "ADDR:PORT": "an address of this host and a port: 127.0.0.1:17100 or [::1]:17100.",
     "IP[:PORT]": "a DNS server: 10.0.0.53, [fd00::53]:5353, tcp://10.0.0.53 to query it by TCP only, or "
     "tls://10.0.0.53#dns.example for DNS over TLS. Its certificate must be valid for the name after #, or for the "
     "address.",
