@@ -193,7 +193,7 @@ static __always_inline void clb_give_back_turns(struct clb_search *search)
 	struct clb_server *turns = pool ? clb_lookup(clb_servers, &pool->refusal) : 0;
 
 	if (turns)
-		__sync_fetch_and_add(&turns->failures, -(__u64)search->turns);
+		__sync_fetch_and_add(&turns->failures, -search->turns);
 	search->turns = 0;
 }
 

@@ -201,26 +201,26 @@ struct clb_row {
 	struct clb_slot slot[CLB_ROW];
 };
 
-/* Counters and health of a real server. They outlive generations and are zero for a new server. Times are in
- * nanoseconds of CLOCK_MONOTONIC. */
+/* Counters and health of a real server, in one cache line. They outlive generations and are zero for a new server. Times
+ * are in nanoseconds of CLOCK_MONOTONIC. Counters wrap around, except for in_row and ejections. */
 struct clb_server {
 	__u64 connects;      /* connects and first datagrams sent there; for a refusal, those that were refused */
-	__u64 failures;      /* connects that failed; for a refusal, turns taken */
 	__u64 ejected_until; /* time from which it may be probed; 0: not ejected */
-	__u64 recovered_at;  /* time of its last recovery from an ejection; 0: never */
-	__u64 began;         /* time of the first connect or datagram with a record; 0: never */
-	__u32 active;        /* TCP connections from SYN_SENT to the end of ESTABLISHED, connected UDP sockets */
-	__u32 in_row;        /* failures since the last success */
-	__u32 ejections;     /* ejections in close succession: each doubles the duration */
-	__u8 probing;        /* 1: a connect was sent to probe whether it works again */
-	__u8 cause;          /* CLB_CAUSE_* of the failure that ejected it last */
-	__u16 zero;
-	struct bpf_spin_lock lock; /* protects ejected_until, recovered_at, began, ejections, probing, cause */
-	__u32 times_ejected;       /* in total */
-	__u32 refused;             /* failures by their cause, if it is known; they wrap around */
+	__u64 turned_at;     /* time at which it was ejected last or, if it is back since then, came back; 0: never */
+	__u32 failures;      /* connects that failed; for a refusal, turns taken */
+	__u32 refused;       /* failures by their cause, if it is known */
 	__u32 timed_out;
 	__u32 silent;
 	__u32 unreachable;
+	__u32 active;        /* TCP connections from their SYN to their close(2), connected UDP sockets */
+	__u32 began;         /* tells it from a later server with the same index; 0: no socket has a record of it yet */
+	__u16 times_ejected; /* in total */
+	__u16 in_row;        /* failures since the last success */
+	__u8 ejections;      /* ejections in close succession: each doubles the duration */
+	__u8 probing;        /* 1: a connect was sent to probe whether it works again */
+	__u8 cause;          /* CLB_CAUSE_* of the failure that ejected it last */
+	__u8 zero;
+	struct bpf_spin_lock lock; /* protects ejected_until, turned_at, began, and the fields of less than 32 bits */
 };
 
 /* The owners of the records of a bucket, in one cache line. */
@@ -233,9 +233,9 @@ struct clb_bucket {
 
 /* The record of a connected socket: where it was sent. */
 struct clb_socket {
-	__u64 began;   /* of its server: a later server with the same index has not counted this connection */
 	__u64 started; /* time of the connect if clb_events needs its outcome, else 0 */
 	struct clb_member member;
+	__u32 began;  /* of its server: a later server with the same index has not counted this connection */
 	__u32 server; /* index in clb_servers */
 	__be16 asked; /* the port that the application connected to, which a wildcard VIP lacks */
 	__u16 rank;   /* of its tier when it was sent */
@@ -244,7 +244,7 @@ struct clb_socket {
 	__u8 follows; /* the flags of bpf_sock_ops_cb_flags that we have set for it on the socket */
 	__u8 expired; /* 1: its last timer has run out */
 	__u32 at; /* when its SYN left, in ticks of the kernel (jiffies); 0: not, or not known to have left this host */
-	__u32 room[2];
+	__u32 room[3];
 };
 
 /* A record in the storage of its socket. */
@@ -259,7 +259,7 @@ struct clb_stored {
  * for each VIP, and replies from a real server appear to come from the VIP. */
 #define CLB_PEERS 4
 struct clb_peer {
-	__u64 began; /* as in clb_socket, also server and asked */
+	__u32 began; /* as in clb_socket, also server and asked */
 	__u32 server;
 	__be16 asked;
 	__u16 direct;             /* 1: the socket has since sent to the real server's own address */
@@ -308,11 +308,11 @@ _Static_assert(sizeof(struct clb_place) == 16, "clb_place");
 _Static_assert(sizeof(struct clb_member) == 40, "clb_member");
 _Static_assert(sizeof(struct clb_slot) == 56, "clb_slot");
 _Static_assert(sizeof(struct clb_row) == 456, "clb_row");
-_Static_assert(sizeof(struct clb_server) == 80, "clb_server");
+_Static_assert(sizeof(struct clb_server) == 64, "clb_server");
 _Static_assert(sizeof(struct clb_bucket) == 64, "clb_bucket");
 _Static_assert(sizeof(struct clb_socket) == 80, "clb_socket");
 _Static_assert(sizeof(struct clb_stored) == 96, "clb_stored");
-_Static_assert(sizeof(struct clb_peers) == 264, "clb_peers");
+_Static_assert(sizeof(struct clb_peers) == 248, "clb_peers");
 _Static_assert(sizeof(struct clb_event) == 104, "clb_event");
 _Static_assert(sizeof(struct clb_label) == 528, "clb_label");
 _Static_assert(sizeof(struct clb_info) == 1120, "clb_info");

@@ -11,8 +11,8 @@
 /* A copy of the record of a connected socket. */
 struct clb_sent {
 	struct clb_member member;
-	__u64 began;
 	__u64 started; /* 0: its outcome is not reported */
+	__u32 began;
 	__u32 server;
 	__u32 at;
 	__u16 rank;
@@ -51,14 +51,14 @@ static __always_inline int clb_is_out(const struct clb_server *server)
 	return server->ejected_until && bpf_ktime_get_ns() < server->ejected_until;
 }
 
-/* The time of the first connect or datagram with a record to a server. It distinguishes the server from a removed one
- * with the same index, whose connections are not counted in this one. */
-static __always_inline __u64 clb_began(struct clb_server *server)
+/* What distinguishes a server from a removed one with the same index, whose connections are not counted in this one: the
+ * time of the first connect or datagram with a record, in 256 ns. It wraps around after 18 minutes, and is odd. */
+static __always_inline __u32 clb_began(struct clb_server *server)
 {
-	__u64 now;
+	__u32 now;
 
 	if (!server->began) {
-		now = bpf_ktime_get_ns();
+		now = bpf_ktime_get_ns() >> 8 | 1;
 		bpf_spin_lock(&server->lock);
 		if (!server->began)
 			server->began = now;
@@ -68,7 +68,7 @@ static __always_inline __u64 clb_began(struct clb_server *server)
 }
 
 /* The server of this index, if it is still the one that began then. */
-static __always_inline struct clb_server *clb_server_since(const __u32 *index, __u64 began)
+static __always_inline struct clb_server *clb_server_since(const __u32 *index, __u32 began)
 {
 	struct clb_server *server = clb_lookup(clb_servers, index);
 
@@ -153,11 +153,14 @@ static __always_inline int clb_eject(struct clb_server *server, const struct clb
 
 	bpf_spin_lock(&server->lock);
 	if (!server->ejected_until || server->probing) {
-		if (!server->probing && now - server->recovered_at > most)
+		if (!server->probing && now - server->turned_at > most)
 			server->ejections = 0;
 		duration <<= server->ejections < CLB_MOST_DOUBLINGS ? server->ejections : CLB_MOST_DOUBLINGS;
 		server->ejected_until = now + (duration < most ? duration : most);
-		server->ejections++;
+		server->turned_at = now;
+		server->times_ejected++;
+		if (server->ejections < 0xff)
+			server->ejections++;
 		server->probing = 0;
 		server->cause = cause;
 		ejected = 1;
@@ -170,13 +173,17 @@ static __always_inline void clb_take_back(struct clb_server *server)
 {
 	bpf_spin_lock(&server->lock);
 	server->ejected_until = 0;
+	server->times_ejected--;
 	server->ejections--;
 	bpf_spin_unlock(&server->lock);
 }
 
-/* Count a failure by its cause. */
-static __always_inline void clb_count_cause(struct clb_server *server, __u32 cause)
+/* Count a failure. Returns the number of failures since the last success. */
+static __always_inline __u32 clb_count_failure(struct clb_server *server, __u32 cause)
 {
+	__u32 in_row;
+
+	__sync_fetch_and_add(&server->failures, 1);
 	if (cause == CLB_CAUSE_REFUSED)
 		__sync_fetch_and_add(&server->refused, 1);
 	else if (cause == CLB_CAUSE_TIMED_OUT)
@@ -185,6 +192,12 @@ static __always_inline void clb_count_cause(struct clb_server *server, __u32 cau
 		__sync_fetch_and_add(&server->silent, 1);
 	else if (cause == CLB_CAUSE_UNREACHABLE)
 		__sync_fetch_and_add(&server->unreachable, 1);
+	bpf_spin_lock(&server->lock);
+	in_row = server->in_row;
+	if (in_row < 0xffff)
+		server->in_row = ++in_row;
+	bpf_spin_unlock(&server->lock);
+	return in_row;
 }
 
 /* A connect failed. Returns whether the server was ejected because of it. */
@@ -192,26 +205,20 @@ static __always_inline int clb_failed(const struct clb_virtual *pool, const stru
 {
 	struct clb_server *server = clb_server_since(&sent->server, sent->began);
 
+	__u32 in_row;
+
 	if (!server)
 		return 0;
-	__sync_fetch_and_add(&server->failures, 1);
-	clb_count_cause(server, cause);
-	__sync_fetch_and_add(&server->in_row, 1);
-	if (!pool || !pool->eject_after || server->in_row < pool->eject_after)
+	in_row = clb_count_failure(server, cause);
+	if (!pool || !pool->eject_after || in_row < pool->eject_after)
 		return 0;
-	if (server->ejected_until) {
-		if (!clb_eject(server, pool, cause))
-			return 0;
-		__sync_fetch_and_add(&server->times_ejected, 1);
-		return 1;
-	}
+	if (server->ejected_until)
+		return clb_eject(server, pool, cause);
 	if (!clb_may_eject(pool, sent->rank, 1) || !clb_eject(server, pool, cause))
 		return 0;
 	/* If two servers fail at the same time, neither has counted the other. */
-	if (clb_may_eject(pool, sent->rank, 0)) {
-		__sync_fetch_and_add(&server->times_ejected, 1);
+	if (clb_may_eject(pool, sent->rank, 0))
 		return 1;
-	}
 	clb_take_back(server);
 	return 0;
 }
@@ -259,11 +266,11 @@ static __always_inline void clb_succeeded(struct clb_server *server)
 	bpf_spin_lock(&server->lock);
 	if (server->ejected_until) {
 		server->ejected_until = 0;
-		server->recovered_at = now;
+		server->turned_at = now;
 		server->probing = 0;
 	}
-	bpf_spin_unlock(&server->lock);
 	server->in_row = 0;
+	bpf_spin_unlock(&server->lock);
 }
 
 #endif

@@ -10,7 +10,7 @@
 
 /* The last datagram of a socket to the same VIP. */
 struct clb_last {
-	__u64 began;  /* as in clb_peer */
+	__u32 began;  /* as in clb_peer */
 	__u32 server; /* index of its server */
 	__u32 since;  /* time since then, in the unit of clb_peer.at */
 };
@@ -49,7 +49,7 @@ CLB_FUNCTION int clb_known_peer(struct clb_peers *peers, const struct clb_vip *a
 
 /* Add a peer: it replaces an older one for the same VIP and port, else a free one, else the least recently used one. */
 CLB_FUNCTION int clb_add_peer(struct clb_peers *peers, const struct clb_vip *asked, const struct clb_member *member,
-			      __u32 server, __u64 began)
+			      __u32 server, __u32 began)
 {
 	__u32 place = 0, oldest = 0, now = clb_moment(), index;
 	struct clb_peer *peer;

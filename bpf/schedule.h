@@ -61,12 +61,12 @@ static __always_inline struct clb_slot *clb_random(struct clb_search *search)
 }
 
 /* Take a turn. Returns the number of turns taken before. */
-static __always_inline __u64 clb_take_turn(struct clb_server *turns)
+static __always_inline __u32 clb_take_turn(struct clb_server *turns)
 {
 #if CLB_CAN_EXCHANGE
 	return __sync_fetch_and_add(&turns->failures, 1);
 #else
-	__u64 taken;
+	__u32 taken;
 
 	bpf_spin_lock(&turns->lock);
 	taken = turns->failures++;
@@ -84,7 +84,8 @@ CLB_FUNCTION struct clb_slot *clb_round_robin(struct clb_search *search)
 	struct clb_slot *slot;
 	struct clb_row *row;
 	__u32 from = pool->row, column;
-	__u64 now, round;
+	__u32 now;
+	__u64 round;
 
 	if (!turns || !search->tier)
 		return 0;

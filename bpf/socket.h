@@ -179,8 +179,8 @@ static __always_inline void clb_count_in(const struct clb_record *record, __u64 
 CLB_FUNCTION int clb_release(const struct clb_record *record, __u64 cookie)
 {
 	const struct clb_socket *socket = record->socket;
-	__u64 word = *record->word, began = socket->began;
-	__u32 index = socket->server;
+	__u32 index = socket->server, began = socket->began;
+	__u64 word = *record->word;
 	struct clb_server *server;
 
 	if (word >> 1 != cookie || !clb_exchange(record, word, 0))

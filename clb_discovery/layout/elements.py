@@ -77,20 +77,20 @@ class Server(NamedTuple):
     """Decoded `struct clb_server`."""
 
     connects: int
-    failures: int
     ejected_until: int
-    recovered_at: int
-    began: int
-    active: int
-    in_row: int
-    ejections: int
-    probing: int
-    cause: int
-    times_ejected: int
+    turned_at: int
+    failures: int
     refused: int
     timed_out: int
     silent: int
     unreachable: int
+    active: int
+    began: int
+    times_ejected: int
+    in_row: int
+    ejections: int
+    probing: int
+    cause: int
 
 
 class Bucket(NamedTuple):
@@ -108,9 +108,9 @@ class Bucket(NamedTuple):
 class Socket(NamedTuple):
     """Decoded `struct clb_socket`."""
 
-    began: int
     started: int
     member: bytes
+    began: int
     server: int
     asked: bytes
     rank: int

@@ -125,31 +125,31 @@ ROW: Final = Record("clb_row", ("generation", "Q"), ("slot", f"{ROW_SLOTS * SLOT
 SERVER: Final = Record(
     "clb_server",
     ("connects", "Q"),
-    ("failures", "Q"),
     ("ejected_until", "Q"),
-    ("recovered_at", "Q"),
-    ("began", "Q"),
-    ("active", "I"),
-    ("in_row", "I"),
-    ("ejections", "I"),
-    ("probing", "B"),
-    ("cause", "B"),
-    ("zero", "2x"),
-    ("lock", "4x"),
-    ("times_ejected", "I"),
+    ("turned_at", "Q"),
+    ("failures", "I"),
     ("refused", "I"),
     ("timed_out", "I"),
     ("silent", "I"),
     ("unreachable", "I"),
+    ("active", "I"),
+    ("began", "I"),
+    ("times_ejected", "H"),
+    ("in_row", "H"),
+    ("ejections", "B"),
+    ("probing", "B"),
+    ("cause", "B"),
+    ("zero", "x"),
+    ("lock", "4x"),
 )
 BUCKET: Final = Record(
     "clb_bucket", ("socket", f"{8 * BUCKET_PLACES}s"), ("crowded", "I"), ("lock", "4x"), ("zero", "24x")
 )
 SOCKET: Final = Record(
     "clb_socket",
-    ("began", "Q"),
     ("started", "Q"),
     ("member", "40s"),
+    ("began", "I"),
     ("server", "I"),
     ("asked", "2s"),
     ("rank", "H"),
@@ -158,7 +158,7 @@ SOCKET: Final = Record(
     ("follows", "B"),
     ("expired", "B"),
     ("at", "I"),
-    ("room", "8x"),
+    ("room", "12x"),
 )
 STORED: Final = Record("clb_stored", ("socket", "Q"), ("zero", "4x"), ("lock", "4x"), ("record", f"{SOCKET.size}s"))
 EVENT: Final = Record(
@@ -179,7 +179,7 @@ INFO: Final = Record(
     "clb_info", ("layout", "I"), ("features", "I"), ("loader", "16s"), ("build", "72s"), ("cgroup", "1024s")
 )
 RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, ROW, SERVER, BUCKET, SOCKET, STORED, EVENT, LABEL, INFO)
-PEERS_SIZE: Final = 264
+PEERS_SIZE: Final = 248
 EVENTS_BYTES: Final = 262144
 SIZES: Final = {
     Map.FILTER: (4, 8),

@@ -19,7 +19,7 @@ from clb_discovery.layout import elements, structs
 from clb_discovery.layout.elements import Server
 from clb_discovery.layout.installed import Installed, Published
 from clb_discovery.model.address import format_endpoint
-from clb_discovery.model.servers import PassiveHealth, Vip
+from clb_discovery.model.servers import Vip
 
 LEAST_PAUSE: Final = 1.0
 """Least seconds between two looks; the main loop comes by every two seconds, or sooner."""
@@ -27,8 +27,8 @@ _SELDOM: Final = 200  # the next look comes after this many times the duration o
 _MOST: Final = 32  # lines of one look
 
 _SIZE: Final = structs.SERVER.size
-_UNTIL: Final = 2  # the place of `ejected_until` among the 64-bit words of a server
-_TIMES: Final = 15  # the place of `times_ejected` among its 32-bit words
+_UNTIL: Final = structs.SERVER.offsets()["ejected_until"][0] // 8  # its place among the 64-bit words of a server
+_TIMES: Final = structs.SERVER.offsets()["times_ejected"][0] // 2  # its place among the 16-bit words
 
 _WORDS: Final = {"silent": "unanswered", "timed-out": "timed out"}
 """Causes that read better in other words."""
@@ -65,7 +65,7 @@ class Ejections:
         self._installed: Installed | None = None
         self._ejects = False  # whether any virtual server of it ejects
         self._until = memoryview(b"").cast("Q")  # `ejected_until` of all servers, by index
-        self._times = memoryview(b"").cast("I")  # `times_ejected` likewise
+        self._times = memoryview(b"").cast("H")  # `times_ejected` likewise
         self._out: dict[bytes, int | None] = {}  # packed members that are out, and since when; None: not known
         self._looked: int | None = None
         self._next_look = 0.0
@@ -84,7 +84,7 @@ class Ejections:
         """
         began, now = time.monotonic(), self._clock()
         raw = read(installed.top)
-        until, times = memoryview(raw).cast("Q")[_UNTIL :: _SIZE // 8], memoryview(raw).cast("I")[_TIMES :: _SIZE // 4]
+        until, times = memoryview(raw).cast("Q")[_UNTIL :: _SIZE // 8], memoryview(raw).cast("H")[_TIMES :: _SIZE // 2]
         if until != self._until or times != self._times:
             lines = [line for found in self._changed(installed, raw, until, times) for line in self._lines(found, now)]
             for line in lines[:_MOST]:
@@ -117,7 +117,7 @@ class Ejections:
         is_out, was_out = bool(server.ejected_until), member in self._out
         missed = self._looked is not None and server.times_ejected > found.times_before and not is_out
         if not was_out and (is_out or missed):
-            self._out[member] = self._since(server, found.published.health, now)
+            self._out[member] = self._since(server)
             yield partial(
                 _log.warning,
                 "server ejected",
@@ -129,7 +129,7 @@ class Ejections:
                 ejections=server.times_ejected,
             )
         if not is_out and member in self._out:
-            since, back = self._out.pop(member), server.recovered_at or now
+            since, back = self._out.pop(member), server.turned_at or now
             out_for = None if since is None else _seconds(back - since)
             yield partial(
                 _log.info, "server returned", service=found.service, vip=vip, server=found.name, out_for=out_for
@@ -143,12 +143,11 @@ class Ejections:
             cause += f", the last one {_WORDS.get(last, last)}"
         return cause if self._looked is not None else f"{cause}, before this sidecar started"
 
-    def _since(self, server: Server, health: PassiveHealth | None, now: int) -> int | None:
-        """Return when a server was ejected, which is between the previous look and now."""
-        if self._looked is None or health is None:
-            return None
-        lasts = min(health.eject_first_ms << min(max(server.ejections - 1, 0), 16), health.eject_most_ms) * 1_000_000
-        return max(self._looked, min(server.ejected_until - lasts, now))
+    def _since(self, server: Server) -> int | None:
+        """Return when a server was ejected, which is after the previous look; None if there was none."""
+        if self._looked is None or not server.ejected_until:
+            return self._looked
+        return max(self._looked, server.turned_at)
 
 
 def _is_in_pool(member: bytes, installed: Installed) -> bool:

@@ -149,14 +149,14 @@ def test_an_index_in_bytes() -> None:
 
 
 def test_a_server_in_bytes() -> None:
-    """Counters and times, then active connections, failures and ejections; the lock is skipped."""
-    data = host(8, 9, 8, 7, 6, 10) + host(4, 5, 4, 3) + b"\1\3\0\0" + b"\xff" * 4 + host(4, 2, 11, 12, 13, 14)
+    """Connects and times, failures by cause, what is active, then what only a failure changes; the lock is skipped."""
+    data = host(8, 9, 7, 6) + host(4, 8, 11, 12, 13, 14, 5, 10) + host(2, 2, 4) + b"\3\1\3\0" + b"\xff" * 4
     found = elements.unpack_server(data)
     assert found == Server(
         connects=9,
         failures=8,
         ejected_until=7,
-        recovered_at=6,
+        turned_at=6,
         began=10,
         active=5,
         in_row=4,
@@ -259,13 +259,13 @@ def test_a_bucket_in_bytes() -> None:
 
 
 def test_a_record_in_bytes() -> None:
-    """Times, the member, the server and what was asked, what is known of its end; the rest is room."""
-    numbers = host(4, 7) + b"\x18\xeb" + host(2, 1) + bytes([1, 0, 5, 1]) + host(4, 6)
-    data = host(8, 9, 8) + MEMBER_BYTES + numbers + bytes(8)
+    """The start, the member, the server and what was asked, what is known of its end; the rest is room."""
+    numbers = host(4, 9, 7) + b"\x18\xeb" + host(2, 1) + bytes([1, 0, 5, 1]) + host(4, 6)
+    data = host(8, 8) + MEMBER_BYTES + numbers + bytes(12)
     assert elements.unpack_socket(data) == elements.Socket(
-        began=9,
         started=8,
         member=MEMBER_BYTES,
+        began=9,
         server=7,
         asked=b"\x18\xeb",
         rank=1,

@@ -32,11 +32,11 @@ def installed(servers: Mapping[str, int], health: PassiveHealth = HEALTH) -> Ins
 
 
 def server(
-    until: int = 0, *, times: int = 0, recovered: int = 0, in_row: int = 0, connects: int = 0, cause: int = 0
+    until: int = 0, *, times: int = 0, turned: int = 0, in_row: int = 0, connects: int = 0, cause: int = 0
 ) -> bytes:
     """Return an element of `clb_servers`."""
     new = elements.unpack_server(elements.NEW_SERVER)
-    found = new._replace(connects=connects, ejected_until=until, recovered_at=recovered, began=1, in_row=in_row)
+    found = new._replace(connects=connects, ejected_until=until, turned_at=turned, began=1, in_row=in_row)
     found = found._replace(ejections=min(times, 1), times_ejected=times, cause=cause)
     return structs.SERVER.struct.pack(*found)
 
@@ -74,7 +74,8 @@ def world() -> World:
 def test_ejection_and_return_are_a_line_each(world: World) -> None:
     """They name service, VIP, server and cause, the time until the probe, and how long the server was out."""
     names = {"service": "web", "vip": "10.64.0.1:80", "server": "10.0.0.2:80"}
-    assert world.look(server(connects=7), server(106 * SECOND, times=1, in_row=3, cause=Cause.SILENT), at=102) == [
+    out = server(106 * SECOND, times=1, turned=101 * SECOND, in_row=3, cause=Cause.SILENT)
+    assert world.look(server(connects=7), out, at=102) == [
         {
             "log_level": "warning",
             "event": "server ejected",
@@ -86,14 +87,14 @@ def test_ejection_and_return_are_a_line_each(world: World) -> None:
     ]
     assert world.look(server(connects=9), server(106 * SECOND, times=1, in_row=4), at=104) == []
     assert world.look(server(), server(120 * SECOND, times=2, in_row=4), at=108) == []
-    assert world.look(server(), server(times=2, recovered=121 * SECOND), at=122) == [
+    assert world.look(server(), server(times=2, turned=121 * SECOND), at=122) == [
         {"log_level": "info", "event": "server returned", **names, "out_for": 20.0}
     ]
 
 
 def test_ejection_between_two_looks_is_not_lost(world: World) -> None:
     """A server that was ejected and is back at the next look has both lines."""
-    lines = world.look(server(times=1, recovered=round(101.5 * SECOND)), server(), at=102)
+    lines = world.look(server(times=1, turned=round(101.5 * SECOND)), server(), at=102)
     assert [(line["event"], line["server"]) for line in lines] == [
         ("server ejected", "10.0.0.1:80"),
         ("server returned", "10.0.0.1:80"),
@@ -105,9 +106,9 @@ def test_ejection_between_two_looks_is_not_lost(world: World) -> None:
 def test_ejection_from_before_the_start_is_said_once() -> None:
     """The first look names servers that are out already, and does not claim to know since when."""
     world = World()
-    lines = world.look(server(130 * SECOND, times=4, in_row=5), server(times=9, recovered=1))
+    lines = world.look(server(130 * SECOND, times=4, in_row=5), server(times=9, turned=1))
     assert [line["cause"] for line in lines] == ["5 failed connects in a row, before this sidecar started"]
-    assert [line["out_for"] for line in world.look(server(times=4, recovered=131 * SECOND), server(times=9))] == [None]
+    assert [line["out_for"] for line in world.look(server(times=4, turned=131 * SECOND), server(times=9))] == [None]
 
 
 def test_counters_alone_are_no_news(world: World) -> None:
@@ -134,7 +135,7 @@ def test_lines_of_one_look_are_bounded() -> None:
     lines = world.look(*[server(200 * SECOND, times=1, in_row=3)] * 100, at=102)
     assert len(lines) == 33
     assert lines[-1] == {"log_level": "warning", "event": "more servers ejected or returned", "count": 68}
-    assert len(world.look(*[server(times=1, recovered=300 * SECOND)] * 100, at=300)) == 33
+    assert len(world.look(*[server(times=1, turned=300 * SECOND)] * 100, at=300)) == 33
 
 
 def test_no_look_where_nothing_is_ejected(monkeypatch: pytest.MonkeyPatch) -> None:
