@@ -24,6 +24,7 @@
  *     clb_rows        index              -> struct clb_row       real servers of a generation, in consecutive rows
  *     clb_overflow    struct clb_place   -> struct clb_row       rows of generations that do not fit into clb_rows
  *     clb_servers     index              -> struct clb_server    counters and health of a real server
+ *     clb_steering    index of a server  -> struct clb_steering  what the sidecar says of it; it alone writes there
  *     clb_labels      struct clb_vip     -> struct clb_label     names for display; no program reads them
  *     clb_info        0                  -> struct clb_info      record of the loader; no program reads it
  *     clb_dice        0                  -> __u64 per CPU        state of the random number generator
@@ -31,8 +32,9 @@
  *     clb_places      index              -> struct clb_socket    their records: where each was sent
  *     clb_sockets     socket             -> struct clb_stored    its record if its bucket was full; freed with it
  *     clb_peers       socket             -> struct clb_peers     real servers of an unconnected UDP socket
- *     clb_listener    0                  -> __u64                time until which clb_events is read
+ *     clb_listener    CLB_LISTENS_*      -> __u64                time until which a ring buffer is read
  *     clb_events      ring buffer of struct clb_event            decisions and outcomes, only while it is read
+ *     clb_changes     ring buffer of struct clb_change           servers that go out of service or come back, likewise
  *     clb_counts      CLB_COUNT_*        -> __u64                counters that belong to no server
  *
  * A published virtual server is never changed. It and its rows are written where no connect can reach them, and then
@@ -52,6 +54,9 @@
  *
  * An index of clb_servers that was set to zero is reused only after another grace period. So a program that was about
  * to count a connect on the removed server cannot count it on the next one.
+ *
+ * An element of clb_steering is cleared before its index of clb_servers is reused. Elements of clb_servers themselves are
+ * only ever set to zero: an update by bpf(2) would overwrite what programs count at the same time.
  *
  * For programs: what a link leads to stays as it is until the program ends, so nothing has to be copied or checked.
  * For user space: while it reads, elements can be reused. A row carries the generation that it belongs to.
@@ -98,6 +103,12 @@
 #define CLB_CHAIN 16 /* most elements of a chain */
 
 #define CLB_EVENTS_BYTES 262144 /* size of clb_events; events that do not fit are dropped */
+#define CLB_CHANGES_BYTES 65536 /* size of clb_changes, likewise */
+
+/* Keys of clb_listener */
+#define CLB_LISTENS_EVENTS 0  /* `clb-discovery trace` reads clb_events */
+#define CLB_LISTENS_CHANGES 1 /* the sidecar reads clb_changes, and probes the servers that are named there */
+#define CLB_LISTENERS 2
 
 /* Schedulers: clb_virtual.algorithm */
 #define CLB_RANDOM 0      /* weighted random by alias table */
@@ -111,6 +122,13 @@
 
 /* Bits of clb_virtual.flags */
 #define CLB_COUNT_ACTIVE 1 /* keep clb_server.active; CLB_LEAST_CONN needs it */
+#define CLB_STEERED 2      /* look at clb_steering for every connect: the sidecar checks its servers */
+#define CLB_SUSPECTS 4     /* one failed connect makes a server suspect while the sidecar reads clb_changes */
+
+/* clb_change.kind */
+#define CLB_CHANGE_SUSPECT 1  /* its first failed connect */
+#define CLB_CHANGE_EJECTED 2  /* it was ejected, or its probe failed */
+#define CLB_CHANGE_RETURNED 3 /* a connect to it succeeded, or the sidecar has reached it */
 
 /* clb_event.kind */
 #define CLB_EVENT_SENT 1        /* a connect or first datagram was sent to a real server */
@@ -206,7 +224,7 @@ struct clb_row {
 struct clb_server {
 	__u64 connects;      /* connects and first datagrams sent there; for a refusal, those that were refused */
 	__u64 ejected_until; /* time from which it may be probed; 0: not ejected */
-	__u64 turned_at;     /* time at which it was ejected last or, if it is back since then, came back; 0: never */
+	__u64 changed_at;    /* time at which it was ejected last or, if it is back since then, came back; 0: never */
 	__u32 failures;      /* connects that failed; for a refusal, turns taken */
 	__u32 refused;       /* failures by their cause, if it is known */
 	__u32 timed_out;
@@ -219,8 +237,29 @@ struct clb_server {
 	__u8 ejections;      /* ejections in close succession: each doubles the duration */
 	__u8 probing;        /* 1: a connect was sent to probe whether it works again */
 	__u8 cause;          /* CLB_CAUSE_* of the failure that ejected it last */
+	__u8 suspect;        /* 1: it is out because of one failed connect, and the sidecar probes it */
+	struct bpf_spin_lock lock; /* protects ejected_until, changed_at, began, and the fields of less than 32 bits */
+};
+
+/* What the sidecar has found out about a real server. The later of decided_at and clb_server.changed_at decides: if it is
+ * this one, the server is out until out_until, whatever clb_server.ejected_until is. It is a lease: when it is over, the
+ * server can be probed, or takes connects. Programs look here for servers that are ejected or suspect, and with
+ * CLB_STEERED for all. */
+struct clb_steering {
+	__u64 decided_at; /* nanoseconds of CLOCK_MONOTONIC; 0: nothing is known */
+	__u64 out_until;  /* likewise; 0: it takes connects */
+	__u64 room[2];
+};
+
+/* A real server goes out of service, or comes back. */
+struct clb_change {
+	__u64 time;   /* nanoseconds of CLOCK_MONOTONIC; clb_server.changed_at */
+	__u32 server; /* index in clb_servers */
+	__u32 began;  /* as in clb_server */
+	__u32 kind;   /* CLB_CHANGE_* */
+	__u16 in_row; /* as in clb_server */
+	__u8 cause;   /* CLB_CAUSE_*; 0 if it returned */
 	__u8 zero;
-	struct bpf_spin_lock lock; /* protects ejected_until, turned_at, began, and the fields of less than 32 bits */
 };
 
 /* The owners of the records of a bucket, in one cache line. */
@@ -309,6 +348,8 @@ _Static_assert(sizeof(struct clb_member) == 40, "clb_member");
 _Static_assert(sizeof(struct clb_slot) == 56, "clb_slot");
 _Static_assert(sizeof(struct clb_row) == 456, "clb_row");
 _Static_assert(sizeof(struct clb_server) == 64, "clb_server");
+_Static_assert(sizeof(struct clb_steering) == 32, "clb_steering");
+_Static_assert(sizeof(struct clb_change) == 24, "clb_change");
 _Static_assert(sizeof(struct clb_bucket) == 64, "clb_bucket");
 _Static_assert(sizeof(struct clb_socket) == 80, "clb_socket");
 _Static_assert(sizeof(struct clb_stored) == 96, "clb_stored");

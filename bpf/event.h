@@ -7,8 +7,8 @@
 
 static __always_inline int clb_somebody_listens(void)
 {
-	__u32 zero = 0;
-	__u64 *until = clb_lookup(clb_listener, &zero);
+	__u32 which = CLB_LISTENS_EVENTS;
+	__u64 *until = clb_lookup(clb_listener, &which);
 
 	return until && *until && bpf_ktime_get_ns() < *until;
 }

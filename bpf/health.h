@@ -153,11 +153,11 @@ static __always_inline int clb_eject(struct clb_server *server, const struct clb
 
 	bpf_spin_lock(&server->lock);
 	if (!server->ejected_until || server->probing) {
-		if (!server->probing && now - server->turned_at > most)
+		if (!server->probing && now - server->changed_at > most)
 			server->ejections = 0;
 		duration <<= server->ejections < CLB_MOST_DOUBLINGS ? server->ejections : CLB_MOST_DOUBLINGS;
 		server->ejected_until = now + (duration < most ? duration : most);
-		server->turned_at = now;
+		server->changed_at = now;
 		server->times_ejected++;
 		if (server->ejections < 0xff)
 			server->ejections++;
@@ -266,7 +266,7 @@ static __always_inline void clb_succeeded(struct clb_server *server)
 	bpf_spin_lock(&server->lock);
 	if (server->ejected_until) {
 		server->ejected_until = 0;
-		server->turned_at = now;
+		server->changed_at = now;
 		server->probing = 0;
 	}
 	server->in_row = 0;

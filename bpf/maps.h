@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The maps; clb.h describes their elements. Everything that a connect reads or writes is in arrays, where a look-up is a
- * few instructions and never a call: 16 MiB of servers, 12 MiB of virtual servers with their links, 7 MiB of rows, 6 MiB
+ * few instructions and never a call: 16 MiB of servers, 8 MiB to steer them, 12 MiB of virtual servers with their links, 7 MiB of rows, 6 MiB
  * of records. Elements of hashes are allocated on demand. */
 #ifndef CLB_MAPS_H
 #define CLB_MAPS_H
@@ -18,17 +18,19 @@ CLB_MAP(clb_virtual, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_virtual, CLB
 CLB_MAP(clb_rows, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_row, CLB_ROWS, 0);
 CLB_MAP(clb_overflow, BPF_MAP_TYPE_HASH, "hash", struct clb_place, struct clb_row, CLB_MAX_ROWS, BPF_F_NO_PREALLOC);
 CLB_MAP(clb_servers, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_server, CLB_MAX_SERVERS, CLB_IN_PAGES);
+CLB_MAP(clb_steering, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_steering, CLB_MAX_SERVERS, CLB_IN_PAGES);
 CLB_MAP(clb_labels, BPF_MAP_TYPE_HASH, "hash", struct clb_vip, struct clb_label, CLB_MAX_VIRTUAL_SERVERS,
 	BPF_F_NO_PREALLOC);
 CLB_MAP(clb_info, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_info, 1, 0);
 CLB_MAP(clb_dice, BPF_MAP_TYPE_PERCPU_ARRAY, "percpu_array", __u32, __u64, 1, 0);
-CLB_MAP(clb_listener, BPF_MAP_TYPE_ARRAY, "array", __u32, __u64, 1, 0);
+CLB_MAP(clb_listener, BPF_MAP_TYPE_ARRAY, "array", __u32, __u64, CLB_LISTENERS, 0);
 CLB_MAP(clb_owners, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_bucket, CLB_BUCKETS, CLB_IN_PAGES);
 CLB_MAP(clb_places, BPF_MAP_TYPE_ARRAY, "array", __u32, struct clb_socket, CLB_PLACES, 0);
 CLB_SOCKET_MAP(clb_sockets, struct clb_stored);
 CLB_SOCKET_MAP(clb_peers, struct clb_peers);
 CLB_MAP(clb_counts, BPF_MAP_TYPE_ARRAY, "array", __u32, __u64, CLB_COUNTS, 0);
 CLB_RING(clb_events, CLB_EVENTS_BYTES);
+CLB_RING(clb_changes, CLB_CHANGES_BYTES);
 
 /* What the loader sets as it makes the maps: the number of buckets, and the length of a tick of the kernel (jiffy). */
 #ifndef CLB_TICK_NS

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Final, NamedTuple
 
 from clb_discovery.layout.structs import (
     BUCKET,
     BUCKET_PLACES,
+    CHANGE,
     EVENT,
     INFO,
     LABEL,
@@ -18,6 +20,7 @@ from clb_discovery.layout.structs import (
     SERVER,
     SLOT,
     SOCKET,
+    STEERING,
     VIP,
     VIRTUAL,
 )
@@ -78,7 +81,7 @@ class Server(NamedTuple):
 
     connects: int
     ejected_until: int
-    turned_at: int
+    changed_at: int
     failures: int
     refused: int
     timed_out: int
@@ -90,6 +93,33 @@ class Server(NamedTuple):
     in_row: int
     ejections: int
     probing: int
+    cause: int
+    suspect: int
+
+
+class Steering(NamedTuple):
+    """Decoded `struct clb_steering`; both are nanoseconds of CLOCK_MONOTONIC."""
+
+    decided_at: int
+    out_until: int
+
+
+class ChangeKind(IntEnum):
+    """CLB_CHANGE_* of bpf/clb.h."""
+
+    SUSPECT = 1
+    EJECTED = 2
+    RETURNED = 3
+
+
+class Change(NamedTuple):
+    """Decoded `struct clb_change`."""
+
+    time: int
+    server: int
+    began: int
+    kind: int
+    in_row: int
     cause: int
 
 
@@ -293,6 +323,21 @@ def unpack_info(data: bytes) -> Info:
 def unpack_server(data: bytes) -> Server:
     """Parse the counters and the health of a server."""
     return Server(*SERVER.struct.unpack(data))
+
+
+def pack_steering(steering: Steering) -> bytes:
+    """Return what the sidecar has found out about a server, as it is in `clb_steering`."""
+    return STEERING.struct.pack(*steering)
+
+
+def unpack_steering(data: bytes) -> Steering:
+    """Parse what the sidecar has found out about a server."""
+    return Steering(*STEERING.struct.unpack(data))
+
+
+def unpack_change(data: bytes) -> Change:
+    """Parse a record of a server that went out of service or came back."""
+    return Change(*CHANGE.struct.unpack(data))
 
 
 def unpack_bucket(data: bytes) -> Bucket:

@@ -28,6 +28,11 @@ OVERFLOWS: Final = 0xFFFFFFFF
 FEATURE_ERRNO: Final = 1
 FEATURE_LOOP: Final = 2
 COUNT_ACTIVE: Final = 1
+STEERED: Final = 2
+SUSPECTS: Final = 4
+LISTENS_EVENTS: Final = 0
+LISTENS_CHANGES: Final = 1
+LISTENERS: Final = 2
 COUNT_RECORDS_LOST: Final = 0
 COUNTS: Final = 16
 
@@ -41,6 +46,7 @@ class Map(StrEnum):
     ROWS = "clb_rows"
     OVERFLOW = "clb_overflow"
     SERVERS = "clb_servers"
+    STEERING = "clb_steering"
     LABELS = "clb_labels"
     INFO = "clb_info"
     DICE = "clb_dice"
@@ -50,6 +56,7 @@ class Map(StrEnum):
     PEERS = "clb_peers"
     LISTENER = "clb_listener"
     EVENTS = "clb_events"
+    CHANGES = "clb_changes"
     COUNTS = "clb_counts"
 
 
@@ -126,7 +133,7 @@ SERVER: Final = Record(
     "clb_server",
     ("connects", "Q"),
     ("ejected_until", "Q"),
-    ("turned_at", "Q"),
+    ("changed_at", "Q"),
     ("failures", "I"),
     ("refused", "I"),
     ("timed_out", "I"),
@@ -139,8 +146,19 @@ SERVER: Final = Record(
     ("ejections", "B"),
     ("probing", "B"),
     ("cause", "B"),
-    ("zero", "x"),
+    ("suspect", "B"),
     ("lock", "4x"),
+)
+STEERING: Final = Record("clb_steering", ("decided_at", "Q"), ("out_until", "Q"), ("room", "16x"))
+CHANGE: Final = Record(
+    "clb_change",
+    ("time", "Q"),
+    ("server", "I"),
+    ("began", "I"),
+    ("kind", "I"),
+    ("in_row", "H"),
+    ("cause", "B"),
+    ("zero", "x"),
 )
 BUCKET: Final = Record(
     "clb_bucket", ("socket", f"{8 * BUCKET_PLACES}s"), ("crowded", "I"), ("lock", "4x"), ("zero", "24x")
@@ -178,9 +196,10 @@ LABEL: Final = Record("clb_label", ("service", "256s"), ("source", "272s"))
 INFO: Final = Record(
     "clb_info", ("layout", "I"), ("features", "I"), ("loader", "16s"), ("build", "72s"), ("cgroup", "1024s")
 )
-RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, ROW, SERVER, BUCKET, SOCKET, STORED, EVENT, LABEL, INFO)
+RECORDS: Final = (VIP, VIRTUAL, PLACE, MEMBER, SLOT, ROW, SERVER, STEERING, CHANGE, BUCKET, SOCKET, STORED, EVENT, LABEL, INFO)
 PEERS_SIZE: Final = 248
 EVENTS_BYTES: Final = 262144
+CHANGES_BYTES: Final = 65536
 SIZES: Final = {
     Map.FILTER: (4, 8),
     Map.CHAINS: (4, 4),
@@ -188,6 +207,7 @@ SIZES: Final = {
     Map.ROWS: (4, ROW.size),
     Map.OVERFLOW: (PLACE.size, ROW.size),
     Map.SERVERS: (4, SERVER.size),
+    Map.STEERING: (4, STEERING.size),
     Map.LABELS: (VIP.size, LABEL.size),
     Map.INFO: (4, INFO.size),
     Map.DICE: (4, 8),
@@ -197,6 +217,7 @@ SIZES: Final = {
     Map.PEERS: (4, PEERS_SIZE),
     Map.LISTENER: (4, 8),
     Map.EVENTS: (0, 0),
+    Map.CHANGES: (0, 0),
     Map.COUNTS: (4, 8),
 }
 """Key and value size of each map, in bytes; of `clb_dice`, for each CPU."""

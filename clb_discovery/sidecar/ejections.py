@@ -129,7 +129,7 @@ class Ejections:
                 ejections=server.times_ejected,
             )
         if not is_out and member in self._out:
-            since, back = self._out.pop(member), server.turned_at or now
+            since, back = self._out.pop(member), server.changed_at or now
             out_for = None if since is None else _seconds(back - since)
             yield partial(
                 _log.info, "server returned", service=found.service, vip=vip, server=found.name, out_for=out_for
@@ -147,7 +147,7 @@ class Ejections:
         """Return when a server was ejected, which is after the previous look; None if there was none."""
         if self._looked is None or not server.ejected_until:
             return self._looked
-        return max(self._looked, server.turned_at)
+        return max(self._looked, server.changed_at)
 
 
 def _is_in_pool(member: bytes, installed: Installed) -> bool:

@@ -15,7 +15,18 @@ from hypothesis import strategies as st
 from clb_discovery.documents.causes import Cause
 from clb_discovery.documents.trace import Kind
 from clb_discovery.layout import elements, structs
-from clb_discovery.layout.elements import Bucket, Event, Info, Label, Server, Slot, Virtual
+from clb_discovery.layout.elements import (
+    Bucket,
+    Change,
+    ChangeKind,
+    Event,
+    Info,
+    Label,
+    Server,
+    Slot,
+    Steering,
+    Virtual,
+)
 from clb_discovery.layout.structs import Map, Record
 from clb_discovery.model.address import Address, parse_address
 from clb_discovery.model.servers import Algorithm, Protocol, RealServer, Vip
@@ -150,26 +161,40 @@ def test_an_index_in_bytes() -> None:
 
 def test_a_server_in_bytes() -> None:
     """Connects and times, failures by cause, what is active, then what only a failure changes; the lock is skipped."""
-    data = host(8, 9, 7, 6) + host(4, 8, 11, 12, 13, 14, 5, 10) + host(2, 2, 4) + b"\3\1\3\0" + b"\xff" * 4
+    data = host(8, 9, 7, 6) + host(4, 8, 11, 12, 13, 14, 5, 10) + host(2, 2, 4) + b"\3\1\3\1" + b"\xff" * 4
     found = elements.unpack_server(data)
     assert found == Server(
         connects=9,
         failures=8,
         ejected_until=7,
-        turned_at=6,
+        changed_at=6,
         began=10,
         active=5,
         in_row=4,
         ejections=3,
         probing=1,
         cause=3,
+        suspect=1,
         times_ejected=2,
         refused=11,
         timed_out=12,
         silent=13,
         unreachable=14,
     )
-    assert elements.unpack_server(elements.NEW_SERVER) == Server(*[0] * 15)
+    assert elements.unpack_server(elements.NEW_SERVER) == Server(*[0] * 16)
+
+
+def test_what_the_sidecar_says_of_a_server_in_bytes() -> None:
+    """Two times, then room."""
+    packed = host(8, 9, 8) + bytes(16)
+    assert elements.pack_steering(Steering(decided_at=9, out_until=8)) == packed
+    assert elements.unpack_steering(packed) == Steering(decided_at=9, out_until=8)
+
+
+def test_a_change_of_a_server_in_bytes() -> None:
+    """The time and the server, then what has happened to it."""
+    data = host(8, 9) + host(4, 8, 7, ChangeKind.EJECTED) + host(2, 3) + b"\4\0"
+    assert elements.unpack_change(data) == Change(time=9, server=8, began=7, kind=2, in_row=3, cause=4)
 
 
 def test_an_event_in_bytes() -> None:
@@ -358,8 +383,10 @@ def test_keys_and_values_have_the_sizes_of_the_maps(btf: Btf, map_: Map) -> None
         (Map.PLACES, structs.BUCKETS * structs.BUCKET_PLACES),
         (Map.DICE, 1),
         (Map.INFO, 1),
-        (Map.LISTENER, 1),
+        (Map.STEERING, structs.MAX_SERVERS),
+        (Map.LISTENER, structs.LISTENERS),
         (Map.EVENTS, structs.EVENTS_BYTES),
+        (Map.CHANGES, structs.CHANGES_BYTES),
         (Map.COUNTS, structs.COUNTS),
     ],
 )
@@ -387,6 +414,7 @@ def test_the_maps_are_those_of_the_mirror(btf: Btf) -> None:
         (Map.SOCKETS, BPF_MAP_TYPE_SK_STORAGE),
         (Map.PEERS, BPF_MAP_TYPE_SK_STORAGE),
         (Map.EVENTS, BPF_MAP_TYPE_RINGBUF),
+        (Map.CHANGES, BPF_MAP_TYPE_RINGBUF),
     ],
 )
 def test_maps_are_of_their_kind(btf: Btf, map_: Map, kind: int) -> None:
@@ -411,6 +439,12 @@ NUMBERS: Final = {
     "FILTER_HIGH": structs.FILTER_HIGH,
     "FILTER_LOW": structs.FILTER_LOW,
     "EVENTS_BYTES": structs.EVENTS_BYTES,
+    "CHANGES_BYTES": structs.CHANGES_BYTES,
+    "LISTENS_EVENTS": structs.LISTENS_EVENTS,
+    "LISTENS_CHANGES": structs.LISTENS_CHANGES,
+    "LISTENERS": structs.LISTENERS,
+    "STEERED": structs.STEERED,
+    "SUSPECTS": structs.SUSPECTS,
     "COUNT_ACTIVE": structs.COUNT_ACTIVE,
     "COUNT_RECORDS_LOST": structs.COUNT_RECORDS_LOST,
     "COUNTS": structs.COUNTS,

@@ -36,7 +36,7 @@ def server(
 ) -> bytes:
     """Return an element of `clb_servers`."""
     new = elements.unpack_server(elements.NEW_SERVER)
-    found = new._replace(connects=connects, ejected_until=until, turned_at=turned, began=1, in_row=in_row)
+    found = new._replace(connects=connects, ejected_until=until, changed_at=turned, began=1, in_row=in_row)
     found = found._replace(ejections=min(times, 1), times_ejected=times, cause=cause)
     return structs.SERVER.struct.pack(*found)
 
